@@ -1,0 +1,183 @@
+"""The records that flow through a training step, in one direction.
+
+    Problem -> Rollout (responses -> critiques -> refinements) -> TrainRow -> TrainBatch -> TrainState
+
+Everything before `TrainBatch` lives on the host: a row is a Python object, its tokens are NumPy arrays that were
+sampled once and are never decoded and encoded again. `TrainBatch` and `TrainState` are what the device sees.
+"""
+
+import enum
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+
+
+class Stage(enum.IntEnum):
+    """What a rollout is. The number enters the row's random key, so it is part of the format."""
+
+    RESPONSE = 0
+    CRITIQUE = 1
+    REFINEMENT = 2
+
+
+class Author(enum.StrEnum):
+    """Who wrote a rollout: the trained policy, a frozen critic, a rule, or the data set's own solution."""
+
+    POLICY = "policy"
+    CRITIC = "critic"
+    RULE = "rule"
+    SOLUTION = "solution"
+
+
+class LossKind(enum.IntEnum):
+    """How a train row enters the loss: by the policy objective, or as plain negative log-likelihood."""
+
+    POLICY = 0
+    NLL = 1
+
+
+@struct.dataclass
+class Problem:
+    """One question with its gold answer.
+
+    Attributes:
+      index: position in the data set; identifies the problem in logs.
+      question: the text that the policy sees.
+      answer: the gold answer; the grader could read it when the data was loaded.
+      solution: a worked solution if the data has one, else None. Only the ablation that inserts a correct sample
+        into all-failed groups reads it.
+    """
+
+    index: int = struct.field(pytree_node=False)
+    question: str = struct.field(pytree_node=False)
+    answer: str = struct.field(pytree_node=False)
+    solution: str | None = struct.field(pytree_node=False, default=None)
+
+
+@struct.dataclass
+class RowIndex:
+    """Where a row stands in its iteration. All fields enter its random key (see `sampling.row_key`).
+
+    A response has critique = refinement = 0; a critique names its response; a refinement names both. `attempt`
+    counts the retries of a critique whose verdict could not be used.
+    """
+
+    question: int = struct.field(pytree_node=False)
+    response: int = struct.field(pytree_node=False, default=0)
+    critique: int = struct.field(pytree_node=False, default=0)
+    refinement: int = struct.field(pytree_node=False, default=0)
+    stage: Stage = struct.field(pytree_node=False, default=Stage.RESPONSE)
+    attempt: int = struct.field(pytree_node=False, default=0)
+
+
+@struct.dataclass
+class Rollout:
+    """One generated text: a response, a critique or a refinement.
+
+    Attributes:
+      index: question, response, critique, refinement, stage and attempt of this row.
+      author: who wrote it.
+      weights_step: number of updates that the weights which wrote it had seen.
+      prompt_ids: `[P]` int32, the prompt as it was fed to the model.
+      token_ids: `[T]` int32, the sampled tokens, end-of-turn included when the row ended by itself.
+      logp: `[T]` float32, log-probabilities (nats) of `token_ids` under `softmax(logits / temperature)`, untruncated.
+      text: `token_ids` decoded for graders and people, without the end-of-turn token.
+      truncated: the row reached its maximum length without an end-of-turn token.
+      parent: the row that this one answers (refinement -> critique -> response); None for a response.
+      reward: 1.0 or 0.0 once scored, else None. Critiques carry none.
+      verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
+    """
+
+    index: RowIndex
+    author: Author = struct.field(pytree_node=False)
+    weights_step: int = struct.field(pytree_node=False)
+    prompt_ids: np.ndarray
+    token_ids: np.ndarray
+    logp: np.ndarray
+    text: str = struct.field(pytree_node=False)
+    truncated: bool = struct.field(pytree_node=False, default=False)
+    parent: "Rollout | None" = None
+    reward: float | None = struct.field(pytree_node=False, default=None)
+    verdict: bool | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def stage(self) -> Stage:
+        return self.index.stage
+
+
+@struct.dataclass
+class TrainRow:
+    """One row to learn from, whatever its origin.
+
+    Attributes:
+      context_ids: `[P]` int32, what the row is conditioned on. For a refinement this is the original prompt, never
+        the critique.
+      target_ids: `[T]` int32, the tokens to learn.
+      old_logp: `[T]` float32, log-probabilities under the policy that sampled the row; zeros where unused.
+      advantage: group-relative advantage (policy rows) or weight (nll rows).
+      refined: the row uses the shaped ratio pi / (pi + gamma).
+      loss: how the row enters the loss.
+      ref_logp: `[T]` float32, log-probabilities under the reference; None when the KL coefficient is 0.
+    """
+
+    context_ids: np.ndarray
+    target_ids: np.ndarray
+    old_logp: np.ndarray
+    advantage: float = struct.field(pytree_node=False)
+    refined: bool = struct.field(pytree_node=False, default=False)
+    loss: LossKind = struct.field(pytree_node=False, default=LossKind.POLICY)
+    ref_logp: np.ndarray | None = None
+
+
+@struct.dataclass
+class TrainBatch:
+    """Train rows packed into token rows of one static shape: R rows of S tokens, B train rows of up to T targets.
+
+    A packed row holds several train rows one after the other, each a segment with its own positions. Targets are
+    found through indices, so nothing depends on where a row was packed: the log-probability of target t of row b is
+    that of `target_BT[b, t]`, read from the hidden state at `(row_B[b], start_B[b] + t)`.
+
+    Attributes:
+      tokens_RS: int32, input tokens.
+      positions_RS: int32, rotary positions, from 0 in each segment.
+      segments_RS: int32, 1, 2, ... within a packed row; 0 is padding, which nothing attends to.
+      row_B: int32, packed row of each train row.
+      start_B: int32, packed position whose hidden state predicts the row's first target.
+      length_B: int32, number of targets; 0 for an empty slot.
+      target_BT: int32.
+      old_logp_BT: float32.
+      ref_logp_BT: float32, zeros when no reference is used.
+      advantage_B: float32, advantage or nll weight.
+      refined_B: bool.
+      nll_B: bool, True for `LossKind.NLL`.
+    """
+
+    tokens_RS: jax.Array
+    positions_RS: jax.Array
+    segments_RS: jax.Array
+    row_B: jax.Array
+    start_B: jax.Array
+    length_B: jax.Array
+    target_BT: jax.Array
+    old_logp_BT: jax.Array
+    ref_logp_BT: jax.Array
+    advantage_B: jax.Array
+    refined_B: jax.Array
+    nll_B: jax.Array
+
+
+@struct.dataclass
+class TrainState:
+    """A trainable model: what an update reads and writes.
+
+    Attributes:
+      step: number of optimiser updates applied.
+      params: pytree of weights.
+      opt_state: optax state; None for a frozen model.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any

@@ -1,0 +1,46 @@
+"""Packaging of cgrpo_jax: `pip install -e .` for training, extras for tests, parity checks, TPUs, GPUs, plots."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "cgrpo_jax" / "__init__.py").read_text()).group(1)
+
+setuptools.setup(
+    name="cgrpo_jax",
+    version=VERSION,
+    description="Critique-GRPO in JAX: reinforcement learning for language models from rewards and critiques.",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["cgrpo_jax", "cgrpo_jax.*"]),
+    package_data={"cgrpo_jax": ["assets/*/*"]},
+    install_requires=[
+        "jax>=0.10,<0.12",
+        "flax>=0.12,<0.14",
+        "optax>=0.2.5,<0.4",
+        "orbax-checkpoint>=0.11,<0.14",
+        "sentencepiece>=0.2,<0.4",
+        "tensorflow-datasets>=4.9.9,<5",
+        "importlib_resources",  # tensorflow-datasets 4.9.10 imports it without requiring it
+        "ml-collections>=1.0,<2",
+        "absl-py>=2.1,<3",
+        "numpy>=2.0,<3",
+        "safetensors>=0.5,<1",
+        "tokenizers>=0.21,<1",
+        "jinja2>=3.1,<4",
+        "math-verify[antlr4_13_2]>=0.8,<1",
+        "pebble>=5.1,<6",
+        "rich>=13,<16",
+    ],
+    extras_require={
+        "test": ["pytest>=8,<10", "ruff>=0.9,<1"],
+        "parity": ["torch>=2.4,<3", "transformers>=4.51,<6"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "gpu": ["jax[cuda13]>=0.10,<0.12"],
+        "report": ["matplotlib>=3.8,<4"],
+    },
+)
