@@ -1,0 +1,331 @@
+"""One decoder-only transformer for every supported family (Llama, Qwen2.5, Qwen3, SmolLM2): a family is a config.
+
+Flax NNX holds the parameter structure (names, shapes, initialisation, logical axes). Everything that computes is a
+pure function of `(params, tokens, cache)`, where `params` is the nested dict that `init_params` returns. Layers are
+stacked on a leading axis and scanned, so compile time does not grow with depth.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from cgrpo_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama-3 scaling of rotary frequencies: long wavelengths are stretched by `factor`, short ones kept."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a model. The defaults are Llama's; the fields named after a family are what sets it apart.
+
+    Attributes:
+      attention_bias: biases on q, k and v (Qwen2.5).
+      qk_norm: RMS norm over each head of q and k (Qwen3).
+      max_context: the longest sequence (tokens) that the model was made for.
+    """
+
+    vocab_size: int
+    num_layers: int
+    embed_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-6
+    attention_bias: bool = False
+    qk_norm: bool = False
+    tie_embeddings: bool = True
+    max_context: int = 2048
+
+    def __post_init__(self):
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(
+                f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}; use a divisor of it."
+            )
+        if self.head_dim % 2:
+            raise UserError(f"head_dim {self.head_dim} is odd; rotary embeddings need an even one.")
+
+
+class Transformer(nnx.Module):
+    """The parameters of a model: one `nnx.Param` a tensor, those of the layers stacked on a leading axis.
+
+    Every parameter carries its logical axis names as metadata (`logical_axes`), which a sharding table maps to a mesh.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        c = config
+
+        def param(shape, axes, fan_in=None):
+            if fan_in is None:  # a norm's scale
+                return nnx.Param(jnp.ones(shape), logical_axes=axes)
+            init = jax.nn.initializers.normal(fan_in**-0.5)
+            return nnx.Param(init(rngs.params(), shape), logical_axes=axes)
+
+        def bias(shape, axes):
+            return nnx.Param(jnp.zeros(shape), logical_axes=axes)
+
+        def heads(n):
+            return (c.num_layers, c.embed_dim, n, c.head_dim), ("layers", "embed", "heads", "head_dim"), c.embed_dim
+
+        per_layer = (c.num_layers, c.embed_dim)
+        # Written in the order in which a layer uses them.
+        layers = {
+            "attn_norm": param(per_layer, ("layers", "embed")),
+            "q": param(*heads(c.num_heads)),
+            "k": param(*heads(c.num_kv_heads)),
+            "v": param(*heads(c.num_kv_heads)),
+        }
+        if c.attention_bias:
+            for name, n in (("q_bias", c.num_heads), ("k_bias", c.num_kv_heads), ("v_bias", c.num_kv_heads)):
+                layers[name] = bias((c.num_layers, n, c.head_dim), ("layers", "heads", "head_dim"))
+        if c.qk_norm:
+            layers["q_norm"] = param((c.num_layers, c.head_dim), ("layers", "head_dim"))
+            layers["k_norm"] = param((c.num_layers, c.head_dim), ("layers", "head_dim"))
+        # The two projections that write to the residual stream start smaller by sqrt(2 L), so that its variance at
+        # the last layer does not depend on depth (GPT-2).
+        residual = 2 * c.num_layers
+        o_shape = (c.num_layers, c.num_heads, c.head_dim, c.embed_dim)
+        o_axes = ("layers", "heads", "head_dim", "embed")
+        layers["o"] = param(o_shape, o_axes, c.num_heads * c.head_dim * residual)
+        layers["mlp_norm"] = param(per_layer, ("layers", "embed"))
+        layers["gate"] = param((*per_layer, c.mlp_dim), ("layers", "embed", "mlp"), c.embed_dim)
+        layers["up"] = param((*per_layer, c.mlp_dim), ("layers", "embed", "mlp"), c.embed_dim)
+        layers["down"] = param((c.num_layers, c.mlp_dim, c.embed_dim), ("layers", "mlp", "embed"), c.mlp_dim * residual)
+
+        self.embed = param((c.vocab_size, c.embed_dim), ("vocab", "embed"), 50**2)  # normal(0.02)
+        self.layers = nnx.Dict(layers)
+        self.final_norm = param((c.embed_dim,), ("embed",))
+        if not c.tie_embeddings:
+            self.unembed = param((c.vocab_size, c.embed_dim), ("vocab", "embed"), c.embed_dim)
+
+
+def init_params(config: ModelConfig, *, seed: int) -> dict:
+    """Returns freshly initialised float32 parameters as a nested dict of arrays."""
+    return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(params=seed)), nnx.Param))
+
+
+def param_shapes(config: ModelConfig) -> dict:
+    """Returns the structure of `init_params` with `jax.ShapeDtypeStruct` leaves; allocates nothing."""
+    return jax.eval_shape(lambda: init_params(config, seed=0))
+
+
+def unembedding(params: dict) -> jax.Array:
+    """Returns the `[V, D]` matrix that maps final hidden states to logits."""
+    return params["unembed"] if "unembed" in params else params["embed"]
+
+
+# --- the maths of one layer ---------------------------------------------------------------------------------------
+
+
+def _rms_norm(x, scale, eps):
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return x32.astype(x.dtype) * scale
+
+
+def _rope_frequencies(config: ModelConfig):
+    half = config.head_dim // 2
+    frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    s = config.rope_scaling
+    if s is None:
+        return frequency
+    # Rotations that complete more than `high` turns over the original context are kept, those that complete fewer
+    # than `low` are slowed by `factor`, and those between are blended (Llama 3.1, section 3.4.1 of its report).
+    turns = s.original_max_position * frequency / (2 * math.pi)
+    keep = jnp.clip((turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0, 1)
+    return frequency * (keep + (1 - keep) / s.factor)
+
+
+def _rotate(x_BSHK, cos_BSK, sin_BSK):
+    """Applies rotary embeddings; the two halves of a head form the pairs, as in Llama's released weights."""
+    left, right = jnp.split(x_BSHK.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos_BSK[:, :, None], sin_BSK[:, :, None]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BSHK.dtype)
+
+
+def _layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable):
+    """One transformer layer. `attend(q, k, v) -> (out, aux)` is all that differs between training and decoding."""
+    h = _rms_norm(x_BSD, p["attn_norm"], config.norm_eps)
+    q = jnp.einsum("bsd,dhk->bshk", h, p["q"])
+    k = jnp.einsum("bsd,dhk->bshk", h, p["k"])
+    v = jnp.einsum("bsd,dhk->bshk", h, p["v"])
+    if config.attention_bias:
+        q, k, v = q + p["q_bias"], k + p["k_bias"], v + p["v_bias"]
+    if config.qk_norm:
+        q, k = _rms_norm(q, p["q_norm"], config.norm_eps), _rms_norm(k, p["k_norm"], config.norm_eps)
+    out, aux = attend(_rotate(q, *rope), _rotate(k, *rope), v)
+    x_BSD = x_BSD + jnp.einsum("bshk,hkd->bsd", out, p["o"])
+    h = _rms_norm(x_BSD, p["mlp_norm"], config.norm_eps)
+    h = jax.nn.silu(jnp.einsum("bsd,df->bsf", h, p["gate"])) * jnp.einsum("bsd,df->bsf", h, p["up"])
+    return x_BSD + jnp.einsum("bsf,fd->bsd", h, p["down"]), aux
+
+
+def _rope(config: ModelConfig, positions_BS):
+    angle = positions_BS[..., None].astype(jnp.float32) * _rope_frequencies(config)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def _packed_attention(segments_BS):
+    """Causal attention within each segment."""
+    S = segments_BS.shape[1]
+    causal_SS = jnp.tril(jnp.ones((S, S), bool))
+    mask_B1SS = (segments_BS[:, None, :, None] == segments_BS[:, None, None, :]) & causal_SS
+    return lambda q, k, v: (jax.nn.dot_product_attention(q, k, v, mask=mask_B1SS), (k, v))
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def hidden_states(
+    params: dict, config: ModelConfig, tokens_BS, positions_BS, segments_BS, *, remat: bool = False
+) -> jax.Array:
+    """Full forward pass over packed rows.
+
+    Args:
+      params: as `init_params` returns them; the computation runs in their dtype.
+      config: the model's shape.
+      tokens_BS: int32 tokens.
+      positions_BS: int32 rotary positions, from 0 in each segment.
+      segments_BS: int32; a token attends to earlier tokens of its own segment only. 0 is padding.
+      remat: recompute each layer's activations in the backward pass instead of storing them.
+
+    Returns:
+      `[B, S, D]` hidden states after the final norm. Logits are `hidden @ unembedding(params).T`.
+    """
+    attend, rope = _packed_attention(segments_BS), _rope(config, positions_BS)
+
+    def layer(x, p):
+        return _layer(config, p, x, rope, attend)[0], None
+
+    if remat:
+        layer = jax.checkpoint(layer, prevent_cse=False)
+    x, _ = jax.lax.scan(layer, params["embed"][tokens_BS], params["layers"])
+    return _rms_norm(x, params["final_norm"], config.norm_eps)
+
+
+# --- generation ---------------------------------------------------------------------------------------------------
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values of Q prompts and of the N continuations of each; B = Q * N, row b continues prompt b // N.
+
+    The continuations of a prompt share its keys and values: they are stored once and never copied.
+
+    Attributes:
+      prompt_k, prompt_v: `[L, Q, K, P, head_dim]`.
+      prompt_length_Q: int32; positions from there on are padding.
+      k, v: `[L, B, K, T, head_dim]`.
+      length: int32 scalar, number of continuation tokens stored, the same for all rows.
+    """
+
+    prompt_k: jax.Array
+    prompt_v: jax.Array
+    prompt_length_Q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    length: jax.Array
+
+
+def prefill(
+    params: dict, config: ModelConfig, tokens_QP, length_Q, *, num_samples: int, max_length: int
+) -> tuple[jax.Array, Cache]:
+    """Runs Q prompts once and makes room for `num_samples` continuations of each.
+
+    Args:
+      params, config: the model.
+      tokens_QP: int32 prompts, padded on the right with anything.
+      length_Q: int32 true lengths, at least 1.
+      num_samples: N, continuations a prompt.
+      max_length: T, tokens that a continuation may have.
+
+    Returns:
+      (`[Q, D]` hidden states at the last prompt token, after the final norm; the cache)
+    """
+    Q, P = tokens_QP.shape
+    positions = jnp.broadcast_to(jnp.arange(P), (Q, P))
+    segments = (positions < length_Q[:, None]).astype(jnp.int32)
+    attend, rope = _packed_attention(segments), _rope(config, positions)
+
+    def layer(x, p):
+        x, (k, v) = _layer(config, p, x, rope, attend)
+        return x, (k.swapaxes(1, 2), v.swapaxes(1, 2))
+
+    x, (prompt_k, prompt_v) = jax.lax.scan(layer, params["embed"][tokens_QP], params["layers"])
+    last = jnp.take_along_axis(x, (length_Q - 1)[:, None, None], axis=1)[:, 0]
+    room = (config.num_layers, Q * num_samples, config.num_kv_heads, max_length, config.head_dim)
+    empty = jnp.zeros(room, prompt_k.dtype)
+    cache = Cache(prompt_k, prompt_v, length_Q, empty, empty, jnp.int32(0))
+    return _rms_norm(last, params["final_norm"], config.norm_eps), cache
+
+
+def _cached_attention(q_BHD, prompt_k, prompt_v, prompt_length_Q, k, v, length):
+    """Attention of one new token a row to its prompt (shared by N rows) and to its own continuation.
+
+    `k, v` are `[B, K, T, head_dim]` and already hold the new token at index `length`.
+    """
+    B, H, head_dim = q_BHD.shape
+    Q, K, P, _ = prompt_k.shape
+    T = k.shape[2]
+    q = (q_BHD * head_dim**-0.5).reshape(Q, B // Q, K, H // K, head_dim)
+    own = jnp.einsum("bkgd,bktd->bkgt", q.reshape(B, K, H // K, head_dim), k, preferred_element_type=jnp.float32)
+    shared = jnp.einsum("qnkgd,qkpd->qnkgp", q, prompt_k, preferred_element_type=jnp.float32)
+    own = jnp.where(jnp.arange(T) <= length, own, -jnp.inf)
+    seen_QP = jnp.arange(P) < prompt_length_Q[:, None]
+    shared = jnp.where(seen_QP[:, None, None, None], shared, -jnp.inf).reshape(B, K, H // K, P)
+    weight = jax.nn.softmax(jnp.concatenate([shared, own], axis=-1), axis=-1).astype(v.dtype)
+    shared, own = weight[..., :P].reshape(Q, B // Q, K, H // K, P), weight[..., P:]
+    out = jnp.einsum("qnkgp,qkpd->qnkgd", shared, prompt_v).reshape(B, K, H // K, head_dim)
+    return (out + jnp.einsum("bkgt,bktd->bkgd", own, v)).reshape(B, H, head_dim)
+
+
+def decode_step(params: dict, config: ModelConfig, token_B, cache: Cache) -> tuple[jax.Array, Cache]:
+    """Appends one token to every row and returns the hidden state that predicts the next.
+
+    Args:
+      params, config: the model.
+      token_B: int32, the token just sampled for each row.
+      cache: keys and values so far.
+
+    Returns:
+      (`[B, D]` hidden states after the final norm, the cache with the token added)
+    """
+    num_samples = token_B.shape[0] // cache.prompt_length_Q.shape[0]
+    position_B = jnp.repeat(cache.prompt_length_Q, num_samples) + cache.length
+    rope = _rope(config, position_B[:, None])
+
+    # The continuation cache is carried and updated in place: as an output of the scan, all of it would be copied at
+    # every token.
+    def layer(carry, xs):
+        x, all_k, all_v = carry
+        p, prompt_k, prompt_v, index = xs
+
+        def attend(q, k, v):
+            at = (index, 0, 0, cache.length, 0)
+            new_k = jax.lax.dynamic_update_slice(all_k, k.swapaxes(1, 2)[None], at)
+            new_v = jax.lax.dynamic_update_slice(all_v, v.swapaxes(1, 2)[None], at)
+            own_k, own_v = new_k[index], new_v[index]
+            out = _cached_attention(q[:, 0], prompt_k, prompt_v, cache.prompt_length_Q, own_k, own_v, cache.length)
+            return out[:, None], (new_k, new_v)
+
+        x, (all_k, all_v) = _layer(config, p, x, rope, attend)
+        return (x, all_k, all_v), None
+
+    xs = (params["layers"], cache.prompt_k, cache.prompt_v, jnp.arange(config.num_layers))
+    (x, k, v), _ = jax.lax.scan(layer, (params["embed"][token_B][:, None], cache.k, cache.v), xs)
+    hidden = _rms_norm(x[:, 0], params["final_norm"], config.norm_eps)
+    return hidden, cache.replace(k=k, v=v, length=cache.length + 1)

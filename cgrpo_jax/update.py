@@ -1,0 +1,273 @@
+"""One update of a trainable model: packed rows in, new weights and metrics out.
+
+The gradient of a minibatch is accumulated over packed batches of one static shape, so memory is bounded by the shape
+and the number of compilations does not depend on the data.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cgrpo_jax import model as model_lib
+from cgrpo_jax import objective
+from cgrpo_jax.logprobs import linear_logprobs
+from cgrpo_jax.packing import pack
+from cgrpo_jax.records import LossKind, TrainBatch, TrainRow, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """Arguments of the loss that do not change during a run; see `objective.policy_loss` for their meaning."""
+
+    max_length: int
+    aggregate: str = "constant"
+    gamma: float = 0.1
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    clip_initial: bool = True
+    clip_refined: bool = True
+    kl_coef: float = 0.0
+    entropy_coef: float = 0.0
+    temperature: float = 1.0
+    num_responses: int | None = None
+    num_refinements: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PackShape:
+    """The static shape of a packed batch: R token rows of S tokens, holding at most B train rows."""
+
+    num_token_rows: int
+    pack_length: int
+    num_slots: int
+
+
+def make_optimizer(
+    *,
+    learning_rate: float,
+    warmup_steps: int = 0,
+    decay_steps: int = 0,
+    max_grad_norm: float = 1.0,
+    weight_decay: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.95,
+) -> optax.GradientTransformation:
+    """AdamW behind a clip of the gradient's global norm.
+
+    Args:
+      learning_rate: peak rate.
+      warmup_steps: updates over which it rises linearly from 0.
+      decay_steps: updates after which it has fallen to 0 along a cosine; 0 keeps it constant.
+      max_grad_norm: gradients of a larger global norm are scaled to it; 0 never clips.
+      weight_decay, b1, b2: as in AdamW; norms and biases are not decayed.
+    """
+    rate = learning_rate
+    if decay_steps:
+        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, decay_steps)
+    elif warmup_steps:
+        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    clip = optax.clip_by_global_norm(max_grad_norm) if max_grad_norm else optax.identity()
+    # Stacked layers add an axis: a norm's scale is [L, D], a matrix has three axes or is an embedding.
+    decayed = lambda params: jax.tree_util.tree_map_with_path(_is_matrix, params)  # noqa: E731
+    return optax.chain(clip, optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed))
+
+
+def _is_matrix(path, x) -> bool:
+    name = path[-1].key
+    return not (name.endswith("norm") or name.endswith("bias"))
+
+
+def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the state of a model that has seen no update."""
+    return TrainState(step=jnp.int32(0), params=params, opt_state=optimizer.init(params))
+
+
+def row_logprobs(params, config: model_lib.ModelConfig, batch: TrainBatch, *, temperature: float, remat: bool):
+    """Returns `[B, T]` log-probabilities (nats) of a packed batch's targets, and the entropies at those positions.
+
+    Both are of `softmax(logits / temperature)`; entries past a row's length are those of arbitrary positions, to be
+    masked.
+    """
+    hidden = model_lib.hidden_states(
+        params, config, batch.tokens_RS, batch.positions_RS, batch.segments_RS, remat=remat
+    )
+    T = batch.target_BT.shape[1]
+    S = hidden.shape[1]
+    column_BT = jnp.minimum(batch.start_B[:, None] + jnp.arange(T), S - 1)
+    # The target of every packed position, so that each goes through the unembedding once.
+    live_BT = jnp.arange(T) < batch.length_B[:, None]
+    row_BT = jnp.where(live_BT, batch.row_B[:, None], hidden.shape[0])  # out of range: dropped
+    target_RS = jnp.zeros(hidden.shape[:2], jnp.int32).at[row_BT, column_BT].set(batch.target_BT, mode="drop")
+    logp, entropy = linear_logprobs(
+        hidden.reshape(-1, hidden.shape[-1]),
+        model_lib.unembedding(params),
+        target_RS.reshape(-1),
+        temperature=temperature,
+    )
+    at = (batch.row_B[:, None], column_BT)
+    return logp.reshape(target_RS.shape)[at], entropy.reshape(target_RS.shape)[at]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "settings", "remat"), donate_argnames=("grads",))
+def _accumulate(params, grads, batch: TrainBatch, counts, *, config, settings: LossSettings, remat: bool):
+    """Adds one packed batch's gradient to `grads`; `counts` are the whole minibatch's denominators."""
+
+    def loss_fn(params):
+        logp_BT, entropy_BT = row_logprobs(params, config, batch, temperature=settings.temperature, remat=remat)
+        mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
+        loss, stats = objective.policy_loss(
+            logp_BT,
+            batch.old_logp_BT,
+            batch.advantage_B,
+            mask_BT & ~batch.nll_B[:, None],
+            batch.refined_B,
+            gamma=settings.gamma,
+            clip_low=settings.clip_low,
+            clip_high=settings.clip_high,
+            clip_initial=settings.clip_initial,
+            clip_refined=settings.clip_refined,
+            aggregate=settings.aggregate,
+            max_length=settings.max_length,
+            num_rows=counts["rows"],
+            num_tokens=counts["tokens"],
+            num_questions=counts["questions"],
+            num_responses=settings.num_responses,
+            num_refinements=settings.num_refinements,
+            ref_logp_BT=batch.ref_logp_BT if settings.kl_coef else None,
+            kl_coef=settings.kl_coef,
+            entropy_BT=entropy_BT,
+            entropy_coef=settings.entropy_coef,
+        )
+        nll_mask_BT = mask_BT & batch.nll_B[:, None]
+        nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
+        return loss + nll, stats | {"policy_loss": loss, "nll_loss": nll}
+
+    (_, stats), new = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    return jax.tree.map(jnp.add, grads, new), stats
+
+
+@functools.partial(jax.jit, static_argnames=("optimizer",), donate_argnames=("state", "grads"))
+def _apply(state: TrainState, grads, *, optimizer):
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), optax.global_norm(grads)
+
+
+def accumulate_gradients(
+    params,
+    rows: Sequence[TrainRow],
+    *,
+    config: model_lib.ModelConfig,
+    settings: LossSettings,
+    shape: PackShape,
+    num_rows: int | None = None,
+    num_tokens: int | None = None,
+    num_questions: int | None = None,
+    remat: bool = False,
+) -> tuple[dict, dict]:
+    """Returns the gradient of a minibatch's loss and its statistics, summed over packed batches.
+
+    Args:
+      params: the weights.
+      rows: the rows to learn from, policy and nll rows alike; may be empty.
+      config, settings, shape, remat: model, loss, packed shape, rematerialisation.
+      num_rows: rows of the minibatch that the `constant` and `sequence_mean` aggregations divide by, those dropped
+        before the update included. Defaults to the number of policy rows given.
+      num_tokens: likewise for `token_mean`.
+      num_questions: Q, for `paper`.
+
+    Returns:
+      (gradient pytree, dict of statistics, all of them sums)
+    """
+    policy_rows = [row for row in rows if row.loss == LossKind.POLICY]
+    counts = {
+        "rows": np.float32(len(policy_rows) if num_rows is None else num_rows),
+        "tokens": np.float32(sum(len(r.target_ids) for r in policy_rows) if num_tokens is None else num_tokens),
+        "questions": np.float32(num_questions or 1),
+        "nll_tokens": np.float32(max(1, sum(len(r.target_ids) for r in rows if r.loss == LossKind.NLL))),
+    }
+    counts = {name: np.maximum(value, np.float32(1)) for name, value in counts.items()}
+    batches = pack(
+        rows,
+        num_token_rows=shape.num_token_rows,
+        pack_length=shape.pack_length,
+        num_slots=shape.num_slots,
+        max_length=settings.max_length,
+    )
+    grads = jax.tree.map(jnp.zeros_like, params)
+    total: dict = {}
+    for batch in batches:
+        grads, stats = _accumulate(params, grads, batch, counts, config=config, settings=settings, remat=remat)
+        total = jax.tree.map(jnp.add, total, stats) if total else stats
+    return grads, {name: float(value) for name, value in jax.device_get(total).items()}
+
+
+def update(
+    state: TrainState,
+    rows: Sequence[TrainRow],
+    *,
+    optimizer: optax.GradientTransformation,
+    drop_zero: bool = True,
+    **kw,
+) -> tuple[TrainState, dict]:
+    """Applies one optimiser update to a minibatch of rows.
+
+    Args:
+      state: weights and optimiser state; its buffers are donated.
+      rows: the minibatch.
+      optimizer: an optax transformation, the same object in every call.
+      drop_zero: leave out policy rows whose advantage is 0 before packing. They have no gradient when the KL and entropy
+        coefficients are 0; with either in use they are kept whatever this says.
+      **kw: as in `accumulate_gradients`.
+
+    Returns:
+      (new state, statistics; `grad_norm` is the norm before clipping)
+    """
+    settings: LossSettings = kw["settings"]
+    policy = [row for row in rows if row.loss == LossKind.POLICY]
+    kw.setdefault("num_rows", len(policy))
+    kw.setdefault("num_tokens", sum(len(row.target_ids) for row in policy))
+    if drop_zero and not settings.kl_coef and not settings.entropy_coef:
+        rows = [row for row in rows if row.loss == LossKind.NLL or row.advantage != 0]
+    grads, stats = accumulate_gradients(state.params, rows, **kw)
+    state, grad_norm = _apply(state, grads, optimizer=optimizer)
+    return state, stats | {"grad_norm": float(grad_norm), "rows_trained": len(rows)}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "temperature"))
+def _score(params, batch, *, config, temperature):
+    return row_logprobs(params, config, batch, temperature=temperature, remat=False)[0]
+
+
+def score_rows(
+    params,
+    rows: Sequence[TrainRow],
+    *,
+    config: model_lib.ModelConfig,
+    shape: PackShape,
+    max_length: int,
+    temperature=1.0,
+) -> list[np.ndarray]:
+    """Returns the log-probabilities (nats) of each row's targets given its context, in the order of `rows`.
+
+    Used for the reference policy, and for `old_logp="trainer"`.
+    """
+    # Each row carries its own number in the field that packing copies through, so that it is found again.
+    numbered = [row.replace(advantage=float(i + 1)) for i, row in enumerate(rows)]
+    out: list = [None] * len(rows)
+    for batch in pack(
+        numbered,
+        num_token_rows=shape.num_token_rows,
+        pack_length=shape.pack_length,
+        num_slots=shape.num_slots,
+        max_length=max_length,
+    ):
+        logp_BT = np.asarray(_score(params, batch, config=config, temperature=temperature))
+        for b in np.flatnonzero(batch.length_B):
+            out[int(batch.advantage_B[b]) - 1] = logp_BT[b, : batch.length_B[b]]
+    return out
