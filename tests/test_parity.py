@@ -1,0 +1,195 @@
+"""The same weights and the same conversations in `transformers` and here: logits, continuations, rendered chats.
+
+Needs the extra `parity`. With CGRPO_SMOLLM2 naming a SmolLM2-135M-Instruct folder, real weights are compared too.
+"""
+
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from cgrpo_jax import hf, model  # noqa: E402
+from cgrpo_jax.tokenizer import load_tokenizer  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,  # large enough for attention to be far from uniform
+}
+LLAMA3_ROPE = {
+    "rope_theta": 10000.0,
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+FAMILIES = {
+    "llama": transformers.LlamaConfig(**SMALL, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=False),
+    "qwen2": transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
+    "qwen3": transformers.Qwen3Config(**SMALL, tie_word_embeddings=True),
+}
+CONVERSATIONS = [
+    [{"role": "user", "content": "What is 2 + 3?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "  naïve 東京\n\n"}],
+    [
+        {"role": "user", "content": "What is 2 + 3?"},
+        {"role": "assistant", "content": "It is 6."},
+        {"role": "user", "content": "Conclusion: wrong [END]\nTry again."},
+    ],
+]
+
+
+class Ours:
+    """Full forward passes over right-padded rows of one length, so that one program serves every step."""
+
+    def __init__(self, folder, *, length):
+        self.config = hf.read_config(folder)
+        self.params = jax.tree.map(jnp.asarray, hf.load_params(folder, self.config))
+        self.length = length
+        self._forward = jax.jit(self._logits)
+
+    def _logits(self, params, tokens_BS, segments_BS):
+        positions_BS = jnp.broadcast_to(jnp.arange(self.length), tokens_BS.shape)
+        hidden_BSD = model.hidden_states(params, self.config, tokens_BS, positions_BS, segments_BS)
+        return jnp.einsum("bsd,vd->bsv", hidden_BSD, model.unembedding(params))
+
+    def logits(self, ids):
+        padding = self.length - len(ids)
+        tokens_BS = jnp.asarray([[*ids, *[0] * padding]], jnp.int32)
+        segments_BS = jnp.asarray([[1] * len(ids) + [0] * padding], jnp.int32)
+        return np.asarray(self._forward(self.params, tokens_BS, segments_BS))[0, : len(ids)]
+
+    def continuation(self, ids, count):
+        ids = list(ids)
+        for _ in range(count):
+            ids.append(int(self.logits(ids)[-1].argmax()))
+        return ids[-count:]
+
+
+def their_logits(net, ids):
+    with torch.no_grad():
+        return net(torch.tensor([ids])).logits[0].float().numpy()
+
+
+def their_continuation(net, ids, count):
+    """Greedy; a cache there, none here. No end of turn: all `count` tokens are compared."""
+    out = net.generate(
+        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False, max_new_tokens=count,
+        min_new_tokens=count, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    return out[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_weights(tmp_path, family):
+    torch.manual_seed(0)
+    net = transformers.AutoModelForCausalLM.from_config(FAMILIES[family]).eval()
+    with torch.no_grad():
+        for name, tensor in net.named_parameters():
+            if "norm" in name or "bias" in name:  # initialised to 1 and 0, which would hide a mix-up
+                tensor.add_(0.3 * torch.randn_like(tensor))
+    net.save_pretrained(tmp_path)
+    ours = Ours(tmp_path, length=64)
+    ids = np.random.default_rng(1).integers(0, SMALL["vocab_size"], 48).tolist()
+    np.testing.assert_allclose(ours.logits(ids), their_logits(net, ids), atol=1e-4, rtol=0)
+    assert ours.continuation(ids, 16) == their_continuation(net, ids, 16)
+
+
+def test_old_spelling_of_rope_gives_the_same_config(tmp_path):
+    FAMILIES["llama"].save_pretrained(tmp_path)
+    new = hf.read_config(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    scaling = settings.pop("rope_parameters")
+    settings |= {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert hf.read_config(tmp_path) == new
+
+
+# Shortened from published templates, each with a construct of its own: whitespace control, namespaces, loop controls,
+# string methods, a message that the template refuses, a prompt that opens a thought.
+TEMPLATES = {
+    "chatml": (
+        "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+        "{{ '<|im_start|>system\nYou are helpful<|im_end|>\n' }}{% endif %}\n"
+        "    {{- '<|im_start|>' + message.role + '\n' + message['content'] + '<|im_end|>' + '\n' }}\n"
+        "{%- endfor %}\n"
+        "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}\n{%- endif %}"
+    ),
+    "llama": (
+        "{{- bos_token }}\n{%- set ns = namespace(system='') %}\n{%- for m in messages %}\n"
+        "{%- if m.role == 'system' %}{% set ns.system = m.content | trim %}{% continue %}{% endif %}\n"
+        "  {{- '[' + m.role.upper() + '] ' + ns.system + (m | tojson) + eos_token }}\n{%- endfor %}\n"
+        "{%- if not tools is none %}{{ raise_exception('no tools') }}{% endif %}\n"
+        "{%- generation %}{{ strftime_now('%Y') }}{% endgeneration %}\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_chat_templates_render_alike(tmp_path, template):
+    backend = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=byte_level_bpe(), bos_token="<|im_start|>", eos_token="<|im_end|>"
+    )
+    backend.chat_template = TEMPLATES[template]
+    backend.save_pretrained(tmp_path)
+    compare_chats(load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path))
+
+
+def byte_level_bpe():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([m["content"] for chat in CONVERSATIONS for m in chat], trainer)
+    return bpe
+
+
+def compare_chats(ours, theirs):
+    for messages in CONVERSATIONS:
+        for prompt in (True, False):
+            text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+            assert ours.chat_text(messages, prompt) == text
+            ids = theirs(text, add_special_tokens=False)["input_ids"]
+            assert ours.chat_ids(messages, add_generation_prompt=prompt) == ids
+            assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+if "CGRPO_SMOLLM2" in os.environ:
+    SMOLLM2 = pathlib.Path(os.environ["CGRPO_SMOLLM2"])
+
+    def test_smollm2_chats():
+        compare_chats(load_tokenizer(SMOLLM2), transformers.AutoTokenizer.from_pretrained(SMOLLM2))
+
+    def test_smollm2_logits_and_continuation():
+        tokenizer = load_tokenizer(SMOLLM2)
+        ours = Ours(SMOLLM2, length=128)
+        hf.check_vocab(tokenizer, ours.config)
+        net = transformers.AutoModelForCausalLM.from_pretrained(SMOLLM2, dtype=torch.float32).eval()
+        ids = tokenizer.chat_ids([{"role": "user", "content": "Sam has 12 pens and buys 30 more. How many pens?"}])
+        np.testing.assert_allclose(ours.logits(ids), their_logits(net, ids), atol=1e-3, rtol=0)
+        # One pass over their text is enough: if each of its tokens is our choice after those before it, so is the text.
+        continued = their_continuation(net, ids, 64)
+        assert ours.logits([*ids, *continued])[len(ids) - 1 : -1].argmax(-1).tolist() == continued

@@ -1,0 +1,228 @@
+"""Tokenizers from a Hugging Face folder and from SentencePiece; both are made here, a few hundred tokens large."""
+
+import io
+import json
+
+import pytest
+import sentencepiece
+import tokenizers
+from tokenizers import decoders, pre_tokenizers, trainers
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.tokenizer import load_tokenizer, read_json
+
+TEXTS = ["What is 12 + 30?", "The answer is 42.", "Add the numbers:\n  12 + 30 = 42", "(done). Is two = 7?"] * 20
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QUESTION = [{"role": "user", "content": "What is 12 + 30?"}]
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def bpe_folder(tmp_path):
+    """A byte-level BPE with ChatML: end of text is id 0, the turns are framed by 1 and 2."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    model.train_from_iterator(TEXTS, trainer)
+    model.enable_truncation(4)  # as some published files have it: it must not cut a prompt
+    model.save(str(tmp_path / "tokenizer.json"))
+    write_json(
+        tmp_path / "tokenizer_config.json", {"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}}
+    )
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [0, 2], "pad_token_id": 0})
+    (tmp_path / "chat_template.jinja").write_text(CHATML)
+    return tmp_path
+
+
+@pytest.fixture
+def sentencepiece_folder(tmp_path):
+    """A SentencePiece model with byte fallback and ChatML; its control symbols are framed as in `bpe_folder`."""
+    proto = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_writer=proto,
+        vocab_size=320,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        control_symbols=SPECIAL[1:],
+        minloglevel=2,
+    )
+    (tmp_path / "tokenizer.model").write_bytes(proto.getvalue())
+    write_json(tmp_path / "tokenizer_config.json", {"eos_token": "<|im_end|>"})
+    (tmp_path / "chat_template.jinja").write_text(CHATML)
+    return tmp_path
+
+
+@pytest.fixture(params=["bpe_folder", "sentencepiece_folder"])
+def folder(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("text", ["The answer is 42.", "Add:\n  12 + 30 = 42\n", "naïve 東京 🙂", ""])
+def test_text_survives_encoding(folder, text):
+    tokenizer = load_tokenizer(folder)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert not set(ids) & {tokenizer.end_of_turn_id, tokenizer.pad_id}
+
+
+def test_chat_frames_each_turn_with_single_ids(folder):
+    tokenizer = load_tokenizer(folder)
+    start, end = (tokenizer.encode(token) for token in SPECIAL[1:])
+    assert len(start) == len(end) == 1
+    assert tokenizer.chat_text(QUESTION) == ("<|im_start|>user\nWhat is 12 + 30?<|im_end|>\n<|im_start|>assistant\n")
+    ids = tokenizer.chat_ids(QUESTION)
+    assert [ids.count(start[0]), ids.count(end[0])] == [2, 1]
+    assert tokenizer.decode(ids) == "user\nWhat is 12 + 30?\nassistant\n"
+    shorter = tokenizer.chat_ids(QUESTION, add_generation_prompt=False)
+    assert ids[: len(shorter)] == shorter and ids[len(shorter)] == start[0]
+
+
+def test_every_prompt_ends_in_the_generation_prefix(folder):
+    tokenizer = load_tokenizer(folder)
+    prefix = tokenizer.generation_prefix_ids()
+    assert tokenizer.decode(prefix) == "\nassistant\n"
+    refine = [*QUESTION, {"role": "assistant", "content": "41"}, {"role": "user", "content": "Wrong. Again, please\n"}]
+    for messages in (QUESTION, refine, [{"role": "system", "content": "Be brief."}, *QUESTION]):
+        assert tuple(tokenizer.chat_ids(messages)[-len(prefix) :]) == prefix
+
+
+def test_ends_of_turn_come_from_the_folder(bpe_folder):
+    tokenizer = load_tokenizer(bpe_folder)
+    assert tokenizer.eos_ids == (0, 2)
+    assert tokenizer.end_of_turn_id == 2  # what the template places, though 0 is named first
+    assert tokenizer.pad_id == 0
+    write_json(bpe_folder / "generation_config.json", {"eos_token_id": 0})
+    write_json(bpe_folder / "tokenizer_config.json", {"eos_token": "<|endoftext|>", "pad_token": "<|im_start|>"})
+    tokenizer = load_tokenizer(bpe_folder)
+    assert tokenizer.eos_ids == (0,)
+    assert tokenizer.end_of_turn_id == 0  # the template places none of them
+    assert tokenizer.pad_id == 1
+
+
+def test_eos_is_found_in_each_place_and_never_assumed(bpe_folder):
+    (bpe_folder / "generation_config.json").unlink()
+    write_json(bpe_folder / "tokenizer_config.json", {"eos_token": None})
+    with pytest.raises(UserError, match="names no end-of-turn token; add eos_token_id to generation_config.json"):
+        load_tokenizer(bpe_folder)
+    write_json(bpe_folder / "special_tokens_map.json", {"eos_token": "<|im_end|>"})
+    assert load_tokenizer(bpe_folder).eos_ids == (2,)
+    write_json(bpe_folder / "config.json", {"eos_token_id": 0})
+    assert load_tokenizer(bpe_folder).eos_ids == (0, 2)
+    write_json(bpe_folder / "tokenizer_config.json", {"eos_token": "<eos>"})
+    with pytest.raises(UserError, match="eos_token '<eos>' .* is not in its vocabulary"):
+        load_tokenizer(bpe_folder)
+    write_json(bpe_folder / "tokenizer_config.json", {})
+    write_json(bpe_folder / "generation_config.json", {"eos_token_id": [2, 900]})
+    with pytest.raises(UserError, match="eos_token_id 900 .* outside the vocabulary of 300 tokens"):
+        load_tokenizer(bpe_folder)
+
+
+def test_prompts_are_not_truncated_by_the_tokenizer_file(bpe_folder):
+    assert len(load_tokenizer(bpe_folder).encode("What is 12 + 30? " * 5)) > 4
+
+
+def test_template_language_is_what_models_are_published_with(bpe_folder):
+    (bpe_folder / "chat_template.jinja").write_text(
+        "{%- for m in messages %}\n"
+        "    {%- if m.role == 'system' %}{% continue %}{% endif %}\n"
+        "    {% generation %}{{ m.content | trim | tojson }}{% endgeneration %}\n"
+        "{%- endfor %}\n"
+        "{{ bos_token }}{{ eos_token }}{{ strftime_now('%%') }}{{ tools is none }}{{ enable_thinking }}"
+    )
+    tokenizer = load_tokenizer(bpe_folder, template_variables={"enable_thinking": False})
+    messages = [{"role": "system", "content": "no"}, {"role": "user", "content": " é < 'b' "}]
+    assert tokenizer.chat_text(messages) == "\"é < 'b'\"<|im_start|><|im_end|>%TrueFalse"
+
+
+def test_template_in_tokenizer_config(bpe_folder):
+    (bpe_folder / "chat_template.jinja").unlink()
+    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ messages[0].content }}"}]
+    for template in ("{{ messages[0].content }}", named):
+        write_json(bpe_folder / "tokenizer_config.json", {"chat_template": template})
+        assert load_tokenizer(bpe_folder).chat_text(QUESTION) == "What is 12 + 30?"
+
+
+@pytest.mark.parametrize(
+    "template, message",
+    [
+        ("{{ raise_exception('roles must alternate') }}", "refused messages of roles user: roles must alternate"),
+        ("{{ messages.__class__.__mro__ }}", "refused messages of roles user: access to attribute '__class__'"),
+        ("{{ messages.append(1) }}", "refused messages of roles user: .*append"),
+        ("{% for i in range(10**9) %}{% endfor %}", "refused messages of roles user: .*[Rr]ange"),
+    ],
+)
+def test_templates_are_sandboxed_and_their_refusals_are_one_line(bpe_folder, template, message):
+    (bpe_folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(UserError, match=message) as caught:
+        load_tokenizer(bpe_folder).chat_ids(QUESTION)
+    assert "\n" not in str(caught.value)
+
+
+def test_template_that_does_not_parse(bpe_folder):
+    (bpe_folder / "chat_template.jinja").write_text("{% if %}")
+    with pytest.raises(UserError, match="not valid Jinja: line 1"):
+        load_tokenizer(bpe_folder)
+
+
+def test_bare_sentencepiece_file_reads_what_lies_beside_it(sentencepiece_folder):
+    path = sentencepiece_folder / "tokenizer.model"
+    assert load_tokenizer(path).chat_ids(QUESTION) == load_tokenizer(sentencepiece_folder).chat_ids(QUESTION)
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        (sentencepiece_folder / name).unlink()
+    tokenizer = load_tokenizer(path)
+    assert tokenizer.eos_ids == (2,)  # the model file names </s>
+    assert tokenizer.end_of_turn_id == tokenizer.pad_id == 2
+    with pytest.raises(UserError, match="no chat template; add chat_template.jinja"):
+        tokenizer.chat_ids(QUESTION)
+
+
+def test_sentencepiece_text_is_split_at_special_tokens(sentencepiece_folder):
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_folder / "tokenizer.model"))
+    extra = reference.vocab_size()
+    write_json(
+        sentencepiece_folder / "tokenizer_config.json",
+        {"eos_token": "<|im_end|>", "added_tokens_decoder": {str(extra): {"content": "<think>"}}},
+    )
+    tokenizer = load_tokenizer(sentencepiece_folder)
+    assert tokenizer.vocab_size == extra + 1
+    plain = reference.encode("The answer")
+    assert tokenizer.encode("The answer") == plain
+    assert reference.id_to_piece(plain[0]).startswith("▁")  # the mark of a word's start, put before a text ...
+    ids = tokenizer.encode("<|im_start|>The answer<think>")
+    assert ids[0] == reference.piece_to_id("<|im_start|>") and ids[-1] == extra
+    assert not reference.id_to_piece(ids[1]).startswith("▁")  # ... but not after a special token
+    assert tokenizer.decode(ids) == "The answer<think>"
+
+
+def test_folders_that_hold_no_usable_tokenizer(tmp_path):
+    with pytest.raises(UserError, match="holds no tokenizer; give a folder with tokenizer.json or tokenizer.model"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path / "missing.model")
+    (tmp_path / "tokenizer.model").write_bytes(b"not a model")
+    with pytest.raises(UserError, match="not a readable SentencePiece model"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="not a readable tokenizer.json"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(UserError, match="tokenizer_config.json is not valid JSON"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="absent.json does not exist"):
+        read_json(tmp_path / "absent.json")
