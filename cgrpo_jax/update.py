@@ -221,7 +221,7 @@ def update(
       state: weights and optimiser state; its buffers are donated.
       rows: the minibatch.
       optimizer: an optax transformation, the same object in every call.
-      drop_zero: leave out policy rows whose advantage is 0 before packing. They have no gradient when the KL and entropy
+      drop_zero: leave out policy rows of advantage 0 before packing. They have no gradient when the KL and entropy
         coefficients are 0; with either in use they are kept whatever this says.
       **kw: as in `accumulate_gradients`.
 
