@@ -34,7 +34,7 @@ setuptools.setup(
         "jinja2>=3.1,<4",
         "math-verify[antlr4_13_2]>=0.8,<1",
         "pebble>=5.1,<6",
-        "rich>=13,<16",
+        "tqdm>=4.66,<5",
     ],
     extras_require={
         "test": ["pytest>=8,<10", "ruff>=0.9,<1"],

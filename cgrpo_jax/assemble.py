@@ -1,0 +1,278 @@
+"""From a configuration to the parts of a run: model, prompts, problems, grader, critic. Entry points share it.
+
+Below this module nothing knows the configuration.
+"""
+
+import dataclasses
+import functools
+import importlib.resources
+import pathlib
+from collections.abc import Callable
+
+from cgrpo_jax import arithmetic, critiques, data, hf, objective, rewards
+from cgrpo_jax import model as model_lib
+from cgrpo_jax.checkpoint import restore_params
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.generate import Generator
+from cgrpo_jax.prompts import Prompts
+from cgrpo_jax.records import Author, Problem
+from cgrpo_jax.rollout import Critic, Writer
+from cgrpo_jax.tokenizer import Tokenizer, load_tokenizer
+from cgrpo_jax.update import LossSettings, PackShape
+
+_CHOICES = {
+    "on_long_question": ("skip", "error"),
+    "reward_source": ("verifier", "critic"),
+    "critique": ("indicative", "indicative_gt", "execution", "cot", "none"),
+    "critique_when": ("refining", "all"),
+    "step_checker": ("equations", "chain"),
+    "refine": ("policy", "solution", "none"),
+    "aggregate": objective.AGGREGATES,
+    "old_logp": ("sampler", "trainer"),
+    "data.kind": ("jsonl", "tfds", "chains"),
+    "grader": rewards.KINDS,
+}
+_AT_LEAST_ONE = (
+    "questions_per_iteration", "num_responses", "num_refinements", "num_critiques", "refinements_per_critique",
+    "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length", "max_rows",
+    "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One model with everything that is needed to write with it."""
+
+    config: model_lib.ModelConfig
+    params: dict
+    prompts: Prompts
+    generator: Generator
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.prompts.tokenizer
+
+
+def check(config) -> None:
+    """Checks what the type of a value does not tell.
+
+    Raises:
+      UserError: a value, or a combination of values, that no run can have.
+    """
+    for key, allowed in _CHOICES.items():
+        value = functools.reduce(getattr, key.split("."), config)
+        if value not in allowed:
+            raise UserError(f"{key} {value!r} is unknown; use one of {', '.join(allowed)}.")
+    for key in _AT_LEAST_ONE:
+        if getattr(config, key) < 1:
+            raise UserError(f"{key} {getattr(config, key)} is too small; use at least 1.")
+    if config.questions_per_iteration % config.updates_per_batch:
+        divisors = [d for d in range(1, 65) if config.questions_per_iteration % d == 0]
+        raise UserError(
+            f"updates_per_batch {config.updates_per_batch} does not divide questions_per_iteration "
+            f"{config.questions_per_iteration}; use one of {', '.join(map(str, divisors))}."
+        )
+    if config.temperature <= 0:
+        raise UserError(f"temperature {config.temperature} gives no exploration; use a positive one, such as 1.0.")
+    if not 0 < config.top_p <= 1:
+        raise UserError(f"top_p {config.top_p} is not a probability mass; use a value above 0 and at most 1.")
+    if (config.top_p < 1 or config.top_k > 0) and config.old_logp == "sampler":
+        raise UserError('top_p below 1 or top_k above 0 needs old_logp "trainer"; set it, or sample untruncated.')
+    if config.gamma <= 0:
+        raise UserError(f"gamma {config.gamma} makes the shaped ratio 1; use a positive value, such as 0.1.")
+    if config.reward_source == "critic" and (config.critique != "cot" or config.critique_when != "all"):
+        raise UserError(
+            'reward_source "critic" takes its rewards from verdicts; set critique "cot", critique_when "all".'
+        )
+    if config.step_checker == "chain" and config.data.kind != "chains":
+        raise UserError(f'step_checker "chain" knows chains only, not data.kind {config.data.kind!r}; use "equations".')
+    if config.warm_start.num_updates and config.data.kind != "chains":
+        raise UserError("warm_start has lessons on chains only; set warm_start.num_updates to 0.")
+    if config.eval.num_samples < max(config.eval.k):
+        raise UserError(f"eval.k {max(config.eval.k)} needs eval.num_samples of at least as many.")
+    if config.refine == "solution" and config.data.kind != "chains" and not config.data.solution_key:
+        raise UserError('refine "solution" inserts the data\'s solutions; name their column in data.solution_key.')
+
+
+def tokenizer_folder(name: str) -> pathlib.Path:
+    """Returns the folder of a tokenizer: "arithmetic" is the one inside the package, anything else is a path."""
+    if name == "arithmetic":
+        return pathlib.Path(str(importlib.resources.files("cgrpo_jax") / "assets" / "arithmetic"))
+    return pathlib.Path(name)
+
+
+def load_model(config) -> Model:
+    """Loads or initialises the policy."""
+    m = config.model
+    if m.folder:
+        shape = hf.read_config(m.folder)
+        tokenizer = load_tokenizer(tokenizer_folder(m.tokenizer or m.folder))
+        hf.check_vocab(tokenizer, shape)
+    elif m.tokenizer and m.num_layers:
+        tokenizer = load_tokenizer(tokenizer_folder(m.tokenizer))
+        shape = model_lib.ModelConfig(
+            vocab_size=tokenizer.vocab_size,
+            num_layers=m.num_layers,
+            embed_dim=m.embed_dim,
+            num_heads=m.num_heads,
+            num_kv_heads=m.num_kv_heads,
+            head_dim=m.embed_dim // m.num_heads,
+            mlp_dim=m.mlp_dim,
+            max_context=m.max_context,
+        )
+    else:
+        raise UserError("no model: set model.folder, or model.tokenizer and the shape (model.num_layers, ...).")
+    _check_lengths(config, shape.max_context)
+    if m.init:
+        params = restore_params(m.init, model_lib.param_shapes(shape))
+    elif m.folder:
+        params = hf.load_params(m.folder, shape)
+    else:
+        params = model_lib.init_params(shape, seed=config.seed)
+    return _model(config, shape, params, tokenizer)
+
+
+def load_critic(config) -> Model | None:
+    """Loads the frozen critic, if the configuration names one."""
+    if not config.critic_folder:
+        return None
+    shape = hf.read_config(config.critic_folder)
+    tokenizer = load_tokenizer(config.critic_folder)
+    hf.check_vocab(tokenizer, shape)
+    return _model(config, shape, hf.load_params(config.critic_folder, shape), tokenizer)
+
+
+def _model(config, shape, params, tokenizer) -> Model:
+    prompts = Prompts(
+        tokenizer,
+        max_prompt_length=config.max_prompt_length,
+        max_critique_prompt_length=config.max_critique_prompt_length,
+        max_refinement_prompt_length=config.max_refinement_prompt_length,
+        system=config.system_prompt,
+        question=config.question_prompt,
+        critique=config.critique_prompt or critiques.CRITIQUE_PROMPT,
+        critique_with_answer=config.critique_prompt_with_answer or critiques.CRITIQUE_PROMPT_WITH_ANSWER,
+        refine=config.refine_prompt or critiques.REFINE_PROMPT,
+        refine_without_critique=config.refine_prompt_without_critique or critiques.REFINE_PROMPT_WITHOUT_CRITIQUE,
+    )
+    generator = Generator(
+        shape, eos_ids=tokenizer.eos_ids, max_rows=config.max_rows, prompt_bucket=config.prompt_bucket
+    )
+    return Model(shape, params, prompts, generator)
+
+
+def _check_lengths(config, max_context: int) -> None:
+    stages = {"max_prompt_length + max_response_length": config.max_prompt_length + config.max_response_length}
+    if config.refine == "policy":
+        name = "max_refinement_prompt_length + max_response_length"
+        stages[name] = config.max_refinement_prompt_length + config.max_response_length
+        if config.critique == "cot" and not config.critic_folder:
+            name = "max_critique_prompt_length + max_critique_length"
+            stages[name] = config.max_critique_prompt_length + config.max_critique_length
+    name, longest = max(stages.items(), key=lambda item: item[1])
+    if longest > max_context:
+        raise UserError(f"{name} is {longest}, more than the model's context of {max_context}; lower one of them.")
+
+
+def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem], int]:
+    """Returns (training problems, held-out problems, number of training problems skipped for their length)."""
+    d = config.data
+    if d.kind == "chains":
+        held_out = held_out_facts(config)
+        make = functools.partial(
+            arithmetic.make_problems, length=d.chain_length, held_out=held_out, hard_share=d.hard_share
+        )
+        train = make(d.num_train, seed=d.seed)
+        test = make(d.num_eval, seed=d.seed + 1, exclude=[p.question for p in train])
+    else:
+        if not d.train:
+            raise UserError("no training data: set data.train to a file or a TFDS name.")
+        train = _read(d, d.train, d.train_split)
+        test = _read(d, d.eval, d.eval_split) if d.eval else []
+    train = train[: d.num_train or None]
+    test = test[: d.num_eval or None]
+    for problems in (train, test):
+        if problems:
+            rewards.check_gold(config.grader, [p.answer for p in problems])
+    limits = dict(limit=config.max_prompt_length, on_long=config.on_long_question)
+    train, skipped = data.skip_or_fail_long(train, [len(prompts.for_question(p.question)) for p in train], **limits)
+    if test:
+        test, _ = data.skip_or_fail_long(test, [len(prompts.for_question(p.question)) for p in test], **limits)
+    return train, test, skipped
+
+
+def _read(d, source: str, split: str) -> list[Problem]:
+    columns = dict(
+        question_key=d.question_key,
+        answer_key=d.answer_key,
+        solution_key=d.solution_key or None,
+        answer_pattern=d.answer_pattern or None,
+    )
+    if d.kind == "tfds":
+        return data.read_tfds(source, split=split, data_dir=d.tfds_dir or None, **columns)
+    return data.read_jsonl(source, **columns)
+
+
+def held_out_facts(config) -> frozenset[arithmetic.Fact]:
+    """Returns the facts that the quickstart's warm start never shows."""
+    return arithmetic.held_out_facts(config.data.num_held_out, seed=config.data.seed)
+
+
+def make_writer(config, model: Model, params, *, author: Author, weights_step: int, iteration: int) -> Writer:
+    """Returns a model that writes with the run's sampling settings."""
+    return Writer(
+        generator=model.generator,
+        params=params,
+        prompts=model.prompts,
+        author=author,
+        weights_step=weights_step,
+        seed=config.seed,
+        iteration=iteration,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+    )
+
+
+def make_critic(config, writer: Writer | None) -> Critic:
+    """Returns how responses are critiqued; `writer` is the model that writes `cot` critiques."""
+    check_steps: Callable = arithmetic.check_steps
+    if config.step_checker == "equations":
+        check_steps = lambda question, response: critiques.first_false_equation(response)  # noqa: E731
+    return Critic(
+        kind=config.critique,
+        writer=writer,
+        see_answer=config.critic_sees_answer,
+        check_steps=check_steps,
+        reveal_value=config.execution_reveals_value,
+        max_retries=config.max_retries,
+        max_length=config.max_critique_length,
+        pass_threshold=config.pass_threshold,
+    )
+
+
+def loss_settings(config) -> LossSettings:
+    """Returns the arguments of the loss."""
+    return LossSettings(
+        max_length=config.max_response_length,
+        aggregate=config.aggregate,
+        gamma=config.gamma,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        clip_initial=config.clip_initial,
+        clip_refined=config.clip_refined,
+        kl_coef=config.kl_coef,
+        entropy_coef=config.entropy_coef,
+        temperature=config.temperature,
+        num_responses=config.num_responses,
+        num_refinements=config.num_refinements,
+    )
+
+
+def pack_shape(config) -> PackShape:
+    """Returns the static shape of a packed batch."""
+    return PackShape(
+        num_token_rows=config.pack_rows,
+        pack_length=config.pack_length or config.max_prompt_length + config.max_response_length,
+        num_slots=config.pack_slots or 8 * config.pack_rows,
+    )

@@ -1,0 +1,73 @@
+"""Held-out accuracy: greedy pass@1 and unbiased pass@k."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cgrpo_jax.passk import pass_at_k
+from cgrpo_jax.records import Author, Problem, Rollout
+from cgrpo_jax.rollout import Writer, respond, score
+
+# Evaluation draws from a stream of its own, the same at every evaluation of a run.
+_STREAM = 2**31
+
+
+def evaluate(
+    model,
+    params: dict,
+    problems: Sequence[Problem],
+    *,
+    grade: Callable,
+    num_samples: int,
+    ks: Sequence[int],
+    temperature: float,
+    top_p: float,
+    max_length: int,
+    pass_threshold: float,
+    seed: int,
+) -> tuple[dict[str, float], list[list[Rollout]]]:
+    """Evaluates weights on problems, as the paper does: greedy for pass@1, sampled for k > 1.
+
+    Args:
+      model: an `assemble.Model`.
+      params: the weights.
+      problems: what to answer.
+      grade: `(responses, answers) -> grades`.
+      num_samples: samples a question.
+      ks: the k of pass@k; pass@1 is greedy whatever stands here.
+      temperature, top_p: of the samples.
+      max_length: tokens a response may have.
+      pass_threshold: reward from which a response is right.
+      seed: of the samples.
+
+    Returns:
+      (`pass@k` for each k, `mean@n` (accuracy of the n samples), mean length in tokens and truncated share of the
+      greedy responses; the rollouts, for each question the greedy one and then its samples)
+    """
+
+    def answers(temperature: float, top_p: float, n: int) -> list[list[Rollout]]:
+        writer = Writer(
+            generator=model.generator,
+            params=params,
+            prompts=model.prompts,
+            author=Author.POLICY,
+            weights_step=0,
+            seed=seed,
+            iteration=_STREAM,
+            temperature=temperature,
+            top_p=top_p,
+        )
+        groups = respond(writer, problems, num_responses=n, max_length=max_length)
+        scored = iter(score([row for group in groups for row in group], problems, grade))
+        return [[next(scored) for _ in group] for group in groups]
+
+    greedy = answers(0.0, 1.0, 1)
+    sampled = answers(temperature, top_p, num_samples) if max(ks) > 1 else [[] for _ in problems]
+    correct_Q = np.array([sum(row.reward >= pass_threshold for row in group) for group in sampled])
+    result = {"pass@1": float(np.mean([row.reward >= pass_threshold for (row,) in greedy]))}
+    result |= {f"pass@{k}": float(pass_at_k(correct_Q, num_samples, k)) for k in ks if k > 1}
+    if max(ks) > 1:
+        result[f"mean@{num_samples}"] = float(correct_Q.mean() / num_samples)
+    result["mean_length"] = float(np.mean([len(row.token_ids) for (row,) in greedy]))
+    result["truncated"] = float(np.mean([row.truncated for (row,) in greedy]))
+    return result, [g + s for g, s in zip(greedy, sampled, strict=True)]

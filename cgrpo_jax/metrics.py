@@ -1,0 +1,151 @@
+"""What a step is measured by. Quantities that TRL has bear its names; `METRICS` says what each one means."""
+
+import collections
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cgrpo_jax.critiques import mentions_critique
+from cgrpo_jax.records import Rollout
+
+METRICS = {
+    "reward": "mean reward of the initial responses",
+    "reward_std": "mean over the questions of the standard deviation of their initial rewards",
+    "frac_reward_zero_std": "share of the questions whose initial rewards are all equal: plain GRPO learns nothing there",
+    "frac_all_right": "share of the questions of which all initial responses pass",
+    "frac_all_wrong": "share of the questions of which none passes: where refinement helps",
+    "group_reward": "mean reward of the rows that train, kept refinements included",
+    "loss": "the objective's negative; its value says little (advantages sum to about 0), its gradient is what trains",
+    "grad_norm": "global norm of the gradient before clipping",
+    "learning_rate": "of the last update",
+    "entropy": "mean entropy (nats) of the policy at the trained tokens of initial responses",
+    "refined/entropy": "the same at the tokens of kept refinements, given the question alone",
+    "refined/prob": "mean pi_theta of the kept refinements' tokens, given the question alone",
+    "ratio": "mean pi_theta / pi_old over initial tokens",
+    "refined/shaped_ratio": "mean pi_theta / (pi_theta + gamma) over refined tokens",
+    "clip_ratio/low_mean": "share of initial tokens whose ratio is clipped from below",
+    "clip_ratio/high_mean": "share of initial tokens whose ratio is clipped from above",
+    "refined/clip_ratio/low_mean": "share of refined tokens whose shaped ratio is clipped from below",
+    "refined/clip_ratio/high_mean": "share of refined tokens whose shaped ratio is clipped from above",
+    "refined/frac_tokens": "share of the trained tokens that belong to refinements",
+    "kl": "mean k3 estimate of KL(pi_theta || pi_ref) a token (only with kl_coef > 0)",
+    "sampling/sampling_logp_difference/mean": "mean |log pi_trainer - log pi_old| (nats) over initial tokens",
+    "rows_trained": "rows that went through the update (a row of advantage 0 has no gradient and is left out)",
+    "completions/mean_length": "mean length (tokens) of the initial responses",
+    "completions/mean_terminated_length": "the same over those that ended by themselves",
+    "completions/clipped_ratio": "share of the initial responses that were cut off",
+    "refine/attempted": "number of refinements sampled",
+    "refine/success": "share of the refinements that pass (the paper's successful refinements)",
+    "refine/questions_rescued": "share of the refined questions with a refinement that passes (questions refined)",
+    "refine/mean_length": "mean length (tokens) of the refinements",
+    "refine/mentions_critique": "share of the kept refinements that mention the critique or the earlier attempt",
+    "refine/prompts_cut": "refine prompts in which a response was cut in its middle",
+    "refine/dropped_mentions": "refinements dropped before selection because they mention the critique",
+    "critic/valid": "share of the first cot critiques whose verdict agrees with the verifier",
+    "critic/malformed_rate": "share of the first cot critiques without a readable verdict",
+    "critic/false_right_rate": "share of the failed responses that the first cot critique calls right",
+    "critic/false_wrong_rate": "share of the passing responses that the first cot critique calls wrong",
+    "critic/fallback_rate": "share of the critiques replaced by the indicative one after all retries",
+    "critic/attempts": "critiques written by a model, retries included",
+    "critic/prompts_cut": "critique prompts in which a response was cut in its middle",
+    "grade/timeouts": "rows whose grading ran into its time limit (reward 0)",
+    "num_tokens": "tokens generated since the start, by all stages",
+    "num_compilations": "programs compiled since the start of the process",
+    "step_time": "seconds of the whole iteration",
+    "time/STAGE": "seconds of one stage: respond, critique, refine, grade, update",
+    "tokens_per_second/STAGE": "tokens sampled (update: tokens trained) by it each second",
+}
+
+
+def _mean(values) -> float:
+    values = np.asarray(list(values), np.float64)
+    return float(values.mean()) if values.size else 0.0
+
+
+def response_metrics(responses: Sequence[Sequence[Rollout]], *, pass_threshold: float) -> dict[str, float]:
+    """Metrics of the initial responses."""
+    rewards = [np.array([row.reward for row in group]) for group in responses]
+    rows = [row for group in responses for row in group]
+    lengths = np.array([len(row.token_ids) for row in rows])
+    cut = np.array([row.truncated for row in rows])
+    return {
+        "reward": _mean(r.mean() for r in rewards),
+        "reward_std": _mean(r.std(ddof=1) if len(r) > 1 else 0.0 for r in rewards),
+        "frac_reward_zero_std": _mean(r.min() == r.max() for r in rewards),
+        "frac_all_right": _mean((r >= pass_threshold).all() for r in rewards),
+        "frac_all_wrong": _mean((r < pass_threshold).all() for r in rewards),
+        "completions/mean_length": _mean(lengths),
+        "completions/mean_terminated_length": _mean(lengths[~cut]),
+        "completions/clipped_ratio": _mean(cut),
+    }
+
+
+def refinement_metrics(
+    refinements: Sequence[Rollout], kept: Sequence[Rollout], *, pass_threshold: float
+) -> dict[str, float]:
+    """Metrics of the refinements, those sampled and those kept."""
+    passed = [row.reward >= pass_threshold for row in refinements]
+    by_question = collections.defaultdict(bool)
+    for row, p in zip(refinements, passed, strict=True):
+        by_question[row.index.question] |= p
+    return {
+        "refine/attempted": len(refinements),
+        "refine/success": _mean(passed),
+        "refine/questions_rescued": _mean(by_question.values()),
+        "refine/mean_length": _mean(len(row.token_ids) for row in refinements),
+        "refine/mentions_critique": _mean(mentions_critique(row.text) for row in kept),
+    }
+
+
+def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:
+    """Metrics of `cot` critiques from the counts of `rollout.critique`; empty for critiques that no model wrote."""
+    if not counts["attempts"]:
+        return {}
+
+    def share(name: str, total: str) -> float:
+        return counts[name] / counts[total] if counts[total] else 0.0
+
+    metrics = {
+        "critic/valid": share("valid", "critiqued"),
+        "critic/malformed_rate": share("malformed", "critiqued"),
+        "critic/false_right_rate": share("false_right", "judged_failed"),
+        "critic/fallback_rate": share("fallbacks", "critiqued"),
+        "critic/attempts": counts["attempts"],
+        "critic/prompts_cut": counts["prompts_cut"],
+    }
+    if counts["judged_passed"]:
+        metrics["critic/false_wrong_rate"] = share("false_wrong", "judged_passed")
+    return metrics
+
+
+def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Metrics of an iteration's updates from the statistics of each (sums, see `objective.policy_loss`)."""
+    total: collections.Counter = collections.Counter()
+    for one in stats:
+        total.update(one)
+
+    def share(name: str, tokens: str) -> float:
+        return total[name] / total[tokens] if total[tokens] else 0.0
+
+    metrics = {
+        "loss": total["policy_loss"] / len(stats),
+        "grad_norm": total["grad_norm"] / len(stats),
+        "rows_trained": total["rows_trained"],
+        "entropy": share("initial/entropy_sum", "initial/tokens"),
+        "ratio": share("initial/ratio_sum", "initial/tokens"),
+        "clip_ratio/low_mean": share("initial/clip_low", "initial/tokens"),
+        "clip_ratio/high_mean": share("initial/clip_high", "initial/tokens"),
+        "sampling/sampling_logp_difference/mean": share("logp_difference_sum", "initial/tokens"),
+    }
+    if total["refined/tokens"]:
+        metrics |= {
+            "refined/entropy": share("refined/entropy_sum", "refined/tokens"),
+            "refined/prob": share("refined/prob_sum", "refined/tokens"),
+            "refined/shaped_ratio": share("refined/ratio_sum", "refined/tokens"),
+            "refined/clip_ratio/low_mean": share("refined/clip_low", "refined/tokens"),
+            "refined/clip_ratio/high_mean": share("refined/clip_high", "refined/tokens"),
+            "refined/frac_tokens": total["refined/tokens"] / (total["refined/tokens"] + total["initial/tokens"]),
+        }
+    if "kl_sum" in total:
+        metrics["kl"] = total["kl_sum"] / max(total["initial/tokens"] + total["refined/tokens"], 1)
+    return metrics

@@ -1,0 +1,475 @@
+"""Critique-GRPO (arXiv 2506.03106): `python -m cgrpo_jax.train --config=configs/quickstart.py --workdir=runs/quickstart`.
+
+One iteration, in `train` below: respond, score, critique, refine, select, re-anchor, update. GRPO, Dr.GRPO and every
+ablation are the same loop with other values of the configuration.
+
+Departures from the paper, each marked where it happens:
+- `aggregate="constant"` weighs every token alike, as the released code does; Eq. 4 weighs a refined row n / k times an
+  initial one (`aggregate="paper"`).
+- Both ratios are clipped, as the paper's equations do; its released code clips neither (`clip_initial`, `clip_refined`).
+- No reference model and no KL term unless `kl_coef` is set.
+- The released code adds an entropy bonus of 0.001; here `entropy_coef` is 0 unless set.
+"""
+
+import collections
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+import tqdm
+
+from cgrpo_jax import assemble, cli, data, metrics, rewards, rollout, warmstart
+from cgrpo_jax import config as config_lib
+from cgrpo_jax import update as update_lib
+from cgrpo_jax.checkpoint import Checkpoints
+from cgrpo_jax.critiques import mentions_critique
+from cgrpo_jax.evaluation import evaluate
+from cgrpo_jax.records import Author, Problem, Rollout, TrainRow, TrainState
+from cgrpo_jax.rundir import RunDir
+
+# What a resumed run may change: how long it goes on, and what it writes.
+_MAY_CHANGE = ("num_iterations", "checkpoint_every", "checkpoints_to_keep", "samples_every", "samples_per_iteration")
+
+
+def main(config, workdir: str) -> None:
+    """Checks everything that a user can get wrong, then trains; a second call with the same folder resumes."""
+    assemble.check(config)
+    model = assemble.load_model(config)
+    train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
+    run = RunDir(workdir)
+    resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE)
+    if skipped:
+        _say(f"{skipped} questions are longer than max_prompt_length {config.max_prompt_length} and were left out")
+    with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
+        with Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep) as checkpoints:
+            loop = Loop(config, model, train_problems, eval_problems, run, grader, checkpoints)
+            loop.train(resumed=resumed)
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a checkpoint keeps beside the weights: all that the rest of the run depends on or reports."""
+
+    iteration: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+    all_failed_start: float | None = None
+    eval_before: dict | None = None
+    unsolved_before: list[int] | None = None
+
+
+class Loop:
+    """A run: its parts, and the iterations."""
+
+    def __init__(self, config, model: assemble.Model, train_problems, eval_problems, run, grader, checkpoints):
+        self.config = config
+        self.model = model
+        self.train_problems: Sequence[Problem] = train_problems
+        self.eval_problems: Sequence[Problem] = eval_problems
+        self.run = run
+        self.grader = grader
+        self.checkpoints = checkpoints
+        self.critic_model = assemble.load_critic(config)
+        self.optimizer = update_lib.make_optimizer(
+            learning_rate=config.learning_rate,
+            warmup_steps=config.warmup_updates,
+            max_grad_norm=config.max_grad_norm,
+            weight_decay=config.weight_decay,
+            b1=config.adam_b1,
+            b2=config.adam_b2,
+        )
+        self.learner = dict(
+            config=model.config,
+            settings=assemble.loss_settings(config),
+            shape=assemble.pack_shape(config),
+            remat=config.remat,
+        )
+        self.reference = model.params if config.kl_coef else None
+        self.progress = Progress()
+        self.clock = Clock()
+
+    # --- the algorithm ------------------------------------------------------------------------------------------
+
+    def train(self, *, resumed: bool) -> None:
+        """Runs all iterations that are left."""
+        c = self.config
+        state = self._restore_or_start(resumed)
+        bar = tqdm.tqdm(total=c.num_iterations, initial=self.progress.iteration, desc="training", unit="it")
+        for iteration in range(self.progress.iteration, c.num_iterations):
+            started = time.monotonic()
+            problems = self._problems(iteration)
+            policy, critic = self._writers(state, iteration)
+
+            responses = self._respond(policy, problems)  # 1. respond, and score
+            responses, critiques, counts = self._critique(critic, responses, problems)  # 2. critique
+            refinements = self._refine(policy, critic, critiques, problems, counts)  # 3. refine, and score
+            kept = rollout.select(refinements, num_kept=c.num_refinements, seed=c.seed, iteration=iteration)  # 4. select
+            groups = rollout.train_rows(responses, kept, scale_by_std=c.scale_by_std)  # 5. re-anchor, 6. advantage
+            state, stats = self._update(state, groups)  # 7. objective, 8. update
+
+            row = self._log(iteration, responses, refinements, kept, counts, stats, time.monotonic() - started)
+            self._write_samples(iteration, problems, responses, refinements)
+            self._keep(state, iteration + 1)
+            bar.set_postfix_str(_postfix(row))
+            bar.update()
+        bar.close()
+        self._finish(state)
+
+    def _problems(self, iteration: int) -> list[Problem]:
+        c = self.config
+        indices = data.batch_indices(
+            seed=c.seed, step=iteration, batch_size=c.questions_per_iteration, num_problems=len(self.train_problems)
+        )
+        return [self.train_problems[i] for i in indices]
+
+    def _writers(self, state: TrainState, iteration: int) -> tuple[rollout.Writer, rollout.Critic]:
+        """Returns the policy that samples this iteration, pi_old, and the critic."""
+        make = functools.partial(assemble.make_writer, self.config, iteration=iteration)
+        policy = make(self.model, state.params, author=Author.POLICY, weights_step=int(state.step))
+        writer = policy
+        if self.critic_model:
+            writer = make(self.critic_model, self.critic_model.params, author=Author.CRITIC, weights_step=0)
+        return policy, assemble.make_critic(self.config, writer)
+
+    def _respond(self, policy, problems) -> list[list[Rollout]]:
+        c = self.config
+        with self.clock("respond"):
+            responses = rollout.respond(
+                policy, problems, num_responses=c.num_responses, max_length=c.max_response_length
+            )
+        if c.reward_source == "critic":  # the verdict will be the reward
+            return responses
+        scored = iter(self._score([row for group in responses for row in group], problems))
+        return [[next(scored) for _ in group] for group in responses]
+
+    def _score(self, rows: Sequence[Rollout], problems) -> list[Rollout]:
+        with self.clock("grade"):
+            return rollout.score(rows, problems, self._grade)
+
+    def _grade(self, responses, answers):
+        grades = self.grader.grade(responses, answers)
+        self.clock.count("grade/timeouts", sum("timed out" in grade.reason for grade in grades))
+        return grades
+
+    def _critique(self, critic, responses, problems):
+        """Returns the responses (scored, if the critic is the reward), the critiques to refine after, and counts."""
+        c = self.config
+        counts: collections.Counter = collections.Counter()
+        every = [row for group in responses for row in group]
+        if c.critique_when == "all":
+            critiques = self._write_critiques(critic, every, problems, counts)
+            if c.reward_source == "critic":
+                every = rollout.score_by_verdict(every, critiques, num_critiques=c.num_critiques)
+                it = iter(every)
+                responses = [[next(it) for _ in group] for group in responses]
+        failed = rollout.to_refine(responses, refine_max_pass=c.refine_max_pass, pass_threshold=c.pass_threshold)
+        if c.refine == "none":
+            return responses, [], counts
+        if c.critique_when == "all":
+            wanted = {(row.index.question, row.index.response): row for row in failed}
+            at = [(row.index.question, row.index.response) for row in critiques]
+            critiques = [row.replace(parent=wanted[key]) for row, key in zip(critiques, at, strict=True) if key in wanted]
+        else:
+            critiques = self._write_critiques(critic, failed, problems, counts)
+        return responses, critiques, counts
+
+    def _write_critiques(self, critic, rows, problems, counts) -> list[Rollout]:
+        encode = self.model.tokenizer.encode
+        with self.clock("critique"):
+            critiques, new = rollout.critique(
+                critic, rows, problems, encode=encode, num_critiques=self.config.num_critiques
+            )
+        counts.update(new)
+        return critiques
+
+    def _refine(self, policy, critic, critiques, problems, counts) -> list[Rollout]:
+        c = self.config
+        if c.refine == "solution":
+            tokenizer = self.model.tokenizer
+            refinements = rollout.insert_solutions(
+                [row.parent for row in critiques],
+                problems,
+                encode=tokenizer.encode,
+                end_of_turn=tokenizer.end_of_turn_id,
+            )
+        else:
+            with self.clock("refine"):
+                refinements, new = rollout.refine(
+                    policy,
+                    critiques,
+                    problems,
+                    max_length=c.max_response_length,
+                    refinements_per_critique=c.refinements_per_critique,
+                    show_critique=c.critique != "none",
+                )
+            counts["refine_prompts_cut"] += new["prompts_cut"]
+        if c.reward_source == "critic":
+            verdicts = self._write_critiques(critic, refinements, problems, counts)
+            refinements = rollout.score_by_verdict(refinements, verdicts, num_critiques=c.num_critiques)
+        else:
+            refinements = self._score(refinements, problems)
+        if c.drop_critique_mentions:
+            dropped = [row for row in refinements if mentions_critique(row.text)]
+            counts["dropped_mentions"] += len(dropped)
+            refinements = [row for row in refinements if not mentions_critique(row.text)]
+        return refinements
+
+    def _update(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> tuple[TrainState, list[dict]]:
+        """Applies `updates_per_batch` updates, each to an equal share of the questions; pi_old stays fixed."""
+        c = self.config
+        with self.clock("update"):
+            groups = self._with_logps(state.params, groups)
+            stats = []
+            per_update = len(groups) // c.updates_per_batch
+            for first in range(0, len(groups), per_update):
+                minibatch = groups[first : first + per_update]
+                rows = [row for group in minibatch for row in group]
+                state, one = update_lib.update(
+                    state, rows, optimizer=self.optimizer, num_questions=len(minibatch), **self.learner
+                )
+                stats.append(one)
+        return state, stats
+
+    def _with_logps(self, params, groups):
+        """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's."""
+        c = self.config
+        rows = [row for group in groups for row in group]
+        score = functools.partial(
+            update_lib.score_rows,
+            rows=rows,
+            config=self.model.config,
+            shape=self.learner["shape"],
+            max_length=c.max_response_length,
+            temperature=c.temperature,
+        )
+        if c.old_logp == "trainer":
+            rows = [row.replace(old_logp=logp) for row, logp in zip(rows, score(params), strict=True)]
+        if self.reference is not None:
+            rows = [row.replace(ref_logp=logp) for row, logp in zip(rows, score(self.reference), strict=True)]
+        it = iter(rows)
+        return [[next(it) for _ in group] for group in groups]
+
+    # --- start, log, keep, finish -------------------------------------------------------------------------------
+
+    def _restore_or_start(self, resumed: bool) -> TrainState:
+        c = self.config
+        init = functools.partial(update_lib.init_state, optimizer=self.optimizer)
+        if resumed:
+            template = jax.eval_shape(init, self.model.params)
+            found = self.checkpoints.restore_latest(
+                template, on_skip=lambda step, why: _say(f"checkpoint {step} can't be read ({why}); using the one before")
+            )
+            if found:
+                step, state, extra = found
+                self.progress = Progress(**extra)
+                self.run.truncate_after(step - 1)
+                if c.num_iterations > step:
+                    _say(f"resuming after iteration {step}")
+                return jax.tree.map(jax.numpy.asarray, state)
+            self.run.truncate_after(-1)
+        params = jax.tree.map(jax.numpy.asarray, self.model.params)
+        if c.warm_start.num_updates:
+            params = self._warm_start(params)
+        self.progress.eval_before, self.progress.unsolved_before = self._evaluate(params)
+        state = init(params)
+        self._keep(state, 0, always=True)
+        return state
+
+    def _warm_start(self, params):
+        w = self.config.warm_start
+        with self.clock("warm_start"):
+            return warmstart.warm_start(
+                params,
+                self.model.config,
+                self.model.prompts,
+                num_updates=w.num_updates,
+                rows_per_update=w.rows_per_update,
+                learning_rate=w.learning_rate,
+                lengths=tuple(w.chain_lengths),
+                held_out=assemble.held_out_facts(self.config),
+                seed=w.seed + self.config.seed,
+                shape=self.learner["shape"],
+                max_length=max(self.config.max_response_length, self.config.max_critique_length),
+                progress=lambda steps: tqdm.tqdm(steps, desc="warm start", unit="update"),
+            )
+
+    def _evaluate(self, params) -> tuple[dict | None, list[int] | None]:
+        """Returns held-out metrics, and the positions of the questions that no sample solves."""
+        c = self.config
+        if not self.eval_problems:
+            return None, None
+        with self.clock("evaluate"):
+            result, groups = evaluate(
+                self.model,
+                params,
+                self.eval_problems,
+                grade=self._grade,
+                num_samples=c.eval.num_samples,
+                ks=tuple(c.eval.k),
+                temperature=c.eval.temperature,
+                top_p=c.eval.top_p,
+                max_length=c.max_response_length,
+                pass_threshold=c.pass_threshold,
+                seed=c.seed,
+            )
+        passed = [[row.reward >= c.pass_threshold for row in group] for group in groups]
+        return result, [q for q, group in enumerate(passed) if not any(group)]
+
+    def _log(self, iteration, responses, refinements, kept, counts, stats, seconds) -> dict:
+        c = self.config
+        self.progress.seconds += seconds
+        row = {"step": iteration}
+        row |= metrics.response_metrics(responses, pass_threshold=c.pass_threshold)
+        if c.refine != "none":
+            row |= metrics.refinement_metrics(refinements, kept, pass_threshold=c.pass_threshold)
+            row["refine/prompts_cut"] = counts["refine_prompts_cut"]
+            row["refine/dropped_mentions"] = counts["dropped_mentions"]
+        row |= metrics.critic_metrics(counts)
+        row |= metrics.update_metrics(stats)
+        sampled = {
+            "respond": sum(len(r.token_ids) for group in responses for r in group),
+            "critique": counts["tokens"],
+            "refine": sum(len(r.token_ids) for r in refinements if r.author == Author.POLICY),
+        }
+        trained = sum(one["initial/tokens"] + one["refined/tokens"] for one in stats)
+        self.progress.num_tokens += sum(sampled.values())
+        if iteration == 0:
+            self.progress.all_failed_start = row["frac_all_wrong"]
+        row["learning_rate"] = c.learning_rate
+        row["num_tokens"] = self.progress.num_tokens
+        row["num_compilations"] = cli.num_compilations()
+        row["step_time"] = seconds
+        row |= self.clock.take(sampled | {"update": trained})
+        self.run.append_metrics(row)
+        return row
+
+    def _write_samples(self, iteration, problems, responses, refinements) -> None:
+        c = self.config
+        if iteration % c.samples_every:
+            return
+        by_response = {(row.index.question, row.index.response): row for row in reversed(refinements)}
+        # Questions with a refinement first: they show all three stages.
+        refined = {row.index.question for row in refinements}
+        order = sorted(range(len(problems)), key=lambda q: q not in refined)[: c.samples_per_iteration]
+        lines = []
+        for q in order:
+            first = next((row for row in responses[q] if (q, row.index.response) in by_response), responses[q][0])
+            refinement = by_response.get((q, first.index.response))
+            lines.append(
+                {
+                    "step": iteration,
+                    "problem": problems[q].index,
+                    "question": problems[q].question,
+                    "answer": problems[q].answer,
+                    "response": first.text,
+                    "reward": first.reward,
+                    "rewards": [row.reward for row in responses[q]],
+                    "critique": refinement.parent.text if refinement and refinement.parent.stage == 1 else None,
+                    "refinement": refinement.text if refinement else None,
+                    "refinement_reward": refinement.reward if refinement else None,
+                }
+            )
+        self.run.append_samples(lines)
+
+    def _keep(self, state: TrainState, iteration: int, *, always: bool = False) -> None:
+        c = self.config
+        self.progress.iteration = iteration
+        if always or iteration % c.checkpoint_every == 0 or iteration == c.num_iterations:
+            self.checkpoints.save(iteration, state, dataclasses.asdict(self.progress))
+
+    def _finish(self, state: TrainState) -> None:
+        before, unsolved = self.progress.eval_before, self.progress.unsolved_before
+        after, still_unsolved = self._evaluate(state.params)
+        solved = None
+        if unsolved:
+            solved = 1 - len(set(unsolved) & set(still_unsolved)) / len(unsolved)
+        self.checkpoints.wait()
+        summary = {
+            "eval_before": before,
+            "eval_after": after,
+            "unsolved_before": unsolved and len(unsolved),
+            "unsolved_before_solved_after": solved,
+            "all_failed_start": self.progress.all_failed_start,
+            "updates": int(state.step),
+            "iterations": self.progress.iteration,
+            "num_tokens": self.progress.num_tokens,
+            "seconds": self.progress.seconds,
+            "num_compilations": cli.num_compilations(),
+        }
+        self.run.write_summary(summary)
+        _print_table(summary, self.run)
+
+
+class Clock:
+    """Seconds by stage since the last `take`, and named counts."""
+
+    def __init__(self):
+        self._seconds: collections.Counter = collections.Counter()
+        self._counts: collections.Counter = collections.Counter()
+
+    def __call__(self, stage: str) -> "_Timer":
+        return _Timer(self._seconds, stage)
+
+    def count(self, name: str, number: int) -> None:
+        self._counts[name] += number
+
+    def take(self, tokens: dict[str, float]) -> dict[str, float]:
+        """Returns `time/STAGE`, `tokens_per_second/STAGE` for stages with tokens, and the counts; then starts anew."""
+        row = {f"time/{stage}": seconds for stage, seconds in self._seconds.items()}
+        row |= {
+            f"tokens_per_second/{stage}": number / self._seconds[stage]
+            for stage, number in tokens.items()
+            if self._seconds[stage] and number
+        }
+        row |= self._counts
+        self._seconds.clear()
+        self._counts.clear()
+        return row
+
+
+class _Timer:
+    def __init__(self, seconds: collections.Counter, stage: str):
+        self._seconds, self._stage = seconds, stage
+
+    def __enter__(self):
+        self._started = time.monotonic()
+
+    def __exit__(self, *_):
+        self._seconds[self._stage] += time.monotonic() - self._started
+
+
+def _postfix(row: dict) -> str:
+    parts = [f"reward {row['reward']:.2f}", f"all wrong {row['frac_all_wrong']:.2f}"]
+    if row.get("refine/attempted"):
+        parts.append(f"rescued {row['refine/questions_rescued']:.2f}")
+    if "tokens_per_second/respond" in row:
+        parts.append(f"{row['tokens_per_second/respond']:.0f} tok/s")
+    return ", ".join(parts)
+
+
+def _print_table(summary: dict, run: RunDir) -> None:
+    lines = [f"{summary['updates']} updates in {summary['seconds']:.0f} s, {summary['num_tokens']} tokens generated"]
+    before, after = summary["eval_before"], summary["eval_after"]
+    if after:
+        lines += ["", f"{'held-out':<12}{'before':>8}{'after':>8}"]
+        lines += [f"{name:<12}{before[name]:>8.3f}{after[name]:>8.3f}" for name in after if name.startswith("pass")]
+        lines.append("")
+    if summary["unsolved_before_solved_after"] is not None:
+        lines.append(
+            f"{summary['unsolved_before']} held-out questions were unsolved before; "
+            f"{summary['unsolved_before_solved_after']:.0%} of them are solved now"
+        )
+    lines.append(f"metrics, samples, checkpoints and summary are in {run.path}")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    cli.run(main, require=("config", "workdir"))

@@ -1,0 +1,135 @@
+"""The warm start of the quickstart: lessons in solving, critiquing and refining chains whose facts are all taught.
+
+It is supervised fine-tuning through the same packer and the same update as reinforcement learning: rows whose loss is
+`nll`. What it yields stands where the paper starts, at a model that can solve, critique and refine but has gaps.
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from cgrpo_jax import arithmetic, critiques
+from cgrpo_jax import update as update_lib
+from cgrpo_jax.model import ModelConfig
+from cgrpo_jax.prompts import Prompts
+from cgrpo_jax.records import LossKind, TrainRow
+
+
+def warm_start(
+    params: dict,
+    config: ModelConfig,
+    prompts: Prompts,
+    *,
+    num_updates: int,
+    rows_per_update: int,
+    learning_rate: float,
+    lengths: Sequence[int],
+    held_out: frozenset[arithmetic.Fact],
+    seed: int,
+    shape: update_lib.PackShape,
+    max_length: int,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> dict:
+    """Returns the weights after supervised fine-tuning on lessons.
+
+    Args:
+      params, config, prompts: the model; `params` is not used afterwards.
+      num_updates, rows_per_update: how much is learned.
+      learning_rate: peak; it rises over a tenth of the updates and falls to 0 along a cosine.
+      lengths, held_out, seed: as in `lessons`.
+      shape, max_length: of packed batches.
+      progress: wraps the range of updates, to show how far it is.
+    """
+    rows = lessons(prompts, seed=seed, lengths=lengths, held_out=held_out)
+    optimizer = update_lib.make_optimizer(
+        learning_rate=learning_rate, warmup_steps=num_updates // 10, decay_steps=num_updates, weight_decay=0.01
+    )
+    state = update_lib.init_state(params, optimizer)
+    settings = update_lib.LossSettings(max_length=max_length)
+    for _ in progress(range(num_updates)):
+        state, _ = update_lib.update(
+            state,
+            [next(rows) for _ in range(rows_per_update)],
+            optimizer=optimizer,
+            config=config,
+            settings=settings,
+            shape=shape,
+        )
+    return state.params
+
+
+def lessons(
+    prompts: Prompts, *, seed: int, lengths: Sequence[int], held_out: frozenset[arithmetic.Fact]
+) -> Iterator[TrainRow]:
+    """Yields an endless stream of supervised rows: half solve, a sixth critique, a third refine.
+
+    Args:
+      prompts: the same prompts that reinforcement learning uses.
+      seed: of the stream.
+      lengths: steps that a chain may have.
+      held_out: facts that appear in no lesson, neither in a chain nor in a wrong attempt at one.
+    """
+    rng = random.Random(f"lessons {seed}")
+    chains = arithmetic.taught_chains(rng, lengths, held_out)
+    kinds: tuple[tuple[float, Callable], ...] = ((1 / 2, _solve), (1 / 6, _critique), (1 / 3, _refine))
+    weights, makers = zip(*kinds, strict=True)
+    while True:
+        (make,) = rng.choices(makers, weights)
+        context, target = make(rng, prompts, next(chains), held_out)
+        ids = [*prompts.tokenizer.encode(target), prompts.tokenizer.end_of_turn_id]
+        yield TrainRow(
+            context_ids=context,
+            target_ids=np.asarray(ids, np.int32),
+            old_logp=np.zeros(len(ids), np.float32),
+            advantage=1.0,
+            loss=LossKind.NLL,
+        )
+
+
+def _solve(rng, prompts: Prompts, question: str, held_out):
+    return prompts.for_question(question), arithmetic.solution(question)
+
+
+def _critique(rng, prompts: Prompts, question: str, held_out):
+    steps = _forced(rng, question, held_out) if rng.random() < 0.5 else arithmetic.trace(question)
+    response = arithmetic.write(steps)
+    answer = arithmetic.answer(question) if rng.random() < 0.3 else None
+    return prompts.for_critique(question, response, answer)[0], arithmetic.self_check(question, response)
+
+
+def _refine(rng, prompts: Prompts, question: str, held_out):
+    """A wrong attempt, a critique of any kind (so that no arm of a comparison starts ahead), and what follows from it.
+
+    Half of the critiques that name a result name a made-up one, which the refinement adopts. If critiques only ever
+    repeated known facts, recalling would do, and reading them would not be learned.
+    """
+    attempt = _forced(rng, question, held_out)
+    response = arithmetic.write(attempt)
+    error = arithmetic.check_steps(question, response)
+    kind = rng.choice(("value", "value", "step", "verdict", "answer", "own", "none"))
+    target = arithmetic.trace(question)
+    if kind in ("value", "answer") and rng.random() < 0.5:
+        target = _forced(rng, question, held_out, error.step)
+    fact, value = target[error.step - 1]
+    corrected = dataclasses.replace(error, expected="{}{}{}={}".format(*fact, value))
+    critique = {
+        "value": critiques.execution(False, corrected),
+        "step": critiques.execution(False, error, reveal_value=False),
+        "verdict": critiques.indicative(False),
+        "answer": critiques.indicative(False, answer=arithmetic.results(target)),
+        "own": arithmetic.self_check(question, response),
+        "none": None,
+    }[kind]
+    return prompts.for_refinement(question, response, critique)[0], arithmetic.write(target)
+
+
+def _forced(rng, question: str, held_out, step: int | None = None):
+    """Returns a chain's steps with one made-up result, such that no step is a held-out fact."""
+    while True:
+        number = step or rng.randrange(len(arithmetic.trace(question))) + 1
+        value = arithmetic.made_up_result(rng, arithmetic.trace(question)[number - 1][1])
+        steps = arithmetic.trace(question, {number: value})
+        if not held_out & {fact for fact, _ in steps}:
+            return steps

@@ -1,0 +1,145 @@
+"""Every key of a run, once, with its default. A config starts from here and changes values; a misspelt key fails.
+
+    from configs import base
+
+    def get_config():
+        config = base.get_config()
+        config.gamma = 0.2
+        return config
+
+Symbols in brackets are the paper's (arXiv 2506.03106).
+"""
+
+from ml_collections import config_dict
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Returns the defaults: Critique-GRPO as in the paper, on a model and data that a configuration must name."""
+    c = config_dict.ConfigDict()
+
+    # --- the run
+    c.seed = 0
+    c.num_iterations = 100  # one iteration: respond, critique, refine, update
+    c.checkpoint_every = 50  # iterations; the last is always saved
+    c.checkpoints_to_keep = 2
+    c.samples_every = 1  # iterations between entries of samples.jsonl
+    c.samples_per_iteration = 4  # questions written there
+
+    # --- respond
+    c.questions_per_iteration = 128
+    c.num_responses = 7  # [n]
+    c.temperature = 1.0
+    c.top_p = 1.0  # below 1, or top_k above 0, needs old_logp = "trainer"
+    c.top_k = 0
+    c.max_prompt_length = 2048  # tokens, as all lengths
+    c.max_response_length = 6144  # of responses and refinements
+    c.max_rows = 64  # rows decoded at once
+    c.prompt_bucket = 64  # prompts are padded to a multiple of this
+    c.on_long_question = "skip"  # or "error"
+    c.system_prompt = ""
+    c.question_prompt = "{question}"
+
+    # --- reward
+    c.reward_source = "verifier"  # or "critic": the verdict is the reward (unsupervised)
+    c.grader = "math"  # math, numeric, exact, trace
+    c.grader_timeout = 5.0  # seconds a row
+    c.grader_workers = 2
+    c.pass_threshold = 1.0
+
+    # --- critique
+    c.critique = "cot"  # indicative, indicative_gt, execution, cot, none (refine without a critique)
+    c.critique_when = "refining"  # or "all"
+    c.critic_folder = ""  # Hugging Face folder of a frozen critic; empty: the policy critiques itself
+    c.critic_sees_answer = False
+    c.execution_reveals_value = True  # False names the wrong step without its value
+    c.step_checker = "equations"  # or "chain", which knows the steps that the question asks for
+    c.max_retries = 2  # of a cot critique whose verdict is malformed or disagrees with the verifier
+    c.num_critiques = 1  # for each response
+    c.max_critique_length = 1024
+    c.max_critique_prompt_length = 9216
+    c.critique_prompt = ""  # empty: the default in critiques.py
+    c.critique_prompt_with_answer = ""
+
+    # --- refine, select
+    c.refine = "policy"  # none: plain GRPO; solution: insert the data's own solution instead (an ablation)
+    c.refine_max_pass = 0.0  # refine a question if at most this share of its responses pass
+    c.refinements_per_critique = 1
+    c.num_refinements = 1  # [k] kept a question
+    c.max_refinement_prompt_length = 10240
+    c.drop_critique_mentions = False  # drop refinements that mention the critique before selection
+    c.refine_prompt = ""
+    c.refine_prompt_without_critique = ""
+
+    # --- objective
+    c.gamma = 0.1  # [gamma]
+    c.scale_by_std = False
+    c.clip_low = 0.2
+    c.clip_high = 0.2
+    c.clip_initial = True
+    c.clip_refined = True
+    c.aggregate = "constant"  # constant, paper, token_mean, sequence_mean
+    c.kl_coef = 0.0
+    c.entropy_coef = 0.0
+    c.old_logp = "sampler"  # or "trainer": recomputed before the update
+
+    # --- update
+    c.updates_per_batch = 2  # minibatches an iteration
+    c.learning_rate = 1e-6
+    c.warmup_updates = 0
+    c.weight_decay = 0.0
+    c.adam_b1 = 0.9
+    c.adam_b2 = 0.999
+    c.max_grad_norm = 1.0
+    c.pack_rows = 1  # token rows in a packed batch
+    c.pack_length = 0  # tokens in one; 0: longest prompt and response
+    c.pack_slots = 0  # train rows in a packed batch; 0: 8 a token row
+    c.remat = True  # recompute activations in the backward pass
+
+    # --- model: a Hugging Face folder, or a shape that is initialised at random
+    c.model = config_dict.ConfigDict()
+    c.model.folder = ""
+    c.model.tokenizer = ""  # folder; empty: the model's own. "arithmetic": the quickstart's, part of the package
+    c.model.init = ""  # checkpoints folder of another run to take the weights from
+    c.model.num_layers = 0
+    c.model.embed_dim = 0
+    c.model.num_heads = 0
+    c.model.num_kv_heads = 0
+    c.model.mlp_dim = 0
+    c.model.max_context = 0
+
+    # --- data
+    c.data = config_dict.ConfigDict()
+    c.data.kind = "jsonl"  # jsonl, tfds, chains (generated arithmetic)
+    c.data.seed = 0  # of generated questions and held-out facts; the order of questions follows the run's seed
+    c.data.train = ""  # file, or TFDS name
+    c.data.eval = ""
+    c.data.train_split = "train"  # of a TFDS data set
+    c.data.eval_split = "test"
+    c.data.tfds_dir = ""
+    c.data.question_key = "question"  # several columns: "Body,Question"
+    c.data.answer_key = "answer"
+    c.data.solution_key = ""
+    c.data.answer_pattern = ""  # its first group is the answer
+    c.data.num_train = 0  # 0: all
+    c.data.num_eval = 0
+    c.data.chain_length = 3
+    c.data.num_held_out = 0  # facts that the warm start never shows
+    c.data.hard_share = 0.0  # share of the questions with one of them
+
+    # --- warm start: supervised lessons on generated chains before the first iteration
+    c.warm_start = config_dict.ConfigDict()
+    c.warm_start.num_updates = 0
+    c.warm_start.rows_per_update = 64
+    c.warm_start.learning_rate = 3e-3
+    c.warm_start.chain_lengths = (2, 3)
+    c.warm_start.seed = 0
+
+    # --- evaluation
+    c.eval = config_dict.ConfigDict()
+    c.eval.every = 0  # iterations; 0: before and after only
+    c.eval.num_samples = 8  # a question, for pass@k
+    c.eval.temperature = 0.6
+    c.eval.top_p = 0.95
+    c.eval.k = (1, 8)
+
+    return c.lock()
