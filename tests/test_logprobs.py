@@ -49,21 +49,29 @@ def test_by_hand():
 )
 def test_equals_the_plain_layer(v, block_size, temperature):
     hidden, unembed, target = inputs(v)
-    blockwise = jax.jit(lambda h, u: linear_logprobs(h, u, target, temperature=temperature, block_size=block_size))
-    for actual, expected in zip(blockwise(hidden, unembed), naive(hidden, unembed, target, temperature), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
-    keywords = {"temperature": temperature, "block_size": block_size}
-    actual = jax.jit(jax.grad(weighted(linear_logprobs, target, **keywords), argnums=(0, 1)))(hidden, unembed)
-    expected = jax.grad(weighted(naive, target, temperature=temperature), argnums=(0, 1))(hidden, unembed)
-    for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+    @jax.jit
+    def outputs_and_gradients(hidden, unembed):
+        blockwise = {"temperature": temperature, "block_size": block_size}
+        return [
+            (
+                function(hidden, unembed, target, **keywords),
+                jax.grad(weighted(function, target, **keywords), argnums=(0, 1))(hidden, unembed),
+            )
+            for function, keywords in ((linear_logprobs, blockwise), (naive, {"temperature": temperature}))
+        ]
+
+    actual, expected = outputs_and_gradients(hidden, unembed)
+    assert jax.tree.map(jnp.shape, actual) == (((N,), (N,)), ((N, D), (v, D)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), actual, expected)
 
 
 def test_each_output_has_its_own_gradient():
     hidden, unembed, target = inputs(21)
     for output in (0, 1):
-        actual = jax.grad(lambda h, i=output: linear_logprobs(h, unembed, target, block_size=8)[i].sum())(hidden)
-        expected = jax.grad(lambda h, i=output: naive(h, unembed, target)[i].sum())(hidden)
+        blockwise = jax.grad(lambda h, i=output: linear_logprobs(h, unembed, target, block_size=8)[i].sum())
+        plain = jax.grad(lambda h, i=output: naive(h, unembed, target)[i].sum())
+        actual, expected = jax.jit(blockwise)(hidden), jax.jit(plain)(hidden)
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
         assert np.abs(expected).max() > 0.1
 
