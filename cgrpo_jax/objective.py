@@ -261,10 +261,10 @@ def policy_loss(
     advantage_BT = jnp.broadcast_to(advantage_B[:, None], mask_BT.shape)
 
     # Whatever must not count is replaced before any exponential: selecting afterwards would leave inf * 0 = NaN in the
-    # gradient. An unused entry has logp = old_logp = 0, hence ratio 1.
+    # gradient. A masked entry has ratio 1; in a refined row, where old_logp is 0, the unused ratio is pi itself.
     logp_BT = jnp.where(mask_BT, logp_BT, 0.0)
     old_logp_BT = jnp.where(initial_BT, old_logp_BT, 0.0)
-    ratio_BT = importance_ratio(jnp.where(initial_BT, logp_BT, 0.0), old_logp_BT)
+    ratio_BT = importance_ratio(logp_BT, old_logp_BT)
     shaped_BT = shaped_ratio(logp_BT, gamma)
 
     bounds = {"clip_low": clip_low, "clip_high": clip_high}
