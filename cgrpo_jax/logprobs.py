@@ -1,0 +1,146 @@
+"""Log-probabilities and entropies of a linear output layer, one block of the vocabulary at a time.
+
+The logits `[N, V]` of a training step are the largest array of a language model by far (16k tokens of a 150k vocabulary
+are 10 GB in float32). Nothing here holds more than `[N, block_size]` of them: the forward pass keeps running sums, and
+the backward pass computes each block again.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def linear_logprobs(
+    hidden_ND: jax.Array,
+    unembed_VD: jax.Array,
+    target_N: jax.Array,
+    *,
+    temperature: float = 1.0,
+    block_size: int = 4096,
+) -> tuple[jax.Array, jax.Array]:
+    """`log p[target]` and the entropy `H = -sum p log p`, `p = softmax(hidden unembed^T / temperature)` of each row.
+
+    Both outputs have exact gradients with respect to `hidden_ND` and `unembed_VD`:
+    `d logit = g_logp (onehot - p) - g_H p (log p + H)`.
+
+        hidden_ND = [[1, 0]], unembed_VD = [[log 3, 0], [0, 5]], target_N = [0]  ->  logp [log 3/4], entropy [0.5623]
+
+    Args:
+      hidden_ND: `[N, D]` final hidden states, float32 or bfloat16.
+      unembed_VD: `[V, D]` output embedding. It is read in slices, never copied, whether or not the block divides V.
+      target_N: `[N]` int in `0 .. V - 1`.
+      temperature: divides the logits, a Python number above 0.
+      block_size: rows of `unembed_VD` in one step; at least V means a single step.
+
+    Returns:
+      `[N]` log-probabilities and `[N]` entropies in nats, float32 (float64 for float64 inputs).
+
+    Raises:
+      ValueError: a shape does not fit, or `temperature` or `block_size` is not above 0.
+    """
+    if hidden_ND.ndim != 2 or unembed_VD.ndim != 2 or hidden_ND.shape[1] != unembed_VD.shape[1]:
+        raise ValueError(f"hidden {hidden_ND.shape} and unembed {unembed_VD.shape} must be [N, D] and [V, D].")
+    if target_N.shape != hidden_ND.shape[:1]:
+        raise ValueError(f"target {target_N.shape} must be one index for each of the {hidden_ND.shape[0]} rows.")
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature} must be above 0; greedy decoding has no log-probabilities.")
+    if block_size <= 0:
+        raise ValueError(f"block_size={block_size} must be above 0; use a multiple of 128.")
+    return _linear_logprobs(float(temperature), min(block_size, unembed_VD.shape[0]), hidden_ND, unembed_VD, target_N)
+
+
+def _block_logits(hidden_ND, unembed_VD, index, *, temperature, block_size):
+    """Logits of one block, with the vocabulary ids of its columns and which of them no earlier block has covered.
+
+    The last block starts early enough to be whole: its first columns may repeat, and are then not valid.
+    """
+    start = jnp.minimum(index * block_size, unembed_VD.shape[0] - block_size)
+    block_KD = lax.dynamic_slice_in_dim(unembed_VD, start, block_size)
+    logit_NK = jnp.einsum("nd,kd->nk", hidden_ND, block_KD, preferred_element_type=_sum_dtype(hidden_ND, unembed_VD))
+    id_K = start + jnp.arange(block_size)
+    return logit_NK / temperature, block_KD, start, id_K, id_K >= index * block_size
+
+
+def _sum_dtype(*arrays):
+    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+
+
+def _num_blocks(unembed_VD, block_size):
+    return -(-unembed_VD.shape[0] // block_size)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _linear_logprobs(temperature, block_size, hidden_ND, unembed_VD, target_N):
+    outputs, _ = _forward(temperature, block_size, hidden_ND, unembed_VD, target_N)
+    return outputs
+
+
+def _forward(temperature, block_size, hidden_ND, unembed_VD, target_N):
+    """Scans the blocks with the running maximum m and, relative to it, `s = sum e^(l-m)` and `u = sum (l-m) e^(l-m)`.
+
+    Then `logsumexp = m + log s` and `H = log s - u / s`.
+    """
+    dtype = _sum_dtype(hidden_ND, unembed_VD)
+
+    def step(carry, index):
+        max_N, sum_N, weighted_N, target_logit_N = carry
+        logit_NK, _, _, id_K, valid_K = _block_logits(
+            hidden_ND, unembed_VD, index, temperature=temperature, block_size=block_size
+        )
+        new_max_N = jnp.maximum(max_N, logit_NK.max(axis=1))  # repeated columns don't change a maximum
+        shift_N = max_N - new_max_N
+        centred_NK = logit_NK - new_max_N[:, None]
+        exp_NK = jnp.where(valid_K, jnp.exp(centred_NK), 0.0)
+        weighted_N = jnp.exp(shift_N) * (weighted_N + shift_N * sum_N) + jnp.sum(exp_NK * centred_NK, axis=1)
+        sum_N = jnp.exp(shift_N) * sum_N + exp_NK.sum(axis=1)
+        is_target_NK = (id_K == target_N[:, None]) & valid_K
+        target_logit_N = target_logit_N + jnp.sum(jnp.where(is_target_NK, logit_NK, 0.0), axis=1)
+        return (new_max_N, sum_N, weighted_N, target_logit_N), None
+
+    zero_N = jnp.zeros(hidden_ND.shape[:1], dtype)
+    # The lowest finite number, not -inf: the first shift multiplies a sum of 0, and 0 * inf is not a number.
+    lowest_N = jnp.full_like(zero_N, jnp.finfo(dtype).min)
+    carry = (lowest_N, zero_N, zero_N, zero_N)
+    (max_N, sum_N, weighted_N, target_logit_N), _ = lax.scan(
+        step, carry, jnp.arange(_num_blocks(unembed_VD, block_size))
+    )
+    logsumexp_N = max_N + jnp.log(sum_N)
+    entropy_N = jnp.log(sum_N) - weighted_N / sum_N
+    outputs = (target_logit_N - logsumexp_N, entropy_N)
+    return outputs, (hidden_ND, unembed_VD, target_N, logsumexp_N, entropy_N)
+
+
+def _backward(temperature, block_size, residuals, cotangents):
+    """Computes each block's probabilities again from the saved logsumexp, and from them its share of both gradients."""
+    hidden_ND, unembed_VD, target_N, logsumexp_N, entropy_N = residuals
+    g_logp_N, g_entropy_N = cotangents
+    dtype = _sum_dtype(hidden_ND, unembed_VD)
+    matmul_dtype = jnp.result_type(hidden_ND, unembed_VD)
+
+    def step(carry, index):
+        d_hidden_ND, d_unembed_VD = carry
+        logit_NK, block_KD, start, id_K, valid_K = _block_logits(
+            hidden_ND, unembed_VD, index, temperature=temperature, block_size=block_size
+        )
+        logp_NK = logit_NK - logsumexp_N[:, None]
+        prob_NK = jnp.exp(logp_NK)
+        onehot_NK = id_K == target_N[:, None]
+        d_logit_NK = g_logp_N[:, None] * (onehot_NK - prob_NK)
+        d_logit_NK -= g_entropy_N[:, None] * prob_NK * (logp_NK + entropy_N[:, None])
+        # bfloat16 inputs stay bfloat16 in the matrix products, whose sums are float32, as in the forward pass.
+        d_logit_NK = jnp.where(valid_K, d_logit_NK / temperature, 0.0).astype(matmul_dtype)
+        d_hidden_ND += jnp.einsum("nk,kd->nd", d_logit_NK, block_KD, preferred_element_type=dtype)
+        d_block_KD = jnp.einsum("nk,nd->kd", d_logit_NK, hidden_ND, preferred_element_type=dtype)
+        # Each row of the vocabulary is valid in one block and gets 0 from any other, so adding in the input's dtype
+        # rounds once. Carried and updated in place: as a stacked output of the scan it would exist twice.
+        d_block_KD = d_block_KD.astype(unembed_VD.dtype) + lax.dynamic_slice_in_dim(d_unembed_VD, start, block_size)
+        return (d_hidden_ND, lax.dynamic_update_slice_in_dim(d_unembed_VD, d_block_KD, start, 0)), None
+
+    carry = (jnp.zeros(hidden_ND.shape, dtype), jnp.zeros_like(unembed_VD))
+    (d_hidden_ND, d_unembed_VD), _ = lax.scan(step, carry, jnp.arange(_num_blocks(unembed_VD, block_size)))
+    return d_hidden_ND.astype(hidden_ND.dtype), d_unembed_VD, None
+
+
+_linear_logprobs.defvjp(_forward, _backward)
