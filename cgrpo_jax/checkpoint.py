@@ -1,0 +1,251 @@
+"""Checkpoints: a train state and the run's position, saved by Orbax in the background and restored bitwise.
+
+A step's folder holds three items: `params`, `rest` (step and optimiser state) and `extra` (JSON: data position, random
+seed). Each array is saved under its path in the tree, such as `layers.attention.query`; weights are an item of their
+own so that an evaluation reads nothing else. Orbax writes into a temporary folder and renames it when all is there.
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import TrainState
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Example:
+      with Checkpoints(workdir / "checkpoints", max_to_keep=2) as checkpoints:
+          restored = checkpoints.restore_latest(state)
+          checkpoints.save(int(state.step), state, {"epoch": 0, "position": 128})
+    """
+
+    def __init__(self, directory: str | pathlib.Path, *, max_to_keep: int | None = 2):
+        """Opens a folder, creating it if needed; removes what a killed run left half-written.
+
+        Args:
+          directory: folder of the checkpoints of one run, one subfolder a step.
+          max_to_keep: number of newest checkpoints that stay; None keeps all.
+        """
+        self._directory = pathlib.Path(directory).absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=_handlers())
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest saved step, also while it is still being written; None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, extra: Mapping[str, Any]) -> None:
+        """Copies `state` and writes it in the background; the arrays may be donated at once.
+
+        Args:
+          step: number of the checkpoint, above every earlier one.
+          state: arrays of any sharding; `opt_state` may be None.
+          extra: JSON values that a resumed run needs.
+
+        Raises:
+          ValueError: `step` is not above the newest checkpoint.
+          TypeError: `extra` is not JSON.
+        """
+        if self.latest_step is not None and step <= self.latest_step:
+            raise ValueError(f"step {step} is not above the newest checkpoint, {self.latest_step}")
+        json.dumps(extra)  # fails here, before anything is written
+        rest = {"step": state.step, "opt_state": state.opt_state}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(_to_save(state.params)),
+            rest=ocp.args.StandardSave(_to_save(rest)),
+            extra=ocp.args.JsonSave(dict(extra)),
+        )
+        self._manager.save(step, args=items)
+
+    def wait(self) -> None:
+        """Blocks until everything saved is on disk, and raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the background threads."""
+        self._manager.close()
+
+    def restore_latest(
+        self, template: TrainState, *, on_skip: Callable[[int, str], None] | None = None
+    ) -> tuple[int, TrainState, dict[str, Any]] | None:
+        """Restores the newest checkpoint that can be read, bitwise.
+
+        A newer one that can't be read is set aside as `unreadable-STEP`, so that the run can save that step again.
+
+        Args:
+          template: arrays or `jax.ShapeDtypeStruct`s; a leaf's sharding says where the restored array goes.
+          on_skip: called with step and reason for each checkpoint that could not be read; a warning is logged too.
+
+        Returns:
+          Step, state and `extra`; None if there is no checkpoint.
+
+        Raises:
+          UserError: no checkpoint can be read, or an array's name, shape or dtype is not the template's.
+        """
+        self.wait()  # a checkpoint that is still being written would look damaged
+        skipped = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, extra = self._restore(step, template)
+            except UserError:
+                raise
+            except Exception as error:  # noqa: BLE001  Orbax raises a bare Exception for a truncated array
+                skipped.append((step, _first_line(error)))
+                continue
+            for bad_step, reason in skipped:
+                _log.warning("checkpoint %d can't be read (%s); resuming from step %d", bad_step, reason, step)
+                self._set_aside(bad_step)
+                if on_skip is not None:
+                    on_skip(bad_step, reason)
+            return step, state, extra
+        if skipped:
+            raise UserError(
+                f"none of the checkpoints {[step for step, _ in skipped]} in {self._directory} can be read "
+                f"({skipped[0][1]}); restore the folder from a copy, or start again in another --workdir"
+            )
+        return None
+
+    def _restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        rest = {"step": template.step, "opt_state": template.opt_state}
+        where = self._directory / str(step)
+        metadata = self._manager.item_metadata(step)
+        _check(metadata["params"], template.params, where, same_dtype=True)
+        _check(metadata["rest"], rest, where, same_dtype=True)
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(_to_restore(template.params)),
+            rest=ocp.args.StandardRestore(_to_restore(rest)),
+            extra=ocp.args.JsonRestore(),
+        )
+        restored = self._manager.restore(step, args=items)
+        rest = _unflatten(restored["rest"], rest)
+        params = _unflatten(restored["params"], template.params)
+        state = template.replace(step=rest["step"], params=params, opt_state=rest["opt_state"])
+        return state, restored["extra"]
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            target = self._directory / f"unreadable-{step}"
+            for attempt in range(2, 1000):
+                if not target.exists():
+                    break
+                target = self._directory / f"unreadable-{step}-{attempt}"
+            (self._directory / str(step)).rename(target)
+        multihost_utils.sync_global_devices(f"set aside checkpoint {step}")
+        self._manager.reload()
+
+
+def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | None = None) -> Any:
+    """Restores only the weights of a checkpoint: to evaluate, to sample, to convert, or to start from.
+
+    Args:
+      directory: folder of checkpoints, or the run's folder that holds it as `checkpoints`.
+      template: pytree of arrays or `jax.ShapeDtypeStruct`s. Weights saved in another dtype are cast to its dtype.
+      step: which checkpoint; the newest by default.
+
+    Raises:
+      UserError: no such checkpoint, it can't be read, or a weight's name or shape is not the template's.
+    """
+    given = pathlib.Path(directory).absolute()
+    folder = given / "checkpoints" if (given / "checkpoints").is_dir() else given
+    if not folder.is_dir():
+        raise UserError(f"checkpoint folder {given} does not exist; give a --workdir that train has written")
+    options = ocp.CheckpointManagerOptions(create=False)
+    with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
+        steps = sorted(manager.all_steps())
+        if not steps:
+            raise UserError(f"{given} holds no checkpoint; give a --workdir that train has written")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise UserError(f"{given} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+        try:
+            _check(manager.item_metadata(step)["params"], template, folder / str(step), same_dtype=False)
+            args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
+            return _unflatten(manager.restore(step, args=args)["params"], template)
+        except UserError:
+            raise
+        except Exception as error:
+            others = ", ".join(str(other) for other in steps if other != step) or "none"
+            raise UserError(
+                f"checkpoint {folder / str(step)} can't be read ({_first_line(error)}); other steps: {others}"
+            ) from error
+
+
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    # Named outright: without them Orbax can't tell an item's shapes before it has restored it once.
+    standard = ocp.StandardCheckpointHandler
+    return {"params": standard(), "rest": standard(), "extra": ocp.JsonCheckpointHandler()}
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a pytree by their dotted path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError("two leaves of the tree have the same dotted path; rename one")
+    return named
+
+
+def _to_save(tree: Any) -> dict[str, Any]:
+    # Orbax copies device arrays before `save` returns; a NumPy array it may only refer to.
+    return {name: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for name, leaf in _named(tree).items()}
+
+
+def _to_restore(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes, dtypes and shardings by name; a leaf without a sharding goes to the first device."""
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def struct(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(np.shape(leaf), _dtype(leaf), sharding=getattr(leaf, "sharding", None) or first)
+
+    return {name: struct(leaf) for name, leaf in _named(tree).items()}
+
+
+def _unflatten(named: Mapping[str, Any], template: Any) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(template), [named[name] for name in _named(template)])
+
+
+def _check(metadata: Any, template: Any, where: pathlib.Path, *, same_dtype: bool) -> None:
+    """Raises a `UserError` that names the first array of the template that the checkpoint can't fill."""
+    saved, wanted = metadata.tree, _named(template)
+    here, there = "the config's model", f"checkpoint {where}"
+    advice = "use the config that the checkpoint was trained with"
+    for name in sorted(wanted.keys() - saved.keys()):
+        raise UserError(f"{name} is in {here} but not in {there}; {advice}")
+    for name in sorted(saved.keys() - wanted.keys()):
+        raise UserError(f"{name} is in {there} but not in {here}; {advice}")
+    for name, leaf in wanted.items():
+        shape, dtype = tuple(saved[name].shape), np.dtype(saved[name].dtype)
+        if shape != np.shape(leaf) or (same_dtype and dtype != _dtype(leaf)):
+            raise UserError(
+                f"{name} is {dtype}{list(shape)} in {there} "
+                f"but {_dtype(leaf)}{list(np.shape(leaf))} in {here}; {advice}"
+            )
+
+
+def _dtype(leaf: Any) -> np.dtype:
+    return np.dtype(leaf.dtype) if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:160]

@@ -1,0 +1,152 @@
+"""The folder of a run: `config.json`, `metrics.jsonl`, `samples.jsonl`, `summary.json`, `checkpoints/`.
+
+Whole files are replaced atomically; the two logs grow by whole lines and are cut back when a run resumes.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cgrpo_jax import config as config_lib
+from cgrpo_jax.errors import UserError
+
+
+class RunDir:
+    """One run's folder. Nothing is written before `open`.
+
+    Example:
+      run = RunDir("runs/a")
+      resumed = run.open(config.to_json(config))
+      run.append_metrics({"step": 1, "reward": 0.25})
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples.jsonl"
+        self.summary = self.path / "summary.json"
+        self.checkpoints = self.path / "checkpoints"
+
+    def open(self, config_json: Mapping[str, Any], *, ignore: Sequence[str] = ("num_iterations",)) -> bool:
+        """Creates the folder with `config.json`, or checks that the folder is of a run with the same config.
+
+        Args:
+          config_json: the configuration as `config.to_json` returns it.
+          ignore: dotted keys that a resumed run may change; `config.json` then takes their new values.
+
+        Returns:
+          True if the folder held a run already.
+
+        Raises:
+          UserError: the folder is of another config or of something else, or can't be written.
+        """
+        resumed = self.config.exists()
+        if resumed:
+            old = self._read_config()
+            changed = config_lib.differences(old, config_json, ignore)
+            if changed:
+                raise UserError(
+                    f"{self.path} holds a run with another config ({'; '.join(changed)}); give another --workdir, "
+                    "or the config the run was started with"
+                )
+            if not config_lib.differences(old, config_json):
+                return True
+        else:
+            files = (self.metrics, self.samples, self.summary, self.checkpoints)
+            strays = [file.name for file in files if file.exists()]
+            if strays:
+                raise UserError(f"{self.path} has {', '.join(strays)} but no config.json; give another --workdir")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _replace(self.config, json.dumps(config_json, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"--workdir {self.path} can't be written ({error}); give another --workdir") from error
+        return resumed
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Appends one line to `metrics.jsonl`: numbers by name, `step` among them; nan and infinities become null."""
+        _append(self.metrics, [metrics])
+
+    def append_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Appends one line a sample to `samples.jsonl`; each holds its `step`."""
+        _append(self.samples, samples)
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the lines of steps after `step`, and a last line that was cut short, from both logs.
+
+        Args:
+          step: the step of the checkpoint that the run resumes from; -1 drops everything.
+
+        Raises:
+          UserError: a line other than the last is damaged.
+        """
+        for path in (self.metrics, self.samples):
+            if path.exists():
+                text = path.read_text(encoding="utf-8", errors="replace")
+                kept = "".join(line for line, record in _records(path, text) if record["step"] <= step)
+                if kept != text:
+                    _replace(path, kept)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes `summary.json`, whole or not at all."""
+        _replace(self.summary, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            return json.loads(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.config} can't be read ({error}); give another --workdir") from error
+
+
+def _records(path: pathlib.Path, text: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Yields each whole line with what it holds."""
+    # Not splitlines(): model text may hold other line separators, which JSON leaves as they are.
+    lines = text.split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is not JSON ({error}); mend or remove that line") from error
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise UserError(f"{path}, line {number} has no step; mend or remove that line")
+        yield line + "\n", record
+
+
+def _append(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+    lines = []
+    for record in records:
+        plain = _plain(record)
+        if not isinstance(plain.get("step"), int):
+            raise ValueError(f"a line of {path.name} needs an integer step, got {record.get('step')!r}")
+        lines.append(json.dumps(plain, allow_nan=False) + "\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(lines))
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash, sees the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    """Returns the value as JSON has it: arrays as numbers and lists, nan and infinities as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "dtype"):  # a NumPy or JAX array or scalar
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

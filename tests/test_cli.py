@@ -1,0 +1,165 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from test_config import derived, write_configs
+
+from cgrpo_jax import cli
+from cgrpo_jax.errors import UserError
+
+
+@pytest.fixture
+def configs(tmp_path):
+    return write_configs(tmp_path / "project", fast=derived("config.lr = 3e-6"))
+
+
+def call(argv, main=None, **kwargs):
+    """Runs a main that records what it was given."""
+    given = []
+    cli.run(main or (lambda **values: given.append(values)), argv=argv, **kwargs)
+    return given[0]
+
+
+def one_line_error(capsys, argv, main=None, **kwargs):
+    with pytest.raises(SystemExit) as caught:
+        call(argv, main, **kwargs)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
+    return err
+
+
+def test_main_gets_the_config_with_its_overrides_and_the_workdir(configs):
+    given = call(
+        [f"--config={configs / 'fast.py'}", "--workdir", "runs/a", "--config.num_responses=4"],
+        require=("config", "workdir"),
+    )
+    assert given["workdir"] == "runs/a"
+    assert (given["config"].lr, given["config"].num_responses) == (3e-6, 4)
+    with pytest.raises(AttributeError):
+        given["config"].lr = 1.0
+
+
+def test_overrides_may_stand_before_the_config(configs):
+    given = call(["--config.lr=1", f"--config={configs / 'fast.py'}"], require=("config",))
+    assert given["config"].lr == 1.0
+
+
+def test_extra_flags_defaults_keywords_and_positional_arguments():
+    flags = {"from": cli.Flag("source"), "json": cli.Flag("as JSON", bool, False), "rows": cli.Flag("rows", int, 3)}
+    given = call(
+        ["prepare", "--from=x", "--json", "gsm8k"], require=("from",), flags=flags, arguments=("action", "name")
+    )
+    assert given == {"from_": "x", "json": True, "rows": 3, "action": "prepare", "name": "gsm8k"}
+
+
+def test_config_may_be_optional(configs):
+    assert call([], flags={"config": cli.CONFIG}) == {"config": None}
+    assert call([f"--config={configs / 'fast.py'}"], flags={"config": cli.CONFIG})["config"].lr == 3e-6
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["--workdir={w}"], "missing --config; flags are --config, --workdir, --config.KEY=VALUE, --help"),
+        ([], "missing --config and --workdir"),
+        (["--config={c}"], "missing --workdir"),
+        (["--config={c}", "--workdir="], "missing --workdir"),
+        (["--config={c}", "--workdir"], "Missing value for flag --workdir"),
+        (["--config={c}", "--wrokdir={w}"], "unknown flag --wrokdir (did you mean --workdir?)"),
+        (["--confg={c}", "--workdir={w}"], "unknown flag --confg (did you mean --config?)"),
+        (["--config={c}", "--workdir={w}", "-x"], "unknown flag --x"),
+        (["--config={c}", "--workdir={w}", "--undefok=x", "--x=1"], "unknown flag --undefok"),
+        (["--config={c}", "--workdir={w}", "extra"], "positional arguments: got extra, expected none"),
+        (["--config={c}", "--workdir={w}", "--", "extra"], "positional arguments: got"),
+        (["--config={c}", "--workdir={w}", "--config.lr=abc"], "--config.lr=abc is not a number"),
+        (["--config={c}", "--workdir={w}", "--config.num_responses=1.5"], "is not an int"),
+        (["--config={c}", "--workdir={w}", "--config.lrr=1"], "did you mean --config.lr?"),
+        (["--config={c}x", "--workdir={w}"], "does not exist"),
+        (["--config={b}", "--workdir={w}"], "fails to load: RuntimeError: two lines"),
+        (["--config={c}", "--workdir={w}", "--rows=many"], "--rows=many is not an int"),
+    ],
+)
+def test_mistakes_are_one_line_and_main_never_runs(configs, tmp_path, capsys, argv, expected):
+    (configs / "bad.py").write_text("raise RuntimeError('two\\nlines')")
+    names = {"c": configs / "fast.py", "b": configs / "bad.py", "w": tmp_path / "run"}
+    argv = [argument.format(**names) for argument in argv]
+    flags = {"rows": cli.Flag("number of rows", int, 1)}
+    expected = expected.replace("--config.KEY", "--rows, --config.KEY")
+    ran = []
+    error = one_line_error(
+        capsys, argv, lambda **values: ran.append(values), require=("config", "workdir"), flags=flags
+    )
+    assert expected in error
+    assert not ran
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_overrides_are_unknown_flags_where_there_is_no_config(capsys):
+    assert "unknown flag --config.lr" in one_line_error(capsys, ["--config.lr=1"], flags={"to": cli.Flag("target")})
+    assert "unknown flag --no" in one_line_error(capsys, ["--no"], flags={"to": cli.Flag("target")})
+
+
+def test_user_error_of_main_is_one_line(capsys):
+    def main():
+        raise UserError("minibatch_size 48 does not\n divide 128; use 32 or 64")
+
+    assert one_line_error(capsys, [], main) == "error: minibatch_size 48 does not divide 128; use 32 or 64\n"
+
+
+def test_a_bug_keeps_its_stack_trace():
+    def main():
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        cli.run(main, argv=[])
+
+
+def test_ctrl_c_exits_130_with_one_line(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main, argv=[])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: None, require=("config",), flags={"to": cli.Flag("target", str, "out")}, argv=["--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    for text in (
+        "usage: python -m cgrpo_jax.",
+        "--config=...",
+        "[--to=...]",
+        "target (default: out)",
+        "configs/base.py",
+    ):
+        assert text in out
+
+
+def test_as_a_program_from_another_folder(configs, tmp_path):
+    program = tmp_path / "entry.py"
+    program.write_text(
+        '"""Doubles the rate."""\n'
+        "import sys\nfrom cgrpo_jax import cli\n"
+        "def main(config, workdir):\n    sys.stdout.write(f'{2 * config.lr} {workdir}')\n"
+        "if __name__ == '__main__':\n    cli.run(main, require=('config', 'workdir'))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    def run(*argv):
+        return subprocess.run(
+            [sys.executable, program, *argv], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    done = run("--config=project/configs/fast.py", "--workdir=w", "--config.lr=4")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "8.0 w", "")
+    wrong = run("--config=project/configs/fast.py", "--workdir=w", "--config.lr=four")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "error: --config.lr=four is not a number; it is now 3e-06\n"
+    assert "Doubles the rate." in run("--help").stdout
