@@ -24,6 +24,27 @@ Fact = tuple[int, str, int]
 
 _OPERANDS = range(2, 10)
 _CHAIN = re.compile(r"\d([+*]\d)+")
+PHRASES = (
+    "\nTried: ",
+    "\nCritique: ",
+    "\nTry again.",
+    "\nCheck.",
+    "\nThe answer is ",
+    "The answer is right.",
+    "The answer is wrong.",
+    " The correct answer is ",
+    "Step ",
+    " is wrong: ",
+    ", not ",
+    " does not hold.",
+    "Every step that can be checked holds",
+    ", but the answer is wrong.",
+    " Conclusion: right [END]",
+    " Conclusion: wrong [END]",
+    ", ",
+    ". Answer: ",
+    " ",
+)
 _STEP = re.compile(r"(\d+)([+*])(\d+)=(\d+)")
 
 
@@ -104,17 +125,11 @@ def check_steps(question: str, response: str) -> critiques.StepError | None:
     A step is wrong if its result is, or if it works on other digits than the chain has there; a missing step counts
     as wrong.
     """
-    written = [match.groups() for match in _STEP.finditer(response.split("Answer:")[0])]
+    written = _STEP.findall(response.split("Answer:")[0])
     for number, ((left, op, right), value) in enumerate(trace(question), start=1):
-        right_step = (str(left), op, str(right), str(value))
-        given = written[number - 1] if number <= len(written) else None
-        if given != right_step:
-            return critiques.StepError(
-                step=number,
-                text="{}{}{}={}".format(*given) if given else "",
-                given=given[3] if given else "nothing",
-                expected=f"{left}{op}{right}={value}",
-            )
+        given = written[number - 1] if number <= len(written) else ("", "", "", "nothing")
+        if given != (str(left), op, str(right), str(value)):
+            return critiques.StepError(number, f"{left}{op}{right}={given[3]}", given[3], str(value))
     return None
 
 
@@ -186,11 +201,14 @@ def self_check(question: str, response: str) -> str:
 # --- the tokenizer ------------------------------------------------------------------------------------------------
 
 
-def train_tokenizer(folder: pathlib.Path, phrases: Sequence[str]) -> None:
-    """Writes the quickstart's SentencePiece model: characters, numbers to 99 and the given phrases as single pieces."""
+def train_tokenizer(folder: pathlib.Path) -> None:
+    """Writes the quickstart's SentencePiece model: characters, numbers to 99 and the task's phrases as single pieces.
+
+    What it writes is part of the package (`assets/arithmetic`), so a run never trains it.
+    """
     import sentencepiece
 
-    pieces = [*phrases, ", ", ". Answer: ", " ", *map(str, range(100))]
+    pieces = [*PHRASES, *map(str, range(100))]
     alphabet = "".join(chr(i) for i in range(33, 127)) + "\n"
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

@@ -11,7 +11,7 @@ from cgrpo_jax.records import Rollout
 METRICS = {
     "reward": "mean reward of the initial responses",
     "reward_std": "mean over the questions of the standard deviation of their initial rewards",
-    "frac_reward_zero_std": "share of the questions whose initial rewards are all equal: plain GRPO learns nothing there",
+    "frac_reward_zero_std": "share of the questions whose initial rewards are all equal: plain GRPO learns nothing",
     "frac_all_right": "share of the questions of which all initial responses pass",
     "frac_all_wrong": "share of the questions of which none passes: where refinement helps",
     "group_reward": "mean reward of the rows that train, kept refinements included",

@@ -102,9 +102,7 @@ def score(
     return [row.replace(reward=float(g.score)) for row, g in zip(rollouts, grades, strict=True)]
 
 
-def score_by_verdict(
-    rollouts: Sequence[Rollout], verdicts: Sequence[Rollout], *, num_critiques: int
-) -> list[Rollout]:
+def score_by_verdict(rollouts: Sequence[Rollout], verdicts: Sequence[Rollout], *, num_critiques: int) -> list[Rollout]:
     """Returns the rollouts with their critics' verdicts as rewards (the paper's unsupervised variant).
 
     The reward is 1 if more than half of a row's critiques call it right; a verdict that can't be read calls it wrong.

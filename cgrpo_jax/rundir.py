@@ -64,7 +64,7 @@ class RunDir:
                 raise UserError(f"{self.path} has {', '.join(strays)} but no config.json; give another --workdir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _replace(self.config, json.dumps(config_json, indent=2) + "\n")
+            write_atomically(self.config, json.dumps(config_json, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"--workdir {self.path} can't be written ({error}); give another --workdir") from error
         return resumed
@@ -91,11 +91,11 @@ class RunDir:
                 text = path.read_text(encoding="utf-8", errors="replace")
                 kept = "".join(line for line, record in _records(path, text) if record["step"] <= step)
                 if kept != text:
-                    _replace(path, kept)
+                    write_atomically(path, kept)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes `summary.json`, whole or not at all."""
-        _replace(self.summary, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
+        write_atomically(self.summary, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
 
     def _read_config(self) -> dict[str, Any]:
         try:
@@ -129,7 +129,7 @@ def _append(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
         file.write("".join(lines))
 
 
-def _replace(path: pathlib.Path, text: str) -> None:
+def write_atomically(path: pathlib.Path, text: str) -> None:
     """Writes a file so that a reader, or a crash, sees the old one or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:

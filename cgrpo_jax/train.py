@@ -1,4 +1,6 @@
-"""Critique-GRPO (arXiv 2506.03106): `python -m cgrpo_jax.train --config=configs/quickstart.py --workdir=runs/quickstart`.
+"""Trains with Critique-GRPO, arXiv 2506.03106.
+
+    python -m cgrpo_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
 One iteration, in `train` below: respond, score, critique, refine, select, re-anchor, update. GRPO, Dr.GRPO and every
 ablation are the same loop with other values of the configuration.
@@ -6,7 +8,7 @@ ablation are the same loop with other values of the configuration.
 Departures from the paper, each marked where it happens:
 - `aggregate="constant"` weighs every token alike, as the released code does; Eq. 4 weighs a refined row n / k times an
   initial one (`aggregate="paper"`).
-- Both ratios are clipped, as the paper's equations do; its released code clips neither (`clip_initial`, `clip_refined`).
+- Both ratios are clipped, as in the paper's equations; its code clips neither (`clip_initial`, `clip_refined`).
 - No reference model and no KL term unless `kl_coef` is set.
 - The released code adds an entropy bonus of 0.001; here `entropy_coef` is 0 unless set.
 """
@@ -16,13 +18,12 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
-import numpy as np
 import tqdm
 
-from cgrpo_jax import assemble, cli, data, metrics, rewards, rollout, warmstart
+from cgrpo_jax import assemble, cli, compilation, data, metrics, rewards, rollout, warmstart
 from cgrpo_jax import config as config_lib
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.checkpoint import Checkpoints
@@ -37,6 +38,7 @@ _MAY_CHANGE = ("num_iterations", "checkpoint_every", "checkpoints_to_keep", "sam
 
 def main(config, workdir: str) -> None:
     """Checks everything that a user can get wrong, then trains; a second call with the same folder resumes."""
+    compilation.start()
     assemble.check(config)
     model = assemble.load_model(config)
     train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
@@ -107,7 +109,9 @@ class Loop:
             responses = self._respond(policy, problems)  # 1. respond, and score
             responses, critiques, counts = self._critique(critic, responses, problems)  # 2. critique
             refinements = self._refine(policy, critic, critiques, problems, counts)  # 3. refine, and score
-            kept = rollout.select(refinements, num_kept=c.num_refinements, seed=c.seed, iteration=iteration)  # 4. select
+            kept = rollout.select(
+                refinements, num_kept=c.num_refinements, seed=c.seed, iteration=iteration
+            )  # 4. select
             groups = rollout.train_rows(responses, kept, scale_by_std=c.scale_by_std)  # 5. re-anchor, 6. advantage
             state, stats = self._update(state, groups)  # 7. objective, 8. update
 
@@ -152,7 +156,7 @@ class Loop:
 
     def _grade(self, responses, answers):
         grades = self.grader.grade(responses, answers)
-        self.clock.count("grade/timeouts", sum("timed out" in grade.reason for grade in grades))
+        self.clock.count("grade/timeouts", sum(grade.timed_out for grade in grades))
         return grades
 
     def _critique(self, critic, responses, problems):
@@ -172,7 +176,9 @@ class Loop:
         if c.critique_when == "all":
             wanted = {(row.index.question, row.index.response): row for row in failed}
             at = [(row.index.question, row.index.response) for row in critiques]
-            critiques = [row.replace(parent=wanted[key]) for row, key in zip(critiques, at, strict=True) if key in wanted]
+            critiques = [
+                row.replace(parent=wanted[key]) for row, key in zip(critiques, at, strict=True) if key in wanted
+            ]
         else:
             critiques = self._write_critiques(critic, failed, problems, counts)
         return responses, critiques, counts
@@ -261,7 +267,8 @@ class Loop:
         if resumed:
             template = jax.eval_shape(init, self.model.params)
             found = self.checkpoints.restore_latest(
-                template, on_skip=lambda step, why: _say(f"checkpoint {step} can't be read ({why}); using the one before")
+                template,
+                on_skip=lambda step, why: _say(f"checkpoint {step} can't be read ({why}); using the one before"),
             )
             if found:
                 step, state, extra = found
@@ -341,7 +348,7 @@ class Loop:
             self.progress.all_failed_start = row["frac_all_wrong"]
         row["learning_rate"] = c.learning_rate
         row["num_tokens"] = self.progress.num_tokens
-        row["num_compilations"] = cli.num_compilations()
+        row["num_compilations"] = compilation.count()
         row["step_time"] = seconds
         row |= self.clock.take(sampled | {"update": trained})
         self.run.append_metrics(row)
@@ -398,7 +405,7 @@ class Loop:
             "iterations": self.progress.iteration,
             "num_tokens": self.progress.num_tokens,
             "seconds": self.progress.seconds,
-            "num_compilations": cli.num_compilations(),
+            "num_compilations": compilation.count(),
         }
         self.run.write_summary(summary)
         _print_table(summary, self.run)

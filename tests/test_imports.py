@@ -16,11 +16,12 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem
 
 # A module may import modules of its own level and of those above it in this table.
 LEVELS = (
-    ("errors", "records", "objective", "logprobs", "sampling", "passk"),
+    ("errors", "records", "objective", "logprobs", "sampling", "passk", "compilation"),
     ("model", "tokenizer", "rewards", "math_worker", "critiques", "arithmetic", "packing", "data"),
-    ("hf", "generate", "update", "checkpoint"),
-    ("rollout", "config", "rundir"),
-    ("cli", "train", "evaluate", "sample"),
+    ("hf", "generate", "update", "checkpoint", "prompts", "metrics"),
+    ("rollout", "warmstart", "evaluation", "config", "rundir"),
+    ("assemble", "cli"),
+    ("train", "evaluate", "sample"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

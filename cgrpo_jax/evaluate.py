@@ -1,0 +1,70 @@
+"""Evaluates a checkpoint: greedy pass@1 and unbiased pass@k on the held-out problems of a configuration.
+
+    python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+import json
+import pathlib
+import sys
+
+from cgrpo_jax import assemble, cli, compilation, rewards
+from cgrpo_jax.checkpoint import restore_params
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.evaluation import evaluate
+from cgrpo_jax.model import param_shapes
+from cgrpo_jax.rundir import write_atomically
+
+
+def main(config, workdir: str) -> None:
+    """Writes `WORKDIR/evaluation/summary.json` and `samples.jsonl`, and prints the numbers.
+
+    The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
+    """
+    compilation.start()
+    assemble.check(config)
+    model = assemble.load_model(config)
+    _, problems, _ = assemble.load_problems(config, model.prompts)
+    if not problems:
+        raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
+    params, source = model.params, config.model.init or config.model.folder
+    checkpoints = pathlib.Path(workdir) / "checkpoints"
+    if checkpoints.exists():
+        params, source = restore_params(checkpoints, param_shapes(model.config)), str(checkpoints)
+    elif not source:
+        raise UserError(f"{workdir} has no checkpoints and the configuration names no weights; train first.")
+    with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
+        result, groups = evaluate(
+            model,
+            params,
+            problems,
+            grade=grader.grade,
+            num_samples=config.eval.num_samples,
+            ks=tuple(config.eval.k),
+            temperature=config.eval.temperature,
+            top_p=config.eval.top_p,
+            max_length=config.max_response_length,
+            pass_threshold=config.pass_threshold,
+            seed=config.seed,
+        )
+    lines = [
+        {
+            "problem": problem.index,
+            "question": problem.question,
+            "answer": problem.answer,
+            "greedy": greedy.text,
+            "greedy_reward": greedy.reward,
+            "samples": [row.text for row in sampled],
+            "rewards": [row.reward for row in sampled],
+        }
+        for problem, (greedy, *sampled) in zip(problems, groups, strict=True)
+    ]
+    out = pathlib.Path(workdir) / "evaluation"
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(out / "summary.json", json.dumps(result | {"questions": len(problems)}, indent=2) + "\n")
+    sys.stdout.write(f"{len(problems)} questions, weights from {source}\n")
+    sys.stdout.write("".join(f"{name:<12}{value:>8.3f}\n" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    cli.run(main, require=("config", "workdir"))

@@ -1,0 +1,95 @@
+"""Asks a trained policy a question: its response, a critique of it, and the refinement.
+
+    python -m cgrpo_jax.sample --config=configs/quickstart.py --workdir=runs/quickstart --question='7*8+6*3'
+
+Without `--question` it reads one question a line from standard input.
+"""
+
+import pathlib
+import sys
+
+from cgrpo_jax import arithmetic, assemble, cli, compilation, rewards, rollout
+from cgrpo_jax.checkpoint import restore_params
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.model import param_shapes
+from cgrpo_jax.records import Author, Problem
+
+
+def main(config, workdir: str, question: str | None, answer: str | None) -> None:
+    """Prints the three stages for each question. Without a gold answer the response is taken to be wrong."""
+    compilation.start()
+    assemble.check(config)
+    model = assemble.load_model(config)
+    checkpoints = pathlib.Path(workdir) / "checkpoints"
+    params = model.params
+    if checkpoints.exists():
+        params = restore_params(checkpoints, param_shapes(model.config))
+    elif not (config.model.folder or config.model.init):
+        raise UserError(f"{workdir} has no checkpoints and the configuration names no weights; train first.")
+    critic_model = assemble.load_critic(config)
+    with rewards.Grader(config.grader, num_workers=1, timeout=config.grader_timeout) as grader:
+        for number, line in enumerate([question] if question else _lines()):
+            _show(config, model, params, critic_model, grader, line, answer, number)
+
+
+def _lines():
+    if sys.stdin.isatty():
+        sys.stderr.write("type a question and press return; an empty line ends\n")
+    for line in sys.stdin:
+        if not line.strip():
+            return
+        yield line.strip()
+
+
+def _show(config, model, params, critic_model, grader, question, answer, number) -> None:
+    if config.data.kind == "chains":
+        answer = arithmetic.answer(question)
+    problem = Problem(0, question, answer or "")
+    length = len(model.prompts.for_question(question))
+    if length > config.max_prompt_length:
+        raise UserError(
+            f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it."
+        )
+    policy = assemble.make_writer(
+        config, model, params, author=Author.POLICY, weights_step=0, iteration=number
+    )
+    writer = policy
+    if critic_model:
+        writer = assemble.make_writer(
+            config, critic_model, critic_model.params, author=Author.CRITIC, weights_step=0, iteration=number
+        )
+    critic = assemble.make_critic(config, writer)
+    ((response,),) = rollout.respond(policy, [problem], num_responses=1, max_length=config.max_response_length)
+    if answer:
+        check = grader.grade([response.text], [answer])[0]
+        response = response.replace(reward=check.score)
+    else:
+        response = response.replace(reward=0.0)
+    _print("response", response.text, f"reward {response.reward:.0f}" if answer else "no gold answer")
+    (critique,), _ = rollout.critique(critic, [response], [problem], encode=model.tokenizer.encode)
+    _print("critique", critique.text, critique.author)
+    (refinement,), _ = rollout.refine(
+        policy,
+        [critique],
+        [problem],
+        max_length=config.max_response_length,
+        show_critique=config.critique != "none",
+    )
+    grade = grader.grade([refinement.text], [answer])[0] if answer else None
+    _print("refinement", refinement.text, f"reward {grade.score:.0f}" if grade else "no gold answer")
+    sys.stdout.flush()
+
+
+def _print(stage: str, text: str, note: str) -> None:
+    sys.stdout.write(f"{stage} ({note}):\n{text}\n\n")
+
+
+if __name__ == "__main__":
+    cli.run(
+        main,
+        require=("config", "workdir"),
+        flags={
+            "question": cli.Flag("the question; without it, one a line from standard input"),
+            "answer": cli.Flag("its gold answer, where the data set's rule does not give it"),
+        },
+    )
