@@ -1,6 +1,6 @@
 """Evaluates a checkpoint: greedy pass@1 and unbiased pass@k on the held-out problems of a configuration.
 
-    python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
+python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 import json

@@ -50,9 +50,7 @@ def _show(config, model, params, critic_model, grader, question, answer, number)
         raise UserError(
             f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it."
         )
-    policy = assemble.make_writer(
-        config, model, params, author=Author.POLICY, weights_step=0, iteration=number
-    )
+    policy = assemble.make_writer(config, model, params, author=Author.POLICY, weights_step=0, iteration=number)
     writer = policy
     if critic_model:
         writer = assemble.make_writer(

@@ -151,7 +151,7 @@ def _accumulate(params, grads, batch: TrainBatch, counts, *, config, settings: L
     return jax.tree.map(jnp.add, grads, new), stats
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer",), donate_argnames=("state", "grads"))
+@functools.partial(jax.jit, static_argnames=("optimizer",), donate_argnames=("state",))
 def _apply(state: TrainState, grads, *, optimizer):
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
