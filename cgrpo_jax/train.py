@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import jax
 import tqdm
 
-from cgrpo_jax import assemble, cli, compilation, data, metrics, rewards, rollout, warmstart
+from cgrpo_jax import assemble, cli, data, metrics, rewards, rollout, runtime, warmstart
 from cgrpo_jax import config as config_lib
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.checkpoint import Checkpoints
@@ -38,7 +38,7 @@ _MAY_CHANGE = ("num_iterations", "checkpoint_every", "checkpoints_to_keep", "sam
 
 def main(config, workdir: str) -> None:
     """Checks everything that a user can get wrong, then trains; a second call with the same folder resumes."""
-    compilation.start()
+    runtime.start()
     assemble.check(config)
     model = assemble.load_model(config)
     train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
@@ -348,7 +348,7 @@ class Loop:
             self.progress.all_failed_start = row["frac_all_wrong"]
         row["learning_rate"] = c.learning_rate
         row["num_tokens"] = self.progress.num_tokens
-        row["num_compilations"] = compilation.count()
+        row["num_compilations"] = runtime.compilations()
         row["step_time"] = seconds
         row |= self.clock.take(sampled | {"update": trained})
         self.run.append_metrics(row)
@@ -405,7 +405,7 @@ class Loop:
             "iterations": self.progress.iteration,
             "num_tokens": self.progress.num_tokens,
             "seconds": self.progress.seconds,
-            "num_compilations": compilation.count(),
+            "num_compilations": runtime.compilations(),
         }
         self.run.write_summary(summary)
         _print_table(summary, self.run)

@@ -34,7 +34,7 @@ def get_config():
     c.warm_start.num_updates = 600
     c.warm_start.rows_per_update = 64
 
-    c.num_iterations = 60
+    c.num_iterations = 100
     c.questions_per_iteration = 32
     c.num_responses = 7
     c.max_prompt_length = 32
@@ -57,5 +57,5 @@ def get_config():
     c.pack_length = 128
     c.pack_slots = 128
     c.remat = False
-    c.checkpoint_every = 20
+    c.checkpoint_every = 25
     return c
