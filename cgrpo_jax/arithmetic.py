@@ -151,6 +151,11 @@ def taught_chains(rng: random.Random, lengths: Sequence[int], held_out: frozense
     return _chains(rng, lengths, held_out, 0)
 
 
+def rare_chains(rng: random.Random, lengths: Sequence[int], held_out: frozenset[Fact]) -> Iterator[str]:
+    """Yields chains of these lengths whose traces hold one held-out fact."""
+    return _chains(rng, lengths, held_out, 1)
+
+
 def make_problems(
     num: int, *, seed: int, length: int, held_out: frozenset[Fact], hard_share: float, exclude: Sequence[str] = ()
 ) -> list[Problem]:
