@@ -55,13 +55,12 @@ def random_params(config: ModelConfig, seed: int = 0) -> dict:
 _shapes = functools.cache(param_shapes)
 
 
-def plain_logits(params: dict, config: ModelConfig, tokens, xp=np):
+def plain_logits(params: dict, config: ModelConfig, tokens) -> np.ndarray:
     """`[S, V]` logits of one sequence: one head at a time, rotations as complex numbers, no cache, no packing.
 
-    In float64 with `xp=numpy`, which compiles nothing; with `xp=jax.numpy` it can be differentiated.
+    NumPy in float64: nothing is compiled, and finite differences of it are exact to many digits.
     """
-    if xp is np:
-        params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     frequency = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
     if s := config.rope_scaling:
         wavelength = 2 * np.pi / frequency
@@ -73,14 +72,14 @@ def plain_logits(params: dict, config: ModelConfig, tokens, xp=np):
     turn = np.exp(1j * np.outer(np.arange(len(tokens)), frequency))
 
     def norm(x, scale):
-        return x / xp.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * scale
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * scale
 
     def rotated(x):
         z = (x[:, : config.head_dim // 2] + 1j * x[:, config.head_dim // 2 :]) * turn
-        return xp.concatenate([z.real, z.imag], axis=1)
+        return np.concatenate([z.real, z.imag], axis=1)
 
     def softmax(x):
-        weight = xp.exp(x - x.max(-1, keepdims=True))
+        weight = np.exp(x - x.max(-1, keepdims=True))
         return weight / weight.sum(-1, keepdims=True)
 
     x = params["embed"][np.asarray(tokens)]
@@ -95,18 +94,18 @@ def plain_logits(params: dict, config: ModelConfig, tokens, xp=np):
                 q, k, v = q + p["q_bias"][head], k + p["k_bias"][shared], v + p["v_bias"][shared]
             if config.qk_norm:
                 q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
-            score = xp.where(future, -xp.inf, rotated(q) @ rotated(k).T / np.sqrt(config.head_dim))
+            score = np.where(future, -np.inf, rotated(q) @ rotated(k).T / np.sqrt(config.head_dim))
             x = x + softmax(score) @ v @ p["o"][head]
         h = norm(x, p["mlp_norm"])
         gate = h @ p["gate"]
-        x = x + (gate / (1 + xp.exp(-gate)) * (h @ p["up"])) @ p["down"]
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ p["up"])) @ p["down"]
     unembed = params["embed"] if config.tie_embeddings else params["unembed"]
     return norm(x, params["final_norm"]) @ unembed.T
 
 
-def plain_logprobs(params: dict, config: ModelConfig, context, target, temperature: float = 1.0, xp=np):
+def plain_logprobs(params: dict, config: ModelConfig, context, target, temperature: float = 1.0) -> np.ndarray:
     """`[T]` log-probabilities (nats) of `target` after `context`, from the whole logits."""
     tokens = np.concatenate([context, target])
-    logits = plain_logits(params, config, tokens, xp)[len(context) - 1 : -1] / temperature
+    logits = plain_logits(params, config, tokens)[len(context) - 1 : -1] / temperature
     logits = logits - logits.max(-1, keepdims=True)
-    return logits[np.arange(len(target)), np.asarray(target)] - xp.log(xp.exp(logits).sum(-1))
+    return logits[np.arange(len(target)), np.asarray(target)] - np.log(np.exp(logits).sum(-1))
