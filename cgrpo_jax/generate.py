@@ -101,7 +101,6 @@ class Generator:
       eos_ids: tokens that end a row.
       max_rows: rows decoded at once; larger requests run in several calls of this size.
       prompt_bucket: prompts are padded to a multiple of this many tokens.
-      max_prompt_length: the longest prompt (tokens) that any call may bring.
     """
 
     def __init__(
@@ -147,11 +146,26 @@ class Generator:
 
         Raises:
           UserError: a prompt is empty, or a prompt and its continuation do not fit the model's context.
+          ValueError: there is not a list of indices for each prompt, or the lists differ in length.
         """
         if not prompts:
             return []
         started = time.monotonic()
-        num_samples = len(indices[0])
+        num_samples = len(indices[0]) if indices else 0
+        if len(indices) != len(prompts) or not num_samples or any(len(group) != num_samples for group in indices):
+            raise ValueError(
+                f"{len(prompts)} prompts came with indices for {[len(group) for group in indices]} continuations; "
+                "every prompt needs the same number, at least one."
+            )
+        if num_samples > self.max_rows:  # one prompt's continuations take several calls
+            parts = [
+                self(
+                    params, prompts, [group[first : first + self.max_rows] for group in indices], seed=seed,
+                    iteration=iteration, max_length=max_length, temperature=temperature, top_p=top_p, top_k=top_k,
+                )
+                for first in range(0, num_samples, self.max_rows)
+            ]  # fmt: skip
+            return [[row for part in groups for row in part] for groups in zip(*parts, strict=True)]
         longest, shortest = max(map(len, prompts)), min(map(len, prompts))
         if not shortest:
             raise UserError("a prompt is empty; a prompt needs at least one token.")

@@ -29,7 +29,7 @@ def pack(
       Batches of NumPy arrays; every row is in exactly one.
 
     Raises:
-      UserError: a row does not fit `pack_length` or `max_length`.
+      UserError: a row does not fit `pack_length` or `max_length`, or has no context or no target.
 
     Example:
       Rows of 5 and 3 positions and S = 8 share one token row, with segments [1, 1, 1, 1, 1, 2, 2, 2] and positions
@@ -37,6 +37,11 @@ def pack(
     """
     sizes = [len(row.context_ids) + len(row.target_ids) - 1 for row in rows]
     for row, size in zip(rows, sizes, strict=True):
+        if not len(row.context_ids) or not len(row.target_ids):
+            raise UserError(
+                f"a train row of {len(row.context_ids)} + {len(row.target_ids)} tokens has no context or no target; "
+                "it needs at least one token of each."
+            )
         if size > pack_length or len(row.target_ids) > max_length:
             raise UserError(
                 f"a train row of {len(row.context_ids)} + {len(row.target_ids)} tokens does not fit pack_length "
@@ -61,10 +66,11 @@ def pack(
         token_rows[j].append(rows[i])
         free[j] -= sizes[i]
         slots[j // R] -= 1
-    return [_fill(token_rows[j : j + R], R, pack_length, num_slots, max_length) for j in range(0, len(token_rows), R)]
+    return [fill(token_rows[j : j + R], R, pack_length, num_slots, max_length) for j in range(0, len(token_rows), R)]
 
 
-def _fill(token_rows: Sequence[Sequence[TrainRow]], R: int, S: int, B: int, T: int) -> TrainBatch:
+def fill(token_rows: Sequence[Sequence[TrainRow]], R: int, S: int, B: int, T: int) -> TrainBatch:
+    """Returns the batch whose token row r holds `token_rows[r]`; what they do not fill is padding."""
     tokens, positions, segments = (np.zeros((R, S), np.int32) for _ in range(3))
     row_B, start_B, length_B = (np.zeros(B, np.int32) for _ in range(3))
     target = np.zeros((B, T), np.int32)

@@ -62,14 +62,22 @@ def _inverse_cdf(weight_BV, uniform_B):
     blocks = jnp.pad(weight_BV, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
     edge = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
     target = uniform_B * edge[:, -1]
-    # Rounding may put the target at or past the last edge of a level: there the last entry with any mass is meant.
-    last_block = jnp.max(jnp.where(blocks.max(axis=-1) > 0, jnp.arange(blocks.shape[1]), 0), axis=-1)
-    block = jnp.minimum(jnp.sum(edge <= target[:, None], axis=-1), last_block)
+    block = _first_past(edge, blocks.max(axis=-1), target)
     inner = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
     before = jnp.where(block > 0, jnp.take_along_axis(edge, jnp.maximum(block - 1, 0)[:, None], axis=1)[:, 0], 0.0)
-    last = jnp.max(jnp.where(inner > 0, jnp.arange(_BLOCK), 0), axis=-1)
-    offset = jnp.sum(jnp.cumsum(inner, axis=-1) <= (target - before)[:, None], axis=-1)
-    return block * _BLOCK + jnp.minimum(offset, last)
+    return block * _BLOCK + _first_past(jnp.cumsum(inner, axis=-1), inner, target - before)
+
+
+def _first_past(edge_BN, weight_BN, target_B):
+    """Returns the first entry of positive weight whose upper edge lies past the target, or the last of positive weight.
+
+    XLA adds up in a tree, so an edge can be an ulp above the one before although its entry weighs nothing: weights
+    are looked at, not only edges. Rounding may also put the target at or past the last edge.
+    """
+    index = jnp.arange(weight_BN.shape[-1])
+    last_B = jnp.max(jnp.where(weight_BN > 0, index, 0), axis=-1)
+    past = (edge_BN > target_B[:, None]) & (weight_BN > 0)
+    return jnp.minimum(jnp.min(jnp.where(past, index, index.size), axis=-1), last_B)
 
 
 def sample(

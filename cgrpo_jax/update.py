@@ -16,7 +16,7 @@ import optax
 from cgrpo_jax import model as model_lib
 from cgrpo_jax import objective
 from cgrpo_jax.logprobs import linear_logprobs
-from cgrpo_jax.packing import pack
+from cgrpo_jax.packing import fill, pack
 from cgrpo_jax.records import LossKind, TrainBatch, TrainRow, TrainState
 
 
@@ -182,16 +182,21 @@ def accumulate_gradients(
       num_questions: Q, for `paper`.
 
     Returns:
-      (gradient pytree, dict of statistics, all of them sums)
+      (gradient pytree, dict of statistics, all of them sums and 0 without rows)
+
+    Raises:
+      ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, or `paper` lacks a count.
     """
     policy_rows = [row for row in rows if row.loss == LossKind.POLICY]
+    if settings.kl_coef and any(row.ref_logp is None for row in policy_rows):
+        raise ValueError(f"kl_coef={settings.kl_coef} needs ref_logp in every policy row; score them, or set it to 0.")
     counts = {
         "rows": np.float32(len(policy_rows) if num_rows is None else num_rows),
         "tokens": np.float32(sum(len(r.target_ids) for r in policy_rows) if num_tokens is None else num_tokens),
-        "questions": np.float32(num_questions or 1),
         "nll_tokens": np.float32(max(1, sum(len(r.target_ids) for r in rows if r.loss == LossKind.NLL))),
     }
     counts = {name: np.maximum(value, np.float32(1)) for name, value in counts.items()}
+    counts["questions"] = None if num_questions is None else np.float32(num_questions)
     batches = pack(
         rows,
         num_token_rows=shape.num_token_rows,
@@ -200,10 +205,15 @@ def accumulate_gradients(
         max_length=settings.max_length,
     )
     grads = jax.tree.map(jnp.zeros_like, params)
+    add = functools.partial(_accumulate, config=config, settings=settings, remat=remat)
     total: dict = {}
     for batch in batches:
-        grads, stats = _accumulate(params, grads, batch, counts, config=config, settings=settings, remat=remat)
+        grads, stats = add(params, grads, batch, counts)
         total = jax.tree.map(jnp.add, total, stats) if total else stats
+    if not batches:  # every row was dropped: the same statistics, all 0, and nothing is run
+        empty = fill([], shape.num_token_rows, shape.pack_length, shape.num_slots, settings.max_length)
+        _, stats = jax.eval_shape(add, params, grads, empty, counts)
+        total = {name: np.float32(0) for name in stats}
     return grads, {name: float(value) for name, value in jax.device_get(total).items()}
 
 
@@ -230,8 +240,11 @@ def update(
     """
     settings: LossSettings = kw["settings"]
     policy = [row for row in rows if row.loss == LossKind.POLICY]
-    kw.setdefault("num_rows", len(policy))
-    kw.setdefault("num_tokens", sum(len(row.target_ids) for row in policy))
+    # Counted before any row is dropped, also where a caller passes None.
+    if kw.get("num_rows") is None:
+        kw["num_rows"] = len(policy)
+    if kw.get("num_tokens") is None:
+        kw["num_tokens"] = sum(len(row.target_ids) for row in policy)
     if drop_zero and not settings.kl_coef and not settings.entropy_coef:
         rows = [row for row in rows if row.loss == LossKind.NLL or row.advantage != 0]
     grads, stats = accumulate_gradients(state.params, rows, **kw)
