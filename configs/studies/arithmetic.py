@@ -25,14 +25,9 @@ SETTINGS = [
         "headline_only": False,
     },
     {
-        "name": "taught_facts",
-        "label": "No held-out facts: longer chains of facts that the warm start shows",
-        "overrides": {
-            "data.num_held_out": 0,
-            "data.hard_share": 0.0,
-            "data.chain_length": 5,
-            "max_response_length": 48,  # tokens; the longest solution of five steps has 40
-        },
+        "name": "rare_facts",
+        "label": "No held-out facts: the warm start shows the same products, but rarely",
+        "overrides": {"warm_start.rare_rate": 0.015},
         "headline_only": True,
     },
 ]
