@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from cgrpo_jax import critiques
+from cgrpo_jax.equations import StepError
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Problem
 
@@ -119,7 +120,7 @@ def answer(question: str) -> str:
     return results(trace(question))
 
 
-def check_steps(question: str, response: str) -> critiques.StepError | None:
+def check_steps(question: str, response: str) -> StepError | None:
     """Recomputes the chain and returns the first step of `response` that is not the chain's, or None.
 
     A step is wrong if its result is, or if it works on other digits than the chain has there; a missing step counts
@@ -129,7 +130,7 @@ def check_steps(question: str, response: str) -> critiques.StepError | None:
     for number, ((left, op, right), value) in enumerate(trace(question), start=1):
         given = written[number - 1] if number <= len(written) else ("", "", "", "nothing")
         if given != (str(left), op, str(right), str(value)):
-            return critiques.StepError(number, f"{left}{op}{right}={given[3]}", given[3], str(value))
+            return StepError(number, f"{left}{op}{right}={given[3]}", given[3], str(value))
     return None
 
 
@@ -148,6 +149,11 @@ def _chains(rng: random.Random, lengths: Sequence[int], held_out: frozenset[Fact
 def taught_chains(rng: random.Random, lengths: Sequence[int], held_out: frozenset[Fact]) -> Iterator[str]:
     """Yields chains of these lengths whose traces hold no held-out fact."""
     return _chains(rng, lengths, held_out, 0)
+
+
+def rare_chains(rng: random.Random, lengths: Sequence[int], held_out: frozenset[Fact]) -> Iterator[str]:
+    """Yields chains of these lengths whose traces hold one held-out fact."""
+    return _chains(rng, lengths, held_out, 1)
 
 
 def make_problems(

@@ -9,7 +9,7 @@ import importlib.resources
 import pathlib
 from collections.abc import Callable
 
-from cgrpo_jax import arithmetic, critiques, data, hf, objective, rewards
+from cgrpo_jax import arithmetic, critiques, data, equations, hf, objective, rewards
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.checkpoint import restore_params
 from cgrpo_jax.errors import UserError
@@ -238,7 +238,7 @@ def make_critic(config, writer: Writer | None) -> Critic:
     """Returns how responses are critiqued; `writer` is the model that writes `cot` critiques."""
     check_steps: Callable = arithmetic.check_steps
     if config.step_checker == "equations":
-        check_steps = lambda question, response: critiques.first_false_equation(response)  # noqa: E731
+        check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
     return Critic(
         kind=config.critique,
         writer=writer,

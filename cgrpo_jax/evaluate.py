@@ -1,13 +1,13 @@
 """Evaluates a checkpoint: greedy pass@1 and unbiased pass@k on the held-out problems of a configuration.
 
-    python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
+python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
 import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, cli, compilation, rewards
+from cgrpo_jax import assemble, cli, rewards, runtime
 from cgrpo_jax.checkpoint import restore_params
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
@@ -20,7 +20,7 @@ def main(config, workdir: str) -> None:
 
     The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
     """
-    compilation.start()
+    runtime.start()
     assemble.check(config)
     model = assemble.load_model(config)
     _, problems, _ = assemble.load_problems(config, model.prompts)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from cgrpo_jax import critiques, objective
+from cgrpo_jax.equations import StepError
 from cgrpo_jax.generate import Generator
 from cgrpo_jax.prompts import Prompts
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
@@ -132,7 +133,7 @@ class Critic:
     kind: str
     writer: Writer | None = None
     see_answer: bool = False
-    check_steps: Callable[[str, str], critiques.StepError | None] | None = None
+    check_steps: Callable[[str, str], StepError | None] | None = None
     reveal_value: bool = True
     max_retries: int = 2
     max_length: int = 512

@@ -8,7 +8,7 @@ Without `--question` it reads one question a line from standard input.
 import pathlib
 import sys
 
-from cgrpo_jax import arithmetic, assemble, cli, compilation, rewards, rollout
+from cgrpo_jax import arithmetic, assemble, cli, rewards, rollout, runtime
 from cgrpo_jax.checkpoint import restore_params
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.model import param_shapes
@@ -17,7 +17,7 @@ from cgrpo_jax.records import Author, Problem
 
 def main(config, workdir: str, question: str | None, answer: str | None) -> None:
     """Prints the three stages for each question. Without a gold answer the response is taken to be wrong."""
-    compilation.start()
+    runtime.start()
     assemble.check(config)
     model = assemble.load_model(config)
     checkpoints = pathlib.Path(workdir) / "checkpoints"
@@ -50,9 +50,7 @@ def _show(config, model, params, critic_model, grader, question, answer, number)
         raise UserError(
             f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it."
         )
-    policy = assemble.make_writer(
-        config, model, params, author=Author.POLICY, weights_step=0, iteration=number
-    )
+    policy = assemble.make_writer(config, model, params, author=Author.POLICY, weights_step=0, iteration=number)
     writer = policy
     if critic_model:
         writer = assemble.make_writer(

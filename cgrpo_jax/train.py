@@ -23,10 +23,10 @@ from collections.abc import Sequence
 import jax
 import tqdm
 
-from cgrpo_jax import assemble, cli, compilation, data, metrics, rewards, rollout, warmstart
+from cgrpo_jax import assemble, cli, data, metrics, rewards, rollout, runtime, warmstart
 from cgrpo_jax import config as config_lib
 from cgrpo_jax import update as update_lib
-from cgrpo_jax.checkpoint import Checkpoints
+from cgrpo_jax.checkpoint import Checkpoints, restore_params
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.records import Author, Problem, Rollout, TrainRow, TrainState
@@ -38,7 +38,7 @@ _MAY_CHANGE = ("num_iterations", "checkpoint_every", "checkpoints_to_keep", "sam
 
 def main(config, workdir: str) -> None:
     """Checks everything that a user can get wrong, then trains; a second call with the same folder resumes."""
-    compilation.start()
+    runtime.start()
     assemble.check(config)
     model = assemble.load_model(config)
     train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
@@ -90,7 +90,7 @@ class Loop:
             shape=assemble.pack_shape(config),
             remat=config.remat,
         )
-        self.reference = model.params if config.kl_coef else None
+        self.reference = None
         self.progress = Progress()
         self.clock = Clock()
 
@@ -273,6 +273,8 @@ class Loop:
             if found:
                 step, state, extra = found
                 self.progress = Progress(**extra)
+                if c.kl_coef:
+                    self.reference = restore_params(self.run.path / "reference", template.params)
                 self.run.truncate_after(step - 1)
                 if c.num_iterations > step:
                     _say(f"resuming after iteration {step}")
@@ -282,6 +284,10 @@ class Loop:
         if c.warm_start.num_updates:
             params = self._warm_start(params)
         self.progress.eval_before, self.progress.unsolved_before = self._evaluate(params)
+        if c.kl_coef:
+            self.reference = jax.tree.map(jax.numpy.copy, params)  # the state's own buffers are donated by updates
+            with Checkpoints(self.run.path / "reference", max_to_keep=1) as reference:
+                reference.save(0, TrainState(jax.numpy.int32(0), self.reference, None), {})
         state = init(params)
         self._keep(state, 0, always=True)
         return state
@@ -298,7 +304,8 @@ class Loop:
                 learning_rate=w.learning_rate,
                 lengths=tuple(w.chain_lengths),
                 held_out=assemble.held_out_facts(self.config),
-                seed=w.seed + self.config.seed,
+                rare_rate=w.rare_rate,
+                seed=self.config.seed,
                 shape=self.learner["shape"],
                 max_length=max(self.config.max_response_length, self.config.max_critique_length),
                 progress=lambda steps: tqdm.tqdm(steps, desc="warm start", unit="update"),
@@ -342,13 +349,13 @@ class Loop:
             "critique": counts["tokens"],
             "refine": sum(len(r.token_ids) for r in refinements if r.author == Author.POLICY),
         }
-        trained = sum(one["initial/tokens"] + one["refined/tokens"] for one in stats)
+        trained = sum(one.get("initial/tokens", 0.0) + one.get("refined/tokens", 0.0) for one in stats)
         self.progress.num_tokens += sum(sampled.values())
         if iteration == 0:
             self.progress.all_failed_start = row["frac_all_wrong"]
         row["learning_rate"] = c.learning_rate
         row["num_tokens"] = self.progress.num_tokens
-        row["num_compilations"] = compilation.count()
+        row["num_compilations"] = runtime.compilations()
         row["step_time"] = seconds
         row |= self.clock.take(sampled | {"update": trained})
         self.run.append_metrics(row)
@@ -405,7 +412,7 @@ class Loop:
             "iterations": self.progress.iteration,
             "num_tokens": self.progress.num_tokens,
             "seconds": self.progress.seconds,
-            "num_compilations": compilation.count(),
+            "num_compilations": runtime.compilations(),
         }
         self.run.write_summary(summary)
         _print_table(summary, self.run)

@@ -27,6 +27,7 @@ def warm_start(
     learning_rate: float,
     lengths: Sequence[int],
     held_out: frozenset[arithmetic.Fact],
+    rare_rate: float,
     seed: int,
     shape: update_lib.PackShape,
     max_length: int,
@@ -38,11 +39,11 @@ def warm_start(
       params, config, prompts: the model; `params` is not used afterwards.
       num_updates, rows_per_update: how much is learned.
       learning_rate: peak; it rises over a tenth of the updates and falls to 0 along a cosine.
-      lengths, held_out, seed: as in `lessons`.
+      lengths, held_out, rare_rate, seed: as in `lessons`.
       shape, max_length: of packed batches.
       progress: wraps the range of updates, to show how far it is.
     """
-    rows = lessons(prompts, seed=seed, lengths=lengths, held_out=held_out)
+    rows = lessons(prompts, seed=seed, lengths=lengths, held_out=held_out, rare_rate=rare_rate)
     optimizer = update_lib.make_optimizer(
         learning_rate=learning_rate, warmup_steps=num_updates // 10, decay_steps=num_updates, weight_decay=0.01
     )
@@ -61,7 +62,12 @@ def warm_start(
 
 
 def lessons(
-    prompts: Prompts, *, seed: int, lengths: Sequence[int], held_out: frozenset[arithmetic.Fact]
+    prompts: Prompts,
+    *,
+    seed: int,
+    lengths: Sequence[int],
+    held_out: frozenset[arithmetic.Fact],
+    rare_rate: float = 0.0,
 ) -> Iterator[TrainRow]:
     """Yields an endless stream of supervised rows: two in five solve, one in ten critique, half refine.
 
@@ -70,13 +76,17 @@ def lessons(
       seed: of the stream.
       lengths: steps that a chain may have.
       held_out: facts that appear in no lesson, neither in a chain nor in a wrong attempt at one.
+      rare_rate: share of the lessons in solving that do contain one of these facts: with a small rate they are rare
+        instead of unseen.
     """
     rng = random.Random(f"lessons {seed}")
     chains = arithmetic.taught_chains(rng, lengths, held_out)
+    rare_chains = arithmetic.rare_chains(rng, lengths, held_out)
     makers, weights = (_solve, _critique, _refine), (0.4, 0.1, 0.5)
     while True:
         (make,) = rng.choices(makers, weights)
-        context, target = make(rng, prompts, next(chains), held_out)
+        rare = make is _solve and rng.random() < rare_rate
+        context, target = make(rng, prompts, next(rare_chains if rare else chains), held_out)
         ids = [*prompts.tokenizer.encode(target), prompts.tokenizer.end_of_turn_id]
         yield TrainRow(
             context_ids=context,

@@ -132,7 +132,7 @@ def get_config() -> config_dict.ConfigDict:
     c.warm_start.rows_per_update = 64
     c.warm_start.learning_rate = 3e-3
     c.warm_start.chain_lengths = (2, 3)
-    c.warm_start.seed = 0
+    c.warm_start.rare_rate = 0.0  # share of the lessons in solving that contain a held-out fact after all
 
     # --- evaluation
     c.eval = config_dict.ConfigDict()

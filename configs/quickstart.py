@@ -15,11 +15,11 @@ def get_config():
     c = base.get_config()
 
     c.model.tokenizer = "arithmetic"
-    c.model.num_layers = 3
-    c.model.embed_dim = 128
+    c.model.num_layers = 2
+    c.model.embed_dim = 192
     c.model.num_heads = 4
     c.model.num_kv_heads = 4
-    c.model.mlp_dim = 384
+    c.model.mlp_dim = 576
     c.model.max_context = 256
 
     c.data.kind = "chains"
@@ -31,10 +31,10 @@ def get_config():
     c.grader = "trace"
     c.step_checker = "chain"
 
-    c.warm_start.num_updates = 250
+    c.warm_start.num_updates = 600
     c.warm_start.rows_per_update = 64
 
-    c.num_iterations = 60
+    c.num_iterations = 100
     c.questions_per_iteration = 32
     c.num_responses = 7
     c.max_prompt_length = 32
@@ -53,9 +53,9 @@ def get_config():
 
     c.updates_per_batch = 1
     c.learning_rate = 5e-4
-    c.pack_rows = 16
-    c.pack_length = 192
-    c.pack_slots = 96
+    c.pack_rows = 28
+    c.pack_length = 128
+    c.pack_slots = 128
     c.remat = False
-    c.checkpoint_every = 20
+    c.checkpoint_every = 25
     return c

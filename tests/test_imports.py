@@ -16,8 +16,8 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem
 
 # A module may import modules of its own level and of those above it in this table.
 LEVELS = (
-    ("errors", "records", "objective", "logprobs", "sampling", "passk", "compilation"),
-    ("model", "tokenizer", "rewards", "math_worker", "critiques", "arithmetic", "packing", "data"),
+    ("errors", "records", "objective", "logprobs", "sampling", "passk", "runtime"),
+    ("model", "tokenizer", "rewards", "math_worker", "critiques", "equations", "arithmetic", "packing", "data"),
     ("hf", "generate", "update", "checkpoint", "prompts", "metrics"),
     ("rollout", "warmstart", "evaluation", "config", "rundir"),
     ("assemble", "cli"),

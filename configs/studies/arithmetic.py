@@ -1,0 +1,131 @@
+"""Does a critique teach what a reward alone can't? The arms of a comparison on the quickstart's task.
+
+    python launch/study.py --study=configs/studies/arithmetic.py --workdir=runs/arithmetic --jobs=2
+
+Task, held-out facts, held-out questions and hyperparameters are those of configs/quickstart.py, equal in every arm;
+an arm changes only what it is named after. The generated questions do not depend on the seed of a run. For each setting
+and seed one warm start is trained, and every arm of that seed begins with its weights.
+
+Headline arms have five seeds, the others three. They were committed, with everything else here, before the runs.
+"""
+
+import pathlib
+
+CONFIG = pathlib.Path(__file__).resolve().parents[1] / "quickstart.py"
+
+# Sampled at most: 7 responses, and one refinement of each.
+CRITIQUE_GRPO = {"refine": "policy", "num_responses": 7, "num_refinements": 1}
+DR_GRPO = {"refine": "none", "scale_by_std": False, "aggregate": "constant"}
+
+SETTINGS = [
+    {
+        "name": "held_out_facts",
+        "label": "Held-out facts: the warm start never shows some products, and most questions need one",
+        "overrides": {},
+        "headline_only": False,
+    },
+    {
+        "name": "taught_facts",
+        "label": "No held-out facts: longer chains of facts that the warm start shows",
+        "overrides": {
+            "data.num_held_out": 0,
+            "data.hard_share": 0.0,
+            "data.chain_length": 5,
+            "max_response_length": 48,  # tokens; the longest solution of five steps has 40
+        },
+        "headline_only": True,
+    },
+]
+
+ARMS = [
+    {
+        "name": "r1_grpo",
+        "label": "R1-GRPO, n = 8",
+        "sees": "no critic",
+        "overrides": {
+            "refine": "none",
+            "num_responses": 8,
+            "scale_by_std": True,
+            "aggregate": "sequence_mean",
+            "kl_coef": 0.001,
+        },
+        "headline": True,
+    },
+    {
+        "name": "r1_dr_grpo",
+        "label": "R1-Dr.GRPO, n = 8",
+        "sees": "no critic",
+        "overrides": DR_GRPO | {"num_responses": 8},
+        "headline": True,
+    },
+    {
+        "name": "execution",
+        "label": "Critique-GRPO, execution",
+        "sees": "the steps recomputed; names the first wrong one and its value",
+        "overrides": CRITIQUE_GRPO | {"critique": "execution"},
+        "headline": True,
+    },
+    {
+        # As many samples as Critique-GRPO takes of a question that all responses fail; more than it takes of others.
+        "name": "r1_dr_grpo_n14",
+        "label": "R1-Dr.GRPO, n = 14",
+        "sees": "no critic",
+        "overrides": DR_GRPO | {"num_responses": 14},
+    },
+    {
+        "name": "indicative",
+        "label": "Critique-GRPO, indicative",
+        "sees": "the verifier's verdict",
+        "overrides": CRITIQUE_GRPO | {"critique": "indicative"},
+    },
+    {
+        "name": "indicative_gt",
+        "label": "Critique-GRPO, indicative_gt",
+        "sees": "the verifier's verdict and the answer",
+        "overrides": CRITIQUE_GRPO | {"critique": "indicative_gt"},
+    },
+    {
+        "name": "execution_no_value",
+        "label": "Critique-GRPO, execution without the value",
+        "sees": "the steps recomputed; names the first wrong one only",
+        "overrides": CRITIQUE_GRPO | {"critique": "execution", "execution_reveals_value": False},
+    },
+    {
+        "name": "cot",
+        "label": "Critique-GRPO, cot self-critique",
+        "sees": "question and response; the verifier only decides whether the critique is written again",
+        "overrides": CRITIQUE_GRPO | {"critique": "cot"},
+    },
+    {
+        "name": "execution_paper",
+        "label": 'Critique-GRPO, execution, aggregate="paper"',
+        "sees": "the steps recomputed; names the first wrong one and its value",
+        "overrides": CRITIQUE_GRPO | {"critique": "execution", "aggregate": "paper"},
+    },
+    {
+        "name": "no_critique",
+        "label": "refinement without a critique",
+        "sees": "no critic; the policy rereads its failed response",
+        "overrides": CRITIQUE_GRPO | {"critique": "none"},
+    },
+    {
+        "name": "solution",
+        "label": "a correct solution inserted",
+        "sees": "no critic; the task's solver answers questions that all responses fail",
+        "overrides": CRITIQUE_GRPO | {"refine": "solution"},
+    },
+]
+
+# Arms whose entropy is plotted: the headline ones, and those with an execution critique.
+ENTROPY = ["r1_grpo", "r1_dr_grpo", "execution", "execution_no_value", "execution_paper"]
+
+
+def get_study():
+    """Returns the study: a base configuration, settings, arms and their seeds."""
+    arms = [{"headline": False} | arm for arm in ARMS]
+    return {
+        "config": str(CONFIG),
+        "settings": SETTINGS,
+        "arms": [arm | {"seeds": range(5 if arm["headline"] else 3)} for arm in arms],
+        "entropy": ENTROPY,
+    }

@@ -1,0 +1,150 @@
+"""What a study found: its table, its numbers and its entropy plot. Used by study.py."""
+
+import collections
+import json
+import pathlib
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cgrpo_jax.rundir import RunDir, write_atomically
+
+# Numbers of a row: heading, path in summary.json, unit, decimals.
+COLUMNS = (
+    ("pass@1", ("eval_after", "pass@1"), 1, 3),
+    ("pass@8", ("eval_after", "pass@8"), 1, 3),
+    ("unsolved then solved", ("unsolved_before_solved_after",), 1, 3),
+    ("tokens generated (k)", ("num_tokens",), 1000, 0),
+)
+
+
+def write(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> str:
+    """Writes table.md and results.json, and returns the table of what is done."""
+    done = {run: summary for run in runs if (summary := run.summary()) is not None}
+    parts = []
+    for setting in study["settings"]:
+        rows = _rows(study, setting["name"], done)
+        if rows:
+            parts.append(f"### {setting['label']}\n\n{_markdown(rows)}\n")
+    parts.append(_cost(workdir, num_done=len(done), num_runs=len(runs)))
+    outdated = [run.name for run in runs if run not in done and RunDir(run.folder).summary.exists()]
+    if outdated:
+        parts.append(f"Left out: {len(outdated)} runs of another configuration, such as {outdated[0]}.")
+    text = "\n".join(parts) + "\n"
+    write_atomically(workdir / "table.md", text)
+    results = [
+        {"setting": run.setting, "arm": run.arm, "seed": run.seed, "overrides": run.overrides, "summary": summary}
+        for run, summary in done.items()
+    ]
+    write_atomically(workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    return text
+
+
+def _rows(study: Mapping, setting: str, done: Mapping[Any, Mapping]) -> list[list[str]]:
+    """Returns the cells of one setting's table: where the arms start, then each arm with at least one run done."""
+    trained = {run: summary for run, summary in done.items() if run.setting == setting and run.needs}
+    if not trained:
+        return []
+    # All arms of a seed start from the same weights: any of them tells what these were worth.
+    start = {run.seed: {"eval_after": summary["eval_before"]} for run, summary in trained.items()}
+    rows = [["before training", "", str(len(start)), *_cells(list(start.values()))]]
+    for arm in study["arms"]:
+        summaries = [summary for run, summary in trained.items() if run.arm == arm["name"]]
+        if summaries:
+            seeds = f"{len(summaries)}" + f" of {len(arm['seeds'])}" * (len(summaries) < len(arm["seeds"]))
+            rows.append([arm["label"], arm["sees"], seeds, *_cells(summaries)])
+    return rows
+
+
+def _cells(summaries: Sequence[Mapping]) -> list[str]:
+    """Returns each column's mean over the runs, with the least and the greatest."""
+    cells = []
+    for _, path, unit, digits in COLUMNS:
+        values = [value / unit for s in summaries if (value := number(s, path)) is not None]
+        if not values:
+            cells.append("")
+        elif len(values) == 1:
+            cells.append(f"{values[0]:.{digits}f}")
+        else:
+            mean = sum(values) / len(values)
+            cells.append(f"{mean:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})")
+    return cells
+
+
+def number(summary: Mapping, path: Sequence[str]) -> float | None:
+    """Returns what a path in summary.json leads to, or None."""
+    value: Any = summary
+    for key in path:
+        value = None if value is None else value.get(key)
+    return value
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    heading = ["arm", "critic sees", "seeds", *(column[0] for column in COLUMNS)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heading, ["---"] * len(heading), *rows])
+
+
+def _cost(workdir: pathlib.Path, *, num_done: int, num_runs: int) -> str:
+    """Returns the line under the tables: what the numbers were computed with, and for how long."""
+    text = (
+        "Mean (min-max) over seeds, on held-out questions: pass@1 greedy, pass@8 sampled; of the questions that no "
+        f"sample solved before training, the share that one solves after it.\n\n{num_done} of {num_runs} runs done"
+    )
+    log = workdir / "processes.jsonl"
+    processes = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if processes:
+        commits, cpus = (", ".join(dict.fromkeys(str(p[key]) for p in processes)) for key in ("commit", "cpus"))
+        hours = sum(process["cpu_seconds"] for process in processes) / 3600
+        text += f"; commit {commits}; {cpus} CPUs; {hours:.1f} hours of CPU time"
+    return text + "."
+
+
+def curve(runs: Sequence[Any], key: str) -> list[tuple[int, float, float, float]]:
+    """Returns (iteration, mean, least, greatest) of a metric over runs, for the iterations that have it."""
+    values = collections.defaultdict(list)
+    for run in runs:
+        for line in RunDir(run.folder).metrics.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            # Without a trained row there is no entropy, though its column holds a 0.
+            if row.get("rows_trained") and row.get(key) is not None:
+                values[row["step"]].append(row[key])
+    return [(step, sum(v) / len(v), min(v), max(v)) for step, v in sorted(values.items())]
+
+
+def plot_entropy(study: Mapping, runs: Sequence[Any], path: pathlib.Path) -> None:
+    """Draws the entropy of initial and of refined rows over the run, an arm a panel, a setting a row."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no entropy.png: matplotlib is not installed; pip install -e '.[report]'")
+        return
+    done = [run for run in runs if run.needs and run.summary() is not None]
+    settings = [s for s in study["settings"] if any(run.setting == s["name"] for run in done)]
+    arms = [a for a in study["arms"] if a["name"] in study["entropy"] and any(run.arm == a["name"] for run in done)]
+    if not arms:
+        return
+    figure = Figure(figsize=(1 + 2.6 * len(arms), 1.2 + 2.2 * len(settings)), layout="constrained")
+    panels = figure.subplots(len(settings), len(arms), sharex=True, sharey=True, squeeze=False)
+    series = (("entropy", "initial responses", "#0072b2"), ("refined/entropy", "kept refinements", "#d55e00"))
+    handles = {}
+    for y, setting in enumerate(settings):
+        for x, arm in enumerate(arms):
+            panel = panels[y, x]
+            here = [run for run in done if (run.setting, run.arm) == (setting["name"], arm["name"])]
+            if not here:
+                panel.set_axis_off()
+                continue
+            for key, label, color in series:
+                if points := curve(here, key):
+                    steps, mean, low, high = zip(*points, strict=True)
+                    (handles[label],) = panel.plot(steps, mean, color=color, linewidth=1.2)
+                    panel.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+            label = textwrap.fill(arm["label"], 34)
+            panel.set_title(f"{label}\n({setting['name'].replace('_', ' ')})", fontsize=8)
+            panel.tick_params(labelsize=8, labelbottom=True, labelleft=True)
+            panel.grid(alpha=0.25)
+    figure.suptitle("Entropy of the policy at trained tokens: mean, least and greatest over seeds", fontsize=11)
+    figure.supxlabel("iteration", fontsize=9)
+    figure.supylabel("entropy (nats a token)", fontsize=9)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower right", ncols=2, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,136 @@
+import time
+
+import pytest
+
+from cgrpo_jax import critiques
+from cgrpo_jax.equations import StepError, first_false_equation
+from cgrpo_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("Conclusion: right [END]", True),
+        ("conclusion:\n CORRECT. . [end] and more", True),
+        ("Conclusion: wrong.[END]", False),
+        ("Conclusion: incorrect [END]", False),
+        ("Conclusion: right [END] ... Conclusion: correct [END]", True),
+        ("Conclusion: right [END] ... Conclusion: wrong [END]", None),
+        ("Conclusion: right, no. Conclusion: wrong [END]", False),  # the first is no full match
+        ("Conclusion: rightly [END]", None),
+        ("Conclusion: right", None),
+        ("Conclusion: right or wrong [END]", None),
+        ("", None),
+    ],
+)
+def test_parse_verdict(text, verdict):
+    assert critiques.parse_verdict(text) is verdict
+
+
+def test_indicative():
+    assert critiques.indicative(True) == "The answer is right. Conclusion: right [END]"
+    assert critiques.indicative(False, answer="{answer}") == (
+        "The answer is wrong. The correct answer is {answer}. Conclusion: wrong [END]"
+    )
+    assert critiques.indicative(False, wrong_text="") == "Conclusion: wrong [END]"
+    with pytest.raises(UserError, match="{answer}"):
+        critiques.indicative(False, answer="1", answer_text="no place")
+
+
+def test_execution():
+    error = StepError(2, "6+6=13", "13", "12")
+    assert critiques.execution(False, error) == "Step 2 is wrong: 6+6=12, not 13. Conclusion: wrong [END]"
+    assert critiques.execution(False, error, reveal_value=False) == (
+        "Step 2 is wrong: 6+6=13 does not hold. Conclusion: wrong [END]"
+    )
+    assert critiques.execution(False, None) == (
+        "Every step that can be checked holds, but the answer is wrong. Conclusion: wrong [END]"
+    )
+    assert critiques.execution(True, None) == "Every step that can be checked holds. Conclusion: right [END]"
+    turned = first_false_equation("13 = 6 + 6")
+    assert critiques.execution(True, turned) == (
+        "Step 1 is wrong: 6 + 6 = 12, not 13, but the answer is right. Conclusion: right [END]"
+    )
+
+
+def test_rule_critiques_carry_their_verdict():
+    error = StepError(1, "1+1=3", "3", "2")
+    for passed in (True, False):
+        for text in (
+            critiques.indicative(passed, answer="Conclusion: maybe"),
+            critiques.execution(passed, error),
+            critiques.execution(passed, None),
+        ):
+            assert critiques.parse_verdict(text) is passed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "As the critique says, step 2 is off.",
+        "Based on the feedback, I add them.",
+        "My previous answer was wrong.",
+        "In the earlier attempt the sum was 3.",
+        "As pointed out, 6+6=12.",
+        "the original solution forgot a case",
+        "According to your assessment, ...",
+        "I previously computed 12.",
+    ],
+)
+def test_mentions_critique(text):
+    assert critiques.mentions_critique(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7*8=56 6+6=12 Answer: 56 12",
+        "From the previous step, x = 3.",
+        "She got feedback from 3 customers.",
+        "The first solution of the equation is x = 2.",
+        "The critical point is at 0; the original price was $5.",
+        "He needs 3 attempts to win; each attempt costs 2.",
+        "The initial response time is 5 s.",
+    ],
+)
+def test_does_not_mention_critique(text):
+    assert not critiques.mentions_critique(text)
+
+
+def test_long_texts_take_linear_time():
+    start = time.perf_counter()
+    for text in ("Conclusion: ", "Conclusion:" + " " * 1000, "my ", "the previous ", ".", " "):
+        assert critiques.parse_verdict("Conclusion: wrong" + text * (50_000 // len(text))) is None
+        assert not critiques.mentions_critique("the" + text * (50_000 // len(text)))
+    assert time.perf_counter() - start < 30
+
+
+def test_cut_middle():
+    ids = list(range(10))
+    assert critiques.cut_middle(ids, 10, [99]) == ids
+    assert critiques.cut_middle(ids, 5, [99]) == [0, 1, 99, 8, 9]
+    assert critiques.cut_middle(ids, 6, [99]) == [0, 1, 2, 99, 8, 9]
+    assert critiques.cut_middle(ids, 3, [98, 99]) == [0, 1, 9]  # no room for the marker
+    assert critiques.cut_middle(ids, 1, [99]) == [0]
+    assert critiques.cut_middle(ids, 0, [99]) == []
+
+
+def test_fill_keeps_braces_and_does_not_fill_twice():
+    filled = critiques.fill("{question}|{response}", question=r"{response} \frac{1}{2} \1", response="{question}")
+    assert filled == r"{response} \frac{1}{2} \1|{question}"
+    with pytest.raises(UserError, match="lacks {response}"):
+        critiques.fill("{question}", question="q", response="r")
+
+
+@pytest.mark.parametrize(
+    ("template", "fields"),
+    [
+        (critiques.CRITIQUE_PROMPT, ("question", "response")),
+        (critiques.CRITIQUE_PROMPT_WITH_ANSWER, ("question", "response", "answer")),
+        (critiques.REFINE_PROMPT, ("question", "response", "critique")),
+        (critiques.REFINE_PROMPT_WITHOUT_CRITIQUE, ("question", "response")),
+    ],
+)
+def test_default_templates_have_their_places_and_no_other(template, fields):
+    critiques.check_template(template, fields)
+    assert "{" not in critiques.fill(template, **dict.fromkeys(fields, "x"))
