@@ -28,9 +28,9 @@ QWEN3 = FAMILIES["qwen3"]
 families = pytest.mark.parametrize("family", FAMILIES)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "remat"))
-def logits_of(params, config, tokens, positions, segments, remat=False):
-    return hidden_states(params, config, tokens, positions, segments, remat=remat) @ unembedding(params).T
+@functools.partial(jax.jit, static_argnames="config")
+def logits_of(params, config, tokens, positions, segments):
+    return hidden_states(params, config, tokens, positions, segments) @ unembedding(params).T
 
 
 def full(params, config, tokens_S):
@@ -55,20 +55,6 @@ def test_equals_a_transformer_written_out_plainly(family):
     expected = plain_logits(params, config, tokens)
     assert np.std(expected) > 0.5  # logits that hardly differ would agree whatever is wrong
     np.testing.assert_allclose(full(params, config, tokens), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_every_parameter_changes_the_logits():
-    """A bias or norm that is loaded but never read would pass any comparison with itself."""
-    config = EVERYTHING
-    params, tokens = random_params(config), random_tokens(config, (1, 12))
-    weight = np.random.default_rng(1).normal(size=(1, 12, config.vocab_size))
-    positions, segments = jnp.arange(12)[None], jnp.ones((1, 12), int)
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(weight * logits_of(p, config, tokens, positions, segments))))(params)
-    assert set(gradient["layers"]) >= {"q_bias", "k_bias", "v_bias", "q_norm", "k_norm"}
-    for name, g in gradient.pop("layers").items():
-        assert (np.abs(g).max(axis=tuple(range(1, g.ndim))) > 1e-3).all(), name  # in every layer
-    for name, g in gradient.items():
-        assert np.abs(g).max() > 1e-3, name
 
 
 def test_llama3_scaling_keeps_blends_and_slows_by_hand():
@@ -111,22 +97,6 @@ def test_a_segment_sees_itself_alone():
     noise[0, 5:15] = tokens[0, 5:15]
     changed = np.asarray(logits_of(params, QWEN3, noise, positions, segments))
     np.testing.assert_array_equal(changed[0, 5:15], packed[0, 5:15])
-
-
-def test_rematerialisation_changes_neither_value_nor_gradient():
-    config = EVERYTHING
-    params, tokens = random_params(config), random_tokens(config, (2, 9))
-    positions, segments = jnp.broadcast_to(jnp.arange(9), (2, 9)), jnp.ones((2, 9), int)
-
-    @functools.partial(jax.jit, static_argnames="remat")
-    def value_and_gradient(params, remat):
-        def loss(p):
-            return jnp.sum(jnp.sin(logits_of(p, config, tokens, positions, segments, remat=remat)))
-
-        return jax.value_and_grad(loss)(params)
-
-    stored, recomputed = (value_and_gradient(params, remat=remat) for remat in (False, True))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), stored, recomputed)
 
 
 def test_the_program_does_not_grow_with_depth():

@@ -346,9 +346,9 @@ def tiny_params():
 def steps(optimizer, gradients, params=None):
     """The updates that an optimiser makes of a sequence of gradients."""
     params = params or tiny_params()
-    state, found = optimizer.init(params), []
+    state, found, step = optimizer.init(params), [], jax.jit(optimizer.update)
     for g in gradients:
-        updates, state = optimizer.update(jax.tree.map(lambda x, g=g: jnp.full_like(x, g), params), state, params)
+        updates, state = step(jax.tree.map(lambda x, g=g: jnp.full_like(x, g), params), state, params)
         found.append(updates)
     return found
 
