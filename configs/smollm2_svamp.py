@@ -3,7 +3,7 @@
     python -m cgrpo_jax.train --config=configs/smollm2_svamp.py --workdir=runs/smollm2 \\
         --config.model.folder=SMOLLM2_FOLDER --config.data.train=svamp.jsonl
 
-About a minute an iteration on two cores in float32. The critique is the verdict and the right answer: this model is too
+Half a minute an iteration on two cores in float32. The critique is the verdict and the right answer: this model is too
 small to write critiques (asked for one, it never ends in a verdict), and at temperature 1 it hardly writes sentences.
 """
 
@@ -21,12 +21,12 @@ def get_config():
     c.grader = "numeric"
 
     c.num_iterations = 20
-    c.questions_per_iteration = 4
+    c.questions_per_iteration = 2
     c.num_responses = 7
     c.question_prompt = "{question}\nThink in at most two short sentences, then end with the number."
     c.max_prompt_length = 192
     c.max_response_length = 48
-    c.max_rows = 28
+    c.max_rows = 14
     c.temperature = 0.5
     c.prompt_bucket = 64
 
@@ -40,5 +40,5 @@ def get_config():
     c.pack_slots = 16
     c.remat = False
     c.checkpoint_every = 8
-    c.samples_per_iteration = 2
+    c.samples_per_iteration = 1
     return c

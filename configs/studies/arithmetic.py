@@ -27,7 +27,8 @@ SETTINGS = [
     {
         "name": "rare_facts",
         "label": "No held-out facts: the warm start shows the same products, but rarely",
-        "overrides": {"warm_start.rare_rate": 0.015},
+        # Of about 15,000 lessons in solving, 46 hold one of the 16 facts: each is seen about three times.
+        "overrides": {"warm_start.rare_rate": 0.003},
         "headline_only": True,
     },
 ]
