@@ -41,6 +41,7 @@ def main(config, workdir: str) -> None:
     runtime.start()
     assemble.check(config)
     model = assemble.load_model(config)
+    critic_model = assemble.load_critic(config)
     train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
     run = RunDir(workdir)
     resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE)
@@ -48,7 +49,7 @@ def main(config, workdir: str) -> None:
         _say(f"{skipped} questions are longer than max_prompt_length {config.max_prompt_length} and were left out")
     with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
         with Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep) as checkpoints:
-            loop = Loop(config, model, train_problems, eval_problems, run, grader, checkpoints)
+            loop = Loop(config, model, critic_model, train_problems, eval_problems, run, grader, checkpoints)
             loop.train(resumed=resumed)
 
 
@@ -67,15 +68,17 @@ class Progress:
 class Loop:
     """A run: its parts, and the iterations."""
 
-    def __init__(self, config, model: assemble.Model, train_problems, eval_problems, run, grader, checkpoints):
+    def __init__(
+        self, config, model: assemble.Model, critic_model, train_problems, eval_problems, run, grader, checkpoints
+    ):
         self.config = config
         self.model = model
+        self.critic_model: assemble.Model | None = critic_model
         self.train_problems: Sequence[Problem] = train_problems
         self.eval_problems: Sequence[Problem] = eval_problems
         self.run = run
         self.grader = grader
         self.checkpoints = checkpoints
-        self.critic_model = assemble.load_critic(config)
         self.optimizer = update_lib.make_optimizer(
             learning_rate=config.learning_rate,
             warmup_steps=config.warmup_updates,
