@@ -16,6 +16,7 @@ Departures from the paper, each marked where it happens:
 import collections
 import dataclasses
 import functools
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -288,6 +289,8 @@ class Loop:
             params = self._warm_start(params)
         self.progress.eval_before, self.progress.unsolved_before = self._evaluate(params)
         if c.kl_coef:
+            # What a run leaves that was killed before its first checkpoint was whole.
+            shutil.rmtree(self.run.path / "reference", ignore_errors=True)
             self.reference = jax.tree.map(jax.numpy.copy, params)  # the state's own buffers are donated by updates
             with Checkpoints(self.run.path / "reference", max_to_keep=1) as reference:
                 reference.save(0, TrainState(jax.numpy.int32(0), self.reference, None), {})
