@@ -327,7 +327,7 @@ class Loop:
                 self.model,
                 params,
                 self.eval_problems,
-                grade=self._grade,
+                grade=self.grader.grade,  # not `_grade`: its timeouts are of no iteration
                 num_samples=c.eval.num_samples,
                 ks=tuple(c.eval.k),
                 temperature=c.eval.temperature,
