@@ -113,9 +113,8 @@ class Loop:
             responses = self._respond(policy, problems)  # 1. respond, and score
             responses, critiques, counts = self._critique(critic, responses, problems)  # 2. critique
             refinements = self._refine(policy, critic, critiques, problems, counts)  # 3. refine, and score
-            kept = rollout.select(
-                refinements, num_kept=c.num_refinements, seed=c.seed, iteration=iteration
-            )  # 4. select
+            selectable = self._selectable(refinements, counts)
+            kept = rollout.select(selectable, num_kept=c.num_refinements, seed=c.seed, iteration=iteration)  # 4. select
             groups = rollout.train_rows(responses, kept, scale_by_std=c.scale_by_std)  # 5. re-anchor, 6. advantage
             state, stats = self._update(state, groups)  # 7. objective, 8. update
 
@@ -222,11 +221,15 @@ class Loop:
             refinements = rollout.score_by_verdict(refinements, verdicts, num_critiques=c.num_critiques)
         else:
             refinements = self._score(refinements, problems)
-        if c.drop_critique_mentions:
-            dropped = [row for row in refinements if mentions_critique(row.text)]
-            counts["dropped_mentions"] += len(dropped)
-            refinements = [row for row in refinements if not mentions_critique(row.text)]
         return refinements
+
+    def _selectable(self, refinements: list[Rollout], counts) -> list[Rollout]:
+        """Returns the refinements that may be kept: all, or those that mention no critique."""
+        if not self.config.drop_critique_mentions:
+            return refinements
+        left = [row for row in refinements if not mentions_critique(row.text)]
+        counts["dropped_mentions"] += len(refinements) - len(left)
+        return left
 
     def _update(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> tuple[TrainState, list[dict]]:
         """Applies `updates_per_batch` updates, each to an equal share of the questions; pi_old stays fixed."""
