@@ -378,6 +378,7 @@ class Loop:
         # Questions with a refinement first: they show all three stages.
         refined = {row.index.question for row in refinements}
         order = sorted(range(len(problems)), key=lambda q: q not in refined)[: c.samples_per_iteration]
+        shown = c.refine == "policy" and c.critique != "none"
         lines = []
         for q in order:
             first = next((row for row in responses[q] if (q, row.index.response) in by_response), responses[q][0])
@@ -391,7 +392,7 @@ class Loop:
                     "response": first.text,
                     "reward": first.reward,
                     "rewards": [row.reward for row in responses[q]],
-                    "critique": refinement.parent.text if refinement and refinement.parent.stage == 1 else None,
+                    "critique": refinement.parent.text if refinement and shown else None,
                     "refinement": refinement.text if refinement else None,
                     "refinement_reward": refinement.reward if refinement else None,
                 }
