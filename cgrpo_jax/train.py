@@ -118,7 +118,9 @@ class Loop:
             groups = rollout.train_rows(responses, kept, scale_by_std=c.scale_by_std)  # 5. re-anchor, 6. advantage
             state, stats = self._update(state, groups)  # 7. objective, 8. update
 
-            row = self._log(iteration, responses, refinements, kept, counts, stats, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            held_out = self._evaluate(state.params)[0] if c.eval.every and (iteration + 1) % c.eval.every == 0 else None
+            row = self._log(iteration, responses, refinements, kept, counts, stats, seconds, held_out)
             self._write_samples(iteration, problems, responses, refinements)
             self._keep(state, iteration + 1)
             bar.set_postfix_str(_postfix(row))
@@ -342,7 +344,7 @@ class Loop:
         passed = [[row.reward >= c.pass_threshold for row in group] for group in groups]
         return result, [q for q, group in enumerate(passed) if not any(group)]
 
-    def _log(self, iteration, responses, refinements, kept, counts, stats, seconds) -> dict:
+    def _log(self, iteration, responses, refinements, kept, counts, stats, seconds, held_out) -> dict:
         c = self.config
         self.progress.seconds += seconds
         row = {"step": iteration}
@@ -362,6 +364,7 @@ class Loop:
         self.progress.num_tokens += sum(sampled.values())
         if iteration == 0:
             self.progress.all_failed_start = row["frac_all_wrong"]
+        row |= {f"eval/{name}": value for name, value in (held_out or {}).items()}
         row["learning_rate"] = c.learning_rate
         row["num_tokens"] = self.progress.num_tokens
         row["num_compilations"] = runtime.compilations()
