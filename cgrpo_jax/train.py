@@ -120,7 +120,8 @@ class Loop:
 
             seconds = time.monotonic() - started
             held_out = self._evaluate(state.params)[0] if c.eval.every and (iteration + 1) % c.eval.every == 0 else None
-            row = self._log(iteration, responses, refinements, kept, counts, stats, seconds, held_out)
+            rate = self._learning_rate(int(state.step))
+            row = self._log(iteration, responses, refinements, kept, counts, stats, seconds, rate, held_out)
             self._write_samples(iteration, problems, responses, refinements)
             self._keep(state, iteration + 1)
             bar.set_postfix_str(_postfix(row))
@@ -249,6 +250,11 @@ class Loop:
                 stats.append(one)
         return state, stats
 
+    def _learning_rate(self, num_updates: int) -> float:
+        """Returns the rate of the last of `num_updates` updates: the first of a warm-up has rate 0."""
+        c = self.config
+        return c.learning_rate * min(1.0, (num_updates - 1) / c.warmup_updates if c.warmup_updates else 1.0)
+
     def _with_logps(self, params, groups):
         """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's."""
         c = self.config
@@ -344,7 +350,7 @@ class Loop:
         passed = [[row.reward >= c.pass_threshold for row in group] for group in groups]
         return result, [q for q, group in enumerate(passed) if not any(group)]
 
-    def _log(self, iteration, responses, refinements, kept, counts, stats, seconds, held_out) -> dict:
+    def _log(self, iteration, responses, refinements, kept, counts, stats, seconds, rate, held_out) -> dict:
         c = self.config
         self.progress.seconds += seconds
         row = {"step": iteration}
@@ -365,7 +371,7 @@ class Loop:
         if iteration == 0:
             self.progress.all_failed_start = row["frac_all_wrong"]
         row |= {f"eval/{name}": value for name, value in (held_out or {}).items()}
-        row["learning_rate"] = c.learning_rate
+        row["learning_rate"] = rate
         row["num_tokens"] = self.progress.num_tokens
         row["num_compilations"] = runtime.compilations()
         row["step_time"] = seconds
