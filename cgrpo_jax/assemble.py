@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import importlib.resources
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cgrpo_jax import arithmetic, critiques, data, equations, hf, objective, rewards
 from cgrpo_jax import model as model_lib
@@ -37,6 +37,7 @@ _AT_LEAST_ONE = (
     "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length", "max_rows",
     "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every",
 )  # fmt: skip
+_CRITIQUE_STAGE = ("max_critique_prompt_length", "max_critique_length")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,7 @@ def load_model(config) -> Model:
         )
     else:
         raise UserError("no model: set model.folder, or model.tokenizer and the shape (model.num_layers, ...).")
-    _check_lengths(config, shape.max_context)
+    _check_lengths(config, _policy_stages(config), "the model", shape.max_context)
     if m.init:
         params = restore_params(m.init, model_lib.param_shapes(shape))
     elif m.folder:
@@ -139,6 +140,7 @@ def load_critic(config) -> Model | None:
     shape = hf.read_config(config.critic_folder)
     tokenizer = load_tokenizer(config.critic_folder)
     hf.check_vocab(tokenizer, shape)
+    _check_lengths(config, [_CRITIQUE_STAGE], f"the critic {config.critic_folder}", shape.max_context)
     return _model(config, shape, hf.load_params(config.critic_folder, shape), tokenizer)
 
 
@@ -161,17 +163,25 @@ def _model(config, shape, params, tokenizer) -> Model:
     return Model(shape, params, prompts, generator)
 
 
-def _check_lengths(config, max_context: int) -> None:
-    stages = {"max_prompt_length + max_response_length": config.max_prompt_length + config.max_response_length}
+def _policy_stages(config) -> list[tuple[str, str]]:
+    """Returns the stages that the policy writes, each as the names of its two lengths."""
+    stages = [("max_prompt_length", "max_response_length")]
     if config.refine == "policy":
-        name = "max_refinement_prompt_length + max_response_length"
-        stages[name] = config.max_refinement_prompt_length + config.max_response_length
-        if config.critique == "cot" and not config.critic_folder:
-            name = "max_critique_prompt_length + max_critique_length"
-            stages[name] = config.max_critique_prompt_length + config.max_critique_length
-    name, longest = max(stages.items(), key=lambda item: item[1])
-    if longest > max_context:
-        raise UserError(f"{name} is {longest}, more than the model's context of {max_context}; lower one of them.")
+        stages.append(("max_refinement_prompt_length", "max_response_length"))
+    critiques_wanted = config.refine != "none" or config.critique_when == "all"
+    if config.critique == "cot" and critiques_wanted and not config.critic_folder:
+        stages.append(_CRITIQUE_STAGE)
+    return stages
+
+
+def _check_lengths(config, stages: Sequence[tuple[str, str]], whose: str, max_context: int) -> None:
+    for names in stages:
+        lengths = [getattr(config, name) for name in names]
+        if sum(lengths) > max_context:
+            raise UserError(
+                f"{' + '.join(names)} is {lengths[0]} + {lengths[1]}, more than the {max_context} tokens of context "
+                f"that {whose} has; lower one of them."
+            )
 
 
 def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem], int]:
