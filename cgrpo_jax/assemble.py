@@ -154,6 +154,13 @@ def load_model(config) -> Model:
         tokenizer = load_tokenizer(tokenizer_folder(m.tokenizer or m.folder))
         hf.check_vocab(tokenizer, shape)
     elif m.tokenizer and m.num_layers:
+        for key in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_context"):
+            if getattr(m, key) < 1:
+                raise UserError(
+                    f"model.{key} {getattr(m, key)} is no size; a model without a folder needs all of them."
+                )
+        if m.embed_dim % m.num_heads:
+            raise UserError(f"model.num_heads {m.num_heads} does not divide model.embed_dim {m.embed_dim}.")
         tokenizer = load_tokenizer(tokenizer_folder(m.tokenizer))
         shape = model_lib.ModelConfig(
             vocab_size=tokenizer.vocab_size,
