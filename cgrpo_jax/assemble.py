@@ -235,8 +235,8 @@ def _check_lengths(config, stages: Sequence[tuple[str, str]], whose: str, max_co
             )
 
 
-def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem], int]:
-    """Returns (training problems, held-out problems, number of training problems skipped for their length)."""
+def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem], dict[str, int]]:
+    """Returns (training problems, held-out problems, number of problems of either kind left out for their length)."""
     d = config.data
     if d.kind == "chains":
         held_out = held_out_facts(config)
@@ -252,14 +252,35 @@ def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem
         test = _read(d, d.eval, d.eval_split) if d.eval else []
     train = train[: d.num_train or None]
     test = test[: d.num_eval or None]
-    for problems in (train, test):
-        if problems:
-            rewards.check_gold(config.grader, [p.answer for p in problems])
-    limits = dict(limit=config.max_prompt_length, on_long=config.on_long_question)
-    train, skipped = data.skip_or_fail_long(train, [len(prompts.for_question(p.question)) for p in train], **limits)
-    if test:
-        test, _ = data.skip_or_fail_long(test, [len(prompts.for_question(p.question)) for p in test], **limits)
-    return train, test, skipped
+    if not train:
+        raise UserError(f"no training questions: data.num_train is {d.num_train}; use at least 1.")
+    kept, skipped = {}, {}
+    for kind, problems in (("training", train), ("held-out", test)):
+        try:
+            kept[kind], skipped[kind] = _usable(config, prompts, problems)
+        except UserError as error:
+            raise UserError(f"{kind} questions: {error}") from error
+    return kept["training"], kept["held-out"], skipped
+
+
+def _usable(config, prompts: Prompts, problems: list[Problem]) -> tuple[list[Problem], int]:
+    """Returns the problems whose prompts fit and how many don't; every gold answer and solution must be usable."""
+    if not problems:
+        return [], 0
+    rewards.check_gold(config.grader, [p.answer for p in problems])
+    lengths = [len(prompts.for_question(p.question)) for p in problems]
+    problems, skipped = data.skip_or_fail_long(
+        problems, lengths, limit=config.max_prompt_length, on_long=config.on_long_question
+    )
+    if config.refine == "solution":
+        for p in problems:
+            length = len(prompts.tokenizer.encode(p.solution)) + 1  # and the end of the turn
+            if length > config.max_response_length:
+                raise UserError(
+                    f"the solution of problem {p.index} has {length} tokens, more than max_response_length "
+                    f"{config.max_response_length}; raise it."
+                )
+    return problems, skipped
 
 
 def _read(d, source: str, split: str) -> list[Problem]:

@@ -46,8 +46,10 @@ def main(config, workdir: str) -> None:
     train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
     run = RunDir(workdir)
     resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE)
-    if skipped:
-        _say(f"{skipped} questions are longer than max_prompt_length {config.max_prompt_length} and were left out")
+    for kind, number in skipped.items():
+        if number:
+            limit = f"max_prompt_length {config.max_prompt_length}"
+            _say(f"{number} {kind} questions are longer than {limit} and were left out")
     with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
         with Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep) as checkpoints:
             loop = Loop(config, model, critic_model, train_problems, eval_problems, run, grader, checkpoints)
