@@ -129,7 +129,7 @@ def check(config) -> None:
         raise UserError(f"eval.k {tuple(config.eval.k)} must hold numbers of at least 1, such as (1, 8).")
     if config.eval.num_samples < max(config.eval.k):
         raise UserError(
-            f"eval.k {max(config.eval.k)} needs as many samples, eval.num_samples is {config.eval.num_samples}; raise it."
+            f"eval.k {max(config.eval.k)} needs as many samples; eval.num_samples is {config.eval.num_samples}."
         )
     if config.refine == "solution" and config.data.kind != "chains" and not config.data.solution_key:
         raise UserError('refine "solution" inserts the data\'s solutions; name their column in data.solution_key.')
