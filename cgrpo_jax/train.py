@@ -361,6 +361,8 @@ class Loop:
             row |= metrics.refinement_metrics(refinements, kept, pass_threshold=c.pass_threshold)
             row["refine/prompts_cut"] = counts["refine_prompts_cut"]
             row["refine/dropped_mentions"] = counts["dropped_mentions"]
+        rows = [one for group in responses for one in group] + list(kept)
+        row["group_reward"] = sum(one.reward for one in rows) / len(rows)
         row |= metrics.critic_metrics(counts)
         row |= metrics.update_metrics(stats)
         sampled = {
