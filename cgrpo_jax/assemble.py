@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import importlib.resources
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cgrpo_jax import arithmetic, critiques, data, equations, hf, objective, rewards
 from cgrpo_jax import model as model_lib
@@ -35,8 +35,23 @@ _CHOICES = {
 _AT_LEAST_ONE = (
     "questions_per_iteration", "num_responses", "num_refinements", "num_critiques", "refinements_per_critique",
     "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length", "max_rows",
-    "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every",
+    "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every", "grader_workers",
+    "eval.num_samples",
 )  # fmt: skip
+_NOT_NEGATIVE = (
+    "seed", "num_iterations", "samples_per_iteration", "top_k", "max_retries", "kl_coef", "clip_low", "clip_high",
+    "learning_rate", "warmup_updates", "weight_decay", "max_grad_norm", "pack_length", "pack_slots", "data.seed",
+    "data.num_train", "data.num_eval", "warm_start.num_updates", "eval.every", "eval.temperature",
+)  # fmt: skip
+_SHARES = ("refine_max_pass", "data.hard_share", "warm_start.rare_rate")
+_TEMPLATES = {
+    "question_prompt": ("question",),
+    "critique_prompt": ("question", "response"),
+    "critique_prompt_with_answer": ("question", "response", "answer"),
+    "refine_prompt": ("question", "response", "critique"),
+    "refine_prompt_without_critique": ("question", "response"),
+}
+_CRITIQUE_STAGE = ("max_critique_prompt_length", "max_critique_length")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +75,27 @@ def check(config) -> None:
       UserError: a value, or a combination of values, that no run can have.
     """
     for key, allowed in _CHOICES.items():
-        value = functools.reduce(getattr, key.split("."), config)
+        value = _get(config, key)
         if value not in allowed:
             raise UserError(f"{key} {value!r} is unknown; use one of {', '.join(allowed)}.")
     for key in _AT_LEAST_ONE:
-        if getattr(config, key) < 1:
-            raise UserError(f"{key} {getattr(config, key)} is too small; use at least 1.")
+        if _get(config, key) < 1:
+            raise UserError(f"{key} {_get(config, key)} is too small; use at least 1.")
+    for key in _NOT_NEGATIVE:
+        value = _get(config, key)
+        if value < 0:
+            raise UserError(f"{key} {value} is negative; use 0 or more.")
+    for key in _SHARES:
+        value = _get(config, key)
+        if not 0 <= value <= 1:
+            raise UserError(f"{key} {value} is not a share; use a value from 0 to 1.")
+    for key, fields in _TEMPLATES.items():
+        template = _get(config, key)
+        if template or key == "question_prompt":  # where the others are empty, critiques.py has a default
+            try:
+                critiques.check_template(template, fields)
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from error
     if config.questions_per_iteration % config.updates_per_batch:
         divisors = [d for d in range(1, 65) if config.questions_per_iteration % d == 0]
         raise UserError(
@@ -88,10 +118,25 @@ def check(config) -> None:
         raise UserError(f'step_checker "chain" knows chains only, not data.kind {config.data.kind!r}; use "equations".')
     if config.warm_start.num_updates and config.data.kind != "chains":
         raise UserError("warm_start has lessons on chains only; set warm_start.num_updates to 0.")
+    if config.warm_start.rare_rate and not config.data.num_held_out:
+        raise UserError("warm_start.rare_rate shows held-out facts, but data.num_held_out is 0; set one of them.")
+    if config.pack_length and config.pack_length < config.max_prompt_length + config.max_response_length - 1:
+        raise UserError(
+            f"pack_length {config.pack_length} does not hold the longest prompt and response; use at least "
+            f"{config.max_prompt_length + config.max_response_length - 1}, or 0."
+        )
+    if not config.eval.k or min(config.eval.k) < 1:
+        raise UserError(f"eval.k {tuple(config.eval.k)} must hold numbers of at least 1, such as (1, 8).")
     if config.eval.num_samples < max(config.eval.k):
-        raise UserError(f"eval.k {max(config.eval.k)} needs eval.num_samples of at least as many.")
+        raise UserError(
+            f"eval.k {max(config.eval.k)} needs as many samples; eval.num_samples is {config.eval.num_samples}."
+        )
     if config.refine == "solution" and config.data.kind != "chains" and not config.data.solution_key:
         raise UserError('refine "solution" inserts the data\'s solutions; name their column in data.solution_key.')
+
+
+def _get(config, key: str):
+    return functools.reduce(getattr, key.split("."), config)
 
 
 def tokenizer_folder(name: str) -> pathlib.Path:
@@ -109,6 +154,13 @@ def load_model(config) -> Model:
         tokenizer = load_tokenizer(tokenizer_folder(m.tokenizer or m.folder))
         hf.check_vocab(tokenizer, shape)
     elif m.tokenizer and m.num_layers:
+        for key in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_context"):
+            if getattr(m, key) < 1:
+                raise UserError(
+                    f"model.{key} {getattr(m, key)} is no size; a model without a folder needs all of them."
+                )
+        if m.embed_dim % m.num_heads:
+            raise UserError(f"model.num_heads {m.num_heads} does not divide model.embed_dim {m.embed_dim}.")
         tokenizer = load_tokenizer(tokenizer_folder(m.tokenizer))
         shape = model_lib.ModelConfig(
             vocab_size=tokenizer.vocab_size,
@@ -122,7 +174,7 @@ def load_model(config) -> Model:
         )
     else:
         raise UserError("no model: set model.folder, or model.tokenizer and the shape (model.num_layers, ...).")
-    _check_lengths(config, shape.max_context)
+    _check_lengths(config, _policy_stages(config), "the model", shape.max_context)
     if m.init:
         params = restore_params(m.init, model_lib.param_shapes(shape))
     elif m.folder:
@@ -139,6 +191,7 @@ def load_critic(config) -> Model | None:
     shape = hf.read_config(config.critic_folder)
     tokenizer = load_tokenizer(config.critic_folder)
     hf.check_vocab(tokenizer, shape)
+    _check_lengths(config, [_CRITIQUE_STAGE], f"the critic {config.critic_folder}", shape.max_context)
     return _model(config, shape, hf.load_params(config.critic_folder, shape), tokenizer)
 
 
@@ -161,21 +214,29 @@ def _model(config, shape, params, tokenizer) -> Model:
     return Model(shape, params, prompts, generator)
 
 
-def _check_lengths(config, max_context: int) -> None:
-    stages = {"max_prompt_length + max_response_length": config.max_prompt_length + config.max_response_length}
+def _policy_stages(config) -> list[tuple[str, str]]:
+    """Returns the stages that the policy writes, each as the names of its two lengths."""
+    stages = [("max_prompt_length", "max_response_length")]
     if config.refine == "policy":
-        name = "max_refinement_prompt_length + max_response_length"
-        stages[name] = config.max_refinement_prompt_length + config.max_response_length
-        if config.critique == "cot" and not config.critic_folder:
-            name = "max_critique_prompt_length + max_critique_length"
-            stages[name] = config.max_critique_prompt_length + config.max_critique_length
-    name, longest = max(stages.items(), key=lambda item: item[1])
-    if longest > max_context:
-        raise UserError(f"{name} is {longest}, more than the model's context of {max_context}; lower one of them.")
+        stages.append(("max_refinement_prompt_length", "max_response_length"))
+    critiques_wanted = config.refine != "none" or config.critique_when == "all"
+    if config.critique == "cot" and critiques_wanted and not config.critic_folder:
+        stages.append(_CRITIQUE_STAGE)
+    return stages
 
 
-def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem], int]:
-    """Returns (training problems, held-out problems, number of training problems skipped for their length)."""
+def _check_lengths(config, stages: Sequence[tuple[str, str]], whose: str, max_context: int) -> None:
+    for names in stages:
+        lengths = [getattr(config, name) for name in names]
+        if sum(lengths) > max_context:
+            raise UserError(
+                f"{' + '.join(names)} is {lengths[0]} + {lengths[1]}, more than the {max_context} tokens of context "
+                f"that {whose} has; lower one of them."
+            )
+
+
+def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem], dict[str, int]]:
+    """Returns (training problems, held-out problems, number of problems of either kind left out for their length)."""
     d = config.data
     if d.kind == "chains":
         held_out = held_out_facts(config)
@@ -191,14 +252,35 @@ def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem
         test = _read(d, d.eval, d.eval_split) if d.eval else []
     train = train[: d.num_train or None]
     test = test[: d.num_eval or None]
-    for problems in (train, test):
-        if problems:
-            rewards.check_gold(config.grader, [p.answer for p in problems])
-    limits = dict(limit=config.max_prompt_length, on_long=config.on_long_question)
-    train, skipped = data.skip_or_fail_long(train, [len(prompts.for_question(p.question)) for p in train], **limits)
-    if test:
-        test, _ = data.skip_or_fail_long(test, [len(prompts.for_question(p.question)) for p in test], **limits)
-    return train, test, skipped
+    if not train:
+        raise UserError(f"no training questions: data.num_train is {d.num_train}; use at least 1.")
+    kept, skipped = {}, {}
+    for kind, problems in (("training", train), ("held-out", test)):
+        try:
+            kept[kind], skipped[kind] = _usable(config, prompts, problems)
+        except UserError as error:
+            raise UserError(f"{kind} questions: {error}") from error
+    return kept["training"], kept["held-out"], skipped
+
+
+def _usable(config, prompts: Prompts, problems: list[Problem]) -> tuple[list[Problem], int]:
+    """Returns the problems whose prompts fit and how many don't; every gold answer and solution must be usable."""
+    if not problems:
+        return [], 0
+    rewards.check_gold(config.grader, [p.answer for p in problems])
+    lengths = [len(prompts.for_question(p.question)) for p in problems]
+    problems, skipped = data.skip_or_fail_long(
+        problems, lengths, limit=config.max_prompt_length, on_long=config.on_long_question
+    )
+    if config.refine == "solution":
+        for p in problems:
+            length = len(prompts.tokenizer.encode(p.solution)) + 1  # and the end of the turn
+            if length > config.max_response_length:
+                raise UserError(
+                    f"the solution of problem {p.index} has {length} tokens, more than max_response_length "
+                    f"{config.max_response_length}; raise it."
+                )
+    return problems, skipped
 
 
 def _read(d, source: str, split: str) -> list[Problem]:

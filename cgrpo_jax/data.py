@@ -189,7 +189,7 @@ def skip_or_fail_long(
         elif on_long == "error":
             raise UserError(
                 f"the prompt of problem {problem.index} has {length} tokens, max_prompt_length is {limit}; raise it, "
-                "or set on_long to skip."
+                "or set on_long_question to skip."
             )
     if not kept:
         raise UserError(f"none of {len(problems)} prompts has at most max_prompt_length = {limit} tokens; raise it.")

@@ -23,7 +23,7 @@ def main(config, workdir: str) -> None:
     runtime.start()
     assemble.check(config)
     model = assemble.load_model(config)
-    _, problems, _ = assemble.load_problems(config, model.prompts)
+    _, problems, skipped = assemble.load_problems(config, model.prompts)
     if not problems:
         raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
     params, source = model.params, config.model.init or config.model.folder
@@ -62,7 +62,8 @@ def main(config, workdir: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     write_atomically(out / "summary.json", json.dumps(result | {"questions": len(problems)}, indent=2) + "\n")
-    sys.stdout.write(f"{len(problems)} questions, weights from {source}\n")
+    left_out = f" ({skipped['held-out']} were too long and left out)" if skipped["held-out"] else ""
+    sys.stdout.write(f"{len(problems)} questions{left_out}, weights from {source}\n")
     sys.stdout.write("".join(f"{name:<12}{value:>8.3f}\n" for name, value in result.items()))
 
 

@@ -52,7 +52,9 @@ METRICS = {
     "num_tokens": "tokens generated since the start, by all stages",
     "num_compilations": "programs compiled since the start of the process",
     "step_time": "seconds of the whole iteration",
-    "time/STAGE": "seconds of one stage: respond, critique, refine, grade, update",
+    "eval/NAME": "held-out metrics of the weights after this iteration, every `eval.every`: pass@k, mean@n, ...",
+    "time/STAGE": "seconds of one stage: respond, critique, refine, grade, update; and warm_start, evaluate where "
+    "they ran just before",
     "tokens_per_second/STAGE": "tokens sampled (update: tokens trained) by it each second",
 }
 

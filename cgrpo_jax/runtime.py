@@ -8,6 +8,7 @@ import sys
 import jax
 
 _compilations = 0
+_listening = False
 
 
 def start() -> None:
@@ -15,11 +16,14 @@ def start() -> None:
 
     Compiled programs are kept in `JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/cgrpo_jax`.
     """
+    global _listening
     _keep_freed_memory()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "cgrpo_jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.monitoring.register_event_duration_secs_listener(_on_duration)
+    if not _listening:  # a second call in one process, as a notebook makes it, must not count twice
+        _listening = True
+        jax.monitoring.register_event_duration_secs_listener(_on_duration)
 
 
 def compilations() -> int:

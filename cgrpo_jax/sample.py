@@ -44,6 +44,8 @@ def _lines():
 def _show(config, model, params, critic_model, grader, question, answer, number) -> None:
     if config.data.kind == "chains":
         answer = arithmetic.answer(question)
+    elif answer:
+        rewards.check_gold(config.grader, [answer])
     problem = Problem(0, question, answer or "")
     length = len(model.prompts.for_question(question))
     if length > config.max_prompt_length:

@@ -16,6 +16,7 @@ Departures from the paper, each marked where it happens:
 import collections
 import dataclasses
 import functools
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -41,14 +42,17 @@ def main(config, workdir: str) -> None:
     runtime.start()
     assemble.check(config)
     model = assemble.load_model(config)
+    critic_model = assemble.load_critic(config)
     train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
     run = RunDir(workdir)
     resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE)
-    if skipped:
-        _say(f"{skipped} questions are longer than max_prompt_length {config.max_prompt_length} and were left out")
+    for kind, number in skipped.items():
+        if number:
+            limit = f"max_prompt_length {config.max_prompt_length}"
+            _say(f"{number} {kind} questions are longer than {limit} and were left out")
     with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
         with Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep) as checkpoints:
-            loop = Loop(config, model, train_problems, eval_problems, run, grader, checkpoints)
+            loop = Loop(config, model, critic_model, train_problems, eval_problems, run, grader, checkpoints)
             loop.train(resumed=resumed)
 
 
@@ -67,15 +71,17 @@ class Progress:
 class Loop:
     """A run: its parts, and the iterations."""
 
-    def __init__(self, config, model: assemble.Model, train_problems, eval_problems, run, grader, checkpoints):
+    def __init__(
+        self, config, model: assemble.Model, critic_model, train_problems, eval_problems, run, grader, checkpoints
+    ):
         self.config = config
         self.model = model
+        self.critic_model: assemble.Model | None = critic_model
         self.train_problems: Sequence[Problem] = train_problems
         self.eval_problems: Sequence[Problem] = eval_problems
         self.run = run
         self.grader = grader
         self.checkpoints = checkpoints
-        self.critic_model = assemble.load_critic(config)
         self.optimizer = update_lib.make_optimizer(
             learning_rate=config.learning_rate,
             warmup_steps=config.warmup_updates,
@@ -109,13 +115,15 @@ class Loop:
             responses = self._respond(policy, problems)  # 1. respond, and score
             responses, critiques, counts = self._critique(critic, responses, problems)  # 2. critique
             refinements = self._refine(policy, critic, critiques, problems, counts)  # 3. refine, and score
-            kept = rollout.select(
-                refinements, num_kept=c.num_refinements, seed=c.seed, iteration=iteration
-            )  # 4. select
+            selectable = self._selectable(refinements, counts)
+            kept = rollout.select(selectable, num_kept=c.num_refinements, seed=c.seed, iteration=iteration)  # 4. select
             groups = rollout.train_rows(responses, kept, scale_by_std=c.scale_by_std)  # 5. re-anchor, 6. advantage
             state, stats = self._update(state, groups)  # 7. objective, 8. update
 
-            row = self._log(iteration, responses, refinements, kept, counts, stats, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            held_out = self._evaluate(state.params)[0] if c.eval.every and (iteration + 1) % c.eval.every == 0 else None
+            rate = self._learning_rate(int(state.step))
+            row = self._log(iteration, responses, refinements, kept, counts, stats, seconds, rate, held_out)
             self._write_samples(iteration, problems, responses, refinements)
             self._keep(state, iteration + 1)
             bar.set_postfix_str(_postfix(row))
@@ -218,11 +226,15 @@ class Loop:
             refinements = rollout.score_by_verdict(refinements, verdicts, num_critiques=c.num_critiques)
         else:
             refinements = self._score(refinements, problems)
-        if c.drop_critique_mentions:
-            dropped = [row for row in refinements if mentions_critique(row.text)]
-            counts["dropped_mentions"] += len(dropped)
-            refinements = [row for row in refinements if not mentions_critique(row.text)]
         return refinements
+
+    def _selectable(self, refinements: list[Rollout], counts) -> list[Rollout]:
+        """Returns the refinements that may be kept: all, or those that mention no critique."""
+        if not self.config.drop_critique_mentions:
+            return refinements
+        left = [row for row in refinements if not mentions_critique(row.text)]
+        counts["dropped_mentions"] += len(refinements) - len(left)
+        return left
 
     def _update(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> tuple[TrainState, list[dict]]:
         """Applies `updates_per_batch` updates, each to an equal share of the questions; pi_old stays fixed."""
@@ -239,6 +251,11 @@ class Loop:
                 )
                 stats.append(one)
         return state, stats
+
+    def _learning_rate(self, num_updates: int) -> float:
+        """Returns the rate of the last of `num_updates` updates: the first of a warm-up has rate 0."""
+        c = self.config
+        return c.learning_rate * min(1.0, (num_updates - 1) / c.warmup_updates if c.warmup_updates else 1.0)
 
     def _with_logps(self, params, groups):
         """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's."""
@@ -285,6 +302,8 @@ class Loop:
             params = self._warm_start(params)
         self.progress.eval_before, self.progress.unsolved_before = self._evaluate(params)
         if c.kl_coef:
+            # What a run leaves that was killed before its first checkpoint was whole.
+            shutil.rmtree(self.run.path / "reference", ignore_errors=True)
             self.reference = jax.tree.map(jax.numpy.copy, params)  # the state's own buffers are donated by updates
             with Checkpoints(self.run.path / "reference", max_to_keep=1) as reference:
                 reference.save(0, TrainState(jax.numpy.int32(0), self.reference, None), {})
@@ -321,7 +340,7 @@ class Loop:
                 self.model,
                 params,
                 self.eval_problems,
-                grade=self._grade,
+                grade=self.grader.grade,  # not `_grade`: its timeouts are of no iteration
                 num_samples=c.eval.num_samples,
                 ks=tuple(c.eval.k),
                 temperature=c.eval.temperature,
@@ -333,7 +352,7 @@ class Loop:
         passed = [[row.reward >= c.pass_threshold for row in group] for group in groups]
         return result, [q for q, group in enumerate(passed) if not any(group)]
 
-    def _log(self, iteration, responses, refinements, kept, counts, stats, seconds) -> dict:
+    def _log(self, iteration, responses, refinements, kept, counts, stats, seconds, rate, held_out) -> dict:
         c = self.config
         self.progress.seconds += seconds
         row = {"step": iteration}
@@ -342,6 +361,8 @@ class Loop:
             row |= metrics.refinement_metrics(refinements, kept, pass_threshold=c.pass_threshold)
             row["refine/prompts_cut"] = counts["refine_prompts_cut"]
             row["refine/dropped_mentions"] = counts["dropped_mentions"]
+        rows = [one for group in responses for one in group] + list(kept)
+        row["group_reward"] = sum(one.reward for one in rows) / len(rows)
         row |= metrics.critic_metrics(counts)
         row |= metrics.update_metrics(stats)
         sampled = {
@@ -353,7 +374,8 @@ class Loop:
         self.progress.num_tokens += sum(sampled.values())
         if iteration == 0:
             self.progress.all_failed_start = row["frac_all_wrong"]
-        row["learning_rate"] = c.learning_rate
+        row |= {f"eval/{name}": value for name, value in (held_out or {}).items()}
+        row["learning_rate"] = rate
         row["num_tokens"] = self.progress.num_tokens
         row["num_compilations"] = runtime.compilations()
         row["step_time"] = seconds
@@ -369,6 +391,7 @@ class Loop:
         # Questions with a refinement first: they show all three stages.
         refined = {row.index.question for row in refinements}
         order = sorted(range(len(problems)), key=lambda q: q not in refined)[: c.samples_per_iteration]
+        shown = c.refine == "policy" and c.critique != "none"
         lines = []
         for q in order:
             first = next((row for row in responses[q] if (q, row.index.response) in by_response), responses[q][0])
@@ -382,7 +405,7 @@ class Loop:
                     "response": first.text,
                     "reward": first.reward,
                     "rewards": [row.reward for row in responses[q]],
-                    "critique": refinement.parent.text if refinement and refinement.parent.stage == 1 else None,
+                    "critique": refinement.parent.text if refinement and shown else None,
                     "refinement": refinement.text if refinement else None,
                     "refinement_reward": refinement.reward if refinement else None,
                 }
