@@ -14,7 +14,6 @@ METRICS = {
     "frac_reward_zero_std": "share of the questions whose initial rewards are all equal: plain GRPO learns nothing",
     "frac_all_right": "share of the questions of which all initial responses pass",
     "frac_all_wrong": "share of the questions of which none passes: where refinement helps",
-    "group_reward": "mean reward of the rows that train, kept refinements included",
     "loss": "the objective's negative; its value says little (advantages sum to about 0), its gradient is what trains",
     "grad_norm": "global norm of the gradient before clipping",
     "learning_rate": "of the last update",
@@ -43,8 +42,8 @@ METRICS = {
     "refine/dropped_mentions": "refinements dropped before selection because they mention the critique",
     "critic/valid": "share of the first cot critiques whose verdict agrees with the verifier",
     "critic/malformed_rate": "share of the first cot critiques without a readable verdict",
-    "critic/false_right_rate": "share of the failed responses that the first cot critique calls right",
-    "critic/false_wrong_rate": "share of the passing responses that the first cot critique calls wrong",
+    "critic/false_right_rate": "share of the failed responses with a readable first cot critique that it calls right",
+    "critic/false_wrong_rate": "share of the passing responses with a readable first cot critique that it calls wrong",
     "critic/fallback_rate": "share of the critiques replaced by the indicative one after all retries",
     "critic/attempts": "critiques written by a model, retries included",
     "critic/prompts_cut": "critique prompts in which a response was cut in its middle",
@@ -52,7 +51,7 @@ METRICS = {
     "num_tokens": "tokens generated since the start, by all stages",
     "num_compilations": "programs compiled since the start of the process",
     "step_time": "seconds of the whole iteration",
-    "time/STAGE": "seconds of one stage: respond, critique, refine, grade, update",
+    "time/STAGE": "seconds of one stage: respond, critique, refine, grade, update; at first also warm_start, evaluate",
     "tokens_per_second/STAGE": "tokens sampled (update: tokens trained) by it each second",
 }
 
