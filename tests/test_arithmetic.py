@@ -107,6 +107,11 @@ def test_right_steps_hold_whatever_stands_around_them(response):
     )
 
 
+def test_other_digits_are_wrong_though_their_result_is_the_chains():
+    response = "7*8=56, 5+7=12, 2*3=6. Answer: 56 12 6"
+    assert arithmetic.check_steps("7*8+6*3", response).step == 2
+
+
 def test_self_check_recomputes_up_to_the_first_wrong_step():
     check = arithmetic.self_check
     assert check("7*8+6*3", arithmetic.solution("7*8+6*3")) == (
