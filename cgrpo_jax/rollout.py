@@ -191,6 +191,13 @@ def critique(
     return done, counts
 
 
+def critiques_of(rows: Sequence[Rollout], critiques: Sequence[Rollout]) -> list[Rollout]:
+    """Returns those critiques that are of the given responses, with these (scored since) as their parents."""
+    wanted = {(row.index.question, row.index.response): row for row in rows}
+    at = [(critique.index.question, critique.index.response) for critique in critiques]
+    return [one.replace(parent=wanted[key]) for one, key in zip(critiques, at, strict=True) if key in wanted]
+
+
 def _critique_index(row: Rollout, c: int, num_critiques: int) -> RowIndex:
     # A refinement's critique counts its refinement from 1, so that its key is not that of its response's critique, and
     # keeps apart refinements that followed different critiques of one response.

@@ -11,7 +11,7 @@ from cgrpo_jax.records import Author, Rollout, RowIndex, Stage
 # What the training loop adds to a row by itself.
 OF_THE_LOOP = {
     "learning_rate", "num_tokens", "num_compilations", "step_time", "time/STAGE", "tokens_per_second/STAGE",
-    "grade/timeouts", "refine/prompts_cut", "refine/dropped_mentions",
+    "grade/timeouts", "refine/prompts_cut", "refine/dropped_mentions", "group_reward", "eval/NAME",
 }  # fmt: skip
 COUNTS = collections.Counter(
     critiqued=8, attempts=11, fallbacks=1, prompts_cut=2, malformed=1,
@@ -124,6 +124,7 @@ def test_metrics_of_updates():
             "loss": 0.2,
             "grad_norm": 2.0,
             "rows_trained": 10,
+            "tokens_trained": 40 + 10,
             "entropy": 20 / 40,
             "ratio": 40 / 40,
             "clip_ratio/low_mean": 2 / 40,
