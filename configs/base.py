@@ -75,11 +75,13 @@ def get_config() -> config_dict.ConfigDict:
     c.scale_by_std = False
     c.clip_low = 0.2
     c.clip_high = 0.2
+    # Departure: the released code clips neither side; the paper's equations clip both.
     c.clip_initial = True
     c.clip_refined = True
-    c.aggregate = "constant"  # constant, paper, token_mean, sequence_mean
+    # Departure: "constant", as in the released code; Eq. 3 and 4 are "paper". Also token_mean and sequence_mean.
+    c.aggregate = "constant"
     c.kl_coef = 0.0
-    c.entropy_coef = 0.0
+    c.entropy_coef = 0.0  # Departure: 0.001 in the released code
     c.old_logp = "sampler"  # or "trainer": recomputed before the update
 
     # --- update
