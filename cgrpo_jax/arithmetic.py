@@ -133,9 +133,12 @@ def check_steps(question: str, response: str) -> StepError | None:
     """
     written = _STEP.findall(response.split("Answer:")[0])
     for number, ((left, op, right), value) in enumerate(trace(question), start=1):
-        given = written[number - 1] if number <= len(written) else ("", "", "", "nothing")
-        if given != (str(left), op, str(right), str(value)):
-            return StepError(number, f"{left}{op}{right}={given[3]}", given[3], str(value))
+        asked = (str(left), op, str(right))
+        *digits, given = written[number - 1] if number <= len(written) else (*asked, "nothing")
+        if tuple(digits) != asked and given == str(value):  # "6+6=12, not 12" would be no critique
+            given = "{}{}{}={}".format(*digits, given)
+        if (*digits, given) != (*asked, str(value)):
+            return StepError(number, f"{left}{op}{right}={given}", given, str(value))
     return None
 
 

@@ -52,6 +52,12 @@ def test_what_is_no_chain_is_an_error(question):
             "Step 2 is wrong: 6+6=12, not 11.",
             "Step 2 is wrong: 6+6=11 does not hold.",
         ),
+        (  # other digits with the result that was asked for
+            "7*8=56, 5+7=12, 2*3=5. Answer: 56 12 5",
+            StepError(2, "6+6=5+7=12", "5+7=12", "12"),
+            "Step 2 is wrong: 6+6=12, not 5+7=12.",
+            "Step 2 is wrong: 6+6=5+7=12 does not hold.",
+        ),
         (  # 17*8=56 only ends in 7*8=56
             "17*8=136, 6+6=12, 2*3=6. Answer: 136 12 6",
             StepError(1, "7*8=136", "136", "56"),
@@ -83,7 +89,16 @@ def test_what_is_no_chain_is_an_error(question):
             "Step 1 is wrong: 7*8=nothing does not hold.",
         ),
     ],
-    ids=["result", "operand", "longer number", "operator", "left out", "missing", "after the answer"],
+    ids=[
+        "result",
+        "operand",
+        "result of other digits",
+        "longer number",
+        "operator",
+        "left out",
+        "missing",
+        "after the answer",
+    ],
 )
 def test_the_first_wrong_step_is_named(response, error, critique, unrevealed):
     assert arithmetic.check_steps("7*8+6*3", response) == error
