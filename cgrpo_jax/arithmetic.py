@@ -71,6 +71,11 @@ def held_out_facts(count: int, *, seed: int = 0) -> frozenset[Fact]:
         both = {(a, "*", b), (b, "*", a)}
         if len(chosen) + len(both) <= count:
             chosen += sorted(both)
+    if len(chosen) < count:
+        # One fact is missing and only pairs of two are left (a square would have fitted): one takes a square's place.
+        chosen.remove(next(fact for fact in chosen if fact[0] == fact[2]))
+        a, b = next((a, b) for a, b in pairs if (a, "*", b) not in chosen and a != b)
+        chosen += [(a, "*", b), (b, "*", a)]
     return frozenset(chosen)
 
 

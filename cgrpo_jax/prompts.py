@@ -74,14 +74,14 @@ class Prompts:
             return ids, False
         pieces: Sequence[int] = self.tokenizer.encode(response)
         marker = self.tokenizer.encode(_CUT)
-        room = len(pieces) - (len(ids) - limit)
+        room = len(pieces)
         # Re-tokenising the shortened text may need a few tokens more than the cut promised.
-        while room > len(marker):
+        while room > 0:
+            room = max(0, room - (len(ids) - limit))
             shortened = self.tokenizer.decode(critiques.cut_middle(pieces, room, marker))
             ids = self._ids(critiques.fill(template, response=shortened, **fields))
             if len(ids) <= limit:
                 return ids, True
-            room -= len(ids) - limit
         raise UserError(
             f"a critique or refine prompt needs more than {limit} tokens without the response; raise "
             "max_critique_prompt_length or max_refinement_prompt_length."

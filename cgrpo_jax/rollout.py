@@ -165,12 +165,14 @@ def critique(
       (critiques in the order of `rollouts`, `num_critiques` each; counts for the metrics)
     """
     targets = [row for row in rollouts for _ in range(num_critiques)]
-    indices = [_critique_index(row, c) for row in rollouts for c in range(num_critiques)]
+    indices = [_critique_index(row, c, num_critiques) for row in rollouts for c in range(num_critiques)]
     counts: Counts = collections.Counter(critiqued=len(targets))
     done: list[Rollout | None] = [None] * len(targets)
     if critic.kind == "cot":
         pending = list(range(len(targets)))
         for attempt in range(critic.max_retries + 1):
+            if not pending:
+                break
             written, cut = _write_critiques(critic, targets, indices, pending, problems, attempt)
             counts["prompts_cut"] += cut
             counts["attempts"] += len(written)
@@ -189,10 +191,19 @@ def critique(
     return done, counts
 
 
-def _critique_index(row: Rollout, c: int) -> RowIndex:
-    # A refinement's critique counts its refinement from 1, so that its key is not that of its response's critique.
+def critiques_of(rows: Sequence[Rollout], critiques: Sequence[Rollout]) -> list[Rollout]:
+    """Returns those critiques that are of the given responses, with these (scored since) as their parents."""
+    wanted = {(row.index.question, row.index.response): row for row in rows}
+    at = [(critique.index.question, critique.index.response) for critique in critiques]
+    return [one.replace(parent=wanted[key]) for one, key in zip(critiques, at, strict=True) if key in wanted]
+
+
+def _critique_index(row: Rollout, c: int, num_critiques: int) -> RowIndex:
+    # A refinement's critique counts its refinement from 1, so that its key is not that of its response's critique, and
+    # keeps apart refinements that followed different critiques of one response.
     refinement = row.index.refinement + 1 if row.stage == Stage.REFINEMENT else 0
-    return row.index.replace(critique=c, refinement=refinement, stage=Stage.CRITIQUE, attempt=0)
+    critique = row.index.critique * num_critiques + c
+    return row.index.replace(critique=critique, refinement=refinement, stage=Stage.CRITIQUE, attempt=0)
 
 
 def _write_critiques(critic: Critic, targets, indices, pending, problems, attempt) -> tuple[list[Rollout], int]:

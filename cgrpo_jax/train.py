@@ -22,9 +22,8 @@ import time
 from collections.abc import Sequence
 
 import jax
-import tqdm
 
-from cgrpo_jax import assemble, cli, data, metrics, rewards, rollout, runtime, warmstart
+from cgrpo_jax import assemble, cli, data, journal, rewards, rollout, runtime, warmstart
 from cgrpo_jax import config as config_lib
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.checkpoint import Checkpoints, restore_params
@@ -98,7 +97,9 @@ class Loop:
         )
         self.reference = None
         self.progress = Progress()
-        self.clock = Clock()
+        self.clock = journal.Clock()
+        self.counts: collections.Counter = collections.Counter()  # of the iteration's critiques and refinements
+        self.since = time.monotonic()
 
     # --- the algorithm ------------------------------------------------------------------------------------------
 
@@ -106,27 +107,34 @@ class Loop:
         """Runs all iterations that are left."""
         c = self.config
         state = self._restore_or_start(resumed)
-        bar = tqdm.tqdm(total=c.num_iterations, initial=self.progress.iteration, desc="training", unit="it")
+        bar = journal.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training")
         for iteration in range(self.progress.iteration, c.num_iterations):
             started = time.monotonic()
+            self.counts.clear()
             problems = self._problems(iteration)
             policy, critic = self._writers(state, iteration)
 
             responses = self._respond(policy, problems)  # 1. respond, and score
-            responses, critiques, counts = self._critique(critic, responses, problems)  # 2. critique
-            refinements = self._refine(policy, critic, critiques, problems, counts)  # 3. refine, and score
-            selectable = self._selectable(refinements, counts)
-            kept = rollout.select(selectable, num_kept=c.num_refinements, seed=c.seed, iteration=iteration)  # 4. select
+            responses, critiques = self._critique(critic, responses, problems)  # 2. critique
+            refinements = self._refine(policy, critic, critiques, problems)  # 3. refine, and score
+            kept = self._select(refinements, iteration)  # 4. select
             groups = rollout.train_rows(responses, kept, scale_by_std=c.scale_by_std)  # 5. re-anchor, 6. advantage
             state, stats = self._update(state, groups)  # 7. objective, 8. update
 
-            seconds = time.monotonic() - started
-            held_out = self._evaluate(state.params)[0] if c.eval.every and (iteration + 1) % c.eval.every == 0 else None
-            rate = self._learning_rate(int(state.step))
-            row = self._log(iteration, responses, refinements, kept, counts, stats, seconds, rate, held_out)
-            self._write_samples(iteration, problems, responses, refinements)
+            row = journal.metrics_row(
+                responses, refinements, kept, self.counts, stats,
+                refines=c.refine != "none", pass_threshold=c.pass_threshold,
+            )  # fmt: skip
+            row |= {"learning_rate": self._learning_rate(int(state.step)), "step_time": time.monotonic() - started}
+            self._log(iteration, row, journal.sampled_tokens(responses, refinements, self.counts), state)
+            if iteration % c.samples_every == 0:
+                shown = c.refine == "policy" and c.critique != "none"
+                lines = journal.sample_lines(
+                    iteration, problems, responses, refinements, num=c.samples_per_iteration, critiques_shown=shown
+                )
+                self.run.append_samples(lines)
             self._keep(state, iteration + 1)
-            bar.set_postfix_str(_postfix(row))
+            bar.set_postfix_str(journal.bar_text(row))
             bar.update()
         bar.close()
         self._finish(state)
@@ -167,40 +175,32 @@ class Loop:
         self.clock.count("grade/timeouts", sum(grade.timed_out for grade in grades))
         return grades
 
-    def _critique(self, critic, responses, problems):
-        """Returns the responses (scored, if the critic is the reward), the critiques to refine after, and counts."""
+    def _critique(self, critic, responses, problems) -> tuple[list[list[Rollout]], list[Rollout]]:
+        """Returns the responses (now scored, if the critic is the reward) and the critiques to refine after."""
         c = self.config
-        counts: collections.Counter = collections.Counter()
-        every = [row for group in responses for row in group]
         if c.critique_when == "all":
-            critiques = self._write_critiques(critic, every, problems, counts)
+            every = [row for group in responses for row in group]
+            critiques = self._write_critiques(critic, every, problems)
             if c.reward_source == "critic":
-                every = rollout.score_by_verdict(every, critiques, num_critiques=c.num_critiques)
-                it = iter(every)
-                responses = [[next(it) for _ in group] for group in responses]
+                scored = iter(rollout.score_by_verdict(every, critiques, num_critiques=c.num_critiques))
+                responses = [[next(scored) for _ in group] for group in responses]
         failed = rollout.to_refine(responses, refine_max_pass=c.refine_max_pass, pass_threshold=c.pass_threshold)
         if c.refine == "none":
-            return responses, [], counts
+            return responses, []
         if c.critique_when == "all":
-            wanted = {(row.index.question, row.index.response): row for row in failed}
-            at = [(row.index.question, row.index.response) for row in critiques]
-            critiques = [
-                row.replace(parent=wanted[key]) for row, key in zip(critiques, at, strict=True) if key in wanted
-            ]
-        else:
-            critiques = self._write_critiques(critic, failed, problems, counts)
-        return responses, critiques, counts
+            return responses, rollout.critiques_of(failed, critiques)
+        return responses, self._write_critiques(critic, failed, problems)
 
-    def _write_critiques(self, critic, rows, problems, counts) -> list[Rollout]:
+    def _write_critiques(self, critic, rows, problems) -> list[Rollout]:
         encode = self.model.tokenizer.encode
         with self.clock("critique"):
-            critiques, new = rollout.critique(
+            critiques, counts = rollout.critique(
                 critic, rows, problems, encode=encode, num_critiques=self.config.num_critiques
             )
-        counts.update(new)
+        self.counts.update(counts)
         return critiques
 
-    def _refine(self, policy, critic, critiques, problems, counts) -> list[Rollout]:
+    def _refine(self, policy, critic, critiques, problems) -> list[Rollout]:
         c = self.config
         if c.refine == "solution":
             tokenizer = self.model.tokenizer
@@ -220,21 +220,20 @@ class Loop:
                     refinements_per_critique=c.refinements_per_critique,
                     show_critique=c.critique != "none",
                 )
-            counts["refine_prompts_cut"] += new["prompts_cut"]
+            self.counts["refine_prompts_cut"] += new["prompts_cut"]
         if c.reward_source == "critic":
-            verdicts = self._write_critiques(critic, refinements, problems, counts)
-            refinements = rollout.score_by_verdict(refinements, verdicts, num_critiques=c.num_critiques)
-        else:
-            refinements = self._score(refinements, problems)
-        return refinements
+            verdicts = self._write_critiques(critic, refinements, problems)
+            return rollout.score_by_verdict(refinements, verdicts, num_critiques=c.num_critiques)
+        return self._score(refinements, problems)
 
-    def _selectable(self, refinements: list[Rollout], counts) -> list[Rollout]:
-        """Returns the refinements that may be kept: all, or those that mention no critique."""
-        if not self.config.drop_critique_mentions:
-            return refinements
-        left = [row for row in refinements if not mentions_critique(row.text)]
-        counts["dropped_mentions"] += len(refinements) - len(left)
-        return left
+    def _select(self, refinements: list[Rollout], iteration: int) -> list[Rollout]:
+        """Keeps k refinements a question, of those that mention no critique if that is asked for."""
+        c = self.config
+        if c.drop_critique_mentions:
+            before = len(refinements)
+            refinements = [row for row in refinements if not mentions_critique(row.text)]
+            self.counts["dropped_mentions"] += before - len(refinements)
+        return rollout.select(refinements, num_kept=c.num_refinements, seed=c.seed, iteration=iteration)
 
     def _update(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> tuple[TrainState, list[dict]]:
         """Applies `updates_per_batch` updates, each to an equal share of the questions; pi_old stays fixed."""
@@ -327,7 +326,7 @@ class Loop:
                 seed=self.config.seed,
                 shape=self.learner["shape"],
                 max_length=max(self.config.max_response_length, self.config.max_critique_length),
-                progress=lambda steps: tqdm.tqdm(steps, desc="warm start", unit="update"),
+                progress=lambda steps: journal.progress_bar(steps, desc="warm start", unit="update"),
             )
 
     def _evaluate(self, params) -> tuple[dict | None, list[int] | None]:
@@ -352,156 +351,34 @@ class Loop:
         passed = [[row.reward >= c.pass_threshold for row in group] for group in groups]
         return result, [q for q, group in enumerate(passed) if not any(group)]
 
-    def _log(self, iteration, responses, refinements, kept, counts, stats, seconds, rate, held_out) -> dict:
+    def _log(self, iteration: int, row: dict, sampled: dict[str, int], state: TrainState) -> None:
+        """Writes an iteration's metrics; `row` is completed in place."""
         c = self.config
-        self.progress.seconds += seconds
-        row = {"step": iteration}
-        row |= metrics.response_metrics(responses, pass_threshold=c.pass_threshold)
-        if c.refine != "none":
-            row |= metrics.refinement_metrics(refinements, kept, pass_threshold=c.pass_threshold)
-            row["refine/prompts_cut"] = counts["refine_prompts_cut"]
-            row["refine/dropped_mentions"] = counts["dropped_mentions"]
-        rows = [one for group in responses for one in group] + list(kept)
-        row["group_reward"] = sum(one.reward for one in rows) / len(rows)
-        row |= metrics.critic_metrics(counts)
-        row |= metrics.update_metrics(stats)
-        sampled = {
-            "respond": sum(len(r.token_ids) for group in responses for r in group),
-            "critique": counts["tokens"],
-            "refine": sum(len(r.token_ids) for r in refinements if r.author == Author.POLICY),
-        }
-        trained = sum(one.get("initial/tokens", 0.0) + one.get("refined/tokens", 0.0) for one in stats)
-        self.progress.num_tokens += sum(sampled.values())
         if iteration == 0:
             self.progress.all_failed_start = row["frac_all_wrong"]
-        row |= {f"eval/{name}": value for name, value in (held_out or {}).items()}
-        row["learning_rate"] = rate
-        row["num_tokens"] = self.progress.num_tokens
-        row["num_compilations"] = runtime.compilations()
-        row["step_time"] = seconds
-        row |= self.clock.take(sampled | {"update": trained})
+        self.progress.num_tokens += sum(sampled.values())
+        if c.eval.every and (iteration + 1) % c.eval.every == 0:
+            row |= {f"eval/{name}": value for name, value in (self._evaluate(state.params)[0] or {}).items()}
+        row |= {"step": iteration, "num_tokens": self.progress.num_tokens, "num_compilations": runtime.compilations()}
+        row |= self.clock.take(sampled | {"update": row["tokens_trained"]})
         self.run.append_metrics(row)
-        return row
-
-    def _write_samples(self, iteration, problems, responses, refinements) -> None:
-        c = self.config
-        if iteration % c.samples_every:
-            return
-        by_response = {(row.index.question, row.index.response): row for row in reversed(refinements)}
-        # Questions with a refinement first: they show all three stages.
-        refined = {row.index.question for row in refinements}
-        order = sorted(range(len(problems)), key=lambda q: q not in refined)[: c.samples_per_iteration]
-        shown = c.refine == "policy" and c.critique != "none"
-        lines = []
-        for q in order:
-            first = next((row for row in responses[q] if (q, row.index.response) in by_response), responses[q][0])
-            refinement = by_response.get((q, first.index.response))
-            lines.append(
-                {
-                    "step": iteration,
-                    "problem": problems[q].index,
-                    "question": problems[q].question,
-                    "answer": problems[q].answer,
-                    "response": first.text,
-                    "reward": first.reward,
-                    "rewards": [row.reward for row in responses[q]],
-                    "critique": refinement.parent.text if refinement and shown else None,
-                    "refinement": refinement.text if refinement else None,
-                    "refinement_reward": refinement.reward if refinement else None,
-                }
-            )
-        self.run.append_samples(lines)
 
     def _keep(self, state: TrainState, iteration: int, *, always: bool = False) -> None:
         c = self.config
+        now = time.monotonic()
         self.progress.iteration = iteration
+        self.progress.seconds, self.since = self.progress.seconds + now - self.since, now
         if always or iteration % c.checkpoint_every == 0 or iteration == c.num_iterations:
             self.checkpoints.save(iteration, state, dataclasses.asdict(self.progress))
 
     def _finish(self, state: TrainState) -> None:
-        before, unsolved = self.progress.eval_before, self.progress.unsolved_before
-        after, still_unsolved = self._evaluate(state.params)
-        solved = None
-        if unsolved:
-            solved = 1 - len(set(unsolved) & set(still_unsolved)) / len(unsolved)
+        after, unsolved = self._evaluate(state.params)
         self.checkpoints.wait()
-        summary = {
-            "eval_before": before,
-            "eval_after": after,
-            "unsolved_before": unsolved and len(unsolved),
-            "unsolved_before_solved_after": solved,
-            "all_failed_start": self.progress.all_failed_start,
-            "updates": int(state.step),
-            "iterations": self.progress.iteration,
-            "num_tokens": self.progress.num_tokens,
-            "seconds": self.progress.seconds,
-            "num_compilations": runtime.compilations(),
-        }
+        self.progress.seconds += time.monotonic() - self.since
+        summary = journal.summary(self.progress, updates=int(state.step), after=after, unsolved_after=unsolved)
         self.run.write_summary(summary)
-        _print_table(summary, self.run)
-
-
-class Clock:
-    """Seconds by stage since the last `take`, and named counts."""
-
-    def __init__(self):
-        self._seconds: collections.Counter = collections.Counter()
-        self._counts: collections.Counter = collections.Counter()
-
-    def __call__(self, stage: str) -> "_Timer":
-        return _Timer(self._seconds, stage)
-
-    def count(self, name: str, number: int) -> None:
-        self._counts[name] += number
-
-    def take(self, tokens: dict[str, float]) -> dict[str, float]:
-        """Returns `time/STAGE`, `tokens_per_second/STAGE` for stages with tokens, and the counts; then starts anew."""
-        row = {f"time/{stage}": seconds for stage, seconds in self._seconds.items()}
-        row |= {
-            f"tokens_per_second/{stage}": number / self._seconds[stage]
-            for stage, number in tokens.items()
-            if self._seconds[stage] and number
-        }
-        row |= self._counts
-        self._seconds.clear()
-        self._counts.clear()
-        return row
-
-
-class _Timer:
-    def __init__(self, seconds: collections.Counter, stage: str):
-        self._seconds, self._stage = seconds, stage
-
-    def __enter__(self):
-        self._started = time.monotonic()
-
-    def __exit__(self, *_):
-        self._seconds[self._stage] += time.monotonic() - self._started
-
-
-def _postfix(row: dict) -> str:
-    parts = [f"reward {row['reward']:.2f}", f"all wrong {row['frac_all_wrong']:.2f}"]
-    if row.get("refine/attempted"):
-        parts.append(f"rescued {row['refine/questions_rescued']:.2f}")
-    if "tokens_per_second/respond" in row:
-        parts.append(f"{row['tokens_per_second/respond']:.0f} tok/s")
-    return ", ".join(parts)
-
-
-def _print_table(summary: dict, run: RunDir) -> None:
-    lines = [f"{summary['updates']} updates in {summary['seconds']:.0f} s, {summary['num_tokens']} tokens generated"]
-    before, after = summary["eval_before"], summary["eval_after"]
-    if after:
-        lines += ["", f"{'held-out':<12}{'before':>8}{'after':>8}"]
-        lines += [f"{name:<12}{before[name]:>8.3f}{after[name]:>8.3f}" for name in after if name.startswith("pass")]
-        lines.append("")
-    if summary["unsolved_before_solved_after"] is not None:
-        lines.append(
-            f"{summary['unsolved_before']} held-out questions were unsolved before; "
-            f"{summary['unsolved_before_solved_after']:.0%} of them are solved now"
-        )
-    lines.append(f"metrics, samples, checkpoints and summary are in {run.path}")
-    sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.write(journal.table(summary))
+        sys.stdout.write(f"metrics, samples, checkpoints and summary are in {self.run.path}\n")
 
 
 def _say(text: str) -> None:

@@ -20,7 +20,7 @@ LEVELS = (
     ("model", "tokenizer", "rewards", "math_worker", "critiques", "equations", "arithmetic", "packing", "data"),
     ("hf", "generate", "update", "checkpoint", "prompts", "metrics"),
     ("rollout", "warmstart", "evaluation", "config", "rundir"),
-    ("assemble", "cli"),
+    ("assemble", "cli", "journal"),
     ("train", "evaluate", "sample"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

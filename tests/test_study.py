@@ -136,10 +136,10 @@ def test_the_committed_study_has_the_arms_and_seeds_that_the_comparison_needs(tm
     seeds = {}
     for run in trained:
         seeds.setdefault((run.setting, run.arm), []).append(run.seed)
-    headline = {"r1_grpo", "r1_dr_grpo", "execution"}
+    headline = {"r1_grpo", "r1_dr_grpo", "execution", "execution_paper"}
     assert {arm for (setting, arm) in seeds if setting == "rare_facts"} == headline
     assert all(found == list(range(5 if arm in headline else 3)) for (_, arm), found in seeds.items())
-    assert len(trained) == 2 * 3 * 5 + 8 * 3 and len(runs) == len(trained) + 2 * 5
+    assert len(trained) == 2 * 4 * 5 + 7 * 3 and len(runs) == len(trained) + 2 * 5
     assert set(study["entropy"]) <= {arm["name"] for arm in study["arms"]}
 
 

@@ -1,0 +1,167 @@
+"""What a run tells: a row of metrics and sample texts for each iteration, a summary and a table at its end."""
+
+import collections
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import tqdm
+
+from cgrpo_jax import metrics, runtime
+from cgrpo_jax.records import Author, Problem, Rollout
+
+
+class Clock:
+    """Seconds by stage since the last `take`, and named counts."""
+
+    def __init__(self):
+        self._seconds: collections.Counter = collections.Counter()
+        self._counts: collections.Counter = collections.Counter()
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Adds the time that the block takes to a stage."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.monotonic() - started
+
+    def count(self, name: str, number: int) -> None:
+        """Adds to a count, which is written also when it is 0."""
+        self._counts[name] += number
+
+    def take(self, tokens: Mapping[str, float]) -> dict[str, float]:
+        """Returns `time/STAGE`, `tokens_per_second/STAGE` for stages with tokens, and the counts; then starts anew."""
+        row = {f"time/{stage}": seconds for stage, seconds in self._seconds.items()}
+        row |= {
+            f"tokens_per_second/{stage}": number / self._seconds[stage]
+            for stage, number in tokens.items()
+            if self._seconds[stage] and number
+        }
+        row |= self._counts
+        self._seconds.clear()
+        self._counts.clear()
+        return row
+
+
+def progress_bar(steps: Iterable | None = None, **kw) -> tqdm.tqdm:
+    """Returns a progress bar that redraws often for a person and seldom into a log file."""
+    return tqdm.tqdm(steps, mininterval=0.2 if sys.stderr.isatty() else 10.0, **kw)
+
+
+def bar_text(row: Mapping[str, float]) -> str:
+    """Returns what stands beside the progress bar after an iteration."""
+    parts = [f"reward {row['reward']:.2f}", f"all wrong {row['frac_all_wrong']:.2f}"]
+    if row.get("refine/attempted"):
+        parts.append(f"rescued {row['refine/questions_rescued']:.2f}")
+    if "tokens_per_second/respond" in row:
+        parts.append(f"{row['tokens_per_second/respond']:.0f} tok/s")
+    return ", ".join(parts)
+
+
+def sampled_tokens(
+    responses: Sequence[Sequence[Rollout]], refinements: Sequence[Rollout], counts: Mapping[str, int]
+) -> dict[str, int]:
+    """Returns the tokens that models sampled in an iteration, by stage; `counts` holds those of critiques."""
+    return {
+        "respond": sum(len(row.token_ids) for group in responses for row in group),
+        "critique": counts["tokens"],
+        "refine": sum(len(row.token_ids) for row in refinements if row.author == Author.POLICY),
+    }
+
+
+def metrics_row(
+    responses: Sequence[Sequence[Rollout]],
+    refinements: Sequence[Rollout],
+    kept: Sequence[Rollout],
+    counts: Mapping[str, int],
+    stats: Sequence[Mapping[str, float]],
+    *,
+    refines: bool,
+    pass_threshold: float,
+) -> dict[str, float]:
+    """Returns an iteration's metrics that do not depend on the clock; `metrics.METRICS` says what each means."""
+    row = metrics.response_metrics(responses, pass_threshold=pass_threshold)
+    if refines:
+        row |= metrics.refinement_metrics(refinements, kept, pass_threshold=pass_threshold)
+        row["refine/prompts_cut"] = counts["refine_prompts_cut"]
+        row["refine/dropped_mentions"] = counts["dropped_mentions"]
+    trained = [one for group in responses for one in group] + list(kept)
+    row["group_reward"] = sum(one.reward for one in trained) / len(trained)
+    return row | metrics.critic_metrics(counts) | metrics.update_metrics(stats)
+
+
+def sample_lines(
+    step: int,
+    problems: Sequence[Problem],
+    responses: Sequence[Sequence[Rollout]],
+    refinements: Sequence[Rollout],
+    *,
+    num: int,
+    critiques_shown: bool,
+) -> list[dict]:
+    """Returns up to `num` questions with their texts, those with a refinement first: they show all three stages."""
+    by_response = {(row.index.question, row.index.response): row for row in reversed(refinements)}
+    refined = {row.index.question for row in refinements}
+    lines = []
+    for q in sorted(range(len(problems)), key=lambda q: q not in refined)[:num]:
+        first = next((row for row in responses[q] if (q, row.index.response) in by_response), responses[q][0])
+        refinement = by_response.get((q, first.index.response))
+        lines.append(
+            {
+                "step": step,
+                "problem": problems[q].index,
+                "question": problems[q].question,
+                "answer": problems[q].answer,
+                "response": first.text,
+                "reward": first.reward,
+                "rewards": [row.reward for row in responses[q]],
+                "critique": refinement.parent.text if refinement and critiques_shown else None,
+                "refinement": refinement.text if refinement else None,
+                "refinement_reward": refinement.reward if refinement else None,
+            }
+        )
+    return lines
+
+
+def summary(progress, *, updates: int, after: dict | None, unsolved_after: Sequence[int] | None) -> dict:
+    """Returns what a run comes to.
+
+    Args:
+      progress: the run's `train.Progress`.
+      updates: optimiser updates.
+      after: held-out metrics of the final weights.
+      unsolved_after: positions of the held-out questions that no sample of the final weights solves.
+    """
+    unsolved = progress.unsolved_before
+    solved = 1 - len(set(unsolved) & set(unsolved_after)) / len(unsolved) if unsolved else None
+    return {
+        "eval_before": progress.eval_before,
+        "eval_after": after,
+        "unsolved_before": None if unsolved is None else len(unsolved),
+        "unsolved_before_solved_after": solved,
+        "all_failed_start": progress.all_failed_start,
+        "updates": updates,
+        "iterations": progress.iteration,
+        "num_tokens": progress.num_tokens,
+        "seconds": progress.seconds,
+        "num_compilations": runtime.compilations(),
+    }
+
+
+def table(summary: Mapping) -> str:
+    """Returns a summary as the short table that a run ends with."""
+    lines = [f"{summary['updates']} updates, {summary['num_tokens']} tokens generated, {summary['seconds']:.0f} s"]
+    before, after = summary["eval_before"], summary["eval_after"]
+    if after:
+        lines += ["", f"{'held-out':<12}{'before':>8}{'after':>8}"]
+        lines += [f"{name:<12}{before[name]:>8.3f}{after[name]:>8.3f}" for name in after if name.startswith("pass")]
+        lines.append("")
+    if summary["unsolved_before_solved_after"] is not None:
+        lines.append(
+            f"{summary['unsolved_before']} held-out questions were unsolved before; "
+            f"{summary['unsolved_before_solved_after']:.0%} of them are solved now"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,340 @@
+"""Critiques (by a model that says what a script tells it, or by rule) and refinements; see `test_reanchor.py` for the
+rest of the stages."""
+
+import collections
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+from test_prompts import CHAINS, arithmetic_tokenizer, make
+
+from cgrpo_jax import arithmetic, rewards, rollout
+from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage
+from cgrpo_jax.rollout import Critic, critique, refine, to_refine
+
+TOKENIZER = arithmetic_tokenizer()
+PROMPTS = make(TOKENIZER, **CHAINS)
+END = TOKENIZER.end_of_turn_id
+PROBLEMS = [Problem(i, q, arithmetic.answer(q), arithmetic.solution(q)) for i, q in enumerate(["7*8+6", "2+3*4"])]
+WRONG_TEXTS = ["7*8=54, 4+6=10. Answer: 54 10", "2+3=5, 5*4=21. Answer: 5 21"]
+RIGHT, WRONG, UNREADABLE = "ok. Conclusion: right [END]", "no. Conclusion: wrong [END]", "Conclusion: perhaps [END]"
+INDICATIVE = "The answer is wrong. Conclusion: wrong [END]"
+
+
+class ScriptedWriter:
+    """Has the interface of `Writer`; `script` gives the text of a row from its index, or is the text of all."""
+
+    def __init__(self, script, prompts=PROMPTS, author=Author.CRITIC):
+        self.script, self.prompts, self.author = script, prompts, author
+        self.calls = []
+
+    def write(self, prompt_ids, indices, *, max_length, parents):
+        self.calls.append(types.SimpleNamespace(prompts=prompt_ids, indices=indices, max_length=max_length))
+        script = self.script if callable(self.script) else lambda index: self.script
+        return [
+            [row(index, script(index), prompt_ids=prompt, author=self.author, parent=parent) for index in group]
+            for prompt, group, parent in zip(prompt_ids, indices, parents, strict=True)
+        ]
+
+    @property
+    def asked(self):
+        """All prompts as text."""
+        return [TOKENIZER.decode(ids) for call in self.calls for ids in call.prompts]
+
+
+def row(index, text, *, author=Author.POLICY, **fields):
+    ids = np.asarray([*TOKENIZER.encode(text), END], np.int32)
+    fields = {"prompt_ids": PROMPTS.for_question(PROBLEMS[index.question].question)} | fields
+    return Rollout(index=index, author=author, weights_step=5, token_ids=ids, logp=-np.ones(len(ids), np.float32),
+                   text=text, **fields)  # fmt: skip
+
+
+def response(question, number, reward=0.0):
+    text = PROBLEMS[question].solution if reward else WRONG_TEXTS[question]
+    return row(RowIndex(question=question, response=number), text, reward=reward)
+
+
+def key_of(index):
+    return dataclasses.astuple(index)
+
+
+# 2. Critique by a model.
+
+
+def by_attempt(*texts):
+    return lambda index: texts[min(index.attempt, len(texts) - 1)]
+
+
+def cot(script, rows, *, num_critiques=1, **settings):
+    writer = ScriptedWriter(script)
+    critic = Critic(kind="cot", writer=writer, max_length=48, **settings)
+    done, counts = critique(critic, rows, PROBLEMS, encode=TOKENIZER.encode, num_critiques=num_critiques)
+    return done, counts, writer
+
+
+def test_a_critique_that_agrees_is_taken_at_once():
+    rows = [response(0, 0), response(1, 3), response(1, 4, 1.0)]
+    done, counts, writer = cot(lambda index: RIGHT if index.response == 4 else WRONG, rows)
+    assert len(writer.calls) == 1 and writer.calls[0].max_length == 48
+    assert [one.text for one in done] == [WRONG, WRONG, RIGHT]
+    assert [one.verdict for one in done] == [False, False, True]
+    assert [one.parent for one in done] == rows
+    assert [one.author for one in done] == [Author.CRITIC] * 3
+    assert [one.index for one in done] == [RowIndex(q, r, stage=Stage.CRITIQUE) for q, r in ((0, 0), (1, 3), (1, 4))]
+    tokens = sum(len(one.token_ids) for one in done)
+    assert counts == collections.Counter(
+        critiqued=3, attempts=3, valid=3, judged_failed=2, judged_passed=1, tokens=tokens
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "counted"),
+    [(UNREADABLE, dict(malformed=1, judged_failed=1)), (RIGHT, dict(false_right=1, judged_failed=2))],
+    ids=["malformed", "disagrees"],
+)
+def test_a_critique_that_can_not_be_used_is_written_again_with_another_key(first, counted):
+    rows = [response(0, 0), response(1, 1)]
+    script = lambda index: first if index.question == 1 and not index.attempt else WRONG  # noqa: E731
+    done, counts, writer = cot(script, rows)
+    assert [one.text for one in done] == [WRONG, WRONG]
+    once, again = writer.calls
+    assert [group[0].attempt for group in once.indices] == [0, 0]
+    ((retried,),) = again.indices  # only the one that could not be used
+    assert retried == RowIndex(question=1, response=1, stage=Stage.CRITIQUE, attempt=1)
+    np.testing.assert_array_equal(again.prompts[0], once.prompts[1])
+    assert done[1].index.attempt == 1 and done[1].parent is rows[1]
+    tokens = sum(len(TOKENIZER.encode(text)) + 1 for text in (WRONG, first, WRONG))
+    assert counts == collections.Counter(critiqued=2, attempts=3, valid=1, tokens=tokens, **counted)
+
+
+def test_only_first_attempts_enter_the_rates():
+    _, counts, _ = cot(by_attempt(RIGHT, RIGHT, UNREADABLE), [response(0, 0)])
+    assert (counts["false_right"], counts["malformed"], counts["judged_failed"]) == (1, 0, 1)
+    _, counts, _ = cot(by_attempt(WRONG, RIGHT), [response(0, 0, 1.0)])
+    assert (counts["false_wrong"], counts["false_right"], counts["judged_passed"]) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("max_retries", [0, 2])
+@pytest.mark.parametrize("text", [UNREADABLE, RIGHT])
+def test_after_all_retries_the_indicative_critique_takes_its_place(text, max_retries):
+    (done,), counts, writer = cot(text, [response(1, 2)], max_retries=max_retries)
+    assert (done.text, done.author, done.verdict) == (INDICATIVE, Author.RULE, False)
+    assert list(done.token_ids) == TOKENIZER.encode(INDICATIVE)
+    assert counts["fallbacks"] == 1 and counts["attempts"] == max_retries + 1
+    assert [call.indices[0][0].attempt for call in writer.calls] == list(range(max_retries + 1))
+    assert len({key_of(call.indices[0][0]) for call in writer.calls}) == max_retries + 1
+    assert PROBLEMS[1].answer not in done.text
+
+
+def test_a_critique_of_a_right_response_falls_back_to_right():
+    (done,), _, _ = cot(UNREADABLE, [response(0, 0, 1.0)])
+    assert done.text == "The answer is right. Conclusion: right [END]" and done.verdict is True
+
+
+@pytest.mark.parametrize("see_answer", [True, False])
+def test_the_reference_answer_is_shown_only_if_asked_for(see_answer):
+    rows = [response(0, 0), response(1, 0)]
+    _, _, writer = cot(by_attempt(UNREADABLE, WRONG), rows, see_answer=see_answer)
+    shown = ["\nThe answer is 56 12.", "\nThe answer is 5 20."] if see_answer else ["", ""]
+    prompts = [f"{p.question}\nTried: {t}{s}\nCheck." for p, t, s in zip(PROBLEMS, WRONG_TEXTS, shown, strict=True)]
+    assert writer.asked == prompts * 2  # in the retry as well
+    assert ("56 12" in writer.asked[0]) is see_answer
+
+
+def test_several_critiques_of_one_response():
+    rows = [response(0, 0), response(0, 1)]
+    script = lambda index: UNREADABLE if key_of(index)[2] == 1 and not index.attempt else WRONG  # noqa: E731
+    done, counts, writer = cot(script, rows, num_critiques=2)
+    assert [(one.index.response, one.index.critique, one.index.attempt) for one in done] == [
+        (0, 0, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1),
+    ]  # fmt: skip
+    assert [one.parent.index.response for one in done] == [0, 0, 1, 1]
+    assert (counts["critiqued"], counts["attempts"], counts["malformed"]) == (4, 6, 2)
+    assert len(writer.calls[1].prompts) == 2
+
+
+def test_no_two_rows_of_an_iteration_have_one_key():
+    """Two responses, two critiques each, two refinements after each, and two critiques of each of those."""
+    responses = [response(0, 0), response(0, 1)]
+    first, _, critic = cot(UNREADABLE, responses, num_critiques=2)
+    policy = ScriptedWriter(WRONG_TEXTS[0])
+    refinements, _ = refine(policy, first, PROBLEMS, max_length=32, refinements_per_critique=2)
+    scored = [one.replace(reward=0.0) for one in refinements]
+    second, _, judge = cot(UNREADABLE, scored, num_critiques=2)
+    assert (len(first), len(refinements), len(second)) == (4, 8, 16)
+    drawn = [one.index for one in responses]
+    calls = [call for writer in (critic, policy, judge) for call in writer.calls]
+    drawn += [index for call in calls for group in call.indices for index in group]
+    assert len({key_of(index) for index in drawn}) == len(drawn) == 2 + 3 * 4 + 8 + 3 * 16
+
+
+def test_cut_prompts_are_counted():
+    short = make(TOKENIZER, 24, **CHAINS)
+    writer = ScriptedWriter(by_attempt(UNREADABLE, WRONG), prompts=short)
+    critic = Critic(kind="cot", writer=writer)
+    rows = [response(0, 0).replace(text="7*8=56, " * 9), response(0, 1).replace(text="56")]
+    _, counts = critique(critic, rows, PROBLEMS, encode=TOKENIZER.encode)
+    assert counts["prompts_cut"] == 2  # the first, and again at its retry
+    assert all(len(ids) <= 24 for call in writer.calls for ids in call.prompts)
+
+
+# 2. Critique by a rule.
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong", "right"),
+    [
+        (dict(kind="indicative"), "The answer is wrong.", "The answer is right."),
+        (
+            dict(kind="indicative_gt"),
+            "The answer is wrong. The correct answer is 56 12.",
+            "The answer is right. The correct answer is 56 12.",
+        ),
+        (
+            dict(kind="execution", check_steps=arithmetic.check_steps),
+            "Step 1 is wrong: 7*8=56, not 54.",
+            "Every step that can be checked holds.",
+        ),
+        (
+            dict(kind="execution", check_steps=arithmetic.check_steps, reveal_value=False),
+            "Step 1 is wrong: 7*8=54 does not hold.",
+            "Every step that can be checked holds.",
+        ),
+        (
+            dict(kind="execution", check_steps=lambda question, text: None),
+            "Every step that can be checked holds, but the answer is wrong.",
+            "Every step that can be checked holds.",
+        ),
+        (dict(kind="none"), "The answer is wrong.", "The answer is right."),
+    ],
+    ids=["indicative", "indicative_gt", "execution", "execution, unrevealed", "execution, nothing found", "none"],
+)
+def test_critiques_by_rule(settings, wrong, right):
+    rows = [response(0, 0), response(0, 1, 1.0)]
+    done, counts = critique(Critic(**settings), rows, PROBLEMS, encode=TOKENIZER.encode, num_critiques=2)
+    texts = [f"{wrong} Conclusion: wrong [END]"] * 2 + [f"{right} Conclusion: right [END]"] * 2
+    assert [one.text for one in done] == texts
+    assert [one.verdict for one in done] == [False, False, True, True]
+    assert [one.parent for one in done] == [rows[0], rows[0], rows[1], rows[1]]
+    assert all(one.author == Author.RULE and one.stage == Stage.CRITIQUE for one in done)
+    assert all(TOKENIZER.decode(one.token_ids) == one.text for one in done)
+    assert counts == collections.Counter(critiqued=4)  # nothing was attempted, so no rate of a model's is reported
+
+
+# The unsupervised variant: the verdict is the reward.
+
+
+def unscored(number):
+    return response(0, number).replace(reward=None)
+
+
+def test_without_rewards_any_readable_verdict_is_taken():
+    rows = [unscored(0), unscored(1), unscored(2)]
+    script = {0: by_attempt(RIGHT), 1: by_attempt(UNREADABLE, WRONG), 2: by_attempt(UNREADABLE)}
+    done, counts, writer = cot(lambda index: script[index.response](index), rows)
+    assert [one.verdict for one in done] == [True, False, None]  # who can't be read has said nothing
+    assert done[2].author == Author.RULE
+    assert [len(call.prompts) for call in writer.calls] == [3, 2, 1]
+    assert (counts["valid"], counts["malformed"], counts["fallbacks"]) == (1, 2, 1)
+    assert not counts["judged_failed"] and not counts["judged_passed"]
+    scored = rollout.score_by_verdict(rows, done, num_critiques=1)
+    assert [one.reward for one in scored] == [1.0, 0.0, 0.0]
+
+
+def test_most_of_several_verdicts_decide():
+    rows = [unscored(i) for i in range(4)]
+    said = [True, True, None, True, False, None, False, False, True, True, True, True]
+    verdicts = [types.SimpleNamespace(verdict=verdict) for verdict in said]
+    scored = rollout.score_by_verdict(rows, verdicts, num_critiques=3)
+    assert [one.reward for one in scored] == [1.0, 0.0, 0.0, 1.0]
+    split = rollout.score_by_verdict(rows[:1], verdicts[3:5], num_critiques=2)
+    assert split[0].reward == 0.0  # half is not more than half
+    assert rollout.score_by_verdict([], [], num_critiques=3) == []
+
+
+# 3. Refine.
+
+
+def group(question, *rewards_N):
+    return [response(question, i, reward) for i, reward in enumerate(rewards_N)]
+
+
+@pytest.mark.parametrize(
+    ("refine_max_pass", "expected"),
+    [
+        (0.0, [(1, 0), (1, 1), (1, 2), (1, 3)]),
+        (0.25, [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]),
+        (0.5, [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]),
+        (1.0, [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]),
+    ],
+)
+def test_which_responses_are_refined(refine_max_pass, expected):
+    responses = [group(0, 1.0, 0.0, 0.0, 0.0), group(1, 0.0, 0.0, 0.0, 0.0)]
+    found = to_refine(responses, refine_max_pass=refine_max_pass, pass_threshold=1.0)
+    assert [(one.index.question, one.index.response) for one in found] == expected
+
+
+def test_a_question_above_the_share_is_not_refined_and_a_pass_never_is():
+    responses = [group(0, 1.0, 1.0, 0.0), group(1, 1.0, 0.0)]
+    find = lambda share: to_refine(responses, refine_max_pass=share, pass_threshold=1.0)  # noqa: E731
+    assert [one.index.question for one in find(0.5)] == [1]
+    assert len(find(0.0)) == 0 and len(find(0.9)) == 2
+    assert to_refine([group(0, 1.0, 1.0)], refine_max_pass=1.0, pass_threshold=1.0) == []
+    partial = [[response(0, 0).replace(reward=0.6)]]
+    assert to_refine(partial, refine_max_pass=0.0, pass_threshold=0.5) == []
+    assert len(to_refine(partial, refine_max_pass=0.0, pass_threshold=1.0)) == 1
+
+
+def by_rule(rows, **settings):
+    settings = dict(kind="execution", check_steps=arithmetic.check_steps) | settings
+    return critique(Critic(**settings), rows, PROBLEMS, encode=TOKENIZER.encode)[0]
+
+
+@pytest.mark.parametrize("show_critique", [True, False])
+def test_refinements_are_sampled_after_question_response_and_critique(show_critique):
+    critiqued = by_rule([response(0, 4), response(1, 2)])
+    policy = ScriptedWriter(WRONG_TEXTS[0], author=Author.POLICY)
+    rows, counts = refine(
+        policy, critiqued, PROBLEMS, max_length=32, refinements_per_critique=2, show_critique=show_critique
+    )
+    parts = ["\nCritique: Step 1 is wrong: 7*8=56, not 54. Conclusion: wrong [END]",
+             "\nCritique: Step 2 is wrong: 5*4=20, not 21. Conclusion: wrong [END]"]  # fmt: skip
+    parts = parts if show_critique else ["", ""]
+    assert policy.asked == [
+        f"{p.question}\nTried: {t}{c}\nTry again." for p, t, c in zip(PROBLEMS, WRONG_TEXTS, parts, strict=True)
+    ]
+    assert policy.calls[0].max_length == 32
+    assert [one.index for one in rows] == [
+        RowIndex(q, n, refinement=r, stage=Stage.REFINEMENT) for q, n in ((0, 4), (1, 2)) for r in (0, 1)
+    ]
+    assert [one.parent for one in rows] == [critiqued[0], critiqued[0], critiqued[1], critiqued[1]]
+    assert rows[3].parent.parent.index == RowIndex(1, 2)
+    assert counts["prompts_cut"] == 0
+
+
+def test_a_refinement_of_a_retried_critique_starts_its_own_count():
+    done, _, _ = cot(by_attempt(UNREADABLE, WRONG), [response(0, 0)])
+    (one,), _ = refine(ScriptedWriter("56"), done, PROBLEMS, max_length=32)
+    assert done[0].index.attempt == 1
+    assert one.index == RowIndex(question=0, stage=Stage.REFINEMENT)
+
+
+def test_a_response_too_long_for_the_refine_prompt_is_cut_and_counted():
+    rows = [response(0, 0).replace(text="7*8=54, " * 9), response(0, 1)]
+    policy = ScriptedWriter("56", prompts=make(TOKENIZER, 60, **CHAINS))
+    _, counts = refine(policy, by_rule(rows, kind="indicative"), PROBLEMS, max_length=32)
+    assert counts["prompts_cut"] == 1
+    assert all(len(ids) <= 60 for ids in policy.calls[0].prompts)
+
+
+def test_solutions_may_be_inserted_in_the_place_of_refinements():
+    failed = [response(1, 2), response(1, 3), response(0, 5)]
+    rows = rollout.insert_solutions(failed, PROBLEMS, encode=TOKENIZER.encode, end_of_turn=END)
+    assert [one.text for one in rows] == [problem.solution for problem in PROBLEMS]
+    assert [one.parent for one in rows] == [failed[2], failed[0]]
+    for one in rows:
+        assert list(one.token_ids) == [*TOKENIZER.encode(one.text), END]
+        assert one.author == Author.SOLUTION and one.stage == Stage.REFINEMENT
+    scored = rollout.score(rows, PROBLEMS, lambda texts, answers: rewards.grade("trace", texts, answers))
+    assert [one.reward for one in scored] == [1.0, 1.0]
