@@ -16,6 +16,7 @@ from cgrpo_jax.records import Author, Stage
 
 pytestmark = pytest.mark.slow
 
+DR = {"data.num_eval": 0, "refine": "none", "aggregate": "constant", "num_iterations": 1}
 R1 = dict(refine="none", scale_by_std=True, aggregate="sequence_mean", kl_coef=0.05)
 
 
@@ -57,11 +58,11 @@ def test_r1_grpo(tmp_path, seen):
 
 @pytest.fixture(scope="module")
 def dr_grpo(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("dr"), {"data.num_eval": 0}, refine="none", num_iterations=1)
+    return run(tmp_path_factory.mktemp("dr"), DR)
 
 
 def test_dr_grpo(tmp_path, seen, dr_grpo):
-    run(tmp_path, {"data.num_eval": 0}, refine="none", num_iterations=1)
+    run(tmp_path, DR)
     reward = {row.token_ids.tobytes(): row for row in seen.of(Stage.RESPONSE)}
     for group in groups_of(seen.updates[0]):
         passed = [reward[row.target_ids.tobytes()] for row in group]
@@ -75,13 +76,13 @@ def test_dr_grpo(tmp_path, seen, dr_grpo):
 
 def test_aggregations_weigh_as_the_paper_says(tmp_path, dr_grpo):
     """Without refinements `paper` is 1 / (Q n) a token and `constant` 1 / (Q n T): T = 16 times less."""
-    paper = run(tmp_path, {"data.num_eval": 0}, refine="none", num_iterations=1, aggregate="paper")
+    paper = run(tmp_path, DR, aggregate="paper")
     assert metrics(paper)[0]["grad_norm"] == pytest.approx(16 * metrics(dr_grpo)[0]["grad_norm"], rel=1e-4)
     assert samples(paper) == samples(dr_grpo)
 
 
 def test_an_entropy_bonus_keeps_every_row_and_lowers_the_loss(tmp_path, dr_grpo):
-    folder = run(tmp_path, {"data.num_eval": 0}, refine="none", num_iterations=1, entropy_coef=0.01)
+    folder = run(tmp_path, DR, entropy_coef=0.01)
     (row,), (base,) = metrics(folder), metrics(dr_grpo)
     assert row["rows_trained"] == 16 > base["rows_trained"]
     tokens = row["completions/mean_length"] * 16
@@ -308,8 +309,8 @@ def jax_to_numpy(tree):
 
 def test_a_policy_from_a_hugging_face_folder(tmp_path, llama, dr_grpo):
     nothing = {key: 0 for key in tiny_run.SMALL if key.startswith("model.")}
-    folder = {"model.folder": str(llama), "model.tokenizer": "", "data.num_eval": 0}
-    train.main(tiny_run.config(nothing | folder, refine="none", num_iterations=1), str(tmp_path))
+    folder = {"model.folder": str(llama), "model.tokenizer": ""}
+    train.main(tiny_run.config(nothing | DR | folder), str(tmp_path))
     assert samples(tmp_path) == samples(dr_grpo)  # the same weights, read from another place
     assert metrics(tmp_path)[0]["grad_norm"] == metrics(dr_grpo)[0]["grad_norm"]
 

@@ -76,7 +76,7 @@ def test_the_summary(plain):
     assert summary["updates"] == summary["iterations"] == 3
     assert summary["all_failed_start"] == rows[0]["frac_all_wrong"]
     assert summary["num_tokens"] == rows[-1]["num_tokens"]
-    assert summary["seconds"] == pytest.approx(sum(row["step_time"] for row in rows))
+    assert summary["seconds"] > sum(row["step_time"] for row in rows)  # evaluations included
     assert summary["unsolved_before"] == round((1 - summary["eval_before"]["pass@8"]) * 8)
 
 
@@ -203,16 +203,16 @@ def test_ctrl_c_exits_130_and_the_run_resumes(tmp_path, uninterrupted, monkeypat
 
 KILLED = """
 import os, signal, sys
-from cgrpo_jax import cli, train
+from cgrpo_jax import cli, rundir, train
 
-def killed(self, iteration, *args):
-    if iteration == 2:
-        with self.run.samples.open("a") as file:
+def killed(self, lines):
+    if lines[0]["step"] == 2:
+        with self.samples.open("a") as file:
             file.write('{"step": 2, "resp')
         os.kill(os.getpid(), signal.SIGKILL)
-    write(self, iteration, *args)
+    append(self, lines)
 
-write, train.Loop._write_samples = train.Loop._write_samples, killed
+append, rundir.RunDir.append_samples = rundir.RunDir.append_samples, killed
 cli.run(train.main, require=("config", "workdir"))
 """
 
