@@ -1,0 +1,156 @@
+"""The quickstart in miniature: one-step chains, a model that gets some right, a run that takes a second or two.
+
+`start` teaches the model once a session; every run begins from its weights. All stages share one prompt width, one
+length and few rows a call, so that runs of different methods share nearly all of their compiled programs.
+"""
+
+import atexit
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import jax
+import numpy as np
+
+from cgrpo_jax import assemble, checkpoint, model, rollout, train, update
+from cgrpo_jax import config as config_lib
+
+QUICKSTART = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
+SMALL = {
+    "model.embed_dim": 64,
+    "model.mlp_dim": 128,
+    "model.num_heads": 2,
+    "model.num_kv_heads": 2,
+    "model.num_layers": 1,
+    "model.max_context": 64,
+    "data.chain_length": 1,
+    "data.num_train": 12,
+    "data.num_eval": 8,
+    "data.num_held_out": 8,
+    "data.hard_share": 0.25,
+    "warm_start.num_updates": 0,
+    "warm_start.chain_lengths": (1,),
+    "num_iterations": 2,
+    "questions_per_iteration": 4,
+    "num_responses": 4,
+    "max_rows": 4,
+    "prompt_bucket": 48,
+    "max_prompt_length": 16,
+    "max_response_length": 16,
+    "max_critique_length": 16,
+    "max_critique_prompt_length": 48,
+    "max_refinement_prompt_length": 48,
+    "pack_length": 64,
+    "learning_rate": 2e-4,
+    "warmup_updates": 0,
+    "checkpoint_every": 1,
+}
+# What the wall clock and the process decide, not the seed.
+UNREPEATABLE = ("time/", "tokens_per_second/", "step_time", "num_compilations")
+
+
+def config(changes=None, /, **more):
+    """Returns the miniature's configuration with further changes, a dict for dotted keys."""
+    c = config_lib.load(QUICKSTART)
+    c.update_from_flattened_dict(SMALL | (changes or {}) | more)
+    return config_lib.freeze(c)
+
+
+def arguments(workdir, changes=None, /, **more):
+    """Returns the command line that `train`, `evaluate` or `sample` takes for it."""
+    flags = [f"--config.{key}={value}" for key, value in (SMALL | (changes or {}) | more).items()]
+    return [f"--config={QUICKSTART}", f"--workdir={workdir}", *flags]
+
+
+@functools.cache
+def start() -> str:
+    """Returns a run's folder whose weights solve about half of the chains, critique and refine; made once."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # Runs in other processes find the programs that were compiled here.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(folder, "programs"))
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    train.main(config({"warm_start.num_updates": 300, "data.num_eval": 0}, num_iterations=0), folder)
+    return folder
+
+
+def run(workdir, changes=None, /, **more) -> pathlib.Path:
+    """Trains from `start`'s weights and returns the run's folder."""
+    train.main(config({"model.init": start()} | (changes or {}), **more), str(workdir))
+    return pathlib.Path(workdir)
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in pathlib.Path(path).read_text().split("\n")[:-1]]
+
+
+def metrics(workdir) -> list[dict]:
+    return lines(pathlib.Path(workdir) / "metrics.jsonl")
+
+
+def samples(workdir) -> list[dict]:
+    return lines(pathlib.Path(workdir) / "samples.jsonl")
+
+
+def repeatable(workdir) -> list[dict]:
+    """Returns the metrics that the same seed gives again, exactly."""
+    return [{k: v for k, v in row.items() if not k.startswith(UNREPEATABLE)} for row in metrics(workdir)]
+
+
+def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
+    """Returns the newest checkpoint's step and all its arrays."""
+    model = assemble.load_model(cfg)
+    template = jax.eval_shape(
+        functools.partial(update.init_state, optimizer=update.make_optimizer(learning_rate=1.0)), model.params
+    )
+    with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
+        step, restored, _ = checkpoints.restore_latest(template)
+    return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
+
+
+def template():
+    """Returns the shapes of the miniature's weights."""
+    return model.param_shapes(assemble.load_model(config()).config)
+
+
+@dataclasses.dataclass
+class Seen:
+    """What passed through a run: every rollout sampled, its prompt as text, and the rows of every update."""
+
+    rollouts: list
+    prompts: list
+    writers: list
+    updates: list
+
+    def of(self, stage):
+        return [row for row in self.rollouts if row.stage == stage]
+
+    def asked(self, stage):
+        return [text for text, row in zip(self.prompts, self.rollouts, strict=True) if row.stage == stage]
+
+
+def watch(monkeypatch) -> Seen:
+    """Returns what will pass through the runs of a test, evaluations aside."""
+    seen = Seen([], [], [], [])
+    write, apply = rollout.Writer.write, update.update
+
+    def watch_write(self, *args, **kw):
+        groups = write(self, *args, **kw)
+        for row in (row for group in groups for row in group):
+            if self.iteration < 2**31:  # not an evaluation
+                seen.rollouts.append(row)
+                seen.prompts.append(self.prompts.tokenizer.decode(row.prompt_ids))
+                seen.writers.append(self)
+        return groups
+
+    def watch_update(state, rows, **kw):
+        seen.updates.append(list(rows))
+        return apply(state, rows, **kw)
+
+    monkeypatch.setattr(rollout.Writer, "write", watch_write)
+    monkeypatch.setattr(update, "update", watch_update)
+    return seen
