@@ -16,6 +16,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from cgrpo_jax import hf, model  # noqa: E402
+from cgrpo_jax.generate import Generator  # noqa: E402
+from cgrpo_jax.records import RowIndex  # noqa: E402
 from cgrpo_jax.tokenizer import load_tokenizer  # noqa: E402
 
 pytestmark = pytest.mark.parity
@@ -76,10 +78,12 @@ class Ours:
         return np.asarray(self._forward(self.params, tokens_BS, segments_BS))[0, : len(ids)]
 
     def continuation(self, ids, count):
-        ids = list(ids)
-        for _ in range(count):
-            ids.append(int(self.logits(ids)[-1].argmax()))
-        return ids[-count:]
+        """Greedy, by the cached decoding that training samples with. No end of turn: `count` tokens."""
+        generate = Generator(self.config, eos_ids=[self.config.vocab_size], max_rows=1)
+        ((row,),) = generate(
+            self.params, [ids], [[RowIndex(question=0)]], seed=0, iteration=0, max_length=count, temperature=0.0
+        )
+        return row.token_ids.tolist()
 
 
 def their_logits(net, ids):
@@ -88,7 +92,7 @@ def their_logits(net, ids):
 
 
 def their_continuation(net, ids, count):
-    """Greedy; a cache there, none here. No end of turn: all `count` tokens are compared."""
+    """Greedy, with their cache. No end of turn: all `count` tokens are compared."""
     out = net.generate(
         torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), do_sample=False, max_new_tokens=count,
         min_new_tokens=count, eos_token_id=None, pad_token_id=0,
@@ -190,6 +194,4 @@ if "CGRPO_SMOLLM2" in os.environ:
         net = transformers.AutoModelForCausalLM.from_pretrained(SMOLLM2, dtype=torch.float32).eval()
         ids = tokenizer.chat_ids([{"role": "user", "content": "Sam has 12 pens and buys 30 more. How many pens?"}])
         np.testing.assert_allclose(ours.logits(ids), their_logits(net, ids), atol=1e-3, rtol=0)
-        # One pass over their text is enough: if each of its tokens is our choice after those before it, so is the text.
-        continued = their_continuation(net, ids, 64)
-        assert ours.logits([*ids, *continued])[len(ids) - 1 : -1].argmax(-1).tolist() == continued
+        assert ours.continuation(ids, 64) == their_continuation(net, ids, 64)
