@@ -8,7 +8,7 @@ and seed one warm start is trained, and every arm of that seed begins with its w
 
 Headline arms have five seeds, the others three. They were committed, with everything else here, before the runs, but
 for one change: when three seeds of every arm had run, the paper's own aggregation was made a headline arm (and the
-quickstart's), because with `constant`, as in the released code, the refinements' weight proved too small here.
+quickstart's): with `constant`, as in the released code, a refinement has a seventh of the weight and learning is slow.
 """
 
 import pathlib
