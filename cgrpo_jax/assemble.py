@@ -227,7 +227,7 @@ def _policy_stages(config) -> list[tuple[str, str]]:
     stages = [("max_prompt_length", "max_response_length")]
     if config.refine == "policy":
         stages.append(("max_refinement_prompt_length", "max_response_length"))
-    critiques_wanted = config.refine != "none" or config.critique_when == "all"
+    critiques_wanted = config.refine == "policy" or config.critique_when == "all"
     if config.critique == "cot" and critiques_wanted and not config.critic_folder:
         stages.append(_CRITIQUE_STAGE)
     return stages
