@@ -268,7 +268,22 @@ def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem
             kept[kind], skipped[kind] = _usable(config, prompts, problems)
         except UserError as error:
             raise UserError(f"{kind} questions: {error}") from error
+    _check_room(config, prompts, kept["training"])
     return kept["training"], kept["held-out"], skipped
+
+
+def _check_room(config, prompts: Prompts, problems: list[Problem]) -> None:
+    """Checks that the longest question and a critique fit a refine prompt, lest a run end at the first that don't."""
+    if config.refine != "policy":
+        return
+    longest = max(problems, key=lambda problem: len(problem.question))
+    ids, _ = prompts.for_refinement(longest.question, "", None if config.critique == "none" else "")
+    critique = config.max_critique_length if config.critique == "cot" else 0
+    if len(ids) + critique > config.max_refinement_prompt_length:
+        raise UserError(
+            f"the refine prompt of problem {longest.index} takes {len(ids)} tokens, a critique up to {critique}, more "
+            f"than max_refinement_prompt_length {config.max_refinement_prompt_length} without the response; raise it."
+        )
 
 
 def _usable(config, prompts: Prompts, problems: list[Problem]) -> tuple[list[Problem], int]:
