@@ -36,13 +36,15 @@ _AT_LEAST_ONE = (
     "questions_per_iteration", "num_responses", "num_refinements", "num_critiques", "refinements_per_critique",
     "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length", "max_rows",
     "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every", "grader_workers",
-    "eval.num_samples",
+    "eval.num_samples", "data.chain_length", "warm_start.rows_per_update",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "num_iterations", "samples_per_iteration", "top_k", "max_retries", "kl_coef", "clip_low", "clip_high",
     "learning_rate", "warmup_updates", "weight_decay", "max_grad_norm", "pack_length", "pack_slots", "data.seed",
-    "data.num_train", "data.num_eval", "warm_start.num_updates", "eval.every", "eval.temperature",
+    "data.num_train", "data.num_eval", "warm_start.num_updates", "warm_start.learning_rate", "eval.every",
+    "eval.temperature",
 )  # fmt: skip
+_MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
 _SHARES = ("refine_max_pass", "data.hard_share", "warm_start.rare_rate")
 _TEMPLATES = {
     "question_prompt": ("question",),
@@ -104,8 +106,14 @@ def check(config) -> None:
         )
     if config.temperature <= 0:
         raise UserError(f"temperature {config.temperature} gives no exploration; use a positive one, such as 1.0.")
-    if not 0 < config.top_p <= 1:
-        raise UserError(f"top_p {config.top_p} is not a probability mass; use a value above 0 and at most 1.")
+    for key in ("top_p", "eval.top_p"):
+        value = _get(config, key)
+        if not 0 < value <= 1:
+            raise UserError(f"{key} {value} is not a probability mass; use a value above 0 and at most 1.")
+    if config.grader_timeout <= 0:
+        raise UserError(f"grader_timeout {config.grader_timeout} leaves no time; use a positive one, such as 5.0.")
+    if config.seed > _MAX_SEED:
+        raise UserError(f"seed {config.seed} does not fit 32 bits; use at most {_MAX_SEED}.")
     if (config.top_p < 1 or config.top_k > 0) and config.old_logp == "sampler":
         raise UserError('top_p below 1 or top_k above 0 needs old_logp "trainer"; set it, or sample untruncated.')
     if config.gamma <= 0:
@@ -219,7 +227,7 @@ def _policy_stages(config) -> list[tuple[str, str]]:
     stages = [("max_prompt_length", "max_response_length")]
     if config.refine == "policy":
         stages.append(("max_refinement_prompt_length", "max_response_length"))
-    critiques_wanted = config.refine != "none" or config.critique_when == "all"
+    critiques_wanted = config.refine == "policy" or config.critique_when == "all"
     if config.critique == "cot" and critiques_wanted and not config.critic_folder:
         stages.append(_CRITIQUE_STAGE)
     return stages
@@ -260,7 +268,22 @@ def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem
             kept[kind], skipped[kind] = _usable(config, prompts, problems)
         except UserError as error:
             raise UserError(f"{kind} questions: {error}") from error
+    _check_room(config, prompts, kept["training"])
     return kept["training"], kept["held-out"], skipped
+
+
+def _check_room(config, prompts: Prompts, problems: list[Problem]) -> None:
+    """Checks that the longest question and a critique fit a refine prompt, lest a run end at the first that don't."""
+    if config.refine != "policy":
+        return
+    longest = max(problems, key=lambda problem: len(problem.question))
+    ids, _ = prompts.for_refinement(longest.question, "", None if config.critique == "none" else "")
+    critique = config.max_critique_length if config.critique == "cot" else 0
+    if len(ids) + critique > config.max_refinement_prompt_length:
+        raise UserError(
+            f"the refine prompt of problem {longest.index} takes {len(ids)} tokens, a critique up to {critique}, more "
+            f"than max_refinement_prompt_length {config.max_refinement_prompt_length} without the response; raise it."
+        )
 
 
 def _usable(config, prompts: Prompts, problems: list[Problem]) -> tuple[list[Problem], int]:

@@ -39,13 +39,15 @@ def read_jsonl(
         raise UserError(f"data file '{path}' does not exist; check the path.")
     read = _reader(question_key, answer_key, solution_key, answer_pattern)
     problems = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8.") from error
             except json.JSONDecodeError as error:
                 raise UserError(f"{where}: not JSON ({error.msg}); each line must be one JSON object.") from error
             if not isinstance(row, dict):

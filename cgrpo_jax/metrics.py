@@ -42,7 +42,8 @@ METRICS = {
     "refine/mentions_critique": "share of the kept refinements that mention the critique or the earlier attempt",
     "refine/prompts_cut": "refine prompts in which a response was cut in its middle",
     "refine/dropped_mentions": "refinements dropped before selection because they mention the critique",
-    "critic/valid": "share of the first cot critiques whose verdict agrees with the verifier",
+    "critic/valid": "share of the first cot critiques whose verdict agrees with the verifier (reward_source critic: "
+    "whose verdict can be read)",
     "critic/malformed_rate": "share of the first cot critiques without a readable verdict",
     "critic/false_right_rate": "share of the failed responses with a readable first cot critique that it calls right",
     "critic/false_wrong_rate": "share of the passing responses with a readable first cot critique that it calls wrong",
@@ -111,11 +112,13 @@ def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     metrics = {
         "critic/valid": share("valid", "critiqued"),
         "critic/malformed_rate": share("malformed", "critiqued"),
-        "critic/false_right_rate": share("false_right", "judged_failed"),
         "critic/fallback_rate": share("fallbacks", "critiqued"),
         "critic/attempts": counts["attempts"],
         "critic/prompts_cut": counts["prompts_cut"],
     }
+    # Where no such response was judged there is no rate, and 0 would praise the critic.
+    if counts["judged_failed"]:
+        metrics["critic/false_right_rate"] = share("false_right", "judged_failed")
     if counts["judged_passed"]:
         metrics["critic/false_wrong_rate"] = share("false_wrong", "judged_passed")
     return metrics

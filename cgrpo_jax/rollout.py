@@ -376,8 +376,14 @@ def train_rows(
     groups = [list(group) for group in responses]
     for row in kept:
         groups[row.index.question].append(row)
-    reward_B = np.asarray([row.reward for group in groups for row in group], np.float32)
-    group_B = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    rewards = [row.reward for group in groups for row in group]
+    # The number of kept refinements changes with every iteration. Padded to a power of two, the shape does not, and
+    # nothing is compiled anew.
+    size = 1 << (len(rewards) - 1).bit_length()
+    reward_B = np.zeros(size, np.float32)
+    group_B = np.full(size, -1)
+    reward_B[: len(rewards)] = rewards
+    group_B[: len(rewards)] = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     advantage_B = iter(
         np.asarray(
             jax.device_get(

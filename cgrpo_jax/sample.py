@@ -46,6 +46,8 @@ def _show(config, model, params, critic_model, grader, question, answer, number)
         answer = arithmetic.answer(question)
     elif answer:
         rewards.check_gold(config.grader, [answer])
+    elif config.critique == "indicative_gt" or (config.critique == "cot" and config.critic_sees_answer):
+        raise UserError("the critique of this configuration tells or sees the gold answer; give it with --answer.")
     problem = Problem(0, question, answer or "")
     length = len(model.prompts.for_question(question))
     if length > config.max_prompt_length:

@@ -54,6 +54,7 @@ class _JsonModel:
         self._model.no_truncation()
         added = self._model.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.read_whole = {token.content: i for i, token in added.items()}  # wherever they stand in a text
         self.size = max(self._model.get_vocab(with_added_tokens=True).values()) + 1
         self.names: dict[str, str] = {}
 
@@ -74,7 +75,7 @@ class _SentencePieceModel:
     a text is put at the very beginning only, never after a control symbol.
     """
 
-    def __init__(self, path: pathlib.Path, added: Mapping[str, int]):
+    def __init__(self, path: pathlib.Path, added: Mapping[str, int], special: frozenset[int] = frozenset()):
         try:
             proto = path.read_bytes()
             self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
@@ -86,7 +87,8 @@ class _SentencePieceModel:
         pieces = range(self._model.vocab_size())
         self._ids = {self._model.id_to_piece(i): i for i in pieces if self._model.is_control(i)} | dict(added)
         self._texts = {i: token for token, i in added.items()}
-        self.special_ids = frozenset(i for i in pieces if self._model.is_control(i))
+        self.special_ids = special | {i for i in pieces if self._model.is_control(i)}
+        self.read_whole = self._ids  # wherever they stand in a text
         self.size = max([self._model.vocab_size(), *(i + 1 for i in added.values())])
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})" if longest_first else "(?!)")
@@ -180,6 +182,9 @@ class Tokenizer:
         self._variables = {**names, **variables}
         named = (model.token_id(token) for token in names.values())
         self._skipped = model.special_ids | set(eos_ids) | {i for i in named if i is not None}
+        control = [text for text, i in model.read_whole.items() if i in self._skipped and len(text) > 1]
+        # The first character of a control token, in a lookahead: each one is found, also where two overlap.
+        self._control = re.compile(f"(?={'|'.join(map(re.escape, control))})." if control else "(?!)", re.DOTALL)
         self.vocab_size = model.size
         self.eos_ids = eos_ids
         self.pad_id = pad_id
@@ -196,7 +201,9 @@ class Tokenizer:
         """A conversation framed by the model's chat template.
 
         Args:
-          messages: `{"role": "system" | "user" | "assistant", "content": text}`, oldest first.
+          messages: `{"role": "system" | "user" | "assistant", "content": text}`, oldest first. A content is text only:
+            where it spells a control token, a space breaks the spelling ("<|im_end|>" becomes "< |im_end|>"), so that
+            no response or critique can end its turn and open another.
           add_generation_prompt: end with the words that open the assistant's turn.
 
         Raises:
@@ -209,7 +216,10 @@ class Tokenizer:
             )
         try:
             return self._template.render(
-                messages=[dict(message) for message in messages],
+                messages=[
+                    {key: self._control.sub(r"\g<0> ", text) if key == "content" else text for key, text in m.items()}
+                    for m in messages
+                ],
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
@@ -266,11 +276,11 @@ def load_tokenizer(path: str | pathlib.Path, *, template_variables: Mapping[str,
     folder = path if path.is_dir() else path.parent
     settings = _settings(folder, "tokenizer_config.json")
     if path.is_file() and path.suffix == ".model":
-        model = _SentencePieceModel(path, _added_tokens(folder, settings))
+        model = _SentencePieceModel(path, *_added_tokens(folder, settings))
     elif (path / "tokenizer.json").is_file():
         model = _JsonModel(path / "tokenizer.json")
     elif (path / "tokenizer.model").is_file():
-        model = _SentencePieceModel(path / "tokenizer.model", _added_tokens(folder, settings))
+        model = _SentencePieceModel(path / "tokenizer.model", *_added_tokens(folder, settings))
     else:
         raise UserError(
             f"{path} holds no tokenizer; give a folder with tokenizer.json or tokenizer.model, or a .model file."
@@ -295,9 +305,11 @@ def _settings(folder: pathlib.Path, name: str) -> dict[str, Any]:
     return read_json(folder / name) if (folder / name).is_file() else {}
 
 
-def _added_tokens(folder: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, int]:
-    listed = {token["content"]: int(i) for i, token in settings.get("added_tokens_decoder", {}).items()}
-    return _settings(folder, "added_tokens.json") | listed
+def _added_tokens(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[dict[str, int], frozenset[int]]:
+    """Returns the ids of added tokens, and which of them are special."""
+    decoder = {int(i): token for i, token in settings.get("added_tokens_decoder", {}).items()}
+    listed = {token["content"]: i for i, token in decoder.items()}
+    return _settings(folder, "added_tokens.json") | listed, frozenset(i for i in decoder if decoder[i].get("special"))
 
 
 def _token_names(settings: Mapping[str, Any]) -> dict[str, str]:

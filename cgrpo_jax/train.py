@@ -189,6 +189,8 @@ class Loop:
             return responses, []
         if c.critique_when == "all":
             return responses, rollout.critiques_of(failed, critiques)
+        if c.refine == "solution":
+            critic = dataclasses.replace(critic, kind="none")  # nobody reads what a model would write here
         return responses, self._write_critiques(critic, failed, problems)
 
     def _write_critiques(self, critic, rows, problems) -> list[Rollout]:

@@ -48,6 +48,13 @@ def test_errors_name_the_line(tmp_path, rows, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_in_another_encoding_is_refused_by_its_line(tmp_path):
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(b'{"q": "x", "a": "1"}\n{"q": "na\xefve", "a": "1"}\n')
+    with pytest.raises(UserError, match="line 2: not UTF-8 .*save the file as UTF-8"):
+        data.read_jsonl(path, question_key="q", answer_key="a")
+
+
 def test_bad_path_and_pattern(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         data.read_jsonl(tmp_path / "none.jsonl", question_key="q", answer_key="a")

@@ -128,3 +128,5 @@ def test_sample_on_other_data_takes_the_answer_from_the_command_line(trained, ca
     assert "(no gold answer)" not in capsys.readouterr().out
     _, err = refused(capsys, run_sample, trained, "--question=7+2", "--answer=nine", changes=other)
     assert "1 of 1 gold answers can't be read" in err and "'nine'" in err
+    out, err = refused(capsys, run_sample, trained, "--question=7+2", changes=other | {"critique": "indicative_gt"})
+    assert out == "" and "tells or sees the gold answer; give it with --answer" in err

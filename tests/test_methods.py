@@ -228,8 +228,8 @@ def test_refinements_train_as_answers_to_the_question_alone(tmp_path, seen):
 
 
 def test_inserted_solutions(tmp_path, seen):
-    folder = run(tmp_path, {"data.num_eval": 0}, refine="solution")
-    assert not seen.of(Stage.REFINEMENT)
+    folder = run(tmp_path, {"data.num_eval": 0}, refine="solution", critique="cot")
+    assert not seen.of(Stage.REFINEMENT) and not seen.of(Stage.CRITIQUE)  # a critique would be read by nobody
     refined = [row for rows in seen.updates for row in rows if row.refined]
     decode = seen.writers[0].prompts.tokenizer.decode
     assert refined

@@ -114,6 +114,8 @@ def test_metrics_of_critiques():
     }
     only_failed = COUNTS - collections.Counter(judged_passed=2, false_wrong=1)
     assert "critic/false_wrong_rate" not in metrics.critic_metrics(only_failed)
+    unjudged = collections.Counter(critiqued=2, attempts=2, valid=1, malformed=1)  # no verifier, no rate
+    assert not {"critic/false_right_rate", "critic/false_wrong_rate"} & metrics.critic_metrics(unjudged).keys()
     assert metrics.critic_metrics(collections.Counter(critiqued=8)) == {}  # written by a rule
 
 

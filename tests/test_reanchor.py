@@ -10,7 +10,7 @@ from test_prompts import arithmetic_tokenizer
 from test_rollout import PROBLEMS, PROMPTS, by_rule, response, row
 from tiny import EVERYTHING, plain_logprobs, random_params
 
-from cgrpo_jax import rewards, rollout
+from cgrpo_jax import objective, rewards, rollout
 from cgrpo_jax.generate import Generator
 from cgrpo_jax.records import Author, LossKind, RowIndex, Stage
 from cgrpo_jax.rollout import Writer, refine, select, train_rows
@@ -74,6 +74,23 @@ def test_a_choice_does_not_depend_on_the_other_questions():
 def anchored(kept, num_responses=3, **keywords):
     responses = [[response(q, i) for i in range(num_responses)] for q in range(2)]
     return responses, train_rows(responses, kept, **{"scale_by_std": False} | keywords)
+
+
+def test_the_number_of_kept_refinements_compiles_nothing_anew(monkeypatch):
+    shapes = set()
+    group_advantages = objective.group_advantages
+
+    def watched(reward_B, group_B, **keywords):
+        shapes.add((reward_B.shape, group_B.shape))
+        return group_advantages(reward_B, group_B, **keywords)
+
+    monkeypatch.setattr(objective, "group_advantages", watched)
+    for num_refined in range(3):
+        _, groups = anchored([refinements(q, 1.0)[0] for q in range(num_refined)], num_responses=5)
+        for q, group in enumerate(groups):
+            expected = [-1 / 6] * 5 + [5 / 6] if q < num_refined else [0.0] * 5
+            np.testing.assert_allclose([row.advantage for row in group], expected, rtol=1e-6)
+    assert shapes == {((16,), (16,))}  # 10 to 12 rows
 
 
 def test_a_kept_refinement_is_a_response_to_the_question_alone():
