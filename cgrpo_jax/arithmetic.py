@@ -93,7 +93,10 @@ def trace(question: str, forced: Mapping[int, int] | None = None) -> list[tuple[
       [((7, '*', 8), 54), ((4, '+', 6), 10)]
     """
     if not _CHAIN.fullmatch(question):
-        raise UserError(f"{question!r} is not a chain of one-digit sums and products such as 7*8+6.")
+        raise UserError(
+            f"{question!r} is not a chain of one-digit sums and products such as 7*8+6 (worked from left to right, the "
+            "last digit carried)."
+        )
     steps, carried = [], int(question[0])
     for number, (op, digit) in enumerate(zip(question[1::2], question[2::2], strict=True), start=1):
         right = int(digit)

@@ -11,6 +11,7 @@ written. Any other exception is a bug and keeps its stack trace.
 
 import dataclasses
 import keyword
+import os
 import pathlib
 import re
 import sys
@@ -87,6 +88,9 @@ def run(
     except UserError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)

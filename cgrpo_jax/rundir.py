@@ -50,7 +50,8 @@ class RunDir:
         if resumed:
             old = self._read_config()
             changed = config_lib.differences(old, config_json, ignore)
-            if changed:
+            # A run that was stopped before its first checkpoint has nothing that another config could spoil.
+            if changed and any(path.name.isdigit() for path in self.checkpoints.glob("*")):
                 raise UserError(
                     f"{self.path} holds a run with another config ({'; '.join(changed)}); give another --workdir, "
                     "or the config the run was started with"

@@ -5,6 +5,7 @@
 Without `--question` it reads one question a line from standard input.
 """
 
+import functools
 import pathlib
 import sys
 
@@ -28,22 +29,36 @@ def main(config, workdir: str, question: str | None, answer: str | None) -> None
         raise UserError(f"{workdir} has no checkpoints and the configuration names no weights; train first.")
     critic_model = assemble.load_critic(config)
     with rewards.Grader(config.grader, num_workers=1, timeout=config.grader_timeout) as grader:
-        for number, line in enumerate([question] if question else _lines()):
-            _show(config, model, params, critic_model, grader, line, answer, number)
+        show = functools.partial(_show, config, model, params, critic_model, grader, answer=answer)
+        if question is not None:
+            show(question, number=0)
+            return
+        refused = 0
+        for number, line in enumerate(_lines()):
+            try:
+                show(line, number=number)
+            except UserError as error:  # one bad line does not end the session
+                sys.stderr.write(f"error: {error}\n")
+                refused += 1
+        if refused:
+            raise UserError(f"{refused} questions were refused; see above.")
 
 
 def _lines():
-    if sys.stdin.isatty():
+    interactive = sys.stdin.isatty()
+    if interactive:
         sys.stderr.write("type a question and press return; an empty line ends\n")
     for line in sys.stdin:
-        if not line.strip():
+        if line.strip():
+            yield line.strip()
+        elif interactive:
             return
-        yield line.strip()
 
 
-def _show(config, model, params, critic_model, grader, question, answer, number) -> None:
+def _show(config, model, params, critic_model, grader, question, *, answer, number) -> None:
     if config.data.kind == "chains":
-        answer = arithmetic.answer(question)
+        question = question.replace(" ", "")
+        answer = answer or arithmetic.answer(question)
     elif answer:
         rewards.check_gold(config.grader, [answer])
     elif config.critique == "indicative_gt" or (config.critique == "cot" and config.critic_sees_answer):

@@ -294,8 +294,8 @@ class Loop:
                 if c.kl_coef:
                     self.reference = restore_params(self.run.path / "reference", template.params)
                 self.run.truncate_after(step - 1)
-                if c.num_iterations > step:
-                    _say(f"resuming after iteration {step}")
+                left = c.num_iterations - step
+                _say(f"resuming after iteration {step}" if left > 0 else f"{step} iterations are done: none is left")
                 return jax.tree.map(jax.numpy.asarray, state)
             self.run.truncate_after(-1)
         params = jax.tree.map(jax.numpy.asarray, self.model.params)

@@ -97,19 +97,22 @@ def test_sample_shows_a_question_through_all_stages(trained, capsys):
     assert critique.endswith("Conclusion: right [END]" if reward == "1" else "Conclusion: wrong [END]")
 
 
-def test_sample_reads_questions_until_an_empty_line(trained, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("7*8\n 7*8 \n" * 6 + "\n4+4\n"))
+def test_sample_reads_a_question_a_line(trained, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n" + "7*8\n 7 * 8 \n" * 6 + "\n"))
     run_sample(trained)
     shown = STAGES.findall(capsys.readouterr().out)
     assert len(shown) == 12 and len(set(shown)) > 1  # each line has noise of its own
 
 
-def test_sample_ends_at_a_malformed_chain(trained, capsys, monkeypatch):
+def test_sample_names_a_malformed_chain_and_goes_on(trained, capsys, monkeypatch):
     out, err = refused(capsys, run_sample, trained, "--question=7*8-1")
     assert out == "" and "'7*8-1' is not a chain of one-digit sums and products such as 7*8+6" in err
-    monkeypatch.setattr("sys.stdin", io.StringIO("2+3\nhello\n"))
-    out, err = refused(capsys, run_sample, trained)
-    assert STAGES.fullmatch(out) and "'hello' is not a chain" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO("2+3\nhello\n4+4\n"))
+    with pytest.raises(SystemExit) as caught:
+        run_sample(trained)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and len(STAGES.findall(out)) == 2
+    assert "'hello' is not a chain" in err and err.endswith("1 questions were refused; see above.\n")
 
 
 def test_sample_refuses_what_does_not_fit(trained, tmp_path, capsys):

@@ -29,13 +29,22 @@ def test_open_writes_the_config_once(run):
 
 
 def test_open_rejects_another_config_and_names_the_keys(run):
+    (run.checkpoints / "0").mkdir(parents=True)
     before = run.config.read_text()
     with pytest.raises(UserError, match=r"another config \(lr: 1e-06 -> 3e-06; optimizer.b1: 0.9 -> 0.8\); give anoth"):
         RunDir(run.path).open({"lr": 3e-6, "num_iterations": 20, "optimizer": {"b1": 0.8}})
     assert run.config.read_text() == before
 
 
+def test_open_takes_another_config_where_nothing_was_saved(run):
+    other = {"lr": 3e-6, "num_iterations": 20, "optimizer": {"b1": 0.8}}
+    run.checkpoints.mkdir()
+    assert RunDir(run.path).open(other) is True
+    assert json.loads(run.config.read_text()) == other
+
+
 def test_open_takes_new_values_of_ignored_keys(run):
+    (run.checkpoints / "0").mkdir(parents=True)
     longer = CONFIG | {"num_iterations": 20}
     assert RunDir(run.path).open(longer) is True
     assert json.loads(run.config.read_text()) == longer

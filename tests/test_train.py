@@ -192,9 +192,11 @@ def test_a_crash_before_the_first_checkpoint(tmp_path, uninterrupted, monkeypatc
 
 def test_ctrl_c_exits_130_and_the_run_resumes(tmp_path, uninterrupted, monkeypatch, capsys):
     argv = tiny_run.arguments(tmp_path, WARM | {"model.init": tiny_run.start()}, num_iterations=LENGTH)
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
         interrupt(patch, "_refine", 2, lambda: signal.raise_signal(signal.SIGINT))
         cli.run(train.main, require=("config", "workdir"), argv=argv)
+    signal.signal(signal.SIGINT, old)
     assert caught.value.code == 130
     assert capsys.readouterr().err.endswith("interrupted\n")
     cli.run(train.main, require=("config", "workdir"), argv=argv)
