@@ -32,7 +32,7 @@ setuptools.setup(
         "safetensors>=0.5,<1",
         "tokenizers>=0.21,<1",
         "jinja2>=3.1,<4",
-        "math-verify[antlr4_13_2]>=0.8,<1",
+        "math-verify>=0.9,<1",
         "pebble>=5.1,<6",
         "tqdm>=4.66,<5",
     ],
