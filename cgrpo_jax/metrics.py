@@ -29,7 +29,8 @@ METRICS = {
     "refined/clip_ratio/high_mean": "share of refined tokens whose shaped ratio is clipped from above",
     "refined/frac_tokens": "share of the trained tokens that belong to refinements",
     "kl": "mean k3 estimate of KL(pi_theta || pi_ref) a token (only with kl_coef > 0)",
-    "sampling/sampling_logp_difference/mean": "mean |log pi_trainer - log pi_old| (nats) over initial tokens",
+    "sampling/sampling_logp_difference/mean": "mean |log pi_theta - log pi_old| (nats) over initial tokens; "
+    "with updates_per_batch > 1 it holds the drift since the first update too",
     "rows_trained": "rows that went through the update (a row of advantage 0 has no gradient and is left out)",
     "tokens_trained": "targets of these rows",
     "completions/mean_length": "mean length (tokens) of the initial responses",
