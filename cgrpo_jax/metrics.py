@@ -41,7 +41,7 @@ METRICS = {
     "refine/questions_rescued": "share of the refined questions with a refinement that passes (questions refined)",
     "refine/mean_length": "mean length (tokens) of the refinements",
     "refine/mentions_critique": "share of the kept refinements that mention the critique or the earlier attempt",
-    "refine/prompts_cut": "refine prompts in which a response was cut in its middle",
+    "refine/prompts_cut": "refine prompts in which the response, or also the critique, was cut in its middle",
     "refine/dropped_mentions": "refinements dropped before selection because they mention the critique",
     "critic/valid": "share of the first cot critiques whose verdict agrees with the verifier (reward_source critic: "
     "whose verdict can be read)",

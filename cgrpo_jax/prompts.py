@@ -54,35 +54,39 @@ class Prompts:
     def for_critique(self, question: str, response: str, answer: str | None) -> tuple[np.ndarray, bool]:
         """Returns the prompt that asks for a critique (with the reference answer if given), and whether it was cut."""
         template = self.critique if answer is None else self.critique_with_answer
-        fields = {"question": question} | ({} if answer is None else {"answer": answer})
-        return self._fitted(template, fields, response, self.max_critique_prompt_length)
+        fields = {"question": question, "response": response} | ({} if answer is None else {"answer": answer})
+        return self._fitted(template, fields, ("response",), self.max_critique_prompt_length)
 
     def for_refinement(self, question: str, response: str, critique: str | None) -> tuple[np.ndarray, bool]:
         """Returns the prompt that asks for a refinement (without a critique if None), and whether it was cut."""
         template = self.refine_without_critique if critique is None else self.refine
-        fields = {"question": question} | ({} if critique is None else {"critique": critique})
-        return self._fitted(template, fields, response, self.max_refinement_prompt_length)
+        fields = {"question": question, "response": response} | ({} if critique is None else {"critique": critique})
+        # A sampled critique can take more tokens when its text is encoded again than it had when it was sampled.
+        cuttable = ("response",) if critique is None else ("response", "critique")
+        return self._fitted(template, fields, cuttable, self.max_refinement_prompt_length)
 
     def _ids(self, content: str) -> np.ndarray:
         messages = [{"role": "system", "content": self.system}] if self.system else []
         return np.asarray(self.tokenizer.chat_ids([*messages, {"role": "user", "content": content}]), np.int32)
 
-    def _fitted(self, template: str, fields: dict, response: str, limit: int) -> tuple[np.ndarray, bool]:
-        """Fills the template; a response that makes the prompt too long is cut in its middle until it fits."""
-        ids = self._ids(critiques.fill(template, response=response, **fields))
+    def _fitted(self, template: str, fields: dict, cuttable: Sequence[str], limit: int) -> tuple[np.ndarray, bool]:
+        """Fills the template; where that is too long, the fields named are cut in their middle, the first one first."""
+        ids = self._ids(critiques.fill(template, **fields))
         if len(ids) <= limit:
             return ids, False
-        pieces: Sequence[int] = self.tokenizer.encode(response)
         marker = self.tokenizer.encode(_CUT)
-        room = len(pieces)
-        # Re-tokenising the shortened text may need a few tokens more than the cut promised.
-        while room > 0:
-            room = max(0, room - (len(ids) - limit))
-            shortened = self.tokenizer.decode(critiques.cut_middle(pieces, room, marker))
-            ids = self._ids(critiques.fill(template, response=shortened, **fields))
-            if len(ids) <= limit:
-                return ids, True
+        for name in cuttable:
+            pieces = self.tokenizer.encode(fields[name])
+            room = len(pieces)
+            # Encoding the shortened text again may take a few tokens more than the cut promised.
+            while room > 0:
+                room = max(0, room - (len(ids) - limit))
+                shortened = self.tokenizer.decode(critiques.cut_middle(pieces, room, marker))
+                fields = fields | {name: shortened}
+                ids = self._ids(critiques.fill(template, **fields))
+                if len(ids) <= limit:
+                    return ids, True
         raise UserError(
-            f"a critique or refine prompt needs more than {limit} tokens without the response; raise "
+            f"a critique or refine prompt needs more than {limit} tokens with nothing to cut left; raise "
             "max_critique_prompt_length or max_refinement_prompt_length."
         )

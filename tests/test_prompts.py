@@ -173,8 +173,18 @@ def test_a_response_is_cut_in_its_middle_whatever_the_limit(template):
         assert f"{QUESTION}\nTried: " in text and f"\nCritique: {CRITIQUE}\nTry again." in text
         if limit - len(bare) > 20:
             assert "Tried: 7*8=54" in text and "54 10\nCritique" in text and "[...]" in text
-    with pytest.raises(UserError, match=f"needs more than {len(bare) - 1} tokens without the response"):
-        make(tokenizer, len(bare) - 1, **CHAINS).for_refinement(QUESTION, RESPONSE * 3, CRITIQUE)
+
+
+def test_a_critique_is_cut_where_cutting_the_response_is_not_enough(template):
+    tokenizer, _ = template
+    bare, _ = make(tokenizer, **CHAINS).for_refinement(QUESTION, "", CRITIQUE)
+    nothing, _ = make(tokenizer, **CHAINS).for_refinement(QUESTION, "", "")
+    for limit in range(len(nothing), len(bare)):
+        ids, cut = make(tokenizer, limit, **CHAINS).for_refinement(QUESTION, RESPONSE * 3, CRITIQUE)
+        assert cut and len(ids) <= limit
+        assert f"{QUESTION}\nTried: \nCritique: " in tokenizer.decode(ids)
+    with pytest.raises(UserError, match=f"needs more than {len(nothing) - 1} tokens with nothing to cut left"):
+        make(tokenizer, len(nothing) - 1, **CHAINS).for_refinement(QUESTION, RESPONSE * 3, CRITIQUE)
 
 
 def test_critique_and_refine_prompts_have_limits_of_their_own():
