@@ -113,7 +113,7 @@ def test_models(tmp_path, capsys, changes, message):
         ({"data.num_train": 0}, "no training questions: data.num_train is 0; use at least 1"),
         ({"data.num_train": 500}, "there are fewer than 500 different chains of 1 steps; ask for fewer"),
         ({"critique": "cot", "max_refinement_prompt_length": 20}, "a critique up to 16, more than max_refinement_"),
-        ({"max_refinement_prompt_length": 4}, "a critique or refine prompt needs more than 4 tokens without the"),
+        ({"max_refinement_prompt_length": 4}, "a critique or refine prompt needs more than 4 tokens with nothing to"),
         ({"data.chain_length": 8}, "none of 12 prompts has at most max_prompt_length = 16 tokens; raise it"),
         (jsonl(""), "no training data: set data.train to a file or a TFDS name"),
         (jsonl("nowhere.jsonl"), "data file 'nowhere.jsonl' does not exist; check the path"),
