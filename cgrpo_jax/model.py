@@ -1,4 +1,4 @@
-"""One decoder-only transformer for every supported family (Llama, Qwen2.5, Qwen3, SmolLM2): a family is a config.
+"""One decoder-only transformer for every supported family (Llama, Mistral, Qwen, SmolLM2, Gemma): a family is a config.
 
 Flax NNX holds the parameter structure (names, shapes, initialisation, logical axes). Everything that computes is a
 pure function of `(params, tokens, cache)`, where `params` is the nested dict that `init_params` returns. Layers are
@@ -6,6 +6,7 @@ stacked on a leading axis and scanned, so compile time does not grow with depth.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -15,15 +16,25 @@ from flax import nnx, struct
 
 from cgrpo_jax.errors import UserError
 
+_ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama-3 scaling of rotary frequencies: long wavelengths are stretched by `factor`, short ones kept."""
+    """How rotary frequencies are slowed for a longer context.
+
+    Attributes:
+      factor: by how much, at most.
+      low_freq_factor, high_freq_factor: turns over the original context (Llama 3: frequencies of fewer than `low` are
+        slowed by the whole factor, of more than `high` are kept, of those between blended). Both 0: all are slowed
+        (linear scaling, Gemma 3).
+      original_max_position: tokens of the original context; 0 for linear scaling.
+    """
 
     factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position: int
+    low_freq_factor: float = 0.0
+    high_freq_factor: float = 0.0
+    original_max_position: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +42,19 @@ class ModelConfig:
     """Shape of a model. The defaults are Llama's; the fields named after a family are what sets it apart.
 
     Attributes:
+      rope_theta, rope_scaling: of the rotary embeddings.
+      local_rope_theta: base of those of local layers, never scaled (Gemma 3); None: as the other layers'.
       attention_bias: biases on q, k and v (Qwen2.5).
-      qk_norm: RMS norm over each head of q and k (Qwen3).
+      qk_norm: RMS norm over each head of q and k (Qwen3, Gemma 3).
+      query_scale: multiplies q before attention; None is `head_dim ** -0.5` (Gemma has its own).
+      local_layers: one bool a layer, true where it sees the last `window` tokens only, itself included (Mistral 7B
+        v0.1, Gemma); empty: no layer is local.
+      window: tokens that a local layer sees.
+      activation: of the gated MLP, "silu" or "gelu_tanh" (Gemma).
+      norm_offset: added to every norm's scale (Gemma: 1, so that stored scales are centred at 0).
+      post_norms: RMS norms also after attention and after the MLP, before they join the residual stream (Gemma).
+      scale_embeddings: token embeddings are multiplied by `sqrt(embed_dim)` (Gemma).
+      attention_softcap, logit_softcap: `c tanh(x / c)` over attention scores and over logits (Gemma 2); 0: none.
       max_context: the longest sequence (tokens) that the model was made for.
     """
 
@@ -45,9 +67,19 @@ class ModelConfig:
     mlp_dim: int
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
+    local_rope_theta: float | None = None
     norm_eps: float = 1e-6
     attention_bias: bool = False
     qk_norm: bool = False
+    query_scale: float | None = None
+    local_layers: tuple[bool, ...] = ()
+    window: int = 0
+    activation: str = "silu"
+    norm_offset: float = 0.0
+    post_norms: bool = False
+    scale_embeddings: bool = False
+    attention_softcap: float = 0.0
+    logit_softcap: float = 0.0
     tie_embeddings: bool = True
     max_context: int = 2048
 
@@ -58,6 +90,13 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise UserError(f"head_dim {self.head_dim} is odd; rotary embeddings need an even one.")
+        if self.local_layers and (len(self.local_layers) != self.num_layers or self.window < 1):
+            raise UserError(
+                f"local_layers names {len(self.local_layers)} of {self.num_layers} layers, with a window of "
+                f"{self.window} tokens; name each layer, with a window of at least 1."
+            )
+        if self.activation not in _ACTIVATIONS:
+            raise UserError(f"activation {self.activation!r} is unknown; use one of {', '.join(_ACTIVATIONS)}.")
 
 
 class Transformer(nnx.Module):
