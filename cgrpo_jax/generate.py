@@ -59,10 +59,9 @@ def _generate(
 ):
     B = index_B6.shape[0]
     keys_B = sampling.row_keys(seed, iteration, index_B6)
-    unembed_VD = model_lib.unembedding(params)
 
     def draw(hidden_BD, t):
-        logits_BV = jnp.einsum("bd,vd->bv", hidden_BD, unembed_VD, preferred_element_type=jnp.float32)
+        logits_BV = model_lib.logits(params, config, hidden_BD)
         uniform_B = sampling.uniforms(keys_B, t)
         return sampling.sample(logits_BV, uniform_B, temperature=temperature, top_p=top_p, top_k=top_k)
 

@@ -6,6 +6,7 @@ the backward pass computes each block again.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +19,14 @@ def linear_logprobs(
     target_N: jax.Array,
     *,
     temperature: float = 1.0,
+    softcap: float = 0.0,
     block_size: int = 4096,
 ) -> tuple[jax.Array, jax.Array]:
     """`log p[target]` and the entropy `H = -sum p log p`, `p = softmax(hidden unembed^T / temperature)` of each row.
 
     Both outputs have exact gradients with respect to `hidden_ND` and `unembed_VD`:
-    `d logit = g_logp (onehot - p) - g_H p (log p + H)`.
+    `d logit = g_logp (onehot - p) - g_H p (log p + H)`. With a soft-cap c, `z = hidden unembed^T` is first replaced by
+    `c tanh(z / c)`, and its gradient multiplied by `1 - tanh(z / c)^2` (Gemma 2).
 
         hidden_ND = [[1, 0]], unembed_VD = [[log 3, 0], [0, 5]], target_N = [0]  ->  logp [log 3/4], entropy [0.5623]
 
@@ -32,6 +35,7 @@ def linear_logprobs(
       unembed_VD: `[V, D]` output embedding. It is read in slices, never copied, whether or not the block divides V.
       target_N: `[N]` int in `0 .. V - 1`.
       temperature: divides the logits, a Python number above 0.
+      softcap: c, a Python number; 0 for none.
       block_size: rows of `unembed_VD` in one step; at least V means a single step.
 
     Returns:
@@ -48,36 +52,48 @@ def linear_logprobs(
         raise ValueError(f"temperature={temperature} must be above 0; greedy decoding has no log-probabilities.")
     if block_size <= 0:
         raise ValueError(f"block_size={block_size} must be above 0; use a multiple of 128.")
-    return _linear_logprobs(float(temperature), min(block_size, unembed_VD.shape[0]), hidden_ND, unembed_VD, target_N)
+    settings = _Settings(float(temperature), float(softcap), min(block_size, unembed_VD.shape[0]))
+    return _linear_logprobs(settings, hidden_ND, unembed_VD, target_N)
 
 
-def _block_logits(hidden_ND, unembed_VD, index, *, temperature, block_size):
-    """Logits of one block, with the vocabulary ids of its columns and which of them no earlier block has covered.
+class _Settings(NamedTuple):
+    temperature: float
+    softcap: float
+    block_size: int
+
+
+def _block_logits(settings: _Settings, hidden_ND, unembed_VD, index):
+    """Logits of one block and their slope in `hidden unembed^T`, with the vocabulary ids of its columns.
 
     The last block starts early enough to be whole: its first columns may repeat, and are then not valid.
     """
+    temperature, softcap, block_size = settings
     start = jnp.minimum(index * block_size, unembed_VD.shape[0] - block_size)
     block_KD = lax.dynamic_slice_in_dim(unembed_VD, start, block_size)
     logit_NK = jnp.einsum("nd,kd->nk", hidden_ND, block_KD, preferred_element_type=_sum_dtype(hidden_ND, unembed_VD))
+    slope = 1 / temperature
+    if softcap:
+        bent_NK = jnp.tanh(logit_NK / softcap)
+        logit_NK, slope = softcap * bent_NK, (1 - bent_NK * bent_NK) / temperature
     id_K = start + jnp.arange(block_size)
-    return logit_NK / temperature, block_KD, start, id_K, id_K >= index * block_size
+    return logit_NK / temperature, slope, block_KD, start, id_K, id_K >= index * block_size
 
 
 def _sum_dtype(*arrays):
     return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
 
 
-def _num_blocks(unembed_VD, block_size):
-    return -(-unembed_VD.shape[0] // block_size)
+def _num_blocks(settings: _Settings, unembed_VD):
+    return -(-unembed_VD.shape[0] // settings.block_size)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _linear_logprobs(temperature, block_size, hidden_ND, unembed_VD, target_N):
-    outputs, _ = _forward(temperature, block_size, hidden_ND, unembed_VD, target_N)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _linear_logprobs(settings, hidden_ND, unembed_VD, target_N):
+    outputs, _ = _forward(settings, hidden_ND, unembed_VD, target_N)
     return outputs
 
 
-def _forward(temperature, block_size, hidden_ND, unembed_VD, target_N):
+def _forward(settings, hidden_ND, unembed_VD, target_N):
     """Scans the blocks with the running maximum m and, relative to it, `s = sum e^(l-m)` and `u = sum (l-m) e^(l-m)`.
 
     Then `logsumexp = m + log s` and `H = log s - u / s`.
@@ -86,9 +102,7 @@ def _forward(temperature, block_size, hidden_ND, unembed_VD, target_N):
 
     def step(carry, index):
         max_N, sum_N, weighted_N, target_logit_N = carry
-        logit_NK, _, _, id_K, valid_K = _block_logits(
-            hidden_ND, unembed_VD, index, temperature=temperature, block_size=block_size
-        )
+        logit_NK, _, _, _, id_K, valid_K = _block_logits(settings, hidden_ND, unembed_VD, index)
         new_max_N = jnp.maximum(max_N, logit_NK.max(axis=1))  # repeated columns don't change a maximum
         shift_N = max_N - new_max_N
         centred_NK = logit_NK - new_max_N[:, None]
@@ -103,16 +117,14 @@ def _forward(temperature, block_size, hidden_ND, unembed_VD, target_N):
     # The lowest finite number, not -inf: the first shift multiplies a sum of 0, and 0 * inf is not a number.
     lowest_N = jnp.full_like(zero_N, jnp.finfo(dtype).min)
     carry = (lowest_N, zero_N, zero_N, zero_N)
-    (max_N, sum_N, weighted_N, target_logit_N), _ = lax.scan(
-        step, carry, jnp.arange(_num_blocks(unembed_VD, block_size))
-    )
+    (max_N, sum_N, weighted_N, target_logit_N), _ = lax.scan(step, carry, jnp.arange(_num_blocks(settings, unembed_VD)))
     logsumexp_N = max_N + jnp.log(sum_N)
     entropy_N = jnp.log(sum_N) - weighted_N / sum_N
     outputs = (target_logit_N - logsumexp_N, entropy_N)
     return outputs, (hidden_ND, unembed_VD, target_N, logsumexp_N, entropy_N)
 
 
-def _backward(temperature, block_size, residuals, cotangents):
+def _backward(settings, residuals, cotangents):
     """Computes each block's probabilities again from the saved logsumexp, and from them its share of both gradients."""
     hidden_ND, unembed_VD, target_N, logsumexp_N, entropy_N = residuals
     g_logp_N, g_entropy_N = cotangents
@@ -121,25 +133,25 @@ def _backward(temperature, block_size, residuals, cotangents):
 
     def step(carry, index):
         d_hidden_ND, d_unembed_VD = carry
-        logit_NK, block_KD, start, id_K, valid_K = _block_logits(
-            hidden_ND, unembed_VD, index, temperature=temperature, block_size=block_size
-        )
+        logit_NK, slope, block_KD, start, id_K, valid_K = _block_logits(settings, hidden_ND, unembed_VD, index)
         logp_NK = logit_NK - logsumexp_N[:, None]
         prob_NK = jnp.exp(logp_NK)
         onehot_NK = id_K == target_N[:, None]
         d_logit_NK = g_logp_N[:, None] * (onehot_NK - prob_NK)
         d_logit_NK -= g_entropy_N[:, None] * prob_NK * (logp_NK + entropy_N[:, None])
         # bfloat16 inputs stay bfloat16 in the matrix products, whose sums are float32, as in the forward pass.
-        d_logit_NK = jnp.where(valid_K, d_logit_NK / temperature, 0.0).astype(matmul_dtype)
+        d_logit_NK = jnp.where(valid_K, d_logit_NK * slope, 0.0).astype(matmul_dtype)
         d_hidden_ND += jnp.einsum("nk,kd->nd", d_logit_NK, block_KD, preferred_element_type=dtype)
         d_block_KD = jnp.einsum("nk,nd->kd", d_logit_NK, hidden_ND, preferred_element_type=dtype)
         # Each row of the vocabulary is valid in one block and gets 0 from any other, so adding in the input's dtype
         # rounds once. Carried and updated in place: as a stacked output of the scan it would exist twice.
-        d_block_KD = d_block_KD.astype(unembed_VD.dtype) + lax.dynamic_slice_in_dim(d_unembed_VD, start, block_size)
+        d_block_KD = d_block_KD.astype(unembed_VD.dtype) + lax.dynamic_slice_in_dim(
+            d_unembed_VD, start, settings.block_size
+        )
         return (d_hidden_ND, lax.dynamic_update_slice_in_dim(d_unembed_VD, d_block_KD, start, 0)), None
 
     carry = (jnp.zeros(hidden_ND.shape, dtype), jnp.zeros_like(unembed_VD))
-    (d_hidden_ND, d_unembed_VD), _ = lax.scan(step, carry, jnp.arange(_num_blocks(unembed_VD, block_size)))
+    (d_hidden_ND, d_unembed_VD), _ = lax.scan(step, carry, jnp.arange(_num_blocks(settings, unembed_VD)))
     return d_hidden_ND.astype(hidden_ND.dtype), d_unembed_VD, None
 
 

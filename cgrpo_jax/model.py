@@ -110,7 +110,7 @@ class Transformer(nnx.Module):
 
         def param(shape, axes, fan_in=None):
             if fan_in is None:  # a norm's scale
-                return nnx.Param(jnp.ones(shape), logical_axes=axes)
+                return nnx.Param(jnp.full(shape, 1.0 - c.norm_offset), logical_axes=axes)
             init = jax.nn.initializers.normal(fan_in**-0.5)
             return nnx.Param(init(rngs.params(), shape), logical_axes=axes)
 
@@ -140,10 +140,14 @@ class Transformer(nnx.Module):
         o_shape = (c.num_layers, c.num_heads, c.head_dim, c.embed_dim)
         o_axes = ("layers", "heads", "head_dim", "embed")
         layers["o"] = param(o_shape, o_axes, c.num_heads * c.head_dim * residual)
+        if c.post_norms:
+            layers["post_attn_norm"] = param(per_layer, ("layers", "embed"))
         layers["mlp_norm"] = param(per_layer, ("layers", "embed"))
         layers["gate"] = param((*per_layer, c.mlp_dim), ("layers", "embed", "mlp"), c.embed_dim)
         layers["up"] = param((*per_layer, c.mlp_dim), ("layers", "embed", "mlp"), c.embed_dim)
         layers["down"] = param((c.num_layers, c.mlp_dim, c.embed_dim), ("layers", "mlp", "embed"), c.mlp_dim * residual)
+        if c.post_norms:
+            layers["post_mlp_norm"] = param(per_layer, ("layers", "embed"))
 
         self.embed = param((c.vocab_size, c.embed_dim), ("vocab", "embed"), 50**2)  # normal(0.02)
         self.layers = nnx.Dict(layers)
@@ -163,25 +167,42 @@ def param_shapes(config: ModelConfig) -> dict:
 
 
 def unembedding(params: dict) -> jax.Array:
-    """Returns the `[V, D]` matrix that maps final hidden states to logits."""
+    """Returns the `[V, D]` matrix that maps final hidden states to logits, before the soft-cap if there is one."""
     return params["unembed"] if "unembed" in params else params["embed"]
+
+
+def logits(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
+    """Returns the float32 logits `[..., V]` of final hidden states `[..., D]`."""
+    z = jnp.einsum("...d,vd->...v", hidden, unembedding(params), preferred_element_type=jnp.float32)
+    return softcap(z, config.logit_softcap)
+
+
+def softcap(x: jax.Array, cap: float) -> jax.Array:
+    """Returns `cap tanh(x / cap)`, which keeps `x` within `cap` of 0; a cap of 0 leaves it alone."""
+    return cap * jnp.tanh(x / cap) if cap else x
 
 
 # --- the maths of one layer ---------------------------------------------------------------------------------------
 
 
-def _rms_norm(x, scale, eps):
+def _rms_norm(config: ModelConfig, x, scale):
     x32 = x.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
+    if config.norm_offset:  # added and multiplied in float32, as Gemma was trained
+        return (x32 * (scale.astype(jnp.float32) + config.norm_offset)).astype(x.dtype)
     return x32.astype(x.dtype) * scale
 
 
-def _rope_frequencies(config: ModelConfig):
+def _rope_frequencies(config: ModelConfig, *, local: bool = False):
     half = config.head_dim // 2
-    frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    s = config.rope_scaling
+    own_base = local and config.local_rope_theta is not None
+    theta = config.local_rope_theta if own_base else config.rope_theta
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    s = None if own_base else config.rope_scaling
     if s is None:
         return frequency
+    if not s.original_max_position:
+        return frequency / s.factor
     # Rotations that complete more than `high` turns over the original context are kept, those that complete fewer
     # than `low` are slowed by `factor`, and those between are blended (Llama 3.1, section 3.4.1 of its report).
     turns = s.original_max_position * frequency / (2 * math.pi)
@@ -196,34 +217,96 @@ def _rotate(x_BSHK, cos_BSK, sin_BSK):
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BSHK.dtype)
 
 
+def _project(spec: str, p: dict, name: str, x):
+    """Returns `x W`, with LoRA `x W + (x A) B`: A maps the inputs of `spec` to r numbers, B those to its outputs."""
+    out = jnp.einsum(spec, x, p[name])
+    if f"{name}_lora_a" not in p:
+        return out
+    inputs, result = spec.split("->")
+    rows, weight = inputs.split(",")
+    contracted = "".join(axis for axis in weight if axis not in result)
+    outputs = weight.replace(contracted, "")
+    low = jnp.einsum(f"{rows},{contracted}r->bsr", x, p[f"{name}_lora_a"])
+    return out + jnp.einsum(f"bsr,r{outputs}->{result}", low, p[f"{name}_lora_b"])
+
+
 def _layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable):
     """One transformer layer. `attend(q, k, v) -> (out, aux)` is all that differs between training and decoding."""
-    h = _rms_norm(x_BSD, p["attn_norm"], config.norm_eps)
-    q = jnp.einsum("bsd,dhk->bshk", h, p["q"])
-    k = jnp.einsum("bsd,dhk->bshk", h, p["k"])
-    v = jnp.einsum("bsd,dhk->bshk", h, p["v"])
+    norm = functools.partial(_rms_norm, config)
+    h = norm(x_BSD, p["attn_norm"])
+    q = _project("bsd,dhk->bshk", p, "q", h)
+    k = _project("bsd,dhk->bshk", p, "k", h)
+    v = _project("bsd,dhk->bshk", p, "v", h)
     if config.attention_bias:
         q, k, v = q + p["q_bias"], k + p["k_bias"], v + p["v_bias"]
     if config.qk_norm:
-        q, k = _rms_norm(q, p["q_norm"], config.norm_eps), _rms_norm(k, p["k_norm"], config.norm_eps)
+        q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
     out, aux = attend(_rotate(q, *rope), _rotate(k, *rope), v)
-    x_BSD = x_BSD + jnp.einsum("bshk,hkd->bsd", out, p["o"])
-    h = _rms_norm(x_BSD, p["mlp_norm"], config.norm_eps)
-    h = jax.nn.silu(jnp.einsum("bsd,df->bsf", h, p["gate"])) * jnp.einsum("bsd,df->bsf", h, p["up"])
-    return x_BSD + jnp.einsum("bsf,fd->bsd", h, p["down"]), aux
+    out = _project("bshk,hkd->bsd", p, "o", out)
+    x_BSD = x_BSD + (norm(out, p["post_attn_norm"]) if config.post_norms else out)
+    h = norm(x_BSD, p["mlp_norm"])
+    h = _ACTIVATIONS[config.activation](_project("bsd,df->bsf", p, "gate", h)) * _project("bsd,df->bsf", p, "up", h)
+    out = _project("bsf,fd->bsd", p, "down", h)
+    return x_BSD + (norm(out, p["post_mlp_norm"]) if config.post_norms else out), aux
 
 
-def _rope(config: ModelConfig, positions_BS):
-    angle = positions_BS[..., None].astype(jnp.float32) * _rope_frequencies(config)
-    return jnp.cos(angle), jnp.sin(angle)
+def _embed(params: dict, config: ModelConfig, tokens):
+    x = params["embed"][tokens]
+    # Gemma rounds the factor to the weights' dtype.
+    return x * jnp.asarray(math.sqrt(config.embed_dim), x.dtype) if config.scale_embeddings else x
 
 
-def _packed_attention(segments_BS):
-    """Causal attention within each segment."""
+def _query_scale(config: ModelConfig) -> float:
+    return config.head_dim**-0.5 if config.query_scale is None else config.query_scale
+
+
+def _local_L(config: ModelConfig):
+    """Which layers are local, as an array to scan over; None where no layer is."""
+    return jnp.asarray(config.local_layers) if any(config.local_layers) else None
+
+
+def _choose(local, if_local, if_not):
+    """Returns what a layer uses, of what local layers and the others use; `local` is an item of `_local_L`."""
+    return if_not if local is None else jax.tree.map(functools.partial(jnp.where, local), if_local, if_not)
+
+
+def _rope(config: ModelConfig, positions_BS) -> Callable:
+    """Returns `local -> (cos_BSK, sin_BSK)`."""
+
+    def turns(local: bool):
+        angle = positions_BS[..., None].astype(jnp.float32) * _rope_frequencies(config, local=local)
+        return jnp.cos(angle), jnp.sin(angle)
+
+    everywhere = turns(False)
+    if config.local_rope_theta is None or not any(config.local_layers):
+        return lambda local: everywhere
+    return functools.partial(_choose, if_local=turns(True), if_not=everywhere)
+
+
+def _packed_attention(config: ModelConfig, positions_BS, segments_BS) -> Callable:
+    """Returns `local -> attend`: causal attention within each segment, in local layers to its last tokens only."""
     S = segments_BS.shape[1]
     causal_SS = jnp.tril(jnp.ones((S, S), bool))
-    mask_B1SS = (segments_BS[:, None, :, None] == segments_BS[:, None, None, :]) & causal_SS
-    return lambda q, k, v: (jax.nn.dot_product_attention(q, k, v, mask=mask_B1SS), (k, v))
+    mask_BSS = (segments_BS[:, :, None] == segments_BS[:, None, :]) & causal_SS
+    near_BSS = mask_BSS & (positions_BS[:, :, None] - positions_BS[:, None, :] < config.window)
+
+    def of_layer(local):
+        mask_B1SS = _choose(local, near_BSS, mask_BSS)[:, None]
+        return lambda q, k, v: (_attention(config, q, k, v, mask_B1SS), (k, v))
+
+    return of_layer
+
+
+def _attention(config: ModelConfig, q_BSHK, k, v, mask_B1SS):
+    scale = _query_scale(config)
+    if not config.attention_softcap:
+        return jax.nn.dot_product_attention(q_BSHK, k, v, mask=mask_B1SS, scale=scale)
+    B, S, H, head_dim = q_BSHK.shape
+    q = (q_BSHK * scale).reshape(B, S, config.num_kv_heads, -1, head_dim)
+    score = jnp.einsum("bskgd,btkd->bkgst", q, k, preferred_element_type=jnp.float32)
+    score = jnp.where(mask_B1SS[:, None], softcap(score, config.attention_softcap), -jnp.inf)
+    weight = jax.nn.softmax(score, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgst,btkd->bskgd", weight, v).reshape(B, S, H, head_dim)
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -243,17 +326,18 @@ def hidden_states(
       remat: recompute each layer's activations in the backward pass instead of storing them.
 
     Returns:
-      `[B, S, D]` hidden states after the final norm. Logits are `hidden @ unembedding(params).T`.
+      `[B, S, D]` hidden states after the final norm; `logits` maps them to logits.
     """
-    attend, rope = _packed_attention(segments_BS), _rope(config, positions_BS)
+    attend, rope = _packed_attention(config, positions_BS, segments_BS), _rope(config, positions_BS)
 
-    def layer(x, p):
-        return _layer(config, p, x, rope, attend)[0], None
+    def layer(x, xs):
+        p, local = xs
+        return _layer(config, p, x, rope(local), attend(local))[0], None
 
     if remat:
         layer = jax.checkpoint(layer, prevent_cse=False)
-    x, _ = jax.lax.scan(layer, params["embed"][tokens_BS], params["layers"])
-    return _rms_norm(x, params["final_norm"], config.norm_eps)
+    x, _ = jax.lax.scan(layer, _embed(params, config, tokens_BS), (params["layers"], _local_L(config)))
+    return _rms_norm(config, x, params["final_norm"])
 
 
 # --- generation ---------------------------------------------------------------------------------------------------
@@ -298,21 +382,23 @@ def prefill(
     Q, P = tokens_QP.shape
     positions = jnp.broadcast_to(jnp.arange(P), (Q, P))
     segments = (positions < length_Q[:, None]).astype(jnp.int32)
-    attend, rope = _packed_attention(segments), _rope(config, positions)
+    attend, rope = _packed_attention(config, positions, segments), _rope(config, positions)
 
-    def layer(x, p):
-        x, (k, v) = _layer(config, p, x, rope, attend)
+    def layer(x, xs):
+        p, local = xs
+        x, (k, v) = _layer(config, p, x, rope(local), attend(local))
         return x, (k.swapaxes(1, 2), v.swapaxes(1, 2))
 
-    x, (prompt_k, prompt_v) = jax.lax.scan(layer, params["embed"][tokens_QP], params["layers"])
+    xs = (params["layers"], _local_L(config))
+    x, (prompt_k, prompt_v) = jax.lax.scan(layer, _embed(params, config, tokens_QP), xs)
     last = jnp.take_along_axis(x, (length_Q - 1)[:, None, None], axis=1)[:, 0]
     room = (config.num_layers, Q * num_samples, config.num_kv_heads, max_length, config.head_dim)
     empty = jnp.zeros(room, prompt_k.dtype)
     cache = Cache(prompt_k, prompt_v, length_Q, empty, empty, jnp.int32(0))
-    return _rms_norm(last, params["final_norm"], config.norm_eps), cache
+    return _rms_norm(config, last, params["final_norm"]), cache
 
 
-def _cached_attention(q_BHD, prompt_k, prompt_v, prompt_length_Q, k, v, length):
+def _cached_attention(config: ModelConfig, q_BHD, prompt_k, prompt_v, prompt_length_Q, k, v, length, local):
     """Attention of one new token a row to its prompt (shared by N rows) and to its own continuation.
 
     `k, v` are `[B, K, T, head_dim]` and already hold the new token at index `length`.
@@ -320,11 +406,16 @@ def _cached_attention(q_BHD, prompt_k, prompt_v, prompt_length_Q, k, v, length):
     B, H, head_dim = q_BHD.shape
     Q, K, P, _ = prompt_k.shape
     T = k.shape[2]
-    q = (q_BHD * head_dim**-0.5).reshape(Q, B // Q, K, H // K, head_dim)
+    q = (q_BHD * _query_scale(config)).reshape(Q, B // Q, K, H // K, head_dim)
     own = jnp.einsum("bkgd,bktd->bkgt", q.reshape(B, K, H // K, head_dim), k, preferred_element_type=jnp.float32)
     shared = jnp.einsum("qnkgd,qkpd->qnkgp", q, prompt_k, preferred_element_type=jnp.float32)
-    own = jnp.where(jnp.arange(T) <= length, own, -jnp.inf)
-    seen_QP = jnp.arange(P) < prompt_length_Q[:, None]
+    own, shared = softcap(own, config.attention_softcap), softcap(shared, config.attention_softcap)
+    own_T, prompt_P = jnp.arange(T), jnp.arange(P)
+    seen_T, seen_QP = own_T <= length, prompt_P < prompt_length_Q[:, None]
+    near_T = seen_T & (length - own_T < config.window)
+    near_QP = seen_QP & (prompt_length_Q[:, None] + length - prompt_P < config.window)
+    seen_T, seen_QP = _choose(local, (near_T, near_QP), (seen_T, seen_QP))
+    own = jnp.where(seen_T, own, -jnp.inf)
     shared = jnp.where(seen_QP[:, None, None, None], shared, -jnp.inf).reshape(B, K, H // K, P)
     weight = jax.nn.softmax(jnp.concatenate([shared, own], axis=-1), axis=-1).astype(v.dtype)
     shared, own = weight[..., :P].reshape(Q, B // Q, K, H // K, P), weight[..., P:]
@@ -351,20 +442,20 @@ def decode_step(params: dict, config: ModelConfig, token_B, cache: Cache) -> tup
     # every token.
     def layer(carry, xs):
         x, all_k, all_v = carry
-        p, prompt_k, prompt_v, index = xs
+        p, local, prompt_k, prompt_v, index = xs
 
         def attend(q, k, v):
             at = (index, 0, 0, cache.length, 0)
             new_k = jax.lax.dynamic_update_slice(all_k, k.swapaxes(1, 2)[None], at)
             new_v = jax.lax.dynamic_update_slice(all_v, v.swapaxes(1, 2)[None], at)
-            own_k, own_v = new_k[index], new_v[index]
-            out = _cached_attention(q[:, 0], prompt_k, prompt_v, cache.prompt_length_Q, own_k, own_v, cache.length)
+            own = (new_k[index], new_v[index], cache.length)
+            out = _cached_attention(config, q[:, 0], prompt_k, prompt_v, cache.prompt_length_Q, *own, local)
             return out[:, None], (new_k, new_v)
 
-        x, (all_k, all_v) = _layer(config, p, x, rope, attend)
+        x, (all_k, all_v) = _layer(config, p, x, rope(local), attend)
         return (x, all_k, all_v), None
 
-    xs = (params["layers"], cache.prompt_k, cache.prompt_v, jnp.arange(config.num_layers))
-    (x, k, v), _ = jax.lax.scan(layer, (params["embed"][token_B][:, None], cache.k, cache.v), xs)
-    hidden = _rms_norm(x[:, 0], params["final_norm"], config.norm_eps)
+    xs = (params["layers"], _local_L(config), cache.prompt_k, cache.prompt_v, jnp.arange(config.num_layers))
+    (x, k, v), _ = jax.lax.scan(layer, (_embed(params, config, token_B)[:, None], cache.k, cache.v), xs)
+    hidden = _rms_norm(config, x[:, 0], params["final_norm"])
     return hidden, cache.replace(k=k, v=v, length=cache.length + 1)

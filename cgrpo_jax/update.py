@@ -108,6 +108,7 @@ def row_logprobs(params, config: model_lib.ModelConfig, batch: TrainBatch, *, te
         model_lib.unembedding(params),
         target_RS.reshape(-1),
         temperature=temperature,
+        softcap=config.logit_softcap,
     )
     at = (batch.row_B[:, None], column_BT)
     return logp.reshape(target_RS.shape)[at], entropy.reshape(target_RS.shape)[at]

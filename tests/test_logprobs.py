@@ -10,8 +10,10 @@ from cgrpo_jax.logprobs import linear_logprobs
 N, D = 6, 8
 
 
-def naive(hidden, unembed, target, temperature=1.0):
-    logp = jax.nn.log_softmax(hidden @ unembed.T / temperature, axis=-1)
+def naive(hidden, unembed, target, temperature=1.0, softcap=0.0):
+    logits = hidden @ unembed.T
+    logits = softcap * jnp.tanh(logits / softcap) if softcap else logits
+    logp = jax.nn.log_softmax(logits / temperature, axis=-1)
     return logp[jnp.arange(len(target)), target], -jnp.sum(jnp.exp(logp) * logp, axis=-1)
 
 
@@ -47,23 +49,31 @@ def test_by_hand():
     ("v", "block_size", "temperature"),
     [(32, 32, 1.0), (32, 100, 0.6), (32, 8, 1.0), (33, 8, 0.6), (31, 8, 1.5), (7, 3, 1.0), (32, 1, 0.6), (2, 4, 1.0)],
 )
-def test_equals_the_plain_layer(v, block_size, temperature):
+@pytest.mark.parametrize("softcap", [0.0, 2.0])  # logits reach 10
+def test_equals_the_plain_layer(v, block_size, temperature, softcap):
     hidden, unembed, target = inputs(v)
 
     @jax.jit
     def outputs_and_gradients(hidden, unembed):
-        blockwise = {"temperature": temperature, "block_size": block_size}
+        plain = {"temperature": temperature, "softcap": softcap}
         return [
             (
                 function(hidden, unembed, target, **keywords),
                 jax.grad(weighted(function, target, **keywords), argnums=(0, 1))(hidden, unembed),
             )
-            for function, keywords in ((linear_logprobs, blockwise), (naive, {"temperature": temperature}))
+            for function, keywords in ((linear_logprobs, plain | {"block_size": block_size}), (naive, plain))
         ]
 
     actual, expected = outputs_and_gradients(hidden, unembed)
     assert jax.tree.map(jnp.shape, actual) == (((N,), (N,)), ((N, D), (v, D)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), actual, expected)
+
+
+def test_softcap_by_hand():
+    # Logits 4 and 0 capped at 2: 2 tanh 2 = 1.928055, so log p = -log(1 + e^-1.928055) = -0.135781.
+    hidden, unembed = jnp.array([[4.0]]), jnp.array([[1.0], [0.0]])
+    logp, _ = linear_logprobs(hidden, unembed, jnp.array([0]), softcap=2.0)
+    np.testing.assert_allclose(logp, [-0.135781], atol=2e-6)
 
 
 def test_each_output_has_its_own_gradient():
@@ -76,11 +86,11 @@ def test_each_output_has_its_own_gradient():
         assert np.abs(expected).max() > 0.1
 
 
-@pytest.mark.parametrize("block_size", [8, 64])
-def test_gradients_against_finite_differences(block_size):
+@pytest.mark.parametrize(("block_size", "softcap"), [(8, 0.0), (64, 0.0), (8, 3.0)])
+def test_gradients_against_finite_differences(block_size, softcap):
     with jax.enable_x64(True):
         hidden, unembed, target = inputs(21, dtype=np.float64)
-        scalar = weighted(linear_logprobs, target, temperature=0.7, block_size=block_size)
+        scalar = weighted(linear_logprobs, target, temperature=0.7, softcap=softcap, block_size=block_size)
         gradients = jax.grad(scalar, argnums=(0, 1))(hidden, unembed)
         assert gradients[0].dtype == jnp.float64
         for argument, gradient in enumerate(gradients):

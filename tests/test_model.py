@@ -19,6 +19,7 @@ from cgrpo_jax.model import (
     decode_step,
     hidden_states,
     init_params,
+    logits,
     param_shapes,
     prefill,
     unembedding,
@@ -30,15 +31,15 @@ families = pytest.mark.parametrize("family", FAMILIES)
 
 @functools.partial(jax.jit, static_argnames="config")
 def logits_of(params, config, tokens, positions, segments):
-    return hidden_states(params, config, tokens, positions, segments) @ unembedding(params).T
+    return logits(params, config, hidden_states(params, config, tokens, positions, segments))
 
 
 def full(params, config, tokens_S):
     """Logits of one row that is one segment; padded to one size for all tests, since the future is not seen."""
     tokens = np.zeros((1, 20), np.int32)
     tokens[0, : len(tokens_S)] = tokens_S
-    logits = logits_of(params, config, tokens, np.arange(20)[None], np.ones((1, 20), np.int32))
-    return np.asarray(logits)[0, : len(tokens_S)]
+    every = logits_of(params, config, tokens, np.arange(20)[None], np.ones((1, 20), np.int32))
+    return np.asarray(every)[0, : len(tokens_S)]
 
 
 def random_tokens(config, shape, seed=0):
@@ -67,6 +68,27 @@ def test_llama3_scaling_keeps_blends_and_slows_by_hand():
     np.testing.assert_allclose(_rope_frequencies(config), [1, 0.05625, 0.00125], rtol=1e-5)
 
 
+def test_linear_scaling_slows_every_frequency_of_layers_that_are_not_local():
+    # Frequencies 1 and 0.01 (theta = 10000, two pairs), slowed by 8; local layers have theta = 100, never scaled.
+    config = dataclasses.replace(FAMILIES["gemma3"], head_dim=4, rope_theta=1e4, local_rope_theta=100.0)
+    np.testing.assert_allclose(_rope_frequencies(config), [1 / 8, 0.01 / 8], rtol=1e-5)
+    np.testing.assert_allclose(_rope_frequencies(config, local=True), [1, 0.1], rtol=1e-5)
+
+
+def test_a_local_layer_sees_the_last_tokens_of_its_own_segment():
+    """Two layers of a window of 4: the output at a position depends on it and the 2 * (4 - 1) before, no further."""
+    config = FAMILIES["mistral"]
+    params, tokens = random_params(config), random_tokens(config, 20)
+    before = full(params, config, tokens)
+    for changed in (12, 13):
+        other = tokens.copy()
+        other[changed] = (other[changed] + 5) % config.vocab_size
+        moved = np.abs(full(params, config, other) - before).max(axis=1)
+        reach = np.arange(20) - changed
+        assert (moved[(reach >= 0) & (reach <= 6)] > 1e-3).all()
+        assert (moved[(reach < 0) | (reach > 6)] == 0).all()
+
+
 def test_only_distances_between_positions_matter():
     params, tokens = random_params(QWEN3), random_tokens(QWEN3, (1, 20))
     positions, segments = np.arange(20)[None], np.ones((1, 20), np.int32)
@@ -85,17 +107,19 @@ def test_the_future_is_not_seen():
     assert np.abs(before[7:] - after[7:]).max(axis=-1).min() > 1e-3
 
 
-def test_a_segment_sees_itself_alone():
+@pytest.mark.parametrize("family", ["qwen3", "gemma2"])
+def test_a_segment_sees_itself_alone(family):
     """Segments of 5, 10 and 1 tokens and 4 of padding equal three rows of their own, whatever surrounds them."""
-    params, tokens = random_params(QWEN3), random_tokens(QWEN3, (1, 20))
+    config = FAMILIES[family]
+    params, tokens = random_params(config), random_tokens(config, (1, 20))
     segments = np.array([[1] * 5 + [2] * 10 + [3] + [0] * 4])
     positions = np.array([[*range(5), *range(10), 0, *range(4)]])
-    packed = np.asarray(logits_of(params, QWEN3, tokens, positions, segments))
+    packed = np.asarray(logits_of(params, config, tokens, positions, segments))
     for part in (slice(0, 5), slice(5, 15), slice(15, 16)):
-        np.testing.assert_allclose(packed[0, part], full(params, QWEN3, tokens[0, part]), rtol=1e-4, atol=1e-5)
-    noise = random_tokens(QWEN3, (1, 20), seed=1)
+        np.testing.assert_allclose(packed[0, part], full(params, config, tokens[0, part]), rtol=1e-4, atol=1e-5)
+    noise = random_tokens(config, (1, 20), seed=1)
     noise[0, 5:15] = tokens[0, 5:15]
-    changed = np.asarray(logits_of(params, QWEN3, noise, positions, segments))
+    changed = np.asarray(logits_of(params, config, noise, positions, segments))
     np.testing.assert_array_equal(changed[0, 5:15], packed[0, 5:15])
 
 
@@ -137,7 +161,7 @@ def decoded(params, config, prompts, length_Q, continuation_BT):
     for token_B in continuation_BT.T:
         hidden_BD, cache = each(params, token_B, cache)
         hidden.append(hidden_BD)
-    return np.stack(hidden, axis=1) @ np.asarray(unembedding(params)).T
+    return np.asarray(logits(params, config, np.stack(hidden, axis=1)))
 
 
 @functools.cache
@@ -244,7 +268,13 @@ def test_tied_embeddings_are_stored_once():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"num_kv_heads": 3}, "num_kv_heads 3 does not divide num_heads 4"), ({"head_dim": 7}, "head_dim 7 is odd")],
+    [
+        ({"num_kv_heads": 3}, "num_kv_heads 3 does not divide num_heads 4"),
+        ({"head_dim": 7}, "head_dim 7 is odd"),
+        ({"local_layers": (True,), "window": 4}, "local_layers names 1 of 2 layers"),
+        ({"local_layers": (True, True)}, "with a window of 0 tokens; name each layer"),
+        ({"activation": "relu"}, "activation 'relu' is unknown; use one of silu, gelu_tanh"),
+    ],
 )
 def test_an_impossible_shape_is_one_line(change, message):
     with pytest.raises(UserError, match=message):

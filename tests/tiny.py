@@ -19,6 +19,9 @@ _SMALL = ModelConfig(
     mlp_dim=32,
     max_context=64,
 )
+_GEMMA = dataclasses.replace(
+    _SMALL, activation="gelu_tanh", norm_offset=1.0, post_norms=True, scale_embeddings=True, window=5
+)
 FAMILIES = {
     "smollm2": _SMALL,
     "llama": dataclasses.replace(
@@ -30,9 +33,36 @@ FAMILIES = {
     ),
     "qwen2.5": dataclasses.replace(_SMALL, attention_bias=True, rope_theta=1e6),
     "qwen3": dataclasses.replace(_SMALL, qk_norm=True, rope_theta=1e6, tie_embeddings=False),
+    "mistral": dataclasses.replace(_SMALL, local_layers=(True, True), window=4, tie_embeddings=False),
+    "gemma2": dataclasses.replace(
+        _GEMMA,
+        query_scale=12**-0.5,
+        local_layers=(True, False),
+        attention_softcap=2.0,
+        logit_softcap=3.0,
+    ),
+    "gemma3": dataclasses.replace(
+        _GEMMA,
+        num_layers=3,
+        qk_norm=True,
+        local_layers=(True, False, True),
+        rope_theta=1e6,
+        rope_scaling=RopeScaling(factor=8.0),
+        local_rope_theta=1e4,
+    ),
 }
-# No family has all of this; a test that compiles much uses it in place of four models.
-EVERYTHING = dataclasses.replace(FAMILIES["llama"], attention_bias=True, qk_norm=True)
+# No family has all of this; a test that compiles much uses it in place of every family.
+EVERYTHING = dataclasses.replace(
+    FAMILIES["llama"],
+    attention_bias=True,
+    qk_norm=True,
+    post_norms=True,
+    local_layers=(True, False),
+    window=5,
+    local_rope_theta=1e3,
+    attention_softcap=5.0,
+    logit_softcap=6.0,
+)
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> dict:
@@ -42,7 +72,7 @@ def random_params(config: ModelConfig, seed: int = 0) -> dict:
     def draw(path, leaf):
         name, shape = path[-1].key, leaf.shape
         if name.endswith("norm"):
-            return jnp.asarray(rng.uniform(0.5, 1.5, shape), jnp.float32)
+            return jnp.asarray(rng.uniform(0.5, 1.5, shape) - config.norm_offset, jnp.float32)
         if name.endswith("bias"):
             return jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
         fan_in = shape[1] if name in "qkv" else np.prod(shape[1:-1])
@@ -61,20 +91,37 @@ def plain_logits(params: dict, config: ModelConfig, tokens) -> np.ndarray:
     NumPy in float64: nothing is compiled, and finite differences of it are exact to many digits.
     """
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    frequency = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
-    if s := config.rope_scaling:
-        wavelength = 2 * np.pi / frequency
-        smooth = (s.original_max_position / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
-        blended = (1 - smooth) * frequency / s.factor + smooth * frequency
-        slow = wavelength > s.original_max_position / s.low_freq_factor
-        fast = wavelength < s.original_max_position / s.high_freq_factor
-        frequency = np.where(slow, frequency / s.factor, np.where(fast, frequency, blended))
-    turn = np.exp(1j * np.outer(np.arange(len(tokens)), frequency))
+    distance = np.subtract.outer(np.arange(len(tokens)), np.arange(len(tokens)))
+
+    def turns(local):
+        own_base = local and config.local_rope_theta
+        theta = config.local_rope_theta if own_base else config.rope_theta
+        frequency = theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+        s = config.rope_scaling
+        if s and not own_base and not s.original_max_position:
+            frequency = frequency / s.factor
+        elif s and not own_base:
+            wavelength = 2 * np.pi / frequency
+            smooth = s.original_max_position / wavelength - s.low_freq_factor
+            smooth = smooth / (s.high_freq_factor - s.low_freq_factor)
+            blended = (1 - smooth) * frequency / s.factor + smooth * frequency
+            slow = wavelength > s.original_max_position / s.low_freq_factor
+            fast = wavelength < s.original_max_position / s.high_freq_factor
+            frequency = np.where(slow, frequency / s.factor, np.where(fast, frequency, blended))
+        return np.exp(1j * np.outer(np.arange(len(tokens)), frequency))
 
     def norm(x, scale):
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * scale
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_eps) * (config.norm_offset + scale)
 
-    def rotated(x):
+    def capped(x, cap):
+        return cap * np.tanh(x / cap) if cap else x
+
+    def activation(x):
+        if config.activation == "silu":
+            return x / (1 + np.exp(-x))
+        return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+    def rotated(x, turn):
         z = (x[:, : config.head_dim // 2] + 1j * x[:, config.head_dim // 2 :]) * turn
         return np.concatenate([z.real, z.imag], axis=1)
 
@@ -82,11 +129,13 @@ def plain_logits(params: dict, config: ModelConfig, tokens) -> np.ndarray:
         weight = np.exp(x - x.max(-1, keepdims=True))
         return weight / weight.sum(-1, keepdims=True)
 
-    x = params["embed"][np.asarray(tokens)]
-    future = np.triu(np.ones((len(tokens), len(tokens)), bool), 1)
+    x = params["embed"][np.asarray(tokens)] * (config.embed_dim**0.5 if config.scale_embeddings else 1)
+    query_scale = config.query_scale or config.head_dim**-0.5
     for i in range(config.num_layers):
         p = {name: value[i] for name, value in params["layers"].items()}
-        h = norm(x, p["attn_norm"])
+        local = bool(config.local_layers) and config.local_layers[i]
+        unseen, turn = (distance < 0) | (local & (distance >= config.window)), turns(local)
+        h, update = norm(x, p["attn_norm"]), 0
         for head in range(config.num_heads):
             shared = head * config.num_kv_heads // config.num_heads
             q, k, v = h @ p["q"][:, head], h @ p["k"][:, shared], h @ p["v"][:, shared]
@@ -94,13 +143,14 @@ def plain_logits(params: dict, config: ModelConfig, tokens) -> np.ndarray:
                 q, k, v = q + p["q_bias"][head], k + p["k_bias"][shared], v + p["v_bias"][shared]
             if config.qk_norm:
                 q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
-            score = np.where(future, -np.inf, rotated(q) @ rotated(k).T / np.sqrt(config.head_dim))
-            x = x + softmax(score) @ v @ p["o"][head]
+            score = capped(rotated(q, turn) @ rotated(k, turn).T * query_scale, config.attention_softcap)
+            update = update + softmax(np.where(unseen, -np.inf, score)) @ v @ p["o"][head]
+        x = x + (norm(update, p["post_attn_norm"]) if config.post_norms else update)
         h = norm(x, p["mlp_norm"])
-        gate = h @ p["gate"]
-        x = x + (gate / (1 + np.exp(-gate)) * (h @ p["up"])) @ p["down"]
+        update = (activation(h @ p["gate"]) * (h @ p["up"])) @ p["down"]
+        x = x + (norm(update, p["post_mlp_norm"]) if config.post_norms else update)
     unembed = params["embed"] if config.tie_embeddings else params["unembed"]
-    return norm(x, params["final_norm"]) @ unembed.T
+    return capped(norm(x, params["final_norm"]) @ unembed.T, config.logit_softcap)
 
 
 def plain_logprobs(params: dict, config: ModelConfig, context, target, temperature: float = 1.0) -> np.ndarray:
