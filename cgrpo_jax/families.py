@@ -189,11 +189,10 @@ def _family(given: Any, path: pathlib.Path | str) -> tuple[str, Family]:
     if name not in FAMILIES:
         raise UserError(f"{path}: model_type {name!r} is not supported; use one of {', '.join(FAMILIES)}.")
     family = FAMILIES[name]
-    architectures = given.get("architectures") or [family.architecture]
-    if architectures != [family.architecture]:
-        raise UserError(
-            f"{path}: architectures {architectures!r} is not supported for {name}; it must be {[family.architecture]!r}."
-        )
+    wanted = [family.architecture]
+    found = given.get("architectures") or wanted
+    if found != wanted:
+        raise UserError(f"{path}: architectures {found!r} is not supported for {name}; it must be {wanted!r}.")
     return name, family
 
 

@@ -18,7 +18,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem
 LEVELS = (
     ("errors", "records", "objective", "logprobs", "sampling", "passk", "runtime"),
     ("model", "tokenizer", "rewards", "math_worker", "critiques", "equations", "arithmetic", "packing", "data"),
-    ("hf", "generate", "update", "checkpoint", "prompts", "metrics"),
+    ("families", "hf", "hf_export", "generate", "update", "checkpoint", "prompts", "metrics"),
     ("rollout", "warmstart", "evaluation", "config", "rundir"),
     ("assemble", "cli", "journal"),
     ("train", "evaluate", "sample"),
