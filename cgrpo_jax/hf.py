@@ -1,4 +1,4 @@
-"""Hugging Face model folders: `config.json` to a `ModelConfig`, safetensors to our parameters.
+"""The tensors of Hugging Face model folders: which is which of our parameters, and reading them onto devices.
 
 One table says which tensor of a checkpoint is which of ours; reading and writing both follow it. Torch keeps a linear
 layer as `[out, in]` with the heads flattened into `out` or `in`; we keep `[in, out]`, heads apart, layers stacked.
@@ -8,26 +8,26 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_dtypes  # noqa: F401 - teaches NumPy the bfloat16 that checkpoints are kept in
 import numpy as np
 import safetensors
 
 from cgrpo_jax import model
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.families import read_config as read_config  # the other half of a model folder
 from cgrpo_jax.tokenizer import Tokenizer, read_json
 
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+# Multimodal releases keep the text model under a name of its own (transformers 4, transformers 5), beside the others.
+_TEXT = (("language_model.", ""), ("model.language_model.", "model."))
+_OTHER_MODALITIES = ("vision_tower.", "multi_modal_projector.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,18 @@ class Entry:
       path: keys into our nested dict.
       inputs: how many leading axes of our array are inputs of a torch linear layer, which is stored as
         `[outputs, inputs]`; 0 for a vector (stored flat), None for a table that is stored as we keep it.
+      post_norms: the tensor has this name only in models with `ModelConfig.post_norms` so; None: in all.
     """
 
     name: str
     path: tuple[str, ...]
     inputs: int | None
+    post_norms: bool | None = None
+
+    @property
+    def layered(self) -> bool:
+        """Whether a checkpoint has one such tensor a layer, which we stack."""
+        return "{layer}" in self.name
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in a checkpoint of an array that has `shape` (one layer's) with us."""
@@ -52,9 +59,33 @@ class Entry:
         outputs = math.prod(shape[self.inputs :])
         return (outputs, math.prod(shape[: self.inputs])) if self.inputs else (outputs,)
 
+    def stored_block(self, block: Sequence[slice], shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """Where a block of our array (one layer's) lies in the checkpoint's tensor.
+
+        Raises:
+          ValueError: the block is no rectangle there (heads that are cut).
+        """
+        if self.inputs is None:
+            return tuple(block)
+        outputs = _flat(block[self.inputs :], shape[self.inputs :])
+        return (outputs, _flat(block[: self.inputs], shape[: self.inputs])) if self.inputs else (outputs,)
+
     def ours(self, stored: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """A checkpoint's tensor as we keep it."""
+        """A checkpoint's tensor, or a block of it, as we keep it."""
         return stored if self.inputs is None else stored.T.reshape(shape)
+
+    def stored(self, ours: np.ndarray) -> np.ndarray:
+        """Our array (one layer's) as a checkpoint keeps it; the inverse of `ours`."""
+        return ours if self.inputs is None else ours.reshape(self.stored_shape(ours.shape)[::-1]).T
+
+
+def _flat(block: Sequence[slice], shape: tuple[int, ...]) -> slice:
+    """The range of a block on the one axis that the axes of `shape` are flattened into."""
+    first, *rest = (part.indices(size)[:2] for part, size in zip(block, shape, strict=True))
+    if any(bounds != (0, size) for bounds, size in zip(rest, shape[1:], strict=True)):
+        raise ValueError(f"block {block} of {shape} is not contiguous in a checkpoint; shard the first axis only.")
+    inner = math.prod(shape[1:])
+    return slice(first[0] * inner, first[1] * inner)
 
 
 _LAYER = "model.layers.{layer}."
@@ -70,102 +101,122 @@ TABLE = (
     Entry(_LAYER + "self_attn.v_proj.bias", ("layers", "v_bias"), 0),
     Entry(_LAYER + "self_attn.q_norm.weight", ("layers", "q_norm"), 0),
     Entry(_LAYER + "self_attn.k_norm.weight", ("layers", "k_norm"), 0),
-    Entry(_LAYER + "post_attention_layernorm.weight", ("layers", "mlp_norm"), 0),
+    Entry(_LAYER + "post_attention_layernorm.weight", ("layers", "mlp_norm"), 0, post_norms=False),
+    Entry(_LAYER + "post_attention_layernorm.weight", ("layers", "post_attn_norm"), 0, post_norms=True),
+    Entry(_LAYER + "pre_feedforward_layernorm.weight", ("layers", "mlp_norm"), 0, post_norms=True),
     Entry(_LAYER + "mlp.gate_proj.weight", ("layers", "gate"), 1),
     Entry(_LAYER + "mlp.up_proj.weight", ("layers", "up"), 1),
     Entry(_LAYER + "mlp.down_proj.weight", ("layers", "down"), 1),
+    Entry(_LAYER + "post_feedforward_layernorm.weight", ("layers", "post_mlp_norm"), 0, post_norms=True),
     Entry("model.norm.weight", ("final_norm",), 0),
     Entry("lm_head.weight", ("unembed",), None),
 )
 
 
-def read_config(folder: str | pathlib.Path) -> model.ModelConfig:
-    """The architecture of a Hugging Face model folder, from its `config.json`.
+def entries(config: model.ModelConfig) -> list[tuple[Entry, tuple[int, ...]]]:
+    """The rows of the table that a model has, each with the shape of our (stacked) array."""
+    shapes = model.param_shapes(config)
+    return [
+        (entry, at(shapes, entry.path).shape)
+        for entry in TABLE
+        if entry.post_norms in (None, config.post_norms) and entry.path[-1] in at(shapes, entry.path[:-1])
+    ]
+
+
+def checkpoint_names(config: model.ModelConfig) -> Iterator[tuple[Entry, int | None, str]]:
+    """Every tensor of a model's checkpoint: table entry, layer (None outside layers), name. Layer after layer."""
+    rows = [entry for entry, _ in entries(config)]
+    layered = [entry for entry in rows if entry.layered]
+    first = rows.index(layered[0])
+    for entry in rows[:first]:
+        yield entry, None, entry.name
+    for layer in range(config.num_layers):
+        for entry in layered:
+            yield entry, layer, entry.name.format(layer=layer)
+    for entry in rows[first + len(layered) :]:
+        yield entry, None, entry.name
+
+
+def check_weights(folder: str | pathlib.Path, config: model.ModelConfig) -> None:
+    """Refuses a folder whose weights are not those of `config`. Reads the files' headers only.
 
     Raises:
-      UserError: the file is missing, or asks for something that this model can't compute.
+      UserError: a file is missing or damaged, or a tensor is missing, superfluous, quantised or of the wrong shape.
     """
-    path = pathlib.Path(folder) / "config.json"
-    given = read_json(path)
-    family = given.get("model_type")
-    if family not in ARCHITECTURES:
-        raise UserError(f"{path}: model_type {family!r} is not supported; use one of {', '.join(ARCHITECTURES)}.")
-    _refuse_unsupported(given, path)
-
-    def need(key: str) -> Any:
-        if given.get(key) is None:
-            raise UserError(f"{path} has no {key}; fetch the file again.")
-        return given[key]
-
-    heads = need("num_attention_heads")
-    head_dim = given.get("head_dim") or (128 if family == "qwen3" else need("hidden_size") // heads)
-    theta, scaling = _rope(given, path)
-    return model.ModelConfig(
-        vocab_size=need("vocab_size"),
-        num_layers=need("num_hidden_layers"),
-        embed_dim=need("hidden_size"),
-        num_heads=heads,
-        num_kv_heads=given.get("num_key_value_heads") or heads,
-        head_dim=head_dim,
-        mlp_dim=need("intermediate_size"),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        norm_eps=given.get("rms_norm_eps", 1e-6),
-        attention_bias=family == "qwen2",
-        qk_norm=family == "qwen3",
-        tie_embeddings=bool(given.get("tie_word_embeddings", False)),
-        max_context=need("max_position_embeddings"),
-    )
+    _Checkpoint(pathlib.Path(folder)).check(config)
 
 
-def load_params(folder: str | pathlib.Path, config: model.ModelConfig, dtype: Any = np.float32) -> dict[str, Any]:
-    """The weights of a Hugging Face folder as host arrays, read one tensor at a time.
+def load_params(
+    folder: str | pathlib.Path,
+    config: model.ModelConfig,
+    *,
+    dtype: Any = np.float32,
+    shardings: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """The weights of a Hugging Face folder on their devices, read shard by shard.
+
+    Of each of our stacked arrays, a process reads what its own devices hold, one device's shard at a time. The host
+    holds no more than that shard and one layer's tensor beyond the result.
 
     Args:
       folder: holds `model.safetensors`, or its shards and `model.safetensors.index.json`.
       config: what `read_config` found there.
       dtype: of the result; checkpoints in bfloat16, float16 or float32 are converted.
+      shardings: a `jax.sharding.Sharding` for every parameter; None: everything on the first local device.
+      progress: called with the parameters read so far and in all, after each stack.
 
     Returns:
-      The nested dict that `model.param_shapes` describes, as NumPy arrays: the caller places them on devices.
+      The nested dict that `model.param_shapes` describes, as `jax.Array`s.
 
     Raises:
-      UserError: a file is missing or damaged, or a tensor is missing, superfluous or of the wrong shape.
+      UserError: as `check_weights`.
 
     Example:
       >>> config = read_config(folder)
       >>> load_params(folder, config)["layers"]["q"].shape  # [L, D, H, Dh]
       (30, 576, 9, 64)
     """
-    folder = pathlib.Path(folder)
-    shapes = model.param_shapes(config)
-    with contextlib.ExitStack() as stack:
-        checkpoint = _Checkpoint(folder, stack)
-        checkpoint.refuse_superfluous({name for _, _, name in checkpoint_names(shapes)})
-        params: dict[str, Any] = {"layers": {}}
-        for entry, layer, name in checkpoint_names(shapes):
-            shape = _at(shapes, entry.path).shape
-            *parents, leaf = entry.path
-            place = _at(params, parents)
-            if leaf not in place:
-                place[leaf] = np.empty(shape, dtype)
-            one = shape if layer is None else shape[1:]
-            stored = checkpoint.read(name, expected=entry.stored_shape(one))
-            place[leaf][... if layer is None else layer] = entry.ours(stored, one)
+    checkpoint = _Checkpoint(pathlib.Path(folder))
+    checkpoint.check(config)
+    rows = entries(config)
+    total, done = sum(math.prod(shape) for _, shape in rows), 0
+    params: dict[str, Any] = {"layers": {}}
+    for entry, shape in rows:
+        one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        sharding = one_device if shardings is None else at(shardings, entry.path)
+        at(params, entry.path[:-1])[entry.path[-1]] = _load_stack(checkpoint, entry, shape, np.dtype(dtype), sharding)
+        done += math.prod(shape)
+        if progress is not None:
+            progress(done, total)
     return params
 
 
-def checkpoint_names(shapes: Mapping[str, Any]) -> Iterator[tuple[Entry, int | None, str]]:
-    """Every tensor of a checkpoint that has these parameters: table entry, layer (None outside layers), name."""
-    for entry in TABLE:
-        *parents, leaf = entry.path
-        if leaf not in _at(shapes, parents):
-            continue
-        if "{layer}" not in entry.name:
-            yield entry, None, entry.name
-            continue
-        for layer in range(_at(shapes, entry.path).shape[0]):
-            yield entry, layer, entry.name.format(layer=layer)
+def _load_stack(checkpoint: "_Checkpoint", entry: Entry, shape, dtype: np.dtype, sharding) -> jax.Array:
+    # Devices that hold the same block (replicas) share one reading of it.
+    holders: dict[tuple, list] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        holders.setdefault(bounds, []).append(device)
+    shards = []
+    for bounds, devices in holders.items():
+        block = _read_block(checkpoint, entry, shape, [slice(*ends) for ends in bounds], dtype)
+        places = [jax.sharding.SingleDeviceSharding(d, memory_kind=sharding.memory_kind) for d in devices]
+        shards += jax.block_until_ready([jax.device_put(block, place) for place in places])
+        del block  # before the next is made
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+
+def _read_block(checkpoint: "_Checkpoint", entry: Entry, shape, block: list[slice], dtype: np.dtype) -> np.ndarray:
+    out = np.empty([part.stop - part.start for part in block], dtype)
+    if not entry.layered:
+        out[...] = entry.ours(checkpoint.read(entry.name, entry.stored_block(block, shape)), out.shape)
+        return out
+    layers, *inner = block
+    within = entry.stored_block(inner, shape[1:])
+    for row, layer in enumerate(range(layers.start, layers.stop)):
+        out[row] = entry.ours(checkpoint.read(entry.name.format(layer=layer), within), out.shape[1:])
+    return out
 
 
 def check_vocab(tokenizer: Tokenizer, config: model.ModelConfig) -> None:
@@ -181,60 +232,101 @@ def check_vocab(tokenizer: Tokenizer, config: model.ModelConfig) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """Where a tensor is and what its file's header says of it."""
+
+    path: pathlib.Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class _Checkpoint:
-    """Which file holds which tensor of a folder; the files are opened once and read lazily."""
+    """Which file holds which tensor of a folder, by the files' headers."""
 
-    def __init__(self, folder: pathlib.Path, stack: contextlib.ExitStack):
+    def __init__(self, folder: pathlib.Path):
         self._folder = folder
-        self._files: dict[pathlib.Path, Any] = {}
-        self._file_of: dict[str, pathlib.Path] = {}
+        self._tensors: dict[str, _Stored] = {}
         for path in _weight_files(folder):
-            try:
-                self._files[path] = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
-            except (safetensors.SafetensorError, OSError) as error:
-                raise UserError(
-                    f"{path} is truncated or not a safetensors file ({error}); fetch the file again."
-                ) from None
-            self._file_of |= dict.fromkeys(self._files[path].keys(), path)
+            with _opened(path) as file:
+                for name in file.keys():
+                    header = file.get_slice(name)
+                    stored = _Stored(path, name, header.get_dtype(), tuple(header.get_shape()))
+                    self._tensors[_text_name(name)] = stored
 
-    def read(self, name: str, *, expected: tuple[int, ...]) -> np.ndarray:
-        if name not in self._file_of:
+    def check(self, config: model.ModelConfig) -> None:
+        shapes = {entry.path: shape[entry.layered :] for entry, shape in entries(config)}
+        names = set()
+        for entry, _, name in checkpoint_names(config):
+            self._check_tensor(name, expected=entry.stored_shape(shapes[entry.path]))
+            names.add(name)
+        self._refuse_superfluous(names)
+
+    def _check_tensor(self, name: str, *, expected: tuple[int, ...]) -> None:
+        if name not in self._tensors:
             raise UserError(f"{self._folder} has no tensor {name}; its config.json and weights must be of one model.")
-        path = self._file_of[name]
-        stored = self._files[path].get_slice(name)
-        if stored.get_dtype() not in _FLOATS:
+        stored = self._tensors[name]
+        if stored.dtype not in _FLOATS:
             raise UserError(
-                f"{path}: {name} is {stored.get_dtype()}; weights are read as one of {', '.join(_FLOATS)}, "
+                f"{stored.path}: {name} is {stored.dtype}; weights are read as one of {', '.join(_FLOATS)}, "
                 "so use a model folder that is not quantised."
             )
-        shape = tuple(stored.get_shape())
-        if shape != expected:
+        if stored.shape != expected:
             raise UserError(
-                f"{path}: {name} has shape {shape}, config.json asks for {expected}; they must be of one model."
+                f"{stored.path}: {name} has shape {stored.shape}, config.json asks for {expected}; "
+                "they must be of one model."
             )
-        return self._files[path].get_tensor(name)
 
-    def refuse_superfluous(self, names: set[str]) -> None:
+    def _refuse_superfluous(self, names: set[str]) -> None:
         """A tensor that nothing reads means another model: more layers, or biases that would be dropped in silence."""
         allowed = {*names, "lm_head.weight"}  # some tied checkpoints repeat the embedding under this name
-        for name in sorted(self._file_of):
+        multimodal = any(stored.name != name for name, stored in self._tensors.items())
+        for name in sorted(self._tensors):
+            if multimodal and name.removeprefix("model.").startswith(_OTHER_MODALITIES):
+                continue
             if name not in allowed and not name.endswith("rotary_emb.inv_freq"):
                 raise UserError(
-                    f"{self._file_of[name]} holds {name}, which config.json does not account for; "
+                    f"{self._tensors[name].path} holds {name}, which config.json does not account for; "
                     "its config.json and weights must be of one model."
                 )
+
+    def read(self, name: str, block: tuple[slice, ...]) -> np.ndarray:
+        """A block of a checked tensor.
+
+        The file is opened for each: it is mapped into memory, and what was read would count as held until it closes.
+        """
+        stored = self._tensors[name]
+        with _opened(stored.path) as file:
+            return file.get_slice(stored.name)[block]
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            yield file
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or not a safetensors file ({error}); fetch the file again.") from None
+
+
+def _text_name(name: str) -> str:
+    for prefix, plain in _TEXT:
+        if name.startswith(prefix):
+            return plain + name.removeprefix(prefix)
+    return name
 
 
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a Hugging Face model folder.")
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    if (folder / _INDEX).is_file():
-        shards = sorted(set(read_json(folder / _INDEX).get("weight_map", {}).values()))
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if (folder / INDEX).is_file():
+        shards = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
         for shard in shards:
             if pathlib.Path(shard).name != shard or not (folder / shard).is_file():
-                raise UserError(f"{folder / _INDEX} names {shard}, which is not in {folder}; fetch the missing file.")
+                raise UserError(f"{folder / INDEX} names {shard}, which is not in {folder}; fetch the missing file.")
         return [folder / shard for shard in shards]
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickles:
@@ -242,55 +334,11 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
             f"{folder} has only pickled weights ({pickles[0]}), which can run code when read; "
             "convert them to safetensors first."
         )
-    raise UserError(f"{folder} has no weights; it must hold {_SINGLE}, or {_INDEX} and its shards.")
+    raise UserError(f"{folder} has no weights; it must hold {SINGLE}, or {INDEX} and its shards.")
 
 
-def _refuse_unsupported(given: Mapping[str, Any], path: pathlib.Path) -> None:
-    family = given["model_type"]
-    wanted = ARCHITECTURES[family]
-    layers = given.get("num_hidden_layers") or 0
-    slides = given.get("use_sliding_window", False) and given.get("max_window_layers", 28) < layers
-    if family == "mistral":
-        slides = given.get("sliding_window", 4096) is not None
-    slides = slides or any(kind != "full_attention" for kind in given.get("layer_types") or ())
-    faults = [
-        ("architectures", given.get("architectures") or [wanted], [wanted]),
-        ("hidden_act", given.get("hidden_act", "silu"), "silu"),
-        # Qwen2 always has biases on q, k and v; this key would mean them in other places.
-        ("attention_bias", bool(given.get("attention_bias", False)) and family != "qwen2", False),
-        ("mlp_bias", given.get("mlp_bias", False), False),
-        ("sliding window attention", bool(slides), False),
-        ("quantization_config", given.get("quantization_config"), None),
-        ("partial_rotary_factor", given.get("partial_rotary_factor", 1.0), 1.0),
-    ]
-    for key, value, supported in faults:
-        if value != supported:
-            raise UserError(f"{path}: {key} {value!r} is not supported for {family}; it must be {supported!r}.")
-
-
-def _rope(given: Mapping[str, Any], path: pathlib.Path) -> tuple[float, model.RopeScaling | None]:
-    """Rotary base and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
-    parameters = given.get("rope_parameters") or given.get("rope_scaling") or {}
-    theta = float(parameters.get("rope_theta") or given.get("rope_theta") or 10000.0)
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        raise UserError(f"{path}: rope scaling {kind!r} is not supported; use 'default' or 'llama3'.")
-    try:
-        return theta, model.RopeScaling(
-            factor=float(parameters["factor"]),
-            low_freq_factor=float(parameters["low_freq_factor"]),
-            high_freq_factor=float(parameters["high_freq_factor"]),
-            original_max_position=int(
-                parameters.get("original_max_position_embeddings") or given["max_position_embeddings"]
-            ),
-        )
-    except KeyError as error:
-        raise UserError(f"{path}: llama3 rope scaling has no {error.args[0]}; fetch the file again.") from None
-
-
-def _at(tree: Mapping[str, Any], path) -> Any:
+def at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """What a nested dict holds under a path of keys."""
     for key in path:
         tree = tree[key]
     return tree

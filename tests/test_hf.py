@@ -27,14 +27,27 @@ LLAMA = {
     "hidden_act": "silu",
     "tie_word_embeddings": False,
 }
+MISTRAL = LLAMA | {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
 QWEN2 = LLAMA | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
 QWEN3 = LLAMA | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "tie_word_embeddings": True}
-LLAMA3_SCALING = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
+GEMMA2 = LLAMA | {
+    "model_type": "gemma2",
+    "architectures": ["Gemma2ForCausalLM"],
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 6,
+    "sliding_window": 8,
+    "tie_word_embeddings": True,
+}
+GEMMA3_TEXT = GEMMA2 | {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "num_hidden_layers": 7}
+GEMMA3 = {
+    "model_type": "gemma3",
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "text_config": {key: value for key, value in GEMMA3_TEXT.items() if key != "architectures"},
+    "vision_config": {"hidden_size": 5},
+    "eos_token_id": [1, 6],
+}
+FAMILIES = {
+    settings["model_type"]: settings for settings in (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, GEMMA3)
 }
 
 
@@ -52,12 +65,12 @@ def random_params(config, seed=0):
 def stored_tensors(params, config):
     """The checkpoint of `params`: torch's `[outputs, inputs]`, heads flattened, one tensor a layer."""
     tensors = {}
-    for entry, layer, name in hf.checkpoint_names(model.param_shapes(config)):
+    for entry, layer, name in hf.checkpoint_names(config):
         ours = params
         for key in entry.path:
             ours = ours[key]
         ours = ours if layer is None else ours[layer]
-        if entry.inputs is not None:
+        if entry.inputs is not None:  # written out again, so that a fault in the table's own layout shows
             ours = ours.reshape(*((-1,) if not entry.inputs else (np.prod(ours.shape[: entry.inputs]), -1))).T
         tensors[name] = np.ascontiguousarray(ours)
     return tensors
@@ -85,13 +98,7 @@ def folder(tmp_path):
     return write_folder(tmp_path / "model", LLAMA, tensors), config, tensors
 
 
-def read_settings(tmp_path, **changes):
-    settings = {key: value for key, value in (LLAMA | changes).items() if value is not ...}
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    return hf.read_config(tmp_path)
-
-
-@pytest.mark.parametrize("settings", [LLAMA, QWEN2, QWEN3], ids=["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("settings", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("shards", [1, 3])
 def test_every_tensor_is_read_back(tmp_path, settings, shards):
     (tmp_path / "config.json").write_text(json.dumps(settings))
@@ -120,7 +127,7 @@ def test_layout_by_hand(folder):
 def test_half_precision_checkpoints(folder, stored, wanted):
     path, config, tensors = folder
     write_folder(path, LLAMA, {name: tensor.astype(stored) for name, tensor in tensors.items()})
-    embed = hf.load_params(path, config, wanted)["embed"]
+    embed = hf.load_params(path, config, dtype=wanted)["embed"]
     assert embed.dtype == wanted
     np.testing.assert_array_equal(embed, tensors["model.embed_tokens.weight"].astype(stored).astype(wanted))
 
@@ -130,75 +137,6 @@ def test_tied_checkpoint_may_repeat_the_embedding(folder):
     inv_freq = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32)}  # old exports keep it
     write_folder(path, LLAMA | {"tie_word_embeddings": True}, tensors | inv_freq)
     assert "unembed" not in hf.load_params(path, hf.read_config(path))
-
-
-def test_config_fields(tmp_path):
-    expected = model.ModelConfig(
-        vocab_size=11,
-        num_layers=2,
-        embed_dim=12,
-        num_heads=6,
-        num_kv_heads=3,
-        head_dim=4,
-        mlp_dim=10,
-        rope_theta=500.0,
-        norm_eps=1e-5,
-        tie_embeddings=False,
-        max_context=64,
-    )
-    assert read_settings(tmp_path) == expected
-    replace = dataclasses.replace
-    assert read_settings(tmp_path, num_key_value_heads=...) == replace(expected, num_kv_heads=6)
-    assert read_settings(tmp_path, head_dim=None) == replace(expected, head_dim=2)
-    assert read_settings(tmp_path, tie_word_embeddings=True) == replace(expected, tie_embeddings=True)
-    assert read_settings(tmp_path, **QWEN2 | {"sliding_window": 8}) == replace(expected, attention_bias=True)
-    assert read_settings(tmp_path, **QWEN3) == replace(expected, qk_norm=True, tie_embeddings=True)
-    assert read_settings(tmp_path, **QWEN3 | {"head_dim": ...}).head_dim == 128  # the family's default
-    mistral = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
-    assert read_settings(tmp_path, **mistral) == expected
-
-
-def test_rope_in_old_and_new_spelling(tmp_path):
-    scaling = model.RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position=16)
-    old = read_settings(tmp_path, rope_scaling=LLAMA3_SCALING)
-    assert (old.rope_theta, old.rope_scaling) == (500.0, scaling)
-    assert read_settings(tmp_path, rope_theta=..., rope_parameters=LLAMA3_SCALING | {"rope_theta": 500.0}) == old
-    plain = {"rope_theta": 700.0, "rope_type": "default"}
-    new = read_settings(tmp_path, rope_theta=..., rope_parameters=plain)
-    assert (new.rope_theta, new.rope_scaling) == (700.0, None)
-    with pytest.raises(UserError, match="llama3 rope scaling has no factor"):
-        read_settings(tmp_path, rope_scaling={"type": "llama3"})
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"model_type": "gpt2"}, "model_type 'gpt2' is not supported; use one of llama, mistral, qwen2, qwen3"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures .*Sequence.* must be .*CausalLM"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported for llama; it must be 'silu'"),
-        ({"attention_bias": True}, "attention_bias True is not supported"),
-        ({"mlp_bias": True}, "mlp_bias True is not supported"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config .*bits.* is not supported"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn' is not supported"),
-        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rope scaling 'linear' is not supported"),
-        ({"vocab_size": ...}, "has no vocab_size"),
-        (QWEN2 | {"use_sliding_window": True, "max_window_layers": 1}, "sliding window attention True"),
-        (QWEN3 | {"layer_types": ["full_attention", "sliding_attention"]}, "sliding window attention True"),
-        (
-            {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 8},
-            "sliding window attention True is not supported for mistral",
-        ),
-    ],
-)
-def test_unsupported_configs_are_named(tmp_path, changes, message):
-    with pytest.raises(UserError, match=message) as caught:
-        read_settings(tmp_path, **changes)
-    assert "\n" not in str(caught.value)
-
-
-def test_config_missing(tmp_path):
-    with pytest.raises(UserError, match="config.json does not exist"):
-        hf.read_config(tmp_path)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
