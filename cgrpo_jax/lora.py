@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from flax import nnx, struct
+from flax import struct
 
+from cgrpo_jax import model
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.model import ModelConfig, Transformer
 
 # Our name of each projection that can have an adapter, and Hugging Face's within a layer.
 TARGETS = {
@@ -62,34 +62,40 @@ class LoraSettings:
         return self.alpha / self.rank
 
 
-class Adapters(nnx.Module):
-    """The parameters of the adapters: for a target `q`, `layers["q_lora_a"]` `[L, *inputs, r]` and `layers["q_lora_b"]`
-    `[L, r, *outputs]`, with the logical axes of the weight that they adapt and a new one, "lora".
+def init_adapters(config: model.ModelConfig, settings: LoraSettings, *, seed: int) -> dict:
+    """Returns fresh float32 adapters as a nested dict of arrays, A random and B zero.
+
+    For a target `q` they are `layers["q_lora_a"]` `[L, *inputs, r]` and `layers["q_lora_b"]` `[L, r, *outputs]`.
     """
-
-    def __init__(self, config: ModelConfig, settings: LoraSettings, *, rngs: nnx.Rngs):
-        weights = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))).layers
-        rank, layers = settings.rank, {}
-        for name in settings.targets:
-            weight = weights[name]
-            split = 3 if name == "o" else 2  # o alone reads heads, which are two axes
-            (L, *inputs), outputs = weight.shape[:split], weight.shape[split:]
-            axes = weight.logical_axes
+    weights, layers = model.param_shapes(config)["layers"], {}
+    keys = jax.random.split(jax.random.key(seed), len(TARGETS))
+    for name, key in zip(TARGETS, keys, strict=True):
+        if name in settings.targets:
+            (L, *inputs), outputs = _split(name, weights[name].shape)
             bound = np.prod(inputs) ** -0.5  # as peft draws it: Kaiming's uniform distribution with a = sqrt(5)
-            a = jax.random.uniform(rngs.params(), (L, *inputs, rank), minval=-bound, maxval=bound)
-            layers[name + _A] = nnx.Param(a, logical_axes=(*axes[:split], "lora"))
-            layers[name + _B] = nnx.Param(jnp.zeros((L, rank, *outputs)), logical_axes=(axes[0], "lora", *axes[split:]))
-        self.layers = nnx.Dict(layers)
+            layers[name + _A] = jax.random.uniform(key, (L, *inputs, settings.rank), minval=-bound, maxval=bound)
+            layers[name + _B] = jnp.zeros((L, settings.rank, *outputs))
+    return {"layers": layers}
 
 
-def init_adapters(config: ModelConfig, settings: LoraSettings, *, seed: int) -> dict:
-    """Returns fresh float32 adapters as a nested dict of arrays: A random, B zero."""
-    return nnx.to_pure_dict(nnx.state(Adapters(config, settings, rngs=nnx.Rngs(params=seed)), nnx.Param))
-
-
-def adapter_shapes(config: ModelConfig, settings: LoraSettings) -> dict:
+def adapter_shapes(config: model.ModelConfig, settings: LoraSettings) -> dict:
     """Returns the structure of `init_adapters` with `jax.ShapeDtypeStruct` leaves; allocates nothing."""
     return jax.eval_shape(lambda: init_adapters(config, settings, seed=0))
+
+
+def adapter_axes(config: model.ModelConfig, settings: LoraSettings) -> dict:
+    """Returns the structure of `init_adapters` with axis names: those of the adapted weight, "lora" for the rank."""
+    weights, layers = model.logical_axes(config)["layers"], {}
+    for name in settings.targets:
+        inputs, outputs = _split(name, weights[name])
+        layers |= {name + _A: (*inputs, "lora"), name + _B: (inputs[0], "lora", *outputs)}
+    return {"layers": layers}
+
+
+def _split(name: str, axes: tuple) -> tuple[tuple, tuple]:
+    """Returns a weight's axes as (layers and inputs, outputs)."""
+    count = 3 if name == "o" else 2  # o alone reads heads, which are two axes
+    return axes[:count], axes[count:]
 
 
 @struct.dataclass

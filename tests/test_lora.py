@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from tiny import EVERYTHING, FAMILIES, plain_logits, random_params
 
-from cgrpo_jax import hf, lora, model
+from cgrpo_jax import hf, lora, model, sharding
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.lora import Base, LoraSettings, init_adapters
@@ -138,18 +138,6 @@ def test_the_base_keeps_its_dtype():
         assert np.abs(logits(weights, CONFIG, tokens()) - expected).mean() < 0.1 * np.abs(expected).mean()
 
 
-def test_merged_weights_lie_where_the_base_lies():
-    mesh = jax.make_mesh((8,), ("x",))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    weights = jax.device_put(params(), everywhere)
-    weights["layers"]["q"] = jax.device_put(weights["layers"]["q"], rows)
-    adapters = jax.device_put(random_adapters(settings=SOME), everywhere)
-    merged = Base(weights, SOME.scale).merge(adapters)
-    assert_trees_close(merged, Base(params(), SOME.scale).merge(random_adapters(settings=SOME)), rtol=1e-6)
-    jax.tree.map(lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim) or pytest.fail(str(a)), merged, weights)
-
-
 # New adapters.
 
 
@@ -167,13 +155,14 @@ def test_the_shapes_and_the_axes_are_those_of_the_weights():
         "down_lora_a": (L, F, r), "down_lora_b": (L, r, D),
     }  # fmt: skip
     assert {value.dtype for value in adapters.values()} == {jnp.dtype(jnp.float32)}
-    module = lora.Adapters(CONFIG, SETTINGS, rngs=lora.nnx.Rngs(0))
-    axes = {name: module.layers[name].logical_axes for name in ("o_lora_a", "o_lora_b", "up_lora_b")}
-    assert axes == {
-        "o_lora_a": ("layers", "heads", "head_dim", "lora"),
-        "o_lora_b": ("layers", "lora", "embed"),
-        "up_lora_b": ("layers", "lora", "mlp"),
-    }
+    axes = lora.adapter_axes(CONFIG, SETTINGS)["layers"]
+    assert axes["o_lora_a"] == ("layers", "heads", "head_dim", "lora") and axes["o_lora_b"] == (
+        "layers",
+        "lora",
+        "embed",
+    )
+    assert axes["up_lora_a"] == ("layers", "embed", "lora") and axes["up_lora_b"] == ("layers", "lora", "mlp")
+    assert {name: len(names) for name, names in axes.items()} == {name: len(shape) for name, shape in shapes.items()}
 
 
 def test_a_is_drawn_as_peft_draws_it_and_b_is_zero():
@@ -182,6 +171,9 @@ def test_a_is_drawn_as_peft_draws_it_and_b_is_zero():
     settings = LoraSettings(rank=16, alpha=16.0, targets=("q", "o"))
     layers, other = (init_adapters(wide, settings, seed=seed)["layers"] for seed in (0, 1))
     assert_trees_equal(layers, init_adapters(wide, settings, seed=0)["layers"])
+    # A target's own draw, whatever else is adapted.
+    alone = init_adapters(wide, dataclasses.replace(settings, targets=("o",)), seed=0)["layers"]
+    assert_trees_equal(alone, {name: layers[name] for name in alone})
     for name in ("q", "o"):
         a = np.asarray(layers[f"{name}_lora_a"])  # both read 64 numbers
         assert 0.124 < a.max() <= 0.125 and -0.125 <= a.min() < -0.124
@@ -277,6 +269,23 @@ def test_the_first_step_moves_b_alone():
         state, _ = update_lib.update(state, rows(), optimizer=SGD, base=base, **MODEL)
         for name, value in state.params["layers"].items():
             assert (np.asarray(value) != before[name]).any() == (moves or name.endswith("_b")), name
+
+
+def test_a_mesh_changes_nothing():
+    """Weights and adapters cut up over eight devices: the same gradient, and merged weights that lie as the base's."""
+    mesh = sharding.make_mesh(replica=2, fsdp=2, tensor=2)
+    shapes, adapters = model.param_shapes(CONFIG), random_adapters()
+    where = sharding.param_shardings(model.logical_axes(CONFIG), shapes, mesh)
+    of_adapters = sharding.param_shardings(lora.adapter_axes(CONFIG, SETTINGS), adapters, mesh)
+    assert not of_adapters["layers"]["q_lora_a"].is_fully_replicated
+    base, cut_base = Base(params(), SETTINGS.scale), Base(jax.device_put(params(), where), SETTINGS.scale)
+    cut = jax.device_put(adapters, of_adapters)
+    expected, _ = update_lib.accumulate_gradients(adapters, rows(), base=base, **MODEL)
+    actual, _ = update_lib.accumulate_gradients(cut, rows(), base=cut_base, **MODEL)
+    assert_trees_close(actual, expected, atol=1e-4, rtol=1e-3)
+    merged = cut_base.merge(cut)
+    assert_trees_close(merged, base.merge(adapters), rtol=1e-5, atol=1e-6)
+    assert jax.tree.all(jax.tree.map(lambda x, y: x.sharding.is_equivalent_to(y, x.ndim), merged, where))
 
 
 def test_adapters_learn():
