@@ -371,7 +371,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers
-@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+@pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma2", "Gemma3Text"])
 def test_peft_computes_the_same(tmp_path, family):
     """Our adapters in transformers, through peft, against ours, unmerged and merged."""
     torch = pytest.importorskip("torch")
