@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from cgrpo_jax import hf, model  # noqa: E402
+from cgrpo_jax import families, hf, model  # noqa: E402
 from cgrpo_jax.generate import Generator  # noqa: E402
 from cgrpo_jax.records import RowIndex  # noqa: E402
 from cgrpo_jax.tokenizer import load_tokenizer  # noqa: E402
@@ -61,7 +61,7 @@ class Ours:
     """Full forward passes over right-padded rows of one length, so that one program serves every step."""
 
     def __init__(self, folder, *, length):
-        self.config = hf.read_config(folder)
+        self.config = families.read_config(folder)
         self.params = jax.tree.map(jnp.asarray, hf.load_params(folder, self.config))
         self.length = length
         self._forward = jax.jit(self._logits)
@@ -117,12 +117,12 @@ def test_random_weights(tmp_path, family):
 
 def test_old_spelling_of_rope_gives_the_same_config(tmp_path):
     FAMILIES["llama"].save_pretrained(tmp_path)
-    new = hf.read_config(tmp_path)
+    new = families.read_config(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     scaling = settings.pop("rope_parameters")
     settings |= {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    assert hf.read_config(tmp_path) == new
+    assert families.read_config(tmp_path) == new
 
 
 # Shortened from published templates, each with a construct of its own: whitespace control, namespaces, loop controls,
