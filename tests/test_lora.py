@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from tiny import EVERYTHING, FAMILIES, plain_logits, random_params
 
-from cgrpo_jax import families, hf, lora, model, sharding
+from cgrpo_jax import families, forward, hf, lora, model, sharding
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.lora import Base, LoraSettings, init_adapters
@@ -55,8 +55,8 @@ def merged_by_hand(weights, adapters, scale):
 def logits(weights, config, tokens_S):
     tokens_BS = jnp.asarray(tokens_S)[None]
     positions_BS, ones_BS = jnp.arange(tokens_BS.shape[1])[None], jnp.ones_like(tokens_BS)
-    hidden_BSD = model.hidden_states(weights, config, tokens_BS, positions_BS, ones_BS)
-    return model.logits(weights, config, hidden_BSD[0])
+    hidden_BSD = forward.hidden_states(weights, config, tokens_BS, positions_BS, ones_BS)
+    return forward.logits(weights, config, hidden_BSD[0])
 
 
 def tokens(config=CONFIG, length=12):
