@@ -186,7 +186,7 @@ def config_json(
 
 def _family(given: Any, path: pathlib.Path | str) -> tuple[str, Family]:
     name = given.get("model_type") if isinstance(given, Mapping) else None
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"{path}: model_type {name!r} is not supported; use one of {', '.join(FAMILIES)}.")
     family = FAMILIES[name]
     wanted = [family.architecture]

@@ -1,4 +1,4 @@
-"""config.json and ModelConfig: every family both ways, the spellings of real releases, and transformers' own reading."""
+"""config.json and ModelConfig: every family both ways, real releases' spellings, and transformers' own reading."""
 
 import dataclasses
 import json

@@ -1,14 +1,22 @@
 """Model folders made here from random parameters: what is read back is what was written, and every fault is named."""
 
 import dataclasses
+import functools
 import json
+import operator
+import os
+import subprocess
+import sys
+import textwrap
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from cgrpo_jax import hf, model
+from cgrpo_jax import hf, hf_export, model
 from cgrpo_jax.errors import UserError
 
 LLAMA = {
@@ -213,6 +221,289 @@ def test_pickled_weights_are_refused(folder):
         hf.load_params(path, config)
     with pytest.raises(UserError, match="is not a folder; give a Hugging Face model folder"):
         hf.load_params(path / "absent", config)
+
+
+def test_headers_are_enough_to_refuse(folder, monkeypatch):
+    path, config, tensors = folder
+    monkeypatch.setattr(hf._Checkpoint, "read", None)  # no data is asked for
+    hf.check_weights(path, config)
+    write_folder(path, LLAMA, tensors | {"model.norm.weight": np.ones(13, np.float32)})
+    with pytest.raises(UserError, match=r"model.norm.weight has shape \(13,\), config.json asks for \(12,\)"):
+        hf.check_weights(path, config)
+
+
+# --- multimodal releases ------------------------------------------------------------------------------------------
+
+
+def multimodal(tensors, *, new):
+    """The same text model as transformers 5 (`new`) or 4 stores it, with tensors of the other modality."""
+    prefix = "model.language_model." if new else "language_model.model."
+    renamed = {prefix + name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    others = ("vision_tower.vision_model.post_layernorm.bias", "multi_modal_projector.mm_soft_emb_norm.weight")
+    return renamed | {("model." if new else "") + name: np.ones(5, np.float32) for name in others}
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_text_of_a_multimodal_checkpoint(tmp_path, new):
+    write_folder(tmp_path, GEMMA3, {})
+    config = hf.read_config(tmp_path)
+    params = random_params(config)
+    tensors = multimodal(stored_tensors(params, config), new=new)
+    write_folder(tmp_path, GEMMA3, tensors)
+    jax.tree.map(np.testing.assert_array_equal, hf.load_params(tmp_path, config), params)
+    write_folder(tmp_path, GEMMA3, tensors | {"audio_tower.weight": np.ones(5, np.float32)})
+    with pytest.raises(UserError, match="holds audio_tower.weight, which config.json does not account for"):
+        hf.load_params(tmp_path, config)
+
+
+def test_a_text_checkpoint_has_no_vision_tower(folder):
+    path, config, tensors = folder
+    write_folder(path, LLAMA, tensors | {"vision_tower.weight": np.ones(5, np.float32)})
+    with pytest.raises(UserError, match="holds vision_tower.weight, which config.json does not account for"):
+        hf.load_params(path, config)
+
+
+# --- onto devices -------------------------------------------------------------------------------------------------
+
+
+def shardings_of(config, mesh, rules):
+    """A sharding a parameter: `rules` says over which axis of the mesh a logical axis goes."""
+    state = jax.eval_shape(lambda: model.nnx.state(model.Transformer(config, rngs=model.nnx.Rngs(0)), model.nnx.Param))
+
+    def one(param):
+        return NamedSharding(mesh, PartitionSpec(*(rules.get(axis) for axis in param.get_metadata("logical_axes"))))
+
+    leaves = jax.tree.map(one, state, is_leaf=lambda leaf: isinstance(leaf, model.nnx.Variable))
+    return model.nnx.to_pure_dict(leaves)
+
+
+MESHES = {
+    "replicated": ({"a": 8}, {}),
+    "width": ({"a": 4, "b": 2}, {"embed": "a"}),
+    "width and heads": ({"a": 2, "b": 3}, {"embed": "a", "heads": "b"}),
+    "mlp": ({"a": 2}, {"mlp": "a"}),
+    "layers and width": ({"a": 2, "b": 4}, {"layers": "a", "embed": "b"}),
+}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_sharded_load(tmp_path, monkeypatch, mesh, family):
+    sizes, rules = MESHES[mesh]
+    (tmp_path / "config.json").write_text(json.dumps(FAMILIES[family]))
+    config = hf.read_config(tmp_path)
+    params = random_params(config)
+    write_folder(tmp_path, FAMILIES[family], stored_tensors(params, config), shards=2)
+    devices = np.array(jax.devices()[: np.prod([*sizes.values()])]).reshape(*sizes.values())
+    shardings = shardings_of(config, jax.sharding.Mesh(devices, (*sizes,)), rules)
+
+    read, counts, reported = hf._Checkpoint.read, [], []
+
+    def counted(self, name, block):
+        stored = read(self, name, block)
+        counts.append(stored.size)
+        return stored
+
+    monkeypatch.setattr(hf._Checkpoint, "read", counted)
+    loaded = hf.load_params(tmp_path, config, shardings=shardings, progress=lambda *at: reported.append(at))
+
+    def same(got, wanted, sharding):
+        assert got.sharding == sharding and got.dtype == np.float32
+        np.testing.assert_array_equal(got, wanted)
+        for shard in got.addressable_shards:
+            np.testing.assert_array_equal(shard.data, wanted[shard.index])
+
+    jax.tree.map(same, loaded, params, shardings)
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(counts) == total  # every number once, whether sharded or replicated
+    assert reported[-1] == (total, total) and reported == sorted(set(reported))
+
+
+def test_only_the_needed_part_is_read(folder, monkeypatch):
+    path, config, tensors = folder
+    checkpoint = hf._Checkpoint(path)
+    q = next(entry for entry in hf.TABLE if entry.path == ("layers", "q"))
+    shard = [slice(0, 2), slice(0, 12), slice(2, 4), slice(0, 4)]
+    blocks = []
+    monkeypatch.setattr(checkpoint, "read", lambda name, block: blocks.append((name, block)) or tensors[name][block])
+    block = hf._read_block(checkpoint, q, (2, 12, 6, 4), shard, np.dtype(np.float32))
+    assert blocks == [
+        (f"model.layers.{layer}.self_attn.q_proj.weight", (slice(8, 16), slice(0, 12))) for layer in (0, 1)
+    ]
+    np.testing.assert_array_equal(block, np.asarray(hf.load_params(path, config)["layers"]["q"])[:, :, 2:4])
+
+
+def test_a_block_that_is_no_rectangle():
+    q = next(entry for entry in hf.TABLE if entry.path == ("layers", "q"))
+    with pytest.raises(ValueError, match="not contiguous in a checkpoint"):
+        q.stored_block([slice(0, 12), slice(0, 6), slice(0, 2)], (12, 6, 4))
+
+
+def test_loaded_parameters_can_be_donated(folder):
+    path, config, tensors = folder
+    params = hf.load_params(path, config)
+    doubled = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)(params)
+    np.testing.assert_array_equal(doubled["embed"], 2 * tensors["model.embed_tokens.weight"])
+    assert params["embed"].is_deleted()
+    assert doubled["embed"].sharding == SingleDeviceSharding(jax.devices()[0])
+
+
+# --- export -------------------------------------------------------------------------------------------------------
+
+
+def reader(params):
+    return lambda path: functools.reduce(operator.getitem, path, params)
+
+
+def file_contents(folder):
+    """Every tensor of a folder, as bytes, with its dtype and shape."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safetensors.safe_open(path, framework="numpy") as file:
+            assert file.metadata() == {"format": "pt"}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        assert not found.keys() & tensors.keys()
+        found |= {name: (str(t.dtype), t.shape, t.tobytes()) for name, t in tensors.items()}
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("stored, dtype", [(ml_dtypes.bfloat16, "bfloat16"), (np.float16, "float16")])
+def test_export_is_bit_exact(tmp_path, family, stored, dtype):
+    write_folder(tmp_path, FAMILIES[family], {})
+    config = hf.read_config(tmp_path)
+    tensors = {name: t.astype(stored) for name, t in stored_tensors(random_params(config), config).items()}
+    subnormal = tensors["model.norm.weight"].view(np.uint16)
+    subnormal[:3] = (1, 0x8000, 0x8001)  # the smallest number, and two that a sloppy conversion makes 0
+    write_folder(tmp_path, FAMILIES[family], multimodal(tensors, new=False) if family == "gemma3" else tensors)
+    (tmp_path / "out").mkdir()
+    hf_export.save_params(tmp_path / "out", config, reader(hf.load_params(tmp_path, config)), dtype=dtype)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
+    assert file_contents(tmp_path / "out") == {n: (dtype, t.shape, t.tobytes()) for n, t in tensors.items()}
+    start = int.from_bytes((tmp_path / "out" / "model.safetensors").read_bytes()[:8], "little")
+    assert start % 8 == 0  # tensors are aligned
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_export_in_shards(folder, tmp_path, sharded):
+    path, config, tensors = folder
+    shardings = None
+    if sharded:
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("a",))
+        shardings = shardings_of(config, mesh, {"embed": "a"})
+    params = hf.load_params(path, config, shardings=shardings)
+    out, reported = tmp_path / "out", []
+    out.mkdir()
+    limit = 2 * tensors["model.layers.0.mlp.up_proj.weight"].nbytes
+    hf_export.save_params(
+        out, config, reader(params), dtype="float32", max_shard_bytes=limit, progress=lambda *at: reported.append(at)
+    )
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in out.glob("*.safetensors"))
+    assert files == [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
+    assert len(files) > 3 and {*index["weight_map"].values()} == {*files}
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values())
+    for file in files:
+        held = safetensors.numpy.load_file(out / file)
+        assert {name for name, at in index["weight_map"].items() if at == file} == {*held}
+        assert len(held) == 1 or sum(t.nbytes for t in held.values()) <= limit
+    # Layer after layer, as others write them: a layer's tensors lie in neighbouring files.
+    order = [
+        name.split(".")[2] for name in sorted(index["weight_map"], key=index["weight_map"].get) if "layers" in name
+    ]
+    assert order == sorted(order)
+    assert file_contents(out) == {name: ("float32", t.shape, t.tobytes()) for name, t in tensors.items()}
+    jax.tree.map(np.testing.assert_array_equal, hf.load_params(out, config), params)
+    assert reported[-1][0] == reported[-1][1] and reported == sorted(set(reported))
+
+
+def test_tied_models_have_no_head(tmp_path):
+    write_folder(tmp_path, QWEN3, {})
+    config = hf.read_config(tmp_path)
+    (tmp_path / "out").mkdir()
+    hf_export.save_params(tmp_path / "out", config, reader(jax.tree.map(jax.numpy.asarray, random_params(config))))
+    assert "lm_head.weight" not in file_contents(tmp_path / "out")
+
+
+def test_values_that_float16_lacks(folder, tmp_path):
+    path, config, _ = folder
+    params = hf.load_params(path, config)
+    params["layers"]["up"] = params["layers"]["up"].at[1, 2, 3].set(7e4)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="layers.1.mlp.up_proj.weight has values beyond float16's range"):
+        hf_export.save_params(tmp_path / "out", config, reader(params), dtype="float16")
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_export_beside_other_weights(folder):
+    path, config, _ = folder
+    before = (path / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"already holds weights \(model.safetensors\); export to an empty folder"):
+        hf_export.save_params(path, config, reader(hf.load_params(path, config)))
+    assert (path / "model.safetensors").read_bytes() == before
+    with pytest.raises(UserError, match="absent is not a folder"):
+        hf_export.save_params(path / "absent", config, reader(hf.load_params(path, config)))
+    with pytest.raises(UserError, match="dtype 'int8' can't be written"):
+        hf_export.save_params(path, config, reader({}), dtype="int8")
+
+
+def run_python(code, *arguments):
+    """Runs a program with one device and returns what it wrote."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+EXPORT = """
+    import functools, operator, resource, sys
+    from cgrpo_jax import hf, hf_export
+    from cgrpo_jax.errors import UserError
+
+    config = hf.read_config(sys.argv[1])
+    params = hf.load_params(sys.argv[1], config)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+    try:
+        hf_export.save_params(sys.argv[2], config, lambda path: functools.reduce(operator.getitem, path, params))
+    except UserError as error:
+        sys.stdout.write(str(error))
+"""
+
+
+def test_export_where_the_kernel_refuses(folder, tmp_path):
+    path, _, _ = folder
+    out = tmp_path / "out"
+    out.mkdir()
+    message = run_python(EXPORT, path, out, 2000)
+    assert message == (
+        f"{out}/model.safetensors could not be written: the file would be larger than allowed here; "
+        "lower max_shard_bytes or raise the limit (ulimit -f)."
+    )
+    assert not [*out.iterdir()]  # nothing that looks like weights
+
+
+@pytest.mark.parametrize("step", ["create", "write", "finish"])
+def test_a_full_disk_in_mid_export(folder, tmp_path, monkeypatch, step):
+    path, config, _ = folder
+    (tmp_path / "out").mkdir()
+    original, calls = getattr(hf_export._Writer, step), []
+
+    def fails(self, *args):
+        calls.append(args)
+        original(self, *args)
+        with hf_export._writing(tmp_path / "out" / "model.safetensors"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hf_export._Writer, step, fails)
+    with pytest.raises(UserError, match="model.safetensors could not be written: the disk is full; free space there"):
+        hf_export.save_params(tmp_path / "out", config, reader(hf.load_params(path, config)))
+    assert len(calls) == 1 and not [*(tmp_path / "out").iterdir()]
 
 
 def test_check_vocab(folder):
