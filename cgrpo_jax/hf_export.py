@@ -65,6 +65,7 @@ def save_params(
     places = {name: (file, place) for file in files for name, place in file.places.items()}
     writer = _Writer(pathlib.Path(folder), files, active=jax.process_index() == 0)
     writer.attempt(writer.create)
+    writer.agree()
     total, done = sum(math.prod(shape) for _, shape in rows), 0
     for entry, shape in rows:
         stack = read(entry.path)

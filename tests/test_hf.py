@@ -1,10 +1,12 @@
 """Model folders made here from random parameters: what is read back is what was written, and every fault is named."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
 import operator
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -504,6 +506,57 @@ def test_a_full_disk_in_mid_export(folder, tmp_path, monkeypatch, step):
     with pytest.raises(UserError, match="model.safetensors could not be written: the disk is full; free space there"):
         hf_export.save_params(tmp_path / "out", config, reader(hf.load_params(path, config)))
     assert len(calls) == 1 and not [*(tmp_path / "out").iterdir()]
+
+
+TWO_PROCESSES = """
+    import functools, operator, resource, sys
+    import jax
+    import numpy as np
+
+    address, rank, folder, out, limit = sys.argv[1:]
+    jax.distributed.initialize(address, num_processes=2, process_id=int(rank))
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    from cgrpo_jax import hf, hf_export, model
+    from cgrpo_jax.errors import UserError
+
+    config = hf.read_config(folder)
+    mesh = Mesh(np.array(jax.devices()), ("a",))
+    over_both = lambda leaf: PartitionSpec(*(["a"] if len(leaf.shape) == 1 else [None, "a"]))
+    shardings = jax.tree.map(lambda leaf: NamedSharding(mesh, over_both(leaf)), model.param_shapes(config))
+    params = hf.load_params(folder, config, shardings=shardings)
+    assert not params["embed"].is_fully_addressable
+    if rank == "0":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+    try:
+        read = lambda path: functools.reduce(operator.getitem, path, params)
+        hf_export.save_params(out, config, read, dtype="float32")
+    except UserError as error:
+        sys.stdout.write(str(error))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [1_000_000, 2000])
+def test_two_processes(tmp_path, limit):
+    """Each holds half of every array. Process 0 writes; where it can't, both say so and neither waits."""
+    settings = QWEN2 | {"num_key_value_heads": 6}  # of which two processes can hold half each
+    write_folder(tmp_path / "config", settings, {})
+    config = hf.read_config(tmp_path / "config")
+    tensors = stored_tensors(random_params(config), config)
+    path, out = write_folder(tmp_path / "model", settings, tensors), tmp_path / "out"
+    out.mkdir()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        written = [*pool.map(lambda rank: run_python(TWO_PROCESSES, address, rank, path, out, limit), range(2))]
+    said = ["".join(line for line in text.splitlines() if not line.startswith("[Gloo]")) for text in written]
+    if limit > 2000:
+        assert said == ["", ""]
+        assert file_contents(out) == {name: ("float32", t.shape, t.tobytes()) for name, t in tensors.items()}
+    else:
+        assert said[0] == said[1] and "model.safetensors could not be written: the file would be larger" in said[0]
+        assert not [*out.iterdir()]
 
 
 def test_check_vocab(folder):
