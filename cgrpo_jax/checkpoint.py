@@ -5,10 +5,11 @@ seed). Each array is saved under its path in the tree, such as `layers.attention
 own so that an evaluation reads nothing else. Orbax writes into a temporary folder and renames it when all is there.
 """
 
+import contextlib
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -156,39 +157,100 @@ class Checkpoints:
 
 
 def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | None = None) -> Any:
-    """Restores only the weights of a checkpoint: to evaluate, to sample, to convert, or to start from.
+    """Restores only the weights of a checkpoint: to evaluate, to sample, or to start from.
 
     Args:
       directory: folder of checkpoints, or the run's folder that holds it as `checkpoints`.
-      template: pytree of arrays or `jax.ShapeDtypeStruct`s. Weights saved in another dtype are cast to its dtype.
+      template: pytree of arrays or `jax.ShapeDtypeStruct`s; a leaf's sharding says where the restored array goes.
+        Weights saved in another dtype are cast to its dtype.
       step: which checkpoint; the newest by default.
 
     Raises:
       UserError: no such checkpoint, it can't be read, or a weight's name or shape is not the template's.
     """
+    folder, step, others = _find(directory, step)
+    options = ocp.CheckpointManagerOptions(create=False)
+    with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
+        with _readable(folder / str(step), others):
+            _check(manager.item_metadata(step)["params"], template, folder / str(step), same_dtype=False)
+            args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
+            return _unflatten(manager.restore(step, args=args)["params"], template)
+
+
+class SavedWeights:
+    """The weights of one checkpoint, read one array at a time: to convert, where the whole would not fit the host.
+
+    The process reads by itself: others need not take part.
+
+    Attributes:
+      step: the checkpoint's step.
+      shapes: shape of each array by its dotted name, such as `"layers.q"`.
+
+    Example:
+      with SavedWeights("runs/a") as weights:
+          embed = weights.read("embed")
+    """
+
+    def __init__(self, directory: str | pathlib.Path, *, step: int | None = None):
+        """Finds the checkpoint; arguments and errors as in `restore_params`."""
+        folder, self.step, self._others = _find(directory, step)
+        self._path = folder / str(self.step) / "params"
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}
+        )
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        self._reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
+        with _readable(self._path.parent, self._others):
+            tree = self._reader.metadata(self._path).item_metadata.tree
+        self.shapes = {name: tuple(leaf.shape) for name, leaf in tree.items()}
+
+    def __enter__(self) -> "SavedWeights":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._reader.close()
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns one array, of `shapes`, in the dtype that it was saved in, on the host.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
+        args = ocp.args.PyTreeRestore(
+            item={name: 0}, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray)}, partial_restore=True
+        )
+        with _readable(self._path.parent, self._others):
+            return self._reader.restore(self._path, args=args)[name]
+
+
+@contextlib.contextmanager
+def _readable(checkpoint: pathlib.Path, others: list[int]) -> Iterator[None]:
+    """Turns what Orbax raises for a damaged checkpoint, which may be anything, into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        steps = ", ".join(map(str, others)) or "none"
+        raise UserError(
+            f"checkpoint {checkpoint} can't be read ({_first_line(error)}); other steps: {steps}"
+        ) from error
+
+
+def _find(directory: str | pathlib.Path, step: int | None) -> tuple[pathlib.Path, int, list[int]]:
+    """Returns the folder of checkpoints, the step wanted, and the other steps that it has."""
     given = pathlib.Path(directory).absolute()
     folder = given / "checkpoints" if (given / "checkpoints").is_dir() else given
     if not folder.is_dir():
         raise UserError(f"checkpoint folder {given} does not exist; give a --workdir that train has written")
-    options = ocp.CheckpointManagerOptions(create=False)
-    with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
-        steps = sorted(manager.all_steps())
-        if not steps:
-            raise UserError(f"{given} holds no checkpoint; give a --workdir that train has written")
-        step = steps[-1] if step is None else step
-        if step not in steps:
-            raise UserError(f"{given} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-        try:
-            _check(manager.item_metadata(step)["params"], template, folder / str(step), same_dtype=False)
-            args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
-            return _unflatten(manager.restore(step, args=args)["params"], template)
-        except UserError:
-            raise
-        except Exception as error:
-            others = ", ".join(str(other) for other in steps if other != step) or "none"
-            raise UserError(
-                f"checkpoint {folder / str(step)} can't be read ({_first_line(error)}); other steps: {others}"
-            ) from error
+    # Orbax renames a checkpoint to its bare number when all of it is there.
+    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    if not steps:
+        raise UserError(f"{given} holds no checkpoint; give a --workdir that train has written")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise UserError(f"{given} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+    return folder, step, [other for other in steps if other != step]
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:

@@ -166,6 +166,15 @@ def param_shapes(config: ModelConfig) -> dict:
     return jax.eval_shape(lambda: init_params(config, seed=0))
 
 
+def logical_axes(config: ModelConfig) -> dict:
+    """Returns the structure of `init_params` with each array's axis names, such as `("layers", "embed", "mlp")`."""
+    state = nnx.eval_shape(lambda: nnx.state(Transformer(config, rngs=nnx.Rngs(params=0)), nnx.Param))
+    named = jax.tree.map(
+        lambda variable: variable.get_metadata("logical_axes"), state, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )
+    return nnx.to_pure_dict(named)
+
+
 def unembedding(params: dict) -> jax.Array:
     """Returns the `[V, D]` matrix that maps final hidden states to logits, before the soft-cap if there is one."""
     return params["unembed"] if "unembed" in params else params["embed"]

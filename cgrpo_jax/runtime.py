@@ -1,11 +1,20 @@
-"""What a process sets up before it computes: memory, the compilation cache on disk, the count of compilations."""
+"""What a process sets up before it computes: memory, compilation cache, the processes it works with.
+
+Several processes that compute together must also fail together: `agree` is how one tells the others.
+"""
 
 import ctypes
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cgrpo_jax.errors import UserError
 
 _compilations = 0
 _listening = False
@@ -24,6 +33,57 @@ def start() -> None:
     if not _listening:  # a second call in one process, as a notebook makes it, must not count twice
         _listening = True
         jax.monitoring.register_event_duration_secs_listener(_on_duration)
+
+
+def start_distributed() -> None:
+    """Joins the processes that work together; called before anything touches a device.
+
+    On Cloud TPU, and under schedulers that JAX knows, nothing needs to be said. Elsewhere `JAX_COORDINATOR_ADDRESS`
+    (HOST:PORT of process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` do.
+
+    Raises:
+      UserError: a variable is missing or no number, or the processes don't find each other.
+    """
+    given = {}
+    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        for name, variable in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID")):
+            value = os.environ.get(variable, "")
+            if not value.isdigit():
+                raise UserError(f"{variable} is {value!r}; beside JAX_COORDINATOR_ADDRESS it must be a number.")
+            given[name] = int(value)
+    try:
+        jax.distributed.initialize(**given)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the processes did not find each other ({str(error).strip().splitlines()[0]}); outside Cloud TPU set "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave --distributed out."
+        ) from error
+
+
+@contextmanager
+def agree(what: str) -> Iterator[None]:
+    """Lets no process leave the block before all have come to its end, and makes all fail where one does.
+
+    A process that fails here raises its own error, the others a `UserError` that names it. The block may hold no
+    collective operation that a failing process would skip.
+
+    Args:
+      what: what the block does, for the message.
+    """
+    try:
+        yield
+    except Exception:
+        _failed_processes(True)
+        raise
+    if failed := _failed_processes(False):
+        raise UserError(f"{what} failed on process {', '.join(map(str, failed))}; its own message says why.")
+
+
+def _failed_processes(failed: bool) -> list[int]:
+    if jax.process_count() == 1:
+        return []
+    flags = multihost_utils.process_allgather(np.array([failed], np.int32))
+    return np.flatnonzero(flags.reshape(-1)).tolist()
 
 
 def compilations() -> int:

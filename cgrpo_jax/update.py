@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cgrpo_jax import lora, objective
 from cgrpo_jax import model as model_lib
-from cgrpo_jax import objective
 from cgrpo_jax.logprobs import linear_logprobs
 from cgrpo_jax.packing import fill, pack
 from cgrpo_jax.records import LossKind, TrainBatch, TrainRow, TrainState
@@ -87,6 +87,11 @@ def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainSt
     return TrainState(step=jnp.int32(0), params=params, opt_state=optimizer.init(params))
 
 
+def _weights(params: dict, base: lora.Base | None) -> dict:
+    """Returns what the forward pass reads; `params` is what is trained: all weights, or the adapters of `base`."""
+    return params if base is None else base.attach(params)
+
+
 def row_logprobs(params, config: model_lib.ModelConfig, batch: TrainBatch, *, temperature: float, remat: bool):
     """Returns `[B, T]` log-probabilities (nats) of a packed batch's targets, and the entropies at those positions.
 
@@ -115,11 +120,14 @@ def row_logprobs(params, config: model_lib.ModelConfig, batch: TrainBatch, *, te
 
 
 @functools.partial(jax.jit, static_argnames=("config", "settings", "remat"), donate_argnames=("grads",))
-def _accumulate(params, grads, batch: TrainBatch, counts, *, config, settings: LossSettings, remat: bool):
+def _accumulate(
+    params, grads, batch: TrainBatch, counts, base: lora.Base | None, *, config, settings: LossSettings, remat: bool
+):
     """Adds one packed batch's gradient to `grads`; `counts` are the whole minibatch's denominators."""
 
     def loss_fn(params):
-        logp_BT, entropy_BT = row_logprobs(params, config, batch, temperature=settings.temperature, remat=remat)
+        weights = _weights(params, base)
+        logp_BT, entropy_BT = row_logprobs(weights, config, batch, temperature=settings.temperature, remat=remat)
         mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
         loss, stats = objective.policy_loss(
             logp_BT,
@@ -170,20 +178,22 @@ def accumulate_gradients(
     num_tokens: int | None = None,
     num_questions: int | None = None,
     remat: bool = False,
+    base: lora.Base | None = None,
 ) -> tuple[dict, dict]:
     """Returns the gradient of a minibatch's loss and its statistics, summed over packed batches.
 
     Args:
-      params: the weights.
+      params: the weights; with `base`, its adapters.
       rows: the rows to learn from, policy and nll rows alike; may be empty.
       config, settings, shape, remat: model, loss, packed shape, rematerialisation.
       num_rows: rows of the minibatch that the `constant` and `sequence_mean` aggregations divide by, those dropped
         before the update included. Defaults to the number of policy rows given.
       num_tokens: likewise for `token_mean`.
       num_questions: Q, for `paper`.
+      base: the frozen model that `params` adapts; it gets no gradient. None trains all weights.
 
     Returns:
-      (gradient pytree, dict of statistics, all of them sums and 0 without rows)
+      (gradient of `params`, dict of statistics, all of them sums and 0 without rows)
 
     Raises:
       ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, or `paper` lacks a count.
@@ -209,11 +219,11 @@ def accumulate_gradients(
     add = functools.partial(_accumulate, config=config, settings=settings, remat=remat)
     total: dict = {}
     for batch in batches:
-        grads, stats = add(params, grads, batch, counts)
+        grads, stats = add(params, grads, batch, counts, base)
         total = jax.tree.map(jnp.add, total, stats) if total else stats
     if not batches:  # every row was dropped: the same statistics, all 0, and nothing is run
         empty = fill([], shape.num_token_rows, shape.pack_length, shape.num_slots, settings.max_length)
-        _, stats = jax.eval_shape(add, params, grads, empty, counts)
+        _, stats = jax.eval_shape(add, params, grads, empty, counts, base)
         total = {name: np.float32(0) for name in stats}
     return grads, {name: float(value) for name, value in jax.device_get(total).items()}
 
@@ -229,12 +239,12 @@ def update(
     """Applies one optimiser update to a minibatch of rows.
 
     Args:
-      state: weights and optimiser state; its buffers are donated.
+      state: weights (with `base`: adapters) and optimiser state; its buffers are donated.
       rows: the minibatch.
       optimizer: an optax transformation, the same object in every call.
       drop_zero: leave out policy rows of advantage 0 before packing. They have no gradient when the KL and entropy
         coefficients are 0; with either in use they are kept whatever this says.
-      **kw: as in `accumulate_gradients`.
+      **kw: as in `accumulate_gradients`, `base` included.
 
     Returns:
       (new state, statistics; `grad_norm` is the norm before clipping)
@@ -254,8 +264,8 @@ def update(
 
 
 @functools.partial(jax.jit, static_argnames=("config", "temperature"))
-def _score(params, batch, *, config, temperature):
-    return row_logprobs(params, config, batch, temperature=temperature, remat=False)[0]
+def _score(params, batch, base: lora.Base | None, *, config, temperature):
+    return row_logprobs(_weights(params, base), config, batch, temperature=temperature, remat=False)[0]
 
 
 def score_rows(
@@ -266,10 +276,11 @@ def score_rows(
     shape: PackShape,
     max_length: int,
     temperature=1.0,
+    base: lora.Base | None = None,
 ) -> list[np.ndarray]:
     """Returns the log-probabilities (nats) of each row's targets given its context, in the order of `rows`.
 
-    Used for the reference policy, and for `old_logp="trainer"`.
+    `params` are the weights or, with `base`, its adapters. Used for the reference policy, and for `old_logp="trainer"`.
     """
     # Each row carries its own number in the field that packing copies through, so that it is found again.
     numbered = [row.replace(advantage=float(i + 1)) for i, row in enumerate(rows)]
@@ -281,7 +292,7 @@ def score_rows(
         num_slots=shape.num_slots,
         max_length=max_length,
     ):
-        logp_BT = np.asarray(_score(params, batch, config=config, temperature=temperature))
+        logp_BT = np.asarray(_score(params, batch, base, config=config, temperature=temperature))
         for b in np.flatnonzero(batch.length_B):
             out[int(batch.advantage_B[b]) - 1] = logp_BT[b, : batch.length_B[b]]
     return out
