@@ -38,7 +38,15 @@ setuptools.setup(
     ],
     extras_require={
         "test": ["pytest>=8,<10", "ruff>=0.9,<1"],
-        "parity": ["torch>=2.4,<3", "transformers>=4.51,<6"],
+        # trl and guidance carry published chat templates, mistral-common published SentencePiece models: files to read.
+        "parity": [
+            "torch>=2.4,<3",
+            "transformers>=4.51,<6",
+            "peft>=0.15,<1",
+            "trl>=1.16,<2",
+            "guidance>=0.3.1,<0.4",
+            "mistral-common>=1.13,<2",
+        ],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
         "report": ["matplotlib>=3.8,<4"],

@@ -9,14 +9,15 @@ import importlib.resources
 import pathlib
 from collections.abc import Callable, Sequence
 
-from cgrpo_jax import arithmetic, critiques, data, equations, hf, objective, rewards
+from cgrpo_jax import arithmetic, critiques, data, equations, families, hf, lora, objective, rewards
 from cgrpo_jax import model as model_lib
-from cgrpo_jax.checkpoint import restore_params
+from cgrpo_jax.checkpoint import SavedWeights, restore_params
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.generate import Generator
 from cgrpo_jax.prompts import Prompts
 from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.rollout import Critic, Writer
+from cgrpo_jax.rundir import RunDir
 from cgrpo_jax.tokenizer import Tokenizer, load_tokenizer
 from cgrpo_jax.update import LossSettings, PackShape
 
@@ -42,7 +43,7 @@ _NOT_NEGATIVE = (
     "seed", "num_iterations", "samples_per_iteration", "top_k", "max_retries", "kl_coef", "clip_low", "clip_high",
     "learning_rate", "warmup_updates", "weight_decay", "max_grad_norm", "pack_length", "pack_slots", "data.seed",
     "data.num_train", "data.num_eval", "warm_start.num_updates", "warm_start.learning_rate", "eval.every",
-    "eval.temperature",
+    "eval.temperature", "lora.rank",
 )  # fmt: skip
 _MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
 _SHARES = ("refine_max_pass", "data.hard_share", "warm_start.rare_rate")
@@ -58,12 +59,18 @@ _CRITIQUE_STAGE = ("max_critique_prompt_length", "max_critique_length")
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """One model with everything that is needed to write with it."""
+    """One model with everything but weights that is needed to write with it.
+
+    Attributes:
+      source: the Hugging Face folder that describes it; None for one that the configuration describes.
+      tokenizer_source: the folder, or SentencePiece file, of its tokenizer.
+    """
 
     config: model_lib.ModelConfig
-    params: dict
     prompts: Prompts
     generator: Generator
+    source: pathlib.Path | None
+    tokenizer_source: pathlib.Path
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -133,6 +140,8 @@ def check(config) -> None:
             f"pack_length {config.pack_length} does not hold the longest prompt and response; use at least "
             f"{config.max_prompt_length + config.max_response_length - 1}, or 0."
         )
+    if config.lora.rank:
+        lora_settings(config)
     if not config.eval.k or min(config.eval.k) < 1:
         raise UserError(f"eval.k {tuple(config.eval.k)} must hold numbers of at least 1, such as (1, 8).")
     if config.eval.num_samples < max(config.eval.k):
@@ -155,11 +164,17 @@ def tokenizer_folder(name: str) -> pathlib.Path:
 
 
 def load_model(config) -> Model:
-    """Loads or initialises the policy."""
+    """Makes the policy, without its weights; that they are there, whole and of this model is checked.
+
+    Raises:
+      UserError: the configuration names no model, or a file is missing, damaged or of another model.
+    """
     m = config.model
-    if m.folder:
-        shape = hf.read_config(m.folder)
-        tokenizer = load_tokenizer(tokenizer_folder(m.tokenizer or m.folder))
+    source = _description(m)
+    if source:
+        shape = families.read_config(source)
+        tokenizer_source = tokenizer_folder(m.tokenizer) if m.tokenizer else source
+        tokenizer = load_tokenizer(tokenizer_source)
         hf.check_vocab(tokenizer, shape)
     elif m.tokenizer and m.num_layers:
         for key in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_context"):
@@ -169,7 +184,8 @@ def load_model(config) -> Model:
                 )
         if m.embed_dim % m.num_heads:
             raise UserError(f"model.num_heads {m.num_heads} does not divide model.embed_dim {m.embed_dim}.")
-        tokenizer = load_tokenizer(tokenizer_folder(m.tokenizer))
+        tokenizer_source = tokenizer_folder(m.tokenizer)
+        tokenizer = load_tokenizer(tokenizer_source)
         shape = model_lib.ModelConfig(
             vocab_size=tokenizer.vocab_size,
             num_layers=m.num_layers,
@@ -181,29 +197,84 @@ def load_model(config) -> Model:
             max_context=m.max_context,
         )
     else:
-        raise UserError("no model: set model.folder, or model.tokenizer and the shape (model.num_layers, ...).")
+        raise UserError(
+            "no model: set model.folder, or model.init to a converted checkpoint, or model.tokenizer and the shape "
+            "(model.num_layers, ...)."
+        )
     _check_lengths(config, _policy_stages(config), "the model", shape.max_context)
     if m.init:
-        params = restore_params(m.init, model_lib.param_shapes(shape))
+        with SavedWeights(m.init) as weights:
+            weights.check(model_lib.param_shapes(shape))
     elif m.folder:
-        params = hf.load_params(m.folder, shape)
-    else:
-        params = model_lib.init_params(shape, seed=config.seed)
-    return _model(config, shape, params, tokenizer)
+        hf.check_weights(m.folder, shape)
+    return _model(config, shape, tokenizer, source=source, tokenizer_source=tokenizer_source)
 
 
-def load_critic(config) -> Model | None:
-    """Loads the frozen critic, if the configuration names one."""
+def _description(m) -> pathlib.Path | None:
+    """Returns the folder with the `config.json` of the model; that of a checkpoint where no other is given."""
+    if m.folder:
+        return pathlib.Path(m.folder)
+    of_checkpoint = pathlib.Path(m.init) / "model"
+    return of_checkpoint if m.init and not m.num_layers and of_checkpoint.is_dir() else None
+
+
+def initial_params(config, shape: model_lib.ModelConfig) -> dict:
+    """Returns the weights that a run starts from."""
+    m = config.model
+    if m.init:
+        return restore_params(m.init, model_lib.param_shapes(shape))
+    if m.folder:
+        return hf.load_params(m.folder, shape)
+    return model_lib.init_params(shape, seed=config.seed)
+
+
+def lora_settings(config) -> lora.LoraSettings | None:
+    """Returns what adapters are trained; None where all weights are."""
+    c = config.lora
+    return lora.LoraSettings(rank=c.rank, alpha=c.alpha, targets=tuple(c.targets)) if c.rank else None
+
+
+def frozen_params(config, shape: model_lib.ModelConfig, run: RunDir) -> dict:
+    """Returns the weights that the adapters of a run belong to: those it has kept, or those it started from."""
+    if run.base.is_dir():
+        return restore_params(run.base, model_lib.param_shapes(shape))
+    return initial_params(config, shape)
+
+
+def trained_params(config, shape: model_lib.ModelConfig, workdir: str) -> tuple[dict, str]:
+    """Returns the newest weights of a run, adapters merged, and where they come from.
+
+    A folder without checkpoints gives the weights that the configuration starts from.
+
+    Raises:
+      UserError: there are neither.
+    """
+    run, settings = RunDir(workdir), lora_settings(config)
+    if not run.checkpoints.exists():
+        if not (config.model.folder or config.model.init):
+            raise UserError(f"{workdir} has no checkpoints and the configuration names no weights; train first.")
+        return initial_params(config, shape), config.model.init or config.model.folder
+    if settings is None:
+        return restore_params(run.checkpoints, model_lib.param_shapes(shape)), str(run.checkpoints)
+    adapters = restore_params(run.checkpoints, lora.adapter_shapes(shape, settings))
+    base = lora.Base(frozen_params(config, shape, run), settings.scale)
+    return base.merge(adapters), str(run.checkpoints)
+
+
+def load_critic(config) -> tuple[Model, dict] | None:
+    """Loads the frozen critic, if the configuration names one, and its weights."""
     if not config.critic_folder:
         return None
-    shape = hf.read_config(config.critic_folder)
-    tokenizer = load_tokenizer(config.critic_folder)
+    source = pathlib.Path(config.critic_folder)
+    shape = families.read_config(source)
+    tokenizer = load_tokenizer(source)
     hf.check_vocab(tokenizer, shape)
-    _check_lengths(config, [_CRITIQUE_STAGE], f"the critic {config.critic_folder}", shape.max_context)
-    return _model(config, shape, hf.load_params(config.critic_folder, shape), tokenizer)
+    _check_lengths(config, [_CRITIQUE_STAGE], f"the critic {source}", shape.max_context)
+    model = _model(config, shape, tokenizer, source=source, tokenizer_source=source)
+    return model, hf.load_params(source, shape)
 
 
-def _model(config, shape, params, tokenizer) -> Model:
+def _model(config, shape, tokenizer, *, source, tokenizer_source) -> Model:
     prompts = Prompts(
         tokenizer,
         max_prompt_length=config.max_prompt_length,
@@ -219,7 +290,7 @@ def _model(config, shape, params, tokenizer) -> Model:
     generator = Generator(
         shape, eos_ids=tokenizer.eos_ids, max_rows=config.max_rows, prompt_bucket=config.prompt_bucket
     )
-    return Model(shape, params, prompts, generator)
+    return Model(shape, prompts, generator, source, tokenizer_source)
 
 
 def _policy_stages(config) -> list[tuple[str, str]]:

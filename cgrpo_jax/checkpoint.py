@@ -131,8 +131,8 @@ class Checkpoints:
         rest = {"step": template.step, "opt_state": template.opt_state}
         where = self._directory / str(step)
         metadata = self._manager.item_metadata(step)
-        _check(metadata["params"], template.params, where, same_dtype=True)
-        _check(metadata["rest"], rest, where, same_dtype=True)
+        _check(metadata["params"].tree, template.params, where, same_dtype=True)
+        _check(metadata["rest"].tree, rest, where, same_dtype=True)
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(_to_restore(template.params)),
             rest=ocp.args.StandardRestore(_to_restore(rest)),
@@ -156,6 +156,25 @@ class Checkpoints:
         self._manager.reload()
 
 
+def save_params(directory: str | pathlib.Path, params: Any) -> None:
+    """Saves weights alone, as the checkpoint of step 0 in a folder that holds none; `restore_params` reads them.
+
+    Raises:
+      UserError: the folder can't be written.
+    """
+    # Few bytes are on their way to the disk at a time: a copy of all weights might not fit the host.
+    handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=1, save_device_host_concurrent_gb=1)
+    options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+    folder = pathlib.Path(directory).absolute()
+    try:
+        with ocp.CheckpointManager(folder, options=options, item_handlers={"params": handler}) as manager:
+            manager.save(0, args=ocp.args.Composite(params=ocp.args.PyTreeSave(_named(params))))
+    except Exception as error:
+        raise UserError(
+            f"{folder} can't be written ({_first_line(error)}); free space there or give another."
+        ) from error
+
+
 def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | None = None) -> Any:
     """Restores only the weights of a checkpoint: to evaluate, to sample, or to start from.
 
@@ -172,7 +191,7 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | 
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
         with _readable(folder / str(step), others):
-            _check(manager.item_metadata(step)["params"], template, folder / str(step), same_dtype=False)
+            _check(manager.item_metadata(step)["params"].tree, template, folder / str(step), same_dtype=False)
             args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
             return _unflatten(manager.restore(step, args=args)["params"], template)
 
@@ -198,11 +217,10 @@ class SavedWeights:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}
         )
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-        self._reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
+        self._reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
         with _readable(self._path.parent, self._others):
-            tree = self._reader.metadata(self._path).item_metadata.tree
-        self.shapes = {name: tuple(leaf.shape) for name, leaf in tree.items()}
+            self._tree = self._reader.metadata(self._path).tree
+        self.shapes = {name: tuple(leaf.shape) for name, leaf in self._tree.items()}
 
     def __enter__(self) -> "SavedWeights":
         return self
@@ -210,14 +228,22 @@ class SavedWeights:
     def __exit__(self, *exception: object) -> None:
         self._reader.close()
 
-    def read(self, name: str) -> np.ndarray:
-        """Returns one array, of `shapes`, in the dtype that it was saved in, on the host.
+    def check(self, template: Any) -> None:
+        """Raises a `UserError` unless the checkpoint holds the arrays of `template`, by name and shape."""
+        _check(self._tree, template, self._path.parent, same_dtype=False)
+
+    def read(self, name: str, sharding: jax.sharding.Sharding) -> jax.Array:
+        """Returns one array, of `shapes`, in the dtype that it was saved in.
+
+        Args:
+          name: one of `shapes`.
+          sharding: where it goes; a process reads what its own devices hold.
 
         Raises:
           UserError: the checkpoint is damaged.
         """
         args = ocp.args.PyTreeRestore(
-            item={name: 0}, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray)}, partial_restore=True
+            item={name: 0}, restore_args={name: ocp.ArrayRestoreArgs(sharding=sharding)}, partial_restore=True
         )
         with _readable(self._path.parent, self._others):
             return self._reader.restore(self._path, args=args)[name]
@@ -287,9 +313,9 @@ def _unflatten(named: Mapping[str, Any], template: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), [named[name] for name in _named(template)])
 
 
-def _check(metadata: Any, template: Any, where: pathlib.Path, *, same_dtype: bool) -> None:
+def _check(saved: Mapping[str, Any], template: Any, where: pathlib.Path, *, same_dtype: bool) -> None:
     """Raises a `UserError` that names the first array of the template that the checkpoint can't fill."""
-    saved, wanted = metadata.tree, _named(template)
+    wanted = _named(template)
     here, there = "the config's model", f"checkpoint {where}"
     advice = "use the config that the checkpoint was trained with"
     for name in sorted(wanted.keys() - saved.keys()):

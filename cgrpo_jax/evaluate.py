@@ -8,10 +8,8 @@ import pathlib
 import sys
 
 from cgrpo_jax import assemble, cli, rewards, runtime
-from cgrpo_jax.checkpoint import restore_params
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
-from cgrpo_jax.model import param_shapes
 from cgrpo_jax.rundir import write_atomically
 
 
@@ -26,12 +24,7 @@ def main(config, workdir: str) -> None:
     _, problems, skipped = assemble.load_problems(config, model.prompts)
     if not problems:
         raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
-    params, source = model.params, config.model.init or config.model.folder
-    checkpoints = pathlib.Path(workdir) / "checkpoints"
-    if checkpoints.exists():
-        params, source = restore_params(checkpoints, param_shapes(model.config)), str(checkpoints)
-    elif not source:
-        raise UserError(f"{workdir} has no checkpoints and the configuration names no weights; train first.")
+    params, source = assemble.trained_params(config, model.config, workdir)
     with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
         result, groups = evaluate(
             model,

@@ -143,53 +143,67 @@ def check_weights(folder: str | pathlib.Path, config: model.ModelConfig) -> None
     Raises:
       UserError: a file is missing or damaged, or a tensor is missing, superfluous, quantised or of the wrong shape.
     """
-    _Checkpoint(pathlib.Path(folder)).check(config)
+    Weights(folder, config)
 
 
-def load_params(
-    folder: str | pathlib.Path,
-    config: model.ModelConfig,
-    *,
-    dtype: Any = np.float32,
-    shardings: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """The weights of a Hugging Face folder on their devices, read shard by shard.
-
-    Of each of our stacked arrays, a process reads what its own devices hold, one device's shard at a time. The host
-    holds no more than that shard and one layer's tensor beyond the result.
-
-    Args:
-      folder: holds `model.safetensors`, or its shards and `model.safetensors.index.json`.
-      config: what `read_config` found there.
-      dtype: of the result; checkpoints in bfloat16, float16 or float32 are converted.
-      shardings: a `jax.sharding.Sharding` for every parameter; None: everything on the first local device.
-      progress: called with the parameters read so far and in all, after each stack.
-
-    Returns:
-      The nested dict that `model.param_shapes` describes, as `jax.Array`s.
-
-    Raises:
-      UserError: as `check_weights`.
+def load_params(folder: str | pathlib.Path, config: model.ModelConfig, **kw: Any) -> dict[str, Any]:
+    """The weights of a Hugging Face folder on their devices: `Weights(folder, config).load(**kw)`.
 
     Example:
       >>> config = read_config(folder)
       >>> load_params(folder, config)["layers"]["q"].shape  # [L, D, H, Dh]
       (30, 576, 9, 64)
     """
-    checkpoint = _Checkpoint(pathlib.Path(folder))
-    checkpoint.check(config)
-    rows = entries(config)
-    total, done = sum(math.prod(shape) for _, shape in rows), 0
-    params: dict[str, Any] = {"layers": {}}
-    for entry, shape in rows:
-        one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        sharding = one_device if shardings is None else at(shardings, entry.path)
-        at(params, entry.path[:-1])[entry.path[-1]] = _load_stack(checkpoint, entry, shape, np.dtype(dtype), sharding)
-        done += math.prod(shape)
-        if progress is not None:
-            progress(done, total)
-    return params
+    return Weights(folder, config).load(**kw)
+
+
+class Weights:
+    """The weights of a Hugging Face folder; made once all files are found to be whole and of the model.
+
+    Of each of our stacked arrays, a process reads what its own devices hold, one device's shard at a time: the host
+    holds no more than that shard and one layer's tensor beyond the result.
+
+    Args:
+      folder: holds `model.safetensors`, or its shards and `model.safetensors.index.json`.
+      config: what `families.read_config` found there.
+
+    Raises:
+      UserError: as `check_weights`.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, config: model.ModelConfig):
+        self._checkpoint = _Checkpoint(pathlib.Path(folder))
+        self._checkpoint.check(config)
+        self._rows = {entry.path: (entry, shape) for entry, shape in entries(config)}
+
+    def read(self, path: tuple[str, ...], *, sharding: jax.sharding.Sharding, dtype: Any = np.float32) -> jax.Array:
+        """One parameter, such as `("layers", "q")`; bfloat16, float16 and float32 files are converted to `dtype`."""
+        return _load_stack(self._checkpoint, *self._rows[path], np.dtype(dtype), sharding)
+
+    def load(
+        self,
+        *,
+        dtype: Any = np.float32,
+        shardings: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """All parameters: the nested dict that `model.param_shapes` describes.
+
+        Args:
+          dtype: of the result.
+          shardings: a `jax.sharding.Sharding` for every parameter; None: everything on the first local device.
+          progress: called with the parameters read so far and in all, after each stack.
+        """
+        total, done = sum(math.prod(shape) for _, shape in self._rows.values()), 0
+        params: dict[str, Any] = {"layers": {}}
+        for path, (_, shape) in self._rows.items():
+            one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            sharding = one_device if shardings is None else at(shardings, path)
+            at(params, path[:-1])[path[-1]] = self.read(path, sharding=sharding, dtype=dtype)
+            done += math.prod(shape)
+            if progress is not None:
+                progress(done, total)
+        return params
 
 
 def _load_stack(checkpoint: "_Checkpoint", entry: Entry, shape, dtype: np.dtype, sharding) -> jax.Array:

@@ -166,6 +166,11 @@ def param_shapes(config: ModelConfig) -> dict:
     return jax.eval_shape(lambda: init_params(config, seed=0))
 
 
+def num_params(config: ModelConfig) -> int:
+    """Returns the number of parameters."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(config)))
+
+
 def logical_axes(config: ModelConfig) -> dict:
     """Returns the structure of `init_params` with each array's axis names, such as `("layers", "embed", "mlp")`."""
     state = nnx.eval_shape(lambda: nnx.state(Transformer(config, rngs=nnx.Rngs(params=0)), nnx.Param))

@@ -1,4 +1,4 @@
-"""The folder of a run: `config.json`, `metrics.jsonl`, `samples.jsonl`, `summary.json`, `checkpoints/`.
+"""The folder of a run: `config.json`, `metrics.jsonl`, `samples.jsonl`, `summary.json`, `checkpoints/`, `model/`.
 
 Whole files are replaced atomically; the two logs grow by whole lines and are cut back when a run resumes.
 """
@@ -32,6 +32,9 @@ class RunDir:
         self.samples = self.path / "samples.jsonl"
         self.summary = self.path / "summary.json"
         self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"  # config.json and tokenizer of the model, as Hugging Face has them
+        self.reference = self.path / "reference"  # weights that the KL term compares with
+        self.base = self.path / "base"  # weights that adapters belong to, where no other folder has them
 
     def open(self, config_json: Mapping[str, Any], *, ignore: Sequence[str] = ("num_iterations",)) -> bool:
         """Creates the folder with `config.json`, or checks that the folder is of a run with the same config.

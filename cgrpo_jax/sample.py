@@ -6,13 +6,10 @@ Without `--question` it reads one question a line from standard input.
 """
 
 import functools
-import pathlib
 import sys
 
 from cgrpo_jax import arithmetic, assemble, cli, rewards, rollout, runtime
-from cgrpo_jax.checkpoint import restore_params
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.model import param_shapes
 from cgrpo_jax.records import Author, Problem
 
 
@@ -21,12 +18,7 @@ def main(config, workdir: str, question: str | None, answer: str | None) -> None
     runtime.start()
     assemble.check(config)
     model = assemble.load_model(config)
-    checkpoints = pathlib.Path(workdir) / "checkpoints"
-    params = model.params
-    if checkpoints.exists():
-        params = restore_params(checkpoints, param_shapes(model.config))
-    elif not (config.model.folder or config.model.init):
-        raise UserError(f"{workdir} has no checkpoints and the configuration names no weights; train first.")
+    params, _ = assemble.trained_params(config, model.config, workdir)
     critic_model = assemble.load_critic(config)
     with rewards.Grader(config.grader, num_workers=1, timeout=config.grader_timeout) as grader:
         show = functools.partial(_show, config, model, params, critic_model, grader, answer=answer)
@@ -72,9 +64,7 @@ def _show(config, model, params, critic_model, grader, question, *, answer, numb
     policy = assemble.make_writer(config, model, params, author=Author.POLICY, weights_step=0, iteration=number)
     writer = policy
     if critic_model:
-        writer = assemble.make_writer(
-            config, critic_model, critic_model.params, author=Author.CRITIC, weights_step=0, iteration=number
-        )
+        writer = assemble.make_writer(config, *critic_model, author=Author.CRITIC, weights_step=0, iteration=number)
     critic = assemble.make_critic(config, writer)
     ((response,),) = rollout.respond(policy, [problem], num_responses=1, max_length=config.max_response_length)
     if answer:

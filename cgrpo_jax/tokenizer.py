@@ -5,7 +5,6 @@ Templates are code from elsewhere, so they run in Jinja's sandbox.
 """
 
 import datetime
-import functools
 import json
 import pathlib
 import re
@@ -25,6 +24,17 @@ Message = Mapping[str, str]
 
 # Last characters of different kinds, so that what these prompts share at their end is the template's alone.
 _PROBES = ("two", "What is 12 + 30?", "x = 7", "(done).")
+
+# What a faulty template may raise: its own refusal, or what the Python expressions in it raise.
+_TEMPLATE_FAULTS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def read_json(path: str | pathlib.Path) -> Any:
@@ -72,10 +82,11 @@ class _SentencePieceModel:
     """`tokenizer.model`: SentencePiece, which itself never reads a control symbol out of a text.
 
     A text is split at its control symbols and added tokens first. The word-start mark that some models put before
-    a text is put at the very beginning only, never after a control symbol.
+    a text is put at the very beginning only, and after a control symbol where `tokenizer_config.json` says `legacy`.
     """
 
-    def __init__(self, path: pathlib.Path, added: Mapping[str, int], special: frozenset[int] = frozenset()):
+    def __init__(self, path: pathlib.Path, settings: Mapping[str, Any], folder: pathlib.Path):
+        added, special = _added_tokens(folder, settings)
         try:
             proto = path.read_bytes()
             self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
@@ -84,6 +95,8 @@ class _SentencePieceModel:
         inner = sentencepiece_model_pb2.ModelProto.FromString(proto)
         inner.normalizer_spec.add_dummy_prefix = False
         self._inner = sentencepiece.SentencePieceProcessor(model_proto=inner.SerializeToString())
+        self._first = self._inner if settings.get("add_prefix_space") is False else self._model
+        self._later = self._first if settings.get("legacy") is True else self._inner
         pieces = range(self._model.vocab_size())
         self._ids = {self._model.id_to_piece(i): i for i in pieces if self._model.is_control(i)} | dict(added)
         self._texts = {i: token for token, i in added.items()}
@@ -92,8 +105,8 @@ class _SentencePieceModel:
         self.size = max([self._model.vocab_size(), *(i + 1 for i in added.values())])
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})" if longest_first else "(?!)")
-        ends = {"bos_token": self._model.bos_id(), "eos_token": self._model.eos_id(), "pad_token": self._model.pad_id()}
-        self.names = {name: self._model.id_to_piece(i) for name, i in ends.items() if i >= 0}
+        named = {name: getattr(self._model, f"{name}_id")() for name in ("bos", "eos", "pad")}
+        self.names = {f"{name}_token": self._model.id_to_piece(i) for name, i in named.items() if i >= 0}
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -101,19 +114,21 @@ class _SentencePieceModel:
             if part in self._ids:
                 ids.append(self._ids[part])
             elif part:
-                ids.extend((self._inner if number else self._model).encode(part))
+                ids.extend((self._later if number else self._first).encode(part))
         return ids
 
     def decode(self, ids: list[int]) -> str:
+        # Decoding drops the word-start mark of a text; a run after an added token is not a text's beginning.
         parts: list[str] = []
         run: list[int] = []
+        model = self._first
         for i in ids:
             if i in self._texts:
-                parts += [self._model.decode(run), self._texts[i]]
-                run = []
+                parts += [model.decode(run), self._texts[i]]
+                run, model = [], self._inner
             elif i < self._model.vocab_size():
                 run.append(i)
-        return "".join([*parts, self._model.decode(run)])
+        return "".join([*parts, model.decode(run)])
 
     def token_id(self, token: str) -> int | None:
         if token in self._ids:
@@ -138,10 +153,7 @@ def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _compile_template(source: str, folder: pathlib.Path) -> jinja2.Template:
-    # The date is read once, so that a run that passes midnight keeps one prompt.
-    loaded = datetime.datetime.now()
-
+def _compile_template(source: str, folder: pathlib.Path, now: datetime.datetime) -> jinja2.Template:
     def refuse(message: str):
         raise jinja2.TemplateError(message)
 
@@ -149,7 +161,7 @@ def _compile_template(source: str, folder: pathlib.Path) -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": refuse, "strftime_now": loaded.strftime}
+    environment.globals |= {"raise_exception": refuse, "strftime_now": now.strftime}
     try:
         return environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
@@ -162,7 +174,10 @@ class Tokenizer:
     Attributes:
       vocab_size: number of ids; the model's embedding must have at least as many rows.
       pad_id: what fills unused positions. Padding is known by lengths, never by this id.
-      eos_ids: every id that ends a generation.
+      eos_ids: every id that ends a generation: those that the folder names, then `end_of_turn_id` if it is another.
+      end_of_turn_id: the control token that the chat template writes right after an assistant's text (spaces and line
+        ends apart); else the first id after that text that the folder names; else the first id that the folder names.
+        A base model's files often name the end of a text alone, while its template ends turns by a token of their own.
     """
 
     def __init__(
@@ -179,15 +194,18 @@ class Tokenizer:
         self._model = model
         self._folder = folder
         self._template = template
-        self._variables = {**names, **variables}
+        self._variables = {"tools": None, "documents": None, **names, **variables}
         named = (model.token_id(token) for token in names.values())
         self._skipped = model.special_ids | set(eos_ids) | {i for i in named if i is not None}
         control = [text for text, i in model.read_whole.items() if i in self._skipped and len(text) > 1]
         # The first character of a control token, in a lookahead: each one is found, also where two overlap.
         self._control = re.compile(f"(?={'|'.join(map(re.escape, control))})." if control else "(?!)", re.DOTALL)
         self.vocab_size = model.size
-        self.eos_ids = eos_ids
         self.pad_id = pad_id
+        written = self._written_end_of_turn(eos_ids)
+        self.eos_ids = eos_ids if written is None else tuple(dict.fromkeys((*eos_ids, written)))
+        self._skipped |= set(self.eos_ids)
+        self.end_of_turn_id = eos_ids[0] if written is None else written
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text. Special tokens written in it are recognised; none is added."""
@@ -216,18 +234,19 @@ class Tokenizer:
             )
         try:
             return self._template.render(
+                self._variables,
                 messages=[
                     {key: self._control.sub(r"\g<0> ", text) if key == "content" else text for key, text in m.items()}
                     for m in messages
                 ],
-                tools=None,
-                documents=None,
                 add_generation_prompt=add_generation_prompt,
-                **self._variables,
             )
-        except (jinja2.TemplateError, OverflowError, TypeError) as error:
+        except _TEMPLATE_FAULTS as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
-            raise UserError(f"The chat template of {self._folder} refused messages of roles {roles}: {error}") from None
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"The chat template of {self._folder} refused messages of roles {roles}: {reason}"
+            ) from None
 
     def chat_ids(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of `chat_text`, the template's special tokens each as one id.
@@ -238,15 +257,20 @@ class Tokenizer:
         """
         return self.encode(self.chat_text(messages, add_generation_prompt))
 
-    @functools.cached_property
-    def end_of_turn_id(self) -> int:
-        """The id that the chat template places after an assistant's turn, else the first of `eos_ids`."""
+    def _written_end_of_turn(self, eos_ids: tuple[int, ...]) -> int | None:
         if self._template is None:
-            return self.eos_ids[0]
+            return None
         messages = [{"role": "user", "content": _PROBES[0]}, {"role": "assistant", "content": _PROBES[1]}]
-        text = self.chat_text(messages, add_generation_prompt=False)
-        after = self.encode(text.rpartition(_PROBES[1])[2])
-        return next((i for i in after if i in self.eos_ids), self.eos_ids[0])
+        try:
+            _, said, after = self.chat_text(messages, add_generation_prompt=False).rpartition(_PROBES[1])
+        except UserError:  # reported where the template is asked for a prompt
+            return None
+        if not said:
+            return None
+        ids = self.encode(after.strip())
+        if ids and self._control.match(after.strip()):
+            return ids[0]
+        return next((i for i in ids if i in eos_ids), None)
 
     def generation_prefix_ids(self) -> tuple[int, ...]:
         """The ids by which every rendered prompt ends, whatever was asked.
@@ -262,12 +286,19 @@ class Tokenizer:
         return tuple(reversed(shared))
 
 
-def load_tokenizer(path: str | pathlib.Path, *, template_variables: Mapping[str, Any] | None = None) -> Tokenizer:
+def load_tokenizer(
+    path: str | pathlib.Path,
+    *,
+    template_variables: Mapping[str, Any] | None = None,
+    now: datetime.datetime | None = None,
+) -> Tokenizer:
     """The tokenizer of a model folder, or of a SentencePiece file with the settings that lie beside it.
 
     Args:
       path: a folder with `tokenizer.json` (Hugging Face) or `tokenizer.model` (SentencePiece), or a `.model` file.
       template_variables: more variables for the chat template, such as `{"enable_thinking": False}`.
+      now: what a template that writes the date (`strftime_now`) takes for it; the time of loading if not given. It is
+        read once, so that a run that passes midnight keeps one prompt. Give a resumed run the time of its first start.
 
     Raises:
       UserError: the path holds no tokenizer, a file is damaged, or no end-of-turn token is named anywhere.
@@ -276,11 +307,11 @@ def load_tokenizer(path: str | pathlib.Path, *, template_variables: Mapping[str,
     folder = path if path.is_dir() else path.parent
     settings = _settings(folder, "tokenizer_config.json")
     if path.is_file() and path.suffix == ".model":
-        model = _SentencePieceModel(path, *_added_tokens(folder, settings))
+        model = _SentencePieceModel(path, settings, folder)
     elif (path / "tokenizer.json").is_file():
         model = _JsonModel(path / "tokenizer.json")
     elif (path / "tokenizer.model").is_file():
-        model = _SentencePieceModel(path / "tokenizer.model", *_added_tokens(folder, settings))
+        model = _SentencePieceModel(path / "tokenizer.model", settings, folder)
     else:
         raise UserError(
             f"{path} holds no tokenizer; give a folder with tokenizer.json or tokenizer.model, or a .model file."
@@ -293,7 +324,7 @@ def load_tokenizer(path: str | pathlib.Path, *, template_variables: Mapping[str,
     return Tokenizer(
         model,
         folder=folder,
-        template=None if source is None else _compile_template(source, folder),
+        template=None if source is None else _compile_template(source, folder, now or datetime.datetime.now()),
         names=names,
         eos_ids=eos_ids,
         pad_id=pad_id if isinstance(pad_id, int) and 0 <= pad_id < model.size else eos_ids[0],

@@ -23,10 +23,11 @@ from collections.abc import Sequence
 
 import jax
 
-from cgrpo_jax import assemble, cli, data, journal, rewards, rollout, runtime, warmstart
+from cgrpo_jax import assemble, cli, data, journal, lora, model_files, rewards, rollout, runtime, warmstart
 from cgrpo_jax import config as config_lib
+from cgrpo_jax import model as model_lib
 from cgrpo_jax import update as update_lib
-from cgrpo_jax.checkpoint import Checkpoints, restore_params
+from cgrpo_jax.checkpoint import Checkpoints, restore_params, save_params
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.records import Author, Problem, Rollout, TrainRow, TrainState
@@ -45,6 +46,9 @@ def main(config, workdir: str) -> None:
     train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
     run = RunDir(workdir)
     resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE)
+    model_files.write(
+        run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source
+    )
     for kind, number in skipped.items():
         if number:
             limit = f"max_prompt_length {config.max_prompt_length}"
@@ -75,7 +79,7 @@ class Loop:
     ):
         self.config = config
         self.model = model
-        self.critic_model: assemble.Model | None = critic_model
+        self.critic_model: tuple[assemble.Model, dict] | None = critic_model
         self.train_problems: Sequence[Problem] = train_problems
         self.eval_problems: Sequence[Problem] = eval_problems
         self.run = run
@@ -95,6 +99,8 @@ class Loop:
             shape=assemble.pack_shape(config),
             remat=config.remat,
         )
+        self.lora = assemble.lora_settings(config)
+        self.base: lora.Base | None = None  # what the adapters belong to, where these are trained
         self.reference = None
         self.progress = Progress()
         self.clock = journal.Clock()
@@ -149,11 +155,15 @@ class Loop:
     def _writers(self, state: TrainState, iteration: int) -> tuple[rollout.Writer, rollout.Critic]:
         """Returns the policy that samples this iteration, pi_old, and the critic."""
         make = functools.partial(assemble.make_writer, self.config, iteration=iteration)
-        policy = make(self.model, state.params, author=Author.POLICY, weights_step=int(state.step))
+        policy = make(self.model, self._weights(state), author=Author.POLICY, weights_step=int(state.step))
         writer = policy
         if self.critic_model:
-            writer = make(self.critic_model, self.critic_model.params, author=Author.CRITIC, weights_step=0)
+            writer = make(*self.critic_model, author=Author.CRITIC, weights_step=0)
         return policy, assemble.make_critic(self.config, writer)
+
+    def _weights(self, state: TrainState) -> dict:
+        """Returns the weights that generate: those that are trained, or the frozen ones with the adapters merged."""
+        return state.params if self.base is None else self.base.merge(state.params)
 
     def _respond(self, policy, problems) -> list[list[Rollout]]:
         c = self.config
@@ -248,7 +258,12 @@ class Loop:
                 minibatch = groups[first : first + per_update]
                 rows = [row for group in minibatch for row in group]
                 state, one = update_lib.update(
-                    state, rows, optimizer=self.optimizer, num_questions=len(minibatch), **self.learner
+                    state,
+                    rows,
+                    optimizer=self.optimizer,
+                    base=self.base,
+                    num_questions=len(minibatch),
+                    **self.learner,
                 )
                 stats.append(one)
         return state, stats
@@ -271,7 +286,7 @@ class Loop:
             temperature=c.temperature,
         )
         if c.old_logp == "trainer":
-            rows = [row.replace(old_logp=logp) for row, logp in zip(rows, score(params), strict=True)]
+            rows = [row.replace(old_logp=logp) for row, logp in zip(rows, score(params, base=self.base), strict=True)]
         if self.reference is not None:
             rows = [row.replace(ref_logp=logp) for row, logp in zip(rows, score(self.reference), strict=True)]
         it = iter(rows)
@@ -283,34 +298,50 @@ class Loop:
         c = self.config
         init = functools.partial(update_lib.init_state, optimizer=self.optimizer)
         if resumed:
-            template = jax.eval_shape(init, self.model.params)
+            shapes = model_lib.param_shapes(self.model.config)
+            trained = lora.adapter_shapes(self.model.config, self.lora) if self.lora else shapes
             found = self.checkpoints.restore_latest(
-                template,
+                jax.eval_shape(init, trained),
                 on_skip=lambda step, why: _say(f"checkpoint {step} can't be read ({why}); using the one before"),
             )
             if found:
                 step, state, extra = found
                 self.progress = Progress(**extra)
-                if c.kl_coef:
-                    self.reference = restore_params(self.run.path / "reference", template.params)
+                if self.lora:
+                    self._freeze(assemble.frozen_params(c, self.model.config, self.run))
+                elif c.kl_coef:
+                    self.reference = restore_params(self.run.reference, shapes)
                 self.run.truncate_after(step - 1)
                 left = c.num_iterations - step
                 _say(f"resuming after iteration {step}" if left > 0 else f"{step} iterations are done: none is left")
                 return jax.tree.map(jax.numpy.asarray, state)
             self.run.truncate_after(-1)
-        params = jax.tree.map(jax.numpy.asarray, self.model.params)
+        params = assemble.initial_params(c, self.model.config)
         if c.warm_start.num_updates:
             params = self._warm_start(params)
         self.progress.eval_before, self.progress.unsolved_before = self._evaluate(params)
-        if c.kl_coef:
-            # What a run leaves that was killed before its first checkpoint was whole.
-            shutil.rmtree(self.run.path / "reference", ignore_errors=True)
-            self.reference = jax.tree.map(jax.numpy.copy, params)  # the state's own buffers are donated by updates
-            with Checkpoints(self.run.path / "reference", max_to_keep=1) as reference:
-                reference.save(0, TrainState(jax.numpy.int32(0), self.reference, None), {})
-        state = init(params)
+        if self.lora:
+            if c.warm_start.num_updates or not (c.model.init or c.model.folder):
+                self._save_weights(self.run.base, params)
+            self._freeze(params)
+            state = init(lora.init_adapters(self.model.config, self.lora, seed=c.seed))
+        else:
+            if c.kl_coef:
+                self.reference = jax.tree.map(jax.numpy.copy, params)  # the state's own buffers are donated by updates
+                self._save_weights(self.run.reference, params)
+            state = init(params)
         self._keep(state, 0, always=True)
         return state
+
+    def _freeze(self, params) -> None:
+        """Keeps the weights that the adapters belong to; they are the reference too, since adapters start at 0."""
+        self.base = lora.Base(params, self.lora.scale)
+        self.reference = params if self.config.kl_coef else None
+
+    def _save_weights(self, folder, params) -> None:
+        # What a run leaves that was killed before its first checkpoint was whole.
+        shutil.rmtree(folder, ignore_errors=True)
+        save_params(folder, params)
 
     def _warm_start(self, params):
         w = self.config.warm_start
@@ -360,7 +391,7 @@ class Loop:
             self.progress.all_failed_start = row["frac_all_wrong"]
         self.progress.num_tokens += sum(sampled.values())
         if c.eval.every and (iteration + 1) % c.eval.every == 0:
-            row |= {f"eval/{name}": value for name, value in (self._evaluate(state.params)[0] or {}).items()}
+            row |= {f"eval/{name}": value for name, value in (self._evaluate(self._weights(state))[0] or {}).items()}
         row |= {"step": iteration, "num_tokens": self.progress.num_tokens, "num_compilations": runtime.compilations()}
         row |= self.clock.take(sampled | {"update": row["tokens_trained"]})
         self.run.append_metrics(row)
@@ -374,7 +405,7 @@ class Loop:
             self.checkpoints.save(iteration, state, dataclasses.asdict(self.progress))
 
     def _finish(self, state: TrainState) -> None:
-        after, unsolved = self._evaluate(state.params)
+        after, unsolved = self._evaluate(self._weights(state))
         self.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self.since
         summary = journal.summary(self.progress, updates=int(state.step), after=after, unsolved_after=unsolved)

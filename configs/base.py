@@ -101,13 +101,19 @@ def get_config() -> config_dict.ConfigDict:
     c.model = config_dict.ConfigDict()
     c.model.folder = ""
     c.model.tokenizer = ""  # folder; empty: the model's own. "arithmetic": the quickstart's, part of the package
-    c.model.init = ""  # checkpoints folder of another run to take the weights from
+    c.model.init = ""  # folder of another run, or of a converted checkpoint, to take the weights from
     c.model.num_layers = 0
     c.model.embed_dim = 0
     c.model.num_heads = 0
     c.model.num_kv_heads = 0
     c.model.mlp_dim = 0
     c.model.max_context = 0
+
+    # --- LoRA: train low-rank adapters of frozen weights instead of the weights
+    c.lora = config_dict.ConfigDict()
+    c.lora.rank = 0  # 0: train all weights
+    c.lora.alpha = 32.0  # the adapters' product is multiplied by alpha / rank
+    c.lora.targets = ("q", "k", "v", "o", "gate", "up", "down")
 
     # --- data
     c.data = config_dict.ConfigDict()

@@ -13,7 +13,7 @@ import test_hf
 import tiny_run
 from tiny_run import metrics, run
 
-from cgrpo_jax import assemble, cli, hf, train
+from cgrpo_jax import assemble, cli, families, train
 
 
 def refused(capsys, workdir, changes=None, /, **more):
@@ -84,7 +84,7 @@ def test_values(tmp_path, capsys, changes, message):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"model.tokenizer": ""}, "no model: set model.folder, or model.tokenizer and the shape"),
+        ({"model.tokenizer": ""}, "no model: set model.folder, or model.init to a converted checkpoint, or"),
         ({"model.num_layers": 0}, "no model: set model.folder"),
         ({"model.mlp_dim": 0}, "model.mlp_dim 0 is no size"),
         ({"model.num_heads": 5}, "model.num_heads 5 does not divide model.embed_dim 64"),
@@ -182,7 +182,7 @@ def llama(tmp_path):
     folder = test_hf.write_folder(tmp_path / "llama", settings, {})
     for file in assemble.tokenizer_folder("arithmetic").iterdir():
         shutil.copy(file, folder)
-    shape = hf.read_config(folder)
+    shape = families.read_config(folder)
     tensors = test_hf.stored_tensors(test_hf.random_params(shape), shape)
     return test_hf.write_folder(folder, settings, tensors), settings, tensors
 

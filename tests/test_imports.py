@@ -20,8 +20,8 @@ LEVELS = (
     ("model", "tokenizer", "rewards", "math_worker", "critiques", "equations", "arithmetic", "packing", "data"),
     ("families", "hf", "hf_export", "lora", "generate", "update", "checkpoint", "prompts", "metrics"),
     ("rollout", "warmstart", "evaluation", "config", "rundir"),
-    ("assemble", "cli", "journal"),
-    ("train", "evaluate", "sample"),
+    ("assemble", "cli", "journal", "model_files"),
+    ("train", "evaluate", "sample", "convert"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from tiny import EVERYTHING, FAMILIES, plain_logits, random_params
 
-from cgrpo_jax import hf, lora, model, sharding
+from cgrpo_jax import families, hf, lora, model, sharding
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.lora import Base, LoraSettings, init_adapters
@@ -384,7 +384,7 @@ def test_peft_computes_the_same(tmp_path, family):
     )  # fmt: skip
     net = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{family}Config")(**small)).eval()
     net.save_pretrained(tmp_path / "base")
-    config = hf.read_config(tmp_path / "base")
+    config = families.read_config(tmp_path / "base")
     weights = jax.tree.map(jnp.asarray, hf.load_params(tmp_path / "base", config))
     base, adapters = Base(weights, SETTINGS.scale), random_adapters(config, size=0.2)
     lora.write_peft(tmp_path / "adapter", adapters, SETTINGS, base_name=str(tmp_path / "base"))

@@ -1,16 +1,15 @@
 """Every method is a configuration of the one loop: baselines, critics, kinds of refinement, models of others."""
 
 import json
+import pathlib
 import re
-import shutil
 
 import numpy as np
 import pytest
-import test_hf
 import tiny_run
 from tiny_run import metrics, run, samples
 
-from cgrpo_jax import assemble, hf, model, rewards, train
+from cgrpo_jax import convert, rewards, train
 from cgrpo_jax.checkpoint import restore_params
 from cgrpo_jax.records import Author, Stage
 
@@ -280,31 +279,9 @@ def test_refinements_that_mention_the_critique_can_be_dropped(tmp_path, seen, mo
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     """The miniature's weights as a Hugging Face folder, its tokenizer beside them."""
-    shape = assemble.load_model(tiny_run.config()).config
-    params = restore_params(tiny_run.start(), model.param_shapes(shape))
-    settings = test_hf.LLAMA | {
-        "vocab_size": shape.vocab_size,
-        "num_hidden_layers": shape.num_layers,
-        "hidden_size": shape.embed_dim,
-        "num_attention_heads": shape.num_heads,
-        "num_key_value_heads": shape.num_kv_heads,
-        "head_dim": shape.head_dim,
-        "intermediate_size": shape.mlp_dim,
-        "max_position_embeddings": shape.max_context,
-        "rms_norm_eps": shape.norm_eps,
-        "rope_theta": shape.rope_theta,
-        "tie_word_embeddings": shape.tie_embeddings,
-    }
-    tensors = test_hf.stored_tensors(jax_to_numpy(params), shape)
-    folder = test_hf.write_folder(tmp_path_factory.mktemp("llama"), settings, tensors)
-    for file in assemble.tokenizer_folder("arithmetic").iterdir():
-        shutil.copy(file, folder)
-    assert hf.read_config(folder) == shape
+    folder = tmp_path_factory.mktemp("llama") / "exported"
+    convert.export_hf(pathlib.Path(tiny_run.start()), folder)
     return folder
-
-
-def jax_to_numpy(tree):
-    return {k: jax_to_numpy(v) if isinstance(v, dict) else np.asarray(v) for k, v in tree.items()}
 
 
 def test_a_policy_from_a_hugging_face_folder(tmp_path, llama, dr_grpo):

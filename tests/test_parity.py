@@ -1,4 +1,4 @@
-"""The same weights and the same conversations in `transformers` and here: logits, continuations, rendered chats.
+"""The same weights in `transformers` and here: logits and continuations.
 
 Needs the extra `parity`. With CGRPO_SMOLLM2 naming a SmolLM2-135M-Instruct folder, real weights are compared too.
 """
@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from cgrpo_jax import hf, model  # noqa: E402
+from cgrpo_jax import families, hf, model  # noqa: E402
 from cgrpo_jax.generate import Generator  # noqa: E402
 from cgrpo_jax.records import RowIndex  # noqa: E402
 from cgrpo_jax.tokenizer import load_tokenizer  # noqa: E402
@@ -46,22 +46,13 @@ FAMILIES = {
     "qwen2": transformers.Qwen2Config(**SMALL, tie_word_embeddings=True),
     "qwen3": transformers.Qwen3Config(**SMALL, tie_word_embeddings=True),
 }
-CONVERSATIONS = [
-    [{"role": "user", "content": "What is 2 + 3?"}],
-    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "  naïve 東京\n\n"}],
-    [
-        {"role": "user", "content": "What is 2 + 3?"},
-        {"role": "assistant", "content": "It is 6."},
-        {"role": "user", "content": "Conclusion: wrong [END]\nTry again."},
-    ],
-]
 
 
 class Ours:
     """Full forward passes over right-padded rows of one length, so that one program serves every step."""
 
     def __init__(self, folder, *, length):
-        self.config = hf.read_config(folder)
+        self.config = families.read_config(folder)
         self.params = jax.tree.map(jnp.asarray, hf.load_params(folder, self.config))
         self.length = length
         self._forward = jax.jit(self._logits)
@@ -117,75 +108,16 @@ def test_random_weights(tmp_path, family):
 
 def test_old_spelling_of_rope_gives_the_same_config(tmp_path):
     FAMILIES["llama"].save_pretrained(tmp_path)
-    new = hf.read_config(tmp_path)
+    new = families.read_config(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     scaling = settings.pop("rope_parameters")
     settings |= {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    assert hf.read_config(tmp_path) == new
-
-
-# Shortened from published templates, each with a construct of its own: whitespace control, namespaces, loop controls,
-# string methods, a message that the template refuses, a prompt that opens a thought.
-TEMPLATES = {
-    "chatml": (
-        "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
-        "{{ '<|im_start|>system\nYou are helpful<|im_end|>\n' }}{% endif %}\n"
-        "    {{- '<|im_start|>' + message.role + '\n' + message['content'] + '<|im_end|>' + '\n' }}\n"
-        "{%- endfor %}\n"
-        "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}\n{%- endif %}"
-    ),
-    "llama": (
-        "{{- bos_token }}\n{%- set ns = namespace(system='') %}\n{%- for m in messages %}\n"
-        "{%- if m.role == 'system' %}{% set ns.system = m.content | trim %}{% continue %}{% endif %}\n"
-        "  {{- '[' + m.role.upper() + '] ' + ns.system + (m | tojson) + eos_token }}\n{%- endfor %}\n"
-        "{%- if not tools is none %}{{ raise_exception('no tools') }}{% endif %}\n"
-        "{%- generation %}{{ strftime_now('%Y') }}{% endgeneration %}\n"
-    ),
-}
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_chat_templates_render_alike(tmp_path, template):
-    backend = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=byte_level_bpe(), bos_token="<|im_start|>", eos_token="<|im_end|>"
-    )
-    backend.chat_template = TEMPLATES[template]
-    backend.save_pretrained(tmp_path)
-    compare_chats(load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path))
-
-
-def byte_level_bpe():
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator([m["content"] for chat in CONVERSATIONS for m in chat], trainer)
-    return bpe
-
-
-def compare_chats(ours, theirs):
-    for messages in CONVERSATIONS:
-        for prompt in (True, False):
-            text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-            assert ours.chat_text(messages, prompt) == text
-            ids = theirs(text, add_special_tokens=False)["input_ids"]
-            assert ours.chat_ids(messages, add_generation_prompt=prompt) == ids
-            assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+    assert families.read_config(tmp_path) == new
 
 
 if "CGRPO_SMOLLM2" in os.environ:
     SMOLLM2 = pathlib.Path(os.environ["CGRPO_SMOLLM2"])
-
-    def test_smollm2_chats():
-        compare_chats(load_tokenizer(SMOLLM2), transformers.AutoTokenizer.from_pretrained(SMOLLM2))
 
     def test_smollm2_logits_and_continuation():
         tokenizer = load_tokenizer(SMOLLM2)

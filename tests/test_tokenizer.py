@@ -1,5 +1,6 @@
 """Tokenizers from a Hugging Face folder and from SentencePiece; both are made here, a few hundred tokens large."""
 
+import datetime
 import io
 import json
 
@@ -134,9 +135,83 @@ def test_ends_of_turn_come_from_the_folder(bpe_folder):
     write_json(bpe_folder / "generation_config.json", {"eos_token_id": 0})
     write_json(bpe_folder / "tokenizer_config.json", {"eos_token": "<|endoftext|>", "pad_token": "<|im_start|>"})
     tokenizer = load_tokenizer(bpe_folder)
-    assert tokenizer.eos_ids == (0,)
-    assert tokenizer.end_of_turn_id == 0  # the template places none of them
     assert tokenizer.pad_id == 1
+    assert tokenizer.eos_ids == (0, 2) and tokenizer.end_of_turn_id == 2  # the template's, though no file names it
+
+
+@pytest.mark.parametrize(
+    "template, end",
+    [
+        ("{{ messages[-1].content }} \n<|im_end|>\n<|endoftext|>", 2),  # spaces may stand between
+        ("{{ messages[-1].content }}.<|endoftext|><|im_end|>", 0),  # text is no control token; the folder names 0
+        ("{{ messages[-1].content }}.<|im_end|>", 0),  # ... and does not name 2
+        ("{{ messages[-1].content }}", 0),
+        ("<|im_end|>{{ messages[-1].content | upper }}<|im_start|>", 0),  # not what was said: nothing follows it
+        ("{{ raise_exception('no assistant turn') }}", 0),
+    ],
+)
+def test_end_of_turn_is_what_the_template_writes_after_an_answer(bpe_folder, template, end):
+    write_json(bpe_folder / "generation_config.json", {"eos_token_id": 0})
+    write_json(bpe_folder / "tokenizer_config.json", {"eos_token": "<|endoftext|>"})
+    (bpe_folder / "chat_template.jinja").write_text(template)
+    tokenizer = load_tokenizer(bpe_folder)
+    assert tokenizer.end_of_turn_id == end
+    assert tokenizer.eos_ids == tuple(sorted({0, end}))
+    assert tokenizer.decode([end]) == ""
+
+
+# What the files of published models name: vocabulary size, ids of control tokens, eos_token, eos ids for generation,
+# the template's end of a turn; and what follows from them.
+LLAMA3 = {128000: "<|begin_of_text|>", 128001: "<|end_of_text|>", 128008: "<|eom_id|>", 128009: "<|eot_id|>"}
+GEMMA = {1: "<eos>", 2: "<bos>", 105: "<start_of_turn>", 106: "<end_of_turn>"}
+GEMMA2 = {1: "<eos>", 2: "<bos>", 106: "<start_of_turn>", 107: "<end_of_turn>"}
+QWEN = {151643: "<|endoftext|>", 151644: "<|im_start|>", 151645: "<|im_end|>"}
+SMOLLM2 = dict(enumerate(SPECIAL))
+LLAMA2 = {1: "<s>", 2: "</s>"}
+LAYOUTS = {
+    "llama-3.1-instruct": (LLAMA3, 128009, [128001, 128008, 128009], 128009, (128001, 128008, 128009)),
+    "llama-3.1-base": (LLAMA3, 128001, [128001], None, (128001,)),
+    "llama-3-base-with-template": (LLAMA3, 128001, 128001, 128009, (128001, 128009)),
+    "gemma-3-it": (GEMMA, 1, [1, 106], 106, (1, 106)),
+    "gemma-2-it": (GEMMA2, 1, 1, 107, (1, 107)),
+    "qwen2.5-instruct": (QWEN, 151645, [151645, 151643], 151645, (151645, 151643)),
+    "qwen2.5-base": (QWEN, 151643, 151643, 151645, (151643, 151645)),
+    "smollm2-instruct": (SMOLLM2, 2, 2, 2, (2,)),
+    "llama-2": (LLAMA2, 2, 2, 2, (2,)),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_ends_of_turn_of_published_layouts(tmp_path, name):
+    control, eos, generation, written, eos_ids = LAYOUTS[name]
+    # The ids are the real ones; all others name nothing.
+    vocabulary = {control.get(i, f"t{i}"): i for i in range(max(control) + 1)} | {"42": max(control) + 1}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="t0"))
+    model.pre_tokenizer = pre_tokenizers.Whitespace()
+    model.add_special_tokens(list(control.values()))
+    model.save(str(tmp_path / "tokenizer.json"), pretty=False)
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": generation})
+    template = {}
+    if written is not None:
+        template = {
+            "chat_template": "{% for m in messages %}{{ m.role + '\n' + m.content | trim }}"
+            f" {control[written]}\n{{% endfor %}}"
+        }
+    write_json(tmp_path / "tokenizer_config.json", {"eos_token": control[eos]} | template)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.eos_ids == eos_ids
+    assert tokenizer.end_of_turn_id == (eos_ids[0] if written is None else written)
+    assert tokenizer.pad_id == eos_ids[0]
+    assert tokenizer.decode([*eos_ids, max(control) + 1]) == "42"
+
+
+def test_date_in_a_prompt_is_fixed_when_the_tokenizer_is_loaded(bpe_folder):
+    (bpe_folder / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y %H:%M') }}")
+    start = datetime.datetime(2024, 7, 26, 23, 59)
+    assert load_tokenizer(bpe_folder, now=start).chat_text(QUESTION) == "26 Jul 2024 23:59"
+    before = datetime.datetime.now().replace(second=0, microsecond=0)
+    loaded = datetime.datetime.strptime(load_tokenizer(bpe_folder).chat_text(QUESTION), "%d %b %Y %H:%M")
+    assert before <= loaded <= datetime.datetime.now()
 
 
 def test_eos_is_found_in_each_place_and_never_assumed(bpe_folder):
@@ -189,6 +264,11 @@ def test_template_in_tokenizer_config(bpe_folder):
         ("{{ messages.__class__.__mro__ }}", "refused messages of roles user: access to attribute '__class__'"),
         ("{{ messages.append(1) }}", "refused messages of roles user: .*append"),
         ("{% for i in range(10**9) %}{% endfor %}", "refused messages of roles user: .*[Rr]ange"),
+        ("{{ raise_exception('first\nsecond') }}", "refused messages of roles user: first second"),
+        ("{{ 1 / (messages | length - 1) }}", "refused messages of roles user: division by zero"),
+        ("{{ messages[0].content.index('?!') }}", "refused messages of roles user: substring not found"),
+        ("{{ messages[1].content }}", "refused messages of roles user: .* has no element 1"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "refused messages of roles user: .*recursion"),
     ],
 )
 def test_templates_are_sandboxed_and_their_refusals_are_one_line(bpe_folder, template, message):
@@ -232,6 +312,26 @@ def test_sentencepiece_text_is_split_at_special_tokens(sentencepiece_folder):
     assert ids[0] == reference.piece_to_id("<|im_start|>") and ids[-1] == extra
     assert not reference.id_to_piece(ids[1]).startswith("▁")  # ... but not after a special token
     assert tokenizer.decode(ids) == "The answer<think>"
+    assert tokenizer.decode([*ids, *plain]) == "The answer<think> The answer"  # only a text's own mark is dropped
+
+
+@pytest.mark.parametrize(
+    "settings, first, later",
+    [
+        ({}, True, False),
+        ({"legacy": False}, True, False),
+        ({"legacy": True}, True, True),
+        ({"add_prefix_space": False}, False, False),
+        ({"add_prefix_space": False, "legacy": True}, False, False),
+    ],
+)
+def test_where_sentencepiece_marks_a_words_start(sentencepiece_folder, settings, first, later):
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_folder / "tokenizer.model"))
+    write_json(sentencepiece_folder / "tokenizer_config.json", {"eos_token": "<|im_end|>"} | settings)
+    ids = load_tokenizer(sentencepiece_folder).encode("The answer<|im_start|>The answer")
+    start = ids.index(reference.piece_to_id("<|im_start|>"))
+    assert reference.id_to_piece(ids[0]).startswith("▁") == first
+    assert reference.id_to_piece(ids[start + 1]).startswith("▁") == later
 
 
 def test_folders_that_hold_no_usable_tokenizer(tmp_path):

@@ -59,6 +59,7 @@ def test_the_folder_of_a_run(plain):
         "metrics.jsonl",
         "samples.jsonl",
         "summary.json",
+        "model",
         "checkpoints",
     }
     assert {path.name for path in (plain / "checkpoints").iterdir()} == {"2", "3"}

@@ -16,7 +16,7 @@ import tempfile
 import jax
 import numpy as np
 
-from cgrpo_jax import assemble, checkpoint, model, rollout, train, update
+from cgrpo_jax import assemble, checkpoint, lora, model, rollout, train, update
 from cgrpo_jax import config as config_lib
 
 QUICKSTART = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
@@ -103,9 +103,10 @@ def repeatable(workdir) -> list[dict]:
 
 def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
     """Returns the newest checkpoint's step and all its arrays."""
-    model = assemble.load_model(cfg)
+    shape, settings = assemble.load_model(cfg).config, assemble.lora_settings(cfg)
+    trained = lora.adapter_shapes(shape, settings) if settings else model.param_shapes(shape)
     template = jax.eval_shape(
-        functools.partial(update.init_state, optimizer=update.make_optimizer(learning_rate=1.0)), model.params
+        functools.partial(update.init_state, optimizer=update.make_optimizer(learning_rate=1.0)), trained
     )
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, restored, _ = checkpoints.restore_latest(template)
