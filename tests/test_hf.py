@@ -262,13 +262,11 @@ def test_a_text_checkpoint_has_no_vision_tower(folder):
 
 def shardings_of(config, mesh, rules):
     """A sharding a parameter: `rules` says over which axis of the mesh a logical axis goes."""
-    state = jax.eval_shape(lambda: model.nnx.state(model.Transformer(config, rngs=model.nnx.Rngs(0)), model.nnx.Param))
-
-    def one(param):
-        return NamedSharding(mesh, PartitionSpec(*(rules.get(axis) for axis in param.get_metadata("logical_axes"))))
-
-    leaves = jax.tree.map(one, state, is_leaf=lambda leaf: isinstance(leaf, model.nnx.Variable))
-    return model.nnx.to_pure_dict(leaves)
+    return jax.tree.map(
+        lambda axes: NamedSharding(mesh, PartitionSpec(*(rules.get(axis) for axis in axes))),
+        model.logical_axes(config),
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    )
 
 
 MESHES = {

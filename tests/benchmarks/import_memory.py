@@ -67,20 +67,12 @@ def kilobytes(key: str) -> int:
 def measure(folder: pathlib.Path) -> None:
     """Imports the checkpoint and writes what that took to standard output, as JSON."""
     import jax
-    import numpy as np
-    from flax import nnx
 
-    from cgrpo_jax import hf, model
+    from cgrpo_jax import hf, model, sharding
 
     config = hf.read_config(folder)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
-    state = jax.eval_shape(lambda: nnx.state(model.Transformer(config, rngs=nnx.Rngs(0)), nnx.Param))
-
-    def sharding(param):
-        axes = ["devices" if axis == "embed" else None for axis in param.get_metadata("logical_axes")]
-        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
-
-    shardings = nnx.to_pure_dict(jax.tree.map(sharding, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
+    axes, shapes = model.logical_axes(config), model.param_shapes(config)
+    shardings = sharding.param_shardings(axes, shapes, sharding.make_mesh())  # over the width, as in training
     before, began = kilobytes("VmRSS"), time.monotonic()
     params = hf.load_params(folder, config, shardings=shardings)
     arrays = jax.tree.leaves(jax.block_until_ready(params))
