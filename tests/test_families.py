@@ -1,12 +1,16 @@
-"""config.json and ModelConfig: every family both ways, spellings of real releases, and transformers' own reading."""
+"""config.json and ModelConfig: every family both ways, real releases' spellings, and transformers' own reading."""
 
 import dataclasses
+import functools
 import json
+import operator
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from test_hf import FAMILIES, GEMMA2, GEMMA3, GEMMA3_TEXT, LLAMA, MISTRAL, QWEN2, QWEN3
 
-from cgrpo_jax import families, model
+from cgrpo_jax import families, hf, hf_export, model
 from cgrpo_jax.errors import UserError
 
 LLAMA3_SCALING = {
@@ -285,6 +289,87 @@ def test_transformers_reads_the_same_model(tmp_path, variant, with_source):
     if config.rope_scaling is not None:
         expected = LINEAR_SCALING if not config.rope_scaling.original_max_position else LLAMA3_SCALING
     assert rope == expected | {"rope_theta": config.rope_theta}
+
+
+THEIR_SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,  # large enough for attention to be far from uniform
+    "pad_token_id": 0,
+}
+THEIR_SETTINGS = {
+    "llama": {"tie_word_embeddings": False},
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
+    "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 10},
+    "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 10, "rope_parameters": GEMMA3_ROPE},
+}
+THEIR_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+def their_random_model(torch, transformers, family):
+    """One of transformers' models, small, with norms and biases that are not all alike."""
+    torch.manual_seed(0)
+    if family == "gemma3":
+        text = transformers.Gemma3TextConfig(**THEIR_SMALL, **THEIR_SETTINGS["gemma3_text"])
+        config = transformers.Gemma3Config(text_config=text, vision_config=THEIR_VISION, image_token_index=90)
+        net = transformers.AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
+    else:
+        config = transformers.AutoConfig.for_model(family, **THEIR_SMALL, **THEIR_SETTINGS[family])
+        net = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for name, tensor in net.named_parameters():
+            if "norm" in name or "bias" in name:
+                tensor.add_(0.3 * torch.randn_like(tensor))
+    return net.eval()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_through_us_and_back(tmp_path, family):
+    """What transformers saved, imported and exported, is to transformers the same model to the last bit."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    net = their_random_model(torch, transformers, family)
+    net.save_pretrained(tmp_path / "theirs")
+    source = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    config = families.read_config(tmp_path / "theirs")
+    params = hf.load_params(tmp_path / "theirs", config)
+    tokens = [[int(token) for token in torch.randint(1, 90, (40,))]]
+    hidden = model.hidden_states(params, config, jnp.array(tokens), jnp.arange(40)[None], jnp.ones((1, 40), jnp.int32))
+
+    out = tmp_path / "ours"
+    out.mkdir()
+    hf_export.save_params(
+        out,
+        config,
+        lambda path: functools.reduce(operator.getitem, path, params),
+        dtype="float32",
+        max_shard_bytes=20_000,
+    )
+    (out / "config.json").write_text(json.dumps(families.config_json(config, dtype="float32", source=source)))
+    back, report = transformers.AutoModelForCausalLM.from_pretrained(
+        out, output_loading_info=True, attn_implementation="eager"
+    )
+    assert not [key for key, found in report.items() if found]  # no tensor missing, unexpected or of another shape
+    with torch.no_grad():
+        wanted, got = (one(input_ids=torch.tensor(tokens)).logits[0].numpy() for one in (net, back.eval()))
+    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_allclose(model.logits(params, config, hidden)[0], wanted, atol=2e-4, rtol=0)
 
 
 @pytest.mark.parity
