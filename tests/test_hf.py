@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from cgrpo_jax import hf, model
+from cgrpo_jax import families, hf, model
 from cgrpo_jax.errors import UserError
 
 LLAMA = {
@@ -95,7 +95,7 @@ def write_folder(path, settings, tensors, *, shards=1):
 def folder(tmp_path):
     """A small untied Llama in one file, and what is in it."""
     write_folder(tmp_path / "config", LLAMA, {})
-    config = hf.read_config(tmp_path / "config")
+    config = families.read_config(tmp_path / "config")
     tensors = stored_tensors(random_params(config), config)
     return write_folder(tmp_path / "model", LLAMA, tensors), config, tensors
 
@@ -104,7 +104,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("shards", [1, 3])
 def test_every_tensor_is_read_back(tmp_path, settings, shards):
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    config = hf.read_config(tmp_path)
+    config = families.read_config(tmp_path)
     params = random_params(config)
     write_folder(tmp_path, settings, stored_tensors(params, config), shards=shards)
     loaded = hf.load_params(tmp_path, config)
@@ -138,7 +138,7 @@ def test_tied_checkpoint_may_repeat_the_embedding(folder):
     path, _, tensors = folder
     inv_freq = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32)}  # old exports keep it
     write_folder(path, LLAMA | {"tie_word_embeddings": True}, tensors | inv_freq)
-    assert "unembed" not in hf.load_params(path, hf.read_config(path))
+    assert "unembed" not in hf.load_params(path, families.read_config(path))
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -240,7 +240,7 @@ def multimodal(tensors, *, new):
 @pytest.mark.parametrize("new", [False, True])
 def test_text_of_a_multimodal_checkpoint(tmp_path, new):
     write_folder(tmp_path, GEMMA3, {})
-    config = hf.read_config(tmp_path)
+    config = families.read_config(tmp_path)
     params = random_params(config)
     tensors = multimodal(stored_tensors(params, config), new=new)
     write_folder(tmp_path, GEMMA3, tensors)
@@ -283,7 +283,7 @@ MESHES = {
 def test_sharded_load(tmp_path, monkeypatch, mesh, family):
     sizes, rules = MESHES[mesh]
     (tmp_path / "config.json").write_text(json.dumps(FAMILIES[family]))
-    config = hf.read_config(tmp_path)
+    config = families.read_config(tmp_path)
     params = random_params(config)
     write_folder(tmp_path, FAMILIES[family], stored_tensors(params, config), shards=2)
     devices = np.array(jax.devices()[: np.prod([*sizes.values()])]).reshape(*sizes.values())

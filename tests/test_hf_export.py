@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 from test_hf import FAMILIES, LLAMA, QWEN2, QWEN3, multimodal, random_params, shardings_of, stored_tensors, write_folder
 
-from cgrpo_jax import hf, hf_export
+from cgrpo_jax import families, hf, hf_export
 from cgrpo_jax.errors import UserError
 
 
@@ -25,7 +25,7 @@ from cgrpo_jax.errors import UserError
 def folder(tmp_path):
     """A small untied Llama in one file, and what is in it."""
     write_folder(tmp_path / "config", LLAMA, {})
-    config = hf.read_config(tmp_path / "config")
+    config = families.read_config(tmp_path / "config")
     tensors = stored_tensors(random_params(config), config)
     return write_folder(tmp_path / "model", LLAMA, tensors), config, tensors
 
@@ -50,7 +50,7 @@ def file_contents(folder):
 @pytest.mark.parametrize("stored, dtype", [(ml_dtypes.bfloat16, "bfloat16"), (np.float16, "float16")])
 def test_export_is_bit_exact(tmp_path, family, stored, dtype):
     write_folder(tmp_path, FAMILIES[family], {})
-    config = hf.read_config(tmp_path)
+    config = families.read_config(tmp_path)
     tensors = {name: t.astype(stored) for name, t in stored_tensors(random_params(config), config).items()}
     subnormal = tensors["model.norm.weight"].view(np.uint16)
     subnormal[:3] = (1, 0x8000, 0x8001)  # the smallest number, and two that a sloppy conversion makes 0
@@ -99,7 +99,7 @@ def test_export_in_shards(folder, tmp_path, monkeypatch, sharded):
 
 def test_tied_models_have_no_head(tmp_path):
     write_folder(tmp_path, QWEN3, {})
-    config = hf.read_config(tmp_path)
+    config = families.read_config(tmp_path)
     (tmp_path / "out").mkdir()
     hf_export.save_params(tmp_path / "out", config, reader(jax.tree.map(jax.numpy.asarray, random_params(config))))
     assert "lm_head.weight" not in file_contents(tmp_path / "out")
@@ -143,10 +143,10 @@ def run_python(code, *arguments):
 
 EXPORT = """
     import functools, operator, resource, sys
-    from cgrpo_jax import hf, hf_export
+    from cgrpo_jax import families, hf, hf_export
     from cgrpo_jax.errors import UserError
 
-    config = hf.read_config(sys.argv[1])
+    config = families.read_config(sys.argv[1])
     params = hf.load_params(sys.argv[1], config)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
     try:
@@ -194,10 +194,10 @@ TWO_PROCESSES = """
     address, rank, folder, out, limit = sys.argv[1:]
     jax.distributed.initialize(address, num_processes=2, process_id=int(rank))
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
-    from cgrpo_jax import hf, hf_export, model
+    from cgrpo_jax import families, hf, hf_export, model
     from cgrpo_jax.errors import UserError
 
-    config = hf.read_config(folder)
+    config = families.read_config(folder)
     mesh = Mesh(np.array(jax.devices()), ("a",))
     over_both = lambda leaf: PartitionSpec(*(["a"] if len(leaf.shape) == 1 else [None, "a"]))
     shardings = jax.tree.map(lambda leaf: NamedSharding(mesh, over_both(leaf)), model.param_shapes(config))
@@ -219,7 +219,7 @@ def test_two_processes(tmp_path, limit):
     """Each holds half of every array. Process 0 writes; where it can't, both say so and neither waits."""
     settings = QWEN2 | {"num_key_value_heads": 6}  # of which two processes can hold half each
     write_folder(tmp_path / "config", settings, {})
-    config = hf.read_config(tmp_path / "config")
+    config = families.read_config(tmp_path / "config")
     tensors = stored_tensors(random_params(config), config)
     path, out = write_folder(tmp_path / "model", settings, tensors), tmp_path / "out"
     out.mkdir()
