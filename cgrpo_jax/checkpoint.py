@@ -9,14 +9,17 @@ import contextlib
 import json
 import logging
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
+from cgrpo_jax import runtime
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainState
 
@@ -159,20 +162,54 @@ class Checkpoints:
 def save_params(directory: str | pathlib.Path, params: Any) -> None:
     """Saves weights alone, as the checkpoint of step 0 in a folder that holds none; `restore_params` reads them.
 
+    Every process must take part, and see the folder. It takes the name of a checkpoint when all of it is there.
+
     Raises:
-      UserError: the folder can't be written.
+      UserError: on every process, where one can't write.
     """
+    folder = pathlib.Path(directory).absolute()
+    step, partial = folder / "0", folder / "partial-0"
+    writes = jax.process_index() == 0
     # Few bytes are on their way to the disk at a time: a copy of all weights might not fit the host.
     handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=1, save_device_host_concurrent_gb=1)
-    options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
-    folder = pathlib.Path(directory).absolute()
     try:
-        with ocp.CheckpointManager(folder, options=options, item_handlers={"params": handler}) as manager:
-            manager.save(0, args=ocp.args.Composite(params=ocp.args.PyTreeSave(_named(params))))
-    except Exception as error:
-        raise UserError(
-            f"{folder} can't be written ({_first_line(error)}); free space there or give another."
-        ) from error
+        # Without Orbax's manager, whose processes would wait for minutes for one that can't write.
+        with _together(folder):
+            if writes:
+                shutil.rmtree(partial, ignore_errors=True)
+                # With the folder in it that Orbax's other processes would wait 10 minutes for if process 0 failed.
+                (partial / "params" / "array_metadatas").mkdir(parents=True)
+        with _together(folder):
+            if not (partial / "params").is_dir():
+                raise UserError(
+                    f"process {jax.process_index()} does not see {folder}, which process 0 has made; "
+                    "give a folder that all processes share."
+                )
+            handler.save(epath.Path(partial / "params"), args=ocp.args.PyTreeSave(_named(params)))
+        with _together(folder):
+            if writes:
+                handler.finalize(epath.Path(partial / "params"))
+                partial.rename(step)
+    except BaseException:
+        if writes:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        handler.close()
+
+
+@contextlib.contextmanager
+def _together(folder: pathlib.Path) -> Iterator[None]:
+    """A step of writing: whatever fails on one process, which Orbax may raise as anything, all raise a `UserError`."""
+    with runtime.agree(f"writing {folder}"):
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{folder} can't be written ({_first_line(error)}); free space there or give another."
+            ) from error
 
 
 def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | None = None) -> Any:

@@ -10,7 +10,7 @@ the same command, with folders that all of them see.
 """
 
 import contextlib
-import json
+import os
 import pathlib
 import shutil
 import sys
@@ -18,8 +18,19 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-import cgrpo_jax
-from cgrpo_jax import checkpoint, cli, families, hf, hf_export, journal, lora, model_files, runtime, sharding
+from cgrpo_jax import (
+    checkpoint,
+    cli,
+    families,
+    hf,
+    hf_export,
+    journal,
+    lora,
+    model_card,
+    model_files,
+    runtime,
+    sharding,
+)
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rundir import RunDir
@@ -58,7 +69,9 @@ def main(
             raise UserError(f"--{name} means nothing to --{way[1]}; leave it out.")
     if dtype is not None and dtype not in families.DTYPES:
         raise UserError(f"--dtype {dtype!r} is unknown; use one of {', '.join(families.DTYPES)}.")
-    if max_shard_gb <= 0:
+    if to and dtype == "float16":
+        raise UserError("--dtype float16 may lack the values that training needs; use float32 or bfloat16.")
+    if not max_shard_gb > 0:
         raise UserError(f"--max_shard_gb {max_shard_gb} holds nothing; use a positive size, such as 5.")
     runtime.start()
     if distributed:
@@ -83,7 +96,7 @@ def import_hf(source: pathlib.Path, target: pathlib.Path, *, dtype: str = "float
     Args:
       source: the folder.
       target: a new folder.
-      dtype: of the checkpoint's weights; training keeps float32 ones.
+      dtype: of the checkpoint's weights, float32 or bfloat16; training keeps float32 ones.
 
     Raises:
       UserError: a file is missing or damaged, the model is not supported, or `target` exists or can't be written.
@@ -94,8 +107,8 @@ def import_hf(source: pathlib.Path, target: pathlib.Path, *, dtype: str = "float
         hf.check_vocab(tokenizer, config)
         weights = hf.Weights(source, config)
     with _whole(target) as folder:
-        with runtime.agree(f"writing {target}"):
-            if jax.process_index() == 0:
+        with _writing(target) as writes:
+            if writes:
                 model_files.write(folder / "model", config, tokenizer, source=source, tokenizer_source=source)
         with runtime.agree(f"reading {source}"), _bar(config, "reading") as bar:
             params = weights.load(dtype=dtype, shardings=_shardings(config), progress=bar)
@@ -130,44 +143,46 @@ def export_hf(
         dtype = dtype or model_files.stored_dtype(run.model)
         weights = checkpoint.SavedWeights(run.path, step=step)
         read = _reader(run, config, weights, base=base)
+        card = model_card.card(run, target.name, step=weights.step, dtype=dtype, adapter=False)
     with _whole(target) as folder:
-        with runtime.agree(f"writing {target}"):
-            if jax.process_index() == 0:
+        with _writing(target) as writes:
+            if writes:
                 model_files.copy(run.model, folder, config, dtype=dtype)
-                _write_card(folder, run, target.name, step=weights.step, dtype=dtype)
-        axes = _shardings(config)
-
-        def read_together(path: tuple[str, ...]) -> jax.Array:
-            with runtime.agree(f"reading {source}"):
-                return read(path, hf.at(axes, path))
-
+                (folder / "README.md").write_text(card, encoding="utf-8")
         with _bar(config, "writing") as bar:
-            hf_export.save_params(
-                folder, config, read_together, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=bar
-            )
+            hf_export.save_params(folder, config, read, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=bar)
 
 
 def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: int | None = None) -> None:
     """Writes the adapters of a LoRA run as a folder that peft loads.
 
+    Args:
+      source: the run's folder.
+      target: a new folder.
+      step: which checkpoint; the newest by default.
+
     Raises:
-      UserError: the run trained all weights, or its base is not a folder that peft could load.
+      UserError: the run trained all weights, its base is not a folder that peft could load, or as `export_hf`.
     """
     with runtime.agree(f"reading {source}"):
         run = _run(source)
+        config = families.read_config(run.model)
         weights = checkpoint.SavedWeights(run.path, step=step)
         settings = _lora_settings(run, weights)
         if settings is None:
             raise UserError(f"{source} trained all weights, so it has no adapters; export it with --to_hf.")
-        base = read_json(run.config)["model"]["folder"]
-        if run.base.is_dir() or not base:
+        weights.check(lora.adapter_shapes(config, settings))
+        trained = read_json(run.config)["model"]
+        if run.base.is_dir() or trained["init"] or not trained["folder"]:
             raise UserError(f"the base of {source} is in no Hugging Face folder; export it merged, with --to_hf.")
-        adapters = _adapters(weights, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
-    with _whole(target) as folder, runtime.agree(f"writing {target}"):
-        if jax.process_index() == 0:
-            lora.write_peft(folder, adapters, settings, base_name=base)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        layers = {name.removeprefix("layers."): weights.read(name, here) for name in weights.shapes}
+        card = model_card.card(run, target.name, step=weights.step, dtype="float32", adapter=True)
+    with _whole(target) as folder, _writing(target) as writes:
+        if writes:
+            lora.write_peft(folder, {"layers": layers}, settings, base_name=trained["folder"])
             model_files.copy_tokenizer(run.model, folder)
-            _write_card(folder, run, target.name, step=weights.step, dtype="float32", adapter=True)
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 # --- reading a run ------------------------------------------------------------------------------------------------
@@ -191,30 +206,37 @@ def _lora_settings(run: RunDir, weights: checkpoint.SavedWeights) -> lora.LoraSe
     return lora.LoraSettings(settings["rank"], settings["alpha"], tuple(settings["targets"]))
 
 
-def _reader(run: RunDir, config: model_lib.ModelConfig, weights: checkpoint.SavedWeights, *, base: str | None) -> _Read:
-    """Returns what reads a parameter of a checkpoint, its adapter merged if it has one."""
+def _reader(
+    run: RunDir, config: model_lib.ModelConfig, weights: checkpoint.SavedWeights, *, base: str | None
+) -> Callable[[tuple[str, ...]], jax.Array]:
+    """Returns what reads a parameter of a checkpoint onto all devices, its adapter merged if it has one.
+
+    All processes must read together; where one can't, all raise a `UserError`.
+    """
+    shardings = _shardings(config)
+    whole = jax.sharding.NamedSharding(sharding.make_mesh(), jax.sharding.PartitionSpec())
     settings = _lora_settings(run, weights)
     if settings is None:
         if base:
             raise UserError(f"{run.path} holds whole weights, no adapters; leave --base out.")
-        weights.check(model_lib.param_shapes(config))
-        return lambda path, placed: weights.read(".".join(path), placed)
-    weights.check(lora.adapter_shapes(config, settings))
-    read_base = _base_reader(run, config, base)
+        read = _saved(weights, config)
+    else:
+        weights.check(lora.adapter_shapes(config, settings))
+        read = _base(run, config, base)
 
-    def read(path: tuple[str, ...], placed: jax.sharding.Sharding) -> jax.Array:
-        weight = read_base(path, placed)
-        name = ".".join(path)
-        if f"{name}_lora_a" not in weights.shapes:
-            return weight
-        whole = jax.sharding.NamedSharding(placed.mesh, jax.sharding.PartitionSpec())
-        a, b = (weights.read(f"{name}_lora_{half}", whole) for half in "ab")
-        return lora.merge_one(weight, a, b, settings.scale)
+    def read_together(path: tuple[str, ...]) -> jax.Array:
+        name, halves = ".".join(path), ()
+        with runtime.agree(f"reading {run.path}"):
+            weight = read(path, hf.at(shardings, path))
+            if settings is not None and f"{name}_lora_a" in weights.shapes:
+                halves = [weights.read(f"{name}_lora_{half}", whole) for half in "ab"]
+        # Not within: devices may have to exchange for it, and those of a process that failed would not come.
+        return lora.merge_one(weight, *halves, settings.scale) if halves else weight
 
-    return read
+    return read_together
 
 
-def _base_reader(run: RunDir, config: model_lib.ModelConfig, base: str | None) -> _Read:
+def _base(run: RunDir, config: model_lib.ModelConfig, base: str | None) -> _Read:
     """Returns what reads the weights that a run's adapters belong to."""
     trained = read_json(run.config)["model"]
     folder = pathlib.Path(base or (run.base if run.base.is_dir() else trained["init"] or trained["folder"]))
@@ -223,13 +245,13 @@ def _base_reader(run: RunDir, config: model_lib.ModelConfig, base: str | None) -
     if (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir():
         weights = hf.Weights(folder, config)
         return lambda path, placed: weights.read(path, sharding=placed)
-    saved = checkpoint.SavedWeights(folder)
-    saved.check(model_lib.param_shapes(config))
-    return lambda path, placed: saved.read(".".join(path), placed)
+    return _saved(checkpoint.SavedWeights(folder), config)
 
 
-def _adapters(weights: checkpoint.SavedWeights, placed: jax.sharding.Sharding) -> dict:
-    return {"layers": {name.removeprefix("layers."): weights.read(name, placed) for name in weights.shapes}}
+def _saved(weights: checkpoint.SavedWeights, config: model_lib.ModelConfig) -> _Read:
+    """Returns what reads whole weights from a checkpoint."""
+    weights.check(model_lib.param_shapes(config))
+    return lambda path, placed: weights.read(".".join(path), placed)
 
 
 def _shardings(config: model_lib.ModelConfig) -> dict:
@@ -246,65 +268,50 @@ def _whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder to write into that takes the name `target` when the block ends well, and goes when it does not.
 
     Raises:
-      UserError: `target` exists and is not empty, or its parent can't be written.
+      UserError: `target` exists, its parent can't be written, or not every process sees it.
     """
+    target = pathlib.Path(os.path.abspath(target))  # also where it ends in `..`
     partial = target.with_name(f".{target.name}.partial")
-    writes = jax.process_index() == 0
-    with runtime.agree(f"making {target}"):
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    with _writing(target):
+        if os.path.lexists(target):
             raise UserError(f"{target} exists already; give a new folder, or remove it.")
     try:
-        with runtime.agree(f"making {target}"):
+        with _writing(target) as writes:
             if writes:
-                try:
-                    shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
-                    partial.mkdir(parents=True)
-                except OSError as error:
-                    raise UserError(f"{target} can't be written ({error}); give another folder.") from error
+                shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
+                partial.mkdir(parents=True)
+        with _writing(target):
+            if not partial.is_dir():
+                raise UserError(
+                    f"process {jax.process_index()} does not see {partial}, which process 0 has made; "
+                    "give a folder that all processes share."
+                )
         yield partial
-        with runtime.agree(f"making {target}"):
+        with _writing(target) as writes:
             if writes:
                 partial.replace(target)
     except BaseException:
-        if writes:
+        if jax.process_index() == 0:
             shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _write_card(folder: pathlib.Path, run: RunDir, name: str, *, step: int, dtype: str, adapter: bool = False) -> None:
-    """Writes README.md, the model card: what this is, how to load it, what it was trained with, what it reached."""
-    trained = read_json(run.config) if run.config.is_file() else None
-    head = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    if trained and trained["model"]["folder"]:
-        head["base_model"] = pathlib.Path(trained["model"]["folder"]).name
-    tags = "".join(
-        f"- {tag}\n" for tag in ("cgrpo_jax", *(["critique-grpo", "reinforcement-learning"] * bool(trained)))
-    )
-    load = f'model = AutoModelForCausalLM.from_pretrained("{name}")'
-    if adapter:
-        load = f'model = AutoPeftModelForCausalLM.from_pretrained("{name}")'
-    library = "peft import AutoPeftModelForCausalLM" if adapter else "transformers import AutoModelForCausalLM"
-    parts = [
-        "---\n" + "".join(f"{key}: {value}\n" for key, value in head.items()) + f"tags:\n{tags}---\n",
-        f"# {name}\n",
-        f"Written by cgrpo_jax {cgrpo_jax.__version__}"
-        + (f" after iteration {step} of a run of its `train`" if trained else "")
-        + f", weights in {dtype}.\n",
-        f"```python\nfrom transformers import AutoTokenizer\nfrom {library}\n\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n{load}\n```\n',
-    ]
-    if run.summary.is_file():
-        parts += ["## Results of the run\n", f"```json\n{json.dumps(read_json(run.summary), indent=2)}\n```\n"]
-    if trained:
-        parts += ["## Training configuration\n", f"```json\n{json.dumps(trained, indent=2)}\n```\n"]
-    (folder / "README.md").write_text("\n".join(parts), encoding="utf-8")
+@contextlib.contextmanager
+def _writing(target: pathlib.Path) -> Iterator[bool]:
+    """A step of writing, that all processes take or none: gives whether this one is the one that writes."""
+    with runtime.agree(f"writing {target}"):
+        try:
+            yield jax.process_index() == 0
+        except OSError as error:
+            raise UserError(f"{target} can't be written ({error}); give another folder.") from error
 
 
 @contextlib.contextmanager
 def _bar(config: model_lib.ModelConfig, what: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a `progress` that draws a bar, on process 0."""
     total = model_lib.num_params(config)
-    with journal.progress_bar(total=total, desc=what, unit="param", unit_scale=True) as bar:
+    hidden = jax.process_index() > 0
+    with journal.progress_bar(total=total, desc=what, unit="param", unit_scale=True, disable=hidden) as bar:
         yield lambda done, total: bar.update(done - bar.n)
 
 
@@ -323,7 +330,7 @@ if __name__ == "__main__":
             "to_hf": cli.Flag("Hugging Face model folder to write"),
             "to_peft": cli.Flag("adapter folder to write"),
             "dtype": cli.Flag(
-                f"of the weights written: {', '.join(families.DTYPES)} (default: to, float32; to_hf, as given)"
+                "float32, bfloat16, for --to_hf also float16 (default: --to, float32; --to_hf, as given)"
             ),
             "step": cli.Flag("which checkpoint of the run; the newest by default", kind=int),
             "base": cli.Flag("folder of the weights that adapters belong to, if it has moved"),

@@ -6,6 +6,7 @@ Several processes that compute together must also fail together: `agree` is how 
 import ctypes
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,15 +45,19 @@ def start_distributed() -> None:
     Raises:
       UserError: a variable is missing or no number, or the processes don't find each other.
     """
-    given = {}
-    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
-        for name, variable in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID")):
-            value = os.environ.get(variable, "")
-            if not value.isdigit():
-                raise UserError(f"{variable} is {value!r}; beside JAX_COORDINATOR_ADDRESS it must be a number.")
-            given[name] = int(value)
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    if address and not re.fullmatch(r"\S+:\d+", address):
+        raise UserError(f"JAX_COORDINATOR_ADDRESS is {address!r}; it must be HOST:PORT, of process 0.")
+    numbers = {}
+    for name, variable in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID")):
+        value = os.environ.get(variable, "")
+        if value and not re.fullmatch("[0-9]+", value):
+            raise UserError(f"{variable} is {value!r}; it must be a number.")
+        numbers[name] = int(value) if value else None
+    # Otherwise JAX keeps SIGTERM from ending the process, and tells only who asks for it.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(**given)
+        jax.distributed.initialize(**numbers)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes did not find each other ({str(error).strip().splitlines()[0]}); outside Cloud TPU set "
@@ -82,7 +87,11 @@ def agree(what: str) -> Iterator[None]:
 def _failed_processes(failed: bool) -> list[int]:
     if jax.process_count() == 1:
         return []
-    flags = multihost_utils.process_allgather(np.array([failed], np.int32))
+    try:
+        flags = multihost_utils.process_allgather(np.array([failed], np.int32))
+    except jax.errors.JaxRuntimeError as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(f"another process has ended ({first[:160]}); its own message says why.") from error
     return np.flatnonzero(flags.reshape(-1)).tolist()
 
 

@@ -1,0 +1,304 @@
+"""Hugging Face folders to checkpoints and back, runs to folders, and every way in which that can fail."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny_run
+from test_hf import FAMILIES, LLAMA, random_params, stored_tensors, write_folder
+
+from cgrpo_jax import assemble, cli, convert, families, lora, model, train
+from cgrpo_jax.checkpoint import restore_params
+from cgrpo_jax.errors import UserError
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def make_folder(path, settings, *, dtype=np.float32, shards=1):
+    """Writes a Hugging Face folder with random weights and the arithmetic tokenizer."""
+    settings = settings | {"vocab_size": 300}
+    if "text_config" in settings:
+        settings["text_config"] = settings["text_config"] | {"vocab_size": 300}
+    write_folder(path, settings, {})
+    config = families.read_config(path)
+    tensors = {name: tensor.astype(dtype) for name, tensor in stored_tensors(random_params(config), config).items()}
+    (path / "model.safetensors").unlink()
+    write_folder(path, settings | {"dtype": np.dtype(dtype).name}, tensors, shards=shards)
+    for file in assemble.tokenizer_folder("arithmetic").iterdir():
+        shutil.copy(file, path)
+    (path / "generation_config.json").write_text('{"temperature": 0.7, "top_k": 20}')
+    return path
+
+
+def weights(folder):
+    tensors = {}
+    for file in sorted(pathlib.Path(folder).glob("*.safetensors")):
+        tensors |= safetensors.numpy.load_file(file)
+    return tensors
+
+
+def same_bits(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype and a[name].shape == b[name].shape
+        np.testing.assert_array_equal(a[name].view(np.uint8), b[name].view(np.uint8), err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("source") / "llama", LLAMA, dtype=ml_dtypes.bfloat16, shards=2)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(source, tmp_path_factory):
+    target = tmp_path_factory.mktemp("checkpoint") / "llama"
+    convert.import_hf(source, target)
+    return target
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_there_and_back_to_the_last_bit(tmp_path, family, dtype):
+    source = make_folder(tmp_path / "source", FAMILIES[family], dtype=dtype)
+    convert.import_hf(source, tmp_path / "checkpoint")
+    convert.export_hf(tmp_path / "checkpoint", tmp_path / "back")
+    same_bits(weights(tmp_path / "back"), weights(source))
+    assert families.read_config(tmp_path / "back") == families.read_config(source)
+    settings = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert settings["dtype"] == settings["torch_dtype"] == np.dtype(dtype).name
+
+
+def test_a_folder_is_complete(source, checkpoint, tmp_path):
+    convert.export_hf(checkpoint, tmp_path / "out", dtype="float16", max_shard_bytes=4000)
+    for name in ("tokenizer.model", "tokenizer_config.json", "chat_template.jinja"):
+        assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
+    generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert generation["temperature"] == 0.7 and generation["top_k"] == 20
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())["weight_map"]
+    assert index.keys() == weights(source).keys() and len(set(index.values())) > 1
+    assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {np.dtype(np.float16)}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: ") and "weights in float16" in card
+    assert not list(tmp_path.glob(".*"))
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_out_and_comes_in_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    start = pathlib.Path(tiny_run.start())
+    convert.export_hf(start, tmp_path / "hf")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert json.loads((start / "config.json").read_text()) == json.loads(
+        card.partition("## Training configuration")[2].partition("```json")[2].partition("```")[0]
+    )
+    assert all(b"sk-secret" not in file.read_bytes() for file in (tmp_path / "hf").iterdir())
+    convert.import_hf(tmp_path / "hf", tmp_path / "checkpoint")
+    nothing = {f"model.{key}": 0 for key in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim")}
+    nothing |= {"model.tokenizer": "", "model.max_context": 0, "warm_start.num_updates": 0, "data.num_eval": 0}
+    whole = tiny_run.run(tmp_path / "run", {"data.num_eval": 0}, num_iterations=1)
+    for number, place in enumerate(("folder", "init")):
+        given = tmp_path / ("hf" if place == "folder" else "checkpoint")
+        changes = nothing | {f"model.{place}": str(given), "num_iterations": 1}
+        train.main(tiny_run.config(changes), str(tmp_path / f"again{number}"))
+        assert tiny_run.samples(tmp_path / f"again{number}") == tiny_run.samples(whole)
+
+
+LORA = {"lora.rank": 2, "lora.alpha": 4.0, "data.num_eval": 0, "num_iterations": 1, "learning_rate": 1e-2}
+
+
+def test_adapters_go_out_merged_or_alone(tmp_path):
+    convert.export_hf(pathlib.Path(tiny_run.start()), tmp_path / "base")
+    changes = LORA | {"model.folder": str(tmp_path / "base"), "model.tokenizer": "", "warm_start.num_updates": 0}
+    train.main(tiny_run.config(changes), str(tmp_path / "run"))
+    config = families.read_config(tmp_path / "base")
+    settings = lora.LoraSettings(2, 4.0, ("q", "k", "v", "o", "gate", "up", "down"))
+    adapters = restore_params(tmp_path / "run", lora.adapter_shapes(config, settings))
+    base = restore_params(tiny_run.start(), model.param_shapes(config))
+    merged = stored_tensors({k: _numpy(v) for k, v in lora.Base(base, 2.0).merge(adapters).items()}, config)
+    convert.export_hf(tmp_path / "run", tmp_path / "merged")
+    out = weights(tmp_path / "merged")
+    assert out.keys() == merged.keys()
+    for name, tensor in out.items():
+        np.testing.assert_allclose(tensor, merged[name], atol=1e-6)
+    assert not np.array_equal(
+        out["model.layers.0.mlp.up_proj.weight"], weights(tmp_path / "base")["model.layers.0.mlp.up_proj.weight"]
+    )
+
+    convert.export_peft(tmp_path / "run", tmp_path / "peft")
+    same_bits(weights(tmp_path / "peft"), dict(lora.peft_tensors(adapters)))
+    assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["r"] == 2
+
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="the adapters' base .* does not exist; name the folder .* with --base"):
+        convert.export_hf(tmp_path / "run", tmp_path / "again")
+    convert.export_hf(tmp_path / "run", tmp_path / "again", base=str(tmp_path / "moved"))
+    same_bits(weights(tmp_path / "again"), out)
+
+
+def _numpy(tree):
+    return {k: _numpy(v) for k, v in tree.items()} if isinstance(tree, dict) else np.asarray(tree)
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------
+
+FLAGS = {name: cli.Flag("") for name in ("from_hf", "to", "from", "to_hf", "to_peft", "dtype", "base")}
+FLAGS |= {
+    "step": cli.Flag("", kind=int),
+    "max_shard_gb": cli.Flag("", kind=float, default=5.0),
+    "distributed": cli.Flag("", kind=bool, default=False),
+}
+
+
+def refused(capsys, *arguments):
+    """Returns the one line that a command ends with."""
+    with pytest.raises(SystemExit) as caught:
+        cli.run(convert.main, flags=FLAGS, argv=[str(argument) for argument in arguments])
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert caught.value.code == 2 and error.startswith("error: ")
+    return error
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "can't tell what to convert from nothing; give --from_hf and --to"),
+        (["--from_hf=a"], "can't tell what to convert from --from_hf"),
+        (["--from_hf=a", "--to_hf=b"], "can't tell what to convert from --from_hf, --to_hf"),
+        (["--from=a", "--to_hf=b", "--to_peft=c"], "can't tell what to convert"),
+        (["--from_hf=a", "--to=b", "--step=1"], "--step means nothing to --to"),
+        (["--from_hf=a", "--to=b", "--base=c"], "--base means nothing to --to"),
+        (["--from=a", "--to_peft=b", "--dtype=float32"], "--dtype means nothing to --to_peft"),
+        (["--from=a", "--to_hf=b", "--dtype=int8"], "--dtype 'int8' is unknown; use one of float32, bfloat16"),
+        (["--from_hf=a", "--to=b", "--dtype=float16"], "--dtype float16 may lack the values"),
+        (["--from=a", "--to_hf=b", "--max_shard_gb=0"], "--max_shard_gb 0.0 holds nothing"),
+        (["--from_hf=nowhere", "--to=b"], "nowhere/config.json does not exist"),
+        (["--from=nowhere", "--to_hf=b"], "nowhere holds no checkpoints; give the --workdir of a run"),
+    ],
+)
+def test_commands_that_make_no_sense(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def truncate(folder):
+    file = sorted(folder.glob("*.safetensors"))[-1]
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def pickle_only(folder):
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (truncate, "is truncated or not a safetensors file"),
+        (lambda f: sorted(f.glob("*.safetensors"))[0].unlink(), "which is not in"),
+        (lambda f: change_config(f, model_type="gpt2"), "model_type 'gpt2' is not supported; use one of llama"),
+        (lambda f: change_config(f, vocab_size=20), "the model embeds 20; use the tokenizer that came with the model"),
+        (pickle_only, "only pickled weights (pytorch_model.bin), which can run code when read; convert them"),
+    ],
+    ids=["truncated", "missing shard", "model_type", "vocabulary", "pickle"],
+)
+def test_folders_that_cannot_be_read(tmp_path, source, capsys, spoil, message):
+    folder = tmp_path / "spoilt"
+    shutil.copytree(source, folder)
+    spoil(folder)
+    assert message in refused(capsys, f"--from_hf={folder}", f"--to={tmp_path / 'out'}")
+    assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
+
+
+def test_checkpoints_that_cannot_be_read(tmp_path, checkpoint, capsys):
+    out = f"--to_hf={tmp_path / 'out'}"
+    assert "has no checkpoint of step 7; it has 0" in refused(capsys, f"--from={checkpoint}", out, "--step=7")
+    assert "so it has no adapters" in refused(capsys, f"--from={checkpoint}", f"--to_peft={tmp_path / 'out'}")
+    assert "holds whole weights, no adapters; leave --base out" in refused(
+        capsys, f"--from={checkpoint}", out, "--base=x"
+    )
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(checkpoint, spoilt)
+    for file in (spoilt / "checkpoints" / "0" / "params").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:100])
+    assert "can't be read" in refused(capsys, f"--from={spoilt}", out)
+    shutil.rmtree(spoilt / "model")
+    assert "has no folder model, which says what model its checkpoints are of" in refused(
+        capsys, f"--from={spoilt}", out
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
+
+
+def test_targets_that_cannot_be_written(tmp_path, checkpoint, source, capsys):
+    (tmp_path / "file").write_text("")
+    for flags in ((f"--from={checkpoint}", "--to_hf"), (f"--from_hf={source}", "--to")):
+        assert "exists already; give a new folder" in refused(capsys, flags[0], f"{flags[1]}={tmp_path / 'file'}")
+        assert "can't be written" in refused(capsys, flags[0], f"{flags[1]}={tmp_path / 'file' / 'out'}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+LIMITED = """
+    import resource, sys
+    from cgrpo_jax import cli, convert
+    import test_convert
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+    cli.run(convert.main, flags=test_convert.FLAGS, argv=sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["import", "export"])
+def test_a_disk_that_takes_no_more(tmp_path, checkpoint, source, way):
+    """The kernel refuses to let a file grow, as it does where a disk is full: no folder is left."""
+    flags = [f"--from={checkpoint}", f"--to_hf={tmp_path / 'out'}"]
+    if way == "import":
+        flags = [f"--from_hf={source}", f"--to={tmp_path / 'out'}"]
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests"), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LIMITED), "3000", *flags],
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "c")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "written" in done.stderr.strip().split("\n")[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_a_conversion_that_was_killed_is_done_again(tmp_path, checkpoint, source):
+    """What a killed one leaves does not look whole, and is in nobody's way."""
+    left = tmp_path / ".out.partial"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    convert.export_hf(checkpoint, tmp_path / "out")
+    same_bits(weights(tmp_path / "out"), weights(source))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_ctrl_c_leaves_nothing(tmp_path, checkpoint, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert.hf_export, "save_params", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        convert.export_hf(checkpoint, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
