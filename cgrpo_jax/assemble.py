@@ -234,11 +234,25 @@ def lora_settings(config) -> lora.LoraSettings | None:
     return lora.LoraSettings(rank=c.rank, alpha=c.alpha, targets=tuple(c.targets)) if c.rank else None
 
 
+def keeps_base(config) -> bool:
+    """Returns whether a run that trains adapters keeps what they belong to: weights that no other folder has."""
+    return bool(config.warm_start.num_updates or not (config.model.init or config.model.folder))
+
+
 def frozen_params(config, shape: model_lib.ModelConfig, run: RunDir) -> dict:
-    """Returns the weights that the adapters of a run belong to: those it has kept, or those it started from."""
-    if run.base.is_dir():
-        return restore_params(run.base, model_lib.param_shapes(shape))
-    return initial_params(config, shape)
+    """Returns the weights that the adapters of a run belong to: those it has kept, or those it started from.
+
+    Raises:
+      UserError: they are missing or damaged.
+    """
+    if not keeps_base(config):  # whatever lies in the run's folder
+        return initial_params(config, shape)
+    if not run.base.is_dir():  # else a model drawn at random would take its place
+        raise UserError(
+            f"{run.base} is missing, the weights that the adapters in {run.checkpoints} belong to; restore it from a "
+            "copy, or start again in another --workdir."
+        )
+    return restore_params(run.base, model_lib.param_shapes(shape))
 
 
 def trained_params(config, shape: model_lib.ModelConfig, workdir: str) -> tuple[dict, str]:

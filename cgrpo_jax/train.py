@@ -321,7 +321,7 @@ class Loop:
             params = self._warm_start(params)
         self.progress.eval_before, self.progress.unsolved_before = self._evaluate(params)
         if self.lora:
-            if c.warm_start.num_updates or not (c.model.init or c.model.folder):
+            if assemble.keeps_base(c):
                 self._save_weights(self.run.base, params)
             self._freeze(params)
             state = init(lora.init_adapters(self.model.config, self.lora, seed=c.seed))
