@@ -262,6 +262,28 @@ def test_resuming_on_another_runs_base(tmp_path, started, monkeypatch):
     assert_same_run(tmp_path, started, LENGTH, changes)
 
 
+def test_the_run_that_has_the_base_may_go_on(tmp_path, capsys):
+    """A base is the checkpoint that was the newest when the adapters were made, not whatever is the newest now."""
+    owner, folder = tmp_path / "owner", tmp_path / "run"
+    keep = {"data.num_eval": 0, "checkpoints_to_keep": 2}
+    run(owner, keep, num_iterations=1)
+    changes = LORA | {"model.init": str(owner)}
+    run(folder, changes, num_iterations=1)
+    whole = run(tmp_path / "whole", changes, num_iterations=LENGTH)
+    run(owner, keep, num_iterations=2)
+    run(folder, changes, num_iterations=LENGTH)
+    assert_same_run(folder, whole, LENGTH, changes)
+    test_entry_points.run_evaluate(folder, options(changes))
+    after = json.loads((folder / "summary.json").read_text())["eval_after"]
+    assert json.loads((folder / "evaluation" / "summary.json").read_text()) == after | {"questions": 4}
+    run(owner, keep, num_iterations=3)
+    before = contents(folder)
+    assert "owner has no checkpoint of step 1; it has 2, 3" in refused(capsys, folder, options(changes))
+    _, error = test_entry_points.refused(capsys, test_entry_points.run_evaluate, folder, options(changes))
+    assert "owner has no checkpoint of step 1; it has 2, 3" in error
+    assert contents(folder) == before
+
+
 def spoil_missing(base):
     shutil.rmtree(base)
     return r"/base is missing, the weights that the adapters in .*/checkpoints belong to; restore it from a copy"
