@@ -4,6 +4,7 @@ Below this module nothing knows the configuration.
 """
 
 import dataclasses
+import datetime
 import functools
 import importlib.resources
 import pathlib
@@ -163,8 +164,12 @@ def tokenizer_folder(name: str) -> pathlib.Path:
     return pathlib.Path(name)
 
 
-def load_model(config) -> Model:
+def load_model(config, *, now: datetime.datetime | None = None) -> Model:
     """Makes the policy, without its weights; that they are there, whole and of this model is checked.
+
+    Args:
+      config: the configuration.
+      now: what a chat template that prints the date prints; the current time by default.
 
     Raises:
       UserError: the configuration names no model, or a file is missing, damaged or of another model.
@@ -174,7 +179,7 @@ def load_model(config) -> Model:
     if source:
         shape = families.read_config(source)
         tokenizer_source = tokenizer_folder(m.tokenizer) if m.tokenizer else source
-        tokenizer = load_tokenizer(tokenizer_source)
+        tokenizer = load_tokenizer(tokenizer_source, now=now)
         hf.check_vocab(tokenizer, shape)
     elif m.tokenizer and m.num_layers:
         for key in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_context"):
@@ -185,7 +190,7 @@ def load_model(config) -> Model:
         if m.embed_dim % m.num_heads:
             raise UserError(f"model.num_heads {m.num_heads} does not divide model.embed_dim {m.embed_dim}.")
         tokenizer_source = tokenizer_folder(m.tokenizer)
-        tokenizer = load_tokenizer(tokenizer_source)
+        tokenizer = load_tokenizer(tokenizer_source, now=now)
         shape = model_lib.ModelConfig(
             vocab_size=tokenizer.vocab_size,
             num_layers=m.num_layers,
@@ -291,13 +296,13 @@ def trained_params(config, shape: model_lib.ModelConfig, workdir: str) -> tuple[
     return base.merge(adapters), str(run.checkpoints)
 
 
-def load_critic(config) -> tuple[Model, dict] | None:
+def load_critic(config, *, now: datetime.datetime | None = None) -> tuple[Model, dict] | None:
     """Loads the frozen critic, if the configuration names one, and its weights."""
     if not config.critic_folder:
         return None
     source = pathlib.Path(config.critic_folder)
     shape = families.read_config(source)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, now=now)
     hf.check_vocab(tokenizer, shape)
     _check_lengths(config, [_CRITIQUE_STAGE], f"the critic {source}", shape.max_context)
     model = _model(config, shape, tokenizer, source=source, tokenizer_source=source)

@@ -10,7 +10,7 @@ import sys
 from cgrpo_jax import assemble, cli, rewards, runtime
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
-from cgrpo_jax.rundir import write_atomically
+from cgrpo_jax.rundir import RunDir, write_atomically
 
 
 def main(config, workdir: str) -> None:
@@ -20,7 +20,7 @@ def main(config, workdir: str) -> None:
     """
     runtime.start()
     assemble.check(config)
-    model = assemble.load_model(config)
+    model = assemble.load_model(config, now=RunDir(workdir).started())
     _, problems, skipped = assemble.load_problems(config, model.prompts)
     if not problems:
         raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")

@@ -1,7 +1,8 @@
 """Hugging Face's `config.json` and our `ModelConfig`, in both directions: one row a model family.
 
 Reading fills in what a file leaves out with the family's own defaults, and takes the spellings of transformers 4 and 5.
-Writing uses transformers 4's, which both read, and reads itself back: what it returns is the very same model.
+Writing uses transformers 4's, which both read, and reads itself back: what it returns is the very same model. Only
+windows at irregular layers need `layer_types`, which transformers knows from 4.53 on.
 """
 
 import dataclasses
@@ -130,6 +131,9 @@ _SHARED = (
     "transformers_version",
 )
 
+# Not of the model that is written: transformers 5's spelling of rope, a release's own code, where it once lay.
+_DROPPED = ("rope_parameters", "auto_map", "_name_or_path")
+
 
 def read_config(folder: str | pathlib.Path) -> ModelConfig:
     """The architecture of a Hugging Face model folder, from its `config.json`.
@@ -172,7 +176,7 @@ def config_json(
     if source is not None:
         names, kept = [_family(source, "the source")[0]], _text_part(source, "the source")
         names = [FAMILIES[name].text or name for name in names]
-    kept = {key: value for key, value in kept.items() if key != "rope_parameters"}
+    kept = {key: value for key, value in kept.items() if key not in _DROPPED}
     for name in names:
         settings = kept | _settings(config, name) | {"dtype": dtype, "torch_dtype": dtype} | dict(token_ids or {})
         try:
@@ -186,7 +190,7 @@ def config_json(
 
 def _family(given: Any, path: pathlib.Path | str) -> tuple[str, Family]:
     name = given.get("model_type") if isinstance(given, Mapping) else None
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(f"{path}: model_type {name!r} is not supported; use one of {', '.join(FAMILIES)}.")
     family = FAMILIES[name]
     wanted = [family.architecture]

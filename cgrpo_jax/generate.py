@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cgrpo_jax import forward, sampling
 from cgrpo_jax import model as model_lib
-from cgrpo_jax import sampling
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import RowIndex
 
@@ -61,7 +61,7 @@ def _generate(
     keys_B = sampling.row_keys(seed, iteration, index_B6)
 
     def draw(hidden_BD, t):
-        logits_BV = model_lib.logits(params, config, hidden_BD)
+        logits_BV = forward.logits(params, config, hidden_BD)
         uniform_B = sampling.uniforms(keys_B, t)
         return sampling.sample(logits_BV, uniform_B, temperature=temperature, top_p=top_p, top_k=top_k)
 
@@ -78,11 +78,11 @@ def _generate(
 
     def step(carry):
         t, token_B, cache, state = carry
-        hidden_BD, cache = model_lib.decode_step(params, config, token_B, cache)
+        hidden_BD, cache = forward.decode_step(params, config, token_B, cache)
         token_B, logp_B = draw(hidden_BD, t)
         return t + 1, token_B, cache, record(state, token_B, logp_B, t)
 
-    hidden_QD, cache = model_lib.prefill(
+    hidden_QD, cache = forward.prefill(
         params, config, tokens_QP, length_Q, num_samples=num_samples, max_length=max_length
     )
     token_B, logp_B = draw(jnp.repeat(hidden_QD, num_samples, axis=0), 0)

@@ -18,7 +18,6 @@ import safetensors
 
 from cgrpo_jax import model
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.families import read_config as read_config  # the other half of a model folder
 from cgrpo_jax.tokenizer import Tokenizer, read_json
 
 _FLOATS = ("F64", "F32", "F16", "BF16")

@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 from jax.experimental import multihost_utils
@@ -23,6 +22,7 @@ from cgrpo_jax.model import ModelConfig
 
 _STORED_AS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _MESSAGE_BYTES = 2048
+_PIECE_BYTES = 64 * 2**20  # of a table (an embedding can be larger than any layer)
 _CAUSES = {
     errno.ENOSPC: "the disk is full; free space there or export to another disk",
     errno.EDQUOT: "the disk quota is used up; free space there or export to another disk",
@@ -42,7 +42,8 @@ def save_params(
     """Writes a model's weights under Hugging Face's names: `model.safetensors`, or shards of it and their index.
 
     The files' sizes are known beforehand, so each tensor goes to its own place as soon as it is there: the host holds
-    one layer's tensor, whatever the order of our stacks. Every process must take part; process 0 writes.
+    one layer's tensor or a piece of a table, whatever the order of our stacks. Every process must take part; process 0
+    writes.
 
     Args:
       folder: an existing folder without weights.
@@ -65,15 +66,15 @@ def save_params(
     places = {name: (file, place) for file in files for name, place in file.places.items()}
     writer = _Writer(pathlib.Path(folder), files, active=jax.process_index() == 0)
     writer.attempt(writer.create)
+    writer.agree()
     total, done = sum(math.prod(shape) for _, shape in rows), 0
     for entry, shape in rows:
         stack = read(entry.path)
         if stack.shape != shape:
             raise ValueError(f"parameter {entry.path} has shape {stack.shape}, the model's is {shape}.")
-        for layer in range(shape[0]) if entry.layered else [None]:
-            ours = _on_host(stack, layer)  # by every process, whether process 0 could write the last or not
+        for layer, start, ours in _pieces(stack, layered=entry.layered):  # by every process, whatever process 0 does
             name = entry.name.format(layer=layer)
-            writer.attempt(writer.write, *places[name], name, entry.stored(ours), dtype)
+            writer.attempt(writer.write, *places[name], name, start, entry.stored(ours), dtype)
             del ours
         del stack  # before the next is read
         writer.agree()
@@ -182,14 +183,15 @@ class _Writer:
                     out.write(file.header)
                     out.truncate(len(file.header) + file.size)
 
-    def write(self, file: _File, place: _Place, name: str, tensor: np.ndarray, dtype: str) -> None:
+    def write(self, file: _File, place: _Place, name: str, start: int, tensor: np.ndarray, dtype: str) -> None:
+        """Puts a tensor, or what of it begins at its number `start`, to its place."""
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(tensor, dtype=dtype)
         if dtype == "float16" and np.isinf(stored).any() and np.isfinite(tensor).all():
             raise UserError(f"{name} has values beyond float16's range (65504); use bfloat16 or float32.")
         path = self._folder / file.name
         with _writing(path), open(path, "r+b") as out:
-            out.seek(len(file.header) + place.start)
+            out.seek(len(file.header) + place.start + start * stored.itemsize)
             out.write(stored.reshape(-1).view(np.uint8).data)
 
     def finish(self) -> None:
@@ -239,12 +241,31 @@ def _one_layer(stack: jax.Array, layer) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False)
 
 
-def _on_host(stack: jax.Array, layer: int | None) -> np.ndarray:
-    """One layer of a stack (None: all of an array) on the host.
+@functools.partial(jax.jit, static_argnames="count")
+def _some_rows(table: jax.Array, start, count: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(table, start, count)
 
-    Of a copy, since JAX keeps the host's copy of an array for as long as the array lives.
+
+def _pieces(stack: jax.Array, *, layered: bool) -> Iterator[tuple[int | None, int, np.ndarray]]:
+    """One of our parameters on the host, a piece at a time: each layer of a stack, or some rows of a table.
+
+    Pieces are arrays of their own, since JAX keeps the host's copy of an array for as long as the array lives.
+
+    Yields:
+      (layer or None, numbers of the tensor before this piece, the piece)
     """
-    one = jnp.array(stack, copy=True) if layer is None else _one_layer(stack, np.int32(layer))
-    if not one.is_fully_addressable:
-        one = multihost_utils.process_allgather(one, tiled=True)
-    return np.asarray(one)
+    if layered:
+        for layer in range(stack.shape[0]):
+            yield layer, 0, _on_host(_one_layer(stack, np.int32(layer)))
+        return
+    row = math.prod(stack.shape[1:])
+    rows = max(1, _PIECE_BYTES // (row * stack.dtype.itemsize))
+    for start in range(0, stack.shape[0], rows):
+        count = min(rows, stack.shape[0] - start)
+        yield None, start * row, _on_host(_some_rows(stack, np.int32(start), count=count))
+
+
+def _on_host(piece: jax.Array) -> np.ndarray:
+    if not piece.is_fully_addressable:
+        piece = multihost_utils.process_allgather(piece, tiled=True)
+    return np.asarray(piece)

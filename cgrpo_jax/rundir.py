@@ -3,6 +3,7 @@
 Whole files are replaced atomically; the two logs grow by whole lines and are cut back when a run resumes.
 """
 
+import datetime
 import json
 import math
 import os
@@ -27,10 +28,12 @@ class RunDir:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
+        self._started: datetime.datetime | None = None
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples.jsonl"
         self.summary = self.path / "summary.json"
+        self.date = self.path / "date"  # the start, as ISO 8601: what prompts that print the date go on to print
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"  # config.json and tokenizer of the model, as Hugging Face has them
         self.reference = self.path / "reference"  # weights that the KL term compares with
@@ -68,10 +71,27 @@ class RunDir:
                 raise UserError(f"{self.path} has {', '.join(strays)} but no config.json; give another --workdir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if not self.date.exists():
+                write_atomically(self.date, self.started().isoformat() + "\n")
             write_atomically(self.config, json.dumps(config_json, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"--workdir {self.path} can't be written ({error}); give another --workdir") from error
         return resumed
+
+    def started(self) -> datetime.datetime:
+        """Returns when the run started, in local time; now, for one that has not.
+
+        Raises:
+          UserError: the file with the date is damaged.
+        """
+        if self._started is None:
+            try:
+                self._started = datetime.datetime.fromisoformat(self.date.read_text(encoding="utf-8").strip())
+            except FileNotFoundError:
+                self._started = datetime.datetime.now().replace(microsecond=0)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{self.date} can't be read ({error}); write the run's start in it.") from error
+        return self._started
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Appends one line to `metrics.jsonl`: numbers by name, `step` among them; nan and infinities become null."""

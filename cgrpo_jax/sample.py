@@ -11,15 +11,17 @@ import sys
 from cgrpo_jax import arithmetic, assemble, cli, rewards, rollout, runtime
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Author, Problem
+from cgrpo_jax.rundir import RunDir
 
 
 def main(config, workdir: str, question: str | None, answer: str | None) -> None:
     """Prints the three stages for each question. Without a gold answer the response is taken to be wrong."""
     runtime.start()
     assemble.check(config)
-    model = assemble.load_model(config)
+    now = RunDir(workdir).started()
+    model = assemble.load_model(config, now=now)
     params, _ = assemble.trained_params(config, model.config, workdir)
-    critic_model = assemble.load_critic(config)
+    critic_model = assemble.load_critic(config, now=now)
     with rewards.Grader(config.grader, num_workers=1, timeout=config.grader_timeout) as grader:
         show = functools.partial(_show, config, model, params, critic_model, grader, answer=answer)
         if question is not None:

@@ -41,10 +41,10 @@ def main(config, workdir: str) -> None:
     """Checks everything that a user can get wrong, then trains; a second call with the same folder resumes."""
     runtime.start()
     assemble.check(config)
-    model = assemble.load_model(config)
-    critic_model = assemble.load_critic(config)
-    train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
     run = RunDir(workdir)
+    model = assemble.load_model(config, now=run.started())
+    critic_model = assemble.load_critic(config, now=run.started())
+    train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
     resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE)
     model_files.write(
         run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source

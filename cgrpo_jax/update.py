@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cgrpo_jax import lora, objective
+from cgrpo_jax import forward, lora, objective
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.logprobs import linear_logprobs
 from cgrpo_jax.packing import fill, pack
@@ -98,9 +98,7 @@ def row_logprobs(params, config: model_lib.ModelConfig, batch: TrainBatch, *, te
     Both are of `softmax(logits / temperature)`; entries past a row's length are those of arbitrary positions, to be
     masked.
     """
-    hidden = model_lib.hidden_states(
-        params, config, batch.tokens_RS, batch.positions_RS, batch.segments_RS, remat=remat
-    )
+    hidden = forward.hidden_states(params, config, batch.tokens_RS, batch.positions_RS, batch.segments_RS, remat=remat)
     T = batch.target_BT.shape[1]
     S = hidden.shape[1]
     column_BT = jnp.minimum(batch.start_B[:, None] + jnp.arange(T), S - 1)
@@ -110,7 +108,7 @@ def row_logprobs(params, config: model_lib.ModelConfig, batch: TrainBatch, *, te
     target_RS = jnp.zeros(hidden.shape[:2], jnp.int32).at[row_BT, column_BT].set(batch.target_BT, mode="drop")
     logp, entropy = linear_logprobs(
         hidden.reshape(-1, hidden.shape[-1]),
-        model_lib.unembedding(params),
+        forward.unembedding(params),
         target_RS.reshape(-1),
         temperature=temperature,
         softcap=config.logit_softcap,

@@ -14,6 +14,7 @@ import pathlib
 
 import pytest
 import tokenizers
+import transformers
 from chats import (
     CHATML,
     CONVERSATIONS,
@@ -29,11 +30,9 @@ from chats import (
     compare_chats,
 )
 from tokenizers import decoders, pre_tokenizers, trainers
+from transformers.utils import chat_template_utils
 
 from cgrpo_jax.tokenizer import load_tokenizer
-
-transformers = pytest.importorskip("transformers")
-from transformers.utils import chat_template_utils  # noqa: E402
 
 pytestmark = pytest.mark.parity
 

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from cgrpo_jax import hf, model
+from cgrpo_jax import families, hf, model
 from cgrpo_jax.errors import UserError
 
 LLAMA = {
@@ -93,7 +95,7 @@ def write_folder(path, settings, tensors, *, shards=1):
 def folder(tmp_path):
     """A small untied Llama in one file, and what is in it."""
     write_folder(tmp_path / "config", LLAMA, {})
-    config = hf.read_config(tmp_path / "config")
+    config = families.read_config(tmp_path / "config")
     tensors = stored_tensors(random_params(config), config)
     return write_folder(tmp_path / "model", LLAMA, tensors), config, tensors
 
@@ -102,7 +104,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("shards", [1, 3])
 def test_every_tensor_is_read_back(tmp_path, settings, shards):
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    config = hf.read_config(tmp_path)
+    config = families.read_config(tmp_path)
     params = random_params(config)
     write_folder(tmp_path, settings, stored_tensors(params, config), shards=shards)
     loaded = hf.load_params(tmp_path, config)
@@ -136,7 +138,7 @@ def test_tied_checkpoint_may_repeat_the_embedding(folder):
     path, _, tensors = folder
     inv_freq = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32)}  # old exports keep it
     write_folder(path, LLAMA | {"tie_word_embeddings": True}, tensors | inv_freq)
-    assert "unembed" not in hf.load_params(path, hf.read_config(path))
+    assert "unembed" not in hf.load_params(path, families.read_config(path))
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -213,6 +215,129 @@ def test_pickled_weights_are_refused(folder):
         hf.load_params(path, config)
     with pytest.raises(UserError, match="is not a folder; give a Hugging Face model folder"):
         hf.load_params(path / "absent", config)
+
+
+def test_headers_are_enough_to_refuse(folder, monkeypatch):
+    path, config, tensors = folder
+    monkeypatch.setattr(hf._Checkpoint, "read", None)  # no data is asked for
+    hf.check_weights(path, config)
+    write_folder(path, LLAMA, tensors | {"model.norm.weight": np.ones(13, np.float32)})
+    with pytest.raises(UserError, match=r"model.norm.weight has shape \(13,\), config.json asks for \(12,\)"):
+        hf.check_weights(path, config)
+
+
+# --- multimodal releases ------------------------------------------------------------------------------------------
+
+
+def multimodal(tensors, *, new):
+    """The same text model as transformers 5 (`new`) or 4 stores it, with tensors of the other modality."""
+    prefix = "model.language_model." if new else "language_model.model."
+    renamed = {prefix + name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    others = ("vision_tower.vision_model.post_layernorm.bias", "multi_modal_projector.mm_soft_emb_norm.weight")
+    return renamed | {("model." if new else "") + name: np.ones(5, np.float32) for name in others}
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_text_of_a_multimodal_checkpoint(tmp_path, new):
+    write_folder(tmp_path, GEMMA3, {})
+    config = families.read_config(tmp_path)
+    params = random_params(config)
+    tensors = multimodal(stored_tensors(params, config), new=new)
+    write_folder(tmp_path, GEMMA3, tensors)
+    jax.tree.map(np.testing.assert_array_equal, hf.load_params(tmp_path, config), params)
+    write_folder(tmp_path, GEMMA3, tensors | {"audio_tower.weight": np.ones(5, np.float32)})
+    with pytest.raises(UserError, match="holds audio_tower.weight, which config.json does not account for"):
+        hf.load_params(tmp_path, config)
+
+
+def test_a_text_checkpoint_has_no_vision_tower(folder):
+    path, config, tensors = folder
+    write_folder(path, LLAMA, tensors | {"vision_tower.weight": np.ones(5, np.float32)})
+    with pytest.raises(UserError, match="holds vision_tower.weight, which config.json does not account for"):
+        hf.load_params(path, config)
+
+
+# --- onto devices -------------------------------------------------------------------------------------------------
+
+
+def shardings_of(config, mesh, rules):
+    """A sharding a parameter: `rules` says over which axis of the mesh a logical axis goes."""
+    return jax.tree.map(
+        lambda axes: NamedSharding(mesh, PartitionSpec(*(rules.get(axis) for axis in axes))),
+        model.logical_axes(config),
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    )
+
+
+MESHES = {
+    "replicated": ({"a": 8}, {}),
+    "width": ({"a": 4, "b": 2}, {"embed": "a"}),
+    "width and heads": ({"a": 2, "b": 3}, {"embed": "a", "heads": "b"}),
+    "mlp": ({"a": 2}, {"mlp": "a"}),
+    "layers and width": ({"a": 2, "b": 4}, {"layers": "a", "embed": "b"}),
+}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_sharded_load(tmp_path, monkeypatch, mesh, family):
+    sizes, rules = MESHES[mesh]
+    (tmp_path / "config.json").write_text(json.dumps(FAMILIES[family]))
+    config = families.read_config(tmp_path)
+    params = random_params(config)
+    write_folder(tmp_path, FAMILIES[family], stored_tensors(params, config), shards=2)
+    devices = np.array(jax.devices()[: np.prod([*sizes.values()])]).reshape(*sizes.values())
+    shardings = shardings_of(config, jax.sharding.Mesh(devices, (*sizes,)), rules)
+
+    read, counts, reported = hf._Checkpoint.read, [], []
+
+    def counted(self, name, block):
+        stored = read(self, name, block)
+        counts.append(stored.size)
+        return stored
+
+    monkeypatch.setattr(hf._Checkpoint, "read", counted)
+    loaded = hf.load_params(tmp_path, config, shardings=shardings, progress=lambda *at: reported.append(at))
+
+    def same(got, wanted, sharding):
+        assert got.sharding == sharding and got.dtype == np.float32
+        np.testing.assert_array_equal(got, wanted)
+        for shard in got.addressable_shards:
+            np.testing.assert_array_equal(shard.data, wanted[shard.index])
+
+    jax.tree.map(same, loaded, params, shardings)
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(counts) == total  # every number once, whether sharded or replicated
+    assert reported[-1] == (total, total) and reported == sorted(set(reported))
+
+
+def test_only_the_needed_part_is_read(folder, monkeypatch):
+    path, config, tensors = folder
+    checkpoint = hf._Checkpoint(path)
+    q = next(entry for entry in hf.TABLE if entry.path == ("layers", "q"))
+    shard = [slice(0, 2), slice(0, 12), slice(2, 4), slice(0, 4)]
+    blocks = []
+    monkeypatch.setattr(checkpoint, "read", lambda name, block: blocks.append((name, block)) or tensors[name][block])
+    block = hf._read_block(checkpoint, q, (2, 12, 6, 4), shard, np.dtype(np.float32))
+    assert blocks == [
+        (f"model.layers.{layer}.self_attn.q_proj.weight", (slice(8, 16), slice(0, 12))) for layer in (0, 1)
+    ]
+    np.testing.assert_array_equal(block, np.asarray(hf.load_params(path, config)["layers"]["q"])[:, :, 2:4])
+
+
+def test_a_block_that_is_no_rectangle():
+    q = next(entry for entry in hf.TABLE if entry.path == ("layers", "q"))
+    with pytest.raises(ValueError, match="not contiguous in a checkpoint"):
+        q.stored_block([slice(0, 12), slice(0, 6), slice(0, 2)], (12, 6, 4))
+
+
+def test_loaded_parameters_can_be_donated(folder):
+    path, config, tensors = folder
+    params = hf.load_params(path, config)
+    doubled = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)(params)
+    np.testing.assert_array_equal(doubled["embed"], 2 * tensors["model.embed_tokens.weight"])
+    assert params["embed"].is_deleted()
+    assert doubled["embed"].sharding == SingleDeviceSharding(jax.devices()[0])
 
 
 def test_check_vocab(folder):

@@ -17,7 +17,18 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem
 # A module may import modules of its own level and of those above it in this table.
 LEVELS = (
     ("errors", "records", "objective", "logprobs", "sampling", "passk", "runtime", "sharding"),
-    ("model", "tokenizer", "rewards", "math_worker", "critiques", "equations", "arithmetic", "packing", "data"),
+    (
+        "model",
+        "tokenizer",
+        "rewards",
+        "math_worker",
+        "critiques",
+        "equations",
+        "arithmetic",
+        "packing",
+        "data",
+        "forward",
+    ),
     ("families", "hf", "hf_export", "lora", "generate", "update", "checkpoint", "prompts", "metrics"),
     ("rollout", "warmstart", "evaluation", "config", "rundir"),
     ("assemble", "cli", "journal", "model_files"),

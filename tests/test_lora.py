@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from tiny import EVERYTHING, FAMILIES, plain_logits, random_params
 
-from cgrpo_jax import families, hf, lora, model, sharding
+from cgrpo_jax import forward, hf, lora, model, sharding
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.lora import Base, LoraSettings, init_adapters
@@ -55,8 +55,8 @@ def merged_by_hand(weights, adapters, scale):
 def logits(weights, config, tokens_S):
     tokens_BS = jnp.asarray(tokens_S)[None]
     positions_BS, ones_BS = jnp.arange(tokens_BS.shape[1])[None], jnp.ones_like(tokens_BS)
-    hidden_BSD = model.hidden_states(weights, config, tokens_BS, positions_BS, ones_BS)
-    return model.logits(weights, config, hidden_BSD[0])
+    hidden_BSD = forward.hidden_states(weights, config, tokens_BS, positions_BS, ones_BS)
+    return forward.logits(weights, config, hidden_BSD[0])
 
 
 def tokens(config=CONFIG, length=12):
@@ -367,35 +367,3 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file can't be written .*; give another folder"):
         lora.write_peft(tmp_path / "file", random_adapters(settings=SOME), SOME, base_name=None)
-
-
-@pytest.mark.parity
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers
-@pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma2", "Gemma3Text"])
-def test_peft_computes_the_same(tmp_path, family):
-    """Our adapters in transformers, through peft, against ours, unmerged and merged."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    peft = pytest.importorskip("peft")
-    torch.manual_seed(0)
-    small = dict(
-        vocab_size=97, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        intermediate_size=48, max_position_embeddings=128, initializer_range=0.3, tie_word_embeddings=False,
-    )  # fmt: skip
-    net = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{family}Config")(**small)).eval()
-    net.save_pretrained(tmp_path / "base")
-    config = families.read_config(tmp_path / "base")
-    weights = jax.tree.map(jnp.asarray, hf.load_params(tmp_path / "base", config))
-    base, adapters = Base(weights, SETTINGS.scale), random_adapters(config, size=0.2)
-    lora.write_peft(tmp_path / "adapter", adapters, SETTINGS, base_name=str(tmp_path / "base"))
-
-    given = torch.tensor(tokens(config, 24))[None]
-    with torch.no_grad():
-        plain = net(given).logits[0].numpy()
-        adapted = peft.PeftModel.from_pretrained(net, tmp_path / "adapter").eval()
-        loaded = adapted.load_adapter(tmp_path / "adapter", "default")
-        assert not loaded.unexpected_keys and not [name for name in loaded.missing_keys if "lora" in name]
-        theirs = adapted(given).logits[0].numpy()
-    assert np.abs(theirs - plain).max() > 1
-    for ours in (base.attach(adapters), base.merge(adapters)):
-        np.testing.assert_allclose(logits(ours, config, tokens(config, 24)), theirs, atol=1e-4, rtol=0)

@@ -11,19 +11,8 @@ from flax import nnx
 from tiny import EVERYTHING, FAMILIES, plain_logits, random_params
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.model import (
-    ModelConfig,
-    RopeScaling,
-    Transformer,
-    _rope_frequencies,
-    decode_step,
-    hidden_states,
-    init_params,
-    logits,
-    param_shapes,
-    prefill,
-    unembedding,
-)
+from cgrpo_jax.forward import _rope_frequencies, decode_step, hidden_states, logits, prefill, unembedding
+from cgrpo_jax.model import ModelConfig, RopeScaling, Transformer, init_params, param_shapes
 
 QWEN3 = FAMILIES["qwen3"]
 families = pytest.mark.parametrize("family", FAMILIES)

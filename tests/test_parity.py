@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from cgrpo_jax import families, hf, model  # noqa: E402
+from cgrpo_jax import families, forward, hf  # noqa: E402
 from cgrpo_jax.generate import Generator  # noqa: E402
 from cgrpo_jax.records import RowIndex  # noqa: E402
 from cgrpo_jax.tokenizer import load_tokenizer  # noqa: E402
@@ -59,8 +59,8 @@ class Ours:
 
     def _logits(self, params, tokens_BS, segments_BS):
         positions_BS = jnp.broadcast_to(jnp.arange(self.length), tokens_BS.shape)
-        hidden_BSD = model.hidden_states(params, self.config, tokens_BS, positions_BS, segments_BS)
-        return jnp.einsum("bsd,vd->bsv", hidden_BSD, model.unembedding(params))
+        hidden_BSD = forward.hidden_states(params, self.config, tokens_BS, positions_BS, segments_BS)
+        return jnp.einsum("bsd,vd->bsv", hidden_BSD, forward.unembedding(params))
 
     def logits(self, ids):
         padding = self.length - len(ids)

@@ -1,3 +1,4 @@
+import datetime
 import json
 import os
 
@@ -25,7 +26,23 @@ def lines(path):
 def test_open_writes_the_config_once(run):
     assert json.loads(run.config.read_text()) == CONFIG
     assert RunDir(run.path).open(CONFIG) is True
-    assert [path.name for path in run.path.iterdir()] == ["config.json"]
+    assert {path.name for path in run.path.iterdir()} == {"config.json", "date"}
+
+
+def test_a_run_keeps_the_time_of_its_start(tmp_path):
+    run = RunDir(tmp_path / "a")
+    started = run.started()
+    assert abs(datetime.datetime.now() - started) < datetime.timedelta(minutes=1)
+    assert not run.path.exists()
+    run.open(CONFIG)
+    assert datetime.datetime.fromisoformat(run.date.read_text().strip()) == started == RunDir(run.path).started()
+    run.date.write_text("1999-12-31T23:59:59\n")
+    later = RunDir(run.path)
+    later.open(CONFIG)
+    assert later.started().year == 1999
+    run.date.write_text("yesterday")
+    with pytest.raises(UserError, match="date can't be read .*; write the run's start in it"):
+        RunDir(run.path).started()
 
 
 def test_open_rejects_another_config_and_names_the_keys(run):

@@ -10,11 +10,10 @@ import pathlib
 
 import pytest
 import sentencepiece
+import transformers
 from chats import CONVERSATIONS, GEMMA2, LLAMA2, MISTRAL, compare_chats
 
 from cgrpo_jax.tokenizer import load_tokenizer
-
-transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.parity
 

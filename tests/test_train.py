@@ -13,7 +13,7 @@ import pytest
 import tiny_run
 from tiny_run import metrics, repeatable, run, samples
 
-from cgrpo_jax import cli, train
+from cgrpo_jax import assemble, cli, train
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.checkpoint import restore_params
 from cgrpo_jax.metrics import METRICS
@@ -59,6 +59,7 @@ def test_the_folder_of_a_run(plain):
         "metrics.jsonl",
         "samples.jsonl",
         "summary.json",
+        "date",
         "model",
         "checkpoints",
     }
@@ -114,6 +115,20 @@ def test_the_learning_rate_is_that_of_the_update(tmp_path):
     first = restore_params(folder, tiny_run.template(), step=2)
     assert not np.array_equal(first["embed"], start["embed"])
     assert json.loads((folder / "summary.json").read_text())["eval_after"] is None
+
+
+def test_prompts_print_the_date_of_the_runs_start(tmp_path, monkeypatch):
+    """A template may write the date into every prompt: a run resumed on another day goes on with its own."""
+    tokenizer = tmp_path / "tokenizer"
+    shutil.copytree(assemble.tokenizer_folder("arithmetic"), tokenizer)
+    template = tokenizer / "chat_template.jinja"
+    template.write_text(template.read_text() + "{{ strftime_now('%Y') }}")
+    changes = {"model.tokenizer": str(tokenizer), "data.num_eval": 0, "max_prompt_length": 24, "refine": "none"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "date").write_text("1999-12-31T23:59:59\n")
+    seen = tiny_run.watch(monkeypatch)
+    run(tmp_path / "run", changes, num_iterations=1)
+    assert {prompt[-4:] for prompt in seen.asked(Stage.RESPONSE)} == {"1999"}
 
 
 # --- resumption ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,311 @@
+"""What a transformer computes, as pure functions of `(params, tokens, cache)`: training's full pass, cached decoding.
+
+Layers are scanned, so compile time does not grow with depth. All that differs between families is in `ModelConfig`.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from cgrpo_jax.model import ModelConfig
+
+_ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+
+
+def unembedding(params: dict) -> jax.Array:
+    """Returns the `[V, D]` matrix that maps final hidden states to logits, before the soft-cap if there is one."""
+    return params["unembed"] if "unembed" in params else params["embed"]
+
+
+def logits(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
+    """Returns the float32 logits `[..., V]` of final hidden states `[..., D]`."""
+    z = jnp.einsum("...d,vd->...v", hidden, unembedding(params), preferred_element_type=jnp.float32)
+    return softcap(z, config.logit_softcap)
+
+
+def softcap(x: jax.Array, cap: float) -> jax.Array:
+    """Returns `cap tanh(x / cap)`, which keeps `x` within `cap` of 0; a cap of 0 leaves it alone."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
+# --- the maths of one layer ---------------------------------------------------------------------------------------
+
+
+def _rms_norm(config: ModelConfig, x, scale):
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
+    if config.norm_offset:  # added and multiplied in float32, as Gemma was trained
+        return (x32 * (scale.astype(jnp.float32) + config.norm_offset)).astype(x.dtype)
+    return x32.astype(x.dtype) * scale
+
+
+def _rope_frequencies(config: ModelConfig, *, local: bool = False):
+    half = config.head_dim // 2
+    own_base = local and config.local_rope_theta is not None
+    theta = config.local_rope_theta if own_base else config.rope_theta
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    s = None if own_base else config.rope_scaling
+    if s is None:
+        return frequency
+    if not s.original_max_position:
+        return frequency / s.factor
+    # Rotations that complete more than `high` turns over the original context are kept, those that complete fewer
+    # than `low` are slowed by `factor`, and those between are blended (Llama 3.1, section 3.4.1 of its report).
+    turns = s.original_max_position * frequency / (2 * math.pi)
+    keep = jnp.clip((turns - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor), 0, 1)
+    return frequency * (keep + (1 - keep) / s.factor)
+
+
+def _rotate(x_BSHK, cos_BSK, sin_BSK):
+    """Applies rotary embeddings; the two halves of a head form the pairs, as in Llama's released weights."""
+    left, right = jnp.split(x_BSHK.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos_BSK[:, :, None], sin_BSK[:, :, None]
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BSHK.dtype)
+
+
+def _project(spec: str, p: dict, name: str, x):
+    """Returns `x W`, with LoRA `x W + (x A) B`: A maps the inputs of `spec` to r numbers, B those to its outputs."""
+    out = jnp.einsum(spec, x, p[name])
+    if f"{name}_lora_a" not in p:
+        return out
+    inputs, result = spec.split("->")
+    rows, weight = inputs.split(",")
+    contracted = "".join(axis for axis in weight if axis not in result)
+    outputs = weight.replace(contracted, "")
+    low = jnp.einsum(f"{rows},{contracted}r->bsr", x, p[f"{name}_lora_a"])
+    return out + jnp.einsum(f"bsr,r{outputs}->{result}", low, p[f"{name}_lora_b"])
+
+
+def _layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable):
+    """One transformer layer. `attend(q, k, v) -> (out, aux)` is all that differs between training and decoding."""
+    norm = functools.partial(_rms_norm, config)
+    h = norm(x_BSD, p["attn_norm"])
+    q = _project("bsd,dhk->bshk", p, "q", h)
+    k = _project("bsd,dhk->bshk", p, "k", h)
+    v = _project("bsd,dhk->bshk", p, "v", h)
+    if config.attention_bias:
+        q, k, v = q + p["q_bias"], k + p["k_bias"], v + p["v_bias"]
+    if config.qk_norm:
+        q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
+    out, aux = attend(_rotate(q, *rope), _rotate(k, *rope), v)
+    out = _project("bshk,hkd->bsd", p, "o", out)
+    x_BSD = x_BSD + (norm(out, p["post_attn_norm"]) if config.post_norms else out)
+    h = norm(x_BSD, p["mlp_norm"])
+    h = _ACTIVATIONS[config.activation](_project("bsd,df->bsf", p, "gate", h)) * _project("bsd,df->bsf", p, "up", h)
+    out = _project("bsf,fd->bsd", p, "down", h)
+    return x_BSD + (norm(out, p["post_mlp_norm"]) if config.post_norms else out), aux
+
+
+def _embed(params: dict, config: ModelConfig, tokens):
+    x = params["embed"][tokens]
+    # Gemma rounds the factor to the weights' dtype.
+    return x * jnp.asarray(math.sqrt(config.embed_dim), x.dtype) if config.scale_embeddings else x
+
+
+def _query_scale(config: ModelConfig) -> float:
+    return config.head_dim**-0.5 if config.query_scale is None else config.query_scale
+
+
+def _local_L(config: ModelConfig):
+    """Which layers are local, as an array to scan over; None where no layer is."""
+    return jnp.asarray(config.local_layers) if any(config.local_layers) else None
+
+
+def _choose(local, if_local, if_not):
+    """Returns what a layer uses, of what local layers and the others use; `local` is an item of `_local_L`."""
+    return if_not if local is None else jax.tree.map(functools.partial(jnp.where, local), if_local, if_not)
+
+
+def _rope(config: ModelConfig, positions_BS) -> Callable:
+    """Returns `local -> (cos_BSK, sin_BSK)`."""
+
+    def turns(local: bool):
+        angle = positions_BS[..., None].astype(jnp.float32) * _rope_frequencies(config, local=local)
+        return jnp.cos(angle), jnp.sin(angle)
+
+    everywhere = turns(False)
+    if config.local_rope_theta is None or not any(config.local_layers):
+        return lambda local: everywhere
+    return functools.partial(_choose, if_local=turns(True), if_not=everywhere)
+
+
+def _packed_attention(config: ModelConfig, positions_BS, segments_BS) -> Callable:
+    """Returns `local -> attend`: causal attention within each segment, in local layers to its last tokens only."""
+    S = segments_BS.shape[1]
+    causal_SS = jnp.tril(jnp.ones((S, S), bool))
+    mask_BSS = (segments_BS[:, :, None] == segments_BS[:, None, :]) & causal_SS
+    near_BSS = mask_BSS & (positions_BS[:, :, None] - positions_BS[:, None, :] < config.window)
+
+    def of_layer(local):
+        mask_B1SS = _choose(local, near_BSS, mask_BSS)[:, None]
+        return lambda q, k, v: (_attention(config, q, k, v, mask_B1SS), (k, v))
+
+    return of_layer
+
+
+def _attention(config: ModelConfig, q_BSHK, k, v, mask_B1SS):
+    scale = _query_scale(config)
+    if not config.attention_softcap:
+        return jax.nn.dot_product_attention(q_BSHK, k, v, mask=mask_B1SS, scale=scale)
+    B, S, H, head_dim = q_BSHK.shape
+    q = (q_BSHK * scale).reshape(B, S, config.num_kv_heads, -1, head_dim)
+    score = jnp.einsum("bskgd,btkd->bkgst", q, k, preferred_element_type=jnp.float32)
+    score = jnp.where(mask_B1SS[:, None], softcap(score, config.attention_softcap), -jnp.inf)
+    weight = jax.nn.softmax(score, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgst,btkd->bskgd", weight, v).reshape(B, S, H, head_dim)
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def hidden_states(
+    params: dict, config: ModelConfig, tokens_BS, positions_BS, segments_BS, *, remat: bool = False
+) -> jax.Array:
+    """Full forward pass over packed rows.
+
+    Args:
+      params: as `init_params` returns them; the computation runs in their dtype.
+      config: the model's shape.
+      tokens_BS: int32 tokens.
+      positions_BS: int32 rotary positions, from 0 in each segment.
+      segments_BS: int32; a token attends to earlier tokens of its own segment only. 0 is padding.
+      remat: recompute each layer's activations in the backward pass instead of storing them.
+
+    Returns:
+      `[B, S, D]` hidden states after the final norm; `logits` maps them to logits.
+    """
+    attend, rope = _packed_attention(config, positions_BS, segments_BS), _rope(config, positions_BS)
+
+    def layer(x, xs):
+        p, local = xs
+        return _layer(config, p, x, rope(local), attend(local))[0], None
+
+    if remat:
+        layer = jax.checkpoint(layer, prevent_cse=False)
+    x, _ = jax.lax.scan(layer, _embed(params, config, tokens_BS), (params["layers"], _local_L(config)))
+    return _rms_norm(config, x, params["final_norm"])
+
+
+# --- generation ---------------------------------------------------------------------------------------------------
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values of Q prompts and of the N continuations of each; B = Q * N, row b continues prompt b // N.
+
+    The continuations of a prompt share its keys and values: they are stored once and never copied.
+
+    Attributes:
+      prompt_k, prompt_v: `[L, Q, K, P, head_dim]`.
+      prompt_length_Q: int32; positions from there on are padding.
+      k, v: `[L, B, K, T, head_dim]`.
+      length: int32 scalar, number of continuation tokens stored, the same for all rows.
+    """
+
+    prompt_k: jax.Array
+    prompt_v: jax.Array
+    prompt_length_Q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    length: jax.Array
+
+
+def prefill(
+    params: dict, config: ModelConfig, tokens_QP, length_Q, *, num_samples: int, max_length: int
+) -> tuple[jax.Array, Cache]:
+    """Runs Q prompts once and makes room for `num_samples` continuations of each.
+
+    Args:
+      params, config: the model.
+      tokens_QP: int32 prompts, padded on the right with anything.
+      length_Q: int32 true lengths, at least 1.
+      num_samples: N, continuations a prompt.
+      max_length: T, tokens that a continuation may have.
+
+    Returns:
+      (`[Q, D]` hidden states at the last prompt token, after the final norm; the cache)
+    """
+    Q, P = tokens_QP.shape
+    positions = jnp.broadcast_to(jnp.arange(P), (Q, P))
+    segments = (positions < length_Q[:, None]).astype(jnp.int32)
+    attend, rope = _packed_attention(config, positions, segments), _rope(config, positions)
+
+    def layer(x, xs):
+        p, local = xs
+        x, (k, v) = _layer(config, p, x, rope(local), attend(local))
+        return x, (k.swapaxes(1, 2), v.swapaxes(1, 2))
+
+    xs = (params["layers"], _local_L(config))
+    x, (prompt_k, prompt_v) = jax.lax.scan(layer, _embed(params, config, tokens_QP), xs)
+    last = jnp.take_along_axis(x, (length_Q - 1)[:, None, None], axis=1)[:, 0]
+    room = (config.num_layers, Q * num_samples, config.num_kv_heads, max_length, config.head_dim)
+    empty = jnp.zeros(room, prompt_k.dtype)
+    cache = Cache(prompt_k, prompt_v, length_Q, empty, empty, jnp.int32(0))
+    return _rms_norm(config, last, params["final_norm"]), cache
+
+
+def _cached_attention(config: ModelConfig, q_BHD, prompt_k, prompt_v, prompt_length_Q, k, v, length, local):
+    """Attention of one new token a row to its prompt (shared by N rows) and to its own continuation.
+
+    `k, v` are `[B, K, T, head_dim]` and already hold the new token at index `length`.
+    """
+    B, H, head_dim = q_BHD.shape
+    Q, K, P, _ = prompt_k.shape
+    T = k.shape[2]
+    q = (q_BHD * _query_scale(config)).reshape(Q, B // Q, K, H // K, head_dim)
+    own = jnp.einsum("bkgd,bktd->bkgt", q.reshape(B, K, H // K, head_dim), k, preferred_element_type=jnp.float32)
+    shared = jnp.einsum("qnkgd,qkpd->qnkgp", q, prompt_k, preferred_element_type=jnp.float32)
+    own, shared = softcap(own, config.attention_softcap), softcap(shared, config.attention_softcap)
+    own_T, prompt_P = jnp.arange(T), jnp.arange(P)
+    seen_T, seen_QP = own_T <= length, prompt_P < prompt_length_Q[:, None]
+    near_T = seen_T & (length - own_T < config.window)
+    near_QP = seen_QP & (prompt_length_Q[:, None] + length - prompt_P < config.window)
+    seen_T, seen_QP = _choose(local, (near_T, near_QP), (seen_T, seen_QP))
+    own = jnp.where(seen_T, own, -jnp.inf)
+    shared = jnp.where(seen_QP[:, None, None, None], shared, -jnp.inf).reshape(B, K, H // K, P)
+    weight = jax.nn.softmax(jnp.concatenate([shared, own], axis=-1), axis=-1).astype(v.dtype)
+    shared, own = weight[..., :P].reshape(Q, B // Q, K, H // K, P), weight[..., P:]
+    out = jnp.einsum("qnkgp,qkpd->qnkgd", shared, prompt_v).reshape(B, K, H // K, head_dim)
+    return (out + jnp.einsum("bkgt,bktd->bkgd", own, v)).reshape(B, H, head_dim)
+
+
+def decode_step(params: dict, config: ModelConfig, token_B, cache: Cache) -> tuple[jax.Array, Cache]:
+    """Appends one token to every row and returns the hidden state that predicts the next.
+
+    Args:
+      params, config: the model.
+      token_B: int32, the token just sampled for each row.
+      cache: keys and values so far.
+
+    Returns:
+      (`[B, D]` hidden states after the final norm, the cache with the token added)
+    """
+    num_samples = token_B.shape[0] // cache.prompt_length_Q.shape[0]
+    position_B = jnp.repeat(cache.prompt_length_Q, num_samples) + cache.length
+    rope = _rope(config, position_B[:, None])
+
+    # The continuation cache is carried and updated in place: as an output of the scan, all of it would be copied at
+    # every token.
+    def layer(carry, xs):
+        x, all_k, all_v = carry
+        p, local, prompt_k, prompt_v, index = xs
+
+        def attend(q, k, v):
+            at = (index, 0, 0, cache.length, 0)
+            new_k = jax.lax.dynamic_update_slice(all_k, k.swapaxes(1, 2)[None], at)
+            new_v = jax.lax.dynamic_update_slice(all_v, v.swapaxes(1, 2)[None], at)
+            own = (new_k[index], new_v[index], cache.length)
+            out = _cached_attention(config, q[:, 0], prompt_k, prompt_v, cache.prompt_length_Q, *own, local)
+            return out[:, None], (new_k, new_v)
+
+        x, (all_k, all_v) = _layer(config, p, x, rope(local), attend)
+        return (x, all_k, all_v), None
+
+    xs = (params["layers"], _local_L(config), cache.prompt_k, cache.prompt_v, jnp.arange(config.num_layers))
+    (x, k, v), _ = jax.lax.scan(layer, (_embed(params, config, token_B)[:, None], cache.k, cache.v), xs)
+    hidden = _rms_norm(config, x[:, 0], params["final_norm"])
+    return hidden, cache.replace(k=k, v=v, length=cache.length + 1)
