@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from cgrpo_jax import arithmetic, critiques, data, equations, families, hf, lora, objective, rewards
 from cgrpo_jax import model as model_lib
-from cgrpo_jax.checkpoint import SavedWeights, restore_params
+from cgrpo_jax.checkpoint import SavedWeights, read_extra, restore_params
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.generate import Generator
 from cgrpo_jax.prompts import Prompts
@@ -223,11 +223,11 @@ def _description(m) -> pathlib.Path | None:
     return of_checkpoint if m.init and not m.num_layers and of_checkpoint.is_dir() else None
 
 
-def initial_params(config, shape: model_lib.ModelConfig) -> dict:
-    """Returns the weights that a run starts from."""
+def initial_params(config, shape: model_lib.ModelConfig, *, step: int | None = None) -> dict:
+    """Returns the weights that a run starts from; `step` names one of several in `model.init`, else the newest."""
     m = config.model
     if m.init:
-        return restore_params(m.init, model_lib.param_shapes(shape))
+        return restore_params(m.init, model_lib.param_shapes(shape), step=step)
     if m.folder:
         return hf.load_params(m.folder, shape)
     return model_lib.init_params(shape, seed=config.seed)
@@ -239,11 +239,40 @@ def lora_settings(config) -> lora.LoraSettings | None:
     return lora.LoraSettings(rank=c.rank, alpha=c.alpha, targets=tuple(c.targets)) if c.rank else None
 
 
-def frozen_params(config, shape: model_lib.ModelConfig, run: RunDir) -> dict:
-    """Returns the weights that the adapters of a run belong to: those it has kept, or those it started from."""
-    if run.base.is_dir():
-        return restore_params(run.base, model_lib.param_shapes(shape))
-    return initial_params(config, shape)
+def keeps_base(config) -> bool:
+    """Returns whether a run that trains adapters keeps what they belong to: weights that no other folder has."""
+    return bool(config.warm_start.num_updates or not (config.model.init or config.model.folder))
+
+
+def base_step(config) -> int | None:
+    """Returns the step in `model.init` that a new run's adapters will belong to; None where it is of no folder.
+
+    Kept with the run: the folder's newest step may be another one when the run is resumed or evaluated.
+    """
+    if not config.lora.rank or keeps_base(config) or not config.model.init:
+        return None
+    with SavedWeights(config.model.init) as weights:
+        return weights.step
+
+
+def frozen_params(config, shape: model_lib.ModelConfig, run: RunDir, *, step: int | None) -> dict:
+    """Returns the weights that the adapters of a run belong to: those it has kept, or those it started from.
+
+    Args:
+      config, shape, run: of the run.
+      step: what `base_step` returned when the run started.
+
+    Raises:
+      UserError: they are missing or damaged.
+    """
+    if not keeps_base(config):  # whatever lies in the run's folder
+        return initial_params(config, shape, step=step)
+    if not run.base.is_dir():  # else a model drawn at random would take its place
+        raise UserError(
+            f"{run.base} is missing, the weights that the adapters in {run.checkpoints} belong to; restore it from a "
+            "copy, or start again in another --workdir."
+        )
+    return restore_params(run.base, model_lib.param_shapes(shape))
 
 
 def trained_params(config, shape: model_lib.ModelConfig, workdir: str) -> tuple[dict, str]:
@@ -262,7 +291,8 @@ def trained_params(config, shape: model_lib.ModelConfig, workdir: str) -> tuple[
     if settings is None:
         return restore_params(run.checkpoints, model_lib.param_shapes(shape)), str(run.checkpoints)
     adapters = restore_params(run.checkpoints, lora.adapter_shapes(shape, settings))
-    base = lora.Base(frozen_params(config, shape, run), settings.scale)
+    step = read_extra(run.checkpoints).get("base_step")
+    base = lora.Base(frozen_params(config, shape, run, step=step), settings.scale)
     return base.merge(adapters), str(run.checkpoints)
 
 

@@ -233,6 +233,15 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | 
             return _unflatten(manager.restore(step, args=args)["params"], template)
 
 
+def read_extra(directory: str | pathlib.Path, *, step: int | None = None) -> dict[str, Any]:
+    """Returns the JSON values of a checkpoint, beside its arrays; arguments and errors as in `restore_params`."""
+    folder, step, others = _find(directory, step)
+    options = ocp.CheckpointManagerOptions(create=False)
+    with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
+        with _readable(folder / str(step), others):
+            return manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
+
+
 class SavedWeights:
     """The weights of one checkpoint, read one array at a time: to convert, where the whole would not fit the host.
 

@@ -69,6 +69,7 @@ class Progress:
     all_failed_start: float | None = None
     eval_before: dict | None = None
     unsolved_before: list[int] | None = None
+    base_step: int | None = None  # as `assemble.base_step` returns it
 
 
 class Loop:
@@ -308,7 +309,7 @@ class Loop:
                 step, state, extra = found
                 self.progress = Progress(**extra)
                 if self.lora:
-                    self._freeze(assemble.frozen_params(c, self.model.config, self.run))
+                    self._freeze(assemble.frozen_params(c, self.model.config, self.run, step=self.progress.base_step))
                 elif c.kl_coef:
                     self.reference = restore_params(self.run.reference, shapes)
                 self.run.truncate_after(step - 1)
@@ -316,12 +317,13 @@ class Loop:
                 _say(f"resuming after iteration {step}" if left > 0 else f"{step} iterations are done: none is left")
                 return jax.tree.map(jax.numpy.asarray, state)
             self.run.truncate_after(-1)
-        params = assemble.initial_params(c, self.model.config)
+        self.progress.base_step = assemble.base_step(c)
+        params = assemble.initial_params(c, self.model.config, step=self.progress.base_step)
         if c.warm_start.num_updates:
             params = self._warm_start(params)
         self.progress.eval_before, self.progress.unsolved_before = self._evaluate(params)
         if self.lora:
-            if c.warm_start.num_updates or not (c.model.init or c.model.folder):
+            if assemble.keeps_base(c):
                 self._save_weights(self.run.base, params)
             self._freeze(params)
             state = init(lora.init_adapters(self.model.config, self.lora, seed=c.seed))
