@@ -222,7 +222,8 @@ def _reader(
         read = _saved(weights, config)
     else:
         weights.check(lora.adapter_shapes(config, settings))
-        read = _base(run, config, base)
+        step = checkpoint.read_extra(run.checkpoints, step=weights.step).get("base_step")
+        read = _base(run, config, base, step=step)
 
     def read_together(path: tuple[str, ...]) -> jax.Array:
         name, halves = ".".join(path), ()
@@ -236,8 +237,8 @@ def _reader(
     return read_together
 
 
-def _base(run: RunDir, config: model_lib.ModelConfig, base: str | None) -> _Read:
-    """Returns what reads the weights that a run's adapters belong to."""
+def _base(run: RunDir, config: model_lib.ModelConfig, base: str | None, *, step: int | None) -> _Read:
+    """Returns what reads the weights that a run's adapters belong to; `step` is theirs in `model.init`."""
     trained = read_json(run.config)["model"]
     folder = pathlib.Path(base or (run.base if run.base.is_dir() else trained["init"] or trained["folder"]))
     if not folder.is_dir():
@@ -245,7 +246,7 @@ def _base(run: RunDir, config: model_lib.ModelConfig, base: str | None) -> _Read
     if (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir():
         weights = hf.Weights(folder, config)
         return lambda path, placed: weights.read(path, sharding=placed)
-    return _saved(checkpoint.SavedWeights(folder), config)
+    return _saved(checkpoint.SavedWeights(folder, step=step), config)
 
 
 def _saved(weights: checkpoint.SavedWeights, config: model_lib.ModelConfig) -> _Read:

@@ -1,5 +1,6 @@
 """Hugging Face folders to checkpoints and back, runs to folders, and every way in which that can fail."""
 
+import gc
 import json
 import os
 import pathlib
@@ -226,6 +227,8 @@ def test_folders_that_cannot_be_read(tmp_path, source, capsys, spoil, message):
     assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
 
 
+# Where one array can't be read, Orbax drops the tasks that read the others; Python reports those as they are collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_checkpoints_that_cannot_be_read(tmp_path, checkpoint, capsys):
     out = f"--to_hf={tmp_path / 'out'}"
     assert "has no checkpoint of step 7; it has 0" in refused(capsys, f"--from={checkpoint}", out, "--step=7")
@@ -244,6 +247,7 @@ def test_checkpoints_that_cannot_be_read(tmp_path, checkpoint, capsys):
         capsys, f"--from={spoilt}", out
     )
     assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
+    gc.collect()
 
 
 def test_targets_that_cannot_be_written(tmp_path, checkpoint, source, capsys):
