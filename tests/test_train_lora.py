@@ -24,7 +24,7 @@ from cgrpo_jax.checkpoint import SavedWeights, restore_params
 pytestmark = pytest.mark.slow
 
 TARGETS = ("q", "o", "down")
-LORA = {"lora.rank": 4, "lora.alpha": 8.0, "lora.targets": TARGETS, "learning_rate": 1e-2, "data.num_eval": 4}
+LORA = {"lora.rank": 4, "lora.alpha": 8.0, "lora.targets": TARGETS, "learning_rate": 3e-3, "data.num_eval": 4}
 # The base is no other folder's weights but a warm start's result, so it must come back from the run's own folder.
 WARM = LORA | {"warm_start.num_updates": 2, "checkpoint_every": 2, "scale_by_std": True, "aggregate": "sequence_mean"}
 LENGTH = 3
@@ -148,7 +148,7 @@ def test_the_base_is_the_warm_started_model_and_stays_it(tmp_path, monkeypatch):
 
 
 def test_the_folder_of_a_run(warmed, started):
-    files = {"config.json", "metrics.jsonl", "samples.jsonl", "summary.json", "model", "checkpoints"}
+    files = {"config.json", "date", "metrics.jsonl", "samples.jsonl", "summary.json", "model", "checkpoints"}
     assert {path.name for path in warmed.iterdir()} == files | {"base"}
     assert {path.name for path in (warmed / "base").iterdir() if path.name.isdigit()} == {"0"}
     assert {path.name for path in started.iterdir()} == files  # another run has the base, and the reference with it
