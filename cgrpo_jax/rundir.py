@@ -87,7 +87,7 @@ class RunDir:
         if self._started is None:
             try:
                 self._started = datetime.datetime.fromisoformat(self.date.read_text(encoding="utf-8").strip())
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):  # the latter: `open` says that it can't be written
                 self._started = datetime.datetime.now().replace(microsecond=0)
             except (OSError, ValueError) as error:
                 raise UserError(f"{self.date} can't be read ({error}); write the run's start in it.") from error
