@@ -236,10 +236,8 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | 
 def read_extra(directory: str | pathlib.Path, *, step: int | None = None) -> dict[str, Any]:
     """Returns the JSON values of a checkpoint, beside its arrays; arguments and errors as in `restore_params`."""
     folder, step, others = _find(directory, step)
-    options = ocp.CheckpointManagerOptions(create=False)
-    with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
-        with _readable(folder / str(step), others):
-            return manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
+    with _readable(folder / str(step), others):
+        return ocp.JsonCheckpointHandler().restore(folder / str(step) / "extra")
 
 
 class SavedWeights:

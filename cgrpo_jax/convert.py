@@ -17,8 +17,10 @@ import sys
 from collections.abc import Callable, Iterator
 
 import jax
+import ml_collections
 
 from cgrpo_jax import (
+    assemble,
     checkpoint,
     cli,
     families,
@@ -172,15 +174,15 @@ def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: int | None 
         if settings is None:
             raise UserError(f"{source} trained all weights, so it has no adapters; export it with --to_hf.")
         weights.check(lora.adapter_shapes(config, settings))
-        trained = read_json(run.config)["model"]
-        if run.base.is_dir() or trained["init"] or not trained["folder"]:
+        trained = ml_collections.ConfigDict(read_json(run.config))
+        if assemble.keeps_base(trained) or trained.model.init:
             raise UserError(f"the base of {source} is in no Hugging Face folder; export it merged, with --to_hf.")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         layers = {name.removeprefix("layers."): weights.read(name, here) for name in weights.shapes}
         card = model_card.card(run, target.name, step=weights.step, dtype="float32", adapter=True)
     with _whole(target) as folder, _writing(target) as writes:
         if writes:
-            lora.write_peft(folder, {"layers": layers}, settings, base_name=trained["folder"])
+            lora.write_peft(folder, {"layers": layers}, settings, base_name=trained.model.folder)
             model_files.copy_tokenizer(run.model, folder)
             (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -239,8 +241,9 @@ def _reader(
 
 def _base(run: RunDir, config: model_lib.ModelConfig, base: str | None, *, step: int | None) -> _Read:
     """Returns what reads the weights that a run's adapters belong to; `step` is theirs in `model.init`."""
-    trained = read_json(run.config)["model"]
-    folder = pathlib.Path(base or (run.base if run.base.is_dir() else trained["init"] or trained["folder"]))
+    trained = ml_collections.ConfigDict(read_json(run.config))
+    kept = assemble.keeps_base(trained)
+    folder = pathlib.Path(base or (run.base if kept else trained.model.init or trained.model.folder))
     if not folder.is_dir():
         raise UserError(f"the adapters' base {folder} does not exist; name the folder that now holds it with --base.")
     if (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir():

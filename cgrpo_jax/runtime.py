@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from cgrpo_jax.errors import UserError
 
+_SHUTDOWN_SECONDS = 20
 _compilations = 0
 _listening = False
 
@@ -57,7 +58,8 @@ def start_distributed() -> None:
     # Otherwise JAX keeps SIGTERM from ending the process, and tells only who asks for it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(**numbers)
+        # At its end a process waits for the others, but not for long: they end together, or one has failed.
+        jax.distributed.initialize(**numbers, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes did not find each other ({str(error).strip().splitlines()[0]}); outside Cloud TPU set "
