@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from cgrpo_jax import runtime
+from cgrpo_jax import runtime, writing
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainState
 
@@ -207,9 +207,7 @@ def _together(folder: pathlib.Path) -> Iterator[None]:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
-                f"{folder} can't be written ({_first_line(error)}); free space there or give another."
-            ) from error
+            raise writing.fault(folder, error) from error
 
 
 def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | None = None) -> Any:

@@ -10,9 +10,7 @@ the same command, with folders that all of them see.
 """
 
 import contextlib
-import os
 import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 
@@ -32,6 +30,7 @@ from cgrpo_jax import (
     model_files,
     runtime,
     sharding,
+    writing,
 )
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.errors import UserError
@@ -108,8 +107,8 @@ def import_hf(source: pathlib.Path, target: pathlib.Path, *, dtype: str = "float
         tokenizer = load_tokenizer(source)
         hf.check_vocab(tokenizer, config)
         weights = hf.Weights(source, config)
-    with _whole(target) as folder:
-        with _writing(target) as writes:
+    with writing.new_folder(target) as folder:
+        with writing.by_one(folder) as writes:
             if writes:
                 model_files.write(folder / "model", config, tokenizer, source=source, tokenizer_source=source)
         with runtime.agree(f"reading {source}"), _bar(config, "reading") as bar:
@@ -146,8 +145,8 @@ def export_hf(
         weights = checkpoint.SavedWeights(run.path, step=step)
         read = _reader(run, config, weights, base=base)
         card = model_card.card(run, target.name, step=weights.step, dtype=dtype, adapter=False)
-    with _whole(target) as folder:
-        with _writing(target) as writes:
+    with writing.new_folder(target) as folder:
+        with writing.by_one(folder) as writes:
             if writes:
                 model_files.copy(run.model, folder, config, dtype=dtype)
                 (folder / "README.md").write_text(card, encoding="utf-8")
@@ -180,7 +179,7 @@ def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: int | None 
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         layers = {name.removeprefix("layers."): weights.read(name, here) for name in weights.shapes}
         card = model_card.card(run, target.name, step=weights.step, dtype="float32", adapter=True)
-    with _whole(target) as folder, _writing(target) as writes:
+    with writing.new_folder(target) as folder, writing.by_one(folder) as writes:
         if writes:
             lora.write_peft(folder, {"layers": layers}, settings, base_name=trained.model.folder)
             model_files.copy_tokenizer(run.model, folder)
@@ -262,52 +261,6 @@ def _shardings(config: model_lib.ModelConfig) -> dict:
     """Spreads every parameter over all devices."""
     mesh = sharding.make_mesh()
     return sharding.param_shardings(model_lib.logical_axes(config), model_lib.param_shapes(config), mesh)
-
-
-# --- writing a folder ---------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder to write into that takes the name `target` when the block ends well, and goes when it does not.
-
-    Raises:
-      UserError: `target` exists, its parent can't be written, or not every process sees it.
-    """
-    target = pathlib.Path(os.path.abspath(target))  # also where it ends in `..`
-    partial = target.with_name(f".{target.name}.partial")
-    with _writing(target):
-        if os.path.lexists(target):
-            raise UserError(f"{target} exists already; give a new folder, or remove it.")
-    try:
-        with _writing(target) as writes:
-            if writes:
-                shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
-                partial.mkdir(parents=True)
-        with _writing(target):
-            if not partial.is_dir():
-                raise UserError(
-                    f"process {jax.process_index()} does not see {partial}, which process 0 has made; "
-                    "give a folder that all processes share."
-                )
-        yield partial
-        with _writing(target) as writes:
-            if writes:
-                partial.replace(target)
-    except BaseException:
-        if jax.process_index() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-@contextlib.contextmanager
-def _writing(target: pathlib.Path) -> Iterator[bool]:
-    """A step of writing, that all processes take or none: gives whether this one is the one that writes."""
-    with runtime.agree(f"writing {target}"):
-        try:
-            yield jax.process_index() == 0
-        except OSError as error:
-            raise UserError(f"{target} can't be written ({error}); give another folder.") from error
 
 
 @contextlib.contextmanager

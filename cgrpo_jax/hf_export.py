@@ -1,8 +1,6 @@
 """Our parameters as a Hugging Face checkpoint: safetensors files written tensor by tensor, each at its place."""
 
-import contextlib
 import dataclasses
-import errno
 import functools
 import json
 import math
@@ -15,19 +13,13 @@ import numpy as np
 import safetensors
 from jax.experimental import multihost_utils
 
-from cgrpo_jax import hf
+from cgrpo_jax import hf, runtime, writing
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.families import DTYPES
 from cgrpo_jax.model import ModelConfig
 
 _STORED_AS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_MESSAGE_BYTES = 2048
 _PIECE_BYTES = 64 * 2**20  # of a table (an embedding can be larger than any layer)
-_CAUSES = {
-    errno.ENOSPC: "the disk is full; free space there or export to another disk",
-    errno.EDQUOT: "the disk quota is used up; free space there or export to another disk",
-    errno.EFBIG: "the file would be larger than allowed here; lower max_shard_bytes or raise the limit (ulimit -f)",
-}
 
 
 def save_params(
@@ -143,7 +135,7 @@ class _Writer:
 
     def __init__(self, folder: pathlib.Path, files: list[_File], *, active: bool):
         self._folder, self._files, self._active = folder, files, active
-        self._failure = ""
+        self._failure: UserError | None = None
         self._created: list[pathlib.Path] = []
 
     def attempt(self, action: Callable, *args) -> None:
@@ -153,20 +145,16 @@ class _Writer:
         try:
             action(*args)
         except UserError as error:
-            self._failure = str(error)
+            self._failure = error
         if self._failure:
             for path in self._created:
                 path.unlink(missing_ok=True)
 
     def agree(self) -> None:
-        """Raises the failure of process 0, if there was one, on every process: none is left waiting for the others."""
-        failure = self._failure
-        if jax.process_count() > 1:
-            sent = failure.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
-            received = multihost_utils.broadcast_one_to_all(np.frombuffer(sent, np.uint8))
-            failure = np.asarray(received).astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="replace")
-        if failure:
-            raise UserError(failure)
+        """Raises what went wrong on every process: none is left waiting for the others."""
+        with runtime.agree(f"writing {self._folder}"):
+            if self._failure:
+                raise self._failure
 
     def create(self) -> None:
         """Makes the files at their full size, so that a limit on file sizes is met at once."""
@@ -177,7 +165,7 @@ class _Writer:
             raise UserError(f"{self._folder} already holds weights ({present[0]}); export to an empty folder.")
         for file in self._files:
             path = self._folder / file.name
-            with _writing(path):
+            with writing.checked(path):
                 self._created.append(path)
                 with open(path, "wb") as out:
                     out.write(file.header)
@@ -190,7 +178,7 @@ class _Writer:
         if dtype == "float16" and np.isinf(stored).any() and np.isfinite(tensor).all():
             raise UserError(f"{name} has values beyond float16's range (65504); use bfloat16 or float32.")
         path = self._folder / file.name
-        with _writing(path), open(path, "r+b") as out:
+        with writing.checked(path), open(path, "r+b") as out:
             out.seek(len(file.header) + place.start + start * stored.itemsize)
             out.write(stored.reshape(-1).view(np.uint8).data)
 
@@ -198,7 +186,7 @@ class _Writer:
         """Makes what was written durable, adds the index, and opens every file once as a reader would."""
         for file in self._files:
             path = self._folder / file.name
-            with _writing(path), open(path, "r+b") as out:
+            with writing.checked(path), open(path, "r+b") as out:
                 os.fsync(out.fileno())
             try:
                 with safetensors.safe_open(path, framework="numpy") as written:
@@ -209,7 +197,7 @@ class _Writer:
                 raise UserError(f"{path} can't be read back as it was written; check the disk and export again.")
         if len(self._files) > 1:
             self._write_index(self._folder / hf.INDEX)
-        with _writing(self._folder):
+        with writing.checked(self._folder):
             directory = os.open(self._folder, os.O_RDONLY)
             try:
                 os.fsync(directory)
@@ -219,21 +207,12 @@ class _Writer:
     def _write_index(self, path: pathlib.Path) -> None:
         weight_map = {name: file.name for file in self._files for name in file.places}
         content = {"metadata": {"total_size": sum(file.size for file in self._files)}, "weight_map": weight_map}
-        with _writing(path):
+        with writing.checked(path):
             self._created.append(path)
             with open(path, "w", encoding="utf-8") as out:
                 out.write(json.dumps(content, indent=2) + "\n")
                 out.flush()
                 os.fsync(out.fileno())
-
-
-@contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        cause = _CAUSES.get(error.errno, f"{error.strerror or error}; mend that or export to another folder")
-        raise UserError(f"{path} could not be written: {cause}.") from None
 
 
 @jax.jit

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 from flax import struct
 
-from cgrpo_jax import model
+from cgrpo_jax import model, writing
 from cgrpo_jax.errors import UserError
 
 # Our name of each projection that can have an adapter, and Hugging Face's within a layer.
@@ -207,4 +207,4 @@ def write_peft(folder: str | pathlib.Path, adapters: dict, settings: LoraSetting
         text = json.dumps(peft_config(settings, base_name=base_name), indent=2)
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{folder} can't be written ({error}); give another folder.") from None
+        raise writing.fault(folder, error) from None

@@ -7,8 +7,7 @@ import json
 import pathlib
 import shutil
 
-from cgrpo_jax import families
-from cgrpo_jax.errors import UserError
+from cgrpo_jax import families, writing
 from cgrpo_jax.model import ModelConfig
 from cgrpo_jax.rundir import write_atomically
 from cgrpo_jax.tokenizer import Tokenizer, read_json
@@ -52,13 +51,11 @@ def write(
         generation = read_json(source / _GENERATION)
     # The tokens that ended a turn while the model was trained, whatever another tokenizer's file said.
     generation |= {"eos_token_id": _one_or_all(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
-    try:
+    with writing.checked(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in (("config.json", settings), (_GENERATION, generation)):
             write_atomically(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         copy_tokenizer(tokenizer_source, folder)
-    except OSError as error:
-        raise UserError(f"{folder} can't be written ({error}); give another folder.") from error
 
 
 def copy(source: pathlib.Path, folder: pathlib.Path, config: ModelConfig, *, dtype: str) -> None:
@@ -68,12 +65,10 @@ def copy(source: pathlib.Path, folder: pathlib.Path, config: ModelConfig, *, dty
       UserError: a file can't be read or written.
     """
     settings = families.config_json(config, dtype=dtype, source=read_json(source / "config.json"))
-    try:
+    with writing.checked(folder):
         write_atomically(folder / "config.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
         shutil.copyfile(source / _GENERATION, folder / _GENERATION)
         copy_tokenizer(source, folder)
-    except OSError as error:
-        raise UserError(f"{folder} can't be written ({error}); give another folder.") from error
 
 
 def copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:

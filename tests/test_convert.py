@@ -323,7 +323,7 @@ def test_a_disk_that_takes_no_more(tmp_path, checkpoint, source, way, limit):
 
 def test_a_conversion_that_was_killed_is_done_again(tmp_path, checkpoint, source):
     """What a killed one leaves does not look whole, and is in nobody's way."""
-    left = tmp_path / ".out.partial"
+    left = tmp_path / ".out.partial-0123456789abcdef"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
     convert.export_hf(checkpoint, tmp_path / "out")
@@ -349,7 +349,10 @@ def test_a_killed_export_looks_like_none(tmp_path, checkpoint, source):
         capture_output=True,
         timeout=120,
     )
-    assert done.returncode == -9 and [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+    assert done.returncode == -9 and sorted(path.name[:13] for path in tmp_path.iterdir()) == [
+        ".out.lock",
+        ".out.partial-",
+    ]
     convert.export_hf(checkpoint, tmp_path / "out")
     same_bits(weights(tmp_path / "out"), weights(source))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -365,5 +365,5 @@ def test_peft_has_the_same_products_under_the_names_of_the_weights():
 
 def test_a_folder_that_cannot_be_written_is_an_error_in_words(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file can't be written .*; give another folder"):
+    with pytest.raises(UserError, match="file can't be written: .*; give another folder"):
         lora.write_peft(tmp_path / "file", random_adapters(settings=SOME), SOME, base_name=None)
