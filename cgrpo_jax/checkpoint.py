@@ -6,6 +6,7 @@ own so that an evaluation reads nothing else. Orbax writes into a temporary fold
 """
 
 import contextlib
+import gc
 import json
 import logging
 import pathlib
@@ -185,10 +186,12 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
                     f"process {jax.process_index()} does not see {folder}, which process 0 has made; "
                     "give a folder that all processes share."
                 )
-            handler.save(epath.Path(partial / "params"), args=ocp.args.PyTreeSave(_named(params)))
+            with _quiet():
+                handler.save(epath.Path(partial / "params"), args=ocp.args.PyTreeSave(_named(params)))
         with _together(folder):
             if writes:
-                handler.finalize(epath.Path(partial / "params"))
+                with _quiet():
+                    handler.finalize(epath.Path(partial / "params"))
                 partial.rename(step)
     except BaseException:
         if writes:
@@ -196,6 +199,21 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
         raise
     finally:
         handler.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's threads from printing each what `_together` says in one line, when they can't write."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before = [one.disabled for one in loggers]
+    for one in loggers:
+        one.disabled = True
+    try:
+        yield
+    finally:
+        gc.collect()  # asyncio reports a failed task that nobody has asked for when it is dropped
+        for one, disabled in zip(loggers, before, strict=True):
+            one.disabled = disabled
 
 
 @contextlib.contextmanager
@@ -305,14 +323,18 @@ def _readable(checkpoint: pathlib.Path, others: list[int]) -> Iterator[None]:
         ) from error
 
 
+def is_step(name: str) -> bool:
+    """Whether a folder's name is that of a checkpoint: Orbax takes the bare number when all of it is there."""
+    return name.isascii() and name.isdecimal()
+
+
 def _find(directory: str | pathlib.Path, step: int | None) -> tuple[pathlib.Path, int, list[int]]:
     """Returns the folder of checkpoints, the step wanted, and the other steps that it has."""
     given = pathlib.Path(directory).absolute()
     folder = given / "checkpoints" if (given / "checkpoints").is_dir() else given
     if not folder.is_dir():
         raise UserError(f"checkpoint folder {given} does not exist; give a --workdir that train has written")
-    # Orbax renames a checkpoint to its bare number when all of it is there.
-    steps = sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    steps = sorted(int(path.name) for path in folder.iterdir() if is_step(path.name))
     if not steps:
         raise UserError(f"{given} holds no checkpoint; give a --workdir that train has written")
     step = steps[-1] if step is None else step

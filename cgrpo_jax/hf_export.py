@@ -175,7 +175,7 @@ class _Writer:
         """Puts a tensor, or what of it begins at its number `start`, to its place."""
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(tensor, dtype=dtype)
-        if dtype == "float16" and np.isinf(stored).any() and np.isfinite(tensor).all():
+        if dtype == "float16" and (np.isinf(stored) & np.isfinite(tensor)).any():
             raise UserError(f"{name} has values beyond float16's range (65504); use bfloat16 or float32.")
         path = self._folder / file.name
         with writing.checked(path), open(path, "r+b") as out:
