@@ -164,8 +164,13 @@ def _pairs(adapters: dict) -> Iterator[tuple]:
 # --- peft's files -------------------------------------------------------------------------------------------------
 
 
-def peft_config(settings: LoraSettings, *, base_name: str | None) -> dict:
-    """Returns the content of peft's `adapter_config.json`; `base_name` is the base model's folder or hub name."""
+# Where a model's layers are in transformers 5: alone, or as the text part of a multimodal model.
+_LAYERS, _TEXT_LAYERS = "model.layers", "model.language_model.layers"
+
+
+def peft_config(settings: LoraSettings, *, base_name: str | None, multimodal: bool = False) -> dict:
+    """Returns the content of peft's `adapter_config.json`; arguments as in `write_peft`."""
+    projections = [TARGETS[name].split(".")[1] for name in TARGETS if name in settings.targets]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -173,27 +178,43 @@ def peft_config(settings: LoraSettings, *, base_name: str | None) -> dict:
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         "lora_dropout": 0.0,
-        "target_modules": [TARGETS[name].split(".")[1] for name in TARGETS if name in settings.targets],
+        # A list would also name the vision tower's projections; a string is a regular expression for the whole path.
+        "target_modules": rf".*language_model\..*\.({'|'.join(projections)})" if multimodal else projections,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
 
 
-def peft_tensors(adapters: dict) -> Iterator[tuple[str, np.ndarray]]:
+def peft_tensors(adapters: dict, *, multimodal: bool = False) -> Iterator[tuple[str, np.ndarray]]:
     """Yields each tensor of peft's `adapter_model.safetensors`: `lora_A.weight` `[r, in]`, `lora_B.weight` `[out, r]`.
 
     Heads are flattened into `in` and `out` as Hugging Face flattens them in the weights.
     """
+    layers = _TEXT_LAYERS if multimodal else _LAYERS
     for name, a, b in _pairs(adapters):
         for layer, (a_one, b_one) in enumerate(zip(np.asarray(a), np.asarray(b), strict=True)):
-            where, rank = f"base_model.model.model.layers.{layer}.{TARGETS[name]}", b_one.shape[0]
+            where, rank = f"base_model.model.{layers}.{layer}.{TARGETS[name]}", b_one.shape[0]
             yield f"{where}.lora_A.weight", np.ascontiguousarray(a_one.reshape(-1, rank).T)
             yield f"{where}.lora_B.weight", np.ascontiguousarray(b_one.reshape(rank, -1).T)
 
 
-def write_peft(folder: str | pathlib.Path, adapters: dict, settings: LoraSettings, *, base_name: str | None) -> None:
+def write_peft(
+    folder: str | pathlib.Path,
+    adapters: dict,
+    settings: LoraSettings,
+    *,
+    base_name: str | None,
+    multimodal: bool = False,
+) -> None:
     """Writes adapters as a folder that `peft.PeftModel.from_pretrained(base, folder)` reads.
+
+    Args:
+      folder: is made, where it does not exist.
+      adapters: as `init_adapters` returns them.
+      settings: theirs.
+      base_name: the base model's folder or hub name.
+      multimodal: whether the base is a multimodal model, to whose text part the adapters belong.
 
     Raises:
       UserError: the folder can't be written.
@@ -201,10 +222,9 @@ def write_peft(folder: str | pathlib.Path, adapters: dict, settings: LoraSetting
     folder = pathlib.Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        safetensors.numpy.save_file(
-            dict(peft_tensors(adapters)), folder / "adapter_model.safetensors", metadata={"format": "pt"}
-        )
-        text = json.dumps(peft_config(settings, base_name=base_name), indent=2)
+        tensors = dict(peft_tensors(adapters, multimodal=multimodal))
+        safetensors.numpy.save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        text = json.dumps(peft_config(settings, base_name=base_name, multimodal=multimodal), indent=2)
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
     except (OSError, safetensors.SafetensorError) as error:
         raise writing.fault(folder, error) from None
