@@ -12,7 +12,8 @@ the same command, with folders that all of them see.
 import contextlib
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -34,10 +35,31 @@ from cgrpo_jax import (
 )
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.json_files import read_json_object
 from cgrpo_jax.rundir import RunDir
-from cgrpo_jax.tokenizer import load_tokenizer, read_json
+from cgrpo_jax.tokenizer import load_tokenizer
 
 _WAYS = "--from_hf and --to, --from and --to_hf, or --from and --to_peft"
+_SHARD_GB = 5.0
+FLAGS = {
+    "from_hf": cli.Flag("Hugging Face model folder to read"),
+    "to": cli.Flag("checkpoint folder to write"),
+    "from": cli.Flag("folder of a run, or of a converted checkpoint, to read"),
+    "to_hf": cli.Flag("Hugging Face model folder to write"),
+    "to_peft": cli.Flag("adapter folder to write"),
+    "dtype": cli.Flag("float32, bfloat16, for --to_hf also float16 (default: --to, float32; --to_hf, as given)"),
+    "step": cli.Flag("which checkpoint of the run; the newest by default", kind=int),
+    "base": cli.Flag("folder of the weights that adapters belong to, if it has moved"),
+    "max_shard_gb": cli.Flag(f"size of a safetensors file, in 10^9 bytes (default: {_SHARD_GB})", kind=float),
+    "distributed": cli.Flag("one of several processes that convert together", kind=bool, default=False),
+}
+# The ways of writing that a flag means something to.
+_OPTIONS = {
+    "dtype": ("to", "to_hf"),
+    "step": ("to_hf", "to_peft"),
+    "base": ("to_hf", "to_peft"),
+    "max_shard_gb": ("to_hf",),
+}
 # Reads the parameter at a path into a given sharding.
 _Read = Callable[[tuple[str, ...], jax.sharding.Sharding], jax.Array]
 
@@ -51,29 +73,14 @@ def main(
     dtype: str | None,
     step: int | None,
     base: str | None,
-    max_shard_gb: float,
+    max_shard_gb: float | None,
     distributed: bool,
 ) -> None:
     """Converts in the one way that the given flags name."""
-    given = {"from_hf": from_hf, "to": to, "from": from_, "to_hf": to_hf, "to_peft": to_peft}
-    way = tuple(name for name, value in given.items() if value)
-    if way not in (("from_hf", "to"), ("from", "to_hf"), ("from", "to_peft")):
-        raise UserError(
-            f"can't tell what to convert from {', '.join(f'--{n}' for n in way) or 'nothing'}; give {_WAYS}."
-        )
-    for name, value, ways in (
-        ("dtype", dtype, ("to", "to_hf")),
-        ("step", step, ("to_hf", "to_peft")),
-        ("base", base, ("to_hf",)),
-    ):
-        if value is not None and way[1] not in ways:
-            raise UserError(f"--{name} means nothing to --{way[1]}; leave it out.")
-    if dtype is not None and dtype not in families.DTYPES:
-        raise UserError(f"--dtype {dtype!r} is unknown; use one of {', '.join(families.DTYPES)}.")
-    if to and dtype == "float16":
-        raise UserError("--dtype float16 may lack the values that training needs; use float32 or bfloat16.")
-    if not max_shard_gb > 0:
-        raise UserError(f"--max_shard_gb {max_shard_gb} holds nothing; use a positive size, such as 5.")
+    _check_flags(
+        {"from_hf": from_hf, "to": to, "from": from_, "to_hf": to_hf, "to_peft": to_peft},
+        {"dtype": dtype, "step": step, "base": base, "max_shard_gb": max_shard_gb},
+    )
     runtime.start()
     if distributed:
         runtime.start_distributed()
@@ -83,12 +90,31 @@ def main(
     elif to_hf:
         export_hf(
             pathlib.Path(from_), pathlib.Path(to_hf), dtype=dtype, step=step, base=base,
-            max_shard_bytes=int(max_shard_gb * 1e9),
+            max_shard_bytes=int((max_shard_gb or _SHARD_GB) * 1e9),
         )  # fmt: skip
         _say(f"wrote {to_hf}; load it with transformers.AutoModelForCausalLM.from_pretrained({to_hf!r})")
     else:
-        export_peft(pathlib.Path(from_), pathlib.Path(to_peft), step=step)
+        export_peft(pathlib.Path(from_), pathlib.Path(to_peft), step=step, base=base)
         _say(f"wrote {to_peft}; load it with peft.PeftModel.from_pretrained(base, {to_peft!r})")
+
+
+def _check_flags(ways: Mapping[str, str | None], options: Mapping[str, Any]) -> None:
+    """Refuses flags that name no way to convert, or mean nothing to it."""
+    way = tuple(name for name, value in ways.items() if value)
+    if way not in (("from_hf", "to"), ("from", "to_hf"), ("from", "to_peft")):
+        raise UserError(
+            f"can't tell what to convert from {', '.join(f'--{n}' for n in way) or 'nothing'}; give {_WAYS}."
+        )
+    for name, meant in _OPTIONS.items():
+        if options[name] is not None and way[1] not in meant:
+            raise UserError(f"--{name} means nothing to --{way[1]}; leave it out.")
+    dtype, max_shard_gb = options["dtype"], options["max_shard_gb"]
+    if dtype is not None and dtype not in families.DTYPES:
+        raise UserError(f"--dtype {dtype!r} is unknown; use one of {', '.join(families.DTYPES)}.")
+    if way[1] == "to" and dtype == "float16":
+        raise UserError("--dtype float16 may lack the values that training needs; use float32 or bfloat16.")
+    if max_shard_gb is not None and not 1e-9 <= max_shard_gb <= 1e9:  # neither does nan pass
+        raise UserError(f"--max_shard_gb {max_shard_gb} is no size of a file; use a positive one, such as {_SHARD_GB}.")
 
 
 def import_hf(source: pathlib.Path, target: pathlib.Path, *, dtype: str = "float32") -> None:
@@ -138,29 +164,33 @@ def export_hf(
     Raises:
       UserError: there is no such checkpoint, it is damaged, or `target` exists or can't be written.
     """
-    with runtime.agree(f"reading {source}"):
-        run = _run(source)
-        config = families.read_config(run.model)
-        dtype = dtype or model_files.stored_dtype(run.model)
-        weights = checkpoint.SavedWeights(run.path, step=step)
-        read = _reader(run, config, weights, base=base)
-        card = model_card.card(run, target.name, step=weights.step, dtype=dtype, adapter=False)
-    with writing.new_folder(target) as folder:
-        with writing.by_one(folder) as writes:
-            if writes:
-                model_files.copy(run.model, folder, config, dtype=dtype)
-                (folder / "README.md").write_text(card, encoding="utf-8")
-        with _bar(config, "writing") as bar:
-            hf_export.save_params(folder, config, read, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=bar)
+    with contextlib.ExitStack() as opened:
+        with runtime.agree(f"reading {source}"):
+            run = _run(source)
+            config = families.read_config(run.model)
+            dtype = dtype or model_files.stored_dtype(run.model)
+            weights = opened.enter_context(checkpoint.SavedWeights(run.path, step=step))
+            read = _reader(run, config, weights, opened, base=base)
+            card = model_card.card(run, target.name, step=weights.step, dtype=dtype, adapter=False)
+        with writing.new_folder(target) as folder:
+            with writing.by_one(folder) as writes:
+                if writes:
+                    model_files.copy(run.model, folder, config, dtype=dtype)
+                    (folder / "README.md").write_text(card, encoding="utf-8")
+            with _bar(config, "writing") as bar:
+                hf_export.save_params(folder, config, read, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=bar)
 
 
-def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: int | None = None) -> None:
+def export_peft(
+    source: pathlib.Path, target: pathlib.Path, *, step: int | None = None, base: str | None = None
+) -> None:
     """Writes the adapters of a LoRA run as a folder that peft loads.
 
     Args:
       source: the run's folder.
       target: a new folder.
       step: which checkpoint; the newest by default.
+      base: the Hugging Face folder that the run started from, if it has moved.
 
     Raises:
       UserError: the run trained all weights, its base is not a folder that peft could load, or as `export_hf`.
@@ -168,22 +198,25 @@ def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: int | None 
     with runtime.agree(f"reading {source}"):
         run = _run(source)
         config = families.read_config(run.model)
-        weights = checkpoint.SavedWeights(run.path, step=step)
-        settings = _lora_settings(run, weights)
-        if settings is None:
-            raise UserError(f"{source} trained all weights, so it has no adapters; export it with --to_hf.")
-        weights.check(lora.adapter_shapes(config, settings))
-        trained = ml_collections.ConfigDict(read_json(run.config))
+        with checkpoint.SavedWeights(run.path, step=step) as weights:
+            settings = _lora_settings(run, weights)
+            if settings is None:
+                raise UserError(f"{source} trained all weights, so it has no adapters; export it with --to_hf.")
+            weights.check(lora.adapter_shapes(config, settings))
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            layers = {name.removeprefix("layers."): weights.read(name, here) for name in weights.shapes}
+        trained = _trained(run)
         if assemble.keeps_base(trained) or trained.model.init:
             raise UserError(f"the base of {source} is in no Hugging Face folder; export it merged, with --to_hf.")
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        layers = {name.removeprefix("layers."): weights.read(name, here) for name in weights.shapes}
+        folder = _base_folder(base or trained.model.folder)
+        # What the run has kept of its model says nothing of other parts that its base may have.
+        multimodal = families.is_multimodal(folder)
         card = model_card.card(run, target.name, step=weights.step, dtype="float32", adapter=True)
-    with writing.new_folder(target) as folder, writing.by_one(folder) as writes:
+    with writing.new_folder(target) as partial, writing.by_one(partial) as writes:
         if writes:
-            lora.write_peft(folder, {"layers": layers}, settings, base_name=trained.model.folder)
-            model_files.copy_tokenizer(run.model, folder)
-            (folder / "README.md").write_text(card, encoding="utf-8")
+            lora.write_peft(partial, {"layers": layers}, settings, base_name=str(folder), multimodal=multimodal)
+            model_files.copy_tokenizer(run.model, partial)
+            (partial / "README.md").write_text(card, encoding="utf-8")
 
 
 # --- reading a run ------------------------------------------------------------------------------------------------
@@ -191,7 +224,9 @@ def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: int | None 
 
 def _run(path: pathlib.Path) -> RunDir:
     """Returns the run, or converted checkpoint, that a path means; its `checkpoints` folder means it too."""
-    run = RunDir(path.parent if path.name == "checkpoints" else path)
+    run = RunDir(path)
+    if not run.checkpoints.is_dir() and path.resolve().name == "checkpoints":
+        run = RunDir(path.resolve().parent)
     if not run.checkpoints.is_dir():
         raise UserError(f"{path} holds no checkpoints; give the --workdir of a run, or a converted checkpoint.")
     if not run.model.is_dir():
@@ -201,18 +236,42 @@ def _run(path: pathlib.Path) -> RunDir:
 
 def _lora_settings(run: RunDir, weights: checkpoint.SavedWeights) -> lora.LoraSettings | None:
     """Returns the settings of a checkpoint's adapters; None where it holds whole weights."""
-    if "embed" in weights.shapes:
-        return None
-    settings = read_json(run.config)["lora"]
-    return lora.LoraSettings(settings["rank"], settings["alpha"], tuple(settings["targets"]))
+    return None if "embed" in weights.shapes else assemble.lora_settings(_trained(run))
+
+
+def _trained(run: RunDir) -> ml_collections.ConfigDict:
+    """Returns the configuration of a run that trained adapters, as far as it tells what these are.
+
+    Raises:
+      UserError: `config.json` is missing, damaged, or not that of such a run.
+    """
+    restore = "restore it from a copy"
+    given = read_json_object(run.config, missing=restore, broken=restore)
+    try:
+        config = ml_collections.ConfigDict(given)
+        whole = config.lora.rank >= 1 and config.lora.alpha > 0 and all(t in lora.TARGETS for t in config.lora.targets)
+        whole &= all(isinstance(value, str) for value in (config.model.folder, config.model.init))
+        whole &= isinstance(config.warm_start.num_updates, int)
+    except (AttributeError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{run.config} is not the configuration of a run that trained the adapters in {run.checkpoints}; {restore}."
+        )
+    return config
 
 
 def _reader(
-    run: RunDir, config: model_lib.ModelConfig, weights: checkpoint.SavedWeights, *, base: str | None
+    run: RunDir,
+    config: model_lib.ModelConfig,
+    weights: checkpoint.SavedWeights,
+    opened: contextlib.ExitStack,
+    *,
+    base: str | None,
 ) -> Callable[[tuple[str, ...]], jax.Array]:
     """Returns what reads a parameter of a checkpoint onto all devices, its adapter merged if it has one.
 
-    All processes must read together; where one can't, all raise a `UserError`.
+    All processes must read together; where one can't, all raise a `UserError`. `opened` closes what it opens.
     """
     shardings = _shardings(config)
     whole = jax.sharding.NamedSharding(sharding.make_mesh(), jax.sharding.PartitionSpec())
@@ -224,7 +283,7 @@ def _reader(
     else:
         weights.check(lora.adapter_shapes(config, settings))
         step = checkpoint.read_extra(run.checkpoints, step=weights.step).get("base_step")
-        read = _base(run, config, base, step=step)
+        read = _base(run, config, opened, base=base, step=step)
 
     def read_together(path: tuple[str, ...]) -> jax.Array:
         name, halves = ".".join(path), ()
@@ -238,17 +297,33 @@ def _reader(
     return read_together
 
 
-def _base(run: RunDir, config: model_lib.ModelConfig, base: str | None, *, step: int | None) -> _Read:
+def _base(
+    run: RunDir, config: model_lib.ModelConfig, opened: contextlib.ExitStack, *, base: str | None, step: int | None
+) -> _Read:
     """Returns what reads the weights that a run's adapters belong to; `step` is theirs in `model.init`."""
-    trained = ml_collections.ConfigDict(read_json(run.config))
+    trained = _trained(run)
     kept = assemble.keeps_base(trained)
-    folder = pathlib.Path(base or (run.base if kept else trained.model.init or trained.model.folder))
-    if not folder.is_dir():
-        raise UserError(f"the adapters' base {folder} does not exist; name the folder that now holds it with --base.")
+    folder = _base_folder(base or (run.base if kept else trained.model.init or trained.model.folder))
     if (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir():
         weights = hf.Weights(folder, config)
         return lambda path, placed: weights.read(path, sharding=placed)
-    return _saved(checkpoint.SavedWeights(folder, step=step), config)
+    return _saved(opened.enter_context(checkpoint.SavedWeights(folder, step=step)), config)
+
+
+def _base_folder(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns the folder that adapters belong to, absolute, so that it is found from elsewhere too."""
+    folder = pathlib.Path(path).absolute()
+    if not folder.exists():
+        raise UserError(f"the adapters' base {path} does not exist; name the folder that now holds it with --base.")
+    if not folder.is_dir():
+        raise UserError(f"the adapters' base {path} is not a folder; name the folder that holds it with --base.")
+    steps = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    if not (folder / "config.json").is_file() and not any(checkpoint.is_step(one.name) for one in steps.iterdir()):
+        raise UserError(
+            f"the adapters' base {path} is no Hugging Face folder and holds no checkpoint; name the folder that holds "
+            "it with --base."
+        )
+    return folder
 
 
 def _saved(weights: checkpoint.SavedWeights, config: model_lib.ModelConfig) -> _Read:
@@ -278,20 +353,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(
-        main,
-        flags={
-            "from_hf": cli.Flag("Hugging Face model folder to read"),
-            "to": cli.Flag("checkpoint folder to write"),
-            "from": cli.Flag("folder of a run, or of a converted checkpoint, to read"),
-            "to_hf": cli.Flag("Hugging Face model folder to write"),
-            "to_peft": cli.Flag("adapter folder to write"),
-            "dtype": cli.Flag(
-                "float32, bfloat16, for --to_hf also float16 (default: --to, float32; --to_hf, as given)"
-            ),
-            "step": cli.Flag("which checkpoint of the run; the newest by default", kind=int),
-            "base": cli.Flag("folder of the weights that adapters belong to, if it has moved"),
-            "max_shard_gb": cli.Flag("size of a safetensors file, in 10^9 bytes", kind=float, default=5.0),
-            "distributed": cli.Flag("one of several processes that convert together", kind=bool, default=False),
-        },
-    )
+    cli.run(main, flags=FLAGS)

@@ -6,13 +6,15 @@ windows at irregular layers need `layer_types`, which transformers knows from 4.
 """
 
 import dataclasses
+import functools
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.json_files import number, object_at, read_json_object, shown
 from cgrpo_jax.model import ModelConfig, RopeScaling
-from cgrpo_jax.tokenizer import read_json
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -146,7 +148,33 @@ def read_config(folder: str | pathlib.Path) -> ModelConfig:
       30
     """
     path = pathlib.Path(folder) / "config.json"
-    return _parse(read_json(path), path)
+    return _parse(_read(path), path)
+
+
+def is_multimodal(folder: str | pathlib.Path) -> bool:
+    """Whether a Hugging Face model folder is of a multimodal model, of which `read_config` reads the text part.
+
+    Raises:
+      UserError: its `config.json` is missing, or of no supported family.
+    """
+    path = pathlib.Path(folder) / "config.json"
+    return bool(_family(_read(path), path)[1].text)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """The content of a `config.json`; an error says what the folder is, if it is no Hugging Face model folder."""
+    folder = path.parent
+    missing = "give a Hugging Face model folder"
+    if (folder / "checkpoints").is_dir():
+        missing = f"{folder} holds checkpoints: convert it with --from={folder}, or train from it with model.init"
+    elif (folder / "adapter_config.json").is_file():
+        missing = f"{folder} holds adapters alone: merge them into their base first, and give the folder of that"
+    elif not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(folder)):
+        missing = f"models are not fetched by name: download {folder} first, and give its folder"
+    given = read_json_object(path, missing=missing)
+    if "model_type" not in given and (folder / "checkpoints").is_dir():  # a run's own configuration
+        raise UserError(f"{path} is not of a Hugging Face model; {missing}.")
+    return given
 
 
 def config_json(
@@ -205,7 +233,7 @@ def _text_part(given: Mapping[str, Any], path: pathlib.Path | str) -> dict[str, 
     name, family = _family(given, path)
     if not family.text:
         return dict(given)
-    inner = given.get("text_config") or {}
+    inner = object_at(given, "text_config", path)
     if inner.get("model_type", family.text) != family.text:
         raise UserError(
             f"{path}: text_config of model_type {inner['model_type']!r} is not supported for {name}; "
@@ -222,36 +250,45 @@ def _parse(given: Mapping[str, Any], path: pathlib.Path | str) -> ModelConfig:
     settings = {**family.defaults, **text}
     _refuse_unsupported(settings, name, path)
 
-    def need(key: str, kind: type = int) -> Any:
-        value = settings.get(key)
-        if value is None:
-            raise UserError(f"{path} has no {key}; fetch the file again.")
-        if isinstance(value, bool) or not isinstance(value, (int, kind)) or value <= 0:
-            raise UserError(f"{path}: {key} is {value!r}; it must be a positive number. Fetch the file again.")
-        return kind(value)
-
+    need = functools.partial(number, settings, where=path)
+    for key in ("tie_word_embeddings", "use_sliding_window"):
+        if not isinstance(settings.get(key, False), bool | None):
+            raise UserError(f"{path}: {key} is {shown(settings[key])}; it must be true or false. Fetch the file again.")
     if settings.get("num_key_value_heads") is None:
         settings["num_key_value_heads"] = need("num_attention_heads")
     if settings.get("head_dim") is None:
         settings["head_dim"] = family.defaults.get("head_dim") or need("hidden_size") // need("num_attention_heads")
     fields = {field: need(key) for key, field in _SIZES.items()}
-    fields |= {field: settings[key] or 0.0 for key, field in _SOFTCAPS.items() if key in family.defaults}
+    fields |= {
+        field: need(key, kind=float, zero=True) if settings[key] is not None else 0.0
+        for key, field in _SOFTCAPS.items()
+        if key in family.defaults
+    }
     if "query_pre_attn_scalar" in family.defaults:
-        scalar = need("query_pre_attn_scalar", float)
+        scalar = need("query_pre_attn_scalar", kind=float)
         fields["query_scale"] = None if scalar == fields["head_dim"] else scalar**-0.5
     theta, scaling, local_theta = _rope(settings, name, path)
     local = _local_layers(settings, name, path)
-    return ModelConfig(
-        **fields,
-        **family.fixed,
-        rope_theta=theta,
-        rope_scaling=scaling,
-        local_rope_theta=local_theta,
-        norm_eps=need("rms_norm_eps", float),
-        local_layers=local if any(local) else (),
-        window=need("sliding_window") if any(local) else 0,
-        tie_embeddings=bool(settings["tie_word_embeddings"]),
-    )
+    fields |= {
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "local_rope_theta": local_theta,
+        "norm_eps": need("rms_norm_eps", kind=float),
+        "local_layers": local if any(local) else (),
+        "window": need("sliding_window") if any(local) else 0,
+        "tie_embeddings": bool(settings["tie_word_embeddings"]),
+    }
+    try:
+        return ModelConfig(**fields, **family.fixed)
+    except UserError as error:  # numbers that don't fit each other
+        raise UserError(f"{path}: {error}") from None
+
+
+def _or_default(settings: Mapping[str, Any], key: str, name: str, path: pathlib.Path | str, **kw) -> Any:
+    """A number, or what a family takes where it is null."""
+    if settings[key] is None:
+        return FAMILIES[name].defaults[key]
+    return number(settings, key, path, **kw)
 
 
 def _refuse_unsupported(settings: Mapping[str, Any], name: str, path: pathlib.Path | str) -> None:
@@ -271,15 +308,18 @@ def _local_layers(settings: Mapping[str, Any], name: str, path: pathlib.Path | s
     known, count = FAMILIES[name].defaults, settings["num_hidden_layers"]
     uses = settings.get("sliding_window") is not None and settings.get("use_sliding_window", True)
     if "max_window_layers" in known:
-        local = tuple(uses and layer >= settings["max_window_layers"] for layer in range(count))
+        first = _or_default(settings, "max_window_layers", name, path, zero=True)
+        local = tuple(uses and layer >= first for layer in range(count))
     elif "sliding_window_pattern" in known:
-        period = settings["sliding_window_pattern"] or known["sliding_window_pattern"]
+        period = _or_default(settings, "sliding_window_pattern", name, path)
         local = tuple((layer + 1) % period != 0 for layer in range(count))
     else:
         local = (uses and "sliding_window" in known,) * count
     kinds = settings.get("layer_types")
     if kinds is None:
         return local
+    if not isinstance(kinds, list):
+        raise UserError(f"{path}: layer_types is {shown(kinds)}; it must name each of {count} layers.")
     unknown = [kind for kind in kinds if kind not in (_FULL, _LOCAL)]
     if unknown or len(kinds) != count:
         found = unknown[0] if unknown else f"of {len(kinds)} layers"
@@ -299,41 +339,44 @@ def _rope(settings: Mapping[str, Any], name: str, path) -> tuple[float, RopeScal
     """Rotary base and scaling, and the base of local layers where the family has one of its own."""
     known = FAMILIES[name].defaults
     by_kind = "rope_local_base_freq" in known  # transformers 5 nests its parameters by kind of layer
-    old, new = settings.get("rope_scaling") or {}, settings.get("rope_parameters") or {}
+    old, new = object_at(settings, "rope_scaling", path), object_at(settings, "rope_parameters", path)
     if new and by_kind != any(isinstance(value, Mapping) for value in new.values()):
         wanted = f"one set each for {_FULL} and {_LOCAL}" if by_kind else "one set for all layers"
-        raise UserError(f"{path}: rope_parameters {new!r} is not supported for {name}; it must be {wanted}.")
+        raise UserError(f"{path}: rope_parameters {shown(new)} is not supported for {name}; it must be {wanted}.")
+    theta = _or_default(settings, "rope_theta", name, path, kind=float)
     if not by_kind:
-        return *_rope_of(old or new, settings.get("rope_theta") or known["rope_theta"], settings, path), None
-    full = {**(new.get(_FULL) or {}), **old}
-    theta, scaling = _rope_of(full, settings.get("rope_theta") or known["rope_theta"], settings, path)
-    local_theta, local_scaling = _rope_of(new.get(_LOCAL) or {}, settings["rope_local_base_freq"], settings, path)
+        return *_rope_of(old or new, theta, settings, path), None
+    full, local = ({**object_at(new, kind, f"{path}: rope_parameters")} for kind in (_FULL, _LOCAL))
+    theta, scaling = _rope_of({**full, **old}, theta, settings, path)
+    local_theta = _or_default(settings, "rope_local_base_freq", name, path, kind=float)
+    local_theta, local_scaling = _rope_of(local, local_theta, settings, path)
     if local_scaling is not None:
         raise UserError(f"{path}: rope scaling of {_LOCAL} is not supported for {name}; it must be 'default'.")
     return theta, scaling, local_theta
 
 
 def _rope_of(parameters: Mapping[str, Any], theta: float, settings, path) -> tuple[float, RopeScaling | None]:
-    theta = float(parameters.get("rope_theta") or theta)
+    if parameters.get("rope_theta") is not None:
+        theta = number(parameters, "rope_theta", path, float)
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     if kind not in ("default", "linear", "llama3"):
-        raise UserError(f"{path}: rope scaling {kind!r} is not supported; use 'default', 'linear' or 'llama3'.")
+        raise UserError(f"{path}: rope scaling {shown(kind)} is not supported; use 'default', 'linear' or 'llama3'.")
     part = parameters.get("partial_rotary_factor")
     if part not in (None, 1.0):
         raise UserError(f"{path}: partial_rotary_factor {part!r} is not supported; it must be 1.0.")
     if kind == "default":
         return theta, None
-    try:
-        factor = float(parameters["factor"])
-        if kind == "linear":
-            return theta, RopeScaling(factor=factor)
-        original = parameters.get("original_max_position_embeddings") or settings["max_position_embeddings"]
-        low, high = float(parameters["low_freq_factor"]), float(parameters["high_freq_factor"])
-        return theta, RopeScaling(
-            factor=factor, low_freq_factor=low, high_freq_factor=high, original_max_position=original
-        )
-    except KeyError as error:
-        raise UserError(f"{path}: {kind} rope scaling has no {error.args[0]}; fetch the file again.") from None
+    need = functools.partial(number, parameters, where=f"{path}: {kind} rope scaling")
+    factor = need("factor", kind=float)
+    if kind == "linear":
+        return theta, RopeScaling(factor=factor)
+    low, high = need("low_freq_factor", kind=float), need("high_freq_factor", kind=float)
+    if low >= high:
+        raise UserError(f"{path}: low_freq_factor {low} is not below high_freq_factor {high}; fetch the file again.")
+    original = settings["max_position_embeddings"]
+    if parameters.get("original_max_position_embeddings") is not None:
+        original = need("original_max_position_embeddings")
+    return theta, RopeScaling(factor=factor, low_freq_factor=low, high_freq_factor=high, original_max_position=original)
 
 
 def _settings(config: ModelConfig, name: str) -> dict[str, Any]:

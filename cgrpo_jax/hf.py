@@ -18,7 +18,8 @@ import safetensors
 
 from cgrpo_jax import model
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.tokenizer import Tokenizer, read_json
+from cgrpo_jax.json_files import fetch_again, object_at, read_json_object
+from cgrpo_jax.tokenizer import Tokenizer
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 SINGLE = "model.safetensors"
@@ -26,6 +27,8 @@ INDEX = "model.safetensors.index.json"
 
 # Multimodal releases keep the text model under a name of its own (transformers 4, transformers 5), beside the others.
 _TEXT = (("language_model.", ""), ("model.language_model.", "model."))
+# Kinds of weights that are not read, for a message that names what was found.
+_OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.bin.index.json", "*.gguf")
 _OTHER_MODALITIES = ("vision_tower.", "multi_modal_projector.")
 
 
@@ -266,7 +269,12 @@ class _Checkpoint:
                 for name in file.keys():
                     header = file.get_slice(name)
                     stored = _Stored(path, name, header.get_dtype(), tuple(header.get_shape()))
-                    self._tensors[_text_name(name)] = stored
+                    first = self._tensors.setdefault(_text_name(name), stored)
+                    if first is not stored:
+                        raise UserError(
+                            f"{folder} holds {_text_name(name)} twice, as {first.name} of {first.path.name} and as "
+                            f"{name} of {path.name}; remove the files that are not of this model."
+                        )
 
     def check(self, config: model.ModelConfig) -> None:
         shapes = {entry.path: shape[entry.layered :] for entry, shape in entries(config)}
@@ -320,7 +328,7 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a safetensors file ({error}); fetch the file again.") from None
+        raise UserError(f"{path} is truncated or not a safetensors file ({error}); {fetch_again(path)}.") from None
 
 
 def _text_name(name: str) -> str:
@@ -336,15 +344,20 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        shards = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        files = object_at(read_json_object(folder / INDEX), "weight_map", folder / INDEX)
+        if not files or not all(isinstance(file, str) for file in files.values()):
+            raise UserError(f"{folder / INDEX}: weight_map names no file for each tensor; fetch the file again.")
+        shards = sorted(set(files.values()))
         for shard in shards:
             if pathlib.Path(shard).name != shard or not (folder / shard).is_file():
                 raise UserError(f"{folder / INDEX} names {shard}, which is not in {folder}; fetch the missing file.")
         return [folder / shard for shard in shards]
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickles:
+    others = [path.name for pattern in _OTHER_WEIGHTS for path in sorted(folder.glob(pattern))]
+    if others and others[0].endswith(".gguf"):
+        raise UserError(f"{folder} has only {others[0]}; GGUF is not read, so fetch the model's safetensors files.")
+    if others:
         raise UserError(
-            f"{folder} has only pickled weights ({pickles[0]}), which can run code when read; "
+            f"{folder} has only pickled weights ({others[0]}), which can run code when read; "
             "convert them to safetensors first."
         )
     raise UserError(f"{folder} has no weights; it must hold {SINGLE}, or {INDEX} and its shards.")

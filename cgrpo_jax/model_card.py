@@ -4,8 +4,9 @@ import json
 import pathlib
 
 import cgrpo_jax
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.json_files import read_json, read_json_object
 from cgrpo_jax.rundir import RunDir
-from cgrpo_jax.tokenizer import read_json
 
 
 def card(run: RunDir, name: str, *, step: int, dtype: str, adapter: bool) -> str:
@@ -21,11 +22,15 @@ def card(run: RunDir, name: str, *, step: int, dtype: str, adapter: bool) -> str
     Raises:
       UserError: the run's `config.json` or `summary.json` can't be read.
     """
-    trained = read_json(run.config) if run.config.is_file() else None
+    restore = "restore it from a copy, or remove it"
+    trained = read_json_object(run.config, broken=restore) if run.config.is_file() else {}
+    start = trained.get("model", {})
+    if trained and not (isinstance(start, dict) and isinstance(start.get("folder"), str)):
+        raise UserError(f"{run.config} is not the configuration of a run; {restore}.")
     name = " ".join(_printable(name).split())
     head: dict = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    if trained and trained["model"]["folder"]:
-        head["base_model"] = pathlib.Path(trained["model"]["folder"]).name
+    if trained and start["folder"]:
+        head["base_model"] = pathlib.Path(start["folder"]).name
     head["tags"] = ["cgrpo_jax", *(["critique-grpo", "reinforcement-learning"] if trained else [])]
     package, kind = ("peft", "AutoPeftModelForCausalLM") if adapter else ("transformers", "AutoModelForCausalLM")
     quoted = json.dumps(name, ensure_ascii=False)
@@ -39,7 +44,8 @@ def card(run: RunDir, name: str, *, step: int, dtype: str, adapter: bool) -> str
         f"tokenizer = AutoTokenizer.from_pretrained({quoted})\nmodel = {kind}.from_pretrained({quoted})\n```\n",
     ]
     if run.summary.is_file():
-        parts += ["## Results of the run\n", f"```json\n{json.dumps(read_json(run.summary), indent=2)}\n```\n"]
+        summary = read_json(run.summary, broken=restore)
+        parts += ["## Results of the run\n", f"```json\n{json.dumps(summary, indent=2)}\n```\n"]
     if trained:
         parts += ["## Training configuration\n", f"```json\n{json.dumps(trained, indent=2)}\n```\n"]
     return "\n".join(parts)

@@ -8,9 +8,10 @@ import pathlib
 import shutil
 
 from cgrpo_jax import families, writing
+from cgrpo_jax.json_files import read_json_object
 from cgrpo_jax.model import ModelConfig
 from cgrpo_jax.rundir import write_atomically
-from cgrpo_jax.tokenizer import Tokenizer, read_json
+from cgrpo_jax.tokenizer import Tokenizer
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -39,7 +40,7 @@ def write(
     Raises:
       UserError: a file can't be read or written, or no family of `families.FAMILIES` has this architecture.
     """
-    given = read_json(source / "config.json") if source else None
+    given = read_json_object(source / "config.json") if source else None
     settings = families.config_json(
         config,
         dtype=_dtype(given),
@@ -48,7 +49,7 @@ def write(
     )
     generation = {}
     if source and (source / _GENERATION).is_file():
-        generation = read_json(source / _GENERATION)
+        generation = read_json_object(source / _GENERATION)
     # The tokens that ended a turn while the model was trained, whatever another tokenizer's file said.
     generation |= {"eos_token_id": _one_or_all(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
     with writing.checked(folder):
@@ -64,7 +65,7 @@ def copy(source: pathlib.Path, folder: pathlib.Path, config: ModelConfig, *, dty
     Raises:
       UserError: a file can't be read or written.
     """
-    settings = families.config_json(config, dtype=dtype, source=read_json(source / "config.json"))
+    settings = families.config_json(config, dtype=dtype, source=read_json_object(source / "config.json"))
     with writing.checked(folder):
         write_atomically(folder / "config.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
         shutil.copyfile(source / _GENERATION, folder / _GENERATION)
@@ -82,7 +83,7 @@ def copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
 
 def stored_dtype(folder: pathlib.Path) -> str:
     """Returns the dtype in which a described model's weights were given: that of its `config.json`, else float32."""
-    return _dtype(read_json(folder / "config.json"))
+    return _dtype(read_json_object(folder / "config.json"))
 
 
 def _dtype(settings: dict | None) -> str:

@@ -19,6 +19,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.json_files import fetch_again, object_at, read_json_object, shown
 
 Message = Mapping[str, str]
 
@@ -37,21 +38,6 @@ _TEMPLATE_FAULTS = (
 )
 
 
-def read_json(path: str | pathlib.Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-      UserError: the file is missing or is not JSON.
-    """
-    path = pathlib.Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; a Hugging Face model folder holds it.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); fetch the file again.") from None
-
-
 class _JsonModel:
     """`tokenizer.json`: the vocabulary and rules as the `tokenizers` library reads them."""
 
@@ -59,7 +45,7 @@ class _JsonModel:
         try:
             self._model = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception, whatever the fault
-            raise UserError(f"{path} is not a readable tokenizer.json ({error}); fetch the file again.") from None
+            raise UserError(f"{path} is not a readable tokenizer.json ({error}); {fetch_again(path)}.") from None
         self._model.no_padding()
         self._model.no_truncation()
         added = self._model.get_added_tokens_decoder()
@@ -91,7 +77,7 @@ class _SentencePieceModel:
             proto = path.read_bytes()
             self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         except (OSError, RuntimeError) as error:
-            raise UserError(f"{path} is not a readable SentencePiece model ({error}); fetch the file again.") from None
+            raise UserError(f"{path} is not a readable SentencePiece model ({error}); {fetch_again(path)}.") from None
         inner = sentencepiece_model_pb2.ModelProto.FromString(proto)
         inner.normalizer_spec.add_dummy_prefix = False
         self._inner = sentencepiece.SentencePieceProcessor(model_proto=inner.SerializeToString())
@@ -333,14 +319,29 @@ def load_tokenizer(
 
 
 def _settings(folder: pathlib.Path, name: str) -> dict[str, Any]:
-    return read_json(folder / name) if (folder / name).is_file() else {}
+    return read_json_object(folder / name) if (folder / name).is_file() else {}
 
 
 def _added_tokens(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[dict[str, int], frozenset[int]]:
     """Returns the ids of added tokens, and which of them are special."""
-    decoder = {int(i): token for i, token in settings.get("added_tokens_decoder", {}).items()}
+    where = folder / "tokenizer_config.json"
+    decoder = {}
+    for i, token in object_at(settings, "added_tokens_decoder", where).items():
+        if not (i.isascii() and i.isdecimal() and isinstance(token, dict) and isinstance(token.get("content"), str)):
+            raise UserError(
+                f"{where}: added_tokens_decoder has {shown({i: token})}; it must name tokens by their ids, as "
+                '{"3": {"content": "text"}}. Fetch the file again.'
+            )
+        decoder[int(i)] = token
+    added = _settings(folder, "added_tokens.json")
+    if wrong := {token: i for token, i in added.items() if not _is_id(i)}:
+        raise UserError(f"{folder / 'added_tokens.json'} has {shown(wrong)}; ids are numbers. Fetch the file again.")
     listed = {token["content"]: i for i, token in decoder.items()}
-    return _settings(folder, "added_tokens.json") | listed, frozenset(i for i in decoder if decoder[i].get("special"))
+    return added | listed, frozenset(i for i in decoder if decoder[i].get("special"))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _token_names(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -353,6 +354,8 @@ def _token_names(settings: Mapping[str, Any]) -> dict[str, str]:
 def _eos_ids(model, *, generation: Mapping[str, Any], names: Mapping[str, str], folder: pathlib.Path):
     given = generation.get("eos_token_id")
     ids = list(given) if isinstance(given, list) else [] if given is None else [given]
+    if wrong := [i for i in ids if not isinstance(i, int) or isinstance(i, bool)]:
+        raise UserError(f"eos_token_id of {folder} holds {shown(wrong[0])}; it must be a token's id, or a list of ids.")
     if "eos_token" in names:
         ids.append(model.token_id(names["eos_token"]))
         if ids[-1] is None:
@@ -369,9 +372,16 @@ def _eos_ids(model, *, generation: Mapping[str, Any], names: Mapping[str, str], 
 
 
 def _template_source(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} can't be read as UTF-8 text ({error}); {fetch_again(path)}.") from None
     template = settings.get("chat_template")
     if isinstance(template, list):  # several named ones, for tools and the like
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    if not isinstance(template, str | None):
+        raise UserError(f"{folder / 'tokenizer_config.json'}: chat_template is {shown(template)}; it must be a text.")
     return template

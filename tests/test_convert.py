@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -182,18 +183,11 @@ def _numpy(tree):
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------
 
-FLAGS = {name: cli.Flag("") for name in ("from_hf", "to", "from", "to_hf", "to_peft", "dtype", "base")}
-FLAGS |= {
-    "step": cli.Flag("", kind=int),
-    "max_shard_gb": cli.Flag("", kind=float, default=5.0),
-    "distributed": cli.Flag("", kind=bool, default=False),
-}
-
 
 def refused(capsys, *arguments):
     """Returns the one line that a command ends with."""
     with pytest.raises(SystemExit) as caught:
-        cli.run(convert.main, flags=FLAGS, argv=[str(argument) for argument in arguments])
+        cli.run(convert.main, flags=convert.FLAGS, argv=[str(argument) for argument in arguments])
     error = capsys.readouterr().err.strip().split("\n")[-1]
     assert caught.value.code == 2 and error.startswith("error: ")
     return error
@@ -211,8 +205,15 @@ def refused(capsys, *arguments):
         (["--from=a", "--to_peft=b", "--dtype=float32"], "--dtype means nothing to --to_peft"),
         (["--from=a", "--to_hf=b", "--dtype=int8"], "--dtype 'int8' is unknown; use one of float32, bfloat16"),
         (["--from_hf=a", "--to=b", "--dtype=float16"], "--dtype float16 may lack the values"),
-        (["--from=a", "--to_hf=b", "--max_shard_gb=0"], "--max_shard_gb 0.0 holds nothing"),
+        (["--from=a", "--to_hf=b", "--max_shard_gb=0"], "--max_shard_gb 0.0 is no size of a file; use a positive one"),
+        (["--from=a", "--to_hf=b", "--max_shard_gb=nan"], "--max_shard_gb nan is no size"),
+        (["--from=a", "--to_hf=b", "--max_shard_gb=1e300"], "--max_shard_gb 1e+300 is no size"),
+        (["--from=a", "--to_hf=b", "--max_shard_gb=inf"], "--max_shard_gb inf is no size"),
+        (["--from_hf=a", "--to=b", "--max_shard_gb=5"], "--max_shard_gb means nothing to --to; leave it out"),
+        (["--from=a", "--to_peft=b", "--max_shard_gb=5"], "--max_shard_gb means nothing to --to_peft"),
         (["--from_hf=nowhere", "--to=b"], "nowhere/config.json does not exist"),
+        (["--from_hf=Qwen/Qwen2.5-7B", "--to=b"], "models are not fetched by name: download Qwen/Qwen2.5-7B first"),
+        ([f"--from_hf={__file__}", "--to=b"], "test_convert.py is a file; give the folder that holds config.json"),
         (["--from=nowhere", "--to_hf=b"], "nowhere holds no checkpoints; give the --workdir of a run"),
     ],
 )
@@ -238,6 +239,16 @@ def pickle_only(folder):
     (folder / "pytorch_model.bin").write_bytes(b"")
 
 
+def only_adapters(folder):
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def lfs_pointer(folder):
+    file = sorted(folder.glob("*.safetensors"))[-1]
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n")
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [
@@ -245,9 +256,12 @@ def pickle_only(folder):
         (lambda f: sorted(f.glob("*.safetensors"))[0].unlink(), "which is not in"),
         (lambda f: change_config(f, model_type="gpt2"), "model_type 'gpt2' is not supported; use one of llama"),
         (lambda f: change_config(f, vocab_size=20), "the model embeds 20; use the tokenizer that came with the model"),
+        (lambda f: (f / "config.json").unlink(), "config.json does not exist; give a Hugging Face model folder"),
+        (only_adapters, "holds adapters alone: merge them into their base first"),
+        (lfs_pointer, "it is a pointer of Git LFS, so run `git lfs pull` in its folder"),
         (pickle_only, "only pickled weights (pytorch_model.bin), which can run code when read; convert them"),
     ],
-    ids=["truncated", "missing shard", "model_type", "vocabulary", "pickle"],
+    ids=["truncated", "missing shard", "model_type", "vocabulary", "no config", "adapters", "LFS", "pickle"],
 )
 def test_folders_that_cannot_be_read(tmp_path, source, capsys, spoil, message):
     folder = tmp_path / "spoilt"
@@ -281,20 +295,110 @@ def test_checkpoints_that_cannot_be_read(tmp_path, checkpoint, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
 
 
+def test_folders_given_by_the_wrong_flag(tmp_path, checkpoint, capsys):
+    out = f"--to={tmp_path / 'out'}"
+    for settings in (None, {"num_iterations": 3}):  # a converted checkpoint; a run
+        folder = shutil.copytree(checkpoint, tmp_path / "given")
+        if settings:
+            (folder / "config.json").write_text(json.dumps(settings))
+        assert f"given holds checkpoints: convert it with --from={folder}" in refused(
+            capsys, f"--from_hf={folder}", out
+        )
+        shutil.rmtree(folder)
+
+
+def test_a_checkpoint_may_have_any_name(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoint, "checkpoints")
+    (tmp_path / "checkpoints" / "checkpoints" / "²").mkdir()  # a digit, though no number
+    for number, name in enumerate(("checkpoints", "checkpoints/checkpoints", "./checkpoints/")):
+        convert.export_hf(pathlib.Path(name), pathlib.Path(f"out{number}"))
+    monkeypatch.chdir("checkpoints/checkpoints")
+    convert.export_hf(pathlib.Path("."), tmp_path / "out3")
+    assert {"out0", "out1", "out2", "out3"} < {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("config.json", "[]", "config.json holds []; it must hold an object"),
+        ("config.json", json.dumps(LLAMA), "config.json is not the configuration of a run; restore it from a copy"),
+        ("config.json", "{", "config.json is not valid JSON (.*); restore it from a copy, or remove it"),
+        ("summary.json", "{", "summary.json is not valid JSON (.*); restore it from a copy, or remove it"),
+        ("model/config.json", None, "model/config.json does not exist"),
+        ("model/generation_config.json", None, "No such file or directory (.*generation_config.json)"),
+    ],
+)
+def test_runs_with_a_broken_file(tmp_path, checkpoint, capsys, file, content, message):
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    (run / file).unlink() if content is None else (run / file).write_text(content)
+    error = refused(capsys, f"--from={run}", f"--to_hf={tmp_path / 'out'}")
+    assert re.search(re.escape(message).replace(r"\.\*", ".*"), error), error
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_adapters_that_cannot_be_exported(tmp_path, source, capsys):
+    run = tmp_path / "run"
+    made_up_lora_run(run, source)
+    whole = json.loads((run / "config.json").read_text())
+
+    def check(message, *flags, way="--to_hf", **changes):
+        given = {key: value for key, value in (whole | changes).items() if value is not ...}
+        (run / "config.json").write_text(json.dumps(given))
+        assert message in refused(capsys, f"--from={run}", f"{way}={tmp_path / 'out'}", *flags)
+
+    for way in ("--to_hf", "--to_peft"):
+        other = "config.json is not the configuration of a run that trained the adapters in"
+        for change in (..., None, [], {"rank": 2}, whole["lora"] | {"rank": "2"}, whole["lora"] | {"targets": 3}):
+            check(other, way=way, lora=change)
+        for change in ({"model": 3}, {"model": ...}, {"warm_start": ...}, {"a.b": 1, "lora": ...}):
+            check(other, way=way, **change)
+        for base, message in (
+            (run / "config.json", "config.json is not a folder; name the folder that holds it with --base"),
+            (tmp_path / "nowhere", "nowhere does not exist; name the folder that now holds it with --base"),
+            (tmp_path, "is no Hugging Face folder and holds no checkpoint; name the folder that holds it with --base"),
+        ):
+            check(message, f"--base={base}", way=way)
+    (run / "config.json").unlink()
+    assert "config.json does not exist; restore it from a copy" in refused(
+        capsys, f"--from={run}", f"--to_hf={tmp_path / 'out'}"
+    )
+
+
+def test_adapters_of_a_multimodal_base(tmp_path, monkeypatch):
+    """peft finds them by the names of the whole model, and its own new ones must not go into the vision tower."""
+    base = make_folder(tmp_path / "base", FAMILIES["gemma3"])
+    monkeypatch.chdir(tmp_path)
+    adapters, _ = made_up_lora_run(tmp_path / "run", pathlib.Path("base"))
+    convert.export_peft(tmp_path / "run", tmp_path / "peft")
+    settings = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(base)  # also for who stands elsewhere
+    alone = {name.replace("model.layers", "model.language_model.layers"): x for name, x in lora.peft_tensors(adapters)}
+    same_bits(weights(tmp_path / "peft"), alone)
+    layer = "layers.0.self_attn.q_proj"
+    assert re.fullmatch(settings["target_modules"], f"model.language_model.{layer}")
+    assert not re.fullmatch(settings["target_modules"], f"model.vision_tower.encoder.{layer}")
+    assert not re.fullmatch(settings["target_modules"], f"model.language_model.{layer}"[:-6] + "k_proj")
+    base.rename(tmp_path / "moved")
+    convert.export_peft(tmp_path / "run", tmp_path / "again", base="moved")
+    again = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
+    assert again == settings | {"base_model_name_or_path": str(tmp_path / "moved")}
+
+
 def test_targets_that_cannot_be_written(tmp_path, checkpoint, source, capsys):
     (tmp_path / "file").write_text("")
     for flags in ((f"--from={checkpoint}", "--to_hf"), (f"--from_hf={source}", "--to")):
         assert "exists already; give a new folder" in refused(capsys, flags[0], f"{flags[1]}={tmp_path / 'file'}")
         assert "can't be written" in refused(capsys, flags[0], f"{flags[1]}={tmp_path / 'file' / 'out'}")
+        assert "error: / exists already" in refused(capsys, flags[0], f"{flags[1]}=/")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 LIMITED = """
     import resource, sys
     from cgrpo_jax import cli, convert
-    import test_convert
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-    cli.run(convert.main, flags=test_convert.FLAGS, argv=sys.argv[2:])
+    cli.run(convert.main, flags=convert.FLAGS, argv=sys.argv[2:])
 """
 
 
@@ -315,9 +419,9 @@ def test_a_disk_that_takes_no_more(tmp_path, checkpoint, source, way, limit):
         timeout=120,
     )
     assert done.returncode == 2, done.stderr
-    # Orbax's threads may print more after a write of weights has failed.
-    (error,) = [line for line in done.stderr.split("\n") if line.startswith("error: ")]
-    assert "written" in error
+    # Nothing is printed but the progress bar, which redraws its line, and what went wrong.
+    (error,) = [line for line in done.stderr.splitlines() if line and "param/s]" not in line]
+    assert error.startswith(f"error: {tmp_path / 'out'}") and "can't be written: a file would be larger" in error
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
@@ -334,9 +438,8 @@ def test_a_conversion_that_was_killed_is_done_again(tmp_path, checkpoint, source
 KILLED = """
     import os, signal, sys
     from cgrpo_jax import cli, convert, hf_export
-    import test_convert
     hf_export._Writer.finish = lambda self: os.kill(os.getpid(), signal.SIGKILL)
-    cli.run(convert.main, flags=test_convert.FLAGS, argv=sys.argv[1:])
+    cli.run(convert.main, flags=convert.FLAGS, argv=sys.argv[1:])
 """
 
 

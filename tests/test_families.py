@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 from test_hf import FAMILIES, GEMMA2, GEMMA3, GEMMA3_TEXT, LLAMA, MISTRAL, QWEN2, QWEN3
@@ -193,6 +194,53 @@ def test_unsupported_configs_are_named(tmp_path, settings, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         read(tmp_path, settings, **changes)
     assert "\n" not in str(caught.value)
+
+
+LLAMA3 = LLAMA | {"rope_scaling": LLAMA3_SCALING}
+
+
+@pytest.mark.parametrize(
+    "settings, key, values, message",
+    [
+        (LLAMA, "num_hidden_layers", ["2", 2.0, -1, True, [2], 10**400], "it must be a positive number"),
+        (LLAMA, "rms_norm_eps", [math.nan, math.inf, -1e-6, "1e-6", 10**400], "it must be a positive number"),
+        (LLAMA, "rope_theta", ["abc", -5, 0, math.nan], "it must be a positive number"),
+        (LLAMA, "tie_word_embeddings", ["false", 0.0, []], "it must be true or false"),
+        (LLAMA, "rope_scaling", ["linear", 3, ["linear"]], "rope_scaling is .*; it must be an object"),
+        (LLAMA, "rope_parameters", [["default"], "default"], "rope_parameters is .*; it must be an object"),
+        (LLAMA3, "rope_scaling.factor", ["abc", 0, -8.0, math.nan], "llama3 rope scaling: factor is .* positive"),
+        (LLAMA3, "rope_scaling.low_freq_factor", [4.0, 5.0], "low_freq_factor .* is not below high_freq_factor 4.0"),
+        (LLAMA3, "rope_scaling.original_max_position_embeddings", ["x", 0], "it must be a positive number"),
+        (LLAMA3, "rope_scaling.rope_type", [["llama3"], 3], "rope scaling .* is not supported"),
+        (LLAMA, "num_key_value_heads", [4], "config.json: num_kv_heads 4 does not divide num_heads 6"),
+        (LLAMA, "head_dim", [3], "config.json: head_dim 3 is odd"),
+        (QWEN3, "layer_types", [3, "full_attention", {}], "layer_types is .*; it must name each of 2 layers"),
+        (QWEN3, "use_sliding_window", ["false"], "it must be true or false"),
+        (QWEN3, "max_window_layers", ["1", -1], "max_window_layers is .*; it must be a number of at least 0"),
+        (GEMMA2, "sliding_window_pattern", ["2", -1, 0], "it must be a positive number"),
+        (GEMMA2, "attn_logit_softcapping", ["30", -30, math.nan], "it must be a number of at least 0"),
+        (GEMMA3, "text_config", ["x", [1]], "text_config is .*; it must be an object"),
+        (GEMMA3_TEXT, "rope_parameters", [{"full_attention": {}, "sliding_attention": "x"}], "it must be an object"),
+        (GEMMA3_TEXT, "rope_local_base_freq", ["x", -1], "it must be a positive number"),
+    ],
+)
+def test_values_that_are_none(tmp_path, settings, key, values, message):
+    outer, _, inner = key.partition(".")
+    for value in values:
+        change = {outer: settings[outer] | {inner: value} if inner else value}
+        with pytest.raises(UserError, match=message) as caught:
+            read(tmp_path, settings, **change)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_null_is_as_missing(tmp_path):
+    for settings, key in (
+        (QWEN3 | {"use_sliding_window": True, "sliding_window": 8}, "max_window_layers"),
+        (GEMMA2, "sliding_window_pattern"),
+        (LLAMA, "rope_theta"),
+        (GEMMA3_TEXT, "rope_local_base_freq"),
+    ):
+        assert read(tmp_path, settings, **{key: None}) == read(tmp_path, settings, **{key: ...})
 
 
 def test_config_missing(tmp_path):

@@ -205,6 +205,40 @@ def test_index_that_names_a_missing_file(folder):
         hf.load_params(path, config)
 
 
+@pytest.mark.parametrize("content", [[], {}, {"weight_map": None}, {"weight_map": ["a"]}, {"weight_map": {"a": 3}}, 3])
+def test_index_that_is_none(folder, content):
+    path, config, _ = folder
+    (path / "model.safetensors").unlink()
+    (path / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="index.json.* (holds|is|names no file)"):
+        hf.load_params(path, config)
+
+
+@pytest.mark.parametrize("other", ["model.norm.weight", "language_model.model.norm.weight"])
+def test_a_tensor_that_is_there_twice(folder, other):
+    path, config, tensors = folder
+    (path / "model.safetensors").unlink()
+    write_folder(path, LLAMA, tensors, shards=2)
+    for file in path.glob("*.safetensors"):
+        held = safetensors.numpy.load_file(file)
+        if "model.norm.weight" not in held:
+            safetensors.numpy.save_file(held | {other: np.ones(12, np.float32)}, file)
+    with pytest.raises(UserError, match="holds model.norm.weight twice, as .*norm.weight of model-0000. *"):
+        hf.load_params(path, config)
+
+
+def test_weights_of_other_kinds(folder):
+    path, config, _ = folder
+    (path / "model.safetensors").unlink()
+    for name, message in (
+        ("a.gguf", "has only a.gguf; GGUF is not read"),
+        ("pytorch_model.bin.index.json", r"only pickled weights \(pytorch_model.bin.index.json\)"),
+    ):
+        (path / name).write_bytes(b"")
+        with pytest.raises(UserError, match=message):
+            hf.load_params(path, config)
+
+
 def test_pickled_weights_are_refused(folder):
     path, config, _ = folder
     (path / "model.safetensors").unlink()

@@ -16,7 +16,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem
 
 # A module may import modules of its own level and of those above it in this table.
 LEVELS = (
-    ("errors", "records", "objective", "logprobs", "sampling", "passk", "runtime", "sharding", "writing"),
+    ("errors", "records", "objective", "logprobs", "sampling", "passk", "runtime", "sharding", "writing", "json_files"),
     (
         "model",
         "tokenizer",

@@ -26,7 +26,6 @@ pytestmark = pytest.mark.slow
 PROCESS = """
     import os, resource, signal, sys
     from cgrpo_jax import checkpoint, cli, convert
-    import test_convert
     fault, *arguments = sys.argv[1:]
     if fault == "blind":
         arguments = [argument.replace("source", "elsewhere") for argument in arguments]
@@ -34,7 +33,7 @@ PROCESS = """
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
     if fault == "killed":
         checkpoint.save_params = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    cli.run(convert.main, flags=test_convert.FLAGS, argv=[*arguments, "--distributed"])
+    cli.run(convert.main, flags=convert.FLAGS, argv=[*arguments, "--distributed"])
 """
 
 
@@ -125,7 +124,6 @@ def test_adapters(place, tmp_path):
 def test_all_fail_where_one_does(place, faults, reason):
     ended = together(f"--from_hf={place / 'source'}", f"--to={place / 'out'}", faults=faults, limit=30)
     assert [status for status, _, _ in ended] == [2, 2], ended
-    # Orbax's threads may print more after a write has failed.
     said = ["".join(line for line in error.split("\n") if line.startswith("error: ")) for _, error, _ in ended]
     failed = faults.index(next(filter(None, faults)))
     assert reason in said[failed]

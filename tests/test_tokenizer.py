@@ -10,7 +10,8 @@ import tokenizers
 from tokenizers import decoders, pre_tokenizers, trainers
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.tokenizer import load_tokenizer, read_json
+from cgrpo_jax.json_files import read_json
+from cgrpo_jax.tokenizer import load_tokenizer
 
 TEXTS = ["What is 12 + 30?", "The answer is 42.", "Add the numbers:\n  12 + 30 = 42", "(done). Is two = 7?"] * 20
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -350,3 +351,44 @@ def test_folders_that_hold_no_usable_tokenizer(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="absent.json does not exist"):
         read_json(tmp_path / "absent.json")
+
+
+ADDED = ({"a": {"content": "x"}}, {"400": {}}, {"²": {"content": "x"}}, {"400": "x"})
+
+
+@pytest.mark.parametrize(
+    "file, contents, message",
+    [
+        ("tokenizer_config.json", [[], 3], "tokenizer_config.json holds .*; it must hold an object"),
+        ("tokenizer_config.json", [b"[" * 10**5], "tokenizer_config.json is not valid JSON .nested too deeply"),
+        ("generation_config.json", [[]], "generation_config.json holds .*; it must hold an object"),
+        ("special_tokens_map.json", [None], "special_tokens_map.json holds None; it must hold an object"),
+        ("generation_config.json", [{"eos_token_id": i} for i in ("</s>", [[1]], True, {})], "it must be a token's id"),
+        ("tokenizer_config.json", [{"added_tokens_decoder": i} for i in (["a"], "a")], "it must be an object"),
+        ("tokenizer_config.json", [{"added_tokens_decoder": i} for i in ADDED], "must name tokens by their ids"),
+        ("added_tokens.json", [{"x": "y"}, {"x": -1}, {"x": None}], "added_tokens.json has .*; ids are numbers"),
+        ("tokenizer_config.json", [{"chat_template": 3}, {"chat_template": {"a": "b"}}], "it must be a text"),
+        ("chat_template.jinja", [b"\xff\xfe"], "chat_template.jinja can't be read as UTF-8 text"),
+    ],
+)
+def test_files_that_hold_something_else(sentencepiece_folder, file, contents, message):
+    write_json(sentencepiece_folder / "special_tokens_map.json", {"eos_token": "<|im_end|>"})
+    (sentencepiece_folder / "chat_template.jinja").unlink()
+    for content in contents:
+        (sentencepiece_folder / file).write_bytes(
+            content if isinstance(content, bytes) else json.dumps(content).encode()
+        )
+        with pytest.raises(UserError, match=message) as caught:
+            load_tokenizer(sentencepiece_folder)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(sentencepiece_folder))
+
+
+def test_json_that_cannot_be_read(tmp_path):
+    (tmp_path / "file").write_text("version https://git-lfs.github.com/spec/v1\n")
+    for path, message in (
+        (tmp_path, "can't be read .Is a directory.; fetch the file again"),
+        (tmp_path / "file", "not valid JSON .*; it is a pointer of Git LFS, so run `git lfs pull` in its folder"),
+        (tmp_path / "file" / "inner.json", "file is a file; give the folder that holds inner.json"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_json(path)

@@ -1,0 +1,95 @@
+"""JSON files from elsewhere: whatever is wrong with one is said in a line that names it."""
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from cgrpo_jax.errors import UserError
+
+_FETCH = "Fetch the file again"
+_LFS = b"version https://git-lfs"
+
+
+def read_json(
+    path: str | pathlib.Path, *, missing: str = "a Hugging Face model folder holds it", broken: str | None = None
+) -> Any:
+    """The content of a JSON file.
+
+    Args:
+      path: the file.
+      missing: what to do, or to know, if it does not exist.
+      broken: what to do if it can't be read; to fetch it again, by default.
+
+    Raises:
+      UserError: the file is missing, can't be read, or is not JSON.
+    """
+    path = pathlib.Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.parent.is_file():
+            raise UserError(f"{path.parent} is a file; give the folder that holds {path.name}.") from error
+        raise UserError(f"{path} does not exist; {missing}.") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror or error}); {broken or fetch_again(path)}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); {broken or fetch_again(path)}.") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid JSON (nested too deeply); {broken or fetch_again(path)}.") from error
+
+
+def read_json_object(path: str | pathlib.Path, **kw: str) -> dict[str, Any]:
+    """The content of a JSON file that holds an object, such as a `config.json`; arguments and errors of `read_json`."""
+    content = read_json(path, **kw)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds {shown(content)}; it must hold an object, {{...}}. {_FETCH}.")
+    return content
+
+
+def object_at(values: Mapping[str, Any], key: str, where: str | pathlib.Path) -> Mapping[str, Any]:
+    """The object under a key; an empty one where it is missing or null. `where` says in a message what `values` are."""
+    value = values.get(key)
+    if value is None or isinstance(value, Mapping):
+        return value or {}
+    raise UserError(f"{where}: {key} is {shown(value)}; it must be an object, {{...}}. {_FETCH}.")
+
+
+def number(values: Mapping[str, Any], key: str, where: str | pathlib.Path, kind: type = int, *, zero=False) -> Any:
+    """The positive, finite number under a key.
+
+    Args:
+      values: what a file holds, or a part of it.
+      key: a key of it.
+      where: says in a message what `values` are.
+      kind: int or float; an integer is a float too.
+      zero: whether 0 is allowed.
+
+    Raises:
+      UserError: there is no such number.
+    """
+    value = values.get(key)
+    if value is None:
+        raise UserError(f"{where} has no {key}; fetch the file again.")
+    allowed = not isinstance(value, bool) and isinstance(value, int | kind)
+    if not (allowed and (0 < value <= sys.float_info.max or (zero and value == 0))):  # neither does nan pass
+        wanted = "a number of at least 0" if zero else "a positive number"
+        raise UserError(f"{where}: {key} is {shown(value)}; it must be {wanted}. {_FETCH}.")
+    return kind(value)
+
+
+def shown(value: Any) -> str:
+    """A value for a message: its beginning, where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def fetch_again(path: str | pathlib.Path) -> str:
+    """What to do about a file that is not what its name says."""
+    try:
+        with open(path, "rb") as file:
+            pointer = file.read(len(_LFS)) == _LFS
+    except OSError:
+        pointer = False
+    return "it is a pointer of Git LFS, so run `git lfs pull` in its folder" if pointer else _FETCH.lower()
