@@ -6,11 +6,11 @@ own so that an evaluation reads nothing else. Orbax writes into a temporary fold
 """
 
 import contextlib
-import gc
 import json
 import logging
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -203,17 +203,25 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax's threads from printing each what `_together` says in one line, when they can't write."""
+    """Keeps Orbax's threads from printing each what `_together` says in one line, when they can't write.
+
+    Some of them go on after the error has been raised, so where there is one they stay silent.
+    """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before = [one.disabled for one in loggers]
+    before, hook = [one.disabled for one in loggers], sys.unraisablehook
+
+    def other_than_closed_loops(unraisable):
+        # What TensorStore's threads meet when they report to a save that has ended.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
     for one in loggers:
         one.disabled = True
-    try:
-        yield
-    finally:
-        gc.collect()  # asyncio reports a failed task that nobody has asked for when it is dropped
-        for one, disabled in zip(loggers, before, strict=True):
-            one.disabled = disabled
+    sys.unraisablehook = other_than_closed_loops
+    yield
+    sys.unraisablehook = hook
+    for one, disabled in zip(loggers, before, strict=True):
+        one.disabled = disabled
 
 
 @contextlib.contextmanager

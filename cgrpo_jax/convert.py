@@ -231,6 +231,9 @@ def _run(path: pathlib.Path) -> RunDir:
         raise UserError(f"{path} holds no checkpoints; give the --workdir of a run, or a converted checkpoint.")
     if not run.model.is_dir():
         raise UserError(f"{run.path} has no folder model, which says what model its checkpoints are of; restore it.")
+    for name in ("config.json", "generation_config.json"):
+        if not (run.model / name).is_file():
+            raise UserError(f"{run.model} has no {name}, which tells of its model; restore it from a copy.")
     return run
 
 

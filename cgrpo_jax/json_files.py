@@ -44,7 +44,8 @@ def read_json_object(path: str | pathlib.Path, **kw: str) -> dict[str, Any]:
     """The content of a JSON file that holds an object, such as a `config.json`; arguments and errors of `read_json`."""
     content = read_json(path, **kw)
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds {shown(content)}; it must hold an object, {{...}}. {_FETCH}.")
+        advice = kw.get("broken") or fetch_again(path)
+        raise UserError(f"{path} holds {shown(content)} where an object, {{...}}, must be; {advice}.")
     return content
 
 

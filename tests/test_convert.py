@@ -321,12 +321,12 @@ def test_a_checkpoint_may_have_any_name(tmp_path, checkpoint, monkeypatch):
 @pytest.mark.parametrize(
     "file, content, message",
     [
-        ("config.json", "[]", "config.json holds []; it must hold an object"),
+        ("config.json", "[]", "config.json holds [] where an object, {...}, must be; restore it from a copy"),
         ("config.json", json.dumps(LLAMA), "config.json is not the configuration of a run; restore it from a copy"),
         ("config.json", "{", "config.json is not valid JSON (.*); restore it from a copy, or remove it"),
         ("summary.json", "{", "summary.json is not valid JSON (.*); restore it from a copy, or remove it"),
-        ("model/config.json", None, "model/config.json does not exist"),
-        ("model/generation_config.json", None, "No such file or directory (.*generation_config.json)"),
+        ("model/config.json", None, "model has no config.json, which tells of its model; restore it"),
+        ("model/generation_config.json", None, "model has no generation_config.json"),
     ],
 )
 def test_runs_with_a_broken_file(tmp_path, checkpoint, capsys, file, content, message):

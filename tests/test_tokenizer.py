@@ -359,10 +359,10 @@ ADDED = ({"a": {"content": "x"}}, {"400": {}}, {"²": {"content": "x"}}, {"400":
 @pytest.mark.parametrize(
     "file, contents, message",
     [
-        ("tokenizer_config.json", [[], 3], "tokenizer_config.json holds .*; it must hold an object"),
+        ("tokenizer_config.json", [[], 3], "tokenizer_config.json holds .* where an object, .*, must be"),
         ("tokenizer_config.json", [b"[" * 10**5], "tokenizer_config.json is not valid JSON .nested too deeply"),
-        ("generation_config.json", [[]], "generation_config.json holds .*; it must hold an object"),
-        ("special_tokens_map.json", [None], "special_tokens_map.json holds None; it must hold an object"),
+        ("generation_config.json", [[]], "generation_config.json holds .* where an object, .*, must be"),
+        ("special_tokens_map.json", [None], "special_tokens_map.json holds None where an object, .*, must be"),
         ("generation_config.json", [{"eos_token_id": i} for i in ("</s>", [[1]], True, {})], "it must be a token's id"),
         ("tokenizer_config.json", [{"added_tokens_decoder": i} for i in (["a"], "a")], "it must be an object"),
         ("tokenizer_config.json", [{"added_tokens_decoder": i} for i in ADDED], "must name tokens by their ids"),

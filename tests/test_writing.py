@@ -53,6 +53,14 @@ def test_what_exists_is_not_replaced(tmp_path):
     assert names(tmp_path) == ["file", "link"]
 
 
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, cause in (("file/out", "Not a directory"), ("n" * 250, "File name too long")):
+        with pytest.raises(UserError, match=f"{name} can't be written: {cause}; give another folder"):
+            write(tmp_path / name)
+    assert names(tmp_path) == ["file"]
+
+
 def test_a_second_command_does_not_touch_what_the_first_writes(tmp_path):
     with writing.new_folder(tmp_path / "out") as folder:
         (folder / "file").write_text("first")
