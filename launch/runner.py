@@ -133,7 +133,7 @@ def _execute(run: Run, live: set[int], workdir: pathlib.Path, machine: Mapping) 
     """Runs one process to its end, whatever that is, and returns what it adds to processes.jsonl."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with run.folder.with_suffix(".log").open("a") as log:
+    with _log(run).open("a") as log:
         process = subprocess.Popen(
             [*_mine.slot.command, *run.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
@@ -153,9 +153,13 @@ def _execute(run: Run, live: set[int], workdir: pathlib.Path, machine: Mapping) 
     return record
 
 
+def _log(run: Run) -> pathlib.Path:
+    return run.folder.with_name(f"{run.folder.name}.log")  # not with_suffix: gamma=0.1 has no suffix
+
+
 def _outcome(run: Run, process: Mapping, summary: Mapping | None) -> str:
     if summary is None:
-        log = run.folder.with_suffix(".log")
+        log = _log(run)
         lines = re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace").strip())
         # A progress bar that closes may stand after the error.
         why = next((line for line in reversed(lines) if re.match(r"error:|[\w.]+(Error|Exception):", line)), lines[-1])
