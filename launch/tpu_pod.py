@@ -25,6 +25,7 @@ gcloud must be installed and logged in.
 import dataclasses
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,13 +276,9 @@ def main(
         finally:
             if keep:
                 _say(f"{name} is kept; delete it with --delete")
-            elif _installed() and subprocess.run(pod.delete(), stdin=subprocess.DEVNULL).returncode:
+            elif shutil.which("gcloud") and subprocess.run(pod.delete(), stdin=subprocess.DEVNULL).returncode:
                 _say(f"{name} could not be deleted; see to it: {shlex.join(pod.delete())}")
     sys.exit(status)
-
-
-def _installed() -> bool:
-    return subprocess.run(["sh", "-c", "command -v gcloud"], capture_output=True).returncode == 0
 
 
 if __name__ == "__main__":
