@@ -101,6 +101,7 @@ def get_config() -> config_dict.ConfigDict:
     c.model = config_dict.ConfigDict()
     c.model.folder = ""
     c.model.tokenizer = ""  # folder; empty: the model's own. "arithmetic": the quickstart's, part of the package
+    c.model.architecture = ""  # file configs/architectures/NAME.json: to plan a run before its weights are at hand
     c.model.init = ""  # folder of another run, or of a converted checkpoint, to take the weights from
     c.model.num_layers = 0
     c.model.embed_dim = 0
@@ -108,6 +109,12 @@ def get_config() -> config_dict.ConfigDict:
     c.model.num_kv_heads = 0
     c.model.mlp_dim = 0
     c.model.max_context = 0
+
+    # --- mesh: how many ways the devices split; their product is the number of devices
+    c.mesh = config_dict.ConfigDict()
+    c.mesh.replica = 1  # whole copies of the training state
+    c.mesh.fsdp = 0  # shares of parameters and optimiser, and of the rows; 0: what the others leave
+    c.mesh.tensor = 1  # shares of heads, MLP and vocabulary
 
     # --- LoRA: train low-rank adapters of frozen weights instead of the weights
     c.lora = config_dict.ConfigDict()

@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ARITHMETIC = ROOT / "configs" / "studies" / "arithmetic.py"
 
 sys.path.insert(0, str(ROOT / "launch"))  # as `python launch/study.py` has it
+import runner  # noqa: E402
 import study as study_lib  # noqa: E402
 import study_report  # noqa: E402
 
@@ -271,13 +272,12 @@ def test_only_takes_the_warm_starts_along(start):
 
 
 def test_every_process_gets_its_share_of_the_cores(monkeypatch):
-    monkeypatch.setattr(study_lib.os, "sched_getaffinity", lambda _: {4, 5, 6}, raising=False)
-    monkeypatch.setattr(study_lib.os, "sched_setaffinity", lambda *_: None, raising=False)
-    assert [study_lib._shares(2).get(), study_lib._shares(1).get()] == [[4], [4, 5, 6]]
-    shares = study_lib._shares(4)
-    assert [shares.get() for _ in range(4)] == [[4], [4], [5], [6]]
-    monkeypatch.delattr(study_lib.os, "sched_setaffinity")
-    assert not study_lib._shares(1).get()
+    monkeypatch.setattr(runner.os, "sched_getaffinity", lambda _: {4, 5, 6}, raising=False)
+    monkeypatch.setattr(runner.os, "sched_setaffinity", lambda *_: None, raising=False)
+    shares = {jobs: [slot.cores for slot in runner.local_slots(jobs)] for jobs in (1, 2, 4)}
+    assert shares == {1: [(4, 5, 6)], 2: [(4,), (5, 6)], 4: [(4,), (4,), (5,), (6,)]}
+    monkeypatch.delattr(runner.os, "sched_setaffinity")
+    assert runner.local_slots(1)[0].cores == ()
 
 
 # --- the report ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,21 @@
+"""Critique-GRPO on Qwen3-32B: the paper's run (arXiv 2506.03106), n = 7 + 1, 128 questions an iteration.
+
+    python launch/tpu_pod.py --name=cgrpo --topology=v5p:4x4x4 --zone=ZONE --project=PROJECT --spot -- \\
+        python -m cgrpo_jax.train --config=configs/qwen3_32b.py --workdir=SHARED/qwen3_32b \\
+        --config.model.folder=SHARED/Qwen3-32B --config.data.train=SHARED/train.jsonl
+
+Topology: v5p:4x4x4, 64 chips on 16 hosts; tensor groups of 8, one of the 8 key/value heads each: two hosts a group.
+Planned memory of v5p:4x4x4: (from `plan`)
+To reach: the paper's abstract says that its Qwen models gain 15.0 to 21.6 on average over eight benchmarks; a mean
+of this model alone is not at hand.
+"""
+
+from configs import paper
+
+
+def get_config():
+    """Returns the configuration; the model's folder and the questions are given on the command line."""
+    c = paper.get_config()
+    c.model.architecture = "qwen3_32b"
+    c.mesh.tensor = 8
+    return c

@@ -1,0 +1,182 @@
+"""Runs many runs: some at once, each on its own share of this machine or on its own slice. For study.py and sweep.py.
+
+What is done stays, what was interrupted resumes, and what fails does not stop the others.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import study_report
+
+from cgrpo_jax import config as config_lib
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.rundir import RunDir
+
+TRAIN = (sys.executable, "-m", "cgrpo_jax.train")
+_mine = threading.local()  # the slot of a thread
+
+
+class Run(Protocol):
+    """What is run: `folder` is that of the run, `needs` another run that must be done before."""
+
+    name: str
+    folder: pathlib.Path
+    arguments: Sequence[str]
+    needs: "Run | None"
+
+    def summary(self) -> dict | None:
+        """Returns the results, or None unless the run is done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A place where one run at a time goes: what is started there, with a run's arguments after it, on which cores."""
+
+    command: Sequence[str]
+    cores: Sequence[int] = ()  # empty: any
+
+
+def local_slots(jobs: int, command: Sequence[str] = TRAIN) -> list[Slot]:
+    """Returns this machine in `jobs` shares of its cores."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    slots = []
+    for job in range(jobs):
+        share = cores[job * len(cores) // jobs : (job + 1) * len(cores) // jobs]
+        slots.append(Slot(command, tuple(share or cores[job % len(cores) : job % len(cores) + 1] if cores else ())))
+    return slots
+
+
+def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequence[str]) -> dict | None:
+    """Returns the results of a run, or None unless it has finished with this configuration.
+
+    Args:
+      folder: of the run.
+      config: what its config.json must hold.
+      overridden: dotted keys that the study or the sweep sets.
+    """
+    paths = RunDir(folder)
+    if not paths.summary.exists():
+        return None
+    was = json.loads(paths.config.read_text(encoding="utf-8"))
+    # Keys that came into being after the run don't outdate it, unless they are set.
+    added = config_lib.flatten(config).keys() - config_lib.flatten(was).keys() - set(overridden)
+    if config_lib.differences(was, config, sorted(added)):
+        return None
+    results = json.loads(paths.summary.read_text(encoding="utf-8"))
+    # A run that was made longer keeps its old summary until it ends.
+    return results if results["iterations"] == config["num_iterations"] else None
+
+
+def run_all(runs: Sequence[Run], *, slots: Sequence[Slot], workdir: pathlib.Path) -> list[Run]:
+    """Runs what is not done, one run a slot at a time, and returns what failed. A run waits for the one that it needs.
+
+    Args:
+      runs: in the order in which they are to start, a run after the one that it needs.
+      slots: where they run.
+      workdir: of all of them; every process that ends adds a line to its processes.jsonl.
+    """
+    done = [run for run in runs if run.summary() is not None]
+    waiting = [run for run in runs if run not in done]
+    print(f"{len(done)} of {len(runs)} runs are done", flush=True)
+    failed, running, live = [], {}, set()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} can't be written ({error}); give another --workdir") from error
+    machine = {"commit": _commit(), "cpus": os.cpu_count()}
+    free: queue.SimpleQueue = queue.SimpleQueue()
+    for slot in slots:
+        free.put(slot)
+    with concurrent.futures.ThreadPoolExecutor(len(slots), initializer=_take, initargs=(free,)) as pool:
+        try:
+            while waiting or running:
+                for run in list(waiting):
+                    if run.needs in failed:
+                        print(f"{run.name}: not started, it needs {run.needs.name}", flush=True)
+                        failed.append(run)
+                        waiting.remove(run)
+                    elif len(running) < len(slots) and (run.needs is None or run.needs in done):
+                        running[pool.submit(_execute, run, live, workdir, machine)] = run
+                        waiting.remove(run)
+                ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in ended:
+                    run, process = running.pop(future), future.result()
+                    summary = run.summary() if process["exit_code"] == 0 else None
+                    (failed if summary is None else done).append(run)
+                    print(f"{run.name}: {_outcome(run, process, summary)}", flush=True)
+        finally:
+            for pid in list(live):  # only after Ctrl-C or SIGTERM
+                os.kill(pid, signal.SIGTERM)
+    return failed
+
+
+def _take(free: queue.SimpleQueue) -> None:
+    """Gives the calling thread a slot, and keeps it, with every process that it starts, to the slot's cores."""
+    _mine.slot = free.get()
+    if _mine.slot.cores:
+        os.sched_setaffinity(0, _mine.slot.cores)
+
+
+def _execute(run: Run, live: set[int], workdir: pathlib.Path, machine: Mapping) -> dict:
+    """Runs one process to its end, whatever that is, and returns what it adds to processes.jsonl."""
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with _log(run).open("a") as log:
+        process = subprocess.Popen(
+            [*_mine.slot.command, *run.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+    live.add(process.pid)
+    _, status, usage = os.wait4(process.pid, 0)  # its own processor time, and that of the graders it started
+    live.discard(process.pid)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    record = {
+        "run": run.name,
+        "exit_code": process.returncode,
+        "seconds": time.monotonic() - started,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        **machine,
+    }
+    with (workdir / "processes.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    return record
+
+
+def _log(run: Run) -> pathlib.Path:
+    return run.folder.with_name(f"{run.folder.name}.log")  # not with_suffix: gamma=0.1 has no suffix
+
+
+def _outcome(run: Run, process: Mapping, summary: Mapping | None) -> str:
+    if summary is None:
+        log = _log(run)
+        lines = re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace").strip())
+        # A progress bar that closes may stand after the error.
+        why = next((line for line in reversed(lines) if re.match(r"error:|[\w.]+(Error|Exception):", line)), lines[-1])
+        return f"failed with exit code {process['exit_code']}: {why or 'it printed nothing'} (see {log})"
+    before, after = (study_report.number(summary, (when, "pass@1")) for when in ("eval_before", "eval_after"))
+    accuracy = "" if after is None else f"pass@1 {before:.3f} -> {after:.3f}, "
+    return f"{accuracy}{process['seconds']:.0f} s"
+
+
+def _commit() -> str:
+    """Returns the commit of this file's repository, with `+` if files differ from it."""
+
+    def git(*arguments: str) -> str:
+        here = pathlib.Path(__file__).parent
+        return subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "--short", "HEAD").strip() + "+" * bool(git("status", "--porcelain", "-uno"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

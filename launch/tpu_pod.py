@@ -1,0 +1,307 @@
+"""Runs a command on all hosts of a Cloud TPU slice: creates the slice, ships the code, gathers the logs, resumes.
+
+    python launch/tpu_pod.py --name=cgrpo --topology=v6e:8x8 --zone=us-east5-b --project=PROJECT --spot -- \\
+        python -m cgrpo_jax.train --config=configs/qwen3_8b.py --workdir=/mnt/shared/qwen3_8b ...
+
+  --name             of the queued resource and its node; one that exists is used
+  --topology         such as v6e:4x4 (v4, v5e, v5p, v6e)
+  --zone, --project  where, and for whom
+  --spot             a spot slice, which can be preempted (default: on demand)
+  --runtime-version  of the slice's software (default: the one for JAX on this TPU version)
+  --network, --subnetwork, --service-account   of the hosts (default: the project's)
+  --logs             local folder: attempt-K/WORKER.log holds what a host printed (default: logs)
+  --max-restarts     new attempts after a preemption or a lost connection (default: 10)
+  --poll             seconds between looks at the state (default: 30)
+  --keep             leave the slice at the end; without it, it is deleted however this ends
+  --delete           delete the slice, and nothing else
+  --dry-run          print the gcloud commands of an attempt, and do nothing
+
+The code is the current commit (`git archive`): no uncommitted change, no ignored file, no environment variable goes
+along. The command gets --distributed. After a preemption the slice is made anew and the same command runs again: it
+resumes from its --workdir, which must outlive the slice, so a folder that all hosts mount (a bucket, a file store).
+gcloud must be installed and logged in.
+"""
+
+import dataclasses
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import command_line
+import tpus
+
+from cgrpo_jax import cli
+from cgrpo_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ARCHIVE = "cgrpo_jax.tar.gz"
+PYTHON = "3.12"  # the slices' own is older than what this project needs
+
+# States of a queued resource that lead to ACTIVE, and those that lead nowhere.
+WAITING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
+LOST = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING", "")
+DEAD_NODE = ("PREEMPTED", "TERMINATED", "STOPPED", "")
+LOST_CONNECTION = 255  # ssh's exit status
+
+INSTALL = f"""set -e
+if [ -d cgrpo_jax ]; then rm -r cgrpo_jax; fi
+mkdir cgrpo_jax
+tar -xzf {ARCHIVE} -C cgrpo_jax
+python3 -m pip install --quiet --user uv
+python3 -m uv venv --quiet --allow-existing --python={PYTHON} cgrpo_venv
+python3 -m uv pip install --quiet --python=cgrpo_venv/bin/python -e 'cgrpo_jax[tpu]'"""
+
+# What an attempt whose connection was lost may have left running would hold the TPU.
+RUN = """cd ~/cgrpo_jax
+. ~/cgrpo_venv/bin/activate
+if [ -s ~/cgrpo.pid ] && kill -s TERM "$(cat ~/cgrpo.pid)" 2>/dev/null; then
+  timeout 600 tail --pid="$(cat ~/cgrpo.pid)" -f /dev/null
+fi
+echo $$ > ~/cgrpo.pid
+exec {command}"""
+
+
+class Gone(Exception):
+    """The slice was lost while it was being set up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+    """The gcloud commands of one slice."""
+
+    name: str
+    slice: tpus.Slice
+    zone: str
+    project: str
+    create_flags: Sequence[str]
+
+    def _resource(self, verb: str, *flags: str) -> list[str]:
+        place = [f"--zone={self.zone}", f"--project={self.project}"]
+        return ["gcloud", "compute", "tpus", "queued-resources", verb, self.name, *place, *flags]
+
+    def _node(self, verb: str, *arguments: str) -> list[str]:
+        place = [f"--zone={self.zone}", f"--project={self.project}"]
+        return ["gcloud", "compute", "tpus", "tpu-vm", verb, *arguments, *place]
+
+    def create(self) -> list[str]:
+        flags = [f"--node-id={self.name}", *self.slice.cloud_flags(), *self.create_flags, "--quiet"]
+        return self._resource("create", *flags)
+
+    def state(self) -> list[str]:
+        return self._resource("describe", "--format=value(state.state)")
+
+    def node_state(self) -> list[str]:
+        return self._node("describe", self.name, "--format=value(state)")
+
+    def delete(self) -> list[str]:
+        return self._resource("delete", "--force", "--quiet")
+
+    def ship(self, archive: str) -> list[str]:
+        return self._node("scp", archive, f"{self.name}:{ARCHIVE}", "--worker=all", "--quiet")
+
+    def ssh(self, script: str, *flags: str) -> list[str]:
+        return self._node("ssh", self.name, "--worker=all", "--quiet", f"--command={script}", *flags)
+
+
+def archive(path: pathlib.Path) -> list[str]:
+    """Returns the command that packs the current commit."""
+    return ["git", "-C", str(ROOT), "archive", "--format=tar.gz", f"--output={path}", "HEAD"]
+
+
+class Attempts:
+    """Runs a command on a pod until it ends by itself."""
+
+    def __init__(
+        self, pod: Pod, script: str, *, logs: pathlib.Path, max_restarts: int, poll: float, packed: pathlib.Path
+    ):
+        self.pod = pod
+        self.script = script
+        self.logs = logs
+        self.max_restarts = max_restarts
+        self.poll = poll
+        self.packed = packed
+
+    def run(self) -> int:
+        """Returns the exit status of the command."""
+        restarts, fresh = 0, True
+        while True:
+            status: int | None = None
+            try:
+                if fresh:
+                    self._ready()
+                status = self._attempt()
+            except Gone as error:
+                _say(str(error))
+            if status == 0:
+                return 0
+            lost = status is None or self._lost()
+            if not lost and status != LOST_CONNECTION:
+                _say(f"the command failed with status {status}; see {self._folder_of_last()}")
+                return status
+            if restarts == self.max_restarts:
+                _say(f"{'preempted' if lost else 'connection lost'} after {restarts} restarts, the last of them")
+                return status or 1
+            restarts += 1
+            what = "the slice was preempted: making it anew" if lost else "the connection was lost: running again"
+            _say(f"{what} (restart {restarts} of {self.max_restarts})")
+            fresh = lost
+
+    def _ready(self) -> None:
+        """Makes the slice, or takes the one that exists, and installs the code on it."""
+        state = _output(self.pod.state())
+        if state is not None and state in LOST:
+            _check(self.pod.delete(), "deleting the slice")
+            state = None
+        if state is None:
+            _check(self.pod.create(), "creating the slice")
+        said = None
+        while (state := _output(self.pod.state()) or "") != "ACTIVE":
+            if state in LOST:
+                raise Gone(f"{self.pod.name} is {state or 'gone'}")
+            if state not in WAITING:
+                raise UserError(f"{self.pod.name} is in the state {state}, which this launcher does not know")
+            if state != said:
+                _say(f"{self.pod.name} is {state}; waiting")
+                said = state
+            time.sleep(self.poll)
+        for command, what in (
+            (self.pod.ship(str(self.packed)), "shipping the code"),
+            (self.pod.ssh(INSTALL), "installing the code"),
+        ):
+            if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
+                if self._lost():
+                    raise Gone(f"{self.pod.name} was lost while {what}")
+                raise UserError(f"{what} on {self.pod.name} failed; gcloud's message is above")
+
+    def _attempt(self) -> int:
+        folder = self.logs / f"attempt-{len(list(self.logs.glob('attempt-*')))}"
+        folder.mkdir(parents=True)
+        _say(f"running on {self.pod.slice.hosts} hosts; each writes to {folder}/WORKER.log")
+        command = self.pod.ssh(self.script, f"--output-directory={folder}")
+        return subprocess.run(command, stdin=subprocess.DEVNULL).returncode
+
+    def _lost(self) -> bool:
+        state = _output(self.pod.state())
+        return state is None or state in LOST or (_output(self.pod.node_state()) or "") in DEAD_NODE
+
+    def _folder_of_last(self) -> pathlib.Path:
+        return self.logs / f"attempt-{len(list(self.logs.glob('attempt-*'))) - 1}"
+
+
+def _say(text: str) -> None:
+    print(f"tpu_pod: {text}", flush=True)
+
+
+def _output(command: Sequence[str]) -> str | None:
+    """Returns what a command printed, or None if it failed: there is no such slice."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return None if done.returncode else done.stdout.strip()
+
+
+def _check(command: Sequence[str], what: str) -> None:
+    if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
+        raise UserError(f"{what} failed; gcloud's message is above")
+
+
+def check_workdir(command: Sequence[str]) -> None:
+    """Raises a `UserError` if the command writes to a folder that goes with the slice."""
+    for argument in command:
+        name, _, value = argument.partition("=")
+        if name == "--workdir" and not value.startswith(("/", "gs://")):
+            raise UserError(
+                f"--workdir={value} would go with the slice; give the path of a folder that all hosts mount, such as "
+                "/mnt/shared/run"
+            )
+
+
+def main(
+    name: str,
+    topology: str,
+    zone: str,
+    project: str,
+    spot: bool,
+    runtime_version: str,
+    network: str,
+    subnetwork: str,
+    service_account: str,
+    logs: str,
+    max_restarts: int,
+    poll: float,
+    keep: bool,
+    delete: bool,
+    dry_run: bool,
+    command: Sequence[str],
+    start: Callable[[Attempts], int] = Attempts.run,
+) -> None:
+    """Runs the command, or says what it would run."""
+    found = tpus.find(topology)
+    options = {"network": network, "subnetwork": subnetwork, "service-account": service_account}
+    flags = [f"--runtime-version={runtime_version or found.generation.runtime}"]
+    flags += ["--spot"] * spot + [f"--{flag}={value}" for flag, value in options.items() if value]
+    pod = Pod(name, found, zone, project, flags)
+    create = pod.create()
+    if delete:
+        if dry_run:
+            print(shlex.join(pod.delete()))
+        else:
+            _check(pod.delete(), "deleting the slice")
+        return
+    command_line.check_command(command)
+    check_workdir(command)
+    if max_restarts < 0 or poll < 0:
+        raise UserError(f"--max-restarts={max_restarts} and --poll={poll} must not be negative")
+    script = RUN.format(command=shlex.join([*command, *["--distributed"] * ("--distributed" not in command)]))
+    folder = pathlib.Path(logs)
+    if dry_run:
+        log_flag = f"--output-directory={folder / 'attempt-0'}"
+        steps = [archive(pathlib.Path(ARCHIVE)), create, pod.state(), pod.ship(ARCHIVE), pod.ssh(INSTALL)]
+        steps += [pod.ssh(script, log_flag)] + [pod.delete()] * (not keep)
+        print("\n".join(shlex.join(step) for step in steps))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        packed = pathlib.Path(temporary) / ARCHIVE
+        subprocess.run(archive(packed), check=True)
+        if subprocess.run(["git", "-C", ROOT, "status", "--porcelain"], capture_output=True, check=True).stdout:
+            _say("changes that are not committed do not go along")
+        try:
+            status = start(Attempts(pod, script, logs=folder, max_restarts=max_restarts, poll=poll, packed=packed))
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename} is not installed; install the Google Cloud CLI and log in") from error
+        finally:
+            if keep:
+                _say(f"{name} is kept; delete it with --delete")
+            elif shutil.which("gcloud") and subprocess.run(pod.delete(), stdin=subprocess.DEVNULL).returncode:
+                _say(f"{name} could not be deleted; see to it: {shlex.join(pod.delete())}")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the slice is deleted then too
+    command_line.run(
+        main,
+        doc=__doc__,
+        require=("name", "topology", "zone", "project"),
+        flags={
+            "name": cli.Flag("of the slice"),
+            "topology": cli.Flag("such as v6e:4x4"),
+            "zone": cli.Flag("where"),
+            "project": cli.Flag("for whom"),
+            "spot": cli.Flag("a spot slice", bool, False),
+            "runtime_version": cli.Flag("of the slice's software", str, ""),
+            "network": cli.Flag("of the hosts", str, ""),
+            "subnetwork": cli.Flag("of the hosts", str, ""),
+            "service_account": cli.Flag("of the hosts", str, ""),
+            "logs": cli.Flag("local folder", str, "logs"),
+            "max_restarts": cli.Flag("new attempts", int, 10),
+            "poll": cli.Flag("seconds between looks at the state", float, 30.0),
+            "keep": cli.Flag("leave the slice", bool, False),
+            "delete": cli.Flag("delete the slice, and nothing else", bool, False),
+            "dry_run": command_line.DRY_RUN,
+        },
+    )

@@ -1,0 +1,169 @@
+"""local_pod.sh: as many processes as hosts, what they print, how they end; and shellcheck on every script."""
+
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LOCAL_POD = ROOT / "launch" / "local_pod.sh"
+SHELL_SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci" / "run"])
+
+# What a process does, by its number: waits for a signal, ends with a status, or only says what it was given.
+PROCESS = """
+import json, os, signal, sys
+me = os.environ["JAX_PROCESS_ID"]
+what = json.loads(sys.argv[1]).get(me, "say")
+if what == "wait":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda got, frame: (print("got", signal.Signals(got).name, flush=True), sys.exit(7)))
+print("ready", flush=True)
+if what == "wait":
+    while True:
+        signal.pause()
+if what == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("deaf", flush=True)
+    while True:
+        signal.pause()
+if what == "say":
+    names = ["JAX_NUM_PROCESSES", "JAX_PLATFORMS", "JAX_CPU_COLLECTIVES_IMPLEMENTATION", "XLA_FLAGS"]
+    print(" ".join(os.environ[name] for name in names), file=sys.stderr)
+    sys.stdout.write("no newline")
+    sys.exit(0)
+sys.exit(what)
+"""
+
+# A job across processes: every one adds its number over gloo.
+JAX = """
+import jax, numpy as np
+from jax.experimental import multihost_utils
+from cgrpo_jax import runtime
+runtime.start_distributed()
+every = multihost_utils.process_allgather(np.array([jax.process_index() + 1]))
+print(jax.process_count(), jax.local_device_count(), jax.device_count(), every.sum())
+"""
+
+
+def environment(**changes):
+    drop = ("JAX_PLATFORMS", "JAX_CPU_COLLECTIVES_IMPLEMENTATION", "XLA_FLAGS")
+    kept = {name: value for name, value in os.environ.items() if name not in drop}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable} | changes
+
+
+def local_pod(*arguments, env=None):
+    command = [str(LOCAL_POD), *arguments]
+    return subprocess.run(command, env=env or environment(), capture_output=True, text=True, timeout=120)
+
+
+def doing(what):
+    return ["--", sys.executable, "-S", "-c", PROCESS, what]
+
+
+def test_every_process_is_told_its_place_and_its_lines_carry_its_number():
+    done = local_pod("3", "--devices=2", *doing("{}"))
+    assert (done.returncode, done.stderr) == (0, "")
+    line = "3 cpu gloo --xla_force_host_platform_device_count=2"
+    expected = [f"[{i}] {text}" for i in range(3) for text in ("ready", line, "no newline")]
+    assert sorted(done.stdout.splitlines()) == sorted(expected)
+
+
+def test_what_the_user_has_set_stays():
+    env = environment(JAX_PLATFORMS="tpu", JAX_CPU_COLLECTIVES_IMPLEMENTATION="mpi", XLA_FLAGS="--xla_a=1")
+    done = local_pod("1", *doing("{}"), env=env)
+    assert "[0] 1 tpu mpi --xla_a=1 --xla_force_host_platform_device_count=1" in done.stdout.splitlines()
+
+
+def test_the_processes_find_each_other():
+    done = local_pod("2", "--devices=3", "--", sys.executable, "-c", JAX)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {line for line in done.stdout.splitlines() if " 6 " in line} == {"[0] 2 3 6 3", "[1] 2 3 6 3"}
+
+
+def test_the_first_failure_is_the_exit_status_and_the_others_end_by_themselves():
+    done = local_pod("2", *doing('{"1": 3}'))
+    assert done.returncode == 3
+    assert "local_pod: process 1 ended with status 3" in done.stderr and "sending" not in done.stderr
+    assert "[0] no newline" in done.stdout
+
+
+def test_who_does_not_notice_that_another_failed_is_stopped_after_the_grace_period():
+    done = local_pod("3", "--grace=1", *doing('{"0": 4, "1": "wait", "2": "deaf"}'))
+    assert done.returncode == 4
+    assert "the others have 1 seconds to notice" in done.stderr
+    assert re.search(r"sending TERM to process (1 2|2 1)", done.stderr) and "sending KILL to process 2" in done.stderr
+    assert "[1] got SIGTERM" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_signals_reach_every_process(name):
+    command = [str(LOCAL_POD), "2", *doing('{"0": "wait", "1": "wait"}')]
+    with subprocess.Popen(command, env=environment(), stdout=-1, stderr=-1, text=True) as pod:
+        assert {pod.stdout.readline(), pod.stdout.readline()} == {"[0] ready\n", "[1] ready\n"}
+        pod.send_signal(signal.Signals[name])
+        out, _ = pod.communicate(timeout=60)
+    assert pod.returncode == 7 and set(out.splitlines()) == {f"[0] got {name}", f"[1] got {name}"}
+
+
+def test_a_dry_run_prints_a_command_for_each_process_and_starts_none(tmp_path):
+    done = local_pod("2", "--devices=4", "--dry-run", "--", "touch", str(tmp_path / "a b"))
+    assert done.returncode == 0 and not list(tmp_path.iterdir())
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert [line[6] for line in lines] == ["JAX_PROCESS_ID=0", "JAX_PROCESS_ID=1"]
+    for line in lines:
+        assert line[:6] == [
+            "env", "JAX_PLATFORMS=cpu", "JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo",
+            "XLA_FLAGS=--xla_force_host_platform_device_count=4", "JAX_COORDINATOR_ADDRESS=localhost:PORT",
+            "JAX_NUM_PROCESSES=2",
+        ]  # fmt: skip
+        assert line[7:] == ["touch", str(tmp_path / "a b")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the number of processes is missing; see --help"),
+        (["two", "--", "x"], "the number of processes is 'two'; give a whole number of at least 1"),
+        (["0", "--", "x"], "the number of processes is '0'"),
+        (["2", "--devices=0", "--", "x"], "--devices is '0'; give a whole number"),
+        (["2", "--grace=", "--", "x"], "--grace is ''; give a whole number"),
+        (["2", "--device=2", "--", "x"], "unknown flag --device=2; flags are --devices, --grace, --dry-run, --help"),
+        (["2", "python", "x.py"], "unexpected python; write the command after --"),
+        (["2"], "no command to run; write it after --"),
+    ],
+)
+def test_a_mistake_is_one_line_and_starts_nothing(arguments, message):
+    done = local_pod(*arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
+
+
+def test_help_says_how_to_use_it():
+    done = local_pod("--help")
+    assert done.returncode == 0 and done.stdout.startswith("usage: launch/local_pod.sh N [--devices=D]")
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: path.name)
+def test_every_shell_script_passes_shellcheck(script):
+    shellcheck = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert shellcheck, "pip install -e '.[test]' brings shellcheck"
+    done = subprocess.run([shellcheck, str(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_runs_on_the_hosts_passes_shellcheck_too():
+    sys.path.insert(0, str(ROOT / "launch"))
+    import tpu_pod
+
+    shellcheck = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    for text in (tpu_pod.INSTALL, tpu_pod.RUN.format(command="python x.py")):
+        # SC1090, SC1091: the file that is sourced, SC2164: a failed cd, are seen on the host only.
+        options = ["--shell=bash", "--exclude=SC1090,SC1091,SC2164", "-"]
+        done = subprocess.run([shellcheck, *options], input=text, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "")

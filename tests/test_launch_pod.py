@@ -1,0 +1,302 @@
+"""tpu_pod.py against a stand-in for gcloud that records what it is asked and answers as it is told."""
+
+import json
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from cgrpo_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+sys.path.insert(0, str(ROOT / "launch"))  # as `python launch/tpu_pod.py` has it
+import command_line  # noqa: E402
+import tpu_pod  # noqa: E402
+
+# Answers with the next line of answers.json[WORD], WORD being the first argument that is a key; the last one stays.
+GCLOUD = """#!{python} -S
+import json, pathlib, shutil, sys
+here = pathlib.Path({here!r})
+with (here / "calls.jsonl").open("a") as file:
+    file.write(json.dumps(sys.argv[1:]) + chr(10))
+answers = json.loads((here / "answers.json").read_text())
+kind = "run" if any(a.startswith("--output-directory") for a in sys.argv) else None
+for argument in sys.argv:
+    if argument.endswith(".tar.gz") and ":" not in argument:
+        shutil.copy(argument, here / "shipped.tar.gz")
+word = kind or next((f"{{a}} {{b}}" for a, b in zip(sys.argv, sys.argv[1:]) if f"{{a}} {{b}}" in answers), None)
+if word not in answers:
+    sys.exit(0)
+given = answers[word]
+out, status = given[0]
+answers[word] = given[1:] or given
+(here / "answers.json").write_text(json.dumps(answers))
+print(out)
+sys.exit(status)
+"""
+QR, NODE = "queued-resources describe", "tpu-vm describe"
+COMMAND = ["python", "-m", "cgrpo_jax.train", "--workdir=/mnt/shared/run", "--config.system_prompt=it's $HOME"]
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch):
+    """Returns a function that launches with gcloud's answers, and returns the exit status and what gcloud was asked."""
+    gcloud = tmp_path / "bin" / "gcloud"
+    gcloud.parent.mkdir()
+    gcloud.write_text(GCLOUD.format(python=sys.executable, here=str(tmp_path)))
+    gcloud.chmod(0o755)
+    # Nothing else is on the path: no test may ever reach a real gcloud.
+    (gcloud.parent / "git").symlink_to(shutil.which("git"))
+    monkeypatch.setenv("PATH", str(gcloud.parent))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+
+    def launch(answers, **changes):
+        (tmp_path / "answers.json").write_text(json.dumps(answers))
+        (tmp_path / "calls.jsonl").write_text("")
+        values = {
+            "name": "pod", "topology": "v6e:4x4", "zone": "zone-a", "project": "proj", "spot": True,
+            "runtime_version": "", "network": "", "subnetwork": "", "service_account": "",
+            "logs": str(tmp_path / "logs"), "max_restarts": 2, "poll": 0.0, "keep": False, "delete": False,
+            "dry_run": False, "command": COMMAND,
+        }  # fmt: skip
+        status = None
+        try:
+            tpu_pod.main(**values | changes)
+        except SystemExit as stop:
+            status = stop.code
+        return status, calls()
+
+    def calls():
+        return [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+
+    launch.calls = calls
+    return launch
+
+
+def kinds(calls):
+    """Returns what was asked, in order, without the looks at the state."""
+    found = []
+    for call in calls:
+        verb = call[3]
+        if verb == "ssh":
+            verb = "run" if any(argument.startswith("--output-directory") for argument in call) else "install"
+        found.append(verb)
+    return [verb for verb in found if verb != "describe"]
+
+
+FOUND = {"run": [["", 0]], NODE: [["READY", 0]]}
+NEW = FOUND | {QR: [["", 1], ["WAITING_FOR_RESOURCES", 0], ["PROVISIONING", 0], ["ACTIVE", 0]]}
+
+
+def test_a_dry_run_prints_the_commands_that_a_run_then_gives(launch, capsys, tmp_path):
+    status, calls = launch({}, dry_run=True)
+    assert status is None and calls == [] and not (tmp_path / "logs").exists()
+    shown = shlex.split(capsys.readouterr().out)
+    commands = [list(part) for part in split_at(shown, {"git", "gcloud"})]
+    assert [command[0] for command in commands] == ["git"] + ["gcloud"] * 6
+    status, calls = launch(NEW)
+    assert status == 0
+    asked = [call for number, call in enumerate(calls) if call not in calls[:number]]
+    expected = [[argument.replace("cgrpo_jax.tar.gz", "X") for argument in command[1:]] for command in commands[1:]]
+    really = [[name(argument) for argument in call] for call in asked]
+    assert sorted(really) == sorted(expected)
+
+
+def name(argument):
+    """Returns an argument with the archive's temporary path, or its name on the host, as X."""
+    if argument.endswith("/cgrpo_jax.tar.gz"):
+        return "X"
+    return argument.replace("cgrpo_jax.tar.gz", "X")
+
+
+def split_at(words, starts):
+    part = []
+    for word in words:
+        if word in starts and part:
+            yield part
+            part = []
+        part.append(word)
+    yield part
+
+
+def test_a_run_creates_waits_ships_installs_runs_and_deletes(launch, tmp_path, capsys):
+    status, calls = launch(NEW)
+    assert status == 0 and kinds(calls) == ["create", "scp", "install", "run", "delete"]
+    create = next(call for call in calls if "create" in call)
+    assert create == [
+        "compute", "tpus", "queued-resources", "create", "pod", "--zone=zone-a", "--project=proj", "--node-id=pod",
+        "--accelerator-type=v6e-16", "--runtime-version=v2-alpha-tpuv6e", "--spot", "--quiet",
+    ]  # fmt: skip
+    (run,) = [call for call in calls if kinds([call]) == ["run"]]
+    script = next(argument for argument in run if argument.startswith("--command="))
+    assert shlex.split(script.splitlines()[-1]) == ["exec", *COMMAND, "--distributed"]
+    assert "--worker=all" in run and f"--output-directory={tmp_path}/logs/attempt-0" in run
+    out = capsys.readouterr().out
+    assert "pod is WAITING_FOR_RESOURCES; waiting" in out and "running on 4 hosts" in out
+
+
+def test_what_is_shipped_is_the_commit_and_no_secret_is_printed_or_sent(launch, tmp_path, capfd):
+    _, calls = launch(NEW)
+    assert "hf_secret" not in json.dumps(calls) + "".join(capfd.readouterr())
+    listed = subprocess.run(["git", "-C", ROOT, "ls-tree", "-r", "--name-only", "HEAD"], capture_output=True, text=True)
+    with tarfile.open(tmp_path / "shipped.tar.gz") as packed:
+        files = {member.name for member in packed.getmembers() if not member.isdir()}
+    assert files == set(listed.stdout.splitlines()) and "setup.py" in files
+
+
+def test_what_the_hosts_run_stops_what_a_lost_attempt_left_and_starts_in_the_code(tmp_path):
+    home = tmp_path / "home"
+    (home / "cgrpo_jax").mkdir(parents=True)
+    (home / "cgrpo_venv/bin").mkdir(parents=True)
+    (home / "cgrpo_venv/bin/activate").write_text("")
+    left = subprocess.Popen(["sleep", "60"])
+    (home / "cgrpo.pid").write_text(str(left.pid))
+    script = tpu_pod.RUN.format(command="pwd")
+    # The one who waits for the process here is this test: without it a zombie would stay, which `tail --pid` sees.
+    with subprocess.Popen(["bash", "-c", script], env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, stdout=-1) as shell:
+        assert left.wait(timeout=30) == -15
+        out, _ = shell.communicate(timeout=30)
+    assert out.decode().strip() == str(home / "cgrpo_jax")
+    assert (home / "cgrpo.pid").read_text().strip() == str(shell.pid)
+
+
+def test_a_preempted_slice_is_made_anew_and_the_same_command_runs_again(launch, tmp_path, capsys):
+    states = ["ACTIVE", "SUSPENDED", "SUSPENDED", "PROVISIONING", "ACTIVE"]
+    answers = FOUND | {QR: [["", 1], *([state, 0] for state in states)], "run": [["", 255], ["", 0]]}
+    status, calls = launch(answers)
+    assert status == 0
+    once = ["create", "scp", "install", "run"]
+    assert kinds(calls) == [*once, "delete", *once, "delete"]
+    first, second = [call for call in calls if kinds([call]) == ["run"]]
+    changed = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
+    assert changed == [tuple(f"--output-directory={tmp_path}/logs/attempt-{k}" for k in (0, 1))]
+    assert "preempted: making it anew (restart 1 of 2)" in capsys.readouterr().out
+
+
+def test_a_node_that_is_preempted_counts_before_the_queued_resource_says_so(launch):
+    answers = {QR: [["ACTIVE", 0]] * 3 + [["SUSPENDED", 0]] + [["ACTIVE", 0]], NODE: [["PREEMPTED", 0]]}
+    status, calls = launch(answers | {"run": [["", 1], ["", 0]]})
+    assert status == 0 and kinds(calls) == [
+        "scp",
+        "install",
+        "run",
+        "delete",
+        "create",
+        "scp",
+        "install",
+        "run",
+        "delete",
+    ]
+
+
+def test_a_slice_lost_while_it_waits_or_is_set_up_is_made_anew(launch):
+    states = [["", 1], ["FAILED", 0], ["FAILED", 0], ["ACTIVE", 0]]
+    status, calls = launch(FOUND | {QR: states})
+    assert status == 0 and kinds(calls) == ["create", "delete", "create", "scp", "install", "run", "delete"]
+    states = [["ACTIVE", 0]] * 2 + [["SUSPENDED", 0]] * 2 + [["ACTIVE", 0]]
+    status, calls = launch(FOUND | {QR: states, "tpu-vm scp": [["", 1], ["", 0]]})
+    assert status == 0 and kinds(calls) == ["scp", "delete", "create", "scp", "install", "run", "delete"]
+
+
+def test_restarts_have_an_end(launch, capsys):
+    status, calls = launch(FOUND | {QR: [["ACTIVE", 0]], "run": [["", 255]]})
+    assert status == 255 and kinds(calls).count("run") == 3 and kinds(calls)[-1] == "delete"
+    assert kinds(calls).count("install") == 1  # the slice was there all the time
+    assert "connection lost after 2 restarts" in capsys.readouterr().out
+
+
+def test_a_command_that_fails_is_not_run_again(launch, tmp_path, capsys):
+    status, calls = launch(FOUND | {QR: [["ACTIVE", 0]], "run": [["", 2]]})
+    assert status == 2 and kinds(calls) == ["scp", "install", "run", "delete"]
+    assert f"the command failed with status 2; see {tmp_path}/logs/attempt-0" in capsys.readouterr().out
+
+
+def test_keep_leaves_the_slice_and_delete_only_deletes(launch, capsys):
+    status, calls = launch(FOUND | {QR: [["ACTIVE", 0]]}, keep=True)
+    assert status == 0 and kinds(calls) == ["scp", "install", "run"]
+    assert "pod is kept; delete it with --delete" in capsys.readouterr().out
+    assert kinds(launch({}, delete=True, command=[])[1]) == ["delete"]
+    assert launch({}, delete=True, dry_run=True, command=[])[1] == []
+    assert capsys.readouterr().out == (
+        "gcloud compute tpus queued-resources delete pod --zone=zone-a --project=proj --force --quiet\n"
+    )
+
+
+def test_ctrl_c_deletes_the_slice(launch):
+    def interrupted(attempts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch({}, start=interrupted)
+    assert kinds(launch.calls()) == ["delete"]
+
+
+def test_networks_accounts_and_versions_are_handed_on(launch, capsys):
+    launch({}, dry_run=True, spot=False, network="n", subnetwork="s", service_account="a", runtime_version="v9")
+    create = capsys.readouterr().out.splitlines()[1]
+    assert create.endswith("--runtime-version=v9 --network=n --subnetwork=s --service-account=a --quiet")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"topology": "v6e:5x5"}, "v6e has no topology '5x5'; it has 1x1"),
+        ({"topology": "tpu7x:2x2x1"}, "tpu7x:2x2x1 is on GKE only; use launch/render_gke.py"),
+        ({"command": []}, "no command to run; write it after --"),
+        (
+            {"command": ["python", "--workdir=runs/a"]},
+            "--workdir=runs/a would go with the slice; give the path",
+        ),
+        ({"max_restarts": -1}, "--max-restarts=-1 and --poll=0.0 must not be negative"),
+    ],
+)
+def test_a_mistake_is_one_line_and_creates_nothing(launch, changes, message):
+    with pytest.raises(UserError, match=message):
+        launch({}, **changes)
+    assert launch.calls() == []
+
+
+def test_gcloud_s_own_refusal_ends_the_launch_in_one_line(launch):
+    with pytest.raises(UserError, match="creating the slice failed; gcloud's message is above"):
+        launch({QR: [["", 1]], "queued-resources create": [["", 1]]})
+    with pytest.raises(UserError, match="pod is in the state ODD, which this launcher does not know"):
+        launch({QR: [["ODD", 0]]})
+
+
+def test_without_gcloud_a_line_says_what_to_install(launch, tmp_path):
+    (tmp_path / "bin" / "gcloud").unlink()
+    assert shutil.which("gcloud") is None
+    with pytest.raises(UserError, match="gcloud is not installed; install the Google Cloud CLI and log in"):
+        launch({})
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+def given(*argv):
+    seen = {}
+    flags = {"max_restarts": command_line.cli.Flag("n", int, 3), "dry_run": command_line.DRY_RUN}
+    command_line.run(lambda **values: seen.update(values), doc="What it does.", flags=flags, argv=argv)
+    return seen
+
+
+def test_flags_may_have_dashes_and_the_command_keeps_its_own():
+    expected = {"max_restarts": 5, "dry_run": True, "command": ["x", "--dry-run", "--a_b", "--", "-h"]}
+    for argv in (["--max-restarts=5", "--dry-run"], ["--max_restarts", "5", "--dry_run"]):
+        assert given(*argv, "--", "x", "--dry-run", "--a_b", "--", "-h") == expected
+    assert given() == {"max_restarts": 3, "dry_run": False, "command": []}
+
+
+def test_help_and_unknown_flags(capsys):
+    for argv, code in ((["--help"], 0), (["--max-restart=5"], 2), (["stray"], 2)):
+        with pytest.raises(SystemExit) as caught:
+            given(*argv)
+        assert caught.value.code == code
+    out, err = capsys.readouterr()
+    assert out == "What it does.\n"
+    assert "unknown flag --max_restart (did you mean --max_restarts?)" in err and err.count("\n") == 2
