@@ -1,7 +1,7 @@
 """What a program costs on a TPU, from the real compiler: memory, FLOPs, bytes, collectives, the time they bound.
 
     program = costs.compile_for(step, (shapes,), donate_argnums=0)
-    program.memory.peak                           # bytes per device
+    program.needed_bytes                          # of HBM, per device
     costs.seconds_bound(program.cost, chip).limit  # "flops", "bytes" or "collectives"
 
 The compiler counts a loop's body once and a Pallas kernel as nothing. So costs come from shallow programs with their
@@ -29,12 +29,11 @@ class Memory:
       argument: of the arguments that are used, in the layout that the compiler chose; `jit` drops unused ones.
       output: of the results, those that take a donated argument's place included.
       alias: of the results that do take one's place.
-      temporary: size of the heap for everything else. Buffers that fit on-chip memory are not in it. Holes count, and
-        where loops carry an argument it was seen to hold a copy more than is ever alive: an upper bound.
+      temporary: of the heap that everything else lies in, with the holes that packing leaves; buffers in on-chip memory
+        are not in it.
       code: of the program itself, which lies in HBM too.
-      peak: what the compiler holds against the chip's limit (the same number as its RESOURCE_EXHAUSTED message):
-        arguments, results and temporaries at the worst moment. It counts buffers in on-chip memory as well, so it is
-        too high by at most that memory's size (some 100 MB), which shows in tiny programs only.
+      peak: what the compiler holds against the chip's limit (its RESOURCE_EXHAUSTED message gives this number): all that
+        is alive at the worst moment. It has no holes, but counts buffers in on-chip memory, which shows in tiny programs.
     """
 
     argument: int
@@ -43,6 +42,15 @@ class Memory:
     temporary: int
     code: int
     peak: int
+
+    @property
+    def needed(self) -> int:
+        """What must be free: the compiler's peak, or what is laid out one beside the other if that is more.
+
+        The two agree but for holes in the heap, which the compiler does not hold against the limit and which are
+        allocated all the same.
+        """
+        return max(self.peak, self.argument + self.output - self.alias + self.temporary + self.code)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Program:
     """What compiling a program told.
 
     Attributes:
-      needed_bytes: of HBM on one device; from the compiler's message if it does not fit.
+      needed_bytes: of HBM on one device, `Memory.needed`; from the compiler's message if it does not fit.
       limit_bytes: the HBM that the compiler's message says there is; None if the program fits.
       memory, cost: None if it does not fit.
       collectives, kernels: those in it; empty if it does not fit.
@@ -122,7 +130,7 @@ def compile_for(
       compile_for(jnp.dot, (a, b)).cost.flops == 2 * m * k * n   # of one device's share
     """
     keywords = dict(keywords or {})
-    _check_placed((args, keywords), static=jit_options)
+    _check_placed((args, keywords))
     jitted = function if hasattr(function, "lower") and not jit_options else jax.jit(function, **jit_options)
     lowered = jitted.lower(*args, **keywords)
     start = time.monotonic()
@@ -139,7 +147,7 @@ def compile_for(
     found, kernels = tuple(hlo.collectives(text)), tuple(hlo.kernel_calls(text))
     memory = _memory(compiled.memory_analysis())
     cost = _cost(compiled.cost_analysis(), found, kernels, kernel_cost)
-    return Program(memory.peak, None, memory, cost, found, kernels, seconds, "")
+    return Program(memory.needed, None, memory, cost, found, kernels, seconds, "")
 
 
 def out_of_memory(message: str) -> tuple[int, int] | None:
@@ -220,7 +228,7 @@ def seconds_bound(cost: Cost, chip: Chip) -> Bound:
     return Bound(parts[limit], limit, parts)
 
 
-def _check_placed(arguments, *, static: Mapping) -> None:
+def _check_placed(arguments) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(arguments):
         # Numbers and strings may be static arguments; what has a shape is data, and must lie somewhere.
         if hasattr(leaf, "shape") and getattr(leaf, "sharding", None) is None:

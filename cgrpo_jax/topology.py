@@ -115,8 +115,8 @@ def prepare() -> None:
 def devices(name: str) -> list[jax.Device]:
     """Returns the devices of a slice, in the order in which JAX gives them on the real one.
 
-    That is host by host, hosts along x first, then y, then z; within a host (2x2 chips) x, then y, then, on chips of two
-    devices, the device. They can be compiled for; nothing can be put on them.
+    That is host by host, hosts along x first, then y, then z; within a host (2x2 chips) x, then y; then, on chips of
+    two devices, the device. They can be compiled for; nothing can be put on them.
 
     Args:
       name: as `parse` takes it.

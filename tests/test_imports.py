@@ -16,7 +16,19 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem
 
 # A module may import modules of its own level and of those above it in this table.
 LEVELS = (
-    ("errors", "records", "objective", "logprobs", "sampling", "passk", "runtime", "sharding"),
+    (
+        "errors",
+        "records",
+        "objective",
+        "logprobs",
+        "sampling",
+        "passk",
+        "runtime",
+        "sharding",
+        "hlo",
+        "topology",
+        "costs",
+    ),
     (
         "model",
         "tokenizer",
