@@ -32,8 +32,9 @@ class Memory:
       temporary: of the heap that everything else lies in, with the holes that packing leaves; buffers in on-chip memory
         are not in it.
       code: of the program itself, which lies in HBM too.
-      peak: what the compiler holds against the chip's limit (its RESOURCE_EXHAUSTED message gives this number): all that
-        is alive at the worst moment. It has no holes, but counts buffers in on-chip memory, which shows in tiny programs.
+      peak: what the compiler holds against the chip's limit (its RESOURCE_EXHAUSTED message gives this number): all
+        that is alive at the worst moment. It has no holes, but counts buffers in on-chip memory, which shows in tiny
+        programs only.
     """
 
     argument: int

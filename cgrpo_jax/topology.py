@@ -7,6 +7,7 @@ The compiler is libtpu's (extra `tpu`), a wheel that runs on any x86-64 Linux ma
 """
 
 import dataclasses
+import functools
 import importlib.util
 import os
 import re
@@ -124,20 +125,24 @@ def devices(name: str) -> list[jax.Device]:
     Raises:
       UserError: no such topology, or libtpu is not installed.
     """
-    chip, shape = parse(name)
+    _, shape = parse(name)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu, the compiler for TPUs, is not installed; run: pip install 'cgrpo_jax[tpu]'.")
     prepare()
-    options = dict(chip.options)
-    if shape == (1, 1):
+    return list(_described(name, one_chip=shape == (1, 1)))
+
+
+@functools.cache  # a second description's devices would not equal the first's, and arrays on both would not go together
+def _described(name: str, *, one_chip: bool) -> tuple[jax.Device, ...]:
+    options = dict(CHIPS[name.split(":")[0]].options)
+    if one_chip:
         options["chips_per_host_bounds"] = [1, 1, 1]  # libtpu otherwise takes a host of 2x2
     try:
         description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(
-            f"topology {name!r} was refused by libtpu ({str(error).splitlines()[0]}); try another."
-        ) from error
-    return list(description.devices)
+        reason = str(error).splitlines()[0]
+        raise UserError(f"topology {name!r} was refused by libtpu ({reason}); use another.") from error
+    return tuple(description.devices)
 
 
 def lay_out(devices: list[jax.Device], *, replica: int, fsdp: int, tensor: int) -> Mesh:
