@@ -84,7 +84,7 @@ def test_loops_in_loops_multiply():
     ("line", "kind", "results", "group_size", "wire_bytes"),
     [
         (
-            "%g = bf16[8,256]{1,0:T(8,128)(2,1)S(1)} all-gather(%x), replica_groups={{0,2,4,6},{1,3,5,7}}, dimensions={0}",
+            "%g = bf16[8,256]{1,0:T(8,128)(2,1)} all-gather(%x), replica_groups={{0,2,4,6},{1,3,5,7}}, dimensions={0}",
             "all-gather",
             (("bf16", (8, 256)),),
             4,
