@@ -110,17 +110,19 @@ def compile_for(
     keywords: Mapping | None = None,
     *,
     kernel_cost: Callable[[hlo.KernelCall], Cost] | None = None,
+    unknown_trips: int | None = None,
     **jit_options,
 ) -> Program:
     """Compiles a function for the devices that its arguments' shardings name, and returns what the compiler says of it.
 
     Its cost is only true of a program without loops: `cost_analysis()` counts a body once. Collectives and kernels in
-    loops whose trip count is known are multiplied, in others counted once.
+    loops are multiplied out, where the trip count is known or given, and counted once elsewhere.
 
     Args:
       function: to compile; jitted already or not.
       args, keywords: its arguments; each array leaf a `jax.ShapeDtypeStruct` with a sharding on a topology's mesh.
       kernel_cost: the cost of one run of a Pallas kernel on one device, from its operands' and results' shapes.
+      unknown_trips: how often loops run whose trip count is not in the program, as one that ends on data.
       jit_options: for `jax.jit`, as donate_argnums and static_argnames; none if the function is jitted.
 
     Raises:
@@ -145,7 +147,7 @@ def compile_for(
         return Program(*figures, None, None, (), (), time.monotonic() - start, message)
     seconds = time.monotonic() - start
     text = compiled.as_text()
-    found, kernels = tuple(hlo.collectives(text)), tuple(hlo.kernel_calls(text))
+    found, kernels = (tuple(read(text, unknown_trips=unknown_trips)) for read in (hlo.collectives, hlo.kernel_calls))
     memory = _memory(compiled.memory_analysis())
     cost = _cost(compiled.cost_analysis(), found, kernels, kernel_cost)
     return Program(memory.needed, None, memory, cost, found, kernels, seconds, "")
@@ -189,6 +191,10 @@ def extrapolate(costs: Mapping[int, Cost], layers: int) -> Cost:
 
 def extrapolate_decode(costs: Mapping[tuple[int, int], Cost], layers: int, tokens: int) -> Cost:
     """Returns the cost of generating tokens at a depth from four programs: it is linear in each, so bilinear in both.
+
+    True of FLOPs and bytes. Not of collectives that give the same at every token, as gathering a weight: unrolled, the
+    compiler does them once for all tokens; in the loop that runs, at each. Take those from the program itself, whose
+    loops are multiplied out: `dataclasses.replace(extrapolated, collectives=program.cost.collectives)`.
 
     Args:
       costs: {(depth, tokens): cost} at two depths and two numbers of tokens, all unrolled, caches of one size.

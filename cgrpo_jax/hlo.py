@@ -77,7 +77,7 @@ def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     return -(-math.prod(shape) * bits // 8)
 
 
-def collectives(text: str) -> list[Collective]:
+def collectives(text: str, *, unknown_trips: int | None = None) -> list[Collective]:
     """Returns every collective of a program, once per place it is called from.
 
     On TPU an asynchronous collective appears in the fusion that starts it, in those that do other work meanwhile and in
@@ -85,11 +85,12 @@ def collectives(text: str) -> list[Collective]:
 
     Args:
       text: `compiled.as_text()`.
+      unknown_trips: how often a loop runs whose trip count is not in the program, as one that ends on data.
     """
     program = _computations(text)
     everyone = _num_devices(text)
     found = []
-    for computation, instruction, times in _walk(program):
+    for computation, instruction, times in _walk(program, unknown_trips):
         kind = instruction.opcode.removesuffix("-start")
         if kind not in COLLECTIVES or _continues_elsewhere(instruction, program[computation]):
             continue
@@ -104,15 +105,15 @@ def collectives(text: str) -> list[Collective]:
     return found
 
 
-def kernel_calls(text: str) -> list[KernelCall]:
+def kernel_calls(text: str, *, unknown_trips: int | None = None) -> list[KernelCall]:
     """Returns every call of a Pallas kernel in a program, once per place it is called from.
 
     Args:
-      text: `compiled.as_text()`.
+      text, unknown_trips: as for `collectives`.
     """
     program = _computations(text)
     found = []
-    for computation, instruction, times in _walk(program):
+    for computation, instruction, times in _walk(program, unknown_trips):
         if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes:
             types = {other.name: other.types for other in program[computation]}
             operands = [shape for name in instruction.operands for shape in _shapes(types[name])]
@@ -191,7 +192,9 @@ def _continues_elsewhere(instruction: Instruction, computation: list[Instruction
     return not starts and (ends or '"async_collective_fusion_config"' in instruction.attributes)
 
 
-def _walk(program: dict[str, list[Instruction]]) -> Iterator[tuple[str, Instruction, int | None]]:
+def _walk(
+    program: dict[str, list[Instruction]], unknown_trips: int | None
+) -> Iterator[tuple[str, Instruction, int | None]]:
     """Yields (computation, instruction, times it runs) for each place it is called from; all branches are taken."""
 
     def visit(name, times):
@@ -202,6 +205,7 @@ def _walk(program: dict[str, list[Instruction]]) -> Iterator[tuple[str, Instruct
             inner = times
             if instruction.opcode == "while":
                 trips = trip_count(program, name, instruction)
+                trips = unknown_trips if trips is None else trips
                 inner = None if times is None or trips is None else times * trips
             called = _CALLED.findall(instruction.attributes)
             for listed in _BRANCHES.findall(instruction.attributes):

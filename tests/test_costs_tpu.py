@@ -101,7 +101,25 @@ def test_decoding_extrapolates_in_layers_and_tokens():
     }
     cost = costs.extrapolate_decode(shallow, layers=8, tokens=50)
     assert cost.flops == pytest.approx(hand_flops(small(), 8, tokens=50), rel=0.03)
-    assert compiled(small(), 8, unroll=1, tokens=50).cost.flops < 0.1 * cost.flops
+    scanned = compiled(small(), 8, unroll=1, tokens=50).cost
+    assert scanned.flops < 0.1 * cost.flops
+    # The weights are gathered at each token, which the unrolled programs don't show.
+    assert scanned.collectives["all-gather"] == 50 * 8 * 2 * WIDTH * HIDDEN // 2 * 2 / 2
+    assert scanned.collectives["all-gather"] > 10 * cost.collectives["all-gather"]
+
+
+def test_a_loop_that_ends_on_data_runs_as_often_as_told():
+    mesh = small()
+
+    def until_small(x):
+        return jax.lax.while_loop(lambda x: x.max() > 1, lambda x: x / jax.lax.psum(jnp.abs(x), "tensor"), x)
+
+    function = jax.shard_map(until_small, mesh=mesh, in_specs=P("tensor"), out_specs=P("tensor"), check_vma=False)
+    args = (shape(mesh, (64, 256), P("tensor"), jnp.float32),)
+    once, often = (costs.compile_for(function, args, unknown_trips=trips) for trips in (None, 100))
+    assert {found.times for found in once.collectives} == {None}
+    assert {found.times for found in often.collectives} == {100}
+    assert often.cost.collectives["all-reduce"] == 100 * once.cost.collectives["all-reduce"]
 
 
 def test_a_gradient_step_gathers_and_scatters():

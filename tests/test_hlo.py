@@ -71,6 +71,12 @@ def test_the_trip_count_is_the_loops_own_or_unknown(old, new, times):
     assert only(SCAN.replace(old, new)).times == times
 
 
+def test_an_unknown_trip_count_can_be_given():
+    endless = SCAN.replace("direction=LT", "direction=GT")
+    (given,), (known,) = (hlo.collectives(text, unknown_trips=9) for text in (endless, SCAN))
+    assert (given.times, known.times) == (9, 36)
+
+
 def test_loops_in_loops_multiply():
     inner = SCAN[SCAN.index("  %zero") : SCAN.index("  ROOT %out")].replace("36", "3").replace("%p,", "%x,")
     outer = SCAN.replace("%body (", "%outer (").replace("body=%body", "body=%outer")
