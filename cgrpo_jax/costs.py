@@ -9,9 +9,11 @@ loops unrolled, extrapolated (`extrapolate`, `extrapolate_decode`), and a kernel
 """
 
 import dataclasses
+import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import jax
 
@@ -138,7 +140,8 @@ def compile_for(
     lowered = jitted.lower(*args, **keywords)
     start = time.monotonic()
     try:
-        compiled = lowered.compile()
+        with _nothing_cached():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         figures = out_of_memory(str(error))
         if figures is None:
@@ -235,6 +238,18 @@ def seconds_bound(cost: Cost, chip: Chip) -> Bound:
     return Bound(parts[limit], limit, parts)
 
 
+@contextmanager
+def _nothing_cached() -> Iterator[None]:
+    """Keeps JAX from writing to its cache what only a TPU could read: read here, it would warn and compile anyway."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
 def _check_placed(arguments) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(arguments):
         # Numbers and strings may be static arguments; what has a shape is data, and must lie somewhere.
@@ -258,7 +273,8 @@ def _cost(said: Mapping, found, kernels, kernel_cost) -> Cost:
     sent = {}
     for collective in found:
         sent[collective.kind] = sent.get(collective.kind, 0.0) + (collective.times or 1) * collective.wire_bytes
-    cost = Cost(said["flops"], said["bytes accessed"], sent)
+    # What is 0 the compiler leaves out, as the FLOPs of moving an array.
+    cost = Cost(said.get("flops", 0.0), said.get("bytes accessed", 0.0), sent)
     if kernels and kernel_cost is None:
         names = ", ".join(sorted({kernel.name for kernel in kernels}))
         raise ValueError(f"the compiler counts Pallas kernels ({names}) as nothing; give kernel_cost.")

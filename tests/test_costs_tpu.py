@@ -1,6 +1,9 @@
 """Costs of a small stack of layers, compiled by the real TPU compiler; needs the extra `tpu`, no TPU."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +136,15 @@ def test_a_gradient_step_gathers_and_scatters():
     assert {"all-gather", "all-reduce", "reduce-scatter"} <= kinds
 
 
+def test_laying_an_array_out_anew_is_no_computation():
+    mesh = small()
+    cut, whole = P("fsdp", "tensor"), P(None, "tensor")
+    program = costs.compile_for(lambda x: x, (shape(mesh, (512, 512), cut),), out_shardings=NamedSharding(mesh, whole))
+    assert program.cost.flops == 0
+    assert program.cost.collectives == {"all-gather": 512 * 256 * 2 / 2}
+    assert (program.memory.argument, program.memory.output) == (256 * 256 * 2, 512 * 256 * 2)
+
+
 def test_memory_is_that_of_the_buffers():
     # 256 MB on each device, too much for on-chip memory: what the fields say can be counted by hand.
     mesh = topology.mesh("v5e:2x2", replica=1, fsdp=4, tensor=1)
@@ -195,3 +207,21 @@ def test_a_kernel_costs_what_its_formula_says():
     assert costs.compile_for(function, args, kernel_cost=lambda _: costs.Cost()).cost.flops == 256 * 256  # the + 1
     with pytest.raises(ValueError, match=r"counts Pallas kernels \(matmul\) as nothing"):
         costs.compile_for(function, args)
+
+
+def test_nothing_is_cached_that_cannot_be_read_back(tmp_path):
+    code = """
+import jax, jax.numpy as jnp
+from cgrpo_jax import costs, topology
+sharding = jax.sharding.SingleDeviceSharding(topology.devices("v5e:1x1")[0])
+for _ in range(2):
+    costs.compile_for(jnp.sin, (jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=sharding),))
+    jax.clear_caches()
+    jax.jit(jnp.cos)(1.0)
+"""
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], env=os.environ | cache | path, check=True)
+    written = [file.name for file in tmp_path.iterdir()]
+    assert any(name.startswith("jit_cos") for name in written)
+    assert not any(name.startswith("jit_sin") for name in written)
