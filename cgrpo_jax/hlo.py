@@ -177,11 +177,21 @@ def _num_devices(text: str) -> int:
 
 
 def _group_size(attributes: str, everyone: int) -> int:
-    """Reads `replica_groups={{0,2},{1,3}}` or `replica_groups=[2,4]<=[8]`; neither, or empty, is all devices."""
+    """Reads how many devices take part together, in each of the forms in which the compiler writes groups.
+
+    `{{0,2},{1,3}}`, `[groups,size]<=[8]`, `mesh['x'=2,'y'=4] {'y'}` with a part of an axis as `'y':(1)2`, and for all
+    devices `{}` or nothing. A permutation's pairs count as 2.
+    """
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
         return int(iota[1])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return len(listed[1].split(","))
+    if axes := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'([^']*)'=(\d+)", axes[1]))
+        taken = re.findall(r"'([^']*)'(?::\(\d+\)(\d+))?", axes[2])
+        return math.prod(int(part or sizes[name]) for name, part in taken)
+    if "replica_groups=" in attributes and "replica_groups={}" not in attributes:
+        raise ValueError(f"unknown form of groups in HLO: {attributes[:200]!r}")
     return 2 if "source_target_pairs=" in attributes else everyone
 
 

@@ -146,6 +146,28 @@ def test_every_form_of_a_collective(line, kind, results, group_size, wire_bytes)
     assert found.wire_bytes == wire_bytes
 
 
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,2},{1,3}}", 2),
+        ("[2,4]<=[4,2]T(1,0)", 4),
+        ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", 4),
+        ("mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}", 8),
+        ("mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1':(1)2}", 4),
+        ("mesh['axis_0'=4], device_ids=([4]) {'axis_0'}", 4),
+        ("{}", 8),
+    ],
+)
+def test_every_form_of_groups(groups, size):
+    line = f"%g = f32[16]{{0}} all-gather(%x), channel_id=1, replica_groups={groups}, dimensions={{0}}"
+    assert only(in_entry(line)).group_size == size
+
+
+def test_groups_of_another_form_are_not_guessed():
+    with pytest.raises(ValueError, match="unknown form of groups in HLO.*ring"):
+        hlo.collectives(in_entry("%g = f32[16]{0} all-gather(%x), replica_groups=ring<4>, dimensions={0}"))
+
+
 def test_the_end_of_a_collective_is_not_another():
     assert not hlo.collectives(in_entry("%d = f32[16]{0} all-gather-done(%g)"))
 
