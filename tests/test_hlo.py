@@ -154,7 +154,7 @@ def test_every_form_of_a_collective(line, kind, results, group_size, wire_bytes)
         ("mesh['axis_0'=2,'axis_1'=4] {'axis_1'}", 4),
         ("mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}", 8),
         ("mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1':(1)2}", 4),
-        ("mesh['axis_0'=4], device_ids=([4]) {'axis_0'}", 4),
+        ("mesh['axis_0'=8,'axis_1'=2], device_ids=([2,2,4]T(0,2,1)) {'axis_0':(2)4}", 4),
         ("{}", 8),
     ],
 )
