@@ -1,11 +1,48 @@
 """Eight fake CPU devices for every test, chosen before JAX is imported."""
 
 import importlib.util
+import itertools
 import os
+import pathlib
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
+collect_ignore_glob = []
 # Comparisons with transformers need the extra `parity`.
 if not all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft")):
-    collect_ignore_glob = ["*_parity.py"]
+    collect_ignore_glob.append("*_parity.py")
+# Compiling for TPUs needs the extra `tpu`, no TPU.
+if not importlib.util.find_spec("libtpu"):
+    collect_ignore_glob.append("*_tpu.py")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_device():
+    """Runs take one of the eight devices, unless their configuration asks for a mesh."""
+    from cgrpo_jax import assemble, sharding
+
+    make_mesh = assemble.make_mesh
+
+    def make(config):
+        return make_mesh(config) if tuple(config.mesh.values()) != (1, 0, 1) else sharding.one_device()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assemble, "make_mesh", make)
+        yield
+
+
+_tests = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def forgotten_programs():
+    """Every compiled program keeps parts of memory mapped, of which Linux grants a process 65,530."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if next(_tests) % 10 == 0 and maps.exists() and maps.read_text().count("\n") > 25_000:
+        import jax
+
+        jax.clear_caches()

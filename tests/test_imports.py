@@ -16,7 +16,21 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem
 
 # A module may import modules of its own level and of those above it in this table.
 LEVELS = (
-    ("errors", "records", "objective", "logprobs", "sampling", "passk", "runtime", "sharding", "writing", "json_files"),
+    (
+        "errors",
+        "records",
+        "objective",
+        "logprobs",
+        "sampling",
+        "passk",
+        "runtime",
+        "sharding",
+        "hlo",
+        "topology",
+        "costs",
+        "writing",
+        "json_files",
+    ),
     (
         "model",
         "tokenizer",

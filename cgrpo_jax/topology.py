@@ -1,0 +1,166 @@
+"""TPU slices that are not there: their chips' published limits, and devices that the real compiler compiles for.
+
+    mesh = topology.mesh("v5p:2x2x4", replica=1, fsdp=4, tensor=4)   # 16 chips, none of them needed
+    jax.jit(step).lower(shapes_with_shardings_on(mesh)).compile()
+
+The compiler is libtpu's (extra `tpu`), a wheel that runs on any x86-64 Linux machine.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import re
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from cgrpo_jax import sharding
+from cgrpo_jax.errors import UserError
+
+GIB = 2**30
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",  # ask no metadata server who we are: outside Google Cloud that waits for a timeout
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any valid one: it is only read to start, and binds no later topology
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process on this machine aborts on a lock file
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one JAX device of a chip kind can hold and do; a device is a whole chip except where `devices_per_chip` > 1.
+
+    Attributes:
+      hbm_bytes: what a program may use, as the compiler says it; the rest of the chip's HBM is the runtime's.
+      flops: peak dense bfloat16 FLOP/s.
+      hbm_bandwidth: bytes/s.
+      ici_bandwidth: bytes/s out of the device over all its links, one direction (published figures count both).
+      axes: dimensions of the network; 2 or 3.
+      max_chips: the largest single slice.
+      cores: TensorCores in one device; two of them share its HBM and compute as one ("megacore").
+      devices_per_chip: 2 on tpu7x, whose two halves have their own HBM; all figures here are per device.
+      options: what the topology needs to be told beyond its name.
+    """
+
+    hbm_bytes: int
+    flops: float
+    hbm_bandwidth: float
+    ici_bandwidth: float
+    axes: int
+    max_chips: int
+    cores: int = 1
+    devices_per_chip: int = 1
+    options: dict = dataclasses.field(default_factory=dict)
+
+
+# From the pages "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e" and "TPU7x" of cloud.google.com/tpu/docs. They give ICI per
+# chip both ways (v5e 400, v5p 1200, v6e 800, tpu7x 1200 GB/s), halved here; v4 has 6 links of 50 GB/s each way.
+# `hbm_bytes` is what libtpu 0.0.42 says is available when a program does not fit.
+CHIPS = {
+    "v4": Chip(int(30.75 * GIB), 275e12, 1200e9, 300e9, 3, 4096, cores=2, options={"chip_config_name": "megacore"}),
+    "v5e": Chip(int(15.75 * GIB), 197e12, 819e9, 200e9, 2, 256),
+    "v5p": Chip(int(95.74 * GIB), 459e12, 2765e9, 600e9, 3, 6144, cores=2),
+    "v6e": Chip(int(31.25 * GIB), 918e12, 1638e9, 400e9, 2, 256),
+    "tpu7x": Chip(int(94.75 * GIB), 2307e12 / 2, 7380e9 / 2, 600e9 / 2, 3, 9216, devices_per_chip=2),
+}
+_FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+_SMALL_SOLID = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
+_RULE = {
+    2: "one of " + ", ".join("x".join(map(str, shape)) for shape in _FLAT),
+    3: "2x2x1, 2x2x2, 2x2x4, 2x4x4, or multiples of 4 in ascending order such as 4x4x8, up to {} chips",
+}
+
+
+def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
+    """Returns the chip and the shape in chips that a topology's name gives.
+
+    Args:
+      name: CHIP:AxB or CHIP:AxBxC, as "v6e:4x4" or "v5p:4x4x4".
+
+    Raises:
+      UserError: no such chip, or no such slice of it.
+
+    Example:
+      parse("v5p:4x4x4") == (CHIPS["v5p"], (4, 4, 4))
+    """
+    match = re.fullmatch(r"([a-z0-9]+):([1-9]\d{0,4}(?:x[1-9]\d{0,4})*)", name)
+    if not match:
+        raise UserError(f"topology {name!r} is no CHIP:AxB or CHIP:AxBxC; write it like v6e:4x4 or v5p:4x4x4.")
+    kind, shape = match[1], tuple(map(int, match[2].split("x")))
+    if kind not in CHIPS:
+        raise UserError(f"topology {name!r} names an unknown chip {kind!r}; use one of {', '.join(CHIPS)}.")
+    chip = CHIPS[kind]
+    # libtpu takes more than can be rented (v5p:4x4x400); what the documentation lists is what exists.
+    cubes = len(shape) == 3 and not any(size % 4 for size in shape) and list(shape) == sorted(shape)
+    listed = shape in _FLAT if chip.axes == 2 else shape in _SMALL_SOLID or cubes
+    if not listed or int(np.prod(shape)) > chip.max_chips:
+        rule = _RULE[chip.axes].format(chip.max_chips)
+        raise UserError(f"topology {name!r} does not exist; slices of {kind} are {rule}.")
+    return chip, shape
+
+
+def prepare() -> None:
+    """Lets this process compile for TPUs on a machine without one; `devices` calls it.
+
+    libtpu reads the environment when it is loaded, which is when the first topology is asked for, so this may come
+    after `import jax`, and even after JAX has started its CPU backend. It must come before anything makes JAX look for
+    a real TPU: this sets JAX's platform to cpu, so that nothing does.
+    """
+    os.environ.update(_ENVIRONMENT)
+    jax.config.update("jax_platforms", "cpu")
+
+
+def devices(name: str) -> list[jax.Device]:
+    """Returns the devices of a slice, in the order in which JAX gives them on the real one.
+
+    That is host by host, hosts along x first, then y, then z; within a host (2x2 chips) x, then y; then, on chips of
+    two devices, the device. They can be compiled for; nothing can be put on them.
+
+    Args:
+      name: as `parse` takes it.
+
+    Raises:
+      UserError: no such topology, or libtpu is not installed.
+    """
+    _, shape = parse(name)
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("libtpu, the compiler for TPUs, is not installed; run: pip install 'cgrpo_jax[tpu]'.")
+    prepare()
+    return list(_described(name, one_chip=shape == (1, 1)))
+
+
+@functools.cache  # a second description's devices would not equal the first's, and arrays on both would not go together
+def _described(name: str, *, one_chip: bool) -> tuple[jax.Device, ...]:
+    options = dict(CHIPS[name.split(":")[0]].options)
+    if one_chip:
+        options["chips_per_host_bounds"] = [1, 1, 1]  # libtpu otherwise takes a host of 2x2
+    try:
+        description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"topology {name!r} was refused by libtpu ({reason}); use another.") from error
+    return tuple(description.devices)
+
+
+def mesh(name: str, *, replica: int = 1, fsdp: int = 0, tensor: int = 1) -> Mesh:
+    """Returns the mesh of a slice, laid out as on the real one.
+
+    Raises:
+      UserError: no such topology, libtpu is not installed, or the axes do not multiply to the number of devices.
+    """
+    return sharding.make_mesh(replica=replica, fsdp=fsdp, tensor=tensor, devices=devices(name))
+
+
+def tensor_hops(mesh: Mesh) -> int:
+    """Returns the most links between two successive members of any tensor group: 0 alone or on one chip, 1 in a line.
+
+    2 is a group that fills a block, as 2x2 chips, or two lines side by side: still all neighbours of the block.
+
+    Args:
+      mesh: on devices with coordinates.
+    """
+    coords = np.array([device.coords for device in mesh.devices.flat]).reshape(*mesh.devices.shape, -1)
+    return int(np.abs(np.diff(coords, axis=2)).sum(-1).max(initial=0))
