@@ -1,6 +1,10 @@
 """What a transformer computes, as pure functions of `(params, tokens, cache)`: training's full pass, cached decoding.
 
 Layers are scanned, so compile time does not grow with depth. All that differs between families is in `ModelConfig`.
+
+On a mesh (sharding.py) these functions run in `jax.shard_map` on one device's part of the weights and rows. What fsdp
+cut is gathered before a layer uses it. What tensor cut is computed in parts: heads and MLP are added up after `o` and
+`down`, and each device has the logits of its part of the vocabulary.
 """
 
 import functools
@@ -11,19 +15,22 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from cgrpo_jax.model import ModelConfig
+from cgrpo_jax import sharding
+from cgrpo_jax.model import ModelConfig, axes_like
 
+_QUERY_BLOCK = 1024
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
-def unembedding(params: dict) -> jax.Array:
+def unembedding(params: dict, config: ModelConfig) -> jax.Array:
     """Returns the `[V, D]` matrix that maps final hidden states to logits, before the soft-cap if there is one."""
-    return params["unembed"] if "unembed" in params else params["embed"]
+    table = params["unembed"] if "unembed" in params else params["embed"]
+    return sharding.gather(table, ("vocab", "embed"), config.embed_dim)
 
 
 def logits(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
     """Returns the float32 logits `[..., V]` of final hidden states `[..., D]`."""
-    z = jnp.einsum("...d,vd->...v", hidden, unembedding(params), preferred_element_type=jnp.float32)
+    z = jnp.einsum("...d,vd->...v", hidden, unembedding(params, config), preferred_element_type=jnp.float32)
     return softcap(z, config.logit_softcap)
 
 
@@ -83,6 +90,7 @@ def _project(spec: str, p: dict, name: str, x):
 def _layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable):
     """One transformer layer. `attend(q, k, v) -> (out, aux)` is all that differs between training and decoding."""
     norm = functools.partial(_rms_norm, config)
+    p = _own_kv_heads(config, p)
     h = norm(x_BSD, p["attn_norm"])
     q = _project("bsd,dhk->bshk", p, "q", h)
     k = _project("bsd,dhk->bshk", p, "k", h)
@@ -92,16 +100,36 @@ def _layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable):
     if config.qk_norm:
         q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
     out, aux = attend(_rotate(q, *rope), _rotate(k, *rope), v)
-    out = _project("bshk,hkd->bsd", p, "o", out)
+    out = sharding.sum_if_cut(_project("bshk,hkd->bsd", p, "o", out), p["o"].shape[0], config.num_heads)
     x_BSD = x_BSD + (norm(out, p["post_attn_norm"]) if config.post_norms else out)
     h = norm(x_BSD, p["mlp_norm"])
     h = _ACTIVATIONS[config.activation](_project("bsd,df->bsf", p, "gate", h)) * _project("bsd,df->bsf", p, "up", h)
-    out = _project("bsf,fd->bsd", p, "down", h)
+    out = sharding.sum_if_cut(_project("bsf,fd->bsd", p, "down", h), p["down"].shape[0], config.mlp_dim)
     return x_BSD + (norm(out, p["post_mlp_norm"]) if config.post_norms else out), aux
 
 
+def _own_kv_heads(config: ModelConfig, p: dict) -> dict:
+    """Keeps the key/value heads that this device's query heads read, where tensor cut only these."""
+    own_heads, K = p["q"].shape[-2], p["k"].shape[-2]
+    if own_heads == config.num_heads or K < config.num_kv_heads:
+        return p
+    group = config.num_heads // config.num_kv_heads
+    first = sharding.part_of(own_heads, config.num_heads)
+    if group % own_heads == 0:  # they all read the same one
+        own = first // group + jnp.arange(1)
+    else:
+        own = (first + jnp.arange(own_heads)) // group
+    names = [f"{name}{part}" for name in "kv" for part in ("", "_bias", "_lora_b")]
+    return p | {name: jnp.take(p[name], own, axis=-2) for name in names if name in p}
+
+
 def _embed(params: dict, config: ModelConfig, tokens):
-    x = params["embed"][tokens]
+    table = sharding.gather(params["embed"], ("vocab", "embed"), config.embed_dim)
+    own = tokens - sharding.part_of(len(table), config.vocab_size)
+    here = (own >= 0) & (own < len(table))
+    x = sharding.sum_if_cut(
+        jnp.where(here[..., None], table[jnp.where(here, own, 0)], 0), len(table), config.vocab_size
+    )
     # Gemma rounds the factor to the weights' dtype.
     return x * jnp.asarray(math.sqrt(config.embed_dim), x.dtype) if config.scale_embeddings else x
 
@@ -134,29 +162,50 @@ def _rope(config: ModelConfig, positions_BS) -> Callable:
 
 
 def _packed_attention(config: ModelConfig, positions_BS, segments_BS) -> Callable:
-    """Returns `local -> attend`: causal attention within each segment, in local layers to its last tokens only."""
+    """Returns `local -> attend`: causal attention within each segment, in local layers to its last tokens only.
+
+    Long rows are taken a block of queries at a time, each with the keys up to its end, and their scores are computed
+    again in the backward pass: the scores of 8192 tokens with themselves would be 256 MB a head.
+    """
     S = segments_BS.shape[1]
-    causal_SS = jnp.tril(jnp.ones((S, S), bool))
-    mask_BSS = (segments_BS[:, :, None] == segments_BS[:, None, :]) & causal_SS
-    near_BSS = mask_BSS & (positions_BS[:, :, None] - positions_BS[:, None, :] < config.window)
+    index_S = jnp.arange(S)
 
-    def of_layer(local):
-        mask_B1SS = _choose(local, near_BSS, mask_BSS)[:, None]
-        return lambda q, k, v: (_attention(config, q, k, v, mask_B1SS), (k, v))
+    def block(local, start, end, q, k, v):
+        here = slice(start, end)
+        seen_BST = segments_BS[:, here, None] == segments_BS[:, None, :end]
+        seen_BST &= index_S[here, None] >= index_S[:end]
+        near_BST = seen_BST & (positions_BS[:, here, None] - positions_BS[:, None, :end] < config.window)
+        return _attention(config, q, k, v, _choose(local, near_BST, seen_BST)[:, None])
 
-    return of_layer
+    def attend(q, k, v, *, local):
+        if S <= _QUERY_BLOCK:
+            return block(local, 0, S, q, k, v), (k, v)
+        blocks = []
+        for start in range(0, S, _QUERY_BLOCK):
+            end = min(start + _QUERY_BLOCK, S)
+            compute = jax.checkpoint(functools.partial(block, local, start, end))
+            blocks.append(compute(q[:, start:end], k[:, :end], v[:, :end]))
+        return jnp.concatenate(blocks, axis=1), (k, v)
+
+    return lambda local: functools.partial(attend, local=local)
 
 
-def _attention(config: ModelConfig, q_BSHK, k, v, mask_B1SS):
+def _attention(config: ModelConfig, q_BSHK, k, v, mask_B1ST):
     scale = _query_scale(config)
     if not config.attention_softcap:
-        return jax.nn.dot_product_attention(q_BSHK, k, v, mask=mask_B1SS, scale=scale)
+        return jax.nn.dot_product_attention(q_BSHK, k, v, mask=mask_B1ST, scale=scale)
     B, S, H, head_dim = q_BSHK.shape
-    q = (q_BSHK * scale).reshape(B, S, config.num_kv_heads, -1, head_dim)
+    q = (q_BSHK * scale).reshape(B, S, k.shape[2], -1, head_dim)
     score = jnp.einsum("bskgd,btkd->bkgst", q, k, preferred_element_type=jnp.float32)
-    score = jnp.where(mask_B1SS[:, None], softcap(score, config.attention_softcap), -jnp.inf)
+    score = jnp.where(mask_B1ST[:, None], softcap(score, config.attention_softcap), -jnp.inf)
     weight = jax.nn.softmax(score, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgst,btkd->bskgd", weight, v).reshape(B, S, H, head_dim)
+
+
+def _gatherer(params: dict, config: ModelConfig) -> Callable[[dict], dict]:
+    """Returns what gathers one layer's weights."""
+    axes = axes_like(config, params)["layers"]
+    return lambda p: {name: sharding.gather(leaf, axes[name][1:], config.embed_dim) for name, leaf in p.items()}
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -180,12 +229,18 @@ def hidden_states(
     """
     attend, rope = _packed_attention(config, positions_BS, segments_BS), _rope(config, positions_BS)
 
+    gather = _gatherer(params, config)
+
     def layer(x, xs):
         p, local = xs
-        return _layer(config, p, x, rope(local), attend(local))[0], None
+        return _layer(config, gather(p), x, rope(local), attend(local))[0], None
 
     if remat:
         layer = jax.checkpoint(layer, prevent_cse=False)
+    elif params["layers"]["q"].shape[1] < config.embed_dim:
+        # Gathered weights are not kept for the backward pass: those of all layers would be the whole model.
+        policy = jax.checkpoint_policies.save_anything_except_these_names(sharding.GATHERED)
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
     x, _ = jax.lax.scan(layer, _embed(params, config, tokens_BS), (params["layers"], _local_L(config)))
     return _rms_norm(config, x, params["final_norm"])
 
@@ -230,20 +285,21 @@ def prefill(
       (`[Q, D]` hidden states at the last prompt token, after the final norm; the cache)
     """
     Q, P = tokens_QP.shape
+    gather = _gatherer(params, config)
     positions = jnp.broadcast_to(jnp.arange(P), (Q, P))
     segments = (positions < length_Q[:, None]).astype(jnp.int32)
     attend, rope = _packed_attention(config, positions, segments), _rope(config, positions)
 
     def layer(x, xs):
         p, local = xs
-        x, (k, v) = _layer(config, p, x, rope(local), attend(local))
+        x, (k, v) = _layer(config, gather(p), x, rope(local), attend(local))
         return x, (k.swapaxes(1, 2), v.swapaxes(1, 2))
 
     xs = (params["layers"], _local_L(config))
     x, (prompt_k, prompt_v) = jax.lax.scan(layer, _embed(params, config, tokens_QP), xs)
     last = jnp.take_along_axis(x, (length_Q - 1)[:, None, None], axis=1)[:, 0]
-    room = (config.num_layers, Q * num_samples, config.num_kv_heads, max_length, config.head_dim)
-    empty = jnp.zeros(room, prompt_k.dtype)
+    room = (config.num_layers, Q * num_samples, prompt_k.shape[2], max_length, config.head_dim)
+    empty = sharding.varying_like(jnp.zeros(room, prompt_k.dtype), prompt_k)
     cache = Cache(prompt_k, prompt_v, length_Q, empty, empty, jnp.int32(0))
     return _rms_norm(config, last, params["final_norm"]), cache
 

@@ -1,7 +1,8 @@
-"""Batched generation: one jitted program prefills prompts, decodes their continuations and stops when all are done.
+"""Batched generation: one jitted program prefills prompts, another decodes their continuations until all are done.
 
 Shapes are static and few: prompts are padded to a bucket, rows to a fixed number a call, so the number of compilations
-does not depend on the data. What is sampled depends on a row's `RowIndex`, never on the batch it was sampled in.
+does not depend on the data. What is sampled depends on a row's `RowIndex`, never on the batch it was sampled in, nor on
+the data group: each decodes its own prompts, all for as many steps as the slowest.
 """
 
 import dataclasses
@@ -12,8 +13,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
+from jax.sharding import PartitionSpec
 
-from cgrpo_jax import forward, sampling
+from cgrpo_jax import forward, lora, sampling, sharding
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import RowIndex
@@ -37,59 +40,166 @@ class GenerationStats:
     seconds: float = 0.0
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "num_samples", "max_length", "temperature", "top_p", "top_k", "eos_ids")
-)
-def _generate(
-    params,
-    tokens_QP,
-    length_Q,
-    live_B,
-    seed,
-    iteration,
-    index_B6,
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What `prefill` and `decode` are compiled for; `num_samples` is N, continuations a prompt."""
+
+    config: model_lib.ModelConfig
+    mesh: jax.sharding.Mesh
+    eos_ids: tuple[int, ...]
+    num_samples: int
+    max_length: int
+    temperature: float
+    top_p: float
+    top_k: int
+
+
+@struct.dataclass
+class Decoding:
+    """What decoding carries from token to token, for B rows of continuations of at most T tokens.
+
+    Attributes:
+      cache: keys and values; the newest token is not in it yet.
+      keys_B: PRNG key of each row, as data.
+      t: int32 scalar, tokens sampled so far, the same for all rows.
+      going: int32 scalar, the number of data groups with a row that is not done.
+      tokens_BT, logp_BT: what was sampled.
+      length_B: int32, tokens of each row, end of turn included.
+      done_B: whether the row has ended.
+    """
+
+    cache: forward.Cache
+    keys_B: jax.Array
+    t: jax.Array
+    going: jax.Array
+    tokens_BT: jax.Array
+    logp_BT: jax.Array
+    length_B: jax.Array
+    done_B: jax.Array
+
+
+def reshard(
+    params: dict,
+    base: lora.Base | None = None,
     *,
     config: model_lib.ModelConfig,
-    num_samples: int,
-    max_length: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    eos_ids: tuple[int, ...],
-):
-    B = index_B6.shape[0]
-    keys_B = sampling.row_keys(seed, iteration, index_B6)
+    mesh: jax.sharding.Mesh,
+    dtype: jax.typing.DTypeLike,
+) -> dict:
+    """Returns weights in the layout and dtype of generation: gathered over fsdp once, and not at every token.
 
-    def draw(hidden_BD, t):
-        logits_BV = forward.logits(params, config, hidden_BD)
-        uniform_B = sampling.uniforms(keys_B, t)
-        return sampling.sample(logits_BV, uniform_B, temperature=temperature, top_p=top_p, top_k=top_k)
+    Args:
+      params: the weights in the training layout; with `base`, its adapters, which are merged into it.
+      base: the frozen model that `params` adapts.
+      config, mesh: of the model.
+      dtype: of the result; what is gathered has it already.
+    """
+    same_dtype = all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
+    if base is None and same_dtype and mesh.shape[sharding.FSDP] == 1:
+        return params
+    return _reshard(params, base, config=config, mesh=mesh, dtype=dtype)
 
-    def record(state, token_B, logp_B, t):
-        tokens_BT, logp_BT, length_B, done_B = state
-        tokens_BT = tokens_BT.at[:, t].set(token_B)
-        logp_BT = logp_BT.at[:, t].set(logp_B)
-        length_B = length_B + ~done_B
-        return tokens_BT, logp_BT, length_B, done_B | jnp.isin(token_B, jnp.asarray(eos_ids))
 
-    def unfinished(carry):
-        t, _, _, (_, _, _, done_B) = carry
-        return (t < max_length) & ~done_B.all()
+@functools.partial(jax.jit, static_argnames=("config", "mesh", "dtype"))
+def _reshard(params, base, *, config, mesh, dtype):
+    weights = params if base is None else base.merge(params)
+    axes = model_lib.axes_like(config, weights)
+    specs = [sharding.param_specs(axes, weights, mesh, layout=x) for x in (sharding.TRAINING, sharding.GENERATION)]
 
-    def step(carry):
-        t, token_B, cache, state = carry
-        hidden_BD, cache = forward.decode_step(params, config, token_B, cache)
-        token_B, logp_B = draw(hidden_BD, t)
-        return t + 1, token_B, cache, record(state, token_B, logp_B, t)
+    def part(weights):
+        return jax.tree.map(lambda x, names: sharding.gather(x.astype(dtype), names, config.embed_dim), weights, axes)
 
-    hidden_QD, cache = forward.prefill(
-        params, config, tokens_QP, length_Q, num_samples=num_samples, max_length=max_length
+    # Unchecked: that all devices hold the same after a gather is not in the types.
+    return jax.shard_map(part, mesh=mesh, in_specs=(specs[0],), out_specs=specs[1], check_vma=False)(weights)
+
+
+def _param_specs(params: dict, settings: Settings):
+    axes = model_lib.axes_like(settings.config, params)
+    return sharding.param_specs(axes, params, settings.mesh, layout=sharding.GENERATION)
+
+
+def _decoding_specs(settings: Settings) -> Decoding:
+    heads = settings.config.num_heads
+    tensor = settings.mesh.shape[sharding.TENSOR]
+    head_axis = sharding.TENSOR if tensor > 1 and heads % tensor == 0 else None  # else each device has all heads
+    rows, whole = sharding.BY_ROWS, sharding.WHOLE
+    stored = PartitionSpec(None, sharding.DATA, head_axis)
+    cache = forward.Cache(stored, stored, rows, stored, stored, whole)
+    return Decoding(cache, rows, whole, whole, rows, rows, rows, rows)
+
+
+@functools.partial(jax.jit, static_argnames=("settings",))
+def prefill(params, tokens_QP, length_Q, live_B, seed, iteration, index_B6, *, settings: Settings) -> Decoding:
+    """Runs the prompts and samples the first token of every row; rows that are not live are done from the start."""
+
+    def part(params, tokens_QP, length_Q, live_B, seed, iteration, index_B6):
+        B, T = len(index_B6), settings.max_length
+        hidden_QD, cache = forward.prefill(
+            params, settings.config, tokens_QP, length_Q, num_samples=settings.num_samples, max_length=T
+        )
+        state = Decoding(
+            cache,
+            jax.random.key_data(sampling.row_keys(seed, iteration, index_B6)),
+            jnp.int32(0),
+            jnp.int32(0),
+            *sharding.varying_like((jnp.zeros((B, T), jnp.int32), jnp.zeros((B, T)), jnp.zeros(B, jnp.int32)), live_B),
+            ~live_B,
+        )
+        return _sample(params, state, jnp.repeat(hidden_QD, settings.num_samples, axis=0), settings)
+
+    rows, whole = sharding.BY_ROWS, sharding.WHOLE
+    return jax.shard_map(
+        part,
+        mesh=settings.mesh,
+        in_specs=(_param_specs(params, settings), rows, rows, rows, whole, whole, rows),
+        out_specs=_decoding_specs(settings),
+    )(params, tokens_QP, length_Q, live_B, seed, iteration, index_B6)
+
+
+@functools.partial(jax.jit, static_argnames=("settings",), donate_argnames=("state",))
+def decode(params, state: Decoding, *, settings: Settings) -> tuple[Decoding, tuple[jax.Array, ...]]:
+    """Decodes until every row has ended or is full.
+
+    Returns:
+      (the state, in its own buffers; tokens, log-probabilities, lengths and which rows have ended, on every device)
+    """
+
+    def part(params, state):
+        def step(state):
+            newest_B = jax.lax.dynamic_index_in_dim(state.tokens_BT, state.t - 1, axis=1, keepdims=False)
+            hidden_BD, cache = forward.decode_step(params, settings.config, newest_B, state.cache)
+            return _sample(params, state.replace(cache=cache), hidden_BD, settings)
+
+        return jax.lax.while_loop(lambda s: (s.t < settings.max_length) & (s.going > 0), step, state)
+
+    specs = _decoding_specs(settings)
+    in_specs = (_param_specs(params, settings), specs)
+    state = jax.shard_map(part, mesh=settings.mesh, in_specs=in_specs, out_specs=specs)(params, state)
+    rows = (state.tokens_BT, state.logp_BT, state.length_B, state.done_B)
+    return state, sharding.replicate(rows, settings.mesh)
+
+
+def _sample(params, state: Decoding, hidden_BD, settings: Settings) -> Decoding:
+    """Samples the next token of every row and notes which rows it ends."""
+    logits_BV = forward.logits(params, settings.config, hidden_BD)
+    uniform_B = sampling.uniforms(jax.random.wrap_key_data(state.keys_B), state.t)
+    token_B, logp_B = sampling.sample(
+        logits_BV,
+        uniform_B,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        vocab_size=settings.config.vocab_size,
     )
-    token_B, logp_B = draw(jnp.repeat(hidden_QD, num_samples, axis=0), 0)
-    empty = (jnp.zeros((B, max_length), jnp.int32), jnp.zeros((B, max_length)), jnp.zeros(B, jnp.int32), ~live_B)
-    carry = (jnp.int32(1), token_B, cache, record(empty, token_B, logp_B, 0))
-    tokens_BT, logp_BT, length_B, done_B = jax.lax.while_loop(unfinished, step, carry)[-1]
-    return tokens_BT, logp_BT, length_B, done_B
+    done_B = state.done_B | jnp.isin(token_B, jnp.asarray(settings.eos_ids))
+    return state.replace(
+        t=state.t + 1,
+        going=jax.lax.psum((~done_B).any().astype(jnp.int32), sharding.DATA),
+        tokens_BT=jax.lax.dynamic_update_slice_in_dim(state.tokens_BT, token_B[:, None], state.t, axis=1),
+        logp_BT=jax.lax.dynamic_update_slice_in_dim(state.logp_BT, logp_B[:, None], state.t, axis=1),
+        length_B=state.length_B + ~state.done_B,
+        done_B=done_B,
+    )
 
 
 class Generator:
@@ -98,14 +208,22 @@ class Generator:
     Args:
       config: the model's shape.
       eos_ids: tokens that end a row.
-      max_rows: rows decoded at once; larger requests run in several calls of this size.
+      max_rows: rows that a data group decodes at once; larger requests run in several calls of this size.
       prompt_bucket: prompts are padded to a multiple of this many tokens.
+      mesh: where it runs; by default one device.
     """
 
     def __init__(
-        self, config: model_lib.ModelConfig, *, eos_ids: Sequence[int], max_rows: int, prompt_bucket: int = 32
+        self,
+        config: model_lib.ModelConfig,
+        *,
+        eos_ids: Sequence[int],
+        max_rows: int,
+        prompt_bucket: int = 32,
+        mesh: jax.sharding.Mesh | None = None,
     ):
         self.config = config
+        self.mesh = mesh or sharding.one_device()
         self.eos_ids = tuple(sorted(eos_ids))
         self.max_rows = max_rows
         self.prompt_bucket = prompt_bucket
@@ -132,7 +250,7 @@ class Generator:
         """Samples N continuations of each of Q prompts.
 
         Args:
-          params: the weights.
+          params: the weights, on the mesh in the generation layout.
           prompts: Q prompts, lists of token ids.
           indices: Q lists of N row indices, one a continuation; they key the randomness.
           seed: the run's seed.
@@ -174,7 +292,9 @@ class Generator:
                 f"{self.config.max_context}; shorten the prompts or the responses."
             )
         width = min(-(-longest // self.prompt_bucket) * self.prompt_bucket, self.config.max_context)
-        per_call = max(1, self.max_rows // num_samples)
+        groups = sharding.num_groups(self.mesh)
+        per_group = max(1, self.max_rows // num_samples)
+        per_call = per_group * groups
         out: list[list[Sampled]] = []
         for first in range(0, len(prompts), per_call):
             chunk = slice(first, first + per_call)
@@ -183,9 +303,9 @@ class Generator:
                 prompts[chunk],
                 indices[chunk],
                 # A short last chunk, or a stage with few rows, takes the next power of two.
-                size=min(per_call, 1 << (len(prompts[chunk]) - 1).bit_length()),
+                size=groups * min(per_group, 1 << (-(-len(prompts[chunk]) // groups) - 1).bit_length()),
                 width=width,
-                scalars=(jnp.uint32(seed), jnp.uint32(iteration)),
+                scalars=(np.uint32(seed), np.uint32(iteration)),
                 static=dict(max_length=max_length, temperature=temperature, top_p=top_p, top_k=top_k),
             )
         self.stats.tokens += sum(len(row.token_ids) for rows in out for row in rows)
@@ -201,16 +321,16 @@ class Generator:
             tokens_QP[q, : len(prompt)] = prompt
             length_Q[q] = len(prompt)
         index_B6 = np.zeros((size * num_samples, 6), np.int32)
-        rows = len(prompts) * num_samples
-        index_B6[:rows] = sampling.index_array([index for group in indices for index in group])
-        live_B = np.arange(size * num_samples) < rows
-        result = _generate(
-            params, tokens_QP, length_Q, live_B, *scalars, index_B6,
-            config=self.config, num_samples=num_samples, eos_ids=self.eos_ids, **static,
-        )  # fmt: skip
-        tokens_BT, logp_BT, length_B, done_B = jax.device_get(result)
+        num_rows = len(prompts) * num_samples
+        index_B6[:num_rows] = sampling.index_array([index for group in indices for index in group])
+        live_B = np.arange(size * num_samples) < num_rows
+        settings = Settings(self.config, self.mesh, self.eos_ids, num_samples, **static)
+        tokens_QP, length_Q, live_B, index_B6 = sharding.deal((tokens_QP, length_Q, live_B, index_B6), self.mesh)
+        state = prefill(params, tokens_QP, length_Q, live_B, *scalars, index_B6, settings=settings)
+        _, rows = decode(params, state, settings=settings)
+        tokens_BT, logp_BT, length_B, done_B = jax.device_get(rows)
         flat = [
             Sampled(tokens_BT[b, : length_B[b]].copy(), logp_BT[b, : length_B[b]].copy(), not done_B[b])
-            for b in range(rows)
+            for b in range(num_rows)
         ]
-        return [flat[i : i + num_samples] for i in range(0, rows, num_samples)]
+        return [flat[i : i + num_samples] for i in range(0, num_rows, num_samples)]

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cgrpo_jax import sharding
+
 
 def linear_logprobs(
     hidden_ND: jax.Array,
@@ -21,6 +23,7 @@ def linear_logprobs(
     temperature: float = 1.0,
     softcap: float = 0.0,
     block_size: int = 4096,
+    vocab_size: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """`log p[target]` and the entropy `H = -sum p log p`, `p = softmax(hidden unembed^T / temperature)` of each row.
 
@@ -37,6 +40,8 @@ def linear_logprobs(
       temperature: divides the logits, a Python number above 0.
       softcap: c, a Python number; 0 for none.
       block_size: rows of `unembed_VD` in one step; at least V means a single step.
+      vocab_size: V of the whole vocabulary, where `unembed_VD` is this device's part of it within `jax.shard_map`
+        (sharding.py). Then three numbers a row are exchanged; the logits stay where they are.
 
     Returns:
       `[N]` log-probabilities and `[N]` entropies in nats, float32 (float64 for float64 inputs).
@@ -52,7 +57,15 @@ def linear_logprobs(
         raise ValueError(f"temperature={temperature} must be above 0; greedy decoding has no log-probabilities.")
     if block_size <= 0:
         raise ValueError(f"block_size={block_size} must be above 0; use a multiple of 128.")
-    settings = _Settings(float(temperature), float(softcap), min(block_size, unembed_VD.shape[0]))
+    V = unembed_VD.shape[0]
+    vocab_size = V if vocab_size is None else vocab_size
+    settings = _Settings(float(temperature), float(softcap), min(block_size, V), V < vocab_size)
+    # Both vary alike from here on, so that what each device finds of a gradient is added up where they did not.
+    hidden_ND, unembed_VD = (
+        sharding.varying_like(hidden_ND, unembed_VD),
+        sharding.varying_like(unembed_VD, hidden_ND),
+    )
+    target_N = sharding.varying_like(target_N - sharding.part_of(V, vocab_size), hidden_ND)
     return _linear_logprobs(settings, hidden_ND, unembed_VD, target_N)
 
 
@@ -60,6 +73,7 @@ class _Settings(NamedTuple):
     temperature: float
     softcap: float
     block_size: int
+    cut: bool  # the vocabulary is, over tensor
 
 
 def _block_logits(settings: _Settings, hidden_ND, unembed_VD, index):
@@ -67,7 +81,7 @@ def _block_logits(settings: _Settings, hidden_ND, unembed_VD, index):
 
     The last block starts early enough to be whole: its first columns may repeat, and are then not valid.
     """
-    temperature, softcap, block_size = settings
+    temperature, softcap, block_size, _ = settings
     start = jnp.minimum(index * block_size, unembed_VD.shape[0] - block_size)
     block_KD = lax.dynamic_slice_in_dim(unembed_VD, start, block_size)
     logit_NK = jnp.einsum("nd,kd->nk", hidden_ND, block_KD, preferred_element_type=_sum_dtype(hidden_ND, unembed_VD))
@@ -113,11 +127,17 @@ def _forward(settings, hidden_ND, unembed_VD, target_N):
         target_logit_N = target_logit_N + jnp.sum(jnp.where(is_target_NK, logit_NK, 0.0), axis=1)
         return (new_max_N, sum_N, weighted_N, target_logit_N), None
 
-    zero_N = jnp.zeros(hidden_ND.shape[:1], dtype)
+    zero_N = sharding.varying_like(jnp.zeros(hidden_ND.shape[:1], dtype), hidden_ND)
     # The lowest finite number, not -inf: the first shift multiplies a sum of 0, and 0 * inf is not a number.
-    lowest_N = jnp.full_like(zero_N, jnp.finfo(dtype).min)
+    lowest_N = zero_N + jnp.finfo(dtype).min
     carry = (lowest_N, zero_N, zero_N, zero_N)
     (max_N, sum_N, weighted_N, target_logit_N), _ = lax.scan(step, carry, jnp.arange(_num_blocks(settings, unembed_VD)))
+    if settings.cut:
+        whole_max_N = lax.pmax(max_N, sharding.TENSOR)
+        shift_N = max_N - whole_max_N
+        weighted_N = jnp.exp(shift_N) * (weighted_N + shift_N * sum_N)
+        parts = (jnp.exp(shift_N) * sum_N, weighted_N, target_logit_N)
+        max_N, (sum_N, weighted_N, target_logit_N) = whole_max_N, lax.psum(parts, sharding.TENSOR)
     logsumexp_N = max_N + jnp.log(sum_N)
     entropy_N = jnp.log(sum_N) - weighted_N / sum_N
     outputs = (target_logit_N - logsumexp_N, entropy_N)
@@ -150,7 +170,8 @@ def _backward(settings, residuals, cotangents):
         )
         return (d_hidden_ND, lax.dynamic_update_slice_in_dim(d_unembed_VD, d_block_KD, start, 0)), None
 
-    carry = (jnp.zeros(hidden_ND.shape, dtype), jnp.zeros_like(unembed_VD))
+    zeros = (jnp.zeros(hidden_ND.shape, dtype), jnp.zeros(unembed_VD.shape, unembed_VD.dtype))
+    carry = sharding.varying_like(zeros, unembed_VD)
     (d_hidden_ND, d_unembed_VD), _ = lax.scan(step, carry, jnp.arange(_num_blocks(settings, unembed_VD)))
     return d_hidden_ND.astype(hidden_ND.dtype), d_unembed_VD, None
 

@@ -71,7 +71,7 @@ def init_adapters(config: model.ModelConfig, settings: LoraSettings, *, seed: in
     keys = jax.random.split(jax.random.key(seed), len(TARGETS))
     for name, key in zip(TARGETS, keys, strict=True):
         if name in settings.targets:
-            (L, *inputs), outputs = _split(name, weights[name].shape)
+            (L, *inputs), outputs = model.split_axes(name, weights[name].shape)
             bound = np.prod(inputs) ** -0.5  # as peft draws it: Kaiming's uniform distribution with a = sqrt(5)
             layers[name + _A] = jax.random.uniform(key, (L, *inputs, settings.rank), minval=-bound, maxval=bound)
             layers[name + _B] = jnp.zeros((L, settings.rank, *outputs))
@@ -81,21 +81,6 @@ def init_adapters(config: model.ModelConfig, settings: LoraSettings, *, seed: in
 def adapter_shapes(config: model.ModelConfig, settings: LoraSettings) -> dict:
     """Returns the structure of `init_adapters` with `jax.ShapeDtypeStruct` leaves; allocates nothing."""
     return jax.eval_shape(lambda: init_adapters(config, settings, seed=0))
-
-
-def adapter_axes(config: model.ModelConfig, settings: LoraSettings) -> dict:
-    """Returns the structure of `init_adapters` with axis names: those of the adapted weight, "lora" for the rank."""
-    weights, layers = model.logical_axes(config)["layers"], {}
-    for name in settings.targets:
-        inputs, outputs = _split(name, weights[name])
-        layers |= {name + _A: (*inputs, "lora"), name + _B: (inputs[0], "lora", *outputs)}
-    return {"layers": layers}
-
-
-def _split(name: str, axes: tuple) -> tuple[tuple, tuple]:
-    """Returns a weight's axes as (layers and inputs, outputs)."""
-    count = 3 if name == "o" else 2  # o alone reads heads, which are two axes
-    return axes[:count], axes[count:]
 
 
 @struct.dataclass

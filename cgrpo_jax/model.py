@@ -114,20 +114,21 @@ class Transformer(nnx.Module):
         def bias(shape, axes):
             return nnx.Param(jnp.zeros(shape), logical_axes=axes)
 
-        def heads(n):
-            return (c.num_layers, c.embed_dim, n, c.head_dim), ("layers", "embed", "heads", "head_dim"), c.embed_dim
+        def heads(n, name):
+            return (c.num_layers, c.embed_dim, n, c.head_dim), ("layers", "embed", name, "head_dim"), c.embed_dim
 
         per_layer = (c.num_layers, c.embed_dim)
         # Written in the order in which a layer uses them.
         layers = {
-            "attn_norm": param(per_layer, ("layers", "embed")),
-            "q": param(*heads(c.num_heads)),
-            "k": param(*heads(c.num_kv_heads)),
-            "v": param(*heads(c.num_kv_heads)),
+            "attn_norm": param(per_layer, ("layers", "norm")),
+            "q": param(*heads(c.num_heads, "heads")),
+            "k": param(*heads(c.num_kv_heads, "kv_heads")),
+            "v": param(*heads(c.num_kv_heads, "kv_heads")),
         }
         if c.attention_bias:
-            for name, n in (("q_bias", c.num_heads), ("k_bias", c.num_kv_heads), ("v_bias", c.num_kv_heads)):
-                layers[name] = bias((c.num_layers, n, c.head_dim), ("layers", "heads", "head_dim"))
+            layers["q_bias"] = bias((c.num_layers, c.num_heads, c.head_dim), ("layers", "heads", "head_dim"))
+            for name in ("k_bias", "v_bias"):
+                layers[name] = bias((c.num_layers, c.num_kv_heads, c.head_dim), ("layers", "kv_heads", "head_dim"))
         if c.qk_norm:
             layers["q_norm"] = param((c.num_layers, c.head_dim), ("layers", "head_dim"))
             layers["k_norm"] = param((c.num_layers, c.head_dim), ("layers", "head_dim"))
@@ -138,24 +139,34 @@ class Transformer(nnx.Module):
         o_axes = ("layers", "heads", "head_dim", "embed")
         layers["o"] = param(o_shape, o_axes, c.num_heads * c.head_dim * residual)
         if c.post_norms:
-            layers["post_attn_norm"] = param(per_layer, ("layers", "embed"))
-        layers["mlp_norm"] = param(per_layer, ("layers", "embed"))
+            layers["post_attn_norm"] = param(per_layer, ("layers", "norm"))
+        layers["mlp_norm"] = param(per_layer, ("layers", "norm"))
         layers["gate"] = param((*per_layer, c.mlp_dim), ("layers", "embed", "mlp"), c.embed_dim)
         layers["up"] = param((*per_layer, c.mlp_dim), ("layers", "embed", "mlp"), c.embed_dim)
         layers["down"] = param((c.num_layers, c.mlp_dim, c.embed_dim), ("layers", "mlp", "embed"), c.mlp_dim * residual)
         if c.post_norms:
-            layers["post_mlp_norm"] = param(per_layer, ("layers", "embed"))
+            layers["post_mlp_norm"] = param(per_layer, ("layers", "norm"))
 
         self.embed = param((c.vocab_size, c.embed_dim), ("vocab", "embed"), 50**2)  # normal(0.02)
         self.layers = nnx.Dict(layers)
-        self.final_norm = param((c.embed_dim,), ("embed",))
+        self.final_norm = param((c.embed_dim,), ("norm",))
         if not c.tie_embeddings:
             self.unembed = param((c.vocab_size, c.embed_dim), ("vocab", "embed"), c.embed_dim)
 
 
-def init_params(config: ModelConfig, *, seed: int) -> dict:
-    """Returns freshly initialised float32 parameters as a nested dict of arrays."""
-    return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(params=seed)), nnx.Param))
+def init_params(config: ModelConfig, *, seed: int, shardings: dict | None = None) -> dict:
+    """Returns freshly initialised float32 parameters as a nested dict of arrays.
+
+    Args:
+      config: the model's shape.
+      seed: of the random numbers, which are the same wherever they lie.
+      shardings: a `jax.sharding.Sharding` for each parameter; by default all lie on the default device.
+    """
+
+    def make():
+        return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(params=seed)), nnx.Param))
+
+    return make() if shardings is None else jax.jit(make, out_shardings=shardings)()
 
 
 def param_shapes(config: ModelConfig) -> dict:
@@ -175,3 +186,22 @@ def logical_axes(config: ModelConfig) -> dict:
         lambda variable: variable.get_metadata("logical_axes"), state, is_leaf=lambda x: isinstance(x, nnx.Variable)
     )
     return nnx.to_pure_dict(named)
+
+
+def axes_like(config: ModelConfig, params: dict) -> dict:
+    """Returns the axis names of each array of `params`, which may be weights, adapters (lora.py), or both together."""
+    axes = logical_axes(config)
+    layers = axes["layers"]
+
+    def of_layer(name: str) -> tuple[str, ...]:
+        weight, _, half = name.partition("_lora_")
+        inputs, outputs = split_axes(weight, layers[weight])
+        return {"": layers[weight], "a": (*inputs, "lora"), "b": (inputs[0], "lora", *outputs)}[half]
+
+    return {name: axes[name] for name in params} | {"layers": {name: of_layer(name) for name in params["layers"]}}
+
+
+def split_axes(name: str, axes: tuple) -> tuple[tuple, tuple]:
+    """Returns the axes of a projection `layers[name]` as (layers and inputs, outputs)."""
+    count = 3 if name == "o" else 2  # o alone reads heads, which are two axes
+    return axes[:count], axes[count:]

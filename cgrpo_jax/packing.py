@@ -5,6 +5,7 @@ The same packer serves every kind of row (responses, refinements, critiques, sup
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from cgrpo_jax.errors import UserError
@@ -12,7 +13,13 @@ from cgrpo_jax.records import LossKind, TrainBatch, TrainRow
 
 
 def pack(
-    rows: Sequence[TrainRow], *, num_token_rows: int, pack_length: int, num_slots: int, max_length: int
+    rows: Sequence[TrainRow],
+    *,
+    num_token_rows: int,
+    pack_length: int,
+    num_slots: int,
+    max_length: int,
+    num_groups: int = 1,
 ) -> list[TrainBatch]:
     """Packs rows first-fit, longest first, into as many batches of one static shape as they need.
 
@@ -20,13 +27,15 @@ def pack(
 
     Args:
       rows: what to learn from; may be empty.
-      num_token_rows: R, token rows in a batch.
+      num_token_rows: R, token rows of a data group in a batch.
       pack_length: S, tokens in a token row.
-      num_slots: B, train rows that a batch holds at most.
+      num_slots: B, train rows that a data group's part of a batch holds at most.
       max_length: T, targets that a row may have.
+      num_groups: G, data groups.
 
     Returns:
-      Batches of NumPy arrays; every row is in exactly one.
+      Batches of NumPy arrays; every row is in exactly one. The first axes are G times as long as `TrainBatch` says:
+      the parts of the data groups follow each other, and `row_B` counts token rows within a part.
 
     Raises:
       UserError: a row does not fit `pack_length` or `max_length`, or has no context or no target.
@@ -66,11 +75,20 @@ def pack(
         token_rows[j].append(rows[i])
         free[j] -= sizes[i]
         slots[j // R] -= 1
-    return [fill(token_rows[j : j + R], R, pack_length, num_slots, max_length) for j in range(0, len(token_rows), R)]
+    step = num_groups * R
+    return [
+        fill(token_rows[j : j + step], num_groups, R, pack_length, num_slots, max_length)
+        for j in range(0, len(token_rows), step)
+    ]
 
 
-def fill(token_rows: Sequence[Sequence[TrainRow]], R: int, S: int, B: int, T: int) -> TrainBatch:
+def fill(token_rows: Sequence[Sequence[TrainRow]], G: int, R: int, S: int, B: int, T: int) -> TrainBatch:
     """Returns the batch whose token row r holds `token_rows[r]`; what they do not fill is padding."""
+    parts = [_fill_part(token_rows[g * R : (g + 1) * R], R, S, B, T) for g in range(G)]
+    return parts[0] if G == 1 else jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _fill_part(token_rows: Sequence[Sequence[TrainRow]], R: int, S: int, B: int, T: int) -> TrainBatch:
     tokens, positions, segments = (np.zeros((R, S), np.int32) for _ in range(3))
     row_B, start_B, length_B = (np.zeros(B, np.int32) for _ in range(3))
     target = np.zeros((B, T), np.int32)

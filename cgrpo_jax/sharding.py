@@ -1,47 +1,175 @@
-"""Which axis of a parameter lies along which axis of the mesh: one table, from logical names to the mesh.
+"""The mesh, and which axis of an array lies along which axis of it: one table, from logical names to the mesh.
 
 The mesh has three axes: `replica` (whole copies), `fsdp` (parameters and optimiser state cut up, gathered layer by
-layer), `tensor` (heads, MLP and vocabulary cut up, each chip computing its part).
+layer), `tensor` (heads, MLP and vocabulary cut up, each device computing its part). Rows of a batch are dealt out over
+`replica` and `fsdp`; one coordinate of these two is a *data group*.
+
+Weights have two layouts. `TRAINING` cuts them along `fsdp` and `tensor`; `GENERATION` along `tensor` alone, so that a
+token costs no gathering.
+
+Programs are written for one device's part (`jax.shard_map`), and see from shapes what is cut: an axis that is shorter
+than the model's configuration says is a part of it. So the same code runs where nothing is cut.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-MESH_AXES = ("replica", "fsdp", "tensor")
+from cgrpo_jax.errors import UserError
+
+REPLICA, FSDP, TENSOR = "replica", "fsdp", "tensor"
+DATA = (REPLICA, FSDP)
+TRAINING, GENERATION = (FSDP, TENSOR), (TENSOR,)
 # Logical axis of a parameter -> mesh axis; what is not named is not cut.
-AXES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
+AXES = {"embed": FSDP, "heads": TENSOR, "kv_heads": TENSOR, "mlp": TENSOR, "vocab": TENSOR}
+# Name of gathered weights, by which a rematerialisation policy tells them from activations.
+GATHERED = "gathered"
+
+BY_ROWS = PartitionSpec(DATA)
+WHOLE = PartitionSpec()
 
 
 def make_mesh(*, replica: int = 1, fsdp: int = 0, tensor: int = 1, devices: Sequence | None = None) -> Mesh:
     """Returns the mesh over all devices of all processes; `fsdp=0` takes what the other axes leave.
 
+    On TPUs the tensor axis gets whole axes of the network, or a block of neighbours; other devices keep their order.
+
     Raises:
-      ValueError: the axes do not multiply to the number of devices.
+      UserError: an axis is no size, or the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    fsdp = fsdp or len(devices) // (replica * tensor)
-    if replica * fsdp * tensor != len(devices):
-        raise ValueError(f"a mesh of {replica} x {fsdp} x {tensor} does not take {len(devices)} devices; change it.")
-    return Mesh(np.asarray(devices).reshape(replica, fsdp, tensor), MESH_AXES)
+    for name, size in (("replica", replica), ("tensor", tensor), ("fsdp", fsdp or 1)):
+        if size < 1:
+            raise UserError(f"mesh.{name} {size} is no size; use at least 1.")
+    sizes = (replica, fsdp or max(1, len(devices) // (replica * tensor)), tensor)
+    if np.prod(sizes) != len(devices):
+        raise UserError(
+            f"a mesh of replica {sizes[0]} x fsdp {sizes[1]} x tensor {sizes[2]} takes {np.prod(sizes)} devices, there "
+            f"are {len(devices)}; change mesh.replica, mesh.fsdp or mesh.tensor."
+        )
+    if hasattr(devices[0], "coords"):
+        laid_out = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        laid_out = np.asarray(devices).reshape(sizes)
+    return Mesh(laid_out, (REPLICA, FSDP, TENSOR))
 
 
-def param_shardings(logical_axes: dict, shapes: dict, mesh: Mesh) -> dict:
-    """Returns how each parameter lies on the mesh; an axis that the mesh does not divide is not cut.
+def one_device() -> Mesh:
+    """Returns the mesh that holds this process's first device alone."""
+    return make_mesh(devices=jax.local_devices()[:1])
+
+
+def num_groups(mesh: Mesh) -> int:
+    """Returns the number of data groups."""
+    return mesh.shape[REPLICA] * mesh.shape[FSDP]
+
+
+def param_specs(axes: Any, shapes: Any, mesh: Mesh, *, layout: Sequence[str] = TRAINING) -> Any:
+    """Returns how each parameter is cut; an axis that the mesh does not divide is left whole.
 
     Args:
-      logical_axes: pytree of tuples of axis names, as `model.logical_axes` returns it.
+      axes: pytree of tuples of axis names, as `model.axes_like` returns it.
       shapes: the same tree with arrays or `jax.ShapeDtypeStruct`s.
       mesh: from `make_mesh`.
+      layout: `TRAINING` or `GENERATION`.
     """
 
-    def place(leaf, axes):
-        spec = [AXES.get(axis) for axis in axes]
-        fits = [name and size % mesh.shape[name] == 0 for name, size in zip(spec, leaf.shape, strict=True)]
-        return NamedSharding(
-            mesh, PartitionSpec(*(name if fit else None for name, fit in zip(spec, fits, strict=True)))
-        )
+    def cut(name: str | None, size: int) -> str | None:
+        # An axis of one device cuts nothing, so that a program over it does not think that it must exchange.
+        return name if name in layout and mesh.shape[name] > 1 and size % mesh.shape[name] == 0 else None
 
-    return jax.tree.map(place, shapes, logical_axes)
+    def spec(leaf, names):
+        return PartitionSpec(*(cut(AXES.get(name), size) for name, size in zip(names, leaf.shape, strict=True)))
+
+    return jax.tree.map(spec, shapes, axes)
+
+
+def param_shardings(axes: Any, shapes: Any, mesh: Mesh, *, layout: Sequence[str] = TRAINING) -> Any:
+    """Returns `param_specs` on the mesh."""
+    specs = param_specs(axes, shapes, mesh, layout=layout)
+    return jax.tree.map(lambda _, spec: NamedSharding(mesh, spec), shapes, specs)
+
+
+def placed(axes: Any, shapes: Any, mesh: Mesh, *, layout: Sequence[str] = TRAINING) -> Any:
+    """Returns `shapes` as `jax.ShapeDtypeStruct`s that say where each array lies, as templates to read into."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes,
+        param_shardings(axes, shapes, mesh, layout=layout),
+    )
+
+
+def shardings_of(tree: Any) -> Any:
+    """Returns where each array, or `jax.ShapeDtypeStruct` from `placed`, lies."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def whole_beside(array: Any) -> jax.sharding.Sharding:
+    """Returns where an array lies that is whole on each device that `array` lies on."""
+    where = array.sharding
+    return NamedSharding(where.mesh, WHOLE) if isinstance(where, NamedSharding) else where
+
+
+def deal(tree: Any, mesh: Mesh) -> Any:
+    """Returns host arrays, the same on every process, on the mesh: their first axis is dealt out to the data groups."""
+    where = NamedSharding(mesh, BY_ROWS)
+
+    def put(x):
+        return jax.make_array_from_callback(x.shape, where, x.__getitem__)
+
+    return jax.tree.map(put, tree)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Returns arrays whole on every device: within a program, so that every process can read its results."""
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, WHOLE))
+
+
+# --- inside a program, on one device's part -----------------------------------------------------------------------
+
+
+def gather(x: jax.Array, names: Sequence[str], embed_dim: int) -> jax.Array:
+    """Returns a weight with its embed axis whole: gathered over fsdp if it is cut; its gradient is scattered likewise.
+
+    Args:
+      x: this device's part of the weight.
+      names: its axes, as `model.axes_like` names them.
+      embed_dim: the whole size of the embed axis.
+    """
+    if "embed" not in names or x.shape[names.index("embed")] == embed_dim:
+        return x
+    return checkpoint_name(jax.lax.all_gather(x, FSDP, axis=names.index("embed"), tiled=True), GATHERED)
+
+
+def part_of(part: int, size: int) -> jax.Array | int:
+    """Returns where this device's `part` of an axis of `size` that tensor may cut begins."""
+    return 0 if part == size else jax.lax.axis_index(TENSOR) * part
+
+
+def sum_if_cut(x: jax.Array, part: int, size: int) -> jax.Array:
+    """Adds up over tensor what each device computed from its `part` of `size`."""
+    return x if part == size else jax.lax.psum(x, TENSOR)
+
+
+def varying_like(x: Any, *others: jax.Array) -> Any:
+    """Marks arrays as ones that may differ between devices wherever one of `others` may.
+
+    A loop's state must be marked so from its start; and the gradient of a thing that is the same on several devices is
+    added up over them where this is applied to it.
+    """
+    axes = frozenset().union(*map(_varying, others))
+
+    def mark(leaf):
+        new = tuple(axes - _varying(leaf))
+        return jax.lax.pcast(leaf, new, to="varying") if new else leaf
+
+    return jax.tree.map(mark, x)
+
+
+def _varying(x) -> frozenset[str]:
+    return jax.typeof(x).manual_axis_type.varying

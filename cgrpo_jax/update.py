@@ -1,7 +1,8 @@
 """One update of a trainable model: packed rows in, new weights and metrics out.
 
 The gradient of a minibatch is accumulated over packed batches of one static shape, so memory is bounded by the shape
-and the number of compilations does not depend on the data.
+and the number of compilations does not depend on the data. On a mesh every data group has its own share of the rows;
+denominators are those of the whole minibatch, so the gradients simply add up.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cgrpo_jax import forward, lora, objective
+from cgrpo_jax import forward, lora, objective, sharding
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.logprobs import linear_logprobs
 from cgrpo_jax.packing import fill, pack
@@ -40,7 +41,7 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PackShape:
-    """The static shape of a packed batch: R token rows of S tokens, holding at most B train rows."""
+    """The static shape of a data group's packed batch: R token rows of S tokens, holding at most B train rows."""
 
     num_token_rows: int
     pack_length: int
@@ -82,9 +83,31 @@ def _is_matrix(path, x) -> bool:
     return not (name.endswith("norm") or name.endswith("bias"))
 
 
+def state_shapes(trained: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns the shapes, and shardings, of the state of weights (or adapters) that are to be trained.
+
+    Args:
+      trained: arrays, or `jax.ShapeDtypeStruct`s from `sharding.placed`.
+      optimizer: what trains them; each of its statistics lies as the weight that it is of.
+    """
+    whole = sharding.whole_beside(jax.tree.leaves(trained)[0])
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trained)
+    opt_state = optax.tree.map_params(
+        optimizer,
+        lambda leaf, of: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=of.sharding),
+        jax.eval_shape(optimizer.init, params),
+        params,
+        transform_non_params=lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+    )
+    return TrainState(jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), params, opt_state)
+
+
 def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
-    """Returns the state of a model that has seen no update."""
-    return TrainState(step=jnp.int32(0), params=params, opt_state=optimizer.init(params))
+    """Returns the state of a model that has seen no update; `params` is part of it."""
+    shapes = state_shapes(params, optimizer)
+    step = jnp.zeros((), jnp.int32, device=shapes.step.sharding)
+    init = jax.jit(optimizer.init, out_shardings=sharding.shardings_of(shapes.opt_state))
+    return TrainState(step, params, init(params))
 
 
 def _weights(params: dict, base: lora.Base | None) -> dict:
@@ -108,54 +131,83 @@ def row_logprobs(params, config: model_lib.ModelConfig, batch: TrainBatch, *, te
     target_RS = jnp.zeros(hidden.shape[:2], jnp.int32).at[row_BT, column_BT].set(batch.target_BT, mode="drop")
     logp, entropy = linear_logprobs(
         hidden.reshape(-1, hidden.shape[-1]),
-        forward.unembedding(params),
+        forward.unembedding(params, config),
         target_RS.reshape(-1),
         temperature=temperature,
         softcap=config.logit_softcap,
+        vocab_size=config.vocab_size,
     )
     at = (batch.row_B[:, None], column_BT)
     return logp.reshape(target_RS.shape)[at], entropy.reshape(target_RS.shape)[at]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "settings", "remat"), donate_argnames=("grads",))
+@functools.partial(
+    jax.jit, static_argnames=("config", "settings", "remat", "dtype", "mesh"), donate_argnames=("grads",)
+)
 def _accumulate(
-    params, grads, batch: TrainBatch, counts, base: lora.Base | None, *, config, settings: LossSettings, remat: bool
+    params, grads, batch: TrainBatch, counts, base: lora.Base | None, *, config, settings, remat, dtype, mesh
 ):
     """Adds one packed batch's gradient to `grads`; `counts` are the whole minibatch's denominators."""
 
-    def loss_fn(params):
-        weights = _weights(params, base)
-        logp_BT, entropy_BT = row_logprobs(weights, config, batch, temperature=settings.temperature, remat=remat)
-        mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
-        loss, stats = objective.policy_loss(
-            logp_BT,
-            batch.old_logp_BT,
-            batch.advantage_B,
-            mask_BT & ~batch.nll_B[:, None],
-            batch.refined_B,
-            gamma=settings.gamma,
-            clip_low=settings.clip_low,
-            clip_high=settings.clip_high,
-            clip_initial=settings.clip_initial,
-            clip_refined=settings.clip_refined,
-            aggregate=settings.aggregate,
-            max_length=settings.max_length,
-            num_rows=counts["rows"],
-            num_tokens=counts["tokens"],
-            num_questions=counts["questions"],
-            num_responses=settings.num_responses,
-            num_refinements=settings.num_refinements,
-            ref_logp_BT=batch.ref_logp_BT if settings.kl_coef else None,
-            kl_coef=settings.kl_coef,
-            entropy_BT=entropy_BT,
-            entropy_coef=settings.entropy_coef,
-        )
-        nll_mask_BT = mask_BT & batch.nll_B[:, None]
-        nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
-        return loss + nll, stats | {"policy_loss": loss, "nll_loss": nll}
+    def part(params, batch, counts, base):
+        loss_fn = functools.partial(_loss, batch=batch, counts=counts, base=base, config=config, settings=settings)
+        loss_fn = functools.partial(loss_fn, remat=remat, dtype=dtype)
+        (_, stats), new = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        return new, jax.lax.psum(stats, sharding.DATA)
 
-    (_, stats), new = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    specs = _specs(params, config, mesh)
+    new, stats = jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(specs, sharding.BY_ROWS, sharding.WHOLE, _base_specs(base, config, mesh)),
+        out_specs=(specs, sharding.WHOLE),
+    )(params, batch, counts, base)
     return jax.tree.map(jnp.add, grads, new), stats
+
+
+def _loss(params, *, batch: TrainBatch, counts, base, config, settings: LossSettings, remat, dtype):
+    weights = cast(_weights(params, base), dtype)
+    logp_BT, entropy_BT = row_logprobs(weights, config, batch, temperature=settings.temperature, remat=remat)
+    mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
+    loss, stats = objective.policy_loss(
+        logp_BT,
+        batch.old_logp_BT,
+        batch.advantage_B,
+        mask_BT & ~batch.nll_B[:, None],
+        batch.refined_B,
+        gamma=settings.gamma,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        clip_initial=settings.clip_initial,
+        clip_refined=settings.clip_refined,
+        aggregate=settings.aggregate,
+        max_length=settings.max_length,
+        num_rows=counts["rows"],
+        num_tokens=counts["tokens"],
+        num_questions=counts["questions"],
+        num_responses=settings.num_responses,
+        num_refinements=settings.num_refinements,
+        ref_logp_BT=batch.ref_logp_BT if settings.kl_coef else None,
+        kl_coef=settings.kl_coef,
+        entropy_BT=entropy_BT,
+        entropy_coef=settings.entropy_coef,
+    )
+    nll_mask_BT = mask_BT & batch.nll_B[:, None]
+    nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
+    return loss + nll, stats | {"policy_loss": loss, "nll_loss": nll}
+
+
+def cast(tree: dict, dtype: jax.typing.DTypeLike | None) -> dict:
+    """Returns arrays in another dtype; None leaves each in its own."""
+    return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+def _specs(params: dict, config, mesh, layout=sharding.TRAINING):
+    return sharding.param_specs(model_lib.axes_like(config, params), params, mesh, layout=layout)
+
+
+def _base_specs(base: lora.Base | None, config, mesh, layout=sharding.TRAINING):
+    return None if base is None else base.replace(params=_specs(base.params, config, mesh, layout))
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer",), donate_argnames=("state",))
@@ -176,7 +228,9 @@ def accumulate_gradients(
     num_tokens: int | None = None,
     num_questions: int | None = None,
     remat: bool = False,
+    dtype: jax.typing.DTypeLike | None = None,
     base: lora.Base | None = None,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[dict, dict]:
     """Returns the gradient of a minibatch's loss and its statistics, summed over packed batches.
 
@@ -188,10 +242,12 @@ def accumulate_gradients(
         before the update included. Defaults to the number of policy rows given.
       num_tokens: likewise for `token_mean`.
       num_questions: Q, for `paper`.
+      dtype: what the forward and backward pass compute in; by default the weights' own. The gradient has theirs.
       base: the frozen model that `params` adapts; it gets no gradient. None trains all weights.
+      mesh: where `params` lie in the training layout; by default one device.
 
     Returns:
-      (gradient of `params`, dict of statistics, all of them sums and 0 without rows)
+      (gradient of `params`, which lies as these, dict of statistics, all of them sums and 0 without rows)
 
     Raises:
       ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, or `paper` lacks a count.
@@ -206,21 +262,23 @@ def accumulate_gradients(
     }
     counts = {name: np.maximum(value, np.float32(1)) for name, value in counts.items()}
     counts["questions"] = None if num_questions is None else np.float32(num_questions)
+    mesh = mesh or sharding.one_device()
     batches = pack(
         rows,
+        num_groups=sharding.num_groups(mesh),
         num_token_rows=shape.num_token_rows,
         pack_length=shape.pack_length,
         num_slots=shape.num_slots,
         max_length=settings.max_length,
     )
-    grads = jax.tree.map(jnp.zeros_like, params)
-    add = functools.partial(_accumulate, config=config, settings=settings, remat=remat)
+    grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), params)
+    add = functools.partial(_accumulate, config=config, settings=settings, remat=remat, dtype=dtype, mesh=mesh)
     total: dict = {}
     for batch in batches:
-        grads, stats = add(params, grads, batch, counts, base)
+        grads, stats = add(params, grads, sharding.deal(batch, mesh), counts, base)
         total = jax.tree.map(jnp.add, total, stats) if total else stats
     if not batches:  # every row was dropped: the same statistics, all 0, and nothing is run
-        empty = fill([], shape.num_token_rows, shape.pack_length, shape.num_slots, settings.max_length)
+        empty = fill([], 1, shape.num_token_rows, shape.pack_length, shape.num_slots, settings.max_length)
         _, stats = jax.eval_shape(add, params, grads, empty, counts, base)
         total = {name: np.float32(0) for name in stats}
     return grads, {name: float(value) for name, value in jax.device_get(total).items()}
@@ -261,9 +319,15 @@ def update(
     return state, stats | {"grad_norm": float(grad_norm), "rows_trained": len(rows)}
 
 
-@functools.partial(jax.jit, static_argnames=("config", "temperature"))
-def _score(params, batch, base: lora.Base | None, *, config, temperature):
-    return row_logprobs(_weights(params, base), config, batch, temperature=temperature, remat=False)[0]
+@functools.partial(jax.jit, static_argnames=("config", "temperature", "dtype", "mesh", "layout"))
+def _score(params, batch, base: lora.Base | None, *, config, temperature, dtype, mesh, layout):
+    def part(params, batch, base):
+        weights = cast(_weights(params, base), dtype)
+        return row_logprobs(weights, config, batch, temperature=temperature, remat=False)[0]
+
+    in_specs = (_specs(params, config, mesh, layout), sharding.BY_ROWS, _base_specs(base, config, mesh, layout))
+    score = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)
+    return sharding.replicate(score(params, batch, base), mesh)
 
 
 def score_rows(
@@ -274,23 +338,30 @@ def score_rows(
     shape: PackShape,
     max_length: int,
     temperature=1.0,
+    dtype: jax.typing.DTypeLike | None = None,
     base: lora.Base | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    layout: Sequence[str] = sharding.TRAINING,
 ) -> list[np.ndarray]:
     """Returns the log-probabilities (nats) of each row's targets given its context, in the order of `rows`.
 
-    `params` are the weights or, with `base`, its adapters. Used for the reference policy, and for `old_logp="trainer"`.
+    `params` are the weights or, with `base`, its adapters; they, and these, lie on `mesh` in `layout`. Used for the
+    reference policy, and for `old_logp="trainer"`.
     """
+    mesh = mesh or sharding.one_device()
     # Each row carries its own number in the field that packing copies through, so that it is found again.
     numbered = [row.replace(advantage=float(i + 1)) for i, row in enumerate(rows)]
     out: list = [None] * len(rows)
     for batch in pack(
         numbered,
+        num_groups=sharding.num_groups(mesh),
         num_token_rows=shape.num_token_rows,
         pack_length=shape.pack_length,
         num_slots=shape.num_slots,
         max_length=max_length,
     ):
-        logp_BT = np.asarray(_score(params, batch, base, config=config, temperature=temperature))
+        score = functools.partial(_score, config=config, temperature=temperature, dtype=dtype, mesh=mesh, layout=layout)
+        logp_BT = np.asarray(score(params, sharding.deal(batch, mesh), base))
         for b in np.flatnonzero(batch.length_B):
             out[int(batch.advantage_B[b]) - 1] = logp_BT[b, : batch.length_B[b]]
     return out

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from tiny import EVERYTHING, FAMILIES, plain_logits, plain_logprobs, random_params
 
-from cgrpo_jax import sampling
+from cgrpo_jax import sampling, sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.generate import Generator, _generate
+from cgrpo_jax.generate import Generator, Settings, decode, prefill
 from cgrpo_jax.records import RowIndex, Stage, TrainRow
 from cgrpo_jax.update import PackShape, score_rows
 
@@ -133,9 +133,9 @@ def test_no_call_decodes_more_rows_than_allowed(monkeypatch):
 
     def spy(params, tokens_QP, length_Q, live_B, *rest, **keywords):
         sizes.append(len(live_B))
-        return _generate(params, tokens_QP, length_Q, live_B, *rest, **keywords)
+        return prefill(params, tokens_QP, length_Q, live_B, *rest, **keywords)
 
-    monkeypatch.setattr("cgrpo_jax.generate._generate", spy)
+    monkeypatch.setattr("cgrpo_jax.generate.prefill", spy)
     for max_rows in (12, 6, 2):
         sizes.clear()
         sample(make=generator(max_rows=max_rows))
@@ -179,11 +179,10 @@ def run_program(tokens_QP, length_Q, **static):
     num_samples = 3
     index_B6 = sampling.index_array(sum(responses(len(tokens_QP), num_samples), []))
     static = dict(max_length=LENGTH, temperature=1.0, top_p=1.0, top_k=0, eos_ids=EOS) | static
-    result = _generate(
-        PARAMS, tokens_QP, length_Q, np.ones(len(index_B6), bool), np.uint32(3), np.uint32(5), index_B6,
-        config=EVERYTHING, num_samples=num_samples, **static,
-    )  # fmt: skip
-    return [np.asarray(x) for x in result]
+    settings = Settings(EVERYTHING, sharding.one_device(), num_samples=num_samples, **static)
+    live_B = np.ones(len(index_B6), bool)
+    state = prefill(PARAMS, tokens_QP, length_Q, live_B, np.uint32(3), np.uint32(5), index_B6, settings=settings)
+    return [np.asarray(x) for x in decode(PARAMS, state, settings=settings)[1]]
 
 
 def padded(fill):
@@ -271,12 +270,12 @@ def test_the_number_of_programs_does_not_depend_on_the_data():
     make = generator()
     for count in (4, 2, 1):  # calls are of 4 prompts, the last one of a power of two
         sample(PROMPTS[:count], make=make)
-    before = _generate._cache_size()
+    before = prefill._cache_size(), decode._cache_size()
     rng = np.random.default_rng(0)
     for i in range(20):
         prompts = [rng.integers(0, V, rng.integers(1, 17)) for _ in range(rng.integers(1, 12))]
         sample(prompts, make=make, iteration=i, seed=7 * i)
-    assert _generate._cache_size() == before
+    assert (prefill._cache_size(), decode._cache_size()) == before
 
 
 def test_totals_count_what_was_sampled_and_prefilled():
