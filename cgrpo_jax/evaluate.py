@@ -3,34 +3,38 @@
 python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
+import datetime
+import functools
 import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, cli, rewards, runtime
+from cgrpo_jax import assemble, cli, rewards, rollout, runtime
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.rundir import RunDir, write_atomically
 
 
-def main(config, workdir: str) -> None:
+def main(config, workdir: str, distributed: bool = False) -> None:
     """Writes `WORKDIR/evaluation/summary.json` and `samples.jsonl`, and prints the numbers.
 
     The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
     """
-    runtime.start()
-    assemble.check(config)
-    model = assemble.load_model(config, now=RunDir(workdir).started())
-    _, problems, skipped = assemble.load_problems(config, model.prompts)
-    if not problems:
-        raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
-    params, source = assemble.trained_params(config, model.config, workdir)
+    runtime.start(distributed=distributed)
+    started = runtime.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
+    with runtime.agree("loading model and data"):
+        assemble.check(config)
+        model = assemble.load_model(config, assemble.make_mesh(config), now=datetime.datetime.fromisoformat(started))
+        _, problems, skipped = assemble.load_problems(config, model.prompts)
+        if not problems:
+            raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
+    params, source = assemble.trained_params(config, model, workdir)
     with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
         result, groups = evaluate(
             model,
             params,
             problems,
-            grade=grader.grade,
+            grade=functools.partial(rollout.grade_together, grader),
             num_samples=config.eval.num_samples,
             ks=tuple(config.eval.k),
             temperature=config.eval.temperature,
@@ -39,6 +43,8 @@ def main(config, workdir: str) -> None:
             pass_threshold=config.pass_threshold,
             seed=config.seed,
         )
+    if not runtime.is_first():
+        return
     lines = [
         {
             "problem": problem.index,
@@ -61,4 +67,4 @@ def main(config, workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, require=("config", "workdir"))
+    cli.run(main, require=("config", "workdir"), flags={"distributed": cli.DISTRIBUTED})

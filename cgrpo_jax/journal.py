@@ -5,6 +5,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TextIO
 
 import tqdm
 
@@ -47,8 +48,14 @@ class Clock:
 
 
 def progress_bar(steps: Iterable | None = None, **kw) -> tqdm.tqdm:
-    """Returns a progress bar that redraws often for a person and seldom into a log file."""
-    return tqdm.tqdm(steps, mininterval=0.2 if sys.stderr.isatty() else 10.0, **kw)
+    """Returns a progress bar that redraws often for a person and seldom into a log file; process 0 shows it."""
+    return tqdm.tqdm(steps, mininterval=0.2 if sys.stderr.isatty() else 10.0, disable=not runtime.is_first(), **kw)
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Writes a line, by default to standard error, on process 0."""
+    if runtime.is_first():
+        (file or sys.stderr).write(f"{text}\n")
 
 
 def bar_text(row: Mapping[str, float]) -> str:

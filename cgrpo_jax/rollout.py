@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from cgrpo_jax import critiques, objective
+from cgrpo_jax import critiques, objective, runtime
 from cgrpo_jax.equations import StepError
 from cgrpo_jax.generate import Generator
 from cgrpo_jax.prompts import Prompts
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
-from cgrpo_jax.rewards import Grade
+from cgrpo_jax.rewards import Grade, Grader
 
 Counts = collections.Counter
 
@@ -101,6 +101,14 @@ def score(
     answers = [problems[row.index.question].answer for row in rollouts]
     grades = grade([row.text for row in rollouts], answers)
     return [row.replace(reward=float(g.score)) for row, g in zip(rollouts, grades, strict=True)]
+
+
+def grade_together(grader: Grader, responses: Sequence[str], answers: Sequence[str]) -> list[Grade]:
+    """Grades as `grader.grade` does; of several processes, each grades its share, and all get all the grades."""
+    first, step = jax.process_index(), jax.process_count()
+    own = grader.grade(responses[first::step], answers[first::step])
+    shares = runtime.share([dataclasses.astuple(grade) for grade in own])
+    return [Grade(*shares[i % step][i // step]) for i in range(len(responses))]
 
 
 def score_by_verdict(rollouts: Sequence[Rollout], verdicts: Sequence[Rollout], *, num_critiques: int) -> list[Rollout]:

@@ -18,7 +18,11 @@ from cgrpo_jax.errors import UserError
 
 
 class RunDir:
-    """One run's folder. Nothing is written before `open`.
+    """One run's folder. Nothing is written before `open`; of several processes, only the first may write.
+
+    Args:
+      path: the folder.
+      started: when the run started, where the caller knows it.
 
     Example:
       run = RunDir("runs/a")
@@ -26,9 +30,9 @@ class RunDir:
       run.append_metrics({"step": 1, "reward": 0.25})
     """
 
-    def __init__(self, path: str | pathlib.Path):
+    def __init__(self, path: str | pathlib.Path, *, started: datetime.datetime | None = None):
         self.path = pathlib.Path(path)
-        self._started: datetime.datetime | None = None
+        self._started = started
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples.jsonl"

@@ -1,15 +1,20 @@
 """What a process sets up before it computes: memory, compilation cache, the processes it works with.
 
-Several processes that compute together must also fail together: `agree` is how one tells the others.
+Several processes run the same program on the same numbers. They must also fail together (`agree`), take from one what
+only one may know or do (`decide`), exchange what they have divided (`share`), and stop together (`catch_sigterm`).
 """
 
 import ctypes
+import json
 import os
 import pathlib
 import re
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,15 +22,19 @@ from jax.experimental import multihost_utils
 
 from cgrpo_jax.errors import UserError
 
-_SHUTDOWN_SECONDS = 20
+_SHUTDOWN_SECONDS = 20  # that a process waits at its end for the others
+HEARTBEAT_SECONDS = 30  # after which a process that is silent counts as dead, and the others end
 _compilations = 0
 _listening = False
 
 
-def start() -> None:
+def start(*, distributed: bool = False) -> None:
     """Sets the process up; called once, first thing, by an entry point.
 
     Compiled programs are kept in `JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/cgrpo_jax`.
+
+    Args:
+      distributed: also join the processes that work together, as `start_distributed` does.
     """
     global _listening
     _keep_freed_memory()
@@ -35,6 +44,8 @@ def start() -> None:
     if not _listening:  # a second call in one process, as a notebook makes it, must not count twice
         _listening = True
         jax.monitoring.register_event_duration_secs_listener(_on_duration)
+    if distributed:
+        start_distributed()
 
 
 def start_distributed() -> None:
@@ -59,7 +70,9 @@ def start_distributed() -> None:
     jax.config.update("jax_enable_preemption_service", False)
     try:
         # At its end a process waits for the others, but not for long: they end together, or one has failed.
-        jax.distributed.initialize(**numbers, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+        jax.distributed.initialize(
+            **numbers, shutdown_timeout_seconds=_SHUTDOWN_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes did not find each other ({str(error).strip().splitlines()[0]}); outside Cloud TPU set "
@@ -95,6 +108,66 @@ def _failed_processes(failed: bool) -> list[int]:
         first = str(error).strip().partition("\n")[0]
         raise UserError(f"another process has ended ({first[:160]}); its own message says why.") from error
     return np.flatnonzero(flags.reshape(-1)).tolist()
+
+
+def is_first() -> bool:
+    """Returns whether this process is the one that writes text: process 0."""
+    return jax.process_index() == 0
+
+
+def share(value: Any) -> list:
+    """Returns what every process gives, a JSON value, in the order of the processes; all must call this together."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
+    room = 1 << int(sizes.max() - 1).bit_length()  # powers of two: few programs, whatever is shared
+    padded = np.zeros(room, np.uint8)
+    padded[: len(data)] = data
+    rows = multihost_utils.process_allgather(padded).reshape(-1, room)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def decide(make: Callable[[], Any], what: str) -> Any:
+    """Returns on every process what `make`, called on process 0 alone, returns: a JSON value.
+
+    Args:
+      make: may read and write files; where it raises, all processes fail.
+      what: what it does, for the message.
+    """
+    value = None
+    with agree(what):
+        if is_first():
+            value = make()
+    return share(value)[0]
+
+
+@contextmanager
+def catch_sigterm() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says, on all processes alike, whether SIGTERM has reached one of them; all must call it.
+
+    A second SIGTERM ends a process at once, as usual.
+    """
+    asked = False
+
+    def note(number, frame):
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGTERM, before)
+
+    def any_asked() -> bool:
+        if jax.process_count() == 1:
+            return asked
+        return bool(multihost_utils.process_allgather(np.array([asked], np.int32)).any())
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may catch signals
+        yield any_asked
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield any_asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def compilations() -> int:

@@ -5,23 +5,29 @@
 Without `--question` it reads one question a line from standard input.
 """
 
+import datetime
 import functools
 import sys
 
-from cgrpo_jax import arithmetic, assemble, cli, rewards, rollout, runtime
+from cgrpo_jax import arithmetic, assemble, cli, journal, rewards, rollout, runtime
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.rundir import RunDir
 
 
-def main(config, workdir: str, question: str | None, answer: str | None) -> None:
+def main(config, workdir: str, question: str | None, answer: str | None, distributed: bool = False) -> None:
     """Prints the three stages for each question. Without a gold answer the response is taken to be wrong."""
-    runtime.start()
-    assemble.check(config)
-    now = RunDir(workdir).started()
-    model = assemble.load_model(config, now=now)
-    params, _ = assemble.trained_params(config, model.config, workdir)
-    critic_model = assemble.load_critic(config, now=now)
+    runtime.start(distributed=distributed)
+    if distributed and question is None:
+        raise UserError("several processes can't share standard input; give the question with --question.")
+    started = runtime.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
+    now = datetime.datetime.fromisoformat(started)
+    with runtime.agree("loading models"):
+        assemble.check(config)
+        mesh = assemble.make_mesh(config)
+        model = assemble.load_model(config, mesh, now=now)
+        critic_model = assemble.load_critic(config, mesh, now=now)
+    params, _ = assemble.trained_params(config, model, workdir)
     with rewards.Grader(config.grader, num_workers=1, timeout=config.grader_timeout) as grader:
         show = functools.partial(_show, config, model, params, critic_model, grader, answer=answer)
         if question is not None:
@@ -70,7 +76,7 @@ def _show(config, model, params, critic_model, grader, question, *, answer, numb
     critic = assemble.make_critic(config, writer)
     ((response,),) = rollout.respond(policy, [problem], num_responses=1, max_length=config.max_response_length)
     if answer:
-        check = grader.grade([response.text], [answer])[0]
+        check = rollout.grade_together(grader, [response.text], [answer])[0]
         response = response.replace(reward=check.score)
     else:
         response = response.replace(reward=0.0)
@@ -84,13 +90,13 @@ def _show(config, model, params, critic_model, grader, question, *, answer, numb
         max_length=config.max_response_length,
         show_critique=config.critique != "none",
     )
-    grade = grader.grade([refinement.text], [answer])[0] if answer else None
+    grade = rollout.grade_together(grader, [refinement.text], [answer])[0] if answer else None
     _print("refinement", refinement.text, f"reward {grade.score:.0f}" if grade else "no gold answer")
     sys.stdout.flush()
 
 
 def _print(stage: str, text: str, note: str) -> None:
-    sys.stdout.write(f"{stage} ({note}):\n{text}\n\n")
+    journal.say(f"{stage} ({note}):\n{text}\n", sys.stdout)
 
 
 if __name__ == "__main__":
@@ -100,5 +106,6 @@ if __name__ == "__main__":
         flags={
             "question": cli.Flag("the question; without it, one a line from standard input"),
             "answer": cli.Flag("its gold answer, where the data set's rule does not give it"),
+            "distributed": cli.DISTRIBUTED,
         },
     )

@@ -15,15 +15,16 @@ Departures from the paper, each marked where it happens:
 
 import collections
 import dataclasses
+import datetime
 import functools
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
-from cgrpo_jax import assemble, cli, data, journal, lora, model_files, rewards, rollout, runtime, warmstart
+from cgrpo_jax import assemble, cli, data, journal, lora, model_files, rewards, rollout, runtime, sharding, warmstart
 from cgrpo_jax import config as config_lib
 from cgrpo_jax import model as model_lib
 from cgrpo_jax import update as update_lib
@@ -37,26 +38,45 @@ from cgrpo_jax.rundir import RunDir
 _MAY_CHANGE = ("num_iterations", "checkpoint_every", "checkpoints_to_keep", "samples_every", "samples_per_iteration")
 
 
-def main(config, workdir: str) -> None:
-    """Checks everything that a user can get wrong, then trains; a second call with the same folder resumes."""
-    runtime.start()
-    assemble.check(config)
-    run = RunDir(workdir)
-    model = assemble.load_model(config, now=run.started())
-    critic_model = assemble.load_critic(config, now=run.started())
-    train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
+def main(config, workdir: str, distributed: bool = False) -> None:
+    """Checks everything that a user can get wrong, then trains; a second call with the same folder resumes.
+
+    Stopped by SIGTERM, it saves what the last whole iteration left and returns.
+    """
+    runtime.start(distributed=distributed)
+    with runtime.agree("starting"):
+        assemble.check(config)
+        mesh = assemble.make_mesh(config)
+    # Prompts may print the date, and must be the same on all processes.
+    started = runtime.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
+    run = RunDir(workdir, started=datetime.datetime.fromisoformat(started))
+    with runtime.agree("loading models and data"):
+        model = assemble.load_model(config, mesh, now=run.started())
+        critic_model = assemble.load_critic(config, mesh, now=run.started())
+        train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
+    resumed = runtime.decide(lambda: _open(run, config, model), f"writing {workdir}")
+    for kind, number in skipped.items():
+        if number:
+            limit = f"max_prompt_length {config.max_prompt_length}"
+            journal.say(f"{number} {kind} questions are longer than {limit} and were left out")
+    with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
+        with Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep) as checkpoints:
+            with runtime.catch_sigterm() as stopping:
+                parts = (model, critic_model, train_problems, eval_problems, run, grader, checkpoints)
+                Loop(config, *parts, stopping).train(resumed=resumed)
+
+
+def _open(run: RunDir, config, model: assemble.Model) -> bool:
+    """Makes or checks the run's folder; returns whether it held a run already."""
     resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE)
     model_files.write(
         run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source
     )
-    for kind, number in skipped.items():
-        if number:
-            limit = f"max_prompt_length {config.max_prompt_length}"
-            _say(f"{number} {kind} questions are longer than {limit} and were left out")
-    with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
-        with Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep) as checkpoints:
-            loop = Loop(config, model, critic_model, train_problems, eval_problems, run, grader, checkpoints)
-            loop.train(resumed=resumed)
+    return resumed
+
+
+class Stopped(Exception):
+    """SIGTERM has reached a process: raised on all of them, at the same place."""
 
 
 @dataclasses.dataclass
@@ -76,7 +96,16 @@ class Loop:
     """A run: its parts, and the iterations."""
 
     def __init__(
-        self, config, model: assemble.Model, critic_model, train_problems, eval_problems, run, grader, checkpoints
+        self,
+        config,
+        model: assemble.Model,
+        critic_model,
+        train_problems,
+        eval_problems,
+        run,
+        grader,
+        checkpoints,
+        stopping: Callable[[], bool],
     ):
         self.config = config
         self.model = model
@@ -86,6 +115,7 @@ class Loop:
         self.run = run
         self.grader = grader
         self.checkpoints = checkpoints
+        self.stopping = stopping
         self.optimizer = update_lib.make_optimizer(
             learning_rate=config.learning_rate,
             warmup_steps=config.warmup_updates,
@@ -94,15 +124,11 @@ class Loop:
             b1=config.adam_b1,
             b2=config.adam_b2,
         )
-        self.learner = dict(
-            config=model.config,
-            settings=assemble.loss_settings(config),
-            shape=assemble.pack_shape(config),
-            remat=config.remat,
-        )
+        self.shape = assemble.pack_shape(config)
+        self.computing = dict(mesh=model.mesh, dtype=model.dtype)  # where, and in what, the trainer does
         self.lora = assemble.lora_settings(config)
         self.base: lora.Base | None = None  # what the adapters belong to, where these are trained
-        self.reference = None
+        self.reference: dict | None = None  # as generation reads weights, or the base of adapters
         self.progress = Progress()
         self.clock = journal.Clock()
         self.counts: collections.Counter = collections.Counter()  # of the iteration's critiques and refinements
@@ -111,19 +137,33 @@ class Loop:
     # --- the algorithm ------------------------------------------------------------------------------------------
 
     def train(self, *, resumed: bool) -> None:
-        """Runs all iterations that are left."""
-        c = self.config
+        """Runs all iterations that are left, or those before SIGTERM."""
         state = self._restore_or_start(resumed)
+        try:
+            self._iterate(state)
+        except Stopped as stopped:
+            (state,) = stopped.args
+            self._keep(state, self.progress.iteration, always=True)
+            self.checkpoints.wait()
+            journal.say(f"stopped by SIGTERM after iteration {self.progress.iteration}; the same command goes on")
+
+    def _iterate(self, state: TrainState) -> None:
+        c = self.config
         bar = journal.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training")
         for iteration in range(self.progress.iteration, c.num_iterations):
             started = time.monotonic()
             self.counts.clear()
+            going_on = functools.partial(self._stop_if_asked, state)
             problems = self._problems(iteration)
             policy, critic = self._writers(state, iteration)
 
+            going_on()
             responses = self._respond(policy, problems)  # 1. respond, and score
+            going_on()
             responses, critiques = self._critique(critic, responses, problems)  # 2. critique
+            going_on()
             refinements = self._refine(policy, critic, critiques, problems)  # 3. refine, and score
+            going_on()
             kept = self._select(refinements, iteration)  # 4. select
             groups = rollout.train_rows(responses, kept, scale_by_std=c.scale_by_std)  # 5. re-anchor, 6. advantage
             state, stats = self._update(state, groups)  # 7. objective, 8. update
@@ -139,7 +179,7 @@ class Loop:
                 lines = journal.sample_lines(
                     iteration, problems, responses, refinements, num=c.samples_per_iteration, critiques_shown=shown
                 )
-                self.run.append_samples(lines)
+                self._write(self.run.append_samples, lines)
             self._keep(state, iteration + 1)
             bar.set_postfix_str(journal.bar_text(row))
             bar.update()
@@ -156,7 +196,9 @@ class Loop:
     def _writers(self, state: TrainState, iteration: int) -> tuple[rollout.Writer, rollout.Critic]:
         """Returns the policy that samples this iteration, pi_old, and the critic."""
         make = functools.partial(assemble.make_writer, self.config, iteration=iteration)
-        policy = make(self.model, self._weights(state), author=Author.POLICY, weights_step=int(state.step))
+        with self.clock("reshard"):
+            weights = self._weights(state)
+        policy = make(self.model, weights, author=Author.POLICY, weights_step=int(state.step))
         writer = policy
         if self.critic_model:
             writer = make(*self.critic_model, author=Author.CRITIC, weights_step=0)
@@ -164,7 +206,7 @@ class Loop:
 
     def _weights(self, state: TrainState) -> dict:
         """Returns the weights that generate: those that are trained, or the frozen ones with the adapters merged."""
-        return state.params if self.base is None else self.base.merge(state.params)
+        return self.model.to_generate(state.params, self.base)
 
     def _respond(self, policy, problems) -> list[list[Rollout]]:
         c = self.config
@@ -182,7 +224,7 @@ class Loop:
             return rollout.score(rows, problems, self._grade)
 
     def _grade(self, responses, answers):
-        grades = self.grader.grade(responses, answers)
+        grades = rollout.grade_together(self.grader, responses, answers)
         self.clock.count("grade/timeouts", sum(grade.timed_out for grade in grades))
         return grades
 
@@ -264,7 +306,11 @@ class Loop:
                     optimizer=self.optimizer,
                     base=self.base,
                     num_questions=len(minibatch),
-                    **self.learner,
+                    config=self.model.config,
+                    settings=assemble.loss_settings(c),
+                    shape=self.shape,
+                    remat=c.remat,
+                    **self.computing,
                 )
                 stats.append(one)
         return state, stats
@@ -282,14 +328,17 @@ class Loop:
             update_lib.score_rows,
             rows=rows,
             config=self.model.config,
-            shape=self.learner["shape"],
+            shape=self.shape,
             max_length=c.max_response_length,
             temperature=c.temperature,
+            **self.computing,
         )
         if c.old_logp == "trainer":
             rows = [row.replace(old_logp=logp) for row, logp in zip(rows, score(params, base=self.base), strict=True)]
         if self.reference is not None:
-            rows = [row.replace(ref_logp=logp) for row, logp in zip(rows, score(self.reference), strict=True)]
+            layout = sharding.GENERATION if self.base is None else sharding.TRAINING
+            logps = score(self.reference, layout=layout)
+            rows = [row.replace(ref_logp=logp) for row, logp in zip(rows, logps, strict=True)]
         it = iter(rows)
         return [[next(it) for _ in group] for group in groups]
 
@@ -297,41 +346,43 @@ class Loop:
 
     def _restore_or_start(self, resumed: bool) -> TrainState:
         c = self.config
-        init = functools.partial(update_lib.init_state, optimizer=self.optimizer)
         if resumed:
             shapes = model_lib.param_shapes(self.model.config)
             trained = lora.adapter_shapes(self.model.config, self.lora) if self.lora else shapes
             found = self.checkpoints.restore_latest(
-                jax.eval_shape(init, trained),
-                on_skip=lambda step, why: _say(f"checkpoint {step} can't be read ({why}); using the one before"),
+                update_lib.state_shapes(self.model.placed(trained), self.optimizer),
+                on_skip=lambda step, why: journal.say(f"checkpoint {step} can't be read ({why}); using the one before"),
             )
             if found:
                 step, state, extra = found
                 self.progress = Progress(**extra)
                 if self.lora:
-                    self._freeze(assemble.frozen_params(c, self.model.config, self.run, step=self.progress.base_step))
+                    self._freeze(assemble.frozen_params(c, self.model, self.run, step=self.progress.base_step))
                 elif c.kl_coef:
-                    self.reference = restore_params(self.run.reference, shapes)
-                self.run.truncate_after(step - 1)
+                    reference = restore_params(self.run.reference, self.model.placed(shapes))
+                    self.reference = self.model.to_generate(reference)
+                self._write(self.run.truncate_after, step - 1)
                 left = c.num_iterations - step
-                _say(f"resuming after iteration {step}" if left > 0 else f"{step} iterations are done: none is left")
+                done = f"{step} iterations are done: none is left"
+                journal.say(f"resuming after iteration {step}" if left > 0 else done)
                 return jax.tree.map(jax.numpy.asarray, state)
-            self.run.truncate_after(-1)
+            self._write(self.run.truncate_after, -1)
         self.progress.base_step = assemble.base_step(c)
-        params = assemble.initial_params(c, self.model.config, step=self.progress.base_step)
+        params = assemble.initial_params(c, self.model, step=self.progress.base_step)
         if c.warm_start.num_updates:
             params = self._warm_start(params)
-        self.progress.eval_before, self.progress.unsolved_before = self._evaluate(params)
+        self.progress.eval_before, self.progress.unsolved_before = self._evaluate(self.model.to_generate(params))
         if self.lora:
             if assemble.keeps_base(c):
                 self._save_weights(self.run.base, params)
             self._freeze(params)
-            state = init(lora.init_adapters(self.model.config, self.lora, seed=c.seed))
+            state = update_lib.init_state(assemble.initial_adapters(c, self.model), self.optimizer)
         else:
             if c.kl_coef:
-                self.reference = jax.tree.map(jax.numpy.copy, params)  # the state's own buffers are donated by updates
+                # A copy in any case: updates take the buffers of the state.
+                self.reference = jax.tree.map(jax.numpy.copy, self.model.to_generate(params))
                 self._save_weights(self.run.reference, params)
-            state = init(params)
+            state = update_lib.init_state(params, self.optimizer)
         self._keep(state, 0, always=True)
         return state
 
@@ -342,7 +393,7 @@ class Loop:
 
     def _save_weights(self, folder, params) -> None:
         # What a run leaves that was killed before its first checkpoint was whole.
-        shutil.rmtree(folder, ignore_errors=True)
+        self._write(shutil.rmtree, folder, ignore_errors=True)
         save_params(folder, params)
 
     def _warm_start(self, params):
@@ -359,9 +410,10 @@ class Loop:
                 held_out=assemble.held_out_facts(self.config),
                 rare_rate=w.rare_rate,
                 seed=self.config.seed,
-                shape=self.learner["shape"],
+                shape=self.shape,
                 max_length=max(self.config.max_response_length, self.config.max_critique_length),
                 progress=lambda steps: journal.progress_bar(steps, desc="warm start", unit="update"),
+                **self.computing,
             )
 
     def _evaluate(self, params) -> tuple[dict | None, list[int] | None]:
@@ -374,7 +426,7 @@ class Loop:
                 self.model,
                 params,
                 self.eval_problems,
-                grade=self.grader.grade,  # not `_grade`: its timeouts are of no iteration
+                grade=functools.partial(rollout.grade_together, self.grader),  # `_grade` counts timeouts of iterations
                 num_samples=c.eval.num_samples,
                 ks=tuple(c.eval.k),
                 temperature=c.eval.temperature,
@@ -396,14 +448,25 @@ class Loop:
             row |= {f"eval/{name}": value for name, value in (self._evaluate(self._weights(state))[0] or {}).items()}
         row |= {"step": iteration, "num_tokens": self.progress.num_tokens, "num_compilations": runtime.compilations()}
         row |= self.clock.take(sampled | {"update": row["tokens_trained"]})
-        self.run.append_metrics(row)
+        self._write(self.run.append_metrics, row)
+
+    def _write(self, function: Callable, *args, **kw) -> None:
+        """Calls what writes text: on process 0 alone, and all fail where it does."""
+        with runtime.agree(f"writing {self.run.path}"):
+            if runtime.is_first():
+                function(*args, **kw)
+
+    def _stop_if_asked(self, state: TrainState) -> None:
+        if self.stopping():
+            raise Stopped(state)
 
     def _keep(self, state: TrainState, iteration: int, *, always: bool = False) -> None:
         c = self.config
         now = time.monotonic()
         self.progress.iteration = iteration
         self.progress.seconds, self.since = self.progress.seconds + now - self.since, now
-        if always or iteration % c.checkpoint_every == 0 or iteration == c.num_iterations:
+        due = always or iteration % c.checkpoint_every == 0 or iteration == c.num_iterations
+        if due and self.checkpoints.latest_step != iteration:
             self.checkpoints.save(iteration, state, dataclasses.asdict(self.progress))
 
     def _finish(self, state: TrainState) -> None:
@@ -411,14 +474,11 @@ class Loop:
         self.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self.since
         summary = journal.summary(self.progress, updates=int(state.step), after=after, unsolved_after=unsolved)
-        self.run.write_summary(summary)
-        sys.stdout.write(journal.table(summary))
-        sys.stdout.write(f"metrics, samples, checkpoints and summary are in {self.run.path}\n")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+        self._write(self.run.write_summary, summary)
+        journal.say(
+            f"{journal.table(summary)}metrics, samples, checkpoints and summary are in {self.run.path}", sys.stdout
+        )
 
 
 if __name__ == "__main__":
-    cli.run(main, require=("config", "workdir"))
+    cli.run(main, require=("config", "workdir"), flags={"distributed": cli.DISTRIBUTED})

@@ -32,6 +32,7 @@ def warm_start(
     shape: update_lib.PackShape,
     max_length: int,
     progress: Callable[[Iterable], Iterable] = iter,
+    **kw,
 ) -> dict:
     """Returns the weights after supervised fine-tuning on lessons.
 
@@ -42,6 +43,7 @@ def warm_start(
       lengths, held_out, rare_rate, seed: as in `lessons`.
       shape, max_length: of packed batches.
       progress: wraps the range of updates, to show how far it is.
+      **kw: `remat`, `dtype`, `mesh`, as in `update.accumulate_gradients`.
     """
     rows = lessons(prompts, seed=seed, lengths=lengths, held_out=held_out, rare_rate=rare_rate)
     optimizer = update_lib.make_optimizer(
@@ -57,6 +59,7 @@ def warm_start(
             config=config,
             settings=settings,
             shape=shape,
+            **kw,
         )
     return state.params
 

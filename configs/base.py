@@ -33,7 +33,7 @@ def get_config() -> config_dict.ConfigDict:
     c.top_k = 0
     c.max_prompt_length = 2048  # tokens, as all lengths
     c.max_response_length = 6144  # of responses and refinements
-    c.max_rows = 64  # rows decoded at once
+    c.max_rows = 64  # rows that a data group (one coordinate of replica and fsdp) decodes at once
     c.prompt_bucket = 64  # prompts are padded to a multiple of this
     c.on_long_question = "skip"  # or "error"
     c.system_prompt = ""
@@ -92,10 +92,17 @@ def get_config() -> config_dict.ConfigDict:
     c.adam_b1 = 0.9
     c.adam_b2 = 0.999
     c.max_grad_norm = 1.0
-    c.pack_rows = 1  # token rows in a packed batch
+    c.pack_rows = 1  # token rows of a data group in a packed batch
     c.pack_length = 0  # tokens in one; 0: longest prompt and response
     c.pack_slots = 0  # train rows in a packed batch; 0: 8 a token row
     c.remat = True  # recompute activations in the backward pass
+
+    # --- mesh: how the devices of all processes are divided; their product is the number of devices
+    c.mesh = config_dict.ConfigDict()
+    c.mesh.replica = 1  # whole copies of the model
+    c.mesh.fsdp = 0  # shares of the weights and of the optimiser's state, gathered layer by layer; 0: all that is left
+    c.mesh.tensor = 1  # shares of heads, MLP and vocabulary, each computed where it lies
+    c.compute_dtype = ""  # of generation, forward and backward pass; empty: bfloat16, on a CPU float32
 
     # --- model: a Hugging Face folder, or a shape that is initialised at random
     c.model = config_dict.ConfigDict()
@@ -109,12 +116,6 @@ def get_config() -> config_dict.ConfigDict:
     c.model.num_kv_heads = 0
     c.model.mlp_dim = 0
     c.model.max_context = 0
-
-    # --- mesh: how many ways the devices split; their product is the number of devices
-    c.mesh = config_dict.ConfigDict()
-    c.mesh.replica = 1  # whole copies of the training state
-    c.mesh.fsdp = 0  # shares of parameters and optimiser, and of the rows; 0: what the others leave
-    c.mesh.tensor = 1  # shares of heads, MLP and vocabulary
 
     # --- LoRA: train low-rank adapters of frozen weights instead of the weights
     c.lora = config_dict.ConfigDict()

@@ -91,7 +91,7 @@ def test_values(tmp_path, capsys, changes, message):
         ({"model.num_kv_heads": 3}, "num_kv_heads 3 does not divide num_heads 2"),
         ({"model.tokenizer": "nowhere"}, "nowhere holds no tokenizer; give a folder with tokenizer.json"),
         ({"model.folder": "nowhere"}, "nowhere/config.json does not exist"),
-        ({"model.init": "nowhere"}, "nowhere does not exist; give a --workdir that train has written"),
+        ({"model.init": "nowhere"}, "model.init nowhere does not exist; give the folder of a run"),
         ({"critic_folder": "nowhere", "critique": "cot"}, "nowhere/config.json does not exist"),
         ({"max_refinement_prompt_length": 60}, "max_refinement_prompt_length + max_response_length is 60 + 16, more"),
         ({"max_prompt_length": 60, "refine": "none"}, "max_prompt_length + max_response_length is 60 + 16, more than"),

@@ -16,7 +16,7 @@ import tempfile
 import jax
 import numpy as np
 
-from cgrpo_jax import assemble, checkpoint, lora, model, rollout, train, update
+from cgrpo_jax import assemble, checkpoint, lora, model, rollout, sharding, train, update
 from cgrpo_jax import config as config_lib
 
 QUICKSTART = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
@@ -103,11 +103,9 @@ def repeatable(workdir) -> list[dict]:
 
 def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
     """Returns the newest checkpoint's step and all its arrays."""
-    shape, settings = assemble.load_model(cfg).config, assemble.lora_settings(cfg)
-    trained = lora.adapter_shapes(shape, settings) if settings else model.param_shapes(shape)
-    template = jax.eval_shape(
-        functools.partial(update.init_state, optimizer=update.make_optimizer(learning_rate=1.0)), trained
-    )
+    loaded, settings = assemble.load_model(cfg, sharding.one_device()), assemble.lora_settings(cfg)
+    trained = lora.adapter_shapes(loaded.config, settings) if settings else model.param_shapes(loaded.config)
+    template = update.state_shapes(loaded.placed(trained), update.make_optimizer(learning_rate=1.0))
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, restored, _ = checkpoints.restore_latest(template)
     return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
@@ -115,7 +113,7 @@ def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
 
 def template():
     """Returns the shapes of the miniature's weights."""
-    return model.param_shapes(assemble.load_model(config()).config)
+    return model.param_shapes(assemble.load_model(config(), sharding.one_device()).config)
 
 
 @dataclasses.dataclass
@@ -136,6 +134,7 @@ class Seen:
 
 def watch(monkeypatch) -> Seen:
     """Returns what will pass through the runs of a test, evaluations aside."""
+    start()  # whose warm start is none of these
     seen = Seen([], [], [], [])
     write, apply = rollout.Writer.write, update.update
 
