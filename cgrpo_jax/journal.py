@@ -137,7 +137,7 @@ def summary(progress, *, updates: int, after: dict | None, unsolved_after: Seque
     """Returns what a run comes to.
 
     Args:
-      progress: the run's `train.Progress`.
+      progress: the run's `beginning.Progress`.
       updates: optimiser updates.
       after: held-out metrics of the final weights.
       unsolved_after: positions of the held-out questions that no sample of the final weights solves.

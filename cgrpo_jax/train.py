@@ -17,18 +17,14 @@ import collections
 import dataclasses
 import datetime
 import functools
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 
-import jax
-
-from cgrpo_jax import assemble, cli, data, journal, lora, model_files, rewards, rollout, runtime, sharding, warmstart
+from cgrpo_jax import assemble, beginning, cli, data, journal, lora, model_files, rewards, rollout, runtime, sharding
 from cgrpo_jax import config as config_lib
-from cgrpo_jax import model as model_lib
 from cgrpo_jax import update as update_lib
-from cgrpo_jax.checkpoint import Checkpoints, restore_params, save_params
+from cgrpo_jax.checkpoint import Checkpoints
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.records import Author, Problem, Rollout, TrainRow, TrainState
@@ -79,19 +75,6 @@ class Stopped(Exception):
     """SIGTERM has reached a process: raised on all of them, at the same place."""
 
 
-@dataclasses.dataclass
-class Progress:
-    """What a checkpoint keeps beside the weights: all that the rest of the run depends on or reports."""
-
-    iteration: int = 0
-    num_tokens: int = 0
-    seconds: float = 0.0
-    all_failed_start: float | None = None
-    eval_before: dict | None = None
-    unsolved_before: list[int] | None = None
-    base_step: int | None = None  # as `assemble.base_step` returns it
-
-
 class Loop:
     """A run: its parts, and the iterations."""
 
@@ -126,10 +109,9 @@ class Loop:
         )
         self.shape = assemble.pack_shape(config)
         self.computing = dict(mesh=model.mesh, dtype=model.dtype)  # where, and in what, the trainer does
-        self.lora = assemble.lora_settings(config)
-        self.base: lora.Base | None = None  # what the adapters belong to, where these are trained
-        self.reference: dict | None = None  # as generation reads weights, or the base of adapters
-        self.progress = Progress()
+        self.base: lora.Base | None = None  # this and the next two are as in `beginning.Beginning`
+        self.reference: dict | None = None
+        self.progress = beginning.Progress()
         self.clock = journal.Clock()
         self.counts: collections.Counter = collections.Counter()  # of the iteration's critiques and refinements
         self.since = time.monotonic()
@@ -138,7 +120,7 @@ class Loop:
 
     def train(self, *, resumed: bool) -> None:
         """Runs all iterations that are left, or those before SIGTERM."""
-        state = self._restore_or_start(resumed)
+        state = self._begin(resumed)
         try:
             self._iterate(state)
         except Stopped as stopped:
@@ -344,77 +326,22 @@ class Loop:
 
     # --- start, log, keep, finish -------------------------------------------------------------------------------
 
-    def _restore_or_start(self, resumed: bool) -> TrainState:
-        c = self.config
+    def _begin(self, resumed: bool) -> TrainState:
+        parts = (self.config, self.model, self.run)
+        begun = beginning.restore(*parts, self.checkpoints, self.optimizer) if resumed else None
         if resumed:
-            shapes = model_lib.param_shapes(self.model.config)
-            trained = lora.adapter_shapes(self.model.config, self.lora) if self.lora else shapes
-            found = self.checkpoints.restore_latest(
-                update_lib.state_shapes(self.model.placed(trained), self.optimizer),
-                on_skip=lambda step, why: journal.say(f"checkpoint {step} can't be read ({why}); using the one before"),
-            )
-            if found:
-                step, state, extra = found
-                self.progress = Progress(**extra)
-                if self.lora:
-                    self._freeze(assemble.frozen_params(c, self.model, self.run, step=self.progress.base_step))
-                elif c.kl_coef:
-                    reference = restore_params(self.run.reference, self.model.placed(shapes))
-                    self.reference = self.model.to_generate(reference)
-                self._write(self.run.truncate_after, step - 1)
-                left = c.num_iterations - step
-                done = f"{step} iterations are done: none is left"
-                journal.say(f"resuming after iteration {step}" if left > 0 else done)
-                return jax.tree.map(jax.numpy.asarray, state)
-            self._write(self.run.truncate_after, -1)
-        self.progress.base_step = assemble.base_step(c)
-        params = assemble.initial_params(c, self.model, step=self.progress.base_step)
-        if c.warm_start.num_updates:
-            params = self._warm_start(params)
-        self.progress.eval_before, self.progress.unsolved_before = self._evaluate(self.model.to_generate(params))
-        if self.lora:
-            if assemble.keeps_base(c):
-                self._save_weights(self.run.base, params)
-            self._freeze(params)
-            state = update_lib.init_state(assemble.initial_adapters(c, self.model), self.optimizer)
-        else:
-            if c.kl_coef:
-                # A copy in any case: updates take the buffers of the state.
-                self.reference = jax.tree.map(jax.numpy.copy, self.model.to_generate(params))
-                self._save_weights(self.run.reference, params)
-            state = update_lib.init_state(params, self.optimizer)
-        self._keep(state, 0, always=True)
-        return state
-
-    def _freeze(self, params) -> None:
-        """Keeps the weights that the adapters belong to; they are the reference too, since adapters start at 0."""
-        self.base = lora.Base(params, self.lora.scale)
-        self.reference = params if self.config.kl_coef else None
-
-    def _save_weights(self, folder, params) -> None:
-        # What a run leaves that was killed before its first checkpoint was whole.
-        self._write(shutil.rmtree, folder, ignore_errors=True)
-        save_params(folder, params)
-
-    def _warm_start(self, params):
-        w = self.config.warm_start
-        with self.clock("warm_start"):
-            return warmstart.warm_start(
-                params,
-                self.model.config,
-                self.model.prompts,
-                num_updates=w.num_updates,
-                rows_per_update=w.rows_per_update,
-                learning_rate=w.learning_rate,
-                lengths=tuple(w.chain_lengths),
-                held_out=assemble.held_out_facts(self.config),
-                rare_rate=w.rare_rate,
-                seed=self.config.seed,
-                shape=self.shape,
-                max_length=max(self.config.max_response_length, self.config.max_critique_length),
-                progress=lambda steps: journal.progress_bar(steps, desc="warm start", unit="update"),
-                **self.computing,
-            )
+            self._write(self.run.truncate_after, begun.progress.iteration - 1 if begun else -1)
+        if begun:
+            done = begun.progress.iteration
+            left = self.config.num_iterations - done
+            journal.say(f"resuming after iteration {done}" if left > 0 else f"{done} iterations are done: none is left")
+        fresh = begun is None
+        if fresh:
+            begun = beginning.start(*parts, self.optimizer, evaluate=self._evaluate, clock=self.clock)
+        self.base, self.reference, self.progress = begun.base, begun.reference, begun.progress
+        if fresh:
+            self._keep(begun.state, 0, always=True)
+        return begun.state
 
     def _evaluate(self, params) -> tuple[dict | None, list[int] | None]:
         """Returns held-out metrics, and the positions of the questions that no sample solves."""

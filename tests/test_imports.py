@@ -45,7 +45,7 @@ LEVELS = (
     ),
     ("families", "hf", "hf_export", "lora", "generate", "update", "checkpoint", "prompts", "metrics"),
     ("rollout", "warmstart", "evaluation", "config", "rundir"),
-    ("assemble", "cli", "journal", "model_card", "model_files"),
+    ("assemble", "beginning", "cli", "journal", "model_card", "model_files"),
     ("train", "evaluate", "sample", "convert"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -1,0 +1,144 @@
+"""What a run begins with: the state of its newest checkpoint, or that of weights that no update has seen yet.
+
+Either way with the weights that stay as they are: what adapters belong to, and what the KL term compares with.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from cgrpo_jax import assemble, journal, lora, runtime, warmstart
+from cgrpo_jax import model as model_lib
+from cgrpo_jax import update as update_lib
+from cgrpo_jax.checkpoint import Checkpoints, restore_params, save_params
+from cgrpo_jax.records import TrainState
+from cgrpo_jax.rundir import RunDir
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a checkpoint keeps beside the weights: all that the rest of the run depends on or reports."""
+
+    iteration: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+    all_failed_start: float | None = None
+    eval_before: dict | None = None
+    unsolved_before: list[int] | None = None
+    base_step: int | None = None  # as `assemble.base_step` returns it
+
+
+@dataclasses.dataclass
+class Beginning:
+    """All that iterations start from.
+
+    Attributes:
+      state: what is trained.
+      progress: how far it is.
+      base: what the adapters belong to, where these are trained.
+      reference: what the KL term compares with, in the layout of generation; where adapters are trained, the base's
+        own weights. None without that term.
+    """
+
+    state: TrainState
+    progress: Progress
+    base: lora.Base | None = None
+    reference: dict | None = None
+
+
+def restore(
+    config, model: assemble.Model, run: RunDir, checkpoints: Checkpoints, optimizer: optax.GradientTransformation
+) -> Beginning | None:
+    """Returns what the newest checkpoint that can be read holds; None where there is none."""
+    settings, shapes = assemble.lora_settings(config), model_lib.param_shapes(model.config)
+    trained = lora.adapter_shapes(model.config, settings) if settings else shapes
+    found = checkpoints.restore_latest(
+        update_lib.state_shapes(model.placed(trained), optimizer),
+        on_skip=lambda step, why: journal.say(f"checkpoint {step} can't be read ({why}); using the one before"),
+    )
+    if not found:
+        return None
+    _, state, extra = found
+    begun = Beginning(jax.tree.map(jax.numpy.asarray, state), Progress(**extra))
+    if settings:
+        frozen = assemble.frozen_params(config, model, run, step=begun.progress.base_step)
+        _freeze(begun, frozen, config, settings)
+    elif config.kl_coef:
+        begun.reference = model.to_generate(restore_params(run.reference, model.placed(shapes)))
+    return begun
+
+
+def start(
+    config,
+    model: assemble.Model,
+    run: RunDir,
+    optimizer: optax.GradientTransformation,
+    *,
+    evaluate: Callable[[dict], tuple[dict | None, list[int] | None]],
+    clock: journal.Clock,
+) -> Beginning:
+    """Returns the state before the first update, and keeps in the run's folder the weights that stay as they are.
+
+    Args:
+      config, model, run: of the run.
+      optimizer: of its updates.
+      evaluate: returns the held-out metrics of weights, and the questions that they do not solve.
+      clock: times the warm start.
+    """
+    progress = Progress(base_step=assemble.base_step(config))
+    params = assemble.initial_params(config, model, step=progress.base_step)
+    if config.warm_start.num_updates:
+        with clock("warm_start"):
+            params = _warm_start(config, model, params)
+    progress.eval_before, progress.unsolved_before = evaluate(model.to_generate(params))
+    settings = assemble.lora_settings(config)
+    if settings:
+        if assemble.keeps_base(config):
+            _save(run.base, params)
+        begun = Beginning(update_lib.init_state(assemble.initial_adapters(config, model), optimizer), progress)
+        _freeze(begun, params, config, settings)
+        return begun
+    reference = None
+    if config.kl_coef:
+        # A copy in any case: updates take the buffers of the state.
+        reference = jax.tree.map(jax.numpy.copy, model.to_generate(params))
+        _save(run.reference, params)
+    return Beginning(update_lib.init_state(params, optimizer), progress, reference=reference)
+
+
+def _freeze(begun: Beginning, params: dict, config, settings: lora.LoraSettings) -> None:
+    """Keeps the weights that the adapters belong to; they are the reference too, since adapters start at 0."""
+    begun.base = lora.Base(params, settings.scale)
+    begun.reference = params if config.kl_coef else None
+
+
+def _save(folder: pathlib.Path, params: dict) -> None:
+    if runtime.is_first():  # what a run leaves that was killed before its first checkpoint was whole
+        shutil.rmtree(folder, ignore_errors=True)
+    save_params(folder, params)
+
+
+def _warm_start(config, model: assemble.Model, params: dict) -> dict[str, Any]:
+    w = config.warm_start
+    return warmstart.warm_start(
+        params,
+        model.config,
+        model.prompts,
+        num_updates=w.num_updates,
+        rows_per_update=w.rows_per_update,
+        learning_rate=w.learning_rate,
+        lengths=tuple(w.chain_lengths),
+        held_out=assemble.held_out_facts(config),
+        rare_rate=w.rare_rate,
+        seed=config.seed,
+        shape=assemble.pack_shape(config),
+        max_length=max(config.max_response_length, config.max_critique_length),
+        progress=lambda steps: journal.progress_bar(steps, desc="warm start", unit="update"),
+        mesh=model.mesh,
+        dtype=model.dtype,
+    )
