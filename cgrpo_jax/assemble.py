@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
+import optax
 
 from cgrpo_jax import arithmetic, critiques, data, equations, families, generate, hf, lora, objective, rewards, sharding
 from cgrpo_jax import model as model_lib
@@ -21,7 +22,7 @@ from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.rollout import Critic, Writer
 from cgrpo_jax.rundir import RunDir
 from cgrpo_jax.tokenizer import Tokenizer, load_tokenizer
-from cgrpo_jax.update import LossSettings, PackShape
+from cgrpo_jax.update import LossSettings, PackShape, make_optimizer
 
 _CHOICES = {
     "on_long_question": ("skip", "error"),
@@ -57,6 +58,11 @@ _TEMPLATES = {
     "refine_prompt": ("question", "response", "critique"),
     "refine_prompt_without_critique": ("question", "response"),
 }
+_NO_MODEL = (
+    "no model: set model.folder, or model.init to a converted checkpoint, or model.tokenizer and the shape "
+    "(model.num_layers, ...)."
+)
+_ARCHITECTURES = pathlib.Path(__file__).resolve().parent.parent / "configs" / "architectures"
 _CRITIQUE_STAGE = ("max_critique_prompt_length", "max_critique_length")
 
 
@@ -210,30 +216,16 @@ def load_model(config, mesh: jax.sharding.Mesh, *, now: datetime.datetime | None
         tokenizer = load_tokenizer(tokenizer_source, now=now)
         hf.check_vocab(tokenizer, shape)
     elif m.tokenizer and m.num_layers:
-        for key in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_context"):
-            if getattr(m, key) < 1:
-                raise UserError(
-                    f"model.{key} {getattr(m, key)} is no size; a model without a folder needs all of them."
-                )
-        if m.embed_dim % m.num_heads:
-            raise UserError(f"model.num_heads {m.num_heads} does not divide model.embed_dim {m.embed_dim}.")
         tokenizer_source = tokenizer_folder(m.tokenizer)
         tokenizer = load_tokenizer(tokenizer_source, now=now)
-        shape = model_lib.ModelConfig(
-            vocab_size=tokenizer.vocab_size,
-            num_layers=m.num_layers,
-            embed_dim=m.embed_dim,
-            num_heads=m.num_heads,
-            num_kv_heads=m.num_kv_heads,
-            head_dim=m.embed_dim // m.num_heads,
-            mlp_dim=m.mlp_dim,
-            max_context=m.max_context,
+        shape = _drawn(m, tokenizer.vocab_size)
+    elif m.architecture:
+        raise UserError(
+            f"model.architecture {m.architecture!r} is enough to plan a run, not to start one: it has no weights; "
+            "set model.folder to the model's Hugging Face folder, too."
         )
     else:
-        raise UserError(
-            "no model: set model.folder, or model.init to a converted checkpoint, or model.tokenizer and the shape "
-            "(model.num_layers, ...)."
-        )
+        raise UserError(_NO_MODEL)
     _check_lengths(config, _policy_stages(config), "the model", shape.max_context)
     if m.init:
         with SavedWeights(m.init) as weights:
@@ -241,6 +233,66 @@ def load_model(config, mesh: jax.sharding.Mesh, *, now: datetime.datetime | None
     elif m.folder:
         hf.check_weights(m.folder, shape)
     return _model(config, shape, mesh, tokenizer, source=source, tokenizer_source=tokenizer_source)
+
+
+def policy_shape(config) -> model_lib.ModelConfig:
+    """Returns the policy's shape, from the same places as `load_model`, or from its architecture file alone.
+
+    Raises:
+      UserError: the configuration names no model, a file is missing or damaged, or a stage exceeds the context.
+    """
+    m = config.model
+    source = _description(m)
+    if source:
+        shape = families.read_config(source)
+    elif m.architecture:
+        shape = families.read_architecture(_architecture_file(m.architecture))
+    elif m.tokenizer and m.num_layers:
+        shape = _drawn(m, load_tokenizer(tokenizer_folder(m.tokenizer)).vocab_size)
+    else:
+        raise UserError(_NO_MODEL)
+    _check_lengths(config, _policy_stages(config), "the model", shape.max_context)
+    return shape
+
+
+def critic_shape(config) -> model_lib.ModelConfig | None:
+    """Returns the shape of the frozen critic, if the configuration names one.
+
+    Raises:
+      UserError: its `config.json` is missing or damaged, or critiques exceed its context.
+    """
+    if not config.critic_folder:
+        return None
+    shape = families.read_config(config.critic_folder)
+    _check_lengths(config, [_CRITIQUE_STAGE], f"the critic {config.critic_folder}", shape.max_context)
+    return shape
+
+
+def _architecture_file(name: str) -> pathlib.Path:
+    file = _ARCHITECTURES / f"{name}.json"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in _ARCHITECTURES.glob("*.json")))
+        raise UserError(f"model.architecture {name!r} is unknown; use one of {known}, or set model.folder.")
+    return file
+
+
+def _drawn(m, vocab_size: int) -> model_lib.ModelConfig:
+    """Returns the shape of a model that the configuration describes itself, to be drawn at random."""
+    for key in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_context"):
+        if getattr(m, key) < 1:
+            raise UserError(f"model.{key} {getattr(m, key)} is no size; a model without a folder needs all of them.")
+    if m.embed_dim % m.num_heads:
+        raise UserError(f"model.num_heads {m.num_heads} does not divide model.embed_dim {m.embed_dim}.")
+    return model_lib.ModelConfig(
+        vocab_size=vocab_size,
+        num_layers=m.num_layers,
+        embed_dim=m.embed_dim,
+        num_heads=m.num_heads,
+        num_kv_heads=m.num_kv_heads,
+        head_dim=m.embed_dim // m.num_heads,
+        mlp_dim=m.mlp_dim,
+        max_context=m.max_context,
+    )
 
 
 def _check_init(folder: pathlib.Path) -> None:
@@ -510,6 +562,18 @@ def make_critic(config, writer: Writer | None) -> Critic:
         max_retries=config.max_retries,
         max_length=config.max_critique_length,
         pass_threshold=config.pass_threshold,
+    )
+
+
+def optimizer(config) -> optax.GradientTransformation:
+    """Returns what trains the policy."""
+    return make_optimizer(
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_updates,
+        max_grad_norm=config.max_grad_norm,
+        weight_decay=config.weight_decay,
+        b1=config.adam_b1,
+        b2=config.adam_b2,
     )
 
 

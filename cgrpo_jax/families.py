@@ -151,6 +151,15 @@ def read_config(folder: str | pathlib.Path) -> ModelConfig:
     return _parse(_read(path), path)
 
 
+def read_architecture(path: str | pathlib.Path) -> ModelConfig:
+    """The architecture that a file with the content of a `config.json` describes, wherever it lies.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    return _parse(read_json_object(pathlib.Path(path), missing="give the file of an architecture"), path)
+
+
 def is_multimodal(folder: str | pathlib.Path) -> bool:
     """Whether a Hugging Face model folder is of a multimodal model, of which `read_config` reads the text part.
 

@@ -94,14 +94,19 @@ def reshard(
       config, mesh: of the model.
       dtype: of the result; what is gathered has it already.
     """
-    same_dtype = all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
-    if base is None and same_dtype and mesh.shape[sharding.FSDP] == 1:
+    if base is None and reads_alike(params, mesh=mesh, dtype=dtype):
         return params
-    return _reshard(params, base, config=config, mesh=mesh, dtype=dtype)
+    return lay_out(params, base, config=config, mesh=mesh, dtype=dtype)
+
+
+def reads_alike(params: dict, *, mesh: jax.sharding.Mesh, dtype: jax.typing.DTypeLike) -> bool:
+    """Returns whether weights in the training layout, arrays or shapes, are what generation reads."""
+    return mesh.shape[sharding.FSDP] == 1 and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh", "dtype"))
-def _reshard(params, base, *, config, mesh, dtype):
+def lay_out(params, base, *, config, mesh, dtype):
+    """The program of `reshard`."""
     weights = params if base is None else base.merge(params)
     axes = model_lib.axes_like(config, weights)
     specs = [sharding.param_specs(axes, weights, mesh, layout=x) for x in (sharding.TRAINING, sharding.GENERATION)]
@@ -118,7 +123,8 @@ def _param_specs(params: dict, settings: Settings):
     return sharding.param_specs(axes, params, settings.mesh, layout=sharding.GENERATION)
 
 
-def _decoding_specs(settings: Settings) -> Decoding:
+def decoding_specs(settings: Settings) -> Decoding:
+    """Returns how each array of a `Decoding` is cut."""
     heads = settings.config.num_heads
     tensor = settings.mesh.shape[sharding.TENSOR]
     head_axis = sharding.TENSOR if tensor > 1 and heads % tensor == 0 else None  # else each device has all heads
@@ -152,7 +158,7 @@ def prefill(params, tokens_QP, length_Q, live_B, seed, iteration, index_B6, *, s
         part,
         mesh=settings.mesh,
         in_specs=(_param_specs(params, settings), rows, rows, rows, whole, whole, rows),
-        out_specs=_decoding_specs(settings),
+        out_specs=decoding_specs(settings),
     )(params, tokens_QP, length_Q, live_B, seed, iteration, index_B6)
 
 
@@ -172,7 +178,7 @@ def decode(params, state: Decoding, *, settings: Settings) -> tuple[Decoding, tu
 
         return jax.lax.while_loop(lambda s: (s.t < settings.max_length) & (s.going > 0), step, state)
 
-    specs = _decoding_specs(settings)
+    specs = decoding_specs(settings)
     in_specs = (_param_specs(params, settings), specs)
     state = jax.shard_map(part, mesh=settings.mesh, in_specs=in_specs, out_specs=specs)(params, state)
     rows = (state.tokens_BT, state.logp_BT, state.length_B, state.done_B)
@@ -200,6 +206,27 @@ def _sample(params, state: Decoding, hidden_BD, settings: Settings) -> Decoding:
         length_B=state.length_B + ~state.done_B,
         done_B=done_B,
     )
+
+
+def call_sizes(num_prompts: int, *, num_samples: int, max_rows: int, num_groups: int) -> list[int]:
+    """Returns how many prompts, padding included, each call of `prefill` and `decode` takes.
+
+    Args:
+      num_prompts: Q.
+      num_samples: N, continuations a prompt.
+      max_rows: rows that a data group decodes at once; at least N.
+      num_groups: data groups.
+
+    Example:
+      call_sizes(128, num_samples=7, max_rows=64, num_groups=4) == [36, 36, 36, 32]
+    """
+    per_group = max(1, max_rows // num_samples)
+    sizes = []
+    for first in range(0, num_prompts, per_group * num_groups):
+        here = -(-min(num_prompts - first, per_group * num_groups) // num_groups)
+        # A short last call, or a stage with few rows, takes the next power of two.
+        sizes.append(num_groups * min(per_group, 1 << (here - 1).bit_length()))
+    return sizes
 
 
 class Generator:
@@ -293,17 +320,14 @@ class Generator:
             )
         width = min(-(-longest // self.prompt_bucket) * self.prompt_bucket, self.config.max_context)
         groups = sharding.num_groups(self.mesh)
-        per_group = max(1, self.max_rows // num_samples)
-        per_call = per_group * groups
         out: list[list[Sampled]] = []
-        for first in range(0, len(prompts), per_call):
-            chunk = slice(first, first + per_call)
+        for size in call_sizes(len(prompts), num_samples=num_samples, max_rows=self.max_rows, num_groups=groups):
+            chunk = slice(len(out), len(out) + size)
             out += self._call(
                 params,
                 prompts[chunk],
                 indices[chunk],
-                # A short last chunk, or a stage with few rows, takes the next power of two.
-                size=groups * min(per_group, 1 << (-(-len(prompts[chunk]) // groups) - 1).bit_length()),
+                size=size,
                 width=width,
                 scalars=(np.uint32(seed), np.uint32(iteration)),
                 static=dict(max_length=max_length, temperature=temperature, top_p=top_p, top_k=top_k),

@@ -144,7 +144,7 @@ def row_logprobs(params, config: model_lib.ModelConfig, batch: TrainBatch, *, te
 @functools.partial(
     jax.jit, static_argnames=("config", "settings", "remat", "dtype", "mesh"), donate_argnames=("grads",)
 )
-def _accumulate(
+def accumulate(
     params, grads, batch: TrainBatch, counts, base: lora.Base | None, *, config, settings, remat, dtype, mesh
 ):
     """Adds one packed batch's gradient to `grads`; `counts` are the whole minibatch's denominators."""
@@ -211,7 +211,8 @@ def _base_specs(base: lora.Base | None, config, mesh, layout=sharding.TRAINING):
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer",), donate_argnames=("state",))
-def _apply(state: TrainState, grads, *, optimizer):
+def apply(state: TrainState, grads, *, optimizer):
+    """Returns the state after a step along `grads`, and the norm of these."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), optax.global_norm(grads)
@@ -272,7 +273,7 @@ def accumulate_gradients(
         max_length=settings.max_length,
     )
     grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), params)
-    add = functools.partial(_accumulate, config=config, settings=settings, remat=remat, dtype=dtype, mesh=mesh)
+    add = functools.partial(accumulate, config=config, settings=settings, remat=remat, dtype=dtype, mesh=mesh)
     total: dict = {}
     for batch in batches:
         grads, stats = add(params, grads, sharding.deal(batch, mesh), counts, base)
@@ -315,19 +316,21 @@ def update(
     if drop_zero and not settings.kl_coef and not settings.entropy_coef:
         rows = [row for row in rows if row.loss == LossKind.NLL or row.advantage != 0]
     grads, stats = accumulate_gradients(state.params, rows, **kw)
-    state, grad_norm = _apply(state, grads, optimizer=optimizer)
+    state, grad_norm = apply(state, grads, optimizer=optimizer)
     return state, stats | {"grad_norm": float(grad_norm), "rows_trained": len(rows)}
 
 
 @functools.partial(jax.jit, static_argnames=("config", "temperature", "dtype", "mesh", "layout"))
-def _score(params, batch, base: lora.Base | None, *, config, temperature, dtype, mesh, layout):
+def score(params, batch, base: lora.Base | None, *, config, temperature, dtype, mesh, layout):
+    """Returns the `[B, T]` log-probabilities of one packed batch's targets, on every device."""
+
     def part(params, batch, base):
         weights = cast(_weights(params, base), dtype)
         return row_logprobs(weights, config, batch, temperature=temperature, remat=False)[0]
 
     in_specs = (_specs(params, config, mesh, layout), sharding.BY_ROWS, _base_specs(base, config, mesh, layout))
-    score = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)
-    return sharding.replicate(score(params, batch, base), mesh)
+    scored = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)
+    return sharding.replicate(scored(params, batch, base), mesh)
 
 
 def score_rows(
@@ -349,6 +352,7 @@ def score_rows(
     reference policy, and for `old_logp="trainer"`.
     """
     mesh = mesh or sharding.one_device()
+    program = functools.partial(score, config=config, temperature=temperature, dtype=dtype, mesh=mesh, layout=layout)
     # Each row carries its own number in the field that packing copies through, so that it is found again.
     numbered = [row.replace(advantage=float(i + 1)) for i, row in enumerate(rows)]
     out: list = [None] * len(rows)
@@ -360,8 +364,7 @@ def score_rows(
         num_slots=shape.num_slots,
         max_length=max_length,
     ):
-        score = functools.partial(_score, config=config, temperature=temperature, dtype=dtype, mesh=mesh, layout=layout)
-        logp_BT = np.asarray(score(params, sharding.deal(batch, mesh), base))
+        logp_BT = np.asarray(program(params, sharding.deal(batch, mesh), base))
         for b in np.flatnonzero(batch.length_B):
             out[int(batch.advantage_B[b]) - 1] = logp_BT[b, : batch.length_B[b]]
     return out

@@ -317,7 +317,7 @@ def test_the_number_of_programs_does_not_depend_on_the_rows_nor_on_the_adapters(
         state = update_lib.init_state(random_adapters(settings=SOME, seed=seed), optimizer)
         state, _ = update_lib.update(state, rows(count, seed), optimizer=optimizer, base=base, **MODEL)
         base.merge(state.params)
-        found.append([f._cache_size() for f in (update_lib._accumulate, update_lib._apply, lora.merge_one)])
+        found.append([f._cache_size() for f in (update_lib.accumulate, update_lib.apply, lora.merge_one)])
     assert found[0] == found[1] == found[2]
 
 

@@ -109,13 +109,13 @@ def test_checkpoints_hold_adapters_and_their_optimiser_state(warmed):
 
 
 def test_gradients_are_those_of_the_adapters(tmp_path, monkeypatch):
-    apply, seen = update._apply, []
+    apply, seen = update.apply, []
 
     def watch(state, grads, **kw):
         seen.append({name: np.abs(leaf).max() for name, leaf in names(grads).items()})
         return apply(state, grads, **kw)
 
-    monkeypatch.setattr(update, "_apply", watch)
+    monkeypatch.setattr(update, "apply", watch)
     folder = run(tmp_path, LORA, num_iterations=2)
     first, second = seen
     assert first.keys() == second.keys() == SHAPES.keys()

@@ -174,11 +174,11 @@ def test_rematerialisation_does_not_change_the_gradient():
 
 def test_the_number_of_programs_does_not_depend_on_the_rows():
     gradient(mixed_rows()[:1])
-    before = update_lib._accumulate._cache_size()
+    before = update_lib.accumulate._cache_size()
     rng = np.random.default_rng(0)
     for count in (2, 5, 11):
         gradient([make_row(rng, rng.integers(1, 15), rng.integers(1, 9)) for _ in range(count)])
-    assert update_lib._accumulate._cache_size() == before
+    assert update_lib.accumulate._cache_size() == before
 
 
 # Rows of advantage 0.
@@ -207,9 +207,9 @@ def test_a_minibatch_without_any_advantage_leaves_the_weights_alone():
     """All right or all wrong in every group, as at the start and at the end of training: nothing is even run."""
     rows = [row.replace(advantage=0.0) for row in mixed_rows() if row.loss == LossKind.POLICY]
     _, usual = update(mixed_rows())
-    before = update_lib._accumulate._cache_size()
+    before = update_lib.accumulate._cache_size()
     state, stats = update(rows)
-    assert update_lib._accumulate._cache_size() == before
+    assert update_lib.accumulate._cache_size() == before
     assert state.step == 1
     assert stats.keys() == usual.keys()  # those who log find every name
     assert set(stats.values()) == {0.0}

@@ -1,0 +1,99 @@
+"""A jitted function as one without loops, whose costs the compiler can count: it counts a loop's body once.
+
+What is unrolled is the program that was traced, so no other module knows that it can be.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+from jax.extend import core
+from jax.extend.core import primitives
+
+
+@dataclasses.dataclass(frozen=True)
+class Unrolled:
+    """A program on flat arguments: `jax.jit(function, donate_argnums=donated).lower(*args)`.
+
+    Attributes:
+      loops: how many loops it had, those within others included.
+    """
+
+    function: Callable
+    args: tuple
+    donated: tuple[int, ...]
+    loops: int
+
+
+def unroll(function: Callable, args: Sequence, keywords: Mapping | None = None, *, trips: int = 1) -> Unrolled:
+    """Returns what a jitted function computes, with every loop's body written out as often as it runs.
+
+    Rematerialised parts are kept apart from what they compute again: in a loop they are, since it is another one that
+    computes them first; unrolled, the compiler would see that they are the same.
+
+    Args:
+      function: jitted.
+      args, keywords: its arguments; arrays or `jax.ShapeDtypeStruct`s.
+      trips: how often the body of a loop that ends on data is written out.
+    """
+    traced = function.trace(*args, **dict(keywords or {}))
+    counted = _Unroller(trips)
+    closed = counted.closed(traced.jaxpr)
+    infos = jax.tree.leaves(traced.args_info)
+    leaves = jax.tree.leaves((args, {name: keywords[name] for name in traced.args_info[1]}))
+    donated = tuple(i for i, info in enumerate(infos) if info.donated)
+    return Unrolled(core.jaxpr_as_fun(closed), tuple(leaves), donated, counted.loops)
+
+
+class _Unroller:
+    """Rewrites jaxprs, counting the loops that it meets."""
+
+    def __init__(self, trips: int):
+        self.trips = trips
+        self.loops = 0
+
+    def closed(self, closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
+        return core.ClosedJaxpr(self.open(closed.jaxpr), closed.consts)
+
+    def open(self, jaxpr: core.Jaxpr) -> core.Jaxpr:
+        return jaxpr.replace(eqns=[new for eqn in jaxpr.eqns for new in self.equation(eqn)])
+
+    def equation(self, eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
+        if eqn.primitive is primitives.while_p:
+            return self.written_out(eqn)
+        params = {name: self.value(value) for name, value in eqn.params.items()}
+        if eqn.primitive is primitives.scan_p:
+            self.loops += 1
+            params["unroll"] = max(1, params["length"])
+        elif eqn.primitive is primitives.remat_p:
+            params["prevent_cse"] = True
+        return [eqn.replace(params=params)]
+
+    def value(self, value):
+        if isinstance(value, core.ClosedJaxpr):
+            return self.closed(value)
+        if isinstance(value, core.Jaxpr):
+            return self.open(value)
+        if type(value) in (tuple, list):  # a conditional's branches
+            return type(value)(map(self.value, value))
+        return value
+
+    def written_out(self, eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
+        self.loops += 1
+        skipped, constants = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        body = self.closed(eqn.params["body_jaxpr"])
+        fixed, state = eqn.invars[skipped : skipped + constants], eqn.invars[skipped + constants :]
+        calls = []
+        for trip in range(self.trips):
+            last = trip == self.trips - 1
+            results = eqn.outvars if last else [core.Var(var.aval) for var in eqn.outvars]
+            calls.append(
+                eqn.replace(
+                    primitive=primitives.closed_call_p,
+                    invars=[*fixed, *state],
+                    outvars=list(results),
+                    params={"call_jaxpr": body},
+                )
+            )
+            state = results
+        return calls
