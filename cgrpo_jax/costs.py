@@ -252,8 +252,8 @@ def _nothing_cached() -> Iterator[None]:
 
 def _check_placed(arguments) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(arguments):
-        # Numbers and strings may be static arguments; what has a shape is data, and must lie somewhere.
-        if hasattr(leaf, "shape") and getattr(leaf, "sharding", None) is None:
+        # Numbers, strings and meshes may be static arguments; what has a dtype is data, and must lie somewhere.
+        if hasattr(leaf, "dtype") and getattr(leaf, "sharding", None) is None:
             where = jax.tree_util.keystr(path)
             raise ValueError(f"argument {where} has no sharding, so would be compiled for this machine; give it one.")
 

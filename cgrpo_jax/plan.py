@@ -1,0 +1,135 @@
+"""Says whether a run fits a TPU slice, and how fast it can be there, before the slice is rented.
+
+    python -m cgrpo_jax.plan --config=configs/qwen3_8b.py --topology=v5p:2x2x4,v6e:4x4
+
+Compiles the very programs that training runs, with the real compiler, on a machine without a TPU (extra `tpu`); takes
+minutes. Several topologies are compared side by side. Exits with 0 if the run fits all of them, with 3 if not.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from cgrpo_jax import assemble, cli, journal, planning, programs, topology
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.planning import KINDS, Plan
+
+FLAGS = {
+    "topology": cli.Flag("TPU slice, or several: v5p:2x2x4,v6e:4x4"),
+    "json": cli.Flag("file to write the plan to"),
+}
+_DOES_NOT_FIT = 3
+
+
+def main(config, topology: str, json: str | None) -> None:
+    """Plans for each topology, prints the tables, and exits with 3 if one does not hold the run."""
+    assemble.check(config)
+    names = topology.split(",")
+    if json and not pathlib.Path(json).absolute().parent.is_dir():
+        raise UserError(f"--json {json} is in no folder; make {pathlib.Path(json).parent} first.")
+    # All mistakes come to light before the first minute of compiling.
+    planners = [planning.Planner(config, name, say=journal.say) for name in names]
+    plans = [planner.plan() for planner in planners]
+    if json:
+        _write(json, plans)
+    journal.say(table(plans), sys.stdout)
+    if not all(plan.fits for plan in plans):
+        sys.exit(_DOES_NOT_FIT)
+
+
+def record(plan: Plan) -> dict:
+    """Returns a plan as `--json` writes it; sizes in bytes and costs are of one device."""
+    return {
+        "topology": plan.topology,
+        "fits": plan.fits,
+        "hbm_limit_bytes": plan.hbm_limit_bytes,
+        "phases": [{"name": name, "peak_bytes": peak} for name, peak in plan.phases.items()],
+        "programs": [
+            {
+                "name": one.name,
+                "hbm_bytes": dict(one.hbm_bytes),
+                "flops": one.cost and one.cost.flops,
+                "bytes": one.cost and one.cost.bytes,
+                "collectives": one.cost and dict(one.cost.collectives),
+                "seconds_bound": one.seconds_bound,
+            }
+            for one in plan.programs
+        ],
+        "suggestion": plan.suggestion,
+    }
+
+
+def _write(file: str, plans: Sequence[Plan]) -> None:
+    records = [record(plan) for plan in plans]
+    text = json.dumps(records[0] if len(records) == 1 else records, indent=2)
+    try:
+        pathlib.Path(file).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--json {file} can't be written ({error.strerror}); give another file.") from error
+
+
+# --- the tables ---------------------------------------------------------------------------------------------------
+
+
+def table(plans: Sequence[Plan]) -> str:
+    """Returns what each program of each plan needs and costs, and the plans side by side."""
+    return "\n".join([*(_programs(plan) for plan in plans), _compared(plans)])
+
+
+def _programs(plan: Plan) -> str:
+    lines = [
+        f"{plan.topology}, per device: GiB of HBM while a program runs; cost of one run of it",
+        f"{'':<17}{'weights':>9}{'optimiser':>10}{'KV cache':>9}{'other':>8}{'total':>8}"
+        f"{'TFLOP':>11}{'GB moved':>11}{'GB sent':>10}{'bound s':>10}  {'by':<12}{'runs':>5}",
+    ]
+    for one in plan.programs:
+        sizes = [one.hbm_bytes[kind] / topology.GIB for kind in KINDS]
+        line = f"{one.name:<17}{sizes[0]:>9.2f}{sizes[1]:>10.2f}{sizes[2]:>9.2f}{sizes[3]:>8.2f}{sum(sizes):>8.2f}"
+        if one.cost is None:
+            line += f"{'?':>11}{'?':>11}{'?':>10}{'?':>10}  {'':<12}"
+        else:
+            sent = sum(one.cost.collectives.values())
+            line += f"{one.cost.flops / 1e12:>11.3f}{one.cost.bytes / 1e9:>11.2f}{sent / 1e9:>10.3f}"
+            line += f"{one.seconds_bound:>10.3f}  {one.limit:<12}"
+        lines.append(f"{line}{one.per_iteration:>5}")
+        if one.cost and one.cost.collectives:
+            sent = ", ".join(f"{kind} {size / 1e9:.3f}" for kind, size in one.cost.collectives.items() if size)
+            lines.append(f"{'':<17}GB sent: {sent}")
+    return "\n".join(lines) + "\n"
+
+
+def _compared(plans: Sequence[Plan]) -> str:
+    width = max(12, *(len(plan.topology) + 2 for plan in plans))
+
+    def row(label: str, value: Callable[[Plan], str]) -> str:
+        return f"{label:<26}" + "".join(f"{value(plan):>{width}}" for plan in plans)
+
+    def size(number: int | None) -> str:
+        return "-" if number is None else f"{number / topology.GIB:.2f}"
+
+    lines = [row("", lambda plan: plan.topology), row("GiB of HBM there", lambda plan: size(plan.hbm_limit_bytes))]
+    for phase in programs.PHASES:
+        if any(phase in plan.phases for plan in plans):
+            lines.append(row(f"GiB in {phase}", lambda plan, phase=phase: size(plan.phases.get(phase))))
+    lines += [
+        row("fits", lambda plan: "yes" if plan.fits else "no"),
+        row("bound s an iteration", lambda plan: "?" if plan.seconds is None else f"{plan.seconds:.1f}"),
+        row(
+            "sampled tokens/s",
+            lambda plan: "?" if plan.seconds is None else f"{plan.sampled_tokens / plan.seconds:.0f}",
+        ),
+        "Bounds: all at the chip's published peaks; responses, critiques, refinements at full length, every question",
+        "refined, no critique written twice, no row dropped; programs one after another.",
+    ]
+    for plan in plans:
+        if not plan.fits:
+            change = (
+                f"fits with {plan.suggestion}" if plan.suggestion else "no change found that fits; use a larger slice"
+            )
+            lines.append(f"{plan.topology} does not fit: {change}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main, require=("config", "topology"), flags=FLAGS)

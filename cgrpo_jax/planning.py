@@ -1,0 +1,259 @@
+"""Whether a run fits a TPU slice that is not there, what it costs on it, and what to change where it does not fit.
+
+    found = planning.Planner(config, "v5p:2x2x4").plan()
+    found.fits, found.phases["update"], found.seconds
+
+A phase needs what its largest program needs, and every buffer beside it that is no argument of it, counted once.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import ml_collections
+
+from cgrpo_jax import assemble, costs, hlo, programs, topology
+from cgrpo_jax import config as config_lib
+from cgrpo_jax.costs import Cost
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.unroll import unroll
+
+KINDS = ("weights", "optimizer", "kv_cache", "temporaries")
+# Two depths that show what a layer costs, and two numbers of tokens; see `costs.extrapolate`.
+_DEPTHS, _TOKENS = (2, 3), (1, 2)
+_GENERATING, _TRAINING = ("prefill", "decode", "critique"), ("reference", "update")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One program of a plan, for one run of it on one device.
+
+    Attributes:
+      hbm_bytes: bytes on the device while it runs, by `KINDS`; what lies beside it included. Temporaries are all that
+        is neither weights, optimiser nor cache: activations, gradients, batches, the program itself.
+      cost: None where even a model of three layers does not fit.
+      seconds_bound: the least that the chip's published limits allow.
+      limit: which of them: flops, bytes or collectives.
+      per_iteration: how often it runs in an iteration.
+    """
+
+    name: str
+    hbm_bytes: Mapping[str, int]
+    cost: Cost | None
+    seconds_bound: float | None
+    limit: str
+    per_iteration: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a slice is asked for by a run.
+
+    Attributes:
+      phases: bytes that each needs at its peak on one device.
+      suggestion: flags that make it fit; None if it fits, or if none were found.
+      sampled_tokens: tokens that an iteration samples at full lengths.
+    """
+
+    topology: str
+    hbm_limit_bytes: int
+    phases: Mapping[str, int]
+    programs: tuple[Report, ...]
+    suggestion: str | None
+    sampled_tokens: int
+
+    @property
+    def fits(self) -> bool:
+        return max(self.phases.values()) <= self.hbm_limit_bytes
+
+    @property
+    def seconds(self) -> float | None:
+        """The least time of an iteration: its programs one after another."""
+        if any(program.seconds_bound is None for program in self.programs):
+            return None
+        return sum(program.per_iteration * program.seconds_bound for program in self.programs)
+
+
+class Planner:
+    """Compiles a configuration's programs for one topology; what it has compiled it does not compile again.
+
+    Args:
+      config: the configuration, checked.
+      name: of the topology.
+      say: is told what has been compiled.
+
+    Raises:
+      UserError: no such topology, a mesh that it does not divide into, or a model that is not described.
+    """
+
+    def __init__(self, config, name: str, *, say: Callable[[str], None] = lambda text: None):
+        self.config, self.name, self.say = config, name, say
+        self.chip, _ = topology.parse(name)
+        self.policy, self.critic = assemble.policy_shape(config), assemble.critic_shape(config)
+        self.programs = self._programs(config)
+        self.compiled: dict = {}
+
+    def plan(self) -> Plan:
+        """Returns the plan; takes minutes for a large model."""
+        phases = {name: 0 for name in programs.PHASES}
+        for call in self.programs.calls:
+            phases[call.phase] = max(phases[call.phase], self._peak(call, self.programs))
+        phases = {name: peak for name, peak in phases.items() if peak}
+        reports = tuple(self._reports())
+        fits = max(phases.values()) <= self.chip.hbm_bytes
+        suggestion = None if fits else self._suggestion()
+        return Plan(self.name, self.chip.hbm_bytes, phases, reports, suggestion, self.programs.sampled_tokens)
+
+    def _programs(self, config, depth: int | None = None) -> programs.Programs:
+        m = config.mesh
+        mesh = topology.mesh(self.name, replica=m.replica, fsdp=m.fsdp, tensor=m.tensor)
+        policy, critic = (
+            model and (programs.shallow(model, depth) if depth else model) for model in (self.policy, self.critic)
+        )
+        return programs.of(config, mesh, policy, critic)
+
+    # --- memory -------------------------------------------------------------------------------------------------
+
+    def _compile(self, call: programs.Call) -> costs.Program:
+        leaves, structure = jax.tree.flatten(call.args)
+        key = (call.function, structure, tuple(leaves), tuple(call.keywords.items()))
+        if key not in self.compiled:
+            program = costs.compile_for(
+                call.function, call.args, call.keywords, kernel_cost=kernel_cost, unknown_trips=call.trips
+            )
+            part = "" if call.name == call.function.__name__ else f" ({call.function.__name__})"
+            size = f"{program.needed_bytes / topology.GIB:.2f} GiB"
+            self.say(f"{self.name}: {call.name}{part} needs {size}; compiled in {program.seconds:.0f} s")
+            self.compiled[key] = program
+        return self.compiled[key]
+
+    def _peak(self, call: programs.Call, of: programs.Programs) -> int:
+        return self._compile(call).needed_bytes + sum(of.buffers[name].bytes for name in call.beside)
+
+    def _fits(self, call: programs.Call, of: programs.Programs) -> bool:
+        least = sum(of.buffers[name].bytes for name in (*call.own, *call.beside))
+        return least <= self.chip.hbm_bytes and self._peak(call, of) <= self.chip.hbm_bytes
+
+    # --- costs --------------------------------------------------------------------------------------------------
+
+    def _reports(self) -> Iterator[Report]:
+        shallow = {depth: self._programs(self.config, depth).calls for depth in _DEPTHS}
+        parts: dict[str, list] = {}
+        for i, call in enumerate(self.programs.calls):
+            cost = self._cost(call, {depth: calls[i] for depth, calls in shallow.items()})
+            parts.setdefault(call.name, []).append((call, cost))
+        for name, both in parts.items():
+            largest = max((call for call, _ in both), key=lambda call: self._peak(call, self.programs))
+            total, bounds = None, []
+            if all(cost is not None for _, cost in both):
+                total = sum((call.times * cost for call, cost in both), Cost())
+                bounds = [(call.times, costs.seconds_bound(cost, self.chip)) for call, cost in both]
+            seconds = sum(times * bound.seconds for times, bound in bounds) if bounds else None
+            limit = max(bounds, key=lambda one: one[0] * one[1].seconds)[1].limit if bounds else ""
+            yield Report(name, self._by_kind(largest), total, seconds, limit, largest.per_iteration)
+
+    def _by_kind(self, call: programs.Call) -> dict[str, int]:
+        buffers = [self.programs.buffers[name] for name in (*call.own, *call.beside)]
+        known = {kind: sum(one.bytes for one in buffers if one.kind == kind) for kind in KINDS[:-1]}
+        return known | {"temporaries": max(0, self._peak(call, self.programs) - sum(known.values()))}
+
+    def _cost(self, call: programs.Call, shallow: Mapping[int, programs.Call]) -> Cost | None:
+        """Returns what one run costs; the collectives are the program's own, whose loops can be multiplied out."""
+        program = self._compile(call)
+        if not unroll(call.function, call.args, call.keywords).loops:
+            return program.cost
+        decodes = call.trips is not None
+        found = {}
+        for depth, one in shallow.items():
+            for tokens in _TOKENS if decodes else (1,):
+                unrolled = unroll(one.function, one.args, one.keywords, trips=tokens)
+                compiled = costs.compile_for(
+                    unrolled.function, unrolled.args, kernel_cost=kernel_cost, donate_argnums=unrolled.donated
+                )
+                if not compiled.fits:
+                    return None
+                found[depth, tokens] = compiled.cost
+                self.say(f"{self.name}: cost of {call.name}, {depth} layers; compiled in {compiled.seconds:.0f} s")
+        layers = (self.critic if call.name.startswith("critic_") else self.policy).num_layers
+        if decodes:
+            cost = costs.extrapolate_decode(found, layers, call.trips)
+        else:
+            cost = costs.extrapolate({depth: cost for (depth, _), cost in found.items()}, layers)
+        if program.fits and all(collective.times is not None for collective in program.collectives):
+            cost = dataclasses.replace(cost, collectives=program.cost.collectives)
+        return cost
+
+    # --- what to change -----------------------------------------------------------------------------------------
+
+    def _suggestion(self) -> str | None:
+        """Returns the flags of the smallest change that fits: fewer rows at once, before larger tensor groups."""
+        for mesh in self._meshes():
+            changes = dict(mesh)
+            for phases, steps in ((_GENERATING, self._fewer_rows()), (_TRAINING, self._smaller_batches())):
+                step = next((step for step in steps if self._fit(mesh | step, phases)), None)
+                if step is None:
+                    break
+                changes |= step
+            else:
+                if self._fit(changes, ("reshard",)):
+                    return " ".join(f"--config.{key}={value}" for key, value in changes.items())
+        return None
+
+    def _fit(self, changes: Mapping[str, object], phases: tuple[str, ...]) -> bool:
+        config = ml_collections.ConfigDict(self.config)
+        config.update_from_flattened_dict(changes)
+        try:
+            assemble.check(config)
+            of = self._programs(config_lib.freeze(config))
+        except UserError:
+            return False
+        return all(self._fits(call, of) for call in of.calls if call.phase in phases)
+
+    def _meshes(self) -> Iterator[dict]:
+        m, devices = self.config.mesh, len(topology.devices(self.name))
+        yield {}
+        times = 2
+        while m.replica * m.tensor * times <= devices:
+            yield {"mesh.tensor": m.tensor * times} | ({"mesh.fsdp": m.fsdp // times} if m.fsdp else {})
+            times *= 2
+
+    def _fewer_rows(self) -> Iterator[dict]:
+        rows = self.config.max_rows
+        yield {}
+        while rows > 1:
+            rows //= 2
+            yield {"max_rows": rows}
+
+    def _smaller_batches(self) -> Iterator[dict]:
+        c = self.config
+        shortest = c.max_prompt_length + c.max_response_length - 1
+        for remat in [{}] if c.remat else [{}, {"remat": True}]:
+            rows = c.pack_rows
+            yield remat
+            while rows > 1:
+                rows //= 2
+                yield remat | {"pack_rows": rows}
+            if c.pack_length > shortest:
+                yield remat | {"pack_rows": 1, "pack_length": shortest}
+
+
+def kernel_cost(call: hlo.KernelCall) -> Cost:
+    """Returns the cost of one run of a Pallas kernel: JAX's splash attention, causal.
+
+    Of S x S scores half are computed, each by a product over the head's dimension; there are two products forward,
+    three for the gradient of the queries, four for that of keys and values, five where one kernel gives all three.
+
+    Raises:
+      ValueError: it is another kernel.
+    """
+    match = re.match(r"splash_m[hq]a_(fwd|dq|dkv)", call.name)
+    if not match:
+        raise ValueError(f"the cost of the Pallas kernel {call.name} is not known; give its formula here.")
+    arrays = [shape for dtype, shape in call.operands if dtype in ("bf16", "f32") and len(shape) >= 2]
+    queries, keys = arrays[0], arrays[1]
+    gradients = sum(shape[-1:] == queries[-1:] for _, shape in call.results)
+    products = {"fwd": 2, "dq": 3, "dkv": 5 if gradients == 3 else 4}[match[1]]
+    moved = sum(hlo.num_bytes(*array) for array in call.operands + call.results)
+    return Cost(products * 2 * math.prod(queries) * keys[-2] / 2, moved)
