@@ -28,6 +28,7 @@ LEVELS = (
         "hlo",
         "topology",
         "costs",
+        "unroll",
         "writing",
         "json_files",
     ),
@@ -46,7 +47,7 @@ LEVELS = (
     ("families", "hf", "hf_export", "lora", "generate", "update", "checkpoint", "prompts", "metrics"),
     ("rollout", "warmstart", "evaluation", "config", "rundir"),
     ("assemble", "beginning", "cli", "journal", "model_card", "model_files"),
-    ("train", "evaluate", "sample", "convert"),
+    ("train", "evaluate", "sample", "convert", "programs", "planning", "plan"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

@@ -1,0 +1,378 @@
+"""Planning without a compiler: which programs a run has, what lies beside them, what is said of it."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import planned
+import pytest
+import tiny_run
+
+from cgrpo_jax import assemble, cli, generate, hlo, plan, planning, programs, sharding, train, update
+from cgrpo_jax import config as config_lib
+from cgrpo_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return planned.describe(tmp_path_factory.mktemp("policy"))
+
+
+def programs_of(config):
+    mesh = sharding.make_mesh(replica=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
+    return programs.of(config, mesh, assemble.policy_shape(config), assemble.critic_shape(config))
+
+
+# --- the programs -------------------------------------------------------------------------------------------------
+
+
+def arrays(tree):
+    return [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(tree)]
+
+
+def statics(keywords):
+    """What a program is compiled for, but the optimiser's object and the tokens that end a row."""
+    kept = {name: value for name, value in keywords.items() if name != "optimizer"}
+    if isinstance(kept.get("settings"), generate.Settings):
+        kept["settings"] = dataclasses.replace(kept["settings"], eos_ids=())
+    return kept
+
+
+@pytest.mark.parametrize("changes", [{"kl_coef": 0.1, "lora.rank": 0}, {"kl_coef": 0.1, "lora.rank": 2}])
+def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
+    # A model drawn at random solves nothing, so that all is refined; with KL no row is dropped.
+    small = {"num_iterations": 1, "data.num_eval": 0, "mesh.fsdp": 2, "mesh.tensor": 2, "old_logp": "trainer"}
+    config = tiny_run.config(small | changes)
+    mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
+    monkeypatch.setattr(assemble, "make_mesh", lambda config: mesh)
+    seen = []
+
+    def watched(function):
+        def call(*args, **keywords):
+            # Before the call: what is donated is gone after it.
+            where = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(args)]
+            seen.append((function, arrays(args), where, statics(keywords)))
+            return function(*args, **keywords)
+
+        return call
+
+    for module, name in (
+        (generate, "prefill"), (generate, "decode"), (generate, "lay_out"),
+        (update, "accumulate"), (update, "apply"), (update, "score"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    train.main(config, str(tmp_path / "run"))
+    monkeypatch.undo()
+
+    calls = programs.of(config, mesh, assemble.policy_shape(config), None).calls
+    for call in calls:
+        alike = [
+            where
+            for function, shapes, where, keywords in seen
+            if function is call.function and shapes == arrays(call.args) and keywords == statics(call.keywords)
+        ]
+        assert alike, f"training does not call {call.name} so"
+        for found, leaf in zip(alike[0], jax.tree.leaves(call.args), strict=True):
+            assert found is None or found.is_equivalent_to(leaf.sharding, len(leaf.shape))
+    assert {function for function, *_ in seen} == {call.function for call in calls}
+
+
+def test_stages_have_the_sizes_of_their_calls(model):
+    found = {call.name: call for call in programs_of(planned.config(model)).calls}
+    assert list(found) == [
+        "prefill", "decode", "critique_prefill", "critique_decode", "refine_prefill", "refine_decode", "reshard",
+        "update",
+    ]  # fmt: skip
+    # Two data groups, 8 rows each: 2 questions of 3 responses, 8 critiques, 8 refinements.
+    assert [found[name].args[1].shape for name in ("prefill", "critique_prefill", "refine_prefill")] == [
+        (4, 48), (16, 64), (16, 112)
+    ]  # fmt: skip
+    assert [found[name].per_iteration for name in ("decode", "critique_decode", "refine_decode")] == [2, 2, 2]
+    assert [found[name].trips for name in ("decode", "critique_decode", "refine_decode")] == [15, 11, 15]
+    # 4 questions of 4 rows an update, 2 token rows in each of 2 data groups.
+    accumulate, apply = [call for call in programs_of(planned.config(model)).calls if call.name == "update"]
+    assert (accumulate.times, accumulate.per_iteration, apply.times, apply.per_iteration) == (4, 2, 1, 2)
+    assert programs_of(planned.config(model)).sampled_tokens == 24 * (16 + 12 + 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "less"),
+    [
+        ({"refine": "none"}, set(), {"critique_prefill", "critique_decode", "refine_prefill", "refine_decode"}),
+        ({"refine": "none", "critique_when": "all"}, set(), {"refine_prefill", "refine_decode"}),
+        ({"critique": "indicative"}, set(), {"critique_prefill", "critique_decode"}),
+        ({"kl_coef": 0.1}, {"reference"}, set()),
+        ({"old_logp": "trainer"}, {"old_logp"}, set()),
+        ({"compute_dtype": "float32", "mesh.fsdp": 1, "mesh.tensor": 4}, set(), {"reshard"}),
+    ],
+)
+def test_programs_depend_on_the_method(model, changes, more, less, monkeypatch):
+    planned.pretend(monkeypatch)
+    usual = {call.name for call in planning.Planner(planned.config(model), planned.NAME).programs.calls}
+    config = planned.config(model, **changes)
+    assert {c.name for c in planning.Planner(config, planned.NAME).programs.calls} == (usual | more) - less
+
+
+def test_a_frozen_critic_has_programs_of_its_own(model, tmp_path):
+    critic = planned.describe(tmp_path / "critic", num_hidden_layers=3, hidden_size=16)
+    found = {call.name: call for call in programs_of(planned.config(model, critic_folder=critic)).calls}
+    assert "critique_decode" not in found
+    assert found["critic_prefill"].args[0]["layers"]["q"].shape == (3, 16, 4, 8)
+    assert found["critic_decode"].args[1].cache.k.shape == (3, 16, 2, 12, 8)
+    assert "critic" in found["decode"].beside and "critic" in found["update"].beside
+    assert "generation" in found["critic_decode"].beside
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+# Numbers of one device, of 2 (fsdp) x 2 (tensor): width 32, MLP 64, 4 and 2 heads of 8, 5 layers, 96 tokens.
+MATRICES = 2 * 96 * 32 + 5 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64)
+NORMS = 5 * (2 * 32 + 2 * 8) + 32
+TRAINED = 4 * (MATRICES // 4 + NORMS) + 4  # and the number of updates
+ADAM = 2 * (TRAINED - 4) + 4  # and Adam's own count
+SAMPLING = 2 * (MATRICES // 2 + NORMS)  # whole over fsdp, bfloat16
+
+
+def cache(prompts, samples, width, length):
+    """Bytes of keys and values of one of two data groups, of which a device has one of two heads."""
+    return 2 * 2 * 5 * (prompts // 2) * 8 * (width + samples * length)
+
+
+def test_buffers_are_those_counted_by_hand(model):
+    found = {name: buffer.bytes for name, buffer in programs_of(planned.config(model)).buffers.items()}
+    assert found == {
+        "trained": TRAINED,
+        "optimizer": ADAM,
+        "generation": SAMPLING,
+        "previous": SAMPLING,
+        "gradients": TRAINED - 4,
+        "cache": cache(4, 3, 48, 16),
+        "critique_cache": cache(16, 1, 64, 12),
+        "refine_cache": cache(16, 1, 112, 16),
+    }
+
+
+def test_what_lies_beside_a_program_counts_once(model, monkeypatch):
+    planned.pretend(monkeypatch)
+    found = planning.Planner(planned.config(model, kl_coef=0.1), planned.NAME)
+    plan_, args = found.plan(), {}
+    for call in found.programs.calls:
+        args.setdefault(call.name, []).append(planned.size(call.args))
+    reference = SAMPLING
+    generating = TRAINED + ADAM + reference
+    assert plan_.phases == {
+        "prefill": 2 * max(args["prefill"] + args["refine_prefill"]) + generating,
+        "decode": 2 * max(args["decode"] + args["refine_decode"]) + generating,
+        "critique": 2 * max(args["critique_prefill"] + args["critique_decode"]) + generating,
+        "reference": 2 * args["reference"][0] + TRAINED + ADAM + SAMPLING,
+        # The weights that sampled before are let go of when the new ones are there.
+        "reshard": 2 * args["reshard"][0] + ADAM + reference + SAMPLING,
+        "update": max(2 * args["update"][0] + ADAM, 2 * args["update"][1]) + SAMPLING + reference,
+    }
+
+
+def test_kinds_add_up_to_what_a_program_needs(model, monkeypatch):
+    planned.pretend(monkeypatch)
+    found = planning.Planner(planned.config(model), planned.NAME).plan()
+    kinds = {one.name: one.hbm_bytes for one in found.programs}
+    assert kinds["decode"]["weights"] == TRAINED + SAMPLING
+    assert kinds["decode"]["optimizer"] == kinds["update"]["optimizer"] == ADAM
+    assert kinds["refine_decode"]["kv_cache"] == cache(16, 1, 112, 16)
+    assert kinds["reshard"]["kv_cache"] == kinds["update"]["kv_cache"] == 0
+    assert kinds["reshard"]["weights"] == TRAINED + 2 * SAMPLING
+    decoding = max(sum(kinds[name].values()) for name in ("decode", "refine_decode"))
+    assert decoding == found.phases["decode"]
+
+
+def test_adapters_have_a_small_state_and_a_base(model):
+    found = {
+        name: buffer.bytes for name, buffer in programs_of(planned.config(model, **{"lora.rank": 2})).buffers.items()
+    }
+    assert found["base"] == TRAINED - 4
+    assert found["trained"] < found["base"] / 4 and found["optimizer"] < found["base"] / 2
+    assert found["generation"] == SAMPLING
+    calls = programs_of(planned.config(model, **{"lora.rank": 2, "kl_coef": 0.1})).calls
+    # Only sampling and the step along the gradient do not read the base.
+    assert {call.function.__name__ for call in calls if "base" in call.own} == {"score", "lay_out", "accumulate"}
+    assert {call.function.__name__ for call in calls if "base" in call.beside} == {"prefill", "decode", "apply"}
+
+
+# --- costs --------------------------------------------------------------------------------------------------------
+
+
+def test_costs_are_those_of_the_whole_depth(model, monkeypatch):
+    # What is said to be compiled costs a FLOP a byte of its arguments, which is linear in the layers.
+    planned.pretend(monkeypatch)
+    planner = planning.Planner(planned.config(model), planned.NAME)
+    found = {one.name: one for one in planner.plan().programs}
+    args = {call.name: planned.size(call.args) for call in planner.programs.calls if call.name != "update"}
+    for name, size in args.items():
+        assert found[name].cost.flops == pytest.approx(size), name
+    accumulate, apply = (planned.size(call.args) for call in planner.programs.calls if call.name == "update")
+    assert found["update"].cost.flops == pytest.approx(4 * accumulate + apply)
+    # Bytes bound everything here: 10 of them a FLOP.
+    assert found["update"].limit == "bytes"
+    assert found["update"].seconds_bound == pytest.approx(10 * (4 * accumulate + apply) / 819e9)
+
+
+def test_an_iteration_takes_all_its_runs(model, monkeypatch):
+    planned.pretend(monkeypatch)
+    found = planning.Planner(planned.config(model), planned.NAME).plan()
+    assert found.seconds == pytest.approx(sum(one.per_iteration * one.seconds_bound for one in found.programs))
+    assert f"{found.sampled_tokens / found.seconds:.0f}" in plan.table([found])
+
+
+@pytest.mark.parametrize(
+    ("name", "results", "products"), [("fwd_segmented_residuals", 1, 2), ("dq_no_residuals", 1, 3),
+                                      ("dkv_segmented_no_residuals", 2, 4), ("dkv_no_residuals", 3, 5)],
+)  # fmt: skip
+def test_an_attention_kernel_costs_half_of_its_scores(name, results, products):
+    q, k, lengths = ("bf16", (8, 512, 128)), ("bf16", (2, 512, 128)), ("f32", (8, 512))
+    call = hlo.KernelCall(f"splash_mha_{name}", (("s32", (4, 4)), q, k, k), (q, k, k)[:results] + (lengths,), 1)
+    cost = planning.kernel_cost(call)
+    assert cost.flops == products * 2 * 8 * (512 * 512 / 2) * 128
+    assert cost.bytes == sum(hlo.num_bytes(*array) for array in call.operands + call.results)
+
+
+def test_a_kernel_without_a_formula_is_not_free():
+    with pytest.raises(ValueError, match="cost of the Pallas kernel mine is not known"):
+        planning.kernel_cost(hlo.KernelCall("mine", (), (), 1))
+
+
+# --- what to change -----------------------------------------------------------------------------------------------
+
+
+def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
+    big = dict(refine="none", max_rows=64, questions_per_iteration=64, max_response_length=1024, pack_rows=1)
+    planned.pretend(monkeypatch)
+    config = planned.config(model, **big)
+    peak = planning.Planner(config, planned.NAME).plan().phases
+    assert peak["decode"] == max(peak.values())
+    planned.pretend(monkeypatch, hbm_bytes=peak["decode"] // 2)
+    planner = planning.Planner(config, planned.NAME)
+    found = planner.plan()
+    assert not found.fits and found.phases["decode"] == peak["decode"]
+    rows = int(re.fullmatch(r"--config\.max_rows=(\d+)", found.suggestion)[1])
+    fits = [
+        planning.Planner(planned.config(model, **big | {"max_rows": n}), planned.NAME).plan().fits
+        for n in (rows, 2 * rows)
+    ]
+    assert fits == [True, False]
+
+
+def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch):
+    small = {"refine": "none", "max_rows": 1, "pack_rows": 1, "num_responses": 1, "mesh.fsdp": 4, "mesh.tensor": 1}
+    planned.pretend(monkeypatch)
+    phases = [
+        planning.Planner(planned.config(model, **small | mesh), planned.NAME).plan().phases
+        for mesh in ({}, {"mesh.fsdp": 2, "mesh.tensor": 2})
+    ]
+    between = (max(phases[0].values()) + max(phases[1].values())) // 2
+    assert max(phases[1].values()) < between
+    planned.pretend(monkeypatch, hbm_bytes=between)
+    found = planning.Planner(planned.config(model, **small), planned.NAME).plan()
+    assert not found.fits
+    assert found.suggestion == "--config.mesh.tensor=2 --config.mesh.fsdp=2"
+
+
+def test_no_change_helps_a_model_that_is_too_large(model, monkeypatch):
+    planned.pretend(monkeypatch, hbm_bytes=1000)
+    found = planning.Planner(planned.config(model, refine="none"), planned.NAME).plan()
+    assert not found.fits and found.suggestion is None
+    assert all(one.cost is None and one.seconds_bound is None for one in found.programs)
+    assert found.seconds is None and "no change found that fits; use a larger slice" in plan.table([found])
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+def run(*argv):
+    cli.run(plan.main, require=("config", "topology"), flags=plan.FLAGS, argv=list(argv))
+
+
+def check_schema(record):
+    assert list(record) == ["topology", "fits", "hbm_limit_bytes", "phases", "programs", "suggestion"]
+    assert isinstance(record["fits"], bool) and isinstance(record["hbm_limit_bytes"], int)
+    for phase in record["phases"]:
+        assert list(phase) == ["name", "peak_bytes"] and isinstance(phase["peak_bytes"], int)
+        assert phase["name"] in programs.PHASES
+    for one in record["programs"]:
+        assert list(one) == ["name", "hbm_bytes", "flops", "bytes", "collectives", "seconds_bound"]
+        assert list(one["hbm_bytes"]) == ["weights", "optimizer", "kv_cache", "temporaries"]
+
+
+def test_a_run_that_fits_exits_with_0(model, tmp_path, monkeypatch, capsys):
+    planned.pretend(monkeypatch)
+    run(*planned.arguments(model), "--topology=v5e:2x2", f"--json={tmp_path / 'plan.json'}")
+    record = json.loads((tmp_path / "plan.json").read_text())
+    check_schema(record)
+    assert record["fits"] and record["suggestion"] is None and record["topology"] == "v5e:2x2"
+    assert [one["name"] for one in record["programs"]][-1] == "update"
+    out, err = capsys.readouterr()
+    assert re.search(r"fits +yes\n", out) and "v5e:2x2: prefill needs" in err
+
+
+def test_a_run_that_does_not_fit_exits_with_3(model, tmp_path, monkeypatch, capsys):
+    planned.pretend(monkeypatch, hbm_bytes=1000)
+    with pytest.raises(SystemExit) as caught:
+        run(*planned.arguments(model), "--topology=v5e:2x2,v6e:2x2", f"--json={tmp_path / 'plan.json'}")
+    assert caught.value.code == 3
+    records = json.loads((tmp_path / "plan.json").read_text())
+    assert [record["topology"] for record in records] == ["v5e:2x2", "v6e:2x2"]
+    for record in records:
+        check_schema(record)
+        assert not record["fits"] and record["programs"][0]["flops"] is None
+    assert re.search(r"fits +no +no\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--topology=v5p:3x5x7"], "topology 'v5p:3x5x7' does not exist"),
+        (["--topology=v5e:2x2,"], "topology '' is no CHIP:AxB"),
+        (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], "replica 1 x fsdp 3 x tensor 2 takes 6 devices, there are 4"),
+        (["--topology=v5e:2x2", "--config.mesh.tensor=0"], "mesh.tensor 0 is no size"),
+        (["--topology=v5e:2x2", "--config.updates_per_batch=3"], "does not divide questions_per_iteration 8"),
+        (["--topology=v5e:2x2", "--config.model.folder="], "no model: set model.folder"),
+        (["--topology=v5e:2x2", "--config.model.folder=nowhere"], "nowhere/config.json does not exist"),
+        (["--topology=v5e:2x2", "--config.max_prompt_length=9000"], "more than the 4096 tokens of context"),
+        (["--topology=v5e:2x2", "--json=nowhere/plan.json"], "is in no folder; make nowhere first"),
+        (["--topology=v5e:2x2", "--config=nowhere.py"], "config file nowhere.py does not exist"),
+        ([], "missing --topology"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exits_with_2(model, argv, said, monkeypatch, capsys):
+    planned.pretend(monkeypatch)
+    with pytest.raises(SystemExit) as caught:
+        run(*planned.arguments(model), *argv)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and said in err
+
+
+# --- an architecture alone ----------------------------------------------------------------------------------------
+
+
+def architecture(name):
+    return config_lib.freeze(config_lib.load(planned.BASE.parent / f"{name}.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("qwen3_8b", 8.19), ("qwen3_32b", 32.8), ("qwen2_5_7b", 7.62), ("llama3_2_3b", 3.21)]
+)
+def test_the_papers_models_are_described_without_their_weights(name, billions):
+    shape = assemble.policy_shape(architecture(name))
+    assert programs.model_lib.num_params(shape) == pytest.approx(billions * 1e9, rel=0.005)
+
+
+def test_an_architecture_alone_starts_no_run():
+    with pytest.raises(UserError, match="'qwen3_8b' is enough to plan a run, not to start one.*set model.folder"):
+        assemble.load_model(architecture("qwen3_8b"), sharding.one_device())
+
+
+def test_an_unknown_architecture_names_those_there_are():
+    c = config_lib.load(planned.BASE)
+    c.model.architecture = "gpt2"
+    with pytest.raises(UserError, match="model.architecture 'gpt2' is unknown; use one of llama3_2_3b, qwen2_5_7b, "):
+        assemble.policy_shape(c)
