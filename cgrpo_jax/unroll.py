@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+from jax import lax
 from jax.extend import core
 from jax.extend.core import primitives
 
@@ -28,8 +29,8 @@ class Unrolled:
 def unroll(function: Callable, args: Sequence, keywords: Mapping | None = None, *, trips: int = 1) -> Unrolled:
     """Returns what a jitted function computes, with every loop's body written out as often as it runs.
 
-    Rematerialised parts are kept apart from what they compute again: in a loop they are, since it is another one that
-    computes them first; unrolled, the compiler would see that they are the same.
+    What a loop reads goes through a barrier. The backward pass computes much again that the forward pass has computed
+    in another loop; unrolled, the compiler would see that it is the same, and do it once.
 
     Args:
       function: jitted.
@@ -62,12 +63,14 @@ class _Unroller:
         if eqn.primitive is primitives.while_p:
             return self.written_out(eqn)
         params = {name: self.value(value) for name, value in eqn.params.items()}
-        if eqn.primitive is primitives.scan_p:
-            self.loops += 1
-            params["unroll"] = max(1, params["length"])
-        elif eqn.primitive is primitives.remat_p:
+        if eqn.primitive is primitives.remat_p:
             params["prevent_cse"] = True
-        return [eqn.replace(params=params)]
+        if eqn.primitive is not primitives.scan_p:
+            return [eqn.replace(params=params)]
+        self.loops += 1
+        params["unroll"] = max(1, params["length"])
+        barrier, read = _barrier(eqn, eqn.invars)
+        return [*barrier, eqn.replace(invars=read, params=params)]
 
     def value(self, value):
         if isinstance(value, core.ClosedJaxpr):
@@ -82,8 +85,8 @@ class _Unroller:
         self.loops += 1
         skipped, constants = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         body = self.closed(eqn.params["body_jaxpr"])
-        fixed, state = eqn.invars[skipped : skipped + constants], eqn.invars[skipped + constants :]
-        calls = []
+        calls, read = _barrier(eqn, eqn.invars[skipped:])
+        fixed, state = read[:constants], read[constants:]
         for trip in range(self.trips):
             last = trip == self.trips - 1
             results = eqn.outvars if last else [core.Var(var.aval) for var in eqn.outvars]
@@ -97,3 +100,22 @@ class _Unroller:
             )
             state = results
         return calls
+
+
+def _barrier(loop: core.JaxprEqn, read: Sequence) -> tuple[list[core.JaxprEqn], list]:
+    """Returns equations that what a loop reads goes through, and what comes out of them."""
+    inside = {value: core.Var(value.aval) for value in read if isinstance(value, core.Var)}
+    groups: dict = {}  # one barrier takes what varies along the same axes of a mesh
+    for value in inside:
+        groups.setdefault(value.aval.manual_axis_type, []).append(value)
+    equations = [
+        loop.replace(
+            primitive=lax.optimization_barrier_p,
+            invars=values,
+            outvars=[inside[value] for value in values],
+            params={},
+            effects=core.no_effects,
+        )
+        for values in groups.values()
+    ]
+    return equations, [inside[value] if isinstance(value, core.Var) else value for value in read]

@@ -1,0 +1,193 @@
+"""A small run planned with the real TPU compiler; needs the extra `tpu`, no TPU."""
+
+import math
+
+import planned
+import pytest
+
+from cgrpo_jax import planning, programs
+
+NAME, FSDP, TENSOR = "v5e:2x4", 4, 2
+WIDTH, MLP, HEADS, KV_HEADS, HEAD, VOCABULARY, LAYERS = 1024, 3072, 8, 2, 128, 16384, 2
+PROMPT, LENGTH, ROWS, SAMPLES, PACKED = 128, 128, 8, 4, 256
+
+
+def config(model, **more):
+    small = {
+        "mesh.fsdp": FSDP,
+        "mesh.tensor": TENSOR,
+        "compute_dtype": "",
+        "questions_per_iteration": 8,
+        "num_responses": SAMPLES,
+        "max_rows": ROWS,
+        "refine": "none",
+        "prompt_bucket": 64,
+        "max_prompt_length": PROMPT,
+        "max_response_length": LENGTH,
+        "pack_rows": 1,
+        "pack_length": PACKED,
+    }
+    return planned.config(model, **small | more)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return planned.describe(
+        tmp_path_factory.mktemp("policy"),
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=MLP,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        head_dim=HEAD,
+        num_hidden_layers=LAYERS,
+    )
+
+
+@pytest.fixture(scope="module")
+def planner(model):
+    return planning.Planner(config(model), NAME)
+
+
+@pytest.fixture(scope="module")
+def plan(planner):
+    return planner.plan()
+
+
+@pytest.fixture(scope="module")
+def reports(plan):
+    return {one.name: one for one in plan.programs}
+
+
+def test_every_program_compiles_and_fits(plan, planner):
+    assert plan.fits and plan.suggestion is None
+    assert list(plan.phases) == ["prefill", "decode", "reshard", "update"]
+    assert [one.name for one in plan.programs] == ["prefill", "decode", "reshard", "update"]
+    assert all(one.seconds_bound > 0 for one in plan.programs)
+    assert all(program.fits for program in planner.compiled.values())
+    for one in plan.programs:
+        assert sum(one.hbm_bytes.values()) <= plan.phases[one.name]
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+LAYER = 2 * WIDTH * HEADS * HEAD + 2 * WIDTH * KV_HEADS * HEAD + 3 * WIDTH * MLP
+MATRICES = LAYERS * LAYER + 2 * VOCABULARY * WIDTH
+
+
+def test_weights_optimizer_and_cache_are_those_counted_by_hand(reports, planner):
+    trained, sampling = 4 * MATRICES / (FSDP * TENSOR), 2 * MATRICES / TENSOR
+    cache = 2 * 2 * LAYERS * KV_HEADS // TENSOR * HEAD * (ROWS // SAMPLES * PROMPT + ROWS * LENGTH)
+    decode = reports["decode"].hbm_bytes
+    assert decode["weights"] == pytest.approx(trained + sampling, rel=0.05)
+    assert decode["optimizer"] == pytest.approx(2 * trained, rel=0.05)
+    assert decode["kv_cache"] == pytest.approx(cache, rel=0.05)
+    # And the compiler's own count of what it was given: nothing was dropped, nothing padded.
+    arguments = {call.name: planner._compile(call).memory.argument for call in planner.programs.calls}
+    assert arguments["decode"] == pytest.approx(sampling + cache, rel=0.05)
+    assert arguments["update"] == pytest.approx(4 * trained, rel=0.05)  # of the step: gradient and Adam's two
+
+
+def test_the_state_takes_its_own_place(planner):
+    apply = next(call for call in planner.programs.calls if call.function.__name__ == "apply")
+    memory = planner._compile(apply).memory
+    state = sum(planner.programs.buffers[name].bytes for name in ("trained", "optimizer"))
+    assert memory.alias == pytest.approx(state, rel=0.05)
+
+
+# --- costs --------------------------------------------------------------------------------------------------------
+
+
+def forward_flops(tokens, seen, unembedded):
+    """FLOPs of one device for its group's tokens, each of which sees so many, and those that become logits."""
+    attention = 4 * tokens * seen * HEADS * HEAD
+    return (LAYERS * (2 * tokens * LAYER + attention) + 2 * unembedded * WIDTH * VOCABULARY) / TENSOR
+
+
+def hand_flops():
+    questions = ROWS // SAMPLES
+    # Forward once, and again where it is rematerialised, but for the last product of a layer; twice as much backward.
+    packed = 4 * forward_flops(PACKED, PACKED, PACKED) - LAYERS * 2 * PACKED * WIDTH * MLP / TENSOR
+    batches = 4 * SAMPLES / FSDP  # 4 questions an update, a packed row for each response
+    return {
+        "prefill": forward_flops(questions * PROMPT, PROMPT, ROWS),
+        "decode": (LENGTH - 1) * forward_flops(ROWS, PROMPT + LENGTH, ROWS),
+        "update": batches * packed,
+    }
+
+
+@pytest.mark.parametrize("name", ["prefill", "decode", "update"])
+def test_flops_are_those_counted_by_hand(reports, name):
+    assert reports[name].cost.flops == pytest.approx(hand_flops()[name], rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["prefill", "decode", "update"])
+def test_the_programs_own_count_misses_its_loops(planner, name):
+    call = next(call for call in planner.programs.calls if call.name == name)
+    own = call.times * planner._compile(call).cost.flops
+    assert own != pytest.approx(hand_flops()[name], rel=0.03) and own < hand_flops()[name]
+
+
+def test_decoding_reads_the_weights_and_the_cache_at_every_token(reports):
+    sizes = reports["decode"].hbm_bytes
+    sampling = 2 * MATRICES / TENSOR - 2 * VOCABULARY * WIDTH / TENSOR  # of the embedding, single rows
+    assert reports["decode"].cost.bytes > (LENGTH - 1) * (sampling + sizes["kv_cache"])
+    assert reports["decode"].limit == "bytes"
+
+
+def test_weights_are_gathered_once_an_iteration_and_once_a_pass(reports):
+    gathered = (FSDP - 1) / FSDP * MATRICES / TENSOR
+    assert reports["reshard"].cost.collectives == {"all-gather": pytest.approx(2 * gathered, rel=0.01)}
+    assert reports["decode"].cost.collectives.get("all-gather", 0) < gathered  # for all tokens together
+    batches = 4 * SAMPLES / FSDP
+    # Forward and backward, in bfloat16; of embedding and unembedding once.
+    update = reports["update"].cost.collectives
+    assert batches * 2 * gathered < update["all-gather"] < 1.05 * batches * 2 * 2 * gathered
+
+
+# --- what is exchanged --------------------------------------------------------------------------------------------
+
+
+def exchanged(planner):
+    for call in planner.programs.calls:
+        for found in planner._compile(call).collectives:
+            for _, shape in found.results:
+                yield call, found, shape
+
+
+def test_no_logits_are_gathered(planner):
+    for call, found, shape in exchanged(planner):
+        if VOCABULARY in shape:
+            assert math.prod(shape) == VOCABULARY, (call.name, found)
+
+
+def test_no_activations_go_over_fsdp(planner):
+    tokens = {ROWS, ROWS // SAMPLES * PROMPT, PACKED}
+    tokens |= {FSDP * count for count in tokens}
+    for call, found, shape in exchanged(planner):
+        if call.name != "reshard" and found.group_size != TENSOR and shape[-1:] == (WIDTH,):
+            assert math.prod(shape) // WIDTH not in tokens, (call.name, found)
+    assert any(found.group_size == FSDP for _, found, _ in exchanged(planner))
+
+
+def test_no_loop_runs_unknown_times(planner):
+    assert all(found.times is not None for _, found, _ in exchanged(planner))
+
+
+# --- what does not fit --------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_said_and_the_change_fits(model, monkeypatch):
+    # Only what samples is judged, for time: caches of 2048 rows of 4096 tokens take 16 GiB.
+    def sampling(config, mesh, policy, critic, of=programs.of):
+        found = of(config, mesh, policy, critic)
+        return programs.Programs(found.calls[:2], found.buffers, found.sampled_tokens)
+
+    monkeypatch.setattr(programs, "of", sampling)
+    monkeypatch.setattr(planning.Planner, "_reports", lambda self: ())
+    monkeypatch.setattr(planning.Planner, "_fewer_rows", lambda self: ({"max_rows": n} for n in (2048, 256)))
+    big = {"questions_per_iteration": 4096, "max_rows": 2048, "max_response_length": 3968, "pack_length": 0}
+    found = planning.Planner(config(model, **big), NAME).plan()
+    assert not found.fits and max(found.phases.values()) > found.hbm_limit_bytes
+    assert found.suggestion == "--config.max_rows=256"
+    assert planning.Planner(config(model, **big | {"max_rows": 256}), NAME).plan().fits
