@@ -9,7 +9,7 @@ import planned
 import pytest
 import tiny_run
 
-from cgrpo_jax import assemble, cli, generate, hlo, plan, planning, programs, sharding, train, update
+from cgrpo_jax import assemble, cli, costs, generate, hlo, plan, planning, programs, sharding, train, update
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
 
@@ -214,6 +214,15 @@ def test_costs_are_those_of_the_whole_depth(model, monkeypatch):
     # Bytes bound everything here: 10 of them a FLOP.
     assert found["update"].limit == "bytes"
     assert found["update"].seconds_bound == pytest.approx(10 * (4 * accumulate + apply) / 819e9)
+
+
+def test_a_token_reads_at_least_the_weights_and_the_cache(model, monkeypatch):
+    planned.pretend(monkeypatch)
+    compiled = dataclasses.replace(planned.compiled((), limit=1), cost=costs.Cost(flops=1.0))
+    monkeypatch.setattr(costs, "compile_for", lambda *_, **__: compiled)
+    found = {one.name: one for one in planning.Planner(planned.config(model), planned.NAME).plan().programs}
+    embeddings, lengths = 2 * 96 * 32 // 2, 4 * 2 + 4
+    assert found["decode"].cost.bytes == 15 * (SAMPLING - embeddings + cache(4, 3, 48, 16) + lengths)
 
 
 def test_an_iteration_takes_all_its_runs(model, monkeypatch):
