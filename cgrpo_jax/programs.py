@@ -146,7 +146,9 @@ class _Parts:
 
     def call(self, name: str, phase: str, function: Callable, args: tuple, *, own: tuple[str, ...], **more) -> Call:
         keywords = more.pop("keywords", {})
-        return Call(name, phase, function, args, keywords, own, tuple(n for n in self.kept if n not in own), **more)
+        # Training lets go of the weights that generate before it scores and updates.
+        kept = [n for n in self.kept if n != "generation" or phase not in ("reference", "update")]
+        return Call(name, phase, function, args, keywords, own, tuple(n for n in kept if n not in own), **more)
 
     # --- generation ---------------------------------------------------------------------------------------------
 
@@ -250,13 +252,10 @@ class _Parts:
     def resharding(self) -> list[Call]:
         if self.sampler == "trained":  # nothing to do
             return []
-        # Training lets go of the weights that sampled last only when it has the new ones.
-        self.buffers["previous"] = self.buffers["generation"]
         keywords = dict(config=self.policy, mesh=self.mesh, dtype=self.dtype)
         own = ("trained", "base", "generation") if self.base else ("trained", "generation")
         args = (self.state.params, self.base)
-        call = self.call("reshard", "reshard", generate.lay_out, args, keywords=keywords, own=own)
-        return [dataclasses.replace(call, beside=(*call.beside, "previous"))]
+        return [self.call("reshard", "reshard", generate.lay_out, args, keywords=keywords, own=own)]
 
     def updating(self) -> list[Call]:
         c, params = self.config, self.state.params

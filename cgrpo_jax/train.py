@@ -99,14 +99,7 @@ class Loop:
         self.grader = grader
         self.checkpoints = checkpoints
         self.stopping = stopping
-        self.optimizer = update_lib.make_optimizer(
-            learning_rate=config.learning_rate,
-            warmup_steps=config.warmup_updates,
-            max_grad_norm=config.max_grad_norm,
-            weight_decay=config.weight_decay,
-            b1=config.adam_b1,
-            b2=config.adam_b2,
-        )
+        self.optimizer = assemble.optimizer(config)
         self.shape = assemble.pack_shape(config)
         self.computing = dict(mesh=model.mesh, dtype=model.dtype)  # where, and in what, the trainer does
         self.base: lora.Base | None = None  # this and the next two are as in `beginning.Beginning`
@@ -148,6 +141,7 @@ class Loop:
             going_on()
             kept = self._select(refinements, iteration)  # 4. select
             groups = rollout.train_rows(responses, kept, scale_by_std=c.scale_by_std)  # 5. re-anchor, 6. advantage
+            del policy, critic  # and with them the weights that generate, which the update's memory has no room for
             state, stats = self._update(state, groups)  # 7. objective, 8. update
 
             row = journal.metrics_row(

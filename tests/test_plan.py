@@ -145,7 +145,6 @@ def test_buffers_are_those_counted_by_hand(model):
         "trained": TRAINED,
         "optimizer": ADAM,
         "generation": SAMPLING,
-        "previous": SAMPLING,
         "gradients": TRAINED - 4,
         "cache": cache(4, 3, 48, 16),
         "critique_cache": cache(16, 1, 64, 12),
@@ -165,10 +164,10 @@ def test_what_lies_beside_a_program_counts_once(model, monkeypatch):
         "prefill": 2 * max(args["prefill"] + args["refine_prefill"]) + generating,
         "decode": 2 * max(args["decode"] + args["refine_decode"]) + generating,
         "critique": 2 * max(args["critique_prefill"] + args["critique_decode"]) + generating,
-        "reference": 2 * args["reference"][0] + TRAINED + ADAM + SAMPLING,
-        # The weights that sampled before are let go of when the new ones are there.
-        "reshard": 2 * args["reshard"][0] + ADAM + reference + SAMPLING,
-        "update": max(2 * args["update"][0] + ADAM, 2 * args["update"][1]) + SAMPLING + reference,
+        # The weights that sampled are let go of before.
+        "reference": 2 * args["reference"][0] + TRAINED + ADAM,
+        "reshard": 2 * args["reshard"][0] + ADAM + reference,
+        "update": max(2 * args["update"][0] + ADAM, 2 * args["update"][1]) + reference,
     }
 
 
@@ -180,7 +179,7 @@ def test_kinds_add_up_to_what_a_program_needs(model, monkeypatch):
     assert kinds["decode"]["optimizer"] == kinds["update"]["optimizer"] == ADAM
     assert kinds["refine_decode"]["kv_cache"] == cache(16, 1, 112, 16)
     assert kinds["reshard"]["kv_cache"] == kinds["update"]["kv_cache"] == 0
-    assert kinds["reshard"]["weights"] == TRAINED + 2 * SAMPLING
+    assert kinds["reshard"]["weights"] == TRAINED + SAMPLING
     decoding = max(sum(kinds[name].values()) for name in ("decode", "refine_decode"))
     assert decoding == found.phases["decode"]
 
@@ -272,6 +271,7 @@ def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
 
 def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch):
     small = {"refine": "none", "max_rows": 1, "pack_rows": 1, "num_responses": 1, "mesh.fsdp": 4, "mesh.tensor": 1}
+    small["compute_dtype"] = "float32"  # so that generating takes more than updating
     planned.pretend(monkeypatch)
     phases = [
         planning.Planner(planned.config(model, **small | mesh), planned.NAME).plan().phases
