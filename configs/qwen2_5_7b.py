@@ -5,7 +5,7 @@
         --config.model.folder=SHARED/Qwen2.5-7B --config.data.train=SHARED/train.jsonl
 
 Topology: v6e:8x8, 64 chips on 16 hosts; tensor groups of 4, one of the 4 key/value heads each.
-Planned memory of v6e:8x8: (from `plan`)
+Memory: `python -m cgrpo_jax.plan --config=configs/qwen2_5_7b.py --topology=v6e:8x8` says whether it fits.
 To reach: mean pass@1 of the paper's eight benchmarks, CoT critiques 47.1. Indicative 44.6, with the ground truth
 45.3; Dr.GRPO 42.7, GRPO 41.2.
 """

@@ -5,7 +5,7 @@
         --config.model.folder=SHARED/Qwen3-8B --config.data.train=SHARED/train.jsonl
 
 Topology: v6e:8x8, 64 chips on 16 hosts; tensor groups of 4, two of the 8 key/value heads each.
-Planned memory of v6e:8x8: (from `plan`)
+Memory: `python -m cgrpo_jax.plan --config=configs/qwen3_8b.py --topology=v6e:8x8` says whether it fits.
 To reach: mean pass@1 of the paper's eight benchmarks, CoT critiques 68.3; Dr.GRPO 64.5, GRPO 63.8.
 """
 
