@@ -43,12 +43,12 @@ def make(folder: pathlib.Path, size: float) -> None:
     import ml_dtypes
     import numpy as np
 
-    from cgrpo_jax import hf, hf_export, model
+    from cgrpo_jax import families, hf, hf_export, model
 
     share = min(1.0, size / FULL_SIZE)
     settings = LLAMA_1B | {"num_hidden_layers": max(1, round(16 * share)), "vocab_size": max(8, round(128256 * share))}
     (folder / "config.json").write_text(json.dumps(settings))
-    config = hf.read_config(folder)
+    config = families.read_config(folder)
     noise = np.random.default_rng(0).standard_normal(1 << 20, np.float32).astype(ml_dtypes.bfloat16)
 
     def read(path):
@@ -68,9 +68,9 @@ def measure(folder: pathlib.Path) -> None:
     """Imports the checkpoint and writes what that took to standard output, as JSON."""
     import jax
 
-    from cgrpo_jax import hf, model, sharding
+    from cgrpo_jax import families, hf, model, sharding
 
-    config = hf.read_config(folder)
+    config = families.read_config(folder)
     axes, shapes = model.logical_axes(config), model.param_shapes(config)
     shardings = sharding.param_shardings(axes, shapes, sharding.make_mesh())  # over the width, as in training
     before, began = kilobytes("VmRSS"), time.monotonic()
