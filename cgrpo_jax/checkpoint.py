@@ -195,7 +195,7 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
                 partial.rename(step)
     except BaseException:
         if writes:
-            shutil.rmtree(partial, ignore_errors=True)
+            writing.remove(partial)
         raise
     finally:
         handler.close()

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -22,6 +23,9 @@ _CAUSES = {
     errno.EDQUOT: "the disk quota is used up; free space there or give a folder on another disk",
     errno.EFBIG: "a file would be larger than is allowed; raise the limit (ulimit -f), or lower --max_shard_gb",
 }
+
+_REMOVE_SECONDS = 10.0  # in which a folder is gone, or stays
+_AWAY = 5  # times in a row that it is not there again
 
 
 def fault(path: str | pathlib.Path, error: BaseException) -> UserError:
@@ -84,7 +88,7 @@ def new_folder(target: str | pathlib.Path) -> Iterator[pathlib.Path]:
                     if locked:
                         _remove_left(target)
                     partial.mkdir()
-                    made.callback(shutil.rmtree, partial, ignore_errors=True)
+                    made.callback(remove, partial)
             with by_one(target):
                 if not partial.is_dir():
                     raise UserError(
@@ -98,6 +102,22 @@ def new_folder(target: str | pathlib.Path) -> Iterator[pathlib.Path]:
         except UserError as error:  # it is `target` that the user has named
             raise UserError(str(error).replace(str(partial), str(target))) from error
         made.pop_all()
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Removes what a failed save has left, into which threads may write on for a moment.
+
+    TensorStore's end what they have begun after another's error has been raised, and make the folders that they miss:
+    the folder is gone when it has stayed away.
+    """
+    end = time.monotonic() + _REMOVE_SECONDS
+    away = 0
+    while away < _AWAY and time.monotonic() < end:
+        away += 1
+        if os.path.lexists(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            away = 0
+        time.sleep(0.05)
 
 
 def _token() -> str:

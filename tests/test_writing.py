@@ -6,6 +6,8 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -38,6 +40,23 @@ def test_nothing_is_left_where_it_fails(tmp_path, error):
             with writing.checked(folder):
                 raise error
     assert names(tmp_path) == ["kept"] and names(tmp_path / "kept") == []
+
+
+def test_nothing_is_left_by_threads_that_write_on(tmp_path):
+    """As TensorStore's do for a moment after a save has failed: they make again the folders that were removed."""
+    writers = []
+
+    def write_on(folder):
+        for number in range(40):
+            (folder / "checkpoints" / str(number)).mkdir(parents=True, exist_ok=True)
+            time.sleep(0.01)
+
+    with pytest.raises(KeyError), writing.new_folder(tmp_path / "out") as folder:
+        writers.append(threading.Thread(target=write_on, args=[folder]))
+        writers[0].start()
+        raise KeyError("the save failed")
+    writers[0].join()
+    assert names(tmp_path) == []
 
 
 def test_what_exists_is_not_replaced(tmp_path):
