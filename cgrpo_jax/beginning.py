@@ -6,7 +6,7 @@ Either way with the weights that stay as they are: what adapters belong to, and 
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,6 +18,8 @@ from cgrpo_jax import update as update_lib
 from cgrpo_jax.checkpoint import Checkpoints, restore_params, save_params
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.rundir import RunDir
+
+_UPDATES_PER_QUESTION = 10  # of a warm start, between two times that it asks whether to go on
 
 
 @dataclasses.dataclass
@@ -81,6 +83,7 @@ def start(
     *,
     evaluate: Callable[[dict], tuple[dict | None, list[int] | None]],
     clock: journal.Clock,
+    going_on: Callable[[], None] = lambda: None,
 ) -> Beginning:
     """Returns the state before the first update, and keeps in the run's folder the weights that stay as they are.
 
@@ -89,12 +92,14 @@ def start(
       optimizer: of its updates.
       evaluate: returns the held-out metrics of weights, and the questions that they do not solve.
       clock: times the warm start.
+      going_on: called every few updates of the warm start and after it; may raise.
     """
     progress = Progress(base_step=assemble.base_step(config))
     params = assemble.initial_params(config, model, step=progress.base_step)
     if config.warm_start.num_updates:
         with clock("warm_start"):
-            params = _warm_start(config, model, params)
+            params = _warm_start(config, model, params, going_on)
+        going_on()
     progress.eval_before, progress.unsolved_before = evaluate(model.to_generate(params))
     settings = assemble.lora_settings(config)
     if settings:
@@ -123,8 +128,15 @@ def _save(folder: pathlib.Path, params: dict) -> None:
     save_params(folder, params)
 
 
-def _warm_start(config, model: assemble.Model, params: dict) -> dict[str, Any]:
+def _warm_start(config, model: assemble.Model, params: dict, going_on: Callable[[], None]) -> dict[str, Any]:
     w = config.warm_start
+
+    def steps(numbers: range) -> Iterator[int]:
+        for number in journal.progress_bar(numbers, desc="warm start", unit="update"):
+            if number % _UPDATES_PER_QUESTION == 0:
+                going_on()
+            yield number
+
     return warmstart.warm_start(
         params,
         model.config,
@@ -138,7 +150,7 @@ def _warm_start(config, model: assemble.Model, params: dict) -> dict[str, Any]:
         seed=config.seed,
         shape=assemble.pack_shape(config),
         max_length=max(config.max_response_length, config.max_critique_length),
-        progress=lambda steps: journal.progress_bar(steps, desc="warm start", unit="update"),
+        progress=steps,
         mesh=model.mesh,
         dtype=model.dtype,
     )

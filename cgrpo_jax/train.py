@@ -72,7 +72,7 @@ def _open(run: RunDir, config, model: assemble.Model) -> bool:
 
 
 class Stopped(Exception):
-    """SIGTERM has reached a process: raised on all of them, at the same place."""
+    """SIGTERM has reached a process: raised on all of them, at the same place, with the state to save or None."""
 
 
 class Loop:
@@ -113,11 +113,13 @@ class Loop:
 
     def train(self, *, resumed: bool) -> None:
         """Runs all iterations that are left, or those before SIGTERM."""
-        state = self._begin(resumed)
         try:
-            self._iterate(state)
+            self._iterate(self._begin(resumed))
         except Stopped as stopped:
             (state,) = stopped.args
+            if state is None:
+                journal.say("stopped by SIGTERM before the first iteration; the same command begins anew")
+                return
             self._keep(state, self.progress.iteration, always=True)
             self.checkpoints.wait()
             journal.say(f"stopped by SIGTERM after iteration {self.progress.iteration}; the same command goes on")
@@ -331,7 +333,10 @@ class Loop:
             journal.say(f"resuming after iteration {done}" if left > 0 else f"{done} iterations are done: none is left")
         fresh = begun is None
         if fresh:
-            begun = beginning.start(*parts, self.optimizer, evaluate=self._evaluate, clock=self.clock)
+            going_on = functools.partial(self._stop_if_asked, None)
+            begun = beginning.start(
+                *parts, self.optimizer, evaluate=self._evaluate, clock=self.clock, going_on=going_on
+            )
         self.base, self.reference, self.progress = begun.base, begun.reference, begun.progress
         if fresh:
             self._keep(begun.state, 0, always=True)
@@ -377,7 +382,7 @@ class Loop:
             if runtime.is_first():
                 function(*args, **kw)
 
-    def _stop_if_asked(self, state: TrainState) -> None:
+    def _stop_if_asked(self, state: TrainState | None) -> None:
         if self.stopping():
             raise Stopped(state)
 

@@ -13,7 +13,7 @@ import pytest
 import tiny_run
 from tiny_run import metrics, repeatable, run, samples
 
-from cgrpo_jax import assemble, cli, train
+from cgrpo_jax import assemble, cli, journal, train
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.checkpoint import restore_params
 from cgrpo_jax.metrics import METRICS
@@ -204,6 +204,27 @@ def test_a_crash_before_the_first_checkpoint(tmp_path, uninterrupted, monkeypatc
     assert (tmp_path / "reference").is_dir() and not any((tmp_path / "checkpoints").iterdir())
     run(tmp_path, WARM, num_iterations=LENGTH)
     assert_same_run(tmp_path, uninterrupted)
+
+
+def test_sigterm_within_a_warm_start(tmp_path, uninterrupted, monkeypatch, capsys):
+    updates = []
+
+    def asked_to_stop(numbers, **kw):
+        for number in numbers:
+            if number == 25:
+                os.kill(os.getpid(), signal.SIGTERM)
+            updates.append(number)
+            yield number
+
+    changes = {"warm_start.num_updates": 40, "model.init": ""}
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "progress_bar", asked_to_stop)
+        stopped = run(tmp_path / "stopped", changes, num_iterations=1)
+    assert updates == list(range(30 + 1))  # it asks at every tenth
+    assert "stopped by SIGTERM before the first iteration; the same command begins anew" in capsys.readouterr().err
+    assert not (stopped / "summary.json").exists() and not (stopped / "metrics.jsonl").exists()
+    run(stopped, changes, num_iterations=1)
+    assert repeatable(stopped) == repeatable(run(tmp_path / "whole", changes, num_iterations=1))
 
 
 def test_ctrl_c_exits_130_and_the_run_resumes(tmp_path, uninterrupted, monkeypatch, capsys):
