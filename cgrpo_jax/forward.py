@@ -19,6 +19,7 @@ from cgrpo_jax import sharding
 from cgrpo_jax.model import ModelConfig, axes_like
 
 _QUERY_BLOCK = 1024
+_PREFILL_TOKENS = 16384  # of prompts run at once; products over so many are as fast as over more
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
@@ -269,10 +270,20 @@ class Cache:
     length: jax.Array
 
 
+def prompts_at_once(num_prompts: int, length: int) -> int:
+    """Returns how many of Q padded prompts `prefill` runs at a time: a divisor of Q, of not too many tokens together.
+
+    Example:
+      prompts_at_once(9, 2048) == 3
+    """
+    fitting = (q for q in range(1, num_prompts + 1) if num_prompts % q == 0 and q * length <= _PREFILL_TOKENS)
+    return max(fitting, default=1)
+
+
 def prefill(
     params: dict, config: ModelConfig, tokens_QP, length_Q, *, num_samples: int, max_length: int
 ) -> tuple[jax.Array, Cache]:
-    """Runs Q prompts once and makes room for `num_samples` continuations of each.
+    """Runs Q prompts once, some at a time, and makes room for `num_samples` continuations of each.
 
     Args:
       params, config: the model.
@@ -285,23 +296,41 @@ def prefill(
       (`[Q, D]` hidden states at the last prompt token, after the final norm; the cache)
     """
     Q, P = tokens_QP.shape
+    q = prompts_at_once(Q, P)
     gather = _gatherer(params, config)
-    positions = jnp.broadcast_to(jnp.arange(P), (Q, P))
-    segments = (positions < length_Q[:, None]).astype(jnp.int32)
-    attend, rope = _packed_attention(config, positions, segments), _rope(config, positions)
 
-    def layer(x, xs):
-        p, local = xs
-        x, (k, v) = _layer(config, gather(p), x, rope(local), attend(local))
-        return x, (k.swapaxes(1, 2), v.swapaxes(1, 2))
+    def some(tokens_qP, length_q):
+        positions = jnp.broadcast_to(jnp.arange(P), (q, P))
+        segments = (positions < length_q[:, None]).astype(jnp.int32)
+        attend, rope = _packed_attention(config, positions, segments), _rope(config, positions)
 
-    xs = (params["layers"], _local_L(config))
-    x, (prompt_k, prompt_v) = jax.lax.scan(layer, _embed(params, config, tokens_QP), xs)
-    last = jnp.take_along_axis(x, (length_Q - 1)[:, None, None], axis=1)[:, 0]
-    room = (config.num_layers, Q * num_samples, prompt_k.shape[2], max_length, config.head_dim)
-    empty = sharding.varying_like(jnp.zeros(room, prompt_k.dtype), prompt_k)
+        def layer(x, xs):
+            p, local = xs
+            x, (k, v) = _layer(config, gather(p), x, rope(local), attend(local))
+            return x, (k.swapaxes(1, 2), v.swapaxes(1, 2))
+
+        x, kv = jax.lax.scan(layer, _embed(params, config, tokens_qP), (params["layers"], _local_L(config)))
+        return jnp.take_along_axis(x, (length_q - 1)[:, None, None], axis=1)[:, 0], kv
+
+    # The cache is carried and filled in place: stacked by the scan, it would be there twice.
+    def step(kv, xs):
+        first, tokens_qP, length_q = xs
+        last_qD, new = some(tokens_qP, length_q)
+        return jax.tree.map(
+            lambda all_, x: jax.lax.dynamic_update_slice_in_dim(all_, x, first, axis=1), kv, new
+        ), last_qD
+
+    L, _, K, _, head_dim = jax.eval_shape(some, tokens_QP[:q], length_Q[:q])[1][0].shape
+    dtype = params["embed"].dtype
+
+    def room(*shape):
+        return sharding.varying_like(jnp.zeros((L, *shape, head_dim), dtype), tokens_QP, params["layers"]["q"])
+
+    xs = (jnp.arange(0, Q, q), tokens_QP.reshape(-1, q, P), length_Q.reshape(-1, q))
+    (prompt_k, prompt_v), last = jax.lax.scan(step, (room(Q, K, P), room(Q, K, P)), xs)
+    empty = room(Q * num_samples, K, max_length)
     cache = Cache(prompt_k, prompt_v, length_Q, empty, empty, jnp.int32(0))
-    return _rms_norm(config, last, params["final_norm"]), cache
+    return _rms_norm(config, last.reshape(Q, -1), params["final_norm"]), cache
 
 
 def _cached_attention(config: ModelConfig, q_BHD, prompt_k, prompt_v, prompt_length_Q, k, v, length, local):

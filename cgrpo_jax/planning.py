@@ -112,7 +112,7 @@ class Planner:
         policy, critic = (
             model and (programs.shallow(model, depth) if depth else model) for model in (self.policy, self.critic)
         )
-        return programs.of(config, mesh, policy, critic)
+        return programs.of(config, mesh, policy, critic, one_piece=depth is not None)
 
     # --- memory -------------------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class Planner:
             cost = costs.extrapolate_decode(found, layers, call.trips)
             cost = dataclasses.replace(cost, bytes=max(cost.bytes, call.trips * _read_each_token(call)))
         else:
-            cost = costs.extrapolate({depth: cost for (depth, _), cost in found.items()}, layers)
+            cost = call.pieces * costs.extrapolate({depth: cost for (depth, _), cost in found.items()}, layers)
         if program.fits and all(collective.times is not None for collective in program.collectives):
             cost = dataclasses.replace(cost, collectives=program.cost.collectives)
         return cost

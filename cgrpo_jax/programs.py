@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cgrpo_jax import assemble, generate, lora, packing, sharding, update
+from cgrpo_jax import assemble, forward, generate, lora, packing, sharding, update
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.model import ModelConfig
 
@@ -56,6 +56,7 @@ class Call:
       times: how often it runs in one run of what it is reported as.
       per_iteration: how often that runs in an iteration.
       trips: how often a loop in it runs that ends on data; None if there is none.
+      pieces: in how many equal parts, one after another, it does its work.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Call:
     times: int = 1
     per_iteration: int = 1
     trips: int | None = None
+    pieces: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +81,16 @@ class Programs:
     sampled_tokens: int
 
 
-def of(config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None) -> Programs:
+def of(config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None, *, one_piece: bool = False) -> Programs:
     """Returns the programs of a run.
 
     Args:
       config: the configuration.
       mesh: of real or of described devices.
       policy, critic: shapes of the models; no critic unless it is a frozen one.
+      one_piece: give programs that work in pieces as those of one piece, by which their cost is counted.
     """
-    parts = _Parts(config, mesh, policy, critic)
+    parts = _Parts(config, mesh, policy, critic, one_piece)
     calls = [*parts.generating(), *parts.scoring(), *parts.resharding(), *parts.updating()]
     return Programs(tuple(calls), parts.buffers, parts.sampled_tokens)
 
@@ -101,8 +104,8 @@ def shallow(config: ModelConfig, depth: int) -> ModelConfig:
 class _Parts:
     """A configuration's shapes, and what they make together."""
 
-    def __init__(self, config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None):
-        self.config, self.mesh, self.policy, self.critic = config, mesh, policy, critic
+    def __init__(self, config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None, one_piece: bool):
+        self.config, self.mesh, self.policy, self.critic, self.one_piece = config, mesh, policy, critic, one_piece
         self.dtype = assemble.compute_dtype(config, mesh)
         self.groups = sharding.num_groups(mesh)
         self.optimizer = assemble.optimizer(config)
@@ -187,9 +190,12 @@ class _Parts:
             model, self.mesh, _EOS_IDS, samples, length, temperature=c.temperature, top_p=c.top_p, top_k=c.top_k
         )
         seed = self.array((), jnp.uint32)
-        args = (weights, self.rows(Q, P), self.rows(Q), self.rows(Q * samples, dtype=jnp.bool_), seed, seed)
-        args += (self.rows(Q * samples, 6),)
-        keywords = {"settings": settings}
+
+        def prompts(Q: int) -> tuple:
+            live_B, index_B6 = self.rows(Q * samples, dtype=jnp.bool_), self.rows(Q * samples, 6)
+            return weights, self.rows(Q, P), self.rows(Q), live_B, seed, seed, index_B6
+
+        args, keywords = prompts(Q), {"settings": settings}
         state = jax.tree.map(
             lambda leaf, spec: self.array(leaf.shape, leaf.dtype, spec),
             jax.eval_shape(generate.prefill, *args, **keywords),
@@ -201,8 +207,12 @@ class _Parts:
         )
         own = ("critic" if by_critic else self.sampler, cache)
         more = dict(keywords=keywords, own=own, per_iteration=times)
+        at_once = forward.prompts_at_once(Q // self.groups, P)
+        pieces = Q // self.groups // at_once
+        if self.one_piece:
+            args = prompts(at_once * self.groups)
         return [
-            self.call(f"{prefix}prefill", phase or "prefill", generate.prefill, args, **more),
+            self.call(f"{prefix}prefill", phase or "prefill", generate.prefill, args, pieces=pieces, **more),
             self.call(
                 f"{prefix}decode", phase or "decode", generate.decode, (weights, state), trips=length - 1, **more
             ),

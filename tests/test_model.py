@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from tiny import EVERYTHING, FAMILIES, plain_logits, random_params
 
+from cgrpo_jax import forward
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.forward import _rope_frequencies, decode_step, hidden_states, logits, prefill, unembedding
 from cgrpo_jax.model import ModelConfig, RopeScaling, Transformer, init_params, param_shapes
@@ -208,6 +209,22 @@ def test_padding_is_never_attended_to():
     prompts[:, 2] = 1
     changed = decoded(params, QWEN3, np.where(padding, 0, prompts), lengths, continuation)
     assert np.abs(a - changed).max(axis=(1, 2)).min() > 1e-2
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_prompts_run_some_at_a_time_fill_the_same_cache(at_once, monkeypatch):
+    params, lengths = random_params(EVERYTHING), np.array([3, 9, 5, 7, 1, 8, 2, 9], np.int32)
+    prompts = random_tokens(EVERYTHING, (8, 9))
+    run = functools.partial(prefill, params, EVERYTHING, prompts, lengths, num_samples=2, max_length=3)
+    expected = run()
+    monkeypatch.setattr(forward, "_PREFILL_TOKENS", at_once * 9 + 8)
+    assert forward.prompts_at_once(8, 9) == at_once
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), run(), expected)
+
+
+def test_prompts_at_once_divide_them():
+    assert [forward.prompts_at_once(number, 2048) for number in (1, 7, 9, 16, 20)] == [1, 7, 3, 8, 5]
+    assert forward.prompts_at_once(64, 100_000) == 1  # never less
 
 
 def test_samples_share_their_prompts_cache():

@@ -5,7 +5,7 @@ import math
 import planned
 import pytest
 
-from cgrpo_jax import planning, programs
+from cgrpo_jax import forward, planning, programs
 
 NAME, FSDP, TENSOR = "v5e:2x4", 4, 2
 WIDTH, MLP, HEADS, KV_HEADS, HEAD, VOCABULARY, LAYERS = 1024, 3072, 8, 2, 128, 16384, 2
@@ -46,7 +46,9 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def planner(model):
-    return planning.Planner(config(model), NAME)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forward, "_PREFILL_TOKENS", PROMPT)  # a group's two prompts one after the other
+        yield planning.Planner(config(model), NAME)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,7 @@ def test_every_program_compiles_and_fits(plan, planner):
     assert list(plan.phases) == ["prefill", "decode", "reshard", "update"]
     assert [one.name for one in plan.programs] == ["prefill", "decode", "reshard", "update"]
     assert all(one.seconds_bound > 0 for one in plan.programs)
+    assert [call.pieces for call in planner.programs.calls] == [2, 1, 1, 1, 1]
     assert all(program.fits for program in planner.compiled.values())
     for one in plan.programs:
         assert sum(one.hbm_bytes.values()) <= plan.phases[one.name]
