@@ -5,7 +5,6 @@ Below this module nothing knows the configuration.
 
 import dataclasses
 import datetime
-import functools
 import importlib.resources
 import pathlib
 from collections.abc import Callable, Sequence
@@ -13,51 +12,17 @@ from collections.abc import Callable, Sequence
 import jax
 import optax
 
-from cgrpo_jax import arithmetic, critiques, data, equations, families, generate, hf, lora, objective, rewards, sharding
+from cgrpo_jax import arithmetic, critiques, equations, families, generate, hf, lora, sharding
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.checkpoint import SavedWeights, read_extra, restore_params
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.prompts import Prompts
-from cgrpo_jax.records import Author, Problem
+from cgrpo_jax.records import Author
 from cgrpo_jax.rollout import Critic, Writer
 from cgrpo_jax.rundir import RunDir
 from cgrpo_jax.tokenizer import Tokenizer, load_tokenizer
 from cgrpo_jax.update import LossSettings, PackShape, make_optimizer
 
-_CHOICES = {
-    "on_long_question": ("skip", "error"),
-    "reward_source": ("verifier", "critic"),
-    "critique": ("indicative", "indicative_gt", "execution", "cot", "none"),
-    "critique_when": ("refining", "all"),
-    "step_checker": ("equations", "chain"),
-    "refine": ("policy", "solution", "none"),
-    "aggregate": objective.AGGREGATES,
-    "old_logp": ("sampler", "trainer"),
-    "data.kind": ("jsonl", "tfds", "chains"),
-    "grader": rewards.KINDS,
-    "compute_dtype": ("", "float32", "bfloat16"),
-}
-_AT_LEAST_ONE = (
-    "questions_per_iteration", "num_responses", "num_refinements", "num_critiques", "refinements_per_critique",
-    "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length", "max_rows",
-    "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every", "grader_workers",
-    "eval.num_samples", "data.chain_length", "warm_start.rows_per_update",
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    "seed", "num_iterations", "samples_per_iteration", "top_k", "max_retries", "kl_coef", "clip_low", "clip_high",
-    "learning_rate", "warmup_updates", "weight_decay", "max_grad_norm", "pack_length", "pack_slots", "data.seed",
-    "data.num_train", "data.num_eval", "warm_start.num_updates", "warm_start.learning_rate", "eval.every",
-    "eval.temperature", "lora.rank",
-)  # fmt: skip
-_MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
-_SHARES = ("refine_max_pass", "data.hard_share", "warm_start.rare_rate")
-_TEMPLATES = {
-    "question_prompt": ("question",),
-    "critique_prompt": ("question", "response"),
-    "critique_prompt_with_answer": ("question", "response", "answer"),
-    "refine_prompt": ("question", "response", "critique"),
-    "refine_prompt_without_critique": ("question", "response"),
-}
 _NO_MODEL = (
     "no model: set model.folder, or model.init to a converted checkpoint, or model.tokenizer and the shape "
     "(model.num_layers, ...)."
@@ -96,85 +61,6 @@ class Model:
     def to_generate(self, params: dict, base: lora.Base | None = None) -> dict:
         """Returns weights, or adapters merged into their base, as generation reads them."""
         return generate.reshard(params, base, config=self.config, mesh=self.mesh, dtype=self.dtype)
-
-
-def check(config) -> None:
-    """Checks what the type of a value does not tell.
-
-    Raises:
-      UserError: a value, or a combination of values, that no run can have.
-    """
-    for key, allowed in _CHOICES.items():
-        value = _get(config, key)
-        if value not in allowed:
-            raise UserError(f"{key} {value!r} is unknown; use one of {', '.join(allowed)}.")
-    for key in _AT_LEAST_ONE:
-        if _get(config, key) < 1:
-            raise UserError(f"{key} {_get(config, key)} is too small; use at least 1.")
-    for key in _NOT_NEGATIVE:
-        value = _get(config, key)
-        if value < 0:
-            raise UserError(f"{key} {value} is negative; use 0 or more.")
-    for key in _SHARES:
-        value = _get(config, key)
-        if not 0 <= value <= 1:
-            raise UserError(f"{key} {value} is not a share; use a value from 0 to 1.")
-    for key, fields in _TEMPLATES.items():
-        template = _get(config, key)
-        if template or key == "question_prompt":  # where the others are empty, critiques.py has a default
-            try:
-                critiques.check_template(template, fields)
-            except UserError as error:
-                raise UserError(f"{key}: {error}") from error
-    if config.questions_per_iteration % config.updates_per_batch:
-        divisors = [d for d in range(1, 65) if config.questions_per_iteration % d == 0]
-        raise UserError(
-            f"updates_per_batch {config.updates_per_batch} does not divide questions_per_iteration "
-            f"{config.questions_per_iteration}; use one of {', '.join(map(str, divisors))}."
-        )
-    if config.temperature <= 0:
-        raise UserError(f"temperature {config.temperature} gives no exploration; use a positive one, such as 1.0.")
-    for key in ("top_p", "eval.top_p"):
-        value = _get(config, key)
-        if not 0 < value <= 1:
-            raise UserError(f"{key} {value} is not a probability mass; use a value above 0 and at most 1.")
-    if config.grader_timeout <= 0:
-        raise UserError(f"grader_timeout {config.grader_timeout} leaves no time; use a positive one, such as 5.0.")
-    if config.seed > _MAX_SEED:
-        raise UserError(f"seed {config.seed} does not fit 32 bits; use at most {_MAX_SEED}.")
-    if (config.top_p < 1 or config.top_k > 0) and config.old_logp == "sampler":
-        raise UserError('top_p below 1 or top_k above 0 needs old_logp "trainer"; set it, or sample untruncated.')
-    if config.gamma <= 0:
-        raise UserError(f"gamma {config.gamma} makes the shaped ratio 1; use a positive value, such as 0.1.")
-    if config.reward_source == "critic" and (config.critique != "cot" or config.critique_when != "all"):
-        raise UserError(
-            'reward_source "critic" takes its rewards from verdicts; set critique "cot", critique_when "all".'
-        )
-    if config.step_checker == "chain" and config.data.kind != "chains":
-        raise UserError(f'step_checker "chain" knows chains only, not data.kind {config.data.kind!r}; use "equations".')
-    if config.warm_start.num_updates and config.data.kind != "chains":
-        raise UserError("warm_start has lessons on chains only; set warm_start.num_updates to 0.")
-    if config.warm_start.rare_rate and not config.data.num_held_out:
-        raise UserError("warm_start.rare_rate shows held-out facts, but data.num_held_out is 0; set one of them.")
-    if config.pack_length and config.pack_length < config.max_prompt_length + config.max_response_length - 1:
-        raise UserError(
-            f"pack_length {config.pack_length} does not hold the longest prompt and response; use at least "
-            f"{config.max_prompt_length + config.max_response_length - 1}, or 0."
-        )
-    if config.lora.rank:
-        lora_settings(config)
-    if not config.eval.k or min(config.eval.k) < 1:
-        raise UserError(f"eval.k {tuple(config.eval.k)} must hold numbers of at least 1, such as (1, 8).")
-    if config.eval.num_samples < max(config.eval.k):
-        raise UserError(
-            f"eval.k {max(config.eval.k)} needs as many samples; eval.num_samples is {config.eval.num_samples}."
-        )
-    if config.refine == "solution" and config.data.kind != "chains" and not config.data.solution_key:
-        raise UserError('refine "solution" inserts the data\'s solutions; name their column in data.solution_key.')
-
-
-def _get(config, key: str):
-    return functools.reduce(getattr, key.split("."), config)
 
 
 def tokenizer_folder(name: str) -> pathlib.Path:
@@ -450,86 +336,6 @@ def _check_lengths(config, stages: Sequence[tuple[str, str]], whose: str, max_co
                 f"{' + '.join(names)} is {lengths[0]} + {lengths[1]}, more than the {max_context} tokens of context "
                 f"that {whose} has; lower one of them."
             )
-
-
-def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem], dict[str, int]]:
-    """Returns (training problems, held-out problems, number of problems of either kind left out for their length)."""
-    d = config.data
-    if d.kind == "chains":
-        held_out = held_out_facts(config)
-        make = functools.partial(
-            arithmetic.make_problems, length=d.chain_length, held_out=held_out, hard_share=d.hard_share
-        )
-        train = make(d.num_train, seed=d.seed)
-        test = make(d.num_eval, seed=d.seed + 1, exclude=[p.question for p in train])
-    else:
-        if not d.train:
-            raise UserError("no training data: set data.train to a file or a TFDS name.")
-        train = _read(d, d.train, d.train_split)
-        test = _read(d, d.eval, d.eval_split) if d.eval else []
-    train = train[: d.num_train or None]
-    test = test[: d.num_eval or None]
-    if not train:
-        raise UserError(f"no training questions: data.num_train is {d.num_train}; use at least 1.")
-    kept, skipped = {}, {}
-    for kind, problems in (("training", train), ("held-out", test)):
-        try:
-            kept[kind], skipped[kind] = _usable(config, prompts, problems)
-        except UserError as error:
-            raise UserError(f"{kind} questions: {error}") from error
-    _check_room(config, prompts, kept["training"])
-    return kept["training"], kept["held-out"], skipped
-
-
-def _check_room(config, prompts: Prompts, problems: list[Problem]) -> None:
-    """Checks that the longest question and a critique fit a refine prompt, lest a run end at the first that don't."""
-    if config.refine != "policy":
-        return
-    longest = max(problems, key=lambda problem: len(problem.question))
-    ids, _ = prompts.for_refinement(longest.question, "", None if config.critique == "none" else "")
-    critique = config.max_critique_length if config.critique == "cot" else 0
-    if len(ids) + critique > config.max_refinement_prompt_length:
-        raise UserError(
-            f"the refine prompt of problem {longest.index} takes {len(ids)} tokens, a critique up to {critique}, more "
-            f"than max_refinement_prompt_length {config.max_refinement_prompt_length} without the response; raise it."
-        )
-
-
-def _usable(config, prompts: Prompts, problems: list[Problem]) -> tuple[list[Problem], int]:
-    """Returns the problems whose prompts fit and how many don't; every gold answer and solution must be usable."""
-    if not problems:
-        return [], 0
-    rewards.check_gold(config.grader, [p.answer for p in problems])
-    lengths = [len(prompts.for_question(p.question)) for p in problems]
-    problems, skipped = data.skip_or_fail_long(
-        problems, lengths, limit=config.max_prompt_length, on_long=config.on_long_question
-    )
-    if config.refine == "solution":
-        for p in problems:
-            length = len(prompts.tokenizer.encode(p.solution)) + 1  # and the end of the turn
-            if length > config.max_response_length:
-                raise UserError(
-                    f"the solution of problem {p.index} has {length} tokens, more than max_response_length "
-                    f"{config.max_response_length}; raise it."
-                )
-    return problems, skipped
-
-
-def _read(d, source: str, split: str) -> list[Problem]:
-    columns = dict(
-        question_key=d.question_key,
-        answer_key=d.answer_key,
-        solution_key=d.solution_key or None,
-        answer_pattern=d.answer_pattern or None,
-    )
-    if d.kind == "tfds":
-        return data.read_tfds(source, split=split, data_dir=d.tfds_dir or None, **columns)
-    return data.read_jsonl(source, **columns)
-
-
-def held_out_facts(config) -> frozenset[arithmetic.Fact]:
-    """Returns the facts that the quickstart's warm start never shows."""
-    return arithmetic.held_out_facts(config.data.num_held_out, seed=config.data.seed)
 
 
 def make_writer(config, model: Model, params, *, author: Author, weights_step: int, iteration: int) -> Writer:

@@ -16,6 +16,7 @@ from cgrpo_jax import assemble, journal, lora, runtime, warmstart
 from cgrpo_jax import model as model_lib
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.checkpoint import Checkpoints, restore_params, save_params
+from cgrpo_jax.problems import held_out_facts
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.rundir import RunDir
 
@@ -145,7 +146,7 @@ def _warm_start(config, model: assemble.Model, params: dict, going_on: Callable[
         rows_per_update=w.rows_per_update,
         learning_rate=w.learning_rate,
         lengths=tuple(w.chain_lengths),
-        held_out=assemble.held_out_facts(config),
+        held_out=held_out_facts(config),
         rare_rate=w.rare_rate,
         seed=config.seed,
         shape=assemble.pack_shape(config),

@@ -9,9 +9,10 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, cli, rewards, rollout, runtime
+from cgrpo_jax import assemble, checks, cli, rewards, rollout, runtime
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
+from cgrpo_jax.problems import load_problems
 from cgrpo_jax.rundir import RunDir, write_atomically
 
 
@@ -23,9 +24,9 @@ def main(config, workdir: str, distributed: bool = False) -> None:
     runtime.start(distributed=distributed)
     started = runtime.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
     with runtime.agree("loading model and data"):
-        assemble.check(config)
+        checks.check(config)
         model = assemble.load_model(config, assemble.make_mesh(config), now=datetime.datetime.fromisoformat(started))
-        _, problems, skipped = assemble.load_problems(config, model.prompts)
+        _, problems, skipped = load_problems(config, model.prompts)
         if not problems:
             raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
     params, source = assemble.trained_params(config, model, workdir)

@@ -11,7 +11,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from cgrpo_jax import assemble, cli, journal, planning, programs, topology
+from cgrpo_jax import checks, cli, journal, planning, programs, topology
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.planning import KINDS, Plan
 
@@ -24,7 +24,7 @@ _DOES_NOT_FIT = 3
 
 def main(config, topology: str, json: str | None) -> None:
     """Plans for each topology, prints the tables, and exits with 3 if one does not hold the run."""
-    assemble.check(config)
+    checks.check(config)
     names = topology.split(",")
     if json and not pathlib.Path(json).absolute().parent.is_dir():
         raise UserError(f"--json {json} is in no folder; make {pathlib.Path(json).parent} first.")

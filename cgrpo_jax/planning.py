@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 import ml_collections
 
-from cgrpo_jax import assemble, costs, hlo, programs, topology
+from cgrpo_jax import assemble, checks, costs, hlo, programs, topology
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.costs import Cost
 from cgrpo_jax.errors import UserError
@@ -206,7 +206,7 @@ class Planner:
         config = ml_collections.ConfigDict(self.config)
         config.update_from_flattened_dict(changes)
         try:
-            assemble.check(config)
+            checks.check(config)
             of = self._programs(config_lib.freeze(config))
         except UserError:
             return False

@@ -9,7 +9,7 @@ import datetime
 import functools
 import sys
 
-from cgrpo_jax import arithmetic, assemble, cli, journal, rewards, rollout, runtime
+from cgrpo_jax import arithmetic, assemble, checks, cli, journal, rewards, rollout, runtime
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.rundir import RunDir
@@ -23,7 +23,7 @@ def main(config, workdir: str, question: str | None, answer: str | None, distrib
     started = runtime.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
     now = datetime.datetime.fromisoformat(started)
     with runtime.agree("loading models"):
-        assemble.check(config)
+        checks.check(config)
         mesh = assemble.make_mesh(config)
         model = assemble.load_model(config, mesh, now=now)
         critic_model = assemble.load_critic(config, mesh, now=now)

@@ -21,12 +21,26 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from cgrpo_jax import assemble, beginning, cli, data, journal, lora, model_files, rewards, rollout, runtime, sharding
+from cgrpo_jax import (
+    assemble,
+    beginning,
+    checks,
+    cli,
+    data,
+    journal,
+    lora,
+    model_files,
+    rewards,
+    rollout,
+    runtime,
+    sharding,
+)
 from cgrpo_jax import config as config_lib
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.checkpoint import Checkpoints
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.evaluation import evaluate
+from cgrpo_jax.problems import load_problems
 from cgrpo_jax.records import Author, Problem, Rollout, TrainRow, TrainState
 from cgrpo_jax.rundir import RunDir
 
@@ -41,7 +55,7 @@ def main(config, workdir: str, distributed: bool = False) -> None:
     """
     runtime.start(distributed=distributed)
     with runtime.agree("starting"):
-        assemble.check(config)
+        checks.check(config)
         mesh = assemble.make_mesh(config)
     # Prompts may print the date, and must be the same on all processes.
     started = runtime.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
@@ -49,7 +63,7 @@ def main(config, workdir: str, distributed: bool = False) -> None:
     with runtime.agree("loading models and data"):
         model = assemble.load_model(config, mesh, now=run.started())
         critic_model = assemble.load_critic(config, mesh, now=run.started())
-        train_problems, eval_problems, skipped = assemble.load_problems(config, model.prompts)
+        train_problems, eval_problems, skipped = load_problems(config, model.prompts)
     resumed = runtime.decide(lambda: _open(run, config, model), f"writing {workdir}")
     for kind, number in skipped.items():
         if number:

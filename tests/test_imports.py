@@ -45,7 +45,7 @@ LEVELS = (
         "forward",
     ),
     ("families", "hf", "hf_export", "lora", "generate", "update", "checkpoint", "prompts", "metrics"),
-    ("rollout", "warmstart", "evaluation", "config", "rundir"),
+    ("rollout", "warmstart", "evaluation", "config", "rundir", "checks", "problems"),
     ("assemble", "beginning", "cli", "journal", "model_card", "model_files"),
     ("train", "evaluate", "sample", "convert", "programs", "planning", "plan"),
 )

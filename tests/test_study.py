@@ -161,7 +161,7 @@ def test_the_committed_study_sets_existing_keys_only_and_no_hyperparameter_of_on
 
 
 def test_the_committed_settings_leave_room_for_a_solution(tmp_path):
-    from cgrpo_jax import arithmetic, assemble
+    from cgrpo_jax import arithmetic, assemble, checks
     from cgrpo_jax.tokenizer import load_tokenizer
 
     encode = load_tokenizer(assemble.tokenizer_folder("arithmetic")).encode
@@ -170,7 +170,7 @@ def test_the_committed_settings_leave_room_for_a_solution(tmp_path):
             continue
         config = config_lib.load(ROOT / "configs" / "quickstart.py")
         config_lib.override(config, [argument for argument in run.arguments if argument.startswith("--config.")])
-        assemble.check(config)
+        checks.check(config)
         question = "7" + "+8" * config.data.chain_length
         assert len(encode(arithmetic.solution(question))) < config.max_response_length
 

@@ -1,0 +1,120 @@
+"""What the type of a configuration's value does not tell: whether any run can have it."""
+
+import functools
+
+from cgrpo_jax import critiques, lora, objective, rewards
+from cgrpo_jax.errors import UserError
+
+_CHOICES = {
+    "on_long_question": ("skip", "error"),
+    "reward_source": ("verifier", "critic"),
+    "critique": ("indicative", "indicative_gt", "execution", "cot", "none"),
+    "critique_when": ("refining", "all"),
+    "step_checker": ("equations", "chain"),
+    "refine": ("policy", "solution", "none"),
+    "aggregate": objective.AGGREGATES,
+    "old_logp": ("sampler", "trainer"),
+    "data.kind": ("jsonl", "tfds", "chains"),
+    "grader": rewards.KINDS,
+    "compute_dtype": ("", "float32", "bfloat16"),
+}
+_AT_LEAST_ONE = (
+    "questions_per_iteration", "num_responses", "num_refinements", "num_critiques", "refinements_per_critique",
+    "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length", "max_rows",
+    "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every", "grader_workers",
+    "eval.num_samples", "data.chain_length", "warm_start.rows_per_update",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "seed", "num_iterations", "samples_per_iteration", "top_k", "max_retries", "kl_coef", "clip_low", "clip_high",
+    "learning_rate", "warmup_updates", "weight_decay", "max_grad_norm", "pack_length", "pack_slots", "data.seed",
+    "data.num_train", "data.num_eval", "warm_start.num_updates", "warm_start.learning_rate", "eval.every",
+    "eval.temperature", "lora.rank",
+)  # fmt: skip
+_MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
+_SHARES = ("refine_max_pass", "data.hard_share", "warm_start.rare_rate")
+_TEMPLATES = {
+    "question_prompt": ("question",),
+    "critique_prompt": ("question", "response"),
+    "critique_prompt_with_answer": ("question", "response", "answer"),
+    "refine_prompt": ("question", "response", "critique"),
+    "refine_prompt_without_critique": ("question", "response"),
+}
+
+
+def check(config) -> None:
+    """Checks a configuration by itself: without its models, its data and the machine.
+
+    Raises:
+      UserError: a value, or a combination of values, that no run can have.
+    """
+    for key, allowed in _CHOICES.items():
+        value = _get(config, key)
+        if value not in allowed:
+            raise UserError(f"{key} {value!r} is unknown; use one of {', '.join(allowed)}.")
+    for key in _AT_LEAST_ONE:
+        if _get(config, key) < 1:
+            raise UserError(f"{key} {_get(config, key)} is too small; use at least 1.")
+    for key in _NOT_NEGATIVE:
+        value = _get(config, key)
+        if value < 0:
+            raise UserError(f"{key} {value} is negative; use 0 or more.")
+    for key in _SHARES:
+        value = _get(config, key)
+        if not 0 <= value <= 1:
+            raise UserError(f"{key} {value} is not a share; use a value from 0 to 1.")
+    for key, fields in _TEMPLATES.items():
+        template = _get(config, key)
+        if template or key == "question_prompt":  # where the others are empty, critiques.py has a default
+            try:
+                critiques.check_template(template, fields)
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from error
+    if config.questions_per_iteration % config.updates_per_batch:
+        divisors = [d for d in range(1, 65) if config.questions_per_iteration % d == 0]
+        raise UserError(
+            f"updates_per_batch {config.updates_per_batch} does not divide questions_per_iteration "
+            f"{config.questions_per_iteration}; use one of {', '.join(map(str, divisors))}."
+        )
+    if config.temperature <= 0:
+        raise UserError(f"temperature {config.temperature} gives no exploration; use a positive one, such as 1.0.")
+    for key in ("top_p", "eval.top_p"):
+        value = _get(config, key)
+        if not 0 < value <= 1:
+            raise UserError(f"{key} {value} is not a probability mass; use a value above 0 and at most 1.")
+    if config.grader_timeout <= 0:
+        raise UserError(f"grader_timeout {config.grader_timeout} leaves no time; use a positive one, such as 5.0.")
+    if config.seed > _MAX_SEED:
+        raise UserError(f"seed {config.seed} does not fit 32 bits; use at most {_MAX_SEED}.")
+    if (config.top_p < 1 or config.top_k > 0) and config.old_logp == "sampler":
+        raise UserError('top_p below 1 or top_k above 0 needs old_logp "trainer"; set it, or sample untruncated.')
+    if config.gamma <= 0:
+        raise UserError(f"gamma {config.gamma} makes the shaped ratio 1; use a positive value, such as 0.1.")
+    if config.reward_source == "critic" and (config.critique != "cot" or config.critique_when != "all"):
+        raise UserError(
+            'reward_source "critic" takes its rewards from verdicts; set critique "cot", critique_when "all".'
+        )
+    if config.step_checker == "chain" and config.data.kind != "chains":
+        raise UserError(f'step_checker "chain" knows chains only, not data.kind {config.data.kind!r}; use "equations".')
+    if config.warm_start.num_updates and config.data.kind != "chains":
+        raise UserError("warm_start has lessons on chains only; set warm_start.num_updates to 0.")
+    if config.warm_start.rare_rate and not config.data.num_held_out:
+        raise UserError("warm_start.rare_rate shows held-out facts, but data.num_held_out is 0; set one of them.")
+    if config.pack_length and config.pack_length < config.max_prompt_length + config.max_response_length - 1:
+        raise UserError(
+            f"pack_length {config.pack_length} does not hold the longest prompt and response; use at least "
+            f"{config.max_prompt_length + config.max_response_length - 1}, or 0."
+        )
+    if config.lora.rank:
+        lora.LoraSettings(rank=config.lora.rank, alpha=config.lora.alpha, targets=tuple(config.lora.targets))
+    if not config.eval.k or min(config.eval.k) < 1:
+        raise UserError(f"eval.k {tuple(config.eval.k)} must hold numbers of at least 1, such as (1, 8).")
+    if config.eval.num_samples < max(config.eval.k):
+        raise UserError(
+            f"eval.k {max(config.eval.k)} needs as many samples; eval.num_samples is {config.eval.num_samples}."
+        )
+    if config.refine == "solution" and config.data.kind != "chains" and not config.data.solution_key:
+        raise UserError('refine "solution" inserts the data\'s solutions; name their column in data.solution_key.')
+
+
+def _get(config, key: str):
+    return functools.reduce(getattr, key.split("."), config)
