@@ -3,7 +3,8 @@
     python -m cgrpo_jax.plan --config=configs/qwen3_8b.py --topology=v5p:2x2x4,v6e:4x4
 
 Compiles the very programs that training runs, with the real compiler, on a machine without a TPU (extra `tpu`); takes
-minutes. Several topologies are compared side by side. Exits with 0 if the run fits all of them, with 3 if not.
+minutes, fewer with `--nocosts`. Several topologies are compared side by side. Exits with 0 if the run fits all of them,
+with 3 if not.
 """
 
 import json
@@ -18,11 +19,12 @@ from cgrpo_jax.planning import KINDS, Plan
 FLAGS = {
     "topology": cli.Flag("TPU slice, or several: v5p:2x2x4,v6e:4x4"),
     "json": cli.Flag("file to write the plan to"),
+    "costs": cli.Flag("count FLOPs, bytes and collectives too; --nocosts takes a third of the time", bool, True),
 }
 _DOES_NOT_FIT = 3
 
 
-def main(config, topology: str, json: str | None) -> None:
+def main(config, topology: str, json: str | None, costs: bool = True) -> None:
     """Plans for each topology, prints the tables, and exits with 3 if one does not hold the run."""
     checks.check(config)
     names = topology.split(",")
@@ -30,7 +32,7 @@ def main(config, topology: str, json: str | None) -> None:
         raise UserError(f"--json {json} is in no folder; make {pathlib.Path(json).parent} first.")
     # All mistakes come to light before the first minute of compiling.
     planners = [planning.Planner(config, name, say=journal.say) for name in names]
-    plans = [planner.plan() for planner in planners]
+    plans = [planner.plan(costs=costs) for planner in planners]
     if json:
         _write(json, plans)
     journal.say(table(plans), sys.stdout)

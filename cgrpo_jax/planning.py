@@ -33,7 +33,7 @@ class Report:
     Attributes:
       hbm_bytes: bytes on the device while it runs, by `KINDS`; what lies beside it included. Temporaries are all that
         is neither weights, optimiser nor cache: activations, gradients, batches, the program itself.
-      cost: None where even a model of three layers does not fit.
+      cost: None where even a model of three layers does not fit, or where it was not asked for.
       seconds_bound: the least that the chip's published limits allow.
       limit: which of them: flops, bytes or collectives.
       per_iteration: how often it runs in an iteration.
@@ -95,13 +95,13 @@ class Planner:
         self.programs = self._programs(config)
         self.compiled: dict = {}
 
-    def plan(self) -> Plan:
-        """Returns the plan; takes minutes for a large model."""
+    def plan(self, *, costs: bool = True) -> Plan:
+        """Returns the plan; takes minutes for a large model, most of them for its costs."""
         phases = {name: 0 for name in programs.PHASES}
         for call in self.programs.calls:
             phases[call.phase] = max(phases[call.phase], self._peak(call, self.programs))
         phases = {name: peak for name, peak in phases.items() if peak}
-        reports = tuple(self._reports())
+        reports = tuple(self._reports(costs))
         fits = max(phases.values()) <= self.chip.hbm_bytes
         suggestion = None if fits else self._suggestion()
         return Plan(self.name, self.chip.hbm_bytes, phases, reports, suggestion, self.programs.sampled_tokens)
@@ -138,11 +138,11 @@ class Planner:
 
     # --- costs --------------------------------------------------------------------------------------------------
 
-    def _reports(self) -> Iterator[Report]:
+    def _reports(self, costed: bool) -> Iterator[Report]:
         shallow = {depth: self._programs(self.config, depth).calls for depth in _DEPTHS}
         parts: dict[str, list] = {}
         for i, call in enumerate(self.programs.calls):
-            cost = self._cost(call, {depth: calls[i] for depth, calls in shallow.items()})
+            cost = self._cost(call, {depth: calls[i] for depth, calls in shallow.items()}) if costed else None
             parts.setdefault(call.name, []).append((call, cost))
         for name, both in parts.items():
             largest = max((call for call, _ in both), key=lambda call: self._peak(call, self.programs))

@@ -18,4 +18,5 @@ def get_config():
     c = paper.get_config()
     c.model.architecture = "llama3_2_3b"
     c.mesh.tensor = 4
+    c.max_rows = 32
     return c

@@ -17,4 +17,5 @@ def get_config():
     c = paper.get_config()
     c.model.architecture = "qwen3_8b"
     c.mesh.tensor = 4
+    c.max_rows = 8  # what v5e:8x8 holds; larger chips hold more, see above
     return c

@@ -322,6 +322,16 @@ def test_a_run_that_fits_exits_with_0(model, tmp_path, monkeypatch, capsys):
     assert re.search(r"fits +yes\n", out) and "v5e:2x2: prefill needs" in err
 
 
+def test_whether_it_fits_is_known_without_its_costs(model, tmp_path, monkeypatch, capsys):
+    planned.pretend(monkeypatch)
+    run(*planned.arguments(model), "--topology=v5e:2x2", "--nocosts", f"--json={tmp_path / 'plan.json'}")
+    record = json.loads((tmp_path / "plan.json").read_text())
+    check_schema(record)
+    assert record["fits"] and all(one["flops"] is one["seconds_bound"] is None for one in record["programs"])
+    out, err = capsys.readouterr()
+    assert re.search(r"fits +yes\n", out) and "cost of" not in err
+
+
 def test_a_run_that_does_not_fit_exits_with_3(model, tmp_path, monkeypatch, capsys):
     planned.pretend(monkeypatch, hbm_bytes=1000)
     with pytest.raises(SystemExit) as caught:
