@@ -25,7 +25,7 @@ from cgrpo_jax.update import LossSettings, PackShape, make_optimizer
 
 _NO_MODEL = (
     "no model: set model.folder, or model.init to a converted checkpoint, or model.tokenizer and the shape "
-    "(model.num_layers, ...)."
+    "(model.num_layers, ...); to plan a run, model.architecture is enough."
 )
 _ARCHITECTURES = pathlib.Path(__file__).resolve().parent.parent / "configs" / "architectures"
 _CRITIQUE_STAGE = ("max_critique_prompt_length", "max_critique_length")

@@ -29,7 +29,7 @@ class Flag:
     """One flag of an entry point.
 
     Attributes:
-      help: one line for `--help`.
+      help: one line for `--help`; of what is true by default, what switching it off does.
       kind: `str`, `int`, `float` or `bool` (`--name`, `--noname`).
       default: value when the flag is not given.
     """
@@ -112,7 +112,9 @@ def parse(
         if re.match(r"--?[A-Za-z]", argument) and not (
             "config" in flags and name.removeprefix("no").startswith("config.")
         ):
-            raise UserError(f"unknown flag --{name}{config_lib.suggestion(name, list(flags), '--')}; {_allowed(flags)}")
+            raise UserError(
+                f"unknown flag --{name}{config_lib.suggestion(name, _names(flags), '--')}; {_allowed(flags)}"
+            )
     missing = [f"--{name}" for name in require if values[name] in (None, "")]
     if missing:
         raise UserError(f"missing {' and '.join(missing)}; {_allowed(flags)}")
@@ -146,8 +148,13 @@ def _parse_known(argv: Sequence[str], flags: Mapping[str, Flag]) -> tuple[dict[s
     return {name: parser[name].value for name in flags}, rest
 
 
+def _names(flags: Mapping[str, Flag]) -> list[str]:
+    """Returns the flags as they are given: what is true by default can only be switched off."""
+    return [f"no{name}" if flag.default is True else name for name, flag in flags.items()]
+
+
 def _allowed(flags: Mapping[str, Flag]) -> str:
-    names = [f"--{name}" for name in flags] + (["--config.KEY=VALUE"] if "config" in flags else [])
+    names = [f"--{name}" for name in _names(flags)] + (["--config.KEY=VALUE"] if "config" in flags else [])
     return f"flags are {', '.join([*names, '--help'])}"
 
 
@@ -158,13 +165,15 @@ def _usage(
     module = sys.modules.get(main.__module__)
     name = pathlib.Path(getattr(module, "__file__", None) or sys.argv[0]).stem
     words = [f"usage: python -m cgrpo_jax.{name}", *(argument.upper() for argument in arguments)]
-    for flag in known:
-        words.append(f"--{flag}=..." if flag in require else f"[--{flag}=...]")
+    named = dict(zip(_names(known), known.values(), strict=True))
+    for flag, spec in named.items():
+        value = "" if spec.kind is bool else "=..."
+        words.append(f"--{flag}{value}" if flag in require else f"[--{flag}{value}]")
     lines = [" ".join(words + ["[--config.KEY=VALUE ...]"] * ("config" in known)), ""]
     if summary := (getattr(module, "__doc__", None) or main.__doc__ or "").strip():
         lines += [summary, ""]
-    for flag, spec in known.items():
-        default = "" if spec.default is None else f" (default: {spec.default})"
+    for flag, spec in named.items():
+        default = "" if spec.default is None or spec.kind is bool else f" (default: {spec.default})"
         lines.append(f"  --{flag:<12} {spec.help}{default}")
     if "config" in known:
         lines.append("  --config.KEY   sets one key of the configuration; configs/base.py lists every key")

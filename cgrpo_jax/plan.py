@@ -8,6 +8,7 @@ with 3 if not.
 """
 
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from cgrpo_jax.planning import KINDS, Plan
 FLAGS = {
     "topology": cli.Flag("TPU slice, or several: v5p:2x2x4,v6e:4x4"),
     "json": cli.Flag("file to write the plan to"),
-    "costs": cli.Flag("count FLOPs, bytes and collectives too; --nocosts takes a third of the time", bool, True),
+    "costs": cli.Flag("say what fits alone, and not its FLOPs, bytes and collectives: a third of the time", bool, True),
 }
 _DOES_NOT_FIT = 3
 
@@ -28,14 +29,14 @@ def main(config, topology: str, json: str | None, costs: bool = True) -> None:
     """Plans for each topology, prints the tables, and exits with 3 if one does not hold the run."""
     checks.check(config)
     names = topology.split(",")
-    if json and not pathlib.Path(json).absolute().parent.is_dir():
-        raise UserError(f"--json {json} is in no folder; make {pathlib.Path(json).parent} first.")
+    if json:
+        _check_target(pathlib.Path(json))
     # All mistakes come to light before the first minute of compiling.
     planners = [planning.Planner(config, name, say=journal.say) for name in names]
     plans = [planner.plan(costs=costs) for planner in planners]
+    journal.say(table(plans), sys.stdout)
     if json:
         _write(json, plans)
-    journal.say(table(plans), sys.stdout)
     if not all(plan.fits for plan in plans):
         sys.exit(_DOES_NOT_FIT)
 
@@ -62,6 +63,15 @@ def record(plan: Plan) -> dict:
     }
 
 
+def _check_target(file: pathlib.Path) -> None:
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"--json {file} is in no folder; make {file.parent} first.")
+    if file.is_dir():
+        raise UserError(f"--json {file} is a folder; give a file.")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"--json {file} can't be written; give another file.")
+
+
 def _write(file: str, plans: Sequence[Plan]) -> None:
     records = [record(plan) for plan in plans]
     text = json.dumps(records[0] if len(records) == 1 else records, indent=2)
@@ -80,14 +90,18 @@ def table(plans: Sequence[Plan]) -> str:
 
 
 def _programs(plan: Plan) -> str:
+    costed = any(one.cost for one in plan.programs)
     lines = [
-        f"{plan.topology}, per device: GiB of HBM while a program runs; cost of one run of it",
-        f"{'':<17}{'weights':>9}{'optimiser':>10}{'KV cache':>9}{'other':>8}{'total':>8}"
-        f"{'TFLOP':>11}{'GB moved':>11}{'GB sent':>10}{'bound s':>10}  {'by':<12}{'runs':>5}",
+        f"{plan.topology}, per device: GiB of HBM while a program runs" + ("; cost of one run of it" if costed else ""),
+        f"{'':<20}{'weights':>9}{'optimiser':>10}{'KV cache':>9}{'other':>8}{'total':>8}"
+        + (f"{'TFLOP':>11}{'GB moved':>11}{'GB sent':>10}{'bound s':>10}  {'by':<12}{'runs':>5}" if costed else ""),
     ]
     for one in plan.programs:
         sizes = [one.hbm_bytes[kind] / topology.GIB for kind in KINDS]
-        line = f"{one.name:<17}{sizes[0]:>9.2f}{sizes[1]:>10.2f}{sizes[2]:>9.2f}{sizes[3]:>8.2f}{sum(sizes):>8.2f}"
+        line = f"{one.name:<20}{sizes[0]:>9.2f}{sizes[1]:>10.2f}{sizes[2]:>9.2f}{sizes[3]:>8.2f}{sum(sizes):>8.2f}"
+        if not costed:
+            lines.append(line)
+            continue
         if one.cost is None:
             line += f"{'?':>11}{'?':>11}{'?':>10}{'?':>10}  {'':<12}"
         else:
@@ -97,7 +111,7 @@ def _programs(plan: Plan) -> str:
         lines.append(f"{line}{one.per_iteration:>5}")
         if one.cost and one.cost.collectives:
             sent = ", ".join(f"{kind} {size / 1e9:.3f}" for kind, size in one.cost.collectives.items() if size)
-            lines.append(f"{'':<17}GB sent: {sent}")
+            lines.append(f"{'':<20}GB sent: {sent}")
     return "\n".join(lines) + "\n"
 
 
@@ -114,16 +128,17 @@ def _compared(plans: Sequence[Plan]) -> str:
     for phase in programs.PHASES:
         if any(phase in plan.phases for plan in plans):
             lines.append(row(f"GiB in {phase}", lambda plan, phase=phase: size(plan.phases.get(phase))))
-    lines += [
-        row("fits", lambda plan: "yes" if plan.fits else "no"),
+    lines.append(row("fits", lambda plan: "yes" if plan.fits else "no"))
+    costs = [
         row("bound s an iteration", lambda plan: "?" if plan.seconds is None else f"{plan.seconds:.1f}"),
         row(
             "sampled tokens/s",
             lambda plan: "?" if plan.seconds is None else f"{plan.sampled_tokens / plan.seconds:.0f}",
         ),
         "Bounds: all at the chip's published peaks; responses, critiques, refinements at full length, every question",
-        "refined, no critique written twice, no row dropped; programs one after another.",
+        "refined, no critique written twice, no row dropped; programs one after another; no evaluation.",
     ]
+    lines += costs if any(one.cost for plan in plans for one in plan.programs) else []
     for plan in plans:
         if not plan.fits:
             change = (

@@ -33,10 +33,10 @@ class Report:
     Attributes:
       hbm_bytes: bytes on the device while it runs, by `KINDS`; what lies beside it included. Temporaries are all that
         is neither weights, optimiser nor cache: activations, gradients, batches, the program itself.
-      cost: None where even a model of three layers does not fit, or where it was not asked for.
+      cost: None where even a model of three layers does not fit, or where it was not counted.
       seconds_bound: the least that the chip's published limits allow.
       limit: which of them: flops, bytes or collectives.
-      per_iteration: how often it runs in an iteration.
+      per_iteration: how often it runs in an iteration; 0 if in evaluations only, whose costs are not counted.
     """
 
     name: str
@@ -71,9 +71,10 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """The least time of an iteration: its programs one after another."""
-        if any(program.seconds_bound is None for program in self.programs):
+        counted = [program for program in self.programs if program.per_iteration]
+        if any(program.seconds_bound is None for program in counted):
             return None
-        return sum(program.per_iteration * program.seconds_bound for program in self.programs)
+        return sum(program.per_iteration * program.seconds_bound for program in counted)
 
 
 class Planner:
@@ -125,7 +126,7 @@ class Planner:
             )
             part = "" if call.name == call.function.__name__ else f" ({call.function.__name__})"
             size = f"{program.needed_bytes / topology.GIB:.2f} GiB"
-            self.say(f"{self.name}: {call.name}{part} needs {size}; compiled in {program.seconds:.0f} s")
+            self.say(f"{self.name}: {call.name}{part} needs {size} by itself; compiled in {program.seconds:.0f} s")
             self.compiled[key] = program
         return self.compiled[key]
 
@@ -142,7 +143,8 @@ class Planner:
         shallow = {depth: self._programs(self.config, depth).calls for depth in _DEPTHS}
         parts: dict[str, list] = {}
         for i, call in enumerate(self.programs.calls):
-            cost = self._cost(call, {depth: calls[i] for depth, calls in shallow.items()}) if costed else None
+            counted = costed and call.per_iteration
+            cost = self._cost(call, {depth: calls[i] for depth, calls in shallow.items()}) if counted else None
             parts.setdefault(call.name, []).append((call, cost))
         for name, both in parts.items():
             largest = max((call for call, _ in both), key=lambda call: self._peak(call, self.programs))

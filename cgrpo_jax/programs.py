@@ -54,7 +54,7 @@ class Call:
       own: names of the buffers that are among its arguments and results.
       beside: names of those that are on the devices meanwhile, and are not.
       times: how often it runs in one run of what it is reported as.
-      per_iteration: how often that runs in an iteration.
+      per_iteration: how often that runs in an iteration; 0 if in evaluations only.
       trips: how often a loop in it runs that ends on data; None if there is none.
       pieces: in how many equal parts, one after another, it does its work.
     """
@@ -91,7 +91,7 @@ def of(config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None, *, o
       one_piece: give programs that work in pieces as those of one piece, by which their cost is counted.
     """
     parts = _Parts(config, mesh, policy, critic, one_piece)
-    calls = [*parts.generating(), *parts.scoring(), *parts.resharding(), *parts.updating()]
+    calls = [*parts.generating(), *parts.evaluating(), *parts.scoring(), *parts.resharding(), *parts.updating()]
     return Programs(tuple(calls), parts.buffers, parts.sampled_tokens)
 
 
@@ -175,20 +175,47 @@ class _Parts:
             calls += self.stage("refine_", "", c.max_refinement_prompt_length, c.max_response_length, refinements, each)
         return calls
 
+    def evaluating(self) -> list[Call]:
+        """Returns the programs of an evaluation: greedy responses to different questions, and samples."""
+        c, e = self.config, self.config.eval
+        if not (c.data.eval or c.data.kind == "chains" and c.data.num_eval):
+            return []
+        # A file's questions are not counted here: there are enough to fill a call.
+        questions = c.data.num_eval or self.groups * c.max_rows
+        lengths = (c.max_prompt_length, c.max_response_length)
+        greedy = dict(temperature=0.0, top_p=1.0, top_k=0)
+        calls = self.stage("eval_", "", *lengths, questions, 1, evaluation=greedy)
+        if max(e.k) > 1:
+            sampling = dict(temperature=e.temperature, top_p=e.top_p, top_k=0)
+            each = e.num_samples
+            calls += self.stage("eval_sample_", "", *lengths, questions * each, each, evaluation=sampling)
+        return calls
+
     def stage(
-        self, prefix: str, phase: str, prompt: int, length: int, num_rows: int, each: int, *, by_critic: bool = False
+        self,
+        prefix: str,
+        phase: str,
+        prompt: int,
+        length: int,
+        num_rows: int,
+        each: int,
+        *,
+        by_critic: bool = False,
+        evaluation: Mapping[str, Any] | None = None,
     ) -> list[Call]:
-        """Returns the two programs that write `num_rows` rows, `each` a prompt, in calls of the largest size."""
-        c, self.sampled_tokens = self.config, self.sampled_tokens + num_rows * length
+        """Returns the two programs that write `num_rows` rows, `each` a prompt, in calls of the largest size.
+
+        Those of an evaluation, given its sampling, are no part of an iteration.
+        """
+        c = self.config
         model = self.critic if by_critic else self.policy
         weights = self.buffers["critic"].shapes if by_critic else self.generation
         samples = min(each, c.max_rows)
         sizes = generate.call_sizes(num_rows // each, num_samples=samples, max_rows=c.max_rows, num_groups=self.groups)
         Q, times = max(sizes), len(sizes) * -(-each // samples)
         P = min(-(-prompt // c.prompt_bucket) * c.prompt_bucket, model.max_context)
-        settings = generate.Settings(
-            model, self.mesh, _EOS_IDS, samples, length, temperature=c.temperature, top_p=c.top_p, top_k=c.top_k
-        )
+        sampling = evaluation or dict(temperature=c.temperature, top_p=c.top_p, top_k=c.top_k)
+        settings = generate.Settings(model, self.mesh, _EOS_IDS, samples, length, **sampling)
         seed = self.array((), jnp.uint32)
 
         def prompts(Q: int) -> tuple:
@@ -206,6 +233,10 @@ class _Parts:
             "kv_cache", (state.cache.prompt_k, state.cache.prompt_v, state.cache.k, state.cache.v)
         )
         own = ("critic" if by_critic else self.sampler, cache)
+        if evaluation:
+            times = 0
+        else:
+            self.sampled_tokens += num_rows * length
         more = dict(keywords=keywords, own=own, per_iteration=times)
         at_once = forward.prompts_at_once(Q // self.groups, P)
         pieces = Q // self.groups // at_once

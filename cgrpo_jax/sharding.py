@@ -45,7 +45,8 @@ def make_mesh(*, replica: int = 1, fsdp: int = 0, tensor: int = 1, devices: Sequ
     devices = jax.devices() if devices is None else list(devices)
     for name, size in (("replica", replica), ("tensor", tensor), ("fsdp", fsdp or 1)):
         if size < 1:
-            raise UserError(f"mesh.{name} {size} is no size; use at least 1.")
+            more = ", or 0 for what the other axes leave" if name == "fsdp" else ""
+            raise UserError(f"mesh.{name} {size} is no size; use at least 1{more}.")
     sizes = (replica, fsdp or max(1, len(devices) // (replica * tensor)), tensor)
     if np.prod(sizes) != len(devices):
         raise UserError(

@@ -97,6 +97,14 @@ def test_mistakes_are_one_line_and_main_never_runs(configs, tmp_path, capsys, ar
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_true_by_default_is_switched_off(capsys):
+    flags = {"costs": cli.Flag("say what fits alone", bool, True), "loud": cli.Flag("say more", bool, False)}
+    assert call([], flags=flags) == {"costs": True, "loud": False}
+    assert call(["--nocosts", "--loud"], flags=flags) == {"costs": False, "loud": True}
+    error = one_line_error(capsys, ["--no_costs"], lambda **_: None, flags=flags)
+    assert "unknown flag --no_costs (did you mean --nocosts?); flags are --nocosts, --loud, --help" in error
+
+
 def test_config_overrides_are_unknown_flags_where_there_is_no_config(capsys):
     assert "unknown flag --config.lr" in one_line_error(capsys, ["--config.lr=1"], flags={"to": cli.Flag("target")})
     assert "unknown flag --no" in one_line_error(capsys, ["--no"], flags={"to": cli.Flag("target")})

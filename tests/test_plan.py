@@ -42,7 +42,7 @@ def statics(keywords):
 @pytest.mark.parametrize("changes", [{"kl_coef": 0.1, "lora.rank": 0}, {"kl_coef": 0.1, "lora.rank": 2}])
 def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
     # A model drawn at random solves nothing, so that all is refined; with KL no row is dropped.
-    small = {"num_iterations": 1, "data.num_eval": 0, "mesh.fsdp": 2, "mesh.tensor": 2, "old_logp": "trainer"}
+    small = {"num_iterations": 1, "data.num_eval": 8, "mesh.fsdp": 2, "mesh.tensor": 2, "old_logp": "trainer"}
     config = tiny_run.config(small | changes)
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
     monkeypatch.setattr(assemble, "make_mesh", lambda config: mesh)
@@ -94,6 +94,19 @@ def test_stages_have_the_sizes_of_their_calls(model):
     accumulate, apply = [call for call in programs_of(planned.config(model)).calls if call.name == "update"]
     assert (accumulate.times, accumulate.per_iteration, apply.times, apply.per_iteration) == (4, 2, 1, 2)
     assert programs_of(planned.config(model)).sampled_tokens == 24 * (16 + 12 + 16)
+
+
+def test_an_evaluation_is_planned_and_no_part_of_an_iteration(model):
+    usual, held_out = planned.config(model), planned.config(model, **{"data.eval": "questions.jsonl"})
+    without, found = programs_of(usual), programs_of(held_out)
+    calls = {call.name: call for call in found.calls if call.name.startswith("eval_")}
+    assert list(calls) == ["eval_prefill", "eval_decode", "eval_sample_prefill", "eval_sample_decode"]
+    # Two data groups, 8 rows each: 8 questions greedily; 1 question with 8 samples.
+    assert calls["eval_prefill"].args[1].shape == (16, 48) and calls["eval_sample_prefill"].args[1].shape == (2, 48)
+    assert {call.phase for call in calls.values()} == {"prefill", "decode"}
+    assert not any(call.per_iteration for call in calls.values())
+    assert found.sampled_tokens == without.sampled_tokens
+    assert {call.name for call in found.calls} - calls.keys() == {call.name for call in without.calls}
 
 
 @pytest.mark.parametrize(
@@ -226,8 +239,10 @@ def test_a_token_reads_at_least_the_weights_and_the_cache(model, monkeypatch):
 
 def test_an_iteration_takes_all_its_runs(model, monkeypatch):
     planned.pretend(monkeypatch)
-    found = planning.Planner(planned.config(model), planned.NAME).plan()
-    assert found.seconds == pytest.approx(sum(one.per_iteration * one.seconds_bound for one in found.programs))
+    held_out = {"data.eval": "questions.jsonl"}  # whose evaluation takes none of its time
+    found = planning.Planner(planned.config(model, **held_out), planned.NAME).plan()
+    runs = [(one.per_iteration, one.seconds_bound) for one in found.programs if not one.name.startswith("eval_")]
+    assert found.seconds == pytest.approx(sum(times * seconds for times, seconds in runs))
     assert f"{found.sampled_tokens / found.seconds:.0f}" in plan.table([found])
 
 
@@ -357,6 +372,7 @@ def test_a_run_that_does_not_fit_exits_with_3(model, tmp_path, monkeypatch, caps
         (["--topology=v5e:2x2", "--config.model.folder=nowhere"], "nowhere/config.json does not exist"),
         (["--topology=v5e:2x2", "--config.max_prompt_length=9000"], "more than the 4096 tokens of context"),
         (["--topology=v5e:2x2", "--json=nowhere/plan.json"], "is in no folder; make nowhere first"),
+        (["--topology=v5e:2x2", "--json=/"], "--json / is a folder; give a file"),
         (["--topology=v5e:2x2", "--config=nowhere.py"], "config file nowhere.py does not exist"),
         ([], "missing --topology"),
     ],

@@ -182,13 +182,13 @@ def test_no_loop_runs_unknown_times(planner):
 
 def test_what_does_not_fit_is_said_and_the_change_fits(model, monkeypatch):
     # Decoding alone is judged, for time: caches of 2048 rows of 4096 tokens take 8 GiB, and as much again meanwhile.
-    def decoding(config, mesh, policy, critic, of=programs.of):
-        found = of(config, mesh, policy, critic)
+    def decoding(*args, of=programs.of, **keywords):
+        found = of(*args, **keywords)
         calls = tuple(call for call in found.calls if call.name == "decode")
         return programs.Programs(calls, found.buffers, found.sampled_tokens)
 
     monkeypatch.setattr(programs, "of", decoding)
-    monkeypatch.setattr(planning.Planner, "_reports", lambda self: ())
+    monkeypatch.setattr(planning.Planner, "_reports", lambda self, costed: ())
     monkeypatch.setattr(planning.Planner, "_fewer_rows", lambda self: ({"max_rows": n} for n in (2048, 256)))
     big = {"questions_per_iteration": 4096, "max_rows": 2048, "max_response_length": 3968, "pack_length": 0}
     found = planning.Planner(config(model, **big), NAME).plan()
