@@ -1,6 +1,9 @@
 """What the type of a configuration's value does not tell: whether any run can have it."""
 
 import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from cgrpo_jax import critiques, lora, objective, rewards
 from cgrpo_jax.errors import UserError
@@ -20,7 +23,8 @@ _CHOICES = {
 }
 _AT_LEAST_ONE = (
     "questions_per_iteration", "num_responses", "num_refinements", "num_critiques", "refinements_per_critique",
-    "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length", "max_rows",
+    "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length",
+    "max_critique_prompt_length", "max_refinement_prompt_length", "max_rows",
     "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every", "grader_workers",
     "eval.num_samples", "data.chain_length", "warm_start.rows_per_update",
 )  # fmt: skip
@@ -31,6 +35,7 @@ _NOT_NEGATIVE = (
     "eval.temperature", "lora.rank",
 )  # fmt: skip
 _MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
+_BELOW_ONE = ("adam_b1", "adam_b2")
 _SHARES = ("refine_max_pass", "data.hard_share", "warm_start.rare_rate")
 _TEMPLATES = {
     "question_prompt": ("question",),
@@ -51,6 +56,9 @@ def check(config) -> None:
         value = _get(config, key)
         if value not in allowed:
             raise UserError(f"{key} {value!r} is unknown; use one of {', '.join(allowed)}.")
+    for key, value in _leaves(config.to_dict()):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key} {value} is no finite number; use one.")
     for key in _AT_LEAST_ONE:
         if _get(config, key) < 1:
             raise UserError(f"{key} {_get(config, key)} is too small; use at least 1.")
@@ -62,6 +70,10 @@ def check(config) -> None:
         value = _get(config, key)
         if not 0 <= value <= 1:
             raise UserError(f"{key} {value} is not a share; use a value from 0 to 1.")
+    for key in _BELOW_ONE:
+        value = _get(config, key)
+        if not 0 <= value < 1:
+            raise UserError(f"{key} {value} is no decay of an average; use a value of at least 0 and below 1.")
     for key, fields in _TEMPLATES.items():
         template = _get(config, key)
         if template or key == "question_prompt":  # where the others are empty, critiques.py has a default
@@ -97,6 +109,11 @@ def check(config) -> None:
         raise UserError(f'step_checker "chain" knows chains only, not data.kind {config.data.kind!r}; use "equations".')
     if config.warm_start.num_updates and config.data.kind != "chains":
         raise UserError("warm_start has lessons on chains only; set warm_start.num_updates to 0.")
+    if config.warm_start.num_updates and min(config.warm_start.chain_lengths, default=0) < 1:
+        raise UserError(
+            f"warm_start.chain_lengths {tuple(config.warm_start.chain_lengths)} must hold numbers of at least 1, such "
+            "as (1, 2, 3)."
+        )
     if config.warm_start.rare_rate and not config.data.num_held_out:
         raise UserError("warm_start.rare_rate shows held-out facts, but data.num_held_out is 0; set one of them.")
     if config.pack_length and config.pack_length < config.max_prompt_length + config.max_response_length - 1:
@@ -118,3 +135,11 @@ def check(config) -> None:
 
 def _get(config, key: str):
     return functools.reduce(getattr, key.split("."), config)
+
+
+def _leaves(values: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

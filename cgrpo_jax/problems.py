@@ -43,10 +43,13 @@ def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem
 
 
 def _check_room(config, prompts: Prompts, problems: list[Problem]) -> None:
-    """Checks that the longest question and a critique fit a refine prompt, lest a run end at the first that don't."""
+    """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not."""
+    longest = max(problems, key=lambda problem: len(prompts.for_question(problem.question)))
+    criticises = config.critique == "cot" and (config.refine == "policy" or config.critique_when == "all")
+    if criticises and not config.critic_folder:
+        prompts.for_critique(longest.question, "", longest.answer if config.critic_sees_answer else None)
     if config.refine != "policy":
         return
-    longest = max(problems, key=lambda problem: len(problem.question))
     ids, _ = prompts.for_refinement(longest.question, "", None if config.critique == "none" else "")
     critique = config.max_critique_length if config.critique == "cot" else 0
     if len(ids) + critique > config.max_refinement_prompt_length:
