@@ -3,12 +3,14 @@
 Whole files are replaced atomically; the two logs grow by whole lines and are cut back when a run resumes.
 """
 
+import contextlib
 import datetime
+import fcntl
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,36 @@ class RunDir:
         self.model = self.path / "model"  # config.json and tokenizer of the model, as Hugging Face has them
         self.reference = self.path / "reference"  # weights that the KL term compares with
         self.base = self.path / "base"  # weights that adapters belong to, where no other folder has them
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder, and keeps other runs out of it within the block, or until the process dies.
+
+        Raises:
+          UserError: another run is in it, or it can't be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._not_writable(error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UserError(
+                f"another run is writing {self.path}; wait for it to end, or give another --workdir (processes that "
+                "work together are started with --distributed)."
+            ) from None
+        except OSError:  # some file systems know no locks
+            pass
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _not_writable(self, error: OSError) -> UserError:
+        return UserError(f"--workdir {self.path} can't be written ({error}); give another --workdir")
 
     def open(self, config_json: Mapping[str, Any], *, ignore: Sequence[str] = ("num_iterations",)) -> bool:
         """Creates the folder with `config.json`, or checks that the folder is of a run with the same config.
@@ -79,7 +111,7 @@ class RunDir:
                 write_atomically(self.date, self.started().isoformat() + "\n")
             write_atomically(self.config, json.dumps(config_json, indent=2) + "\n")
         except OSError as error:
-            raise UserError(f"--workdir {self.path} can't be written ({error}); give another --workdir") from error
+            raise self._not_writable(error) from error
         return resumed
 
     def started(self) -> datetime.datetime:

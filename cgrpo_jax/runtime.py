@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ def start(*, distributed: bool = False) -> None:
 
     Args:
       distributed: also join the processes that work together, as `start_distributed` does.
+
+    Raises:
+      UserError: from `start_distributed`; or the process is one of several and not to join them.
     """
     global _listening
     _keep_freed_memory()
@@ -46,6 +50,11 @@ def start(*, distributed: bool = False) -> None:
         jax.monitoring.register_event_duration_secs_listener(_on_duration)
     if distributed:
         start_distributed()
+    elif os.environ.get("JAX_NUM_PROCESSES", "1") not in ("", "1"):
+        raise UserError(
+            f"JAX_NUM_PROCESSES is {os.environ['JAX_NUM_PROCESSES']}, so this is one of several processes; give each "
+            "--distributed, or unset the variable."
+        )
 
 
 def start_distributed() -> None:
@@ -55,7 +64,7 @@ def start_distributed() -> None:
     (HOST:PORT of process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` do.
 
     Raises:
-      UserError: a variable is missing or no number, or the processes don't find each other.
+      UserError: a variable is missing or no number, the port is taken, or the processes don't find each other.
     """
     address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
     if address and not re.fullmatch(r"\S+:\d+", address):
@@ -63,9 +72,11 @@ def start_distributed() -> None:
     numbers = {}
     for name, variable in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID")):
         value = os.environ.get(variable, "")
-        if value and not re.fullmatch("[0-9]+", value):
+        if value and not re.fullmatch("[0-9]{1,6}", value):
             raise UserError(f"{variable} is {value!r}; it must be a number.")
         numbers[name] = int(value) if value else None
+    if address and numbers["process_id"] == 0:
+        _check_free(address)
     # Otherwise JAX keeps SIGTERM from ending the process, and tells only who asks for it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -78,6 +89,15 @@ def start_distributed() -> None:
             f"the processes did not find each other ({str(error).strip().splitlines()[0]}); outside Cloud TPU set "
             "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave --distributed out."
         ) from error
+
+
+def _check_free(address: str) -> None:
+    """Checks that process 0 can listen: JAX ends the process with a segmentation fault where it can't."""
+    try:
+        socket.create_server(("", int(address.rpartition(":")[2]))).close()
+    except (OSError, OverflowError) as error:
+        why = os.strerror(error.errno) if getattr(error, "errno", None) else error
+        raise UserError(f"JAX_COORDINATOR_ADDRESS {address} can't be used ({why}); give another port.") from error
 
 
 @contextmanager
@@ -168,6 +188,20 @@ def catch_sigterm() -> Iterator[Callable[[], bool]]:
         yield any_asked
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def stopped_status() -> int:
+    """Returns the exit status of a run that SIGTERM stopped: `CGRPO_STOPPED_STATUS`, by default 0.
+
+    A scheduler that takes 0 for the end of the run, and repeats what fails, needs another.
+
+    Raises:
+      UserError: it is no exit status.
+    """
+    value = os.environ.get("CGRPO_STOPPED_STATUS", "") or "0"
+    if not re.fullmatch("[0-9]{1,3}", value) or int(value) > 255:
+        raise UserError(f"CGRPO_STOPPED_STATUS is {value!r}; it must be an exit status, from 0 to 255.")
+    return int(value)
 
 
 def compilations() -> int:

@@ -14,6 +14,7 @@ Departures from the paper, each marked where it happens:
 """
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -51,10 +52,11 @@ _MAY_CHANGE = ("num_iterations", "checkpoint_every", "checkpoints_to_keep", "sam
 def main(config, workdir: str, distributed: bool = False) -> None:
     """Checks everything that a user can get wrong, then trains; a second call with the same folder resumes.
 
-    Stopped by SIGTERM, it saves what the last whole iteration left and returns.
+    Stopped by SIGTERM, it saves what the last whole iteration left, and exits with `runtime.stopped_status`.
     """
     runtime.start(distributed=distributed)
     with runtime.agree("starting"):
+        stopped_status = runtime.stopped_status()
         checks.check(config)
         mesh = assemble.make_mesh(config)
     # Prompts may print the date, and must be the same on all processes.
@@ -64,20 +66,26 @@ def main(config, workdir: str, distributed: bool = False) -> None:
         model = assemble.load_model(config, mesh, now=run.started())
         critic_model = assemble.load_critic(config, mesh, now=run.started())
         train_problems, eval_problems, skipped = load_problems(config, model.prompts)
-    resumed = runtime.decide(lambda: _open(run, config, model), f"writing {workdir}")
-    for kind, number in skipped.items():
-        if number:
-            limit = f"max_prompt_length {config.max_prompt_length}"
-            journal.say(f"{number} {kind} questions are longer than {limit} and were left out")
-    with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
-        with Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep) as checkpoints:
-            with runtime.catch_sigterm() as stopping:
-                parts = (model, critic_model, train_problems, eval_problems, run, grader, checkpoints)
-                Loop(config, *parts, stopping).train(resumed=resumed)
+    with contextlib.ExitStack() as held:
+        resumed = runtime.decide(lambda: _open(run, config, model, held), f"writing {workdir}")
+        for kind, number in skipped.items():
+            if number:
+                limit = f"max_prompt_length {config.max_prompt_length}"
+                journal.say(f"{number} {kind} questions are longer than {limit} and were left out")
+        grader = held.enter_context(
+            rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout)
+        )
+        checkpoints = held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep))
+        stopping = held.enter_context(runtime.catch_sigterm())
+        parts = (model, critic_model, train_problems, eval_problems, run, grader, checkpoints)
+        finished = Loop(config, *parts, stopping).train(resumed=resumed)
+    if not finished and stopped_status:
+        sys.exit(stopped_status)
 
 
-def _open(run: RunDir, config, model: assemble.Model) -> bool:
-    """Makes or checks the run's folder; returns whether it held a run already."""
+def _open(run: RunDir, config, model: assemble.Model, held: contextlib.ExitStack) -> bool:
+    """Makes or checks the run's folder, which `held` keeps others out of; returns whether it held a run already."""
+    held.enter_context(run.locked())
     resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE)
     model_files.write(
         run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source
@@ -125,18 +133,20 @@ class Loop:
 
     # --- the algorithm ------------------------------------------------------------------------------------------
 
-    def train(self, *, resumed: bool) -> None:
-        """Runs all iterations that are left, or those before SIGTERM."""
+    def train(self, *, resumed: bool) -> bool:
+        """Runs all iterations that are left, or those before SIGTERM; returns whether none is left."""
         try:
             self._iterate(self._begin(resumed))
         except Stopped as stopped:
             (state,) = stopped.args
             if state is None:
                 journal.say("stopped by SIGTERM before the first iteration; the same command begins anew")
-                return
+                return False
             self._keep(state, self.progress.iteration, always=True)
             self.checkpoints.wait()
             journal.say(f"stopped by SIGTERM after iteration {self.progress.iteration}; the same command goes on")
+            return False
+        return True
 
     def _iterate(self, state: TrainState) -> None:
         c = self.config

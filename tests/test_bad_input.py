@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -13,7 +14,8 @@ import test_hf
 import tiny_run
 from tiny_run import metrics, run
 
-from cgrpo_jax import assemble, cli, families, train
+from cgrpo_jax import assemble, cli, families, rundir, train
+from cgrpo_jax import config as config_lib
 
 
 def refused(capsys, workdir, changes=None, /, **more):
@@ -65,6 +67,14 @@ def jsonl(path: pathlib.Path, **more) -> dict:
         ({"warm_start.rows_per_update": 0}, "warm_start.rows_per_update 0 is too small"),
         ({"temperature": 0.0}, "temperature 0.0 gives no exploration; use a positive one"),
         ({"gamma": 0.0}, "gamma 0.0 makes the shaped ratio 1; use a positive value, such as 0.1"),
+        ({"learning_rate": "nan"}, "learning_rate nan is no finite number; use one"),
+        ({"gamma": "1e400"}, "gamma inf is no finite number"),
+        ({"adam_b1": 1.5}, "adam_b1 1.5 is no decay of an average; use a value of at least 0 and below 1"),
+        ({"max_critique_prompt_length": 0}, "max_critique_prompt_length 0 is too small"),
+        ({"max_refinement_prompt_length": -1}, "max_refinement_prompt_length -1 is too small"),
+        ({"warm_start.num_updates": 5, "warm_start.chain_lengths": "()"}, "warm_start.chain_lengths () must hold"),
+        ({"warm_start.num_updates": 5, "warm_start.chain_lengths": "(0, 1)"}, "chain_lengths (0, 1) must hold numbers"),
+        ({"critique": "cot", "max_critique_prompt_length": 4}, "needs more than 4 tokens with nothing to cut left"),
         ({"reward_source": "critic"}, 'set critique "cot", critique_when "all"'),
         ({"eval.k": "(1, 16)"}, "eval.k 16 needs as many samples; eval.num_samples is 8"),
         ({"eval.k": "()"}, "eval.k () must hold numbers of at least 1"),
@@ -280,6 +290,15 @@ def test_no_checkpoint_can_be_read(finished, tmp_path, capsys):
 # --- as a program -------------------------------------------------------------------------------------------------
 
 
+def as_a_program(workdir, module, *flags, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", f"cgrpo_jax.{module}", *tiny_run.arguments(workdir), *flags],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "module, flags, message",
@@ -290,12 +309,57 @@ def test_no_checkpoint_can_be_read(finished, tmp_path, capsys):
     ],
 )
 def test_as_a_program(tmp_path, module, flags, message):
-    done = subprocess.run(
-        [sys.executable, "-m", f"cgrpo_jax.{module}", *tiny_run.arguments(tmp_path / "run"), *flags],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-    )
+    done = as_a_program(tmp_path / "run", module, *flags)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags, environment, message",
+    [
+        (
+            [],
+            {"JAX_NUM_PROCESSES": "2"},
+            "JAX_NUM_PROCESSES is 2, so this is one of several processes; give each ",
+        ),
+        (
+            [],
+            {"CGRPO_STOPPED_STATUS": "256"},
+            "CGRPO_STOPPED_STATUS is '256'; it must be an exit status, from 0",
+        ),
+        (["--distributed"], {"JAX_NUM_PROCESSES": "1" * 20}, f"JAX_NUM_PROCESSES is '{'1' * 20}'; it must be a number"),
+        (["--distributed"], {"JAX_COORDINATOR_ADDRESS": "here"}, "'here'; it must be HOST:PORT, of process 0"),
+        (["--distributed"], {"JAX_COORDINATOR_ADDRESS": "localhost:70000"}, "localhost:70000 can't be used"),
+    ],
+)
+def test_environments(tmp_path, flags, environment, message):
+    one = {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "localhost:1"}
+    done = as_a_program(tmp_path / "run", "train", *flags, **one | environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken(tmp_path):
+    """JAX itself ends with a segmentation fault there."""
+    with socket.create_server(("", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        one = {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": address}
+        done = as_a_program(tmp_path / "run", "train", "--distributed", **one)
+    assert done.returncode == 2
+    assert f"error: JAX_COORDINATOR_ADDRESS {address} can't be used (Address already in use); give an" in done.stderr
+
+
+def test_two_runs_in_one_folder(tmp_path, capsys):
+    """The second is refused, and leaves the first one's files alone; when the first has ended it is not."""
+    run = rundir.RunDir(tmp_path / "run")
+    with run.locked():
+        run.open(config_lib.to_json(tiny_run.config()))
+        before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+        assert f"another run is writing {run.path}; wait for it to end" in refused(capsys, run.path, {})
+        assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+    with run.locked():
+        pass

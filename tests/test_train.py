@@ -216,10 +216,13 @@ def test_sigterm_within_a_warm_start(tmp_path, uninterrupted, monkeypatch, capsy
             updates.append(number)
             yield number
 
-    changes = {"warm_start.num_updates": 40, "model.init": ""}
+    changes, stopped = {"warm_start.num_updates": 40, "model.init": ""}, tmp_path / "stopped"
     with monkeypatch.context() as patch:
         patch.setattr(journal, "progress_bar", asked_to_stop)
-        stopped = run(tmp_path / "stopped", changes, num_iterations=1)
+        patch.setenv("CGRPO_STOPPED_STATUS", "75")
+        with pytest.raises(SystemExit) as caught:
+            run(stopped, changes, num_iterations=1)
+    assert caught.value.code == 75
     assert updates == list(range(30 + 1))  # it asks at every tenth
     assert "stopped by SIGTERM before the first iteration; the same command begins anew" in capsys.readouterr().err
     assert not (stopped / "summary.json").exists() and not (stopped / "metrics.jsonl").exists()
