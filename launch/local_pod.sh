@@ -4,13 +4,14 @@ usage='usage: launch/local_pod.sh N [--devices=D] [--grace=SECONDS] [--dry-run] 
 
   N          processes; each gets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID
   --devices  fake CPU devices of each (default: 1)
-  --grace    when a process fails, the others are left to notice by themselves for so long (default: 120)
+  --grace    so long may the others run on when a process has failed, and what a process that a signal ended has
+             started (default: 120)
   --dry-run  print the commands, and do nothing
 
   launch/local_pod.sh 2 --devices=4 -- python -m cgrpo_jax.convert --distributed --from_hf=FOLDER --to=FOLDER
 
-Each line of output begins with the number of its process. SIGTERM and SIGINT are passed on. The exit status is that of
-the first process that failed, or 0. JAX_PLATFORMS (cpu), JAX_CPU_COLLECTIVES_IMPLEMENTATION (gloo) and other flags in
+Each line of output begins with the number of its process. SIGTERM and SIGINT are passed on, also to
+what a wrapper has started that they end. The exit status is that of the first process that failed, or 0. JAX_PLATFORMS (cpu), JAX_CPU_COLLECTIVES_IMPLEMENTATION (gloo) and other flags in
 XLA_FLAGS stay as you set them.'
 
 set -euo pipefail
@@ -70,23 +71,38 @@ label() { # the lines of process $1; it ends when nobody can write any more
 }
 
 # Job control gives every process a group of its own: the terminal's Ctrl-C then reaches them through this script alone,
-# and they start with SIGINT as it was, which a background job otherwise ignores.
+# they start with SIGINT as it was, which a background job otherwise ignores, and a signal reaches what they start.
 set -m
-declare -A number_of=()
+declare -A number_of=() group_of=() # a process's number, by its id: while it runs, while it or what it started may run
 readers=() timer=''
 for ((i = 0; i < processes; i++)); do
   exec {pipe}> >(label "$i")
   readers+=("$!")
   env "${settings[@]}" "JAX_PROCESS_ID=$i" "$@" >&"$pipe" 2>&1 </dev/null &
-  number_of[$!]=$i
+  number_of[$!]=$i group_of[$!]=$i
   exec {pipe}>&-
 done
 
+# SIGINT goes to whole groups, as from a terminal. SIGTERM does not: from a wrapper that passes it on, such as
+# `uv run`, it would arrive twice, and the second one ends at once a process that is about to save.
+passed=''
 pass_on() {
-  for pid in "${!number_of[@]}"; do kill -s "$1" "$pid" 2>/dev/null || true; done
+  passed+=" $1"
+  for pid in "${!group_of[@]}"; do
+    if [[ $1 == TERM && -n ${number_of[$pid]:-} ]]; then
+      kill -s TERM "$pid" 2>/dev/null || true
+    else
+      kill -s "$1" -- "-$pid" 2>/dev/null || true
+    fi
+  done
 }
 trap 'pass_on INT' INT
 trap 'pass_on TERM' TERM
+
+outlived() { # forgets the groups that have ended; fails when none is left
+  for pid in "${!group_of[@]}"; do kill -s 0 -- "-$pid" 2>/dev/null || unset "group_of[$pid]"; done
+  ((${#group_of[@]}))
+}
 
 status=0 stopping=TERM
 while ((${#number_of[@]})); do
@@ -94,6 +110,7 @@ while ((${#number_of[@]})); do
   wait -n -p ended "${!number_of[@]}" ${timer:+"$timer"} || code=$?
   [[ -n ${ended:-} ]] || continue # a signal came, and was passed on
   if [[ $ended == "$timer" ]]; then
+    [[ $passed != *TERM* ]] || stopping=KILL
     printf 'local_pod: sending %s to process %s\n' "$stopping" "${number_of[*]}" >&2
     pass_on "$stopping"
     stopping=KILL
@@ -113,11 +130,25 @@ while ((${#number_of[@]})); do
     fi
   fi
   unset "number_of[$ended]"
+  # A wrapper that SIGTERM has ended, such as `bash -c`, has passed nothing on.
+  [[ $code != 143 || $passed != *TERM* ]] || kill -s TERM -- "-$ended" 2>/dev/null || true
+  outlived || true
 done
+# What a wrapper has started may save before it ends, longer than the wrapper.
+if [[ -n $passed ]]; then
+  for ((second = 0; second < grace; second++)); do
+    outlived || break
+    sleep 1
+  done
+  if outlived; then
+    printf 'local_pod: sending KILL to what process %s left running\n' "${group_of[*]}" >&2
+    pass_on KILL
+  fi
+fi
 set +m
 [[ -z $timer ]] || { kill "$timer" && wait "$timer"; } 2>/dev/null || true
 # What a process leaves behind may hold its output open: it gets a moment, not for ever.
-{ sleep 5 && kill "${readers[@]}"; } >/dev/null 2>&1 &
+{ sleep 5 && kill -s KILL "${readers[@]}"; } >/dev/null 2>&1 &
 timer=$!
 wait "${readers[@]}" 2>/dev/null || true
 kill "$timer" 2>/dev/null || true

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -99,6 +100,85 @@ def test_who_does_not_notice_that_another_failed_is_stopped_after_the_grace_peri
     assert "the others have 1 seconds to notice" in done.stderr
     assert re.search(r"sending TERM to process (1 2|2 1)", done.stderr) and "sending KILL to process 2" in done.stderr
     assert "[1] got SIGTERM" in done.stdout
+
+
+# Notes its number; then, by its argument, saves what it is told to when SIGTERM comes, or ends of nothing but SIGKILL.
+WRAPPED = """
+import os, signal, sys
+def save(got, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in training: a second one ends it at once
+    print("got SIGTERM", flush=True)
+    with open("told") as told:
+        print("saved", told.read(), flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save if sys.argv[1] == "saves" else signal.SIG_IGN)
+print("pid", os.getpid(), flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def wrapped(tmp_path):
+    """Gives a function that starts a pod of one wrapped command, and returns the pod and a handle of the command."""
+    handles, pods = [], []
+
+    def start(wrapper, what, *flags):
+        os.mkfifo(tmp_path / "told")
+        (tmp_path / "wrapped.py").write_text(WRAPPED)
+        (tmp_path / "inner.sh").write_text(f"{shlex.quote(sys.executable)} -S wrapped.py {what}; true\n")
+        command = [str(LOCAL_POD), "1", *flags, "--", *wrapper]
+        pods.append(subprocess.Popen(command, env=environment(), cwd=tmp_path, stdout=-1, stderr=-1, text=True))
+        number, name, pid = pods[0].stdout.readline().split()
+        assert (number, name) == ("[0]", "pid")
+        handles.append(os.pidfd_open(int(pid)))
+        return pods[0], handles[0]
+
+    yield start
+    for handle in handles:
+        if not ended(handle, within=0):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.close(handle)
+    for pod in pods:
+        pod.communicate(timeout=60)
+
+
+def ended(handle, *, within):
+    return bool(select.select([handle], [], [], within)[0])
+
+
+# A little late: of two signals at once, a process notices one.
+PASSES_ON = '"$0" -S wrapped.py saves & trap "sleep 0.2; kill $!" TERM; wait $!; wait $!'
+WRAPPERS = {
+    "ends of the signal": (["bash", "-c", "bash inner.sh; true"], 143),
+    "passes the signal on": (["bash", "-c", PASSES_ON, sys.executable], 0),
+}
+
+
+@pytest.mark.parametrize(("wrapper", "status"), WRAPPERS.values(), ids=WRAPPERS)
+def test_sigterm_reaches_once_what_a_wrapper_has_started_and_the_pod_waits_for_it(wrapped, tmp_path, wrapper, status):
+    pod, handle = wrapped(wrapper, "saves")
+    pod.send_signal(signal.SIGTERM)
+    assert pod.stdout.readline() == "[0] got SIGTERM\n"
+    assert not ended(handle, within=0.5)  # no second signal
+    (tmp_path / "told").write_text("all")
+    out, _ = pod.communicate(timeout=60)
+    assert out == "[0] saved all\n" and pod.returncode == status
+    assert ended(handle, within=30)
+
+
+def test_what_a_wrapper_has_started_and_does_not_end_is_killed_after_the_grace_period(wrapped):
+    pod, handle = wrapped(WRAPPERS["ends of the signal"][0], "stays", "--grace=1")
+    pod.send_signal(signal.SIGTERM)
+    _, err = pod.communicate(timeout=60)
+    assert pod.returncode == 143 and "local_pod: sending KILL to what process 0 left running" in err
+    assert ended(handle, within=30)
+
+
+def test_what_a_process_leaves_behind_does_not_hold_the_pod(wrapped):
+    pod, handle = wrapped(["bash", "-c", "bash inner.sh &"], "stays")
+    assert pod.wait(timeout=30) == 0
+    assert not ended(handle, within=0)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
