@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from cgrpo_jax import cli
 from cgrpo_jax.errors import UserError
 
+# What launchers ask a training run to exit with that SIGTERM stopped: after a preemption it has not finished.
+STOPPED_STATUS = 75
+
 DRY_RUN = cli.Flag("print what would be done, and do nothing", bool, False)
 
 

@@ -9,21 +9,25 @@
   --spot             a spot slice, which can be preempted (default: on demand)
   --runtime-version  of the slice's software (default: the one for JAX on this TPU version)
   --network, --subnetwork, --service-account   of the hosts (default: the project's)
-  --logs             local folder: attempt-K/WORKER.log holds what a host printed (default: logs)
+  --logs             local folder of this slice: attempt-K/WORKER.log holds what a host printed (default: logs)
   --max-restarts     new attempts after a preemption or a lost connection (default: 10)
-  --poll             seconds between looks at the state (default: 30)
-  --keep             leave the slice at the end; without it, it is deleted however this ends
+  --poll             seconds between looks at the state, of which ten in a row may fail (default: 30)
+  --keep             leave the slice at the end; without it, it is deleted however this ends, unless gcloud can't tell
+                     whether it still stands
   --delete           delete the slice, and nothing else
   --dry-run          print the gcloud commands of an attempt, and do nothing
 
 The code is the current commit (`git archive`): no uncommitted change, no ignored file, no environment variable goes
-along. The command gets --distributed. After a preemption the slice is made anew and the same command runs again: it
-resumes from its --workdir, which must outlive the slice, so a folder that all hosts mount (a bucket, a file store).
+along. The command gets --distributed, and CGRPO_STOPPED_STATUS=75: so exits a training run that SIGTERM stopped.
+After a preemption the slice is made anew and the same command runs again: it resumes from its --workdir, which must
+outlive the slice, so a folder that all hosts mount (a bucket, a file store). A run that SIGTERM stopped on a slice that
+stands ends the launch with status 75.
 gcloud must be installed and logged in.
 """
 
 import dataclasses
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -48,6 +52,10 @@ WAITING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 LOST = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING", "")
 DEAD_NODE = ("PREEMPTED", "TERMINATED", "STOPPED", "")
 LOST_CONNECTION = 255  # ssh's exit status
+STOPPED = command_line.STOPPED_STATUS
+
+LOOKS = 10  # at a state that gcloud fails to tell, before the launch ends
+LOOKS_FOR_PREEMPTION = 3  # a state may show it later than the hosts' SIGTERM
 
 INSTALL = f"""set -e
 if [ -d cgrpo_jax ]; then rm -r cgrpo_jax; fi
@@ -57,18 +65,29 @@ python3 -m pip install --quiet --user uv
 python3 -m uv venv --quiet --allow-existing --python={PYTHON} cgrpo_venv
 python3 -m uv pip install --quiet --python=cgrpo_venv/bin/python -e 'cgrpo_jax[tpu]'"""
 
-# What an attempt whose connection was lost may have left running would hold the TPU.
-RUN = """cd ~/cgrpo_jax
+# What an attempt whose connection was lost may have left running would hold the TPU. What began after its number was
+# written (by more than clocks are off by) is another process, which got the number later.
+RUN = f"""cd ~/cgrpo_jax
 . ~/cgrpo_venv/bin/activate
-if [ -s ~/cgrpo.pid ] && kill -s TERM "$(cat ~/cgrpo.pid)" 2>/dev/null; then
-  timeout 600 tail --pid="$(cat ~/cgrpo.pid)" -f /dev/null
+if [ -s ~/cgrpo.pid ]; then
+  left=$(cat ~/cgrpo.pid)
+  written=$(($(date +%s) - $(date -r ~/cgrpo.pid +%s)))
+  age=$(ps -o etimes= -p "$left") || age=-1
+  if [ "$age" -ge $((written - 5)) ] && kill -s TERM "$left" 2>/dev/null; then
+    timeout 600 tail --pid="$left" -f /dev/null
+  fi
 fi
 echo $$ > ~/cgrpo.pid
-exec {command}"""
+export CGRPO_STOPPED_STATUS={STOPPED}
+exec {{command}}"""
 
 
 class Gone(Exception):
     """The slice was lost while it was being set up."""
+
+
+class Unknown(UserError):
+    """Nobody can tell whether the slice still stands: the network, the login or a quota fails."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +145,7 @@ class Attempts:
         self.max_restarts = max_restarts
         self.poll = poll
         self.packed = packed
+        self.folder = logs  # of the last attempt
 
     def run(self) -> int:
         """Returns the exit status of the command."""
@@ -140,9 +160,12 @@ class Attempts:
                 _say(str(error))
             if status == 0:
                 return 0
-            lost = status is None or self._lost()
+            lost = status is None or self._lost(LOOKS_FOR_PREEMPTION if status == STOPPED else 1)
+            if not lost and status == STOPPED:
+                _say(f"SIGTERM stopped the run, and the slice stands; the same command goes on (see {self.folder})")
+                return status
             if not lost and status != LOST_CONNECTION:
-                _say(f"the command failed with status {status}; see {self._folder_of_last()}")
+                _say(f"the command failed with status {status}; see {self.folder}")
                 return status
             if restarts == self.max_restarts:
                 _say(f"{'preempted' if lost else 'connection lost'} after {restarts} restarts, the last of them")
@@ -154,14 +177,14 @@ class Attempts:
 
     def _ready(self) -> None:
         """Makes the slice, or takes the one that exists, and installs the code on it."""
-        state = _output(self.pod.state())
+        state = self._ask(self.pod.state())
         if state is not None and state in LOST:
             _check(self.pod.delete(), "deleting the slice")
             state = None
         if state is None:
             _check(self.pod.create(), "creating the slice")
         said = None
-        while (state := _output(self.pod.state()) or "") != "ACTIVE":
+        while (state := self._ask(self.pod.state()) or "") != "ACTIVE":
             if state in LOST:
                 raise Gone(f"{self.pod.name} is {state or 'gone'}")
             if state not in WAITING:
@@ -180,33 +203,56 @@ class Attempts:
                 raise UserError(f"{what} on {self.pod.name} failed; gcloud's message is above")
 
     def _attempt(self) -> int:
-        folder = self.logs / f"attempt-{len(list(self.logs.glob('attempt-*')))}"
-        folder.mkdir(parents=True)
-        _say(f"running on {self.pod.slice.hosts} hosts; each writes to {folder}/WORKER.log")
-        command = self.pod.ssh(self.script, f"--output-directory={folder}")
+        self.folder = next_folder(self.logs)
+        self.folder.mkdir()
+        _say(f"running on {self.pod.slice.hosts} hosts; each writes to {self.folder}/WORKER.log")
+        command = self.pod.ssh(self.script, f"--output-directory={self.folder}")
         return subprocess.run(command, stdin=subprocess.DEVNULL).returncode
 
-    def _lost(self) -> bool:
-        state = _output(self.pod.state())
-        return state is None or state in LOST or (_output(self.pod.node_state()) or "") in DEAD_NODE
+    def _lost(self, looks: int = 1) -> bool:
+        for look in range(looks):
+            if look:
+                time.sleep(self.poll)
+            state = self._ask(self.pod.state())
+            if state is None or state in LOST or (self._ask(self.pod.node_state()) or "") in DEAD_NODE:
+                return True
+        return False
 
-    def _folder_of_last(self) -> pathlib.Path:
-        return self.logs / f"attempt-{len(list(self.logs.glob('attempt-*'))) - 1}"
+    def _ask(self, command: Sequence[str]) -> str | None:
+        """Returns the state that a command prints, or None if there is no such slice.
+
+        Raises:
+          Unknown: the command keeps failing for another reason, which says nothing about the slice.
+        """
+        for look in range(LOOKS):
+            if look:
+                time.sleep(self.poll)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if not done.returncode:
+                return done.stdout.strip()
+            if "NOT_FOUND" in done.stderr:
+                return None
+            why = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+            _say(f"gcloud can't tell the state of {self.pod.name} ({why}); look {look + 1} of {LOOKS}")
+        raise Unknown(
+            f"gcloud can't tell the state of {self.pod.name} ({why}); the slice may still stand: the same command goes "
+            f"on, and this deletes it: {shlex.join(self.pod.delete())}"
+        )
+
+
+def next_folder(logs: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of the next attempt: attempt-K with a K above all that are there."""
+    found = [re.fullmatch(r"attempt-(\d+)", path.name) for path in logs.glob("attempt-*")]
+    return logs / f"attempt-{max((int(match[1]) for match in found if match), default=-1) + 1}"
 
 
 def _say(text: str) -> None:
     print(f"tpu_pod: {text}", flush=True)
 
 
-def _output(command: Sequence[str]) -> str | None:
-    """Returns what a command printed, or None if it failed: there is no such slice."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    return None if done.returncode else done.stdout.strip()
-
-
 def _check(command: Sequence[str], what: str) -> None:
     if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
-        raise UserError(f"{what} failed; gcloud's message is above")
+        raise UserError(f"{what} failed; {command[0]}'s message is above")
 
 
 def check_workdir(command: Sequence[str]) -> None:
@@ -259,26 +305,48 @@ def main(
     script = RUN.format(command=shlex.join([*command, *["--distributed"] * ("--distributed" not in command)]))
     folder = pathlib.Path(logs)
     if dry_run:
-        log_flag = f"--output-directory={folder / 'attempt-0'}"
+        log_flag = f"--output-directory={next_folder(folder)}"
         steps = [archive(pathlib.Path(ARCHIVE)), create, pod.state(), pod.ship(ARCHIVE), pod.ssh(INSTALL)]
         steps += [pod.ssh(script, log_flag)] + [pod.delete()] * (not keep)
         print("\n".join(shlex.join(step) for step in steps))
         return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--logs={logs} can't be written ({error}); give another --logs") from error
     with tempfile.TemporaryDirectory() as temporary:
         packed = pathlib.Path(temporary) / ARCHIVE
-        subprocess.run(archive(packed), check=True)
-        if subprocess.run(["git", "-C", ROOT, "status", "--porcelain"], capture_output=True, check=True).stdout:
+        pack(packed)
+        attempts = Attempts(pod, script, logs=folder, max_restarts=max_restarts, poll=poll, packed=packed)
+        sys.exit(run(attempts, keep=keep, start=start))
+
+
+def pack(path: pathlib.Path) -> None:
+    """Packs the current commit, and says if that leaves something out."""
+    try:
+        _check(archive(path), "packing the current commit (launch from a git checkout)")
+        if subprocess.run(["git", "-C", ROOT, "status", "--porcelain"], capture_output=True).stdout:
             _say("changes that are not committed do not go along")
-        try:
-            status = start(Attempts(pod, script, logs=folder, max_restarts=max_restarts, poll=poll, packed=packed))
-        except FileNotFoundError as error:
-            raise UserError(f"{error.filename} is not installed; install the Google Cloud CLI and log in") from error
-        finally:
-            if keep:
-                _say(f"{name} is kept; delete it with --delete")
-            elif shutil.which("gcloud") and subprocess.run(pod.delete(), stdin=subprocess.DEVNULL).returncode:
-                _say(f"{name} could not be deleted; see to it: {shlex.join(pod.delete())}")
-    sys.exit(status)
+    except FileNotFoundError as error:
+        raise UserError("git is not installed; install it: what is shipped is the current commit") from error
+
+
+def run(attempts: Attempts, *, keep: bool, start: Callable[[Attempts], int]) -> int:
+    """Returns the exit status of the command, and deletes the slice unless it is to be kept or nobody knows of it."""
+    pod = attempts.pod
+    delete = not keep
+    try:
+        return start(attempts)
+    except Unknown:
+        delete = False
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is not installed; install the Google Cloud CLI and log in") from error
+    finally:
+        if keep:
+            _say(f"{pod.name} is kept; delete it with --delete")
+        elif delete and shutil.which("gcloud") and subprocess.run(pod.delete(), stdin=subprocess.DEVNULL).returncode:
+            _say(f"{pod.name} could not be deleted; see to it: {shlex.join(pod.delete())}")
 
 
 if __name__ == "__main__":

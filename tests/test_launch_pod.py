@@ -1,6 +1,7 @@
 """tpu_pod.py against a stand-in for gcloud that records what it is asked and answers as it is told."""
 
 import json
+import os
 import pathlib
 import shlex
 import shutil
@@ -36,9 +37,11 @@ given = answers[word]
 out, status = given[0]
 answers[word] = given[1:] or given
 (here / "answers.json").write_text(json.dumps(answers))
-print(out)
+print(out, file=sys.stderr if status else sys.stdout)
 sys.exit(status)
 """
+NOT_FOUND = ["ERROR: (gcloud.describe) NOT_FOUND: Resource 'pod' was not found", 1]
+OFFLINE = ["ERROR: gcloud crashed (TransportError): no route to host", 1]
 QR, NODE = "queued-resources describe", "tpu-vm describe"
 COMMAND = ["python", "-m", "cgrpo_jax.train", "--workdir=/mnt/shared/run", "--config.system_prompt=it's $HOME"]
 
@@ -90,7 +93,7 @@ def kinds(calls):
 
 
 FOUND = {"run": [["", 0]], NODE: [["READY", 0]]}
-NEW = FOUND | {QR: [["", 1], ["WAITING_FOR_RESOURCES", 0], ["PROVISIONING", 0], ["ACTIVE", 0]]}
+NEW = FOUND | {QR: [NOT_FOUND, ["WAITING_FOR_RESOURCES", 0], ["PROVISIONING", 0], ["ACTIVE", 0]]}
 
 
 def test_a_dry_run_prints_the_commands_that_a_run_then_gives(launch, capsys, tmp_path):
@@ -165,9 +168,24 @@ def test_what_the_hosts_run_stops_what_a_lost_attempt_left_and_starts_in_the_cod
     assert (home / "cgrpo.pid").read_text().strip() == str(shell.pid)
 
 
+def test_what_has_the_number_of_a_process_that_ended_is_left_alone(tmp_path):
+    home = tmp_path / "home"
+    (home / "cgrpo_jax").mkdir(parents=True)
+    (home / "cgrpo_venv/bin").mkdir(parents=True)
+    (home / "cgrpo_venv/bin/activate").write_text("")
+    with subprocess.Popen(["cat"], stdin=-1, stdout=-1) as other:
+        (home / "cgrpo.pid").write_text(str(other.pid))
+        os.utime(home / "cgrpo.pid", (1e9, 1e9))  # long before it began
+        script = tpu_pod.RUN.format(command="pwd")
+        environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert other.communicate(b"alive")[0] == b"alive"
+
+
 def test_a_preempted_slice_is_made_anew_and_the_same_command_runs_again(launch, tmp_path, capsys):
     states = ["ACTIVE", "SUSPENDED", "SUSPENDED", "PROVISIONING", "ACTIVE"]
-    answers = FOUND | {QR: [["", 1], *([state, 0] for state in states)], "run": [["", 255], ["", 0]]}
+    answers = FOUND | {QR: [NOT_FOUND, *([state, 0] for state in states)], "run": [["", 255], ["", 0]]}
     status, calls = launch(answers)
     assert status == 0
     once = ["create", "scp", "install", "run"]
@@ -195,12 +213,59 @@ def test_a_node_that_is_preempted_counts_before_the_queued_resource_says_so(laun
 
 
 def test_a_slice_lost_while_it_waits_or_is_set_up_is_made_anew(launch):
-    states = [["", 1], ["FAILED", 0], ["FAILED", 0], ["ACTIVE", 0]]
+    states = [NOT_FOUND, ["FAILED", 0], ["FAILED", 0], ["ACTIVE", 0]]
     status, calls = launch(FOUND | {QR: states})
     assert status == 0 and kinds(calls) == ["create", "delete", "create", "scp", "install", "run", "delete"]
     states = [["ACTIVE", 0]] * 2 + [["SUSPENDED", 0]] * 2 + [["ACTIVE", 0]]
     status, calls = launch(FOUND | {QR: states, "tpu-vm scp": [["", 1], ["", 0]]})
     assert status == 0 and kinds(calls) == ["scp", "delete", "create", "scp", "install", "run", "delete"]
+
+
+def test_a_run_that_saved_before_its_slice_was_preempted_goes_on_on_a_new_one(launch, capsys):
+    # The state shows the preemption after a while; without it, status 0 is the end.
+    states = [["ACTIVE", 0]] * 3 + [["SUSPENDED", 0]] * 2 + [["ACTIVE", 0]]
+    status, calls = launch(FOUND | {QR: states, "run": [["", 75], ["", 0]]})
+    once = ["scp", "install", "run"]
+    assert status == 0 and kinds(calls) == [*once, "delete", "create", *once, "delete"]
+    assert "preempted: making it anew (restart 1 of 2)" in capsys.readouterr().out
+    runs = [call for call in calls if kinds([call]) == ["run"]]
+    script = next(argument for argument in runs[0] if argument.startswith("--command="))
+    assert "export CGRPO_STOPPED_STATUS=75" in script.splitlines()
+
+
+def test_a_run_that_sigterm_stopped_on_a_slice_that_stands_ends_the_launch(launch, capsys, tmp_path):
+    status, calls = launch(FOUND | {QR: [["ACTIVE", 0]], "run": [["", 75]]})
+    assert status == 75 and kinds(calls) == ["scp", "install", "run", "delete"]
+    line = f"SIGTERM stopped the run, and the slice stands; the same command goes on (see {tmp_path}/logs/attempt-0)"
+    assert line in capsys.readouterr().out
+
+
+def test_a_look_that_fails_says_nothing_about_the_slice(launch, capsys):
+    states = [OFFLINE, ["ACTIVE", 0], ["ACTIVE", 0], OFFLINE, OFFLINE, ["ACTIVE", 0]]
+    status, calls = launch(FOUND | {QR: states, "run": [["", 255], ["", 0]]})
+    assert status == 0 and kinds(calls) == ["scp", "install", "run", "run", "delete"]
+    out = capsys.readouterr().out
+    assert "the connection was lost: running again (restart 1 of 2)" in out
+    assert "gcloud can't tell the state of pod (ERROR: gcloud crashed (TransportError): no route to host)" in out
+
+
+@pytest.mark.parametrize("before", [[], [["WAITING_FOR_RESOURCES", 0]], [["ACTIVE", 0]] * 2])
+def test_a_slice_that_gcloud_can_not_see_is_not_deleted(launch, before):
+    with pytest.raises(UserError, match="no route to host.*may still stand.*queued-resources delete pod") as caught:
+        launch(FOUND | {QR: [*before, OFFLINE], "run": [["", 255]]})
+    assert "\n" not in str(caught.value)
+    assert not {"create", "delete"} & set(kinds(launch.calls()))
+
+
+def test_attempts_are_numbered_above_all_that_are_there(launch, tmp_path, capsys):
+    for name in ("attempt-1", "attempt-9", "attempt-old"):
+        (tmp_path / "logs" / name).mkdir(parents=True)
+    launch({}, dry_run=True)
+    assert f"--output-directory={tmp_path}/logs/attempt-10" in capsys.readouterr().out
+    status, calls = launch(FOUND | {QR: [["ACTIVE", 0]], "run": [["", 3]]})
+    (run,) = [call for call in calls if kinds([call]) == ["run"]]
+    assert status == 3 and f"--output-directory={tmp_path}/logs/attempt-10" in run
+    assert f"status 3; see {tmp_path}/logs/attempt-10" in capsys.readouterr().out
 
 
 def test_restarts_have_an_end(launch, capsys):
@@ -245,6 +310,7 @@ def test_networks_accounts_and_versions_are_handed_on(launch, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"logs": __file__}, "--logs=.* can't be written .*; give another --logs"),
         ({"topology": "v6e:5x5"}, "v6e has no topology '5x5'; it has 1x1"),
         ({"topology": "tpu7x:2x2x1"}, "tpu7x:2x2x1 is on GKE only; use launch/render_gke.py"),
         ({"command": []}, "no command to run; write it after --"),
@@ -263,7 +329,7 @@ def test_a_mistake_is_one_line_and_creates_nothing(launch, changes, message):
 
 def test_gcloud_s_own_refusal_ends_the_launch_in_one_line(launch):
     with pytest.raises(UserError, match="creating the slice failed; gcloud's message is above"):
-        launch({QR: [["", 1]], "queued-resources create": [["", 1]]})
+        launch({QR: [NOT_FOUND], "queued-resources create": [["", 1]]})
     with pytest.raises(UserError, match="pod is in the state ODD, which this launcher does not know"):
         launch({QR: [["ODD", 0]]})
 
@@ -273,6 +339,19 @@ def test_without_gcloud_a_line_says_what_to_install(launch, tmp_path):
     assert shutil.which("gcloud") is None
     with pytest.raises(UserError, match="gcloud is not installed; install the Google Cloud CLI and log in"):
         launch({})
+
+
+def test_without_git_or_a_checkout_a_line_says_so_and_nothing_is_created(launch, tmp_path, monkeypatch):
+    monkeypatch.setattr(tpu_pod, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(
+        UserError, match=r"packing the current commit \(launch from a git checkout\) failed; git's mess"
+    ):
+        launch(NEW)
+    (tmp_path / "bin" / "git").unlink()
+    with pytest.raises(UserError, match="git is not installed; install it: what is shipped is the current commit"):
+        launch(NEW)
+    assert launch.calls() == []
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
