@@ -58,6 +58,19 @@ def local_slots(jobs: int, command: Sequence[str] = TRAIN) -> list[Slot]:
     return slots
 
 
+def expect(what: str, value: Any, kind: type | tuple[type, ...], wanted: str) -> None:
+    """Raises a `UserError` if a part of a study or sweep file is not of its kind: a list where a dict must be, say."""
+    if not isinstance(value, kind):
+        raise UserError(f"{what} is {value!r:.60}, not {wanted}")
+
+
+def expect_overrides(what: str, overrides: Any) -> None:
+    """Raises a `UserError` unless `overrides` is a dict whose keys can be those of a configuration."""
+    expect(f"{what}'s overrides", overrides, Mapping, "a dict from keys to values")
+    for key in overrides:
+        expect(f"a key of {what}'s overrides", key, str, "a string")
+
+
 def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequence[str]) -> dict | None:
     """Returns the results of a run, or None unless it has finished with this configuration.
 

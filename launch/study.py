@@ -68,14 +68,33 @@ def load(path: str) -> dict:
         raise UserError(f"study file {path} does not exist; give one like configs/studies/arithmetic.py")
     try:
         study = runpy.run_path(path)["get_study"]()
+        runner.expect("get_study()", study, Mapping, f"a dict of {', '.join(sorted(KEYS['study']))}")
         for kind, keys in KEYS.items():
+            runner.expect(kind, study if kind == "study" else study[kind], (Mapping, list, tuple), "a list of dicts")
             for item in [study] if kind == "study" else study[kind]:
+                runner.expect(f"one of {kind}", item, Mapping, "a dict")
                 if missing := sorted(keys - item.keys()):
                     raise KeyError(f"{', '.join(missing)} in {item.get('name', 'get_study()')}")
+        _check_kinds(study)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}".replace("KeyError:", "it lacks")
+        what = f"{type(error).__name__}: {error}".replace("KeyError:", "it lacks").replace("UserError: ", "")
         raise UserError(f"study file {path} fails to load: {what}; see configs/studies/arithmetic.py") from error
     return study
+
+
+def _check_kinds(study: Mapping) -> None:
+    """Raises a `UserError` if a part of the study is of another kind than the code that follows takes."""
+    runner.expect("config", study["config"], (str, pathlib.Path), "a path")
+    runner.expect("entropy", study["entropy"], (list, tuple), "a list of names of arms")
+    for item in [*study["settings"], *study["arms"]]:
+        for key in ("name", "label", "sees"):
+            if key in item:
+                runner.expect(f"a {key}", item[key], str, "a string")
+        runner.expect_overrides(item["name"], item["overrides"])
+    for arm in study["arms"]:
+        runner.expect(f"{arm['name']}'s seeds", arm["seeds"], (list, tuple, range), "a list of numbers, such as [0, 1]")
+        for seed in arm["seeds"]:
+            runner.expect(f"one of {arm['name']}'s seeds", seed, int, "a whole number")
 
 
 def plan(study: Mapping, workdir: pathlib.Path) -> list[Run]:

@@ -8,7 +8,8 @@
   --jobs       runs at once on this machine, each on its share of the cores (default: 1)
   --slices     names of TPU slices instead: each takes one point at a time, through launch/tpu_pod.py with the flags
                after --; it is created when its first point starts and, unless --keep is among these, deleted at the
-               end. DIR must be a folder that this machine and all hosts of the slices see under the same path
+               end. DIR must be a folder that this machine and all hosts of the slices see under the same path;
+               DIR/pods/NAME holds what the hosts of a slice print
   --only       regular expression of the points to run; the table has all that are done
   --dry-run    say of every point whether it is done and what would be started
 
@@ -70,8 +71,14 @@ def load(path: str) -> dict:
         raise UserError(f"sweep file {path} does not exist; give one like configs/sweeps/quickstart.py")
     try:
         sweep = runpy.run_path(path)["get_sweep"]()
+        runner.expect("get_sweep()", sweep, Mapping, "a dict of `config` and `points`")
         if missing := sorted({"config", "points"} - sweep.keys()):
             raise KeyError(f"{', '.join(missing)} in get_sweep()")
+        runner.expect("config", sweep["config"], (str, pathlib.Path), "a path")
+        runner.expect("points", sweep["points"], Mapping, "a dict from names to overrides")
+        for name, overrides in sweep["points"].items():
+            runner.expect("a point's name", name, str, "a string")
+            runner.expect_overrides(f"point {name!r}", overrides)
     except Exception as error:
         what = f"{type(error).__name__}: {error}".replace("KeyError:", "it lacks").replace("UserError: ", "")
         raise UserError(f"sweep file {path} fails to load: {what}; see configs/sweeps/quickstart.py") from error
@@ -110,11 +117,22 @@ def select(points: Sequence[Point], only: str) -> list[Point]:
     return chosen
 
 
-def slots_on(slices: Sequence[str], pod_flags: Sequence[str]) -> list[runner.Slot]:
-    """Returns a slot a slice. A slice is kept between points, and resumes a point that it was preempted in."""
+def slots_on(slices: Sequence[str], pod_flags: Sequence[str], workdir: pathlib.Path) -> list[runner.Slot]:
+    """Returns a slot a slice. A slice is kept between points, and resumes a point that it was preempted in.
+
+    Raises:
+      UserError: a slice is named twice, or a flag is given that every slice has its own value of.
+    """
+    for name in slices:
+        if slices.count(name) > 1:
+            raise UserError(f"--slices={','.join(slices)} names {name} twice; a slice takes one point at a time")
+    for flag in pod_flags:
+        if re.match(r"--?(name|logs)(=|$)", flag):
+            raise UserError(f"{flag} after -- is set for each slice: --slices names them, DIR/pods has their logs")
     flags = [flag for flag in pod_flags if flag != "--keep"]
     train = ["python", *runner.TRAIN[1:]]
-    return [runner.Slot([*TPU_POD, f"--name={name}", "--keep", *flags, "--", *train]) for name in slices]
+    own = {name: [f"--name={name}", f"--logs={workdir / 'pods' / name}"] for name in slices}
+    return [runner.Slot([*TPU_POD, *own[name], "--keep", *flags, "--", *train]) for name in slices]
 
 
 def report(points: Sequence[Point], workdir: pathlib.Path) -> str:
@@ -154,7 +172,7 @@ def main(
     folder = pathlib.Path(workdir).resolve()
     points = plan(load(sweep), folder)
     chosen = select(points, only)
-    slots = slots_on(names, command) if names else runner.local_slots(jobs, train)
+    slots = slots_on(names, command, folder) if names else runner.local_slots(jobs, train)
     if dry_run:
         for at, point in enumerate(chosen):
             line = shlex.join([*slots[at % len(slots)].command, *point.arguments])

@@ -376,6 +376,22 @@ def test_a_study_file_that_can_not_be_used_is_named(study, tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             study_lib.load(str(path))
+    arm = study["arms"][0]
+    for changed, message in [
+        ([study], r"get_study\(\) is \[.*, not a dict of arms, config, entropy, settings"),
+        (study | {"arms": 3}, "arms is 3, not a list of dicts"),
+        (study | {"arms": ["plain"]}, "one of arms is 'plain', not a dict"),
+        (study | {"config": None}, "config is None, not a path"),
+        (study | {"entropy": "top"}, "entropy is 'top', not a list of names of arms"),
+        (study | {"arms": [arm | {"name": 7}]}, "a name is 7, not a string"),
+        (study | {"arms": [arm | {"seeds": 3}]}, r"plain's seeds is 3, not a list of numbers, such as \[0, 1\]"),
+        (study | {"arms": [arm | {"seeds": ["a"]}]}, "one of plain's seeds is 'a', not a whole number"),
+        (study | {"arms": [arm | {"overrides": None}]}, "plain's overrides is None, not a dict"),
+        (study | {"settings": [study["settings"][0] | {"overrides": [1]}]}, r"hard's overrides is \[1\], not a dict"),
+    ]:
+        path.write_text(f"def get_study():\n    return {changed!r}\n")
+        with pytest.raises(UserError, match=message):
+            study_lib.load(str(path))
     study["arms"][0]["overrides"] = {"gama": 0.2}
     with pytest.raises(UserError, match="unknown config key --config.gama .did you mean --config.gamma"):
         study_lib.plan(study, tmp_path)

@@ -214,7 +214,8 @@ def test_each_slice_takes_a_point_at_a_time_and_is_deleted_at_the_end(start, tmp
     assert {call[0] for call in runs} == {"--name=a", "--name=b"}
     for call in runs:
         at = call.index("--")
-        assert call[1:at] == ["--keep", *flags] and call[at + 1 : at + 4] == ["python", "-m", "cgrpo_jax.train"]
+        logs = f"--logs={tmp_path}/runs/pods/{call[0].removeprefix('--name=')}"
+        assert call[1:at] == [logs, "--keep", *flags] and call[at + 1 : at + 4] == ["python", "-m", "cgrpo_jax.train"]
     assert ends == [[f"--name={name}", "--delete", *flags] for name in "ab"]
     start(slices="a", command=[*flags, "--keep"])
     assert len((tmp_path / "pods").read_text().splitlines()) == 6  # all was done, and the slice is kept
@@ -224,9 +225,8 @@ def test_each_slice_takes_a_point_at_a_time_and_is_deleted_at_the_end(start, tmp
 def test_the_command_of_a_slice_is_tpu_pod_s(start, tmp_path, capsys):
     start(slices="a,b", command=["--topology=v6e:4x4"], dry_run=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
-    assert [re.search(r"tpu_pod.py --name=(\w) --keep --topology=v6e:4x4 -- python -m", line)[1] for line in lines] == [
-        "a", "b", "a", "b",
-    ]  # fmt: skip
+    pattern = rf"tpu_pod.py --name=(\w) --logs={tmp_path}/runs/pods/(\w) --keep --topology=v6e:4x4 -- python -m"
+    assert [re.search(pattern, line).groups() for line in lines] == [("a", "a"), ("b", "b")] * 2
     assert sweep_lib.TPU_POD[0] == sys.executable and pathlib.Path(sweep_lib.TPU_POD[1]).is_file()
     assert runner.TRAIN[1:] == ("-m", "cgrpo_jax.train")
 
@@ -243,6 +243,9 @@ def test_the_command_of_a_slice_is_tpu_pod_s(start, tmp_path, capsys):
         (FOUR, {"only": "["}, r"--only=\[ is not a regular expression"),
         (FOUR, {"only": "nothing"}, "--only=nothing matches no point; the first is gamma=0.01,aggregate=constant"),
         (FOUR, {"command": ["--zone=z"]}, "flags after -- are those of the slices; give --slices=NAME,NAME too"),
+        (FOUR, {"slices": "a,b,a"}, "--slices=a,b,a names a twice; a slice takes one point at a time"),
+        (FOUR, {"slices": "a", "command": ["--logs=x"]}, "--logs=x after -- is set for each slice"),
+        (FOUR, {"slices": "a", "command": ["--name", "x"]}, "--name after -- is set for each slice"),
         (FOUR, {"slices": "a", "workdir": "runs"}, "--workdir=runs is not shared with the slices; give the absolute"),
     ],
 )
@@ -261,6 +264,16 @@ def test_a_sweep_file_that_can_not_be_used_is_named(tmp_path):
         ("1 / 0", "ZeroDivisionError"),
         ("def get_sweep():\n    return {'config': ''}", "it lacks 'points in get_sweep"),
         ("def get_sweep():\n    return {'config': '', 'points': {}}", "has no points"),
+        ("def get_sweep():\n    return []", r"get_sweep\(\) is \[\], not a dict of `config` and `points`"),
+        ("def get_sweep():\n    return {'config': 1, 'points': {}}", "config is 1, not a path"),
+        ("def get_sweep():\n    return {'config': '', 'points': ['a']}", r"points is \['a'\], not a dict from names"),
+        ("def get_sweep():\n    return {'config': '', 'points': {1: {}}}", "a point's name is 1, not a string"),
+        (
+            "def get_sweep():\n    return {'config': '', 'points': {'a': None}}",
+            "point 'a''s overrides is None, not a dict",
+        ),
+        ("def get_sweep():\n    return {'config': '', 'points': {'a': ['x']}}", r"overrides is \['x'\], not a dict"),
+        ("def get_sweep():\n    return {'config': '', 'points': {'a': {1: 2}}}", "a key of point 'a''s overrides is 1"),
         ("from points import zip_\nzip_({'a': (1,), 'b': ()})", "zip_ needs as many values of each key, got a 1, b 0"),
     ]:
         path.write_text(text)
