@@ -10,11 +10,14 @@
   --claim, --mount   persistent volume claim with workdir, model and data, and where it is mounted (default: /shared)
   --service-account  Kubernetes service account (default: default)
   --spot             on spot nodes, which can be preempted
-  --max-restarts     of all hosts, after a preemption or a failure (default: 10)
+  --max-restarts     of all hosts, after a preemption or a failure that is no mistake (status 2) (default: 10)
   --apply            submit it with kubectl instead of printing it
   --dry-run          with --apply, print it and the kubectl command, and submit nothing
 
-The command gets --distributed. Logs: kubectl logs -l jobset.sigs.k8s.io/jobset-name=NAME --prefix --follow
+The command gets --distributed, and CGRPO_STOPPED_STATUS=75: a training run that is evicted fails, and is restarted.
+The logs of all hosts, of which v6e:8x8 has 16:
+
+    kubectl logs -l jobset.sigs.k8s.io/jobset-name=NAME --prefix --follow --tail=-1 --max-log-requests=16
 """
 
 import json
@@ -68,6 +71,7 @@ def render(
         "service_account": service_account,
         "image": image,
         "command": [*command, *["--distributed"] * ("--distributed" not in command)],
+        "stopped_status": str(command_line.STOPPED_STATUS),  # Kubernetes takes strings only
         "chips_per_host": slice.chips_per_host,
         "volume_mounts": [{"name": "shared", "mountPath": mount}] if claim else [],
         "volumes": [{"name": "shared", "persistentVolumeClaim": {"claimName": claim}}] if claim else [],

@@ -1,6 +1,7 @@
 """Slices by name, the GKE manifest, and the configurations and architectures of the paper's runs."""
 
 import pathlib
+import re
 import shutil
 import sys
 
@@ -98,7 +99,8 @@ def test_the_job_set_asks_for_every_host_and_chip_of_the_slice(capsys):
     manifest = rendered(capsys)
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert manifest["metadata"]["name"] == "cgrpo" and manifest["metadata"]["namespace"] == "team"
-    assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 3}
+    mistake = {"name": "mistake", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 3, "rules": [mistake]}
     (job,) = manifest["spec"]["replicatedJobs"]
     hosts = job["template"]["spec"]
     assert (hosts["completions"], hosts["parallelism"], hosts["backoffLimit"]) == (8, 8, 0)
@@ -110,6 +112,23 @@ def test_the_job_set_asks_for_every_host_and_chip_of_the_slice(capsys):
     (container,) = pod["containers"]
     assert container["resources"] == {"requests": {"google.com/tpu": 4}, "limits": {"google.com/tpu": 4}}
     assert container["image"] == "registry/image:1" and pod["volumes"] == [] == container["volumeMounts"]
+
+
+def test_an_eviction_restarts_the_hosts_and_a_mistake_does_not(capsys):
+    hosts = rendered(capsys)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    (container,) = hosts["template"]["spec"]["containers"]
+    assert container["env"] == [{"name": "CGRPO_STOPPED_STATUS", "value": "75"}]
+    (rule,) = hosts["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
+    assert hosts["template"]["spec"]["restartPolicy"] == "Never"  # which a podFailurePolicy needs
+
+
+def test_the_command_for_the_logs_asks_for_all_lines_of_all_hosts():
+    (line,) = [line.strip() for line in render_gke.__doc__.splitlines() if "kubectl logs" in line]
+    hosts = tpus.find(re.search(r"of which (\S+) has", render_gke.__doc__)[1]).hosts
+    # Of a selector, kubectl shows ten lines each and follows five hosts unless it is told.
+    assert line.split()[-4:] == ["--prefix", "--follow", "--tail=-1", f"--max-log-requests={hosts}"]
 
 
 def test_the_command_arrives_as_it_was_given_with_distributed_once(capsys):
