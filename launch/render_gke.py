@@ -10,7 +10,7 @@
   --claim, --mount   persistent volume claim with workdir, model and data, and where it is mounted (default: /shared)
   --service-account  Kubernetes service account (default: default)
   --spot             on spot nodes, which can be preempted
-  --max-restarts     of all hosts, after a preemption or a failure that is no mistake (status 2) (default: 10)
+  --max-restarts     of all hosts, after a preemption or a failure (default: 10)
   --apply            submit it with kubectl instead of printing it
   --dry-run          with --apply, print it and the kubectl command, and submit nothing
 

@@ -99,8 +99,7 @@ def test_the_job_set_asks_for_every_host_and_chip_of_the_slice(capsys):
     manifest = rendered(capsys)
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert manifest["metadata"]["name"] == "cgrpo" and manifest["metadata"]["namespace"] == "team"
-    mistake = {"name": "mistake", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
-    assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 3, "rules": [mistake]}
+    assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 3}
     (job,) = manifest["spec"]["replicatedJobs"]
     hosts = job["template"]["spec"]
     assert (hosts["completions"], hosts["parallelism"], hosts["backoffLimit"]) == (8, 8, 0)
@@ -114,14 +113,12 @@ def test_the_job_set_asks_for_every_host_and_chip_of_the_slice(capsys):
     assert container["image"] == "registry/image:1" and pod["volumes"] == [] == container["volumeMounts"]
 
 
-def test_an_eviction_restarts_the_hosts_and_a_mistake_does_not(capsys):
+def test_an_eviction_restarts_the_hosts(capsys):
     hosts = rendered(capsys)["spec"]["replicatedJobs"][0]["template"]["spec"]
     (container,) = hosts["template"]["spec"]["containers"]
     assert container["env"] == [{"name": "CGRPO_STOPPED_STATUS", "value": "75"}]
-    (rule,) = hosts["podFailurePolicy"]["rules"]
-    assert rule["action"] == "FailJob"
-    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
-    assert hosts["template"]["spec"]["restartPolicy"] == "Never"  # which a podFailurePolicy needs
+    # No status is exempt: the hosts that outlive another end with 2, as after a user's mistake.
+    assert "podFailurePolicy" not in hosts and hosts["template"]["spec"]["restartPolicy"] == "Never"
 
 
 def test_the_command_for_the_logs_asks_for_all_lines_of_all_hosts():
