@@ -3,9 +3,10 @@
     python tests/benchmarks/weak_scaling.py [--config=FILE] [--topologies=A,B,C] [--workdir=DIR] [--json=FILE]
 
 Plans the configuration for each slice, with `questions_per_iteration` in proportion to its chips, and prints each
-program's FLOPs, bytes and sent bytes a chip, beside those of the first slice. FLOPs should stay within 3 %. A plan
-takes minutes a slice; those that lie in DIR already (one file a slice) are read, not made again. Exits with 1 where
-FLOPs do not stay.
+program's FLOPs, bytes and sent bytes a chip, beside those of the first slice. FLOPs should stay within 3 %, in every
+program that computes: `reshard` only rounds the chip's own part of the weights, which shrinks as the slice grows. What
+is sent grows with fsdp as (n - 1) / n. A plan takes minutes a slice; those that lie in DIR already (one file a slice)
+are read, not made again. Exits with 1 where FLOPs do not stay.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from cgrpo_jax import config as config_lib
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 WITHIN = 0.03
+COMPUTES = 1e-4  # of the most FLOPs of a program, from which it counts as one that computes
 
 
 def chips(topology: str) -> int:
@@ -86,7 +88,8 @@ def main() -> None:
     print(table)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    apart = max(abs(row["flops_ratio"] - 1) for row in rows)
+    most = max(row["flops"] for row in rows)
+    apart = max(abs(row["flops_ratio"] - 1) for row in rows if row["flops"] > COMPUTES * most)
     print(f"FLOPs a chip stay within {apart:.2%} (target: {WITHIN:.0%}).")
     sys.exit(apart > WITHIN)
 
