@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from cgrpo_jax import cli
-from cgrpo_jax.errors import UserError
 
 # What launchers ask a training run to exit with that SIGTERM stopped: after a preemption it has not finished.
 STOPPED_STATUS = 75
@@ -48,9 +47,3 @@ def run(
 def _with_underscores(argument: str) -> str:
     name, equals, value = argument.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
-
-
-def check_command(command: Sequence[str]) -> None:
-    """Raises a `UserError` if no command was given."""
-    if not command:
-        raise UserError("no command to run; write it after --, such as -- python -m cgrpo_jax.train --config=...")

@@ -14,15 +14,17 @@
   --apply            submit it with kubectl instead of printing it
   --dry-run          with --apply, print it and the kubectl command, and submit nothing
 
+What can't run is refused: a program that is not there, a configuration that is wrong, a mesh that does not divide the
+slice's devices, a --workdir outside --mount. Paths in the image are taken to be those of this repository.
 The command gets --distributed, and CGRPO_STOPPED_STATUS=75: a training run that is evicted fails, and is restarted.
 The logs of all hosts, of which v6e:8x8 has 16:
 
     kubectl logs -l jobset.sigs.k8s.io/jobset-name=NAME --prefix --follow --tail=-1 --max-log-requests=16
 """
 
+import functools
 import json
 import pathlib
-import re
 import shlex
 import string
 import subprocess
@@ -30,11 +32,13 @@ import sys
 from collections.abc import Sequence
 
 import command_line
+import preflight
 import tpus
 
 from cgrpo_jax import cli
 from cgrpo_jax.errors import UserError
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 TEMPLATE = pathlib.Path(__file__).with_name("gke_jobset.yaml")
 KUBECTL = ("kubectl", "apply", "-f", "-")
 
@@ -95,17 +99,17 @@ def main(
     command: Sequence[str],
 ) -> None:
     """Prints the manifest, or submits it."""
-    command_line.check_command(command)
+    found = tpus.find(topology)
     # A host's name is NAME-slice-0-HOST, and Kubernetes allows 63 characters.
-    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name):
-        raise UserError(f"--name={name} can't name a JobSet; use at most 40 of a-z, 0-9 and -, a letter first")
-    if max_restarts < 0:
-        raise UserError(f"--max-restarts={max_restarts} is negative; use 0 or more")
+    preflight.check_name("--name", name, what="a JobSet", limit=40)
+    preflight.check_not_negative("--max-restarts", max_restarts)
     if not mount.startswith("/"):
         raise UserError(f"--mount={mount} is not an absolute path; use one such as /shared")
+    on_claim = functools.partial(preflight.check_on_claim, claim=claim, mount=mount)
+    preflight.check_command(command, where=found, root=ROOT, check_folder=on_claim)
     manifest = render(
         name=name,
-        slice=tpus.find(topology),
+        slice=found,
         image=image,
         namespace=namespace,
         claim=claim,

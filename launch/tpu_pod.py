@@ -18,7 +18,9 @@
   --dry-run          print the gcloud commands of an attempt, and do nothing
 
 The code is the current commit (`git archive`): no uncommitted change, no ignored file, no environment variable goes
-along. The command gets --distributed, and CGRPO_STOPPED_STATUS=75: so exits a training run that SIGTERM stopped.
+along. What can't run is refused before a slice is made: a program that is not there, a configuration that is wrong or
+not committed, a mesh that does not divide the slice's devices, a --workdir on a host's own disk.
+The command gets --distributed, and CGRPO_STOPPED_STATUS=75: so exits a training run that SIGTERM stopped.
 After a preemption the slice is made anew and the same command runs again: it resumes from its --workdir, which must
 outlive the slice, so a folder that all hosts mount (a bucket, a file store). A run that SIGTERM stopped on a slice that
 stands ends the launch with status 75.
@@ -38,6 +40,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import command_line
+import preflight
 import tpus
 
 from cgrpo_jax import cli
@@ -255,15 +258,30 @@ def _check(command: Sequence[str], what: str) -> None:
         raise UserError(f"{what} failed; {command[0]}'s message is above")
 
 
-def check_workdir(command: Sequence[str]) -> None:
-    """Raises a `UserError` if the command writes to a folder that goes with the slice."""
-    for argument in command:
-        name, _, value = argument.partition("=")
-        if name == "--workdir" and not value.startswith(("/", "gs://")):
-            raise UserError(
-                f"--workdir={value} would go with the slice; give the path of a folder that all hosts mount, such as "
-                "/mnt/shared/run"
-            )
+def check(
+    *,
+    name: str,
+    topology: str,
+    zone: str,
+    project: str,
+    max_restarts: int,
+    poll: float,
+    delete: bool,
+    command: Sequence[str],
+    **_,
+) -> None:
+    """Raises a `UserError` if the slice can't be, or the command can't run on it; takes all flags, as `main` does."""
+    found = tpus.find(topology)
+    found.cloud_flags()
+    preflight.check_name("--name", name, what="a slice", limit=63)
+    preflight.check_place(zone=zone, project=project)
+    if delete:
+        return
+    preflight.check_not_negative("--max-restarts", max_restarts)
+    preflight.check_not_negative("--poll", poll)
+    config = preflight.check_command(command, where=found, root=ROOT, check_folder=preflight.check_outlives_slice)
+    if config:
+        preflight.check_shipped(config, ROOT)
 
 
 def main(
@@ -286,27 +304,32 @@ def main(
     start: Callable[[Attempts], int] = Attempts.run,
 ) -> None:
     """Runs the command, or says what it would run."""
+    check(
+        name=name,
+        topology=topology,
+        zone=zone,
+        project=project,
+        max_restarts=max_restarts,
+        poll=poll,
+        delete=delete,
+        command=command,
+    )
     found = tpus.find(topology)
     options = {"network": network, "subnetwork": subnetwork, "service-account": service_account}
     flags = [f"--runtime-version={runtime_version or found.generation.runtime}"]
     flags += ["--spot"] * spot + [f"--{flag}={value}" for flag, value in options.items() if value]
     pod = Pod(name, found, zone, project, flags)
-    create = pod.create()
     if delete:
         if dry_run:
             print(shlex.join(pod.delete()))
         else:
             _check(pod.delete(), "deleting the slice")
         return
-    command_line.check_command(command)
-    check_workdir(command)
-    if max_restarts < 0 or poll < 0:
-        raise UserError(f"--max-restarts={max_restarts} and --poll={poll} must not be negative")
     script = RUN.format(command=shlex.join([*command, *["--distributed"] * ("--distributed" not in command)]))
     folder = pathlib.Path(logs)
     if dry_run:
         log_flag = f"--output-directory={next_folder(folder)}"
-        steps = [archive(pathlib.Path(ARCHIVE)), create, pod.state(), pod.ship(ARCHIVE), pod.ssh(INSTALL)]
+        steps = [archive(pathlib.Path(ARCHIVE)), pod.create(), pod.state(), pod.ship(ARCHIVE), pod.ssh(INSTALL)]
         steps += [pod.ssh(script, log_flag)] + [pod.delete()] * (not keep)
         print("\n".join(shlex.join(step) for step in steps))
         return

@@ -43,7 +43,9 @@ sys.exit(status)
 NOT_FOUND = ["ERROR: (gcloud.describe) NOT_FOUND: Resource 'pod' was not found", 1]
 OFFLINE = ["ERROR: gcloud crashed (TransportError): no route to host", 1]
 QR, NODE = "queued-resources describe", "tpu-vm describe"
-COMMAND = ["python", "-m", "cgrpo_jax.train", "--workdir=/mnt/shared/run", "--config.system_prompt=it's $HOME"]
+TRAIN = ["python", "-m", "cgrpo_jax.train"]
+CONFIG, WORKDIR = "--config=configs/quickstart.py", "--workdir=/mnt/shared/run"
+COMMAND = [*TRAIN, CONFIG, WORKDIR, "--config.system_prompt=it's $HOME"]
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def launch(tmp_path, monkeypatch):
         (tmp_path / "answers.json").write_text(json.dumps(answers))
         (tmp_path / "calls.jsonl").write_text("")
         values = {
-            "name": "pod", "topology": "v6e:4x4", "zone": "zone-a", "project": "proj", "spot": True,
+            "name": "pod", "topology": "v6e:4x4", "zone": "us-east5-b", "project": "my-project", "spot": True,
             "runtime_version": "", "network": "", "subnetwork": "", "service_account": "",
             "logs": str(tmp_path / "logs"), "max_restarts": 2, "poll": 0.0, "keep": False, "delete": False,
             "dry_run": False, "command": COMMAND,
@@ -132,8 +134,8 @@ def test_a_run_creates_waits_ships_installs_runs_and_deletes(launch, tmp_path, c
     assert status == 0 and kinds(calls) == ["create", "scp", "install", "run", "delete"]
     create = next(call for call in calls if "create" in call)
     assert create == [
-        "compute", "tpus", "queued-resources", "create", "pod", "--zone=zone-a", "--project=proj", "--node-id=pod",
-        "--accelerator-type=v6e-16", "--runtime-version=v2-alpha-tpuv6e", "--spot", "--quiet",
+        "compute", "tpus", "queued-resources", "create", "pod", "--zone=us-east5-b", "--project=my-project",
+        "--node-id=pod", "--accelerator-type=v6e-16", "--runtime-version=v2-alpha-tpuv6e", "--spot", "--quiet",
     ]  # fmt: skip
     (run,) = [call for call in calls if kinds([call]) == ["run"]]
     script = next(argument for argument in run if argument.startswith("--command="))
@@ -288,7 +290,7 @@ def test_keep_leaves_the_slice_and_delete_only_deletes(launch, capsys):
     assert kinds(launch({}, delete=True, command=[])[1]) == ["delete"]
     assert launch({}, delete=True, dry_run=True, command=[])[1] == []
     assert capsys.readouterr().out == (
-        "gcloud compute tpus queued-resources delete pod --zone=zone-a --project=proj --force --quiet\n"
+        "gcloud compute tpus queued-resources delete pod --zone=us-east5-b --project=my-project --force --quiet\n"
     )
 
 
@@ -314,17 +316,92 @@ def test_networks_accounts_and_versions_are_handed_on(launch, capsys):
         ({"topology": "v6e:5x5"}, "v6e has no topology '5x5'; it has 1x1"),
         ({"topology": "tpu7x:2x2x1"}, "tpu7x:2x2x1 is on GKE only; use launch/render_gke.py"),
         ({"command": []}, "no command to run; write it after --"),
-        (
-            {"command": ["python", "--workdir=runs/a"]},
-            "--workdir=runs/a would go with the slice; give the path",
-        ),
-        ({"max_restarts": -1}, "--max-restarts=-1 and --poll=0.0 must not be negative"),
+        ({"command": ["python", "--workdir=runs/a"]}, "--workdir=runs/a would go with the slice; give the path"),
+        ({"command": ["python", "--workdir", "runs/a"]}, "--workdir=runs/a would go with the slice; give the path"),
+        ({"poll": -1.0}, "^--poll=-1.0 is negative; use 0 or more$"),
+        ({"name": "My_Run"}, "--name=My_Run can't name a slice; use at most 63 of a-z, 0-9 and -, a letter first"),
+        ({"name": "1run"}, "--name=1run can't name a slice"),
+        ({"name": "a-"}, "--name=a- can't name a slice; .* no - last"),
+        ({"name": "a" * 70}, "can't name a slice"),
+        ({"name": "My_Run", "delete": True}, "--name=My_Run can't name a slice"),
+        ({"zone": "us-east5"}, "--zone=us-east5 is a region; add the zone's letter, such as us-east5-b"),
+        ({"zone": "us east5"}, "--zone=us east5 is no zone; use one, such as us-east5-b"),
+        ({"project": "p x"}, "--project=p x is no project's id"),
+        ({"max_restarts": -1}, "^--max-restarts=-1 is negative; use 0 or more$"),
     ],
 )
 def test_a_mistake_is_one_line_and_creates_nothing(launch, changes, message):
     with pytest.raises(UserError, match=message):
         launch({}, **changes)
     assert launch.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/nope.py", WORKDIR], "would fail on v6e:4x4: config file configs/nope.py does not exist"),
+        ([CONFIG, WORKDIR, "--config.mesh.tensro=3"], "unknown config key --config.mesh.tensro"),
+        ([CONFIG, WORKDIR, "--config.mesh.tensor=3"], "a mesh of replica 1 x fsdp 5 x tensor 3 .* there are 16"),
+        ([CONFIG, WORKDIR, "--config.aggregate=papre"], "aggregate 'papre' is unknown"),
+        ([CONFIG, WORKDIR, "--wrkdir=x"], "unknown flag --wrkdir"),
+        ([CONFIG], "would fail on v6e:4x4: missing --workdir"),
+        (["--config=/mnt/shared/not_here.py"], "missing --workdir; give a folder that stays"),
+        ([WORKDIR], "missing --config"),
+        (["--config=/home/me/mine.py", WORKDIR], "--config=/home/me/mine.py is not on the hosts; commit it"),
+        ([CONFIG, "--workdir", "runs/a"], "--workdir=runs/a would go with the slice"),
+        ([CONFIG, "--workdir=/home/me/a"], "--workdir=/home/me/a would go with the slice; give the path of a folder"),
+        ([CONFIG, "--workdir=/mnt/../tmp/a"], "--workdir=/mnt/../tmp/a would go with the slice"),
+        ([CONFIG, "--workdir=gs://bucket/a"], "--workdir=gs://bucket/a is no folder; mount it on all hosts and give"),
+    ],
+)
+def test_a_training_command_that_can_not_run_creates_nothing(launch, arguments, message):
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match=message) as caught:
+            launch({}, command=[*TRAIN, *arguments], dry_run=dry_run)
+        assert "\n" not in str(caught.value)
+    assert launch.calls() == []
+
+
+def test_a_program_that_is_not_there_is_named(launch):
+    for name in ("trian", "config"):  # the second is a module, and does nothing when it is run
+        with pytest.raises(UserError, match=f"cgrpo_jax.{name} is no program of this project.*there are convert, eval"):
+            launch({}, command=["python", "-m", f"cgrpo_jax.{name}", CONFIG, WORKDIR])
+    assert launch.calls() == []
+
+
+def test_what_can_run_is_taken(launch, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # paths begin in the repository, where the hosts start
+    for command in (
+        [*TRAIN, CONFIG, "--workdir", "/mnt/a"],
+        [*TRAIN, "--config=/mnt/shared/not_here.py", WORKDIR],
+        ["env", "A=1", *COMMAND, "--distributed"],
+        ["python", "-m", "cgrpo_jax.evaluate", CONFIG, WORKDIR],
+        ["python", "-m", "cgrpo_jax.sample", CONFIG, WORKDIR, "--question=1+1"],
+        ["python", "-m", "cgrpo_jax.convert", "--from_hf=/mnt/a", "--to=/mnt/b"],
+        ["python", "train.py"],
+    ):
+        assert launch({}, command=command, dry_run=True) == (None, [])
+
+
+def test_a_configuration_that_the_commit_lacks_is_refused(launch, monkeypatch, tmp_path):
+    root = tmp_path / "repository"
+    shutil.copytree(ROOT / "configs", root / "configs", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(tpu_pod, "ROOT", root)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    with pytest.raises(UserError, match="--config=configs/quickstart.py is not in a git checkout .*; launch from one"):
+        launch({}, dry_run=True)
+    who = ["-c", "user.name=a", "-c", "user.email=a"]
+    for arguments in (["init", "--quiet"], ["add", "."], [*who, "commit", "--quiet", "--no-verify", "--message=a"]):
+        subprocess.run(["git", "-C", root, *arguments], check=True)
+    assert launch({}, dry_run=True) == (None, [])
+    config = root / "configs/quickstart.py"
+    (root / "configs/mine.py").write_text(config.read_text())
+    (root / "configs/ignored.py").write_text(config.read_text())
+    (root / ".git/info/exclude").write_text("ignored.py")
+    config.write_text(config.read_text() + "\n")
+    for name in ("mine", "ignored", "quickstart"):
+        with pytest.raises(UserError, match=f"--config=configs/{name}.py is not committed as it is here.*: commit it"):
+            launch({}, command=[*TRAIN, f"--config=configs/{name}.py", WORKDIR], dry_run=True)
 
 
 def test_gcloud_s_own_refusal_ends_the_launch_in_one_line(launch):
@@ -347,10 +424,10 @@ def test_without_git_or_a_checkout_a_line_says_so_and_nothing_is_created(launch,
     with pytest.raises(
         UserError, match=r"packing the current commit \(launch from a git checkout\) failed; git's mess"
     ):
-        launch(NEW)
+        launch(NEW, command=["python", "x.py"])
     (tmp_path / "bin" / "git").unlink()
     with pytest.raises(UserError, match="git is not installed; install it: what is shipped is the current commit"):
-        launch(NEW)
+        launch(NEW, command=["python", "x.py"])
     assert launch.calls() == []
 
 

@@ -82,12 +82,13 @@ def test_cloud_tpu_is_told_the_shape_where_the_number_of_chips_does_not_say_it()
 
 # --- GKE ----------------------------------------------------------------------------------------------------------
 
-COMMAND = ["python", "-m", "cgrpo_jax.train", "--workdir=/shared/a", '--config.system_prompt=say: "${name}" # {x}\n- y']
+TRAIN = ["python", "-m", "cgrpo_jax.train", "--config=configs/quickstart.py"]
+COMMAND = [*TRAIN, "--workdir=/shared/a", '--config.system_prompt=say: "${name}" # {x}\n- y']
 
 
 def rendered(capsys, **changes):
     values = {
-        "name": "cgrpo", "topology": "v6e:4x8", "image": "registry/image:1", "namespace": "team", "claim": "",
+        "name": "cgrpo", "topology": "v6e:4x8", "image": "registry/image:1", "namespace": "team", "claim": "files",
         "mount": "/shared", "service_account": "default", "spot": False, "max_restarts": 3, "apply": False,
         "dry_run": False, "command": COMMAND,
     }  # fmt: skip
@@ -96,7 +97,7 @@ def rendered(capsys, **changes):
 
 
 def test_the_job_set_asks_for_every_host_and_chip_of_the_slice(capsys):
-    manifest = rendered(capsys)
+    manifest = rendered(capsys, claim="", command=["python", "x.py"])
     assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert manifest["metadata"]["name"] == "cgrpo" and manifest["metadata"]["namespace"] == "team"
     assert manifest["spec"]["failurePolicy"] == {"maxRestarts": 3}
@@ -136,7 +137,7 @@ def test_the_command_arrives_as_it_was_given_with_distributed_once(capsys):
 
 
 def test_spot_nodes_and_a_claim_are_asked_for(capsys):
-    job = rendered(capsys, spot=True, claim="files", mount="/data")["spec"]["replicatedJobs"][0]
+    job = rendered(capsys, spot=True, mount="/data", command=[*TRAIN, "--workdir=/data/a"])["spec"]["replicatedJobs"][0]
     pod = job["template"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
     assert {"key": "cloud.google.com/gke-spot", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
@@ -168,6 +169,19 @@ def test_apply_hands_the_manifest_to_kubectl_and_a_dry_run_only_says_so(capfd, t
         ({"max_restarts": -1}, "--max-restarts=-1 is negative"),
         ({"mount": "shared"}, "--mount=shared is not an absolute path"),
         ({"command": []}, "no command to run; write it after --"),
+        ({"name": "a-"}, "--name=a- can't name a JobSet"),
+        ({"command": ["python", "-m", "cgrpo_jax.trian"]}, "cgrpo_jax.trian is no program .*did you mean cgrpo_jax.tr"),
+        ({"command": [*TRAIN]}, "cgrpo_jax.train would fail on v6e:4x8: missing --workdir"),
+        ({"command": [*COMMAND, "--config.mesh.tensor=3"]}, "tensor 3 takes 30 devices, there are 32"),
+        (
+            {"topology": "tpu7x:2x2x1", "command": [*COMMAND, "--config.mesh.fsdp=4"]},  # two devices a chip
+            "takes 4 devices, there are 8",
+        ),
+        ({"command": [*COMMAND, "--config.aggregate=papre"]}, "aggregate 'papre' is unknown"),
+        ({"command": [*TRAIN, "--workdir=runs/x"]}, "--workdir=runs/x would go with the pod; .* is at /shared"),
+        ({"mount": "/data"}, "--workdir=/shared/a would go with the pod; the claim's volume is at /data"),
+        ({"command": [*TRAIN, "--workdir=/shared/../x"]}, "--workdir=/shared/../x would go with the pod"),
+        ({"claim": ""}, "--workdir=/shared/a would go with the pod; give the --claim of a volume, which is at /shared"),
     ],
 )
 def test_a_mistake_in_a_job_set_is_one_clear_line(capsys, changes, message):
