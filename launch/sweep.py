@@ -34,7 +34,7 @@ import command_line
 import runner
 import study_report
 
-from cgrpo_jax import cli
+from cgrpo_jax import checks, cli
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rundir import RunDir, write_atomically
@@ -91,7 +91,7 @@ def plan(sweep: Mapping, workdir: pathlib.Path) -> list[Point]:
     """Returns all points, in the order of the file.
 
     Raises:
-      UserError: an override names a key that no configuration has, or a value of a wrong type.
+      UserError: an override names a key that no configuration has, or a value of a wrong type, or what no run can have.
     """
     found = []
     for name, overrides in sweep["points"].items():
@@ -100,6 +100,10 @@ def plan(sweep: Mapping, workdir: pathlib.Path) -> list[Point]:
         changes = [f"--config.{key}={value}" for key, value in overrides.items()]
         config = config_lib.load(sweep["config"])
         config_lib.override(config, changes)
+        try:
+            checks.check(config)
+        except UserError as error:
+            raise UserError(f"point {name}: {error}") from error
         folder = workdir / name
         arguments = [f"--config={sweep['config']}", f"--workdir={folder}", *changes]
         found.append(Point(name, folder, overrides, arguments, config_lib.to_json(config)))

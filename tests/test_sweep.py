@@ -239,6 +239,11 @@ def test_the_command_of_a_slice_is_tpu_pod_s(start, tmp_path, capsys):
     [
         ({"gama": (1, 2)}, {"only": ""}, r"unknown config key --config.gama \(did you mean --config.gamma"),
         ({"gamma": (0.1, "big")}, {"only": ""}, "--config.gamma=big is not a number"),
+        (
+            {"aggregate": ("paper", "papre")},
+            {"dry_run": True},
+            "point aggregate=papre: aggregate 'papre' is unknown; use one of",
+        ),
         (FOUR, {"jobs": 0}, "--jobs=0 runs nothing"),
         (FOUR, {"only": "["}, r"--only=\[ is not a regular expression"),
         (FOUR, {"only": "nothing"}, "--only=nothing matches no point; the first is gamma=0.01,aggregate=constant"),
