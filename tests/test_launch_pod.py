@@ -455,4 +455,18 @@ def test_help_and_unknown_flags(capsys):
         assert caught.value.code == code
     out, err = capsys.readouterr()
     assert out == "What it does.\n"
-    assert "unknown flag --max_restart (did you mean --max_restarts?)" in err and err.count("\n") == 2
+    assert (
+        "unknown flag --max-restart (did you mean --max-restarts?); flags are --max-restarts, --dry-run, --help" in err
+    )
+    assert err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "argv", [["python", "-m", "x"], ["--dry-run", "python", "-m", "x"], ["--max-restarts", "5", "python", "-m", "x"]]
+)
+def test_a_command_without_dashes_before_it_is_told_where_it_goes(capsys, argv):
+    with pytest.raises(SystemExit) as caught:
+        given(*argv)
+    assert caught.value.code == 2
+    expected = "error: unexpected python; a command goes after --, and the value of a flag after =\n"
+    assert capsys.readouterr().err == expected
