@@ -149,6 +149,7 @@ class Attempts:
         self.poll = poll
         self.packed = packed
         self.folder = logs  # of the last attempt
+        self.absent = False  # known not to have been made
 
     def run(self) -> int:
         """Returns the exit status of the command."""
@@ -185,7 +186,11 @@ class Attempts:
             _check(self.pod.delete(), "deleting the slice")
             state = None
         if state is None:
-            _check(self.pod.create(), "creating the slice")
+            try:
+                _check(self.pod.create(), "creating the slice")
+            except UserError:
+                self.absent = self._ask(self.pod.state()) is None
+                raise
         said = None
         while (state := self._ask(self.pod.state()) or "") != "ACTIVE":
             if state in LOST:
@@ -276,6 +281,8 @@ def check(
     preflight.check_name("--name", name, what="a slice", limit=63)
     preflight.check_place(zone=zone, project=project)
     if delete:
+        if command:
+            raise UserError("--delete runs no command; leave --delete or the command out")
         return
     preflight.check_not_negative("--max-restarts", max_restarts)
     preflight.check_not_negative("--poll", poll)
@@ -366,7 +373,9 @@ def run(attempts: Attempts, *, keep: bool, start: Callable[[Attempts], int]) -> 
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is not installed; install the Google Cloud CLI and log in") from error
     finally:
-        if keep:
+        if attempts.absent:
+            pass
+        elif keep:
             _say(f"{pod.name} is kept; delete it with --delete")
         elif delete and shutil.which("gcloud") and subprocess.run(pod.delete(), stdin=subprocess.DEVNULL).returncode:
             _say(f"{pod.name} could not be deleted; see to it: {shlex.join(pod.delete())}")

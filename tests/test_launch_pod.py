@@ -315,6 +315,7 @@ def test_networks_accounts_and_versions_are_handed_on(launch, capsys):
         ({"logs": __file__}, "--logs=.* can't be written .*; give another --logs"),
         ({"topology": "v6e:5x5"}, "v6e has no topology '5x5'; it has 1x1"),
         ({"topology": "tpu7x:2x2x1"}, "tpu7x:2x2x1 is on GKE only; use launch/render_gke.py"),
+        ({"delete": True}, "--delete runs no command; leave --delete or the command out"),
         ({"command": []}, "no command to run; write it after --"),
         ({"command": ["python", "--workdir=runs/a"]}, "--workdir=runs/a would go with the slice; give the path"),
         ({"command": ["python", "--workdir", "runs/a"]}, "--workdir=runs/a would go with the slice; give the path"),
@@ -407,8 +408,24 @@ def test_a_configuration_that_the_commit_lacks_is_refused(launch, monkeypatch, t
 def test_gcloud_s_own_refusal_ends_the_launch_in_one_line(launch):
     with pytest.raises(UserError, match="creating the slice failed; gcloud's message is above"):
         launch({QR: [NOT_FOUND], "queued-resources create": [["", 1]]})
+    assert kinds(launch.calls()) == ["create"]  # there is nothing to delete
     with pytest.raises(UserError, match="pod is in the state ODD, which this launcher does not know"):
         launch({QR: [["ODD", 0]]})
+
+
+def test_nothing_is_said_of_a_slice_that_was_never_made(launch, capsys):
+    for keep in (False, True):
+        with pytest.raises(UserError, match="creating the slice failed"):
+            refused = {"queued-resources create": [["", 1]], "queued-resources delete": [["", 1]]}
+            launch({QR: [NOT_FOUND]} | refused, keep=keep)
+        out = capsys.readouterr().out
+        assert "deleted" not in out and "kept" not in out
+
+
+def test_what_a_failed_creation_leaves_is_deleted(launch):
+    with pytest.raises(UserError, match="creating the slice failed"):
+        launch({QR: [NOT_FOUND, ["FAILED", 0]], "queued-resources create": [["", 1]]})
+    assert kinds(launch.calls()) == ["create", "delete"]
 
 
 def test_without_gcloud_a_line_says_what_to_install(launch, tmp_path):
