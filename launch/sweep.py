@@ -9,7 +9,7 @@
   --slices     names of TPU slices instead: each takes one point at a time, through launch/tpu_pod.py with the flags
                after --; it is created when its first point starts and, unless --keep is among these, deleted at the
                end. DIR must be a folder that this machine and all hosts of the slices see under the same path;
-               DIR/pods/NAME holds what the hosts of a slice print
+               DIR/pods/NAME holds what the hosts of a slice print. What tpu_pod.py refuses is refused at once
   --only       regular expression of the points to run; the table has all that are done
   --dry-run    say of every point whether it is done and what would be started
 
@@ -33,6 +33,7 @@ from typing import Any
 import command_line
 import runner
 import study_report
+import tpu_pod
 
 from cgrpo_jax import checks, cli
 from cgrpo_jax import config as config_lib
@@ -139,6 +140,13 @@ def slots_on(slices: Sequence[str], pod_flags: Sequence[str], workdir: pathlib.P
     return [runner.Slot([*TPU_POD, *own[name], "--keep", *flags, "--", *train]) for name in slices]
 
 
+def check_slots(slots: Sequence[runner.Slot], points: Sequence[Point]) -> None:
+    """Raises the `UserError` of tpu_pod.py if it would refuse a slice or a point."""
+    for at in range(max(len(slots), len(points))):
+        given = [*slots[at % len(slots)].command[len(TPU_POD) :], *points[at % len(points)].arguments]
+        tpu_pod.check(**command_line.parse(given, flags=tpu_pod.FLAGS, require=tpu_pod.REQUIRED))
+
+
 def report(points: Sequence[Point], workdir: pathlib.Path) -> str:
     """Writes table.md and results.json, and returns the table of what is done."""
     done = {point: summary for point in points if (summary := point.summary()) is not None}
@@ -177,6 +185,8 @@ def main(
     points = plan(load(sweep), folder)
     chosen = select(points, only)
     slots = slots_on(names, command, folder) if names else runner.local_slots(jobs, train)
+    if names:
+        check_slots(slots, chosen)
     if dry_run:
         for at, point in enumerate(chosen):
             line = shlex.join([*slots[at % len(slots)].command, *point.arguments])

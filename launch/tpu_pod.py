@@ -50,6 +50,25 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ARCHIVE = "cgrpo_jax.tar.gz"
 PYTHON = "3.12"  # the slices' own is older than what this project needs
 
+REQUIRED = ("name", "topology", "zone", "project")
+FLAGS = {
+    "name": cli.Flag("of the slice"),
+    "topology": cli.Flag("such as v6e:4x4"),
+    "zone": cli.Flag("where"),
+    "project": cli.Flag("for whom"),
+    "spot": cli.Flag("a spot slice", bool, False),
+    "runtime_version": cli.Flag("of the slice's software", str, ""),
+    "network": cli.Flag("of the hosts", str, ""),
+    "subnetwork": cli.Flag("of the hosts", str, ""),
+    "service_account": cli.Flag("of the hosts", str, ""),
+    "logs": cli.Flag("local folder", str, "logs"),
+    "max_restarts": cli.Flag("new attempts", int, 10),
+    "poll": cli.Flag("seconds between looks at the state", float, 30.0),
+    "keep": cli.Flag("leave the slice", bool, False),
+    "delete": cli.Flag("delete the slice, and nothing else", bool, False),
+    "dry_run": command_line.DRY_RUN,
+}
+
 # States of a queued resource that lead to ACTIVE, and those that lead nowhere.
 WAITING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 LOST = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING", "")
@@ -386,22 +405,6 @@ if __name__ == "__main__":
     command_line.run(
         main,
         doc=__doc__,
-        require=("name", "topology", "zone", "project"),
-        flags={
-            "name": cli.Flag("of the slice"),
-            "topology": cli.Flag("such as v6e:4x4"),
-            "zone": cli.Flag("where"),
-            "project": cli.Flag("for whom"),
-            "spot": cli.Flag("a spot slice", bool, False),
-            "runtime_version": cli.Flag("of the slice's software", str, ""),
-            "network": cli.Flag("of the hosts", str, ""),
-            "subnetwork": cli.Flag("of the hosts", str, ""),
-            "service_account": cli.Flag("of the hosts", str, ""),
-            "logs": cli.Flag("local folder", str, "logs"),
-            "max_restarts": cli.Flag("new attempts", int, 10),
-            "poll": cli.Flag("seconds between looks at the state", float, 30.0),
-            "keep": cli.Flag("leave the slice", bool, False),
-            "delete": cli.Flag("delete the slice, and nothing else", bool, False),
-            "dry_run": command_line.DRY_RUN,
-        },
+        require=REQUIRED,
+        flags=FLAGS,
     )

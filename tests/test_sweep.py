@@ -14,6 +14,7 @@ from cgrpo_jax.errors import UserError
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 sys.path.insert(0, str(ROOT / "launch"))  # as `python launch/sweep.py` has it
+import preflight  # noqa: E402
 import runner  # noqa: E402
 import sweep as sweep_lib  # noqa: E402
 from points import cross, points, product, zip_  # noqa: E402
@@ -190,6 +191,9 @@ def test_only_runs_some_points(start):
 # --- slices -------------------------------------------------------------------------------------------------------
 
 
+POD = ["--topology=v6e:4x4", "--zone=us-east5-b", "--project=my-project"]
+
+
 def test_each_slice_takes_a_point_at_a_time_and_is_deleted_at_the_end(start, tmp_path, monkeypatch, capsys):
     # Stands in for tpu_pod.py: records its arguments, and trains with what follows `--`.
     pod = tmp_path / "pod.py"
@@ -203,10 +207,11 @@ def test_each_slice_takes_a_point_at_a_time_and_is_deleted_at_the_end(start, tmp
         "    sys.exit(subprocess.run(command).returncode)\n"
     )
     monkeypatch.setattr(sweep_lib, "TPU_POD", (sys.executable, str(pod)))
+    monkeypatch.setattr(preflight, "HOST_FOLDERS", ())  # the test's folder is what all hosts see
     assert start() == (NAMES, False)
     for name in NAMES:
         (tmp_path / "runs" / name / "summary.json").unlink()
-    flags = ["--topology=v6e:4x4", "--zone=z", "--project=p"]
+    flags = POD
     started, failed = start(slices="a,b", command=flags)
     assert sorted(started) == sorted(f"{name} resumed" for name in NAMES) and not failed
     calls = [json.loads(line) for line in (tmp_path / "pods").read_text().splitlines()]
@@ -222,13 +227,36 @@ def test_each_slice_takes_a_point_at_a_time_and_is_deleted_at_the_end(start, tmp
     assert "4 of 4 points done." in capsys.readouterr().out
 
 
-def test_the_command_of_a_slice_is_tpu_pod_s(start, tmp_path, capsys):
-    start(slices="a,b", command=["--topology=v6e:4x4"], dry_run=True)
+def test_the_command_of_a_slice_is_tpu_pod_s(start, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "HOST_FOLDERS", ())
+    start(slices="a,b", command=POD, dry_run=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
-    pattern = rf"tpu_pod.py --name=(\w) --logs={tmp_path}/runs/pods/(\w) --keep --topology=v6e:4x4 -- python -m"
+    pattern = rf"tpu_pod.py --name=(\w) --logs={tmp_path}/runs/pods/(\w) --keep {' '.join(POD)} -- python -m"
     assert [re.search(pattern, line).groups() for line in lines] == [("a", "a"), ("b", "b")] * 2
     assert sweep_lib.TPU_POD[0] == sys.executable and pathlib.Path(sweep_lib.TPU_POD[1]).is_file()
     assert runner.TRAIN[1:] == ("-m", "cgrpo_jax.train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"slices": "a,My_B"}, "--name=My_B can't name a slice"),
+        ({"slices": "a,b", "command": ["--topology=v6e:9x8", *POD[1:]]}, "v6e has no topology '9x8'"),
+        ({"command": POD[:2]}, "missing --project"),
+        ({"command": [*POD, "--max-restart=1"]}, r"unknown flag --max-restart \(did you mean --max-restarts"),
+        ({"command": [*POD, "--delete"]}, "--delete runs no command"),
+        ({"command": ["--topology=v6e:4x4", "--zone=us-east5", POD[2]]}, "--zone=us-east5 is a region"),
+        ({"axes": {"mesh.tensor": (1, 3)}}, "tensor 3 takes 15 devices, there are 16"),
+        ({"workdir": "/home/me/runs"}, "--workdir=/home/me/runs/gamma=0.01,.* would go with the slice"),
+    ],
+)
+def test_a_sweep_on_slices_refuses_what_tpu_pod_refuses(start, tmp_path, monkeypatch, changes, message):
+    if "workdir" not in changes:
+        monkeypatch.setattr(preflight, "HOST_FOLDERS", ())
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match=message):
+            start(**{"slices": "a", "command": POD, "dry_run": dry_run} | changes)
+    assert (tmp_path / "bench/started").read_text() == "" and not (tmp_path / "runs").exists()
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------------
