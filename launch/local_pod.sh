@@ -27,6 +27,7 @@ number() { # NAME VALUE
 
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || fail "this is bash $BASH_VERSION; use bash 5.1 or later"
 processes='' devices=1 grace=120 dry_run=no
+moment=2 # seconds in which processes that fail for one reason all have
 while (($#)); do
   case $1 in
     --) shift && break ;;
@@ -104,12 +105,19 @@ outlived() { # forgets the groups that have ended; fails when none is left
   ((${#group_of[@]}))
 }
 
-status=0 stopping=TERM
+status=0 stopping=TERM said=''
 while ((${#number_of[@]})); do
   ended='' code=0
   wait -n -p ended "${!number_of[@]}" ${timer:+"$timer"} || code=$?
   [[ -n ${ended:-} ]] || continue # a signal came, and was passed on
   if [[ $ended == "$timer" ]]; then
+    if [[ -z $said ]]; then # what failed the same way has ended by now
+      said=yes
+      printf 'local_pod: the others have %s seconds to notice\n' "$grace" >&2
+      sleep "$grace" &
+      timer=$!
+      continue
+    fi
     [[ $passed != *TERM* ]] || stopping=KILL
     printf 'local_pod: sending %s to process %s\n' "$stopping" "${number_of[*]}" >&2
     pass_on "$stopping"
@@ -123,8 +131,7 @@ while ((${#number_of[@]})); do
     if ((status == 0)); then
       status=$code
       if ((${#number_of[@]} > 1)); then
-        printf 'local_pod: the others have %s seconds to notice\n' "$grace" >&2
-        sleep "$grace" &
+        sleep "$moment" &
         timer=$!
       fi
     fi

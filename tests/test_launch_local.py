@@ -94,6 +94,13 @@ def test_the_first_failure_is_the_exit_status_and_the_others_end_by_themselves()
     assert "[0] no newline" in done.stdout
 
 
+def test_when_all_fail_nobody_is_waited_for():
+    done = local_pod("3", *doing('{"0": 3, "1": 3, "2": 3}'))
+    assert done.returncode == 3 and "seconds to notice" not in done.stderr
+    ended = sorted(line for line in done.stderr.splitlines())
+    assert ended == [f"local_pod: process {i} ended with status 3" for i in range(3)]
+
+
 def test_who_does_not_notice_that_another_failed_is_stopped_after_the_grace_period():
     done = local_pod("3", "--grace=1", *doing('{"0": 4, "1": "wait", "2": "deaf"}'))
     assert done.returncode == 4
