@@ -5,7 +5,8 @@
         --config.model.folder=SHARED/Qwen2.5-7B --config.data.train=SHARED/train.jsonl
 
 Topology: v6e:8x8, 64 chips on 16 hosts; tensor groups of 4, one of the 4 key/value heads each.
-Memory: `python -m cgrpo_jax.plan --config=configs/qwen2_5_7b.py --topology=v6e:8x8` says whether it fits.
+Memory, by `python -m cgrpo_jax.plan --config=configs/qwen2_5_7b.py --topology=v6e:8x8`:
+14.6 of 31.3 GiB a chip at most, in decoding; 5.1 in the update.
 To reach: mean pass@1 of the paper's eight benchmarks, CoT critiques 47.1. Indicative 44.6, with the ground truth
 45.3; Dr.GRPO 42.7, GRPO 41.2.
 """

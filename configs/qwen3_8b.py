@@ -5,7 +5,8 @@
         --config.model.folder=SHARED/Qwen3-8B --config.data.train=SHARED/train.jsonl
 
 Topology: v6e:4x4, 16 chips on 4 hosts; tensor groups of 4, two of the 8 key/value heads each. Or v5p:2x2x4, v5e:8x8.
-Memory, planned: 17.9 of 31.3 GiB a chip, at most in the update; v5p:2x2x4 17.9 of 95.7, v5e:8x8 11.5 of 15.8.
+Memory, by `python -m cgrpo_jax.plan --config=configs/qwen3_8b.py --topology=v6e:4x4`:
+17.9 of 31.3 GiB a chip at most, in the update. On v5p:2x2x4 17.9 of 95.7, on v5e:8x8 11.5 of 15.8, in decoding.
 To reach: mean pass@1 of the paper's eight benchmarks, CoT critiques 68.3; Dr.GRPO 64.5, GRPO 63.8.
 """
 
