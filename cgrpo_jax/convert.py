@@ -81,9 +81,7 @@ def main(
         {"from_hf": from_hf, "to": to, "from": from_, "to_hf": to_hf, "to_peft": to_peft},
         {"dtype": dtype, "step": step, "base": base, "max_shard_gb": max_shard_gb},
     )
-    runtime.start()
-    if distributed:
-        runtime.start_distributed()
+    runtime.start(distributed=distributed)
     if from_hf:
         import_hf(pathlib.Path(from_hf), pathlib.Path(to), dtype=dtype or "float32")
         _say(f"wrote {to}; train from it with --config.model.init={to}")
