@@ -84,7 +84,7 @@ def start(
     *,
     evaluate: Callable[[dict], tuple[dict | None, list[int] | None]],
     clock: journal.Clock,
-    going_on: Callable[[], None] = lambda: None,
+    going_on: Callable[[], None],
 ) -> Beginning:
     """Returns the state before the first update, and keeps in the run's folder the weights that stay as they are.
 
