@@ -34,6 +34,7 @@ setuptools.setup(
         "jinja2>=3.1,<4",
         "math-verify>=0.9,<1",
         "pebble>=5.1,<6",
+        "httpx>=0.27,<1",
         "tqdm>=4.66,<5",
     ],
     extras_require={

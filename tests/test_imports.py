@@ -36,6 +36,8 @@ LEVELS = (
         "model",
         "tokenizer",
         "rewards",
+        "chat_api",
+        "http_critic",
         "math_worker",
         "critiques",
         "equations",
