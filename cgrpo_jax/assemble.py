@@ -7,18 +7,17 @@ import dataclasses
 import datetime
 import importlib.resources
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import optax
 
-from cgrpo_jax import arithmetic, critiques, equations, families, generate, hf, lora, sharding
+from cgrpo_jax import critiques, families, generation, hf, layouts, lora, sharding
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.checkpoint import SavedWeights, read_extra, restore_params
+from cgrpo_jax.engine import Engine
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.prompts import Prompts
-from cgrpo_jax.records import Author
-from cgrpo_jax.rollout import Critic, Writer
 from cgrpo_jax.rundir import RunDir
 from cgrpo_jax.tokenizer import Tokenizer, load_tokenizer
 from cgrpo_jax.update import LossSettings, PackShape, make_optimizer
@@ -28,7 +27,6 @@ _NO_MODEL = (
     "(model.num_layers, ...); to plan a run, model.architecture is enough."
 )
 _ARCHITECTURES = pathlib.Path(__file__).resolve().parent.parent / "configs" / "architectures"
-_CRITIQUE_STAGE = ("max_critique_prompt_length", "max_critique_length")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Model:
     mesh: jax.sharding.Mesh
     dtype: str
     prompts: Prompts
-    generator: generate.Generator
+    engine: Engine
     source: pathlib.Path | None
     tokenizer_source: pathlib.Path
 
@@ -60,7 +58,14 @@ class Model:
 
     def to_generate(self, params: dict, base: lora.Base | None = None) -> dict:
         """Returns weights, or adapters merged into their base, as generation reads them."""
-        return generate.reshard(params, base, config=self.config, mesh=self.mesh, dtype=self.dtype)
+        return self._laid_out(params, base, layouts.splits(self.mesh))
+
+    def to_score(self, params: dict) -> dict:
+        """Returns weights as a frozen model that scores has them: in the layout of generation, stacked."""
+        return self._laid_out(params, None, False)
+
+    def _laid_out(self, params: dict, base: lora.Base | None, split: bool) -> dict:
+        return layouts.to_generation(params, base, config=self.config, mesh=self.mesh, dtype=self.dtype, split=split)
 
 
 def tokenizer_folder(name: str) -> pathlib.Path:
@@ -112,13 +117,21 @@ def load_model(config, mesh: jax.sharding.Mesh, *, now: datetime.datetime | None
         )
     else:
         raise UserError(_NO_MODEL)
-    _check_lengths(config, _policy_stages(config), "the model", shape.max_context)
+    generation.check_lengths(config, generation.policy_stages(config), "the model", shape.max_context)
     if m.init:
         with SavedWeights(m.init) as weights:
             weights.check(model_lib.param_shapes(shape))
     elif m.folder:
         hf.check_weights(m.folder, shape)
-    return _model(config, shape, mesh, tokenizer, source=source, tokenizer_source=tokenizer_source)
+    return _model(
+        config,
+        shape,
+        mesh,
+        tokenizer,
+        generation.policy_stages(config),
+        source=source,
+        tokenizer_source=tokenizer_source,
+    )
 
 
 def policy_shape(config) -> model_lib.ModelConfig:
@@ -137,7 +150,7 @@ def policy_shape(config) -> model_lib.ModelConfig:
         shape = _drawn(m, load_tokenizer(tokenizer_folder(m.tokenizer)).vocab_size)
     else:
         raise UserError(_NO_MODEL)
-    _check_lengths(config, _policy_stages(config), "the model", shape.max_context)
+    generation.check_lengths(config, generation.policy_stages(config), "the model", shape.max_context)
     return shape
 
 
@@ -150,7 +163,7 @@ def critic_shape(config) -> model_lib.ModelConfig | None:
     if not config.critic_folder:
         return None
     shape = families.read_config(config.critic_folder)
-    _check_lengths(config, [_CRITIQUE_STAGE], f"the critic {config.critic_folder}", shape.max_context)
+    generation.check_lengths(config, generation.CRITIC_STAGES, f"the critic {config.critic_folder}", shape.max_context)
     return shape
 
 
@@ -292,13 +305,14 @@ def load_critic(config, mesh: jax.sharding.Mesh, *, now: datetime.datetime | Non
     shape = families.read_config(source)
     tokenizer = load_tokenizer(source, now=now)
     hf.check_vocab(tokenizer, shape)
-    _check_lengths(config, [_CRITIQUE_STAGE], f"the critic {source}", shape.max_context)
-    model = _model(config, shape, mesh, tokenizer, source=source, tokenizer_source=source)
+    generation.check_lengths(config, generation.CRITIC_STAGES, f"the critic {source}", shape.max_context)
+    model = _model(config, shape, mesh, tokenizer, generation.CRITIC_STAGES, source=source, tokenizer_source=source)
     template = model.placed(model_lib.param_shapes(shape), sharding.GENERATION)
-    return model, hf.load_params(source, shape, dtype=model.dtype, shardings=sharding.shardings_of(template))
+    params = hf.load_params(source, shape, dtype=model.dtype, shardings=sharding.shardings_of(template))
+    return model, layouts.split_if_needed(params, config=shape, mesh=mesh)
 
 
-def _model(config, shape, mesh, tokenizer, *, source, tokenizer_source) -> Model:
+def _model(config, shape, mesh, tokenizer, stages, *, source, tokenizer_source) -> Model:
     prompts = Prompts(
         tokenizer,
         max_prompt_length=config.max_prompt_length,
@@ -311,64 +325,9 @@ def _model(config, shape, mesh, tokenizer, *, source, tokenizer_source) -> Model
         refine=config.refine_prompt or critiques.REFINE_PROMPT,
         refine_without_critique=config.refine_prompt_without_critique or critiques.REFINE_PROMPT_WITHOUT_CRITIQUE,
     )
-    generator = generate.Generator(
-        shape, eos_ids=tokenizer.eos_ids, max_rows=config.max_rows, prompt_bucket=config.prompt_bucket, mesh=mesh
-    )
-    return Model(shape, mesh, compute_dtype(config, mesh), prompts, generator, source, tokenizer_source)
-
-
-def _policy_stages(config) -> list[tuple[str, str]]:
-    """Returns the stages that the policy writes, each as the names of its two lengths."""
-    stages = [("max_prompt_length", "max_response_length")]
-    if config.refine == "policy":
-        stages.append(("max_refinement_prompt_length", "max_response_length"))
-    critiques_wanted = config.refine == "policy" or config.critique_when == "all"
-    if config.critique == "cot" and critiques_wanted and not config.critic_folder:
-        stages.append(_CRITIQUE_STAGE)
-    return stages
-
-
-def _check_lengths(config, stages: Sequence[tuple[str, str]], whose: str, max_context: int) -> None:
-    for names in stages:
-        lengths = [getattr(config, name) for name in names]
-        if sum(lengths) > max_context:
-            raise UserError(
-                f"{' + '.join(names)} is {lengths[0]} + {lengths[1]}, more than the {max_context} tokens of context "
-                f"that {whose} has; lower one of them."
-            )
-
-
-def make_writer(config, model: Model, params, *, author: Author, weights_step: int, iteration: int) -> Writer:
-    """Returns a model that writes with the run's sampling settings."""
-    return Writer(
-        generator=model.generator,
-        params=params,
-        prompts=model.prompts,
-        author=author,
-        weights_step=weights_step,
-        seed=config.seed,
-        iteration=iteration,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-    )
-
-
-def make_critic(config, writer: Writer | None) -> Critic:
-    """Returns how responses are critiqued; `writer` is the model that writes `cot` critiques."""
-    check_steps: Callable = arithmetic.check_steps
-    if config.step_checker == "equations":
-        check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
-    return Critic(
-        kind=config.critique,
-        writer=writer,
-        see_answer=config.critic_sees_answer,
-        check_steps=check_steps,
-        reveal_value=config.execution_reveals_value,
-        max_retries=config.max_retries,
-        max_length=config.max_critique_length,
-        pass_threshold=config.pass_threshold,
-    )
+    dtype = compute_dtype(config, mesh)
+    engine = generation.make_engine(config, shape, stages, tokenizer, mesh=mesh, dtype=dtype)
+    return Model(shape, mesh, dtype, prompts, engine, source, tokenizer_source)
 
 
 def optimizer(config) -> optax.GradientTransformation:

@@ -72,7 +72,7 @@ def restore(
         frozen = assemble.frozen_params(config, model, run, step=begun.progress.base_step)
         _freeze(begun, frozen, config, settings)
     elif config.kl_coef:
-        begun.reference = model.to_generate(restore_params(run.reference, model.placed(shapes)))
+        begun.reference = model.to_score(restore_params(run.reference, model.placed(shapes)))
     return begun
 
 
@@ -112,7 +112,7 @@ def start(
     reference = None
     if config.kl_coef:
         # A copy in any case: updates take the buffers of the state.
-        reference = jax.tree.map(jax.numpy.copy, model.to_generate(params))
+        reference = jax.tree.map(jax.numpy.copy, model.to_score(params))
         _save(run.reference, params)
     return Beginning(update_lib.init_state(params, optimizer), progress, reference=reference)
 

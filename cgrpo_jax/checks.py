@@ -20,19 +20,22 @@ _CHOICES = {
     "data.kind": ("jsonl", "tfds", "chains"),
     "grader": rewards.KINDS,
     "compute_dtype": ("", "float32", "bfloat16"),
+    "cache_dtype": ("", "float32", "bfloat16", "int8"),
 }
 _AT_LEAST_ONE = (
     "questions_per_iteration", "num_responses", "num_refinements", "num_critiques", "refinements_per_critique",
     "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length",
-    "max_critique_prompt_length", "max_refinement_prompt_length", "max_rows",
+    "max_critique_prompt_length", "max_refinement_prompt_length", "decode_chunk",
     "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every", "grader_workers",
-    "eval.num_samples", "data.chain_length", "warm_start.rows_per_update",
+    "eval.num_samples", "data.chain_length", "warm_start.rows_per_update", "http_critic.concurrency",
+    "http_critic.max_attempts",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "seed", "num_iterations", "samples_per_iteration", "top_k", "max_retries", "kl_coef", "clip_low", "clip_high",
+    "seed", "num_slots", "kv_cache_gib",
+    "num_iterations", "samples_per_iteration", "top_k", "max_retries", "kl_coef", "clip_low", "clip_high",
     "learning_rate", "warmup_updates", "weight_decay", "max_grad_norm", "pack_length", "pack_slots", "data.seed",
     "data.num_train", "data.num_eval", "warm_start.num_updates", "warm_start.learning_rate", "eval.every",
-    "eval.temperature", "lora.rank",
+    "eval.temperature", "lora.rank", "http_critic.max_requests", "http_critic.max_tokens",
 )  # fmt: skip
 _MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
 _BELOW_ONE = ("adam_b1", "adam_b2")
@@ -93,8 +96,16 @@ def check(config) -> None:
         value = _get(config, key)
         if not 0 < value <= 1:
             raise UserError(f"{key} {value} is not a probability mass; use a value above 0 and at most 1.")
+    if not config.num_slots and not config.kv_cache_gib:
+        raise UserError("num_slots 0 takes as many slots as kv_cache_gib holds; set one of them.")
+    if any(not stop for stop in config.stop):
+        raise UserError(f"stop {tuple(config.stop)} holds an empty string, after which every text ends; leave it out.")
     if config.grader_timeout <= 0:
         raise UserError(f"grader_timeout {config.grader_timeout} leaves no time; use a positive one, such as 5.0.")
+    if config.http_critic.timeout <= 0:
+        raise UserError(f"http_critic.timeout {config.http_critic.timeout} leaves no time; use a positive one.")
+    if config.http_critic.url:
+        _check_http_critic(config)
     if config.seed > _MAX_SEED:
         raise UserError(f"seed {config.seed} does not fit 32 bits; use at most {_MAX_SEED}.")
     if (config.top_p < 1 or config.top_k > 0) and config.old_logp == "sampler":
@@ -131,6 +142,17 @@ def check(config) -> None:
         )
     if config.refine == "solution" and config.data.kind != "chains" and not config.data.solution_key:
         raise UserError('refine "solution" inserts the data\'s solutions; name their column in data.solution_key.')
+
+
+def _check_http_critic(config) -> None:
+    if config.critique != "cot":
+        raise UserError(
+            f'http_critic.url needs critique "cot", not {config.critique!r}; set it, or leave the url empty.'
+        )
+    if config.critic_folder:
+        raise UserError("critic_folder and http_critic.url both name a critic; leave one of them empty.")
+    if not config.http_critic.model:
+        raise UserError("http_critic.model is empty; give the name that the endpoint knows its model by.")
 
 
 def _get(config, key: str):

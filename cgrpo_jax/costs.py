@@ -5,7 +5,8 @@
     costs.seconds_bound(program.cost, chip).limit  # "flops", "bytes" or "collectives"
 
 The compiler counts a loop's body once and a Pallas kernel as nothing. So costs come from shallow programs with their
-loops unrolled, extrapolated (`extrapolate`, `extrapolate_decode`), and a kernel's cost from a formula.
+loops unrolled, extrapolated (`extrapolate`, `extrapolate_decode`), and a kernel's cost from a formula. Bytes of
+programs that read much again and again, as decoding does, are counted in the program itself (`Program.moved_bytes`).
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 
 import jax
 
-from cgrpo_jax import hlo
+from cgrpo_jax import hlo, traffic
 from cgrpo_jax.topology import Chip
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -90,6 +91,8 @@ class Program:
       collectives, kernels: those in it; empty if it does not fit.
       seconds: how long compiling took.
       message: the compiler's, if it does not fit.
+      moved_bytes: to and from HBM, all loops multiplied out (traffic.py); None if it does not fit, if it was not asked
+        for, or if how often a loop runs is neither in the program nor was given.
     """
 
     needed_bytes: int
@@ -100,6 +103,7 @@ class Program:
     kernels: tuple[hlo.KernelCall, ...]
     seconds: float
     message: str
+    moved_bytes: int | None = None
 
     @property
     def fits(self) -> bool:
@@ -112,7 +116,8 @@ def compile_for(
     keywords: Mapping | None = None,
     *,
     kernel_cost: Callable[[hlo.KernelCall], Cost] | None = None,
-    unknown_trips: int | None = None,
+    unknown_trips: Sequence[int] = (),
+    count_moved: bool = False,
     **jit_options,
 ) -> Program:
     """Compiles a function for the devices that its arguments' shardings name, and returns what the compiler says of it.
@@ -124,7 +129,8 @@ def compile_for(
       function: to compile; jitted already or not.
       args, keywords: its arguments; each array leaf a `jax.ShapeDtypeStruct` with a sharding on a topology's mesh.
       kernel_cost: the cost of one run of a Pallas kernel on one device, from its operands' and results' shapes.
-      unknown_trips: how often loops run whose trip count is not in the program, as one that ends on data.
+      unknown_trips: as for `hlo.collectives`: how often loops run that end on data, the outermost first.
+      count_moved: whether to count what it moves to and from HBM.
       jit_options: for `jax.jit`, as donate_argnums and static_argnames; none if the function is jitted.
 
     Raises:
@@ -153,7 +159,8 @@ def compile_for(
     found, kernels = (tuple(read(text, unknown_trips=unknown_trips)) for read in (hlo.collectives, hlo.kernel_calls))
     memory = _memory(compiled.memory_analysis())
     cost = _cost(compiled.cost_analysis(), found, kernels, kernel_cost)
-    return Program(memory.needed, None, memory, cost, found, kernels, seconds, "")
+    moved = traffic.hbm_bytes(text, unknown_trips=unknown_trips) if count_moved else None
+    return Program(memory.needed, None, memory, cost, found, kernels, seconds, "", moved)
 
 
 def out_of_memory(message: str) -> tuple[int, int] | None:
@@ -195,7 +202,8 @@ def extrapolate(costs: Mapping[int, Cost], layers: int) -> Cost:
 def extrapolate_decode(costs: Mapping[tuple[int, int], Cost], layers: int, tokens: int) -> Cost:
     """Returns the cost of generating tokens at a depth from four programs: it is linear in each, so bilinear in both.
 
-    True of FLOPs and bytes. Not of collectives that give the same at every token, as gathering a weight: unrolled, the
+    True of FLOPs; of bytes where a layer's weights don't fit on-chip memory beside others', else see
+    `Program.moved_bytes`. Not of collectives that give the same at every token, as gathering a weight: unrolled, the
     compiler does them once for all tokens; in the loop that runs, at each. Take those from the program itself, whose
     loops are multiplied out: `dataclasses.replace(extrapolated, collectives=program.cost.collectives)`.
 

@@ -4,14 +4,14 @@ python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quick
 """
 
 import datetime
-import functools
 import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, checks, cli, rewards, rollout, runtime
+from cgrpo_jax import assemble, checks, cli, rewards, runtime
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
+from cgrpo_jax.pipeline import Pipeline
 from cgrpo_jax.problems import load_problems
 from cgrpo_jax.rundir import RunDir, write_atomically
 
@@ -35,7 +35,7 @@ def main(config, workdir: str, distributed: bool = False) -> None:
             model,
             params,
             problems,
-            grade=functools.partial(rollout.grade_together, grader),
+            pipeline=Pipeline(grader),
             num_samples=config.eval.num_samples,
             ks=tuple(config.eval.k),
             temperature=config.eval.temperature,

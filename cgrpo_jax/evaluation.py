@@ -1,12 +1,15 @@
 """Held-out accuracy: greedy pass@1 and unbiased pass@k."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from cgrpo_jax.engine import Sampling
 from cgrpo_jax.passk import pass_at_k
+from cgrpo_jax.pipeline import Pipeline
 from cgrpo_jax.records import Author, Problem, Rollout
-from cgrpo_jax.rollout import Writer, respond, score
+from cgrpo_jax.rollout import respond, score
+from cgrpo_jax.writers import Writer, at_work
 
 # Evaluation draws from a stream of its own, the same at every evaluation of a run.
 _STREAM = 2**31
@@ -17,7 +20,7 @@ def evaluate(
     params: dict,
     problems: Sequence[Problem],
     *,
-    grade: Callable,
+    pipeline: Pipeline,
     num_samples: int,
     ks: Sequence[int],
     temperature: float,
@@ -32,7 +35,7 @@ def evaluate(
       model: an `assemble.Model`.
       params: the weights.
       problems: what to answer.
-      grade: `(responses, answers) -> grades`.
+      pipeline: with the grader.
       num_samples: samples a question.
       ks: the k of pass@k; pass@1 is greedy whatever stands here.
       temperature, top_p: of the samples.
@@ -47,19 +50,22 @@ def evaluate(
 
     def answers(temperature: float, top_p: float, n: int) -> list[list[Rollout]]:
         writer = Writer(
-            generator=model.generator,
+            engine=model.engine,
             params=params,
             prompts=model.prompts,
             author=Author.POLICY,
             weights_step=0,
             seed=seed,
             iteration=_STREAM,
-            temperature=temperature,
-            top_p=top_p,
+            sampling=Sampling(temperature, top_p),
         )
-        groups = respond(writer, problems, num_responses=n, max_length=max_length)
-        scored = iter(score([row for group in groups for row in group], problems, grade))
-        return [[next(scored) for _ in group] for group in groups]
+
+        async def answer(q: int, problem: Problem) -> list[Rollout]:
+            rows = await respond(writer, problem, question=q, num_responses=n, max_length=max_length)
+            return await score(rows, problem)
+
+        with at_work(writer) as engines:
+            return pipeline.run([answer(q, problem) for q, problem in enumerate(problems)], engines=engines)
 
     greedy = answers(0.0, 1.0, 1)
     sampled = answers(temperature, top_p, num_samples) if max(ks) > 1 else [[] for _ in problems]

@@ -1,4 +1,4 @@
-"""What a transformer computes, as pure functions of `(params, tokens, cache)`: training's full pass, cached decoding.
+"""What a transformer computes, as pure functions of `(params, tokens)`; decoding.py does it with a cache.
 
 Layers are scanned, so compile time does not grow with depth. All that differs between families is in `ModelConfig`.
 
@@ -13,13 +13,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from cgrpo_jax import sharding
 from cgrpo_jax.model import ModelConfig, axes_like
 
 _QUERY_BLOCK = 1024
-_PREFILL_TOKENS = 16384  # of prompts run at once; products over so many are as fast as over more
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
@@ -43,7 +41,8 @@ def softcap(x: jax.Array, cap: float) -> jax.Array:
 # --- the maths of one layer ---------------------------------------------------------------------------------------
 
 
-def _rms_norm(config: ModelConfig, x, scale):
+def rms_norm(config: ModelConfig, x, scale):
+    """Returns `x / rms(x)`, scaled."""
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
     if config.norm_offset:  # added and multiplied in float32, as Gemma was trained
@@ -51,7 +50,7 @@ def _rms_norm(config: ModelConfig, x, scale):
     return x32.astype(x.dtype) * scale
 
 
-def _rope_frequencies(config: ModelConfig, *, local: bool = False):
+def rope_frequencies(config: ModelConfig, *, local: bool = False):
     half = config.head_dim // 2
     own_base = local and config.local_rope_theta is not None
     theta = config.local_rope_theta if own_base else config.rope_theta
@@ -88,14 +87,30 @@ def _project(spec: str, p: dict, name: str, x):
     return out + jnp.einsum(f"bsr,r{outputs}->{result}", low, p[f"{name}_lora_b"])
 
 
-def _layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable):
-    """One transformer layer. `attend(q, k, v) -> (out, aux)` is all that differs between training and decoding."""
-    norm = functools.partial(_rms_norm, config)
+def _project_to_heads(p: dict, name: str, x_BSD, *, as_stored: bool):
+    """Returns `x W` by heads; as_stored, with the weights read in the order in which they lie.
+
+    What is done with each head afterwards, XLA:TPU would fuse with the product, for which it wants the heads first: it
+    would hold those weights of all layers once more. Flat, and with a barrier behind it, the product is by itself.
+    """
+    if not as_stored:
+        return _project("bsd,dhk->bshk", p, name, x_BSD)
+    w_DHK = p[name]
+    out = jnp.einsum("bsd,df->bsf", x_BSD, w_DHK.reshape(len(w_DHK), -1))
+    return jax.lax.optimization_barrier(out).reshape(*out.shape[:2], *w_DHK.shape[1:])
+
+
+def apply_layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable, *, as_stored: bool = False):
+    """One transformer layer. `attend(q, k, v) -> (out, aux)` is all that differs between training and decoding.
+
+    With as_stored, for stacked weights without adapters, the weights of q, k and v are not laid out anew.
+    """
+    norm = functools.partial(rms_norm, config)
     p = _own_kv_heads(config, p)
     h = norm(x_BSD, p["attn_norm"])
-    q = _project("bsd,dhk->bshk", p, "q", h)
-    k = _project("bsd,dhk->bshk", p, "k", h)
-    v = _project("bsd,dhk->bshk", p, "v", h)
+    q = _project_to_heads(p, "q", h, as_stored=as_stored)
+    k = _project_to_heads(p, "k", h, as_stored=as_stored)
+    v = _project_to_heads(p, "v", h, as_stored=as_stored)
     if config.attention_bias:
         q, k, v = q + p["q_bias"], k + p["k_bias"], v + p["v_bias"]
     if config.qk_norm:
@@ -124,7 +139,8 @@ def _own_kv_heads(config: ModelConfig, p: dict) -> dict:
     return p | {name: jnp.take(p[name], own, axis=-2) for name in names if name in p}
 
 
-def _embed(params: dict, config: ModelConfig, tokens):
+def embed(params: dict, config: ModelConfig, tokens):
+    """Returns the embeddings of tokens."""
     table = sharding.gather(params["embed"], ("vocab", "embed"), config.embed_dim)
     own = tokens - sharding.part_of(len(table), config.vocab_size)
     here = (own >= 0) & (own < len(table))
@@ -135,34 +151,35 @@ def _embed(params: dict, config: ModelConfig, tokens):
     return x * jnp.asarray(math.sqrt(config.embed_dim), x.dtype) if config.scale_embeddings else x
 
 
-def _query_scale(config: ModelConfig) -> float:
+def query_scale(config: ModelConfig) -> float:
+    """Returns what queries are multiplied by before attention."""
     return config.head_dim**-0.5 if config.query_scale is None else config.query_scale
 
 
-def _local_L(config: ModelConfig):
+def local_layers(config: ModelConfig):
     """Which layers are local, as an array to scan over; None where no layer is."""
     return jnp.asarray(config.local_layers) if any(config.local_layers) else None
 
 
-def _choose(local, if_local, if_not):
-    """Returns what a layer uses, of what local layers and the others use; `local` is an item of `_local_L`."""
+def choose(local, if_local, if_not):
+    """Returns what a layer uses, of what local layers and the others use; `local` is an item of `local_layers`."""
     return if_not if local is None else jax.tree.map(functools.partial(jnp.where, local), if_local, if_not)
 
 
-def _rope(config: ModelConfig, positions_BS) -> Callable:
+def rotations(config: ModelConfig, positions_BS) -> Callable:
     """Returns `local -> (cos_BSK, sin_BSK)`."""
 
     def turns(local: bool):
-        angle = positions_BS[..., None].astype(jnp.float32) * _rope_frequencies(config, local=local)
+        angle = positions_BS[..., None].astype(jnp.float32) * rope_frequencies(config, local=local)
         return jnp.cos(angle), jnp.sin(angle)
 
     everywhere = turns(False)
     if config.local_rope_theta is None or not any(config.local_layers):
         return lambda local: everywhere
-    return functools.partial(_choose, if_local=turns(True), if_not=everywhere)
+    return functools.partial(choose, if_local=turns(True), if_not=everywhere)
 
 
-def _packed_attention(config: ModelConfig, positions_BS, segments_BS) -> Callable:
+def packed_attention(config: ModelConfig, positions_BS, segments_BS) -> Callable:
     """Returns `local -> attend`: causal attention within each segment, in local layers to its last tokens only.
 
     Long rows are taken a block of queries at a time, each with the keys up to its end, and their scores are computed
@@ -176,7 +193,7 @@ def _packed_attention(config: ModelConfig, positions_BS, segments_BS) -> Callabl
         seen_BST = segments_BS[:, here, None] == segments_BS[:, None, :end]
         seen_BST &= index_S[here, None] >= index_S[:end]
         near_BST = seen_BST & (positions_BS[:, here, None] - positions_BS[:, None, :end] < config.window)
-        return _attention(config, q, k, v, _choose(local, near_BST, seen_BST)[:, None])
+        return _attention(config, q, k, v, choose(local, near_BST, seen_BST)[:, None])
 
     def attend(q, k, v, *, local):
         if S <= _QUERY_BLOCK:
@@ -192,7 +209,7 @@ def _packed_attention(config: ModelConfig, positions_BS, segments_BS) -> Callabl
 
 
 def _attention(config: ModelConfig, q_BSHK, k, v, mask_B1ST):
-    scale = _query_scale(config)
+    scale = query_scale(config)
     if not config.attention_softcap:
         return jax.nn.dot_product_attention(q_BSHK, k, v, mask=mask_B1ST, scale=scale)
     B, S, H, head_dim = q_BSHK.shape
@@ -203,7 +220,7 @@ def _attention(config: ModelConfig, q_BSHK, k, v, mask_B1ST):
     return jnp.einsum("bkgst,btkd->bskgd", weight, v).reshape(B, S, H, head_dim)
 
 
-def _gatherer(params: dict, config: ModelConfig) -> Callable[[dict], dict]:
+def gatherer(params: dict, config: ModelConfig) -> Callable[[dict], dict]:
     """Returns what gathers one layer's weights."""
     axes = axes_like(config, params)["layers"]
     return lambda p: {name: sharding.gather(leaf, axes[name][1:], config.embed_dim) for name, leaf in p.items()}
@@ -228,13 +245,13 @@ def hidden_states(
     Returns:
       `[B, S, D]` hidden states after the final norm; `logits` maps them to logits.
     """
-    attend, rope = _packed_attention(config, positions_BS, segments_BS), _rope(config, positions_BS)
+    attend, rope = packed_attention(config, positions_BS, segments_BS), rotations(config, positions_BS)
 
-    gather = _gatherer(params, config)
+    gather = gatherer(params, config)
 
     def layer(x, xs):
         p, local = xs
-        return _layer(config, gather(p), x, rope(local), attend(local))[0], None
+        return apply_layer(config, gather(p), x, rope(local), attend(local))[0], None
 
     if remat:
         layer = jax.checkpoint(layer, prevent_cse=False)
@@ -242,155 +259,5 @@ def hidden_states(
         # Gathered weights are not kept for the backward pass: those of all layers would be the whole model.
         policy = jax.checkpoint_policies.save_anything_except_these_names(sharding.GATHERED)
         layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
-    x, _ = jax.lax.scan(layer, _embed(params, config, tokens_BS), (params["layers"], _local_L(config)))
-    return _rms_norm(config, x, params["final_norm"])
-
-
-# --- generation ---------------------------------------------------------------------------------------------------
-
-
-@struct.dataclass
-class Cache:
-    """Keys and values of Q prompts and of the N continuations of each; B = Q * N, row b continues prompt b // N.
-
-    The continuations of a prompt share its keys and values: they are stored once and never copied.
-
-    Attributes:
-      prompt_k, prompt_v: `[L, Q, K, P, head_dim]`.
-      prompt_length_Q: int32; positions from there on are padding.
-      k, v: `[L, B, K, T, head_dim]`.
-      length: int32 scalar, number of continuation tokens stored, the same for all rows.
-    """
-
-    prompt_k: jax.Array
-    prompt_v: jax.Array
-    prompt_length_Q: jax.Array
-    k: jax.Array
-    v: jax.Array
-    length: jax.Array
-
-
-def prompts_at_once(num_prompts: int, length: int) -> int:
-    """Returns how many of Q padded prompts `prefill` runs at a time: a divisor of Q, of not too many tokens together.
-
-    Example:
-      prompts_at_once(9, 2048) == 3
-    """
-    fitting = (q for q in range(1, num_prompts + 1) if num_prompts % q == 0 and q * length <= _PREFILL_TOKENS)
-    return max(fitting, default=1)
-
-
-def prefill(
-    params: dict, config: ModelConfig, tokens_QP, length_Q, *, num_samples: int, max_length: int
-) -> tuple[jax.Array, Cache]:
-    """Runs Q prompts once, some at a time, and makes room for `num_samples` continuations of each.
-
-    Args:
-      params, config: the model.
-      tokens_QP: int32 prompts, padded on the right with anything.
-      length_Q: int32 true lengths, at least 1.
-      num_samples: N, continuations a prompt.
-      max_length: T, tokens that a continuation may have.
-
-    Returns:
-      (`[Q, D]` hidden states at the last prompt token, after the final norm; the cache)
-    """
-    Q, P = tokens_QP.shape
-    q = prompts_at_once(Q, P)
-    gather = _gatherer(params, config)
-
-    def some(tokens_qP, length_q):
-        positions = jnp.broadcast_to(jnp.arange(P), (q, P))
-        segments = (positions < length_q[:, None]).astype(jnp.int32)
-        attend, rope = _packed_attention(config, positions, segments), _rope(config, positions)
-
-        def layer(x, xs):
-            p, local = xs
-            x, (k, v) = _layer(config, gather(p), x, rope(local), attend(local))
-            return x, (k.swapaxes(1, 2), v.swapaxes(1, 2))
-
-        x, kv = jax.lax.scan(layer, _embed(params, config, tokens_qP), (params["layers"], _local_L(config)))
-        return jnp.take_along_axis(x, (length_q - 1)[:, None, None], axis=1)[:, 0], kv
-
-    # The cache is carried and filled in place: stacked by the scan, it would be there twice.
-    def step(kv, xs):
-        first, tokens_qP, length_q = xs
-        last_qD, new = some(tokens_qP, length_q)
-        return jax.tree.map(
-            lambda all_, x: jax.lax.dynamic_update_slice_in_dim(all_, x, first, axis=1), kv, new
-        ), last_qD
-
-    L, _, K, _, head_dim = jax.eval_shape(some, tokens_QP[:q], length_Q[:q])[1][0].shape
-    dtype = params["embed"].dtype
-
-    def room(*shape):
-        return sharding.varying_like(jnp.zeros((L, *shape, head_dim), dtype), tokens_QP, params["layers"]["q"])
-
-    xs = (jnp.arange(0, Q, q), tokens_QP.reshape(-1, q, P), length_Q.reshape(-1, q))
-    (prompt_k, prompt_v), last = jax.lax.scan(step, (room(Q, K, P), room(Q, K, P)), xs)
-    empty = room(Q * num_samples, K, max_length)
-    cache = Cache(prompt_k, prompt_v, length_Q, empty, empty, jnp.int32(0))
-    return _rms_norm(config, last.reshape(Q, -1), params["final_norm"]), cache
-
-
-def _cached_attention(config: ModelConfig, q_BHD, prompt_k, prompt_v, prompt_length_Q, k, v, length, local):
-    """Attention of one new token a row to its prompt (shared by N rows) and to its own continuation.
-
-    `k, v` are `[B, K, T, head_dim]` and already hold the new token at index `length`.
-    """
-    B, H, head_dim = q_BHD.shape
-    Q, K, P, _ = prompt_k.shape
-    T = k.shape[2]
-    q = (q_BHD * _query_scale(config)).reshape(Q, B // Q, K, H // K, head_dim)
-    own = jnp.einsum("bkgd,bktd->bkgt", q.reshape(B, K, H // K, head_dim), k, preferred_element_type=jnp.float32)
-    shared = jnp.einsum("qnkgd,qkpd->qnkgp", q, prompt_k, preferred_element_type=jnp.float32)
-    own, shared = softcap(own, config.attention_softcap), softcap(shared, config.attention_softcap)
-    own_T, prompt_P = jnp.arange(T), jnp.arange(P)
-    seen_T, seen_QP = own_T <= length, prompt_P < prompt_length_Q[:, None]
-    near_T = seen_T & (length - own_T < config.window)
-    near_QP = seen_QP & (prompt_length_Q[:, None] + length - prompt_P < config.window)
-    seen_T, seen_QP = _choose(local, (near_T, near_QP), (seen_T, seen_QP))
-    own = jnp.where(seen_T, own, -jnp.inf)
-    shared = jnp.where(seen_QP[:, None, None, None], shared, -jnp.inf).reshape(B, K, H // K, P)
-    weight = jax.nn.softmax(jnp.concatenate([shared, own], axis=-1), axis=-1).astype(v.dtype)
-    shared, own = weight[..., :P].reshape(Q, B // Q, K, H // K, P), weight[..., P:]
-    out = jnp.einsum("qnkgp,qkpd->qnkgd", shared, prompt_v).reshape(B, K, H // K, head_dim)
-    return (out + jnp.einsum("bkgt,bktd->bkgd", own, v)).reshape(B, H, head_dim)
-
-
-def decode_step(params: dict, config: ModelConfig, token_B, cache: Cache) -> tuple[jax.Array, Cache]:
-    """Appends one token to every row and returns the hidden state that predicts the next.
-
-    Args:
-      params, config: the model.
-      token_B: int32, the token just sampled for each row.
-      cache: keys and values so far.
-
-    Returns:
-      (`[B, D]` hidden states after the final norm, the cache with the token added)
-    """
-    num_samples = token_B.shape[0] // cache.prompt_length_Q.shape[0]
-    position_B = jnp.repeat(cache.prompt_length_Q, num_samples) + cache.length
-    rope = _rope(config, position_B[:, None])
-
-    # The continuation cache is carried and updated in place: as an output of the scan, all of it would be copied at
-    # every token.
-    def layer(carry, xs):
-        x, all_k, all_v = carry
-        p, local, prompt_k, prompt_v, index = xs
-
-        def attend(q, k, v):
-            at = (index, 0, 0, cache.length, 0)
-            new_k = jax.lax.dynamic_update_slice(all_k, k.swapaxes(1, 2)[None], at)
-            new_v = jax.lax.dynamic_update_slice(all_v, v.swapaxes(1, 2)[None], at)
-            own = (new_k[index], new_v[index], cache.length)
-            out = _cached_attention(config, q[:, 0], prompt_k, prompt_v, cache.prompt_length_Q, *own, local)
-            return out[:, None], (new_k, new_v)
-
-        x, (all_k, all_v) = _layer(config, p, x, rope(local), attend)
-        return (x, all_k, all_v), None
-
-    xs = (params["layers"], _local_L(config), cache.prompt_k, cache.prompt_v, jnp.arange(config.num_layers))
-    (x, k, v), _ = jax.lax.scan(layer, (_embed(params, config, token_B)[:, None], cache.k, cache.v), xs)
-    hidden = _rms_norm(config, x[:, 0], params["final_norm"])
-    return hidden, cache.replace(k=k, v=v, length=cache.length + 1)
+    x, _ = jax.lax.scan(layer, embed(params, config, tokens_BS), (params["layers"], local_layers(config)))
+    return rms_norm(config, x, params["final_norm"])

@@ -7,7 +7,7 @@ for found in hlo.collectives(compiled.as_text()):
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 _BITS = {"pred": 8, "c64": 64, "c128": 128, "token": 0}
@@ -77,7 +77,7 @@ def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     return -(-math.prod(shape) * bits // 8)
 
 
-def collectives(text: str, *, unknown_trips: int | None = None) -> list[Collective]:
+def collectives(text: str, *, unknown_trips: Sequence[int] = ()) -> list[Collective]:
     """Returns every collective of a program, once per place it is called from.
 
     On TPU an asynchronous collective appears in the fusion that starts it, in those that do other work meanwhile and in
@@ -85,9 +85,10 @@ def collectives(text: str, *, unknown_trips: int | None = None) -> list[Collecti
 
     Args:
       text: `compiled.as_text()`.
-      unknown_trips: how often a loop runs whose trip count is not in the program, as one that ends on data.
+      unknown_trips: how often loops run whose trip count is not in the program, as those that end on data: one of
+        these that is in none of these, one within that, and so on.
     """
-    program = _computations(text)
+    program = computations(text)
     everyone = _num_devices(text)
     found = []
     for computation, instruction, times in _walk(program, unknown_trips):
@@ -105,13 +106,13 @@ def collectives(text: str, *, unknown_trips: int | None = None) -> list[Collecti
     return found
 
 
-def kernel_calls(text: str, *, unknown_trips: int | None = None) -> list[KernelCall]:
+def kernel_calls(text: str, *, unknown_trips: Sequence[int] = ()) -> list[KernelCall]:
     """Returns every call of a Pallas kernel in a program, once per place it is called from.
 
     Args:
       text, unknown_trips: as for `collectives`.
     """
-    program = _computations(text)
+    program = computations(text)
     found = []
     for computation, instruction, times in _walk(program, unknown_trips):
         if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes:
@@ -123,8 +124,12 @@ def kernel_calls(text: str, *, unknown_trips: int | None = None) -> list[KernelC
     return found
 
 
-def _computations(text: str) -> dict[str, list[Instruction]]:
-    """Returns the instructions of every computation by its name, the entry's also under ""."""
+def computations(text: str) -> dict[str, list[Instruction]]:
+    """Returns the instructions of every computation by its name, the entry's also under "".
+
+    Args:
+      text: `compiled.as_text()`.
+    """
     program, current = {}, None
     for line in text.splitlines():
         header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
@@ -203,35 +208,47 @@ def _continues_elsewhere(instruction: Instruction, computation: list[Instruction
 
 
 def _walk(
-    program: dict[str, list[Instruction]], unknown_trips: int | None
+    program: dict[str, list[Instruction]], unknown_trips: Sequence[int]
 ) -> Iterator[tuple[str, Instruction, int | None]]:
     """Yields (computation, instruction, times it runs) for each place it is called from; all branches are taken."""
 
-    def visit(name, times):
+    def visit(name, times, given):
         for instruction in program[name]:
             yield name, instruction, times
             if instruction.opcode in ("async-update", "async-done"):
                 continue  # they name the computation that their async-start has already run
-            inner = times
+            inner, inside = times, given
             if instruction.opcode == "while":
                 trips = trip_count(program, name, instruction)
-                trips = unknown_trips if trips is None else trips
+                if trips is None:
+                    trips, inside = given[0] if given else None, given[1:]
                 inner = None if times is None or trips is None else times * trips
-            called = _CALLED.findall(instruction.attributes)
-            for listed in _BRANCHES.findall(instruction.attributes):
-                called += [branch.strip().lstrip("%") for branch in listed.split(",")]
-            for callee in called:
-                if callee in program:
-                    yield from visit(callee, inner)
+            for callee in called(program, instruction):
+                yield from visit(callee, inner, inside)
 
-    yield from visit("", 1)
+    yield from visit("", 1, tuple(unknown_trips))
+
+
+def called(program: dict[str, list[Instruction]], instruction: Instruction) -> list[str]:
+    """Returns the computations that an instruction runs: a fusion's, a loop's body, each branch of a conditional.
+
+    Args:
+      program: of `computations`.
+      instruction: one of it.
+    """
+    names = _CALLED.findall(instruction.attributes)
+    if instruction.opcode == "call":
+        names += re.findall(r"\bto_apply=%?([\w.\-]+)", instruction.attributes)
+    for listed in _BRANCHES.findall(instruction.attributes):
+        names += [branch.strip().lstrip("%") for branch in listed.split(",")]
+    return [name for name in names if name in program]
 
 
 def trip_count(program: dict[str, list[Instruction]], computation: str, loop: Instruction) -> int | None:
     """Returns how often a while loop's body runs: said by the compiler, or counted from `i = a; while i < b; i += c`.
 
     Args:
-      program: of `_computations`.
+      program: of `computations`.
       computation: where the loop is.
       loop: the `while` instruction.
 

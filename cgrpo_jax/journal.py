@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,9 @@ from typing import TextIO
 import tqdm
 
 from cgrpo_jax import metrics, runtime
-from cgrpo_jax.records import Author, Problem, Rollout
+from cgrpo_jax.engine import Stats
+from cgrpo_jax.pipeline import Progress
+from cgrpo_jax.records import Author, Problem, Rollout, Stage
 
 
 class Clock:
@@ -28,6 +31,10 @@ class Clock:
             yield
         finally:
             self._seconds[stage] += time.monotonic() - started
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Adds time to a stage."""
+        self._seconds[stage] += seconds
 
     def count(self, name: str, number: int) -> None:
         """Adds to a count, which is written also when it is 0."""
@@ -52,6 +59,22 @@ def progress_bar(steps: Iterable | None = None, **kw) -> tqdm.tqdm:
     return tqdm.tqdm(steps, mininterval=0.2 if sys.stderr.isatty() else 10.0, disable=not runtime.is_first(), **kw)
 
 
+def show(bar: tqdm.tqdm, progress: Progress) -> None:
+    """Shows beside a progress bar how far an iteration's texts are, as seldom as the bar itself is drawn."""
+    now = time.monotonic()
+    if bar.disable:  # then it does not even have an interval
+        return
+    if now - getattr(bar, "shown_at", -math.inf) < bar.mininterval:
+        return
+    bar.shown_at = now
+    waiting = "+".join(str(progress.waiting.get(int(stage), 0)) for stage in Stage)
+    speed = progress.tokens / progress.seconds if progress.seconds else 0
+    bar.set_postfix_str(
+        f"{progress.done}/{progress.total} questions, {progress.live}/{progress.slots} slots, {waiting} waiting, "
+        f"{speed:.0f} tok/s"
+    )
+
+
 def say(text: str, file: TextIO | None = None) -> None:
     """Writes a line, by default to standard error, on process 0."""
     if runtime.is_first():
@@ -63,20 +86,17 @@ def bar_text(row: Mapping[str, float]) -> str:
     parts = [f"reward {row['reward']:.2f}", f"all wrong {row['frac_all_wrong']:.2f}"]
     if row.get("refine/attempted"):
         parts.append(f"rescued {row['refine/questions_rescued']:.2f}")
-    if "tokens_per_second/respond" in row:
-        parts.append(f"{row['tokens_per_second/respond']:.0f} tok/s")
+    if "tokens_per_second/rollout" in row:
+        parts.append(f"{row['tokens_per_second/rollout']:.0f} tok/s")
     return ", ".join(parts)
 
 
 def sampled_tokens(
     responses: Sequence[Sequence[Rollout]], refinements: Sequence[Rollout], counts: Mapping[str, int]
 ) -> dict[str, int]:
-    """Returns the tokens that models sampled in an iteration, by stage; `counts` holds those of critiques."""
-    return {
-        "respond": sum(len(row.token_ids) for group in responses for row in group),
-        "critique": counts["tokens"],
-        "refine": sum(len(row.token_ids) for row in refinements if row.author == Author.POLICY),
-    }
+    """Returns the tokens that models sampled in an iteration; `counts` holds those of critiques."""
+    written = [row for group in responses for row in group] + [r for r in refinements if r.author == Author.POLICY]
+    return {"rollout": sum(len(row.token_ids) for row in written) + counts["tokens"]}
 
 
 def metrics_row(
@@ -85,6 +105,7 @@ def metrics_row(
     kept: Sequence[Rollout],
     counts: Mapping[str, int],
     stats: Sequence[Mapping[str, float]],
+    engines: Sequence[Stats],
     *,
     refines: bool,
     pass_threshold: float,
@@ -97,7 +118,7 @@ def metrics_row(
         row["refine/dropped_mentions"] = counts["dropped_mentions"]
     trained = [one for group in responses for one in group] + list(kept)
     row["group_reward"] = sum(one.reward for one in trained) / len(trained)
-    return row | metrics.critic_metrics(counts) | metrics.update_metrics(stats)
+    return row | metrics.critic_metrics(counts) | metrics.update_metrics(stats) | metrics.engine_metrics(engines)
 
 
 def sample_lines(

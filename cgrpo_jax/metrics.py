@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cgrpo_jax.critiques import mentions_critique
+from cgrpo_jax.engine import Stats
 from cgrpo_jax.records import Rollout
 
 METRICS = {
@@ -29,8 +30,8 @@ METRICS = {
     "refined/clip_ratio/high_mean": "share of refined tokens whose shaped ratio is clipped from above",
     "refined/frac_tokens": "share of the trained tokens that belong to refinements",
     "kl": "mean k3 estimate of KL(pi_theta || pi_ref) a token (only with kl_coef > 0)",
-    "sampling/sampling_logp_difference/mean": "mean |log pi_theta - log pi_old| (nats) over initial tokens; "
-    "with updates_per_batch > 1 it holds the drift since the first update too",
+    "sampling/sampling_logp_difference/mean": "mean |log pi_sampler - log pi_trainer| (nats) of the same weights over "
+    "the initial tokens that train in an iteration's first update (old_logp trainer: over all tokens)",
     "rows_trained": "rows that went through the update (a row of advantage 0 has no gradient and is left out)",
     "tokens_trained": "targets of these rows",
     "completions/mean_length": "mean length (tokens) of the initial responses",
@@ -50,15 +51,23 @@ METRICS = {
     "critic/false_wrong_rate": "share of the passing responses with a readable first cot critique that it calls wrong",
     "critic/fallback_rate": "share of the critiques replaced by the indicative one after all retries",
     "critic/attempts": "critiques written by a model, retries included",
+    "critic/unanswered": "critiques that an HTTP endpoint failed to write: after all attempts, or over its budget",
+    "critic/http_requests": "critiques asked of an HTTP endpoint, those that its budget no longer allowed included",
+    "critic/http_attempts": "how often the endpoint was asked for them",
+    "critic/http_failed/CATEGORY": "those that failed for good, by why: timeout, unreachable, garbage, status 500, ...",
     "critic/prompts_cut": "critique prompts in which a response was cut in its middle",
     "grade/timeouts": "rows whose grading ran into its time limit (reward 0)",
     "num_tokens": "tokens generated since the start, by all stages",
     "num_compilations": "programs compiled since the start of the process",
     "step_time": "seconds of the whole iteration",
     "eval/NAME": "held-out metrics of the weights after this iteration, every `eval.every`: pass@k, mean@n, ...",
-    "time/STAGE": "seconds of one stage: respond, critique, refine, grade, update; and warm_start, evaluate where "
-    "they ran just before",
+    "time/STAGE": "seconds of one stage: reshard, rollout (respond, critique and refine at once), update; of the "
+    "rollout, grade is what was spent waiting for grades alone; and warm_start, compile, evaluate where they ran "
+    "just before",
     "tokens_per_second/STAGE": "tokens sampled (update: tokens trained) by it each second",
+    "engine/occupancy": "share of the slots' decoding steps that sampled a token, while requests waited for a slot",
+    "engine/prompt_tokens": "prompt tokens prefilled",
+    "engine/shared_tokens": "prompt tokens that were copied from another slot instead",
 }
 
 
@@ -115,6 +124,7 @@ def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:
         "critic/malformed_rate": share("malformed", "critiqued"),
         "critic/fallback_rate": share("fallbacks", "critiqued"),
         "critic/attempts": counts["attempts"],
+        "critic/unanswered": counts["unanswered"],
         "critic/prompts_cut": counts["prompts_cut"],
     }
     # Where no such response was judged there is no rate, and 0 would praise the critic.
@@ -123,6 +133,22 @@ def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     if counts["judged_passed"]:
         metrics["critic/false_wrong_rate"] = share("false_wrong", "judged_passed")
     return metrics
+
+
+def endpoint_metrics(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    """Metrics of an HTTP endpoint from what `HttpCritic.counts` was after and before an iteration."""
+    wanted = ["requests", "attempts", *(name for name in counts if name.startswith("failed/"))]
+    return {f"critic/http_{name}": counts.get(name, 0) - before.get(name, 0) for name in wanted}
+
+
+def engine_metrics(stats: Sequence[Stats]) -> dict[str, float]:
+    """Metrics of the engines that wrote an iteration's texts."""
+    steps = sum(one.slot_steps_waiting for one in stats)
+    return {
+        "engine/occupancy": sum(one.tokens_waiting for one in stats) / steps if steps else 1.0,
+        "engine/prompt_tokens": sum(one.prompt_tokens for one in stats),
+        "engine/shared_tokens": sum(one.shared_tokens for one in stats),
+    }
 
 
 def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -143,7 +169,8 @@ def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
         "ratio": share("initial/ratio_sum", "initial/tokens"),
         "clip_ratio/low_mean": share("initial/clip_low", "initial/tokens"),
         "clip_ratio/high_mean": share("initial/clip_high", "initial/tokens"),
-        "sampling/sampling_logp_difference/mean": share("logp_difference_sum", "initial/tokens"),
+        # Of the first update alone: after it the weights are others than those that sampled.
+        "sampling/sampling_logp_difference/mean": stats[0]["logp_difference_sum"] / max(stats[0]["initial/tokens"], 1),
     }
     if total["refined/tokens"]:
         metrics |= {

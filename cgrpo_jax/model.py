@@ -198,7 +198,10 @@ def axes_like(config: ModelConfig, params: dict) -> dict:
         inputs, outputs = split_axes(weight, layers[weight])
         return {"": layers[weight], "a": (*inputs, "lora"), "b": (inputs[0], "lora", *outputs)}[half]
 
-    return {name: axes[name] for name in params} | {"layers": {name: of_layer(name) for name in params["layers"]}}
+    split = isinstance(params["layers"], tuple)  # one dict a layer (decoding.py)
+    stacked = {name: of_layer(name) for name in (params["layers"][0] if split else params["layers"])}
+    one = {name: names[1:] for name, names in stacked.items()}
+    return {name: axes[name] for name in params} | {"layers": (one,) * config.num_layers if split else stacked}
 
 
 def split_axes(name: str, axes: tuple) -> tuple[tuple, tuple]:

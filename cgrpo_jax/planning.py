@@ -36,7 +36,7 @@ class Report:
       cost: None where even a model of three layers does not fit, or where it was not counted.
       seconds_bound: the least that the chip's published limits allow.
       limit: which of them: flops, bytes or collectives.
-      per_iteration: how often it runs in an iteration; 0 if in evaluations only, whose costs are not counted.
+      per_iteration: as in `programs.Call`; what has 0 has its costs not counted.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Planner:
         policy, critic = (
             model and (programs.shallow(model, depth) if depth else model) for model in (self.policy, self.critic)
         )
-        return programs.of(config, mesh, policy, critic, one_piece=depth is not None)
+        return programs.of(config, mesh, policy, critic)
 
     # --- memory -------------------------------------------------------------------------------------------------
 
@@ -122,8 +122,9 @@ class Planner:
         key = (call.function, structure, tuple(leaves), tuple(call.keywords.items()))
         if key not in self.compiled:
             program = costs.compile_for(
-                call.function, call.args, call.keywords, kernel_cost=kernel_cost, unknown_trips=call.trips
-            )
+                call.function, call.args, call.keywords, kernel_cost=kernel_cost, unknown_trips=call.trips,
+                count_moved=bool(call.trips),
+            )  # fmt: skip
             part = "" if call.name == call.function.__name__ else f" ({call.function.__name__})"
             size = f"{program.needed_bytes / topology.GIB:.2f} GiB"
             self.say(f"{self.name}: {call.name}{part} needs {size} by itself; compiled in {program.seconds:.0f} s")
@@ -162,15 +163,19 @@ class Planner:
         return known | {"temporaries": max(0, self._peak(call, self.programs) - sum(known.values()))}
 
     def _cost(self, call: programs.Call, shallow: Mapping[int, programs.Call]) -> Cost | None:
-        """Returns what one run costs; the collectives are the program's own, whose loops can be multiplied out."""
+        """Returns what one run costs.
+
+        Collectives are the program's own, whose loops can be multiplied out; so are the bytes where it generates: the
+        compiler keeps whole layers of a shallow program on the chip, so that two depths tell nothing of one layer.
+        """
         program = self._compile(call)
         if not unroll(call.function, call.args, call.keywords).loops:
             return program.cost
-        decodes = call.trips is not None
+        decodes = bool(call.counted)
         found = {}
         for depth, one in shallow.items():
             for tokens in _TOKENS if decodes else (1,):
-                unrolled = unroll(one.function, one.args, one.keywords, trips=tokens)
+                unrolled = unroll(one.function, one.args, {**one.keywords, **one.counted}, trips=tokens)
                 compiled = costs.compile_for(
                     unrolled.function, unrolled.args, kernel_cost=kernel_cost, donate_argnums=unrolled.donated
                 )
@@ -180,10 +185,15 @@ class Planner:
                 self.say(f"{self.name}: cost of {call.name}, {depth} layers; compiled in {compiled.seconds:.0f} s")
         layers = (self.critic if call.name.startswith("critic_") else self.policy).num_layers
         if decodes:
-            cost = costs.extrapolate_decode(found, layers, call.trips)
-            cost = dataclasses.replace(cost, bytes=max(cost.bytes, call.trips * _read_each_token(call)))
+            cost = costs.extrapolate_decode(found, layers, call.trips[0])
         else:
-            cost = call.pieces * costs.extrapolate({depth: cost for (depth, _), cost in found.items()}, layers)
+            cost = costs.extrapolate({depth: cost for (depth, _), cost in found.items()}, layers)
+        if call.unused_end and program.fits:
+            # Written out, the last layer ends early. The program itself counts as one layer and what is around them.
+            (low, fewer), (high, more) = sorted((depth, cost) for (depth, _), cost in found.items())
+            cost = program.cost + (layers - 1) / (high - low) * (more - fewer)
+        if program.moved_bytes is not None:
+            cost = dataclasses.replace(cost, bytes=program.moved_bytes)
         if program.fits and all(collective.times is not None for collective in program.collectives):
             cost = dataclasses.replace(cost, collectives=program.cost.collectives)
         return cost
@@ -223,11 +233,11 @@ class Planner:
             times *= 2
 
     def _fewer_rows(self) -> Iterator[dict]:
-        rows = self.config.max_rows
+        rows = self.config.num_slots
         yield {}
         while rows > 1:
             rows //= 2
-            yield {"max_rows": rows}
+            yield {"num_slots": rows}
 
     def _smaller_batches(self) -> Iterator[dict]:
         c = self.config
@@ -240,17 +250,6 @@ class Planner:
                 yield remat | {"pack_rows": rows}
             if c.pack_length > shortest:
                 yield remat | {"pack_rows": 1, "pack_length": shortest}
-
-
-def _read_each_token(call: programs.Call) -> int:
-    """Returns the bytes that a token cannot but read: the cache, and the weights but for single rows of embeddings.
-
-    The compiler says less where it takes a layer of a large cache now as a copy and now within a product, so that two
-    depths do not tell what a layer reads.
-    """
-    weights, state = call.args
-    read = {name: leaf for name, leaf in weights.items() if name != "embed" or "unembed" not in weights}
-    return programs.Buffer("", (read, state.cache)).bytes
 
 
 def kernel_cost(call: hlo.KernelCall) -> Cost:

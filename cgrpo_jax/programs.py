@@ -6,14 +6,14 @@ failed by all responses, so that each is critiqued once and refined, and no row 
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cgrpo_jax import assemble, forward, generate, lora, packing, sharding, update
+from cgrpo_jax import assemble, decoding, generation, layouts, lora, packing, scheduler, sharding, slots, update
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.model import ModelConfig
 
@@ -54,9 +54,11 @@ class Call:
       own: names of the buffers that are among its arguments and results.
       beside: names of those that are on the devices meanwhile, and are not.
       times: how often it runs in one run of what it is reported as.
-      per_iteration: how often that runs in an iteration; 0 if in evaluations only.
-      trips: how often a loop in it runs that ends on data; None if there is none.
-      pieces: in how many equal parts, one after another, it does its work.
+      per_iteration: how often that runs in an iteration; 0 if in evaluations only, or if the prompts decide it.
+      trips: how often the loops run that end on data, where the bytes it moves are counted in the program itself:
+        prompts written; tokens and, within that, blocks of the cache that are read. Empty for others.
+      counted: of a program that decodes, further keywords that leave it one loop that ends on data.
+      unused_end: whether nothing uses what the last layer makes of its keys and values, which is computed all the same.
     """
 
     name: str
@@ -68,8 +70,9 @@ class Call:
     beside: tuple[str, ...]
     times: int = 1
     per_iteration: int = 1
-    trips: int | None = None
-    pieces: int = 1
+    trips: tuple[int, ...] = ()
+    counted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unused_end: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,17 +84,21 @@ class Programs:
     sampled_tokens: int
 
 
-def of(config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None, *, one_piece: bool = False) -> Programs:
+def of(config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None) -> Programs:
     """Returns the programs of a run.
 
     Args:
       config: the configuration.
       mesh: of real or of described devices.
       policy, critic: shapes of the models; no critic unless it is a frozen one.
-      one_piece: give programs that work in pieces as those of one piece, by which their cost is counted.
     """
-    parts = _Parts(config, mesh, policy, critic, one_piece)
+    parts = _Parts(config, mesh, policy, critic)
     calls = [*parts.generating(), *parts.evaluating(), *parts.scoring(), *parts.resharding(), *parts.updating()]
+    caches = [name for name, buffer in parts.buffers.items() if buffer.kind == "kv_cache"]
+    for i, call in enumerate(calls):
+        if call.phase in ("prefill", "decode", "critique"):  # both engines have theirs while either works
+            others = tuple(name for name in caches if name not in call.own)
+            calls[i] = dataclasses.replace(call, beside=call.beside + others)
     return Programs(tuple(calls), parts.buffers, parts.sampled_tokens)
 
 
@@ -104,8 +111,8 @@ def shallow(config: ModelConfig, depth: int) -> ModelConfig:
 class _Parts:
     """A configuration's shapes, and what they make together."""
 
-    def __init__(self, config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None, one_piece: bool):
-        self.config, self.mesh, self.policy, self.critic, self.one_piece = config, mesh, policy, critic, one_piece
+    def __init__(self, config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None):
+        self.config, self.mesh, self.policy, self.critic = config, mesh, policy, critic
         self.dtype = assemble.compute_dtype(config, mesh)
         self.groups = sharding.num_groups(mesh)
         self.optimizer = assemble.optimizer(config)
@@ -122,22 +129,25 @@ class _Parts:
         }
         if self.base:
             self.buffers["base"] = Buffer("weights", self.weights)
+        self.split = layouts.splits(mesh)
         self.generation, self.sampler = self.placed(policy, full, generating=True), "generation"
-        if not self.base and generate.reads_alike(self.weights, mesh=mesh, dtype=self.dtype):
+        if not self.base and layouts.reads_alike(self.weights, mesh=mesh, dtype=self.dtype, split=self.split):
             self.generation, self.sampler = self.weights, "trained"
         else:
             self.buffers["generation"] = Buffer("weights", self.generation)
         if config.kl_coef and not self.base:  # adapters start at 0: their base is the reference
-            self.buffers["reference"] = Buffer("weights", self.placed(policy, full, generating=True))
+            self.buffers["reference"] = Buffer("weights", self.placed(policy, full, generating=True, split=False))
         if critic:
             shapes = self.placed(critic, model_lib.param_shapes(critic), generating=True)
             self.buffers["critic"] = Buffer("weights", shapes)
         self.kept = tuple(self.buffers)  # through the whole of an iteration
 
-    def placed(self, model: ModelConfig, shapes: dict, *, generating: bool = False) -> dict:
-        """Returns weights as training has them, or as generation reads them."""
+    def placed(self, model: ModelConfig, shapes: dict, *, generating: bool = False, split: bool | None = None) -> dict:
+        """Returns weights as training has them, or as generation reads them (or scoring: not split)."""
         if generating:
             shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(self.dtype)), shapes)
+            if self.split if split is None else split:
+                shapes = jax.eval_shape(decoding.split_layers, shapes)
         layout = sharding.GENERATION if generating else sharding.TRAINING
         return sharding.placed(model_lib.axes_like(model, shapes), shapes, self.mesh, layout=layout)
 
@@ -156,98 +166,111 @@ class _Parts:
     # --- generation ---------------------------------------------------------------------------------------------
 
     def generating(self) -> list[Call]:
+        """Returns the programs of the engines: prefill of each stage's prompts, sharing, and the tick of all stages."""
         c = self.config
         responses = c.questions_per_iteration * c.num_responses
-        calls = self.stage("", "", c.max_prompt_length, c.max_response_length, responses, c.num_responses)
         refines = c.refine == "policy"
         critiques = responses * c.num_critiques if refines or c.critique_when == "all" else 0
-        refinements = critiques * c.refinements_per_critique if refines else 0
-        if c.critique == "cot" and critiques:
-            if c.reward_source == "critic":  # which reads refinements too
-                critiques += refinements * c.num_critiques
-            prefix = "critic_" if self.critic else "critique_"
-            calls += self.stage(
-                prefix, "critique", c.max_critique_prompt_length, c.max_critique_length, critiques, 1,
-                by_critic=self.critic is not None,
-            )  # fmt: skip
+        parents = critiques if refines else 0  # whose refinements share a prompt
+        refinements = parents * c.refinements_per_critique
+        writes = c.critique == "cot" and not c.http_critic.url
+        if not writes:
+            critiques = 0
+        elif c.reward_source == "critic":  # which reads refinements too
+            critiques += refinements * c.num_critiques
+        prompts = [("prefill", c.max_prompt_length, c.questions_per_iteration)]
+        tokens = responses * c.max_response_length + refinements * c.max_response_length
+        judging = ("critique_prefill", c.max_critique_prompt_length, critiques)
+        if critiques and not self.critic:
+            prompts.append(judging)
+            tokens += critiques * c.max_critique_length
         if refinements:
-            each = c.refinements_per_critique
-            calls += self.stage("refine_", "", c.max_refinement_prompt_length, c.max_response_length, refinements, each)
+            prompts.append(("refine_prefill", c.max_refinement_prompt_length, parents))
+        calls = self.engine("", prompts, tokens)
+        if critiques and self.critic:
+            judging = ("critic_prefill", *judging[1:])
+            calls += self.engine("critic_", [judging], critiques * c.max_critique_length)
+        self.sampled_tokens = tokens + (critiques * c.max_critique_length if self.critic else 0)
         return calls
 
-    def evaluating(self) -> list[Call]:
-        """Returns the programs of an evaluation: greedy responses to different questions, and samples."""
-        c, e = self.config, self.config.eval
-        if not (c.data.eval or c.data.kind == "chains" and c.data.num_eval):
-            return []
-        # A file's questions are not counted here: there are enough to fill a call.
-        questions = c.data.num_eval or self.groups * c.max_rows
-        lengths = (c.max_prompt_length, c.max_response_length)
-        greedy = dict(temperature=0.0, top_p=1.0, top_k=0)
-        calls = self.stage("eval_", "", *lengths, questions, 1, evaluation=greedy)
-        if max(e.k) > 1:
-            sampling = dict(temperature=e.temperature, top_p=e.top_p, top_k=0)
-            each = e.num_samples
-            calls += self.stage("eval_sample_", "", *lengths, questions * each, each, evaluation=sampling)
-        return calls
+    def engine(self, prefix: str, prompts: Sequence[tuple[str, int, int]], tokens: int) -> list[Call]:
+        """Returns the programs of one engine.
 
-    def stage(
-        self,
-        prefix: str,
-        phase: str,
-        prompt: int,
-        length: int,
-        num_rows: int,
-        each: int,
-        *,
-        by_critic: bool = False,
-        evaluation: Mapping[str, Any] | None = None,
-    ) -> list[Call]:
-        """Returns the two programs that write `num_rows` rows, `each` a prompt, in calls of the largest size.
-
-        Those of an evaluation, given its sampling, are no part of an iteration.
+        Args:
+          prefix: of its names; that of a critic's is not empty.
+          prompts: name, length and number of the prompts of each stage.
+          tokens: that it samples in an iteration.
         """
         c = self.config
-        model = self.critic if by_critic else self.policy
-        weights = self.buffers["critic"].shapes if by_critic else self.generation
-        samples = min(each, c.max_rows)
-        sizes = generate.call_sizes(num_rows // each, num_samples=samples, max_rows=c.max_rows, num_groups=self.groups)
-        Q, times = max(sizes), len(sizes) * -(-each // samples)
-        P = min(-(-prompt // c.prompt_bucket) * c.prompt_bucket, model.max_context)
-        sampling = evaluation or dict(temperature=c.temperature, top_p=c.top_p, top_k=c.top_k)
-        settings = generate.Settings(model, self.mesh, _EOS_IDS, samples, length, **sampling)
-        seed = self.array((), jnp.uint32)
+        own, args, settings = self.slots(prefix)
+        weights, state = args[:2]
+        widths = scheduler.widths_up_to(self.room(prefix).longest_prompt, c.prompt_bucket)
+        phase, calls = "critique" if prefix else "prefill", []
 
-        def prompts(Q: int) -> tuple:
-            live_B, index_B6 = self.rows(Q * samples, dtype=jnp.bool_), self.rows(Q * samples, 6)
-            return weights, self.rows(Q, P), self.rows(Q), live_B, seed, seed, index_B6
+        def prefill(name: str, width: int, rows: int, number: int, *, continued: bool) -> None:
+            total = self.groups * rows
+            one = self.rows(total)
+            arguments = (weights, state, self.rows(total, width), one, one, one, self.rows(self.groups))
+            keywords = {"settings": settings, "continued": continued}
+            calls.append(
+                self.call(
+                    name, phase, slots.prefill, arguments, own=own, keywords=keywords,
+                    per_iteration=-(-number // total), trips=(rows,), unused_end=True,
+                )
+            )  # fmt: skip
 
-        args, keywords = prompts(Q), {"settings": settings}
-        state = jax.tree.map(
-            lambda leaf, spec: self.array(leaf.shape, leaf.dtype, spec),
-            jax.eval_shape(generate.prefill, *args, **keywords),
-            generate.decoding_specs(settings),
+        for name, length, number in prompts:
+            width = next(width for width in widths if width >= max(1, length - 1))
+            prefill(name, width, scheduler.rows_at_once(width), number, continued=False)
+        if len(widths) > 1:  # what comes after a shared beginning; how much does, the prompts decide
+            prefill(f"{prefix}continue", widths[-2], 1, 0, continued=True)
+        pairs = self.rows(self.groups * settings.num_slots)
+        sharing = (state, pairs, pairs, self.rows(self.groups))
+        keywords = {"settings": settings, "width": widths[-1]}
+        calls.append(
+            self.call(f"{prefix}share", phase, slots.share, sharing, own=own[1:], keywords=keywords, per_iteration=0)
         )
-        cache = f"{prefix}cache"
-        self.buffers[cache] = Buffer(
-            "kv_cache", (state.cache.prompt_k, state.cache.prompt_v, state.cache.k, state.cache.v)
+        at_once = self.groups * settings.num_slots * c.decode_chunk
+        sampling = generation.sampling(c)
+        calls.append(self.tick(f"{prefix}decode", own, args, settings, sampling, -(-tokens // at_once)))
+        return calls
+
+    def slots(self, prefix: str) -> tuple[tuple[str, ...], tuple, slots.Settings]:
+        """Returns the names of an engine's buffers, the arguments of its tick, and what it is compiled for."""
+        c, name, room = self.config, f"{prefix}slots", self.room(prefix)
+        model, weights = (self.critic, self.buffers["critic"].shapes) if prefix else (self.policy, self.generation)
+        settings = slots.Settings(
+            model, self.mesh, _EOS_IDS, room.num_slots, room.length, c.decode_chunk, room.dtype, self.split
         )
-        own = ("critic" if by_critic else self.sampler, cache)
-        if evaluation:
-            times = 0
-        else:
-            self.sampled_tokens += num_rows * length
-        more = dict(keywords=keywords, own=own, per_iteration=times)
-        at_once = forward.prompts_at_once(Q // self.groups, P)
-        pieces = Q // self.groups // at_once
-        if self.one_piece:
-            args = prompts(at_once * self.groups)
-        return [
-            self.call(f"{prefix}prefill", phase or "prefill", generate.prefill, args, pieces=pieces, **more),
-            self.call(
-                f"{prefix}decode", phase or "decode", generate.decode, (weights, state), trips=length - 1, **more
-            ),
-        ]
+        state = slots.slots_shapes(settings)
+        self.buffers[name] = Buffer("kv_cache", state.cache)
+        number = self.rows(self.groups * room.num_slots)
+        flag = self.rows(self.groups * room.num_slots, dtype=jnp.bool_)
+        orders = slots.Orders(flag, flag, number, number, number, self.rows(self.groups * room.num_slots, 6))
+        seed, until = self.array((), jnp.uint32), self.array((), jnp.int32)
+        own = ("critic" if prefix else self.sampler, name)
+        return own, (weights, state, orders, seed, seed, until), settings
+
+    def room(self, prefix: str) -> generation.Room:
+        """Returns the slots of the policy's engine, or of the critic's."""
+        critic = prefix and self.critic
+        stages = generation.CRITIC_STAGES if critic else generation.policy_stages(self.config)
+        tensor = self.mesh.shape[sharding.TENSOR]
+        return generation.room(self.config, critic or self.policy, stages, tensor=tensor, dtype=str(self.dtype))
+
+    def tick(self, name: str, own, args, settings, sampling, per_iteration: int) -> Call:
+        blocks = -(-settings.length // decoding.READ)
+        return self.call(
+            name, "critique" if name.startswith("critic_") else "decode", slots.tick, args, own=own,
+            keywords={"settings": settings, "how": sampling}, trips=(settings.chunk, blocks),
+            per_iteration=per_iteration, counted={"blocks": blocks},
+        )  # fmt: skip
+
+    def evaluating(self) -> list[Call]:
+        """Returns the programs that an evaluation has beside those of an iteration: its own ways to sample."""
+        own, args, settings = self.slots("")
+        ways = zip(("eval_decode", "eval_sample_decode"), generation.ways_to_sample(self.config)[1:], strict=False)
+        return [self.tick(name, own, args, settings, how, 0) for name, how in ways]
 
     # --- scoring, resharding, updating ----------------------------------------------------------------------------
 
@@ -293,10 +316,10 @@ class _Parts:
     def resharding(self) -> list[Call]:
         if self.sampler == "trained":  # nothing to do
             return []
-        keywords = dict(config=self.policy, mesh=self.mesh, dtype=self.dtype)
+        keywords = dict(config=self.policy, mesh=self.mesh, dtype=self.dtype, split=self.split)
         own = ("trained", "base", "generation") if self.base else ("trained", "generation")
         args = (self.state.params, self.base)
-        return [self.call("reshard", "reshard", generate.lay_out, args, keywords=keywords, own=own)]
+        return [self.call("reshard", "reshard", layouts.lay_out, args, keywords=keywords, own=own)]
 
     def updating(self) -> list[Call]:
         c, params = self.config, self.state.params

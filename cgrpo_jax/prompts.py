@@ -57,6 +57,13 @@ class Prompts:
         fields = {"question": question, "response": response} | ({} if answer is None else {"answer": answer})
         return self._fitted(template, fields, ("response",), self.max_critique_prompt_length)
 
+    def critique_message(self, question: str, response: str, answer: str | None) -> tuple[str, bool]:
+        """Returns the user's turn of `for_critique` as text, for a model with a tokenizer and template of its own."""
+        template = self.critique if answer is None else self.critique_with_answer
+        fields = {"question": question, "response": response} | ({} if answer is None else {"answer": answer})
+        fields, cut = self._fitting(template, fields, ("response",), self.max_critique_prompt_length)
+        return critiques.fill(template, **fields), cut
+
     def for_refinement(self, question: str, response: str, critique: str | None) -> tuple[np.ndarray, bool]:
         """Returns the prompt that asks for a refinement (without a critique if None), and whether it was cut."""
         template = self.refine_without_critique if critique is None else self.refine
@@ -71,9 +78,14 @@ class Prompts:
 
     def _fitted(self, template: str, fields: dict, cuttable: Sequence[str], limit: int) -> tuple[np.ndarray, bool]:
         """Fills the template; where that is too long, the fields named are cut in their middle, the first one first."""
+        fields, cut = self._fitting(template, fields, cuttable, limit)
+        return self._ids(critiques.fill(template, **fields)), cut
+
+    def _fitting(self, template: str, fields: dict, cuttable: Sequence[str], limit: int) -> tuple[dict, bool]:
+        """Returns the fields as they fit the limit, and whether one was cut."""
         ids = self._ids(critiques.fill(template, **fields))
         if len(ids) <= limit:
-            return ids, False
+            return fields, False
         marker = self.tokenizer.encode(_CUT)
         for name in cuttable:
             pieces = self.tokenizer.encode(fields[name])
@@ -85,7 +97,7 @@ class Prompts:
                 fields = fields | {name: shortened}
                 ids = self._ids(critiques.fill(template, **fields))
                 if len(ids) <= limit:
-                    return ids, True
+                    return fields, True
         raise UserError(
             f"a critique or refine prompt needs more than {limit} tokens with nothing to cut left; raise "
             "max_critique_prompt_length or max_refinement_prompt_length."

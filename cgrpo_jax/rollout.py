@@ -1,114 +1,44 @@
 """The stages of Critique-GRPO before the update: respond, score, critique, refine, select, re-anchor.
 
-Each stage takes rollouts and returns rollouts (DESIGN: steps 1 to 6 of the algorithm); none knows of the others.
+Each stage takes rollouts and returns rollouts (DESIGN: steps 1 to 6 of the algorithm); none knows of the others. Those
+that wait for a model or a grader are coroutines, which a `pipeline.Pipeline` runs for many questions at once.
 """
 
 import collections
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import jax
 import numpy as np
 
-from cgrpo_jax import critiques, objective, runtime
+from cgrpo_jax import critiques, objective, pipeline
 from cgrpo_jax.equations import StepError
-from cgrpo_jax.generate import Generator
-from cgrpo_jax.prompts import Prompts
+from cgrpo_jax.pipeline import together
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
-from cgrpo_jax.rewards import Grade, Grader
+from cgrpo_jax.rewards import Grade
+from cgrpo_jax.writers import HttpWriter, Writer
 
 Counts = collections.Counter
-
-
-@dataclasses.dataclass(frozen=True)
-class Writer:
-    """A model that writes text: the policy, or a frozen critic.
-
-    Attributes:
-      generator, params: what samples, and its weights.
-      prompts: the model's own prompts (its tokenizer and chat template).
-      author, weights_step: who signs the rollouts, and how many updates the weights have seen.
-      seed, iteration: enter every random key.
-      temperature, top_p, top_k: as in `sampling.sample`.
-    """
-
-    generator: Generator
-    params: dict
-    prompts: Prompts
-    author: Author
-    weights_step: int
-    seed: int
-    iteration: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-
-    def write(
-        self,
-        prompt_ids: Sequence[np.ndarray],
-        indices: Sequence[Sequence[RowIndex]],
-        *,
-        max_length: int,
-        parents: Sequence[Rollout | None] | None = None,
-    ) -> list[list[Rollout]]:
-        """Samples the rows that `indices` name, `indices[q]` after prompt q, as rollouts."""
-        sampled = self.generator(
-            self.params,
-            prompt_ids,
-            indices,
-            seed=self.seed,
-            iteration=self.iteration,
-            max_length=max_length,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-        )
-        tokenizer = self.prompts.tokenizer
-        return [
-            [
-                Rollout(
-                    index=index,
-                    author=self.author,
-                    weights_step=self.weights_step,
-                    prompt_ids=prompt,
-                    token_ids=row.token_ids,
-                    logp=row.logp,
-                    text=tokenizer.decode(row.token_ids),
-                    truncated=row.truncated,
-                    parent=parents[q] if parents else None,
-                )
-                for index, row in zip(indices[q], rows, strict=True)
-            ]
-            for q, (prompt, rows) in enumerate(zip(prompt_ids, sampled, strict=True))
-        ]
+# What grades: `(responses, answers) -> grades`, to be awaited.
+Grading = Callable[[list[str], list[str]], Awaitable[list[Grade]]]
 
 
 # --- 1. respond ---------------------------------------------------------------------------------------------------
 
 
-def respond(policy: Writer, problems: Sequence[Problem], *, num_responses: int, max_length: int) -> list[list[Rollout]]:
-    """Samples n responses to each of Q questions; returns Q lists of n."""
-    prompts = [policy.prompts.for_question(problem.question) for problem in problems]
-    indices = [[RowIndex(question=q, response=i) for i in range(num_responses)] for q in range(len(problems))]
-    return policy.write(prompts, indices, max_length=max_length)
-
-
-def score(
-    rollouts: Sequence[Rollout], problems: Sequence[Problem], grade: Callable[[list[str], list[str]], list[Grade]]
+async def respond(
+    policy: Writer, problem: Problem, *, question: int, num_responses: int, max_length: int
 ) -> list[Rollout]:
-    """Returns the rollouts with the verifier's reward."""
-    answers = [problems[row.index.question].answer for row in rollouts]
-    grades = grade([row.text for row in rollouts], answers)
+    """Samples n responses to the problem that is question number `question` of its iteration."""
+    indices = [RowIndex(question=question, response=i) for i in range(num_responses)]
+    return await policy.write(policy.prompts.for_question(problem.question), indices, max_length=max_length)
+
+
+async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = pipeline.grade) -> list[Rollout]:
+    """Returns the rollouts, all of one problem, with the verifier's reward."""
+    grades = await grade([row.text for row in rollouts], [problem.answer] * len(rollouts))
     return [row.replace(reward=float(g.score)) for row, g in zip(rollouts, grades, strict=True)]
-
-
-def grade_together(grader: Grader, responses: Sequence[str], answers: Sequence[str]) -> list[Grade]:
-    """Grades as `grader.grade` does; of several processes, each grades its share, and all get all the grades."""
-    first, step = jax.process_index(), jax.process_count()
-    own = grader.grade(responses[first::step], answers[first::step])
-    shares = runtime.share([dataclasses.astuple(grade) for grade in own])
-    return [Grade(*shares[i % step][i // step]) for i in range(len(responses))]
 
 
 def score_by_verdict(rollouts: Sequence[Rollout], verdicts: Sequence[Rollout], *, num_critiques: int) -> list[Rollout]:
@@ -139,7 +69,7 @@ class Critic:
     """
 
     kind: str
-    writer: Writer | None = None
+    writer: Writer | HttpWriter | None = None
     see_answer: bool = False
     check_steps: Callable[[str, str], StepError | None] | None = None
     reveal_value: bool = True
@@ -148,15 +78,15 @@ class Critic:
     pass_threshold: float = 1.0
 
 
-def critique(
+async def critique(
     critic: Critic,
     rollouts: Sequence[Rollout],
-    problems: Sequence[Problem],
+    problem: Problem,
     *,
     encode: Callable[[str], list[int]],
     num_critiques: int = 1,
 ) -> tuple[list[Rollout], Counts]:
-    """Critiques responses (or refinements) that have been scored.
+    """Critiques responses (or refinements) to a problem that have been scored.
 
     A `cot` critique whose verdict is malformed, or disagrees with the reward, is written again with another random
     key, and after `max_retries` replaced by the indicative one. A row without a reward (unsupervised variant) accepts
@@ -165,38 +95,49 @@ def critique(
     Args:
       critic: how.
       rollouts: what to critique; becomes each critique's `parent`.
-      problems: the iteration's problems.
+      problem: what they answer.
       encode: text to token ids, for critiques that no model wrote.
       num_critiques: critiques for each row.
 
     Returns:
       (critiques in the order of `rollouts`, `num_critiques` each; counts for the metrics)
     """
-    targets = [row for row in rollouts for _ in range(num_critiques)]
-    indices = [_critique_index(row, c, num_critiques) for row in rollouts for c in range(num_critiques)]
-    counts: Counts = collections.Counter(critiqued=len(targets))
-    done: list[Rollout | None] = [None] * len(targets)
+    done = await together(
+        [
+            _critique_one(critic, row, _critique_index(row, c, num_critiques), problem, encode)
+            for row in rollouts
+            for c in range(num_critiques)
+        ]
+    )
+    return [row for row, _ in done], sum((counts for _, counts in done), collections.Counter())
+
+
+async def _critique_one(
+    critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
+) -> tuple[Rollout, Counts]:
+    counts: Counts = collections.Counter(critiqued=1)
     if critic.kind == "cot":
-        pending = list(range(len(targets)))
         for attempt in range(critic.max_retries + 1):
-            if not pending:
-                break
-            written, cut = _write_critiques(critic, targets, indices, pending, problems, attempt)
+            written, cut = await critic.writer.write_critique(
+                problem,
+                row,
+                index.replace(attempt=attempt),
+                see_answer=critic.see_answer,
+                max_length=critic.max_length,
+            )
             counts["prompts_cut"] += cut
-            counts["attempts"] += len(written)
-            counts["tokens"] += sum(len(row.token_ids) for row in written)
-            for i, row in zip(pending, written, strict=True):
-                if attempt == 0:
-                    counts.update(_verdict_counts(row, critic.pass_threshold))
-                if _usable(row, critic.pass_threshold):
-                    done[i] = row
-            pending = [i for i in pending if done[i] is None]
-        counts["fallbacks"] = len(pending)
-    for i, row in enumerate(targets):
-        if done[i] is None:
-            text = _rule_text(critic, row, problems[row.index.question])
-            done[i] = _by_rule(text, row, indices[i], encode)
-    return done, counts
+            counts["attempts"] += 1
+            if written is None:  # an endpoint that has given no answer has had its retries
+                counts["unanswered"] += 1
+                break
+            written = written.replace(verdict=critiques.parse_verdict(written.text))
+            counts["tokens"] += len(written.token_ids)
+            if attempt == 0:
+                counts.update(_verdict_counts(written, critic.pass_threshold))
+            if _usable(written, critic.pass_threshold):
+                return written, counts
+        counts["fallbacks"] += 1
+    return _by_rule(_rule_text(critic, row, problem), row, index, encode), counts
 
 
 def critiques_of(rows: Sequence[Rollout], critiques: Sequence[Rollout]) -> list[Rollout]:
@@ -212,23 +153,6 @@ def _critique_index(row: Rollout, c: int, num_critiques: int) -> RowIndex:
     refinement = row.index.refinement + 1 if row.stage == Stage.REFINEMENT else 0
     critique = row.index.critique * num_critiques + c
     return row.index.replace(critique=critique, refinement=refinement, stage=Stage.CRITIQUE, attempt=0)
-
-
-def _write_critiques(critic: Critic, targets, indices, pending, problems, attempt) -> tuple[list[Rollout], int]:
-    prompts, cut = [], 0
-    for i in pending:
-        problem = problems[targets[i].index.question]
-        answer = problem.answer if critic.see_answer else None
-        ids, was_cut = critic.writer.prompts.for_critique(problem.question, targets[i].text, answer)
-        prompts.append(ids)
-        cut += was_cut
-    rows = critic.writer.write(
-        prompts,
-        [[indices[i].replace(attempt=attempt)] for i in pending],
-        max_length=critic.max_length,
-        parents=[targets[i] for i in pending],
-    )
-    return [row.replace(verdict=critiques.parse_verdict(row.text)) for (row,) in rows], cut
 
 
 def _usable(row: Rollout, pass_threshold: float) -> bool:
@@ -279,22 +203,18 @@ def _by_rule(text: str, row: Rollout, index: RowIndex, encode) -> Rollout:
 # --- 3. refine ----------------------------------------------------------------------------------------------------
 
 
-def to_refine(
-    responses: Sequence[Sequence[Rollout]], *, refine_max_pass: float, pass_threshold: float
-) -> list[Rollout]:
-    """Returns the failed responses of the questions of which at most `refine_max_pass` of the responses pass."""
-    failed = []
-    for group in responses:
-        passed = [row.reward >= pass_threshold for row in group]
-        if np.mean(passed) <= refine_max_pass:
-            failed += [row for row, p in zip(group, passed, strict=True) if not p]
-    return failed
+def to_refine(responses: Sequence[Rollout], *, refine_max_pass: float, pass_threshold: float) -> list[Rollout]:
+    """Returns the failed responses to a question if at most `refine_max_pass` of its responses pass, else none."""
+    passed = [row.reward >= pass_threshold for row in responses]
+    if np.mean(passed) > refine_max_pass:
+        return []
+    return [row for row, p in zip(responses, passed, strict=True) if not p]
 
 
-def refine(
+async def refine(
     policy: Writer,
     critiqued: Sequence[Rollout],
-    problems: Sequence[Problem],
+    problem: Problem,
     *,
     max_length: int,
     refinements_per_critique: int = 1,
@@ -305,7 +225,7 @@ def refine(
     Args:
       policy: who refines.
       critiqued: critiques; their parents are the failed responses.
-      problems: the iteration's problems.
+      problem: what they answer.
       max_length: tokens that a refinement may have.
       refinements_per_critique: how many each.
       show_critique: False leaves the critique out of the prompt (an ablation).
@@ -313,42 +233,41 @@ def refine(
     Returns:
       (refinements, their critiques as parents; counts for the metrics)
     """
-    prompts, indices, counts = [], [], collections.Counter()
-    for row in critiqued:
-        question = problems[row.index.question].question
-        ids, cut = policy.prompts.for_refinement(question, row.parent.text, row.text if show_critique else None)
-        prompts.append(ids)
-        counts["prompts_cut"] += cut
+    prompts = [
+        policy.prompts.for_refinement(problem.question, row.parent.text, row.text if show_critique else None)
+        for row in critiqued
+    ]
+    writing = []
+    for row, (prompt, _) in zip(critiqued, prompts, strict=True):
         at = row.index.replace(stage=Stage.REFINEMENT, attempt=0)
-        indices.append([at.replace(refinement=r) for r in range(refinements_per_critique)])
-    written = policy.write(prompts, indices, max_length=max_length, parents=critiqued)
-    return [row for rows in written for row in rows], counts
+        indices = [at.replace(refinement=r) for r in range(refinements_per_critique)]
+        writing.append(policy.write(prompt, indices, max_length=max_length, parent=row))
+    counts = collections.Counter(refine_prompts_cut=sum(cut for _, cut in prompts))
+    return [row for rows in await together(writing) for row in rows], counts
 
 
-def insert_solutions(
-    failed: Sequence[Rollout], problems: Sequence[Problem], *, encode: Callable[[str], list[int]], end_of_turn: int
+def insert_solution(
+    failed: Sequence[Rollout], problem: Problem, *, encode: Callable[[str], list[int]], end_of_turn: int
 ) -> list[Rollout]:
-    """Returns, for each question among `failed`, the data set's own solution in the place of a refinement.
+    """Returns the data set's own solution of a problem in the place of refinements, if any response is to be refined.
 
     An ablation: is the gain of refinements only that one correct sample was added?
     """
-    first = {row.index.question: row for row in reversed(failed)}
-    out = []
-    for q, row in sorted(first.items()):
-        ids = np.asarray([*encode(problems[q].solution), end_of_turn], np.int32)
-        out.append(
-            Rollout(
-                index=row.index.replace(stage=Stage.REFINEMENT),
-                author=Author.SOLUTION,
-                weights_step=row.weights_step,
-                prompt_ids=row.prompt_ids,
-                token_ids=ids,
-                logp=np.zeros(len(ids), np.float32),
-                text=problems[q].solution,
-                parent=row,
-            )
+    if not failed:
+        return []
+    first, ids = failed[0], np.asarray([*encode(problem.solution), end_of_turn], np.int32)
+    return [
+        Rollout(
+            index=first.index.replace(stage=Stage.REFINEMENT),
+            author=Author.SOLUTION,
+            weights_step=first.weights_step,
+            prompt_ids=first.prompt_ids,
+            token_ids=ids,
+            logp=np.zeros(len(ids), np.float32),
+            text=problem.solution,
+            parent=first,
         )
-    return out
+    ]
 
 
 # --- 4. select ----------------------------------------------------------------------------------------------------
@@ -374,20 +293,26 @@ def select(refinements: Sequence[Rollout], *, num_kept: int, seed: int, iteratio
 
 
 def train_rows(
-    responses: Sequence[Sequence[Rollout]], kept: Sequence[Rollout], *, scale_by_std: bool
+    responses: Sequence[Sequence[Rollout]], kept: Sequence[Rollout], *, scale_by_std: bool, num_kept: int = 1
 ) -> list[list[TrainRow]]:
     """Returns each question's group as train rows: its responses, then its kept refinements.
 
     A refinement's context is the prompt of the question, not the one it was sampled from: every log-probability of it
     is `pi(y' | q)`, as if no critique had been seen. The tokens are the sampled ones.
+
+    Args:
+      responses: Q groups.
+      kept: of the refinements, at most `num_kept` a question.
+      scale_by_std: divide advantages by the standard deviation of their group.
+      num_kept: fixes the shapes of what is computed.
     """
     groups = [list(group) for group in responses]
     for row in kept:
         groups[row.index.question].append(row)
     rewards = [row.reward for group in groups for row in group]
-    # The number of kept refinements changes with every iteration. Padded to a power of two, the shape does not, and
-    # nothing is compiled anew.
-    size = 1 << (len(rewards) - 1).bit_length()
+    # The number of kept refinements changes with every iteration. Padded to what it may be at most, the shape does not,
+    # and nothing is compiled anew; the power of two, lest another number of questions is.
+    size = 1 << (sum(map(len, responses)) + num_kept * len(responses) - 1).bit_length()
     reward_B = np.zeros(size, np.float32)
     group_B = np.full(size, -1)
     reward_B[: len(rewards)] = rewards

@@ -5,12 +5,14 @@
 Without `--question` it reads one question a line from standard input.
 """
 
+import contextlib
 import datetime
 import functools
 import sys
 
-from cgrpo_jax import arithmetic, assemble, checks, cli, journal, rewards, rollout, runtime
+from cgrpo_jax import arithmetic, assemble, checks, cli, generation, journal, rewards, rollout, runtime, writers
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.pipeline import Pipeline
 from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.rundir import RunDir
 
@@ -28,8 +30,10 @@ def main(config, workdir: str, question: str | None, answer: str | None, distrib
         model = assemble.load_model(config, mesh, now=now)
         critic_model = assemble.load_critic(config, mesh, now=now)
     params, _ = assemble.trained_params(config, model, workdir)
-    with rewards.Grader(config.grader, num_workers=1, timeout=config.grader_timeout) as grader:
-        show = functools.partial(_show, config, model, params, critic_model, grader, answer=answer)
+    with contextlib.ExitStack() as held:
+        http_critic = generation.open_http_critic(config, held)
+        grader = held.enter_context(rewards.Grader(config.grader, num_workers=1, timeout=config.grader_timeout))
+        show = functools.partial(_show, config, model, params, critic_model, http_critic, grader, answer=answer)
         if question is not None:
             show(question, number=0)
             return
@@ -55,7 +59,7 @@ def _lines():
             return
 
 
-def _show(config, model, params, critic_model, grader, question, *, answer, number) -> None:
+def _show(config, model, params, critic_model, http_critic, grader, question, *, answer, number) -> None:
     if config.data.kind == "chains":
         question = question.replace(" ", "")
         answer = answer or arithmetic.answer(question)
@@ -69,30 +73,37 @@ def _show(config, model, params, critic_model, grader, question, *, answer, numb
         raise UserError(
             f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it."
         )
-    policy = assemble.make_writer(config, model, params, author=Author.POLICY, weights_step=0, iteration=number)
+    policy = generation.make_writer(config, model, params, author=Author.POLICY, weights_step=0, iteration=number)
     writer = policy
     if critic_model:
-        writer = assemble.make_writer(config, *critic_model, author=Author.CRITIC, weights_step=0, iteration=number)
-    critic = assemble.make_critic(config, writer)
-    ((response,),) = rollout.respond(policy, [problem], num_responses=1, max_length=config.max_response_length)
-    if answer:
-        check = rollout.grade_together(grader, [response.text], [answer])[0]
-        response = response.replace(reward=check.score)
+        writer = generation.make_writer(config, *critic_model, author=Author.CRITIC, weights_step=0, iteration=number)
+    elif config.http_critic.url:
+        writer = generation.make_http_writer(config, model, http_critic, iteration=number)
+    critic = generation.make_critic(config, writer)
+    show = _stages(config, model, policy, critic, problem)
+    with writers.at_work(policy, critic.writer) as engines:
+        Pipeline(grader).run([show], engines=engines)
+    sys.stdout.flush()
+
+
+async def _stages(config, model, policy, critic, problem: Problem) -> None:
+    """Prints each stage as it is written."""
+    (response,) = await rollout.respond(
+        policy, problem, question=0, num_responses=1, max_length=config.max_response_length
+    )
+    if problem.answer:
+        (response,) = await rollout.score([response], problem)
     else:
         response = response.replace(reward=0.0)
-    _print("response", response.text, f"reward {response.reward:.0f}" if answer else "no gold answer")
-    (critique,), _ = rollout.critique(critic, [response], [problem], encode=model.tokenizer.encode)
+    _print("response", response.text, f"reward {response.reward:.0f}" if problem.answer else "no gold answer")
+    (critique,), _ = await rollout.critique(critic, [response], problem, encode=model.tokenizer.encode)
     _print("critique", critique.text, critique.author)
-    (refinement,), _ = rollout.refine(
-        policy,
-        [critique],
-        [problem],
-        max_length=config.max_response_length,
-        show_critique=config.critique != "none",
+    (refinement,), _ = await rollout.refine(
+        policy, [critique], problem, max_length=config.max_response_length, show_critique=config.critique != "none"
     )
-    grade = rollout.grade_together(grader, [refinement.text], [answer])[0] if answer else None
-    _print("refinement", refinement.text, f"reward {grade.score:.0f}" if grade else "no gold answer")
-    sys.stdout.flush()
+    if problem.answer:
+        (refinement,) = await rollout.score([refinement], problem)
+    _print("refinement", refinement.text, f"reward {refinement.reward:.0f}" if problem.answer else "no gold answer")
 
 
 def _print(stage: str, text: str, note: str) -> None:

@@ -36,9 +36,10 @@ def row_keys(seed, iteration, index_B6) -> jax.Array:
     return jax.vmap(fold)(index_B6)
 
 
-def uniforms(keys_B, position) -> jax.Array:
-    """Returns one uniform in [0, 1) a row for the token at `position` of its text."""
-    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, position)))(keys_B)
+def uniforms(keys_B, position_B) -> jax.Array:
+    """Returns one uniform in [0, 1) a row for the token at a position of its text, which may be the same for all."""
+    position_B = jnp.broadcast_to(position_B, keys_B.shape)
+    return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position)))(keys_B, position_B)
 
 
 # --- the draw: these see the logits of one device's part of the vocabulary, or of all of it -------------------------

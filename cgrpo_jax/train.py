@@ -22,25 +22,33 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from cgrpo_jax import (
     assemble,
     beginning,
     checks,
     cli,
     data,
+    generation,
     journal,
     lora,
+    metrics,
     model_files,
     rewards,
     rollout,
     runtime,
     sharding,
+    writers,
 )
 from cgrpo_jax import config as config_lib
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.checkpoint import Checkpoints
 from cgrpo_jax.critiques import mentions_critique
+from cgrpo_jax.engine import Stats
 from cgrpo_jax.evaluation import evaluate
+from cgrpo_jax.http_critic import HttpCritic
+from cgrpo_jax.pipeline import Pipeline, Progress, together
 from cgrpo_jax.problems import load_problems
 from cgrpo_jax.records import Author, Problem, Rollout, TrainRow, TrainState
 from cgrpo_jax.rundir import RunDir
@@ -67,6 +75,7 @@ def main(config, workdir: str, distributed: bool = False) -> None:
         critic_model = assemble.load_critic(config, mesh, now=run.started())
         train_problems, eval_problems, skipped = load_problems(config, model.prompts)
     with contextlib.ExitStack() as held:
+        http_critic = generation.open_http_critic(config, held)
         resumed = runtime.decide(lambda: _open(run, config, model, held), f"writing {workdir}")
         for kind, number in skipped.items():
             if number:
@@ -77,7 +86,7 @@ def main(config, workdir: str, distributed: bool = False) -> None:
         )
         checkpoints = held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep))
         stopping = held.enter_context(runtime.catch_sigterm())
-        parts = (model, critic_model, train_problems, eval_problems, run, grader, checkpoints)
+        parts = (model, critic_model, http_critic, train_problems, eval_problems, run, grader, checkpoints)
         finished = Loop(config, *parts, stopping).train(resumed=resumed)
     if not finished and stopped_status:
         sys.exit(stopped_status)
@@ -105,6 +114,7 @@ class Loop:
         config,
         model: assemble.Model,
         critic_model,
+        http_critic,
         train_problems,
         eval_problems,
         run,
@@ -115,10 +125,11 @@ class Loop:
         self.config = config
         self.model = model
         self.critic_model: tuple[assemble.Model, dict] | None = critic_model
+        self.http_critic: HttpCritic | None = http_critic
         self.train_problems: Sequence[Problem] = train_problems
         self.eval_problems: Sequence[Problem] = eval_problems
         self.run = run
-        self.grader = grader
+        self.pipeline = Pipeline(grader)
         self.checkpoints = checkpoints
         self.stopping = stopping
         self.optimizer = assemble.optimizer(config)
@@ -129,6 +140,7 @@ class Loop:
         self.progress = beginning.Progress()
         self.clock = journal.Clock()
         self.counts: collections.Counter = collections.Counter()  # of the iteration's critiques and refinements
+        self.engine_stats: list[Stats] = []  # of the iteration's engines
         self.since = time.monotonic()
 
     # --- the algorithm ------------------------------------------------------------------------------------------
@@ -154,24 +166,21 @@ class Loop:
         for iteration in range(self.progress.iteration, c.num_iterations):
             started = time.monotonic()
             self.counts.clear()
-            going_on = functools.partial(self._stop_if_asked, state)
+            on_tick = functools.partial(self._tick, state, bar)
             problems = self._problems(iteration)
             policy, critic = self._writers(state, iteration)
 
-            going_on()
-            responses = self._respond(policy, problems)  # 1. respond, and score
-            going_on()
-            responses, critiques = self._critique(critic, responses, problems)  # 2. critique
-            going_on()
-            refinements = self._refine(policy, critic, critiques, problems)  # 3. refine, and score
-            going_on()
+            # 1. respond, 2. critique, 3. refine
+            responses, refinements = self._solve(policy, critic, problems, on_tick)
             kept = self._select(refinements, iteration)  # 4. select
-            groups = rollout.train_rows(responses, kept, scale_by_std=c.scale_by_std)  # 5. re-anchor, 6. advantage
+            groups = rollout.train_rows(  # 5. re-anchor, 6. advantage
+                responses, kept, scale_by_std=c.scale_by_std, num_kept=c.num_refinements
+            )
             del policy, critic  # and with them the weights that generate, which the update's memory has no room for
             state, stats = self._update(state, groups)  # 7. objective, 8. update
 
             row = journal.metrics_row(
-                responses, refinements, kept, self.counts, stats,
+                responses, refinements, kept, self.counts, stats, self.engine_stats,
                 refines=c.refine != "none", pass_threshold=c.pass_threshold,
             )  # fmt: skip
             row |= {"learning_rate": self._learning_rate(int(state.step)), "step_time": time.monotonic() - started}
@@ -188,6 +197,12 @@ class Loop:
         bar.close()
         self._finish(state)
 
+    def _tick(self, state: TrainState, bar, progress: Progress) -> None:
+        """Shows how far the iteration is; all processes stop here if one is asked to."""
+        journal.show(bar, progress)
+        if self.stopping():
+            raise Stopped(state)
+
     def _problems(self, iteration: int) -> list[Problem]:
         c = self.config
         indices = data.batch_indices(
@@ -195,93 +210,93 @@ class Loop:
         )
         return [self.train_problems[i] for i in indices]
 
-    def _writers(self, state: TrainState, iteration: int) -> tuple[rollout.Writer, rollout.Critic]:
+    def _writers(self, state: TrainState, iteration: int) -> tuple[writers.Writer, rollout.Critic]:
         """Returns the policy that samples this iteration, pi_old, and the critic."""
-        make = functools.partial(assemble.make_writer, self.config, iteration=iteration)
+        make = functools.partial(generation.make_writer, self.config, iteration=iteration)
         with self.clock("reshard"):
             weights = self._weights(state)
         policy = make(self.model, weights, author=Author.POLICY, weights_step=int(state.step))
         writer = policy
         if self.critic_model:
             writer = make(*self.critic_model, author=Author.CRITIC, weights_step=0)
-        return policy, assemble.make_critic(self.config, writer)
+        elif self.config.http_critic.url:
+            writer = generation.make_http_writer(self.config, self.model, self.http_critic, iteration=iteration)
+        return policy, generation.make_critic(self.config, writer)
 
     def _weights(self, state: TrainState) -> dict:
         """Returns the weights that generate: those that are trained, or the frozen ones with the adapters merged."""
         return self.model.to_generate(state.params, self.base)
 
-    def _respond(self, policy, problems) -> list[list[Rollout]]:
+    def _solve(self, policy, critic, problems, on_tick) -> tuple[list[list[Rollout]], list[Rollout]]:
+        """Takes all questions through steps 1 to 3 at once: none waits for another."""
+        before = self.http_critic.counts if self.http_critic else None
+        with self.clock("rollout"), writers.at_work(policy, critic.writer) as engines:
+            questions = [self._solve_one(policy, critic, q, problem) for q, problem in enumerate(problems)]
+            solved = self.pipeline.run(questions, engines=engines, on_tick=on_tick)
+            self.engine_stats = [engine.take_stats() for engine in engines]
+        self.clock.add("grade", self.pipeline.grade_seconds)
+        self.clock.count("grade/timeouts", self.pipeline.timeouts)
+        if self.http_critic:
+            for name, number in metrics.endpoint_metrics(self.http_critic.counts, before).items():
+                self.clock.count(name, number)
+        for _, _, counts in solved:
+            self.counts.update(counts)
+        return [responses for responses, _, _ in solved], [row for _, rows, _ in solved for row in rows]
+
+    async def _solve_one(self, policy, critic, q: int, problem: Problem):
+        """Returns the responses to a question, the refinements of those that are refined, and counts."""
         c = self.config
-        with self.clock("respond"):
-            responses = rollout.respond(
-                policy, problems, num_responses=c.num_responses, max_length=c.max_response_length
-            )
-        if c.reward_source == "critic":  # the verdict will be the reward
-            return responses
-        scored = iter(self._score([row for group in responses for row in group], problems))
-        return [[next(scored) for _ in group] for group in responses]
+        counts: collections.Counter = collections.Counter()
+        critique = functools.partial(
+            rollout.critique, critic, problem=problem, encode=self.model.tokenizer.encode, num_critiques=c.num_critiques
+        )
 
-    def _score(self, rows: Sequence[Rollout], problems) -> list[Rollout]:
-        with self.clock("grade"):
-            return rollout.score(rows, problems, self._grade)
+        async def score(refinements: list[Rollout]):
+            if c.reward_source == "verifier":
+                return await rollout.score(refinements, problem), collections.Counter()
+            verdicts, judged = await critique(refinements)
+            return rollout.score_by_verdict(refinements, verdicts, num_critiques=c.num_critiques), judged
 
-    def _grade(self, responses, answers):
-        grades = rollout.grade_together(self.grader, responses, answers)
-        self.clock.count("grade/timeouts", sum(grade.timed_out for grade in grades))
-        return grades
-
-    def _critique(self, critic, responses, problems) -> tuple[list[list[Rollout]], list[Rollout]]:
-        """Returns the responses (now scored, if the critic is the reward) and the critiques to refine after."""
-        c = self.config
-        if c.critique_when == "all":
-            every = [row for group in responses for row in group]
-            critiques = self._write_critiques(critic, every, problems)
-            if c.reward_source == "critic":
-                scored = iter(rollout.score_by_verdict(every, critiques, num_critiques=c.num_critiques))
-                responses = [[next(scored) for _ in group] for group in responses]
+        responses = await rollout.respond(  # 1. respond
+            policy, problem, question=q, num_responses=c.num_responses, max_length=c.max_response_length
+        )
+        if c.reward_source == "verifier":
+            responses = await rollout.score(responses, problem)
+        critiques = None
+        if c.critique_when == "all":  # 2. critique, all of them
+            critiques, new = await critique(responses)
+            counts += new
+            if c.reward_source == "critic":  # the verdict is the reward
+                responses = rollout.score_by_verdict(responses, critiques, num_critiques=c.num_critiques)
         failed = rollout.to_refine(responses, refine_max_pass=c.refine_max_pass, pass_threshold=c.pass_threshold)
-        if c.refine == "none":
-            return responses, []
-        if c.critique_when == "all":
-            return responses, rollout.critiques_of(failed, critiques)
-        if c.refine == "solution":
-            critic = dataclasses.replace(critic, kind="none")  # nobody reads what a model would write here
-        return responses, self._write_critiques(critic, failed, problems)
-
-    def _write_critiques(self, critic, rows, problems) -> list[Rollout]:
-        encode = self.model.tokenizer.encode
-        with self.clock("critique"):
-            critiques, counts = rollout.critique(
-                critic, rows, problems, encode=encode, num_critiques=self.config.num_critiques
-            )
-        self.counts.update(counts)
-        return critiques
-
-    def _refine(self, policy, critic, critiques, problems) -> list[Rollout]:
-        c = self.config
+        if c.refine == "none" or not failed:
+            return responses, [], counts
         if c.refine == "solution":
             tokenizer = self.model.tokenizer
-            refinements = rollout.insert_solutions(
-                [row.parent for row in critiques],
-                problems,
-                encode=tokenizer.encode,
-                end_of_turn=tokenizer.end_of_turn_id,
+            refinements = rollout.insert_solution(
+                failed, problem, encode=tokenizer.encode, end_of_turn=tokenizer.end_of_turn_id
             )
-        else:
-            with self.clock("refine"):
-                refinements, new = rollout.refine(
-                    policy,
-                    critiques,
-                    problems,
-                    max_length=c.max_response_length,
-                    refinements_per_critique=c.refinements_per_critique,
-                    show_critique=c.critique != "none",
-                )
-            self.counts["refine_prompts_cut"] += new["prompts_cut"]
-        if c.reward_source == "critic":
-            verdicts = self._write_critiques(critic, refinements, problems)
-            return rollout.score_by_verdict(refinements, verdicts, num_critiques=c.num_critiques)
-        return self._score(refinements, problems)
+            refinements, judged = await score(refinements)
+            return responses, refinements, counts + judged
+
+        async def refine(row: Rollout):
+            if critiques is None:
+                written, new = await critique([row])  # 2. critique, of those that are refined
+            else:
+                written, new = rollout.critiques_of([row], critiques), collections.Counter()
+            refinements, more = await rollout.refine(  # 3. refine
+                policy,
+                written,
+                problem,
+                max_length=c.max_response_length,
+                refinements_per_critique=c.refinements_per_critique,
+                show_critique=c.critique != "none",
+            )
+            refinements, judged = await score(refinements)
+            return refinements, new + more + judged
+
+        refined = await together([refine(row) for row in failed])
+        return responses, [row for rows, _ in refined for row in rows], sum((new for _, new in refined), counts)
 
     def _select(self, refinements: list[Rollout], iteration: int) -> list[Rollout]:
         """Keeps k refinements a question, of those that mention no critique if that is asked for."""
@@ -336,7 +351,10 @@ class Loop:
             **self.computing,
         )
         if c.old_logp == "trainer":
-            rows = [row.replace(old_logp=logp) for row, logp in zip(rows, score(params, base=self.base), strict=True)]
+            logps = score(params, base=self.base)
+            differences = [abs(logp - row.old_logp) for row, logp in zip(rows, logps, strict=True)]
+            self.clock.count("sampling/sampling_logp_difference/mean", float(np.concatenate(differences).mean()))
+            rows = [row.replace(old_logp=logp) for row, logp in zip(rows, logps, strict=True)]
         if self.reference is not None:
             layout = sharding.GENERATION if self.base is None else sharding.TRAINING
             logps = score(self.reference, layout=layout)
@@ -364,7 +382,19 @@ class Loop:
         self.base, self.reference, self.progress = begun.base, begun.reference, begun.progress
         if fresh:
             self._keep(begun.state, 0, always=True)
+        self._compile(begun.state)
         return begun.state
+
+    def _compile(self, state: TrainState) -> None:
+        """Compiles all that generates before the first iteration: what the data bring compiles nothing then."""
+        c, model = self.config, self.model
+        where = dict(mesh=model.mesh, dtype=model.dtype)
+        journal.say(f"engine: {generation.describe(c, model.config, generation.policy_stages(c), **where)}")
+        with self.clock("compile"):
+            self.model.engine.compile(self._weights(state), generation.ways_to_sample(self.config))
+            if self.critic_model:
+                critic, params = self.critic_model
+                critic.engine.compile(params, [generation.sampling(self.config)])
 
     def _evaluate(self, params) -> tuple[dict | None, list[int] | None]:
         """Returns held-out metrics, and the positions of the questions that no sample solves."""
@@ -376,7 +406,7 @@ class Loop:
                 self.model,
                 params,
                 self.eval_problems,
-                grade=functools.partial(rollout.grade_together, self.grader),  # `_grade` counts timeouts of iterations
+                pipeline=self.pipeline,
                 num_samples=c.eval.num_samples,
                 ks=tuple(c.eval.k),
                 temperature=c.eval.temperature,

@@ -33,11 +33,17 @@ def get_config() -> config_dict.ConfigDict:
     c.top_k = 0
     c.max_prompt_length = 2048  # tokens, as all lengths
     c.max_response_length = 6144  # of responses and refinements
-    c.max_rows = 64  # rows that a data group (one coordinate of replica and fsdp) decodes at once
-    c.prompt_bucket = 64  # prompts are padded to a multiple of this
     c.on_long_question = "skip"  # or "error"
     c.system_prompt = ""
     c.question_prompt = "{question}"
+    c.stop = ()  # strings after which a text ends, beside the model's end-of-turn tokens
+
+    # --- the engine that samples all stages
+    c.num_slots = 64  # texts that a data group (one coordinate of replica and fsdp) decodes at once; 0: see below
+    c.kv_cache_gib = 0.0  # GiB a device of keys and values, where num_slots is 0: as many slots as it holds
+    c.prompt_bucket = 64  # prompts are padded to this, twice this, four times this, ...
+    c.decode_chunk = 64  # tokens a text, after which the host looks again even if no text has ended
+    c.cache_dtype = ""  # of keys and values; empty: compute_dtype. "int8" takes half of bfloat16
 
     # --- reward
     c.reward_source = "verifier"  # or "critic": the verdict is the reward (unsupervised)
@@ -51,6 +57,15 @@ def get_config() -> config_dict.ConfigDict:
     c.critique_when = "refining"  # or "all"
     c.critic_folder = ""  # Hugging Face folder of a frozen critic; empty: the policy critiques itself
     c.critic_sees_answer = False
+    c.http_critic = config_dict.ConfigDict()  # an OpenAI-compatible endpoint that writes the critiques instead
+    c.http_critic.url = ""  # such as "http://host:8000/v1"
+    c.http_critic.model = ""  # its name there
+    c.http_critic.key_variable = ""  # environment variable with the API key; empty: none is sent
+    c.http_critic.concurrency = 16  # requests at a time
+    c.http_critic.timeout = 60.0  # seconds an attempt
+    c.http_critic.max_attempts = 4
+    c.http_critic.max_requests = 0  # until it ends or is resumed; 0: no limit. Beyond it critiques are indicative
+    c.http_critic.max_tokens = 0  # likewise, in sampled tokens
     c.execution_reveals_value = True  # False names the wrong step without its value
     c.step_checker = "equations"  # or "chain", which knows the steps that the question asks for
     c.max_retries = 2  # of a cot critique whose verdict is malformed or disagrees with the verifier

@@ -43,7 +43,7 @@ def get_config():
     c.max_critique_length = 48
     c.max_critique_prompt_length = 96
     c.max_refinement_prompt_length = 160
-    c.max_rows = 256
+    c.num_slots = 256
     c.prompt_bucket = 16
 
     c.critique = "execution"

@@ -6,7 +6,7 @@
 
 Topology: v6e:8x8, 64 chips on 16 hosts; tensor groups of 4, one of the 4 key/value heads each.
 Memory, by `python -m cgrpo_jax.plan --config=configs/qwen2_5_7b.py --topology=v6e:8x8`:
-14.6 of 31.3 GiB a chip at most, in decoding; 5.1 in the update.
+12.1 of 31.3 GiB a chip at most, in prefill; 5.1 in the update.
 To reach: mean pass@1 of the paper's eight benchmarks, CoT critiques 47.1. Indicative 44.6, with the ground truth
 45.3; Dr.GRPO 42.7, GRPO 41.2.
 """
@@ -19,5 +19,5 @@ def get_config():
     c = paper.get_config()
     c.model.architecture = "qwen2_5_7b"
     c.mesh.tensor = 4
-    c.max_rows = 32
+    c.num_slots = 32
     return c

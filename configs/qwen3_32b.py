@@ -6,7 +6,7 @@
 
 Topology: v5p:4x4x4, 64 chips on 16 hosts; tensor groups of 8, one of the 8 key/value heads each: two hosts a group.
 Memory, by `python -m cgrpo_jax.plan --config=configs/qwen3_32b.py --topology=v5p:4x4x4`:
-57.4 of 95.7 GiB a chip at most, in decoding; 21.0 in the update.
+46.0 of 95.7 GiB a chip at most, in prefill; 21.0 in the update.
 To reach: the paper's abstract says that its Qwen models gain 15.0 to 21.6 on average over eight benchmarks; a mean
 of this model alone is not at hand.
 """

@@ -26,7 +26,7 @@ def get_config():
     c.question_prompt = "{question}\nThink in at most two short sentences, then end with the number."
     c.max_prompt_length = 192
     c.max_response_length = 48
-    c.max_rows = 14
+    c.num_slots = 14
     c.temperature = 0.5
     c.prompt_bucket = 64
 

@@ -8,7 +8,7 @@ import pathlib
 import jax
 
 from cgrpo_jax import config as config_lib
-from cgrpo_jax import costs, sharding, topology
+from cgrpo_jax import costs, layouts, sharding, topology
 
 BASE = pathlib.Path(__file__).parent.parent / "configs" / "base.py"
 NAME = "v5e:2x2"
@@ -43,7 +43,7 @@ def changes(model: str, **more) -> dict:
         "compute_dtype": "bfloat16",
         "questions_per_iteration": 8,
         "num_responses": 3,
-        "max_rows": 8,
+        "num_slots": 8,
         "max_prompt_length": 40,
         "max_response_length": 16,
         "max_critique_length": 12,
@@ -72,18 +72,26 @@ def size(tree) -> int:
 
 
 def compiled(args, *, limit: int) -> costs.Program:
-    """Returns what a compiler might say: a program needs twice its arguments, and a FLOP for each of their bytes."""
+    """Returns what a compiler might say: a program needs twice its arguments, and a FLOP for each of their bytes.
+
+    The bytes it moves to and from HBM, where these are counted, are 10 times those.
+    """
     needed, cost = 2 * size(args), costs.Cost(size(args), 10.0 * size(args), {"all-gather": 1.0})
     if needed > limit:
         return costs.Program(needed, limit, None, None, (), (), 0.0, "RESOURCE_EXHAUSTED")
-    return costs.Program(needed, None, costs.Memory(size(args), 0, 0, size(args), 0, needed), cost, (), (), 0.0, "")
+    memory = costs.Memory(size(args), 0, 0, size(args), 0, needed)
+    return costs.Program(needed, None, memory, cost, (), (), 0.0, "", 10 * size(args))
 
 
 def pretend(monkeypatch, *, hbm_bytes: int = 2**30, count: int = 4) -> None:
-    """Makes every topology one of so many CPU devices of that size, and the compiler `compiled`."""
+    """Makes every topology one of so many CPU devices of that size, and the compiler `compiled`.
+
+    The weights that generate are stacked, as on the devices that these stand for.
+    """
     chip = dataclasses.replace(topology.CHIPS["v5e"], hbm_bytes=hbm_bytes)
     parse, devices = topology.parse, jax.devices()[:count]
     monkeypatch.setattr(topology, "parse", lambda name: (chip, parse(name)[1]))
     monkeypatch.setattr(topology, "devices", lambda name: devices)
     monkeypatch.setattr(topology, "mesh", lambda name, **sizes: sharding.make_mesh(**sizes, devices=devices))
+    monkeypatch.setattr(layouts, "splits", lambda mesh: False)
     monkeypatch.setattr(costs, "compile_for", lambda function, args, *_, **__: compiled(args, limit=hbm_bytes))

@@ -38,6 +38,13 @@ def jsonl(path: pathlib.Path, **more) -> dict:
     return {"data.kind": "jsonl", "data.train": str(path), "step_checker": "equations", "grader": "numeric"} | more
 
 
+def endpoint(**more) -> dict:
+    """A good HTTP critic, but for what is given."""
+    changes = {"http_critic.url": "http://localhost:9/v1", "http_critic.model": "m", "critique": "cot"}
+    keys = ("critique", "critic_folder")
+    return changes | {key if key in keys else f"http_critic.{key}": value for key, value in more.items()}
+
+
 # --- values of keys -----------------------------------------------------------------------------------------------
 
 
@@ -84,10 +91,22 @@ def jsonl(path: pathlib.Path, **more) -> dict:
         ({"question_prompt": "Solve it."}, "question_prompt: prompt template 'Solve it.' lacks {question}"),
         ({"refine_prompt": "{question} {response}"}, "refine_prompt: prompt template '{question} {response}' lacks"),
         ({"critique_prompt_with_answer": "{question}{response}"}, "critique_prompt_with_answer: prompt template"),
+        (endpoint(critique="indicative"), "http_critic.url needs critique \"cot\", not 'indicative'; set it, or leave"),
+        (endpoint(critic_folder="nowhere"), "critic_folder and http_critic.url both name a critic; leave one of them"),
+        (endpoint(model=""), "http_critic.model is empty; give the name that the endpoint knows its model by"),
+        (endpoint(concurrency=0), "http_critic.concurrency 0 is too small; use at least 1"),
+        (endpoint(max_attempts=0), "http_critic.max_attempts 0 is too small; use at least 1"),
+        (endpoint(timeout=0.0), "http_critic.timeout 0.0 leaves no time; use a positive one"),
+        (endpoint(max_requests=-1), "http_critic.max_requests -1 is negative; use 0 or more"),
+        (endpoint(max_tokens=-1), "http_critic.max_tokens -1 is negative; use 0 or more"),
+        (endpoint(url="localhost:8000"), "'localhost:8000' is not http"),
+        (endpoint(url="http://me:secret@host/v1"), "'http://***@host/v1' holds a password"),
+        (endpoint(key_variable="UNSET_CRITIC_KEY"), "'UNSET_CRITIC_KEY'"),
     ],
 )  # fmt: skip
 def test_values(tmp_path, capsys, changes, message):
-    assert message in refused(capsys, tmp_path / "run", changes)
+    error = refused(capsys, tmp_path / "run", changes)
+    assert message in error and "secret" not in error
     assert not (tmp_path / "run").exists()
 
 

@@ -5,10 +5,12 @@ import types
 import jax
 import numpy as np
 import pytest
+from fake_engine import FakeEngine
 from test_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax import evaluation, rewards
-from cgrpo_jax.generate import Sampled
+from cgrpo_jax.engine import Sampled
+from cgrpo_jax.pipeline import Pipeline
 from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.sampling import index_array, row_keys
 
@@ -20,31 +22,28 @@ GREEDY = [True, False, True]
 CORRECT = [0, 1, 4]  # of four samples
 
 
-class Scripted:
-    """A generator that answers some questions right; a wrong answer takes no more tokens and is cut off."""
+def scripted():
+    """An engine that answers some questions right; a wrong answer takes no more tokens and is cut off."""
 
-    def __init__(self):
-        self.calls = []
-
-    def __call__(self, params, prompts, indices, **settings):
-        self.calls.append((params, [TOKENIZER.decode(ids) for ids in prompts], indices, settings))
-        greedy = settings["temperature"] == 0
-        return [[self.answer(index, greedy) for index in group] for group in indices]
-
-    def answer(self, index, greedy):
+    def say(index):
+        greedy = engine.runs[-1].settings["sampling"].temperature == 0
         right = GREEDY[index.question] if greedy else index.response < CORRECT[index.question]
         answer = PROBLEMS[index.question].answer
         ids = TOKENIZER.encode(f"Answer: {answer if right else 0}") + [TOKENIZER.end_of_turn_id] * right
         return Sampled(np.asarray(ids, np.int32), np.zeros(len(ids), np.float32), not right)
 
+    engine = FakeEngine(say)
+    return engine
+
 
 def evaluate(ks=(1, 2, 4), **keywords):
-    generator = Scripted()
-    model = types.SimpleNamespace(generator=generator, prompts=make(TOKENIZER, **CHAINS))
+    engine = scripted()
+    model = types.SimpleNamespace(engine=engine, prompts=make(TOKENIZER, **CHAINS))
     settings = dict(num_samples=4, temperature=0.6, top_p=0.95, max_length=20, pass_threshold=1.0, seed=7) | keywords
-    grade = lambda responses, answers: rewards.grade("trace", responses, answers)  # noqa: E731
-    result, groups = evaluation.evaluate(model, "weights", PROBLEMS, grade=grade, ks=ks, **settings)
-    return result, groups, generator.calls
+    pipeline = Pipeline(rewards.Grader("trace"))
+    result, groups = evaluation.evaluate(model, "weights", PROBLEMS, pipeline=pipeline, ks=ks, **settings)
+    assert not engine.at_work
+    return result, groups, engine.runs
 
 
 def test_pass_at_one_is_greedy_and_pass_at_k_unbiased():
@@ -72,27 +71,30 @@ def test_rollouts_are_the_greedy_one_and_then_the_samples():
 
 
 def test_what_is_sampled_and_how():
-    _, _, calls = evaluate()
-    assert [settings["temperature"] for *_, settings in calls] == [0.0, 0.6]
-    assert [settings["top_p"] for *_, settings in calls] == [1.0, 0.95]
-    for (params, prompts, indices, settings), count in zip(calls, (1, 4), strict=True):
-        assert params == "weights" and prompts == ["7*8", "2+3", "9*9"]
-        assert [len(group) for group in indices] == [count] * 3
-        assert settings["max_length"] == 20 and settings["seed"] == 7 and settings["top_k"] == 0
+    _, _, runs = evaluate()
+    assert [run.settings["sampling"].temperature for run in runs] == [0.0, 0.6]
+    assert [run.settings["sampling"].top_p for run in runs] == [1.0, 0.95]
+    for run, count in zip(runs, (1, 4), strict=True):
+        assert run.params == "weights"
+        assert [TOKENIZER.decode(request.prompt_ids) for request in run.requests] == ["7*8", "2+3", "9*9"]
+        assert [len(request.indices) for request in run.requests] == [count] * 3
+        assert {request.max_length for request in run.requests} == {20}
+        assert run.settings["seed"] == 7 and run.settings["sampling"].top_k == 0
 
 
 def test_the_same_noise_at_every_evaluation_and_never_that_of_training():
     (_, _, (_, first)), (_, _, (_, second)) = evaluate(), evaluate()
-    assert first[3] == second[3] and first[2] == second[2]
-    index = index_array([first[2][0][0]])
-    drawn = np.asarray(jax.random.key_data(row_keys(7, np.uint32(first[3]["iteration"]), index)))
+    assert first.settings == second.settings
+    assert [request.indices for request in first.requests] == [request.indices for request in second.requests]
+    index = index_array([first.requests[0].indices[0]])
+    drawn = np.asarray(jax.random.key_data(row_keys(7, np.uint32(first.settings["iteration"]), index)))
     for iteration in range(50):
         assert (np.asarray(jax.random.key_data(row_keys(7, np.uint32(iteration), index))) != drawn).any()
 
 
 def test_pass_at_one_alone_needs_no_samples():
-    result, groups, calls = evaluate(ks=(1,))
-    assert len(calls) == 1 and [len(group) for group in groups] == [1, 1, 1]
+    result, groups, runs = evaluate(ks=(1,))
+    assert len(runs) == 1 and [len(group) for group in groups] == [1, 1, 1]
     assert set(result) == {"pass@1", "mean_length", "truncated"} and result["pass@1"] == 2 / 3
 
 

@@ -73,7 +73,7 @@ def test_the_trip_count_is_the_loops_own_or_unknown(old, new, times):
 
 def test_an_unknown_trip_count_can_be_given():
     endless = SCAN.replace("direction=LT", "direction=GT")
-    (given,), (known,) = (hlo.collectives(text, unknown_trips=9) for text in (endless, SCAN))
+    (given,), (known,) = (hlo.collectives(text, unknown_trips=(9,)) for text in (endless, SCAN))
     assert (given.times, known.times) == (9, 36)
 
 

@@ -27,6 +27,7 @@ LEVELS = (
         "sharding",
         "hlo",
         "topology",
+        "traffic",
         "costs",
         "unroll",
         "writing",
@@ -45,10 +46,24 @@ LEVELS = (
         "packing",
         "data",
         "forward",
+        "decoding",
     ),
-    ("families", "hf", "hf_export", "lora", "generate", "update", "checkpoint", "prompts", "metrics"),
-    ("rollout", "warmstart", "evaluation", "config", "rundir", "checks", "problems"),
-    ("assemble", "beginning", "cli", "journal", "model_card", "model_files"),
+    (
+        "families",
+        "hf",
+        "hf_export",
+        "lora",
+        "layouts",
+        "scheduler",
+        "slots",
+        "engine",
+        "update",
+        "checkpoint",
+        "prompts",
+        "metrics",
+    ),
+    ("pipeline", "writers", "rollout", "warmstart", "evaluation", "config", "rundir", "checks", "problems"),
+    ("generation", "assemble", "beginning", "cli", "journal", "model_card", "model_files"),
     ("train", "evaluate", "sample", "convert", "programs", "planning", "plan"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -129,7 +144,7 @@ def run_python(code, *path):
 
 def test_importing_the_package_is_light():
     heavy = run_python(
-        "import sys, cgrpo_jax; sys.stdout.write(' '.join({'jax', 'tensorflow', 'torch'} & set(sys.modules)))"
+        "import sys, cgrpo_jax; sys.stdout.write(' '.join({'jax', 'tensorflow', 'torch', 'httpx'} & set(sys.modules)))"
     ).stdout
     assert heavy == ""
 

@@ -12,8 +12,8 @@ from tiny import EVERYTHING, FAMILIES, random_params
 
 from cgrpo_jax import lora, model, sampling, sharding
 from cgrpo_jax import update as update_lib
+from cgrpo_jax.engine import Engine
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.generate import Generator
 from cgrpo_jax.logprobs import linear_logprobs
 from cgrpo_jax.records import LossKind, RowIndex, TrainRow
 from cgrpo_jax.sharding import GENERATION, TENSOR, TRAINING
@@ -186,9 +186,10 @@ PROMPTS = [np.random.default_rng(i).integers(0, 61, n).astype(np.int32) for i, n
 def sampled(name, mesh, **sampling):
     config = MODELS[name]
     weights = place(params(name), config, make_mesh(mesh), GENERATION)
-    generate = Generator(config, eos_ids=(0, 7, 19), max_rows=6, prompt_bucket=16, mesh=make_mesh(mesh))
+    keywords = dict(longest_prompt=16, length=32, prompt_bucket=16)
+    engine = Engine(config, eos_ids=(0, 7, 19), num_slots=3, chunk=4, mesh=make_mesh(mesh), **keywords)
     indices = [[RowIndex(question=q, response=n) for n in range(3)] for q in range(len(PROMPTS))]
-    return generate(weights, PROMPTS, indices, seed=3, iteration=5, max_length=10, **sampling)
+    return engine.generate(weights, PROMPTS, indices, seed=3, iteration=5, max_length=10, **sampling)
 
 
 @cases

@@ -1,11 +1,13 @@
 """Metrics: values on rollouts made by hand, and that each one is documented."""
 
 import collections
+import re
 
 import numpy as np
 import pytest
 
 from cgrpo_jax import metrics
+from cgrpo_jax.engine import Stats
 from cgrpo_jax.records import Author, Rollout, RowIndex, Stage
 
 # What the training loop adds to a row by itself.
@@ -14,7 +16,7 @@ OF_THE_LOOP = {
     "grade/timeouts", "refine/prompts_cut", "refine/dropped_mentions", "group_reward", "eval/NAME",
 }  # fmt: skip
 COUNTS = collections.Counter(
-    critiqued=8, attempts=11, fallbacks=1, prompts_cut=2, malformed=1,
+    critiqued=8, attempts=11, fallbacks=1, prompts_cut=2, malformed=1, unanswered=3,
     valid=4, judged_failed=5, false_right=2, judged_passed=2, false_wrong=1,
 )  # fmt: skip
 UPDATES = [
@@ -109,6 +111,7 @@ def test_metrics_of_critiques():
         "critic/false_right_rate": 2 / 5,
         "critic/fallback_rate": 1 / 8,
         "critic/attempts": 11,
+        "critic/unanswered": 3,
         "critic/prompts_cut": 2,
         "critic/false_wrong_rate": 1 / 2,
     }
@@ -117,6 +120,30 @@ def test_metrics_of_critiques():
     unjudged = collections.Counter(critiqued=2, attempts=2, valid=1, malformed=1)  # no verifier, no rate
     assert not {"critic/false_right_rate", "critic/false_wrong_rate"} & metrics.critic_metrics(unjudged).keys()
     assert metrics.critic_metrics(collections.Counter(critiqued=8)) == {}  # written by a rule
+
+
+def test_metrics_of_an_endpoint():
+    """Categories of earlier iterations go on being told, as 0."""
+    before = {"requests": 7, "attempts": 9, "answers": 5, "failed/timeout": 2, "retried/timeout": 1}
+    counts = before | {"requests": 10, "attempts": 15, "failed/status 500": 2}
+    assert metrics.endpoint_metrics(counts, before) == {
+        "critic/http_requests": 3,
+        "critic/http_attempts": 6,
+        "critic/http_failed/timeout": 0,
+        "critic/http_failed/status 500": 2,
+    }
+    assert metrics.endpoint_metrics({}, {}) == {"critic/http_requests": 0, "critic/http_attempts": 0}
+
+
+def test_metrics_of_engines():
+    first = Stats(tokens=9, prompt_tokens=20, shared_tokens=3, slot_steps=30, slot_steps_waiting=8, tokens_waiting=6)
+    second = Stats(tokens=9, prompt_tokens=10, shared_tokens=4, slot_steps=30, slot_steps_waiting=2, tokens_waiting=2)
+    assert metrics.engine_metrics([first, second]) == {
+        "engine/occupancy": 8 / 10,
+        "engine/prompt_tokens": 30,
+        "engine/shared_tokens": 7,
+    }
+    assert metrics.engine_metrics([Stats(tokens=4, slot_steps=8)])["engine/occupancy"] == 1.0  # nothing waited
 
 
 def test_metrics_of_updates():
@@ -131,7 +158,7 @@ def test_metrics_of_updates():
             "ratio": 40 / 40,
             "clip_ratio/low_mean": 2 / 40,
             "clip_ratio/high_mean": 4 / 40,
-            "sampling/sampling_logp_difference/mean": 2 / 40,
+            "sampling/sampling_logp_difference/mean": 0.5 / 10,  # of the first update
             "refined/entropy": 5 / 10,
             "refined/prob": 2 / 10,
             "refined/shaped_ratio": 8 / 10,
@@ -156,6 +183,8 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
         *metrics.refinement_metrics(REFINEMENTS, REFINEMENTS, pass_threshold=1.0),
         *metrics.critic_metrics(COUNTS),
         *metrics.update_metrics(UPDATES),
+        *metrics.engine_metrics([]),
+        *(re.sub("failed/.*", "failed/CATEGORY", key) for key in metrics.endpoint_metrics({"failed/timeout": 1}, {})),
     }
     assert emitted | OF_THE_LOOP == set(metrics.METRICS)
     assert not emitted & OF_THE_LOOP

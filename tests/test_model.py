@@ -1,4 +1,4 @@
-"""The transformer against one written out plainly, and cached decoding against the full forward pass."""
+"""The transformer against one written out plainly."""
 
 import dataclasses
 import functools
@@ -10,9 +10,8 @@ import pytest
 from flax import nnx
 from tiny import EVERYTHING, FAMILIES, plain_logits, random_params
 
-from cgrpo_jax import forward
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.forward import _rope_frequencies, decode_step, hidden_states, logits, prefill, unembedding
+from cgrpo_jax.forward import hidden_states, logits, rope_frequencies, unembedding
 from cgrpo_jax.model import ModelConfig, RopeScaling, Transformer, init_params, param_shapes
 
 QWEN3 = FAMILIES["qwen3"]
@@ -55,14 +54,14 @@ def test_llama3_scaling_keeps_blends_and_slows_by_hand():
     scaling = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=7.0, original_max_position=40)
     scaling = dataclasses.replace(scaling, original_max_position=2 * np.pi * 40)
     config = dataclasses.replace(QWEN3, head_dim=6, rope_theta=1000.0, rope_scaling=scaling)
-    np.testing.assert_allclose(_rope_frequencies(config), [1, 0.05625, 0.00125], rtol=1e-5)
+    np.testing.assert_allclose(rope_frequencies(config), [1, 0.05625, 0.00125], rtol=1e-5)
 
 
 def test_linear_scaling_slows_every_frequency_of_layers_that_are_not_local():
     # Frequencies 1 and 0.01 (theta = 10000, two pairs), slowed by 8; local layers have theta = 100, never scaled.
     config = dataclasses.replace(FAMILIES["gemma3"], head_dim=4, rope_theta=1e4, local_rope_theta=100.0)
-    np.testing.assert_allclose(_rope_frequencies(config), [1 / 8, 0.01 / 8], rtol=1e-5)
-    np.testing.assert_allclose(_rope_frequencies(config, local=True), [1, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(rope_frequencies(config), [1 / 8, 0.01 / 8], rtol=1e-5)
+    np.testing.assert_allclose(rope_frequencies(config, local=True), [1, 0.1], rtol=1e-5)
 
 
 def test_a_local_layer_sees_the_last_tokens_of_its_own_segment():
@@ -150,107 +149,6 @@ def test_computes_in_the_dtype_of_the_weights():
     assert rounded.dtype == jnp.bfloat16
     exact = hidden(random_params(QWEN3), QWEN3, tokens, positions, segments)
     assert np.abs(np.asarray(rounded, np.float32) - np.asarray(exact)).mean() < 0.05
-    first = functools.partial(prefill, config=QWEN3, num_samples=1, max_length=2)
-    last, cache = jax.eval_shape(lambda p: first(p, tokens_QP=tokens, length_Q=jnp.array([8])), params)
-    assert last.dtype == cache.k.dtype == cache.prompt_k.dtype == jnp.bfloat16
-
-
-# Cached decoding.
-
-
-def decoded(params, config, prompts, length_Q, continuation_BT):
-    """Logits `[B, T + 1, V]` of feeding a given continuation to the cache: at the prompt's end, then after each token.
-
-    Row b continues prompt b // N.
-    """
-    N = len(continuation_BT) // len(prompts)
-    first, each = _decoding(config, N)
-    hidden_QD, cache = first(params, prompts, length_Q)
-    hidden = [np.repeat(hidden_QD, N, axis=0)]
-    for token_B in continuation_BT.T:
-        hidden_BD, cache = each(params, token_B, cache)
-        hidden.append(hidden_BD)
-    return np.asarray(logits(params, config, np.stack(hidden, axis=1)))
-
-
-@functools.cache
-def _decoding(config, num_samples):
-    """`prefill` and `decode_step`, compiled once for all tests."""
-    return (
-        jax.jit(lambda p, x, n: prefill(p, config, x, n, num_samples=num_samples, max_length=8)),
-        jax.jit(lambda p, token_B, cache: decode_step(p, config, token_B, cache)),
-    )
-
-
-@families
-def test_cached_decoding_equals_the_full_forward_pass(family):
-    """Prompts of 1, 6 and 9 tokens in one batch, padded with garbage, two continuations each."""
-    config = FAMILIES[family]
-    params = random_params(config)
-    lengths = np.array([1, 6, 9], np.int32)
-    prompts, continuation = random_tokens(config, (3, 9)), random_tokens(config, (6, 7), seed=1)
-    actual = decoded(params, config, prompts, lengths, continuation)
-    for b in range(6):
-        n = lengths[b // 2]
-        expected = full(params, config, np.concatenate([prompts[b // 2, :n], continuation[b]]))[n - 1 :]
-        np.testing.assert_allclose(actual[b], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_padding_is_never_attended_to():
-    """Also where the padding is a token that prompts use: what is seen follows from lengths, not from ids."""
-    params, lengths = random_params(QWEN3), np.array([3, 9, 5], np.int32)
-    prompts, continuation = random_tokens(QWEN3, (3, 9)), random_tokens(QWEN3, (6, 4), seed=1)
-    prompts[:, 2] = 0
-    padding = np.arange(9) >= lengths[:, None]
-    zeros, noise = np.where(padding, 0, prompts), np.where(padding, random_tokens(QWEN3, (3, 9), seed=2), prompts)
-    a = decoded(params, QWEN3, zeros, lengths, continuation)
-    np.testing.assert_array_equal(a, decoded(params, QWEN3, noise, lengths, continuation))
-    # The real 0 in each prompt is seen.
-    prompts[:, 2] = 1
-    changed = decoded(params, QWEN3, np.where(padding, 0, prompts), lengths, continuation)
-    assert np.abs(a - changed).max(axis=(1, 2)).min() > 1e-2
-
-
-@pytest.mark.parametrize("at_once", [1, 2, 4])
-def test_prompts_run_some_at_a_time_fill_the_same_cache(at_once, monkeypatch):
-    params, lengths = random_params(EVERYTHING), np.array([3, 9, 5, 7, 1, 8, 2, 9], np.int32)
-    prompts = random_tokens(EVERYTHING, (8, 9))
-    run = functools.partial(prefill, params, EVERYTHING, prompts, lengths, num_samples=2, max_length=3)
-    expected = run()
-    monkeypatch.setattr(forward, "_PREFILL_TOKENS", at_once * 9 + 8)
-    assert forward.prompts_at_once(8, 9) == at_once
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), run(), expected)
-
-
-def test_prompts_at_once_divide_them():
-    assert [forward.prompts_at_once(number, 2048) for number in (1, 7, 9, 16, 20)] == [1, 7, 3, 8, 5]
-    assert forward.prompts_at_once(64, 100_000) == 1  # never less
-
-
-def test_samples_share_their_prompts_cache():
-    Q, N, P, T = 2, 5, 6, 4
-    shape = jax.eval_shape(
-        lambda p, x, n: prefill(p, QWEN3, x, n, num_samples=N, max_length=T),
-        param_shapes(QWEN3),
-        jax.ShapeDtypeStruct((Q, P), jnp.int32),
-        jax.ShapeDtypeStruct((Q,), jnp.int32),
-    )
-    hidden, cache = shape
-    L, K, head_dim = QWEN3.num_layers, QWEN3.num_kv_heads, QWEN3.head_dim
-    assert hidden.shape == (Q, QWEN3.embed_dim)
-    assert cache.prompt_k.shape == cache.prompt_v.shape == (L, Q, K, P, head_dim)
-    assert cache.k.shape == cache.v.shape == (L, Q * N, K, T, head_dim)
-
-
-def test_samples_of_a_prompt_do_not_see_each_other():
-    params, lengths = random_params(QWEN3), np.array([3, 9, 5], np.int32)
-    prompts, continuation = random_tokens(QWEN3, (3, 9)), random_tokens(QWEN3, (6, 4), seed=1)
-    before = decoded(params, QWEN3, prompts, lengths, continuation)
-    continuation[1] = (continuation[1] + 3) % QWEN3.vocab_size
-    after = decoded(params, QWEN3, prompts, lengths, continuation)
-    others = [0, 2, 3, 4, 5]
-    np.testing.assert_array_equal(before[others], after[others])
-    assert np.abs(before[1, 1:] - after[1, 1:]).max() > 1e-2
 
 
 # Parameters.

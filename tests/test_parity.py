@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from cgrpo_jax import assemble, convert, families, forward, hf
-from cgrpo_jax.generate import Generator
+from cgrpo_jax.engine import Engine
 from cgrpo_jax.records import RowIndex
 from cgrpo_jax.tokenizer import load_tokenizer
 
@@ -117,8 +117,8 @@ class Ours:
 
     def continuation(self, ids, count):
         """Greedy, by the cached decoding that training samples with. No end of turn: `count` tokens."""
-        generate = Generator(self.config, eos_ids=[self.config.vocab_size], max_rows=1)
-        ((row,),) = generate(
+        engine = Engine(self.config, eos_ids=[self.config.vocab_size], num_slots=1, length=len(ids) + count)
+        ((row,),) = engine.generate(
             self.params, [ids], [[RowIndex(question=0)]], seed=0, iteration=0, max_length=count, temperature=0.0
         )
         return row.token_ids.tolist()

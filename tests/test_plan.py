@@ -9,7 +9,7 @@ import planned
 import pytest
 import tiny_run
 
-from cgrpo_jax import assemble, cli, costs, generate, hlo, plan, planning, programs, sharding, train, update
+from cgrpo_jax import assemble, cli, costs, hlo, layouts, plan, planning, programs, sharding, slots, train, update
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
 
@@ -20,8 +20,11 @@ def model(tmp_path_factory):
 
 
 def programs_of(config):
+    """Returns the programs on a mesh of 2 (fsdp) x 2 (tensor), with stacked weights, as a TPU has them."""
     mesh = sharding.make_mesh(replica=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
-    return programs.of(config, mesh, assemble.policy_shape(config), assemble.critic_shape(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layouts, "splits", lambda mesh: False)
+        return programs.of(config, mesh, assemble.policy_shape(config), assemble.critic_shape(config))
 
 
 # --- the programs -------------------------------------------------------------------------------------------------
@@ -34,7 +37,7 @@ def arrays(tree):
 def statics(keywords):
     """What a program is compiled for, but the optimiser's object and the tokens that end a row."""
     kept = {name: value for name, value in keywords.items() if name != "optimizer"}
-    if isinstance(kept.get("settings"), generate.Settings):
+    if isinstance(kept.get("settings"), slots.Settings):
         kept["settings"] = dataclasses.replace(kept["settings"], eos_ids=())
     return kept
 
@@ -58,7 +61,7 @@ def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
         return call
 
     for module, name in (
-        (generate, "prefill"), (generate, "decode"), (generate, "lay_out"),
+        (slots, "prefill"), (slots, "share"), (slots, "tick"), (layouts, "lay_out"),
         (update, "accumulate"), (update, "apply"), (update, "score"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
@@ -81,29 +84,45 @@ def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
 def test_stages_have_the_sizes_of_their_calls(model):
     found = {call.name: call for call in programs_of(planned.config(model)).calls}
     assert list(found) == [
-        "prefill", "decode", "critique_prefill", "critique_decode", "refine_prefill", "refine_decode", "reshard",
-        "update",
+        "prefill", "critique_prefill", "refine_prefill", "continue", "share", "decode", "reshard", "update",
     ]  # fmt: skip
-    # Two data groups, 8 rows each: 2 questions of 3 responses, 8 critiques, 8 refinements.
-    assert [found[name].args[1].shape for name in ("prefill", "critique_prefill", "refine_prefill")] == [
-        (4, 48), (16, 64), (16, 112)
-    ]  # fmt: skip
-    assert [found[name].per_iteration for name in ("decode", "critique_decode", "refine_decode")] == [2, 2, 2]
-    assert [found[name].trips for name in ("decode", "critique_decode", "refine_decode")] == [15, 11, 15]
+    # Two data groups, 4 prompts of each at once, without their last tokens: 39 and 59 in 64, 99 in the longest, 100.
+    prefills = [found[name] for name in ("prefill", "critique_prefill", "refine_prefill")]
+    assert [call.args[2].shape for call in prefills] == [(8, 64), (8, 64), (8, 100)]
+    # 8 questions; 24 responses, each criticised; 24 critiques, each followed.
+    assert [call.per_iteration for call in prefills] == [1, 3, 3]
+    assert found["continue"].args[2].shape == (2, 64) and found["continue"].keywords["continued"]
+    assert found["share"].args[1].shape == (16,) and found["share"].keywords["width"] == 100
+    # 8 slots of each group, 64 tokens a tick; 100 + 16 positions are less than a block.
+    assert found["decode"].trips == (64, 1)
+    assert found["decode"].per_iteration == -(-24 * (16 + 12 + 16) // (2 * 8 * 64))
     # 4 questions of 4 rows an update, 2 token rows in each of 2 data groups.
     accumulate, apply = [call for call in programs_of(planned.config(model)).calls if call.name == "update"]
     assert (accumulate.times, accumulate.per_iteration, apply.times, apply.per_iteration) == (4, 2, 1, 2)
     assert programs_of(planned.config(model)).sampled_tokens == 24 * (16 + 12 + 16)
 
 
+def test_refinements_of_one_critique_share_its_prompt(model):
+    for changes in ({"num_critiques": 2}, {"num_critiques": 2, "refinements_per_critique": 2}):
+        found = programs_of(planned.config(model, **changes))
+        times = {call.name: call.per_iteration for call in found.calls}
+        assert (times["critique_prefill"], times["refine_prefill"]) == (6, 6)
+        refinements = 48 * changes.get("refinements_per_critique", 1)
+        assert found.sampled_tokens == 24 * 16 + 48 * 12 + refinements * 16
+
+
 def test_an_evaluation_is_planned_and_no_part_of_an_iteration(model):
     usual, held_out = planned.config(model), planned.config(model, **{"data.eval": "questions.jsonl"})
     without, found = programs_of(usual), programs_of(held_out)
     calls = {call.name: call for call in found.calls if call.name.startswith("eval_")}
-    assert list(calls) == ["eval_prefill", "eval_decode", "eval_sample_prefill", "eval_sample_decode"]
-    # Two data groups, 8 rows each: 8 questions greedily; 1 question with 8 samples.
-    assert calls["eval_prefill"].args[1].shape == (16, 48) and calls["eval_sample_prefill"].args[1].shape == (2, 48)
-    assert {call.phase for call in calls.values()} == {"prefill", "decode"}
+    # The prompts are those of an iteration; the tokens are drawn in other ways, greedily and with samples.
+    assert list(calls) == ["eval_decode", "eval_sample_decode"]
+    usually = next(call for call in found.calls if call.name == "decode")
+    for call in calls.values():
+        assert arrays(call.args) == arrays(usually.args) and call.keywords["settings"] == usually.keywords["settings"]
+    ways = [call.keywords["how"] for call in (usually, *calls.values())]
+    assert len(set(ways)) == 3 and ways[1].temperature == 0
+    assert {call.phase for call in calls.values()} == {"decode"}
     assert not any(call.per_iteration for call in calls.values())
     assert found.sampled_tokens == without.sampled_tokens
     assert {call.name for call in found.calls} - calls.keys() == {call.name for call in without.calls}
@@ -112,9 +131,10 @@ def test_an_evaluation_is_planned_and_no_part_of_an_iteration(model):
 @pytest.mark.parametrize(
     ("changes", "more", "less"),
     [
-        ({"refine": "none"}, set(), {"critique_prefill", "critique_decode", "refine_prefill", "refine_decode"}),
-        ({"refine": "none", "critique_when": "all"}, set(), {"refine_prefill", "refine_decode"}),
-        ({"critique": "indicative"}, set(), {"critique_prefill", "critique_decode"}),
+        ({"refine": "none"}, set(), {"critique_prefill", "refine_prefill"}),
+        ({"refine": "none", "critique_when": "all"}, set(), {"refine_prefill"}),
+        ({"critique": "indicative"}, set(), {"critique_prefill"}),
+        ({"http_critic.url": "http://localhost:1/v1", "http_critic.model": "m"}, set(), {"critique_prefill"}),
         ({"kl_coef": 0.1}, {"reference"}, set()),
         ({"old_logp": "trainer"}, {"old_logp"}, set()),
         ({"compute_dtype": "float32", "mesh.fsdp": 1, "mesh.tensor": 4}, set(), {"reshard"}),
@@ -130,11 +150,20 @@ def test_programs_depend_on_the_method(model, changes, more, less, monkeypatch):
 def test_a_frozen_critic_has_programs_of_its_own(model, tmp_path):
     critic = planned.describe(tmp_path / "critic", num_hidden_layers=3, hidden_size=16)
     found = {call.name: call for call in programs_of(planned.config(model, critic_folder=critic)).calls}
-    assert "critique_decode" not in found
+    assert "critique_prefill" not in found
     assert found["critic_prefill"].args[0]["layers"]["q"].shape == (3, 16, 4, 8)
-    assert found["critic_decode"].args[1].cache.k.shape == (3, 16, 2, 12, 8)
+    # Two groups of 8 slots with room for a prompt of 60 and 12 more.
+    assert found["critic_decode"].args[1].cache["k"].shape == (3, 16, 2, 72, 8)
+    assert {found[name].phase for name in ("critic_prefill", "critic_continue", "critic_share", "critic_decode")} == {
+        "critique"
+    }
+    assert found["critic_prefill"].per_iteration == 3
+    assert found["critic_decode"].per_iteration == 1 and found["decode"].per_iteration == 1
     assert "critic" in found["decode"].beside and "critic" in found["update"].beside
     assert "generation" in found["critic_decode"].beside
+    # Both engines are at work at once.
+    assert "critic_slots" in found["decode"].beside and "slots" in found["critic_decode"].beside
+    assert not {"slots", "critic_slots"} & {*found["update"].beside, *found["reshard"].beside}
 
 
 # --- memory -------------------------------------------------------------------------------------------------------
@@ -147,9 +176,10 @@ ADAM = 2 * (TRAINED - 4) + 4  # and Adam's own count
 SAMPLING = 2 * (MATRICES // 2 + NORMS)  # whole over fsdp, bfloat16
 
 
-def cache(prompts, samples, width, length):
-    """Bytes of keys and values of one of two data groups, of which a device has one of two heads."""
-    return 2 * 2 * 5 * (prompts // 2) * 8 * (width + samples * length)
+# Keys and values of 8 slots of a data group, of one of two heads, with room for a prompt of 100 and 16 more; and what
+# else there is of a slot: newest token, length, tokens sampled, their limit, a key of two numbers, whether it goes on.
+CACHE = 2 * 2 * 5 * 8 * (100 + 16) * 8
+SLOTS = CACHE + 8 * (4 * 4 + 2 * 4 + 1)
 
 
 def test_buffers_are_those_counted_by_hand(model):
@@ -159,9 +189,7 @@ def test_buffers_are_those_counted_by_hand(model):
         "optimizer": ADAM,
         "generation": SAMPLING,
         "gradients": TRAINED - 4,
-        "cache": cache(4, 3, 48, 16),
-        "critique_cache": cache(16, 1, 64, 12),
-        "refine_cache": cache(16, 1, 112, 16),
+        "slots": CACHE,
     }
 
 
@@ -173,10 +201,11 @@ def test_what_lies_beside_a_program_counts_once(model, monkeypatch):
         args.setdefault(call.name, []).append(planned.size(call.args))
     reference = SAMPLING
     generating = TRAINED + ADAM + reference
+    prefills = [args[name][0] for name in ("prefill", "critique_prefill", "refine_prefill", "continue")]
+    assert max(args["share"][0], SAMPLING) < min(prefills)  # which copies beside the weights, not with them
     assert plan_.phases == {
-        "prefill": 2 * max(args["prefill"] + args["refine_prefill"]) + generating,
-        "decode": 2 * max(args["decode"] + args["refine_decode"]) + generating,
-        "critique": 2 * max(args["critique_prefill"] + args["critique_decode"]) + generating,
+        "prefill": max(2 * max(prefills), 2 * args["share"][0] + SAMPLING) + generating,
+        "decode": 2 * args["decode"][0] + generating,
         # The weights that sampled are let go of before.
         "reference": 2 * args["reference"][0] + TRAINED + ADAM,
         "reshard": 2 * args["reshard"][0] + ADAM + reference,
@@ -184,17 +213,27 @@ def test_what_lies_beside_a_program_counts_once(model, monkeypatch):
     }
 
 
+def test_a_frozen_critic_lies_beside_the_policy(model, tmp_path, monkeypatch):
+    planned.pretend(monkeypatch)
+    critic = planned.describe(tmp_path / "critic", num_hidden_layers=3, hidden_size=16)
+    found = planning.Planner(planned.config(model, critic_folder=critic), planned.NAME)
+    plan_, args = found.plan(), {call.name: planned.size(call.args) for call in found.programs.calls}
+    buffers = {name: buffer.bytes for name, buffer in found.programs.buffers.items()}
+    largest = max(args[name] for name in ("critic_prefill", "critic_continue", "critic_decode"))
+    assert plan_.phases["critique"] == 2 * largest + TRAINED + ADAM + SAMPLING + CACHE
+    assert plan_.phases["decode"] == 2 * args["decode"] + TRAINED + ADAM + buffers["critic"] + buffers["critic_slots"]
+
+
 def test_kinds_add_up_to_what_a_program_needs(model, monkeypatch):
     planned.pretend(monkeypatch)
     found = planning.Planner(planned.config(model), planned.NAME).plan()
     kinds = {one.name: one.hbm_bytes for one in found.programs}
-    assert kinds["decode"]["weights"] == TRAINED + SAMPLING
+    assert kinds["decode"]["weights"] == kinds["share"]["weights"] == TRAINED + SAMPLING
     assert kinds["decode"]["optimizer"] == kinds["update"]["optimizer"] == ADAM
-    assert kinds["refine_decode"]["kv_cache"] == cache(16, 1, 112, 16)
+    assert kinds["refine_prefill"]["kv_cache"] == kinds["decode"]["kv_cache"] == CACHE
     assert kinds["reshard"]["kv_cache"] == kinds["update"]["kv_cache"] == 0
     assert kinds["reshard"]["weights"] == TRAINED + SAMPLING
-    decoding = max(sum(kinds[name].values()) for name in ("decode", "refine_decode"))
-    assert decoding == found.phases["decode"]
+    assert sum(kinds["decode"].values()) == found.phases["decode"]
 
 
 def test_adapters_have_a_small_state_and_a_base(model):
@@ -207,7 +246,9 @@ def test_adapters_have_a_small_state_and_a_base(model):
     calls = programs_of(planned.config(model, **{"lora.rank": 2, "kl_coef": 0.1})).calls
     # Only sampling and the step along the gradient do not read the base.
     assert {call.function.__name__ for call in calls if "base" in call.own} == {"score", "lay_out", "accumulate"}
-    assert {call.function.__name__ for call in calls if "base" in call.beside} == {"prefill", "decode", "apply"}
+    assert {call.function.__name__ for call in calls if "base" in call.beside} == {
+        "prefill", "share", "tick", "apply",
+    }  # fmt: skip
 
 
 # --- costs --------------------------------------------------------------------------------------------------------
@@ -218,9 +259,14 @@ def test_costs_are_those_of_the_whole_depth(model, monkeypatch):
     planned.pretend(monkeypatch)
     planner = planning.Planner(planned.config(model), planned.NAME)
     found = {one.name: one for one in planner.plan().programs}
-    args = {call.name: planned.size(call.args) for call in planner.programs.calls if call.name != "update"}
-    for name, size in args.items():
-        assert found[name].cost.flops == pytest.approx(size), name
+    calls = [call for call in planner.programs.calls if call.name != "update" and call.per_iteration]
+    assert {call.name for call in calls} == found.keys() - {"update", "continue", "share"}
+    shallow = [planner._programs(planner.config, depth).calls for depth in (2, 3)]
+    layer = {low.name: planned.size(high.args) - planned.size(low.args) for low, high in zip(*shallow, strict=True)}
+    for call in calls:
+        # Of a prefill the program itself is taken to be one layer and what is around the layers.
+        more = 4 * layer[call.name] if "prefill" in call.name else 0
+        assert found[call.name].cost.flops == pytest.approx(planned.size(call.args) + more), call.name
     accumulate, apply = (planned.size(call.args) for call in planner.programs.calls if call.name == "update")
     assert found["update"].cost.flops == pytest.approx(4 * accumulate + apply)
     # Bytes bound everything here: 10 of them a FLOP.
@@ -228,20 +274,31 @@ def test_costs_are_those_of_the_whole_depth(model, monkeypatch):
     assert found["update"].seconds_bound == pytest.approx(10 * (4 * accumulate + apply) / 819e9)
 
 
-def test_a_token_reads_at_least_the_weights_and_the_cache(model, monkeypatch):
+def test_what_generating_moves_is_counted_in_the_programs_themselves(model, monkeypatch):
     planned.pretend(monkeypatch)
-    compiled = dataclasses.replace(planned.compiled((), limit=1), cost=costs.Cost(flops=1.0))
-    monkeypatch.setattr(costs, "compile_for", lambda *_, **__: compiled)
+    asked = []
+
+    def compile_for(function, args, *_, unknown_trips=(), count_moved=False, **__):
+        asked.append((unknown_trips, count_moved))
+        moved = 123 if count_moved else None
+        return dataclasses.replace(planned.compiled(args, limit=2**30), moved_bytes=moved)
+
+    monkeypatch.setattr(costs, "compile_for", compile_for)
     found = {one.name: one for one in planning.Planner(planned.config(model), planned.NAME).plan().programs}
-    embeddings, lengths = 2 * 96 * 32 // 2, 4 * 2 + 4
-    assert found["decode"].cost.bytes == 15 * (SAMPLING - embeddings + cache(4, 3, 48, 16) + lengths)
+    generating = ["prefill", "critique_prefill", "refine_prefill", "decode"]
+    assert [name for name, one in found.items() if one.cost and one.cost.bytes == 123] == generating
+    # One prefill of 4 x 64 and one of 4 x 100; one more of what comes after others; the tick.
+    assert sorted(trips for trips, counted in asked if counted) == [(1,), (4,), (4,), (64, 1)]
+    assert all(counted or not trips for trips, counted in asked)
 
 
 def test_an_iteration_takes_all_its_runs(model, monkeypatch):
     planned.pretend(monkeypatch)
     held_out = {"data.eval": "questions.jsonl"}  # whose evaluation takes none of its time
     found = planning.Planner(planned.config(model, **held_out), planned.NAME).plan()
-    runs = [(one.per_iteration, one.seconds_bound) for one in found.programs if not one.name.startswith("eval_")]
+    aside = ["continue", "share", "eval_decode", "eval_sample_decode"]  # the first two are for others' prompts to tell
+    assert [one.name for one in found.programs if not one.per_iteration] == aside
+    runs = [(one.per_iteration, one.seconds_bound) for one in found.programs if one.name not in aside]
     assert found.seconds == pytest.approx(sum(times * seconds for times, seconds in runs))
     assert f"{found.sampled_tokens / found.seconds:.0f}" in plan.table([found])
 
@@ -267,7 +324,7 @@ def test_a_kernel_without_a_formula_is_not_free():
 
 
 def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
-    big = dict(refine="none", max_rows=64, questions_per_iteration=64, max_response_length=1024, pack_rows=1)
+    big = dict(refine="none", num_slots=64, questions_per_iteration=64, max_response_length=1024, pack_rows=1)
     planned.pretend(monkeypatch)
     config = planned.config(model, **big)
     peak = planning.Planner(config, planned.NAME).plan().phases
@@ -276,16 +333,16 @@ def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
     planner = planning.Planner(config, planned.NAME)
     found = planner.plan()
     assert not found.fits and found.phases["decode"] == peak["decode"]
-    rows = int(re.fullmatch(r"--config\.max_rows=(\d+)", found.suggestion)[1])
+    rows = int(re.fullmatch(r"--config\.num_slots=(\d+)", found.suggestion)[1])
     fits = [
-        planning.Planner(planned.config(model, **big | {"max_rows": n}), planned.NAME).plan().fits
+        planning.Planner(planned.config(model, **big | {"num_slots": n}), planned.NAME).plan().fits
         for n in (rows, 2 * rows)
     ]
     assert fits == [True, False]
 
 
 def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch):
-    small = {"refine": "none", "max_rows": 1, "pack_rows": 1, "num_responses": 1, "mesh.fsdp": 4, "mesh.tensor": 1}
+    small = {"refine": "none", "num_slots": 1, "pack_rows": 1, "num_responses": 1, "mesh.fsdp": 4, "mesh.tensor": 1}
     small["compute_dtype"] = "float32"  # so that generating takes more than updating
     planned.pretend(monkeypatch)
     phases = [

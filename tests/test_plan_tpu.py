@@ -5,11 +5,12 @@ import math
 import planned
 import pytest
 
-from cgrpo_jax import forward, planning, programs
+from cgrpo_jax import planning, programs, scheduler
 
 NAME, FSDP, TENSOR = "v5e:2x4", 4, 2
 WIDTH, MLP, HEADS, KV_HEADS, HEAD, VOCABULARY, LAYERS = 1024, 3072, 8, 2, 128, 16384, 2
-PROMPT, LENGTH, ROWS, SAMPLES, PACKED = 128, 128, 8, 4, 256
+PROMPT, LENGTH, ROWS, SAMPLES, PACKED, TICK = 80, 176, 8, 4, 256, 64
+AT_ONCE = 4  # prompts that a prefill takes
 
 
 def config(model, **more):
@@ -19,8 +20,9 @@ def config(model, **more):
         "compute_dtype": "",
         "questions_per_iteration": 8,
         "num_responses": SAMPLES,
-        "max_rows": ROWS,
+        "num_slots": ROWS,
         "refine": "none",
+        "decode_chunk": TICK,
         "prompt_bucket": 64,
         "max_prompt_length": PROMPT,
         "max_response_length": LENGTH,
@@ -46,9 +48,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def planner(model):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "_PREFILL_TOKENS", PROMPT)  # a group's two prompts one after the other
-        yield planning.Planner(config(model), NAME)
+    return planning.Planner(config(model), NAME)
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,13 @@ def reports(plan):
 def test_every_program_compiles_and_fits(plan, planner):
     assert plan.fits and plan.suggestion is None
     assert list(plan.phases) == ["prefill", "decode", "reshard", "update"]
-    assert [one.name for one in plan.programs] == ["prefill", "decode", "reshard", "update"]
-    assert all(one.seconds_bound > 0 for one in plan.programs)
-    assert [call.pieces for call in planner.programs.calls] == [2, 1, 1, 1, 1]
+    assert [one.name for one in plan.programs] == ["prefill", "continue", "share", "decode", "reshard", "update"]
+    assert all(one.seconds_bound > 0 for one in plan.programs if one.name not in ("continue", "share"))
+    assert scheduler.rows_at_once(PROMPT) == AT_ONCE
     assert all(program.fits for program in planner.compiled.values())
+    phases = {call.name: call.phase for call in planner.programs.calls}
     for one in plan.programs:
-        assert sum(one.hbm_bytes.values()) <= plan.phases[one.name]
+        assert sum(one.hbm_bytes.values()) <= plan.phases[phases[one.name]]
 
 
 # --- memory -------------------------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ MATRICES = LAYERS * LAYER + 2 * VOCABULARY * WIDTH
 
 def test_weights_optimizer_and_cache_are_those_counted_by_hand(reports, planner):
     trained, sampling = 4 * MATRICES / (FSDP * TENSOR), 2 * MATRICES / TENSOR
-    cache = 2 * 2 * LAYERS * KV_HEADS // TENSOR * HEAD * (ROWS // SAMPLES * PROMPT + ROWS * LENGTH)
+    cache = 2 * 2 * LAYERS * KV_HEADS // TENSOR * HEAD * ROWS * (PROMPT + LENGTH)
     decode = reports["decode"].hbm_bytes
     assert decode["weights"] == pytest.approx(trained + sampling, rel=0.05)
     assert decode["optimizer"] == pytest.approx(2 * trained, rel=0.05)
@@ -88,6 +89,7 @@ def test_weights_optimizer_and_cache_are_those_counted_by_hand(reports, planner)
     # And the compiler's own count of what it was given: nothing was dropped, nothing padded.
     arguments = {call.name: planner._compile(call).memory.argument for call in planner.programs.calls}
     assert arguments["decode"] == pytest.approx(sampling + cache, rel=0.05)
+    assert arguments["share"] == pytest.approx(cache, rel=0.05)
     assert arguments["update"] == pytest.approx(4 * trained, rel=0.05)  # of the step: gradient and Adam's two
 
 
@@ -96,6 +98,12 @@ def test_the_state_takes_its_own_place(planner):
     memory = planner._compile(apply).memory
     state = sum(planner.programs.buffers[name].bytes for name in ("trained", "optimizer"))
     assert memory.alias == pytest.approx(state, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["prefill", "continue", "share", "decode"])
+def test_the_cache_takes_its_own_place(planner, name):
+    call = next(call for call in planner.programs.calls if call.name == name)
+    assert planner._compile(call).memory.alias == pytest.approx(planner.programs.buffers["slots"].bytes, rel=0.05)
 
 
 # --- costs --------------------------------------------------------------------------------------------------------
@@ -108,13 +116,12 @@ def forward_flops(tokens, seen, unembedded):
 
 
 def hand_flops():
-    questions = ROWS // SAMPLES
     # Forward once, and again where it is rematerialised, but for the last product of a layer; twice as much backward.
     packed = 4 * forward_flops(PACKED, PACKED, PACKED) - LAYERS * 2 * PACKED * WIDTH * MLP / TENSOR
     batches = 4 * SAMPLES / FSDP  # 4 questions an update, a packed row for each response
     return {
-        "prefill": forward_flops(questions * PROMPT, PROMPT, ROWS),
-        "decode": (LENGTH - 1) * forward_flops(ROWS, PROMPT + LENGTH, ROWS),
+        "prefill": forward_flops(AT_ONCE * PROMPT, PROMPT, 0),
+        "decode": TICK * forward_flops(ROWS, PROMPT + LENGTH, ROWS),
         "update": batches * packed,
     }
 
@@ -134,8 +141,15 @@ def test_the_programs_own_count_misses_its_loops(planner, name):
 def test_decoding_reads_the_weights_and_the_cache_at_every_token(reports):
     sizes = reports["decode"].hbm_bytes
     sampling = 2 * MATRICES / TENSOR - 2 * VOCABULARY * WIDTH / TENSOR  # of the embedding, single rows
-    assert reports["decode"].cost.bytes > (LENGTH - 1) * (sampling + sizes["kv_cache"])
+    least = TICK * (sampling + sizes["kv_cache"])
+    assert least < reports["decode"].cost.bytes < 1.25 * least
     assert reports["decode"].limit == "bytes"
+
+
+def test_a_prefill_reads_the_weights_and_writes_the_cache(reports):
+    # All weights but the embeddings. So small a stack the compiler fetches whole, and part of it in either layer.
+    weights = 2 * LAYERS * LAYER / TENSOR
+    assert weights < reports["prefill"].cost.bytes < 3 * weights
 
 
 def test_weights_are_gathered_once_an_iteration_and_once_a_pass(reports):
@@ -165,7 +179,7 @@ def test_no_logits_are_gathered(planner):
 
 
 def test_no_activations_go_over_fsdp(planner):
-    tokens = {ROWS, ROWS // SAMPLES * PROMPT, PACKED}
+    tokens = {ROWS, AT_ONCE * PROMPT, 64, PACKED}
     tokens |= {FSDP * count for count in tokens}
     for call, found, shape in exchanged(planner):
         if call.name != "reshard" and found.group_size != TENSOR and shape[-1:] == (WIDTH,):
@@ -180,8 +194,8 @@ def test_no_loop_runs_unknown_times(planner):
 # --- what does not fit --------------------------------------------------------------------------------------------
 
 
-def test_what_does_not_fit_is_said_and_the_change_fits(model, monkeypatch):
-    # Decoding alone is judged, for time: caches of 2048 rows of 4096 tokens take 8 GiB, and as much again meanwhile.
+def test_what_does_not_fit_is_said_and_the_change_fits(tmp_path, monkeypatch):
+    # Decoding alone is judged, for time: 64 slots of 262144 tokens take 16 GiB.
     def decoding(*args, of=programs.of, **keywords):
         found = of(*args, **keywords)
         calls = tuple(call for call in found.calls if call.name == "decode")
@@ -189,9 +203,9 @@ def test_what_does_not_fit_is_said_and_the_change_fits(model, monkeypatch):
 
     monkeypatch.setattr(programs, "of", decoding)
     monkeypatch.setattr(planning.Planner, "_reports", lambda self, costed: ())
-    monkeypatch.setattr(planning.Planner, "_fewer_rows", lambda self: ({"max_rows": n} for n in (2048, 256)))
-    big = {"questions_per_iteration": 4096, "max_rows": 2048, "max_response_length": 3968, "pack_length": 0}
+    model = planned.describe(tmp_path / "long", num_hidden_layers=2, head_dim=HEAD, max_position_embeddings=2**18)
+    big = {"num_slots": 64, "max_response_length": 2**18 - PROMPT, "pack_length": 0}
     found = planning.Planner(config(model, **big), NAME).plan()
     assert not found.fits and max(found.phases.values()) > found.hbm_limit_bytes
-    assert found.suggestion == "--config.max_rows=256"
-    assert planning.Planner(config(model, **big | {"max_rows": 256}), NAME).plan().fits
+    assert found.suggestion == "--config.num_slots=32"
+    assert planning.Planner(config(model, **big | {"num_slots": 32}), NAME).plan().fits

@@ -16,7 +16,9 @@ import time
 import jax
 import numpy as np
 import pytest
+import test_http_critic
 import tiny_run
+from test_http_critic import good
 from test_mesh import assert_close, rows
 
 from cgrpo_jax import assemble, checkpoint, model, sharding
@@ -25,7 +27,8 @@ from cgrpo_jax import update as update_lib
 pytestmark = pytest.mark.slow
 
 LOCAL_POD = pathlib.Path(__file__).parent.parent / "launch" / "local_pod.sh"
-CUT = {"mesh.tensor": 2, "eval.num_samples": 1, "eval.k": (1,), "max_rows": 2}
+server = test_http_critic.server  # the fixture
+CUT = {"mesh.tensor": 2, "eval.num_samples": 1, "eval.k": (1,), "num_slots": 2}
 
 
 class Pod:
@@ -126,6 +129,23 @@ def test_the_same_losses_and_texts(uninterrupted, tmp_path, processes, devices, 
     texts = [row for row in tiny_run.samples(uninterrupted) if row["step"] == 0]
     assert tiny_run.samples(other) == texts
     assert expected["rows_trained"] and expected["loss"]
+
+
+def test_one_process_asks_the_endpoint_and_all_grade(tmp_path, server):
+    critique = "Step 1 is wrong. Conclusion: wrong [END]"
+    server.replies({"body": good(critique)})
+    changes = {"critique": "cot", "http_critic.url": server.url, "http_critic.model": "m", "refine_max_pass": 1.0}
+    changes |= {"data.num_eval": 0, "grader": "math", "grader_timeout": 60.0, "grader_workers": 1}
+    folder = run(tmp_path, 2, 1, changes, num_iterations=1)
+    (row,), texts = tiny_run.metrics(folder), tiny_run.samples(folder)
+    failed = round(16 * (1 - row["reward"]))
+    assert server.seen.qsize() == row["critic/http_requests"] == row["refine/attempted"] == failed > 0
+    assert {text["critique"] for text in texts if text["refinement"]} == {critique}
+    assert any(sum(text["rewards"]) for text in texts)
+    for text in texts:
+        for stage in filter(text.get, ("response", "refinement")):
+            reward = text["reward" if stage == "response" else "refinement_reward"]
+            assert reward == float(text[stage].endswith(f"Answer: {text['answer']}"))
 
 
 def test_sigterm_to_one_process_saves_and_ends_all(uninterrupted, tmp_path):

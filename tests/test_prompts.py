@@ -206,3 +206,27 @@ def test_critique_and_refine_prompts_have_limits_of_their_own():
 def test_a_template_without_its_place_is_an_error(name):
     with pytest.raises(UserError, match="lacks {question}"):
         make(arithmetic_tokenizer(), **{name: "{response} {critique}"})
+
+
+# --- the critique prompt for a model behind an endpoint -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [None, "56 12"])
+def test_a_critique_message_is_the_turn_of_the_critique_prompt(template, answer):
+    """At every limit it is cut as the prompt is: framed by the template it has the same tokens."""
+    tokenizer, _ = template
+    whole = len(make(tokenizer, **CHAINS).for_critique(QUESTION, RESPONSE * 3, answer)[0])
+    for limit in (1000, whole, whole - 1, whole - 15):
+        prompts = make(tokenizer, limit, **CHAINS)
+        message, message_cut = prompts.critique_message(QUESTION, RESPONSE * 3, answer)
+        ids, cut = prompts.for_critique(QUESTION, RESPONSE * 3, answer)
+        assert message_cut == cut == (limit < whole)
+        assert tokenizer.chat_ids([{"role": "user", "content": message}]) == list(ids)
+        assert message.startswith(f"{QUESTION}\nTried: 7*8") and message.endswith("Check.")
+        assert ("The answer is 56 12." in message) is (answer is not None)
+        assert ("[...]" in message) is cut
+
+
+def test_a_critique_message_leaves_the_system_turn_to_whoever_sends_it():
+    message, _ = make(arithmetic_tokenizer(), system="=x=", **CHAINS).critique_message(QUESTION, RESPONSE, None)
+    assert message == f"{QUESTION}\nTried: {RESPONSE}\nCheck."

@@ -7,14 +7,16 @@ import functools
 import numpy as np
 import pytest
 from test_prompts import arithmetic_tokenizer
-from test_rollout import PROBLEMS, PROMPTS, by_rule, response, row
+from test_rollout import PROBLEMS, PROMPTS, by_rule, grade_traces, response, row
 from tiny import EVERYTHING, plain_logprobs, random_params
 
-from cgrpo_jax import objective, rewards, rollout
-from cgrpo_jax.generate import Generator
+from cgrpo_jax import arithmetic, objective, rollout
+from cgrpo_jax.engine import Engine
+from cgrpo_jax.pipeline import Pipeline
 from cgrpo_jax.records import Author, LossKind, RowIndex, Stage
-from cgrpo_jax.rollout import Writer, refine, select, train_rows
+from cgrpo_jax.rollout import critique, refine, select, train_rows
 from cgrpo_jax.update import PackShape, score_rows
+from cgrpo_jax.writers import Writer, at_work
 
 TOKENIZER = arithmetic_tokenizer()
 END = TOKENIZER.end_of_turn_id
@@ -85,12 +87,15 @@ def test_the_number_of_kept_refinements_compiles_nothing_anew(monkeypatch):
         return group_advantages(reward_B, group_B, **keywords)
 
     monkeypatch.setattr(objective, "group_advantages", watched)
-    for num_refined in range(3):
-        _, groups = anchored([refinements(q, 1.0)[0] for q in range(num_refined)], num_responses=5)
-        for q, group in enumerate(groups):
-            expected = [-1 / 6] * 5 + [5 / 6] if q < num_refined else [0.0] * 5
-            np.testing.assert_allclose([row.advantage for row in group], expected, rtol=1e-6)
-    assert shapes == {((16,), (16,))}  # 10 to 12 rows
+    for num_responses, size in ((5, 16), (8, 32)):  # 10 to 12 rows; 16, a power of two, to 18
+        shapes.clear()
+        for num_refined in range(3):
+            _, groups = anchored([refinements(q, 1.0)[0] for q in range(num_refined)], num_responses=num_responses)
+            for q, group in enumerate(groups):
+                n = num_responses
+                expected = [-1 / (n + 1)] * n + [n / (n + 1)] if q < num_refined else [0.0] * n
+                np.testing.assert_allclose([row.advantage for row in group], expected, rtol=1e-6)
+        assert shapes == {((size,), (size,))}
 
 
 def test_a_kept_refinement_is_a_response_to_the_question_alone():
@@ -167,15 +172,23 @@ def params():
 def iteration():
     """Responses, kept refinements and train rows of one iteration in which every response fails."""
     # Many ends of turn, so that some rows end by themselves.
-    generator = Generator(CONFIG, eos_ids=[END, *range(150, 165)], max_rows=6, prompt_bucket=64)
-    policy = Writer(generator, params(), PROMPTS, Author.POLICY, weights_step=5, seed=1, iteration=2)
-    responses = rollout.respond(policy, PROBLEMS, num_responses=3, max_length=8)
-    grade = lambda texts, answers: rewards.grade("trace", texts, answers)  # noqa: E731
-    responses = [rollout.score(group, PROBLEMS, grade) for group in responses]
-    failed = rollout.to_refine(responses, refine_max_pass=0.0, pass_threshold=1.0)
-    sampled, _ = refine(policy, by_rule(failed), PROBLEMS, max_length=8)
-    kept = select(rollout.score(sampled, PROBLEMS, grade), num_kept=2, seed=1, iteration=2)
-    return responses, kept, train_rows(responses, kept, scale_by_std=False)
+    engine = Engine(CONFIG, eos_ids=[END, *range(150, 165)], num_slots=6, prompt_bucket=64)
+    policy = Writer(engine, params(), PROMPTS, Author.POLICY, weights_step=5, seed=1, iteration=2)
+    critic = rollout.Critic(kind="execution", check_steps=arithmetic.check_steps)
+
+    async def solve(q, problem):
+        responses = await rollout.respond(policy, problem, question=q, num_responses=3, max_length=8)
+        responses = await rollout.score(responses, problem, grade_traces)
+        failed = rollout.to_refine(responses, refine_max_pass=0.0, pass_threshold=1.0)
+        critiqued, _ = await critique(critic, failed, problem, encode=TOKENIZER.encode)
+        sampled, _ = await refine(policy, critiqued, problem, max_length=8)
+        return responses, await rollout.score(sampled, problem, grade_traces)
+
+    with at_work(policy) as engines:
+        solved = Pipeline().run([solve(q, problem) for q, problem in enumerate(PROBLEMS)], engines=engines)
+    responses = [group for group, _ in solved]
+    kept = select([row for _, rows in solved for row in rows], num_kept=2, seed=1, iteration=2)
+    return responses, kept, train_rows(responses, kept, scale_by_std=False, num_kept=2)
 
 
 def test_a_writer_signs_what_it_wrote(iteration):

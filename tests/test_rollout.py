@@ -3,6 +3,8 @@ rest of the stages."""
 
 import collections
 import dataclasses
+import gc
+import itertools
 import types
 
 import numpy as np
@@ -10,8 +12,11 @@ import pytest
 from test_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax import arithmetic, rewards, rollout
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.pipeline import Pipeline
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage
 from cgrpo_jax.rollout import Critic, critique, refine, to_refine
+from cgrpo_jax.writers import Writer
 
 TOKENIZER = arithmetic_tokenizer()
 PROMPTS = make(TOKENIZER, **CHAINS)
@@ -25,22 +30,29 @@ INDICATIVE = "The answer is wrong. Conclusion: wrong [END]"
 class ScriptedWriter:
     """Has the interface of `Writer`; `script` gives the text of a row from its index, or is the text of all."""
 
+    write_critique = Writer.write_critique
+
     def __init__(self, script, prompts=PROMPTS, author=Author.CRITIC):
         self.script, self.prompts, self.author = script, prompts, author
         self.calls = []
 
-    def write(self, prompt_ids, indices, *, max_length, parents):
-        self.calls.append(types.SimpleNamespace(prompts=prompt_ids, indices=indices, max_length=max_length))
+    async def write(self, prompt_ids, indices, *, max_length, parent=None):
+        self.calls.append(types.SimpleNamespace(prompt=prompt_ids, indices=indices, max_length=max_length))
         script = self.script if callable(self.script) else lambda index: self.script
         return [
-            [row(index, script(index), prompt_ids=prompt, author=self.author, parent=parent) for index in group]
-            for prompt, group, parent in zip(prompt_ids, indices, parents, strict=True)
+            row(index, script(index), prompt_ids=prompt_ids, author=self.author, parent=parent) for index in indices
         ]
+
+    @property
+    def attempts(self):
+        """The calls of the first attempts, of the second, ..., each in the order of their rows."""
+        calls = sorted(self.calls, key=lambda call: (call.indices[0].attempt, *key_of(call.indices[0])))
+        return [list(calls) for _, calls in itertools.groupby(calls, lambda call: call.indices[0].attempt)]
 
     @property
     def asked(self):
         """All prompts as text."""
-        return [TOKENIZER.decode(ids) for call in self.calls for ids in call.prompts]
+        return [TOKENIZER.decode(call.prompt) for calls in self.attempts for call in calls]
 
 
 def row(index, text, *, author=Author.POLICY, **fields):
@@ -59,6 +71,22 @@ def key_of(index):
     return dataclasses.astuple(index)
 
 
+def grade_traces(texts, answers):
+    """Grades at once: what `pipeline.grade` does with workers."""
+
+    async def graded():
+        return rewards.grade("trace", texts, answers)
+
+    return graded()
+
+
+def at_once(stage, rows):
+    """Runs `stage(rows, problem)` for the rows of each question; returns its rows and counts, put together."""
+    groups = [(q, list(group)) for q, group in itertools.groupby(rows, lambda row: row.index.question)]
+    done = Pipeline().run([stage(group, PROBLEMS[q]) for q, group in groups])
+    return [one for rows, _ in done for one in rows], sum((counts for _, counts in done), collections.Counter())
+
+
 # 2. Critique by a model.
 
 
@@ -69,14 +97,24 @@ def by_attempt(*texts):
 def cot(script, rows, *, num_critiques=1, **settings):
     writer = ScriptedWriter(script)
     critic = Critic(kind="cot", writer=writer, max_length=48, **settings)
-    done, counts = critique(critic, rows, PROBLEMS, encode=TOKENIZER.encode, num_critiques=num_critiques)
-    return done, counts, writer
+    return *critiqued_by(critic, rows, num_critiques), writer
+
+
+def critiqued_by(critic, rows, num_critiques=1):
+    return at_once(
+        lambda rows, problem: critique(critic, rows, problem, encode=TOKENIZER.encode, num_critiques=num_critiques),
+        rows,
+    )
+
+
+def refined_by(policy, critiqued, **settings):
+    return at_once(lambda rows, problem: refine(policy, rows, problem, max_length=32, **settings), critiqued)
 
 
 def test_a_critique_that_agrees_is_taken_at_once():
     rows = [response(0, 0), response(1, 3), response(1, 4, 1.0)]
     done, counts, writer = cot(lambda index: RIGHT if index.response == 4 else WRONG, rows)
-    assert len(writer.calls) == 1 and writer.calls[0].max_length == 48
+    assert [len(calls) for calls in writer.attempts] == [3] and {call.max_length for call in writer.calls} == {48}
     assert [one.text for one in done] == [WRONG, WRONG, RIGHT]
     assert [one.verdict for one in done] == [False, False, True]
     assert [one.parent for one in done] == rows
@@ -98,11 +136,10 @@ def test_a_critique_that_can_not_be_used_is_written_again_with_another_key(first
     script = lambda index: first if index.question == 1 and not index.attempt else WRONG  # noqa: E731
     done, counts, writer = cot(script, rows)
     assert [one.text for one in done] == [WRONG, WRONG]
-    once, again = writer.calls
-    assert [group[0].attempt for group in once.indices] == [0, 0]
-    ((retried,),) = again.indices  # only the one that could not be used
-    assert retried == RowIndex(question=1, response=1, stage=Stage.CRITIQUE, attempt=1)
-    np.testing.assert_array_equal(again.prompts[0], once.prompts[1])
+    once, (again,) = writer.attempts  # only the one that could not be used
+    assert [call.indices[0].attempt for call in once] == [0, 0]
+    assert again.indices == [RowIndex(question=1, response=1, stage=Stage.CRITIQUE, attempt=1)]
+    np.testing.assert_array_equal(again.prompt, once[1].prompt)
     assert done[1].index.attempt == 1 and done[1].parent is rows[1]
     tokens = sum(len(TOKENIZER.encode(text)) + 1 for text in (WRONG, first, WRONG))
     assert counts == collections.Counter(critiqued=2, attempts=3, valid=1, tokens=tokens, **counted)
@@ -122,8 +159,8 @@ def test_after_all_retries_the_indicative_critique_takes_its_place(text, max_ret
     assert (done.text, done.author, done.verdict) == (INDICATIVE, Author.RULE, False)
     assert list(done.token_ids) == TOKENIZER.encode(INDICATIVE)
     assert counts["fallbacks"] == 1 and counts["attempts"] == max_retries + 1
-    assert [call.indices[0][0].attempt for call in writer.calls] == list(range(max_retries + 1))
-    assert len({key_of(call.indices[0][0]) for call in writer.calls}) == max_retries + 1
+    assert [call.indices[0].attempt for call in writer.calls] == list(range(max_retries + 1))
+    assert len({key_of(call.indices[0]) for call in writer.calls}) == max_retries + 1
     assert PROBLEMS[1].answer not in done.text
 
 
@@ -151,7 +188,7 @@ def test_several_critiques_of_one_response():
     ]  # fmt: skip
     assert [one.parent.index.response for one in done] == [0, 0, 1, 1]
     assert (counts["critiqued"], counts["attempts"], counts["malformed"]) == (4, 6, 2)
-    assert len(writer.calls[1].prompts) == 2
+    assert [len(calls) for calls in writer.attempts] == [4, 2]
 
 
 def test_no_two_rows_of_an_iteration_have_one_key():
@@ -159,13 +196,13 @@ def test_no_two_rows_of_an_iteration_have_one_key():
     responses = [response(0, 0), response(0, 1)]
     first, _, critic = cot(UNREADABLE, responses, num_critiques=2)
     policy = ScriptedWriter(WRONG_TEXTS[0])
-    refinements, _ = refine(policy, first, PROBLEMS, max_length=32, refinements_per_critique=2)
+    refinements, _ = refined_by(policy, first, refinements_per_critique=2)
     scored = [one.replace(reward=0.0) for one in refinements]
     second, _, judge = cot(UNREADABLE, scored, num_critiques=2)
     assert (len(first), len(refinements), len(second)) == (4, 8, 16)
     drawn = [one.index for one in responses]
     calls = [call for writer in (critic, policy, judge) for call in writer.calls]
-    drawn += [index for call in calls for group in call.indices for index in group]
+    drawn += [index for call in calls for index in call.indices]
     assert len({key_of(index) for index in drawn}) == len(drawn) == 2 + 3 * 4 + 8 + 3 * 16
 
 
@@ -174,9 +211,9 @@ def test_cut_prompts_are_counted():
     writer = ScriptedWriter(by_attempt(UNREADABLE, WRONG), prompts=short)
     critic = Critic(kind="cot", writer=writer)
     rows = [response(0, 0).replace(text="7*8=56, " * 9), response(0, 1).replace(text="56")]
-    _, counts = critique(critic, rows, PROBLEMS, encode=TOKENIZER.encode)
+    _, counts = critiqued_by(critic, rows)
     assert counts["prompts_cut"] == 2  # the first, and again at its retry
-    assert all(len(ids) <= 24 for call in writer.calls for ids in call.prompts)
+    assert len(writer.calls) == 4 and all(len(call.prompt) <= 24 for call in writer.calls)
 
 
 # 2. Critique by a rule.
@@ -212,7 +249,7 @@ def test_cut_prompts_are_counted():
 )
 def test_critiques_by_rule(settings, wrong, right):
     rows = [response(0, 0), response(0, 1, 1.0)]
-    done, counts = critique(Critic(**settings), rows, PROBLEMS, encode=TOKENIZER.encode, num_critiques=2)
+    done, counts = critiqued_by(Critic(**settings), rows, num_critiques=2)
     texts = [f"{wrong} Conclusion: wrong [END]"] * 2 + [f"{right} Conclusion: right [END]"] * 2
     assert [one.text for one in done] == texts
     assert [one.verdict for one in done] == [False, False, True, True]
@@ -235,7 +272,7 @@ def test_without_rewards_any_readable_verdict_is_taken():
     done, counts, writer = cot(lambda index: script[index.response](index), rows)
     assert [one.verdict for one in done] == [True, False, None]  # who can't be read has said nothing
     assert done[2].author == Author.RULE
-    assert [len(call.prompts) for call in writer.calls] == [3, 2, 1]
+    assert [len(calls) for calls in writer.attempts] == [3, 2, 1]
     assert (counts["valid"], counts["malformed"], counts["fallbacks"]) == (1, 2, 1)
     assert not counts["judged_failed"] and not counts["judged_passed"]
     scored = rollout.score_by_verdict(rows, done, num_critiques=1)
@@ -271,51 +308,53 @@ def group(question, *rewards_N):
 )
 def test_which_responses_are_refined(refine_max_pass, expected):
     responses = [group(0, 1.0, 0.0, 0.0, 0.0), group(1, 0.0, 0.0, 0.0, 0.0)]
-    found = to_refine(responses, refine_max_pass=refine_max_pass, pass_threshold=1.0)
+    found = [
+        one for group in responses for one in to_refine(group, refine_max_pass=refine_max_pass, pass_threshold=1.0)
+    ]
     assert [(one.index.question, one.index.response) for one in found] == expected
 
 
 def test_a_question_above_the_share_is_not_refined_and_a_pass_never_is():
     responses = [group(0, 1.0, 1.0, 0.0), group(1, 1.0, 0.0)]
-    find = lambda share: to_refine(responses, refine_max_pass=share, pass_threshold=1.0)  # noqa: E731
+    find = lambda share: [  # noqa: E731
+        one for group in responses for one in to_refine(group, refine_max_pass=share, pass_threshold=1.0)
+    ]
     assert [one.index.question for one in find(0.5)] == [1]
     assert len(find(0.0)) == 0 and len(find(0.9)) == 2
-    assert to_refine([group(0, 1.0, 1.0)], refine_max_pass=1.0, pass_threshold=1.0) == []
-    partial = [[response(0, 0).replace(reward=0.6)]]
+    assert to_refine(group(0, 1.0, 1.0), refine_max_pass=1.0, pass_threshold=1.0) == []
+    partial = [response(0, 0).replace(reward=0.6)]
     assert to_refine(partial, refine_max_pass=0.0, pass_threshold=0.5) == []
     assert len(to_refine(partial, refine_max_pass=0.0, pass_threshold=1.0)) == 1
 
 
 def by_rule(rows, **settings):
     settings = dict(kind="execution", check_steps=arithmetic.check_steps) | settings
-    return critique(Critic(**settings), rows, PROBLEMS, encode=TOKENIZER.encode)[0]
+    return critiqued_by(Critic(**settings), rows)[0]
 
 
 @pytest.mark.parametrize("show_critique", [True, False])
 def test_refinements_are_sampled_after_question_response_and_critique(show_critique):
     critiqued = by_rule([response(0, 4), response(1, 2)])
     policy = ScriptedWriter(WRONG_TEXTS[0], author=Author.POLICY)
-    rows, counts = refine(
-        policy, critiqued, PROBLEMS, max_length=32, refinements_per_critique=2, show_critique=show_critique
-    )
+    rows, counts = refined_by(policy, critiqued, refinements_per_critique=2, show_critique=show_critique)
     parts = ["\nCritique: Step 1 is wrong: 7*8=56, not 54. Conclusion: wrong [END]",
              "\nCritique: Step 2 is wrong: 5*4=20, not 21. Conclusion: wrong [END]"]  # fmt: skip
     parts = parts if show_critique else ["", ""]
     assert policy.asked == [
         f"{p.question}\nTried: {t}{c}\nTry again." for p, t, c in zip(PROBLEMS, WRONG_TEXTS, parts, strict=True)
     ]
-    assert policy.calls[0].max_length == 32
+    assert [call.max_length for call in policy.calls] == [32, 32]
     assert [one.index for one in rows] == [
         RowIndex(q, n, refinement=r, stage=Stage.REFINEMENT) for q, n in ((0, 4), (1, 2)) for r in (0, 1)
     ]
     assert [one.parent for one in rows] == [critiqued[0], critiqued[0], critiqued[1], critiqued[1]]
     assert rows[3].parent.parent.index == RowIndex(1, 2)
-    assert counts["prompts_cut"] == 0
+    assert counts["refine_prompts_cut"] == 0
 
 
 def test_a_refinement_of_a_retried_critique_starts_its_own_count():
     done, _, _ = cot(by_attempt(UNREADABLE, WRONG), [response(0, 0)])
-    (one,), _ = refine(ScriptedWriter("56"), done, PROBLEMS, max_length=32)
+    (one,), _ = refined_by(ScriptedWriter("56"), done)
     assert done[0].index.attempt == 1
     assert one.index == RowIndex(question=0, stage=Stage.REFINEMENT)
 
@@ -323,18 +362,35 @@ def test_a_refinement_of_a_retried_critique_starts_its_own_count():
 def test_a_response_too_long_for_the_refine_prompt_is_cut_and_counted():
     rows = [response(0, 0).replace(text="7*8=54, " * 9), response(0, 1)]
     policy = ScriptedWriter("56", prompts=make(TOKENIZER, 60, **CHAINS))
-    _, counts = refine(policy, by_rule(rows, kind="indicative"), PROBLEMS, max_length=32)
-    assert counts["prompts_cut"] == 1
-    assert all(len(ids) <= 60 for ids in policy.calls[0].prompts)
+    _, counts = refined_by(policy, by_rule(rows, kind="indicative"))
+    assert counts["refine_prompts_cut"] == 1
+    assert len(policy.calls) == 2 and all(len(call.prompt) <= 60 for call in policy.calls)
+
+
+def test_a_refine_prompt_that_can_not_be_made_leaves_no_coroutine_behind():
+    made = iter([(PROMPTS.for_question("56"), False)])
+
+    def for_refinement(*_):
+        for prompt in made:
+            return prompt
+        raise UserError("no room")
+
+    policy = ScriptedWriter("56", prompts=types.SimpleNamespace(for_refinement=for_refinement))
+    with pytest.raises(UserError, match="no room"):
+        refined_by(policy, by_rule([response(0, 0), response(0, 1)]))
+    assert not policy.calls
+    gc.collect()  # a coroutine that was never awaited says so when it goes
 
 
 def test_solutions_may_be_inserted_in_the_place_of_refinements():
-    failed = [response(1, 2), response(1, 3), response(0, 5)]
-    rows = rollout.insert_solutions(failed, PROBLEMS, encode=TOKENIZER.encode, end_of_turn=END)
+    failed = [[response(0, 5)], [response(1, 2), response(1, 3)]]
+    insert = lambda *given: rollout.insert_solution(*given, encode=TOKENIZER.encode, end_of_turn=END)  # noqa: E731
+    rows = [one for group, problem in zip(failed, PROBLEMS, strict=True) for one in insert(group, problem)]
+    assert insert([], PROBLEMS[0]) == []
     assert [one.text for one in rows] == [problem.solution for problem in PROBLEMS]
-    assert [one.parent for one in rows] == [failed[2], failed[0]]
+    assert [one.parent for one in rows] == [failed[0][0], failed[1][0]]
     for one in rows:
         assert list(one.token_ids) == [*TOKENIZER.encode(one.text), END]
         assert one.author == Author.SOLUTION and one.stage == Stage.REFINEMENT
-    scored = rollout.score(rows, PROBLEMS, lambda texts, answers: rewards.grade("trace", texts, answers))
-    assert [one.reward for one in scored] == [1.0, 1.0]
+    scoring = [rollout.score([one], problem, grade_traces) for one, problem in zip(rows, PROBLEMS, strict=True)]
+    assert [one.reward for (one,) in Pipeline().run(scoring)] == [1.0, 1.0]

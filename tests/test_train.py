@@ -10,13 +10,15 @@ import sys
 
 import numpy as np
 import pytest
+import slow_grading
 import tiny_run
 from tiny_run import metrics, repeatable, run, samples
 
-from cgrpo_jax import assemble, cli, journal, train
+from cgrpo_jax import assemble, cli, journal, math_worker, rewards, runtime, train
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.checkpoint import restore_params
 from cgrpo_jax.metrics import METRICS
+from cgrpo_jax.pipeline import Progress
 from cgrpo_jax.records import Stage
 
 pytestmark = pytest.mark.slow
@@ -45,7 +47,7 @@ def test_every_metric_is_documented_and_every_documented_metric_is_written(plain
     for row in rows:
         assert [key for key in row if key != "step" and not documented(key)] == []
         assert [key for key in METRICS if key not in row and not key.startswith(SOMETIMES)] == []
-        assert {f"time/{stage}" for stage in ("respond", "critique", "refine", "grade", "update")} <= row.keys()
+        assert {f"time/{stage}" for stage in ("reshard", "rollout", "grade", "update")} <= row.keys()
         assert all(isinstance(value, int | float) for value in row.values())
     assert {key for row in rows for key in row if key.startswith("refined/")} == {
         key for key in METRICS if key.startswith("refined/")
@@ -106,6 +108,55 @@ def test_evaluation_every_other_iteration(tmp_path, plain):
     assert ["eval/pass@1" in row for row in rows] == [False, True, False]
     assert {"eval/pass@8", "eval/mean@8"} <= rows[1].keys()
     assert rows[2]["reward"] == metrics(plain)[2]["reward"]  # evaluating changes nothing
+    for ours, theirs in zip(rows, metrics(plain), strict=True):  # nor is it counted as an iteration's
+        assert {k: v for k, v in ours.items() if "engine/" in k} == {k: v for k, v in theirs.items() if "engine/" in k}
+
+
+CRITIQUED = {"critique": "cot", "num_critiques": 2, "critique_when": "all", "max_retries": 1, "refine_max_pass": 0.5}
+
+
+def test_progress_is_shown_seldom_and_by_process_0_alone(monkeypatch, capsys):
+    ticks = [Progress(1, 4, 3, 8, {0: 5, 2: 1}, 10 * i, 2.0) for i in range(1, 4)]
+    with journal.progress_bar(total=2) as bar:
+        for one in ticks:
+            journal.show(bar, one)
+    told = capsys.readouterr().err
+    assert "1/4 questions, 3/8 slots, 5+0+1 waiting, 5 tok/s" in told and "10 tok/s" not in told
+    monkeypatch.setattr(runtime, "is_first", lambda: False)
+    with journal.progress_bar(total=2) as bar:
+        journal.show(bar, ticks[0])
+        bar.update()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("changes", [{}, CRITIQUED], ids=["quickstart", "self-critique"])
+def test_nothing_is_compiled_after_the_second_iteration(tmp_path, changes):
+    """Whatever the number of texts of each stage, and their lengths."""
+    rows = metrics(run(tmp_path, {"data.num_train": 16, "data.num_eval": 4} | changes, num_iterations=8))
+    assert len({row["refine/attempted"] for row in rows}) > 2  # the iterations differ
+    assert {row["num_compilations"] for row in rows[1:]} == {rows[1]["num_compilations"]}
+
+
+def test_a_grade_that_hangs_costs_its_row_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(math_worker, "grade", slow_grading.grade)
+    submit, hung = rewards.Grader.submit, []
+
+    def spoil(self, response, answer):
+        """The first response that is right never comes back."""
+        if not hung and response.endswith(f" {answer}"):
+            hung.append(response)
+            response = "hang"
+        return submit(self, response, answer)
+
+    changes = {"data.num_eval": 0, "grader": "math", "grader_timeout": 1.0, "refine": "none"}
+    run(tmp_path / "good", changes)
+    monkeypatch.setattr(rewards.Grader, "submit", spoil)
+    run(tmp_path / "hung", changes)
+    good, spoiled = metrics(tmp_path / "good"), metrics(tmp_path / "hung")
+    assert [row["grade/timeouts"] for row in good] == [0, 0] and hung
+    assert [row["grade/timeouts"] for row in spoiled] == [1, 0]
+    assert spoiled[0]["reward"] == pytest.approx(good[0]["reward"] - 1 / 16)
+    assert 0.5 < spoiled[0]["time/grade"] <= spoiled[0]["time/rollout"]
 
 
 def test_the_learning_rate_is_that_of_the_update(tmp_path):
@@ -163,12 +214,12 @@ class Crash(Exception):
 
 
 def interrupt(monkeypatch, name, when, action):
-    """Calls `action` as the loop enters its method `name` for the `when`th time."""
+    """Calls `action` as the loop enters its method `name` for the `when`th time, or whenever that is None."""
     method, calls = getattr(train.Loop, name), []
 
     def interrupted(self, *args, **kw):
         calls.append(name)
-        if len(calls) == when:
+        if when in (None, len(calls)):
             action()
         return method(self, *args, **kw)
 
@@ -232,9 +283,14 @@ def test_sigterm_within_a_warm_start(tmp_path, uninterrupted, monkeypatch, capsy
 
 def test_ctrl_c_exits_130_and_the_run_resumes(tmp_path, uninterrupted, monkeypatch, capsys):
     argv = tiny_run.arguments(tmp_path, WARM | {"model.init": tiny_run.start()}, num_iterations=LENGTH)
+
+    def in_the_second_iteration():  # while its texts are sampled
+        if (tmp_path / "metrics.jsonl").exists():
+            signal.raise_signal(signal.SIGINT)
+
     old = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
-        interrupt(patch, "_refine", 2, lambda: signal.raise_signal(signal.SIGINT))
+        interrupt(patch, "_tick", None, in_the_second_iteration)
         cli.run(train.main, require=("config", "workdir"), argv=argv)
     signal.signal(signal.SIGINT, old)
     assert caught.value.code == 130

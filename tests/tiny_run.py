@@ -16,7 +16,7 @@ import tempfile
 import jax
 import numpy as np
 
-from cgrpo_jax import assemble, checkpoint, lora, model, rollout, sharding, train, update
+from cgrpo_jax import assemble, checkpoint, lora, model, sharding, train, update, writers
 from cgrpo_jax import config as config_lib
 
 QUICKSTART = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
@@ -37,7 +37,7 @@ SMALL = {
     "num_iterations": 2,
     "questions_per_iteration": 4,
     "num_responses": 4,
-    "max_rows": 4,
+    "num_slots": 4,
     "prompt_bucket": 48,
     "max_prompt_length": 16,
     "max_response_length": 16,
@@ -118,12 +118,26 @@ def template():
 
 @dataclasses.dataclass
 class Seen:
-    """What passed through a run: every rollout sampled, its prompt as text, and the rows of every update."""
+    """What passed through a run: every rollout sampled, its writer, and the rows of every update.
 
-    rollouts: list
-    prompts: list
-    writers: list
+    Rollouts are in the order of their iterations, stages, attempts and indices, not in that of their making.
+    """
+
+    written: list
     updates: list
+
+    @property
+    def rollouts(self):
+        return [row for row, _ in sorted(self.written, key=_place)]
+
+    @property
+    def writers(self):
+        return [writer for _, writer in sorted(self.written, key=_place)]
+
+    @property
+    def prompts(self):
+        """The rollouts' prompts as text."""
+        return [writer.prompts.tokenizer.decode(row.prompt_ids) for row, writer in sorted(self.written, key=_place)]
 
     def of(self, stage):
         return [row for row in self.rollouts if row.stage == stage]
@@ -132,25 +146,27 @@ class Seen:
         return [text for text, row in zip(self.prompts, self.rollouts, strict=True) if row.stage == stage]
 
 
+def _place(written):
+    row, writer = written
+    return writer.iteration, row.stage, row.index.attempt, *dataclasses.astuple(row.index)
+
+
 def watch(monkeypatch) -> Seen:
     """Returns what will pass through the runs of a test, evaluations aside."""
     start()  # whose warm start is none of these
-    seen = Seen([], [], [], [])
-    write, apply = rollout.Writer.write, update.update
+    seen = Seen([], [])
+    write, apply = writers.Writer.write, update.update
 
-    def watch_write(self, *args, **kw):
-        groups = write(self, *args, **kw)
-        for row in (row for group in groups for row in group):
-            if self.iteration < 2**31:  # not an evaluation
-                seen.rollouts.append(row)
-                seen.prompts.append(self.prompts.tokenizer.decode(row.prompt_ids))
-                seen.writers.append(self)
-        return groups
+    async def watch_write(self, *args, **kw):
+        rows = await write(self, *args, **kw)
+        if self.iteration < 2**31:  # not an evaluation
+            seen.written += [(row, self) for row in rows]
+        return rows
 
     def watch_update(state, rows, **kw):
         seen.updates.append(list(rows))
         return apply(state, rows, **kw)
 
-    monkeypatch.setattr(rollout.Writer, "write", watch_write)
+    monkeypatch.setattr(writers.Writer, "write", watch_write)
     monkeypatch.setattr(update, "update", watch_update)
     return seen

@@ -46,7 +46,7 @@ def plan(config: str, topology: str, questions: int, folder: pathlib.Path) -> di
 
 def compare(plans: list[dict]) -> tuple[list[dict], str]:
     """Returns a row for each program and slice, and the table of them."""
-    first = {program["name"]: program for program in plans[0]["programs"]}
+    first = {program["name"]: program for program in plans[0]["programs"] if program["flops"] is not None}
     rows, lines = (
         [],
         [f"{'a chip':<18}{'slice':>12}{'TFLOP':>12}{'x':>8}{'GB moved':>12}{'x':>8}{'GB sent':>12}{'x':>8}"],

@@ -1,0 +1,210 @@
+"""From a configuration to what generates: stages and their lengths, the engine and its slots, writers and critic."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from cgrpo_jax import arithmetic, decoding, equations, runtime, sharding
+from cgrpo_jax.engine import Engine, Sampling
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.http_critic import HttpCritic
+from cgrpo_jax.model import ModelConfig
+from cgrpo_jax.records import Author
+from cgrpo_jax.rollout import Critic
+from cgrpo_jax.tokenizer import Tokenizer
+from cgrpo_jax.writers import HttpWriter, Writer
+
+# What a frozen critic writes.
+CRITIC_STAGES = [("max_critique_prompt_length", "max_critique_length")]
+
+
+# --- stages and slots ---------------------------------------------------------------------------------------------
+
+
+def policy_stages(config) -> list[tuple[str, str]]:
+    """Returns the stages that the policy writes, each as the names of its two lengths."""
+    stages = [("max_prompt_length", "max_response_length")]
+    if config.refine == "policy":
+        stages.append(("max_refinement_prompt_length", "max_response_length"))
+    critiques_wanted = config.refine == "policy" or config.critique_when == "all"
+    if config.critique == "cot" and critiques_wanted and not (config.critic_folder or config.http_critic.url):
+        stages += CRITIC_STAGES
+    return stages
+
+
+def check_lengths(config, stages: Sequence[tuple[str, str]], whose: str, max_context: int) -> None:
+    """Checks that every stage fits a model's context.
+
+    Raises:
+      UserError: one does not.
+    """
+    for names in stages:
+        lengths = [getattr(config, name) for name in names]
+        if sum(lengths) > max_context:
+            raise UserError(
+                f"{' + '.join(names)} is {lengths[0]} + {lengths[1]}, more than the {max_context} tokens of context "
+                f"that {whose} has; lower one of them."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """The slots of an engine.
+
+    Attributes:
+      num_slots: of a data group.
+      longest_prompt: tokens of the longest prompt of its stages.
+      length: tokens of the longest prompt with its continuation; each slot has room for them.
+      dtype: of keys and values.
+      bytes: of the whole cache, on one device.
+    """
+
+    num_slots: int
+    longest_prompt: int
+    length: int
+    dtype: str
+    bytes: int
+
+
+def room(config, shape: ModelConfig, stages: Sequence[tuple[str, str]], *, tensor: int, dtype: str) -> Room:
+    """Returns the slots that a configuration asks for: `num_slots`, or as many as `kv_cache_gib` a device holds.
+
+    Args:
+      config: the configuration.
+      shape: the model's.
+      stages: that the engine writes, from `policy_stages` or `CRITIC_STAGES`.
+      tensor: devices of a tensor group.
+      dtype: that the model computes in.
+
+    Raises:
+      UserError: the memory does not hold one slot.
+    """
+    lengths = [(getattr(config, prompt), getattr(config, continuation)) for prompt, continuation in stages]
+    longest, length = max(prompt for prompt, _ in lengths), max(map(sum, lengths))
+    dtype = config.cache_dtype or str(dtype)
+    cut = tensor if shape.num_heads % tensor == 0 else 1
+    one = jax.eval_shape(
+        lambda: decoding.empty_cache(shape, slots=1, length=length, tensor=cut, dtype=jnp.dtype(dtype), split=False)
+    )
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(one)) // cut
+    number = config.num_slots or int(config.kv_cache_gib * 2**30 // size)
+    if number < 1:
+        raise UserError(
+            f"kv_cache_gib {config.kv_cache_gib:g} does not hold one slot of {length} tokens, which takes "
+            f"{size / 2**30:.3g} GiB a device; raise it, lower the lengths, or set num_slots."
+        )
+    return Room(number, longest, length, dtype, number * size)
+
+
+def make_engine(
+    config, shape: ModelConfig, stages: Sequence[tuple[str, str]], tokenizer: Tokenizer, *, mesh, dtype: str
+) -> Engine:
+    """Returns the engine that writes some stages."""
+    has = room(config, shape, stages, tensor=mesh.shape[sharding.TENSOR], dtype=dtype)
+    return Engine(
+        shape,
+        eos_ids=tokenizer.eos_ids,
+        num_slots=has.num_slots,
+        length=has.length,
+        longest_prompt=has.longest_prompt,
+        prompt_bucket=config.prompt_bucket,
+        chunk=config.decode_chunk,
+        cache_dtype=config.cache_dtype,
+        stop=tuple(config.stop),
+        decode=tokenizer.decode,
+        mesh=mesh,
+    )
+
+
+def describe(config, shape: ModelConfig, stages: Sequence[tuple[str, str]], *, mesh, dtype: str) -> str:
+    """Returns what slots there are, and the longest text that one takes, in a line."""
+    has = room(config, shape, stages, tensor=mesh.shape[sharding.TENSOR], dtype=dtype)
+    groups = sharding.num_groups(mesh)
+    return (
+        f"{groups} x {has.num_slots} slots of {has.length} tokens (prompts of {has.longest_prompt}), "
+        f"{has.bytes / 2**20:.1f} MiB of {has.dtype} keys and values a device"
+    )
+
+
+# --- writers and critic -------------------------------------------------------------------------------------------
+
+
+def make_writer(config, model, params, *, author: Author, weights_step: int, iteration: int) -> Writer:
+    """Returns a model that writes with the run's sampling settings."""
+    return Writer(
+        engine=model.engine,
+        params=params,
+        prompts=model.prompts,
+        author=author,
+        weights_step=weights_step,
+        seed=config.seed,
+        iteration=iteration,
+        sampling=sampling(config),
+    )
+
+
+def sampling(config) -> Sampling:
+    """Returns how the stages of an iteration draw tokens."""
+    return Sampling(config.temperature, config.top_p, config.top_k)
+
+
+def ways_to_sample(config) -> list[Sampling]:
+    """Returns how the policy's tokens are drawn: in iterations first, then in evaluations, if there are any."""
+    e = config.eval
+    if not (config.data.eval or config.data.kind == "chains" and config.data.num_eval):
+        return [sampling(config)]
+    return [sampling(config), Sampling(0.0)] + ([Sampling(e.temperature, e.top_p)] if max(e.k) > 1 else [])
+
+
+def open_http_critic(config, held: contextlib.ExitStack) -> HttpCritic | None:
+    """Returns the endpoint that writes critiques, on process 0 alone, if the configuration names one.
+
+    Args:
+      config: the configuration.
+      held: closes it.
+
+    Raises:
+      UserError: its address, its key or a limit can't be used.
+    """
+    h = config.http_critic
+    with runtime.agree("opening the HTTP critic"):
+        if not (h.url and runtime.is_first()):
+            return None
+        return held.enter_context(
+            HttpCritic(
+                h.url,
+                model=h.model,
+                key_variable=h.key_variable,
+                concurrency=h.concurrency,
+                timeout=h.timeout,
+                max_attempts=h.max_attempts,
+                max_requests=h.max_requests,
+                max_tokens=h.max_tokens,
+            )
+        )
+
+
+def make_http_writer(config, model, critic: HttpCritic | None, *, iteration: int) -> HttpWriter:
+    """Returns who asks the endpoint for critiques."""
+    return HttpWriter(critic, model.prompts, config.seed, iteration, sampling(config))
+
+
+def make_critic(config, writer: Writer | HttpWriter | None) -> Critic:
+    """Returns how responses are critiqued; `writer` is the model that writes `cot` critiques."""
+    check_steps: Callable = arithmetic.check_steps
+    if config.step_checker == "equations":
+        check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
+    return Critic(
+        kind=config.critique,
+        writer=writer,
+        see_answer=config.critic_sees_answer,
+        check_steps=check_steps,
+        reveal_value=config.execution_reveals_value,
+        max_retries=config.max_retries,
+        max_length=config.max_critique_length,
+        pass_threshold=config.pass_threshold,
+    )

@@ -1,0 +1,263 @@
+"""Runs many questions at once, each at its own stage: coroutines that wait for texts, grades and answers from afar.
+
+A coroutine awaits `write`, `grade`, `call` or `together`. Whatever it waits for is worked on beside what all others
+wait for: one queue of requests for each engine, grading in worker processes, calls over the network. Nothing waits for
+a stage to end.
+
+All processes of a run step through the same schedule. It depends on the sampled tokens alone: grades are read a fixed
+number of ticks after they were asked for, or when no engine has work. Only answers from afar come when they come;
+process 0 asks for them and tells the others.
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+
+from cgrpo_jax import runtime
+from cgrpo_jax.engine import Engine, Sampled
+from cgrpo_jax.rewards import Grade, Grader
+from cgrpo_jax.scheduler import Request
+
+_GRADE_TICKS = 1  # from asking for a grade to reading it
+_POLL_SECONDS = 1.0  # that process 0 waits for an answer from afar before the processes speak again
+
+
+@dataclasses.dataclass(eq=False)
+class _Task:
+    """A coroutine, what it is sent when it goes on, and who waits for its result."""
+
+    coroutine: Coroutine
+    parent: "_Task | None" = None
+    number: int = 0  # among the parent's children, or the run's coroutines
+    value: Any = None
+    results: list = dataclasses.field(default_factory=list)
+    missing: int = 0
+
+
+@dataclasses.dataclass(eq=False)
+class _Wait(Awaitable):
+    """What a coroutine waits for; `begin(pipeline, task)` sets it going."""
+
+    begin: Callable[["Pipeline", _Task], None]
+
+    def __await__(self) -> Generator["_Wait", Any, Any]:
+        return (yield self)
+
+
+def together(coroutines: Sequence[Coroutine]) -> Awaitable[list]:
+    """Awaits several coroutines at once; returns their results in order."""
+    return _Wait(lambda pipeline, task: pipeline._spawn(task, coroutines))
+
+
+def write(engine: Engine, request: Request) -> Awaitable[list[Sampled]]:
+    """Awaits the continuations that a request asks an engine for."""
+    return _Wait(lambda pipeline, task: pipeline._ask(task, engine, request))
+
+
+def grade(responses: Sequence[str], answers: Sequence[str]) -> Awaitable[list[Grade]]:
+    """Awaits the grades of responses, in order, from the pipeline's grader."""
+    return _Wait(lambda pipeline, task: pipeline._grade(task, responses, answers))
+
+
+def call(submit: Callable[[], futures.Future]) -> Awaitable[dict]:
+    """Awaits the result, a dataclass of JSON values, of a future that `submit` returns; gives its fields.
+
+    Process 0 alone calls `submit`.
+    """
+    return _Wait(lambda pipeline, task: pipeline._call(task, submit))
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run is: questions done and in all, texts that are written, texts that wait by priority, tokens."""
+
+    done: int
+    total: int
+    live: int
+    slots: int
+    waiting: dict[int, int]
+    tokens: int
+    seconds: float
+
+
+class Pipeline:
+    """What the coroutines of a run share.
+
+    Args:
+      grader: grades responses; needed if `grade` is awaited. Several processes divide the work.
+
+    Example:
+      async def answer(problem): ...
+          (sampled,) = await pipeline.write(engine, request)
+          (verdict,) = await pipeline.grade([text], [problem.answer])
+      results = Pipeline(grader).run([answer(problem) for problem in problems], engines=[engine])
+    """
+
+    def __init__(self, grader: Grader | None = None):
+        self.grader = grader
+        self.timeouts = 0  # rows whose grading ran into its time limit, since the start of the last run
+        self.grade_seconds = 0.0  # in which nothing was done but wait for grades, likewise
+        self._reset()
+
+    def _reset(self) -> None:
+        self._ready: collections.deque[_Task] = collections.deque()
+        self._asked: dict[int, _Task] = {}
+        self._engines: list[Engine] = []
+        self._gradings: list[tuple[int, _Task, int, list]] = []
+        self._calls: dict[int, tuple[_Task, futures.Future | None]] = {}
+        self._num_calls = self._tick = 0
+
+    # --- what coroutines wait for -----------------------------------------------------------------------------------
+
+    def _spawn(self, task: _Task, coroutines: Sequence[Coroutine]) -> None:
+        task.results, task.missing = [None] * len(coroutines), len(coroutines)
+        self._ready.extend(_Task(coroutine, task, number) for number, coroutine in enumerate(coroutines))
+        if not coroutines:
+            self._resume(task, [])
+
+    def _ask(self, task: _Task, engine: Engine, request: Request) -> None:
+        task.results, task.missing = [None] * len(request.indices), len(request.indices)
+        self._asked[id(request)] = task
+        engine.add(request)
+
+    def _grade(self, task: _Task, responses: Sequence[str], answers: Sequence[str]) -> None:
+        first, step = jax.process_index(), jax.process_count()
+        rows = list(zip(responses, answers, strict=True))
+        pending = [self.grader.submit(*row) for row in rows[first::step]]
+        self._gradings.append((self._tick + _GRADE_TICKS, task, len(rows), pending))
+
+    def _call(self, task: _Task, submit: Callable[[], futures.Future]) -> None:
+        self._calls[self._num_calls] = task, submit() if runtime.is_first() else None
+        self._num_calls += 1
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        coroutines: Sequence[Coroutine],
+        *,
+        engines: Sequence[Engine] = (),
+        on_tick: Callable[[Progress], None] | None = None,
+    ) -> list:
+        """Runs coroutines to their ends and returns their results in order.
+
+        Args:
+          coroutines: one a question.
+          engines: that they write with, at work (`Engine.begin`).
+          on_tick: called after every tick; may raise, on all processes alike.
+        """
+        started = time.monotonic()
+        self._reset()
+        self.timeouts, self.grade_seconds = 0, 0.0
+        self._engines = list(engines)
+        tasks = [_Task(coroutine, None, number) for number, coroutine in enumerate(coroutines)]
+        self._results, self._left = [None] * len(tasks), len(tasks)
+        self._ready.extend(tasks)
+        tokens = 0
+        try:
+            while True:
+                self._advance()
+                if not self._left:
+                    return self._results
+                before = sum(engine.stats.tokens for engine in engines)
+                busy = [engine for engine in engines if engine.busy]
+                if not (busy or self._gradings or self._calls):
+                    raise RuntimeError("a coroutine waits for something that is none of the pipeline's")
+                for engine in busy:
+                    self._deliver(engine.step())
+                self._tick += 1
+                self._read_grades(everything=not busy)
+                self._read_calls(wait=not busy and not self._ready)
+                tokens += sum(engine.stats.tokens for engine in engines) - before
+                if on_tick:
+                    on_tick(self._progress(tokens, time.monotonic() - started))
+        finally:
+            for task in [*self._ready, *tasks]:
+                task.coroutine.close()
+            self._reset()
+
+    def _advance(self) -> None:
+        """Runs every coroutine that can go on, until all wait."""
+        while self._ready:
+            task = self._ready.popleft()
+            try:
+                wait = task.coroutine.send(task.value)
+            except StopIteration as stop:
+                self._finish(task, stop.value)
+            else:
+                if not isinstance(wait, _Wait):
+                    raise RuntimeError(f"a coroutine waits for {wait!r}, which is none of the pipeline's")
+                wait.begin(self, task)
+
+    def _finish(self, task: _Task, result) -> None:
+        if task.parent is None:
+            self._results[task.number] = result
+            self._left -= 1
+        else:
+            self._put(task.parent, task.number, result)
+
+    def _put(self, task: _Task, number: int, result) -> None:
+        """Gives a task one of the results that it waits for."""
+        task.results[number] = result
+        task.missing -= 1
+        if not task.missing:
+            self._resume(task, task.results)
+
+    def _resume(self, task: _Task, value) -> None:
+        task.value = value
+        self._ready.append(task)
+
+    def _deliver(self, finished: Sequence[tuple[Request, int, Sampled]]) -> None:
+        for request, number, sampled in finished:
+            task = self._asked[id(request)]
+            self._put(task, number, sampled)
+            if not task.missing:
+                del self._asked[id(request)]
+
+    def _read_grades(self, *, everything: bool) -> None:
+        """Waits for the grades that are due and hands them out; each has the grader's time limit."""
+        due = [one for one in self._gradings if everything or one[0] <= self._tick]
+        if not due:
+            return
+        self._gradings = [one for one in self._gradings if not (everything or one[0] <= self._tick)]
+        started = time.monotonic()
+        own = [[dataclasses.astuple(row.result()) for row in pending] for _, _, _, pending in due]
+        shares = runtime.share(own)
+        self.grade_seconds += time.monotonic() - started
+        for i, (_, task, number, _) in enumerate(due):
+            step = len(shares)
+            grades = [Grade(*shares[row % step][i][row // step]) for row in range(number)]
+            self.timeouts += sum(grade.timed_out for grade in grades)
+            self._resume(task, grades)
+
+    def _read_calls(self, *, wait: bool) -> None:
+        """Hands out the answers from afar that have come."""
+        if not self._calls:
+            return
+        waiting = [future for _, future in self._calls.values() if future is not None]
+        if wait:
+            futures.wait(waiting, timeout=_POLL_SECONDS, return_when=futures.FIRST_COMPLETED)
+        done = {key: future for key, (_, future) in self._calls.items() if future is not None and future.done()}
+        here = [[key, dataclasses.asdict(future.result())] for key, future in done.items()]
+        for key, result in runtime.share(here)[0]:
+            task, _ = self._calls.pop(key)
+            self._resume(task, result)
+
+    def _progress(self, tokens: int, seconds: float) -> Progress:
+        waiting: collections.Counter = collections.Counter()
+        for engine in self._engines:
+            waiting.update(engine.waiting_by_priority())
+        return Progress(
+            done=len(self._results) - self._left,
+            total=len(self._results),
+            live=sum(engine.live for engine in self._engines),
+            slots=sum(engine.num_slots for engine in self._engines),
+            waiting=dict(waiting),
+            tokens=tokens,
+            seconds=seconds,
+        )

@@ -1,0 +1,212 @@
+"""Which continuation goes into which slot, and what of its prompt is copied from a slot that holds it: no arrays.
+
+All samples of a prompt share one prefill, and prompts that begin alike share their beginning where that spares work. A
+decision depends on the requests and on which texts have ended, so all processes come to the same.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cgrpo_jax.records import RowIndex
+
+_MOST_ROWS, _PREFILL_TOKENS = 4, 512  # of one call that prefills several prompts
+
+
+@dataclasses.dataclass(eq=False)
+class Request:
+    """Continuations of one prompt that are asked for.
+
+    Attributes:
+      prompt_ids: `[P]` int32.
+      indices: one a continuation; they key the randomness.
+      max_length: tokens that a continuation may have.
+      priority: requests of a higher one go first, of equal ones in the order in which they came.
+    """
+
+    prompt_ids: np.ndarray
+    indices: Sequence[RowIndex]
+    max_length: int
+    priority: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A continuation on its way into a slot.
+
+    Attributes:
+      slot: where it goes.
+      request, number: which of whose continuations it is.
+      source: slot that holds the beginning of its prompt, maybe `slot` itself; None if none does.
+      shared: how many tokens that beginning has.
+    """
+
+    slot: int
+    request: Request
+    number: int
+    source: int | None
+    shared: int
+
+    @property
+    def rest(self) -> np.ndarray:
+        """The tokens that are prefilled: all that are not shared but the last, which decoding takes."""
+        return self.request.prompt_ids[self.shared : -1]
+
+
+@dataclasses.dataclass
+class _Slot:
+    """The prompt that a slot holds, and the continuation that goes on in it, if any."""
+
+    prompt_ids: np.ndarray | None = None
+    request: Request | None = None
+    number: int = 0
+
+
+def widths_up_to(longest: int, smallest: int) -> tuple[int, ...]:
+    """Returns the widths to which prompts are padded: powers of two times the smallest, up to the longest prompt.
+
+    Example:
+      widths_up_to(600, 64) == (64, 128, 256, 512, 600)
+    """
+    widths = [min(smallest, longest)]
+    while widths[-1] < longest:
+        widths.append(min(2 * widths[-1], longest))
+    return tuple(widths)
+
+
+def rows_at_once(width: int) -> int:
+    """Returns how many prompts of a width one call of a data group takes where many wait."""
+    return max(1, min(_MOST_ROWS, _PREFILL_TOKENS // width))
+
+
+class Scheduler:
+    """The queue, and what each slot of each data group holds.
+
+    Args:
+      num_groups, num_slots: data groups, and slots of each; slot s is one of group `s // num_slots`.
+      widths: from `widths_up_to`.
+      room: positions of a slot.
+    """
+
+    def __init__(self, *, num_groups: int, num_slots: int, widths: Sequence[int], room: int):
+        self.num_groups, self.num_slots, self.widths, self.room = num_groups, num_slots, tuple(widths), room
+        self._queue: list[Request] = []
+        self._slots = [_Slot() for _ in range(num_groups * num_slots)]
+        # A group hands out all of a request before it begins another: so its prompt is in one of the slots until then.
+        self._started: list[tuple[Request, int] | None] = [None] * num_groups
+
+    @property
+    def waiting(self) -> int:
+        """Continuations that wait for a slot."""
+        return sum(self.waiting_by_priority().values())
+
+    @property
+    def live(self) -> int:
+        """Continuations that have one."""
+        return sum(slot.request is not None for slot in self._slots)
+
+    def waiting_by_priority(self) -> dict[int, int]:
+        """Returns the continuations that wait, by the priority of their requests."""
+        left = [(request, len(request.indices) - number) for request, number in filter(None, self._started)]
+        left += [(request, len(request.indices)) for request in self._queue]
+        waiting: collections.Counter = collections.Counter()
+        for request, number in left:
+            waiting[request.priority] += number
+        return dict(waiting)
+
+    def add(self, request: Request) -> None:
+        """Puts a request into the queue."""
+        at = len(self._queue)
+        while at and self._queue[at - 1].priority < request.priority:
+            at -= 1
+        self._queue.insert(at, request)
+
+    def occupant(self, slot: int) -> tuple[Request, int] | None:
+        """Returns whose continuation goes on in a slot, and which; None if it is free."""
+        held = self._slots[slot]
+        return None if held.request is None else (held.request, held.number)
+
+    def free(self, slot: int) -> None:
+        """Takes down that the continuation in a slot has ended. The slot still holds its prompt."""
+        self._slots[slot].request = None
+
+    def width(self, tokens: int) -> int:
+        """Returns the width to which so many tokens are padded."""
+        return next(width for width in self.widths if width >= tokens)
+
+    def place(self) -> list[Placed]:
+        """Gives free slots to continuations, as many as can be written together; called again until none is left.
+
+        They are written in this order: prompts that share nothing are prefilled, beginnings are copied, and what comes
+        after a beginning is prefilled. So none may copy what another of the same call puts after a beginning.
+        """
+        placed: list[Placed] = []
+        copies: dict[int, int] = {}  # slots that will hold the same as another
+        continued: set[int] = set()  # slots with something after what they copied
+        for group in self._groups_by_room():
+            while (started := self._next(group)) is not None:
+                request, number = started
+                source, shared = self._source(group, request.prompt_ids)
+                source = copies.get(source, source)
+                if source in continued:
+                    break
+                slot = self._target(group, source)
+                if slot is None:
+                    break
+                if source is not None:
+                    if slot != source:  # the source is occupied, so nothing else is put there in this call
+                        copies[slot] = source
+                    if shared < len(request.prompt_ids) - 1:
+                        continued.add(slot)
+                        copies.pop(slot, None)
+                self._slots[slot] = _Slot(request.prompt_ids, request, number)
+                placed.append(Placed(slot, request, number, source, shared))
+                self._started[group] = (request, number + 1) if number + 1 < len(request.indices) else None
+        return placed
+
+    def _groups_by_room(self) -> list[int]:
+        """Returns the data groups, that with the most free slots first."""
+        free = [sum(self._slots[s].request is None for s in self._of_group(group)) for group in range(self.num_groups)]
+        return sorted(range(self.num_groups), key=lambda group: -free[group])
+
+    def _of_group(self, group: int) -> range:
+        return range(group * self.num_slots, (group + 1) * self.num_slots)
+
+    def _next(self, group: int) -> tuple[Request, int] | None:
+        """Returns the continuation that a group places next: of what it has begun, or of what waits first."""
+        if self._started[group] is None and self._queue and self._target(group, None) is not None:
+            self._started[group] = self._queue.pop(0), 0
+        return self._started[group]
+
+    def _target(self, group: int, source: int | None) -> int | None:
+        """Returns the free slot to use: the one that holds the prompt already, else one that holds nothing of use."""
+        if source is not None and self._slots[source].request is None:
+            return source
+        free = [s for s in self._of_group(group) if self._slots[s].request is None]
+        return min(free, key=lambda s: (self._slots[s].prompt_ids is not None, s), default=None)
+
+    def _source(self, group: int, prompt_ids: np.ndarray) -> tuple[int | None, int]:
+        """Returns the slot that holds the most of a prompt, and how many tokens; none where that spares no work."""
+        whole = len(prompt_ids) - 1
+        best, most = None, 0
+        for s in self._of_group(group):
+            held = self._slots[s].prompt_ids
+            if held is prompt_ids:
+                return s, whole
+            if held is not None and (common := _common(held[:-1], prompt_ids[:whole])) > most:
+                best, most = s, common
+        if most == whole:
+            return best, whole
+        if self.width(whole - most) == self.width(whole):
+            return None, 0
+        most = min(most, self.room - self.width(whole - most))  # padding, too, lies within the slot
+        return (best, most) if most > 0 else (None, 0)
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> int:
+    """Returns how many tokens two prompts begin with alike."""
+    number = min(len(a), len(b))
+    differs = np.flatnonzero(a[:number] != b[:number])
+    return int(differs[0]) if len(differs) else number

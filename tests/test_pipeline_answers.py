@@ -1,0 +1,210 @@
+"""What coroutines wait for beside texts: grades, read at a fixed tick, and answers from afar, when they come."""
+
+import dataclasses
+import threading
+from concurrent import futures
+
+import pytest
+import slow_grading
+from fake_engine import FakeEngine, key_of
+from test_pipeline import ask, run, solve, texts
+
+from cgrpo_jax import math_worker, pipeline, rewards
+from cgrpo_jax.pipeline import Pipeline
+
+# --- grades -------------------------------------------------------------------------------------------------------
+
+
+class Graded(rewards.Grader):
+    """Grades "right" as right; `delay` of its answers come only when somebody waits for them."""
+
+    def __init__(self, slow=False):
+        super().__init__("exact")
+        self.slow, self.asked, self.threads = slow, [], []
+
+    def submit(self, response, answer):
+        self.asked.append(response)
+        done = futures.Future()
+
+        def finish():
+            done.set_result((float(response == answer), response, "compared"))
+
+        if self.slow:
+            self.threads.append(threading.Timer(0.03, finish))
+            self.threads[-1].start()
+        else:
+            finish()
+        return rewards.Pending(self, (response, answer), done)
+
+
+def test_grades_are_in_order():
+    async def graded(*responses):
+        return [grade.score for grade in await pipeline.grade(responses, ["right"] * len(responses))]
+
+    coroutines = [graded("right", "wrong", "right"), graded(), graded("wrong")]
+    assert run(*coroutines, grader=Graded()) == [[1.0, 0.0, 1.0], [], [0.0]]
+
+
+def graded_schedule(slow):
+    engine, grader = FakeEngine(steps=lambda i: 1 + (i.question + i.stage) % 3, num_slots=2), Graded(slow)
+
+    async def between():
+        await pipeline.grade(["right"], ["right"])
+
+    run(*[solve(engine, q, between=between) for q in range(4)], engines=[engine], grader=grader)
+    return [(event[0], *(key_of(event[1].indices[0]) if len(event) > 1 else ())) for event in engine.events]
+
+
+@pytest.mark.parametrize("ticks", [1, 3])
+def test_the_schedule_does_not_depend_on_how_long_grading_takes(monkeypatch, ticks):
+    monkeypatch.setattr(pipeline, "_GRADE_TICKS", ticks)
+    assert graded_schedule(slow=False) == graded_schedule(slow=True)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_grades_are_read_a_fixed_number_of_ticks_after_they_were_asked_for(monkeypatch, number):
+    """Question 0 asks when its text ends; question 1 keeps the engine busy meanwhile."""
+    monkeypatch.setattr(pipeline, "_GRADE_TICKS", number)
+    engine, ticks, read = FakeEngine(steps=lambda i: 1 + 6 * i.question), [], []
+
+    async def graded():
+        await ask(engine, 0)
+        asked = len(ticks)
+        await pipeline.grade(["right"], ["right"])
+        read.append(len(ticks) - asked)
+
+    for slow in (False, True):
+        run(graded(), texts(ask(engine, 1)), engines=[engine], grader=Graded(slow), on_tick=ticks.append)
+    assert read == [number] * 2
+
+
+def test_engines_go_on_while_grades_are_worked_on():
+    engine = FakeEngine(steps=lambda i: 1 + 3 * i.question)
+    grader = Graded(slow=True)
+
+    async def graded():
+        await ask(engine, 0)
+        before = engine.events.count(("step",))
+        await pipeline.grade(["right"], ["right"])
+        return engine.events.count(("step",)) - before
+
+    steps, _ = run(graded(), texts(ask(engine, 1)), engines=[engine], grader=grader)
+    assert steps == pipeline._GRADE_TICKS
+
+
+def test_a_grade_that_hangs_is_a_zero_that_is_counted(monkeypatch):
+    monkeypatch.setattr(math_worker, "grade", slow_grading.grade)
+
+    async def graded(*responses):
+        return await pipeline.grade(responses, ["1"] * len(responses))
+
+    engine = FakeEngine(steps=lambda i: 3)
+    with rewards.Grader("math", num_workers=2, timeout=1.0) as grader:
+        shared = Pipeline(grader)
+        (first, second, _) = shared.run(
+            [graded("1", "hang", "1"), graded("1"), texts(ask(engine, 0))], engines=[engine]
+        )
+        assert [grade.score for grade in first + second] == [1.0, 0.0, 1.0, 1.0]
+        assert first[1].timed_out and "timed out after 1 s" in first[1].reason
+        assert shared.timeouts == 1 and 0.5 < shared.grade_seconds < 30
+        assert shared.run([graded("1")])[0][0].score == 1.0
+        assert shared.timeouts == 0 and shared.grade_seconds < 0.5  # of the last run alone
+
+
+# --- calls from afar ----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Reply:
+    text: str
+
+
+def test_answers_from_afar_are_handed_out_when_they_come_while_engines_go_on(monkeypatch):
+    """The answer comes at the third tick; the other coroutine's text takes eight, and nobody sleeps."""
+    monkeypatch.setattr(pipeline.futures, "wait", lambda *_, **__: pytest.fail("an engine has work"))
+    engine, pending, seen = FakeEngine(steps=lambda i: 8), futures.Future(), []
+
+    async def caller():
+        reply = await pipeline.call(lambda: pending)
+        seen.append(engine.events.count(("step",)))
+        return reply
+
+    def tick(progress):
+        if engine.events.count(("step",)) == 3:
+            pending.set_result(Reply("ok"))
+
+    assert run(caller(), texts(ask(engine, 0)), engines=[engine], on_tick=tick) == [{"text": "ok"}, [0]]
+    assert seen == [4]  # read at the end of the next tick
+
+
+def test_answers_from_afar_come_in_any_order_and_wake_who_waits():
+    pending = [futures.Future() for _ in range(3)]
+    order = iter([2, 0, 1])
+
+    async def caller(number):
+        return (await pipeline.call(lambda: pending[number]))["text"]
+
+    def answer():
+        for number in order:
+            pending[number].set_result(Reply(str(number)))
+
+    timer = threading.Timer(0.05, answer)
+    ticks = []
+
+    async def start():
+        timer.start()
+
+    assert run(start(), *[caller(i) for i in range(3)], on_tick=ticks.append) == [None, "0", "1", "2"]
+    assert len(ticks) < 5  # it slept till then
+
+
+def test_who_waits_for_an_answer_can_be_stopped(monkeypatch):
+    """An endpoint may be silent for long: SIGTERM is looked for meanwhile."""
+    monkeypatch.setattr(pipeline, "_POLL_SECONDS", 0.01)
+    ticks = []
+
+    async def caller():
+        await pipeline.call(futures.Future)
+
+    def tick(progress):
+        ticks.append(progress)
+        if len(ticks) == 5:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(caller(), on_tick=tick)
+
+
+def test_other_processes_do_not_ask(monkeypatch):
+    """Process 1 takes the answer that process 0 shares, when process 0 has it."""
+    monkeypatch.setattr(pipeline.runtime, "is_first", lambda: False)
+    shared = iter([[], [], [[0, {"text": "from process 0"}]]])
+    monkeypatch.setattr(pipeline.runtime, "share", lambda value: [next(shared), value])
+
+    async def caller():
+        return await pipeline.call(lambda: pytest.fail("only process 0 asks"))
+
+    assert run(caller()) == [{"text": "from process 0"}]
+
+
+def test_processes_divide_the_grading(monkeypatch):
+    """Process 1 of 2 grades every second row, and takes the others from process 0."""
+    monkeypatch.setattr(pipeline.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(pipeline.jax, "process_index", lambda: 1)
+    given = []
+
+    def share(own):
+        given.append(own)
+        return [[[[0.0, "first", "", False], [0.0, "third", "", True]]], own]
+
+    monkeypatch.setattr(pipeline.runtime, "share", share)
+    grader = Graded()
+    shared = Pipeline(grader)
+
+    async def graded():
+        return await pipeline.grade(["a", "right", "c"], ["right"] * 3)
+
+    (grades,) = shared.run([graded()])
+    assert grader.asked == ["right"] and given == [[[(1.0, "right", "compared", False)]]]
+    assert [grade.extracted for grade in grades] == ["first", "right", "third"]
+    assert [grade.score for grade in grades] == [0.0, 1.0, 0.0] and shared.timeouts == 1
