@@ -1,0 +1,78 @@
+"""Rows of a benchmark's report, and what the programs that it is compared with report of themselves."""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+
+def row(
+    name: str,
+    values: Sequence[float],
+    workload: str,
+    *,
+    unit: str = "",
+    target: float | None = None,
+    most: bool = False,
+) -> dict:
+    """Returns a row of the report: the median of what was measured, and whether it reaches its target, or stays in it.
+
+    Args:
+      name, values, workload, unit, target: of what was measured.
+      most: the target is the most that it may be, not the least.
+    """
+    value = statistics.median(values)
+    met = None if target is None else (value <= target if most else value >= target)
+    spread = [min(values), max(values)]
+    return dict(name=name, value=value, target=target, met=met, workload=workload, unit=unit, spread=spread)
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Returns the rows as text."""
+    lines = [f"{'':<34}{'median':>10}{'least':>10}{'greatest':>10}{'target':>9}  {'':<7}"]
+    for one in rows:
+        numbers = "".join(f"{value:>10.4g}" for value in (one["value"], *one["spread"]))
+        target = "" if one["target"] is None else f"{one['target']:g}"
+        verdict = {None: "", True: "met", False: "MISSED"}[one["met"]]
+        lines.append(f"{one['name']:<34}{numbers}{target:>9}  {verdict:<7}{one['unit']:<6} {one['workload']}")
+    return "\n".join(lines)
+
+
+def progress(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def find(found, key: str):
+    """Returns the value of a key in nested objects, that of the outermost; None where there is none."""
+    if not isinstance(found, dict) or key in found:
+        return found[key] if isinstance(found, dict) else None
+    inner = (find(value, key) for value in found.values())
+    return next((value for value in inner if value is not None), None)
+
+
+def peer_speed(name: str, command: str, *, prompts: int, generations: int, prompt_len: int, new_tokens: int) -> float:
+    """Runs a peer's command and returns the tokens that it generates in a second."""
+    sizes = dict(prompts=prompts, generations=generations, prompt_len=prompt_len, new_tokens=new_tokens)
+    progress(f"{name}: {prompts} x {generations} rows, {prompt_len} + {new_tokens} tokens")
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "peer.json"
+        for key, value in (sizes | {"rows": prompts * generations, "json": file}).items():
+            command = command.replace("{" + key + "}", str(value))
+        # This program's path is not the peer's.
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
+        speed = None
+        if done.returncode == 0 and file.is_file():
+            speed = find(json.loads(file.read_text(encoding="utf-8")), "gen_tok_s")
+        elif done.returncode == 0 and (lines := done.stdout.split("\n")[:-1]) and lines[-1].startswith("{"):
+            speed = json.loads(lines[-1]).get("tok_s")
+    if not speed:
+        said = (done.stdout + done.stderr)[-2000:]
+        sys.exit(f"{said}\npeer {name} ended with {done.returncode} and named no gen_tok_s or tok_s: {command}")
+    progress(f"{name}: {speed:.1f} tok/s")
+    return float(speed)

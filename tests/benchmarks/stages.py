@@ -1,0 +1,134 @@
+"""A fixed Critique-GRPO iteration for generation.py: its questions, and three ways to write it.
+
+64 questions of 7 responses, of very uneven lengths; of 30 % of the questions all responses fail, and each is critiqued
+in 30 tokens and refined at the length of its response.
+
+    pipelined   each question goes on as soon as its own texts are there
+    barrier     all responses, then all critiques, then all refinements
+    plain       the responses alone, as in GRPO
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cgrpo_jax import pipeline
+from cgrpo_jax.engine import Engine, Sampled, Stats
+from cgrpo_jax.pipeline import Pipeline, together
+from cgrpo_jax.records import RowIndex, Stage
+from cgrpo_jax.scheduler import Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Iteration:
+    """What an iteration writes.
+
+    Attributes:
+      prompts: of the questions.
+      lengths_QN: tokens of each response, and of its refinement.
+      failed: the questions that are refined.
+      critique: tokens of a critique.
+      framing: tokens that a critique or refine prompt has beside what it quotes.
+    """
+
+    prompts: Sequence[np.ndarray]
+    lengths_QN: np.ndarray
+    failed: frozenset[int]
+    critique: int
+    framing: np.ndarray
+
+    @property
+    def longest_prompt(self) -> int:
+        quoted = int(self.lengths_QN.max()) + self.critique
+        return len(self.prompts[0]) + quoted + len(self.framing)
+
+    @property
+    def longest(self) -> int:
+        return self.longest_prompt + int(self.lengths_QN.max())
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens that are sampled, by stage."""
+        refined = int(self.lengths_QN[sorted(self.failed)].sum())
+        critiques = self.critique * len(self.failed) * self.lengths_QN.shape[1]
+        return {"responses": int(self.lengths_QN.sum()), "critiques": critiques, "refinements": refined}
+
+
+def draw(lengths: Sequence[int], *, questions: int, prompt: int, critique: int, vocab: int) -> Iteration:
+    """Returns an iteration whose responses have the lengths given, in order."""
+    rng = np.random.default_rng(0)
+    prompts = list(rng.integers(0, vocab, (questions, prompt), dtype=np.int32))
+    failed = frozenset(rng.permutation(questions)[: round(0.3 * questions)].tolist())
+    framing = rng.integers(0, vocab, max(1, prompt // 4), dtype=np.int32)
+    return Iteration(prompts, np.reshape(lengths, (questions, -1)), failed, critique, framing)
+
+
+async def _write(engine: Engine, prompt: np.ndarray, index: RowIndex, length: int) -> Sampled:
+    request = Request(prompt, [index], length, priority=int(index.stage))
+    (sampled,) = await pipeline.write(engine, request)
+    return sampled
+
+
+async def respond(work: Iteration, engine: Engine, q: int) -> list[Sampled]:
+    """Writes a question's responses, each of its own length."""
+    return await together(
+        [
+            _write(engine, work.prompts[q], RowIndex(question=q, response=n), int(length))
+            for n, length in enumerate(work.lengths_QN[q])
+        ]
+    )
+
+
+async def critique(work: Iteration, engine: Engine, q: int, n: int, response: Sampled) -> Sampled:
+    prompt = np.concatenate([work.prompts[q], response.token_ids, work.framing])
+    return await _write(engine, prompt, RowIndex(q, n, stage=Stage.CRITIQUE), work.critique)
+
+
+async def refine(work: Iteration, engine: Engine, q: int, n: int, response: Sampled, said: Sampled) -> Sampled:
+    prompt = np.concatenate([work.prompts[q], response.token_ids, said.token_ids, work.framing])
+    return await _write(engine, prompt, RowIndex(q, n, stage=Stage.REFINEMENT), int(work.lengths_QN[q, n]))
+
+
+def plain(work: Iteration, engine: Engine, params: dict) -> Stats:
+    """Writes the responses alone."""
+    return _timed(engine, params, lambda run: run([respond(work, engine, q) for q in range(len(work.prompts))]))
+
+
+def pipelined(work: Iteration, engine: Engine, params: dict) -> Stats:
+    """Writes all stages, each question at its own pace."""
+
+    async def chain(q: int, n: int, response: Sampled) -> None:
+        said = await critique(work, engine, q, n, response)
+        await refine(work, engine, q, n, response, said)
+
+    async def question(q: int) -> None:
+        responses = await respond(work, engine, q)
+        if q in work.failed:
+            await together([chain(q, n, response) for n, response in enumerate(responses)])
+
+    return _timed(engine, params, lambda run: run([question(q) for q in range(len(work.prompts))]))
+
+
+def barrier(work: Iteration, engine: Engine, params: dict) -> Stats:
+    """Writes one stage of all questions after the other."""
+
+    def stages(run) -> None:
+        responses = run([respond(work, engine, q) for q in range(len(work.prompts))])
+        rows = [(q, n, responses[q][n]) for q in sorted(work.failed) for n in range(len(responses[q]))]
+        said = run([critique(work, engine, *row) for row in rows])
+        run([refine(work, engine, *row, one) for row, one in zip(rows, said, strict=True)])
+
+    return _timed(engine, params, stages)
+
+
+def _timed(engine: Engine, params: dict, work: Callable) -> Stats:
+    engine.begin(params, seed=0, iteration=0)
+    engine.take_stats()
+    began = time.monotonic()
+    try:
+        work(lambda coroutines: Pipeline().run(coroutines, engines=[engine]))
+    finally:
+        engine.end()
+    return dataclasses.replace(engine.take_stats(), seconds=time.monotonic() - began)

@@ -1,0 +1,98 @@
+"""What generation.py generates, and what is possible there: sizes, lengths, and how many steps these take."""
+
+import dataclasses
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+
+from cgrpo_jax import model as model_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """Sizes of all measurements.
+
+    Attributes:
+      config: the model.
+      prompt, new: tokens of each, where all rows are alike.
+      batches: (prompts, samples of each), where all rows are alike.
+      texts, num_slots: of the uneven lengths.
+      usual, longest, long_share: least and greatest length of most texts, length of the others, and their share.
+      samples: of a prompt, in the variant whose texts share prompts.
+      questions, responses, critique: of an iteration in stages; tokens of a critique.
+    """
+
+    config: model_lib.ModelConfig
+    prompt: int = 64
+    new: int = 64
+    batches: tuple[tuple[int, int], ...] = ((4, 4), (16, 4))
+    texts: int = 512
+    num_slots: int = 64
+    usual: tuple[int, int] = (20, 60)
+    longest: int = 256
+    long_share: float = 0.05
+    samples: int = 8
+    questions: int = 64
+    responses: int = 7
+    critique: int = 30
+
+
+def _shape(vocab: int, layers: int, width: int, heads: int, kv_heads: int, mlp: int) -> model_lib.ModelConfig:
+    return model_lib.ModelConfig(
+        vocab_size=vocab,
+        num_layers=layers,
+        embed_dim=width,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=width // heads,
+        mlp_dim=mlp,
+    )
+
+
+WORKLOADS = {
+    "smollm2-135m": Workload(_shape(49152, 30, 576, 9, 3, 1536)),
+    "tiny": Workload(_shape(128, 1, 16, 2, 1, 32), 8, 8, ((1, 2), (2, 2)), 16, 4, (2, 6), 16, 0.125, 4, 10, 2, 3),
+}
+# The least ratio to each peer: on the two batches, and on uneven lengths.
+TARGETS = ({"trl": 2.5, "tunix": 1.8}, {"trl": 2.2, "tunix": 1.5})
+UNEVEN_TARGETS = {"trl": 6.0}
+OF_PERMITTED, OCCUPANCY, OF_MACHINE = 0.9, 0.9, 0.75
+
+
+def lengths(work: Workload, *, seed: int) -> list[int]:
+    """Returns the length of each text: most usual, a share of them the longest, in random order."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(work.usual[0], work.usual[1] + 1, work.texts)
+    drawn[rng.permutation(work.texts)[: round(work.long_share * work.texts)]] = work.longest
+    return drawn.tolist()
+
+
+def batched_steps(lengths: Sequence[int], num_slots: int) -> int:
+    """Returns the steps of batches in order of arrival, each as long as its longest text.
+
+    Example:
+      batched_steps([5, 1, 2, 3], num_slots=2) == 5 + 3
+    """
+    return sum(max(lengths[first : first + num_slots]) for first in range(0, len(lengths), num_slots))
+
+
+def listed_steps(lengths: Sequence[int], num_slots: int) -> int:
+    """Returns the steps of list scheduling: whichever slot is free first takes the text that came first.
+
+    Example:
+      listed_steps([5, 1, 2, 3], num_slots=2) == 6  # 5 in one slot; 1, 2 and 3 in the other
+    """
+    free_at = [0] * num_slots
+    for length in lengths:
+        heapq.heappush(free_at, heapq.heappop(free_at) + length)
+    return max(free_at)
+
+
+def permitted_gain(
+    lengths: Sequence[int], num_slots: int, *, step_seconds: float, prefill_seconds: float, prefills: int
+) -> float:
+    """Returns how many times faster list scheduling is than batches, where all slots wait for each prefill."""
+    fixed = prefills * prefill_seconds
+    batched, listed = (steps(lengths, num_slots) * step_seconds for steps in (batched_steps, listed_steps))
+    return (batched + fixed) / (listed + fixed)
