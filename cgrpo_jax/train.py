@@ -200,8 +200,7 @@ class Loop:
     def _tick(self, state: TrainState, bar, progress: Progress) -> None:
         """Shows how far the iteration is; all processes stop here if one is asked to."""
         journal.show(bar, progress)
-        if self.stopping():
-            raise Stopped(state)
+        self._stop_if_asked(state)
 
     def _problems(self, iteration: int) -> list[Problem]:
         c = self.config
