@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 
 import jax
@@ -30,6 +31,8 @@ _AWAY = 5  # times in a row that it is not there again
 
 def fault(path: str | pathlib.Path, error: BaseException) -> UserError:
     """Returns the error to raise where a path can't be written; libraries often say why in their message alone."""
+    # Of a checkpoint's writes JAX abandons those that it had not begun, and Python would warn of that after the error.
+    warnings.filterwarnings("ignore", "coroutine .*write_fragment' was never awaited", RuntimeWarning)
     text = " ".join(str(error).split())
     for code, cause in _CAUSES.items():
         if getattr(error, "errno", None) == code or os.strerror(code) in text:
