@@ -321,7 +321,7 @@ def prefill(
     """
     Q, W = tokens_QW.shape
     positions_QW = start_Q[:, None] + jnp.arange(W)
-    rope = forward.rotations(config, positions_QW)
+    rope = forward.rotations(config, positions_QW, needed=number > 0 if isinstance(cache, tuple) else None)
     if not continued:
         segments_QW = (jnp.arange(W) < length_Q[:, None]).astype(jnp.int32)
         alone = forward.packed_attention(config, positions_QW, segments_QW)
@@ -385,8 +385,9 @@ def step(
       (`[S, D]` hidden states after the final norm, the cache in its own buffers)
     """
     length_S = jnp.where(live_S, length_S, 0)
-    rope = forward.rotations(config, length_S[:, None])
-    last = (_length(cache[0], None) if isinstance(cache, tuple) else _length(cache, 0)) - 1
+    split = isinstance(cache, tuple)
+    rope = forward.rotations(config, length_S[:, None], needed=live_S.any() if split else None)
+    last = (_length(cache[0], None) if split else _length(cache, 0)) - 1
     # The last position of a slot that is not live is written in vain: no prompt that it may hold for others reaches it.
     position_S = jnp.where(live_S, length_S, last)
     if blocks is None:

@@ -166,12 +166,20 @@ def choose(local, if_local, if_not):
     return if_not if local is None else jax.tree.map(functools.partial(jnp.where, local), if_local, if_not)
 
 
-def rotations(config: ModelConfig, positions_BS) -> Callable:
-    """Returns `local -> (cos_BSK, sin_BSK)`."""
+def rotations(config: ModelConfig, positions_BS, *, needed=None) -> Callable:
+    """Returns `local -> (cos_BSK, sin_BSK)`.
+
+    Args:
+      config, positions_BS: the model, and the positions of its tokens.
+      needed: for layers that are written out, a traced bool: False where the result is not looked at. XLA:CPU computes
+        cosines anew for each head of each such layer, unless they come out of a condition.
+    """
 
     def turns(local: bool):
         angle = positions_BS[..., None].astype(jnp.float32) * rope_frequencies(config, local=local)
-        return jnp.cos(angle), jnp.sin(angle)
+        if needed is None:
+            return jnp.cos(angle), jnp.sin(angle)
+        return jax.lax.cond(needed, lambda: (jnp.cos(angle), jnp.sin(angle)), lambda: (angle, angle))
 
     everywhere = turns(False)
     if config.local_rope_theta is None or not any(config.local_layers):

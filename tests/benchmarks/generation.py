@@ -340,17 +340,19 @@ def part_timers(bench: Bench, settings: slots.Settings) -> dict[str, Callable[[]
             out += [k, v, up]
         return jnp.einsum("...d,vd->...v", x[:, 0], embedding_VD), out
 
-    def hidden(params, cache):
-        return decoding.step(params, config, cache, jnp.ones_like(place_S), place_S, live_S)
-
     # The results take the buffers of the last ones: new memory would cost time.
     multiply = jax.jit(lambda _, *given: products(*given), donate_argnums=0, keep_unused=True)
     unembed = jax.jit(lambda _, *given: forward.logits(*given), static_argnums=2, donate_argnums=0, keep_unused=True)
     given = layers, forward.unembedding(params, config), hidden_SD
-    advance, draw = jax.jit(hidden, donate_argnums=1), jax.jit(sampling.sample)
+    advance = jax.jit(decoding.step, static_argnums=1, donate_argnums=2)
+    draw = jax.jit(sampling.sample)
     logits_SV, uniform_S = forward.logits(params, config, hidden_SD), jnp.linspace(0, 0.99, S)
     return {
-        "layers": timer(lambda out: advance(params, out[1]), (None, slots.empty(settings).cache), calls=16),
+        "layers": timer(
+            lambda out: advance(params, config, out[1], np.ones_like(place_S), place_S, live_S),
+            (None, slots.empty(settings).cache),
+            calls=16,
+        ),
         "unembedding": timer(lambda out: unembed(out, params, config, hidden_SD), jnp.copy(logits_SV), calls=16),
         "sampling": timer(lambda _: draw(logits_SV, uniform_S), None, calls=16),
         "products": timer(lambda out: multiply(out, *given), jax.jit(products)(*given), calls=bench.work.new),
