@@ -25,7 +25,9 @@ from cgrpo_jax.model import ModelConfig
 Cache = Any
 # The axes of k and v, split and stacked: s slots, t positions, k heads, d head_dim.
 _SPLIT, _STACKED = {"k": "skdt", "v": "sktd"}, {"k": "sktd", "v": "sktd"}
-READ = 512  # positions read at once; a longer slot is read no further than the longest text reaches
+# Positions read at once; a longer slot is read no further than the longest text reaches. Split, each block is copied
+# before it is read, which costs as much as reading 2000 positions in place.
+READ_SPLIT, READ_STACKED = 2048, 512
 _QUERIES = 256  # queries of a continued prompt that attend at once
 _MASKED = -1e30  # finite: a block in which a row sees nothing must not give nan
 
@@ -42,9 +44,15 @@ def num_heads(config: ModelConfig, tensor: int) -> int:
     return tensor * (1 if heads // kv_heads % here == 0 else here)
 
 
-def cache_length(length: int) -> int:
+def read_at_once(*, split: bool) -> int:
+    """Returns how many positions of a slot are read at once."""
+    return READ_SPLIT if split else READ_STACKED
+
+
+def cache_length(length: int, *, split: bool) -> int:
     """Returns the positions that a slot for texts of `length` tokens has."""
-    return length if length <= READ else -(-length // READ) * READ
+    read = read_at_once(split=split)
+    return length if length <= read else -(-length // read) * read
 
 
 def empty_cache(config: ModelConfig, *, slots: int, length: int, tensor: int, dtype, split: bool) -> Cache:
@@ -58,7 +66,7 @@ def empty_cache(config: ModelConfig, *, slots: int, length: int, tensor: int, dt
       dtype: of keys and values; int8 adds a float32 scale a position and head.
       split: one dict a layer, for weights of that form.
     """
-    K, T = num_heads(config, tensor), cache_length(length)
+    K, T = num_heads(config, tensor), cache_length(length, split=split)
     lead = () if split else (config.num_layers,)
 
     def room(axes: str, width: int, dtype):
@@ -216,9 +224,9 @@ def _grouped(config: ModelConfig, q_BWHd, K: int):
 
 def _attend_token(config: ModelConfig, q_S1Hd, entry: dict, index, length_S, local, blocks):
     """Returns `[S, 1, H, head_dim]`: attention of one token a slot, at position `length`, to its text up to itself."""
-    T = _length(entry, index)
+    T, read = _length(entry, index), read_at_once(split=index is None)
     q = _grouped(config, q_S1Hd, _heads(entry, index))
-    if T <= READ:
+    if T <= read:
         cached = _read(entry, index, 0, T)
         seen = _seen(config, local, length_S[:, None], jnp.arange(T))
         weight = jax.nn.softmax(jnp.where(seen, _scores(config, q, cached, index), _MASKED), axis=-1)
@@ -227,8 +235,8 @@ def _attend_token(config: ModelConfig, q_S1Hd, entry: dict, index, length_S, loc
 
         def block(i, carry):
             top, mass, out = carry
-            cached = _read(entry, index, i * READ, READ)
-            seen = _seen(config, local, length_S[:, None], i * READ + jnp.arange(READ))
+            cached = _read(entry, index, i * read, read)
+            seen = _seen(config, local, length_S[:, None], i * read + jnp.arange(read))
             score = jnp.where(seen, _scores(config, q, cached, index), _MASKED)
             new_top = jnp.maximum(top, score.max(-1, keepdims=True))
             weight, kept = jnp.exp(score - new_top), jnp.exp(top - new_top)
@@ -391,7 +399,7 @@ def step(
     # The last position of a slot that is not live is written in vain: no prompt that it may hold for others reaches it.
     position_S = jnp.where(live_S, length_S, last)
     if blocks is None:
-        blocks = jnp.max(length_S) // READ + 1
+        blocks = jnp.max(length_S) // read_at_once(split=split) + 1
 
     def apply(x, p, local, entry, index):
         def attend(q, k, v):

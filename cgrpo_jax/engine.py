@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from cgrpo_jax import decoding, sampling, sharding, slots
 from cgrpo_jax import model as model_lib
+from cgrpo_jax import sampling, sharding, slots
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import RowIndex
 from cgrpo_jax.scheduler import Placed, Request, Scheduler, rows_at_once, widths_up_to
@@ -128,9 +128,8 @@ class Engine:
         self._reset()
 
     def _reset(self) -> None:
-        room = decoding.cache_length(self.length)
         self._scheduler = Scheduler(
-            num_groups=self._num_groups, num_slots=self.num_slots, widths=self.widths, room=room
+            num_groups=self._num_groups, num_slots=self.num_slots, widths=self.widths, room=self.length
         )
         self._texts = [_Text() for _ in range(self._num_groups * self.num_slots)]
         self._stopping = np.zeros(len(self._texts), bool)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from cgrpo_jax import arithmetic, decoding, equations, runtime, sharding
+from cgrpo_jax import arithmetic, decoding, equations, layouts, runtime, sharding
 from cgrpo_jax.engine import Engine, Sampling
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.http_critic import HttpCritic
@@ -70,14 +70,14 @@ class Room:
     bytes: int
 
 
-def room(config, shape: ModelConfig, stages: Sequence[tuple[str, str]], *, tensor: int, dtype: str) -> Room:
+def room(config, shape: ModelConfig, stages: Sequence[tuple[str, str]], *, mesh, dtype: str) -> Room:
     """Returns the slots that a configuration asks for: `num_slots`, or as many as `kv_cache_gib` a device holds.
 
     Args:
       config: the configuration.
       shape: the model's.
       stages: that the engine writes, from `policy_stages` or `CRITIC_STAGES`.
-      tensor: devices of a tensor group.
+      mesh: where it writes.
       dtype: that the model computes in.
 
     Raises:
@@ -86,9 +86,10 @@ def room(config, shape: ModelConfig, stages: Sequence[tuple[str, str]], *, tenso
     lengths = [(getattr(config, prompt), getattr(config, continuation)) for prompt, continuation in stages]
     longest, length = max(prompt for prompt, _ in lengths), max(map(sum, lengths))
     dtype = config.cache_dtype or str(dtype)
+    tensor, split = mesh.shape[sharding.TENSOR], layouts.splits(mesh)
     cut = tensor if shape.num_heads % tensor == 0 else 1
     one = jax.eval_shape(
-        lambda: decoding.empty_cache(shape, slots=1, length=length, tensor=cut, dtype=jnp.dtype(dtype), split=False)
+        lambda: decoding.empty_cache(shape, slots=1, length=length, tensor=cut, dtype=jnp.dtype(dtype), split=split)
     )
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(one)) // cut
     number = config.num_slots or int(config.kv_cache_gib * 2**30 // size)
@@ -104,7 +105,7 @@ def make_engine(
     config, shape: ModelConfig, stages: Sequence[tuple[str, str]], tokenizer: Tokenizer, *, mesh, dtype: str
 ) -> Engine:
     """Returns the engine that writes some stages."""
-    has = room(config, shape, stages, tensor=mesh.shape[sharding.TENSOR], dtype=dtype)
+    has = room(config, shape, stages, mesh=mesh, dtype=dtype)
     return Engine(
         shape,
         eos_ids=tokenizer.eos_ids,
@@ -122,7 +123,7 @@ def make_engine(
 
 def describe(config, shape: ModelConfig, stages: Sequence[tuple[str, str]], *, mesh, dtype: str) -> str:
     """Returns what slots there are, and the longest text that one takes, in a line."""
-    has = room(config, shape, stages, tensor=mesh.shape[sharding.TENSOR], dtype=dtype)
+    has = room(config, shape, stages, mesh=mesh, dtype=dtype)
     groups = sharding.num_groups(mesh)
     return (
         f"{groups} x {has.num_slots} slots of {has.length} tokens (prompts of {has.longest_prompt}), "

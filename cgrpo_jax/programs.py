@@ -255,11 +255,10 @@ class _Parts:
         """Returns the slots of the policy's engine, or of the critic's."""
         critic = prefix and self.critic
         stages = generation.CRITIC_STAGES if critic else generation.policy_stages(self.config)
-        tensor = self.mesh.shape[sharding.TENSOR]
-        return generation.room(self.config, critic or self.policy, stages, tensor=tensor, dtype=str(self.dtype))
+        return generation.room(self.config, critic or self.policy, stages, mesh=self.mesh, dtype=str(self.dtype))
 
     def tick(self, name: str, own, args, settings, sampling, per_iteration: int) -> Call:
-        blocks = -(-settings.length // decoding.READ)
+        blocks = -(-settings.length // decoding.read_at_once(split=settings.split))
         return self.call(
             name, "critique" if name.startswith("critic_") else "decode", slots.tick, args, own=own,
             keywords={"settings": settings, "how": sampling}, trips=(settings.chunk, blocks),

@@ -197,8 +197,8 @@ def test_slots_read_in_blocks_give_the_same(split, monkeypatch):
     texts = [random_tokens(EVERYTHING, n + 9, seed=n) for n in (9, 1, 3, 5, 7, 9)]
     start = [9, 1, 3, 5, 7, 9]
     logits = expected(EVERYTHING, texts, start)
-    monkeypatch.setattr(decoding, "READ", 8)
-    assert [decoding.cache_length(n) for n in (5, 8, 9, 20)] == [5, 8, 16, 24]
+    monkeypatch.setattr(decoding, "READ_SPLIT" if split else "READ_STACKED", 8)
+    assert [decoding.cache_length(n, split=split) for n in (5, 8, 9, 20)] == [5, 8, 16, 24]
     slots = Slots(split=split)
     slots.prefill(range(6), [text[:n] for text, n in zip(texts, start, strict=True)])
     _step.clear_cache()

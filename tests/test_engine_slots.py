@@ -235,9 +235,9 @@ def test_what_a_cache_takes():
 
 def test_slots_that_are_read_in_blocks_give_the_same(monkeypatch):
     """Blocks of 8 of 40 positions; texts end in the first to the fifth, and reach over windows of 5."""
-    monkeypatch.setattr(decoding, "READ", 8)
+    monkeypatch.setattr(decoding, "READ_SPLIT", 8)
     hold_to_many(sample(MANY, make=engine(length=35)))
-    assert decoding.cache_length(35) == 40 and decoding.cache_length(8) == 8
+    assert decoding.cache_length(35, split=True) == 40 and decoding.cache_length(8, split=True) == 8
 
 
 # --- programs, memory and mistakes --------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ def measure(config: str, topology: str, num_slots: int) -> list[dict]:
         sys.exit(f"{c.num_slots} slots need {program.needed_bytes / 2**30:.2f} GiB, more than {topology} has.")
     read = {name: leaf for name, leaf in weights.items() if name != "embed" or "unembed" not in weights}
     cache = programs.Buffer("kv_cache", state.cache).bytes
-    room = decoding.cache_length(call.keywords["settings"].length)
-    must = programs.Buffer("weights", read).bytes + cache * min(half * decoding.READ, room) / room
+    room = decoding.cache_length(call.keywords["settings"].length, split=False)
+    must = programs.Buffer("weights", read).bytes + cache * min(half * decoding.READ_STACKED, room) / room
     moved = program.moved_bytes / tokens
     workload = f"{config}, {topology}, {c.num_slots} slots of {room} tokens, half full"
     found = [
