@@ -337,11 +337,11 @@ def prefill(
     def apply(x, p, local, entry, index):
         def attend(q, k, v):
             new = _entries(k, v, entry, index)
+            # Written before it is read, up to the start only: XLA would copy the cache to read it as it was.
+            held = _put_prompts(entry, new, index, slot_Q, start_Q, number)
             if continued:
-                out = _attend_prompt(config, q, new, entry, index, slot_Q, start_Q, local)
-            else:
-                out, _ = alone(local)(q, k, v)
-            return out, _put_prompts(entry, new, index, slot_Q, start_Q, number)
+                return _attend_prompt(config, q, new, held, index, slot_Q, start_Q, local), held
+            return alone(local)(q, k, v)[0], held
 
         return forward.apply_layer(config, p, x, rope(local), attend, as_stored=index is not None)
 
