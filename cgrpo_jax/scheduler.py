@@ -1,12 +1,13 @@
 """Which continuation goes into which slot, and what of its prompt is copied from a slot that holds it: no arrays.
 
-All samples of a prompt share one prefill, and prompts that begin alike share their beginning where that spares work. A
-decision depends on the requests and on which texts have ended, so all processes come to the same.
+The samples of a prompt share one prefill in each data group that writes some of them, and prompts that begin alike
+share their beginning where that spares work. No slot of any group is free while a continuation waits. A decision
+depends on the requests and on which texts have ended, so all processes come to the same.
 """
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -56,6 +57,19 @@ class Placed:
 
 
 @dataclasses.dataclass
+class _Begun:
+    """Continuations of a request that a group has yet to place: those from `number` up to `end`."""
+
+    request: Request
+    number: int
+    end: int
+
+    @property
+    def left(self) -> int:
+        return self.end - self.number
+
+
+@dataclasses.dataclass
 class _Slot:
     """The prompt that a slot holds, and the continuation that goes on in it, if any."""
 
@@ -94,8 +108,9 @@ class Scheduler:
         self.num_groups, self.num_slots, self.widths, self.room = num_groups, num_slots, tuple(widths), room
         self._queue: list[Request] = []
         self._slots = [_Slot() for _ in range(num_groups * num_slots)]
+        self._free = [num_slots] * num_groups
         # A group hands out all of a request before it begins another: so its prompt is in one of the slots until then.
-        self._started: list[tuple[Request, int] | None] = [None] * num_groups
+        self._begun: list[_Begun | None] = [None] * num_groups
 
     @property
     def waiting(self) -> int:
@@ -105,11 +120,11 @@ class Scheduler:
     @property
     def live(self) -> int:
         """Continuations that have one."""
-        return sum(slot.request is not None for slot in self._slots)
+        return len(self._slots) - sum(self._free)
 
     def waiting_by_priority(self) -> dict[int, int]:
         """Returns the continuations that wait, by the priority of their requests."""
-        left = [(request, len(request.indices) - number) for request, number in filter(None, self._started)]
+        left = [(begun.request, begun.left) for begun in filter(None, self._begun)]
         left += [(request, len(request.indices)) for request in self._queue]
         waiting: collections.Counter = collections.Counter()
         for request, number in left:
@@ -131,6 +146,7 @@ class Scheduler:
     def free(self, slot: int) -> None:
         """Takes down that the continuation in a slot has ended. The slot still holds its prompt."""
         self._slots[slot].request = None
+        self._free[slot // self.num_slots] += 1
 
     def width(self, tokens: int) -> int:
         """Returns the width to which so many tokens are padded."""
@@ -145,47 +161,67 @@ class Scheduler:
         placed: list[Placed] = []
         copies: dict[int, int] = {}  # slots that will hold the same as another
         continued: set[int] = set()  # slots with something after what they copied
-        for group in self._groups_by_room():
-            while (started := self._next(group)) is not None:
-                request, number = started
-                source, shared = self._source(group, request.prompt_ids)
-                source = copies.get(source, source)
-                if source in continued:
-                    break
-                slot = self._target(group, source)
-                if slot is None:
-                    break
-                if source is not None:
-                    if slot != source:  # the source is occupied, so nothing else is put there in this call
-                        copies[slot] = source
-                    if shared < len(request.prompt_ids) - 1:
-                        continued.add(slot)
-                        copies.pop(slot, None)
-                self._slots[slot] = _Slot(request.prompt_ids, request, number)
-                placed.append(Placed(slot, request, number, source, shared))
-                self._started[group] = (request, number + 1) if number + 1 < len(request.indices) else None
+        later: set[int] = set()  # groups that place no more in this call
+        while (group := self._next(later)) is not None:
+            begun = self._begun[group]
+            request = begun.request
+            source, shared = self._source(group, request.prompt_ids)
+            source = copies.get(source, source)
+            if source in continued:
+                later.add(group)
+                continue
+            slot = self._target(group, source)
+            if source is not None:
+                if slot != source:  # the source is occupied, so nothing else is put there in this call
+                    copies[slot] = source
+                if shared < len(request.prompt_ids) - 1:
+                    continued.add(slot)
+                    copies.pop(slot, None)
+            self._slots[slot] = _Slot(request.prompt_ids, request, begun.number)
+            self._free[group] -= 1
+            placed.append(Placed(slot, request, begun.number, source, shared))
+            begun.number += 1
+            if not begun.left:
+                self._begun[group] = None
         return placed
-
-    def _groups_by_room(self) -> list[int]:
-        """Returns the data groups, that with the most free slots first."""
-        free = [sum(self._slots[s].request is None for s in self._of_group(group)) for group in range(self.num_groups)]
-        return sorted(range(self.num_groups), key=lambda group: -free[group])
 
     def _of_group(self, group: int) -> range:
         return range(group * self.num_slots, (group + 1) * self.num_slots)
 
-    def _next(self, group: int) -> tuple[Request, int] | None:
-        """Returns the continuation that a group places next: of what it has begun, or of what waits first."""
-        if self._started[group] is None and self._queue and self._target(group, None) is not None:
-            self._started[group] = self._queue.pop(0), 0
-        return self._started[group]
+    def _next(self, later: Collection[int]) -> int | None:
+        """Returns the data group that places next, which has begun something and has a free slot; None if none has.
 
-    def _target(self, group: int, source: int | None) -> int | None:
+        A group goes on with what it has begun. Else that with the most room begins what waits first, so that prompts
+        that come together are prefilled together; or, where nothing waits to begin, takes over some of what is left of
+        a request in a group that is full.
+        """
+        able = [group for group in range(self.num_groups) if self._free[group] and group not in later]
+        going_on = next((group for group in able if self._begun[group]), None)
+        if going_on is not None or not able:
+            return going_on
+        group = max(able, key=lambda group: self._free[group])
+        if self._queue:
+            request = self._queue.pop(0)
+            self._begun[group] = _Begun(request, 0, len(request.indices))
+            return group
+        full = [other for other in range(self.num_groups) if self._begun[other] and not self._free[other]]
+        if not full:
+            return None
+        giver = max(full, key=lambda other: self._begun[other].left)
+        given = self._begun[giver]
+        first = max(given.number, given.end - self._free[group])
+        self._begun[group] = _Begun(given.request, first, given.end)
+        given.end = first
+        if not given.left:
+            self._begun[giver] = None
+        return group
+
+    def _target(self, group: int, source: int | None) -> int:
         """Returns the free slot to use: the one that holds the prompt already, else one that holds nothing of use."""
         if source is not None and self._slots[source].request is None:
             return source
         free = [s for s in self._of_group(group) if self._slots[s].request is None]
-        return min(free, key=lambda s: (self._slots[s].prompt_ids is not None, s), default=None)
+        return min(free, key=lambda s: (self._slots[s].prompt_ids is not None, s))
 
     def _source(self, group: int, prompt_ids: np.ndarray) -> tuple[int | None, int]:
         """Returns the slot that holds the most of a prompt, and how many tokens; none where that spares no work."""

@@ -42,7 +42,7 @@ class Slots:
             if one.source is not None:
                 assert one.source // s.num_slots == one.slot // s.num_slots
                 assert one.shared == whole or s.width(whole - one.shared) < s.width(whole)
-            self.prefills[id(one.request)] += bool(len(one.rest))
+            self.prefills[one.request] += bool(len(one.rest))
         # Within a step any order must do: programs take what has the same width together.
         for one in self.shuffled(fresh):
             self.put(one.slot, 0, one.rest)
@@ -105,7 +105,7 @@ def play(seed):
     )
     slots, coming = Slots(made, rng), workload(rng, 30, longest)
     name = {id(one): number for number, one in enumerate(coming)}
-    queue, history, begun, group_of = [], [], collections.Counter(), {}
+    queue, history, begun, parts = [], [], {}, collections.Counter()
     while coming or made.waiting or made.live:
         for _ in range(min(len(coming), rng.integers(0, 4))):
             queue.append(coming.pop())
@@ -114,25 +114,23 @@ def play(seed):
         while placed := made.place():
             history.append([(one.slot, name[id(one.request)], one.number, one.source, one.shared) for one in placed])
             for one in placed:
-                assert one.number == begun[one.request]
-                begun[one.request] += 1
                 if one.number == 0:
                     assert queue.pop(0) is one.request, "not the first of the highest priority"
+                numbers = begun.setdefault(one.request, {})
+                assert one.number not in numbers
                 group = one.slot // made.num_slots
-                assert group_of.setdefault(one.request, group) == group
+                numbers[one.number] = group
+                parts[one.request] += numbers.get(one.number - 1) != group
             slots.write(placed)
-        # Whoever waits does so because no slot is free that may take him.
-        free = {s // made.num_slots for s in range(len(slots.held)) if made.occupant(s) is None}
-        behind = [one for one, group in group_of.items() if begun[one] < len(one.indices)]
-        assert not free or not queue
-        assert not free & {group_of[one] for one in behind}
-        assert made.live == len(slots.live)
-        assert made.waiting == sum(len(one.indices) for one in queue) + sum(
-            len(one.indices) - begun[one] for one in behind
-        )
+        # Whoever waits does so because no slot is free.
+        waiting = sum(len(one.indices) for one in queue)
+        waiting += sum(len(one.indices) - len(numbers) for one, numbers in begun.items())
+        assert made.live == len(slots.live) and made.waiting == waiting
+        assert not waiting or made.live == len(slots.held)
         slots.decode(rng.choice([0.05, 0.3]))
-    assert all(begun[one] == len(one.indices) for one in group_of) and len(begun) == 30
-    assert max(slots.prefills.values()) == 1  # all samples of a request share one
+    assert all(sorted(numbers) == list(range(len(one.indices))) for one, numbers in begun.items()) and len(begun) == 30
+    for one, prefills in slots.prefills.items():  # all samples that a group writes one after another share one
+        assert prefills <= (parts[one] if made.num_groups > 1 else 1)
     return history
 
 
@@ -251,6 +249,29 @@ def test_groups_take_turns_by_the_room_they_have_and_never_share():
     assert placements(made) == [[(2, 0, 2, 9, 0)]]  # group 1 has the room, and the prompt already
     made.free(3)
     assert placements(made) == [[(3, 1, 2, 9, 0)]]
+
+
+def test_prompts_that_come_together_are_spread_over_the_groups():
+    made = scheduler(num_groups=2, num_slots=3)
+    for n in range(4):
+        made.add(request(range(10 * n, 10 * n + 10)))
+    assert [slot for slot, *_ in placements(made)[0]] == [0, 3, 1, 4]
+
+
+def test_a_group_with_room_takes_over_what_another_has_none_for():
+    """The last of what is left, as many as it has slots; each group prefills the prompt for itself."""
+    made = scheduler(num_groups=2, num_slots=2)
+    made.add(request(range(10), samples=7))
+    assert placements(made) == [[(0, 0, None, 0, 9), (1, 1, 0, 9, 0), (2, 5, None, 0, 9), (3, 6, 2, 9, 0)]]
+    made.free(2)
+    assert placements(made) == [[(2, 4, 2, 9, 0)]]
+    made.add(request(range(20, 30)))
+    made.free(3)
+    assert placements(made) == [[(3, 0, None, 0, 9)]]  # what nobody has begun goes first
+    for slot in (0, 1):
+        made.free(slot)
+    assert placements(made) == [[(0, 2, 0, 9, 0), (1, 3, 0, 9, 0)]]
+    assert made.waiting == 0
 
 
 def test_a_prompt_of_one_token_needs_nothing():
