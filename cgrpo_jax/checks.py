@@ -98,6 +98,12 @@ def check(config) -> None:
             raise UserError(f"{key} {value} is not a probability mass; use a value above 0 and at most 1.")
     if not config.num_slots and not config.kv_cache_gib:
         raise UserError("num_slots 0 takes as many slots as kv_cache_gib holds; set one of them.")
+    if config.num_slots and config.kv_cache_gib:
+        raise UserError(
+            f"num_slots {config.num_slots} and kv_cache_gib {config.kv_cache_gib:g} are both set; set one of them to 0."
+        )
+    if not all(isinstance(stop, str) for stop in config.stop):
+        raise UserError(f"stop {tuple(config.stop)} must hold strings; quote them.")
     if any(not stop for stop in config.stop):
         raise UserError(f"stop {tuple(config.stop)} holds an empty string, after which every text ends; leave it out.")
     if config.grader_timeout <= 0:
@@ -153,6 +159,11 @@ def _check_http_critic(config) -> None:
         raise UserError("critic_folder and http_critic.url both name a critic; leave one of them empty.")
     if not config.http_critic.model:
         raise UserError("http_critic.model is empty; give the name that the endpoint knows its model by.")
+    if config.reward_source == "critic" and (config.http_critic.max_requests or config.http_critic.max_tokens):
+        raise UserError(
+            'reward_source "critic" needs a verdict on every response, which http_critic.max_requests and max_tokens '
+            "end; set both to 0."
+        )
 
 
 def _get(config, key: str):

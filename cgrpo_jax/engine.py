@@ -151,9 +151,9 @@ class Engine:
         self._settings = slots.Settings(
             self.config, self.mesh, self.eos_ids, self.num_slots, self.length, self.chunk, dtype, split
         )
+        self._slots = slots.empty(self._settings)
         self._params, self._how = params, sampling or Sampling()
         self._key = np.uint32(seed), np.uint32(iteration)
-        self._slots = slots.empty(self._settings)
 
     def end(self) -> None:
         """Lets go of the cache and the weights; requests that are not finished are dropped."""
@@ -161,14 +161,14 @@ class Engine:
         self._reset()
 
     def compile(
-        self, params: dict, ways: Sequence[Sampling], *, say: Callable[[str], None] = lambda text: None
+        self, params: dict, ways: Sequence[Sampling], *, tell: Callable[[int, int, str], None] = lambda *_: None
     ) -> None:
         """Runs every program that the engine can come to call once, with nothing to do: none is compiled later.
 
         Args:
           params: as in `begin`.
           ways: all that `begin` will be given as `sampling`.
-          say: is told, before each, how many there are and which comes.
+          tell: is called before each, with how many are done, how many there are, and which comes.
         """
         fresh = [(width, rows, False) for width in self.widths for rows in sorted({1, rows_at_once(width)})]
         continued = [(width, 1, True) for width in self.widths[:-1]]
@@ -176,8 +176,8 @@ class Engine:
 
         def next_is(name: str) -> None:
             nonlocal number
+            tell(number, total, name)
             number += 1
-            say(f"program {number} of {total} of the engine: {name}")
 
         self.begin(params, seed=0, iteration=0)
         try:
@@ -207,6 +207,11 @@ class Engine:
         return self.waiting > 0 or self.live > 0
 
     @property
+    def total_slots(self) -> int:
+        """Slots of all data groups."""
+        return len(self._texts)
+
+    @property
     def live(self) -> int:
         """Continuations that go on."""
         return self._scheduler.live
@@ -225,8 +230,10 @@ class Engine:
 
         Raises:
           UserError: its prompt is empty, or does not fit a slot with its continuation.
-          ValueError: it asks for no text, or for texts of no token.
+          ValueError: it asks for no text, or for texts of no token; or the engine has not begun.
         """
+        if self._slots is None:
+            raise ValueError("the engine is not at work; call begin() before requests are added.")
         if not len(request.indices) or request.max_length < 1:
             raise ValueError(f"a request asks for no text: {len(request.indices)} of {request.max_length} tokens.")
         prompt, longest = len(request.prompt_ids), self.widths[-1]
@@ -245,7 +252,7 @@ class Engine:
             return []
         began = time.monotonic()
         orders = self._refill()
-        waiting, num_slots = self.waiting, len(self._texts)
+        waiting, num_slots = self.waiting, self.total_slots
         # Where nothing waits, slots idle anyway: whoever asked should hear at once, it may ask for more.
         until = max(1, num_slots // _IDLE_SHARE) if waiting else 1
         report = self._tick(orders, until)
@@ -395,6 +402,7 @@ class Engine:
             ended, cut = not report.live_S[s], self._stopped_at(text.tokens, new)
             if cut is not None:
                 self._stopping[s] = not ended
+                total -= len(text.tokens) - cut
                 del text.tokens[cut:], text.logp[cut:]
             if ended or cut is not None:
                 truncated = cut is None and text.tokens[-1] not in self.eos_ids

@@ -4,11 +4,12 @@ python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quick
 """
 
 import datetime
+import functools
 import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, checks, cli, rewards, runtime
+from cgrpo_jax import assemble, checks, cli, journal, rewards, runtime
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.pipeline import Pipeline
@@ -30,7 +31,8 @@ def main(config, workdir: str, distributed: bool = False) -> None:
         if not problems:
             raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
     params, source = assemble.trained_params(config, model, workdir)
-    with rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout) as grader:
+    grader = rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout)
+    with grader, journal.evaluating() as bar:
         result, groups = evaluate(
             model,
             params,
@@ -43,6 +45,7 @@ def main(config, workdir: str, distributed: bool = False) -> None:
             max_length=config.max_response_length,
             pass_threshold=config.pass_threshold,
             seed=config.seed,
+            on_tick=functools.partial(journal.show, bar),
         )
     if not runtime.is_first():
         return

@@ -1,12 +1,12 @@
 """Held-out accuracy: greedy pass@1 and unbiased pass@k."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from cgrpo_jax.engine import Sampling
 from cgrpo_jax.passk import pass_at_k
-from cgrpo_jax.pipeline import Pipeline
+from cgrpo_jax.pipeline import Pipeline, Progress
 from cgrpo_jax.records import Author, Problem, Rollout
 from cgrpo_jax.rollout import respond, score
 from cgrpo_jax.writers import Writer, at_work
@@ -28,6 +28,7 @@ def evaluate(
     max_length: int,
     pass_threshold: float,
     seed: int,
+    on_tick: Callable[[Progress], None] | None = None,
 ) -> tuple[dict[str, float], list[list[Rollout]]]:
     """Evaluates weights on problems, as the paper does: greedy for pass@1, sampled for k > 1.
 
@@ -42,6 +43,7 @@ def evaluate(
       max_length: tokens a response may have.
       pass_threshold: reward from which a response is right.
       seed: of the samples.
+      on_tick: as in `Pipeline.run`.
 
     Returns:
       (`pass@k` for each k, `mean@n` (accuracy of the n samples), mean length in tokens and truncated share of the
@@ -65,7 +67,8 @@ def evaluate(
             return await score(rows, problem)
 
         with at_work(writer) as engines:
-            return pipeline.run([answer(q, problem) for q, problem in enumerate(problems)], engines=engines)
+            questions = [answer(q, problem) for q, problem in enumerate(problems)]
+            return pipeline.run(questions, engines=engines, on_tick=on_tick)
 
     greedy = answers(0.0, 1.0, 1)
     sampled = answers(temperature, top_p, num_samples) if max(ks) > 1 else [[] for _ in problems]

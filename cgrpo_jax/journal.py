@@ -5,7 +5,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TextIO
 
 import tqdm
@@ -59,6 +59,24 @@ def progress_bar(steps: Iterable | None = None, **kw) -> tqdm.tqdm:
     return tqdm.tqdm(steps, mininterval=0.2 if sys.stderr.isatty() else 10.0, disable=not runtime.is_first(), **kw)
 
 
+@contextlib.contextmanager
+def told(desc: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Gives what is called with how many parts are done, how many there are and which comes: shown as a bar."""
+    with progress_bar(desc=desc, leave=False) as bar:
+
+        def tell(done: int, total: int, name: str) -> None:
+            bar.total = total
+            bar.set_postfix_str(name, refresh=False)
+            bar.update(done - bar.n)
+
+        yield tell
+
+
+def evaluating() -> tqdm.tqdm:
+    """Returns a bar that has only what `show` writes beside it."""
+    return progress_bar(desc="evaluating", leave=False, bar_format="{desc} [{elapsed}{postfix}]")
+
+
 def show(bar: tqdm.tqdm, progress: Progress) -> None:
     """Shows beside a progress bar how far an iteration's texts are, as seldom as the bar itself is drawn."""
     now = time.monotonic()
@@ -93,10 +111,10 @@ def bar_text(row: Mapping[str, float]) -> str:
 
 def sampled_tokens(
     responses: Sequence[Sequence[Rollout]], refinements: Sequence[Rollout], counts: Mapping[str, int]
-) -> dict[str, int]:
+) -> int:
     """Returns the tokens that models sampled in an iteration; `counts` holds those of critiques."""
     written = [row for group in responses for row in group] + [r for r in refinements if r.author == Author.POLICY]
-    return {"rollout": sum(len(row.token_ids) for row in written) + counts["tokens"]}
+    return sum(len(row.token_ids) for row in written) + counts["tokens"]
 
 
 def metrics_row(

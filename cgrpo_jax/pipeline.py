@@ -226,7 +226,8 @@ class Pipeline:
             return
         self._gradings = [one for one in self._gradings if not (everything or one[0] <= self._tick)]
         started = time.monotonic()
-        own = [[dataclasses.astuple(row.result()) for row in pending] for _, _, _, pending in due]
+        with runtime.agree("grading"):
+            own = [[dataclasses.astuple(row.result()) for row in pending] for _, _, _, pending in due]
         shares = runtime.share(own)
         self.grade_seconds += time.monotonic() - started
         for i, (_, task, number, _) in enumerate(due):
@@ -256,7 +257,7 @@ class Pipeline:
             done=len(self._results) - self._left,
             total=len(self._results),
             live=sum(engine.live for engine in self._engines),
-            slots=sum(engine.num_slots for engine in self._engines),
+            slots=sum(engine.total_slots for engine in self._engines),
             waiting=dict(waiting),
             tokens=tokens,
             seconds=seconds,

@@ -58,7 +58,7 @@ class Problem:
 
 @struct.dataclass
 class RowIndex:
-    """Where a row stands in its iteration. All fields enter its random key (see `sampling.row_key`).
+    """Where a row stands in its iteration. All fields enter its random key (see `sampling.row_keys`).
 
     A response has critique = refinement = 0; a critique names its response; a refinement names both. `attempt`
     counts the retries of a critique whose verdict could not be used.

@@ -183,9 +183,6 @@ class Pending:
     row: tuple[str, str]
     future: futures.Future
 
-    def done(self) -> bool:
-        return self.future.done()
-
     def result(self) -> Grade:
         """Waits for the grade."""
         result, reason, timed_out = self.grader._outcome(self.future, math_worker.grade, self.row)

@@ -46,6 +46,7 @@ from cgrpo_jax import update as update_lib
 from cgrpo_jax.checkpoint import Checkpoints
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.engine import Stats
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.http_critic import HttpCritic
 from cgrpo_jax.pipeline import Pipeline, Progress, together
@@ -53,8 +54,13 @@ from cgrpo_jax.problems import load_problems
 from cgrpo_jax.records import Author, Problem, Rollout, TrainRow, TrainState
 from cgrpo_jax.rundir import RunDir
 
-# What a resumed run may change: how long it goes on, and what it writes.
-_MAY_CHANGE = ("num_iterations", "checkpoint_every", "checkpoints_to_keep", "samples_every", "samples_per_iteration")
+# What a resumed run may change: how long it goes on, what it writes, and where and with what room it runs.
+_MAY_CHANGE = (
+    "num_iterations", "checkpoint_every", "checkpoints_to_keep", "samples_every", "samples_per_iteration",
+    "mesh", "num_slots", "kv_cache_gib", "decode_chunk", "prompt_bucket", "grader_workers",
+    "http_critic.url", "http_critic.key_variable", "http_critic.concurrency", "http_critic.timeout",
+    "http_critic.max_attempts", "http_critic.max_requests", "http_critic.max_tokens",
+)  # fmt: skip
 
 
 def main(config, workdir: str, distributed: bool = False) -> None:
@@ -246,9 +252,18 @@ class Loop:
         """Returns the responses to a question, the refinements of those that are refined, and counts."""
         c = self.config
         counts: collections.Counter = collections.Counter()
-        critique = functools.partial(
-            rollout.critique, critic, problem=problem, encode=self.model.tokenizer.encode, num_critiques=c.num_critiques
-        )
+        encode = self.model.tokenizer.encode
+
+        async def critique(rows: list[Rollout]):
+            written, new = await rollout.critique(
+                critic, rows, problem=problem, encode=encode, num_critiques=c.num_critiques
+            )
+            if c.reward_source == "critic" and new["unanswered"]:
+                raise UserError(
+                    f"{c.http_critic.url} left {new['unanswered']} responses without a verdict, which is their reward; "
+                    "see that it answers, then give the same command to go on."
+                )
+            return written, new
 
         async def score(refinements: list[Rollout]):
             if c.reward_source == "verifier":
@@ -271,10 +286,8 @@ class Loop:
         if c.refine == "none" or not failed:
             return responses, [], counts
         if c.refine == "solution":
-            tokenizer = self.model.tokenizer
-            refinements = rollout.insert_solution(
-                failed, problem, encode=tokenizer.encode, end_of_turn=tokenizer.end_of_turn_id
-            )
+            end_of_turn = self.model.tokenizer.end_of_turn_id
+            refinements = rollout.insert_solution(failed, problem, encode=encode, end_of_turn=end_of_turn)
             refinements, judged = await score(refinements)
             return responses, refinements, counts + judged
 
@@ -390,17 +403,22 @@ class Loop:
         where = dict(mesh=model.mesh, dtype=model.dtype)
         journal.say(f"engine: {generation.describe(c, model.config, generation.policy_stages(c), **where)}")
         with self.clock("compile"):
-            self.model.engine.compile(self._weights(state), generation.ways_to_sample(self.config))
+            with journal.told("compiling the engine") as tell:
+                self.model.engine.compile(self._weights(state), generation.ways_to_sample(self.config), tell=tell)
             if self.critic_model:
                 critic, params = self.critic_model
-                critic.engine.compile(params, [generation.sampling(self.config)])
+                with journal.told("compiling the critic's engine") as tell:
+                    critic.engine.compile(params, [generation.sampling(self.config)], tell=tell)
 
-    def _evaluate(self, params) -> tuple[dict | None, list[int] | None]:
-        """Returns held-out metrics, and the positions of the questions that no sample solves."""
+    def _evaluate(self, params, state: TrainState | None = None) -> tuple[dict | None, list[int] | None]:
+        """Returns held-out metrics, and the positions of the questions that no sample solves.
+
+        `state` is what is saved where SIGTERM comes meanwhile; None before there is any.
+        """
         c = self.config
         if not self.eval_problems:
             return None, None
-        with self.clock("evaluate"):
+        with self.clock("evaluate"), journal.evaluating() as bar:
             result, groups = evaluate(
                 self.model,
                 params,
@@ -413,20 +431,25 @@ class Loop:
                 max_length=c.max_response_length,
                 pass_threshold=c.pass_threshold,
                 seed=c.seed,
+                on_tick=functools.partial(self._tick, state, bar),
             )
         passed = [[row.reward >= c.pass_threshold for row in group] for group in groups]
         return result, [q for q, group in enumerate(passed) if not any(group)]
 
-    def _log(self, iteration: int, row: dict, sampled: dict[str, int], state: TrainState) -> None:
+    def _log(self, iteration: int, row: dict, sampled: int, state: TrainState) -> None:
         """Writes an iteration's metrics; `row` is completed in place."""
         c = self.config
         if iteration == 0:
             self.progress.all_failed_start = row["frac_all_wrong"]
-        self.progress.num_tokens += sum(sampled.values())
+        self.progress.num_tokens += sampled
+        generated = sum(stats.tokens for stats in self.engine_stats)
         if c.eval.every and (iteration + 1) % c.eval.every == 0:
-            row |= {f"eval/{name}": value for name, value in (self._evaluate(self._weights(state))[0] or {}).items()}
+            # Stopped here, the iteration is done all the same: it is saved, without this, when the next one begins.
+            with contextlib.suppress(Stopped):
+                result, _ = self._evaluate(self._weights(state), state)
+                row |= {f"eval/{name}": value for name, value in (result or {}).items()}
         row |= {"step": iteration, "num_tokens": self.progress.num_tokens, "num_compilations": runtime.compilations()}
-        row |= self.clock.take(sampled | {"update": row["tokens_trained"]})
+        row |= self.clock.take({"rollout": generated, "update": row["tokens_trained"]})
         self._write(self.run.append_metrics, row)
 
     def _write(self, function: Callable, *args, **kw) -> None:
@@ -449,7 +472,7 @@ class Loop:
             self.checkpoints.save(iteration, state, dataclasses.asdict(self.progress))
 
     def _finish(self, state: TrainState) -> None:
-        after, unsolved = self._evaluate(self._weights(state))
+        after, unsolved = self._evaluate(self._weights(state), state)
         self.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self.since
         summary = journal.summary(self.progress, updates=int(state.step), after=after, unsolved_after=unsolved)

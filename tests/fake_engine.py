@@ -49,6 +49,10 @@ class FakeEngine:
         return stats
 
     @property
+    def total_slots(self):
+        return self.num_slots
+
+    @property
     def live(self):
         return len(self._live)
 

@@ -46,6 +46,22 @@ def evaluate(ks=(1, 2, 4), **keywords):
     return result, groups, engine.runs
 
 
+def test_whoever_looks_at_the_progress_may_stop_it():
+    seen = []
+
+    def look(progress):
+        seen.append((progress.done, progress.total))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    evaluate(on_tick=lambda progress: seen.append((progress.done, progress.total)))
+    assert len(seen) >= 2 and {total for _, total in seen} == {3}
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(on_tick=look)
+    assert len(seen) == 2
+
+
 def test_pass_at_one_is_greedy_and_pass_at_k_unbiased():
     result, _, _ = evaluate()
     right, wrong = len(TOKENIZER.encode("Answer: 56")) + 1, len(TOKENIZER.encode("Answer: 0"))

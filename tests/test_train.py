@@ -257,6 +257,36 @@ def test_a_crash_before_the_first_checkpoint(tmp_path, uninterrupted, monkeypatc
     assert_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.parametrize("evaluation, iterations", [(1, 0), (2, 1), (4, 2)], ids=["first", "periodic", "final"])
+def test_sigterm_within_an_evaluation(tmp_path, monkeypatch, capsys, evaluation, iterations):
+    """What was done is saved; a periodic evaluation is left out, the final one is made by the run that goes on."""
+    evaluations, show = [], journal.show
+    changes = WARM | {"checkpoint_every": 100, "eval.every": 1, "model.init": ""}
+
+    def shown(bar, progress):
+        if bar.desc == "evaluating" and not any(bar is one for one in evaluations):
+            evaluations.append(bar)
+            if len(evaluations) == evaluation:
+                os.kill(os.getpid(), signal.SIGTERM)
+        show(bar, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "show", shown)
+        run(tmp_path, changes, num_iterations=2)
+    told = capsys.readouterr().err
+    assert len(evaluations) == evaluation and not (tmp_path / "summary.json").exists()
+    assert (
+        f"stopped by SIGTERM {f'after iteration {iterations}' if iterations else 'before the first iteration'};" in told
+    )
+
+
+def test_a_run_may_go_on_with_other_slots(tmp_path):
+    run(tmp_path, WARM, num_iterations=1)
+    run(tmp_path, WARM | {"num_slots": 5, "decode_chunk": 7, "prompt_bucket": 16}, num_iterations=2)
+    assert [row["step"] for row in metrics(tmp_path)] == [0, 1]
+    assert json.loads((tmp_path / "config.json").read_text())["num_slots"] == 5
+
+
 def test_sigterm_within_a_warm_start(tmp_path, uninterrupted, monkeypatch, capsys):
     updates = []
 
