@@ -105,6 +105,13 @@ def freeze(config: config_dict.ConfigDict) -> config_dict.FrozenConfigDict:
     return config_dict.FrozenConfigDict(config)
 
 
+def replaced(config: Mapping, changes: Mapping[str, Any]) -> config_dict.FrozenConfigDict:
+    """Returns an unchangeable copy with other values at dotted keys."""
+    copy = config_dict.ConfigDict(config)
+    copy.update_from_flattened_dict(changes)
+    return freeze(copy)
+
+
 def to_json(config: Mapping | config_dict.ConfigDict) -> dict[str, Any]:
     """Returns the configuration as a dict that `json.dumps` takes and `json.loads` gives back unchanged.
 

@@ -73,6 +73,8 @@ class Room:
 def room(config, shape: ModelConfig, stages: Sequence[tuple[str, str]], *, mesh, dtype: str) -> Room:
     """Returns the slots that a configuration asks for: `num_slots`, or as many as `kv_cache_gib` a device holds.
 
+    An iteration's texts are the most that the latter gives.
+
     Args:
       config: the configuration.
       shape: the model's.
@@ -92,7 +94,11 @@ def room(config, shape: ModelConfig, stages: Sequence[tuple[str, str]], *, mesh,
         lambda: decoding.empty_cache(shape, slots=1, length=length, tensor=cut, dtype=jnp.dtype(dtype), split=split)
     )
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(one)) // cut
-    number = config.num_slots or int(config.kv_cache_gib * 2**30 // size)
+    # More than the texts that an iteration can have at a time would stay empty.
+    texts = config.questions_per_iteration * config.num_responses
+    texts *= max(1, config.num_critiques * config.refinements_per_critique)
+    most = -(-texts // sharding.num_groups(mesh))
+    number = config.num_slots or min(most, int(config.kv_cache_gib * 2**30 // size))
     if number < 1:
         raise UserError(
             f"kv_cache_gib {config.kv_cache_gib:g} does not hold one slot of {length} tokens, which takes "

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
-import ml_collections
 
 from cgrpo_jax import assemble, checks, costs, hlo, programs, topology
 from cgrpo_jax import config as config_lib
@@ -215,11 +214,10 @@ class Planner:
         return None
 
     def _fit(self, changes: Mapping[str, object], phases: tuple[str, ...]) -> bool:
-        config = ml_collections.ConfigDict(self.config)
-        config.update_from_flattened_dict(changes)
+        config = config_lib.replaced(self.config, changes)
         try:
             checks.check(config)
-            of = self._programs(config_lib.freeze(config))
+            of = self._programs(config)
         except UserError:
             return False
         return all(self._fits(call, of) for call in of.calls if call.phase in phases)
@@ -233,11 +231,11 @@ class Planner:
             times *= 2
 
     def _fewer_rows(self) -> Iterator[dict]:
-        rows = self.config.num_slots
+        rows = self.config.num_slots or self.programs.num_slots
         yield {}
         while rows > 1:
             rows //= 2
-            yield {"num_slots": rows}
+            yield {"num_slots": rows} | ({"kv_cache_gib": 0.0} if self.config.kv_cache_gib else {})
 
     def _smaller_batches(self) -> Iterator[dict]:
         c = self.config

@@ -77,11 +77,12 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """What a run compiles, what lies on its devices, and the tokens that an iteration samples."""
+    """What a run compiles, what lies on its devices, the tokens that an iteration samples, the policy's slots."""
 
     calls: tuple[Call, ...]
     buffers: Mapping[str, Buffer]
     sampled_tokens: int
+    num_slots: int
 
 
 def of(config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None) -> Programs:
@@ -99,7 +100,7 @@ def of(config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None) -> P
         if call.phase in ("prefill", "decode", "critique"):  # both engines have theirs while either works
             others = tuple(name for name in caches if name not in call.own)
             calls[i] = dataclasses.replace(call, beside=call.beside + others)
-    return Programs(tuple(calls), parts.buffers, parts.sampled_tokens)
+    return Programs(tuple(calls), parts.buffers, parts.sampled_tokens, parts.room("").num_slots)
 
 
 def shallow(config: ModelConfig, depth: int) -> ModelConfig:

@@ -11,6 +11,7 @@ import functools
 import sys
 
 from cgrpo_jax import arithmetic, assemble, checks, cli, generation, journal, rewards, rollout, runtime, writers
+from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.pipeline import Pipeline
 from cgrpo_jax.records import Author, Problem
@@ -26,6 +27,7 @@ def main(config, workdir: str, question: str | None, answer: str | None, distrib
     now = datetime.datetime.fromisoformat(started)
     with runtime.agree("loading models"):
         checks.check(config)
+        config = config_lib.replaced(config, {"num_slots": 1, "kv_cache_gib": 0.0})  # one text is written at a time
         mesh = assemble.make_mesh(config)
         model = assemble.load_model(config, mesh, now=now)
         critic_model = assemble.load_critic(config, mesh, now=now)

@@ -8,6 +8,7 @@ import pytest
 import tiny_run
 
 from cgrpo_jax import cli, evaluate, sample
+from cgrpo_jax.engine import Engine
 
 QUESTION = {"question": cli.Flag("the question"), "answer": cli.Flag("its gold answer")}
 
@@ -95,6 +96,19 @@ def test_sample_shows_a_question_through_all_stages(trained, capsys):
     assert reward == str(int(response.endswith("Answer: 56")))
     assert refined_reward == str(int(refinement.endswith("Answer: 56")))
     assert critique.endswith("Conclusion: right [END]" if reward == "1" else "Conclusion: wrong [END]")
+
+
+def test_sample_decodes_one_text_at_a_time(trained, monkeypatch):
+    """Slots that stay empty cost as much as others."""
+    slots, begin = [], Engine.begin
+
+    def noted(self, *args, **kw):
+        slots.append(self.num_slots)
+        return begin(self, *args, **kw)
+
+    monkeypatch.setattr(Engine, "begin", noted)
+    run_sample(trained, "--question=7*8")
+    assert slots == [1]
 
 
 def test_sample_reads_a_question_a_line(trained, capsys, monkeypatch):

@@ -341,6 +341,25 @@ def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
     assert fits == [True, False]
 
 
+def test_slots_that_a_memory_holds(model, monkeypatch):
+    """At most as many as an iteration has texts; fewer are suggested where they do not fit."""
+    planned.pretend(monkeypatch)
+    wanted = dict(refine="none", num_slots=0, questions_per_iteration=64, max_response_length=1024, pack_rows=1)
+    programs = planning.Planner(planned.config(model, kv_cache_gib=0.01, **wanted), planned.NAME).programs
+    (cache,) = [buffer for buffer in programs.buffers.values() if buffer.kind == "kv_cache"]
+    one = cache.bytes / programs.num_slots
+    assert 1 < programs.num_slots == 0.01 * 2**30 // one
+    texts = 64 * planned.config(model, **wanted, kv_cache_gib=1.0).num_responses
+    programs = planning.Planner(planned.config(model, kv_cache_gib=10.0, **wanted), planned.NAME).programs
+    assert programs.num_slots == texts // 2  # of each of two data groups
+    peak = max(
+        planning.Planner(planned.config(model, kv_cache_gib=0.01, **wanted), planned.NAME).plan().phases.values()
+    )
+    planned.pretend(monkeypatch, hbm_bytes=peak // 2)
+    found = planning.Planner(planned.config(model, kv_cache_gib=0.01, **wanted), planned.NAME).plan()
+    assert re.fullmatch(r"--config\.num_slots=\d+ --config\.kv_cache_gib=0\.0", found.suggestion)
+
+
 def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch):
     small = {"refine": "none", "num_slots": 1, "pack_rows": 1, "num_responses": 1, "mesh.fsdp": 4, "mesh.tensor": 1}
     small["compute_dtype"] = "float32"  # so that generating takes more than updating
