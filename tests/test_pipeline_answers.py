@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import types
 from concurrent import futures
 
 import pytest
@@ -197,7 +198,9 @@ def test_processes_divide_the_grading(monkeypatch):
         given.append(own)
         return [[[[0.0, "first", "", False], [0.0, "third", "", True]]], own]
 
+    failed = []
     monkeypatch.setattr(pipeline.runtime, "share", share)
+    monkeypatch.setattr(pipeline.runtime, "_failed_processes", failed.append)
     grader = Graded()
     shared = Pipeline(grader)
 
@@ -208,3 +211,13 @@ def test_processes_divide_the_grading(monkeypatch):
     assert grader.asked == ["right"] and given == [[[(1.0, "right", "compared", False)]]]
     assert [grade.extracted for grade in grades] == ["first", "right", "third"]
     assert [grade.score for grade in grades] == [0.0, 1.0, 0.0] and shared.timeouts == 1
+    assert failed == [False]
+
+    # Where the grader of this process fails, the others hear of it before they wait for what it would have shared.
+    def broken():
+        raise RuntimeError("no worker starts")
+
+    monkeypatch.setattr(grader, "submit", lambda *row: types.SimpleNamespace(result=broken))
+    with pytest.raises(RuntimeError, match="no worker starts"):
+        shared.run([graded()])
+    assert failed == [False, True] and len(given) == 1
