@@ -19,7 +19,7 @@ import numpy as np
 from cgrpo_jax import model as model_lib
 from cgrpo_jax import sampling, sharding, slots
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import RowIndex
+from cgrpo_jax.records import RowIndex, Stage
 from cgrpo_jax.scheduler import Placed, Request, Scheduler, rows_at_once, widths_up_to
 from cgrpo_jax.slots import Sampling
 
@@ -221,9 +221,9 @@ class Engine:
         """Continuations that wait for a slot."""
         return self._scheduler.waiting
 
-    def waiting_by_priority(self) -> dict[int, int]:
-        """Returns the continuations that wait, by the priority of their requests."""
-        return self._scheduler.waiting_by_priority()
+    def waiting_by_stage(self) -> dict[Stage, int]:
+        """Returns the continuations that wait, by their stage."""
+        return self._scheduler.waiting_by_stage()
 
     def add(self, request: Request) -> None:
         """Puts a request into the queue.

@@ -85,7 +85,7 @@ def show(bar: tqdm.tqdm, progress: Progress) -> None:
     if now - getattr(bar, "shown_at", -math.inf) < bar.mininterval:
         return
     bar.shown_at = now
-    waiting = "+".join(str(progress.waiting.get(int(stage), 0)) for stage in Stage)
+    waiting = "+".join(str(progress.waiting.get(stage, 0)) for stage in Stage)
     speed = progress.tokens / progress.seconds if progress.seconds else 0
     bar.set_postfix_str(
         f"{progress.done}/{progress.total} questions, {progress.live}/{progress.slots} slots, {waiting} waiting, "

@@ -20,6 +20,7 @@ import jax
 
 from cgrpo_jax import runtime
 from cgrpo_jax.engine import Engine, Sampled
+from cgrpo_jax.records import Stage
 from cgrpo_jax.rewards import Grade, Grader
 from cgrpo_jax.scheduler import Request
 
@@ -74,13 +75,13 @@ def call(submit: Callable[[], futures.Future]) -> Awaitable[dict]:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run is: questions done and in all, texts that are written, texts that wait by priority, tokens."""
+    """How far a run is: questions done and in all, texts that are written, texts that wait by stage, tokens."""
 
     done: int
     total: int
     live: int
     slots: int
-    waiting: dict[int, int]
+    waiting: dict[Stage, int]
     tokens: int
     seconds: float
 
@@ -252,7 +253,7 @@ class Pipeline:
     def _progress(self, tokens: int, seconds: float) -> Progress:
         waiting: collections.Counter = collections.Counter()
         for engine in self._engines:
-            waiting.update(engine.waiting_by_priority())
+            waiting.update(engine.waiting_by_stage())
         return Progress(
             done=len(self._results) - self._left,
             total=len(self._results),

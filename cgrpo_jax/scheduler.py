@@ -11,9 +11,13 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from cgrpo_jax.records import RowIndex
+from cgrpo_jax.records import RowIndex, Stage
 
 _MOST_ROWS, _PREFILL_TOKENS = 4, 512  # of one call that prefills several prompts
+# Responses go first: what follows one that fails is known only at its end, and a long one that begins late would be
+# critiqued and refined by itself, after all else. Where the prompts of a critique and a refinement begin alike, the
+# latter finds that in the slot of the former if it comes right after.
+_TURNS = {Stage.RESPONSE: 0, Stage.REFINEMENT: 1, Stage.CRITIQUE: 2}
 
 
 @dataclasses.dataclass(eq=False)
@@ -24,13 +28,21 @@ class Request:
       prompt_ids: `[P]` int32.
       indices: one a continuation; they key the randomness.
       max_length: tokens that a continuation may have.
-      priority: requests of a higher one go first, of equal ones in the order in which they came.
     """
 
     prompt_ids: np.ndarray
     indices: Sequence[RowIndex]
     max_length: int
-    priority: int = 0
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of its continuations, which is the same for all."""
+        return self.indices[0].stage
+
+    @property
+    def turn(self) -> int:
+        """Requests of a lower turn go first, of equal ones in the order in which they came."""
+        return _TURNS[self.stage]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +110,8 @@ def rows_at_once(width: int) -> int:
 class Scheduler:
     """The queue, and what each slot of each data group holds.
 
+    Responses go before refinements, these before critiques, and requests of a stage in the order in which they came.
+
     Args:
       num_groups, num_slots: data groups, and slots of each; slot s is one of group `s // num_slots`.
       widths: from `widths_up_to`.
@@ -115,26 +129,26 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Continuations that wait for a slot."""
-        return sum(self.waiting_by_priority().values())
+        return sum(self.waiting_by_stage().values())
 
     @property
     def live(self) -> int:
         """Continuations that have one."""
         return len(self._slots) - sum(self._free)
 
-    def waiting_by_priority(self) -> dict[int, int]:
-        """Returns the continuations that wait, by the priority of their requests."""
+    def waiting_by_stage(self) -> dict[Stage, int]:
+        """Returns the continuations that wait, by their stage."""
         left = [(begun.request, begun.left) for begun in filter(None, self._begun)]
         left += [(request, len(request.indices)) for request in self._queue]
         waiting: collections.Counter = collections.Counter()
         for request, number in left:
-            waiting[request.priority] += number
+            waiting[request.stage] += number
         return dict(waiting)
 
     def add(self, request: Request) -> None:
         """Puts a request into the queue."""
         at = len(self._queue)
-        while at and self._queue[at - 1].priority < request.priority:
+        while at and self._queue[at - 1].turn > request.turn:
             at -= 1
         self._queue.insert(at, request)
 

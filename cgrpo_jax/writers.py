@@ -38,8 +38,8 @@ class Writer:
     async def write(
         self, prompt_ids: np.ndarray, indices: Sequence[RowIndex], *, max_length: int, parent: Rollout | None = None
     ) -> list[Rollout]:
-        """Samples the rows that `indices` name after a prompt, as rollouts. Later stages go first."""
-        request = Request(prompt_ids, indices, max_length, priority=int(indices[0].stage))
+        """Samples the rows that `indices` name after a prompt, as rollouts."""
+        request = Request(prompt_ids, indices, max_length)
         sampled = await pipeline.write(self.engine, request)
         return [
             Rollout(

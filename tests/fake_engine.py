@@ -60,16 +60,16 @@ class FakeEngine:
     def busy(self):
         return bool(self._waiting or self._live)
 
-    def waiting_by_priority(self):
-        waiting = [request.priority for request, _ in self._waiting]
-        return {priority: waiting.count(priority) for priority in set(waiting)}
+    def waiting_by_stage(self):
+        waiting = [request.stage for request, _ in self._waiting]
+        return {stage: waiting.count(stage) for stage in set(waiting)}
 
     def add(self, request):
         if self.runs:
             self.runs[-1].requests.append(request)
         self.events.append(("add", request))
         self._waiting += [(request, number) for number in range(len(request.indices))]
-        self._waiting.sort(key=lambda one: -one[0].priority)
+        self._waiting.sort(key=lambda one: one[0].turn)
 
     def step(self):
         assert self.busy

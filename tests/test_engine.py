@@ -175,18 +175,12 @@ def test_data_groups_do_not_matter():
     assert stats.slot_steps % 9 == 0 and stats.prefills < 3 * len(MANY)  # fewer than texts
 
 
-def test_order_company_and_priority_do_not_matter():
+def test_order_and_company_do_not_matter():
     made, indices = engine(), responses(len(MANY), 3)
     order = [int(i) for i in np.random.default_rng(0).permutation(len(MANY))]
     hold_to_many(sample([MANY[i] for i in order], [indices[i] for i in order], make=made), order)
     for i in (0, 4, 10):
         hold_to_many(sample([MANY[i]], [indices[i]], make=made), [i])
-    requests = [
-        Request(prompt, own, LENGTH, priority=i % 3) for i, (prompt, own) in enumerate(zip(MANY, indices, strict=True))
-    ]
-    made.begin(SPLIT, seed=3, iteration=5)
-    hold_to_many(groups_of(requests, run(made, requests)))
-    made.end()
     backwards = sample(MANY, [group[::-1] for group in indices], make=made)
     hold_to_many([group[::-1] for group in backwards])
 
@@ -210,11 +204,15 @@ def test_requests_may_come_while_others_go_on():
     hold_to_many(groups_of(requests, out))
 
 
-def test_higher_priorities_end_first():
+def test_responses_end_before_refinements_and_these_before_critiques():
     made = engine(num_slots=2, eos_ids=())
-    requests = [Request(PROMPTS[1], responses(1, 2)[0], 4, priority=n) for n in (0, 1, 2)]
+    requests = [
+        Request(PROMPTS[1], [RowIndex(0, n, stage=stage) for n in range(2)], 4)
+        for stage in (Stage.CRITIQUE, Stage.REFINEMENT, Stage.RESPONSE)
+    ]
     made.begin(SPLIT, seed=3, iteration=5)
-    assert [one.priority for one, _ in run(made, requests)] == [2, 2, 1, 1, 0, 0]
+    ended = [one.stage for one, _ in run(made, requests)]
+    assert ended == 2 * [Stage.RESPONSE] + 2 * [Stage.REFINEMENT] + 2 * [Stage.CRITIQUE]
     made.end()
 
 

@@ -1,4 +1,4 @@
-"""Many questions at once: none waits for a stage to end, later stages go first, a failure ends all."""
+"""Many questions at once: none waits for a stage to end, slots go to responses first, a failure ends all."""
 
 import gc
 
@@ -16,7 +16,7 @@ PROMPT = np.array([1, 2], np.int32)
 
 def ask(engine, question, stage=Stage.RESPONSE, number=1, **more):
     indices = [RowIndex(question, response=i, stage=stage, **more) for i in range(number)]
-    return pipeline.write(engine, Request(PROMPT, indices, 8, priority=int(stage)))
+    return pipeline.write(engine, Request(PROMPT, indices, 8))
 
 
 async def texts(awaitable):
@@ -129,12 +129,13 @@ def test_a_question_waits_for_all_texts_of_its_stage():
     assert kinds[:asks_again].count("done") == 3 and kinds[asks_again - 1] == "done"
 
 
-def test_later_stages_have_priority():
-    """With one slot, whoever has begun is finished before the next one begins."""
+def test_responses_go_first_and_then_each_refinement_right_after_its_critique():
+    """With one slot, which the refinement so finds as its critique has left it: what their prompts share is there."""
     engine = FakeEngine(num_slots=1)
     run(*[solve(engine, q) for q in range(3)], engines=[engine])
     ended = [key_of(event[1].indices[0]) for event in engine.events if event[0] == "done"]
-    assert [(key[0], key[4]) for key in ended] == [(q, stage) for q in range(3) for stage in Stage]
+    after = [(q, stage) for q in range(3) for stage in (Stage.CRITIQUE, Stage.REFINEMENT)]
+    assert [(key[0], key[4]) for key in ended] == [(q, Stage.RESPONSE) for q in range(3)] + after
 
 
 def test_two_engines_work_side_by_side():
@@ -266,7 +267,7 @@ def test_progress():
     run(*asked, engines=[engine, other], on_tick=seen.append)
     # Question 0 has both slots. Its first text ends at once; its second and the first of question 1 go on.
     assert [(one.tokens, one.live, one.waiting) for one in seen[:2]] == [(2, 1, {0: 6}), (4, 1, {0: 5})]
-    assert seen[2].waiting == {1: 1, 0: 5}  # one of its critiques has found a slot
+    assert seen[2].waiting == {Stage.RESPONSE: 4, Stage.CRITIQUE: 2}  # its critiques wait for the other responses
     assert {(one.total, one.slots) for one in seen} == {(4, 5)}
     done = [one.done for one in seen]
     assert done == sorted(done) and done[0] == 0 and done[-1] == 3  # the last ends after the last tick

@@ -5,16 +5,18 @@ import collections
 import numpy as np
 import pytest
 
-from cgrpo_jax.records import RowIndex
+from cgrpo_jax.records import RowIndex, Stage
 from cgrpo_jax.scheduler import Request, Scheduler, widths_up_to
 
 GARBAGE = -1  # what padding leaves in a slot
 
 
-def request(prompt, samples=1, priority=0):
-    return Request(
-        np.array(prompt, np.int32), [RowIndex(question=0, response=n) for n in range(samples)], 9, priority=priority
-    )
+ORDER = [Stage.RESPONSE, Stage.REFINEMENT, Stage.CRITIQUE]  # of stages, in which they are written
+
+
+def request(prompt, samples=1, stage=Stage.RESPONSE):
+    indices = [RowIndex(question=0, response=n, stage=stage) for n in range(samples)]
+    return Request(np.array(prompt, np.int32), indices, 9)
 
 
 def scheduler(*, num_groups=1, num_slots=4, longest=64, smallest=8, room=64):
@@ -88,7 +90,7 @@ def workload(rng, number, longest):
             prompt = np.concatenate([other[: rng.integers(0, len(other) + 1)], prompt])[:longest]
         if made and rng.random() < 0.1:
             prompt = made[rng.integers(len(made))].prompt_ids.copy()
-        made.append(request(prompt, int(rng.integers(1, 7)), int(rng.integers(0, 3))))
+        made.append(request(prompt, int(rng.integers(1, 7)), ORDER[rng.integers(0, 3)]))
     return made
 
 
@@ -110,12 +112,12 @@ def play(seed):
         for _ in range(min(len(coming), rng.integers(0, 4))):
             queue.append(coming.pop())
             made.add(queue[-1])
-        queue.sort(key=lambda one: -one.priority)  # stable: of equal ones the first to come stays the first
+        queue.sort(key=lambda one: ORDER.index(one.stage))  # stable: of equal ones the first to come stays the first
         while placed := made.place():
             history.append([(one.slot, name[id(one.request)], one.number, one.source, one.shared) for one in placed])
             for one in placed:
                 if one.number == 0:
-                    assert queue.pop(0) is one.request, "not the first of the highest priority"
+                    assert queue.pop(0) is one.request, "not the first of the first stage"
                 numbers = begun.setdefault(one.request, {})
                 assert one.number not in numbers
                 group = one.slot // made.num_slots
@@ -228,9 +230,10 @@ def test_a_beginning_is_not_taken_from_what_has_been_overwritten():
         made.free(0)
 
 
-def test_higher_priorities_go_first_and_equal_ones_in_order():
+def test_responses_go_before_refinements_and_these_before_critiques_each_in_order():
     made = scheduler(num_slots=1)
-    requests = [request([n], priority=priority) for n, priority in enumerate((0, 1, 0, 2, 1))]
+    stages = [Stage.CRITIQUE, Stage.REFINEMENT, Stage.CRITIQUE, Stage.RESPONSE, Stage.REFINEMENT]
+    requests = [request([n], stage=stage) for n, stage in enumerate(stages)]
     for one in requests:
         made.add(one)
     order = []

@@ -66,7 +66,7 @@ def draw(lengths: Sequence[int], *, questions: int, prompt: int, critique: int, 
 
 
 async def _write(engine: Engine, prompt: np.ndarray, index: RowIndex, length: int) -> Sampled:
-    request = Request(prompt, [index], length, priority=int(index.stage))
+    request = Request(prompt, [index], length)
     (sampled,) = await pipeline.write(engine, request)
     return sampled
 
