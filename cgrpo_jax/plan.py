@@ -56,6 +56,7 @@ def record(plan: Plan) -> dict:
                 "bytes": one.cost and one.cost.bytes,
                 "collectives": one.cost and dict(one.cost.collectives),
                 "seconds_bound": one.seconds_bound,
+                "runs": one.per_iteration,
             }
             for one in plan.programs
         ],

@@ -5,9 +5,10 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
-from benchmarks import report, workloads
+from benchmarks import planned_stages, report, workloads
 
 BENCHMARKS = pathlib.Path(workloads.__file__).parent
 SIZES = dict(prompts=2, generations=3, prompt_len=5, new_tokens=7)
@@ -102,3 +103,14 @@ def test_the_whole_program(tmp_path):
     assert rows["throughput/4/trl"]["target"] == 2.2 and rows["throughput/4/trl"]["met"]
     assert rows["uneven/distinct/trl"]["met"] and 0 < rows["uneven/distinct/occupancy"]["value"] <= 1
     assert all(name in done.stdout for name in rows) and "machine/4: 1 of 2" in done.stderr
+
+
+def test_an_iteration_is_planned_by_its_share_of_refined_questions():
+    config = types.SimpleNamespace(num_responses=7, num_refinements=1, max_response_length=100, max_critique_length=20)
+    seconds = dict(prefill=1.0, critique_prefill=2.0, refine_prefill=3.0, decode=440.0, update=16.0, reshard=0.5)
+    # A token takes 440 / (7 x 220) seconds where every response is critiqued and refined.
+    all_refined = planned_stages.iteration(seconds, config, rows=7, failed=1.0)
+    assert all_refined == pytest.approx(1 + 5 + 440 + 16 + 0.5)
+    some = planned_stages.iteration(seconds, config, rows=7, failed=0.25)
+    assert some == pytest.approx(1 + 5 / 4 + 200 + 240 / 4 + 16 * 7.25 / 8 + 0.5)
+    assert planned_stages.iteration(seconds, config, rows=8, failed=0.0) == pytest.approx(1 + 200 * 8 / 7 + 16 + 0.5)

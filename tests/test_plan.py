@@ -398,7 +398,7 @@ def check_schema(record):
         assert list(phase) == ["name", "peak_bytes"] and isinstance(phase["peak_bytes"], int)
         assert phase["name"] in programs.PHASES
     for one in record["programs"]:
-        assert list(one) == ["name", "hbm_bytes", "flops", "bytes", "collectives", "seconds_bound"]
+        assert list(one) == ["name", "hbm_bytes", "flops", "bytes", "collectives", "seconds_bound", "runs"]
         assert list(one["hbm_bytes"]) == ["weights", "optimizer", "kv_cache", "temporaries"]
 
 
