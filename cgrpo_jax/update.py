@@ -279,7 +279,8 @@ def accumulate_gradients(
         grads, stats = add(params, grads, sharding.deal(batch, mesh), counts, base)
         total = jax.tree.map(jnp.add, total, stats) if total else stats
     if not batches:  # every row was dropped: the same statistics, all 0, and nothing is run
-        empty = fill([], 1, shape.num_token_rows, shape.pack_length, shape.num_slots, settings.max_length)
+        groups, width = sharding.num_groups(mesh), settings.max_length
+        empty = fill([], groups, shape.num_token_rows, shape.pack_length, shape.num_slots, width)
         _, stats = jax.eval_shape(add, params, grads, empty, counts, base)
         total = {name: np.float32(0) for name in stats}
     return grads, {name: float(value) for name, value in jax.device_get(total).items()}

@@ -125,6 +125,18 @@ def test_losses_and_gradients(name, mesh):
     assert stats["policy_loss"] and stats["nll_loss"] and stats["kl_sum"] and stats["refined/tokens"]
 
 
+@pytest.mark.parametrize("mesh", ["2x2x2", "1x8x1"])
+def test_a_minibatch_without_rows(mesh):
+    """As where all groups are all right or all wrong. A token row is less than the data groups can share."""
+    mesh, config = make_mesh(mesh), MODELS["divisible"]
+    weights = place(params("divisible"), config, mesh)
+    grads, stats = update_lib.accumulate_gradients(
+        weights, [], config=config, settings=SETTINGS, shape=SHAPE, mesh=mesh
+    )
+    assert set(stats.values()) == {0.0} and stats.keys() == gradient_of_one_device("divisible")[1].keys()
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(grads)))
+
+
 def test_rematerialisation():
     expected, _ = gradient_of_one_device("divisible")
     assert_close(gradient("divisible", make_mesh("2x2x2"), remat=True)[0], expected, 1e-5)
