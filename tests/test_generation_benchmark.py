@@ -7,8 +7,9 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
-from benchmarks import planned_stages, report, workloads
+from benchmarks import planned_stages, report, stages, workloads
 
 BENCHMARKS = pathlib.Path(workloads.__file__).parent
 SIZES = dict(prompts=2, generations=3, prompt_len=5, new_tokens=7)
@@ -114,3 +115,18 @@ def test_an_iteration_is_planned_by_its_share_of_refined_questions():
     some = planned_stages.iteration(seconds, config, rows=7, failed=0.25)
     assert some == pytest.approx(1 + 5 / 4 + 200 + 240 / 4 + 16 * 7.25 / 8 + 0.5)
     assert planned_stages.iteration(seconds, config, rows=8, failed=0.0) == pytest.approx(1 + 200 * 8 / 7 + 16 + 0.5)
+
+
+@pytest.mark.parametrize(
+    "lengths, num_slots, steps",
+    [
+        ([[5]], 3, {False: 5 + 2 + 5, True: 5 + 2 + 5}),
+        # Two slots. Question 0 fails at 4: it is critiqued until 6 and refined until 10, beside question 1.
+        ([[4], [9]], 2, {False: 10, True: 9 + 2 + 4}),
+        # One slot: responses first, and nothing to gain.
+        ([[4], [9]], 1, {False: 4 + 9 + 2 + 4, True: 4 + 9 + 2 + 4}),
+    ],
+)
+def test_stages_in_list_scheduling(lengths, num_slots, steps):
+    work = stages.Iteration([], np.array(lengths), frozenset({0}), critique=2, framing=np.zeros(1))
+    assert {barriers: stages.listed_steps(work, num_slots, barriers=barriers) for barriers in (False, True)} == steps

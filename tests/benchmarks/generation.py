@@ -223,6 +223,12 @@ def in_stages(bench: Bench) -> Iterator[dict]:
     yield row("stages", found[""], f"{what}; pipelined", unit="tok/s")
     yield row("stages/of-plain", found["/of-plain"], f"{what}; time / as much plain GRPO", target=1.07, most=True)
     yield row("stages/of-barrier", found["/of-barrier"], f"{what}; time / with barriers", target=0.8, most=True)
+    listed = [stages.listed_steps(one, work.num_slots, barriers=barriers) for barriers in (False, True)]
+    yield row(
+        "stages/listed-of-barrier",
+        [listed[0] / listed[1]],
+        f"{what}; steps of list scheduling, {listed[0]} / {listed[1]}",
+    )
     yield row("stages/raw", found["/raw"], f"{what}; time / plain GRPO of the responses, same slots")
     yield row("stages/raw-small", found["/raw-small"], f"{what}; time / plain GRPO in slots of its own size")
     yield row("stages/occupancy", found["/occupancy"], f"{what}; while texts wait", target=OCCUPANCY)

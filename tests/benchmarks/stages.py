@@ -9,6 +9,7 @@ in 30 tokens and refined at the length of its response.
 """
 
 import dataclasses
+import heapq
 import time
 from collections.abc import Callable, Sequence
 
@@ -63,6 +64,55 @@ def draw(lengths: Sequence[int], *, questions: int, prompt: int, critique: int, 
     failed = frozenset(rng.permutation(questions)[: round(0.3 * questions)].tolist())
     framing = rng.integers(0, vocab, max(1, prompt // 4), dtype=np.int32)
     return Iteration(prompts, np.reshape(lengths, (questions, -1)), failed, critique, framing)
+
+
+def listed_steps(work: Iteration, num_slots: int, *, barriers: bool) -> int:
+    """Returns the steps of list scheduling: a slot that is free takes what waits, responses first.
+
+    Nobody knows how long a text will be, or whether it will fail. So a long one that fails may begin among the last,
+    and its critique and refinement come after all else; with barriers each stage waits for its longest text.
+
+    Example:
+      One question of one response of 5 tokens that fails, with critiques of 2, takes 5 + 2 + 5 steps either way.
+    """
+    now, free, order = 0, num_slots, 0
+    going: list[tuple] = []  # (ends, stage, question, response)
+    waiting: list[tuple] = []  # (stage, order, question, response)
+    held: dict[Stage, list[tuple[int, int]]] = {Stage.CRITIQUE: [], Stage.REFINEMENT: []}
+    left = [work.lengths_QN.shape[1]] * len(work.lengths_QN)
+
+    def ask(stage: Stage, rows) -> None:
+        nonlocal order
+        for row in rows:
+            heapq.heappush(waiting, (stage, order, *row))
+            order += 1
+
+    ask(Stage.RESPONSE, np.ndindex(work.lengths_QN.shape))
+    while waiting or going:
+        while free and waiting:
+            stage, _, q, n = heapq.heappop(waiting)
+            length = work.critique if stage == Stage.CRITIQUE else int(work.lengths_QN[q, n])
+            heapq.heappush(going, (now + length, stage, q, n))
+            free -= 1
+        now, stage, q, n = heapq.heappop(going)
+        free += 1
+        rows: list[tuple[int, int]] = []
+        if stage == Stage.RESPONSE:
+            left[q] -= 1
+            rows = [(q, i) for i in range(work.lengths_QN.shape[1])] if not left[q] and q in work.failed else []
+        elif stage == Stage.CRITIQUE:
+            rows = [(q, n)]
+        following = Stage.REFINEMENT if stage == Stage.CRITIQUE else Stage.CRITIQUE
+        if barriers:
+            held[following] += rows
+        else:
+            ask(following, rows)
+        if not (waiting or going):
+            stage = next((stage for stage, rows in held.items() if rows), None)
+            if stage is not None:
+                ask(stage, sorted(held[stage]))
+                held[stage] = []
+    return now
 
 
 async def _write(engine: Engine, prompt: np.ndarray, index: RowIndex, length: int) -> Sampled:
