@@ -125,8 +125,9 @@ def _moved_by_fusion(
     program: Mapping[str, _Computation], here: _Computation, one: Instruction, inside: _Computation
 ) -> int:
     root = next(other for other in inside.values() if other.root)
-    made = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
     results = _arrays(one.types if one.opcode == "fusion" else root.types)
+    # A root that is no tuple may still have several results: a reduction to a maximum and its place.
+    made = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root] * len(results)
     total = sum(
         _written(program, inside, result, size) for result, (size, in_hbm) in zip(made, results, strict=True) if in_hbm
     )

@@ -113,6 +113,21 @@ def test_a_fusion_that_ends_in_an_update_moves_the_update():
     assert moved(BIG, INDEX, fusion("updated", result="f32[]{:T(128)S(6)}"), computations=[summed]) == 64 * 8192
 
 
+def test_a_fusion_may_end_in_one_operation_of_several_results():
+    """A maximum and its place: both are written, and what they are of is read."""
+    shapes = "f32[16]{0:T(256)}, s32[16]{0:T(256)S(1)}"
+    largest = computation(
+        "largest",
+        "%p = f32[64,16,128]{2,1,0:T(8,128)} parameter(0)",
+        "%q = s32[64,16,128]{2,1,0:T(8,128)} iota(), iota_dimension=0",
+        "%a = f32[]{:T(128)} constant(0)",
+        "%b = s32[]{:T(128)} constant(0)",
+        f"ROOT %out = ({shapes}) reduce(%p, %q, %a, %b), dimensions={{0,2}}, to_apply=%larger",
+    )
+    line = fusion("largest", operands="%big", result=f"({shapes})")
+    assert moved(BIG, line, computations=[largest]) == 64 * 8192 + 1024  # the second result stays on chip
+
+
 BODY = computation(
     "body",
     "%state = (s32[]{:T(128)S(6)}, f32[16,128]{1,0:T(8,128)}) parameter(0)",
