@@ -1,4 +1,10 @@
-"""Drawing tokens: keys that depend on what is sampled and not on when, and the inverse-CDF draw itself."""
+"""Drawing tokens: keys that depend on what is sampled and not on when, and the draw itself.
+
+A token is drawn by Gumbel noise, in two levels: a block of 256 tokens, then one of them. Noise over a vocabulary of 49k
+costs a CPU as much as all else in a step; this is 448 numbers. Two programs whose logits differ by a rounding error, as
+those of two batch sizes do, draw the same token unless the two best are as close as that. The inverse of a CDF, though
+as cheap, has an edge for each token, and rounding moves all of them.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +16,7 @@ import numpy as np
 from cgrpo_jax import sharding
 from cgrpo_jax.records import RowIndex
 
-_BLOCK = 256  # vocabulary entries a block of the two-level CDF
+_BLOCK = 256  # tokens
 
 
 def index_array(indices: list[RowIndex]) -> np.ndarray:
@@ -36,10 +42,9 @@ def row_keys(seed, iteration, index_B6) -> jax.Array:
     return jax.vmap(fold)(index_B6)
 
 
-def uniforms(keys_B, position_B) -> jax.Array:
-    """Returns one uniform in [0, 1) a row for the token at a position of its text, which may be the same for all."""
-    position_B = jnp.broadcast_to(position_B, keys_B.shape)
-    return jax.vmap(lambda key, position: jax.random.uniform(jax.random.fold_in(key, position)))(keys_B, position_B)
+def token_keys(keys_B, position_B) -> jax.Array:
+    """Returns the key of the token at a position of each row's text; the position may be the same for all."""
+    return jax.vmap(jax.random.fold_in)(keys_B, jnp.broadcast_to(position_B, keys_B.shape))
 
 
 # --- the draw: these see the logits of one device's part of the vocabulary, or of all of it -------------------------
@@ -113,58 +118,62 @@ def _rank(bits):
     return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
 
-def _inverse_cdf(vocabulary: _Vocabulary, weight_BV, uniform_B):
-    """Returns for each row the token whose interval of the CDF of `weight` (not normalised) holds `uniform`.
+def _draw(vocabulary: _Vocabulary, weight_BV, keys_B):
+    """Returns for each row a token, drawn in proportion to its weight: a block first, then an entry of it.
 
-    Two levels, blocks and then one block's entries: a cumulative sum over a 49k vocabulary, or Gumbel noise over it,
-    costs thirty times as much on a CPU. Where the vocabulary is cut, its parts are a level above these.
+    Blocks are of consecutive tokens of the whole vocabulary, so a draw does not depend on how that is cut.
     """
-    B = len(weight_BV)
-    blocks = jnp.pad(weight_BV, ((0, 0), (0, -vocabulary.part % _BLOCK))).reshape(B, -1, _BLOCK)
-    edge = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
+    num_blocks = -(-vocabulary.size // _BLOCK)
+    wait_BN = _waits(jax.vmap(lambda key: jax.random.bits(key, (num_blocks + _BLOCK,)))(keys_B))
+    blocks, first = _blocks(vocabulary, weight_BV)
+    total_BN = blocks.sum(axis=-1)
     if vocabulary.cut:
-        device = jax.lax.axis_index(sharding.TENSOR)
-        own = jnp.arange(jax.lax.axis_size(sharding.TENSOR)) == device
-        share_BP = jax.lax.psum(jnp.where(own, edge[:, -1:], 0.0), sharding.TENSOR)
-        part_B, target_B = _step_into(share_BP, jnp.cumsum(share_BP, axis=-1), uniform_B)
-    else:
-        part_B, target_B = None, uniform_B * edge[:, -1]
-    block = _first_past(edge, blocks.max(axis=-1), target_B)
-    inner = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    token_B = block * _BLOCK + _first_past(jnp.cumsum(inner, axis=-1), inner, target_B - _before(edge, block))
+        every_BN = jnp.zeros((len(weight_BV), num_blocks + total_BN.shape[-1]))  # the last may lie past the end
+        every_BN = sharding.varying_like(every_BN, total_BN)
+        every_BN = jax.lax.dynamic_update_slice_in_dim(every_BN, total_BN, first, axis=1)
+        total_BN = jax.lax.psum(every_BN, sharding.TENSOR)[:, :num_blocks]
+    block_B = _winner(wait_BN[:, :num_blocks], total_BN)
+    own_B = jnp.clip(block_B - first, 0, blocks.shape[1] - 1)
+    entries = jnp.take_along_axis(blocks, own_B[:, None, None], axis=1)[:, 0]
     if vocabulary.cut:
-        token_B = jax.lax.psum(jnp.where(part_B == device, token_B + vocabulary.first(), 0), sharding.TENSOR)
-    return token_B
+        entries = jax.lax.psum(jnp.where((own_B == block_B - first)[:, None], entries, 0.0), sharding.TENSOR)
+    return block_B * _BLOCK + _winner(wait_BN[:, num_blocks:], entries)
 
 
-def _step_into(weight_BN, edge_BN, uniform_B):
-    """Returns the entry that holds `uniform`, and how far into its weight that lies."""
-    target_B = uniform_B * edge_BN[:, -1]
-    index_B = _first_past(edge_BN, weight_BN, target_B)
-    return index_B, target_B - _before(edge_BN, index_B)
+def _blocks(vocabulary: _Vocabulary, weight_BV):
+    """Returns `[B, blocks, 256]` weights: those blocks of the whole vocabulary that this device has tokens of.
 
-
-def _before(edge_BN, index_B):
-    """Returns the lower edge of an entry."""
-    lower = jnp.take_along_axis(edge_BN, jnp.maximum(index_B - 1, 0)[:, None], axis=1)[:, 0]
-    return jnp.where(index_B > 0, lower, 0.0)
-
-
-def _first_past(edge_BN, weight_BN, target_B):
-    """Returns the first entry of positive weight whose upper edge lies past the target, or the last of positive weight.
-
-    XLA adds up in a tree, so an edge can be an ulp above the one before although its entry weighs nothing: weights
-    are looked at, not only edges. Rounding may also put the target at or past the last edge.
+    And which of all blocks is the first of them.
     """
-    index = jnp.arange(weight_BN.shape[-1])
-    last_B = jnp.max(jnp.where(weight_BN > 0, index, 0), axis=-1)
-    past = (edge_BN > target_B[:, None]) & (weight_BN > 0)
-    return jnp.minimum(jnp.min(jnp.where(past, index, index.size), axis=-1), last_B)
+    if not vocabulary.cut:
+        padded = jnp.pad(weight_BV, ((0, 0), (0, -vocabulary.part % _BLOCK)))
+        return padded.reshape(len(weight_BV), -1, _BLOCK), 0
+    room = -(-(vocabulary.part + _BLOCK - 1) // _BLOCK) * _BLOCK  # wherever in a block the part begins
+    padded = sharding.varying_like(jnp.zeros((len(weight_BV), room)), weight_BV)
+    padded = jax.lax.dynamic_update_slice_in_dim(padded, weight_BV, vocabulary.first() % _BLOCK, axis=1)
+    return padded.reshape(len(weight_BV), -1, _BLOCK), vocabulary.first() // _BLOCK
+
+
+def _waits(bits) -> jax.Array:
+    """Returns draws of an exponential distribution of mean 1, of 32 random bits each.
+
+    A float of that many bits is precise where it is small, and so are short waits, which win.
+    """
+    uniform = (bits.astype(jnp.float32) + 0.5) * 2.0**-32
+    return -jnp.log1p(-jnp.minimum(uniform, 1 - 2.0**-24))
+
+
+def _winner(wait_BN, weight_BN):
+    """Returns the entry whose wait divided by its weight is least: entry i with probability `w_i / sum(w)`.
+
+    It is where `log w + g` is greatest with Gumbel noise `g = -log(wait)` (Maddison et al., 2014, section 2).
+    """
+    return jnp.argmin(jnp.where(weight_BN > 0, wait_BN / weight_BN, jnp.inf), axis=-1)
 
 
 def sample(
     logits_BV,
-    uniform_B,
+    keys_B,
     *,
     temperature: float = 1.0,
     top_p: float = 1.0,
@@ -175,7 +184,7 @@ def sample(
 
     Args:
       logits_BV: logits.
-      uniform_B: one uniform in [0, 1) a row; the draw is the inverse CDF there.
+      keys_B: one PRNG key a row, from `token_keys`; temperature 0 needs none, and takes None.
       temperature: softmax temperature; 0 takes the most likely token.
       top_p: keep the smallest set of tokens with at least this mass; 1 keeps all.
       top_k: keep this many tokens; 0 keeps all.
@@ -187,7 +196,7 @@ def sample(
       `softmax(logits / temperature)`, for temperature 0 under `softmax(logits)`)
 
     Example:
-      >>> sample(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([0.3]))  # 0.3 lies past token 0's interval [0, 0.25)
+      >>> sample(jnp.log(jnp.array([[0.25, 0.75]])), jax.random.key(0)[None])
       (Array([1], dtype=int32), Array([-0.2876821], dtype=float32))
     """
     part = logits_BV.shape[-1]
@@ -201,6 +210,6 @@ def sample(
             token = jax.lax.pmin(jnp.where(here, token, vocabulary.size), sharding.TENSOR)
     else:
         kept = _truncate(vocabulary, scaled, top_p, top_k) if (top_p < 1.0 or top_k > 0) else scaled
-        token = _inverse_cdf(vocabulary, jnp.exp(kept - max_B1), uniform_B)
+        token = _draw(vocabulary, jnp.exp(kept - max_B1), keys_B)
     logsumexp = max_B1 + jnp.log(vocabulary.sum(jnp.exp(scaled - max_B1)))
     return token.astype(jnp.int32), vocabulary.of_token(scaled, token) - logsumexp[:, 0]

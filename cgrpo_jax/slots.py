@@ -261,7 +261,7 @@ def tick(
             )
             token_S, logp_S = sampling.sample(
                 forward.logits(params, settings.config, hidden_SD),
-                sampling.uniforms(jax.random.wrap_key_data(slots.keys_S), slots.sampled_S),
+                sampling.token_keys(jax.random.wrap_key_data(slots.keys_S), slots.sampled_S),
                 temperature=how.temperature,
                 top_p=how.top_p,
                 top_k=how.top_k,

@@ -1,10 +1,11 @@
 """Holds sampled texts to a reference, one text at a time, and tells rounding from mistakes.
 
 Logits of another batch size or order of sums differ in their last bits. So two right programs may draw another token
-where the uniform lies at an edge of the CDF, and all that follows differs. Such a near tie is printed; at most one
-text in a hundred may have one, and any other difference fails.
+where the two best with their noise are almost alike, and all that follows differs. Such a near tie is printed; at most
+one text in a hundred may have one, and any other difference fails.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,8 +16,9 @@ import numpy as np
 from cgrpo_jax import sampling
 from cgrpo_jax.records import RowIndex
 
-EDGE = 1e-4  # of probability; of a logit where decoding is greedy
+EDGE = 1e-4  # of a logit
 SHARE = 0.01
+BLOCK = 256  # tokens
 
 
 class Reference:
@@ -36,15 +38,24 @@ class Reference:
         logits = np.asarray(self.logits(np.concatenate([prompt, tokens])), np.float64)[len(prompt) - 1 : -1]
         at = np.arange(len(tokens))
         if self.temperature == 0:
-            return np.where(logits.argmax(-1) == tokens, 0, logits.max(-1) - logits[at, tokens])
-        logits = logits / self.temperature
-        weight = np.exp(logits - logits.max(-1, keepdims=True))
-        upper = np.cumsum(weight, axis=-1) / weight.sum(-1, keepdims=True)
-        lower = np.where(tokens > 0, upper[at, tokens - 1], 0)
-        uniform = _uniforms(self.seed, self.iteration, index, len(tokens))
-        inside = (lower <= uniform) & (uniform < upper[at, tokens])
-        edge = np.minimum(np.abs(uniform - lower), np.abs(uniform - upper[at, tokens]))
-        return np.where(inside, 0, np.maximum(edge, 1e-12))
+            return logits.max(-1) - logits[at, tokens]
+        weight = np.exp((logits - logits.max(-1, keepdims=True)) / self.temperature)
+        blocks = np.pad(weight, ((0, 0), (0, -weight.shape[-1] % BLOCK))).reshape(len(tokens), -1, BLOCK)
+        wait = self._waits(index, len(tokens), blocks.shape[1] + BLOCK)
+        with np.errstate(divide="ignore"):
+            block = np.log(wait[:, :-BLOCK]) - np.log(blocks.sum(-1))
+            entry = np.log(wait[:, -BLOCK:]) - np.log(blocks[at, tokens // BLOCK])
+        behind = [each[at, which] - each.min(-1) for each, which in ((block, tokens // BLOCK), (entry, tokens % BLOCK))]
+        return np.maximum(*behind)
+
+    def _waits(self, index: RowIndex, tokens: int, number: int) -> np.ndarray:
+        """Returns `[tokens, number]` exponential draws in float64, from the bits that `sampling.sample` makes them of.
+
+        They are made for a multiple of 64 tokens, so that little is compiled.
+        """
+        keys = sampling.index_array([index] * (-(-tokens // 64) * 64))
+        bits = np.asarray(_bits(self.seed, self.iteration, keys, number=number)[:tokens], np.float64)
+        return -np.log1p(-(bits + 0.5) / 2**32)
 
     def hold(self, prompts: Sequence, indices: Sequence, groups: Sequence) -> None:
         """Checks that every token is the draw of its key after the tokens before it: what decoding alone would draw."""
@@ -73,15 +84,10 @@ class Reference:
         _judge(ties, len(texts))
 
 
-def _uniforms(seed: int, iteration: int, index: RowIndex, number: int) -> np.ndarray:
-    """Returns the uniforms of a text's first tokens; made for 64 at a time, so that little is compiled."""
-    count = -(-number // 64) * 64
-    return np.asarray(_every_uniform(seed, iteration, sampling.index_array([index] * count)), np.float64)[:number]
-
-
-@jax.jit
-def _every_uniform(seed, iteration, index_T6):
-    return sampling.uniforms(sampling.row_keys(seed, iteration, index_T6), jnp.arange(len(index_T6)))
+@functools.partial(jax.jit, static_argnames="number")
+def _bits(seed, iteration, index_T6, *, number: int):
+    keys_T = sampling.token_keys(sampling.row_keys(seed, iteration, index_T6), jnp.arange(len(index_T6)))
+    return jax.vmap(lambda key: jax.random.bits(key, (number,)))(keys_T)
 
 
 def _flat(prompts, indices, groups):
@@ -92,6 +98,6 @@ def _flat(prompts, indices, groups):
 
 def _judge(ties, number: int) -> None:
     for index, position, distance, worst in ties:
-        sys.stdout.write(f"token {position} of {index} differs, {distance:.1e} from an edge (at worst {worst:.1e})\n")
+        sys.stdout.write(f"token {position} of {index} differs, by {distance:.1e} of a logit (at worst {worst:.1e})\n")
     assert all(worst < EDGE for *_, worst in ties), ties
     assert len(ties) <= SHARE * number, ties

@@ -84,9 +84,10 @@ def test_evaluate_needs_held_out_questions_and_the_right_model(trained, capsys):
 # --- sample -------------------------------------------------------------------------------------------------------
 
 STAGES = re.compile(
-    r"response \(reward ([01])\):\n(.*)\n\n"
-    r"critique \(rule\):\n(.*Conclusion: (?:right|wrong) \[END\])\n\n"
-    r"refinement \(reward ([01])\):\n(.*)\n\n"
+    r"response \(reward ([01])\):\n(.*?)\n\n"
+    r"critique \(rule\):\n(.*?Conclusion: (?:right|wrong) \[END\])\n\n"
+    r"refinement \(reward ([01])\):\n(.*?)\n\n",
+    re.DOTALL,  # a text may go over several lines
 )
 
 

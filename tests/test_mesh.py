@@ -248,25 +248,26 @@ def test_blocks_within_a_part_of_the_vocabulary(softcap):
     assert_close(jax.jit(function)(table, hidden), whole, 1e-5)
 
 
+@pytest.mark.parametrize("size", [40, 1608])
 @pytest.mark.parametrize("how", [{}, {"top_p": 0.9}, {"top_k": 7}, {"temperature": 0.0}], ids=str)
-def test_draws_from_a_part_of_the_vocabulary(how):
-    """Parts without mass, ties across parts, uniforms at the ends."""
+def test_draws_from_a_part_of_the_vocabulary(how, size):
+    """Parts without mass, ties across parts, parts that begin within a block and hold the ends of two."""
     rng = np.random.default_rng(0)
-    logits = rng.normal(0, 4, (64, 40)).astype(np.float32)
-    logits[:8, :20] = -np.inf
-    logits[8:16, 35:] = -np.inf
+    logits = rng.normal(0, 4, (512, size)).astype(np.float32)
+    logits[:8, : size // 2] = -np.inf
+    logits[8:16, -5:] = -np.inf
     logits[16:24] = np.round(logits[16:24])
-    uniform = rng.random(64).astype(np.float32)
-    uniform[::9], uniform[1::9] = 0.0, np.nextafter(np.float32(1), np.float32(0))
+    keys = jax.random.split(jax.random.key(0), len(logits))
     sample = functools.partial(sampling.sample, **how)
     spec, whole = jax.sharding.PartitionSpec(None, TENSOR), sharding.WHOLE
     cut = jax.shard_map(
-        functools.partial(sample, vocab_size=40), mesh=make_mesh("1x1x8"), in_specs=(spec, whole), out_specs=whole
+        functools.partial(sample, vocab_size=size), mesh=make_mesh("1x1x8"), in_specs=(spec, whole), out_specs=whole
     )
-    (token, logp), (expected, expected_logp) = jax.jit(cut)(logits, uniform), jax.jit(sample)(logits, uniform)
+    (token, logp), (expected, expected_logp) = jax.jit(cut)(logits, keys), jax.jit(sample)(logits, keys)
     np.testing.assert_array_equal(token, expected)
-    np.testing.assert_allclose(logp, expected_logp, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logp, expected_logp, rtol=1e-5, atol=1e-5)
     assert np.isfinite(np.take_along_axis(logits, np.asarray(token)[:, None], 1)).all()
+    assert len(np.unique(np.asarray(token) * 8 // size)) > 4  # on most devices
 
 
 # --- the table ----------------------------------------------------------------------------------------------------

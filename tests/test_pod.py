@@ -21,7 +21,7 @@ import tiny_run
 from test_http_critic import good
 from test_mesh import assert_close, rows
 
-from cgrpo_jax import assemble, checkpoint, model, sharding
+from cgrpo_jax import assemble, checkpoint, model, rewards, sharding
 from cgrpo_jax import update as update_lib
 
 pytestmark = pytest.mark.slow
@@ -123,7 +123,8 @@ def test_the_same_losses_and_texts(uninterrupted, tmp_path, processes, devices, 
     first, expected = (tiny_run.repeatable(workdir)[0] for workdir in (other, uninterrupted))
     assert first.keys() == expected.keys()
     for name, value in expected.items():
-        if name.startswith("sampling/"):  # differences of nearly equal numbers
+        # Differences of nearly equal numbers; prompts that share a prefill, by the data groups there are.
+        if name.startswith(("sampling/", "engine/")):
             continue
         np.testing.assert_allclose(first[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     texts = [row for row in tiny_run.samples(uninterrupted) if row["step"] == 0]
@@ -145,7 +146,8 @@ def test_one_process_asks_the_endpoint_and_all_grade(tmp_path, server):
     for text in texts:
         for stage in filter(text.get, ("response", "refinement")):
             reward = text["reward" if stage == "response" else "refinement_reward"]
-            assert reward == float(text[stage].endswith(f"Answer: {text['answer']}"))
+            (grade,) = rewards.grade("math", [text[stage]], [text["answer"]], timeout=60.0)
+            assert reward == grade.score
 
 
 def test_sigterm_to_one_process_saves_and_ends_all(uninterrupted, tmp_path):

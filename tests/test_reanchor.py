@@ -173,7 +173,8 @@ def iteration():
     """Responses, kept refinements and train rows of one iteration in which every response fails."""
     # Many ends of turn, so that some rows end by themselves.
     engine = Engine(CONFIG, eos_ids=[END, *range(150, 165)], num_slots=6, prompt_bucket=64)
-    policy = Writer(engine, params(), PROMPTS, Author.POLICY, weights_step=5, seed=1, iteration=2)
+    # Some of what seed 4 draws is not how the tokenizer would cut it.
+    policy = Writer(engine, params(), PROMPTS, Author.POLICY, weights_step=5, seed=4, iteration=2)
     critic = rollout.Critic(kind="execution", check_steps=arithmetic.check_steps)
 
     async def solve(q, problem):

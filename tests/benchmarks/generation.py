@@ -352,7 +352,7 @@ def part_timers(bench: Bench, settings: slots.Settings) -> dict[str, Callable[[]
     given = layers, forward.unembedding(params, config), hidden_SD
     advance = jax.jit(decoding.step, static_argnums=1, donate_argnums=2)
     draw = jax.jit(sampling.sample)
-    logits_SV, uniform_S = forward.logits(params, config, hidden_SD), jnp.linspace(0, 0.99, S)
+    logits_SV, keys_S = forward.logits(params, config, hidden_SD), jax.random.split(jax.random.key(0), S)
     return {
         "layers": timer(
             lambda out: advance(params, config, out[1], np.ones_like(place_S), place_S, live_S),
@@ -360,7 +360,7 @@ def part_timers(bench: Bench, settings: slots.Settings) -> dict[str, Callable[[]
             calls=16,
         ),
         "unembedding": timer(lambda out: unembed(out, params, config, hidden_SD), jnp.copy(logits_SV), calls=16),
-        "sampling": timer(lambda _: draw(logits_SV, uniform_S), None, calls=16),
+        "sampling": timer(lambda _: draw(logits_SV, keys_S), None, calls=16),
         "products": timer(lambda out: multiply(out, *given), jax.jit(products)(*given), calls=bench.work.new),
     }
 
