@@ -17,10 +17,11 @@ from cgrpo_jax import model as model_lib
 from cgrpo_jax.checkpoint import SavedWeights, read_extra, restore_params
 from cgrpo_jax.engine import Engine
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.optimizer import make_optimizer
 from cgrpo_jax.prompts import Prompts
 from cgrpo_jax.rundir import RunDir
 from cgrpo_jax.tokenizer import Tokenizer, load_tokenizer
-from cgrpo_jax.update import LossSettings, PackShape, make_optimizer
+from cgrpo_jax.update import LossSettings, PackShape
 
 _NO_MODEL = (
     "no model: set model.folder, or model.init to a converted checkpoint, or model.tokenizer and the shape "

@@ -14,7 +14,7 @@ import optax
 
 from cgrpo_jax import assemble, journal, lora, runtime, warmstart
 from cgrpo_jax import model as model_lib
-from cgrpo_jax import update as update_lib
+from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax.checkpoint import Checkpoints, restore_params, save_params
 from cgrpo_jax.problems import held_out_facts
 from cgrpo_jax.records import TrainState
@@ -61,7 +61,7 @@ def restore(
     settings, shapes = assemble.lora_settings(config), model_lib.param_shapes(model.config)
     trained = lora.adapter_shapes(model.config, settings) if settings else shapes
     found = checkpoints.restore_latest(
-        update_lib.state_shapes(model.placed(trained), optimizer),
+        optimizer_lib.state_shapes(model.placed(trained), optimizer),
         on_skip=lambda step, why: journal.say(f"checkpoint {step} can't be read ({why}); using the one before"),
     )
     if not found:
@@ -106,7 +106,7 @@ def start(
     if settings:
         if assemble.keeps_base(config):
             _save(run.base, params)
-        begun = Beginning(update_lib.init_state(assemble.initial_adapters(config, model), optimizer), progress)
+        begun = Beginning(optimizer_lib.init_state(assemble.initial_adapters(config, model), optimizer), progress)
         _freeze(begun, params, config, settings)
         return begun
     reference = None
@@ -114,7 +114,7 @@ def start(
         # A copy in any case: updates take the buffers of the state.
         reference = jax.tree.map(jax.numpy.copy, model.to_score(params))
         _save(run.reference, params)
-    return Beginning(update_lib.init_state(params, optimizer), progress, reference=reference)
+    return Beginning(optimizer_lib.init_state(params, optimizer), progress, reference=reference)
 
 
 def _freeze(begun: Beginning, params: dict, config, settings: lora.LoraSettings) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cgrpo_jax import forward, sharding
+from cgrpo_jax import attention, forward, sharding
 from cgrpo_jax.model import ModelConfig
 
 # A layer's cache: dict of `k`, `v`, and for int8 of `k_scale`, `v_scale`, with a head_dim of 1.
@@ -197,7 +197,7 @@ def _scores(config: ModelConfig, q_SKGWd, cached: dict, index):
     score = jnp.einsum(f"skgwd,{_axes('k', index)}->skgwt", q_SKGWd, k, preferred_element_type=jnp.float32)
     if "k_scale" in cached:
         score *= _scale(cached, "k", index)
-    return forward.softcap(score, config.attention_softcap)
+    return attention.softcap(score, config.attention_softcap)
 
 
 def _weigh(weight, cached: dict, index, dtype):
@@ -212,13 +212,13 @@ def _seen(config: ModelConfig, local, at_BW, position_T):
     """Returns `[B, 1, 1, W, T]`: whether a query at a position of its text sees another position of it."""
     back = at_BW[:, :, None] - position_T
     seen = back >= 0
-    return forward.choose(local, seen & (back < config.window), seen)[:, None, None]
+    return attention.choose(local, seen & (back < config.window), seen)[:, None, None]
 
 
 def _grouped(config: ModelConfig, q_BWHd, K: int):
     """Returns queries as `[B, K, G, W, head_dim]`, scaled."""
     B, W, H, head_dim = q_BWHd.shape
-    q = (q_BWHd * forward.query_scale(config)).reshape(B, W, K, H // K, head_dim)
+    q = (q_BWHd * attention.query_scale(config)).reshape(B, W, K, H // K, head_dim)
     return q.transpose(0, 2, 3, 1, 4)
 
 
@@ -332,7 +332,7 @@ def prefill(
     rope = forward.rotations(config, positions_QW, needed=number > 0 if isinstance(cache, tuple) else None)
     if not continued:
         segments_QW = (jnp.arange(W) < length_Q[:, None]).astype(jnp.int32)
-        alone = forward.packed_attention(config, positions_QW, segments_QW)
+        alone = attention.packed_attention(config, positions_QW, segments_QW)
 
     def apply(x, p, local, entry, index):
         def attend(q, k, v):

@@ -93,7 +93,7 @@ class Base:
 
     Example:
       base = Base(params, settings.scale)
-      state = update.init_state(init_adapters(config, settings, seed=0), optimizer)
+      state = optimizer.init_state(init_adapters(config, settings, seed=0), optimizer)
       state, _ = update.update(state, rows, base=base, ...)
       generate(base.merge(state.params), ...)
     """

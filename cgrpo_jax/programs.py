@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cgrpo_jax import assemble, decoding, generation, layouts, lora, packing, scheduler, sharding, slots, update
 from cgrpo_jax import model as model_lib
+from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax.model import ModelConfig
 
 PHASES = ("prefill", "decode", "critique", "reference", "reshard", "update")
@@ -122,7 +123,7 @@ class _Parts:
         full = model_lib.param_shapes(policy)
         self.weights = self.placed(policy, full)
         trained = self.placed(policy, lora.adapter_shapes(policy, self.adapters)) if self.adapters else self.weights
-        self.state = update.state_shapes(trained, self.optimizer)
+        self.state = optimizer_lib.state_shapes(trained, self.optimizer)
         self.base = lora.Base(self.weights, self.adapters.scale) if self.adapters else None
         self.buffers = {
             "trained": Buffer("weights", (self.state.params, self.state.step)),
@@ -338,7 +339,7 @@ class _Parts:
                 per_iteration=c.updates_per_batch,
             ),
             self.call(
-                "update", "update", update.apply, (self.state, params), keywords={"optimizer": self.optimizer},
+                "update", "update", optimizer_lib.apply, (self.state, params), keywords={"optimizer": self.optimizer},
                 own=("trained", "optimizer", "gradients"), per_iteration=c.updates_per_batch,
             ),
         ]  # fmt: skip

@@ -22,8 +22,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from cgrpo_jax import (
     assemble,
     beginning,
@@ -32,26 +30,24 @@ from cgrpo_jax import (
     data,
     generation,
     journal,
-    lora,
     metrics,
     model_files,
     rewards,
     rollout,
     runtime,
-    sharding,
     writers,
 )
 from cgrpo_jax import config as config_lib
-from cgrpo_jax import update as update_lib
 from cgrpo_jax.checkpoint import Checkpoints
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.engine import Stats
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.http_critic import HttpCritic
+from cgrpo_jax.learner import Learner
 from cgrpo_jax.pipeline import Pipeline, Progress, together
 from cgrpo_jax.problems import load_problems
-from cgrpo_jax.records import Author, Problem, Rollout, TrainRow, TrainState
+from cgrpo_jax.records import Author, Problem, Rollout, TrainState
 from cgrpo_jax.rundir import RunDir
 
 # What a resumed run may change: how long it goes on, what it writes, and where and with what room it runs.
@@ -138,13 +134,9 @@ class Loop:
         self.pipeline = Pipeline(grader)
         self.checkpoints = checkpoints
         self.stopping = stopping
-        self.optimizer = assemble.optimizer(config)
-        self.shape = assemble.pack_shape(config)
-        self.computing = dict(mesh=model.mesh, dtype=model.dtype)  # where, and in what, the trainer does
-        self.base: lora.Base | None = None  # this and the next two are as in `beginning.Beginning`
-        self.reference: dict | None = None
         self.progress = beginning.Progress()
         self.clock = journal.Clock()
+        self.learner = Learner(config, model, clock=self.clock)
         self.counts: collections.Counter = collections.Counter()  # of the iteration's critiques and refinements
         self.engine_stats: list[Stats] = []  # of the iteration's engines
         self.since = time.monotonic()
@@ -183,13 +175,16 @@ class Loop:
                 responses, kept, scale_by_std=c.scale_by_std, num_kept=c.num_refinements
             )
             del policy, critic  # and with them the weights that generate, which the update's memory has no room for
-            state, stats = self._update(state, groups)  # 7. objective, 8. update
+            state, stats = self.learner.update(state, groups)  # 7. objective, 8. update
 
             row = journal.metrics_row(
                 responses, refinements, kept, self.counts, stats, self.engine_stats,
                 refines=c.refine != "none", pass_threshold=c.pass_threshold,
             )  # fmt: skip
-            row |= {"learning_rate": self._learning_rate(int(state.step)), "step_time": time.monotonic() - started}
+            row |= {
+                "learning_rate": self.learner.learning_rate(int(state.step)),
+                "step_time": time.monotonic() - started,
+            }
             self._log(iteration, row, journal.sampled_tokens(responses, refinements, self.counts), state)
             if iteration % c.samples_every == 0:
                 shown = c.refine == "policy" and c.critique != "none"
@@ -230,7 +225,7 @@ class Loop:
 
     def _weights(self, state: TrainState) -> dict:
         """Returns the weights that generate: those that are trained, or the frozen ones with the adapters merged."""
-        return self.model.to_generate(state.params, self.base)
+        return self.model.to_generate(state.params, self.learner.base)
 
     def _solve(self, policy, critic, problems, on_tick) -> tuple[list[list[Rollout]], list[Rollout]]:
         """Takes all questions through steps 1 to 3 at once: none waits for another."""
@@ -319,66 +314,11 @@ class Loop:
             self.counts["dropped_mentions"] += before - len(refinements)
         return rollout.select(refinements, num_kept=c.num_refinements, seed=c.seed, iteration=iteration)
 
-    def _update(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> tuple[TrainState, list[dict]]:
-        """Applies `updates_per_batch` updates, each to an equal share of the questions; pi_old stays fixed."""
-        c = self.config
-        with self.clock("update"):
-            groups = self._with_logps(state.params, groups)
-            stats = []
-            per_update = len(groups) // c.updates_per_batch
-            for first in range(0, len(groups), per_update):
-                minibatch = groups[first : first + per_update]
-                rows = [row for group in minibatch for row in group]
-                state, one = update_lib.update(
-                    state,
-                    rows,
-                    optimizer=self.optimizer,
-                    base=self.base,
-                    num_questions=len(minibatch),
-                    config=self.model.config,
-                    settings=assemble.loss_settings(c),
-                    shape=self.shape,
-                    remat=c.remat,
-                    **self.computing,
-                )
-                stats.append(one)
-        return state, stats
-
-    def _learning_rate(self, num_updates: int) -> float:
-        """Returns the rate of the last of `num_updates` updates: the first of a warm-up has rate 0."""
-        c = self.config
-        return c.learning_rate * min(1.0, (num_updates - 1) / c.warmup_updates if c.warmup_updates else 1.0)
-
-    def _with_logps(self, params, groups):
-        """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's."""
-        c = self.config
-        rows = [row for group in groups for row in group]
-        score = functools.partial(
-            update_lib.score_rows,
-            rows=rows,
-            config=self.model.config,
-            shape=self.shape,
-            max_length=c.max_response_length,
-            temperature=c.temperature,
-            **self.computing,
-        )
-        if c.old_logp == "trainer":
-            logps = score(params, base=self.base)
-            differences = [abs(logp - row.old_logp) for row, logp in zip(rows, logps, strict=True)]
-            self.clock.count("sampling/sampling_logp_difference/mean", float(np.concatenate(differences).mean()))
-            rows = [row.replace(old_logp=logp) for row, logp in zip(rows, logps, strict=True)]
-        if self.reference is not None:
-            layout = sharding.GENERATION if self.base is None else sharding.TRAINING
-            logps = score(self.reference, layout=layout)
-            rows = [row.replace(ref_logp=logp) for row, logp in zip(rows, logps, strict=True)]
-        it = iter(rows)
-        return [[next(it) for _ in group] for group in groups]
-
     # --- start, log, keep, finish -------------------------------------------------------------------------------
 
     def _begin(self, resumed: bool) -> TrainState:
         parts = (self.config, self.model, self.run)
-        begun = beginning.restore(*parts, self.checkpoints, self.optimizer) if resumed else None
+        begun = beginning.restore(*parts, self.checkpoints, self.learner.optimizer) if resumed else None
         if resumed:
             self._write(self.run.truncate_after, begun.progress.iteration - 1 if begun else -1)
         if begun:
@@ -389,9 +329,10 @@ class Loop:
         if fresh:
             going_on = functools.partial(self._stop_if_asked, None)
             begun = beginning.start(
-                *parts, self.optimizer, evaluate=self._evaluate, clock=self.clock, going_on=going_on
+                *parts, self.learner.optimizer, evaluate=self._evaluate, clock=self.clock, going_on=going_on
             )
-        self.base, self.reference, self.progress = begun.base, begun.reference, begun.progress
+        self.progress = begun.progress
+        self.learner.base, self.learner.reference = begun.base, begun.reference
         if fresh:
             self._keep(begun.state, 0, always=True)
         self._compile(begun.state)

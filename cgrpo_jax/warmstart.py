@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from cgrpo_jax import arithmetic, critiques
+from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.model import ModelConfig
 from cgrpo_jax.prompts import Prompts
@@ -46,10 +47,10 @@ def warm_start(
       **kw: `remat`, `dtype`, `mesh`, as in `update.accumulate_gradients`.
     """
     rows = lessons(prompts, seed=seed, lengths=lengths, held_out=held_out, rare_rate=rare_rate)
-    optimizer = update_lib.make_optimizer(
+    optimizer = optimizer_lib.make_optimizer(
         learning_rate=learning_rate, warmup_steps=num_updates // 10, decay_steps=num_updates, weight_decay=0.01
     )
-    state = update_lib.init_state(params, optimizer)
+    state = optimizer_lib.init_state(params, optimizer)
     settings = update_lib.LossSettings(max_length=max_length)
     for _ in progress(range(num_updates)):
         state, _ = update_lib.update(

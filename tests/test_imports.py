@@ -45,6 +45,7 @@ LEVELS = (
         "arithmetic",
         "packing",
         "data",
+        "attention",
         "forward",
         "decoding",
     ),
@@ -57,6 +58,7 @@ LEVELS = (
         "scheduler",
         "slots",
         "engine",
+        "optimizer",
         "update",
         "checkpoint",
         "prompts",
@@ -64,7 +66,7 @@ LEVELS = (
     ),
     ("pipeline", "writers", "rollout", "warmstart", "evaluation", "config", "rundir", "checks", "problems"),
     ("generation", "assemble", "beginning", "cli", "journal", "model_card", "model_files"),
-    ("train", "evaluate", "sample", "convert", "programs", "planning", "plan"),
+    ("train", "learner", "evaluate", "sample", "convert", "programs", "planning", "plan"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

@@ -13,6 +13,7 @@ import safetensors.numpy
 from tiny import EVERYTHING, FAMILIES, plain_logits, random_params
 
 from cgrpo_jax import forward, hf, lora, model, sharding
+from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.lora import Base, LoraSettings, init_adapters
@@ -247,8 +248,8 @@ def test_the_gradient_is_that_of_the_merged_weights_by_the_chain_rule(remat):
 def test_an_update_changes_adapters_and_nothing_else():
     adapters = random_adapters(settings=SOME)
     base = Base(jax.tree.map(jnp.array, params()), SOME.scale)
-    optimizer = update_lib.make_optimizer(learning_rate=1e-2, weight_decay=0.1)
-    state = update_lib.init_state(jax.tree.map(jnp.array, adapters), optimizer)
+    optimizer = optimizer_lib.make_optimizer(learning_rate=1e-2, weight_decay=0.1)
+    state = optimizer_lib.init_state(jax.tree.map(jnp.array, adapters), optimizer)
     sizes = sorted(x.shape for x in jax.tree.leaves(state.opt_state) if x.ndim)
     assert sizes == sorted(2 * [x.shape for x in jax.tree.leaves(adapters)])  # Adam's two moments
     for _ in range(2):
@@ -263,7 +264,7 @@ def test_an_update_changes_adapters_and_nothing_else():
 def test_the_first_step_moves_b_alone():
     """At B = 0 nothing depends on A yet; after a step it does."""
     adapters = init_adapters(CONFIG, SOME, seed=0)
-    base, state = Base(params(), SOME.scale), update_lib.init_state(jax.tree.map(jnp.array, adapters), SGD)
+    base, state = Base(params(), SOME.scale), optimizer_lib.init_state(jax.tree.map(jnp.array, adapters), SGD)
     for moves in (False, True):
         before = jax.device_get(state.params)["layers"]
         state, _ = update_lib.update(state, rows(), optimizer=SGD, base=base, **MODEL)
@@ -286,8 +287,8 @@ def test_merged_weights_lie_as_the_bases():
 def test_adapters_learn():
     """Likelihood of a few rows, by adapters of two targets."""
     few = rows(4, loss=LossKind.NLL, advantage=1.0)
-    base, optimizer = Base(params(), SOME.scale), update_lib.make_optimizer(learning_rate=3e-2)
-    state = update_lib.init_state(init_adapters(CONFIG, SOME, seed=0), optimizer)
+    base, optimizer = Base(params(), SOME.scale), optimizer_lib.make_optimizer(learning_rate=3e-2)
+    state = optimizer_lib.init_state(init_adapters(CONFIG, SOME, seed=0), optimizer)
     losses = []
     for _ in range(12):
         state, stats = update_lib.update(state, few, optimizer=optimizer, base=base, **MODEL)
@@ -297,7 +298,7 @@ def test_adapters_learn():
 
 def test_adapters_decay_like_matrices():
     adapters = random_adapters()
-    optimizer = update_lib.make_optimizer(learning_rate=0.1, weight_decay=0.5)
+    optimizer = optimizer_lib.make_optimizer(learning_rate=0.1, weight_decay=0.5)
     updates, _ = jax.jit(optimizer.update)(jax.tree.map(jnp.zeros_like, adapters), optimizer.init(adapters), adapters)
     assert_trees_close(updates, jax.tree.map(lambda x: -0.05 * x, adapters), rtol=1e-5)
 
@@ -314,10 +315,10 @@ def test_the_number_of_programs_does_not_depend_on_the_rows_nor_on_the_adapters(
     base, optimizer = Base(params(), SOME.scale), SGD
     found = []
     for seed, count in enumerate((3, 1, 9)):
-        state = update_lib.init_state(random_adapters(settings=SOME, seed=seed), optimizer)
+        state = optimizer_lib.init_state(random_adapters(settings=SOME, seed=seed), optimizer)
         state, _ = update_lib.update(state, rows(count, seed), optimizer=optimizer, base=base, **MODEL)
         base.merge(state.params)
-        found.append([f._cache_size() for f in (update_lib.accumulate, update_lib.apply, lora.merge_one)])
+        found.append([f._cache_size() for f in (update_lib.accumulate, optimizer_lib.apply, lora.merge_one)])
     assert found[0] == found[1] == found[2]
 
 

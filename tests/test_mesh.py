@@ -11,6 +11,7 @@ import pytest
 from tiny import EVERYTHING, FAMILIES, random_params
 
 from cgrpo_jax import lora, model, sampling, sharding
+from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.engine import Engine
 from cgrpo_jax.errors import UserError
@@ -151,12 +152,14 @@ def test_gradients_of_adapters(name, mesh):
 def test_two_updates():
     """The optimiser's state lies as the weights do, and stays there."""
     config, mesh = MODELS["divisible"], make_mesh("2x2x2")
-    optimizer = update_lib.make_optimizer(learning_rate=1e-2, weight_decay=0.1, max_grad_norm=0.5)
+    optimizer = optimizer_lib.make_optimizer(learning_rate=1e-2, weight_decay=0.1, max_grad_norm=0.5)
     settings = dict(optimizer=optimizer, config=config, settings=SETTINGS, shape=SHAPE)
     states = {}
     for key in (make_mesh(ONE), mesh):
-        states[key] = update_lib.init_state(place(jax.tree.map(jnp.copy, params("divisible")), config, key), optimizer)
-        lies = update_lib.state_shapes(states[key].params, optimizer)
+        states[key] = optimizer_lib.init_state(
+            place(jax.tree.map(jnp.copy, params("divisible")), config, key), optimizer
+        )
+        lies = optimizer_lib.state_shapes(states[key].params, optimizer)
         for _ in range(2):
             states[key], _ = update_lib.update(states[key], rows(), mesh=key, **settings)
         same = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s.sharding, x.ndim), states[key], lies)

@@ -22,6 +22,7 @@ from test_http_critic import good
 from test_mesh import assert_close, rows
 
 from cgrpo_jax import assemble, checkpoint, model, rewards, sharding
+from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax import update as update_lib
 
 pytestmark = pytest.mark.slow
@@ -93,7 +94,7 @@ def arrays(workdir, mesh):
     """Returns the newest step and its state, on a mesh."""
     cfg = tiny_run.config()
     loaded = assemble.load_model(cfg, mesh)
-    template = update_lib.state_shapes(loaded.placed(model.param_shapes(loaded.config)), optimizer())
+    template = optimizer_lib.state_shapes(loaded.placed(model.param_shapes(loaded.config)), optimizer())
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, state, _ = checkpoints.restore_latest(template)
     return step, state
@@ -101,7 +102,7 @@ def arrays(workdir, mesh):
 
 @functools.cache
 def optimizer():
-    return update_lib.make_optimizer(learning_rate=1e-3)
+    return optimizer_lib.make_optimizer(learning_rate=1e-3)
 
 
 def assert_bitwise(a, b):

@@ -241,7 +241,7 @@ def test_a_longer_second_run_goes_on_as_if_it_had_been_one(tmp_path, uninterrupt
 
 def test_a_crash_within_an_iteration(tmp_path, uninterrupted, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        interrupt(patch, "_update", 4, crash)  # iteration 2 is logged, and its checkpoint is that of iteration 1
+        interrupt(patch, "_select", 4, crash)  # iteration 2 is logged, and its checkpoint is that of iteration 1
         run(tmp_path, WARM, num_iterations=LENGTH)
     assert len(metrics(tmp_path)) == 3
     run(tmp_path, WARM, num_iterations=LENGTH)

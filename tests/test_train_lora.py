@@ -262,7 +262,7 @@ def test_sigkill(tmp_path, uninterrupted, changes):
 def test_resuming_on_another_runs_base(tmp_path, started, monkeypatch):
     changes = LORA | {"kl_coef": 0.05}
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        interrupt(patch, "_update", 3, crash)
+        interrupt(patch, "_select", 3, crash)
         run(tmp_path, changes, num_iterations=LENGTH)
     run(tmp_path, changes, num_iterations=LENGTH)
     assert_same_run(tmp_path, started, LENGTH, changes)

@@ -12,8 +12,9 @@ from tiny import EVERYTHING, plain_logits, plain_logprobs, random_params
 
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.objective import AGGREGATES
+from cgrpo_jax.optimizer import init_state, make_optimizer
 from cgrpo_jax.records import LossKind, TrainRow
-from cgrpo_jax.update import LossSettings, PackShape, accumulate_gradients, init_state, make_optimizer, score_rows
+from cgrpo_jax.update import LossSettings, PackShape, accumulate_gradients, score_rows
 
 CONFIG = dataclasses.replace(EVERYTHING, vocab_size=41, embed_dim=16, mlp_dim=16)
 SHAPE = PackShape(num_token_rows=2, pack_length=24, num_slots=5)

@@ -18,6 +18,7 @@ import numpy as np
 
 from cgrpo_jax import assemble, checkpoint, lora, model, sharding, train, update, writers
 from cgrpo_jax import config as config_lib
+from cgrpo_jax import optimizer as optimizer_lib
 
 QUICKSTART = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
 SMALL = {
@@ -106,7 +107,7 @@ def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
     """Returns the newest checkpoint's step and all its arrays."""
     loaded, settings = assemble.load_model(cfg, sharding.one_device()), assemble.lora_settings(cfg)
     trained = lora.adapter_shapes(loaded.config, settings) if settings else model.param_shapes(loaded.config)
-    template = update.state_shapes(loaded.placed(trained), update.make_optimizer(learning_rate=1.0))
+    template = optimizer_lib.state_shapes(loaded.placed(trained), optimizer_lib.make_optimizer(learning_rate=1.0))
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, restored, _ = checkpoints.restore_latest(template)
     return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
