@@ -26,7 +26,7 @@ def choose(local, if_local, if_not):
     return if_not if local is None else jax.tree.map(functools.partial(jnp.where, local), if_local, if_not)
 
 
-def packed_attention(config: ModelConfig, positions_BS, segments_BS) -> Callable:
+def packed_attention(config: ModelConfig, positions_BS, segments_BS, *, prompts_BS=None, kernel="blocks") -> Callable:
     """Returns `local -> attend`: causal attention within each segment, in local layers to its last tokens only.
 
     Long rows are taken a block of queries at a time, each with the keys up to its end, and their scores are computed
@@ -38,6 +38,8 @@ def packed_attention(config: ModelConfig, positions_BS, segments_BS) -> Callable
     def block(local, start, end, q, k, v):
         here = slice(start, end)
         seen_BST = segments_BS[:, here, None] == segments_BS[:, None, :end]
+        if prompts_BS is not None:
+            seen_BST |= (prompts_BS[:, here, None] == segments_BS[:, None, :end]) & (prompts_BS[:, here, None] > 0)
         seen_BST &= index_S[here, None] >= index_S[:end]
         near_BST = seen_BST & (positions_BS[:, here, None] - positions_BS[:, None, :end] < config.window)
         return _attention(config, q, k, v, choose(local, near_BST, seen_BST)[:, None])

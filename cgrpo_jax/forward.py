@@ -182,7 +182,15 @@ def gatherer(params: dict, config: ModelConfig) -> Callable[[dict], dict]:
 
 
 def hidden_states(
-    params: dict, config: ModelConfig, tokens_BS, positions_BS, segments_BS, *, remat: bool = False
+    params: dict,
+    config: ModelConfig,
+    tokens_BS,
+    positions_BS,
+    segments_BS,
+    *,
+    prompts_BS=None,
+    remat: bool = False,
+    kernel: str = "blocks",
 ) -> jax.Array:
     """Full forward pass over packed rows.
 
@@ -190,15 +198,17 @@ def hidden_states(
       params: as `init_params` returns them; the computation runs in their dtype.
       config: the model's shape.
       tokens_BS: int32 tokens.
-      positions_BS: int32 rotary positions, from 0 in each segment.
-      segments_BS: int32; a token attends to earlier tokens of its own segment only. 0 is padding.
+      positions_BS: int32 rotary positions.
+      segments_BS: int32; a token attends to earlier tokens of its own segment (0 is padding),
+      prompts_BS: int32; and to those of the segment named here, where it is not 0. None: no token does.
+      kernel: of attention, as for `packed_attention`.
       remat: recompute each layer's activations in the backward pass instead of storing them.
 
     Returns:
       `[B, S, D]` hidden states after the final norm; `logits` maps them to logits.
     """
-    attend, rope = packed_attention(config, positions_BS, segments_BS), rotations(config, positions_BS)
-
+    attend = packed_attention(config, positions_BS, segments_BS, prompts_BS=prompts_BS, kernel=kernel)
+    rope = rotations(config, positions_BS)
     gather = gatherer(params, config)
 
     def layer(x, xs):

@@ -24,6 +24,8 @@ def linear_logprobs(
     softcap: float = 0.0,
     block_size: int = 4096,
     vocab_size: int | None = None,
+    num_live=None,
+    kernel: str = "blocks",
 ) -> tuple[jax.Array, jax.Array]:
     """`log p[target]` and the entropy `H = -sum p log p`, `p = softmax(hidden unembed^T / temperature)` of each row.
 

@@ -1,6 +1,7 @@
 """From train rows to fixed-size packed batches: several rows share one token row, none sees another.
 
-The same packer serves every kind of row (responses, refinements, critiques, supervised examples).
+Rows with the same context, as the responses to one question, share it: in a token row it is computed once, and each of
+its rows attends to it. The same packer serves every kind of row (responses, refinements, critiques, examples).
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,11 @@ import numpy as np
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import LossKind, TrainBatch, TrainRow
+
+# What a token row holds: by the bytes of each context, the rows that share it.
+TokenRow = dict[bytes, list[TrainRow]]
+# What `work` counts.
+WORK = ("packed_positions", "packed_tokens", "targets", "attention_pairs", "local_attention_pairs")
 
 
 def pack(
@@ -23,7 +29,9 @@ def pack(
 ) -> list[TrainBatch]:
     """Packs rows first-fit, longest first, into as many batches of one static shape as they need.
 
-    A row takes `len(context_ids) + len(target_ids) - 1` positions: its last target is predicted, not read.
+    A row of P context tokens and T targets takes T positions: from the last token of its context, which predicts the
+    first target, to its last target but one. The P - 1 tokens before take their positions once in a token row, for all
+    rows with that context.
 
     Args:
       rows: what to learn from; may be empty.
@@ -41,85 +49,182 @@ def pack(
       UserError: a row does not fit `pack_length` or `max_length`, or has no context or no target.
 
     Example:
-      Rows of 5 and 3 positions and S = 8 share one token row, with segments [1, 1, 1, 1, 1, 2, 2, 2] and positions
-      [0, 1, 2, 3, 4, 0, 1, 2].
+      The contexts [5, 6, 7] with targets [1, 2] and [3, 4, 2] share one token row of S = 8 so: tokens
+      [5, 6, 7, 3, 4, 7, 1, 0], segments [1, 1, 2, 2, 2, 3, 3, 0], prompts [0, 0, 1, 1, 1, 1, 1, 0] and positions
+      [0, 1, 2, 3, 4, 2, 3, 0].
     """
-    sizes = [len(row.context_ids) + len(row.target_ids) - 1 for row in rows]
-    for row, size in zip(rows, sizes, strict=True):
-        if not len(row.context_ids) or not len(row.target_ids):
-            raise UserError(
-                f"a train row of {len(row.context_ids)} + {len(row.target_ids)} tokens has no context or no target; "
-                "it needs at least one token of each."
-            )
-        if size > pack_length or len(row.target_ids) > max_length:
-            raise UserError(
-                f"a train row of {len(row.context_ids)} + {len(row.target_ids)} tokens does not fit pack_length "
-                f"{pack_length} and max_length {max_length}; raise them or shorten prompts and responses."
-            )
-    R = num_token_rows
-    token_rows: list[list[TrainRow]] = []
-    free: list[int] = []  # positions left in each token row
-    slots: list[int] = []  # train rows that each batch still takes
-    for i in sorted(range(len(rows)), key=lambda i: -sizes[i]):
-        j = next((j for j in range(len(free)) if free[j] >= sizes[i] and slots[j // R]), None)
-        if j is None:
-            # A batch that is out of slots takes no new token row either: its remaining ones stay empty.
-            while len(token_rows) % R and not slots[-1]:
-                token_rows.append([])
-                free.append(0)
-            j = len(token_rows)
-            token_rows.append([])
-            free.append(pack_length)
-            if j % R == 0:
-                slots.append(num_slots)
-        token_rows[j].append(rows[i])
-        free[j] -= sizes[i]
-        slots[j // R] -= 1
-    step = num_groups * R
+    for row in rows:
+        _check(row, pack_length, max_length)
+    packer = _Packer(num_token_rows, pack_length, num_slots)
+    for group in _by_context(rows):
+        packer.add(group)
+    step = num_groups * num_token_rows
     return [
-        fill(token_rows[j : j + step], num_groups, R, pack_length, num_slots, max_length)
-        for j in range(0, len(token_rows), step)
+        fill(packer.token_rows[j : j + step], num_groups, num_token_rows, pack_length, num_slots, max_length)
+        for j in range(0, len(packer.token_rows), step)
     ]
 
 
-def fill(token_rows: Sequence[Sequence[TrainRow]], G: int, R: int, S: int, B: int, T: int) -> TrainBatch:
+def _check(row: TrainRow, pack_length: int, max_length: int) -> None:
+    if not len(row.context_ids) or not len(row.target_ids):
+        raise UserError(
+            f"a train row of {len(row.context_ids)} + {len(row.target_ids)} tokens has no context or no target; "
+            "it needs at least one token of each."
+        )
+    if len(row.context_ids) + len(row.target_ids) - 1 > pack_length or len(row.target_ids) > max_length:
+        raise UserError(
+            f"a train row of {len(row.context_ids)} + {len(row.target_ids)} tokens does not fit pack_length "
+            f"{pack_length} and max_length {max_length}; raise them or shorten prompts and responses."
+        )
+
+
+def _by_context(rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
+    """Returns the rows of each context, longest first; the contexts that take the most positions first."""
+    groups: dict[bytes, list[TrainRow]] = {}
+    for row in rows:
+        groups.setdefault(_context(row), []).append(row)
+    for group in groups.values():
+        group.sort(key=lambda row: -len(row.target_ids))
+    return sorted(groups.values(), key=lambda group: -_size(group))
+
+
+def _context(row: TrainRow) -> bytes:
+    return np.asarray(row.context_ids, np.int32).tobytes()
+
+
+def _size(group: Sequence[TrainRow]) -> int:
+    """Returns the positions that rows of one context take in a token row of their own."""
+    return len(group[0].context_ids) - 1 + sum(len(row.target_ids) for row in group)
+
+
+class _Packer:
+    """Token rows that are being filled, R of each batch, with B slots for train rows."""
+
+    def __init__(self, num_token_rows: int, pack_length: int, num_slots: int):
+        self.num_token_rows, self.pack_length, self.num_slots = num_token_rows, pack_length, num_slots
+        self.token_rows: list[TokenRow] = []
+        self.free: list[int] = []  # positions left in each token row
+        self.slots: list[int] = []  # train rows that each batch still takes
+
+    def add(self, group: Sequence[TrainRow]) -> None:
+        """Places rows of one context: together if a token row has room for them all, else as they come."""
+        context = _context(group[0])
+        for i, row in enumerate(group):
+            room = lambda rows: self._first(_size(rows), len(rows))  # noqa: E731
+            j = self._first_beside(context, len(row.target_ids))
+            if j is None:
+                j = room(group[i:])
+            if j is None:
+                j = room([row])
+            if j is None:
+                j = self._open()
+            self.free[j] -= len(row.target_ids) + (0 if context in self.token_rows[j] else len(row.context_ids) - 1)
+            self.slots[j // self.num_token_rows] -= 1
+            self.token_rows[j].setdefault(context, []).append(row)
+
+    def _first(self, size: int, num_rows: int) -> int | None:
+        """Returns the first token row with so many positions and slots left."""
+        enough = (
+            j for j, free in enumerate(self.free) if free >= size and self.slots[j // self.num_token_rows] >= num_rows
+        )
+        return next(enough, None)
+
+    def _first_beside(self, context: bytes, size: int) -> int | None:
+        """Returns the first token row that has the context already, and room for a row of so many targets."""
+        enough = (
+            j
+            for j, held in enumerate(self.token_rows)
+            if context in held and self.free[j] >= size and self.slots[j // self.num_token_rows]
+        )
+        return next(enough, None)
+
+    def _open(self) -> int:
+        # A batch that is out of slots takes no new token row either: its remaining ones stay empty.
+        while len(self.token_rows) % self.num_token_rows and not self.slots[-1]:
+            self.token_rows.append({})
+            self.free.append(0)
+        if len(self.token_rows) % self.num_token_rows == 0:
+            self.slots.append(self.num_slots)
+        self.token_rows.append({})
+        self.free.append(self.pack_length)
+        return len(self.token_rows) - 1
+
+
+def fill(token_rows: Sequence[TokenRow], G: int, R: int, S: int, B: int, T: int) -> TrainBatch:
     """Returns the batch whose token row r holds `token_rows[r]`; what they do not fill is padding."""
     parts = [_fill_part(token_rows[g * R : (g + 1) * R], R, S, B, T) for g in range(G)]
     return parts[0] if G == 1 else jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _fill_part(token_rows: Sequence[Sequence[TrainRow]], R: int, S: int, B: int, T: int) -> TrainBatch:
-    tokens, positions, segments = (np.zeros((R, S), np.int32) for _ in range(3))
-    row_B, start_B, length_B = (np.zeros(B, np.int32) for _ in range(3))
-    target = np.zeros((B, T), np.int32)
-    old_logp, ref_logp = (np.zeros((B, T), np.float32) for _ in range(2))
-    advantage = np.zeros(B, np.float32)
-    refined, nll = (np.zeros(B, bool) for _ in range(2))
+def _fill_part(token_rows: Sequence[TokenRow], R: int, S: int, B: int, T: int) -> TrainBatch:
+    batch = _empty(R, S, B, T)
     b = 0
-    for r, members in enumerate(token_rows):
-        at = 0
-        for segment, row in enumerate(members, start=1):
-            ids = np.concatenate([row.context_ids, row.target_ids[:-1]])
-            here, n = slice(at, at + len(ids)), len(row.target_ids)
-            tokens[r, here], positions[r, here], segments[r, here] = ids, np.arange(len(ids)), segment
-            row_B[b], start_B[b], length_B[b] = r, at + len(row.context_ids) - 1, n
-            target[b, :n], old_logp[b, :n] = row.target_ids, row.old_logp
-            if row.ref_logp is not None:
-                ref_logp[b, :n] = row.ref_logp
-            advantage[b], refined[b], nll[b] = row.advantage, row.refined, row.loss == LossKind.NLL
+    for r, held in enumerate(token_rows):
+        at = segment = 0
+
+        def write(ids, first_position: int, prompt: int, r=r):
+            nonlocal at, segment
+            segment += 1
+            here = slice(at, at + len(ids))
+            batch.tokens_RS[r, here], batch.segments_RS[r, here], batch.prompts_RS[r, here] = ids, segment, prompt
+            batch.positions_RS[r, here] = first_position + np.arange(len(ids))
             at += len(ids)
-            b += 1
+            return here.start
+
+        for rows in held.values():
+            shared = rows[0].context_ids[:-1]
+            if len(shared):
+                write(shared, 0, 0)
+            prompt = segment if len(shared) else 0
+            for row in rows:
+                start = write(np.concatenate([row.context_ids[-1:], row.target_ids[:-1]]), len(shared), prompt)
+                _fill_slot(batch, b, row, r, start)
+                b += 1
+    return batch
+
+
+def _fill_slot(batch: TrainBatch, b: int, row: TrainRow, r: int, start: int) -> None:
+    n = len(row.target_ids)
+    batch.row_B[b], batch.start_B[b], batch.length_B[b] = r, start, n
+    batch.target_BT[b, :n], batch.old_logp_BT[b, :n] = row.target_ids, row.old_logp
+    if row.ref_logp is not None:
+        batch.ref_logp_BT[b, :n] = row.ref_logp
+    batch.advantage_B[b], batch.refined_B[b], batch.nll_B[b] = row.advantage, row.refined, row.loss == LossKind.NLL
+
+
+def _empty(R: int, S: int, B: int, T: int) -> TrainBatch:
+    tokens, positions, segments, prompts = (np.zeros((R, S), np.int32) for _ in range(4))
+    row_B, start_B, length_B = (np.zeros(B, np.int32) for _ in range(3))
+    old_logp, ref_logp = (np.zeros((B, T), np.float32) for _ in range(2))
+    refined, nll = (np.zeros(B, bool) for _ in range(2))
     return TrainBatch(
         tokens_RS=tokens,
         positions_RS=positions,
         segments_RS=segments,
+        prompts_RS=prompts,
         row_B=row_B,
         start_B=start_B,
         length_B=length_B,
-        target_BT=target,
+        target_BT=np.zeros((B, T), np.int32),
         old_logp_BT=old_logp,
         ref_logp_BT=ref_logp,
-        advantage_B=advantage,
+        advantage_B=np.zeros(B, np.float32),
         refined_B=refined,
         nll_B=nll,
     )
+
+
+def work(batch: TrainBatch, *, window: int = 0) -> dict[str, int]:
+    """Returns what a batch computes: counts over all its token rows, from which FLOPs follow (flops.py).
+
+    A token at position p sees p + 1 tokens, itself and its whole context, wherever in the token row these lie; in a
+    layer with a window at most that many.
+
+    Args:
+      batch: of NumPy arrays, from `pack`.
+      window: tokens that a token of a local layer sees; 0 where no layer is local.
+    """
+    live = batch.segments_RS > 0
+    seen = np.where(live, batch.positions_RS + 1, 0).astype(np.int64)
+    counted = (live.size, live.sum(), batch.length_B.sum(), seen.sum(), np.minimum(seen, window).sum())
+    return {name: int(number) for name, number in zip(WORK, counted, strict=True)}

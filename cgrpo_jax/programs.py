@@ -57,7 +57,7 @@ class Call:
       times: how often it runs in one run of what it is reported as.
       per_iteration: how often that runs in an iteration; 0 if in evaluations only, or if the prompts decide it.
       trips: how often the loops run that end on data, where the bytes it moves are counted in the program itself:
-        prompts written; tokens and, within that, blocks of the cache that are read. Empty for others.
+        prompts written; tokens and, within that, blocks of the cache that are read; packed batches. Empty for others.
       counted: of a program that decodes, further keywords that leave it one loop that ends on data.
       unused_end: whether nothing uses what the last layer makes of its keys and values, which is computed all the same.
     """
@@ -277,14 +277,20 @@ class _Parts:
 
     def num_rows(self) -> int:
         """Rows that the questions of an iteration leave to learn from."""
+        return self.config.questions_per_iteration * self.rows_a_question()
+
+    def rows_a_question(self) -> int:
         c = self.config
         found = {"none": 0, "solution": 1}.get(c.refine, c.num_responses * c.num_critiques * c.refinements_per_critique)
-        return c.questions_per_iteration * (c.num_responses + min(c.num_refinements, found))
+        return c.num_responses + min(c.num_refinements, found)
 
     def batches(self, num_rows: int) -> int:
         """Packed batches that so many rows of full length take."""
         c, shape = self.config, assemble.pack_shape(self.config)
-        per_token_row = max(1, shape.pack_length // (c.max_prompt_length + c.max_response_length - 1))
+        prompt, group = c.max_prompt_length - 1, self.rows_a_question()
+        per_token_row = group * (shape.pack_length // (prompt + group * c.max_response_length))
+        if not per_token_row:  # a question's rows are parted, its prompt is in each part
+            per_token_row = max(1, (shape.pack_length - prompt) // c.max_response_length)
         per_part = min(per_token_row * shape.num_token_rows, shape.num_slots)
         return -(-num_rows // (per_part * self.groups))
 
@@ -292,6 +298,10 @@ class _Parts:
         shape, length = assemble.pack_shape(self.config), self.config.max_response_length
         one = packing.fill([], 1, shape.num_token_rows, shape.pack_length, shape.num_slots, length)
         return jax.tree.map(lambda x: self.rows(self.groups * len(x), *x.shape[1:], dtype=x.dtype), one)
+
+    def batches_at_once(self):
+        stacked = lambda x: self.array((update.AT_ONCE, *x.shape), x.dtype, sharding.STACKED_BY_ROWS)  # noqa: E731
+        return jax.tree.map(stacked, self.batch())
 
     def scoring(self) -> list[Call]:
         c = self.config
@@ -330,13 +340,14 @@ class _Parts:
         keywords = dict(
             config=self.policy, settings=assemble.loss_settings(c), remat=c.remat, dtype=self.dtype, mesh=self.mesh
         )
-        args = (params, params, self.batch(), counts, self.base)
+        # Counted for one batch, and taken as often as there are batches.
+        args = (params, params, self.batches_at_once(), self.array((), jnp.int32), counts, self.base)
         own = ("trained", "gradients", "base") if self.base else ("trained", "gradients")
         times = self.batches(self.num_rows() // c.updates_per_batch)
         return [
             self.call(
                 "update", "update", update.accumulate, args, keywords=keywords, own=own, times=times,
-                per_iteration=c.updates_per_batch,
+                per_iteration=c.updates_per_batch, trips=(1,),
             ),
             self.call(
                 "update", "update", optimizer_lib.apply, (self.state, params), keywords={"optimizer": self.optimizer},

@@ -135,14 +135,16 @@ class TrainRow:
 class TrainBatch:
     """Train rows packed into token rows of one static shape: R rows of S tokens, B train rows of up to T targets.
 
-    A packed row holds several train rows one after the other, each a segment with its own positions. Targets are
-    found through indices, so nothing depends on where a row was packed: the log-probability of target t of row b is
-    that of `target_BT[b, t]`, read from the hidden state at `(row_B[b], start_B[b] + t)`.
+    A packed row holds several train rows one after the other, each a segment with its own positions; those with the
+    same context follow a segment that holds all of it but its last token, their shared prompt. Targets are found
+    through indices, so nothing depends on where a row was packed: the log-probability of target t of row b is that of
+    `target_BT[b, t]`, read from the hidden state at `(row_B[b], start_B[b] + t)`.
 
     Attributes:
       tokens_RS: int32, input tokens.
-      positions_RS: int32, rotary positions, from 0 in each segment.
+      positions_RS: int32, rotary positions, from 0 in each shared prompt, and on from its end in each of its rows.
       segments_RS: int32, 1, 2, ... within a packed row; 0 is padding, which nothing attends to.
+      prompts_RS: int32, the segment that a token sees beside its own: the shared prompt of its row; 0 for none.
       row_B: int32, packed row of each train row.
       start_B: int32, packed position whose hidden state predicts the row's first target.
       length_B: int32, number of targets; 0 for an empty slot.
@@ -157,6 +159,7 @@ class TrainBatch:
     tokens_RS: jax.Array
     positions_RS: jax.Array
     segments_RS: jax.Array
+    prompts_RS: jax.Array
     row_B: jax.Array
     start_B: jax.Array
     length_B: jax.Array

@@ -11,10 +11,12 @@ Programs are written for one device's part (`jax.shard_map`), and see from shape
 than the model's configuration says is a part of it. So the same code runs where nothing is cut.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import mesh_utils
@@ -31,6 +33,7 @@ AXES = {"embed": FSDP, "heads": TENSOR, "kv_heads": TENSOR, "mlp": TENSOR, "voca
 GATHERED = "gathered"
 
 BY_ROWS = PartitionSpec(DATA)
+STACKED_BY_ROWS = PartitionSpec(None, DATA)
 WHOLE = PartitionSpec()
 
 
@@ -116,9 +119,9 @@ def whole_beside(array: Any) -> jax.sharding.Sharding:
     return NamedSharding(where.mesh, WHOLE) if isinstance(where, NamedSharding) else where
 
 
-def deal(tree: Any, mesh: Mesh) -> Any:
-    """Returns host arrays, the same on every process, on the mesh: their first axis is dealt out to the data groups."""
-    where = NamedSharding(mesh, BY_ROWS)
+def deal(tree: Any, mesh: Mesh, *, spec: PartitionSpec = BY_ROWS) -> Any:
+    """Returns host arrays, the same on every process, on the mesh: `spec` says what is dealt out to the data groups."""
+    where = NamedSharding(mesh, spec)
 
     def put(x):
         return jax.make_array_from_callback(x.shape, where, x.__getitem__)
@@ -170,6 +173,39 @@ def varying_like(x: Any, *others: jax.Array) -> Any:
         return jax.lax.pcast(leaf, new, to="varying") if new else leaf
 
     return jax.tree.map(mark, x)
+
+
+def varying_over_data(x: jax.Array) -> jax.Array:
+    """Marks an array as one that may differ between data groups: its gradient is then each group's own."""
+    new = _shared_by(x)
+    return jax.lax.pcast(x, new, to="varying") if new else x
+
+
+def in_one_group(tree: Any) -> Any:
+    """Returns arrays in the first of the data groups that share them, and 0 in the others, marked to vary.
+
+    What the groups add to it and `sum_over_groups_of` are thereby added to it once.
+    """
+
+    def keep(x):
+        shared = _shared_by(x)
+        if not shared:
+            return x
+        first = functools.reduce(jnp.logical_and, [jax.lax.axis_index(axis) == 0 for axis in shared])
+        return jnp.where(first, varying_over_data(x), 0)
+
+    return jax.tree.map(keep, tree)
+
+
+def sum_over_groups_of(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Returns the sum of `x` over the data groups that share `like`."""
+    shared = _shared_by(like)
+    return jax.lax.psum(x, shared) if shared else x
+
+
+def _shared_by(x: jax.Array) -> tuple[str, ...]:
+    """Returns the axes of data groups along which an array does not differ."""
+    return tuple(axis for axis in DATA if axis not in _varying(x))
 
 
 def _varying(x) -> frozenset[str]:

@@ -1,10 +1,11 @@
 """One update of a trainable model: packed rows in, new weights and metrics out.
 
-The gradient of a minibatch is accumulated over packed batches of one static shape, so memory is bounded by the shape
-and the number of compilations does not depend on the data. On a mesh every data group has its own share of the rows;
-denominators are those of the whole minibatch, so the gradients simply add up.
+The gradient of a minibatch is accumulated over packed batches of one static shape, by one program that takes several of
+them: memory is bounded by the shape, and the number of compilations does not depend on the data. On a mesh every data
+group has its own share of the rows; denominators are those of the whole minibatch, so the gradients simply add up.
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -18,8 +19,11 @@ from cgrpo_jax import forward, lora, objective, sharding
 from cgrpo_jax import model as model_lib
 from cgrpo_jax.logprobs import linear_logprobs
 from cgrpo_jax.optimizer import apply
-from cgrpo_jax.packing import fill, pack
+from cgrpo_jax.packing import WORK, fill, pack, work
 from cgrpo_jax.records import LossKind, TrainBatch, TrainRow, TrainState
+
+# Packed batches that one run of `accumulate` takes.
+AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +45,22 @@ class LossSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Kernels:
+    """How attention and the output layer are computed; see `attention.packed_attention` and `linear_logprobs`."""
+
+    attention: str
+    output: str
+
+    @classmethod
+    def of(cls, mesh: jax.sharding.Mesh) -> "Kernels":
+        """Returns the kernels for the devices of a mesh: those made for TPUs there, JAX's own operations elsewhere."""
+        return cls("splash", "pallas") if mesh.devices.flat[0].platform == "tpu" else PLAIN
+
+
+PLAIN = Kernels("blocks", "blocks")
+
+
+@dataclasses.dataclass(frozen=True)
 class PackShape:
     """The static shape of a data group's packed batch: R token rows of S tokens, holding at most B train rows."""
 
@@ -54,59 +74,111 @@ def _weights(params: dict, base: lora.Base | None) -> dict:
     return params if base is None else base.attach(params)
 
 
-def row_logprobs(params, config: model_lib.ModelConfig, batch: TrainBatch, *, temperature: float, remat: bool):
+def row_logprobs(
+    params,
+    config: model_lib.ModelConfig,
+    batch: TrainBatch,
+    *,
+    temperature: float,
+    remat: bool,
+    kernels: Kernels = PLAIN,
+):
     """Returns `[B, T]` log-probabilities (nats) of a packed batch's targets, and the entropies at those positions.
 
-    Both are of `softmax(logits / temperature)`; entries past a row's length are those of arbitrary positions, to be
-    masked.
+    Both are of `softmax(logits / temperature)`; entries past a row's length are 0. Only positions that predict a target
+    go through the unembedding.
     """
-    hidden = forward.hidden_states(params, config, batch.tokens_RS, batch.positions_RS, batch.segments_RS, remat=remat)
+    hidden_RSD = forward.hidden_states(
+        params,
+        config,
+        batch.tokens_RS,
+        batch.positions_RS,
+        batch.segments_RS,
+        prompts_BS=batch.prompts_RS,
+        remat=remat,
+        kernel=kernels.attention,
+    )
+    R, S, D = hidden_RSD.shape
     T = batch.target_BT.shape[1]
-    S = hidden.shape[1]
-    column_BT = jnp.minimum(batch.start_B[:, None] + jnp.arange(T), S - 1)
-    # The target of every packed position, so that each goes through the unembedding once.
     live_BT = jnp.arange(T) < batch.length_B[:, None]
-    row_BT = jnp.where(live_BT, batch.row_B[:, None], hidden.shape[0])  # out of range: dropped
-    target_RS = jnp.zeros(hidden.shape[:2], jnp.int32).at[row_BT, column_BT].set(batch.target_BT, mode="drop")
-    logp, entropy = linear_logprobs(
-        hidden.reshape(-1, hidden.shape[-1]),
+    # The targets one after the other: row b's begin where those of the rows before it end.
+    end_B = jnp.cumsum(batch.length_B)
+    nowhere = R * S  # out of range: neither read nor written
+    n_BT = jnp.where(live_BT, (end_B - batch.length_B)[:, None] + jnp.arange(T), nowhere)
+    position_BT = batch.row_B[:, None] * S + batch.start_B[:, None] + jnp.arange(T)
+    position_N = jnp.full(R * S, nowhere).at[n_BT].set(position_BT, mode="drop", unique_indices=True)
+    target_N = jnp.zeros(R * S, jnp.int32).at[n_BT].set(batch.target_BT, mode="drop", unique_indices=True)
+    logp_N, entropy_N = linear_logprobs(
+        hidden_RSD.reshape(-1, D).at[position_N].get(mode="fill", fill_value=0),
         forward.unembedding(params, config),
-        target_RS.reshape(-1),
+        target_N,
         temperature=temperature,
         softcap=config.logit_softcap,
         vocab_size=config.vocab_size,
+        num_live=end_B[-1],
+        kernel=kernels.output,
     )
-    at = (batch.row_B[:, None], column_BT)
-    return logp.reshape(target_RS.shape)[at], entropy.reshape(target_RS.shape)[at]
+    return tuple(x.at[n_BT].get(mode="fill", fill_value=0) for x in (logp_N, entropy_N))
 
 
 @functools.partial(
     jax.jit, static_argnames=("config", "settings", "remat", "dtype", "mesh"), donate_argnames=("grads",)
 )
 def accumulate(
-    params, grads, batch: TrainBatch, counts, base: lora.Base | None, *, config, settings, remat, dtype, mesh
+    params, grads, batches: TrainBatch, num, counts, base: lora.Base | None, *, config, settings, remat, dtype, mesh
 ):
-    """Adds one packed batch's gradient to `grads`; `counts` are the whole minibatch's denominators."""
+    """Adds the gradient of packed batches to `grads`; returns it, and statistics summed over the batches.
 
-    def part(params, batch, counts, base):
-        loss_fn = functools.partial(_loss, batch=batch, counts=counts, base=base, config=config, settings=settings)
-        loss_fn = functools.partial(loss_fn, remat=remat, dtype=dtype)
-        (_, stats), new = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        return new, jax.lax.psum(stats, sharding.DATA)
+    Args:
+      params, grads: what is trained, and its gradient so far, whose buffers are donated.
+      batches: M of them, stacked on a new first axis.
+      num: int32, how many of these to take, at least 1; what the others hold is not looked at.
+      counts: the whole minibatch's denominators.
+      base, config, settings, remat, dtype, mesh: as for `accumulate_gradients`.
+    """
+    kernels = Kernels.of(mesh)
+
+    def part(params, grads, batches, num, counts, base):
+        # Each data group adds up a gradient of its own, and those of weights that lie whole in several groups are
+        # summed over these once, after the last batch.
+        own = jax.tree.map(sharding.varying_over_data, params)
+        loss_fn = functools.partial(_loss, counts=counts, base=base, config=config, settings=settings)
+        loss_fn = functools.partial(loss_fn, remat=remat, dtype=dtype, kernels=kernels)
+
+        def gradient(i):
+            batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
+            (_, stats), new = jax.value_and_grad(loss_fn, has_aux=True)(own, batch=batch)
+            return new, jax.tree.map(sharding.varying_over_data, stats)
+
+        def add(i, total):
+            return jax.tree.map(jnp.add, total, gradient(i))
+
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, 0)[1])
+        start = sharding.in_one_group(grads), jax.tree.map(sharding.varying_over_data, zeros)
+        total, stats = jax.lax.fori_loop(0, num, add, start)
+        return jax.tree.map(sharding.sum_over_groups_of, total, grads), jax.lax.psum(stats, sharding.DATA)
 
     specs = _specs(params, config, mesh)
-    new, stats = jax.shard_map(
+    return jax.shard_map(
         part,
         mesh=mesh,
-        in_specs=(specs, sharding.BY_ROWS, sharding.WHOLE, _base_specs(base, config, mesh)),
+        in_specs=(
+            specs,
+            specs,
+            sharding.STACKED_BY_ROWS,
+            sharding.WHOLE,
+            sharding.WHOLE,
+            _base_specs(base, config, mesh),
+        ),
         out_specs=(specs, sharding.WHOLE),
-    )(params, batch, counts, base)
-    return jax.tree.map(jnp.add, grads, new), stats
+    )(params, grads, batches, num, counts, base)
 
 
-def _loss(params, *, batch: TrainBatch, counts, base, config, settings: LossSettings, remat, dtype):
+def _loss(params, *, batch: TrainBatch, counts, base, config, settings: LossSettings, remat, dtype, kernels):
     weights = cast(_weights(params, base), dtype)
-    logp_BT, entropy_BT = row_logprobs(weights, config, batch, temperature=settings.temperature, remat=remat)
+    logp_BT, entropy_BT = row_logprobs(
+        weights, config, batch, temperature=settings.temperature, remat=remat, kernels=kernels
+    )
     mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
     loss, stats = objective.policy_loss(
         logp_BT,
@@ -195,26 +267,44 @@ def accumulate_gradients(
     counts = {name: np.maximum(value, np.float32(1)) for name, value in counts.items()}
     counts["questions"] = None if num_questions is None else np.float32(num_questions)
     mesh = mesh or sharding.one_device()
-    batches = pack(
+    batches = _packed(rows, shape, settings.max_length, mesh)
+    grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), params)
+    add = functools.partial(accumulate, config=config, settings=settings, remat=remat, dtype=dtype, mesh=mesh)
+    total: dict = {}
+    for first in range(0, len(batches), AT_ONCE):
+        some = batches[first : first + AT_ONCE]
+        grads, stats = add(params, grads, _stacked(some, mesh), np.int32(len(some)), counts, base)
+        total = jax.tree.map(jnp.add, total, stats) if total else stats
+    if not batches:  # every row was dropped: the same statistics, all 0, and nothing is run
+        groups, width = sharding.num_groups(mesh), settings.max_length
+        empty = fill([], groups, shape.num_token_rows, shape.pack_length, shape.num_slots, width)
+        _, stats = jax.eval_shape(add, params, grads, stack([empty]), np.int32(1), counts, base)
+        total = {name: np.float32(0) for name in stats}
+    done = collections.Counter(dict.fromkeys(WORK, 0))
+    for batch in batches:
+        done.update(work(batch, window=config.window))
+    return grads, {name: float(value) for name, value in jax.device_get(total).items()} | dict(done)
+
+
+def _packed(rows: Sequence[TrainRow], shape: PackShape, max_length: int, mesh: jax.sharding.Mesh) -> list[TrainBatch]:
+    return pack(
         rows,
         num_groups=sharding.num_groups(mesh),
         num_token_rows=shape.num_token_rows,
         pack_length=shape.pack_length,
         num_slots=shape.num_slots,
-        max_length=settings.max_length,
+        max_length=max_length,
     )
-    grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), params)
-    add = functools.partial(accumulate, config=config, settings=settings, remat=remat, dtype=dtype, mesh=mesh)
-    total: dict = {}
-    for batch in batches:
-        grads, stats = add(params, grads, sharding.deal(batch, mesh), counts, base)
-        total = jax.tree.map(jnp.add, total, stats) if total else stats
-    if not batches:  # every row was dropped: the same statistics, all 0, and nothing is run
-        groups, width = sharding.num_groups(mesh), settings.max_length
-        empty = fill([], groups, shape.num_token_rows, shape.pack_length, shape.num_slots, width)
-        _, stats = jax.eval_shape(add, params, grads, empty, counts, base)
-        total = {name: np.float32(0) for name in stats}
-    return grads, {name: float(value) for name, value in jax.device_get(total).items()}
+
+
+def stack(batches: Sequence[TrainBatch]) -> TrainBatch:
+    """Returns up to `AT_ONCE` batches as that many on a new first axis, the last of them again and again."""
+    padded = [*batches, *[batches[-1]] * (AT_ONCE - len(batches))]
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
+
+
+def _stacked(batches: Sequence[TrainBatch], mesh: jax.sharding.Mesh) -> TrainBatch:
+    return sharding.deal(stack(batches), mesh, spec=sharding.STACKED_BY_ROWS)
 
 
 def update(
@@ -258,7 +348,7 @@ def score(params, batch, base: lora.Base | None, *, config, temperature, dtype, 
 
     def part(params, batch, base):
         weights = cast(_weights(params, base), dtype)
-        return row_logprobs(weights, config, batch, temperature=temperature, remat=False)[0]
+        return row_logprobs(weights, config, batch, temperature=temperature, remat=False, kernels=Kernels.of(mesh))[0]
 
     in_specs = (_specs(params, config, mesh, layout), sharding.BY_ROWS, _base_specs(base, config, mesh, layout))
     scored = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)
@@ -288,14 +378,7 @@ def score_rows(
     # Each row carries its own number in the field that packing copies through, so that it is found again.
     numbered = [row.replace(advantage=float(i + 1)) for i, row in enumerate(rows)]
     out: list = [None] * len(rows)
-    for batch in pack(
-        numbered,
-        num_groups=sharding.num_groups(mesh),
-        num_token_rows=shape.num_token_rows,
-        pack_length=shape.pack_length,
-        num_slots=shape.num_slots,
-        max_length=max_length,
-    ):
+    for batch in _packed(numbered, shape, max_length, mesh):
         logp_BT = np.asarray(program(params, sharding.deal(batch, mesh), base))
         for b in np.flatnonzero(batch.length_B):
             out[int(batch.advantage_B[b]) - 1] = logp_BT[b, : batch.length_B[b]]

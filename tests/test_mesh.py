@@ -122,7 +122,8 @@ def test_losses_and_gradients(name, mesh):
     expected, expected_stats = gradient_of_one_device(name)
     actual, stats = gradient(name, make_mesh(mesh))
     assert_close(actual, expected, 1e-5)
-    assert_close(stats, expected_stats, 1e-5)
+    # How much is padding depends on how many data groups there are.
+    assert_close(stats | {"packed_positions": 0}, expected_stats | {"packed_positions": 0}, 1e-5)
     assert stats["policy_loss"] and stats["nll_loss"] and stats["kl_sum"] and stats["refined/tokens"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from tiny import EVERYTHING, plain_logprobs, random_params
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.packing import pack
+from cgrpo_jax.packing import WORK, pack, work
 from cgrpo_jax.records import LossKind, TrainBatch, TrainRow
 from cgrpo_jax.update import row_logprobs
 
@@ -39,13 +39,18 @@ def placed(batches):
 def read_back(batch: TrainBatch, b: int):
     """(context, target, old_logp) of a slot, found through its indices alone."""
     r, start, n = batch.row_B[b], batch.start_B[b], batch.length_B[b]
-    segment = batch.segments_RS[r, start]
-    at = np.flatnonzero(batch.segments_RS[r] == segment)
-    tokens = batch.tokens_RS[r, at]
-    assert (np.diff(at) == 1).all() and (batch.positions_RS[r, at] == np.arange(len(at))).all()
-    assert at[-1] == start + n - 1  # the last target is predicted from the segment's last position
-    context = tokens[: start - at[0] + 1]
-    target = batch.target_BT[b, :n]
+    own = np.flatnonzero(batch.segments_RS[r] == batch.segments_RS[r, start])
+    assert own[0] == start and len(own) == n  # the last target is predicted from the segment's last position
+    prompt = batch.prompts_RS[r, start]
+    assert (batch.prompts_RS[r, own] == prompt).all()
+    shared = np.flatnonzero((batch.segments_RS[r] == prompt) & (prompt > 0))
+    assert not batch.prompts_RS[r, shared].any()
+    for at in (own, shared):
+        assert (np.diff(at) == 1).all()
+    seen = np.concatenate([shared, own])
+    assert (np.diff(seen) > 0).all() and (batch.positions_RS[r, seen] == np.arange(len(seen))).all()
+    tokens = batch.tokens_RS[r, seen]
+    context, target = tokens[: len(shared) + 1], batch.target_BT[b, :n]
     np.testing.assert_array_equal(tokens[len(context) :], target[:-1])
     return tuple(context), tuple(target), tuple(batch.old_logp_BT[b, :n])
 
@@ -60,7 +65,8 @@ def test_the_layout_by_hand():
     np.testing.assert_array_equal(
         batch.tokens_RS, [[*a.context_ids, *a.target_ids[:2], *b.context_ids, b.target_ids[0], 0], [0] * 9]
     )
-    np.testing.assert_array_equal(batch.segments_RS, [[1, 1, 1, 1, 1, 2, 2, 2, 0], [0] * 9])
+    np.testing.assert_array_equal(batch.segments_RS, [[1, 1, 2, 2, 2, 3, 4, 4, 0], [0] * 9])
+    np.testing.assert_array_equal(batch.prompts_RS, [[0, 0, 1, 1, 1, 0, 3, 3, 0], [0] * 9])
     np.testing.assert_array_equal(batch.positions_RS, [[0, 1, 2, 3, 4, 0, 1, 2, 0], [0] * 9])
     np.testing.assert_array_equal(batch.row_B, [0, 0, 0])
     np.testing.assert_array_equal(batch.start_B, [2, 6, 0])
@@ -71,6 +77,55 @@ def test_the_layout_by_hand():
     np.testing.assert_array_equal(batch.advantage_B, np.float32([a.advantage, b.advantage, 0]))
     np.testing.assert_array_equal(batch.refined_B, [False, True, False])
     np.testing.assert_array_equal(batch.nll_B, [True, False, False])
+    # Of 9 + 9 positions 8 are tokens; they see 1 + 2 + 3 + 4 + 5 and 1 + 2 + 3 tokens, with a window of 2 at most 2.
+    assert work(batch, window=2) == dict(zip(WORK, (18, 8, 5, 21, 14), strict=True))
+
+
+def test_a_shared_prompt_by_hand():
+    """The example of `pack`: the prompt [5, 6] once, then its last token 7 with the targets of each row."""
+    rows = [row_of([5, 6, 7], [1, 2]), row_of([5, 6, 7], [3, 4, 2])]
+    (batch,) = pack(rows, num_token_rows=1, pack_length=8, num_slots=2, max_length=3)
+    np.testing.assert_array_equal(batch.tokens_RS, [[5, 6, 7, 3, 4, 7, 1, 0]])
+    np.testing.assert_array_equal(batch.segments_RS, [[1, 1, 2, 2, 2, 3, 3, 0]])
+    np.testing.assert_array_equal(batch.prompts_RS, [[0, 0, 1, 1, 1, 1, 1, 0]])
+    np.testing.assert_array_equal(batch.positions_RS, [[0, 1, 2, 3, 4, 2, 3, 0]])
+    np.testing.assert_array_equal(batch.start_B, [2, 5])
+    np.testing.assert_array_equal(batch.length_B, [3, 2])
+    assert work(batch) == dict(zip(WORK, (8, 7, 5, 1 + 2 + 3 + 4 + 5 + 3 + 4, 0), strict=True))
+
+
+def row_of(context, target):
+    context, target = np.array(context, np.int32), np.array(target, np.int32)
+    return TrainRow(context, target, np.zeros(len(target), np.float32), advantage=1.0)
+
+
+def test_a_context_of_one_token_shares_nothing():
+    (batch,) = pack([row_of([5], [1, 2]), row_of([5], [3])], num_token_rows=1, pack_length=4, num_slots=2, max_length=2)
+    np.testing.assert_array_equal(batch.tokens_RS, [[5, 1, 5, 0]])
+    np.testing.assert_array_equal(batch.segments_RS, [[1, 1, 2, 0]])
+    assert not batch.prompts_RS.any()
+
+
+def test_a_group_that_no_token_row_holds_has_its_prompt_in_each():
+    """Four responses of 4 after a prompt of 1 + 5: two token rows of 14 hold two each."""
+    rng = np.random.default_rng(0)
+    first, *others = (make_row(rng, 6, 4) for _ in range(4))
+    rows = [first] + [row.replace(context_ids=first.context_ids) for row in others]
+    (batch,) = pack(rows, num_token_rows=2, pack_length=14, num_slots=4, max_length=4)
+    assert sorted(batch.row_B) == [0, 0, 1, 1]
+    assert (batch.segments_RS > 0).sum() == 2 * (5 + 2 * 4)
+
+
+def test_a_group_stays_together_where_it_can():
+    """A hole that takes one of its rows is left to others: the group goes where all of it fits."""
+    rng = np.random.default_rng(0)
+    long, other = make_row(rng, 10, 8), make_row(rng, 1, 7)
+    group = [make_row(rng, 5, 5)]
+    group += [make_row(rng, 5, 5).replace(context_ids=group[0].context_ids) for _ in range(2)]  # 4 + 3 * 5 positions
+    (batch,) = pack([other, *group, long], num_token_rows=2, pack_length=27, num_slots=5, max_length=8)
+    of_group = [read_back(batch, b)[0] == tuple(group[0].context_ids) for b in range(5)]
+    assert len({int(r) for r, its in zip(batch.row_B, of_group, strict=True) if its}) == 1
+    assert (batch.segments_RS > 0).sum() == 17 + 7 + 19
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -82,8 +137,13 @@ def test_random_rows_are_packed_once_and_within_limits(seed):
     for _ in range(rng.integers(0, 50)):
         target = int(rng.integers(1, min(T, S) + 1))
         rows.append(make_row(rng, int(rng.integers(1, S - target + 2)), target))
+        if seed % 2 and rng.random() < 0.7:  # a group
+            target = int(rng.integers(1, target + 1))
+            rows.append(make_row(rng, 1, target).replace(context_ids=rows[-1].context_ids))
     batches = pack(rows, **shape)
     expected = [(tuple(row.context_ids), tuple(row.target_ids), tuple(row.old_logp)) for row in rows]
+    alone = sum(len(row.context_ids) + len(row.target_ids) - 1 for row in rows)
+    assert sum((batch.segments_RS > 0).sum() for batch in batches) <= alone
     slots = placed(batches)
     assert sorted(read_back(batch, b) for batch, b in slots) == sorted(expected)
     for batch in batches:
@@ -92,8 +152,9 @@ def test_random_rows_are_packed_once_and_within_limits(seed):
         live = batch.length_B > 0
         assert live.any()  # no batch for nothing
         # Two slots never share positions, and what no slot covers is padding.
-        covered = sum(len(c) + len(t) - 1 for c, t, _ in (read_back(batch, b) for b in np.flatnonzero(live)))
-        assert covered == (batch.segments_RS > 0).sum()
+        found = [(batch.row_B[b], *read_back(batch, b)) for b in np.flatnonzero(live)]
+        prompts = {(r, c): len(c) - 1 for r, c, _, _ in found}
+        assert sum(prompts.values()) + sum(len(t) for _, _, t, _ in found) == (batch.segments_RS > 0).sum()
         for array in (batch.target_BT, batch.old_logp_BT, batch.advantage_B, batch.refined_B, batch.nll_B):
             assert not array[~live].any()
         assert not batch.tokens_RS[batch.segments_RS == 0].any()
@@ -179,13 +240,26 @@ def identity(row):
 def test_packed_log_probabilities_are_those_of_rows_alone():
     rows = random_rows(1, 14)
     batches = pack(rows, **SHAPE)
-    assert max(batch.segments_RS.max() for batch in batches) > 1  # some rows do share a token row
+    assert max(batch.segments_RS.max() for batch in batches) > 2  # some rows do share a token row
     found = packed_logprobs(batches)
     for row in rows:
         expected = plain_logprobs(params(), CONFIG, row.context_ids, row.target_ids, temperature=0.7)
         np.testing.assert_allclose(found[identity(row)], expected, atol=1e-5)
         ((_, alone),) = packed_logprobs(pack([row], **SHAPE)).items()
         np.testing.assert_allclose(found[identity(row)], alone, atol=1e-5)
+
+
+def test_log_probabilities_after_a_shared_prompt_are_those_of_rows_alone():
+    rng = np.random.default_rng(5)
+    rows = random_rows(5, 3) + [make_row(rng, 1, n).replace(context_ids=r.context_ids) for n in (8, 3, 5)
+                                for r in random_rows(5, 3)]  # fmt: skip
+    batches = pack(rows, **SHAPE)
+    assert max((batch.prompts_RS == 1).sum() for batch in batches) > 8  # several rows after one prompt
+    found = packed_logprobs(batches)
+    assert len(found) == len(rows)
+    for row in rows:
+        expected = plain_logprobs(params(), CONFIG, row.context_ids, row.target_ids, temperature=0.7)
+        np.testing.assert_allclose(found[identity(row)], expected, atol=1e-5)
 
 
 def test_the_order_of_rows_changes_nothing():

@@ -54,8 +54,13 @@ def gradient(rows, settings=PLAIN, **keywords):
 
 
 def make_row(rng, context, target, *, drift=0.1, **fields):
-    """A row whose old policy differs from the current one by `drift` nats a token, at random."""
-    context_ids, target_ids = (rng.integers(0, CONFIG.vocab_size, n).astype(np.int32) for n in (context, target))
+    """A row whose old policy differs from the current one by `drift` nats a token, at random.
+
+    `context` is its tokens, or how many there are.
+    """
+    if isinstance(context, int | np.integer):
+        context = rng.integers(0, CONFIG.vocab_size, context).astype(np.int32)
+    context_ids, target_ids = context, rng.integers(0, CONFIG.vocab_size, target).astype(np.int32)
     logp = plain_logprobs(params(), CONFIG, context_ids, target_ids, temperature=PLAIN.temperature)
     noisy = lambda: (logp + rng.uniform(-drift, drift, target)).astype(np.float32)  # noqa: E731
     fields = {"advantage": float(rng.choice([-0.75, 0.5])), "old_logp": noisy(), "ref_logp": noisy()} | fields
@@ -64,10 +69,14 @@ def make_row(rng, context, target, *, drift=0.1, **fields):
 
 @functools.cache
 def mixed_rows():
-    """Initial rows (some past the clip), refined rows, rows of advantage 0 and nll rows: three packed batches."""
+    """Initial rows (some past the clip), refined rows, rows of advantage 0 and nll rows: three packed batches.
+
+    The first four, and the first refined one, answer one question: their prompt is shared.
+    """
     rng = np.random.default_rng(0)
-    rows = [make_row(rng, rng.integers(1, 12), rng.integers(1, 9), drift=0.6) for _ in range(7)]
-    rows += [make_row(rng, rng.integers(1, 12), rng.integers(1, 9), refined=True) for _ in range(2)]
+    rows = [make_row(rng, rng.integers(1, 12), rng.integers(1, 9), drift=0.6) for _ in range(4)]
+    rows += [make_row(rng, rows[0].context_ids, rng.integers(1, 9), drift=0.6) for _ in range(3)]
+    rows += [make_row(rng, rows[0].context_ids, 7, refined=True), make_row(rng, 3, 6, refined=True)]
     rows += [make_row(rng, 4, 5, advantage=0.0) for _ in range(2)]
     rows += [make_row(rng, 5, n, advantage=w, loss=LossKind.NLL) for n, w in ((6, 1.0), (3, 0.5))]
     return [rows[i] for i in rng.permutation(len(rows))]
