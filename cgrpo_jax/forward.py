@@ -69,9 +69,32 @@ def _rotate(x_BSHK, cos_BSK, sin_BSK):
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BSHK.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(spec: str, x, w):
+    """Returns `einsum(spec, x, w)`, whose gradient takes the operands in an order that suits CPUs.
+
+    JAX would take the gradient of w as `g^T x`, transposed: XLA:CPU then computes what g is made of column by column.
+    """
+    return jnp.einsum(spec, x, w)
+
+
+def _product_forward(spec, x, w):
+    return _product(spec, x, w), (x, w)
+
+
+def _product_backward(spec, operands, g):
+    x, w = operands
+    inputs, result = spec.split("->")
+    rows, weight = inputs.split(",")
+    return jnp.einsum(f"{result},{weight}->{rows}", g, w), jnp.einsum(f"{rows},{result}->{weight}", x, g)
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
 def _project(spec: str, p: dict, name: str, x):
     """Returns `x W`, with LoRA `x W + (x A) B`: A maps the inputs of `spec` to r numbers, B those to its outputs."""
-    out = jnp.einsum(spec, x, p[name])
+    out = _product(spec, sharding.varying_like(x, p[name]), sharding.varying_like(p[name], x))
     if f"{name}_lora_a" not in p:
         return out
     inputs, result = spec.split("->")

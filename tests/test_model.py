@@ -124,7 +124,7 @@ def test_long_rows_are_taken_in_blocks_and_nothing_changes(family, monkeypatch):
         return jnp.vdot(weights, hidden_states(params, config, tokens, positions, segments))
 
     whole = jax.jit(jax.value_and_grad(total))(params)
-    monkeypatch.setattr("cgrpo_jax.forward._QUERY_BLOCK", 8)
+    monkeypatch.setattr("cgrpo_jax.attention._QUERY_BLOCK", 8)
     blocked = jax.jit(jax.value_and_grad(lambda params: total(params)))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-4), blocked, whole)
     text = str(jax.make_jaxpr(lambda params: total(params))(params))
