@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TextIO
 
+import jax
 import tqdm
 
 from cgrpo_jax import metrics, runtime
 from cgrpo_jax.engine import Stats
+from cgrpo_jax.model import ModelConfig
 from cgrpo_jax.pipeline import Progress
 from cgrpo_jax.records import Author, Problem, Rollout, Stage
 
@@ -25,10 +27,11 @@ class Clock:
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Adds the time that the block takes to a stage."""
+        """Adds the time that the block takes to a stage, whose name it bears in a trace (profiling.py)."""
         started = time.monotonic()
         try:
-            yield
+            with jax.profiler.TraceAnnotation(stage):
+                yield
         finally:
             self._seconds[stage] += time.monotonic() - started
 
@@ -127,6 +130,8 @@ def metrics_row(
     *,
     refines: bool,
     pass_threshold: float,
+    model: ModelConfig,
+    adapters: bool,
 ) -> dict[str, float]:
     """Returns an iteration's metrics that do not depend on the clock; `metrics.METRICS` says what each means."""
     row = metrics.response_metrics(responses, pass_threshold=pass_threshold)
@@ -136,7 +141,8 @@ def metrics_row(
         row["refine/dropped_mentions"] = counts["dropped_mentions"]
     trained = [one for group in responses for one in group] + list(kept)
     row["group_reward"] = sum(one.reward for one in trained) / len(trained)
-    return row | metrics.critic_metrics(counts) | metrics.update_metrics(stats) | metrics.engine_metrics(engines)
+    row |= metrics.critic_metrics(counts) | metrics.engine_metrics(engines)
+    return row | metrics.update_metrics(stats) | metrics.update_work(stats, model, adapters=adapters)
 
 
 def sample_lines(

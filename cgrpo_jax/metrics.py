@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cgrpo_jax import flops
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.engine import Stats
+from cgrpo_jax.model import ModelConfig
 from cgrpo_jax.records import Rollout
 
 METRICS = {
@@ -34,6 +36,12 @@ METRICS = {
     "the initial tokens that train in an iteration's first update (old_logp trainer: over all tokens)",
     "rows_trained": "rows that went through the update (a row of advantage 0 has no gradient and is left out)",
     "tokens_trained": "targets of these rows",
+    "update/model_flops": "FLOPs that the iteration's updates need by the model's equations (`flops.of_update`): "
+    "nothing for padding and recomputation, each prompt once",
+    "update/flops_per_second": "these over time/update, of all devices together; scoring before an update (old_logp "
+    "trainer, kl_coef > 0) takes of its time and is not credited",
+    "update/mfu": "the same as a share of the devices' published bfloat16 peak (only where that is known)",
+    "update/packing": "share of the packed positions that hold a token",
     "completions/mean_length": "mean length (tokens) of the initial responses",
     "completions/mean_terminated_length": "the same over those that ended by themselves",
     "completions/clipped_ratio": "share of the initial responses that were cut off",
@@ -184,3 +192,38 @@ def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
     if "kl_sum" in total:
         metrics["kl"] = total["kl_sum"] / max(total["initial/tokens"] + total["refined/tokens"], 1)
     return metrics
+
+
+def update_work(stats: Sequence[Mapping[str, float]], model: ModelConfig, *, adapters: bool) -> dict[str, float]:
+    """Metrics of what an iteration's updates had to compute, from the statistics of each."""
+
+    def total(name: str) -> float:
+        return sum(one[name] for one in stats)
+
+    positions = total("packed_positions")
+    return {
+        "update/model_flops": flops.of_update(
+            model,
+            tokens=total("packed_tokens"),
+            targets=total("targets"),
+            pairs=total("attention_pairs"),
+            local_pairs=total("local_attention_pairs"),
+            adapters=adapters,
+        ),
+        "update/packing": total("packed_tokens") / positions if positions else 0.0,
+    }
+
+
+def update_speed(model_flops: float, seconds: float, *, num_devices: int, peak: float | None) -> dict[str, float]:
+    """Metrics of how fast an iteration's updates were.
+
+    Args:
+      model_flops: `update/model_flops`.
+      seconds: `time/update`.
+      num_devices: that computed them.
+      peak: `flops.peak_flops` of each.
+    """
+    speed = {"update/flops_per_second": model_flops / seconds}
+    if peak:
+        speed["update/mfu"] = flops.mfu(model_flops, seconds, num_devices=num_devices, peak=peak)
+    return speed

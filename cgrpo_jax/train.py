@@ -28,10 +28,12 @@ from cgrpo_jax import (
     checks,
     cli,
     data,
+    flops,
     generation,
     journal,
     metrics,
     model_files,
+    profiling,
     rewards,
     rollout,
     runtime,
@@ -53,7 +55,7 @@ from cgrpo_jax.rundir import RunDir
 # What a resumed run may change: how long it goes on, what it writes, and where and with what room it runs.
 _MAY_CHANGE = (
     "num_iterations", "checkpoint_every", "checkpoints_to_keep", "samples_every", "samples_per_iteration",
-    "mesh", "num_slots", "kv_cache_gib", "decode_chunk", "prompt_bucket", "grader_workers",
+    "profile_steps", "mesh", "num_slots", "kv_cache_gib", "decode_chunk", "prompt_bucket", "grader_workers",
     "http_critic.url", "http_critic.key_variable", "http_critic.concurrency", "http_critic.timeout",
     "http_critic.max_attempts", "http_critic.max_requests", "http_critic.max_tokens",
 )  # fmt: skip
@@ -68,6 +70,7 @@ def main(config, workdir: str, distributed: bool = False) -> None:
     with runtime.agree("starting"):
         stopped_status = runtime.stopped_status()
         checks.check(config)
+        profiling.check(config.profile_steps, num_iterations=config.num_iterations)
         mesh = assemble.make_mesh(config)
     # Prompts may print the date, and must be the same on all processes.
     started = runtime.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
@@ -136,6 +139,7 @@ class Loop:
         self.stopping = stopping
         self.progress = beginning.Progress()
         self.clock = journal.Clock()
+        self.profiler = profiling.Profiler(run.path / "profile", config.profile_steps)
         self.learner = Learner(config, model, clock=self.clock)
         self.counts: collections.Counter = collections.Counter()  # of the iteration's critiques and refinements
         self.engine_stats: list[Stats] = []  # of the iteration's engines
@@ -165,26 +169,26 @@ class Loop:
             started = time.monotonic()
             self.counts.clear()
             on_tick = functools.partial(self._tick, state, bar)
-            problems = self._problems(iteration)
-            policy, critic = self._writers(state, iteration)
+            with self.profiler.iteration(iteration):
+                problems = self._problems(iteration)
+                policy, critic = self._writers(state, iteration)
 
-            # 1. respond, 2. critique, 3. refine
-            responses, refinements = self._solve(policy, critic, problems, on_tick)
-            kept = self._select(refinements, iteration)  # 4. select
-            groups = rollout.train_rows(  # 5. re-anchor, 6. advantage
-                responses, kept, scale_by_std=c.scale_by_std, num_kept=c.num_refinements
-            )
-            del policy, critic  # and with them the weights that generate, which the update's memory has no room for
-            state, stats = self.learner.update(state, groups)  # 7. objective, 8. update
+                # 1. respond, 2. critique, 3. refine
+                responses, refinements = self._solve(policy, critic, problems, on_tick)
+                kept = self._select(refinements, iteration)  # 4. select
+                groups = rollout.train_rows(  # 5. re-anchor, 6. advantage
+                    responses, kept, scale_by_std=c.scale_by_std, num_kept=c.num_refinements
+                )
+                del policy, critic  # and with them the weights that generate, which the update's memory has no room for
+                state, stats = self.learner.update(state, groups)  # 7. objective, 8. update
+                seconds = time.monotonic() - started
 
             row = journal.metrics_row(
                 responses, refinements, kept, self.counts, stats, self.engine_stats,
                 refines=c.refine != "none", pass_threshold=c.pass_threshold,
+                model=self.model.config, adapters=self.learner.base is not None,
             )  # fmt: skip
-            row |= {
-                "learning_rate": self.learner.learning_rate(int(state.step)),
-                "step_time": time.monotonic() - started,
-            }
+            row |= {"learning_rate": self.learner.learning_rate(int(state.step)), "step_time": seconds}
             self._log(iteration, row, journal.sampled_tokens(responses, refinements, self.counts), state)
             if iteration % c.samples_every == 0:
                 shown = c.refine == "policy" and c.critique != "none"
@@ -391,6 +395,13 @@ class Loop:
                 row |= {f"eval/{name}": value for name, value in (result or {}).items()}
         row |= {"step": iteration, "num_tokens": self.progress.num_tokens, "num_compilations": runtime.compilations()}
         row |= self.clock.take({"rollout": generated, "update": row["tokens_trained"]})
+        devices = self.model.mesh.devices
+        row |= metrics.update_speed(
+            row["update/model_flops"],
+            row["time/update"],
+            num_devices=devices.size,
+            peak=flops.peak_flops(devices.flat[0]),
+        )
         self._write(self.run.append_metrics, row)
 
     def _write(self, function: Callable, *args, **kw) -> None:

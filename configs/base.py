@@ -24,6 +24,7 @@ def get_config() -> config_dict.ConfigDict:
     c.checkpoints_to_keep = 2
     c.samples_every = 1  # iterations between entries of samples.jsonl
     c.samples_per_iteration = 4  # questions written there
+    c.profile_steps = ()  # iterations, from 0, that are traced into WORKDIR/profile: --config.profile_steps=3,4
 
     # --- respond
     c.questions_per_iteration = 128

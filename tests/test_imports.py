@@ -48,6 +48,7 @@ LEVELS = (
         "attention",
         "forward",
         "decoding",
+        "flops",
     ),
     (
         "families",
@@ -65,7 +66,7 @@ LEVELS = (
         "metrics",
     ),
     ("pipeline", "writers", "rollout", "warmstart", "evaluation", "config", "rundir", "checks", "problems"),
-    ("generation", "assemble", "beginning", "cli", "journal", "model_card", "model_files"),
+    ("generation", "assemble", "beginning", "cli", "journal", "model_card", "model_files", "profiling"),
     ("train", "learner", "evaluate", "sample", "convert", "programs", "planning", "plan"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -8,6 +8,7 @@ import pytest
 
 from cgrpo_jax import metrics
 from cgrpo_jax.engine import Stats
+from cgrpo_jax.model import ModelConfig
 from cgrpo_jax.records import Author, Rollout, RowIndex, Stage
 
 # What the training loop adds to a row by itself.
@@ -35,6 +36,15 @@ UPDATES = [
         "refined/entropy_sum": 5.0, "refined/prob_sum": 2.0, "kl_sum": 4.0,
     },
 ]  # fmt: skip
+WORK = [
+    dict(packed_tokens=30.0, targets=10.0, attention_pairs=100.0, local_attention_pairs=90.0, packed_positions=32.0),
+    dict(packed_tokens=60.0, targets=40.0, attention_pairs=300.0, local_attention_pairs=200.0, packed_positions=64.0),
+]
+# A layer has 4 x 4 parameters in each of q, k, v and o, 3 x 4 x 8 in its MLP and 2 x 4 in norms; the last norm has 4.
+MODEL = ModelConfig(
+    vocab_size=10, num_layers=2, embed_dim=4, num_heads=2, num_kv_heads=2, head_dim=2, mlp_dim=8,
+    local_layers=(True, False), window=5,
+)  # fmt: skip
 
 
 def rollout(question, reward, length, *, truncated=False, text="", stage=Stage.RESPONSE):
@@ -177,12 +187,33 @@ def test_updates_without_refinements_or_without_rows():
     assert set(metrics.update_metrics([nothing]).values()) == {0.0}
 
 
+def test_the_work_of_updates_and_their_speed():
+    parameters = 2 * (4 * 16 + 96 + 8) + 4
+    expected = 6 * (90 * parameters + 50 * 10 * 4) + 12 * 2 * 2 * (400 + 290)
+    work = metrics.update_work(WORK, MODEL, adapters=False)
+    assert work == {"update/model_flops": expected, "update/packing": 90 / 96}
+    adapted = 4 * (90 * parameters + 50 * 10 * 4) + 12 * 2 * 2 * (400 + 290)
+    assert metrics.update_work(WORK, MODEL, adapters=True)["update/model_flops"] == adapted
+    nothing = dict.fromkeys(WORK[0], 0.0)
+    assert set(metrics.update_work([nothing], MODEL, adapters=False).values()) == {0.0}
+    with pytest.raises(KeyError, match="packed_positions"):  # an update that does not tell is not one without work
+        metrics.update_work([{k: v for k, v in WORK[0].items() if k != "packed_positions"}], MODEL, adapters=False)
+
+    assert metrics.update_speed(600.0, 2.0, num_devices=3, peak=200.0) == {
+        "update/flops_per_second": 300.0,
+        "update/mfu": 0.5,
+    }
+    assert metrics.update_speed(600.0, 2.0, num_devices=3, peak=None) == {"update/flops_per_second": 300.0}
+
+
 def test_every_metric_is_documented_and_every_documented_one_exists():
     emitted = {
         *metrics.response_metrics(RESPONSES, pass_threshold=1.0),
         *metrics.refinement_metrics(REFINEMENTS, REFINEMENTS, pass_threshold=1.0),
         *metrics.critic_metrics(COUNTS),
         *metrics.update_metrics(UPDATES),
+        *metrics.update_work(WORK, MODEL, adapters=False),
+        *metrics.update_speed(1.0, 1.0, num_devices=1, peak=1.0),
         *metrics.engine_metrics([]),
         *(re.sub("failed/.*", "failed/CATEGORY", key) for key in metrics.endpoint_metrics({"failed/timeout": 1}, {})),
     }

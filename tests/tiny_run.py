@@ -52,7 +52,7 @@ SMALL = {
     "checkpoint_every": 1,
 }
 # What the wall clock and the process decide, not the seed.
-UNREPEATABLE = ("time/", "tokens_per_second/", "step_time", "num_compilations")
+UNREPEATABLE = ("time/", "tokens_per_second/", "update/flops_per_second", "step_time", "num_compilations")
 
 
 def config(changes=None, /, **more):
