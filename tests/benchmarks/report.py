@@ -55,8 +55,42 @@ def find(found, key: str):
     return next((value for value in inner if value is not None), None)
 
 
-def peer_speed(name: str, command: str, *, prompts: int, generations: int, prompt_len: int, new_tokens: int) -> float:
-    """Runs a peer's command and returns the tokens that it generates in a second."""
+def peer_speed(name: str, command: str, **sizes: int) -> float:
+    """Runs a peer's command and returns the tokens that it generates in a second; arguments as of `ask`."""
+    (speed,) = ask(name, command, (("gen_tok_s", "tok_s"),), **sizes)
+    progress(f"{name}: {speed:.1f} tok/s")
+    return speed
+
+
+def peer_step(name: str, command: str, **sizes: int) -> tuple[float, float]:
+    """Runs a peer's command and returns the seconds of a step and the most GiB that it held; arguments as of `ask`."""
+    seconds, held = ask(name, command, (("median_step_s", "step"), ("ru_maxrss_gib", "peak_rss_gb")), **sizes)
+    progress(f"{name}: {seconds:.2f} s a step, {held:.2f} GiB")
+    return seconds, held
+
+
+def ask(
+    name: str,
+    command: str,
+    wanted: Sequence[Sequence[str]],
+    *,
+    prompts: int,
+    generations: int,
+    prompt_len: int,
+    new_tokens: int,
+) -> list[float]:
+    """Runs a peer's command and returns the numbers that it reports.
+
+    They are read from its JSON file, at any depth of objects, or from a JSON object on its last line.
+
+    Args:
+      name, command: of the peer; in the command {rows}, {json} and the sizes are filled in.
+      wanted: of each number, the names that it may have; the first that is found counts.
+      prompts, generations, prompt_len, new_tokens: what it is to compute.
+
+    Raises:
+      SystemExit: it fails, or a number is missing or 0.
+    """
     sizes = dict(prompts=prompts, generations=generations, prompt_len=prompt_len, new_tokens=new_tokens)
     progress(f"{name}: {prompts} x {generations} rows, {prompt_len} + {new_tokens} tokens")
     with tempfile.TemporaryDirectory() as folder:
@@ -66,13 +100,14 @@ def peer_speed(name: str, command: str, *, prompts: int, generations: int, promp
         # This program's path is not the peer's.
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
-        speed = None
+        said: dict = {}
         if done.returncode == 0 and file.is_file():
-            speed = find(json.loads(file.read_text(encoding="utf-8")), "gen_tok_s")
+            said = json.loads(file.read_text(encoding="utf-8"))
         elif done.returncode == 0 and (lines := done.stdout.split("\n")[:-1]) and lines[-1].startswith("{"):
-            speed = json.loads(lines[-1]).get("tok_s")
-    if not speed:
-        said = (done.stdout + done.stderr)[-2000:]
-        sys.exit(f"{said}\npeer {name} ended with {done.returncode} and named no gen_tok_s or tok_s: {command}")
-    progress(f"{name}: {speed:.1f} tok/s")
-    return float(speed)
+            said = json.loads(lines[-1])
+    found = [next((value for value in (find(said, key) for key in keys) if value), None) for keys in wanted]
+    for keys, value in zip(wanted, found, strict=True):
+        if not value:
+            told = (done.stdout + done.stderr)[-2000:]
+            sys.exit(f"{told}\npeer {name} ended with {done.returncode} and named no {' or '.join(keys)}: {command}")
+    return [float(value) for value in found]

@@ -1,4 +1,4 @@
-"""What generation.py generates, and what is possible there: sizes, lengths, and how many steps these take."""
+"""What generation.py and update.py compute, and what is possible there: sizes, lengths, the steps that these take."""
 
 import dataclasses
 import heapq
@@ -58,6 +58,51 @@ WORKLOADS = {
 TARGETS = ({"trl": 2.5, "tunix": 1.8}, {"trl": 2.2, "tunix": 1.5})
 UNEVEN_TARGETS = {"trl": 6.0}
 OF_PERMITTED, OCCUPANCY, OF_MACHINE = 0.9, 0.9, 0.75
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateWorkload:
+    """Sizes of update.py's measurements.
+
+    Attributes:
+      config: the model.
+      prompt, new: tokens of each.
+      prompts, generations: of a step.
+      shortest: of responses of uneven length, which are from this to `new` tokens long.
+      matrix: rows and columns of the matrices whose product says what the machine can do.
+      output: tokens, vocabulary and width of the output layer whose memory is compared.
+      small, factors: the model from which growth is measured, and by what its sizes are multiplied.
+    """
+
+    config: model_lib.ModelConfig
+    small: model_lib.ModelConfig
+    prompt: int = 64
+    new: int = 64
+    prompts: int = 4
+    generations: int = 4
+    shortest: int = 20
+    matrix: int = 2048
+    output: tuple[int, int, int] = (8192, 151936, 1024)
+    factors: tuple[int, ...] = (1, 2, 4)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """As peers are told them."""
+        return dict(prompts=self.prompts, generations=self.generations, prompt_len=self.prompt, new_tokens=self.new)
+
+
+UPDATES = {
+    "smollm2-135m": UpdateWorkload(WORKLOADS["smollm2-135m"].config, _shape(8192, 4, 256, 4, 2, 768)),
+    "tiny": UpdateWorkload(
+        WORKLOADS["tiny"].config, _shape(128, 1, 16, 2, 1, 32), 8, 8, 2, 2, 4, 64, (64, 1024, 16), (1, 2)
+    ),
+}
+# The least ratio to each peer: where all rows train, and where lengths are uneven and half of the groups are dropped.
+STEP_TARGETS, REALISTIC_TARGETS = {"trl": 2.2, "tunix": 1.9}, {"trl": 4.0, "tunix": 3.5}
+OF_MATRIX_RATE = 0.75
+# The most that a step may hold of what a peer's does, the output layer of what whole logits need, and a token at four
+# times the vocabulary of what it needs there.
+OF_PEER_MEMORY, OF_LOGITS, FLAT = 0.5, 0.1, 1.1
 
 
 def lengths(work: Workload, *, seed: int) -> list[int]:
