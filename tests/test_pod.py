@@ -124,8 +124,8 @@ def test_the_same_losses_and_texts(uninterrupted, tmp_path, processes, devices, 
     first, expected = (tiny_run.repeatable(workdir)[0] for workdir in (other, uninterrupted))
     assert first.keys() == expected.keys()
     for name, value in expected.items():
-        # Differences of nearly equal numbers; prompts that share a prefill, by the data groups there are.
-        if name.startswith(("sampling/", "engine/")):
+        # Differences of nearly equal numbers; prompts that share a prefill, and padding, by the data groups there are.
+        if name.startswith(("sampling/", "engine/", "update/packing")):
             continue
         np.testing.assert_allclose(first[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     texts = [row for row in tiny_run.samples(uninterrupted) if row["step"] == 0]
