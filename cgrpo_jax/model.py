@@ -107,7 +107,7 @@ class Transformer(nnx.Module):
 
         def param(shape, axes, fan_in=None):
             if fan_in is None:  # a norm's scale
-                return nnx.Param(jnp.full(shape, 1.0 - c.norm_offset), logical_axes=axes)
+                return nnx.Param(jnp.full(shape, 1.0 - c.norm_offset, jnp.float32), logical_axes=axes)
             init = jax.nn.initializers.normal(fan_in**-0.5)
             return nnx.Param(init(rngs.params(), shape), logical_axes=axes)
 

@@ -88,7 +88,11 @@ def param_specs(axes: Any, shapes: Any, mesh: Mesh, *, layout: Sequence[str] = T
         return name if name in layout and mesh.shape[name] > 1 and size % mesh.shape[name] == 0 else None
 
     def spec(leaf, names):
-        return PartitionSpec(*(cut(AXES.get(name), size) for name, size in zip(names, leaf.shape, strict=True)))
+        axes = [cut(AXES.get(name), size) for name, size in zip(names, leaf.shape, strict=True)]
+        # As programs write it that return an array: else one that takes what it returned is compiled again.
+        while axes and axes[-1] is None:
+            axes.pop()
+        return PartitionSpec(*axes)
 
     return jax.tree.map(spec, shapes, axes)
 

@@ -10,7 +10,9 @@ import optax
 import pytest
 from tiny import EVERYTHING, plain_logits, plain_logprobs, random_params
 
+from cgrpo_jax import sharding
 from cgrpo_jax import update as update_lib
+from cgrpo_jax.model import axes_like, init_params, param_shapes
 from cgrpo_jax.objective import AGGREGATES
 from cgrpo_jax.optimizer import init_state, make_optimizer
 from cgrpo_jax.records import LossKind, TrainRow
@@ -189,6 +191,28 @@ def test_the_number_of_programs_does_not_depend_on_the_rows():
     for count in (2, 5, 11):
         gradient([make_row(rng, rng.integers(1, 15), rng.integers(1, 9)) for _ in range(count)])
     assert update_lib.accumulate._cache_size() == before
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
+def test_what_an_update_returns_is_taken_without_compiling_again(mesh):
+    replica, fsdp, tensor = mesh
+    mesh = sharding.make_mesh(
+        replica=replica, fsdp=fsdp, tensor=tensor, devices=jax.devices()[: replica * fsdp * tensor]
+    )
+    config = dataclasses.replace(CONFIG, vocab_size=40, num_heads=4, num_kv_heads=2)
+    template = sharding.param_shardings(axes_like(config, param_shapes(config)), param_shapes(config), mesh)
+    optimizer = make_optimizer(learning_rate=1e-3)
+    state = init_state(init_params(config, seed=0, shardings=template), optimizer)
+    rng = np.random.default_rng(0)
+    rows = [TrainRow(*rng.integers(0, 40, (2, 6)).astype(np.int32), np.zeros(6, np.float32), advantage=1.0)]
+    programs = (update_lib.accumulate, update_lib.apply)
+    counts = []
+    for _ in range(3):
+        state, _ = update_lib.update(
+            state, rows, optimizer=optimizer, config=config, settings=PLAIN, shape=SHAPE, mesh=mesh
+        )
+        counts.append([program._cache_size() for program in programs])
+    assert counts[0] == counts[1] == counts[2]
 
 
 # Rows of advantage 0.
