@@ -6,8 +6,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cgrpo_jax import splash
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.model import ModelConfig
 
+KERNELS = ("blocks", "splash", "interpret")
 _QUERY_BLOCK = 1024
 
 
@@ -26,12 +29,54 @@ def choose(local, if_local, if_not):
     return if_not if local is None else jax.tree.map(functools.partial(jnp.where, local), if_local, if_not)
 
 
-def packed_attention(config: ModelConfig, positions_BS, segments_BS, *, prompts_BS=None, kernel="blocks") -> Callable:
-    """Returns `local -> attend`: causal attention within each segment, in local layers to its last tokens only.
+def packed_attention(
+    config: ModelConfig,
+    positions_BS: jax.Array,
+    segments_BS: jax.Array,
+    prompts_BS: jax.Array | None = None,
+    *,
+    kernel: str = "blocks",
+) -> Callable:
+    """Returns `local -> attend`, and `attend(q, k, v) -> (out, (k, v))`: causal attention within segments of a row.
 
-    Long rows are taken a block of queries at a time, each with the keys up to its end, and their scores are computed
-    again in the backward pass: the scores of 8192 tokens with themselves would be 256 MB a head.
+    Query i sees key j if j <= i and (segments[j] == segments[i] or prompts[i] > 0 and segments[j] == prompts[i]), in
+    local layers also positions[i] - positions[j] < window.
+
+    In plain JAX, long rows are taken a block of queries at a time, each with the keys up to its end, and their scores
+    are computed again in the backward pass: the scores of 8192 tokens with themselves would be 256 MB a head.
+
+    Args:
+      config: the model's shape. One with local layers is always computed in plain JAX: splash's block masks are those
+        of all layers.
+      positions_BS: int32 rotary positions; those of a response continue its prompt's.
+      segments_BS: int32; the tokens of a segment lie together. 0 is padding, at the end.
+      prompts_BS: int32, the segment whose tokens a token sees beside its own's, which must lie directly before the
+        segments that see it; 0: none. None: none anywhere.
+      kernel: one of `KERNELS`: "blocks" plain JAX, "splash" the TPU kernel, "interpret" the same on any device, slowly.
+
+    Raises:
+      UserError: no such kernel, or rows too long for it.
+
+    Example:
+      segments, prompts, positions = [[1, 1, 2, 3, 3]], [[0, 0, 1, 1, 1]], [[0, 1, 2, 2, 3]]
+      # two responses to prompt 1: token 4 sees 0, 1, 3 and 4
     """
+    if kernel not in KERNELS:
+        raise UserError(f"attention kernel {kernel!r} is unknown; use one of {', '.join(KERNELS)}.")
+    if kernel == "blocks" or any(config.local_layers):
+        return _in_blocks(config, positions_BS, segments_BS, prompts_BS)
+    whole = splash.attention(
+        segments_BS,
+        prompts_BS,
+        head_dim=config.head_dim,
+        scale=query_scale(config),
+        softcap=config.attention_softcap,
+        interpret=kernel == "interpret",
+    )
+    return lambda local: lambda q, k, v: (whole(q, k, v), (k, v))
+
+
+def _in_blocks(config: ModelConfig, positions_BS, segments_BS, prompts_BS) -> Callable:
     S = segments_BS.shape[1]
     index_S = jnp.arange(S)
 
@@ -39,7 +84,8 @@ def packed_attention(config: ModelConfig, positions_BS, segments_BS, *, prompts_
         here = slice(start, end)
         seen_BST = segments_BS[:, here, None] == segments_BS[:, None, :end]
         if prompts_BS is not None:
-            seen_BST |= (prompts_BS[:, here, None] == segments_BS[:, None, :end]) & (prompts_BS[:, here, None] > 0)
+            prompt_BS1 = prompts_BS[:, here, None]
+            seen_BST |= (prompt_BS1 > 0) & (prompt_BS1 == segments_BS[:, None, :end])
         seen_BST &= index_S[here, None] >= index_S[:end]
         near_BST = seen_BST & (positions_BS[:, here, None] - positions_BS[:, None, :end] < config.window)
         return _attention(config, q, k, v, choose(local, near_BST, seen_BST)[:, None])

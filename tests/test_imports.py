@@ -45,6 +45,7 @@ LEVELS = (
         "arithmetic",
         "packing",
         "data",
+        "splash",
         "attention",
         "forward",
         "decoding",
