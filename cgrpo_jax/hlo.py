@@ -131,7 +131,8 @@ def computations(text: str) -> dict[str, list[Instruction]]:
       text: `compiled.as_text()`.
     """
     program, current = {}, None
-    for line in text.splitlines():
+    # What a Pallas kernel says of itself, as splash attention does, may run over several lines of one instruction.
+    for line in re.sub(r'\n(?="|\}\})', "", text).splitlines():
         header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
         if header:
             current = program[header[2]] = []
