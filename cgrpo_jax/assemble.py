@@ -14,10 +14,10 @@ import optax
 
 from cgrpo_jax import critiques, families, generation, hf, layouts, lora, sharding
 from cgrpo_jax import model as model_lib
+from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax.checkpoint import SavedWeights, read_extra, restore_params
 from cgrpo_jax.engine import Engine
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.optimizer import make_optimizer
 from cgrpo_jax.prompts import Prompts
 from cgrpo_jax.rundir import RunDir
 from cgrpo_jax.tokenizer import Tokenizer, load_tokenizer
@@ -80,6 +80,16 @@ def make_mesh(config) -> jax.sharding.Mesh:
     """Returns the mesh that policy, reference and critic share, over all devices of all processes."""
     m = config.mesh
     return sharding.make_mesh(replica=m.replica, fsdp=m.fsdp, tensor=m.tensor)
+
+
+def check_offload(config, mesh: jax.sharding.Mesh) -> None:
+    """Raises a `UserError` where the optimiser's state is to lie in host memory that the devices can't reach."""
+    kinds = [memory.kind for memory in mesh.local_devices[0].addressable_memories()]
+    if config.offload_optimizer and optimizer_lib.HOST not in kinds:
+        raise UserError(
+            f"offload_optimizer needs devices with {optimizer_lib.HOST} memory, these have {', '.join(kinds)}; set it "
+            "to False."
+        )
 
 
 def compute_dtype(config, mesh: jax.sharding.Mesh) -> str:
@@ -333,13 +343,25 @@ def _model(config, shape, mesh, tokenizer, stages, *, source, tokenizer_source) 
 
 def optimizer(config) -> optax.GradientTransformation:
     """Returns what trains the policy."""
-    return make_optimizer(
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_updates,
+    return optimizer_lib.make_optimizer(
+        config.optimizer,
+        learning_rate=learning_rate(config),
         max_grad_norm=config.max_grad_norm,
         weight_decay=config.weight_decay,
         b1=config.adam_b1,
         b2=config.adam_b2,
+        mu_dtype=config.adam_mu_dtype or None,
+    )
+
+
+def learning_rate(config) -> optax.Schedule:
+    """Returns the rate that the policy is trained with, as a function of the number of updates before."""
+    return optimizer_lib.make_schedule(
+        config.schedule,
+        peak=config.learning_rate,
+        warmup_steps=config.warmup_updates,
+        num_steps=config.num_iterations * config.updates_per_batch,
+        final_share=config.final_learning_rate_share,
     )
 
 

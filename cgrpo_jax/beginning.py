@@ -4,6 +4,7 @@ Either way with the weights that stay as they are: what adapters belong to, and 
 """
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ class Progress:
     all_failed_start: float | None = None
     eval_before: dict | None = None
     unsolved_before: list[int] | None = None
+    skipped_in_a_row: int = 0  # updates, up to the last one, whose gradient was not finite
     base_step: int | None = None  # as `assemble.base_step` returns it
 
 
@@ -61,7 +63,7 @@ def restore(
     settings, shapes = assemble.lora_settings(config), model_lib.param_shapes(model.config)
     trained = lora.adapter_shapes(model.config, settings) if settings else shapes
     found = checkpoints.restore_latest(
-        optimizer_lib.state_shapes(model.placed(trained), optimizer),
+        optimizer_lib.state_shapes(model.placed(trained), optimizer, offload=config.offload_optimizer),
         on_skip=lambda step, why: journal.say(f"checkpoint {step} can't be read ({why}); using the one before"),
     )
     if not found:
@@ -103,10 +105,11 @@ def start(
         going_on()
     progress.eval_before, progress.unsolved_before = evaluate(model.to_generate(params))
     settings = assemble.lora_settings(config)
+    init = functools.partial(optimizer_lib.init_state, optimizer=optimizer, offload=config.offload_optimizer)
     if settings:
         if assemble.keeps_base(config):
             _save(run.base, params)
-        begun = Beginning(optimizer_lib.init_state(assemble.initial_adapters(config, model), optimizer), progress)
+        begun = Beginning(init(assemble.initial_adapters(config, model)), progress)
         _freeze(begun, params, config, settings)
         return begun
     reference = None
@@ -114,7 +117,7 @@ def start(
         # A copy in any case: updates take the buffers of the state.
         reference = jax.tree.map(jax.numpy.copy, model.to_score(params))
         _save(run.reference, params)
-    return Beginning(optimizer_lib.init_state(params, optimizer), progress, reference=reference)
+    return Beginning(init(params), progress, reference=reference)
 
 
 def _freeze(begun: Beginning, params: dict, config, settings: lora.LoraSettings) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cgrpo_jax import critiques, lora, objective, rewards
+from cgrpo_jax import critiques, forward, lora, objective, optimizer, rewards
 from cgrpo_jax.errors import UserError
 
 _CHOICES = {
@@ -17,6 +17,10 @@ _CHOICES = {
     "refine": ("policy", "solution", "none"),
     "aggregate": objective.AGGREGATES,
     "old_logp": ("sampler", "trainer"),
+    "optimizer": optimizer.OPTIMIZERS,
+    "schedule": optimizer.SCHEDULES,
+    "adam_mu_dtype": ("", "float32", "bfloat16"),
+    "remat": forward.REMAT,
     "data.kind": ("jsonl", "tfds", "chains"),
     "grader": rewards.KINDS,
     "compute_dtype": ("", "float32", "bfloat16"),
@@ -35,11 +39,11 @@ _NOT_NEGATIVE = (
     "num_iterations", "samples_per_iteration", "top_k", "max_retries", "kl_coef", "clip_low", "clip_high",
     "learning_rate", "warmup_updates", "weight_decay", "max_grad_norm", "pack_length", "pack_slots", "data.seed",
     "data.num_train", "data.num_eval", "warm_start.num_updates", "warm_start.learning_rate", "eval.every",
-    "eval.temperature", "lora.rank", "http_critic.max_requests", "http_critic.max_tokens",
+    "eval.temperature", "lora.rank", "max_nonfinite_updates", "http_critic.max_requests", "http_critic.max_tokens",
 )  # fmt: skip
 _MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
 _BELOW_ONE = ("adam_b1", "adam_b2")
-_SHARES = ("refine_max_pass", "data.hard_share", "warm_start.rare_rate")
+_SHARES = ("refine_max_pass", "final_learning_rate_share", "data.hard_share", "warm_start.rare_rate")
 _TEMPLATES = {
     "question_prompt": ("question",),
     "critique_prompt": ("question", "response"),
@@ -90,6 +94,7 @@ def check(config) -> None:
             f"updates_per_batch {config.updates_per_batch} does not divide questions_per_iteration "
             f"{config.questions_per_iteration}; use one of {', '.join(map(str, divisors))}."
         )
+    _check_optimizer(config)
     if config.temperature <= 0:
         raise UserError(f"temperature {config.temperature} gives no exploration; use a positive one, such as 1.0.")
     for key in ("top_p", "eval.top_p"):
@@ -148,6 +153,20 @@ def check(config) -> None:
         )
     if config.refine == "solution" and config.data.kind != "chains" and not config.data.solution_key:
         raise UserError('refine "solution" inserts the data\'s solutions; name their column in data.solution_key.')
+
+
+def _check_optimizer(config) -> None:
+    if config.optimizer != "adamw" and config.adam_mu_dtype:
+        raise UserError(
+            f"adam_mu_dtype {config.adam_mu_dtype!r} is of AdamW's first moment, which optimizer {config.optimizer!r} "
+            "has not; leave it empty."
+        )
+    updates = config.num_iterations * config.updates_per_batch
+    if config.schedule != "constant" and 0 < updates <= config.warmup_updates:
+        raise UserError(
+            f"warmup_updates {config.warmup_updates} leaves schedule {config.schedule!r} none of the run's {updates} "
+            "updates to fall over; use fewer."
+        )
 
 
 def _check_http_critic(config) -> None:

@@ -18,6 +18,8 @@ from cgrpo_jax import sharding
 from cgrpo_jax.attention import choose, packed_attention, softcap
 from cgrpo_jax.model import ModelConfig, axes_like
 
+# What the backward pass finds stored, or computes anew: see `hidden_states`.
+REMAT = ("none", "layer", "dots")
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
@@ -212,7 +214,7 @@ def hidden_states(
     segments_BS,
     *,
     prompts_BS=None,
-    remat: bool = False,
+    remat: str = "none",
     kernel: str = "blocks",
 ) -> jax.Array:
     """Full forward pass over packed rows.
@@ -225,11 +227,18 @@ def hidden_states(
       segments_BS: int32; a token attends to earlier tokens of its own segment (0 is padding),
       prompts_BS: int32; and to those of the segment named here, where it is not 0. None: no token does.
       kernel: of attention, as for `packed_attention`.
-      remat: recompute each layer's activations in the backward pass instead of storing them.
+      remat: what of a layer is computed anew in the backward pass instead of being stored. "none": nothing; "layer":
+        all of it; "dots": all but the products with its weights, which are most of the work. Never stored are weights
+        that were gathered over fsdp.
 
     Returns:
       `[B, S, D]` hidden states after the final norm; `logits` maps them to logits.
+
+    Raises:
+      ValueError: an unknown `remat`.
     """
+    if remat not in REMAT:
+        raise ValueError(f"remat {remat!r} is unknown; use one of {', '.join(REMAT)}.")
     attend = packed_attention(config, positions_BS, segments_BS, prompts_BS=prompts_BS, kernel=kernel)
     rope = rotations(config, positions_BS)
     gather = gatherer(params, config)
@@ -238,8 +247,11 @@ def hidden_states(
         p, local = xs
         return apply_layer(config, gather(p), x, rope(local), attend(local))[0], None
 
-    if remat:
+    if remat == "layer":
         layer = jax.checkpoint(layer, prevent_cse=False)
+    elif remat == "dots":  # scores of attention have a batch, products with weights have none
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
     elif params["layers"]["q"].shape[1] < config.embed_dim:
         # Gathered weights are not kept for the backward pass: those of all layers would be the whole model.
         policy = jax.checkpoint_policies.save_anything_except_these_names(sharding.GATHERED)

@@ -4,11 +4,12 @@ Steps 7 and 8 of the algorithm; `train` calls it, between the engine and the jou
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from cgrpo_jax import assemble, journal, lora, sharding
+from cgrpo_jax import assemble, beginning, journal, lora, sharding
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.records import TrainRow, TrainState
 
@@ -18,7 +19,8 @@ class Learner:
 
     Attributes:
       optimizer: what trains it.
-      base, reference: as in `beginning.Beginning`, once a run has begun.
+      base, reference, progress: as in `beginning.Beginning`, once a run has begun.
+      skipped: the rows of the newest update whose gradient was not finite; None without one since the run was started.
     """
 
     def __init__(self, config, model: assemble.Model, *, clock: journal.Clock):
@@ -30,9 +32,15 @@ class Learner:
         self.computing = dict(mesh=model.mesh, dtype=model.dtype)  # where, and in what
         self.base: lora.Base | None = None
         self.reference: dict | None = None
+        self.progress = beginning.Progress()
+        self.skipped: list[TrainRow] | None = None
+        self._rate = assemble.learning_rate(config)
 
     def update(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> tuple[TrainState, list[dict]]:
-        """Applies `updates_per_batch` updates, each to an equal share of the questions; pi_old stays fixed."""
+        """Applies `updates_per_batch` updates, each to an equal share of the questions; pi_old stays fixed.
+
+        One whose gradient is not finite changes nothing, and is counted; too many in a row end it.
+        """
         c = self.config
         with self.clock("update"):
             groups = self._with_logps(state.params, groups)
@@ -54,12 +62,22 @@ class Learner:
                     **self.computing,
                 )
                 stats.append(one)
+                if math.isfinite(one["grad_norm"]):
+                    self.progress.skipped_in_a_row = 0
+                    continue
+                self.progress.skipped_in_a_row += 1
+                self.skipped = rows
+                if self.has_given_up():
+                    break
         return state, stats
+
+    def has_given_up(self) -> bool:
+        """Returns whether more updates in a row were skipped than may be, so that the run is to stop."""
+        return self.progress.skipped_in_a_row > self.config.max_nonfinite_updates
 
     def learning_rate(self, num_updates: int) -> float:
         """Returns the rate of the last of `num_updates` updates: the first of a warm-up has rate 0."""
-        c = self.config
-        return c.learning_rate * min(1.0, (num_updates - 1) / c.warmup_updates if c.warmup_updates else 1.0)
+        return float(self._rate(max(0, num_updates - 1)))
 
     def _with_logps(self, params, groups):
         """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's."""

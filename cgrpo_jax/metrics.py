@@ -1,6 +1,7 @@
 """What a step is measured by. Quantities that TRL has bear its names; `METRICS` says what each one means."""
 
 import collections
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,8 @@ METRICS = {
     "group_reward": "mean reward of the rows that train, kept refinements included",
     "loss": "the objective's negative; its value says little (advantages sum to about 0), its gradient is what trains",
     "grad_norm": "global norm of the gradient before clipping",
+    "skipped_updates": "updates that changed nothing, because their gradient was not finite; what is said of updates "
+    "and of trained tokens is of the others",
     "learning_rate": "of the last update",
     "entropy": "mean entropy (nats) of the policy at the trained tokens of initial responses",
     "refined/entropy": "the same at the tokens of kept refinements, given the question alone",
@@ -160,7 +163,14 @@ def engine_metrics(stats: Sequence[Stats]) -> dict[str, float]:
 
 
 def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Metrics of an iteration's updates from the statistics of each (sums, see `objective.policy_loss`)."""
+    """Metrics of an iteration's updates from the statistics of each (sums, see `objective.policy_loss`).
+
+    Updates that were skipped, whose gradient's norm is not finite, are counted and otherwise left out.
+    """
+    skipped = [one for one in stats if not math.isfinite(one["grad_norm"])]
+    stats = [one for one in stats if math.isfinite(one["grad_norm"])]
+    if not stats:
+        return {"skipped_updates": len(skipped), "rows_trained": 0, "tokens_trained": 0}
     total: collections.Counter = collections.Counter()
     for one in stats:
         total.update(one)
@@ -171,6 +181,7 @@ def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
     metrics = {
         "loss": total["policy_loss"] / len(stats),
         "grad_norm": total["grad_norm"] / len(stats),
+        "skipped_updates": len(skipped),
         "rows_trained": total["rows_trained"],
         "tokens_trained": total["initial/tokens"] + total["refined/tokens"],
         "entropy": share("initial/entropy_sum", "initial/tokens"),

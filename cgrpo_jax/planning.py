@@ -240,7 +240,7 @@ class Planner:
     def _smaller_batches(self) -> Iterator[dict]:
         c = self.config
         shortest = c.max_prompt_length + c.max_response_length - 1
-        for remat in [{}] if c.remat else [{}, {"remat": True}]:
+        for remat in [{}] if c.remat == "layer" else [{}, {"remat": "layer"}]:
             rows = c.pack_rows
             yield remat
             while rows > 1:

@@ -123,12 +123,14 @@ class _Parts:
         full = model_lib.param_shapes(policy)
         self.weights = self.placed(policy, full)
         trained = self.placed(policy, lora.adapter_shapes(policy, self.adapters)) if self.adapters else self.weights
-        self.state = optimizer_lib.state_shapes(trained, self.optimizer)
+        self.state = optimizer_lib.state_shapes(trained, self.optimizer, offload=config.offload_optimizer)
         self.base = lora.Base(self.weights, self.adapters.scale) if self.adapters else None
         self.buffers = {
             "trained": Buffer("weights", (self.state.params, self.state.step)),
             "optimizer": Buffer("optimizer", self.state.opt_state),
         }
+        if config.offload_optimizer:  # it is on the devices within a step alone, among that program's temporaries
+            del self.buffers["optimizer"]
         if self.base:
             self.buffers["base"] = Buffer("weights", self.weights)
         self.split = layouts.splits(mesh)
@@ -351,6 +353,7 @@ class _Parts:
             ),
             self.call(
                 "update", "update", optimizer_lib.apply, (self.state, params), keywords={"optimizer": self.optimizer},
-                own=("trained", "optimizer", "gradients"), per_iteration=c.updates_per_batch,
+                own=tuple(name for name in ("trained", "optimizer", "gradients") if name in self.buffers),
+                per_iteration=c.updates_per_batch,
             ),
         ]  # fmt: skip

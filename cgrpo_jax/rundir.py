@@ -4,12 +4,14 @@ Whole files are replaced atomically; the two logs grow by whole lines and are cu
 """
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import json
 import math
 import os
 import pathlib
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import TrainRow
 
 
 class RunDir:
@@ -40,6 +43,7 @@ class RunDir:
         self.samples = self.path / "samples.jsonl"
         self.summary = self.path / "summary.json"
         self.date = self.path / "date"  # the start, as ISO 8601: what prompts that print the date go on to print
+        self.nonfinite_rows = self.path / "nonfinite_rows.jsonl"  # of the update that a run gave up at
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"  # config.json and tokenizer of the model, as Hugging Face has them
         self.reference = self.path / "reference"  # weights that the KL term compares with
@@ -75,12 +79,19 @@ class RunDir:
     def _not_writable(self, error: OSError) -> UserError:
         return UserError(f"--workdir {self.path} can't be written ({error}); give another --workdir")
 
-    def open(self, config_json: Mapping[str, Any], *, ignore: Sequence[str] = ("num_iterations",)) -> bool:
+    def open(
+        self,
+        config_json: Mapping[str, Any],
+        *,
+        ignore: Sequence[str] = ("num_iterations",),
+        why_not: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> bool:
         """Creates the folder with `config.json`, or checks that the folder is of a run with the same config.
 
         Args:
           config_json: the configuration as `config.to_json` returns it.
           ignore: dotted keys that a resumed run may change; `config.json` then takes their new values.
+          why_not: of these, keys that this run may not change after all, and why.
 
         Returns:
           True if the folder held a run already.
@@ -91,7 +102,9 @@ class RunDir:
         resumed = self.config.exists()
         if resumed:
             old = self._read_config()
-            changed = config_lib.differences(old, config_json, ignore)
+            changed = config_lib.differences(old, config_json, [key for key in ignore if key not in why_not])
+            reasons = {one: why_not.get(one.partition(":")[0]) for one in changed}
+            changed = [f"{one}, but {why}" if why else one for one, why in reasons.items()]
             # A run that was stopped before its first checkpoint has nothing that another config could spoil.
             if changed and any(path.name.isdigit() for path in self.checkpoints.glob("*")):
                 raise UserError(
@@ -157,6 +170,17 @@ class RunDir:
         """Writes `summary.json`, whole or not at all."""
         write_atomically(self.summary, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
 
+    def write_nonfinite_rows(self, rows: Sequence[TrainRow]) -> None:
+        """Writes rows whose gradient was not finite to `nonfinite_rows.jsonl`, one a line, whole or not at all.
+
+        Numbers that are not finite, for which JSON has none, are the strings "inf", "-inf" and "nan".
+        """
+        lines = []
+        for row in rows:
+            fields = dataclasses.asdict(row) | {"loss": row.loss.name.lower()}
+            lines.append(json.dumps(_spelt_out(fields), allow_nan=False) + "\n")
+        write_atomically(self.nonfinite_rows, "".join(lines))
+
     def _read_config(self) -> dict[str, Any]:
         try:
             return json.loads(self.config.read_text(encoding="utf-8"))
@@ -197,6 +221,17 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _spelt_out(value: Any) -> Any:
+    """Returns the value as JSON has it, with names for the numbers that it has not."""
+    if isinstance(value, Mapping):
+        return {key: _spelt_out(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | list):
+        return [_spelt_out(inner) for inner in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -55,7 +55,8 @@ from cgrpo_jax.rundir import RunDir
 # What a resumed run may change: how long it goes on, what it writes, and where and with what room it runs.
 _MAY_CHANGE = (
     "num_iterations", "checkpoint_every", "checkpoints_to_keep", "samples_every", "samples_per_iteration",
-    "profile_steps", "mesh", "num_slots", "kv_cache_gib", "decode_chunk", "prompt_bucket", "grader_workers",
+    "profile_steps", "max_nonfinite_updates", "offload_optimizer",
+    "mesh", "num_slots", "kv_cache_gib", "decode_chunk", "prompt_bucket", "grader_workers",
     "http_critic.url", "http_critic.key_variable", "http_critic.concurrency", "http_critic.timeout",
     "http_critic.max_attempts", "http_critic.max_requests", "http_critic.max_tokens",
 )  # fmt: skip
@@ -72,6 +73,7 @@ def main(config, workdir: str, distributed: bool = False) -> None:
         checks.check(config)
         profiling.check(config.profile_steps, num_iterations=config.num_iterations)
         mesh = assemble.make_mesh(config)
+        assemble.check_offload(config, mesh)
     # Prompts may print the date, and must be the same on all processes.
     started = runtime.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
     run = RunDir(workdir, started=datetime.datetime.fromisoformat(started))
@@ -100,7 +102,10 @@ def main(config, workdir: str, distributed: bool = False) -> None:
 def _open(run: RunDir, config, model: assemble.Model, held: contextlib.ExitStack) -> bool:
     """Makes or checks the run's folder, which `held` keeps others out of; returns whether it held a run already."""
     held.enter_context(run.locked())
-    resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE)
+    why_not = {}
+    if config.schedule != "constant":
+        why_not["num_iterations"] = f"schedule {config.schedule!r} falls over them"
+    resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE, why_not=why_not)
     model_files.write(
         run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source
     )
@@ -196,7 +201,9 @@ class Loop:
                     iteration, problems, responses, refinements, num=c.samples_per_iteration, critiques_shown=shown
                 )
                 self._write(self.run.append_samples, lines)
-            self._keep(state, iteration + 1)
+            self._keep(state, iteration + 1, always=self.learner.has_given_up())
+            if self.learner.has_given_up():
+                self._give_up()
             bar.set_postfix_str(journal.bar_text(row))
             bar.update()
         bar.close()
@@ -337,6 +344,7 @@ class Loop:
             )
         self.progress = begun.progress
         self.learner.base, self.learner.reference = begun.base, begun.reference
+        self.learner.progress = begun.progress
         if fresh:
             self._keep(begun.state, 0, always=True)
         self._compile(begun.state)
@@ -422,6 +430,16 @@ class Loop:
         due = always or iteration % c.checkpoint_every == 0 or iteration == c.num_iterations
         if due and self.checkpoints.latest_step != iteration:
             self.checkpoints.save(iteration, state, dataclasses.asdict(self.progress))
+
+    def _give_up(self) -> None:
+        """Stops after updates whose gradients were not finite; the iteration is done and saved, with what they left."""
+        self._write(self.run.write_nonfinite_rows, self.learner.skipped)
+        self.checkpoints.wait()
+        raise UserError(
+            f"the gradient was not finite in {self.progress.skipped_in_a_row} updates in a row, which were skipped "
+            f"(max_nonfinite_updates {self.config.max_nonfinite_updates}); the last one's rows are in "
+            f"{self.run.nonfinite_rows}. The same command goes on after iteration {self.progress.iteration}."
+        )
 
     def _finish(self, state: TrainState) -> None:
         after, unsolved = self._evaluate(self._weights(state), state)

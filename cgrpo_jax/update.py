@@ -80,7 +80,7 @@ def row_logprobs(
     batch: TrainBatch,
     *,
     temperature: float,
-    remat: bool,
+    remat: str,
     kernels: Kernels = PLAIN,
 ):
     """Returns `[B, T]` log-probabilities (nats) of a packed batch's targets, and the entropies at those positions.
@@ -231,7 +231,7 @@ def accumulate_gradients(
     num_rows: int | None = None,
     num_tokens: int | None = None,
     num_questions: int | None = None,
-    remat: bool = False,
+    remat: str = "none",
     dtype: jax.typing.DTypeLike | None = None,
     base: lora.Base | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -348,7 +348,10 @@ def score(params, batch, base: lora.Base | None, *, config, temperature, dtype, 
 
     def part(params, batch, base):
         weights = cast(_weights(params, base), dtype)
-        return row_logprobs(weights, config, batch, temperature=temperature, remat=False, kernels=Kernels.of(mesh))[0]
+        logps = row_logprobs(
+            weights, config, batch, temperature=temperature, remat="none", kernels=Kernels.of(mesh)
+        )
+        return logps[0]
 
     in_specs = (_specs(params, config, mesh, layout), sharding.BY_ROWS, _base_specs(base, config, mesh, layout))
     scored = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)

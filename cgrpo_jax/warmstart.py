@@ -47,9 +47,10 @@ def warm_start(
       **kw: `remat`, `dtype`, `mesh`, as in `update.accumulate_gradients`.
     """
     rows = lessons(prompts, seed=seed, lengths=lengths, held_out=held_out, rare_rate=rare_rate)
-    optimizer = optimizer_lib.make_optimizer(
-        learning_rate=learning_rate, warmup_steps=num_updates // 10, decay_steps=num_updates, weight_decay=0.01
+    rate = optimizer_lib.make_schedule(
+        "cosine", peak=learning_rate, warmup_steps=num_updates // 10, num_steps=num_updates
     )
+    optimizer = optimizer_lib.make_optimizer(learning_rate=rate, weight_decay=0.01)
     state = optimizer_lib.init_state(params, optimizer)
     settings = update_lib.LossSettings(max_length=max_length)
     for _ in progress(range(num_updates)):

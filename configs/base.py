@@ -102,16 +102,24 @@ def get_config() -> config_dict.ConfigDict:
 
     # --- update
     c.updates_per_batch = 2  # minibatches an iteration
-    c.learning_rate = 1e-6
-    c.warmup_updates = 0
-    c.weight_decay = 0.0
+    c.optimizer = "adamw"  # or "adafactor": statistics of rows and columns in the place of two of every weight
+    c.learning_rate = 1e-6  # the peak of the schedule
+    c.schedule = "constant"  # after the warm-up; or linear, cosine: it falls until the last of num_iterations
+    c.warmup_updates = 0  # over which the rate rises from 0
+    c.final_learning_rate_share = 0.0  # of the peak, that linear and cosine fall to
+    c.weight_decay = 0.0  # of matrices and embeddings, times the rate
     c.adam_b1 = 0.9
     c.adam_b2 = 0.999
+    c.adam_mu_dtype = ""  # of Adam's first moment; empty: float32, as weights and gradients are. Or "bfloat16"
+    c.offload_optimizer = False  # the optimiser's state lies in the hosts' memory between updates
     c.max_grad_norm = 1.0
+    c.max_nonfinite_updates = 3  # skipped in a row because the gradient is not finite; one more ends the run
     c.pack_rows = 1  # token rows of a data group in a packed batch
     c.pack_length = 0  # tokens in one; 0: longest prompt and response
     c.pack_slots = 0  # train rows in a packed batch; 0: 8 a token row
-    c.remat = True  # recompute activations in the backward pass
+    # What of a layer's activations the backward pass computes anew: "layer" all, "dots" all but the products with
+    # weights (faster, more memory), "none" nothing.
+    c.remat = "layer"
 
     # --- mesh: how the devices of all processes are divided; their product is the number of devices
     c.mesh = config_dict.ConfigDict()

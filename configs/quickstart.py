@@ -64,6 +64,6 @@ def get_config():
     c.pack_rows = 8
     c.pack_length = 128
     c.pack_slots = 40
-    c.remat = False
+    c.remat = "none"
     c.checkpoint_every = 20
     return c

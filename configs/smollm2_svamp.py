@@ -38,7 +38,7 @@ def get_config():
     c.pack_rows = 2
     c.pack_length = 512
     c.pack_slots = 16
-    c.remat = False
+    c.remat = "none"
     c.checkpoint_every = 8
     c.samples_per_iteration = 1
     return c

@@ -88,7 +88,7 @@ def rows(vocab_size=61, count=13):
     return out
 
 
-def gradient(name, mesh, *, remat=False, adapted=False):
+def gradient(name, mesh, *, remat="none", adapted=False):
     """The gradient, whole and on the host, and the statistics."""
     config = MODELS[name]
     weights, base = place(params(name), config, mesh), None
@@ -139,9 +139,10 @@ def test_a_minibatch_without_rows(mesh):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(grads)))
 
 
-def test_rematerialisation():
+@pytest.mark.parametrize("remat", ["layer", "dots"])
+def test_rematerialisation(remat):
     expected, _ = gradient_of_one_device("divisible")
-    assert_close(gradient("divisible", make_mesh("2x2x2"), remat=True)[0], expected, 1e-5)
+    assert_close(gradient("divisible", make_mesh("2x2x2"), remat=remat)[0], expected, 1e-5)
 
 
 @pytest.mark.parametrize("name, mesh", [("divisible", "2x2x2"), ("odd groups", "1x1x8")])

@@ -162,6 +162,7 @@ def test_metrics_of_updates():
         {
             "loss": 0.2,
             "grad_norm": 2.0,
+            "skipped_updates": 0,
             "rows_trained": 10,
             "tokens_trained": 40 + 10,
             "entropy": 20 / 40,

@@ -220,7 +220,7 @@ def params():
 
 @jax.jit
 def _logprobs(params, batch):
-    return row_logprobs(params, CONFIG, batch, temperature=0.7, remat=False)
+    return row_logprobs(params, CONFIG, batch, temperature=0.7, remat="none")
 
 
 def packed_logprobs(batches):

@@ -102,7 +102,7 @@ def arrays(workdir, mesh):
 
 @functools.cache
 def optimizer():
-    return optimizer_lib.make_optimizer(learning_rate=1e-3)
+    return optimizer_lib.make_optimizer(learning_rate=optimizer_lib.make_schedule("constant", peak=1e-3))
 
 
 def assert_bitwise(a, b):

@@ -107,7 +107,9 @@ def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
     """Returns the newest checkpoint's step and all its arrays."""
     loaded, settings = assemble.load_model(cfg, sharding.one_device()), assemble.lora_settings(cfg)
     trained = lora.adapter_shapes(loaded.config, settings) if settings else model.param_shapes(loaded.config)
-    template = optimizer_lib.state_shapes(loaded.placed(trained), optimizer_lib.make_optimizer(learning_rate=1.0))
+    template = optimizer_lib.state_shapes(
+        loaded.placed(trained), assemble.optimizer(cfg), offload=cfg.offload_optimizer
+    )
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, restored, _ = checkpoints.restore_latest(template)
     return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
