@@ -235,19 +235,17 @@ def apply(state: TrainState, grads, *, optimizer):
     in host memory are fetched, and go back there.
     """
     grad_norm = optax.global_norm(grads)
-    finite = jnp.isfinite(grad_norm)
     update = optax.with_extra_args_support(optimizer).update
 
-    def step(grads, opt_state, params):
-        fetched = jax.tree.map(_to_device, opt_state)
-        updates, new = update(grads, fetched, params, grad_norm=grad_norm)
-        # Chosen where they are computed, so that the old ones are nowhere kept beside them.
-        choose = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
-        params = choose(optax.apply_updates(params, updates), params)
-        return params, jax.tree.map(_to_where_it_was, choose(new, fetched), opt_state)
+    def step(state: TrainState) -> TrainState:
+        updates, opt_state = update(grads, state.opt_state, state.params, grad_norm=grad_norm)
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
 
-    params, opt_state = step(grads, state.opt_state, state.params)
-    return TrainState(state.step + finite, params, opt_state), grad_norm
+    # A condition, in which each result takes its old value's place. Choosing between the two weight by weight, XLA:CPU
+    # would hold a second state, and so would XLA:TPU of one that it has fetched.
+    here = state.replace(opt_state=jax.tree.map(_to_device, state.opt_state))
+    after = jax.lax.cond(jnp.isfinite(grad_norm), step, lambda state: state, here)
+    return after.replace(opt_state=jax.tree.map(_to_where_it_was, after.opt_state, state.opt_state)), grad_norm
 
 
 def _to_device(x: jax.Array) -> jax.Array:
