@@ -20,6 +20,8 @@ from cgrpo_jax.model import ModelConfig, axes_like
 
 # What the backward pass finds stored, or computes anew: see `hidden_states`.
 REMAT = ("none", "layer", "dots")
+# What gathers a weight, and what JAX does to it before a product with rows that differ along more axes: nothing.
+_OF_GATHERED = ("all_gather", "pvary", "pcast")
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
@@ -206,6 +208,14 @@ def gatherer(params: dict, config: ModelConfig) -> Callable[[dict], dict]:
 # --- training -----------------------------------------------------------------------------------------------------
 
 
+def _all_but_gathered(primitive, *_, **params) -> bool:
+    """A rematerialisation policy: keeps all but gathered weights, neither as they come nor marked as varying.
+
+    Not JAX's `save_anything_except_these_names`: that of JAX 0.10.2 looks at no name, and saves anything.
+    """
+    return primitive.name not in _OF_GATHERED and params.get("name") != sharding.GATHERED
+
+
 def hidden_states(
     params: dict,
     config: ModelConfig,
@@ -254,7 +264,6 @@ def hidden_states(
         layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
     elif params["layers"]["q"].shape[1] < config.embed_dim:
         # Gathered weights are not kept for the backward pass: those of all layers would be the whole model.
-        policy = jax.checkpoint_policies.save_anything_except_these_names(sharding.GATHERED)
-        layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
+        layer = jax.checkpoint(layer, prevent_cse=False, policy=_all_but_gathered)
     x, _ = jax.lax.scan(layer, embed(params, config, tokens_BS), (params["layers"], local_layers(config)))
     return rms_norm(config, x, params["final_norm"])
