@@ -273,7 +273,8 @@ def _memory(said) -> Memory:
         alias=said.alias_size_in_bytes,
         temporary=said.temp_size_in_bytes,
         code=said.generated_code_size_in_bytes,
-        peak=said.peak_memory_in_bytes,
+        # Of which XLA:TPU counts arguments in the hosts' memory a part.
+        peak=said.peak_memory_in_bytes - said.host_argument_size_in_bytes,
     )
 
 

@@ -172,7 +172,7 @@ def test_a_frozen_critic_has_programs_of_its_own(model, tmp_path):
 MATRICES = 2 * 96 * 32 + 5 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64)
 NORMS = 5 * (2 * 32 + 2 * 8) + 32
 TRAINED = 4 * (MATRICES // 4 + NORMS) + 4  # and the number of updates
-ADAM = 2 * (TRAINED - 4) + 4  # and Adam's own count
+ADAM = 2 * (TRAINED - 4) + 8  # and the counts of Adam and of the schedule
 SAMPLING = 2 * (MATRICES // 2 + NORMS)  # whole over fsdp, bfloat16
 
 
@@ -191,6 +191,22 @@ def test_buffers_are_those_counted_by_hand(model):
         "gradients": TRAINED - 4,
         "slots": CACHE,
     }
+
+
+def test_an_offloaded_state_lies_beside_nothing(model):
+    """It is among the arguments of the step alone, in memory of the hosts."""
+    found = programs_of(planned.config(model, offload_optimizer=True))
+    assert {name: buffer.bytes for name, buffer in found.buffers.items()} == {
+        "trained": TRAINED,
+        "generation": SAMPLING,
+        "gradients": TRAINED - 4,
+        "slots": CACHE,
+    }
+    assert not any("optimizer" in call.own + call.beside for call in found.calls)
+    (step,) = (call for call in found.calls if call.function.__name__ == "apply")
+    moments = [leaf for leaf in jax.tree.leaves(step.args[0].opt_state) if leaf.ndim]
+    assert {leaf.sharding.memory_kind for leaf in moments} == {"pinned_host"}
+    assert planned.size(moments) == ADAM - 8
 
 
 def test_what_lies_beside_a_program_counts_once(model, monkeypatch):
