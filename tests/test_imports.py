@@ -21,6 +21,7 @@ LEVELS = (
         "records",
         "objective",
         "logprobs",
+        "logprobs_pallas",
         "sampling",
         "passk",
         "runtime",
