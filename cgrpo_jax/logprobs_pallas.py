@@ -10,15 +10,16 @@ Rows from `num_live` on are dead: their tiles compute nothing and fetch nothing,
 
 import functools
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from cgrpo_jax import hlo
+from cgrpo_jax import hlo, sharding
 
 FORWARD, D_HIDDEN, D_UNEMBED = "linear_logprobs_forward", "linear_logprobs_d_hidden", "linear_logprobs_d_unembed"
 # VMEM of one core: v5e and v6e have 128 MiB, v5p 64 MiB; what is safe on all three.
@@ -125,7 +126,7 @@ def tiles(width: int, itemsize: int, *, accumulates: bool, vmem_bytes: int = VME
       vmem_bytes: of one core.
 
     Example:
-      tiles(1024, 2, accumulates=True) == (1024, 512);  tiles(8192, 2, accumulates=True) == (256, 256)
+      tiles(1024, 2, accumulates=True) == (1024, 512);  tiles(8192, 2, accumulates=True) == (256, 512)
     """
     padded = _round_up(width)
     for stationary in _STATIONARY:
@@ -312,7 +313,8 @@ def _call(name: str, settings: Settings, body, num_live, operands, out):
     }[name]
     scratch = [] if name == FORWARD else [pltpu.VMEM(own.block_shape, sum_dtype(hidden_ND, unembed_VD))]
     steps = (grid.num_row_tiles, grid.num_vocab_tiles)
-    return pl.pallas_call(
+    interpret = settings.kernel == "interpret"
+    call = pl.pallas_call(
         functools.partial(body, grid),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
@@ -325,10 +327,25 @@ def _call(name: str, settings: Settings, body, num_live, operands, out):
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES * 15 // 16
         ),
-        # The interpreter of TPU kernels, not the general one, which knows nothing of manual axes.
-        interpret=pltpu.InterpretParams() if settings.kernel == "interpret" else False,
+        interpret=interpret,
         name=name,
-    )(jnp.stack([num_live, pl.cdiv(num_live, grid.row_tile)]).astype(jnp.int32), *operands)
+    )
+    live_2 = jnp.stack([num_live, pl.cdiv(num_live, grid.row_tile)]).astype(jnp.int32)
+    return _apart(call, live_2, *operands) if interpret else call(live_2, *operands)
+
+
+def _apart(call, *operands):
+    """Runs an interpreted kernel where devices may differ: the interpreter knows nothing of varying axes.
+
+    So there its program is exported and called as a whole. It is traced in a thread, whose context has no such axes.
+    (The interpreter of `pltpu.InterpretParams` knows them, but waits for all devices, for ever where cores are few.)
+    """
+    if not any(jax.typeof(x).manual_axis_type.varying for x in operands):
+        return call(*operands)
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands]
+    with ThreadPoolExecutor(1) as thread:
+        exported = thread.submit(export.export(jax.jit(call)), *shapes).result()
+    return sharding.varying_like(exported.call(*operands), *operands)
 
 
 def _inner_or_edge(step, live, index, count, remainder):

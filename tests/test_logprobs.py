@@ -163,11 +163,59 @@ def test_no_array_of_all_logits_exists(v):
     assert plain.lower(hidden, unembed).compile().memory_analysis().temp_size_in_bytes >= n * v * 4
 
 
+def test_temporaries_at_full_size():
+    """Compiled, not run: a tenth of the plain layer's at most, and the same for half of the vocabulary."""
+    n, v, d = 8192, 151_936, 1024
+
+    def temporaries(function, v):
+        def scalar(hidden, unembed, target, num_live):
+            return sum(x.sum() for x in function(hidden, unembed, target, num_live))
+
+        shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((n, d), (v, d)))
+        integers = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((n,), ()))
+        program = jax.jit(jax.value_and_grad(scalar, (0, 1))).lower(*shapes, *integers)
+        return program.compile().memory_analysis().temp_size_in_bytes
+
+    def live(hidden, unembed, target, num_live):
+        return linear_logprobs(hidden, unembed, target, num_live=num_live)
+
+    whole = temporaries(live, v)
+    assert whole < 100 * 2**20
+    assert 10 * whole < temporaries(lambda hidden, unembed, target, _: naive(hidden, unembed, target), v)
+    assert temporaries(live, v // 2) == pytest.approx(whole, rel=0.01)
+
+
+@pytest.mark.parametrize("row_block", [1, 4, 5, 100])
+@pytest.mark.parametrize("num_live", [None, -1, 0, 4, 5, 9])
+def test_live_rows_in_blocks(row_block, num_live):
+    hidden, unembed, target = inputs(21)
+    live = N if num_live is None else min(max(num_live, 0), N)
+
+    def expected(hidden, unembed, target):
+        return [jnp.where(jnp.arange(N) < live, x, 0.0) for x in naive(hidden, unembed, target, softcap=2.0)]
+
+    given = None if num_live is None else jnp.int32(num_live)
+    keywords = dict(softcap=2.0, block_size=8, row_block=row_block, num_live=given)
+    found, plain = (
+        (
+            function(hidden, unembed, target, **how),
+            jax.grad(weighted(function, target, **how), argnums=(0, 1))(hidden, unembed),
+        )
+        for function, how in ((linear_logprobs, keywords), (expected, {}))
+    )
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    assert not np.any(found[1][0][live:])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
         ({"block_size": 0}, "block_size=0 must be above 0"),
+        ({"row_block": 0}, "row_block=0 must be above 0"),
+        ({"kernel": "cuda"}, "kernel='cuda' is unknown; use one of blocks, pallas, interpret"),
+        ({"hidden_ND": jnp.ones((0, D)), "target_N": jnp.zeros(0, int)}, "must not be empty"),
         ({"unembed_VD": jnp.ones((4, D + 1))}, r"must be \[N, D\] and \[V, D\]"),
         ({"target_N": jnp.zeros((N, 1), int)}, "one index for each of the 6 rows"),
     ],
