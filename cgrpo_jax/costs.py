@@ -160,6 +160,8 @@ def compile_for(
     memory = _memory(compiled.memory_analysis())
     cost = _cost(compiled.cost_analysis(), found, kernels, kernel_cost)
     moved = traffic.hbm_bytes(text, unknown_trips=unknown_trips) if count_moved else None
+    if moved is not None:  # a kernel may read an operand more than once
+        moved += round(sum((call.times or 1) * (kernel_cost(call).bytes - _bytes_once(call)) for call in kernels))
     return Program(memory.needed, None, memory, cost, found, kernels, seconds, "", moved)
 
 
@@ -276,6 +278,10 @@ def _memory(said) -> Memory:
         # Of which XLA:TPU counts arguments in the hosts' memory a part.
         peak=said.peak_memory_in_bytes - said.host_argument_size_in_bytes,
     )
+
+
+def _bytes_once(call: hlo.KernelCall) -> int:
+    return sum(hlo.num_bytes(*array) for array in call.operands + call.results)
 
 
 def _cost(said: Mapping, found, kernels, kernel_cost) -> Cost:

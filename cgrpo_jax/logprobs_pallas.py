@@ -22,6 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from cgrpo_jax import hlo, sharding
 
 FORWARD, D_HIDDEN, D_UNEMBED = "linear_logprobs_forward", "linear_logprobs_d_hidden", "linear_logprobs_d_unembed"
+KERNELS = (FORWARD, D_HIDDEN, D_UNEMBED)
 # VMEM of one core: v5e and v6e have 128 MiB, v5p 64 MiB; what is safe on all three.
 VMEM_BYTES = 64 * 2**20
 _LANES = 128
@@ -404,8 +405,8 @@ def flops_and_bytes(call: hlo.KernelCall) -> tuple[float, float]:
       ValueError: it is another kernel.
     """
     name = re.findall(r"\w+", call.name)[-1]  # without what traced it, as in transpose(jvp(NAME))
-    if name not in (FORWARD, D_HIDDEN, D_UNEMBED):
-        raise ValueError(f"kernel {call.name} is none of {FORWARD}, {D_HIDDEN} and {D_UNEMBED}.")
+    if name not in KERNELS:
+        raise ValueError(f"kernel {call.name} is none of {', '.join(KERNELS)}.")
     _, target, hidden, unembed, *stats = call.operands
     (N, D), V = hidden[1], unembed[1][0]
     itemsize = max(hlo.num_bytes(dtype, (1,)) for dtype, _ in (hidden, unembed))

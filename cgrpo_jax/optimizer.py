@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from cgrpo_jax import sharding
 from cgrpo_jax.records import TrainState
@@ -212,7 +212,7 @@ def _beside(leaf: Any, weight: Any, path) -> jax.sharding.Sharding:
         kept = _kept_axes(*fields, weight.shape, stacked=_names(path)[0] == "layers")
         if leaf.shape == tuple(weight.shape[axis] for axis in kept):
             spec = (*weight.sharding.spec, *[None] * weight.ndim)
-            return NamedSharding(weight.sharding.mesh, PartitionSpec(*(spec[axis] for axis in kept)))
+            return NamedSharding(weight.sharding.mesh, sharding.spec_of([spec[axis] for axis in kept]))
     return sharding.whole_beside(weight)  # optax's place-holder where a statistic is not used
 
 

@@ -7,13 +7,11 @@ A phase needs what its largest program needs, and every buffer beside it that is
 """
 
 import dataclasses
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
-from cgrpo_jax import assemble, checks, costs, hlo, programs, topology
+from cgrpo_jax import assemble, checks, costs, hlo, logprobs_pallas, programs, splash, topology
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.costs import Cost
 from cgrpo_jax.errors import UserError
@@ -251,20 +249,10 @@ class Planner:
 
 
 def kernel_cost(call: hlo.KernelCall) -> Cost:
-    """Returns the cost of one run of a Pallas kernel: JAX's splash attention, causal.
-
-    Of S x S scores half are computed, each by a product over the head's dimension; there are two products forward,
-    three for the gradient of the queries, four for that of keys and values, five where one kernel gives all three.
+    """Returns the cost of one run of a Pallas kernel, by its own formula; rows are taken to be full.
 
     Raises:
-      ValueError: it is another kernel.
+      ValueError: there is no formula for it.
     """
-    match = re.match(r"splash_m[hq]a_(fwd|dq|dkv)", call.name)
-    if not match:
-        raise ValueError(f"the cost of the Pallas kernel {call.name} is not known; give its formula here.")
-    arrays = [shape for dtype, shape in call.operands if dtype in ("bf16", "f32") and len(shape) >= 2]
-    queries, keys = arrays[0], arrays[1]
-    gradients = sum(shape[-1:] == queries[-1:] for _, shape in call.results)
-    products = {"fwd": 2, "dq": 3, "dkv": 5 if gradients == 3 else 4}[match[1]]
-    moved = sum(hlo.num_bytes(*array) for array in call.operands + call.results)
-    return Cost(products * 2 * math.prod(queries) * keys[-2] / 2, moved)
+    ours = any(name in call.name for name in logprobs_pallas.KERNELS)
+    return Cost(*(logprobs_pallas if ours else splash).flops_and_bytes(call))

@@ -88,13 +88,17 @@ def param_specs(axes: Any, shapes: Any, mesh: Mesh, *, layout: Sequence[str] = T
         return name if name in layout and mesh.shape[name] > 1 and size % mesh.shape[name] == 0 else None
 
     def spec(leaf, names):
-        axes = [cut(AXES.get(name), size) for name, size in zip(names, leaf.shape, strict=True)]
-        # As programs write it that return an array: else one that takes what it returned is compiled again.
-        while axes and axes[-1] is None:
-            axes.pop()
-        return PartitionSpec(*axes)
+        return spec_of([cut(AXES.get(name), size) for name, size in zip(names, leaf.shape, strict=True)])
 
     return jax.tree.map(spec, shapes, axes)
+
+
+def spec_of(axes: Sequence[str | None]) -> PartitionSpec:
+    """Returns a specification as programs write it of what they return: what takes that is not compiled again."""
+    axes = list(axes)
+    while axes and axes[-1] is None:
+        axes.pop()
+    return PartitionSpec(*axes)
 
 
 def param_shardings(axes: Any, shapes: Any, mesh: Mesh, *, layout: Sequence[str] = TRAINING) -> Any:

@@ -101,13 +101,13 @@ def row_logprobs(
     R, S, D = hidden_RSD.shape
     T = batch.target_BT.shape[1]
     live_BT = jnp.arange(T) < batch.length_B[:, None]
-    # The targets one after the other: row b's begin where those of the rows before it end.
+    # N targets at most, one after the other: row b's begin where those of the rows before it end.
+    N, nowhere = min(R * S, live_BT.size), R * S  # nowhere is out of range: neither read nor written
     end_B = jnp.cumsum(batch.length_B)
-    nowhere = R * S  # out of range: neither read nor written
     n_BT = jnp.where(live_BT, (end_B - batch.length_B)[:, None] + jnp.arange(T), nowhere)
     position_BT = batch.row_B[:, None] * S + batch.start_B[:, None] + jnp.arange(T)
-    position_N = jnp.full(R * S, nowhere).at[n_BT].set(position_BT, mode="drop", unique_indices=True)
-    target_N = jnp.zeros(R * S, jnp.int32).at[n_BT].set(batch.target_BT, mode="drop", unique_indices=True)
+    position_N = jnp.full(N, nowhere).at[n_BT].set(position_BT, mode="drop", unique_indices=True)
+    target_N = jnp.zeros(N, jnp.int32).at[n_BT].set(batch.target_BT, mode="drop", unique_indices=True)
     logp_N, entropy_N = linear_logprobs(
         hidden_RSD.reshape(-1, D).at[position_N].get(mode="fill", fill_value=0),
         forward.unembedding(params, config),
@@ -348,9 +348,7 @@ def score(params, batch, base: lora.Base | None, *, config, temperature, dtype, 
 
     def part(params, batch, base):
         weights = cast(_weights(params, base), dtype)
-        logps = row_logprobs(
-            weights, config, batch, temperature=temperature, remat="none", kernels=Kernels.of(mesh)
-        )
+        logps = row_logprobs(weights, config, batch, temperature=temperature, remat="none", kernels=Kernels.of(mesh))
         return logps[0]
 
     in_specs = (_specs(params, config, mesh, layout), sharding.BY_ROWS, _base_specs(base, config, mesh, layout))

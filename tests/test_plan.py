@@ -9,7 +9,21 @@ import planned
 import pytest
 import tiny_run
 
-from cgrpo_jax import assemble, cli, costs, hlo, layouts, plan, planning, programs, sharding, slots, train, update
+from cgrpo_jax import (
+    assemble,
+    cli,
+    costs,
+    hlo,
+    layouts,
+    logprobs_pallas,
+    plan,
+    planning,
+    programs,
+    sharding,
+    slots,
+    train,
+    update,
+)
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
 
@@ -319,20 +333,20 @@ def test_an_iteration_takes_all_its_runs(model, monkeypatch):
     assert f"{found.sampled_tokens / found.seconds:.0f}" in plan.table([found])
 
 
-@pytest.mark.parametrize(
-    ("name", "results", "products"), [("fwd_segmented_residuals", 1, 2), ("dq_no_residuals", 1, 3),
-                                      ("dkv_segmented_no_residuals", 2, 4), ("dkv_no_residuals", 3, 5)],
-)  # fmt: skip
-def test_an_attention_kernel_costs_half_of_its_scores(name, results, products):
-    q, k, lengths = ("bf16", (8, 512, 128)), ("bf16", (2, 512, 128)), ("f32", (8, 512))
-    call = hlo.KernelCall(f"splash_mha_{name}", (("s32", (4, 4)), q, k, k), (q, k, k)[:results] + (lengths,), 1)
-    cost = planning.kernel_cost(call)
-    assert cost.flops == products * 2 * 8 * (512 * 512 / 2) * 128
-    assert cost.bytes == sum(hlo.num_bytes(*array) for array in call.operands + call.results)
+def test_kernels_cost_what_their_formulas_say():
+    """By hand: a forward pass over 256 rows, 1024 tokens and 128 features, 2 N V D; attention within one block."""
+    hidden, table, row = ("bf16", (256, 128)), ("bf16", (1024, 128)), ("f32", (4, 256))
+    operands = (("s32", (2,)), ("s32", (1, 256)), hidden, table)
+    output = planning.kernel_cost(hlo.KernelCall(f"jvp({logprobs_pallas.FORWARD})", operands, (row,), 1))
+    assert (output.flops, output.bytes) == (2 * 256 * 1024 * 128, 2 * (256 + 1024) * 128 + 4 * 256 * (1 + 4))
+    q, k, numbers, seen = ("bf16", (8, 256, 128)), ("bf16", (2, 256, 128)), ("s32", (256, 128)), ("s32", (1, 1, 2))
+    operands = (seen, seen, q, k, k, numbers, ("s32", (8, 256)), numbers)
+    attention = planning.kernel_cost(hlo.KernelCall("splash_mha_fwd_segmented_residuals", operands, (q,), 1))
+    assert attention.flops == 2 * 2 * 8 * 256 * 256 * 128
 
 
 def test_a_kernel_without_a_formula_is_not_free():
-    with pytest.raises(ValueError, match="cost of the Pallas kernel mine is not known"):
+    with pytest.raises(ValueError, match="mine is no kernel of"):
         planning.kernel_cost(hlo.KernelCall("mine", (), (), 1))
 
 
