@@ -11,7 +11,8 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.model import ModelConfig
 
 KERNELS = ("blocks", "splash", "interpret")
-_QUERY_BLOCK = 1024
+# Queries that plain JAX takes at a time: an eighth of a row, within these.
+_QUERY_BLOCK, _LARGEST_BLOCK = 128, 1024
 
 
 def softcap(x: jax.Array, cap: float) -> jax.Array:
@@ -91,11 +92,12 @@ def _in_blocks(config: ModelConfig, positions_BS, segments_BS, prompts_BS) -> Ca
         return _attention(config, q, k, v, choose(local, near_BST, seen_BST)[:, None])
 
     def attend(q, k, v, *, local):
-        if S <= _QUERY_BLOCK:
+        size = min(max(_QUERY_BLOCK, -(-S // 8)), _LARGEST_BLOCK)
+        if S <= size:
             return block(local, 0, S, q, k, v), (k, v)
         blocks = []
-        for start in range(0, S, _QUERY_BLOCK):
-            end = min(start + _QUERY_BLOCK, S)
+        for start in range(0, S, size):
+            end = min(start + size, S)
             compute = jax.checkpoint(functools.partial(block, local, start, end))
             blocks.append(compute(q[:, start:end], k[:, :end], v[:, :end]))
         return jnp.concatenate(blocks, axis=1), (k, v)

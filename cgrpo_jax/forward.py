@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from cgrpo_jax import sharding
 from cgrpo_jax.attention import choose, packed_attention, softcap
@@ -23,6 +24,8 @@ REMAT = ("none", "layer", "dots")
 # What gathers a weight, and what JAX does to it before a product with rows that differ along more axes: nothing.
 _OF_GATHERED = ("all_gather", "pvary", "pcast")
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+# The name of what a layer's products with its weights give.
+_PRODUCT = "product"
 
 
 def unembedding(params: dict, config: ModelConfig) -> jax.Array:
@@ -99,6 +102,7 @@ _product.defvjp(_product_forward, _product_backward)
 def _project(spec: str, p: dict, name: str, x):
     """Returns `x W`, with LoRA `x W + (x A) B`: A maps the inputs of `spec` to r numbers, B those to its outputs."""
     out = _product(spec, sharding.varying_like(x, p[name]), sharding.varying_like(p[name], x))
+    out = checkpoint_name(out, _PRODUCT)
     if f"{name}_lora_a" not in p:
         return out
     inputs, result = spec.split("->")
@@ -259,8 +263,8 @@ def hidden_states(
 
     if remat == "layer":
         layer = jax.checkpoint(layer, prevent_cse=False)
-    elif remat == "dots":  # scores of attention have a batch, products with weights have none
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    elif remat == "dots":
+        policy = jax.checkpoint_policies.save_only_these_names(_PRODUCT)
         layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
     elif params["layers"]["q"].shape[1] < config.embed_dim:
         # Gathered weights are not kept for the backward pass: those of all layers would be the whole model.
