@@ -48,7 +48,7 @@ def packed_attention(
 
     Args:
       config: the model's shape. One with local layers is always computed in plain JAX: splash's block masks are those
-        of all layers.
+        of all layers. So are rows of more than `splash.LONGEST` tokens.
       positions_BS: int32 rotary positions; those of a response continue its prompt's.
       segments_BS: int32; the tokens of a segment lie together. 0 is padding, at the end.
       prompts_BS: int32, the segment whose tokens a token sees beside its own's, which must lie directly before the
@@ -56,7 +56,7 @@ def packed_attention(
       kernel: one of `KERNELS`: "blocks" plain JAX, "splash" the TPU kernel, "interpret" the same on any device, slowly.
 
     Raises:
-      UserError: no such kernel, or rows too long for it.
+      UserError: no such kernel.
 
     Example:
       segments, prompts, positions = [[1, 1, 2, 3, 3]], [[0, 0, 1, 1, 1]], [[0, 1, 2, 2, 3]]
@@ -64,7 +64,7 @@ def packed_attention(
     """
     if kernel not in KERNELS:
         raise UserError(f"attention kernel {kernel!r} is unknown; use one of {', '.join(KERNELS)}.")
-    if kernel == "blocks" or any(config.local_layers):
+    if kernel == "blocks" or any(config.local_layers) or segments_BS.shape[1] > splash.LONGEST:
         return _in_blocks(config, positions_BS, segments_BS, prompts_BS)
     whole = splash.attention(
         segments_BS,

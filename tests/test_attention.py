@@ -146,12 +146,26 @@ def test_local_layers_see_the_last_tokens_in_plain_jax(kernel, local):
     check(config, arrays, found, seen_by(True, WINDOW if local else None), 2e-5)
 
 
-def test_unknown_kernels_and_long_rows_are_refused():
-    row = np.ones((1, splash.LONGEST + 1), np.int32)
+def test_unknown_kernels_are_refused():
+    row = np.ones((1, 8), np.int32)
     with pytest.raises(UserError, match="attention kernel 'flash' is unknown; use one of blocks, splash, interpret"):
         attention.packed_attention(config_of(2, 1, 16), row, row, kernel="flash")
+
+
+def test_rows_too_long_for_the_kernel_take_plain_jax():
+    config = config_of(2, 1, 16)
+
+    def program(length, kernel):
+        row, x = np.ones((1, length), np.int32), jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
+        attend = attention.packed_attention(config, row, row, kernel=kernel)(None)
+        return str(
+            jax.make_jaxpr(lambda q, k: attend(q, k, k)[0])(x, jax.ShapeDtypeStruct((1, length, 1, 16), x.dtype))
+        )
+
+    assert "pallas_call" in program(splash.LONGEST, "interpret")
+    assert "pallas_call" not in program(splash.LONGEST + 1, "interpret")
     with pytest.raises(UserError, match="rows of at most 16384 tokens, not 16385; use shorter rows"):
-        attention.packed_attention(config_of(2, 1, 16), row, row, kernel="splash")
+        splash.block_sizes(splash.LONGEST + 1, 64)
 
 
 def test_every_row_has_blocks_that_a_number_can_name():
