@@ -388,5 +388,5 @@ def pack_shape(config) -> PackShape:
     return PackShape(
         num_token_rows=config.pack_rows,
         pack_length=config.pack_length or config.max_prompt_length + config.max_response_length,
-        num_slots=config.pack_slots or 8 * config.pack_rows,
+        num_slots=config.pack_slots or 64 * config.pack_rows,
     )

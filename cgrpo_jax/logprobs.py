@@ -48,7 +48,8 @@ def linear_logprobs(
         tiles are smaller, and never fewer than 128.
       row_block: rows of `hidden_ND` in one step; likewise.
       vocab_size: V of the whole vocabulary, where `unembed_VD` is this device's part of it within `jax.shard_map`
-        (sharding.py). Then three numbers a row are exchanged; the logits stay where they are.
+        (sharding.py). Then four numbers a row are exchanged, and its gradient is summed; the logits stay where they
+        are.
       num_live: how many rows, from the first, are computed: an int32 scalar, cut to `0 .. N`, which may differ between
         data groups. The others' outputs are 0, no gradient comes from them or goes to them, their blocks are skipped.
       kernel: "blocks" for plain JAX, "pallas" for the TPU's kernels, "interpret" for these on any machine, slowly.

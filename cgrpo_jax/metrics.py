@@ -21,8 +21,8 @@ METRICS = {
     "group_reward": "mean reward of the rows that train, kept refinements included",
     "loss": "the objective's negative; its value says little (advantages sum to about 0), its gradient is what trains",
     "grad_norm": "global norm of the gradient before clipping",
-    "skipped_updates": "updates that changed nothing, because their gradient was not finite; what is said of updates "
-    "and of trained tokens is of the others",
+    "skipped_updates": "updates that changed nothing, because their gradient was not finite; what is said of losses, "
+    "ratios and trained tokens is of the others",
     "learning_rate": "of the last update",
     "entropy": "mean entropy (nats) of the policy at the trained tokens of initial responses",
     "refined/entropy": "the same at the tokens of kept refinements, given the question alone",
@@ -42,7 +42,7 @@ METRICS = {
     "update/model_flops": "FLOPs that the iteration's updates need by the model's equations (`flops.of_update`): "
     "nothing for padding and recomputation, each prompt once",
     "update/flops_per_second": "these over time/update, of all devices together; scoring before an update (old_logp "
-    "trainer, kl_coef > 0) takes of its time and is not credited",
+    "trainer, kl_coef > 0) takes of its time and is not credited, nor is compiling, in the first iteration",
     "update/mfu": "the same as a share of the devices' published bfloat16 peak (only where that is known)",
     "update/packing": "share of the packed positions that hold a token",
     "completions/mean_length": "mean length (tokens) of the initial responses",

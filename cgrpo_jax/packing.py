@@ -55,14 +55,22 @@ def pack(
     """
     for row in rows:
         _check(row, pack_length, max_length)
-    packer = _Packer(num_token_rows, pack_length, num_slots)
-    for group in _by_context(rows):
-        packer.add(group)
+    token_rows = assign(_by_context(rows), num_token_rows=num_token_rows, pack_length=pack_length, num_slots=num_slots)
     step = num_groups * num_token_rows
     return [
-        fill(packer.token_rows[j : j + step], num_groups, num_token_rows, pack_length, num_slots, max_length)
-        for j in range(0, len(packer.token_rows), step)
+        fill(token_rows[j : j + step], num_groups, num_token_rows, pack_length, num_slots, max_length)
+        for j in range(0, len(token_rows), step)
     ]
+
+
+def assign(
+    groups: Sequence[Sequence[TrainRow]], *, num_token_rows: int, pack_length: int, num_slots: int
+) -> list[TokenRow]:
+    """Returns what each token row holds; the rows of a group have one context. Other arguments as for `pack`."""
+    packer = _Packer(num_token_rows, pack_length, num_slots)
+    for group in groups:
+        packer.add(group)
+    return packer.token_rows
 
 
 def _check(row: TrainRow, pack_length: int, max_length: int) -> None:
@@ -105,40 +113,34 @@ class _Packer:
         self.token_rows: list[TokenRow] = []
         self.free: list[int] = []  # positions left in each token row
         self.slots: list[int] = []  # train rows that each batch still takes
+        self.open: list[int] = []  # token rows that may still take one, in order
 
     def add(self, group: Sequence[TrainRow]) -> None:
         """Places rows of one context: together if a token row has room for them all, else as they come."""
-        context = _context(group[0])
+        context, beside = _context(group[0]), []  # token rows that have the context already
         for i, row in enumerate(group):
-            room = lambda rows: self._first(_size(rows), len(rows))  # noqa: E731
-            j = self._first_beside(context, len(row.target_ids))
+            targets, rest = len(row.target_ids), group[i:]
+            j = self._first(beside, targets)
             if j is None:
-                j = room(group[i:])
+                j = self._first(self.open, _size(rest), len(rest))
             if j is None:
-                j = room([row])
+                j = self._first(self.open, _size([row]))
             if j is None:
-                j = self._open()
-            self.free[j] -= len(row.target_ids) + (0 if context in self.token_rows[j] else len(row.context_ids) - 1)
+                j = self._new()
+            if j not in beside:
+                beside.append(j)
+                self.free[j] -= len(row.context_ids) - 1
+            self.free[j] -= targets
             self.slots[j // self.num_token_rows] -= 1
             self.token_rows[j].setdefault(context, []).append(row)
+        self.open = [j for j in self.open if self.free[j] and self.slots[j // self.num_token_rows]]
 
-    def _first(self, size: int, num_rows: int) -> int | None:
+    def _first(self, among: Sequence[int], size: int, num_rows: int = 1) -> int | None:
         """Returns the first token row with so many positions and slots left."""
-        enough = (
-            j for j, free in enumerate(self.free) if free >= size and self.slots[j // self.num_token_rows] >= num_rows
-        )
+        enough = (j for j in among if self.free[j] >= size and self.slots[j // self.num_token_rows] >= num_rows)
         return next(enough, None)
 
-    def _first_beside(self, context: bytes, size: int) -> int | None:
-        """Returns the first token row that has the context already, and room for a row of so many targets."""
-        enough = (
-            j
-            for j, held in enumerate(self.token_rows)
-            if context in held and self.free[j] >= size and self.slots[j // self.num_token_rows]
-        )
-        return next(enough, None)
-
-    def _open(self) -> int:
+    def _new(self) -> int:
         # A batch that is out of slots takes no new token row either: its remaining ones stay empty.
         while len(self.token_rows) % self.num_token_rows and not self.slots[-1]:
             self.token_rows.append({})
@@ -147,7 +149,8 @@ class _Packer:
             self.slots.append(self.num_slots)
         self.token_rows.append({})
         self.free.append(self.pack_length)
-        return len(self.token_rows) - 1
+        self.open.append(len(self.token_rows) - 1)
+        return self.open[-1]
 
 
 def fill(token_rows: Sequence[TokenRow], G: int, R: int, S: int, B: int, T: int) -> TrainBatch:

@@ -189,6 +189,7 @@ class Planner:
             # Written out, the last layer ends early. The program itself counts as one layer and what is around them.
             (low, fewer), (high, more) = sorted((depth, cost) for (depth, _), cost in found.items())
             cost = program.cost + (layers - 1) / (high - low) * (more - fewer)
+        cost = call.repeated * cost
         if program.moved_bytes is not None:
             cost = dataclasses.replace(cost, bytes=program.moved_bytes)
         if program.fits and all(collective.times is not None for collective in program.collectives):

@@ -85,4 +85,5 @@ def _told(step: int) -> Iterator[None]:
         yield
     except (RuntimeError, OSError) as error:  # JAX's own errors are RuntimeErrors
         # Not only on the first process: it is the others' disks too.
-        sys.stderr.write(f"iteration {step} has no trace: {str(error).strip().splitlines()[0]}\n")
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        sys.stderr.write(f"iteration {step} has no trace: {why}\n")

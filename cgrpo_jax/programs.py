@@ -11,12 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cgrpo_jax import assemble, decoding, generation, layouts, lora, packing, scheduler, sharding, slots, update
 from cgrpo_jax import model as model_lib
 from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax.model import ModelConfig
+from cgrpo_jax.records import TrainRow
 
 PHASES = ("prefill", "decode", "critique", "reference", "reshard", "update")
 _EOS_IDS = (0, 1)  # any two: a comparison with each
@@ -58,6 +60,7 @@ class Call:
       per_iteration: how often that runs in an iteration; 0 if in evaluations only, or if the prompts decide it.
       trips: how often the loops run that end on data, where the bytes it moves are counted in the program itself:
         prompts written; tokens and, within that, blocks of the cache that are read; packed batches. Empty for others.
+      repeated: how often a run does what one trip of its outermost loop computes.
       counted: of a program that decodes, further keywords that leave it one loop that ends on data.
       unused_end: whether nothing uses what the last layer makes of its keys and values, which is computed all the same.
     """
@@ -72,6 +75,7 @@ class Call:
     times: int = 1
     per_iteration: int = 1
     trips: tuple[int, ...] = ()
+    repeated: int = 1
     counted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     unused_end: bool = False
 
@@ -277,24 +281,22 @@ class _Parts:
 
     # --- scoring, resharding, updating ----------------------------------------------------------------------------
 
-    def num_rows(self) -> int:
-        """Rows that the questions of an iteration leave to learn from."""
-        return self.config.questions_per_iteration * self.rows_a_question()
-
     def rows_a_question(self) -> int:
+        """Rows that a question of an iteration leaves to learn from."""
         c = self.config
         found = {"none": 0, "solution": 1}.get(c.refine, c.num_responses * c.num_critiques * c.refinements_per_critique)
         return c.num_responses + min(c.num_refinements, found)
 
-    def batches(self, num_rows: int) -> int:
-        """Packed batches that so many rows of full length take."""
+    def batches(self, num_questions: int) -> int:
+        """Packed batches that the rows of so many questions take, all at full length."""
         c, shape = self.config, assemble.pack_shape(self.config)
-        prompt, group = c.max_prompt_length - 1, self.rows_a_question()
-        per_token_row = group * (shape.pack_length // (prompt + group * c.max_response_length))
-        if not per_token_row:  # a question's rows are parted, its prompt is in each part
-            per_token_row = max(1, (shape.pack_length - prompt) // c.max_response_length)
-        per_part = min(per_token_row * shape.num_token_rows, shape.num_slots)
-        return -(-num_rows // (per_part * self.groups))
+        prompts = [np.full(c.max_prompt_length, q, np.int32) for q in range(num_questions)]
+        target = np.zeros(c.max_response_length, np.int32)
+        groups = [[TrainRow(prompt, target, target, 1.0)] * self.rows_a_question() for prompt in prompts]
+        token_rows = packing.assign(
+            groups, num_token_rows=shape.num_token_rows, pack_length=shape.pack_length, num_slots=shape.num_slots
+        )
+        return -(-len(token_rows) // (shape.num_token_rows * self.groups))
 
     def batch(self):
         shape, length = assemble.pack_shape(self.config), self.config.max_response_length
@@ -308,7 +310,7 @@ class _Parts:
     def scoring(self) -> list[Call]:
         c = self.config
         keywords = dict(config=self.policy, temperature=c.temperature, dtype=self.dtype, mesh=self.mesh)
-        times, calls = self.batches(self.num_rows()), []
+        times, calls = self.batches(c.questions_per_iteration), []
         if c.old_logp == "trainer":
             own = ("trained", "base") if self.base else ("trained",)
             calls.append(self.scored("old_logp", "update", self.state.params, self.base, own, keywords, times))
@@ -342,14 +344,15 @@ class _Parts:
         keywords = dict(
             config=self.policy, settings=assemble.loss_settings(c), remat=c.remat, dtype=self.dtype, mesh=self.mesh
         )
-        # Counted for one batch, and taken as often as there are batches.
+        batches = self.batches(c.questions_per_iteration // c.updates_per_batch)
+        runs = -(-batches // update.AT_ONCE)
+        at_once = -(-batches // runs)  # as many in each run
         args = (params, params, self.batches_at_once(), self.array((), jnp.int32), counts, self.base)
         own = ("trained", "gradients", "base") if self.base else ("trained", "gradients")
-        times = self.batches(self.num_rows() // c.updates_per_batch)
         return [
             self.call(
-                "update", "update", update.accumulate, args, keywords=keywords, own=own, times=times,
-                per_iteration=c.updates_per_batch, trips=(1,),
+                "update", "update", update.accumulate, args, keywords=keywords, own=own, times=runs,
+                per_iteration=c.updates_per_batch, trips=(at_once,), repeated=at_once,
             ),
             self.call(
                 "update", "update", optimizer_lib.apply, (self.state, params), keywords={"optimizer": self.optimizer},

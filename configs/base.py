@@ -116,7 +116,7 @@ def get_config() -> config_dict.ConfigDict:
     c.max_nonfinite_updates = 3  # skipped in a row because the gradient is not finite; one more ends the run
     c.pack_rows = 1  # token rows of a data group in a packed batch
     c.pack_length = 0  # tokens in one; 0: longest prompt and response
-    c.pack_slots = 0  # train rows in a packed batch; 0: 8 a token row
+    c.pack_slots = 0  # train rows in a packed batch; 0: 64 a token row
     # What of a layer's activations the backward pass computes anew: "layer" all, "dots" all but the products with
     # weights (faster, more memory), "none" nothing.
     c.remat = "layer"
