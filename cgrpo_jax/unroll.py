@@ -62,6 +62,8 @@ class _Unroller:
     def equation(self, eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
         if eqn.primitive is primitives.while_p:
             return self.written_out(eqn)
+        if eqn.primitive.name == "pallas_call":  # a kernel's loops are its own, as its cost is
+            return [eqn]
         params = {name: self.value(value) for name, value in eqn.params.items()}
         if eqn.primitive is primitives.remat_p:
             params["prevent_cse"] = True

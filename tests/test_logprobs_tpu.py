@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cgrpo_jax import costs, logprobs_pallas, topology
+from cgrpo_jax import costs, logprobs_pallas, topology, update
 from cgrpo_jax.logprobs import linear_logprobs
 
 N, V = 8192, 151_936
@@ -76,3 +76,8 @@ def test_kernels_compile_and_hold_no_logits(name, d, keywords):
     # The table's gradient is a result. N V logits in float32 would be 5 GB, a tile's are in on-chip memory.
     assert 10 * program.memory.temporary < plain_temporaries()
     assert program.memory.temporary < 16 * 2**20
+
+
+@pytest.mark.parametrize(("name", "output"), [("v4:2x2x1", "blocks"), ("v5e:2x2", "pallas"), ("v6e:2x2", "pallas")])
+def test_an_update_takes_the_kernels_that_its_chips_can_hold(name, output):
+    assert update.Kernels.of(topology.mesh(name)) == update.Kernels("splash", output)

@@ -117,8 +117,12 @@ def forward_flops(tokens, seen, unembedded):
 
 
 def hand_flops():
-    # Forward once, and again where it is rematerialised, but for the last product of a layer; twice as much backward.
-    packed = 4 * forward_flops(PACKED, PACKED, PACKED) - LAYERS * 2 * PACKED * WIDTH * MLP / TENSOR
+    # A layer forward once, and again where it is rematerialised, but for its last product; twice as much backward.
+    # Of attention two products forward, twice, and seven backward, whose two kernels each compute scores anew; of the
+    # output layer one forward and four backward, likewise.
+    attention = 2 * PACKED * PACKED * HEADS * HEAD
+    layer = 8 * PACKED * LAYER - 2 * PACKED * WIDTH * MLP + 11 * attention
+    packed = (LAYERS * layer + 10 * PACKED * WIDTH * VOCABULARY) / TENSOR
     batches = 4 * SAMPLES / FSDP  # 4 questions an update, a packed row for each response
     return {
         "prefill": forward_flops(AT_ONCE * PROMPT, PROMPT, 0),

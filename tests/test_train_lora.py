@@ -134,14 +134,14 @@ def test_the_base_is_the_warm_started_model_and_stays_it(tmp_path, monkeypatch):
     held, finish = [], train.Loop._finish
 
     def watch(self, state):
-        held.append(self.base)
+        held.append(self.learner.base)
         finish(self, state)
 
+    full = {key: value for key, value in WARM.items() if not key.startswith("lora.")}
+    run(tmp_path / "full", full, num_iterations=0)
     with monkeypatch.context() as patch:
         patch.setattr(train.Loop, "_finish", watch)
         folder = run(tmp_path / "lora", WARM, num_iterations=LENGTH)
-    full = {key: value for key, value in WARM.items() if not key.startswith("lora.")}
-    run(tmp_path / "full", full, num_iterations=0)
     start = restore_params(tmp_path / "full", tiny_run.template())
     (base,) = held
     assert_same_weights(base.params, start, rtol=0)
