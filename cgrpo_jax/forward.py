@@ -113,6 +113,12 @@ def _project(spec: str, p: dict, name: str, x):
     return out + jnp.einsum(f"bsr,r{outputs}->{result}", low, p[f"{name}_lora_b"])
 
 
+@functools.partial(jax.checkpoint, static_argnums=0, prevent_cse=False)
+def _gated(config: ModelConfig, gate, up):
+    """Returns what `down` reads; the backward pass computes it again, not to store three more arrays."""
+    return _ACTIVATIONS[config.activation](gate) * up
+
+
 def _project_to_heads(p: dict, name: str, x_BSD, *, as_stored: bool):
     """Returns `x W` by heads; as_stored, with the weights read in the order in which they lie.
 
@@ -145,7 +151,7 @@ def apply_layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable, *, 
     out = sharding.sum_if_cut(_project("bshk,hkd->bsd", p, "o", out), p["o"].shape[0], config.num_heads)
     x_BSD = x_BSD + (norm(out, p["post_attn_norm"]) if config.post_norms else out)
     h = norm(x_BSD, p["mlp_norm"])
-    h = _ACTIVATIONS[config.activation](_project("bsd,df->bsf", p, "gate", h)) * _project("bsd,df->bsf", p, "up", h)
+    h = _gated(config, _project("bsd,df->bsf", p, "gate", h), _project("bsd,df->bsf", p, "up", h))
     out = sharding.sum_if_cut(_project("bsf,fd->bsd", p, "down", h), p["down"].shape[0], config.mlp_dim)
     return x_BSD + (norm(out, p["post_mlp_norm"]) if config.post_norms else out), aux
 
