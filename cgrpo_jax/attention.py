@@ -5,11 +5,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from cgrpo_jax import splash
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.model import ModelConfig
 
+# The name of what attention gives, and of what else its gradient needs: enough not to attend again.
+ATTENDED = splash.RESIDUALS
 KERNELS = ("blocks", "splash", "interpret")
 # Queries that plain JAX takes at a time: an eighth of a row, within these.
 _QUERY_BLOCK, _LARGEST_BLOCK = 128, 1024
@@ -94,13 +97,13 @@ def _in_blocks(config: ModelConfig, positions_BS, segments_BS, prompts_BS) -> Ca
     def attend(q, k, v, *, local):
         size = min(max(_QUERY_BLOCK, -(-S // 8)), _LARGEST_BLOCK)
         if S <= size:
-            return block(local, 0, S, q, k, v), (k, v)
+            return checkpoint_name(block(local, 0, S, q, k, v), ATTENDED), (k, v)
         blocks = []
         for start in range(0, S, size):
             end = min(start + size, S)
             compute = jax.checkpoint(functools.partial(block, local, start, end))
             blocks.append(compute(q[:, start:end], k[:, :end], v[:, :end]))
-        return jnp.concatenate(blocks, axis=1), (k, v)
+        return checkpoint_name(jnp.concatenate(blocks, axis=1), ATTENDED), (k, v)
 
     return lambda local: functools.partial(attend, local=local)
 

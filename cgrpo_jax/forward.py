@@ -16,22 +16,28 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from cgrpo_jax import sharding
-from cgrpo_jax.attention import choose, packed_attention, softcap
+from cgrpo_jax.attention import ATTENDED, choose, packed_attention, softcap
 from cgrpo_jax.model import ModelConfig, axes_like
 
-# What the backward pass finds stored, or computes anew: see `hidden_states`.
-REMAT = ("none", "layer", "dots")
-# What gathers a weight, and what JAX does to it before a product with rows that differ along more axes: nothing.
-_OF_GATHERED = ("all_gather", "pvary", "pcast")
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
-# The name of what a layer's products with its weights give.
-_PRODUCT = "product"
+# Names of what a layer's products with its weights give: those wide ones of the MLP, and the others.
+_WIDE, _PRODUCT = "wide", "product"
+# What the forward pass stores of a layer beside its input, by `remat`: the rest is computed anew, see `hidden_states`.
+_STORED = {"none": (ATTENDED, _PRODUCT, _WIDE), "mlp": (ATTENDED, _PRODUCT), "layer": ()}
+REMAT = tuple(_STORED)
 
 
-def unembedding(params: dict, config: ModelConfig) -> jax.Array:
-    """Returns the `[V, D]` matrix that maps final hidden states to logits, before the soft-cap if there is one."""
-    table = params["unembed"] if "unembed" in params else params["embed"]
+def unembedding(params: dict, config: ModelConfig, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
+    """Returns the `[V, D]` matrix that maps final hidden states to logits, before the soft-cap if there is one.
+
+    In its own dtype, or in the one given.
+    """
+    table = _cast(params["unembed"] if "unembed" in params else params["embed"], dtype)
     return sharding.gather(table, ("vocab", "embed"), config.embed_dim)
+
+
+def _cast(tree, dtype: jax.typing.DTypeLike | None):
+    return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def logits(params: dict, config: ModelConfig, hidden: jax.Array) -> jax.Array:
@@ -99,24 +105,22 @@ def _product_backward(spec, operands, g):
 _product.defvjp(_product_forward, _product_backward)
 
 
-def _project(spec: str, p: dict, name: str, x):
+def _project(spec: str, p: dict, name: str, x, *, stored_as: str = _PRODUCT):
     """Returns `x W`, with LoRA `x W + (x A) B`: A maps the inputs of `spec` to r numbers, B those to its outputs."""
     out = _product(spec, sharding.varying_like(x, p[name]), sharding.varying_like(p[name], x))
-    out = checkpoint_name(out, _PRODUCT)
     if f"{name}_lora_a" not in p:
-        return out
+        return checkpoint_name(out, stored_as)
     inputs, result = spec.split("->")
     rows, weight = inputs.split(",")
     contracted = "".join(axis for axis in weight if axis not in result)
     outputs = weight.replace(contracted, "")
     low = jnp.einsum(f"{rows},{contracted}r->bsr", x, p[f"{name}_lora_a"])
-    return out + jnp.einsum(f"bsr,r{outputs}->{result}", low, p[f"{name}_lora_b"])
+    return checkpoint_name(out + jnp.einsum(f"bsr,r{outputs}->{result}", low, p[f"{name}_lora_b"]), stored_as)
 
 
-@functools.partial(jax.checkpoint, static_argnums=0, prevent_cse=False)
-def _gated(config: ModelConfig, gate, up):
-    """Returns what `down` reads; the backward pass computes it again, not to store three more arrays."""
-    return _ACTIVATIONS[config.activation](gate) * up
+def _sum_of_parts(out, own: int, whole: int):
+    """Returns products summed over the devices that have a part each; stored, or backward would add them up again."""
+    return checkpoint_name(sharding.sum_if_cut(out, own, whole), _PRODUCT)
 
 
 def _project_to_heads(p: dict, name: str, x_BSD, *, as_stored: bool):
@@ -148,11 +152,12 @@ def apply_layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable, *, 
     if config.qk_norm:
         q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
     out, aux = attend(_rotate(q, *rope), _rotate(k, *rope), v)
-    out = sharding.sum_if_cut(_project("bshk,hkd->bsd", p, "o", out), p["o"].shape[0], config.num_heads)
+    out = _sum_of_parts(_project("bshk,hkd->bsd", p, "o", out), p["o"].shape[0], config.num_heads)
     x_BSD = x_BSD + (norm(out, p["post_attn_norm"]) if config.post_norms else out)
     h = norm(x_BSD, p["mlp_norm"])
-    h = _gated(config, _project("bsd,df->bsf", p, "gate", h), _project("bsd,df->bsf", p, "up", h))
-    out = sharding.sum_if_cut(_project("bsf,fd->bsd", p, "down", h), p["down"].shape[0], config.mlp_dim)
+    gate, up = (_project("bsd,df->bsf", p, name, h, stored_as=_WIDE) for name in ("gate", "up"))
+    h = _ACTIVATIONS[config.activation](gate) * up
+    out = _sum_of_parts(_project("bsf,fd->bsd", p, "down", h), p["down"].shape[0], config.mlp_dim)
     return x_BSD + (norm(out, p["post_mlp_norm"]) if config.post_norms else out), aux
 
 
@@ -218,14 +223,6 @@ def gatherer(params: dict, config: ModelConfig) -> Callable[[dict], dict]:
 # --- training -----------------------------------------------------------------------------------------------------
 
 
-def _all_but_gathered(primitive, *_, **params) -> bool:
-    """A rematerialisation policy: keeps all but gathered weights, neither as they come nor marked as varying.
-
-    Not JAX's `save_anything_except_these_names`: that of JAX 0.10.2 looks at no name, and saves anything.
-    """
-    return primitive.name not in _OF_GATHERED and params.get("name") != sharding.GATHERED
-
-
 def hidden_states(
     params: dict,
     config: ModelConfig,
@@ -236,20 +233,22 @@ def hidden_states(
     prompts_BS=None,
     remat: str = "none",
     kernel: str = "blocks",
+    dtype: jax.typing.DTypeLike | None = None,
 ) -> jax.Array:
     """Full forward pass over packed rows.
 
     Args:
-      params: as `init_params` returns them; the computation runs in their dtype.
+      params: as `init_params` returns them.
       config: the model's shape.
       tokens_BS: int32 tokens.
       positions_BS: int32 rotary positions.
       segments_BS: int32; a token attends to earlier tokens of its own segment (0 is padding),
       prompts_BS: int32; and to those of the segment named here, where it is not 0. None: no token does.
       kernel: of attention, as for `packed_attention`.
-      remat: what of a layer is computed anew in the backward pass instead of being stored. "none": nothing; "layer":
-        all of it; "dots": all but the products with its weights, which are most of the work. Never stored are weights
-        that were gathered over fsdp.
+      remat: what of a layer is computed anew in the backward pass instead of being stored. "none": only what is
+        element-wise, such as norms; "mlp": also the MLP's products with `gate` and `up`; "layer": all of it. Never
+        stored are weights that were gathered over fsdp.
+      dtype: what is computed in: each layer's weights are cast when it is its turn. None: in the weights' own.
 
     Returns:
       `[B, S, D]` hidden states after the final norm; `logits` maps them to logits.
@@ -265,15 +264,11 @@ def hidden_states(
 
     def layer(x, xs):
         p, local = xs
-        return apply_layer(config, gather(p), x, rope(local), attend(local))[0], None
+        return apply_layer(config, gather(_cast(p, dtype)), x, rope(local), attend(local))[0], None
 
-    if remat == "layer":
-        layer = jax.checkpoint(layer, prevent_cse=False)
-    elif remat == "dots":
-        policy = jax.checkpoint_policies.save_only_these_names(_PRODUCT)
-        layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
-    elif params["layers"]["q"].shape[1] < config.embed_dim:
-        # Gathered weights are not kept for the backward pass: those of all layers would be the whole model.
-        layer = jax.checkpoint(layer, prevent_cse=False, policy=_all_but_gathered)
-    x, _ = jax.lax.scan(layer, embed(params, config, tokens_BS), (params["layers"], local_layers(config)))
-    return rms_norm(config, x, params["final_norm"])
+    # Gathered weights have no name: those of all layers would be the whole model.
+    stored = jax.checkpoint_policies.save_only_these_names(*_STORED[remat])
+    layer = jax.checkpoint(layer, prevent_cse=False, policy=stored)
+    x = embed({"embed": _cast(params["embed"], dtype)}, config, tokens_BS)
+    x, _ = jax.lax.scan(layer, x, (params["layers"], local_layers(config)))
+    return rms_norm(config, x, _cast(params["final_norm"], dtype))

@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -30,7 +29,6 @@ TRAINING, GENERATION = (FSDP, TENSOR), (TENSOR,)
 # Logical axis of a parameter -> mesh axis; what is not named is not cut.
 AXES = {"embed": FSDP, "heads": TENSOR, "kv_heads": TENSOR, "mlp": TENSOR, "vocab": TENSOR}
 # Name of gathered weights, by which a rematerialisation policy tells them from activations.
-GATHERED = "gathered"
 
 BY_ROWS = PartitionSpec(DATA)
 STACKED_BY_ROWS = PartitionSpec(None, DATA)
@@ -155,7 +153,7 @@ def gather(x: jax.Array, names: Sequence[str], embed_dim: int) -> jax.Array:
     """
     if "embed" not in names or x.shape[names.index("embed")] == embed_dim:
         return x
-    return checkpoint_name(jax.lax.all_gather(x, FSDP, axis=names.index("embed"), tiled=True), GATHERED)
+    return jax.lax.all_gather(x, FSDP, axis=names.index("embed"), tiled=True)
 
 
 def part_of(part: int, size: int) -> jax.Array | int:

@@ -21,6 +21,7 @@ from cgrpo_jax import hlo, sharding
 from cgrpo_jax.errors import UserError
 
 LONGEST = 16384
+RESIDUALS = "attended"  # the name, for rematerialisation, of a result and of the statistics that its gradient needs
 _LANES, _SUBLANES = 128, 8  # of a vector register
 _BLOCKS = (1024, 512, 256)
 # A query's number: its block of queries, where its prompt ends and where its own segment starts. Its place in the block
@@ -260,7 +261,7 @@ def _kernel(plan: _Plan, number_P, sees_MN) -> kernels.SplashAttentionKernel:
         save_residuals=False,
         mask_value=kernels.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=plan.softcap or None,
-        residual_checkpoint_name=None,
+        residual_checkpoint_name=RESIDUALS,
         mask_function=_mask_function(plan),
         interpret=plan.interpret,
     )

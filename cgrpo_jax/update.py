@@ -85,6 +85,7 @@ def row_logprobs(
     *,
     temperature: float,
     remat: str,
+    dtype: jax.typing.DTypeLike | None = None,
     kernels: Kernels = PLAIN,
 ):
     """Returns `[B, T]` log-probabilities (nats) of a packed batch's targets, and the entropies at those positions.
@@ -101,6 +102,7 @@ def row_logprobs(
         prompts_BS=batch.prompts_RS,
         remat=remat,
         kernel=kernels.attention,
+        dtype=dtype,
     )
     R, S, D = hidden_RSD.shape
     T = batch.target_BT.shape[1]
@@ -114,7 +116,7 @@ def row_logprobs(
     target_N = jnp.zeros(N, jnp.int32).at[n_BT].set(batch.target_BT, mode="drop")
     logp_N, entropy_N = linear_logprobs(
         hidden_RSD.reshape(-1, D).at[position_N].get(mode="fill", fill_value=0),
-        forward.unembedding(params, config),
+        forward.unembedding(params, config, dtype),
         target_N,
         temperature=temperature,
         softcap=config.logit_softcap,
@@ -149,15 +151,18 @@ def accumulate(
         loss_fn = functools.partial(_loss, counts=counts, base=base, config=config, settings=settings)
         loss_fn = functools.partial(loss_fn, remat=remat, dtype=dtype, kernels=kernels)
 
-        def gradient(i):
+        def loss_of(i):
             batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
-            (_, stats), new = jax.value_and_grad(loss_fn, has_aux=True)(own, batch=batch)
-            return new, jax.tree.map(sharding.varying_over_data, stats)
+            return functools.partial(loss_fn, batch=batch)
 
         def add(i, total):
-            return jax.tree.map(jnp.add, total, gradient(i))
+            grads, stats = total
+            loss, pull_back, new = jax.vjp(loss_of(i), own, has_aux=True)
+            grads = _plus_pulled_back(grads, pull_back, jnp.ones_like(loss), in_place=base is None)
+            new = jax.tree.map(sharding.varying_over_data, new)
+            return grads, jax.tree.map(jnp.add, stats, new)
 
-        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, 0)[1])
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(loss_of(0), own)[1])
         start = sharding.in_one_group(grads), jax.tree.map(sharding.varying_over_data, zeros)
         total, stats = jax.lax.fori_loop(0, num, add, start)
         return jax.tree.map(sharding.sum_over_groups_of, total, grads), jax.lax.psum(stats, sharding.DATA)
@@ -178,10 +183,28 @@ def accumulate(
     )(params, grads, batches, num, counts, base)
 
 
+def _plus_pulled_back(grads, pull_back, cotangent, *, in_place: bool):
+    """Returns `grads` and what `pull_back` adds; in place, each layer's where the sum lies: there is no second gradient.
+
+    Not for adapters, which are small: JAX 0.10 confuses what a scan adds in place with what it does not, as the factors
+    that are scaled before they reach it.
+    """
+    if not in_place:
+        return jax.tree.map(jnp.add, grads, pull_back(cotangent)[0])
+    sums = jax.tree.map(jax.new_ref, grads)
+    pull_back.with_refs(sums)(cotangent)
+    return jax.tree.map(jax.freeze, sums)
+
+
 def _loss(params, *, batch: TrainBatch, counts, base, config, settings: LossSettings, remat, dtype, kernels):
-    weights = cast(_weights(params, base), dtype)
     logp_BT, entropy_BT = row_logprobs(
-        weights, config, batch, temperature=settings.temperature, remat=remat, kernels=kernels
+        _weights(params, base),
+        config,
+        batch,
+        temperature=settings.temperature,
+        remat=remat,
+        dtype=dtype,
+        kernels=kernels,
     )
     mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
     loss, stats = objective.policy_loss(
@@ -210,11 +233,6 @@ def _loss(params, *, batch: TrainBatch, counts, base, config, settings: LossSett
     nll_mask_BT = mask_BT & batch.nll_B[:, None]
     nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
     return loss + nll, stats | {"policy_loss": loss, "nll_loss": nll}
-
-
-def cast(tree: dict, dtype: jax.typing.DTypeLike | None) -> dict:
-    """Returns arrays in another dtype; None leaves each in its own."""
-    return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def _specs(params: dict, config, mesh, layout=sharding.TRAINING):
@@ -351,9 +369,16 @@ def score(params, batch, base: lora.Base | None, *, config, temperature, dtype, 
     """Returns the `[B, T]` log-probabilities of one packed batch's targets, on every device."""
 
     def part(params, batch, base):
-        weights = cast(_weights(params, base), dtype)
-        logps = row_logprobs(weights, config, batch, temperature=temperature, remat="none", kernels=Kernels.of(mesh))
-        return logps[0]
+        logp_BT, _ = row_logprobs(
+            _weights(params, base),
+            config,
+            batch,
+            temperature=temperature,
+            remat="none",
+            dtype=dtype,
+            kernels=Kernels.of(mesh),
+        )
+        return logp_BT
 
     in_specs = (_specs(params, config, mesh, layout), sharding.BY_ROWS, _base_specs(base, config, mesh, layout))
     scored = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)

@@ -117,8 +117,8 @@ def get_config() -> config_dict.ConfigDict:
     c.pack_rows = 1  # token rows of a data group in a packed batch
     c.pack_length = 0  # tokens in one; 0: longest prompt and response
     c.pack_slots = 0  # train rows in a packed batch; 0: 64 a token row
-    # What of a layer's activations the backward pass computes anew: "layer" all, "dots" all but the products with
-    # weights (faster, more memory), "none" nothing.
+    # What of a layer the backward pass computes anew: "layer" all of it, "mlp" the MLP, "none" only what is
+    # element-wise; the less, the faster, and the more memory.
     c.remat = "layer"
 
     # --- mesh: how the devices of all processes are divided; their product is the number of devices

@@ -152,7 +152,7 @@ def test_a_schedule_keeps_the_number_of_iterations(tmp_path):
         ({"optimizer": "sgd"}, "optimizer 'sgd' is unknown; use one of adamw, adafactor."),
         ({"schedule": "step"}, "schedule 'step' is unknown; use one of constant, linear, cosine."),
         ({"adam_mu_dtype": "float16"}, "adam_mu_dtype 'float16' is unknown; use one of , float32, bfloat16."),
-        ({"remat": "True"}, "remat 'True' is unknown; use one of none, layer, dots."),
+        ({"remat": "True"}, "remat 'True' is unknown; use one of none, mlp, layer."),
         ({"final_learning_rate_share": 1.5}, "final_learning_rate_share 1.5 is not a share"),
         ({"max_nonfinite_updates": -1}, "max_nonfinite_updates -1 is negative"),
         (

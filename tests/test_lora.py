@@ -221,7 +221,7 @@ def rows(count=5, seed=0, **fields):
     return [one(i) for i in range(count)]
 
 
-@pytest.mark.parametrize("remat", ["none", "layer", "dots"])
+@pytest.mark.parametrize("remat", ["none", "mlp", "layer"])
 def test_the_gradient_is_that_of_the_merged_weights_by_the_chain_rule(remat):
     """W + s A B: d/dA = s (d/dW) B^T and d/dB = s A^T (d/dW)."""
     base, adapters = Base(params(), SETTINGS.scale), random_adapters()

@@ -139,7 +139,7 @@ def test_a_minibatch_without_rows(mesh):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.device_get(grads)))
 
 
-@pytest.mark.parametrize("remat", ["layer", "dots"])
+@pytest.mark.parametrize("remat", ["layer", "mlp"])
 def test_rematerialisation(remat):
     expected, _ = gradient_of_one_device("divisible")
     assert_close(gradient("divisible", make_mesh("2x2x2"), remat=remat)[0], expected, 1e-5)
