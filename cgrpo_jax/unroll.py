@@ -105,8 +105,12 @@ class _Unroller:
 
 
 def _barrier(loop: core.JaxprEqn, read: Sequence) -> tuple[list[core.JaxprEqn], list]:
-    """Returns equations that what a loop reads goes through, and what comes out of them."""
-    inside = {value: core.Var(value.aval) for value in read if isinstance(value, core.Var)}
+    """Returns equations that what a loop reads goes through, and what comes out of them.
+
+    References, which a loop adds to, stay as they are: an effect on one names it.
+    """
+    arrays = [one for one in read if isinstance(one, core.Var) and isinstance(one.aval, jax.core.ShapedArray)]
+    inside = {value: core.Var(value.aval) for value in arrays}
     groups: dict = {}  # one barrier takes what varies along the same axes of a mesh
     for value in inside:
         groups.setdefault(value.aval.manual_axis_type, []).append(value)
@@ -120,4 +124,4 @@ def _barrier(loop: core.JaxprEqn, read: Sequence) -> tuple[list[core.JaxprEqn], 
         )
         for values in groups.values()
     ]
-    return equations, [inside[value] if isinstance(value, core.Var) else value for value in read]
+    return equations, [inside.get(one, one) if isinstance(one, core.Var) else one for one in read]

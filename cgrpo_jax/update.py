@@ -184,10 +184,10 @@ def accumulate(
 
 
 def _plus_pulled_back(grads, pull_back, cotangent, *, in_place: bool):
-    """Returns `grads` and what `pull_back` adds; in place, each layer's where the sum lies: there is no second gradient.
+    """Returns `grads` and what `pull_back` adds to them.
 
-    Not for adapters, which are small: JAX 0.10 confuses what a scan adds in place with what it does not, as the factors
-    that are scaled before they reach it.
+    In place each layer's is added where the sum lies, and there is no second gradient. Not so for adapters, which are
+    small: JAX 0.10 confuses what a scan adds in place with what it does not, as the factor that is scaled before.
     """
     if not in_place:
         return jax.tree.map(jnp.add, grads, pull_back(cotangent)[0])

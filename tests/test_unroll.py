@@ -26,7 +26,19 @@ def nested(x, rows):
     return lax.scan(lambda x, _: (scanned(x, rows)[0], None), x, length=2)[0]
 
 
-@pytest.mark.parametrize(("function", "loops"), [(scanned, 1), (rematerialised, 2), (nested, 2)])
+def added_in_place(x, rows):
+    """The gradient with respect to the rows, added to them where they lie."""
+
+    def add(_, total):
+        total = jax.new_ref(total)
+        result, pull_back = jax.vjp(lambda rows: scanned(x, rows)[0].sum(), rows)
+        pull_back.with_refs(total)(jnp.ones_like(result))
+        return jax.freeze(total)
+
+    return lax.fori_loop(0, (x[0] > 0).astype(int), add, rows)
+
+
+@pytest.mark.parametrize(("function", "loops"), [(scanned, 1), (rematerialised, 2), (nested, 2), (added_in_place, 3)])
 def test_it_computes_the_same_without_a_loop(function, loops):
     x = jnp.array([0.1, 0.2, 0.3])
     found = unroll(jax.jit(function), (x, ROWS))
