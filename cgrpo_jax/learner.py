@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cgrpo_jax import assemble, beginning, journal, lora, runtime, sharding
+from cgrpo_jax import assemble, beginning, journal, lora, sharding
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.records import TrainRow, TrainState
 
@@ -43,7 +43,6 @@ class Learner:
         """
         c = self.config
         with self.clock("update"):
-            runtime.release_freed_memory()
             groups = self._with_logps(state.params, groups)
             stats = []
             per_update = len(groups) // c.updates_per_batch

@@ -221,26 +221,12 @@ def _keep_freed_memory() -> None:
     On a CPU every call of a program allocates its temporaries anew. With glibc's defaults their pages are given back
     and faulted in again each time: a third of an update's processor time on a small model.
     """
-    mallopt = _of_glibc("mallopt")
-    if mallopt is None:
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # not glibc
         return
     m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
-    mallopt(m_trim_threshold, 2**31 - 1)
-    mallopt(m_mmap_threshold, 2**30)
+    mallopt(m_trim_threshold, -1)
+    mallopt(m_mmap_threshold, 2**31 - 1)
     mallopt(m_arena_max, 1)
-
-
-def release_freed_memory() -> None:
-    """Hands the memory that `start` lets a CPU's process keep back to the system, for what needs other sizes of it.
-
-    Called between generation and an update. What generation has freed lies in pieces too small for the update, which
-    would be allocated beside them.
-    """
-    malloc_trim = _of_glibc("malloc_trim")
-    if malloc_trim is not None and jax.default_backend() == "cpu":
-        malloc_trim(0)
-
-
-def _of_glibc(name: str) -> Callable | None:
-    """Returns a function of glibc; None where the system has another library."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

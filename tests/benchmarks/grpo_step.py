@@ -64,7 +64,6 @@ class Steps:
         responses = self.respond(state, number)
         groups = rollout.train_rows(responses, [], scale_by_std=False)
         generated = time.monotonic()
-        runtime.release_freed_memory()
         state, _ = update.update(
             state,
             [row for group in groups for row in group],
