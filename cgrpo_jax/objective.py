@@ -11,6 +11,9 @@ from cgrpo_jax.errors import UserError
 
 AGGREGATES = ("constant", "paper", "token_mean", "sequence_mean")
 
+# Log-ratios above it count as it: e^89 is no float32, and the clip that holds it back would have a gradient of 0 * inf.
+LARGEST_LOG_RATIO = 20.0
+
 # Added to the standard deviation, as R1-GRPO implementations do, so that a group of nearly equal rewards stays finite.
 STD_EPSILON = 1e-6
 
@@ -53,8 +56,11 @@ def group_advantages(
 
 
 def importance_ratio(logp: jax.Array, old_logp: jax.Array) -> jax.Array:
-    """`r = pi_theta / pi_old`, the ratio of the initial responses (Eq. 3), from log-probabilities in nats."""
-    return jnp.exp(logp - old_logp)
+    """`r = pi_theta / pi_old`, the ratio of the initial responses (Eq. 3), from log-probabilities in nats.
+
+    At most e^20: tokens that `pi_old` gave so little, which it can hardly have sampled, have the gradient 0.
+    """
+    return jnp.exp(jnp.minimum(logp - old_logp, LARGEST_LOG_RATIO))
 
 
 def shaped_ratio(logp: jax.Array, gamma: float) -> jax.Array:

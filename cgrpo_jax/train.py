@@ -169,6 +169,8 @@ class Loop:
 
     def _iterate(self, state: TrainState) -> None:
         c = self.config
+        if passed := [step for step in c.profile_steps if step < self.progress.iteration]:
+            journal.say(f"profile_steps {passed}: these iterations are over, and are not traced")
         bar = journal.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training")
         for iteration in range(self.progress.iteration, c.num_iterations):
             started = time.monotonic()

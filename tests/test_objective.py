@@ -383,6 +383,19 @@ def test_padding_changes_nothing():
 # Mistakes.
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_token_that_the_old_policy_can_hardly_have_sampled_has_a_finite_gradient(advantage, clip):
+    def loss(logp):
+        return policy_loss(
+            logp, jnp.array([[-200.0, -1.0]]), jnp.array([advantage]), jnp.ones((1, 2)), jnp.array([False]),
+            max_length=2, clip_initial=clip,
+        )[0]  # fmt: skip
+
+    gradient = jax.grad(loss)(jnp.array([[-1.0, -1.0]]))
+    np.testing.assert_allclose(gradient, [[0.0, -advantage / 2]], atol=1e-6)
+
+
 def test_unknown_aggregate_names_the_choices():
     message = "aggregate='mean' is unknown; use one of constant, paper, token_mean, sequence_mean"
     with pytest.raises(UserError, match=message):

@@ -58,7 +58,7 @@ def test_a_run_traces_the_iterations_that_are_asked_for(tmp_path):
     assert 0 < row["update/packing"] <= 1 and "update/mfu" not in row  # no peak of this processor is known
 
 
-def test_a_resumed_run_may_trace_others_and_a_stopped_one_leaves_its_trace(tmp_path, monkeypatch):
+def test_a_resumed_run_may_trace_others_and_a_stopped_one_leaves_its_trace(tmp_path, monkeypatch, capfd):
     run = tiny_run.run(tmp_path, num_iterations=1)
     assert not (run / "profile").exists()
     ticks = iter([False] * 3)
@@ -68,7 +68,8 @@ def test_a_resumed_run_may_trace_others_and_a_stopped_one_leaves_its_trace(tmp_p
         yield lambda: next(ticks, True)
 
     monkeypatch.setattr(runtime, "catch_sigterm", stopping_soon)
-    tiny_run.run(tmp_path, profile_steps=(1,))
+    tiny_run.run(tmp_path, profile_steps=(0, 1))
+    assert "profile_steps [0]: these iterations are over, and are not traced" in capfd.readouterr().err
     assert len(tiny_run.metrics(run)) == 1  # the second iteration was stopped
     folder = run / "profile" / "plugins" / "profile" / "iteration_1"
     assert [stats["step_num"] for stats in names(folder)["iteration"]] == [1]
