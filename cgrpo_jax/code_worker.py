@@ -39,7 +39,8 @@ def start(memory_limit):
     """Initialises a worker. Programs have limits of their own, so `memory_limit` is that of the worker alone."""
     import resource
 
-    sandbox.isolated()
+    if not sandbox.isolated():
+        sandbox.hide()
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
 

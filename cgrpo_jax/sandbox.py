@@ -14,17 +14,20 @@ With namespaces (root, or a user who may make user namespaces; Linux 5.12 or new
 With limits alone:
 
   - files: the program may read and write what its user may. Under root it runs as a user of its own, who owns nothing;
-    under any other user it runs as that user, and `Limits.disk` bounds each file, nothing their number;
+    under any other user it runs as that user, who may also kill the user's other processes and, where the kernel lets
+    it (`ptrace_scope`), look into those that did not `hide`. `Limits.disk` bounds each file, nothing their number;
   - network: open;
   - processes: under root as many as `Limits.processes`, under another user none beside the first, threads included.
-    They are killed with the first, but for one that uses the moment in which the process that started it is killed.
+    They are killed with the first; but if the process that started them is itself killed, only the first surely is,
+    and the directory stays.
 
-With either: CPU seconds, memory (address space) of each process, so `processes` times that in all; open files; no
-environment, no descriptors but those given, no privileges and no way to gain them; other processes can't be looked
-into. What it writes is read up to a limit, beyond which it is killed. Root that is denied both namespaces and a change
-of user has no limit of processes. Not contained by anything: a fault of the kernel itself, and the CPU's caches.
+With either: CPU seconds and memory (address space) of each process, so `processes` times that in all; open files; no
+environment, no descriptors but those given, no privileges and no way to gain them. What it writes is read up to a
+limit, beyond which it is killed. Root that is denied both namespaces and a change of user has no limit of processes.
+Not contained by anything: a fault of the kernel itself, and the CPU's caches.
 """
 
+import ctypes
 import dataclasses
 import functools
 import json
@@ -44,6 +47,7 @@ from cgrpo_jax.errors import UserError
 _HERE = pathlib.Path(__file__).resolve().parent
 _LAUNCHER = _HERE / "sandbox_launcher.py"
 _SIGNALLED = 128  # as in the launcher
+_SET_DUMPABLE = 4
 _log = logging.getLogger(__name__)
 
 
@@ -224,6 +228,11 @@ def check() -> None:
         "processes hold, but programs can reach the network and the files of their user. See cgrpo_jax/sandbox.py.",
         _why_not(),
     )
+
+
+def hide() -> None:
+    """Keeps the programs of this process's user from looking into it: it may hold the answers."""
+    ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0)
 
 
 def isolated() -> bool:

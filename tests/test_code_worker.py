@@ -1,12 +1,14 @@
 """Programs graded by tests: right ones pass, wrong ones are told what is wrong, and none forges a pass."""
 
 import json
+import multiprocessing
 import os
 import pathlib
 import sys
 import tempfile
 import time
 
+import pebble
 import pytest
 
 from cgrpo_jax import code_worker, sandbox
@@ -25,6 +27,7 @@ AREA = json.dumps(
         "        assert abs(candidate(r) - 3.14159 * r * r) < 0.1\n    assert candidate(0) == twice(0)\n",
     }
 )
+SPAWN = multiprocessing.get_context("spawn")
 SUM = json.dumps({"stdin": [{"input": "1 2\n", "output": "3\n"}, {"input": "4 5\n", "output": "9\n"}]})
 
 
@@ -35,10 +38,8 @@ def nothing_is_left(tmp_path, monkeypatch):
     folder.chmod(0o777)
     tmp_path.chmod(0o711)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    before = set(os.listdir("/proc/self/fd"))
     yield
     assert not list(folder.iterdir())
-    assert set(os.listdir("/proc/self/fd")) == before
     assert not orphans()
 
 
@@ -191,6 +192,13 @@ def test_wrong_programs_are_told_what_is_wrong(program, answer, reason):
     if program.startswith("    x"):  # a circle of no area divides by zero, and is far off before
         answer = answer.replace("for r in (1, 2)", "for r in (1,)")
     assert grade(program, answer) == (0.0, program or None, reason)
+
+
+def test_no_descriptor_is_left():
+    before = set(os.listdir("/proc/self/fd"))
+    grade("def add(a, b): return a + b", ADD)
+    grade("print(3)", SUM)
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_where_a_program_hangs_is_told():
@@ -436,6 +444,25 @@ def f(x):
     assert "f(73518) returns 0" in contained(program, answer, seconds=10.0)
 
 
-def test_a_worker_starts():
-    code_worker.start(0)
-    assert grade("def add(a, b): return a + b", ADD)[0] == 1.0
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_worker_that_is_killed_at_its_time_limit_takes_the_program_along(isolated):
+    if isolated and not sandbox.isolated():
+        pytest.skip("this machine allows no namespaces")
+    with pebble.ProcessPool(1, initializer=start_worker, initargs=(isolated, tempfile.tempdir), context=SPAWN) as pool:
+        right = pool.schedule(grade, args=("def add(a, b): return a + b", ADD), timeout=60)
+        assert right.result()[0] == 1.0
+        hangs = pool.schedule(code_worker.grade, args=(ATTACKS["sleeps"], ADD), kwargs=dict(seconds=60), timeout=2)
+        with pytest.raises(TimeoutError):
+            hangs.result()
+    deadline = time.monotonic() + 20
+    while orphans():
+        assert time.monotonic() < deadline
+    for folder in pathlib.Path(tempfile.gettempdir()).glob("sandbox-*") if not isolated else ():
+        folder.rmdir()  # nobody was left to remove it
+
+
+def start_worker(isolated, folder):
+    tempfile.tempdir = folder
+    code_worker.start(4 << 30)
+    if not isolated:
+        sandbox.isolated = lambda: False

@@ -209,8 +209,9 @@ def test_processes_that_run_away_are_killed(runner, isolate, ends):
 
 def test_a_program_dies_with_the_process_that_started_it(runner, isolate):
     code = f"""
-        import pathlib, time
+        import pathlib, tempfile, time
         from cgrpo_jax import sandbox
+        tempfile.tempdir = {tempfile.gettempdir()!r}
         job = {{"code": "import os, time; os.write(1, b'ready'); time.sleep(60)"}}
         with sandbox.Sandbox(pathlib.Path({str(runner)!r}), job, stdout=1, isolate={isolate}):
             time.sleep(60)
@@ -221,7 +222,7 @@ def test_a_program_dies_with_the_process_that_started_it(runner, isolate):
         worker.send_signal(signal.SIGKILL)
         assert worker.stdout.read() == b""
         assert time.monotonic() - start < 20
-    for folder in pathlib.Path(tempfile.gettempdir()).glob("sandbox-*"):
+    for folder in pathlib.Path(tempfile.gettempdir()).glob("sandbox-*") if not isolate else ():
         folder.rmdir()  # nobody was left to remove it
 
 
