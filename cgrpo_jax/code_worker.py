@@ -25,8 +25,8 @@ from cgrpo_jax import sandbox
 from cgrpo_jax.code_values import EXPECTED, cut
 from cgrpo_jax.math_worker import without_thinking
 
-SECONDS = 4.0  # of wall-clock time for all tests of a program: less than the time limit of the worker itself
-_START_SECONDS = 1.0  # that a sandbox may take before the program's time begins
+SECONDS = 3.0  # of wall-clock time for all tests of a program: less than the time limit of the worker itself
+_START_SECONDS = 1.5  # that a sandbox may take before the program's time begins
 _MAX_OUTPUT = 1 << 20  # bytes that a program may print
 _MAX_REPORT = 1 << 16
 _HERE = pathlib.Path(__file__).resolve().parent

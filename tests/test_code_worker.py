@@ -201,7 +201,8 @@ def test_no_descriptor_is_left():
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def test_where_a_program_hangs_is_told():
+def test_where_a_program_hangs_is_told(monkeypatch):
+    monkeypatch.setattr(code_worker, "_START_SECONDS", 20.0)  # a busy machine may be slow to start it
     said = grade("def add(a, b):\n    while a:\n        pass\n", ADD, seconds=1)[2]
     assert said.startswith("Test 1 of 2 fails: add(1, 2) did not end within 1 s, and was in line ")
     said = grade("while True:\n    pass", SUM, seconds=1)[2]
@@ -421,6 +422,8 @@ def test_a_program_that_has_ended_does_not_pass_tests_that_catch_everything():
 
 def test_what_is_expected_can_not_be_found():
     """The program looks for the number in its objects, frames and files, and in those of all processes it can see."""
+    if not sandbox.isolated():
+        pytest.skip("without namespaces it sees the files of its user")
     program = """
 import gc, glob, os, sys
 def texts():
