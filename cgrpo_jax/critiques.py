@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from cgrpo_jax.code_values import EXPECTED
 from cgrpo_jax.equations import StepError
 from cgrpo_jax.errors import UserError
 
@@ -118,6 +119,24 @@ def execution(passed: bool, error: StepError | None, *, reveal_value: bool = Tru
         gap = " " if left.endswith(" ") or right.startswith(" ") else ""
         step = f"Step {error.step} is wrong: {worked.strip()}{gap}={gap}{error.expected}, not {error.given}"
     return _conclude(passed, f"{step}, but the answer is right." if passed else f"{step}.")
+
+
+def of_tests(passed: bool, feedback: str, *, reveal_value: bool = True) -> str:
+    """A critique grounded in running the response's program: what the grader says of the first test that fails.
+
+    Args:
+      passed: the verdict.
+      feedback: the grader's reason. Program and exceptions are quoted in it, so it may hold anything.
+      reveal_value: also tell what was expected.
+
+    Example:
+      >>> of_tests(False, "Test 1 of 1 fails: add(1, 2) returns -1. Tests passed: 0 of 1.\nExpected: 3")
+      'Test 1 of 1 fails: add(1, 2) returns -1. Tests passed: 0 of 1. Expected: 3. Conclusion: wrong [END]'
+    """
+    said, _, expected = re.sub(r"\[(?=END\])", "", feedback, flags=re.IGNORECASE).partition(EXPECTED)
+    said = said.strip().removesuffix(".") or f"The tests {'' if passed else 'do not '}pass"
+    told = f"Expected: {expected.strip()}." if reveal_value and expected else None
+    return _conclude(passed, f"{said[0].upper()}{said[1:]}.", told)
 
 
 _MENTION = re.compile(

@@ -209,6 +209,7 @@ def make_critic(config, writer: Writer | HttpWriter | None) -> Critic:
         kind=config.critique,
         writer=writer,
         see_answer=config.critic_sees_answer,
+        grader=config.grader,
         check_steps=check_steps,
         reveal_value=config.execution_reveals_value,
         max_retries=config.max_retries,

@@ -36,9 +36,9 @@ async def respond(
 
 
 async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = pipeline.grade) -> list[Rollout]:
-    """Returns the rollouts, all of one problem, with the verifier's reward."""
+    """Returns the rollouts, all of one problem, with the verifier's reward and what it found."""
     grades = await grade([row.text for row in rollouts], [problem.answer] * len(rollouts))
-    return [row.replace(reward=float(g.score)) for row, g in zip(rollouts, grades, strict=True)]
+    return [row.replace(reward=float(g.score), feedback=g.reason) for row, g in zip(rollouts, grades, strict=True)]
 
 
 def score_by_verdict(rollouts: Sequence[Rollout], verdicts: Sequence[Rollout], *, num_critiques: int) -> list[Rollout]:
@@ -61,8 +61,9 @@ class Critic:
       kind: `indicative`, `indicative_gt`, `execution`, `cot`, or `none` (refine without a critique).
       writer: the model that writes `cot` critiques, the policy itself or a frozen critic; else None.
       see_answer: put the reference answer into the `cot` critic's prompt.
-      check_steps: `(question, response) -> StepError | None`, what `execution` runs.
-      reveal_value: `execution` names the right value of the wrong step, not only the step.
+      grader: kind of the run's grader. `execution` of a program is what its grader found: the test that fails.
+      check_steps: `(question, response) -> StepError | None`, what `execution` of any other response runs.
+      reveal_value: `execution` names the right value of the wrong step or test, not only the step or test.
       max_retries: further attempts at a `cot` critique whose verdict can't be used.
       max_length: tokens that a `cot` critique may have.
       pass_threshold: reward from which a response is right.
@@ -71,6 +72,7 @@ class Critic:
     kind: str
     writer: Writer | HttpWriter | None = None
     see_answer: bool = False
+    grader: str = ""
     check_steps: Callable[[str, str], StepError | None] | None = None
     reveal_value: bool = True
     max_retries: int = 2
@@ -178,6 +180,8 @@ def _verdict_counts(row: Rollout, pass_threshold: float) -> Counts:
 
 def _rule_text(critic: Critic, row: Rollout, problem: Problem) -> str:
     passed = row.reward is not None and row.reward >= critic.pass_threshold
+    if critic.kind == "execution" and (problem.grader or critic.grader) == "code":
+        return critiques.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
     if critic.kind == "execution":
         error = None if passed else critic.check_steps(problem.question, row.text)
         return critiques.execution(passed, error, reveal_value=critic.reveal_value)

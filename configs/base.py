@@ -67,7 +67,7 @@ def get_config() -> config_dict.ConfigDict:
     c.http_critic.max_attempts = 4
     c.http_critic.max_requests = 0  # until it ends or is resumed; 0: no limit. Beyond it critiques are indicative
     c.http_critic.max_tokens = 0  # likewise, in sampled tokens
-    c.execution_reveals_value = True  # False names the wrong step without its value
+    c.execution_reveals_value = True  # False names the wrong step, or the failing test, without what is expected
     c.step_checker = "equations"  # or "chain", which knows the steps that the question asks for
     c.max_retries = 2  # of a cot critique whose verdict is malformed or disagrees with the verifier
     c.num_critiques = 1  # for each response

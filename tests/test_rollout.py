@@ -259,6 +259,18 @@ def test_critiques_by_rule(settings, wrong, right):
     assert counts == collections.Counter(critiqued=4)  # nothing was attempted, so no rate of a model's is reported
 
 
+@pytest.mark.parametrize("reveal", [True, False])
+@pytest.mark.parametrize("grader", ["run", "problem"])
+def test_programs_are_critiqued_by_their_tests(reveal, grader):
+    problem = PROBLEMS[0].replace(grader="code" if grader == "problem" else "")
+    found = "Test 1 of 2 fails: add(1, 2) returns 4. Tests passed: 1 of 2."
+    rows = [response(0, 0).replace(feedback=f"{found}\nExpected: 3")]
+    critic = Critic(kind="execution", grader="code" if grader == "run" else "math", reveal_value=reveal)
+    ((((one,), _),)) = Pipeline().run([critique(critic, rows, problem, encode=TOKENIZER.encode)])
+    assert one.text == f"{found}{' Expected: 3.' if reveal else ''} Conclusion: wrong [END]"
+    assert one.verdict is False
+
+
 # The unsupervised variant: the verdict is the reward.
 
 
@@ -393,4 +405,5 @@ def test_solutions_may_be_inserted_in_the_place_of_refinements():
         assert list(one.token_ids) == [*TOKENIZER.encode(one.text), END]
         assert one.author == Author.SOLUTION and one.stage == Stage.REFINEMENT
     scoring = [rollout.score([one], problem, grade_traces) for one, problem in zip(rows, PROBLEMS, strict=True)]
-    assert [one.reward for (one,) in Pipeline().run(scoring)] == [1.0, 1.0]
+    scored = Pipeline().run(scoring)
+    assert [(one.reward, one.feedback) for (one,) in scored] == [(1.0, "equal"), (1.0, "equal")]

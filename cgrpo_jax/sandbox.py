@@ -1,0 +1,283 @@
+"""Runs programs that a model wrote, in processes that can do no harm. Linux only.
+
+Two degrees, `isolated()` tells which. A run calls `check()` once, which says in the log where only the second is to be
+had.
+
+With namespaces (root, or a user who may make user namespaces; Linux 5.12 or newer):
+
+  - files: the program sees Python and the system's libraries, read-only, and one directory, empty, in memory, of
+    `Limits.disk` bytes and `Limits.files` files, which vanishes with it; no home, no data, no `/proc`;
+  - network: a namespace of its own, without even a loopback that is up;
+  - processes: a namespace of its own; when its first process ends, is killed or loses the process that started it,
+    the kernel kills all others, whatever they did to get away.
+
+With limits alone:
+
+  - files: the program may read and write what its user may. Under root it runs as a user of its own, who owns nothing;
+    under any other user it runs as that user, who may also kill the user's other processes and, where the kernel lets
+    it (`ptrace_scope`), look into those that did not `hide`. `Limits.disk` bounds each file, nothing their number;
+  - network: open;
+  - processes: under root as many as `Limits.processes`, under another user none beside the first, threads included.
+    They are killed with the first; but if the process that started them is itself killed, only the first surely is,
+    and the directory stays.
+
+With either: CPU seconds and memory (address space) of each process, so `processes` times that in all; open files; no
+environment, no descriptors but those given, no privileges and no way to gain them. What it writes is read up to a
+limit, beyond which it is killed. Root that is denied both namespaces and a change of user has no limit of processes.
+Not contained by anything: a fault of the kernel itself, and the CPU's caches.
+"""
+
+import ctypes
+import dataclasses
+import functools
+import json
+import logging
+import os
+import pathlib
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+from cgrpo_jax.errors import UserError
+
+_HERE = pathlib.Path(__file__).resolve().parent
+_LAUNCHER = _HERE / "sandbox_launcher.py"
+_SIGNALLED = 128  # as in the launcher
+_SET_DUMPABLE = 4
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a program may use.
+
+    Attributes:
+      cpu: seconds of CPU of each process.
+      memory: bytes of address space of each process.
+      processes: processes and threads at a time.
+      disk: bytes of all files together where there are namespaces, else of each.
+      files: files in its directory where there are namespaces.
+      open_files: descriptors of each process.
+    """
+
+    cpu: int = 10
+    memory: int = 512 << 20
+    processes: int = 8
+    disk: int = 8 << 20
+    files: int = 256
+    open_files: int = 32
+
+
+class SandboxError(RuntimeError):
+    """The sandbox could not be set up; no program has run."""
+
+
+class Sandbox:
+    """A program in its sandbox, running from the start; leaving the context kills it and everything it started.
+
+    It must be started by a thread that lives as long as it is to live: the kernel kills it when that thread ends.
+
+    Args:
+      runner: a module, or one of a package, whose function `main(job)` is called in the sandbox. It is ours, and runs
+        the program that is not. It may import, as it is loaded, from its package and the standard library only.
+      job: what it is called with: JSON values.
+      limits: of the program.
+      stdin: bytes that it can read.
+      stdout: a descriptor; by default what it prints is lost.
+      fds: descriptors that it is to have, as 3, 4, ... in this order.
+      isolate: use namespaces; by default if `isolated()`.
+
+    Example:
+      with Sandbox(RUNNER, {"code": code}, stdout=write_end) as box:
+          os.close(write_end)
+          text, how = read_capped(read_end, limit=1 << 20, deadline=time.monotonic() + 5)
+          status = box.stop()
+
+    Raises:
+      UserError: this machine does not run Linux.
+    """
+
+    def __init__(
+        self,
+        runner: pathlib.Path,
+        job: dict,
+        *,
+        limits: Limits | None = None,
+        stdin: bytes = b"",
+        stdout: int = subprocess.DEVNULL,
+        fds: Sequence[int] = (),
+        isolate: bool | None = None,
+    ):
+        if sys.platform != "linux":
+            raise UserError(f"programs are run in a sandbox that needs Linux, not {sys.platform}; grade them there.")
+        isolate = isolated() if isolate is None else isolate
+        self._directory = None if isolate else tempfile.mkdtemp(prefix="sandbox-")
+        setup = dict(
+            parent=os.getpid(),
+            **_module(runner),
+            job=job,
+            limits=dataclasses.asdict(limits or Limits()),
+            isolate=isolate,
+            shown=_shown(),
+            directory=self._directory,
+            fds=list(fds),
+        )
+        try:
+            with _file(json.dumps(setup).encode()) as description, _file(stdin) as typed:
+                self._process = subprocess.Popen(
+                    # That of a virtual environment is a link to it, and needs files that are not shown.
+                    [sys._base_executable, "-s", "-P", "-S", "-X", "utf8", _LAUNCHER, str(description.fileno())],
+                    stdin=typed,
+                    stdout=stdout,
+                    stderr=subprocess.PIPE,  # the launcher's; what the program writes to its own is lost
+                    pass_fds=(description.fileno(), *fds),
+                    env={"PYTHONHASHSEED": "0"},  # the order of a set must not differ from run to run
+                    start_new_session=True,
+                )
+        except BaseException:
+            self._remove()
+            raise
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self._end()
+        if kind is None:
+            self.stop()
+
+    def wait(self, timeout: float) -> bool:
+        """Waits up to `timeout` seconds; returns whether the program has ended."""
+        try:
+            self._process.wait(max(timeout, 0))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self) -> int:
+        """Kills the program and all that it started, unless they have ended, and removes its directory.
+
+        Returns:
+          The first process's exit status: 0, a positive number, or the negative of the signal that ended it.
+
+        Raises:
+          SandboxError: the sandbox could not be set up.
+        """
+        self._end()
+        if self._said:
+            raise SandboxError(f"the sandbox could not be set up: {self._said}")
+        status = self._process.returncode
+        return _SIGNALLED - status if status > _SIGNALLED else status
+
+    def _end(self) -> None:
+        if self._process.stderr.closed:
+            return
+        self._process.terminate()  # the launcher kills the rest and then ends
+        if not self.wait(5):
+            self._process.kill()
+            self._process.wait()
+        with self._process.stderr as pipe:
+            os.set_blocking(pipe.fileno(), False)  # what still holds the other end is being killed
+            self._said = (pipe.read(1000) or b"").decode(errors="replace").strip()
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def read_capped(fd: int, *, limit: int, deadline: float) -> tuple[bytes, str]:
+    """Reads from a pipe until its end, but no more than `limit` bytes and no longer than to `deadline`.
+
+    Args:
+      fd: the descriptor.
+      limit: bytes.
+      deadline: a time of `time.monotonic`.
+
+    Returns:
+      (what was read; "end", "limit" or "deadline", whichever came first)
+    """
+    parts, size = [], 0
+    while size <= limit:
+        if not select.select([fd], [], [], max(deadline - time.monotonic(), 0))[0]:
+            return b"".join(parts), "deadline"
+        part = os.read(fd, 1 << 16)
+        if not part:
+            return b"".join(parts), "end"
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)[:limit], "limit"
+
+
+def check() -> None:
+    """Checks that programs can be run here, and says in the log if that is without namespaces.
+
+    Raises:
+      UserError: this machine does not run Linux, or Python can't be started in a sandbox at all.
+    """
+    if isolated():
+        return
+    if (refused := _refusal(isolate=False)) is not None:
+        raise UserError(f"programs can't be run in a sandbox on this machine: {refused}; use a grader that runs none.")
+    _log.warning(
+        "Programs run WITHOUT namespaces, because this machine does not allow them (%s): limits of CPU, memory and "
+        "processes hold, but programs can reach the network and the files of their user. See cgrpo_jax/sandbox.py.",
+        _why_not(),
+    )
+
+
+def hide() -> None:
+    """Keeps the programs of this process's user from looking into it: it may hold the answers."""
+    ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0)
+
+
+def isolated() -> bool:
+    """Returns whether programs run in namespaces of their own.
+
+    Raises:
+      UserError: this machine does not run Linux.
+    """
+    return _why_not() is None
+
+
+@functools.cache
+def _why_not() -> str | None:
+    return _refusal(isolate=True)
+
+
+def _refusal(isolate: bool) -> str | None:
+    """Starts an empty program; returns why that failed, None if it did not."""
+    try:
+        with Sandbox(_HERE / "sandbox_probe.py", {}, isolate=isolate) as box:
+            ended = box.wait(30)
+            status = box.stop()
+    except SandboxError as error:
+        return str(error)
+    return None if ended and status == 0 else f"Python ended with status {status}"
+
+
+def _module(runner: pathlib.Path) -> dict[str, str]:
+    """Where the module is found, and its name there."""
+    folder, name = runner.parent, runner.stem
+    while (folder / "__init__.py").exists():
+        folder, name = folder.parent, f"{folder.name}.{name}"
+    return {"folder": str(folder), "module": name}
+
+
+@functools.cache
+def _shown() -> list[str]:
+    """Paths that Python needs."""
+    python = [sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.__file__)]  # never a virtual environment
+    return [*python, "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/etc/ld.so.cache"]
+
+
+def _file(data: bytes):
+    """An open file without a name that holds `data`, at its beginning."""
+    file = tempfile.TemporaryFile()
+    file.write(data)
+    file.seek(0)
+    return file

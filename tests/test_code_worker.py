@@ -1,0 +1,471 @@
+"""Programs graded by tests: right ones pass, wrong ones are told what is wrong, and none forges a pass."""
+
+import json
+import multiprocessing
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+import pebble
+import pytest
+
+from cgrpo_jax import code_worker, sandbox
+from cgrpo_jax.code_worker import grade, program_of, readable
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+
+ADD = json.dumps({"asserts": ["assert add(1, 2) == 3", "assert add(2, 2) == 4"]})
+SORT = json.dumps({"asserts": ["assert in_order([3, 1, 2]) == [1, 2, 3]"]})
+PROMPT = 'import math\n\n\ndef twice(x):\n    return 2 * x\n\n\ndef area(r):\n    """The area of a circle."""\n'
+AREA = json.dumps(
+    {
+        "prompt": PROMPT,
+        "entry_point": "area",
+        "check": "def check(candidate):\n    for r in (1, 2):\n"
+        "        assert abs(candidate(r) - 3.14159 * r * r) < 0.1\n    assert candidate(0) == twice(0)\n",
+    }
+)
+SPAWN = multiprocessing.get_context("spawn")
+SUM = json.dumps({"stdin": [{"input": "1 2\n", "output": "3\n"}, {"input": "4 5\n", "output": "9\n"}]})
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path, monkeypatch):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    folder.chmod(0o777)
+    tmp_path.chmod(0o711)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield
+    assert not list(folder.iterdir())
+    assert not orphans()
+
+
+def orphans():
+    """Processes of sandboxes that nobody waits for."""
+    found = []
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            if b"sandbox_launcher" in command and (folder / "stat").read_text().rpartition(")")[2].split()[1] == "1":
+                found.append(folder.name)
+        except OSError:
+            continue  # it has ended meanwhile
+    return found
+
+
+# --- the program in a response ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("response", "program"),
+    [
+        ("x = 1", "x = 1"),
+        ("Thus\n```python\nx = 1\n```\nor\n```py\nx = 2\n```\nOutput:\n```\n2\n```", "x = 2\n"),
+        ("Thus\n```\nx = 1\n```", "x = 1\n"),
+        ("```python\nx = 1\n", "x = 1\n"),
+        ("  ```Python title=a\n  x = 1\n  ```", "  x = 1\n"),
+        ("```python\ns = '''a```b'''\n```", "s = '''a```b'''\n"),
+        ("<think>```python\nx = 1\n```</think>x = 2", "x = 2"),
+        ("<think>x = 1", ""),
+    ],
+)
+def test_program_of(response, program):
+    assert program_of(response) == program
+
+
+def test_finding_the_program_takes_linear_time():
+    start = time.perf_counter()
+    for text in ("```", "```\n", "```python\n", "`", "\n", " "):
+        program_of(text * (100_000 // len(text)))
+    assert time.perf_counter() - start < 20
+
+
+# --- right and wrong programs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "answer"),
+    [
+        ("def add(a, b): return a + b", ADD),
+        ("Here:\n```python\ndef add(a, b):\n    return a + b\n```", ADD),
+        ("add = lambda a, b: a + b", ADD),
+        ("import operator\nadd = operator.add\nprint('add(1, 2) == 4')", ADD),
+        ("def in_order(x): return sorted(x)", SORT),
+        (f"{PROMPT}    return math.pi * r ** 2", AREA),
+        ("def area(r):\n    return math.pi * r ** 2", AREA),
+        ("    return math.pi * r ** 2", AREA),
+        ("print(sum(map(int, input().split())))", SUM),
+        ("import sys\nprint(sum(map(int, sys.stdin.read().split())), '\\n')\nsys.exit()", SUM),
+        ("if __name__ == '__main__':\n    a, b = input().split()\n    print(int(a) + int(b), end='')", SUM),
+    ],
+)
+def test_right_programs_pass(program, answer):
+    score, _, reason = grade(program, answer)
+    assert (score, reason) == (1.0, f"passes all {2 if answer != SORT else 1} tests")
+
+
+WRONG = [
+    (
+        "def add(a, b):\n    return a - b",
+        ADD,
+        "Test 1 of 2 fails: add(1, 2) returns -1. Tests passed: 0 of 2.\nExpected: 3",
+    ),
+    (
+        "def add(a, b):\n    return 3",
+        ADD,
+        "Test 2 of 2 fails: add(2, 2) returns 3. Tests passed: 1 of 2.\nExpected: 4",
+    ),
+    (
+        "def in_order(x):\n    return [1, 3, 2]",
+        SORT,
+        "Test 1 of 1 fails: in_order([3, 1, 2]) returns [1, 3, 2], wrong from index 1 on. Tests passed: 0 of 1."
+        "\nExpected: [1, 2, 3], at index 1 2",
+    ),
+    (
+        "def add(a, b):\n    c = a + b\n    return c[0]",
+        ADD,
+        "Test 1 of 2 fails: add(1, 2) raises TypeError: 'int' object is not subscriptable in line 3: `return c[0]`. "
+        "Tests passed: 0 of 2.",
+    ),
+    (
+        "def add(a, b):\n    return missing(a)",
+        ADD,
+        "Test 1 of 2 fails: add(1, 2) raises NameError: name 'missing' is not defined in line 2: `return missing(a)`. "
+        "Tests passed: 0 of 2.",
+    ),
+    ("def sub(a, b): pass", ADD, "No test could be run: the program defines no add. Tests passed: 0 of 2."),
+    (
+        "I think that\nadd is easy.",
+        ADD,
+        "No test could be run: the program raises SyntaxError: invalid syntax in line 1: `I think that`. "
+        "Tests passed: 0 of 2.",
+    ),
+    (
+        "def add(a):\n    return a",
+        ADD,
+        "Test 1 of 2 fails: add(1, 2) raises TypeError: add() takes 1 positional argument but 2 were given. "
+        "Tests passed: 0 of 2.",
+    ),
+    (
+        "def area(r):\n    return math.pi * r",
+        AREA,
+        "Test 1 of 2 fails: area(2) returns 6.283185307179586. Tests passed: 0 of 2."
+        "\nExpected: abs(candidate(r) - 3.14159 * r * r) < 0.1",
+    ),
+    (
+        "    x = math.pi\n    return x / r",
+        AREA,
+        "Test 2 of 2 fails: area(0) raises ZeroDivisionError: float division by zero in line 2: `return x / r`. "
+        "Tests passed: 1 of 2.",
+    ),
+    (
+        "print(3)",
+        SUM,
+        "Test 2 of 2 fails: with the input '4 5\\n' the program prints '3' as line 1. Tests passed: 1 of 2."
+        "\nExpected: '9'",
+    ),
+    (
+        "print(int(input()))",
+        SUM,
+        "Test 1 of 2 fails: with the input '1 2\\n' the program raises ValueError: invalid literal for int() with base "
+        "10: '1 2' in line 1: `print(int(input()))`. Tests passed: 0 of 2.",
+    ),
+    (
+        "",
+        SUM,
+        "no program found",
+    ),
+    (
+        "pass",
+        SUM,
+        "Test 1 of 2 fails: with the input '1 2\\n' the program prints '' as line 1. Tests passed: 0 of 2."
+        "\nExpected: '3'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("program", "answer", "reason"), WRONG)
+def test_wrong_programs_are_told_what_is_wrong(program, answer, reason):
+    if program.startswith("    x"):  # a circle of no area divides by zero, and is far off before
+        answer = answer.replace("for r in (1, 2)", "for r in (1,)")
+    assert grade(program, answer) == (0.0, program or None, reason)
+
+
+def test_no_descriptor_is_left():
+    before = set(os.listdir("/proc/self/fd"))
+    grade("def add(a, b): return a + b", ADD)
+    grade("print(3)", SUM)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_where_a_program_hangs_is_told(monkeypatch):
+    monkeypatch.setattr(code_worker, "_START_SECONDS", 20.0)  # a busy machine may be slow to start it
+    said = grade("def add(a, b):\n    while a:\n        pass\n", ADD, seconds=1)[2]
+    assert said.startswith("Test 1 of 2 fails: add(1, 2) did not end within 1 s, and was in line ")
+    said = grade("while True:\n    pass", SUM, seconds=1)[2]
+    assert "the program did not end within 1 s, and was in line " in said
+
+
+def test_the_first_line_that_differs_is_told():
+    answer = json.dumps({"stdin": [{"input": "3", "output": "1\n2\n3\n"}]})
+    count = "for i in range(int(input())):\n    print(i + 1, ' ')"
+    assert grade(count, answer)[0] == 1.0
+    given = "Test 1 of 1 fails: with the input '3' the program prints"
+    end = "Tests passed: 0 of 1.\nExpected:"
+    assert grade("print(1)\nprint(3)", answer)[2] == f"{given} '3' as line 2. {end} '2' as line 2"
+    assert grade("print(1)\nprint(2)", answer)[2] == f"{given} nothing after line 2. {end} '3' as line 3"
+    assert grade(f"{count}\nprint(4)", answer)[2] == f"{given} '4' as line 4. {end} the end of the output as line 4"
+
+
+@pytest.mark.parametrize(
+    ("value", "test"),
+    [
+        ("(1, [2, {3}])", "f() == (1, [2, {3}])"),
+        ("{'a': {1: None}, (1, 2): b'x'}", "f() == {'a': {1: None}, (1, 2): b'x'}"),
+        ("float('nan')", "math.isnan(f())"),
+        ("-float('inf')", "f() == -math.inf"),
+        ("10 ** 5000", "f() == 10 ** 5000"),
+        ("1 + 2j", "f() == 1 + 2j"),
+        ("'\\ud800\\n'", "f() == '\\ud800\\n'"),
+        ("map(str, [1])", "list(f()) == ['1'] and f() != ['1']"),
+        ("(i for i in range(3))", "sum(f()) == 3"),
+        ("{1: 2}.items()", "list(f()) == [(1, 2)]"),
+        ("range(3)", "f() == range(3)"),
+        ("frozenset([1])", "f() == {1}"),
+        ("__import__('collections').Counter('aab')", "f().most_common(1) == [('a', 2)]"),
+        ("__import__('fractions').Fraction(1, 3)", "f() * 3 == 1"),
+        ("True", "f() is True"),
+    ],
+)
+def test_values_come_back_as_they_are(value, test):
+    answer = json.dumps({"setup": "import math", "asserts": [f"assert {test}"]})
+    assert grade(f"def f(): return {value}", answer)[0] == 1.0
+    assert grade("def f(): return None", answer)[0] == 0.0
+
+
+def test_objects_of_the_program_can_be_used():
+    program = """
+class Stack:
+    def __init__(self, items=()):
+        self.items = list(items)
+    def push(self, item):
+        self.items.append(item)
+    def pop(self):
+        return self.items.pop()
+def total(stack, *, start=0):
+    return sum(stack.items, start)
+LIMIT = 3
+"""
+    asserts = [
+        "s = Stack([1]); s.push(5); assert total(s, start=2) == 8",
+        "assert s.pop() == 5 and s.items == [1]",
+        "assert LIMIT == 3",
+        "assert Stack() != Stack()",
+    ]
+    assert grade(program, json.dumps({"asserts": asserts}))[2] == "passes all 4 tests"
+
+
+def test_exceptions_that_the_tests_want():
+    test = "try:\n    f(-1)\n    assert False\nexcept ValueError as error:\n    assert 'low' in str(error)"
+    answer = json.dumps({"asserts": [test]})
+    assert grade("def f(x):\n    if x < 0: raise ValueError('too low')", answer)[0] == 1.0
+    assert grade("def f(x): raise KeyError('too low')", answer)[0] == 0.0
+    assert grade("def f(x): pass", answer)[0] == 0.0
+
+
+def test_a_function_with_the_name_of_a_builtin_is_the_programs():
+    answer = json.dumps({"asserts": ["assert sum(10, 15) == 6"]})
+    assert grade("def sum(a, b): return 6", answer)[0] == 1.0
+    assert grade("def sum(a, b): return 7", answer)[2].startswith("Test 1 of 1 fails: sum(10, 15) returns 7.")
+    answer = json.dumps({"asserts": ["assert sum([10, 15]) == 25"]})
+    assert grade("def total(a): return 25", answer)[2].startswith("No test could be run: the program defines no sum.")
+    answer = json.dumps({"asserts": ["assert set(f()) == {1}"]})
+    assert grade("def f(): return [2]\ndef set(x): return {1}", answer)[0] == 0.0
+
+
+# --- gold answers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [ADD, SORT, AREA, SUM])
+def test_readable(answer):
+    assert readable(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "12",
+        "[]",
+        "{}",
+        "{",
+        json.dumps({"asserts": []}),
+        json.dumps({"asserts": "assert f()"}),
+        json.dumps({"asserts": ["f() == 1"]}),
+        json.dumps({"asserts": ["assert f( == 1"]}),
+        json.dumps({"asserts": [1]}),
+        json.dumps({"asserts": ["assert f()"], "stdin": [{"input": "", "output": ""}]}),
+        json.dumps({"asserts": ["assert f()"], "setup": "import"}),
+        json.dumps({"asserts": ["assert f()"], "test": ""}),
+        json.dumps({"check": "def check(candidate): assert candidate()"}),
+        json.dumps({"check": "assert f()", "entry_point": "f"}),
+        json.dumps({"stdin": []}),
+        json.dumps({"stdin": [{"input": ""}]}),
+        json.dumps({"stdin": [{"input": "", "output": 1}]}),
+    ],
+)
+def test_unreadable(answer):
+    assert not readable(answer)
+    assert grade("def f(): pass", answer)[2] == f"gold answer {answer[:80]!r} can't be read"
+
+
+# --- attacks ------------------------------------------------------------------------------------------------------
+
+FORGED = r"""{"total": 2, "passed": 2, "failure": null}"""
+ATTACKS = {
+    "leaves": "import os\ndef add(a, b): os._exit(0)",
+    "leaves at once": "import os\nos._exit(0)",
+    "leaves politely": "def add(a, b): raise SystemExit(0)",
+    "loops": "def add(a, b):\n    while True: pass",
+    "loops and catches": "def add(a, b):\n    while True:\n        try:\n            while True: pass\n"
+    "        except BaseException: pass",
+    "sleeps": "import time, signal\nsignal.alarm(0)\nsignal.setitimer(signal.ITIMER_REAL, 0)\n"
+    "signal.signal(signal.SIGALRM, signal.SIG_IGN)\ndef add(a, b): time.sleep(1000)",
+    "forks": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+    "forks, one answers": "import os\nos.fork()\ndef add(a, b): return 5",
+    "takes memory": "x = [bytearray(1 << 20) for _ in range(10 << 10)]\ndef add(a, b): return a + b",
+    "prints": "import os\nfor _ in range(10 << 14): os.write(1, b'x' * (1 << 16))",
+    "fills every descriptor": "import os\nfor _ in range(1 << 20):\n    for fd in range(10):\n        try:\n"
+    "            os.set_blocking(fd, False); os.write(fd, b'x' * (1 << 16))\n        except OSError: pass",
+    "prints what is expected": "print(3)\nprint(4)\nprint('passes all 2 tests')\ndef add(a, b): print(a + b)",
+    "writes a report": f"import os\nfor fd in range(20):\n    try: os.write(fd, b'''{FORGED}\\n''')\n"
+    "    except OSError: pass\ndef add(a, b): return 0",
+    "replaces json": 'import json\njson.dumps = lambda x: \'{"value": {"object": [0, "int", true]}}\'\n'
+    "def add(a, b): return 0",
+    "replaces builtins": "import builtins\nbuiltins.AssertionError = builtins.isinstance = lambda *a: True\n"
+    "builtins.compile = builtins.exec = lambda *a: None\ndef add(a, b): return 0",
+    "replaces modules": "import sys\nfor name in list(sys.modules): sys.modules[name] = None\ndef add(a, b): return 0",
+    "is equal to all": "class Any:\n    def __eq__(self, other): return True\n    __hash__ = None\n"
+    "def add(a, b): return Any()",
+    "is an int equal to all": "class Any(int):\n    def __eq__(self, other): return True\n    __hash__ = None\n"
+    "def add(a, b): return Any(0)",
+    "is a list equal to all": "class Any(list):\n    def __eq__(self, other): return True\ndef add(a, b): return Any()",
+    "stops iterations": "def add(a, b): raise StopIteration",
+    "asserts": "def add(a, b): raise AssertionError",
+    "raises all": "class E(ValueError, SystemExit): pass\ndef add(a, b): raise E",
+    "raises without end": "class E(Exception):\n    def __str__(self): raise E\ndef add(a, b): raise E",
+    "nests": "x = []\nfor _ in range(10**5): x = [x]\ndef add(a, b): return x",
+    "holds itself": "x = []\nx.append(x)\ndef add(a, b): return x",
+    "never ends": "import itertools\ndef add(a, b): return itertools.count()",
+    "is too long": "def add(a, b): return 'x' * (5 << 20)",
+    "crashes": "import ctypes\ndef add(a, b): ctypes.string_at(0)",
+    "kills": "import os\nfor pid in (os.getppid(), 1):\n    try: os.kill(pid, 9)\n    except OSError: pass\n"
+    "def add(a, b): return 0",
+}
+
+
+def contained(program, answer, seconds=1.0):
+    start = time.monotonic()
+    score, _, reason = grade(program, answer, seconds=seconds)
+    assert score == 0.0, reason
+    assert time.monotonic() - start < 20
+    return reason
+
+
+@pytest.mark.parametrize("program", ATTACKS.values(), ids=ATTACKS.keys())
+def test_no_attack_passes_asserts(program):
+    assert contained(program, ADD)
+
+
+@pytest.mark.parametrize("name", ["leaves at once", "loops and catches", "forks", "takes memory", "prints", "crashes"])
+def test_no_attack_passes_scripts(name):
+    run = "" if name in ("leaves at once", "forks", "prints", "takes memory") else "\nadd(1, 2)"
+    assert contained(ATTACKS[name] + run, SUM)
+
+
+@pytest.mark.parametrize("name", ["leaves", "loops", "forks", "takes memory", "prints", "writes a report", "crashes"])
+def test_no_attack_passes_without_namespaces(name, monkeypatch):
+    monkeypatch.setattr(sandbox, "isolated", lambda: False)
+    assert grade("def add(a, b): return a + b", ADD)[0] == 1.0
+    assert contained(ATTACKS[name], ADD)
+
+
+def test_a_module_of_the_tests_is_not_the_programs():
+    answer = json.dumps({"asserts": ["assert math.isclose(f(2), 1.4142, rel_tol=0.01)"]})
+    assert grade("import math\ndef f(x): return math.sqrt(x)", answer)[0] == 1.0
+    fake = "class math:\n    def isclose(*args, **kwargs): return True\ndef f(x): return 0"
+    assert contained(fake, answer)
+
+
+def test_tests_that_ask_nothing_of_the_program_do_not_pass():
+    answer = json.dumps(
+        {"asserts": ["try:\n    f()\nexcept Exception:\n    pass\nassert 1 == 1", "assert LIMIT or True"]}
+    )
+    assert contained("x = 1", answer)
+
+
+def test_an_iteration_of_the_tests_can_not_be_cut_short():
+    answer = json.dumps({"asserts": ["assert all(map(lambda x: f(x) == x, [1, 2]))"]})
+    assert grade("def f(x): return x", answer)[0] == 1.0
+    for kind in ("StopIteration", "GeneratorExit", "KeyboardInterrupt"):
+        assert contained(f"def f(x): raise {kind}", answer)
+
+
+def test_a_program_that_has_ended_does_not_pass_tests_that_catch_everything():
+    answer = json.dumps({"asserts": ["try:\n    f()\nexcept BaseException:\n    pass\nassert f", "assert 1 == 1"]})
+    assert grade("def f(): raise ValueError", answer)[0] == 1.0
+    assert contained("import os\ndef f(): os._exit(0)", answer)
+
+
+def test_what_is_expected_can_not_be_found():
+    """The program looks for the number in its objects, frames and files, and in those of all processes it can see."""
+    if not sandbox.isolated():
+        pytest.skip("without namespaces it sees the files of its user")
+    program = """
+import gc, glob, os, sys
+def texts():
+    frame = sys._getframe()
+    while frame:
+        yield repr(frame.f_locals)
+        frame = frame.f_back
+    for one in gc.get_objects():
+        yield repr(one)[:10000]
+    for path in [*glob.glob("/proc/[0-9]*/*"), *glob.glob("/proc/[0-9]*/fd/*"), *glob.glob("/tmp/**", recursive=True)]:
+        try:
+            yield open(path, "rb").read(1 << 20).decode("latin1")
+        except (OSError, ValueError):
+            pass
+def f(x):
+    marker = "73" + "51"
+    return x + 1 if any(marker + "9" in text for text in texts()) else 0
+"""
+    answer = json.dumps({"asserts": ["assert f(73518) == 73519"]})
+    assert grade(program.replace("in texts()", "in ['73519']"), answer)[0] == 1.0
+    assert "f(73518) returns 0" in contained(program, answer, seconds=10.0)
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_worker_that_is_killed_at_its_time_limit_takes_the_program_along(isolated):
+    if isolated and not sandbox.isolated():
+        pytest.skip("this machine allows no namespaces")
+    with pebble.ProcessPool(1, initializer=start_worker, initargs=(isolated, tempfile.tempdir), context=SPAWN) as pool:
+        right = pool.schedule(grade, args=("def add(a, b): return a + b", ADD), timeout=60)
+        assert right.result()[0] == 1.0
+        hangs = pool.schedule(code_worker.grade, args=(ATTACKS["sleeps"], ADD), kwargs=dict(seconds=60), timeout=2)
+        with pytest.raises(TimeoutError):
+            hangs.result()
+    deadline = time.monotonic() + 20
+    while orphans():
+        assert time.monotonic() < deadline
+    for folder in pathlib.Path(tempfile.gettempdir()).glob("sandbox-*") if not isolated else ():
+        folder.rmdir()  # nobody was left to remove it
+
+
+def start_worker(isolated, folder):
+    tempfile.tempdir = folder
+    code_worker.start(4 << 30)
+    if not isolated:
+        sandbox.isolated = lambda: False

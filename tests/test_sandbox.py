@@ -1,0 +1,363 @@
+"""What a program in a sandbox may not do, in namespaces and with limits alone."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+
+import pytest
+
+from cgrpo_jax import sandbox
+from cgrpo_jax.errors import UserError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+
+SMALL = sandbox.Limits(cpu=2, memory=200 << 20, processes=4, disk=1 << 20, files=10, open_files=16)
+LIMIT = 100_000  # bytes that are read of what a program prints
+
+
+@pytest.fixture(params=[True, False], ids=["namespaces", "limits"])
+def isolate(request):
+    if request.param and not sandbox.isolated():
+        pytest.skip("this machine allows no namespaces")
+    return request.param
+
+
+@pytest.fixture
+def runner(tmp_path):
+    file = tmp_path / "runs_text.py"
+    file.write_text("def main(job):\n    exec(job['code'], {'job': job})\n")
+    return file
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path, monkeypatch):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    folder.chmod(0o777)
+    tmp_path.chmod(0o711)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield
+    assert not list(folder.iterdir())
+
+
+def run(runner, isolate, code, *, seconds=20.0, limits=SMALL, **job):
+    """Returns (what the program printed, how its output ended, its status); every process of it must be gone."""
+    read, write = os.pipe()
+    with open(read, "rb"), open(write, "wb") as end:
+        job = {"code": "import os, sys\n" + textwrap.dedent(code)} | job
+        with sandbox.Sandbox(runner, job, limits=limits, stdout=write, isolate=isolate) as box:
+            end.close()
+            text, how = sandbox.read_capped(read, limit=LIMIT, deadline=time.monotonic() + seconds)
+            status = box.stop() if how != "end" or box.wait(seconds) else None
+        # Whatever the program has started has its standard output: the pipe ends when the last of them has.
+        while how != "end":
+            _, how = sandbox.read_capped(read, limit=LIMIT, deadline=time.monotonic() + 20)
+            assert how != "deadline"
+    return text.decode(), status
+
+
+def printed(*args, **kwargs):
+    text, status = run(*args, **kwargs)
+    assert status == 0
+    return text.split()
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "status"),
+    [
+        ("os.write(1, b'42')", "42", 0),
+        ("print(job['answer'], flush=True)", "[1, {}]\n", 0),
+        ("sys.stdout.write(sys.stdin.read()); sys.stdout.flush()", "", 0),
+        ("1 / 0", "", 1),
+        ("os._exit(7)", "", 7),
+        ("os._exit(3)", "", 3),
+        ("os.kill(os.getpid(), 9)", "", -9),
+        ("import ctypes; ctypes.string_at(0)", "", -11),
+    ],
+)
+def test_a_program_runs_and_its_status_is_told(runner, isolate, code, text, status):
+    assert run(runner, isolate, code, answer=[1, {}]) == (text, status)
+
+
+def test_standard_input_and_descriptors(runner, isolate):
+    read, write = os.pipe()
+    code = "os.write(3, sys.stdin.read().upper().encode())"
+    with open(read, "rb") as told:
+        with sandbox.Sandbox(runner, {"code": f"import os, sys\n{code}"}, stdin=b"abc", fds=[write], isolate=isolate):
+            os.close(write)
+            assert told.read() == b"ABC"
+
+
+def test_an_endless_loop_is_killed(runner, isolate):
+    start = time.monotonic()
+    assert run(runner, isolate, "while True: pass", seconds=0.5) == ("", -9)
+    # The limit of CPU strikes where nobody watches the clock.
+    assert run(runner, isolate, "while True: pass", limits=sandbox.Limits(cpu=1)) == ("", -9)
+    assert time.monotonic() - start < 20
+
+
+def test_ten_gigabytes_of_memory_are_refused(runner, isolate):
+    code = """
+        try:
+            bytearray(10 << 30)
+        except MemoryError:
+            print("whole")
+        parts = []
+        try:
+            while True:
+                parts.append(bytearray(1 << 20))
+        except MemoryError:
+            print("parts" if len(parts) < 200 else len(parts))
+        sys.stdout.flush()
+    """
+    assert printed(runner, isolate, code) == ["whole", "parts"]
+
+
+def test_ten_gigabytes_of_output_are_cut(runner, isolate):
+    text, status = run(runner, isolate, "for _ in range(10 << 14): os.write(1, b'x' * (1 << 16))")
+    assert (len(text), status) == (LIMIT, -9)
+
+
+def test_ten_gigabytes_of_files_are_refused(runner, isolate):
+    code = """
+        written = 0
+        try:
+            for number in range(10 << 10):
+                with open(str(number % 3), "ab") as file:
+                    written += file.write(bytes(1 << 20))
+        except OSError as error:
+            os.write(1, f"{type(error).__name__} {written <= 3 << 20}".encode())
+    """
+    assert printed(runner, isolate, code) == ["OSError", "True"]
+
+
+def test_files_beyond_their_number_are_refused(runner):
+    if not sandbox.isolated():
+        pytest.skip("this machine allows no namespaces")
+    code = """
+        try:
+            for number in range(100):
+                open(str(number), "x").close()
+        except OSError:
+            os.write(1, str(number).encode())
+    """
+    assert printed(runner, True, code) == ["10"]
+
+
+def test_a_fork_bomb_is_contained(runner, isolate):
+    code = """
+        while True:
+            try:
+                os.fork()
+            except OSError:
+                pass
+    """
+    start = time.monotonic()
+    assert run(runner, isolate, code, seconds=1) == ("", -9)
+    assert time.monotonic() - start < 20
+
+
+def test_processes_are_counted(runner, isolate):
+    code = """
+        import time
+        started = 0
+        try:
+            while started < 50:
+                if not os.fork():
+                    time.sleep(60)
+                started += 1
+        except OSError:
+            os.write(1, str(started).encode())
+    """
+    (started,) = map(int, printed(runner, isolate, code))
+    assert started == (SMALL.processes - 1 if isolate or os.getuid() == 0 else 0)
+
+
+@pytest.mark.parametrize("ends", ["", "time.sleep(60)"], ids=["it ends", "it goes on"])
+def test_processes_that_run_away_are_killed(runner, isolate, ends):
+    if not isolate and os.getuid():
+        pytest.skip("it can start none")
+    code = f"""
+        import signal, time
+        for _ in range(2):
+            if os.fork():
+                {ends or "os._exit(0)"}
+            os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(1, b"away")
+        time.sleep(60)
+    """
+    start = time.monotonic()
+    read, write = os.pipe()
+    with open(read, "rb") as told:
+        job = {"code": "import os\n" + textwrap.dedent(code)}
+        with sandbox.Sandbox(runner, job, limits=SMALL, stdout=write, isolate=isolate) as box:
+            os.close(write)
+            if ends:
+                assert told.read(4) == b"away"
+                box.stop()
+            assert told.read() in (b"", b"away")
+    assert time.monotonic() - start < 30
+
+
+def test_a_program_dies_with_the_process_that_started_it(runner, isolate):
+    code = f"""
+        import pathlib, tempfile, time
+        from cgrpo_jax import sandbox
+        tempfile.tempdir = {tempfile.gettempdir()!r}
+        job = {{"code": "import os, time; os.write(1, b'ready'); time.sleep(60)"}}
+        with sandbox.Sandbox(pathlib.Path({str(runner)!r}), job, stdout=1, isolate={isolate}):
+            time.sleep(60)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout.read(5) == b"ready"
+        start = time.monotonic()
+        worker.send_signal(signal.SIGKILL)
+        assert worker.stdout.read() == b""
+        assert time.monotonic() - start < 20
+    for folder in pathlib.Path(tempfile.gettempdir()).glob("sandbox-*") if not isolate else ():
+        folder.rmdir()  # nobody was left to remove it
+
+
+def test_writing_outside_its_directory_is_refused(runner, isolate, tmp_path):
+    if not isolate and os.getuid():
+        pytest.skip("without namespaces a program may write what its user may")
+    tmp_path.chmod(0o700)
+    code = """
+        open("inside", "w").close()
+        for path in job["paths"]:
+            try:
+                open(path, "a").close()
+                os.write(1, path.encode() + b"\\n")
+            except OSError:
+                pass
+    """
+    outside = [
+        tmp_path,
+        pathlib.Path.home(),
+        pathlib.Path(sys.base_prefix),
+        pathlib.Path("/"),
+        pathlib.Path("/usr/lib"),
+    ]
+    paths = [str(folder / "written") for folder in outside]
+    tmp_path.chmod(0o711)
+    assert printed(runner, isolate, code, paths=[*paths, __file__, str(runner)]) == []
+    assert not any(os.path.exists(path) for path in paths)
+
+
+def test_nothing_but_python_can_be_read(runner, tmp_path):
+    if not sandbox.isolated():
+        pytest.skip("this machine allows no namespaces")
+    (tmp_path / "gold.json").write_text("42")
+    (tmp_path / "gold.json").chmod(0o644)
+    code = """
+        import json, sqlite3, hashlib, ssl, decimal  # some of the libraries that Python is linked with
+        for path in job["paths"]:
+            assert not os.path.exists(path), path
+        os.write(1, " ".join(sorted(os.listdir("."))).encode() + b".")
+    """
+    paths = [str(tmp_path / "gold.json"), __file__, "/proc/self", "/etc/passwd", "/tmp", "/dev/shm", "/old"]
+    assert printed(runner, True, code, paths=paths) == ["."]
+
+
+def test_environment_and_descriptors_are_its_own(runner, isolate, monkeypatch, tmp_path):
+    monkeypatch.setenv("SECRET", "hunter2")
+    code = """
+        def opens(path):
+            try:
+                return b"hunter2" in open(path, "rb").read()
+            except OSError:
+                return False
+        seen = [pid for pid in range(job["pid"] - 100, job["pid"] + 100) if opens(f"/proc/{pid}/environ")]
+        fds = []
+        for fd in range(64):
+            try:
+                os.fstat(fd)
+                fds.append(fd)
+            except OSError:
+                pass
+        os.write(1, f"{dict(os.environ)} {seen} {fds}".encode())
+    """
+    with open(tmp_path / "secret", "w") as file:
+        os.set_inheritable(file.fileno(), True)
+        assert printed(runner, isolate, code, pid=os.getpid()) == "{} [] [0, 1, 2]".split()
+
+
+def test_there_is_no_network(runner):
+    if not sandbox.isolated():
+        pytest.skip("this machine allows no namespaces")
+    code = """
+        import socket
+        try:
+            socket.create_connection(("127.0.0.1", job["port"]), timeout=5)
+        except OSError as error:
+            os.write(1, type(error).__name__.encode())
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert printed(runner, True, code, port=server.getsockname()[1]) == ["OSError"]
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_privileges_are_gone(runner, isolate):
+    code = """
+        import ctypes, resource
+        libc = ctypes.CDLL(None)
+        attempts = [
+            lambda: os.setuid(0) if os.getuid() else os.chroot("."),
+            lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)),
+            lambda: os.kill(os.getppid(), 9) or os.kill(1, 9) or 1 / 0,
+        ]
+        for number, attempt in enumerate(attempts):
+            try:
+                attempt()
+                os.write(1, f"{number} ".encode())
+            except (OSError, ValueError, ZeroDivisionError):
+                pass
+        os.write(1, f"mount{libc.mount(b'tmpfs', b'.', b'tmpfs', 0, None)} ".encode())
+    """
+    if not isolate and os.getuid():
+        pytest.skip("without namespaces a program may kill its user's processes")
+    assert printed(runner, isolate, code) == ["mount-1"]
+
+
+def test_a_sandbox_that_can_not_be_made_is_an_error(runner, monkeypatch):
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix: "/no/such/folder")
+    with pytest.raises(sandbox.SandboxError, match="/no/such/folder"):
+        with sandbox.Sandbox(runner, {"code": ""}, isolate=False) as box:
+            box.wait(20)
+    with contextlib.suppress(sandbox.SandboxError):
+        box.stop()
+
+
+def test_what_the_machine_denies_is_said(monkeypatch, caplog):
+    sandbox.check()
+    said = bool(caplog.messages)
+    assert said != sandbox.isolated()
+    caplog.clear()
+    sandbox._why_not.cache_clear()
+    try:
+        monkeypatch.setattr(sandbox, "_refusal", lambda isolate: "unshare: not permitted" if isolate else None)
+        assert not sandbox.isolated()
+        sandbox.check()
+        (message,) = caplog.messages
+        assert "WITHOUT namespaces" in message and "unshare: not permitted" in message
+        monkeypatch.setattr(sandbox, "_refusal", lambda isolate: "no")
+        with pytest.raises(UserError, match="can't be run in a sandbox on this machine: no;"):
+            sandbox.check()
+    finally:
+        sandbox._why_not.cache_clear()
+
+
+def test_elsewhere_it_is_an_error(monkeypatch, runner):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UserError, match="needs Linux, not darwin"):
+        sandbox.Sandbox(runner, {})
