@@ -7,6 +7,8 @@ sampled once and are never decoded and encoded again. `TrainBatch` and `TrainSta
 """
 
 import enum
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -48,12 +50,29 @@ class Problem:
       answer: the gold answer; the grader could read it when the data was loaded.
       solution: a worked solution if the data has one, else None. Only the ablation that inserts a correct sample
         into all-failed groups reads it.
+      source: name of the data set that it is of.
+      grader: kind of grader of its answer; empty: the run's.
+      columns: the row's other columns, for a user's own reward function.
     """
 
     index: int = struct.field(pytree_node=False)
     question: str = struct.field(pytree_node=False)
     answer: str = struct.field(pytree_node=False)
     solution: str | None = struct.field(pytree_node=False, default=None)
+    source: str = struct.field(pytree_node=False, default="")
+    grader: str = struct.field(pytree_node=False, default="")
+    # Not compared, and so not hashed: a problem can be a key, whatever its row holds.
+    columns: Mapping[str, Any] = struct.field(pytree_node=False, default_factory=dict, compare=False)
+
+
+def problem_id(problem: Problem) -> str:
+    """Returns 16 hexadecimal digits that are a question's in every run: of its source and text, not of its position.
+
+    Example:
+      >>> problem_id(Problem(0, "7*8", "56", source="mine")) == problem_id(Problem(9, "7*8", "0", source="mine"))
+      True
+    """
+    return hashlib.sha256(f"{problem.source}\0{problem.question}".encode()).hexdigest()[:16]
 
 
 @struct.dataclass
