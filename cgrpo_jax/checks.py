@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cgrpo_jax import critiques, forward, lora, objective, optimizer, rewards
+from cgrpo_jax import critiques, curriculum, forward, lora, objective, optimizer, order, rewards
 from cgrpo_jax.errors import UserError
 
 _CHOICES = {
@@ -21,7 +21,7 @@ _CHOICES = {
     "schedule": optimizer.SCHEDULES,
     "adam_mu_dtype": ("", "float32", "bfloat16"),
     "remat": forward.REMAT,
-    "data.kind": ("jsonl", "tfds", "chains"),
+    "data.kind": ("jsonl", "parquet", "tfds", "chains"),
     "grader": rewards.KINDS,
     "compute_dtype": ("", "float32", "bfloat16"),
     "cache_dtype": ("", "float32", "bfloat16", "int8"),
@@ -94,7 +94,9 @@ def check(config) -> None:
             f"updates_per_batch {config.updates_per_batch} does not divide questions_per_iteration "
             f"{config.questions_per_iteration}; use one of {', '.join(map(str, divisors))}."
         )
+    curriculum.check(config.critique_schedule, _CHOICES["critique"])
     _check_optimizer(config)
+    _check_data(config)
     if config.temperature <= 0:
         raise UserError(f"temperature {config.temperature} gives no exploration; use a positive one, such as 1.0.")
     for key in ("top_p", "eval.top_p"):
@@ -123,7 +125,8 @@ def check(config) -> None:
         raise UserError('top_p below 1 or top_k above 0 needs old_logp "trainer"; set it, or sample untruncated.')
     if config.gamma <= 0:
         raise UserError(f"gamma {config.gamma} makes the shaped ratio 1; use a positive value, such as 0.1.")
-    if config.reward_source == "critic" and (config.critique != "cot" or config.critique_when != "all"):
+    kinds = curriculum.kinds(critique=config.critique, schedule=config.critique_schedule)
+    if config.reward_source == "critic" and (kinds != {"cot"} or config.critique_when != "all"):
         raise UserError(
             'reward_source "critic" takes its rewards from verdicts; set critique "cot", critique_when "all".'
         )
@@ -169,8 +172,19 @@ def _check_optimizer(config) -> None:
         )
 
 
+def _check_data(config) -> None:
+    d = config.data
+    if d.pass_rates and not d.min_pass_rate < d.max_pass_rate:
+        raise UserError(
+            f"data.min_pass_rate {d.min_pass_rate:g} is not below data.max_pass_rate {d.max_pass_rate:g}; no question "
+            "has a rate between them."
+        )
+    if order.parse_mixture(d.mixture) and d.kind == "chains":
+        raise UserError("data.mixture mixes data sets that are read; data.kind chains is made up. Leave it empty.")
+
+
 def _check_http_critic(config) -> None:
-    if config.critique != "cot":
+    if "cot" not in curriculum.kinds(critique=config.critique, schedule=config.critique_schedule):
         raise UserError(
             f'http_critic.url needs critique "cot", not {config.critique!r}; set it, or leave the url empty.'
         )

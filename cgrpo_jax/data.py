@@ -1,198 +1,244 @@
-"""Problems from JSON lines or TensorFlow Datasets (ArrayRecord), and the order in which training reads them."""
+"""Prepares data sets: reads files that you have and writes them as TensorFlow Datasets in ArrayRecord.
 
-import json
+    python -m cgrpo_jax.data prepare gsm8k --source=train=gsm8k_train.jsonl,test=gsm8k_test.jsonl
+    python -m cgrpo_jax.data prepare mine --format=jsonl --source=mine.jsonl --question_key=q --answer_key=a
+
+A file is JSON lines, JSON, CSV or parquet, also gzipped, or a folder of them. A prepared set knows its columns and
+graders: train on it with --config.data.kind=tfds --config.data.train=gsm8k. Rows whose gold answer the grader can't
+read are an error, or left out with --drop_unreadable. Formats, what they hold, and where their files are published:
+
+"""
+
+import collections
+import dataclasses
+import functools
+import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping
 
-import numpy as np
+import jax
 
+from cgrpo_jax import cli, formats, journal, prepared, rewards, tables, writing
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import Problem
+
+__doc__ += f"""{formats.describe()}
+  jsonl, parquet: any other file of that kind; the columns are named by --question_key, --answer_key, ...
+"""
+
+FLAGS = {
+    "source": cli.Flag("the file to read, or one for each split: train=FILE,test=FILE"),
+    "out": cli.Flag("folder of data sets (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)"),
+    "format": cli.Flag("format of the file; by default the one that is called like the data set"),
+    "grader": cli.Flag("kind of grader of the answers; by default the format's, of jsonl and parquet the run's"),
+    "question_key": cli.Flag('of jsonl and parquet: column of the question, "Body,Question" for several'),
+    "answer_key": cli.Flag("of jsonl and parquet: column of the gold answer"),
+    "solution_key": cli.Flag("of jsonl and parquet: column of a worked solution, if there is one"),
+    "answer_pattern": cli.Flag(
+        "of jsonl and parquet: regular expression whose first group, in its column, is the answer"
+    ),
+    "drop_unreadable": cli.Flag("leave rows out whose gold answer can't be read", kind=bool, default=False),
+}
+_SHOWN = 5  # rows named in an error
+# What JSON lines and parquet files are read with where nothing is said.
+_KEYS = {"question_key": "question", "answer_key": "answer", "solution_key": None, "answer_pattern": None}
 
 
-def read_jsonl(
-    path: str | pathlib.Path,
-    *,
-    question_key: str,
-    answer_key: str,
-    solution_key: str | None = None,
-    answer_pattern: str | None = None,
-) -> list[Problem]:
-    """Reads one problem a line from a file of JSON objects; blank lines are passed over.
-
-    Example:
-      read_jsonl("train.jsonl", question_key="question", answer_key="answer", answer_pattern=r"####\\s*(.+)")
-
-    Args:
-      path: the file.
-      question_key: column of the question; several columns, "Body,Question", are joined by a space.
-      answer_key: column (or columns) of the gold answer.
-      solution_key: column (or columns) of a worked solution, if there is one.
-      answer_pattern: regular expression whose group 1, in the answer column, is the answer.
-
-    Raises:
-      UserError: no such file, a line that is no JSON object, a missing column, an answer without the pattern, no rows.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"data file '{path}' does not exist; check the path.")
-    read = _reader(question_key, answer_key, solution_key, answer_pattern)
-    problems = []
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise UserError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8.") from error
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where}: not JSON ({error.msg}); each line must be one JSON object.") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: a {type(row).__name__}; each line must be one JSON object.")
-            problems.append(read(row, len(problems), where))
-    return _not_empty(problems, f"data file '{path}'")
-
-
-def read_tfds(
+def main(
+    command: str,
     name: str,
+    source: str,
+    out: str | None,
+    format: str | None,
+    grader: str | None,
+    question_key: str | None,
+    answer_key: str | None,
+    solution_key: str | None,
+    answer_pattern: str | None,
+    drop_unreadable: bool,
+) -> None:
+    """Prepares one data set."""
+    jax.config.update("jax_platforms", "cpu")  # reading files needs no accelerator, and takes none from a run
+    if command != "prepare":
+        raise UserError(f"{command!r} is unknown; write: prepare {name} --source=FILE.")
+    given = {"question_key": question_key, "answer_key": answer_key}
+    given |= {"solution_key": solution_key, "answer_pattern": answer_pattern}
+    one = _format(name, format or name, {key: value for key, value in given.items() if value})
+    if grader is not None:
+        one = dataclasses.replace(one, grader=grader)
+    folder = pathlib.Path(out) if out else prepared.default_folder()
+    found = prepare(
+        name, one, _sources(source, one.splits), folder,
+        format_name=format or name, override=grader is not None, drop_unreadable=drop_unreadable,
+    )  # fmt: skip
+    for split, what in found["splits"].items():
+        left = "".join(f"; {number} left out: {reason}" for reason, number in what["left_out"].items())
+        sys.stdout.write(f"{name}, split {split}: {what['rows']} rows{left}\n")
+    graders = ", ".join(f"{kind or 'as the run says'} ({count})" for kind, count in found["graders"].items())
+    where = f" --config.data.tfds_dir={out}" if out else ""
+    use = "train" if "train" in found["splits"] else "eval"
+    sys.stdout.write(f"graders: {graders}\nwrote {folder / name}; it is used with\n")
+    sys.stdout.write(f"  --config.data.kind=tfds --config.data.{use}={name}{where}\n")
+
+
+def prepare(
+    name: str,
+    one: formats.Format,
+    sources: Mapping[str, pathlib.Path],
+    out: pathlib.Path,
     *,
-    split: str,
-    data_dir: str | pathlib.Path | None = None,
-    question_key: str,
-    answer_key: str,
-    solution_key: str | None = None,
-    answer_pattern: str | None = None,
-) -> list[Problem]:
-    """Reads a prepared TensorFlow Datasets data set through its random-access source, without importing TensorFlow.
+    format_name: str,
+    override: bool = False,
+    drop_unreadable: bool = False,
+) -> dict:
+    """Writes a data set, or nothing.
 
     Args:
-      name: data set, with config and version if needed, "gsm8k" or "my_set/small:1.0.0".
-      split: "train", "test[:100]".
-      data_dir: where the data set was prepared; None is TensorFlow Datasets' own default.
-      question_key, answer_key, solution_key, answer_pattern: as for `read_jsonl`.
-
-    Raises:
-      UserError: the data set or split is not there, or not in ArrayRecord format; errors of rows as in `read_jsonl`.
-    """
-    import tensorflow_datasets as tfds  # heavy: only who reads such data pays for it
-
-    try:
-        source = tfds.data_source(name, split=split, data_dir=None if data_dir is None else str(data_dir))
-    except (
-        tfds.core.DatasetNotFoundError,
-        AssertionError,
-        FileNotFoundError,
-        NotImplementedError,
-        ValueError,
-    ) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"data set '{name}', split '{split}' can't be opened in '{data_dir or 'default directory'}' ({reason}); "
-            "it must have been prepared there in the array_record file format."
-        ) from error
-    read = _reader(question_key, answer_key, solution_key, answer_pattern)
-    problems = [read(source[row], row, f"{name}, split {split}, row {row}") for row in range(len(source))]
-    return _not_empty(problems, f"data set '{name}', split '{split}'")
-
-
-def _not_empty(problems, what):
-    if not problems:
-        raise UserError(f"{what} has no rows; it needs at least one.")
-    return problems
-
-
-def _reader(question_key, answer_key, solution_key, answer_pattern):
-    """Returns the function `(row, index, where) -> Problem`."""
-    try:
-        pattern = None if answer_pattern is None else re.compile(answer_pattern)
-    except re.error as error:
-        raise UserError(f"answer_pattern {answer_pattern!r} is no regular expression ({error}).") from error
-    if pattern is not None and pattern.groups < 1:
-        raise UserError(f"answer_pattern {answer_pattern!r} has no group; put the answer in parentheses.")
-
-    def read(row, index, where):
-        answer = _column(row, answer_key, where)
-        if pattern is not None:
-            match = pattern.search(answer)
-            if match is None or match.group(1) is None:
-                raise UserError(f"{where}: answer_pattern {answer_pattern!r} is not found in {answer[-80:]!r}.")
-            answer = match.group(1)
-        solution = None if solution_key is None else _column(row, solution_key, where)
-        return Problem(index, _column(row, question_key, where), answer.strip(), solution)
-
-    return read
-
-
-def _column(row: Mapping, keys: str, where: str) -> str:
-    """The text of a column, or of several ("Body,Question") joined by a space."""
-    parts = []
-    for key in keys.split(","):
-        value = row.get(key.strip())
-        if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
-            value = value.item()
-        if isinstance(value, bytes):
-            value = value.decode("utf-8")
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)  # 145.0, as JSON writers put it, is the answer 145
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            found = f"is {value!r:.40}" if key.strip() in row else f"is missing (there are: {', '.join(row)})"
-            raise UserError(f"{where}: column '{key.strip()}' {found}; it must hold text or a number.")
-        parts.append(str(value).strip())
-    return " ".join(parts)
-
-
-def batch_indices(*, seed: int, step: int, batch_size: int, num_problems: int) -> list[int]:
-    """Which problems step `step` (from 0) reads: a pure function of its arguments, so a resumed run reads the same.
-
-    Steps read on in an endless stream of epochs, each its own permutation from (seed, epoch). A batch may span epochs.
-
-    Example:
-      >>> sorted(batch_indices(seed=0, step=0, batch_size=2, num_problems=4)
-      ...        + batch_indices(seed=0, step=1, batch_size=2, num_problems=4))
-      [0, 1, 2, 3]
-    """
-    if seed < 0 or step < 0 or batch_size < 1 or num_problems < 1:
-        raise ValueError(
-            f"seed {seed} and step {step} must be at least 0, "
-            f"batch_size {batch_size} and num_problems {num_problems} at least 1."
-        )
-    positions = range(step * batch_size, (step + 1) * batch_size)
-    epochs = {position // num_problems for position in positions}
-    order = {epoch: np.random.default_rng([seed, epoch]).permutation(num_problems) for epoch in epochs}
-    return [int(order[position // num_problems][position % num_problems]) for position in positions]
-
-
-def skip_or_fail_long(
-    problems: Sequence[Problem], lengths: Sequence[int], *, limit: int, on_long: str
-) -> tuple[list[Problem], int]:
-    """Drops (and counts) the problems whose prompt is longer than the limit, or fails at the first.
-
-    Args:
-      problems: as read.
-      lengths: tokens of each problem's prompt.
-      limit: `max_prompt_length`, in tokens.
-      on_long: "skip" or "error".
+      name: of the data set.
+      one: how its rows are read.
+      sources: the file, or folder of files, of each split.
+      out: folder of data sets; the set becomes a folder in it, which must not be there yet.
+      format_name: what its description calls the format.
+      override: all rows have the format's grader, whatever it says of single ones.
+      drop_unreadable: leave rows out whose gold answer can't be read; otherwise they are an error.
 
     Returns:
-      The problems that fit, and the number of those that don't.
+      The description that the set keeps of itself (see `prepared.description`).
 
     Raises:
-      UserError: unknown `on_long`; a prompt that is too long, under "error"; nothing left, under "skip".
+      UserError: a file or a row can't be read, or `out` has such a set or can't be written.
     """
-    if on_long not in ("skip", "error"):
-        raise UserError(f"on_long is '{on_long}'; choose skip or error.")
-    kept = []
-    for problem, length in zip(problems, lengths, strict=True):
-        if length <= limit:
-            kept.append(problem)
-        elif on_long == "error":
-            raise UserError(
-                f"the prompt of problem {problem.index} has {length} tokens, max_prompt_length is {limit}; raise it, "
-                "or set on_long_question to skip."
-            )
-    if not kept:
-        raise UserError(f"none of {len(problems)} prompts has at most max_prompt_length = {limit} tokens; raise it.")
-    return kept, len(problems) - len(kept)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(f"data set name {name!r} can't be used; use lower-case letters, digits and _, such as my_set.")
+    if os.path.lexists(out / name):  # said at once, not after an hour of reading
+        raise UserError(f"{out / name} exists already; give another --out, or remove it.")
+    for path in sources.values():
+        tables.check_exists(path)
+
+    def rows(split: str) -> Iterator[tuple[str, formats.Example | str]]:
+        for where, example in formats.examples(one.convert, sources[split], split):
+            if isinstance(example, str):
+                yield where, example
+            else:
+                kind = one.grader if override else example.grader or one.grader
+                yield where, dataclasses.replace(example, grader=kind)
+
+    surveys = {split: _survey(rows(split), f"checking {path}") for split, path in sources.items()}
+    bad = {split: _unreadable(survey) for split, survey in surveys.items()}
+    if not drop_unreadable:
+        _refuse(bad)
+    description = _describe(format_name, sources, surveys, bad)
+
+    total = sum(survey.read for survey in surveys.values())
+    with (
+        writing.new_folder(out / name) as folder,
+        writing.checked(out / name),
+        journal.progress_bar(total=total, desc=f"writing {name}", unit=" rows") as bar,
+    ):
+
+        def kept(split: str) -> Iterator[formats.Example]:
+            for where, example in rows(split):
+                bar.update()
+                if isinstance(example, formats.Example) and where not in bad[split]:
+                    yield example
+
+        splits = {split: functools.partial(kept, split) for split in sources}
+        prepared.build(folder, name, splits=splits, about=one.about, description=description)
+    return description
+
+
+@dataclasses.dataclass
+class _Survey:
+    """A source, read once: what is left out and why, and the gold answers, each with where it stands, by grader."""
+
+    read: int
+    left_out: collections.Counter
+    answers: dict[str, list[tuple[str, str]]]
+
+
+def _survey(rows: Iterator[tuple[str, formats.Example | str]], desc: str) -> _Survey:
+    survey = _Survey(0, collections.Counter(), collections.defaultdict(list))
+    with journal.progress_bar(rows, desc=desc, unit=" rows") as bar:
+        for where, example in bar:
+            survey.read += 1
+            if isinstance(example, str):
+                survey.left_out[example] += 1
+            else:
+                survey.answers[example.grader].append((where, example.answer))
+    return survey
+
+
+def _unreadable(survey: _Survey) -> dict[str, str]:
+    """Returns where gold answers stand that their grader can't read, and what is said of them."""
+    bad = {}
+    for kind, rows in survey.answers.items():
+        if kind not in rewards.KINDS:  # the run's, or a user's own function, which alone knows what it reads
+            continue
+        with rewards.Grader(kind, num_workers=os.cpu_count() or 1) as grader:
+            readable = grader.readable([answer for _, answer in rows])
+        for (where, answer), ok in zip(rows, readable, strict=True):
+            if not ok:
+                bad[where] = f"{where}: {answer[:80]!r}, by grader '{kind}'"
+    return bad
+
+
+def _refuse(bad: Mapping[str, Mapping[str, str]]) -> None:
+    said = [text for found in bad.values() for text in found.values()]
+    if said:
+        raise UserError(
+            f"{len(said)} gold answers can't be read ({'; '.join(said[:_SHOWN])}{'; ...' if len(said) > _SHOWN else ''}"
+            "); mend these rows, choose another --grader, or leave them out with --drop_unreadable."
+        )
+
+
+def _describe(format_name, sources, surveys, bad) -> dict:
+    splits, graders = {}, collections.Counter()
+    for split, path in sources.items():
+        survey = surveys[split]
+        left_out = dict(survey.left_out) | ({"gold answer can't be read": len(bad[split])} if bad[split] else {})
+        number = survey.read - sum(left_out.values())
+        if not number:
+            raise UserError(f"data file '{path}' has no rows for split {split}; it needs at least one.")
+        for kind, answers in survey.answers.items():
+            graders[kind] += sum(where not in bad[split] for where, _ in answers)
+        splits[split] = {"rows": number, "left_out": left_out, "source": path.name, "sha256": prepared.digest(path)}
+    return {"format": format_name, "graders": dict(+graders), "splits": splits}
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+def _format(name: str, format_name: str, keys: Mapping[str, str]) -> formats.Format:
+    """Returns how rows are read: by a format of the table, or with the columns that are named."""
+    if format_name in formats.GENERIC:
+        return formats.Format(
+            about=f"Questions and answers from {format_name} files.",
+            get="",
+            grader="",
+            splits=("train", "test", "validation"),
+            convert=formats.generic(**_KEYS | keys),
+        )
+    if format_name not in formats.FORMATS:
+        known = ", ".join([*formats.FORMATS, *formats.GENERIC])
+        raise UserError(f"format {format_name!r} of data set {name!r} is unknown; give --format, one of {known}.")
+    if keys:
+        flags = ", ".join(f"--{key}" for key in keys)
+        raise UserError(f"format {format_name} knows its columns; leave {flags} out, or use --format=jsonl or parquet.")
+    return formats.FORMATS[format_name]
+
+
+def _sources(text: str, splits: tuple[str, ...]) -> dict[str, pathlib.Path]:
+    """Returns the file of each split; one alone is of the split that its name tells, or of the format's first."""
+    named = re.findall(r"(?:^|,)(\w+)=([^,]+)", text)
+    if not named:
+        path = pathlib.Path(text)
+        told = [split for split in splits if split in path.name.lower()]
+        return {told[0] if len(told) == 1 else splits[0]: path}
+    if len({split for split, _ in named}) != text.count("=") or text.count(",") != len(named) - 1:
+        raise UserError(f"--source={text} is not clear; write --source=FILE, or --source=train=FILE,test=FILE.")
+    return {split: pathlib.Path(path) for split, path in named}
+
+
+if __name__ == "__main__":
+    cli.run(main, require=("source",), flags=FLAGS, arguments=("command", "name"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from cgrpo_jax import arithmetic, decoding, equations, layouts, runtime, sharding
+from cgrpo_jax import arithmetic, curriculum, decoding, equations, layouts, runtime, sharding
 from cgrpo_jax.engine import Engine, Sampling
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.http_critic import HttpCritic
@@ -25,13 +25,18 @@ CRITIC_STAGES = [("max_critique_prompt_length", "max_critique_length")]
 # --- stages and slots ---------------------------------------------------------------------------------------------
 
 
+def critique_kinds(config) -> frozenset[str]:
+    """Returns the kinds of critique that a run comes to."""
+    return curriculum.kinds(critique=config.critique, schedule=config.critique_schedule)
+
+
 def policy_stages(config) -> list[tuple[str, str]]:
     """Returns the stages that the policy writes, each as the names of its two lengths."""
     stages = [("max_prompt_length", "max_response_length")]
     if config.refine == "policy":
         stages.append(("max_refinement_prompt_length", "max_response_length"))
     critiques_wanted = config.refine == "policy" or config.critique_when == "all"
-    if config.critique == "cot" and critiques_wanted and not (config.critic_folder or config.http_critic.url):
+    if "cot" in critique_kinds(config) and critiques_wanted and not (config.critic_folder or config.http_critic.url):
         stages += CRITIC_STAGES
     return stages
 
@@ -200,13 +205,19 @@ def make_http_writer(config, model, critic: HttpCritic | None, *, iteration: int
     return HttpWriter(critic, model.prompts, config.seed, iteration, sampling(config))
 
 
-def make_critic(config, writer: Writer | HttpWriter | None) -> Critic:
-    """Returns how responses are critiqued; `writer` is the model that writes `cot` critiques."""
+def make_critic(config, writer: Writer | HttpWriter | None, *, kind: str = "") -> Critic:
+    """Returns how responses are critiqued.
+
+    Args:
+      config: the configuration.
+      writer: the model that writes `cot` critiques.
+      kind: of critique; empty: the configuration's `critique`.
+    """
     check_steps: Callable = arithmetic.check_steps
     if config.step_checker == "equations":
         check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
     return Critic(
-        kind=config.critique,
+        kind=kind or config.critique,
         writer=writer,
         see_answer=config.critic_sees_answer,
         grader=config.grader,

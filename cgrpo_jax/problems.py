@@ -1,8 +1,10 @@
 """The problems of a run: made up or read, with gold answers that the grader can read and prompts that fit."""
 
+import collections
 import functools
+import pathlib
 
-from cgrpo_jax import arithmetic, data, rewards
+from cgrpo_jax import arithmetic, curriculum, order, reading, rewards, selection
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.prompts import Prompts
 from cgrpo_jax.records import Problem
@@ -21,15 +23,14 @@ def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem
         make = functools.partial(
             arithmetic.make_problems, length=d.chain_length, held_out=held_out, hard_share=d.hard_share
         )
-        train = make(d.num_train, seed=d.seed)
+        train = [p.replace(source="chains") for p in make(d.num_train, seed=d.seed)]
         test = make(d.num_eval, seed=d.seed + 1, exclude=[p.question for p in train])
+        test = [p.replace(source="chains") for p in test]
     else:
         if not d.train:
             raise UserError("no training data: set data.train to a file or a TFDS name.")
-        train = _read(d, d.train, d.train_split)
-        test = _read(d, d.eval, d.eval_split) if d.eval else []
-    train = train[: d.num_train or None]
-    test = test[: d.num_eval or None]
+        train = _read_all(d, d.train, d.train_split, limit=d.num_train)
+        test = _read_all(d, d.eval, d.eval_split, limit=d.num_eval)
     if not train:
         raise UserError(f"no training questions: data.num_train is {d.num_train}; use at least 1.")
     kept, skipped = {}, {}
@@ -42,16 +43,38 @@ def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem
     return kept["training"], kept["held-out"], skipped
 
 
+def choose(config, problems: list[Problem]) -> tuple[list[Problem], dict[str, float], str]:
+    """Returns the training problems that are neither too easy nor too hard, the mixture that they are drawn by, and
+    what is to be said of those left out.
+
+    Raises:
+      UserError: the file of pass rates can't be read, nothing is left, or the mixture is of other sources.
+    """
+    d, said = config.data, ""
+    if d.pass_rates:
+        rates = selection.read_pass_rates(d.pass_rates)
+        problems, left = selection.by_pass_rate(problems, rates, minimum=d.min_pass_rate, maximum=d.max_pass_rate)
+        said = (
+            f"{len(problems)} of {left.total} training questions are left by data.pass_rates: {left.too_hard} have a "
+            f"rate of at most {d.min_pass_rate:g}, {left.too_easy} of at least {d.max_pass_rate:g}; {left.unknown} "
+            "without a rate were kept"
+        )
+    mixture = order.parse_mixture(d.mixture)
+    order.check_mixture(mixture, [p.source for p in problems])
+    return problems, mixture, said
+
+
 def _check_room(config, prompts: Prompts, problems: list[Problem]) -> None:
     """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not."""
     longest = max(problems, key=lambda problem: len(prompts.for_question(problem.question)))
-    criticises = config.critique == "cot" and (config.refine == "policy" or config.critique_when == "all")
+    kinds = curriculum.kinds(critique=config.critique, schedule=config.critique_schedule)
+    criticises = "cot" in kinds and (config.refine == "policy" or config.critique_when == "all")
     if criticises and not config.critic_folder:
         prompts.for_critique(longest.question, "", longest.answer if config.critic_sees_answer else None)
     if config.refine != "policy":
         return
-    ids, _ = prompts.for_refinement(longest.question, "", None if config.critique == "none" else "")
-    critique = config.max_critique_length if config.critique == "cot" else 0
+    ids, _ = prompts.for_refinement(longest.question, "", None if kinds == {"none"} else "")
+    critique = config.max_critique_length if "cot" in kinds else 0
     if len(ids) + critique > config.max_refinement_prompt_length:
         raise UserError(
             f"the refine prompt of problem {longest.index} takes {len(ids)} tokens, a critique up to {critique}, more "
@@ -63,9 +86,9 @@ def _usable(config, prompts: Prompts, problems: list[Problem]) -> tuple[list[Pro
     """Returns the problems whose prompts fit and how many don't; every gold answer and solution must be usable."""
     if not problems:
         return [], 0
-    rewards.check_gold(config.grader, [p.answer for p in problems])
+    _check_gold(config, problems)
     lengths = [len(prompts.for_question(p.question)) for p in problems]
-    problems, skipped = data.skip_or_fail_long(
+    problems, skipped = selection.skip_or_fail_long(
         problems, lengths, limit=config.max_prompt_length, on_long=config.on_long_question
     )
     if config.refine == "solution":
@@ -79,16 +102,46 @@ def _usable(config, prompts: Prompts, problems: list[Problem]) -> tuple[list[Pro
     return problems, skipped
 
 
-def _read(d, source: str, split: str) -> list[Problem]:
+def _check_gold(config, problems: list[Problem]) -> None:
+    """Checks all gold answers, each by the grader of its problem."""
+    answers = collections.defaultdict(list)
+    for problem in problems:
+        answers[problem.source, problem.grader or config.grader].append(problem.answer)
+    for (source, kind), golds in answers.items():
+        try:
+            rewards.check_gold(kind, golds)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") if len(answers) > 1 else error from error
+
+
+def _read_all(d, names: str, splits: str, *, limit: int) -> list[Problem]:
+    """Reads the data sets, or files, that a key names; `limit` questions of each, where it is not 0."""
+    names = [name.strip() for name in names.split(",") if name.strip()]
+    splits = [split.strip() for split in splits.split(",")]
+    if d.kind == "tfds" and len(splits) not in (1, len(names)):
+        raise UserError(
+            f"{len(splits)} splits ({', '.join(splits)}) are given for {len(names)} data sets; give one, or one each."
+        )
+    stems = [pathlib.Path(name).stem for name in names]
+    problems = []
+    for k, name in enumerate(names):
+        # A file goes by its name without folder and suffix, unless another goes by the same.
+        source = stems[k] if d.kind != "tfds" and stems.count(stems[k]) == 1 else name
+        problems += _read(d, name, splits[k % len(splits)], source)[: limit or None]
+    return problems
+
+
+def _read(d, name: str, split: str, source: str) -> list[Problem]:
     columns = dict(
         question_key=d.question_key,
         answer_key=d.answer_key,
         solution_key=d.solution_key or None,
         answer_pattern=d.answer_pattern or None,
+        source=source,
     )
     if d.kind == "tfds":
-        return data.read_tfds(source, split=split, data_dir=d.tfds_dir or None, **columns)
-    return data.read_jsonl(source, **columns)
+        return reading.read_tfds(name, split=split, data_dir=d.tfds_dir or None, **columns)
+    return {"jsonl": reading.read_jsonl, "parquet": reading.read_parquet}[d.kind](name, **columns)
 
 
 def held_out_facts(config) -> frozenset[arithmetic.Fact]:

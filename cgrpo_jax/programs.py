@@ -181,7 +181,7 @@ class _Parts:
         critiques = responses * c.num_critiques if refines or c.critique_when == "all" else 0
         parents = critiques if refines else 0  # whose refinements share a prompt
         refinements = parents * c.refinements_per_critique
-        writes = c.critique == "cot" and not c.http_critic.url
+        writes = "cot" in generation.critique_kinds(c) and not c.http_critic.url
         if not writes:
             critiques = 0
         elif c.reward_source == "critic":  # which reads refinements too

@@ -20,19 +20,20 @@ import datetime
 import functools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cgrpo_jax import (
     assemble,
     beginning,
     checks,
     cli,
-    data,
+    curriculum,
     flops,
     generation,
     journal,
     metrics,
     model_files,
+    order,
     profiling,
     rewards,
     rollout,
@@ -48,7 +49,7 @@ from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.http_critic import HttpCritic
 from cgrpo_jax.learner import Learner
 from cgrpo_jax.pipeline import Pipeline, Progress, together
-from cgrpo_jax.problems import load_problems
+from cgrpo_jax.problems import choose, load_problems
 from cgrpo_jax.records import Author, Problem, Rollout, TrainState
 from cgrpo_jax.rundir import RunDir
 
@@ -81,6 +82,7 @@ def main(config, workdir: str, distributed: bool = False) -> None:
         model = assemble.load_model(config, mesh, now=run.started())
         critic_model = assemble.load_critic(config, mesh, now=run.started())
         train_problems, eval_problems, skipped = load_problems(config, model.prompts)
+        train_problems, mixture, chosen = choose(config, train_problems)
     with contextlib.ExitStack() as held:
         http_critic = generation.open_http_critic(config, held)
         resumed = runtime.decide(lambda: _open(run, config, model, held), f"writing {workdir}")
@@ -88,12 +90,14 @@ def main(config, workdir: str, distributed: bool = False) -> None:
             if number:
                 limit = f"max_prompt_length {config.max_prompt_length}"
                 journal.say(f"{number} {kind} questions are longer than {limit} and were left out")
+        if chosen:
+            journal.say(chosen)
         grader = held.enter_context(
             rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout)
         )
         checkpoints = held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep))
         stopping = held.enter_context(runtime.catch_sigterm())
-        parts = (model, critic_model, http_critic, train_problems, eval_problems, run, grader, checkpoints)
+        parts = (model, critic_model, http_critic, train_problems, mixture, eval_problems, run, grader, checkpoints)
         finished = Loop(config, *parts, stopping).train(resumed=resumed)
     if not finished and stopped_status:
         sys.exit(stopped_status)
@@ -126,6 +130,7 @@ class Loop:
         critic_model,
         http_critic,
         train_problems,
+        mixture,
         eval_problems,
         run,
         grader,
@@ -137,6 +142,7 @@ class Loop:
         self.critic_model: tuple[assemble.Model, dict] | None = critic_model
         self.http_critic: HttpCritic | None = http_critic
         self.train_problems: Sequence[Problem] = train_problems
+        self.mixture: Mapping[str, float] = mixture  # share of each source; empty: all are one set
         self.eval_problems: Sequence[Problem] = eval_problems
         self.run = run
         self.pipeline = Pipeline(grader)
@@ -179,6 +185,7 @@ class Loop:
             with self.profiler.iteration(iteration):
                 problems = self._problems(iteration)
                 policy, critic = self._writers(state, iteration)
+                shown = c.refine == "policy" and critic.kind != "none"
 
                 # 1. respond, 2. critique, 3. refine
                 responses, refinements = self._solve(policy, critic, problems, on_tick)
@@ -198,7 +205,6 @@ class Loop:
             row |= {"learning_rate": self.learner.learning_rate(int(state.step)), "step_time": seconds}
             self._log(iteration, row, journal.sampled_tokens(responses, refinements, self.counts), state)
             if iteration % c.samples_every == 0:
-                shown = c.refine == "policy" and c.critique != "none"
                 lines = journal.sample_lines(
                     iteration, problems, responses, refinements, num=c.samples_per_iteration, critiques_shown=shown
                 )
@@ -217,11 +223,11 @@ class Loop:
         self._stop_if_asked(state)
 
     def _problems(self, iteration: int) -> list[Problem]:
+        """Returns the questions of an iteration, the same on all processes."""
         c = self.config
-        indices = data.batch_indices(
-            seed=c.seed, step=iteration, batch_size=c.questions_per_iteration, num_problems=len(self.train_problems)
+        return order.draw(
+            self.train_problems, self.mixture, seed=c.seed, step=iteration, batch_size=c.questions_per_iteration
         )
-        return [self.train_problems[i] for i in indices]
 
     def _writers(self, state: TrainState, iteration: int) -> tuple[writers.Writer, rollout.Critic]:
         """Returns the policy that samples this iteration, pi_old, and the critic."""
@@ -234,7 +240,8 @@ class Loop:
             writer = make(*self.critic_model, author=Author.CRITIC, weights_step=0)
         elif self.config.http_critic.url:
             writer = generation.make_http_writer(self.config, self.model, self.http_critic, iteration=iteration)
-        return policy, generation.make_critic(self.config, writer)
+        kind = curriculum.kind_at(iteration, critique=self.config.critique, schedule=self.config.critique_schedule)
+        return policy, generation.make_critic(self.config, writer, kind=kind)
 
     def _weights(self, state: TrainState) -> dict:
         """Returns the weights that generate: those that are trained, or the frozen ones with the adapters merged."""
@@ -310,7 +317,7 @@ class Loop:
                 problem,
                 max_length=c.max_response_length,
                 refinements_per_critique=c.refinements_per_critique,
-                show_critique=c.critique != "none",
+                show_critique=critic.kind != "none",
             )
             refinements, judged = await score(refinements)
             return refinements, new + more + judged
@@ -332,6 +339,12 @@ class Loop:
     def _begin(self, resumed: bool) -> TrainState:
         parts = (self.config, self.model, self.run)
         begun = beginning.restore(*parts, self.checkpoints, self.learner.optimizer) if resumed else None
+        questions = order.fingerprint(self.train_problems)
+        if begun and begun.progress.questions not in ("", questions):  # a checkpoint of an older version has none
+            raise UserError(
+                f"the training questions are not those that {self.run.path} began with; restore their files "
+                "(data.train, data.pass_rates), or give another --workdir."
+            )
         if resumed:
             self._write(self.run.truncate_after, begun.progress.iteration - 1 if begun else -1)
         if begun:
@@ -345,6 +358,7 @@ class Loop:
                 *parts, self.learner.optimizer, evaluate=self._evaluate, clock=self.clock, going_on=going_on
             )
         self.progress = begun.progress
+        self.progress.questions = questions
         self.learner.base, self.learner.reference = begun.base, begun.reference
         self.learner.progress = begun.progress
         if fresh:

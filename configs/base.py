@@ -55,6 +55,7 @@ def get_config() -> config_dict.ConfigDict:
 
     # --- critique
     c.critique = "cot"  # indicative, indicative_gt, execution, cot, none (refine without a critique)
+    c.critique_schedule = ()  # other kinds from given iterations on, such as ((0, "indicative_gt"), (100, "cot"))
     c.critique_when = "refining"  # or "all"
     c.critic_folder = ""  # Hugging Face folder of a frozen critic; empty: the policy critiques itself
     c.critic_sees_answer = False
@@ -149,19 +150,24 @@ def get_config() -> config_dict.ConfigDict:
 
     # --- data
     c.data = config_dict.ConfigDict()
-    c.data.kind = "jsonl"  # jsonl, tfds, chains (generated arithmetic)
+    c.data.kind = "jsonl"  # jsonl, parquet, tfds, chains (generated arithmetic)
     c.data.seed = 0  # of generated questions and held-out facts; the order of questions follows the run's seed
-    c.data.train = ""  # file, or TFDS name
-    c.data.eval = ""
-    c.data.train_split = "train"  # of a TFDS data set
+    c.data.train = ""  # file, or TFDS name; several: "gsm8k,openr1"
+    c.data.eval = ""  # likewise
+    c.data.mixture = ""  # shares of several, such as "gsm8k:0.3,openr1:0.7"; empty: each question as often as any other
+    c.data.train_split = "train"  # of a TFDS data set; of several, one for all or one each: "train,test"
     c.data.eval_split = "test"
     c.data.tfds_dir = ""
+    # Columns; a data set written by `python -m cgrpo_jax.data prepare` knows its own, and which grader it needs.
     c.data.question_key = "question"  # several columns: "Body,Question"
     c.data.answer_key = "answer"
     c.data.solution_key = ""
     c.data.answer_pattern = ""  # its first group is the answer
-    c.data.num_train = 0  # 0: all
+    c.data.num_train = 0  # of each set; 0: all
     c.data.num_eval = 0
+    c.data.pass_rates = ""  # JSON lines of how often each training question was solved: id, pass_rate
+    c.data.min_pass_rate = 0.0  # train on questions above this, and below the other; -1 keeps those never solved
+    c.data.max_pass_rate = 1.0  # 2 keeps those always solved
     c.data.chain_length = 3
     c.data.num_held_out = 0  # facts that the warm start never shows
     c.data.hard_share = 0.0  # share of the questions with one of them

@@ -1,134 +1,201 @@
+"""`data prepare`: what it writes, says and refuses. The formats themselves are in test_formats.py."""
+
 import json
 import subprocess
 import sys
 import textwrap
 
 import pytest
+import tiny_run
 
-from cgrpo_jax import data
+from cgrpo_jax import cli, data, prepared, reading
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import Problem
+
+GOOD = {"question": "How many?", "answer": "#### 1"}
+MINE = ("--format=jsonl", "--question_key=q", "--answer_key=a")
 
 
-def _write(path, *rows):
+def write(path, *rows):
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
     return path
 
 
-def test_reads_answer_behind_a_pattern_and_solution(tmp_path):
-    path = _write(tmp_path / "a.jsonl", {"question": " How many? ", "answer": "6*7=42\n#### 42 "}, "")
-    keys = dict(question_key="question", answer_key="answer", answer_pattern=r"####\s*(.+)")
-    assert data.read_jsonl(path, **keys) == [Problem(0, "How many?", "42")]
-    assert data.read_jsonl(path, solution_key="answer", **keys)[0].solution == "6*7=42\n#### 42"
+def run(out, name, *flags, command="prepare"):
+    cli.run(
+        data.main, require=("source",), flags=data.FLAGS, arguments=("command", "name"),
+        argv=[command, name, f"--out={out}", *map(str, flags)],
+    )  # fmt: skip
 
 
-def test_joins_columns_and_reads_numbers(tmp_path):
-    rows = [{"Body": "There are 2.", "Question": "How many?", "Answer": value} for value in (145.0, 3, 2.5, "1/2")]
-    problems = data.read_jsonl(_write(tmp_path / "a.jsonl", *rows), question_key="Body,Question", answer_key="Answer")
-    assert [problem.answer for problem in problems] == ["145", "3", "2.5", "1/2"]
-    assert [problem.index for problem in problems] == [0, 1, 2, 3]
-    assert problems[0].question == "There are 2. How many?"
+def refused(capsys, *args, **kw):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        run(*args, **kw)
+    out, err = capsys.readouterr()
+    error = err.splitlines()[-1]  # after the bar of what was read
+    assert caught.value.code == 2 and error.startswith("error: ") and out == ""
+    return error
+
+
+def problems(out, name, split="train", **keys):
+    return reading.read_tfds(name, split=split, data_dir=out, **{"question_key": "-", "answer_key": "-"} | keys)
+
+
+def test_two_splits_in_their_order_and_what_is_said(tmp_path, capsys):
+    train = write(tmp_path / "a.jsonl", *[GOOD | {"question": f"{k}?"} for k in range(30)])
+    test = write(tmp_path / "b.jsonl", GOOD, GOOD)
+    run(tmp_path / "out", "gsm8k", f"--source=train={train},test={test}")
+    out = capsys.readouterr().out
+    assert "gsm8k, split train: 30 rows\ngsm8k, split test: 2 rows\ngraders: numeric (32)\n" in out
+    assert f"--config.data.kind=tfds --config.data.train=gsm8k --config.data.tfds_dir={tmp_path / 'out'}" in out
+    assert [problem.question for problem in problems(tmp_path / "out", "gsm8k")] == [f"{k}?" for k in range(30)]
+    assert len(problems(tmp_path / "out", "gsm8k", split="train[:7]")) == 7
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["gsm8k"]
+    assert [path.name for path in (tmp_path / "out" / "gsm8k").iterdir()] == ["1.0.0"]
+    about = prepared.description(prepared.open_source("gsm8k", split="test", data_dir=tmp_path / "out"))
+    assert about["splits"]["train"]["sha256"] == prepared.digest(train) and about["format"] == "gsm8k"
+
+
+def test_columns_by_name_and_a_grader(tmp_path, capsys):
+    path = write(tmp_path / "mine.jsonl", {"q": "2+2", "a": "so #4", "level": 3, "tags": ["x"]})
+    run(tmp_path, "mine", f"--source={path}", *MINE, "--answer_pattern=#(.)", "--grader=exact")
+    (problem,) = problems(tmp_path, "mine")
+    assert (problem.question, problem.answer, problem.grader) == ("2+2", "4", "exact")
+    assert problem.columns == {"a": "so #4", "level": 3, "tags": ["x"]}
+    run(tmp_path / "other", "mine", f"--source={path}", *MINE)
+    assert problems(tmp_path / "other", "mine")[0].grader == ""
+    assert "graders: as the run says (1)" in capsys.readouterr().out
+
+
+def test_rows_whose_answer_cant_be_read(tmp_path, capsys):
+    path = write(tmp_path / "mine_test.jsonl", GOOD, {"question": "Who?", "answer": "#### him"}, GOOD)
+    said = refused(capsys, tmp_path / "out", "gsm8k", f"--source={path}")
+    assert f"1 gold answers can't be read ({path}, line 2: 'him', by grader 'numeric')" in said
+    assert not (tmp_path / "out").exists()
+    run(tmp_path / "out", "gsm8k", f"--source={path}", "--drop_unreadable")
+    assert "gsm8k, split test: 2 rows; 1 left out: gold answer can't be read\n" in capsys.readouterr().out
+    assert len(problems(tmp_path / "out", "gsm8k", split="test")) == 2
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    "name, rows, flags, message",
     [
-        ([], "has no rows"),
-        ([{"q": "x", "a": "#1"}, "{oops"], "line 2: not JSON"),
-        ([{"q": "x", "a": "#1"}, "[1]"], "line 2: a list"),
-        ([{"q": "x", "a": "#1"}, {"q": "x"}], r"line 2: column 'a' is missing \(there are: q\)"),
-        ([{"q": "x", "a": None}], "line 1: column 'a' is None"),
-        (["", {"q": "x", "a": "1"}], "line 2: answer_pattern '#(.)' is not found in '1'"),
+        ("gsm8k", [GOOD, {"question": "1?"}], (), "line 2: column 'answer' is missing (there are: question)"),
+        ("gsm8k", [GOOD, "{oops"], (), "line 2: not JSON"),
+        ("gsm8k", [GOOD | {"answer": "4"}], (), "line 1: answer_pattern '####\\\\s*(.+)' is not found in '4'"),
+        ("math", [{"problem": "1?", "solution": "so 1"}], (), "line 1: there is no column 'answer', and no \\boxed"),
+        ("mmlu_pro", [{"question": "1?", "options": ["a", "b"], "answer": "C"}], (), "it must be the letter of one of"),
+        ("mmlu_pro", [{"question": "1?", "options": "a", "answer": "A"}], (), "column 'options' is 'a'; it must hold"),
+        ("humaneval", [{"prompt": "def f():"}], (), "line 1: column 'test' is missing"),
+        ("mbpp", [{"task_id": 1, "text": "x", "test_list": ["assert 1"]}], (), "has no rows for split test"),
+        ("gsm8k", [], (), "has no rows for split train"),
+        ("gsm9k", [GOOD], (), "format 'gsm9k' of data set 'gsm9k' is unknown; give --format, one of openr1, gsm8k"),
+        ("gsm8k", [GOOD], ("--answer_key=a",), "format gsm8k knows its columns; leave --answer_key out"),
+        ("Gsm8K", [GOOD], ("--format=gsm8k",), "data set name 'Gsm8K' can't be used; use lower-case letters"),
+        ("mine", [GOOD], ("--format=jsonl", "--answer_pattern=("), "answer_pattern '(' is no regular expression"),
     ],
-)
-def test_errors_name_the_line(tmp_path, rows, message):
-    path = _write(tmp_path / "a.jsonl", *rows)
-    with pytest.raises(UserError, match=message.replace("#(.)", r"#\(\.\)")) as caught:
-        data.read_jsonl(path, question_key="q", answer_key="a", answer_pattern="#(.)")
-    assert "\n" not in str(caught.value)
+)  # fmt: skip
+def test_what_is_refused(tmp_path, capsys, name, rows, flags, message):
+    path = write(tmp_path / "a.jsonl", *rows)
+    assert message in refused(capsys, tmp_path / "out", name, f"--source={path}", *flags)
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_file_in_another_encoding_is_refused_by_its_line(tmp_path):
-    path = tmp_path / "latin.jsonl"
-    path.write_bytes(b'{"q": "x", "a": "1"}\n{"q": "na\xefve", "a": "1"}\n')
-    with pytest.raises(UserError, match="line 2: not UTF-8 .*save the file as UTF-8"):
-        data.read_jsonl(path, question_key="q", answer_key="a")
+def test_files_that_are_refused(tmp_path, capsys):
+    source = tmp_path / "a.txt"
+    assert "does not exist; check the path" in refused(capsys, tmp_path / "out", "gsm8k", f"--source={source}")
+    write(source, GOOD)
+    assert "is of no known kind; use .jsonl, .json" in refused(capsys, tmp_path / "out", "gsm8k", f"--source={source}")
+    assert "holds no .jsonl" in refused(capsys, tmp_path / "out", "gsm8k", f"--source={tmp_path}")
+    broken = tmp_path / "a.parquet"
+    broken.write_bytes(b"PAR1 and no more")
+    assert "can't be read as parquet" in refused(capsys, tmp_path / "out", "openr1", f"--source={broken}")
+    (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
+    assert "can't be read (" in refused(capsys, tmp_path / "out", "gsm8k", f"--source={tmp_path / 'a.jsonl.gz'}")
+    write(tmp_path / "a.csv", "question,answer", "1?,#### 1,too many")
+    assert "row 1: another number of cells" in refused(
+        capsys, tmp_path / "out", "gsm8k", f"--source={tmp_path / 'a.csv'}"
+    )
+    said = refused(capsys, tmp_path / "out", "gsm8k", f"--source=train={source},{source}")
+    assert "is not clear; write --source=FILE, or --source=train=FILE,test=FILE" in said
+    assert "'unpack' is unknown; write: prepare" in refused(
+        capsys, tmp_path / "out", "gsm8k", f"--source={source}", command="unpack"
+    )
+    assert not (tmp_path / "out").exists()
 
 
-def test_bad_path_and_pattern(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        data.read_jsonl(tmp_path / "none.jsonl", question_key="q", answer_key="a")
-    path = _write(tmp_path / "a.jsonl", {"q": "x", "a": "1"})
-    with pytest.raises(UserError, match="has no group"):
-        data.read_jsonl(path, question_key="q", answer_key="a", answer_pattern="####")
-    with pytest.raises(UserError, match="no regular expression"):
-        data.read_jsonl(path, question_key="q", answer_key="a", answer_pattern="(")
+def test_parquet_without_pyarrow(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"")
+    said = refused(capsys, tmp_path / "out", "openr1", f"--source={tmp_path / 'a.parquet'}")
+    assert "reading parquet needs pyarrow; pip install 'cgrpo_jax[parquet]'" in said
 
 
-def test_each_epoch_is_another_permutation_and_batches_span_epochs():
-    stream = [i for step in range(5) for i in data.batch_indices(seed=3, step=step, batch_size=8, num_problems=20)]
-    assert sorted(stream[:20]) == sorted(stream[20:]) == list(range(20))
-    assert stream[:20] != stream[20:] and stream[:20] != list(range(20))
-    whole = data.batch_indices(seed=3, step=0, batch_size=40, num_problems=20)  # a batch of two epochs
-    assert whole == stream
-    assert data.batch_indices(seed=4, step=0, batch_size=40, num_problems=20) != stream
+def test_a_failed_write_leaves_nothing_and_a_set_that_is_there_stays(tmp_path, capsys, monkeypatch):
+    path = write(tmp_path / "a.jsonl", GOOD)
+    encode = prepared._encode
+
+    def full(example):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prepared, "_encode", full)
+    said = refused(capsys, tmp_path / "out", "gsm8k", f"--source={path}")
+    assert f"{tmp_path / 'out' / 'gsm8k'} can't be written: the disk is full" in said
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(prepared, "_encode", encode)
+    run(tmp_path / "out", "gsm8k", f"--source={path}")
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert "exists already; give another --out" in refused(capsys, tmp_path / "out", "gsm8k", f"--source={path}")
+    assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
 
 
-def test_batch_indices_refuses_a_negative_step():
-    with pytest.raises(ValueError, match="step -1"):
-        data.batch_indices(seed=0, step=-1, batch_size=1, num_problems=1)
+def test_help_says_where_the_files_are(capsys):
+    with pytest.raises(SystemExit):
+        run("out", "x", "--help")
+    out = capsys.readouterr().out
+    assert out.startswith("usage: python -m cgrpo_jax.data COMMAND NAME --source=...")
+    for name, one in data.formats.FORMATS.items():
+        assert f"\n  {name} " in out and one.get in out
 
 
-def test_long_prompts():
-    problems = [Problem(i, "q", "a") for i in range(3)]
-    kept, skipped = data.skip_or_fail_long(problems, [5, 9, 6], limit=6, on_long="skip")
-    assert ([problem.index for problem in kept], skipped) == ([0, 2], 1)
-    with pytest.raises(UserError, match="problem 1 has 9 tokens"):
-        data.skip_or_fail_long(problems, [5, 9, 6], limit=6, on_long="error")
-    with pytest.raises(UserError, match="none of 3"):
-        data.skip_or_fail_long(problems, [7, 9, 8], limit=6, on_long="skip")
-    with pytest.raises(UserError, match="choose skip or error"):
-        data.skip_or_fail_long(problems, [1, 1, 1], limit=6, on_long="cut")
-
-
-def test_reads_tfds_without_tensorflow(tmp_path):
+def test_a_prepared_set_is_written_and_read_without_tensorflow(tmp_path):
     """In a process of its own: what it imports must not depend on other tests."""
+    path = write(tmp_path / "a.jsonl", GOOD)
     program = """
-        import pathlib, sys, warnings
+        import sys, warnings
         warnings.simplefilter("ignore")
-        import numpy as np, tensorflow_datasets as tfds
-        from cgrpo_jax import data
-        from cgrpo_jax.errors import UserError
-
-        class Tiny(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("1.0.0")
-            pkg_dir_path = pathlib.Path(sys.argv[1])
-
-            def _info(self):
-                features = {"q": tfds.features.Text(), "a": tfds.features.Scalar(np.float32)}
-                return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
-
-            def _split_generators(self, manager):
-                return {"train": ((i, {"q": f"caf\\u00e9 {i}", "a": i + 0.5 * (i == 2)}) for i in range(3))}
-
-            def _generate_examples(self):
-                pass
-
-        Tiny(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
-        keys = dict(data_dir=sys.argv[1], question_key="q", answer_key="a")
-        problems = data.read_tfds("tiny", split="train", **keys)
-        found = {p.question: p.answer for p in problems}
-        assert found == {"caf\\u00e9 0": "0", "caf\\u00e9 1": "1", "caf\\u00e9 2": "2.5"}
-        assert [p.index for p in problems] == [0, 1, 2]
+        from cgrpo_jax import cli, data, reading
+        flags = dict(require=("source",), flags=data.FLAGS, arguments=("command", "name"))
+        cli.run(data.main, argv=["prepare", "gsm8k", *sys.argv[1:]], **flags)
+        keys = dict(data_dir=sys.argv[2].partition("=")[2], question_key="q", answer_key="a")
+        (problem,) = reading.read_tfds("gsm8k", split="train", **keys)
+        assert problem.answer == "1", problem
         assert "tensorflow" not in sys.modules
-        for name, split in (("nowhere", "train"), ("tiny", "other")):
-            try:
-                data.read_tfds(name, split=split, **keys)
-            except UserError as error:
-                assert "\\n" not in str(error) and name in str(error)
-            else:
-                raise AssertionError(name)
     """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    command = [sys.executable, "-c", textwrap.dedent(program), f"--source={path}", f"--out={tmp_path / 'out'}"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_trains_on_prepared_sets_mixed(tmp_path):
+    """Two sets, one of them without a grader of its own; held-out questions of both."""
+    for name, rows in (("adds", ["1+2", "2+3", "3+4"]), ("muls", ["2*3", "3*4"])):
+        path = write(tmp_path / f"{name}.jsonl", *[{"q": row, "a": str(eval(row))} for row in rows])
+        grader = ("--grader=numeric",) if name == "adds" else ()
+        run(tmp_path, name, f"--source=train={path},test={path}", *MINE, *grader)
+    changes = {
+        "data.kind": "tfds", "data.tfds_dir": str(tmp_path), "data.train": "adds,muls", "data.eval": "muls,adds",
+        "data.mixture": "adds:0.5,muls:0.5", "data.num_train": 0, "data.num_eval": 0, "grader": "numeric",
+        "step_checker": "equations", "refine": "none", "eval.num_samples": 1, "eval.k": (1,),
+        "num_iterations": 3,
+    }  # fmt: skip
+    folder = tiny_run.run(tmp_path / "run", changes)
+    seen = [row["question"] for row in tiny_run.samples(folder)]
+    assert len(seen) == len(set(enumerate(seen))) and {q for q in seen if "*" in q} == {"2*3", "3*4"}
+    assert "eval_after" in json.loads((folder / "summary.json").read_text())
+
+
+def test_a_set_that_was_not_prepared(tmp_path):
+    with pytest.raises(UserError, match="data set 'nothing_here', split 'train' can't be opened"):
+        problems(tmp_path, "nothing_here")

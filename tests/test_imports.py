@@ -19,6 +19,11 @@ LEVELS = (
     (
         "errors",
         "records",
+        "tables",
+        "formats",
+        "prepared",
+        "order",
+        "curriculum",
         "objective",
         "logprobs",
         "logprobs_pallas",
@@ -54,7 +59,8 @@ LEVELS = (
         "equations",
         "arithmetic",
         "packing",
-        "data",
+        "reading",
+        "selection",
         "splash",
         "attention",
         "forward",
@@ -78,7 +84,7 @@ LEVELS = (
     ),
     ("pipeline", "writers", "rollout", "warmstart", "evaluation", "config", "rundir", "checks", "problems"),
     ("generation", "assemble", "beginning", "cli", "journal", "model_card", "model_files", "profiling"),
-    ("train", "learner", "evaluate", "sample", "convert", "programs", "planning", "plan"),
+    ("train", "learner", "evaluate", "sample", "convert", "data", "programs", "planning", "plan"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
@@ -141,8 +147,8 @@ def test_the_check_sees_every_form_of_import(text):
 
 
 def test_only_the_main_block_may_import_upwards():
-    assert not upward("data", "if __name__ == '__main__':\n    from cgrpo_jax import cli")
-    assert upward("data", "if __debug__:\n    from cgrpo_jax import cli") == {"cli"}
+    assert not upward("reading", "if __name__ == '__main__':\n    from cgrpo_jax import cli")
+    assert upward("reading", "if __debug__:\n    from cgrpo_jax import cli") == {"cli"}
 
 
 @pytest.mark.parametrize("name", MODULES)
