@@ -224,7 +224,11 @@ def test_a_pod_that_is_killed_goes_on_in_the_order_of_one_process(tmp_path, ques
         status, out = pod.wait()
     assert status == 0, out
     expected = []
-    lines = [json.loads(line) for name in question_files["data.train"].split(",") for line in pathlib.Path(name).open()]
+    lines = [
+        json.loads(line)
+        for name in question_files["data.train"].split(",")
+        for line in pathlib.Path(name).read_text().splitlines()
+    ]
     for step in range(total):
         picked = order.batch_indices(seed=2, step=step, batch_size=4, num_problems=12)
         expected += [(step, lines[i]["question"]) for i in picked]
