@@ -7,6 +7,8 @@ sampled once and are never decoded and encoded again. `TrainBatch` and `TrainSta
 """
 
 import enum
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -48,12 +50,30 @@ class Problem:
       answer: the gold answer; the grader could read it when the data was loaded.
       solution: a worked solution if the data has one, else None. Only the ablation that inserts a correct sample
         into all-failed groups reads it.
+      source: name of the data set; tells those of a run apart.
+      grader: kind of grader that reads its answers; empty for the run's own.
+      columns: the row's other columns, for a user's own reward function.
     """
 
     index: int = struct.field(pytree_node=False)
     question: str = struct.field(pytree_node=False)
     answer: str = struct.field(pytree_node=False)
     solution: str | None = struct.field(pytree_node=False, default=None)
+    source: str = struct.field(pytree_node=False, default="")
+    grader: str = struct.field(pytree_node=False, default="")
+    columns: Mapping[str, Any] = struct.field(pytree_node=False, default_factory=dict)
+
+
+def problem_id(problem: Problem) -> str:
+    """Returns what names a problem whatever file or order it came in: a hash of its source and question.
+
+    The first 16 hexadecimal digits of the SHA-256 of source, a newline and question, in UTF-8.
+
+    Example:
+      >>> problem_id(Problem(0, "What is 2 + 3?", "5", source="sums"))
+      '454d1fab31c9ba01'
+    """
+    return hashlib.sha256(f"{problem.source}\n{problem.question}".encode()).hexdigest()[:16]
 
 
 @struct.dataclass
@@ -87,6 +107,8 @@ class Rollout:
       truncated: the row reached its maximum length without an end-of-turn token.
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
       reward: 1.0 or 0.0 once scored, else None. Critiques carry none.
+      extracted: the final answer as the grader read it, None if there was none or nobody has looked for it.
+      feedback: what the grader found, once scored.
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
     """
 
@@ -101,6 +123,8 @@ class Rollout:
     parent: "Rollout | None" = None
     reward: float | None = struct.field(pytree_node=False, default=None)
     verdict: bool | None = struct.field(pytree_node=False, default=None)
+    extracted: str | None = struct.field(pytree_node=False, default=None)
+    feedback: str = struct.field(pytree_node=False, default="")
 
     @property
     def stage(self) -> Stage:

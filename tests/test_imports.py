@@ -24,6 +24,8 @@ LEVELS = (
         "logprobs_pallas",
         "sampling",
         "passk",
+        "intervals",
+        "majority",
         "runtime",
         "sharding",
         "hlo",
@@ -67,9 +69,22 @@ LEVELS = (
         "prompts",
         "metrics",
     ),
-    ("pipeline", "writers", "rollout", "warmstart", "evaluation", "config", "rundir", "checks", "problems"),
+    (
+        "pipeline",
+        "writers",
+        "rollout",
+        "warmstart",
+        "evaluation",
+        "diagnosis",
+        "parts",
+        "scores",
+        "config",
+        "rundir",
+        "checks",
+        "problems",
+    ),
     ("generation", "assemble", "beginning", "cli", "journal", "model_card", "model_files", "profiling"),
-    ("train", "learner", "evaluate", "sample", "convert", "programs", "planning", "plan"),
+    ("train", "learner", "evaluate", "diagnose", "subject", "sample", "convert", "programs", "planning", "plan"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
