@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cgrpo_jax import critiques, curriculum, forward, lora, objective, optimizer, order, rewards
+from cgrpo_jax import critiques, curriculum, forward, lora, majority, objective, optimizer, order, rewards
 from cgrpo_jax.errors import UserError
 
 _CHOICES = {
@@ -31,7 +31,8 @@ _AT_LEAST_ONE = (
     "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length",
     "max_critique_prompt_length", "max_refinement_prompt_length", "decode_chunk",
     "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every", "grader_workers",
-    "eval.num_samples", "data.chain_length", "warm_start.rows_per_update", "http_critic.concurrency",
+    "eval.num_samples", "eval.texts_per_slot",
+    "diagnosis.num_responses", "data.chain_length", "warm_start.rows_per_update", "http_critic.concurrency",
     "http_critic.max_attempts",
 )  # fmt: skip
 _NOT_NEGATIVE = (
@@ -39,7 +40,8 @@ _NOT_NEGATIVE = (
     "num_iterations", "samples_per_iteration", "top_k", "max_retries", "kl_coef", "clip_low", "clip_high",
     "learning_rate", "warmup_updates", "weight_decay", "max_grad_norm", "pack_length", "pack_slots", "data.seed",
     "data.num_train", "data.num_eval", "warm_start.num_updates", "warm_start.learning_rate", "eval.every",
-    "eval.temperature", "lora.rank", "max_nonfinite_updates", "http_critic.max_requests", "http_critic.max_tokens",
+    "eval.temperature", "diagnosis.num_questions",
+    "lora.rank", "max_nonfinite_updates", "http_critic.max_requests", "http_critic.max_tokens",
 )  # fmt: skip
 _MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
 _BELOW_ONE = ("adam_b1", "adam_b2")
@@ -153,6 +155,16 @@ def check(config) -> None:
     if config.eval.num_samples < max(config.eval.k):
         raise UserError(
             f"eval.k {max(config.eval.k)} needs as many samples; eval.num_samples is {config.eval.num_samples}."
+        )
+    if config.eval.num_samples > majority.MOST_SAMPLES:
+        raise UserError(
+            f"eval.num_samples {config.eval.num_samples} is too large; use at most {majority.MOST_SAMPLES}."
+        )
+    kinds = _CHOICES["critique"][:-1]
+    if not config.diagnosis.kinds or not set(config.diagnosis.kinds) <= set(kinds):
+        raise UserError(
+            f"diagnosis.kinds {tuple(config.diagnosis.kinds)} must be kinds of critiques; use some of "
+            f"{', '.join(kinds)}."
         )
     if config.refine == "solution" and config.data.kind != "chains" and not config.data.solution_key:
         raise UserError('refine "solution" inserts the data\'s solutions; name their column in data.solution_key.')

@@ -36,9 +36,12 @@ async def respond(
 
 
 async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = pipeline.grade) -> list[Rollout]:
-    """Returns the rollouts, all of one problem, with the verifier's reward and what it found."""
+    """Returns the rollouts, all of one problem, with the verifier's reward, and with what it read and found."""
     grades = await grade([row.text for row in rollouts], [problem.answer] * len(rollouts))
-    return [row.replace(reward=float(g.score), feedback=g.reason) for row, g in zip(rollouts, grades, strict=True)]
+    return [
+        row.replace(reward=float(g.score), extracted=g.extracted, feedback=g.reason)
+        for row, g in zip(rollouts, grades, strict=True)
+    ]
 
 
 def score_by_verdict(rollouts: Sequence[Rollout], verdicts: Sequence[Rollout], *, num_critiques: int) -> list[Rollout]:

@@ -187,5 +187,13 @@ def get_config() -> config_dict.ConfigDict:
     c.eval.temperature = 0.6
     c.eval.top_p = 0.95
     c.eval.k = (1, 8)
+    c.eval.oracle = False  # `evaluate --refine` also refines what the verifier calls wrong, as a column of its own
+    c.eval.texts_per_slot = 8  # that `evaluate` and `diagnose` write in one part; one that is killed is done again
+
+    # --- diagnosis: which training questions no sample solves, and which critiques help there
+    c.diagnosis = config_dict.ConfigDict()
+    c.diagnosis.num_questions = 0  # of the training questions, the first ones; 0: all
+    c.diagnosis.num_responses = 4  # a question fails persistently if none of them passes
+    c.diagnosis.kinds = ("indicative", "indicative_gt", "execution", "cot")  # of critiques
 
     return c.lock()

@@ -18,7 +18,12 @@ PACKAGE = "cgrpo_jax"
 # The programs that run on a slice with a configuration, and the flags of each beside --config and --workdir.
 RUNS = {
     "train": {"distributed": cli.DISTRIBUTED},
-    "evaluate": {"distributed": cli.DISTRIBUTED},
+    "evaluate": {
+        "distributed": cli.DISTRIBUTED,
+        "refine": cli.Flag("or not", kind=bool, default=False),
+        "out": cli.Flag("a folder"),
+    },
+    "diagnose": {"distributed": cli.DISTRIBUTED, "out": cli.Flag("a folder")},
     "sample": {"distributed": cli.DISTRIBUTED, "question": cli.Flag("one"), "answer": cli.Flag("its answer")},
 }
 HOST_FOLDERS = ("/home", "/root", "/tmp", "/var", "/usr", "/dev")  # on a host's own disk or in its memory

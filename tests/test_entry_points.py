@@ -1,13 +1,14 @@
-"""`evaluate` and `sample` on a run's folder: what they print, what they write, and what they refuse."""
+"""`evaluate`, `diagnose` and `sample` on a run's folder: what they print, what they write, and what they refuse."""
 
 import io
 import json
 import re
+import shutil
 
 import pytest
 import tiny_run
 
-from cgrpo_jax import cli, evaluate, sample
+from cgrpo_jax import cli, diagnose, evaluate, journal, sample
 from cgrpo_jax.engine import Engine
 
 QUESTION = {"question": cli.Flag("the question"), "answer": cli.Flag("its gold answer")}
@@ -18,8 +19,22 @@ def trained(tmp_path_factory):
     return tiny_run.run(tmp_path_factory.mktemp("trained"), num_iterations=1)
 
 
-def run_evaluate(workdir, changes=None, /, **more):
-    cli.run(evaluate.main, require=("config", "workdir"), argv=tiny_run.arguments(workdir, changes, **more))
+def run_evaluate(workdir, changes=None, /, *flags, **more):
+    argv = [*tiny_run.arguments(workdir, changes, **more), *flags]
+    cli.run(evaluate.main, require=("config", "workdir"), flags=evaluate.FLAGS, argv=argv)
+
+
+def run_diagnose(workdir, changes=None, /, *flags, **more):
+    argv = [*tiny_run.arguments(workdir, changes, **more), *flags]
+    cli.run(diagnose.main, require=("config", "workdir"), flags=diagnose.FLAGS, argv=argv)
+
+
+def evaluated(folder):
+    """Returns what an evaluation came to in the names of training's own, and the whole summary."""
+    summary = json.loads((folder / "summary.json").read_text())
+    numbers = {name: n["value"] if isinstance(n, dict) else n for name, n in summary["mean"].items()}
+    of_training = ("pass@", "mean@", "mean_length", "truncated")
+    return {name: value for name, value in numbers.items() if name.startswith(of_training)}, summary
 
 
 def run_sample(workdir, *flags, changes=None):
@@ -45,16 +60,19 @@ def refused(capsys, call, *args, **kw):
 def test_evaluate_gives_the_numbers_that_training_ended_with(trained, capsys):
     run_evaluate(trained)
     after = json.loads((trained / "summary.json").read_text())["eval_after"]
-    assert json.loads((trained / "evaluation" / "summary.json").read_text()) == after | {"questions": 8}
+    numbers, summary = evaluated(trained / "evaluation")
+    assert numbers == pytest.approx(after) and summary["mean"]["questions"] == 8
+    assert summary["weights"] == "../checkpoints, step 1"
     out = capsys.readouterr().out
     assert out.startswith(f"8 questions, weights from {trained / 'checkpoints'}\n")
-    assert f"pass@1      {after['pass@1']:>8.3f}\n" in out and f"pass@8      {after['pass@8']:>8.3f}\n" in out
+    assert re.search(rf"^pass@1 +{after['pass@1']:.3f} \(0\.\d+ to [01]\.\d+\)$", out, re.MULTILINE)
+    assert re.search(rf"^pass@8 +{after['pass@8']:.3f} ", out, re.MULTILINE)
 
 
 def test_evaluate_writes_every_sample(trained):
     run_evaluate(trained)
     rows = tiny_run.lines(trained / "evaluation" / "samples.jsonl")
-    after = json.loads((trained / "evaluation" / "summary.json").read_text())
+    after, summary = evaluated(trained / "evaluation")
     assert [row["problem"] for row in rows] == list(range(8))
     for row in rows:
         assert len(row["samples"]) == len(row["rewards"]) == 8
@@ -63,12 +81,68 @@ def test_evaluate_writes_every_sample(trained):
     assert after["pass@1"] == sum(row["greedy_reward"] for row in rows) / 8
     assert after["pass@8"] == sum(max(row["rewards"]) for row in rows) / 8  # all 8 drawn: any that is right
     assert after["mean@8"] == pytest.approx(sum(sum(row["rewards"]) for row in rows) / 64)
+    assert summary["mean"]["maj@8"]["value"] <= after["pass@8"]
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_after(monkeypatch, ticks):
+    """Lets the next run end at its tick of that number; returns a list of the ticks there were."""
+    ticked = []
+
+    def show(bar, progress):
+        ticked.append(progress.done)
+        if len(ticked) == ticks:
+            raise Killed
+
+    monkeypatch.setattr(journal, "show", show)
+    return ticked
+
+
+# Four slots and eight samples: parts of one question, so that several are done and one is not.
+PARTS = {"eval.texts_per_slot": 2}
+REFINED = PARTS | {"critique": "cot"}
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_was_killed_goes_on_to_the_same_bytes(trained, tmp_path, monkeypatch):
+    ticked = kill_after(monkeypatch, None)
+    run_evaluate(trained, REFINED, "--refine", f"--out={tmp_path / 'whole'}")
+    for ticks in (len(ticked) // 5, len(ticked) // 2, len(ticked) - 2):
+        out = tmp_path / str(ticks)
+        kill_after(monkeypatch, ticks)
+        with pytest.raises(Killed):
+            run_evaluate(trained, REFINED, "--refine", f"--out={out}")
+        assert not (out / "summary.json").exists()
+        kill_after(monkeypatch, None)
+        run_evaluate(trained, REFINED, "--refine", f"--out={out}")
+        for name in ("greedy.jsonl", "samples.jsonl", "summary.json", "about.json"):
+            assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    rows = tiny_run.lines(tmp_path / "whole" / "samples.jsonl")
+    assert len(rows) == 8 and all(row["critique"] is not None for row in rows)
+    assert all(("refinement" in row) == (row["verdict"] is False) for row in rows)
+
+
+def test_evaluate_does_not_mix_weights_or_configurations(trained, tmp_path, capsys):
+    run_evaluate(trained)
+    _, err = refused(capsys, run_evaluate, trained, {"eval.temperature": 0.5})
+    assert "evaluation holds results of something else (eval.temperature: 0.6 -> 0.5), which are not mixed" in err
+    folder = shutil.copytree(trained, tmp_path / "moved")
+    run_evaluate(folder)  # the same, wherever it lies
+    (folder / "checkpoints" / "1").rename(folder / "checkpoints" / "7")
+    _, err = refused(capsys, run_evaluate, folder)
+    assert "(weights: ../checkpoints, step 1 -> ../checkpoints, step 7)" in err
+    run_evaluate(folder, None, f"--out={tmp_path / 'other'}")
+    assert (tmp_path / "other" / "summary.json").exists()
 
 
 def test_evaluate_takes_a_folder_without_checkpoints_if_the_config_names_weights(tmp_path, trained, capsys):
     before = json.loads((trained / "summary.json").read_text())["eval_before"]
     run_evaluate(tmp_path / "new", {"model.init": tiny_run.start()})
-    assert json.loads((tmp_path / "new" / "evaluation" / "summary.json").read_text()) == before | {"questions": 8}
+    numbers, summary = evaluated(tmp_path / "new" / "evaluation")
+    assert numbers == pytest.approx(before) and summary["weights"] == f"{tiny_run.start()}, step 0"
     _, err = refused(capsys, run_evaluate, tmp_path / "other")
     assert "other has no checkpoints and the configuration names no weights; train first" in err
     assert not (tmp_path / "other").exists()
@@ -79,6 +153,56 @@ def test_evaluate_needs_held_out_questions_and_the_right_model(trained, capsys):
     assert "nothing to evaluate on" in err
     _, err = refused(capsys, run_evaluate, trained, {"model.mlp_dim": 96})
     assert "in the config's model" in err and "128" in err and "96" in err
+
+
+def test_evaluate_refuses_what_it_cannot_compute(trained, capsys):
+    _, err = refused(capsys, run_evaluate, trained, {"eval.k": "(1,16)"})
+    assert "eval.k 16 needs as many samples; eval.num_samples is 8" in err
+    _, err = refused(capsys, run_evaluate, trained, {"eval.num_samples": 2000})
+    assert "eval.num_samples 2000 is too large; use at most 1024" in err
+    _, err = refused(capsys, run_evaluate, trained, None, "--refine")
+    assert "critique 'execution' is made by a rule that knows the reward; set --config.critique=cot" in err
+
+
+# --- diagnose -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_diagnose_writes_texts_numbers_and_pass_rates(trained, capsys, monkeypatch):
+    changes = PARTS | {"diagnosis.kinds": "('indicative_gt','execution')"}
+    ticked = kill_after(monkeypatch, None)
+    run_diagnose(trained, changes)
+    folder, out = trained / "diagnosis", capsys.readouterr().out
+    summary = json.loads((folder / "summary.json").read_text())
+    rows = tiny_run.lines(folder / "responses.jsonl")
+    failed = [row for row in rows if max(row["rewards"]) < 1]
+    assert summary["questions"] == len(rows) == 12 and 0 < len(failed) < 12
+    assert summary["persistent_failures"]["value"] == len(failed) / 12 and "persistent failures" in out
+    for kind in ("indicative_gt", "execution"):
+        critiqued, numbers = tiny_run.lines(folder / f"{kind}.jsonl"), summary["kinds"][kind]
+        assert [row["number"] for row in critiqued] == [row["number"] for row in failed]
+        assert numbers["critiques"] == numbers["refinements"] == 4 * len(failed) and numbers["valid_critiques"] == 1
+        assert re.search(rf"^{kind} +1.000 ", out, re.MULTILINE)
+    rates = tiny_run.lines(folder / "pass_rates.jsonl")
+    assert [rate["pass_rate"] for rate in rates] == [sum(row["rewards"]) / 4 for row in rows]
+    # Killed, it goes on; and a kind more is added to what there is.
+    kill_after(monkeypatch, len(ticked) // 2)
+    with pytest.raises(Killed):
+        run_diagnose(trained, changes, f"--out={trained / 'again'}")
+    kill_after(monkeypatch, None)
+    run_diagnose(trained, changes, f"--out={trained / 'again'}")
+    for name in ("responses", "indicative_gt", "execution"):
+        assert (trained / "again" / f"{name}.jsonl").read_bytes() == (folder / f"{name}.jsonl").read_bytes()
+    run_diagnose(trained, changes | {"diagnosis.kinds": "('indicative_gt','execution','cot')"})
+    summary_of_three = json.loads((folder / "summary.json").read_text())
+    assert list(summary_of_three["kinds"]) == ["indicative_gt", "execution", "cot"]
+    assert summary_of_three["kinds"] | {"cot": None} == summary["kinds"] | {"cot": None}
+
+
+def test_diagnose_refuses_kinds_that_are_none(trained, capsys):
+    _, err = refused(capsys, run_diagnose, trained, {"diagnosis.kinds": "('cot','none')"})
+    assert "must be kinds of critiques; use some of indicative, indicative_gt, execution, cot" in err
+    assert not (trained / "diagnosis" / "about.json").exists() or (trained / "diagnosis" / "summary.json").exists()
 
 
 # --- sample -------------------------------------------------------------------------------------------------------

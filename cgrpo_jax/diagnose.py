@@ -1,0 +1,104 @@
+"""Diagnoses a checkpoint on its training questions: which it never solves, and which critiques help it there.
+
+    python -m cgrpo_jax.diagnose --config=configs/quickstart.py --workdir=runs/quickstart
+
+The numbers of the paper's Tables 1 and 12. It also writes `pass_rates.jsonl`, by which `data.pass_rates` drops
+questions that are too easy or too hard. The same command again goes on with a diagnosis that was killed; with further
+`diagnosis.kinds` it adds these.
+"""
+
+import contextlib
+import functools
+import json
+import pathlib
+import sys
+
+from cgrpo_jax import assemble, cli, diagnosis, evaluation, generation, journal, rewards, runtime, subject
+from cgrpo_jax import config as config_lib
+from cgrpo_jax.parts import Results
+from cgrpo_jax.pipeline import Pipeline
+from cgrpo_jax.problems import load_problems
+from cgrpo_jax.records import Author
+from cgrpo_jax.writers import HttpWriter
+
+FLAGS = {"distributed": cli.DISTRIBUTED, "out": cli.Flag("folder of the results; by default WORKDIR/diagnosis")}
+
+
+def main(config, workdir: str, distributed: bool = False, out: str | None = None) -> None:
+    """Writes every text, the numbers (`summary.json`) and `pass_rates.jsonl`, and prints the numbers as a table.
+
+    The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
+    """
+    runtime.start(distributed=distributed)
+    results = Results(out or pathlib.Path(workdir) / "diagnosis")
+    with contextlib.ExitStack() as held:
+        now = subject.started(results, workdir)
+        with runtime.agree("loading models and data"):
+            prepared, model, critic_model = subject.load(config, now=now, prepare=_with_room)
+            problems, _, _ = load_problems(prepared, model.prompts)
+            problems = problems[: config.diagnosis.num_questions or None]
+            about = subject.about(config, workdir, results, problems, started=now)
+        params, source = assemble.trained_params(config, model, workdir)
+        http_critic = generation.open_http_critic(prepared, held)
+        runtime.decide(lambda: held.enter_context(results.open(about)), f"writing {results.path}")
+        grader = held.enter_context(
+            rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout)
+        )
+        bar = held.enter_context(journal.evaluating())
+        make = functools.partial(evaluation.make_writer, seed=config.seed, stream=diagnosis.STREAM)
+        sampling = generation.sampling(config)
+        policy = make(model, params, sampling)
+        if critic_model:
+            judge = make(*critic_model, sampling, author=Author.CRITIC)
+        elif prepared.http_critic.url:
+            judge = HttpWriter(http_critic, model.prompts, config.seed, diagnosis.STREAM, sampling)
+        else:
+            judge = policy
+        how = {
+            "results": results,
+            "protocol": _protocol(config),
+            "pipeline": Pipeline(grader),
+            "on_tick": functools.partial(journal.show, bar),
+        }
+        diagnosis.respond_on_disk(policy, problems, **how)
+        for kind in config.diagnosis.kinds:
+            of_kind = config_lib.replaced(config, {"critique": kind})
+            critic = generation.make_critic(of_kind, judge if kind == "cot" else None)
+            encode = model.tokenizer.encode
+            diagnosis.critique_on_disk(kind, policy, critic, problems, encode=encode, **how)
+        if runtime.is_first():
+            journal.say(f"weights from {source}", sys.stdout)
+            _report(config, results, about)
+
+
+def _with_room(config):
+    """Returns the configuration whose engine has room for all that a diagnosis writes."""
+    writes = "cot" in config.diagnosis.kinds
+    changes = {"refine": "policy", "critique": "cot" if writes else config.diagnosis.kinds[0]}
+    if not writes:  # nobody is asked
+        changes |= {"critic_folder": "", "http_critic.url": ""}
+    return config_lib.replaced(config, changes)
+
+
+def _protocol(config) -> diagnosis.Protocol:
+    return diagnosis.Protocol(
+        num_responses=config.diagnosis.num_responses,
+        num_critiques=config.num_critiques,
+        refinements_per_critique=config.refinements_per_critique,
+        max_length=config.max_response_length,
+        pass_threshold=config.pass_threshold,
+        texts_per_slot=config.eval.texts_per_slot,
+    )
+
+
+def _report(config, results: Results, about: dict) -> None:
+    threshold = config.pass_threshold
+    kinds = {kind: results.lines(kind) for kind in config.diagnosis.kinds}
+    summary = diagnosis.summarize(results.lines("responses"), kinds, pass_threshold=threshold)
+    results.write("pass_rates.jsonl", diagnosis.pass_rates(results.lines("responses"), pass_threshold=threshold))
+    results.write("summary.json", json.dumps({"weights": about["weights"]} | summary, indent=2) + "\n")
+    journal.say(f"{diagnosis.table(summary)}numbers and every text are in {results.path}", sys.stdout)
+
+
+if __name__ == "__main__":
+    cli.run(main, require=("config", "workdir"), flags=FLAGS)

@@ -1,0 +1,218 @@
+"""Results that grow on disk, part by part: what an evaluation or a diagnosis writes, and how it goes on when killed.
+
+A part is some questions that are answered together by an engine that holds nothing else. Its lines are written as its
+questions end, in the order of the questions. Whoever was killed does the part again that it was in, and only that: so
+each text is sampled beside the same others as in a run that nobody killed, and comes out the same to the last bit, near
+ties included (sampling.py).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any
+
+from cgrpo_jax import config as config_lib
+from cgrpo_jax import runtime
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.pipeline import Pipeline, Progress
+from cgrpo_jax.records import Problem
+from cgrpo_jax.rundir import RunDir, write_atomically
+from cgrpo_jax.writers import HttpWriter, Writer, at_work
+
+# What may change when results go on: where and with what room they are computed, and how long training goes on.
+MAY_CHANGE = (
+    "num_iterations", "checkpoint_every", "checkpoints_to_keep", "samples_every", "samples_per_iteration",
+    "profile_steps", "max_nonfinite_updates", "offload_optimizer",
+    "mesh", "num_slots", "kv_cache_gib", "decode_chunk", "prompt_bucket", "grader_workers", "eval.texts_per_slot",
+    "diagnosis.kinds",
+    "http_critic.url", "http_critic.key_variable", "http_critic.concurrency", "http_critic.timeout",
+    "http_critic.max_attempts", "http_critic.max_requests", "http_critic.max_tokens",
+)  # fmt: skip
+
+
+class Results:
+    """A folder of results; of several processes, only the first may touch it.
+
+    Args:
+      path: the folder. It holds `about.json` (what the results are of), `NAME.jsonl` (one line a question) and
+        `summary.json`.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.about = self.path / "about.json"
+
+    def started(self) -> str | None:
+        """Returns when the results were begun, as `open` was told; None for those that are not there yet."""
+        return self._read_about()["started"] if self.about.exists() else None
+
+    @contextlib.contextmanager
+    def open(self, about: Mapping[str, Any]) -> Iterator[None]:
+        """Makes the folder, or checks that its results are of the same, and keeps others out within the block.
+
+        Args:
+          about: `started`, `config` (from `config.to_json`), and whatever else the results depend on, by name.
+
+        Raises:
+          UserError: the folder holds results of something else, or can't be written, or is being written.
+        """
+        with RunDir(self.path).locked():
+            if self.about.exists():
+                self._check_same(self._read_about(), about)
+            elif strays := sorted(path.name for path in self.path.glob("*.jsonl")):
+                raise UserError(f"{self.path} has {', '.join(strays)} but no about.json; give another --out.")
+            else:
+                self.write("about.json", json.dumps(about, indent=2) + "\n")
+            yield
+
+    def _check_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        changed = config_lib.differences(old["config"], new["config"], MAY_CHANGE)
+        others = [key for key in new if key != "config" and old.get(key) != new[key]]
+        changed += [f"{key}: {old.get(key)} -> {new[key]}" for key in others]
+        if changed:
+            raise UserError(
+                f"{self.path} holds results of something else ({'; '.join(changed)}), which are not mixed; give "
+                "another --out, or remove the folder."
+            )
+
+    def _read_about(self) -> dict[str, Any]:
+        try:
+            about = json.loads(self.about.read_text(encoding="utf-8"))
+            if isinstance(about, dict) and isinstance(about["config"], dict) and isinstance(about["started"], str):
+                return about
+            raise ValueError("it is no description of results")
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.about} can't be read ({error}); give another --out, or remove the folder."
+            ) from error
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file, whole or not at all."""
+        write_atomically(self.path / name, text)
+
+    def append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Appends lines to `NAME.jsonl`."""
+        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+
+    def lines(self, name: str, first: int = 0, last: int | None = None) -> Iterator[dict[str, Any]]:
+        """Yields the lines of `NAME.jsonl`, if there is one, from number `first` to before number `last`.
+
+        Raises:
+          UserError: one is damaged.
+        """
+        path = self.path / f"{name}.jsonl"
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(itertools.islice(file, first, last), start=first + 1):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise UserError(
+                        f"{path}, line {number} is not JSON ({error}); remove it and all after it."
+                    ) from error
+
+    def resume(self, name: str, *, size: int, total: int) -> int:
+        """Cuts `NAME.jsonl` back to whole parts of `size` lines and returns how many lines are left, of `total`."""
+        path = self.path / f"{name}.jsonl"
+        if not path.exists():
+            return 0
+        ends = [0]
+        with path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):  # else it was cut short
+                    ends.append(ends[-1] + len(line))
+        number = len(ends) - 1
+        if number > total:
+            raise UserError(f"{path} has {number} lines, more than the {total} questions; give another --out.")
+        kept = number if number == total else number - number % size
+        os.truncate(path, ends[kept])
+        return kept
+
+
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """Returns a hash of what problems ask and what their answers are."""
+    told = [[one.index, one.source, one.grader, one.question, one.answer] for one in problems]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def part_size(*, total_slots: int, texts_per_slot: int, texts: int) -> int:
+    """Returns how many questions of `texts` texts each make a part that gives each slot about so many of them.
+
+    At a part's end slots wait for the last texts, so it should have several for each; and not too many, for a part that
+    is interrupted is done again.
+    """
+    return max(1, -(-texts_per_slot * total_slots // texts))
+
+
+def run_parts(
+    results: Results,
+    name: str,
+    numbered: Sequence[tuple[int, Problem]],
+    solve: Callable[[int, Problem, dict], Coroutine[Any, Any, dict]],
+    *,
+    known: Callable[[int, int], Sequence[dict]],
+    writers: Sequence[Writer | HttpWriter | None],
+    texts: int,
+    texts_per_slot: int,
+    pipeline: Pipeline,
+    on_tick: Callable[[Progress], None] | None = None,
+) -> None:
+    """Writes a line for each of some questions to `NAME.jsonl`, beginning after those that are there.
+
+    Args:
+      results: the open folder.
+      name: of the file.
+      numbered: the questions, each with its number, which enters its random keys.
+      solve: `(number, problem, what is known of it) -> its line`, a coroutine.
+      known: `(first, last)` -> what is known of the questions in these places of `numbered`; called on process 0.
+      writers: that `solve` writes with.
+      texts: that it writes for one question, about.
+      texts_per_slot: that a part has, as for `part_size`.
+      pipeline: runs the coroutines.
+      on_tick: as in `Pipeline.run`, with the progress of all parts.
+    """
+    slots = max([writer.engine.total_slots for writer in writers if isinstance(writer, Writer)])
+    size = part_size(total_slots=slots, texts_per_slot=texts_per_slot, texts=texts)
+    total = len(numbered)
+    done = runtime.decide(lambda: results.resume(name, size=size, total=total), f"reading {results.path}")
+    for first in range(done, total, size):
+        part = numbered[first : first + size]
+        before = runtime.decide(lambda first=first: list(known(first, first + size)), f"reading {results.path}")
+        write = _InOrder(results, name)
+
+        async def line(place, number, problem, what, write=write):
+            write(place, await solve(number, problem, what))
+
+        with at_work(*writers) as engines:
+            pipeline.run(
+                [line(i, *one, what) for i, (one, what) in enumerate(zip(part, before, strict=True))],
+                engines=engines,
+                on_tick=on_tick
+                and (lambda at, first=first: on_tick(dataclasses.replace(at, done=first + at.done, total=total))),
+            )
+
+
+class _InOrder:
+    """Appends lines in the order of their places, each as soon as all before it are there."""
+
+    def __init__(self, results: Results, name: str):
+        self._results, self._name = results, name
+        self._next, self._waiting = 0, {}
+
+    def __call__(self, place: int, line: dict) -> None:
+        self._waiting[place] = line
+        ready = []
+        while self._next in self._waiting:
+            ready.append(self._waiting.pop(self._next))
+            self._next += 1
+        if ready:
+            with runtime.agree(f"writing {self._results.path}"):
+                if runtime.is_first():
+                    self._results.append(self._name, ready)
