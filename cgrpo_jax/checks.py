@@ -22,7 +22,6 @@ _CHOICES = {
     "adam_mu_dtype": ("", "float32", "bfloat16"),
     "remat": forward.REMAT,
     "data.kind": ("jsonl", "tfds", "chains"),
-    "grader": rewards.KINDS,
     "compute_dtype": ("", "float32", "bfloat16"),
     "cache_dtype": ("", "float32", "bfloat16", "int8"),
 }
@@ -32,7 +31,7 @@ _AT_LEAST_ONE = (
     "max_critique_prompt_length", "max_refinement_prompt_length", "decode_chunk",
     "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every", "grader_workers",
     "eval.num_samples", "data.chain_length", "warm_start.rows_per_update", "http_critic.concurrency",
-    "http_critic.max_attempts",
+    "http_critic.max_attempts", "judge.concurrency", "judge.max_attempts", "judge.max_reply_length",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "num_slots", "kv_cache_gib",
@@ -40,6 +39,7 @@ _NOT_NEGATIVE = (
     "learning_rate", "warmup_updates", "weight_decay", "max_grad_norm", "pack_length", "pack_slots", "data.seed",
     "data.num_train", "data.num_eval", "warm_start.num_updates", "warm_start.learning_rate", "eval.every",
     "eval.temperature", "lora.rank", "max_nonfinite_updates", "http_critic.max_requests", "http_critic.max_tokens",
+    "judge.max_retries", "grader_tolerance",
 )  # fmt: skip
 _MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
 _BELOW_ONE = ("adam_b1", "adam_b2")
@@ -111,10 +111,17 @@ def check(config) -> None:
         raise UserError(f"stop {tuple(config.stop)} must hold strings; quote them.")
     if any(not stop for stop in config.stop):
         raise UserError(f"stop {tuple(config.stop)} holds an empty string, after which every text ends; leave it out.")
+    rewards.check_kind(config.grader)
     if config.grader_timeout <= 0:
         raise UserError(f"grader_timeout {config.grader_timeout} leaves no time; use a positive one, such as 5.0.")
     if config.http_critic.timeout <= 0:
         raise UserError(f"http_critic.timeout {config.http_critic.timeout} leaves no time; use a positive one.")
+    if config.judge.timeout <= 0:
+        raise UserError(f"judge.timeout {config.judge.timeout} leaves no time; use a positive one.")
+    if config.grader == "judge" and not config.judge.url:
+        raise UserError('grader "judge" asks an endpoint; give its address in judge.url.')
+    if config.judge.url and not config.judge.model:
+        raise UserError("judge.model is empty; give the name that the endpoint knows its model by.")
     if config.http_critic.url:
         _check_http_critic(config)
     if config.seed > _MAX_SEED:

@@ -3,13 +3,14 @@
 python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
+import contextlib
 import datetime
 import functools
 import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, checks, cli, journal, rewards, runtime
+from cgrpo_jax import assemble, checks, cli, generation, journal, runtime
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.pipeline import Pipeline
@@ -31,13 +32,12 @@ def main(config, workdir: str, distributed: bool = False) -> None:
         if not problems:
             raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
     params, source = assemble.trained_params(config, model, workdir)
-    grader = rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout)
-    with grader, journal.evaluating() as bar:
+    with contextlib.ExitStack() as held, journal.evaluating() as bar:
         result, groups = evaluate(
             model,
             params,
             problems,
-            pipeline=Pipeline(grader),
+            pipeline=Pipeline(generation.open_grader(config, held)),
             num_samples=config.eval.num_samples,
             ks=tuple(config.eval.k),
             temperature=config.eval.temperature,

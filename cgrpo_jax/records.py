@@ -7,6 +7,7 @@ sampled once and are never decoded and encoded again. `TrainBatch` and `TrainSta
 """
 
 import enum
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -48,12 +49,18 @@ class Problem:
       answer: the gold answer; the grader could read it when the data was loaded.
       solution: a worked solution if the data has one, else None. Only the ablation that inserts a correct sample
         into all-failed groups reads it.
+      source: the data set's name.
+      grader: the kind of its grader; "" for the run's `config.grader`.
+      columns: the row's other columns, for a user's own reward function.
     """
 
     index: int = struct.field(pytree_node=False)
     question: str = struct.field(pytree_node=False)
     answer: str = struct.field(pytree_node=False)
     solution: str | None = struct.field(pytree_node=False, default=None)
+    source: str = struct.field(pytree_node=False, default="")
+    grader: str = struct.field(pytree_node=False, default="")
+    columns: Mapping[str, Any] = struct.field(pytree_node=False, default_factory=dict)
 
 
 @struct.dataclass
@@ -86,7 +93,8 @@ class Rollout:
       text: `token_ids` decoded for graders and people, without the end-of-turn token.
       truncated: the row reached its maximum length without an end-of-turn token.
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
-      reward: 1.0 or 0.0 once scored, else None. Critiques carry none.
+      reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
+      feedback: what the grader found, such as the failing test and its output; "" until scored.
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
     """
 
@@ -101,6 +109,7 @@ class Rollout:
     parent: "Rollout | None" = None
     reward: float | None = struct.field(pytree_node=False, default=None)
     verdict: bool | None = struct.field(pytree_node=False, default=None)
+    feedback: str = struct.field(pytree_node=False, default="")
 
     @property
     def stage(self) -> Stage:

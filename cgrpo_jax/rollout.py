@@ -20,8 +20,8 @@ from cgrpo_jax.rewards import Grade
 from cgrpo_jax.writers import HttpWriter, Writer
 
 Counts = collections.Counter
-# What grades: `(responses, answers) -> grades`, to be awaited.
-Grading = Callable[[list[str], list[str]], Awaitable[list[Grade]]]
+# What grades: `(responses, problem) -> grades`, to be awaited.
+Grading = Callable[[list[str], Problem], Awaitable[list[Grade]]]
 
 
 # --- 1. respond ---------------------------------------------------------------------------------------------------
@@ -36,9 +36,9 @@ async def respond(
 
 
 async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = pipeline.grade) -> list[Rollout]:
-    """Returns the rollouts, all of one problem, with the verifier's reward."""
-    grades = await grade([row.text for row in rollouts], [problem.answer] * len(rollouts))
-    return [row.replace(reward=float(g.score)) for row, g in zip(rollouts, grades, strict=True)]
+    """Returns the rollouts, all of one problem, with the verifier's reward and what it found."""
+    grades = await grade([row.text for row in rollouts], problem)
+    return [row.replace(reward=float(g.score), feedback=g.reason) for row, g in zip(rollouts, grades, strict=True)]
 
 
 def score_by_verdict(rollouts: Sequence[Rollout], verdicts: Sequence[Rollout], *, num_critiques: int) -> list[Rollout]:
