@@ -133,6 +133,7 @@ def _graded(equal, extracted):
 
 _FONT = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s*\{([^{}]*)\}"
 _IN_FONT = re.compile(_FONT)
+_LAYOUT = re.compile(r"\\(?:displaystyle|textstyle|left|right|quad)(?![a-zA-Z])|\\[,;:! ]|[{}$~]")
 _WORD = re.compile("[A-Za-z]{4,}")
 _SIGNS = str.maketrans(
     {
@@ -203,7 +204,7 @@ def words(answer, *, gold=True):
     if gold and not ((found := re.fullmatch(_FONT, answer)) and re.search("[A-Za-z]", found[1])):
         if not _WORD.fullmatch(answer) or answer == "infinity":
             return None
-    plain = _IN_FONT.sub(r"\1", answer).replace("\\ ", " ").replace("~", " ")
+    plain = _LAYOUT.sub(" ", _IN_FONT.sub(r"\1", answer))
     plain = " ".join(plain.strip(" ().,$\"'").casefold().split())
     return re.sub("^(?:an?|the) ", "", plain)
 

@@ -90,7 +90,7 @@ def read_answers(path: pathlib.Path, number: int, rng: random.Random) -> list[tu
     lines = path.read_text(encoding="utf-8").splitlines()
     golds = [json.loads(line)["answer"] for line in lines]
     return [
-        (gold, [f" {gold} ", f"{{{gold}}}", f"\\displaystyle {gold}"])
+        (gold, [f" {gold} ", f"{gold}\\;", f"\\displaystyle {gold}"])
         for gold in rng.sample(golds, min(number, len(golds)))
     ]
 
