@@ -30,7 +30,7 @@ class FailedError(Exception):
         self.category, self.detail, self.retry, self.wait = category, detail, retry, wait
 
 
-def endpoint(url: str) -> httpx.URL:
+def endpoint(url: str, *, owner: str = "HTTP critic") -> httpx.URL:
     """Where to post: `url` with `/chat/completions` at its end.
 
     Example:
@@ -46,9 +46,9 @@ def endpoint(url: str) -> httpx.URL:
     except httpx.InvalidURL:
         parsed = None
     if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UserError(f"HTTP critic's url {given!r} is not http(s); use one such as 'http://localhost:8000/v1'.")
+        raise UserError(f"{owner}'s url {given!r} is not http(s); use one such as 'http://localhost:8000/v1'.")
     if parsed.userinfo:
-        raise UserError(f"HTTP critic's url {given!r} holds a password; give a key by an environment variable instead.")
+        raise UserError(f"{owner}'s url {given!r} holds a password; give a key by an environment variable instead.")
     path = parsed.path.rstrip("/")
     return parsed.copy_with(path=path if path.endswith(_PATH) else path + _PATH)
 
@@ -58,7 +58,7 @@ def shown(url: httpx.URL) -> str:
     return str(url.copy_with(query=None))
 
 
-def read_key(variable: str) -> str:
+def read_key(variable: str, *, owner: str = "HTTP critic") -> str:
     """The API key from an environment variable, "" if `variable` is.
 
     Raises:
@@ -68,7 +68,7 @@ def read_key(variable: str) -> str:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise UserError(f"environment variable {variable!r} for the HTTP critic's key is not set; set it or name none.")
+        raise UserError(f"environment variable {variable!r} for the {owner}'s key is not set; set it or name none.")
     # Anything else would only fail when sent, in errors that quote it.
     if not re.fullmatch(r"[!-~]+", key):
         raise UserError(f"environment variable {variable!r} holds no key of printable ASCII without spaces; mend it.")

@@ -22,7 +22,6 @@ _CHOICES = {
     "adam_mu_dtype": ("", "float32", "bfloat16"),
     "remat": forward.REMAT,
     "data.kind": ("jsonl", "parquet", "tfds", "chains"),
-    "grader": rewards.KINDS,
     "compute_dtype": ("", "float32", "bfloat16"),
     "cache_dtype": ("", "float32", "bfloat16", "int8"),
 }
@@ -31,17 +30,17 @@ _AT_LEAST_ONE = (
     "updates_per_batch", "max_prompt_length", "max_response_length", "max_critique_length",
     "max_critique_prompt_length", "max_refinement_prompt_length", "decode_chunk",
     "prompt_bucket", "pack_rows", "checkpoint_every", "checkpoints_to_keep", "samples_every", "grader_workers",
-    "eval.num_samples", "eval.texts_per_slot",
-    "diagnosis.num_responses", "data.chain_length", "warm_start.rows_per_update", "http_critic.concurrency",
-    "http_critic.max_attempts",
+    "eval.num_samples", "eval.texts_per_slot", "diagnosis.num_responses", "data.chain_length",
+    "warm_start.rows_per_update", "http_critic.concurrency", "http_critic.max_attempts", "judge.concurrency",
+    "judge.max_attempts", "judge.max_reply_length",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "seed", "num_slots", "kv_cache_gib",
     "num_iterations", "samples_per_iteration", "top_k", "max_retries", "kl_coef", "clip_low", "clip_high",
     "learning_rate", "warmup_updates", "weight_decay", "max_grad_norm", "pack_length", "pack_slots", "data.seed",
     "data.num_train", "data.num_eval", "warm_start.num_updates", "warm_start.learning_rate", "eval.every",
-    "eval.temperature", "diagnosis.num_questions",
-    "lora.rank", "max_nonfinite_updates", "http_critic.max_requests", "http_critic.max_tokens",
+    "eval.temperature", "diagnosis.num_questions", "lora.rank", "max_nonfinite_updates", "http_critic.max_requests",
+    "http_critic.max_tokens", "judge.max_retries", "grader_tolerance",
 )  # fmt: skip
 _MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
 _BELOW_ONE = ("adam_b1", "adam_b2")
@@ -115,10 +114,17 @@ def check(config) -> None:
         raise UserError(f"stop {tuple(config.stop)} must hold strings; quote them.")
     if any(not stop for stop in config.stop):
         raise UserError(f"stop {tuple(config.stop)} holds an empty string, after which every text ends; leave it out.")
+    rewards.check_kind(config.grader)
     if config.grader_timeout <= 0:
         raise UserError(f"grader_timeout {config.grader_timeout} leaves no time; use a positive one, such as 5.0.")
     if config.http_critic.timeout <= 0:
         raise UserError(f"http_critic.timeout {config.http_critic.timeout} leaves no time; use a positive one.")
+    if config.judge.timeout <= 0:
+        raise UserError(f"judge.timeout {config.judge.timeout} leaves no time; use a positive one.")
+    if config.grader == "judge" and not config.judge.url:
+        raise UserError('grader "judge" asks an endpoint; give its address in judge.url.')
+    if config.judge.url and not config.judge.model:
+        raise UserError("judge.model is empty; give the name that the endpoint knows its model by.")
     if config.http_critic.url:
         _check_http_critic(config)
     if config.seed > _MAX_SEED:
@@ -132,6 +138,8 @@ def check(config) -> None:
         raise UserError(
             'reward_source "critic" takes its rewards from verdicts; set critique "cot", critique_when "all".'
         )
+    if config.grader == "code" and "indicative_gt" in kinds:
+        raise UserError('critique "indicative_gt" would quote the unit tests of grader "code"; use "execution".')
     if config.step_checker == "chain" and config.data.kind != "chains":
         raise UserError(f'step_checker "chain" knows chains only, not data.kind {config.data.kind!r}; use "equations".')
     if config.warm_start.num_updates and config.data.kind != "chains":

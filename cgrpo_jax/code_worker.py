@@ -22,8 +22,8 @@ import socket
 import time
 
 from cgrpo_jax import sandbox
+from cgrpo_jax.answers import without_thinking
 from cgrpo_jax.code_values import EXPECTED, cut
-from cgrpo_jax.math_worker import without_thinking
 
 SECONDS = 3.0  # of wall-clock time for all tests of a program: less than the time limit of the worker itself
 _START_SECONDS = 1.5  # that a sandbox may take before the program's time begins

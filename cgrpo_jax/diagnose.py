@@ -13,7 +13,7 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, cli, diagnosis, evaluation, generation, journal, rewards, runtime, subject
+from cgrpo_jax import assemble, cli, diagnosis, evaluation, generation, journal, runtime, subject
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.parts import Results
 from cgrpo_jax.pipeline import Pipeline
@@ -41,9 +41,7 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
         params, source = assemble.trained_params(config, model, workdir)
         http_critic = generation.open_http_critic(prepared, held)
         runtime.decide(lambda: held.enter_context(results.open(about)), f"writing {results.path}")
-        grader = held.enter_context(
-            rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout)
-        )
+        grader = generation.open_grader(config, held)
         bar = held.enter_context(journal.evaluating())
         make = functools.partial(evaluation.make_writer, seed=config.seed, stream=diagnosis.STREAM)
         sampling = generation.sampling(config)

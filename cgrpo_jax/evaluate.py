@@ -12,7 +12,7 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, cli, evaluation, generation, journal, rewards, runtime, scores, subject
+from cgrpo_jax import assemble, cli, evaluation, generation, journal, runtime, scores, subject
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.engine import Sampling
 from cgrpo_jax.errors import UserError
@@ -47,9 +47,7 @@ def main(config, workdir: str, distributed: bool = False, refine: bool = False, 
         params, source = assemble.trained_params(config, model, workdir)
         critic = _critic(config, model, critic_model, held) if refine else None
         runtime.decide(lambda: held.enter_context(results.open(about)), f"writing {results.path}")
-        grader = held.enter_context(
-            rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout)
-        )
+        grader = generation.open_grader(config, held)
         with journal.evaluating() as bar:
             evaluation.answer_on_disk(
                 model,

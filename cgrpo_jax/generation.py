@@ -12,8 +12,10 @@ from cgrpo_jax import arithmetic, curriculum, decoding, equations, layouts, runt
 from cgrpo_jax.engine import Engine, Sampling
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.http_critic import HttpCritic
+from cgrpo_jax.judge import Judge
 from cgrpo_jax.model import ModelConfig
 from cgrpo_jax.records import Author
+from cgrpo_jax.rewards import Grader
 from cgrpo_jax.rollout import Critic
 from cgrpo_jax.tokenizer import Tokenizer
 from cgrpo_jax.writers import HttpWriter, Writer
@@ -196,6 +198,42 @@ def open_http_critic(config, held: contextlib.ExitStack) -> HttpCritic | None:
                 max_attempts=h.max_attempts,
                 max_requests=h.max_requests,
                 max_tokens=h.max_tokens,
+            )
+        )
+
+
+def open_grader(config, held: contextlib.ExitStack, *, num_workers: int = 0) -> Grader:
+    """Returns what grades responses, with its judge on process 0 alone if the configuration names one.
+
+    Args:
+      config: the configuration.
+      held: closes it.
+      num_workers: worker processes; 0: `grader_workers`.
+
+    Raises:
+      UserError: the judge's address or its key can't be used, or there is no file of a user's function.
+    """
+    j, judge = config.judge, None
+    with runtime.agree("opening the grader"):
+        if j.url and runtime.is_first():
+            endpoint = HttpCritic(
+                j.url,
+                model=j.model,
+                key_variable=j.key_variable,
+                concurrency=j.concurrency,
+                timeout=j.timeout,
+                max_attempts=j.max_attempts,
+                name="judge",
+            )
+            judge = Judge(held.enter_context(endpoint), max_length=j.max_reply_length, max_retries=j.max_retries)
+        return held.enter_context(
+            Grader(
+                config.grader,
+                num_workers=num_workers or config.grader_workers,
+                timeout=config.grader_timeout,
+                tolerance=config.grader_tolerance,
+                messages=config.grader_messages,
+                judge=judge,
             )
         )
 

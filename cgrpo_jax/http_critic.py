@@ -74,6 +74,7 @@ class HttpCritic:
       max_tokens: completion tokens over the life of the client; 0 is no limit. No attempt starts once they are spent,
         so that at most those under way overshoot. A completion without usage counts as its `max_tokens`; what a server
         wrote for an attempt that was cut off is not known and not counted.
+      name: what it is called in messages.
 
     Raises:
       UserError: a url that is not http(s) or holds a password, a key variable that is not set, a number out of range.
@@ -92,17 +93,19 @@ class HttpCritic:
         max_backoff: float = 60.0,
         max_requests: int = 0,
         max_tokens: int = 0,
+        name: str = "HTTP critic",
     ):
-        for name, value in (("concurrency", concurrency), ("timeout", timeout), ("max_attempts", max_attempts)):
+        for option, value in (("concurrency", concurrency), ("timeout", timeout), ("max_attempts", max_attempts)):
             if not 0 < value < math.inf:
-                raise UserError(f"{name} {value} of the HTTP critic is out of range; use a positive number.")
+                raise UserError(f"{option} {value} of the {name} is out of range; use a positive number.")
         limits = (("max_requests", max_requests), ("max_tokens", max_tokens))
-        for name, value in (("backoff", backoff), ("max_backoff", max_backoff), *limits):
+        for option, value in (("backoff", backoff), ("max_backoff", max_backoff), *limits):
             if not 0 <= value < math.inf:
-                raise UserError(f"{name} {value} of the HTTP critic is out of range; use 0 or more.")
+                raise UserError(f"{option} {value} of the {name} is out of range; use 0 or more.")
         if not model:
-            raise UserError("the HTTP critic has no model; give the name that its endpoint knows it by.")
-        self._url, self._key, self._model = chat_api.endpoint(url), chat_api.read_key(key_variable), model
+            raise UserError(f"the {name} has no model; give the name that its endpoint knows it by.")
+        self._url, self._model, self._name = chat_api.endpoint(url, owner=name), model, name
+        self._key = chat_api.read_key(key_variable, owner=name)
         self._timeout, self._max_attempts = timeout, max_attempts
         self._backoff, self._max_backoff = backoff, max_backoff
         self._max_requests, self._max_tokens = max_requests, max_tokens
@@ -303,7 +306,7 @@ class HttpCritic:
         detail = failed.detail.replace(self._key, "***") if self._key else failed.detail
         detail = "".join(c if c.isprintable() else " " for c in detail)[:200]
         _logger.warning(
-            "HTTP critic at %s: %s (%s); counted, not said again.", chat_api.shown(self._url), failed, detail
+            "%s at %s: %s (%s); counted, not said again.", self._name, chat_api.shown(self._url), failed, detail
         )
 
 

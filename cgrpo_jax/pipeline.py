@@ -20,8 +20,8 @@ import jax
 
 from cgrpo_jax import runtime
 from cgrpo_jax.engine import Engine, Sampled
-from cgrpo_jax.records import Stage
-from cgrpo_jax.rewards import Grade, Grader
+from cgrpo_jax.records import Problem, Stage
+from cgrpo_jax.rewards import Grade, Grader, Pending
 from cgrpo_jax.scheduler import Request
 
 _GRADE_TICKS = 1  # from asking for a grade to reading it
@@ -60,9 +60,9 @@ def write(engine: Engine, request: Request) -> Awaitable[list[Sampled]]:
     return _Wait(lambda pipeline, task: pipeline._ask(task, engine, request))
 
 
-def grade(responses: Sequence[str], answers: Sequence[str]) -> Awaitable[list[Grade]]:
-    """Awaits the grades of responses, in order, from the pipeline's grader."""
-    return _Wait(lambda pipeline, task: pipeline._grade(task, responses, answers))
+def grade(responses: Sequence[str], problem: Problem) -> Awaitable[list[Grade]]:
+    """Awaits the grades of responses to a problem, in order, from the pipeline's grader."""
+    return _Wait(lambda pipeline, task: pipeline._grade(task, responses, problem))
 
 
 def call(submit: Callable[[], futures.Future]) -> Awaitable[dict]:
@@ -95,7 +95,7 @@ class Pipeline:
     Example:
       async def answer(problem): ...
           (sampled,) = await pipeline.write(engine, request)
-          (verdict,) = await pipeline.grade([text], [problem.answer])
+          (verdict,) = await pipeline.grade([text], problem)
       results = Pipeline(grader).run([answer(problem) for problem in problems], engines=[engine])
     """
 
@@ -126,11 +126,24 @@ class Pipeline:
         self._asked[id(request)] = task
         engine.add(request)
 
-    def _grade(self, task: _Task, responses: Sequence[str], answers: Sequence[str]) -> None:
+    def _grade(self, task: _Task, responses: Sequence[str], problem: Problem) -> None:
+        def submit(response: str) -> Pending:
+            return self.grader.submit(
+                response, problem.answer, kind=problem.grader, prompt=problem.question, columns=problem.columns
+            )
+
+        async def from_afar(response: str) -> Grade:
+            found = Grade(**await call(lambda: submit(response).future))
+            self.timeouts += found.timed_out
+            return found
+
+        if self.grader.is_far(problem.grader):
+            self._spawn(task, [from_afar(response) for response in responses])
+            return
         first, step = jax.process_index(), jax.process_count()
-        rows = list(zip(responses, answers, strict=True))
-        pending = [self.grader.submit(*row) for row in rows[first::step]]
-        self._gradings.append((self._tick + _GRADE_TICKS, task, len(rows), pending))
+        pending = [submit(response) for response in responses[first::step]]
+        self.grader.send()
+        self._gradings.append((self._tick + _GRADE_TICKS, task, len(responses), pending))
 
     def _call(self, task: _Task, submit: Callable[[], futures.Future]) -> None:
         self._calls[self._num_calls] = task, submit() if runtime.is_first() else None

@@ -107,9 +107,9 @@ class Rollout:
       text: `token_ids` decoded for graders and people, without the end-of-turn token.
       truncated: the row reached its maximum length without an end-of-turn token.
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
-      reward: 1.0 or 0.0 once scored, else None. Critiques carry none.
+      reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
       extracted: the final answer as the grader read it, None if there was none or nobody has looked for it.
-      feedback: what the grader found, once scored.
+      feedback: what the grader found, such as the failing test and its output; "" until scored.
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
     """
 

@@ -3,52 +3,59 @@
 Each kind reads a final answer out of a response and compares it with the gold answer:
 
   - `math`: LaTeX or plain mathematics, by math-verify, in worker processes with a hard time limit.
-  - `numeric`: the last number of the response, within 1e-6 relative.
-  - `exact`: the rest of the line after the last "Answer:", or the whole text, up to whitespace.
-  - `trace`: everything after the last "Answer:", up to whitespace.
+  - `numeric`, `choice`, `exact`, `trace`: without a parser, see `answers`.
+  - `code`: unit tests, run in a sandbox, in worker processes.
+  - `judge`: a checklist that a model behind an HTTP endpoint goes through, see `judge`.
+  - "FILE.py:name" or "package.module:name": a user's own function, in worker processes, see `functions`.
 
 Whatever a model writes, grading a row gives a `Grade`; it never raises.
 """
 
+import collections
 import dataclasses
-import math
-import multiprocessing.context
-import re
+import functools
+import hashlib
+import importlib
+import logging
 import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
-from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
-import pebble
-
-from cgrpo_jax import math_worker
+from cgrpo_jax import answers as answers_lib
+from cgrpo_jax import functions, math_worker, sandbox
+from cgrpo_jax.answers import Grade
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.judge import Judge, read_checklist
+from cgrpo_jax.workers import Outcome, Task, Workers, each
 
+__all__ = ["KINDS", "Grade", "Grader", "Pending", "check_gold", "check_kind", "grade"]
+
+KINDS = ("math", *answers_lib.COMPARE, "code", "judge")
 MEMORY_LIMIT = 8 << 30  # bytes of address space of one worker
-_NUMBER = re.compile(r"(?:(?<![\w.)\]])[-\u2212])?\s?\$?\s?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)")
-_PLAIN_NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
-_ANSWER = "Answer:"
+_BATCH = 8  # responses to one question that a worker takes at once
+_GOLD_BATCH = 32  # gold answers likewise
+_REMEMBERED = 1 << 14  # grades that a Grader keeps
+_NO_COLUMNS: Mapping[str, Any] = {}
+_logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class Grade:
-    """Verdict on one response.
+def check_kind(kind: str) -> None:
+    """Checks that there may be such a kind.
 
-    Attributes:
-      score: 1.0 if the final answer is right, else 0.0.
-      extracted: the final answer as it was read, None if there was none.
-      reason: why, in a few words; "timed out after 5 s" where the time limit struck.
-      timed_out: the grader was killed at its time limit. Count these: they are zeros that say nothing of the answer.
+    Raises:
+      UserError: it is none of KINDS and no function's name.
     """
+    if kind not in KINDS and not functions.is_name(kind):
+        raise UserError(
+            f"grader {kind!r} is unknown; use one of {', '.join(KINDS)}, or your own function as FILE.py:name or "
+            "package.module:name."
+        )
 
-    score: float
-    extracted: str | None
-    reason: str
-    timed_out: bool = False
 
-
-def grade(kind: str, responses: Sequence[str], answers: Sequence[str], *, timeout: float = 5.0) -> list[Grade]:
+def grade(
+    kind: str, responses: Sequence[str], answers: Sequence[str], *, timeout: float = 5.0, **options
+) -> list[Grade]:
     """Grades responses once; a loop should keep a `Grader`, whose worker processes live on.
 
     Example:
@@ -56,15 +63,16 @@ def grade(kind: str, responses: Sequence[str], answers: Sequence[str], *, timeou
       1.0
 
     Args:
-      kind: "math", "exact", "numeric" or "trace".
+      kind: one of KINDS, or the name of a function.
       responses: what the model wrote.
       answers: one gold answer a response.
       timeout: seconds for one response.
+      **options: of `Grader`.
 
     Raises:
       UserError: unknown kind.
     """
-    with Grader(kind, timeout=timeout) as grader:
+    with Grader(kind, timeout=timeout, **options) as grader:
         return grader.grade(responses, answers)
 
 
@@ -72,7 +80,8 @@ def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0) -> No
     """Checks that every gold answer can be read, so that no row is rewarded or failed for the parser's sake.
 
     Raises:
-      UserError: unknown kind, or answers that can't be read: the first five rows and how many there are.
+      UserError: unknown kind, a function that can't be loaded, or answers that can't be read: the first five rows and
+        how many there are.
     """
     with Grader(kind, timeout=timeout) as grader:
         readable = grader.readable(answers)
@@ -86,26 +95,43 @@ def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0) -> No
 
 
 class Grader:
-    """Grades responses of one kind; for "math" it owns the worker processes, started at the first response.
+    """Grades responses; it owns the worker processes, started at the first response that needs them.
 
     Example:
       with Grader("math", num_workers=2, timeout=5.0) as grader:
         grader.grade([r"thus \\boxed{1/2}"], ["0.5"])    # [Grade(score=1.0, extracted="1/2", ...)]
 
     Args:
-      kind: "math", "exact", "numeric" or "trace".
-      num_workers: worker processes (math only).
-      timeout: seconds for one response (math only); at the limit its worker is killed and replaced.
+      kind: one of KINDS, or the name of a function; of problems that name no other.
+      num_workers: worker processes of each kind that needs them.
+      timeout: seconds for one response; at the limit its worker is killed and replaced.
+      tolerance: of `numeric`, relative.
+      messages: a user's function gets lists of messages, see `functions.score`.
+      judge: who grades kind `judge`.
 
     Raises:
       UserError: unknown kind.
     """
 
-    def __init__(self, kind: str, *, num_workers: int = 2, timeout: float = 5.0):
-        if kind not in KINDS:
-            raise UserError(f"reward kind '{kind}' is unknown; choose one of {', '.join(KINDS)}.")
+    def __init__(
+        self,
+        kind: str,
+        *,
+        num_workers: int = 2,
+        timeout: float = 5.0,
+        tolerance: float = 1e-6,
+        messages: bool = False,
+        judge: Judge | None = None,
+    ):
+        check_kind(kind)
         self._kind, self._num_workers, self._timeout = kind, num_workers, timeout
-        self._pool = None
+        self._messages, self._judge = messages, judge
+        self._compare = dict(answers_lib.COMPARE)
+        self._compare["numeric"] = functools.partial(answers_lib.numeric, tolerance=tolerance)
+        self._workers: dict[str, Workers] = {}
+        self._held: _Batch | None = None
+        self._told: set[str] = set()
+        self._known: collections.OrderedDict[bytes, Grade] = collections.OrderedDict()
 
     def __enter__(self):
         return self
@@ -113,160 +139,217 @@ class Grader:
     def __exit__(self, *_):
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Ends the worker processes; responses still being graded are dropped."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
-            self._pool = None
+        for workers in self._workers.values():
+            workers.close()
+        self._workers, self._held = {}, None
 
-    def submit(self, response: str, answer: str) -> "Pending":
-        """Begins to grade one response; `.result()` waits for its `Grade`."""
-        if self._kind == "math":
-            return Pending(self, (response, answer), self._schedule(math_worker.grade, response, answer))
-        future = futures.Future()
-        future.set_result(_IN_PROCESS[self._kind](math_worker.without_thinking(response), answer))
-        return Pending(self, (response, answer), future)
+    def is_far(self, kind: str = "") -> bool:
+        """Do grades of this kind, the Grader's own by default, come over the network, whenever they come?"""
+        return (kind or self._kind) == "judge"
+
+    def submit(
+        self,
+        response: str,
+        answer: str,
+        *,
+        kind: str = "",
+        prompt: str = "",
+        columns: Mapping[str, Any] | None = None,
+    ) -> "Pending":
+        """Begins to grade one response; `.result()` waits for its `Grade`.
+
+        Responses to one question that follow each other go to a worker together, which reads the gold answer once.
+        Those held back for this are sent by the next other one, by `send` or by `.result()`.
+
+        Args:
+          response: what the model wrote.
+          answer: the gold answer.
+          kind: "" for the Grader's own.
+          prompt: the question, for a judge or a function.
+          columns: other columns of its row, for a function.
+
+        Raises:
+          UserError: unknown kind, or there is no judge.
+        """
+        kind = kind or self._kind
+        check_kind(kind)
+        if kind in self._compare:
+            done = Grade(*self._compare[kind](answers_lib.without_thinking(response), answer))
+            return Pending(lambda: done)
+        if kind == "judge":
+            if self._judge is None:
+                raise UserError("grader 'judge' has no endpoint to ask; set judge.url and judge.model.")
+            future = self._judge.submit(prompt, response, answer)
+            return Pending(future.result, future)
+        if (known := self._recall(kind, response, answer)) is not None:
+            return Pending(lambda: known)
+        one = _Batch(kind, answer, prompt, _NO_COLUMNS if columns is None else columns)
+        if self._held is None or not self._held.takes(one):
+            self.send()
+            self._held = one
+        batch = self._held
+        batch.responses.append(response)
+        return Pending(functools.partial(self._read, batch, len(batch.responses) - 1))
+
+    def send(self) -> None:
+        """Sends the responses that are held back to a worker."""
+        if self._held is not None:
+            self._held.task = self._begin(self._held, self._held.responses)
+            self._held = None
 
     def grade(self, responses: Sequence[str], answers: Sequence[str]) -> list[Grade]:
         """Grades all responses, in order."""
         pending = [self.submit(response, answer) for response, answer in zip(responses, answers, strict=True)]
         return [row.result() for row in pending]
 
-    def readable(self, answers: Sequence[str]) -> list[bool]:
-        """For each gold answer: can this kind read it? An answer that times out can't."""
-        if self._kind != "math":
-            return [_READABLE[self._kind](answer) for answer in answers]
-        # Plain numbers, nearly all of some data sets, need no parser; equal answers are asked about once.
-        unsure = {answer for answer in answers if not _PLAIN_NUMBER.fullmatch(answer.strip())}
-        tasks = {answer: self._schedule(math_worker.readable, answer) for answer in sorted(unsure)}
-        known = {
-            answer: self._outcome(task, math_worker.readable, (answer,))[0] is True for answer, task in tasks.items()
-        }
+    def readable(self, answers: Sequence[str], kind: str = "") -> list[bool]:
+        """For each gold answer: can this kind read it? An answer that times out can't.
+
+        Raises:
+          UserError: unknown kind, or a function that can't be loaded.
+        """
+        kind = kind or self._kind
+        check_kind(kind)
+        if kind in self._compare:
+            return [answers_lib.READABLE[kind](answer) for answer in answers]
+        if kind == "judge":
+            return [read_checklist(answer) is not None for answer in answers]
+        if functions.is_name(kind):
+            found = self._pool(kind).call(functions.problem_with, functions.resolved(kind)).outcome()
+            if found.failure or found.value:
+                raise UserError(f"grader '{kind}' can't be loaded: {found.failure or found.value}")
+            return [True] * len(answers)
+        module = _module(kind)
+        # Most need no parser, and equal ones are asked about once.
+        unsure = sorted({a for a in answers if kind != "math" or not math_worker.surely_readable(a)})
+        known = dict(zip(unsure, self._ask_all(kind, module.readable, unsure), strict=True))
         return [known.get(answer, True) for answer in answers]
 
-    def _schedule(self, function, *args):
-        if self._pool is not None and not self._pool.active:
-            self.close()  # spoiled: see _outcome
-        if self._pool is None:
-            self._pool = pebble.ProcessPool(
-                max_workers=self._num_workers,
-                initializer=math_worker.start,
-                initargs=(MEMORY_LIMIT,),
-                context=_SpawnWithoutMain(),
-            )
-        return self._pool.schedule(function, args=args, timeout=self._timeout)
+    def _ask_all(self, kind: str, function: Callable[[str], bool], answers: Sequence[str]) -> list[bool]:
+        def begin(some: Sequence[str]) -> Task:
+            return self._pool(kind).call(each, function, [(answer,) for answer in some])
 
-    def _outcome(self, future, function, args):
-        """`(result, None, False)` of a task, or `(None, reason, timed_out)`."""
-        try:
-            try:
-                return future.result(), None, False
-            except BrokenProcessPool:
-                # An idle worker died (killed from outside, say), which spoils a pool: once more, in a fresh one.
-                return self._schedule(function, *args).result(), None, False
-        except BrokenProcessPool as error:
-            raise RuntimeError("The grading workers die at their start; is math-verify installed?") from error
-        except futures.TimeoutError:
-            return None, f"timed out after {self._timeout:g} s", True
-        except pebble.ProcessExpired as error:
-            return None, f"worker died (exit code {error.exitcode})", False
-        except Exception as error:  # noqa: BLE001 - whatever SymPy raises is this row's zero, not the trainer's end
-            return None, f"grader failed: {type(error).__name__}", False
+        groups = [answers[i : i + _GOLD_BATCH] for i in range(0, len(answers), _GOLD_BATCH)]
+        tasks = [begin(group) for group in groups]
+        found = [_finish(begin, group, task) for group, task in zip(groups, tasks, strict=True)]
+        return [outcome.value is True for outcomes in found for outcome in outcomes]
+
+    # --- worker processes -------------------------------------------------------------------------------------------
+
+    def _pool(self, kind: str) -> Workers:
+        if kind not in self._workers:
+            if functions.is_name(kind):
+                start, arguments = functions.start, (functions.resolved(kind),)
+            else:
+                if kind == "code":
+                    sandbox.check()
+                start, arguments = _module(kind).start, (MEMORY_LIMIT,)
+            self._workers[kind] = Workers(self._num_workers, timeout=self._timeout, start=start, arguments=arguments)
+        return self._workers[kind]
+
+    def _begin(self, batch: "_Batch", responses: Sequence[str]) -> Task:
+        workers = self._pool(batch.kind)
+        if functions.is_name(batch.kind):
+            kind = functions.resolved(batch.kind)
+            return workers.call(
+                functions.score, kind, responses, batch.answer, batch.prompt, dict(batch.columns), self._messages
+            )
+        rows = [(response, batch.answer) for response in responses]
+        return workers.call(each, _module(batch.kind).grade, rows)
+
+    def _read(self, batch: "_Batch", number: int) -> Grade:
+        """Waits for the grade of a response of a batch."""
+        if batch.grades is None:
+            if batch.task is None:
+                self.send()
+            found = _finish(functools.partial(self._begin, batch), batch.responses, batch.task)
+            batch.grades = [_graded(outcome) for outcome in found]
+            for response, one, outcome in zip(batch.responses, batch.grades, found, strict=True):
+                if functions.is_name(batch.kind):
+                    self._tell(batch.kind, outcome)
+                elif outcome.failure is None:
+                    self._remember(batch.kind, response, batch.answer, one)
+        return batch.grades[number]
+
+    def _tell(self, kind: str, outcome: Outcome) -> None:
+        """Logs the first failure of a user's function, which may well fail on all responses."""
+        if outcome.failure and kind not in self._told:
+            self._told.add(kind)
+            _logger.warning("grader %s: %s; such responses score 0, this is not said again.", kind, outcome.failure)
+
+    # --- grades that are known already ------------------------------------------------------------------------------
+
+    def _recall(self, kind: str, response: str, answer: str) -> Grade | None:
+        key = _key(kind, response, answer)
+        if key in self._known:
+            self._known.move_to_end(key)
+        return self._known.get(key)
+
+    def _remember(self, kind: str, response: str, answer: str, found: Grade) -> None:
+        self._known[_key(kind, response, answer)] = found
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pending:
-    """A response that is being graded."""
+    """A response that is being graded.
 
-    grader: Grader
-    row: tuple[str, str]
-    future: futures.Future
-
-    def result(self) -> Grade:
-        """Waits for the grade."""
-        result, reason, timed_out = self.grader._outcome(self.future, math_worker.grade, self.row)
-        if reason is not None:
-            return Grade(0.0, None, reason, timed_out)
-        return Grade(*result)
-
-
-def _squeeze(text):
-    return " ".join(text.split())
-
-
-def _compare(extracted, answer):
-    if not answer:
-        return 0.0, extracted or None, "gold answer '' can't be read"
-    if not extracted:
-        return 0.0, None, "no answer found"
-    return float(extracted == answer), extracted, "equal" if extracted == answer else "not equal"
-
-
-def _exact(response, answer):
-    _, found, rest = response.rpartition(_ANSWER)
-    lines = rest.strip().splitlines() if found else [response]
-    return _compare(_squeeze(lines[0]) if lines else "", _squeeze(answer))
-
-
-def _trace(response, answer):
-    _, found, rest = response.rpartition(_ANSWER)
-    return _compare(_squeeze(rest) if found else "", _squeeze(answer))
-
-
-def _read_number(answer):
-    """The gold answer as a float, None if it is not one number and its currency or percent sign."""
-    match = _NUMBER.fullmatch(answer.strip().rstrip(".").removesuffix("%").rstrip())
-    value = _value(match) if match else math.inf
-    return value if math.isfinite(value) else None
-
-
-def _value(match):
-    value = float(match.group(1).replace(",", ""))
-    return -value if match.group().lstrip()[:1] in ("-", "\u2212") else value
-
-
-def _numeric(response, answer):
-    gold = _read_number(answer)
-    if gold is None:
-        return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
-    last = None
-    for match in _NUMBER.finditer(response):
-        last = match
-    if last is None:
-        return 0.0, None, "no answer found"
-    equal = math.isclose(_value(last), gold, rel_tol=1e-6)
-    return float(equal), last.group().strip(), "equal" if equal else "not equal"
-
-
-_IN_PROCESS = {"exact": _exact, "numeric": _numeric, "trace": _trace}
-_READABLE = {
-    "exact": lambda answer: bool(answer.strip()),
-    "numeric": lambda answer: _read_number(answer) is not None,
-    "trace": lambda answer: bool(answer.strip()),
-}
-KINDS = ("math", *_IN_PROCESS)
-
-
-class _ProcessWithoutMain(multiprocessing.context.SpawnProcess):
-    """A spawned process that does not import the parent's main module again.
-
-    Spawn looks for `__main__.__spec__` and `__main__.__file__` and runs what they name; for `python -m
-    cgrpo_jax.train` that would be JAX and the model code in each worker. The workers need nothing of it.
+    Attributes:
+      result: waits for the grade.
+      future: of the grade, where it comes from afar.
     """
 
-    _lock = threading.Lock()
-
-    def start(self):
-        main = sys.modules["__main__"]
-        with self._lock:
-            spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-            main.__spec__ = main.__file__ = None
-            try:
-                super().start()
-            finally:
-                main.__spec__, main.__file__ = spec, file
+    result: Callable[[], Grade]
+    future: futures.Future[Grade] | None = None
 
 
-class _SpawnWithoutMain(multiprocessing.context.SpawnContext):
-    Process = _ProcessWithoutMain
+@dataclasses.dataclass
+class _Batch:
+    """Responses to one question, on their way to a worker, at work or graded."""
+
+    kind: str
+    answer: str
+    prompt: str
+    columns: Mapping[str, Any]
+    responses: list[str] = dataclasses.field(default_factory=list)
+    task: Task | None = None
+    grades: list[Grade] | None = None
+
+    def takes(self, other: "_Batch") -> bool:
+        """May the responses of another batch join this one? Programs may each take most of the time limit."""
+        most = {"math": _BATCH, "code": 1}.get(self.kind, sys.maxsize)
+        same = (self.kind, self.answer, self.prompt) == (other.kind, other.answer, other.prompt)
+        return same and len(self.responses) < most and self.columns is other.columns
+
+
+def _finish(begin: Callable[[Sequence[str]], Task], texts: Sequence[str], task: Task) -> list[Outcome]:
+    """What became of each text of a task. Where they took too long together, or one killed its worker, one by one."""
+    whole = task.outcome()
+    if whole.failure is None:
+        return whole.value
+    if len(texts) == 1:
+        return [whole]
+    alone = [begin([text]) for text in texts]
+    return [outcome if outcome.failure else outcome.value[0] for outcome in (one.outcome() for one in alone)]
+
+
+def _graded(outcome: Outcome) -> Grade:
+    if outcome.failure is not None:
+        return Grade(0.0, None, outcome.failure, outcome.timed_out)
+    return Grade(*outcome.value)
+
+
+def _module(kind: str):
+    """The module that workers of a kind run: `start`, `readable` and `grade`."""
+    return math_worker if kind == "math" else importlib.import_module("cgrpo_jax.code_worker")
+
+
+def _key(kind: str, response: str, answer: str) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for text in (kind, response, answer):
+        encoded = text.encode(errors="surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.digest()

@@ -20,8 +20,8 @@ from cgrpo_jax.rewards import Grade
 from cgrpo_jax.writers import HttpWriter, Writer
 
 Counts = collections.Counter
-# What grades: `(responses, answers) -> grades`, to be awaited.
-Grading = Callable[[list[str], list[str]], Awaitable[list[Grade]]]
+# What grades: `(responses, problem) -> grades`, to be awaited.
+Grading = Callable[[list[str], Problem], Awaitable[list[Grade]]]
 
 
 # --- 1. respond ---------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ async def respond(
 
 async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = pipeline.grade) -> list[Rollout]:
     """Returns the rollouts, all of one problem, with the verifier's reward, and with what it read and found."""
-    grades = await grade([row.text for row in rollouts], [problem.answer] * len(rollouts))
+    grades = await grade([row.text for row in rollouts], problem)
     return [
         row.replace(reward=float(g.score), extracted=g.extracted, feedback=g.reason)
         for row, g in zip(rollouts, grades, strict=True)

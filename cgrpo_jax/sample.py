@@ -34,7 +34,7 @@ def main(config, workdir: str, question: str | None, answer: str | None, distrib
     params, _ = assemble.trained_params(config, model, workdir)
     with contextlib.ExitStack() as held:
         http_critic = generation.open_http_critic(config, held)
-        grader = held.enter_context(rewards.Grader(config.grader, num_workers=1, timeout=config.grader_timeout))
+        grader = generation.open_grader(config, held, num_workers=1)
         show = functools.partial(_show, config, model, params, critic_model, http_critic, grader, answer=answer)
         if question is not None:
             show(question, number=0)

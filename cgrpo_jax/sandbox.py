@@ -213,6 +213,7 @@ def read_capped(fd: int, *, limit: int, deadline: float) -> tuple[bytes, str]:
     return b"".join(parts)[:limit], "limit"
 
 
+@functools.cache
 def check() -> None:
     """Checks that programs can be run here, and says in the log if that is without namespaces.
 

@@ -35,7 +35,6 @@ from cgrpo_jax import (
     model_files,
     order,
     profiling,
-    rewards,
     rollout,
     runtime,
     writers,
@@ -60,6 +59,7 @@ _MAY_CHANGE = (
     "mesh", "num_slots", "kv_cache_gib", "decode_chunk", "prompt_bucket", "grader_workers",
     "http_critic.url", "http_critic.key_variable", "http_critic.concurrency", "http_critic.timeout",
     "http_critic.max_attempts", "http_critic.max_requests", "http_critic.max_tokens",
+    "judge.url", "judge.key_variable", "judge.concurrency", "judge.timeout", "judge.max_attempts",
 )  # fmt: skip
 
 
@@ -92,9 +92,7 @@ def main(config, workdir: str, distributed: bool = False) -> None:
                 journal.say(f"{number} {kind} questions are longer than {limit} and were left out")
         if chosen:
             journal.say(chosen)
-        grader = held.enter_context(
-            rewards.Grader(config.grader, num_workers=config.grader_workers, timeout=config.grader_timeout)
-        )
+        grader = generation.open_grader(config, held)
         checkpoints = held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep))
         stopping = held.enter_context(runtime.catch_sigterm())
         parts = (model, critic_model, http_critic, train_problems, mixture, eval_problems, run, grader, checkpoints)

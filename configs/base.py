@@ -48,9 +48,22 @@ def get_config() -> config_dict.ConfigDict:
 
     # --- reward
     c.reward_source = "verifier"  # or "critic": the verdict is the reward (unsupervised)
-    c.grader = "math"  # math, numeric, exact, trace
+    # Of problems whose data names none: math, numeric, choice, exact, trace, code, judge, or your own function with the
+    # signature of TRL's, "FILE.py:name" or "package.module:name".
+    c.grader = "math"
     c.grader_timeout = 5.0  # seconds a row
-    c.grader_workers = 2
+    c.grader_workers = 2  # processes
+    c.grader_tolerance = 1e-6  # of numeric, relative
+    c.grader_messages = False  # your function gets lists of messages, as TRL's do with conversational data, not texts
+    c.judge = config_dict.ConfigDict()  # of grader judge: an OpenAI-compatible endpoint that goes through checklists
+    c.judge.url = ""  # such as "http://host:8000/v1"
+    c.judge.model = ""  # its name there
+    c.judge.key_variable = ""  # environment variable with the API key; empty: none is sent
+    c.judge.concurrency = 16  # requests at a time
+    c.judge.timeout = 60.0  # seconds an attempt
+    c.judge.max_attempts = 4  # at having a reply
+    c.judge.max_retries = 2  # of a reply that can't be read
+    c.judge.max_reply_length = 1024  # tokens
     c.pass_threshold = 1.0
 
     # --- critique

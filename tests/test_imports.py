@@ -52,7 +52,11 @@ LEVELS = (
     (
         "model",
         "tokenizer",
+        "answers",
+        "functions",
+        "judge",
         "rewards",
+        "workers",
         "chat_api",
         "http_critic",
         "math_worker",

@@ -191,7 +191,7 @@ def test_critiques_of_all_responses_show_wrong_accusations(tmp_path, seen):
 
 
 def test_the_verdict_as_the_reward(tmp_path, seen, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("the unsupervised variant asked the verifier")
 
     monkeypatch.setattr(rewards.Grader, "submit", refuse)

@@ -12,6 +12,7 @@ from test_pipeline import ask, run, solve, texts
 
 from cgrpo_jax import math_worker, pipeline, rewards
 from cgrpo_jax.pipeline import Pipeline
+from cgrpo_jax.records import Problem
 
 # --- grades -------------------------------------------------------------------------------------------------------
 
@@ -23,24 +24,28 @@ class Graded(rewards.Grader):
         super().__init__("exact")
         self.slow, self.asked, self.threads = slow, [], []
 
-    def submit(self, response, answer):
+    def submit(self, response, answer, **_):
         self.asked.append(response)
         done = futures.Future()
 
         def finish():
-            done.set_result((float(response == answer), response, "compared"))
+            done.set_result(rewards.Grade(float(response == answer), response, "compared"))
 
         if self.slow:
             self.threads.append(threading.Timer(0.03, finish))
             self.threads[-1].start()
         else:
             finish()
-        return rewards.Pending(self, (response, answer), done)
+        return rewards.Pending(done.result)
+
+
+def problem(answer="right", **fields):
+    return Problem(0, "a question", answer, **fields)
 
 
 def test_grades_are_in_order():
     async def graded(*responses):
-        return [grade.score for grade in await pipeline.grade(responses, ["right"] * len(responses))]
+        return [grade.score for grade in await pipeline.grade(responses, problem())]
 
     coroutines = [graded("right", "wrong", "right"), graded(), graded("wrong")]
     assert run(*coroutines, grader=Graded()) == [[1.0, 0.0, 1.0], [], [0.0]]
@@ -50,7 +55,7 @@ def graded_schedule(slow):
     engine, grader = FakeEngine(steps=lambda i: 1 + (i.question + i.stage) % 3, num_slots=2), Graded(slow)
 
     async def between():
-        await pipeline.grade(["right"], ["right"])
+        await pipeline.grade(["right"], problem())
 
     run(*[solve(engine, q, between=between) for q in range(4)], engines=[engine], grader=grader)
     return [(event[0], *(key_of(event[1].indices[0]) if len(event) > 1 else ())) for event in engine.events]
@@ -71,7 +76,7 @@ def test_grades_are_read_a_fixed_number_of_ticks_after_they_were_asked_for(monke
     async def graded():
         await ask(engine, 0)
         asked = len(ticks)
-        await pipeline.grade(["right"], ["right"])
+        await pipeline.grade(["right"], problem())
         read.append(len(ticks) - asked)
 
     for slow in (False, True):
@@ -86,7 +91,7 @@ def test_engines_go_on_while_grades_are_worked_on():
     async def graded():
         await ask(engine, 0)
         before = engine.events.count(("step",))
-        await pipeline.grade(["right"], ["right"])
+        await pipeline.grade(["right"], problem())
         return engine.events.count(("step",)) - before
 
     steps, _ = run(graded(), texts(ask(engine, 1)), engines=[engine], grader=grader)
@@ -97,7 +102,7 @@ def test_a_grade_that_hangs_is_a_zero_that_is_counted(monkeypatch):
     monkeypatch.setattr(math_worker, "grade", slow_grading.grade)
 
     async def graded(*responses):
-        return await pipeline.grade(responses, ["1"] * len(responses))
+        return await pipeline.grade(responses, problem("1"))
 
     engine = FakeEngine(steps=lambda i: 3)
     with rewards.Grader("math", num_workers=2, timeout=1.0) as grader:
@@ -205,7 +210,7 @@ def test_processes_divide_the_grading(monkeypatch):
     shared = Pipeline(grader)
 
     async def graded():
-        return await pipeline.grade(["a", "right", "c"], ["right"] * 3)
+        return await pipeline.grade(["a", "right", "c"], problem())
 
     (grades,) = shared.run([graded()])
     assert grader.asked == ["right"] and given == [[[(1.0, "right", "compared", False)]]]
@@ -217,7 +222,7 @@ def test_processes_divide_the_grading(monkeypatch):
     def broken():
         raise RuntimeError("no worker starts")
 
-    monkeypatch.setattr(grader, "submit", lambda *row: types.SimpleNamespace(result=broken))
+    monkeypatch.setattr(grader, "submit", lambda *_, **__: types.SimpleNamespace(result=broken))
     with pytest.raises(RuntimeError, match="no worker starts"):
         shared.run([graded()])
     assert failed == [False, True] and len(given) == 1

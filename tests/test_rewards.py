@@ -1,11 +1,15 @@
+import random
 import subprocess
 import sys
 import textwrap
+import time
 
+import math_verify
 import pytest
 
-from cgrpo_jax import math_worker, rewards
+from cgrpo_jax import answers, functions, math_worker, rewards
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.workers import Outcome
 
 # SymPy would need the factorial's 10^(10^10) digits: this hangs whatever the machine.
 HANGS = r"\boxed{10^{10^{10}}!}"
@@ -60,11 +64,11 @@ def test_numeric(response, gold, score):
     assert _scores("numeric", (response, gold)) == [score]
 
 
-@pytest.mark.parametrize("kind", rewards.KINDS)
+@pytest.mark.parametrize("kind", ["math", *answers.COMPARE])
 def test_odd_responses_get_a_grade(kind, math_grader):
     odd = ["", "\\boxed{", "{{}}" * 50, "Answer:", "\x00\ud800", "\u0665", "-" * 2000, "\\boxed{\\frac{7}{}}"]
     grader = math_grader if kind == "math" else rewards.Grader(kind)
-    grades = grader.grade(odd, ["1"] * len(odd))
+    grades = grader.grade(odd, ["B" if kind == "choice" else "1"] * len(odd))
     assert [grade.score for grade in grades] == [0.0] * len(odd)
     assert all(grade.reason for grade in grades)
 
@@ -107,13 +111,10 @@ def test_check_gold_names_rows():
         rewards.check_gold("exact", ["a", " "])
 
 
-def test_plain_numbers_that_skip_the_parser_are_readable():
-    for number in ("0", "-7", "12.50", "9" * 30):
-        assert rewards._PLAIN_NUMBER.fullmatch(number) and math_worker.readable(number)
-
-
 def test_unknown_kind():
-    with pytest.raises(UserError, match="'maths' is unknown; choose one of math, exact, numeric, trace"):
+    with pytest.raises(
+        UserError, match="'maths' is unknown; use one of math, exact, trace, numeric, choice, code, judge, or"
+    ):
         rewards.grade("maths", [], [])
 
 
@@ -132,8 +133,8 @@ def test_timeout_kills_the_worker_and_the_next_row_is_graded():
 def test_worker_crash_is_a_zero_and_the_next_row_is_graded(math_grader):
     import os
 
-    future = math_grader._schedule(os._exit, 3)
-    assert math_grader._outcome(future, os._exit, (3,)) == (None, "worker died (exit code 3)", False)
+    died = math_grader._pool("math").call(os._exit, 3).outcome()
+    assert died == Outcome(None, "worker died (exit code 3)")
     assert math_grader.grade([r"\boxed{7}"], ["7"])[0].score == 1.0
 
 
@@ -141,7 +142,7 @@ def test_idle_worker_killed_from_outside(math_grader):
     import os
     import signal
 
-    pid = math_grader._schedule(os.getpid).result()
+    pid = math_grader._pool("math").call(os.getpid).outcome().value
     os.kill(pid, signal.SIGKILL)
     grades = math_grader.grade([r"\boxed{7}"] * 3, ["7"] * 3)
     assert [grade.score for grade in grades] == [1.0] * 3
@@ -158,7 +159,7 @@ def test_workers_import_neither_main_nor_jax(tmp_path):
         if __name__ == "__main__":
             with rewards.Grader("math", num_workers=1) as grader:
                 assert grader.grade(["\\\\boxed{7}"], ["7"])[0].score == 1.0
-                modules = grader._schedule(loaded_modules).result()
+                modules = grader._pool("math").call(loaded_modules).outcome().value
             assert "math_verify" in modules and not {"jax", "numpy", "tensorflow", "torch"} & set(modules), modules
             assert "math_verify" not in sys.modules and "sympy" not in sys.modules
             assert __spec__ is None and __file__
@@ -171,24 +172,195 @@ def test_workers_import_neither_main_nor_jax(tmp_path):
     assert log.read_text() == "ran\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "box"),
-    [
-        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-        (r"\boxed {5}", "5"),
-        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
-        (r"\boxed{\boxed{5}}", r"\boxed{5}"),
-        (r"\boxed{5} \boxed{6", "5"),
-        (r"\boxed{1}$, $\boxed{2}$ and $\boxed{3}", "1, 2, 3"),
-        ("none", None),
-    ],
-)
-def test_boxed(text, box):
-    assert math_worker.boxed(text) == box
+# --- several responses to one question ----------------------------------------------------------------------------
 
 
-def test_without_thinking():
-    assert math_worker.without_thinking("<think>a</think>b") == "b"
-    assert math_worker.without_thinking("a</think>b") == "b"
-    assert math_worker.without_thinking("b<think>a") == "b"
-    assert math_worker.without_thinking("b") == "b"
+def calls(grader, monkeypatch):
+    """Notes how many responses each call of a worker holds."""
+    begin, sizes = rewards.Grader._begin, []
+
+    def note(self, batch, responses):
+        sizes.append(len(responses))
+        return begin(self, batch, responses)
+
+    monkeypatch.setattr(rewards.Grader, "_begin", note)
+    return sizes
+
+
+def test_responses_to_one_question_go_to_a_worker_together(math_grader, monkeypatch):
+    sizes = calls(math_grader, monkeypatch)
+    texts = [f"{i}: \\boxed{{{i}}}" for i in range(11)]
+    first = [math_grader.submit(text, "10") for text in texts]
+    second = math_grader.submit("so \\boxed{3}", "3")
+    assert sizes == [8, 3]  # the second question sent what was held back of the first
+    assert second.result().score == 1.0 and sizes == [8, 3, 1]
+    assert [row.result().score for row in first] == [0.0] * 10 + [1.0]
+    held = math_grader.submit("so \\boxed{4}", "3")
+    math_grader.send()
+    assert sizes == [8, 3, 1, 1] and held.result().score == 0.0
+
+
+def test_a_row_that_hangs_costs_its_batch_no_other_row(monkeypatch):
+    with rewards.Grader("math", num_workers=2, timeout=1.0) as grader:
+        sizes = calls(grader, monkeypatch)
+        grades = grader.grade([r"\boxed{7}", HANGS, r"\boxed{8}", r"7 it is: \boxed{7}"], ["7"] * 4)
+    assert sizes == [4, 1, 1, 1, 1]
+    assert [grade.score for grade in grades] == [1.0, 0.0, 0.0, 1.0]
+    assert [grade.timed_out for grade in grades] == [False, True, False, False]
+
+
+def test_a_grade_is_remembered_and_a_timeout_is_not(monkeypatch):
+    monkeypatch.setattr(rewards, "_REMEMBERED", 2)
+    with rewards.Grader("math", num_workers=1, timeout=0.5) as grader:
+        sizes = calls(grader, monkeypatch)
+        first = grader.grade(["\\boxed{7}", HANGS], ["7", "8"])
+        assert grader.grade(["\\boxed{7}"], ["7"]) == first[:1] and sizes == [1, 1]
+        assert grader.grade(["\\boxed{7}"], ["8"])[0].score == 0.0 and sizes == [1, 1, 1]
+        grader.grade([HANGS], ["8"])
+        assert sizes == [1, 1, 1, 1]
+        grader.grade(["\\boxed{9}"], ["9"])  # the third that is known, so the first is forgotten
+        grader.grade(["\\boxed{7}"], ["7"])
+        assert sizes == [1] * 6
+
+
+def test_one_grader_serves_problems_of_several_kinds():
+    with rewards.Grader("exact", num_workers=1, timeout=30.0) as grader:
+        rows = [
+            ("Answer: a", "a", ""),
+            ("\\boxed{1/2}", "0.5", "math"),
+            ("(B)", "B", "choice"),
+            ("5 km", "5", "numeric"),
+        ]
+        assert [grader.submit(r, a, kind=kind).result().score for r, a, kind in rows] == [1.0] * 4
+        assert grader.readable(["", "a"]) == [False, True]
+        assert grader.readable(["B", "1"], kind="choice") == [True, False]
+        with pytest.raises(UserError, match="'maths' is unknown"):
+            grader.submit("a", "a", kind="maths")
+
+
+def test_the_tolerance_of_numeric():
+    assert rewards.grade("numeric", ["3.14"], ["3.14159"], tolerance=1e-2)[0].score == 1.0
+    assert rewards.grade("numeric", ["3.14"], ["3.14159"], tolerance=1e-4)[0].score == 0.0
+
+
+# --- what a model may write ---------------------------------------------------------------------------------------
+
+ADVERSARIAL = {
+    "a huge exponent": r"\boxed{9^{9^{9^{9}}}}",
+    "a huge factorial": HANGS,
+    "nested powers": r"\boxed{" + "2^{" * 200 + "2" + "}" * 201,
+    "nested fractions": r"\boxed{" + r"\frac{1}{" * 80 + "2" + "}" * 81,
+    "open braces": r"\boxed{" * 14_000,
+    "a deep sum": r"\boxed{" + "(" * 400 + "1" + ")" * 400 + "}",
+    "dollars": "$" * 20_000 + " 8",
+    "an integral": r"\boxed{\int_0^1 x^{x^{x^{x}}} \sin(x^{x}) dx}",
+    "a huge binomial": r"\boxed{\binom{10^{9}}{5 \cdot 10^{8}}}",
+    "a long sum": r"\boxed{\sum_{k=1}^{10^{9}} \frac{1}{k^{k}}}",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ADVERSARIAL.values(), ids=ADVERSARIAL)
+def test_adversarial_latex_takes_bounded_time_and_is_no_pass(text):
+    with rewards.Grader("math", num_workers=1, timeout=2.0) as grader:
+        grader.grade(["\\boxed{1}"], ["1"])  # the worker has started
+        began = time.monotonic()
+        bad, good = grader.grade([text, r"so \boxed{7}"], ["7", "7"])
+        assert time.monotonic() - began < 30  # twice the limit, a new worker's start, and room for a busy machine
+    assert bad.score == 0.0 and bad.reason and good.score == 1.0
+    assert bad.timed_out == bad.reason.startswith("timed out")
+
+
+def test_a_response_of_100_000_characters(math_grader):
+    long = "so $x = 3$ and we go on, " * 4000
+    assert [grade.score for grade in math_grader.grade([long + r"\boxed{7}", r"\boxed{7}" + long], ["7", "7"])] == [
+        1,
+        1,
+    ]
+    for kind in answers.COMPARE:
+        gold, began = "B" if kind == "choice" else "7", time.process_time()
+        odd = [long, "{" * 100_000, "\\boxed{" * 14_000, "1" * 100_000, "1,111" * 20_000, "answer" + " " * 100_000]
+        odd += ["\\boxed{1}" + " " * 100_000 + "\\boxed{2}", "answer is (" + " " * 100_000, "the answer is " * 7000]
+        assert not any(grade.score for grade in rewards.grade(kind, odd, [gold] * len(odd)))
+        assert time.process_time() - began < 5  # linear: a hundredth of it on an idle machine
+
+
+def test_two_boxed_answers(math_grader):
+    texts = [r"\boxed{3}. Wait: \boxed{4}", r"\boxed{3} and \boxed{4}", r"either \boxed{3} if odd, or else \boxed{4}"]
+    assert [grade.score for grade in math_grader.grade(texts, ["4"] * 3)] == [1, 0, 1]
+    assert [grade.score for grade in math_grader.grade(texts, ["3"] * 3)] == [0, 0, 0]
+    assert [grade.score for grade in math_grader.grade(texts, ["3,4"] * 3)] == [0, 1, 0]
+
+
+# --- short cuts ---------------------------------------------------------------------------------------------------
+
+
+def by_math_verify(box, answer):
+    """math-verify's own verdict, without the short cuts."""
+    predicted = math_worker.parse(f"\\boxed{{{box}}}")
+    return math_verify.verify(math_worker.parse(f"\\boxed{{{answer}}}"), predicted, timeout_seconds=None)
+
+
+def test_integers_are_compared_as_math_verify_does():
+    rng = random.Random(0)
+    numbers = [
+        0,
+        1,
+        2,
+        9,
+        10,
+        11,
+        100,
+        999,
+        1000,
+        10**14,
+        10**15 - 1,
+        *(rng.randrange(10 ** rng.randint(1, 15)) for _ in range(12)),
+    ]
+    numbers += [-n for n in numbers if n]
+    for a in numbers:
+        assert math_worker._INTEGER.fullmatch(str(a))
+        for b in {a, -a, a + 1, a * 10, rng.choice(numbers)}:
+            if math_worker._INTEGER.fullmatch(str(b)):
+                assert by_math_verify(str(a), str(b)) == (a == b), (a, b)
+    for text in ("-0", "007", "1e5", "1 000", "1.0", "1" * 16):
+        assert not math_worker._INTEGER.fullmatch(text)
+
+
+GOLD = [
+    "42", r"\frac{14}{3}", "p - q", r"\left( 3, \frac{\pi}{2} \right)", r"\text{Evelyn}", "x=5", r"\pm 2", "[0,1)",
+    r"\{1,2\}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"50\%", r"90^\circ", r"\$18.90", "0.5", "58_9", "3:4", "x>2",
+    r"(-\infty,0)\cup(1,\infty)", r"\sqrt{2}", r"6 - 5i", r"10,\!080", r"\text{(C)}", "even", "1,2", r"4\frac{2}{3}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", GOLD)
+def test_equal_texts_are_equal_to_math_verify(answer):
+    assert math_worker.readable(answer) and by_math_verify(answer, answer)
+
+
+SURE = [
+    "0", "-7", "12.50", "9" * 30, "1,234", "-1,234,567.5", r"\frac{1}{2}", r"-\frac{14}{3}", r"\dfrac{1}{2}", "3/4",
+    "-3/4", r"50\%", "50%", r"\sqrt{2}", r"2\sqrt{3}", "x", "A", r"\pi", r"3\pi", "$18$", "(1,2)", "(-3, 4)",
+    "90^\\circ",    r"\$5",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", SURE)
+def test_answers_that_skip_the_parser_are_readable(answer):
+    assert math_worker.surely_readable(answer) and math_worker.readable(answer)
+
+
+@pytest.mark.parametrize("answer", ["", " ", "???", "1/0/0", r"\frac{", "abc def", "1,23", "$", "--1", "(,)"])
+def test_others_are_asked_about(answer):
+    assert not math_worker.surely_readable(answer)
+
+
+# --- programs -----------------------------------------------------------------------------------------------------
+
+
+def test_functions_are_told_from_kinds(tmp_path):
+    assert functions.is_name("rewards.py:f") and functions.is_name("a.b:f") and functions.is_name("/x y/r.py:f")
+    assert not any(map(functions.is_name, ["math", "a:", ":f", "a:b c", ""]))
+    with pytest.raises(UserError, match="there is no file .*nothing.py"):
+        functions.resolved(f"{tmp_path}/nothing.py:f")

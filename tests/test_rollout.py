@@ -71,11 +71,11 @@ def key_of(index):
     return dataclasses.astuple(index)
 
 
-def grade_traces(texts, answers):
+def grade_traces(texts, problem):
     """Grades at once: what `pipeline.grade` does with workers."""
 
     async def graded():
-        return rewards.grade("trace", texts, answers)
+        return rewards.grade("trace", texts, [problem.answer] * len(texts))
 
     return graded()
 

@@ -141,12 +141,12 @@ def test_a_grade_that_hangs_costs_its_row_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(math_worker, "grade", slow_grading.grade)
     submit, hung = rewards.Grader.submit, []
 
-    def spoil(self, response, answer):
+    def spoil(self, response, answer, **rest):
         """The first response that is right never comes back."""
         if not hung and response.endswith(f" {answer}"):
             hung.append(response)
             response = "hang"
-        return submit(self, response, answer)
+        return submit(self, response, answer, **rest)
 
     changes = {"data.num_eval": 0, "grader": "math", "grader_timeout": 1.0, "refine": "none"}
     run(tmp_path / "good", changes)

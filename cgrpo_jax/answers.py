@@ -1,0 +1,282 @@
+"""Final answers: where a response has one, and the kinds of answer that are compared without a mathematics parser.
+
+  - `numeric`: the final number, within a relative tolerance.
+  - `choice`: one letter, A to J.
+  - `exact`: a line, up to whitespace.
+  - `trace`: everything after the last "Answer:", up to whitespace.
+
+All of it takes time linear in the response, so it may run beside the training loop.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+
+MAX_ANSWER_CHARS = 1000  # no gold answer is near this long
+_MAX_GAP = 40  # characters between boxes that are one answer
+
+Compared = tuple[float, str | None, str]  # the score, extracted and reason of a `Grade`
+
+_BOX = r"\\(?:f?boxed|fbox)\s*\{"
+_BOX_OR_BRACE = re.compile(_BOX + r"|\\[{}]|[{}]")
+_BETWEEN_BOXES = re.compile(r"[\s$.]*(?:,|,?\s*\band\b|,?\s*\bor\b)[\s$]*")
+_ANSWER = "Answer:"
+# "The answer is", "**Answer:**", "The correct option is", and GSM8K's "####".
+_SAID = re.compile(
+    r"(?i:\banswers?\b(?:\s+(?:is|are|was|=)\b|\s*(?:[*_]+\s*)?[:=])|\bcorrect\s+(?:option|choice)\s+is\b)|####"
+)
+_SENTENCE = re.compile(r"[^\n]*?(?=\n|$|[.!?](?:\s|$))")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grade:
+    """Verdict on one response.
+
+    Attributes:
+      score: 1.0 if the final answer is right, else 0.0; what lies between, or beyond, comes from a judge or a user's
+        own function.
+      extracted: the final answer as it was read, None if there was none.
+      reason: why, in a few words; "timed out after 5 s" where the time limit struck.
+      timed_out: the grader was killed at its time limit. Count these: they are zeros that say nothing of the answer.
+    """
+
+    score: float
+    extracted: str | None
+    reason: str
+    timed_out: bool = False
+
+
+def without_thinking(text: str) -> str:
+    """The text after the thinking part; empty if a `<think>` was never closed."""
+    return text.rpartition("</think>")[2].partition("<think>")[0]
+
+
+def boxed(text: str) -> str | None:
+    r"""Contents of the last `\boxed{...}`, or None. Boxes joined by "and", "or" or a comma are one answer: "1, 2".
+
+    Only the last one counts, so a response can't collect the reward by boxing every candidate.
+    """
+    spans: list[tuple[int, int, str]] = []
+    opened: list[tuple[int, int]] = []  # where each open brace's box begins, -1 if it is none, and its content
+    for found in _BOX_OR_BRACE.finditer(text):
+        token = found.group()
+        if token[-1] == "{" and token != r"\{":
+            opened.append((found.start() if len(token) > 1 else -1, found.end()))
+        elif token == "}" and opened:
+            start, content = opened.pop()
+            if start >= 0 and found.start() - content <= MAX_ANSWER_CHARS:
+                while spans and spans[-1][0] > start:
+                    spans.pop()  # a box within this one
+                spans.append((start, found.end(), text[content : found.start()]))
+    if not spans:
+        return None
+    first, _, content = spans.pop()
+    while spans and first - spans[-1][1] <= _MAX_GAP and _BETWEEN_BOXES.fullmatch(text, spans[-1][1], first):
+        first, _, earlier = spans.pop()
+        content = f"{earlier}, {content}"
+    return content.strip()
+
+
+def breaks_off(text: str) -> bool:
+    r"""Does the text end within a box that it never closes, as one that was cut at its longest may?
+
+    Example:
+      >>> breaks_off(r"so it is \boxed{12")
+      True
+    """
+    last = None
+    for found in re.finditer(_BOX, text):
+        last = found
+    return last is not None and boxed(text[last.start() :]) is None
+
+
+def said(text: str) -> str | None:
+    """What follows the last "answer is", "answer:" or "####", to the end of the sentence; None if there is none."""
+    last = None
+    for found in _SAID.finditer(text):
+        last = found
+    return None if last is None else _SENTENCE.match(text, last.end()).group().strip(" *_:$")
+
+
+def _compare(extracted: str | None, answer: str) -> Compared:
+    if not answer:
+        return 0.0, None, "gold answer '' can't be read"
+    if not extracted:
+        return 0.0, None, "no answer found"
+    return float(extracted == answer), extracted[:200], "equal" if extracted == answer else "not equal"
+
+
+# --- exact, trace -------------------------------------------------------------------------------------------------
+
+
+def _squeeze(text: str) -> str:
+    return " ".join(text.split())
+
+
+def exact(response: str, answer: str) -> Compared:
+    r"""Compares the line after the last "Answer:", else the last box, else the whole response."""
+    _, found, rest = response.rpartition(_ANSWER)
+    if not found and (box := boxed(response)) is not None:
+        return _compare(_squeeze(box), _squeeze(answer))
+    lines = rest.strip().splitlines() if found else [response]
+    return _compare(_squeeze(lines[0]) if lines else "", _squeeze(answer))
+
+
+def trace(response: str, answer: str) -> Compared:
+    """Compares everything after the last "Answer:"."""
+    _, found, rest = response.rpartition(_ANSWER)
+    return _compare(_squeeze(rest) if found else "", _squeeze(answer))
+
+
+def has_text(answer: str) -> bool:
+    """Is there anything in a gold answer of kind `exact` or `trace`?"""
+    return bool(answer.strip())
+
+
+# --- numeric ------------------------------------------------------------------------------------------------------
+
+_MINUS = "-\u2212\u2013"
+_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,)[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_SIGN = rf"(?:(?<![\w.)\]}}])[{_MINUS}])?\s?\\?[$\u20ac\u00a3]?\s?"
+_POWER = rf"\s?(?:\\times|\\cdot|\u00d7|\*|x)\s?10\s?(?:\^|\*\*)\s?\{{?\(?(?P<power>[{_MINUS}+]?[0-9]{{1,3}})\)?\}}?"
+_EXPONENT = r"[eE](?P<exponent>[-+]?[0-9]{1,3})(?![\w.])"
+_NUMBER = re.compile(
+    rf"{_SIGN}(?:\\[dtc]?frac\s?\{{\s?(?P<above>{_DIGITS})\s?\}}\s?\{{\s?(?P<below>{_DIGITS})\s?\}}"
+    rf"|(?P<value>{_DIGITS})(?:{_EXPONENT}|{_POWER}|\s?/\s?(?P<divisor>{_DIGITS})(?![\w/]))?)"
+)
+
+
+def read_number(answer: str) -> float | None:
+    """The gold answer as a float, None if it is not one number and its currency or percent sign.
+
+    Example:
+      >>> read_number("$1,200.50"), read_number("3/4"), read_number("about 3")
+      (1200.5, 0.75, None)
+    """
+    text = answer.strip().removesuffix(".").rstrip()
+    found = _NUMBER.fullmatch(text.strip("$").removesuffix("%").rstrip(" \\"))
+    return None if found is None else _value(found)
+
+
+def _value(found: re.Match) -> float | None:
+    """The number of a match, None if no float can be as large or it is divided by 0."""
+    above, below = (
+        float(re.sub(r"[^0-9.]", "", part)) if part else None
+        for part in (found["above"] or found["value"], found["below"] or found["divisor"])
+    )
+    power = found["power"] or found["exponent"]
+    try:
+        value = above / below if below is not None else above
+        value *= 10.0 ** int(power.translate(str.maketrans(dict.fromkeys(_MINUS, "-")))) if power else 1.0
+    except (ZeroDivisionError, OverflowError):
+        return None
+    if not math.isfinite(value):
+        return None
+    return -value if found.group().lstrip()[:1] in _MINUS else value
+
+
+def _last_number(text: str) -> re.Match | None:
+    last = None
+    for found in _NUMBER.finditer(text):
+        last = found
+    return last
+
+
+def numeric(response: str, answer: str, *, tolerance: float = 1e-6) -> Compared:
+    """Compares the last number of the last box; else after the last "answer is" or "####"; else of the response."""
+    gold = read_number(answer)
+    if gold is None:
+        return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
+    places = (boxed(response), said(response), response)
+    last = next((found for text in places if text and (found := _last_number(text))), None)
+    if last is None:
+        return 0.0, None, "no answer found"
+    value, extracted = _value(last), last.group().strip()[:200]
+    equal = value is not None and math.isclose(value, gold, rel_tol=tolerance)
+    return float(equal), extracted, "equal" if equal else "not equal"
+
+
+# --- choice -------------------------------------------------------------------------------------------------------
+
+_WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf|textrm|bf|rm)\s*\{([^{}]*)\}|[*_$`~\\]")
+_OPTION = r"(?:(?i:option|choice|answer)\s+)?"
+# One letter, in brackets or not, alone or before the option's own text: "B", "(b)", "B.", "[C]", "D) 42", "Option B".
+_ALONE = re.compile(rf"\s*{_OPTION}[\(\[]?\s*([A-Ja-j])\s*[\)\]]?\s*[.:]?\s*")
+_FIRST = re.compile(rf"\s*{_OPTION}(?:[\(\[]\s*([A-Ja-j])\s*[\)\]]|([A-J])(?:[).:,;]|\s*$|\s+(?=[-=(])))")
+# "A" and "I" are words, too: before a common word, they are no letter of an option.
+_END = r"(?![\w'\u2019-])"
+_LETTER = rf"(?:[\(\[]\s*([A-Ja-j])\s*[\)\]]|([B-HJ]){_END}|([AI]){_END}(?!\s+(?!because|since|as|and|or)[a-z]))"
+_AFTER_SAID = re.compile(rf"\W*{_OPTION}{_LETTER}")
+_ANOTHER = re.compile(r"[\s\)\]]*(?:,|/|;|&|\bor\b|\band\b)[\s\(\[]*(?:or\s+|and\s+)?[A-J](?![\w'\u2019-])")
+_BRACKETED = re.compile(r"[\(\[]\s*([A-J])\s*[\)\]]")
+
+
+def _plain(text: str) -> str:
+    r"""Text without emphasis, font commands and superfluous spaces: `**(B)**` and `\text{(B)}` are `(B)`."""
+    lines = _WRAPPED.sub(lambda found: found[1] or "", text).splitlines()
+    return "\n".join(" ".join(line.split()) for line in lines if line.strip())
+
+
+def read_choice(answer: str) -> str | None:
+    r"""The letter of a gold answer, None if it is not one: `B`, `(b)`, `\text{B}`, `B. Paris`."""
+    return _choice_at(_plain(answer))
+
+
+def _choice_at(text: str) -> str | None:
+    """The one letter that a text begins with."""
+    found = _ALONE.fullmatch(text) or _FIRST.match(text)
+    return None if found is None or _ANOTHER.match(text, found.end() - 1) else _letter(found)
+
+
+def _letter(found: re.Match) -> str:
+    return next(group for group in found.groups() if group).upper()
+
+
+def _choice_in(response: str) -> str | None:
+    """The letter that a response chooses, None if it chooses none or several."""
+    box = boxed(response)
+    if box is not None:
+        content = _plain(box)
+        if (letter := _choice_at(content)) or len(set(re.findall(r"\b[A-J]\b", content))) > 1:
+            return letter
+    text = _plain(response)
+    last = None
+    for found in _SAID.finditer(text):
+        last = _AFTER_SAID.match(text, found.end()) or last
+    if last is not None:
+        return None if _ANOTHER.match(text, last.end()) else _letter(last)
+    if not text:
+        return None
+    lines = text.split("\n")
+    if letter := _choice_at(lines[-1]):
+        return letter
+    bracketed = set(_BRACKETED.findall(lines[-1]))
+    if bracketed:
+        return bracketed.pop() if len(bracketed) == 1 else None
+    return _choice_at(lines[0])
+
+
+def choice(response: str, answer: str) -> Compared:
+    """Compares the letter of the last box; else after the last "answer is"; else of the last line."""
+    gold = read_choice(answer)
+    if gold is None:
+        return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
+    letter = _choice_in(response)
+    if letter is None:
+        return 0.0, None, "no answer found, or several"
+    return float(letter == gold), letter, "equal" if letter == gold else "not equal"
+
+
+READABLE: dict[str, Callable[[str], bool]] = {
+    "exact": has_text,
+    "trace": has_text,
+    "numeric": lambda answer: read_number(answer) is not None,
+    "choice": lambda answer: read_choice(answer) is not None,
+}
+COMPARE: dict[str, Callable[[str, str], Compared]] = {
+    "exact": exact,
+    "trace": trace,
+    "numeric": numeric,
+    "choice": choice,
+}

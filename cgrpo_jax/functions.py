@@ -1,0 +1,150 @@
+"""A user's own reward function, named "FILE.py:name" or "package.module:name", with the signature that TRL calls.
+
+    def reward(prompts, completions, completion_ids=None, **columns) -> list[float | None]:
+        return [float(text.strip().endswith(answer)) for text, answer in zip(completions, columns["answer"])]
+
+It gets the responses to one question at a time: lists of equal length, one entry a response. `answer` is the gold
+answer; the other columns are the row's own. It runs in worker processes, which keep its module's state between calls.
+
+Departure: TRL also passes `trainer_state`; here there is none. `completion_ids` is None.
+"""
+
+import asyncio
+import functools
+import importlib
+import importlib.util
+import inspect
+import math
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.workers import Outcome
+
+_NOT_COLUMNS = ("prompt", "completion", "completion_ids", "prompts", "completions")
+
+
+def is_name(kind: str) -> bool:
+    """Does a kind name a function? "FILE.py:name" and "package.module:name" do."""
+    where, colon, name = kind.rpartition(":")
+    return bool(colon and where and name.isidentifier())
+
+
+def resolved(kind: str) -> str:
+    """The name with its file's absolute path, since a worker may stand elsewhere.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    where, _, name = kind.rpartition(":")
+    if not where.endswith(".py"):
+        return kind
+    path = pathlib.Path(where).expanduser().absolute()
+    if not path.is_file():
+        raise UserError(f"grader '{kind}': there is no file {str(path)!r}; use FILE.py:name or package.module:name.")
+    return f"{path}:{name}"
+
+
+@functools.lru_cache
+def load(kind: str) -> Callable:
+    """Imports the function, in a worker."""
+    where, _, name = kind.rpartition(":")
+    if where.endswith(".py"):
+        path = pathlib.Path(where)
+        sys.path.insert(0, str(path.parent))  # as for a script, whose neighbours it may import
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(where)
+    function = getattr(module, name)
+    if not callable(function):
+        raise TypeError(f"{name} is a {type(function).__name__}, not a function")
+    return function
+
+
+def start(kind: str) -> None:
+    """Initialises a worker: imports the function before any time limit runs. Whatever fails, fails again later."""
+    problem_with(kind)
+
+
+def problem_with(kind: str) -> str:
+    """Why a function can't be used, "" if it can. To be called in a worker."""
+    try:
+        load(kind)
+    except BaseException as error:  # noqa: BLE001 - a module may even exit
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def score(
+    kind: str,
+    responses: Sequence[str],
+    answer: str,
+    prompt: str,
+    columns: Mapping[str, Any],
+    messages: bool,
+) -> list[Outcome]:
+    """Calls the function on the responses to one question. To be called in a worker.
+
+    Args:
+      kind: its name.
+      responses: what the model wrote.
+      answer: the gold answer, its column `answer`.
+      prompt: the question.
+      columns: the row's other columns.
+      messages: pass prompts and completions as lists of messages, as TRL does with conversational data. A function
+        whose `completions` are annotated as lists of lists gets messages anyway.
+
+    Raises:
+      Exception: whatever the function raises; or it returned something else than a number or None a response.
+    """
+    function = load(kind)
+    prompts, completions = [prompt] * len(responses), list(responses)
+    if messages or _wants_messages(function):
+        prompts = [[{"role": "user", "content": prompt}] for _ in responses]
+        completions = [[{"role": "assistant", "content": text}] for text in responses]
+    rest = {"answer": answer} | {name: value for name, value in columns.items() if name not in _NOT_COLUMNS}
+    arguments = {name: [value] * len(responses) for name, value in rest.items()}
+    arguments |= {"log_extra": _ignore, "log_metric": _ignore}
+    arguments |= {"prompts": prompts, "completions": completions, "completion_ids": None}
+    rewards = function(**_accepted(function, arguments))
+    if inspect.isawaitable(rewards):
+        rewards = asyncio.run(_wait_for(rewards))
+    rewards = list(rewards)
+    if len(rewards) != len(responses):
+        raise ValueError(f"it returned {len(rewards)} rewards for {len(responses)} responses")
+    return [Outcome(_scored(reward)) for reward in rewards]
+
+
+def _scored(reward) -> tuple[float, None, str]:
+    if reward is None:
+        return 0.0, None, "the reward function gave None"
+    value = float(reward)
+    if not math.isfinite(value):
+        return 0.0, None, f"the reward function gave {value}"
+    return value, None, f"the reward function gave {value:g}"
+
+
+def _accepted(function: Callable, arguments: dict) -> dict:
+    """Those arguments that a function takes: TRL's take any, others need not."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        return arguments
+    return {parameter.name: arguments[parameter.name] for parameter in parameters if parameter.name in arguments}
+
+
+def _wants_messages(function: Callable) -> bool:
+    parameter = inspect.signature(function).parameters.get("completions")
+    return parameter is not None and str(parameter.annotation).replace("typing.", "").lower().startswith("list[list[")
+
+
+def _ignore(*_, **__) -> None:
+    """Takes the place of TRL's loggers."""
+
+
+async def _wait_for(awaitable):
+    return await awaitable

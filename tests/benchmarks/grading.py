@@ -1,0 +1,207 @@
+"""How fast mathematical answers are graded, against one plain math-verify process, and whether verdicts are its own.
+
+    python tests/benchmarks/grading.py [--json=FILE] [--data=FILE.jsonl] [--pairs=3] [--answers=100] [--only=NAME,...]
+
+8 responses for each gold answer, each about 1000 characters of working that ends in a box, on two processor cores and
+with cold caches: every measurement starts new processes, whose imports are not counted. The plain process keeps the
+gold answers that it has parsed, and parses and compares one response after the other. Numbers are medians of `--pairs`
+measurements, with the least and the greatest; the two are measured in turn, so a ratio is that of neighbours in time.
+
+    distinct   the 8 responses to a question end in 8 different answers, four of them right
+    sampled    as a model samples them: some end in the same answer
+
+Gold answers are made up in the proportions of MATH-500, or taken from the `answer` column of `--data`.
+Each comes with the verdicts that differ from the plain process's (none may), and with the processor time that the
+calling thread spends on a response. Exits with 1 where a target is missed.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from report import progress, row, table
+
+from cgrpo_jax.rewards import Grader
+
+TARGET = 1.7  # times the speed of one plain process, on two cores
+THREAD_MS = 2.0  # at most, of the calling thread a response
+RESPONSES = 8
+CORES = 2
+_WORDS = (
+    "we first note that the given value must satisfy both conditions so substitute it into the second equation and "
+    "collect terms which leaves a simpler expression to factor then check each of the cases in turn"
+).split()
+
+
+def gold_answers(number: int, rng: random.Random) -> list[tuple[str, list[str]]]:
+    """Returns gold answers in about the proportions of MATH-500, each with three other spellings of it."""
+    found = []
+    for _ in range(number):
+        a, b, c = rng.randint(2, 60), rng.randint(2, 30), rng.choice((2, 3, 5, 7, 11, 13))
+        found.append(rng.choices(_KINDS, weights=(58, 14, 7, 6, 5, 5, 5))[0](a, b, c))
+    return found
+
+
+def _integer(a, b, c):
+    n = a * b
+    return f"{n}", [f"{a} \\cdot {b}", f"{n}.0", f"x = {n}"]
+
+
+def _fraction(a, b, c):
+    below = a * c + 1
+    return f"\\frac{{{b}}}{{{below}}}", [
+        f"\\dfrac{{{b}}}{{{below}}}",
+        f"{b}/{below}",
+        f"\\frac{{{2 * b}}}{{{2 * below}}}",
+    ]
+
+
+def _radical(a, b, c):
+    return f"{a}\\sqrt{{{c}}}", [f"{a} \\sqrt{c}", f"\\sqrt{{{a * a * c}}}", f"\\sqrt{{{c}}} \\cdot {a}"]
+
+
+def _pair(a, b, c):
+    return f"({a},{b})", [f"({a}, {b})", f"\\left({a},{b}\\right)", f"\\left( {a}, {b} \\right)"]
+
+
+def _polynomial(a, b, c):
+    return f"x^2+{a}x+{b}", [f"x^{{2}} + {a}x + {b}", f"{b}+{a}x+x^2", f"x(x+{a})+{b}"]
+
+
+def _angle(a, b, c):
+    return f"{a}^\\circ", [f"{a}", f"{a}^{{\\circ}}", f"{a}\\text{{ degrees}}"]
+
+
+def _multiple_of_pi(a, b, c):
+    return f"{a}\\pi", [f"{a} \\pi", f"\\pi \\cdot {a}", f"\\frac{{{2 * a}\\pi}}{{2}}"]
+
+
+_KINDS = (_integer, _fraction, _radical, _pair, _polynomial, _angle, _multiple_of_pi)
+
+
+def read_answers(path: pathlib.Path, number: int, rng: random.Random) -> list[tuple[str, list[str]]]:
+    """Returns gold answers of a file, each with other spellings of it."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    golds = [json.loads(line)["answer"] for line in lines]
+    return [
+        (gold, [f" {gold} ", f"{gold}\\;", f"\\displaystyle {gold}"])
+        for gold in rng.sample(golds, min(number, len(golds)))
+    ]
+
+
+def endings(gold: str, spellings: Sequence[str], name: str, rng: random.Random) -> list[str]:
+    """Returns the final answers of the responses to a question."""
+    wrong = [f"{gold}+{k}" for k in rng.sample(range(1, 100), 4)]
+    if name == "sampled":
+        return [gold, gold, gold, spellings[0], spellings[0], wrong[0], wrong[0], wrong[1]]
+    return [gold, *spellings, *wrong]
+
+
+def response(final: str, rng: random.Random) -> str:
+    """Returns working of about 1000 characters with formulas in it, and the final answer in a box."""
+    lines = []
+    for step in range(8):
+        words = " ".join(rng.choices(_WORDS, k=14))
+        a, b = rng.randint(2, 99), rng.randint(2, 99)
+        lines.append(f"Step {step + 1}: {words}, thus ${a}x + {b} = {a + b}$ and \\(y = \\frac{{{a}}}{{{b}}}\\).")
+    return "\n".join([*lines, f"The final answer is $\\boxed{{{final}}}$."])
+
+
+def workload(golds: Sequence[tuple[str, list[str]]], name: str, rng: random.Random) -> list[tuple[str, str]]:
+    """Returns the rows (response, gold answer), those of a question beside each other."""
+    return [(response(final, rng), gold) for gold, others in golds for final in endings(gold, others, name, rng)]
+
+
+def plain(rows: Sequence[tuple[str, str]]) -> tuple[float, list[bool]]:
+    """Grades by math-verify alone; returns the seconds and the verdicts. To be run in a process of its own."""
+    import logging
+
+    import math_verify
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    math_verify.parse("$1$")
+    began, parsed, verdicts = time.monotonic(), {}, []
+    for text, gold in rows:
+        if gold not in parsed:
+            parsed[gold] = math_verify.parse(f"\\boxed{{{gold}}}")
+        verdicts.append(math_verify.verify(parsed[gold], math_verify.parse(text)))
+    return time.monotonic() - began, verdicts
+
+
+def in_own_process(rows: Sequence[tuple[str, str]]) -> tuple[float, list[bool]]:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(plain, (rows,))
+
+
+def ours(rows: Sequence[tuple[str, str]]) -> tuple[float, float, list[bool]]:
+    """Grades by a new Grader; returns the seconds, those of this thread's processor time, and the verdicts."""
+    with Grader("math", num_workers=CORES, timeout=30.0) as grader:
+        started: set[int] = set()
+        while len(started) < CORES:
+            calls = [grader._pool("math").call(os.getpid) for _ in range(CORES)]
+            started |= {call.outcome().value for call in calls}
+        began, thread = time.monotonic(), time.thread_time()
+        grades = grader.grade(*zip(*rows, strict=True))
+        seconds, spent = time.monotonic() - began, time.thread_time() - thread
+    return seconds, spent, [grade.score == 1.0 for grade in grades]
+
+
+def measure(name: str, rows: Sequence[tuple[str, str]], pairs: int) -> Iterator[dict]:
+    """Yields the rows of one workload."""
+    what = f"{len(rows)} responses, {len({gold for _, gold in rows})} gold answers"
+    ratios, speeds, theirs, threads, differing = [], [], [], [], []
+    for pair in range(pairs):
+        plain_seconds, plain_verdicts = in_own_process(rows)
+        seconds, thread, verdicts = ours(rows)
+        ratios.append(plain_seconds / seconds)
+        speeds.append(len(rows) / seconds)
+        theirs.append(len(rows) / plain_seconds)
+        threads.append(1e3 * thread / len(rows))
+        differing.append(sum(a != b for a, b in zip(verdicts, plain_verdicts, strict=True)))
+        progress(f"{name}: {pair + 1} of {pairs}, {ratios[-1]:.2f} times {theirs[-1]:.0f} responses/s")
+        for (text, gold), ours_says, theirs_says in zip(rows, verdicts, plain_verdicts, strict=True):
+            if ours_says != theirs_says:
+                progress(f"differs: gold {gold!r}, {text[-80:]!r}: {ours_says}, math-verify {theirs_says}")
+    yield row(f"{name}/plain", theirs, f"{what}, one plain process", unit="1/s")
+    yield row(f"{name}/ours", speeds, f"{what}, {CORES} workers", unit="1/s")
+    yield row(f"{name}/ratio", ratios, what, target=TARGET)
+    yield row(f"{name}/right", [sum(plain_verdicts) / len(rows)], what)
+    yield row(f"{name}/differing", differing, f"{what}, other verdicts", target=0, most=True)
+    yield row(f"{name}/thread", threads, f"{what}, calling thread", unit="ms", target=THREAD_MS, most=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--answers", type=int, default=100)
+    parser.add_argument("--only", default="distinct,sampled", metavar="NAME,...")
+    given = parser.parse_args(arguments)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    found = []
+    for name in given.only.split(","):
+        rng = random.Random(f"grading {name}")
+        golds = (
+            read_answers(given.data, given.answers, rng)
+            if given.data
+            else list(dict(gold_answers(2 * given.answers, rng)).items())[: given.answers]
+        )
+        found += measure(name, workload(golds, name, rng), given.pairs)
+    if "sympy" in sys.modules or "math_verify" in sys.modules:
+        sys.exit("the calling process has imported the parser")
+    print(table(found))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return int(any(one["met"] is False for one in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
