@@ -51,6 +51,18 @@ def test_grades_are_in_order():
     assert run(*coroutines, grader=Graded()) == [[1.0, 0.0, 1.0], [], [0.0]]
 
 
+def test_the_grader_is_told_of_the_problem(monkeypatch):
+    told, grader = [], Graded()
+    submit = grader.submit
+    monkeypatch.setattr(grader, "submit", lambda *row, **rest: told.append(rest) or submit(*row, **rest))
+
+    async def graded():
+        return await pipeline.grade(["right"], problem(grader="exact", columns={"level": 3}))
+
+    run(graded(), grader=grader)
+    assert told == [{"kind": "exact", "prompt": "a question", "columns": {"level": 3}}]
+
+
 def graded_schedule(slow):
     engine, grader = FakeEngine(steps=lambda i: 1 + (i.question + i.stage) % 3, num_slots=2), Graded(slow)
 

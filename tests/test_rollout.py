@@ -405,5 +405,5 @@ def test_solutions_may_be_inserted_in_the_place_of_refinements():
         assert list(one.token_ids) == [*TOKENIZER.encode(one.text), END]
         assert one.author == Author.SOLUTION and one.stage == Stage.REFINEMENT
     scoring = [rollout.score([one], problem, grade_traces) for one, problem in zip(rows, PROBLEMS, strict=True)]
-    scored = Pipeline().run(scoring)
-    assert [(one.reward, one.feedback) for (one,) in scored] == [(1.0, "equal"), (1.0, "equal")]
+    scored = [one for (one,) in Pipeline().run(scoring)]
+    assert [(one.reward, one.feedback) for one in scored] == [(1.0, "equal")] * 2 and rows[0].feedback == ""

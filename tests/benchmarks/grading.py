@@ -97,7 +97,8 @@ def read_answers(path: pathlib.Path, number: int, rng: random.Random) -> list[tu
 
 def endings(gold: str, spellings: Sequence[str], name: str, rng: random.Random) -> list[str]:
     """Returns the final answers of the responses to a question."""
-    wrong = [f"{gold}+{k}" for k in rng.sample(range(1, 100), 4)]
+    whole = gold.lstrip("-").isdecimal()
+    wrong = [str(int(gold) + k) if whole else f"{gold}+{k}" for k in rng.sample(range(1, 100), 4)]
     if name == "sampled":
         return [gold, gold, gold, spellings[0], spellings[0], wrong[0], wrong[0], wrong[1]]
     return [gold, *spellings, *wrong]
