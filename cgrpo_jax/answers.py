@@ -114,13 +114,20 @@ def _squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
+def _bare(text: str) -> str:
+    """Text without emphasis and a final full stop: "** True." is "True"."""
+    return _squeeze(text.strip(" *_$`\n").removesuffix(".").rstrip(" *_$`"))
+
+
 def exact(response: str, answer: str) -> Compared:
     r"""Compares the line after the last "Answer:", else the last box, else the whole response."""
     _, found, rest = response.rpartition(_ANSWER)
     if not found and (box := boxed(response)) is not None:
-        return _compare(_squeeze(box), _squeeze(answer))
-    lines = rest.strip().splitlines() if found else [response]
-    return _compare(_squeeze(lines[0]) if lines else "", _squeeze(answer))
+        return _compare(_bare(box), _bare(answer))
+    if not found:
+        return _compare(_squeeze(response), _squeeze(answer))
+    lines = rest.strip(" *_\n").splitlines()
+    return _compare(_bare(lines[0]) if lines else "", _bare(answer))
 
 
 def trace(response: str, answer: str) -> Compared:
@@ -183,13 +190,28 @@ def _last_number(text: str) -> re.Match | None:
     return last
 
 
+_TEXT = re.compile(r"\\(?:text|mathrm|mbox|textbf|mathbf)\s*\{[^{}]*\}(?:\s*\^\s*(?:\{[^{}]*\}|\S))?")
+_SIGNED_ABOVE = re.compile(rf"(\\[dtc]?frac\s?\{{)\s?([{_MINUS}])")
+_MORE = re.compile(r"[0-9]\s*\\[dtc]?frac|\^")
+
+
+def _in_box(text: str) -> re.Match | None:
+    """The last number of a box, but for its unit; none where it is part of what is more than a number, such as 2^3."""
+    text = _SIGNED_ABOVE.sub(r"\2\1", _TEXT.sub(" ", text))
+    last = _last_number(text)
+    return None if last is None or _MORE.search(text) and not last.group("power") else last
+
+
 def numeric(response: str, answer: str, *, tolerance: float = 1e-6) -> Compared:
-    """Compares the last number of the last box; else after the last "answer is" or "####"; else of the response."""
+    """Compares the last number of the last box; else the first after the last "answer is" or "####"; else the last."""
     gold = read_number(answer)
     if gold is None:
         return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
-    places = (boxed(response), said(response), response)
-    last = next((found for text in places if text and (found := _last_number(text))), None)
+    box, told = boxed(response), said(response)
+    if box and re.search("[0-9]", box):
+        last = _in_box(box)
+    else:
+        last = told and _NUMBER.search(told.rpartition("=")[2]) or _last_number(response)
     if last is None:
         return 0.0, None, "no answer found"
     value, extracted = _value(last), last.group().strip()[:200]

@@ -138,8 +138,6 @@ def check(config) -> None:
         raise UserError(
             'reward_source "critic" takes its rewards from verdicts; set critique "cot", critique_when "all".'
         )
-    if config.grader == "code" and "indicative_gt" in kinds:
-        raise UserError('critique "indicative_gt" would quote the unit tests of grader "code"; use "execution".')
     if config.step_checker == "chain" and config.data.kind != "chains":
         raise UserError(f'step_checker "chain" knows chains only, not data.kind {config.data.kind!r}; use "equations".')
     if config.warm_start.num_updates and config.data.kind != "chains":

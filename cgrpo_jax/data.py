@@ -66,6 +66,7 @@ def main(
     given |= {"solution_key": solution_key, "answer_pattern": answer_pattern}
     one = _format(name, format or name, {key: value for key, value in given.items() if value})
     if grader is not None:
+        rewards.check_kind(grader)
         one = dataclasses.replace(one, grader=grader)
     folder = pathlib.Path(out) if out else prepared.default_folder()
     found = prepare(

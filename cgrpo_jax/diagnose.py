@@ -17,7 +17,7 @@ from cgrpo_jax import assemble, cli, diagnosis, evaluation, generation, journal,
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.parts import Results
 from cgrpo_jax.pipeline import Pipeline
-from cgrpo_jax.problems import load_problems
+from cgrpo_jax.problems import check_told, load_problems
 from cgrpo_jax.records import Author
 from cgrpo_jax.writers import HttpWriter
 
@@ -37,6 +37,8 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
             prepared, model, critic_model = subject.load(config, now=now, prepare=_with_room)
             problems, _, _ = load_problems(prepared, model.prompts)
             problems = problems[: config.diagnosis.num_questions or None]
+            if "indicative_gt" in config.diagnosis.kinds:
+                check_told(config, problems)
             about = subject.about(config, workdir, results, problems, started=now)
         params, source = assemble.trained_params(config, model, workdir)
         http_critic = generation.open_http_critic(prepared, held)
@@ -72,7 +74,8 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
 def _with_room(config):
     """Returns the configuration whose engine has room for all that a diagnosis writes."""
     writes = "cot" in config.diagnosis.kinds
-    changes = {"refine": "policy", "critique": "cot" if writes else config.diagnosis.kinds[0]}
+    kind = "cot" if writes else config.diagnosis.kinds[0]
+    changes = {"refine": "policy", "critique": kind, "critique_schedule": ()}
     if not writes:  # nobody is asked
         changes |= {"critic_folder": "", "http_critic.url": ""}
     return config_lib.replaced(config, changes)

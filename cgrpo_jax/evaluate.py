@@ -72,7 +72,7 @@ def _refining(config):
             f"--refine asks a critic that writes, but critique {config.critique!r} is made by a rule that knows the "
             "reward; set --config.critique=cot, and a critic if it is not the policy itself."
         )
-    return config_lib.replaced(config, {"refine": "policy"})
+    return config_lib.replaced(config, {"refine": "policy", "critique_schedule": ()})
 
 
 def _critic(config, model, critic_model, held: contextlib.ExitStack):

@@ -107,7 +107,7 @@ def score(
     if messages or _wants_messages(function):
         prompts = [[{"role": "user", "content": prompt}] for _ in responses]
         completions = [[{"role": "assistant", "content": text}] for text in responses]
-    rest = {"answer": answer} | {name: value for name, value in columns.items() if name not in _NOT_COLUMNS}
+    rest = {name: value for name, value in columns.items() if name not in _NOT_COLUMNS} | {"answer": answer}
     arguments = {name: [value] * len(responses) for name, value in rest.items()}
     arguments |= {"log_extra": _ignore, "log_metric": _ignore}
     arguments |= {"prompts": prompts, "completions": completions, "completion_ids": None}

@@ -102,8 +102,25 @@ def _usable(config, prompts: Prompts, problems: list[Problem]) -> tuple[list[Pro
     return problems, skipped
 
 
+def check_told(config, problems: list[Problem]) -> None:
+    """Checks that critiques may tell the gold answers.
+
+    Raises:
+      UserError: those of grader "code" are unit tests.
+    """
+    if any((problem.grader or config.grader) == "code" for problem in problems):
+        raise UserError(
+            'critique "indicative_gt" would quote the unit tests of grader "code"; use "execution", and leave it out '
+            "of diagnosis.kinds."
+        )
+
+
 def _check_gold(config, problems: list[Problem]) -> None:
     """Checks all gold answers, each by the grader of its problem."""
+    if "indicative_gt" in curriculum.kinds(critique=config.critique, schedule=config.critique_schedule):
+        check_told(config, problems)
+    if any(problem.grader == "judge" for problem in problems) and not config.judge.url:
+        raise UserError('the data names grader "judge", which asks an endpoint; give its address in judge.url.')
     answers = collections.defaultdict(list)
     for problem in problems:
         answers[problem.source, problem.grader or config.grader].append(problem.answer)

@@ -10,7 +10,19 @@ import datetime
 import functools
 import sys
 
-from cgrpo_jax import arithmetic, assemble, checks, cli, generation, journal, rewards, rollout, runtime, writers
+from cgrpo_jax import (
+    arithmetic,
+    assemble,
+    checks,
+    cli,
+    curriculum,
+    generation,
+    journal,
+    rewards,
+    rollout,
+    runtime,
+    writers,
+)
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.pipeline import Pipeline
@@ -27,6 +39,10 @@ def main(config, workdir: str, question: str | None, answer: str | None, distrib
     now = datetime.datetime.fromisoformat(started)
     with runtime.agree("loading models"):
         checks.check(config)
+        last = curriculum.kind_at(
+            config.num_iterations, critique=config.critique, schedule=config.critique_schedule
+        )  # the kind that a run of a curriculum ends with
+        config = config_lib.replaced(config, {"critique": last, "critique_schedule": ()})
         config = config_lib.replaced(config, {"num_slots": 1, "kv_cache_gib": 0.0})  # one text is written at a time
         mesh = assemble.make_mesh(config)
         model = assemble.load_model(config, mesh, now=now)

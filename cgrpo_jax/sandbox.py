@@ -130,7 +130,17 @@ class Sandbox:
             with _file(json.dumps(setup).encode()) as description, _file(stdin) as typed:
                 self._process = subprocess.Popen(
                     # That of a virtual environment is a link to it, and needs files that are not shown.
-                    [sys._base_executable, "-s", "-P", "-S", "-X", "utf8", _LAUNCHER, str(description.fileno())],
+                    [
+                        sys._base_executable,
+                        "-s",
+                        "-P",
+                        "-S",
+                        "-X",
+                        "utf8",
+                        _LAUNCHER,
+                        str(description.fileno()),
+                        str(int(isolate)),
+                    ],  # fmt: skip
                     stdin=typed,
                     stdout=stdout,
                     stderr=subprocess.PIPE,  # the launcher's; what the program writes to its own is lost
@@ -217,11 +227,14 @@ def read_capped(fd: int, *, limit: int, deadline: float) -> tuple[bytes, str]:
 def check() -> None:
     """Checks that programs can be run here, and says in the log if that is without namespaces.
 
+    Without namespaces it hides this process, which holds the answers, from the programs of its user.
+
     Raises:
       UserError: this machine does not run Linux, or Python can't be started in a sandbox at all.
     """
     if isolated():
         return
+    hide()
     if (refused := _refusal(isolate=False)) is not None:
         raise UserError(f"programs can't be run in a sandbox on this machine: {refused}; use a grader that runs none.")
     _log.warning(

@@ -32,8 +32,10 @@ _OWN_USERS = 1 << 30  # where the user ids of programs begin, far above any that
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main(fd):
+def main(fd, isolate):
     """Sets up the sandbox that the JSON text behind the descriptor `fd` describes, and runs its program."""
+    if not isolate:  # other programs of this user run beside it, and must not look into what it is told
+        _libc.prctl(_SET_DUMPABLE, 0)
     with open(fd, encoding="utf-8") as file:
         job = json.load(file)
     _die_with_parent(job["parent"])
@@ -288,4 +290,4 @@ def _drop_capabilities():
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), bool(int(sys.argv[2])))

@@ -28,7 +28,6 @@ DATA = (REPLICA, FSDP)
 TRAINING, GENERATION = (FSDP, TENSOR), (TENSOR,)
 # Logical axis of a parameter -> mesh axis; what is not named is not cut.
 AXES = {"embed": FSDP, "heads": TENSOR, "kv_heads": TENSOR, "mlp": TENSOR, "vocab": TENSOR}
-# Name of gathered weights, by which a rematerialisation policy tells them from activations.
 
 BY_ROWS = PartitionSpec(DATA)
 STACKED_BY_ROWS = PartitionSpec(None, DATA)

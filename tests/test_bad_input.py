@@ -86,7 +86,7 @@ def endpoint(**more) -> dict:
         ({"warm_start.num_updates": 5, "warm_start.chain_lengths": "()"}, "warm_start.chain_lengths () must hold"),
         ({"warm_start.num_updates": 5, "warm_start.chain_lengths": "(0, 1)"}, "chain_lengths (0, 1) must hold numbers"),
         ({"critique": "cot", "max_critique_prompt_length": 4}, "needs more than 4 tokens with nothing to cut left"),
-        ({"grader": "code", "critique": "indicative_gt"}, 'would quote the unit tests of grader "code"'),
+        ({"grader": "code", "critique": "indicative_gt", "step_checker": "equations"}, "would quote the unit tests"),
         ({"reward_source": "critic"}, 'set critique "cot", critique_when "all"'),
         ({"eval.k": "(1, 16)"}, "eval.k 16 needs as many samples; eval.num_samples is 8"),
         ({"kv_cache_gib": 1.5}, "and kv_cache_gib 1.5 are both set; set one of them to 0"),

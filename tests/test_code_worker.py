@@ -407,6 +407,13 @@ def test_tests_that_ask_nothing_of_the_program_do_not_pass():
     assert contained("x = 1", answer)
 
 
+def test_asserts_that_are_not_reached_do_not_hold():
+    answer = json.dumps({"asserts": ["for got, want in zip(f([2, 1]), [1, 2]):\n    assert got == want"]})
+    score, _, reason = code_worker.grade("def f(a): return []", answer)
+    assert score == 0.0 and "not reached" in reason
+    assert code_worker.grade("def f(a): return sorted(a)", answer)[0] == 1.0
+
+
 def test_an_iteration_of_the_tests_can_not_be_cut_short():
     answer = json.dumps({"asserts": ["assert all(map(lambda x: f(x) == x, [1, 2]))"]})
     assert grade("def f(x): return x", answer)[0] == 1.0

@@ -80,8 +80,12 @@ def test_a_function_of_a_file_gets_texts_and_the_gold_answer(file):
 
 
 def test_a_function_gets_the_columns_of_the_row(file):
-    columns = {"ground_truth": "7", "prompt": "not this one"}
+    columns = {"ground_truth": "7", "prompt": "not this one", "answer": "as in the file #### 7"}
     assert scores(file, "boxed", [r"\boxed{7}", r"\boxed{8}", "7"], columns=columns) == [1.0, 0.0, 0.0]
+
+
+def test_the_gold_answer_is_the_one_that_was_read_from_the_row(file):
+    assert scores(file, "contains", ["7", "8"], answer="7", columns={"answer": "long solution #### 8"}) == [1.0, 0.0]
 
 
 def test_a_function_of_a_module(file, monkeypatch):
