@@ -145,7 +145,7 @@ def _program(command: Sequence[str]) -> tuple[str, Sequence[str]]:
         package, _, name = module.partition(".")
         if flag == "-m" and package == PACKAGE:
             files = pathlib.Path(cli.__file__).parent.glob("*.py")
-            programs = sorted(file.stem for file in files if "\nif __name__ ==" in file.read_text(encoding="utf-8"))
+            programs = sorted(file.stem for file in files if "\n    cli.run(" in file.read_text(encoding="utf-8"))
             if name not in programs:
                 close = config_lib.suggestion(name, programs, f"{PACKAGE}.")
                 raise UserError(f"{module} is no program of this project{close}; there are {', '.join(programs)}")
