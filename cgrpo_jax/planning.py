@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
-from cgrpo_jax import assemble, checks, costs, hlo, logprobs_pallas, programs, splash, topology
+from cgrpo_jax import assemble, checks, costs, forward, hlo, logprobs_pallas, programs, splash, topology
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.costs import Cost
 from cgrpo_jax.errors import UserError
@@ -239,8 +239,9 @@ class Planner:
     def _smaller_batches(self) -> Iterator[dict]:
         c = self.config
         shortest = c.max_prompt_length + c.max_response_length - 1
-        for remat in [{}] if c.remat == "layer" else [{}, {"remat": "layer"}]:
-            rows = c.pack_rows
+        kinds = forward.REMAT  # in their order: each computes more anew than the one before, and stores less
+        for kind in kinds[kinds.index(c.remat) :]:
+            remat, rows = {} if kind == c.remat else {"remat": kind}, c.pack_rows
             yield remat
             while rows > 1:
                 rows //= 2

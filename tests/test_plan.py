@@ -409,6 +409,31 @@ def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch
     assert found.suggestion == "--config.mesh.tensor=2 --config.mesh.fsdp=2"
 
 
+@pytest.mark.parametrize("kind", ["mlp", "layer"])
+def test_no_more_is_computed_anew_than_has_to_be(model, monkeypatch, kind):
+    """The update needs 6, 4 or 3 times its arguments, by what its layers store."""
+    needs, asked = {"none": 6, "mlp": 4, "layer": 3}, []
+
+    def compile_for(function, args, keywords=None, **rest):
+        asked.append((keywords or {}).get("remat"))
+        return dataclasses.replace(
+            planned.compiled(args, limit=2**30), needed_bytes=needs.get(asked[-1], 0) * planned.size(args)
+        )
+
+    def plan_on(hbm_bytes, remat):
+        planned.pretend(monkeypatch, hbm_bytes=hbm_bytes)
+        monkeypatch.setattr(costs, "compile_for", compile_for)
+        config = planned.config(model, refine="none", num_slots=1, num_responses=1, pack_rows=1, remat=remat)
+        return planning.Planner(config, planned.NAME).plan(costs=False)
+
+    assert plan_on(2**30, "none").fits
+    assert "none" in asked and not {"mlp", "layer"} & set(asked)  # what fits is compiled as it is, and only so
+    enough = plan_on(2**30, kind).phases["update"]
+    found = plan_on(enough, "none")
+    assert not found.fits and found.suggestion == f"--config.remat={kind}"
+    assert plan_on(enough, kind).fits
+
+
 def test_no_change_helps_a_model_that_is_too_large(model, monkeypatch):
     planned.pretend(monkeypatch, hbm_bytes=1000)
     found = planning.Planner(planned.config(model, refine="none"), planned.NAME).plan()
