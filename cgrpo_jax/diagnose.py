@@ -13,7 +13,7 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, cli, diagnosis, evaluation, generation, journal, runtime, subject
+from cgrpo_jax import assemble, cli, diagnosis, evaluation, generation, journal, may_change, runtime, subject
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.parts import Results
 from cgrpo_jax.pipeline import Pipeline
@@ -30,7 +30,7 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
     The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
     """
     runtime.start(distributed=distributed)
-    results = Results(out or pathlib.Path(workdir) / "diagnosis")
+    results = Results(out or pathlib.Path(workdir) / "diagnosis", may_change=may_change.DIAGNOSIS)
     with contextlib.ExitStack() as held:
         now = subject.started(results, workdir)
         with runtime.agree("loading models and data"):

@@ -12,7 +12,7 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, cli, evaluation, generation, journal, runtime, scores, subject
+from cgrpo_jax import assemble, cli, evaluation, generation, journal, may_change, runtime, scores, subject
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.engine import Sampling
 from cgrpo_jax.errors import UserError
@@ -35,7 +35,7 @@ def main(config, workdir: str, distributed: bool = False, refine: bool = False, 
     The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
     """
     runtime.start(distributed=distributed)
-    results = Results(out or pathlib.Path(workdir) / "evaluation")
+    results = Results(out or pathlib.Path(workdir) / "evaluation", may_change=may_change.EVALUATION)
     with contextlib.ExitStack() as held:
         now = subject.started(results, workdir)
         with runtime.agree("loading models and data"):

@@ -24,16 +24,6 @@ from cgrpo_jax.records import Problem
 from cgrpo_jax.rundir import RunDir, write_atomically
 from cgrpo_jax.writers import HttpWriter, Writer, at_work
 
-# What may change when results go on: where and with what room they are computed, and how long training goes on.
-MAY_CHANGE = (
-    "num_iterations", "checkpoint_every", "checkpoints_to_keep", "samples_every", "samples_per_iteration",
-    "profile_steps", "max_nonfinite_updates", "offload_optimizer",
-    "mesh", "num_slots", "kv_cache_gib", "decode_chunk", "prompt_bucket", "grader_workers", "eval.texts_per_slot",
-    "diagnosis.kinds",
-    "http_critic.url", "http_critic.key_variable", "http_critic.concurrency", "http_critic.timeout",
-    "http_critic.max_attempts", "http_critic.max_requests", "http_critic.max_tokens",
-)  # fmt: skip
-
 
 class Results:
     """A folder of results; of several processes, only the first may touch it.
@@ -41,10 +31,12 @@ class Results:
     Args:
       path: the folder. It holds `about.json` (what the results are of), `NAME.jsonl` (one line a question) and
         `summary.json`.
+      may_change: dotted keys of the configuration, or groups of them, that may change when the results go on.
     """
 
-    def __init__(self, path: str | pathlib.Path):
+    def __init__(self, path: str | pathlib.Path, *, may_change: Sequence[str] = ()):
         self.path = pathlib.Path(path)
+        self.may_change = may_change
         self.about = self.path / "about.json"
 
     def started(self) -> str | None:
@@ -71,7 +63,7 @@ class Results:
             yield
 
     def _check_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        changed = config_lib.differences(old["config"], new["config"], MAY_CHANGE)
+        changed = config_lib.differences(old["config"], new["config"], self.may_change)
         others = [key for key in new if key != "config" and old.get(key) != new[key]]
         changed += [f"{key}: {old.get(key)} -> {new[key]}" for key in others]
         if changed:

@@ -31,6 +31,7 @@ from cgrpo_jax import (
     flops,
     generation,
     journal,
+    may_change,
     metrics,
     model_files,
     order,
@@ -51,16 +52,6 @@ from cgrpo_jax.pipeline import Pipeline, Progress, together
 from cgrpo_jax.problems import choose, load_problems
 from cgrpo_jax.records import Author, Problem, Rollout, TrainState
 from cgrpo_jax.rundir import RunDir
-
-# What a resumed run may change: how long it goes on, what it writes, and where and with what room it runs.
-_MAY_CHANGE = (
-    "num_iterations", "checkpoint_every", "checkpoints_to_keep", "samples_every", "samples_per_iteration",
-    "profile_steps", "max_nonfinite_updates", "offload_optimizer",
-    "mesh", "num_slots", "kv_cache_gib", "decode_chunk", "prompt_bucket", "grader_workers",
-    "http_critic.url", "http_critic.key_variable", "http_critic.concurrency", "http_critic.timeout",
-    "http_critic.max_attempts", "http_critic.max_requests", "http_critic.max_tokens",
-    "judge.url", "judge.key_variable", "judge.concurrency", "judge.timeout", "judge.max_attempts",
-)  # fmt: skip
 
 
 def main(config, workdir: str, distributed: bool = False) -> None:
@@ -107,7 +98,7 @@ def _open(run: RunDir, config, model: assemble.Model, held: contextlib.ExitStack
     why_not = {}
     if config.schedule != "constant":
         why_not["num_iterations"] = f"schedule {config.schedule!r} falls over them"
-    resumed = run.open(config_lib.to_json(config), ignore=_MAY_CHANGE, why_not=why_not)
+    resumed = run.open(config_lib.to_json(config), ignore=may_change.TRAINING, why_not=why_not)
     model_files.write(
         run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source
     )

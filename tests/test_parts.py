@@ -10,7 +10,7 @@ ABOUT = {"started": "2026-01-01T00:00:00", "weights": "runs/a, step 3", "config"
 
 
 def opened(folder, **changes):
-    results = Results(folder)
+    results = Results(folder, may_change=["num_slots"])
     with results.open(ABOUT | changes):
         pass
     return results

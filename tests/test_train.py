@@ -17,6 +17,7 @@ from tiny_run import metrics, repeatable, run, samples
 from cgrpo_jax import assemble, cli, journal, math_worker, rewards, runtime, train
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.checkpoint import restore_params
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.metrics import METRICS
 from cgrpo_jax.pipeline import Progress
 from cgrpo_jax.records import Stage
@@ -282,9 +283,12 @@ def test_sigterm_within_an_evaluation(tmp_path, monkeypatch, capsys, evaluation,
 
 def test_a_run_may_go_on_with_other_slots(tmp_path):
     run(tmp_path, WARM, num_iterations=1)
-    run(tmp_path, WARM | {"num_slots": 5, "decode_chunk": 7, "prompt_bucket": 16}, num_iterations=2)
+    others = {"diagnosis.num_responses": 9, "eval.texts_per_slot": 1, "eval.oracle": True}  # nothing that it reads
+    run(tmp_path, WARM | {"num_slots": 5, "decode_chunk": 7, "prompt_bucket": 16} | others, num_iterations=2)
     assert [row["step"] for row in metrics(tmp_path)] == [0, 1]
     assert json.loads((tmp_path / "config.json").read_text())["num_slots"] == 5
+    with pytest.raises(UserError, match=r"another config \(grader_timeout: 5.0 -> 6.0; judge.model: '' -> 'x'\)"):
+        run(tmp_path, WARM | {"num_slots": 5, "grader_timeout": 6.0, "judge.model": "x"}, num_iterations=2)
 
 
 def test_sigterm_within_a_warm_start(tmp_path, uninterrupted, monkeypatch, capsys):
