@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cgrpo_jax import logprobs_pallas, sharding
-from cgrpo_jax.logprobs_pallas import Settings
+from cgrpo_jax import logit_tiles, logprobs_pallas, sharding
+from cgrpo_jax.logit_tiles import Settings
 
 KERNELS = ("blocks", "pallas", "interpret")
 
@@ -153,7 +153,7 @@ def _count(num_live, hidden_ND):
 
 def _parts(settings, hidden_ND, unembed_VD, target_N, num_live):
     """Returns `[4, N]`: maximum, sum, weighted sum and the target's logit over this part of the vocabulary."""
-    N, dtype = hidden_ND.shape[0], logprobs_pallas.sum_dtype(hidden_ND, unembed_VD)
+    N, dtype = hidden_ND.shape[0], logit_tiles.sum_dtype(hidden_ND, unembed_VD)
 
     def vocab_step(parts_4N, index):
         block_KD, _, id_K, valid_K = _vocab_block(settings, unembed_VD, index)
@@ -163,19 +163,19 @@ def _parts(settings, hidden_ND, unembed_VD, target_N, num_live):
             hidden_RD, target_R, old_4R = _rows(settings, start, (hidden_ND, target_N, parts_4N), (0, 0, 1))
             logit_RK, _ = _logits(settings, hidden_RD, block_KD)
             is_target_RK = id_K == target_R[:, None]
-            new = logprobs_pallas.fold(tuple(old_4R[:, :, None]), logit_RK, is_target_RK, valid_K, axis=1)
+            new = logit_tiles.fold(tuple(old_4R[:, :, None]), logit_RK, is_target_RK, valid_K, axis=1)
             new_4R = jnp.where(live_R, jnp.stack(new)[:, :, 0], old_4R)
             return lax.dynamic_update_slice_in_dim(parts_4N, new_4R, start, 1)
 
         return _for_live_blocks(settings, N, num_live, row_step, parts_4N), None
 
-    parts_4N = sharding.varying_like(logprobs_pallas.empty_parts(N, dtype), hidden_ND)
+    parts_4N = sharding.varying_like(logit_tiles.empty_parts(N, dtype), hidden_ND)
     return lax.scan(vocab_step, parts_4N, jnp.arange(_num_blocks(settings, unembed_VD)))[0]
 
 
 def _gradients(settings, hidden_ND, unembed_VD, target_N, stats_4N, num_live):
     """Returns the gradients of the hidden states and of the table; `stats_4N` as in logprobs_pallas.d_hidden."""
-    N, dtype = hidden_ND.shape[0], logprobs_pallas.sum_dtype(hidden_ND, unembed_VD)
+    N, dtype = hidden_ND.shape[0], logit_tiles.sum_dtype(hidden_ND, unembed_VD)
     matmul_dtype = jnp.result_type(hidden_ND, unembed_VD)
 
     def vocab_step(carry, index):
@@ -190,7 +190,7 @@ def _gradients(settings, hidden_ND, unembed_VD, target_N, stats_4N, num_live):
             hidden_RD = jnp.where(live_R[:, None], hidden_RD, 0)  # a dead row may hold NaN
             logit_RK, slope = _logits(settings, hidden_RD, block_KD)
             is_target_RK = id_K == target_R[:, None]
-            d_RK = logprobs_pallas.d_product(logit_RK, slope, is_target_RK, tuple(stats_4R[:, :, None]))
+            d_RK = logit_tiles.d_product(logit_RK, slope, is_target_RK, tuple(stats_4R[:, :, None]))
             # bfloat16 inputs stay bfloat16 in the matrix products, whose sums are float32, as in the forward pass.
             d_RK = jnp.where(valid_K & live_R[:, None], d_RK, 0.0).astype(matmul_dtype)
             d_hidden_RD += jnp.einsum("rk,kd->rd", d_RK, block_KD, preferred_element_type=dtype)
@@ -248,5 +248,5 @@ def _for_live_blocks(settings: Settings, num_rows: int, num_live, step, carry):
 
 
 def _logits(settings: Settings, hidden_RD, block_KD):
-    dtype = logprobs_pallas.sum_dtype(hidden_RD, block_KD)
-    return logprobs_pallas.bend(settings, jnp.einsum("rd,kd->rk", hidden_RD, block_KD, preferred_element_type=dtype))
+    dtype = logit_tiles.sum_dtype(hidden_RD, block_KD)
+    return logit_tiles.bend(settings, jnp.einsum("rd,kd->rk", hidden_RD, block_KD, preferred_element_type=dtype))

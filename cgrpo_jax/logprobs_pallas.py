@@ -1,9 +1,9 @@
-"""The output layer's log-probabilities as Pallas kernels for TPU, and the arithmetic of one tile of logits.
+"""The output layer's log-probabilities as Pallas kernels for TPU.
 
 Three kernels, none of which writes a logit to HBM: `forward` folds the logits of each row into four sums; `d_hidden`
 and `d_unembed` compute each tile of logits again from the saved logsumexp, and add up one gradient each. In each kernel
 a *stationary* tile (rows of the output) stays in VMEM while the other operand streams past it.
-`logprobs.linear_logprobs` calls them, and uses the same arithmetic where it runs in plain JAX.
+`logprobs.linear_logprobs` calls them; the arithmetic of a tile is that of logit_tiles.py.
 
 Rows from `num_live` on are dead: their tiles compute nothing and fetch nothing, so that work follows the live rows.
 """
@@ -19,7 +19,8 @@ from jax import export, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from cgrpo_jax import hlo, sharding
+from cgrpo_jax import hlo, logit_tiles, sharding
+from cgrpo_jax.logit_tiles import Settings
 
 FORWARD, D_HIDDEN, D_UNEMBED = "linear_logprobs_forward", "linear_logprobs_d_hidden", "linear_logprobs_d_unembed"
 KERNELS = (FORWARD, D_HIDDEN, D_UNEMBED)
@@ -27,82 +28,6 @@ KERNELS = (FORWARD, D_HIDDEN, D_UNEMBED)
 VMEM_BYTES = 64 * 2**20
 _LANES = 128
 _STATIONARY, _STREAMED = (1024, 512, 256, 128), (512, 256, 128)
-
-
-class Settings(NamedTuple):
-    """What is fixed when a program is traced; `linear_logprobs` documents each."""
-
-    temperature: float
-    softcap: float
-    block_size: int
-    row_block: int
-    cut: bool  # the vocabulary is, over tensor
-    kernel: str
-
-
-# --- one tile of logits, its vocabulary along `axis`, its rows along the other one ---------------------------------
-
-
-def sum_dtype(*arrays: jax.Array) -> jnp.dtype:
-    """Returns the dtype in which sums of products of these arrays are held: float32, or wider inputs' own."""
-    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
-
-
-def empty_parts(num_rows: int, dtype: jnp.dtype) -> jax.Array:
-    """Returns `[4, N]`: the running maximum m, sum s, weighted sum u and target's logit before any logit was seen."""
-    # Not -inf: shifting by it multiplies a sum of 0. Half of the lowest number: differences from it stay finite.
-    row_41 = lax.broadcasted_iota(jnp.int32, (4, num_rows), 0)
-    return jnp.where(row_41 == 0, jnp.asarray(_lowest(dtype), dtype), jnp.zeros((), dtype))
-
-
-def bend(settings: Settings, product: jax.Array) -> tuple[jax.Array, jax.Array | float]:
-    """Returns logits from products of hidden states and table, and the logits' slope in the products."""
-    slope = 1 / settings.temperature
-    if settings.softcap:
-        bent = jnp.tanh(product / settings.softcap)
-        product, slope = settings.softcap * bent, (1 - bent * bent) * slope
-    return product / settings.temperature, slope
-
-
-def fold(parts: tuple, logit: jax.Array, is_target: jax.Array, valid: jax.Array | None, *, axis: int) -> tuple:
-    """Adds a tile of logits to each row's running maximum m, `s = sum e^(l-m)`, `u = sum (l-m) e^(l-m)` and target.
-
-    Args:
-      parts: (m, s, u, logit of the target), each of size 1 along `axis`.
-      logit: of the tile.
-      is_target: whether an entry is its row's target.
-      valid: whether an entry counts; None if all do.
-      axis: along which the vocabulary lies.
-    """
-    max_, sum_, weighted, target = parts
-    if valid is not None:
-        logit, is_target = jnp.where(valid, logit, _lowest(logit.dtype)), is_target & valid
-    new_max = jnp.maximum(max_, logit.max(axis=axis, keepdims=True))
-    shift, centred = max_ - new_max, logit - new_max
-    exp, kept = jnp.exp(centred), jnp.exp(shift)
-    weighted = kept * (weighted + shift * sum_) + jnp.sum(exp * centred, axis=axis, keepdims=True)
-    sum_ = kept * sum_ + exp.sum(axis=axis, keepdims=True)
-    target = target + jnp.sum(jnp.where(is_target, logit, 0.0), axis=axis, keepdims=True)
-    return new_max, sum_, weighted, target
-
-
-def d_product(logit, slope, is_target: jax.Array, stats: tuple) -> jax.Array:
-    """Returns the gradient of a tile's products: `(g_logp (onehot - p) - g_H p (log p + H)) slope`.
-
-    Args:
-      logit, slope: from `bend`.
-      is_target: whether an entry is its row's target.
-      stats: (logsumexp, H, g_logp, g_H), each of size 1 along the vocabulary.
-    """
-    logsumexp, entropy, g_logp, g_entropy = stats
-    logp = logit - logsumexp
-    # p's factors are summed up a row first, which leaves one product with p for each entry.
-    pull = (g_logp + g_entropy * entropy) + g_entropy * logp
-    return (jnp.where(is_target, g_logp, 0.0) - jnp.exp(logp) * pull) * slope
-
-
-def _lowest(dtype) -> float:
-    return float(jnp.finfo(dtype).min) / 2
 
 
 # --- tiles ---------------------------------------------------------------------------------------------------------
@@ -175,29 +100,29 @@ def _spread(i, count: int):
 
 
 def forward(settings: Settings, hidden_ND, unembed_VD, target_N, num_live: jax.Array) -> jax.Array:
-    """Returns `[4, N]`: maximum, sum, weighted sum (`fold`) and the target's logit, over this part of the vocabulary.
+    """Returns `[4, N]`: what `logit_tiles.fold` makes of this part of the vocabulary.
 
     Args:
       settings: static.
       hidden_ND, unembed_VD: float32 or bfloat16, products in the wider of the two.
       target_N: int; one outside `0 .. V - 1` is in another part, and adds 0.
-      num_live: int32 scalar; the rows from there on hold `empty_parts`, or anything.
+      num_live: int32 scalar; the rows from there on hold `logit_tiles.empty_parts`, or anything.
     """
-    dtype = sum_dtype(hidden_ND, unembed_VD)
+    dtype = logit_tiles.sum_dtype(hidden_ND, unembed_VD)
 
     def body(grid, live_ref, target_ref, hidden_ref, unembed_ref, out_ref):
         tile, j = _spread(pl.program_id(0), grid.num_row_tiles), pl.program_id(1)
 
         @pl.when(j == 0)
         def _():
-            out_ref[...] = empty_parts(grid.row_tile, dtype)
+            out_ref[...] = logit_tiles.empty_parts(grid.row_tile, dtype)
 
         def step(edge):
-            logit_KR, _ = bend(settings, _products(unembed_ref[...], hidden_ref[...]))
+            logit_KR, _ = logit_tiles.bend(settings, _products(unembed_ref[...], hidden_ref[...]))
             id_KR = j * grid.vocab_tile + lax.broadcasted_iota(jnp.int32, logit_KR.shape, 0)
             parts = tuple(out_ref[k : k + 1, :] for k in range(4))
             valid = id_KR < unembed_VD.shape[0] if edge else None
-            for k, part in enumerate(fold(parts, logit_KR, id_KR == target_ref[...], valid, axis=0)):
+            for k, part in enumerate(logit_tiles.fold(parts, logit_KR, id_KR == target_ref[...], valid, axis=0)):
                 out_ref[k : k + 1, :] = part
 
         _inner_or_edge(step, tile < live_ref[1], j, grid.num_vocab_tiles, unembed_VD.shape[0] % grid.vocab_tile)
@@ -227,9 +152,9 @@ def d_hidden(settings: Settings, hidden_ND, unembed_VD, target_N, stats_4N, num_
             id_RK = j * grid.vocab_tile + lax.broadcasted_iota(jnp.int32, (grid.row_tile, grid.vocab_tile), 1)
             if edge:  # beyond the table lies anything, NaN included
                 block_KD = _zero_from(unembed_VD.shape[0] - j * grid.vocab_tile, block_KD)
-            logit_RK, slope = bend(settings, _products(hidden_ref[...], block_KD))
+            logit_RK, slope = logit_tiles.bend(settings, _products(hidden_ref[...], block_KD))
             stats = tuple(stats_ref[:, k : k + 1] for k in range(4))
-            d_RK = d_product(logit_RK, slope, id_RK == target_ref[...], stats)
+            d_RK = logit_tiles.d_product(logit_RK, slope, id_RK == target_ref[...], stats)
             if edge:
                 d_RK = jnp.where(id_RK < unembed_VD.shape[0], d_RK, 0.0)
             sum_ref[...] += _products(d_RK.astype(_product_dtype(hidden_ND, unembed_VD)), block_KD, "rk,kd->rd")
@@ -259,10 +184,10 @@ def d_unembed(settings: Settings, hidden_ND, unembed_VD, target_N, stats_4N, num
             hidden_RD, num_left = hidden_ref[...], live_ref[0] - i * grid.row_tile
             if edge:
                 hidden_RD = _zero_from(num_left, hidden_RD)
-            logit_KR, slope = bend(settings, _products(unembed_ref[...], hidden_RD))
+            logit_KR, slope = logit_tiles.bend(settings, _products(unembed_ref[...], hidden_RD))
             id_KR = j * grid.vocab_tile + lax.broadcasted_iota(jnp.int32, logit_KR.shape, 0)
             stats = tuple(stats_ref[k : k + 1, :] for k in range(4))
-            d_KR = d_product(logit_KR, slope, id_KR == target_ref[...], stats)
+            d_KR = logit_tiles.d_product(logit_KR, slope, id_KR == target_ref[...], stats)
             if edge:
                 d_KR = jnp.where(lax.broadcasted_iota(jnp.int32, d_KR.shape, 1) < num_left, d_KR, 0.0)
             sum_ref[...] += _products(d_KR.astype(_product_dtype(hidden_ND, unembed_VD)), hidden_RD, "kr,rd->kd")
@@ -312,7 +237,7 @@ def _call(name: str, settings: Settings, body, num_live, operands, out):
         D_HIDDEN: pl.BlockSpec((grid.row_tile, D), lambda a, b, _: (_spread(a, grid.num_row_tiles), 0)),
         D_UNEMBED: pl.BlockSpec((grid.vocab_tile, D), lambda a, b, _: (a, 0)),
     }[name]
-    scratch = [] if name == FORWARD else [pltpu.VMEM(own.block_shape, sum_dtype(hidden_ND, unembed_VD))]
+    scratch = [] if name == FORWARD else [pltpu.VMEM(own.block_shape, logit_tiles.sum_dtype(hidden_ND, unembed_VD))]
     steps = (grid.num_row_tiles, grid.num_vocab_tiles)
     interpret = settings.kernel == "interpret"
     call = pl.pallas_call(
@@ -376,7 +301,7 @@ def _products(a, b, equation="xd,yd->xy"):
     dtype = _product_dtype(a, b)
     precision = None if dtype == jnp.bfloat16 else lax.Precision.HIGHEST
     a, b = a.astype(dtype), b.astype(dtype)
-    return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=sum_dtype(a, b))
+    return jnp.einsum(equation, a, b, precision=precision, preferred_element_type=logit_tiles.sum_dtype(a, b))
 
 
 def _like(x, shape, dtype) -> jax.ShapeDtypeStruct:

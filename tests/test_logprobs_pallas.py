@@ -10,7 +10,7 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec as P
 
-from cgrpo_jax import hlo, logprobs_pallas, sharding
+from cgrpo_jax import hlo, logit_tiles, logprobs_pallas, sharding
 from cgrpo_jax.logprobs import linear_logprobs
 
 D = 24
@@ -162,13 +162,13 @@ def test_a_vocabulary_cut_over_a_mesh(kernel, tensor):
 @pytest.mark.parametrize("kernel", ["blocks", "interpret"])
 @pytest.mark.parametrize(("num_live", "row_blocks"), [(0, 0), (1, 1), (128, 1), (129, 2), (512, 4)])
 def test_work_follows_the_live_rows(monkeypatch, kernel, num_live, row_blocks):
-    ran, bend = [], logprobs_pallas.bend
+    ran, bend = [], logit_tiles.bend
 
     def counted(*arguments):
         jax.debug.callback(lambda: ran.append(1))
         return bend(*arguments)
 
-    monkeypatch.setattr(logprobs_pallas, "bend", counted)
+    monkeypatch.setattr(logit_tiles, "bend", counted)
     hidden, unembed, target, weights_2N = inputs(512, 300)
     keywords = dict(target=target, num_live=jnp.int32(num_live), kernel=kernel)
     jax.block_until_ready(values_and_gradients(functools.partial(layer, **keywords), hidden, unembed, weights_2N))
