@@ -36,7 +36,7 @@ def rows(path: str | pathlib.Path) -> Rows:
         for file in files:
             yield from rows(file)
         return
-    check_exists(path)
+    _check_file(path)
     read = {".jsonl": jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": parquet_rows}.get(_suffix(path))
     if read is None:
         raise UserError(f"data file '{path}' is of no known kind; use {', '.join(_SUFFIXES)}, also with .gz.")
@@ -59,7 +59,7 @@ def jsonl_rows(path: str | pathlib.Path) -> Rows:
 
 def parquet_rows(path: str | pathlib.Path) -> Rows:
     """Reads a parquet file, a few rows at a time; needs pyarrow, which the extra `parquet` installs."""
-    check_exists(path)
+    _check_file(path)
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -183,10 +183,15 @@ def _suffix(path: pathlib.Path) -> str:
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
 
 
-def _open(path: str | pathlib.Path):
-    path = pathlib.Path(path)
-    if not path.is_file():
+def _check_file(path: str | pathlib.Path) -> None:
+    """Checks that there is a file, which a folder is not."""
+    if not pathlib.Path(path).is_file():
         raise UserError(f"data file '{path}' does not exist; check the path.")
+
+
+def _open(path: str | pathlib.Path):
+    _check_file(path)
+    path = pathlib.Path(path)
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
@@ -212,7 +217,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _json_rows(path: pathlib.Path) -> Rows:
+def _json_rows(path: str | pathlib.Path) -> Rows:
     """Reads a list of objects, or one object that is the only row."""
     with _open(path) as file:
         try:
@@ -231,7 +236,7 @@ def _json_rows(path: pathlib.Path) -> Rows:
         yield where, row
 
 
-def _csv_rows(path: pathlib.Path) -> Rows:
+def _csv_rows(path: str | pathlib.Path) -> Rows:
     """Reads a file whose first line names the columns."""
     csv.field_size_limit(_MAX_CELL)
     with _open(path) as file:

@@ -80,6 +80,12 @@ def test_parquet_with_columns_within_columns_and_chats(tmp_path):
         reading.read_parquet("nowhere.parquet", **keys)
 
 
+@pytest.mark.parametrize("read", [reading.read_jsonl, reading.read_parquet])
+def test_a_folder_is_no_file(tmp_path, read):
+    with pytest.raises(UserError, match="does not exist; check the path"):
+        read(tmp_path, question_key="q", answer_key="a")
+
+
 def test_bad_path_and_pattern(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         reading.read_jsonl(tmp_path / "none.jsonl", question_key="q", answer_key="a")
