@@ -13,13 +13,11 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, cli, diagnosis, evaluation, generation, journal, may_change, runtime, subject
+from cgrpo_jax import cli, diagnosis, evaluation, generation, journal, may_change, runtime, subject
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.parts import Results
-from cgrpo_jax.pipeline import Pipeline
-from cgrpo_jax.problems import check_told, load_problems
-from cgrpo_jax.records import Author
-from cgrpo_jax.writers import HttpWriter
+from cgrpo_jax.problems import check_told
+from cgrpo_jax.records import Problem
 
 FLAGS = {"distributed": cli.DISTRIBUTED, "out": cli.Flag("folder of the results; by default WORKDIR/diagnosis")}
 
@@ -32,43 +30,33 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
     runtime.start(distributed=distributed)
     results = Results(out or pathlib.Path(workdir) / "diagnosis", may_change=may_change.DIAGNOSIS)
     with contextlib.ExitStack() as held:
-        now = subject.started(results, workdir)
-        with runtime.agree("loading models and data"):
-            prepared, model, critic_model = subject.load(config, now=now, prepare=_with_room)
-            problems, _, _ = load_problems(prepared, model.prompts)
-            problems = problems[: config.diagnosis.num_questions or None]
-            if "indicative_gt" in config.diagnosis.kinds:
-                check_told(config, problems)
-            about = subject.about(config, workdir, results, problems, started=now)
-        params, source = assemble.trained_params(config, model, workdir)
-        http_critic = generation.open_http_critic(prepared, held)
-        runtime.decide(lambda: held.enter_context(results.open(about)), f"writing {results.path}")
-        grader = generation.open_grader(config, held)
-        bar = held.enter_context(journal.evaluating())
-        make = functools.partial(evaluation.make_writer, seed=config.seed, stream=diagnosis.STREAM)
+        of = subject.begin(config, workdir, results, held, kind="training", choose=_first, prepare=_with_room)
         sampling = generation.sampling(config)
-        policy = make(model, params, sampling)
-        if critic_model:
-            judge = make(*critic_model, sampling, author=Author.CRITIC)
-        elif prepared.http_critic.url:
-            judge = HttpWriter(http_critic, model.prompts, config.seed, diagnosis.STREAM, sampling)
-        else:
-            judge = policy
-        how = {
-            "results": results,
-            "protocol": _protocol(config),
-            "pipeline": Pipeline(grader),
-            "on_tick": functools.partial(journal.show, bar),
-        }
-        diagnosis.respond_on_disk(policy, problems, **how)
-        for kind in config.diagnosis.kinds:
-            of_kind = config_lib.replaced(config, {"critique": kind})
-            critic = generation.make_critic(of_kind, judge if kind == "cot" else None)
-            encode = model.tokenizer.encode
-            diagnosis.critique_on_disk(kind, policy, critic, problems, encode=encode, **how)
+        policy = evaluation.make_writer(of.model, of.params, sampling, seed=config.seed, stream=diagnosis.STREAM)
+        judge = subject.critic(of, sampling, stream=diagnosis.STREAM) or policy
+        with journal.evaluating() as bar:
+            how = {
+                "results": results,
+                "protocol": _protocol(config),
+                "pipeline": of.pipeline,
+                "on_tick": functools.partial(journal.show, bar),
+            }
+            diagnosis.respond_on_disk(policy, of.problems, **how)
+            for kind in config.diagnosis.kinds:
+                critic = generation.make_critic(config, judge if kind == "cot" else None, kind=kind)
+                encode = of.model.tokenizer.encode
+                diagnosis.critique_on_disk(kind, policy, critic, of.problems, encode=encode, **how)
         if runtime.is_first():
-            journal.say(f"weights from {source}", sys.stdout)
-            _report(config, results, about)
+            journal.say(f"weights from {of.source}", sys.stdout)
+            _report(config, of)
+
+
+def _first(config, problems: list[Problem]) -> list[Problem]:
+    """Returns the questions to diagnose; all kinds of critiques must be possible of them."""
+    problems = problems[: config.diagnosis.num_questions or None]
+    if "indicative_gt" in config.diagnosis.kinds:
+        check_told(config, problems)
+    return problems
 
 
 def _with_room(config):
@@ -92,12 +80,12 @@ def _protocol(config) -> diagnosis.Protocol:
     )
 
 
-def _report(config, results: Results, about: dict) -> None:
-    threshold = config.pass_threshold
+def _report(config, of: subject.Subject) -> None:
+    results, threshold = of.results, config.pass_threshold
     kinds = {kind: results.lines(kind) for kind in config.diagnosis.kinds}
     summary = diagnosis.summarize(results.lines("responses"), kinds, pass_threshold=threshold)
     results.write("pass_rates.jsonl", diagnosis.pass_rates(results.lines("responses"), pass_threshold=threshold))
-    results.write("summary.json", json.dumps({"weights": about["weights"]} | summary, indent=2) + "\n")
+    results.write("summary.json", json.dumps({"weights": of.weights} | summary, indent=2) + "\n")
     journal.say(f"{diagnosis.table(summary)}numbers and every text are in {results.path}", sys.stdout)
 
 

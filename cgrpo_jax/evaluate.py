@@ -12,15 +12,12 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax import assemble, cli, evaluation, generation, journal, may_change, runtime, scores, subject
+from cgrpo_jax import cli, evaluation, journal, may_change, runtime, scores, subject
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.engine import Sampling
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.parts import Results
-from cgrpo_jax.pipeline import Pipeline
-from cgrpo_jax.problems import load_problems
-from cgrpo_jax.records import Author
-from cgrpo_jax.writers import HttpWriter
+from cgrpo_jax.records import Problem
 
 FLAGS = {
     "distributed": cli.DISTRIBUTED,
@@ -37,32 +34,31 @@ def main(config, workdir: str, distributed: bool = False, refine: bool = False, 
     runtime.start(distributed=distributed)
     results = Results(out or pathlib.Path(workdir) / "evaluation", may_change=may_change.EVALUATION)
     with contextlib.ExitStack() as held:
-        now = subject.started(results, workdir)
-        with runtime.agree("loading models and data"):
-            config, model, critic_model = subject.load(config, now=now, prepare=_refining if refine else None)
-            _, problems, skipped = load_problems(config, model.prompts)
-            if not problems:
-                raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
-            about = subject.about(config, workdir, results, problems, started=now) | {"refine": refine}
-        params, source = assemble.trained_params(config, model, workdir)
-        critic = _critic(config, model, critic_model, held) if refine else None
-        runtime.decide(lambda: held.enter_context(results.open(about)), f"writing {results.path}")
-        grader = generation.open_grader(config, held)
+        of = subject.begin(
+            config, workdir, results, held,
+            kind="held-out", choose=_all, prepare=_refining if refine else None, more={"refine": refine},
+        )  # fmt: skip
         with journal.evaluating() as bar:
             evaluation.answer_on_disk(
-                model,
-                params,
-                problems,
+                of.model,
+                of.params,
+                of.problems,
                 results=results,
                 protocol=_protocol(config, refine=refine),
-                pipeline=Pipeline(grader),
-                critic=critic,
+                pipeline=of.pipeline,
+                critic=subject.critic(of, Sampling(0.0), stream=evaluation.STREAM) if refine else None,
                 on_tick=functools.partial(journal.show, bar),
             )
         if runtime.is_first():
-            left_out = f" ({skipped['held-out']} were too long and left out)" if skipped["held-out"] else ""
-            journal.say(f"{len(problems)} questions{left_out}, weights from {source}", sys.stdout)
-            _report(config, results, about)
+            left_out = f" ({of.skipped} were too long and left out)" if of.skipped else ""
+            journal.say(f"{len(of.problems)} questions{left_out}, weights from {of.source}", sys.stdout)
+            _report(config, of)
+
+
+def _all(config, problems: list[Problem]) -> list[Problem]:
+    if not problems:
+        raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
+    return problems
 
 
 def _refining(config):
@@ -73,16 +69,6 @@ def _refining(config):
             "reward; set --config.critique=cot, and a critic if it is not the policy itself."
         )
     return config_lib.replaced(config, {"refine": "policy", "critique_schedule": ()})
-
-
-def _critic(config, model, critic_model, held: contextlib.ExitStack):
-    """Returns who criticises, greedily; None for the policy itself."""
-    if critic_model:
-        return evaluation.make_writer(*critic_model, Sampling(0.0), seed=config.seed, author=Author.CRITIC)
-    if config.http_critic.url:
-        http_critic = generation.open_http_critic(config, held)
-        return HttpWriter(http_critic, model.prompts, config.seed, evaluation.STREAM, Sampling(0.0))
-    return None
 
 
 def _protocol(config, *, refine: bool) -> evaluation.Protocol:
@@ -102,11 +88,12 @@ def _protocol(config, *, refine: bool) -> evaluation.Protocol:
     )
 
 
-def _report(config, results: Results, about: dict) -> None:
+def _report(config, of: subject.Subject) -> None:
+    results = of.results
     numbers = scores.summarize(
         results.lines("samples"), ks=tuple(config.eval.k), pass_threshold=config.pass_threshold, seed=config.seed
     )
-    results.write("summary.json", json.dumps({"weights": about["weights"]} | numbers, indent=2) + "\n")
+    results.write("summary.json", json.dumps({"weights": of.weights} | numbers, indent=2) + "\n")
     journal.say(f"{scores.table(numbers)}numbers and every sample are in {results.path}", sys.stdout)
 
 

@@ -243,19 +243,19 @@ def make_http_writer(config, model, critic: HttpCritic | None, *, iteration: int
     return HttpWriter(critic, model.prompts, config.seed, iteration, sampling(config))
 
 
-def make_critic(config, writer: Writer | HttpWriter | None, *, kind: str = "") -> Critic:
+def make_critic(config, writer: Writer | HttpWriter | None, *, kind: str) -> Critic:
     """Returns how responses are critiqued.
 
     Args:
       config: the configuration.
       writer: the model that writes `cot` critiques.
-      kind: of critique; empty: the configuration's `critique`.
+      kind: of critique.
     """
     check_steps: Callable = arithmetic.check_steps
     if config.step_checker == "equations":
         check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
     return Critic(
-        kind=kind or config.critique,
+        kind=kind,
         writer=writer,
         see_answer=config.critic_sees_answer,
         grader=config.grader,

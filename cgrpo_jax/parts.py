@@ -8,7 +8,6 @@ ties included (sampling.py).
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -126,12 +125,6 @@ class Results:
         kept = number if number == total else number - number % size
         os.truncate(path, ends[kept])
         return kept
-
-
-def fingerprint(problems: Sequence[Problem]) -> str:
-    """Returns a hash of what problems ask and what their answers are."""
-    told = [[one.index, one.source, one.grader, one.question, one.answer] for one in problems]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def part_size(*, total_slots: int, texts_per_slot: int, texts: int) -> int:

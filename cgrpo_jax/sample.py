@@ -97,7 +97,7 @@ def _show(config, model, params, critic_model, http_critic, grader, question, *,
         writer = generation.make_writer(config, *critic_model, author=Author.CRITIC, weights_step=0, iteration=number)
     elif config.http_critic.url:
         writer = generation.make_http_writer(config, model, http_critic, iteration=number)
-    critic = generation.make_critic(config, writer)
+    critic = generation.make_critic(config, writer, kind=config.critique)
     show = _stages(config, model, policy, critic, problem)
     with writers.at_work(policy, critic.writer) as engines:
         Pipeline(grader).run([show], engines=engines)

@@ -1,54 +1,114 @@
-"""The model that an evaluation or a diagnosis is of: how it is loaded, and what its results are called after."""
+"""What an evaluation and a diagnosis begin with: a model and its weights, questions, a critic, an open folder."""
 
+import contextlib
+import dataclasses
 import datetime
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from cgrpo_jax import assemble, checks, runtime
+from cgrpo_jax import assemble, checks, evaluation, fingerprints, generation, runtime
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.checkpoint import SavedWeights
-from cgrpo_jax.parts import Results, fingerprint
-from cgrpo_jax.records import Problem
+from cgrpo_jax.engine import Sampling
+from cgrpo_jax.http_critic import HttpCritic
+from cgrpo_jax.parts import Results
+from cgrpo_jax.pipeline import Pipeline
+from cgrpo_jax.problems import load_problems
+from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.rundir import RunDir
+from cgrpo_jax.writers import HttpWriter, Writer
 
 
-def started(results: Results, workdir: str) -> datetime.datetime:
-    """Returns when the run started, or results without a run: what prompts that print the date go on to print."""
-    begun = runtime.decide(
-        lambda: results.started() or RunDir(workdir).started().isoformat(), f"reading {workdir} and {results.path}"
-    )
-    return datetime.datetime.fromisoformat(begun)
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What answers questions, and where its answers go.
+
+    Attributes:
+      config: the configuration that the engine was built for.
+      model, params: the policy, and its weights as generation reads them.
+      source: where these come from.
+      critic_model: the frozen critic and its weights, if there is one.
+      http_critic: the endpoint that writes critiques, on process 0, if there is one.
+      problems: the questions.
+      skipped: how many were too long and left out.
+      results: the open folder.
+      weights: what the results call the weights.
+      pipeline: with the grader.
+    """
+
+    config: Mapping
+    model: assemble.Model
+    params: dict
+    source: str
+    critic_model: tuple[assemble.Model, dict] | None
+    http_critic: HttpCritic | None
+    problems: Sequence[Problem]
+    skipped: int
+    results: Results
+    weights: str
+    pipeline: Pipeline
 
 
-def load(config, *, now: datetime.datetime, prepare: Callable | None = None):
-    """Returns the configuration, checked and prepared, the policy, and the frozen critic with its weights or None.
+def begin(
+    config,
+    workdir: str,
+    results: Results,
+    held: contextlib.ExitStack,
+    *,
+    kind: str,
+    choose: Callable[[Mapping, list[Problem]], list[Problem]],
+    prepare: Callable | None = None,
+    more: Mapping[str, object] | None = None,
+) -> Subject:
+    """Checks all that a user can get wrong, loads, and opens the results, which it makes or finds to be of the same.
 
     Args:
       config: as it was given.
-      now: from `started`.
-      prepare: makes of the configuration the one that the engine is built for. Without it no critic is loaded.
+      workdir: folder of the run, whose newest checkpoint is taken; without one the weights that a run starts from.
+      results: where answers go.
+      held: closes what is opened.
+      kind: of questions, "training" or "held-out".
+      choose: `(configuration, questions) -> those to answer`; raises a `UserError` where they can't be.
+      prepare: makes of the configuration the one that the engine is built for. Without it there is no critic.
+      more: what the results depend on beside weights, questions and configuration.
 
     Raises:
-      UserError: something of it can't be used.
+      UserError: something of it can't be used, or the results are of something else.
     """
-    checks.check(config)
-    prepared = prepare(config) if prepare else config
-    mesh = assemble.make_mesh(prepared)
-    model = assemble.load_model(prepared, mesh, now=now)
-    return prepared, model, assemble.load_critic(prepared, mesh, now=now) if prepare else None
+    started = runtime.decide(
+        lambda: results.started() or RunDir(workdir).started().isoformat(), f"reading {workdir} and {results.path}"
+    )
+    now = datetime.datetime.fromisoformat(started)  # what prompts that print the date go on to print
+    with runtime.agree("loading models and data"):
+        checks.check(config)
+        prepared = prepare(config) if prepare else config
+        mesh = assemble.make_mesh(prepared)
+        model = assemble.load_model(prepared, mesh, now=now)
+        critic_model = assemble.load_critic(prepared, mesh, now=now) if prepare else None
+        training, held_out, skipped = load_problems(prepared, model.prompts)
+        problems = choose(config, {"training": training, "held-out": held_out}[kind])
+        weights = _weights(config, workdir, results)
+        about = {"started": started, "weights": weights, "config": config_lib.to_json(config)}
+        about |= fingerprints.of_all(config.grader, {kind: problems}) | (more or {})
+    params, source = assemble.trained_params(config, model, workdir)
+    http_critic = generation.open_http_critic(prepared, held) if prepare else None
+    runtime.decide(lambda: held.enter_context(results.open(about)), f"writing {results.path}")
+    pipeline = Pipeline(generation.open_grader(config, held))
+    return Subject(
+        prepared, model, params, source, critic_model, http_critic, problems, skipped[kind], results, weights, pipeline
+    )
 
 
-def about(
-    config, workdir: str, results: Results, problems: Sequence[Problem], *, started: datetime.datetime
-) -> dict[str, object]:
-    """Returns what the results depend on, for `Results.open`."""
-    return {
-        "started": started.isoformat(),
-        "weights": _weights(config, workdir, results),
-        "questions": fingerprint(problems),
-        "config": config_lib.to_json(config),
-    }
+def critic(of: Subject, sampling: Sampling, *, stream: int) -> Writer | HttpWriter | None:
+    """Returns who writes critiques; None for the policy itself. `stream` is as for `evaluation.make_writer`."""
+    if of.critic_model:
+        return evaluation.make_writer(
+            *of.critic_model, sampling, seed=of.config.seed, stream=stream, author=Author.CRITIC
+        )
+    if of.config.http_critic.url:
+        return HttpWriter(of.http_critic, of.model.prompts, of.config.seed, stream, sampling)
+    return None
 
 
 def _weights(config, workdir: str, results: Results) -> str:

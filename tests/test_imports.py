@@ -100,11 +100,12 @@ LEVELS = (
         "scores",
         "config",
         "may_change",
+        "fingerprints",
         "rundir",
         "checks",
         "problems",
     ),
-    ("generation", "assemble", "beginning", "cli", "journal", "model_card", "model_files", "profiling"),
+    ("generation", "assemble", "opening", "beginning", "cli", "journal", "model_card", "model_files", "profiling"),
     (
         "train",
         "learner",
