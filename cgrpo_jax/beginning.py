@@ -13,13 +13,14 @@ from typing import Any
 import jax
 import optax
 
-from cgrpo_jax import assemble, journal, lora, runtime, warmstart
+from cgrpo_jax import assemble, fingerprints, journal, lora, runtime, warmstart
 from cgrpo_jax import model as model_lib
 from cgrpo_jax import optimizer as optimizer_lib
-from cgrpo_jax.checkpoint import Checkpoints, restore_params, save_params
+from cgrpo_jax.checkpoint import restore_params, save_params
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.opening import RunParts
 from cgrpo_jax.problems import held_out_facts
 from cgrpo_jax.records import TrainState
-from cgrpo_jax.rundir import RunDir
 
 _UPDATES_PER_QUESTION = 10  # of a warm start, between two times that it asks whether to go on
 
@@ -36,7 +37,7 @@ class Progress:
     unsolved_before: list[int] | None = None
     skipped_in_a_row: int = 0  # updates, up to the last one, whose gradient was not finite
     base_step: int | None = None  # as `assemble.base_step` returns it
-    questions: str = ""  # `order.fingerprint` of those it trains on
+    inputs: dict = dataclasses.field(default_factory=dict)  # `fingerprints.of_all` of what it reads
 
 
 @dataclasses.dataclass
@@ -57,32 +58,53 @@ class Beginning:
     reference: dict | None = None
 
 
-def restore(
-    config, model: assemble.Model, run: RunDir, checkpoints: Checkpoints, optimizer: optax.GradientTransformation
-) -> Beginning | None:
-    """Returns what the newest checkpoint that can be read holds; None where there is none."""
+def resume(config, parts: RunParts, optimizer: optax.GradientTransformation) -> Beginning | None:
+    """Returns what the newest checkpoint that can be read holds, and says so; None where there is none.
+
+    Args:
+      config, parts: of the run.
+      optimizer: of its updates.
+
+    Raises:
+      UserError: no checkpoint can be read, or what the run reads is no longer what it was.
+    """
+    model = parts.model
     settings, shapes = assemble.lora_settings(config), model_lib.param_shapes(model.config)
     trained = lora.adapter_shapes(model.config, settings) if settings else shapes
-    found = checkpoints.restore_latest(
+    found = parts.checkpoints.restore_latest(
         optimizer_lib.state_shapes(model.placed(trained), optimizer, offload=config.offload_optimizer),
         on_skip=lambda step, why: journal.say(f"checkpoint {step} can't be read ({why}); using the one before"),
     )
     if not found:
         return None
     _, state, extra = found
-    begun = Beginning(jax.tree.map(jax.numpy.asarray, state), Progress(**extra))
+    begun = Beginning(jax.tree.map(jax.numpy.asarray, state), _progress(extra, parts))
     if settings:
-        frozen = assemble.frozen_params(config, model, run, step=begun.progress.base_step)
+        frozen = assemble.frozen_params(config, model, parts.run, step=begun.progress.base_step)
         _freeze(begun, frozen, config, settings)
     elif config.kl_coef:
-        begun.reference = model.to_score(restore_params(run.reference, model.placed(shapes)))
+        begun.reference = model.to_score(restore_params(parts.run.reference, model.placed(shapes)))
+    done = begun.progress.iteration
+    left = config.num_iterations - done
+    journal.say(f"resuming after iteration {done}" if left > 0 else f"{done} iterations are done: none is left")
     return begun
+
+
+def _progress(extra: dict[str, Any], parts: RunParts) -> Progress:
+    """Returns what a checkpoint keeps; raises a `UserError` where the run's files are not those that it began with."""
+    kept = {name: value for name, value in extra.items() if name != "questions"}  # in the place of `inputs`, once
+    # A checkpoint that was written before there were `inputs` has nothing to compare.
+    if "inputs" in kept and (changed := fingerprints.changed(kept["inputs"], parts.inputs)):
+        raise UserError(
+            f"changed since {parts.run.path} began: {', '.join(changed)}; restore the files (data.train, data.eval, "
+            "data.pass_rates, grader), or give another --workdir."
+        )
+    return Progress(**kept | {"inputs": dict(parts.inputs)})
 
 
 def start(
     config,
-    model: assemble.Model,
-    run: RunDir,
+    parts: RunParts,
     optimizer: optax.GradientTransformation,
     *,
     evaluate: Callable[[dict], tuple[dict | None, list[int] | None]],
@@ -92,13 +114,14 @@ def start(
     """Returns the state before the first update, and keeps in the run's folder the weights that stay as they are.
 
     Args:
-      config, model, run: of the run.
+      config, parts: of the run.
       optimizer: of its updates.
       evaluate: returns the held-out metrics of weights, and the questions that they do not solve.
       clock: times the warm start.
       going_on: called every few updates of the warm start and after it; may raise.
     """
-    progress = Progress(base_step=assemble.base_step(config))
+    model, run = parts.model, parts.run
+    progress = Progress(base_step=assemble.base_step(config), inputs=dict(parts.inputs))
     params = assemble.initial_params(config, model, step=progress.base_step)
     if config.warm_start.num_updates:
         with clock("warm_start"):

@@ -7,14 +7,13 @@ is the work on them.
 
 import collections
 import functools
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import Problem, problem_id
+from cgrpo_jax.records import Problem
 
 _BLOCK = 1000  # questions over which the weights of a mixture are kept exactly
 
@@ -126,14 +125,6 @@ def check_mixture(mixture: Mapping[str, float], sources: Iterable[str]) -> None:
     has = sorted(set(sources))
     if mixture and sorted(mixture) != has:
         raise UserError(f"data.mixture names {', '.join(mixture)}, the training questions are of {', '.join(has)}.")
-
-
-def fingerprint(problems: Iterable[Problem]) -> str:
-    """Returns 16 hexadecimal digits of the questions and answers in their order: a run can't go on with others."""
-    whole = hashlib.sha256()
-    for problem in problems:
-        whole.update(f"{problem_id(problem)}\0{problem.answer}\0{problem.grader}\n".encode())
-    return whole.hexdigest()[:16]
 
 
 def _check(seed: int, step: int, batch_size: int, sizes: Sequence[int]) -> None:

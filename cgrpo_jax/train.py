@@ -2,8 +2,8 @@
 
     python -m cgrpo_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-One iteration, in `train` below: respond, score, critique, refine, select, re-anchor, update. GRPO, Dr.GRPO and every
-ablation are the same loop with other values of the configuration.
+One iteration, in `Loop._step` below: respond, score, critique, refine, select, re-anchor, update. GRPO, Dr.GRPO and
+every ablation are the same loop with other values of the configuration.
 
 Departures from the paper, each marked where it happens:
 - `aggregate="constant"` weighs every token alike, as the released code does; Eq. 4 weighs a refined row n / k times an
@@ -16,148 +16,104 @@ Departures from the paper, each marked where it happens:
 import collections
 import contextlib
 import dataclasses
-import datetime
 import functools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from cgrpo_jax import (
-    assemble,
     beginning,
-    checks,
     cli,
     curriculum,
     flops,
     generation,
     journal,
-    may_change,
     metrics,
-    model_files,
+    opening,
     order,
     profiling,
     rollout,
     runtime,
     writers,
 )
-from cgrpo_jax import config as config_lib
-from cgrpo_jax.checkpoint import Checkpoints
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.engine import Stats
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import evaluate
-from cgrpo_jax.http_critic import HttpCritic
 from cgrpo_jax.learner import Learner
 from cgrpo_jax.pipeline import Pipeline, Progress, together
-from cgrpo_jax.problems import choose, load_problems
 from cgrpo_jax.records import Author, Problem, Rollout, TrainState
-from cgrpo_jax.rundir import RunDir
 
 
 def main(config, workdir: str, distributed: bool = False) -> None:
-    """Checks everything that a user can get wrong, then trains; a second call with the same folder resumes.
+    """Trains; a second call with the same folder resumes.
 
     Stopped by SIGTERM, it saves what the last whole iteration left, and exits with `runtime.stopped_status`.
     """
     runtime.start(distributed=distributed)
     with runtime.agree("starting"):
         stopped_status = runtime.stopped_status()
-        checks.check(config)
-        profiling.check(config.profile_steps, num_iterations=config.num_iterations)
-        mesh = assemble.make_mesh(config)
-        assemble.check_offload(config, mesh)
-    # Prompts may print the date, and must be the same on all processes.
-    started = runtime.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
-    run = RunDir(workdir, started=datetime.datetime.fromisoformat(started))
-    with runtime.agree("loading models and data"):
-        model = assemble.load_model(config, mesh, now=run.started())
-        critic_model = assemble.load_critic(config, mesh, now=run.started())
-        train_problems, eval_problems, skipped = load_problems(config, model.prompts)
-        train_problems, mixture, chosen = choose(config, train_problems)
     with contextlib.ExitStack() as held:
-        http_critic = generation.open_http_critic(config, held)
-        resumed = runtime.decide(lambda: _open(run, config, model, held), f"writing {workdir}")
-        for kind, number in skipped.items():
-            if number:
-                limit = f"max_prompt_length {config.max_prompt_length}"
-                journal.say(f"{number} {kind} questions are longer than {limit} and were left out")
-        if chosen:
-            journal.say(chosen)
-        grader = generation.open_grader(config, held)
-        checkpoints = held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep))
-        stopping = held.enter_context(runtime.catch_sigterm())
-        parts = (model, critic_model, http_critic, train_problems, mixture, eval_problems, run, grader, checkpoints)
-        finished = Loop(config, *parts, stopping).train(resumed=resumed)
+        finished = Loop(config, opening.open_run(config, workdir, held)).train()
     if not finished and stopped_status:
         sys.exit(stopped_status)
-
-
-def _open(run: RunDir, config, model: assemble.Model, held: contextlib.ExitStack) -> bool:
-    """Makes or checks the run's folder, which `held` keeps others out of; returns whether it held a run already."""
-    held.enter_context(run.locked())
-    why_not = {}
-    if config.schedule != "constant":
-        why_not["num_iterations"] = f"schedule {config.schedule!r} falls over them"
-    resumed = run.open(config_lib.to_json(config), ignore=may_change.TRAINING, why_not=why_not)
-    model_files.write(
-        run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source
-    )
-    return resumed
 
 
 class Stopped(Exception):
     """SIGTERM has reached a process: raised on all of them, at the same place, with the state to save or None."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What an iteration has written and learnt.
+
+    Attributes:
+      problems, responses: its questions, and the responses to each.
+      refinements, kept: of all questions, and those that entered the groups.
+      stats: of each update.
+      critiques_shown: whether refinements saw critiques.
+      seconds: that it took.
+    """
+
+    problems: Sequence[Problem]
+    responses: Sequence[Sequence[Rollout]]
+    refinements: Sequence[Rollout]
+    kept: Sequence[Rollout]
+    stats: Sequence[Mapping[str, float]]
+    critiques_shown: bool
+    seconds: float
+
+
 class Loop:
     """A run: its parts, and the iterations."""
 
-    def __init__(
-        self,
-        config,
-        model: assemble.Model,
-        critic_model,
-        http_critic,
-        train_problems,
-        mixture,
-        eval_problems,
-        run,
-        grader,
-        checkpoints,
-        stopping: Callable[[], bool],
-    ):
+    def __init__(self, config, parts: opening.RunParts):
         self.config = config
-        self.model = model
-        self.critic_model: tuple[assemble.Model, dict] | None = critic_model
-        self.http_critic: HttpCritic | None = http_critic
-        self.train_problems: Sequence[Problem] = train_problems
-        self.mixture: Mapping[str, float] = mixture  # share of each source; empty: all are one set
-        self.eval_problems: Sequence[Problem] = eval_problems
-        self.run = run
-        self.pipeline = Pipeline(grader)
-        self.checkpoints = checkpoints
-        self.stopping = stopping
+        self.parts = parts
+        self.model = parts.model
+        self.run = parts.run
+        self.pipeline = Pipeline(parts.grader)
         self.progress = beginning.Progress()
         self.clock = journal.Clock()
-        self.profiler = profiling.Profiler(run.path / "profile", config.profile_steps)
-        self.learner = Learner(config, model, clock=self.clock)
+        self.profiler = profiling.Profiler(self.run.path / "profile", config.profile_steps)
+        self.learner = Learner(config, self.model, clock=self.clock)
         self.counts: collections.Counter = collections.Counter()  # of the iteration's critiques and refinements
         self.engine_stats: list[Stats] = []  # of the iteration's engines
         self.since = time.monotonic()
 
     # --- the algorithm ------------------------------------------------------------------------------------------
 
-    def train(self, *, resumed: bool) -> bool:
+    def train(self) -> bool:
         """Runs all iterations that are left, or those before SIGTERM; returns whether none is left."""
         try:
-            self._iterate(self._begin(resumed))
+            self._iterate(self._begin())
         except Stopped as stopped:
             (state,) = stopped.args
             if state is None:
                 journal.say("stopped by SIGTERM before the first iteration; the same command begins anew")
                 return False
             self._keep(state, self.progress.iteration, always=True)
-            self.checkpoints.wait()
+            self.parts.checkpoints.wait()
             journal.say(f"stopped by SIGTERM after iteration {self.progress.iteration}; the same command goes on")
             return False
         return True
@@ -168,36 +124,9 @@ class Loop:
             journal.say(f"profile_steps {passed}: these iterations are over, and are not traced")
         bar = journal.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training")
         for iteration in range(self.progress.iteration, c.num_iterations):
-            started = time.monotonic()
-            self.counts.clear()
-            on_tick = functools.partial(self._tick, state, bar)
             with self.profiler.iteration(iteration):
-                problems = self._problems(iteration)
-                policy, critic = self._writers(state, iteration)
-                shown = c.refine == "policy" and critic.kind != "none"
-
-                # 1. respond, 2. critique, 3. refine
-                responses, refinements = self._solve(policy, critic, problems, on_tick)
-                kept = self._select(refinements, iteration)  # 4. select
-                groups = rollout.train_rows(  # 5. re-anchor, 6. advantage
-                    responses, kept, scale_by_std=c.scale_by_std, num_kept=c.num_refinements
-                )
-                del policy, critic  # and with them the weights that generate, which the update's memory has no room for
-                state, stats = self.learner.update(state, groups)  # 7. objective, 8. update
-                seconds = time.monotonic() - started
-
-            row = journal.metrics_row(
-                responses, refinements, kept, self.counts, stats, self.engine_stats,
-                refines=c.refine != "none", pass_threshold=c.pass_threshold,
-                model=self.model.config, adapters=self.learner.base is not None,
-            )  # fmt: skip
-            row |= {"learning_rate": self.learner.learning_rate(int(state.step)), "step_time": seconds}
-            self._log(iteration, row, journal.sampled_tokens(responses, refinements, self.counts), state)
-            if iteration % c.samples_every == 0:
-                lines = journal.sample_lines(
-                    iteration, problems, responses, refinements, num=c.samples_per_iteration, critiques_shown=shown
-                )
-                self._write(self.run.append_samples, lines)
+                state, done = self._step(state, iteration, functools.partial(self._tick, state, bar))
+            row = self._log(iteration, done, state)
             self._keep(state, iteration + 1, always=self.learner.has_given_up())
             if self.learner.has_given_up():
                 self._give_up()
@@ -205,6 +134,23 @@ class Loop:
             bar.update()
         bar.close()
         self._finish(state)
+
+    def _step(self, state: TrainState, iteration: int, on_tick: Callable) -> tuple[TrainState, Done]:
+        """One iteration: the algorithm, in the order of its steps."""
+        c, started = self.config, time.monotonic()
+        self.counts.clear()
+        problems = self._problems(iteration)
+        policy, critic = self._writers(state, iteration)
+        shown = c.refine == "policy" and critic.kind != "none"
+
+        responses, refinements = self._solve(policy, critic, problems, on_tick)  # 1. respond, 2. critique, 3. refine
+        kept = self._select(refinements, iteration)  # 4. select
+        groups = rollout.train_rows(  # 5. re-anchor, 6. advantage
+            responses, kept, scale_by_std=c.scale_by_std, num_kept=c.num_refinements
+        )
+        del policy, critic  # and with them the weights that generate, which the update's memory has no room for
+        state, stats = self.learner.update(state, groups)  # 7. objective, 8. update
+        return state, Done(problems, responses, refinements, kept, stats, shown, time.monotonic() - started)
 
     def _tick(self, state: TrainState, bar, progress: Progress) -> None:
         """Shows how far the iteration is; all processes stop here if one is asked to."""
@@ -215,7 +161,11 @@ class Loop:
         """Returns the questions of an iteration, the same on all processes."""
         c = self.config
         return order.draw(
-            self.train_problems, self.mixture, seed=c.seed, step=iteration, batch_size=c.questions_per_iteration
+            self.parts.train_problems,
+            self.parts.mixture,
+            seed=c.seed,
+            step=iteration,
+            batch_size=c.questions_per_iteration,
         )
 
     def _writers(self, state: TrainState, iteration: int) -> tuple[writers.Writer, rollout.Critic]:
@@ -225,10 +175,10 @@ class Loop:
             weights = self._weights(state)
         policy = make(self.model, weights, author=Author.POLICY, weights_step=int(state.step))
         writer = policy
-        if self.critic_model:
-            writer = make(*self.critic_model, author=Author.CRITIC, weights_step=0)
+        if self.parts.critic_model:
+            writer = make(*self.parts.critic_model, author=Author.CRITIC, weights_step=0)
         elif self.config.http_critic.url:
-            writer = generation.make_http_writer(self.config, self.model, self.http_critic, iteration=iteration)
+            writer = generation.make_http_writer(self.config, self.model, self.parts.http_critic, iteration=iteration)
         kind = curriculum.kind_at(iteration, critique=self.config.critique, schedule=self.config.critique_schedule)
         return policy, generation.make_critic(self.config, writer, kind=kind)
 
@@ -238,15 +188,15 @@ class Loop:
 
     def _solve(self, policy, critic, problems, on_tick) -> tuple[list[list[Rollout]], list[Rollout]]:
         """Takes all questions through steps 1 to 3 at once: none waits for another."""
-        before = self.http_critic.counts if self.http_critic else None
+        before = self.parts.http_critic.counts if self.parts.http_critic else None
         with self.clock("rollout"), writers.at_work(policy, critic.writer) as engines:
             questions = [self._solve_one(policy, critic, q, problem) for q, problem in enumerate(problems)]
             solved = self.pipeline.run(questions, engines=engines, on_tick=on_tick)
             self.engine_stats = [engine.take_stats() for engine in engines]
         self.clock.add("grade", self.pipeline.grade_seconds)
         self.clock.count("grade/timeouts", self.pipeline.timeouts)
-        if self.http_critic:
-            for name, number in metrics.endpoint_metrics(self.http_critic.counts, before).items():
+        if self.parts.http_critic:
+            for name, number in metrics.endpoint_metrics(self.parts.http_critic.counts, before).items():
                 self.clock.count(name, number)
         for _, _, counts in solved:
             self.counts.update(counts)
@@ -325,48 +275,27 @@ class Loop:
 
     # --- start, log, keep, finish -------------------------------------------------------------------------------
 
-    def _begin(self, resumed: bool) -> TrainState:
-        parts = (self.config, self.model, self.run)
-        begun = beginning.restore(*parts, self.checkpoints, self.learner.optimizer) if resumed else None
-        questions = order.fingerprint(self.train_problems)
-        if begun and begun.progress.questions not in ("", questions):  # a checkpoint of an older version has none
-            raise UserError(
-                f"the training questions are not those that {self.run.path} began with; restore their files "
-                "(data.train, data.pass_rates), or give another --workdir."
-            )
-        if resumed:
+    def _begin(self) -> TrainState:
+        """Returns the state that the iterations start from: what the folder holds of it, or what a new run has."""
+        begun = beginning.resume(self.config, self.parts, self.learner.optimizer) if self.parts.resumed else None
+        if self.parts.resumed:
             self._write(self.run.truncate_after, begun.progress.iteration - 1 if begun else -1)
-        if begun:
-            done = begun.progress.iteration
-            left = self.config.num_iterations - done
-            journal.say(f"resuming after iteration {done}" if left > 0 else f"{done} iterations are done: none is left")
         fresh = begun is None
         if fresh:
-            going_on = functools.partial(self._stop_if_asked, None)
             begun = beginning.start(
-                *parts, self.learner.optimizer, evaluate=self._evaluate, clock=self.clock, going_on=going_on
+                self.config,
+                self.parts,
+                self.learner.optimizer,
+                evaluate=self._evaluate,
+                clock=self.clock,
+                going_on=functools.partial(self._stop_if_asked, None),
             )
-        self.progress = begun.progress
-        self.progress.questions = questions
+        self.progress = self.learner.progress = begun.progress
         self.learner.base, self.learner.reference = begun.base, begun.reference
-        self.learner.progress = begun.progress
         if fresh:
             self._keep(begun.state, 0, always=True)
-        self._compile(begun.state)
+        opening.compile_engines(self.config, self.parts, self._weights(begun.state), clock=self.clock)
         return begun.state
-
-    def _compile(self, state: TrainState) -> None:
-        """Compiles all that generates before the first iteration: what the data bring compiles nothing then."""
-        c, model = self.config, self.model
-        where = dict(mesh=model.mesh, dtype=model.dtype)
-        journal.say(f"engine: {generation.describe(c, model.config, generation.policy_stages(c), **where)}")
-        with self.clock("compile"):
-            with journal.told("compiling the engine") as tell:
-                self.model.engine.compile(self._weights(state), generation.ways_to_sample(self.config), tell=tell)
-            if self.critic_model:
-                critic, params = self.critic_model
-                with journal.told("compiling the critic's engine") as tell:
-                    critic.engine.compile(params, [generation.sampling(self.config)], tell=tell)
 
     def _evaluate(self, params, state: TrainState | None = None) -> tuple[dict | None, list[int] | None]:
         """Returns held-out metrics, and the positions of the questions that no sample solves.
@@ -374,13 +303,13 @@ class Loop:
         `state` is what is saved where SIGTERM comes meanwhile; None before there is any.
         """
         c = self.config
-        if not self.eval_problems:
+        if not self.parts.eval_problems:
             return None, None
         with self.clock("evaluate"), journal.evaluating() as bar:
             result, groups = evaluate(
                 self.model,
                 params,
-                self.eval_problems,
+                self.parts.eval_problems,
                 pipeline=self.pipeline,
                 num_samples=c.eval.num_samples,
                 ks=tuple(c.eval.k),
@@ -394,12 +323,18 @@ class Loop:
         passed = [[row.reward >= c.pass_threshold for row in group] for group in groups]
         return result, [q for q, group in enumerate(passed) if not any(group)]
 
-    def _log(self, iteration: int, row: dict, sampled: int, state: TrainState) -> None:
-        """Writes an iteration's metrics; `row` is completed in place."""
+    def _log(self, iteration: int, done: Done, state: TrainState) -> dict:
+        """Writes and returns an iteration's metrics, and writes its samples."""
         c = self.config
+        row = journal.metrics_row(
+            done.responses, done.refinements, done.kept, self.counts, done.stats, self.engine_stats,
+            refines=c.refine != "none", pass_threshold=c.pass_threshold,
+            model=self.model.config, adapters=self.learner.base is not None,
+        )  # fmt: skip
+        row |= {"learning_rate": self.learner.learning_rate(int(state.step)), "step_time": done.seconds}
         if iteration == 0:
             self.progress.all_failed_start = row["frac_all_wrong"]
-        self.progress.num_tokens += sampled
+        self.progress.num_tokens += journal.sampled_tokens(done.responses, done.refinements, self.counts)
         generated = sum(stats.tokens for stats in self.engine_stats)
         if c.eval.every and (iteration + 1) % c.eval.every == 0:
             # Stopped here, the iteration is done all the same: it is saved, without this, when the next one begins.
@@ -416,6 +351,13 @@ class Loop:
             peak=flops.peak_flops(devices.flat[0]),
         )
         self._write(self.run.append_metrics, row)
+        if iteration % c.samples_every == 0:
+            lines = journal.sample_lines(
+                iteration, done.problems, done.responses, done.refinements,
+                num=c.samples_per_iteration, critiques_shown=done.critiques_shown,
+            )  # fmt: skip
+            self._write(self.run.append_samples, lines)
+        return row
 
     def _write(self, function: Callable, *args, **kw) -> None:
         """Calls what writes text: on process 0 alone, and all fail where it does."""
@@ -424,7 +366,7 @@ class Loop:
                 function(*args, **kw)
 
     def _stop_if_asked(self, state: TrainState | None) -> None:
-        if self.stopping():
+        if self.parts.stopping():
             raise Stopped(state)
 
     def _keep(self, state: TrainState, iteration: int, *, always: bool = False) -> None:
@@ -433,13 +375,13 @@ class Loop:
         self.progress.iteration = iteration
         self.progress.seconds, self.since = self.progress.seconds + now - self.since, now
         due = always or iteration % c.checkpoint_every == 0 or iteration == c.num_iterations
-        if due and self.checkpoints.latest_step != iteration:
-            self.checkpoints.save(iteration, state, dataclasses.asdict(self.progress))
+        if due and self.parts.checkpoints.latest_step != iteration:
+            self.parts.checkpoints.save(iteration, state, dataclasses.asdict(self.progress))
 
     def _give_up(self) -> None:
         """Stops after updates whose gradients were not finite; the iteration is done and saved, with what they left."""
         self._write(self.run.write_nonfinite_rows, self.learner.skipped)
-        self.checkpoints.wait()
+        self.parts.checkpoints.wait()
         raise UserError(
             f"the gradient was not finite in {self.progress.skipped_in_a_row} updates in a row, which were skipped "
             f"(max_nonfinite_updates {self.config.max_nonfinite_updates}); the last one's rows are in "
@@ -448,7 +390,7 @@ class Loop:
 
     def _finish(self, state: TrainState) -> None:
         after, unsolved = self._evaluate(self._weights(state), state)
-        self.checkpoints.wait()
+        self.parts.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self.since
         summary = journal.summary(self.progress, updates=int(state.step), after=after, unsolved_after=unsolved)
         self._write(self.run.write_summary, summary)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import tiny_run
 from test_pod import Pod
 
 from cgrpo_jax import order, train
+from cgrpo_jax.checkpoint import Checkpoints, read_extra
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Problem
 
@@ -194,21 +196,72 @@ def test_a_run_goes_on_with_the_questions_that_it_has_not_read(tmp_path, questio
     assert len(first_epoch) == len(set(first_epoch)) == 12
 
 
+REWARD = """
+def near(completions, answer, scale, **kw):
+    return [float(text.strip().endswith(one)) * k for text, one, k in zip(completions, answer, scale)]
+"""
+READ = {  # by a run: what of it is rewritten, and what is then said to have changed
+    "a question": ("train.jsonl", "2+2", "2+1", "the training questions"),
+    "a column": ("train.jsonl", '"scale": 1', '"scale": 2', "the training questions"),
+    "a held-out answer": ("test.jsonl", '"4"', '"5"', "the held-out questions"),
+    "a function": ("mine.py", "strip", "rstrip", "the file of {}/mine.py:near"),
+}
+
+
+@pytest.fixture(scope="module")
+def graded_by_a_function(tmp_path_factory):
+    """A run of one iteration, the changes that it was made with, and the folder of what it reads."""
+    folder = tmp_path_factory.mktemp("read")
+    for name in ("train", "test"):
+        rows = [{"question": f"{k}+2", "answer": str(k + 2), "scale": 1} for k in range(2, 8)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "mine.py").write_text(REWARD)
+    files = {"data.train": str(folder / "train.jsonl"), "data.eval": str(folder / "test.jsonl"), "data.num_train": 0}
+    changes = CHANGES | files | {"grader": f"{folder}/mine.py:near", "data.num_eval": 2, "num_responses": 2}
+    return tiny_run.run(tmp_path_factory.mktemp("run"), changes, num_iterations=1), changes, folder
+
+
 @pytest.mark.slow
-def test_a_run_does_not_go_on_with_other_questions(tmp_path, question_files):
-    tiny_run.run(tmp_path / "run", question_files, num_iterations=1)
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    path = pathlib.Path(question_files["data.train"].split(",")[0])
-    rows = path.read_text()
+@pytest.mark.parametrize("name", READ)
+def test_a_run_does_not_go_on_where_what_it_reads_has_changed(graded_by_a_function, name):
+    run, changes, folder = graded_by_a_function
+    file, old, new, said = READ[name]
+    before, text = (run / "metrics.jsonl").read_bytes(), (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1))
     try:
-        path.write_text(rows.replace("2+2", "2+1"))
-        with pytest.raises(UserError, match="the training questions are not those that .* began with; restore their"):
-            tiny_run.run(tmp_path / "run", question_files, num_iterations=2)
+        with pytest.raises(UserError) as caught:
+            tiny_run.run(run, changes, num_iterations=2)
     finally:
-        path.write_text(rows)
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-    tiny_run.run(tmp_path / "run", question_files, num_iterations=2)
-    assert len(tiny_run.metrics(tmp_path / "run")) == 2
+        (folder / file).write_text(text)
+    assert str(caught.value).startswith(f"changed since {run} began: {said.format(folder)}; restore the files (")
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_it_is_what_it_was(graded_by_a_function, tmp_path):
+    run, changes, _ = graded_by_a_function
+    folder = shutil.copytree(run, tmp_path / "run")
+    tiny_run.run(folder, changes, num_iterations=2)
+    assert len(tiny_run.metrics(folder)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("once", [{}, {"questions": "0123456789abcdef"}], ids=["nothing", "its questions alone"])
+def test_a_checkpoint_that_does_not_say_what_its_run_reads(tmp_path, question_files, monkeypatch, once):
+    """As they once were, with a hash of the questions that was made in another way: nothing is compared."""
+    save = Checkpoints.save
+
+    def as_it_was(self, step, state, extra):
+        kept = {key: value for key, value in extra.items() if key != "inputs"}
+        save(self, step, state, kept | once)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", as_it_was)
+        tiny_run.run(tmp_path, question_files, num_iterations=1)
+    tiny_run.run(tmp_path, question_files, num_iterations=2)
+    assert len(tiny_run.metrics(tmp_path)) == 2
+    assert read_extra(tmp_path / "checkpoints")["inputs"].keys() == {"the training questions"}
 
 
 @pytest.mark.slow
