@@ -188,6 +188,54 @@ def test_a_budget_of_requests(tmp_path, server, seen):
     assert second["critic/fallback_rate"] == 1 and 0 < first["critic/fallback_rate"] < 1
 
 
+# --- test-time refinement -----------------------------------------------------------------------------------------
+
+
+def evaluate(folder, url, /, **more):
+    """Evaluates the weights that all runs start from, with refinement; returns its lines and numbers."""
+    changes = options(url, **more) | {"model.init": tiny_run.start(), "data.num_eval": 8}
+    test_entry_points.run_evaluate(folder, changes, "--refine")
+    rows = tiny_run.lines(folder / "evaluation" / "samples.jsonl")
+    assert len(rows) == 8
+    return rows, test_entry_points.evaluated(folder / "evaluation")[1]["mean"]
+
+
+def test_evaluate_asks_the_endpoint_about_greedy_answers(tmp_path, server):
+    asked_about = []
+
+    def reply(handler):
+        """Calls every answer wrong that ends in an odd digit."""
+        body = server.seen.get()[2]
+        asked_about.append(body)
+        content = body["messages"][0]["content"]
+        handler.send(good(CRITIQUE if re.search(r"[13579]\nCheck\.", content) else PRAISE))
+
+    server.reply = reply
+    rows, numbers = evaluate(tmp_path, server.url)
+    # Each is asked about once, greedily, and about nothing that tells the gold answer or the reward.
+    contents = [body["messages"][0]["content"] for body in asked_about]
+    expected = [f"{row['greedy']}\nCheck." for row in rows]
+    assert sorted(text.partition("\nTried: ")[2] for text in contents) == sorted(expected)
+    assert {(len(body["messages"]), body["temperature"], body["max_tokens"]) for body in asked_about} == {(1, 0.0, 16)}
+    wrong = [row for row in rows if row["greedy"][-1] in "13579"]
+    assert 0 < len(wrong) < 8 and numbers["critiqued_wrong"] == len(wrong) / 8 and numbers["malformed"] == 0
+    for row in rows:
+        assert row["critique"] == (CRITIQUE if row in wrong else PRAISE) and row["verdict"] == (row not in wrong)
+        assert ("refinement" in row) == (row in wrong)
+        assert row["refined_reward"] == row["refinement_reward" if row in wrong else "greedy_reward"]
+    again, same = evaluate(tmp_path / "again", server.url)
+    assert again == rows and same == numbers
+
+
+def test_evaluate_keeps_answers_that_the_endpoint_says_nothing_about(tmp_path, server):
+    server.replies({"body": b"", "status": 503})
+    rows, numbers = evaluate(tmp_path, server.url)
+    assert {(row["critique"], row["verdict"], "refinement" in row) for row in rows} == {(None, None, False)}
+    assert all(row["refined_reward"] == row["greedy_reward"] for row in rows)
+    assert numbers["malformed"] == 1 and numbers["refined@1"]["value"] == numbers["pass@1"]["value"]
+    assert numbers["fixed"] == numbers["broken"] == 0
+
+
 # --- the key, and `sample` ----------------------------------------------------------------------------------------
 
 

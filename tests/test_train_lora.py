@@ -97,6 +97,14 @@ def assert_same_weights(actual, expected, **tolerance):
         np.testing.assert_allclose(array, expected[name], err_msg=name, **tolerance)
 
 
+def assert_evaluates_as_it_ended(folder, flags):
+    """In one part, so that texts, and with them all numbers, are training's own (test_entry_points.ONE_PART)."""
+    test_entry_points.run_evaluate(folder, flags | test_entry_points.ONE_PART)
+    numbers, summary = test_entry_points.evaluated(folder / "evaluation")
+    assert numbers == json.loads((folder / "summary.json").read_text())["eval_after"]
+    assert summary["mean"]["questions"] == flags["data.num_eval"] == 4
+
+
 # --- what is trained, what is kept --------------------------------------------------------------------------------
 
 
@@ -211,9 +219,7 @@ def test_evaluate_and_sample_use_the_merged_weights(tmp_path, request, kept, cap
         return answer(model, params, *args, **kw)
 
     monkeypatch.setattr(evaluation, "answer_on_disk", watch)
-    test_entry_points.run_evaluate(folder, flags)
-    after = json.loads((folder / "summary.json").read_text())["eval_after"]
-    assert test_entry_points.evaluated(folder / "evaluation")[0] == pytest.approx(after)
+    assert_evaluates_as_it_ended(folder, flags)
     seen = tiny_run.watch(monkeypatch)
     capsys.readouterr()
     test_entry_points.run_sample(folder, "--question=7*8", changes=flags)
@@ -279,9 +285,7 @@ def test_the_run_that_has_the_base_may_go_on(tmp_path, capsys):
     run(owner, keep, num_iterations=2)
     run(folder, changes, num_iterations=LENGTH)
     assert_same_run(folder, whole, LENGTH, changes)
-    test_entry_points.run_evaluate(folder, options(changes))
-    after = json.loads((folder / "summary.json").read_text())["eval_after"]
-    assert test_entry_points.evaluated(folder / "evaluation")[0] == pytest.approx(after)
+    assert_evaluates_as_it_ended(folder, options(changes))
     run(owner, keep, num_iterations=3)
     before = contents(folder)
     assert "owner has no checkpoint of step 1; it has 2, 3" in refused(capsys, folder, options(changes))
