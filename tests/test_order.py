@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import sys
 import textwrap
 
 import pytest
+import test_entry_points
 import tiny_run
 from test_pod import Pod
 
@@ -244,6 +246,25 @@ def test_a_run_goes_on_where_it_is_what_it_was(graded_by_a_function, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     tiny_run.run(folder, changes, num_iterations=2)
     assert len(tiny_run.metrics(folder)) == 2
+
+
+@pytest.mark.slow
+def test_an_evaluation_does_not_go_on_where_what_it_reads_has_changed(graded_by_a_function, tmp_path, capsys):
+    run, changes, folder = graded_by_a_function
+    changes = changes | {"num_iterations": 1, "eval.k": "(1,)"}
+    test_entry_points.run_evaluate(run, changes, f"--out={tmp_path}")
+    for name in ("a held-out answer", "a function"):
+        file, old, new, said = READ[name]
+        text = (folder / file).read_text()
+        (folder / file).write_text(text.replace(old, new, 1))
+        try:
+            _, error = test_entry_points.refused(
+                capsys, test_entry_points.run_evaluate, run, changes, f"--out={tmp_path}"
+            )
+        finally:
+            (folder / file).write_text(text)
+        assert re.search(rf"holds results of something else \({re.escape(said.format(folder))}: \w+ -> \w+\)", error)
+    test_entry_points.run_evaluate(run, changes, f"--out={tmp_path}")
 
 
 @pytest.mark.slow
