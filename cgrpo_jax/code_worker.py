@@ -2,14 +2,16 @@
 
 A gold answer is JSON text with one kind of tests:
 
-  - `{"asserts": ["assert add(1, 2) == 3", ...], "setup": "import math"}` (MBPP): the setup is run before the program
-    and before the tests;
+  - `{"asserts": ["assert add(1, 2) == 3", ...], "setup": "import math", "names": ["add"]}` (MBPP). The setup is part
+    of the tests: it is run after the program and before the asserts, and the program does not see what it defines.
+    `names` are those that the program gives; without them, the tests must use a single name that nobody defines;
   - `{"prompt": "def add(a, b):\\n ...", "entry_point": "add", "check": "def check(candidate): ..."}` (HumanEval);
   - `{"stdin": [{"input": "1 2\\n", "output": "3\\n"}, ...]}`: the program is run as a script, once a test. What it
     prints is compared line by line, up to spaces at the ends of lines and empty lines at the end.
 
 The program runs in one sandbox, the asserts in another; see `code_program` for what passes between them. What is
-expected, and the verdict, never are in a process that runs the program. Arguments and results are passed as copies:
+expected, and the verdict, never are in a process that runs the program, and no word of the tests but the names that are
+tested has its meaning from the program (see `code_names`). Arguments and results are passed as copies:
 what a function does to its arguments can't be tested, and functions can't be passed to it.
 """
 
@@ -23,6 +25,7 @@ import time
 
 from cgrpo_jax import sandbox
 from cgrpo_jax.answers import without_thinking
+from cgrpo_jax.code_names import modules, only_name
 from cgrpo_jax.code_values import EXPECTED, cut
 
 SECONDS = 3.0  # of wall-clock time for all tests of a program: less than the time limit of the worker itself
@@ -31,7 +34,7 @@ _MAX_OUTPUT = 1 << 20  # bytes that a program may print
 _MAX_REPORT = 1 << 16
 _HERE = pathlib.Path(__file__).resolve().parent
 _PROGRAM, _TESTS = _HERE / "code_program.py", _HERE / "code_tests.py"
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
 _TEXTS = ("setup", "check", "entry_point", "prompt")
 
 
@@ -53,9 +56,26 @@ def program_of(response: str) -> str:
       'print(1)\\n'
     """
     text = without_thinking(response)
-    blocks = _BLOCK.findall(text)
+    blocks = _blocks(text)
     python = [code for language, code in blocks if language.lower() in ("python", "python3", "py")]
     return (python or [code for _, code in blocks] or [text])[-1]
+
+
+def _blocks(text):
+    """The fenced blocks of a text as (language, content); one that is never closed goes on to the end."""
+    blocks, content = [], None
+    lines = text.split("\n")
+    lines = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
+    for line in lines:
+        fence = _FENCE.match(line)
+        if content is not None and fence is None:
+            content.append(line)
+        elif content is not None:
+            content = None
+        elif fence and line.endswith("\n"):  # a fence that ends the text opens nothing
+            content = []
+            blocks.append((fence[1], content))
+    return [(language, "".join(content)) for language, content in blocks]
 
 
 def readable(answer: str) -> bool:
@@ -96,7 +116,7 @@ def _read(answer):
     try:
         tests = json.loads(answer)
         kinds = [kind for kind in ("asserts", "check", "stdin") if kind in tests]
-        if len(kinds) != 1 or tests.keys() - {*_TEXTS, *kinds}:
+        if len(kinds) != 1 or tests.keys() - {*_TEXTS, *kinds, *(["names"] if kinds == ["asserts"] else [])}:
             return None
         if not all(isinstance(tests.get(name, ""), str) for name in _TEXTS):
             return None
@@ -111,9 +131,20 @@ def _read(answer):
         asserts = [re.search(r"\bassert\b", source) and compile(source, "<tests>", "exec") for source in sources]
         if kinds == ["check"] and not (tests.get("entry_point", "").isidentifier() and "def check(" in tests["check"]):
             return None
-        return tests if asserts and all(asserts) else None
+        return tests if asserts and all(asserts) and _names(tests) else None
     except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError, MemoryError):
         return None
+
+
+def _names(tests):
+    """The names that the tests take from the program; none if that is not clear."""
+    if "check" in tests:
+        return [tests["entry_point"]]
+    if "names" not in tests:
+        name = only_name(tests.get("setup", ""), tests["asserts"])
+        return [] if name is None else [name]
+    names = tests["names"]
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 # --- tests that call the program's functions --------------------------------------------------------------------------
@@ -122,10 +153,13 @@ def _read(answer):
 def _run_asserts(program, tests, seconds):
     """Returns (passed, reason)."""
     job = _program_job(program, tests) | {"script": False, "seconds": seconds}
-    prompt = [tests["prompt"]] if _compiles(tests.get("prompt", "")) else []
+    before = [tests.get("setup", "")] + ([tests["prompt"]] if _compiles(tests.get("prompt", "")) else [])
+    sources, names = tests.get("asserts") or [tests["check"]], _names(tests)
+    forgotten = [f"import {name}" for name in modules([*before, *sources]) if name not in names]
     asked = dict(
-        before=[tests.get("setup", ""), *prompt],
-        tests=tests.get("asserts") or [tests["check"]],
+        names=names,
+        before=forgotten + before,
+        tests=sources,
         entry_point=tests.get("entry_point", "") if "check" in tests else "",
     )
     deadline = time.monotonic() + seconds + _START_SECONDS
@@ -153,14 +187,13 @@ def _run_asserts(program, tests, seconds):
 
 def _program_job(program, tests):
     """What is run before the program, the program, and how many of its lines are not the model's."""
-    setup, prompt, entry = tests.get("setup", ""), tests.get("prompt", ""), tests.get("entry_point", "")
+    prompt, entry = tests.get("prompt", ""), tests.get("entry_point", "")
     if not prompt or not entry:
-        return {"before": setup, "program": program, "offset": 0}
+        return {"before": "", "program": program, "offset": 0}
     if re.search(rf"^def\s+{entry}\b|^{entry}\s*=", program, re.MULTILINE):
-        before = f"{setup}\n{prompt}\n" if _compiles(prompt) else setup
-        return {"before": before, "program": program, "offset": 0}
+        return {"before": prompt if _compiles(prompt) else "", "program": program, "offset": 0}
     # The response goes on where the prompt ends.
-    return {"before": setup, "program": f"{prompt.rstrip()}\n{program}", "offset": len(prompt.rstrip().splitlines())}
+    return {"before": "", "program": f"{prompt.rstrip()}\n{program}", "offset": len(prompt.rstrip().splitlines())}
 
 
 def _compiles(source):

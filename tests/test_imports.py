@@ -18,6 +18,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem
 LEVELS = (
     (
         "errors",
+        "answers",
         "records",
         "tables",
         "formats",
@@ -43,6 +44,7 @@ LEVELS = (
         "sandbox",
         "sandbox_launcher",
         "sandbox_probe",
+        "code_names",
         "code_values",
         "code_program",
         "code_tests",
@@ -52,7 +54,6 @@ LEVELS = (
     (
         "model",
         "tokenizer",
-        "answers",
         "functions",
         "judge",
         "rewards",

@@ -16,7 +16,10 @@ import pytest
 from cgrpo_jax import sandbox
 from cgrpo_jax.errors import UserError
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux"),
+    pytest.mark.usefixtures("nothing_is_left"),
+]
 
 SMALL = sandbox.Limits(cpu=2, memory=200 << 20, processes=4, disk=1 << 20, files=10, open_files=16)
 LIMIT = 100_000  # bytes that are read of what a program prints
@@ -34,17 +37,6 @@ def runner(tmp_path):
     file = tmp_path / "runs_text.py"
     file.write_text("def main(job):\n    exec(job['code'], {'job': job})\n")
     return file
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path, monkeypatch):
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    folder.chmod(0o777)
-    tmp_path.chmod(0o711)
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield
-    assert not list(folder.iterdir())
 
 
 def run(runner, isolate, code, *, seconds=20.0, limits=SMALL, **job):
