@@ -181,6 +181,7 @@ def test_wrong_programs_are_told_what_is_wrong(program, answer, reason):
 
 
 def test_no_descriptor_is_left():
+    grade("print(3)", SUM)  # what programs are started from is kept
     before = set(os.listdir("/proc/self/fd"))
     grade("def add(a, b): return a + b", ADD)
     grade("print(3)", SUM)
@@ -188,11 +189,68 @@ def test_no_descriptor_is_left():
 
 
 def test_where_a_program_hangs_is_told(monkeypatch):
-    monkeypatch.setattr(code_worker, "_START_SECONDS", 20.0)  # a busy machine may be slow to start it
+    monkeypatch.setattr(code_worker, "_start_seconds", lambda: 20.0)  # a busy machine may be slow to start it
     said = grade("def add(a, b):\n    while a:\n        pass\n", ADD, seconds=1)[2]
     assert said.startswith("Test 1 of 2 fails: add(1, 2) did not end within 1 s, and was in line ")
     said = grade("while True:\n    pass", SUM, seconds=1)[2]
     assert "the program did not end within 1 s, and was in line " in said
+
+
+def test_the_time_of_a_program_follows_the_workers_time_limit(monkeypatch):
+    monkeypatch.setattr(code_worker, "_timeout", 5.0)
+    given = []
+    monkeypatch.setattr(code_worker, "_run_asserts", lambda *given_: given.append(given_[2]) or (False, ""))
+    for timeout, seconds in ((5.0, 3.0), (60.0, 58.0), (1.0, 0.6)):
+        code_worker.start(0, timeout)
+        grade("def add(a, b): return a + b", ADD)
+        assert given.pop() == seconds
+        assert seconds + code_worker._start_seconds() < timeout
+
+
+def test_many_tests_of_a_script_take_one_start_of_python(monkeypatch):
+    answer = json.dumps({"stdin": [{"input": f"{k} 1\n", "output": f"{k + 1}\n"} for k in range(50)]})
+    program = "print(sum(map(int, input().split())))"
+    grade(program, SUM)
+    starts, running, most = [], set(), []
+    monkeypatch.setattr(sandbox.subprocess, "Popen", lambda *args, **kwargs: starts.append(args))
+
+    class Box(sandbox.Sandbox):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            running.add(self)
+            most.append(len(running))
+
+        def stop(self):
+            running.discard(self)
+            return super().stop()
+
+    monkeypatch.setattr(sandbox, "Sandbox", Box)
+    assert grade(program, answer, seconds=120)[2] == "passes all 50 tests"
+    assert not starts and len(most) == 50 and max(most) == 4
+
+
+def test_tests_of_a_script_know_nothing_of_each_other():
+    program = """
+import os
+with open("seen", "a+") as file:
+    file.write(input())
+    file.seek(0)
+    print(file.read(), os.path.exists("../seen"))
+if not os.fork():
+    os.setsid()
+    while True:
+        pass
+"""
+    answer = json.dumps({"stdin": [{"input": str(k), "output": f"{k} False"} for k in range(6)]})
+    assert grade(program, answer, seconds=60)[2] == "passes all 6 tests"
+
+
+def test_a_script_that_hangs_takes_no_more_than_its_time():
+    answer = json.dumps({"stdin": [{"input": str(k), "output": f"{k}"} for k in range(40)]})
+    start = time.monotonic()
+    reason = grade("x = input()\nwhile x == '2': pass\nprint(x)", answer, seconds=3)[2]
+    assert reason.startswith("Test 3 of 40 fails: with the input '2' the program did not end within 3 s")
+    assert time.monotonic() - start < 30
 
 
 def test_the_first_line_that_differs_is_told():
@@ -518,6 +576,6 @@ def test_a_worker_that_is_killed_at_its_time_limit_takes_the_program_along(isola
 
 def start_worker(isolated, folder):
     tempfile.tempdir = folder
-    code_worker.start(4 << 30)
+    code_worker.start(4 << 30, 60.0)
     if not isolated:
         sandbox.isolated = lambda: False
