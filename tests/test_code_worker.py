@@ -12,7 +12,7 @@ import leftovers
 import pebble
 import pytest
 
-from cgrpo_jax import code_worker, sandbox
+from cgrpo_jax import code_worker, rewards, sandbox
 from cgrpo_jax.code_worker import grade, program_of, readable
 
 pytestmark = [
@@ -205,6 +205,13 @@ def test_the_time_of_a_program_follows_the_workers_time_limit(monkeypatch):
         grade("def add(a, b): return a + b", ADD)
         assert given.pop() == seconds
         assert seconds + code_worker._start_seconds() < timeout
+
+
+def test_a_graders_time_limit_reaches_its_programs():
+    """Here it shows in their limit of CPU, which must not be the shorter one."""
+    answer = json.dumps({"stdin": [{"input": "", "output": "59"}]})
+    program = "import resource\nprint(resource.getrlimit(resource.RLIMIT_CPU)[0])"
+    assert rewards.grade("code", [program], [answer], timeout=60.0)[0].reason == "passes all 1 tests"
 
 
 def test_many_tests_of_a_script_take_one_start_of_python(monkeypatch):
