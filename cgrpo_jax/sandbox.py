@@ -22,9 +22,14 @@ With limits alone:
     and the directory stays.
 
 With either: CPU seconds and memory (address space) of each process, so `processes` times that in all; open files; no
-environment, no descriptors but those given, no privileges and no way to gain them. What it writes is read up to a
-limit, beyond which it is killed. Root that is denied both namespaces and a change of user has no limit of processes.
-Not contained by anything: a fault of the kernel itself, and the CPU's caches.
+environment, no descriptors but those given, no privileges and no way to gain them; on x86_64 and aarch64, where the
+kernel has seccomp, no system calls that make memory which is nobody's (System V's, memfd), new namespaces or mounts,
+that look into other processes, or that no program needs and attackers do. What it writes is read up to a limit, beyond
+which it is killed. Root that is denied both namespaces and a change of user has no limit of processes.
+
+Not contained by anything: a fault of the kernel itself; the CPU's caches; what pipes and sockets hold, some hundred KiB
+each; elsewhere than on x86_64 and aarch64, System V's shared memory, which counts for no process, and with it further
+namespaces.
 """
 
 import ctypes

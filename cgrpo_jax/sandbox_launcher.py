@@ -367,7 +367,7 @@ _DENIED = {
     "kexec_load": (246, 104),
 }  # fmt: skip
 _MACHINES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}  # column, architecture, number of clone
-_CLONE3, _NEW_NAMESPACES, _X32 = 435, 0x7E020080, 0x40000000
+_CLONE3, _NEW_NAMESPACES, _X32 = 435, 0x7E020000, 0x40000000
 _SET_SECCOMP, _MODE_FILTER = 22, 2
 _ALLOW, _EPERM, _ENOSYS = 0x7FFF0000, 0x50001, 0x50026
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # instructions of the filter

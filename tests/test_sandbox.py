@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -362,6 +363,41 @@ def test_system_calls_that_no_program_needs_are_refused(runner, isolate):
         for name in "shmget memfd_create unshare clone clone3 ptrace bpf io_uring_setup x32".split()
         if name != "x32" or os.uname().machine == "x86_64"
     ]
+
+
+def filtered(machine, number, *arguments, architecture=None):
+    """What the filter of a machine says of a system call: the instructions carried out as the kernel does."""
+    code = sandbox_launcher._filter(*sandbox_launcher._MACHINES[machine])
+    steps = list(struct.iter_unpack("HBBI", code))
+    architecture = sandbox_launcher._MACHINES[machine][1] if architecture is None else architecture
+    data = struct.pack("IIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
+    at = value = 0
+    while True:
+        kind, yes, no, number = steps[at]
+        at += 1
+        if kind == 0x20:
+            value = struct.unpack_from("I", data, number)[0]
+        elif kind == 0x06:
+            return {0x7FFF0000: "allowed", 0x50001: "EPERM", 0x50026: "ENOSYS"}[number]
+        else:
+            at += yes if {0x15: value == number, 0x35: value >= number, 0x45: value & number}[kind] else no
+
+
+@pytest.mark.parametrize(
+    ("machine", "denied", "allowed", "clone"),
+    [
+        ("x86_64", [29, 272, 101, 165, 321, 425, 246, 0x40000000 + 39], [0, 1, 39, 57, 59, 9, 231], 56),
+        ("aarch64", [194, 97, 117, 40, 280, 425, 104], [63, 64, 172, 221, 222, 94], 220),
+    ],
+)
+def test_the_filter_of_system_calls(machine, denied, allowed, clone):
+    assert {filtered(machine, number) for number in denied} == {"EPERM"}
+    assert {filtered(machine, number) for number in allowed} == {"allowed"}
+    assert {filtered(machine, number, architecture=0x40000003) for number in allowed} == {"EPERM"}
+    assert filtered(machine, clone, 0x3D0F00) == filtered(machine, clone, 17) == "allowed"  # a thread, a fork
+    for namespace in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
+        assert filtered(machine, clone, namespace | 17) == "EPERM"
+    assert filtered(machine, 435) == "ENOSYS"
 
 
 def test_sandboxes_have_users_of_their_own(runner, isolate):
