@@ -2,7 +2,8 @@
 
 A name that the tests use and don't define is either what is tested, or what they forgot to import. The program may
 give the first alone: one that brings its own `isclose` would pass `assert isclose(f(2), 1.41)` whatever its `f` does.
-Which is which, a solution of the task's own tells; without one, only tests that use a single such name are clear.
+Likewise for attributes: what `f` returns must not bring its own `issubset` to `assert f(2).issubset({1, 2})`. Which is
+which, a solution of the task's own tells; without one, only tests that use a single such name are clear.
 """
 
 import ast
@@ -74,19 +75,22 @@ def of_solution(solution: str, setup: str, tests: Sequence[str]) -> tuple[list[s
       tests: of the program.
 
     Returns:
-      (names that the solution defines and the tests use, without those of Python's own if there are others;
+      (names that the solution defines and the tests use, without those of Python's own if there are others, then
+      attributes of its classes that the tests use, with a point before each;
       imports of the solution, of names that the tests use and neither they nor the solution define)
 
     Example:
       >>> of_solution("from math import isclose\\ndef f(x): return x ** .5", "", ["assert isclose(f(4), 2)"])
       (['f'], ['from math import isclose'])
+      >>> of_solution("class Box:\\n    def get(self): return 1", "", ["assert Box().get() == 1"])
+      (['Box', '.get'], [])
     """
     try:
-        free, statements = free_names([setup, *tests]), ast.parse(solution).body
+        free, tree = free_names([setup, *tests]), ast.parse(solution)
     except (SyntaxError, ValueError):
         return [], []
     defined, imports = set(), {}
-    for statement in statements:
+    for statement in tree.body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             for alias in statement.names:
                 one = type(statement)(**{**vars(statement), "names": [alias]})
@@ -95,7 +99,22 @@ def of_solution(solution: str, setup: str, tests: Sequence[str]) -> tuple[list[s
             defined |= _bound(statement)
     names = free & defined
     names = {name for name in names if not hasattr(builtins, name)} or names
-    return sorted(names), [imports[name] for name in sorted(free & imports.keys() - names)]
+    forgotten = [imports[name] for name in sorted(free & imports.keys() - names)]
+    used = {node.attr for source in (setup, *tests) for node in ast.walk(ast.parse(source)) if _is_attribute(node)}
+    return [*sorted(names), *sorted(f".{name}" for name in used & _attributes(tree))], forgotten
+
+
+def _is_attribute(node):
+    return isinstance(node, ast.Attribute)
+
+
+def _attributes(tree: ast.Module) -> set[str]:
+    """The attributes that a program's classes define, and those that it gives to objects."""
+    found = {node.attr for node in ast.walk(tree) if _is_attribute(node) and isinstance(node.ctx, ast.Store)}
+    for node in ast.walk(tree):
+        for statement in node.body if isinstance(node, ast.ClassDef) else ():
+            found |= _bound(statement)
+    return found
 
 
 def _bound(statement: ast.stmt) -> set[str]:
@@ -103,4 +122,8 @@ def _bound(statement: ast.stmt) -> set[str]:
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
     table = symtable.symtable(ast.unparse(statement), "<solution>", "exec")
-    return {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() and not symbol.is_imported()}
+    return {
+        symbol.get_name()
+        for symbol in table.get_symbols()
+        if symbol.is_assigned() and not symbol.is_imported() or symbol.is_annotated()
+    }

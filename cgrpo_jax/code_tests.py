@@ -1,7 +1,7 @@
 """The sandbox's side of `code_worker` that runs the tests of a program which `code_program` runs in another sandbox.
 
 The names that the job lists stand for the program's: calls of them are sent to it, and copies of the results come back,
-which are compared here. No other name is looked up in the program.
+which are compared here. No other name is looked up in the program, and no other attribute in what it returns.
 """
 
 import ast
@@ -42,18 +42,22 @@ class _Remote:
         if name.startswith("_"):
             object.__setattr__(self, name, value)
         else:
+            self._check(name)
             self._session.ask("set", [encode(self, _number), name, encode(value, _number)])
 
     def __call__(self, *args, **kwargs):
         return self._session.call(self, args, kwargs)
 
     def __getattr__(self, name):
-        if name.startswith("_"):
-            raise AttributeError(name)
+        self._check(name)
         value = self._session.ask("attribute", [encode(self, _number), name])
         if isinstance(value, _Remote):
             value._label = f"{self._label}.{name}"
         return value
+
+    def _check(self, name):
+        if name.startswith("_") or f".{name}" not in self._session.names:
+            raise AttributeError(f"{name!r} is not among the names of the program that are tested")
 
     def __repr__(self):
         return self._label
@@ -70,7 +74,7 @@ class _Session:
     """The tests' end of the channel.
 
     Attributes:
-      names: those that the program is asked for.
+      names: those that the program is asked for; attributes of its objects have a point before them.
       calls: number of calls so far.
       last: the last call as `(name, args, kwargs)`.
       result: what it returned; None while it has not.
@@ -201,7 +205,7 @@ def _run_tests(job, session):
 def _prepare(job, session, names):
     """Fills the tests' names: with those of the program's that are tested, and with what the tests bring along."""
     given, missing = {}, []
-    for name in session.names:
+    for name in (name for name in session.names if not name.startswith(".")):
         try:
             given[name] = session.name(name)
         except KeyError:

@@ -4,7 +4,8 @@ A gold answer is JSON text with one kind of tests:
 
   - `{"asserts": ["assert add(1, 2) == 3", ...], "setup": "import math", "names": ["add"]}` (MBPP). The setup is part
     of the tests: it is run after the program and before the asserts, and the program does not see what it defines.
-    `names` are those that the program gives; without them, the tests must use a single name that nobody defines;
+    `names` are those that the program gives, also of attributes of its objects, ".pop"; without them, the tests must
+    use a single name that nobody defines;
   - `{"prompt": "def add(a, b):\\n ...", "entry_point": "add", "check": "def check(candidate): ..."}` (HumanEval);
   - `{"stdin": [{"input": "1 2\\n", "output": "3\\n"}, ...]}`: the program is run as a script, once a test. What it
     prints is compared line by line, up to spaces at the ends of lines and empty lines at the end.

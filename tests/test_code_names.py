@@ -62,6 +62,14 @@ def test_only_name(setup, tests, name):
         ("def sum(x): pass\ndef f(x): pass", ["assert f(sum([1]))"], ["f"], []),
         ("def sum(x): pass", ["assert sum([1])"], ["sum"], []),
         ("def f(x: return", ["assert f(1)"], [], []),
+        ("def f(x): return {x}", ["assert f(1).issubset({1})"], ["f"], []),
+        (
+            "class A:\n    x: int\n    y = 1\n    def __init__(self): self.z = self.q\n    def m(self): pass\n"
+            "    class B:\n        c = 1\n",
+            ["a = A(); assert a.x + a.y + a.z + a.q + a.m() + a.B.c + a.unknown"],
+            ["A", ".B", ".c", ".m", ".x", ".y", ".z"],
+            [],
+        ),
         ("def f(x): pass", ["assert f(1"], [], []),
     ],
 )

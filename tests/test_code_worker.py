@@ -316,7 +316,7 @@ LIMIT = 3
         "assert LIMIT == 3",
         "assert Stack() != Stack()",
     ]
-    answer = {"asserts": asserts, "names": ["LIMIT", "Stack", "total"]}
+    answer = {"asserts": asserts, "names": ["LIMIT", "Stack", "total", ".items", ".pop", ".push"]}
     assert grade(program, json.dumps(answer))[2] == "passes all 4 tests"
 
 
@@ -326,7 +326,7 @@ TREE = json.dumps(
         "setup": "def grown(depth):\n    root = Node(depth)\n    if depth > 1: root.left = grown(depth - 1)\n"
         "    return root\nroot, root1 = grown(2), grown(3)",
         "asserts": ["assert (max_height(root)) == 2", "assert (max_height(root1)) == 3"],
-        "names": ["Node", "max_height"],
+        "names": ["Node", "max_height", ".left"],
     }
 )
 NODE = "class Node:\n    def __init__(self, data):\n        self.data, self.left = data, None\n"
@@ -509,6 +509,20 @@ def test_a_helper_that_the_tests_forgot_to_import_is_not_the_programs(helper, fa
     assert contained(f"{fake}\ndef f(x): return 0", answer)
     answer = json.dumps({"check": f"def check(f):\n    assert {test}\n", "entry_point": "f"})
     assert contained(f"{fake}\ndef f(x): return 0", answer)
+
+
+@pytest.mark.parametrize("test", ["f(2).issubset({1, 2})", "f(2).x == 1", "not f(2).isdigit()"])
+def test_what_a_program_returns_can_not_bring_its_own_methods(test):
+    fake = "class Any:\n    x = 1\n    def issubset(self, other): return True\n    def isdigit(self): return False\n"
+    fake += "def f(x): return Any()"
+    for answer in (
+        {"asserts": [f"assert {test}"]},
+        {"asserts": [f"assert {test}"], "names": ["f"]},
+        {"check": f"def check(f):\n    assert {test}\n", "entry_point": "f"},
+    ):
+        assert contained(fake, json.dumps(answer))
+    answer = json.dumps({"asserts": ["assert f(2).issubset({1, 2})"]})
+    assert grade("def f(x): return {1}", answer)[0] == 1.0
 
 
 def test_tests_that_ask_nothing_of_the_program_do_not_pass():

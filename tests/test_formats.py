@@ -258,6 +258,6 @@ def test_what_mbpps_tests_take_from_a_program():
     assert json.loads(example.answer) == {
         "setup": "from math import isclose\nroot = Node(1)\r\nroot.left = Node(2)",
         "asserts": row["test_list"],
-        "names": ["Node", "max_height"],
+        "names": ["Node", "max_height", ".left"],
     }
     assert rewards.grade("code", [example.solution], [example.answer])[0].reason == "passes all 2 tests"
