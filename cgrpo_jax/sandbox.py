@@ -51,6 +51,7 @@ import time
 import weakref
 from collections.abc import Sequence
 
+from cgrpo_jax import sandbox_probe
 from cgrpo_jax.errors import UserError
 
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -110,6 +111,7 @@ class Sandbox:
 
     Raises:
       UserError: this machine does not run Linux.
+      SandboxError: nothing could be started.
     """
 
     def __init__(
@@ -127,27 +129,21 @@ class Sandbox:
             raise UserError(f"programs are run in a sandbox that needs Linux, not {sys.platform}; grade them there.")
         isolate = isolated() if isolate is None else isolate
         self._directory = None if isolate else tempfile.mkdtemp(prefix="sandbox-")
-        setup = dict(
-            **_module(runner),
-            job=job,
-            limits=dataclasses.asdict(limits or Limits()),
-            shown=_shown(),
-            directory=self._directory,
-        )
+        module = _module(runner)
+        setup = dict(job=job, limits=dataclasses.asdict(limits or Limits()), shown=_shown(), directory=self._directory)
         self._told, told = os.pipe()  # what went wrong, then how the program ended
         self._said, self._ended = b"", False
         try:
             with (
                 os.fdopen(told, "wb"),
-                _file(json.dumps(setup).encode()) as description,
+                _file(json.dumps(module | setup).encode()) as description,
                 _file(stdin) as typed,
                 open(os.devnull, "wb") as nowhere,
             ):
                 output = nowhere.fileno() if stdout == subprocess.DEVNULL else stdout
                 self._launcher = _launcher(isolate)
-                self._pid = self._launcher.fork(
-                    _module(runner), [description.fileno(), typed.fileno(), output, told, *fds]
-                )
+                given = [description.fileno(), typed.fileno(), output, told, *fds]
+                self._pid = self._launcher.fork(module, given)
         except BaseException:
             os.close(self._told)
             self._remove()
@@ -340,6 +336,8 @@ def _refusal(isolate: bool) -> str | None:
         return str(error)
     finally:
         _threads.__dict__.pop("launchers", None)  # this process may never run a program itself
+    if ended and status == sandbox_probe.NO_LIBRARY:
+        return f"the user that programs run as can't read Python's library in {sys.base_prefix}"
     return None if ended and status == 0 else f"Python ended with status {status}"
 
 
