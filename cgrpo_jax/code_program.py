@@ -98,6 +98,8 @@ def _serve(job):
         target, *content = decode(content, lambda number, *_: kept[number])
         if kind == "attribute":
             return encode(getattr(target, *content), keep)
+        if kind == "set":
+            return setattr(target, *content)
         args, kwargs = content
         return encode(target(*args, **kwargs), keep)
 

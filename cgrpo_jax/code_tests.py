@@ -1,15 +1,13 @@
 """The sandbox's side of `code_worker` that runs the tests of a program which `code_program` runs in another sandbox.
 
-Names that the tests use and don't define stand for the program's: calls of them are sent to it, and copies of the
-results come back.
+The names that the job lists stand for the program's: calls of them are sent to it, and copies of the results come back,
+which are compared here. No other name is looked up in the program, and no other attribute in what it returns.
 """
 
 import ast
 import builtins
-import importlib
 import json
 import os
-import sys
 
 from cgrpo_jax.code_program import MAX_MESSAGE, error_of
 from cgrpo_jax.code_values import cut, decode, encode, shown
@@ -35,21 +33,31 @@ class _FailedError(AssertionError):
 
 
 class _Remote:
-    """Stands for an object of the program: it can be called, given back as an argument, and asked for attributes."""
+    """Stands for an object of the program: it can be called, given back as an argument, and has attributes."""
 
     def __init__(self, session, number, kind, name=""):
         self._session, self._number, self._label = session, number, name or f"<{kind}>"
+
+    def __setattr__(self, name, value):
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            self._check(name)
+            self._session.ask("set", [encode(self, _number), name, encode(value, _number)])
 
     def __call__(self, *args, **kwargs):
         return self._session.call(self, args, kwargs)
 
     def __getattr__(self, name):
-        if name.startswith("_"):
-            raise AttributeError(name)
+        self._check(name)
         value = self._session.ask("attribute", [encode(self, _number), name])
         if isinstance(value, _Remote):
             value._label = f"{self._label}.{name}"
         return value
+
+    def _check(self, name):
+        if name.startswith("_") or f".{name}" not in self._session.names:
+            raise AttributeError(f"{name!r} is not among the names of the program that are tested")
 
     def __repr__(self):
         return self._label
@@ -66,6 +74,7 @@ class _Session:
     """The tests' end of the channel.
 
     Attributes:
+      names: those that the program is asked for; attributes of its objects have a point before them.
       calls: number of calls so far.
       last: the last call as `(name, args, kwargs)`.
       result: what it returned; None while it has not.
@@ -73,7 +82,8 @@ class _Session:
       ended: the program has ended too early.
     """
 
-    def __init__(self):
+    def __init__(self, names):
+        self.names = names
         self._channel, self._lines = os.fdopen(_CHANNEL, "wb"), os.fdopen(os.dup(_CHANNEL), "rb")
         self.calls, self.last, self.result, self.given, self.ended = 0, None, None, -1, False  # the first is no value
 
@@ -148,7 +158,7 @@ class _Checks(ast.NodeTransformer):
 
 def main(job):
     """Runs the job's tests and writes what came of them to the report."""
-    session = _Session()
+    session = _Session(job["names"])
     report = _run_tests(job, session)
     os.write(_REPORT, json.dumps(report).encode())
 
@@ -176,7 +186,7 @@ def _run_tests(job, session):
 
     attempt(session.answer)  # the program has been loaded
     if not failure:
-        attempt(lambda: _prepare(job, session, [tree for _, tree in trees], names))
+        attempt(_prepare, job, session, names)
     names["__check__"] = check
     for first, tree in trees if not failure else ():
         number = first
@@ -192,30 +202,20 @@ def _run_tests(job, session):
     return {"total": checks.total, "passed": len(passed), "failure": failure}
 
 
-def _prepare(job, session, trees, names):
-    """Fills the tests' names: with what the tests bring along, and with the program's functions that they use."""
-    for source in job["before"]:
-        exec(compile(source, "<setup>", "exec"), names)
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    for name in {
-        node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-    }:
-        # A program that has imported it must not choose what the tests' "math.isclose" means.
-        if name not in names and name in sys.stdlib_module_names:
-            names[name] = importlib.import_module(name)
-    used = {node.id for node in nodes if isinstance(node, ast.Name)} - {"__check__"}
-    made = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    wanted = {name for name in used - made if name not in names and not hasattr(builtins, name)}
-    # Where the tests name nothing else, the function asked for has the name of one of Python's own.
-    wanted = {job["entry_point"]} if job["entry_point"] else wanted or used - made
-    missing = []
-    for name in sorted(wanted):
+def _prepare(job, session, names):
+    """Fills the tests' names: with those of the program's that are tested, and with what the tests bring along."""
+    given, missing = {}, []
+    for name in (name for name in session.names if not name.startswith(".")):
         try:
-            names[name] = session.name(name)
+            given[name] = session.name(name)
         except KeyError:
             missing.append(name)
-    if missing and (len(missing) == len(wanted) or job["entry_point"]):
+    if missing and not given:
         raise NameError(name=missing[0])
+    names |= given  # a setup may make objects of the program's classes
+    for source in job["before"]:
+        exec(compile(source, "<setup>", "exec"), names)
+    names |= given  # the prompt has another function of this name, without a body
 
 
 def _check(session, texts, sides):
@@ -253,7 +253,7 @@ def _failure(error, session):
         return found | {"raised": error.found}
     if isinstance(error, _EndedError):
         return found | {"ended": True}
-    if isinstance(error, NameError) and error.name:
+    if isinstance(error, NameError) and error.name in session.names:
         return found | {"missing": cut(error.name)}
     return found | {"tests": f"{type(error).__name__}: {cut(' '.join(str(error).split()))}"}
 

@@ -2,19 +2,24 @@
 
 A gold answer is JSON text with one kind of tests:
 
-  - `{"asserts": ["assert add(1, 2) == 3", ...], "setup": "import math"}` (MBPP): the setup is run before the program
-    and before the tests;
+  - `{"asserts": ["assert add(1, 2) == 3", ...], "setup": "import math", "names": ["add"]}` (MBPP). The setup is part
+    of the tests: it is run after the program and before the asserts, and the program does not see what it defines.
+    `names` are those that the program gives, also of attributes of its objects, ".pop"; without them, the tests must
+    use a single name that nobody defines;
   - `{"prompt": "def add(a, b):\\n ...", "entry_point": "add", "check": "def check(candidate): ..."}` (HumanEval);
   - `{"stdin": [{"input": "1 2\\n", "output": "3\\n"}, ...]}`: the program is run as a script, once a test. What it
     prints is compared line by line, up to spaces at the ends of lines and empty lines at the end.
 
 The program runs in one sandbox, the asserts in another; see `code_program` for what passes between them. What is
-expected, and the verdict, never are in a process that runs the program. Arguments and results are passed as copies:
+expected, and the verdict, never are in a process that runs the program, and no word of the tests but the names that are
+tested has its meaning from the program (see `code_names`). Arguments and results are passed as copies:
 what a function does to its arguments can't be tested, and functions can't be passed to it.
 """
 
+import collections
 import contextlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -23,26 +28,58 @@ import time
 
 from cgrpo_jax import sandbox
 from cgrpo_jax.answers import without_thinking
+from cgrpo_jax.code_names import modules, only_name
 from cgrpo_jax.code_values import EXPECTED, cut
 
-SECONDS = 3.0  # of wall-clock time for all tests of a program: less than the time limit of the worker itself
-_START_SECONDS = 1.5  # that a sandbox may take before the program's time begins
+# Of a worker's time limit a part, no more than this many seconds, is kept for starting sandboxes and for telling of a
+# program that hangs: this much of it for the start.
+_MARGIN, _KEPT, _START = 2.0, 0.4, 0.75
+_AT_ONCE = 4  # scripts of one program: most of the time in which one starts is waiting
 _MAX_OUTPUT = 1 << 20  # bytes that a program may print
 _MAX_REPORT = 1 << 16
 _HERE = pathlib.Path(__file__).resolve().parent
 _PROGRAM, _TESTS = _HERE / "code_program.py", _HERE / "code_tests.py"
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
 _TEXTS = ("setup", "check", "entry_point", "prompt")
 
 
-def start(memory_limit):
-    """Initialises a worker. Programs have limits of their own, so `memory_limit` is that of the worker alone."""
+_timeout = 5.0  # the worker's time limit, see `start`
+
+
+def start(memory_limit: int, timeout: float = _timeout) -> None:
+    """Initialises a worker.
+
+    Args:
+      memory_limit: bytes of the worker alone: programs have limits of their own.
+      timeout: seconds after which the worker is killed; all tests of a program together get somewhat less.
+    """
     import resource
 
+    global _timeout
+    _timeout = timeout
     if not sandbox.isolated():
         sandbox.hide()
     if memory_limit:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
+
+
+def seconds_for(timeout: float) -> float:
+    """Returns the seconds that all tests of a program share, of the worker's time limit.
+
+    Example:
+      >>> seconds_for(5.0), seconds_for(60.0), seconds_for(1.0)
+      (3.0, 58.0, 0.6)
+    """
+    return timeout - _margin(timeout)
+
+
+def _margin(timeout):
+    return min(_MARGIN, _KEPT * timeout)
+
+
+def _start_seconds():
+    """That a sandbox may take before the program's time begins."""
+    return _START * _margin(_timeout)
 
 
 def program_of(response: str) -> str:
@@ -53,9 +90,26 @@ def program_of(response: str) -> str:
       'print(1)\\n'
     """
     text = without_thinking(response)
-    blocks = _BLOCK.findall(text)
+    blocks = _blocks(text)
     python = [code for language, code in blocks if language.lower() in ("python", "python3", "py")]
     return (python or [code for _, code in blocks] or [text])[-1]
+
+
+def _blocks(text):
+    """The fenced blocks of a text as (language, content); one that is never closed goes on to the end."""
+    blocks, content = [], None
+    lines = text.split("\n")
+    lines = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
+    for line in lines:
+        fence = _FENCE.match(line)
+        if content is not None and fence is None:
+            content.append(line)
+        elif content is not None:
+            content = None
+        elif fence and line.endswith("\n"):  # a fence that ends the text opens nothing
+            content = []
+            blocks.append((fence[1], content))
+    return [(language, "".join(content)) for language, content in blocks]
 
 
 def readable(answer: str) -> bool:
@@ -63,13 +117,13 @@ def readable(answer: str) -> bool:
     return _read(answer) is not None
 
 
-def grade(response: str, answer: str, *, seconds: float = SECONDS) -> tuple[float, str | None, str]:
+def grade(response: str, answer: str, *, seconds: float | None = None) -> tuple[float, str | None, str]:
     """Runs the program in `response` against the tests in `answer`.
 
     Args:
       response: what the model wrote.
       answer: JSON, see above.
-      seconds: of wall-clock time, for all tests together.
+      seconds: of wall-clock time, for all tests together; by default what the worker's time limit leaves.
 
     Returns:
       `(score, program, reason)`, see `rewards.Grade`. The score is 1.0 if all tests pass, else 0.0. The reason names
@@ -87,7 +141,7 @@ def grade(response: str, answer: str, *, seconds: float = SECONDS) -> tuple[floa
     if not program.strip():
         return 0.0, None, "no program found"
     run = _run_scripts if "stdin" in tests else _run_asserts
-    passed, reason = run(program, tests, seconds)
+    passed, reason = run(program, tests, seconds_for(_timeout) if seconds is None else seconds)
     return float(passed), program, reason
 
 
@@ -96,7 +150,7 @@ def _read(answer):
     try:
         tests = json.loads(answer)
         kinds = [kind for kind in ("asserts", "check", "stdin") if kind in tests]
-        if len(kinds) != 1 or tests.keys() - {*_TEXTS, *kinds}:
+        if len(kinds) != 1 or tests.keys() - {*_TEXTS, *kinds, *(["names"] if kinds == ["asserts"] else [])}:
             return None
         if not all(isinstance(tests.get(name, ""), str) for name in _TEXTS):
             return None
@@ -111,9 +165,20 @@ def _read(answer):
         asserts = [re.search(r"\bassert\b", source) and compile(source, "<tests>", "exec") for source in sources]
         if kinds == ["check"] and not (tests.get("entry_point", "").isidentifier() and "def check(" in tests["check"]):
             return None
-        return tests if asserts and all(asserts) else None
+        return tests if asserts and all(asserts) and _names(tests) else None
     except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError, MemoryError):
         return None
+
+
+def _names(tests):
+    """The names that the tests take from the program; none if that is not clear."""
+    if "check" in tests:
+        return [tests["entry_point"]]
+    if "names" not in tests:
+        name = only_name(tests.get("setup", ""), tests["asserts"])
+        return [] if name is None else [name]
+    names = tests["names"]
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 # --- tests that call the program's functions --------------------------------------------------------------------------
@@ -122,18 +187,23 @@ def _read(answer):
 def _run_asserts(program, tests, seconds):
     """Returns (passed, reason)."""
     job = _program_job(program, tests) | {"script": False, "seconds": seconds}
-    prompt = [tests["prompt"]] if _compiles(tests.get("prompt", "")) else []
+    before = [tests.get("setup", "")] + ([tests["prompt"]] if _compiles(tests.get("prompt", "")) else [])
+    sources, names = tests.get("asserts") or [tests["check"]], _names(tests)
+    forgotten = [f"import {name}" for name in modules([*before, *sources]) if name not in names]
     asked = dict(
-        before=[tests.get("setup", ""), *prompt],
-        tests=tests.get("asserts") or [tests["check"]],
+        names=names,
+        before=forgotten + before,
+        tests=sources,
         entry_point=tests.get("entry_point", "") if "check" in tests else "",
     )
-    deadline = time.monotonic() + seconds + _START_SECONDS
+    deadline = time.monotonic() + seconds + _start_seconds()
     with contextlib.ExitStack() as stack:
         ours, theirs = [stack.enter_context(end) for end in socket.socketpair()]
-        read, write = _pipe(stack)
-        tester = stack.enter_context(sandbox.Sandbox(_TESTS, asked, fds=[ours.fileno(), write.fileno()]))
-        runner = stack.enter_context(sandbox.Sandbox(_PROGRAM, job, fds=[theirs.fileno()]))
+        read, write = _pipe(stack, stack)
+        tester = stack.enter_context(
+            sandbox.Sandbox(_TESTS, asked, limits=_limits(seconds), fds=[ours.fileno(), write.fileno()])
+        )
+        runner = stack.enter_context(sandbox.Sandbox(_PROGRAM, job, limits=_limits(seconds), fds=[theirs.fileno()]))
         for end in (ours, theirs, write):
             end.close()
         said, how = sandbox.read_capped(read.fileno(), limit=_MAX_REPORT, deadline=deadline)
@@ -153,14 +223,18 @@ def _run_asserts(program, tests, seconds):
 
 def _program_job(program, tests):
     """What is run before the program, the program, and how many of its lines are not the model's."""
-    setup, prompt, entry = tests.get("setup", ""), tests.get("prompt", ""), tests.get("entry_point", "")
+    prompt, entry = tests.get("prompt", ""), tests.get("entry_point", "")
     if not prompt or not entry:
-        return {"before": setup, "program": program, "offset": 0}
+        return {"before": "", "program": program, "offset": 0}
     if re.search(rf"^def\s+{entry}\b|^{entry}\s*=", program, re.MULTILINE):
-        before = f"{setup}\n{prompt}\n" if _compiles(prompt) else setup
-        return {"before": before, "program": program, "offset": 0}
+        return {"before": prompt if _compiles(prompt) else "", "program": program, "offset": 0}
     # The response goes on where the prompt ends.
-    return {"before": setup, "program": f"{prompt.rstrip()}\n{program}", "offset": len(prompt.rstrip().splitlines())}
+    return {"before": "", "program": f"{prompt.rstrip()}\n{program}", "offset": len(prompt.rstrip().splitlines())}
+
+
+def _limits(seconds):
+    """No process may use less of the CPU than the wall-clock time that it has."""
+    return sandbox.Limits(cpu=max(sandbox.Limits.cpu, math.ceil(seconds) + 1))
 
 
 def _compiles(source):
@@ -212,43 +286,72 @@ def _reason(number, passed, total, what):
 def _run_scripts(program, tests, seconds):
     """Returns (passed, reason)."""
     deadline, total, passed, first = time.monotonic() + seconds, len(tests["stdin"]), 0, None
-    for number, test in enumerate(tests["stdin"], start=1):
-        left = deadline - time.monotonic()
-        if left <= 0 and first:
-            break
-        wrong = _run_script(program, test, max(left, 0.1), seconds)
-        passed += wrong is None
-        first = first or (wrong and (number, *wrong))
+    waiting = collections.deque(enumerate(tests["stdin"], start=1))
+    running = collections.deque()
+    with contextlib.ExitStack() as stack:
+        while waiting or running:
+            left = deadline - time.monotonic()
+            if waiting and len(running) < _AT_ONCE and (left > 0 or not first):
+                number, test = waiting.popleft()
+                script = stack.enter_context(_Script(program, test, max(left, 0.1), seconds))
+                running.append((number, script))
+            elif running:
+                number, script = running.popleft()
+                wrong = script.outcome()
+                passed += wrong is None
+                first = first or (wrong and (number, *wrong))
+            else:
+                break  # out of time
     if first is None:
         return True, f"passes all {total} tests"
     number, what, expected = first
     return False, _reason(number, passed, total, what) + expected
 
 
-def _run_script(program, test, left, seconds):
-    """Runs one test; returns None if it passes, else what is wrong in words, without and with what was expected."""
-    job = {"script": True, "before": "", "program": program, "offset": 0, "seconds": left}
-    deadline = time.monotonic() + left + _START_SECONDS
-    typed = test["input"].encode(errors="replace")
-    with contextlib.ExitStack() as stack:
-        output, stdout = _pipe(stack)
-        errors, channel = _pipe(stack)
-        box = sandbox.Sandbox(_PROGRAM, job, stdin=typed, stdout=stdout.fileno(), fds=[channel.fileno()])
-        stack.enter_context(box)
-        stdout.close(), channel.close()
-        printed, how = sandbox.read_capped(output.fileno(), limit=_MAX_OUTPUT, deadline=deadline)
-        status = box.stop() if how != "end" or box.wait(deadline - time.monotonic()) else None
-        if status is None:
-            box.stop()
-        error = sandbox.read_capped(errors.fileno(), limit=_MAX_REPORT, deadline=time.monotonic() + 1)[0]
-    given = f"with the input {cut(repr(test['input']))} the program"
-    if how == "limit":
-        return f"{given} prints more than {_MAX_OUTPUT} bytes", ""
-    if how == "deadline" or status is None:
-        return f"{given} did not end within {seconds:g} s", ""
-    if status:
-        return _failed_script(given, error, status, seconds), ""
-    return _compare(given, printed.decode(errors="replace"), test["output"])
+class _Script:
+    """A program that runs one test, from the start on, in a sandbox of its own."""
+
+    def __init__(self, program, test, left, seconds):
+        self._test, self._seconds = test, seconds
+        job = {"script": True, "before": "", "program": program, "offset": 0, "seconds": left}
+        self._deadline = time.monotonic() + left + _start_seconds()
+        with contextlib.ExitStack() as stack, contextlib.ExitStack() as theirs:
+            self._output, stdout = _pipe(stack, theirs)
+            self._errors, channel = _pipe(stack, theirs)
+            self._box = sandbox.Sandbox(
+                _PROGRAM,
+                job,
+                limits=_limits(seconds),
+                stdin=test["input"].encode(errors="replace"),
+                stdout=stdout.fileno(),
+                fds=[channel.fileno()],
+            )
+            stack.enter_context(self._box)
+            self._stack = stack.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failed):
+        return self._stack.__exit__(*failed)
+
+    def outcome(self):
+        """Waits for its end; returns None if it passes, else what is wrong in words, without and with the expected."""
+        box, seconds = self._box, self._seconds
+        with self._stack:
+            printed, how = sandbox.read_capped(self._output.fileno(), limit=_MAX_OUTPUT, deadline=self._deadline)
+            status = box.stop() if how != "end" or box.wait(self._deadline - time.monotonic()) else None
+            if status is None:
+                box.stop()
+            told = sandbox.read_capped(self._errors.fileno(), limit=_MAX_REPORT, deadline=time.monotonic() + 1)[0]
+        given = f"with the input {cut(repr(self._test['input']))} the program"
+        if how == "limit":
+            return f"{given} prints more than {_MAX_OUTPUT} bytes", ""
+        if how == "deadline" or status is None:
+            return f"{given} did not end within {seconds:g} s", ""
+        if status:
+            return _failed_script(given, told, status, seconds), ""
+        return _compare(given, printed.decode(errors="replace"), self._test["output"])
 
 
 def _failed_script(given, error, status, seconds):
@@ -275,6 +378,7 @@ def _compare(given, printed, expected):
     return what, f"{EXPECTED}{told}" + (f" as line {at + 1}" if len(wanted) > 1 else "")
 
 
-def _pipe(stack):
+def _pipe(ours, theirs):
+    """A pipe from the program; its two ends are closed with the two stacks."""
     read, write = os.pipe()
-    return stack.enter_context(os.fdopen(read, "rb")), stack.enter_context(os.fdopen(write, "wb"))
+    return ours.enter_context(os.fdopen(read, "rb")), theirs.enter_context(os.fdopen(write, "wb"))

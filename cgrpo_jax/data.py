@@ -5,7 +5,8 @@
 
 A file is JSON lines, JSON, CSV or parquet, also gzipped, or a folder of them. A prepared set knows its columns and
 graders: train on it with --config.data.kind=tfds --config.data.train=gsm8k. Rows whose gold answer the grader can't
-read are an error, or left out with --drop_unreadable. Formats, what they hold, and where their files are published:
+read are an error, or left out with --drop_unreadable; rows of MBPP and HumanEval whose own solution fails their tests
+likewise, with --drop_unsolved. Formats, what they hold, and where their files are published:
 
 """
 
@@ -39,8 +40,12 @@ FLAGS = {
         "of jsonl and parquet: regular expression whose first group, in its column, is the answer"
     ),
     "drop_unreadable": cli.Flag("leave rows out whose gold answer can't be read", kind=bool, default=False),
+    "drop_unsolved": cli.Flag("leave rows out whose own solution fails their tests", kind=bool, default=False),
 }
 _SHOWN = 5  # rows named in an error
+# Why rows are left out.
+_UNREADABLE, _UNSOLVED = "gold answer can't be read", "its own solution fails its tests"
+_SOLUTION_SECONDS = 10.0  # that a row's own solution may take: a machine may be busy
 # What JSON lines and parquet files are read with where nothing is said.
 _KEYS = {"question_key": "question", "answer_key": "answer", "solution_key": None, "answer_pattern": None}
 
@@ -57,6 +62,7 @@ def main(
     solution_key: str | None,
     answer_pattern: str | None,
     drop_unreadable: bool,
+    drop_unsolved: bool,
 ) -> None:
     """Prepares one data set."""
     jax.config.update("jax_platforms", "cpu")  # reading files needs no accelerator, and takes none from a run
@@ -72,6 +78,7 @@ def main(
     found = prepare(
         name, one, _sources(source, one.splits), folder,
         format_name=format or name, override=grader is not None, drop_unreadable=drop_unreadable,
+        drop_unsolved=drop_unsolved,
     )  # fmt: skip
     for split, what in found["splits"].items():
         left = "".join(f"; {number} left out: {reason}" for reason, number in what["left_out"].items())
@@ -92,6 +99,7 @@ def prepare(
     format_name: str,
     override: bool = False,
     drop_unreadable: bool = False,
+    drop_unsolved: bool = False,
 ) -> dict:
     """Writes a data set, or nothing.
 
@@ -103,6 +111,8 @@ def prepare(
       format_name: what its description calls the format.
       override: all rows have the format's grader, whatever it says of single ones.
       drop_unreadable: leave rows out whose gold answer can't be read; otherwise they are an error.
+      drop_unsolved: leave rows out whose own solution fails their tests, where the format has such solutions; otherwise
+        they are an error.
 
     Returns:
       The description that the set keeps of itself (see `prepared.description`).
@@ -126,10 +136,16 @@ def prepare(
                 yield where, dataclasses.replace(example, grader=kind)
 
     surveys = {split: _survey(rows(split), f"checking {path}") for split, path in sources.items()}
-    bad = {split: _unreadable(survey) for split, survey in surveys.items()}
+    unreadable = {split: _unreadable(survey) for split, survey in surveys.items()}
     if not drop_unreadable:
-        _refuse(bad)
-    description = _describe(format_name, sources, surveys, bad)
+        _refuse(unreadable, "gold answers can't be read", "mend these rows, choose another --grader", "drop_unreadable")
+    solved = {split: _solutions(rows(split), unreadable[split]) if one.solved else [] for split in sources}
+    unsolved = _unsolved(solved)
+    if not drop_unsolved:
+        _refuse(unsolved, "rows' own solutions fail their tests", "mend these rows", "drop_unsolved")
+    bad = {split: unreadable[split] | unsolved[split] for split in sources}
+    left_out = {_UNREADABLE: unreadable, _UNSOLVED: unsolved}
+    description = _describe(format_name, sources, surveys, left_out)
 
     total = sum(survey.read for survey in surveys.values())
     with (
@@ -184,25 +200,55 @@ def _unreadable(survey: _Survey) -> dict[str, str]:
     return bad
 
 
-def _refuse(bad: Mapping[str, Mapping[str, str]]) -> None:
+def _solutions(rows: Iterator[tuple[str, formats.Example | str]], unreadable: Mapping[str, str]) -> list:
+    """Returns where the rows stand that have a program as their solution, and their examples."""
+    return [
+        (where, example)
+        for where, example in rows
+        if isinstance(example, formats.Example) and where not in unreadable
+        if example.solution and example.grader == "code"
+    ]
+
+
+def _unsolved(solved: Mapping[str, list[tuple[str, formats.Example]]]) -> dict[str, dict[str, str]]:
+    """Returns for each split where rows stand whose own solution gets no reward, and what is said of them."""
+    found = {split: {} for split in solved}
+    total = sum(map(len, solved.values()))
+    if not total:
+        return found
+    with (
+        rewards.Grader("code", num_workers=os.cpu_count() or 1, timeout=_SOLUTION_SECONDS) as grader,
+        journal.progress_bar(total=total, desc="running the rows' own solutions", unit=" rows") as bar,
+    ):
+        for split, rows in solved.items():
+            pending = [grader.submit(example.solution, example.answer) for _, example in rows]
+            for (where, _), one in zip(rows, pending, strict=True):
+                grade = one.result()
+                if not grade.score:
+                    found[split][where] = f"{where}: {grade.reason}"
+                bar.update()
+    return found
+
+
+def _refuse(bad: Mapping[str, Mapping[str, str]], what: str, do: str, flag: str) -> None:
     said = [text for found in bad.values() for text in found.values()]
     if said:
-        raise UserError(
-            f"{len(said)} gold answers can't be read ({'; '.join(said[:_SHOWN])}{'; ...' if len(said) > _SHOWN else ''}"
-            "); mend these rows, choose another --grader, or leave them out with --drop_unreadable."
-        )
+        shown = "; ".join(" ".join(text.split()) for text in said[:_SHOWN])
+        more = "; ..." if len(said) > _SHOWN else ""
+        raise UserError(f"{len(said)} {what} ({shown}{more}); {do}, or leave them out with --{flag}.")
 
 
-def _describe(format_name, sources, surveys, bad) -> dict:
+def _describe(format_name, sources, surveys, reasons) -> dict:
     splits, graders = {}, collections.Counter()
     for split, path in sources.items():
         survey = surveys[split]
-        left_out = dict(survey.left_out) | ({"gold answer can't be read": len(bad[split])} if bad[split] else {})
+        bad = set().union(*(found[split] for found in reasons.values()))
+        left_out = dict(survey.left_out) | {why: len(found[split]) for why, found in reasons.items() if found[split]}
         number = survey.read - sum(left_out.values())
         if not number:
             raise UserError(f"data file '{path}' has no rows for split {split}; it needs at least one.")
         for kind, answers in survey.answers.items():
-            graders[kind] += sum(where not in bad[split] for where, _ in answers)
+            graders[kind] += sum(where not in bad for where, _ in answers)
         splits[split] = {"rows": number, "left_out": left_out, "source": path.name, "sha256": prepared.digest(path)}
     return {"format": format_name, "graders": dict(+graders), "splits": splits}
 

@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cgrpo_jax import tables
+from cgrpo_jax import code_names, tables
+from cgrpo_jax.answers import boxed
 from cgrpo_jax.errors import UserError
 
 _LETTERS = "ABCDEFGHIJ"
+_BARE_BOX = re.compile(r"\\(?:f?boxed|fbox)\s*([^\s$.{}\\]+)")  # \boxed 5
 # What MBPP's paper (arXiv 2108.07732) has in which split, by task_id; the first ten are its few-shot prompt.
 _MBPP_SPLITS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
 
@@ -52,6 +54,7 @@ class Format:
       grader: kind of grader of its answers.
       splits: the splits it has; a file whose name tells none is of the first.
       convert: reads a row.
+      solved: its solutions are responses that must pass their grader.
     """
 
     about: str
@@ -59,6 +62,7 @@ class Format:
     grader: str
     splits: Sequence[str]
     convert: Convert
+    solved: bool = False
 
 
 def examples(convert: Convert, path: str, split: str) -> Iterator[tuple[str, Example | str]]:
@@ -125,26 +129,9 @@ def _list(row: Mapping[str, Any], key: str, where: str) -> list[str]:
     return values
 
 
-def last_boxed(text: str) -> str | None:
-    """The content of the last `\\boxed{...}` of a text, its braces matched; None if there is none.
-
-    Example:
-      >>> last_boxed(r"so \\boxed{1} or rather \\boxed{\\frac{1}{2}}")
-      '\\\\frac{1}{2}'
-    """
-    start = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
-    opened = re.compile(r"\\f?box(?:ed)?\s*").match(text, start) if start >= 0 else None
-    if opened is None:
-        return None
-    if text[opened.end() : opened.end() + 1] != "{":  # \boxed 5
-        word = re.compile(r"[^\s$.]+").match(text, opened.end())
-        return word.group() if word else None
-    depth = 0
-    for at in range(opened.end(), len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0) if text[at - 1] != "\\" else 0
-        if depth == 0:
-            return text[opened.end() + 1 : at].strip()
-    return None
+def _last_box(solution: str) -> str | None:
+    """The answer in a solution's last box; MATH has boxes of one digit without braces, too. None if there is none."""
+    return boxed(solution) or next(iter(_BARE_BOX.findall(solution)[-1:]), None)
 
 
 def _openr1(row, where, split):
@@ -161,7 +148,7 @@ def _gsm8k(row, where, split):
 def _math(row, where, split):
     """MATH and what is written like it: the answer in a column of its own, or in the solution's last box."""
     solution = _maybe(row, "solution|Solution", where)
-    answer = _maybe(row, "answer|Answer", where) or last_boxed(solution)
+    answer = _maybe(row, "answer|Answer", where) or _last_box(solution)
     if answer is None:
         raise UserError(f"{where}: there is no column 'answer', and no \\boxed{{...}} in column 'solution'.")
     answer = re.sub(r"(?<=\d)\.0+$", "", answer)  # 27.0, as AMC's files have it, is the answer 27
@@ -241,7 +228,11 @@ def _humaneval(row, where, split):
 
 
 def _mbpp(row, where, split):
-    """As in its paper, the question shows the tests: the function's name stands nowhere else."""
+    """As in its paper, the question shows the tests: the function's name stands nowhere else.
+
+    What the tests take from a program is what the row's own solution defines. It may use what `test_setup_code` makes
+    of that (a tree of its nodes, say), so the setup is run after it; see `code_worker`.
+    """
     if not tables.column(row, "task_id", where).isdecimal():
         raise UserError(f"{where}: column 'task_id' is {row['task_id']!r:.40}; it must be a number.")
     if split in _MBPP_SPLITS and int(row["task_id"]) not in _MBPP_SPLITS[split]:
@@ -249,7 +240,9 @@ def _mbpp(row, where, split):
     asserts, task = _list(row, "test_list", where), _any(row, "text|prompt", where)
     imports = _list(row, "test_imports", where) if row.get("test_imports") else []
     setup = "\n".join(filter(None, [*imports, _maybe(row, "test_setup_code", where)]))
-    tests = {"setup": setup, "asserts": asserts}
+    names, forgotten = code_names.of_solution(row.get("code") or "", setup, asserts)
+    setup = "\n".join(filter(None, [*forgotten, setup]))
+    tests = {"setup": setup, "asserts": asserts} | ({"names": names} if names else {})
     question = f"{task}\n\nYour code must pass these tests:\n\n```python\n" + "\n".join(asserts) + "\n```"
     solution = f"```python\n{row['code']}\n```" if row.get("code") else ""
     return Example(question, json.dumps(tests), solution, _kept(row, "task_id"))
@@ -357,6 +350,7 @@ FORMATS = {
         "code",
         ("test",),
         _humaneval,
+        solved=True,
     ),
     "mbpp": Format(
         "MBPP, 974 Python tasks with tests; of one file, each split takes its own task_ids",
@@ -364,6 +358,7 @@ FORMATS = {
         "code",
         ("test", "train", "validation"),
         _mbpp,
+        solved=True,
     ),
 }
 GENERIC = ("jsonl", "parquet")

@@ -245,7 +245,8 @@ class Grader:
             else:
                 if kind == "code":
                     sandbox.check()
-                start, arguments = _module(kind).start, (MEMORY_LIMIT,)
+                limits = (MEMORY_LIMIT, self._timeout) if kind == "code" else (MEMORY_LIMIT,)
+                start, arguments = _module(kind).start, limits
             self._workers[kind] = Workers(self._num_workers, timeout=self._timeout, start=start, arguments=arguments)
         return self._workers[kind]
 

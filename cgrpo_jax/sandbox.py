@@ -22,9 +22,14 @@ With limits alone:
     and the directory stays.
 
 With either: CPU seconds and memory (address space) of each process, so `processes` times that in all; open files; no
-environment, no descriptors but those given, no privileges and no way to gain them. What it writes is read up to a
-limit, beyond which it is killed. Root that is denied both namespaces and a change of user has no limit of processes.
-Not contained by anything: a fault of the kernel itself, and the CPU's caches.
+environment, no descriptors but those given, no privileges and no way to gain them; on x86_64 and aarch64, where the
+kernel has seccomp, no system calls that make memory which is nobody's (System V's, memfd), new namespaces or mounts,
+that look into other processes, or that no program needs and attackers do. What it writes is read up to a limit, beyond
+which it is killed. Root that is denied both namespaces and a change of user has no limit of processes.
+
+Not contained by anything: a fault of the kernel itself; the CPU's caches; what pipes and sockets hold, some hundred KiB
+each; elsewhere than on x86_64 and aarch64, System V's shared memory, which counts for no process, and with it further
+namespaces.
 """
 
 import ctypes
@@ -36,17 +41,23 @@ import os
 import pathlib
 import select
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import weakref
 from collections.abc import Sequence
 
+from cgrpo_jax import sandbox_probe
 from cgrpo_jax.errors import UserError
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _LAUNCHER = _HERE / "sandbox_launcher.py"
 _SIGNALLED = 128  # as in the launcher
+_MAX_SAID = 10_000  # bytes
 _SET_DUMPABLE = 4
 _log = logging.getLogger(__name__)
 
@@ -79,7 +90,8 @@ class SandboxError(RuntimeError):
 class Sandbox:
     """A program in its sandbox, running from the start; leaving the context kills it and everything it started.
 
-    It must be started by a thread that lives as long as it is to live: the kernel kills it when that thread ends.
+    It must be started by a thread that lives as long as it is to live: the kernel kills it when that thread ends. The
+    first one of a thread starts a process that all others are forked from.
 
     Args:
       runner: a module, or one of a package, whose function `main(job)` is called in the sandbox. It is ours, and runs
@@ -99,6 +111,7 @@ class Sandbox:
 
     Raises:
       UserError: this machine does not run Linux.
+      SandboxError: nothing could be started.
     """
 
     def __init__(
@@ -116,39 +129,23 @@ class Sandbox:
             raise UserError(f"programs are run in a sandbox that needs Linux, not {sys.platform}; grade them there.")
         isolate = isolated() if isolate is None else isolate
         self._directory = None if isolate else tempfile.mkdtemp(prefix="sandbox-")
-        setup = dict(
-            parent=os.getpid(),
-            **_module(runner),
-            job=job,
-            limits=dataclasses.asdict(limits or Limits()),
-            isolate=isolate,
-            shown=_shown(),
-            directory=self._directory,
-            fds=list(fds),
-        )
+        module = _module(runner)
+        setup = dict(job=job, limits=dataclasses.asdict(limits or Limits()), shown=_shown(), directory=self._directory)
+        self._told, told = os.pipe()  # what went wrong, then how the program ended
+        self._said, self._ended = b"", False
         try:
-            with _file(json.dumps(setup).encode()) as description, _file(stdin) as typed:
-                self._process = subprocess.Popen(
-                    # That of a virtual environment is a link to it, and needs files that are not shown.
-                    [
-                        sys._base_executable,
-                        "-s",
-                        "-P",
-                        "-S",
-                        "-X",
-                        "utf8",
-                        _LAUNCHER,
-                        str(description.fileno()),
-                        str(int(isolate)),
-                    ],  # fmt: skip
-                    stdin=typed,
-                    stdout=stdout,
-                    stderr=subprocess.PIPE,  # the launcher's; what the program writes to its own is lost
-                    pass_fds=(description.fileno(), *fds),
-                    env={"PYTHONHASHSEED": "0"},  # the order of a set must not differ from run to run
-                    start_new_session=True,
-                )
+            with (
+                os.fdopen(told, "wb"),
+                _file(json.dumps(module | setup).encode()) as description,
+                _file(stdin) as typed,
+                open(os.devnull, "wb") as nowhere,
+            ):
+                output = nowhere.fileno() if stdout == subprocess.DEVNULL else stdout
+                self._launcher = _launcher(isolate)
+                given = [description.fileno(), typed.fileno(), output, told, *fds]
+                self._pid = self._launcher.fork(module, given)
         except BaseException:
+            os.close(self._told)
             self._remove()
             raise
 
@@ -162,11 +159,11 @@ class Sandbox:
 
     def wait(self, timeout: float) -> bool:
         """Waits up to `timeout` seconds; returns whether the program has ended."""
-        try:
-            self._process.wait(max(timeout, 0))
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        if not self._ended:
+            said, how = read_capped(self._told, limit=_MAX_SAID, deadline=time.monotonic() + timeout)
+            self._said += said
+            self._ended = how == "end"
+        return self._ended
 
     def stop(self) -> int:
         """Kills the program and all that it started, unless they have ended, and removes its directory.
@@ -178,26 +175,92 @@ class Sandbox:
           SandboxError: the sandbox could not be set up.
         """
         self._end()
-        if self._said:
-            raise SandboxError(f"the sandbox could not be set up: {self._said}")
-        status = self._process.returncode
+        said, _, status = self._said.decode(errors="replace").partition("\0")
+        if said.strip():
+            raise SandboxError(f"the sandbox could not be set up: {said.strip()}")
+        status = int(status or _SIGNALLED + signal.SIGKILL)
         return _SIGNALLED - status if status > _SIGNALLED else status
 
     def _end(self) -> None:
-        if self._process.stderr.closed:
+        if self._told is None:
             return
-        self._process.terminate()  # the launcher kills the rest and then ends
-        if not self.wait(5):
-            self._process.kill()
-            self._process.wait()
-        with self._process.stderr as pipe:
-            os.set_blocking(pipe.fileno(), False)  # what still holds the other end is being killed
-            self._said = (pipe.read(1000) or b"").decode(errors="replace").strip()
+        for number in (signal.SIGTERM, signal.SIGKILL):  # at the first, it kills the rest and then ends
+            if not self.wait(0):
+                os.kill(self._pid, number)
+                self.wait(5)
+        os.close(self._told)
+        self._told = None
+        self._launcher.ended.append(self._pid)
         self._remove()
 
     def _remove(self) -> None:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class _Launcher:
+    """The process that the sandboxes of a thread are forked from; it ends with the thread.
+
+    Attributes:
+      ended: ids of its children that nobody will send a signal to any more.
+    """
+
+    def __init__(self, isolate: bool):
+        self.ended: list[int] = []
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # That of a virtual environment is a link to it, and needs files that are not shown.
+        command = [sys._base_executable, "-s", "-P", "-S", "-X", "utf8", str(_LAUNCHER)]
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(int(isolate)), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                env={"PYTHONHASHSEED": "0"},  # the order of a set must not differ from run to run
+                start_new_session=True,
+            )
+        self.close = weakref.finalize(self, _end, self._channel, self._process)
+
+    def runs(self) -> bool:
+        """Has nobody killed it?"""
+        return self._process.poll() is None
+
+    def fork(self, module: dict[str, str], fds: Sequence[int]) -> int:
+        """Starts a sandbox; returns its id.
+
+        Raises:
+          SandboxError: the launcher could not be started, or was killed.
+        """
+        ended, self.ended = self.ended, []
+        try:
+            socket.send_fds(self._channel, [json.dumps(module | {"ended": ended}).encode()], fds)
+            answer = self._channel.recv(100)
+        except OSError:
+            answer = b""
+        if answer:
+            return int(answer)
+        self._process.kill()
+        said = self._process.stderr.read().decode(errors="replace").strip()
+        raise SandboxError(f"the sandbox could not be set up: {said or 'Python did not start'}")
+
+
+def _end(channel: socket.socket, process: subprocess.Popen) -> None:
+    channel.close()
+    with process:  # it ends when it finds the other end closed
+        pass
+
+
+_threads = threading.local()
+
+
+def _launcher(isolate: bool) -> _Launcher:
+    """Returns the launcher of this thread."""
+    known = _threads.__dict__.setdefault("launchers", {})
+    key = os.getpid(), isolate  # a process that was forked from this one needs its own
+    if key not in known or not known[key].runs():
+        known[key] = _Launcher(isolate)
+    return known[key]
 
 
 def read_capped(fd: int, *, limit: int, deadline: float) -> tuple[bytes, str]:
@@ -271,6 +334,10 @@ def _refusal(isolate: bool) -> str | None:
             status = box.stop()
     except SandboxError as error:
         return str(error)
+    finally:
+        _threads.__dict__.pop("launchers", None)  # this process may never run a program itself
+    if ended and status == sandbox_probe.NO_LIBRARY:
+        return f"the user that programs run as can't read Python's library in {sys.base_prefix}"
     return None if ended and status == 0 else f"Python ended with status {status}"
 
 

@@ -4,7 +4,9 @@ import importlib.util
 import itertools
 import os
 import pathlib
+import tempfile
 
+import leftovers
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -46,3 +48,16 @@ def forgotten_programs():
         import jax
 
         jax.clear_caches()
+
+
+@pytest.fixture
+def nothing_is_left(tmp_path, monkeypatch):
+    """No file and no process of a sandbox outlives the test."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    folder.chmod(0o777)
+    tmp_path.chmod(0o711)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield
+    assert not list(folder.iterdir())
+    assert not leftovers.orphans()

@@ -8,13 +8,17 @@ import sys
 import tempfile
 import time
 
+import leftovers
 import pebble
 import pytest
 
-from cgrpo_jax import code_worker, sandbox
+from cgrpo_jax import code_worker, rewards, sandbox
 from cgrpo_jax.code_worker import grade, program_of, readable
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux"),
+    pytest.mark.usefixtures("nothing_is_left"),
+]
 
 ADD = json.dumps({"asserts": ["assert add(1, 2) == 3", "assert add(2, 2) == 4"]})
 SORT = json.dumps({"asserts": ["assert in_order([3, 1, 2]) == [1, 2, 3]"]})
@@ -31,31 +35,6 @@ SPAWN = multiprocessing.get_context("spawn")
 SUM = json.dumps({"stdin": [{"input": "1 2\n", "output": "3\n"}, {"input": "4 5\n", "output": "9\n"}]})
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path, monkeypatch):
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    folder.chmod(0o777)
-    tmp_path.chmod(0o711)
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield
-    assert not list(folder.iterdir())
-    assert not orphans()
-
-
-def orphans():
-    """Processes of sandboxes that nobody waits for."""
-    found = []
-    for folder in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes()
-            if b"sandbox_launcher" in command and (folder / "stat").read_text().rpartition(")")[2].split()[1] == "1":
-                found.append(folder.name)
-        except OSError:
-            continue  # it has ended meanwhile
-    return found
-
-
 # --- the program in a response ----------------------------------------------------------------------------------------
 
 
@@ -70,6 +49,9 @@ def orphans():
         ("```python\ns = '''a```b'''\n```", "s = '''a```b'''\n"),
         ("<think>```python\nx = 1\n```</think>x = 2", "x = 2"),
         ("<think>x = 1", ""),
+        ("```python\nx = 1\n```\n```", "x = 1\n"),
+        ("a\n\t```\t py \nx = '\x0c\u2028'\n\n```b\ny", "x = '\x0c\u2028'\n\n"),
+        ("```python", "```python"),
     ],
 )
 def test_program_of(response, program):
@@ -77,10 +59,14 @@ def test_program_of(response, program):
 
 
 def test_finding_the_program_takes_linear_time():
-    start = time.perf_counter()
-    for text in ("```", "```\n", "```python\n", "`", "\n", " "):
-        program_of(text * (100_000 // len(text)))
-    assert time.perf_counter() - start < 20
+    """A megabyte each; in quadratic time one alone takes minutes of the CPU."""
+    size = 1 << 20
+    texts = [part * (size // len(part)) for part in ("```", "```\n", "```python\n", "`", "\n", " ", "\t\n", "a```\n")]
+    texts += ["```" + " " * (size // 2) + "a" * (size // 2), "```\n" + " \t" * (size // 2)]
+    start = time.process_time()
+    for text in texts:
+        program_of(text)
+    assert time.process_time() - start < 20
 
 
 # --- right and wrong programs -------------------------------------------------------------------------------------
@@ -195,6 +181,7 @@ def test_wrong_programs_are_told_what_is_wrong(program, answer, reason):
 
 
 def test_no_descriptor_is_left():
+    grade("print(3)", SUM)  # what programs are started from is kept
     before = set(os.listdir("/proc/self/fd"))
     grade("def add(a, b): return a + b", ADD)
     grade("print(3)", SUM)
@@ -202,11 +189,75 @@ def test_no_descriptor_is_left():
 
 
 def test_where_a_program_hangs_is_told(monkeypatch):
-    monkeypatch.setattr(code_worker, "_START_SECONDS", 20.0)  # a busy machine may be slow to start it
+    monkeypatch.setattr(code_worker, "_start_seconds", lambda: 20.0)  # a busy machine may be slow to start it
     said = grade("def add(a, b):\n    while a:\n        pass\n", ADD, seconds=1)[2]
     assert said.startswith("Test 1 of 2 fails: add(1, 2) did not end within 1 s, and was in line ")
     said = grade("while True:\n    pass", SUM, seconds=1)[2]
     assert "the program did not end within 1 s, and was in line " in said
+
+
+def test_the_time_of_a_program_follows_the_workers_time_limit(monkeypatch):
+    monkeypatch.setattr(code_worker, "_timeout", 5.0)
+    given = []
+    monkeypatch.setattr(code_worker, "_run_asserts", lambda *given_: given.append(given_[2]) or (False, ""))
+    for timeout, seconds in ((5.0, 3.0), (60.0, 58.0), (1.0, 0.6)):
+        code_worker.start(0, timeout)
+        grade("def add(a, b): return a + b", ADD)
+        assert given.pop() == seconds
+        assert seconds + code_worker._start_seconds() < timeout
+
+
+def test_a_graders_time_limit_reaches_its_programs():
+    """Here it shows in their limit of CPU, which must not be the shorter one."""
+    answer = json.dumps({"stdin": [{"input": "", "output": "59"}]})
+    program = "import resource\nprint(resource.getrlimit(resource.RLIMIT_CPU)[0])"
+    assert rewards.grade("code", [program], [answer], timeout=60.0)[0].reason == "passes all 1 tests"
+
+
+def test_many_tests_of_a_script_take_one_start_of_python(monkeypatch):
+    answer = json.dumps({"stdin": [{"input": f"{k} 1\n", "output": f"{k + 1}\n"} for k in range(50)]})
+    program = "print(sum(map(int, input().split())))"
+    grade(program, SUM)
+    starts, running, most = [], set(), []
+    monkeypatch.setattr(sandbox.subprocess, "Popen", lambda *args, **kwargs: starts.append(args))
+
+    class Box(sandbox.Sandbox):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            running.add(self)
+            most.append(len(running))
+
+        def stop(self):
+            running.discard(self)
+            return super().stop()
+
+    monkeypatch.setattr(sandbox, "Sandbox", Box)
+    assert grade(program, answer, seconds=120)[2] == "passes all 50 tests"
+    assert not starts and len(most) == 50 and max(most) == 4
+
+
+def test_tests_of_a_script_know_nothing_of_each_other():
+    program = """
+import os
+with open("seen", "a+") as file:
+    file.write(input())
+    file.seek(0)
+    print(file.read(), os.path.exists("../seen"))
+if not os.fork():
+    os.setsid()
+    while True:
+        pass
+"""
+    answer = json.dumps({"stdin": [{"input": str(k), "output": f"{k} False"} for k in range(6)]})
+    assert grade(program, answer, seconds=60)[2] == "passes all 6 tests"
+
+
+def test_a_script_that_hangs_takes_no_more_than_its_time():
+    answer = json.dumps({"stdin": [{"input": str(k), "output": f"{k}"} for k in range(40)]})
+    start = time.monotonic()
+    reason = grade("x = input()\nwhile x == '2': pass\nprint(x)", answer, seconds=3)[2]
+    assert reason.startswith("Test 3 of 40 fails: with the input '2' the program did not end within 3 s")
+    assert time.monotonic() - start < 30
 
 
 def test_the_first_line_that_differs_is_told():
@@ -265,7 +316,41 @@ LIMIT = 3
         "assert LIMIT == 3",
         "assert Stack() != Stack()",
     ]
-    assert grade(program, json.dumps({"asserts": asserts}))[2] == "passes all 4 tests"
+    answer = {"asserts": asserts, "names": ["LIMIT", "Stack", "total", ".items", ".pop", ".push"]}
+    assert grade(program, json.dumps(answer))[2] == "passes all 4 tests"
+
+
+# As MBPP has it: the asserts are about trees, which the setup makes of the program's class.
+TREE = json.dumps(
+    {
+        "setup": "def grown(depth):\n    root = Node(depth)\n    if depth > 1: root.left = grown(depth - 1)\n"
+        "    return root\nroot, root1 = grown(2), grown(3)",
+        "asserts": ["assert (max_height(root)) == 2", "assert (max_height(root1)) == 3"],
+        "names": ["Node", "max_height", ".left"],
+    }
+)
+NODE = "class Node:\n    def __init__(self, data):\n        self.data, self.left = data, None\n"
+
+
+def test_a_setup_is_run_after_the_program_and_may_make_its_objects():
+    height = "def max_height(node):\n    return 0 if node is None else 1 + max_height(node.left)"
+    assert grade(NODE + height, TREE)[2] == "passes all 2 tests"
+    assert grade(NODE + "def max_height(node): return 2", TREE)[2].startswith(
+        "Test 2 of 2 fails: max_height(<Node>) returns 2"
+    )
+    said = grade(height, TREE)[2]
+    assert said == "No test could be run: the program defines no Node. Tests passed: 0 of 2."
+    said = grade("class Node:\n    def __init__(self, data): raise ValueError('no')\n" + height, TREE)[2]
+    assert said.startswith("No test could be run: Node(2) raises ValueError: no in line 2")
+
+
+def test_a_setup_is_not_seen_by_the_program():
+    answer = json.dumps(
+        {"setup": "import math\ndef expected(x): return x + 1", "asserts": ["assert f(1) == expected(1)"]}
+    )
+    assert grade("def f(x): return x + 1", answer)[0] == 1.0
+    for used, name in (("expected(x)", "expected"), ("math.floor(x) + 1", "math")):
+        assert f"name '{name}' is not defined" in grade(f"def f(x): return {used}", answer)[2]
 
 
 def test_exceptions_that_the_tests_want():
@@ -310,6 +395,12 @@ def test_readable(answer):
         json.dumps({"asserts": ["assert f()"], "stdin": [{"input": "", "output": ""}]}),
         json.dumps({"asserts": ["assert f()"], "setup": "import"}),
         json.dumps({"asserts": ["assert f()"], "test": ""}),
+        json.dumps({"asserts": ["assert f()"], "names": []}),
+        json.dumps({"asserts": ["assert f()"], "names": "f"}),
+        json.dumps({"asserts": ["assert f()"], "names": [1]}),
+        json.dumps({"asserts": ["assert isclose(f(2), 1.41)"]}),  # which of them is tested?
+        json.dumps({"asserts": ["assert add(1, 2) == 3", "assert sub(2, 1) == 1"]}),
+        json.dumps({"check": "def check(f): assert f()", "entry_point": "f", "names": ["f"]}),
         json.dumps({"check": "def check(candidate): assert candidate()"}),
         json.dumps({"check": "assert f()", "entry_point": "f"}),
         json.dumps({"stdin": []}),
@@ -400,10 +491,43 @@ def test_a_module_of_the_tests_is_not_the_programs():
     assert contained(fake, answer)
 
 
+@pytest.mark.parametrize(
+    ("helper", "fake", "test"),
+    [
+        ("isclose", "isclose = lambda *a, **k: True", "isclose(f(2), 1.4142, rel_tol=0.01)"),
+        ("sqrt", "sqrt = lambda x: 0", "f(2) == sqrt(2)"),
+        ("approx", "class approx:\n    def __init__(self, x): pass", "approx(f(2)) != approx(0)"),
+        ("np", "class np:\n    def allclose(*a): return True\n    array = list", "np.allclose(f(2), np.array([1.4]))"),
+        ("math", "import math\nmath.isclose = lambda *a, **k: True", "math.isclose(f(2), 1.4142, rel_tol=0.01)"),
+        ("Counter", "Counter = lambda x: 0", "f(2) == Counter('aab')"),
+        ("abs", "abs = lambda x: 0", "abs(f(2) - 1.4142) < 0.01"),
+        ("round", "round = lambda x, y: 1.41", "round(f(2), 2) == 1.41"),
+    ],
+)
+def test_a_helper_that_the_tests_forgot_to_import_is_not_the_programs(helper, fake, test):
+    answer = json.dumps({"asserts": [f"assert {test}"], "names": ["f"]})
+    assert contained(f"{fake}\ndef f(x): return 0", answer)
+    answer = json.dumps({"check": f"def check(f):\n    assert {test}\n", "entry_point": "f"})
+    assert contained(f"{fake}\ndef f(x): return 0", answer)
+
+
+@pytest.mark.parametrize("test", ["f(2).issubset({1, 2})", "f(2).x == 1", "not f(2).isdigit()"])
+def test_what_a_program_returns_can_not_bring_its_own_methods(test):
+    fake = "class Any:\n    x = 1\n    def issubset(self, other): return True\n    def isdigit(self): return False\n"
+    fake += "def f(x): return Any()"
+    for answer in (
+        {"asserts": [f"assert {test}"]},
+        {"asserts": [f"assert {test}"], "names": ["f"]},
+        {"check": f"def check(f):\n    assert {test}\n", "entry_point": "f"},
+    ):
+        assert contained(fake, json.dumps(answer))
+    answer = json.dumps({"asserts": ["assert f(2).issubset({1, 2})"]})
+    assert grade("def f(x): return {1}", answer)[0] == 1.0
+
+
 def test_tests_that_ask_nothing_of_the_program_do_not_pass():
-    answer = json.dumps(
-        {"asserts": ["try:\n    f()\nexcept Exception:\n    pass\nassert 1 == 1", "assert LIMIT or True"]}
-    )
+    asserts = ["try:\n    f()\nexcept Exception:\n    pass\nassert 1 == 1", "assert LIMIT or True"]
+    answer = json.dumps({"asserts": asserts, "names": ["LIMIT", "f"]})
     assert contained("x = 1", answer)
 
 
@@ -465,7 +589,7 @@ def test_a_worker_that_is_killed_at_its_time_limit_takes_the_program_along(isola
         with pytest.raises(TimeoutError):
             hangs.result()
     deadline = time.monotonic() + 20
-    while orphans():
+    while leftovers.orphans():
         assert time.monotonic() < deadline
     for folder in pathlib.Path(tempfile.gettempdir()).glob("sandbox-*") if not isolated else ():
         folder.rmdir()  # nobody was left to remove it
@@ -473,6 +597,6 @@ def test_a_worker_that_is_killed_at_its_time_limit_takes_the_program_along(isola
 
 def start_worker(isolated, folder):
     tempfile.tempdir = folder
-    code_worker.start(4 << 30)
+    code_worker.start(4 << 30, 60.0)
     if not isolated:
         sandbox.isolated = lambda: False

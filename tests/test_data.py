@@ -12,6 +12,7 @@ from cgrpo_jax import cli, data, prepared, reading
 from cgrpo_jax.errors import UserError
 
 GOOD = {"question": "How many?", "answer": "#### 1"}
+ADD = "assert add(1, 2) == 3"
 MINE = ("--format=jsonl", "--question_key=q", "--answer_key=a")
 
 
@@ -75,6 +76,31 @@ def test_rows_whose_answer_cant_be_read(tmp_path, capsys):
     run(tmp_path / "out", "gsm8k", f"--source={path}", "--drop_unreadable")
     assert "gsm8k, split test: 2 rows; 1 left out: gold answer can't be read\n" in capsys.readouterr().out
     assert len(problems(tmp_path / "out", "gsm8k", split="test")) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+@pytest.mark.parametrize("name", ["mbpp", "humaneval"])
+def test_rows_whose_own_solution_fails_their_tests(tmp_path, capsys, name):
+    if name == "mbpp":
+        good = {"task_id": 601, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": [ADD]}
+        bad = good | {"test_list": ["assert add(1, 2) == 4", ADD]}
+        rows, failed = [good, good | {"code": None}, bad], "Test 1 of 2 fails: add(1, 2) returns 3."
+    else:
+        good = {"prompt": "def add(a, b):\n", "entry_point": "add", "canonical_solution": "    return a + b\n"}
+        good["test"] = f"def check(add):\n    {ADD}\n"
+        bad = good | {"test": f"def check(candidate):\n    {ADD}\n    assert isclose(candidate(1, 2), 3)\n"}
+        rows, failed = [good, good, bad], "Test 2 of 2 fails: the test raises NameError"
+    path = write(tmp_path / "a.jsonl", *rows)
+    split = "train" if name == "mbpp" else "test"
+    said = refused(capsys, tmp_path / "out", name, f"--source={split}={path}")
+    assert f"1 rows' own solutions fail their tests ({path}, line 3: {failed}" in said
+    assert said.endswith("mend these rows, or leave them out with --drop_unsolved.")
+    assert not (tmp_path / "out").exists()
+    run(tmp_path / "out", name, f"--source={split}={path}", "--drop_unsolved")
+    out, bars = capsys.readouterr()
+    assert f"{name}, split {split}: 2 rows; 1 left out: its own solution fails its tests\ngraders: code (2)" in out
+    assert "running the rows' own solutions" in bars
+    assert len(problems(tmp_path / "out", name, split=split)) == 2
 
 
 @pytest.mark.parametrize(

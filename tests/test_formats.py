@@ -7,6 +7,7 @@ import json
 import pytest
 
 from cgrpo_jax import data, formats, prepared, reading, rewards
+from cgrpo_jax.errors import UserError
 
 GPQA = {
     "Question": "Which gas?",
@@ -20,6 +21,7 @@ GPQA = {
 CHAT = [{"role": "system", "content": "Think."}, {"role": "user", "content": "What is 2+2?"}]
 THEOREM = {"Picture": None, "theorem": "a theorem"}
 ADD = "assert add(1, 2) == 3"
+CODE = "def add(a, b):\r\n    return a + b"
 
 # Format: (file, rows, split that is read, the first row's question, answer and grader, rows there are, rows left out)
 CASES = {
@@ -126,13 +128,13 @@ CASES = {
     "mbpp": (
         "mbpp.jsonl",
         [
-            {"task_id": 11, "text": "Add.", "code": "add = 1", "test_setup_code": "import re", "test_list": [ADD]},
+            {"task_id": 11, "text": "Add.", "code": CODE, "test_setup_code": "import re", "test_list": [ADD]},
             {"task_id": 601, "text": "Sub.", "code": "def sub(): ...", "test_setup_code": "", "test_list": [ADD]},
         ],
         (
             "test",
             f"Add.\n\nYour code must pass these tests:\n\n```python\n{ADD}\n```",
-            {"setup": "import re", "asserts": [ADD]},
+            {"setup": "import re", "asserts": [ADD], "names": ["add"]},
             "code", 1, {"its task_id is not of split test": 1},
         ),
     ),
@@ -223,15 +225,39 @@ def test_options_are_shuffled_by_the_question_alone():
 
 
 @pytest.mark.parametrize(
-    "text, content",
+    "solution, answer",
     [
-        (r"\boxed{5}", "5"),
         (r"a \boxed{x^{2}} b", "x^{2}"),
         (r"$\boxed 7$.", "7"),
-        (r"\fbox{1} and \boxed{\{1,2\}}", r"\{1,2\}"),
-        (r"\boxed{never closed", None),
-        ("none", None),
+        (r"one \fbox{1}, then the other: it is much larger than that, and it is \boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
     ],
 )
-def test_last_boxed(text, content):
-    assert formats.last_boxed(text) == content
+def test_the_answer_in_a_solutions_box(solution, answer):
+    row = {"problem": "What?", "solution": solution}
+    assert formats.FORMATS["math"].convert(row, "here", "train").answer == answer
+
+
+@pytest.mark.parametrize("solution", [r"\boxed{never closed", "none"])
+def test_a_solution_without_a_box(solution):
+    with pytest.raises(UserError, match="here: there is no column 'answer', and no"):
+        formats.FORMATS["math"].convert({"problem": "What?", "solution": solution}, "here", "train")
+
+
+def test_what_mbpps_tests_take_from_a_program():
+    """The names that the row's own solution defines; what the tests forgot to import, it has imported."""
+    row = {
+        "task_id": 927,
+        "text": "Height?",
+        "code": "from math import isclose\r\nimport re\r\nclass Node:\r\n    def __init__(self, data):\r\n"
+        "        self.left = None\r\ndef max_height(node):\r\n    return 2.0\r\n",
+        "test_setup_code": "root = Node(1)\r\nroot.left = Node(2)",
+        "test_list": ["assert isclose(max_height(root), 2)", "assert len([1]) == 1"],
+    }
+    example = formats.FORMATS["mbpp"].convert(row, "here", "train")
+    assert json.loads(example.answer) == {
+        "setup": "from math import isclose\nroot = Node(1)\r\nroot.left = Node(2)",
+        "asserts": row["test_list"],
+        "names": ["Node", "max_height", ".left"],
+    }
+    assert rewards.grade("code", [example.solution], [example.answer])[0].reason == "passes all 2 tests"

@@ -18,6 +18,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem
 LEVELS = (
     (
         "errors",
+        "answers",
         "records",
         "tables",
         "formats",
@@ -44,6 +45,7 @@ LEVELS = (
         "sandbox",
         "sandbox_launcher",
         "sandbox_probe",
+        "code_names",
         "code_values",
         "code_program",
         "code_tests",
@@ -53,7 +55,6 @@ LEVELS = (
     (
         "model",
         "tokenizer",
-        "answers",
         "functions",
         "judge",
         "rewards",

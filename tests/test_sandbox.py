@@ -1,22 +1,28 @@
 """What a program in a sandbox may not do, in namespaces and with limits alone."""
 
 import contextlib
+import io
 import os
 import pathlib
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 
 import pytest
 
-from cgrpo_jax import sandbox
+from cgrpo_jax import sandbox, sandbox_launcher
 from cgrpo_jax.errors import UserError
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux"),
+    pytest.mark.usefixtures("nothing_is_left"),
+]
 
 SMALL = sandbox.Limits(cpu=2, memory=200 << 20, processes=4, disk=1 << 20, files=10, open_files=16)
 LIMIT = 100_000  # bytes that are read of what a program prints
@@ -34,17 +40,6 @@ def runner(tmp_path):
     file = tmp_path / "runs_text.py"
     file.write_text("def main(job):\n    exec(job['code'], {'job': job})\n")
     return file
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path, monkeypatch):
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    folder.chmod(0o777)
-    tmp_path.chmod(0o711)
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield
-    assert not list(folder.iterdir())
 
 
 def run(runner, isolate, code, *, seconds=20.0, limits=SMALL, **job):
@@ -210,7 +205,7 @@ def test_processes_that_run_away_are_killed(runner, isolate, ends):
 def test_a_program_dies_with_the_process_that_started_it(runner, isolate):
     code = f"""
         import pathlib, tempfile, time
-        from cgrpo_jax import sandbox
+        from cgrpo_jax import sandbox, sandbox_launcher
         tempfile.tempdir = {tempfile.gettempdir()!r}
         job = {{"code": "import os, time; os.write(1, b'ready'); time.sleep(60)"}}
         with sandbox.Sandbox(pathlib.Path({str(runner)!r}), job, stdout=1, isolate={isolate}):
@@ -329,6 +324,142 @@ def test_privileges_are_gone(runner, isolate):
     assert printed(runner, isolate, code) == ["mount-1"]
 
 
+@pytest.mark.skipif(os.uname().machine not in ("x86_64", "aarch64"), reason="system calls are not filtered")
+def test_system_calls_that_no_program_needs_are_refused(runner, isolate):
+    code = """
+        import ctypes, errno
+        libc = ctypes.CDLL(None, use_errno=True)
+        first = os.uname().machine == "x86_64"
+        calls = {
+            "shmget": (29 if first else 194, 0, 1 << 20, 0o1600),
+            "memfd_create": (319 if first else 279, b"x", 0),
+            "unshare": (272 if first else 97, 0x10000000),
+            "clone": (56 if first else 220, 0x10000000 | 17, 0, 0, 0, 0),
+            "clone3": (435, 0, 0),
+            "ptrace": (101 if first else 117, 0, 0, 0, 0),
+            "bpf": (321 if first else 280, 0, 0, 0),
+            "io_uring_setup": (425, 1, 0),
+            "x32": (0x40000000 | 39,),
+        }
+        for name, arguments in calls.items():
+            if name == "x32" and not first:
+                continue
+            result = libc.syscall(*[ctypes.c_long(one) if isinstance(one, int) else one for one in arguments])
+            os.write(1, f"{name}:{errno.errorcode[ctypes.get_errno()] if result == -1 else result} ".encode())
+        import _thread
+        ended = _thread.allocate_lock()
+        ended.acquire()
+        _thread.start_new_thread(lambda: (os.write(1, b"thread"), ended.release()), ())
+        ended.acquire()
+    """
+    if not isolate and os.getuid():
+        code = code[: code.index("import _thread")]  # it can start none
+    said = printed(runner, isolate, code)
+    if not isolate and os.getuid():
+        said.append("thread")
+    assert said.pop() == "thread"
+    assert said == [
+        f"{name}:{'ENOSYS' if name == 'clone3' else 'EPERM'}"
+        for name in "shmget memfd_create unshare clone clone3 ptrace bpf io_uring_setup x32".split()
+        if name != "x32" or os.uname().machine == "x86_64"
+    ]
+
+
+def filtered(machine, number, *arguments, architecture=None):
+    """What the filter of a machine says of a system call: the instructions carried out as the kernel does."""
+    code = sandbox_launcher._filter(*sandbox_launcher._MACHINES[machine])
+    steps = list(struct.iter_unpack("HBBI", code))
+    architecture = sandbox_launcher._MACHINES[machine][1] if architecture is None else architecture
+    data = struct.pack("IIQ6Q", number, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
+    at = value = 0
+    while True:
+        kind, yes, no, number = steps[at]
+        at += 1
+        if kind == 0x20:
+            value = struct.unpack_from("I", data, number)[0]
+        elif kind == 0x06:
+            return {0x7FFF0000: "allowed", 0x50001: "EPERM", 0x50026: "ENOSYS"}[number]
+        else:
+            at += yes if {0x15: value == number, 0x35: value >= number, 0x45: value & number}[kind] else no
+
+
+@pytest.mark.parametrize(
+    ("machine", "denied", "allowed", "clone"),
+    [
+        ("x86_64", [29, 272, 101, 165, 321, 425, 246, 0x40000000 + 39], [0, 1, 39, 57, 59, 9, 231], 56),
+        ("aarch64", [194, 97, 117, 40, 280, 425, 104], [63, 64, 172, 221, 222, 94], 220),
+    ],
+)
+def test_the_filter_of_system_calls(machine, denied, allowed, clone):
+    assert {filtered(machine, number) for number in denied} == {"EPERM"}
+    assert {filtered(machine, number) for number in allowed} == {"allowed"}
+    assert {filtered(machine, number, architecture=0x40000003) for number in allowed} == {"EPERM"}
+    assert filtered(machine, clone, 0x3D0F00) == filtered(machine, clone, 17) == "allowed"  # a thread, a fork
+    for namespace in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
+        assert filtered(machine, clone, namespace | 17) == "EPERM"
+    assert filtered(machine, 435) == "ENOSYS"
+
+
+def test_sandboxes_have_users_of_their_own(runner, isolate):
+    if os.getuid():
+        pytest.skip("only root may change its user")
+    code = "os.write(1, str(os.getuid()).encode())"
+    users = {printed(runner, isolate, code)[0] for _ in range(3)}
+    assert len(users) == 3 and not users & {"0", "65534"}
+
+
+def test_users_where_their_ids_end_early(monkeypatch):
+    text = "0 100000 65536\n"
+    monkeypatch.setattr(sandbox_launcher, "open", lambda *args, **kwargs: io.StringIO(text), raising=False)
+    users = set()
+    for pid in range(1000, 1100):
+        monkeypatch.setattr(os, "getpid", lambda: pid)  # noqa: B023 - used at once
+        users.add(sandbox_launcher._other_user())
+    assert len(users) == 100 and min(users) > 60000 and max(users) < 65534
+    text = "0 1000 1\n"
+    assert sandbox_launcher._other_user() == 65534
+
+
+def test_a_launcher_that_was_killed_is_replaced(runner, isolate):
+    assert printed(runner, isolate, "os.write(1, b'1')") == ["1"]
+    launcher = sandbox._launcher(isolate)
+    launcher._process.kill()
+    launcher._process.wait()
+    assert printed(runner, isolate, "os.write(1, b'2')") == ["2"]
+    assert sandbox._launcher(isolate) is not launcher
+
+
+def test_a_launcher_ends_with_its_thread(runner, isolate):
+    launchers = []
+
+    def use():
+        printed(runner, isolate, "os.write(1, b'1')")
+        launchers.append(sandbox._launcher(isolate)._process)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert launchers[0].wait(20) is not None
+    assert launchers[0].pid != sandbox._launcher(isolate)._process.pid
+
+
+def test_a_launcher_buries_its_dead(runner, isolate):
+    for _ in range(5):
+        printed(runner, isolate, "os.write(1, b'1')")
+    launcher = sandbox._launcher(isolate)._process.pid
+    children = pathlib.Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    assert len(children) == 1  # the last one's number must stay its own until nobody signals to it
+
+
+def test_what_a_runner_of_the_same_name_does(tmp_path, isolate):
+    """Modules of other folders are not kept by the launcher."""
+    for word in ("one", "two"):
+        file = tmp_path / word / "runs.py"
+        file.parent.mkdir(mode=0o755)
+        file.write_text(f"import os\ndef main(job):\n    os.write(1, b'{word}')\n")
+        assert printed(file, isolate, "") == [word]
+
+
 def test_a_sandbox_that_can_not_be_made_is_an_error(runner, monkeypatch):
     monkeypatch.setattr(tempfile, "mkdtemp", lambda prefix: "/no/such/folder")
     with pytest.raises(sandbox.SandboxError, match="/no/such/folder"):
@@ -360,6 +491,16 @@ def test_what_the_machine_denies_is_said(monkeypatch, caplog):
             sandbox.check()
     finally:
         _forget()
+
+
+def test_a_library_that_programs_can_not_read_is_told(monkeypatch, tmp_path, isolate):
+    """The probe, among files of which none is `colorsys`: of a folder that its user is not let into it sees none."""
+    probe = pathlib.Path(sandbox.__file__).with_name("sandbox_probe.py").read_text()
+    (tmp_path / "sandbox_probe.py").write_text("import sys\nsys.modules['colorsys'] = None\n" + probe)
+    monkeypatch.setattr(sandbox, "_HERE", tmp_path)
+    assert sandbox._refusal(isolate=isolate) == (
+        f"the user that programs run as can't read Python's library in {sys.base_prefix}"
+    )
 
 
 def _forget():

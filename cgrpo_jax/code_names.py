@@ -1,0 +1,129 @@
+"""Which names the tests of a program take from the program. They are read as syntax: nothing is run.
+
+A name that the tests use and don't define is either what is tested, or what they forgot to import. The program may
+give the first alone: one that brings its own `isclose` would pass `assert isclose(f(2), 1.41)` whatever its `f` does.
+Likewise for attributes: what `f` returns must not bring its own `issubset` to `assert f(2).issubset({1, 2})`. Which is
+which, a solution of the task's own tells; without one, only tests that use a single such name are clear.
+"""
+
+import ast
+import builtins
+import symtable
+import sys
+from collections.abc import Iterable, Sequence
+
+
+def free_names(sources: Iterable[str]) -> set[str]:
+    """Returns the names that pieces of Python, run one after another, use and never bind; builtins are among them.
+
+    Example:
+      >>> sorted(free_names(["import re", "assert f([x for x in 'ab']) == g(re, 1)"]))
+      ['f', 'g']
+
+    Raises:
+      SyntaxError, ValueError: a piece that is no Python.
+    """
+    used, bound = set(), set()
+    for source in sources:
+        top = symtable.symtable(source, "<tests>", "exec")
+        tables = [top]
+        while tables:
+            table = tables.pop()
+            tables += table.get_children()
+            for symbol in table.get_symbols():
+                if table is top or symbol.is_global():
+                    used |= {symbol.get_name()} if symbol.is_referenced() else set()
+                    bound |= {symbol.get_name()} if symbol.is_assigned() or symbol.is_imported() else set()
+    return used - bound
+
+
+def modules(sources: Sequence[str]) -> list[str]:
+    """Returns modules of the standard library whose attributes the pieces ask for without having imported them.
+
+    Example:
+      >>> modules(["assert math.isclose(f(2), 1.41)"])
+      ['math']
+    """
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    owners = {node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+    return sorted(free_names(sources) & owners & sys.stdlib_module_names)
+
+
+def only_name(setup: str, tests: Sequence[str]) -> str | None:
+    """Returns the one name that tests can take from the program alone; None if there are several, or none.
+
+    Where they name nothing else, it is the one of Python's own that they use: the function asked for is called so.
+
+    Example:
+      >>> only_name("", ["assert add(1, 2) == len('abc')"]), only_name("", ["assert sum(1, 2) == 3"])
+      ('add', 'sum')
+      >>> only_name("", ["assert isclose(f(2), 1.41)"]) is None
+      True
+    """
+    sources = [setup, *tests]
+    found = free_names(sources) - set(modules(sources))
+    found = {name for name in found if not hasattr(builtins, name)} or found
+    return found.pop() if len(found) == 1 else None
+
+
+def of_solution(solution: str, setup: str, tests: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns what the tests take from a program, and what they forgot to import, as the task's own solution has it.
+
+    Args:
+      solution: a program that passes the tests.
+      setup: run before the tests, after the program.
+      tests: of the program.
+
+    Returns:
+      (names that the solution defines and the tests use, without those of Python's own if there are others, then
+      attributes of its classes that the tests use, with a point before each;
+      imports of the solution, of names that the tests use and neither they nor the solution define)
+
+    Example:
+      >>> of_solution("from math import isclose\\ndef f(x): return x ** .5", "", ["assert isclose(f(4), 2)"])
+      (['f'], ['from math import isclose'])
+      >>> of_solution("class Box:\\n    def get(self): return 1", "", ["assert Box().get() == 1"])
+      (['Box', '.get'], [])
+    """
+    try:
+        free, tree = free_names([setup, *tests]), ast.parse(solution)
+    except (SyntaxError, ValueError):
+        return [], []
+    defined, imports = set(), {}
+    for statement in tree.body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            for alias in statement.names:
+                one = type(statement)(**{**vars(statement), "names": [alias]})
+                imports[alias.asname or alias.name.partition(".")[0]] = ast.unparse(one)
+        else:
+            defined |= _bound(statement)
+    names = free & defined
+    names = {name for name in names if not hasattr(builtins, name)} or names
+    forgotten = [imports[name] for name in sorted(free & imports.keys() - names)]
+    used = {node.attr for source in (setup, *tests) for node in ast.walk(ast.parse(source)) if _is_attribute(node)}
+    return [*sorted(names), *sorted(f".{name}" for name in used & _attributes(tree))], forgotten
+
+
+def _is_attribute(node):
+    return isinstance(node, ast.Attribute)
+
+
+def _attributes(tree: ast.Module) -> set[str]:
+    """The attributes that a program's classes define, and those that it gives to objects."""
+    found = {node.attr for node in ast.walk(tree) if _is_attribute(node) and isinstance(node.ctx, ast.Store)}
+    for node in ast.walk(tree):
+        for statement in node.body if isinstance(node, ast.ClassDef) else ():
+            found |= _bound(statement)
+    return found
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """The names that a statement of a module defines there, within `if` and `try`, too."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    table = symtable.symtable(ast.unparse(statement), "<solution>", "exec")
+    return {
+        symbol.get_name()
+        for symbol in table.get_symbols()
+        if symbol.is_assigned() and not symbol.is_imported() or symbol.is_annotated()
+    }
