@@ -39,12 +39,14 @@ class Grade:
       extracted: the final answer as it was read, None if there was none.
       reason: why, in a few words; "timed out after 5 s" where the time limit struck.
       timed_out: the grader was killed at its time limit. Count these: they are zeros that say nothing of the answer.
+      failed: there is no verdict: the score is 0 because the grader failed, whatever the response is worth.
     """
 
     score: float
     extracted: str | None
     reason: str
     timed_out: bool = False
+    failed: bool = False
 
 
 def without_thinking(text: str) -> str:

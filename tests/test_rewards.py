@@ -6,6 +6,7 @@ import time
 
 import math_verify
 import pytest
+import slow_grading
 
 from cgrpo_jax import answers, functions, math_worker, rewards
 from cgrpo_jax.errors import UserError
@@ -136,6 +137,42 @@ def test_worker_crash_is_a_zero_and_the_next_row_is_graded(math_grader):
     died = math_grader._pool("math").call(os._exit, 3).outcome()
     assert died == Outcome(None, "worker died (exit code 3)")
     assert math_grader.grade([r"\boxed{7}"], ["7"])[0].score == 1.0
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_response_whose_worker_dies_twice_has_no_verdict(monkeypatch, number):
+    """The second time it is alone."""
+    monkeypatch.setattr(math_worker, "grade", slow_grading.grade)
+    with rewards.Grader("math", num_workers=1, timeout=30.0) as grader:
+        sizes = calls(grader, monkeypatch)
+        grades = grader.grade(["die"] + ["1"] * (number - 1), ["1"] * number)
+    assert grades[0] == rewards.Grade(0.0, None, "worker died (exit code 9)", failed=True)
+    assert [grade.score for grade in grades[1:]] == [1.0] * (number - 1)
+    assert sizes == [number] + [1] * number
+
+
+def test_a_worker_that_is_killed_once_costs_no_verdict(monkeypatch, tmp_path):
+    monkeypatch.setattr(math_worker, "grade", slow_grading.grade)
+    with rewards.Grader("math", num_workers=1, timeout=30.0) as grader:
+        assert grader.grade([f"once {tmp_path}/file 1"], ["1"])[0].score == 1.0
+
+
+def test_a_grader_that_raises_gives_no_verdict(monkeypatch):
+    """A `TimeoutError` of its own is not the time limit."""
+    monkeypatch.setattr(math_worker, "grade", slow_grading.grade)
+    with rewards.Grader("math", num_workers=1, timeout=30.0) as grader:
+        raised, fine = grader.grade(["late", "1"], ["1", "1"])
+        alone = grader._pool("math").call(slow_grading.grade, "late", "1").outcome()
+    assert raised == rewards.Grade(0.0, None, "grader failed: TimeoutError: a service is slow", failed=True)
+    assert fine.score == 1.0 and not alone.timed_out
+
+
+def test_a_response_too_large_for_the_parser_is_wrong(monkeypatch):
+    def parse(text):
+        raise RecursionError
+
+    monkeypatch.setattr(math_worker, "parse", parse)
+    assert math_worker.grade("so it is ((((1", "7") == (0.0, None, "the response is too large to be read")
 
 
 def test_idle_worker_killed_from_outside(math_grader):
