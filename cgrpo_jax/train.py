@@ -43,7 +43,7 @@ from cgrpo_jax import config as config_lib
 from cgrpo_jax.checkpoint import Checkpoints
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.engine import Stats
-from cgrpo_jax.errors import UserError
+from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.http_critic import HttpCritic
 from cgrpo_jax.learner import Learner
@@ -186,7 +186,12 @@ class Loop:
                 shown = c.refine == "policy" and critic.kind != "none"
 
                 # 1. respond, 2. critique, 3. refine
-                responses, refinements = self._solve(policy, critic, problems, on_tick)
+                try:
+                    responses, refinements = self._solve(policy, critic, problems, on_tick)
+                except GradingError:  # nothing is lost: the same command begins this iteration anew
+                    self._keep(state, iteration, always=True)
+                    self.checkpoints.wait()
+                    raise
                 kept = self._select(refinements, iteration)  # 4. select
                 groups = rollout.train_rows(  # 5. re-anchor, 6. advantage
                     responses, kept, scale_by_std=c.scale_by_std, num_kept=c.num_refinements
@@ -247,15 +252,17 @@ class Loop:
 
     def _solve(self, policy, critic, problems, on_tick) -> tuple[list[list[Rollout]], list[Rollout]]:
         """Takes all questions through steps 1 to 3 at once: none waits for another."""
-        before = self.http_critic.counts if self.http_critic else None
+        endpoints = {"critic": self.http_critic, "judge": self.pipeline.grader.judge}
+        before = {whose: one.counts for whose, one in endpoints.items() if one}
         with self.clock("rollout"), writers.at_work(policy, critic.writer) as engines:
             questions = [self._solve_one(policy, critic, q, problem) for q, problem in enumerate(problems)]
             solved = self.pipeline.run(questions, engines=engines, on_tick=on_tick)
             self.engine_stats = [engine.take_stats() for engine in engines]
         self.clock.add("grade", self.pipeline.grade_seconds)
         self.clock.count("grade/timeouts", self.pipeline.timeouts)
-        if self.http_critic:
-            for name, number in metrics.endpoint_metrics(self.http_critic.counts, before).items():
+        self.clock.count("grade/failures", self.pipeline.failures)
+        for whose, counts in before.items():
+            for name, number in metrics.endpoint_metrics(endpoints[whose].counts, counts, whose=whose).items():
                 self.clock.count(name, number)
         for _, _, counts in solved:
             self.counts.update(counts)
@@ -272,7 +279,7 @@ class Loop:
                 critic, rows, problem=problem, encode=encode, num_critiques=c.num_critiques
             )
             if c.reward_source == "critic" and new["unanswered"]:
-                raise UserError(
+                raise GradingError(
                     f"{c.http_critic.url} left {new['unanswered']} responses without a verdict, which is their reward; "
                     "see that it answers, then give the same command to go on."
                 )
@@ -412,9 +419,13 @@ class Loop:
         generated = sum(stats.tokens for stats in self.engine_stats)
         if c.eval.every and (iteration + 1) % c.eval.every == 0:
             # Stopped here, the iteration is done all the same: it is saved, without this, when the next one begins.
-            with contextlib.suppress(Stopped):
+            try:
                 result, _ = self._evaluate(self._weights(state), state)
                 row |= {f"eval/{name}": value for name, value in (result or {}).items()}
+            except Stopped:
+                pass
+            except GradingError as error:
+                journal.say(f"the evaluation after iteration {iteration} is left out: {error}")
         row |= {"step": iteration, "num_tokens": self.progress.num_tokens, "num_compilations": runtime.compilations()}
         row |= self.clock.take({"rollout": generated, "update": row["tokens_trained"]})
         devices = self.model.mesh.devices
