@@ -7,7 +7,7 @@ import textwrap
 import pytest
 import test_http_critic
 import tiny_run
-from test_entry_points import run_evaluate
+from test_entry_points import run_evaluate, run_sample
 from test_http_critic import good
 from tiny_run import metrics, run
 
@@ -100,3 +100,10 @@ def test_an_evaluation_says_what_has_no_verdict(tmp_path, server, capsys):
     assert "4 texts have no verdict, because their grader failed (chains: 4); they count as wrong" in (
         capsys.readouterr().out
     )
+
+
+def test_sample_says_why_there_is_no_verdict(tmp_path, server, capsys):
+    replies(server, REFUSED)
+    changes = options(server) | {"model.init": tiny_run.start()}
+    run_sample(tmp_path / "none", "--question=7*8", changes=changes)
+    assert "response (no verdict: judge failed: status 401):\n" in capsys.readouterr().out

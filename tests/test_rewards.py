@@ -7,9 +7,11 @@ import time
 import math_verify
 import pytest
 import slow_grading
+import tiny_run
 
-from cgrpo_jax import answers, functions, math_worker, rewards
+from cgrpo_jax import answers, functions, math_worker, problems, rewards
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Problem
 from cgrpo_jax.workers import Outcome
 
 # SymPy would need the factorial's 10^(10^10) digits: this hangs whatever the machine.
@@ -110,6 +112,21 @@ def test_check_gold_names_rows():
     rewards.check_gold("numeric", ["50%", "-3", ".5", "\u22122."])
     with pytest.raises(UserError, match="row 1: ' '"):
         rewards.check_gold("exact", ["a", " "])
+
+
+def test_gold_answers_are_checked_with_the_limits_of_the_run(monkeypatch):
+    made, workers = [], rewards.Workers
+
+    def make(number, **options):
+        made.append((number, options["timeout"]))
+        return workers(number, **options)
+
+    monkeypatch.setattr(rewards, "Workers", make)
+    rewards.check_gold("math", ["p - q"], timeout=33.0, num_workers=1)
+    assert made == [(1, 33.0)]
+    config = tiny_run.config(grader="math", grader_timeout=34.0, grader_workers=3)
+    problems._check_gold(config, [Problem(0, "?", "p - q"), Problem(1, "?", "B", grader="choice")])
+    assert made == [(1, 33.0), (3, 34.0)]
 
 
 def test_unknown_kind():
