@@ -39,12 +39,14 @@ class Grade:
       extracted: the final answer as it was read, None if there was none.
       reason: why, in a few words; "timed out after 5 s" where the time limit struck.
       timed_out: the grader was killed at its time limit. Count these: they are zeros that say nothing of the answer.
+      failed: there is no verdict: the score is 0 because the grader failed, whatever the response is worth.
     """
 
     score: float
     extracted: str | None
     reason: str
     timed_out: bool = False
+    failed: bool = False
 
 
 def without_thinking(text: str) -> str:
@@ -152,18 +154,39 @@ _NUMBER = re.compile(
     rf"{_SIGN}(?:\\[dtc]?frac\s?\{{\s?(?P<above>{_DIGITS})\s?\}}\s?\{{\s?(?P<below>{_DIGITS})\s?\}}"
     rf"|(?P<value>{_DIGITS})(?:{_EXPONENT}|{_POWER}|\s?/\s?(?P<divisor>{_DIGITS})(?![\w/]))?)"
 )
+# A whole number and a proper fraction: "2 1/2" and "2\frac{1}{2}".
+_MIXED = re.compile(
+    rf"(?P<number>[{_MINUS}]?\s?\\?[$\u20ac\u00a3]?\s?(?P<whole>[0-9]{{1,9}})"
+    r"(?:(?:[ \t~]|\\[,;:! ])*\\[dtc]?frac\s?\{\s?(?P<above>[0-9]{1,9})\s?\}\s?\{\s?(?P<below>[0-9]{1,9})\s?\}"
+    r"|[ \t]+(?P<numerator>[0-9]{1,9})/(?P<denominator>[0-9]{1,9})))(?P<unit>[^0-9/^]*)"
+)
 
 
 def read_number(answer: str) -> float | None:
     """The gold answer as a float, None if it is not one number and its currency or percent sign.
 
     Example:
-      >>> read_number("$1,200.50"), read_number("3/4"), read_number("about 3")
-      (1200.5, 0.75, None)
+      >>> read_number("$1,200.50"), read_number("3/4"), read_number("2 1/2"), read_number("about 3")
+      (1200.5, 0.75, 2.5, None)
     """
     text = answer.strip().removesuffix(".").rstrip()
-    found = _NUMBER.fullmatch(text.strip("$").removesuffix("%").rstrip(" \\"))
+    text = text.strip("$").removesuffix("%").rstrip(" \\")
+    if (mixed := _mixed(text)) and mixed[1] == text:
+        return mixed[0]
+    found = _NUMBER.fullmatch(text)
     return None if found is None else _value(found)
+
+
+def _mixed(text: str) -> tuple[float, str] | None:
+    """The value of a mixed number that, but for a unit, is all of a text, and how it is written; None if it is none."""
+    found = _MIXED.fullmatch(text.strip(" \n$*_"))
+    if found is None:
+        return None
+    above, below = int(found["above"] or found["numerator"]), int(found["below"] or found["denominator"])
+    if above >= below:
+        return None
+    value = int(found["whole"]) + above / below
+    return -value if found["number"][:1] in _MINUS else value, found["number"]
 
 
 def _value(found: re.Match) -> float | None:
@@ -203,18 +226,29 @@ def _in_box(text: str) -> re.Match | None:
 
 
 def numeric(response: str, answer: str, *, tolerance: float = 1e-6) -> Compared:
-    """Compares the last number of the last box; else the first after the last "answer is" or "####"; else the last."""
+    """Compares the last number of the last box; else the first after the last "answer is" or "####"; else the last.
+
+    A mixed number, "2 1/2", is read where it is all of the box, of what is said, or of the response, but for its unit.
+    """
     gold = read_number(answer)
     if gold is None:
         return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
     box, told = boxed(response), said(response)
-    if box and re.search("[0-9]", box):
+    in_box = bool(box and re.search("[0-9]", box))
+    # As below, what follows the last "=".
+    if mixed := _mixed((_TEXT.sub(" ", box) if in_box else told or response).rpartition("=")[2]):
+        value, extracted = mixed
+        return _close(value, gold, extracted, tolerance)
+    if in_box:
         last = _in_box(box)
     else:
         last = told and _NUMBER.search(told.rpartition("=")[2]) or _last_number(response)
     if last is None:
         return 0.0, None, "no answer found"
-    value, extracted = _value(last), last.group().strip()[:200]
+    return _close(_value(last), gold, last.group().strip()[:200], tolerance)
+
+
+def _close(value: float | None, gold: float, extracted: str, tolerance: float) -> Compared:
     equal = value is not None and math.isclose(value, gold, rel_tol=tolerance)
     return float(equal), extracted, "equal" if equal else "not equal"
 

@@ -15,7 +15,7 @@ from cgrpo_jax.critiques import parse_verdict
 from cgrpo_jax.pipeline import Pipeline, Progress, together
 from cgrpo_jax.records import Problem, Rollout, RowIndex, Stage
 from cgrpo_jax.rollout import Critic
-from cgrpo_jax.scores import aligned, cell, share
+from cgrpo_jax.scores import aligned, cell, said_of_ungraded, share
 from cgrpo_jax.writers import Writer
 
 STREAM = evaluation.STREAM + 1  # of random keys, which training and evaluation don't draw from
@@ -74,6 +74,7 @@ def respond_on_disk(
             "feedback": [row.feedback for row in rows],
             "lengths": [len(row.token_ids) for row in rows],
             "truncated": [row.truncated for row in rows],
+            "ungraded": evaluation.num_ungraded(rows),
         }
 
     numbered = list(enumerate(problems))
@@ -135,6 +136,7 @@ def critique_on_disk(
         return evaluation.header(q, problem) | {
             "critiques": [_told(row) | {"verdict": row.verdict} for row in critiques],
             "refinements": [_told(row) | {"reward": row.reward, "extracted": row.extracted} for row in refinements],
+            "ungraded": evaluation.num_ungraded(refinements),
         }
 
     parts.run_parts(
@@ -146,8 +148,11 @@ def critique_on_disk(
 
 
 def fails(line: Mapping[str, Any], pass_threshold: float) -> bool:
-    """Does a question of `responses.jsonl` fail persistently: is none of its responses right?"""
-    return max(line["rewards"]) < pass_threshold
+    """Does a question of `responses.jsonl` fail persistently: is none of its responses right?
+
+    It is not known to where a response has no verdict.
+    """
+    return not line["ungraded"] and max(line["rewards"]) < pass_threshold
 
 
 def _told(row: Rollout) -> dict:
@@ -197,22 +202,25 @@ def summarize(
       verdict can be read and is right), `refinements` (one or more after each valid critique), `successful_refinements`
       (share of these that pass), `critiqued_questions` and `questions_refined` (shares of the persistently failed
       questions with at least one valid critique, and with at least one successful refinement). A share of nothing is
-      None.
+      None. `ungraded` is the number of responses, and of refinements of each kind, without a verdict, because their
+      grader failed: they count as wrong, and a question with such a response is none that fails persistently.
     """
-    rewards = [line["rewards"] for line in responses]
-    right = [reward >= pass_threshold for group in rewards for reward in group]
-    num_failed = sum(fails({"rewards": group}, pass_threshold) for group in rewards)
+    lines = [{name: line[name] for name in ("rewards", "ungraded")} for line in responses]
+    right = [reward >= pass_threshold for line in lines for reward in line["rewards"]]
+    num_failed = sum(fails(line, pass_threshold) for line in lines)
     return {
-        "questions": len(rewards),
+        "questions": len(lines),
         "accuracy": sum(right) / len(right),
-        "persistent_failures": share(num_failed, len(rewards)),
+        "ungraded": sum(line["ungraded"] for line in lines),
+        "persistent_failures": share(num_failed, len(lines)),
         "kinds": {kind: _of_kind(lines, num_failed, pass_threshold) for kind, lines in kinds.items()},
     }
 
 
 def _of_kind(lines: Iterable[Mapping[str, Any]], num_failed: int, pass_threshold: float) -> dict:
-    valid, passed = [], []  # of each question
+    valid, passed, ungraded = [], [], 0  # of each question
     for line in lines:
+        ungraded += line["ungraded"]
         valid.append([one["verdict"] is False for one in line["critiques"]])
         passed.append([one["reward"] >= pass_threshold for one in line["refinements"]])
     critiques, refinements = sum(map(len, valid)), sum(map(len, passed))
@@ -221,6 +229,7 @@ def _of_kind(lines: Iterable[Mapping[str, Any]], num_failed: int, pass_threshold
         "valid_critiques": sum(map(sum, valid)) / critiques if critiques else None,
         "refinements": refinements,
         "successful_refinements": sum(map(sum, passed)) / refinements if refinements else None,
+        "ungraded": ungraded,
         "critiqued_questions": share(sum(map(any, valid)), num_failed),
         "questions_refined": share(sum(map(any, passed)), num_failed),
     }
@@ -232,23 +241,24 @@ def table(summary: Mapping[str, Any]) -> str:
     rows = [["critique", *(name.replace("_", " ") for name in columns)]]
     rows += [[kind, *(cell(numbers[name]) for name in columns)] for kind, numbers in summary["kinds"].items()]
     failed = cell(summary["persistent_failures"])
-    return f"{summary['questions']} questions, persistent failures {failed}\n{aligned(rows)}"
+    ungraded = {"responses": summary["ungraded"]}
+    ungraded |= {f"refinements, {kind}": numbers["ungraded"] for kind, numbers in summary["kinds"].items()}
+    return (
+        f"{summary['questions']} questions, persistent failures {failed}\n{aligned(rows)}{said_of_ungraded(ungraded)}"
+    )
 
 
 def pass_rates(responses: Iterable[Mapping[str, Any]], *, pass_threshold: float) -> str:
     """Returns `pass_rates.jsonl`: of each question source, id, the share of its responses that pass, and their number.
 
-    `data.pass_rates` reads it, to drop the questions that are always or never solved.
+    Responses without a verdict are not counted; a question that has no others is left out. `data.pass_rates` reads it,
+    to drop the questions that are always or never solved.
     """
     lines = []
     for line in responses:
-        right = [reward >= pass_threshold for reward in line["rewards"]]
-        lines.append(
-            {
-                "source": line["source"],
-                "id": line["id"],
-                "pass_rate": sum(right) / len(right),
-                "num_samples": len(right),
-            }
-        )
+        right = sum(reward >= pass_threshold for reward in line["rewards"])
+        graded = len(line["rewards"]) - line["ungraded"]
+        if not graded:
+            continue
+        lines.append({"source": line["source"], "id": line["id"], "pass_rate": right / graded, "num_samples": graded})
     return "".join(json.dumps(line) + "\n" for line in lines)

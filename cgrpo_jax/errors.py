@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""The exceptions that a user's mistake raises."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     Entry points print it without a stack trace and exit with status 2.
     """
+
+
+class GradingError(UserError):
+    """Responses can't be graded: raised on all processes alike, so that a run can save what it has before it ends."""

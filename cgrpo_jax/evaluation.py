@@ -76,7 +76,8 @@ def evaluate(
 
     Returns:
       (`pass@k` for each k, `mean@n` (accuracy of the n samples), mean length in tokens and truncated share of the
-      greedy responses; the rollouts, for each question the greedy one and then its samples)
+      greedy responses, and how many responses are `ungraded`, because their grader failed: these count as wrong; the
+      rollouts, for each question the greedy one and then its samples)
     """
 
     def answers(sampling: Sampling, n: int) -> list[list[Rollout]]:
@@ -99,7 +100,9 @@ def evaluate(
         result[f"mean@{num_samples}"] = float(correct_Q.mean() / num_samples)
     result["mean_length"] = float(np.mean([len(row.token_ids) for (row,) in greedy]))
     result["truncated"] = float(np.mean([row.truncated for (row,) in greedy]))
-    return result, [g + s for g, s in zip(greedy, sampled, strict=True)]
+    groups = [g + s for g, s in zip(greedy, sampled, strict=True)]
+    result["ungraded"] = sum(num_ungraded(group) for group in groups)
+    return result, groups
 
 
 # --- on disk: benchmarks ------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ def answer_on_disk(
         return known | await _oracle_fields(greedy, q, problem, known, p)
 
     async def samples(q: int, problem: Problem, known: dict) -> dict:
-        return known | await _sample_fields(sampling, q, problem, p)
+        return known | await _sample_fields(sampling, q, problem, known, p)
 
     stages = [("greedy", first, (greedy, judge), 3 if p.refine else 1)]
     if p.refine and p.oracle:
@@ -196,6 +199,11 @@ def header(q: int, problem: Problem) -> dict:
     }
 
 
+def num_ungraded(rows: Sequence[Rollout]) -> int:
+    """Returns how many scored rows have no verdict."""
+    return sum(row.ungraded for row in rows)
+
+
 def hidden(problem: Problem) -> Problem:
     """Returns a problem without anything that tells its answer: what test-time refinement gets to see."""
     return problem.replace(answer="", solution=None, columns={})
@@ -205,17 +213,18 @@ async def _greedy_fields(
     policy: Writer, judge: Writer | HttpWriter | None, q: int, problem: Problem, p: Protocol
 ) -> dict:
     (response,) = await respond(policy, hidden(problem), question=q, num_responses=1, max_length=p.max_length)
-    refined = {}
+    refined, ungraded = {}, 0
     if judge is not None:
         # All of it is written before the gold answer is looked at, by whoever grades.
         refinement, refined = await refine_alone(policy, judge, response, hidden(problem), p)
         if refinement is not None:
             (refinement,) = await score([refinement], problem)
             refined |= _told("refinement", refinement)
+            ungraded += refinement.ungraded
     (response,) = await score([response], problem)
     if judge is not None:
         refined["refined_reward"] = refined.get("refinement_reward", response.reward)
-    return _told("greedy", response) | refined
+    return _told("greedy", response) | refined | {"ungraded": ungraded + response.ungraded}
 
 
 async def refine_alone(
@@ -254,10 +263,14 @@ async def _oracle_fields(policy: Writer, q: int, problem: Problem, known: dict, 
     critique = text_row(known["critique"], RowIndex(question=q, stage=Stage.CRITIQUE), parent=response)
     (refinement,), _ = await rollout.refine(policy, [critique], hidden(problem), max_length=p.max_length)
     (refinement,) = await score([refinement], problem)
-    return {"oracle_refinement": refinement.text, "oracle_reward": refinement.reward}
+    return {
+        "oracle_refinement": refinement.text,
+        "oracle_reward": refinement.reward,
+        "ungraded": known["ungraded"] + refinement.ungraded,
+    }
 
 
-async def _sample_fields(policy: Writer, q: int, problem: Problem, p: Protocol) -> dict:
+async def _sample_fields(policy: Writer, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
     rows = await respond(policy, hidden(problem), question=q, num_responses=p.num_samples, max_length=p.max_length)
     rows = await score(rows, problem)
     kind = problem.grader or p.grader
@@ -268,6 +281,7 @@ async def _sample_fields(policy: Writer, q: int, problem: Problem, p: Protocol) 
         "lengths": [len(row.token_ids) for row in rows],
         "truncated": [row.truncated for row in rows],
         "votes": await votes(rows, problem, kind, p.pass_threshold) if kind in VOTING else None,
+        "ungraded": known["ungraded"] + num_ungraded(rows),
     }
 
 

@@ -3,10 +3,15 @@
     def reward(prompts, completions, completion_ids=None, **columns) -> list[float | None]:
         return [float(text.strip().endswith(answer)) for text, answer in zip(completions, columns["answer"])]
 
-It gets the responses to one question at a time: lists of equal length, one entry a response. `answer` is the gold
-answer; the other columns are the row's own. It runs in worker processes, which keep its module's state between calls.
+It gets all responses to a question that are graded together in one call, in order: lists of equal length, one entry a
+response. `answer` is the gold answer; the other columns are the row's own. It runs in worker processes, which keep its
+module's state between calls.
 
-Departure: TRL also passes `trainer_state`; here there is none. `completion_ids` is None.
+What it raises ends the run. `None` and what is no finite number are no reward: such a response is left out. The same
+holds for all responses of a call that takes longer than the time limit of a response times their number.
+
+Departures: TRL has no time limit, and also passes `trainer_state`; here there is none. `completion_ids` is None. `None`
+counts as 0 in TRL.
 """
 
 import asyncio
@@ -17,12 +22,14 @@ import inspect
 import math
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cgrpo_jax.answers import Grade
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.workers import Outcome
 
+_MOST_SAID = 300  # characters of an exception
 _NOT_COLUMNS = ("prompt", "completion", "completion_ids", "prompts", "completions")
 
 
@@ -87,8 +94,8 @@ def score(
     prompt: str,
     columns: Mapping[str, Any],
     messages: bool,
-) -> list[Outcome]:
-    """Calls the function on the responses to one question. To be called in a worker.
+) -> list[Grade] | str:
+    """Returns the grades of responses to one question, or what the function raised. To be called in a worker.
 
     Args:
       kind: its name.
@@ -99,10 +106,20 @@ def score(
       messages: pass prompts and completions as lists of messages, as TRL does with conversational data. A function
         whose `completions` are annotated as lists of lists gets messages anyway.
 
-    Raises:
-      Exception: whatever the function raises; or it returned something else than a number or None a response.
+    Returns:
+      A grade for each response; what `_said` says where the function raises, or returns something else than a number
+      or None for each response.
     """
     function = load(kind)
+    try:
+        return _score(function, responses, answer, prompt, columns, messages)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code
+        return _said(error, function)
+
+
+def _score(
+    function: Callable, responses: Sequence[str], answer: str, prompt: str, columns: Mapping[str, Any], messages: bool
+) -> list[Grade]:
     prompts, completions = [prompt] * len(responses), list(responses)
     if messages or _wants_messages(function):
         prompts = [[{"role": "user", "content": prompt}] for _ in responses]
@@ -117,16 +134,25 @@ def score(
     rewards = list(rewards)
     if len(rewards) != len(responses):
         raise ValueError(f"it returned {len(rewards)} rewards for {len(responses)} responses")
-    return [Outcome(_scored(reward)) for reward in rewards]
+    return [_graded(reward) for reward in rewards]
 
 
-def _scored(reward) -> tuple[float, None, str]:
+def _graded(reward) -> Grade:
     if reward is None:
-        return 0.0, None, "the reward function gave None"
+        return Grade(0.0, None, "the reward function gave None", failed=True)
     value = float(reward)
     if not math.isfinite(value):
-        return 0.0, None, f"the reward function gave {value}"
-    return value, None, f"the reward function gave {value:g}"
+        return Grade(0.0, None, f"the reward function gave {value}", failed=True)
+    return Grade(value, None, f"the reward function gave {value:g}")
+
+
+def _said(error: BaseException, function: Callable) -> str:
+    """An exception in one line, with the innermost line of the function's own file, else of any but this one."""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")[:_MOST_SAID]
+    places = [place for place in traceback.extract_tb(error.__traceback__) if place.filename != __file__]
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    own = [place for place in places if code and place.filename == code.co_filename] or places
+    return f"{text} ({own[-1].filename}, line {own[-1].lineno})" if own else text
 
 
 def _accepted(function: Callable, arguments: dict) -> dict:

@@ -139,8 +139,8 @@ def metrics_row(
         row |= metrics.refinement_metrics(refinements, kept, pass_threshold=pass_threshold)
         row["refine/prompts_cut"] = counts["refine_prompts_cut"]
         row["refine/dropped_mentions"] = counts["dropped_mentions"]
-    trained = [one for group in responses for one in group] + list(kept)
-    row["group_reward"] = sum(one.reward for one in trained) / len(trained)
+    trained = [one for group in [*responses, kept] for one in group if not one.ungraded]
+    row["group_reward"] = sum(one.reward for one in trained) / max(len(trained), 1)
     row |= metrics.critic_metrics(counts) | metrics.engine_metrics(engines)
     return row | metrics.update_metrics(stats) | metrics.update_work(stats, model, adapters=adapters)
 

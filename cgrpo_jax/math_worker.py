@@ -75,6 +75,13 @@ def grade(response, answer):
     """
     if not readable(answer):
         return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
+    try:
+        return _grade(response, answer)
+    except (MemoryError, RecursionError):  # as one that takes too long, it is the response's own doing
+        return 0.0, None, "the response is too large to be read"
+
+
+def _grade(response, answer):
     text = answers.without_thinking(response)
     box = answers.boxed(text)
     if box is not None:

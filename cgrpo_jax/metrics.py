@@ -68,6 +68,11 @@ METRICS = {
     "critic/http_failed/CATEGORY": "those that failed for good, by why: timeout, unreachable, garbage, status 500, ...",
     "critic/prompts_cut": "critique prompts in which a response was cut in its middle",
     "grade/timeouts": "rows whose grading ran into its time limit (reward 0)",
+    "grade/failures": "rows without a verdict, because their grader failed: they are neither trained nor refined",
+    "judge/http_requests": "replies asked of the judge's endpoint, further attempts at unreadable ones included",
+    "judge/http_attempts": "how often the endpoint was asked for them",
+    "judge/http_failed/CATEGORY": "those that failed for good, by why, as critic/http_failed/CATEGORY",
+    "judge/unreadable": "replies of the judge that could not be read; asked for again up to judge.max_retries times",
     "num_tokens": "tokens generated since the start, by all stages",
     "num_compilations": "programs compiled since the start of the process",
     "step_time": "seconds of the whole iteration",
@@ -88,8 +93,9 @@ def _mean(values) -> float:
 
 
 def response_metrics(responses: Sequence[Sequence[Rollout]], *, pass_threshold: float) -> dict[str, float]:
-    """Metrics of the initial responses."""
-    rewards = [np.array([row.reward for row in group]) for group in responses]
+    """Metrics of the initial responses; of rewards, of those with a verdict."""
+    rewards = [np.array([row.reward for row in group if not row.ungraded]) for group in responses]
+    rewards = [r for r in rewards if r.size]
     rows = [row for group in responses for row in group]
     lengths = np.array([len(row.token_ids) for row in rows])
     cut = np.array([row.truncated for row in rows])
@@ -109,10 +115,10 @@ def refinement_metrics(
     refinements: Sequence[Rollout], kept: Sequence[Rollout], *, pass_threshold: float
 ) -> dict[str, float]:
     """Metrics of the refinements, those sampled and those kept."""
-    passed = [row.reward >= pass_threshold for row in refinements]
+    passed = [row.reward >= pass_threshold for row in refinements if not row.ungraded]
     by_question = collections.defaultdict(bool)
-    for row, p in zip(refinements, passed, strict=True):
-        by_question[row.index.question] |= p
+    for row in refinements:
+        by_question[row.index.question] |= row.reward >= pass_threshold and not row.ungraded
     return {
         "refine/attempted": len(refinements),
         "refine/success": _mean(passed),
@@ -146,10 +152,15 @@ def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     return metrics
 
 
-def endpoint_metrics(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
-    """Metrics of an HTTP endpoint from what `HttpCritic.counts` was after and before an iteration."""
+def endpoint_metrics(counts: Mapping[str, int], before: Mapping[str, int], *, whose: str = "critic") -> dict[str, int]:
+    """Metrics of the endpoint of a "critic" or a "judge", from what its `counts` were after and before an iteration."""
+
+    def since(name: str) -> int:
+        return counts.get(name, 0) - before.get(name, 0)
+
     wanted = ["requests", "attempts", *(name for name in counts if name.startswith("failed/"))]
-    return {f"critic/http_{name}": counts.get(name, 0) - before.get(name, 0) for name in wanted}
+    result = {f"{whose}/http_{name}": since(name) for name in wanted}
+    return result | ({f"{whose}/unreadable": since("unreadable")} if "unreadable" in counts else {})
 
 
 def engine_metrics(stats: Sequence[Stats]) -> dict[str, float]:

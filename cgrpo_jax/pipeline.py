@@ -11,6 +11,7 @@ process 0 asks for them and tells the others.
 
 import collections
 import dataclasses
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from concurrent import futures
@@ -19,13 +20,18 @@ from typing import Any
 import jax
 
 from cgrpo_jax import runtime
+from cgrpo_jax.answers import without_thinking
 from cgrpo_jax.engine import Engine, Sampled
+from cgrpo_jax.errors import GradingError
 from cgrpo_jax.records import Problem, Stage
 from cgrpo_jax.rewards import Grade, Grader, Pending
 from cgrpo_jax.scheduler import Request
 
 _GRADE_TICKS = 1  # from asking for a grade to reading it
 _POLL_SECONDS = 1.0  # that process 0 waits for an answer from afar before the processes speak again
+# A grader that has failed on so many responses, to so many questions, and has given no verdict at all, is out of order.
+_FAILED_RESPONSES, _FAILED_QUESTIONS = 8, 4
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,6 +79,33 @@ def call(submit: Callable[[], futures.Future]) -> Awaitable[dict]:
     return _Wait(lambda pipeline, task: pipeline._call(task, submit))
 
 
+@dataclasses.dataclass
+class _Gradings:
+    """What has come of the grades of one kind.
+
+    Attributes:
+      given: verdicts on responses that say something; no grader is needed to see that one is empty.
+      failed: responses without a verdict.
+      questions: that these answer.
+    """
+
+    given: int = 0
+    failed: int = 0
+    questions: set[tuple[str, int]] = dataclasses.field(default_factory=set)
+
+
+@dataclasses.dataclass(eq=False)
+class _Graded:
+    """Responses that are being graded: when they are due, who waits, who grades each, and those graded here."""
+
+    due: int
+    task: _Task
+    problem: Problem
+    responses: Sequence[str]
+    processes: Sequence[int]
+    pending: list[Pending]
+
+
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """How far a run is: questions done and in all, texts that are written, texts that wait by stage, tokens."""
@@ -90,7 +123,8 @@ class Pipeline:
     """What the coroutines of a run share.
 
     Args:
-      grader: grades responses; needed if `grade` is awaited. Several processes divide the work.
+      grader: grades responses; needed if `grade` is awaited. Several processes divide the work: the responses to a
+        question, or whole questions, where it takes groups.
 
     Example:
       async def answer(problem): ...
@@ -102,14 +136,18 @@ class Pipeline:
     def __init__(self, grader: Grader | None = None):
         self.grader = grader
         self.timeouts = 0  # rows whose grading ran into its time limit, since the start of the last run
+        self.failures = 0  # rows without a verdict, likewise
         self.grade_seconds = 0.0  # in which nothing was done but wait for grades, likewise
+        self._by_kind: collections.defaultdict[str, _Gradings] = collections.defaultdict(_Gradings)
+        self._told: set[str] = set()
         self._reset()
 
     def _reset(self) -> None:
         self._ready: collections.deque[_Task] = collections.deque()
         self._asked: dict[int, _Task] = {}
         self._engines: list[Engine] = []
-        self._gradings: list[tuple[int, _Task, int, list]] = []
+        self._gradings: list[_Graded] = []
+        self._num_groups = 0
         self._calls: dict[int, tuple[_Task, futures.Future | None]] = {}
         self._num_calls = self._tick = 0
 
@@ -134,16 +172,21 @@ class Pipeline:
 
         async def from_afar(response: str) -> Grade:
             found = Grade(**await call(lambda: submit(response).future))
-            self.timeouts += found.timed_out
+            self._note(problem, [response], [found])
             return found
 
         if self.grader.is_far(problem.grader):
             self._spawn(task, [from_afar(response) for response in responses])
             return
-        first, step = jax.process_index(), jax.process_count()
-        pending = [submit(response) for response in responses[first::step]]
+        here, number = jax.process_index(), jax.process_count()
+        if self.grader.takes_groups(problem.grader):
+            processes = [self._num_groups % number] * len(responses)
+            self._num_groups += 1
+        else:
+            processes = [row % number for row in range(len(responses))]
+        pending = [submit(response) for response, at in zip(responses, processes, strict=True) if at == here]
         self.grader.send()
-        self._gradings.append((self._tick + _GRADE_TICKS, task, len(responses), pending))
+        self._gradings.append(_Graded(self._tick + _GRADE_TICKS, task, problem, responses, processes, pending))
 
     def _call(self, task: _Task, submit: Callable[[], futures.Future]) -> None:
         self._calls[self._num_calls] = task, submit() if runtime.is_first() else None
@@ -164,10 +207,15 @@ class Pipeline:
           coroutines: one a question.
           engines: that they write with, at work (`Engine.begin`).
           on_tick: called after every tick; may raise, on all processes alike.
+
+        Raises:
+          GradingError: on all processes alike, a user's reward function raised, or a grader fails on all responses.
         """
         started = time.monotonic()
         self._reset()
-        self.timeouts, self.grade_seconds = 0, 0.0
+        self.timeouts, self.failures, self.grade_seconds = 0, 0, 0.0
+        for kind in [kind for kind, found in self._by_kind.items() if found.given]:
+            del self._by_kind[kind]  # those without any verdict may become hopeless over several runs
         self._engines = list(engines)
         tasks = [_Task(coroutine, None, number) for number, coroutine in enumerate(coroutines)]
         self._results, self._left = [None] * len(tasks), len(tasks)
@@ -235,20 +283,58 @@ class Pipeline:
 
     def _read_grades(self, *, everything: bool) -> None:
         """Waits for the grades that are due and hands them out; each has the grader's time limit."""
-        due = [one for one in self._gradings if everything or one[0] <= self._tick]
+        due = [one for one in self._gradings if everything or one.due <= self._tick]
         if not due:
             return
-        self._gradings = [one for one in self._gradings if not (everything or one[0] <= self._tick)]
+        self._gradings = [one for one in self._gradings if not (everything or one.due <= self._tick)]
         started = time.monotonic()
+        own, error = [], ""
         with runtime.agree("grading"):
-            own = [[dataclasses.astuple(row.result()) for row in pending] for _, _, _, pending in due]
-        shares = runtime.share(own)
+            try:
+                own = [[dataclasses.astuple(row.result()) for row in one.pending] for one in due]
+            except GradingError as raised:  # told to the other processes, so that all say the same
+                error = str(raised)
+        shares, errors = zip(*runtime.share([own, error]), strict=True)
         self.grade_seconds += time.monotonic() - started
-        for i, (_, task, number, _) in enumerate(due):
-            step = len(shares)
-            grades = [Grade(*shares[row % step][i][row // step]) for row in range(number)]
-            self.timeouts += sum(grade.timed_out for grade in grades)
-            self._resume(task, grades)
+        if any(errors):
+            raise GradingError(next(filter(None, errors)))
+        for i, one in enumerate(due):
+            rows = [iter(share[i]) for share in shares]
+            grades = [Grade(*next(rows[process])) for process in one.processes]
+            self._note(one.problem, one.responses, grades)
+            self._resume(one.task, grades)
+
+    def _note(self, problem: Problem, responses: Sequence[str], grades: Sequence[Grade]) -> None:
+        """Counts the grades of responses to a problem.
+
+        Raises:
+          GradingError: all of their kind have failed so far, and there are enough to tell.
+        """
+        kind = problem.grader or self.grader.kind
+        found = self._by_kind[kind]
+        failed = [grade for grade in grades if grade.failed]
+        if failed and kind not in self._told and runtime.is_first():
+            self._told.add(kind)
+            _logger.warning(
+                "grader '%s' gave no verdict: %s; counted in grade/failures, not said again.", kind, failed[0].reason
+            )
+        self.timeouts += sum(grade.timed_out for grade in grades)
+        self.failures += len(failed)
+        found.failed += len(failed)
+        found.questions |= {(problem.source, problem.index)} if failed else set()
+        found.given += sum(
+            bool(without_thinking(text).strip()) and not one.failed for text, one in zip(responses, grades, strict=True)
+        )
+        if (
+            failed
+            and not found.given
+            and found.failed >= _FAILED_RESPONSES
+            and len(found.questions) >= _FAILED_QUESTIONS
+        ):
+            raise GradingError(
+                f"grader '{kind}' gave no verdict on any of {found.failed} responses ({failed[0].reason}); see that it "
+                "works, then give the same command to go on."
+            )
 
     def _read_calls(self, *, wait: bool) -> None:
         """Hands out the answers from afar that have come."""

@@ -126,7 +126,7 @@ def _check_gold(config, problems: list[Problem]) -> None:
         answers[problem.source, problem.grader or config.grader].append(problem.answer)
     for (source, kind), golds in answers.items():
         try:
-            rewards.check_gold(kind, golds)
+            rewards.check_gold(kind, golds, timeout=config.grader_timeout, num_workers=config.grader_workers)
         except UserError as error:
             raise UserError(f"{source}: {error}") if len(answers) > 1 else error from error
 

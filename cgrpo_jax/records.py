@@ -108,6 +108,7 @@ class Rollout:
       truncated: the row reached its maximum length without an end-of-turn token.
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
       reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
+      ungraded: the grader failed: the reward is 0, but says nothing.
       extracted: the final answer as the grader read it, None if there was none or nobody has looked for it.
       feedback: what the grader found, such as the failing test and its output; "" until scored.
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
@@ -123,6 +124,7 @@ class Rollout:
     truncated: bool = struct.field(pytree_node=False, default=False)
     parent: "Rollout | None" = None
     reward: float | None = struct.field(pytree_node=False, default=None)
+    ungraded: bool = struct.field(pytree_node=False, default=False)
     verdict: bool | None = struct.field(pytree_node=False, default=None)
     extracted: str | None = struct.field(pytree_node=False, default=None)
     feedback: str = struct.field(pytree_node=False, default="")

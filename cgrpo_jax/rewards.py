@@ -8,7 +8,10 @@ Each kind reads a final answer out of a response and compares it with the gold a
   - `judge`: a checklist that a model behind an HTTP endpoint goes through, see `judge`.
   - "FILE.py:name" or "package.module:name": a user's own function, in worker processes, see `functions`.
 
-Whatever a model writes, grading a row gives a `Grade`; it never raises.
+Whatever a model writes, grading a row gives a `Grade`. It is a zero, and `timed_out`, where reading a response, or
+running its program, takes longer than the time limit: that is the response's own doing. It is a zero, and `failed`,
+where there is no verdict: the grader raised, its worker died and died again at this response alone, a judge gave no
+answer that can be read, or a user's function gave None or ran out of time. What a user's function raises is raised.
 """
 
 import collections
@@ -16,7 +19,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
@@ -25,7 +27,7 @@ from typing import Any
 from cgrpo_jax import answers as answers_lib
 from cgrpo_jax import functions, math_worker, sandbox
 from cgrpo_jax.answers import Grade
-from cgrpo_jax.errors import UserError
+from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.judge import Judge, read_checklist
 from cgrpo_jax.workers import Outcome, Task, Workers, each
 
@@ -37,7 +39,6 @@ _BATCH = 8  # responses to one question that a worker takes at once
 _GOLD_BATCH = 32  # gold answers likewise
 _REMEMBERED = 1 << 14  # grades that a Grader keeps
 _NO_COLUMNS: Mapping[str, Any] = {}
-_logger = logging.getLogger(__name__)
 
 
 def check_kind(kind: str) -> None:
@@ -76,14 +77,19 @@ def grade(
         return grader.grade(responses, answers)
 
 
-def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0) -> None:
+def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_workers: int = 2) -> None:
     """Checks that every gold answer can be read, so that no row is rewarded or failed for the parser's sake.
+
+    Args:
+      kind: of grader.
+      answers: the gold answers.
+      timeout, num_workers: as for `Grader`.
 
     Raises:
       UserError: unknown kind, a function that can't be loaded, or answers that can't be read: the first five rows and
         how many there are.
     """
-    with Grader(kind, timeout=timeout) as grader:
+    with Grader(kind, timeout=timeout, num_workers=num_workers) as grader:
         readable = grader.readable(answers)
     bad = [row for row, ok in enumerate(readable) if not ok]
     if bad:
@@ -104,7 +110,8 @@ class Grader:
     Args:
       kind: one of KINDS, or the name of a function; of problems that name no other.
       num_workers: worker processes of each kind that needs them.
-      timeout: seconds for one response; at the limit its worker is killed and replaced.
+      timeout: seconds for one response; at the limit its worker is killed and replaced. A user's function, which gets
+        several at once, has as much for each.
       tolerance: of `numeric`, relative.
       messages: a user's function gets lists of messages, see `functions.score`.
       judge: who grades kind `judge`.
@@ -124,13 +131,12 @@ class Grader:
         judge: Judge | None = None,
     ):
         check_kind(kind)
-        self._kind, self._num_workers, self._timeout = kind, num_workers, timeout
-        self._messages, self._judge = messages, judge
+        self.kind, self._num_workers, self._timeout = kind, num_workers, timeout
+        self._messages, self.judge = messages, judge
         self._compare = dict(answers_lib.COMPARE)
         self._compare["numeric"] = functools.partial(answers_lib.numeric, tolerance=tolerance)
         self._workers: dict[str, Workers] = {}
         self._held: _Batch | None = None
-        self._told: set[str] = set()
         self._known: collections.OrderedDict[bytes, Grade] = collections.OrderedDict()
 
     def __enter__(self):
@@ -147,7 +153,11 @@ class Grader:
 
     def is_far(self, kind: str = "") -> bool:
         """Do grades of this kind, the Grader's own by default, come over the network, whenever they come?"""
-        return (kind or self._kind) == "judge"
+        return (kind or self.kind) == "judge"
+
+    def takes_groups(self, kind: str = "") -> bool:
+        """May a grade of this kind depend on the other responses that are graded with it, as a user's function's?"""
+        return functions.is_name(kind or self.kind)
 
     def submit(
         self,
@@ -172,16 +182,17 @@ class Grader:
 
         Raises:
           UserError: unknown kind, or there is no judge.
+          GradingError: from `.result()`, a user's function raised.
         """
-        kind = kind or self._kind
+        kind = kind or self.kind
         check_kind(kind)
         if kind in self._compare:
             done = Grade(*self._compare[kind](answers_lib.without_thinking(response), answer))
             return Pending(lambda: done)
         if kind == "judge":
-            if self._judge is None:
+            if self.judge is None:
                 raise UserError("grader 'judge' has no endpoint to ask; set judge.url and judge.model.")
-            future = self._judge.submit(prompt, response, answer)
+            future = self.judge.submit(prompt, response, answer)
             return Pending(future.result, future)
         if (known := self._recall(kind, response, answer)) is not None:
             return Pending(lambda: known)
@@ -210,7 +221,7 @@ class Grader:
         Raises:
           UserError: unknown kind, or a function that can't be loaded.
         """
-        kind = kind or self._kind
+        kind = kind or self.kind
         check_kind(kind)
         if kind in self._compare:
             return [answers_lib.READABLE[kind](answer) for answer in answers]
@@ -254,9 +265,9 @@ class Grader:
         workers = self._pool(batch.kind)
         if functions.is_name(batch.kind):
             kind = functions.resolved(batch.kind)
-            return workers.call(
-                functions.score, kind, responses, batch.answer, batch.prompt, dict(batch.columns), self._messages
-            )
+            given = (batch.answer, batch.prompt, dict(batch.columns), self._messages)
+            timeout = self._timeout * len(responses)
+            return workers.call(functions.score, kind, responses, *given, timeout=timeout)
         rows = [(response, batch.answer) for response in responses]
         return workers.call(each, _module(batch.kind).grade, rows)
 
@@ -265,21 +276,32 @@ class Grader:
         if batch.grades is None:
             if batch.task is None:
                 self.send()
-            found = _finish(functools.partial(self._begin, batch), batch.responses, batch.task)
-            batch.grades = [_graded(outcome) for outcome in found]
-            for response, one, outcome in zip(batch.responses, batch.grades, found, strict=True):
-                if functions.is_name(batch.kind):
-                    self._tell(batch.kind, outcome)
-                elif outcome.failure is None and (batch.kind != "code" or one.score):
-                    # A program that fails may have been too slow at a busy moment.
-                    self._remember(batch.kind, response, batch.answer, one)
+            batch.grades = self._of_function(batch) if functions.is_name(batch.kind) else self._of_workers(batch)
         return batch.grades[number]
 
-    def _tell(self, kind: str, outcome: Outcome) -> None:
-        """Logs the first failure of a user's function, which may well fail on all responses."""
-        if outcome.failure and kind not in self._told:
-            self._told.add(kind)
-            _logger.warning("grader %s: %s; such responses score 0, this is not said again.", kind, outcome.failure)
+    def _of_workers(self, batch: "_Batch") -> list[Grade]:
+        found = _finish(functools.partial(self._begin, batch), batch.responses, batch.task)
+        grades = [_graded(outcome) for outcome in found]
+        for response, one, outcome in zip(batch.responses, grades, found, strict=True):
+            # A program that fails may have been too slow at a busy moment.
+            if outcome.failure is None and (batch.kind != "code" or one.score):
+                self._remember(batch.kind, response, batch.answer, one)
+        return grades
+
+    def _of_function(self, batch: "_Batch") -> list[Grade]:
+        """The grades that a user's function gives; one call, since they may depend on each other.
+
+        Raises:
+          GradingError: it raised.
+        """
+        found = batch.task.outcome()
+        if found.failure is not None:
+            return [Grade(0.0, None, found.failure, found.timed_out, failed=True)] * len(batch.responses)
+        if isinstance(found.value, str):
+            raise GradingError(
+                f"grader '{batch.kind}' raised {found.value}; mend it, then give the same command to go on."
+            )
+        return found.value
 
     # --- grades that are known already ------------------------------------------------------------------------------
 
@@ -328,11 +350,11 @@ class _Batch:
 
 
 def _finish(begin: Callable[[Sequence[str]], Task], texts: Sequence[str], task: Task) -> list[Outcome]:
-    """What became of each text of a task. Where they took too long together, or one killed its worker, one by one."""
+    """What became of each text of a task. Where they took too long together, or their worker died, one by one."""
     whole = task.outcome()
     if whole.failure is None:
         return whole.value
-    if len(texts) == 1:
+    if whole.timed_out and len(texts) == 1:
         return [whole]
     alone = [begin([text]) for text in texts]
     return [outcome if outcome.failure else outcome.value[0] for outcome in (one.outcome() for one in alone)]
@@ -340,7 +362,7 @@ def _finish(begin: Callable[[Sequence[str]], Task], texts: Sequence[str], task: 
 
 def _graded(outcome: Outcome) -> Grade:
     if outcome.failure is not None:
-        return Grade(0.0, None, outcome.failure, outcome.timed_out)
+        return Grade(0.0, None, outcome.failure, outcome.timed_out, failed=not outcome.timed_out)
     return Grade(*outcome.value)
 
 

@@ -39,7 +39,7 @@ async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = 
     """Returns the rollouts, all of one problem, with the verifier's reward, and with what it read and found."""
     grades = await grade([row.text for row in rollouts], problem)
     return [
-        row.replace(reward=float(g.score), extracted=g.extracted, feedback=g.reason)
+        row.replace(reward=float(g.score), extracted=g.extracted, feedback=g.reason, ungraded=g.failed)
         for row, g in zip(rollouts, grades, strict=True)
     ]
 
@@ -94,8 +94,8 @@ async def critique(
     """Critiques responses (or refinements) to a problem that have been scored.
 
     A `cot` critique whose verdict is malformed, or disagrees with the reward, is written again with another random
-    key, and after `max_retries` replaced by the indicative one. A row without a reward (unsupervised variant) accepts
-    any verdict that can be read.
+    key, and after `max_retries` replaced by the indicative one. A row without a reward (unsupervised variant), or whose
+    grader failed, accepts any verdict that can be read.
 
     Args:
       critic: how.
@@ -160,18 +160,22 @@ def _critique_index(row: Rollout, c: int, num_critiques: int) -> RowIndex:
     return row.index.replace(critique=critique, refinement=refinement, stage=Stage.CRITIQUE, attempt=0)
 
 
+def _passed(row: Rollout, pass_threshold: float) -> bool | None:
+    """Is a row right? None where nobody knows."""
+    return None if row.reward is None or row.ungraded else row.reward >= pass_threshold
+
+
 def _usable(row: Rollout, pass_threshold: float) -> bool:
-    reward = row.parent.reward
-    return row.verdict is not None and (reward is None or row.verdict == (reward >= pass_threshold))
+    return row.verdict is not None and _passed(row.parent, pass_threshold) in (None, row.verdict)
 
 
 def _verdict_counts(row: Rollout, pass_threshold: float) -> Counts:
     """Counts a first attempt's verdict against the verifier's."""
     if row.verdict is None:
         return collections.Counter(malformed=1)
-    if row.parent.reward is None:
+    passed = _passed(row.parent, pass_threshold)
+    if passed is None:
         return collections.Counter(valid=1)
-    passed = row.parent.reward >= pass_threshold
     return collections.Counter(
         valid=int(row.verdict == passed),
         false_right=int(row.verdict and not passed),
@@ -211,11 +215,15 @@ def _by_rule(text: str, row: Rollout, index: RowIndex, encode) -> Rollout:
 
 
 def to_refine(responses: Sequence[Rollout], *, refine_max_pass: float, pass_threshold: float) -> list[Rollout]:
-    """Returns the failed responses to a question if at most `refine_max_pass` of its responses pass, else none."""
-    passed = [row.reward >= pass_threshold for row in responses]
-    if np.mean(passed) > refine_max_pass:
+    """Returns the failed responses to a question if at most `refine_max_pass` of its responses pass, else none.
+
+    Responses without a verdict count as neither.
+    """
+    graded = [row for row in responses if not row.ungraded]
+    passed = [row.reward >= pass_threshold for row in graded]
+    if not graded or np.mean(passed) > refine_max_pass:
         return []
-    return [row for row, p in zip(responses, passed, strict=True) if not p]
+    return [row for row, p in zip(graded, passed, strict=True) if not p]
 
 
 async def refine(
@@ -281,13 +289,14 @@ def insert_solution(
 
 
 def select(refinements: Sequence[Rollout], *, num_kept: int, seed: int, iteration: int) -> list[Rollout]:
-    """Keeps `num_kept` refinements a question, highest reward first, ties at random.
+    """Keeps `num_kept` refinements a question, highest reward first, ties at random; none without a verdict.
 
     The draw depends on (seed, iteration, question) only.
     """
     by_question = collections.defaultdict(list)
     for row in refinements:
-        by_question[row.index.question].append(row)
+        if not row.ungraded:
+            by_question[row.index.question].append(row)
     kept = []
     for q, rows in sorted(by_question.items()):
         rng = random.Random(f"select {seed} {iteration} {q}")
@@ -305,7 +314,8 @@ def train_rows(
     """Returns each question's group as train rows: its responses, then its kept refinements.
 
     A refinement's context is the prompt of the question, not the one it was sampled from: every log-probability of it
-    is `pi(y' | q)`, as if no critique had been seen. The tokens are the sampled ones.
+    is `pi(y' | q)`, as if no critique had been seen. The tokens are the sampled ones. A response without a verdict has
+    advantage 0, and no part in the others' baseline.
 
     Args:
       responses: Q groups.
@@ -323,7 +333,7 @@ def train_rows(
     reward_B = np.zeros(size, np.float32)
     group_B = np.full(size, -1)
     reward_B[: len(rewards)] = rewards
-    group_B[: len(rewards)] = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    group_B[: len(rewards)] = [-1 if row.ungraded else q for q, group in enumerate(groups) for row in group]
     advantage_B = iter(
         np.asarray(
             jax.device_get(

@@ -26,7 +26,7 @@ from cgrpo_jax import (
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.pipeline import Pipeline
-from cgrpo_jax.records import Author, Problem
+from cgrpo_jax.records import Author, Problem, Rollout
 from cgrpo_jax.rundir import RunDir
 
 
@@ -82,7 +82,7 @@ def _show(config, model, params, critic_model, http_critic, grader, question, *,
         question = question.replace(" ", "")
         answer = answer or arithmetic.answer(question)
     elif answer:
-        rewards.check_gold(config.grader, [answer])
+        rewards.check_gold(config.grader, [answer], timeout=config.grader_timeout, num_workers=1)
     elif config.critique == "indicative_gt" or (config.critique == "cot" and config.critic_sees_answer):
         raise UserError("the critique of this configuration tells or sees the gold answer; give it with --answer.")
     problem = Problem(0, question, answer or "")
@@ -113,7 +113,7 @@ async def _stages(config, model, policy, critic, problem: Problem) -> None:
         (response,) = await rollout.score([response], problem)
     else:
         response = response.replace(reward=0.0)
-    _print("response", response.text, f"reward {response.reward:.0f}" if problem.answer else "no gold answer")
+    _print("response", response.text, _reward(response) if problem.answer else "no gold answer")
     (critique,), _ = await rollout.critique(critic, [response], problem, encode=model.tokenizer.encode)
     _print("critique", critique.text, critique.author)
     (refinement,), _ = await rollout.refine(
@@ -121,7 +121,11 @@ async def _stages(config, model, policy, critic, problem: Problem) -> None:
     )
     if problem.answer:
         (refinement,) = await rollout.score([refinement], problem)
-    _print("refinement", refinement.text, f"reward {refinement.reward:.0f}" if problem.answer else "no gold answer")
+    _print("refinement", refinement.text, _reward(refinement) if problem.answer else "no gold answer")
+
+
+def _reward(row: Rollout) -> str:
+    return f"no verdict: {row.feedback}" if row.ungraded else f"reward {row.reward:.0f}"
 
 
 def _print(stage: str, text: str, note: str) -> None:

@@ -14,7 +14,7 @@ from cgrpo_jax.passk import pass_at_k
 
 _UNNAMED = "held-out"  # problems without a source, such as generated chains
 _SHARES = ("pass@1", "refined@1", "oracle")  # of questions: one trial each
-_COUNTS = ("questions", "fixed", "broken")
+_COUNTS = ("questions", "fixed", "broken", "ungraded")
 _COLUMNS = 5  # benchmarks side by side
 
 
@@ -31,8 +31,9 @@ def summarize(lines: Iterable[Mapping[str, Any]], *, ks: Sequence[int], pass_thr
       `{"benchmarks": {NAME: numbers}, "mean": numbers}`. Numbers are `questions`; accuracies as `{"value", "low",
       "high"}`: `pass@1` (greedy), `pass@k`, `mean@n`, `maj@k`, `refined@1`, `oracle`; lengths in tokens and shares of
       truncated texts; of test-time refinement the shares `critiqued_wrong` and `malformed`, and how many answers it
-      `fixed` (wrong to right) and `broke` (right to wrong). The mean has what all benchmarks have; it counts each
-      benchmark once, whatever its number of questions, and adds up what is counted.
+      `fixed` (wrong to right) and `broken` (right to wrong); and how many texts are `ungraded`, because their grader
+      failed: they count as wrong. The mean has what all benchmarks have; it counts each benchmark once, whatever its
+      number of questions, and adds up what is counted.
     """
     by_source: dict[str, list] = {}
     for line in lines:
@@ -48,7 +49,8 @@ def _of_question(line: Mapping[str, Any], ks: Sequence[int], pass_threshold: flo
     right = line["greedy_reward"] >= pass_threshold
     accuracy: dict[str, float] = {"pass@1": right}
     other: dict[str, float] = {
-        "questions": 1, "mean_length": line["greedy_length"], "truncated": line["greedy_truncated"]
+        "questions": 1, "mean_length": line["greedy_length"], "truncated": line["greedy_truncated"],
+        "ungraded": line["ungraded"],
     }  # fmt: skip
     if "samples" in line:
         number = len(line["samples"])
@@ -113,11 +115,22 @@ def table(summary: Mapping[str, Any]) -> str:
         columns["mean"] = summary["mean"]
     names = list(columns)
     blocks = [names[first : first + _COLUMNS] for first in range(0, len(names), _COLUMNS)]
-    return "\n".join(_block({name: columns[name] for name in block}) for block in blocks)
+    text = "\n".join(_block({name: columns[name] for name in block}) for block in blocks)
+    return text + said_of_ungraded({name: one.get("ungraded", 0) for name, one in summary["benchmarks"].items()})
+
+
+def said_of_ungraded(numbers: Mapping[str, int]) -> str:
+    """Returns a line that says how many texts have no verdict, by where they are; nothing where all have one."""
+    where = ", ".join(f"{name}: {number}" for name, number in numbers.items() if number)
+    if not where:
+        return ""
+    return (
+        f"{sum(numbers.values())} texts have no verdict, because their grader failed ({where}); they count as wrong\n"
+    )
 
 
 def _block(columns: Mapping[str, Mapping]) -> str:
-    rows = list(dict.fromkeys(row for numbers in columns.values() for row in numbers))
+    rows = list(dict.fromkeys(row for numbers in columns.values() for row in numbers if row != "ungraded"))
     rows.sort(key=lambda row: row != "questions")  # else in the order in which they came
     return aligned(
         [["", *columns], *([row, *(cell(numbers.get(row)) for numbers in columns.values())] for row in rows)]

@@ -38,7 +38,7 @@ from cgrpo_jax import (
 )
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.engine import Stats
-from cgrpo_jax.errors import UserError
+from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.evaluation import evaluate
 from cgrpo_jax.learner import Learner
 from cgrpo_jax.pipeline import Pipeline, Progress, together
@@ -125,7 +125,12 @@ class Loop:
         bar = journal.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training")
         for iteration in range(self.progress.iteration, c.num_iterations):
             with self.profiler.iteration(iteration):
-                state, done = self._step(state, iteration, functools.partial(self._tick, state, bar))
+                try:
+                    state, done = self._step(state, iteration, functools.partial(self._tick, state, bar))
+                except GradingError:  # nothing is lost: the same command begins this iteration anew
+                    self._keep(state, iteration, always=True)
+                    self.parts.checkpoints.wait()
+                    raise
             row = self._log(iteration, done, state)
             self._keep(state, iteration + 1, always=self.learner.has_given_up())
             if self.learner.has_given_up():
@@ -188,15 +193,17 @@ class Loop:
 
     def _solve(self, policy, critic, problems, on_tick) -> tuple[list[list[Rollout]], list[Rollout]]:
         """Takes all questions through steps 1 to 3 at once: none waits for another."""
-        before = self.parts.http_critic.counts if self.parts.http_critic else None
+        endpoints = {"critic": self.parts.http_critic, "judge": self.pipeline.grader.judge}
+        before = {whose: one.counts for whose, one in endpoints.items() if one}
         with self.clock("rollout"), writers.at_work(policy, critic.writer) as engines:
             questions = [self._solve_one(policy, critic, q, problem) for q, problem in enumerate(problems)]
             solved = self.pipeline.run(questions, engines=engines, on_tick=on_tick)
             self.engine_stats = [engine.take_stats() for engine in engines]
         self.clock.add("grade", self.pipeline.grade_seconds)
         self.clock.count("grade/timeouts", self.pipeline.timeouts)
-        if self.parts.http_critic:
-            for name, number in metrics.endpoint_metrics(self.parts.http_critic.counts, before).items():
+        self.clock.count("grade/failures", self.pipeline.failures)
+        for whose, counts in before.items():
+            for name, number in metrics.endpoint_metrics(endpoints[whose].counts, counts, whose=whose).items():
                 self.clock.count(name, number)
         for _, _, counts in solved:
             self.counts.update(counts)
@@ -213,7 +220,7 @@ class Loop:
                 critic, rows, problem=problem, encode=encode, num_critiques=c.num_critiques
             )
             if c.reward_source == "critic" and new["unanswered"]:
-                raise UserError(
+                raise GradingError(
                     f"{c.http_critic.url} left {new['unanswered']} responses without a verdict, which is their reward; "
                     "see that it answers, then give the same command to go on."
                 )
@@ -338,9 +345,13 @@ class Loop:
         generated = sum(stats.tokens for stats in self.engine_stats)
         if c.eval.every and (iteration + 1) % c.eval.every == 0:
             # Stopped here, the iteration is done all the same: it is saved, without this, when the next one begins.
-            with contextlib.suppress(Stopped):
+            try:
                 result, _ = self._evaluate(self._weights(state), state)
                 row |= {f"eval/{name}": value for name, value in (result or {}).items()}
+            except Stopped:
+                pass
+            except GradingError as error:
+                journal.say(f"the evaluation after iteration {iteration} is left out: {error}")
         row |= {"step": iteration, "num_tokens": self.progress.num_tokens, "num_compilations": runtime.compilations()}
         row |= self.clock.take({"rollout": generated, "update": row["tokens_trained"]})
         devices = self.model.mesh.devices

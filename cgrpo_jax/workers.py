@@ -22,6 +22,7 @@ class Task:
 
     workers: "Workers"
     call: tuple[Callable, tuple]
+    timeout: float
     future: futures.Future
 
     def outcome(self) -> "Outcome":
@@ -53,7 +54,7 @@ class Workers:
 
     Args:
       number: of processes.
-      timeout: seconds of one call; at the limit its worker is killed and replaced.
+      timeout: seconds of a call; at the limit its worker is killed and replaced.
       start: called in each process at its start, before any time limit runs; a function of a module.
       arguments: of `start`.
     """
@@ -76,11 +77,12 @@ class Workers:
             self._pool.join()
             self._pool = None
 
-    def call(self, function: Callable, *arguments) -> Task:
-        """Begins a call of a module's function; arguments and result are pickled."""
-        return Task(self, (function, arguments), self._schedule(function, arguments))
+    def call(self, function: Callable, *arguments, timeout: float | None = None) -> Task:
+        """Begins a call of a module's function; arguments and result are pickled. `timeout` replaces the pool's."""
+        timeout = self._timeout if timeout is None else timeout
+        return Task(self, (function, arguments), timeout, self._schedule((function, arguments), timeout))
 
-    def _schedule(self, function: Callable, arguments: tuple) -> futures.Future:
+    def _schedule(self, call: tuple[Callable, tuple], timeout: float) -> futures.Future:
         if self._pool is not None and not self._pool.active:
             self.close()  # spoiled: see _outcome
         if self._pool is None:
@@ -90,22 +92,22 @@ class Workers:
                 initargs=self._arguments,
                 context=_SpawnWithoutMain(),
             )
-        return self._pool.schedule(function, args=arguments, timeout=self._timeout)
+        return self._pool.schedule(_outcome_of, args=call, timeout=timeout)
 
     def _outcome(self, task: Task) -> Outcome:
         try:
             try:
-                return Outcome(task.future.result())
+                return task.future.result()
             except BrokenProcessPool:
                 # An idle worker died (killed from outside, say), which spoils a pool: once more, in a fresh one.
-                return Outcome(self._schedule(*task.call).result())
+                return self._schedule(task.call, task.timeout).result()
         except BrokenProcessPool as error:
             raise RuntimeError("The grading workers die at their start; is math-verify installed?") from error
         except futures.TimeoutError:
-            return Outcome(None, f"timed out after {self._timeout:g} s", timed_out=True)
+            return Outcome(None, f"timed out after {task.timeout:g} s", timed_out=True)
         except pebble.ProcessExpired as error:
             return Outcome(None, f"worker died (exit code {error.exitcode})")
-        except Exception as error:  # noqa: BLE001 - whatever a worker raises is its row's zero, not the trainer's end
+        except Exception as error:  # noqa: BLE001 - what can't be pickled, say
             return failed(error)
 
 
@@ -135,13 +137,15 @@ class _SpawnWithoutMain(multiprocessing.context.SpawnContext):
 
 def each(function: Callable, rows: Sequence[tuple]) -> list[Outcome]:
     """Calls a function for each row of arguments; one that raises costs its row alone. To be called in a worker."""
-    outcomes = []
-    for row in rows:
-        try:
-            outcomes.append(Outcome(function(*row)))
-        except Exception as error:  # noqa: BLE001 - whatever SymPy raises is this row's zero
-            outcomes.append(failed(error))
-    return outcomes
+    return [_outcome_of(function, row) for row in rows]
+
+
+def _outcome_of(function: Callable, arguments: tuple) -> Outcome:
+    """Calls a function. In the worker, so that a `TimeoutError` of its own is not taken for the time limit."""
+    try:
+        return Outcome(function(*arguments))
+    except Exception as error:  # noqa: BLE001 - whatever SymPy raises
+        return failed(error)
 
 
 def failed(error: Exception) -> Outcome:

@@ -60,7 +60,20 @@ def protocol(**changes):
     return evaluation.Protocol(**settings | changes)
 
 
-def answer(folder, problems=PROBLEMS, *, on_tick=None, about=None, **changes):
+class Failing(rewards.Grader):
+    """Has no verdict on some texts."""
+
+    def __init__(self, *texts):
+        super().__init__("trace")
+        self.texts = texts
+
+    def submit(self, response, *arguments, **options):
+        if response in self.texts:
+            return rewards.Pending(lambda: rewards.Grade(0.0, None, "judge failed: timeout", failed=True))
+        return super().submit(response, *arguments, **options)
+
+
+def answer(folder, problems=PROBLEMS, *, on_tick=None, about=None, grading=None, **changes):
     """Returns the numbers and the engine."""
     # Not all at once, nor in order: six slots, and texts of different lengths.
     engine_of["now"] = engine = FakeEngine(say, steps=lambda i: 1 + (i.question + i.response) % 3, num_slots=6)
@@ -68,8 +81,8 @@ def answer(folder, problems=PROBLEMS, *, on_tick=None, about=None, **changes):
     results, how = Results(folder), protocol(**changes)
     with results.open(about or {"started": "2026-01-01", "config": {}}):
         evaluation.answer_on_disk(
-            model, "weights", problems, results=results, protocol=how, pipeline=Pipeline(rewards.Grader("trace")),
-            on_tick=on_tick,
+            model, "weights", problems, results=results, protocol=how, on_tick=on_tick,
+            pipeline=Pipeline(grading or rewards.Grader("trace")),
         )  # fmt: skip
         numbers = scores.summarize(results.lines("samples"), ks=how.ks, pass_threshold=1.0, seed=how.seed)
     assert not engine.at_work
@@ -108,6 +121,7 @@ def test_a_line_holds_all_of_a_question(tmp_path):
         "lengths": [length] * 4,
         "truncated": [False] * 4,
         "votes": [0, 1, 1, 2],
+        "ungraded": 0,
     }
     assert rows[3]["votes"] == [0, 1, None, None]
 
@@ -126,7 +140,7 @@ def test_greedy_alone_is_one_stage(tmp_path):
     numbers, engine = answer(tmp_path, ks=(1,))
     assert {run.settings["sampling"].temperature for run in engine.runs} == {0.0}
     assert not (tmp_path / "greedy.jsonl").exists() and "samples" not in lines(tmp_path)[0]
-    assert list(numbers["benchmarks"]["easy"]) == ["pass@1", "questions", "mean_length", "truncated"]
+    assert list(numbers["benchmarks"]["easy"]) == ["pass@1", "questions", "mean_length", "truncated", "ungraded"]
 
 
 # --- what it comes to ---------------------------------------------------------------------------------------------
@@ -166,6 +180,26 @@ def test_refinement_by_hand(tmp_path):
     assert [easy[name] for name in wanted] == [3, pytest.approx(2 / 3), 0, 1, 1]
     assert [hard[name] for name in wanted] == [2, 0, 1, 0, 0]
     assert [numbers["mean"][name] for name in wanted] == [5, pytest.approx(1 / 3), 0.5, 1, 1]
+
+
+def test_texts_without_a_verdict_count_as_wrong_and_are_told(tmp_path):
+    """They are: greedy, the refinement of the oracle and two samples of 6+6, and a refinement of 2+3."""
+    failing = Failing("Answer: 12", "Answer: 0", "Try")
+    numbers, _ = answer(tmp_path, refine=True, oracle=True, grading=failing)
+    failed = {"Answer: 12", "Answer: 0", "Try"}
+
+    def number(row):
+        texts = [row["greedy"], row.get("refinement"), row.get("oracle_refinement"), *row["samples"]]
+        return sum(text in failed for text in texts)
+
+    rows = lines(tmp_path)
+    assert [row["ungraded"] for row in rows] == [number(row) for row in rows] == [2, 3, 1, 5, 3]
+    assert [numbers["benchmarks"][name]["ungraded"] for name in ("easy", "hard")] == [6, 8]
+    assert numbers["mean"]["ungraded"] == 14 and numbers["benchmarks"]["hard"]["oracle"]["value"] == 0.5
+    said = "14 texts have no verdict, because their grader failed (easy: 6, hard: 8); they count as wrong"
+    assert scores.table(numbers).splitlines()[-1] == said
+    whole, _ = answer(tmp_path / "whole", refine=True, oracle=True)
+    assert "verdict" not in scores.table(whole) and "ungraded" not in scores.table(whole)
 
 
 def test_code_has_no_vote(tmp_path):

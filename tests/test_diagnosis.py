@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
+from test_benchmarks import Failing
 from test_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax import diagnosis, evaluation, rewards
@@ -33,7 +34,7 @@ def say(index):
     return Sampled(np.asarray(ids, np.int32), np.zeros(len(ids), np.float32), False)
 
 
-def diagnose(folder, kinds=("indicative_gt", "cot"), *, on_tick=None, see_answer=False, **changes):
+def diagnose(folder, kinds=("indicative_gt", "cot"), *, on_tick=None, see_answer=False, grader=None, **changes):
     """Returns the numbers and the engine."""
     engine = FakeEngine(say, steps=lambda i: 1 + (i.question + i.response) % 3, num_slots=3)
     model = types.SimpleNamespace(engine=engine, prompts=make(TOKENIZER, **CHAINS))
@@ -50,7 +51,7 @@ def diagnose(folder, kinds=("indicative_gt", "cot"), *, on_tick=None, see_answer
     how = {
         "results": results,
         "protocol": diagnosis.Protocol(**settings | changes),
-        "pipeline": Pipeline(rewards.Grader("trace")),
+        "pipeline": Pipeline(grader or rewards.Grader("trace")),
         "on_tick": on_tick,
     }
     with results.open({"started": "2026-01-01", "config": {}}):
@@ -145,7 +146,7 @@ def test_nothing_fails(tmp_path, monkeypatch):
     assert {key[4] for key in engine.added} == {Stage.RESPONSE}
     assert summary["kinds"]["cot"] == {
         "critiques": 0, "valid_critiques": None, "refinements": 0, "successful_refinements": None,
-        "critiqued_questions": None, "questions_refined": None,
+        "critiqued_questions": None, "questions_refined": None, "ungraded": 0,
     }  # fmt: skip
     assert diagnosis.table(summary).splitlines()[-1].split() == ["cot", "-", "-", "-", "-"]
 
@@ -155,6 +156,24 @@ def test_the_table_has_the_papers_columns(tmp_path):
     assert table[0] == "4 questions, persistent failures 0.750 (0.301 to 0.954)"
     assert table[1].split("  ")[0] == "critique" and table[1].endswith("questions refined")
     assert table[2].startswith("indicative_gt            1.000") and table[3].startswith("cot ")
+
+
+def test_texts_without_a_verdict_are_told_and_make_no_question_a_failure(tmp_path):
+    """One response to 9*9 and both to 6+6 have none, nor has the refinement of 2+3 that is right."""
+    summary, engine = diagnose(tmp_path, grader=Failing("Answer: 80", "Answer: 13", "Answer: 14", "Answer: 5"))
+    assert [row["ungraded"] for row in lines(tmp_path, "responses")] == [0, 0, 1, 2]
+    assert (summary["ungraded"], summary["accuracy"]) == (3, 1 / 8)
+    assert summary["persistent_failures"]["value"] == 1 / 4  # 2+3 alone is known to fail
+    for numbers in summary["kinds"].values():
+        assert (numbers["critiques"], numbers["refinements"]) == (2, 2)
+        assert (numbers["ungraded"], numbers["successful_refinements"]) == (1, 0)
+    assert diagnosis.table(summary).splitlines()[-1] == (
+        "5 texts have no verdict, because their grader failed (responses: 3, refinements, indicative_gt: 1, "
+        "refinements, cot: 1); they count as wrong"
+    )
+    text = diagnosis.pass_rates(lines(tmp_path, "responses"), pass_threshold=1.0)
+    rates = [json.loads(line) for line in text.splitlines()]
+    assert [(rate["pass_rate"], rate["num_samples"]) for rate in rates] == [(0.5, 2), (0, 2), (0, 1)]
 
 
 def test_pass_rates(tmp_path):

@@ -45,7 +45,7 @@ def evaluated(folder):
     """Returns what an evaluation came to in the names of training's own, and the whole summary."""
     summary = json.loads((folder / "summary.json").read_text())
     numbers = {name: n["value"] if isinstance(n, dict) else n for name, n in summary["mean"].items()}
-    of_training = ("pass@", "mean@", "mean_length", "truncated")
+    of_training = ("pass@", "mean@", "mean_length", "truncated", "ungraded")
     return {name: value for name, value in numbers.items() if name.startswith(of_training)}, summary
 
 

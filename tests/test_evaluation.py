@@ -73,6 +73,7 @@ def test_pass_at_one_is_greedy_and_pass_at_k_unbiased():
             "mean@4": 5 / 12,
             "mean_length": (2 * right + wrong) / 3,
             "truncated": 1 / 3,
+            "ungraded": 0,
         }
     )
 
@@ -111,7 +112,17 @@ def test_the_same_noise_at_every_evaluation_and_never_that_of_training():
 def test_pass_at_one_alone_needs_no_samples():
     result, groups, runs = evaluate(ks=(1,))
     assert len(runs) == 1 and [len(group) for group in groups] == [1, 1, 1]
-    assert set(result) == {"pass@1", "mean_length", "truncated"} and result["pass@1"] == 2 / 3
+    assert set(result) == {"pass@1", "mean_length", "truncated", "ungraded"} and result["pass@1"] == 2 / 3
+
+
+def test_responses_without_a_verdict_are_counted(monkeypatch):
+    wrong = rewards.Pending(lambda: rewards.Grade(0.0, None, "judge failed: timeout", failed=True))
+    submit = rewards.Grader.submit
+    fails = lambda self, text, *more, **rest: wrong if text == "Answer: 0" else submit(self, text, *more, **rest)  # noqa: E731
+    monkeypatch.setattr(rewards.Grader, "submit", fails)
+    result, groups, _ = evaluate()
+    assert result["ungraded"] == 1 + 7 and result["pass@1"] == 2 / 3
+    assert [sum(row.ungraded for row in group) for group in groups] == [4, 4, 0]
 
 
 def test_a_lower_threshold():

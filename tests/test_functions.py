@@ -1,15 +1,14 @@
 """A user's own reward function in worker processes, with the signature that TRL calls."""
 
-import logging
 import textwrap
 
 import pytest
 
 from cgrpo_jax import rewards
-from cgrpo_jax.errors import UserError
+from cgrpo_jax.errors import GradingError, UserError
 
 MODULE = """
-    import os, re, sys, time
+    import json, os, re, sys, time
 
     def contains(prompts, completions, completion_ids=None, **columns):
         assert completion_ids is None and len(prompts) == len(completions) == len(columns["answer"])
@@ -42,11 +41,18 @@ MODULE = """
         return [0.5] * len(completions)
 
     def odd(completions, **kwargs):
-        return {"none": [None], "nan": [float("nan")], "short": [], "text": ["x"]}[completions[0]]
+        odd = {"none": [None, 1.0], "nan": [float("nan"), 1.0], "short": [1.0], "text": ["x", 1.0], "number": 1.0}
+        return odd[completions[0]]
 
     def fails(completions, **kwargs):
         if "bad" in completions:
-            raise ValueError("no such luck")
+            raise ValueError("no such" + chr(10) + "luck")  # line LUCK
+        if "late" in completions:
+            raise TimeoutError("the service is slow")
+        if "elsewhere" in completions:
+            json.loads("{")  # line JSON
+        if "leave" in completions:
+            sys.exit("enough")
         if "hang" in completions:
             time.sleep(60)
         if "exit" in completions:
@@ -114,28 +120,58 @@ def test_trls_loggers_are_there(file):
     assert scores(file, "logs", ["a"]) == [0.5]
 
 
+@pytest.mark.parametrize("value", ["none", "nan"])
+def test_no_reward_for_a_response_is_no_verdict_on_it(file, value):
+    first, second = score(file, "odd", [value, "another"])
+    said = {"none": "None", "nan": "nan"}[value]
+    assert first == rewards.Grade(0.0, None, f"the reward function gave {said}", failed=True)
+    assert second.score == 1.0 and not second.failed
+
+
 @pytest.mark.parametrize(
     ("response", "reason"),
     [
-        ("none", "the reward function gave None"),
-        ("nan", "the reward function gave nan"),
-        ("short", "it returned 0 rewards for 1 responses"),
-        ("text", "could not convert string to float"),
+        ("short", "ValueError: it returned 1 rewards for 2 responses"),
+        ("text", "ValueError: could not convert string to float: 'x'"),
+        ("number", "TypeError: 'float' object is not iterable"),
     ],
 )
-def test_what_is_no_reward_scores_0(file, response, reason):
-    (grade,) = score(file, "odd", [response])
-    assert grade.score == 0.0 and reason in grade.reason
+def test_what_is_no_list_of_rewards_is_an_error(file, response, reason):
+    with pytest.raises(
+        GradingError, match=rf"^grader '\S+my_rewards.py:odd' raised {reason}; mend it, then give the same"
+    ):
+        score(file, "odd", [response, "another"])
 
 
-def test_a_failure_costs_its_response_alone_and_is_said_once(file, caplog):
-    with caplog.at_level(logging.WARNING):
-        grades = score(file, "fails", ["good", "bad", "fine", "hang", "exit", "bad"], timeout=2.0)
-    assert [grade.score for grade in grades] == [1.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-    assert [grade.timed_out for grade in grades] == [False, False, False, True, False, False]
-    assert "ValueError: no such luck" in grades[1].reason and "worker died (exit code 7)" in grades[4].reason
-    (record,) = caplog.records
-    assert "my_rewards.py:fails: grader failed: ValueError: no such luck" in record.getMessage()
+def line_of(file, text):
+    return next(number for number, line in enumerate(file.read_text().split("\n"), 1) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("response", "reason", "at"),
+    [
+        ("bad", "ValueError: no such luck", "# line LUCK"),
+        ("late", "TimeoutError: the service is slow", "raise TimeoutError"),
+        ("elsewhere", "JSONDecodeError: Expecting property name.*", "# line JSON"),  # its own line, not that of json
+        ("leave", "SystemExit: enough", "sys.exit"),
+    ],
+)
+def test_what_a_function_raises_is_raised_in_one_line_with_its_place(file, response, reason, at):
+    with pytest.raises(GradingError, match=rf"raised {reason} \({file}, line {line_of(file, at)}\); mend it") as raised:
+        score(file, "fails", ["good", response])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("response", "reason", "timed_out"),
+    [("hang", "timed out after 1 s", True), ("exit", "worker died (exit code 7)", False)],
+)
+def test_a_call_that_does_not_end_gives_no_verdict_on_any_response(file, response, reason, timed_out):
+    """The scores of the others may depend on it; and two responses have twice the time of one."""
+    with rewards.Grader(f"{file}:fails", num_workers=1, timeout=0.5) as grader:
+        rows = [grader.submit(text, "") for text in ("good", response)]
+        assert [row.result() for row in rows] == [rewards.Grade(0.0, None, reason, timed_out, failed=True)] * 2
+        assert grader.submit("good", "another").result().score == 1.0
 
 
 @pytest.mark.parametrize(

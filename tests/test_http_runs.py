@@ -129,7 +129,7 @@ def test_a_verdict_that_does_not_come_is_no_reward(tmp_path, server, capsys):
     """The run ends, and goes on where the endpoint answers again."""
     server.reply = lambda handler: handler.send(*(lost if handler.server.seen.qsize() > 20 else (good(PRAISE),)))
     lost = b"", 503
-    changes = {"reward_source": "critic", "critique_when": "all", "num_iterations": 2, "checkpoint_every": 1}
+    changes = {"reward_source": "critic", "critique_when": "all", "num_iterations": 2, "checkpoint_every": 100}
     with pytest.raises(UserError, match=r"left \d+ responses without a verdict, which is their reward; see that it"):
         run(tmp_path, options(server.url, max_attempts=1) | changes)
     assert len(metrics(tmp_path)) == 1

@@ -105,11 +105,40 @@ def test_a_reply_that_can_not_be_read_is_asked_for_again(server):
     assert seeds == [0, 1, 2]
 
 
-def test_a_judge_that_can_not_be_read_or_reached_gives_0(server):
+def test_a_judge_that_can_not_be_read_or_reached_gives_no_verdict(server):
     server.replies({"body": good("I like it")})
-    assert submit(server, "Paris", CRITERIA, max_retries=1) == Grade(0.0, None, "judge failed: its reply can't be read")
+    unreadable = Grade(0.0, None, "judge failed: its reply can't be read", failed=True)
+    assert submit(server, "Paris", CRITERIA, max_retries=1) == unreadable
     server.replies({"body": {}, "status": 401})
-    assert submit(server, "Paris", CRITERIA) == Grade(0.0, None, "judge failed: status 401")
+    assert submit(server, "Paris", CRITERIA) == Grade(0.0, None, "judge failed: status 401", failed=True)
+
+
+def test_replies_are_counted(server):
+    server.replies({"body": good("I like it")}, {"body": good("1: yes\n2: yes")}, {"body": {}, "status": 401})
+    with make(server, concurrency=1) as endpoint:
+        judge = Judge(endpoint)
+        assert judge.counts["unreadable"] == judge.counts["requests"] == 0
+        for score in (1.0, 0.0):
+            assert judge.submit("What is the capital?", "Paris", CRITERIA).result(timeout=20).score == score
+        counts = judge.counts
+    wanted = {"requests": 3, "answers": 2, "unreadable": 1, "failed/status 401": 1}
+    assert {name: counts[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("broken", ["read_verdicts", "_graded", "submit"])
+def test_a_bug_gives_a_grade_that_has_failed_and_nobody_waits_for_ever(server, monkeypatch, broken):
+    def fail(*_, **__):
+        raise ZeroDivisionError("a bug")
+
+    server.replies({"body": good("I like it")})
+    with make(server) as endpoint:
+        asks = endpoint.submit
+        if broken == "submit":  # at the second attempt, which is begun by a callback
+            monkeypatch.setattr(endpoint, "submit", lambda *a, seed, **k: fail() if seed else asks(*a, seed=seed, **k))
+        else:
+            monkeypatch.setattr(judge, broken, fail)
+        grade = Judge(endpoint).submit("What is the capital?", "Paris", CRITERIA).result(timeout=20)
+    assert grade == Grade(0.0, None, "judge failed: error ZeroDivisionError: a bug", failed=True)
 
 
 def test_nothing_is_asked_of_an_empty_response(server):

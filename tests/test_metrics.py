@@ -14,7 +14,7 @@ from cgrpo_jax.records import Author, Rollout, RowIndex, Stage
 # What the training loop adds to a row by itself.
 OF_THE_LOOP = {
     "learning_rate", "num_tokens", "num_compilations", "step_time", "time/STAGE", "tokens_per_second/STAGE",
-    "grade/timeouts", "refine/prompts_cut", "refine/dropped_mentions", "group_reward", "eval/NAME",
+    "grade/timeouts", "grade/failures", "refine/prompts_cut", "refine/dropped_mentions", "group_reward", "eval/NAME",
 }  # fmt: skip
 COUNTS = collections.Counter(
     critiqued=8, attempts=11, fallbacks=1, prompts_cut=2, malformed=1, unanswered=3,
@@ -143,6 +143,23 @@ def test_metrics_of_an_endpoint():
         "critic/http_failed/status 500": 2,
     }
     assert metrics.endpoint_metrics({}, {}) == {"critic/http_requests": 0, "critic/http_attempts": 0}
+    judged = {"requests": 9, "attempts": 9, "unreadable": 3}
+    assert metrics.endpoint_metrics(judged, {"requests": 4, "attempts": 4, "unreadable": 2}, whose="judge") == {
+        "judge/http_requests": 5,
+        "judge/http_attempts": 5,
+        "judge/unreadable": 1,
+    }
+
+
+def test_rows_without_a_verdict_are_in_no_metric_of_rewards():
+    failed = [RESPONSES[0][0].replace(reward=0.0, ungraded=True)] * 3
+    graded = metrics.response_metrics(RESPONSES, pass_threshold=1.0)
+    found = metrics.response_metrics([[*RESPONSES[0], *failed], *RESPONSES[1:], failed], pass_threshold=1.0)
+    of_rewards = ("reward", "reward_std", "frac_reward_zero_std", "frac_all_right", "frac_all_wrong")
+    assert {name: found[name] for name in of_rewards} == {name: graded[name] for name in of_rewards}
+    failed = [REFINEMENTS[0].replace(reward=0.0, ungraded=True)]
+    success = metrics.refinement_metrics([*REFINEMENTS, *failed], REFINEMENTS, pass_threshold=1.0)["refine/success"]
+    assert success == metrics.refinement_metrics(REFINEMENTS, REFINEMENTS, pass_threshold=1.0)["refine/success"]
 
 
 def test_metrics_of_engines():
@@ -216,7 +233,11 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
         *metrics.update_work(WORK, MODEL, adapters=False),
         *metrics.update_speed(1.0, 1.0, num_devices=1, peak=1.0),
         *metrics.engine_metrics([]),
-        *(re.sub("failed/.*", "failed/CATEGORY", key) for key in metrics.endpoint_metrics({"failed/timeout": 1}, {})),
+        *(
+            re.sub("failed/.*", "failed/CATEGORY", key)
+            for whose, more in (("critic", {}), ("judge", {"unreadable": 1}))
+            for key in metrics.endpoint_metrics({"failed/timeout": 1} | more, {}, whose=whose)
+        ),
     }
     assert emitted | OF_THE_LOOP == set(metrics.METRICS)
     assert not emitted & OF_THE_LOOP

@@ -11,6 +11,7 @@ from fake_engine import FakeEngine, key_of
 from test_pipeline import ask, run, solve, texts
 
 from cgrpo_jax import math_worker, pipeline, rewards
+from cgrpo_jax.errors import GradingError
 from cgrpo_jax.pipeline import Pipeline
 from cgrpo_jax.records import Problem
 
@@ -213,7 +214,7 @@ def test_processes_divide_the_grading(monkeypatch):
 
     def share(own):
         given.append(own)
-        return [[[[0.0, "first", "", False], [0.0, "third", "", True]]], own]
+        return [[[[[0.0, "first", "", False, True], [0.0, "third", "", True, False]]], ""], own]
 
     failed = []
     monkeypatch.setattr(pipeline.runtime, "share", share)
@@ -225,9 +226,10 @@ def test_processes_divide_the_grading(monkeypatch):
         return await pipeline.grade(["a", "right", "c"], problem())
 
     (grades,) = shared.run([graded()])
-    assert grader.asked == ["right"] and given == [[[(1.0, "right", "compared", False)]]]
+    assert grader.asked == ["right"] and given == [[[[(1.0, "right", "compared", False, False)]], ""]]
     assert [grade.extracted for grade in grades] == ["first", "right", "third"]
-    assert [grade.score for grade in grades] == [0.0, 1.0, 0.0] and shared.timeouts == 1
+    assert [grade.score for grade in grades] == [0.0, 1.0, 0.0]
+    assert (shared.timeouts, shared.failures) == (1, 1)
     assert failed == [False]
 
     # Where the grader of this process fails, the others hear of it before they wait for what it would have shared.
@@ -238,3 +240,107 @@ def test_processes_divide_the_grading(monkeypatch):
     with pytest.raises(RuntimeError, match="no worker starts"):
         shared.run([graded()])
     assert failed == [False, True] and len(given) == 1
+
+
+@pytest.mark.parametrize("here", [0, 1])
+def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, tmp_path, here):
+    """Process 0 takes the first and the third question, process 1 the second; each in one call, in order."""
+    ranks = [[2.0, 0.0, 1.0], [0.0, 1.0, 2.0], [1.0, 0.0]]
+    monkeypatch.setattr(pipeline.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(pipeline.jax, "process_index", lambda: here)
+    monkeypatch.setattr(pipeline.runtime, "_failed_processes", lambda failed: [])
+
+    def share(own):
+        """The other process gives its share: the grades of its questions, in order."""
+        other = [[[rank, None, "", False, False] for rank in group] for group in ranks]
+        other = [[] if i % 2 == here else group for i, group in enumerate(other)]
+        return [own, [other, ""]] if here == 0 else [[other, ""], own]
+
+    monkeypatch.setattr(pipeline.runtime, "share", share)
+    file = tmp_path / "ranks.py"
+    file.write_text(
+        "def rank(completions, **columns):\n"
+        f"    with open({str(tmp_path / 'calls')!r}, 'a') as file: file.write(''.join(completions) + '\\n')\n"
+        "    return [float(sorted(completions).index(one)) for one in completions]\n"
+    )
+
+    async def graded(*responses):
+        return [grade.score for grade in await pipeline.grade(responses, problem(grader=f"{file}:rank"))]
+
+    with rewards.Grader("exact", num_workers=1, timeout=30.0) as grader:
+        assert run(graded(*"cab"), graded(*"def"), graded(*"hg"), grader=grader) == ranks
+    calls = (tmp_path / "calls").read_text().split()
+    assert calls == (["cab", "hg"] if here == 0 else ["def"])
+
+
+def test_what_a_function_raises_on_one_process_ends_all_with_the_same_words(monkeypatch):
+    monkeypatch.setattr(pipeline.runtime, "share", lambda own: [own, [[], "grader 'f.py:f' raised ValueError"]])
+    monkeypatch.setattr(pipeline.runtime, "_failed_processes", lambda failed: [])
+
+    async def graded():
+        await pipeline.grade(["right"], problem())
+
+    with pytest.raises(GradingError, match="^grader 'f.py:f' raised ValueError$"):
+        run(graded(), grader=Graded())
+
+    def raises():
+        raise GradingError("here")
+
+    grader, shared = Graded(), []
+    monkeypatch.setattr(grader, "submit", lambda *_, **__: rewards.Pending(raises))
+    monkeypatch.setattr(pipeline.runtime, "share", lambda own: shared.append(own) or [own])
+    with pytest.raises(GradingError, match="^here$"):
+        run(graded(), grader=grader)
+    assert shared == [[[], "here"]]  # the other processes are told before this one ends
+
+
+# --- graders that fail --------------------------------------------------------------------------------------------
+
+
+class Failing(rewards.Grader):
+    """Has no verdict on responses with "fail" in them."""
+
+    def submit(self, response, answer, **options):
+        if "fail" in response:
+            return rewards.Pending(lambda: rewards.Grade(0.0, None, "the sandbox broke", failed=True))
+        return super().submit(response, answer, **options)
+
+
+async def grades_of(question, *responses, **fields):
+    return await pipeline.grade(responses, Problem(question, "a question", "right", **fields))
+
+
+def test_failures_are_counted_and_said_once(caplog):
+    shared = Pipeline(Failing("exact"))
+    for _ in range(2):
+        shared.run([grades_of(q, "right", "fail", "fail") for q in range(8)])
+        assert (shared.failures, shared.timeouts) == (16, 0)
+    (record,) = caplog.records
+    assert "grader 'exact' gave no verdict: the sandbox broke; counted in grade/failures" in record.getMessage()
+    shared.run([grades_of(0, "right")])
+    assert shared.failures == 0
+
+
+def test_a_grader_that_fails_on_all_responses_ends_the_run():
+    """Empty responses say nothing of it."""
+    said = r"grader 'exact' gave no verdict on any of 8 responses \(the sandbox broke\); see that it works"
+    with pytest.raises(GradingError, match=said):
+        Pipeline(Failing("exact")).run([grades_of(q, "fail", "", "<think>hm", "fail") for q in range(6)])
+
+
+def test_few_failures_or_those_of_few_questions_end_no_run():
+    """A question may be at fault, whose responses would be asked for again by a run that goes on."""
+    shared = Pipeline(Failing("exact"))
+    shared.run([grades_of(q, *["fail"] * 20) for q in range(3)])
+    assert shared.failures == 60
+    shared = Pipeline(Failing("exact"))
+    shared.run([grades_of(q, "fail") for q in range(7)])
+    with pytest.raises(GradingError):  # a run of few questions ends at its next iteration
+        shared.run([grades_of(q, "fail") for q in range(7)])
+
+
+def test_each_kind_must_work_by_itself():
+    rows = [grades_of(q, "right", "fail", "fail") for q in range(6)]
+    rows += [grades_of(q, "fail", "fail", grader="trace") for q in range(6)]
+    with pytest.raises(GradingError, match="grader 'trace' gave no verdict"):
+        Pipeline(Failing("exact")).run(rows)

@@ -11,6 +11,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import jax
@@ -149,6 +150,35 @@ def test_one_process_asks_the_endpoint_and_all_grade(tmp_path, server):
             reward = text["reward" if stage == "response" else "refinement_reward"]
             (grade,) = rewards.grade("math", [text[stage]], [text["answer"]], timeout=60.0)
             assert reward == grade.score
+
+
+def test_what_a_function_raises_on_one_process_ends_all_in_the_same_words_and_loses_nothing(tmp_path):
+    """It gets whole questions: two of the four on each process."""
+    calls, file = tmp_path / "calls", tmp_path / "reward.py"
+    program = """
+        import os, pathlib
+
+        def reward(completions, **columns):
+            process = os.environ["JAX_PROCESS_ID"]
+            with open("{calls}", "a") as file:
+                file.write(process + str(len(completions)) + "\\n")
+            if pathlib.Path("{calls}").read_text().count("1" + str(len(completions))) > 2:
+                raise KeyError("level")
+            return [float(len(text) % 2) for text in completions]
+    """
+    file.write_text(textwrap.dedent(program.format(calls=calls)))
+    changes = {"grader": f"{file}:reward", "grader_workers": 1, "grader_timeout": 60.0, "data.num_eval": 0}
+    changes |= {"refine": "none", "checkpoint_every": 100}
+    with Pod(tmp_path / "run", 2, 1, changes, num_iterations=2) as pod:
+        status, out = pod.wait()
+    errors = {line.partition("error: ")[2] for line in out.splitlines() if "error: " in line}
+    assert status == 2 and len(errors) == 1, out
+    assert errors.pop().startswith(f"grader '{file}:reward' raised KeyError: 'level' ({file}, line 9); mend it")
+    assert sorted(calls.read_text().split()[:4]) == ["04", "04", "14", "14"]
+    assert [row["step"] for row in tiny_run.metrics(tmp_path / "run")] == [0]
+    file.write_text(file.read_text().replace("> 2", "> 200"))
+    run(tmp_path / "run", 2, 1, changes, num_iterations=2)
+    assert [row["step"] for row in tiny_run.metrics(tmp_path / "run")] == [0, 1]
 
 
 def test_sigterm_to_one_process_saves_and_ends_all(uninterrupted, tmp_path):

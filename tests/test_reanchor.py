@@ -98,6 +98,22 @@ def test_the_number_of_kept_refinements_compiles_nothing_anew(monkeypatch):
         assert shapes == {((size,), (size,))}
 
 
+def test_a_refinement_without_a_verdict_is_never_kept():
+    rows = [one.replace(ungraded=one.index.response < 2) for one in refinements(0, 0.0, 0.0, 0.0)]
+    for iteration in range(20):
+        kept = select(rows, num_kept=2, seed=0, iteration=iteration)
+        assert [one.index.response for one in kept] == [2]
+
+
+def test_a_response_without_a_verdict_has_no_advantage_and_no_part_in_the_baseline():
+    failed = response(0, 3).replace(ungraded=True)
+    graded = [response(0, 0, 1.0), response(0, 1), response(0, 2)]
+    (group,) = train_rows([[failed, *graded]], [], scale_by_std=True)
+    (alone,) = train_rows([graded], [], scale_by_std=True)
+    assert [one.advantage for one in group] == [0.0, *(one.advantage for one in alone)]
+    assert group[1].advantage > 0
+
+
 def test_a_kept_refinement_is_a_response_to_the_question_alone():
     """Its tokens are the sampled ones: decoding and encoding them again would give others, and no end of turn."""
     sampled = np.asarray([*(TOKENIZER.encode(digit)[0] for digit in "12"), *TOKENIZER.encode(" 56"), END], np.int32)

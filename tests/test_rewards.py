@@ -6,9 +6,12 @@ import time
 
 import math_verify
 import pytest
+import slow_grading
+import tiny_run
 
-from cgrpo_jax import answers, functions, math_worker, rewards
+from cgrpo_jax import answers, functions, math_worker, problems, rewards
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Problem
 from cgrpo_jax.workers import Outcome
 
 # SymPy would need the factorial's 10^(10^10) digits: this hangs whatever the machine.
@@ -111,6 +114,21 @@ def test_check_gold_names_rows():
         rewards.check_gold("exact", ["a", " "])
 
 
+def test_gold_answers_are_checked_with_the_limits_of_the_run(monkeypatch):
+    made, workers = [], rewards.Workers
+
+    def make(number, **options):
+        made.append((number, options["timeout"]))
+        return workers(number, **options)
+
+    monkeypatch.setattr(rewards, "Workers", make)
+    rewards.check_gold("math", ["p - q"], timeout=33.0, num_workers=1)
+    assert made == [(1, 33.0)]
+    config = tiny_run.config(grader="math", grader_timeout=34.0, grader_workers=3)
+    problems._check_gold(config, [Problem(0, "?", "p - q"), Problem(1, "?", "B", grader="choice")])
+    assert made == [(1, 33.0), (3, 34.0)]
+
+
 def test_unknown_kind():
     with pytest.raises(
         UserError, match="'maths' is unknown; use one of math, exact, trace, numeric, choice, code, judge, or"
@@ -136,6 +154,42 @@ def test_worker_crash_is_a_zero_and_the_next_row_is_graded(math_grader):
     died = math_grader._pool("math").call(os._exit, 3).outcome()
     assert died == Outcome(None, "worker died (exit code 3)")
     assert math_grader.grade([r"\boxed{7}"], ["7"])[0].score == 1.0
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_response_whose_worker_dies_twice_has_no_verdict(monkeypatch, number):
+    """The second time it is alone."""
+    monkeypatch.setattr(math_worker, "grade", slow_grading.grade)
+    with rewards.Grader("math", num_workers=1, timeout=30.0) as grader:
+        sizes = calls(grader, monkeypatch)
+        grades = grader.grade(["die"] + ["1"] * (number - 1), ["1"] * number)
+    assert grades[0] == rewards.Grade(0.0, None, "worker died (exit code 9)", failed=True)
+    assert [grade.score for grade in grades[1:]] == [1.0] * (number - 1)
+    assert sizes == [number] + [1] * number
+
+
+def test_a_worker_that_is_killed_once_costs_no_verdict(monkeypatch, tmp_path):
+    monkeypatch.setattr(math_worker, "grade", slow_grading.grade)
+    with rewards.Grader("math", num_workers=1, timeout=30.0) as grader:
+        assert grader.grade([f"once {tmp_path}/file 1"], ["1"])[0].score == 1.0
+
+
+def test_a_grader_that_raises_gives_no_verdict(monkeypatch):
+    """A `TimeoutError` of its own is not the time limit."""
+    monkeypatch.setattr(math_worker, "grade", slow_grading.grade)
+    with rewards.Grader("math", num_workers=1, timeout=30.0) as grader:
+        raised, fine = grader.grade(["late", "1"], ["1", "1"])
+        alone = grader._pool("math").call(slow_grading.grade, "late", "1").outcome()
+    assert raised == rewards.Grade(0.0, None, "grader failed: TimeoutError: a service is slow", failed=True)
+    assert fine.score == 1.0 and not alone.timed_out
+
+
+def test_a_response_too_large_for_the_parser_is_wrong(monkeypatch):
+    def parse(text):
+        raise RecursionError
+
+    monkeypatch.setattr(math_worker, "parse", parse)
+    assert math_worker.grade("so it is ((((1", "7") == (0.0, None, "the response is too large to be read")
 
 
 def test_idle_worker_killed_from_outside(math_grader):

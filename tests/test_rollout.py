@@ -339,6 +339,32 @@ def test_a_question_above_the_share_is_not_refined_and_a_pass_never_is():
     assert len(to_refine(partial, refine_max_pass=0.0, pass_threshold=1.0)) == 1
 
 
+def test_responses_without_a_verdict_are_not_refined_and_count_for_no_share():
+    failed = response(0, 9).replace(ungraded=True)
+
+    def found(rows, share):
+        return [one.index.response for one in to_refine(rows, refine_max_pass=share, pass_threshold=1.0)]
+
+    assert found([failed, *group(0, 0.0, 0.0), failed], 0.0) == [0, 1]
+    assert found([*group(0, 1.0, 0.0), failed, failed], 0.4) == []  # half of those with a verdict pass
+    assert found([failed], 1.0) == []
+
+
+def test_a_response_without_a_verdict_accepts_any_critique_that_can_be_read():
+    failed = [response(0, i).replace(ungraded=True) for i in range(2)]
+    done, counts, _ = cot(lambda index: WRONG if index.response else RIGHT, failed)
+    assert [one.verdict for one in done] == [True, False] and counts["attempts"] == 2
+    assert counts["valid"] == 2 and not counts["judged_failed"] and not counts["judged_passed"]
+
+
+def test_a_grade_that_has_failed_is_no_verdict():
+    async def grade(texts, problem):
+        return [rewards.Grade(0.0, None, "judge failed: timeout", failed=True), rewards.Grade(0.0, "1", "not equal")]
+
+    (scored,) = Pipeline().run([rollout.score(group(0, 0.0, 0.0), PROBLEMS[0], grade)])
+    assert [(one.reward, one.ungraded) for one in scored] == [(0.0, True), (0.0, False)]
+
+
 def by_rule(rows, **settings):
     settings = dict(kind="execution", check_steps=arithmetic.check_steps) | settings
     return critiqued_by(Critic(**settings), rows)[0]
