@@ -25,7 +25,7 @@ from cgrpo_jax.records import Stage
 pytestmark = pytest.mark.slow
 
 # Appear only where the configuration, or what was sampled, gives them a meaning.
-SOMETIMES = ("kl", "critic/", "refined/", "eval/", "tokens_per_second/", "time/", "update/mfu")
+SOMETIMES = ("kl", "judge/", "critic/", "refined/", "eval/", "tokens_per_second/", "time/", "update/mfu")
 
 
 @pytest.fixture(scope="module")
