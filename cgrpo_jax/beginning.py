@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import optax
 
-from cgrpo_jax import assemble, journal, lora, runtime, warmstart
+from cgrpo_jax import assemble, journal, lora, runtime, snippet_lessons, warmstart
 from cgrpo_jax import model as model_lib
 from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax.checkpoint import Checkpoints, restore_params, save_params
-from cgrpo_jax.problems import held_out_facts
+from cgrpo_jax.problems import glossary, held_out_facts
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.rundir import RunDir
 
@@ -135,6 +135,11 @@ def _save(folder: pathlib.Path, params: dict) -> None:
 
 def _warm_start(config, model: assemble.Model, params: dict, going_on: Callable[[], None]) -> dict[str, Any]:
     w = config.warm_start
+    about = dict(seed=config.seed, lengths=tuple(w.chain_lengths), rare_rate=w.rare_rate)
+    if config.data.kind == "snippets":
+        rows = snippet_lessons.lessons(model.prompts, glossary=glossary(config), **about)
+    else:
+        rows = warmstart.lessons(model.prompts, held_out=held_out_facts(config), **about)
 
     def steps(numbers: range) -> Iterator[int]:
         for number in journal.progress_bar(numbers, desc="warm start", unit="update"):
@@ -145,14 +150,10 @@ def _warm_start(config, model: assemble.Model, params: dict, going_on: Callable[
     return warmstart.warm_start(
         params,
         model.config,
-        model.prompts,
+        rows,
         num_updates=w.num_updates,
         rows_per_update=w.rows_per_update,
         learning_rate=w.learning_rate,
-        lengths=tuple(w.chain_lengths),
-        held_out=held_out_facts(config),
-        rare_rate=w.rare_rate,
-        seed=config.seed,
         shape=assemble.pack_shape(config),
         max_length=max(config.max_response_length, config.max_critique_length),
         progress=steps,
