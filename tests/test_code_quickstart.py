@@ -1,6 +1,7 @@
 """The code task from end to end, in miniature: programs that are sampled, run in the real sandbox and refined."""
 
 import pathlib
+import re
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ from tiny_run import SMALL, lines, metrics
 
 from cgrpo_jax import assemble, checks, critiques, snippets, train
 from cgrpo_jax import config as config_lib
+from cgrpo_jax import sample as sample_lib
 from cgrpo_jax.problems import glossary
 from cgrpo_jax.tokenizer import load_tokenizer
 
@@ -39,7 +41,7 @@ def operation_of(program):
     return next((step for step in snippets.operations() if snippets.write([step]) == program), None)
 
 
-def test_a_run_with_execution_critiques(tmp_path):
+def test_a_run_with_execution_critiques(tmp_path, capsys):
     c = config()
     train.main(c, str(tmp_path))
     words, seen = glossary(c).words, 0
@@ -56,6 +58,9 @@ def test_a_run_with_execution_critiques(tmp_path):
     assert seen
     (row,) = metrics(tmp_path)
     assert row["refine/attempted"] > 0 and row["grade/timeouts"] == 0
+    capsys.readouterr()
+    sample_lib.main(c, str(tmp_path), "f(a): a plus 3", None)  # whose tests follow from the question
+    assert re.search(r"^refinement \(reward [01]\):$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_configuration_leaves_room():
