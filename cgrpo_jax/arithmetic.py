@@ -218,18 +218,19 @@ def self_check(question: str, response: str) -> str:
 # --- the tokenizer ------------------------------------------------------------------------------------------------
 
 
-def train_tokenizer(folder: pathlib.Path) -> None:
-    """Writes the quickstart's SentencePiece model: characters, numbers to 99 and the task's phrases as single pieces.
+def train_tokenizer(folder: pathlib.Path, *, phrases: Sequence[str] = PHRASES) -> None:
+    """Writes a task's SentencePiece model: characters, numbers to 99 and the task's phrases as single pieces.
 
-    What it writes is part of the package (`assets/arithmetic`), so a run never trains it.
+    What it writes is part of the package (`assets/arithmetic`, by default), so a run never trains it.
     """
     import sentencepiece
 
-    pieces = [*PHRASES, *map(str, range(100))]
+    pieces = [*phrases, *map(str, range(100))]
     alphabet = "".join(chr(i) for i in range(33, 127)) + "\n"
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["".join(c for c in alphabet if not c.isdigit())] * 2),
+        # One by one: side by side, two letters could be a phrase.
+        sentence_iterator=iter([c for c in alphabet if not c.isdigit()] * 2),
         model_writer=model,
         model_type="char",
         vocab_size=400,

@@ -70,9 +70,9 @@ class Model:
 
 
 def tokenizer_folder(name: str) -> pathlib.Path:
-    """Returns the folder of a tokenizer: "arithmetic" is the one inside the package, anything else is a path."""
-    if name == "arithmetic":
-        return pathlib.Path(str(importlib.resources.files("cgrpo_jax") / "assets" / "arithmetic"))
+    """Returns the folder of a tokenizer: "arithmetic" and "snippets" are inside the package, all else is a path."""
+    if name in ("arithmetic", "snippets"):
+        return pathlib.Path(str(importlib.resources.files("cgrpo_jax") / "assets" / name))
     return pathlib.Path(name)
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import optax
 
-from cgrpo_jax import assemble, fingerprints, journal, lora, runtime, warmstart
+from cgrpo_jax import assemble, fingerprints, journal, lora, runtime, snippet_lessons, warmstart
 from cgrpo_jax import model as model_lib
 from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax.checkpoint import restore_params, save_params
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.opening import RunParts
-from cgrpo_jax.problems import held_out_facts
+from cgrpo_jax.problems import glossary, held_out_facts
 from cgrpo_jax.records import TrainState
 
 _UPDATES_PER_QUESTION = 10  # of a warm start, between two times that it asks whether to go on
@@ -158,6 +158,11 @@ def _save(folder: pathlib.Path, params: dict) -> None:
 
 def _warm_start(config, model: assemble.Model, params: dict, going_on: Callable[[], None]) -> dict[str, Any]:
     w = config.warm_start
+    about = dict(seed=config.seed, lengths=tuple(w.chain_lengths), rare_rate=w.rare_rate)
+    if config.data.kind == "snippets":
+        rows = snippet_lessons.lessons(model.prompts, glossary=glossary(config), **about)
+    else:
+        rows = warmstart.lessons(model.prompts, held_out=held_out_facts(config), **about)
 
     def steps(numbers: range) -> Iterator[int]:
         for number in journal.progress_bar(numbers, desc="warm start", unit="update"):
@@ -168,14 +173,10 @@ def _warm_start(config, model: assemble.Model, params: dict, going_on: Callable[
     return warmstart.warm_start(
         params,
         model.config,
-        model.prompts,
+        rows,
         num_updates=w.num_updates,
         rows_per_update=w.rows_per_update,
         learning_rate=w.learning_rate,
-        lengths=tuple(w.chain_lengths),
-        held_out=held_out_facts(config),
-        rare_rate=w.rare_rate,
-        seed=config.seed,
         shape=assemble.pack_shape(config),
         max_length=max(config.max_response_length, config.max_critique_length),
         progress=steps,

@@ -7,6 +7,7 @@ from typing import Any
 
 from cgrpo_jax import critiques, curriculum, forward, lora, majority, objective, optimizer, order, rewards
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.problems import MADE_UP
 
 _CHOICES = {
     "on_long_question": ("skip", "error"),
@@ -21,7 +22,7 @@ _CHOICES = {
     "schedule": optimizer.SCHEDULES,
     "adam_mu_dtype": ("", "float32", "bfloat16"),
     "remat": forward.REMAT,
-    "data.kind": ("jsonl", "parquet", "tfds", "chains"),
+    "data.kind": ("jsonl", "parquet", "tfds", *MADE_UP),
     "compute_dtype": ("", "float32", "bfloat16"),
     "cache_dtype": ("", "float32", "bfloat16", "int8"),
 }
@@ -140,8 +141,8 @@ def check(config) -> None:
         )
     if config.step_checker == "chain" and config.data.kind != "chains":
         raise UserError(f'step_checker "chain" knows chains only, not data.kind {config.data.kind!r}; use "equations".')
-    if config.warm_start.num_updates and config.data.kind != "chains":
-        raise UserError("warm_start has lessons on chains only; set warm_start.num_updates to 0.")
+    if config.warm_start.num_updates and config.data.kind not in MADE_UP:
+        raise UserError("warm_start has lessons on chains and snippets only; set warm_start.num_updates to 0.")
     if config.warm_start.num_updates and min(config.warm_start.chain_lengths, default=0) < 1:
         raise UserError(
             f"warm_start.chain_lengths {tuple(config.warm_start.chain_lengths)} must hold numbers of at least 1, such "
@@ -172,7 +173,7 @@ def check(config) -> None:
             f"diagnosis.kinds {tuple(config.diagnosis.kinds)} must be kinds of critiques; use some of "
             f"{', '.join(kinds)}."
         )
-    if config.refine == "solution" and config.data.kind != "chains" and not config.data.solution_key:
+    if config.refine == "solution" and config.data.kind not in MADE_UP and not config.data.solution_key:
         raise UserError('refine "solution" inserts the data\'s solutions; name their column in data.solution_key.')
 
 
@@ -197,8 +198,8 @@ def _check_data(config) -> None:
             f"data.min_pass_rate {d.min_pass_rate:g} is not below data.max_pass_rate {d.max_pass_rate:g}; no question "
             "has a rate between them."
         )
-    if order.parse_mixture(d.mixture) and d.kind == "chains":
-        raise UserError("data.mixture mixes data sets that are read; data.kind chains is made up. Leave it empty.")
+    if order.parse_mixture(d.mixture) and d.kind in MADE_UP:
+        raise UserError(f"data.mixture mixes data sets that are read; data.kind {d.kind} is made up. Leave it empty.")
 
 
 def _check_http_critic(config) -> None:

@@ -14,6 +14,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.http_critic import HttpCritic
 from cgrpo_jax.judge import Judge
 from cgrpo_jax.model import ModelConfig
+from cgrpo_jax.problems import MADE_UP
 from cgrpo_jax.records import Author
 from cgrpo_jax.rewards import Grader
 from cgrpo_jax.rollout import Critic
@@ -169,7 +170,7 @@ def sampling(config) -> Sampling:
 def ways_to_sample(config) -> list[Sampling]:
     """Returns how the policy's tokens are drawn: in iterations first, then in evaluations, if there are any."""
     e = config.eval
-    if not (config.data.eval or config.data.kind == "chains" and config.data.num_eval):
+    if not (config.data.eval or config.data.kind in MADE_UP and config.data.num_eval):
         return [sampling(config)]
     return [sampling(config), Sampling(0.0)] + ([Sampling(e.temperature, e.top_p)] if max(e.k) > 1 else [])
 

@@ -4,10 +4,13 @@ import collections
 import functools
 import pathlib
 
-from cgrpo_jax import arithmetic, curriculum, order, reading, rewards, selection
+from cgrpo_jax import arithmetic, curriculum, order, reading, rewards, selection, snippets
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.prompts import Prompts
 from cgrpo_jax.records import Problem
+
+# Kinds of data that are made up by the package: these tasks have lessons for a warm start.
+MADE_UP = ("chains", "snippets")
 
 
 def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem], dict[str, int]]:
@@ -18,14 +21,15 @@ def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem
         leaves no room for a critique in a refine prompt.
     """
     d = config.data
-    if d.kind == "chains":
-        held_out = held_out_facts(config)
-        make = functools.partial(
-            arithmetic.make_problems, length=d.chain_length, held_out=held_out, hard_share=d.hard_share
-        )
-        train = [p.replace(source="chains") for p in make(d.num_train, seed=d.seed)]
+    if d.kind in MADE_UP:
+        if d.kind == "chains":
+            make = functools.partial(arithmetic.make_problems, held_out=held_out_facts(config))
+        else:
+            make = functools.partial(snippets.make_problems, glossary=glossary(config))
+        make = functools.partial(make, length=d.chain_length, hard_share=d.hard_share)
+        train = [p.replace(source=d.kind) for p in make(d.num_train, seed=d.seed)]
         test = make(d.num_eval, seed=d.seed + 1, exclude=[p.question for p in train])
-        test = [p.replace(source="chains") for p in test]
+        test = [p.replace(source=d.kind) for p in test]
     else:
         if not d.train:
             raise UserError("no training data: set data.train to a file or a TFDS name.")
@@ -164,3 +168,8 @@ def _read(d, name: str, split: str, source: str) -> list[Problem]:
 def held_out_facts(config) -> frozenset[arithmetic.Fact]:
     """Returns the facts that the quickstart's warm start never shows."""
     return arithmetic.held_out_facts(config.data.num_held_out, seed=config.data.seed)
+
+
+def glossary(config) -> snippets.Glossary:
+    """Returns what the words of the code task mean, those included that its warm start never explains."""
+    return snippets.make_glossary(config.data.num_held_out, seed=config.data.seed)

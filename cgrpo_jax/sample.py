@@ -18,9 +18,11 @@ from cgrpo_jax import (
     curriculum,
     generation,
     journal,
+    problems,
     rewards,
     rollout,
     runtime,
+    snippets,
     writers,
 )
 from cgrpo_jax import config as config_lib
@@ -81,6 +83,8 @@ def _show(config, model, params, critic_model, http_critic, grader, question, *,
     if config.data.kind == "chains":
         question = question.replace(" ", "")
         answer = answer or arithmetic.answer(question)
+    elif config.data.kind == "snippets":
+        answer = answer or snippets.answer(question, problems.glossary(config).words)
     elif answer:
         rewards.check_gold(config.grader, [answer], timeout=config.grader_timeout, num_workers=1)
     elif config.critique == "indicative_gt" or (config.critique == "cot" and config.critic_sees_answer):

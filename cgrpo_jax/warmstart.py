@@ -21,15 +21,11 @@ from cgrpo_jax.records import LossKind, TrainRow
 def warm_start(
     params: dict,
     config: ModelConfig,
-    prompts: Prompts,
+    rows: Iterator[TrainRow],
     *,
     num_updates: int,
     rows_per_update: int,
     learning_rate: float,
-    lengths: Sequence[int],
-    held_out: frozenset[arithmetic.Fact],
-    rare_rate: float,
-    seed: int,
     shape: update_lib.PackShape,
     max_length: int,
     progress: Callable[[Iterable], Iterable] = iter,
@@ -38,15 +34,14 @@ def warm_start(
     """Returns the weights after supervised fine-tuning on lessons.
 
     Args:
-      params, config, prompts: the model; `params` is not used afterwards.
+      params, config: the model; `params` is not used afterwards.
+      rows: the lessons, such as `lessons` of chains.
       num_updates, rows_per_update: how much is learned.
       learning_rate: peak; it rises over a tenth of the updates and falls to 0 along a cosine.
-      lengths, held_out, rare_rate, seed: as in `lessons`.
       shape, max_length: of packed batches.
       progress: wraps the range of updates, to show how far it is.
       **kw: `remat`, `dtype`, `mesh`, as in `update.accumulate_gradients`.
     """
-    rows = lessons(prompts, seed=seed, lengths=lengths, held_out=held_out, rare_rate=rare_rate)
     rate = optimizer_lib.make_schedule(
         "cosine", peak=learning_rate, warmup_steps=num_updates // 10, num_steps=num_updates
     )
@@ -92,14 +87,19 @@ def lessons(
         (make,) = rng.choices(makers, weights)
         rare = make is _solve and rng.random() < rare_rate
         context, target = make(rng, prompts, next(rare_chains if rare else chains), held_out)
-        ids = [*prompts.tokenizer.encode(target), prompts.tokenizer.end_of_turn_id]
-        yield TrainRow(
-            context_ids=context,
-            target_ids=np.asarray(ids, np.int32),
-            old_logp=np.zeros(len(ids), np.float32),
-            advantage=1.0,
-            loss=LossKind.NLL,
-        )
+        yield lesson(prompts, context, target)
+
+
+def lesson(prompts: Prompts, context: np.ndarray, target: str) -> TrainRow:
+    """Returns the supervised row that teaches to answer a prompt with a text, and to end the turn there."""
+    ids = [*prompts.tokenizer.encode(target), prompts.tokenizer.end_of_turn_id]
+    return TrainRow(
+        context_ids=context,
+        target_ids=np.asarray(ids, np.int32),
+        old_logp=np.zeros(len(ids), np.float32),
+        advantage=1.0,
+        loss=LossKind.NLL,
+    )
 
 
 def _solve(rng, prompts: Prompts, question: str, held_out):

@@ -145,7 +145,7 @@ def get_config() -> config_dict.ConfigDict:
     # --- model: a Hugging Face folder, or a shape that is initialised at random
     c.model = config_dict.ConfigDict()
     c.model.folder = ""
-    c.model.tokenizer = ""  # folder; empty: the model's own. "arithmetic": the quickstart's, part of the package
+    c.model.tokenizer = ""  # folder; empty: the model's own. "arithmetic", "snippets": those of the package
     c.model.architecture = ""  # file configs/architectures/NAME.json: to plan a run before its weights are at hand
     c.model.init = ""  # folder of another run, or of a converted checkpoint, to take the weights from
     c.model.num_layers = 0
@@ -163,8 +163,8 @@ def get_config() -> config_dict.ConfigDict:
 
     # --- data
     c.data = config_dict.ConfigDict()
-    c.data.kind = "jsonl"  # jsonl, parquet, tfds, chains (generated arithmetic)
-    c.data.seed = 0  # of generated questions and held-out facts; the order of questions follows the run's seed
+    c.data.kind = "jsonl"  # jsonl, parquet, tfds; made up: chains (arithmetic), snippets (code)
+    c.data.seed = 0  # of made-up questions and what is held out; the order of questions follows the run's seed
     c.data.train = ""  # file, or TFDS name; several: "gsm8k,openr1"
     c.data.eval = ""  # likewise
     c.data.mixture = ""  # shares of several, such as "gsm8k:0.3,openr1:0.7"; empty: each question as often as any other
@@ -181,17 +181,17 @@ def get_config() -> config_dict.ConfigDict:
     c.data.pass_rates = ""  # JSON lines of how often each training question was solved: id, pass_rate
     c.data.min_pass_rate = 0.0  # train on questions above this, and below the other; -1 keeps those never solved
     c.data.max_pass_rate = 1.0  # 2 keeps those always solved
-    c.data.chain_length = 3
-    c.data.num_held_out = 0  # facts that the warm start never shows
+    c.data.chain_length = 3  # steps of a chain, operations of a snippet
+    c.data.num_held_out = 0  # facts, or words, that the warm start never shows
     c.data.hard_share = 0.0  # share of the questions with one of them
 
-    # --- warm start: supervised lessons on generated chains before the first iteration
+    # --- warm start: supervised lessons in a made-up task before the first iteration
     c.warm_start = config_dict.ConfigDict()
     c.warm_start.num_updates = 0
     c.warm_start.rows_per_update = 64
     c.warm_start.learning_rate = 3e-3
     c.warm_start.chain_lengths = (2, 3)
-    c.warm_start.rare_rate = 0.0  # share of the lessons in solving that contain a held-out fact after all
+    c.warm_start.rare_rate = 0.0  # share of the lessons in solving that contain what is held out after all
 
     # --- evaluation
     c.eval = config_dict.ConfigDict()

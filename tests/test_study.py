@@ -160,6 +160,17 @@ def test_the_committed_study_sets_existing_keys_only_and_no_hyperparameter_of_on
     assert all(config_lib.differences(runs[0].config, run.config, free) == [] for run in runs)
 
 
+def test_the_committed_study_of_code_changes_what_its_arms_are_named_after(tmp_path):
+    runs = study_lib.plan(study_lib.load(str(ARITHMETIC.with_name("code.py"))), tmp_path)
+    trained = [run for run in runs if run.needs]
+    assert len(trained) == 4 * 3 and len(runs) == len(trained) + 3
+    assert {(run.config["data"]["kind"], run.config["grader"]) for run in runs} == {("snippets", "code")}
+    free = ["refine", "num_responses", "critique", "execution_reveals_value", "seed", "model.init"]
+    assert all(config_lib.differences(trained[0].config, run.config, free) == [] for run in trained)
+    differ = {(run.arm, run.config["critique"], run.config["execution_reveals_value"]) for run in trained[:2]}
+    assert differ == {("execution", "execution", True), ("indicative", "indicative", True)}
+
+
 def test_the_committed_settings_leave_room_for_a_solution(tmp_path):
     from cgrpo_jax import arithmetic, assemble, checks
     from cgrpo_jax.tokenizer import load_tokenizer

@@ -144,8 +144,8 @@ def test_the_warm_start_learns_the_lessons():
     before = score(params)
     seen = []
     learned = warmstart.warm_start(
-        params, prompts=PROMPTS, num_updates=20, rows_per_update=8, learning_rate=1e-2, lengths=(1, 2),
-        held_out=HELD_OUT, rare_rate=0.0, seed=0, progress=lambda steps: seen.append(len(steps)) or steps, **settings,
+        params, rows=warmstart.lessons(PROMPTS, seed=0, lengths=(1, 2), held_out=HELD_OUT), num_updates=20,
+        rows_per_update=8, learning_rate=1e-2, progress=lambda steps: seen.append(len(steps)) or steps, **settings,
     )  # fmt: skip
     assert seen == [20]
     assert score(learned) > before + 1

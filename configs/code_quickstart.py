@@ -1,0 +1,37 @@
+"""Critique-GRPO on a small task in code, graded and critiqued by running programs in the sandbox, on two cores.
+
+    python -m cgrpo_jax.train --config=configs/code_quickstart.py --workdir=runs/code_quickstart
+
+Questions such as `f(a, b): a plus 3, b dofu` ask for one-line programs. The warm start explains 24 coined words such as
+`dofu` but not 8 others, and three in five questions need one of these: they all fail at first. The test that fails says
+what was expected, the refinement uses it, and training on the refinement as an answer to the question alone makes it
+knowledge. See configs/studies/code.py for what it is compared with. Nearly all the time goes into grading: an iteration
+runs up to 180 programs, each in a sandbox of its own.
+"""
+
+from configs import quickstart
+
+
+def get_config():
+    """Returns the quickstart's configuration for the code task."""
+    c = quickstart.get_config()
+
+    c.model.tokenizer = "snippets"
+
+    c.data.kind = "snippets"
+    c.data.num_train = 256
+    c.data.num_eval = 64
+    c.data.chain_length = 2
+    c.data.num_held_out = 8
+    c.grader = "code"
+    c.step_checker = "equations"
+
+    c.warm_start.chain_lengths = (2,)
+
+    c.num_iterations = 60
+    c.questions_per_iteration = 16
+    c.max_prompt_length = 16
+    c.max_response_length = 16
+    c.max_refinement_prompt_length = 64
+    c.num_slots = 112
+    return c
