@@ -5,7 +5,8 @@
         --config.model.folder=SMOLLM2_FOLDER
 
 and GRPO, for comparison, with `--config.refine=none --config.num_responses=8`. At temperature 1 this model hardly writes
-sentences; at 0.6 it solves about a fifth of the problems. The critique recomputes the equations of the response.
+sentences; at 0.6 it solves about a fifth of the problems. The critique is the verdict and the right answer: after one that recomputes
+the equations of the response ("execution") 5 % of this model's first refinements passed.
 """
 
 from configs import base
@@ -29,7 +30,7 @@ def get_config():
     c.num_slots = 64
     c.decode_chunk = 16
 
-    c.critique = "execution"
+    c.critique = "indicative_gt"
     c.refine_prompt = (
         "{question}\n\nA wrong attempt: {response}\n{critique}\n\nAnswer in one short sentence with the calculation."
     )
