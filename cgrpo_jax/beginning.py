@@ -91,14 +91,22 @@ def resume(config, parts: RunParts, optimizer: optax.GradientTransformation) -> 
 
 
 def _progress(extra: dict[str, Any], parts: RunParts) -> Progress:
-    """Returns what a checkpoint keeps; raises a `UserError` where the run's files are not those that it began with."""
+    """Returns what a checkpoint keeps; raises a `UserError` where the run's questions are not those that it began with.
+
+    A reward function that has changed is said only: one that raised ends a run, and is mended before it goes on.
+    """
     kept = {name: value for name, value in extra.items() if name != "questions"}  # in the place of `inputs`, once
-    # A checkpoint that was written before there were `inputs` has nothing to compare.
-    if "inputs" in kept and (changed := fingerprints.changed(kept["inputs"], parts.inputs)):
+    if "inputs" not in kept:
+        journal.say("an older version began this run: whether its questions are still the same can't be told")
+        kept["inputs"] = parts.inputs
+    changed = fingerprints.changed(kept["inputs"], parts.inputs)
+    if others := [name for name in changed if not fingerprints.is_function(name)]:
         raise UserError(
-            f"changed since {parts.run.path} began: {', '.join(changed)}; restore the files (data.train, data.eval, "
-            "data.pass_rates, grader), or give another --workdir."
+            f"changed since {parts.run.path} began: {', '.join(others)}; restore the files (data.train, data.eval, "
+            "data.pass_rates), or give another --workdir."
         )
+    if changed:
+        journal.say(f"changed since {parts.run.path} began, and used as it is now: {', '.join(changed)}")
     return Progress(**kept | {"inputs": dict(parts.inputs)})
 
 

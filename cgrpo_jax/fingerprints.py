@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from cgrpo_jax import functions, tables
 from cgrpo_jax.records import Problem
 
+_FILE_OF = "the file of "
+
 
 def of_all(grader: str, problems: Mapping[str, Sequence[Problem]]) -> dict[str, str]:
     """Returns the hashes of problems, by what is said of them, and of the files of all functions that grade them.
@@ -23,12 +25,17 @@ def of_all(grader: str, problems: Mapping[str, Sequence[Problem]]) -> dict[str, 
     """
     told = {f"the {kind} questions": of_problems(some) for kind, some in problems.items() if some}
     kinds = {problem.grader or grader for some in problems.values() for problem in some}
-    return told | {f"the file of {kind}": of_function(kind) for kind in sorted(kinds) if functions.is_name(kind)}
+    return told | {f"{_FILE_OF}{kind}": of_function(kind) for kind in sorted(kinds) if functions.is_name(kind)}
 
 
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Returns the names of what is not what it was, what is new and what is gone included."""
     return [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+
+
+def is_function(name: str) -> bool:
+    """Is this the name of a function's file, which its user may have mended, not of problems?"""
+    return name.startswith(_FILE_OF)
 
 
 def of_problems(problems: Iterable[Problem]) -> str:

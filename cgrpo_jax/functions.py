@@ -30,6 +30,7 @@ from cgrpo_jax.answers import Grade
 from cgrpo_jax.errors import UserError
 
 _MOST_SAID = 300  # characters of an exception
+DECLINED = "the reward function gave None"  # to say, as with TRL, that it is not meant for this response
 _NOT_COLUMNS = ("prompt", "completion", "completion_ids", "prompts", "completions")
 
 
@@ -139,7 +140,7 @@ def _score(
 
 def _graded(reward) -> Grade:
     if reward is None:
-        return Grade(0.0, None, "the reward function gave None", failed=True)
+        return Grade(0.0, None, DECLINED, failed=True)
     value = float(reward)
     if not math.isfinite(value):
         return Grade(0.0, None, f"the reward function gave {value}", failed=True)

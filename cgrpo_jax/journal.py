@@ -168,14 +168,19 @@ def sample_lines(
                 "question": problems[q].question,
                 "answer": problems[q].answer,
                 "response": first.text,
-                "reward": first.reward,
-                "rewards": [row.reward for row in responses[q]],
+                "reward": _reward(first),
+                "rewards": [_reward(row) for row in responses[q]],
                 "critique": refinement.parent.text if refinement and critiques_shown else None,
                 "refinement": refinement.text if refinement else None,
-                "refinement_reward": refinement.reward if refinement else None,
+                "refinement_reward": _reward(refinement) if refinement else None,
             }
         )
     return lines
+
+
+def _reward(row: Rollout) -> float | None:
+    """The reward of a row; None where its grader failed."""
+    return None if row.ungraded else row.reward
 
 
 def summary(progress, *, updates: int, after: dict | None, unsolved_after: Sequence[int] | None) -> dict:

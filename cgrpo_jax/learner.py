@@ -83,6 +83,8 @@ class Learner:
         """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's."""
         c = self.config
         rows = [row for group in groups for row in group]
+        if not rows:
+            return groups
         score = functools.partial(
             update_lib.score_rows,
             rows=rows,

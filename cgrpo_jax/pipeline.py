@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from cgrpo_jax import runtime
+from cgrpo_jax import functions, runtime
 from cgrpo_jax.answers import without_thinking
 from cgrpo_jax.engine import Engine, Sampled
 from cgrpo_jax.errors import GradingError
@@ -30,6 +30,7 @@ from cgrpo_jax.scheduler import Request
 _GRADE_TICKS = 1  # from asking for a grade to reading it
 _POLL_SECONDS = 1.0  # that process 0 waits for an answer from afar before the processes speak again
 # A grader that has failed on so many responses, to so many questions, and has given no verdict at all, is out of order.
+# A reward function that gives None says, as with TRL, that it is not meant for a response: that is no such failure.
 _FAILED_RESPONSES, _FAILED_QUESTIONS = 8, 4
 _logger = logging.getLogger(__name__)
 
@@ -320,19 +321,20 @@ class Pipeline:
             )
         self.timeouts += sum(grade.timed_out for grade in grades)
         self.failures += len(failed)
-        found.failed += len(failed)
-        found.questions |= {(problem.source, problem.index)} if failed else set()
+        broken = [grade for grade in failed if grade.reason != functions.DECLINED]
+        found.failed += len(broken)
+        found.questions |= {(problem.source, problem.index)} if broken else set()
         found.given += sum(
             bool(without_thinking(text).strip()) and not one.failed for text, one in zip(responses, grades, strict=True)
         )
         if (
-            failed
+            broken
             and not found.given
             and found.failed >= _FAILED_RESPONSES
             and len(found.questions) >= _FAILED_QUESTIONS
         ):
             raise GradingError(
-                f"grader '{kind}' gave no verdict on any of {found.failed} responses ({failed[0].reason}); see that it "
+                f"grader '{kind}' gave no verdict on any of {found.failed} responses ({broken[0].reason}); see that it "
                 "works, then give the same command to go on."
             )
 

@@ -314,8 +314,8 @@ def train_rows(
     """Returns each question's group as train rows: its responses, then its kept refinements.
 
     A refinement's context is the prompt of the question, not the one it was sampled from: every log-probability of it
-    is `pi(y' | q)`, as if no critique had been seen. The tokens are the sampled ones. A response without a verdict has
-    advantage 0, and no part in the others' baseline.
+    is `pi(y' | q)`, as if no critique had been seen. The tokens are the sampled ones. A response without a verdict is
+    left out: it has no part in the others' baseline either.
 
     Args:
       responses: Q groups.
@@ -326,14 +326,15 @@ def train_rows(
     groups = [list(group) for group in responses]
     for row in kept:
         groups[row.index.question].append(row)
-    rewards = [row.reward for group in groups for row in group]
+    graded = [[row for row in group if not row.ungraded] for group in groups]
+    rewards = [row.reward for group in graded for row in group]
     # The number of kept refinements changes with every iteration. Padded to what it may be at most, the shape does not,
     # and nothing is compiled anew; the power of two, lest another number of questions is.
     size = 1 << (sum(map(len, responses)) + num_kept * len(responses) - 1).bit_length()
     reward_B = np.zeros(size, np.float32)
     group_B = np.full(size, -1)
     reward_B[: len(rewards)] = rewards
-    group_B[: len(rewards)] = [-1 if row.ungraded else q for q, group in enumerate(groups) for row in group]
+    group_B[: len(rewards)] = [q for q, group in enumerate(graded) for _ in group]
     advantage_B = iter(
         np.asarray(
             jax.device_get(
@@ -350,7 +351,7 @@ def train_rows(
                 advantage=float(next(advantage_B)),
                 refined=row.stage == Stage.REFINEMENT,
             )
-            for row in group
+            for row in rows
         ]
-        for group in groups
+        for group, rows in zip(groups, graded, strict=True)
     ]

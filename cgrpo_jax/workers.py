@@ -15,6 +15,8 @@ from typing import Any
 
 import pebble
 
+from cgrpo_jax.errors import GradingError
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -102,7 +104,7 @@ class Workers:
                 # An idle worker died (killed from outside, say), which spoils a pool: once more, in a fresh one.
                 return self._schedule(task.call, task.timeout).result()
         except BrokenProcessPool as error:
-            raise RuntimeError("The grading workers die at their start; is math-verify installed?") from error
+            raise GradingError("the grading workers die at their start; see that math-verify is installed.") from error
         except futures.TimeoutError:
             return Outcome(None, f"timed out after {task.timeout:g} s", timed_out=True)
         except pebble.ProcessExpired as error:

@@ -4,9 +4,9 @@
     python -m cgrpo_jax.train --config=configs/smollm2_words.py --workdir=runs/smollm2_words \\
         --config.model.folder=SMOLLM2_FOLDER
 
-and GRPO, for comparison, with `--config.refine=none --config.num_responses=8`. At temperature 1 this model hardly writes
-sentences; at 0.6 it solves about a fifth of the problems. The critique is the verdict and the right answer: after one that recomputes
-the equations of the response ("execution") 5 % of this model's first refinements passed.
+and GRPO, for comparison, with `--config.refine=none --config.num_responses=8`. At temperature 1 this model hardly
+writes sentences; at 0.6 it solves about a fifth of the problems. The critique is the verdict and the right answer:
+after one that recomputes the equations of the response ("execution") 5 % of its first refinements passed.
 """
 
 from configs import base

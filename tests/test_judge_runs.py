@@ -45,7 +45,7 @@ def test_responses_without_a_verdict_train_nothing(tmp_path, server, monkeypatch
     assert (row["grade/failures"], row["judge/unreadable"], row["judge/http_failed/status 401"]) == (8, 4, 4)
     assert 0 < row["reward"] < 1 and row["judge/http_requests"] == 16
     (rows,) = seen.updates
-    assert sum(one.advantage == 0 for one in rows) >= 8 and row["rows_trained"] <= 8
+    assert len(rows) == 8 and row["rows_trained"] <= 8
 
 
 def test_a_judge_that_refuses_ends_the_run_and_nothing_is_lost(tmp_path, server):
@@ -85,6 +85,17 @@ def test_a_function_that_raises_ends_the_run_and_nothing_is_lost(tmp_path):
     file.write_text(file.read_text().replace("> 4", "> 400"))
     run(tmp_path / "run", changes)
     assert [row["step"] for row in metrics(tmp_path / "run")] == [0, 1]
+
+
+def test_a_function_may_decline_every_response(tmp_path):
+    """As with TRL, None is not meant for a response; with an entropy bonus rows of advantage 0 are trained as well."""
+    file = tmp_path / "reward.py"
+    file.write_text("def reward(completions, **columns):\n    return [None for _ in completions]\n")
+    changes = {"grader": f"{file}:reward", "data.num_eval": 0, "entropy_coef": 0.01, "old_logp": "trainer"}
+    for row in metrics(run(tmp_path / "run", changes)):
+        assert row["grade/failures"] == 16 and row["rows_trained"] == row["refine/attempted"] == 0
+    for line in tiny_run.lines(tmp_path / "run" / "samples.jsonl"):
+        assert line["reward"] is None and set(line["rewards"]) == {None}
 
 
 def test_an_evaluation_says_what_has_no_verdict(tmp_path, server, capsys):

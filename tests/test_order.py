@@ -224,7 +224,7 @@ def graded_by_a_function(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", [name for name in READ if name != "a function"])
 def test_a_run_does_not_go_on_where_what_it_reads_has_changed(graded_by_a_function, name):
     run, changes, folder = graded_by_a_function
     file, old, new, said = READ[name]
@@ -246,6 +246,24 @@ def test_a_run_goes_on_where_it_is_what_it_was(graded_by_a_function, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
     tiny_run.run(folder, changes, num_iterations=2)
     assert len(tiny_run.metrics(folder)) == 2
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_a_function_that_was_mended_and_says_so(graded_by_a_function, tmp_path, capsys):
+    run, changes, folder = graded_by_a_function
+    file, old, new, said = READ["a function"]
+    text, again = (folder / file).read_text(), shutil.copytree(run, tmp_path / "run")
+    (folder / file).write_text(text.replace(old, new, 1))
+    try:
+        for iterations, times in ((2, 1), (3, 0)):  # said once
+            capsys.readouterr()
+            tiny_run.run(again, changes, num_iterations=iterations)
+            captured = capsys.readouterr()
+            text_said = f"changed since {again} began, and used as it is now: {said.format(folder)}"
+            assert (captured.out + captured.err).count(text_said) == times
+    finally:
+        (folder / file).write_text(text)
+    assert len(tiny_run.metrics(again)) == 3
 
 
 @pytest.mark.slow

@@ -105,13 +105,13 @@ def test_a_refinement_without_a_verdict_is_never_kept():
         assert [one.index.response for one in kept] == [2]
 
 
-def test_a_response_without_a_verdict_has_no_advantage_and_no_part_in_the_baseline():
+def test_a_response_without_a_verdict_is_no_train_row_and_has_no_part_in_the_baseline():
     failed = response(0, 3).replace(ungraded=True)
     graded = [response(0, 0, 1.0), response(0, 1), response(0, 2)]
     (group,) = train_rows([[failed, *graded]], [], scale_by_std=True)
     (alone,) = train_rows([graded], [], scale_by_std=True)
-    assert [one.advantage for one in group] == [0.0, *(one.advantage for one in alone)]
-    assert group[1].advantage > 0
+    assert [one.advantage for one in group] == [one.advantage for one in alone] and group[0].advantage > 0
+    assert train_rows([[failed], graded], [], scale_by_std=True)[0] == []
 
 
 def test_a_kept_refinement_is_a_response_to_the_question_alone():
