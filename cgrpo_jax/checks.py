@@ -171,7 +171,7 @@ def check(config) -> None:
     if not config.diagnosis.kinds or not set(config.diagnosis.kinds) <= set(kinds):
         raise UserError(
             f"diagnosis.kinds {tuple(config.diagnosis.kinds)} must be kinds of critiques; use some of "
-            f"{', '.join(kinds)}."
+            f'{", ".join(kinds)}, as --config.diagnosis.kinds=\'("indicative", "cot")\'.'
         )
     if config.refine == "solution" and config.data.kind not in MADE_UP and not config.data.solution_key:
         raise UserError('refine "solution" inserts the data\'s solutions; name their column in data.solution_key.')

@@ -129,9 +129,16 @@ def _score(
     arguments = {name: [value] * len(responses) for name, value in rest.items()}
     arguments |= {"log_extra": _ignore, "log_metric": _ignore}
     arguments |= {"prompts": prompts, "completions": completions, "completion_ids": None}
-    rewards = function(**_accepted(function, arguments))
+    accepted = _accepted(function, arguments)
+    try:
+        inspect.signature(function).bind(**accepted)
+    except TypeError as error:
+        raise TypeError(f"{error}; it may take {', '.join(sorted(arguments))}") from None
+    rewards = function(**accepted)
     if inspect.isawaitable(rewards):
         rewards = asyncio.run(_wait_for(rewards))
+    if rewards is None:
+        raise TypeError(f"it returned None, not a list of {len(responses)} rewards")
     rewards = list(rewards)
     if len(rewards) != len(responses):
         raise ValueError(f"it returned {len(rewards)} rewards for {len(responses)} responses")

@@ -40,7 +40,7 @@ class RunParts:
       mixture: share of each source of the former; empty where all are one set.
       inputs: `fingerprints.of_all` of what it reads.
       grader: of responses and refinements.
-      stopping: whether SIGTERM has reached a process; all of them ask together.
+      stopping: which of SIGTERM and SIGINT has reached a process, 0 for none; all of them ask together.
     """
 
     run: RunDir
@@ -54,7 +54,7 @@ class RunParts:
     mixture: Mapping[str, float]
     inputs: Mapping[str, str]
     grader: Grader
-    stopping: Callable[[], bool]
+    stopping: Callable[[], int]
 
 
 def open_run(config, workdir: str, held: contextlib.ExitStack) -> RunParts:
@@ -103,7 +103,7 @@ def open_run(config, workdir: str, held: contextlib.ExitStack) -> RunParts:
         inputs=inputs,
         grader=generation.open_grader(config, held),
         checkpoints=held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep)),
-        stopping=held.enter_context(runtime.catch_sigterm()),
+        stopping=held.enter_context(runtime.catch_stop()),
     )
 
 

@@ -211,7 +211,16 @@ class Grader:
             self._held = None
 
     def grade(self, responses: Sequence[str], answers: Sequence[str]) -> list[Grade]:
-        """Grades all responses, in order."""
+        """Grades all responses, in order.
+
+        Raises:
+          UserError: there is not one gold answer for each response, or one of them is no text.
+        """
+        for name, texts in (("responses", responses), ("answers", answers)):
+            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+                raise UserError(f"{name} must be a list of texts, not {texts!r:.80}.")
+        if len(responses) != len(answers):
+            raise UserError(f"there are {len(responses)} responses and {len(answers)} answers; give one for each.")
         pending = [self.submit(response, answer) for response, answer in zip(responses, answers, strict=True)]
         return [row.result() for row in pending]
 

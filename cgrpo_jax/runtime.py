@@ -1,7 +1,7 @@
 """What a process sets up before it computes: memory, compilation cache, the processes it works with.
 
 Several processes run the same program on the same numbers. They must also fail together (`agree`), take from one what
-only one may know or do (`decide`), exchange what they have divided (`share`), and stop together (`catch_sigterm`).
+only one may know or do (`decide`), exchange what they have divided (`share`), and stop together (`catch_stop`).
 """
 
 import ctypes
@@ -163,35 +163,42 @@ def decide(make: Callable[[], Any], what: str) -> Any:
 
 
 @contextmanager
-def catch_sigterm() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says, on all processes alike, whether SIGTERM has reached one of them; all must call it.
+def catch_stop() -> Iterator[Callable[[], int]]:
+    """Gives a function that says, on all processes alike, which of SIGTERM and SIGINT (Ctrl-C) has reached one of them.
 
-    A second SIGTERM ends a process at once, as usual.
+    It returns the signal's number, 0 for none; all processes must call it. A second signal ends a process at once, as
+    usual. SIGINT stays ignored where it is, as in a shell's background job.
     """
-    asked = False
+    asked, before = 0, {}
 
     def note(number, frame):
         nonlocal asked
-        asked = True
-        signal.signal(signal.SIGTERM, before)
+        asked = number
+        restore()
 
-    def any_asked() -> bool:
+    def restore():
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def any_asked() -> int:
         if jax.process_count() == 1:
             return asked
-        return bool(multihost_utils.process_allgather(np.array([asked], np.int32)).any())
+        return int(multihost_utils.process_allgather(np.array([asked], np.int32)).max())
 
     if threading.current_thread() is not threading.main_thread():  # which alone may catch signals
         yield any_asked
         return
-    before = signal.signal(signal.SIGTERM, note)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, note)
     try:
         yield any_asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()
 
 
 def stopped_status() -> int:
-    """Returns the exit status of a run that SIGTERM stopped: `CGRPO_STOPPED_STATUS`, by default 0.
+    """Returns the exit status of a run that SIGTERM stopped: `CGRPO_STOPPED_STATUS`, by default 0. Ctrl-C's is 130.
 
     A scheduler that takes 0 for the end of the run, and repeats what fails, needs another.
 

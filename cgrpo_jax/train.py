@@ -17,6 +17,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,23 +45,26 @@ from cgrpo_jax.learner import Learner
 from cgrpo_jax.pipeline import Pipeline, Progress, together
 from cgrpo_jax.records import Author, Problem, Rollout, TrainState
 
+_INTERRUPTED = 128 + signal.SIGINT  # exit status, as a shell has it
+
 
 def main(config, workdir: str, distributed: bool = False) -> None:
     """Trains; a second call with the same folder resumes.
 
-    Stopped by SIGTERM, it saves what the last whole iteration left, and exits with `runtime.stopped_status`.
+    Stopped by SIGTERM, it saves what the last whole iteration left, and exits with `runtime.stopped_status`; by Ctrl-C
+    likewise, with 130.
     """
     runtime.start(distributed=distributed)
     with runtime.agree("starting"):
         stopped_status = runtime.stopped_status()
     with contextlib.ExitStack() as held:
-        finished = Loop(config, opening.open_run(config, workdir, held)).train()
-    if not finished and stopped_status:
-        sys.exit(stopped_status)
+        stopped_by = Loop(config, opening.open_run(config, workdir, held)).train()
+    if status := {signal.SIGTERM: stopped_status, signal.SIGINT: _INTERRUPTED}.get(stopped_by, 0):
+        sys.exit(status)
 
 
 class Stopped(Exception):
-    """SIGTERM has reached a process: raised on all of them, at the same place, with the state to save or None."""
+    """A signal has reached a process: raised on all, at one place, with the state to save or None, and its number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,41 +107,42 @@ class Loop:
 
     # --- the algorithm ------------------------------------------------------------------------------------------
 
-    def train(self) -> bool:
-        """Runs all iterations that are left, or those before SIGTERM; returns whether none is left."""
+    def train(self) -> int:
+        """Runs all iterations that are left, or those before a signal stops it, whose number it returns; else 0."""
         try:
             self._iterate(self._begin())
         except Stopped as stopped:
-            (state,) = stopped.args
+            state, number = stopped.args
+            name = signal.Signals(number).name
             if state is None:
-                journal.say("stopped by SIGTERM before the first iteration; the same command begins anew")
-                return False
+                journal.say(f"stopped by {name} before the first iteration; the same command begins anew")
+                return number
             self._keep(state, self.progress.iteration, always=True)
             self.parts.checkpoints.wait()
-            journal.say(f"stopped by SIGTERM after iteration {self.progress.iteration}; the same command goes on")
-            return False
-        return True
+            journal.say(f"stopped by {name} after iteration {self.progress.iteration}; the same command goes on")
+            return number
+        return 0
 
     def _iterate(self, state: TrainState) -> None:
         c = self.config
         if passed := [step for step in c.profile_steps if step < self.progress.iteration]:
             journal.say(f"profile_steps {passed}: these iterations are over, and are not traced")
-        bar = journal.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training")
-        for iteration in range(self.progress.iteration, c.num_iterations):
-            with self.profiler.iteration(iteration):
-                try:
-                    state, done = self._step(state, iteration, functools.partial(self._tick, state, bar))
-                except GradingError:  # nothing is lost: the same command begins this iteration anew
-                    self._keep(state, iteration, always=True)
-                    self.parts.checkpoints.wait()
-                    raise
-            row = self._log(iteration, done, state)
-            self._keep(state, iteration + 1, always=self.learner.has_given_up())
-            if self.learner.has_given_up():
-                self._give_up()
-            bar.set_postfix_str(journal.bar_text(row))
-            bar.update()
-        bar.close()
+        # Closed whatever happens, so that what is said of it stands on a line of its own.
+        with journal.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training") as bar:
+            for iteration in range(self.progress.iteration, c.num_iterations):
+                with self.profiler.iteration(iteration):
+                    try:
+                        state, done = self._step(state, iteration, functools.partial(self._tick, state, bar))
+                    except GradingError:  # nothing is lost: the same command begins this iteration anew
+                        self._keep(state, iteration, always=True)
+                        self.parts.checkpoints.wait()
+                        raise
+                row = self._log(iteration, done, state)
+                self._keep(state, iteration + 1, always=self.learner.has_given_up())
+                if self.learner.has_given_up():
+                    self._give_up()
+                bar.set_postfix_str(journal.bar_text(row))
+                bar.update()
         self._finish(state)
 
     def _step(self, state: TrainState, iteration: int, on_tick: Callable) -> tuple[TrainState, Done]:
@@ -377,8 +382,8 @@ class Loop:
                 function(*args, **kw)
 
     def _stop_if_asked(self, state: TrainState | None) -> None:
-        if self.parts.stopping():
-            raise Stopped(state)
+        if number := self.parts.stopping():
+            raise Stopped(state, number)
 
     def _keep(self, state: TrainState, iteration: int, *, always: bool = False) -> None:
         c = self.config

@@ -1,5 +1,6 @@
 """A user's own reward function in worker processes, with the signature that TRL calls."""
 
+import re
 import textwrap
 
 import pytest
@@ -58,6 +59,12 @@ MODULE = """
         if "exit" in completions:
             os._exit(7)
         return [1.0] * len(completions)
+
+    def forgets(completions, **kwargs):
+        [1.0 for _ in completions]
+
+    def asks(completions, level):
+        return [1.0 for _ in completions]
 
     number = 3
 """
@@ -182,3 +189,12 @@ def test_a_function_that_can_not_be_loaded_is_an_error_when_loading(file, name, 
     rewards.check_gold(f"{file}:contains", ["anything", ""], timeout=30.0)
     with pytest.raises(UserError, match=f"{name}' can't be loaded: .*{reason}"):
         rewards.check_gold(f"{file}:{name}", ["7"], timeout=30.0)
+
+
+def test_what_a_function_takes_and_gives_back_is_said(file):
+    for name, said in (
+        ("forgets", "TypeError: it returned None, not a list of 1 rewards"),
+        ("asks", "TypeError: missing a required argument: 'level'; it may take answer, completion_ids, completions, "),
+    ):
+        with pytest.raises(GradingError, match=re.escape(said)):
+            score(file, name, ["a"])

@@ -67,7 +67,7 @@ def test_a_resumed_run_may_trace_others_and_a_stopped_one_leaves_its_trace(tmp_p
     def stopping_soon():
         yield lambda: next(ticks, True)
 
-    monkeypatch.setattr(runtime, "catch_sigterm", stopping_soon)
+    monkeypatch.setattr(runtime, "catch_stop", stopping_soon)
     tiny_run.run(tmp_path, profile_steps=(0, 1))
     assert "profile_steps [0]: these iterations are over, and are not traced" in capfd.readouterr().err
     assert len(tiny_run.metrics(run)) == 1  # the second iteration was stopped

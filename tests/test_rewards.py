@@ -418,3 +418,16 @@ def test_functions_are_told_from_kinds(tmp_path):
     assert not any(map(functions.is_name, ["math", "a:", ":f", "a:b c", ""]))
     with pytest.raises(UserError, match="there is no file .*nothing.py"):
         functions.resolved(f"{tmp_path}/nothing.py:f")
+
+
+@pytest.mark.parametrize(
+    ("responses", "answers", "said"),
+    [
+        ("5", ["5"], "responses must be a list of texts, not '5'"),
+        (["5"], [5], r"answers must be a list of texts, not \[5\]"),
+        (["5", "6"], ["5"], "there are 2 responses and 1 answers; give one for each"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_named(responses, answers, said):
+    with pytest.raises(UserError, match=said):
+        rewards.grade("numeric", responses, answers)
