@@ -60,10 +60,20 @@ def only_name(setup: str, tests: Sequence[str]) -> str | None:
       >>> only_name("", ["assert isclose(f(2), 1.41)"]) is None
       True
     """
+    found = candidates(setup, tests)
+    return found[0] if len(found) == 1 else None
+
+
+def candidates(setup: str, tests: Sequence[str]) -> list[str]:
+    """Returns the names that tests can take from the program alone, in the order of the alphabet; see `only_name`.
+
+    Example:
+      >>> candidates("", ["assert isclose(f(2), 1.41)"])
+      ['f', 'isclose']
+    """
     sources = [setup, *tests]
     found = free_names(sources) - set(modules(sources))
-    found = {name for name in found if not hasattr(builtins, name)} or found
-    return found.pop() if len(found) == 1 else None
+    return sorted({name for name in found if not hasattr(builtins, name)} or found)
 
 
 def of_solution(solution: str, setup: str, tests: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -194,9 +194,10 @@ def _unreadable(survey: _Survey) -> dict[str, str]:
             continue
         with rewards.Grader(kind, num_workers=os.cpu_count() or 1) as grader:
             readable = grader.readable([answer for _, answer in rows])
-        for (where, answer), ok in zip(rows, readable, strict=True):
-            if not ok:
-                bad[where] = f"{where}: {answer[:80]!r}, by grader '{kind}'"
+            for (where, answer), ok in zip(rows, readable, strict=True):
+                if not ok:  # of those that are named, say why
+                    told = rewards.said_of_unreadable(grader, answer, kind) if len(bad) < _SHOWN else f"{answer[:80]!r}"
+                    bad[where] = f"{where}: {told}, by grader '{kind}'"
     return bad
 
 

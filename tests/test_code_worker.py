@@ -398,6 +398,7 @@ def test_readable(answer):
         json.dumps({"asserts": ["assert f()"], "names": []}),
         json.dumps({"asserts": ["assert f()"], "names": "f"}),
         json.dumps({"asserts": ["assert f()"], "names": [1]}),
+        json.dumps({"asserts": ["assert f()"], "names": [".f"]}),
         json.dumps({"asserts": ["assert isclose(f(2), 1.41)"]}),  # which of them is tested?
         json.dumps({"asserts": ["assert add(1, 2) == 3", "assert sub(2, 1) == 1"]}),
         json.dumps({"check": "def check(f): assert f()", "entry_point": "f", "names": ["f"]}),
@@ -411,6 +412,24 @@ def test_readable(answer):
 def test_unreadable(answer):
     assert not readable(answer)
     assert grade("def f(): pass", answer)[2] == f"gold answer {answer[:80]!r} can't be read"
+
+
+@pytest.mark.parametrize(
+    ("tests", "said"),
+    [
+        ({"asserts": ["assert f(1) == h(2)"]}, "its tests use f and h: say in `names` which come from the program"),
+        ({"asserts": ["assert 1 == 1"]}, "its tests use no name of a program: say in `names` which come from the"),
+        ({"asserts": ["assert f()"], "names": [".f"]}, "its `names` must be a list of names, at least one of them"),
+        ({"asserts": ["assert f(1) == h(2)"], "names": ["f"]}, ""),
+        ({"asserts": ["f(1) == h(2)"]}, ""),
+        ({"check": "assert f()", "entry_point": "f"}, ""),
+        ({"stdin": []}, ""),
+        ([], ""),
+    ],
+)
+def test_why_names_are_unclear(tests, said):
+    found = code_worker.unclear_names(json.dumps(tests))
+    assert found.startswith(said) and bool(found) == bool(said)
 
 
 # --- attacks ------------------------------------------------------------------------------------------------------

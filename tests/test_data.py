@@ -106,6 +106,13 @@ def test_rows_whose_own_solution_fails_their_tests(tmp_path, capsys, name):
 MBPP = {"task_id": 601, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": [ADD]}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+def test_rows_without_names(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", MBPP | {"code": None, "test_list": ["assert isclose(f(2), 1.41)"]})
+    said = refused(capsys, tmp_path / "out", "mbpp", f"--source=train={path}")
+    assert "its tests use f and isclose: say in `names` which come from the program, by grader 'code')" in said
+
+
 @pytest.mark.parametrize("flags", [(), ("--drop_unsolved",)])
 def test_a_sandbox_that_fails_is_no_wrong_solution(tmp_path, capsys, monkeypatch, flags):
     reason = "grader failed: SandboxError: the sandbox could not be set up: \nfork: no memory"
