@@ -85,6 +85,9 @@ def test_finding_the_program_takes_linear_time():
         ("    return math.pi * r ** 2", AREA),
         ("print(sum(map(int, input().split())))", SUM),
         ("import sys\nprint(sum(map(int, sys.stdin.read().split())), '\\n')\nsys.exit()", SUM),
+        ("print(sum(map(int, input().split())))\nexit()\nprint(1)", SUM),
+        ("print(sum(map(int, input().split())))\nif True: quit(0)", SUM),
+        ("def add(a, b): return a + b\ntry:\n    exit(1)\nexcept SystemExit:\n    pass", ADD),
         ("if __name__ == '__main__':\n    a, b = input().split()\n    print(int(a) + int(b), end='')", SUM),
     ],
 )
