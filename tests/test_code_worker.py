@@ -13,6 +13,7 @@ import pebble
 import pytest
 
 from cgrpo_jax import code_worker, rewards, sandbox
+from cgrpo_jax.code_names import of_solution
 from cgrpo_jax.code_worker import grade, program_of, readable
 
 pytestmark = [
@@ -372,6 +373,21 @@ def test_a_function_with_the_name_of_a_builtin_is_the_programs():
     assert grade("def total(a): return 25", answer)[2].startswith("No test could be run: the program defines no sum.")
     answer = json.dumps({"asserts": ["assert set(f()) == {1}"]})
     assert grade("def f(): return [2]\ndef set(x): return {1}", answer)[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("solution", "test", "wrong"),
+    [
+        ("from math import *\ndef f(x): return sqrt(x)", "assert isclose(f(2), 1.41421356237)", "def f(x): return 1"),
+        ("from math import gcd", "assert gcd(4, 6) == 2", "def gcd(a, b): return 1"),
+        ("from math import *", "assert gcd(4, 6) == 2", "def gcd(a, b): return 1"),
+    ],
+)
+def test_a_solution_that_imports_passes_and_a_wrong_one_does_not(solution, test, wrong):
+    names, forgotten = of_solution(solution, "", [test])
+    answer = {"setup": "\n".join(forgotten), "asserts": [test]} | ({"names": names} if names else {})
+    assert grade(solution, json.dumps(answer))[2] == "passes all 1 tests"
+    assert grade(wrong, json.dumps(answer))[2].startswith("Test 1 of 1 fails: ")
 
 
 # --- gold answers -------------------------------------------------------------------------------------------------
