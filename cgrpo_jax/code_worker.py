@@ -31,9 +31,10 @@ from cgrpo_jax.answers import without_thinking
 from cgrpo_jax.code_names import candidates, modules, only_name
 from cgrpo_jax.code_values import EXPECTED, cut
 
-# Of a worker's time limit a part, no more than this many seconds, is kept for starting sandboxes and for telling of a
-# program that hangs: this much of it for the start.
-_MARGIN, _KEPT, _START = 2.0, 0.4, 0.75
+# What of a worker's time limit is kept for starting sandboxes and for telling of a program that hangs.
+_MARGIN = 2.0  # seconds, at most
+_KEPT = 0.4  # share of the time limit, at most
+_START = 0.75  # share of what is kept, for the start
 _AT_ONCE = 4  # scripts of one program: most of the time in which one starts is waiting
 _MAX_OUTPUT = 1 << 20  # bytes that a program may print
 _MAX_REPORT = 1 << 16
