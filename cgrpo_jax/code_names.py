@@ -60,10 +60,20 @@ def only_name(setup: str, tests: Sequence[str]) -> str | None:
       >>> only_name("", ["assert isclose(f(2), 1.41)"]) is None
       True
     """
+    found = candidates(setup, tests)
+    return found[0] if len(found) == 1 else None
+
+
+def candidates(setup: str, tests: Sequence[str]) -> list[str]:
+    """Returns the names that tests can take from the program alone, in the order of the alphabet; see `only_name`.
+
+    Example:
+      >>> candidates("", ["assert isclose(f(2), 1.41)"])
+      ['f', 'isclose']
+    """
     sources = [setup, *tests]
     found = free_names(sources) - set(modules(sources))
-    found = {name for name in found if not hasattr(builtins, name)} or found
-    return found.pop() if len(found) == 1 else None
+    return sorted({name for name in found if not hasattr(builtins, name)} or found)
 
 
 def of_solution(solution: str, setup: str, tests: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -75,31 +85,42 @@ def of_solution(solution: str, setup: str, tests: Sequence[str]) -> tuple[list[s
       tests: of the program.
 
     Returns:
-      (names that the solution defines and the tests use, without those of Python's own if there are others, then
-      attributes of its classes that the tests use, with a point before each;
-      imports of the solution, of names that the tests use and neither they nor the solution define)
+      (names that the solution defines and the tests use, without those of Python's own if there are others, or else the
+      only one that it imports from a module and they use; then attributes of its classes that the tests use, with a
+      point before each;
+      imports of the solution: of all that a module has, and of names that the tests use and neither they nor the
+      solution define)
 
     Example:
       >>> of_solution("from math import isclose\\ndef f(x): return x ** .5", "", ["assert isclose(f(4), 2)"])
       (['f'], ['from math import isclose'])
       >>> of_solution("class Box:\\n    def get(self): return 1", "", ["assert Box().get() == 1"])
       (['Box', '.get'], [])
+      >>> of_solution("from math import gcd", "", ["assert gcd(4, 6) == 2"])
+      (['gcd'], [])
     """
     try:
         free, tree = free_names([setup, *tests]), ast.parse(solution)
     except (SyntaxError, ValueError):
         return [], []
-    defined, imports = set(), {}
+    defined, imports, picked, everything = set(), {}, set(), []
     for statement in tree.body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             for alias in statement.names:
                 one = type(statement)(**{**vars(statement), "names": [alias]})
-                imports[alias.asname or alias.name.partition(".")[0]] = ast.unparse(one)
+                if alias.name == "*":
+                    everything.append(ast.unparse(one))
+                    continue
+                name = alias.asname or alias.name.partition(".")[0]
+                imports[name] = ast.unparse(one)
+                picked |= {name} if isinstance(statement, ast.ImportFrom) else set()
         else:
             defined |= _bound(statement)
     names = free & defined
     names = {name for name in names if not hasattr(builtins, name)} or names
-    forgotten = [imports[name] for name in sorted(free & imports.keys() - names)]
+    if not names and len(free & picked) == 1:
+        names = free & picked
+    forgotten = everything + [imports[name] for name in sorted(free & imports.keys() - names)]
     used = {node.attr for source in (setup, *tests) for node in ast.walk(ast.parse(source)) if _is_attribute(node)}
     return [*sorted(names), *sorted(f".{name}" for name in used & _attributes(tree))], forgotten
 

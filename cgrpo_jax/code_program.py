@@ -5,6 +5,7 @@ answers with a value, built of literals, or with an exception as text. So the pr
 they expect, and whatever it does to its own process, all it can send is a wrong answer.
 """
 
+import builtins
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ class OutOfTimeError(BaseException):
 
 def main(job):
     """Runs the job's program: as a module that answers calls, or as a script."""
+    builtins.exit = builtins.quit = sys.exit  # Python has been started without `site`, which defines them
     (_script if job["script"] else _serve)(job)
 
 

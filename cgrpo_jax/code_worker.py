@@ -28,12 +28,13 @@ import time
 
 from cgrpo_jax import sandbox
 from cgrpo_jax.answers import without_thinking
-from cgrpo_jax.code_names import modules, only_name
+from cgrpo_jax.code_names import candidates, modules, only_name
 from cgrpo_jax.code_values import EXPECTED, cut
 
-# Of a worker's time limit a part, no more than this many seconds, is kept for starting sandboxes and for telling of a
-# program that hangs: this much of it for the start.
-_MARGIN, _KEPT, _START = 2.0, 0.4, 0.75
+# What of a worker's time limit is kept for starting sandboxes and for telling of a program that hangs.
+_MARGIN = 2.0  # seconds, at most
+_KEPT = 0.4  # share of the time limit, at most
+_START = 0.75  # share of what is kept, for the start
 _AT_ONCE = 4  # scripts of one program: most of the time in which one starts is waiting
 _MAX_OUTPUT = 1 << 20  # bytes that a program may print
 _MAX_REPORT = 1 << 16
@@ -117,6 +118,26 @@ def readable(answer: str) -> bool:
     return _read(answer) is not None
 
 
+def unclear_names(answer: str) -> str:
+    """Returns why a gold answer can't be read, where that is for its `names` alone; else nothing.
+
+    Example:
+      >>> unclear_names('{"asserts": ["assert isclose(f(2), 1.41)"]}')
+      'its tests use f and isclose: say in `names` which come from the program'
+    """
+    try:
+        tests = json.loads(answer)
+        if _read(answer) is not None or _read(json.dumps(tests | {"names": ["name"]})) is None:
+            return ""
+    except (ValueError, TypeError):
+        return ""
+    if "names" in tests:
+        return "its `names` must be a list of names, at least one of them without a point before it"
+    found = candidates(tests.get("setup", ""), tests["asserts"])
+    used = " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]])) or "no name of a program"
+    return f"its tests use {used}: say in `names` which come from the program"
+
+
 def grade(response: str, answer: str, *, seconds: float | None = None) -> tuple[float, str | None, str]:
     """Runs the program in `response` against the tests in `answer`.
 
@@ -178,7 +199,9 @@ def _names(tests):
         name = only_name(tests.get("setup", ""), tests["asserts"])
         return [] if name is None else [name]
     names = tests["names"]
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return []
+    return names if any(not name.startswith(".") for name in names) else []  # of attributes alone nothing is tested
 
 
 # --- tests that call the program's functions --------------------------------------------------------------------------

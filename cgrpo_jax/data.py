@@ -45,7 +45,6 @@ FLAGS = {
 _SHOWN = 5  # rows named in an error
 # Why rows are left out.
 _UNREADABLE, _UNSOLVED = "gold answer can't be read", "its own solution fails its tests"
-_SOLUTION_SECONDS = 10.0  # that a row's own solution may take: a machine may be busy
 # What JSON lines and parquet files are read with where nothing is said.
 _KEYS = {"question_key": "question", "answer_key": "answer", "solution_key": None, "answer_pattern": None}
 
@@ -118,7 +117,8 @@ def prepare(
       The description that the set keeps of itself (see `prepared.description`).
 
     Raises:
-      UserError: a file or a row can't be read, or `out` has such a set or can't be written.
+      UserError: a file or a row can't be read, a row's own solution can't be run, or `out` has such a set or can't be
+        written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"data set name {name!r} can't be used; use lower-case letters, digits and _, such as my_set.")
@@ -194,9 +194,10 @@ def _unreadable(survey: _Survey) -> dict[str, str]:
             continue
         with rewards.Grader(kind, num_workers=os.cpu_count() or 1) as grader:
             readable = grader.readable([answer for _, answer in rows])
-        for (where, answer), ok in zip(rows, readable, strict=True):
-            if not ok:
-                bad[where] = f"{where}: {answer[:80]!r}, by grader '{kind}'"
+            for (where, answer), ok in zip(rows, readable, strict=True):
+                if not ok:  # of those that are named, say why
+                    told = rewards.said_of_unreadable(grader, answer, kind) if len(bad) < _SHOWN else f"{answer[:80]!r}"
+                    bad[where] = f"{where}: {told}, by grader '{kind}'"
     return bad
 
 
@@ -211,19 +212,30 @@ def _solutions(rows: Iterator[tuple[str, formats.Example | str]], unreadable: Ma
 
 
 def _unsolved(solved: Mapping[str, list[tuple[str, formats.Example]]]) -> dict[str, dict[str, str]]:
-    """Returns for each split where rows stand whose own solution gets no reward, and what is said of them."""
+    """Returns for each split where rows stand whose own solution gets no reward, and what is said of them.
+
+    Each has the time that training gives a response by default: a row that needs more can't be solved there.
+
+    Raises:
+      UserError: a solution could not be run, which says nothing of it.
+    """
     found = {split: {} for split in solved}
     total = sum(map(len, solved.values()))
     if not total:
         return found
     with (
-        rewards.Grader("code", num_workers=os.cpu_count() or 1, timeout=_SOLUTION_SECONDS) as grader,
+        rewards.Grader("code", num_workers=os.cpu_count() or 1) as grader,
         journal.progress_bar(total=total, desc="running the rows' own solutions", unit=" rows") as bar,
     ):
         for split, rows in solved.items():
             pending = [grader.submit(example.solution, example.answer) for _, example in rows]
             for (where, _), one in zip(rows, pending, strict=True):
                 grade = one.result()
+                if grade.failed:
+                    raise UserError(
+                        f"{where}: its own solution could not be run ({' '.join(grade.reason.split())}); nothing was "
+                        "written. Mend what keeps programs from running on this machine, and give the same command."
+                    )
                 if not grade.score:
                     found[split][where] = f"{where}: {grade.reason}"
                 bar.update()

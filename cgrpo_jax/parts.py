@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from cgrpo_jax.pipeline import Pipeline, Progress
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rundir import RunDir, write_atomically
 from cgrpo_jax.writers import HttpWriter, Writer, at_work
+
+_log = logging.getLogger(__name__)
 
 
 class Results:
@@ -102,29 +105,54 @@ class Results:
             return
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(itertools.islice(file, first, last), start=first + 1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise UserError(
-                        f"{path}, line {number} is not JSON ({error}); remove it and all after it."
-                    ) from error
+                yield _read_line(path, number, line)
 
-    def resume(self, name: str, *, size: int, total: int) -> int:
-        """Cuts `NAME.jsonl` back to whole parts of `size` lines and returns how many lines are left, of `total`."""
-        path = self.path / f"{name}.jsonl"
+    def resume(self, name: str, *, size: int, numbers: Sequence[int]) -> int:
+        """Cuts `NAME.jsonl` back to the whole parts that stay, and returns how many lines these are.
+
+        The first part that does not stay has a line whose texts are not all graded, or which is of another question
+        than now stands in its place: a diagnosis criticises other questions once more responses are graded. Where a
+        file has all its lines, ungraded texts are graded again whenever it is opened. Before that they are only once,
+        and `NAME.again` holds how many lines had that chance: else what can never be graded would keep an evaluation
+        that is killed time and again from its end.
+
+        Args:
+          name: of the file.
+          size: lines of a part.
+          numbers: of the questions, in their order.
+
+        Raises:
+          UserError: a line is damaged.
+        """
+        path, again = self.path / f"{name}.jsonl", self.path / f"{name}.again"
         if not path.exists():
             return 0
-        ends = [0]
+        ends, lines = [0], []
         with path.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):  # else it was cut short
-                    ends.append(ends[-1] + len(line))
-        number = len(ends) - 1
-        if number > total:
-            raise UserError(f"{path} has {number} lines, more than the {total} questions; give another --out.")
-        kept = number if number == total else number - number % size
+            for text in file:
+                if text.endswith(b"\n"):  # else it was cut short
+                    ends.append(ends[-1] + len(text))
+                    line = _read_line(path, len(ends) - 1, text)
+                    lines.append((line["number"], line["ungraded"]))
+        number, total = len(lines), len(numbers)
+        tried = int(again.read_text()) if number < total and again.exists() else 0
+        others = (i for i, (of, _) in enumerate(lines) if i >= total or of != numbers[i])
+        ungraded = next((i for i, (_, count) in enumerate(lines) if count and i >= tried), number)
+        stop = min(next(others, number), ungraded)
+        kept = number if stop == number == total else stop - stop % size
         os.truncate(path, ends[kept])
+        if ungraded < number:
+            self.write(again.name, f"{number}\n")
+            texts = sum(count for _, count in lines[kept:])
+            _log.warning("%s: %d texts have no verdict; going on from line %d, to grade them.", path, texts, kept + 1)
         return kept
+
+
+def _read_line(path: pathlib.Path, number: int, text: str | bytes) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}, line {number} is not JSON ({error}); remove it and all after it.") from error
 
 
 def part_size(*, total_slots: int, texts_per_slot: int, texts: int) -> int:
@@ -166,7 +194,8 @@ def run_parts(
     slots = max([writer.engine.total_slots for writer in writers if isinstance(writer, Writer)])
     size = part_size(total_slots=slots, texts_per_slot=texts_per_slot, texts=texts)
     total = len(numbered)
-    done = runtime.decide(lambda: results.resume(name, size=size, total=total), f"reading {results.path}")
+    numbers = [number for number, _ in numbered]
+    done = runtime.decide(lambda: results.resume(name, size=size, numbers=numbers), f"reading {results.path}")
     for first in range(done, total, size):
         part = numbered[first : first + size]
         before = runtime.decide(lambda first=first: list(known(first, first + size)), f"reading {results.path}")

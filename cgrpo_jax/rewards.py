@@ -90,14 +90,22 @@ def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_w
         how many there are.
     """
     with Grader(kind, timeout=timeout, num_workers=num_workers) as grader:
-        readable = grader.readable(answers)
-    bad = [row for row, ok in enumerate(readable) if not ok]
+        bad = [row for row, ok in enumerate(grader.readable(answers)) if not ok]
+        told = [f"row {row}: {said_of_unreadable(grader, answers[row], kind)}" for row in bad[:5]]
     if bad:
-        rows = "; ".join(f"row {row}: {answers[row][:80]!r}" for row in bad[:5])
+        rows = "; ".join(told)
         raise UserError(
             f"{len(bad)} of {len(answers)} gold answers can't be read by reward kind '{kind}' ({rows}"
             f"{'; ...' if len(bad) > 5 else ''}); mend or drop these rows, or choose another kind."
         )
+
+
+def said_of_unreadable(grader: "Grader", answer: str, kind: str) -> str:
+    """Returns the beginning of a gold answer that `grader` can't read and, where tests lack `names`, what they use."""
+    why = None
+    if kind == "code":
+        why = grader._pool(kind).call(_module(kind).unclear_names, answer).outcome().value
+    return f"{answer[:80]!r}" + (f", {why}" if why else "")
 
 
 class Grader:

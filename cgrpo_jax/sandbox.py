@@ -58,6 +58,7 @@ _HERE = pathlib.Path(__file__).resolve().parent
 _LAUNCHER = _HERE / "sandbox_launcher.py"
 _SIGNALLED = 128  # as in the launcher
 _MAX_SAID = 10_000  # bytes
+_FORK_SECONDS = 30.0  # that a launcher may take for a sandbox: at its first it starts Python
 _SET_DUMPABLE = 4
 _log = logging.getLogger(__name__)
 
@@ -141,9 +142,8 @@ class Sandbox:
                 open(os.devnull, "wb") as nowhere,
             ):
                 output = nowhere.fileno() if stdout == subprocess.DEVNULL else stdout
-                self._launcher = _launcher(isolate)
                 given = [description.fileno(), typed.fileno(), output, told, *fds]
-                self._pid = self._launcher.fork(module, given)
+                self._launcher, self._pid = _fork(isolate, module, given)
         except BaseException:
             os.close(self._told)
             self._remove()
@@ -220,6 +220,7 @@ class _Launcher:
                 env={"PYTHONHASHSEED": "0"},  # the order of a set must not differ from run to run
                 start_new_session=True,
             )
+        self._channel.settimeout(_FORK_SECONDS)
         self.close = weakref.finalize(self, _end, self._channel, self._process)
 
     def runs(self) -> bool:
@@ -230,19 +231,22 @@ class _Launcher:
         """Starts a sandbox; returns its id.
 
         Raises:
-          SandboxError: the launcher could not be started, or was killed.
+          SandboxError: the launcher could not be started, hangs, or was killed; it is no more.
         """
         ended, self.ended = self.ended, []
+        why = "Python did not start"
         try:
             socket.send_fds(self._channel, [json.dumps(module | {"ended": ended}).encode()], fds)
             answer = self._channel.recv(100)
+        except TimeoutError:
+            answer, why = b"", f"Python gave no answer within {self._channel.gettimeout():g} s"
         except OSError:
             answer = b""
         if answer:
             return int(answer)
         self._process.kill()
         said = self._process.stderr.read().decode(errors="replace").strip()
-        raise SandboxError(f"the sandbox could not be set up: {said or 'Python did not start'}")
+        raise SandboxError(f"the sandbox could not be set up: {said or why}")
 
 
 def _end(channel: socket.socket, process: subprocess.Popen) -> None:
@@ -254,11 +258,26 @@ def _end(channel: socket.socket, process: subprocess.Popen) -> None:
 _threads = threading.local()
 
 
-def _launcher(isolate: bool) -> _Launcher:
+def _fork(isolate: bool, module: dict[str, str], fds: Sequence[int]) -> tuple[_Launcher, int]:
+    """Starts a sandbox; returns the launcher of this thread that it was forked from, and its id.
+
+    A launcher that was killed, or hangs, says nothing of the program: it is replaced, once.
+    """
+    try:
+        launcher = _launcher(isolate)
+        return launcher, launcher.fork(module, fds)
+    except SandboxError:
+        for read in fds[:2]:  # the description and the standard input: somebody may have begun to read them
+            os.lseek(read, 0, os.SEEK_SET)
+        launcher = _launcher(isolate, anew=True)
+        return launcher, launcher.fork(module, fds)
+
+
+def _launcher(isolate: bool, *, anew: bool = False) -> _Launcher:
     """Returns the launcher of this thread."""
     known = _threads.__dict__.setdefault("launchers", {})
     key = os.getpid(), isolate  # a process that was forked from this one needs its own
-    if key not in known or not known[key].runs():
+    if anew or key not in known or not known[key].runs():
         known[key] = _Launcher(isolate)
     return known[key]
 

@@ -329,6 +329,28 @@ def killed_after(ticks):
     return tick
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_same_command_grades_what_was_not(tmp_path, killed):
+    """The judge was down for a while; what came before it stays, and all is as if it had never been."""
+    how = dict(refine=True, oracle=True)
+    whole, _ = answer(tmp_path / "whole", **how)
+    failing = Failing("Answer: 81", "Answer: 12")
+    seen = []
+    if killed:
+        answer(tmp_path / "counted", grading=failing, on_tick=seen.append, **how)
+        with pytest.raises(Killed):
+            answer(tmp_path / "a", grading=failing, on_tick=killed_after(len(seen) - 1), **how)
+    else:
+        assert answer(tmp_path / "a", grading=failing, **how)[0] != whole
+    now, engine = answer(tmp_path / "a", **how)
+    assert now == whole and answer(tmp_path / "a", **how)[1].added == []
+    for name in ("greedy", "oracle", "samples"):
+        assert lines(tmp_path / "a", name) == lines(tmp_path / "whole", name)
+    runs = [run for run in engine.runs if run.settings["sampling"].temperature]
+    asked = {request.indices[0].question for run in runs for request in run.requests}
+    assert asked == {2, 3, 4}  # the first part had its verdicts
+
+
 @pytest.mark.parametrize("refine", [False, True])
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path, refine):
     seen = []

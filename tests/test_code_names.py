@@ -71,6 +71,21 @@ def test_only_name(setup, tests, name):
             [],
         ),
         ("def f(x): pass", ["assert f(1"], [], []),
+        (
+            "from math import *\nfrom re import sub\ndef f(x): pass",
+            ["assert isclose(f(2), sub('a', '', '1'))"],
+            ["f"],
+            ["from math import *", "from re import sub"],
+        ),
+        ("import math\nfrom math import gcd", ["assert gcd(4, 6) == math.floor(2.5)"], ["gcd"], ["import math"]),
+        ("from heapq import nsmallest as least", ["assert least(1, [2, 1]) == [1]"], ["least"], []),
+        (  # which of them is tested?
+            "from math import gcd, isclose",
+            ["assert isclose(gcd(4, 6), 2)"],
+            [],
+            ["from math import gcd", "from math import isclose"],
+        ),
+        ("import math", ["assert math.gcd(4, 6) == 2"], [], ["import math"]),
     ],
 )
 def test_of_solution(solution, tests, names, imports):

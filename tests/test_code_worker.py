@@ -13,6 +13,7 @@ import pebble
 import pytest
 
 from cgrpo_jax import code_worker, rewards, sandbox
+from cgrpo_jax.code_names import of_solution
 from cgrpo_jax.code_worker import grade, program_of, readable
 
 pytestmark = [
@@ -85,6 +86,9 @@ def test_finding_the_program_takes_linear_time():
         ("    return math.pi * r ** 2", AREA),
         ("print(sum(map(int, input().split())))", SUM),
         ("import sys\nprint(sum(map(int, sys.stdin.read().split())), '\\n')\nsys.exit()", SUM),
+        ("print(sum(map(int, input().split())))\nexit()\nprint(1)", SUM),
+        ("print(sum(map(int, input().split())))\nif True: quit(0)", SUM),
+        ("def add(a, b): return a + b\ntry:\n    exit(1)\nexcept SystemExit:\n    pass", ADD),
         ("if __name__ == '__main__':\n    a, b = input().split()\n    print(int(a) + int(b), end='')", SUM),
     ],
 )
@@ -371,6 +375,21 @@ def test_a_function_with_the_name_of_a_builtin_is_the_programs():
     assert grade("def f(): return [2]\ndef set(x): return {1}", answer)[0] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("solution", "test", "wrong"),
+    [
+        ("from math import *\ndef f(x): return sqrt(x)", "assert isclose(f(2), 1.41421356237)", "def f(x): return 1"),
+        ("from math import gcd", "assert gcd(4, 6) == 2", "def gcd(a, b): return 1"),
+        ("from math import *", "assert gcd(4, 6) == 2", "def gcd(a, b): return 1"),
+    ],
+)
+def test_a_solution_that_imports_passes_and_a_wrong_one_does_not(solution, test, wrong):
+    names, forgotten = of_solution(solution, "", [test])
+    answer = {"setup": "\n".join(forgotten), "asserts": [test]} | ({"names": names} if names else {})
+    assert grade(solution, json.dumps(answer))[2] == "passes all 1 tests"
+    assert grade(wrong, json.dumps(answer))[2].startswith("Test 1 of 1 fails: ")
+
+
 # --- gold answers -------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +417,7 @@ def test_readable(answer):
         json.dumps({"asserts": ["assert f()"], "names": []}),
         json.dumps({"asserts": ["assert f()"], "names": "f"}),
         json.dumps({"asserts": ["assert f()"], "names": [1]}),
+        json.dumps({"asserts": ["assert f()"], "names": [".f"]}),
         json.dumps({"asserts": ["assert isclose(f(2), 1.41)"]}),  # which of them is tested?
         json.dumps({"asserts": ["assert add(1, 2) == 3", "assert sub(2, 1) == 1"]}),
         json.dumps({"check": "def check(f): assert f()", "entry_point": "f", "names": ["f"]}),
@@ -411,6 +431,24 @@ def test_readable(answer):
 def test_unreadable(answer):
     assert not readable(answer)
     assert grade("def f(): pass", answer)[2] == f"gold answer {answer[:80]!r} can't be read"
+
+
+@pytest.mark.parametrize(
+    ("tests", "said"),
+    [
+        ({"asserts": ["assert f(1) == h(2)"]}, "its tests use f and h: say in `names` which come from the program"),
+        ({"asserts": ["assert 1 == 1"]}, "its tests use no name of a program: say in `names` which come from the"),
+        ({"asserts": ["assert f()"], "names": [".f"]}, "its `names` must be a list of names, at least one of them"),
+        ({"asserts": ["assert f(1) == h(2)"], "names": ["f"]}, ""),
+        ({"asserts": ["f(1) == h(2)"]}, ""),
+        ({"check": "assert f()", "entry_point": "f"}, ""),
+        ({"stdin": []}, ""),
+        ([], ""),
+    ],
+)
+def test_why_names_are_unclear(tests, said):
+    found = code_worker.unclear_names(json.dumps(tests))
+    assert found.startswith(said) and bool(found) == bool(said)
 
 
 # --- attacks ------------------------------------------------------------------------------------------------------

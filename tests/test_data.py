@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import tiny_run
 
-from cgrpo_jax import cli, data, prepared, reading
+from cgrpo_jax import cli, data, prepared, reading, rewards
 from cgrpo_jax.errors import UserError
 
 GOOD = {"question": "How many?", "answer": "#### 1"}
@@ -101,6 +101,47 @@ def test_rows_whose_own_solution_fails_their_tests(tmp_path, capsys, name):
     assert f"{name}, split {split}: 2 rows; 1 left out: its own solution fails its tests\ngraders: code (2)" in out
     assert "running the rows' own solutions" in bars
     assert len(problems(tmp_path / "out", name, split=split)) == 2
+
+
+MBPP = {"task_id": 601, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": [ADD]}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+def test_rows_without_names(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", MBPP | {"code": None, "test_list": ["assert isclose(f(2), 1.41)"]})
+    said = refused(capsys, tmp_path / "out", "mbpp", f"--source=train={path}")
+    assert "its tests use f and isclose: say in `names` which come from the program, by grader 'code')" in said
+
+
+@pytest.mark.parametrize("flags", [(), ("--drop_unsolved",)])
+def test_a_sandbox_that_fails_is_no_wrong_solution(tmp_path, capsys, monkeypatch, flags):
+    reason = "grader failed: SandboxError: the sandbox could not be set up: \nfork: no memory"
+    failed = rewards.Pending(lambda: rewards.Grade(0.0, None, reason, failed=True))
+    monkeypatch.setattr(rewards.Grader, "submit", lambda *_: failed)
+    monkeypatch.setattr(rewards.Grader, "readable", lambda self, answers: [True] * len(answers))
+    path = write(tmp_path / "a.jsonl", MBPP)
+    said = refused(capsys, tmp_path / "out", "mbpp", f"--source=train={path}", *flags)
+    told = f"{path}, line 1: its own solution could not be run ({' '.join(reason.split())}); nothing was written"
+    assert told in said and not (tmp_path / "out").exists()
+
+
+def test_own_solutions_have_the_time_that_training_gives(tmp_path, monkeypatch):
+    given = []
+
+    class Watched(rewards.Grader):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            given.append(self._timeout)
+
+        def submit(self, *_):
+            return rewards.Pending(lambda: rewards.Grade(1.0, "", ""))
+
+        def readable(self, answers):
+            return [True] * len(answers)
+
+    monkeypatch.setattr(rewards, "Grader", Watched)
+    run(tmp_path / "out", "mbpp", f"--source=train={write(tmp_path / 'a.jsonl', MBPP)}")
+    assert set(given) == {tiny_run.config().grader_timeout} and len(given) == 2
 
 
 @pytest.mark.parametrize(

@@ -217,3 +217,12 @@ def test_a_kind_more_does_not_do_the_others_again(tmp_path):
     summary, engine = diagnose(tmp_path)
     assert {key[4] for key in engine.added} == {Stage.CRITIQUE, Stage.REFINEMENT} and len(engine.added) == 9
     assert summary == diagnose(tmp_path / "both")[0]
+
+
+def test_questions_that_fail_once_their_responses_are_graded_are_criticised_in_their_places(tmp_path):
+    whole, _ = diagnose(tmp_path / "whole")
+    before, _ = diagnose(tmp_path / "a", grader=Failing("Answer: 80"))  # of the second of three that fail
+    assert before["ungraded"] == 1 and [line["number"] for line in lines(tmp_path / "a", "cot")] == [1, 3]
+    assert diagnose(tmp_path / "a")[0] == whole
+    for name in ("responses", "indicative_gt", "cot"):
+        assert lines(tmp_path / "a", name) == lines(tmp_path / "whole", name)

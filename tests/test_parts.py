@@ -57,26 +57,63 @@ def test_two_at_once(tmp_path):
         opened(tmp_path)
 
 
+def lines(*numbers, ungraded=()):
+    return [{"number": number, "ungraded": int(number in ungraded)} for number in numbers]
+
+
+def numbers(results, name="samples"):
+    return [line["number"] for line in results.lines(name)]
+
+
 def test_resuming_cuts_back_to_whole_parts(tmp_path):
     results = opened(tmp_path)
-    assert results.resume("samples", size=2, total=5) == 0
-    results.append("samples", [{"number": i} for i in range(3)])
+    assert results.resume("samples", size=2, numbers=range(5)) == 0
+    results.append("samples", lines(0, 1, 2))
     with (tmp_path / "samples.jsonl").open("a") as file:
         file.write('{"num')
-    assert results.resume("samples", size=2, total=5) == 2
-    assert list(results.lines("samples")) == [{"number": 0}, {"number": 1}]
-    results.append("samples", [{"number": i} for i in range(2, 5)])
-    assert results.resume("samples", size=2, total=5) == 5  # the last part is whole with one
-    assert list(results.lines("samples", 1, 3)) == [{"number": 1}, {"number": 2}]
-    with pytest.raises(UserError, match="has 5 lines, more than the 4 questions"):
-        results.resume("samples", size=2, total=4)
+    assert results.resume("samples", size=2, numbers=range(5)) == 2
+    assert numbers(results) == [0, 1]
+    results.append("samples", lines(2, 3, 4))
+    assert results.resume("samples", size=2, numbers=range(5)) == 5  # the last part is whole with one
+    assert [line["number"] for line in results.lines("samples", 1, 3)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "now, kept",
+    [([1, 4, 7, 8], [1, 4, 7, 8]), ([1, 4, 6, 7, 8], [1, 4]), ([1, 4, 8], [1, 4]), ([1, 4, 7], [1, 4]), ([], [])],
+)
+def test_lines_of_other_questions_go(tmp_path, now, kept):
+    results = opened(tmp_path)
+    results.append("cot", lines(1, 4, 7, 8))
+    assert results.resume("cot", size=2, numbers=now) == len(kept)
+    assert numbers(results, "cot") == kept
+
+
+def test_ungraded_texts_are_graded_once_more_and_again_when_all_is_done(tmp_path, caplog):
+    results = opened(tmp_path)
+
+    def resume():
+        return results.resume("samples", size=2, numbers=range(8))
+
+    results.append("samples", lines(*range(6), ungraded=[3, 5]))
+    assert resume() == 2 and numbers(results) == [0, 1]
+    said = f"{tmp_path / 'samples.jsonl'}: 2 texts have no verdict; going on from line 3, to grade them."
+    assert [record.message for record in caplog.records] == [said]
+    results.append("samples", lines(2, 3, 4, 5, 6, 7, ungraded=[3])[:5])
+    assert resume() == 6  # had its chance
+    results.append("samples", lines(6, 7, ungraded=[6]))
+    assert resume() == 2  # all is there: the user may have mended the grader
+    results.append("samples", lines(2, 3, 4, 5, 6, 7, ungraded=[7]))
+    assert resume() == 6
+    results.append("samples", lines(6, 7))
+    assert resume() == 8 and len(caplog.records) == 3
 
 
 def test_text_may_hold_any_separator(tmp_path):
     results = opened(tmp_path)
     texts = ["a\nb\r\nc", "\u2028\x0b\x0c\x1e\x85"]
-    results.append("samples", [{"text": text} for text in texts])
-    assert results.resume("samples", size=1, total=2) == 2
+    results.append("samples", [line | {"text": text} for line, text in zip(lines(0, 1), texts, strict=True)])
+    assert results.resume("samples", size=1, numbers=range(2)) == 2
     assert [line["text"] for line in results.lines("samples")] == texts
 
 
@@ -85,6 +122,9 @@ def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "samples.jsonl").write_text("{}\nnonsense\n{}\n")
     with pytest.raises(UserError, match="samples.jsonl, line 2 is not JSON"):
         list(results.lines("samples"))
+    with pytest.raises(UserError, match="samples.jsonl, line 1 is not JSON"):
+        (tmp_path / "samples.jsonl").write_text("nonsense\n")
+        results.resume("samples", size=1, numbers=range(3))
     assert list(results.lines("nothing")) == []
 
 

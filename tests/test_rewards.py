@@ -114,6 +114,16 @@ def test_check_gold_names_rows():
         rewards.check_gold("exact", ["a", " "])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+def test_check_gold_says_which_names_tests_use():
+    good, unclear = '{"asserts": ["assert f(1)"]}', '{"asserts": ["assert f(1) == h(g(2))"]}'
+    rewards.check_gold("code", [good], timeout=30.0)
+    with pytest.raises(UserError, match="1 of 2 gold answers can't be read by reward kind 'code'") as caught:
+        rewards.check_gold("code", [good, unclear], timeout=30.0)
+    why = "its tests use f, g and h: say in `names` which come from the program"
+    assert f"(row 1: {unclear!r}, {why}); mend" in str(caught.value)
+
+
 def test_gold_answers_are_checked_with_the_limits_of_the_run(monkeypatch):
     made, workers = [], rewards.Workers
 

@@ -429,6 +429,32 @@ def test_a_launcher_that_was_killed_is_replaced(runner, isolate):
     assert sandbox._launcher(isolate) is not launcher
 
 
+def test_a_launcher_that_dies_or_hangs_as_it_is_asked_is_replaced(runner, isolate, monkeypatch):
+    """What it was told is told again, from the beginning."""
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        launcher = sandbox._Launcher(isolate)
+        monkeypatch.setattr(sandbox._threads, "launchers", {(os.getpid(), isolate): launcher}, raising=False)
+        monkeypatch.setattr(launcher, "runs", lambda: True)  # as it was a moment ago
+        launcher._channel.settimeout(1)
+        launcher._process.send_signal(number)
+        if number == signal.SIGKILL:
+            launcher._process.wait()
+        assert printed(runner, isolate, "os.write(1, b'2')") == ["2"]
+        assert sandbox._launcher(isolate) is not launcher and launcher._process.wait(20) is not None
+
+
+def test_a_launcher_that_never_answers_is_an_error(runner, isolate, monkeypatch):
+    """Nobody answers for it, twice."""
+    monkeypatch.setattr(sandbox, "_FORK_SECONDS", 0.5)
+    monkeypatch.setattr(sandbox, "_LAUNCHER", runner.with_name("hangs.py"))
+    runner.with_name("hangs.py").write_text("import signal\nsignal.pause()\n")
+    monkeypatch.setattr(sandbox._threads, "launchers", {}, raising=False)
+    with pytest.raises(sandbox.SandboxError, match=r"could not be set up: Python gave no answer within 0\.5 s"):
+        sandbox.Sandbox(runner, {"code": ""}, isolate=isolate)
+    for launcher in sandbox._threads.launchers.values():
+        assert launcher._process.wait(20) is not None
+
+
 def test_a_launcher_ends_with_its_thread(runner, isolate):
     launchers = []
 
