@@ -44,20 +44,14 @@ _FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
 _TEXTS = ("setup", "check", "entry_point", "prompt")
 
 
-_timeout = 5.0  # the worker's time limit, see `start`
-
-
-def start(memory_limit: int, timeout: float = _timeout) -> None:
+def start(memory_limit: int) -> None:
     """Initialises a worker.
 
     Args:
       memory_limit: bytes of the worker alone: programs have limits of their own.
-      timeout: seconds after which the worker is killed; all tests of a program together get somewhat less.
     """
     import resource
 
-    global _timeout
-    _timeout = timeout
     if not sandbox.isolated():
         sandbox.hide()
     if memory_limit:
@@ -78,9 +72,9 @@ def _margin(timeout):
     return min(_MARGIN, _KEPT * timeout)
 
 
-def _start_seconds():
+def _start_seconds(timeout):
     """That a sandbox may take before the program's time begins."""
-    return _START * _margin(_timeout)
+    return _START * _margin(timeout)
 
 
 def program_of(response: str) -> str:
@@ -138,13 +132,16 @@ def unclear_names(answer: str) -> str:
     return f"its tests use {used}: say in `names` which come from the program"
 
 
-def grade(response: str, answer: str, *, seconds: float | None = None) -> tuple[float, str | None, str]:
+def grade(
+    response: str, answer: str, timeout: float = 5.0, *, seconds: float | None = None
+) -> tuple[float, str | None, str]:
     """Runs the program in `response` against the tests in `answer`.
 
     Args:
       response: what the model wrote.
       answer: JSON, see above.
-      seconds: of wall-clock time, for all tests together; by default what the worker's time limit leaves.
+      timeout: seconds after which the worker is killed.
+      seconds: of wall-clock time, for all tests together; by default what the time limit leaves, see `seconds_for`.
 
     Returns:
       `(score, program, reason)`, see `rewards.Grade`. The score is 1.0 if all tests pass, else 0.0. The reason names
@@ -162,7 +159,8 @@ def grade(response: str, answer: str, *, seconds: float | None = None) -> tuple[
     if not program.strip():
         return 0.0, None, "no program found"
     run = _run_scripts if "stdin" in tests else _run_asserts
-    passed, reason = run(program, tests, seconds_for(_timeout) if seconds is None else seconds)
+    seconds = seconds_for(timeout) if seconds is None else seconds
+    passed, reason = run(program, tests, seconds, _start_seconds(timeout))
     return float(passed), program, reason
 
 
@@ -207,7 +205,7 @@ def _names(tests):
 # --- tests that call the program's functions --------------------------------------------------------------------------
 
 
-def _run_asserts(program, tests, seconds):
+def _run_asserts(program, tests, seconds, start):
     """Returns (passed, reason)."""
     job = _program_job(program, tests) | {"script": False, "seconds": seconds}
     before = [tests.get("setup", "")] + ([tests["prompt"]] if _compiles(tests.get("prompt", "")) else [])
@@ -219,7 +217,7 @@ def _run_asserts(program, tests, seconds):
         tests=sources,
         entry_point=tests.get("entry_point", "") if "check" in tests else "",
     )
-    deadline = time.monotonic() + seconds + _start_seconds()
+    deadline = time.monotonic() + seconds + start
     with contextlib.ExitStack() as stack:
         ours, theirs = [stack.enter_context(end) for end in socket.socketpair()]
         read, write = _pipe(stack, stack)
@@ -306,7 +304,7 @@ def _reason(number, passed, total, what):
 # --- tests that read what the program prints --------------------------------------------------------------------------
 
 
-def _run_scripts(program, tests, seconds):
+def _run_scripts(program, tests, seconds, start):
     """Returns (passed, reason)."""
     deadline, total, passed, first = time.monotonic() + seconds, len(tests["stdin"]), 0, None
     waiting = collections.deque(enumerate(tests["stdin"], start=1))
@@ -316,7 +314,7 @@ def _run_scripts(program, tests, seconds):
             left = deadline - time.monotonic()
             if waiting and len(running) < _AT_ONCE and (left > 0 or not first):
                 number, test = waiting.popleft()
-                script = stack.enter_context(_Script(program, test, max(left, 0.1), seconds))
+                script = stack.enter_context(_Script(program, test, max(left, 0.1), seconds, start))
                 running.append((number, script))
             elif running:
                 number, script = running.popleft()
@@ -334,10 +332,10 @@ def _run_scripts(program, tests, seconds):
 class _Script:
     """A program that runs one test, from the start on, in a sandbox of its own."""
 
-    def __init__(self, program, test, left, seconds):
+    def __init__(self, program, test, left, seconds, start):
         self._test, self._seconds = test, seconds
         job = {"script": True, "before": "", "program": program, "offset": 0, "seconds": left}
-        self._deadline = time.monotonic() + left + _start_seconds()
+        self._deadline = time.monotonic() + left + start
         with contextlib.ExitStack() as stack, contextlib.ExitStack() as theirs:
             self._output, stdout = _pipe(stack, theirs)
             self._errors, channel = _pipe(stack, theirs)

@@ -273,8 +273,7 @@ class Grader:
             else:
                 if kind == "code":
                     sandbox.check()
-                limits = (MEMORY_LIMIT, self._timeout) if kind == "code" else (MEMORY_LIMIT,)
-                start, arguments = _module(kind).start, limits
+                start, arguments = _module(kind).start, (MEMORY_LIMIT,)
             self._workers[kind] = Workers(self._num_workers, timeout=self._timeout, start=start, arguments=arguments)
         return self._workers[kind]
 
@@ -285,7 +284,8 @@ class Grader:
             given = (batch.answer, batch.prompt, dict(batch.columns), self._messages)
             timeout = self._timeout * len(responses)
             return workers.call(functions.score, kind, responses, *given, timeout=timeout)
-        rows = [(response, batch.answer) for response in responses]
+        more = (self._timeout,) if batch.kind == "code" else ()  # its programs get what this leaves
+        rows = [(response, batch.answer, *more) for response in responses]
         return workers.call(each, _module(batch.kind).grade, rows)
 
     def _read(self, batch: "_Batch", number: int) -> Grade:

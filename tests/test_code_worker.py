@@ -193,7 +193,7 @@ def test_no_descriptor_is_left():
 
 
 def test_where_a_program_hangs_is_told(monkeypatch):
-    monkeypatch.setattr(code_worker, "_start_seconds", lambda: 20.0)  # a busy machine may be slow to start it
+    monkeypatch.setattr(code_worker, "_start_seconds", lambda timeout: 20.0)  # a busy machine may be slow to start it
     said = grade("def add(a, b):\n    while a:\n        pass\n", ADD, seconds=1)[2]
     assert said.startswith("Test 1 of 2 fails: add(1, 2) did not end within 1 s, and was in line ")
     said = grade("while True:\n    pass", SUM, seconds=1)[2]
@@ -201,14 +201,15 @@ def test_where_a_program_hangs_is_told(monkeypatch):
 
 
 def test_the_time_of_a_program_follows_the_workers_time_limit(monkeypatch):
-    monkeypatch.setattr(code_worker, "_timeout", 5.0)
     given = []
-    monkeypatch.setattr(code_worker, "_run_asserts", lambda *given_: given.append(given_[2]) or (False, ""))
+    for name in ("_run_asserts", "_run_scripts"):
+        monkeypatch.setattr(code_worker, name, lambda *arguments: given.append(arguments[2:]) or (False, ""))
     for timeout, seconds in ((5.0, 3.0), (60.0, 58.0), (1.0, 0.6)):
-        code_worker.start(0, timeout)
-        grade("def add(a, b): return a + b", ADD)
-        assert given.pop() == seconds
-        assert seconds + code_worker._start_seconds() < timeout
+        for answer in (ADD, SUM):
+            grade("def add(a, b): return a + b", answer, timeout)
+            ((of_program, start),) = given
+            assert of_program == seconds and 0 < start and seconds + start < timeout
+            given.clear()
 
 
 def test_a_graders_time_limit_reaches_its_programs():
@@ -635,6 +636,6 @@ def test_a_worker_that_is_killed_at_its_time_limit_takes_the_program_along(isola
 
 def start_worker(isolated, folder):
     tempfile.tempdir = folder
-    code_worker.start(4 << 30, 60.0)
+    code_worker.start(4 << 30)
     if not isolated:
         sandbox.isolated = lambda: False
