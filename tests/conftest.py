@@ -60,4 +60,4 @@ def nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield
     assert not list(folder.iterdir())
-    assert not leftovers.orphans()
+    assert not leftovers.lasting_orphans()

@@ -1,6 +1,17 @@
 """What a sandbox may leave behind."""
 
 import pathlib
+import time
+
+_SECONDS = 20.0  # that a launcher whose worker was ended has to end itself
+
+
+def lasting_orphans():
+    """Processes of sandboxes that nobody waits for and that don't end by themselves."""
+    deadline = time.monotonic() + _SECONDS
+    while (found := orphans()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
 
 
 def orphans():
