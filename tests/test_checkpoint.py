@@ -94,9 +94,8 @@ def test_donating_or_changing_arrays_after_save_does_not_change_what_is_saved(tm
         checkpoints.save(1, state, {})
         state.params["host"][:] = -1
         device = {"layers": state.params["layers"], "norm": state.params["norm"]}
+        # JAX donates what the save has read, and copies what it still reads: which is which depends on who is faster.
         jax.block_until_ready(overwrite(device))
-        # Since 0.11 JAX copies, and does not donate, an array that the save still reads.
-        assert state.params["norm"].is_deleted() or jax.__version_info__ >= (0, 11)
         checkpoints.wait()
         _, restored, _ = checkpoints.restore_latest(expected)
     assert_bitwise(restored.params, expected.params)
