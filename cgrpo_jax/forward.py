@@ -4,7 +4,10 @@ Layers are scanned, so compile time does not grow with depth. All that differs b
 
 On a mesh (sharding.py) these functions run in `jax.shard_map` on one device's part of the weights and rows. What fsdp
 cut is gathered before a layer uses it. What tensor cut is computed in parts: heads and MLP are added up after `o` and
-`down`, and each device has the logits of its part of the vocabulary.
+`down`, and each device has the logits of its part of the vocabulary. In training and scoring a device of the tensor
+axis has only its share of the tokens between these products, where they divide (sequence parallelism, arXiv
+2205.05198), so that norms, residuals and what is stored of them are cut as well: tokens are gathered before a product,
+and its parts are added up and dealt out at once.
 """
 
 import functools
@@ -118,9 +121,14 @@ def _project(spec: str, p: dict, name: str, x, *, stored_as: str = _PRODUCT):
     return checkpoint_name(out + jnp.einsum(f"bsr,r{outputs}->{result}", low, p[f"{name}_lora_b"]), stored_as)
 
 
-def _sum_of_parts(out, own: int, whole: int):
-    """Returns products summed over the devices that have a part each; stored, or backward would add them up again."""
-    return checkpoint_name(sharding.sum_if_cut(out, own, whole), _PRODUCT)
+def _sum_of_parts(out_BSD, own: int, whole: int, like_BSD):
+    """Returns products summed over the devices that have a part each, for the tokens that `like_BSD` has.
+
+    Stored, or backward would add them up again.
+    """
+    if like_BSD.shape[:2] == out_BSD.shape[:2]:
+        return checkpoint_name(sharding.sum_if_cut(out_BSD, own, whole), _PRODUCT)
+    return checkpoint_name(sharding.share_of_sum(out_BSD, own, whole, like_BSD.shape[1]), _PRODUCT)
 
 
 def _project_to_heads(p: dict, name: str, x_BSD, *, as_stored: bool):
@@ -139,11 +147,14 @@ def _project_to_heads(p: dict, name: str, x_BSD, *, as_stored: bool):
 def apply_layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable, *, as_stored: bool = False):
     """One transformer layer. `attend(q, k, v) -> (out, aux)` is all that differs between training and decoding.
 
+    `x_BSD` may be this device's share of the tokens that `rope` is of, `[1, N, D]`: then so is the result.
+
     With as_stored, for stacked weights without adapters, the weights of q, k and v are not laid out anew.
     """
     norm = functools.partial(rms_norm, config)
     p = _own_kv_heads(config, p)
-    h = norm(x_BSD, p["attn_norm"])
+    rows = rope[0].shape[:2]
+    h = sharding.gather_tokens(norm(x_BSD, p["attn_norm"]), rows)
     q = _project_to_heads(p, "q", h, as_stored=as_stored)
     k = _project_to_heads(p, "k", h, as_stored=as_stored)
     v = _project_to_heads(p, "v", h, as_stored=as_stored)
@@ -152,12 +163,12 @@ def apply_layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable, *, 
     if config.qk_norm:
         q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
     out, aux = attend(_rotate(q, *rope), _rotate(k, *rope), v)
-    out = _sum_of_parts(_project("bshk,hkd->bsd", p, "o", out), p["o"].shape[0], config.num_heads)
+    out = _sum_of_parts(_project("bshk,hkd->bsd", p, "o", out), p["o"].shape[0], config.num_heads, x_BSD)
     x_BSD = x_BSD + (norm(out, p["post_attn_norm"]) if config.post_norms else out)
-    h = norm(x_BSD, p["mlp_norm"])
+    h = sharding.gather_tokens(norm(x_BSD, p["mlp_norm"]), rows)
     gate, up = (_project("bsd,df->bsf", p, name, h, stored_as=_WIDE) for name in ("gate", "up"))
     h = _ACTIVATIONS[config.activation](gate) * up
-    out = _sum_of_parts(_project("bsf,fd->bsd", p, "down", h), p["down"].shape[0], config.mlp_dim)
+    out = _sum_of_parts(_project("bsf,fd->bsd", p, "down", h), p["down"].shape[0], config.mlp_dim, x_BSD)
     return x_BSD + (norm(out, p["post_mlp_norm"]) if config.post_norms else out), aux
 
 
@@ -178,12 +189,25 @@ def _own_kv_heads(config: ModelConfig, p: dict) -> dict:
 
 def embed(params: dict, config: ModelConfig, tokens):
     """Returns the embeddings of tokens."""
+    x, table_size = _own_words(params, config, tokens)
+    return _scaled(config, sharding.sum_if_cut(x, table_size, config.vocab_size))
+
+
+def _embed_share(params: dict, config: ModelConfig, tokens_BS, num_tokens: int):
+    """Returns the embeddings `[1, num_tokens, D]` of this device's share of the tokens."""
+    x_BSD, table_size = _own_words(params, config, tokens_BS)
+    return _scaled(config, sharding.share_of_sum(x_BSD, table_size, config.vocab_size, num_tokens))
+
+
+def _own_words(params: dict, config: ModelConfig, tokens):
+    """Returns the embeddings of tokens, 0 where another device has the word, and how many words this one has."""
     table = sharding.gather(params["embed"], ("vocab", "embed"), config.embed_dim)
     own = tokens - sharding.part_of(len(table), config.vocab_size)
     here = (own >= 0) & (own < len(table))
-    x = sharding.sum_if_cut(
-        jnp.where(here[..., None], table[jnp.where(here, own, 0)], 0), len(table), config.vocab_size
-    )
+    return jnp.where(here[..., None], table[jnp.where(here, own, 0)], 0), len(table)
+
+
+def _scaled(config: ModelConfig, x):
     # Gemma rounds the factor to the weights' dtype.
     return x * jnp.asarray(math.sqrt(config.embed_dim), x.dtype) if config.scale_embeddings else x
 
@@ -246,8 +270,8 @@ def hidden_states(
       prompts_BS: int32; and to those of the segment named here, where it is not 0. None: no token does.
       kernel: of attention, as for `packed_attention`.
       remat: what of a layer is computed anew in the backward pass instead of being stored. "none": only what is
-        element-wise, such as norms; "mlp": also the MLP's products with `gate` and `up`; "layer": all of it. Never
-        stored are weights that were gathered over fsdp.
+        element-wise, such as norms; "mlp": also the MLP's products with `gate` and `up`; "layer": all of it. What was
+        gathered is never stored, but gathered again: weights over fsdp, tokens over tensor.
       dtype: what is computed in: each layer's weights are cast when it is its turn. None: in the weights' own.
 
     Returns:
@@ -269,6 +293,18 @@ def hidden_states(
     # Gathered weights have no name: those of all layers would be the whole model.
     stored = jax.checkpoint_policies.save_only_these_names(*_STORED[remat])
     layer = jax.checkpoint(layer, prevent_cse=False, policy=stored)
-    x = embed({"embed": _cast(params["embed"], dtype)}, config, tokens_BS)
+    words = {"embed": _cast(params["embed"], dtype)}
+    share = _share(params["layers"], config, tokens_BS.size)
+    x = _embed_share(words, config, tokens_BS, share) if share else embed(words, config, tokens_BS)
     x, _ = jax.lax.scan(layer, x, (params["layers"], local_layers(config)))
-    return rms_norm(config, x, _cast(params["final_norm"], dtype))
+    return sharding.gather_tokens(rms_norm(config, x, _cast(params["final_norm"], dtype)), tokens_BS.shape, alike=True)
+
+
+def _share(layers: dict, config: ModelConfig, num_tokens: int) -> int:
+    """Returns how many tokens a device of the tensor axis has between a layer's products; 0: all, as the others do."""
+    _, own_heads, _, _ = layers["o"].shape
+    _, own_mlp, _ = layers["down"].shape
+    tensor = config.num_heads // own_heads
+    # Where each device computes a whole product, there are no parts to add up and deal out.
+    cut = tensor > 1 and own_mlp < config.mlp_dim
+    return num_tokens // tensor if cut and num_tokens % tensor == 0 else 0

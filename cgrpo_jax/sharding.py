@@ -165,6 +165,40 @@ def sum_if_cut(x: jax.Array, part: int, size: int) -> jax.Array:
     return x if part == size else jax.lax.psum(x, TENSOR)
 
 
+def share_of_sum(x_BSD: jax.Array, part: int, size: int, num_tokens: int) -> jax.Array:
+    """Adds up like `sum_if_cut`, each device of tensor its share of the tokens; `gather_tokens` undoes the dealing out.
+
+    Args:
+      x_BSD: what this device computed from its `part` of `size`, of all tokens.
+      part, size: as for `sum_if_cut`.
+      num_tokens: in a share; the tokens of all rows, one row after the other, divide by it.
+
+    Returns:
+      `[1, num_tokens, D]`
+    """
+    B, S, D = x_BSD.shape
+    if part == size:
+        first = part_of(num_tokens, B * S)
+        return jax.lax.dynamic_slice_in_dim(x_BSD.reshape(1, B * S, D), first, num_tokens, axis=1)
+    # One share after the other, on an axis of their own: behind an axis of 1, XLA:TPU would send all to all devices.
+    return jax.lax.psum_scatter(x_BSD.reshape(B * S // num_tokens, num_tokens, D), TENSOR)[None]
+
+
+def gather_tokens(x_BSD: jax.Array, rows: Sequence[int], *, alike: bool = False) -> jax.Array:
+    """Returns all tokens, of which the devices of tensor may have a share each.
+
+    Args:
+      x_BSD: this device's: all of them, or `share_of_sum`.
+      rows: `(B, S)` of all.
+      alike: every device goes on with the same, so that the gradient that reaches it is the whole one. Else it is a
+        part, and parts are added up.
+    """
+    if x_BSD.shape[:2] == tuple(rows):
+        return x_BSD
+    shares = jax.lax.all_gather(x_BSD[0], TENSOR, to="invarying" if alike else "varying")
+    return shares.reshape(*rows, -1)
+
+
 def varying_like(x: Any, *others: jax.Array) -> Any:
     """Marks arrays as ones that may differ between devices wherever one of `others` may.
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 from tiny import EVERYTHING, FAMILIES, random_params
 
-from cgrpo_jax import lora, model, sampling, sharding
+from cgrpo_jax import forward, lora, model, sampling, sharding
 from cgrpo_jax import optimizer as optimizer_lib
 from cgrpo_jax import update as update_lib
 from cgrpo_jax.engine import Engine
@@ -35,6 +35,10 @@ MODELS = {
     "odd groups": dataclasses.replace(
         FAMILIES["qwen2.5"], vocab_size=64, embed_dim=16, num_heads=24, num_kv_heads=3, head_dim=4
     ),
+    # Heads and MLP can be cut, words can't.
+    "odd words": dataclasses.replace(
+        FAMILIES["smollm2"], vocab_size=61, embed_dim=16, num_heads=8, num_kv_heads=2, head_dim=4, mlp_dim=32
+    ),
 }
 SETTINGS = LossSettings(
     max_length=8, temperature=0.8, kl_coef=0.3, entropy_coef=0.2, num_responses=3, num_refinements=1
@@ -48,6 +52,7 @@ cases = pytest.mark.parametrize(
         ("indivisible", "2x2x2"),
         ("indivisible", "1x1x8"),
         ("odd groups", "1x1x8"),
+        ("odd words", "2x2x2"),
     ],
 )
 
@@ -88,14 +93,14 @@ def rows(vocab_size=61, count=13):
     return out
 
 
-def gradient(name, mesh, *, remat="none", adapted=False):
+def gradient(name, mesh, *, remat="none", adapted=False, shape=SHAPE):
     """The gradient, whole and on the host, and the statistics."""
     config = MODELS[name]
     weights, base = place(params(name), config, mesh), None
     if adapted:
         weights, base = place(adapters(name), config, mesh), lora.Base(weights, ADAPTERS.scale)
     grads, stats = update_lib.accumulate_gradients(
-        weights, rows(), config=config, settings=SETTINGS, shape=SHAPE, remat=remat, base=base, mesh=mesh
+        weights, rows(), config=config, settings=SETTINGS, shape=shape, remat=remat, base=base, mesh=mesh
     )
     where = jax.tree.map(lambda g, w: g.sharding.is_equivalent_to(w.sharding, w.ndim), grads, weights)
     assert jax.tree.all(where)
@@ -143,6 +148,53 @@ def test_a_minibatch_without_rows(mesh):
 def test_rematerialisation(remat):
     expected, _ = gradient_of_one_device("divisible")
     assert_close(gradient("divisible", make_mesh("2x2x2"), remat=remat)[0], expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "mesh, num_token_rows, pack_length",
+    [
+        ("1x1x8", 1, 25),  # which the tensor axis does not divide
+        ("1x1x8", 3, 24),  # shares of 9 tokens, some of two rows
+        ("2x2x2", 3, 24),  # a row and a half
+        ("2x2x2", 4, 24),  # two rows
+    ],
+)
+def test_shares_of_tokens_need_not_be_token_rows(mesh, num_token_rows, pack_length):
+    expected, _ = gradient_of_one_device("divisible")
+    shape = PackShape(num_token_rows, pack_length, num_slots=3 * num_token_rows)
+    assert_close(gradient("divisible", make_mesh(mesh), shape=shape)[0], expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, mesh, shape, share",
+    [
+        ("divisible", ONE, (4, 24), (4, 24)),
+        ("divisible", "2x2x2", (4, 24), (1, 12)),
+        ("divisible", "2x2x2", (8, 24), (1, 24)),
+        ("divisible", "2x2x2", (4, 25), (1, 25)),
+        ("odd words", "1x1x8", (2, 12), (1, 3)),
+        ("indivisible", "2x2x2", (4, 24), (1, 24)),  # no device has a part of its attention
+    ],
+    ids=str,
+)
+def test_between_products_a_device_has_its_share_of_the_tokens(monkeypatch, name, mesh, shape, share):
+    config, mesh, seen = MODELS[name], make_mesh(mesh), []
+    specs = sharding.param_specs(model.axes_like(config, params(name)), params(name), mesh)
+    apply_layer = forward.apply_layer
+
+    def watched(config, p, x_BSD, *args):
+        out_BSD, aux = apply_layer(config, p, x_BSD, *args)
+        seen.extend([x_BSD.shape, out_BSD.shape])
+        return out_BSD, aux
+
+    def hidden(params, tokens_BS):
+        return forward.hidden_states(params, config, tokens_BS, tokens_BS, tokens_BS)
+
+    monkeypatch.setattr(forward, "apply_layer", watched)
+    rows = sharding.BY_ROWS
+    program = jax.shard_map(hidden, mesh=mesh, in_specs=(specs, rows), out_specs=rows)
+    out = jax.eval_shape(program, params(name), jnp.ones(shape, jnp.int32))
+    assert set(seen) == {(*share, config.embed_dim)} and out.shape == (*shape, config.embed_dim)
 
 
 @pytest.mark.parametrize("name, mesh", [("divisible", "2x2x2"), ("odd groups", "1x1x8")])
