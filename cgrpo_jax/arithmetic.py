@@ -11,10 +11,11 @@ questions are different chains over the same facts. The answer lists every resul
 """
 
 import io
+import itertools
 import pathlib
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cgrpo_jax import critiques
 from cgrpo_jax.equations import StepError
@@ -24,6 +25,7 @@ from cgrpo_jax.records import Problem
 Fact = tuple[int, str, int]
 
 _OPERANDS = range(2, 10)
+_MOST_MISSES = 10_000  # questions seen before, one after the other, until there seem to be no new ones
 _CHAIN = re.compile(r"\d([+*]\d)+")
 PHRASES = (
     "\nTried: ",
@@ -184,21 +186,29 @@ def make_problems(
       UserError: there are not so many different chains of this length.
     """
     rng = random.Random(seed)
-    seen, questions = set(exclude), []
     num_hard = round(num * hard_share) if held_out else 0
-    for count, total in ((1, num_hard), (0, num)):
-        chains = _chains(rng, [length], held_out, count)
-        misses = 0
-        while len(questions) < total:
-            question = next(chains)
-            misses = misses + 1 if question in seen else 0
-            if misses > 10_000:
-                raise UserError(f"there are fewer than {num} different chains of {length} steps; ask for fewer.")
-            if not misses:
-                seen.add(question)
-                questions.append(question)
+    hard, easy = (_chains(rng, [length], held_out, count) for count in (1, 0))
+    questions = draw_different(((hard, num_hard), (easy, num - num_hard)), exclude)
+    if questions is None:
+        raise UserError(f"there are fewer than {num} different chains of {length} steps; ask for fewer.")
     rng.shuffle(questions)
     return [Problem(i, q, answer(q), solution(q)) for i, q in enumerate(questions)]
+
+
+def draw_different(streams: Iterable[tuple[Iterator[str], int]], exclude: Iterable[str] = ()) -> list[str] | None:
+    """Returns so many questions of each stream, no two alike and none of `exclude`.
+
+    None where there seem to be too few: `_MOST_MISSES` in a row had been seen before.
+    """
+    seen, drawn = set(exclude), []
+    for questions, num in streams:
+        for _ in range(num):
+            new = next((one for one in itertools.islice(questions, _MOST_MISSES) if one not in seen), None)
+            if new is None:
+                return None
+            seen.add(new)
+            drawn.append(new)
+    return drawn
 
 
 def made_up_result(rng: random.Random, result: int) -> int:

@@ -10,6 +10,7 @@ _WHERE = (  # where it runs, and with what room
     "kv_cache_gib",  # likewise, where memory says how many
     "decode_chunk",  # how often the host looks at them
     "prompt_bucket",  # what prompts are padded to
+    "remat",  # what the backward pass computes again
     "offload_optimizer",  # where the optimiser's state lies between updates
     "grader_workers",  # processes that grade
     "data.tfds_dir",  # where data sets lie; their questions are compared by themselves

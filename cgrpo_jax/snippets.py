@@ -235,18 +235,11 @@ def make_problems(
       UserError: there are not so many different questions of this length, or functions have fewer arguments.
     """
     rng = random.Random(f"problems {seed}")
-    seen, found = set(exclude), []
     num_hard = round(num * hard_share) if glossary.held_out else 0
-    for hard, total in ((True, num_hard), (False, num)):
-        stream, misses = questions(rng, [length], glossary, hard=hard), 0
-        while len(found) < total:
-            question = next(stream)
-            misses = misses + 1 if question in seen else 0
-            if misses > 10_000:
-                raise UserError(f"there are fewer than {num} questions of {length} operations; ask for fewer.")
-            if not misses:
-                seen.add(question)
-                found.append(question)
+    with_word, without = (questions(rng, [length], glossary, hard=hard) for hard in (True, False))
+    found = arithmetic.draw_different(((with_word, num_hard), (without, num - num_hard)), exclude)
+    if found is None:
+        raise UserError(f"there are fewer than {num} questions of {length} operations; ask for fewer.")
     rng.shuffle(found)
     words = glossary.words
     return [Problem(i, q, answer(q, words), write(steps(q, words))) for i, q in enumerate(found)]

@@ -24,7 +24,7 @@ DECIDES = """
     drop_critique_mentions refine_prompt refine_prompt_without_critique
     gamma scale_by_std clip_low clip_high clip_initial clip_refined aggregate kl_coef entropy_coef old_logp
     updates_per_batch optimizer learning_rate schedule warmup_updates final_learning_rate_share weight_decay
-    adam_b1 adam_b2 adam_mu_dtype max_grad_norm pack_rows pack_length pack_slots remat compute_dtype
+    adam_b1 adam_b2 adam_mu_dtype max_grad_norm pack_rows pack_length pack_slots compute_dtype
     model.folder model.tokenizer model.architecture model.init model.num_layers model.embed_dim model.num_heads
     model.num_kv_heads model.mlp_dim model.max_context
     lora.rank lora.alpha lora.targets
