@@ -90,6 +90,9 @@ def test_donating_or_changing_arrays_after_save_does_not_change_what_is_saved(tm
     state.params["host"] = np.arange(100_000, dtype=np.float32)
     expected = jax.tree.map(np.array, state)
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda w: w * 0 - 1, tree), donate_argnums=0)
+    unsaved = make_state(2).params
+    overwrite(unsaved)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(unsaved))  # so it does take what it is given
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})
         state.params["host"][:] = -1
