@@ -239,6 +239,7 @@ class Planner:
     def _smaller_batches(self) -> Iterator[dict]:
         c = self.config
         shortest = c.max_prompt_length + c.max_response_length - 1
+        shortest += -shortest % 128  # so that the tensor axis can cut its tokens
         kinds = forward.REMAT  # in their order: each computes more anew than the one before, and stores less
         for kind in kinds[kinds.index(c.remat) :]:
             remat, rows = {} if kind == c.remat else {"remat": kind}, c.pack_rows

@@ -129,7 +129,7 @@ def get_config() -> config_dict.ConfigDict:
     c.max_grad_norm = 1.0
     c.max_nonfinite_updates = 3  # skipped in a row because the gradient is not finite; one more ends the run
     c.pack_rows = 1  # token rows of a data group in a packed batch
-    c.pack_length = 0  # tokens in one; 0: longest prompt and response
+    c.pack_length = 0  # tokens in one, best a multiple of 128; 0: longest prompt and response
     c.pack_slots = 0  # train rows in a packed batch; 0: 64 a token row
     # What of a layer the backward pass computes anew: "layer" all of it, "mlp" the MLP, "none" only what is
     # element-wise; the less, the faster, and the more memory.

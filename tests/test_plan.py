@@ -26,6 +26,7 @@ from cgrpo_jax import (
 )
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import TrainBatch
 
 
 @pytest.fixture(scope="module")
@@ -432,6 +433,25 @@ def test_no_more_is_computed_anew_than_has_to_be(model, monkeypatch, kind):
     found = plan_on(enough, "none")
     assert not found.fits and found.suggestion == f"--config.remat={kind}"
     assert plan_on(enough, kind).fits
+
+
+def test_a_shorter_token_row_is_one_that_can_be_cut(model, monkeypatch):
+    """120 + 40 tokens fit in 159; the next multiple of 128 is suggested, which the tensor axis divides."""
+
+    def compile_for(function, args, keywords=None, **rest):
+        batches = [one for one in args if isinstance(one, TrainBatch)]
+        needs = 10 if any(batch.tokens_RS.shape[-1] > 256 for batch in batches) else 1
+        return dataclasses.replace(planned.compiled(args, limit=2**40), needed_bytes=needs * planned.size(args))
+
+    lengths = {"max_prompt_length": 120, "max_response_length": 40, "pack_length": 1024, "pack_rows": 1}
+    config = planned.config(model, refine="none", num_slots=1, num_responses=1, remat="layer", **lengths)
+    planned.pretend(monkeypatch, hbm_bytes=2**40)
+    monkeypatch.setattr(costs, "compile_for", compile_for)
+    needed = planning.Planner(config, planned.NAME).plan(costs=False).phases["update"]
+    planned.pretend(monkeypatch, hbm_bytes=needed - 1)
+    monkeypatch.setattr(costs, "compile_for", compile_for)
+    found = planning.Planner(config, planned.NAME).plan(costs=False)
+    assert not found.fits and found.suggestion == "--config.pack_rows=1 --config.pack_length=256"
 
 
 def test_no_change_helps_a_model_that_is_too_large(model, monkeypatch):
