@@ -68,7 +68,8 @@ METRICS = {
     "critic/http_failed/CATEGORY": "those that failed for good, by why: timeout, unreachable, garbage, status 500, ...",
     "critic/prompts_cut": "critique prompts in which a response was cut in its middle",
     "grade/timeouts": "rows whose grading ran into its time limit (reward 0)",
-    "grade/failures": "rows without a verdict, because their grader failed: they are neither trained nor refined",
+    "grade/failures": "rows without a verdict, because their grader failed, or (reward_source critic) their critic's "
+    "endpoint gave no answer: they are neither trained nor refined",
     "judge/http_requests": "replies asked of the judge's endpoint, further attempts at unreadable ones included",
     "judge/http_attempts": "how often the endpoint was asked for them",
     "judge/http_failed/CATEGORY": "those that failed for good, by why, as critic/http_failed/CATEGORY",

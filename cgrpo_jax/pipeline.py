@@ -72,6 +72,18 @@ def grade(responses: Sequence[str], problem: Problem) -> Awaitable[list[Grade]]:
     return _Wait(lambda pipeline, task: pipeline._grade(task, responses, problem))
 
 
+def note(grades: Sequence[Grade], responses: Sequence[str], problem: Problem, *, by: str) -> Awaitable[list[Grade]]:
+    """Awaits nothing, and gives grades of somebody else than the pipeline's grader, once they are counted like its own.
+
+    Args:
+      grades: in order.
+      responses: that were graded.
+      problem: that they answer.
+      by: who graded them, in messages.
+    """
+    return _Wait(lambda pipeline, task: pipeline._take(task, grades, responses, problem, by))
+
+
 def call(submit: Callable[[], futures.Future]) -> Awaitable[dict]:
     """Awaits the result, a dataclass of JSON values, of a future that `submit` returns; gives its fields.
 
@@ -173,7 +185,7 @@ class Pipeline:
 
         async def from_afar(response: str) -> Grade:
             found = Grade(**await call(lambda: submit(response).future))
-            self._note(problem, [response], [found])
+            self._note(problem, [response], [found], problem.grader or self.grader.kind)
             return found
 
         if self.grader.is_far(problem.grader):
@@ -188,6 +200,10 @@ class Pipeline:
         pending = [submit(response) for response, at in zip(responses, processes, strict=True) if at == here]
         self.grader.send()
         self._gradings.append(_Graded(self._tick + _GRADE_TICKS, task, problem, responses, processes, pending))
+
+    def _take(self, task: _Task, grades: Sequence[Grade], responses: Sequence[str], problem: Problem, by: str) -> None:
+        self._note(problem, responses, grades, by)
+        self._resume(task, list(grades))
 
     def _call(self, task: _Task, submit: Callable[[], futures.Future]) -> None:
         self._calls[self._num_calls] = task, submit() if runtime.is_first() else None
@@ -302,16 +318,15 @@ class Pipeline:
         for i, one in enumerate(due):
             rows = [iter(share[i]) for share in shares]
             grades = [Grade(*next(rows[process])) for process in one.processes]
-            self._note(one.problem, one.responses, grades)
+            self._note(one.problem, one.responses, grades, one.problem.grader or self.grader.kind)
             self._resume(one.task, grades)
 
-    def _note(self, problem: Problem, responses: Sequence[str], grades: Sequence[Grade]) -> None:
-        """Counts the grades of responses to a problem.
+    def _note(self, problem: Problem, responses: Sequence[str], grades: Sequence[Grade], kind: str) -> None:
+        """Counts the grades, by a grader of some kind, of responses to a problem.
 
         Raises:
           GradingError: all of their kind have failed so far, and there are enough to tell.
         """
-        kind = problem.grader or self.grader.kind
         found = self._by_kind[kind]
         failed = [grade for grade in grades if grade.failed]
         if failed and kind not in self._told and runtime.is_first():

@@ -108,7 +108,8 @@ class Rollout:
       truncated: the row reached its maximum length without an end-of-turn token.
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
       reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
-      ungraded: the grader failed: the reward is 0, but says nothing.
+      ungraded: the grader failed: the reward is 0, but says nothing. Of a critique: the endpoint that was asked for it
+        gave no answer, and it only stands in its place.
       extracted: the final answer as the grader read it, None if there was none or nobody has looked for it.
       feedback: what the grader found, such as the failing test and its output; "" until scored.
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.

@@ -44,13 +44,35 @@ async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = 
     ]
 
 
-def score_by_verdict(rollouts: Sequence[Rollout], verdicts: Sequence[Rollout], *, num_critiques: int) -> list[Rollout]:
-    """Returns the rollouts with their critics' verdicts as rewards (the paper's unsupervised variant).
+async def score_by_verdict(
+    rollouts: Sequence[Rollout], verdicts: Sequence[Rollout], problem: Problem, *, num_critiques: int
+) -> list[Rollout]:
+    """Returns the rollouts, all of one problem, with their critics' verdicts as rewards (the unsupervised variant).
 
     The reward is 1 if more than half of a row's critiques call it right; a verdict that can't be read calls it wrong.
+    Where those that nobody has written might change that, the row has no verdict.
+
+    Args:
+      rollouts: B rows.
+      verdicts: their critiques, B * num_critiques.
+      problem: what the rows answer.
+      num_critiques: of each row.
     """
-    says_right = np.array([row.verdict is True for row in verdicts]).reshape(len(rollouts), num_critiques)
-    return [row.replace(reward=float(share > 0.5)) for row, share in zip(rollouts, says_right.mean(1), strict=True)]
+    grades = [_by_majority(verdicts[i * num_critiques :][:num_critiques]) for i in range(len(rollouts))]
+
+    def grade(texts: list[str], problem: Problem) -> Awaitable[list[Grade]]:
+        return pipeline.note(grades, texts, problem, by="critic")
+
+    return await score(rollouts, problem, grade)
+
+
+def _by_majority(verdicts: Sequence[Rollout]) -> Grade:
+    right, half = sum(row.verdict is True for row in verdicts), len(verdicts) / 2
+    missing = sum(row.ungraded for row in verdicts)
+    said = f"{right} of {len(verdicts)} critiques call it right"
+    if right <= half < right + missing:
+        return Grade(0.0, None, f"{said}, and {missing} did not come", failed=True)
+    return Grade(float(right > half), None, said)
 
 
 # --- 2. critique --------------------------------------------------------------------------------------------------
@@ -121,6 +143,7 @@ async def _critique_one(
     critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
 ) -> tuple[Rollout, Counts]:
     counts: Counts = collections.Counter(critiqued=1)
+    unanswered = False
     if critic.kind == "cot":
         for attempt in range(critic.max_retries + 1):
             written, cut = await critic.writer.write_critique(
@@ -134,6 +157,7 @@ async def _critique_one(
             counts["attempts"] += 1
             if written is None:  # an endpoint that has given no answer has had its retries
                 counts["unanswered"] += 1
+                unanswered = True
                 break
             written = written.replace(verdict=critiques.parse_verdict(written.text))
             counts["tokens"] += len(written.token_ids)
@@ -142,7 +166,7 @@ async def _critique_one(
             if _usable(written, critic.pass_threshold):
                 return written, counts
         counts["fallbacks"] += 1
-    return _by_rule(_rule_text(critic, row, problem), row, index, encode), counts
+    return _by_rule(_rule_text(critic, row, problem), row, index, encode).replace(ungraded=unanswered), counts
 
 
 def critiques_of(rows: Sequence[Rollout], critiques: Sequence[Rollout]) -> list[Rollout]:

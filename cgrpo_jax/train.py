@@ -221,21 +221,14 @@ class Loop:
         encode = self.model.tokenizer.encode
 
         async def critique(rows: list[Rollout]):
-            written, new = await rollout.critique(
-                critic, rows, problem=problem, encode=encode, num_critiques=c.num_critiques
-            )
-            if c.reward_source == "critic" and new["unanswered"]:
-                raise GradingError(
-                    f"{c.http_critic.url} left {new['unanswered']} responses without a verdict, which is their reward; "
-                    "see that it answers, then give the same command to go on."
-                )
-            return written, new
+            return await rollout.critique(critic, rows, problem=problem, encode=encode, num_critiques=c.num_critiques)
 
         async def score(refinements: list[Rollout]):
             if c.reward_source == "verifier":
                 return await rollout.score(refinements, problem), collections.Counter()
             verdicts, judged = await critique(refinements)
-            return rollout.score_by_verdict(refinements, verdicts, num_critiques=c.num_critiques), judged
+            scored = await rollout.score_by_verdict(refinements, verdicts, problem, num_critiques=c.num_critiques)
+            return scored, judged
 
         responses = await rollout.respond(  # 1. respond
             policy, problem, question=q, num_responses=c.num_responses, max_length=c.max_response_length
@@ -247,7 +240,7 @@ class Loop:
             critiques, new = await critique(responses)
             counts += new
             if c.reward_source == "critic":  # the verdict is the reward
-                responses = rollout.score_by_verdict(responses, critiques, num_critiques=c.num_critiques)
+                responses = await rollout.score_by_verdict(responses, critiques, problem, num_critiques=c.num_critiques)
         failed = rollout.to_refine(responses, refine_max_pass=c.refine_max_pass, pass_threshold=c.pass_threshold)
         if c.refine == "none" or not failed:
             return responses, [], counts

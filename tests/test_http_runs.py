@@ -11,7 +11,7 @@ import tiny_run
 from test_http_critic import KEY, Server, good
 from tiny_run import metrics, run, samples
 
-from cgrpo_jax.errors import UserError
+from cgrpo_jax.errors import GradingError
 from cgrpo_jax.records import Author, Stage
 
 pytestmark = pytest.mark.slow
@@ -125,17 +125,19 @@ def test_the_verdict_of_an_endpoint_as_the_reward(tmp_path, server):
     assert row["reward"] == 1 and row["critic/http_requests"] == 16
 
 
-def test_a_verdict_that_does_not_come_is_no_reward(tmp_path, server, capsys):
-    """The run ends, and goes on where the endpoint answers again."""
+def test_a_verdict_that_does_not_come_is_no_reward(tmp_path, server):
+    """A run goes on without some; without any it ends, and goes on where the endpoint answers again."""
     server.reply = lambda handler: handler.send(*(lost if handler.server.seen.qsize() > 20 else (good(PRAISE),)))
     lost = b"", 503
-    changes = {"reward_source": "critic", "critique_when": "all", "num_iterations": 2, "checkpoint_every": 100}
-    with pytest.raises(UserError, match=r"left \d+ responses without a verdict, which is their reward; see that it"):
+    changes = {"reward_source": "critic", "critique_when": "all", "num_iterations": 3, "checkpoint_every": 100}
+    with pytest.raises(GradingError, match=r"'critic' gave no verdict on any of \d+ responses .* see that it works"):
         run(tmp_path, options(server.url, max_attempts=1) | changes)
-    assert len(metrics(tmp_path)) == 1
+    assert len(metrics(tmp_path)) == 2
     server.replies({"body": good(PRAISE)})
     run(tmp_path, options(server.url, max_attempts=1) | changes)
-    assert [row["reward"] for row in metrics(tmp_path)] == [1, 1]
+    rows = metrics(tmp_path)
+    assert [row["reward"] for row in rows] == [1, 1, 1] and not any(row["refine/attempted"] for row in rows)
+    assert [row["grade/failures"] for row in rows] == [row["critic/unanswered"] for row in rows] == [0, 12, 0]
 
 
 # --- answers that do not come -------------------------------------------------------------------------------------

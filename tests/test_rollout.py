@@ -12,7 +12,7 @@ import pytest
 from test_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax import arithmetic, rewards, rollout
-from cgrpo_jax.errors import UserError
+from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.pipeline import Pipeline
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage
 from cgrpo_jax.rollout import Critic, critique, refine, to_refine
@@ -287,19 +287,72 @@ def test_without_rewards_any_readable_verdict_is_taken():
     assert [len(calls) for calls in writer.attempts] == [3, 2, 1]
     assert (counts["valid"], counts["malformed"], counts["fallbacks"]) == (1, 2, 1)
     assert not counts["judged_failed"] and not counts["judged_passed"]
-    scored = rollout.score_by_verdict(rows, done, num_critiques=1)
-    assert [one.reward for one in scored] == [1.0, 0.0, 0.0]
+    assert [one.reward for one in by_verdict(rows, done)] == [1.0, 0.0, 0.0]
+
+
+def by_verdict(rows, verdicts, num_critiques=1, runs=None):
+    scored = rollout.score_by_verdict(rows, verdicts, PROBLEMS[0], num_critiques=num_critiques)
+    return (runs or Pipeline()).run([scored])[0]
+
+
+def verdicts(*said):
+    """A critique that did not come is "none"."""
+    return [types.SimpleNamespace(verdict=None if one == "none" else one, ungraded=one == "none") for one in said]
 
 
 def test_most_of_several_verdicts_decide():
     rows = [unscored(i) for i in range(4)]
-    said = [True, True, None, True, False, None, False, False, True, True, True, True]
-    verdicts = [types.SimpleNamespace(verdict=verdict) for verdict in said]
-    scored = rollout.score_by_verdict(rows, verdicts, num_critiques=3)
-    assert [one.reward for one in scored] == [1.0, 0.0, 0.0, 1.0]
-    split = rollout.score_by_verdict(rows[:1], verdicts[3:5], num_critiques=2)
-    assert split[0].reward == 0.0  # half is not more than half
-    assert rollout.score_by_verdict([], [], num_critiques=3) == []
+    said = verdicts(True, True, None, True, False, None, False, False, True, True, True, True)
+    scored = by_verdict(rows, said, 3)
+    assert [one.reward for one in scored] == [1.0, 0.0, 0.0, 1.0] and not any(one.ungraded for one in scored)
+    assert by_verdict(rows[:1], said[3:5], 2)[0].reward == 0.0  # half is not more than half
+    assert by_verdict([], [], 3) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "reward", "ungraded"),
+    [
+        (["none"], 0.0, True),
+        ([True, True, "none"], 1.0, False),
+        ([True, False, "none"], 0.0, True),
+        ([True, None, "none"], 0.0, True),
+        ([False, None, "none"], 0.0, False),
+        ([False, "none", "none"], 0.0, True),
+        ([True, "none"], 0.0, True),
+        ([False, "none"], 0.0, False),
+    ],
+)
+def test_a_row_has_no_verdict_where_critiques_that_did_not_come_might_decide(said, reward, ungraded):
+    runs = Pipeline()
+    (one,) = by_verdict([unscored(0)], verdicts(*said), len(said), runs)
+    assert (one.reward, one.ungraded, runs.failures) == (reward, ungraded, int(ungraded))
+
+
+def test_a_critic_that_never_answers_ends_the_run_like_a_grader():
+    silent = [
+        rollout.score_by_verdict([unscored(0), unscored(1)], verdicts("none", "none"), problem, num_critiques=1)
+        for problem in (Problem(i, "a question", "") for i in range(4))
+    ]
+    said = r"grader 'critic' gave no verdict on any of 8 responses \(0 of 1 critiques call it right, and 1 did not come"
+    with pytest.raises(GradingError, match=said):
+        Pipeline().run(silent)
+
+
+def test_a_critique_that_is_not_answered_is_told_from_one_that_can_not_be_read():
+    """The endpoint answers nothing about response 0, and nothing when it is asked again about response 1."""
+
+    class Silent(ScriptedWriter):
+        async def write_critique(self, problem, row, index, **options):
+            if index.response == 0 or index.attempt:
+                return None, False
+            return await super().write_critique(problem, row, index, **options)
+
+    for script, missing in ((UNREADABLE, [True, True, True]), (WRONG, [True, False, False])):
+        critic = Critic(kind="cot", writer=Silent(script))
+        done, counts = critiqued_by(critic, [unscored(i) for i in range(3)])
+        assert [one.ungraded for one in done] == missing and counts["unanswered"] == sum(missing)
+    done, _, _ = cot(UNREADABLE, [unscored(0)])
+    assert done[0].verdict is None and not done[0].ungraded
 
 
 # 3. Refine.
