@@ -124,7 +124,7 @@ def start(
     Args:
       config, parts: of the run.
       optimizer: of its updates.
-      evaluate: returns the held-out metrics of weights, and the questions that they do not solve.
+      evaluate: returns the held-out metrics of weights, and which questions they solve.
       clock: times the warm start.
       going_on: called every few updates of the warm start and after it; may raise.
     """
@@ -135,7 +135,9 @@ def start(
         with clock("warm_start"):
             params = _warm_start(config, model, params, going_on)
         going_on()
-    progress.eval_before, progress.unsolved_before = evaluate(model.to_generate(params))
+    progress.eval_before, solved = evaluate(model.to_generate(params))
+    if solved is not None:
+        progress.unsolved_before = [q for q, one in enumerate(solved) if one is False]
     settings = assemble.lora_settings(config)
     init = functools.partial(optimizer_lib.init_state, optimizer=optimizer, offload=config.offload_optimizer)
     if settings:

@@ -105,6 +105,17 @@ def evaluate(
     return result, groups
 
 
+def solved(groups: Sequence[Sequence[Rollout]], pass_threshold: float) -> list[bool | None]:
+    """Returns for each question whether one of its rollouts passes; None where only one without a verdict might."""
+
+    def one(group: Sequence[Rollout]) -> bool | None:
+        if any(row.reward >= pass_threshold and not row.ungraded for row in group):
+            return True
+        return None if num_ungraded(group) else False
+
+    return [one(group) for group in groups]
+
+
 # --- on disk: benchmarks ------------------------------------------------------------------------------------------
 
 
@@ -224,6 +235,7 @@ async def _greedy_fields(
     (response,) = await score([response], problem)
     if judge is not None:
         refined["refined_reward"] = refined.get("refinement_reward", response.reward)
+        refined["refined_ungraded"] = bool(ungraded or response.ungraded)  # nobody knows what refinement has changed
     return _told("greedy", response) | refined | {"ungraded": ungraded + response.ungraded}
 
 

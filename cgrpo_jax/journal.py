@@ -183,22 +183,26 @@ def _reward(row: Rollout) -> float | None:
     return None if row.ungraded else row.reward
 
 
-def summary(progress, *, updates: int, after: dict | None, unsolved_after: Sequence[int] | None) -> dict:
+def summary(progress, *, updates: int, after: dict | None, solved_after: Sequence[bool | None] | None) -> dict:
     """Returns what a run comes to.
+
+    `unsolved_before` counts the held-out questions of which no text of the first weights passes, and all have a
+    verdict; `unsolved_before_solved_after` is the share of these that the final weights solve, of those of which that
+    is known. Either is None where there is nothing to count.
 
     Args:
       progress: the run's `beginning.Progress`.
       updates: optimiser updates.
       after: held-out metrics of the final weights.
-      unsolved_after: positions of the held-out questions that no sample of the final weights solves.
+      solved_after: `evaluation.solved` of the final weights.
     """
     unsolved = progress.unsolved_before
-    solved = 1 - len(set(unsolved) & set(unsolved_after)) / len(unsolved) if unsolved else None
+    known = [solved_after[q] for q in unsolved or () if solved_after[q] is not None]
     return {
         "eval_before": progress.eval_before,
         "eval_after": after,
         "unsolved_before": None if unsolved is None else len(unsolved),
-        "unsolved_before_solved_after": solved,
+        "unsolved_before_solved_after": sum(known) / len(known) if known else None,
         "all_failed_start": progress.all_failed_start,
         "updates": updates,
         "iterations": progress.iteration,

@@ -56,7 +56,7 @@ METRICS = {
     "refine/prompts_cut": "refine prompts in which the response, or also the critique, was cut in its middle",
     "refine/dropped_mentions": "refinements dropped before selection because they mention the critique",
     "critic/valid": "share of the first cot critiques whose verdict agrees with the verifier (reward_source critic: "
-    "whose verdict can be read)",
+    "whose verdict can be read), of those that a model wrote of responses whose grader has not failed",
     "critic/malformed_rate": "share of the first cot critiques without a readable verdict",
     "critic/false_right_rate": "share of the failed responses with a readable first cot critique that it calls right",
     "critic/false_wrong_rate": "share of the passing responses with a readable first cot critique that it calls wrong",
@@ -138,14 +138,15 @@ def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:
         return counts[name] / counts[total] if counts[total] else 0.0
 
     metrics = {
-        "critic/valid": share("valid", "critiqued"),
         "critic/malformed_rate": share("malformed", "critiqued"),
         "critic/fallback_rate": share("fallbacks", "critiqued"),
         "critic/attempts": counts["attempts"],
         "critic/unanswered": counts["unanswered"],
         "critic/prompts_cut": counts["prompts_cut"],
     }
-    # Where no such response was judged there is no rate, and 0 would praise the critic.
+    # Where no such response was judged there is no rate, and 0 would praise or blame the critic.
+    if counts["comparable"]:
+        metrics["critic/valid"] = share("valid", "comparable")
     if counts["judged_failed"]:
         metrics["critic/false_right_rate"] = share("false_right", "judged_failed")
     if counts["judged_passed"]:

@@ -195,12 +195,14 @@ def _usable(row: Rollout, pass_threshold: float) -> bool:
 
 def _verdict_counts(row: Rollout, pass_threshold: float) -> Counts:
     """Counts a first attempt's verdict against the verifier's."""
+    comparable = int(not row.parent.ungraded)
     if row.verdict is None:
-        return collections.Counter(malformed=1)
+        return collections.Counter(malformed=1, comparable=comparable)
     passed = _passed(row.parent, pass_threshold)
     if passed is None:
-        return collections.Counter(valid=1)
+        return collections.Counter(valid=comparable, comparable=comparable)
     return collections.Counter(
+        comparable=1,
         valid=int(row.verdict == passed),
         false_right=int(row.verdict and not passed),
         false_wrong=int(passed and not row.verdict),

@@ -31,9 +31,9 @@ def summarize(lines: Iterable[Mapping[str, Any]], *, ks: Sequence[int], pass_thr
       `{"benchmarks": {NAME: numbers}, "mean": numbers}`. Numbers are `questions`; accuracies as `{"value", "low",
       "high"}`: `pass@1` (greedy), `pass@k`, `mean@n`, `maj@k`, `refined@1`, `oracle`; lengths in tokens and shares of
       truncated texts; of test-time refinement the shares `critiqued_wrong` and `malformed`, and how many answers it
-      `fixed` (wrong to right) and `broken` (right to wrong); and how many texts are `ungraded`, because their grader
-      failed: they count as wrong. The mean has what all benchmarks have; it counts each benchmark once, whatever its
-      number of questions, and adds up what is counted.
+      `fixed` (wrong to right) and `broken` (right to wrong), of those with a verdict before and after it; and how many
+      texts are `ungraded`, because their grader failed: in accuracies they count as wrong. The mean has what all
+      benchmarks have; it counts each benchmark once, whatever its number of questions, and adds up what is counted.
     """
     by_source: dict[str, list] = {}
     for line in lines:
@@ -64,12 +64,13 @@ def _of_question(line: Mapping[str, Any], ks: Sequence[int], pass_threshold: flo
         other["samples_truncated"] = sum(line["truncated"]) / number
     if "refined_reward" in line:
         after = line["refined_reward"] >= pass_threshold
+        changed = after != right and not line["refined_ungraded"]
         accuracy["refined@1"] = after
         other |= {
             "critiqued_wrong": line["verdict"] is False,
             "malformed": line["verdict"] is None,
-            "fixed": after and not right,
-            "broken": right and not after,
+            "fixed": changed and after,
+            "broken": changed and right,
         }
     if "oracle_reward" in line:
         accuracy["oracle"] = line["oracle_reward"] >= pass_threshold

@@ -40,7 +40,7 @@ from cgrpo_jax import (
 from cgrpo_jax.critiques import mentions_critique
 from cgrpo_jax.engine import Stats
 from cgrpo_jax.errors import GradingError, UserError
-from cgrpo_jax.evaluation import evaluate
+from cgrpo_jax.evaluation import evaluate, solved
 from cgrpo_jax.learner import Learner
 from cgrpo_jax.pipeline import Pipeline, Progress, together
 from cgrpo_jax.records import Author, Problem, Rollout, TrainState
@@ -302,8 +302,8 @@ class Loop:
         opening.compile_engines(self.config, self.parts, self._weights(begun.state), clock=self.clock)
         return begun.state
 
-    def _evaluate(self, params, state: TrainState | None = None) -> tuple[dict | None, list[int] | None]:
-        """Returns held-out metrics, and the positions of the questions that no sample solves.
+    def _evaluate(self, params, state: TrainState | None = None) -> tuple[dict | None, list[bool | None] | None]:
+        """Returns held-out metrics, and which questions are solved (`evaluation.solved`).
 
         `state` is what is saved where SIGTERM comes meanwhile; None before there is any.
         """
@@ -325,8 +325,7 @@ class Loop:
                 seed=c.seed,
                 on_tick=functools.partial(self._tick, state, bar),
             )
-        passed = [[row.reward >= c.pass_threshold for row in group] for group in groups]
-        return result, [q for q, group in enumerate(passed) if not any(group)]
+        return result, solved(groups, c.pass_threshold)
 
     def _log(self, iteration: int, done: Done, state: TrainState) -> dict:
         """Writes and returns an iteration's metrics, and writes its samples."""
@@ -398,10 +397,10 @@ class Loop:
         )
 
     def _finish(self, state: TrainState) -> None:
-        after, unsolved = self._evaluate(self._weights(state), state)
+        after, solved_after = self._evaluate(self._weights(state), state)
         self.parts.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self.since
-        summary = journal.summary(self.progress, updates=int(state.step), after=after, unsolved_after=unsolved)
+        summary = journal.summary(self.progress, updates=int(state.step), after=after, solved_after=solved_after)
         self._write(self.run.write_summary, summary)
         journal.say(
             f"{journal.table(summary)}metrics, samples, checkpoints and summary are in {self.run.path}", sys.stdout

@@ -202,6 +202,17 @@ def test_texts_without_a_verdict_count_as_wrong_and_are_told(tmp_path):
     assert "verdict" not in scores.table(whole) and "ungraded" not in scores.table(whole)
 
 
+def test_what_refinement_changes_is_counted_where_there_is_a_verdict_before_and_after(tmp_path):
+    """Answers to 2+3 are fixed and to 9*9 broken, with "0" before and after."""
+    numbers, _ = answer(tmp_path / "one", refine=True, ks=(1,), grading=Failing("Answer: 5"))  # would be fixed
+    assert [numbers["benchmarks"]["easy"][name] for name in ("fixed", "broken")] == [0, 1]
+    numbers, _ = answer(tmp_path / "other", refine=True, ks=(1,), grading=Failing("Answer: 0"))
+    assert [numbers["benchmarks"]["easy"][name] for name in ("fixed", "broken")] == [0, 0]
+    assert [row["refined_ungraded"] for row in lines(tmp_path / "other")] == [False, True, True, True, False]
+    numbers, _ = answer(tmp_path / "samples", refine=True, grading=Failing("Answer: 2"))  # one of its samples
+    assert [numbers["benchmarks"]["easy"][name] for name in ("fixed", "broken")] == [1, 1]
+
+
 def test_code_has_no_vote(tmp_path):
     numbers, _ = answer(tmp_path, grader="code")
     assert "maj@4" not in numbers["mean"] and {row["votes"] for row in lines(tmp_path)} == {None}

@@ -8,7 +8,7 @@ import pytest
 from fake_engine import FakeEngine
 from test_prompts import CHAINS, arithmetic_tokenizer, make
 
-from cgrpo_jax import evaluation, rewards
+from cgrpo_jax import evaluation, journal, rewards
 from cgrpo_jax.engine import Sampled
 from cgrpo_jax.pipeline import Pipeline
 from cgrpo_jax.records import Author, Problem
@@ -123,6 +123,26 @@ def test_responses_without_a_verdict_are_counted(monkeypatch):
     result, groups, _ = evaluate()
     assert result["ungraded"] == 1 + 7 and result["pass@1"] == 2 / 3
     assert [sum(row.ungraded for row in group) for group in groups] == [4, 4, 0]
+    assert evaluation.solved(groups, 1.0) == [True, True, True]
+    failed = [[row.replace(reward=0.0, ungraded=True) for row in group[:1]] for group in groups]
+    none = [groups[2][0].replace(reward=0.0)]
+    found = evaluation.solved([failed[0], none, none + failed[0], failed[0] + groups[2]], 1.0)
+    assert found == [None, False, None, True]
+
+
+def test_the_summary_of_a_run_counts_what_is_known():
+    """Of six questions 1, 2, 4 and 5 were unsolved; then 1 is solved, 2 is not, and of 4 and 5 nobody knows."""
+    progress = types.SimpleNamespace(
+        unsolved_before=[1, 2, 4, 5], eval_before=None, all_failed_start=None, iteration=2, num_tokens=9, seconds=1.0
+    )
+    told = lambda solved: journal.summary(progress, updates=2, after=None, solved_after=solved)  # noqa: E731
+    found = told([True, True, False, None, None, None])
+    assert (found["unsolved_before"], found["unsolved_before_solved_after"]) == (4, 1 / 2)
+    assert told([True] + [None] * 5)["unsolved_before_solved_after"] is None
+    progress.unsolved_before = []
+    assert told([True] * 6)["unsolved_before_solved_after"] is None
+    progress.unsolved_before = None
+    assert told(None)["unsolved_before"] is None
 
 
 def test_a_lower_threshold():

@@ -18,7 +18,7 @@ OF_THE_LOOP = {
 }  # fmt: skip
 COUNTS = collections.Counter(
     critiqued=8, attempts=11, fallbacks=1, prompts_cut=2, malformed=1, unanswered=3,
-    valid=4, judged_failed=5, false_right=2, judged_passed=2, false_wrong=1,
+    comparable=7, valid=4, judged_failed=5, false_right=2, judged_passed=2, false_wrong=1,
 )  # fmt: skip
 UPDATES = [
     {
@@ -116,7 +116,7 @@ def test_metrics_of_refinements():
 
 def test_metrics_of_critiques():
     assert metrics.critic_metrics(COUNTS) == {
-        "critic/valid": 4 / 8,
+        "critic/valid": 4 / 7,
         "critic/malformed_rate": 1 / 8,
         "critic/false_right_rate": 2 / 5,
         "critic/fallback_rate": 1 / 8,
@@ -127,8 +127,11 @@ def test_metrics_of_critiques():
     }
     only_failed = COUNTS - collections.Counter(judged_passed=2, false_wrong=1)
     assert "critic/false_wrong_rate" not in metrics.critic_metrics(only_failed)
-    unjudged = collections.Counter(critiqued=2, attempts=2, valid=1, malformed=1)  # no verifier, no rate
+    unjudged = collections.Counter(critiqued=2, attempts=2, comparable=2, valid=1, malformed=1)  # no verifier, no rate
     assert not {"critic/false_right_rate", "critic/false_wrong_rate"} & metrics.critic_metrics(unjudged).keys()
+    assert metrics.critic_metrics(unjudged)["critic/valid"] == 1 / 2
+    unanswered = collections.Counter(critiqued=2, attempts=2, unanswered=2, fallbacks=2)
+    assert "critic/valid" not in metrics.critic_metrics(unanswered)
     assert metrics.critic_metrics(collections.Counter(critiqued=8)) == {}  # written by a rule
 
 

@@ -122,7 +122,7 @@ def test_a_critique_that_agrees_is_taken_at_once():
     assert [one.index for one in done] == [RowIndex(q, r, stage=Stage.CRITIQUE) for q, r in ((0, 0), (1, 3), (1, 4))]
     tokens = sum(len(one.token_ids) for one in done)
     assert counts == collections.Counter(
-        critiqued=3, attempts=3, valid=3, judged_failed=2, judged_passed=1, tokens=tokens
+        critiqued=3, attempts=3, comparable=3, valid=3, judged_failed=2, judged_passed=1, tokens=tokens
     )
 
 
@@ -142,7 +142,7 @@ def test_a_critique_that_can_not_be_used_is_written_again_with_another_key(first
     np.testing.assert_array_equal(again.prompt, once[1].prompt)
     assert done[1].index.attempt == 1 and done[1].parent is rows[1]
     tokens = sum(len(TOKENIZER.encode(text)) + 1 for text in (WRONG, first, WRONG))
-    assert counts == collections.Counter(critiqued=2, attempts=3, valid=1, tokens=tokens, **counted)
+    assert counts == collections.Counter(critiqued=2, attempts=3, comparable=2, valid=1, tokens=tokens, **counted)
 
 
 def test_only_first_attempts_enter_the_rates():
@@ -285,7 +285,7 @@ def test_without_rewards_any_readable_verdict_is_taken():
     assert [one.verdict for one in done] == [True, False, None]  # who can't be read has said nothing
     assert done[2].author == Author.RULE
     assert [len(calls) for calls in writer.attempts] == [3, 2, 1]
-    assert (counts["valid"], counts["malformed"], counts["fallbacks"]) == (1, 2, 1)
+    assert (counts["valid"], counts["comparable"], counts["malformed"], counts["fallbacks"]) == (1, 3, 2, 1)
     assert not counts["judged_failed"] and not counts["judged_passed"]
     assert [one.reward for one in by_verdict(rows, done)] == [1.0, 0.0, 0.0]
 
@@ -407,7 +407,9 @@ def test_a_response_without_a_verdict_accepts_any_critique_that_can_be_read():
     failed = [response(0, i).replace(ungraded=True) for i in range(2)]
     done, counts, _ = cot(lambda index: WRONG if index.response else RIGHT, failed)
     assert [one.verdict for one in done] == [True, False] and counts["attempts"] == 2
-    assert counts["valid"] == 2 and not counts["judged_failed"] and not counts["judged_passed"]
+    assert counts == {"critiqued": 2, "attempts": 2, "tokens": counts["tokens"]}  # nobody knows if they are valid
+    (_, counts, _) = cot(UNREADABLE, failed[:1], max_retries=0)
+    assert counts["malformed"] == 1 and not counts["comparable"]
 
 
 def test_a_grade_that_has_failed_is_no_verdict():

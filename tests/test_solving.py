@@ -101,7 +101,9 @@ def test_results_do_not_depend_on_the_schedule(num_slots):
             assert row.parent.parent is responses[row.index.response]
             assert (row.parent.text, row.parent.index.critique) == (WRONG, row.index.critique)
         tokens = 4 * (len(TOKENIZER.encode(WRONG)) + 1)
-        assert counts == {"critiqued": 4, "attempts": 4, "valid": 4, "judged_failed": 4, "tokens": tokens}
+        assert counts == {
+            "critiqued": 4, "attempts": 4, "comparable": 4, "valid": 4, "judged_failed": 4, "tokens": tokens,
+        }  # fmt: skip
     assert len(set(engine.added)) == len(engine.added) == 2 * (2 + 4 + 8)
 
 
