@@ -222,9 +222,13 @@ def _run_asserts(program, tests, seconds, start):
         ours, theirs = [stack.enter_context(end) for end in socket.socketpair()]
         read, write = _pipe(stack, stack)
         tester = stack.enter_context(
-            sandbox.Sandbox(_TESTS, asked, limits=_limits(seconds), fds=[ours.fileno(), write.fileno()])
+            sandbox.Sandbox(
+                _TESTS, asked, limits=_limits(seconds), fds=[ours.fileno(), write.fileno()], deadline=deadline
+            )
         )
-        runner = stack.enter_context(sandbox.Sandbox(_PROGRAM, job, limits=_limits(seconds), fds=[theirs.fileno()]))
+        runner = stack.enter_context(
+            sandbox.Sandbox(_PROGRAM, job, limits=_limits(seconds), fds=[theirs.fileno()], deadline=deadline)
+        )
         for end in (ours, theirs, write):
             end.close()
         said, how = sandbox.read_capped(read.fileno(), limit=_MAX_REPORT, deadline=deadline)
@@ -346,6 +350,7 @@ class _Script:
                 stdin=test["input"].encode(errors="replace"),
                 stdout=stdout.fileno(),
                 fds=[channel.fileno()],
+                deadline=self._deadline,
             )
             stack.enter_context(self._box)
             self._stack = stack.pop_all()

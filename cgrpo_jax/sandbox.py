@@ -32,11 +32,13 @@ each; elsewhere than on x86_64 and aarch64, System V's shared memory, which coun
 namespaces.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 import pathlib
 import select
@@ -88,6 +90,10 @@ class SandboxError(RuntimeError):
     """The sandbox could not be set up; no program has run."""
 
 
+class _HangsError(SandboxError):
+    """The process that starts sandboxes gives no answer."""
+
+
 class Sandbox:
     """A program in its sandbox, running from the start; leaving the context kills it and everything it started.
 
@@ -102,6 +108,7 @@ class Sandbox:
       stdin: bytes that it can read.
       stdout: a descriptor; by default what it prints is lost.
       fds: descriptors that it is to have, as 3, 4, ... in this order.
+      deadline: a time of `time.monotonic` by which it must have been started; `_FORK_SECONDS` from now at the latest.
       isolate: use namespaces; by default if `isolated()`.
 
     Example:
@@ -112,7 +119,7 @@ class Sandbox:
 
     Raises:
       UserError: this machine does not run Linux.
-      SandboxError: nothing could be started.
+      SandboxError: nothing could be started. A launcher that hangs is killed, and all sandboxes of its thread with it.
     """
 
     def __init__(
@@ -124,6 +131,7 @@ class Sandbox:
         stdin: bytes = b"",
         stdout: int = subprocess.DEVNULL,
         fds: Sequence[int] = (),
+        deadline: float = math.inf,
         isolate: bool | None = None,
     ):
         if sys.platform != "linux":
@@ -133,7 +141,7 @@ class Sandbox:
         module = _module(runner)
         setup = dict(job=job, limits=dataclasses.asdict(limits or Limits()), shown=_shown(), directory=self._directory)
         self._told, told = os.pipe()  # what went wrong, then how the program ended
-        self._said, self._ended = b"", False
+        self._said, self._ended, self._killed = b"", False, False
         try:
             with (
                 os.fdopen(told, "wb"),
@@ -143,7 +151,7 @@ class Sandbox:
             ):
                 output = nowhere.fileno() if stdout == subprocess.DEVNULL else stdout
                 given = [description.fileno(), typed.fileno(), output, told, *fds]
-                self._launcher, self._pid = _fork(isolate, module, given)
+                self._launcher, self._pid = _fork(isolate, module, given, deadline)
         except BaseException:
             os.close(self._told)
             self._remove()
@@ -172,12 +180,14 @@ class Sandbox:
           The first process's exit status: 0, a positive number, or the negative of the signal that ended it.
 
         Raises:
-          SandboxError: the sandbox could not be set up.
+          SandboxError: it could not be set up, or was killed with its launcher, which says nothing of the program.
         """
         self._end()
         said, _, status = self._said.decode(errors="replace").partition("\0")
         if said.strip():
             raise SandboxError(f"the sandbox could not be set up: {said.strip()}")
+        if not status and not self._killed:
+            raise SandboxError("the sandbox was killed from outside, before its program had ended")
         status = int(status or _SIGNALLED + signal.SIGKILL)
         return _SIGNALLED - status if status > _SIGNALLED else status
 
@@ -186,7 +196,9 @@ class Sandbox:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):  # at the first, it kills the rest and then ends
             if not self.wait(0):
-                os.kill(self._pid, number)
+                with contextlib.suppress(ProcessLookupError):  # its launcher has just ended, and it, too
+                    os.kill(self._pid, number)
+                    self._killed = True
                 self.wait(5)
         os.close(self._told)
         self._told = None
@@ -220,33 +232,34 @@ class _Launcher:
                 env={"PYTHONHASHSEED": "0"},  # the order of a set must not differ from run to run
                 start_new_session=True,
             )
-        self._channel.settimeout(_FORK_SECONDS)
         self.close = weakref.finalize(self, _end, self._channel, self._process)
 
     def runs(self) -> bool:
         """Has nobody killed it?"""
         return self._process.poll() is None
 
-    def fork(self, module: dict[str, str], fds: Sequence[int]) -> int:
+    def fork(self, module: dict[str, str], fds: Sequence[int], deadline: float) -> int:
         """Starts a sandbox; returns its id.
 
         Raises:
-          SandboxError: the launcher could not be started, hangs, or was killed; it is no more.
+          SandboxError: the launcher could not be started, hangs (a `_HangsError`), or was killed; it is no more.
         """
         ended, self.ended = self.ended, []
-        why = "Python did not start"
+        seconds = max(min(_FORK_SECONDS, deadline - time.monotonic()), 0.01)  # 0 would mean not to wait at all
+        self._channel.settimeout(seconds)
         try:
             socket.send_fds(self._channel, [json.dumps(module | {"ended": ended}).encode()], fds)
             answer = self._channel.recv(100)
-        except TimeoutError:
-            answer, why = b"", f"Python gave no answer within {self._channel.gettimeout():g} s"
+        except TimeoutError as error:
+            self._process.kill()
+            raise _HangsError(f"the sandbox could not be set up: Python gave no answer within {seconds:g} s") from error
         except OSError:
             answer = b""
         if answer:
             return int(answer)
         self._process.kill()
         said = self._process.stderr.read().decode(errors="replace").strip()
-        raise SandboxError(f"the sandbox could not be set up: {said or why}")
+        raise SandboxError(f"the sandbox could not be set up: {said or 'Python did not start'}")
 
 
 def _end(channel: socket.socket, process: subprocess.Popen) -> None:
@@ -258,19 +271,22 @@ def _end(channel: socket.socket, process: subprocess.Popen) -> None:
 _threads = threading.local()
 
 
-def _fork(isolate: bool, module: dict[str, str], fds: Sequence[int]) -> tuple[_Launcher, int]:
+def _fork(isolate: bool, module: dict[str, str], fds: Sequence[int], deadline: float) -> tuple[_Launcher, int]:
     """Starts a sandbox; returns the launcher of this thread that it was forked from, and its id.
 
-    A launcher that was killed, or hangs, says nothing of the program: it is replaced, once.
+    A launcher that was killed says nothing of the program: it is replaced, once. After one that hangs the time is over;
+    the next sandbox gets another.
     """
     try:
         launcher = _launcher(isolate)
-        return launcher, launcher.fork(module, fds)
+        return launcher, launcher.fork(module, fds, deadline)
+    except _HangsError:
+        raise
     except SandboxError:
         for read in fds[:2]:  # the description and the standard input: somebody may have begun to read them
             os.lseek(read, 0, os.SEEK_SET)
         launcher = _launcher(isolate, anew=True)
-        return launcher, launcher.fork(module, fds)
+        return launcher, launcher.fork(module, fds, deadline)
 
 
 def _launcher(isolate: bool, *, anew: bool = False) -> _Launcher:

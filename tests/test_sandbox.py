@@ -429,22 +429,42 @@ def test_a_launcher_that_was_killed_is_replaced(runner, isolate):
     assert sandbox._launcher(isolate) is not launcher
 
 
-def test_a_launcher_that_dies_or_hangs_as_it_is_asked_is_replaced(runner, isolate, monkeypatch):
+def test_a_launcher_that_dies_as_it_is_asked_is_replaced(runner, isolate, monkeypatch):
     """What it was told is told again, from the beginning."""
-    for number in (signal.SIGKILL, signal.SIGSTOP):
-        launcher = sandbox._Launcher(isolate)
-        monkeypatch.setattr(sandbox._threads, "launchers", {(os.getpid(), isolate): launcher}, raising=False)
-        monkeypatch.setattr(launcher, "runs", lambda: True)  # as it was a moment ago
-        launcher._channel.settimeout(1)
-        launcher._process.send_signal(number)
-        if number == signal.SIGKILL:
-            launcher._process.wait()
-        assert printed(runner, isolate, "os.write(1, b'2')") == ["2"]
-        assert sandbox._launcher(isolate) is not launcher and launcher._process.wait(20) is not None
+    launcher = sandbox._Launcher(isolate)
+    monkeypatch.setattr(sandbox._threads, "launchers", {(os.getpid(), isolate): launcher}, raising=False)
+    monkeypatch.setattr(launcher, "runs", lambda: True)  # as it was a moment ago
+    launcher._process.kill()
+    launcher._process.wait()
+    assert printed(runner, isolate, "os.write(1, b'2')") == ["2"]
+    assert sandbox._launcher(isolate) is not launcher
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["hangs", "dies"])
+def test_what_a_launcher_takes_along_has_no_status(runner, isolate, number):
+    """One program had ended before, the other runs. A launcher that hangs is waited for to the deadline."""
+    start = lambda code, **more: sandbox.Sandbox(runner, {"code": code}, isolate=isolate, **more)  # noqa: E731
+    ended = start("import os; os._exit(7)")
+    assert ended.wait(20)
+    read, write = os.pipe()
+    with open(read, "rb") as told, open(write, "wb") as end:
+        runs = start("import os, time; os.write(1, b'.'); time.sleep(1000)", stdout=end.fileno())
+        assert told.read(1) == b"."
+    launcher = sandbox._launcher(isolate)
+    launcher._process.send_signal(number)
+    if number == signal.SIGSTOP:
+        with pytest.raises(sandbox.SandboxError, match="could not be set up: Python gave no answer within 0"):
+            start("", deadline=time.monotonic() + 0.5)
+    assert launcher._process.wait(20) is not None and runs.wait(20)
+    assert ended.stop() == 7
+    for _ in range(2):
+        with pytest.raises(sandbox.SandboxError, match="killed from outside"):
+            runs.stop()
+    assert printed(runner, isolate, "os.write(1, b'2')") == ["2"]
+    assert sandbox._launcher(isolate) is not launcher
 
 
 def test_a_launcher_that_never_answers_is_an_error(runner, isolate, monkeypatch):
-    """Nobody answers for it, twice."""
     monkeypatch.setattr(sandbox, "_FORK_SECONDS", 0.5)
     monkeypatch.setattr(sandbox, "_LAUNCHER", runner.with_name("hangs.py"))
     runner.with_name("hangs.py").write_text("import signal\nsignal.pause()\n")
