@@ -109,14 +109,21 @@ class _Gradings:
 
 @dataclasses.dataclass(eq=False)
 class _Graded:
-    """Responses that are being graded: when they are due, who waits, who grades each, and those graded here."""
+    """Responses that are being graded: when they are due, who waits, who grades each; those graded here, or why not."""
 
     due: int
     task: _Task
     problem: Problem
     responses: Sequence[str]
     processes: Sequence[int]
-    pending: list[Pending]
+    pending: list[Pending] = dataclasses.field(default_factory=list)
+    error: Exception | None = None
+
+    def read(self) -> list[tuple]:
+        """Waits for the grades of this process; raises what went wrong."""
+        if self.error is not None:
+            raise self.error
+        return [dataclasses.astuple(row.result()) for row in self.pending]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,9 +204,13 @@ class Pipeline:
             self._num_groups += 1
         else:
             processes = [row % number for row in range(len(responses))]
-        pending = [submit(response) for response, at in zip(responses, processes, strict=True) if at == here]
-        self.grader.send()
-        self._gradings.append(_Graded(self._tick + _GRADE_TICKS, task, problem, responses, processes, pending))
+        one = _Graded(self._tick + _GRADE_TICKS, task, problem, responses, processes)
+        try:
+            one.pending = [submit(response) for response, at in zip(responses, processes, strict=True) if at == here]
+            self.grader.send()
+        except Exception as error:  # noqa: BLE001 - raised where all processes read these grades, and can be told
+            one.error = error
+        self._gradings.append(one)
 
     def _take(self, task: _Task, grades: Sequence[Grade], responses: Sequence[str], problem: Problem, by: str) -> None:
         self._note(problem, responses, grades, by)
@@ -308,7 +319,7 @@ class Pipeline:
         own, error = [], ""
         with runtime.agree("grading"):
             try:
-                own = [[dataclasses.astuple(row.result()) for row in one.pending] for one in due]
+                own = [one.read() for one in due]
             except GradingError as raised:  # told to the other processes, so that all say the same
                 error = str(raised)
         shares, errors = zip(*runtime.share([own, error]), strict=True)

@@ -242,6 +242,26 @@ def test_processes_divide_the_grading(monkeypatch):
     assert failed == [False, True] and len(given) == 1
 
 
+@pytest.mark.parametrize("at", ["submit", "send"])
+def test_what_fails_as_grading_begins_fails_on_all_processes(monkeypatch, at):
+    """This process can't start its workers, say: it goes on with the others to where grades are read."""
+    monkeypatch.setattr(pipeline.jax, "process_count", lambda: 2)
+    failed, grader, engine = [], Graded(), FakeEngine(steps=lambda i: 9)
+    monkeypatch.setattr(pipeline.runtime, "_failed_processes", failed.append)
+
+    def broken(*_, **__):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(grader, at, broken)
+
+    async def graded():
+        await pipeline.grade(["right", "wrong"], problem())
+
+    with pytest.raises(OSError, match="no more processes"):
+        run(graded(), texts(ask(engine, 1)), engines=[engine], grader=grader)
+    assert failed == [True] and engine.events.count(("step",)) == pipeline._GRADE_TICKS
+
+
 @pytest.mark.parametrize("here", [0, 1])
 def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, tmp_path, here):
     """Process 0 takes the first and the third question, process 1 the second; each in one call, in order."""
