@@ -21,6 +21,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from cgrpo_jax import config as config_lib
+from cgrpo_jax import interrupts
 from cgrpo_jax.errors import UserError
 
 
@@ -85,7 +86,8 @@ def run(
         if any(argument in ("--help", "-help", "-h") for argument in argv):
             sys.stdout.write(_usage(main, known, require, arguments))
             sys.exit(0)
-        main(**parse(argv, flags=known, require=require, arguments=arguments))
+        with interrupts.raised():
+            main(**parse(argv, flags=known, require=require, arguments=arguments))
     except UserError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
@@ -93,8 +95,8 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
+        sys.stderr.write("interrupted; the same command begins anew, or goes on with what was written\n")
+        sys.exit(interrupts.STATUS)
 
 
 def parse(

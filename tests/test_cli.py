@@ -1,11 +1,12 @@
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from test_config import derived, write_configs
 
-from cgrpo_jax import cli
+from cgrpo_jax import cli, interrupts
 from cgrpo_jax.errors import UserError
 
 
@@ -125,14 +126,60 @@ def test_a_bug_keeps_its_stack_trace():
         cli.run(main, argv=[])
 
 
-def test_ctrl_c_exits_130_with_one_line(capsys):
-    def main():
-        raise KeyboardInterrupt
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises `KeyboardInterrupt`, though a shell's background job starts with it ignored."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
 
+
+INTERRUPTED = "interrupted; the same command begins anew, or goes on with what was written\n"
+
+
+@pytest.mark.parametrize("becomes", [KeyboardInterrupt, ImportError, UserError])
+def test_ctrl_c_exits_130_with_one_line(ctrl_c, capsys, becomes):
+    """An extension module that it reaches at its import raises an `ImportError`, of which we may make our own."""
+
+    def main():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise becomes("initializing the extension") from error
+
+    interrupts.end_while_importing()
     with pytest.raises(SystemExit) as caught:
         cli.run(main, argv=[])
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_errors_stay_what_they_are_and_ctrl_c_stays_ignored(ctrl_c):
+    def main():
+        signal.raise_signal(signal.SIGINT)
+        raise ImportError("not installed")
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with pytest.raises(ImportError, match="not installed"):
+        cli.run(main, argv=[])
+
+
+@pytest.mark.parametrize("program", ["train", "data"])
+def test_ctrl_c_while_a_program_is_imported(ctrl_c, tmp_path, program):
+    """A stand-in for JAX, whose import takes seconds, as it is reached by Ctrl-C there."""
+    (tmp_path / "jax.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException as error:\n"
+        "    raise ImportError('Encountered an error while initializing the extension.') from error\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    done = subprocess.run(
+        [sys.executable, "-m", f"cgrpo_jax.{program}"], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted; nothing was begun\n")
+    # Who imports the package for something else keeps what Ctrl-C does there.
+    code = "import signal, cgrpo_jax; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
 
 
 def test_help_names_every_flag(capsys):

@@ -18,6 +18,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if path.stem
 LEVELS = (
     (
         "errors",
+        "interrupts",
         "answers",
         "records",
         "tables",

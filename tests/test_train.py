@@ -331,7 +331,10 @@ def test_ctrl_c_exits_130_and_the_run_resumes(times, tmp_path, uninterrupted, mo
     signal.signal(signal.SIGINT, old)
     assert caught.value.code == 130
     # The first saves what is done, the second ends it at once.
-    said = {1: "stopped by SIGINT after iteration 1; the same command goes on\n", 2: "interrupted\n"}
+    said = {
+        1: "stopped by SIGINT after iteration 1; the same command goes on\n",
+        2: "interrupted; the same command begins anew, or goes on with what was written\n",
+    }
     assert capsys.readouterr().err.endswith(said[times])
     cli.run(train.main, require=("config", "workdir"), argv=argv)
     assert_same_run(tmp_path, uninterrupted)
