@@ -1,16 +1,18 @@
 """Worker processes that are killed at a time limit: where whatever a model wrote is parsed or run.
 
 A worker that hangs is killed and replaced; one that dies costs its task alone. Nothing of the program that starts them
-is imported into them: neither its main module nor JAX.
+is imported into them: neither its main module nor JAX. Ctrl-C does not reach them.
 """
 
 import dataclasses
 import multiprocessing.context
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import Any
 
 import pebble
@@ -127,9 +129,13 @@ class _ProcessWithoutMain(multiprocessing.context.SpawnProcess):
         with self._lock:
             spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
             main.__spec__ = main.__file__ = None
+            resource_tracker.ensure_running()  # which would unblock what is blocked here
+            # Inherited: Ctrl-C goes to the whole group, and who started the workers ends them.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 super().start()
             finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
                 main.__spec__, main.__file__ = spec, file
 
 
