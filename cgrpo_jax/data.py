@@ -4,9 +4,9 @@
     python -m cgrpo_jax.data prepare mine --format=jsonl --source=mine.jsonl --question_key=q --answer_key=a
 
 A file is JSON lines, JSON, CSV or parquet, also gzipped, or a folder of them. A prepared set knows its columns and
-graders: train on it with --config.data.kind=tfds --config.data.train=gsm8k. Rows whose gold answer the grader can't
-read are an error, or left out with --drop_unreadable; rows of MBPP and HumanEval whose own solution fails their tests
-likewise, with --drop_unsolved. Formats, what they hold, and where their files are published:
+graders: train on it with --config.data.kind=tfds --config.data.train=gsm8k. Rows without a gold answer, or with one
+that the grader can't read, are an error, or left out with --drop_unreadable; rows of MBPP and HumanEval whose own
+solution fails their tests likewise, with --drop_unsolved. Formats, what they hold, and where their files are published:
 
 """
 
@@ -39,12 +39,14 @@ FLAGS = {
     "answer_pattern": cli.Flag(
         "of jsonl and parquet: regular expression whose first group, in its column, is the answer"
     ),
-    "drop_unreadable": cli.Flag("leave rows out whose gold answer can't be read", kind=bool, default=False),
+    "drop_unreadable": cli.Flag(
+        "leave rows out whose gold answer is missing or can't be read", kind=bool, default=False
+    ),
     "drop_unsolved": cli.Flag("leave rows out whose own solution fails their tests", kind=bool, default=False),
 }
 _SHOWN = 5  # rows named in an error
 # Why rows are left out.
-_UNREADABLE, _UNSOLVED = "gold answer can't be read", "its own solution fails its tests"
+_MISSING, _UNREADABLE, _UNSOLVED = "no gold answer", "gold answer can't be read", "its own solution fails its tests"
 # What JSON lines and parquet files are read with where nothing is said.
 _KEYS = {"question_key": "question", "answer_key": "answer", "solution_key": None, "answer_pattern": None}
 
@@ -109,7 +111,7 @@ def prepare(
       out: folder of data sets; the set becomes a folder in it, which must not be there yet.
       format_name: what its description calls the format.
       override: all rows have the format's grader, whatever it says of single ones.
-      drop_unreadable: leave rows out whose gold answer can't be read; otherwise they are an error.
+      drop_unreadable: leave rows out whose gold answer is missing or can't be read; otherwise they are an error.
       drop_unsolved: leave rows out whose own solution fails their tests, where the format has such solutions; otherwise
         they are an error.
 
@@ -127,15 +129,18 @@ def prepare(
     for path in sources.values():
         tables.check_exists(path)
 
-    def rows(split: str) -> Iterator[tuple[str, formats.Example | str]]:
+    def rows(split: str) -> _Rows:
         for where, example in formats.examples(one.convert, sources[split], split):
-            if isinstance(example, str):
-                yield where, example
-            else:
+            if isinstance(example, formats.Example):
                 kind = one.grader if override else example.grader or one.grader
                 yield where, dataclasses.replace(example, grader=kind)
+            else:
+                yield where, example
 
     surveys = {split: _survey(rows(split), f"checking {path}") for split, path in sources.items()}
+    missing = {split: survey.missing for split, survey in surveys.items()}
+    if not drop_unreadable:
+        _refuse(missing, "rows have no gold answer", "mend these rows", "drop_unreadable")
     unreadable = {split: _unreadable(survey) for split, survey in surveys.items()}
     if not drop_unreadable:
         _refuse(unreadable, "gold answers can't be read", "mend these rows, choose another --grader", "drop_unreadable")
@@ -144,7 +149,7 @@ def prepare(
     if not drop_unsolved:
         _refuse(unsolved, "rows' own solutions fail their tests", "mend these rows", "drop_unsolved")
     bad = {split: unreadable[split] | unsolved[split] for split in sources}
-    left_out = {_UNREADABLE: unreadable, _UNSOLVED: unsolved}
+    left_out = {_MISSING: missing, _UNREADABLE: unreadable, _UNSOLVED: unsolved}
     description = _describe(format_name, sources, surveys, left_out)
 
     total = sum(survey.read for survey in surveys.values())
@@ -165,22 +170,35 @@ def prepare(
     return description
 
 
+_Rows = Iterator[tuple[str, formats.Example | str | formats.NoAnswer]]  # with where they stand
+
+
 @dataclasses.dataclass
 class _Survey:
-    """A source, read once: what is left out and why, and the gold answers, each with where it stands, by grader."""
+    """A source, read once.
+
+    Attributes:
+      read: rows.
+      left_out: how many of them for which reason of their format's.
+      missing: where those without a gold answer stand, and what is said of them.
+      answers: of each grader the gold answers, with where they stand.
+    """
 
     read: int
     left_out: collections.Counter
+    missing: dict[str, str]
     answers: dict[str, list[tuple[str, str]]]
 
 
-def _survey(rows: Iterator[tuple[str, formats.Example | str]], desc: str) -> _Survey:
-    survey = _Survey(0, collections.Counter(), collections.defaultdict(list))
+def _survey(rows: _Rows, desc: str) -> _Survey:
+    survey = _Survey(0, collections.Counter(), {}, collections.defaultdict(list))
     with journal.progress_bar(rows, desc=desc, unit=" rows") as bar:
         for where, example in bar:
             survey.read += 1
             if isinstance(example, str):
                 survey.left_out[example] += 1
+            elif isinstance(example, formats.NoAnswer):
+                survey.missing[where] = str(example).removesuffix(".")
             else:
                 survey.answers[example.grader].append((where, example.answer))
     return survey
@@ -201,7 +219,7 @@ def _unreadable(survey: _Survey) -> dict[str, str]:
     return bad
 
 
-def _solutions(rows: Iterator[tuple[str, formats.Example | str]], unreadable: Mapping[str, str]) -> list:
+def _solutions(rows: _Rows, unreadable: Mapping[str, str]) -> list:
     """Returns where the rows stand that have a program as their solution, and their examples."""
     return [
         (where, example)
@@ -258,7 +276,11 @@ def _describe(format_name, sources, surveys, reasons) -> dict:
         left_out = dict(survey.left_out) | {why: len(found[split]) for why, found in reasons.items() if found[split]}
         number = survey.read - sum(left_out.values())
         if not number:
-            raise UserError(f"data file '{path}' has no rows for split {split}; it needs at least one.")
+            left = "; ".join(f"{count} left out: {why}" for why, count in left_out.items())
+            example = next((text for found in reasons.values() for text in found[split].values()), "")
+            left += f", such as {example}" if example else ""
+            left = f" ({left})" if left else ""
+            raise UserError(f"data file '{path}' has no rows for split {split}{left}; it needs at least one.")
         for kind, answers in survey.answers.items():
             graders[kind] += sum(where not in bad for where, _ in answers)
         splits[split] = {"rows": number, "left_out": left_out, "source": path.name, "sha256": prepared.digest(path)}

@@ -4,6 +4,7 @@
 the grader reads it, and which grader that is.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -40,6 +41,10 @@ class Example:
     grader: str = ""
 
 
+class NoAnswer(UserError):
+    """A row has no gold answer: its column is missing or empty, or nothing in it is an answer."""
+
+
 # (row, where it stands, split) -> the example, or why the row is left out.
 Convert = Callable[[Mapping[str, Any], str, str], Example | str]
 
@@ -65,14 +70,18 @@ class Format:
     solved: bool = False
 
 
-def examples(convert: Convert, path: str, split: str) -> Iterator[tuple[str, Example | str]]:
-    """Yields where each row of a source stands, and its example or why it is left out.
+def examples(convert: Convert, path: str, split: str) -> Iterator[tuple[str, Example | str | NoAnswer]]:
+    """Yields where each row of a source stands, and its example, why it is left out, or that it has no gold answer.
 
     Raises:
-      UserError: a row that can't be read: the file, the row and the column.
+      UserError: a row that can't be read for another reason: the file, the row and the column.
     """
     for where, row in tables.rows(path):
-        yield where, convert(row, where, split)
+        try:
+            example = convert(row, where, split)
+        except NoAnswer as error:
+            example = error
+        yield where, example
 
 
 def generic(*, question_key: str, answer_key: str, solution_key: str | None, answer_pattern: str | None) -> Convert:
@@ -81,7 +90,8 @@ def generic(*, question_key: str, answer_key: str, solution_key: str | None, ans
     asked = {key.strip() for key in ",".join(filter(None, (question_key, solution_key))).split(",")}
 
     def convert(row, where, split):
-        answer = tables.answer_in(tables.column(row, answer_key, where), pattern, where)
+        with _gold_answer():
+            answer = tables.answer_in(tables.column(row, answer_key, where), pattern, where)
         solution = tables.column(row, solution_key, where) if solution_key else ""
         others = {key: tables.plain(value) for key, value in row.items() if key not in asked}
         return Example(tables.column(row, question_key, where), answer, solution, others)
@@ -96,6 +106,15 @@ def describe() -> str:
 
 
 # --- reading rows -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _gold_answer() -> Iterator[None]:
+    """Within the block the gold answer is read: what is wrong there is raised as `NoAnswer`."""
+    try:
+        yield
+    except UserError as error:
+        raise NoAnswer(str(error)) from error
 
 
 def _any(row: Mapping[str, Any], names: str, where: str) -> str:
@@ -135,13 +154,16 @@ def _last_box(solution: str) -> str | None:
 
 
 def _openr1(row, where, split):
-    question, answer = tables.column(row, "prompt", where), tables.column(row, "reward_model.ground_truth", where)
+    question = tables.column(row, "prompt", where)
+    with _gold_answer():
+        answer = tables.column(row, "reward_model.ground_truth", where)
     return Example(question, answer, _maybe(row, "target", where), _kept(row, "data_source", "ability"))
 
 
 def _gsm8k(row, where, split):
-    text = tables.column(row, "answer", where)
-    answer = tables.answer_in(text, re.compile(r"####\s*(.+)"), where).replace(",", "")
+    with _gold_answer():
+        text = tables.column(row, "answer", where)
+        answer = tables.answer_in(text, re.compile(r"####\s*(.+)"), where).replace(",", "")
     return Example(tables.column(row, "question", where), answer, re.sub(r"<<[^>]*>>", "", text))
 
 
@@ -150,7 +172,7 @@ def _math(row, where, split):
     solution = _maybe(row, "solution|Solution", where)
     answer = _maybe(row, "answer|Answer", where) or _last_box(solution)
     if answer is None:
-        raise UserError(f"{where}: there is no column 'answer', and no \\boxed{{...}} in column 'solution'.")
+        raise NoAnswer(f"{where}: there is no column 'answer', and no \\boxed{{...}} in column 'solution'.")
     answer = re.sub(r"(?<=\d)\.0+$", "", answer)  # 27.0, as AMC's files have it, is the answer 27
     others = _kept(row, "subject", "type", "level", "unique_id", "id", "ID", "url")
     return Example(_any(row, "problem|question|Problem|Question", where), answer, solution, others)
@@ -158,7 +180,9 @@ def _math(row, where, split):
 
 def _svamp(row, where, split):
     question = tables.column(row, "Body,Question", where)
-    return Example(question, tables.column(row, "Answer", where), "", _kept(row, "ID", "Type", "Equation"))
+    with _gold_answer():
+        answer = tables.column(row, "Answer", where)
+    return Example(question, answer, "", _kept(row, "ID", "Type", "Equation"))
 
 
 def _olympiadbench(row, where, split):
@@ -181,7 +205,8 @@ def _theoremqa(row, where, split):
         return "needs a picture"
     question, kind = tables.column(row, "Question", where), tables.column(row, "Answer_type", where)
     value = row.get("Answer")
-    answer = str(value) if isinstance(value, bool | list) else tables.column(row, "Answer", where)
+    with _gold_answer():
+        answer = str(value) if isinstance(value, bool | list) else tables.column(row, "Answer", where)
     others = _kept(row, "Answer_type", "theorem", "subfield", "id")
     if kind == "option":
         return Example(question, answer.strip("() ").upper(), "", others, "choice")
@@ -199,8 +224,10 @@ def _choices(question: str, options: Sequence[str]) -> str:
 def _gpqa(row, where, split):
     """The right answer stands first in the file: options are ordered by hashes, which every machine has alike."""
     question = tables.column(row, "Question", where)
-    names = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
-    options = [tables.column(row, name, where) for name in names]
+    with _gold_answer():
+        right = tables.column(row, "Correct Answer", where)
+    wrong = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+    options = [right, *(tables.column(row, name, where) for name in wrong)]
     shuffled = sorted(options, key=lambda option: hashlib.sha256(f"{question}\0{option}".encode()).digest())
     letter = _LETTERS[shuffled.index(options[0])]
     others = _kept(row, "Record ID", "High-level domain", "Subdomain")
@@ -209,11 +236,13 @@ def _gpqa(row, where, split):
 
 
 def _mmlu_pro(row, where, split):
-    options, letter = _list(row, "options", where), tables.column(row, "answer", where)
+    options = _list(row, "options", where)
+    with _gold_answer():
+        letter = tables.column(row, "answer", where)
     while options[-1:] == ["N/A"]:  # what fills up rows of fewer than ten
         options.pop()
     if letter not in list(_LETTERS[: len(options)]) or len(options) > len(_LETTERS):
-        raise UserError(f"{where}: column 'answer' is {letter!r:.40}; it must be the letter of one of its options.")
+        raise NoAnswer(f"{where}: column 'answer' is {letter!r:.40}; it must be the letter of one of its options.")
     question = _choices(tables.column(row, "question", where), options)
     others = _kept(row, "question_id", "category", "src")
     return Example(question, letter, _maybe(row, "cot_content", where), others)
@@ -221,7 +250,8 @@ def _mmlu_pro(row, where, split):
 
 def _humaneval(row, where, split):
     prompt = _code(row, "prompt", where)
-    tests = {"prompt": prompt, "check": _code(row, "test", where), "entry_point": _code(row, "entry_point", where)}
+    with _gold_answer():
+        tests = {"prompt": prompt, "check": _code(row, "test", where), "entry_point": _code(row, "entry_point", where)}
     question = f"Complete this Python function:\n\n```python\n{prompt.rstrip()}\n```"
     solution = f"```python\n{prompt}{row['canonical_solution']}\n```" if row.get("canonical_solution") else ""
     return Example(question, json.dumps(tests), solution, _kept(row, "task_id"))
@@ -237,7 +267,9 @@ def _mbpp(row, where, split):
         raise UserError(f"{where}: column 'task_id' is {row['task_id']!r:.40}; it must be a number.")
     if split in _MBPP_SPLITS and int(row["task_id"]) not in _MBPP_SPLITS[split]:
         return f"its task_id is not of split {split}"
-    asserts, task = _list(row, "test_list", where), _any(row, "text|prompt", where)
+    task = _any(row, "text|prompt", where)
+    with _gold_answer():
+        asserts = _list(row, "test_list", where)
     imports = _list(row, "test_imports", where) if row.get("test_imports") else []
     setup = "\n".join(filter(None, [*imports, _maybe(row, "test_setup_code", where)]))
     names, forgotten = code_names.of_solution(row.get("code") or "", setup, asserts)

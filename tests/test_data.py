@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import tiny_run
 
-from cgrpo_jax import cli, data, prepared, reading, rewards
+from cgrpo_jax import cli, data, formats, prepared, reading, rewards
 from cgrpo_jax.errors import UserError
 
 GOOD = {"question": "How many?", "answer": "#### 1"}
@@ -76,6 +76,44 @@ def test_rows_whose_answer_cant_be_read(tmp_path, capsys):
     run(tmp_path / "out", "gsm8k", f"--source={path}", "--drop_unreadable")
     assert "gsm8k, split test: 2 rows; 1 left out: gold answer can't be read\n" in capsys.readouterr().out
     assert len(problems(tmp_path / "out", "gsm8k", split="test")) == 2
+
+
+def test_rows_without_a_gold_answer(tmp_path, capsys):
+    rows = [{"q": "1?", "a": "1"}, {"q": "2?", "a": None}, {"q": "3?"}, {"q": "4?", "a": "him"}, {"q": "5?", "a": "5"}]
+    path, flags = write(tmp_path / "a.jsonl", *rows), (*MINE, "--grader=numeric")
+    said = refused(capsys, tmp_path / "out", "mine", f"--source={path}", *flags)
+    assert f"2 rows have no gold answer ({path}, line 2: column 'a' is None; it must hold text or a number; " in said
+    assert f"{path}, line 3: column 'a' is missing (there are: q)" in said
+    assert said.endswith("mend these rows, or leave them out with --drop_unreadable.")
+    run(tmp_path / "out", "mine", f"--source={path}", *flags, "--drop_unreadable")
+    left = "2 rows; 2 left out: no gold answer; 1 left out: gold answer can't be read\n"
+    assert f"mine, split train: {left}graders: numeric (2)\n" in capsys.readouterr().out
+    assert [problem.question for problem in problems(tmp_path / "out", "mine")] == ["1?", "5?"]
+    # A misspelt column leaves none; and a question that is missing is an error all the same.
+    misspelt = ("--format=jsonl", "--question_key=q", "--answer_key=b", "--drop_unreadable")
+    said = refused(capsys, tmp_path / "other", "mine", f"--source={path}", *misspelt)
+    assert "has no rows for split train (5 left out: no gold answer, such as" in said
+    assert "line 1: column 'b' is missing (there are: q, a)" in said
+    path = write(tmp_path / "b.jsonl", rows[0], {"q": None, "a": "1"})
+    said = refused(capsys, tmp_path / "other", "mine", f"--source={path}", *flags, "--drop_unreadable")
+    assert "line 2: column 'q' is None" in said
+
+
+@pytest.mark.parametrize(
+    "name, row",
+    [
+        ("openr1", {"prompt": "1?", "reward_model": {"ground_truth": None}}),
+        ("svamp", {"Body": "1", "Question": "?", "Answer": None}),
+        ("theoremqa", {"Question": "1?", "Answer_type": "integer", "Answer": None}),
+        ("gpqa_diamond", {"Question": "1?", "Correct Answer": None}),
+        ("mmlu_pro", {"question": "1?", "options": ["a", "b"], "answer": None}),
+        ("mbpp", {"task_id": 601, "text": "Add.", "test_list": None}),
+    ],
+)
+def test_formats_know_a_row_without_a_gold_answer(tmp_path, name, row):
+    path = write(tmp_path / "a.jsonl", row)
+    ((_, found),) = formats.examples(formats.FORMATS[name].convert, path, "train")
+    assert isinstance(found, formats.NoAnswer)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
