@@ -8,7 +8,6 @@ questions that are too easy or too hard. The same command again goes on with a d
 """
 
 import contextlib
-import functools
 import json
 import pathlib
 import sys
@@ -26,21 +25,19 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
     """Writes every text, the numbers (`summary.json`) and `pass_rates.jsonl`, and prints the numbers as a table.
 
     The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
+    Stopped by SIGTERM or Ctrl-C, it says what it keeps, and exits as training does.
     """
     runtime.start(distributed=distributed)
+    with runtime.agree("starting"):
+        stopped_status = runtime.stopped_status()
     results = Results(out or pathlib.Path(workdir) / "diagnosis", may_change=may_change.DIAGNOSIS)
     with contextlib.ExitStack() as held:
         of = subject.begin(config, workdir, results, held, kind="training", choose=_first, prepare=_with_room)
         sampling = generation.sampling(config)
         policy = evaluation.make_writer(of.model, of.params, sampling, seed=config.seed, stream=diagnosis.STREAM)
         judge = subject.critic(of, sampling, stream=diagnosis.STREAM) or policy
-        with journal.evaluating() as bar:
-            how = {
-                "results": results,
-                "protocol": _protocol(config),
-                "pipeline": of.pipeline,
-                "on_tick": functools.partial(journal.show, bar),
-            }
+        with subject.stoppable(results, stopped_status) as tick:
+            how = {"results": results, "protocol": _protocol(config), "pipeline": of.pipeline, "on_tick": tick}
             diagnosis.respond_on_disk(policy, of.problems, **how)
             for kind in config.diagnosis.kinds:
                 critic = generation.make_critic(config, judge if kind == "cot" else None, kind=kind)

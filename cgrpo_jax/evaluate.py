@@ -7,7 +7,6 @@ answer is wrong, the policy refines it. The same command again goes on with an e
 """
 
 import contextlib
-import functools
 import json
 import pathlib
 import sys
@@ -30,15 +29,18 @@ def main(config, workdir: str, distributed: bool = False, refine: bool = False, 
     """Writes every sample to `samples.jsonl` and the numbers to `summary.json`, and prints them as a table.
 
     The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
+    Stopped by SIGTERM or Ctrl-C, it says what it keeps, and exits as training does.
     """
     runtime.start(distributed=distributed)
+    with runtime.agree("starting"):
+        stopped_status = runtime.stopped_status()
     results = Results(out or pathlib.Path(workdir) / "evaluation", may_change=may_change.EVALUATION)
     with contextlib.ExitStack() as held:
         of = subject.begin(
             config, workdir, results, held,
             kind="held-out", choose=_all, prepare=_refining if refine else None, more={"refine": refine},
         )  # fmt: skip
-        with journal.evaluating() as bar:
+        with subject.stoppable(results, stopped_status) as tick:
             evaluation.answer_on_disk(
                 of.model,
                 of.params,
@@ -47,7 +49,7 @@ def main(config, workdir: str, distributed: bool = False, refine: bool = False, 
                 protocol=_protocol(config, refine=refine),
                 pipeline=of.pipeline,
                 critic=subject.critic(of, Sampling(0.0), stream=evaluation.STREAM) if refine else None,
-                on_tick=functools.partial(journal.show, bar),
+                on_tick=tick,
             )
         if runtime.is_first():
             left_out = f" ({of.skipped} were too long and left out)" if of.skipped else ""

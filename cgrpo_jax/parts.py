@@ -34,12 +34,16 @@ class Results:
       path: the folder. It holds `about.json` (what the results are of), `NAME.jsonl` (one line a question) and
         `summary.json`.
       may_change: dotted keys of the configuration, or groups of them, that may change when the results go on.
+
+    Attributes:
+      whole: of each file that has been worked at, how many questions are in parts that stay, and of how many.
     """
 
     def __init__(self, path: str | pathlib.Path, *, may_change: Sequence[str] = ()):
         self.path = pathlib.Path(path)
         self.may_change = may_change
         self.about = self.path / "about.json"
+        self.whole: dict[str, tuple[int, int]] = {}
 
     def started(self) -> str | None:
         """Returns when the results were begun, as `open` was told; None for those that are not there yet."""
@@ -196,6 +200,7 @@ def run_parts(
     total = len(numbered)
     numbers = [number for number, _ in numbered]
     done = runtime.decide(lambda: results.resume(name, size=size, numbers=numbers), f"reading {results.path}")
+    results.whole[name] = done, total
     for first in range(done, total, size):
         part = numbered[first : first + size]
         before = runtime.decide(lambda first=first: list(known(first, first + size)), f"reading {results.path}")
@@ -211,6 +216,7 @@ def run_parts(
                 on_tick=on_tick
                 and (lambda at, first=first: on_tick(dataclasses.replace(at, done=first + at.done, total=total))),
             )
+        results.whole[name] = min(first + size, total), total
 
 
 class _InOrder:

@@ -5,15 +5,17 @@ import dataclasses
 import datetime
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from cgrpo_jax import assemble, checks, evaluation, fingerprints, generation, runtime
+from cgrpo_jax import assemble, checks, evaluation, fingerprints, generation, interrupts, journal, runtime
 from cgrpo_jax import config as config_lib
 from cgrpo_jax.checkpoint import SavedWeights
 from cgrpo_jax.engine import Sampling
 from cgrpo_jax.http_critic import HttpCritic
 from cgrpo_jax.parts import Results
-from cgrpo_jax.pipeline import Pipeline
+from cgrpo_jax.pipeline import Pipeline, Progress
 from cgrpo_jax.problems import load_problems
 from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.rundir import RunDir
@@ -98,6 +100,40 @@ def begin(
     return Subject(
         prepared, model, params, source, critic_model, http_critic, problems, skipped[kind], results, weights, pipeline
     )
+
+
+class _Stopped(Exception):
+    """A signal has reached a process: raised on all, at one place, with its number."""
+
+
+@contextlib.contextmanager
+def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Progress], None]]:
+    """Gives an `on_tick` that shows how far the block is, and ends the program there if SIGTERM or Ctrl-C has come.
+
+    Args:
+      results: what the block writes, of which the last line said tells what stays.
+      stopped_status: exit status after SIGTERM, as `runtime.stopped_status` returns it; Ctrl-C's is 130.
+
+    Raises:
+      SystemExit: it was stopped.
+    """
+    try:
+        with runtime.catch_stop() as stopping, journal.evaluating() as bar:
+
+            def tick(progress: Progress) -> None:
+                journal.show(bar, progress)
+                if number := stopping():
+                    raise _Stopped(number)
+
+            yield tick
+    except _Stopped as stopped:
+        (number,) = stopped.args
+        kept = " and ".join(
+            f"{done} of {total} questions in {name}.jsonl" for name, (done, total) in results.whole.items()
+        )
+        said = f"stopped by {signal.Signals(number).name}; {results.path} keeps {kept}; the same command goes on"
+        journal.say(said)
+        sys.exit(interrupts.STATUS if number == signal.SIGINT else stopped_status)
 
 
 def critic(of: Subject, sampling: Sampling, *, stream: int) -> Writer | HttpWriter | None:

@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -135,6 +136,48 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_bytes(trained, tmp_pa
     rows = tiny_run.lines(tmp_path / "whole" / "samples.jsonl")
     assert len(rows) == 8 and all(row["critique"] is not None for row in rows)
     assert all(("refinement" in row) == (row["verdict"] is False) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "run_it, files, number, status",
+    [
+        (run_evaluate, ("greedy", "samples"), signal.SIGTERM, 75),
+        (run_diagnose, ("responses", "execution"), signal.SIGINT, 130),
+    ],
+    ids=["evaluate", "diagnose"],
+)
+def test_a_signal_ends_it_and_it_says_what_is_kept(
+    trained, tmp_path, monkeypatch, capsys, run_it, files, number, status
+):
+    changes = {"num_slots": 1, "eval.texts_per_slot": 1, "diagnosis.kinds": "('execution',)"}
+    ticked = kill_after(monkeypatch, None)
+    run_it(trained, changes, f"--out={tmp_path / 'whole'}")
+
+    def show(bar, progress):
+        counted.append(progress.done)
+        if len(counted) == len(ticked) - 2:
+            signal.raise_signal(number)
+
+    counted = []
+    monkeypatch.setattr(journal, "show", show)
+    monkeypatch.setenv("CGRPO_STOPPED_STATUS", "75")
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+    with pytest.raises(SystemExit) as caught:
+        run_it(trained, changes, f"--out={tmp_path / 'out'}")
+    signal.signal(signal.SIGINT, old)
+    assert caught.value.code == status and len(counted) == len(ticked) - 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    first, last = (len(tiny_run.lines(tmp_path / "whole" / f"{name}.jsonl")) for name in files)
+    kept = int(re.search(r" and (\d+) of", said).group(1))
+    assert 0 < kept < last and kept <= len(tiny_run.lines(tmp_path / "out" / f"{files[1]}.jsonl"))
+    assert said == (
+        f"stopped by {signal.Signals(number).name}; {tmp_path / 'out'} keeps {first} of {first} questions in "
+        f"{files[0]}.jsonl and {kept} of {last} questions in {files[1]}.jsonl; the same command goes on"
+    )
+    counted.clear()
+    run_it(trained, changes, f"--out={tmp_path / 'out'}")
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.slow
