@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.formats import Example
 
 VERSION = "1.0.0"
+_LISTED = 10  # names that an error lists
 _KEY = "cgrpo_jax"  # of our description among a data set's metadata
 _COLUMNS = [field.name for field in dataclasses.fields(Example)]
 
@@ -79,27 +81,48 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
       data_dir: where it was prepared; None is TensorFlow Datasets' own default.
 
     Raises:
-      UserError: the data set or split is not there, or not in ArrayRecord format.
+      UserError: the data set or split is not there (with those that are), or not in ArrayRecord format.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
 
+    folder = tfds.core.as_path(data_dir or default_folder())
     try:
         # From its files, whether or not TensorFlow Datasets has code for a data set of this name: nothing is fetched.
-        given = {} if data_dir is None else {"data_dir": str(data_dir)}
-        return read_only_builder.builder_from_files(name, **given).as_data_source(split)
-    except (
-        tfds.core.DatasetNotFoundError,
-        AssertionError,
-        FileNotFoundError,
-        NotImplementedError,
-        ValueError,
-    ) as error:
-        reason = " ".join(str(error).split())[:200]
+        builder = read_only_builder.builder_from_files(name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError as error:
+        raise UserError(f"data set '{name}' is not in '{folder}' (there are: {_sets(folder, name)}).") from error
+    except (AssertionError, FileNotFoundError, ValueError) as error:
+        raise UserError(f"data set '{name}' can't be opened in '{folder}' ({_line(error)}).") from error
+    try:
+        return builder.as_data_source(split)
+    except NotImplementedError as error:
         raise UserError(
-            f"data set '{name}', split '{split}' can't be opened in '{data_dir or 'default directory'}' ({reason}); "
-            "it must have been prepared there in the array_record file format."
+            f"data set '{name}' can't be read ({_line(error)}); prepare it in the array_record file format."
         ) from error
+    except (AssertionError, FileNotFoundError, ValueError) as error:
+        raise UserError(
+            f"split '{split}' of data set '{name}' can't be opened ({_line(error)}); there are: "
+            f"{_few(builder.info.splits)}."
+        ) from error
+
+
+def _sets(folder, name: str) -> str:
+    """The data sets of a folder; of those with the name that is asked for, which configs and versions there are."""
+    wanted = re.split("[/:]", name)[0]
+    found = [path.parent for depth in ("*/*", "*/*/*") for path in folder.glob(f"{depth}/dataset_info.json")]
+    parts = [(*path.parts[len(folder.parts) : -1], path.name) for path in found]
+    same = ["/".join(names) + f":{version}" for *names, version in parts if names[0] == wanted]
+    return _few(same or {"/".join(names) for *names, _ in parts}) or "none"
+
+
+def _few(names: Iterable[str]) -> str:
+    first = sorted(names)
+    return ", ".join(first[:_LISTED]) + (f" and {len(first) - _LISTED} more" if len(first) > _LISTED else "")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def description(source) -> dict[str, Any] | None:

@@ -91,15 +91,14 @@ def column(row: Mapping[str, Any], keys: str, where: str) -> str:
       where: the row's place, for an error.
 
     Raises:
-      UserError: a column is missing, or holds neither text nor a number nor a chat.
+      UserError: a column is missing, is nested, or holds neither text nor a number nor a chat.
     """
     parts = []
     for key in keys.split(","):
         found, value = _find(row, key.strip())
         text = _text(value)
         if text is None:
-            found = f"is {value!r:.40}" if found else f"is missing (there are: {', '.join(row)})"
-            raise UserError(f"{where}: column '{key.strip()}' {found}; it must hold text or a number.")
+            raise UserError(f"{where}: column '{key.strip()}' {_why_no_text(row, key.strip(), found, value)}.")
         parts.append(text)
     return " ".join(parts)
 
@@ -159,6 +158,17 @@ def _find(row: Mapping[str, Any], key: str) -> tuple[bool, Any]:
     if dot and isinstance(row.get(outer), Mapping):
         return _find(row[outer], inner)
     return False, None
+
+
+def _why_no_text(row: Mapping[str, Any], key: str, found: bool, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"is nested (it has: {', '.join(value)}); name a column within it, as {key}.{next(iter(value), 'NAME')}"
+    if found:
+        return f"is {value!r:.40}; it must hold text or a number"
+    outer, _, inner = key.partition(".")
+    if inner and isinstance(row.get(outer), Mapping):
+        return _why_no_text(row[outer], inner, found, value).replace("there are", f"{outer} has", 1)
+    return f"is missing (there are: {', '.join(row)}); name one of these"
 
 
 def _text(value: Any) -> str | None:

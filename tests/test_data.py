@@ -1,6 +1,7 @@
 """`data prepare`: what it writes, says and refuses. The formats themselves are in test_formats.py."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -301,6 +302,27 @@ def test_trains_on_prepared_sets_mixed(tmp_path):
     assert "eval_after" in json.loads((folder / "summary.json").read_text())
 
 
-def test_a_set_that_was_not_prepared(tmp_path):
-    with pytest.raises(UserError, match="data set 'nothing_here', split 'train' can't be opened"):
-        problems(tmp_path, "nothing_here")
+def test_sets_and_splits_that_are_not_there(tmp_path):
+    def said(name, split="train"):
+        with pytest.raises(UserError) as caught:
+            problems(tmp_path, name, split=split)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert said("nothing_here") == f"data set 'nothing_here' is not in '{tmp_path}' (there are: none)."
+    run(tmp_path, "gsm8k", f"--source={write(tmp_path / 'a.jsonl', GOOD)}")
+    for k in range(1, 11):
+        shutil.copytree(tmp_path / "gsm8k" / "1.0.0", tmp_path / "other" / f"c{k:02}" / "1.0.0")
+    several = ", ".join(f"other/c{k:02}" for k in range(1, 10))
+    assert said("nothing_here").endswith(f"(there are: gsm8k, {several} and 1 more).")
+    for name in ("gsm8k:2.0.0", "gsm8k/main"):
+        assert said(name) == f"data set '{name}' is not in '{tmp_path}' (there are: gsm8k:1.0.0)."
+    several = ", ".join(f"other/c{k:02}:1.0.0" for k in range(1, 11))
+    for name in ("other", "other/c11", "other/c01:2.0.0"):
+        assert said(name).endswith(f"(there are: {several}).")
+    assert len(problems(tmp_path, "other/c01")) == 1
+    assert "data set 'no name' can't be opened" in said("no name")
+    told = said("gsm8k", "test")
+    assert told.startswith("split 'test' of data set 'gsm8k' can't be opened (Unknown split 'test'")
+    assert told.endswith("; there are: train.")
+    assert said("gsm8k", "train[:x]").endswith("; there are: train.")

@@ -39,7 +39,11 @@ def test_joins_columns_and_reads_numbers(tmp_path):
         ([{"q": "x", "a": "#1"}, "{oops"], "line 2: not JSON"),
         ([{"q": "x", "a": "#1"}, "[1]"], "line 2: a list"),
         ([{"q": "x", "a": "#1"}, {"q": "x"}], r"line 2: column 'a' is missing \(there are: q\)"),
-        ([{"q": "x", "a": None}], "line 1: column 'a' is None"),
+        ([{"q": "x", "a": None}], "line 1: column 'a' is None; it must hold text or a number"),
+        (
+            [{"q": "x", "a": {"b": "1", "c": 2}}],
+            r"column 'a' is nested \(it has: b, c\); name a column within it, as a.b",
+        ),
         (["", {"q": "x", "a": "1"}], "line 2: answer_pattern '#(.)' is not found in '1'"),
     ],
 )
@@ -48,6 +52,22 @@ def test_errors_name_the_line(tmp_path, rows, message):
     with pytest.raises(UserError, match=message.replace("#(.)", r"#\(\.\)")) as caught:
         reading.read_jsonl(path, question_key="q", answer_key="a", answer_pattern="#(.)")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("a.y", r"column 'a.y' is missing \(a has: b, c\); name one of these"),
+        ("a.b.y", r"column 'a.b.y' is missing \(b has: d\); name one of these"),
+        ("a.b", r"column 'a.b' is nested \(it has: d\); name a column within it, as a.b.d"),
+        ("a.c.y", r"column 'a.c.y' is missing \(a has: b, c\)"),
+        ("y.b", r"column 'y.b' is missing \(there are: q, a\)"),
+    ],
+)
+def test_columns_within_columns_that_are_not_there(tmp_path, key, message):
+    path = _write(tmp_path / "a.jsonl", {"q": "x", "a": {"b": {"d": "1"}, "c": "2"}})
+    with pytest.raises(UserError, match=message):
+        reading.read_jsonl(path, question_key="q", answer_key=key)
 
 
 def test_a_file_in_another_encoding_is_refused_by_its_line(tmp_path):
