@@ -82,7 +82,7 @@ def read_tfds(
       UserError: the data set or split is not there, or not in ArrayRecord format; errors of rows as in `read_jsonl`.
     """
     data = prepared.open_source(name, split=split, data_dir=data_dir)
-    rows = ((f"{name}, split {split}, row {row}", data[row]) for row in range(len(data)))
+    rows = ((f"{name}, split {split}, row {row + 1}", data[row]) for row in range(len(data)))
     if prepared.description(data) is None:
         read = _reader(question_key, answer_key, solution_key, answer_pattern, source)
     else:

@@ -91,12 +91,12 @@ def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_w
     """
     with Grader(kind, timeout=timeout, num_workers=num_workers) as grader:
         bad = [row for row, ok in enumerate(grader.readable(answers)) if not ok]
-        told = [f"row {row}: {said_of_unreadable(grader, answers[row], kind)}" for row in bad[:5]]
+        told = [f"row {row + 1}: {said_of_unreadable(grader, answers[row], kind)}" for row in bad[:5]]
     if bad:
         rows = "; ".join(told)
         raise UserError(
-            f"{len(bad)} of {len(answers)} gold answers can't be read by reward kind '{kind}' ({rows}"
-            f"{'; ...' if len(bad) > 5 else ''}); mend or drop these rows, or choose another kind."
+            f"{len(bad)} of {len(answers)} gold answers can't be read by grader '{kind}' ({rows}"
+            f"{'; ...' if len(bad) > 5 else ''}); mend or drop these rows, or choose another grader."
         )
 
 

@@ -105,12 +105,12 @@ def test_unreadable_gold_is_never_rewarded(math_grader):
 
 def test_check_gold_names_rows():
     rewards.check_gold("math", ["18", r"\frac{14}{3}", "p - q", "-0.5"])
-    with pytest.raises(UserError, match=r"2 of 3 gold answers .*row 0: ''; row 2: '\?\?\?'"):
+    with pytest.raises(UserError, match=r"2 of 3 gold answers .*row 1: ''; row 3: '\?\?\?'"):
         rewards.check_gold("math", ["", "1", "???"])
-    with pytest.raises(UserError, match=r"7 of 8 .*row 5: 'x'; \.\.\."):
+    with pytest.raises(UserError, match=r"7 of 8 .*row 6: 'x'; \.\.\."):
         rewards.check_gold("numeric", ["x", "$1,000.50", *["x"] * 6])
     rewards.check_gold("numeric", ["50%", "-3", ".5", "\u22122."])
-    with pytest.raises(UserError, match="row 1: ' '"):
+    with pytest.raises(UserError, match="row 2: ' '"):
         rewards.check_gold("exact", ["a", " "])
 
 
@@ -118,10 +118,10 @@ def test_check_gold_names_rows():
 def test_check_gold_says_which_names_tests_use():
     good, unclear = '{"asserts": ["assert f(1)"]}', '{"asserts": ["assert f(1) == h(g(2))"]}'
     rewards.check_gold("code", [good], timeout=30.0)
-    with pytest.raises(UserError, match="1 of 2 gold answers can't be read by reward kind 'code'") as caught:
+    with pytest.raises(UserError, match="1 of 2 gold answers can't be read by grader 'code'") as caught:
         rewards.check_gold("code", [good, unclear], timeout=30.0)
     why = "its tests use f, g and h: say in `names` which come from the program"
-    assert f"(row 1: {unclear!r}, {why}); mend" in str(caught.value)
+    assert f"(row 2: {unclear!r}, {why}); mend" in str(caught.value)
 
 
 def test_gold_answers_are_checked_with_the_limits_of_the_run(monkeypatch):
