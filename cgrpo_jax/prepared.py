@@ -91,7 +91,10 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
         # From its files, whether or not TensorFlow Datasets has code for a data set of this name: nothing is fetched.
         builder = read_only_builder.builder_from_files(name, data_dir=folder)
     except tfds.core.DatasetNotFoundError as error:
-        raise UserError(f"data set '{name}' is not in '{folder}' (there are: {_sets(folder, name)}).") from error
+        raise UserError(
+            f"data set '{name}' is not in '{folder}' (there are: {_sets(folder, name)}); name one of these, or prepare "
+            "it there."
+        ) from error
     except (AssertionError, FileNotFoundError, ValueError) as error:
         raise UserError(f"data set '{name}' can't be opened in '{folder}' ({_line(error)}).") from error
     try:

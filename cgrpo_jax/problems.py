@@ -1,8 +1,10 @@
 """The problems of a run: made up or read, with gold answers that the grader can read and prompts that fit."""
 
 import collections
+import dataclasses
 import functools
 import pathlib
+import sys
 
 from cgrpo_jax import arithmetic, curriculum, order, reading, rewards, selection, snippets
 from cgrpo_jax.errors import UserError
@@ -77,12 +79,14 @@ def _check_room(config, prompts: Prompts, problems: list[Problem]) -> None:
         prompts.for_critique(longest.question, "", longest.answer if config.critic_sees_answer else None)
     if config.refine != "policy":
         return
-    ids, _ = prompts.for_refinement(longest.question, "", None if kinds == {"none"} else "")
+    unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
+    ids, _ = unlimited.for_refinement(longest.question, "", None if kinds == {"none"} else "")
     critique = config.max_critique_length if "cot" in kinds else 0
     if len(ids) + critique > config.max_refinement_prompt_length:
         raise UserError(
-            f"the refine prompt of problem {longest.index} takes {len(ids)} tokens, a critique up to {critique}, more "
-            f"than max_refinement_prompt_length {config.max_refinement_prompt_length} without the response; raise it."
+            f"the refine prompt of the longest question, problem {longest.index}, needs {len(ids) + critique} tokens, "
+            f"{critique} of them for a critique, without the response; max_refinement_prompt_length is "
+            f"{config.max_refinement_prompt_length}; raise it."
         )
 
 

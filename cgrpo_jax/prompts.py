@@ -55,13 +55,13 @@ class Prompts:
         """Returns the prompt that asks for a critique (with the reference answer if given), and whether it was cut."""
         template = self.critique if answer is None else self.critique_with_answer
         fields = {"question": question, "response": response} | ({} if answer is None else {"answer": answer})
-        return self._fitted(template, fields, ("response",), self.max_critique_prompt_length)
+        return self._fitted(template, fields, ("response",), "max_critique_prompt_length")
 
     def critique_message(self, question: str, response: str, answer: str | None) -> tuple[str, bool]:
         """Returns the user's turn of `for_critique` as text, for a model with a tokenizer and template of its own."""
         template = self.critique if answer is None else self.critique_with_answer
         fields = {"question": question, "response": response} | ({} if answer is None else {"answer": answer})
-        fields, cut = self._fitting(template, fields, ("response",), self.max_critique_prompt_length)
+        fields, cut = self._fitting(template, fields, ("response",), "max_critique_prompt_length")
         return critiques.fill(template, **fields), cut
 
     def for_refinement(self, question: str, response: str, critique: str | None) -> tuple[np.ndarray, bool]:
@@ -70,19 +70,23 @@ class Prompts:
         fields = {"question": question, "response": response} | ({} if critique is None else {"critique": critique})
         # A sampled critique can take more tokens when its text is encoded again than it had when it was sampled.
         cuttable = ("response",) if critique is None else ("response", "critique")
-        return self._fitted(template, fields, cuttable, self.max_refinement_prompt_length)
+        return self._fitted(template, fields, cuttable, "max_refinement_prompt_length")
 
     def _ids(self, content: str) -> np.ndarray:
         messages = [{"role": "system", "content": self.system}] if self.system else []
         return np.asarray(self.tokenizer.chat_ids([*messages, {"role": "user", "content": content}]), np.int32)
 
-    def _fitted(self, template: str, fields: dict, cuttable: Sequence[str], limit: int) -> tuple[np.ndarray, bool]:
-        """Fills the template; where that is too long, the fields named are cut in their middle, the first one first."""
-        fields, cut = self._fitting(template, fields, cuttable, limit)
+    def _fitted(self, template: str, fields: dict, cuttable: Sequence[str], key: str) -> tuple[np.ndarray, bool]:
+        """Fills the template; where that is too long, the fields named are cut in their middle, the first one first.
+
+        `key` names the limit.
+        """
+        fields, cut = self._fitting(template, fields, cuttable, key)
         return self._ids(critiques.fill(template, **fields)), cut
 
-    def _fitting(self, template: str, fields: dict, cuttable: Sequence[str], limit: int) -> tuple[dict, bool]:
+    def _fitting(self, template: str, fields: dict, cuttable: Sequence[str], key: str) -> tuple[dict, bool]:
         """Returns the fields as they fit the limit, and whether one was cut."""
+        limit = getattr(self, key)
         ids = self._ids(critiques.fill(template, **fields))
         if len(ids) <= limit:
             return fields, False
@@ -99,6 +103,6 @@ class Prompts:
                 if len(ids) <= limit:
                     return fields, True
         raise UserError(
-            f"a critique or refine prompt needs more than {limit} tokens with nothing to cut left; raise "
-            "max_critique_prompt_length or max_refinement_prompt_length."
+            f"a prompt needs {len(ids)} tokens with nothing left of its {' and '.join(cuttable)}; {key} is {limit}; "
+            "raise it."
         )

@@ -93,7 +93,8 @@ def _show(config, model, params, critic_model, http_critic, grader, question, *,
     length = len(model.prompts.for_question(question))
     if length > config.max_prompt_length:
         raise UserError(
-            f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it."
+            f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it, "
+            "or raise that."
         )
     policy = generation.make_writer(config, model, params, author=Author.POLICY, weights_step=0, iteration=number)
     writer = policy

@@ -76,7 +76,7 @@ def by_pass_rate(
 def skip_or_fail_long(
     problems: Sequence[Problem], lengths: Sequence[int], *, limit: int, on_long: str
 ) -> tuple[list[Problem], int]:
-    """Drops (and counts) the problems whose prompt is longer than the limit, or fails at the first.
+    """Drops (and counts) the problems whose prompt is longer than the limit, or fails where there is one.
 
     Args:
       problems: as read.
@@ -92,15 +92,13 @@ def skip_or_fail_long(
     """
     if on_long not in ("skip", "error"):
         raise UserError(f"on_long is '{on_long}'; choose skip or error.")
-    kept = []
-    for problem, length in zip(problems, lengths, strict=True):
-        if length <= limit:
-            kept.append(problem)
-        elif on_long == "error":
-            raise UserError(
-                f"the prompt of problem {problem.index} has {length} tokens, max_prompt_length is {limit}; raise it, "
-                "or set on_long_question to skip."
-            )
-    if not kept:
-        raise UserError(f"none of {len(problems)} prompts has at most max_prompt_length = {limit} tokens; raise it.")
-    return kept, len(problems) - len(kept)
+    kept = [problem for problem, length in zip(problems, lengths, strict=True) if length <= limit]
+    skipped = len(problems) - len(kept)
+    if skipped and (on_long == "error" or not kept):
+        longest, problem = max(zip(lengths, problems, strict=True), key=lambda pair: pair[0])
+        otherwise = ", or set on_long_question to skip" if kept else ""
+        raise UserError(
+            f"{skipped} of {len(problems)} prompts have more than max_prompt_length {limit} tokens, the longest, of "
+            f"problem {problem.index}, {longest}; raise it{otherwise}."
+        )
+    return kept, skipped

@@ -85,7 +85,7 @@ def endpoint(**more) -> dict:
         ({"max_refinement_prompt_length": -1}, "max_refinement_prompt_length -1 is too small"),
         ({"warm_start.num_updates": 5, "warm_start.chain_lengths": "()"}, "warm_start.chain_lengths () must hold"),
         ({"warm_start.num_updates": 5, "warm_start.chain_lengths": "(0, 1)"}, "chain_lengths (0, 1) must hold numbers"),
-        ({"critique": "cot", "max_critique_prompt_length": 4}, "needs more than 4 tokens with nothing to cut left"),
+        ({"critique": "cot", "max_critique_prompt_length": 4}, "its response; max_critique_prompt_length is 4"),
         ({"grader": "code", "critique": "indicative_gt", "step_checker": "equations"}, "would quote the unit tests"),
         ({"reward_source": "critic"}, 'set critique "cot", critique_when "all"'),
         ({"eval.k": "(1, 16)"}, "eval.k 16 needs as many samples; eval.num_samples is 8"),
@@ -155,9 +155,9 @@ def test_models(tmp_path, capsys, changes, message):
     [
         ({"data.num_train": 0}, "no training questions: data.num_train is 0; use at least 1"),
         ({"data.num_train": 500}, "there are fewer than 500 different chains of 1 steps; ask for fewer"),
-        ({"critique": "cot", "max_refinement_prompt_length": 20}, "a critique up to 16, more than max_refinement_"),
-        ({"max_refinement_prompt_length": 4}, "a critique or refine prompt needs more than 4 tokens with nothing to"),
-        ({"data.chain_length": 8}, "none of 12 prompts has at most max_prompt_length = 16 tokens; raise it"),
+        ({"critique": "cot", "max_refinement_prompt_length": 20}, "tokens, 16 of them for a critique, without"),
+        ({"max_refinement_prompt_length": 4}, "without the response; max_refinement_prompt_length is 4"),
+        ({"data.chain_length": 8}, "12 of 12 prompts have more than max_prompt_length 16 tokens, the longest"),
         (jsonl(""), "no training data: set data.train to a file or a TFDS name"),
         (jsonl("nowhere.jsonl"), "data file 'nowhere.jsonl' does not exist; check the path"),
         (jsonl("x", step_checker="chain"), "step_checker \"chain\" knows chains only, not data.kind 'jsonl'"),
@@ -167,7 +167,7 @@ def test_models(tmp_path, capsys, changes, message):
         ({"data.kind": "snippets", "step_checker": "equations", "data.num_held_out": 58}, "0 to 57 words of different"),
         (jsonl("x", refine="solution"), "name their column in data.solution_key"),
         ({"data.kind": "tfds", "data.train": "nothing_here", "data.tfds_dir": ".", "step_checker": "equations"},
-         "data set 'nothing_here', split 'train' can't be opened"),
+         "data set 'nothing_here' is not in '.' (there are: none); name one of these, or prepare it there."),
     ],
 )  # fmt: skip
 def test_data(tmp_path, capsys, changes, message):
@@ -184,12 +184,12 @@ LONG = {"question": "2+" * 10 + "2", "answer": "22"}  # 21 tokens, and 2 of the 
     [
         ([], {}, "has no rows; it needs at least one"),
         ([GOOD, {"question": "1+1"}], {}, "line 2: column 'answer' is missing (there are: question)"),
-        ([GOOD, {"question": "1+1", "answer": "two"}], {}, "can't be read by reward kind 'numeric' (row 1: 'two')"),
-        ([GOOD, {"question": "1+1", "answer": "hm?!"}], {"grader": "math"}, "reward kind 'math' (row 1: 'hm?!')"),
+        ([GOOD, {"question": "1+1", "answer": "two"}], {}, "can't be read by grader 'numeric' (row 2: 'two')"),
+        ([GOOD, {"question": "1+1", "answer": "hm?!"}], {"grader": "math"}, "grader 'math' (row 2: 'hm?!')"),
         ([GOOD, {"question": "1+1", "answer": " "}], {"grader": "exact"}, "1 of 2 gold answers can't be read"),
         ([GOOD], {"data.answer_pattern": "#(.*)"}, "answer_pattern '#(.*)' is not found in '4'"),
-        ([GOOD, LONG], {"on_long_question": "error"}, "the prompt of problem 1 has 23 tokens, max_prompt_length"),
-        ([LONG], {}, "none of 1 prompts has at most max_prompt_length = 16 tokens"),
+        ([GOOD, LONG], {"on_long_question": "error"}, "tokens, the longest, of problem 1, 23; raise it, or set"),
+        ([LONG], {}, "1 of 1 prompts have more than max_prompt_length 16 tokens"),
         ([GOOD | {"long": "2+" * 9}], {"refine": "solution", "data.solution_key": "long"}, "problem 0 has 19 tokens"),
     ],
 )  # fmt: skip
@@ -204,7 +204,7 @@ def test_a_fault_in_the_held_out_questions_is_said_to_be_there(tmp_path, capsys)
     write(tmp_path / "train.jsonl", GOOD)
     test = write(tmp_path / "test.jsonl", GOOD, GOOD, {"question": "1+1", "answer": "two"})
     error = refused(capsys, tmp_path / "run", jsonl(tmp_path / "train.jsonl") | {"data.eval": test})
-    assert "held-out questions: 1 of 3 gold answers can't be read by reward kind 'numeric' (row 2: 'two')" in error
+    assert "held-out questions: 1 of 3 gold answers can't be read by grader 'numeric' (row 3: 'two')" in error
 
 
 @pytest.mark.slow

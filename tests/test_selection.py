@@ -18,9 +18,10 @@ def test_long_prompts():
     problems = [Problem(i, "q", "a") for i in range(3)]
     kept, skipped = selection.skip_or_fail_long(problems, [5, 9, 6], limit=6, on_long="skip")
     assert ([problem.index for problem in kept], skipped) == ([0, 2], 1)
-    with pytest.raises(UserError, match="problem 1 has 9 tokens"):
-        selection.skip_or_fail_long(problems, [5, 9, 6], limit=6, on_long="error")
-    with pytest.raises(UserError, match="none of 3"):
+    said = "of 3 prompts have more than max_prompt_length 6 tokens, the longest, of problem 1, 9; raise it"
+    with pytest.raises(UserError, match=f"2 {said}, or set on_long_question to skip"):
+        selection.skip_or_fail_long(problems, [5, 9, 7], limit=6, on_long="error")
+    with pytest.raises(UserError, match=rf"3 {said}\."):
         selection.skip_or_fail_long(problems, [7, 9, 8], limit=6, on_long="skip")
     with pytest.raises(UserError, match="choose skip or error"):
         selection.skip_or_fail_long(problems, [1, 1, 1], limit=6, on_long="cut")
