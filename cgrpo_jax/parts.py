@@ -24,6 +24,8 @@ from cgrpo_jax.records import Problem
 from cgrpo_jax.rundir import RunDir, write_atomically
 from cgrpo_jax.writers import HttpWriter, Writer, at_work
 
+# Of the lines: results of another format, or from before there was one, do not go on.
+FORMAT = 2
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +61,7 @@ class Results:
         Raises:
           UserError: the folder holds results of something else, or can't be written, or is being written.
         """
+        about = {"format": FORMAT, **about}
         with RunDir(self.path).locked():
             if self.about.exists():
                 self._check_same(self._read_about(), about)

@@ -1,9 +1,11 @@
 """The folder of results: what it takes for the same, what it refuses, and what a killed process left in it."""
 
+import json
+
 import pytest
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.parts import Results, part_size
+from cgrpo_jax.parts import FORMAT, Results, part_size
 
 ABOUT = {"started": "2026-01-01T00:00:00", "weights": "runs/a, step 3", "config": {"seed": 0, "num_slots": 4}}
 
@@ -20,6 +22,15 @@ def test_the_same_may_go_on(tmp_path):
     opened(tmp_path)
     results = opened(tmp_path, config={"seed": 0, "num_slots": 8})  # where it runs may change
     assert results.started() == ABOUT["started"]
+
+
+def test_results_from_before_their_lines_changed_do_not_go_on(tmp_path):
+    opened(tmp_path)
+    about = json.loads((tmp_path / "about.json").read_text())
+    assert about.pop("format") == FORMAT
+    (tmp_path / "about.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=f"format: None -> {FORMAT}"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize(
