@@ -4,7 +4,8 @@ import sys
 
 __version__ = "0.1.0"
 
-if sys.argv[:1] == ["-m"]:  # Python is looking for the module of `python -m cgrpo_jax.NAME`
+# Python is looking for the module of `python -m cgrpo_jax.NAME`.
+if sys.argv[:1] == ["-m"] and any(argument.startswith("cgrpo_jax.") for argument in sys.orig_argv):
     from cgrpo_jax import interrupts
 
     interrupts.end_while_importing()

@@ -180,6 +180,10 @@ def test_ctrl_c_while_a_program_is_imported(ctrl_c, tmp_path, program):
     # Who imports the package for something else keeps what Ctrl-C does there.
     code = "import signal, cgrpo_jax; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__init__.py").write_text(code)
+    (tmp_path / "other" / "program.py").write_text("")
+    subprocess.run([sys.executable, "-m", "other.program"], env=environment, cwd=tmp_path, check=True)
 
 
 def test_help_names_every_flag(capsys):
