@@ -23,17 +23,12 @@ if not importlib.util.find_spec("libtpu"):
 
 @pytest.fixture(scope="session", autouse=True)
 def one_device():
-    """Runs take one of the eight devices, unless their configuration asks for a mesh."""
-    from cgrpo_jax import assemble, sharding
+    import small_mesh
 
-    make_mesh = assemble.make_mesh
-
-    def make(config):
-        whole = (config.mesh.replica, config.mesh.fsdp, config.mesh.tensor) == (1, 0, 1)
-        return sharding.one_device() if whole else make_mesh(config)
+    from cgrpo_jax import assemble  # after JAX has been told of the devices
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assemble, "make_mesh", make)
+        patch.setattr(assemble, "make_mesh", small_mesh.make)
         yield
 
 

@@ -342,7 +342,10 @@ def test_ctrl_c_exits_130_and_the_run_resumes(times, tmp_path, uninterrupted, mo
 
 KILLED = """
 import os, signal, sys
+import small_mesh
 from cgrpo_jax import cli, rundir, train
+
+small_mesh.install()
 
 def killed(self, lines):
     if lines[0]["step"] == 2:
