@@ -35,6 +35,14 @@ MODELS = {
     "odd groups": dataclasses.replace(
         FAMILIES["qwen2.5"], vocab_size=64, embed_dim=16, num_heads=24, num_kv_heads=3, head_dim=4
     ),
+    # The MLP can't be cut.
+    "whole MLP": dataclasses.replace(
+        FAMILIES["smollm2"], vocab_size=64, embed_dim=16, num_heads=8, num_kv_heads=2, head_dim=4, mlp_dim=20
+    ),
+    # Scaled embeddings, offset norms, norms after attention and MLP; words can't be cut.
+    "gemma2": dataclasses.replace(
+        FAMILIES["gemma2"], vocab_size=61, embed_dim=16, num_heads=8, num_kv_heads=2, head_dim=4, mlp_dim=32
+    ),
     # Heads and MLP can be cut, words can't.
     "odd words": dataclasses.replace(
         FAMILIES["smollm2"], vocab_size=61, embed_dim=16, num_heads=8, num_kv_heads=2, head_dim=4, mlp_dim=32
@@ -53,6 +61,8 @@ cases = pytest.mark.parametrize(
         ("indivisible", "1x1x8"),
         ("odd groups", "1x1x8"),
         ("odd words", "2x2x2"),
+        ("whole MLP", "1x1x8"),
+        ("gemma2", "2x2x2"),
     ],
 )
 
@@ -174,6 +184,7 @@ def test_shares_of_tokens_need_not_be_token_rows(mesh, num_token_rows, pack_leng
         ("divisible", "2x2x2", (4, 25), (1, 25)),
         ("odd words", "1x1x8", (2, 12), (1, 3)),
         ("indivisible", "2x2x2", (4, 24), (1, 24)),  # no device has a part of its attention
+        ("whole MLP", "1x1x8", (2, 12), (2, 12)),
     ],
     ids=str,
 )
@@ -197,7 +208,7 @@ def test_between_products_a_device_has_its_share_of_the_tokens(monkeypatch, name
     assert set(seen) == {(*share, config.embed_dim)} and out.shape == (*shape, config.embed_dim)
 
 
-@pytest.mark.parametrize("name, mesh", [("divisible", "2x2x2"), ("odd groups", "1x1x8")])
+@pytest.mark.parametrize("name, mesh", [("divisible", "2x2x2"), ("odd groups", "1x1x8"), ("gemma2", "2x2x2")])
 def test_gradients_of_adapters(name, mesh):
     expected, _ = gradient_of_one_device(name, True)
     assert_close(gradient(name, make_mesh(mesh), adapted=True)[0], expected, 1e-5)
