@@ -6,6 +6,6 @@ __version__ = "0.1.0"
 
 # Python is looking for the module of `python -m cgrpo_jax.NAME`.
 if sys.argv[:1] == ["-m"] and any(argument.startswith("cgrpo_jax.") for argument in sys.orig_argv):
-    from cgrpo_jax import interrupts
+    from cgrpo_jax.runtime import signals
 
-    interrupts.end_while_importing()
+    signals.end_while_importing()

@@ -18,26 +18,19 @@ from typing import Any
 import jax
 import ml_collections
 
-from cgrpo_jax import (
-    assemble,
-    checkpoint,
-    cli,
-    families,
-    hf,
-    hf_export,
-    journal,
-    lora,
-    model_card,
-    model_files,
-    runtime,
-    sharding,
-    writing,
-)
-from cgrpo_jax import model as model_lib
+from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.json_files import read_json_object
-from cgrpo_jax.rundir import RunDir
-from cgrpo_jax.tokenizer import load_tokenizer
+from cgrpo_jax.models import lora
+from cgrpo_jax.models import params as params_lib
+from cgrpo_jax.models.hf import config as hf_config
+from cgrpo_jax.models.hf import export, load, model_card
+from cgrpo_jax.models.hf import folder as folder_lib
+from cgrpo_jax.models.hf.tokenizer import load_tokenizer
+from cgrpo_jax.runs import build_model, cli, log
+from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime import files, processes
+from cgrpo_jax.runtime.json_files import read_json_object
+from cgrpo_jax.training import checkpoint
 
 _WAYS = "--from_hf and --to, --from and --to_hf, or --from and --to_peft"
 _SHARD_GB = 5.0
@@ -81,7 +74,7 @@ def main(
         {"from_hf": from_hf, "to": to, "from": from_, "to_hf": to_hf, "to_peft": to_peft},
         {"dtype": dtype, "step": step, "base": base, "max_shard_gb": max_shard_gb},
     )
-    runtime.start(distributed=distributed)
+    processes.start(distributed=distributed)
     if from_hf:
         import_hf(pathlib.Path(from_hf), pathlib.Path(to), dtype=dtype or "float32")
         _say(f"wrote {to}; train from it with --config.model.init={to}")
@@ -107,8 +100,8 @@ def _check_flags(ways: Mapping[str, str | None], options: Mapping[str, Any]) -> 
         if options[name] is not None and way[1] not in meant:
             raise UserError(f"--{name} means nothing to --{way[1]}; leave it out.")
     dtype, max_shard_gb = options["dtype"], options["max_shard_gb"]
-    if dtype is not None and dtype not in families.DTYPES:
-        raise UserError(f"--dtype {dtype!r} is unknown; use one of {', '.join(families.DTYPES)}.")
+    if dtype is not None and dtype not in hf_config.DTYPES:
+        raise UserError(f"--dtype {dtype!r} is unknown; use one of {', '.join(hf_config.DTYPES)}.")
     if way[1] == "to" and dtype == "float16":
         raise UserError("--dtype float16 may lack the values that training needs; use float32 or bfloat16.")
     if max_shard_gb is not None and not 1e-9 <= max_shard_gb <= 1e9:  # neither does nan pass
@@ -126,16 +119,16 @@ def import_hf(source: pathlib.Path, target: pathlib.Path, *, dtype: str = "float
     Raises:
       UserError: a file is missing or damaged, the model is not supported, or `target` exists or can't be written.
     """
-    with runtime.agree(f"reading {source}"):
-        config = families.read_config(source)
+    with processes.agree(f"reading {source}"):
+        config = hf_config.read_config(source)
         tokenizer = load_tokenizer(source)
-        hf.check_vocab(tokenizer, config)
-        weights = hf.Weights(source, config)
-    with writing.new_folder(target) as folder:
-        with writing.by_one(folder) as writes:
+        load.check_vocab(tokenizer, config)
+        weights = load.Weights(source, config)
+    with files.new_folder(target) as folder:
+        with files.by_one(folder) as writes:
             if writes:
-                model_files.write(folder / "model", config, tokenizer, source=source, tokenizer_source=source)
-        with runtime.agree(f"reading {source}"), _bar(config, "reading") as bar:
+                folder_lib.write(folder / "model", config, tokenizer, source=source, tokenizer_source=source)
+        with processes.agree(f"reading {source}"), _bar(config, "reading") as bar:
             params = weights.load(dtype=dtype, shardings=_shardings(config), progress=bar)
         checkpoint.save_params(folder / "checkpoints", params)
 
@@ -163,20 +156,20 @@ def export_hf(
       UserError: there is no such checkpoint, it is damaged, or `target` exists or can't be written.
     """
     with contextlib.ExitStack() as opened:
-        with runtime.agree(f"reading {source}"):
+        with processes.agree(f"reading {source}"):
             run = _run(source)
-            config = families.read_config(run.model)
-            dtype = dtype or model_files.stored_dtype(run.model)
+            config = hf_config.read_config(run.model)
+            dtype = dtype or folder_lib.stored_dtype(run.model)
             weights = opened.enter_context(checkpoint.SavedWeights(run.path, step=step))
             read = _reader(run, config, weights, opened, base=base)
             card = model_card.card(run, target.name, step=weights.step, dtype=dtype, adapter=False)
-        with writing.new_folder(target) as folder:
-            with writing.by_one(folder) as writes:
+        with files.new_folder(target) as folder:
+            with files.by_one(folder) as writes:
                 if writes:
-                    model_files.copy(run.model, folder, config, dtype=dtype)
+                    folder_lib.copy(run.model, folder, config, dtype=dtype)
                     (folder / "README.md").write_text(card, encoding="utf-8")
             with _bar(config, "writing") as bar:
-                hf_export.save_params(folder, config, read, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=bar)
+                export.save_params(folder, config, read, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=bar)
 
 
 def export_peft(
@@ -193,9 +186,9 @@ def export_peft(
     Raises:
       UserError: the run trained all weights, its base is not a folder that peft could load, or as `export_hf`.
     """
-    with runtime.agree(f"reading {source}"):
+    with processes.agree(f"reading {source}"):
         run = _run(source)
-        config = families.read_config(run.model)
+        config = hf_config.read_config(run.model)
         with checkpoint.SavedWeights(run.path, step=step) as weights:
             settings = _lora_settings(run, weights)
             if settings is None:
@@ -204,16 +197,16 @@ def export_peft(
             here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             layers = {name.removeprefix("layers."): weights.read(name, here) for name in weights.shapes}
         trained = _trained(run)
-        if assemble.keeps_base(trained) or trained.model.init:
+        if build_model.keeps_base(trained) or trained.model.init:
             raise UserError(f"the base of {source} is in no Hugging Face folder; export it merged, with --to_hf.")
         folder = _base_folder(base or trained.model.folder)
         # What the run has kept of its model says nothing of other parts that its base may have.
-        multimodal = families.is_multimodal(folder)
+        multimodal = hf_config.is_multimodal(folder)
         card = model_card.card(run, target.name, step=weights.step, dtype="float32", adapter=True)
-    with writing.new_folder(target) as partial, writing.by_one(partial) as writes:
+    with files.new_folder(target) as partial, files.by_one(partial) as writes:
         if writes:
             lora.write_peft(partial, {"layers": layers}, settings, base_name=str(folder), multimodal=multimodal)
-            model_files.copy_tokenizer(run.model, partial)
+            folder_lib.copy_tokenizer(run.model, partial)
             (partial / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -237,7 +230,7 @@ def _run(path: pathlib.Path) -> RunDir:
 
 def _lora_settings(run: RunDir, weights: checkpoint.SavedWeights) -> lora.LoraSettings | None:
     """Returns the settings of a checkpoint's adapters; None where it holds whole weights."""
-    return None if "embed" in weights.shapes else assemble.lora_settings(_trained(run))
+    return None if "embed" in weights.shapes else build_model.lora_settings(_trained(run))
 
 
 def _trained(run: RunDir) -> ml_collections.ConfigDict:
@@ -264,7 +257,7 @@ def _trained(run: RunDir) -> ml_collections.ConfigDict:
 
 def _reader(
     run: RunDir,
-    config: model_lib.ModelConfig,
+    config: params_lib.ModelConfig,
     weights: checkpoint.SavedWeights,
     opened: contextlib.ExitStack,
     *,
@@ -288,8 +281,8 @@ def _reader(
 
     def read_together(path: tuple[str, ...]) -> jax.Array:
         name, halves = ".".join(path), ()
-        with runtime.agree(f"reading {run.path}"):
-            weight = read(path, hf.at(shardings, path))
+        with processes.agree(f"reading {run.path}"):
+            weight = read(path, load.at(shardings, path))
             if settings is not None and f"{name}_lora_a" in weights.shapes:
                 halves = [weights.read(f"{name}_lora_{half}", whole) for half in "ab"]
         # Not within: devices may have to exchange for it, and those of a process that failed would not come.
@@ -299,14 +292,14 @@ def _reader(
 
 
 def _base(
-    run: RunDir, config: model_lib.ModelConfig, opened: contextlib.ExitStack, *, base: str | None, step: int | None
+    run: RunDir, config: params_lib.ModelConfig, opened: contextlib.ExitStack, *, base: str | None, step: int | None
 ) -> _Read:
     """Returns what reads the weights that a run's adapters belong to; `step` is theirs in `model.init`."""
     trained = _trained(run)
-    kept = assemble.keeps_base(trained)
+    kept = build_model.keeps_base(trained)
     folder = _base_folder(base or (run.base if kept else trained.model.init or trained.model.folder))
     if (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir():
-        weights = hf.Weights(folder, config)
+        weights = load.Weights(folder, config)
         return lambda path, placed: weights.read(path, sharding=placed)
     return _saved(opened.enter_context(checkpoint.SavedWeights(folder, step=step)), config)
 
@@ -327,23 +320,23 @@ def _base_folder(path: str | pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def _saved(weights: checkpoint.SavedWeights, config: model_lib.ModelConfig) -> _Read:
+def _saved(weights: checkpoint.SavedWeights, config: params_lib.ModelConfig) -> _Read:
     """Returns what reads whole weights from a checkpoint."""
-    weights.check(model_lib.param_shapes(config))
+    weights.check(params_lib.param_shapes(config))
     return lambda path, placed: weights.read(".".join(path), placed)
 
 
-def _shardings(config: model_lib.ModelConfig) -> dict:
+def _shardings(config: params_lib.ModelConfig) -> dict:
     """Spreads every parameter over all devices."""
     mesh = sharding.make_mesh()
-    return sharding.param_shardings(model_lib.logical_axes(config), model_lib.param_shapes(config), mesh)
+    return sharding.param_shardings(params_lib.logical_axes(config), params_lib.param_shapes(config), mesh)
 
 
 @contextlib.contextmanager
-def _bar(config: model_lib.ModelConfig, what: str) -> Iterator[Callable[[int, int], None]]:
+def _bar(config: params_lib.ModelConfig, what: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a `progress` that draws a bar, on process 0."""
-    total = model_lib.num_params(config)
-    with journal.progress_bar(total=total, desc=what, unit="param", unit_scale=True) as bar:
+    total = params_lib.num_params(config)
+    with log.progress_bar(total=total, desc=what, unit="param", unit_scale=True) as bar:
         yield lambda done, total: bar.update(done - bar.n)
 
 

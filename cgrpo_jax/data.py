@@ -21,8 +21,11 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from cgrpo_jax import cli, formats, journal, prepared, rewards, tables, writing
+from cgrpo_jax.datasets import array_record, formats, tables
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.rewards import grader as grader_lib
+from cgrpo_jax.runs import cli, log
+from cgrpo_jax.runtime import files
 
 __doc__ += f"""{formats.describe()}
   jsonl, parquet: any other file of that kind; the columns are named by --question_key, --answer_key, ...
@@ -73,9 +76,9 @@ def main(
     given |= {"solution_key": solution_key, "answer_pattern": answer_pattern}
     one = _format(name, format or name, {key: value for key, value in given.items() if value})
     if grader is not None:
-        rewards.check_kind(grader)
+        grader_lib.check_kind(grader)
         one = dataclasses.replace(one, grader=grader)
-    folder = pathlib.Path(out) if out else prepared.default_folder()
+    folder = pathlib.Path(out) if out else array_record.default_folder()
     found = prepare(
         name, one, _sources(source, one.splits), folder,
         format_name=format or name, override=grader is not None, drop_unreadable=drop_unreadable,
@@ -116,7 +119,7 @@ def prepare(
         they are an error.
 
     Returns:
-      The description that the set keeps of itself (see `prepared.description`).
+      The description that the set keeps of itself (see `array_record.description`).
 
     Raises:
       UserError: a file or a row can't be read, a row's own solution can't be run, or `out` has such a set or can't be
@@ -154,9 +157,9 @@ def prepare(
 
     total = sum(survey.read for survey in surveys.values())
     with (
-        writing.new_folder(out / name) as folder,
-        writing.checked(out / name),
-        journal.progress_bar(total=total, desc=f"writing {name}", unit=" rows") as bar,
+        files.new_folder(out / name) as folder,
+        files.checked(out / name),
+        log.progress_bar(total=total, desc=f"writing {name}", unit=" rows") as bar,
     ):
 
         def kept(split: str) -> Iterator[formats.Example]:
@@ -166,7 +169,7 @@ def prepare(
                     yield example
 
         splits = {split: functools.partial(kept, split) for split in sources}
-        prepared.build(folder, name, splits=splits, about=one.about, description=description)
+        array_record.build(folder, name, splits=splits, about=one.about, description=description)
     return description
 
 
@@ -192,7 +195,7 @@ class _Survey:
 
 def _survey(rows: _Rows, desc: str) -> _Survey:
     survey = _Survey(0, collections.Counter(), {}, collections.defaultdict(list))
-    with journal.progress_bar(rows, desc=desc, unit=" rows") as bar:
+    with log.progress_bar(rows, desc=desc, unit=" rows") as bar:
         for where, example in bar:
             survey.read += 1
             if isinstance(example, str):
@@ -208,13 +211,15 @@ def _unreadable(survey: _Survey) -> dict[str, str]:
     """Returns where gold answers stand that their grader can't read, and what is said of them."""
     bad = {}
     for kind, rows in survey.answers.items():
-        if kind not in rewards.KINDS:  # the run's, or a user's own function, which alone knows what it reads
+        if kind not in grader_lib.KINDS:  # the run's, or a user's own function, which alone knows what it reads
             continue
-        with rewards.Grader(kind, num_workers=os.cpu_count() or 1) as grader:
+        with grader_lib.Grader(kind, num_workers=os.cpu_count() or 1) as grader:
             readable = grader.readable([answer for _, answer in rows])
             for (where, answer), ok in zip(rows, readable, strict=True):
                 if not ok:  # of those that are named, say why
-                    told = rewards.said_of_unreadable(grader, answer, kind) if len(bad) < _SHOWN else f"{answer[:80]!r}"
+                    told = (
+                        grader_lib.said_of_unreadable(grader, answer, kind) if len(bad) < _SHOWN else f"{answer[:80]!r}"
+                    )
                     bad[where] = f"{where}: {told}, by grader '{kind}'"
     return bad
 
@@ -242,8 +247,8 @@ def _unsolved(solved: Mapping[str, list[tuple[str, formats.Example]]]) -> dict[s
     if not total:
         return found
     with (
-        rewards.Grader("code", num_workers=os.cpu_count() or 1) as grader,
-        journal.progress_bar(total=total, desc="running the rows' own solutions", unit=" rows") as bar,
+        grader_lib.Grader("code", num_workers=os.cpu_count() or 1) as grader,
+        log.progress_bar(total=total, desc="running the rows' own solutions", unit=" rows") as bar,
     ):
         for split, rows in solved.items():
             pending = [grader.submit(example.solution, example.answer) for _, example in rows]
@@ -283,7 +288,7 @@ def _describe(format_name, sources, surveys, reasons) -> dict:
             raise UserError(f"data file '{path}' has no rows for split {split}{left}; it needs at least one.")
         for kind, answers in survey.answers.items():
             graders[kind] += sum(where not in bad for where, _ in answers)
-        splits[split] = {"rows": number, "left_out": left_out, "source": path.name, "sha256": prepared.digest(path)}
+        splits[split] = {"rows": number, "left_out": left_out, "source": path.name, "sha256": array_record.digest(path)}
     return {"format": format_name, "graders": dict(+graders), "splits": splits}
 
 

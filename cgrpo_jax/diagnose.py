@@ -12,11 +12,13 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax import cli, diagnosis, evaluation, generation, journal, may_change, runtime, subject
-from cgrpo_jax import config as config_lib
-from cgrpo_jax.parts import Results
-from cgrpo_jax.problems import check_told
+from cgrpo_jax.datasets.problems import check_told
+from cgrpo_jax.evaluation import benchmark, diagnosis, session
+from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.records import Problem
+from cgrpo_jax.runs import build_inference, cli, log, resume_policy
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runtime import processes
 
 FLAGS = {"distributed": cli.DISTRIBUTED, "out": cli.Flag("folder of the results; by default WORKDIR/diagnosis")}
 
@@ -27,24 +29,24 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
     The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
     Stopped by SIGTERM or Ctrl-C, it says what it keeps, and exits as training does.
     """
-    runtime.start(distributed=distributed)
-    with runtime.agree("starting"):
-        stopped_status = runtime.stopped_status()
-    results = Results(out or pathlib.Path(workdir) / "diagnosis", may_change=may_change.DIAGNOSIS)
+    processes.start(distributed=distributed)
+    with processes.agree("starting"):
+        stopped_status = processes.stopped_status()
+    results = Results(out or pathlib.Path(workdir) / "diagnosis", may_change=resume_policy.DIAGNOSIS)
     with contextlib.ExitStack() as held:
-        of = subject.begin(config, workdir, results, held, kind="training", choose=_first, prepare=_with_room)
-        sampling = generation.sampling(config)
-        policy = evaluation.make_writer(of.model, of.params, sampling, seed=config.seed, stream=diagnosis.STREAM)
-        judge = subject.critic(of, sampling, stream=diagnosis.STREAM) or policy
-        with subject.stoppable(results, stopped_status) as tick:
+        of = session.begin(config, workdir, results, held, kind="training", choose=_first, prepare=_with_room)
+        sampling = build_inference.sampling(config)
+        policy = benchmark.make_writer(of.model, of.params, sampling, seed=config.seed, stream=diagnosis.STREAM)
+        judge = session.critic(of, sampling, stream=diagnosis.STREAM) or policy
+        with session.stoppable(results, stopped_status) as tick:
             how = {"results": results, "protocol": _protocol(config), "pipeline": of.pipeline, "on_tick": tick}
             diagnosis.respond_on_disk(policy, of.problems, **how)
             for kind in config.diagnosis.kinds:
-                critic = generation.make_critic(config, judge if kind == "cot" else None, kind=kind)
+                critic = build_inference.make_critic(config, judge if kind == "cot" else None, kind=kind)
                 encode = of.model.tokenizer.encode
                 diagnosis.critique_on_disk(kind, policy, critic, of.problems, encode=encode, **how)
-        if runtime.is_first():
-            journal.say(f"weights from {of.source}", sys.stdout)
+        if processes.is_first():
+            log.say(f"weights from {of.source}", sys.stdout)
             _report(config, of)
 
 
@@ -77,13 +79,13 @@ def _protocol(config) -> diagnosis.Protocol:
     )
 
 
-def _report(config, of: subject.Subject) -> None:
+def _report(config, of: session.Subject) -> None:
     results, threshold = of.results, config.pass_threshold
     kinds = {kind: results.lines(kind) for kind in config.diagnosis.kinds}
     summary = diagnosis.summarize(results.lines("responses"), kinds, pass_threshold=threshold)
     results.write("pass_rates.jsonl", diagnosis.pass_rates(results.lines("responses"), pass_threshold=threshold))
     results.write("summary.json", json.dumps({"weights": of.weights} | summary, indent=2) + "\n")
-    journal.say(f"{diagnosis.table(summary)}numbers and every text are in {results.path}", sys.stdout)
+    log.say(f"{diagnosis.table(summary)}numbers and every text are in {results.path}", sys.stdout)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax import cli, evaluation, journal, may_change, runtime, scores, subject
-from cgrpo_jax import config as config_lib
-from cgrpo_jax.engine import Sampling
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.parts import Results
+from cgrpo_jax.evaluation import benchmark, session, summary
+from cgrpo_jax.evaluation.resumable_results import Results
+from cgrpo_jax.inference.engine import Sampling
 from cgrpo_jax.records import Problem
+from cgrpo_jax.runs import cli, log, resume_policy
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runtime import processes
 
 FLAGS = {
     "distributed": cli.DISTRIBUTED,
@@ -31,29 +33,29 @@ def main(config, workdir: str, distributed: bool = False, refine: bool = False, 
     The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
     Stopped by SIGTERM or Ctrl-C, it says what it keeps, and exits as training does.
     """
-    runtime.start(distributed=distributed)
-    with runtime.agree("starting"):
-        stopped_status = runtime.stopped_status()
-    results = Results(out or pathlib.Path(workdir) / "evaluation", may_change=may_change.EVALUATION)
+    processes.start(distributed=distributed)
+    with processes.agree("starting"):
+        stopped_status = processes.stopped_status()
+    results = Results(out or pathlib.Path(workdir) / "evaluation", may_change=resume_policy.EVALUATION)
     with contextlib.ExitStack() as held:
-        of = subject.begin(
+        of = session.begin(
             config, workdir, results, held,
             kind="held-out", choose=_all, prepare=_refining if refine else None, more={"refine": refine},
         )  # fmt: skip
-        with subject.stoppable(results, stopped_status) as tick:
-            evaluation.answer_on_disk(
+        with session.stoppable(results, stopped_status) as tick:
+            benchmark.answer_on_disk(
                 of.model,
                 of.params,
                 of.problems,
                 results=results,
                 protocol=_protocol(config, refine=refine),
                 pipeline=of.pipeline,
-                critic=subject.critic(of, Sampling(0.0), stream=evaluation.STREAM) if refine else None,
+                critic=session.critic(of, Sampling(0.0), stream=benchmark.STREAM) if refine else None,
                 on_tick=tick,
             )
-        if runtime.is_first():
+        if processes.is_first():
             left_out = f" ({of.skipped} were too long and left out)" if of.skipped else ""
-            journal.say(f"{len(of.problems)} questions{left_out}, weights from {of.source}", sys.stdout)
+            log.say(f"{len(of.problems)} questions{left_out}, weights from {of.source}", sys.stdout)
             _report(config, of)
 
 
@@ -73,8 +75,8 @@ def _refining(config):
     return config_lib.replaced(config, {"refine": "policy", "critique_schedule": ()})
 
 
-def _protocol(config, *, refine: bool) -> evaluation.Protocol:
-    return evaluation.Protocol(
+def _protocol(config, *, refine: bool) -> benchmark.Protocol:
+    return benchmark.Protocol(
         num_samples=config.eval.num_samples,
         ks=tuple(config.eval.k),
         temperature=config.eval.temperature,
@@ -90,13 +92,13 @@ def _protocol(config, *, refine: bool) -> evaluation.Protocol:
     )
 
 
-def _report(config, of: subject.Subject) -> None:
+def _report(config, of: session.Subject) -> None:
     results = of.results
-    numbers = scores.summarize(
+    numbers = summary.summarize(
         results.lines("samples"), ks=tuple(config.eval.k), pass_threshold=config.pass_threshold, seed=config.seed
     )
     results.write("summary.json", json.dumps({"weights": of.weights} | numbers, indent=2) + "\n")
-    journal.say(f"{scores.table(numbers)}numbers and every sample are in {results.path}", sys.stdout)
+    log.say(f"{summary.table(numbers)}numbers and every sample are in {results.path}", sys.stdout)
 
 
 if __name__ == "__main__":

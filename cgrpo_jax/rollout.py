@@ -1,7 +1,7 @@
 """The stages of Critique-GRPO before the update: respond, score, critique, refine, select, re-anchor.
 
 Each stage takes rollouts and returns rollouts (DESIGN: steps 1 to 6 of the algorithm); none knows of the others. Those
-that wait for a model or a grader are coroutines, which a `pipeline.Pipeline` runs for many questions at once.
+that wait for a model or a grader are coroutines, which a `orchestrator.Pipeline` runs for many questions at once.
 """
 
 import collections
@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Callable, Sequence
 import jax
 import numpy as np
 
-from cgrpo_jax import critiques, objective, pipeline
-from cgrpo_jax.equations import StepError
-from cgrpo_jax.pipeline import together
+from cgrpo_jax import objective
+from cgrpo_jax.critiques import texts as texts_lib
+from cgrpo_jax.critiques.step_check.equations import StepError
+from cgrpo_jax.inference import orchestrator
+from cgrpo_jax.inference.generators import HttpWriter, Writer
+from cgrpo_jax.inference.orchestrator import together
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
-from cgrpo_jax.rewards import Grade
-from cgrpo_jax.writers import HttpWriter, Writer
+from cgrpo_jax.rewards.grader import Grade
 
 Counts = collections.Counter
 # What grades: `(responses, problem) -> grades`, to be awaited.
@@ -35,7 +37,7 @@ async def respond(
     return await policy.write(policy.prompts.for_question(problem.question), indices, max_length=max_length)
 
 
-async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = pipeline.grade) -> list[Rollout]:
+async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = orchestrator.grade) -> list[Rollout]:
     """Returns the rollouts, all of one problem, with the verifier's reward, and with what it read and found."""
     grades = await grade([row.text for row in rollouts], problem)
     return [
@@ -61,7 +63,7 @@ async def score_by_verdict(
     grades = [_by_majority(verdicts[i * num_critiques :][:num_critiques]) for i in range(len(rollouts))]
 
     def grade(texts: list[str], problem: Problem) -> Awaitable[list[Grade]]:
-        return pipeline.note(grades, texts, problem, by="critic")
+        return orchestrator.note(grades, texts, problem, by="critic")
 
     return await score(rollouts, problem, grade)
 
@@ -159,7 +161,7 @@ async def _critique_one(
                 counts["unanswered"] += 1
                 unanswered = True
                 break
-            written = written.replace(verdict=critiques.parse_verdict(written.text))
+            written = written.replace(verdict=texts_lib.parse_verdict(written.text))
             counts["tokens"] += len(written.token_ids)
             if attempt == 0:
                 counts.update(_verdict_counts(written, critic.pass_threshold))
@@ -172,8 +174,8 @@ async def _critique_one(
 def critiques_of(rows: Sequence[Rollout], critiques: Sequence[Rollout]) -> list[Rollout]:
     """Returns those critiques that are of the given responses, with these (scored since) as their parents."""
     wanted = {(row.index.question, row.index.response): row for row in rows}
-    at = [(critique.index.question, critique.index.response) for critique in critiques]
-    return [one.replace(parent=wanted[key]) for one, key in zip(critiques, at, strict=True) if key in wanted]
+    at = [(critique.index.question, critique.index.response) for critique in texts_lib]
+    return [one.replace(parent=wanted[key]) for one, key in zip(texts_lib, at, strict=True) if key in wanted]
 
 
 def _critique_index(row: Rollout, c: int, num_critiques: int) -> RowIndex:
@@ -214,11 +216,11 @@ def _verdict_counts(row: Rollout, pass_threshold: float) -> Counts:
 def _rule_text(critic: Critic, row: Rollout, problem: Problem) -> str:
     passed = row.reward is not None and row.reward >= critic.pass_threshold
     if critic.kind == "execution" and (problem.grader or critic.grader) == "code":
-        return critiques.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
+        return texts_lib.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
     if critic.kind == "execution":
         error = None if passed else critic.check_steps(problem.question, row.text)
-        return critiques.execution(passed, error, reveal_value=critic.reveal_value)
-    return critiques.indicative(passed, answer=problem.answer if critic.kind == "indicative_gt" else None)
+        return texts_lib.execution(passed, error, reveal_value=critic.reveal_value)
+    return texts_lib.indicative(passed, answer=problem.answer if critic.kind == "indicative_gt" else None)
 
 
 def _by_rule(text: str, row: Rollout, index: RowIndex, encode) -> Rollout:
@@ -233,7 +235,7 @@ def _by_rule(text: str, row: Rollout, index: RowIndex, encode) -> Rollout:
         text=text,
         parent=row,
         # Where nothing is known of the reward, a critic that can't be read has said nothing.
-        verdict=critiques.parse_verdict(text) if row.reward is not None else None,
+        verdict=texts_lib.parse_verdict(text) if row.reward is not None else None,
     )
 
 

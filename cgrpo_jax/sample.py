@@ -10,49 +10,42 @@ import datetime
 import functools
 import sys
 
-from cgrpo_jax import (
-    arithmetic,
-    assemble,
-    checks,
-    cli,
-    curriculum,
-    generation,
-    journal,
-    problems,
-    rewards,
-    rollout,
-    runtime,
-    snippets,
-    writers,
-)
-from cgrpo_jax import config as config_lib
+from cgrpo_jax import rollout
+from cgrpo_jax.critiques import schedule
+from cgrpo_jax.datasets import problems
+from cgrpo_jax.datasets.tasks import arithmetic, snippets
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.pipeline import Pipeline
+from cgrpo_jax.inference import generators
+from cgrpo_jax.inference.orchestrator import Pipeline
 from cgrpo_jax.records import Author, Problem, Rollout
-from cgrpo_jax.rundir import RunDir
+from cgrpo_jax.rewards import grader as grader_lib
+from cgrpo_jax.runs import build_inference, build_model, cli, log, validate
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime import processes
 
 
 def main(config, workdir: str, question: str | None, answer: str | None, distributed: bool = False) -> None:
     """Prints the three stages for each question. Without a gold answer the response is taken to be wrong."""
-    runtime.start(distributed=distributed)
+    processes.start(distributed=distributed)
     if distributed and question is None:
         raise UserError("several processes can't share standard input; give the question with --question.")
-    started = runtime.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
+    started = processes.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
     now = datetime.datetime.fromisoformat(started)
-    with runtime.agree("loading models"):
-        checks.check(config)
-        last = curriculum.kind_at(
+    with processes.agree("loading models"):
+        validate.check(config)
+        last = schedule.kind_at(
             config.num_iterations, critique=config.critique, schedule=config.critique_schedule
         )  # the kind that a run of a curriculum ends with
         config = config_lib.replaced(config, {"critique": last, "critique_schedule": ()})
         config = config_lib.replaced(config, {"num_slots": 1, "kv_cache_gib": 0.0})  # one text is written at a time
-        mesh = assemble.make_mesh(config)
-        model = assemble.load_model(config, mesh, now=now)
-        critic_model = assemble.load_critic(config, mesh, now=now)
-    params, _ = assemble.trained_params(config, model, workdir)
+        mesh = build_model.make_mesh(config)
+        model = build_model.load_model(config, mesh, now=now)
+        critic_model = build_model.load_critic(config, mesh, now=now)
+    params, _ = build_model.trained_params(config, model, workdir)
     with contextlib.ExitStack() as held:
-        http_critic = generation.open_http_critic(config, held)
-        grader = generation.open_grader(config, held, num_workers=1)
+        http_critic = build_inference.open_http_critic(config, held)
+        grader = build_inference.open_grader(config, held, num_workers=1)
         show = functools.partial(_show, config, model, params, critic_model, http_critic, grader, answer=answer)
         if question is not None:
             show(question, number=0)
@@ -86,7 +79,7 @@ def _show(config, model, params, critic_model, http_critic, grader, question, *,
     elif config.data.kind == "snippets":
         answer = answer or snippets.answer(question, problems.glossary(config).words)
     elif answer:
-        rewards.check_gold(config.grader, [answer], timeout=config.grader_timeout, num_workers=1)
+        grader_lib.check_gold(config.grader, [answer], timeout=config.grader_timeout, num_workers=1)
     elif config.critique == "indicative_gt" or (config.critique == "cot" and config.critic_sees_answer):
         raise UserError("the critique of this configuration tells or sees the gold answer; give it with --answer.")
     problem = Problem(0, question, answer or "")
@@ -96,15 +89,17 @@ def _show(config, model, params, critic_model, http_critic, grader, question, *,
             f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it, "
             "or raise that."
         )
-    policy = generation.make_writer(config, model, params, author=Author.POLICY, weights_step=0, iteration=number)
+    policy = build_inference.make_writer(config, model, params, author=Author.POLICY, weights_step=0, iteration=number)
     writer = policy
     if critic_model:
-        writer = generation.make_writer(config, *critic_model, author=Author.CRITIC, weights_step=0, iteration=number)
+        writer = build_inference.make_writer(
+            config, *critic_model, author=Author.CRITIC, weights_step=0, iteration=number
+        )
     elif config.http_critic.url:
-        writer = generation.make_http_writer(config, model, http_critic, iteration=number)
-    critic = generation.make_critic(config, writer, kind=config.critique)
+        writer = build_inference.make_http_writer(config, model, http_critic, iteration=number)
+    critic = build_inference.make_critic(config, writer, kind=config.critique)
     show = _stages(config, model, policy, critic, problem)
-    with writers.at_work(policy, critic.writer) as engines:
+    with generators.at_work(policy, critic.writer) as engines:
         Pipeline(grader).run([show], engines=engines)
     sys.stdout.flush()
 
@@ -134,7 +129,7 @@ def _reward(row: Rollout) -> str:
 
 
 def _print(stage: str, text: str, note: str) -> None:
-    journal.say(f"{stage} ({note}):\n{text}\n", sys.stdout)
+    log.say(f"{stage} ({note}):\n{text}\n", sys.stdout)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def param_specs(axes: Any, shapes: Any, mesh: Mesh, *, layout: Sequence[str] = T
     """Returns how each parameter is cut; an axis that the mesh does not divide is left whole.
 
     Args:
-      axes: pytree of tuples of axis names, as `model.axes_like` returns it.
+      axes: pytree of tuples of axis names, as `params.axes_like` returns it.
       shapes: the same tree with arrays or `jax.ShapeDtypeStruct`s.
       mesh: from `make_mesh`.
       layout: `TRAINING` or `GENERATION`.
@@ -147,7 +147,7 @@ def gather(x: jax.Array, names: Sequence[str], embed_dim: int) -> jax.Array:
 
     Args:
       x: this device's part of the weight.
-      names: its axes, as `model.axes_like` names them.
+      names: its axes, as `params.axes_like` names them.
       embed_dim: the whole size of the embed axis.
     """
     if "embed" not in names or x.shape[names.index("embed")] == embed_dim:

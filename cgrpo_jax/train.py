@@ -22,28 +22,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from cgrpo_jax import (
-    beginning,
-    cli,
-    curriculum,
-    flops,
-    generation,
-    journal,
-    metrics,
-    opening,
-    order,
-    profiling,
-    rollout,
-    runtime,
-    writers,
-)
-from cgrpo_jax.critiques import mentions_critique
-from cgrpo_jax.engine import Stats
+from cgrpo_jax import rollout
+from cgrpo_jax.critiques import schedule
+from cgrpo_jax.critiques.texts import mentions_critique
+from cgrpo_jax.datasets import mixture
 from cgrpo_jax.errors import GradingError, UserError
-from cgrpo_jax.evaluation import evaluate, solved
-from cgrpo_jax.learner import Learner
-from cgrpo_jax.pipeline import Pipeline, Progress, together
+from cgrpo_jax.evaluation.benchmark import evaluate, solved
+from cgrpo_jax.inference import generators
+from cgrpo_jax.inference.engine import Stats
+from cgrpo_jax.inference.orchestrator import Pipeline, Progress, together
 from cgrpo_jax.records import Author, Problem, Rollout, TrainState
+from cgrpo_jax.runs import build_inference, cli, initial_state, log, metrics, open_run
+from cgrpo_jax.runtime import processes, profiling
+from cgrpo_jax.training import flops
+from cgrpo_jax.training.learner import Learner
 
 _INTERRUPTED = 128 + signal.SIGINT  # exit status, as a shell has it
 
@@ -51,14 +43,14 @@ _INTERRUPTED = 128 + signal.SIGINT  # exit status, as a shell has it
 def main(config, workdir: str, distributed: bool = False) -> None:
     """Trains; a second call with the same folder resumes.
 
-    Stopped by SIGTERM, it saves what the last whole iteration left, and exits with `runtime.stopped_status`; by Ctrl-C
+    Stopped by SIGTERM, it saves what the last whole iteration left, and exits with `processes.stopped_status`; by Ctrl-C
     likewise, with 130.
     """
-    runtime.start(distributed=distributed)
-    with runtime.agree("starting"):
-        stopped_status = runtime.stopped_status()
+    processes.start(distributed=distributed)
+    with processes.agree("starting"):
+        stopped_status = processes.stopped_status()
     with contextlib.ExitStack() as held:
-        stopped_by = Loop(config, opening.open_run(config, workdir, held)).train()
+        stopped_by = Loop(config, open_run.open_run(config, workdir, held)).train()
     if status := {signal.SIGTERM: stopped_status, signal.SIGINT: _INTERRUPTED}.get(stopped_by, 0):
         sys.exit(status)
 
@@ -91,14 +83,14 @@ class Done:
 class Loop:
     """A run: its parts, and the iterations."""
 
-    def __init__(self, config, parts: opening.RunParts):
+    def __init__(self, config, parts: open_run.RunParts):
         self.config = config
         self.parts = parts
         self.model = parts.model
         self.run = parts.run
         self.pipeline = Pipeline(parts.grader)
-        self.progress = beginning.Progress()
-        self.clock = journal.Clock()
+        self.progress = initial_state.Progress()
+        self.clock = log.Clock()
         self.profiler = profiling.Profiler(self.run.path / "profile", config.profile_steps)
         self.learner = Learner(config, self.model, clock=self.clock)
         self.counts: collections.Counter = collections.Counter()  # of the iteration's critiques and refinements
@@ -115,20 +107,20 @@ class Loop:
             state, number = stopped.args
             name = signal.Signals(number).name
             if state is None:
-                journal.say(f"stopped by {name} before the first iteration; the same command begins anew")
+                log.say(f"stopped by {name} before the first iteration; the same command begins anew")
                 return number
             self._keep(state, self.progress.iteration, always=True)
             self.parts.checkpoints.wait()
-            journal.say(f"stopped by {name} after iteration {self.progress.iteration}; the same command goes on")
+            log.say(f"stopped by {name} after iteration {self.progress.iteration}; the same command goes on")
             return number
         return 0
 
     def _iterate(self, state: TrainState) -> None:
         c = self.config
         if passed := [step for step in c.profile_steps if step < self.progress.iteration]:
-            journal.say(f"profile_steps {passed}: these iterations are over, and are not traced")
+            log.say(f"profile_steps {passed}: these iterations are over, and are not traced")
         # Closed whatever happens, so that what is said of it stands on a line of its own.
-        with journal.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training") as bar:
+        with log.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training") as bar:
             for iteration in range(self.progress.iteration, c.num_iterations):
                 with self.profiler.iteration(iteration):
                     try:
@@ -141,7 +133,7 @@ class Loop:
                 self._keep(state, iteration + 1, always=self.learner.has_given_up())
                 if self.learner.has_given_up():
                     self._give_up()
-                bar.set_postfix_str(journal.bar_text(row))
+                bar.set_postfix_str(log.bar_text(row))
                 bar.update()
         self._finish(state)
 
@@ -164,13 +156,13 @@ class Loop:
 
     def _tick(self, state: TrainState, bar, progress: Progress) -> None:
         """Shows how far the iteration is; all processes stop here if one is asked to."""
-        journal.show(bar, progress)
+        log.show(bar, progress)
         self._stop_if_asked(state)
 
     def _problems(self, iteration: int) -> list[Problem]:
         """Returns the questions of an iteration, the same on all processes."""
         c = self.config
-        return order.draw(
+        return mixture.draw(
             self.parts.train_problems,
             self.parts.mixture,
             seed=c.seed,
@@ -178,9 +170,9 @@ class Loop:
             batch_size=c.questions_per_iteration,
         )
 
-    def _writers(self, state: TrainState, iteration: int) -> tuple[writers.Writer, rollout.Critic]:
+    def _writers(self, state: TrainState, iteration: int) -> tuple[generators.Writer, rollout.Critic]:
         """Returns the policy that samples this iteration, pi_old, and the critic."""
-        make = functools.partial(generation.make_writer, self.config, iteration=iteration)
+        make = functools.partial(build_inference.make_writer, self.config, iteration=iteration)
         with self.clock("reshard"):
             weights = self._weights(state)
         policy = make(self.model, weights, author=Author.POLICY, weights_step=int(state.step))
@@ -188,9 +180,11 @@ class Loop:
         if self.parts.critic_model:
             writer = make(*self.parts.critic_model, author=Author.CRITIC, weights_step=0)
         elif self.config.http_critic.url:
-            writer = generation.make_http_writer(self.config, self.model, self.parts.http_critic, iteration=iteration)
-        kind = curriculum.kind_at(iteration, critique=self.config.critique, schedule=self.config.critique_schedule)
-        return policy, generation.make_critic(self.config, writer, kind=kind)
+            writer = build_inference.make_http_writer(
+                self.config, self.model, self.parts.http_critic, iteration=iteration
+            )
+        kind = schedule.kind_at(iteration, critique=self.config.critique, schedule=self.config.critique_schedule)
+        return policy, build_inference.make_critic(self.config, writer, kind=kind)
 
     def _weights(self, state: TrainState) -> dict:
         """Returns the weights that generate: those that are trained, or the frozen ones with the adapters merged."""
@@ -200,7 +194,7 @@ class Loop:
         """Takes all questions through steps 1 to 3 at once: none waits for another."""
         endpoints = {"critic": self.parts.http_critic, "judge": self.pipeline.grader.judge}
         before = {whose: one.counts for whose, one in endpoints.items() if one}
-        with self.clock("rollout"), writers.at_work(policy, critic.writer) as engines:
+        with self.clock("rollout"), generators.at_work(policy, critic.writer) as engines:
             questions = [self._solve_one(policy, critic, q, problem) for q, problem in enumerate(problems)]
             solved = self.pipeline.run(questions, engines=engines, on_tick=on_tick)
             self.engine_stats = [engine.take_stats() for engine in engines]
@@ -282,12 +276,12 @@ class Loop:
 
     def _begin(self) -> TrainState:
         """Returns the state that the iterations start from: what the folder holds of it, or what a new run has."""
-        begun = beginning.resume(self.config, self.parts, self.learner.optimizer) if self.parts.resumed else None
+        begun = initial_state.resume(self.config, self.parts, self.learner.optimizer) if self.parts.resumed else None
         if self.parts.resumed:
             self._write(self.run.truncate_after, begun.progress.iteration - 1 if begun else -1)
         fresh = begun is None
         if fresh:
-            begun = beginning.start(
+            begun = initial_state.start(
                 self.config,
                 self.parts,
                 self.learner.optimizer,
@@ -299,18 +293,18 @@ class Loop:
         self.learner.base, self.learner.reference = begun.base, begun.reference
         if fresh:
             self._keep(begun.state, 0, always=True)
-        opening.compile_engines(self.config, self.parts, self._weights(begun.state), clock=self.clock)
+        open_run.compile_engines(self.config, self.parts, self._weights(begun.state), clock=self.clock)
         return begun.state
 
     def _evaluate(self, params, state: TrainState | None = None) -> tuple[dict | None, list[bool | None] | None]:
-        """Returns held-out metrics, and which questions are solved (`evaluation.solved`).
+        """Returns held-out metrics, and which questions are solved (`benchmark.solved`).
 
         `state` is what is saved where SIGTERM comes meanwhile; None before there is any.
         """
         c = self.config
         if not self.parts.eval_problems:
             return None, None
-        with self.clock("evaluate"), journal.evaluating() as bar:
+        with self.clock("evaluate"), log.evaluating() as bar:
             result, groups = evaluate(
                 self.model,
                 params,
@@ -330,7 +324,7 @@ class Loop:
     def _log(self, iteration: int, done: Done, state: TrainState) -> dict:
         """Writes and returns an iteration's metrics, and writes its samples."""
         c = self.config
-        row = journal.metrics_row(
+        row = log.metrics_row(
             done.responses, done.refinements, done.kept, self.counts, done.stats, self.engine_stats,
             refines=c.refine != "none", pass_threshold=c.pass_threshold,
             model=self.model.config, adapters=self.learner.base is not None,
@@ -338,7 +332,7 @@ class Loop:
         row |= {"learning_rate": self.learner.learning_rate(int(state.step)), "step_time": done.seconds}
         if iteration == 0:
             self.progress.all_failed_start = row["frac_all_wrong"]
-        self.progress.num_tokens += journal.sampled_tokens(done.responses, done.refinements, self.counts)
+        self.progress.num_tokens += log.sampled_tokens(done.responses, done.refinements, self.counts)
         generated = sum(stats.tokens for stats in self.engine_stats)
         if c.eval.every and (iteration + 1) % c.eval.every == 0:
             # Stopped here, the iteration is done all the same: it is saved, without this, when the next one begins.
@@ -348,8 +342,8 @@ class Loop:
             except Stopped:
                 pass
             except GradingError as error:
-                journal.say(f"the evaluation after iteration {iteration} is left out: {error}")
-        row |= {"step": iteration, "num_tokens": self.progress.num_tokens, "num_compilations": runtime.compilations()}
+                log.say(f"the evaluation after iteration {iteration} is left out: {error}")
+        row |= {"step": iteration, "num_tokens": self.progress.num_tokens, "num_compilations": processes.compilations()}
         row |= self.clock.take({"rollout": generated, "update": row["tokens_trained"]})
         devices = self.model.mesh.devices
         row |= metrics.update_speed(
@@ -360,7 +354,7 @@ class Loop:
         )
         self._write(self.run.append_metrics, row)
         if iteration % c.samples_every == 0:
-            lines = journal.sample_lines(
+            lines = log.sample_lines(
                 iteration, done.problems, done.responses, done.refinements,
                 num=c.samples_per_iteration, critiques_shown=done.critiques_shown,
             )  # fmt: skip
@@ -369,8 +363,8 @@ class Loop:
 
     def _write(self, function: Callable, *args, **kw) -> None:
         """Calls what writes text: on process 0 alone, and all fail where it does."""
-        with runtime.agree(f"writing {self.run.path}"):
-            if runtime.is_first():
+        with processes.agree(f"writing {self.run.path}"):
+            if processes.is_first():
                 function(*args, **kw)
 
     def _stop_if_asked(self, state: TrainState | None) -> None:
@@ -400,11 +394,9 @@ class Loop:
         after, solved_after = self._evaluate(self._weights(state), state)
         self.parts.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self.since
-        summary = journal.summary(self.progress, updates=int(state.step), after=after, solved_after=solved_after)
+        summary = log.summary(self.progress, updates=int(state.step), after=after, solved_after=solved_after)
         self._write(self.run.write_summary, summary)
-        journal.say(
-            f"{journal.table(summary)}metrics, samples, checkpoints and summary are in {self.run.path}", sys.stdout
-        )
+        log.say(f"{log.table(summary)}metrics, samples, checkpoints and summary are in {self.run.path}", sys.stdout)
 
 
 if __name__ == "__main__":

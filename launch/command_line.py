@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cgrpo_jax import cli
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import cli
 
 # What launchers ask a training run to exit with that SIGTERM stopped: after a preemption it has not finished.
 STOPPED_STATUS = 75

@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 
 import tpus
 
-from cgrpo_jax import checks, cli, sharding, topology
-from cgrpo_jax import config as config_lib
+import cgrpo_jax
+from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.planning import tpu_topology
+from cgrpo_jax.runs import cli, validate
+from cgrpo_jax.runs import config as config_lib
 
 PACKAGE = "cgrpo_jax"
 # The programs that run on a slice with a configuration, and the flags of each beside --config and --workdir.
@@ -111,8 +114,8 @@ def _check_run(program: str, arguments: Sequence[str], *, where: tpus.Slice, roo
     try:
         with contextlib.chdir(root):
             config = cli.parse(arguments, flags=flags, require=("config", "workdir"))["config"]
-        checks.check(config)
-        devices = where.chips * topology.CHIPS[where.name.partition(":")[0]].devices_per_chip
+        validate.check(config)
+        devices = where.chips * tpu_topology.CHIPS[where.name.partition(":")[0]].devices_per_chip
         mesh = config.mesh
         sharding.make_mesh(replica=mesh.replica, fsdp=mesh.fsdp, tensor=mesh.tensor, devices=range(devices))
     except UserError as error:
@@ -144,7 +147,7 @@ def _program(command: Sequence[str]) -> tuple[str, Sequence[str]]:
     for at, (flag, module) in enumerate(zip(command, command[1:], strict=False)):
         package, _, name = module.partition(".")
         if flag == "-m" and package == PACKAGE:
-            files = pathlib.Path(cli.__file__).parent.glob("*.py")
+            files = pathlib.Path(cgrpo_jax.__file__).parent.glob("*.py")
             programs = sorted(file.stem for file in files if "\n    cli.run(" in file.read_text(encoding="utf-8"))
             if name not in programs:
                 close = config_lib.suggestion(name, programs, f"{PACKAGE}.")

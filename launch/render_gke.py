@@ -35,8 +35,8 @@ import command_line
 import preflight
 import tpus
 
-from cgrpo_jax import cli
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TEMPLATE = pathlib.Path(__file__).with_name("gke_jobset.yaml")

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 import study_report
 
-from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.rundir import RunDir
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs.run_dir import RunDir
 
 TRAIN = (sys.executable, "-m", "cgrpo_jax.train")
 _mine = threading.local()  # the slot of a thread

@@ -24,9 +24,9 @@ from typing import Any
 import runner
 import study_report
 
-from cgrpo_jax import cli
-from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import cli
+from cgrpo_jax.runs import config as config_lib
 
 WARM_START = "warm_start"
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cgrpo_jax.rundir import RunDir, write_atomically
+from cgrpo_jax.runs.run_dir import RunDir, write_atomically
 
 # Numbers of a row: heading, path in summary.json, unit, decimals.
 COLUMNS = (

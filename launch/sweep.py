@@ -35,10 +35,10 @@ import runner
 import study_report
 import tpu_pod
 
-from cgrpo_jax import checks, cli
-from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.rundir import RunDir, write_atomically
+from cgrpo_jax.runs import cli, validate
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs.run_dir import RunDir, write_atomically
 
 TPU_POD = (sys.executable, str(pathlib.Path(__file__).with_name("tpu_pod.py")))
 COLUMNS = (("pass@1 before", ("eval_before", "pass@1"), 1, 3), *study_report.COLUMNS)
@@ -102,7 +102,7 @@ def plan(sweep: Mapping, workdir: pathlib.Path) -> list[Point]:
         config = config_lib.load(sweep["config"])
         config_lib.override(config, changes)
         try:
-            checks.check(config)
+            validate.check(config)
         except UserError as error:
             raise UserError(f"point {name}: {error}") from error
         folder = workdir / name

@@ -43,8 +43,8 @@ import command_line
 import preflight
 import tpus
 
-from cgrpo_jax import cli
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ARCHIVE = "cgrpo_jax.tar.gz"

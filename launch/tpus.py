@@ -8,8 +8,8 @@ import dataclasses
 import math
 import re
 
-from cgrpo_jax import config as config_lib
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import config as config_lib
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")

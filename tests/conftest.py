@@ -25,10 +25,10 @@ if not importlib.util.find_spec("libtpu"):
 def one_device():
     import small_mesh
 
-    from cgrpo_jax import assemble  # after JAX has been told of the devices
+    from cgrpo_jax.runs import build_model  # after JAX has been told of the devices
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assemble, "make_mesh", small_mesh.make)
+        patch.setattr(build_model, "make_mesh", small_mesh.make)
         yield
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from test_prompts import CHAINS, arithmetic_tokenizer, make
 
-from cgrpo_jax import arithmetic, rewards, rollout
+from cgrpo_jax import rollout
+from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.errors import GradingError, UserError
-from cgrpo_jax.pipeline import Pipeline
+from cgrpo_jax.inference.generators import Writer
+from cgrpo_jax.inference.orchestrator import Pipeline
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage
+from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.rollout import Critic, critique, refine, to_refine
-from cgrpo_jax.writers import Writer
 
 TOKENIZER = arithmetic_tokenizer()
 PROMPTS = make(TOKENIZER, **CHAINS)
@@ -72,10 +74,10 @@ def key_of(index):
 
 
 def grade_traces(texts, problem):
-    """Grades at once: what `pipeline.grade` does with workers."""
+    """Grades at once: what `orchestrator.grade` does with workers."""
 
     async def graded():
-        return rewards.grade("trace", texts, [problem.answer] * len(texts))
+        return grader_lib.grade("trace", texts, [problem.answer] * len(texts))
 
     return graded()
 
@@ -414,7 +416,10 @@ def test_a_response_without_a_verdict_accepts_any_critique_that_can_be_read():
 
 def test_a_grade_that_has_failed_is_no_verdict():
     async def grade(texts, problem):
-        return [rewards.Grade(0.0, None, "judge failed: timeout", failed=True), rewards.Grade(0.0, "1", "not equal")]
+        return [
+            grader_lib.Grade(0.0, None, "judge failed: timeout", failed=True),
+            grader_lib.Grade(0.0, "1", "not equal"),
+        ]
 
     (scored,) = Pipeline().run([rollout.score(group(0, 0.0, 0.0), PROBLEMS[0], grade)])
     assert [(one.reward, one.ungraded) for one in scored] == [(0.0, True), (0.0, False)]

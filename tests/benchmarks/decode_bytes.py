@@ -14,8 +14,9 @@ import math
 import pathlib
 import sys
 
-from cgrpo_jax import config as config_lib
-from cgrpo_jax import costs, decoding, planning, programs
+from cgrpo_jax.inference import kv_cache
+from cgrpo_jax.planning import costs, planner, programs
+from cgrpo_jax.runs import config as config_lib
 
 MOVED, TEMPORARIES = 1.25, 0.05
 
@@ -24,21 +25,21 @@ def measure(config: str, topology: str, num_slots: int) -> list[dict]:
     """Returns the measurements of one number of slots, each with its target if it has one."""
     c = config_lib.load(config)
     c.num_slots = num_slots or c.num_slots
-    planned = planning.Planner(config_lib.freeze(c), topology).programs
+    planned = planner.Planner(config_lib.freeze(c), topology).programs
     call = next(one for one in planned.calls if one.name == "decode")
     weights, state = call.args[:2]
     tokens, blocks = call.trips
     half = math.ceil(blocks / 2)
     program = costs.compile_for(
-        call.function, call.args, call.keywords, kernel_cost=planning.kernel_cost, unknown_trips=(tokens, half),
+        call.function, call.args, call.keywords, kernel_cost=planner.kernel_cost, unknown_trips=(tokens, half),
         count_moved=True,
     )  # fmt: skip
     if not program.fits:
         sys.exit(f"{c.num_slots} slots need {program.needed_bytes / 2**30:.2f} GiB, more than {topology} has.")
     read = {name: leaf for name, leaf in weights.items() if name != "embed" or "unembed" not in weights}
     cache = programs.Buffer("kv_cache", state.cache).bytes
-    room = decoding.cache_length(call.keywords["settings"].length, split=False)
-    must = programs.Buffer("weights", read).bytes + cache * min(half * decoding.READ_STACKED, room) / room
+    room = kv_cache.cache_length(call.keywords["settings"].length, split=False)
+    must = programs.Buffer("weights", read).bytes + cache * min(half * kv_cache.READ_STACKED, room) / room
     moved = program.moved_bytes / tokens
     workload = f"{config}, {topology}, {c.num_slots} slots of {room} tokens, half full"
     found = [

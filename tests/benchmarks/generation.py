@@ -50,11 +50,13 @@ from workloads import (
     permitted_gain,
 )
 
-from cgrpo_jax import decoding, forward, layouts, sampling, sharding, slots
-from cgrpo_jax import model as model_lib
-from cgrpo_jax.engine import Engine
+from cgrpo_jax import sharding
+from cgrpo_jax.inference import kv_cache, sampling, slots, weights
+from cgrpo_jax.inference.engine import Engine
+from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.models import params as params_lib
+from cgrpo_jax.models import transformer
 from cgrpo_jax.records import RowIndex
-from cgrpo_jax.scheduler import Request
 
 
 @dataclasses.dataclass
@@ -90,7 +92,7 @@ class Bench:
 
     def settings(self, num_slots: int, new: int, chunk: int = 64) -> slots.Settings:
         """Returns what the programs of `engine` are compiled for, to call them alone."""
-        length, split = self.work.prompt + new, layouts.splits(self.mesh)
+        length, split = self.work.prompt + new, weights.splits(self.mesh)
         return slots.Settings(self.work.config, self.mesh, (), num_slots, length, chunk, "float32", split)
 
     def prompts(self, number: int) -> list[np.ndarray]:
@@ -331,7 +333,7 @@ def prefill_timer(bench: Bench, settings: slots.Settings, number: int) -> Callab
 def part_timers(bench: Bench, settings: slots.Settings) -> dict[str, Callable[[], float]]:
     """Returns what measures the seconds of a step's layers, unembedding and sampling, and of its matrix products."""
     params, config, S = bench.params, settings.config, settings.num_slots
-    layers = params["layers"] if settings.split else decoding.split_layers(params)["layers"]
+    layers = params["layers"] if settings.split else kv_cache.split_layers(params)["layers"]
     hidden_SD = jnp.asarray(np.random.default_rng(0).standard_normal((S, config.embed_dim), np.float32))
     place_S, live_S = np.full(S, bench.work.prompt, np.int32), np.ones(S, bool)
 
@@ -348,11 +350,13 @@ def part_timers(bench: Bench, settings: slots.Settings) -> dict[str, Callable[[]
 
     # The results take the buffers of the last ones: new memory would cost time.
     multiply = jax.jit(lambda _, *given: products(*given), donate_argnums=0, keep_unused=True)
-    unembed = jax.jit(lambda _, *given: forward.logits(*given), static_argnums=2, donate_argnums=0, keep_unused=True)
-    given = layers, forward.unembedding(params, config), hidden_SD
-    advance = jax.jit(decoding.step, static_argnums=1, donate_argnums=2)
+    unembed = jax.jit(
+        lambda _, *given: transformer.logits(*given), static_argnums=2, donate_argnums=0, keep_unused=True
+    )
+    given = layers, transformer.unembedding(params, config), hidden_SD
+    advance = jax.jit(kv_cache.step, static_argnums=1, donate_argnums=2)
     draw = jax.jit(sampling.sample)
-    logits_SV, keys_S = forward.logits(params, config, hidden_SD), jax.random.split(jax.random.key(0), S)
+    logits_SV, keys_S = transformer.logits(params, config, hidden_SD), jax.random.split(jax.random.key(0), S)
     return {
         "layers": timer(
             lambda out: advance(params, config, out[1], np.ones_like(place_S), place_S, live_S),
@@ -379,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     only = given.only.split(",")
     work, mesh = WORKLOADS[given.shape], sharding.one_device()
-    params = layouts.split_if_needed(model_lib.init_params(work.config, seed=0), config=work.config, mesh=mesh)
+    params = weights.split_if_needed(params_lib.init_params(work.config, seed=0), config=work.config, mesh=mesh)
     peers = dict(peer.partition("=")[::2] for peer in given.peer)
 
     def wanted(name: str) -> bool:

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 
 from report import progress, row, table
 
-from cgrpo_jax.rewards import Grader
+from cgrpo_jax.rewards.grader import Grader
 
 TARGET = 1.7  # times the speed of one plain process, on two cores
 THREAD_MS = 2.0  # at most, of the calling thread a response

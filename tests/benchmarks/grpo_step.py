@@ -21,10 +21,14 @@ import numpy as np
 from report import progress
 from workloads import UPDATES, UpdateWorkload
 
-from cgrpo_jax import layouts, model, optimizer, rollout, runtime, sharding, update
-from cgrpo_jax.engine import Engine
+from cgrpo_jax import rollout, sharding
+from cgrpo_jax.inference import weights as weights_lib
+from cgrpo_jax.inference.engine import Engine
+from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import Author, Rollout, RowIndex, TrainState
-from cgrpo_jax.scheduler import Request
+from cgrpo_jax.runtime import processes
+from cgrpo_jax.training import optimizer, train_step
 
 _DTYPE = "float32"
 
@@ -54,8 +58,8 @@ class Steps:
 
     def begin(self) -> TrainState:
         config = self.work.config
-        shapes = sharding.placed(model.logical_axes(config), model.param_shapes(config), self.mesh)
-        params = model.init_params(config, seed=0, shardings=sharding.shardings_of(shapes))
+        shapes = sharding.placed(params_lib.logical_axes(config), params_lib.param_shapes(config), self.mesh)
+        params = params_lib.init_params(config, seed=0, shardings=sharding.shardings_of(shapes))
         return optimizer.init_state(params, self.optimizer)
 
     def step(self, state: TrainState, number: int) -> tuple[TrainState, dict[str, float]]:
@@ -64,12 +68,12 @@ class Steps:
         responses = self.respond(state, number)
         groups = rollout.train_rows(responses, [], scale_by_std=False)
         generated = time.monotonic()
-        state, _ = update.update(
+        state, _ = train_step.update(
             state,
             [row for group in groups for row in group],
             optimizer=self.optimizer,
             config=self.work.config,
-            settings=update.LossSettings(max_length=self.work.new),
+            settings=train_step.LossSettings(max_length=self.work.new),
             shape=shape(self.work, num_token_rows=1 if self.realistic else self.work.prompts),
             num_questions=len(groups),
             remat=self.remat,
@@ -87,8 +91,8 @@ class Steps:
         if self.realistic:
             lengths = rng.integers(work.shortest, work.new + 1, lengths.shape)
             lengths.flat[rng.integers(lengths.size)] = work.new
-        weights = layouts.to_generation(
-            state.params, config=work.config, mesh=self.mesh, dtype=_DTYPE, split=layouts.splits(self.mesh)
+        weights = weights_lib.to_generation(
+            state.params, config=work.config, mesh=self.mesh, dtype=_DTYPE, split=weights_lib.splits(self.mesh)
         )
         self.engine.begin(weights, seed=0, iteration=number)
         for q, prompt in enumerate(prompts):
@@ -117,10 +121,10 @@ class Steps:
         return responses
 
 
-def shape(work: UpdateWorkload, *, num_token_rows: int) -> update.PackShape:
+def shape(work: UpdateWorkload, *, num_token_rows: int) -> train_step.PackShape:
     """Returns packed batches of one group a token row, and room for its rows."""
     group = work.prompt - 1 + work.generations * work.new
-    return update.PackShape(num_token_rows, -(-group // 64) * 64, num_token_rows * work.generations)
+    return train_step.PackShape(num_token_rows, -(-group // 64) * 64, num_token_rows * work.generations)
 
 
 def peak_gib() -> float:
@@ -142,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=2)
     given = parser.parse_args(arguments)
-    runtime.start()  # as `train` does: how memory is kept is part of what is measured
+    processes.start()  # as `train` does: how memory is kept is part of what is measured
     steps = Steps(UPDATES[given.shape], remat=given.remat, realistic=given.realistic)
     state, rows = steps.begin(), []
     for number in range(given.warmup + given.steps):

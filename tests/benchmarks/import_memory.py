@@ -43,20 +43,22 @@ def make(folder: pathlib.Path, size: float) -> None:
     import ml_dtypes
     import numpy as np
 
-    from cgrpo_jax import families, hf, hf_export, model
+    from cgrpo_jax.models import params as params_lib
+    from cgrpo_jax.models.hf import config as hf_config
+    from cgrpo_jax.models.hf import export, load
 
     share = min(1.0, size / FULL_SIZE)
     settings = LLAMA_1B | {"num_hidden_layers": max(1, round(16 * share)), "vocab_size": max(8, round(128256 * share))}
     (folder / "config.json").write_text(json.dumps(settings))
-    config = families.read_config(folder)
+    config = hf_config.read_config(folder)
     noise = np.random.default_rng(0).standard_normal(1 << 20, np.float32).astype(ml_dtypes.bfloat16)
 
     def read(path):
-        shape = hf.at(model.param_shapes(config), path).shape
+        shape = load.at(params_lib.param_shapes(config), path).shape
         count = math.prod(shape)
         return jnp.asarray(np.resize(noise, count).reshape(shape))
 
-    hf_export.save_params(folder, config, read, dtype="bfloat16")
+    export.save_params(folder, config, read, dtype="bfloat16")
 
 
 def kilobytes(key: str) -> int:
@@ -68,13 +70,16 @@ def measure(folder: pathlib.Path) -> None:
     """Imports the checkpoint and writes what that took to standard output, as JSON."""
     import jax
 
-    from cgrpo_jax import families, hf, model, sharding
+    from cgrpo_jax import sharding
+    from cgrpo_jax.models import params as params_lib
+    from cgrpo_jax.models.hf import config as hf_config
+    from cgrpo_jax.models.hf import load
 
-    config = families.read_config(folder)
-    axes, shapes = model.logical_axes(config), model.param_shapes(config)
+    config = hf_config.read_config(folder)
+    axes, shapes = params_lib.logical_axes(config), params_lib.param_shapes(config)
     shardings = sharding.param_shardings(axes, shapes, sharding.make_mesh())  # over the width, as in training
     before, began = kilobytes("VmRSS"), time.monotonic()
-    params = hf.load_params(folder, config, shardings=shardings)
+    params = load.load_params(folder, config, shardings=shardings)
     arrays = jax.tree.leaves(jax.block_until_ready(params))
     found = {
         "seconds": time.monotonic() - began,

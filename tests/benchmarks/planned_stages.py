@@ -16,7 +16,7 @@ import pathlib
 import sys
 from collections.abc import Mapping
 
-from cgrpo_jax import config as config_lib
+from cgrpo_jax.runs import config as config_lib
 
 COUNTED = ("prefill", "critique_prefill", "refine_prefill", "decode", "update")
 

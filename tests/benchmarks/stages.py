@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cgrpo_jax import pipeline
-from cgrpo_jax.engine import Engine, Sampled, Stats
-from cgrpo_jax.pipeline import Pipeline, together
+from cgrpo_jax.inference import orchestrator
+from cgrpo_jax.inference.engine import Engine, Sampled, Stats
+from cgrpo_jax.inference.orchestrator import Pipeline, together
+from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex, Stage
-from cgrpo_jax.scheduler import Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def listed_steps(work: Iteration, num_slots: int, *, barriers: bool) -> int:
 
 async def _write(engine: Engine, prompt: np.ndarray, index: RowIndex, length: int) -> Sampled:
     request = Request(prompt, [index], length)
-    (sampled,) = await pipeline.write(engine, request)
+    (sampled,) = await orchestrator.write(engine, request)
     return sampled
 
 

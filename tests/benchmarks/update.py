@@ -10,7 +10,7 @@ the least and the greatest; what is compared is measured in turn, so a ratio is 
                  most memory that its process held, against peers'
     realistic    the same with responses of 20 to 64 tokens, and half of the groups without a difference in reward; the
                  peers, which compute all rows at full length, as they are in `step`
-    machine      model FLOPs of an update (cgrpo_jax/flops.py) in a second, against those of a large matrix product
+    machine      model FLOPs of an update (cgrpo_jax/training/flops.py) in a second, against those of a large matrix product
     memory       what the compiled output layer, loss and gradients, needs beside arguments and results, against whole
                  logits, and how that grows with the vocabulary
     growth       time and temporaries of an update against tokens, vocabulary, depth and width of a small model: the
@@ -53,8 +53,12 @@ from workloads import (
     UpdateWorkload,
 )
 
-from cgrpo_jax import flops, logprobs, model, optimizer, runtime, sharding, update
+from cgrpo_jax import sharding
+from cgrpo_jax.models import logprobs
+from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import TrainRow
+from cgrpo_jax.runtime import processes
+from cgrpo_jax.training import flops, optimizer, train_step
 
 _STEP = pathlib.Path(__file__).with_name("grpo_step.py")
 
@@ -79,9 +83,9 @@ class Bench:
     pairs: int
     peers: dict[str, str]
     wanted: Callable[[str], bool]
-    made: dict[tuple[model.ModelConfig, int], "Update"] = dataclasses.field(default_factory=dict)
+    made: dict[tuple[params_lib.ModelConfig, int], "Update"] = dataclasses.field(default_factory=dict)
 
-    def update(self, config: model.ModelConfig, groups: int) -> "Update":
+    def update(self, config: params_lib.ModelConfig, groups: int) -> "Update":
         """Returns an update of a model with so many groups, which has run twice."""
         if (config, groups) not in self.made:
             self.made[config, groups] = one = Update(config, self.work, groups=groups, remat=self.remat)
@@ -179,23 +183,23 @@ class Update:
       config: the model.
       work: lengths of prompts and responses, responses of a prompt.
       groups: prompts, each with its responses in a token row of its own.
-      remat: as `update.update` takes it.
+      remat: as `train_step.update` takes it.
 
     Attributes:
       flops: of its model, known once it has been called.
       temporaries: bytes, of the greatest program that the first call compiled.
     """
 
-    def __init__(self, config: model.ModelConfig, work: UpdateWorkload, *, groups: int, remat: str):
+    def __init__(self, config: params_lib.ModelConfig, work: UpdateWorkload, *, groups: int, remat: str):
         self.config, self.mesh = config, sharding.one_device()
         self.optimizer = optimizer.make_optimizer(learning_rate=1e-6)
-        shapes = sharding.placed(model.logical_axes(config), model.param_shapes(config), self.mesh)
-        params = model.init_params(config, seed=0, shardings=sharding.shardings_of(shapes))
+        shapes = sharding.placed(params_lib.logical_axes(config), params_lib.param_shapes(config), self.mesh)
+        params = params_lib.init_params(config, seed=0, shardings=sharding.shardings_of(shapes))
         self.state = optimizer.init_state(params, self.optimizer)
         self.rows = random_rows(config.vocab_size, work, groups=groups)
         self.keywords = dict(
             config=config,
-            settings=update.LossSettings(max_length=work.new),
+            settings=train_step.LossSettings(max_length=work.new),
             shape=shape(work, num_token_rows=groups),
             num_questions=groups,
             remat=remat,
@@ -212,7 +216,7 @@ class Update:
 
     def __call__(self) -> float:
         began = time.monotonic()
-        self.state, stats = update.update(self.state, self.rows, optimizer=self.optimizer, **self.keywords)
+        self.state, stats = train_step.update(self.state, self.rows, optimizer=self.optimizer, **self.keywords)
         jax.block_until_ready(self.state)
         seconds = time.monotonic() - began
         self.flops = flops.of_update(
@@ -222,7 +226,7 @@ class Update:
 
     def gradient_timer(self) -> Callable[[], float]:
         """Returns what measures the seconds of the gradients alone."""
-        return timer(lambda: update.accumulate_gradients(self.state.params, self.rows, **self.keywords)[0])
+        return timer(lambda: train_step.accumulate_gradients(self.state.params, self.rows, **self.keywords)[0])
 
 
 def random_rows(vocab: int, work: UpdateWorkload, *, groups: int) -> list[TrainRow]:
@@ -319,7 +323,7 @@ def bytes_a_token(tokens: int, vocab: int, width: int) -> float:
 # --- growth -------------------------------------------------------------------------------------------------------
 
 
-def grown(config: model.ModelConfig, groups: int, what: str, factor: int) -> tuple[model.ModelConfig, int]:
+def grown(config: params_lib.ModelConfig, groups: int, what: str, factor: int) -> tuple[params_lib.ModelConfig, int]:
     """Returns a model and a number of groups with one of their sizes multiplied."""
     names = {
         "tokens": (),
@@ -386,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return any(name.startswith(one) or one.startswith(f"{name}/") for one in only)
 
     peers = dict(peer.partition("=")[::2] for peer in given.peer)
-    runtime.start()  # as `train` does: how memory is kept is part of what is measured
+    processes.start()  # as `train` does: how memory is kept is part of what is measured
     bench = Bench(UPDATES[given.shape], given.shape, given.remat, given.pairs, peers, wanted)
     found = [one for section in SECTIONS for one in section(bench) if any(one["name"].startswith(n) for n in only)]
     print(table(found))

@@ -16,7 +16,7 @@ import pathlib
 import subprocess
 import sys
 
-from cgrpo_jax import config as config_lib
+from cgrpo_jax.runs import config as config_lib
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 WITHIN = 0.03

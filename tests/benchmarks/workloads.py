@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cgrpo_jax import model as model_lib
+from cgrpo_jax.models import params as params_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Workload:
       questions, responses, critique: of an iteration in stages; tokens of a critique.
     """
 
-    config: model_lib.ModelConfig
+    config: params_lib.ModelConfig
     prompt: int = 64
     new: int = 64
     batches: tuple[tuple[int, int], ...] = ((4, 4), (16, 4))
@@ -38,8 +38,8 @@ class Workload:
     critique: int = 30
 
 
-def _shape(vocab: int, layers: int, width: int, heads: int, kv_heads: int, mlp: int) -> model_lib.ModelConfig:
-    return model_lib.ModelConfig(
+def _shape(vocab: int, layers: int, width: int, heads: int, kv_heads: int, mlp: int) -> params_lib.ModelConfig:
+    return params_lib.ModelConfig(
         vocab_size=vocab,
         num_layers=layers,
         embed_dim=width,
@@ -74,8 +74,8 @@ class UpdateWorkload:
       small, factors: the model from which growth is measured, and by what its sizes are multiplied.
     """
 
-    config: model_lib.ModelConfig
-    small: model_lib.ModelConfig
+    config: params_lib.ModelConfig
+    small: params_lib.ModelConfig
     prompt: int = 64
     new: int = 64
     prompts: int = 4

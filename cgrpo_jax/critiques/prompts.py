@@ -1,0 +1,108 @@
+"""The three prompts of Critique-GRPO as token ids: answer a question, critique an answer, refine it.
+
+All three are user turns framed by the model's chat template, so they end in the same generation prefix: that is what
+lets a refinement, sampled after the refine prompt, be trained as an answer to the question alone.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from cgrpo_jax.critiques import texts
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf.tokenizer import Tokenizer
+
+_CUT = "\n[...]\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Builds prompts for one model.
+
+    Attributes:
+      tokenizer: the model's.
+      system: system turn; empty for none.
+      question: template of the question turn, with `{question}`.
+      critique, critique_with_answer: templates of the critique turn, with `{question}`, `{response}` (and `{answer}`).
+      refine, refine_without_critique: templates of the refine turn, with `{question}`, `{response}` (and `{critique}`).
+      max_prompt_length, max_critique_prompt_length, max_refinement_prompt_length: limits in tokens.
+    """
+
+    tokenizer: Tokenizer
+    max_prompt_length: int
+    max_critique_prompt_length: int
+    max_refinement_prompt_length: int
+    system: str = ""
+    question: str = "{question}"
+    critique: str = texts.CRITIQUE_PROMPT
+    critique_with_answer: str = texts.CRITIQUE_PROMPT_WITH_ANSWER
+    refine: str = texts.REFINE_PROMPT
+    refine_without_critique: str = texts.REFINE_PROMPT_WITHOUT_CRITIQUE
+
+    def __post_init__(self):
+        texts.check_template(self.question, ("question",))
+        texts.check_template(self.critique, ("question", "response"))
+        texts.check_template(self.critique_with_answer, ("question", "response", "answer"))
+        texts.check_template(self.refine, ("question", "response", "critique"))
+        texts.check_template(self.refine_without_critique, ("question", "response"))
+
+    def for_question(self, question: str) -> np.ndarray:
+        """Returns the prompt that asks a question; never cut (a question over the limit is dropped at load time)."""
+        return self._ids(texts.fill(self.question, question=question))
+
+    def for_critique(self, question: str, response: str, answer: str | None) -> tuple[np.ndarray, bool]:
+        """Returns the prompt that asks for a critique (with the reference answer if given), and whether it was cut."""
+        template = self.critique if answer is None else self.critique_with_answer
+        fields = {"question": question, "response": response} | ({} if answer is None else {"answer": answer})
+        return self._fitted(template, fields, ("response",), "max_critique_prompt_length")
+
+    def critique_message(self, question: str, response: str, answer: str | None) -> tuple[str, bool]:
+        """Returns the user's turn of `for_critique` as text, for a model with a tokenizer and template of its own."""
+        template = self.critique if answer is None else self.critique_with_answer
+        fields = {"question": question, "response": response} | ({} if answer is None else {"answer": answer})
+        fields, cut = self._fitting(template, fields, ("response",), "max_critique_prompt_length")
+        return texts.fill(template, **fields), cut
+
+    def for_refinement(self, question: str, response: str, critique: str | None) -> tuple[np.ndarray, bool]:
+        """Returns the prompt that asks for a refinement (without a critique if None), and whether it was cut."""
+        template = self.refine_without_critique if critique is None else self.refine
+        fields = {"question": question, "response": response} | ({} if critique is None else {"critique": critique})
+        # A sampled critique can take more tokens when its text is encoded again than it had when it was sampled.
+        cuttable = ("response",) if critique is None else ("response", "critique")
+        return self._fitted(template, fields, cuttable, "max_refinement_prompt_length")
+
+    def _ids(self, content: str) -> np.ndarray:
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        return np.asarray(self.tokenizer.chat_ids([*messages, {"role": "user", "content": content}]), np.int32)
+
+    def _fitted(self, template: str, fields: dict, cuttable: Sequence[str], key: str) -> tuple[np.ndarray, bool]:
+        """Fills the template; where that is too long, the fields named are cut in their middle, the first one first.
+
+        `key` names the limit.
+        """
+        fields, cut = self._fitting(template, fields, cuttable, key)
+        return self._ids(texts.fill(template, **fields)), cut
+
+    def _fitting(self, template: str, fields: dict, cuttable: Sequence[str], key: str) -> tuple[dict, bool]:
+        """Returns the fields as they fit the limit, and whether one was cut."""
+        limit = getattr(self, key)
+        ids = self._ids(texts.fill(template, **fields))
+        if len(ids) <= limit:
+            return fields, False
+        marker = self.tokenizer.encode(_CUT)
+        for name in cuttable:
+            pieces = self.tokenizer.encode(fields[name])
+            room = len(pieces)
+            # Encoding the shortened text again may take a few tokens more than the cut promised.
+            while room > 0:
+                room = max(0, room - (len(ids) - limit))
+                shortened = self.tokenizer.decode(texts.cut_middle(pieces, room, marker))
+                fields = fields | {name: shortened}
+                ids = self._ids(texts.fill(template, **fields))
+                if len(ids) <= limit:
+                    return fields, True
+        raise UserError(
+            f"a prompt needs {len(ids)} tokens with nothing left of its {' and '.join(cuttable)}; {key} is {limit}; "
+            "raise it."
+        )

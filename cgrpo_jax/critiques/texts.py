@@ -1,0 +1,201 @@
+"""Critiques as text: verdicts, rule-written critiques, prompts for critics and refiners."""
+
+import re
+from collections.abc import Sequence
+
+from cgrpo_jax.critiques.step_check.equations import StepError
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.rewards.sandbox.values import EXPECTED
+
+CRITIQUE_PROMPT = """\
+Below are a problem and somebody's solution of it. Judge whether the solution is right.
+
+Problem:
+{question}
+
+Solution:
+{response}
+
+Go through the solution one step at a time. For each step say whether it follows, and if it does not, what is wrong \
+with it and how it could be mended. Then give your verdict on the final answer. Your last line must be exactly \
+"Conclusion: right [END]" or exactly "Conclusion: wrong [END]"."""
+
+CRITIQUE_PROMPT_WITH_ANSWER = """\
+Below are a problem, its correct final answer, and somebody's solution of it. Judge whether the solution is right.
+
+Problem:
+{question}
+
+Correct final answer:
+{answer}
+
+Solution:
+{response}
+
+Go through the solution one step at a time. For each step say whether it follows, and if it does not, what is wrong \
+with it and how it could be mended. Then compare the solution's final answer with the correct one. Your last line \
+must be exactly "Conclusion: right [END]" or exactly "Conclusion: wrong [END]"."""
+
+REFINE_PROMPT = """\
+Solve the problem below. To help you, there is an attempt at it and an assessment of that attempt; use what is \
+right in them and mend what is wrong.
+
+Problem:
+{question}
+
+Attempt:
+{response}
+
+Assessment:
+{critique}
+
+Now write a new, complete solution of the problem, ending in its final answer. It must stand on its own: somebody \
+who has seen only the problem will read it, so mention neither the attempt nor the assessment."""
+
+REFINE_PROMPT_WITHOUT_CRITIQUE = """\
+Solve the problem below. There is an attempt at it, which may be wrong; use what is right in it and mend what is wrong.
+
+Problem:
+{question}
+
+Attempt:
+{response}
+
+Now write a new, complete solution of the problem, ending in its final answer. It must stand on its own: somebody \
+who has seen only the problem will read it, so do not mention the attempt."""
+
+_VERDICT = re.compile(r"Conclusion:\s*(right|correct|wrong|incorrect)\b[.\s]*\[END\]", re.IGNORECASE)
+
+
+def parse_verdict(text: str) -> bool | None:
+    """The verdict of a critique: True for right, False for wrong, None if there is none or the text contradicts itself.
+
+    Example:
+      >>> parse_verdict("Step 2 does not follow. Conclusion: wrong [END]")
+      False
+    """
+    verdicts = {word.lower() in ("right", "correct") for word in _VERDICT.findall(text)}
+    return verdicts.pop() if len(verdicts) == 1 else None
+
+
+def _conclude(passed, *sentences):
+    return " ".join([*filter(None, sentences), f"Conclusion: {'right' if passed else 'wrong'} [END]"])
+
+
+def indicative(
+    passed: bool,
+    *,
+    answer: str | None = None,
+    right_text: str = "The answer is right.",
+    wrong_text: str = "The answer is wrong.",
+    answer_text: str = "The correct answer is {answer}.",
+) -> str:
+    """A critique that says only right or wrong, and with `answer` (`indicative_gt`) also the correct answer.
+
+    Example:
+      >>> indicative(False, answer="12")
+      'The answer is wrong. The correct answer is 12. Conclusion: wrong [END]'
+    """
+    told = None if answer is None else fill(answer_text, answer=answer)
+    return _conclude(passed, right_text if passed else wrong_text, told)
+
+
+def execution(passed: bool, error: StepError | None, *, reveal_value: bool = True) -> str:
+    """A critique grounded in running the response's arithmetic: names the first step that does not hold.
+
+    Example:
+      >>> execution(False, first_false_equation("7*8=56 6+6=13"))
+      'Step 2 is wrong: 6+6=12, not 13. Conclusion: wrong [END]'
+    """
+    if error is None:
+        holds = "Every step that can be checked holds"
+        return _conclude(passed, f"{holds}." if passed else f"{holds}, but the answer is wrong.")
+    left, _, right = error.text.partition("=")
+    if not reveal_value:
+        step = f"Step {error.step} is wrong: {error.text} does not hold"
+    else:
+        # "13 = 6 + 6" is turned round; the value is always compared with the side that has to be worked out.
+        worked = right if left.strip() == error.given else left
+        gap = " " if left.endswith(" ") or right.startswith(" ") else ""
+        step = f"Step {error.step} is wrong: {worked.strip()}{gap}={gap}{error.expected}, not {error.given}"
+    return _conclude(passed, f"{step}, but the answer is right." if passed else f"{step}.")
+
+
+def of_tests(passed: bool, feedback: str, *, reveal_value: bool = True) -> str:
+    """A critique grounded in running the response's program: what the grader says of the first test that fails.
+
+    Args:
+      passed: the verdict.
+      feedback: the grader's reason. Program and exceptions are quoted in it, so it may hold anything.
+      reveal_value: also tell what was expected.
+
+    Example:
+      >>> of_tests(False, "Test 1 of 1 fails: add(1, 2) returns -1. Tests passed: 0 of 1.\nExpected: 3")
+      'Test 1 of 1 fails: add(1, 2) returns -1. Tests passed: 0 of 1. Expected: 3. Conclusion: wrong [END]'
+    """
+    said, _, expected = re.sub(r"\[(?=END\])", "", feedback, flags=re.IGNORECASE).partition(EXPECTED)
+    said = said.strip().removesuffix(".") or f"The tests {'' if passed else 'do not '}pass"
+    told = f"Expected: {expected.strip()}." if reveal_value and expected else None
+    return _conclude(passed, f"{said[0].upper()}{said[1:]}.", told)
+
+
+_MENTION = re.compile(
+    r"""\b(?:the|this|that|your|above|provided|given)\s+(?:critique|critic|feedback|assessment|reviewer|evaluation)\b
+    |\bcritiques?\b(?=\s+(?:says?|said|points?|pointed|above|provided|is|was|correctly|identif\w+))
+    |\b(?:based\s+on|per|according\s+to|thanks\s+to|following)\s+(?:the\s+|your\s+)?(?:critique|feedback|assessment)\b
+    |\b(?:as|you|was|were|been|correctly)\s+pointed\s+out\b
+    |\b(?:my|your|the|an|this|our|in)\s+(?:previous|earlier|prior|initial|original|above)\s+
+      (?:\w+\s+)?(?:answers?|attempts?|responses?|solutions?|reasoning)\b(?!\s+(?:times?|rates?)\b)
+    |\b(?:previous|earlier|prior)\s+(?:attempt|response)s?\b(?!\s+(?:times?|rates?)\b)
+    |\b(?:the|this|that)\s+attempt\b
+    |\b(?:i|we)\s+(?:previously|earlier)\s+(?:said|wrote|answered|claimed|made|computed|calculated)\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def mentions_critique(text: str) -> bool:
+    """Does a refinement speak of the critique or of an earlier attempt, which its reader has not seen?"""
+    return _MENTION.search(text) is not None
+
+
+def cut_middle(ids: Sequence[int], limit: int, marker: Sequence[int]) -> list[int]:
+    """Cuts a sequence to `limit` tokens by replacing its middle by `marker` (dropped where it would not fit).
+
+    Example:
+      >>> cut_middle([1, 2, 3, 4, 5, 6, 7], 5, [0])
+      [1, 2, 0, 6, 7]
+    """
+    ids = list(ids)
+    if len(ids) <= limit:
+        return ids
+    marker = list(marker) if len(marker) + 2 <= limit else []
+    keep = limit - len(marker)
+    head = (keep + 1) // 2
+    return ids[:head] + marker + ids[len(ids) - (keep - head) :]
+
+
+def check_template(template: str, fields: Sequence[str]) -> None:
+    """Checks that a prompt template has a place for each field.
+
+    Raises:
+      UserError: a placeholder is missing.
+    """
+    missing = [f"{{{name}}}" for name in fields if f"{{{name}}}" not in template]
+    if missing:
+        raise UserError(
+            f"prompt template {template[:60]!r} lacks {', '.join(missing)}; put each where its text belongs."
+        )
+
+
+def fill(template: str, **fields: str) -> str:
+    """Replaces `{name}` by the field's text, in one pass: braces in the text (LaTeX, "{response}") stay as they are.
+
+    Example:
+      >>> fill("Q: {question}", question="What is \\\\frac{1}{2}?")
+      'Q: What is \\\\frac{1}{2}?'
+
+    Raises:
+      UserError: the template lacks a placeholder of one of the fields.
+    """
+    check_template(template, list(fields))
+    return re.sub(r"\{(" + "|".join(fields) + r")\}", lambda match: fields[match.group(1)], template)

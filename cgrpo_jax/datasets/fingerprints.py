@@ -1,0 +1,76 @@
+"""What a run reads beside its configuration, as hashes: by them a run that goes on sees that a file has changed.
+
+fingerprints.of_all(config.grader, {"training": problems}) -> {"the training questions": "e3b0c44298fc1c14"}
+"""
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from cgrpo_jax.datasets import tables
+from cgrpo_jax.records import Problem
+from cgrpo_jax.rewards import user_functions
+
+_FILE_OF = "the file of "
+
+
+def of_all(grader: str, problems: Mapping[str, Sequence[Problem]]) -> dict[str, str]:
+    """Returns the hashes of problems, by what is said of them, and of the files of all functions that grade them.
+
+    Args:
+      grader: of the problems that name none.
+      problems: by kind, such as "training"; a kind of which there are none is left out.
+    """
+    told = {f"the {kind} questions": of_problems(some) for kind, some in problems.items() if some}
+    kinds = {problem.grader or grader for some in problems.values() for problem in some}
+    return told | {f"{_FILE_OF}{kind}": of_function(kind) for kind in sorted(kinds) if user_functions.is_name(kind)}
+
+
+def changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Returns the names of what is not what it was, what is new and what is gone included."""
+    return [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+
+
+def is_function(name: str) -> bool:
+    """Is this the name of a function's file, which its user may have mended, not of problems?"""
+    return name.startswith(_FILE_OF)
+
+
+def of_problems(problems: Iterable[Problem]) -> str:
+    """Returns 16 hexadecimal digits of problems in their order: all that training, or a grader, reads of them."""
+    whole = hashlib.sha256()
+    for one in problems:
+        told = [one.source, one.grader, one.question, one.answer, one.solution, tables.plain(one.columns)]
+        whole.update(json.dumps(told, sort_keys=True).encode() + b"\n")
+    return whole.hexdigest()[:16]
+
+
+def of_function(kind: str) -> str:
+    """Returns 16 hexadecimal digits of the file that holds a user's function; "" where it has none.
+
+    Of that file alone: what it imports in its turn is not looked at. A module is found without being imported.
+
+    Args:
+      kind: "FILE.py:name" or "package.module:name".
+
+    Raises:
+      UserError: there is no such file.
+    """
+    where, _, _ = user_functions.resolved(kind).rpartition(":")
+    path = where if where.endswith(".py") else _source(where)
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16] if path else ""
+
+
+def _source(module: str) -> str | None:
+    """Returns the file of a module; None of one that is not found, or has none."""
+    first, *rest = module.split(".")
+    found = importlib.util.find_spec(first)  # which imports the packages around a module; the first has none
+    for name in rest:
+        if found is None or found.submodule_search_locations is None:
+            return None
+        name = f"{found.name}.{name}"  # noqa: PLW2901
+        found = importlib.machinery.PathFinder.find_spec(name, found.submodule_search_locations)
+    return found.origin if found and found.has_location else None

@@ -1,0 +1,370 @@
+"""Held-out accuracy: how questions are answered, once in memory for training, and line by line on disk for benchmarks.
+
+Greedy answers give pass@1; samples give pass@k and maj@k. Test-time refinement asks the critic about the greedy answer,
+and refines it where the critic says that it is wrong. Nothing that is written depends on a gold answer.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cgrpo_jax import rollout
+from cgrpo_jax.critiques.texts import parse_verdict
+from cgrpo_jax.evaluation import majority, resumable_results
+from cgrpo_jax.evaluation.passk import pass_at_k
+from cgrpo_jax.inference.engine import Sampling
+from cgrpo_jax.inference.generators import HttpWriter, Writer, at_work
+from cgrpo_jax.inference.orchestrator import Pipeline, Progress, together
+from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, problem_id
+from cgrpo_jax.rollout import respond, score
+
+# Evaluation draws from a stream of its own, the same at every evaluation of a run.
+STREAM = 2**31
+# Graders whose answers can be compared with each other: of code, or of a judged text, no two are equal.
+VOTING = ("math", "numeric", "exact", "trace", "choice")
+_MOST_COMPARED, _LONGEST_COMPARED = 32, 100  # wrong answers of a question, and characters of one
+
+
+def make_writer(
+    model, params: dict, sampling: Sampling, *, seed: int, stream: int = STREAM, author: Author = Author.POLICY
+) -> Writer:
+    """Returns a model as it writes when it is evaluated; `stream` keys its randomness as an iteration does."""
+    return Writer(
+        engine=model.engine,
+        params=params,
+        prompts=model.prompts,
+        author=author,
+        weights_step=0,
+        seed=seed,
+        iteration=stream,
+        sampling=sampling,
+    )
+
+
+# --- in memory: what training reports -----------------------------------------------------------------------------
+
+
+def evaluate(
+    model,
+    params: dict,
+    problems: Sequence[Problem],
+    *,
+    pipeline: Pipeline,
+    num_samples: int,
+    ks: Sequence[int],
+    temperature: float,
+    top_p: float,
+    max_length: int,
+    pass_threshold: float,
+    seed: int,
+    on_tick: Callable[[Progress], None] | None = None,
+) -> tuple[dict[str, float], list[list[Rollout]]]:
+    """Evaluates weights on problems, as the paper does: greedy for pass@1, sampled for k > 1.
+
+    Args:
+      model: an `build_model.Model`.
+      params: the weights.
+      problems: what to answer.
+      pipeline: with the grader.
+      num_samples: samples a question.
+      ks: the k of pass@k; pass@1 is greedy whatever stands here.
+      temperature, top_p: of the samples.
+      max_length: tokens a response may have.
+      pass_threshold: reward from which a response is right.
+      seed: of the samples.
+      on_tick: as in `Pipeline.run`.
+
+    Returns:
+      (`pass@k` for each k, `mean@n` (accuracy of the n samples), mean length in tokens and truncated share of the
+      greedy responses, and how many responses are `ungraded`, because their grader failed: these count as wrong; the
+      rollouts, for each question the greedy one and then its samples)
+    """
+
+    def answers(sampling: Sampling, n: int) -> list[list[Rollout]]:
+        writer = make_writer(model, params, sampling, seed=seed)
+
+        async def answer(q: int, problem: Problem) -> list[Rollout]:
+            rows = await respond(writer, problem, question=q, num_responses=n, max_length=max_length)
+            return await score(rows, problem)
+
+        with at_work(writer) as engines:
+            questions = [answer(q, problem) for q, problem in enumerate(problems)]
+            return pipeline.run(questions, engines=engines, on_tick=on_tick)
+
+    greedy = answers(Sampling(0.0, 1.0), 1)
+    sampled = answers(Sampling(temperature, top_p), num_samples) if max(ks) > 1 else [[] for _ in problems]
+    correct_Q = np.array([sum(row.reward >= pass_threshold for row in group) for group in sampled])
+    result = {"pass@1": float(np.mean([row.reward >= pass_threshold for (row,) in greedy]))}
+    result |= {f"pass@{k}": float(pass_at_k(correct_Q, num_samples, k)) for k in ks if k > 1}
+    if max(ks) > 1:
+        result[f"mean@{num_samples}"] = float(correct_Q.mean() / num_samples)
+    result["mean_length"] = float(np.mean([len(row.token_ids) for (row,) in greedy]))
+    result["truncated"] = float(np.mean([row.truncated for (row,) in greedy]))
+    groups = [g + s for g, s in zip(greedy, sampled, strict=True)]
+    result["ungraded"] = sum(num_ungraded(group) for group in groups)
+    return result, groups
+
+
+def solved(groups: Sequence[Sequence[Rollout]], pass_threshold: float) -> list[bool | None]:
+    """Returns for each question whether one of its rollouts passes; None where only one without a verdict might."""
+
+    def one(group: Sequence[Rollout]) -> bool | None:
+        if any(row.reward >= pass_threshold and not row.ungraded for row in group):
+            return True
+        return None if num_ungraded(group) else False
+
+    return [one(group) for group in groups]
+
+
+# --- on disk: benchmarks ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How the questions of benchmarks are answered.
+
+    Attributes:
+      num_samples, ks, temperature, top_p, max_length, pass_threshold, seed: as for `evaluate`.
+      grader: kind of grader of the problems that name none.
+      refine: critique and refine the greedy responses.
+      oracle: also refine all that the verifier calls wrong, for comparison.
+      max_critique_length: tokens a critique may have.
+      texts_per_slot: as for `resumable_results.part_size`.
+    """
+
+    num_samples: int
+    ks: Sequence[int]
+    temperature: float
+    top_p: float
+    max_length: int
+    pass_threshold: float
+    seed: int
+    grader: str
+    refine: bool = False
+    oracle: bool = False
+    max_critique_length: int = 0
+    texts_per_slot: int = 8
+
+
+def answer_on_disk(
+    model,
+    params: dict,
+    problems: Sequence[Problem],
+    *,
+    results: resumable_results.Results,
+    protocol: Protocol,
+    pipeline: Pipeline,
+    critic: Writer | HttpWriter | None = None,
+    on_tick: Callable[[Progress], None] | None = None,
+) -> None:
+    """Answers all questions, each one's texts, rewards and votes on its line of `samples.jsonl`.
+
+    The greedy responses are written first, then the samples; the files of the stages before the last one (`greedy`,
+    `oracle`) hold what is known by then. A question's random keys depend on its place among the problems.
+
+    Args:
+      model, params, problems, pipeline, on_tick: as for `evaluate`.
+      results: the open folder; stages and questions that are there are not done again.
+      protocol: how.
+      critic: who criticises, greedily; None for the policy itself.
+    """
+    p = protocol
+    greedy = make_writer(model, params, Sampling(0.0), seed=p.seed)
+    sampling = make_writer(model, params, Sampling(p.temperature, p.top_p), seed=p.seed)
+    judge = (critic or greedy) if p.refine else None
+
+    async def first(q: int, problem: Problem, known: dict) -> dict:
+        return known | await _greedy_fields(greedy, judge, q, problem, p)
+
+    async def with_oracle(q: int, problem: Problem, known: dict) -> dict:
+        return known | await _oracle_fields(greedy, q, problem, known, p)
+
+    async def samples(q: int, problem: Problem, known: dict) -> dict:
+        return known | await _sample_fields(sampling, q, problem, known, p)
+
+    stages = [("greedy", first, (greedy, judge), 3 if p.refine else 1)]
+    if p.refine and p.oracle:
+        stages.append(("oracle", with_oracle, (greedy,), 1))
+    if max(p.ks) > 1:
+        stages.append(("samples", samples, (sampling,), p.num_samples))
+    numbered = list(enumerate(problems))
+    known = lambda start, end: [header(q, problem) for q, problem in numbered[start:end]]  # noqa: E731
+    for number, (name, solve, writers, texts) in enumerate(stages):
+        name = "samples" if number == len(stages) - 1 else name  # noqa: PLW2901
+        resumable_results.run_parts(
+            results, name, numbered, solve, known=known, writers=writers, texts=texts,
+            texts_per_slot=p.texts_per_slot, pipeline=pipeline, on_tick=on_tick,
+        )  # fmt: skip
+        known = lambda start, end, name=name: results.lines(name, start, end)  # noqa: E731
+
+
+def header(q: int, problem: Problem) -> dict:
+    """Returns what a line says of its question; `q` is the question's number, which keys its randomness."""
+    return {
+        "number": q,
+        "source": problem.source,
+        "id": problem_id(problem),
+        "problem": problem.index,
+        "question": problem.question,
+        "answer": problem.answer,
+    }
+
+
+def num_ungraded(rows: Sequence[Rollout]) -> int:
+    """Returns how many scored rows have no verdict."""
+    return sum(row.ungraded for row in rows)
+
+
+def hidden(problem: Problem) -> Problem:
+    """Returns a problem without anything that tells its answer: what test-time refinement gets to see."""
+    return problem.replace(answer="", solution=None, columns={})
+
+
+async def _greedy_fields(
+    policy: Writer, judge: Writer | HttpWriter | None, q: int, problem: Problem, p: Protocol
+) -> dict:
+    (response,) = await respond(policy, hidden(problem), question=q, num_responses=1, max_length=p.max_length)
+    refined, ungraded = {}, 0
+    if judge is not None:
+        # All of it is written before the gold answer is looked at, by whoever grades.
+        refinement, refined = await refine_alone(policy, judge, response, hidden(problem), p)
+        if refinement is not None:
+            (refinement,) = await score([refinement], problem)
+            refined |= _told("refinement", refinement)
+            ungraded += refinement.ungraded
+    (response,) = await score([response], problem)
+    if judge is not None:
+        refined["refined_reward"] = refined.get("refinement_reward", response.reward)
+        refined["refined_ungraded"] = bool(ungraded or response.ungraded)  # nobody knows what refinement has changed
+    return _told("greedy", response) | refined | {"ungraded": ungraded + response.ungraded}
+
+
+async def refine_alone(
+    policy: Writer, judge: Writer | HttpWriter, response: Rollout, problem: Problem, p: Protocol
+) -> tuple[Rollout | None, dict]:
+    """Returns the refinement of a response that its critic calls wrong, else None; and fields that tell of both.
+
+    A verdict that can't be read, or no critique at all, keeps the response.
+
+    Args:
+      policy: who answered and refines.
+      judge: who criticises.
+      response: the response; its reward is not read.
+      problem: from `hidden`.
+      p: lengths.
+    """
+    index = response.index.replace(stage=Stage.CRITIQUE)
+    critique, cut = await judge.write_critique(
+        problem, response, index, see_answer=False, max_length=p.max_critique_length
+    )
+    verdict = None if critique is None else parse_verdict(critique.text)
+    fields = {"critique": critique and critique.text, "verdict": verdict, "critique_prompt_cut": cut}
+    if verdict is not False:
+        return None, fields
+    (refinement,), counts = await rollout.refine(policy, [critique], problem, max_length=p.max_length)
+    return refinement, fields | {"refine_prompt_cut": bool(counts["refine_prompts_cut"])}
+
+
+async def _oracle_fields(policy: Writer, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
+    """Refines a wrong response, with the same critique, also where the critic did not call it wrong."""
+    if known["greedy_reward"] >= p.pass_threshold or known["critique"] is None:
+        return {"oracle_reward": known["greedy_reward"]}
+    if known["verdict"] is False:
+        return {"oracle_reward": known["refined_reward"]}
+    response = text_row(known["greedy"], RowIndex(question=q))
+    critique = text_row(known["critique"], RowIndex(question=q, stage=Stage.CRITIQUE), parent=response)
+    (refinement,), _ = await rollout.refine(policy, [critique], hidden(problem), max_length=p.max_length)
+    (refinement,) = await score([refinement], problem)
+    return {
+        "oracle_refinement": refinement.text,
+        "oracle_reward": refinement.reward,
+        "ungraded": known["ungraded"] + refinement.ungraded,
+    }
+
+
+async def _sample_fields(policy: Writer, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
+    rows = await respond(policy, hidden(problem), question=q, num_responses=p.num_samples, max_length=p.max_length)
+    rows = await score(rows, problem)
+    kind = problem.grader or p.grader
+    return {
+        "samples": [row.text for row in rows],
+        "rewards": [row.reward for row in rows],
+        "extracted": [row.extracted for row in rows],
+        "lengths": [len(row.token_ids) for row in rows],
+        "truncated": [row.truncated for row in rows],
+        "votes": await votes(rows, problem, kind, p.pass_threshold) if kind in VOTING else None,
+        "ungraded": known["ungraded"] + num_ungraded(rows),
+    }
+
+
+def _told(name: str, row: Rollout) -> dict:
+    return {
+        name: row.text,
+        f"{name}_reward": row.reward,
+        f"{name}_extracted": row.extracted,
+        f"{name}_length": len(row.token_ids),
+        f"{name}_truncated": row.truncated,
+    }
+
+
+def text_row(text: str, index: RowIndex, **more) -> Rollout:
+    """Returns a rollout of which a file holds only the text."""
+    none = np.zeros(0, np.int32)
+    return Rollout(
+        index=index,
+        author=Author.POLICY,
+        weights_step=0,
+        prompt_ids=none,
+        token_ids=none,
+        logp=np.zeros(0, np.float32),
+        text=text,
+        **more,
+    )
+
+
+async def votes(rows: Sequence[Rollout], problem: Problem, kind: str, pass_threshold: float) -> list[int | None]:
+    """Returns for each sample which answer it votes for: 0, 1, ... in the order in which they are seen first.
+
+    All right answers equal the gold answer, so they are one. Wrong ones are one where their normal forms are equal and,
+    of kind "math", where the grader takes one for the other (of the 32 most frequent, up to 100 characters long). A
+    sample without an answer has no vote.
+
+    Args:
+      rows: the scored samples of a question.
+      problem: what they answer.
+      kind: of its grader.
+      pass_threshold: reward from which a sample is right.
+    """
+    right = [row.reward >= pass_threshold for row in rows]
+    forms = [None if row.extracted is None else majority.normal_form(row.extracted, kind) for row in rows]
+    wrong = majority.by_votes([form for form, r in zip(forms, right, strict=True) if form is not None and not r])
+    same = {form: form for form in wrong}
+    if kind == "math":
+        same |= await _equivalent(wrong, rows[0], problem, pass_threshold)
+    numbers: dict = {}
+    voted = []
+    for form, r in zip(forms, right, strict=True):
+        key = ("right",) if r else same.get(form)
+        voted.append(None if key is None else numbers.setdefault(key, len(numbers)))
+    return voted
+
+
+async def _equivalent(forms: Sequence[str], row: Rollout, problem: Problem, pass_threshold: float) -> dict[str, str]:
+    """Returns for each form the first one that the grader takes for it; numbers were compared by value already."""
+    forms = [form for form in forms[:_MOST_COMPARED] if len(form) <= _LONGEST_COMPARED]
+
+    def others(j: int) -> list[int]:
+        both_numbers = majority.is_number(forms[j])
+        return [i for i in range(j) if not (both_numbers and majority.is_number(forms[i]))]
+
+    async def equal_to(j: int) -> list[Rollout]:
+        asked = [row.replace(text=f"\\boxed{{{forms[i]}}}") for i in others(j)]
+        return await score(asked, problem.replace(answer=forms[j])) if asked else []
+
+    graded = await together([equal_to(j) for j in range(len(forms))])
+    same: dict[str, str] = {}
+    for j, rows in enumerate(graded):
+        equal = [i for i, one in zip(others(j), rows, strict=True) if one.reward >= pass_threshold]
+        same[forms[j]] = same[forms[equal[0]]] if equal else forms[j]
+    return same

@@ -1,0 +1,133 @@
+"""Who writes rollouts: a model on the devices (the policy, a frozen critic), or one behind an HTTP endpoint."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from cgrpo_jax.critiques.prompts import Prompts
+from cgrpo_jax.inference import orchestrator
+from cgrpo_jax.inference.chat_client import HttpCritic
+from cgrpo_jax.inference.engine import Engine, Sampling
+from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.records import Author, Problem, Rollout, RowIndex
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """A model that writes text: the policy, or a frozen critic.
+
+    Attributes:
+      engine, params: what samples, and its weights.
+      prompts: the model's own prompts (its tokenizer and chat template).
+      author, weights_step: who signs the rollouts, and how many updates the weights have seen.
+      seed, iteration: enter every random key.
+      sampling: temperature and truncation.
+    """
+
+    engine: Engine
+    params: dict
+    prompts: Prompts
+    author: Author
+    weights_step: int
+    seed: int
+    iteration: int
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+
+    async def write(
+        self, prompt_ids: np.ndarray, indices: Sequence[RowIndex], *, max_length: int, parent: Rollout | None = None
+    ) -> list[Rollout]:
+        """Samples the rows that `indices` name after a prompt, as rollouts."""
+        request = Request(prompt_ids, indices, max_length)
+        sampled = await orchestrator.write(self.engine, request)
+        return [
+            Rollout(
+                index=index,
+                author=self.author,
+                weights_step=self.weights_step,
+                prompt_ids=prompt_ids,
+                token_ids=row.token_ids,
+                logp=row.logp,
+                text=self.prompts.tokenizer.decode(row.token_ids),
+                truncated=row.truncated,
+                parent=parent,
+            )
+            for index, row in zip(indices, sampled, strict=True)
+        ]
+
+    async def write_critique(
+        self, problem: Problem, row: Rollout, index: RowIndex, *, see_answer: bool, max_length: int
+    ) -> tuple[Rollout | None, bool]:
+        """Returns a critique of a row, None if there is none; and whether its prompt was cut."""
+        answer = problem.answer if see_answer else None
+        prompt, cut = self.prompts.for_critique(problem.question, row.text, answer)
+        (written,) = await self.write(prompt, [index], max_length=max_length, parent=row)
+        return written, cut
+
+
+@dataclasses.dataclass(frozen=True)
+class HttpWriter:
+    """A critic behind an OpenAI-compatible endpoint. It need not answer, and not the same twice.
+
+    Attributes:
+      critic: the endpoint; None on processes that do not ask it.
+      prompts: the policy's; their templates make the messages, and their limit cuts these.
+      seed, iteration, sampling: as in `Writer`.
+    """
+
+    critic: HttpCritic | None
+    prompts: Prompts
+    seed: int
+    iteration: int
+    sampling: Sampling
+
+    async def write_critique(
+        self, problem: Problem, row: Rollout, index: RowIndex, *, see_answer: bool, max_length: int
+    ) -> tuple[Rollout | None, bool]:
+        """Returns a critique of a row, None if no answer came; and whether its prompt was cut."""
+        message, cut = self.prompts.critique_message(problem.question, row.text, problem.answer if see_answer else None)
+        key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
+        answer = await orchestrator.call(
+            lambda: self.critic.submit(
+                message,
+                system=self.prompts.system,
+                max_tokens=max_length,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                seed=int(key.generate_state(1)[0] >> 1),
+            )
+        )
+        if answer["text"] is None:
+            return None, cut
+        ids = np.asarray(self.prompts.tokenizer.encode(answer["text"]), np.int32)
+        written = Rollout(
+            index=index,
+            author=Author.CRITIC,
+            weights_step=0,
+            prompt_ids=np.zeros(0, np.int32),
+            token_ids=ids,
+            logp=np.zeros(len(ids), np.float32),
+            text=answer["text"],
+            truncated=answer["truncated"],
+            parent=row,
+        )
+        return written, cut
+
+
+@contextlib.contextmanager
+def at_work(*writers: Writer | HttpWriter | None) -> Iterator[list[Engine]]:
+    """Sets the engines of writers to work, each once, and gives them; a writer of another kind, or None, has none."""
+    engines: dict[int, Engine] = {}
+    try:
+        for writer in writers:
+            if isinstance(writer, Writer) and id(writer.engine) not in engines:
+                writer.engine.begin(
+                    writer.params, seed=writer.seed, iteration=writer.iteration, sampling=writer.sampling
+                )
+                writer.engine.take_stats()  # what an evaluation left
+                engines[id(writer.engine)] = writer.engine
+        yield list(engines.values())
+    finally:
+        for engine in engines.values():
+            engine.end()

@@ -1,0 +1,80 @@
+"""Two layouts of one set of weights: training cuts them over fsdp and tensor, generation over tensor alone.
+
+Generation reads all weights at every token, so they are gathered once an iteration, in the dtype that it computes in,
+and dropped after. On a CPU they are also taken apart by layer (decoding.py says why).
+"""
+
+import functools
+
+import jax
+
+from cgrpo_jax import sharding
+from cgrpo_jax.inference import kv_cache
+from cgrpo_jax.models import lora
+from cgrpo_jax.models import params as params_lib
+
+
+def splits(mesh: jax.sharding.Mesh) -> bool:
+    """Returns whether generation on this mesh has its weights apart by layer."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def to_generation(
+    params: dict,
+    base: lora.Base | None = None,
+    *,
+    config: params_lib.ModelConfig,
+    mesh: jax.sharding.Mesh,
+    dtype: jax.typing.DTypeLike,
+    split: bool,
+) -> dict:
+    """Returns weights as generation reads them.
+
+    Args:
+      params: the weights in the training layout; with `base`, its adapters, which are merged into it.
+      base: the frozen model that `params` adapts.
+      config, mesh: of the model.
+      dtype: of the result; what is gathered has it already.
+      split: take them apart by layer. What scores reads them stacked.
+    """
+    if base is None and reads_alike(params, mesh=mesh, dtype=dtype, split=split):
+        return params
+    return lay_out(params, base, config=config, mesh=mesh, dtype=dtype, split=split)
+
+
+def reads_alike(params: dict, *, mesh: jax.sharding.Mesh, dtype: jax.typing.DTypeLike, split: bool) -> bool:
+    """Returns whether weights in the training layout, arrays or shapes, are what generation reads."""
+    whole = mesh.shape[sharding.FSDP] == 1
+    return whole and not split and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mesh", "dtype", "split"))
+def lay_out(params, base, *, config, mesh, dtype, split):
+    """The program of `to_generation`."""
+    weights = params if base is None else base.merge(params)
+    axes = params_lib.axes_like(config, weights)
+    specs = sharding.param_specs(axes, weights, mesh, layout=sharding.TRAINING)
+
+    def part(weights):
+        whole = jax.tree.map(lambda x, names: sharding.gather(x.astype(dtype), names, config.embed_dim), weights, axes)
+        return kv_cache.split_layers(whole) if split else whole
+
+    # Unchecked: that all devices hold the same after a gather is not in the types.
+    out_specs = generation_specs(weights, config=config, mesh=mesh, split=split)
+    return jax.shard_map(part, mesh=mesh, in_specs=(specs,), out_specs=out_specs, check_vma=False)(weights)
+
+
+def generation_specs(shapes: dict, *, config: params_lib.ModelConfig, mesh: jax.sharding.Mesh, split: bool) -> dict:
+    """Returns how stacked weights, given as arrays or shapes, are cut once they are laid out for generation."""
+    shapes = jax.eval_shape(kv_cache.split_layers, shapes) if split else shapes
+    axes = params_lib.axes_like(config, shapes)
+    return sharding.param_specs(axes, shapes, mesh, layout=sharding.GENERATION)
+
+
+def split_if_needed(params: dict, *, config: params_lib.ModelConfig, mesh: jax.sharding.Mesh) -> dict:
+    """Returns stacked weights that are cut as generation has them already, taken apart by layer on a CPU."""
+    if not splits(mesh):
+        return params
+    specs = generation_specs(params, config=config, mesh=mesh, split=True)
+    shardings = jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), specs)
+    return jax.jit(kv_cache.split_layers, out_shardings=shardings)(params)

@@ -1,0 +1,98 @@
+"""What a Hugging Face model folder holds beside its weights: `config.json`, tokenizer, template, generation config.
+
+A run keeps a copy in `WORKDIR/model`, so that its checkpoints say by themselves what model they are of.
+"""
+
+import json
+import pathlib
+import shutil
+
+from cgrpo_jax.models.hf import config as hf_config
+from cgrpo_jax.models.hf.tokenizer import Tokenizer
+from cgrpo_jax.models.params import ModelConfig
+from cgrpo_jax.runs.run_dir import write_atomically
+from cgrpo_jax.runtime import files
+from cgrpo_jax.runtime.json_files import read_json_object
+
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+_GENERATION = "generation_config.json"
+
+
+def write(
+    folder: pathlib.Path,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    *,
+    source: pathlib.Path | None,
+    tokenizer_source: pathlib.Path,
+) -> None:
+    """Describes a model in a folder, which is made; what lies there from before is replaced.
+
+    Args:
+      folder: for example `WORKDIR/model`.
+      config: the model.
+      tokenizer: its tokenizer, as loaded from `tokenizer_source`.
+      source: the Hugging Face folder that the model came from; None for one that came from no folder.
+      tokenizer_source: a folder with tokenizer files, or a SentencePiece file with its settings beside it.
+
+    Raises:
+      UserError: a file can't be read or written, or no family of `config.FAMILIES` has this architecture.
+    """
+    given = read_json_object(source / "config.json") if source else None
+    settings = hf_config.config_json(
+        config,
+        dtype=_dtype(given),
+        source=given,
+        token_ids={"eos_token_id": _one_or_all(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id},
+    )
+    generation = {}
+    if source and (source / _GENERATION).is_file():
+        generation = read_json_object(source / _GENERATION)
+    # The tokens that ended a turn while the model was trained, whatever another tokenizer's file said.
+    generation |= {"eos_token_id": _one_or_all(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
+    with files.checked(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (("config.json", settings), (_GENERATION, generation)):
+            write_atomically(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        copy_tokenizer(tokenizer_source, folder)
+
+
+def copy(source: pathlib.Path, folder: pathlib.Path, config: ModelConfig, *, dtype: str) -> None:
+    """Copies a description, for weights of another dtype.
+
+    Raises:
+      UserError: a file can't be read or written.
+    """
+    settings = hf_config.config_json(config, dtype=dtype, source=read_json_object(source / "config.json"))
+    with files.checked(folder):
+        write_atomically(folder / "config.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        shutil.copyfile(source / _GENERATION, folder / _GENERATION)
+        copy_tokenizer(source, folder)
+
+
+def copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Copies the files of a tokenizer as they are."""
+    where = source if source.is_dir() else source.parent
+    for name in _TOKENIZER_FILES:
+        origin = source if name == "tokenizer.model" and source.is_file() else where / name
+        if origin.is_file() and origin.resolve() != (folder / name).resolve():
+            shutil.copyfile(origin, folder / name)
+
+
+def stored_dtype(folder: pathlib.Path) -> str:
+    """Returns the dtype in which a described model's weights were given: that of its `config.json`, else float32."""
+    return _dtype(read_json_object(folder / "config.json"))
+
+
+def _dtype(settings: dict | None) -> str:
+    settings = settings or {}
+    inner = settings.get("text_config") or {}
+    found = settings.get("dtype") or settings.get("torch_dtype") or inner.get("dtype") or inner.get("torch_dtype")
+    return found if found in hf_config.DTYPES else "float32"
+
+
+def _one_or_all(ids: tuple[int, ...]) -> int | list[int]:
+    return ids[0] if len(ids) == 1 else list(ids)

@@ -1,0 +1,264 @@
+"""Whether a run fits a TPU slice that is not there, what it costs on it, and what to change where it does not fit.
+
+    found = planning.Planner(config, "v5p:2x2x4").plan()
+    found.fits, found.phases["update"], found.seconds
+
+A phase needs what its largest program needs, and every buffer beside it that is no argument of it, counted once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.models import transformer
+from cgrpo_jax.models.kernels import logprobs_pallas, splash_attention
+from cgrpo_jax.planning import costs, hlo, programs, tpu_topology
+from cgrpo_jax.planning.costs import Cost
+from cgrpo_jax.planning.unroll import unroll
+from cgrpo_jax.runs import build_model, validate
+from cgrpo_jax.runs import config as config_lib
+
+KINDS = ("weights", "optimizer", "kv_cache", "temporaries")
+# Two depths that show what a layer costs, and two numbers of tokens; see `costs.extrapolate`.
+_DEPTHS, _TOKENS = (2, 3), (1, 2)
+_GENERATING, _TRAINING = ("prefill", "decode", "critique"), ("reference", "update")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One program of a plan, for one run of it on one device.
+
+    Attributes:
+      hbm_bytes: bytes on the device while it runs, by `KINDS`; what lies beside it included. Temporaries are all that
+        is neither weights, optimiser nor cache: activations, gradients, batches, the program itself.
+      cost: None where even a model of three layers does not fit, or where it was not counted.
+      seconds_bound: the least that the chip's published limits allow.
+      limit: which of them: flops, bytes or collectives.
+      per_iteration: as in `programs.Call`; what has 0 has its costs not counted.
+    """
+
+    name: str
+    hbm_bytes: Mapping[str, int]
+    cost: Cost | None
+    seconds_bound: float | None
+    limit: str
+    per_iteration: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a slice is asked for by a run.
+
+    Attributes:
+      phases: bytes that each needs at its peak on one device.
+      suggestion: flags that make it fit; None if it fits, or if none were found.
+      sampled_tokens: tokens that an iteration samples at full lengths.
+    """
+
+    tpu_topology: str
+    hbm_limit_bytes: int
+    phases: Mapping[str, int]
+    programs: tuple[Report, ...]
+    suggestion: str | None
+    sampled_tokens: int
+
+    @property
+    def fits(self) -> bool:
+        return max(self.phases.values()) <= self.hbm_limit_bytes
+
+    @property
+    def seconds(self) -> float | None:
+        """The least time of an iteration: its programs one after another."""
+        counted = [program for program in self.programs if program.per_iteration]
+        if any(program.seconds_bound is None for program in counted):
+            return None
+        return sum(program.per_iteration * program.seconds_bound for program in counted)
+
+
+class Planner:
+    """Compiles a configuration's programs for one topology; what it has compiled it does not compile again.
+
+    Args:
+      config: the configuration, checked.
+      name: of the topology.
+      say: is told what has been compiled.
+
+    Raises:
+      UserError: no such topology, a mesh that it does not divide into, or a model that is not described.
+    """
+
+    def __init__(self, config, name: str, *, say: Callable[[str], None] = lambda text: None):
+        self.config, self.name, self.say = config, name, say
+        self.chip, _ = tpu_topology.parse(name)
+        self.policy, self.critic = build_model.policy_shape(config), build_model.critic_shape(config)
+        self.programs = self._programs(config)
+        self.compiled: dict = {}
+
+    def plan(self, *, costs: bool = True) -> Plan:
+        """Returns the plan; takes minutes for a large model, most of them for its costs."""
+        phases = {name: 0 for name in programs.PHASES}
+        for call in self.programs.calls:
+            phases[call.phase] = max(phases[call.phase], self._peak(call, self.programs))
+        phases = {name: peak for name, peak in phases.items() if peak}
+        reports = tuple(self._reports(costs))
+        fits = max(phases.values()) <= self.chip.hbm_bytes
+        suggestion = None if fits else self._suggestion()
+        return Plan(self.name, self.chip.hbm_bytes, phases, reports, suggestion, self.programs.sampled_tokens)
+
+    def _programs(self, config, depth: int | None = None) -> programs.Programs:
+        m = config.mesh
+        mesh = tpu_topology.mesh(self.name, replica=m.replica, fsdp=m.fsdp, tensor=m.tensor)
+        policy, critic = (
+            model and (programs.shallow(model, depth) if depth else model) for model in (self.policy, self.critic)
+        )
+        return programs.of(config, mesh, policy, critic)
+
+    # --- memory -------------------------------------------------------------------------------------------------
+
+    def _compile(self, call: programs.Call) -> costs.Program:
+        leaves, structure = jax.tree.flatten(call.args)
+        key = (call.function, structure, tuple(leaves), tuple(call.keywords.items()))
+        if key not in self.compiled:
+            program = costs.compile_for(
+                call.function, call.args, call.keywords, kernel_cost=kernel_cost, unknown_trips=call.trips,
+                count_moved=bool(call.trips),
+            )  # fmt: skip
+            part = "" if call.name == call.function.__name__ else f" ({call.function.__name__})"
+            size = f"{program.needed_bytes / tpu_topology.GIB:.2f} GiB"
+            self.say(f"{self.name}: {call.name}{part} needs {size} by itself; compiled in {program.seconds:.0f} s")
+            self.compiled[key] = program
+        return self.compiled[key]
+
+    def _peak(self, call: programs.Call, of: programs.Programs) -> int:
+        return self._compile(call).needed_bytes + sum(of.buffers[name].bytes for name in call.beside)
+
+    def _fits(self, call: programs.Call, of: programs.Programs) -> bool:
+        least = sum(of.buffers[name].bytes for name in (*call.own, *call.beside))
+        return least <= self.chip.hbm_bytes and self._peak(call, of) <= self.chip.hbm_bytes
+
+    # --- costs --------------------------------------------------------------------------------------------------
+
+    def _reports(self, costed: bool) -> Iterator[Report]:
+        shallow = {depth: self._programs(self.config, depth).calls for depth in _DEPTHS}
+        parts: dict[str, list] = {}
+        for i, call in enumerate(self.programs.calls):
+            counted = costed and call.per_iteration
+            cost = self._cost(call, {depth: calls[i] for depth, calls in shallow.items()}) if counted else None
+            parts.setdefault(call.name, []).append((call, cost))
+        for name, both in parts.items():
+            largest = max((call for call, _ in both), key=lambda call: self._peak(call, self.programs))
+            total, bounds = None, []
+            if all(cost is not None for _, cost in both):
+                total = sum((call.times * cost for call, cost in both), Cost())
+                bounds = [(call.times, costs.seconds_bound(cost, self.chip)) for call, cost in both]
+            seconds = sum(times * bound.seconds for times, bound in bounds) if bounds else None
+            limit = max(bounds, key=lambda one: one[0] * one[1].seconds)[1].limit if bounds else ""
+            yield Report(name, self._by_kind(largest), total, seconds, limit, largest.per_iteration)
+
+    def _by_kind(self, call: programs.Call) -> dict[str, int]:
+        buffers = [self.programs.buffers[name] for name in (*call.own, *call.beside)]
+        known = {kind: sum(one.bytes for one in buffers if one.kind == kind) for kind in KINDS[:-1]}
+        return known | {"temporaries": max(0, self._peak(call, self.programs) - sum(known.values()))}
+
+    def _cost(self, call: programs.Call, shallow: Mapping[int, programs.Call]) -> Cost | None:
+        """Returns what one run costs.
+
+        Collectives are the program's own, whose loops can be multiplied out; so are the bytes where it generates: the
+        compiler keeps whole layers of a shallow program on the chip, so that two depths tell nothing of one layer.
+        """
+        program = self._compile(call)
+        if not unroll(call.function, call.args, call.keywords).loops:
+            return program.cost
+        decodes = bool(call.counted)
+        found = {}
+        for depth, one in shallow.items():
+            for tokens in _TOKENS if decodes else (1,):
+                unrolled = unroll(one.function, one.args, {**one.keywords, **one.counted}, trips=tokens)
+                compiled = costs.compile_for(
+                    unrolled.function, unrolled.args, kernel_cost=kernel_cost, donate_argnums=unrolled.donated
+                )
+                if not compiled.fits:
+                    return None
+                found[depth, tokens] = compiled.cost
+                self.say(f"{self.name}: cost of {call.name}, {depth} layers; compiled in {compiled.seconds:.0f} s")
+        layers = (self.critic if call.name.startswith("critic_") else self.policy).num_layers
+        if decodes:
+            cost = costs.extrapolate_decode(found, layers, call.trips[0])
+        else:
+            cost = costs.extrapolate({depth: cost for (depth, _), cost in found.items()}, layers)
+        if call.unused_end and program.fits:
+            # Written out, the last layer ends early. The program itself counts as one layer and what is around them.
+            (low, fewer), (high, more) = sorted((depth, cost) for (depth, _), cost in found.items())
+            cost = program.cost + (layers - 1) / (high - low) * (more - fewer)
+        cost = call.repeated * cost
+        if program.moved_bytes is not None:
+            cost = dataclasses.replace(cost, bytes=program.moved_bytes)
+        if program.fits and all(collective.times is not None for collective in program.collectives):
+            cost = dataclasses.replace(cost, collectives=program.cost.collectives)
+        return cost
+
+    # --- what to change -----------------------------------------------------------------------------------------
+
+    def _suggestion(self) -> str | None:
+        """Returns the flags of the smallest change that fits: fewer rows at once, before larger tensor groups."""
+        for mesh in self._meshes():
+            changes = dict(mesh)
+            for phases, steps in ((_GENERATING, self._fewer_rows()), (_TRAINING, self._smaller_batches())):
+                step = next((step for step in steps if self._fit(mesh | step, phases)), None)
+                if step is None:
+                    break
+                changes |= step
+            else:
+                if self._fit(changes, ("reshard",)):
+                    return " ".join(f"--config.{key}={value}" for key, value in changes.items())
+        return None
+
+    def _fit(self, changes: Mapping[str, object], phases: tuple[str, ...]) -> bool:
+        config = config_lib.replaced(self.config, changes)
+        try:
+            validate.check(config)
+            of = self._programs(config)
+        except UserError:
+            return False
+        return all(self._fits(call, of) for call in of.calls if call.phase in phases)
+
+    def _meshes(self) -> Iterator[dict]:
+        m, devices = self.config.mesh, len(tpu_topology.devices(self.name))
+        yield {}
+        times = 2
+        while m.replica * m.tensor * times <= devices:
+            yield {"mesh.tensor": m.tensor * times} | ({"mesh.fsdp": m.fsdp // times} if m.fsdp else {})
+            times *= 2
+
+    def _fewer_rows(self) -> Iterator[dict]:
+        rows = self.config.num_slots or self.programs.num_slots
+        yield {}
+        while rows > 1:
+            rows //= 2
+            yield {"num_slots": rows} | ({"kv_cache_gib": 0.0} if self.config.kv_cache_gib else {})
+
+    def _smaller_batches(self) -> Iterator[dict]:
+        c = self.config
+        shortest = c.max_prompt_length + c.max_response_length - 1
+        shortest += -shortest % 128  # so that the tensor axis can cut its tokens
+        kinds = transformer.REMAT  # in their order: each computes more anew than the one before, and stores less
+        for kind in kinds[kinds.index(c.remat) :]:
+            remat, rows = {} if kind == c.remat else {"remat": kind}, c.pack_rows
+            yield remat
+            while rows > 1:
+                rows //= 2
+                yield remat | {"pack_rows": rows}
+            if c.pack_length > shortest:
+                yield remat | {"pack_rows": 1, "pack_length": shortest}
+
+
+def kernel_cost(call: hlo.KernelCall) -> Cost:
+    """Returns the cost of one run of a Pallas kernel, by its own formula; rows are taken to be full.
+
+    Raises:
+      ValueError: there is no formula for it.
+    """
+    ours = any(name in call.name for name in logprobs_pallas.KERNELS)
+    return Cost(*(logprobs_pallas if ours else splash_attention).flops_and_bytes(call))

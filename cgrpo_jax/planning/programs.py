@@ -1,0 +1,367 @@
+"""The programs that a run of a configuration compiles, with the shapes that it calls them with: none of it runs here.
+
+Sizes are the largest that can come: prompts, responses, critiques and refinements at their full lengths, all questions
+failed by all responses, so that each is critiqued once and refined, and no row dropped before the update.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cgrpo_jax import sharding
+from cgrpo_jax.inference import kv_cache, slot_scheduler, slots
+from cgrpo_jax.inference import weights as weights_lib
+from cgrpo_jax.models import lora
+from cgrpo_jax.models import params as params_lib
+from cgrpo_jax.models.params import ModelConfig
+from cgrpo_jax.records import TrainRow
+from cgrpo_jax.runs import build_inference, build_model
+from cgrpo_jax.training import optimizer as optimizer_lib
+from cgrpo_jax.training import packing, train_step
+
+PHASES = ("prefill", "decode", "critique", "reference", "reshard", "update")
+_EOS_IDS = (0, 1)  # any two: a comparison with each
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """Arrays that stay on the devices from one program to the next.
+
+    Attributes:
+      kind: weights, optimizer, kv_cache, or temporaries (gradients).
+      shapes: pytree of `jax.ShapeDtypeStruct`s with shardings.
+    """
+
+    kind: str
+    shapes: Any
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on one device."""
+        return sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(self.shapes)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One program, as training calls it.
+
+    Attributes:
+      name: what it is reported as; calls of one name are parts of one program.
+      phase: one of `PHASES`.
+      function: jitted.
+      args, keywords: its arguments, shapes in the place of arrays.
+      own: names of the buffers that are among its arguments and results.
+      beside: names of those that are on the devices meanwhile, and are not.
+      times: how often it runs in one run of what it is reported as.
+      per_iteration: how often that runs in an iteration; 0 if in evaluations only, or if the prompts decide it.
+      trips: how often the loops run that end on data, where the bytes it moves are counted in the program itself:
+        prompts written; tokens and, within that, blocks of the cache that are read; packed batches. Empty for others.
+      repeated: how often a run does what one trip of its outermost loop computes.
+      counted: of a program that decodes, further keywords that leave it one loop that ends on data.
+      unused_end: whether nothing uses what the last layer makes of its keys and values, which is computed all the same.
+    """
+
+    name: str
+    phase: str
+    function: Callable
+    args: tuple
+    keywords: Mapping[str, Any]
+    own: tuple[str, ...]
+    beside: tuple[str, ...]
+    times: int = 1
+    per_iteration: int = 1
+    trips: tuple[int, ...] = ()
+    repeated: int = 1
+    counted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unused_end: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What a run compiles, what lies on its devices, the tokens that an iteration samples, the policy's slots."""
+
+    calls: tuple[Call, ...]
+    buffers: Mapping[str, Buffer]
+    sampled_tokens: int
+    num_slots: int
+
+
+def of(config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None) -> Programs:
+    """Returns the programs of a run.
+
+    Args:
+      config: the configuration.
+      mesh: of real or of described devices.
+      policy, critic: shapes of the models; no critic unless it is a frozen one.
+    """
+    parts = _Parts(config, mesh, policy, critic)
+    calls = [*parts.generating(), *parts.evaluating(), *parts.scoring(), *parts.resharding(), *parts.updating()]
+    caches = [name for name, buffer in parts.buffers.items() if buffer.kind == "kv_cache"]
+    for i, call in enumerate(calls):
+        if call.phase in ("prefill", "decode", "critique"):  # both engines have theirs while either works
+            others = tuple(name for name in caches if name not in call.own)
+            calls[i] = dataclasses.replace(call, beside=call.beside + others)
+    return Programs(tuple(calls), parts.buffers, parts.sampled_tokens, parts.room("").num_slots)
+
+
+def shallow(config: ModelConfig, depth: int) -> ModelConfig:
+    """Returns the model with fewer layers, of both kinds still if it has local ones."""
+    local = (True,) + (False,) * (depth - 1) if any(config.local_layers) else ()
+    return dataclasses.replace(config, num_layers=depth, local_layers=local)
+
+
+class _Parts:
+    """A configuration's shapes, and what they make together."""
+
+    def __init__(self, config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None):
+        self.config, self.mesh, self.policy, self.critic = config, mesh, policy, critic
+        self.dtype = build_model.compute_dtype(config, mesh)
+        self.groups = sharding.num_groups(mesh)
+        self.optimizer = build_model.optimizer(config)
+        self.adapters = build_model.lora_settings(config)
+        self.sampled_tokens = 0
+        full = params_lib.param_shapes(policy)
+        self.weights = self.placed(policy, full)
+        trained = self.placed(policy, lora.adapter_shapes(policy, self.adapters)) if self.adapters else self.weights
+        self.state = optimizer_lib.state_shapes(trained, self.optimizer, offload=config.offload_optimizer)
+        self.base = lora.Base(self.weights, self.adapters.scale) if self.adapters else None
+        self.buffers = {
+            "trained": Buffer("weights", (self.state.params, self.state.step)),
+            "optimizer": Buffer("optimizer", self.state.opt_state),
+        }
+        if config.offload_optimizer:  # it is on the devices within a step alone, among that program's temporaries
+            del self.buffers["optimizer"]
+        if self.base:
+            self.buffers["base"] = Buffer("weights", self.weights)
+        self.split = weights_lib.splits(mesh)
+        self.generation, self.sampler = self.placed(policy, full, generating=True), "generation"
+        if not self.base and weights_lib.reads_alike(self.weights, mesh=mesh, dtype=self.dtype, split=self.split):
+            self.generation, self.sampler = self.weights, "trained"
+        else:
+            self.buffers["generation"] = Buffer("weights", self.generation)
+        if config.kl_coef and not self.base:  # adapters start at 0: their base is the reference
+            self.buffers["reference"] = Buffer("weights", self.placed(policy, full, generating=True, split=False))
+        if critic:
+            shapes = self.placed(critic, params_lib.param_shapes(critic), generating=True)
+            self.buffers["critic"] = Buffer("weights", shapes)
+        self.kept = tuple(self.buffers)  # through the whole of an iteration
+
+    def placed(self, model: ModelConfig, shapes: dict, *, generating: bool = False, split: bool | None = None) -> dict:
+        """Returns weights as training has them, or as generation reads them (or scoring: not split)."""
+        if generating:
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(self.dtype)), shapes)
+            if self.split if split is None else split:
+                shapes = jax.eval_shape(kv_cache.split_layers, shapes)
+        layout = sharding.GENERATION if generating else sharding.TRAINING
+        return sharding.placed(params_lib.axes_like(model, shapes), shapes, self.mesh, layout=layout)
+
+    def array(self, shape: tuple[int, ...], dtype, spec: PartitionSpec = sharding.WHOLE) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.mesh, spec))
+
+    def rows(self, *shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
+        return self.array(shape, dtype, sharding.BY_ROWS)
+
+    def call(self, name: str, phase: str, function: Callable, args: tuple, *, own: tuple[str, ...], **more) -> Call:
+        keywords = more.pop("keywords", {})
+        # Training lets go of the weights that generate before it scores and updates.
+        kept = [n for n in self.kept if n != "generation" or phase not in ("reference", "update")]
+        return Call(name, phase, function, args, keywords, own, tuple(n for n in kept if n not in own), **more)
+
+    # --- generation ---------------------------------------------------------------------------------------------
+
+    def generating(self) -> list[Call]:
+        """Returns the programs of the engines: prefill of each stage's prompts, sharing, and the tick of all stages."""
+        c = self.config
+        responses = c.questions_per_iteration * c.num_responses
+        refines = c.refine == "policy"
+        critiques = responses * c.num_critiques if refines or c.critique_when == "all" else 0
+        parents = critiques if refines else 0  # whose refinements share a prompt
+        refinements = parents * c.refinements_per_critique
+        writes = "cot" in build_inference.critique_kinds(c) and not c.http_critic.url
+        if not writes:
+            critiques = 0
+        elif c.reward_source == "critic":  # which reads refinements too
+            critiques += refinements * c.num_critiques
+        prompts = [("prefill", c.max_prompt_length, c.questions_per_iteration)]
+        tokens = responses * c.max_response_length + refinements * c.max_response_length
+        judging = ("critique_prefill", c.max_critique_prompt_length, critiques)
+        if critiques and not self.critic:
+            prompts.append(judging)
+            tokens += critiques * c.max_critique_length
+        if refinements:
+            prompts.append(("refine_prefill", c.max_refinement_prompt_length, parents))
+        calls = self.engine("", prompts, tokens)
+        if critiques and self.critic:
+            judging = ("critic_prefill", *judging[1:])
+            calls += self.engine("critic_", [judging], critiques * c.max_critique_length)
+        self.sampled_tokens = tokens + (critiques * c.max_critique_length if self.critic else 0)
+        return calls
+
+    def engine(self, prefix: str, prompts: Sequence[tuple[str, int, int]], tokens: int) -> list[Call]:
+        """Returns the programs of one engine.
+
+        Args:
+          prefix: of its names; that of a critic's is not empty.
+          prompts: name, length and number of the prompts of each stage.
+          tokens: that it samples in an iteration.
+        """
+        c = self.config
+        own, args, settings = self.slots(prefix)
+        weights, state = args[:2]
+        widths = slot_scheduler.widths_up_to(self.room(prefix).longest_prompt, c.prompt_bucket)
+        phase, calls = "critique" if prefix else "prefill", []
+
+        def prefill(name: str, width: int, rows: int, number: int, *, continued: bool) -> None:
+            total = self.groups * rows
+            one = self.rows(total)
+            arguments = (weights, state, self.rows(total, width), one, one, one, self.rows(self.groups))
+            keywords = {"settings": settings, "continued": continued}
+            calls.append(
+                self.call(
+                    name, phase, slots.prefill, arguments, own=own, keywords=keywords,
+                    per_iteration=-(-number // total), trips=(rows,), unused_end=True,
+                )
+            )  # fmt: skip
+
+        for name, length, number in prompts:
+            width = next(width for width in widths if width >= max(1, length - 1))
+            prefill(name, width, slot_scheduler.rows_at_once(width), number, continued=False)
+        if len(widths) > 1:  # what comes after a shared beginning; how much does, the prompts decide
+            prefill(f"{prefix}continue", widths[-2], 1, 0, continued=True)
+        pairs = self.rows(self.groups * settings.num_slots)
+        sharing = (state, pairs, pairs, self.rows(self.groups))
+        keywords = {"settings": settings, "width": widths[-1]}
+        calls.append(
+            self.call(f"{prefix}share", phase, slots.share, sharing, own=own[1:], keywords=keywords, per_iteration=0)
+        )
+        at_once = self.groups * settings.num_slots * c.decode_chunk
+        sampling = build_inference.sampling(c)
+        calls.append(self.tick(f"{prefix}decode", own, args, settings, sampling, -(-tokens // at_once)))
+        return calls
+
+    def slots(self, prefix: str) -> tuple[tuple[str, ...], tuple, slots.Settings]:
+        """Returns the names of an engine's buffers, the arguments of its tick, and what it is compiled for."""
+        c, name, room = self.config, f"{prefix}slots", self.room(prefix)
+        model, weights = (self.critic, self.buffers["critic"].shapes) if prefix else (self.policy, self.generation)
+        settings = slots.Settings(
+            model, self.mesh, _EOS_IDS, room.num_slots, room.length, c.decode_chunk, room.dtype, self.split
+        )
+        state = slots.slots_shapes(settings)
+        self.buffers[name] = Buffer("kv_cache", state.cache)
+        number = self.rows(self.groups * room.num_slots)
+        flag = self.rows(self.groups * room.num_slots, dtype=jnp.bool_)
+        orders = slots.Orders(flag, flag, number, number, number, self.rows(self.groups * room.num_slots, 6))
+        seed, until = self.array((), jnp.uint32), self.array((), jnp.int32)
+        own = ("critic" if prefix else self.sampler, name)
+        return own, (weights, state, orders, seed, seed, until), settings
+
+    def room(self, prefix: str) -> build_inference.Room:
+        """Returns the slots of the policy's engine, or of the critic's."""
+        critic = prefix and self.critic
+        stages = build_inference.CRITIC_STAGES if critic else build_inference.policy_stages(self.config)
+        return build_inference.room(self.config, critic or self.policy, stages, mesh=self.mesh, dtype=str(self.dtype))
+
+    def tick(self, name: str, own, args, settings, sampling, per_iteration: int) -> Call:
+        blocks = -(-settings.length // kv_cache.read_at_once(split=settings.split))
+        return self.call(
+            name, "critique" if name.startswith("critic_") else "decode", slots.tick, args, own=own,
+            keywords={"settings": settings, "how": sampling}, trips=(settings.chunk, blocks),
+            per_iteration=per_iteration, counted={"blocks": blocks},
+        )  # fmt: skip
+
+    def evaluating(self) -> list[Call]:
+        """Returns the programs that an evaluation has beside those of an iteration: its own ways to sample."""
+        own, args, settings = self.slots("")
+        ways = zip(("eval_decode", "eval_sample_decode"), build_inference.ways_to_sample(self.config)[1:], strict=False)
+        return [self.tick(name, own, args, settings, how, 0) for name, how in ways]
+
+    # --- scoring, resharding, updating ----------------------------------------------------------------------------
+
+    def rows_a_question(self) -> int:
+        """Rows that a question of an iteration leaves to learn from."""
+        c = self.config
+        found = {"none": 0, "solution": 1}.get(c.refine, c.num_responses * c.num_critiques * c.refinements_per_critique)
+        return c.num_responses + min(c.num_refinements, found)
+
+    def batches(self, num_questions: int) -> int:
+        """Packed batches that the rows of so many questions take, all at full length."""
+        c, shape = self.config, build_model.pack_shape(self.config)
+        prompts = [np.full(c.max_prompt_length, q, np.int32) for q in range(num_questions)]
+        target = np.zeros(c.max_response_length, np.int32)
+        groups = [[TrainRow(prompt, target, target, 1.0)] * self.rows_a_question() for prompt in prompts]
+        token_rows = packing.assign(
+            groups, num_token_rows=shape.num_token_rows, pack_length=shape.pack_length, num_slots=shape.num_slots
+        )
+        return -(-len(token_rows) // (shape.num_token_rows * self.groups))
+
+    def batch(self):
+        shape, length = build_model.pack_shape(self.config), self.config.max_response_length
+        one = packing.fill([], 1, shape.num_token_rows, shape.pack_length, shape.num_slots, length)
+        return jax.tree.map(lambda x: self.rows(self.groups * len(x), *x.shape[1:], dtype=x.dtype), one)
+
+    def batches_at_once(self):
+        stacked = lambda x: self.array((train_step.AT_ONCE, *x.shape), x.dtype, sharding.STACKED_BY_ROWS)  # noqa: E731
+        return jax.tree.map(stacked, self.batch())
+
+    def scoring(self) -> list[Call]:
+        c = self.config
+        keywords = dict(config=self.policy, temperature=c.temperature, dtype=self.dtype, mesh=self.mesh)
+        times, calls = self.batches(c.questions_per_iteration), []
+        if c.old_logp == "trainer":
+            own = ("trained", "base") if self.base else ("trained",)
+            calls.append(self.scored("old_logp", "update", self.state.params, self.base, own, keywords, times))
+        if c.kl_coef:
+            if self.base:
+                calls.append(self.scored("reference", "reference", self.weights, None, ("base",), keywords, times))
+            else:
+                weights = self.buffers["reference"].shapes
+                more = keywords | {"layout": sharding.GENERATION}
+                calls.append(self.scored("reference", "reference", weights, None, ("reference",), more, times))
+        return calls
+
+    def scored(self, name, phase, params, base, own, keywords, times) -> Call:
+        keywords = {"layout": sharding.TRAINING} | keywords
+        args = (params, self.batch(), base)
+        return self.call(name, phase, train_step.score, args, own=own, keywords=keywords, per_iteration=times)
+
+    def resharding(self) -> list[Call]:
+        if self.sampler == "trained":  # nothing to do
+            return []
+        keywords = dict(config=self.policy, mesh=self.mesh, dtype=self.dtype, split=self.split)
+        own = ("trained", "base", "generation") if self.base else ("trained", "generation")
+        args = (self.state.params, self.base)
+        return [self.call("reshard", "reshard", weights_lib.lay_out, args, keywords=keywords, own=own)]
+
+    def updating(self) -> list[Call]:
+        c, params = self.config, self.state.params
+        self.buffers["gradients"] = Buffer("temporaries", params)
+        count = self.array((), jnp.float32)
+        counts = dict.fromkeys(("rows", "tokens", "nll_tokens", "questions"), count)
+        keywords = dict(
+            config=self.policy, settings=build_model.loss_settings(c), remat=c.remat, dtype=self.dtype, mesh=self.mesh
+        )
+        batches = self.batches(c.questions_per_iteration // c.updates_per_batch)
+        runs = -(-batches // train_step.AT_ONCE)
+        at_once = -(-batches // runs)  # as many in each run
+        args = (params, params, self.batches_at_once(), self.array((), jnp.int32), counts, self.base)
+        own = ("trained", "gradients", "base") if self.base else ("trained", "gradients")
+        return [
+            self.call(
+                "update", "update", train_step.accumulate, args, keywords=keywords, own=own, times=runs,
+                per_iteration=c.updates_per_batch, trips=(at_once,), repeated=at_once,
+            ),
+            self.call(
+                "update", "update", optimizer_lib.apply, (self.state, params), keywords={"optimizer": self.optimizer},
+                own=tuple(name for name in ("trained", "optimizer", "gradients") if name in self.buffers),
+                per_iteration=c.updates_per_batch,
+            ),
+        ]  # fmt: skip

@@ -1,0 +1,410 @@
+"""Grading of programs by unit tests, run only inside worker processes: they wait for the programs.
+
+A gold answer is JSON text with one kind of tests:
+
+  - `{"asserts": ["assert add(1, 2) == 3", ...], "setup": "import math", "names": ["add"]}` (MBPP). The setup is part
+    of the tests: it is run after the program and before the asserts, and the program does not see what it defines.
+    `names` are those that the program gives, also of attributes of its objects, ".pop"; without them, the tests must
+    use a single name that nobody defines;
+  - `{"prompt": "def add(a, b):\\n ...", "entry_point": "add", "check": "def check(candidate): ..."}` (HumanEval);
+  - `{"stdin": [{"input": "1 2\\n", "output": "3\\n"}, ...]}`: the program is run as a script, once a test. What it
+    prints is compared line by line, up to spaces at the ends of lines and empty lines at the end.
+
+The program runs in one sandbox, the asserts in another; see `program` for what passes between them. What is
+expected, and the verdict, never are in a process that runs the program, and no word of the tests but the names that are
+tested has its meaning from the program (see `names`). Arguments and results are passed as copies:
+what a function does to its arguments can't be tested, and functions can't be passed to it.
+"""
+
+import collections
+import contextlib
+import json
+import math
+import os
+import pathlib
+import re
+import socket
+import time
+
+from cgrpo_jax.rewards.answers import without_thinking
+from cgrpo_jax.rewards.sandbox import sandbox
+from cgrpo_jax.rewards.sandbox.names import candidates, modules, only_name
+from cgrpo_jax.rewards.sandbox.values import EXPECTED, cut
+
+# What of a worker's time limit is kept for starting sandboxes and for telling of a program that hangs.
+_MARGIN = 2.0  # seconds, at most
+_KEPT = 0.4  # share of the time limit, at most
+_START = 0.75  # share of what is kept, for the start
+_AT_ONCE = 4  # scripts of one program: most of the time in which one starts is waiting
+_MAX_OUTPUT = 1 << 20  # bytes that a program may print
+_MAX_REPORT = 1 << 16
+_HERE = pathlib.Path(__file__).resolve().parent
+_PROGRAM, _TESTS = _HERE / "program.py", _HERE / "tests.py"
+_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
+_TEXTS = ("setup", "check", "entry_point", "prompt")
+
+
+def start(memory_limit: int) -> None:
+    """Initialises a worker.
+
+    Args:
+      memory_limit: bytes of the worker alone: programs have limits of their own.
+    """
+    import resource
+
+    if not sandbox.isolated():
+        sandbox.hide()
+    if memory_limit:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
+
+
+def seconds_for(timeout: float) -> float:
+    """Returns the seconds that all tests of a program share, of the worker's time limit.
+
+    Example:
+      >>> seconds_for(5.0), seconds_for(60.0), seconds_for(1.0)
+      (3.0, 58.0, 0.6)
+    """
+    return timeout - _margin(timeout)
+
+
+def _margin(timeout):
+    return min(_MARGIN, _KEPT * timeout)
+
+
+def _start_seconds(timeout):
+    """That a sandbox may take before the program's time begins."""
+    return _START * _margin(timeout)
+
+
+def program_of(response: str) -> str:
+    """Returns the program in a response: its last block of Python, else its last block, else all of it.
+
+    Example:
+      >>> program_of("So:\\n```python\\nprint(1)\\n```\\nDone.")
+      'print(1)\\n'
+    """
+    text = without_thinking(response)
+    blocks = _blocks(text)
+    python = [code for language, code in blocks if language.lower() in ("python", "python3", "py")]
+    return (python or [code for _, code in blocks] or [text])[-1]
+
+
+def _blocks(text):
+    """The fenced blocks of a text as (language, content); one that is never closed goes on to the end."""
+    blocks, content = [], None
+    lines = text.split("\n")
+    lines = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
+    for line in lines:
+        fence = _FENCE.match(line)
+        if content is not None and fence is None:
+            content.append(line)
+        elif content is not None:
+            content = None
+        elif fence and line.endswith("\n"):  # a fence that ends the text opens nothing
+            content = []
+            blocks.append((fence[1], content))
+    return [(language, "".join(content)) for language, content in blocks]
+
+
+def readable(answer: str) -> bool:
+    """Does the gold answer hold tests of one kind, and do those in Python parse?"""
+    return _read(answer) is not None
+
+
+def unclear_names(answer: str) -> str:
+    """Returns why a gold answer can't be read, where that is for its `names` alone; else nothing.
+
+    Example:
+      >>> unclear_names('{"asserts": ["assert isclose(f(2), 1.41)"]}')
+      'its tests use f and isclose: say in `names` which come from the program'
+    """
+    try:
+        tests = json.loads(answer)
+        if _read(answer) is not None or _read(json.dumps(tests | {"names": ["name"]})) is None:
+            return ""
+    except (ValueError, TypeError):
+        return ""
+    if "names" in tests:
+        return "its `names` must be a list of names, at least one of them without a point before it"
+    found = candidates(tests.get("setup", ""), tests["asserts"])
+    used = " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]])) or "no name of a program"
+    return f"its tests use {used}: say in `names` which come from the program"
+
+
+def grade(
+    response: str, answer: str, timeout: float = 5.0, *, seconds: float | None = None
+) -> tuple[float, str | None, str]:
+    """Runs the program in `response` against the tests in `answer`.
+
+    Args:
+      response: what the model wrote.
+      answer: JSON, see above.
+      timeout: seconds after which the worker is killed.
+      seconds: of wall-clock time, for all tests together; by default what the time limit leaves, see `seconds_for`.
+
+    Returns:
+      `(score, program, reason)`, see `rewards.Grade`. The score is 1.0 if all tests pass, else 0.0. The reason names
+      the first test that fails, the call and what came of it: a value, or an exception with the program's line. What
+      was expected stands after `EXPECTED`, so that it can be left out.
+
+    Example:
+      >>> grade("def add(a, b):\\n    return a - b", '{"asserts": ["assert add(1, 2) == 3"]}')[2]
+      'Test 1 of 1 fails: add(1, 2) returns -1. Tests passed: 0 of 1.\\nExpected: 3'
+    """
+    tests = _read(answer)
+    if tests is None:
+        return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
+    program = program_of(response)
+    if not program.strip():
+        return 0.0, None, "no program found"
+    run = _run_scripts if "stdin" in tests else _run_asserts
+    seconds = seconds_for(timeout) if seconds is None else seconds
+    passed, reason = run(program, tests, seconds, _start_seconds(timeout))
+    return float(passed), program, reason
+
+
+def _read(answer):
+    """The gold answer's fields, None if it can't be read."""
+    try:
+        tests = json.loads(answer)
+        kinds = [kind for kind in ("asserts", "check", "stdin") if kind in tests]
+        if len(kinds) != 1 or tests.keys() - {*_TEXTS, *kinds, *(["names"] if kinds == ["asserts"] else [])}:
+            return None
+        if not all(isinstance(tests.get(name, ""), str) for name in _TEXTS):
+            return None
+        if not isinstance(tests[kinds[0]], str if kinds == ["check"] else list):
+            return None
+        if kinds == ["stdin"]:
+            pairs = [(test["input"], test["output"]) for test in tests["stdin"]]
+            good = all(isinstance(text, str) for pair in pairs for text in pair)
+            return tests if good and pairs else None
+        compile(tests.get("setup", ""), "<setup>", "exec")
+        sources = [tests["check"]] if kinds == ["check"] else tests["asserts"]
+        asserts = [re.search(r"\bassert\b", source) and compile(source, "<tests>", "exec") for source in sources]
+        if kinds == ["check"] and not (tests.get("entry_point", "").isidentifier() and "def check(" in tests["check"]):
+            return None
+        return tests if asserts and all(asserts) and _names(tests) else None
+    except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError, MemoryError):
+        return None
+
+
+def _names(tests):
+    """The names that the tests take from the program; none if that is not clear."""
+    if "check" in tests:
+        return [tests["entry_point"]]
+    if "names" not in tests:
+        name = only_name(tests.get("setup", ""), tests["asserts"])
+        return [] if name is None else [name]
+    names = tests["names"]
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return []
+    return names if any(not name.startswith(".") for name in names) else []  # of attributes alone nothing is tested
+
+
+# --- tests that call the program's functions --------------------------------------------------------------------------
+
+
+def _run_asserts(program, tests, seconds, start):
+    """Returns (passed, reason)."""
+    job = _program_job(program, tests) | {"script": False, "seconds": seconds}
+    before = [tests.get("setup", "")] + ([tests["prompt"]] if _compiles(tests.get("prompt", "")) else [])
+    sources, names = tests.get("asserts") or [tests["check"]], _names(tests)
+    forgotten = [f"import {name}" for name in modules([*before, *sources]) if name not in names]
+    asked = dict(
+        names=names,
+        before=forgotten + before,
+        tests=sources,
+        entry_point=tests.get("entry_point", "") if "check" in tests else "",
+    )
+    deadline = time.monotonic() + seconds + start
+    with contextlib.ExitStack() as stack:
+        ours, theirs = [stack.enter_context(end) for end in socket.socketpair()]
+        read, write = _pipe(stack, stack)
+        tester = stack.enter_context(
+            sandbox.Sandbox(
+                _TESTS, asked, limits=_limits(seconds), fds=[ours.fileno(), write.fileno()], deadline=deadline
+            )
+        )
+        runner = stack.enter_context(
+            sandbox.Sandbox(_PROGRAM, job, limits=_limits(seconds), fds=[theirs.fileno()], deadline=deadline)
+        )
+        for end in (ours, theirs, write):
+            end.close()
+        said, how = sandbox.read_capped(read.fileno(), limit=_MAX_REPORT, deadline=deadline)
+        if how == "deadline":  # without the program, the tests tell how far they came
+            runner.stop()
+            said += sandbox.read_capped(read.fileno(), limit=_MAX_REPORT, deadline=time.monotonic() + 1)[0]
+        tester.stop()
+        status = runner.stop() if runner.wait(1) else None
+    try:
+        report = json.loads(said)
+    except ValueError:
+        return False, f"the tests did not end within {seconds:g} s" if how == "deadline" else "the tests ended early"
+    if report["failure"] is None:
+        return True, f"passes all {report['total']} tests"
+    return False, _describe(report, seconds, how, status)
+
+
+def _program_job(program, tests):
+    """What is run before the program, the program, and how many of its lines are not the model's."""
+    prompt, entry = tests.get("prompt", ""), tests.get("entry_point", "")
+    if not prompt or not entry:
+        return {"before": "", "program": program, "offset": 0}
+    if re.search(rf"^def\s+{entry}\b|^{entry}\s*=", program, re.MULTILINE):
+        return {"before": prompt if _compiles(prompt) else "", "program": program, "offset": 0}
+    # The response goes on where the prompt ends.
+    return {"before": "", "program": f"{prompt.rstrip()}\n{program}", "offset": len(prompt.rstrip().splitlines())}
+
+
+def _limits(seconds):
+    """No process may use less of the CPU than the wall-clock time that it has."""
+    return sandbox.Limits(cpu=max(sandbox.Limits.cpu, math.ceil(seconds) + 1))
+
+
+def _compiles(source):
+    try:
+        compile(source, "<prompt>", "exec")
+    except (SyntaxError, ValueError):
+        return False
+    return bool(source)
+
+
+def _describe(report, seconds, how, status):
+    """The first failure of a report in words."""
+    found, expected = report["failure"], ""
+    call = found["call"] or "the program"
+    if "missing" in found:
+        what = f"the program defines no {found['missing']}"
+    elif "raised" in found:
+        what = _exception(call, found["raised"], seconds)
+    elif "ended" in found:
+        what = f"{call} did not end within {seconds:g} s" if how == "deadline" else f"{call} ends the process"
+        what += f" by signal {-status}" if how != "deadline" and status is not None and status < 0 else ""
+    elif "tests" in found:
+        returned = f"{call} returns {found['returned']}, and " if found["returned"] else ""
+        what = f"{returned}the test raises {found['tests']}"
+    else:
+        what = f"{call} returns {found['returned']}" if found["call"] else "it does not hold"
+        what += f", and {found['side']} is {found['value']}" if found["side"] else ""
+        what += f", wrong from {found['where']} on" if found["where"] else ""
+        expected = EXPECTED + found["expected"]
+    return _reason(found["number"], report["passed"], report["total"], what) + expected
+
+
+def _exception(what, found, seconds):
+    line = f" in line {found['line']}" if found["line"] else ""
+    line += f": `{found['text']}`" if found["text"] else ""
+    if found["type"] == "OutOfTimeError":
+        return f"{what} did not end within {seconds:g} s" + (f", and was{line}" if line else "")
+    return f"{what} raises {found['type']}" + (f": {found['message']}" if found["message"] else "") + line
+
+
+def _reason(number, passed, total, what):
+    where = f"Test {number} of {total} fails" if number else "No test could be run"
+    return f"{where}: {what}. Tests passed: {passed} of {total}."
+
+
+# --- tests that read what the program prints --------------------------------------------------------------------------
+
+
+def _run_scripts(program, tests, seconds, start):
+    """Returns (passed, reason)."""
+    deadline, total, passed, first = time.monotonic() + seconds, len(tests["stdin"]), 0, None
+    waiting = collections.deque(enumerate(tests["stdin"], start=1))
+    running = collections.deque()
+    with contextlib.ExitStack() as stack:
+        while waiting or running:
+            left = deadline - time.monotonic()
+            if waiting and len(running) < _AT_ONCE and (left > 0 or not first):
+                number, test = waiting.popleft()
+                script = stack.enter_context(_Script(program, test, max(left, 0.1), seconds, start))
+                running.append((number, script))
+            elif running:
+                number, script = running.popleft()
+                wrong = script.outcome()
+                passed += wrong is None
+                first = first or (wrong and (number, *wrong))
+            else:
+                break  # out of time
+    if first is None:
+        return True, f"passes all {total} tests"
+    number, what, expected = first
+    return False, _reason(number, passed, total, what) + expected
+
+
+class _Script:
+    """A program that runs one test, from the start on, in a sandbox of its own."""
+
+    def __init__(self, program, test, left, seconds, start):
+        self._test, self._seconds = test, seconds
+        job = {"script": True, "before": "", "program": program, "offset": 0, "seconds": left}
+        self._deadline = time.monotonic() + left + start
+        with contextlib.ExitStack() as stack, contextlib.ExitStack() as theirs:
+            self._output, stdout = _pipe(stack, theirs)
+            self._errors, channel = _pipe(stack, theirs)
+            self._box = sandbox.Sandbox(
+                _PROGRAM,
+                job,
+                limits=_limits(seconds),
+                stdin=test["input"].encode(errors="replace"),
+                stdout=stdout.fileno(),
+                fds=[channel.fileno()],
+                deadline=self._deadline,
+            )
+            stack.enter_context(self._box)
+            self._stack = stack.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failed):
+        return self._stack.__exit__(*failed)
+
+    def outcome(self):
+        """Waits for its end; returns None if it passes, else what is wrong in words, without and with the expected."""
+        box, seconds = self._box, self._seconds
+        with self._stack:
+            printed, how = sandbox.read_capped(self._output.fileno(), limit=_MAX_OUTPUT, deadline=self._deadline)
+            status = box.stop() if how != "end" or box.wait(self._deadline - time.monotonic()) else None
+            if status is None:
+                box.stop()
+            told = sandbox.read_capped(self._errors.fileno(), limit=_MAX_REPORT, deadline=time.monotonic() + 1)[0]
+        given = f"with the input {cut(repr(self._test['input']))} the program"
+        if how == "limit":
+            return f"{given} prints more than {_MAX_OUTPUT} bytes", ""
+        if how == "deadline" or status is None:
+            return f"{given} did not end within {seconds:g} s", ""
+        if status:
+            return _failed_script(given, told, status, seconds), ""
+        return _compare(given, printed.decode(errors="replace"), self._test["output"])
+
+
+def _failed_script(given, error, status, seconds):
+    try:
+        found = json.loads(error)  # written by the program's process: no more than words
+        found = {key: found[key] and cut(str(found[key])) for key in ("type", "message", "line", "text")}
+        return _exception(given, found, seconds)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return f"{given} ends " + (f"by signal {-status}" if status < 0 else f"with status {status}")
+
+
+def _compare(given, printed, expected):
+    """Returns None if the outputs are equal up to spaces at the ends of lines, else the first line that differs."""
+    lines, wanted = ([line.rstrip() for line in text.rstrip().split("\n")] for text in (printed, expected))
+    if lines == wanted:
+        return None
+    both = min(len(lines), len(wanted))
+    at = next((at for at in range(both) if lines[at] != wanted[at]), both)
+    if at == len(lines):
+        what = f"{given} prints nothing after line {at}"
+    else:
+        what = f"{given} prints {cut(repr(lines[at]))} as line {at + 1}"
+    told = cut(repr(wanted[at])) if at < len(wanted) else "the end of the output"
+    return what, f"{EXPECTED}{told}" + (f" as line {at + 1}" if len(wanted) > 1 else "")
+
+
+def _pipe(ours, theirs):
+    """A pipe from the program; its two ends are closed with the two stacks."""
+    read, write = os.pipe()
+    return ours.enter_context(os.fdopen(read, "rb")), theirs.enter_context(os.fdopen(write, "wb"))

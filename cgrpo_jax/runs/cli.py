@@ -1,0 +1,182 @@
+"""The command line of every entry point: flags, configuration, and errors that fit on one line.
+
+    def main(config, workdir): ...
+
+    if __name__ == "__main__":
+        cli.run(main, require=("config", "workdir"))
+
+A user's mistake (`UserError`, or a wrong flag) prints `error: ...` and exits with status 2, before anything is
+written. Any other exception is a bug and keeps its stack trace.
+"""
+
+import dataclasses
+import keyword
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags as absl_flags
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runtime import signals
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One flag of an entry point.
+
+    Attributes:
+      help: one line for `--help`; of what is true by default, what switching it off does.
+      kind: `str`, `int`, `float` or `bool` (`--name`, `--noname`).
+      default: value when the flag is not given.
+    """
+
+    help: str
+    kind: type = str
+    default: Any = None
+
+
+CONFIG = Flag("configuration file, such as configs/quickstart.py")
+WORKDIR = Flag("folder of the run: metrics, samples, checkpoints, summary")
+DISTRIBUTED = Flag("one of several processes that work together, each with the same command", kind=bool, default=False)
+
+_DEFINE = {
+    str: absl_flags.DEFINE_string,
+    int: absl_flags.DEFINE_integer,
+    float: absl_flags.DEFINE_float,
+    bool: absl_flags.DEFINE_bool,
+}
+_KIND_NAMES = {str: "a string", int: "an int", float: "a number", bool: "true or false"}
+
+
+def run(
+    main: Callable[..., None],
+    *,
+    require: Sequence[str] = (),
+    flags: Mapping[str, Flag] | None = None,
+    arguments: Sequence[str] = (),
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Parses the command line, calls `main` with one keyword argument per flag, and exits on a user's mistake.
+
+    Args:
+      main: called with what was given. `config` arrives as a `FrozenConfigDict` with its overrides applied; a flag
+        whose name is a Python keyword arrives with an underscore (`--from` as `from_`).
+      require: names of the flags that must be given. `"config"` and `"workdir"` are known; put them in `flags`
+        (as `cli.CONFIG`, `cli.WORKDIR`) instead of here where they may be left out.
+      flags: further flags, by name.
+      arguments: names of the positional arguments; all of them must be given.
+      argv: the arguments after the program's name; those of the process by default.
+
+    Raises:
+      SystemExit: 0 after `--help`, 2 after a user's mistake, 130 after Ctrl-C.
+
+    Example:
+      `run(main, require=("config",), flags={"topology": Flag("TPU topology, such as v5e:4x4")})` calls
+      `main(config=..., topology=...)`.
+    """
+    known = {name: flag for name, flag in (("config", CONFIG), ("workdir", WORKDIR)) if name in require}
+    known |= flags or {}
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if any(argument in ("--help", "-help", "-h") for argument in argv):
+            sys.stdout.write(_usage(main, known, require, arguments))
+            sys.exit(0)
+        with signals.raised():
+            main(**parse(argv, flags=known, require=require, arguments=arguments))
+    except UserError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command begins anew, or goes on with what was written\n")
+        sys.exit(signals.STATUS)
+
+
+def parse(
+    argv: Sequence[str], *, flags: Mapping[str, Flag], require: Sequence[str] = (), arguments: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Returns the keyword arguments that a command line gives to `main` (see `run`).
+
+    Raises:
+      UserError: an unknown flag or config key, a wrong type, or something missing.
+    """
+    values, rest = _parse_known(argv, flags)
+    # absl takes --undefok from the arguments by itself, and lets the flags it names pass in silence.
+    for argument in [*rest, *(argument for argument in argv if argument.lstrip("-").startswith("undefok"))]:
+        name = argument.lstrip("-").partition("=")[0]
+        if re.match(r"--?[A-Za-z]", argument) and not (
+            "config" in flags and name.removeprefix("no").startswith("config.")
+        ):
+            raise UserError(
+                f"unknown flag --{name}{config_lib.suggestion(name, _names(flags), '--')}; {_allowed(flags)}"
+            )
+    missing = [f"--{name}" for name in require if values[name] in (None, "")]
+    if missing:
+        raise UserError(f"missing {' and '.join(missing)}; {_allowed(flags)}")
+    positional = rest
+    if values.get("config"):
+        config = config_lib.load(values["config"])
+        positional = config_lib.override(config, rest)
+        values["config"] = config_lib.freeze(config)
+    if len(positional) != len(arguments) or any(argument.startswith("-") for argument in positional):
+        expected = " ".join(name.upper() for name in arguments) or "none"
+        raise UserError(f"positional arguments: got {' '.join(positional) or 'none'}, expected {expected}; see --help")
+    values |= dict(zip(arguments, positional, strict=True))
+    return {f"{name}_" if keyword.iskeyword(name) else name: value for name, value in values.items()}
+
+
+def _parse_known(argv: Sequence[str], flags: Mapping[str, Flag]) -> tuple[dict[str, Any], list[str]]:
+    """Returns the values of the given flags and the arguments that are none of them."""
+    # A fresh FlagValues: absl's global one belongs to whatever library was imported last.
+    parser = absl_flags.FlagValues()
+    for name, flag in flags.items():
+        _DEFINE[flag.kind](name, flag.default, flag.help, flag_values=parser)
+    parser.set_gnu_getopt(True)  # a positional argument may stand before a flag
+    try:
+        rest = parser(["", *argv], known_only=True)[1:]
+    except absl_flags.IllegalFlagValueError as error:
+        given = str(error).removeprefix("flag ").split(": ")[0]
+        name = given.removeprefix("--").partition("=")[0]
+        raise UserError(f"{given} is not {_KIND_NAMES[flags[name].kind]}") from error
+    except (absl_flags.Error, ValueError) as error:
+        raise UserError(f"{error}; {_allowed(flags)}") from error
+    return {name: parser[name].value for name in flags}, rest
+
+
+def _names(flags: Mapping[str, Flag]) -> list[str]:
+    """Returns the flags as they are given: what is true by default can only be switched off."""
+    return [f"no{name}" if flag.default is True else name for name, flag in flags.items()]
+
+
+def _allowed(flags: Mapping[str, Flag]) -> str:
+    names = [f"--{name}" for name in _names(flags)] + (["--config.KEY=VALUE"] if "config" in flags else [])
+    return f"flags are {', '.join([*names, '--help'])}"
+
+
+def _usage(
+    main: Callable[..., None], known: Mapping[str, Flag], require: Sequence[str], arguments: Sequence[str]
+) -> str:
+    """Returns the text of `--help`: one line of usage, what the program does, and its flags."""
+    module = sys.modules.get(main.__module__)
+    name = pathlib.Path(getattr(module, "__file__", None) or sys.argv[0]).stem
+    words = [f"usage: python -m cgrpo_jax.{name}", *(argument.upper() for argument in arguments)]
+    named = dict(zip(_names(known), known.values(), strict=True))
+    for flag, spec in named.items():
+        value = "" if spec.kind is bool else "=..."
+        words.append(f"--{flag}{value}" if flag in require else f"[--{flag}{value}]")
+    lines = [" ".join(words + ["[--config.KEY=VALUE ...]"] * ("config" in known)), ""]
+    if summary := (getattr(module, "__doc__", None) or main.__doc__ or "").strip():
+        lines += [summary, ""]
+    for flag, spec in named.items():
+        default = "" if spec.default is None or spec.kind is bool else f" (default: {spec.default})"
+        lines.append(f"  --{flag:<12} {spec.help}{default}")
+    if "config" in known:
+        lines.append("  --config.KEY   sets one key of the configuration; configs/base.py lists every key")
+    return "\n".join(lines) + "\n"

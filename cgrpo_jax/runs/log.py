@@ -1,0 +1,229 @@
+"""What a run tells: a row of metrics and sample texts for each iteration, a summary and a table at its end."""
+
+import collections
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TextIO
+
+import jax
+import tqdm
+
+from cgrpo_jax.inference.engine import Stats
+from cgrpo_jax.inference.orchestrator import Progress
+from cgrpo_jax.models.params import ModelConfig
+from cgrpo_jax.records import Author, Problem, Rollout, Stage
+from cgrpo_jax.runs import metrics
+from cgrpo_jax.runtime import processes
+
+
+class Clock:
+    """Seconds by stage since the last `take`, and named counts."""
+
+    def __init__(self):
+        self._seconds: collections.Counter = collections.Counter()
+        self._counts: collections.Counter = collections.Counter()
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Adds the time that the block takes to a stage, whose name it bears in a trace (profiling.py)."""
+        started = time.monotonic()
+        try:
+            with jax.profiler.TraceAnnotation(stage):
+                yield
+        finally:
+            self._seconds[stage] += time.monotonic() - started
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Adds time to a stage."""
+        self._seconds[stage] += seconds
+
+    def count(self, name: str, number: int) -> None:
+        """Adds to a count, which is written also when it is 0."""
+        self._counts[name] += number
+
+    def take(self, tokens: Mapping[str, float]) -> dict[str, float]:
+        """Returns `time/STAGE`, `tokens_per_second/STAGE` for stages with tokens, and the counts; then starts anew."""
+        row = {f"time/{stage}": seconds for stage, seconds in self._seconds.items()}
+        row |= {
+            f"tokens_per_second/{stage}": number / self._seconds[stage]
+            for stage, number in tokens.items()
+            if self._seconds[stage] and number
+        }
+        row |= self._counts
+        self._seconds.clear()
+        self._counts.clear()
+        return row
+
+
+def progress_bar(steps: Iterable | None = None, **kw) -> tqdm.tqdm:
+    """Returns a progress bar that redraws often for a person and seldom into a log file; process 0 shows it."""
+    return tqdm.tqdm(steps, mininterval=0.2 if sys.stderr.isatty() else 10.0, disable=not processes.is_first(), **kw)
+
+
+@contextlib.contextmanager
+def told(desc: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Gives what is called with how many parts are done, how many there are and which comes: shown as a bar."""
+    with progress_bar(desc=desc, leave=False) as bar:
+
+        def tell(done: int, total: int, name: str) -> None:
+            bar.total = total
+            bar.set_postfix_str(name, refresh=False)
+            bar.update(done - bar.n)
+
+        yield tell
+
+
+def evaluating() -> tqdm.tqdm:
+    """Returns a bar that has only what `show` writes beside it."""
+    return progress_bar(desc="evaluating", leave=False, bar_format="{desc} [{elapsed}{postfix}]")
+
+
+def show(bar: tqdm.tqdm, progress: Progress) -> None:
+    """Shows beside a progress bar how far an iteration's texts are, as seldom as the bar itself is drawn."""
+    now = time.monotonic()
+    if bar.disable:  # then it does not even have an interval
+        return
+    if now - getattr(bar, "shown_at", -math.inf) < bar.mininterval:
+        return
+    bar.shown_at = now
+    waiting = "+".join(str(progress.waiting.get(stage, 0)) for stage in Stage)
+    speed = progress.tokens / progress.seconds if progress.seconds else 0
+    bar.set_postfix_str(
+        f"{progress.done}/{progress.total} questions, {progress.live}/{progress.slots} slots, {waiting} waiting, "
+        f"{speed:.0f} tok/s"
+    )
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Writes a line, by default to standard error, on process 0."""
+    if processes.is_first():
+        (file or sys.stderr).write(f"{text}\n")
+
+
+def bar_text(row: Mapping[str, float]) -> str:
+    """Returns what stands beside the progress bar after an iteration."""
+    parts = [f"reward {row['reward']:.2f}", f"all wrong {row['frac_all_wrong']:.2f}"]
+    if row.get("refine/attempted"):
+        parts.append(f"rescued {row['refine/questions_rescued']:.2f}")
+    if "tokens_per_second/rollout" in row:
+        parts.append(f"{row['tokens_per_second/rollout']:.0f} tok/s")
+    return ", ".join(parts)
+
+
+def sampled_tokens(
+    responses: Sequence[Sequence[Rollout]], refinements: Sequence[Rollout], counts: Mapping[str, int]
+) -> int:
+    """Returns the tokens that models sampled in an iteration; `counts` holds those of critiques."""
+    written = [row for group in responses for row in group] + [r for r in refinements if r.author == Author.POLICY]
+    return sum(len(row.token_ids) for row in written) + counts["tokens"]
+
+
+def metrics_row(
+    responses: Sequence[Sequence[Rollout]],
+    refinements: Sequence[Rollout],
+    kept: Sequence[Rollout],
+    counts: Mapping[str, int],
+    stats: Sequence[Mapping[str, float]],
+    engines: Sequence[Stats],
+    *,
+    refines: bool,
+    pass_threshold: float,
+    model: ModelConfig,
+    adapters: bool,
+) -> dict[str, float]:
+    """Returns an iteration's metrics that do not depend on the clock; `metrics.METRICS` says what each means."""
+    row = metrics.response_metrics(responses, pass_threshold=pass_threshold)
+    if refines:
+        row |= metrics.refinement_metrics(refinements, kept, pass_threshold=pass_threshold)
+        row["refine/prompts_cut"] = counts["refine_prompts_cut"]
+        row["refine/dropped_mentions"] = counts["dropped_mentions"]
+    trained = [one for group in [*responses, kept] for one in group if not one.ungraded]
+    row["group_reward"] = sum(one.reward for one in trained) / max(len(trained), 1)
+    row |= metrics.critic_metrics(counts) | metrics.engine_metrics(engines)
+    return row | metrics.update_metrics(stats) | metrics.update_work(stats, model, adapters=adapters)
+
+
+def sample_lines(
+    step: int,
+    problems: Sequence[Problem],
+    responses: Sequence[Sequence[Rollout]],
+    refinements: Sequence[Rollout],
+    *,
+    num: int,
+    critiques_shown: bool,
+) -> list[dict]:
+    """Returns up to `num` questions with their texts, those with a refinement first: they show all three stages."""
+    by_response = {(row.index.question, row.index.response): row for row in reversed(refinements)}
+    refined = {row.index.question for row in refinements}
+    lines = []
+    for q in sorted(range(len(problems)), key=lambda q: q not in refined)[:num]:
+        first = next((row for row in responses[q] if (q, row.index.response) in by_response), responses[q][0])
+        refinement = by_response.get((q, first.index.response))
+        lines.append(
+            {
+                "step": step,
+                "problem": problems[q].index,
+                "question": problems[q].question,
+                "answer": problems[q].answer,
+                "response": first.text,
+                "reward": _reward(first),
+                "rewards": [_reward(row) for row in responses[q]],
+                "critique": refinement.parent.text if refinement and critiques_shown else None,
+                "refinement": refinement.text if refinement else None,
+                "refinement_reward": _reward(refinement) if refinement else None,
+            }
+        )
+    return lines
+
+
+def _reward(row: Rollout) -> float | None:
+    """The reward of a row; None where its grader failed."""
+    return None if row.ungraded else row.reward
+
+
+def summary(progress, *, updates: int, after: dict | None, solved_after: Sequence[bool | None] | None) -> dict:
+    """Returns what a run comes to.
+
+    `unsolved_before` counts the held-out questions of which no text of the first weights passes, and all have a
+    verdict; `unsolved_before_solved_after` is the share of these that the final weights solve, of those of which that
+    is known. Either is None where there is nothing to count.
+
+    Args:
+      progress: the run's `initial_state.Progress`.
+      updates: optimiser updates.
+      after: held-out metrics of the final weights.
+      solved_after: `benchmark.solved` of the final weights.
+    """
+    unsolved = progress.unsolved_before
+    known = [solved_after[q] for q in unsolved or () if solved_after[q] is not None]
+    return {
+        "eval_before": progress.eval_before,
+        "eval_after": after,
+        "unsolved_before": None if unsolved is None else len(unsolved),
+        "unsolved_before_solved_after": sum(known) / len(known) if known else None,
+        "all_failed_start": progress.all_failed_start,
+        "updates": updates,
+        "iterations": progress.iteration,
+        "num_tokens": progress.num_tokens,
+        "seconds": progress.seconds,
+        "num_compilations": processes.compilations(),
+    }
+
+
+def table(summary: Mapping) -> str:
+    """Returns a summary as the short table that a run ends with."""
+    lines = [f"{summary['updates']} updates, {summary['num_tokens']} tokens generated, {summary['seconds']:.0f} s"]
+    before, after = summary["eval_before"], summary["eval_after"]
+    if after:
+        lines += ["", f"{'held-out':<12}{'before':>8}{'after':>8}"]
+        lines += [f"{name:<12}{before[name]:>8.3f}{after[name]:>8.3f}" for name in after if name.startswith("pass")]
+        lines.append("")
+    if summary["unsolved_before_solved_after"] is not None:
+        lines.append(
+            f"{summary['unsolved_before']} held-out questions were unsolved before; "
+            f"{summary['unsolved_before_solved_after']:.0%} of them are solved now"
+        )
+    return "\n".join(lines) + "\n"

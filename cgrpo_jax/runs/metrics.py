@@ -1,0 +1,253 @@
+"""What a step is measured by. Quantities that TRL has bear its names; `METRICS` says what each one means."""
+
+import collections
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cgrpo_jax.critiques.texts import mentions_critique
+from cgrpo_jax.inference.engine import Stats
+from cgrpo_jax.models.params import ModelConfig
+from cgrpo_jax.records import Rollout
+from cgrpo_jax.training import flops
+
+METRICS = {
+    "reward": "mean reward of the initial responses",
+    "reward_std": "mean over the questions of the standard deviation of their initial rewards",
+    "frac_reward_zero_std": "share of the questions whose initial rewards are all equal: plain GRPO learns nothing",
+    "frac_all_right": "share of the questions of which all initial responses pass",
+    "frac_all_wrong": "share of the questions of which none passes: where refinement helps",
+    "group_reward": "mean reward of the rows that train, kept refinements included",
+    "loss": "the objective's negative; its value says little (advantages sum to about 0), its gradient is what trains",
+    "grad_norm": "global norm of the gradient before clipping",
+    "skipped_updates": "updates that changed nothing, because their gradient was not finite; what is said of losses, "
+    "ratios and trained tokens is of the others",
+    "learning_rate": "of the last update",
+    "entropy": "mean entropy (nats) of the policy at the trained tokens of initial responses",
+    "refined/entropy": "the same at the tokens of kept refinements, given the question alone",
+    "refined/prob": "mean pi_theta of the kept refinements' tokens, given the question alone",
+    "ratio": "mean pi_theta / pi_old over initial tokens",
+    "refined/shaped_ratio": "mean pi_theta / (pi_theta + gamma) over refined tokens",
+    "clip_ratio/low_mean": "share of initial tokens whose ratio is clipped from below",
+    "clip_ratio/high_mean": "share of initial tokens whose ratio is clipped from above",
+    "refined/clip_ratio/low_mean": "share of refined tokens whose shaped ratio is clipped from below",
+    "refined/clip_ratio/high_mean": "share of refined tokens whose shaped ratio is clipped from above",
+    "refined/frac_tokens": "share of the trained tokens that belong to refinements",
+    "kl": "mean k3 estimate of KL(pi_theta || pi_ref) a token (only with kl_coef > 0)",
+    "sampling/sampling_logp_difference/mean": "mean |log pi_sampler - log pi_trainer| (nats) of the same weights over "
+    "the initial tokens that train in an iteration's first update (old_logp trainer: over all tokens)",
+    "rows_trained": "rows that went through the update (a row of advantage 0 has no gradient and is left out)",
+    "tokens_trained": "targets of these rows",
+    "update/model_flops": "FLOPs that the iteration's updates need by the model's equations (`flops.of_update`): "
+    "nothing for padding and recomputation, each prompt once",
+    "update/flops_per_second": "these over time/update, of all devices together; scoring before an update (old_logp "
+    "trainer, kl_coef > 0) takes of its time and is not credited, nor is compiling, in the first iteration",
+    "update/mfu": "the same as a share of the devices' published bfloat16 peak (only where that is known)",
+    "update/packing": "share of the packed positions that hold a token",
+    "completions/mean_length": "mean length (tokens) of the initial responses",
+    "completions/mean_terminated_length": "the same over those that ended by themselves",
+    "completions/clipped_ratio": "share of the initial responses that were cut off",
+    "refine/attempted": "number of refinements sampled",
+    "refine/success": "share of the refinements that pass (the paper's successful refinements)",
+    "refine/questions_rescued": "share of the refined questions with a refinement that passes (questions refined)",
+    "refine/mean_length": "mean length (tokens) of the refinements",
+    "refine/mentions_critique": "share of the kept refinements that mention the critique or the earlier attempt",
+    "refine/prompts_cut": "refine prompts in which the response, or also the critique, was cut in its middle",
+    "refine/dropped_mentions": "refinements dropped before selection because they mention the critique",
+    "critic/valid": "share of the first cot critiques whose verdict agrees with the verifier (reward_source critic: "
+    "whose verdict can be read), of those that a model wrote of responses whose grader has not failed",
+    "critic/malformed_rate": "share of the first cot critiques without a readable verdict",
+    "critic/false_right_rate": "share of the failed responses with a readable first cot critique that it calls right",
+    "critic/false_wrong_rate": "share of the passing responses with a readable first cot critique that it calls wrong",
+    "critic/fallback_rate": "share of the critiques replaced by the indicative one after all retries",
+    "critic/attempts": "critiques written by a model, retries included",
+    "critic/unanswered": "critiques that an HTTP endpoint failed to write: after all attempts, or over its budget",
+    "critic/http_requests": "critiques asked of an HTTP endpoint, those that its budget no longer allowed included",
+    "critic/http_attempts": "how often the endpoint was asked for them",
+    "critic/http_failed/CATEGORY": "those that failed for good, by why: timeout, unreachable, garbage, status 500, ...",
+    "critic/prompts_cut": "critique prompts in which a response was cut in its middle",
+    "grade/timeouts": "rows whose grading ran into its time limit (reward 0)",
+    "grade/failures": "rows without a verdict, because their grader failed, or (reward_source critic) their critic's "
+    "endpoint gave no answer: they are neither trained nor refined",
+    "judge/http_requests": "replies asked of the judge's endpoint, further attempts at unreadable ones included",
+    "judge/http_attempts": "how often the endpoint was asked for them",
+    "judge/http_failed/CATEGORY": "those that failed for good, by why, as critic/http_failed/CATEGORY",
+    "judge/unreadable": "replies of the judge that could not be read; asked for again up to judge.max_retries times",
+    "num_tokens": "tokens generated since the start, by all stages",
+    "num_compilations": "programs compiled since the start of the process",
+    "step_time": "seconds of the whole iteration",
+    "eval/NAME": "held-out metrics of the weights after this iteration, every `eval.every`: pass@k, mean@n, ...",
+    "time/STAGE": "seconds of one stage: reshard, rollout (respond, critique and refine at once), update; of the "
+    "rollout, grade is what was spent waiting for grades alone; and warm_start, compile, evaluate where they ran "
+    "just before",
+    "tokens_per_second/STAGE": "tokens sampled (update: tokens trained) by it each second",
+    "engine/occupancy": "share of the slots' decoding steps that sampled a token, while requests waited for a slot",
+    "engine/prompt_tokens": "prompt tokens prefilled",
+    "engine/shared_tokens": "prompt tokens that were copied from another slot instead",
+}
+
+
+def _mean(values) -> float:
+    values = np.asarray(list(values), np.float64)
+    return float(values.mean()) if values.size else 0.0
+
+
+def response_metrics(responses: Sequence[Sequence[Rollout]], *, pass_threshold: float) -> dict[str, float]:
+    """Metrics of the initial responses; of rewards, of those with a verdict."""
+    rewards = [np.array([row.reward for row in group if not row.ungraded]) for group in responses]
+    rewards = [r for r in rewards if r.size]
+    rows = [row for group in responses for row in group]
+    lengths = np.array([len(row.token_ids) for row in rows])
+    cut = np.array([row.truncated for row in rows])
+    return {
+        "reward": _mean(r.mean() for r in rewards),
+        "reward_std": _mean(r.std(ddof=1) if len(r) > 1 else 0.0 for r in rewards),
+        "frac_reward_zero_std": _mean(r.min() == r.max() for r in rewards),
+        "frac_all_right": _mean((r >= pass_threshold).all() for r in rewards),
+        "frac_all_wrong": _mean((r < pass_threshold).all() for r in rewards),
+        "completions/mean_length": _mean(lengths),
+        "completions/mean_terminated_length": _mean(lengths[~cut]),
+        "completions/clipped_ratio": _mean(cut),
+    }
+
+
+def refinement_metrics(
+    refinements: Sequence[Rollout], kept: Sequence[Rollout], *, pass_threshold: float
+) -> dict[str, float]:
+    """Metrics of the refinements, those sampled and those kept."""
+    passed = [row.reward >= pass_threshold for row in refinements if not row.ungraded]
+    by_question = collections.defaultdict(bool)
+    for row in refinements:
+        by_question[row.index.question] |= row.reward >= pass_threshold and not row.ungraded
+    return {
+        "refine/attempted": len(refinements),
+        "refine/success": _mean(passed),
+        "refine/questions_rescued": _mean(by_question.values()),
+        "refine/mean_length": _mean(len(row.token_ids) for row in refinements),
+        "refine/mentions_critique": _mean(mentions_critique(row.text) for row in kept),
+    }
+
+
+def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:
+    """Metrics of `cot` critiques from the counts of `rollout.critique`; empty for critiques that no model wrote."""
+    if not counts["attempts"]:
+        return {}
+
+    def share(name: str, total: str) -> float:
+        return counts[name] / counts[total] if counts[total] else 0.0
+
+    metrics = {
+        "critic/malformed_rate": share("malformed", "critiqued"),
+        "critic/fallback_rate": share("fallbacks", "critiqued"),
+        "critic/attempts": counts["attempts"],
+        "critic/unanswered": counts["unanswered"],
+        "critic/prompts_cut": counts["prompts_cut"],
+    }
+    # Where no such response was judged there is no rate, and 0 would praise or blame the critic.
+    if counts["comparable"]:
+        metrics["critic/valid"] = share("valid", "comparable")
+    if counts["judged_failed"]:
+        metrics["critic/false_right_rate"] = share("false_right", "judged_failed")
+    if counts["judged_passed"]:
+        metrics["critic/false_wrong_rate"] = share("false_wrong", "judged_passed")
+    return metrics
+
+
+def endpoint_metrics(counts: Mapping[str, int], before: Mapping[str, int], *, whose: str = "critic") -> dict[str, int]:
+    """Metrics of the endpoint of a "critic" or a "judge", from what its `counts` were after and before an iteration."""
+
+    def since(name: str) -> int:
+        return counts.get(name, 0) - before.get(name, 0)
+
+    wanted = ["requests", "attempts", *(name for name in counts if name.startswith("failed/"))]
+    result = {f"{whose}/http_{name}": since(name) for name in wanted}
+    return result | ({f"{whose}/unreadable": since("unreadable")} if "unreadable" in counts else {})
+
+
+def engine_metrics(stats: Sequence[Stats]) -> dict[str, float]:
+    """Metrics of the engines that wrote an iteration's texts."""
+    steps = sum(one.slot_steps_waiting for one in stats)
+    return {
+        "engine/occupancy": sum(one.tokens_waiting for one in stats) / steps if steps else 1.0,
+        "engine/prompt_tokens": sum(one.prompt_tokens for one in stats),
+        "engine/shared_tokens": sum(one.shared_tokens for one in stats),
+    }
+
+
+def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Metrics of an iteration's updates from the statistics of each (sums, see `objective.policy_loss`).
+
+    Updates that were skipped, whose gradient's norm is not finite, are counted and otherwise left out.
+    """
+    skipped = [one for one in stats if not math.isfinite(one["grad_norm"])]
+    stats = [one for one in stats if math.isfinite(one["grad_norm"])]
+    if not stats:
+        return {"skipped_updates": len(skipped), "rows_trained": 0, "tokens_trained": 0}
+    total: collections.Counter = collections.Counter()
+    for one in stats:
+        total.update(one)
+
+    def share(name: str, tokens: str) -> float:
+        return total[name] / total[tokens] if total[tokens] else 0.0
+
+    metrics = {
+        "loss": total["policy_loss"] / len(stats),
+        "grad_norm": total["grad_norm"] / len(stats),
+        "skipped_updates": len(skipped),
+        "rows_trained": total["rows_trained"],
+        "tokens_trained": total["initial/tokens"] + total["refined/tokens"],
+        "entropy": share("initial/entropy_sum", "initial/tokens"),
+        "ratio": share("initial/ratio_sum", "initial/tokens"),
+        "clip_ratio/low_mean": share("initial/clip_low", "initial/tokens"),
+        "clip_ratio/high_mean": share("initial/clip_high", "initial/tokens"),
+        # Of the first update alone: after it the weights are others than those that sampled.
+        "sampling/sampling_logp_difference/mean": stats[0]["logp_difference_sum"] / max(stats[0]["initial/tokens"], 1),
+    }
+    if total["refined/tokens"]:
+        metrics |= {
+            "refined/entropy": share("refined/entropy_sum", "refined/tokens"),
+            "refined/prob": share("refined/prob_sum", "refined/tokens"),
+            "refined/shaped_ratio": share("refined/ratio_sum", "refined/tokens"),
+            "refined/clip_ratio/low_mean": share("refined/clip_low", "refined/tokens"),
+            "refined/clip_ratio/high_mean": share("refined/clip_high", "refined/tokens"),
+            "refined/frac_tokens": total["refined/tokens"] / (total["refined/tokens"] + total["initial/tokens"]),
+        }
+    if "kl_sum" in total:
+        metrics["kl"] = total["kl_sum"] / max(total["initial/tokens"] + total["refined/tokens"], 1)
+    return metrics
+
+
+def update_work(stats: Sequence[Mapping[str, float]], model: ModelConfig, *, adapters: bool) -> dict[str, float]:
+    """Metrics of what an iteration's updates had to compute, from the statistics of each."""
+
+    def total(name: str) -> float:
+        return sum(one[name] for one in stats)
+
+    positions = total("packed_positions")
+    return {
+        "update/model_flops": flops.of_update(
+            model,
+            tokens=total("packed_tokens"),
+            targets=total("targets"),
+            pairs=total("attention_pairs"),
+            local_pairs=total("local_attention_pairs"),
+            adapters=adapters,
+        ),
+        "update/packing": total("packed_tokens") / positions if positions else 0.0,
+    }
+
+
+def update_speed(model_flops: float, seconds: float, *, num_devices: int, peak: float | None) -> dict[str, float]:
+    """Metrics of how fast an iteration's updates were.
+
+    Args:
+      model_flops: `update/model_flops`.
+      seconds: `time/update`.
+      num_devices: that computed them.
+      peak: `flops.peak_flops` of each.
+    """
+    speed = {"update/flops_per_second": model_flops / seconds}
+    if peak:
+        speed["update/mfu"] = flops.mfu(model_flops, seconds, num_devices=num_devices, peak=peak)
+    return speed

@@ -1,0 +1,247 @@
+"""The folder of a run: `config.json`, `metrics.jsonl`, `samples.jsonl`, `summary.json`, `checkpoints/`, `model/`.
+
+Whole files are replaced atomically; the two logs grow by whole lines and are cut back when a run resumes.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import math
+import os
+import pathlib
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import TrainRow
+from cgrpo_jax.runs import config as config_lib
+
+
+class RunDir:
+    """One run's folder. Nothing is written before `open`; of several processes, only the first may write.
+
+    Args:
+      path: the folder.
+      started: when the run started, where the caller knows it.
+
+    Example:
+      run = RunDir("runs/a")
+      resumed = run.open(config.to_json(config))
+      run.append_metrics({"step": 1, "reward": 0.25})
+    """
+
+    def __init__(self, path: str | pathlib.Path, *, started: datetime.datetime | None = None):
+        self.path = pathlib.Path(path)
+        self._started = started
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples.jsonl"
+        self.summary = self.path / "summary.json"
+        self.date = self.path / "date"  # the start, as ISO 8601: what prompts that print the date go on to print
+        self.nonfinite_rows = self.path / "nonfinite_rows.jsonl"  # of the update that a run gave up at
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"  # config.json and tokenizer of the model, as Hugging Face has them
+        self.reference = self.path / "reference"  # weights that the KL term compares with
+        self.base = self.path / "base"  # weights that adapters belong to, where no other folder has them
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder, and keeps other runs out of it within the block, or until the process dies.
+
+        Raises:
+          UserError: another run is in it, or it can't be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._not_writable(error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UserError(
+                f"another run is writing {self.path}; wait for it to end, or give another --workdir (processes that "
+                "work together are started with --distributed)."
+            ) from None
+        except OSError:  # some file systems know no locks
+            pass
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _not_writable(self, error: OSError) -> UserError:
+        return UserError(f"--workdir {self.path} can't be written ({error}); give another --workdir")
+
+    def open(
+        self,
+        config_json: Mapping[str, Any],
+        *,
+        ignore: Sequence[str] = ("num_iterations",),
+        why_not: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> bool:
+        """Creates the folder with `config.json`, or checks that the folder is of a run with the same config.
+
+        Args:
+          config_json: the configuration as `config.to_json` returns it.
+          ignore: dotted keys that a resumed run may change; `config.json` then takes their new values.
+          why_not: of these, keys that this run may not change after all, and why.
+
+        Returns:
+          True if the folder held a run already.
+
+        Raises:
+          UserError: the folder is of another config or of something else, or can't be written.
+        """
+        resumed = self.config.exists()
+        if resumed:
+            old = self._read_config()
+            changed = config_lib.differences(old, config_json, [key for key in ignore if key not in why_not])
+            reasons = {one: why_not.get(one.partition(":")[0]) for one in changed}
+            changed = [f"{one}, but {why}" if why else one for one, why in reasons.items()]
+            # A run that was stopped before its first checkpoint has nothing that another config could spoil.
+            if changed and any(path.name.isdigit() for path in self.checkpoints.glob("*")):
+                raise UserError(
+                    f"{self.path} holds a run with another config ({'; '.join(changed)}); give another --workdir, "
+                    "or the config the run was started with"
+                )
+            if not config_lib.differences(old, config_json):
+                return True
+        else:
+            files = (self.metrics, self.samples, self.summary, self.checkpoints)
+            strays = [file.name for file in files if file.exists()]
+            if strays:
+                raise UserError(f"{self.path} has {', '.join(strays)} but no config.json; give another --workdir")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.date.exists():
+                write_atomically(self.date, self.started().isoformat() + "\n")
+            write_atomically(self.config, json.dumps(config_json, indent=2) + "\n")
+        except OSError as error:
+            raise self._not_writable(error) from error
+        return resumed
+
+    def started(self) -> datetime.datetime:
+        """Returns when the run started, in local time; now, for one that has not.
+
+        Raises:
+          UserError: the file with the date is damaged.
+        """
+        if self._started is None:
+            try:
+                self._started = datetime.datetime.fromisoformat(self.date.read_text(encoding="utf-8").strip())
+            except (FileNotFoundError, NotADirectoryError):  # the latter: `open` says that it can't be written
+                self._started = datetime.datetime.now().replace(microsecond=0)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{self.date} can't be read ({error}); write the run's start in it.") from error
+        return self._started
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Appends one line to `metrics.jsonl`: numbers by name, `step` among them; nan and infinities become null."""
+        _append(self.metrics, [metrics])
+
+    def append_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Appends one line a sample to `samples.jsonl`; each holds its `step`."""
+        _append(self.samples, samples)
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the lines of steps after `step`, and a last line that was cut short, from both logs.
+
+        Args:
+          step: the step of the checkpoint that the run resumes from; -1 drops everything.
+
+        Raises:
+          UserError: a line other than the last is damaged.
+        """
+        for path in (self.metrics, self.samples):
+            if path.exists():
+                text = path.read_text(encoding="utf-8", errors="replace")
+                kept = "".join(line for line, record in _records(path, text) if record["step"] <= step)
+                if kept != text:
+                    write_atomically(path, kept)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes `summary.json`, whole or not at all."""
+        write_atomically(self.summary, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
+
+    def write_nonfinite_rows(self, rows: Sequence[TrainRow]) -> None:
+        """Writes rows whose gradient was not finite to `nonfinite_rows.jsonl`, one a line, whole or not at all.
+
+        Numbers that are not finite, for which JSON has none, are the strings "inf", "-inf" and "nan".
+        """
+        lines = []
+        for row in rows:
+            fields = dataclasses.asdict(row) | {"loss": row.loss.name.lower()}
+            lines.append(json.dumps(_spelt_out(fields), allow_nan=False) + "\n")
+        write_atomically(self.nonfinite_rows, "".join(lines))
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            return json.loads(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.config} can't be read ({error}); give another --workdir") from error
+
+
+def _records(path: pathlib.Path, text: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Yields each whole line with what it holds."""
+    # Not splitlines(): model text may hold other line separators, which JSON leaves as they are.
+    lines = text.split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is not JSON ({error}); mend or remove that line") from error
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise UserError(f"{path}, line {number} has no step; mend or remove that line")
+        yield line + "\n", record
+
+
+def _append(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+    lines = []
+    for record in records:
+        plain = _plain(record)
+        if not isinstance(plain.get("step"), int):
+            raise ValueError(f"a line of {path.name} needs an integer step, got {record.get('step')!r}")
+        lines.append(json.dumps(plain, allow_nan=False) + "\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(lines))
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash, sees the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _spelt_out(value: Any) -> Any:
+    """Returns the value as JSON has it, with names for the numbers that it has not."""
+    if isinstance(value, Mapping):
+        return {key: _spelt_out(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | list):
+        return [_spelt_out(inner) for inner in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(value: Any) -> Any:
+    """Returns the value as JSON has it: arrays as numbers and lists, nan and infinities as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "dtype"):  # a NumPy or JAX array or scalar
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,198 @@
+"""Folders that are whole or not there, written by one of several processes, and why a disk takes no more."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import re
+import shutil
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import processes
+
+_CAUSES = {
+    errno.ENOSPC: "the disk is full; free space there or give a folder on another disk",
+    errno.EDQUOT: "the disk quota is used up; free space there or give a folder on another disk",
+    errno.EFBIG: "a file would be larger than is allowed; raise the limit (ulimit -f), or lower --max_shard_gb",
+}
+
+_REMOVE_SECONDS = 10.0  # in which a folder is gone, or stays
+_AWAY = 5  # times in a row that it is not there again
+
+
+def fault(path: str | pathlib.Path, error: BaseException) -> UserError:
+    """Returns the error to raise where a path can't be written; libraries often say why in their message alone."""
+    # Of a checkpoint's writes JAX abandons those that it had not begun, and Python would warn of that after the error.
+    warnings.filterwarnings("ignore", "coroutine .*write_fragment' was never awaited", RuntimeWarning)
+    text = " ".join(str(error).split())
+    for code, cause in _CAUSES.items():
+        if getattr(error, "errno", None) == code or os.strerror(code) in text:
+            return UserError(f"{path} can't be written: {cause}.")
+    cause = f"{type(error).__name__}: {text[:160]}"
+    if isinstance(error, OSError) and error.strerror:
+        other = error.filename if str(error.filename) != str(path) else None
+        cause = f"{error.strerror} ({other})" if other else error.strerror
+    return UserError(f"{path} can't be written: {cause}; give another folder.")
+
+
+@contextlib.contextmanager
+def checked(path: str | pathlib.Path) -> Iterator[None]:
+    """Turns what the system refuses within the block into a `UserError` that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise fault(path, error) from error
+
+
+@contextlib.contextmanager
+def by_one(path: str | pathlib.Path) -> Iterator[bool]:
+    """A step of writing, that all processes take or none: gives whether this one is the one that writes."""
+    with processes.agree(f"writing {path}"), checked(path):
+        yield jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def new_folder(target: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a folder to write into that takes the name `target` when the block ends well, and goes when it does not.
+
+    Every process must take part. One command at a time can write a target: it holds a lock beside it, which the system
+    frees when the process dies, however it does. What a dead one has left is removed by the next.
+
+    Raises:
+      UserError: `target` exists, another command is writing it, its parent can't be written, or not every process sees
+        it.
+
+    Example:
+      >>> with new_folder("exports/mine") as folder:
+      ...     (folder / "config.json").write_text("{}")
+    """
+    target = pathlib.Path(os.path.abspath(target))  # also where it ends in `..`
+    # Of this command alone: where a file system knows no locks, two still don't write into one folder.
+    partial = target.with_name(f".{target.name}.partial-{_token()}") if target.name else target
+    with by_one(target):
+        if os.path.lexists(target):
+            raise _exists(target)
+    with contextlib.ExitStack() as undo:  # what process 0 has made, in the reverse order, also where it fails
+        made = undo.enter_context(contextlib.ExitStack())  # ... of it, what stays when all has gone well
+        try:
+            with by_one(target) as writes:
+                if writes:
+                    _make_parents(target, made)
+                    locked = undo.enter_context(_locked(target))
+                    if locked:
+                        _remove_left(target)
+                    partial.mkdir()
+                    made.callback(remove, partial)
+            with by_one(target):
+                if not partial.is_dir():
+                    raise UserError(
+                        f"process {jax.process_index()} does not see {partial}, which process 0 has made; "
+                        "give a folder that all processes share."
+                    )
+            yield partial
+            with by_one(target) as writes:
+                if writes:
+                    _rename(partial, target)
+        except UserError as error:  # it is `target` that the user has named
+            raise UserError(str(error).replace(str(partial), str(target))) from error
+        made.pop_all()
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Removes what a failed save has left, into which threads may write on for a moment.
+
+    TensorStore's end what they have begun after another's error has been raised, and make the folders that they miss:
+    the folder is gone when it has stayed away.
+    """
+    end = time.monotonic() + _REMOVE_SECONDS
+    away = 0
+    while away < _AWAY and time.monotonic() < end:
+        away += 1
+        if os.path.lexists(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            away = 0
+        time.sleep(0.05)
+
+
+def _token() -> str:
+    """Returns 16 hexadecimal digits that are the same on every process, and no other command's."""
+    drawn = np.frombuffer(uuid.uuid4().bytes[:8], np.uint8)
+    if jax.process_count() > 1:
+        drawn = np.asarray(multihost_utils.broadcast_one_to_all(drawn)).astype(np.uint8)
+    return drawn.tobytes().hex()
+
+
+def _make_parents(target: pathlib.Path, made: contextlib.ExitStack) -> None:
+    for folder in reversed([one for one in target.parents if not os.path.lexists(one)]):
+        with contextlib.suppress(FileExistsError):  # another command may need it too
+            folder.mkdir()
+            made.callback(_remove_if_empty, folder)
+
+
+def _remove_if_empty(folder: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(target: pathlib.Path) -> Iterator[bool]:
+    """Holds the lock of a target; gives whether it does: some file systems have none."""
+    path = target.with_name(f".{target.name}.lock")
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise fault(target, OSError(error.errno, error.strerror)) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UserError(
+                f"{target} is being written by another command; wait for it to end, or give another folder."
+            ) from None
+        except OSError:
+            locked = False
+        try:  # whether it is still the file of that name: one that ended just now has removed the file
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                break
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
+    try:
+        yield locked
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _remove_left(target: pathlib.Path) -> None:
+    """Removes what commands that were killed have left of a target, whose lock is held."""
+    left = re.compile(rf"\.{re.escape(target.name)}\.partial-[0-9a-f]{{16}}")
+    for path in target.parent.iterdir():
+        if left.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _rename(partial: pathlib.Path, target: pathlib.Path) -> None:
+    if os.path.lexists(target):
+        raise _exists(target)
+    try:
+        partial.rename(target)
+    except OSError as error:
+        if os.path.lexists(target):  # made within this instant; the system replaces empty folders only
+            raise _exists(target) from error
+        raise
+
+
+def _exists(target: pathlib.Path) -> UserError:
+    return UserError(f"{target} exists already; give a new folder, or remove it.")

@@ -1,0 +1,411 @@
+"""Checkpoints: a train state and the run's position, saved by Orbax in the background and restored bitwise.
+
+A step's folder holds three items: `params`, `rest` (step and optimiser state) and `extra` (JSON: data position, random
+seed). Each array is saved under its path in the tree, such as `layers.attention.query`; weights are an item of their
+own so that an evaluation reads nothing else. Orbax writes into a temporary folder and renames it when all is there.
+"""
+
+import contextlib
+import json
+import logging
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import TrainState
+from cgrpo_jax.runtime import files, processes
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Example:
+      with Checkpoints(workdir / "checkpoints", max_to_keep=2) as checkpoints:
+          restored = checkpoints.restore_latest(state)
+          checkpoints.save(int(state.step), state, {"epoch": 0, "position": 128})
+    """
+
+    def __init__(self, directory: str | pathlib.Path, *, max_to_keep: int | None = 2):
+        """Opens a folder, creating it if needed; removes what a killed run left half-written.
+
+        Args:
+          directory: folder of the checkpoints of one run, one subfolder a step.
+          max_to_keep: number of newest checkpoints that stay; None keeps all.
+        """
+        self._directory = pathlib.Path(directory).absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=_handlers())
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest saved step, also while it is still being written; None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, extra: Mapping[str, Any]) -> None:
+        """Copies `state` and writes it in the background; the arrays may be donated at once.
+
+        Args:
+          step: number of the checkpoint, above every earlier one.
+          state: arrays of any sharding; `opt_state` may be None.
+          extra: JSON values that a resumed run needs.
+
+        Raises:
+          ValueError: `step` is not above the newest checkpoint.
+          TypeError: `extra` is not JSON.
+        """
+        if self.latest_step is not None and step <= self.latest_step:
+            raise ValueError(f"step {step} is not above the newest checkpoint, {self.latest_step}")
+        json.dumps(extra)  # fails here, before anything is written
+        rest = {"step": state.step, "opt_state": state.opt_state}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(_to_save(state.params)),
+            rest=ocp.args.StandardSave(_to_save(rest)),
+            extra=ocp.args.JsonSave(dict(extra)),
+        )
+        self._manager.save(step, args=items)
+
+    def wait(self) -> None:
+        """Blocks until everything saved is on disk, and raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees the background threads."""
+        self._manager.close()
+
+    def restore_latest(
+        self, template: TrainState, *, on_skip: Callable[[int, str], None] | None = None
+    ) -> tuple[int, TrainState, dict[str, Any]] | None:
+        """Restores the newest checkpoint that can be read, bitwise.
+
+        A newer one that can't be read is set aside as `unreadable-STEP`, so that the run can save that step again.
+
+        Args:
+          template: arrays or `jax.ShapeDtypeStruct`s; a leaf's sharding says where the restored array goes.
+          on_skip: called with step and reason for each checkpoint that could not be read; a warning is logged too.
+
+        Returns:
+          Step, state and `extra`; None if there is no checkpoint.
+
+        Raises:
+          UserError: no checkpoint can be read, or an array's name, shape or dtype is not the template's.
+        """
+        self.wait()  # a checkpoint that is still being written would look damaged
+        skipped = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, extra = self._restore(step, template)
+            except UserError:
+                raise
+            except Exception as error:  # noqa: BLE001  Orbax raises a bare Exception for a truncated array
+                skipped.append((step, _first_line(error)))
+                continue
+            for bad_step, reason in skipped:
+                _log.warning("checkpoint %d can't be read (%s); resuming from step %d", bad_step, reason, step)
+                self._set_aside(bad_step)
+                if on_skip is not None:
+                    on_skip(bad_step, reason)
+            return step, state, extra
+        if skipped:
+            raise UserError(
+                f"none of the checkpoints {[step for step, _ in skipped]} in {self._directory} can be read "
+                f"({skipped[0][1]}); restore the folder from a copy, or start again in another --workdir"
+            )
+        return None
+
+    def _restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        rest = {"step": template.step, "opt_state": template.opt_state}
+        where = self._directory / str(step)
+        metadata = self._manager.item_metadata(step)
+        _check(metadata["params"].tree, template.params, where, same_dtype=True)
+        _check(metadata["rest"].tree, rest, where, same_dtype=True)
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(_to_restore(template.params)),
+            rest=ocp.args.StandardRestore(_to_restore(rest)),
+            extra=ocp.args.JsonRestore(),
+        )
+        restored = self._manager.restore(step, args=items)
+        rest = _unflatten(restored["rest"], rest)
+        params = _unflatten(restored["params"], template.params)
+        state = template.replace(step=rest["step"], params=params, opt_state=rest["opt_state"])
+        return state, restored["extra"]
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            target = self._directory / f"unreadable-{step}"
+            for attempt in range(2, 1000):
+                if not target.exists():
+                    break
+                target = self._directory / f"unreadable-{step}-{attempt}"
+            (self._directory / str(step)).rename(target)
+        multihost_utils.sync_global_devices(f"set aside checkpoint {step}")
+        self._manager.reload()
+
+
+def save_params(directory: str | pathlib.Path, params: Any) -> None:
+    """Saves weights alone, as the checkpoint of step 0 in a folder that holds none; `restore_params` reads them.
+
+    Every process must take part, and see the folder. It takes the name of a checkpoint when all of it is there.
+
+    Raises:
+      UserError: on every process, where one can't write.
+    """
+    folder = pathlib.Path(directory).absolute()
+    step, partial = folder / "0", folder / "partial-0"
+    writes = jax.process_index() == 0
+    # Few bytes are on their way to the disk at a time: a copy of all weights might not fit the host.
+    handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=1, save_device_host_concurrent_gb=1)
+    try:
+        # Without Orbax's manager, whose processes would wait for minutes for one that can't write.
+        with _together(folder):
+            if writes:
+                shutil.rmtree(partial, ignore_errors=True)
+                # With the folder in it that Orbax's other processes would wait 10 minutes for if process 0 failed.
+                (partial / "params" / "array_metadatas").mkdir(parents=True)
+        with _together(folder):
+            if not (partial / "params").is_dir():
+                raise UserError(
+                    f"process {jax.process_index()} does not see {folder}, which process 0 has made; "
+                    "give a folder that all processes share."
+                )
+            with _quiet():
+                handler.save(epath.Path(partial / "params"), args=ocp.args.PyTreeSave(_named(params)))
+        with _together(folder):
+            if writes:
+                with _quiet():
+                    handler.finalize(epath.Path(partial / "params"))
+                partial.rename(step)
+    except BaseException:
+        if writes:
+            files.remove(partial)
+        raise
+    finally:
+        handler.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's threads from printing each what `_together` says in one line, when they can't write.
+
+    Some of them go on after the error has been raised, so where there is one they stay silent.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before, hook = [one.disabled for one in loggers], sys.unraisablehook
+
+    def other_than_closed_loops(unraisable):
+        # What TensorStore's threads meet when they report to a save that has ended.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    for one in loggers:
+        one.disabled = True
+    sys.unraisablehook = other_than_closed_loops
+    yield
+    sys.unraisablehook = hook
+    for one, disabled in zip(loggers, before, strict=True):
+        one.disabled = disabled
+
+
+@contextlib.contextmanager
+def _together(folder: pathlib.Path) -> Iterator[None]:
+    """A step of writing: whatever fails on one process, which Orbax may raise as anything, all raise a `UserError`."""
+    with processes.agree(f"writing {folder}"):
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise files.fault(folder, error) from error
+
+
+def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | None = None) -> Any:
+    """Restores only the weights of a checkpoint: to evaluate, to sample, or to start from.
+
+    Args:
+      directory: folder of checkpoints, or the run's folder that holds it as `checkpoints`.
+      template: pytree of arrays or `jax.ShapeDtypeStruct`s; a leaf's sharding says where the restored array goes.
+        Weights saved in another dtype are cast to its dtype.
+      step: which checkpoint; the newest by default.
+
+    Raises:
+      UserError: no such checkpoint, it can't be read, or a weight's name or shape is not the template's.
+    """
+    folder, step, others = _find(directory, step)
+    options = ocp.CheckpointManagerOptions(create=False)
+    with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
+        with _readable(folder / str(step), others):
+            _check(manager.item_metadata(step)["params"].tree, template, folder / str(step), same_dtype=False)
+            args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
+            return _unflatten(manager.restore(step, args=args)["params"], template)
+
+
+def read_extra(directory: str | pathlib.Path, *, step: int | None = None) -> dict[str, Any]:
+    """Returns the JSON values of a checkpoint, beside its arrays; arguments and errors as in `restore_params`."""
+    folder, step, others = _find(directory, step)
+    with _readable(folder / str(step), others):
+        return ocp.JsonCheckpointHandler().restore(folder / str(step) / "extra")
+
+
+class SavedWeights:
+    """The weights of one checkpoint, read one array at a time: to convert, where the whole would not fit the host.
+
+    The process reads by itself: others need not take part.
+
+    Attributes:
+      step: the checkpoint's step.
+      shapes: shape of each array by its dotted name, such as `"layers.q"`.
+
+    Example:
+      with SavedWeights("runs/a") as weights:
+          embed = weights.read("embed")
+    """
+
+    def __init__(self, directory: str | pathlib.Path, *, step: int | None = None):
+        """Finds the checkpoint; arguments and errors as in `restore_params`."""
+        folder, self.step, self._others = _find(directory, step)
+        self._path = folder / str(self.step) / "params"
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}
+        )
+        self._reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        with _readable(self._path.parent, self._others):
+            self._tree = self._reader.metadata(self._path).tree
+        self.shapes = {name: tuple(leaf.shape) for name, leaf in self._tree.items()}
+
+    def __enter__(self) -> "SavedWeights":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._reader.close()
+
+    def check(self, template: Any) -> None:
+        """Raises a `UserError` unless the checkpoint holds the arrays of `template`, by name and shape."""
+        _check(self._tree, template, self._path.parent, same_dtype=False)
+
+    def read(self, name: str, sharding: jax.sharding.Sharding) -> jax.Array:
+        """Returns one array, of `shapes`, in the dtype that it was saved in.
+
+        Args:
+          name: one of `shapes`.
+          sharding: where it goes; a process reads what its own devices hold.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
+        args = ocp.args.PyTreeRestore(
+            item={name: 0}, restore_args={name: ocp.ArrayRestoreArgs(sharding=sharding)}, partial_restore=True
+        )
+        with _readable(self._path.parent, self._others):
+            return self._reader.restore(self._path, args=args)[name]
+
+
+@contextlib.contextmanager
+def _readable(checkpoint: pathlib.Path, others: list[int]) -> Iterator[None]:
+    """Turns what Orbax raises for a damaged checkpoint, which may be anything, into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        steps = ", ".join(map(str, others)) or "none"
+        raise UserError(
+            f"checkpoint {checkpoint} can't be read ({_first_line(error)}); other steps: {steps}"
+        ) from error
+
+
+def is_step(name: str) -> bool:
+    """Whether a folder's name is that of a checkpoint: Orbax takes the bare number when all of it is there."""
+    return name.isascii() and name.isdecimal()
+
+
+def _find(directory: str | pathlib.Path, step: int | None) -> tuple[pathlib.Path, int, list[int]]:
+    """Returns the folder of checkpoints, the step wanted, and the other steps that it has."""
+    given = pathlib.Path(directory).absolute()
+    folder = given / "checkpoints" if (given / "checkpoints").is_dir() else given
+    if not folder.is_dir():
+        raise UserError(f"checkpoint folder {given} does not exist; give a --workdir that train has written")
+    steps = sorted(int(path.name) for path in folder.iterdir() if is_step(path.name))
+    if not steps:
+        raise UserError(f"{given} holds no checkpoint; give a --workdir that train has written")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise UserError(f"{given} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+    return folder, step, [other for other in steps if other != step]
+
+
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    # Named outright: without them Orbax can't tell an item's shapes before it has restored it once.
+    standard = ocp.StandardCheckpointHandler
+    return {"params": standard(), "rest": standard(), "extra": ocp.JsonCheckpointHandler()}
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a pytree by their dotted path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError("two leaves of the tree have the same dotted path; rename one")
+    return named
+
+
+def _to_save(tree: Any) -> dict[str, Any]:
+    # Orbax copies device arrays before `save` returns; a NumPy array it may only refer to.
+    return {name: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for name, leaf in _named(tree).items()}
+
+
+def _to_restore(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes, dtypes and shardings by name; a leaf without a sharding goes to the first device."""
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def struct(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(np.shape(leaf), _dtype(leaf), sharding=getattr(leaf, "sharding", None) or first)
+
+    return {name: struct(leaf) for name, leaf in _named(tree).items()}
+
+
+def _unflatten(named: Mapping[str, Any], template: Any) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(template), [named[name] for name in _named(template)])
+
+
+def _check(saved: Mapping[str, Any], template: Any, where: pathlib.Path, *, same_dtype: bool) -> None:
+    """Raises a `UserError` that names the first array of the template that the checkpoint can't fill."""
+    wanted = _named(template)
+    here, there = "the config's model", f"checkpoint {where}"
+    advice = "use the config that the checkpoint was trained with"
+    for name in sorted(wanted.keys() - saved.keys()):
+        raise UserError(f"{name} is in {here} but not in {there}; {advice}")
+    for name in sorted(saved.keys() - wanted.keys()):
+        raise UserError(f"{name} is in {there} but not in {here}; {advice}")
+    for name, leaf in wanted.items():
+        shape, dtype = tuple(saved[name].shape), np.dtype(saved[name].dtype)
+        if shape != np.shape(leaf) or (same_dtype and dtype != _dtype(leaf)):
+            raise UserError(
+                f"{name} is {dtype}{list(shape)} in {there} "
+                f"but {_dtype(leaf)}{list(np.shape(leaf))} in {here}; {advice}"
+            )
+
+
+def _dtype(leaf: Any) -> np.dtype:
+    return np.dtype(leaf.dtype) if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:160]

@@ -1,0 +1,416 @@
+"""One update of a trainable model: packed rows in, new weights and metrics out.
+
+The gradient of a minibatch is accumulated over packed batches of one static shape, by one program that takes several of
+them: memory is bounded by the shape, and the number of compilations does not depend on the data. On a mesh every data
+group has its own share of the rows; denominators are those of the whole minibatch, so the gradients simply add up.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cgrpo_jax import objective, sharding
+from cgrpo_jax.models import lora, transformer
+from cgrpo_jax.models import params as params_lib
+from cgrpo_jax.models.logprobs import linear_logprobs
+from cgrpo_jax.records import LossKind, TrainBatch, TrainRow, TrainState
+from cgrpo_jax.training.optimizer import apply
+from cgrpo_jax.training.packing import WORK, fill, pack, work
+
+# Packed batches that one run of `accumulate` takes.
+AT_ONCE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """Arguments of the loss that do not change during a run; see `objective.policy_loss` for their meaning."""
+
+    max_length: int
+    aggregate: str = "constant"
+    gamma: float = 0.1
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    clip_initial: bool = True
+    clip_refined: bool = True
+    kl_coef: float = 0.0
+    entropy_coef: float = 0.0
+    temperature: float = 1.0
+    num_responses: int | None = None
+    num_refinements: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernels:
+    """How attention and the output layer are computed; see `attention.packed_attention` and `linear_logprobs`."""
+
+    attention: str
+    output: str
+
+    @classmethod
+    def of(cls, mesh: jax.sharding.Mesh) -> "Kernels":
+        """Returns the kernels for the devices of a mesh: those made for TPUs there, JAX's own operations elsewhere."""
+        device = mesh.devices.flat[0]
+        if device.platform != "tpu":
+            return PLAIN
+        # The tiles of the output layer need more on-chip memory than the 16 MiB of chips up to v4.
+        return cls("splash", "blocks" if device.device_kind in ("TPU v2", "TPU v3", "TPU v4") else "pallas")
+
+
+PLAIN = Kernels("blocks", "blocks")
+
+
+@dataclasses.dataclass(frozen=True)
+class PackShape:
+    """The static shape of a data group's packed batch: R token rows of S tokens, holding at most B train rows."""
+
+    num_token_rows: int
+    pack_length: int
+    num_slots: int
+
+
+def _weights(params: dict, base: lora.Base | None) -> dict:
+    """Returns what the forward pass reads; `params` is what is trained: all weights, or the adapters of `base`."""
+    return params if base is None else base.attach(params)
+
+
+def row_logprobs(
+    params,
+    config: params_lib.ModelConfig,
+    batch: TrainBatch,
+    *,
+    temperature: float,
+    remat: str,
+    dtype: jax.typing.DTypeLike | None = None,
+    kernels: Kernels = PLAIN,
+):
+    """Returns `[B, T]` log-probabilities (nats) of a packed batch's targets, and the entropies at those positions.
+
+    Both are of `softmax(logits / temperature)`; entries past a row's length are 0. Only positions that predict a target
+    go through the unembedding.
+    """
+    hidden_RSD = transformer.hidden_states(
+        params,
+        config,
+        batch.tokens_RS,
+        batch.positions_RS,
+        batch.segments_RS,
+        prompts_BS=batch.prompts_RS,
+        remat=remat,
+        kernel=kernels.attention,
+        dtype=dtype,
+    )
+    R, S, D = hidden_RSD.shape
+    T = batch.target_BT.shape[1]
+    live_BT = jnp.arange(T) < batch.length_B[:, None]
+    # N targets at most, one after the other: row b's begin where those of the rows before it end.
+    N, nowhere = min(R * S, live_BT.size), R * S  # nowhere is out of range: neither read nor written
+    end_B = jnp.cumsum(batch.length_B)
+    n_BT = jnp.where(live_BT, (end_B - batch.length_B)[:, None] + jnp.arange(T), nowhere)
+    position_BT = batch.row_B[:, None] * S + batch.start_B[:, None] + jnp.arange(T)
+    position_N = jnp.full(N, nowhere).at[n_BT].set(position_BT, mode="drop")
+    target_N = jnp.zeros(N, jnp.int32).at[n_BT].set(batch.target_BT, mode="drop")
+    logp_N, entropy_N = linear_logprobs(
+        hidden_RSD.reshape(-1, D).at[position_N].get(mode="fill", fill_value=0),
+        transformer.unembedding(params, config, dtype),
+        target_N,
+        temperature=temperature,
+        softcap=config.logit_softcap,
+        vocab_size=config.vocab_size,
+        num_live=end_B[-1],
+        kernel=kernels.output,
+    )
+    return tuple(x.at[n_BT].get(mode="fill", fill_value=0) for x in (logp_N, entropy_N))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "settings", "remat", "dtype", "mesh"), donate_argnames=("grads",)
+)
+def accumulate(
+    params, grads, batches: TrainBatch, num, counts, base: lora.Base | None, *, config, settings, remat, dtype, mesh
+):
+    """Adds the gradient of packed batches to `grads`; returns it, and statistics summed over the batches.
+
+    Args:
+      params, grads: what is trained, and its gradient so far, whose buffers are donated.
+      batches: M of them, stacked on a new first axis.
+      num: int32, how many of these to take, at least 1; what the others hold is not looked at.
+      counts: the whole minibatch's denominators.
+      base, config, settings, remat, dtype, mesh: as for `accumulate_gradients`.
+    """
+    kernels = Kernels.of(mesh)
+
+    def part(params, grads, batches, num, counts, base):
+        # Each data group adds up a gradient of its own, and those of weights that lie whole in several groups are
+        # summed over these once, after the last batch.
+        own = jax.tree.map(sharding.varying_over_data, params)
+        loss_fn = functools.partial(_loss, counts=counts, base=base, config=config, settings=settings)
+        loss_fn = functools.partial(loss_fn, remat=remat, dtype=dtype, kernels=kernels)
+
+        def loss_of(i):
+            batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
+            return functools.partial(loss_fn, batch=batch)
+
+        def add(i, total):
+            grads, stats = total
+            loss, pull_back, new = jax.vjp(loss_of(i), own, has_aux=True)
+            grads = _plus_pulled_back(grads, pull_back, jnp.ones_like(loss), in_place=base is None)
+            new = jax.tree.map(sharding.varying_over_data, new)
+            return grads, jax.tree.map(jnp.add, stats, new)
+
+        zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(loss_of(0), own)[1])
+        start = sharding.in_one_group(grads), jax.tree.map(sharding.varying_over_data, zeros)
+        total, stats = jax.lax.fori_loop(0, num, add, start)
+        return jax.tree.map(sharding.sum_over_groups_of, total, grads), jax.lax.psum(stats, sharding.DATA)
+
+    specs = _specs(params, config, mesh)
+    return jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(
+            specs,
+            specs,
+            sharding.STACKED_BY_ROWS,
+            sharding.WHOLE,
+            sharding.WHOLE,
+            _base_specs(base, config, mesh),
+        ),
+        out_specs=(specs, sharding.WHOLE),
+    )(params, grads, batches, num, counts, base)
+
+
+def _plus_pulled_back(grads, pull_back, cotangent, *, in_place: bool):
+    """Returns `grads` and what `pull_back` adds to them.
+
+    In place each layer's is added where the sum lies, and there is no second gradient. Not so for adapters, which are
+    small: JAX 0.10 confuses what a scan adds in place with what it does not, as the factor that is scaled before.
+    """
+    if not in_place:
+        return jax.tree.map(jnp.add, grads, pull_back(cotangent)[0])
+    sums = jax.tree.map(jax.new_ref, grads)
+    pull_back.with_refs(sums)(cotangent)
+    return jax.tree.map(jax.freeze, sums)
+
+
+def _loss(params, *, batch: TrainBatch, counts, base, config, settings: LossSettings, remat, dtype, kernels):
+    logp_BT, entropy_BT = row_logprobs(
+        _weights(params, base),
+        config,
+        batch,
+        temperature=settings.temperature,
+        remat=remat,
+        dtype=dtype,
+        kernels=kernels,
+    )
+    mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
+    loss, stats = objective.policy_loss(
+        logp_BT,
+        batch.old_logp_BT,
+        batch.advantage_B,
+        mask_BT & ~batch.nll_B[:, None],
+        batch.refined_B,
+        gamma=settings.gamma,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        clip_initial=settings.clip_initial,
+        clip_refined=settings.clip_refined,
+        aggregate=settings.aggregate,
+        max_length=settings.max_length,
+        num_rows=counts["rows"],
+        num_tokens=counts["tokens"],
+        num_questions=counts["questions"],
+        num_responses=settings.num_responses,
+        num_refinements=settings.num_refinements,
+        ref_logp_BT=batch.ref_logp_BT if settings.kl_coef else None,
+        kl_coef=settings.kl_coef,
+        entropy_BT=entropy_BT,
+        entropy_coef=settings.entropy_coef,
+    )
+    nll_mask_BT = mask_BT & batch.nll_B[:, None]
+    nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
+    return loss + nll, stats | {"policy_loss": loss, "nll_loss": nll}
+
+
+def _specs(params: dict, config, mesh, layout=sharding.TRAINING):
+    return sharding.param_specs(params_lib.axes_like(config, params), params, mesh, layout=layout)
+
+
+def _base_specs(base: lora.Base | None, config, mesh, layout=sharding.TRAINING):
+    return None if base is None else base.replace(params=_specs(base.params, config, mesh, layout))
+
+
+def accumulate_gradients(
+    params,
+    rows: Sequence[TrainRow],
+    *,
+    config: params_lib.ModelConfig,
+    settings: LossSettings,
+    shape: PackShape,
+    num_rows: int | None = None,
+    num_tokens: int | None = None,
+    num_questions: int | None = None,
+    remat: str = "none",
+    dtype: jax.typing.DTypeLike | None = None,
+    base: lora.Base | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> tuple[dict, dict]:
+    """Returns the gradient of a minibatch's loss and its statistics, summed over packed batches.
+
+    Args:
+      params: the weights; with `base`, its adapters.
+      rows: the rows to learn from, policy and nll rows alike; may be empty.
+      config, settings, shape, remat: model, loss, packed shape, rematerialisation.
+      num_rows: rows of the minibatch that the `constant` and `sequence_mean` aggregations divide by, those dropped
+        before the update included. Defaults to the number of policy rows given.
+      num_tokens: likewise for `token_mean`.
+      num_questions: Q, for `paper`.
+      dtype: what the forward and backward pass compute in; by default the weights' own. The gradient has theirs.
+      base: the frozen model that `params` adapts; it gets no gradient. None trains all weights.
+      mesh: where `params` lie in the training layout; by default one device.
+
+    Returns:
+      (gradient of `params`, which lies as these, dict of statistics, all of them sums and 0 without rows)
+
+    Raises:
+      ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, or `paper` lacks a count.
+    """
+    policy_rows = [row for row in rows if row.loss == LossKind.POLICY]
+    if settings.kl_coef and any(row.ref_logp is None for row in policy_rows):
+        raise ValueError(f"kl_coef={settings.kl_coef} needs ref_logp in every policy row; score them, or set it to 0.")
+    counts = {
+        "rows": np.float32(len(policy_rows) if num_rows is None else num_rows),
+        "tokens": np.float32(sum(len(r.target_ids) for r in policy_rows) if num_tokens is None else num_tokens),
+        "nll_tokens": np.float32(max(1, sum(len(r.target_ids) for r in rows if r.loss == LossKind.NLL))),
+    }
+    counts = {name: np.maximum(value, np.float32(1)) for name, value in counts.items()}
+    counts["questions"] = None if num_questions is None else np.float32(num_questions)
+    mesh = mesh or sharding.one_device()
+    batches = _packed(rows, shape, settings.max_length, mesh)
+    grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), params)
+    add = functools.partial(accumulate, config=config, settings=settings, remat=remat, dtype=dtype, mesh=mesh)
+    total: dict = {}
+    for first in range(0, len(batches), AT_ONCE):
+        some = batches[first : first + AT_ONCE]
+        grads, stats = add(params, grads, _stacked(some, mesh), np.int32(len(some)), counts, base)
+        total = jax.tree.map(jnp.add, total, stats) if total else stats
+    if not batches:  # every row was dropped: the same statistics, all 0, and nothing is run
+        groups, width = sharding.num_groups(mesh), settings.max_length
+        empty = fill([], groups, shape.num_token_rows, shape.pack_length, shape.num_slots, width)
+        _, stats = jax.eval_shape(add, params, grads, stack([empty]), np.int32(1), counts, base)
+        total = {name: np.float32(0) for name in stats}
+    done = collections.Counter(dict.fromkeys(WORK, 0))
+    for batch in batches:
+        done.update(work(batch, window=config.window))
+    return grads, {name: float(value) for name, value in jax.device_get(total).items()} | dict(done)
+
+
+def _packed(rows: Sequence[TrainRow], shape: PackShape, max_length: int, mesh: jax.sharding.Mesh) -> list[TrainBatch]:
+    return pack(
+        rows,
+        num_groups=sharding.num_groups(mesh),
+        num_token_rows=shape.num_token_rows,
+        pack_length=shape.pack_length,
+        num_slots=shape.num_slots,
+        max_length=max_length,
+    )
+
+
+def stack(batches: Sequence[TrainBatch]) -> TrainBatch:
+    """Returns up to `AT_ONCE` batches as that many on a new first axis, the last of them again and again."""
+    padded = [*batches, *[batches[-1]] * (AT_ONCE - len(batches))]
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
+
+
+def _stacked(batches: Sequence[TrainBatch], mesh: jax.sharding.Mesh) -> TrainBatch:
+    return sharding.deal(stack(batches), mesh, spec=sharding.STACKED_BY_ROWS)
+
+
+def update(
+    state: TrainState,
+    rows: Sequence[TrainRow],
+    *,
+    optimizer: optax.GradientTransformation,
+    drop_zero: bool = True,
+    **kw,
+) -> tuple[TrainState, dict]:
+    """Applies one optimiser update to a minibatch of rows.
+
+    Args:
+      state: weights (with `base`: adapters) and optimiser state; its buffers are donated.
+      rows: the minibatch.
+      optimizer: an optax transformation, the same object in every call.
+      drop_zero: leave out policy rows of advantage 0 before packing. They have no gradient when the KL and entropy
+        coefficients are 0; with either in use they are kept whatever this says.
+      **kw: as in `accumulate_gradients`, `base` included.
+
+    Returns:
+      (new state, statistics; `grad_norm` is the norm before clipping)
+    """
+    settings: LossSettings = kw["settings"]
+    policy = [row for row in rows if row.loss == LossKind.POLICY]
+    # Counted before any row is dropped, also where a caller passes None.
+    if kw.get("num_rows") is None:
+        kw["num_rows"] = len(policy)
+    if kw.get("num_tokens") is None:
+        kw["num_tokens"] = sum(len(row.target_ids) for row in policy)
+    if drop_zero and not settings.kl_coef and not settings.entropy_coef:
+        rows = [row for row in rows if row.loss == LossKind.NLL or row.advantage != 0]
+    grads, stats = accumulate_gradients(state.params, rows, **kw)
+    state, grad_norm = apply(state, grads, optimizer=optimizer)
+    return state, stats | {"grad_norm": float(grad_norm), "rows_trained": len(rows)}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "temperature", "dtype", "mesh", "layout"))
+def score(params, batch, base: lora.Base | None, *, config, temperature, dtype, mesh, layout):
+    """Returns the `[B, T]` log-probabilities of one packed batch's targets, on every device."""
+
+    def part(params, batch, base):
+        logp_BT, _ = row_logprobs(
+            _weights(params, base),
+            config,
+            batch,
+            temperature=temperature,
+            remat="none",
+            dtype=dtype,
+            kernels=Kernels.of(mesh),
+        )
+        return logp_BT
+
+    in_specs = (_specs(params, config, mesh, layout), sharding.BY_ROWS, _base_specs(base, config, mesh, layout))
+    scored = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)
+    return sharding.replicate(scored(params, batch, base), mesh)
+
+
+def score_rows(
+    params,
+    rows: Sequence[TrainRow],
+    *,
+    config: params_lib.ModelConfig,
+    shape: PackShape,
+    max_length: int,
+    temperature=1.0,
+    dtype: jax.typing.DTypeLike | None = None,
+    base: lora.Base | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    layout: Sequence[str] = sharding.TRAINING,
+) -> list[np.ndarray]:
+    """Returns the log-probabilities (nats) of each row's targets given its context, in the order of `rows`.
+
+    `params` are the weights or, with `base`, its adapters; they, and these, lie on `mesh` in `layout`. Used for the
+    reference policy, and for `old_logp="trainer"`.
+    """
+    mesh = mesh or sharding.one_device()
+    program = functools.partial(score, config=config, temperature=temperature, dtype=dtype, mesh=mesh, layout=layout)
+    # Each row carries its own number in the field that packing copies through, so that it is found again.
+    numbered = [row.replace(advantage=float(i + 1)) for i, row in enumerate(rows)]
+    out: list = [None] * len(rows)
+    for batch in _packed(numbered, shape, max_length, mesh):
+        logp_BT = np.asarray(program(params, sharding.deal(batch, mesh), base))
+        for b in np.flatnonzero(batch.length_B):
+            out[int(batch.advantage_B[b]) - 1] = logp_BT[b, : batch.length_B[b]]
+    return out

@@ -1,0 +1,233 @@
+"""The three prompts: what they hold, that they end alike under every chat template, and how they are cut."""
+
+import importlib.resources
+import json
+
+import pytest
+import tokenizers
+from tokenizers import decoders, pre_tokenizers, trainers
+
+from cgrpo_jax.critiques.prompts import Prompts
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf.tokenizer import load_tokenizer
+
+# The quickstart's templates: every character is known to its tokenizer.
+CHAINS = dict(
+    critique="{question}\nTried: {response}\nCheck.",
+    critique_with_answer="{question}\nTried: {response}\nThe answer is {answer}.\nCheck.",
+    refine="{question}\nTried: {response}\nCritique: {critique}\nTry again.",
+    refine_without_critique="{question}\nTried: {response}\nTry again.",
+)
+CHATML = (
+    ["<|im_start|>", "<|im_end|>"],
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    "<|im_end|>\n<|im_start|>assistant\n",
+)
+LLAMA3 = (
+    ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "{{ '<|begin_of_text|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + "
+    "m.content | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+    "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+)
+QUESTION, RESPONSE, CRITIQUE = "7*8+6", "7*8=54, 4+6=10. Answer: 54 10", "Step 1 is wrong: 7*8=56, not 54."
+
+
+def arithmetic_tokenizer():
+    return load_tokenizer(importlib.resources.files("cgrpo_jax") / "assets" / "arithmetic")
+
+
+def byte_level_tokenizer(folder, special, template):
+    """A byte-level BPE of 320 tokens in the manner of a Hugging Face folder; the last special token ends a turn."""
+    model = tokenizers.Tokenizer(tokenizers.models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    # Newlines beside words and digits are worth merging here, as they are in real vocabularies.
+    model.train_from_iterator(["assistant\n\nWhat is 12 + 30?\n", "user\nThe answer is 42.\n\n"] * 20, trainer)
+    model.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": special[-1]}))
+    (folder / "chat_template.jinja").write_text(template)
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module", params=["arithmetic", "chatml", "llama3"])
+def template(request, tmp_path_factory):
+    """A tokenizer, and the text by which its chat template ends every prompt."""
+    if request.param == "arithmetic":
+        return arithmetic_tokenizer(), "<|assistant|>"
+    special, source, ending = {"chatml": CHATML, "llama3": LLAMA3}[request.param]
+    return byte_level_tokenizer(tmp_path_factory.mktemp(request.param), special, source), ending
+
+
+def make(tokenizer, limit=1000, **templates):
+    return Prompts(
+        tokenizer,
+        max_prompt_length=limit,
+        max_critique_prompt_length=limit,
+        max_refinement_prompt_length=limit,
+        **templates,
+    )
+
+
+def every_prompt(prompts, question=QUESTION, response=RESPONSE, critique=CRITIQUE):
+    return {
+        "question": prompts.for_question(question),
+        "critique": prompts.for_critique(question, response, None)[0],
+        "critique_with_answer": prompts.for_critique(question, response, "56 12")[0],
+        "refinement": prompts.for_refinement(question, response, critique)[0],
+        "refinement_without_critique": prompts.for_refinement(question, response, None)[0],
+    }
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+@pytest.mark.parametrize("templates", [CHAINS, {}], ids=["chains", "default"])
+def test_all_prompts_end_in_the_same_generation_prefix(template, templates, system):
+    """A refinement is sampled after one of them and trained after another."""
+    tokenizer, ending = template
+    prefix = tokenizer.encode(ending)
+    assert prefix and tuple(prefix) == tokenizer.generation_prefix_ids()[-len(prefix) :]
+    prompts = make(tokenizer, system=system, **templates)
+    for tail in ("", "\n", "12", " ", "\n\n"):  # what a question or a critique ends in must not fuse with the prefix
+        ids = every_prompt(prompts, question=QUESTION + tail, response=RESPONSE + tail, critique=CRITIQUE + tail)
+        for name, prompt in ids.items():
+            assert list(prompt[-len(prefix) :]) == prefix, name
+        assert len({tuple(prompt) for prompt in ids.values()}) == 5
+
+
+def test_cut_prompts_end_in_it_too(template):
+    tokenizer, ending = template
+    prefix = tokenizer.encode(ending)
+    prompts = make(tokenizer, 190, **CHAINS)
+    for prompt, cut in (
+        prompts.for_critique(QUESTION, RESPONSE * 20, "56 12"),
+        prompts.for_refinement(QUESTION, RESPONSE * 20, CRITIQUE),
+    ):
+        assert cut and len(prompt) <= 190
+        assert list(prompt[-len(prefix) :]) == prefix
+
+
+def test_prompts_hold_what_they_are_given_and_no_more():
+    tokenizer = arithmetic_tokenizer()
+    texts = {name: tokenizer.decode(ids) for name, ids in every_prompt(make(tokenizer, **CHAINS)).items()}
+    assert texts == {
+        "question": "7*8+6",
+        "critique": f"7*8+6\nTried: {RESPONSE}\nCheck.",
+        "critique_with_answer": f"7*8+6\nTried: {RESPONSE}\nThe answer is 56 12.\nCheck.",
+        "refinement": f"7*8+6\nTried: {RESPONSE}\nCritique: {CRITIQUE}\nTry again.",
+        "refinement_without_critique": f"7*8+6\nTried: {RESPONSE}\nTry again.",
+    }
+
+
+def test_default_prompts_hold_question_response_and_critique(template):
+    tokenizer, _ = template
+    for name, ids in every_prompt(make(tokenizer)).items():
+        text = tokenizer.decode(ids)
+        assert QUESTION in text
+        assert (RESPONSE in text) is (name != "question")
+        assert (CRITIQUE in text) is (name == "refinement")
+        assert ("56 12" in text) is (name == "critique_with_answer")
+
+
+def test_braces_in_a_response_are_text(template):
+    tokenizer, _ = template
+    ids, _ = make(tokenizer, **CHAINS).for_refinement(QUESTION, "{critique}{question}", CRITIQUE)
+    assert "Tried: {critique}{question}" in tokenizer.decode(ids)
+
+
+def test_a_system_turn_opens_every_prompt(template):
+    tokenizer, _ = template
+    plain, framed = every_prompt(make(tokenizer, **CHAINS)), every_prompt(make(tokenizer, system="=x=", **CHAINS))
+    for name, ids in framed.items():
+        assert tokenizer.decode(ids).count("=x=") == 1
+        assert len(ids) > len(plain[name])
+
+
+def test_a_prompt_at_its_limit_is_whole_and_one_token_less_cuts_it(template):
+    tokenizer, _ = template
+    for name in ("critique", "refinement"):
+        ask = lambda limit, name=name: getattr(make(tokenizer, limit, **CHAINS), f"for_{name}")(  # noqa: E731
+            QUESTION, RESPONSE * 3, CRITIQUE
+        )
+        whole, cut = ask(1000)
+        assert not cut
+        at_limit, cut = ask(len(whole))
+        assert not cut and list(at_limit) == list(whole)
+        shorter, cut = ask(len(whole) - 1)
+        assert cut and len(shorter) < len(whole)
+
+
+def test_a_response_is_cut_in_its_middle_whatever_the_limit(template):
+    """Down to no response at all, the rest stays whole, the limit is kept and the cut is told."""
+    tokenizer, _ = template
+    whole, _ = make(tokenizer, **CHAINS).for_refinement(QUESTION, RESPONSE * 3, CRITIQUE)
+    bare, _ = make(tokenizer, **CHAINS).for_refinement(QUESTION, "", CRITIQUE)
+    for limit in range(len(bare), len(whole)):
+        ids, cut = make(tokenizer, limit, **CHAINS).for_refinement(QUESTION, RESPONSE * 3, CRITIQUE)
+        text = tokenizer.decode(ids)
+        assert cut and len(bare) <= len(ids) <= limit
+        assert f"{QUESTION}\nTried: " in text and f"\nCritique: {CRITIQUE}\nTry again." in text
+        if limit - len(bare) > 20:
+            assert "Tried: 7*8=54" in text and "54 10\nCritique" in text and "[...]" in text
+
+
+def test_a_critique_is_cut_where_cutting_the_response_is_not_enough(template):
+    tokenizer, _ = template
+    bare, _ = make(tokenizer, **CHAINS).for_refinement(QUESTION, "", CRITIQUE)
+    nothing, _ = make(tokenizer, **CHAINS).for_refinement(QUESTION, "", "")
+    for limit in range(len(nothing), len(bare)):
+        ids, cut = make(tokenizer, limit, **CHAINS).for_refinement(QUESTION, RESPONSE * 3, CRITIQUE)
+        assert cut and len(ids) <= limit
+        assert f"{QUESTION}\nTried: \nCritique: " in tokenizer.decode(ids)
+    said = f"needs {len(nothing)} tokens with nothing left of its response and critique; max_refinement_prompt_length"
+    with pytest.raises(UserError, match=f"{said} is {len(nothing) - 1}; raise it"):
+        make(tokenizer, len(nothing) - 1, **CHAINS).for_refinement(QUESTION, RESPONSE * 3, CRITIQUE)
+
+
+def test_critique_and_refine_prompts_have_limits_of_their_own():
+    prompts = Prompts(
+        arithmetic_tokenizer(),
+        max_prompt_length=4,
+        max_critique_prompt_length=40,
+        max_refinement_prompt_length=60,
+        **CHAINS,
+    )
+    assert len(prompts.for_question("7*8+6*3+2")) > 4  # questions are measured when they are loaded
+    critique, critique_cut = prompts.for_critique(QUESTION, RESPONSE * 5, None)
+    refinement, refinement_cut = prompts.for_refinement(QUESTION, RESPONSE * 5, CRITIQUE)
+    assert critique_cut and len(critique) == 40
+    assert refinement_cut and 40 < len(refinement) <= 60
+
+
+@pytest.mark.parametrize("name", ["question", "refine"])
+def test_a_template_without_its_place_is_an_error(name):
+    with pytest.raises(UserError, match="lacks {question}"):
+        make(arithmetic_tokenizer(), **{name: "{response} {critique}"})
+
+
+# --- the critique prompt for a model behind an endpoint -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [None, "56 12"])
+def test_a_critique_message_is_the_turn_of_the_critique_prompt(template, answer):
+    """At every limit it is cut as the prompt is: framed by the template it has the same tokens."""
+    tokenizer, _ = template
+    whole = len(make(tokenizer, **CHAINS).for_critique(QUESTION, RESPONSE * 3, answer)[0])
+    for limit in (1000, whole, whole - 1, whole - 15):
+        prompts = make(tokenizer, limit, **CHAINS)
+        message, message_cut = prompts.critique_message(QUESTION, RESPONSE * 3, answer)
+        ids, cut = prompts.for_critique(QUESTION, RESPONSE * 3, answer)
+        assert message_cut == cut == (limit < whole)
+        assert tokenizer.chat_ids([{"role": "user", "content": message}]) == list(ids)
+        assert message.startswith(f"{QUESTION}\nTried: 7*8") and message.endswith("Check.")
+        assert ("The answer is 56 12." in message) is (answer is not None)
+        assert ("[...]" in message) is cut
+
+
+def test_a_critique_message_leaves_the_system_turn_to_whoever_sends_it():
+    message, _ = make(arithmetic_tokenizer(), system="=x=", **CHAINS).critique_message(QUESTION, RESPONSE, None)
+    assert message == f"{QUESTION}\nTried: {RESPONSE}\nCheck."

@@ -1,0 +1,159 @@
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from cgrpo_jax.datasets import readers
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Problem
+
+
+def _write(path, *rows):
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def test_reads_answer_behind_a_pattern_and_solution(tmp_path):
+    path = _write(tmp_path / "a.jsonl", {"question": " How many? ", "answer": "6*7=42\n#### 42 "}, "")
+    keys = dict(question_key="question", answer_key="answer", answer_pattern=r"####\s*(.+)")
+    assert readers.read_jsonl(path, **keys) == [Problem(0, "How many?", "42")]
+    assert readers.read_jsonl(path, solution_key="answer", **keys)[0].solution == "6*7=42\n#### 42"
+
+
+def test_joins_columns_and_reads_numbers(tmp_path):
+    rows = [{"Body": "There are 2.", "Question": "How many?", "Answer": value} for value in (145.0, 3, 2.5, "1/2")]
+    problems = readers.read_jsonl(
+        _write(tmp_path / "a.jsonl", *rows), question_key="Body,Question", answer_key="Answer"
+    )
+    assert [problem.answer for problem in problems] == ["145", "3", "2.5", "1/2"]
+    assert [problem.index for problem in problems] == [0, 1, 2, 3]
+    assert problems[0].question == "There are 2. How many?"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "has no rows"),
+        ([{"q": "x", "a": "#1"}, "{oops"], "line 2: not JSON"),
+        ([{"q": "x", "a": "#1"}, "[1]"], "line 2: a list"),
+        ([{"q": "x", "a": "#1"}, {"q": "x"}], r"line 2: column 'a' is missing \(there are: q\)"),
+        ([{"q": "x", "a": None}], "line 1: column 'a' is None; it must hold text or a number"),
+        (
+            [{"q": "x", "a": {"b": "1", "c": 2}}],
+            r"column 'a' is nested \(it has: b, c\); name a column within it, as a.b",
+        ),
+        (["", {"q": "x", "a": "1"}], "line 2: answer_pattern '#(.)' is not found in '1'"),
+    ],
+)
+def test_errors_name_the_line(tmp_path, rows, message):
+    path = _write(tmp_path / "a.jsonl", *rows)
+    with pytest.raises(UserError, match=message.replace("#(.)", r"#\(\.\)")) as caught:
+        readers.read_jsonl(path, question_key="q", answer_key="a", answer_pattern="#(.)")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("a.y", r"column 'a.y' is missing \(a has: b, c\); name one of these"),
+        ("a.b.y", r"column 'a.b.y' is missing \(b has: d\); name one of these"),
+        ("a.b", r"column 'a.b' is nested \(it has: d\); name a column within it, as a.b.d"),
+        ("a.c.y", r"column 'a.c.y' is missing \(a has: b, c\)"),
+        ("y.b", r"column 'y.b' is missing \(there are: q, a\)"),
+    ],
+)
+def test_columns_within_columns_that_are_not_there(tmp_path, key, message):
+    path = _write(tmp_path / "a.jsonl", {"q": "x", "a": {"b": {"d": "1"}, "c": "2"}})
+    with pytest.raises(UserError, match=message):
+        readers.read_jsonl(path, question_key="q", answer_key=key)
+
+
+def test_a_file_in_another_encoding_is_refused_by_its_line(tmp_path):
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes(b'{"q": "x", "a": "1"}\n{"q": "na\xefve", "a": "1"}\n')
+    with pytest.raises(UserError, match="line 2: not UTF-8 .*save the file as UTF-8"):
+        readers.read_jsonl(path, question_key="q", answer_key="a")
+
+
+def test_a_source_and_the_other_columns(tmp_path):
+    path = _write(tmp_path / "a.jsonl", {"q": "2+2", "a": 4, "level": "easy"})
+    (problem,) = readers.read_jsonl(path, question_key="q", answer_key="a", source="mine")
+    assert (problem.source, problem.grader, problem.columns) == ("mine", "", {"a": 4, "level": "easy"})
+    assert {problem: "a key"}[problem] == "a key"
+
+
+def test_parquet_with_columns_within_columns_and_chats(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    chat = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+    rows = [{"prompt": chat, "reward_model": {"ground_truth": answer}} for answer in ("4", None)]
+    for number in (1, 2):
+        parquet.write_table(pyarrow.Table.from_pylist(rows[:number]), tmp_path / f"{number}.parquet")
+    keys = dict(question_key="prompt", answer_key="reward_model.ground_truth")
+    assert readers.read_parquet(tmp_path / "1.parquet", **keys) == [Problem(0, "2+2?", "4")]
+    with pytest.raises(UserError, match="2.parquet, row 2: column 'reward_model.ground_truth' is None"):
+        readers.read_parquet(tmp_path / "2.parquet", **keys)
+    with pytest.raises(UserError, match="'nowhere.parquet' does not exist"):
+        readers.read_parquet("nowhere.parquet", **keys)
+
+
+@pytest.mark.parametrize("read", [readers.read_jsonl, readers.read_parquet])
+def test_a_folder_is_no_file(tmp_path, read):
+    with pytest.raises(UserError, match="does not exist; check the path"):
+        read(tmp_path, question_key="q", answer_key="a")
+
+
+def test_bad_path_and_pattern(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        readers.read_jsonl(tmp_path / "none.jsonl", question_key="q", answer_key="a")
+    path = _write(tmp_path / "a.jsonl", {"q": "x", "a": "1"})
+    with pytest.raises(UserError, match="has no group"):
+        readers.read_jsonl(path, question_key="q", answer_key="a", answer_pattern="####")
+    with pytest.raises(UserError, match="no regular expression"):
+        readers.read_jsonl(path, question_key="q", answer_key="a", answer_pattern="(")
+
+
+def test_reads_tfds_without_tensorflow(tmp_path):
+    """In a process of its own: what it imports must not depend on other tests."""
+    program = """
+        import pathlib, sys, warnings
+        warnings.simplefilter("ignore")
+        import numpy as np, tensorflow_datasets as tfds
+        from cgrpo_jax.datasets import readers
+        from cgrpo_jax.errors import UserError
+
+        class Tiny(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+            pkg_dir_path = pathlib.Path(sys.argv[1])
+
+            def _info(self):
+                features = {"q": tfds.features.Text(), "a": tfds.features.Scalar(np.float32)}
+                return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+            def _split_generators(self, manager):
+                return {"train": ((i, {"q": f"caf\\u00e9 {i}", "a": i + 0.5 * (i == 2)}) for i in range(3))}
+
+            def _generate_examples(self):
+                pass
+
+        Tiny(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+        keys = dict(data_dir=sys.argv[1], question_key="q", answer_key="a")
+        problems = readers.read_tfds("tiny", split="train", **keys)
+        found = {p.question: p.answer for p in problems}
+        assert found == {"caf\\u00e9 0": "0", "caf\\u00e9 1": "1", "caf\\u00e9 2": "2.5"}
+        assert [p.index for p in problems] == [0, 1, 2]
+        assert "tensorflow" not in sys.modules
+        for name, split in (("nowhere", "train"), ("tiny", "other")):
+            try:
+                readers.read_tfds(name, split=split, **keys)
+            except UserError as error:
+                assert "\\n" not in str(error) and name in str(error)
+            else:
+                raise AssertionError(name)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]

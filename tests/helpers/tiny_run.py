@@ -1,0 +1,181 @@
+"""The quickstart in miniature: one-step chains, a model that gets some right, a run that takes a second or two.
+
+`start` teaches the model once a session; every run begins from its weights. All stages share one prompt width, one
+length and few rows a call, so that runs of different methods share nearly all of their compiled programs.
+"""
+
+import atexit
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import jax
+import numpy as np
+import paths
+
+from cgrpo_jax import sharding, train
+from cgrpo_jax.inference import generators
+from cgrpo_jax.models import lora, params
+from cgrpo_jax.runs import build_model
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.training import checkpoint, train_step
+from cgrpo_jax.training import optimizer as optimizer_lib
+
+QUICKSTART = paths.CONFIGS / "quickstart.py"
+SMALL = {
+    "seed": 2,  # with which every iteration has answers that fail and answers that pass
+    "model.embed_dim": 64,
+    "model.mlp_dim": 128,
+    "model.num_heads": 2,
+    "model.num_kv_heads": 2,
+    "model.num_layers": 1,
+    "model.max_context": 64,
+    "data.chain_length": 1,
+    "data.num_train": 12,
+    "data.num_eval": 8,
+    "data.num_held_out": 8,
+    "data.hard_share": 0.25,
+    "warm_start.num_updates": 0,
+    "warm_start.chain_lengths": (1,),
+    "num_iterations": 2,
+    "questions_per_iteration": 4,
+    "num_responses": 4,
+    "num_slots": 4,
+    "prompt_bucket": 48,
+    "max_prompt_length": 16,
+    "max_response_length": 16,
+    "max_critique_length": 16,
+    "max_critique_prompt_length": 48,
+    "max_refinement_prompt_length": 48,
+    "pack_length": 64,
+    "learning_rate": 2e-4,
+    "warmup_updates": 0,
+    "checkpoint_every": 1,
+}
+# What the wall clock and the process decide, not the seed.
+UNREPEATABLE = ("time/", "tokens_per_second/", "update/flops_per_second", "step_time", "num_compilations")
+
+
+def config(changes=None, /, **more):
+    """Returns the miniature's configuration with further changes, a dict for dotted keys."""
+    c = config_lib.load(QUICKSTART)
+    c.update_from_flattened_dict(SMALL | (changes or {}) | more)
+    return config_lib.freeze(c)
+
+
+def arguments(workdir, changes=None, /, **more):
+    """Returns the command line that `train`, `evaluate` or `sample` takes for it."""
+    flags = [f"--config.{key}={value}" for key, value in (SMALL | (changes or {}) | more).items()]
+    return [f"--config={QUICKSTART}", f"--workdir={workdir}", *flags]
+
+
+@functools.cache
+def start() -> str:
+    """Returns a run's folder whose weights solve about half of the chains, critique and refine; made once."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # Runs in other processes find the programs that were compiled here.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(folder, "programs"))
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    train.main(config({"warm_start.num_updates": 300, "data.num_eval": 0}, num_iterations=0), folder)
+    return folder
+
+
+def run(workdir, changes=None, /, **more) -> pathlib.Path:
+    """Trains from `start`'s weights and returns the run's folder."""
+    train.main(config({"model.init": start()} | (changes or {}), **more), str(workdir))
+    return pathlib.Path(workdir)
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in pathlib.Path(path).read_text().split("\n")[:-1]]
+
+
+def metrics(workdir) -> list[dict]:
+    return lines(pathlib.Path(workdir) / "metrics.jsonl")
+
+
+def samples(workdir) -> list[dict]:
+    return lines(pathlib.Path(workdir) / "samples.jsonl")
+
+
+def repeatable(workdir) -> list[dict]:
+    """Returns the metrics that the same seed gives again, exactly."""
+    return [{k: v for k, v in row.items() if not k.startswith(UNREPEATABLE)} for row in metrics(workdir)]
+
+
+def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
+    """Returns the newest checkpoint's step and all its arrays."""
+    loaded, settings = build_model.load_model(cfg, sharding.one_device()), build_model.lora_settings(cfg)
+    trained = lora.adapter_shapes(loaded.config, settings) if settings else params.param_shapes(loaded.config)
+    template = optimizer_lib.state_shapes(
+        loaded.placed(trained), build_model.optimizer(cfg), offload=cfg.offload_optimizer
+    )
+    with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
+        step, restored, _ = checkpoints.restore_latest(template)
+    return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
+
+
+def template():
+    """Returns the shapes of the miniature's weights."""
+    return params.param_shapes(build_model.load_model(config(), sharding.one_device()).config)
+
+
+@dataclasses.dataclass
+class Seen:
+    """What passed through a run: every rollout sampled, its writer, and the rows of every update.
+
+    Rollouts are in the order of their iterations, stages, attempts and indices, not in that of their making.
+    """
+
+    written: list
+    updates: list
+
+    @property
+    def rollouts(self):
+        return [row for row, _ in sorted(self.written, key=_place)]
+
+    @property
+    def writers(self):
+        return [writer for _, writer in sorted(self.written, key=_place)]
+
+    @property
+    def prompts(self):
+        """The rollouts' prompts as text."""
+        return [writer.prompts.tokenizer.decode(row.prompt_ids) for row, writer in sorted(self.written, key=_place)]
+
+    def of(self, stage):
+        return [row for row in self.rollouts if row.stage == stage]
+
+    def asked(self, stage):
+        return [text for text, row in zip(self.prompts, self.rollouts, strict=True) if row.stage == stage]
+
+
+def _place(written):
+    row, writer = written
+    return writer.iteration, row.stage, row.index.attempt, *dataclasses.astuple(row.index)
+
+
+def watch(monkeypatch) -> Seen:
+    """Returns what will pass through the runs of a test, evaluations aside."""
+    start()  # whose warm start is none of these
+    seen = Seen([], [])
+    write, apply = generators.Writer.write, train_step.update
+
+    async def watch_write(self, *args, **kw):
+        rows = await write(self, *args, **kw)
+        if self.iteration < 2**31:  # not an evaluation
+            seen.written += [(row, self) for row in rows]
+        return rows
+
+    def watch_update(state, rows, **kw):
+        seen.updates.append(list(rows))
+        return apply(state, rows, **kw)
+
+    monkeypatch.setattr(generators.Writer, "write", watch_write)
+    monkeypatch.setattr(train_step, "update", watch_update)
+    return seen

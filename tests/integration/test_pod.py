@@ -1,0 +1,242 @@
+"""Runs of several processes, started by launch/local_pod.sh: the same run as one process, stopped and killed.
+
+Stated times: SIGTERM to one process ends all within a stage of an iteration; when one is killed, the others end within
+a minute (`processes.HEARTBEAT_SECONDS` and `_SHUTDOWN_SECONDS`).
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import numpy as np
+import paths
+import pytest
+import test_http_critic
+import tiny_run
+from test_http_critic import good
+from test_mesh import assert_close, rows
+
+from cgrpo_jax import sharding
+from cgrpo_jax.models import params
+from cgrpo_jax.rewards import grader
+from cgrpo_jax.runs import build_model
+from cgrpo_jax.training import checkpoint
+from cgrpo_jax.training import optimizer as optimizer_lib
+from cgrpo_jax.training import train_step as train_step_lib
+
+pytestmark = pytest.mark.slow
+
+LOCAL_POD = paths.LOCAL_POD
+server = test_http_critic.server  # the fixture
+CUT = {"mesh.tensor": 2, "eval.num_samples": 1, "eval.k": (1,), "num_slots": 2}
+
+
+class Pod:
+    """A run of `processes` processes of `devices` fake devices each, which begins from the miniature's weights."""
+
+    def __init__(self, workdir, processes, devices, changes=None, /, **more):
+        self.workdir = workdir
+        arguments = tiny_run.arguments(workdir, {"model.init": tiny_run.start()} | CUT | (changes or {}), **more)
+        command = [sys.executable, "-m", "cgrpo_jax.train", *arguments, "--distributed"]
+        self.pod = subprocess.Popen(
+            ["bash", str(LOCAL_POD), str(processes), f"--devices={devices}", "--", *command],
+            env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(LOCAL_POD.parent.parent), "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.pod.terminate()
+        try:
+            self.pod.communicate(timeout=60)
+        finally:
+            self.pod.kill()
+
+    def wait(self, timeout=240) -> tuple[int, str]:
+        """Returns the exit status and all that was printed."""
+        out = self.pod.communicate(timeout=timeout)[0]
+        return self.pod.returncode, out
+
+    def at_iteration(self, count):
+        """Waits until so many iterations have been logged."""
+        metrics, deadline = pathlib.Path(self.workdir) / "metrics.jsonl", time.monotonic() + 240
+        while not metrics.exists() or metrics.read_text().count("\n") < count:
+            assert self.pod.poll() is None and time.monotonic() < deadline, self.wait(timeout=1)
+            time.sleep(0.05)
+
+    def process(self, number) -> int:
+        """Returns the pid of one of the processes."""
+        for entry in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                environment = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            ours = f"--workdir={self.workdir}".encode() in command and b"cgrpo_jax.train" in command
+            if ours and b"bash" not in command[0] and f"JAX_PROCESS_ID={number}".encode() in environment:
+                return int(entry.name)
+        raise AssertionError(f"no process {number}")
+
+
+def run(*args, **more):
+    with Pod(*args, **more) as pod:
+        status, out = pod.wait()
+    assert status == 0, out
+    return pod.workdir
+
+
+def arrays(workdir, mesh):
+    """Returns the newest step and its state, on a mesh."""
+    cfg = tiny_run.config()
+    loaded = build_model.load_model(cfg, mesh)
+    template = optimizer_lib.state_shapes(loaded.placed(params.param_shapes(loaded.config)), optimizer())
+    with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
+        step, state, _ = checkpoints.restore_latest(template)
+    return step, state
+
+
+@functools.cache
+def optimizer():
+    return optimizer_lib.make_optimizer(learning_rate=optimizer_lib.make_schedule("constant", peak=1e-3))
+
+
+def assert_bitwise(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("pod") / "two", 2, 4, num_iterations=6)
+
+
+@pytest.mark.parametrize(
+    "processes, devices, changes",
+    [(1, 8, {}), (2, 4, {"mesh.tensor": 8}), (2, 4, {"mesh.replica": 2})],
+    ids=["one process", "tensor across processes", "replicas"],
+)
+def test_the_same_losses_and_texts(uninterrupted, tmp_path, processes, devices, changes):
+    other = run(tmp_path / "run", processes, devices, changes, num_iterations=1)
+    first, expected = (tiny_run.repeatable(workdir)[0] for workdir in (other, uninterrupted))
+    assert first.keys() == expected.keys()
+    for name, value in expected.items():
+        # Differences of nearly equal numbers; prompts that share a prefill, and padding, by the data groups there are.
+        if name.startswith(("sampling/", "engine/", "update/packing")):
+            continue
+        np.testing.assert_allclose(first[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    texts = [row for row in tiny_run.samples(uninterrupted) if row["step"] == 0]
+    assert tiny_run.samples(other) == texts
+    assert expected["rows_trained"] and expected["loss"]
+
+
+def test_one_process_asks_the_endpoint_and_all_grade(tmp_path, server):
+    critique = "Step 1 is wrong. Conclusion: wrong [END]"
+    server.replies({"body": good(critique)})
+    changes = {"critique": "cot", "http_critic.url": server.url, "http_critic.model": "m", "refine_max_pass": 1.0}
+    changes |= {"data.num_eval": 0, "grader": "math", "grader_timeout": 60.0, "grader_workers": 1}
+    folder = run(tmp_path, 2, 1, changes, num_iterations=1)
+    (row,), texts = tiny_run.metrics(folder), tiny_run.samples(folder)
+    failed = round(16 * (1 - row["reward"]))
+    assert server.seen.qsize() == row["critic/http_requests"] == row["refine/attempted"] == failed > 0
+    assert {text["critique"] for text in texts if text["refinement"]} == {critique}
+    assert any(sum(text["rewards"]) for text in texts)
+    for text in texts:
+        for stage in filter(text.get, ("response", "refinement")):
+            reward = text["reward" if stage == "response" else "refinement_reward"]
+            (grade,) = grader.grade("math", [text[stage]], [text["answer"]], timeout=60.0)
+            assert reward == grade.score
+
+
+def test_what_a_function_raises_on_one_process_ends_all_in_the_same_words_and_loses_nothing(tmp_path):
+    """It gets whole questions: two of the four on each process."""
+    calls, file = tmp_path / "calls", tmp_path / "reward.py"
+    program = """
+        import os, pathlib
+
+        def reward(completions, **columns):
+            process = os.environ["JAX_PROCESS_ID"]
+            with open("{calls}", "a") as file:
+                file.write(process + str(len(completions)) + "\\n")
+            if pathlib.Path("{calls}").read_text().count("1" + str(len(completions))) > 2:
+                raise KeyError("level")
+            return [float(len(text) % 2) for text in completions]
+    """
+    file.write_text(textwrap.dedent(program.format(calls=calls)))
+    changes = {"grader": f"{file}:reward", "grader_workers": 1, "grader_timeout": 60.0, "data.num_eval": 0}
+    changes |= {"refine": "none", "checkpoint_every": 100}
+    with Pod(tmp_path / "run", 2, 1, changes, num_iterations=2) as pod:
+        status, out = pod.wait()
+    errors = {line.partition("error: ")[2] for line in out.splitlines() if "error: " in line}
+    assert status == 2 and len(errors) == 1, out
+    assert errors.pop().startswith(f"grader '{file}:reward' raised KeyError: 'level' ({file}, line 9); mend it")
+    assert sorted(calls.read_text().split()[:4]) == ["04", "04", "14", "14"]
+    assert [row["step"] for row in tiny_run.metrics(tmp_path / "run")] == [0]
+    file.write_text(file.read_text().replace("> 2", "> 200"))
+    run(tmp_path / "run", 2, 1, changes, num_iterations=2)
+    assert [row["step"] for row in tiny_run.metrics(tmp_path / "run")] == [0, 1]
+
+
+def test_sigterm_to_one_process_saves_and_ends_all(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    with Pod(workdir, 2, 4, num_iterations=6, checkpoint_every=100) as pod:
+        pod.at_iteration(1)
+        os.kill(pod.process(1), signal.SIGTERM)
+        began = time.monotonic()
+        status, out = pod.wait()
+    assert status == 0 and time.monotonic() - began < 60, out
+    assert "stopped by SIGTERM after iteration" in out
+    stopped_at, state = arrays(workdir, sharding.make_mesh(tensor=2))
+    assert 1 <= stopped_at < 6 and not (workdir / "summary.json").exists()
+
+    # Restored on half the devices, the state is the same, and so is the next update but for rounding.
+    smaller = sharding.make_mesh(tensor=2, devices=jax.devices()[:4])
+    _, on_four = arrays(workdir, smaller)
+    assert_bitwise(on_four, state)
+    cfg = tiny_run.config()
+    settings = dataclasses.replace(build_model.loss_settings(cfg), aggregate="constant")
+    options = dict(
+        optimizer=optimizer(), settings=settings, shape=build_model.pack_shape(cfg), num_questions=4,
+        config=build_model.load_model(cfg, smaller).config,
+    )  # fmt: skip
+    on_eight, _ = train_step_lib.update(state, rows(), mesh=sharding.make_mesh(tensor=2), **options)
+    on_four, _ = train_step_lib.update(on_four, rows(), mesh=smaller, **options)
+    assert_close(jax.device_get(on_four.params), jax.device_get(on_eight.params), 1e-5)
+
+    # On the same mesh and processes the run is bitwise the one that was not stopped.
+    run(workdir, 2, 4, num_iterations=6, checkpoint_every=100)
+    assert tiny_run.repeatable(workdir) == tiny_run.repeatable(uninterrupted)
+    assert tiny_run.samples(workdir) == tiny_run.samples(uninterrupted)
+    mesh = sharding.make_mesh(tensor=2)
+    assert_bitwise(arrays(workdir, mesh), arrays(uninterrupted, mesh))
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_none_waits_for_one_that_was_killed(tmp_path, killed):
+    with Pod(tmp_path / "run", 2, 4, num_iterations=1000) as pod:
+        pod.at_iteration(1)
+        survivor = pod.process(1 - killed)
+        os.kill(pod.process(killed), signal.SIGKILL)
+        began = time.monotonic()
+        status, out = pod.wait(timeout=100)
+        seconds = time.monotonic() - began
+    assert status not in (0, None) and seconds < 60, (seconds, out)
+    assert not pathlib.Path(f"/proc/{survivor}").exists()
+
+
+def test_a_mistake_ends_all_with_one_line_each(tmp_path):
+    with Pod(tmp_path / "run", 2, 4, {"mesh.fsdp": 3}) as pod:
+        status, out = pod.wait()
+    errors = [line for line in out.splitlines() if "error: " in line]
+    assert status == 2 and len(errors) == 2, out
+    assert all("takes 6 devices, there are 8; change mesh.replica" in line for line in errors)
+    assert not (tmp_path / "run").exists()

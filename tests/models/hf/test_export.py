@@ -1,0 +1,242 @@
+"""What is exported is, to the last bit, what was imported; where it can't be written, nothing is left behind."""
+
+import concurrent.futures
+import functools
+import json
+import operator
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from test_hf import FAMILIES, LLAMA, QWEN2, QWEN3, multimodal, random_params, shardings_of, stored_tensors, write_folder
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf import config as hf_config
+from cgrpo_jax.models.hf import export, load
+from cgrpo_jax.runtime import files as files_lib
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small untied Llama in one file, and what is in it."""
+    write_folder(tmp_path / "config", LLAMA, {})
+    config = hf_config.read_config(tmp_path / "config")
+    tensors = stored_tensors(random_params(config), config)
+    return write_folder(tmp_path / "model", LLAMA, tensors), config, tensors
+
+
+def reader(params):
+    return lambda path: functools.reduce(operator.getitem, path, params)
+
+
+def file_contents(folder):
+    """Every tensor of a folder, as bytes, with its dtype and shape."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safetensors.safe_open(path, framework="numpy") as file:
+            assert file.metadata() == {"format": "pt"}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        assert not found.keys() & tensors.keys()
+        found |= {name: (str(t.dtype), t.shape, t.tobytes()) for name, t in tensors.items()}
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("stored, dtype", [(ml_dtypes.bfloat16, "bfloat16"), (np.float16, "float16")])
+def test_export_is_bit_exact(tmp_path, family, stored, dtype):
+    write_folder(tmp_path, FAMILIES[family], {})
+    config = hf_config.read_config(tmp_path)
+    tensors = {name: t.astype(stored) for name, t in stored_tensors(random_params(config), config).items()}
+    subnormal = tensors["model.norm.weight"].view(np.uint16)
+    subnormal[:3] = (1, 0x8000, 0x8001)  # the smallest number, and two that a sloppy conversion makes 0
+    write_folder(tmp_path, FAMILIES[family], multimodal(tensors, new=False) if family == "gemma3" else tensors)
+    (tmp_path / "out").mkdir()
+    export.save_params(tmp_path / "out", config, reader(load.load_params(tmp_path, config)), dtype=dtype)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors"]
+    assert file_contents(tmp_path / "out") == {n: (dtype, t.shape, t.tobytes()) for n, t in tensors.items()}
+    start = int.from_bytes((tmp_path / "out" / "model.safetensors").read_bytes()[:8], "little")
+    assert start % 8 == 0  # tensors are aligned
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_export_in_shards(folder, tmp_path, monkeypatch, sharded):
+    monkeypatch.setattr(export, "_PIECE_BYTES", 200)  # tables of 11 rows in pieces of 4
+    path, config, tensors = folder
+    shardings = None
+    if sharded:
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("a",))
+        shardings = shardings_of(config, mesh, {"embed": "a"})
+    params = load.load_params(path, config, shardings=shardings)
+    out, reported = tmp_path / "out", []
+    out.mkdir()
+    limit = 2 * tensors["model.layers.0.mlp.up_proj.weight"].nbytes
+    export.save_params(
+        out, config, reader(params), dtype="float32", max_shard_bytes=limit, progress=lambda *at: reported.append(at)
+    )
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in out.glob("*.safetensors"))
+    assert files == [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
+    assert len(files) > 3 and {*index["weight_map"].values()} == {*files}
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values())
+    for file in files:
+        held = safetensors.numpy.load_file(out / file)
+        assert {name for name, at in index["weight_map"].items() if at == file} == {*held}
+        assert len(held) == 1 or sum(t.nbytes for t in held.values()) <= limit
+    # Layer after layer, as others write them: a layer's tensors lie in neighbouring files.
+    order = [
+        name.split(".")[2] for name in sorted(index["weight_map"], key=index["weight_map"].get) if "layers" in name
+    ]
+    assert order == sorted(order)
+    assert file_contents(out) == {name: ("float32", t.shape, t.tobytes()) for name, t in tensors.items()}
+    jax.tree.map(np.testing.assert_array_equal, load.load_params(out, config), params)
+    assert reported[-1][0] == reported[-1][1] and reported == sorted(set(reported))
+
+
+def test_tied_models_have_no_head(tmp_path):
+    write_folder(tmp_path, QWEN3, {})
+    config = hf_config.read_config(tmp_path)
+    (tmp_path / "out").mkdir()
+    export.save_params(tmp_path / "out", config, reader(jax.tree.map(jax.numpy.asarray, random_params(config))))
+    assert "lm_head.weight" not in file_contents(tmp_path / "out")
+
+
+def test_values_that_float16_lacks(folder, tmp_path):
+    path, config, _ = folder
+    params = load.load_params(path, config)
+    # A NaN, which stays one, hides nothing.
+    params["layers"]["up"] = params["layers"]["up"].at[1, 2, 3].set(7e4).at[1, 0, 0].set(np.nan)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="layers.1.mlp.up_proj.weight has values beyond float16's range"):
+        export.save_params(tmp_path / "out", config, reader(params), dtype="float16")
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_export_beside_other_weights(folder):
+    path, config, _ = folder
+    before = (path / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"already holds weights \(model.safetensors\); export to an empty folder"):
+        export.save_params(path, config, reader(load.load_params(path, config)))
+    assert (path / "model.safetensors").read_bytes() == before
+    with pytest.raises(UserError, match="absent is not a folder"):
+        export.save_params(path / "absent", config, reader(load.load_params(path, config)))
+    with pytest.raises(UserError, match="dtype 'int8' can't be written"):
+        export.save_params(path, config, reader({}), dtype="int8")
+
+
+def run_python(code, *arguments):
+    """Runs a program with one device and returns what it wrote."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+EXPORT = """
+    import functools, operator, resource, sys
+    from cgrpo_jax.models.hf import config as hf_config, export, load
+    from cgrpo_jax.errors import UserError
+
+    config = hf_config.read_config(sys.argv[1])
+    params = load.load_params(sys.argv[1], config)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+    try:
+        export.save_params(sys.argv[2], config, lambda path: functools.reduce(operator.getitem, path, params))
+    except UserError as error:
+        sys.stdout.write(str(error))
+"""
+
+
+def test_export_where_the_kernel_refuses(folder, tmp_path):
+    path, _, _ = folder
+    out = tmp_path / "out"
+    out.mkdir()
+    message = run_python(EXPORT, path, out, 2000)
+    assert message == (
+        f"{out}/model.safetensors can't be written: a file would be larger than is allowed; "
+        "raise the limit (ulimit -f), or lower --max_shard_gb."
+    )
+    assert not [*out.iterdir()]  # nothing that looks like weights
+
+
+@pytest.mark.parametrize("step", ["create", "write", "finish"])
+def test_a_full_disk_in_mid_export(folder, tmp_path, monkeypatch, step):
+    path, config, _ = folder
+    (tmp_path / "out").mkdir()
+    original, calls = getattr(export._Writer, step), []
+
+    def fails(self, *args):
+        calls.append(args)
+        original(self, *args)
+        with files_lib.checked(tmp_path / "out" / "model.safetensors"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export._Writer, step, fails)
+    with pytest.raises(UserError, match="model.safetensors can't be written: the disk is full; free space there"):
+        export.save_params(tmp_path / "out", config, reader(load.load_params(path, config)))
+    assert len(calls) == 1 and not [*(tmp_path / "out").iterdir()]
+
+
+TWO_PROCESSES = """
+    import functools, operator, resource, sys
+    import jax
+    import numpy as np
+
+    address, rank, folder, out, limit = sys.argv[1:]
+    jax.distributed.initialize(address, num_processes=2, process_id=int(rank))
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    from cgrpo_jax.models import params as params_lib
+    from cgrpo_jax.models.hf import config as hf_config, export, load
+    from cgrpo_jax.errors import UserError
+
+    config = hf_config.read_config(folder)
+    mesh = Mesh(np.array(jax.devices()), ("a",))
+    over_both = lambda leaf: PartitionSpec(*(["a"] if len(leaf.shape) == 1 else [None, "a"]))
+    shardings = jax.tree.map(lambda leaf: NamedSharding(mesh, over_both(leaf)), params_lib.param_shapes(config))
+    params = load.load_params(folder, config, shardings=shardings)
+    assert not params["embed"].is_fully_addressable
+    if rank == "0":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
+    try:
+        read = lambda path: functools.reduce(operator.getitem, path, params)
+        export.save_params(out, config, read, dtype="float32")
+    except UserError as error:
+        sys.stdout.write(str(error))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [1_000_000, 2000])
+def test_two_processes(tmp_path, limit):
+    """Each holds half of every array. Process 0 writes; where it can't, both say so and neither waits."""
+    settings = QWEN2 | {"num_key_value_heads": 6}  # of which two processes can hold half each
+    write_folder(tmp_path / "config", settings, {})
+    config = hf_config.read_config(tmp_path / "config")
+    tensors = stored_tensors(random_params(config), config)
+    path, out = write_folder(tmp_path / "model", settings, tensors), tmp_path / "out"
+    out.mkdir()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        written = [*pool.map(lambda rank: run_python(TWO_PROCESSES, address, rank, path, out, limit), range(2))]
+    said = ["".join(line for line in text.splitlines() if not line.startswith("[Gloo]")) for text in written]
+    if limit > 2000:
+        assert said == ["", ""]
+        assert file_contents(out) == {name: ("float32", t.shape, t.tobytes()) for name, t in tensors.items()}
+    else:
+        assert "model.safetensors can't be written: a file would be larger" in said[0]
+        assert "failed on process 0; its own message says why" in said[1]
+        assert not [*out.iterdir()]

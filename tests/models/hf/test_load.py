@@ -1,0 +1,388 @@
+"""Model folders made here from random parameters: what is read back is what was written, and every fault is named."""
+
+import dataclasses
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.models import params as params_lib
+from cgrpo_jax.models.hf import config as hf_config
+from cgrpo_jax.models.hf import load
+
+LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 11,
+    "num_hidden_layers": 2,
+    "hidden_size": 12,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 4,
+    "intermediate_size": 10,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+MISTRAL = LLAMA | {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}
+QWEN2 = LLAMA | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+QWEN3 = LLAMA | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "tie_word_embeddings": True}
+GEMMA2 = LLAMA | {
+    "model_type": "gemma2",
+    "architectures": ["Gemma2ForCausalLM"],
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 6,
+    "sliding_window": 8,
+    "tie_word_embeddings": True,
+}
+GEMMA3_TEXT = GEMMA2 | {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "num_hidden_layers": 7}
+GEMMA3 = {
+    "model_type": "gemma3",
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "text_config": {key: value for key, value in GEMMA3_TEXT.items() if key != "architectures"},
+    "vision_config": {"hidden_size": 5},
+    "eos_token_id": [1, 6],
+}
+FAMILIES = {
+    settings["model_type"]: settings for settings in (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3_TEXT, GEMMA3)
+}
+
+
+def random_params(config, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def fill(tree):
+        if isinstance(tree, dict):
+            return {key: fill(value) for key, value in tree.items()}
+        return rng.standard_normal(tree.shape).astype(np.float32)
+
+    return fill(params_lib.param_shapes(config))
+
+
+def stored_tensors(params, config):
+    """The checkpoint of `params`: torch's `[outputs, inputs]`, heads flattened, one tensor a layer."""
+    tensors = {}
+    for entry, layer, name in load.checkpoint_names(config):
+        ours = params
+        for key in entry.path:
+            ours = ours[key]
+        ours = ours if layer is None else ours[layer]
+        if entry.inputs is not None:  # written out again, so that a fault in the table's own layout shows
+            ours = ours.reshape(*((-1,) if not entry.inputs else (np.prod(ours.shape[: entry.inputs]), -1))).T
+        tensors[name] = np.ascontiguousarray(ours)
+    return tensors
+
+
+def write_folder(path, settings, tensors, *, shards=1):
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(settings))
+    if shards == 1:
+        safetensors.numpy.save_file(tensors, path / "model.safetensors")
+        return path
+    files = {name: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(files.values()):
+        safetensors.numpy.save_file({n: t for n, t in tensors.items() if files[n] == file}, path / file)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small untied Llama in one file, and what is in it."""
+    write_folder(tmp_path / "config", LLAMA, {})
+    config = hf_config.read_config(tmp_path / "config")
+    tensors = stored_tensors(random_params(config), config)
+    return write_folder(tmp_path / "model", LLAMA, tensors), config, tensors
+
+
+@pytest.mark.parametrize("settings", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_every_tensor_is_read_back(tmp_path, settings, shards):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    config = hf_config.read_config(tmp_path)
+    params = random_params(config)
+    write_folder(tmp_path, settings, stored_tensors(params, config), shards=shards)
+    loaded = load.load_params(tmp_path, config)
+    assert {*loaded} == {*params} and {*loaded["layers"]} == {*params["layers"]}
+    ours, read = params | params["layers"], loaded | loaded["layers"]
+    for name in ours.keys() - {"layers"}:
+        assert read[name].dtype == np.float32
+        np.testing.assert_array_equal(read[name], ours[name], err_msg=name)
+
+
+def test_layout_by_hand(folder):
+    path, config, tensors = folder
+    layers = load.load_params(path, config)["layers"]
+    q, o = (tensors[f"model.layers.1.self_attn.{name}_proj.weight"] for name in "qo")  # [H * Dh, D], [D, H * Dh]
+    assert layers["q"][1, 7, 5, 3] == q[5 * 4 + 3, 7]
+    assert layers["o"][1, 5, 3, 7] == o[7, 5 * 4 + 3]
+    assert layers["down"][0, 9, 7] == tensors["model.layers.0.mlp.down_proj.weight"][7, 9]
+
+
+@pytest.mark.parametrize("stored", [ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize("wanted", [np.float32, ml_dtypes.bfloat16])
+def test_half_precision_checkpoints(folder, stored, wanted):
+    path, config, tensors = folder
+    write_folder(path, LLAMA, {name: tensor.astype(stored) for name, tensor in tensors.items()})
+    embed = load.load_params(path, config, dtype=wanted)["embed"]
+    assert embed.dtype == wanted
+    np.testing.assert_array_equal(embed, tensors["model.embed_tokens.weight"].astype(stored).astype(wanted))
+
+
+def test_tied_checkpoint_may_repeat_the_embedding(folder):
+    path, _, tensors = folder
+    inv_freq = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32)}  # old exports keep it
+    write_folder(path, LLAMA | {"tie_word_embeddings": True}, tensors | inv_freq)
+    assert "unembed" not in load.load_params(path, hf_config.read_config(path))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_missing_tensor(folder, shards):
+    path, config, tensors = folder
+    (path / "model.safetensors").unlink()
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    write_folder(path, LLAMA, tensors, shards=shards)
+    with pytest.raises(UserError, match="has no tensor model.layers.1.mlp.up_proj.weight"):
+        load.load_params(path, config)
+
+
+def test_wrong_shape(folder):
+    path, config, tensors = folder
+    write_folder(path, LLAMA, tensors | {"model.norm.weight": np.ones(13, np.float32)})
+    with pytest.raises(UserError, match=r"model.norm.weight has shape \(13,\), config.json asks for \(12,\)"):
+        load.load_params(path, config)
+
+
+def test_transposed_weight_is_not_taken(folder):
+    path, config, tensors = folder
+    name = "model.layers.0.mlp.gate_proj.weight"
+    write_folder(path, LLAMA, tensors | {name: np.ascontiguousarray(tensors[name].T)})
+    with pytest.raises(UserError, match=r"gate_proj.weight has shape \(12, 10\), config.json asks for \(10, 12\)"):
+        load.load_params(path, config)
+
+
+@pytest.mark.parametrize("name", ["model.layers.2.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.bias"])
+def test_superfluous_tensor(folder, name):
+    path, config, tensors = folder
+    write_folder(path, LLAMA, tensors | {name: np.ones(3, np.float32)})
+    with pytest.raises(UserError, match=f"holds {name}, which config.json does not account for"):
+        load.load_params(path, config)
+
+
+def test_quantised_tensor(folder):
+    path, config, tensors = folder
+    write_folder(path, LLAMA, tensors | {"model.norm.weight": np.ones(12, np.int8)})
+    with pytest.raises(UserError, match="model.norm.weight is I8; .* not quantised"):
+        load.load_params(path, config)
+
+
+@pytest.mark.parametrize("keep", [4, 200, -3])
+def test_truncated_file(folder, keep):
+    path, config, _ = folder
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(UserError, match="model.safetensors is truncated or not a safetensors file") as caught:
+        load.load_params(path, config)
+    assert "\n" not in str(caught.value)
+
+
+def test_index_that_names_a_missing_file(folder):
+    path, config, tensors = folder
+    (path / "model.safetensors").unlink()
+    write_folder(path, LLAMA, tensors, shards=2)
+    (path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(UserError, match="index.json names model-00002-of-00002.safetensors, which is not in"):
+        load.load_params(path, config)
+    outside = {"weight_map": {"lm_head.weight": "../model.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(outside))
+    (path.parent / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="names ../model.safetensors, which is not in"):
+        load.load_params(path, config)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"weight_map": None}, {"weight_map": ["a"]}, {"weight_map": {"a": 3}}, 3])
+def test_index_that_is_none(folder, content):
+    path, config, _ = folder
+    (path / "model.safetensors").unlink()
+    (path / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="index.json.* (holds|is|names no file)"):
+        load.load_params(path, config)
+
+
+@pytest.mark.parametrize("other", ["model.norm.weight", "language_model.model.norm.weight"])
+def test_a_tensor_that_is_there_twice(folder, other):
+    path, config, tensors = folder
+    (path / "model.safetensors").unlink()
+    write_folder(path, LLAMA, tensors, shards=2)
+    for file in path.glob("*.safetensors"):
+        held = safetensors.numpy.load_file(file)
+        if "model.norm.weight" not in held:
+            safetensors.numpy.save_file(held | {other: np.ones(12, np.float32)}, file)
+    with pytest.raises(UserError, match="holds model.norm.weight twice, as .*norm.weight of model-0000. *"):
+        load.load_params(path, config)
+
+
+def test_weights_of_other_kinds(folder):
+    path, config, _ = folder
+    (path / "model.safetensors").unlink()
+    for name, message in (
+        ("a.gguf", "has only a.gguf; GGUF is not read"),
+        ("pytorch_model.bin.index.json", r"only pickled weights \(pytorch_model.bin.index.json\)"),
+    ):
+        (path / name).write_bytes(b"")
+        with pytest.raises(UserError, match=message):
+            load.load_params(path, config)
+
+
+def test_pickled_weights_are_refused(folder):
+    path, config, _ = folder
+    (path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="has no weights; it must hold model.safetensors"):
+        load.load_params(path, config)
+    (path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"only pickled weights \(pytorch_model.bin\).* convert them to safetensors"):
+        load.load_params(path, config)
+    with pytest.raises(UserError, match="is not a folder; give a Hugging Face model folder"):
+        load.load_params(path / "absent", config)
+
+
+def test_headers_are_enough_to_refuse(folder, monkeypatch):
+    path, config, tensors = folder
+    monkeypatch.setattr(load._Checkpoint, "read", None)  # no data is asked for
+    load.check_weights(path, config)
+    write_folder(path, LLAMA, tensors | {"model.norm.weight": np.ones(13, np.float32)})
+    with pytest.raises(UserError, match=r"model.norm.weight has shape \(13,\), config.json asks for \(12,\)"):
+        load.check_weights(path, config)
+
+
+# --- multimodal releases ------------------------------------------------------------------------------------------
+
+
+def multimodal(tensors, *, new):
+    """The same text model as transformers 5 (`new`) or 4 stores it, with tensors of the other modality."""
+    prefix = "model.language_model." if new else "language_model.model."
+    renamed = {prefix + name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    others = ("vision_tower.vision_model.post_layernorm.bias", "multi_modal_projector.mm_soft_emb_norm.weight")
+    return renamed | {("model." if new else "") + name: np.ones(5, np.float32) for name in others}
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_text_of_a_multimodal_checkpoint(tmp_path, new):
+    write_folder(tmp_path, GEMMA3, {})
+    config = hf_config.read_config(tmp_path)
+    params = random_params(config)
+    tensors = multimodal(stored_tensors(params, config), new=new)
+    write_folder(tmp_path, GEMMA3, tensors)
+    jax.tree.map(np.testing.assert_array_equal, load.load_params(tmp_path, config), params)
+    write_folder(tmp_path, GEMMA3, tensors | {"audio_tower.weight": np.ones(5, np.float32)})
+    with pytest.raises(UserError, match="holds audio_tower.weight, which config.json does not account for"):
+        load.load_params(tmp_path, config)
+
+
+def test_a_text_checkpoint_has_no_vision_tower(folder):
+    path, config, tensors = folder
+    write_folder(path, LLAMA, tensors | {"vision_tower.weight": np.ones(5, np.float32)})
+    with pytest.raises(UserError, match="holds vision_tower.weight, which config.json does not account for"):
+        load.load_params(path, config)
+
+
+# --- onto devices -------------------------------------------------------------------------------------------------
+
+
+def shardings_of(config, mesh, rules):
+    """A sharding a parameter: `rules` says over which axis of the mesh a logical axis goes."""
+    return jax.tree.map(
+        lambda axes: NamedSharding(mesh, PartitionSpec(*(rules.get(axis) for axis in axes))),
+        params_lib.logical_axes(config),
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    )
+
+
+MESHES = {
+    "replicated": ({"a": 8}, {}),
+    "width": ({"a": 4, "b": 2}, {"embed": "a"}),
+    "width and heads": ({"a": 2, "b": 3}, {"embed": "a", "heads": "b"}),
+    "mlp": ({"a": 2}, {"mlp": "a"}),
+    "layers and width": ({"a": 2, "b": 4}, {"layers": "a", "embed": "b"}),
+}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_sharded_load(tmp_path, monkeypatch, mesh, family):
+    sizes, rules = MESHES[mesh]
+    (tmp_path / "config.json").write_text(json.dumps(FAMILIES[family]))
+    config = hf_config.read_config(tmp_path)
+    params = random_params(config)
+    write_folder(tmp_path, FAMILIES[family], stored_tensors(params, config), shards=2)
+    devices = np.array(jax.devices()[: np.prod([*sizes.values()])]).reshape(*sizes.values())
+    shardings = shardings_of(config, jax.sharding.Mesh(devices, (*sizes,)), rules)
+
+    read, counts, reported = load._Checkpoint.read, [], []
+
+    def counted(self, name, block):
+        stored = read(self, name, block)
+        counts.append(stored.size)
+        return stored
+
+    monkeypatch.setattr(load._Checkpoint, "read", counted)
+    loaded = load.load_params(tmp_path, config, shardings=shardings, progress=lambda *at: reported.append(at))
+
+    def same(got, wanted, sharding):
+        assert got.sharding == sharding and got.dtype == np.float32
+        np.testing.assert_array_equal(got, wanted)
+        for shard in got.addressable_shards:
+            np.testing.assert_array_equal(shard.data, wanted[shard.index])
+
+    jax.tree.map(same, loaded, params, shardings)
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(counts) == total  # every number once, whether sharded or replicated
+    assert reported[-1] == (total, total) and reported == sorted(set(reported))
+
+
+def test_only_the_needed_part_is_read(folder, monkeypatch):
+    path, config, tensors = folder
+    checkpoint = load._Checkpoint(path)
+    q = next(entry for entry in load.TABLE if entry.path == ("layers", "q"))
+    shard = [slice(0, 2), slice(0, 12), slice(2, 4), slice(0, 4)]
+    blocks = []
+    monkeypatch.setattr(checkpoint, "read", lambda name, block: blocks.append((name, block)) or tensors[name][block])
+    block = load._read_block(checkpoint, q, (2, 12, 6, 4), shard, np.dtype(np.float32))
+    assert blocks == [
+        (f"model.layers.{layer}.self_attn.q_proj.weight", (slice(8, 16), slice(0, 12))) for layer in (0, 1)
+    ]
+    np.testing.assert_array_equal(block, np.asarray(load.load_params(path, config)["layers"]["q"])[:, :, 2:4])
+
+
+def test_a_block_that_is_no_rectangle():
+    q = next(entry for entry in load.TABLE if entry.path == ("layers", "q"))
+    with pytest.raises(ValueError, match="not contiguous in a checkpoint"):
+        q.stored_block([slice(0, 12), slice(0, 6), slice(0, 2)], (12, 6, 4))
+
+
+def test_loaded_parameters_can_be_donated(folder):
+    path, config, tensors = folder
+    params = load.load_params(path, config)
+    doubled = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)(params)
+    np.testing.assert_array_equal(doubled["embed"], 2 * tensors["model.embed_tokens.weight"])
+    assert params["embed"].is_deleted()
+    assert doubled["embed"].sharding == SingleDeviceSharding(jax.devices()[0])
+
+
+def test_check_vocab(folder):
+    @dataclasses.dataclass
+    class Vocabulary:
+        vocab_size: int
+
+    _, config, _ = folder
+    load.check_vocab(Vocabulary(10), config)
+    load.check_vocab(Vocabulary(11), config)
+    with pytest.raises(UserError, match="The tokenizer has 12 tokens, the model embeds 11"):
+        load.check_vocab(Vocabulary(12), config)

@@ -1,0 +1,225 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from test_config import derived, write_configs
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import cli
+from cgrpo_jax.runtime import signals
+
+
+@pytest.fixture
+def configs(tmp_path):
+    return write_configs(tmp_path / "project", fast=derived("config.lr = 3e-6"))
+
+
+def call(argv, main=None, **kwargs):
+    """Runs a main that records what it was given."""
+    given = []
+    cli.run(main or (lambda **values: given.append(values)), argv=argv, **kwargs)
+    return given[0]
+
+
+def one_line_error(capsys, argv, main=None, **kwargs):
+    with pytest.raises(SystemExit) as caught:
+        call(argv, main, **kwargs)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
+    return err
+
+
+def test_main_gets_the_config_with_its_overrides_and_the_workdir(configs):
+    given = call(
+        [f"--config={configs / 'fast.py'}", "--workdir", "runs/a", "--config.num_responses=4"],
+        require=("config", "workdir"),
+    )
+    assert given["workdir"] == "runs/a"
+    assert (given["config"].lr, given["config"].num_responses) == (3e-6, 4)
+    with pytest.raises(AttributeError):
+        given["config"].lr = 1.0
+
+
+def test_overrides_may_stand_before_the_config(configs):
+    given = call(["--config.lr=1", f"--config={configs / 'fast.py'}"], require=("config",))
+    assert given["config"].lr == 1.0
+
+
+def test_extra_flags_defaults_keywords_and_positional_arguments():
+    flags = {"from": cli.Flag("source"), "json": cli.Flag("as JSON", bool, False), "rows": cli.Flag("rows", int, 3)}
+    given = call(
+        ["prepare", "--from=x", "--json", "gsm8k"], require=("from",), flags=flags, arguments=("action", "name")
+    )
+    assert given == {"from_": "x", "json": True, "rows": 3, "action": "prepare", "name": "gsm8k"}
+
+
+def test_config_may_be_optional(configs):
+    assert call([], flags={"config": cli.CONFIG}) == {"config": None}
+    assert call([f"--config={configs / 'fast.py'}"], flags={"config": cli.CONFIG})["config"].lr == 3e-6
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["--workdir={w}"], "missing --config; flags are --config, --workdir, --config.KEY=VALUE, --help"),
+        ([], "missing --config and --workdir"),
+        (["--config={c}"], "missing --workdir"),
+        (["--config={c}", "--workdir="], "missing --workdir"),
+        (["--config={c}", "--workdir"], "Missing value for flag --workdir"),
+        (["--config={c}", "--wrokdir={w}"], "unknown flag --wrokdir (did you mean --workdir?)"),
+        (["--confg={c}", "--workdir={w}"], "unknown flag --confg (did you mean --config?)"),
+        (["--config={c}", "--workdir={w}", "-x"], "unknown flag --x"),
+        (["--config={c}", "--workdir={w}", "--undefok=x", "--x=1"], "unknown flag --undefok"),
+        (["--config={c}", "--workdir={w}", "extra"], "positional arguments: got extra, expected none"),
+        (["--config={c}", "--workdir={w}", "--", "extra"], "positional arguments: got"),
+        (["--config={c}", "--workdir={w}", "--config.lr=abc"], "--config.lr=abc is not a number"),
+        (["--config={c}", "--workdir={w}", "--config.num_responses=1.5"], "is not an int"),
+        (["--config={c}", "--workdir={w}", "--config.lrr=1"], "did you mean --config.lr?"),
+        (["--config={c}x", "--workdir={w}"], "does not exist"),
+        (["--config={b}", "--workdir={w}"], "fails to load: RuntimeError: two lines"),
+        (["--config={c}", "--workdir={w}", "--rows=many"], "--rows=many is not an int"),
+    ],
+)
+def test_mistakes_are_one_line_and_main_never_runs(configs, tmp_path, capsys, argv, expected):
+    (configs / "bad.py").write_text("raise RuntimeError('two\\nlines')")
+    names = {"c": configs / "fast.py", "b": configs / "bad.py", "w": tmp_path / "run"}
+    argv = [argument.format(**names) for argument in argv]
+    flags = {"rows": cli.Flag("number of rows", int, 1)}
+    expected = expected.replace("--config.KEY", "--rows, --config.KEY")
+    ran = []
+    error = one_line_error(
+        capsys, argv, lambda **values: ran.append(values), require=("config", "workdir"), flags=flags
+    )
+    assert expected in error
+    assert not ran
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_true_by_default_is_switched_off(capsys):
+    flags = {"costs": cli.Flag("say what fits alone", bool, True), "loud": cli.Flag("say more", bool, False)}
+    assert call([], flags=flags) == {"costs": True, "loud": False}
+    assert call(["--nocosts", "--loud"], flags=flags) == {"costs": False, "loud": True}
+    error = one_line_error(capsys, ["--no_costs"], lambda **_: None, flags=flags)
+    assert "unknown flag --no_costs (did you mean --nocosts?); flags are --nocosts, --loud, --help" in error
+
+
+def test_config_overrides_are_unknown_flags_where_there_is_no_config(capsys):
+    assert "unknown flag --config.lr" in one_line_error(capsys, ["--config.lr=1"], flags={"to": cli.Flag("target")})
+    assert "unknown flag --no" in one_line_error(capsys, ["--no"], flags={"to": cli.Flag("target")})
+
+
+def test_user_error_of_main_is_one_line(capsys):
+    def main():
+        raise UserError("minibatch_size 48 does not\n divide 128; use 32 or 64")
+
+    assert one_line_error(capsys, [], main) == "error: minibatch_size 48 does not divide 128; use 32 or 64\n"
+
+
+def test_a_bug_keeps_its_stack_trace():
+    def main():
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        cli.run(main, argv=[])
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises `KeyboardInterrupt`, though a shell's background job starts with it ignored."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
+INTERRUPTED = "interrupted; the same command begins anew, or goes on with what was written\n"
+
+
+@pytest.mark.parametrize("becomes", [KeyboardInterrupt, ImportError, UserError])
+def test_ctrl_c_exits_130_with_one_line(ctrl_c, capsys, becomes):
+    """An extension module that it reaches at its import raises an `ImportError`, of which we may make our own."""
+
+    def main():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise becomes("initializing the extension") from error
+
+    signals.end_while_importing()
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main, argv=[])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_errors_stay_what_they_are_and_ctrl_c_stays_ignored(ctrl_c):
+    def main():
+        signal.raise_signal(signal.SIGINT)
+        raise ImportError("not installed")
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with pytest.raises(ImportError, match="not installed"):
+        cli.run(main, argv=[])
+
+
+@pytest.mark.parametrize("program", ["train", "data"])
+def test_ctrl_c_while_a_program_is_imported(ctrl_c, tmp_path, program):
+    """A stand-in for JAX, whose import takes seconds, as it is reached by Ctrl-C there."""
+    (tmp_path / "jax.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException as error:\n"
+        "    raise ImportError('Encountered an error while initializing the extension.') from error\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    done = subprocess.run(
+        [sys.executable, "-m", f"cgrpo_jax.{program}"], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted; nothing was begun\n")
+    # Who imports the package for something else keeps what Ctrl-C does there.
+    code = "import signal, cgrpo_jax; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__init__.py").write_text(code)
+    (tmp_path / "other" / "program.py").write_text("")
+    subprocess.run([sys.executable, "-m", "other.program"], env=environment, cwd=tmp_path, check=True)
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: None, require=("config",), flags={"to": cli.Flag("target", str, "out")}, argv=["--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    for text in (
+        "usage: python -m cgrpo_jax.",
+        "--config=...",
+        "[--to=...]",
+        "target (default: out)",
+        "configs/base.py",
+    ):
+        assert text in out
+
+
+def test_as_a_program_from_another_folder(configs, tmp_path):
+    program = tmp_path / "entry.py"
+    program.write_text(
+        '"""Doubles the rate."""\n'
+        "import sys\nfrom cgrpo_jax.runs import cli\n"
+        "def main(config, workdir):\n    sys.stdout.write(f'{2 * config.lr} {workdir}')\n"
+        "if __name__ == '__main__':\n    cli.run(main, require=('config', 'workdir'))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    def run(*argv):
+        return subprocess.run(
+            [sys.executable, program, *argv], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    done = run("--config=project/configs/fast.py", "--workdir=w", "--config.lr=4")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "8.0 w", "")
+    wrong = run("--config=project/configs/fast.py", "--workdir=w", "--config.lr=four")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "error: --config.lr=four is not a number; it is now 3e-06\n"
+    assert "Doubles the rate." in run("--help").stdout

@@ -1,0 +1,153 @@
+"""The warm start's lessons: nothing held out leaks into them, and refinements follow what a critique says."""
+
+import dataclasses
+import functools
+import itertools
+import re
+
+import jax
+import numpy as np
+import pytest
+from test_prompts import CHAINS, arithmetic_tokenizer, make
+from tiny import FAMILIES, random_params
+
+from cgrpo_jax.datasets.tasks import arithmetic
+from cgrpo_jax.records import LossKind
+from cgrpo_jax.training import sft
+from cgrpo_jax.training.train_step import PackShape, score_rows
+
+HELD_OUT = arithmetic.held_out_facts(16)
+TOKENIZER = arithmetic_tokenizer()
+PROMPTS = make(TOKENIZER, 160, **CHAINS)
+EQUATION = re.compile(r"(\d+)([+*])(\d+)=")
+
+
+@functools.cache
+def rows(count, *, seed=0, rare_rate=0.0):
+    stream = sft.lessons(PROMPTS, seed=seed, lengths=(1, 2, 3, 4), held_out=HELD_OUT, rare_rate=rare_rate)
+    return list(itertools.islice(stream, count))
+
+
+def texts(row):
+    return TOKENIZER.decode(row.context_ids), TOKENIZER.decode(row.target_ids)
+
+
+@functools.cache
+def lessons(count=3000, **keywords):
+    """(question, rest of the context, target) of each lesson."""
+    decoded = [texts(row) for row in rows(count, **keywords)]
+    return [(*context.partition("\n")[::2], target) for context, target in decoded]
+
+
+def held_out_facts_in(question, rest, target):
+    """Facts that the lesson works with: those of its chain, and every equation that it shows."""
+    shown = [(int(a), op, int(b)) for a, op, b in EQUATION.findall(rest + target)]
+    return HELD_OUT & {*shown, *(fact for fact, _ in arithmetic.trace(question))}
+
+
+def kind(rest):
+    return "solve" if not rest else "refine" if rest.endswith("Try again.") else "critique"
+
+
+def test_no_lesson_shows_a_held_out_fact():
+    assert not [lesson for lesson in lessons() if held_out_facts_in(*lesson)]
+    shown = {match for lesson in lessons() for match in EQUATION.findall(" ".join(lesson))}
+    taught = set(arithmetic.facts()) - HELD_OUT
+    assert {(int(a), op, int(b)) for a, op, b in shown} == taught  # and every other fact is taught
+
+
+def test_held_out_facts_are_as_rare_as_asked():
+    found = [(kind(lesson[1]), len(held_out_facts_in(*lesson))) for lesson in lessons(rare_rate=0.1)]
+    assert {which for which, number in found if number} == {"solve"}
+    solve = [number for which, number in found if which == "solve"]
+    assert set(solve) == {0, 1}
+    assert 0.06 < np.mean(solve) < 0.14
+
+
+def test_lessons_are_supervised_rows_that_end_the_turn():
+    for row in rows(300):
+        assert row.loss == LossKind.NLL and row.advantage == 1.0 and not row.refined
+        assert row.target_ids[-1] == TOKENIZER.end_of_turn_id
+        assert TOKENIZER.end_of_turn_id not in row.target_ids[:-1]
+        assert 0 not in row.context_ids and 0 not in row.target_ids  # no unknown token
+        assert len(row.old_logp) == len(row.target_ids)
+        prefix = TOKENIZER.generation_prefix_ids()
+        assert tuple(row.context_ids[-len(prefix) :]) == prefix
+
+
+def test_two_in_five_solve_one_in_ten_criticises_half_refine():
+    kinds = [kind(rest) for _, rest, _ in lessons()]
+    shares = {name: kinds.count(name) / len(kinds) for name in set(kinds)}
+    assert shares == pytest.approx({"solve": 0.4, "critique": 0.1, "refine": 0.5}, abs=0.04)
+
+
+def test_a_solution_is_the_chains():
+    for question, rest, target in lessons():
+        if kind(rest) == "solve":
+            assert target == arithmetic.solution(question)
+
+
+def test_a_critique_is_what_recomputing_finds():
+    verdicts = []
+    for question, rest, target in lessons():
+        if kind(rest) == "critique":
+            (response, answer) = re.fullmatch(r"Tried: (.*?)\n(The answer is .*\.\n)?Check\.", rest).groups()
+            assert target == arithmetic.self_check(question, response)
+            assert answer in (None, f"The answer is {arithmetic.answer(question)}.\n")
+            verdicts.append(target.endswith("right [END]"))
+    assert 0.35 < np.mean(verdicts) < 0.65
+
+
+def test_a_refinement_follows_what_its_critique_says():
+    """What it names is made up more often than not, so that reading it is what pays."""
+    seen = dict.fromkeys(["value", "answer", "step", "verdict", "none"], 0)
+    made_up = []
+    for question, rest, target in lessons():
+        if kind(rest) != "refine":
+            continue
+        attempt, _, critique = re.fullmatch(r"Tried: (.*?)\n(Critique: (.*)\n)?Try again\.", rest).groups()
+        assert arithmetic.check_steps(question, attempt) is not None  # only wrong attempts are refined
+        if named := re.search(r"Step (\d) is wrong: .*=(\d+), not", critique or ""):
+            step, value = map(int, named.groups())
+            assert target == arithmetic.write(arithmetic.trace(question, {step: value}))
+            made_up.append(target != arithmetic.solution(question))
+            seen["value"] += 1
+        elif named := re.search(r"The correct answer is (.*?)\.", critique or ""):
+            assert target.endswith(f"Answer: {named.group(1)}")
+            values = map(int, named.group(1).split())
+            assert target == arithmetic.write(arithmetic.trace(question, dict(enumerate(values, start=1))))
+            made_up.append(target != arithmetic.solution(question))
+            seen["answer"] += 1
+        else:  # nothing to follow: the chain as it is
+            assert target == arithmetic.solution(question)
+            seen["step" if "Step" in (critique or "") else "verdict" if critique else "none"] += 1
+    assert all(number > 50 for number in seen.values())
+    assert np.mean(made_up) > 0.6
+
+
+def test_the_seed_decides():
+    first, again, other = (
+        [texts(row) for row in itertools.islice(stream, 50)]
+        for stream in (
+            sft.lessons(PROMPTS, seed=seed, lengths=(3,), held_out=HELD_OUT, rare_rate=0.0) for seed in (0, 0, 1)
+        )
+    )
+    assert first == again != other
+
+
+def test_the_warm_start_learns_the_lessons():
+    config = dataclasses.replace(FAMILIES["smollm2"], vocab_size=TOKENIZER.vocab_size, num_layers=1, max_context=128)
+    shape = PackShape(num_token_rows=2, pack_length=128, num_slots=16)
+    settings = dict(config=config, shape=shape, max_length=64)
+    unseen = rows(20, seed=1)
+    score = lambda params: np.mean(np.concatenate(score_rows(params, unseen, **settings)))  # noqa: E731
+    params = random_params(config)
+    before = score(params)
+    seen = []
+    learned = sft.warm_start(
+        params, rows=sft.lessons(PROMPTS, seed=0, lengths=(1, 2), held_out=HELD_OUT), num_updates=20,
+        rows_per_update=8, learning_rate=1e-2, progress=lambda steps: seen.append(len(steps)) or steps, **settings,
+    )  # fmt: skip
+    assert seen == [20]
+    assert score(learned) > before + 1
+    assert jax.tree.structure(learned) == jax.tree.structure(random_params(config))
