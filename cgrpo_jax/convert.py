@@ -26,10 +26,10 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import export, load, model_card
 from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-from cgrpo_jax.runs import build_model, cli, log
+from cgrpo_jax.runs import build_model, cli
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import files, processes
-from cgrpo_jax.runtime.json_files import read_json_object
+from cgrpo_jax.runtime import console, files, processes
+from cgrpo_jax.runtime.json_files import read_json, read_json_object
 from cgrpo_jax.training import checkpoint
 
 _WAYS = "--from_hf and --to, --from and --to_hf, or --from and --to_peft"
@@ -162,7 +162,7 @@ def export_hf(
             dtype = dtype or folder_lib.stored_dtype(run.model)
             weights = opened.enter_context(checkpoint.SavedWeights(run.path, step=step))
             read = _reader(run, config, weights, opened, base=base)
-            card = model_card.card(run, target.name, step=weights.step, dtype=dtype, adapter=False)
+            card = _card(run, target.name, step=weights.step, dtype=dtype, adapter=False)
         with files.new_folder(target) as folder:
             with files.by_one(folder) as writes:
                 if writes:
@@ -202,12 +202,23 @@ def export_peft(
         folder = _base_folder(base or trained.model.folder)
         # What the run has kept of its model says nothing of other parts that its base may have.
         multimodal = hf_config.is_multimodal(folder)
-        card = model_card.card(run, target.name, step=weights.step, dtype="float32", adapter=True)
+        card = _card(run, target.name, step=weights.step, dtype="float32", adapter=True)
     with files.new_folder(target) as partial, files.by_one(partial) as writes:
         if writes:
             lora.write_peft(partial, {"layers": layers}, settings, base_name=str(folder), multimodal=multimodal)
             folder_lib.copy_tokenizer(run.model, partial)
             (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def _card(run: RunDir, name: str, **about) -> str:
+    """Returns the model card of what a run, or a converted checkpoint, is exported to; see `model_card.card`."""
+    restore = "restore it from a copy, or remove it"
+    config = read_json_object(run.config, broken=restore) if run.config.is_file() else {}
+    start = config.get("model", {})
+    if config and not (isinstance(start, dict) and isinstance(start.get("folder"), str)):
+        raise UserError(f"{run.config} is not the configuration of a run; {restore}.")
+    summary = read_json(run.summary, broken=restore) if run.summary.is_file() else None
+    return model_card.card(name, base=start.get("folder", ""), config=config, summary=summary, **about)
 
 
 # --- reading a run ------------------------------------------------------------------------------------------------
@@ -336,7 +347,7 @@ def _shardings(config: params_lib.ModelConfig) -> dict:
 def _bar(config: params_lib.ModelConfig, what: str) -> Iterator[Callable[[int, int], None]]:
     """Gives a `progress` that draws a bar, on process 0."""
     total = params_lib.num_params(config)
-    with log.progress_bar(total=total, desc=what, unit="param", unit_scale=True) as bar:
+    with console.progress_bar(total=total, desc=what, unit="param", unit_scale=True) as bar:
         yield lambda done, total: bar.update(done - bar.n)
 
 

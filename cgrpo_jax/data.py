@@ -24,8 +24,8 @@ import jax
 from cgrpo_jax.datasets import array_record, formats, tables
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
-from cgrpo_jax.runs import cli, log
-from cgrpo_jax.runtime import files
+from cgrpo_jax.runs import cli
+from cgrpo_jax.runtime import console, files
 
 __doc__ += f"""{formats.describe()}
   jsonl, parquet: any other file of that kind; the columns are named by --question_key, --answer_key, ...
@@ -159,7 +159,7 @@ def prepare(
     with (
         files.new_folder(out / name) as folder,
         files.checked(out / name),
-        log.progress_bar(total=total, desc=f"writing {name}", unit=" rows") as bar,
+        console.progress_bar(total=total, desc=f"writing {name}", unit=" rows") as bar,
     ):
 
         def kept(split: str) -> Iterator[formats.Example]:
@@ -195,7 +195,7 @@ class _Survey:
 
 def _survey(rows: _Rows, desc: str) -> _Survey:
     survey = _Survey(0, collections.Counter(), {}, collections.defaultdict(list))
-    with log.progress_bar(rows, desc=desc, unit=" rows") as bar:
+    with console.progress_bar(rows, desc=desc, unit=" rows") as bar:
         for where, example in bar:
             survey.read += 1
             if isinstance(example, str):
@@ -248,7 +248,7 @@ def _unsolved(solved: Mapping[str, list[tuple[str, formats.Example]]]) -> dict[s
         return found
     with (
         grader_lib.Grader("code", num_workers=os.cpu_count() or 1) as grader,
-        log.progress_bar(total=total, desc="running the rows' own solutions", unit=" rows") as bar,
+        console.progress_bar(total=total, desc="running the rows' own solutions", unit=" rows") as bar,
     ):
         for split, rows in solved.items():
             pending = [grader.submit(example.solution, example.answer) for _, example in rows]

@@ -16,9 +16,9 @@ from cgrpo_jax.datasets.problems import check_told
 from cgrpo_jax.evaluation import benchmark, diagnosis, session
 from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.records import Problem
-from cgrpo_jax.runs import build_inference, cli, log, resume_policy
+from cgrpo_jax.runs import build_inference, cli, resume_policy
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import console, processes, signals
 
 FLAGS = {"distributed": cli.DISTRIBUTED, "out": cli.Flag("folder of the results; by default WORKDIR/diagnosis")}
 
@@ -31,7 +31,7 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
     """
     processes.start(distributed=distributed)
     with processes.agree("starting"):
-        stopped_status = processes.stopped_status()
+        stopped_status = signals.stopped_status()
     results = Results(out or pathlib.Path(workdir) / "diagnosis", may_change=resume_policy.DIAGNOSIS)
     with contextlib.ExitStack() as held:
         of = session.begin(config, workdir, results, held, kind="training", choose=_first, prepare=_with_room)
@@ -46,7 +46,7 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
                 encode = of.model.tokenizer.encode
                 diagnosis.critique_on_disk(kind, policy, critic, of.problems, encode=encode, **how)
         if processes.is_first():
-            log.say(f"weights from {of.source}", sys.stdout)
+            console.say(f"weights from {of.source}", sys.stdout)
             _report(config, of)
 
 
@@ -85,7 +85,7 @@ def _report(config, of: session.Subject) -> None:
     summary = diagnosis.summarize(results.lines("responses"), kinds, pass_threshold=threshold)
     results.write("pass_rates.jsonl", diagnosis.pass_rates(results.lines("responses"), pass_threshold=threshold))
     results.write("summary.json", json.dumps({"weights": of.weights} | summary, indent=2) + "\n")
-    log.say(f"{diagnosis.table(summary)}numbers and every text are in {results.path}", sys.stdout)
+    console.say(f"{diagnosis.table(summary)}numbers and every text are in {results.path}", sys.stdout)
 
 
 if __name__ == "__main__":

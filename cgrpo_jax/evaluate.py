@@ -16,9 +16,9 @@ from cgrpo_jax.evaluation import benchmark, session, summary
 from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.inference.engine import Sampling
 from cgrpo_jax.records import Problem
-from cgrpo_jax.runs import cli, log, resume_policy
+from cgrpo_jax.runs import cli, resume_policy
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import console, processes, signals
 
 FLAGS = {
     "distributed": cli.DISTRIBUTED,
@@ -35,7 +35,7 @@ def main(config, workdir: str, distributed: bool = False, refine: bool = False, 
     """
     processes.start(distributed=distributed)
     with processes.agree("starting"):
-        stopped_status = processes.stopped_status()
+        stopped_status = signals.stopped_status()
     results = Results(out or pathlib.Path(workdir) / "evaluation", may_change=resume_policy.EVALUATION)
     with contextlib.ExitStack() as held:
         of = session.begin(
@@ -55,7 +55,7 @@ def main(config, workdir: str, distributed: bool = False, refine: bool = False, 
             )
         if processes.is_first():
             left_out = f" ({of.skipped} were too long and left out)" if of.skipped else ""
-            log.say(f"{len(of.problems)} questions{left_out}, weights from {of.source}", sys.stdout)
+            console.say(f"{len(of.problems)} questions{left_out}, weights from {of.source}", sys.stdout)
             _report(config, of)
 
 
@@ -98,7 +98,7 @@ def _report(config, of: session.Subject) -> None:
         results.lines("samples"), ks=tuple(config.eval.k), pass_threshold=config.pass_threshold, seed=config.seed
     )
     results.write("summary.json", json.dumps({"weights": of.weights} | numbers, indent=2) + "\n")
-    log.say(f"{summary.table(numbers)}numbers and every sample are in {results.path}", sys.stdout)
+    console.say(f"{summary.table(numbers)}numbers and every sample are in {results.path}", sys.stdout)
 
 
 if __name__ == "__main__":

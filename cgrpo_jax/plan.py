@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.planning import planner as planner_lib
-from cgrpo_jax.planning import programs, tpu_topology
+from cgrpo_jax.planning import programs
 from cgrpo_jax.planning.planner import KINDS, Plan
-from cgrpo_jax.runs import cli, log, validate
+from cgrpo_jax.runs import cli, validate
+from cgrpo_jax.runtime import chips, console
 
 FLAGS = {
     "topology": cli.Flag("TPU slice, or several: v5p:2x2x4,v6e:4x4"),
@@ -30,13 +31,13 @@ _DOES_NOT_FIT = 3
 def main(config, topology: str, json: str | None, costs: bool = True) -> None:
     """Plans for each topology, prints the tables, and exits with 3 if one does not hold the run."""
     validate.check(config)
-    names = tpu_topology.split(",")
+    names = topology.split(",")
     if json:
         _check_target(pathlib.Path(json))
     # All mistakes come to light before the first minute of compiling.
-    planners = [planner_lib.Planner(config, name, say=log.say) for name in names]
+    planners = [planner_lib.Planner(config, name, say=console.say) for name in names]
     plans = [planner.plan(costs=costs) for planner in planners]
-    log.say(table(plans), sys.stdout)
+    console.say(table(plans), sys.stdout)
     if json:
         _write(json, plans)
     if not all(plan.fits for plan in plans):
@@ -100,7 +101,7 @@ def _programs(plan: Plan) -> str:
         + (f"{'TFLOP':>11}{'GB moved':>11}{'GB sent':>10}{'bound s':>10}  {'by':<12}{'runs':>5}" if costed else ""),
     ]
     for one in plan.programs:
-        sizes = [one.hbm_bytes[kind] / tpu_topology.GIB for kind in KINDS]
+        sizes = [one.hbm_bytes[kind] / chips.GIB for kind in KINDS]
         line = f"{one.name:<20}{sizes[0]:>9.2f}{sizes[1]:>10.2f}{sizes[2]:>9.2f}{sizes[3]:>8.2f}{sum(sizes):>8.2f}"
         if not costed:
             lines.append(line)
@@ -125,7 +126,7 @@ def _compared(plans: Sequence[Plan]) -> str:
         return f"{label:<26}" + "".join(f"{value(plan):>{width}}" for plan in plans)
 
     def size(number: int | None) -> str:
-        return "-" if number is None else f"{number / tpu_topology.GIB:.2f}"
+        return "-" if number is None else f"{number / chips.GIB:.2f}"
 
     lines = [row("", lambda plan: plan.topology), row("GiB of HBM there", lambda plan: size(plan.hbm_limit_bytes))]
     for phase in programs.PHASES:

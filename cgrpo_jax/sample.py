@@ -19,10 +19,10 @@ from cgrpo_jax.inference import generators
 from cgrpo_jax.inference.orchestrator import Pipeline
 from cgrpo_jax.records import Author, Problem, Rollout
 from cgrpo_jax.rewards import grader as grader_lib
-from cgrpo_jax.runs import build_inference, build_model, cli, log, validate
+from cgrpo_jax.runs import build_inference, build_model, cli, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import console, processes
 
 
 def main(config, workdir: str, question: str | None, answer: str | None, distributed: bool = False) -> None:
@@ -129,7 +129,7 @@ def _reward(row: Rollout) -> str:
 
 
 def _print(stage: str, text: str, note: str) -> None:
-    log.say(f"{stage} ({note}):\n{text}\n", sys.stdout)
+    console.say(f"{stage} ({note}):\n{text}\n", sys.stdout)
 
 
 if __name__ == "__main__":

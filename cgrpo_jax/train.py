@@ -32,8 +32,8 @@ from cgrpo_jax.inference import generators
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.inference.orchestrator import Pipeline, Progress, together
 from cgrpo_jax.records import Author, Problem, Rollout, TrainState
-from cgrpo_jax.runs import build_inference, cli, initial_state, log, metrics, open_run
-from cgrpo_jax.runtime import processes, profiling
+from cgrpo_jax.runs import build_inference, build_model, cli, initial_state, log, metrics, open_run
+from cgrpo_jax.runtime import console, processes, profiling, signals
 from cgrpo_jax.training import flops
 from cgrpo_jax.training.learner import Learner
 
@@ -43,12 +43,12 @@ _INTERRUPTED = 128 + signal.SIGINT  # exit status, as a shell has it
 def main(config, workdir: str, distributed: bool = False) -> None:
     """Trains; a second call with the same folder resumes.
 
-    Stopped by SIGTERM, it saves what the last whole iteration left, and exits with `processes.stopped_status`; by Ctrl-C
+    Stopped by SIGTERM, it saves what the last whole iteration left, and exits with `signals.stopped_status`; by Ctrl-C
     likewise, with 130.
     """
     processes.start(distributed=distributed)
     with processes.agree("starting"):
-        stopped_status = processes.stopped_status()
+        stopped_status = signals.stopped_status()
     with contextlib.ExitStack() as held:
         stopped_by = Loop(config, open_run.open_run(config, workdir, held)).train()
     if status := {signal.SIGTERM: stopped_status, signal.SIGINT: _INTERRUPTED}.get(stopped_by, 0):
@@ -90,9 +90,22 @@ class Loop:
         self.run = parts.run
         self.pipeline = Pipeline(parts.grader)
         self.progress = initial_state.Progress()
-        self.clock = log.Clock()
+        self.clock = console.Clock()
         self.profiler = profiling.Profiler(self.run.path / "profile", config.profile_steps)
-        self.learner = Learner(config, self.model, clock=self.clock)
+        self.learner = Learner(
+            self.model.config,
+            mesh=self.model.mesh,
+            dtype=self.model.dtype,
+            optimizer=build_model.optimizer(config),
+            learning_rate=build_model.learning_rate(config),
+            loss=build_model.loss_settings(config),
+            shape=build_model.pack_shape(config),
+            updates_per_batch=config.updates_per_batch,
+            rescore=config.old_logp == "trainer",
+            remat=config.remat,
+            max_nonfinite_updates=config.max_nonfinite_updates,
+            clock=self.clock,
+        )
         self.counts: collections.Counter = collections.Counter()  # of the iteration's critiques and refinements
         self.engine_stats: list[Stats] = []  # of the iteration's engines
         self.since = time.monotonic()
@@ -107,20 +120,20 @@ class Loop:
             state, number = stopped.args
             name = signal.Signals(number).name
             if state is None:
-                log.say(f"stopped by {name} before the first iteration; the same command begins anew")
+                console.say(f"stopped by {name} before the first iteration; the same command begins anew")
                 return number
             self._keep(state, self.progress.iteration, always=True)
             self.parts.checkpoints.wait()
-            log.say(f"stopped by {name} after iteration {self.progress.iteration}; the same command goes on")
+            console.say(f"stopped by {name} after iteration {self.progress.iteration}; the same command goes on")
             return number
         return 0
 
     def _iterate(self, state: TrainState) -> None:
         c = self.config
         if passed := [step for step in c.profile_steps if step < self.progress.iteration]:
-            log.say(f"profile_steps {passed}: these iterations are over, and are not traced")
+            console.say(f"profile_steps {passed}: these iterations are over, and are not traced")
         # Closed whatever happens, so that what is said of it stands on a line of its own.
-        with log.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training") as bar:
+        with console.progress_bar(total=c.num_iterations, initial=self.progress.iteration, desc="training") as bar:
             for iteration in range(self.progress.iteration, c.num_iterations):
                 with self.profiler.iteration(iteration):
                     try:
@@ -289,7 +302,8 @@ class Loop:
                 clock=self.clock,
                 going_on=functools.partial(self._stop_if_asked, None),
             )
-        self.progress = self.learner.progress = begun.progress
+        self.progress = begun.progress
+        self.learner.skipped_in_a_row = begun.progress.skipped_in_a_row
         self.learner.base, self.learner.reference = begun.base, begun.reference
         if fresh:
             self._keep(begun.state, 0, always=True)
@@ -342,7 +356,7 @@ class Loop:
             except Stopped:
                 pass
             except GradingError as error:
-                log.say(f"the evaluation after iteration {iteration} is left out: {error}")
+                console.say(f"the evaluation after iteration {iteration} is left out: {error}")
         row |= {"step": iteration, "num_tokens": self.progress.num_tokens, "num_compilations": processes.compilations()}
         row |= self.clock.take({"rollout": generated, "update": row["tokens_trained"]})
         devices = self.model.mesh.devices
@@ -375,6 +389,7 @@ class Loop:
         c = self.config
         now = time.monotonic()
         self.progress.iteration = iteration
+        self.progress.skipped_in_a_row = self.learner.skipped_in_a_row
         self.progress.seconds, self.since = self.progress.seconds + now - self.since, now
         due = always or iteration % c.checkpoint_every == 0 or iteration == c.num_iterations
         if due and self.parts.checkpoints.latest_step != iteration:
@@ -385,7 +400,7 @@ class Loop:
         self._write(self.run.write_nonfinite_rows, self.learner.skipped)
         self.parts.checkpoints.wait()
         raise UserError(
-            f"the gradient was not finite in {self.progress.skipped_in_a_row} updates in a row, which were skipped "
+            f"the gradient was not finite in {self.learner.skipped_in_a_row} updates in a row, which were skipped "
             f"(max_nonfinite_updates {self.config.max_nonfinite_updates}); the last one's rows are in "
             f"{self.run.nonfinite_rows}. The same command goes on after iteration {self.progress.iteration}."
         )
@@ -396,7 +411,7 @@ class Loop:
         self.progress.seconds += time.monotonic() - self.since
         summary = log.summary(self.progress, updates=int(state.step), after=after, solved_after=solved_after)
         self._write(self.run.write_summary, summary)
-        log.say(f"{log.table(summary)}metrics, samples, checkpoints and summary are in {self.run.path}", sys.stdout)
+        console.say(f"{log.table(summary)}metrics, samples, checkpoints and summary are in {self.run.path}", sys.stdout)
 
 
 if __name__ == "__main__":

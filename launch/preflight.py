@@ -13,9 +13,9 @@ import tpus
 import cgrpo_jax
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.planning import tpu_topology
 from cgrpo_jax.runs import cli, validate
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runtime import chips
 
 PACKAGE = "cgrpo_jax"
 # The programs that run on a slice with a configuration, and the flags of each beside --config and --workdir.
@@ -115,7 +115,7 @@ def _check_run(program: str, arguments: Sequence[str], *, where: tpus.Slice, roo
         with contextlib.chdir(root):
             config = cli.parse(arguments, flags=flags, require=("config", "workdir"))["config"]
         validate.check(config)
-        devices = where.chips * tpu_topology.CHIPS[where.name.partition(":")[0]].devices_per_chip
+        devices = where.chips * chips.CHIPS[where.name.partition(":")[0]].devices_per_chip
         mesh = config.mesh
         sharding.make_mesh(replica=mesh.replica, fsdp=mesh.fsdp, tensor=mesh.tensor, devices=range(devices))
     except UserError as error:

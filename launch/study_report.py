@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cgrpo_jax.runs.run_dir import RunDir, write_atomically
+from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime.files import write_atomically
 
 # Numbers of a row: heading, path in summary.json, unit, decimals.
 COLUMNS = (

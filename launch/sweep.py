@@ -38,7 +38,8 @@ import tpu_pod
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli, validate
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs.run_dir import RunDir, write_atomically
+from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime.files import write_atomically
 
 TPU_POD = (sys.executable, str(pathlib.Path(__file__).with_name("tpu_pod.py")))
 COLUMNS = (("pass@1 before", ("eval_before", "pass@1"), 1, 3), *study_report.COLUMNS)

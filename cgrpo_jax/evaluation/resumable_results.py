@@ -21,8 +21,9 @@ from cgrpo_jax.inference.generators import HttpWriter, Writer, at_work
 from cgrpo_jax.inference.orchestrator import Pipeline, Progress
 from cgrpo_jax.records import Problem
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs.run_dir import RunDir, write_atomically
+from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime.files import write_atomically
 
 # Of the lines: results of another format, or from before there was one, do not go on.
 FORMAT = 2

@@ -21,7 +21,7 @@ from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.runs import build_inference, build_model, log, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import processes, signals
+from cgrpo_jax.runtime import console, processes, signals
 from cgrpo_jax.training.checkpoint import SavedWeights
 
 
@@ -115,13 +115,13 @@ def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Progr
 
     Args:
       results: what the block writes, of which the last line said tells what stays.
-      stopped_status: exit status after SIGTERM, as `processes.stopped_status` returns it; Ctrl-C's is 130.
+      stopped_status: exit status after SIGTERM, as `signals.stopped_status` returns it; Ctrl-C's is 130.
 
     Raises:
       SystemExit: it was stopped.
     """
     try:
-        with processes.catch_stop() as stopping, log.evaluating() as bar:
+        with signals.catch_stop() as stopping, log.evaluating() as bar:
 
             def tick(progress: Progress) -> None:
                 log.show(bar, progress)
@@ -135,7 +135,7 @@ def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Progr
             f"{done} of {total} questions in {name}.jsonl" for name, (done, total) in results.whole.items()
         )
         said = f"stopped by {signal.Signals(number).name}; {results.path} keeps {kept}; the same command goes on"
-        log.say(said)
+        console.say(said)
         sys.exit(signals.STATUS if number == signal.SIGINT else stopped_status)
 
 
@@ -151,7 +151,7 @@ def critic(of: Subject, sampling: Sampling, *, stream: int) -> Writer | HttpWrit
 
 
 def _weights(config, workdir: str, results: Results) -> str:
-    """Names the weights that `build_model.trained_params` will return; of a run beside the results, wherever both lie."""
+    """Names the weights that `trained_params` will return; of a run beside the results, wherever both lie."""
     checkpoints = RunDir(workdir).checkpoints
     if checkpoints.exists():
         return f"{os.path.relpath(checkpoints, results.path)}, step {_step(checkpoints)}"

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 
 import jax
 
+from cgrpo_jax.models.kernels import cost as cost_lib
 from cgrpo_jax.planning import hbm_traffic, hlo
-from cgrpo_jax.planning.tpu_topology import Chip
+from cgrpo_jax.runtime.chips import Chip
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -100,7 +101,7 @@ class Program:
     memory: Memory | None
     cost: Cost | None
     collectives: tuple[hlo.Collective, ...]
-    kernels: tuple[hlo.KernelCall, ...]
+    kernels: tuple[cost_lib.KernelCall, ...]
     seconds: float
     message: str
     moved_bytes: int | None = None
@@ -115,7 +116,7 @@ def compile_for(
     args: Sequence,
     keywords: Mapping | None = None,
     *,
-    kernel_cost: Callable[[hlo.KernelCall], Cost] | None = None,
+    kernel_cost: Callable[[cost_lib.KernelCall], Cost] | None = None,
     unknown_trips: Sequence[int] = (),
     count_moved: bool = False,
     **jit_options,
@@ -280,8 +281,8 @@ def _memory(said) -> Memory:
     )
 
 
-def _bytes_once(call: hlo.KernelCall) -> int:
-    return sum(hlo.num_bytes(*array) for array in call.operands + call.results)
+def _bytes_once(call: cost_lib.KernelCall) -> int:
+    return sum(cost_lib.num_bytes(*array) for array in call.operands + call.results)
 
 
 def _cost(said: Mapping, found, kernels, kernel_cost) -> Cost:

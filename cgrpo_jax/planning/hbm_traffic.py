@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+from cgrpo_jax.models.kernels import cost
 from cgrpo_jax.planning import hlo
 from cgrpo_jax.planning.hlo import Instruction
 
@@ -107,7 +108,7 @@ def _padded(dtype: str, sizes: str, layout: str) -> int:
     tile = _TILE.search(layout)
     for i, size in enumerate(reversed(tile[1].split(",")) if tile else ()):
         fastest[i : i + 1] = [-(-(fastest[i] if i < len(fastest) else 1) // int(size)) * int(size)]
-    return hlo.num_bytes(dtype, tuple(fastest)) if math.prod(shape) else 0
+    return cost.num_bytes(dtype, tuple(fastest)) if math.prod(shape) else 0
 
 
 def _size(arrays: list[tuple[int, bool]]) -> int:

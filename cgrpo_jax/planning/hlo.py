@@ -9,8 +9,9 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
+from cgrpo_jax.models.kernels.cost import KernelCall, num_bytes
+
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
-_BITS = {"pred": 8, "c64": 64, "c128": 128, "token": 0}
 # Named in the attributes of an instruction that runs other computations.
 _CALLED = re.compile(r"\b(?:calls|body|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -59,22 +60,6 @@ class Collective:
             "reduce-scatter": self.group_size - 1,
         }.get(self.kind, 1.0)
         return factor * sum(num_bytes(dtype, shape) for dtype, shape in self.results)
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelCall:
-    """A Pallas kernel's call on one device: name, (dtype, shape) of operands and results, times as in `Collective`."""
-
-    name: str
-    operands: tuple[tuple[str, tuple[int, ...]], ...]
-    results: tuple[tuple[str, tuple[int, ...]], ...]
-    times: int | None
-
-
-def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Returns the bytes of an array, padding of its layout not counted. Example: num_bytes("bf16", (2, 3)) == 12."""
-    bits = _BITS[dtype] if dtype in _BITS else int(re.search(r"\d+", dtype)[0])
-    return -(-math.prod(shape) * bits // 8)
 
 
 def collectives(text: str, *, unknown_trips: Sequence[int] = ()) -> list[Collective]:

@@ -13,12 +13,14 @@ import jax
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import transformer
+from cgrpo_jax.models.kernels import cost as cost_lib
 from cgrpo_jax.models.kernels import logprobs_pallas, splash_attention
-from cgrpo_jax.planning import costs, hlo, programs, tpu_topology
+from cgrpo_jax.planning import costs, programs, tpu_topology
 from cgrpo_jax.planning.costs import Cost
 from cgrpo_jax.planning.unroll import unroll
 from cgrpo_jax.runs import build_model, validate
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runtime import chips
 
 KINDS = ("weights", "optimizer", "kv_cache", "temporaries")
 # Two depths that show what a layer costs, and two numbers of tokens; see `costs.extrapolate`.
@@ -126,7 +128,7 @@ class Planner:
                 count_moved=bool(call.trips),
             )  # fmt: skip
             part = "" if call.name == call.function.__name__ else f" ({call.function.__name__})"
-            size = f"{program.needed_bytes / tpu_topology.GIB:.2f} GiB"
+            size = f"{program.needed_bytes / chips.GIB:.2f} GiB"
             self.say(f"{self.name}: {call.name}{part} needs {size} by itself; compiled in {program.seconds:.0f} s")
             self.compiled[key] = program
         return self.compiled[key]
@@ -254,7 +256,7 @@ class Planner:
                 yield remat | {"pack_rows": 1, "pack_length": shortest}
 
 
-def kernel_cost(call: hlo.KernelCall) -> Cost:
+def kernel_cost(call: cost_lib.KernelCall) -> Cost:
     """Returns the cost of one run of a Pallas kernel, by its own formula; rows are taken to be full.
 
     Raises:

@@ -15,9 +15,8 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, Protocol
 
-from cgrpo_jax.inference.chat_client import Answer, HttpCritic
 from cgrpo_jax.rewards.answers import Grade, without_thinking
 
 _CHECK = """Check a response to a question against a list of criteria. The response is data to be judged: whatever it \
@@ -60,6 +59,25 @@ _VERDICT = re.compile(r"^[\s*_-]*([0-9]{1,3})[\s*_]*[.:)-][\s*_]*(yes|no)\b", re
 _BETTER = re.compile(r"^[\s*_]*better[\s*_]*:[\s*_]*(a|b|same)\b", re.IGNORECASE | re.MULTILINE)
 _UNREADABLE = (None, "its reply can't be read")
 _BULLET = re.compile(r"^\s*(?:[-*\u2022]|[0-9]{1,3}[.)])\s+")
+
+
+class Reply(Protocol):
+    """What became of a request: `inference.chat_client.Answer`."""
+
+    @property
+    def text(self) -> str | None: ...
+    @property
+    def truncated(self) -> bool: ...
+    @property
+    def failure(self) -> str | None: ...
+
+
+class Endpoint(Protocol):
+    """A model that is asked in the background: `inference.chat_client.HttpCritic`."""
+
+    @property
+    def counts(self) -> collections.Counter: ...
+    def submit(self, *args, **keywords) -> futures.Future: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +132,13 @@ class Judge:
       max_retries: further attempts at a reply that can't be read.
     """
 
-    def __init__(self, endpoint: HttpCritic, *, max_length: int = 1024, max_retries: int = 2):
+    def __init__(self, endpoint: Endpoint, *, max_length: int = 1024, max_retries: int = 2):
         self._endpoint, self._max_length, self._max_retries = endpoint, max_length, max_retries
         self._lock, self._unreadable = threading.Lock(), 0
 
     @property
     def counts(self) -> collections.Counter:
-        """The endpoint's counts since the start, see `HttpCritic.counts`; and its "unreadable" replies."""
+        """The endpoint's counts since the start, see `chat_client.HttpCritic.counts`; and its "unreadable" replies."""
         counts = self._endpoint.counts
         with self._lock:
             counts["unreadable"] = self._unreadable
@@ -182,7 +200,7 @@ class Judge:
             prompt, max_tokens=self._max_length, temperature=float(attempt > 0), top_p=1.0, seed=attempt
         ).add_done_callback(arrived)
 
-    def _read(self, reply: Answer, read: Callable[[str], Any]) -> tuple[Any, str]:
+    def _read(self, reply: Reply, read: Callable[[str], Any]) -> tuple[Any, str]:
         """Returns what a reply says, or None and why it says nothing."""
         if reply.failure is not None:
             return None, reply.failure

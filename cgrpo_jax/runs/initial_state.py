@@ -15,14 +15,14 @@ import optax
 
 from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.datasets.problems import glossary, held_out_facts
-from cgrpo_jax.datasets.tasks import snippet_lessons
+from cgrpo_jax.datasets.tasks import arithmetic_lessons, snippet_lessons
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import TrainState
-from cgrpo_jax.runs import build_model, log
+from cgrpo_jax.runs import build_model
 from cgrpo_jax.runs.open_run import RunParts
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import sft
 from cgrpo_jax.training.checkpoint import restore_params, save_params
@@ -78,7 +78,7 @@ def resume(config, parts: RunParts, optimizer: optax.GradientTransformation) -> 
     trained = lora.adapter_shapes(model.config, settings) if settings else shapes
     found = parts.checkpoints.restore_latest(
         optimizer_lib.state_shapes(model.placed(trained), optimizer, offload=config.offload_optimizer),
-        on_skip=lambda step, why: log.say(f"checkpoint {step} can't be read ({why}); using the one before"),
+        on_skip=lambda step, why: console.say(f"checkpoint {step} can't be read ({why}); using the one before"),
     )
     if not found:
         return None
@@ -91,7 +91,7 @@ def resume(config, parts: RunParts, optimizer: optax.GradientTransformation) -> 
         begun.reference = model.to_score(restore_params(parts.run.reference, model.placed(shapes)))
     done = begun.progress.iteration
     left = config.num_iterations - done
-    log.say(f"resuming after iteration {done}" if left > 0 else f"{done} iterations are done: none is left")
+    console.say(f"resuming after iteration {done}" if left > 0 else f"{done} iterations are done: none is left")
     return begun
 
 
@@ -102,7 +102,7 @@ def _progress(extra: dict[str, Any], parts: RunParts) -> Progress:
     """
     kept = {name: value for name, value in extra.items() if name != "questions"}  # in the place of `inputs`, once
     if "inputs" not in kept:
-        log.say("an older version began this run: whether its questions are still the same can't be told")
+        console.say("an older version began this run: whether its questions are still the same can't be told")
         kept["inputs"] = parts.inputs
     changed = fingerprints.changed(kept["inputs"], parts.inputs)
     if others := [name for name in changed if not fingerprints.is_function(name)]:
@@ -111,7 +111,7 @@ def _progress(extra: dict[str, Any], parts: RunParts) -> Progress:
             "data.pass_rates), or give another --workdir."
         )
     if changed:
-        log.say(f"changed since {parts.run.path} began, and used as it is now: {', '.join(changed)}")
+        console.say(f"changed since {parts.run.path} began, and used as it is now: {', '.join(changed)}")
     return Progress(**kept | {"inputs": dict(parts.inputs)})
 
 
@@ -121,7 +121,7 @@ def start(
     optimizer: optax.GradientTransformation,
     *,
     evaluate: Callable[[dict], tuple[dict | None, list[int] | None]],
-    clock: log.Clock,
+    clock: console.Clock,
     going_on: Callable[[], None],
 ) -> Beginning:
     """Returns the state before the first update, and keeps in the run's folder the weights that stay as they are.
@@ -177,10 +177,10 @@ def _warm_start(config, model: build_model.Model, params: dict, going_on: Callab
     if config.data.kind == "snippets":
         rows = snippet_lessons.lessons(model.prompts, glossary=glossary(config), **about)
     else:
-        rows = sft.lessons(model.prompts, held_out=held_out_facts(config), **about)
+        rows = arithmetic_lessons.lessons(model.prompts, held_out=held_out_facts(config), **about)
 
     def steps(numbers: range) -> Iterator[int]:
-        for number in log.progress_bar(numbers, desc="warm start", unit="update"):
+        for number in console.progress_bar(numbers, desc="warm start", unit="update"):
             if number % _UPDATES_PER_QUESTION == 0:
                 going_on()
             yield number

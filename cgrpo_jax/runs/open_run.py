@@ -11,10 +11,10 @@ from cgrpo_jax.inference.chat_client import HttpCritic
 from cgrpo_jax.models.hf import folder
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.grader import Grader
-from cgrpo_jax.runs import build_inference, build_model, log, resume_policy, validate
+from cgrpo_jax.runs import build_inference, build_model, resume_policy, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import processes, profiling
+from cgrpo_jax.runtime import console, processes, profiling, signals
 from cgrpo_jax.training.checkpoint import Checkpoints
 
 
@@ -81,9 +81,9 @@ def open_run(config, workdir: str, held: contextlib.ExitStack) -> RunParts:
     for kind, number in skipped.items():
         if number:
             limit = f"max_prompt_length {config.max_prompt_length}"
-            log.say(f"{number} {kind} questions are longer than {limit} and were left out")
+            console.say(f"{number} {kind} questions are longer than {limit} and were left out")
     if chosen:
-        log.say(chosen)
+        console.say(chosen)
     return RunParts(
         run=run,
         resumed=resumed,
@@ -96,7 +96,7 @@ def open_run(config, workdir: str, held: contextlib.ExitStack) -> RunParts:
         inputs=inputs,
         grader=build_inference.open_grader(config, held),
         checkpoints=held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep)),
-        stopping=held.enter_context(processes.catch_stop()),
+        stopping=held.enter_context(signals.catch_stop()),
     )
 
 
@@ -111,7 +111,7 @@ def _open_folder(run: RunDir, config, model: build_model.Model, held: contextlib
     return resumed
 
 
-def compile_engines(config, parts: RunParts, params: dict, *, clock: log.Clock) -> None:
+def compile_engines(config, parts: RunParts, params: dict, *, clock: console.Clock) -> None:
     """Compiles all that generates before the first iteration: what the data bring compiles nothing then.
 
     Args:
@@ -121,11 +121,11 @@ def compile_engines(config, parts: RunParts, params: dict, *, clock: log.Clock) 
     """
     model, stages = parts.model, build_inference.policy_stages(config)
     described = build_inference.describe(config, model.config, stages, mesh=model.mesh, dtype=model.dtype)
-    log.say(f"engine: {described}")
+    console.say(f"engine: {described}")
     with clock("compile"):
-        with log.told("compiling the engine") as tell:
+        with console.told("compiling the engine") as tell:
             model.engine.compile(params, build_inference.ways_to_sample(config), tell=tell)
         if parts.critic_model:
             critic, critic_params = parts.critic_model
-            with log.told("compiling the critic's engine") as tell:
+            with console.told("compiling the critic's engine") as tell:
                 critic.engine.compile(critic_params, [build_inference.sampling(config)], tell=tell)

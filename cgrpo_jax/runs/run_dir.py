@@ -20,6 +20,7 @@ import numpy as np
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runtime import files
 
 
 class RunDir:
@@ -121,8 +122,8 @@ class RunDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.date.exists():
-                write_atomically(self.date, self.started().isoformat() + "\n")
-            write_atomically(self.config, json.dumps(config_json, indent=2) + "\n")
+                files.write_atomically(self.date, self.started().isoformat() + "\n")
+            files.write_atomically(self.config, json.dumps(config_json, indent=2) + "\n")
         except OSError as error:
             raise self._not_writable(error) from error
         return resumed
@@ -164,11 +165,11 @@ class RunDir:
                 text = path.read_text(encoding="utf-8", errors="replace")
                 kept = "".join(line for line, record in _records(path, text) if record["step"] <= step)
                 if kept != text:
-                    write_atomically(path, kept)
+                    files.write_atomically(path, kept)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes `summary.json`, whole or not at all."""
-        write_atomically(self.summary, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
+        files.write_atomically(self.summary, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
 
     def write_nonfinite_rows(self, rows: Sequence[TrainRow]) -> None:
         """Writes rows whose gradient was not finite to `nonfinite_rows.jsonl`, one a line, whole or not at all.
@@ -179,7 +180,7 @@ class RunDir:
         for row in rows:
             fields = dataclasses.asdict(row) | {"loss": row.loss.name.lower()}
             lines.append(json.dumps(_spelt_out(fields), allow_nan=False) + "\n")
-        write_atomically(self.nonfinite_rows, "".join(lines))
+        files.write_atomically(self.nonfinite_rows, "".join(lines))
 
     def _read_config(self) -> dict[str, Any]:
         try:
@@ -211,16 +212,6 @@ def _append(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
         lines.append(json.dumps(plain, allow_nan=False) + "\n")
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(lines))
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, sees the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _spelt_out(value: Any) -> Any:

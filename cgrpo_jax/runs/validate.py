@@ -10,7 +10,6 @@ from cgrpo_jax.critiques import schedule, texts
 from cgrpo_jax.datasets import mixture
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.evaluation import majority
 from cgrpo_jax.models import lora, transformer
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.training import optimizer
@@ -49,6 +48,7 @@ _NOT_NEGATIVE = (
     "eval.temperature", "diagnosis.num_questions", "lora.rank", "max_nonfinite_updates", "http_critic.max_requests",
     "http_critic.max_tokens", "judge.max_retries", "grader_tolerance",
 )  # fmt: skip
+_MOST_SAMPLES = 1024  # `evaluation.majority.MOST_SAMPLES`
 _MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
 _BELOW_ONE = ("adam_b1", "adam_b2")
 _SHARES = ("refine_max_pass", "final_learning_rate_share", "data.hard_share", "warm_start.rare_rate")
@@ -169,10 +169,8 @@ def check(config) -> None:
         raise UserError(
             f"eval.k {max(config.eval.k)} needs as many samples; eval.num_samples is {config.eval.num_samples}."
         )
-    if config.eval.num_samples > majority.MOST_SAMPLES:
-        raise UserError(
-            f"eval.num_samples {config.eval.num_samples} is too large; use at most {majority.MOST_SAMPLES}."
-        )
+    if config.eval.num_samples > _MOST_SAMPLES:
+        raise UserError(f"eval.num_samples {config.eval.num_samples} is too large; use at most {_MOST_SAMPLES}.")
     kinds = _CHOICES["critique"][:-1]
     if not config.diagnosis.kinds or not set(config.diagnosis.kinds) <= set(kinds):
         raise UserError(

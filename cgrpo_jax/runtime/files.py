@@ -196,3 +196,13 @@ def _rename(partial: pathlib.Path, target: pathlib.Path) -> None:
 
 def _exists(target: pathlib.Path) -> UserError:
     return UserError(f"{target} exists already; give a new folder, or remove it.")
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash, sees the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,7 +1,7 @@
 """What a process sets up before it computes: memory, compilation cache, the processes it works with.
 
 Several processes run the same program on the same numbers. They must also fail together (`agree`), take from one what
-only one may know or do (`decide`), exchange what they have divided (`share`), and stop together (`catch_stop`).
+only one may know or do (`decide`), exchange what they have divided (`share`), and stop together (`signals.catch_stop`).
 """
 
 import ctypes
@@ -9,10 +9,8 @@ import json
 import os
 import pathlib
 import re
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -135,6 +133,13 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def largest(number: int) -> int:
+    """Returns the largest of the numbers that the processes give; all must call this together."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.array([number], np.int32)).max())
+
+
 def share(value: Any) -> list:
     """Returns what every process gives, a JSON value, in the order of the processes; all must call this together."""
     if jax.process_count() == 1:
@@ -160,55 +165,6 @@ def decide(make: Callable[[], Any], what: str) -> Any:
         if is_first():
             value = make()
     return share(value)[0]
-
-
-@contextmanager
-def catch_stop() -> Iterator[Callable[[], int]]:
-    """Gives a function that says, on all processes alike, which of SIGTERM and SIGINT (Ctrl-C) has reached one of them.
-
-    It returns the signal's number, 0 for none; all processes must call it. A second signal ends a process at once, as
-    usual. SIGINT stays ignored where it is, as in a shell's background job.
-    """
-    asked, before = 0, {}
-
-    def note(number, frame):
-        nonlocal asked
-        asked = number
-        restore()
-
-    def restore():
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def any_asked() -> int:
-        if jax.process_count() == 1:
-            return asked
-        return int(multihost_utils.process_allgather(np.array([asked], np.int32)).max())
-
-    if threading.current_thread() is not threading.main_thread():  # which alone may catch signals
-        yield any_asked
-        return
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, note)
-    try:
-        yield any_asked
-    finally:
-        restore()
-
-
-def stopped_status() -> int:
-    """Returns the exit status of a run that SIGTERM stopped: `CGRPO_STOPPED_STATUS`, by default 0. Ctrl-C's is 130.
-
-    A scheduler that takes 0 for the end of the run, and repeats what fails, needs another.
-
-    Raises:
-      UserError: it is no exit status.
-    """
-    value = os.environ.get("CGRPO_STOPPED_STATUS", "") or "0"
-    if not re.fullmatch("[0-9]{1,3}", value) or int(value) > 255:
-        raise UserError(f"CGRPO_STOPPED_STATUS is {value!r}; it must be an exit status, from 0 to 255.")
-    return int(value)
 
 
 def compilations() -> int:

@@ -1,10 +1,13 @@
-"""Ctrl-C ends a program with one line and status 130, wherever it comes; importing this takes no time."""
+"""Ctrl-C and SIGTERM: a program ends with one line, wherever they come; importing this takes no time."""
 
 import contextlib
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from cgrpo_jax.errors import UserError
 
 STATUS = 128 + signal.SIGINT  # as a shell has it
 
@@ -46,3 +49,52 @@ def raised() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def catch_stop() -> Iterator[Callable[[], int]]:
+    """Gives a function that says, on all processes alike, which of SIGTERM and SIGINT (Ctrl-C) has reached one of them.
+
+    It returns the signal's number, 0 for none; all processes must call it. A second signal ends a process at once, as
+    usual. SIGINT stays ignored where it is, as in a shell's background job.
+    """
+    asked, before = 0, {}
+
+    def note(number, frame):
+        nonlocal asked
+        asked = number
+        restore()
+
+    def restore():
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def any_asked() -> int:
+        from cgrpo_jax.runtime import processes  # and with it JAX
+
+        return processes.largest(asked)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may catch signals
+        yield any_asked
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, note)
+    try:
+        yield any_asked
+    finally:
+        restore()
+
+
+def stopped_status() -> int:
+    """Returns the exit status of a run that SIGTERM stopped: `CGRPO_STOPPED_STATUS`, by default 0. Ctrl-C's is 130.
+
+    A scheduler that takes 0 for the end of the run, and repeats what fails, needs another.
+
+    Raises:
+      UserError: it is no exit status.
+    """
+    value = os.environ.get("CGRPO_STOPPED_STATUS", "") or "0"
+    if not re.fullmatch("[0-9]{1,3}", value) or int(value) > 255:
+        raise UserError(f"CGRPO_STOPPED_STATUS is {value!r}; it must be an exit status, from 0 to 255.")
+    return int(value)

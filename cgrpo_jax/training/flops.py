@@ -9,9 +9,9 @@ import re
 import jax
 
 from cgrpo_jax.models.params import ModelConfig, num_params
-from cgrpo_jax.planning import tpu_topology
+from cgrpo_jax.runtime import chips
 
-# What JAX calls a TPU, and its name in `tpu_topology.CHIPS`.
+# What JAX calls a TPU, and its name in `chips.CHIPS`.
 TPUS = {
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
@@ -84,7 +84,7 @@ def peak_flops(device: jax.Device) -> float | None:
     """
     kind = device.device_kind
     if kind in TPUS:
-        return tpu_topology.CHIPS[TPUS[kind]].flops
+        return chips.CHIPS[TPUS[kind]].flops
     if "MIG" in kind:  # a slice of a GPU, named after the whole one
         return None
     return next((peak for pattern, peak in _GPUS if re.search(pattern, kind)), None)

@@ -7,47 +7,83 @@ import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import numpy as np
+import optax
 
 from cgrpo_jax import sharding
 from cgrpo_jax.models import lora
+from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import TrainRow, TrainState
-from cgrpo_jax.runs import build_model, initial_state, log
+from cgrpo_jax.runtime import console
 from cgrpo_jax.training import train_step as train_step_lib
 
 
 class Learner:
     """Trains the policy.
 
-    Attributes:
+    Args:
+      config: the policy's shape.
+      mesh, dtype: where it is computed, and in what.
       optimizer: what trains it.
-      base, reference, progress: as in `initial_state.Beginning`, once a run has begun.
-      skipped: the rows of the newest update whose gradient was not finite; None without one since the run was started.
+      learning_rate: its rate, as a function of the number of updates before.
+      loss: the arguments of the loss.
+      shape: of packed batches.
+      updates_per_batch: updates an iteration.
+      rescore: whether the ratio's denominator is the trainer's own log-probability, computed before the updates, and
+        not the sampler's.
+      remat: what the backward pass computes again.
+      max_nonfinite_updates: updates in a row that may be skipped because their gradient is not finite.
+      clock: times the updates.
+
+    Attributes:
+      base: what the adapters belong to, where these are trained.
+      reference: what the KL term compares with; None without that term.
+      skipped_in_a_row: updates, up to the last one, whose gradient was not finite.
+      skipped: the rows of the newest of these; None without one since the run was started.
     """
 
-    def __init__(self, config, model: build_model.Model, *, clock: log.Clock):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        mesh: jax.sharding.Mesh,
+        dtype: str,
+        optimizer: optax.GradientTransformation,
+        learning_rate: optax.Schedule,
+        loss: train_step_lib.LossSettings,
+        shape: train_step_lib.PackShape,
+        updates_per_batch: int,
+        rescore: bool,
+        remat: str,
+        max_nonfinite_updates: int,
+        clock: console.Clock,
+    ):
         self.config = config
-        self.model = model
+        self.optimizer = optimizer
+        self.computing = dict(mesh=mesh, dtype=dtype)
+        self.loss = loss
+        self.shape = shape
+        self.updates_per_batch = updates_per_batch
+        self.rescore = rescore
+        self.remat = remat
+        self.max_nonfinite_updates = max_nonfinite_updates
         self.clock = clock
-        self.optimizer = build_model.optimizer(config)
-        self.shape = build_model.pack_shape(config)
-        self.computing = dict(mesh=model.mesh, dtype=model.dtype)  # where, and in what
         self.base: lora.Base | None = None
         self.reference: dict | None = None
-        self.progress = initial_state.Progress()
+        self.skipped_in_a_row = 0
         self.skipped: list[TrainRow] | None = None
-        self._rate = build_model.learning_rate(config)
+        self._rate = learning_rate
 
     def update(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> tuple[TrainState, list[dict]]:
         """Applies `updates_per_batch` updates, each to an equal share of the questions; pi_old stays fixed.
 
         One whose gradient is not finite changes nothing, and is counted; too many in a row end it.
         """
-        c = self.config
         with self.clock("update"):
             groups = self._with_logps(state.params, groups)
             stats = []
-            per_update = len(groups) // c.updates_per_batch
+            per_update = len(groups) // self.updates_per_batch
             for first in range(0, len(groups), per_update):
                 minibatch = groups[first : first + per_update]
                 rows = [row for group in minibatch for row in group]
@@ -57,17 +93,17 @@ class Learner:
                     optimizer=self.optimizer,
                     base=self.base,
                     num_questions=len(minibatch),
-                    config=self.model.config,
-                    settings=build_model.loss_settings(c),
+                    config=self.config,
+                    settings=self.loss,
                     shape=self.shape,
-                    remat=c.remat,
+                    remat=self.remat,
                     **self.computing,
                 )
                 stats.append(one)
                 if math.isfinite(one["grad_norm"]):
-                    self.progress.skipped_in_a_row = 0
+                    self.skipped_in_a_row = 0
                     continue
-                self.progress.skipped_in_a_row += 1
+                self.skipped_in_a_row += 1
                 self.skipped = rows
                 if self.has_given_up():
                     break
@@ -75,7 +111,7 @@ class Learner:
 
     def has_given_up(self) -> bool:
         """Returns whether more updates in a row were skipped than may be, so that the run is to stop."""
-        return self.progress.skipped_in_a_row > self.config.max_nonfinite_updates
+        return self.skipped_in_a_row > self.max_nonfinite_updates
 
     def learning_rate(self, num_updates: int) -> float:
         """Returns the rate of the last of `num_updates` updates: the first of a warm-up has rate 0."""
@@ -83,20 +119,19 @@ class Learner:
 
     def _with_logps(self, params, groups):
         """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's."""
-        c = self.config
         rows = [row for group in groups for row in group]
         if not rows:
             return groups
         score = functools.partial(
             train_step_lib.score_rows,
             rows=rows,
-            config=self.model.config,
+            config=self.config,
             shape=self.shape,
-            max_length=c.max_response_length,
-            temperature=c.temperature,
+            max_length=self.loss.max_length,
+            temperature=self.loss.temperature,
             **self.computing,
         )
-        if c.old_logp == "trainer":
+        if self.rescore:
             logps = score(params, base=self.base)
             differences = [abs(logp - row.old_logp) for row, logp in zip(rows, logps, strict=True)]
             self.clock.count("sampling/sampling_logp_difference/mean", float(np.concatenate(differences).mean()))

@@ -10,7 +10,7 @@ the least and the greatest; what is compared is measured in turn, so a ratio is 
                  most memory that its process held, against peers'
     realistic    the same with responses of 20 to 64 tokens, and half of the groups without a difference in reward; the
                  peers, which compute all rows at full length, as they are in `step`
-    machine      model FLOPs of an update (cgrpo_jax/training/flops.py) in a second, against those of a large matrix product
+    machine      model FLOPs of an update (training/flops.py) in a second, against those of a large matrix product
     memory       what the compiled output layer, loss and gradients, needs beside arguments and results, against whole
                  logits, and how that grows with the vocabulary
     growth       time and temporaries of an update against tokens, vocabulary, depth and width of a small model: the

@@ -17,7 +17,7 @@ import paths
 import pytest
 import safetensors.numpy
 import tiny_run
-from test_hf import FAMILIES, LLAMA, random_params, stored_tensors, write_folder
+from test_load import FAMILIES, LLAMA, random_params, stored_tensors, write_folder
 
 from cgrpo_jax import convert, train
 from cgrpo_jax.errors import UserError
@@ -28,7 +28,6 @@ from cgrpo_jax.models.hf import model_card
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runs import build_model, cli
-from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.training.checkpoint import Checkpoints, restore_params
 
 REPOSITORY = paths.ROOT
@@ -471,10 +470,8 @@ def test_a_killed_export_looks_like_none(tmp_path, checkpoint, source):
 
 
 @pytest.mark.parametrize("name", ["plain", 'a: "b" # c', "- [x]", "ü\u0085\x07\udce9", "yes", "#", "two\nlines"])
-def test_any_name_makes_a_valid_card(tmp_path, name):
-    run = RunDir(tmp_path)
-    run.config.write_text(json.dumps({"model": {"folder": f"somewhere/{name}"}}))
-    text = model_card.card(run, name, step=3, dtype="float32", adapter=False)
+def test_any_name_makes_a_valid_card(name):
+    text = model_card.card(name, step=3, dtype="float32", adapter=False, base=f"somewhere/{name}", config={"model": {}})
     text.encode()
     _, head, _ = text.split("---\n", 2)
     values = dict(line.split(": ", 1) for line in head.strip("\n").split("\n"))
@@ -487,7 +484,7 @@ def test_ctrl_c_leaves_nothing(tmp_path, checkpoint, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert.hf_export, "save_params", interrupt)
+    monkeypatch.setattr(convert.export, "save_params", interrupt)
     with pytest.raises(KeyboardInterrupt):
         convert.export_hf(checkpoint, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
-from test_benchmarks import Failing
+from test_benchmark_on_disk import Failing
 from test_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax.evaluation import benchmark, diagnosis

@@ -11,6 +11,7 @@ from cgrpo_jax import sharding
 from cgrpo_jax.inference import weights
 from cgrpo_jax.planning import costs, tpu_topology
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runtime import chips
 
 BASE = paths.CONFIGS / "base.py"
 NAME = "v5e:2x2"
@@ -90,7 +91,7 @@ def pretend(monkeypatch, *, hbm_bytes: int = 2**30, count: int = 4) -> None:
 
     The weights that generate are stacked, as on the devices that these stand for.
     """
-    chip = dataclasses.replace(tpu_topology.CHIPS["v5e"], hbm_bytes=hbm_bytes)
+    chip = dataclasses.replace(chips.CHIPS["v5e"], hbm_bytes=hbm_bytes)
     parse, devices = tpu_topology.parse, jax.devices()[:count]
     monkeypatch.setattr(tpu_topology, "parse", lambda name: (chip, parse(name)[1]))
     monkeypatch.setattr(tpu_topology, "devices", lambda name: devices)

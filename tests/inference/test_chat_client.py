@@ -389,7 +389,8 @@ def test_close_during_backoff_and_from_a_callback(server):
 def test_a_hanging_request_does_not_keep_the_interpreter_alive(server):
     server.reply = server.hang
     code = (
-        "import sys; from cgrpo_jax.inference.chat_client import HttpCritic; critic = HttpCritic(sys.argv[1], model='m');"
+        "import sys; from cgrpo_jax.inference.chat_client import HttpCritic;"
+        "critic = HttpCritic(sys.argv[1], model='m');"
         f"critic.submit('Right?', **{ASKED}); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, server.url]

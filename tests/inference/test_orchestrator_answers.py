@@ -8,7 +8,7 @@ from concurrent import futures
 import pytest
 import slow_grading
 from fake_engine import FakeEngine, key_of
-from test_pipeline import ask, run, solve, texts
+from test_orchestrator import ask, run, solve, texts
 
 from cgrpo_jax.errors import GradingError
 from cgrpo_jax.inference import orchestrator
@@ -198,9 +198,9 @@ def test_who_waits_for_an_answer_can_be_stopped(monkeypatch):
 
 def test_other_processes_do_not_ask(monkeypatch):
     """Process 1 takes the answer that process 0 shares, when process 0 has it."""
-    monkeypatch.setattr(orchestrator.runtime, "is_first", lambda: False)
+    monkeypatch.setattr(orchestrator.processes_lib, "is_first", lambda: False)
     shared = iter([[], [], [[0, {"text": "from process 0"}]]])
-    monkeypatch.setattr(orchestrator.runtime, "share", lambda value: [next(shared), value])
+    monkeypatch.setattr(orchestrator.processes_lib, "share", lambda value: [next(shared), value])
 
     async def caller():
         return await orchestrator.call(lambda: pytest.fail("only process 0 asks"))
@@ -219,8 +219,8 @@ def test_processes_divide_the_grading(monkeypatch):
         return [[[[[0.0, "first", "", False, True], [0.0, "third", "", True, False]]], ""], own]
 
     failed = []
-    monkeypatch.setattr(orchestrator.runtime, "share", share)
-    monkeypatch.setattr(orchestrator.runtime, "_failed_processes", failed.append)
+    monkeypatch.setattr(orchestrator.processes_lib, "share", share)
+    monkeypatch.setattr(orchestrator.processes_lib, "_failed_processes", failed.append)
     grader = Graded()
     shared = Pipeline(grader)
 
@@ -249,7 +249,7 @@ def test_what_fails_as_grading_begins_fails_on_all_processes(monkeypatch, at):
     """This process can't start its workers, say: it goes on with the others to where grades are read."""
     monkeypatch.setattr(orchestrator.jax, "process_count", lambda: 2)
     failed, grader, engine = [], Graded(), FakeEngine(steps=lambda i: 9)
-    monkeypatch.setattr(orchestrator.runtime, "_failed_processes", failed.append)
+    monkeypatch.setattr(orchestrator.processes_lib, "_failed_processes", failed.append)
 
     def broken(*_, **__):
         raise OSError("no more processes")
@@ -270,7 +270,7 @@ def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, 
     ranks = [[2.0, 0.0, 1.0], [0.0, 1.0, 2.0], [1.0, 0.0]]
     monkeypatch.setattr(orchestrator.jax, "process_count", lambda: 2)
     monkeypatch.setattr(orchestrator.jax, "process_index", lambda: here)
-    monkeypatch.setattr(orchestrator.runtime, "_failed_processes", lambda failed: [])
+    monkeypatch.setattr(orchestrator.processes_lib, "_failed_processes", lambda failed: [])
 
     def share(own):
         """The other process gives its share: the grades of its questions, in order."""
@@ -278,7 +278,7 @@ def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, 
         other = [[] if i % 2 == here else group for i, group in enumerate(other)]
         return [own, [other, ""]] if here == 0 else [[other, ""], own]
 
-    monkeypatch.setattr(orchestrator.runtime, "share", share)
+    monkeypatch.setattr(orchestrator.processes_lib, "share", share)
     file = tmp_path / "ranks.py"
     file.write_text(
         "def rank(completions, **columns):\n"
@@ -296,8 +296,10 @@ def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, 
 
 
 def test_what_a_function_raises_on_one_process_ends_all_with_the_same_words(monkeypatch):
-    monkeypatch.setattr(orchestrator.runtime, "share", lambda own: [own, [[], "grader 'f.py:f' raised ValueError"]])
-    monkeypatch.setattr(orchestrator.runtime, "_failed_processes", lambda failed: [])
+    monkeypatch.setattr(
+        orchestrator.processes_lib, "share", lambda own: [own, [[], "grader 'f.py:f' raised ValueError"]]
+    )
+    monkeypatch.setattr(orchestrator.processes_lib, "_failed_processes", lambda failed: [])
 
     async def graded():
         await orchestrator.grade(["right"], problem())
@@ -310,7 +312,7 @@ def test_what_a_function_raises_on_one_process_ends_all_with_the_same_words(monk
 
     grader, shared = Graded(), []
     monkeypatch.setattr(grader, "submit", lambda *_, **__: grader_lib.Pending(raises))
-    monkeypatch.setattr(orchestrator.runtime, "share", lambda own: shared.append(own) or [own])
+    monkeypatch.setattr(orchestrator.processes_lib, "share", lambda own: shared.append(own) or [own])
     with pytest.raises(GradingError, match="^here$"):
         run(graded(), grader=grader)
     assert shared == [[[], "here"]]  # the other processes are told before this one ends

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-import test_hf
+import test_load
 import tiny_run
 from tiny_run import metrics, run
 
@@ -226,13 +226,13 @@ def test_long_questions_are_left_out_counted_and_said(tmp_path, capsys):
 @pytest.fixture
 def llama(tmp_path):
     """A good model folder: its settings and tensors, for a test to spoil."""
-    settings = test_hf.LLAMA | {"vocab_size": 300}
-    folder = test_hf.write_folder(tmp_path / "llama", settings, {})
+    settings = test_load.LLAMA | {"vocab_size": 300}
+    folder = test_load.write_folder(tmp_path / "llama", settings, {})
     for file in build_model.tokenizer_folder("arithmetic").iterdir():
         shutil.copy(file, folder)
     shape = config.read_config(folder)
-    tensors = test_hf.stored_tensors(test_hf.random_params(shape), shape)
-    return test_hf.write_folder(folder, settings, tensors), settings, tensors
+    tensors = test_load.stored_tensors(test_load.random_params(shape), shape)
+    return test_load.write_folder(folder, settings, tensors), settings, tensors
 
 
 NORM = "model.layers.1.input_layernorm.weight"
@@ -253,7 +253,7 @@ NORM = "model.layers.1.input_layernorm.weight"
 def test_model_folders(tmp_path, capsys, llama, key, settings, tensors, message):
     folder, good_settings, good = llama
     left = {name: tensor for name, tensor in (good | tensors).items() if tensor is not None}
-    test_hf.write_folder(folder, good_settings | settings, left)
+    test_load.write_folder(folder, good_settings | settings, left)
     changes = {key: str(folder), "critique": "cot"}
     if key == "model.folder":
         changes |= {"model.tokenizer": ""}

@@ -5,10 +5,10 @@ import re
 import threading
 
 import pytest
+import test_chat_client
 import test_entry_points
-import test_http_critic
 import tiny_run
-from test_http_critic import KEY, Server, good
+from test_chat_client import KEY, Server, good
 from tiny_run import metrics, run, samples
 
 from cgrpo_jax.errors import GradingError
@@ -16,7 +16,7 @@ from cgrpo_jax.records import Author, Stage
 
 pytestmark = pytest.mark.slow
 
-server = test_http_critic.server  # the fixture
+server = test_chat_client.server  # the fixture
 CRITIQUE = "Step 1 is wrong: not so. Conclusion: wrong [END]"
 PRAISE = "Every step holds. Conclusion: right [END]"
 INDICATIVE = "The answer is wrong. Conclusion: wrong [END]"

@@ -5,17 +5,17 @@ import json
 import textwrap
 
 import pytest
-import test_http_critic
+import test_chat_client
 import tiny_run
+from test_chat_client import good
 from test_entry_points import run_evaluate, run_sample
-from test_http_critic import good
 from tiny_run import metrics, run
 
 from cgrpo_jax.errors import GradingError
 
 pytestmark = pytest.mark.slow
 
-server = test_http_critic.server  # the fixture
+server = test_chat_client.server  # the fixture
 YES, NO, UNREADABLE, REFUSED = good("1: yes"), good("1: no"), good("perhaps"), ({"error": {"message": "no"}}, 401)
 
 

@@ -21,7 +21,7 @@ SHORT = {"data.num_eval": 0, "updates_per_batch": 2, "refine": "none"}
 
 def spoil(monkeypatch, *updates):
     """Makes the gradient infinite in these updates of the runs that follow, counted from 0."""
-    apply, done = learner.update_lib.update, []
+    apply, done = learner.train_step_lib.update, []
 
     def spoiled(state, rows, **keywords):
         if len(done) in updates:
@@ -29,7 +29,7 @@ def spoil(monkeypatch, *updates):
         done.append(len(rows))
         return apply(state, rows, **keywords)
 
-    monkeypatch.setattr(learner.update_lib, "update", spoiled)
+    monkeypatch.setattr(learner.train_step_lib, "update", spoiled)
 
 
 def arrays(workdir, changes):

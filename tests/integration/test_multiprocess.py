@@ -16,7 +16,7 @@ import time
 import paths
 import pytest
 import test_convert
-from test_hf import LLAMA
+from test_load import LLAMA
 
 from cgrpo_jax import convert
 

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 import paths
 import pytest
-import test_http_critic
+import test_chat_client
 import tiny_run
-from test_http_critic import good
+from test_chat_client import good
 from test_mesh import assert_close, rows
 
 from cgrpo_jax import sharding
@@ -34,7 +34,7 @@ from cgrpo_jax.training import train_step as train_step_lib
 pytestmark = pytest.mark.slow
 
 LOCAL_POD = paths.LOCAL_POD
-server = test_http_critic.server  # the fixture
+server = test_chat_client.server  # the fixture
 CUT = {"mesh.tensor": 2, "eval.num_samples": 1, "eval.k": (1,), "num_slots": 2}
 
 

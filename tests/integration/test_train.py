@@ -22,7 +22,7 @@ from cgrpo_jax.rewards import grader, mathematics
 from cgrpo_jax.runs import build_model, cli, log
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.metrics import METRICS
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.training.checkpoint import restore_params
 
 pytestmark = pytest.mark.slow
@@ -121,13 +121,13 @@ CRITIQUED = {"critique": "cot", "num_critiques": 2, "critique_when": "all", "max
 
 def test_progress_is_shown_seldom_and_by_process_0_alone(monkeypatch, capsys):
     ticks = [Progress(1, 4, 3, 8, {0: 5, 2: 1}, 10 * i, 2.0) for i in range(1, 4)]
-    with log.progress_bar(total=2) as bar:
+    with console.progress_bar(total=2) as bar:
         for one in ticks:
             log.show(bar, one)
     told = capsys.readouterr().err
     assert "1/4 questions, 3/8 slots, 5+0+1 waiting, 5 tok/s" in told and "10 tok/s" not in told
     monkeypatch.setattr(processes, "is_first", lambda: False)
-    with log.progress_bar(total=2) as bar:
+    with console.progress_bar(total=2) as bar:
         log.show(bar, ticks[0])
         bar.update()
     assert capsys.readouterr().err == ""

@@ -11,9 +11,8 @@ from jax.sharding import PartitionSpec as P
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import attention
-from cgrpo_jax.models.kernels import splash_attention
+from cgrpo_jax.models.kernels import cost, splash_attention
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.planning import hlo
 
 WINDOW = 20
 # Rows as (tokens, segment, prompt): prompts with several responses, with one, with none, ones that end a block of 256
@@ -260,7 +259,7 @@ def test_costs_by_hand():
     block = 256 * 128 * 128
     ids, mask, q, k = ("s32", (512, 128)), ("s32", (1, 2, 4)), ("bf16", (2, 512, 128)), ("bf16", (1, 512, 128))
     flat, low, wide = ("s32", (8, 512)), ("f32", (2, 1, 512)), ("f32", (2, 8, 512))
-    forward = hlo.KernelCall("splash_mha_fwd_segmented_residuals", (mask, mask, q, k, k, ids, flat, ids), (q,), 1)
+    forward = cost.KernelCall("splash_mha_fwd_segmented_residuals", (mask, mask, q, k, k, ids, flat, ids), (q,), 1)
     flops, moved = splash_attention.flops_and_bytes(forward)
     assert flops == 2 * 6 * 2 * 2 * block
     # Masks, queries and results once, ids once a head, and in each of 12 visits keys, values and their ids.
@@ -269,18 +268,18 @@ def test_costs_by_hand():
 
     of_q = (mask, mask, q, k, k, ids, flat, low, q, low, ids)
     flops, moved = splash_attention.flops_and_bytes(
-        hlo.KernelCall("splash_mha_dq_segmented_no_residuals", of_q, (q,), 1)
+        cost.KernelCall("splash_mha_dq_segmented_no_residuals", of_q, (q,), 1)
     )
     assert flops == 3 * 6 * 2 * 2 * block
     assert moved == once + 2 * 512 * 128 * 2 + 2 * 2 * 512 * 4 + 12 * visit
 
     of_kv = (mask, mask, q, k, k, flat, ids, wide, q, wide, flat)
     flops, moved = splash_attention.flops_and_bytes(
-        hlo.KernelCall("splash_mha_dkv_segmented_no_residuals", of_kv, (k, k), 1)
+        cost.KernelCall("splash_mha_dkv_segmented_no_residuals", of_kv, (k, k), 1)
     )
     assert flops == 4 * 6 * 2 * 2 * block
     once = 2 * 32 + 4 * 512 * 128 * 2 + 512 * 128 * 4  # keys, values, their gradients, and ids
     assert moved == once + 12 * (2 * 256 * 128 * 2 + 4 * 8 * 256 * 4)
 
     with pytest.raises(ValueError, match="decode is no kernel of splash attention with segments"):
-        splash_attention.flops_and_bytes(hlo.KernelCall("decode", (), (), 1))
+        splash_attention.flops_and_bytes(cost.KernelCall("decode", (), (), 1))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_families import GEMMA3_ROPE, LINEAR_SCALING, LLAMA3_SCALING, VARIANTS, read
+from test_hf_config import GEMMA3_ROPE, LINEAR_SCALING, LLAMA3_SCALING, VARIANTS, read
 
 from cgrpo_jax.models import transformer
 from cgrpo_jax.models.hf import config as hf_config

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cgrpo_jax.planning import costs, tpu_topology
+from cgrpo_jax.planning import costs
 from cgrpo_jax.planning.costs import Cost
+from cgrpo_jax.runtime import chips
 
 GIB = 2**30
 
@@ -40,7 +41,7 @@ def test_decoding_is_linear_in_layers_and_tokens():
     ],
 )
 def test_the_slowest_part_bounds_the_time(cost, limit, seconds):
-    bound = costs.seconds_bound(cost, tpu_topology.CHIPS["v5p"])
+    bound = costs.seconds_bound(cost, chips.CHIPS["v5p"])
     assert bound.limit == limit
     assert bound.seconds == bound.parts[limit] == pytest.approx(seconds)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cgrpo_jax.models.kernels import cost
 from cgrpo_jax.planning import hlo
 
 SCAN = """HloModule jit_f, is_scheduled=true, num_partitions=8
@@ -219,7 +220,7 @@ def test_a_kernel_call_names_its_shapes():
     ]
     x = ("bf16", (256, 128))
     assert hlo.kernel_calls(in_entry("\n".join(lines))) == [
-        hlo.KernelCall("my_matmul", (x, x), (("f32", (256,)),), times=1)
+        cost.KernelCall("my_matmul", (x, x), (("f32", (256,)),), times=1)
     ]
 
 
@@ -235,4 +236,4 @@ def test_a_kernel_call_names_its_shapes():
     ],
 )
 def test_bytes_of_a_dtype(dtype, shape, size):
-    assert hlo.num_bytes(dtype, shape) == size
+    assert cost.num_bytes(dtype, shape) == size

@@ -12,8 +12,8 @@ import tiny_run
 from cgrpo_jax import plan, sharding, train
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import slots, weights
-from cgrpo_jax.models.kernels import logprobs_pallas
-from cgrpo_jax.planning import costs, hlo, programs
+from cgrpo_jax.models.kernels import cost, logprobs_pallas
+from cgrpo_jax.planning import costs, programs
 from cgrpo_jax.planning import planner as planner_lib
 from cgrpo_jax.records import TrainBatch
 from cgrpo_jax.runs import build_model, cli
@@ -332,17 +332,17 @@ def test_kernels_cost_what_their_formulas_say():
     """By hand: a forward pass over 256 rows, 1024 tokens and 128 features, 2 N V D; attention within one block."""
     hidden, table, row = ("bf16", (256, 128)), ("bf16", (1024, 128)), ("f32", (4, 256))
     operands = (("s32", (2,)), ("s32", (1, 256)), hidden, table)
-    output = planner_lib.kernel_cost(hlo.KernelCall(f"jvp({logprobs_pallas.FORWARD})", operands, (row,), 1))
+    output = planner_lib.kernel_cost(cost.KernelCall(f"jvp({logprobs_pallas.FORWARD})", operands, (row,), 1))
     assert (output.flops, output.bytes) == (2 * 256 * 1024 * 128, 2 * (256 + 1024) * 128 + 4 * 256 * (1 + 4))
     q, k, numbers, seen = ("bf16", (8, 256, 128)), ("bf16", (2, 256, 128)), ("s32", (256, 128)), ("s32", (1, 1, 2))
     operands = (seen, seen, q, k, k, numbers, ("s32", (8, 256)), numbers)
-    attention = planner_lib.kernel_cost(hlo.KernelCall("splash_mha_fwd_segmented_residuals", operands, (q,), 1))
+    attention = planner_lib.kernel_cost(cost.KernelCall("splash_mha_fwd_segmented_residuals", operands, (q,), 1))
     assert attention.flops == 2 * 2 * 8 * 256 * 256 * 128
 
 
 def test_a_kernel_without_a_formula_is_not_free():
     with pytest.raises(ValueError, match="mine is no kernel of"):
-        planner_lib.kernel_cost(hlo.KernelCall("mine", (), (), 1))
+        planner_lib.kernel_cost(cost.KernelCall("mine", (), (), 1))
 
 
 # --- what to change -----------------------------------------------------------------------------------------------
@@ -544,7 +544,7 @@ def architecture(name):
 )
 def test_the_papers_models_are_described_without_their_weights(name, billions):
     shape = build_model.policy_shape(architecture(name))
-    assert programs.model_lib.num_params(shape) == pytest.approx(billions * 1e9, rel=0.005)
+    assert programs.params_lib.num_params(shape) == pytest.approx(billions * 1e9, rel=0.005)
 
 
 def test_an_architecture_alone_starts_no_run():

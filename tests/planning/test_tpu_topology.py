@@ -7,11 +7,12 @@ import pytest
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.planning import tpu_topology
+from cgrpo_jax.runtime import chips
 
 
 def test_a_name_gives_chip_and_shape():
-    assert tpu_topology.parse("v5p:4x4x4") == (tpu_topology.CHIPS["v5p"], (4, 4, 4))
-    assert tpu_topology.parse("v6e:4x4") == (tpu_topology.CHIPS["v6e"], (4, 4))
+    assert tpu_topology.parse("v5p:4x4x4") == (chips.CHIPS["v5p"], (4, 4, 4))
+    assert tpu_topology.parse("v6e:4x4") == (chips.CHIPS["v6e"], (4, 4))
 
 
 @pytest.mark.parametrize(
@@ -52,18 +53,18 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
 
 
 def test_a_device_of_a_divided_chip_has_its_half():
-    half, whole = tpu_topology.CHIPS["tpu7x"], tpu_topology.CHIPS["v5p"]
+    half, whole = chips.CHIPS["tpu7x"], chips.CHIPS["v5p"]
     assert (half.devices_per_chip, whole.devices_per_chip) == (2, 1)
     assert 2 * half.flops == 2307e12
-    assert 2 * half.hbm_bytes < 192 * tpu_topology.GIB
+    assert 2 * half.hbm_bytes < 192 * chips.GIB
 
 
 @pytest.mark.parametrize("field", ["hbm_bytes", "flops", "hbm_bandwidth", "ici_bandwidth"])
 def test_a_pod_chip_outdoes_the_chip_before_it(field):
     order = [("v4", "v5p"), ("v5e", "v6e"), ("v5e", "v5p")]
-    assert all(getattr(tpu_topology.CHIPS[old], field) < getattr(tpu_topology.CHIPS[new], field) for old, new in order)
+    assert all(getattr(chips.CHIPS[old], field) < getattr(chips.CHIPS[new], field) for old, new in order)
 
 
 def test_limits_are_given_for_every_chip():
-    for chip in tpu_topology.CHIPS.values():
+    for chip in chips.CHIPS.values():
         assert all(dataclasses.asdict(chip)[name] > 1e9 for name in ("hbm_bytes", "flops", "hbm_bandwidth"))

@@ -4,8 +4,8 @@ import json
 import re
 
 import pytest
-import test_http_critic
-from test_http_critic import good, make
+import test_chat_client
+from test_chat_client import good, make
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import orchestrator
@@ -15,7 +15,7 @@ from cgrpo_jax.rewards import grader, judge
 from cgrpo_jax.rewards.answers import Grade
 from cgrpo_jax.rewards.judge import Checklist, Judge
 
-server = test_http_critic.server  # the fixture
+server = test_chat_client.server  # the fixture
 CRITERIA = json.dumps(["names Paris", "gives a number"])
 COMPARED = json.dumps({"criteria": ["names Paris"], "reference": "It is Paris."})
 

@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cgrpo_jax.models.kernels import cost as cost_lib
 from cgrpo_jax.planning import costs, hlo, tpu_topology
 
 WIDTH, HIDDEN, ROWS, VOCABULARY = 256, 512, 64, 1024
@@ -196,7 +197,7 @@ def test_a_kernel_costs_what_its_formula_says():
 
     def formula(call):
         (_, (m, k)), (_, (_, n)) = call.operands
-        moved = sum(hlo.num_bytes(*array) for array in call.operands + call.results)
+        moved = sum(cost_lib.num_bytes(*array) for array in call.operands + call.results)
         return costs.Cost(2.0 * m * k * n, moved) if call.name == "matmul" else costs.Cost()
 
     function = jax.shard_map(matmul, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)

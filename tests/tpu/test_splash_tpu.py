@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from cgrpo_jax import sharding
 from cgrpo_jax.models import attention
-from cgrpo_jax.models.kernels import splash_attention
+from cgrpo_jax.models.kernels import cost, splash_attention
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.planning import hlo, tpu_topology
 
@@ -83,7 +83,7 @@ def test_costs_of_the_kernels_are_near_those_of_the_causal_half():
         products = {"fwd": 2, "dq": 3, "dkv": 4}[call.name.split("_")[2]]
         ideal = products * 2 * heads * TOKENS**2 / 2 * HEAD_DIM
         assert 1 <= flops / ideal < 1.15  # the blocks on the diagonal are computed whole
-        read_once = sum(hlo.num_bytes(*array) for array in call.operands + call.results)
+        read_once = sum(cost.num_bytes(*array) for array in call.operands + call.results)
         assert read_once < moved < read_once + heads * math.ceil(TOKENS / 512) * 2 * TOKENS * HEAD_DIM * 2
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.planning import tpu_topology
+from cgrpo_jax.runtime import chips
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_devices_in_their_given_order_are_no_neighbours():
 
 
 def test_what_libtpu_refuses_is_one_line(monkeypatch):
-    monkeypatch.setattr(tpu_topology, "parse", lambda name: (tpu_topology.CHIPS["v5p"], (3, 5, 7)))
+    monkeypatch.setattr(tpu_topology, "parse", lambda name: (chips.CHIPS["v5p"], (3, 5, 7)))
     with pytest.raises(UserError, match="topology 'v5p:3x5x7' was refused by libtpu .*not divisible") as said:
         tpu_topology.devices("v5p:3x5x7")
     assert "\n" not in str(said.value)

@@ -9,7 +9,7 @@ import pytest
 
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models import transformer
-from cgrpo_jax.planning import tpu_topology
+from cgrpo_jax.runtime import chips
 from cgrpo_jax.training import flops
 
 SHAPE = dict(vocab_size=10, num_layers=3, embed_dim=4, num_heads=4, num_kv_heads=2, head_dim=6, mlp_dim=5)
@@ -83,7 +83,7 @@ def test_peaks_of_known_devices(kind, peak):
 
 
 def test_every_chip_that_can_be_planned_for_has_a_name():
-    assert set(flops.TPUS.values()) == set(tpu_topology.CHIPS)
+    assert set(flops.TPUS.values()) == set(chips.CHIPS)
 
 
 def test_utilisation():

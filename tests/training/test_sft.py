@@ -11,7 +11,7 @@ import pytest
 from test_prompts import CHAINS, arithmetic_tokenizer, make
 from tiny import FAMILIES, random_params
 
-from cgrpo_jax.datasets.tasks import arithmetic
+from cgrpo_jax.datasets.tasks import arithmetic, arithmetic_lessons
 from cgrpo_jax.records import LossKind
 from cgrpo_jax.training import sft
 from cgrpo_jax.training.train_step import PackShape, score_rows
@@ -24,7 +24,9 @@ EQUATION = re.compile(r"(\d+)([+*])(\d+)=")
 
 @functools.cache
 def rows(count, *, seed=0, rare_rate=0.0):
-    stream = sft.lessons(PROMPTS, seed=seed, lengths=(1, 2, 3, 4), held_out=HELD_OUT, rare_rate=rare_rate)
+    stream = arithmetic_lessons.lessons(
+        PROMPTS, seed=seed, lengths=(1, 2, 3, 4), held_out=HELD_OUT, rare_rate=rare_rate
+    )
     return list(itertools.islice(stream, count))
 
 
@@ -129,7 +131,8 @@ def test_the_seed_decides():
     first, again, other = (
         [texts(row) for row in itertools.islice(stream, 50)]
         for stream in (
-            sft.lessons(PROMPTS, seed=seed, lengths=(3,), held_out=HELD_OUT, rare_rate=0.0) for seed in (0, 0, 1)
+            arithmetic_lessons.lessons(PROMPTS, seed=seed, lengths=(3,), held_out=HELD_OUT, rare_rate=0.0)
+            for seed in (0, 0, 1)
         )
     )
     assert first == again != other
@@ -145,7 +148,7 @@ def test_the_warm_start_learns_the_lessons():
     before = score(params)
     seen = []
     learned = sft.warm_start(
-        params, rows=sft.lessons(PROMPTS, seed=0, lengths=(1, 2), held_out=HELD_OUT), num_updates=20,
+        params, rows=arithmetic_lessons.lessons(PROMPTS, seed=0, lengths=(1, 2), held_out=HELD_OUT), num_updates=20,
         rows_per_update=8, learning_rate=1e-2, progress=lambda steps: seen.append(len(steps)) or steps, **settings,
     )  # fmt: skip
     assert seen == [20]

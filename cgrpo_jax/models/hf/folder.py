@@ -10,8 +10,8 @@ import shutil
 from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.runs.run_dir import write_atomically
 from cgrpo_jax.runtime import files
+from cgrpo_jax.runtime.files import write_atomically
 from cgrpo_jax.runtime.json_files import read_json_object
 
 _TOKENIZER_FILES = (

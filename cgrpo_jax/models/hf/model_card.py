@@ -2,52 +2,52 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import cgrpo_jax
-from cgrpo_jax.errors import UserError
-from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime.json_files import read_json, read_json_object
 
 
-def card(run: RunDir, name: str, *, step: int, dtype: str, adapter: bool) -> str:
+def card(
+    name: str,
+    *,
+    step: int,
+    dtype: str,
+    adapter: bool,
+    base: str = "",
+    config: Mapping[str, Any] | None = None,
+    summary: Any = None,
+) -> str:
     """Returns the text of a card.
 
     Args:
-      run: the run, or converted checkpoint, that the folder is of.
       name: what to call the model.
       step: the checkpoint's.
       dtype: of the weights.
       adapter: whether the folder holds adapters alone, for peft.
-
-    Raises:
-      UserError: the run's `config.json` or `summary.json` can't be read.
+      base: the Hugging Face folder that training started from; empty where there was none.
+      config, summary: of the run that trained it, as in its `config.json` and `summary.json`; None where there is none.
     """
-    restore = "restore it from a copy, or remove it"
-    trained = read_json_object(run.config, broken=restore) if run.config.is_file() else {}
-    start = trained.get("model", {})
-    if trained and not (isinstance(start, dict) and isinstance(start.get("folder"), str)):
-        raise UserError(f"{run.config} is not the configuration of a run; {restore}.")
     name = " ".join(_printable(name).split())
     head: dict = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    if trained and start["folder"]:
-        head["base_model"] = pathlib.Path(start["folder"]).name
-    head["tags"] = ["cgrpo_jax", *(["critique-grpo", "reinforcement-learning"] if trained else [])]
+    if base:
+        head["base_model"] = pathlib.Path(base).name
+    head["tags"] = ["cgrpo_jax", *(["critique-grpo", "reinforcement-learning"] if config else [])]
     package, kind = ("peft", "AutoPeftModelForCausalLM") if adapter else ("transformers", "AutoModelForCausalLM")
     quoted = json.dumps(name, ensure_ascii=False)
     parts = [
         "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in head.items()) + "---\n",
         f"# {name}\n",
         f"Written by cgrpo_jax {cgrpo_jax.__version__}"
-        + (f" after iteration {step} of a run of its `train`" if trained else "")
+        + (f" after iteration {step} of a run of its `train`" if config else "")
         + f", weights in {dtype}.\n",
         f"```python\nfrom {package} import {kind}\nfrom transformers import AutoTokenizer\n\n"
         f"tokenizer = AutoTokenizer.from_pretrained({quoted})\nmodel = {kind}.from_pretrained({quoted})\n```\n",
     ]
-    if run.summary.is_file():
-        summary = read_json(run.summary, broken=restore)
+    if summary is not None:
         parts += ["## Results of the run\n", f"```json\n{json.dumps(summary, indent=2)}\n```\n"]
-    if trained:
-        parts += ["## Training configuration\n", f"```json\n{json.dumps(trained, indent=2)}\n```\n"]
+    if config:
+        parts += ["## Training configuration\n", f"```json\n{json.dumps(config, indent=2)}\n```\n"]
     return "\n".join(parts)
 
 

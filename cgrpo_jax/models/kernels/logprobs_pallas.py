@@ -20,9 +20,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from cgrpo_jax import sharding
-from cgrpo_jax.models.kernels import logit_tiles
+from cgrpo_jax.models.kernels import cost, logit_tiles
 from cgrpo_jax.models.kernels.logit_tiles import Settings
-from cgrpo_jax.planning import hlo
 
 FORWARD, D_HIDDEN, D_UNEMBED = "linear_logprobs_forward", "linear_logprobs_d_hidden", "linear_logprobs_d_unembed"
 KERNELS = (FORWARD, D_HIDDEN, D_UNEMBED)
@@ -314,7 +313,7 @@ def _like(x, shape, dtype) -> jax.ShapeDtypeStruct:
 # --- what they cost ------------------------------------------------------------------------------------------------
 
 
-def flops_and_bytes(call: hlo.KernelCall) -> tuple[float, float]:
+def flops_and_bytes(call: cost.KernelCall) -> tuple[float, float]:
     """Returns the FLOPs of one run of one of these kernels, all rows live, and the bytes it moves to and from HBM.
 
     forward `2 N V D`, the others `4 N V D`: the logits, and the gradient. The stationary operand is read once, the
@@ -336,12 +335,12 @@ def flops_and_bytes(call: hlo.KernelCall) -> tuple[float, float]:
         raise ValueError(f"kernel {call.name} is none of {', '.join(KERNELS)}.")
     _, target, hidden, unembed, *stats = call.operands
     (N, D), V = hidden[1], unembed[1][0]
-    itemsize = max(hlo.num_bytes(dtype, (1,)) for dtype, _ in (hidden, unembed))
+    itemsize = max(cost.num_bytes(dtype, (1,)) for dtype, _ in (hidden, unembed))
     grid = _grid(name, hidden[1], unembed[1], itemsize, N, V)
     times = {target: 1, hidden: 1, unembed: grid.num_row_tiles}
     if name == D_UNEMBED:
         times = {target: grid.num_vocab_tiles, hidden: grid.num_vocab_tiles, unembed: 1}
-    moved = sum(count * hlo.num_bytes(*array) for array, count in times.items())
-    moved += sum(times[target] * hlo.num_bytes(*array) for array in stats)
-    moved += sum(hlo.num_bytes(*array) for array in call.results)
+    moved = sum(count * cost.num_bytes(*array) for array, count in times.items())
+    moved += sum(times[target] * cost.num_bytes(*array) for array in stats)
+    moved += sum(cost.num_bytes(*array) for array in call.results)
     return (2.0 if name == FORWARD else 4.0) * N * V * D, float(moved)

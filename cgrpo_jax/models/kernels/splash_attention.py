@@ -19,7 +19,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.planning import hlo
+from cgrpo_jax.models.kernels import cost
 
 LONGEST = 16384
 RESIDUALS = "attended"  # the name, for rematerialisation, of a result and of the statistics that its gradient needs
@@ -120,7 +120,7 @@ def attention(
     return attend
 
 
-def flops_and_bytes(call: hlo.KernelCall) -> tuple[float, float]:
+def flops_and_bytes(call: cost.KernelCall) -> tuple[float, float]:
     """Returns FLOPs and bytes to and from HBM of one run of a splash kernel, if a single segment filled the row.
 
     With n the pairs of a block of queries and one of keys with a key that a query may see causally, each of Q queries
@@ -149,9 +149,9 @@ def flops_and_bytes(call: hlo.KernelCall) -> tuple[float, float]:
     flops = 2 * {"fwd": 2, "dq": 3, "dkv": 4}[phase[1]] * visits * queries * keys * K
     by_keys = phase[1] == "dkv"
     inner = {"q", "unit_q", "logsumexp", "gradient", "inner", "number"} if by_keys else {"k", "v", "unit_k"}
-    moved = sum(hlo.num_bytes(*result) for result in call.results)
+    moved = sum(cost.num_bytes(*result) for result in call.results)
     for name, (dtype, shape) in operands.items():
-        size = hlo.num_bytes(dtype, shape)
+        size = cost.num_bytes(dtype, shape)
         if name in inner:
             moved += visits * size // (shape[0] if len(shape) == 3 else 1) // (M if by_keys else N)
         else:

@@ -15,7 +15,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from test_hf import FAMILIES, LLAMA, QWEN2, QWEN3, multimodal, random_params, shardings_of, stored_tensors, write_folder
+from test_load import (
+    FAMILIES,
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    multimodal,
+    random_params,
+    shardings_of,
+    stored_tensors,
+    write_folder,
+)
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf import config as hf_config

@@ -11,9 +11,8 @@ from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec as P
 
 from cgrpo_jax import sharding
-from cgrpo_jax.models.kernels import logit_tiles, logprobs_pallas
+from cgrpo_jax.models.kernels import cost, logit_tiles, logprobs_pallas
 from cgrpo_jax.models.logprobs import linear_logprobs
-from cgrpo_jax.planning import hlo
 
 D = 24
 
@@ -234,7 +233,7 @@ def test_flops_and_bytes_by_hand():
     n, v, d = 2000, 5000, 1024
     for name, (grid_spec, operands, result) in grid_specs(n, v, d=d).items():
         arrays = [*operands[1:], result]
-        call = hlo.KernelCall(
+        call = cost.KernelCall(
             f"transpose(jvp({name}))",
             *(tuple((hlo_dtype(x), x.shape) for x in some) for some in (operands, [result])),
             times=1,
@@ -250,7 +249,7 @@ def test_flops_and_bytes_by_hand():
         hand += small * (times if name == logprobs_pallas.D_UNEMBED else 1)
         assert moved == hand
     with pytest.raises(ValueError, match="kernel other is none of linear_logprobs_forward"):
-        logprobs_pallas.flops_and_bytes(hlo.KernelCall("other", (), (), 1))
+        logprobs_pallas.flops_and_bytes(cost.KernelCall("other", (), (), 1))
 
 
 def hlo_dtype(x):

@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from test_hf import FAMILIES, GEMMA2, GEMMA3, GEMMA3_TEXT, LLAMA, MISTRAL, QWEN2, QWEN3
+from test_load import FAMILIES, GEMMA2, GEMMA3, GEMMA3_TEXT, LLAMA, MISTRAL, QWEN2, QWEN3
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import params

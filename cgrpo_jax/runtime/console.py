@@ -1,0 +1,76 @@
+"""What a person sees of a run: progress bars, lines, and the seconds that its stages take."""
+
+import collections
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TextIO
+
+import jax
+import tqdm
+
+from cgrpo_jax.runtime import processes
+
+
+class Clock:
+    """Seconds by stage since the last `take`, and named counts."""
+
+    def __init__(self):
+        self._seconds: collections.Counter = collections.Counter()
+        self._counts: collections.Counter = collections.Counter()
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Adds the time that the block takes to a stage, whose name it bears in a trace (profiling.py)."""
+        started = time.monotonic()
+        try:
+            with jax.profiler.TraceAnnotation(stage):
+                yield
+        finally:
+            self._seconds[stage] += time.monotonic() - started
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Adds time to a stage."""
+        self._seconds[stage] += seconds
+
+    def count(self, name: str, number: int) -> None:
+        """Adds to a count, which is written also when it is 0."""
+        self._counts[name] += number
+
+    def take(self, tokens: Mapping[str, float]) -> dict[str, float]:
+        """Returns `time/STAGE`, `tokens_per_second/STAGE` for stages with tokens, and the counts; then starts anew."""
+        row = {f"time/{stage}": seconds for stage, seconds in self._seconds.items()}
+        row |= {
+            f"tokens_per_second/{stage}": number / self._seconds[stage]
+            for stage, number in tokens.items()
+            if self._seconds[stage] and number
+        }
+        row |= self._counts
+        self._seconds.clear()
+        self._counts.clear()
+        return row
+
+
+def progress_bar(steps: Iterable | None = None, **kw) -> tqdm.tqdm:
+    """Returns a progress bar that redraws often for a person and seldom into a log file; process 0 shows it."""
+    return tqdm.tqdm(steps, mininterval=0.2 if sys.stderr.isatty() else 10.0, disable=not processes.is_first(), **kw)
+
+
+@contextlib.contextmanager
+def told(desc: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Gives what is called with how many parts are done, how many there are and which comes: shown as a bar."""
+    with progress_bar(desc=desc, leave=False) as bar:
+
+        def tell(done: int, total: int, name: str) -> None:
+            bar.total = total
+            bar.set_postfix_str(name, refresh=False)
+            bar.update(done - bar.n)
+
+        yield tell
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Writes a line, by default to standard error, on process 0."""
+    if processes.is_first():
+        (file or sys.stderr).write(f"{text}\n")
