@@ -31,6 +31,7 @@ from ml_collections import config_dict, config_flags
 
 from cgrpo_jax.errors import UserError
 
+Config = config_dict.FrozenConfigDict  # what an entry point is given
 _ABSENT = object()
 _PROJECT_CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 _TYPE_NAMES = {int: "an int", float: "a number", bool: "true or false", str: "a string", tuple: "a tuple"}
