@@ -36,10 +36,10 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
     with contextlib.ExitStack() as held:
         of = session.begin(config, workdir, results, held, kind="training", choose=_first, prepare=_with_room)
         sampling = build_inference.sampling(config)
-        policy = benchmark.make_writer(of.model, of.params, sampling, seed=config.seed, stream=diagnosis.STREAM)
+        policy = benchmark.make_generator(of.model, of.params, sampling, seed=config.seed, stream=diagnosis.STREAM)
         judge = session.critic(of, sampling, stream=diagnosis.STREAM) or policy
         with session.stoppable(results, stopped_status) as tick:
-            how = {"results": results, "protocol": _protocol(config), "pipeline": of.pipeline, "on_tick": tick}
+            how = {"results": results, "protocol": _protocol(config), "orchestrator": of.orchestrator, "on_tick": tick}
             diagnosis.respond_on_disk(policy, of.problems, **how)
             for kind in config.diagnosis.kinds:
                 critic = build_inference.make_critic(config, judge if kind == "cot" else None, kind=kind)

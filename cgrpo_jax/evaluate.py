@@ -14,7 +14,7 @@ import sys
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import benchmark, session, summary
 from cgrpo_jax.evaluation.resumable_results import Results
-from cgrpo_jax.inference.engine import Sampling
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import Problem
 from cgrpo_jax.runs import cli, resume_policy
 from cgrpo_jax.runs import config as config_lib
@@ -49,7 +49,7 @@ def main(config, workdir: str, distributed: bool = False, refine: bool = False, 
                 of.problems,
                 results=results,
                 protocol=_protocol(config, refine=refine),
-                pipeline=of.pipeline,
+                orchestrator=of.orchestrator,
                 critic=session.critic(of, Sampling(0.0), stream=benchmark.STREAM) if refine else None,
                 on_tick=tick,
             )

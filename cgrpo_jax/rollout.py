@@ -1,7 +1,7 @@
 """The stages of Critique-GRPO before the update: respond, score, critique, refine, select, re-anchor.
 
 Each stage takes rollouts and returns rollouts (DESIGN: steps 1 to 6 of the algorithm); none knows of the others. Those
-that wait for a model or a grader are coroutines, which a `orchestrator.Pipeline` runs for many questions at once.
+that wait for a model or a grader are coroutines, which a `orchestrator.Orchestrator` runs for many questions at once.
 """
 
 import collections
@@ -16,8 +16,8 @@ from cgrpo_jax import objective
 from cgrpo_jax.critiques import texts as texts_lib
 from cgrpo_jax.critiques.step_check.equations import StepError
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.generators import HttpWriter, Writer
-from cgrpo_jax.inference.orchestrator import together
+from cgrpo_jax.inference.generators import Generator, RemoteGenerator
+from cgrpo_jax.inference.orchestrator import gather
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
 from cgrpo_jax.rewards.grader import Grade
 
@@ -30,7 +30,7 @@ Grading = Callable[[list[str], Problem], Awaitable[list[Grade]]]
 
 
 async def respond(
-    policy: Writer, problem: Problem, *, question: int, num_responses: int, max_length: int
+    policy: Generator, problem: Problem, *, question: int, num_responses: int, max_length: int
 ) -> list[Rollout]:
     """Samples n responses to the problem that is question number `question` of its iteration."""
     indices = [RowIndex(question=question, response=i) for i in range(num_responses)]
@@ -63,7 +63,7 @@ async def score_by_verdict(
     grades = [_by_majority(verdicts[i * num_critiques :][:num_critiques]) for i in range(len(rollouts))]
 
     def grade(texts: list[str], problem: Problem) -> Awaitable[list[Grade]]:
-        return orchestrator.note(grades, texts, problem, by="critic")
+        return orchestrator.record_grades(grades, texts, problem, by="critic")
 
     return await score(rollouts, problem, grade)
 
@@ -86,7 +86,7 @@ class Critic:
 
     Attributes:
       kind: `indicative`, `indicative_gt`, `execution`, `cot`, or `none` (refine without a critique).
-      writer: the model that writes `cot` critiques, the policy itself or a frozen critic; else None.
+      generator: the model that writes `cot` critiques, the policy itself or a frozen critic; else None.
       see_answer: put the reference answer into the `cot` critic's prompt.
       grader: kind of the run's grader. `execution` of a program is what its grader found: the test that fails.
       check_steps: `(question, response) -> StepError | None`, what `execution` of any other response runs.
@@ -97,7 +97,7 @@ class Critic:
     """
 
     kind: str
-    writer: Writer | HttpWriter | None = None
+    generator: Generator | RemoteGenerator | None = None
     see_answer: bool = False
     grader: str = ""
     check_steps: Callable[[str, str], StepError | None] | None = None
@@ -131,7 +131,7 @@ async def critique(
     Returns:
       (critiques in the order of `rollouts`, `num_critiques` each; counts for the metrics)
     """
-    done = await together(
+    done = await gather(
         [
             _critique_one(critic, row, _critique_index(row, c, num_critiques), problem, encode)
             for row in rollouts
@@ -148,7 +148,7 @@ async def _critique_one(
     unanswered = False
     if critic.kind == "cot":
         for attempt in range(critic.max_retries + 1):
-            written, cut = await critic.writer.write_critique(
+            written, cut = await critic.generator.write_critique(
                 problem,
                 row,
                 index.replace(attempt=attempt),
@@ -255,7 +255,7 @@ def to_refine(responses: Sequence[Rollout], *, refine_max_pass: float, pass_thre
 
 
 async def refine(
-    policy: Writer,
+    policy: Generator,
     critiqued: Sequence[Rollout],
     problem: Problem,
     *,
@@ -286,7 +286,7 @@ async def refine(
         indices = [at.replace(refinement=r) for r in range(refinements_per_critique)]
         writing.append(policy.write(prompt, indices, max_length=max_length, parent=row))
     counts = collections.Counter(refine_prompts_cut=sum(cut for _, cut in prompts))
-    return [row for rows in await together(writing) for row in rows], counts
+    return [row for rows in await gather(writing) for row in rows], counts
 
 
 def insert_solution(

@@ -16,7 +16,7 @@ from cgrpo_jax.datasets import problems
 from cgrpo_jax.datasets.tasks import arithmetic, snippets
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import generators
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Problem, Rollout
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.runs import build_inference, build_model, cli, validate
@@ -89,18 +89,20 @@ def _show(config, model, params, critic_model, http_critic, grader, question, *,
             f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it, "
             "or raise that."
         )
-    policy = build_inference.make_writer(config, model, params, author=Author.POLICY, weights_step=0, iteration=number)
-    writer = policy
+    policy = build_inference.make_generator(
+        config, model, params, author=Author.POLICY, weights_step=0, iteration=number
+    )
+    generator = policy
     if critic_model:
-        writer = build_inference.make_writer(
+        generator = build_inference.make_generator(
             config, *critic_model, author=Author.CRITIC, weights_step=0, iteration=number
         )
     elif config.http_critic.url:
-        writer = build_inference.make_http_writer(config, model, http_critic, iteration=number)
-    critic = build_inference.make_critic(config, writer, kind=config.critique)
+        generator = build_inference.make_remote_generator(config, model, http_critic, iteration=number)
+    critic = build_inference.make_critic(config, generator, kind=config.critique)
     show = _stages(config, model, policy, critic, problem)
-    with generators.at_work(policy, critic.writer) as engines:
-        Pipeline(grader).run([show], engines=engines)
+    with generators.running_engines(policy, critic.generator) as engines:
+        Orchestrator(grader).run([show], engines=engines)
     sys.stdout.flush()
 
 

@@ -30,7 +30,7 @@ from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.evaluation.benchmark import evaluate, solved
 from cgrpo_jax.inference import generators
 from cgrpo_jax.inference.engine import Stats
-from cgrpo_jax.inference.orchestrator import Pipeline, Progress, together
+from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
 from cgrpo_jax.records import Author, Problem, Rollout, TrainState
 from cgrpo_jax.runs import build_inference, build_model, cli, initial_state, log, metrics, open_run
 from cgrpo_jax.runtime import console, processes, profiling, signals
@@ -88,7 +88,7 @@ class Loop:
         self.parts = parts
         self.model = parts.model
         self.run = parts.run
-        self.pipeline = Pipeline(parts.grader)
+        self.orchestrator = Orchestrator(parts.grader)
         self.progress = initial_state.Progress()
         self.clock = console.Clock()
         self.profiler = profiling.Profiler(self.run.path / "profile", config.profile_steps)
@@ -155,7 +155,7 @@ class Loop:
         c, started = self.config, time.monotonic()
         self.counts.clear()
         problems = self._problems(iteration)
-        policy, critic = self._writers(state, iteration)
+        policy, critic = self._generators(state, iteration)
         shown = c.refine == "policy" and critic.kind != "none"
 
         responses, refinements = self._solve(policy, critic, problems, on_tick)  # 1. respond, 2. critique, 3. refine
@@ -167,7 +167,7 @@ class Loop:
         state, stats = self.learner.update(state, groups)  # 7. objective, 8. update
         return state, Done(problems, responses, refinements, kept, stats, shown, time.monotonic() - started)
 
-    def _tick(self, state: TrainState, bar, progress: Progress) -> None:
+    def _tick(self, state: TrainState, bar, progress: Status) -> None:
         """Shows how far the iteration is; all processes stop here if one is asked to."""
         log.show(bar, progress)
         self._stop_if_asked(state)
@@ -183,21 +183,21 @@ class Loop:
             batch_size=c.questions_per_iteration,
         )
 
-    def _writers(self, state: TrainState, iteration: int) -> tuple[generators.Writer, rollout.Critic]:
+    def _generators(self, state: TrainState, iteration: int) -> tuple[generators.Generator, rollout.Critic]:
         """Returns the policy that samples this iteration, pi_old, and the critic."""
-        make = functools.partial(build_inference.make_writer, self.config, iteration=iteration)
+        make = functools.partial(build_inference.make_generator, self.config, iteration=iteration)
         with self.clock("reshard"):
             weights = self._weights(state)
         policy = make(self.model, weights, author=Author.POLICY, weights_step=int(state.step))
-        writer = policy
+        generator = policy
         if self.parts.critic_model:
-            writer = make(*self.parts.critic_model, author=Author.CRITIC, weights_step=0)
+            generator = make(*self.parts.critic_model, author=Author.CRITIC, weights_step=0)
         elif self.config.http_critic.url:
-            writer = build_inference.make_http_writer(
+            generator = build_inference.make_remote_generator(
                 self.config, self.model, self.parts.http_critic, iteration=iteration
             )
         kind = schedule.kind_at(iteration, critique=self.config.critique, schedule=self.config.critique_schedule)
-        return policy, build_inference.make_critic(self.config, writer, kind=kind)
+        return policy, build_inference.make_critic(self.config, generator, kind=kind)
 
     def _weights(self, state: TrainState) -> dict:
         """Returns the weights that generate: those that are trained, or the frozen ones with the adapters merged."""
@@ -205,15 +205,15 @@ class Loop:
 
     def _solve(self, policy, critic, problems, on_tick) -> tuple[list[list[Rollout]], list[Rollout]]:
         """Takes all questions through steps 1 to 3 at once: none waits for another."""
-        endpoints = {"critic": self.parts.http_critic, "judge": self.pipeline.grader.judge}
+        endpoints = {"critic": self.parts.http_critic, "judge": self.orchestrator.grader.judge}
         before = {whose: one.counts for whose, one in endpoints.items() if one}
-        with self.clock("rollout"), generators.at_work(policy, critic.writer) as engines:
+        with self.clock("rollout"), generators.running_engines(policy, critic.generator) as engines:
             questions = [self._solve_one(policy, critic, q, problem) for q, problem in enumerate(problems)]
-            solved = self.pipeline.run(questions, engines=engines, on_tick=on_tick)
+            solved = self.orchestrator.run(questions, engines=engines, on_tick=on_tick)
             self.engine_stats = [engine.take_stats() for engine in engines]
-        self.clock.add("grade", self.pipeline.grade_seconds)
-        self.clock.count("grade/timeouts", self.pipeline.timeouts)
-        self.clock.count("grade/failures", self.pipeline.failures)
+        self.clock.add("grade", self.orchestrator.grade_seconds)
+        self.clock.count("grade/timeouts", self.orchestrator.timeouts)
+        self.clock.count("grade/failures", self.orchestrator.failures)
         for whose, counts in before.items():
             for name, number in metrics.endpoint_metrics(endpoints[whose].counts, counts, whose=whose).items():
                 self.clock.count(name, number)
@@ -273,7 +273,7 @@ class Loop:
             refinements, judged = await score(refinements)
             return refinements, new + more + judged
 
-        refined = await together([refine(row) for row in failed])
+        refined = await gather([refine(row) for row in failed])
         return responses, [row for rows, _ in refined for row in rows], sum((new for _, new in refined), counts)
 
     def _select(self, refinements: list[Rollout], iteration: int) -> list[Rollout]:
@@ -323,7 +323,7 @@ class Loop:
                 self.model,
                 params,
                 self.parts.eval_problems,
-                pipeline=self.pipeline,
+                orchestrator=self.orchestrator,
                 num_samples=c.eval.num_samples,
                 ks=tuple(c.eval.k),
                 temperature=c.eval.temperature,

@@ -13,9 +13,9 @@ from cgrpo_jax import rollout
 from cgrpo_jax.critiques.texts import parse_verdict
 from cgrpo_jax.evaluation import majority, resumable_results
 from cgrpo_jax.evaluation.passk import pass_at_k
-from cgrpo_jax.inference.engine import Sampling
-from cgrpo_jax.inference.generators import HttpWriter, Writer, at_work
-from cgrpo_jax.inference.orchestrator import Pipeline, Progress, together
+from cgrpo_jax.inference.generators import Generator, RemoteGenerator, running_engines
+from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, problem_id
 from cgrpo_jax.rollout import respond, score
 
@@ -26,11 +26,11 @@ VOTING = ("math", "numeric", "exact", "trace", "choice")
 _MOST_COMPARED, _LONGEST_COMPARED = 32, 100  # wrong answers of a question, and characters of one
 
 
-def make_writer(
+def make_generator(
     model, params: dict, sampling: Sampling, *, seed: int, stream: int = STREAM, author: Author = Author.POLICY
-) -> Writer:
+) -> Generator:
     """Returns a model as it writes when it is evaluated; `stream` keys its randomness as an iteration does."""
-    return Writer(
+    return Generator(
         engine=model.engine,
         params=params,
         prompts=model.prompts,
@@ -50,7 +50,7 @@ def evaluate(
     params: dict,
     problems: Sequence[Problem],
     *,
-    pipeline: Pipeline,
+    orchestrator: Orchestrator,
     num_samples: int,
     ks: Sequence[int],
     temperature: float,
@@ -58,7 +58,7 @@ def evaluate(
     max_length: int,
     pass_threshold: float,
     seed: int,
-    on_tick: Callable[[Progress], None] | None = None,
+    on_tick: Callable[[Status], None] | None = None,
 ) -> tuple[dict[str, float], list[list[Rollout]]]:
     """Evaluates weights on problems, as the paper does: greedy for pass@1, sampled for k > 1.
 
@@ -66,14 +66,14 @@ def evaluate(
       model: an `build_model.Model`.
       params: the weights.
       problems: what to answer.
-      pipeline: with the grader.
+      orchestrator: with the grader.
       num_samples: samples a question.
       ks: the k of pass@k; pass@1 is greedy whatever stands here.
       temperature, top_p: of the samples.
       max_length: tokens a response may have.
       pass_threshold: reward from which a response is right.
       seed: of the samples.
-      on_tick: as in `Pipeline.run`.
+      on_tick: as in `Orchestrator.run`.
 
     Returns:
       (`pass@k` for each k, `mean@n` (accuracy of the n samples), mean length in tokens and truncated share of the
@@ -82,15 +82,15 @@ def evaluate(
     """
 
     def answers(sampling: Sampling, n: int) -> list[list[Rollout]]:
-        writer = make_writer(model, params, sampling, seed=seed)
+        generator = make_generator(model, params, sampling, seed=seed)
 
         async def answer(q: int, problem: Problem) -> list[Rollout]:
-            rows = await respond(writer, problem, question=q, num_responses=n, max_length=max_length)
+            rows = await respond(generator, problem, question=q, num_responses=n, max_length=max_length)
             return await score(rows, problem)
 
-        with at_work(writer) as engines:
+        with running_engines(generator) as engines:
             questions = [answer(q, problem) for q, problem in enumerate(problems)]
-            return pipeline.run(questions, engines=engines, on_tick=on_tick)
+            return orchestrator.run(questions, engines=engines, on_tick=on_tick)
 
     greedy = answers(Sampling(0.0, 1.0), 1)
     sampled = answers(Sampling(temperature, top_p), num_samples) if max(ks) > 1 else [[] for _ in problems]
@@ -154,9 +154,9 @@ def answer_on_disk(
     *,
     results: resumable_results.Results,
     protocol: Protocol,
-    pipeline: Pipeline,
-    critic: Writer | HttpWriter | None = None,
-    on_tick: Callable[[Progress], None] | None = None,
+    orchestrator: Orchestrator,
+    critic: Generator | RemoteGenerator | None = None,
+    on_tick: Callable[[Status], None] | None = None,
 ) -> None:
     """Answers all questions, each one's texts, rewards and votes on its line of `samples.jsonl`.
 
@@ -164,14 +164,14 @@ def answer_on_disk(
     `oracle`) hold what is known by then. A question's random keys depend on its place among the problems.
 
     Args:
-      model, params, problems, pipeline, on_tick: as for `evaluate`.
+      model, params, problems, orchestrator, on_tick: as for `evaluate`.
       results: the open folder; stages and questions that are there are not done again.
       protocol: how.
       critic: who criticises, greedily; None for the policy itself.
     """
     p = protocol
-    greedy = make_writer(model, params, Sampling(0.0), seed=p.seed)
-    sampling = make_writer(model, params, Sampling(p.temperature, p.top_p), seed=p.seed)
+    greedy = make_generator(model, params, Sampling(0.0), seed=p.seed)
+    sampling = make_generator(model, params, Sampling(p.temperature, p.top_p), seed=p.seed)
     judge = (critic or greedy) if p.refine else None
 
     async def first(q: int, problem: Problem, known: dict) -> dict:
@@ -190,11 +190,11 @@ def answer_on_disk(
         stages.append(("samples", samples, (sampling,), p.num_samples))
     numbered = list(enumerate(problems))
     known = lambda start, end: [header(q, problem) for q, problem in numbered[start:end]]  # noqa: E731
-    for number, (name, solve, writers, texts) in enumerate(stages):
+    for number, (name, solve, generators, texts) in enumerate(stages):
         name = "samples" if number == len(stages) - 1 else name  # noqa: PLW2901
         resumable_results.run_parts(
-            results, name, numbered, solve, known=known, writers=writers, texts=texts,
-            texts_per_slot=p.texts_per_slot, pipeline=pipeline, on_tick=on_tick,
+            results, name, numbered, solve, known=known, generators=generators, texts=texts,
+            texts_per_slot=p.texts_per_slot, orchestrator=orchestrator, on_tick=on_tick,
         )  # fmt: skip
         known = lambda start, end, name=name: results.lines(name, start, end)  # noqa: E731
 
@@ -222,7 +222,7 @@ def hidden(problem: Problem) -> Problem:
 
 
 async def _greedy_fields(
-    policy: Writer, judge: Writer | HttpWriter | None, q: int, problem: Problem, p: Protocol
+    policy: Generator, judge: Generator | RemoteGenerator | None, q: int, problem: Problem, p: Protocol
 ) -> dict:
     (response,) = await respond(policy, hidden(problem), question=q, num_responses=1, max_length=p.max_length)
     refined, ungraded = {}, 0
@@ -241,7 +241,7 @@ async def _greedy_fields(
 
 
 async def refine_alone(
-    policy: Writer, judge: Writer | HttpWriter, response: Rollout, problem: Problem, p: Protocol
+    policy: Generator, judge: Generator | RemoteGenerator, response: Rollout, problem: Problem, p: Protocol
 ) -> tuple[Rollout | None, dict]:
     """Returns the refinement of a response that its critic calls wrong, else None; and fields that tell of both.
 
@@ -266,7 +266,7 @@ async def refine_alone(
     return refinement, fields | {"refine_prompt_cut": bool(counts["refine_prompts_cut"])}
 
 
-async def _oracle_fields(policy: Writer, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
+async def _oracle_fields(policy: Generator, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
     """Refines a wrong response, with the same critique, also where the critic did not call it wrong."""
     if known["greedy_reward"] >= p.pass_threshold or known["critique"] is None:
         return {"oracle_reward": known["greedy_reward"]}
@@ -283,7 +283,7 @@ async def _oracle_fields(policy: Writer, q: int, problem: Problem, known: dict, 
     }
 
 
-async def _sample_fields(policy: Writer, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
+async def _sample_fields(policy: Generator, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
     rows = await respond(policy, hidden(problem), question=q, num_responses=p.num_samples, max_length=p.max_length)
     rows = await score(rows, problem)
     kind = problem.grader or p.grader
@@ -362,7 +362,7 @@ async def _equivalent(forms: Sequence[str], row: Rollout, problem: Problem, pass
         asked = [row.replace(text=f"\\boxed{{{forms[i]}}}") for i in others(j)]
         return await score(asked, problem.replace(answer=forms[j])) if asked else []
 
-    graded = await together([equal_to(j) for j in range(len(forms))])
+    graded = await gather([equal_to(j) for j in range(len(forms))])
     same: dict[str, str] = {}
     for j, rows in enumerate(graded):
         equal = [i for i, one in zip(others(j), rows, strict=True) if one.reward >= pass_threshold]

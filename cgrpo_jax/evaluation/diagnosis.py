@@ -14,8 +14,8 @@ from cgrpo_jax import rollout
 from cgrpo_jax.critiques.texts import parse_verdict
 from cgrpo_jax.evaluation import benchmark, resumable_results
 from cgrpo_jax.evaluation.summary import aligned, cell, said_of_ungraded, share
-from cgrpo_jax.inference.generators import Writer
-from cgrpo_jax.inference.orchestrator import Pipeline, Progress, together
+from cgrpo_jax.inference.generators import Generator
+from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
 from cgrpo_jax.records import Problem, Rollout, RowIndex, Stage
 from cgrpo_jax.rollout import Critic
 from cgrpo_jax.runtime import processes
@@ -44,13 +44,13 @@ class Protocol:
 
 
 def respond_on_disk(
-    policy: Writer,
+    policy: Generator,
     problems: Sequence[Problem],
     *,
     results: resumable_results.Results,
     protocol: Protocol,
-    pipeline: Pipeline,
-    on_tick: Callable[[Progress], None] | None = None,
+    orchestrator: Orchestrator,
+    on_tick: Callable[[Status], None] | None = None,
 ) -> None:
     """Writes the responses to each question, scored, to its line of `responses.jsonl`.
 
@@ -59,8 +59,8 @@ def respond_on_disk(
       problems: the questions.
       results: the open folder; questions that are there are not done again.
       protocol: how.
-      pipeline: with the grader.
-      on_tick: as in `Pipeline.run`.
+      orchestrator: with the grader.
+      on_tick: as in `Orchestrator.run`.
     """
     p = protocol
 
@@ -83,21 +83,22 @@ def respond_on_disk(
     resumable_results.run_parts(
         results, "responses", numbered, solve,
         known=lambda first, last: [benchmark.header(*one) for one in numbered[first:last]],
-        writers=[policy], texts=p.num_responses, texts_per_slot=p.texts_per_slot, pipeline=pipeline, on_tick=on_tick,
+        generators=[policy], texts=p.num_responses, texts_per_slot=p.texts_per_slot,
+        orchestrator=orchestrator, on_tick=on_tick,
     )  # fmt: skip
 
 
 def critique_on_disk(
     kind: str,
-    policy: Writer,
+    policy: Generator,
     critic: Critic,
     problems: Sequence[Problem],
     *,
     encode: Callable[[str], list[int]],
     results: resumable_results.Results,
     protocol: Protocol,
-    pipeline: Pipeline,
-    on_tick: Callable[[Progress], None] | None = None,
+    orchestrator: Orchestrator,
+    on_tick: Callable[[Status], None] | None = None,
 ) -> None:
     """Writes the critiques of one kind, and the refinements after them, of persistent failures to `KIND.jsonl`.
 
@@ -107,7 +108,7 @@ def critique_on_disk(
       critic: who criticises, of that kind.
       problems: all questions; those that fail are read from `responses.jsonl`.
       encode: text to token ids.
-      results, protocol, pipeline, on_tick: as for `respond_on_disk`.
+      results, protocol, orchestrator, on_tick: as for `respond_on_disk`.
     """
     p = protocol
     failed: list[dict] = []  # on process 0; the others are told of a part at a time
@@ -144,8 +145,9 @@ def critique_on_disk(
     resumable_results.run_parts(
         results, kind, numbered, solve,
         known=lambda first, last: failed[first:last],
-        writers=[policy, critic.writer], texts=p.num_responses * p.num_critiques * (1 + p.refinements_per_critique),
-        texts_per_slot=p.texts_per_slot, pipeline=pipeline, on_tick=on_tick,
+        generators=[policy, critic.generator],
+        texts=p.num_responses * p.num_critiques * (1 + p.refinements_per_critique),
+        texts_per_slot=p.texts_per_slot, orchestrator=orchestrator, on_tick=on_tick,
     )  # fmt: skip
 
 
@@ -175,14 +177,14 @@ async def _critiques(critic: Critic, rows: Sequence[Rollout], problem: Problem, 
 
     async def write(row: Rollout, number: int) -> Rollout:
         index = row.index.replace(critique=number, stage=Stage.CRITIQUE)
-        critique, _ = await critic.writer.write_critique(
+        critique, _ = await critic.generator.write_critique(
             problem, row, index, see_answer=critic.see_answer, max_length=critic.max_length
         )
         if critique is None:
             return benchmark.text_row("", index, parent=row)
         return critique.replace(verdict=parse_verdict(critique.text))
 
-    return await together([write(row, number) for row in rows for number in range(p.num_critiques)])
+    return await gather([write(row, number) for row in rows for number in range(p.num_critiques)])
 
 
 # --- what it comes to ---------------------------------------------------------------------------------------------

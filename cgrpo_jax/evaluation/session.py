@@ -13,10 +13,10 @@ from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.datasets.problems import load_problems
 from cgrpo_jax.evaluation import benchmark
 from cgrpo_jax.evaluation.resumable_results import Results
-from cgrpo_jax.inference.chat_client import HttpCritic
-from cgrpo_jax.inference.engine import Sampling
-from cgrpo_jax.inference.generators import HttpWriter, Writer
-from cgrpo_jax.inference.orchestrator import Pipeline, Progress
+from cgrpo_jax.inference.chat_client import ChatClient
+from cgrpo_jax.inference.generators import Generator, RemoteGenerator
+from cgrpo_jax.inference.orchestrator import Orchestrator, Status
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.runs import build_inference, build_model, log, validate
 from cgrpo_jax.runs import config as config_lib
@@ -39,7 +39,7 @@ class Subject:
       skipped: how many were too long and left out.
       results: the open folder.
       weights: what the results call the weights.
-      pipeline: with the grader.
+      orchestrator: with the grader.
     """
 
     config: Mapping
@@ -47,12 +47,12 @@ class Subject:
     params: dict
     source: str
     critic_model: tuple[build_model.Model, dict] | None
-    http_critic: HttpCritic | None
+    http_critic: ChatClient | None
     problems: Sequence[Problem]
     skipped: int
     results: Results
     weights: str
-    pipeline: Pipeline
+    orchestrator: Orchestrator
 
 
 def begin(
@@ -99,9 +99,19 @@ def begin(
     params, source = build_model.trained_params(config, model, workdir)
     http_critic = build_inference.open_http_critic(prepared, held) if prepare else None
     processes.decide(lambda: held.enter_context(results.open(about)), f"writing {results.path}")
-    pipeline = Pipeline(build_inference.open_grader(config, held))
+    orchestrator = Orchestrator(build_inference.open_grader(config, held))
     return Subject(
-        prepared, model, params, source, critic_model, http_critic, problems, skipped[kind], results, weights, pipeline
+        prepared,
+        model,
+        params,
+        source,
+        critic_model,
+        http_critic,
+        problems,
+        skipped[kind],
+        results,
+        weights,
+        orchestrator,
     )
 
 
@@ -110,7 +120,7 @@ class _Stopped(Exception):
 
 
 @contextlib.contextmanager
-def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Progress], None]]:
+def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Status], None]]:
     """Gives an `on_tick` that shows how far the block is, and ends the program there if SIGTERM or Ctrl-C has come.
 
     Args:
@@ -123,7 +133,7 @@ def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Progr
     try:
         with signals.catch_stop() as stopping, log.evaluating() as bar:
 
-            def tick(progress: Progress) -> None:
+            def tick(progress: Status) -> None:
                 log.show(bar, progress)
                 if number := stopping():
                     raise _Stopped(number)
@@ -139,14 +149,14 @@ def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Progr
         sys.exit(signals.STATUS if number == signal.SIGINT else stopped_status)
 
 
-def critic(of: Subject, sampling: Sampling, *, stream: int) -> Writer | HttpWriter | None:
-    """Returns who writes critiques; None for the policy itself. `stream` is as for `benchmark.make_writer`."""
+def critic(of: Subject, sampling: Sampling, *, stream: int) -> Generator | RemoteGenerator | None:
+    """Returns who writes critiques; None for the policy itself. `stream` is as for `benchmark.make_generator`."""
     if of.critic_model:
-        return benchmark.make_writer(
+        return benchmark.make_generator(
             *of.critic_model, sampling, seed=of.config.seed, stream=stream, author=Author.CRITIC
         )
     if of.config.http_critic.url:
-        return HttpWriter(of.http_critic, of.model.prompts, of.config.seed, stream, sampling)
+        return RemoteGenerator(of.http_critic, of.model.prompts, of.config.seed, stream, sampling)
     return None
 
 

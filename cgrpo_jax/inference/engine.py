@@ -18,9 +18,10 @@ import numpy as np
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference import sampling, slots
+from cgrpo_jax.inference import sampling as sampling_lib
+from cgrpo_jax.inference import slots
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Placed, Request, Scheduler, rows_at_once, widths_up_to
-from cgrpo_jax.inference.slots import Sampling
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import RowIndex, Stage
 
@@ -149,11 +150,11 @@ class Engine:
             raise ValueError("the engine is at work; call end() before it begins anew.")
         split = isinstance(params["layers"], tuple)
         dtype = self.cache_dtype or str(params["embed"].dtype)
-        self._settings = slots.Settings(
+        self._settings = slots.EngineSettings(
             self.config, self.mesh, self.eos_ids, self.num_slots, self.length, self.chunk, dtype, split
         )
         self._slots = slots.empty(self._settings)
-        self._params, self._how = params, sampling or Sampling()
+        self._params, self._sampling = params, sampling or Sampling()
         self._key = np.uint32(seed), np.uint32(iteration)
 
     def end(self) -> None:
@@ -190,9 +191,9 @@ class Engine:
                 next_is(f"copy of {width} tokens")
                 self._call_share(nobody, width)
             orders = self._refill()
-            for how in ways:
-                next_is(f"decoding, {how}")
-                self._how = how
+            for sampling in ways:
+                next_is(f"decoding, {sampling}")
+                self._sampling = sampling
                 self._tick(orders, 1)
         finally:
             self.end()
@@ -269,7 +270,13 @@ class Engine:
 
     def _tick(self, orders: slots.Orders, until: int) -> slots.Report:
         self._slots, report = slots.tick(
-            self._params, self._slots, orders, *self._key, np.int32(until), settings=self._settings, how=self._how
+            self._params,
+            self._slots,
+            orders,
+            *self._key,
+            np.int32(until),
+            settings=self._settings,
+            sampling=self._sampling,
         )
         return jax.device_get(report)
 
@@ -333,7 +340,7 @@ class Engine:
                 orders.token_S[s] = request.prompt_ids[-1]
                 orders.length_S[s] = len(request.prompt_ids) - 1
                 orders.limit_S[s] = request.max_length
-                orders.index_S6[s] = sampling.index_array([request.indices[one.number]])[0]
+                orders.index_S6[s] = sampling_lib.index_array([request.indices[one.number]])[0]
         return orders
 
     # --- writing prompts --------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Runs many questions at once, each at its own stage: coroutines that wait for texts, grades and answers from afar.
+"""Runs many questions at once, each at its own stage: coroutines that wait for texts, grades and remote answers.
 
-A coroutine awaits `write`, `grade`, `call` or `together`. Whatever it waits for is worked on beside what all others
-wait for: one queue of requests for each engine, grading in worker processes, calls over the network. Nothing waits for
-a stage to end.
+A coroutine awaits `write`, `grade`, `await_future` or `gather`. Whatever it waits for is worked on beside what all
+others wait for: one queue of requests for each engine, grading in worker processes, calls over the network. Nothing
+waits for a stage to end.
 
 All processes of a run step through the same schedule. It depends on the sampled tokens alone: grades are read a fixed
 number of ticks after they were asked for, or when no engine has work. Only answers from afar come when they come;
@@ -50,31 +50,33 @@ class _Task:
 
 @dataclasses.dataclass(eq=False)
 class _Wait(Awaitable):
-    """What a coroutine waits for; `begin(pipeline, task)` sets it going."""
+    """What a coroutine waits for; `begin(orchestrator, task)` sets it going."""
 
-    begin: Callable[["Pipeline", _Task], None]
+    begin: Callable[["Orchestrator", _Task], None]
 
     def __await__(self) -> Generator["_Wait", Any, Any]:
         return (yield self)
 
 
-def together(coroutines: Sequence[Coroutine]) -> Awaitable[list]:
+def gather(coroutines: Sequence[Coroutine]) -> Awaitable[list]:
     """Awaits several coroutines at once; returns their results in order."""
-    return _Wait(lambda pipeline, task: pipeline._spawn(task, coroutines))
+    return _Wait(lambda orchestrator, task: orchestrator._spawn(task, coroutines))
 
 
 def write(engine: Engine, request: Request) -> Awaitable[list[Sampled]]:
     """Awaits the continuations that a request asks an engine for."""
-    return _Wait(lambda pipeline, task: pipeline._ask(task, engine, request))
+    return _Wait(lambda orchestrator, task: orchestrator._ask(task, engine, request))
 
 
 def grade(responses: Sequence[str], problem: Problem) -> Awaitable[list[Grade]]:
-    """Awaits the grades of responses to a problem, in order, from the pipeline's grader."""
-    return _Wait(lambda pipeline, task: pipeline._grade(task, responses, problem))
+    """Awaits the grades of responses to a problem, in order, from the orchestrator's grader."""
+    return _Wait(lambda orchestrator, task: orchestrator._grade(task, responses, problem))
 
 
-def note(grades: Sequence[Grade], responses: Sequence[str], problem: Problem, *, by: str) -> Awaitable[list[Grade]]:
-    """Awaits nothing, and gives grades of somebody else than the pipeline's grader, once they are counted like its own.
+def record_grades(
+    grades: Sequence[Grade], responses: Sequence[str], problem: Problem, *, by: str
+) -> Awaitable[list[Grade]]:
+    """Returns grades of another grader than the orchestrator's, counted like its own; waits for nothing.
 
     Args:
       grades: in order.
@@ -82,15 +84,15 @@ def note(grades: Sequence[Grade], responses: Sequence[str], problem: Problem, *,
       problem: that they answer.
       by: who graded them, in messages.
     """
-    return _Wait(lambda pipeline, task: pipeline._take(task, grades, responses, problem, by))
+    return _Wait(lambda orchestrator, task: orchestrator._take(task, grades, responses, problem, by))
 
 
-def call(submit: Callable[[], futures.Future]) -> Awaitable[dict]:
+def await_future(submit: Callable[[], futures.Future]) -> Awaitable[dict]:
     """Awaits the result, a dataclass of JSON values, of a future that `submit` returns; gives its fields.
 
     Process 0 alone calls `submit`.
     """
-    return _Wait(lambda pipeline, task: pipeline._call(task, submit))
+    return _Wait(lambda orchestrator, task: orchestrator._call(task, submit))
 
 
 @dataclasses.dataclass
@@ -128,7 +130,7 @@ class _Graded:
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class Status:
     """How far a run is: questions done and in all, texts that are written, texts that wait by stage, tokens."""
 
     done: int
@@ -140,7 +142,7 @@ class Progress:
     seconds: float
 
 
-class Pipeline:
+class Orchestrator:
     """What the coroutines of a run share.
 
     Args:
@@ -149,9 +151,9 @@ class Pipeline:
 
     Example:
       async def answer(problem): ...
-          (sampled,) = await pipeline.write(engine, request)
-          (verdict,) = await pipeline.grade([text], problem)
-      results = Pipeline(grader).run([answer(problem) for problem in problems], engines=[engine])
+          (sampled,) = await orchestrator.write(engine, request)
+          (verdict,) = await orchestrator.grade([text], problem)
+      results = Orchestrator(grader).run([answer(problem) for problem in problems], engines=[engine])
     """
 
     def __init__(self, grader: Grader | None = None):
@@ -192,11 +194,11 @@ class Pipeline:
             )
 
         async def from_afar(response: str) -> Grade:
-            found = Grade(**await call(lambda: submit(response).future))
+            found = Grade(**await await_future(lambda: submit(response).future))
             self._note(problem, [response], [found], problem.grader or self.grader.kind)
             return found
 
-        if self.grader.is_far(problem.grader):
+        if self.grader.is_remote(problem.grader):
             self._spawn(task, [from_afar(response) for response in responses])
             return
         here, number = jax.process_index(), jax.process_count()
@@ -228,7 +230,7 @@ class Pipeline:
         coroutines: Sequence[Coroutine],
         *,
         engines: Sequence[Engine] = (),
-        on_tick: Callable[[Progress], None] | None = None,
+        on_tick: Callable[[Status], None] | None = None,
     ) -> list:
         """Runs coroutines to their ends and returns their results in order.
 
@@ -258,7 +260,7 @@ class Pipeline:
                 before = sum(engine.stats.tokens for engine in engines)
                 busy = [engine for engine in engines if engine.busy]
                 if not (busy or self._gradings or self._calls):
-                    raise RuntimeError("a coroutine waits for something that is none of the pipeline's")
+                    raise RuntimeError("a coroutine waits for something that is none of the orchestrator's")
                 for engine in busy:
                     self._deliver(engine.step())
                 self._tick += 1
@@ -266,7 +268,7 @@ class Pipeline:
                 self._read_calls(wait=not busy and not self._ready)
                 tokens += sum(engine.stats.tokens for engine in engines) - before
                 if on_tick:
-                    on_tick(self._progress(tokens, time.monotonic() - started))
+                    on_tick(self._status(tokens, time.monotonic() - started))
         finally:
             for task in [*self._ready, *tasks]:
                 task.coroutine.close()
@@ -282,7 +284,7 @@ class Pipeline:
                 self._finish(task, stop.value)
             else:
                 if not isinstance(wait, _Wait):
-                    raise RuntimeError(f"a coroutine waits for {wait!r}, which is none of the pipeline's")
+                    raise RuntimeError(f"a coroutine waits for {wait!r}, which is none of the orchestrator's")
                 wait.begin(self, task)
 
     def _finish(self, task: _Task, result) -> None:
@@ -378,11 +380,11 @@ class Pipeline:
             task, _ = self._calls.pop(key)
             self._resume(task, result)
 
-    def _progress(self, tokens: int, seconds: float) -> Progress:
+    def _status(self, tokens: int, seconds: float) -> Status:
         waiting: collections.Counter = collections.Counter()
         for engine in self._engines:
             waiting.update(engine.waiting_by_stage())
-        return Progress(
+        return Status(
             done=len(self._results) - self._left,
             total=len(self._results),
             live=sum(engine.live for engine in self._engines),

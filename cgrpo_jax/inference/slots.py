@@ -16,22 +16,15 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import kv_cache, sampling
+from cgrpo_jax.inference import kv_cache
+from cgrpo_jax.inference import sampling as sampling_lib
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models import transformer
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn; see `sampling.sample`."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
+class EngineSettings:
     """What the programs are compiled for.
 
     Attributes:
@@ -118,7 +111,7 @@ class Report:
     steps: jax.Array
 
 
-def slots_specs(settings: Settings) -> Slots:
+def slots_specs(settings: EngineSettings) -> Slots:
     """Returns how each array of `Slots` is cut."""
     tensor = settings.mesh.shape[sharding.TENSOR]
     head_axis = sharding.TENSOR if tensor > 1 and settings.config.num_heads % tensor == 0 else None
@@ -130,11 +123,11 @@ def slots_specs(settings: Settings) -> Slots:
     return Slots(cache, *[rows] * 6)
 
 
-def _cache_shapes(settings: Settings):
+def _cache_shapes(settings: EngineSettings):
     return jax.eval_shape(functools.partial(_empty_cache, settings))
 
 
-def _empty_cache(settings: Settings):
+def _empty_cache(settings: EngineSettings):
     tensor = settings.mesh.shape[sharding.TENSOR]
     return kv_cache.empty_cache(
         settings.config,
@@ -146,17 +139,17 @@ def _empty_cache(settings: Settings):
     )
 
 
-def _shardings(settings: Settings, specs):
+def _shardings(settings: EngineSettings, specs):
     return jax.tree.map(lambda spec: NamedSharding(settings.mesh, spec), specs)
 
 
-def empty(settings: Settings) -> Slots:
+def empty(settings: EngineSettings) -> Slots:
     """Returns slots that hold nothing, on the mesh."""
     return _empty_program(settings)()
 
 
 @functools.cache  # else every run of an engine would compile it anew
-def _empty_program(settings: Settings):
+def _empty_program(settings: EngineSettings):
     def make():
         S = settings.num_groups * settings.num_slots
         number = jnp.zeros(S, jnp.int32)
@@ -166,7 +159,7 @@ def _empty_program(settings: Settings):
     return jax.jit(make, out_shardings=_shardings(settings, slots_specs(settings)))
 
 
-def slots_shapes(settings: Settings) -> Slots:
+def slots_shapes(settings: EngineSettings) -> Slots:
     """Returns `empty` as `jax.ShapeDtypeStruct`s that say where each array lies."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -175,14 +168,14 @@ def slots_shapes(settings: Settings) -> Slots:
     )
 
 
-def _param_specs(params: dict, settings: Settings):
+def _param_specs(params: dict, settings: EngineSettings):
     axes = params_lib.axes_like(settings.config, params)
     return sharding.param_specs(axes, params, settings.mesh, layout=sharding.GENERATION)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "continued"), donate_argnames=("slots",))
 def prefill(
-    params, slots: Slots, tokens_QW, length_Q, start_Q, slot_Q, number_G, *, settings: Settings, continued: bool
+    params, slots: Slots, tokens_QW, length_Q, start_Q, slot_Q, number_G, *, settings: EngineSettings, continued: bool
 ) -> Slots:
     """Runs `kv_cache.prefill` in every data group, each on its own Q rows of the arguments."""
 
@@ -202,7 +195,7 @@ def prefill(
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "width"), donate_argnames=("slots",))
-def share(slots: Slots, source_S, target_S, number_G, *, settings: Settings, width: int) -> Slots:
+def share(slots: Slots, source_S, target_S, number_G, *, settings: EngineSettings, width: int) -> Slots:
     """Runs `kv_cache.share` in every data group, each on its own part of the arguments."""
 
     def part(cache, source_M, target_M, number_G):
@@ -215,7 +208,7 @@ def share(slots: Slots, source_S, target_S, number_G, *, settings: Settings, wid
     return slots.replace(cache=cache)
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "how", "blocks"), donate_argnames=("slots",))
+@functools.partial(jax.jit, static_argnames=("settings", "sampling", "blocks"), donate_argnames=("slots",))
 def tick(
     params,
     slots: Slots,
@@ -224,8 +217,8 @@ def tick(
     iteration,
     until,
     *,
-    settings: Settings,
-    how: Sampling,
+    settings: EngineSettings,
+    sampling: Sampling,
     blocks: int | None = None,
 ) -> tuple[Slots, Report]:
     """Begins the texts that are ordered, then samples a token of every live slot, again and again.
@@ -236,7 +229,7 @@ def tick(
       orders: what begins and what ends.
       seed, iteration: enter the random keys of the texts that begin.
       until: int32 scalar. The tick ends when so many texts have ended in it, when none goes on, or after `chunk` steps.
-      settings, how: static.
+      settings, sampling: static.
       blocks: as in `kv_cache.step`.
 
     Returns:
@@ -261,12 +254,12 @@ def tick(
             hidden_SD, cache = kv_cache.step(
                 params, settings.config, slots.cache, slots.token_S, slots.length_S, slots.live_S, blocks=blocks
             )
-            token_S, logp_S = sampling.sample(
+            token_S, logp_S = sampling_lib.sample(
                 transformer.logits(params, settings.config, hidden_SD),
-                sampling.token_keys(jax.random.wrap_key_data(slots.keys_S), slots.sampled_S),
-                temperature=how.temperature,
-                top_p=how.top_p,
-                top_k=how.top_k,
+                sampling_lib.token_keys(jax.random.wrap_key_data(slots.keys_S), slots.sampled_S),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
                 vocab_size=settings.config.vocab_size,
             )
             slots = _advance(slots.replace(cache=cache), token_S, settings.eos_ids)
@@ -294,7 +287,7 @@ def tick(
 def _begin(slots: Slots, orders: Orders, seed, iteration) -> Slots:
     """Puts the texts that are ordered into their slots."""
     begin_S = orders.begin_S
-    keys_S = jax.random.key_data(sampling.row_keys(seed, iteration, orders.index_S6))
+    keys_S = jax.random.key_data(sampling_lib.row_keys(seed, iteration, orders.index_S6))
 
     def new(now, was):
         return jnp.where(begin_S, now, was)

@@ -248,11 +248,11 @@ class _Parts:
         calls.append(self.tick(f"{prefix}decode", own, args, settings, sampling, -(-tokens // at_once)))
         return calls
 
-    def slots(self, prefix: str) -> tuple[tuple[str, ...], tuple, slots.Settings]:
+    def slots(self, prefix: str) -> tuple[tuple[str, ...], tuple, slots.EngineSettings]:
         """Returns the names of an engine's buffers, the arguments of its tick, and what it is compiled for."""
         c, name, room = self.config, f"{prefix}slots", self.room(prefix)
         model, weights = (self.critic, self.buffers["critic"].shapes) if prefix else (self.policy, self.generation)
-        settings = slots.Settings(
+        settings = slots.EngineSettings(
             model, self.mesh, _EOS_IDS, room.num_slots, room.length, c.decode_chunk, room.dtype, self.split
         )
         state = slots.slots_shapes(settings)
@@ -274,7 +274,7 @@ class _Parts:
         blocks = -(-settings.length // kv_cache.read_at_once(split=settings.split))
         return self.call(
             name, "critique" if name.startswith("critic_") else "decode", slots.tick, args, own=own,
-            keywords={"settings": settings, "how": sampling}, trips=(settings.chunk, blocks),
+            keywords={"settings": settings, "sampling": sampling}, trips=(settings.chunk, blocks),
             per_iteration=per_iteration, counted={"blocks": blocks},
         )  # fmt: skip
 
@@ -282,7 +282,7 @@ class _Parts:
         """Returns the programs that an evaluation has beside those of an iteration: its own ways to sample."""
         own, args, settings = self.slots("")
         ways = zip(("eval_decode", "eval_sample_decode"), build_inference.ways_to_sample(self.config)[1:], strict=False)
-        return [self.tick(name, own, args, settings, how, 0) for name, how in ways]
+        return [self.tick(name, own, args, settings, sampling, 0) for name, sampling in ways]
 
     # --- scoring, resharding, updating ----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""From a configuration to what generates: stages and their lengths, the engine and its slots, writers and critic."""
+"""From a configuration to what generates: stages and their lengths, the engine and its slots, generators and critic."""
 
 import contextlib
 import dataclasses
@@ -15,9 +15,10 @@ from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import kv_cache, weights
-from cgrpo_jax.inference.chat_client import HttpCritic
-from cgrpo_jax.inference.engine import Engine, Sampling
-from cgrpo_jax.inference.generators import HttpWriter, Writer
+from cgrpo_jax.inference.chat_client import ChatClient
+from cgrpo_jax.inference.engine import Engine
+from cgrpo_jax.inference.generators import Generator, RemoteGenerator
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Author
@@ -150,12 +151,12 @@ def describe(config, shape: ModelConfig, stages: Sequence[tuple[str, str]], *, m
     )
 
 
-# --- writers and critic -------------------------------------------------------------------------------------------
+# --- generators and critic ------------------------------------------------------------------------------------------
 
 
-def make_writer(config, model, params, *, author: Author, weights_step: int, iteration: int) -> Writer:
+def make_generator(config, model, params, *, author: Author, weights_step: int, iteration: int) -> Generator:
     """Returns a model that writes with the run's sampling settings."""
-    return Writer(
+    return Generator(
         engine=model.engine,
         params=params,
         prompts=model.prompts,
@@ -180,7 +181,7 @@ def ways_to_sample(config) -> list[Sampling]:
     return [sampling(config), Sampling(0.0)] + ([Sampling(e.temperature, e.top_p)] if max(e.k) > 1 else [])
 
 
-def open_http_critic(config, held: contextlib.ExitStack) -> HttpCritic | None:
+def open_http_critic(config, held: contextlib.ExitStack) -> ChatClient | None:
     """Returns the endpoint that writes critiques, on process 0 alone, if the configuration names one.
 
     Args:
@@ -195,7 +196,7 @@ def open_http_critic(config, held: contextlib.ExitStack) -> HttpCritic | None:
         if not (h.url and processes.is_first()):
             return None
         return held.enter_context(
-            HttpCritic(
+            ChatClient(
                 h.url,
                 model=h.model,
                 key_variable=h.key_variable,
@@ -222,7 +223,7 @@ def open_grader(config, held: contextlib.ExitStack, *, num_workers: int = 0) -> 
     j, judge = config.judge, None
     with processes.agree("opening the grader"):
         if j.url and processes.is_first():
-            endpoint = HttpCritic(
+            endpoint = ChatClient(
                 j.url,
                 model=j.model,
                 key_variable=j.key_variable,
@@ -244,17 +245,17 @@ def open_grader(config, held: contextlib.ExitStack, *, num_workers: int = 0) -> 
         )
 
 
-def make_http_writer(config, model, critic: HttpCritic | None, *, iteration: int) -> HttpWriter:
+def make_remote_generator(config, model, critic: ChatClient | None, *, iteration: int) -> RemoteGenerator:
     """Returns who asks the endpoint for critiques."""
-    return HttpWriter(critic, model.prompts, config.seed, iteration, sampling(config))
+    return RemoteGenerator(critic, model.prompts, config.seed, iteration, sampling(config))
 
 
-def make_critic(config, writer: Writer | HttpWriter | None, *, kind: str) -> Critic:
+def make_critic(config, generator: Generator | RemoteGenerator | None, *, kind: str) -> Critic:
     """Returns how responses are critiqued.
 
     Args:
       config: the configuration.
-      writer: the model that writes `cot` critiques.
+      generator: the model that writes `cot` critiques.
       kind: of critique.
     """
     check_steps: Callable = arithmetic.check_steps
@@ -262,7 +263,7 @@ def make_critic(config, writer: Writer | HttpWriter | None, *, kind: str) -> Cri
         check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
     return Critic(
         kind=kind,
-        writer=writer,
+        generator=generator,
         see_answer=config.critic_sees_answer,
         grader=config.grader,
         check_steps=check_steps,

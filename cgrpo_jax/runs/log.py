@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import tqdm
 
 from cgrpo_jax.inference.engine import Stats
-from cgrpo_jax.inference.orchestrator import Progress
+from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Author, Problem, Rollout, Stage
 from cgrpo_jax.runs import metrics
@@ -19,7 +19,7 @@ def evaluating() -> tqdm.tqdm:
     return console.progress_bar(desc="evaluating", leave=False, bar_format="{desc} [{elapsed}{postfix}]")
 
 
-def show(bar: tqdm.tqdm, progress: Progress) -> None:
+def show(bar: tqdm.tqdm, progress: Status) -> None:
     """Shows beside a progress bar how far an iteration's texts are, as seldom as the bar itself is drawn."""
     now = time.monotonic()
     if bar.disable:  # then it does not even have an interval

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.datasets.problems import choose, load_problems
-from cgrpo_jax.inference.chat_client import HttpCritic
+from cgrpo_jax.inference.chat_client import ChatClient
 from cgrpo_jax.models.hf import folder
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.grader import Grader
@@ -41,7 +41,7 @@ class RunParts:
     checkpoints: Checkpoints
     model: build_model.Model
     critic_model: tuple[build_model.Model, dict] | None
-    http_critic: HttpCritic | None
+    http_critic: ChatClient | None
     train_problems: Sequence[Problem]
     eval_problems: Sequence[Problem]
     mixture: Mapping[str, float]

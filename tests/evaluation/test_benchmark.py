@@ -10,7 +10,7 @@ from test_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax.evaluation import benchmark
 from cgrpo_jax.inference.engine import Sampled
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.inference.sampling import index_array, row_keys
 from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.rewards import grader
@@ -42,8 +42,8 @@ def evaluate(ks=(1, 2, 4), **keywords):
     engine = scripted()
     model = types.SimpleNamespace(engine=engine, prompts=make(TOKENIZER, **CHAINS))
     settings = dict(num_samples=4, temperature=0.6, top_p=0.95, max_length=20, pass_threshold=1.0, seed=7) | keywords
-    pipeline = Pipeline(grader.Grader("trace"))
-    result, groups = benchmark.evaluate(model, "weights", PROBLEMS, pipeline=pipeline, ks=ks, **settings)
+    orchestrator = Orchestrator(grader.Grader("trace"))
+    result, groups = benchmark.evaluate(model, "weights", PROBLEMS, orchestrator=orchestrator, ks=ks, **settings)
     assert not engine.at_work
     return result, groups, engine.runs
 

@@ -11,7 +11,7 @@ from test_prompts import CHAINS, arithmetic_tokenizer, make
 from cgrpo_jax.evaluation import benchmark, summary
 from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.inference.engine import Sampled
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Problem, Stage, problem_id
 from cgrpo_jax.rewards import grader as grader_lib
 
@@ -83,7 +83,7 @@ def answer(folder, problems=PROBLEMS, *, on_tick=None, about=None, grading=None,
     with results.open(about or {"started": "2026-01-01", "config": {}}):
         benchmark.answer_on_disk(
             model, "weights", problems, results=results, protocol=how, on_tick=on_tick,
-            pipeline=Pipeline(grading or grader_lib.Grader("trace")),
+            orchestrator=Orchestrator(grading or grader_lib.Grader("trace")),
         )  # fmt: skip
         numbers = summary.summarize(results.lines("samples"), ks=how.ks, pass_threshold=1.0, seed=how.seed)
     assert not engine.at_work
@@ -306,7 +306,7 @@ def votes(extracted, kind, answer="1/2", rewards_=None):
     ]
     with grader_lib.Grader("math", num_workers=1) as grader:
         asked = benchmark.votes(rows, Problem(0, "?", answer), kind, 1.0)
-        (voted,) = Pipeline(grader).run([asked])
+        (voted,) = Orchestrator(grader).run([asked])
     return voted
 
 

@@ -127,7 +127,7 @@ def template():
 
 @dataclasses.dataclass
 class Seen:
-    """What passed through a run: every rollout sampled, its writer, and the rows of every update.
+    """What passed through a run: every rollout sampled, its generator, and the rows of every update.
 
     Rollouts are in the order of their iterations, stages, attempts and indices, not in that of their making.
     """
@@ -140,13 +140,15 @@ class Seen:
         return [row for row, _ in sorted(self.written, key=_place)]
 
     @property
-    def writers(self):
-        return [writer for _, writer in sorted(self.written, key=_place)]
+    def generators(self):
+        return [generator for _, generator in sorted(self.written, key=_place)]
 
     @property
     def prompts(self):
         """The rollouts' prompts as text."""
-        return [writer.prompts.tokenizer.decode(row.prompt_ids) for row, writer in sorted(self.written, key=_place)]
+        return [
+            generator.prompts.tokenizer.decode(row.prompt_ids) for row, generator in sorted(self.written, key=_place)
+        ]
 
     def of(self, stage):
         return [row for row in self.rollouts if row.stage == stage]
@@ -156,15 +158,15 @@ class Seen:
 
 
 def _place(written):
-    row, writer = written
-    return writer.iteration, row.stage, row.index.attempt, *dataclasses.astuple(row.index)
+    row, generator = written
+    return generator.iteration, row.stage, row.index.attempt, *dataclasses.astuple(row.index)
 
 
 def watch(monkeypatch) -> Seen:
     """Returns what will pass through the runs of a test, evaluations aside."""
     start()  # whose warm start is none of these
     seen = Seen([], [])
-    write, apply = generators.Writer.write, train_step.update
+    write, apply = generators.Generator.write, train_step.update
 
     async def watch_write(self, *args, **kw):
         rows = await write(self, *args, **kw)
@@ -176,6 +178,6 @@ def watch(monkeypatch) -> Seen:
         seen.updates.append(list(rows))
         return apply(state, rows, **kw)
 
-    monkeypatch.setattr(generators.Writer, "write", watch_write)
+    monkeypatch.setattr(generators.Generator, "write", watch_write)
     monkeypatch.setattr(train_step, "update", watch_update)
     return seen

@@ -30,8 +30,8 @@ from tiny import EVERYTHING, FAMILIES, plain_logprobs, random_params
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache, slots
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Request
-from cgrpo_jax.inference.slots import Sampling
 from cgrpo_jax.records import RowIndex
 
 # For what depends on lengths alone: compiled in no time.
@@ -221,7 +221,7 @@ def test_int8_caches_give_nearly_the_same_log_probabilities():
 
 def cache_bytes(**changes):
     config = dataclasses.replace(EVERYTHING, head_dim=64)
-    settings = slots.Settings(config, sharding.one_device(), EOS, 8, 40, 4, "float32", True)
+    settings = slots.EngineSettings(config, sharding.one_device(), EOS, 8, 40, 4, "float32", True)
     shapes = slots.slots_shapes(dataclasses.replace(settings, **changes)).cache
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 

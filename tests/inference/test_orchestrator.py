@@ -7,7 +7,7 @@ import pytest
 from fake_engine import FakeEngine, key_of, token
 
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.orchestrator import Pipeline, together
+from cgrpo_jax.inference.orchestrator import Orchestrator, gather
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex, Stage
 
@@ -24,7 +24,7 @@ async def texts(awaitable):
 
 
 def run(*coroutines, grader=None, **options):
-    return Pipeline(grader).run(coroutines, **options)
+    return Orchestrator(grader).run(coroutines, **options)
 
 
 # --- results ------------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ async def value(number):
 @pytest.mark.parametrize("number", [0, 1, 5])
 def test_together(number):
     async def all_of():
-        return await together([value(i) for i in range(number)])
+        return await gather([value(i) for i in range(number)])
 
     assert run(all_of(), all_of()) == [list(range(number))] * 2
 
@@ -60,10 +60,10 @@ def test_together_within_together():
 
     async def inner(q, c):
         first = await texts(ask(engine, q, critique=c))
-        return first, await together([]), await together([texts(ask(engine, q, critique=c, number=2)), value(c)])
+        return first, await gather([]), await gather([texts(ask(engine, q, critique=c, number=2)), value(c)])
 
     async def outer(q):
-        return await together([inner(q, c) for c in range(3)])
+        return await gather([inner(q, c) for c in range(3)])
 
     expected = [[([n], [], [[n, n + 1], c]) for c in range(3) for n in [100 * q + 10 * c]] for q in range(2)]
     assert run(*[outer(q) for q in range(2)], engines=[engine]) == expected
@@ -85,7 +85,7 @@ def test_what_is_asked_for_together_goes_on_together():
 
 
 async def three(engine):
-    await together([texts(ask(engine, q)) for q in range(3)])
+    await gather([texts(ask(engine, q)) for q in range(3)])
 
 
 # --- no barrier between the stages --------------------------------------------------------------------------------
@@ -179,16 +179,16 @@ def test_an_exception_ends_the_run_and_leaves_nothing_behind(nested):
 
     async def begins_others(q):
         await ask(engine, q)
-        return await together([waits(5), broken(engine, 0), waits(6)])
+        return await gather([waits(5), broken(engine, 0), waits(6)])
 
     # Question 2's children are made in the very pass in which question 1 fails.
     async def late():
         await ask(engine, 0)
         await ask(engine, 0)
-        return await together([waits(7), waits(8)])
+        return await gather([waits(7), waits(8)])
 
     fails = begins_others(0) if nested else broken(engine, 1)
-    shared = Pipeline()
+    shared = Orchestrator()
     engine.begin("weights")
     with pytest.raises(Broken):
         shared.run([fails, waits(3), late(), waits(9)], engines=[engine])
@@ -205,7 +205,7 @@ def test_children_that_have_not_begun_are_closed():
         raise Broken
 
     async def parent():
-        await together([fails(), value(1), three(FakeEngine())])
+        await gather([fails(), value(1), three(FakeEngine())])
 
     with pytest.raises(Broken):
         run(parent(), value(2))
@@ -252,7 +252,7 @@ async def elsewhere():
 @pytest.mark.parametrize("coroutine", [foreign, elsewhere])
 def test_waiting_for_something_foreign_raises(coroutine):
     engine = FakeEngine()
-    with pytest.raises(RuntimeError, match="is none of the pipeline's"):
+    with pytest.raises(RuntimeError, match="is none of the orchestrator's"):
         run(coroutine(), solve(engine, 1), engines=[engine])
     gc.collect()
 

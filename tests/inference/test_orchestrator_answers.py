@@ -12,7 +12,7 @@ from test_orchestrator import ask, run, solve, texts
 
 from cgrpo_jax.errors import GradingError
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.rewards import mathematics
@@ -121,7 +121,7 @@ def test_a_grade_that_hangs_is_a_zero_that_is_counted(monkeypatch):
 
     engine = FakeEngine(steps=lambda i: 3)
     with grader_lib.Grader("math", num_workers=2, timeout=1.0) as grader:
-        shared = Pipeline(grader)
+        shared = Orchestrator(grader)
         (first, second, _) = shared.run(
             [graded("1", "hang", "1"), graded("1"), texts(ask(engine, 0))], engines=[engine]
         )
@@ -146,7 +146,7 @@ def test_answers_from_afar_are_handed_out_when_they_come_while_engines_go_on(mon
     engine, pending, seen = FakeEngine(steps=lambda i: 8), futures.Future(), []
 
     async def caller():
-        reply = await orchestrator.call(lambda: pending)
+        reply = await orchestrator.await_future(lambda: pending)
         seen.append(engine.events.count(("step",)))
         return reply
 
@@ -163,7 +163,7 @@ def test_answers_from_afar_come_in_any_order_and_wake_who_waits():
     order = iter([2, 0, 1])
 
     async def caller(number):
-        return (await orchestrator.call(lambda: pending[number]))["text"]
+        return (await orchestrator.await_future(lambda: pending[number]))["text"]
 
     def answer():
         for number in order:
@@ -185,7 +185,7 @@ def test_who_waits_for_an_answer_can_be_stopped(monkeypatch):
     ticks = []
 
     async def caller():
-        await orchestrator.call(futures.Future)
+        await orchestrator.await_future(futures.Future)
 
     def tick(progress):
         ticks.append(progress)
@@ -203,7 +203,7 @@ def test_other_processes_do_not_ask(monkeypatch):
     monkeypatch.setattr(orchestrator.processes_lib, "share", lambda value: [next(shared), value])
 
     async def caller():
-        return await orchestrator.call(lambda: pytest.fail("only process 0 asks"))
+        return await orchestrator.await_future(lambda: pytest.fail("only process 0 asks"))
 
     assert run(caller()) == [{"text": "from process 0"}]
 
@@ -222,7 +222,7 @@ def test_processes_divide_the_grading(monkeypatch):
     monkeypatch.setattr(orchestrator.processes_lib, "share", share)
     monkeypatch.setattr(orchestrator.processes_lib, "_failed_processes", failed.append)
     grader = Graded()
-    shared = Pipeline(grader)
+    shared = Orchestrator(grader)
 
     async def graded():
         return await orchestrator.grade(["a", "right", "c"], problem())
@@ -335,7 +335,7 @@ async def grades_of(question, *responses, **fields):
 
 
 def test_failures_are_counted_and_said_once(caplog):
-    shared = Pipeline(Failing("exact"))
+    shared = Orchestrator(Failing("exact"))
     for _ in range(2):
         shared.run([grades_of(q, "right", "fail", "fail") for q in range(8)])
         assert (shared.failures, shared.timeouts) == (16, 0)
@@ -349,15 +349,15 @@ def test_a_grader_that_fails_on_all_responses_ends_the_run():
     """Empty responses say nothing of it."""
     said = r"grader 'exact' gave no verdict on any of 8 responses \(the sandbox broke\); see that it works"
     with pytest.raises(GradingError, match=said):
-        Pipeline(Failing("exact")).run([grades_of(q, "fail", "", "<think>hm", "fail") for q in range(6)])
+        Orchestrator(Failing("exact")).run([grades_of(q, "fail", "", "<think>hm", "fail") for q in range(6)])
 
 
 def test_few_failures_or_those_of_few_questions_end_no_run():
     """A question may be at fault, whose responses would be asked for again by a run that goes on."""
-    shared = Pipeline(Failing("exact"))
+    shared = Orchestrator(Failing("exact"))
     shared.run([grades_of(q, *["fail"] * 20) for q in range(3)])
     assert shared.failures == 60
-    shared = Pipeline(Failing("exact"))
+    shared = Orchestrator(Failing("exact"))
     shared.run([grades_of(q, "fail") for q in range(7)])
     with pytest.raises(GradingError):  # a run of few questions ends at its next iteration
         shared.run([grades_of(q, "fail") for q in range(7)])
@@ -367,4 +367,4 @@ def test_each_kind_must_work_by_itself():
     rows = [grades_of(q, "right", "fail", "fail") for q in range(6)]
     rows += [grades_of(q, "fail", "fail", grader="trace") for q in range(6)]
     with pytest.raises(GradingError, match="grader 'trace' gave no verdict"):
-        Pipeline(Failing("exact")).run(rows)
+        Orchestrator(Failing("exact")).run(rows)

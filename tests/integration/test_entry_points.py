@@ -14,7 +14,7 @@ import tiny_run
 
 from cgrpo_jax import convert, diagnose, evaluate, sample
 from cgrpo_jax.inference.engine import Engine
-from cgrpo_jax.inference.generators import Writer
+from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.runs import cli, log
 from cgrpo_jax.training.checkpoint import restore_params
@@ -187,7 +187,7 @@ def test_test_time_refinement_with_a_frozen_critic(tmp_path, monkeypatch):
     folder = tiny_run.run(tmp_path / "run", {"data.num_eval": 0}, learning_rate=1e-2, num_iterations=1)
     convert.export_hf(pathlib.Path(tiny_run.start()), tmp_path / "critic")
     asked, written = [], []
-    write, write_critique = Writer.write, Writer.write_critique
+    write, write_critique = Generator.write, Generator.write_critique
 
     async def watch(self, prompt_ids, indices, **kw):
         written.extend((index.stage, self) for index in indices)
@@ -197,8 +197,8 @@ def test_test_time_refinement_with_a_frozen_critic(tmp_path, monkeypatch):
         asked.append((problem, row, kw["see_answer"]))
         return await write_critique(self, problem, row, index, **kw)
 
-    monkeypatch.setattr(Writer, "write", watch)
-    monkeypatch.setattr(Writer, "write_critique", watch_critique)
+    monkeypatch.setattr(Generator, "write", watch)
+    monkeypatch.setattr(Generator, "write_critique", watch_critique)
     run_evaluate(folder, {"critique": "cot", "critic_folder": str(tmp_path / "critic")}, "--refine")
 
     assert len(asked) == 8
@@ -216,11 +216,11 @@ def test_test_time_refinement_with_a_frozen_critic(tmp_path, monkeypatch):
     wrong = sum(row["verdict"] is False for row in rows)
     stages = collections.Counter(stage for stage, _ in written)
     assert stages == {Stage.RESPONSE: 8 * (1 + 8), Stage.CRITIQUE: 8, Stage.REFINEMENT: wrong} and wrong
-    for stage, writer in written:
+    for stage, generator in written:
         criticises = stage == Stage.CRITIQUE
-        assert writer.author == (Author.CRITIC if criticises else Author.POLICY)
-        np.testing.assert_array_equal(writer.params["embed"], (start if criticises else trained)["embed"])
-        assert stage == Stage.RESPONSE or writer.sampling.temperature == 0
+        assert generator.author == (Author.CRITIC if criticises else Author.POLICY)
+        np.testing.assert_array_equal(generator.params["embed"], (start if criticises else trained)["embed"])
+        assert stage == Stage.RESPONSE or generator.sampling.temperature == 0
     for row in rows:
         assert isinstance(row["critique"], str) and ("refinement" in row) == (row["verdict"] is False)
     summary = evaluated(folder / "evaluation")[1]["mean"]

@@ -13,8 +13,8 @@ from tiny import EVERYTHING, plain_logprobs, random_params
 from cgrpo_jax import objective, rollout
 from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.inference.engine import Engine
-from cgrpo_jax.inference.generators import Writer, at_work
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.generators import Generator, running_engines
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, LossKind, RowIndex, Stage
 from cgrpo_jax.rollout import critique, refine, select, train_rows
 from cgrpo_jax.training.train_step import PackShape, score_rows
@@ -191,7 +191,7 @@ def iteration():
     # Many ends of turn, so that some rows end by themselves.
     engine = Engine(CONFIG, eos_ids=[END, *range(150, 165)], num_slots=6, prompt_bucket=64)
     # Some of what seed 4 draws is not how the tokenizer would cut it.
-    policy = Writer(engine, params(), PROMPTS, Author.POLICY, weights_step=5, seed=4, iteration=2)
+    policy = Generator(engine, params(), PROMPTS, Author.POLICY, weights_step=5, seed=4, iteration=2)
     critic = rollout.Critic(kind="execution", check_steps=arithmetic.check_steps)
 
     async def solve(q, problem):
@@ -202,8 +202,8 @@ def iteration():
         sampled, _ = await refine(policy, critiqued, problem, max_length=8)
         return responses, await rollout.score(sampled, problem, grade_traces)
 
-    with at_work(policy) as engines:
-        solved = Pipeline().run([solve(q, problem) for q, problem in enumerate(PROBLEMS)], engines=engines)
+    with running_engines(policy) as engines:
+        solved = Orchestrator().run([solve(q, problem) for q, problem in enumerate(PROBLEMS)], engines=engines)
     responses = [group for group, _ in solved]
     kept = select([row for _, rows in solved for row in rows], num_kept=2, seed=1, iteration=2)
     return responses, kept, train_rows(responses, kept, scale_by_std=False, num_kept=2)

@@ -10,8 +10,8 @@ from test_rollout import INDICATIVE, PROBLEMS, PROMPTS, RIGHT, TOKENIZER, WRONG,
 
 from cgrpo_jax import train
 from cgrpo_jax.inference.engine import Sampled
-from cgrpo_jax.inference.generators import Writer, at_work
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.generators import Generator, running_engines
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.rollout import Critic
@@ -26,13 +26,13 @@ def solve(say, steps=lambda index: 1, *, questions=2, num_slots=100, grader="tra
 
     config = tiny_run.config(dict(critique="cot", num_responses=2, max_retries=0) | changes)
     engine = FakeEngine(sampled, steps=steps, num_slots=num_slots)
-    policy = Writer(engine, {}, PROMPTS, Author.POLICY, weights_step=0, seed=0, iteration=0)
-    critic = Critic(kind=config.critique, writer=policy, max_retries=config.max_retries)
+    policy = Generator(engine, {}, PROMPTS, Author.POLICY, weights_step=0, seed=0, iteration=0)
+    critic = Critic(kind=config.critique, generator=policy, max_retries=config.max_retries)
     loop = types.SimpleNamespace(config=config, model=types.SimpleNamespace(tokenizer=TOKENIZER))
     problems = [PROBLEMS[q % 2] for q in range(questions)]
-    with at_work(policy) as engines:
+    with running_engines(policy) as engines:
         coroutines = [train.Loop._solve_one(loop, policy, critic, q, problem) for q, problem in enumerate(problems)]
-        return Pipeline(grader_lib.Grader(grader) if grader else None).run(coroutines, engines=engines), engine
+        return Orchestrator(grader_lib.Grader(grader) if grader else None).run(coroutines, engines=engines), engine
 
 
 def fails(index):

@@ -16,7 +16,7 @@ from tiny_run import metrics, repeatable, run, samples
 
 from cgrpo_jax import train
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference.orchestrator import Progress
+from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.records import Stage
 from cgrpo_jax.rewards import grader, mathematics
 from cgrpo_jax.runs import build_model, cli, log
@@ -120,7 +120,7 @@ CRITIQUED = {"critique": "cot", "num_critiques": 2, "critique_when": "all", "max
 
 
 def test_progress_is_shown_seldom_and_by_process_0_alone(monkeypatch, capsys):
-    ticks = [Progress(1, 4, 3, 8, {0: 5, 2: 1}, 10 * i, 2.0) for i in range(1, 4)]
+    ticks = [Status(1, 4, 3, 8, {0: 5, 2: 1}, 10 * i, 2.0) for i in range(1, 4)]
     with console.progress_bar(total=2) as bar:
         for one in ticks:
             log.show(bar, one)

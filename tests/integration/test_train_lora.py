@@ -198,15 +198,15 @@ def test_the_trainers_log_probabilities_can_be_taken_instead(tmp_path, monkeypat
 def test_each_iteration_samples_from_the_newest_adapters(tmp_path, monkeypatch):
     seen = tiny_run.watch(monkeypatch)
     folder = run(tmp_path, LORA, refine="none", num_iterations=LENGTH, checkpoints_to_keep=9)
-    writers = list({id(writer): writer for writer in seen.writers}.values())
-    assert [writer.weights_step for writer in writers] == [0, 1, 2]
+    generators = list({id(generator): generator for generator in seen.generators}.values())
+    assert [generator.weights_step for generator in generators] == [0, 1, 2]
     base = restore_params(tiny_run.start(), tiny_run.template())
-    layers = [stacked(writer.params) for writer in writers]
-    for step, writer in enumerate(writers):
+    layers = [stacked(generator.params) for generator in generators]
+    for step, generator in enumerate(generators):
         only = tmp_path / f"only-{step}"
         shutil.copytree(folder / "checkpoints" / str(step), only / str(step))
         merged, _ = merged_by_hand(base, only)
-        assert_same_weights(writer.params | {"layers": layers[step]}, merged, rtol=1e-5, atol=1e-6)
+        assert_same_weights(generator.params | {"layers": layers[step]}, merged, rtol=1e-5, atol=1e-6)
     assert not np.allclose(layers[1]["q"], layers[2]["q"], atol=1e-4)
 
 
@@ -229,7 +229,7 @@ def test_evaluate_and_sample_use_the_merged_weights(tmp_path, request, kept, cap
     base = base_of(folder) if kept else restore_params(tiny_run.start(), tiny_run.template())
     merged, _ = merged_by_hand(base, folder)
     assert not np.allclose(merged["layers"]["q"], base["layers"]["q"], atol=1e-3)
-    for params in (used[0], seen.writers[0].params):
+    for params in (used[0], seen.generators[0].params):
         assert_same_weights(params | {"layers": stacked(params)}, merged, rtol=1e-5, atol=1e-6)
 
 

@@ -44,7 +44,7 @@ def arrays(tree):
 def statics(keywords):
     """What a program is compiled for, but the optimiser's object and the tokens that end a row."""
     kept = {name: value for name, value in keywords.items() if name != "optimizer"}
-    if isinstance(kept.get("settings"), slots.Settings):
+    if isinstance(kept.get("settings"), slots.EngineSettings):
         kept["settings"] = dataclasses.replace(kept["settings"], eos_ids=())
     return kept
 
@@ -128,7 +128,7 @@ def test_an_evaluation_is_planned_and_no_part_of_an_iteration(model):
     usually = next(call for call in found.calls if call.name == "decode")
     for call in calls.values():
         assert arrays(call.args) == arrays(usually.args) and call.keywords["settings"] == usually.keywords["settings"]
-    ways = [call.keywords["how"] for call in (usually, *calls.values())]
+    ways = [call.keywords["sampling"] for call in (usually, *calls.values())]
     assert len(set(ways)) == 3 and ways[1].temperature == 0
     assert {call.phase for call in calls.values()} == {"decode"}
     assert not any(call.per_iteration for call in calls.values())
