@@ -1,17 +1,21 @@
 """Imports point one way only, and the package never needs TensorFlow or torch."""
 
 import ast
+import contextlib
 import graphlib
 import os
 import pathlib
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
 import cgrpo_jax
 
 PACKAGE = pathlib.Path(cgrpo_jax.__file__).parent
+TESTS_FOLDER = pathlib.Path(__file__).parent
+TESTS = sorted(TESTS_FOLDER.rglob("*.py"))
 # Rooms, low to high: a module imports from its own room and from those before it.
 ROOMS = (
     ("records", "errors", "sharding", "objective"),
@@ -113,6 +117,29 @@ def test_only_the_main_block_may_import_upwards():
 def test_no_module_names_tensorflow_or_torch(name):
     roots = {dotted.split(".")[0] for dotted in imported(ast.parse(MODULES[name].read_text()))}
     assert not roots & {"tensorflow", "torch"}
+
+
+def test_no_test_file_imports_another():
+    """What tests share is in tests/helpers; strings count, too, which are the programs of other processes."""
+    for path in TESTS:
+        names = {name for text in programs(path.read_text()) for name in imported(ast.parse(text))}
+        others = {name for name in names if name.startswith(("test_", "tests."))}
+        assert not others, f"{path.relative_to(TESTS_FOLDER)} imports {', '.join(sorted(others))}"
+
+
+def programs(text):
+    """Yields a module and the strings in it that are programs with imports."""
+    yield text
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "import " in node.value:
+            with contextlib.suppress(SyntaxError):
+                ast.parse(program := textwrap.dedent(node.value))
+                yield program
+
+
+def test_the_check_of_test_files_sees_programs_in_strings():
+    text = 'PROGRAM = """\n    import sys\n    import test_engine\n"""\nprose = "files import test_engine"'
+    assert [name for program in programs(text) for name in imported(ast.parse(program))] == ["sys", "test_engine"]
 
 
 def run_python(code, *path):

@@ -9,24 +9,33 @@ import types
 
 import numpy as np
 import pytest
-from test_prompts import CHAINS, arithmetic_tokenizer, make
+from chain_prompts import CHAINS, make
+from scripted_rollouts import (
+    END,
+    INDICATIVE,
+    PROBLEMS,
+    PROMPTS,
+    RIGHT,
+    TOKENIZER,
+    UNREADABLE,
+    WRONG,
+    WRONG_TEXTS,
+    at_once,
+    by_rule,
+    critiqued_by,
+    grade_traces,
+    response,
+    row,
+)
 
 from cgrpo_jax import rollout
 from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import Orchestrator
-from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage
+from cgrpo_jax.records import Author, Problem, RowIndex, Stage
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.rollout import Critic, critique, refine, to_refine
-
-TOKENIZER = arithmetic_tokenizer()
-PROMPTS = make(TOKENIZER, **CHAINS)
-END = TOKENIZER.end_of_turn_id
-PROBLEMS = [Problem(i, q, arithmetic.answer(q), arithmetic.solution(q)) for i, q in enumerate(["7*8+6", "2+3*4"])]
-WRONG_TEXTS = ["7*8=54, 4+6=10. Answer: 54 10", "2+3=5, 5*4=21. Answer: 5 21"]
-RIGHT, WRONG, UNREADABLE = "ok. Conclusion: right [END]", "no. Conclusion: wrong [END]", "Conclusion: perhaps [END]"
-INDICATIVE = "The answer is wrong. Conclusion: wrong [END]"
 
 
 class ScriptedGenerator:
@@ -57,36 +66,8 @@ class ScriptedGenerator:
         return [TOKENIZER.decode(call.prompt) for calls in self.attempts for call in calls]
 
 
-def row(index, text, *, author=Author.POLICY, **fields):
-    ids = np.asarray([*TOKENIZER.encode(text), END], np.int32)
-    fields = {"prompt_ids": PROMPTS.for_question(PROBLEMS[index.question].question)} | fields
-    return Rollout(index=index, author=author, weights_step=5, token_ids=ids, logp=-np.ones(len(ids), np.float32),
-                   text=text, **fields)  # fmt: skip
-
-
-def response(question, number, reward=0.0):
-    text = PROBLEMS[question].solution if reward else WRONG_TEXTS[question]
-    return row(RowIndex(question=question, response=number), text, reward=reward)
-
-
 def key_of(index):
     return dataclasses.astuple(index)
-
-
-def grade_traces(texts, problem):
-    """Grades at once: what `orchestrator.grade` does with workers."""
-
-    async def graded():
-        return grader_lib.grade("trace", texts, [problem.answer] * len(texts))
-
-    return graded()
-
-
-def at_once(stage, rows):
-    """Runs `stage(rows, problem)` for the rows of each question; returns its rows and counts, put together."""
-    groups = [(q, list(group)) for q, group in itertools.groupby(rows, lambda row: row.index.question)]
-    done = Orchestrator().run([stage(group, PROBLEMS[q]) for q, group in groups])
-    return [one for rows, _ in done for one in rows], sum((counts for _, counts in done), collections.Counter())
 
 
 # 2. Critique by a model.
@@ -100,13 +81,6 @@ def cot(script, rows, *, num_critiques=1, **settings):
     generator = ScriptedGenerator(script)
     critic = Critic(kind="cot", generator=generator, max_length=48, **settings)
     return *critiqued_by(critic, rows, num_critiques), generator
-
-
-def critiqued_by(critic, rows, num_critiques=1):
-    return at_once(
-        lambda rows, problem: critique(critic, rows, problem, encode=TOKENIZER.encode, num_critiques=num_critiques),
-        rows,
-    )
 
 
 def refined_by(policy, critiqued, **settings):
@@ -423,11 +397,6 @@ def test_a_grade_that_has_failed_is_no_verdict():
 
     (scored,) = Orchestrator().run([rollout.score(group(0, 0.0, 0.0), PROBLEMS[0], grade)])
     assert [(one.reward, one.ungraded) for one in scored] == [(0.0, True), (0.0, False)]
-
-
-def by_rule(rows, **settings):
-    settings = dict(kind="execution", check_steps=arithmetic.check_steps) | settings
-    return critiqued_by(Critic(**settings), rows)[0]
 
 
 @pytest.mark.parametrize("show_critique", [True, False])

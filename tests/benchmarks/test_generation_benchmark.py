@@ -8,8 +8,11 @@ import sys
 import types
 
 import numpy as np
+import planned_stages
 import pytest
-from benchmarks import planned_stages, report, stages, workloads
+import report
+import stages
+import workloads
 
 BENCHMARKS = pathlib.Path(workloads.__file__).parent
 SIZES = dict(prompts=2, generations=3, prompt_len=5, new_tokens=7)

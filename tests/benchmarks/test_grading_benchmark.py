@@ -7,21 +7,13 @@ import random
 import subprocess
 import sys
 
+import grading
 import pytest
-from benchmarks import report
 
-BENCHMARK = pathlib.Path(report.__file__).parent / "grading.py"
-
-
-@pytest.fixture
-def grading(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARK.parent)
-    import grading
-
-    return grading
+BENCHMARK = pathlib.Path(grading.__file__)
 
 
-def test_responses_are_distinct_and_so_are_the_answers_where_it_is_said(grading):
+def test_responses_are_distinct_and_so_are_the_answers_where_it_is_said():
     rng = random.Random(0)
     golds = grading.gold_answers(50, rng)
     for name, answers in (("distinct", 8), ("sampled", 4)):
@@ -32,7 +24,7 @@ def test_responses_are_distinct_and_so_are_the_answers_where_it_is_said(grading)
         assert all(600 < len(text) < 1500 for text, _ in rows)
 
 
-def test_gold_answers_of_a_file(grading, tmp_path):
+def test_gold_answers_of_a_file(tmp_path):
     (tmp_path / "data.jsonl").write_text('{"answer": "7"}\n{"answer": "x^2"}\n')
     golds = grading.read_answers(tmp_path / "data.jsonl", 10, random.Random(0))
     assert sorted(gold for gold, _ in golds) == ["7", "x^2"]

@@ -7,23 +7,14 @@ import subprocess
 import sys
 
 import pytest
-from benchmarks import report, workloads
+import report
+import update
+import workloads
 
 from cgrpo_jax.training import flops
 
 BENCHMARKS = pathlib.Path(workloads.__file__).parent
 SIZES = dict(prompts=2, generations=3, prompt_len=5, new_tokens=7)
-
-
-@pytest.fixture
-def update(monkeypatch):
-    """The program as a module; as a script it finds its neighbours by their bare names."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import update
-
-    yield update
-    for name in ("update", "grpo_step", "report", "workloads"):
-        sys.modules.pop(name)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +42,7 @@ def test_a_peer_that_leaves_out_a_number_ends_the_benchmark(said):
         report.peer_step("trl", f"echo '{said}'", **SIZES)
 
 
-def test_the_rows_of_an_update_are_those_of_the_shape(update):
+def test_the_rows_of_an_update_are_those_of_the_shape():
     work = workloads.UPDATES["smollm2-135m"]
     rows = update.random_rows(work.config.vocab_size, work, groups=4)
     assert len(rows) == 16 and {len(row.context_ids) + len(row.target_ids) for row in rows} == {128}
@@ -61,7 +52,7 @@ def test_the_rows_of_an_update_are_those_of_the_shape(update):
     assert (shape.num_token_rows, shape.pack_length, shape.num_slots) == (4, 320, 16)
 
 
-def test_growth_is_that_of_one_size(update):
+def test_growth_is_that_of_one_size():
     base = workloads.UPDATES["smollm2-135m"].small
     more, groups = update.grown(base, 1, "tokens", 4)
     assert more == base and groups == 4
@@ -74,7 +65,7 @@ def test_growth_is_that_of_one_size(update):
     assert update.exponent([1, 2, 4], [5, 5, 5]) == pytest.approx(0)
 
 
-def test_the_memory_of_the_output_layer_does_not_grow_with_the_vocabulary(update):
+def test_the_memory_of_the_output_layer_does_not_grow_with_the_vocabulary():
     blockwise, whole = (
         [update.output_temporaries(loss, 256, vocab, 32) for vocab in (16384, 65536)]
         for loss in (update.blockwise_loss, update.whole_loss)

@@ -9,58 +9,23 @@ import subprocess
 import sys
 import textwrap
 
-import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import paths
 import pytest
-import safetensors.numpy
 import tiny_run
-from test_load import FAMILIES, LLAMA, random_params, stored_tensors, write_folder
+from converted import made_up_lora_run, make_folder, same_bits, weights
+from hf_folders import FAMILIES, LLAMA, stored_tensors
 
 from cgrpo_jax import convert, train
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import lora, params
 from cgrpo_jax.models.hf import config as hf_config
-from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf import model_card
-from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-from cgrpo_jax.records import TrainState
-from cgrpo_jax.runs import build_model, cli
-from cgrpo_jax.training.checkpoint import Checkpoints, restore_params
+from cgrpo_jax.runs import cli
+from cgrpo_jax.training.checkpoint import restore_params
 
 REPOSITORY = paths.ROOT
-
-
-def make_folder(path, settings, *, dtype=np.float32, shards=1):
-    """Writes a Hugging Face folder with random weights and the arithmetic tokenizer."""
-    settings = settings | {"vocab_size": 300}
-    if "text_config" in settings:
-        settings["text_config"] = settings["text_config"] | {"vocab_size": 300}
-    write_folder(path, settings, {})
-    config = hf_config.read_config(path)
-    tensors = {name: tensor.astype(dtype) for name, tensor in stored_tensors(random_params(config), config).items()}
-    (path / "model.safetensors").unlink()
-    write_folder(path, settings | {"dtype": np.dtype(dtype).name}, tensors, shards=shards)
-    for file in build_model.tokenizer_folder("arithmetic").iterdir():
-        shutil.copy(file, path)
-    (path / "generation_config.json").write_text('{"temperature": 0.7, "top_k": 20}')
-    return path
-
-
-def weights(folder):
-    tensors = {}
-    for file in sorted(pathlib.Path(folder).glob("*.safetensors")):
-        tensors |= safetensors.numpy.load_file(file)
-    return tensors
-
-
-def same_bits(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].dtype == b[name].dtype and a[name].shape == b[name].shape
-        np.testing.assert_array_equal(a[name].view(np.uint8), b[name].view(np.uint8), err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -133,26 +98,6 @@ def lora_run(folder):
     changes = LORA | {"model.folder": str(folder / "base"), "model.tokenizer": "", "warm_start.num_updates": 0}
     train.main(tiny_run.config(changes), str(folder / "run"))
     return folder / "run"
-
-
-def made_up_lora_run(folder, base):
-    """Writes what a run leaves that trained adapters of a Hugging Face folder; returns these too."""
-    config = hf_config.read_config(base)
-    settings = lora.LoraSettings(2, 4.0, ("q", "o", "down"))
-    rng = np.random.default_rng(5)
-    shapes = lora.adapter_shapes(config, settings)
-    adapters = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32), shapes)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(0, TrainState(step=jnp.int32(0), params=adapters, opt_state=None), {})
-    tokenizer = load_tokenizer(base)
-    folder_lib.write(folder / "model", config, tokenizer, source=base, tokenizer_source=base)
-    trained = {
-        "model": {"folder": str(base), "init": ""},
-        "lora": {"rank": 2, "alpha": 4.0, "targets": ["q", "o", "down"]},
-        "warm_start": {"num_updates": 0},
-    }
-    (folder / "config.json").write_text(json.dumps(trained))
-    return adapters, settings
 
 
 def test_adapters_go_out_merged_or_alone(tmp_path):

@@ -1,10 +1,10 @@
 """The three prompts: what they hold, that they end alike under every chat template, and how they are cut."""
 
-import importlib.resources
 import json
 
 import pytest
 import tokenizers
+from chain_prompts import CHAINS, arithmetic_tokenizer, make
 from tokenizers import decoders, pre_tokenizers, trainers
 
 from cgrpo_jax.critiques.prompts import Prompts
@@ -12,12 +12,6 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 
 # The quickstart's templates: every character is known to its tokenizer.
-CHAINS = dict(
-    critique="{question}\nTried: {response}\nCheck.",
-    critique_with_answer="{question}\nTried: {response}\nThe answer is {answer}.\nCheck.",
-    refine="{question}\nTried: {response}\nCritique: {critique}\nTry again.",
-    refine_without_critique="{question}\nTried: {response}\nTry again.",
-)
 CHATML = (
     ["<|im_start|>", "<|im_end|>"],
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -32,10 +26,6 @@ LLAMA3 = (
     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
 )
 QUESTION, RESPONSE, CRITIQUE = "7*8+6", "7*8=54, 4+6=10. Answer: 54 10", "Step 1 is wrong: 7*8=56, not 54."
-
-
-def arithmetic_tokenizer():
-    return load_tokenizer(importlib.resources.files("cgrpo_jax") / "assets" / "arithmetic")
 
 
 def byte_level_tokenizer(folder, special, template):
@@ -62,16 +52,6 @@ def template(request, tmp_path_factory):
         return arithmetic_tokenizer(), "<|assistant|>"
     special, source, ending = {"chatml": CHATML, "llama3": LLAMA3}[request.param]
     return byte_level_tokenizer(tmp_path_factory.mktemp(request.param), special, source), ending
-
-
-def make(tokenizer, limit=1000, **templates):
-    return Prompts(
-        tokenizer,
-        max_prompt_length=limit,
-        max_critique_prompt_length=limit,
-        max_refinement_prompt_length=limit,
-        **templates,
-    )
 
 
 def every_prompt(prompts, question=QUESTION, response=RESPONSE, critique=CRITIQUE):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-import test_bad_input
+import refusals
 import tiny_run
 
 from cgrpo_jax.datasets import filters
@@ -91,7 +91,7 @@ def run_files(tmp_path, rates):
     ids = [problem_id(Problem(0, row["question"], "", source="adds")) for row in rows]
     lines = [{"source": "adds", "id": name, "pass_rate": rate} for name, rate in zip(ids, rates, strict=False)]
     (tmp_path / "rates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return test_bad_input.jsonl(tmp_path / "adds.jsonl") | {"data.pass_rates": str(tmp_path / "rates.jsonl")}
+    return refusals.jsonl(tmp_path / "adds.jsonl") | {"data.pass_rates": str(tmp_path / "rates.jsonl")}
 
 
 @pytest.mark.slow
@@ -117,5 +117,5 @@ def test_a_run_says_what_is_left_out_and_trains_on_the_rest(tmp_path, capsys):
 )
 def test_refused(tmp_path, capsys, changes, message):
     changes = run_files(tmp_path, [0] * 6) | {"data.num_train": 0} | changes
-    assert message in test_bad_input.refused(capsys, tmp_path / "run", changes)
+    assert message in refusals.refused(capsys, tmp_path / "run", changes)
     assert not (tmp_path / "run").exists()

@@ -13,10 +13,10 @@ import subprocess
 import sys
 import textwrap
 
+import entry_points
 import pytest
-import test_entry_points
 import tiny_run
-from test_pod import Pod
+from pod import Pod
 
 from cgrpo_jax import train
 from cgrpo_jax.datasets import mixture as mixture_lib
@@ -274,19 +274,17 @@ def test_a_run_goes_on_with_a_function_that_was_mended_and_says_so(graded_by_a_f
 def test_an_evaluation_does_not_go_on_where_what_it_reads_has_changed(graded_by_a_function, tmp_path, capsys):
     run, changes, folder = graded_by_a_function
     changes = changes | {"num_iterations": 1, "eval.k": "(1,)"}
-    test_entry_points.run_evaluate(run, changes, f"--out={tmp_path}")
+    entry_points.run_evaluate(run, changes, f"--out={tmp_path}")
     for name in ("a held-out answer", "a function"):
         file, old, new, said = READ[name]
         text = (folder / file).read_text()
         (folder / file).write_text(text.replace(old, new, 1))
         try:
-            _, error = test_entry_points.refused(
-                capsys, test_entry_points.run_evaluate, run, changes, f"--out={tmp_path}"
-            )
+            _, error = entry_points.refused(capsys, entry_points.run_evaluate, run, changes, f"--out={tmp_path}")
         finally:
             (folder / file).write_text(text)
         assert re.search(rf"holds results of something else \({re.escape(said.format(folder))}: \w+ -> \w+\)", error)
-    test_entry_points.run_evaluate(run, changes, f"--out={tmp_path}")
+    entry_points.run_evaluate(run, changes, f"--out={tmp_path}")
 
 
 @pytest.mark.slow

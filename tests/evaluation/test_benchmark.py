@@ -5,8 +5,8 @@ import types
 import jax
 import numpy as np
 import pytest
+from chain_prompts import CHAINS, arithmetic_tokenizer, make
 from fake_engine import FakeEngine
-from test_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax.evaluation import benchmark
 from cgrpo_jax.inference.engine import Sampled

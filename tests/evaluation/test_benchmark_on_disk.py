@@ -5,8 +5,9 @@ import types
 
 import numpy as np
 import pytest
+from chain_prompts import CHAINS, arithmetic_tokenizer, make
+from failing_grader import Failing
 from fake_engine import FakeEngine
-from test_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax.evaluation import benchmark, summary
 from cgrpo_jax.evaluation.resumable_results import Results
@@ -59,19 +60,6 @@ def protocol(**changes):
         grader="trace", max_critique_length=30, texts_per_slot=1,
     )  # fmt: skip
     return benchmark.Protocol(**settings | changes)
-
-
-class Failing(grader_lib.Grader):
-    """Has no verdict on some texts."""
-
-    def __init__(self, *texts):
-        super().__init__("trace")
-        self.texts = texts
-
-    def submit(self, response, *arguments, **options):
-        if response in self.texts:
-            return grader_lib.Pending(lambda: grader_lib.Grade(0.0, None, "judge failed: timeout", failed=True))
-        return super().submit(response, *arguments, **options)
 
 
 def answer(folder, problems=PROBLEMS, *, on_tick=None, about=None, grading=None, **changes):

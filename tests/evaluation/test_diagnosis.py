@@ -5,9 +5,9 @@ import types
 
 import numpy as np
 import pytest
+from chain_prompts import CHAINS, arithmetic_tokenizer, make
+from failing_grader import Failing
 from fake_engine import FakeEngine
-from test_benchmark_on_disk import Failing
-from test_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax.evaluation import benchmark, diagnosis
 from cgrpo_jax.evaluation.resumable_results import Results

@@ -2,30 +2,12 @@
 
 import gc
 
-import numpy as np
 import pytest
 from fake_engine import FakeEngine, key_of, token
+from scripted_stages import ask, run, solve, texts
 
-from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.orchestrator import Orchestrator, gather
-from cgrpo_jax.inference.slot_scheduler import Request
-from cgrpo_jax.records import RowIndex, Stage
-
-PROMPT = np.array([1, 2], np.int32)
-
-
-def ask(engine, question, stage=Stage.RESPONSE, number=1, **more):
-    indices = [RowIndex(question, response=i, stage=stage, **more) for i in range(number)]
-    return orchestrator.write(engine, Request(PROMPT, indices, 8))
-
-
-async def texts(awaitable):
-    return [int(sampled.token_ids[0]) for sampled in await awaitable]
-
-
-def run(*coroutines, grader=None, **options):
-    return Orchestrator(grader).run(coroutines, **options)
-
+from cgrpo_jax.records import Stage
 
 # --- results ------------------------------------------------------------------------------------------------------
 
@@ -89,16 +71,6 @@ async def three(engine):
 
 
 # --- no barrier between the stages --------------------------------------------------------------------------------
-
-
-async def solve(engine, q, stages=tuple(Stage), number=1, between=None):
-    """A question's stages, one after the other."""
-    said = []
-    for stage in stages:
-        said += await texts(ask(engine, q, stage, number))
-        if between:
-            await between()
-    return said
 
 
 def positions(engine):
@@ -252,7 +224,7 @@ async def elsewhere():
 @pytest.mark.parametrize("coroutine", [foreign, elsewhere])
 def test_waiting_for_something_foreign_raises(coroutine):
     engine = FakeEngine()
-    with pytest.raises(RuntimeError, match="is none of the orchestrator's"):
+    with pytest.raises(RuntimeError, match="is none of the pipeline's"):
         run(coroutine(), solve(engine, 1), engines=[engine])
     gc.collect()
 

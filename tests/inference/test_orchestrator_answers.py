@@ -8,7 +8,7 @@ from concurrent import futures
 import pytest
 import slow_grading
 from fake_engine import FakeEngine, key_of
-from test_orchestrator import ask, run, solve, texts
+from scripted_stages import ask, run, solve, texts
 
 from cgrpo_jax.errors import GradingError
 from cgrpo_jax.inference import orchestrator

@@ -1,43 +1,22 @@
 """What a user can get wrong: one line that says what was given and what to do, exit status 2, nothing half-written."""
 
-import json
 import os
-import pathlib
 import shutil
 import socket
 import subprocess
 import sys
 
+import hf_folders
 import numpy as np
 import pytest
-import test_load
 import tiny_run
+from refusals import contents, corrupt, jsonl, refused, write
 from tiny_run import metrics, run
 
 from cgrpo_jax import train
 from cgrpo_jax.models.hf import config
-from cgrpo_jax.runs import build_model, cli, run_dir
+from cgrpo_jax.runs import build_model, run_dir
 from cgrpo_jax.runs import config as config_lib
-
-
-def refused(capsys, workdir, changes=None, /, **more):
-    """Returns the one line on stderr by which `train` refuses a command line."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        cli.run(train.main, require=("config", "workdir"), argv=tiny_run.arguments(workdir, changes, **more))
-    out, err = capsys.readouterr()
-    assert caught.value.code == 2
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 600
-    return err
-
-
-def write(path: pathlib.Path, *rows) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def jsonl(path: pathlib.Path, **more) -> dict:
-    return {"data.kind": "jsonl", "data.train": str(path), "step_checker": "equations", "grader": "numeric"} | more
 
 
 def endpoint(**more) -> dict:
@@ -226,13 +205,13 @@ def test_long_questions_are_left_out_counted_and_said(tmp_path, capsys):
 @pytest.fixture
 def llama(tmp_path):
     """A good model folder: its settings and tensors, for a test to spoil."""
-    settings = test_load.LLAMA | {"vocab_size": 300}
-    folder = test_load.write_folder(tmp_path / "llama", settings, {})
+    settings = hf_folders.LLAMA | {"vocab_size": 300}
+    folder = hf_folders.write_folder(tmp_path / "llama", settings, {})
     for file in build_model.tokenizer_folder("arithmetic").iterdir():
         shutil.copy(file, folder)
     shape = config.read_config(folder)
-    tensors = test_load.stored_tensors(test_load.random_params(shape), shape)
-    return test_load.write_folder(folder, settings, tensors), settings, tensors
+    tensors = hf_folders.stored_tensors(hf_folders.random_params(shape), shape)
+    return hf_folders.write_folder(folder, settings, tensors), settings, tensors
 
 
 NORM = "model.layers.1.input_layernorm.weight"
@@ -253,7 +232,7 @@ NORM = "model.layers.1.input_layernorm.weight"
 def test_model_folders(tmp_path, capsys, llama, key, settings, tensors, message):
     folder, good_settings, good = llama
     left = {name: tensor for name, tensor in (good | tensors).items() if tensor is not None}
-    test_load.write_folder(folder, good_settings | settings, left)
+    hf_folders.write_folder(folder, good_settings | settings, left)
     changes = {key: str(folder), "critique": "cot"}
     if key == "model.folder":
         changes |= {"model.tokenizer": ""}
@@ -267,18 +246,6 @@ def test_model_folders(tmp_path, capsys, llama, key, settings, tensors, message)
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return run(tmp_path_factory.mktemp("finished"), {"data.num_eval": 0}, num_iterations=2, checkpoints_to_keep=3)
-
-
-def contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def corrupt(checkpoint):
-    """Cuts every file of the weights in half, as a full disk would."""
-    files = [path for path in (checkpoint / "params").rglob("*") if path.is_file() and path.stat().st_size > 1000]
-    assert files
-    for path in files:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def options(**more):

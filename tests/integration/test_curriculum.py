@@ -1,7 +1,7 @@
 """Critiques that change their kind in the course of a run."""
 
 import pytest
-import test_bad_input
+import refusals
 import tiny_run
 
 from cgrpo_jax.critiques import schedule as schedule_lib
@@ -31,13 +31,13 @@ def test_kinds_by_iteration():
     ],
 )
 def test_bad_schedules(tmp_path, capsys, schedule, message):
-    assert message in test_bad_input.refused(capsys, tmp_path / "run", {"critique_schedule": schedule})
+    assert message in refusals.refused(capsys, tmp_path / "run", {"critique_schedule": schedule})
 
 
 def test_a_critique_to_come_is_planned_for(tmp_path, capsys):
     """Room for it is checked at the start, not in the middle of the run."""
     changes = {"critique": "indicative", "critique_schedule": "((1,'cot'),)", "max_critique_length": 20}
-    said = test_bad_input.refused(capsys, tmp_path / "run", {"pack_length": 128} | changes)
+    said = refusals.refused(capsys, tmp_path / "run", {"pack_length": 128} | changes)
     assert "max_critique_prompt_length + max_critique_length is 48 + 20" in said
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import textwrap
@@ -10,8 +9,8 @@ import textwrap
 import numpy as np
 import paths
 import pytest
-import test_engine
-from test_engine import MANY, many, reference, responses
+import small_engine
+from small_engine import MANY, many, reference, responses
 
 from cgrpo_jax.inference.engine import Sampled
 
@@ -26,28 +25,28 @@ PROCESS = """
     from cgrpo_jax.runtime import processes
     processes.start_distributed()
     import jax
-    import test_engine
+    import small_engine
     tensor, out = sys.argv[1:]
     assert jax.process_count() == 2 and len(jax.devices()) == 4
     jax.config.update("jax_disable_most_optimizations", True)
-    mesh, config = sharding.make_mesh(tensor=int(tensor)), test_engine.EVERYTHING
-    where = sharding.param_shardings(params_lib.axes_like(config, test_engine.PARAMS), test_engine.PARAMS, mesh)
+    mesh, config = sharding.make_mesh(tensor=int(tensor)), small_engine.EVERYTHING
+    where = sharding.param_shardings(params_lib.axes_like(config, small_engine.PARAMS), small_engine.PARAMS, mesh)
     params = jax.tree.map(
         lambda x, where: jax.make_array_from_callback(x.shape, where, lambda at: jax.device_get(x)[at]),
-        test_engine.PARAMS, where,
+        small_engine.PARAMS, where,
     )
     params = weights.to_generation(params, config=config, mesh=mesh, dtype="float32", split=True)
-    made = test_engine.engine(num_slots=3, mesh=mesh)
-    groups = test_engine.sample(test_engine.MANY, make=made, params=params)
+    made = small_engine.engine(num_slots=3, mesh=mesh)
+    groups = small_engine.sample(small_engine.MANY, make=made, params=params)
     rows = [[(row.token_ids.tolist(), row.logp.tolist(), row.truncated) for row in group] for group in groups]
     pathlib.Path(out, f"{jax.process_index()}.json").write_text(json.dumps(rows))
 """
-compiled_fast = test_engine.compiled_fast
+compiled_fast = small_engine.compiled_fast  # the fixture
 
 
 @pytest.mark.parametrize("tensor", [1, 4], ids=["four data groups", "tensor across processes"])
 def test_two_processes_sample_what_one_does(tmp_path, tensor):
-    python_path = paths.python_path(pathlib.Path(__file__).parent)
+    python_path = paths.python_path()
     environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": python_path, "XLA_FLAGS": ""}
     command = [sys.executable, "-c", textwrap.dedent(PROCESS), str(tensor), str(tmp_path)]
     ended = subprocess.run(

@@ -11,60 +11,19 @@ import signal
 import numpy as np
 import pytest
 import tiny_run
+from entry_points import ONE_PART, STAGES, evaluated, refused, run_diagnose, run_evaluate, run_sample
 
-from cgrpo_jax import convert, diagnose, evaluate, sample
+from cgrpo_jax import convert
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.records import Author, Stage
-from cgrpo_jax.runs import cli, log
+from cgrpo_jax.runs import log
 from cgrpo_jax.training.checkpoint import restore_params
-
-QUESTION = {"question": cli.Flag("the question"), "answer": cli.Flag("its gold answer")}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return tiny_run.run(tmp_path_factory.mktemp("trained"), num_iterations=1)
-
-
-def run_evaluate(workdir, changes=None, /, *flags, **more):
-    argv = [*tiny_run.arguments(workdir, changes, **more), *flags]
-    cli.run(evaluate.main, require=("config", "workdir"), flags=evaluate.FLAGS, argv=argv)
-
-
-def run_diagnose(workdir, changes=None, /, *flags, **more):
-    argv = [*tiny_run.arguments(workdir, changes, **more), *flags]
-    cli.run(diagnose.main, require=("config", "workdir"), flags=diagnose.FLAGS, argv=argv)
-
-
-# Training answers all of its held-out questions at once. In one part, an evaluation so samples every text beside the
-# same others, which makes it the same to the last bit, near ties included; and the tests' four or eight questions with
-# eight samples make every number a fraction that floats hold exactly. So training's numbers must be met exactly.
-ONE_PART = {"eval.texts_per_slot": 64}
-
-
-def evaluated(folder):
-    """Returns what an evaluation came to in the names of training's own, and the whole summary."""
-    summary = json.loads((folder / "summary.json").read_text())
-    numbers = {name: n["value"] if isinstance(n, dict) else n for name, n in summary["mean"].items()}
-    of_training = ("pass@", "mean@", "mean_length", "truncated", "ungraded")
-    return {name: value for name, value in numbers.items() if name.startswith(of_training)}, summary
-
-
-def run_sample(workdir, *flags, changes=None):
-    argv = [*tiny_run.arguments(workdir, changes), *flags]
-    cli.run(sample.main, require=("config", "workdir"), flags=QUESTION, argv=argv)
-
-
-def refused(capsys, call, *args, **kw):
-    """Returns what was printed before a mistake, and the one line that names it."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        call(*args, **kw)
-    out, err = capsys.readouterr()
-    assert caught.value.code == 2
-    assert err.startswith("error: ") and err.count("\n") == 1
-    return out, err
 
 
 # --- evaluate -----------------------------------------------------------------------------------------------------
@@ -310,13 +269,6 @@ def test_diagnose_refuses_kinds_that_are_none(trained, capsys):
 
 
 # --- sample -------------------------------------------------------------------------------------------------------
-
-STAGES = re.compile(
-    r"response \(reward ([01])\):\n(.*?)\n\n"
-    r"critique \(rule\):\n(.*?Conclusion: (?:right|wrong) \[END\])\n\n"
-    r"refinement \(reward ([01])\):\n(.*?)\n\n",
-    re.DOTALL,  # a text may go over several lines
-)
 
 
 def test_sample_shows_a_question_through_all_stages(trained, capsys):

@@ -4,11 +4,11 @@ import json
 import re
 import threading
 
+import chat_server
+import entry_points
 import pytest
-import test_chat_client
-import test_entry_points
 import tiny_run
-from test_chat_client import KEY, Server, good
+from chat_server import KEY, Server, good
 from tiny_run import metrics, run, samples
 
 from cgrpo_jax.errors import GradingError
@@ -16,7 +16,7 @@ from cgrpo_jax.records import Author, Stage
 
 pytestmark = pytest.mark.slow
 
-server = test_chat_client.server  # the fixture
+server = chat_server.server  # the fixture
 CRITIQUE = "Step 1 is wrong: not so. Conclusion: wrong [END]"
 PRAISE = "Every step holds. Conclusion: right [END]"
 INDICATIVE = "The answer is wrong. Conclusion: wrong [END]"
@@ -196,10 +196,10 @@ def test_a_budget_of_requests(tmp_path, server, seen):
 def evaluate(folder, url, /, **more):
     """Evaluates the weights that all runs start from, with refinement; returns its lines and numbers."""
     changes = options(url, **more) | {"model.init": tiny_run.start(), "data.num_eval": 8}
-    test_entry_points.run_evaluate(folder, changes, "--refine")
+    entry_points.run_evaluate(folder, changes, "--refine")
     rows = tiny_run.lines(folder / "evaluation" / "samples.jsonl")
     assert len(rows) == 8
-    return rows, test_entry_points.evaluated(folder / "evaluation")[1]["mean"]
+    return rows, entry_points.evaluated(folder / "evaluation")[1]["mean"]
 
 
 def test_evaluate_asks_the_endpoint_about_greedy_answers(tmp_path, server):
@@ -264,9 +264,9 @@ def test_sample_asks_the_endpoint(tmp_path, server, capsys):
     server.reply = judge
     changes = options(server.url) | {"model.init": tiny_run.start()}
     capsys.readouterr()
-    test_entry_points.run_sample(tmp_path / "none", "--question=7*8", changes=changes)
+    entry_points.run_sample(tmp_path / "none", "--question=7*8", changes=changes)
     out = capsys.readouterr().out
     assert re.search(rf"critique \(critic\):\n({re.escape(PRAISE)}|{re.escape(CRITIQUE)})\n", out)
     server.replies({"body": b"", "status": 503})
-    test_entry_points.run_sample(tmp_path / "none", "--question=7*8", changes=changes)
+    entry_points.run_sample(tmp_path / "none", "--question=7*8", changes=changes)
     assert re.search(r"critique \(rule\):\nThe answer is (right|wrong)\.", capsys.readouterr().out)

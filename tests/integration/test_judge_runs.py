@@ -4,18 +4,18 @@ import itertools
 import json
 import textwrap
 
+import chat_server
 import pytest
-import test_chat_client
 import tiny_run
-from test_chat_client import good
-from test_entry_points import run_evaluate, run_sample
+from chat_server import good
+from entry_points import run_evaluate, run_sample
 from tiny_run import metrics, run
 
 from cgrpo_jax.errors import GradingError
 
 pytestmark = pytest.mark.slow
 
-server = test_chat_client.server  # the fixture
+server = chat_server.server  # the fixture
 YES, NO, UNREADABLE, REFUSED = good("1: yes"), good("1: no"), good("perhaps"), ({"error": {"message": "no"}}, 401)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from meshes import ADAPTERS, MESHES, ONE, assert_close, make_mesh, place, rows
 from tiny import EVERYTHING, FAMILIES, random_params
 
 from cgrpo_jax import sharding
@@ -17,14 +18,12 @@ from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.models import lora, transformer
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.logprobs import linear_logprobs
-from cgrpo_jax.records import LossKind, RowIndex, TrainRow
+from cgrpo_jax.records import RowIndex
 from cgrpo_jax.sharding import GENERATION, TENSOR, TRAINING
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import train_step as train_step_lib
 from cgrpo_jax.training.train_step import LossSettings, PackShape
 
-ONE = "1x1x1"
-MESHES = {ONE: (1, 1, 1), "1x8x1": (1, 8, 1), "2x2x2": (2, 2, 2), "1x1x8": (1, 1, 8)}
 MODELS = {
     # Two key/value heads: cut by a tensor axis of 2, shared by the devices of one of 8.
     "divisible": dataclasses.replace(
@@ -55,7 +54,6 @@ SETTINGS = LossSettings(
     max_length=8, temperature=0.8, kl_coef=0.3, entropy_coef=0.2, num_responses=3, num_refinements=1
 )
 SHAPE = PackShape(num_token_rows=1, pack_length=24, num_slots=3)
-ADAPTERS = lora.LoraSettings(rank=2, alpha=3.0, targets=tuple(lora.TARGETS))
 cases = pytest.mark.parametrize(
     "name, mesh",
     [
@@ -71,18 +69,6 @@ cases = pytest.mark.parametrize(
 
 
 @functools.cache
-def make_mesh(name):
-    replica, fsdp, tensor = MESHES[name]
-    devices = jax.devices()[: replica * fsdp * tensor]
-    return sharding.make_mesh(replica=replica, fsdp=fsdp, tensor=tensor, devices=devices)
-
-
-def place(params, config, mesh, layout=TRAINING):
-    axes = params_lib.axes_like(config, params)
-    return jax.device_put(params, sharding.param_shardings(axes, params, mesh, layout=layout))
-
-
-@functools.cache
 def params(name):
     return random_params(MODELS[name])
 
@@ -92,18 +78,6 @@ def adapters(name):
     rng = np.random.default_rng(1)
     shapes = lora.adapter_shapes(MODELS[name], ADAPTERS)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes)
-
-
-def rows(vocab_size=61, count=13):
-    rng = np.random.default_rng(0)
-    out = []
-    for i in range(count):
-        context, target = (rng.integers(0, vocab_size, n).astype(np.int32) for n in rng.integers((1, 2), (12, 9)))
-        logp, ref = (rng.uniform(-4, -1, len(target)).astype(np.float32) for _ in range(2))
-        advantage = float(rng.choice([-0.75, 0.5]))
-        kind = LossKind.NLL if i % 5 == 4 else LossKind.POLICY
-        out.append(TrainRow(context, target, logp, advantage, refined=i % 4 == 3, loss=kind, ref_logp=ref))
-    return out
 
 
 def gradient(name, mesh, *, remat="none", adapted=False, shape=SHAPE):
@@ -123,16 +97,6 @@ def gradient(name, mesh, *, remat="none", adapted=False, shape=SHAPE):
 @functools.cache
 def gradient_of_one_device(name, adapted=False):
     return gradient(name, make_mesh(ONE), adapted=adapted)
-
-
-def assert_close(actual, expected, rtol):
-    """Every array within `rtol` of its own largest entry."""
-
-    def check(path, a, b):
-        error, size = np.abs(np.subtract(a, b)).max(), np.abs(b).max()
-        assert error <= rtol * size, (jax.tree_util.keystr(path), error, size)
-
-    jax.tree_util.tree_map_with_path(check, actual, expected)
 
 
 @cases

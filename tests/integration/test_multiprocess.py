@@ -13,10 +13,10 @@ import sys
 import textwrap
 import time
 
+import converted
 import paths
 import pytest
-import test_convert
-from test_load import LLAMA
+from hf_folders import LLAMA
 
 from cgrpo_jax import convert
 
@@ -81,7 +81,7 @@ def contents(folder):
 def place(tmp_path_factory):
     """A source, and the checkpoint that one process makes of it."""
     folder = tmp_path_factory.mktemp("place")
-    test_convert.make_folder(folder / "source", LLAMA | {"hidden_size": 16})
+    converted.make_folder(folder / "source", LLAMA | {"hidden_size": 16})
     convert.import_hf(folder / "source", folder / "alone")
     return folder
 
@@ -103,7 +103,7 @@ def test_two_convert_what_one_does(place):
 
 def test_adapters(place, tmp_path):
     run = tmp_path / "run"
-    test_convert.made_up_lora_run(run, place / "source")
+    converted.made_up_lora_run(run, place / "source")
     convert.export_peft(run, tmp_path / "alone" / "adapter")
     convert.export_hf(run, tmp_path / "alone" / "merged")
     ended = together(f"--from={run}", f"--to_peft={tmp_path / 'both' / 'adapter'}")

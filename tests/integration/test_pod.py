@@ -9,19 +9,17 @@ import functools
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 
+import chat_server
 import jax
 import numpy as np
-import paths
 import pytest
-import test_chat_client
 import tiny_run
-from test_chat_client import good
-from test_mesh import assert_close, rows
+from chat_server import good
+from meshes import assert_close, rows
+from pod import Pod, run
 
 from cgrpo_jax import sharding
 from cgrpo_jax.models import params
@@ -33,67 +31,7 @@ from cgrpo_jax.training import train_step as train_step_lib
 
 pytestmark = pytest.mark.slow
 
-LOCAL_POD = paths.LOCAL_POD
-server = test_chat_client.server  # the fixture
-CUT = {"mesh.tensor": 2, "eval.num_samples": 1, "eval.k": (1,), "num_slots": 2}
-
-
-class Pod:
-    """A run of `processes` processes of `devices` fake devices each, which begins from the miniature's weights."""
-
-    def __init__(self, workdir, processes, devices, changes=None, /, **more):
-        self.workdir = workdir
-        arguments = tiny_run.arguments(workdir, {"model.init": tiny_run.start()} | CUT | (changes or {}), **more)
-        command = [sys.executable, "-m", "cgrpo_jax.train", *arguments, "--distributed"]
-        self.pod = subprocess.Popen(
-            ["bash", str(LOCAL_POD), str(processes), f"--devices={devices}", "--", *command],
-            env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(LOCAL_POD.parent.parent), "XLA_FLAGS": ""},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.pod.terminate()
-        try:
-            self.pod.communicate(timeout=60)
-        finally:
-            self.pod.kill()
-
-    def wait(self, timeout=240) -> tuple[int, str]:
-        """Returns the exit status and all that was printed."""
-        out = self.pod.communicate(timeout=timeout)[0]
-        return self.pod.returncode, out
-
-    def at_iteration(self, count):
-        """Waits until so many iterations have been logged."""
-        metrics, deadline = pathlib.Path(self.workdir) / "metrics.jsonl", time.monotonic() + 240
-        while not metrics.exists() or metrics.read_text().count("\n") < count:
-            assert self.pod.poll() is None and time.monotonic() < deadline, self.wait(timeout=1)
-            time.sleep(0.05)
-
-    def process(self, number) -> int:
-        """Returns the pid of one of the processes."""
-        for entry in pathlib.Path("/proc").glob("[0-9]*"):
-            try:
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-                environment = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            ours = f"--workdir={self.workdir}".encode() in command and b"cgrpo_jax.train" in command
-            if ours and b"bash" not in command[0] and f"JAX_PROCESS_ID={number}".encode() in environment:
-                return int(entry.name)
-        raise AssertionError(f"no process {number}")
-
-
-def run(*args, **more):
-    with Pod(*args, **more) as pod:
-        status, out = pod.wait()
-    assert status == 0, out
-    return pod.workdir
+server = chat_server.server  # the fixture
 
 
 def arrays(workdir, mesh):

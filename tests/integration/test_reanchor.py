@@ -6,8 +6,8 @@ import functools
 
 import numpy as np
 import pytest
-from test_prompts import arithmetic_tokenizer
-from test_rollout import PROBLEMS, PROMPTS, by_rule, grade_traces, response, row
+from chain_prompts import arithmetic_tokenizer
+from scripted_rollouts import PROBLEMS, PROMPTS, by_rule, grade_traces, response, row
 from tiny import EVERYTHING, plain_logprobs, random_params
 
 from cgrpo_jax import objective, rollout

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_run
 from fake_engine import FakeEngine, key_of
-from test_rollout import INDICATIVE, PROBLEMS, PROMPTS, RIGHT, TOKENIZER, WRONG, WRONG_TEXTS
+from scripted_rollouts import INDICATIVE, PROBLEMS, PROMPTS, RIGHT, TOKENIZER, WRONG, WRONG_TEXTS
 
 from cgrpo_jax import train
 from cgrpo_jax.inference.engine import Sampled

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import slow_grading
 import tiny_run
+from interrupted_runs import KILLED, LENGTH, WARM, Crash, assert_same_run, crash, interrupt
 from tiny_run import metrics, repeatable, run, samples
 
 from cgrpo_jax import train
@@ -188,50 +189,10 @@ def test_prompts_print_the_date_of_the_runs_start(tmp_path, monkeypatch):
 
 # --- resumption ---------------------------------------------------------------------------------------------------
 
-# The reference is not the model's file but the warm start's result, so it must come back from the run's own folder.
-WARM = {"warm_start.num_updates": 2, "data.num_eval": 4, "kl_coef": 0.05, "checkpoint_every": 2}
-WARM |= {"scale_by_std": True, "aggregate": "sequence_mean"}
-LENGTH = 4
-
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     return run(tmp_path_factory.mktemp("whole"), WARM, num_iterations=LENGTH)
-
-
-def assert_same_run(folder, other, length=LENGTH, changes=WARM):
-    cfg = tiny_run.config({"model.init": tiny_run.start()} | changes)
-    (step, arrays), (other_step, other_arrays) = tiny_run.state(folder, cfg), tiny_run.state(other, cfg)
-    assert step == other_step == length
-    for ours, theirs in zip(arrays, other_arrays, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert repeatable(folder) == repeatable(other)
-    assert (folder / "samples.jsonl").read_bytes() == (other / "samples.jsonl").read_bytes()
-    ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (folder, other))
-    for clock in ("seconds", "num_compilations"):
-        ours.pop(clock), theirs.pop(clock)
-    assert ours == theirs
-
-
-class Crash(Exception):
-    pass
-
-
-def interrupt(monkeypatch, name, when, action):
-    """Calls `action` as the loop enters its method `name` for the `when`th time, or whenever that is None."""
-    method, calls = getattr(train.Loop, name), []
-
-    def interrupted(self, *args, **kw):
-        calls.append(name)
-        if when in (None, len(calls)):
-            action()
-        return method(self, *args, **kw)
-
-    monkeypatch.setattr(train.Loop, name, interrupted)
-
-
-def crash():
-    raise Crash
 
 
 def test_a_longer_second_run_goes_on_as_if_it_had_been_one(tmp_path, uninterrupted, capsys):
@@ -341,26 +302,6 @@ def test_ctrl_c_exits_130_and_the_run_resumes(times, tmp_path, uninterrupted, mo
     assert capsys.readouterr().err.endswith(said[times])
     cli.run(train.main, require=("config", "workdir"), argv=argv)
     assert_same_run(tmp_path, uninterrupted)
-
-
-KILLED = """
-import os, signal, sys
-import small_mesh
-from cgrpo_jax import train
-from cgrpo_jax.runs import cli, run_dir
-
-small_mesh.install()
-
-def killed(self, lines):
-    if lines[0]["step"] == 2:
-        with self.samples.open("a") as file:
-            file.write('{"step": 2, "resp')
-        os.kill(os.getpid(), signal.SIGKILL)
-    append(self, lines)
-
-append, run_dir.RunDir.append_samples = run_dir.RunDir.append_samples, killed
-cli.run(train.main, require=("config", "workdir"))
-"""
 
 
 def test_sigkill(tmp_path, uninterrupted):

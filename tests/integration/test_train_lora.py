@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 
+import entry_points
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import test_entry_points
 import tiny_run
-from test_bad_input import contents, corrupt, refused
-from test_train import KILLED, Crash, assert_same_run, crash, interrupt
+from interrupted_runs import KILLED, Crash, assert_same_run, crash, interrupt
+from refusals import contents, corrupt, refused
 from tiny_run import metrics, run
 
 from cgrpo_jax import train
@@ -100,9 +100,9 @@ def assert_same_weights(actual, expected, **tolerance):
 
 
 def assert_evaluates_as_it_ended(folder, flags):
-    """In one part, so that texts, and with them all numbers, are training's own (test_entry_points.ONE_PART)."""
-    test_entry_points.run_evaluate(folder, flags | test_entry_points.ONE_PART)
-    numbers, summary = test_entry_points.evaluated(folder / "evaluation")
+    """In one part, so that texts, and with them all numbers, are training's own (entry_points.ONE_PART)."""
+    entry_points.run_evaluate(folder, flags | entry_points.ONE_PART)
+    numbers, summary = entry_points.evaluated(folder / "evaluation")
     assert numbers == json.loads((folder / "summary.json").read_text())["eval_after"]
     assert summary["mean"]["questions"] == flags["data.num_eval"] == 4
 
@@ -224,8 +224,8 @@ def test_evaluate_and_sample_use_the_merged_weights(tmp_path, request, kept, cap
     assert_evaluates_as_it_ended(folder, flags)
     seen = tiny_run.watch(monkeypatch)
     capsys.readouterr()
-    test_entry_points.run_sample(folder, "--question=7*8", changes=flags)
-    assert test_entry_points.STAGES.fullmatch(capsys.readouterr().out)
+    entry_points.run_sample(folder, "--question=7*8", changes=flags)
+    assert entry_points.STAGES.fullmatch(capsys.readouterr().out)
     base = base_of(folder) if kept else restore_params(tiny_run.start(), tiny_run.template())
     merged, _ = merged_by_hand(base, folder)
     assert not np.allclose(merged["layers"]["q"], base["layers"]["q"], atol=1e-3)
@@ -291,7 +291,7 @@ def test_the_run_that_has_the_base_may_go_on(tmp_path, capsys):
     run(owner, keep, num_iterations=3)
     before = contents(folder)
     assert "owner has no checkpoint of step 1; it has 2, 3" in refused(capsys, folder, options(changes))
-    _, error = test_entry_points.refused(capsys, test_entry_points.run_evaluate, folder, options(changes))
+    _, error = entry_points.refused(capsys, entry_points.run_evaluate, folder, options(changes))
     assert "owner has no checkpoint of step 1; it has 2, 3" in error
     assert contents(folder) == before
 
@@ -313,7 +313,7 @@ def spoil_damaged(base):
 
 
 def ask(folder, changes):
-    test_entry_points.run_sample(folder, "--question=2+2", changes=changes)
+    entry_points.run_sample(folder, "--question=2+2", changes=changes)
 
 
 @pytest.mark.parametrize("spoil", [spoil_missing, spoil_empty, spoil_damaged])
@@ -322,8 +322,8 @@ def test_a_base_that_is_not_there_is_never_made_up(tmp_path, warmed, spoil, caps
     message = spoil(folder / "base")
     before = contents(folder)
     assert re.search(message, refused(capsys, folder, options(WARM)))
-    for call in (test_entry_points.run_evaluate, ask):
-        out, error = test_entry_points.refused(capsys, call, folder, options(WARM))
+    for call in (entry_points.run_evaluate, ask):
+        out, error = entry_points.refused(capsys, call, folder, options(WARM))
         assert out == "" and re.search(message, error)
     assert contents(folder) == before
 
@@ -382,8 +382,8 @@ def test_adapters_alone_are_no_start(tmp_path, warmed, capsys):
 
 def test_adapters_are_not_evaluated_as_whole_weights(warmed, started, tmp_path, capsys):
     whole = {key: value for key, value in WARM.items() if not key.startswith("lora.")}
-    _, error = test_entry_points.refused(capsys, test_entry_points.run_evaluate, warmed, options(whole))
+    _, error = entry_points.refused(capsys, entry_points.run_evaluate, warmed, options(whole))
     assert "is in the config's model but not in checkpoint" in error
     other = LORA | {"lora.rank": 8}
-    _, error = test_entry_points.refused(capsys, test_entry_points.run_evaluate, started, options(other))
+    _, error = entry_points.refused(capsys, entry_points.run_evaluate, started, options(other))
     assert "down_lora_a is float32[1, 128, 4] in checkpoint" in error

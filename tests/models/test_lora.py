@@ -10,11 +10,12 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
-from tiny import EVERYTHING, FAMILIES, plain_logits, random_params
+from adapters import ALL, CONFIG, SETTINGS, logits, random_adapters, tokens
+from tiny import FAMILIES, plain_logits, random_params
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.models import lora, transformer
+from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.hf import load
 from cgrpo_jax.models.lora import Base, LoraSettings, init_adapters
@@ -22,23 +23,10 @@ from cgrpo_jax.records import LossKind, TrainRow
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import train_step as train_step_lib
 
-CONFIG = dataclasses.replace(EVERYTHING, vocab_size=41, embed_dim=16, mlp_dim=24)
-ALL = tuple(lora.TARGETS)
-SETTINGS = LoraSettings(rank=3, alpha=6.0, targets=ALL)
 SOME = LoraSettings(rank=2, alpha=5.0, targets=("q", "down"))
 # A B of every target, written out.
 PRODUCT = dict.fromkeys("qkv", "ldr,lrhk->ldhk") | {"o": "lhkr,lrd->lhkd"}
 PRODUCT |= {"gate": "ldr,lrf->ldf", "up": "ldr,lrf->ldf", "down": "lfr,lrd->lfd"}
-
-
-def random_adapters(config=CONFIG, settings=SETTINGS, seed=0, size=0.3):
-    """Neither A nor B small: what they change is as large as what the weights give."""
-    rng = np.random.default_rng(seed)
-
-    def draw(shape):
-        return jnp.asarray(rng.normal(0, size, shape.shape), jnp.float32)
-
-    return jax.tree.map(draw, lora.adapter_shapes(config, settings))
 
 
 @functools.cache
@@ -53,18 +41,6 @@ def merged_by_hand(weights, adapters, scale):
             pair = (np.asarray(adapters["layers"][f"{name}_lora_{x}"], np.float64) for x in "ab")
             layers[name] = np.asarray(layers[name], np.float64) + scale * np.einsum(spec, *pair)
     return weights | {"layers": layers}
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def logits(weights, config, tokens_S):
-    tokens_BS = jnp.asarray(tokens_S)[None]
-    positions_BS, ones_BS = jnp.arange(tokens_BS.shape[1])[None], jnp.ones_like(tokens_BS)
-    hidden_BSD = transformer.hidden_states(weights, config, tokens_BS, positions_BS, ones_BS)
-    return transformer.logits(weights, config, hidden_BSD[0])
-
-
-def tokens(config=CONFIG, length=12):
-    return np.random.default_rng(7).integers(0, config.vocab_size, length)
 
 
 def assert_trees_close(actual, expected, **tolerance):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_mesh import assert_close, make_mesh, place
+from meshes import assert_close, make_mesh, place
 from tiny import FAMILIES, random_params
 
 from cgrpo_jax import sharding

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_hf_config import GEMMA3_ROPE, LINEAR_SCALING, LLAMA3_SCALING, VARIANTS, read
+from hf_folders import GEMMA3_ROPE, LINEAR_SCALING, LLAMA3_SCALING, THEIR_VISION, VARIANTS, read
 
 from cgrpo_jax.models import transformer
 from cgrpo_jax.models.hf import config as hf_config
@@ -78,14 +78,6 @@ THEIR_SETTINGS = {
     "qwen3": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
     "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 10},
     "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 10, "rope_parameters": GEMMA3_ROPE},
-}
-THEIR_VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
 }
 
 

@@ -7,8 +7,8 @@ import peft
 import pytest
 import torch
 import transformers
-from test_families_parity import THEIR_VISION
-from test_lora import SETTINGS, logits, random_adapters, tokens
+from adapters import SETTINGS, logits, random_adapters, tokens
+from hf_folders import THEIR_VISION
 
 from cgrpo_jax.models import lora
 from cgrpo_jax.models.hf import config as hf_config

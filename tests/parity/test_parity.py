@@ -8,12 +8,13 @@ import os
 import pathlib
 import shutil
 
+import converted
+import hf_folders
 import jax
 import jax.numpy as jnp
 import numpy as np
 import peft
 import pytest
-import test_convert
 import tiny_run
 import torch
 import transformers
@@ -150,12 +151,12 @@ def there_and_back(source, folder):
         folder / "back", dtype="auto", output_loading_info=True, attn_implementation="eager"
     )
     assert not [key for key, found in report.items() if found]  # missing, unexpected or of another shape
-    given, came = test_convert.weights(source), test_convert.weights(folder / "back")
+    given, came = converted.weights(source), converted.weights(folder / "back")
     text = {name.replace("language_model.", "").replace("model.model.", "model."): t for name, t in given.items()}
     text = {name: tensor for name, tensor in text.items() if "vision_tower" not in name and "projector" not in name}
     if net.config.tie_word_embeddings:
         text.pop("lm_head.weight", None)
-    test_convert.same_bits(came, text)
+    converted.same_bits(came, text)
     return net.eval()
 
 
@@ -183,8 +184,8 @@ def test_random_weights(tmp_path, name):
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers
 def test_exported_adapters_compute_the_same_in_peft(tmp_path):
-    source = test_convert.make_folder(tmp_path / "source", test_convert.LLAMA)
-    test_convert.made_up_lora_run(tmp_path / "run", source)
+    source = converted.make_folder(tmp_path / "source", hf_folders.LLAMA)
+    converted.made_up_lora_run(tmp_path / "run", source)
     convert.export_peft(tmp_path / "run", tmp_path / "adapter")
     convert.export_hf(tmp_path / "run", tmp_path / "merged")
     ids = np.random.default_rng(1).integers(4, 200, 24).tolist()
@@ -235,6 +236,6 @@ if "CGRPO_SMOLLM2" in os.environ:
 
         convert.import_hf(SMOLLM2, tmp_path / "checkpoint")
         convert.export_hf(tmp_path / "checkpoint", tmp_path / "back")
-        test_convert.same_bits(test_convert.weights(tmp_path / "back"), test_convert.weights(SMOLLM2))
+        converted.same_bits(converted.weights(tmp_path / "back"), converted.weights(SMOLLM2))
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
         assert theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == ids

@@ -3,9 +3,9 @@
 import json
 import re
 
+import chat_server
 import pytest
-import test_chat_client
-from test_chat_client import good, make
+from chat_server import good, make
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import orchestrator
@@ -15,7 +15,7 @@ from cgrpo_jax.rewards import grader, judge
 from cgrpo_jax.rewards.answers import Grade
 from cgrpo_jax.rewards.judge import Checklist, Judge
 
-server = test_chat_client.server  # the fixture
+server = chat_server.server  # the fixture
 CRITERIA = json.dumps(["names Paris", "gives a number"])
 COMPARED = json.dumps({"criteria": ["names Paris"], "reference": "It is Paris."})
 

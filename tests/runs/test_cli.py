@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from test_config import derived, write_configs
+from config_files import derived, write_configs
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli

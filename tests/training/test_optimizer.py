@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_mesh import ADAPTERS, ONE, assert_close, make_mesh, place
+from meshes import ADAPTERS, ONE, assert_close, make_mesh, place
 from tiny import FAMILIES, random_params
 
 from cgrpo_jax.models import lora

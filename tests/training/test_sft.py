@@ -8,7 +8,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from test_prompts import CHAINS, arithmetic_tokenizer, make
+from chain_prompts import CHAINS, arithmetic_tokenizer, make
 from tiny import FAMILIES, random_params
 
 from cgrpo_jax.datasets.tasks import arithmetic, arithmetic_lessons

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from test_prompts import CHAINS, make
+from chain_prompts import CHAINS, make
 
 from cgrpo_jax.critiques import texts as texts_lib
 from cgrpo_jax.datasets.tasks import snippet_lessons, snippets

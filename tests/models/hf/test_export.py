@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from test_load import (
+from hf_folders import (
     FAMILIES,
     LLAMA,
     QWEN2,

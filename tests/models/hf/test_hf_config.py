@@ -1,48 +1,28 @@
 """config.json and ModelConfig: every family both ways, real releases' spellings, and what none expresses."""
 
 import dataclasses
-import json
 import math
 
 import pytest
-from test_load import FAMILIES, GEMMA2, GEMMA3, GEMMA3_TEXT, LLAMA, MISTRAL, QWEN2, QWEN3
+from hf_folders import (
+    GEMMA2,
+    GEMMA3,
+    GEMMA3_ROPE,
+    GEMMA3_TEXT,
+    LINEAR_SCALING,
+    LLAMA,
+    LLAMA3_SCALING,
+    MISTRAL,
+    MIXED,
+    QWEN2,
+    QWEN3,
+    VARIANTS,
+    read,
+)
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import params
 from cgrpo_jax.models.hf import config as hf_config
-
-LLAMA3_SCALING = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-LINEAR_SCALING = {"rope_type": "linear", "factor": 8.0}
-GEMMA3_ROPE = {
-    "full_attention": LINEAR_SCALING | {"rope_theta": 9000.0},
-    "sliding_attention": {"rope_type": "default", "rope_theta": 70.0},
-}
-MIXED = ["full_attention", "sliding_attention"]
-# Each is read, written and read again.
-VARIANTS = {
-    **FAMILIES,
-    "llama 3 rope": LLAMA | {"rope_scaling": LLAMA3_SCALING},
-    "linear rope": LLAMA | {"rope_scaling": LINEAR_SCALING},
-    "mistral 0.1": MISTRAL | {"sliding_window": 8},
-    "qwen2 upper layers": QWEN2 | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-    "qwen3 layer types": QWEN3 | {"use_sliding_window": True, "sliding_window": 8, "layer_types": MIXED[::-1]},
-    "gemma2 without caps": GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
-    "gemma3 rope": GEMMA3_TEXT | {"rope_parameters": GEMMA3_ROPE},
-    "gemma3 no local layer": GEMMA3_TEXT | {"layer_types": ["full_attention"] * 7},
-    "gemma3 pattern": GEMMA3_TEXT | {"sliding_window_pattern": 3},
-}
-
-
-def read(tmp_path, settings, **changes):
-    settings = {key: value for key, value in (settings | changes).items() if value is not ...}
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    return hf_config.read_config(tmp_path)
 
 
 def test_fields(tmp_path):

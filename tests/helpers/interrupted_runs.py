@@ -1,0 +1,69 @@
+"""Runs that crash or are killed, and what makes two runs the same."""
+
+import json
+
+import numpy as np
+import tiny_run
+from tiny_run import repeatable
+
+from cgrpo_jax import train
+
+# The reference is not the model's file but the warm start's result, so it must come back from the run's own folder.
+WARM = {"warm_start.num_updates": 2, "data.num_eval": 4, "kl_coef": 0.05, "checkpoint_every": 2}
+WARM |= {"scale_by_std": True, "aggregate": "sequence_mean"}
+LENGTH = 4
+
+
+def assert_same_run(folder, other, length=LENGTH, changes=WARM):
+    cfg = tiny_run.config({"model.init": tiny_run.start()} | changes)
+    (step, arrays), (other_step, other_arrays) = tiny_run.state(folder, cfg), tiny_run.state(other, cfg)
+    assert step == other_step == length
+    for ours, theirs in zip(arrays, other_arrays, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert repeatable(folder) == repeatable(other)
+    assert (folder / "samples.jsonl").read_bytes() == (other / "samples.jsonl").read_bytes()
+    ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (folder, other))
+    for clock in ("seconds", "num_compilations"):
+        ours.pop(clock), theirs.pop(clock)
+    assert ours == theirs
+
+
+class Crash(Exception):
+    pass
+
+
+def interrupt(monkeypatch, name, when, action):
+    """Calls `action` as the loop enters its method `name` for the `when`th time, or whenever that is None."""
+    method, calls = getattr(train.Loop, name), []
+
+    def interrupted(self, *args, **kw):
+        calls.append(name)
+        if when in (None, len(calls)):
+            action()
+        return method(self, *args, **kw)
+
+    monkeypatch.setattr(train.Loop, name, interrupted)
+
+
+def crash():
+    raise Crash
+
+
+KILLED = """
+import os, signal, sys
+import small_mesh
+from cgrpo_jax import train
+from cgrpo_jax.runs import cli, run_dir
+
+small_mesh.install()
+
+def killed(self, lines):
+    if lines[0]["step"] == 2:
+        with self.samples.open("a") as file:
+            file.write('{"step": 2, "resp')
+        os.kill(os.getpid(), signal.SIGKILL)
+    append(self, lines)
+
+append, run_dir.RunDir.append_samples = run_dir.RunDir.append_samples, killed
+cli.run(train.main, require=("config", "workdir"))
+"""

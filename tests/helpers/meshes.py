@@ -1,0 +1,50 @@
+"""Meshes of the eight fake devices, and what is held alike on them."""
+
+import functools
+
+import jax
+import numpy as np
+
+from cgrpo_jax import sharding
+from cgrpo_jax.models import lora
+from cgrpo_jax.models import params as params_lib
+from cgrpo_jax.records import LossKind, TrainRow
+from cgrpo_jax.sharding import TRAINING
+
+ONE = "1x1x1"
+MESHES = {ONE: (1, 1, 1), "1x8x1": (1, 8, 1), "2x2x2": (2, 2, 2), "1x1x8": (1, 1, 8)}
+ADAPTERS = lora.LoraSettings(rank=2, alpha=3.0, targets=tuple(lora.TARGETS))
+
+
+@functools.cache
+def make_mesh(name):
+    replica, fsdp, tensor = MESHES[name]
+    devices = jax.devices()[: replica * fsdp * tensor]
+    return sharding.make_mesh(replica=replica, fsdp=fsdp, tensor=tensor, devices=devices)
+
+
+def place(params, config, mesh, layout=TRAINING):
+    axes = params_lib.axes_like(config, params)
+    return jax.device_put(params, sharding.param_shardings(axes, params, mesh, layout=layout))
+
+
+def rows(vocab_size=61, count=13):
+    rng = np.random.default_rng(0)
+    out = []
+    for i in range(count):
+        context, target = (rng.integers(0, vocab_size, n).astype(np.int32) for n in rng.integers((1, 2), (12, 9)))
+        logp, ref = (rng.uniform(-4, -1, len(target)).astype(np.float32) for _ in range(2))
+        advantage = float(rng.choice([-0.75, 0.5]))
+        kind = LossKind.NLL if i % 5 == 4 else LossKind.POLICY
+        out.append(TrainRow(context, target, logp, advantage, refined=i % 4 == 3, loss=kind, ref_logp=ref))
+    return out
+
+
+def assert_close(actual, expected, rtol):
+    """Every array within `rtol` of its own largest entry."""
+
+    def check(path, a, b):
+        error, size = np.abs(np.subtract(a, b)).max(), np.abs(b).max()
+        assert error <= rtol * size, (jax.tree_util.keystr(path), error, size)
+
+    jax.tree_util.tree_map_with_path(check, actual, expected)
