@@ -11,8 +11,7 @@ import numpy as np
 
 from cgrpo_jax import rollout
 from cgrpo_jax.critiques.texts import parse_verdict
-from cgrpo_jax.evaluation import majority, resumable_results
-from cgrpo_jax.evaluation.passk import pass_at_k
+from cgrpo_jax.evaluation import estimators, resumable_results
 from cgrpo_jax.inference.generators import Generator, RemoteGenerator, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
 from cgrpo_jax.inference.sampling import Sampling
@@ -96,7 +95,7 @@ def evaluate(
     sampled = answers(Sampling(temperature, top_p), num_samples) if max(ks) > 1 else [[] for _ in problems]
     correct_Q = np.array([sum(row.reward >= pass_threshold for row in group) for group in sampled])
     result = {"pass@1": float(np.mean([row.reward >= pass_threshold for (row,) in greedy]))}
-    result |= {f"pass@{k}": float(pass_at_k(correct_Q, num_samples, k)) for k in ks if k > 1}
+    result |= {f"pass@{k}": float(estimators.pass_at_k(correct_Q, num_samples, k)) for k in ks if k > 1}
     if max(ks) > 1:
         result[f"mean@{num_samples}"] = float(correct_Q.mean() / num_samples)
     result["mean_length"] = float(np.mean([len(row.token_ids) for (row,) in greedy]))
@@ -337,8 +336,8 @@ async def votes(rows: Sequence[Rollout], problem: Problem, kind: str, pass_thres
       pass_threshold: reward from which a sample is right.
     """
     right = [row.reward >= pass_threshold for row in rows]
-    forms = [None if row.extracted is None else majority.normal_form(row.extracted, kind) for row in rows]
-    wrong = majority.by_votes([form for form, r in zip(forms, right, strict=True) if form is not None and not r])
+    forms = [None if row.extracted is None else estimators.normal_form(row.extracted, kind) for row in rows]
+    wrong = estimators.by_votes([form for form, r in zip(forms, right, strict=True) if form is not None and not r])
     same = {form: form for form in wrong}
     if kind == "math":
         same |= await _equivalent(wrong, rows[0], problem, pass_threshold)
@@ -355,8 +354,8 @@ async def _equivalent(forms: Sequence[str], row: Rollout, problem: Problem, pass
     forms = [form for form in forms[:_MOST_COMPARED] if len(form) <= _LONGEST_COMPARED]
 
     def others(j: int) -> list[int]:
-        both_numbers = majority.is_number(forms[j])
-        return [i for i in range(j) if not (both_numbers and majority.is_number(forms[i]))]
+        both_numbers = estimators.is_number(forms[j])
+        return [i for i in range(j) if not (both_numbers and estimators.is_number(forms[i]))]
 
     async def equal_to(j: int) -> list[Rollout]:
         asked = [row.replace(text=f"\\boxed{{{forms[i]}}}") for i in others(j)]
