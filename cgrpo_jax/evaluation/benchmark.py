@@ -25,28 +25,11 @@ VOTING = ("math", "numeric", "exact", "trace", "choice")
 _MOST_COMPARED, _LONGEST_COMPARED = 32, 100  # wrong answers of a question, and characters of one
 
 
-def make_generator(
-    model, params: dict, sampling: Sampling, *, seed: int, stream: int = STREAM, author: Author = Author.POLICY
-) -> Generator:
-    """Returns a model as it writes when it is evaluated; `stream` keys its randomness as an iteration does."""
-    return Generator(
-        engine=model.engine,
-        params=params,
-        prompts=model.prompts,
-        author=author,
-        weights_step=0,
-        seed=seed,
-        iteration=stream,
-        sampling=sampling,
-    )
-
-
 # --- in memory: what training reports -----------------------------------------------------------------------------
 
 
 def evaluate(
-    model,
-    params: dict,
+    policy: Generator,
     problems: Sequence[Problem],
     *,
     orchestrator: Orchestrator,
@@ -56,14 +39,12 @@ def evaluate(
     top_p: float,
     max_length: int,
     pass_threshold: float,
-    seed: int,
     on_tick: Callable[[Status], None] | None = None,
 ) -> tuple[dict[str, float], list[list[Rollout]]]:
     """Evaluates weights on problems, as the paper does: greedy for pass@1, sampled for k > 1.
 
     Args:
-      model: an `build_model.Model`.
-      params: the weights.
+      policy: the weights, with the seed and the stream of random keys of evaluations; sampled in both ways.
       problems: what to answer.
       orchestrator: with the grader.
       num_samples: samples a question.
@@ -71,7 +52,6 @@ def evaluate(
       temperature, top_p: of the samples.
       max_length: tokens a response may have.
       pass_threshold: reward from which a response is right.
-      seed: of the samples.
       on_tick: as in `Orchestrator.run`.
 
     Returns:
@@ -81,7 +61,7 @@ def evaluate(
     """
 
     def answers(sampling: Sampling, n: int) -> list[list[Rollout]]:
-        generator = make_generator(model, params, sampling, seed=seed)
+        generator = dataclasses.replace(policy, sampling=sampling)
 
         async def answer(q: int, problem: Problem) -> list[Rollout]:
             rows = await respond(generator, problem, question=q, num_responses=n, max_length=max_length)
@@ -124,7 +104,7 @@ class Protocol:
     """How the questions of benchmarks are answered.
 
     Attributes:
-      num_samples, ks, temperature, top_p, max_length, pass_threshold, seed: as for `evaluate`.
+      num_samples, ks, temperature, top_p, max_length, pass_threshold: as for `evaluate`.
       grader: kind of grader of the problems that name none.
       refine: critique and refine the greedy responses.
       oracle: also refine all that the verifier calls wrong, for comparison.
@@ -138,7 +118,6 @@ class Protocol:
     top_p: float
     max_length: int
     pass_threshold: float
-    seed: int
     grader: str
     refine: bool = False
     oracle: bool = False
@@ -147,8 +126,7 @@ class Protocol:
 
 
 def answer_on_disk(
-    model,
-    params: dict,
+    policy: Generator,
     problems: Sequence[Problem],
     *,
     results: resumable_results.Results,
@@ -163,14 +141,14 @@ def answer_on_disk(
     `oracle`) hold what is known by then. A question's random keys depend on its place among the problems.
 
     Args:
-      model, params, problems, orchestrator, on_tick: as for `evaluate`.
+      policy, problems, orchestrator, on_tick: as for `evaluate`.
       results: the open folder; stages and questions that are there are not done again.
-      protocol: how.
+      protocol: how they are answered.
       critic: who criticises, greedily; None for the policy itself.
     """
     p = protocol
-    greedy = make_generator(model, params, Sampling(0.0), seed=p.seed)
-    sampling = make_generator(model, params, Sampling(p.temperature, p.top_p), seed=p.seed)
+    greedy = dataclasses.replace(policy, sampling=Sampling(0.0))
+    sampling = dataclasses.replace(policy, sampling=Sampling(p.temperature, p.top_p))
     judge = (critic or greedy) if p.refine else None
 
     async def first(q: int, problem: Problem, known: dict) -> dict:
@@ -216,7 +194,7 @@ def num_ungraded(rows: Sequence[Rollout]) -> int:
 
 
 def hidden(problem: Problem) -> Problem:
-    """Returns a problem without anything that tells its answer: what test-time refinement gets to see."""
+    """Returns a problem without anything that holds its answer: what test-time refinement gets to see."""
     return problem.replace(answer="", solution=None, columns={})
 
 
@@ -226,23 +204,23 @@ async def _greedy_fields(
     (response,) = await respond(policy, hidden(problem), question=q, num_responses=1, max_length=p.max_length)
     refined, ungraded = {}, 0
     if judge is not None:
-        # All of it is written before the gold answer is looked at, by whoever grades.
+        # All of it is written before the grader looks at the gold answer.
         refinement, refined = await refine_alone(policy, judge, response, hidden(problem), p)
         if refinement is not None:
             (refinement,) = await score([refinement], problem)
-            refined |= _told("refinement", refinement)
+            refined |= _fields("refinement", refinement)
             ungraded += refinement.ungraded
     (response,) = await score([response], problem)
     if judge is not None:
         refined["refined_reward"] = refined.get("refinement_reward", response.reward)
-        refined["refined_ungraded"] = bool(ungraded or response.ungraded)  # nobody knows what refinement has changed
-    return _told("greedy", response) | refined | {"ungraded": ungraded + response.ungraded}
+        refined["refined_ungraded"] = bool(ungraded or response.ungraded)  # what refinement changed is unknown
+    return _fields("greedy", response) | refined | {"ungraded": ungraded + response.ungraded}
 
 
 async def refine_alone(
     policy: Generator, judge: Generator | RemoteGenerator, response: Rollout, problem: Problem, p: Protocol
 ) -> tuple[Rollout | None, dict]:
-    """Returns the refinement of a response that its critic calls wrong, else None; and fields that tell of both.
+    """Returns the refinement of a response that its critic calls wrong, else None; and fields that describe both.
 
     A verdict that can't be read, or no critique at all, keeps the response.
 
@@ -297,7 +275,7 @@ async def _sample_fields(policy: Generator, q: int, problem: Problem, known: dic
     }
 
 
-def _told(name: str, row: Rollout) -> dict:
+def _fields(name: str, row: Rollout) -> dict:
     return {
         name: row.text,
         f"{name}_reward": row.reward,

@@ -58,7 +58,7 @@ def respond_on_disk(
       policy: who responds.
       problems: the questions.
       results: the open folder; questions that are there are not done again.
-      protocol: how.
+      protocol: how they are diagnosed.
       orchestrator: with the grader.
       on_tick: as in `Orchestrator.run`.
     """
@@ -111,7 +111,7 @@ def critique_on_disk(
       results, protocol, orchestrator, on_tick: as for `respond_on_disk`.
     """
     p = protocol
-    failed: list[dict] = []  # on process 0; the others are told of a part at a time
+    failed: list[dict] = []  # on process 0; the others get a part at a time
 
     def find() -> list[int]:
         failed.extend(line for line in results.lines("responses") if fails(line, p.pass_threshold))
@@ -137,8 +137,8 @@ def critique_on_disk(
             )  # fmt: skip
             refinements = await rollout.score(refinements, problem)
         return benchmark.header(q, problem) | {
-            "critiques": [_told(row) | {"verdict": row.verdict} for row in critiques],
-            "refinements": [_told(row) | {"reward": row.reward, "extracted": row.extracted} for row in refinements],
+            "critiques": [_fields(row) | {"verdict": row.verdict} for row in critiques],
+            "refinements": [_fields(row) | {"reward": row.reward, "extracted": row.extracted} for row in refinements],
             "ungraded": benchmark.num_ungraded(refinements),
         }
 
@@ -159,7 +159,7 @@ def fails(line: Mapping[str, Any], pass_threshold: float) -> bool:
     return not line["ungraded"] and max(line["rewards"]) < pass_threshold
 
 
-def _told(row: Rollout) -> dict:
+def _fields(row: Rollout) -> dict:
     return {
         "response": row.index.response,
         "critique": row.index.critique,

@@ -22,6 +22,7 @@ from cgrpo_jax.inference import generators
 from cgrpo_jax.models import lora, params
 from cgrpo_jax.runs import build_model
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.training import checkpoint, train_step
 from cgrpo_jax.training import optimizer as optimizer_lib
 
@@ -110,11 +111,11 @@ def repeatable(workdir) -> list[dict]:
 
 def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
     """Returns the newest checkpoint's step and all its arrays."""
-    loaded, settings = build_model.load_model(cfg, sharding.one_device()), build_model.lora_settings(cfg)
-    trained = lora.adapter_shapes(loaded.config, settings) if settings else params.param_shapes(loaded.config)
-    template = optimizer_lib.state_shapes(
-        loaded.placed(trained), build_model.optimizer(cfg), offload=cfg.offload_optimizer
-    )
+    settings = run_settings(cfg, sharding.one_device())
+    learner, adapters = settings.learner, settings.learner.adapters
+    trained = lora.adapter_shapes(settings.policy, adapters) if adapters else params.param_shapes(settings.policy)
+    placed = build_model.load_policy(cfg, settings).placed(trained)
+    template = optimizer_lib.state_shapes(placed, learner.optimizer, offload=learner.offload_optimizer)
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, restored, _ = checkpoints.restore_latest(template)
     return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
@@ -122,7 +123,7 @@ def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
 
 def template():
     """Returns the shapes of the miniature's weights."""
-    return params.param_shapes(build_model.load_model(config(), sharding.one_device()).config)
+    return params.param_shapes(run_settings(config(), sharding.one_device()).policy)
 
 
 @dataclasses.dataclass
