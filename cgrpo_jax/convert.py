@@ -26,7 +26,7 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import export, load, model_card
 from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-from cgrpo_jax.runs import build_model, cli
+from cgrpo_jax.runs import build_training, cli, start_weights
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import console, files, processes
 from cgrpo_jax.runtime.json_files import read_json, read_json_object
@@ -197,7 +197,7 @@ def export_peft(
             here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             layers = {name.removeprefix("layers."): weights.read(name, here) for name in weights.shapes}
         trained = _trained(run)
-        if build_model.keeps_base(trained) or trained.model.init:
+        if start_weights.keeps_base(trained) or trained.model.init:
             raise UserError(f"the base of {source} is in no Hugging Face folder; export it merged, with --to_hf.")
         folder = _base_folder(base or trained.model.folder)
         # What the run has kept of its model says nothing of other parts that its base may have.
@@ -241,7 +241,7 @@ def _run(path: pathlib.Path) -> RunDir:
 
 def _lora_settings(run: RunDir, weights: checkpoint.SavedWeights) -> lora.LoraSettings | None:
     """Returns the settings of a checkpoint's adapters; None where it holds whole weights."""
-    return None if "embed" in weights.shapes else build_model.lora_settings(_trained(run))
+    return None if "embed" in weights.shapes else build_training.lora_settings(_trained(run))
 
 
 def _trained(run: RunDir) -> ml_collections.ConfigDict:
@@ -307,7 +307,7 @@ def _base(
 ) -> _Read:
     """Returns what reads the weights that a run's adapters belong to; `step` is theirs in `model.init`."""
     trained = _trained(run)
-    kept = build_model.keeps_base(trained)
+    kept = start_weights.keeps_base(trained)
     folder = _base_folder(base or (run.base if kept else trained.model.init or trained.model.folder))
     if (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir():
         weights = load.Weights(folder, config)

@@ -31,11 +31,12 @@ from scripted_rollouts import (
 from cgrpo_jax import rollout
 from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.errors import GradingError, UserError
+from cgrpo_jax.inference.critic import Critic, critique
 from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Problem, RowIndex, Stage
 from cgrpo_jax.rewards import grader as grader_lib
-from cgrpo_jax.rollout import Critic, critique, refine, to_refine
+from cgrpo_jax.rollout import refine, to_refine
 
 
 class ScriptedGenerator:

@@ -18,8 +18,9 @@ from cgrpo_jax.models.kernels import logprobs_pallas, splash_attention
 from cgrpo_jax.planning import costs, programs, tpu_topology
 from cgrpo_jax.planning.costs import Cost
 from cgrpo_jax.planning.unroll import unroll
-from cgrpo_jax.runs import build_model, validate
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import validate
+from cgrpo_jax.runs.settings import RunSettings, run_settings
 from cgrpo_jax.runtime import chips
 
 KINDS = ("weights", "optimizer", "kv_cache", "temporaries")
@@ -94,8 +95,8 @@ class Planner:
     def __init__(self, config, name: str, *, say: Callable[[str], None] = lambda text: None):
         self.config, self.name, self.say = config, name, say
         self.chip, _ = tpu_topology.parse(name)
-        self.policy, self.critic = build_model.policy_shape(config), build_model.critic_shape(config)
-        self.programs = self._programs(config)
+        self.settings = self._settings(config)
+        self.programs = programs.of(self.settings)
         self.compiled: dict = {}
 
     def plan(self, *, costs: bool = True) -> Plan:
@@ -109,13 +110,14 @@ class Planner:
         suggestion = None if fits else self._suggestion()
         return Plan(self.name, self.chip.hbm_bytes, phases, reports, suggestion, self.programs.sampled_tokens)
 
-    def _programs(self, config, depth: int | None = None) -> programs.Programs:
+    def _settings(self, config: config_lib.Config, depth: int | None = None) -> RunSettings:
+        """Returns the settings of a run on this slice, of models with `depth` layers if that is given."""
         m = config.mesh
         mesh = tpu_topology.mesh(self.name, replica=m.replica, fsdp=m.fsdp, tensor=m.tensor)
-        policy, critic = (
-            model and (programs.shallow(model, depth) if depth else model) for model in (self.policy, self.critic)
-        )
-        return programs.of(config, mesh, policy, critic)
+        if depth is None:
+            return run_settings(config, mesh)
+        critic = self.settings.critic and programs.shallow(self.settings.critic, depth)
+        return run_settings(config, mesh, policy=programs.shallow(self.settings.policy, depth), critic=critic)
 
     # --- memory -------------------------------------------------------------------------------------------------
 
@@ -143,7 +145,7 @@ class Planner:
     # --- costs --------------------------------------------------------------------------------------------------
 
     def _reports(self, costed: bool) -> Iterator[Report]:
-        shallow = {depth: self._programs(self.config, depth).calls for depth in _DEPTHS}
+        shallow = {depth: programs.of(self._settings(self.config, depth)).calls for depth in _DEPTHS}
         parts: dict[str, list] = {}
         for i, call in enumerate(self.programs.calls):
             counted = costed and call.per_iteration
@@ -185,7 +187,8 @@ class Planner:
                     return None
                 found[depth, tokens] = compiled.cost
                 self.say(f"{self.name}: cost of {call.name}, {depth} layers; compiled in {compiled.seconds:.0f} s")
-        layers = (self.critic if call.name.startswith("critic_") else self.policy).num_layers
+        model = self.settings.critic if call.name.startswith("critic_") else self.settings.policy
+        layers = model.num_layers
         if decodes:
             cost = costs.extrapolate_decode(found, layers, call.trips[0])
         else:
@@ -221,7 +224,7 @@ class Planner:
         config = config_lib.replaced(self.config, changes)
         try:
             validate.check(config)
-            of = self._programs(config)
+            of = programs.of(self._settings(config))
         except UserError:
             return False
         return all(self._fits(call, of) for call in of.calls if call.phase in phases)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache, slot_scheduler, slots
@@ -20,8 +20,8 @@ from cgrpo_jax.inference import weights as weights_lib
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import TrainRow
-from cgrpo_jax.runs import build_inference, build_model
+from cgrpo_jax.records import Stage, TrainRow
+from cgrpo_jax.runs.settings import RunSettings, SlotBudget
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import packing, train_step
 
@@ -95,22 +95,16 @@ class Programs:
     num_slots: int
 
 
-def of(config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None) -> Programs:
-    """Returns the programs of a run.
-
-    Args:
-      config: the configuration.
-      mesh: of real or of described devices.
-      policy, critic: shapes of the models; no critic unless it is a frozen one.
-    """
-    parts = _Parts(config, mesh, policy, critic)
+def of(settings: RunSettings) -> Programs:
+    """Returns the programs of a run, on the real or described devices that its settings are of."""
+    parts = _Parts(settings)
     calls = [*parts.generating(), *parts.evaluating(), *parts.scoring(), *parts.resharding(), *parts.updating()]
     caches = [name for name, buffer in parts.buffers.items() if buffer.kind == "kv_cache"]
     for i, call in enumerate(calls):
         if call.phase in ("prefill", "decode", "critique"):  # both engines have theirs while either works
             others = tuple(name for name in caches if name not in call.own)
             calls[i] = dataclasses.replace(call, beside=call.beside + others)
-    return Programs(tuple(calls), parts.buffers, parts.sampled_tokens, parts.room("").num_slots)
+    return Programs(tuple(calls), parts.buffers, parts.sampled_tokens, settings.slots.num_slots)
 
 
 def shallow(config: ModelConfig, depth: int) -> ModelConfig:
@@ -120,25 +114,25 @@ def shallow(config: ModelConfig, depth: int) -> ModelConfig:
 
 
 class _Parts:
-    """A configuration's shapes, and what they make together."""
+    """A run's shapes, and what they make together."""
 
-    def __init__(self, config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None):
-        self.config, self.mesh, self.policy, self.critic = config, mesh, policy, critic
-        self.dtype = build_model.compute_dtype(config, mesh)
+    def __init__(self, settings: RunSettings):
+        self.settings, learner = settings, settings.learner
+        self.mesh, self.policy, self.critic = mesh, policy, critic = settings.mesh, settings.policy, settings.critic
+        self.dtype = settings.dtype
         self.groups = sharding.num_groups(mesh)
-        self.optimizer = build_model.optimizer(config)
-        self.adapters = build_model.lora_settings(config)
-        self.sampled_tokens = 0
+        self.optimizer, self.adapters = learner.optimizer, learner.adapters
+        self.sampled_tokens = sum(one.num_tokens for one in settings.stages.all if one.by != "endpoint")
         full = params_lib.param_shapes(policy)
         self.weights = self.placed(policy, full)
         trained = self.placed(policy, lora.adapter_shapes(policy, self.adapters)) if self.adapters else self.weights
-        self.state = optimizer_lib.state_shapes(trained, self.optimizer, offload=config.offload_optimizer)
+        self.state = optimizer_lib.state_shapes(trained, self.optimizer, offload=learner.offload_optimizer)
         self.base = lora.Base(self.weights, self.adapters.scale) if self.adapters else None
         self.buffers = {
             "trained": Buffer("weights", (self.state.params, self.state.step)),
             "optimizer": Buffer("optimizer", self.state.opt_state),
         }
-        if config.offload_optimizer:  # it is on the devices within a step alone, among that program's temporaries
+        if learner.offload_optimizer:  # it is on the devices within a step alone, among that program's temporaries
             del self.buffers["optimizer"]
         if self.base:
             self.buffers["base"] = Buffer("weights", self.weights)
@@ -148,7 +142,7 @@ class _Parts:
             self.generation, self.sampler = self.weights, "trained"
         else:
             self.buffers["generation"] = Buffer("weights", self.generation)
-        if config.kl_coef and not self.base:  # adapters start at 0: their base is the reference
+        if learner.has_reference and not self.base:  # adapters start at 0: their base is the reference
             self.buffers["reference"] = Buffer("weights", self.placed(policy, full, generating=True, split=False))
         if critic:
             shapes = self.placed(critic, params_lib.param_shapes(critic), generating=True)
@@ -180,30 +174,15 @@ class _Parts:
 
     def generating(self) -> list[Call]:
         """Returns the programs of the engines: prefill of each stage's prompts, sharing, and the tick of all stages."""
-        c = self.config
-        responses = c.questions_per_iteration * c.num_responses
-        refines = c.refine == "policy"
-        critiques = responses * c.num_critiques if refines or c.critique_when == "all" else 0
-        parents = critiques if refines else 0  # whose refinements share a prompt
-        refinements = parents * c.refinements_per_critique
-        writes = "cot" in build_inference.critique_kinds(c) and not c.http_critic.url
-        if not writes:
-            critiques = 0
-        elif c.reward_source == "critic":  # which reads refinements too
-            critiques += refinements * c.num_critiques
-        prompts = [("prefill", c.max_prompt_length, c.questions_per_iteration)]
-        tokens = responses * c.max_response_length + refinements * c.max_response_length
-        judging = ("critique_prefill", c.max_critique_prompt_length, critiques)
-        if critiques and not self.critic:
-            prompts.append(judging)
-            tokens += critiques * c.max_critique_length
-        if refinements:
-            prompts.append(("refine_prefill", c.max_refinement_prompt_length, parents))
-        calls = self.engine("", prompts, tokens)
-        if critiques and self.critic:
-            judging = ("critic_prefill", *judging[1:])
-            calls += self.engine("critic_", [judging], critiques * c.max_critique_length)
-        self.sampled_tokens = tokens + (critiques * c.max_critique_length if self.critic else 0)
+        stages = self.settings.stages
+        names = {Stage.RESPONSE: "prefill", Stage.CRITIQUE: "critique_prefill", Stage.REFINEMENT: "refine_prefill"}
+        specs = sorted((one for one in stages.all if one.by == "policy"), key=lambda one: one.stage)
+        prompts = [(names[one.stage], one.max_prompt_length, one.num_prompts) for one in specs]
+        calls = self.engine("", prompts, sum(one.num_tokens for one in specs))
+        critiques = stages.critique
+        if critiques.num_texts and critiques.by == "folder":
+            judging = ("critic_prefill", critiques.max_prompt_length, critiques.num_prompts)
+            calls += self.engine("critic_", [judging], critiques.num_tokens)
         return calls
 
     def engine(self, prefix: str, prompts: Sequence[tuple[str, int, int]], tokens: int) -> list[Call]:
@@ -214,10 +193,9 @@ class _Parts:
           prompts: name, length and number of the prompts of each stage.
           tokens: that it samples in an iteration.
         """
-        c = self.config
         own, args, settings = self.slots(prefix)
         weights, state = args[:2]
-        widths = slot_scheduler.widths_up_to(self.room(prefix).longest_prompt, c.prompt_bucket)
+        widths = slot_scheduler.widths_up_to(self.room(prefix).longest_prompt, self.settings.prompt_bucket)
         phase, calls = "critique" if prefix else "prefill", []
 
         def prefill(name: str, width: int, rows: int, number: int, *, continued: bool) -> None:
@@ -243,17 +221,17 @@ class _Parts:
         calls.append(
             self.call(f"{prefix}share", phase, slots.share, sharing, own=own[1:], keywords=keywords, per_iteration=0)
         )
-        at_once = self.groups * settings.num_slots * c.decode_chunk
-        sampling = build_inference.sampling(c)
+        at_once = self.groups * settings.num_slots * self.settings.decode_chunk
+        sampling = self.settings.sampling
         calls.append(self.tick(f"{prefix}decode", own, args, settings, sampling, -(-tokens // at_once)))
         return calls
 
     def slots(self, prefix: str) -> tuple[tuple[str, ...], tuple, slots.EngineSettings]:
         """Returns the names of an engine's buffers, the arguments of its tick, and what it is compiled for."""
-        c, name, room = self.config, f"{prefix}slots", self.room(prefix)
+        name, room = f"{prefix}slots", self.room(prefix)
         model, weights = (self.critic, self.buffers["critic"].shapes) if prefix else (self.policy, self.generation)
         settings = slots.EngineSettings(
-            model, self.mesh, _EOS_IDS, room.num_slots, room.length, c.decode_chunk, room.dtype, self.split
+            model, self.mesh, _EOS_IDS, room.num_slots, room.length, self.settings.decode_chunk, room.dtype, self.split
         )
         state = slots.slots_shapes(settings)
         self.buffers[name] = Buffer("kv_cache", state.cache)
@@ -264,11 +242,11 @@ class _Parts:
         own = ("critic" if prefix else self.sampler, name)
         return own, (weights, state, orders, seed, seed, until), settings
 
-    def room(self, prefix: str) -> build_inference.Room:
+    def room(self, prefix: str) -> SlotBudget:
         """Returns the slots of the policy's engine, or of the critic's."""
-        critic = prefix and self.critic
-        stages = build_inference.CRITIC_STAGES if critic else build_inference.policy_stages(self.config)
-        return build_inference.room(self.config, critic or self.policy, stages, mesh=self.mesh, dtype=str(self.dtype))
+        slots = self.settings.critic_slots if prefix else self.settings.slots
+        assert slots
+        return slots
 
     def tick(self, name: str, own, args, settings, sampling, per_iteration: int) -> Call:
         blocks = -(-settings.length // kv_cache.read_at_once(split=settings.split))
@@ -281,22 +259,22 @@ class _Parts:
     def evaluating(self) -> list[Call]:
         """Returns the programs that an evaluation has beside those of an iteration: its own ways to sample."""
         own, args, settings = self.slots("")
-        ways = zip(("eval_decode", "eval_sample_decode"), build_inference.ways_to_sample(self.config)[1:], strict=False)
+        ways = zip(("eval_decode", "eval_sample_decode"), self.settings.evaluation_sampling, strict=False)
         return [self.tick(name, own, args, settings, sampling, 0) for name, sampling in ways]
 
     # --- scoring, resharding, updating ----------------------------------------------------------------------------
 
     def rows_a_question(self) -> int:
         """Rows that a question of an iteration leaves to learn from."""
-        c = self.config
-        found = {"none": 0, "solution": 1}.get(c.refine, c.num_responses * c.num_critiques * c.refinements_per_critique)
-        return c.num_responses + min(c.num_refinements, found)
+        m = self.settings.method
+        found = {"none": 0, "solution": 1}.get(m.refine, m.num_responses * m.num_critiques * m.refinements_per_critique)
+        return m.num_responses + min(m.num_kept, found)
 
     def batches(self, num_questions: int) -> int:
         """Packed batches that the rows of so many questions take, all at full length."""
-        c, shape = self.config, build_model.pack_shape(self.config)
-        prompts = [np.full(c.max_prompt_length, q, np.int32) for q in range(num_questions)]
-        target = np.zeros(c.max_response_length, np.int32)
+        response, shape = self.settings.stages.response, self.settings.learner.shape
+        prompts = [np.full(response.max_prompt_length, q, np.int32) for q in range(num_questions)]
+        target = np.zeros(response.max_length, np.int32)
         groups = [[TrainRow(prompt, target, target, 1.0)] * self.rows_a_question() for prompt in prompts]
         token_rows = packing.assign(
             groups, num_token_rows=shape.num_token_rows, pack_length=shape.pack_length, num_slots=shape.num_slots
@@ -304,7 +282,7 @@ class _Parts:
         return -(-len(token_rows) // (shape.num_token_rows * self.groups))
 
     def batch(self):
-        shape, length = build_model.pack_shape(self.config), self.config.max_response_length
+        shape, length = self.settings.learner.shape, self.settings.method.max_length
         one = packing.fill([], 1, shape.num_token_rows, shape.pack_length, shape.num_slots, length)
         return jax.tree.map(lambda x: self.rows(self.groups * len(x), *x.shape[1:], dtype=x.dtype), one)
 
@@ -313,13 +291,13 @@ class _Parts:
         return jax.tree.map(stacked, self.batch())
 
     def scoring(self) -> list[Call]:
-        c = self.config
-        keywords = dict(config=self.policy, temperature=c.temperature, dtype=self.dtype, mesh=self.mesh)
-        times, calls = self.batches(c.questions_per_iteration), []
-        if c.old_logp == "trainer":
+        learner = self.settings.learner
+        keywords = dict(config=self.policy, temperature=learner.loss.temperature, dtype=self.dtype, mesh=self.mesh)
+        times, calls = self.batches(self.settings.questions_per_iteration), []
+        if learner.rescore:
             own = ("trained", "base") if self.base else ("trained",)
             calls.append(self.scored("old_logp", "update", self.state.params, self.base, own, keywords, times))
-        if c.kl_coef:
+        if learner.has_reference:
             if self.base:
                 calls.append(self.scored("reference", "reference", self.weights, None, ("base",), keywords, times))
             else:
@@ -342,14 +320,14 @@ class _Parts:
         return [self.call("reshard", "reshard", weights_lib.lay_out, args, keywords=keywords, own=own)]
 
     def updating(self) -> list[Call]:
-        c, params = self.config, self.state.params
+        learner, params = self.settings.learner, self.state.params
         self.buffers["gradients"] = Buffer("temporaries", params)
         count = self.array((), jnp.float32)
         counts = dict.fromkeys(("rows", "tokens", "nll_tokens", "questions"), count)
         keywords = dict(
-            config=self.policy, settings=build_model.loss_settings(c), remat=c.remat, dtype=self.dtype, mesh=self.mesh
+            config=self.policy, settings=learner.loss, remat=learner.remat, dtype=self.dtype, mesh=self.mesh
         )
-        batches = self.batches(c.questions_per_iteration // c.updates_per_batch)
+        batches = self.batches(self.settings.questions_per_iteration // learner.updates_per_batch)
         runs = -(-batches // train_step.AT_ONCE)
         at_once = -(-batches // runs)  # as many in each run
         args = (params, params, self.batches_at_once(), self.array((), jnp.int32), counts, self.base)
@@ -357,11 +335,11 @@ class _Parts:
         return [
             self.call(
                 "update", "update", train_step.accumulate, args, keywords=keywords, own=own, times=runs,
-                per_iteration=c.updates_per_batch, trips=(at_once,), repeated=at_once,
+                per_iteration=learner.updates_per_batch, trips=(at_once,), repeated=at_once,
             ),
             self.call(
                 "update", "update", optimizer_lib.apply, (self.state, params), keywords={"optimizer": self.optimizer},
                 own=tuple(name for name in ("trained", "optimizer", "gradients") if name in self.buffers),
-                per_iteration=c.updates_per_batch,
+                per_iteration=learner.updates_per_batch,
             ),
         ]  # fmt: skip

@@ -66,7 +66,8 @@ class Steps:
         """Returns the state after a step, and the seconds of its two parts."""
         began = time.monotonic()
         responses = self.respond(state, number)
-        groups = rollout.train_rows(responses, [], scale_by_std=False)
+        most = self.work.prompts * (self.work.generations + 1)
+        groups = rollout.train_rows(rollout.reanchor(responses, []), scale_by_std=False, max_rows=most)
         generated = time.monotonic()
         state, _ = train_step.update(
             state,

@@ -10,6 +10,7 @@ from fake_engine import FakeEngine
 
 from cgrpo_jax.evaluation import benchmark
 from cgrpo_jax.inference.engine import Sampled
+from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.inference.sampling import index_array, row_keys
 from cgrpo_jax.records import Author, Problem
@@ -40,10 +41,10 @@ def scripted():
 
 def evaluate(ks=(1, 2, 4), **keywords):
     engine = scripted()
-    model = types.SimpleNamespace(engine=engine, prompts=make(TOKENIZER, **CHAINS))
-    settings = dict(num_samples=4, temperature=0.6, top_p=0.95, max_length=20, pass_threshold=1.0, seed=7) | keywords
+    policy = Generator(engine, "weights", make(TOKENIZER, **CHAINS), Author.POLICY, 0, 7, benchmark.STREAM)
+    settings = dict(num_samples=4, temperature=0.6, top_p=0.95, max_length=20, pass_threshold=1.0) | keywords
     orchestrator = Orchestrator(grader.Grader("trace"))
-    result, groups = benchmark.evaluate(model, "weights", PROBLEMS, orchestrator=orchestrator, ks=ks, **settings)
+    result, groups = benchmark.evaluate(policy, PROBLEMS, orchestrator=orchestrator, ks=ks, **settings)
     assert not engine.at_work
     return result, groups, engine.runs
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_run
 from tiny_run import metrics, run, samples
 
-from cgrpo_jax import convert, train
+from cgrpo_jax import convert, rollout, train
 from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.training.checkpoint import restore_params
@@ -266,7 +266,7 @@ def test_questions_that_are_half_right_can_be_refined_too(tmp_path, seen):
 
 
 def test_refinements_that_mention_the_critique_can_be_dropped(tmp_path, seen, monkeypatch):
-    monkeypatch.setattr(train, "mentions_critique", lambda text: True)
+    monkeypatch.setattr(rollout, "mentions_critique", lambda text: True)
     folder = run(tmp_path, {"data.num_eval": 0}, num_iterations=1, drop_critique_mentions=True)
     (row,) = metrics(folder)
     assert row["refine/dropped_mentions"] == row["refine/attempted"] == len(seen.of(Stage.REFINEMENT)) > 0

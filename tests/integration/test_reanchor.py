@@ -12,11 +12,12 @@ from tiny import EVERYTHING, plain_logprobs, random_params
 
 from cgrpo_jax import objective, rollout
 from cgrpo_jax.datasets.tasks import arithmetic
+from cgrpo_jax.inference.critic import Critic, critique
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.generators import Generator, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, LossKind, RowIndex, Stage
-from cgrpo_jax.rollout import critique, refine, select, train_rows
+from cgrpo_jax.rollout import reanchor, refine, select
 from cgrpo_jax.training.train_step import PackShape, score_rows
 
 TOKENIZER = arithmetic_tokenizer()
@@ -72,6 +73,14 @@ def test_a_choice_does_not_depend_on_the_other_questions():
 
 
 # Re-anchor.
+
+
+def train_rows(responses, kept, *, scale_by_std, num_kept=1):
+    return rollout.train_rows(
+        reanchor(responses, kept),
+        scale_by_std=scale_by_std,
+        max_rows=sum(map(len, responses)) + num_kept * len(responses),
+    )
 
 
 def anchored(kept, num_responses=3, **keywords):
@@ -192,7 +201,7 @@ def iteration():
     engine = Engine(CONFIG, eos_ids=[END, *range(150, 165)], num_slots=6, prompt_bucket=64)
     # Some of what seed 4 draws is not how the tokenizer would cut it.
     policy = Generator(engine, params(), PROMPTS, Author.POLICY, weights_step=5, seed=4, iteration=2)
-    critic = rollout.Critic(kind="execution", check_steps=arithmetic.check_steps)
+    critic = Critic(kind="execution", check_steps=arithmetic.check_steps)
 
     async def solve(q, problem):
         responses = await rollout.respond(policy, problem, question=q, num_responses=3, max_length=8)

@@ -20,7 +20,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.records import Stage
 from cgrpo_jax.rewards import grader, mathematics
-from cgrpo_jax.runs import build_model, cli, log
+from cgrpo_jax.runs import cli, log, model_source
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.metrics import METRICS
 from cgrpo_jax.runtime import console, processes
@@ -176,7 +176,7 @@ def test_the_learning_rate_is_that_of_the_update(tmp_path):
 def test_prompts_print_the_date_of_the_runs_start(tmp_path, monkeypatch):
     """A template may write the date into every prompt: a run resumed on another day goes on with its own."""
     tokenizer = tmp_path / "tokenizer"
-    shutil.copytree(build_model.tokenizer_folder("arithmetic"), tokenizer)
+    shutil.copytree(model_source.tokenizer_folder("arithmetic"), tokenizer)
     template = tokenizer / "chat_template.jinja"
     template.write_text(template.read_text() + "{{ strftime_now('%Y') }}")
     changes = {"model.tokenizer": str(tokenizer), "data.num_eval": 0, "max_prompt_length": 24, "refine": "none"}
@@ -206,7 +206,7 @@ def test_a_longer_second_run_goes_on_as_if_it_had_been_one(tmp_path, uninterrupt
 
 def test_a_crash_within_an_iteration(tmp_path, uninterrupted, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        interrupt(patch, "_select", 4, crash)  # iteration 2 is logged, and its checkpoint is that of iteration 1
+        interrupt(patch, "update", 4, crash)  # iteration 2 is logged, and its checkpoint is that of iteration 1
         run(tmp_path, WARM, num_iterations=LENGTH)
     assert len(metrics(tmp_path)) == 3
     run(tmp_path, WARM, num_iterations=LENGTH)
@@ -273,7 +273,7 @@ def test_sigterm_within_a_warm_start(tmp_path, uninterrupted, monkeypatch, capsy
             run(stopped, changes, num_iterations=1)
     assert caught.value.code == 75
     assert updates == list(range(30 + 1))  # it asks at every tenth
-    assert "stopped by SIGTERM before the first iteration; the same command begins anew" in capsys.readouterr().err
+    assert "stopped by SIGTERM before the first iteration; the same command starts it again" in capsys.readouterr().err
     assert not (stopped / "summary.json").exists() and not (stopped / "metrics.jsonl").exists()
     run(stopped, changes, num_iterations=1)
     assert repeatable(stopped) == repeatable(run(tmp_path / "whole", changes, num_iterations=1))

@@ -141,16 +141,16 @@ def test_gradients_are_those_of_the_adapters(tmp_path, monkeypatch):
 
 
 def test_the_base_is_the_warm_started_model_and_stays_it(tmp_path, monkeypatch):
-    held, finish = [], train.Loop._finish
+    held, finish = [], train.Run.finish
 
-    def watch(self, state):
+    def watch(self):
         held.append(self.learner.base)
-        finish(self, state)
+        finish(self)
 
     full = {key: value for key, value in WARM.items() if not key.startswith("lora.")}
     run(tmp_path / "full", full, num_iterations=0)
     with monkeypatch.context() as patch:
-        patch.setattr(train.Loop, "_finish", watch)
+        patch.setattr(train.Run, "finish", watch)
         folder = run(tmp_path / "lora", WARM, num_iterations=LENGTH)
     start = restore_params(tmp_path / "full", tiny_run.template())
     (base,) = held
@@ -216,9 +216,9 @@ def test_evaluate_and_sample_use_the_merged_weights(tmp_path, request, kept, cap
     flags = options(WARM if kept else LORA | {"kl_coef": 0.05})
     used, answer = [], benchmark.answer_on_disk
 
-    def watch(model, params, *args, **kw):
-        used.append(params)
-        return answer(model, params, *args, **kw)
+    def watch(policy, *args, **kw):
+        used.append(policy.params)
+        return answer(policy, *args, **kw)
 
     monkeypatch.setattr(benchmark, "answer_on_disk", watch)
     assert_evaluates_as_it_ended(folder, flags)
@@ -270,7 +270,7 @@ def test_sigkill(tmp_path, uninterrupted, changes):
 def test_resuming_on_another_runs_base(tmp_path, started, monkeypatch):
     changes = LORA | {"kl_coef": 0.05}
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        interrupt(patch, "_select", 3, crash)
+        interrupt(patch, "update", 3, crash)
         run(tmp_path, changes, num_iterations=LENGTH)
     run(tmp_path, changes, num_iterations=LENGTH)
     assert_same_run(tmp_path, started, LENGTH, changes)

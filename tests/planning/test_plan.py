@@ -18,6 +18,7 @@ from cgrpo_jax.planning import planner as planner_lib
 from cgrpo_jax.records import TrainBatch
 from cgrpo_jax.runs import build_model, cli
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.training import train_step
 
 
@@ -31,7 +32,7 @@ def programs_of(config):
     mesh = sharding.make_mesh(replica=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights, "splits", lambda mesh: False)
-        return programs.of(config, mesh, build_model.policy_shape(config), build_model.critic_shape(config))
+        return programs.of(run_settings(config, mesh))
 
 
 # --- the programs -------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
     train.main(config, str(tmp_path / "run"))
     monkeypatch.undo()
 
-    calls = programs.of(config, mesh, build_model.policy_shape(config), None).calls
+    calls = programs.of(run_settings(config, mesh)).calls
     for call in calls:
         alike = [
             where
@@ -543,17 +544,17 @@ def architecture(name):
     ("name", "billions"), [("qwen3_8b", 8.19), ("qwen3_32b", 32.8), ("qwen2_5_7b", 7.62), ("llama3_2_3b", 3.21)]
 )
 def test_the_papers_models_are_described_without_their_weights(name, billions):
-    shape = build_model.policy_shape(architecture(name))
+    shape = run_settings(architecture(name), sharding.one_device()).policy
     assert programs.params_lib.num_params(shape) == pytest.approx(billions * 1e9, rel=0.005)
 
 
 def test_an_architecture_alone_starts_no_run():
     with pytest.raises(UserError, match="'qwen3_8b' is enough to plan a run, not to start one.*set model.folder"):
-        build_model.load_model(architecture("qwen3_8b"), sharding.one_device())
+        build_model.load_policy(c := architecture("qwen3_8b"), run_settings(c, sharding.one_device()))
 
 
 def test_an_unknown_architecture_names_those_there_are():
     c = config_lib.load(planned.BASE)
     c.model.architecture = "gpt2"
     with pytest.raises(UserError, match="model.architecture 'gpt2' is unknown; use one of llama3_2_3b, qwen2_5_7b, "):
-        build_model.policy_shape(c)
+        run_settings(config_lib.freeze(c), sharding.one_device())
