@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal
 
 import jax
 import numpy as np
@@ -55,10 +54,10 @@ class Method:
     num_responses: int
     max_length: int
     pass_threshold: float = 1.0
-    reward_source: Literal["verifier", "critic"] = "verifier"
-    critique_when: Literal["refining", "all"] = "refining"
+    reward_source: str = "verifier"
+    critique_when: str = "refining"
     num_critiques: int = 1
-    refine: Literal["policy", "solution", "none"] = "policy"
+    refine: str = "policy"
     refine_max_pass: float = 0.0
     refinements_per_critique: int = 1
     drop_mentions: bool = False
@@ -186,6 +185,12 @@ async def score_by_verdict(
     return await score(rollouts, problem, grade)
 
 
+def reward_of(row: Rollout) -> float:
+    """Returns the reward of a row that has been scored."""
+    assert row.reward is not None, "the row has not been scored"
+    return row.reward
+
+
 def _by_majority(verdicts: Sequence[Rollout]) -> Grade:
     right, half = sum(row.verdict is True for row in verdicts), len(verdicts) / 2
     missing = sum(row.ungraded for row in verdicts)
@@ -204,7 +209,7 @@ def to_refine(responses: Sequence[Rollout], *, refine_max_pass: float, pass_thre
     Responses without a verdict count as neither.
     """
     graded = [row for row in responses if not row.ungraded]
-    passed = [row.reward >= pass_threshold for row in graded]
+    passed = [reward_of(row) >= pass_threshold for row in graded]
     if not graded or np.mean(passed) > refine_max_pass:
         return []
     return [row for row, p in zip(graded, passed, strict=True) if not p]
@@ -254,6 +259,7 @@ def insert_solution(
     """
     if not failed:
         return []
+    assert problem.solution is not None  # checked when the data was loaded
     first, ids = failed[0], np.asarray([*encode(problem.solution), end_of_turn], np.int32)
     return [
         Rollout(
@@ -290,7 +296,7 @@ def select(refinements: Sequence[Rollout], *, num_kept: int, seed: int, iteratio
     for q, rows in sorted(by_question.items()):
         rng = random.Random(f"select {seed} {iteration} {q}")
         rng.shuffle(rows)
-        kept += sorted(rows, key=lambda row: -row.reward)[:num_kept]
+        kept += sorted(rows, key=lambda row: -reward_of(row))[:num_kept]
     return kept
 
 
@@ -333,11 +339,11 @@ def train_rows(groups: Sequence[Group], *, scale_by_std: bool, max_rows: int) ->
       scale_by_std: divide advantages by the standard deviation of their group.
       max_rows: rows that all groups may have; fixes the shapes of what is computed.
     """
-    rewards = [row.reward for group in groups for row in group.rows]
+    rewards = [reward_of(row) for group in groups for row in group.rows]
     # The number of kept refinements changes with every iteration. Padded to what it may be at most, the shape does not,
     # and nothing is compiled again; the power of two, lest another number of questions is.
     size = 1 << (max_rows - 1).bit_length()
-    reward_B = np.zeros(size, np.float32)
+    reward_B: np.ndarray = np.zeros(size, np.float32)
     group_B = np.full(size, -1)
     reward_B[: len(rewards)] = rewards
     group_B[: len(rewards)] = [q for q, group in enumerate(groups) for _ in group.rows]

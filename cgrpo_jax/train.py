@@ -66,7 +66,7 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
             run.stop(stopped_by)
         finally:
             run.close()
-    if status := {signal.SIGTERM: stopped_status, signal.SIGINT: signals.STATUS}.get(stopped_by, 0):
+    if status := {int(signal.SIGTERM): stopped_status, int(signal.SIGINT): signals.STATUS}.get(stopped_by, 0):
         sys.exit(status)
 
 
@@ -83,14 +83,11 @@ def train(run: "Run") -> None:
             # 2. Critique: of the responses that will be refined, or of all.
             # 3. Refine: each failed response with its critique in context, with rewards.
             # All questions are at it together, each on its own way (`rollout.solve`): none waits for another.
-            generated = run.generate(
-                policy,
-                critic,
-                [
-                    rollout.solve(policy, critic, problem, question=q, method=method, tokenizer=run.tokenizer)
-                    for q, problem in enumerate(problems)
-                ],
-            )
+            ways = [
+                rollout.solve(policy, critic, problem, question=q, method=method, tokenizer=run.tokenizer)
+                for q, problem in enumerate(problems)
+            ]
+            generated = run.generate(policy, critic, ways)
 
             # 4. Select: k refinements a question, the highest reward first, ties at random.
             candidates = generated.refinements
@@ -102,11 +99,8 @@ def train(run: "Run") -> None:
             groups = rollout.reanchor(generated.responses, kept)
 
             # 6. Advantage: one baseline for the whole group, A = R - mean R.
-            rows = rollout.train_rows(
-                groups,
-                scale_by_std=method.scale_by_std,
-                max_rows=len(problems) * (method.num_responses + method.num_kept),
-            )
+            max_rows = len(problems) * (method.num_responses + method.num_kept)
+            rows = rollout.train_rows(groups, scale_by_std=method.scale_by_std, max_rows=max_rows)
             del policy, critic  # and with them the weights that generate, which the update's memory has no room for
 
             # 7. Objective: min(r A, clip(r) A) of initial tokens, r = pi / pi_old; rho A of refined ones,

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
-from typing import Literal
 
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.datasets import filters, readers
@@ -83,7 +82,7 @@ class Limits:
       grader: kind of grader of the problems that name none.
       grader_timeout, grader_workers: with which gold answers are read, in seconds and processes.
       has_judge: whether there is an endpoint that judges.
-      quotes_answers: whether critiques tell the gold answer.
+      quotes_answers: whether critiques quote the gold answer.
       max_prompt_length: tokens of its prompt.
       on_long_question: `skip` those that are longer, or `error`.
       max_solution_length: tokens of its solution, where that is inserted; else None.
@@ -95,7 +94,7 @@ class Limits:
     has_judge: bool
     quotes_answers: bool
     max_prompt_length: int
-    on_long_question: Literal["skip", "error"]
+    on_long_question: str
     max_solution_length: int | None
 
 
@@ -163,6 +162,7 @@ def _usable(problems: list[Problem], prompts: Prompts, limits: Limits) -> tuple[
     )
     if limits.max_solution_length is not None:
         for p in problems:
+            assert p.solution is not None  # the configuration names its column, and made-up problems have one
             length = len(prompts.tokenizer.encode(p.solution)) + 1  # and the end of the turn
             if length > limits.max_solution_length:
                 raise UserError(
@@ -173,10 +173,10 @@ def _usable(problems: list[Problem], prompts: Prompts, limits: Limits) -> tuple[
 
 
 def check_quotable(problems: Sequence[Problem], *, grader: str) -> None:
-    """Checks that critiques may tell the gold answers.
+    """Checks that critiques may quote the gold answers.
 
     Args:
-      problems: whose answers they tell.
+      problems: whose answers they quote.
       grader: kind of grader of those that name none.
 
     Raises:
@@ -223,13 +223,13 @@ def _read_all(source: Stored, names: str, splits: str, *, limit: int) -> list[Pr
 
 
 def _read(source: Stored, name: str, split: str, goes_by: str) -> list[Problem]:
-    columns = dict(
+    read = {"jsonl": readers.read_jsonl, "parquet": readers.read_parquet}.get(source.kind)
+    read = read or functools.partial(readers.read_tfds, split=split, data_dir=source.tfds_dir)
+    return read(
+        name,
         question_key=source.question_key,
         answer_key=source.answer_key,
         solution_key=source.solution_key,
         answer_pattern=source.answer_pattern,
         source=goes_by,
     )
-    if source.kind == "tfds":
-        return readers.read_tfds(name, split=split, data_dir=source.tfds_dir, **columns)
-    return {"jsonl": readers.read_jsonl, "parquet": readers.read_parquet}[source.kind](name, **columns)

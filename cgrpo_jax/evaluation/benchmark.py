@@ -5,7 +5,8 @@ and refines it where the critic says that it is wrong. Nothing that is written d
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from cgrpo_jax.inference.generators import Generator, RemoteGenerator, running_e
 from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, problem_id
-from cgrpo_jax.rollout import respond, score
+from cgrpo_jax.rollout import respond, reward_of, score
 
 # Evaluation draws from a stream of its own, the same at every evaluation of a run.
 STREAM = 2**31
@@ -73,8 +74,8 @@ def evaluate(
 
     greedy = answers(Sampling(0.0, 1.0), 1)
     sampled = answers(Sampling(temperature, top_p), num_samples) if max(ks) > 1 else [[] for _ in problems]
-    correct_Q = np.array([sum(row.reward >= pass_threshold for row in group) for group in sampled])
-    result = {"pass@1": float(np.mean([row.reward >= pass_threshold for (row,) in greedy]))}
+    correct_Q = np.array([sum(reward_of(row) >= pass_threshold for row in group) for group in sampled])
+    result = {"pass@1": float(np.mean([reward_of(row) >= pass_threshold for (row,) in greedy]))}
     result |= {f"pass@{k}": float(estimators.pass_at_k(correct_Q, num_samples, k)) for k in ks if k > 1}
     if max(ks) > 1:
         result[f"mean@{num_samples}"] = float(correct_Q.mean() / num_samples)
@@ -89,7 +90,7 @@ def solved(groups: Sequence[Sequence[Rollout]], pass_threshold: float) -> list[b
     """Returns for each question whether one of its rollouts passes; None where only one without a verdict might."""
 
     def one(group: Sequence[Rollout]) -> bool | None:
-        if any(row.reward >= pass_threshold and not row.ungraded for row in group):
+        if any(not row.ungraded and reward_of(row) >= pass_threshold for row in group):
             return True
         return None if num_ungraded(group) else False
 
@@ -97,6 +98,15 @@ def solved(groups: Sequence[Sequence[Rollout]], pass_threshold: float) -> list[b
 
 
 # --- on disk: benchmarks ------------------------------------------------------------------------------------------
+
+
+# The name of a stage, what solves a question, who writes it, and how many texts that takes.
+_Stage = tuple[
+    str,
+    Callable[[int, Problem, dict], Coroutine[Any, Any, dict]],
+    tuple[Generator | RemoteGenerator | None, ...],
+    int,
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +170,13 @@ def answer_on_disk(
     async def samples(q: int, problem: Problem, known: dict) -> dict:
         return known | await _sample_fields(sampling, q, problem, known, p)
 
-    stages = [("greedy", first, (greedy, judge), 3 if p.refine else 1)]
+    stages: list[_Stage] = [("greedy", first, (greedy, judge), 3 if p.refine else 1)]
     if p.refine and p.oracle:
         stages.append(("oracle", with_oracle, (greedy,), 1))
     if max(p.ks) > 1:
         stages.append(("samples", samples, (sampling,), p.num_samples))
     numbered = list(enumerate(problems))
+    known: Callable[[int, int], Sequence[dict]]
     known = lambda start, end: [header(q, problem) for q, problem in numbered[start:end]]  # noqa: E731
     for number, (name, solve, generators, texts) in enumerate(stages):
         name = "samples" if number == len(stages) - 1 else name  # noqa: PLW2901
@@ -173,7 +184,7 @@ def answer_on_disk(
             results, name, numbered, solve, known=known, generators=generators, texts=texts,
             texts_per_slot=p.texts_per_slot, orchestrator=orchestrator, on_tick=on_tick,
         )  # fmt: skip
-        known = lambda start, end, name=name: results.lines(name, start, end)  # noqa: E731
+        known = lambda start, end, name=name: list(results.lines(name, start, end))  # noqa: E731
 
 
 def header(q: int, problem: Problem) -> dict:
@@ -237,7 +248,7 @@ async def refine_alone(
     )
     verdict = None if critique is None else parse_verdict(critique.text)
     fields = {"critique": critique and critique.text, "verdict": verdict, "critique_prompt_cut": cut}
-    if verdict is not False:
+    if critique is None or verdict is not False:
         return None, fields
     (refinement,), counts = await rollout.refine(policy, [critique], problem, max_length=p.max_length)
     return refinement, fields | {"refine_prompt_cut": bool(counts["refine_prompts_cut"])}
@@ -313,7 +324,7 @@ async def votes(rows: Sequence[Rollout], problem: Problem, kind: str, pass_thres
       kind: of its grader.
       pass_threshold: reward from which a sample is right.
     """
-    right = [row.reward >= pass_threshold for row in rows]
+    right = [reward_of(row) >= pass_threshold for row in rows]
     forms = [None if row.extracted is None else estimators.normal_form(row.extracted, kind) for row in rows]
     wrong = estimators.by_votes([form for form, r in zip(forms, right, strict=True) if form is not None and not r])
     same = {form: form for form in wrong}
@@ -322,7 +333,7 @@ async def votes(rows: Sequence[Rollout], problem: Problem, kind: str, pass_thres
     numbers: dict = {}
     voted = []
     for form, r in zip(forms, right, strict=True):
-        key = ("right",) if r else same.get(form)
+        key = ("right",) if r else None if form is None else same.get(form)
         voted.append(None if key is None else numbers.setdefault(key, len(numbers)))
     return voted
 
@@ -342,6 +353,6 @@ async def _equivalent(forms: Sequence[str], row: Rollout, problem: Problem, pass
     graded = await gather([equal_to(j) for j in range(len(forms))])
     same: dict[str, str] = {}
     for j, rows in enumerate(graded):
-        equal = [i for i, one in zip(others(j), rows, strict=True) if one.reward >= pass_threshold]
+        equal = [i for i, one in zip(others(j), rows, strict=True) if reward_of(one) >= pass_threshold]
         same[forms[j]] = same[forms[equal[0]]] if equal else forms[j]
     return same

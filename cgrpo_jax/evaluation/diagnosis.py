@@ -175,9 +175,12 @@ async def _critiques(critic: Critic, rows: Sequence[Rollout], problem: Problem, 
         written, _ = await rollout.critique(critic, rows, problem, encode=encode, num_critiques=p.num_critiques)
         return written
 
+    generator = critic.generator
+    assert generator is not None, "a critic that writes has a generator"
+
     async def write(row: Rollout, number: int) -> Rollout:
         index = row.index.replace(critique=number, stage=Stage.CRITIQUE)
-        critique, _ = await critic.generator.write_critique(
+        critique, _ = await generator.write_critique(
             problem, row, index, see_answer=critic.see_answer, max_length=critic.max_length
         )
         if critique is None:

@@ -1,9 +1,9 @@
 """Results that grow on disk, part by part: what an evaluation or a diagnosis writes, and how it goes on when killed.
 
 A part is some questions that are answered together by an engine that holds nothing else. Its lines are written as its
-questions end, in the order of the questions. Whoever was killed does the part again that it was in, and only that: so
-each text is sampled beside the same others as in a run that nobody killed, and comes out the same to the last bit, near
-ties included (sampling.py).
+questions end, in their order. A run that was killed does the part again that it was in, and only that: so each text is
+sampled beside the same others as in a run that was not killed, and comes out the same to the last bit, near ties
+included (sampling.py).
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class Results:
         self.whole: dict[str, tuple[int, int]] = {}
 
     def started(self) -> str | None:
-        """Returns when the results were begun, as `open` was told; None for those that are not there yet."""
+        """Returns when the results were begun, as `open` was given it; None for those that are not there yet."""
         return self._read_about()["started"] if self.about.exists() else None
 
     @contextlib.contextmanager

@@ -83,6 +83,7 @@ async def _critique_one(
     counts: Counts = collections.Counter(critiqued=1)
     unanswered = False
     if critic.kind == "cot":
+        assert critic.generator is not None, "a critic that writes has a generator"
         for attempt in range(critic.max_retries + 1):
             written, cut = await critic.generator.write_critique(
                 problem,
@@ -100,8 +101,8 @@ async def _critique_one(
             written = written.replace(verdict=texts_lib.parse_verdict(written.text))
             counts["tokens"] += len(written.token_ids)
             if attempt == 0:
-                counts.update(_verdict_counts(written, critic.pass_threshold))
-            if _usable(written, critic.pass_threshold):
+                counts.update(_verdict_counts(written, row, critic.pass_threshold))
+            if _usable(written, row, critic.pass_threshold):
                 return written, counts
         counts["fallbacks"] += 1
     return _by_rule(_rule_text(critic, row, problem), row, index, encode).replace(ungraded=unanswered), counts
@@ -127,23 +128,23 @@ def _passed(row: Rollout, pass_threshold: float) -> bool | None:
     return None if row.reward is None or row.ungraded else row.reward >= pass_threshold
 
 
-def _usable(row: Rollout, pass_threshold: float) -> bool:
-    return row.verdict is not None and _passed(row.parent, pass_threshold) in (None, row.verdict)
+def _usable(critique: Rollout, row: Rollout, pass_threshold: float) -> bool:
+    return critique.verdict is not None and _passed(row, pass_threshold) in (None, critique.verdict)
 
 
-def _verdict_counts(row: Rollout, pass_threshold: float) -> Counts:
-    """Counts a first attempt's verdict against the verifier's."""
-    comparable = int(not row.parent.ungraded)
-    if row.verdict is None:
+def _verdict_counts(critique: Rollout, row: Rollout, pass_threshold: float) -> Counts:
+    """Counts a first attempt's verdict on a row against the verifier's."""
+    comparable = int(not row.ungraded)
+    if critique.verdict is None:
         return collections.Counter(malformed=1, comparable=comparable)
-    passed = _passed(row.parent, pass_threshold)
+    passed = _passed(row, pass_threshold)
     if passed is None:
         return collections.Counter(valid=comparable, comparable=comparable)
     return collections.Counter(
         comparable=1,
-        valid=int(row.verdict == passed),
-        false_right=int(row.verdict and not passed),
-        false_wrong=int(passed and not row.verdict),
+        valid=int(critique.verdict == passed),
+        false_right=int(critique.verdict and not passed),
+        false_wrong=int(passed and not critique.verdict),
         judged_failed=int(not passed),
         judged_passed=int(passed),
     )
@@ -154,12 +155,13 @@ def _rule_text(critic: Critic, row: Rollout, problem: Problem) -> str:
     if critic.kind == "execution" and (problem.grader or critic.grader) == "code":
         return texts_lib.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
     if critic.kind == "execution":
+        assert critic.check_steps is not None, "execution of a response that is no program checks its steps"
         error = None if passed else critic.check_steps(problem.question, row.text)
         return texts_lib.execution(passed, error, reveal_value=critic.reveal_value)
     return texts_lib.indicative(passed, answer=problem.answer if critic.kind == "indicative_gt" else None)
 
 
-def _by_rule(text: str, row: Rollout, index: RowIndex, encode) -> Rollout:
+def _by_rule(text: str, row: Rollout, index: RowIndex, encode: Callable[[str], list[int]]) -> Rollout:
     ids = np.asarray(encode(text), np.int32)
     return Rollout(
         index=index,

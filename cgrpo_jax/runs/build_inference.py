@@ -19,7 +19,6 @@ from cgrpo_jax.rewards.judge import Judge
 from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.settings import RunSettings
-from cgrpo_jax.runs.stages import CriticKind
 from cgrpo_jax.runtime import processes
 
 
@@ -52,7 +51,7 @@ def policy_generator(
 def critic_generator(
     policy: Generator,
     *,
-    kind: CriticKind,
+    kind: str,
     model: tuple[Model, dict] | None,
     endpoint: ChatClient | None,
     sampling: Sampling | None = None,
@@ -61,7 +60,7 @@ def critic_generator(
 
     Args:
       policy: as it writes beside it: the critic has its seed and its iteration.
-      kind: of the critic, from `Stages`.
+      kind: of the critic: `Stages.critic`.
       model: the frozen critic and its weights; None for others.
       endpoint: the critic's, on process 0; None elsewhere, and for others.
       sampling: how tokens are drawn; by default as the policy's.

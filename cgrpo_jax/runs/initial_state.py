@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -103,7 +103,9 @@ def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
 
     A reward function that has changed is said only: one that raised ends a run, and is fixed before it goes on.
     """
-    kept = {name: value for name, value in extra.items() if name != "questions"}  # in the place of `inputs`, once
+    kept: dict[str, Any] = {
+        name: value for name, value in extra.items() if name != "questions"
+    }  # in the place of `inputs`, once
     if "inputs" not in kept:
         console.say("an older version began this run: whether its questions are still the same is not known")
         kept["inputs"] = opened.inputs
@@ -115,7 +117,8 @@ def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
         )
     if changed:
         console.say(f"changed since {opened.run.path} began, and used as it is now: {', '.join(changed)}")
-    return Progress(**kept | {"inputs": dict(opened.inputs)})
+    kept["inputs"] = dict(opened.inputs)
+    return Progress(**kept)
 
 
 def start(
@@ -181,7 +184,7 @@ def _warm_start(opened: OpenRun, params: dict, going_on: Callable[[], None]) -> 
     else:
         rows = arithmetic_lessons.lessons(model.prompts, held_out=source.held_out_facts(), **about)
 
-    def steps(numbers: range) -> Iterator[int]:
+    def steps(numbers: Iterable[int]) -> Iterator[int]:
         for number in console.progress_bar(numbers, desc="warm start", unit="update"):
             if number % _UPDATES_PER_QUESTION == 0:
                 going_on()

@@ -10,6 +10,7 @@ import tqdm
 from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Rollout, Stage
+from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.runs import metrics
 from cgrpo_jax.runs.initial_state import Progress
 from cgrpo_jax.runs.iteration import Iteration
@@ -29,7 +30,7 @@ def show(bar: tqdm.tqdm, progress: Status) -> None:
         return
     if now - getattr(bar, "shown_at", -math.inf) < bar.mininterval:
         return
-    bar.shown_at = now
+    bar.shown_at = now  # pyright: ignore[reportAttributeAccessIssue] - a time of our own, kept with the bar
     waiting = "+".join(str(progress.waiting.get(stage, 0)) for stage in Stage)
     speed = progress.tokens / progress.seconds if progress.seconds else 0
     bar.set_postfix_str(
@@ -63,7 +64,7 @@ def metrics_row(done: Iteration, *, pass_threshold: float, model: ModelConfig, a
         row["refine/prompts_cut"] = done.counts["refine_prompts_cut"]
         row["refine/dropped_mentions"] = done.dropped_mentions
     trained = [one for group in [*done.responses, done.kept] for one in group if not one.ungraded]
-    row["group_reward"] = sum(one.reward for one in trained) / max(len(trained), 1)
+    row["group_reward"] = sum(reward_of(one) for one in trained) / max(len(trained), 1)
     row |= metrics.critic_metrics(done.counts) | metrics.engine_metrics(done.generated.engines)
     stats = done.updates.stats
     return row | metrics.update_metrics(stats) | metrics.update_work(stats, model, adapters=adapters)

@@ -242,11 +242,11 @@ def _slot_budget(
     """
     longest = max(one.max_prompt_length for one in specs)
     length = max(one.max_prompt_length + one.max_length for one in specs)
-    dtype = config.cache_dtype or dtype
+    cached = config.cache_dtype or dtype
     tensor, split = mesh.shape[sharding.TENSOR], weights.splits(mesh)
     cut = tensor if model.num_heads % tensor == 0 else 1
     one = jax.eval_shape(
-        lambda: kv_cache.empty_cache(model, slots=1, length=length, tensor=cut, dtype=jnp.dtype(dtype), split=split)
+        lambda: kv_cache.empty_cache(model, slots=1, length=length, tensor=cut, dtype=jnp.dtype(cached), split=split)
     )
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(one)) // cut
     # More than the texts that an iteration can have at a time would stay empty.
@@ -259,4 +259,4 @@ def _slot_budget(
             f"kv_cache_gib {config.kv_cache_gib:g} does not hold one slot of {length} tokens, which takes "
             f"{size / 2**30:.3g} GiB a device; raise it, lower the lengths, or set num_slots."
         )
-    return SlotBudget(number, longest, length, dtype, number * size)
+    return SlotBudget(number, longest, length, cached, number * size)

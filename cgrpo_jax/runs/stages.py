@@ -6,15 +6,11 @@ stages.kind_at(iteration)    # which critique an iteration asks for
 """
 
 import dataclasses
-from typing import Literal
 
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Stage
 from cgrpo_jax.runs.config import Config
-
-# Who writes critiques: the policy itself, a frozen model on the same devices, or a model behind an HTTP endpoint.
-CriticKind = Literal["policy", "folder", "endpoint"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +19,7 @@ class StageSpec:
 
     Attributes:
       stage: which.
-      by: who generates it.
+      by: who generates it: the `policy`, a frozen critic (`folder`), or a model behind an HTTP `endpoint`.
       prompt_key, length_key: keys of its two lengths, for messages.
       max_prompt_length, max_length: tokens that a prompt, and what follows it, may have.
       num_prompts, num_texts: that an iteration has at most, every question failed and no critique written twice;
@@ -31,7 +27,7 @@ class StageSpec:
     """
 
     stage: Stage
-    by: CriticKind
+    by: str
     prompt_key: str
     length_key: str
     max_prompt_length: int
@@ -52,7 +48,7 @@ class Stages:
     Attributes:
       response, refinement: what the policy generates.
       critique: what a critic that is a model generates.
-      critic: who that is.
+      critic: who that is: the `policy` itself, a frozen model on its devices (`folder`), or an HTTP `endpoint`.
       critic_folder: of a frozen critic; empty for another.
       asks_critic: whether critiques are asked for at all; without that no critic is loaded or opened.
       first_kind, kind_schedule: which kind of critique each iteration asks for, as for `schedule.kind_at`.
@@ -63,7 +59,7 @@ class Stages:
     response: StageSpec
     refinement: StageSpec
     critique: StageSpec
-    critic: CriticKind
+    critic: str
     critic_folder: str
     first_kind: str
     kind_schedule: schedule.Schedule
@@ -76,7 +72,7 @@ class Stages:
         """The stages that the run has."""
         return tuple(one for one in (self.response, self.refinement, self.critique) if one.num_texts)
 
-    def by(self, who: CriticKind) -> tuple[StageSpec, ...]:
+    def by(self, who: str) -> tuple[StageSpec, ...]:
         """Returns what one model generates. A frozen critic that only stands by has room for critiques all the same."""
         if who == "folder":
             return (self.critique,)
@@ -149,13 +145,13 @@ def check_lengths(specs: tuple[StageSpec, ...], whose: str, max_context: int) ->
             )
 
 
-def _critic(config: Config) -> CriticKind:
+def _critic(config: Config) -> str:
     if config.critic_folder:
         return "folder"
     return "endpoint" if config.http_critic.url else "policy"
 
 
-def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine: str, critic: CriticKind) -> Stages:
+def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine: str, critic: str) -> Stages:
     questions, responses = config.questions_per_iteration, config.questions_per_iteration * config.num_responses
     refines = refine == "policy"
     critiqued = responses * config.num_critiques if refines or config.critique_when == "all" else 0

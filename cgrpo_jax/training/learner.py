@@ -143,7 +143,7 @@ class Learner:
 
     def learning_rate(self, num_updates: int) -> float:
         """Returns the rate of the last of `num_updates` updates: the first of a warm-up has rate 0."""
-        return float(self.settings.learning_rate(max(0, num_updates - 1)))
+        return float(np.asarray(self.settings.learning_rate(max(0, num_updates - 1))))
 
     def _with_logps(
         self, params: dict, groups: Sequence[Sequence[TrainRow]]
