@@ -22,9 +22,9 @@ KEYS = set(BASE)  # the flat keys, and the groups
 
 def is_config(node):
     """Is this expression a configuration, by its name: `config`, `self.config`, `opened.config`?"""
-    return (isinstance(node, ast.Name) and node.id == "config") or (
-        isinstance(node, ast.Attribute) and node.attr == "config"
-    )
+    if isinstance(node, ast.Attribute):
+        return node.attr == "config" and ast.unparse(node) != "jax.config"
+    return isinstance(node, ast.Name) and node.id == "config"
 
 
 def keys_read(tree):
