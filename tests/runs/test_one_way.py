@@ -70,12 +70,8 @@ def test_the_walk_sees_every_form_of_reading():
     for text in ("config.seed", "self.config.seed", "config.eval.every", "config['seed']", "getattr(config, 'seed')"):
         assert list(keys_read(ast.parse(text))), text
     assert not list(keys_read(ast.parse("config.num_heads; settings.seed; f(config); run(config=config)")))
-    assert list(
-        takes_config(ast.parse("def f(config): ...\ndef g(c: Config): ...\ndef h(config: ModelConfig): ..."))
-    ) == [
-        "f",
-        "g",
-    ]
+    taking = "def f(c: Config): ...\ndef g(*, c: config_lib.Config): ...\ndef h(config: ModelConfig): ..."
+    assert list(takes_config(ast.parse(taking))) == ["f", "g"]
 
 
 @pytest.mark.parametrize("name", sorted(MODULES.keys() - RUNS))
@@ -112,7 +108,8 @@ def test_generators_are_made_in_one_place(name):
 
 @pytest.mark.parametrize("name", ["read_config", "read_architecture", "ModelConfig"])
 def test_the_models_shape_is_read_in_one_place(name):
-    assert modules_that_call(name, RUNS) == {"runs.model_source"}
+    of_a_run = RUNS - {"runs.conversion"}  # which reads the folder that it is given
+    assert modules_that_call(name, of_a_run) == {"runs.model_source"}
 
 
 def test_a_run_is_opened_in_one_place():
