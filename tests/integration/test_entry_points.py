@@ -327,4 +327,4 @@ def test_sample_on_other_data_takes_the_answer_from_the_command_line(trained, ca
     _, err = refused(capsys, run_sample, trained, "--question=7+2", "--answer=nine", changes=other)
     assert "1 of 1 gold answers can't be read" in err and "'nine'" in err
     out, err = refused(capsys, run_sample, trained, "--question=7+2", changes=other | {"critique": "indicative_gt"})
-    assert out == "" and "tells or sees the gold answer; give it with --answer" in err
+    assert out == "" and "shows or sees the gold answer; give it with --answer" in err

@@ -267,7 +267,7 @@ def test_sigterm_within_a_warm_start(tmp_path, uninterrupted, monkeypatch, capsy
 
     changes, stopped = {"warm_start.num_updates": 40, "model.init": ""}, tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(log, "progress_bar", asked_to_stop)
+        patch.setattr(console, "progress_bar", asked_to_stop)
         patch.setenv("CGRPO_STOPPED_STATUS", "75")
         with pytest.raises(SystemExit) as caught:
             run(stopped, changes, num_iterations=1)
