@@ -124,8 +124,8 @@ def compile_engines(config, parts: RunParts, params: dict, *, clock: console.Clo
     console.say(f"engine: {described}")
     with clock("compile"):
         with console.told("compiling the engine") as tell:
-            model.engine.compile(params, build_inference.ways_to_sample(config), tell=tell)
+            model.engine.compile(params, build_inference.ways_to_sample(config), on_program=tell)
         if parts.critic_model:
             critic, critic_params = parts.critic_model
             with console.told("compiling the critic's engine") as tell:
-                critic.engine.compile(critic_params, [build_inference.sampling(config)], tell=tell)
+                critic.engine.compile(critic_params, [build_inference.sampling(config)], on_program=tell)
