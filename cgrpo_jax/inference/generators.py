@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 
 import numpy as np
 
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.chat_client import ChatClient
+from cgrpo_jax.inference.chat_client import Answer, ChatClient
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Request
@@ -89,8 +90,10 @@ class RemoteGenerator:
         """Returns a critique of a row, None if no answer came; and whether its prompt was cut."""
         message, cut = self.prompts.critique_message(problem.question, row.text, problem.answer if see_answer else None)
         key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
-        answer = await orchestrator.await_future(
-            lambda: self.critic.submit(
+
+        def submit() -> futures.Future[Answer]:
+            assert self.critic is not None  # on process 0, which alone asks
+            return self.critic.submit(
                 message,
                 system=self.prompts.system,
                 max_tokens=max_length,
@@ -98,7 +101,8 @@ class RemoteGenerator:
                 top_p=self.sampling.top_p,
                 seed=int(key.generate_state(1)[0] >> 1),
             )
-        )
+
+        answer = await orchestrator.await_future(submit)
         if answer["text"] is None:
             return None, cut
         ids = np.asarray(self.prompts.tokenizer.encode(answer["text"]), np.int32)

@@ -51,7 +51,7 @@ from workloads import (
 )
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import kv_cache, sampling, slots, weights
+from cgrpo_jax.inference import decoding, kv_cache, sampling, slots, weights
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.models import params as params_lib
@@ -354,7 +354,7 @@ def part_timers(bench: Bench, settings: slots.EngineSettings) -> dict[str, Calla
         lambda _, *given: transformer.logits(*given), static_argnums=2, donate_argnums=0, keep_unused=True
     )
     given = layers, transformer.unembedding(params, config), hidden_SD
-    advance = jax.jit(kv_cache.step, static_argnums=1, donate_argnums=2)
+    advance = jax.jit(decoding.step, static_argnums=1, donate_argnums=2)
     draw = jax.jit(sampling.sample)
     logits_SV, keys_S = transformer.logits(params, config, hidden_SD), jax.random.split(jax.random.key(0), S)
     return {

@@ -28,14 +28,14 @@ async def value(number):
 
 
 @pytest.mark.parametrize("number", [0, 1, 5])
-def test_together(number):
+def test_gather(number):
     async def all_of():
         return await gather([value(i) for i in range(number)])
 
     assert run(all_of(), all_of()) == [list(range(number))] * 2
 
 
-def test_together_within_together():
+def test_gather_within_gather():
     engine = FakeEngine(
         lambda i: token(100 * i.question + 10 * i.critique + i.response), steps=lambda i: 3 - i.critique
     )
@@ -51,7 +51,7 @@ def test_together_within_together():
     assert run(*[outer(q) for q in range(2)], engines=[engine]) == expected
 
 
-def test_what_is_asked_for_together_goes_on_together():
+def test_what_is_gathered_goes_on_at_once():
     engine = FakeEngine(steps=lambda i: 4)
 
     async def one_by_one():
@@ -196,10 +196,10 @@ def test_a_request_that_the_engine_refuses_ends_the_run():
     gc.collect()
 
 
-def test_who_looks_on_can_end_the_run():
+def test_what_is_called_at_a_tick_can_end_the_run():
     engine = FakeEngine(steps=lambda i: 4)
 
-    def stop(progress):
+    def stop(status):
         raise Broken
 
     with pytest.raises(Broken):
@@ -229,10 +229,10 @@ def test_waiting_for_something_foreign_raises(coroutine):
     gc.collect()
 
 
-# --- progress -----------------------------------------------------------------------------------------------------
+# --- status -------------------------------------------------------------------------------------------------------
 
 
-def test_progress():
+def test_status():
     engine = FakeEngine(steps=lambda i: 1 + i.question + i.response, num_slots=2)
     other, seen = FakeEngine(num_slots=3), []
     asked = [solve(engine, q, (Stage.RESPONSE, Stage.CRITIQUE), number=2) for q in range(4)]
