@@ -55,7 +55,7 @@ def main(config: Config, workdir: str, distributed: bool = False, refine: bool =
                 policy,
                 problems,
                 results=results,
-                protocol=_protocol(opened.settings, refine=refine),
+                protocol=benchmark.protocol_of(opened.settings, refine=refine),
                 orchestrator=Orchestrator(opened.grader),
                 critic=opened.critic_generator(policy, sampling=Sampling(0.0)) if refine else None,
                 on_tick=tick,
@@ -65,23 +65,6 @@ def main(config: Config, workdir: str, distributed: bool = False, refine: bool =
             left_out = f" ({skipped} were too long and left out)" if skipped else ""
             console.say(f"{len(problems)} questions{left_out}, weights from {opened.weights}", sys.stdout)
             _report(results, opened.settings, weights)
-
-
-def _protocol(settings: RunSettings, *, refine: bool) -> benchmark.Protocol:
-    wanted, method = settings.evaluation, settings.method
-    return benchmark.Protocol(
-        num_samples=wanted.num_samples,
-        ks=wanted.ks,
-        temperature=wanted.temperature,
-        top_p=wanted.top_p,
-        max_length=method.max_length,
-        pass_threshold=method.pass_threshold,
-        grader=settings.grader,
-        refine=refine,
-        oracle=wanted.oracle,
-        max_critique_length=settings.stages.critique.max_length,
-        texts_per_slot=wanted.texts_per_slot,
-    )
 
 
 def _report(results: Results, settings: RunSettings, weights: str) -> None:

@@ -319,23 +319,17 @@ class Run:
 
     def _evaluate(self, params: dict) -> tuple[dict | None, list[bool | None] | None]:
         """Returns held-out metrics of weights, and which questions they solve (`benchmark.solved`)."""
-        problems, wanted, method = self.asked.held_out, self.settings.evaluation, self.settings.method
-        if not problems:
+        if not self.asked.held_out:
             return None, None
         with self.clock("evaluate"), log.evaluating() as bar:
             result, groups = benchmark.evaluate(
                 self.opened.policy(params, iteration=benchmark.STREAM),
-                problems,
+                self.asked.held_out,
+                protocol=benchmark.protocol_of(self.settings),
                 orchestrator=self.orchestrator,
-                num_samples=wanted.num_samples,
-                ks=wanted.ks,
-                temperature=wanted.temperature,
-                top_p=wanted.top_p,
-                max_length=method.max_length,
-                pass_threshold=method.pass_threshold,
                 on_tick=lambda status: self._tick(status, bar),
             )
-        return result, benchmark.solved(groups, method.pass_threshold)
+        return result, benchmark.solved(groups, self.settings.method.pass_threshold)
 
     def _log(self, done: Iteration) -> dict:
         """Writes and returns an iteration's metrics, and writes its samples."""

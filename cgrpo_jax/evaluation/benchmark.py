@@ -18,12 +18,70 @@ from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, problem_id
 from cgrpo_jax.rollout import respond, reward_of, score
+from cgrpo_jax.runs.settings import RunSettings
 
 # Evaluation draws from a stream of its own, the same at every evaluation of a run.
 STREAM = 2**31
 # Graders whose answers can be compared with each other: of code, or of a judged text, no two are equal.
 VOTING = ("math", "numeric", "exact", "trace", "choice")
 _MOST_COMPARED, _LONGEST_COMPARED = 32, 100  # wrong answers of a question, and characters of one
+
+
+# The name of a stage, what solves a question, who writes it, and how many texts that takes.
+_Stage = tuple[
+    str,
+    Callable[[int, Problem, dict], Coroutine[Any, Any, dict]],
+    tuple[Generator | RemoteGenerator | None, ...],
+    int,
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How held-out questions are answered.
+
+    Attributes:
+      num_samples: samples a question.
+      ks: the k of pass@k; pass@1 is greedy whatever stands here.
+      temperature, top_p: of the samples.
+      max_length: tokens a response may have.
+      pass_threshold: reward from which a response is right.
+      grader: kind of grader of the problems that name none.
+      refine: critique and refine the greedy responses.
+      oracle: also refine all that the verifier calls wrong, for comparison.
+      max_critique_length: tokens a critique may have.
+      texts_per_slot: as for `resumable_results.part_size`.
+    """
+
+    num_samples: int
+    ks: Sequence[int]
+    temperature: float
+    top_p: float
+    max_length: int
+    pass_threshold: float
+    grader: str
+    refine: bool = False
+    oracle: bool = False
+    max_critique_length: int = 0
+    texts_per_slot: int = 8
+
+
+def protocol_of(settings: RunSettings, *, refine: bool = False) -> Protocol:
+    """Returns how the questions of a run are answered; with `refine`, also critiqued and refined at test time."""
+    wanted, method = settings.evaluation, settings.method
+    return Protocol(
+        num_samples=wanted.num_samples,
+        ks=wanted.ks,
+        temperature=wanted.temperature,
+        top_p=wanted.top_p,
+        max_length=method.max_length,
+        pass_threshold=method.pass_threshold,
+        grader=settings.grader,
+        refine=refine,
+        oracle=wanted.oracle,
+        max_critique_length=settings.stages.critique.max_length,
+        texts_per_slot=wanted.texts_per_slot,
+    )
 
 
 # --- in memory: what training reports -----------------------------------------------------------------------------
@@ -33,13 +91,8 @@ def evaluate(
     policy: Generator,
     problems: Sequence[Problem],
     *,
+    protocol: Protocol,
     orchestrator: Orchestrator,
-    num_samples: int,
-    ks: Sequence[int],
-    temperature: float,
-    top_p: float,
-    max_length: int,
-    pass_threshold: float,
     on_tick: Callable[[Status], None] | None = None,
 ) -> tuple[dict[str, float], list[list[Rollout]]]:
     """Evaluates weights on problems, as the paper does: greedy for pass@1, sampled for k > 1.
@@ -47,12 +100,8 @@ def evaluate(
     Args:
       policy: the weights, with the seed and the stream of random keys of evaluations; sampled in both ways.
       problems: what to answer.
+      protocol: how they are answered.
       orchestrator: with the grader.
-      num_samples: samples a question.
-      ks: the k of pass@k; pass@1 is greedy whatever stands here.
-      temperature, top_p: of the samples.
-      max_length: tokens a response may have.
-      pass_threshold: reward from which a response is right.
       on_tick: as in `Orchestrator.run`.
 
     Returns:
@@ -61,11 +110,13 @@ def evaluate(
       rollouts, for each question the greedy one and then its samples)
     """
 
+    p = protocol
+
     def answers(sampling: Sampling, n: int) -> list[list[Rollout]]:
         generator = dataclasses.replace(policy, sampling=sampling)
 
         async def answer(q: int, problem: Problem) -> list[Rollout]:
-            rows = await respond(generator, problem, question=q, num_responses=n, max_length=max_length)
+            rows = await respond(generator, problem, question=q, num_responses=n, max_length=p.max_length)
             return await score(rows, problem)
 
         with running_engines(generator) as engines:
@@ -73,12 +124,12 @@ def evaluate(
             return orchestrator.run(questions, engines=engines, on_tick=on_tick)
 
     greedy = answers(Sampling(0.0, 1.0), 1)
-    sampled = answers(Sampling(temperature, top_p), num_samples) if max(ks) > 1 else [[] for _ in problems]
-    correct_Q = np.array([sum(reward_of(row) >= pass_threshold for row in group) for group in sampled])
-    result = {"pass@1": float(np.mean([reward_of(row) >= pass_threshold for (row,) in greedy]))}
-    result |= {f"pass@{k}": float(estimators.pass_at_k(correct_Q, num_samples, k)) for k in ks if k > 1}
-    if max(ks) > 1:
-        result[f"mean@{num_samples}"] = float(correct_Q.mean() / num_samples)
+    sampled = answers(Sampling(p.temperature, p.top_p), p.num_samples) if max(p.ks) > 1 else [[] for _ in problems]
+    correct_Q = np.array([sum(reward_of(row) >= p.pass_threshold for row in group) for group in sampled])
+    result = {"pass@1": float(np.mean([reward_of(row) >= p.pass_threshold for (row,) in greedy]))}
+    result |= {f"pass@{k}": float(estimators.pass_at_k(correct_Q, p.num_samples, k)) for k in p.ks if k > 1}
+    if max(p.ks) > 1:
+        result[f"mean@{p.num_samples}"] = float(correct_Q.mean() / p.num_samples)
     result["mean_length"] = float(np.mean([len(row.token_ids) for (row,) in greedy]))
     result["truncated"] = float(np.mean([row.truncated for (row,) in greedy]))
     groups = [g + s for g, s in zip(greedy, sampled, strict=True)]
@@ -98,41 +149,6 @@ def solved(groups: Sequence[Sequence[Rollout]], pass_threshold: float) -> list[b
 
 
 # --- on disk: benchmarks ------------------------------------------------------------------------------------------
-
-
-# The name of a stage, what solves a question, who writes it, and how many texts that takes.
-_Stage = tuple[
-    str,
-    Callable[[int, Problem, dict], Coroutine[Any, Any, dict]],
-    tuple[Generator | RemoteGenerator | None, ...],
-    int,
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How the questions of benchmarks are answered.
-
-    Attributes:
-      num_samples, ks, temperature, top_p, max_length, pass_threshold: as for `evaluate`.
-      grader: kind of grader of the problems that name none.
-      refine: critique and refine the greedy responses.
-      oracle: also refine all that the verifier calls wrong, for comparison.
-      max_critique_length: tokens a critique may have.
-      texts_per_slot: as for `resumable_results.part_size`.
-    """
-
-    num_samples: int
-    ks: Sequence[int]
-    temperature: float
-    top_p: float
-    max_length: int
-    pass_threshold: float
-    grader: str
-    refine: bool = False
-    oracle: bool = False
-    max_critique_length: int = 0
-    texts_per_slot: int = 8
 
 
 def answer_on_disk(

@@ -65,11 +65,12 @@ class Variants:
 
     def fewer_slots(self, num_slots: int) -> Iterator[Changes]:
         """Yields fewer and fewer slots; `num_slots` are those of a run that takes as many as memory holds."""
-        slots = self._config.num_slots or num_slots
+        config = self._config
+        slots = config.num_slots or num_slots
         yield {}
         while slots > 1:
             slots //= 2
-            yield {"num_slots": slots} | ({"kv_cache_gib": 0.0} if self._config.kv_cache_gib else {})
+            yield {"num_slots": slots} | ({"kv_cache_gib": 0.0} if config.kv_cache_gib else {})
 
     def smaller_batches(self) -> Iterator[Changes]:
         """Yields smaller and smaller packed batches, and more and more that the backward pass computes again."""

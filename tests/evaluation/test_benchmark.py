@@ -39,12 +39,14 @@ def scripted():
     return engine
 
 
-def evaluate(ks=(1, 2, 4), **keywords):
+def evaluate(ks=(1, 2, 4), *, pass_threshold=1.0, on_tick=None):
     engine = scripted()
     policy = Generator(engine, "weights", make(TOKENIZER, **CHAINS), Author.POLICY, 0, 7, benchmark.STREAM)
-    settings = dict(num_samples=4, temperature=0.6, top_p=0.95, max_length=20, pass_threshold=1.0) | keywords
+    protocol = benchmark.Protocol(
+        num_samples=4, ks=ks, temperature=0.6, top_p=0.95, max_length=20, pass_threshold=pass_threshold, grader="trace"
+    )
     orchestrator = Orchestrator(grader.Grader("trace"))
-    result, groups = benchmark.evaluate(policy, PROBLEMS, orchestrator=orchestrator, ks=ks, **settings)
+    result, groups = benchmark.evaluate(policy, PROBLEMS, protocol=protocol, orchestrator=orchestrator, on_tick=on_tick)
     assert not engine.at_work
     return result, groups, engine.runs
 
