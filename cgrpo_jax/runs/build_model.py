@@ -27,7 +27,8 @@ from cgrpo_jax.runs import build_inference
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training.checkpoint import SavedWeights, read_extra, restore_params
-from cgrpo_jax.training.train_step import LossSettings, PackShape
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.train_step import LossSettings
 
 _NO_MODEL = (
     "no model: set model.folder, or model.init to a converted checkpoint, or model.tokenizer and the shape "

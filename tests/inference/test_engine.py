@@ -14,7 +14,8 @@ from cgrpo_jax.inference import kv_cache
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex, Stage, TrainRow
-from cgrpo_jax.training.train_step import PackShape, score_rows
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.scoring import score_rows
 
 V = EVERYTHING.vocab_size
 EOS = (0, 7, 19, 31)  # 0 is also what prompts are padded with

@@ -18,7 +18,7 @@ from cgrpo_jax.planning import planner as planner_lib
 from cgrpo_jax.records import TrainBatch
 from cgrpo_jax.runs import build_model, cli
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.training import train_step
+from cgrpo_jax.training import optimizer, scoring, train_step
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
 
     for module, name in (
         (slots, "prefill"), (slots, "share"), (slots, "tick"), (weights, "lay_out"),
-        (train_step, "accumulate"), (train_step, "apply"), (train_step, "score"),
+        (train_step, "accumulate"), (optimizer, "apply"), (scoring, "score"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     train.main(config, str(tmp_path / "run"))
