@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache, slot_scheduler, slots
@@ -22,8 +20,9 @@ from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Stage, TrainRow
 from cgrpo_jax.runs.settings import RunSettings, SlotBudget
+from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import optimizer as optimizer_lib
-from cgrpo_jax.training import packing, train_step
+from cgrpo_jax.training import packing, scoring, train_step
 
 PHASES = ("prefill", "decode", "critique", "reference", "reshard", "update")
 _EOS_IDS = (0, 1)  # any two: a comparison with each
@@ -152,20 +151,13 @@ class _Parts:
     def placed(self, model: ModelConfig, shapes: dict, *, generating: bool = False, split: bool | None = None) -> dict:
         """Returns weights as training has them, or as generation reads them (or scoring: not split)."""
         if generating:
-            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(self.dtype)), shapes)
-            if self.split if split is None else split:
-                shapes = jax.eval_shape(kv_cache.split_layers, shapes)
-        layout = sharding.GENERATION if generating else sharding.TRAINING
-        return sharding.placed(params_lib.axes_like(model, shapes), shapes, self.mesh, layout=layout)
+            split = self.split if split is None else split
+            return weights_lib.generation_shapes(shapes, config=model, mesh=self.mesh, dtype=self.dtype, split=split)
+        return sharding.placed(params_lib.axes_like(model, shapes), shapes, self.mesh, layout=sharding.TRAINING)
 
-    def array(self, shape: tuple[int, ...], dtype, spec: PartitionSpec = sharding.WHOLE) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.mesh, spec))
-
-    def rows(self, *shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
-        return self.array(shape, dtype, sharding.BY_ROWS)
-
-    def call(self, name: str, phase: str, function: Callable, args: tuple, *, own: tuple[str, ...], **more) -> Call:
-        keywords = more.pop("keywords", {})
+    def call(self, name: str, phase: str, program: Program, on_devices: tuple, *, own: tuple[str, ...], **more) -> Call:
+        """Returns a program with the shapes of what lies on the devices in the place of arrays."""
+        function, args, keywords = program.function, (*on_devices, *program.inputs), program.keywords
         # Training lets go of the weights that generate before it scores and updates.
         kept = [n for n in self.kept if n != "generation" or phase not in ("reference", "update")]
         return Call(name, phase, function, args, keywords, own, tuple(n for n in kept if n not in own), **more)
@@ -193,41 +185,33 @@ class _Parts:
           prompts: name, length and number of the prompts of each stage.
           tokens: that it samples in an iteration.
         """
-        own, args, settings = self.slots(prefix)
-        weights, state = args[:2]
+        own, (weights, state), settings = self.slots(prefix)
         widths = slot_scheduler.widths_up_to(self.room(prefix).longest_prompt, self.settings.prompt_bucket)
         phase, calls = "critique" if prefix else "prefill", []
 
         def prefill(name: str, width: int, rows: int, number: int, *, continued: bool) -> None:
-            total = self.groups * rows
-            one = self.rows(total)
-            arguments = (weights, state, self.rows(total, width), one, one, one, self.rows(self.groups))
-            keywords = {"settings": settings, "continued": continued}
+            program = slots.prefill_program(settings, rows=rows, width=width, continued=continued)
+            times = -(-number // (self.groups * rows))
             calls.append(
                 self.call(
-                    name, phase, slots.prefill, arguments, own=own, keywords=keywords,
-                    per_iteration=-(-number // total), trips=(rows,), unused_end=True,
+                    name, phase, program, (weights, state), own=own, per_iteration=times, trips=(rows,), unused_end=True
                 )
-            )  # fmt: skip
+            )
 
         for name, length, number in prompts:
             width = next(width for width in widths if width >= max(1, length - 1))
             prefill(name, width, slot_scheduler.rows_at_once(width), number, continued=False)
         if len(widths) > 1:  # what comes after a shared beginning; how much does, the prompts decide
             prefill(f"{prefix}continue", widths[-2], 1, 0, continued=True)
-        pairs = self.rows(self.groups * settings.num_slots)
-        sharing = (state, pairs, pairs, self.rows(self.groups))
-        keywords = {"settings": settings, "width": widths[-1]}
-        calls.append(
-            self.call(f"{prefix}share", phase, slots.share, sharing, own=own[1:], keywords=keywords, per_iteration=0)
-        )
+        sharing = slots.share_program(settings, width=widths[-1])
+        calls.append(self.call(f"{prefix}share", phase, sharing, (state,), own=own[1:], per_iteration=0))
         at_once = self.groups * settings.num_slots * self.settings.decode_chunk
         sampling = self.settings.sampling
-        calls.append(self.tick(f"{prefix}decode", own, args, settings, sampling, -(-tokens // at_once)))
+        calls.append(self.tick(f"{prefix}decode", own, (weights, state), settings, sampling, -(-tokens // at_once)))
         return calls
 
     def slots(self, prefix: str) -> tuple[tuple[str, ...], tuple, slots.EngineSettings]:
-        """Returns the names of an engine's buffers, the arguments of its tick, and what it is compiled for."""
+        """Returns the names of an engine's buffers, their shapes, and what it is compiled for."""
         name, room = f"{prefix}slots", self.room(prefix)
         model, weights = (self.critic, self.buffers["critic"].shapes) if prefix else (self.policy, self.generation)
         settings = slots.EngineSettings(
@@ -235,12 +219,7 @@ class _Parts:
         )
         state = slots.slots_shapes(settings)
         self.buffers[name] = Buffer("kv_cache", state.cache)
-        number = self.rows(self.groups * room.num_slots)
-        flag = self.rows(self.groups * room.num_slots, dtype=jnp.bool_)
-        orders = slots.Orders(flag, flag, number, number, number, self.rows(self.groups * room.num_slots, 6))
-        seed, until = self.array((), jnp.uint32), self.array((), jnp.int32)
-        own = ("critic" if prefix else self.sampler, name)
-        return own, (weights, state, orders, seed, seed, until), settings
+        return ("critic" if prefix else self.sampler, name), (weights, state), settings
 
     def room(self, prefix: str) -> SlotBudget:
         """Returns the slots of the policy's engine, or of the critic's."""
@@ -248,19 +227,19 @@ class _Parts:
         assert slots
         return slots
 
-    def tick(self, name: str, own, args, settings, sampling, per_iteration: int) -> Call:
+    def tick(self, name: str, own, on_devices, settings, sampling, per_iteration: int) -> Call:
         blocks = -(-settings.length // kv_cache.read_at_once(split=settings.split))
         return self.call(
-            name, "critique" if name.startswith("critic_") else "decode", slots.tick, args, own=own,
-            keywords={"settings": settings, "sampling": sampling}, trips=(settings.chunk, blocks),
-            per_iteration=per_iteration, counted={"blocks": blocks},
+            name, "critique" if name.startswith("critic_") else "decode", slots.tick_program(settings, sampling),
+            on_devices, own=own, trips=(settings.chunk, blocks), per_iteration=per_iteration,
+            counted={"blocks": blocks},
         )  # fmt: skip
 
     def evaluating(self) -> list[Call]:
         """Returns the programs that an evaluation has beside those of an iteration: its own ways to sample."""
-        own, args, settings = self.slots("")
+        own, on_devices, settings = self.slots("")
         ways = zip(("eval_decode", "eval_sample_decode"), self.settings.evaluation_sampling, strict=False)
-        return [self.tick(name, own, args, settings, sampling, 0) for name, sampling in ways]
+        return [self.tick(name, own, on_devices, settings, sampling, 0) for name, sampling in ways]
 
     # --- scoring, resharding, updating ----------------------------------------------------------------------------
 
@@ -281,64 +260,52 @@ class _Parts:
         )
         return -(-len(token_rows) // (shape.num_token_rows * self.groups))
 
-    def batch(self):
-        shape, length = self.settings.learner.shape, self.settings.method.max_length
-        one = packing.fill([], 1, shape.num_token_rows, shape.pack_length, shape.num_slots, length)
-        return jax.tree.map(lambda x: self.rows(self.groups * len(x), *x.shape[1:], dtype=x.dtype), one)
-
-    def batches_at_once(self):
-        stacked = lambda x: self.array((train_step.AT_ONCE, *x.shape), x.dtype, sharding.STACKED_BY_ROWS)  # noqa: E731
-        return jax.tree.map(stacked, self.batch())
-
     def scoring(self) -> list[Call]:
         learner = self.settings.learner
-        keywords = dict(config=self.policy, temperature=learner.loss.temperature, dtype=self.dtype, mesh=self.mesh)
         times, calls = self.batches(self.settings.questions_per_iteration), []
         if learner.rescore:
             own = ("trained", "base") if self.base else ("trained",)
-            calls.append(self.scored("old_logp", "update", self.state.params, self.base, own, keywords, times))
-        if learner.has_reference:
-            if self.base:
-                calls.append(self.scored("reference", "reference", self.weights, None, ("base",), keywords, times))
-            else:
-                weights = self.buffers["reference"].shapes
-                more = keywords | {"layout": sharding.GENERATION}
-                calls.append(self.scored("reference", "reference", weights, None, ("reference",), more, times))
+            calls.append(self.scored("old_logp", "update", self.state.params, self.base, own, times))
+        if learner.has_reference and self.base:
+            calls.append(self.scored("reference", "reference", self.weights, None, ("base",), times))
+        elif learner.has_reference:
+            weights, own = self.buffers["reference"].shapes, ("reference",)
+            calls.append(self.scored("reference", "reference", weights, None, own, times, layout=sharding.GENERATION))
         return calls
 
-    def scored(self, name, phase, params, base, own, keywords, times) -> Call:
-        keywords = {"layout": sharding.TRAINING} | keywords
-        args = (params, self.batch(), base)
-        return self.call(name, phase, train_step.score, args, own=own, keywords=keywords, per_iteration=times)
+    def scored(self, name, phase, params, base, own, times, layout=sharding.TRAINING) -> Call:
+        learner = self.settings.learner
+        program = scoring.score_program(
+            learner.shape, max_length=learner.loss.max_length, config=self.policy, temperature=learner.loss.temperature,
+            dtype=self.dtype, mesh=self.mesh, layout=layout,
+        )  # fmt: skip
+        return self.call(name, phase, program, (params, base), own=own, per_iteration=times)
 
     def resharding(self) -> list[Call]:
         if self.sampler == "trained":  # nothing to do
             return []
-        keywords = dict(config=self.policy, mesh=self.mesh, dtype=self.dtype, split=self.split)
+        program = weights_lib.generation_program(config=self.policy, mesh=self.mesh, dtype=self.dtype, split=self.split)
         own = ("trained", "base", "generation") if self.base else ("trained", "generation")
-        args = (self.state.params, self.base)
-        return [self.call("reshard", "reshard", weights_lib.lay_out, args, keywords=keywords, own=own)]
+        return [self.call("reshard", "reshard", program, (self.state.params, self.base), own=own)]
 
     def updating(self) -> list[Call]:
         learner, params = self.settings.learner, self.state.params
         self.buffers["gradients"] = Buffer("temporaries", params)
-        count = self.array((), jnp.float32)
-        counts = dict.fromkeys(("rows", "tokens", "nll_tokens", "questions"), count)
-        keywords = dict(
-            config=self.policy, settings=learner.loss, remat=learner.remat, dtype=self.dtype, mesh=self.mesh
-        )
+        adding = train_step.accumulate_program(
+            learner.shape, config=self.policy, settings=learner.loss, remat=learner.remat,
+            dtype=self.dtype, mesh=self.mesh,
+        )  # fmt: skip
         batches = self.batches(self.settings.questions_per_iteration // learner.updates_per_batch)
         runs = -(-batches // train_step.AT_ONCE)
         at_once = -(-batches // runs)  # as many in each run
-        args = (params, params, self.batches_at_once(), self.array((), jnp.int32), counts, self.base)
         own = ("trained", "gradients", "base") if self.base else ("trained", "gradients")
         return [
             self.call(
-                "update", "update", train_step.accumulate, args, keywords=keywords, own=own, times=runs,
+                "update", "update", adding, (params, self.base, params), own=own, times=runs,
                 per_iteration=learner.updates_per_batch, trips=(at_once,), repeated=at_once,
             ),
             self.call(
-                "update", "update", optimizer_lib.apply, (self.state, params), keywords={"optimizer": self.optimizer},
+                "update", "update", optimizer_lib.apply_program(self.optimizer), (self.state, params),
                 own=tuple(name for name in ("trained", "optimizer", "gradients") if name in self.buffers),
                 per_iteration=learner.updates_per_batch,
             ),

@@ -4,7 +4,8 @@ from cgrpo_jax.models import lora
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training.learner import LearnerSettings
-from cgrpo_jax.training.train_step import LossSettings, PackShape
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.train_step import LossSettings
 
 
 def learner_settings(config: Config) -> LearnerSettings:

@@ -17,6 +17,7 @@ from cgrpo_jax.models import lora
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import TrainRow, TrainState
 from cgrpo_jax.runtime import console
+from cgrpo_jax.training import packing, scoring
 from cgrpo_jax.training import train_step as train_step_lib
 
 
@@ -41,7 +42,7 @@ class LearnerSettings:
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     loss: train_step_lib.LossSettings
-    shape: train_step_lib.PackShape
+    shape: packing.PackShape
     updates_per_batch: int
     rescore: bool
     remat: str
@@ -157,7 +158,7 @@ class Learner:
         if not rows:
             return groups, None
         score = functools.partial(
-            train_step_lib.score_rows,
+            scoring.score_rows,
             rows=rows,
             config=self.config,
             shape=self.settings.shape,

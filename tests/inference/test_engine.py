@@ -30,7 +30,8 @@ from cgrpo_jax.inference import kv_cache
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex, Stage, TrainRow
-from cgrpo_jax.training.train_step import PackShape, score_rows
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.scoring import score_rows
 
 compiled_fast = small_engine.compiled_fast  # the fixture
 

@@ -18,7 +18,8 @@ from cgrpo_jax.inference.generators import Generator, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, LossKind, RowIndex, Stage
 from cgrpo_jax.rollout import reanchor, refine, select
-from cgrpo_jax.training.train_step import PackShape, score_rows
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.scoring import score_rows
 
 TOKENIZER = arithmetic_tokenizer()
 END = TOKENIZER.end_of_turn_id

@@ -20,7 +20,7 @@ from cgrpo_jax.runs import build_model, cli
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.runs.variants import Variants
-from cgrpo_jax.training import train_step
+from cgrpo_jax.training import optimizer, scoring, train_step
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
 
     for module, name in (
         (slots, "prefill"), (slots, "share"), (slots, "tick"), (weights, "lay_out"),
-        (train_step, "accumulate"), (train_step, "apply"), (train_step, "score"),
+        (train_step, "accumulate"), (optimizer, "apply"), (scoring, "score"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     train.main(config, str(tmp_path / "run"))
