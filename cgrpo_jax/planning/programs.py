@@ -349,7 +349,7 @@ class _ShapedEngine:
         return self._tick(f"{self.prefix}decode", self._of(slots.tick)[0], -(-tokens // at_once))
 
     def evaluate(self) -> list[Call]:
-        """Returns what an evaluation has beside the programs of an iteration: its own ways to draw tokens."""
+        """Returns what an evaluation has beside the programs of an iteration: its own sampling."""
         names = ("eval_decode", "eval_sample_decode")
         return [self._tick(name, one, 0) for name, one in zip(names, self._of(slots.tick)[1:], strict=False)]
 
