@@ -238,16 +238,19 @@ async def refine(
     Returns:
       (refinements, their critiques as parents; counts for the metrics)
     """
-    writing, cuts = [], 0
-    for row in critiqued:
+
+    def prompt_of(row: Rollout) -> tuple[np.ndarray, bool]:
         assert row.parent is not None, "a critique is of a response"
         shown = row.text if show_critique else None
-        prompt, cut = policy.prompts.for_refinement(problem.question, row.parent.text, shown)
+        return policy.prompts.for_refinement(problem.question, row.parent.text, shown)
+
+    prompts = [prompt_of(row) for row in critiqued]  # all, before the first is asked for: one may raise
+    writing = []
+    for row, (prompt, _) in zip(critiqued, prompts, strict=True):
         at = row.index.replace(stage=Stage.REFINEMENT, attempt=0)
         indices = [at.replace(refinement=r) for r in range(refinements_per_critique)]
         writing.append(policy.write(prompt, indices, max_length=max_length, parent=row))
-        cuts += cut
-    counts = collections.Counter(refine_prompts_cut=cuts)
+    counts = collections.Counter(refine_prompts_cut=sum(cut for _, cut in prompts))
     return [row for rows in await gather(writing) for row in rows], counts
 
 
