@@ -1,4 +1,4 @@
-"""The exceptions that a user's mistake raises."""
+"""The exceptions that a user's mistake, or a signal, raises."""
 
 
 class UserError(ValueError):
