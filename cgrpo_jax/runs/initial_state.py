@@ -178,11 +178,11 @@ def _warm_start(opened: OpenRun, params: dict, going_on: Callable[[], None]) -> 
     config, model = opened.config, opened.model
     w, source = config.warm_start, load_questions.source(config)
     assert isinstance(source, MadeUp)  # `validate` says so of a warm start
-    about = dict(seed=config.seed, lengths=tuple(w.chain_lengths), rare_rate=w.rare_rate)
     if source.kind == "snippets":
-        rows = snippet_lessons.lessons(model.prompts, glossary=source.glossary(), **about)
+        lessons = functools.partial(snippet_lessons.lessons, model.prompts, glossary=source.glossary())
     else:
-        rows = arithmetic_lessons.lessons(model.prompts, held_out=source.held_out_facts(), **about)
+        lessons = functools.partial(arithmetic_lessons.lessons, model.prompts, held_out=source.held_out_facts())
+    rows = lessons(seed=config.seed, lengths=tuple(w.chain_lengths), rare_rate=w.rare_rate)
 
     def steps(numbers: Iterable[int]) -> Iterator[int]:
         for number in console.progress_bar(numbers, desc="warm start", unit="update"):
