@@ -196,7 +196,7 @@ class Pipeline:
             self._note(problem, [response], [found], problem.grader or self.grader.kind)
             return found
 
-        if self.grader.is_far(problem.grader):
+        if self.grader.is_remote(problem.grader):
             self._spawn(task, [from_afar(response) for response in responses])
             return
         here, number = jax.process_index(), jax.process_count()

@@ -185,7 +185,7 @@ class Judge:
         """Asks until a reply can be read; calls `done` with what was read, or None, and why."""
 
         def arrived(future: futures.Future) -> None:
-            # Nobody sees what a callback raises, and who waits for `done` would wait for ever.
+            # What a callback raises is lost, and the caller would wait for `done` for ever.
             try:
                 found = self._read(future.result(), read)
                 again = found == _UNREADABLE and attempt < self._max_retries
@@ -202,8 +202,8 @@ class Judge:
 
     def _read(self, reply: Reply, read: Callable[[str], Any]) -> tuple[Any, str]:
         """Returns what a reply says, or None and why it says nothing."""
-        if reply.failure is not None:
-            return None, reply.failure
+        if reply.failure is not None or reply.text is None:
+            return None, reply.failure or ""
         value = read(without_thinking(reply.text))
         if value is not None:
             return value, ""

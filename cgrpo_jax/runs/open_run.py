@@ -123,9 +123,9 @@ def compile_engines(config, parts: RunParts, params: dict, *, clock: console.Clo
     described = build_inference.describe(config, model.config, stages, mesh=model.mesh, dtype=model.dtype)
     console.say(f"engine: {described}")
     with clock("compile"):
-        with console.told("compiling the engine") as tell:
+        with console.progress_reports("compiling the engine") as tell:
             model.engine.compile(params, build_inference.ways_to_sample(config), tell=tell)
         if parts.critic_model:
             critic, critic_params = parts.critic_model
-            with console.told("compiling the critic's engine") as tell:
+            with console.progress_reports("compiling the critic's engine") as tell:
                 critic.engine.compile(critic_params, [build_inference.sampling(config)], tell=tell)

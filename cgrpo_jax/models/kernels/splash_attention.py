@@ -114,7 +114,7 @@ def attention(
         # Marked alike where JAX still derives: what comes back to an array that is the same on several devices, as a
         # gradient in parts, is added up here.
         arrays = sharding.varying_like(arrays, *arrays, *masks.values())
-        out_BHPK = _attend(plan, masks, *arrays)
+        out_BHPK = jnp.asarray(_attend(plan, masks, *arrays))
         return out_BHPK.transpose(0, 2, 1, 3)[:, :S, :, :head_dim]
 
     return attend
@@ -204,7 +204,7 @@ def _next_seen(sees_MN, axis: int):
     return jnp.where(following < size, following, here.min(axis, keepdims=True))
 
 
-@functools.cache  # it is a static argument of the kernel, which would be traced anew for another object
+@functools.cache  # it is a static argument of the kernel, which would be traced again for another object
 def _mask_function(plan: _Plan) -> Callable:
     return functools.partial(_sees, plan)
 
@@ -213,7 +213,7 @@ def _sees(plan: _Plan, number, key):
     """The kernel's mask function: whether queries see keys of their unit.
 
     It is called for a block with queries along the first axis (forward, and the gradient of q) or along the second (of
-    k and v). Blocks are never square, so the shape tells which. All that is computed from the query alone is so on one
+    k and v). Blocks are never square, so the shape shows which. All that is computed from the query alone is so on one
     vector register's width, and then repeated.
     """
     if number.shape == (plan.queries, plan.keys):
@@ -303,7 +303,7 @@ def _unchecked(function, *args):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan: _Plan, masks, q_BHPK, k_BGPK, v_BGPK):
+def _attend(plan: _Plan, masks, q_BHPK, k_BGPK, v_BGPK) -> jax.Array:
     return _unchecked(functools.partial(_rows, plan), masks, q_BHPK, k_BGPK, v_BGPK)
 
 
