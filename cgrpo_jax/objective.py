@@ -145,7 +145,7 @@ def token_weights(
     """
     _check_shapes(mask_BT=(mask_BT, ("B", "T")), refined_B=(refined_B, ("B",)))
     weight_BT = jnp.asarray(mask_BT).astype(bool).astype(float)
-    num_rows = mask_BT.shape[0] if num_rows is None else num_rows
+    num_rows = jnp.shape(mask_BT)[0] if num_rows is None else num_rows
     match aggregate:
         case "constant":
             # Departure: Eq. 3 and Eq. 4 average initial and refined rows apart; here, as in the paper's release, one
@@ -309,7 +309,7 @@ def _ratio_stats(
     }
 
 
-def _masked_sum(value_BT: jax.Array, mask_BT: Array) -> jax.Array:
+def _masked_sum(value_BT: Array, mask_BT: Array) -> jax.Array:
     return jnp.sum(jnp.where(jnp.asarray(mask_BT).astype(bool), value_BT, 0.0))
 
 

@@ -86,7 +86,7 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
 
-    folder = tfds.core.as_path(data_dir or default_folder())  # pyright: ignore[reportCallIssue]
+    folder = tfds.core.as_path(data_dir or default_folder())
     try:
         # From its files, whether or not TensorFlow Datasets has code for a data set of this name: nothing is fetched.
         builder = read_only_builder.builder_from_files(name, data_dir=folder)
@@ -98,7 +98,7 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
     except (AssertionError, FileNotFoundError, ValueError) as error:
         raise UserError(f"data set '{name}' can't be opened in '{folder}' ({_line(error)}).") from error
     try:
-        return builder.as_data_source(split)
+        return builder.as_data_source(split)  # pyright: ignore[reportCallIssue]  (it is wrapped)
     except NotImplementedError as error:
         raise UserError(
             f"data set '{name}' can't be read ({_line(error)}); prepare it in the array_record file format."

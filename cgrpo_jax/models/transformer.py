@@ -85,8 +85,7 @@ def _rotate(x_BSHK, cos_BSK, sin_BSK):
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BSHK.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(spec: str, x, w) -> jax.Array:
+def _einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """Returns `einsum(spec, x, w)`, whose gradient takes the operands in an order that suits CPUs.
 
     JAX would take the gradient of w as `g^T x`, transposed: XLA:CPU then computes what g is made of column by column.
@@ -105,6 +104,7 @@ def _product_backward(spec, operands, g):
     return jnp.einsum(f"{result},{weight}->{rows}", g, w), jnp.einsum(f"{rows},{result}->{weight}", x, g)
 
 
+_product = jax.custom_vjp(_einsum, nondiff_argnums=(0,))
 _product.defvjp(_product_forward, _product_backward)
 
 

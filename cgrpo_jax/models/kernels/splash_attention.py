@@ -114,7 +114,7 @@ def attention(
         # Marked alike where JAX still derives: what comes back to an array that is the same on several devices, as a
         # gradient in parts, is added up here.
         arrays = sharding.varying_like(arrays, *arrays, *masks.values())
-        out_BHPK = jnp.asarray(_attend(plan, masks, *arrays))
+        out_BHPK = _attend(plan, masks, *arrays)
         return out_BHPK.transpose(0, 2, 1, 3)[:, :S, :, :head_dim]
 
     return attend
@@ -302,8 +302,7 @@ def _unchecked(function, *args):
     return sharding.varying_like(out, *leaves)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan: _Plan, masks, q_BHPK, k_BGPK, v_BGPK) -> jax.Array:
+def _all_rows(plan: _Plan, masks, q_BHPK, k_BGPK, v_BGPK) -> jax.Array:
     return _unchecked(functools.partial(_rows, plan), masks, q_BHPK, k_BGPK, v_BGPK)
 
 
@@ -318,4 +317,5 @@ def _attend_backward(plan, pull_back, gradient):
     return None, *_unchecked(lambda pull_back, gradient: pull_back(gradient), pull_back, gradient)
 
 
+_attend = jax.custom_vjp(_all_rows, nondiff_argnums=(0,))
 _attend.defvjp(_attend_forward, _attend_backward)
