@@ -178,9 +178,9 @@ class Grader:
         prompt: str = "",
         columns: Mapping[str, Any] | None = None,
     ) -> "Pending":
-        """Begins to grade one response; `.result()` waits for its `Grade`.
+        """Starts to grade one response; `.result()` waits for its `Grade`.
 
-        Responses to one question that follow each other go to a worker together, which reads the gold answer once.
+        Responses to one question that follow each other go to a worker in one batch, which reads the gold answer once.
         Those held back for this are sent by the next other one, by `send` or by `.result()`.
 
         Args:
@@ -371,7 +371,7 @@ class _Batch:
 
 
 def _finish(begin: Callable[[Sequence[str]], Task], texts: Sequence[str], task: Task) -> list[Outcome]:
-    """What became of each text of a task. Where they took too long together, or their worker died, one by one."""
+    """What became of each text of a task. Where all of them took too long, or their worker died, one by one."""
     whole = task.outcome()
     if whole.failure is None:
         return whole.value

@@ -14,7 +14,7 @@ from cgrpo_jax.rewards import answers
 TAIL_CHARS = 4000  # without a box only the end is searched: math-verify's patterns are slower than linear
 _KEPT = 4096  # parsed gold answers, and verdicts on pairs of final answers, that a worker remembers
 
-# Whole numbers as everybody writes them. math-verify compares these as integers, exactly.
+# Whole numbers in plain digits. math-verify compares these as integers, exactly.
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 
 # Answers that math-verify reads, known without asking it: most of every data set.

@@ -146,10 +146,10 @@ def share(value: Any) -> list:
         return [value]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
-    room = 1 << int(sizes.max() - 1).bit_length()  # powers of two: few programs, whatever is shared
-    padded = np.zeros(room, np.uint8)
+    length = 1 << int(sizes.max() - 1).bit_length()  # powers of two: few programs, whatever is shared
+    padded = np.zeros(length, np.uint8)
     padded[: len(data)] = data
-    rows = multihost_utils.process_allgather(padded).reshape(-1, room)
+    rows = multihost_utils.process_allgather(padded).reshape(-1, length)
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 

@@ -212,7 +212,7 @@ def _enter_namespaces(root):
 
 
 def _init(job, run, paths, uid):
-    """Process 1 of the sandbox: makes its file system, starts the program, buries what dies, ends with the program."""
+    """Process 1 of the sandbox: makes its file system, starts the program, reaps what dies, ends with the program."""
     _make_root(paths, job["limits"], os.getuid() if uid is None else uid)
     parent = os.getpid()
     child = _fork(lambda: _program(job, run, uid, parent))

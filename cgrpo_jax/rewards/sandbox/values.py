@@ -9,7 +9,7 @@ from typing import Any
 MAX_ITEMS = 100_000  # that a generator may give
 MAX_SHOWN = 200  # characters of a value in a report
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-EXPECTED = "\nExpected: "  # in a reason for a grade, what follows it tells what should have come out
+EXPECTED = "\nExpected: "  # in a reason for a grade, what follows it is what should have come out
 
 
 def shown(value):
