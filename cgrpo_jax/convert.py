@@ -82,7 +82,7 @@ def _check_flags(ways: Mapping[str, str | None], options: Mapping[str, Any]) -> 
     way = tuple(name for name, value in ways.items() if value)
     if way not in (("from_hf", "to"), ("from", "to_hf"), ("from", "to_peft")):
         raise UserError(
-            f"can't tell what to convert from {', '.join(f'--{n}' for n in way) or 'nothing'}; give {_WAYS}."
+            f"it is not clear what to convert from {', '.join(f'--{n}' for n in way) or 'nothing'}; give {_WAYS}."
         )
     for name, meant in _OPTIONS.items():
         if options[name] is not None and way[1] not in meant:

@@ -327,7 +327,7 @@ def test_sets_and_splits_that_are_not_there(tmp_path):
         assert said(name).endswith(f"(there are: {several}).")
     assert len(problems(tmp_path, "other/c01")) == 1
     assert "data set 'no name' can't be opened" in said("no name")
-    told = said("gsm8k", "test")
-    assert told.startswith("split 'test' of data set 'gsm8k' can't be opened (Unknown split 'test'")
-    assert told.endswith("; there are: train.")
+    error = said("gsm8k", "test")
+    assert error.startswith("split 'test' of data set 'gsm8k' can't be opened (Unknown split 'test'")
+    assert error.endswith("; there are: train.")
     assert said("gsm8k", "train[:x]").endswith("; there are: train.")
