@@ -9,6 +9,11 @@ one layer stack at a time, spread over the devices. With --distributed, several 
 the same command, with folders that all of them see.
 """
 
+if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
+    from cgrpo_jax.runtime import signals
+
+    signals.end_while_importing()
+
 import pathlib
 import sys
 from collections.abc import Mapping

@@ -10,6 +10,11 @@ solution fails their tests likewise, with --drop_unsolved. Formats, what they ho
 
 """
 
+if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
+    from cgrpo_jax.runtime import signals
+
+    signals.end_while_importing()
+
 import dataclasses
 import pathlib
 import re

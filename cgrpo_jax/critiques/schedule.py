@@ -42,6 +42,6 @@ def check(schedule: Schedule, known: Sequence[str]) -> None:
             )
         if entry[1] not in known:
             raise UserError(f"critique_schedule: {entry[1]!r} is unknown; use one of {', '.join(known)}.")
-    starts = [first for first, _ in schedule]
-    if sorted(set(starts)) != starts:
-        raise UserError(f"critique_schedule begins at iterations {starts}; write each once, in their order.")
+    begins = [first for first, _ in schedule]
+    if sorted(set(begins)) != begins:
+        raise UserError(f"critique_schedule begins at iterations {begins}; write each once, in their order.")
