@@ -174,8 +174,8 @@ async def _critique_one(
 def critiques_of(rows: Sequence[Rollout], critiques: Sequence[Rollout]) -> list[Rollout]:
     """Returns those critiques that are of the given responses, with these (scored since) as their parents."""
     wanted = {(row.index.question, row.index.response): row for row in rows}
-    at = [(critique.index.question, critique.index.response) for critique in texts_lib]
-    return [one.replace(parent=wanted[key]) for one, key in zip(texts_lib, at, strict=True) if key in wanted]
+    at = [(critique.index.question, critique.index.response) for critique in critiques]
+    return [one.replace(parent=wanted[key]) for one, key in zip(critiques, at, strict=True) if key in wanted]
 
 
 def _critique_index(row: Rollout, c: int, num_critiques: int) -> RowIndex:

@@ -59,7 +59,7 @@ class Plan:
       sampled_tokens: tokens that an iteration samples at full lengths.
     """
 
-    tpu_topology: str
+    topology: str
     hbm_limit_bytes: int
     phases: Mapping[str, int]
     programs: tuple[Report, ...]

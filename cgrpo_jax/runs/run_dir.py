@@ -115,8 +115,8 @@ class RunDir:
             if not config_lib.differences(old, config_json):
                 return True
         else:
-            files = (self.metrics, self.samples, self.summary, self.checkpoints)
-            strays = [file.name for file in files if file.exists()]
+            written = (self.metrics, self.samples, self.summary, self.checkpoints)
+            strays = [file.name for file in written if file.exists()]
             if strays:
                 raise UserError(f"{self.path} has {', '.join(strays)} but no config.json; give another --workdir")
         try:

@@ -543,7 +543,7 @@ def test_what_the_machine_denies_is_said(monkeypatch, caplog):
 def test_a_library_that_programs_can_not_read_is_told(monkeypatch, tmp_path, isolate):
     """The probe, among files of which none is `colorsys`: of a folder that its user is not let into it sees none."""
     probe = pathlib.Path(sandbox.__file__).with_name("probe.py").read_text()
-    (tmp_path / "sandbox_probe.py").write_text("import sys\nsys.modules['colorsys'] = None\n" + probe)
+    (tmp_path / "probe.py").write_text("import sys\nsys.modules['colorsys'] = None\n" + probe)
     monkeypatch.setattr(sandbox, "_HERE", tmp_path)
     assert sandbox._refusal(isolate=isolate) == (
         f"the user that programs run as can't read Python's library in {sys.base_prefix}"
