@@ -12,18 +12,18 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax.datasets.problems import check_told
-from cgrpo_jax.evaluation import benchmark, diagnosis, session
+from cgrpo_jax.evaluation import diagnosis, session
 from cgrpo_jax.evaluation.resumable_results import Results
-from cgrpo_jax.records import Problem
-from cgrpo_jax.runs import build_inference, cli, resume_policy
-from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.inference.orchestrator import Orchestrator
+from cgrpo_jax.runs import cli, load_questions, open_run, resume_policy, stages
+from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runtime import console, processes, signals
 
 FLAGS = {"distributed": cli.DISTRIBUTED, "out": cli.Flag("folder of the results; by default WORKDIR/diagnosis")}
 
 
-def main(config, workdir: str, distributed: bool = False, out: str | None = None) -> None:
+def main(config: Config, workdir: str, distributed: bool = False, out: str | None = None) -> None:
     """Writes every text, the numbers (`summary.json`) and `pass_rates.jsonl`, and prints the numbers as a table.
 
     The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
@@ -34,57 +34,53 @@ def main(config, workdir: str, distributed: bool = False, out: str | None = None
         stopped_status = signals.stopped_status()
     results = Results(out or pathlib.Path(workdir) / "diagnosis", may_change=resume_policy.DIAGNOSIS)
     with contextlib.ExitStack() as held:
-        of = session.begin(config, workdir, results, held, kind="training", choose=_first, prepare=_with_room)
-        sampling = build_inference.sampling(config)
-        policy = benchmark.make_writer(of.model, of.params, sampling, seed=config.seed, stream=diagnosis.STREAM)
-        judge = session.critic(of, sampling, stream=diagnosis.STREAM) or policy
+        opened = open_run.open_run(
+            config,
+            workdir,
+            held,
+            stages=stages.of_diagnosis,
+            questions=load_questions.to_diagnose,
+            load_weights=True,
+            started=results.started,
+        )
+        weights = session.open_results(results, opened, held)
+        problems, policy = opened.questions.training, opened.policy(opened.params, iteration=diagnosis.STREAM)
+        writes = opened.critic_generator(policy)
         with session.stoppable(results, stopped_status) as tick:
-            how = {"results": results, "protocol": _protocol(config), "pipeline": of.pipeline, "on_tick": tick}
-            diagnosis.respond_on_disk(policy, of.problems, **how)
-            for kind in config.diagnosis.kinds:
-                critic = build_inference.make_critic(config, judge if kind == "cot" else None, kind=kind)
-                encode = of.model.tokenizer.encode
-                diagnosis.critique_on_disk(kind, policy, critic, of.problems, encode=encode, **how)
+            shared = {
+                "results": results,
+                "protocol": _protocol(opened.settings),
+                "orchestrator": Orchestrator(opened.grader),
+                "on_tick": tick,
+            }
+            diagnosis.respond_on_disk(policy, problems, **shared)
+            for kind in opened.settings.diagnosis.kinds:
+                critic = opened.critic(writes if kind == "cot" else None, kind=kind)
+                encode = opened.model.tokenizer.encode
+                diagnosis.critique_on_disk(kind, policy, critic, problems, encode=encode, **shared)
         if processes.is_first():
-            console.say(f"weights from {of.source}", sys.stdout)
-            _report(config, of)
+            console.say(f"weights from {opened.weights}", sys.stdout)
+            _report(results, opened.settings, weights)
 
 
-def _first(config, problems: list[Problem]) -> list[Problem]:
-    """Returns the questions to diagnose; all kinds of critiques must be possible of them."""
-    problems = problems[: config.diagnosis.num_questions or None]
-    if "indicative_gt" in config.diagnosis.kinds:
-        check_told(config, problems)
-    return problems
-
-
-def _with_room(config):
-    """Returns the configuration whose engine has room for all that a diagnosis writes."""
-    writes = "cot" in config.diagnosis.kinds
-    kind = "cot" if writes else config.diagnosis.kinds[0]
-    changes = {"refine": "policy", "critique": kind, "critique_schedule": ()}
-    if not writes:  # nobody is asked
-        changes |= {"critic_folder": "", "http_critic.url": ""}
-    return config_lib.replaced(config, changes)
-
-
-def _protocol(config) -> diagnosis.Protocol:
+def _protocol(settings: RunSettings) -> diagnosis.Protocol:
+    method = settings.method
     return diagnosis.Protocol(
-        num_responses=config.diagnosis.num_responses,
-        num_critiques=config.num_critiques,
-        refinements_per_critique=config.refinements_per_critique,
-        max_length=config.max_response_length,
-        pass_threshold=config.pass_threshold,
-        texts_per_slot=config.eval.texts_per_slot,
+        num_responses=settings.diagnosis.num_responses,
+        num_critiques=method.num_critiques,
+        refinements_per_critique=method.refinements_per_critique,
+        max_length=method.max_length,
+        pass_threshold=method.pass_threshold,
+        texts_per_slot=settings.evaluation.texts_per_slot,
     )
 
 
-def _report(config, of: session.Subject) -> None:
-    results, threshold = of.results, config.pass_threshold
-    kinds = {kind: results.lines(kind) for kind in config.diagnosis.kinds}
+def _report(results: Results, settings: RunSettings, weights: str) -> None:
+    threshold = settings.method.pass_threshold
+    kinds = {kind: results.lines(kind) for kind in settings.diagnosis.kinds}
     summary = diagnosis.summarize(results.lines("responses"), kinds, pass_threshold=threshold)
     results.write("pass_rates.jsonl", diagnosis.pass_rates(results.lines("responses"), pass_threshold=threshold))
-    results.write("summary.json", json.dumps({"weights": of.weights} | summary, indent=2) + "\n")
+    results.write("summary.json", json.dumps({"weights": weights} | summary, indent=2) + "\n")
     console.say(f"{diagnosis.table(summary)}numbers and every text are in {results.path}", sys.stdout)
 
 

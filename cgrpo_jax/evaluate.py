@@ -11,13 +11,13 @@ import json
 import pathlib
 import sys
 
-from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import benchmark, session, summary
 from cgrpo_jax.evaluation.resumable_results import Results
-from cgrpo_jax.inference.engine import Sampling
-from cgrpo_jax.records import Problem
-from cgrpo_jax.runs import cli, resume_policy
-from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.inference.orchestrator import Orchestrator
+from cgrpo_jax.inference.sampling import Sampling
+from cgrpo_jax.runs import cli, load_questions, open_run, resume_policy, stages
+from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runtime import console, processes, signals
 
 FLAGS = {
@@ -27,7 +27,7 @@ FLAGS = {
 }
 
 
-def main(config, workdir: str, distributed: bool = False, refine: bool = False, out: str | None = None) -> None:
+def main(config: Config, workdir: str, distributed: bool = False, refine: bool = False, out: str | None = None) -> None:
     """Writes every sample to `samples.jsonl` and the numbers to `summary.json`, and prints them as a table.
 
     The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
@@ -38,66 +38,43 @@ def main(config, workdir: str, distributed: bool = False, refine: bool = False, 
         stopped_status = signals.stopped_status()
     results = Results(out or pathlib.Path(workdir) / "evaluation", may_change=resume_policy.EVALUATION)
     with contextlib.ExitStack() as held:
-        of = session.begin(
-            config, workdir, results, held,
-            kind="held-out", choose=_all, prepare=_refining if refine else None, more={"refine": refine},
-        )  # fmt: skip
+        opened = open_run.open_run(
+            config,
+            workdir,
+            held,
+            stages=stages.of_test_time_refinement if refine else stages.of_evaluation,
+            questions=load_questions.to_evaluate_on,
+            load_weights=True,
+            started=results.started,
+        )
+        weights = session.open_results(results, opened, held, more={"refine": refine})
+        policy = opened.policy(opened.params, iteration=benchmark.STREAM)
+        problems = opened.questions.held_out
         with session.stoppable(results, stopped_status) as tick:
             benchmark.answer_on_disk(
-                of.model,
-                of.params,
-                of.problems,
+                policy,
+                problems,
                 results=results,
-                protocol=_protocol(config, refine=refine),
-                pipeline=of.pipeline,
-                critic=session.critic(of, Sampling(0.0), stream=benchmark.STREAM) if refine else None,
+                protocol=benchmark.protocol_of(opened.settings, refine=refine),
+                orchestrator=Orchestrator(opened.grader),
+                critic=opened.critic_generator(policy, sampling=Sampling(0.0)) if refine else None,
                 on_tick=tick,
             )
         if processes.is_first():
-            left_out = f" ({of.skipped} were too long and left out)" if of.skipped else ""
-            console.say(f"{len(of.problems)} questions{left_out}, weights from {of.source}", sys.stdout)
-            _report(config, of)
+            skipped = opened.questions.skipped["held-out"]
+            left_out = f" ({skipped} were too long and left out)" if skipped else ""
+            console.say(f"{len(problems)} questions{left_out}, weights from {opened.weights}", sys.stdout)
+            _report(results, opened.settings, weights)
 
 
-def _all(config, problems: list[Problem]) -> list[Problem]:
-    if not problems:
-        raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
-    return problems
-
-
-def _refining(config):
-    """Returns the configuration whose engine has room for critiques and refinements."""
-    if config.critique != "cot":
-        raise UserError(
-            f"--refine asks a critic that writes, but critique {config.critique!r} is made by a rule that knows the "
-            "reward; set --config.critique=cot, and a critic if it is not the policy itself."
-        )
-    return config_lib.replaced(config, {"refine": "policy", "critique_schedule": ()})
-
-
-def _protocol(config, *, refine: bool) -> benchmark.Protocol:
-    return benchmark.Protocol(
-        num_samples=config.eval.num_samples,
-        ks=tuple(config.eval.k),
-        temperature=config.eval.temperature,
-        top_p=config.eval.top_p,
-        max_length=config.max_response_length,
-        pass_threshold=config.pass_threshold,
-        seed=config.seed,
-        grader=config.grader,
-        refine=refine,
-        oracle=config.eval.oracle,
-        max_critique_length=config.max_critique_length,
-        texts_per_slot=config.eval.texts_per_slot,
-    )
-
-
-def _report(config, of: session.Subject) -> None:
-    results = of.results
+def _report(results: Results, settings: RunSettings, weights: str) -> None:
     numbers = summary.summarize(
-        results.lines("samples"), ks=tuple(config.eval.k), pass_threshold=config.pass_threshold, seed=config.seed
+        results.lines("samples"),
+        ks=settings.evaluation.ks,
+        pass_threshold=settings.method.pass_threshold,
+        seed=settings.seed,
     )
-    results.write("summary.json", json.dumps({"weights": of.weights} | numbers, indent=2) + "\n")
+    results.write("summary.json", json.dumps({"weights": weights} | numbers, indent=2) + "\n")
     console.say(f"{summary.table(numbers)}numbers and every sample are in {results.path}", sys.stdout)
 
 

@@ -18,6 +18,8 @@ from cgrpo_jax.planning import planner as planner_lib
 from cgrpo_jax.planning import programs
 from cgrpo_jax.planning.planner import KINDS, Plan
 from cgrpo_jax.runs import cli, validate
+from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.variants import Variants
 from cgrpo_jax.runtime import chips, console
 
 FLAGS = {
@@ -28,14 +30,14 @@ FLAGS = {
 _DOES_NOT_FIT = 3
 
 
-def main(config, topology: str, json: str | None, costs: bool = True) -> None:
+def main(config: Config, topology: str, json: str | None, costs: bool = True) -> None:
     """Plans for each topology, prints the tables, and exits with 3 if one does not hold the run."""
     validate.check(config)
     names = topology.split(",")
     if json:
         _check_target(pathlib.Path(json))
     # All mistakes come to light before the first minute of compiling.
-    planners = [planner_lib.Planner(config, name, say=console.say) for name in names]
+    planners = [planner_lib.Planner(Variants(config), name, say=console.say) for name in names]
     plans = [planner.plan(costs=costs) for planner in planners]
     console.say(table(plans), sys.stdout)
     if json:

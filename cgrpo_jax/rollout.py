@@ -1,11 +1,13 @@
-"""The stages of Critique-GRPO before the update: respond, score, critique, refine, select, re-anchor.
+"""The stages of Critique-GRPO before the update: respond, score, critique, refine, select, re-anchor, advantage.
 
-Each stage takes rollouts and returns rollouts (DESIGN: steps 1 to 6 of the algorithm); none knows of the others. Those
-that wait for a model or a grader are coroutines, which a `orchestrator.Pipeline` runs for many questions at once.
+Each stage takes rollouts and returns rollouts (steps 1 to 6 of the algorithm); `solve` takes one question through the
+first three. What waits for a model or a grader is a coroutine, which an `Orchestrator` runs for many questions
+at once. Step 2 is in `inference.critic`.
 """
 
 import collections
 import dataclasses
+import functools
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -13,11 +15,12 @@ import jax
 import numpy as np
 
 from cgrpo_jax import objective
-from cgrpo_jax.critiques import texts as texts_lib
-from cgrpo_jax.critiques.step_check.equations import StepError
+from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.generators import HttpWriter, Writer
-from cgrpo_jax.inference.orchestrator import together
+from cgrpo_jax.inference.critic import CountedRows, Critic, critique, critiques_of
+from cgrpo_jax.inference.generators import Generator
+from cgrpo_jax.inference.orchestrator import gather
+from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
 from cgrpo_jax.rewards.grader import Grade
 
@@ -26,11 +29,125 @@ Counts = collections.Counter
 Grading = Callable[[list[str], Problem], Awaitable[list[Grade]]]
 
 
+# --- one question, steps 1 to 3 -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What is done with each question of an iteration, steps 1 to 6; the paper's symbols in brackets.
+
+    Attributes:
+      num_responses: responses to a question [n].
+      max_length: tokens that a response, or a refinement, may have.
+      pass_threshold: reward from which a row is right.
+      reward_source: what rewards a row, the `verifier` or the verdict of its `critic`.
+      critique_when: whether only responses that are refined are critiqued (`refining`), or all.
+      num_critiques: of each response.
+      refine: who refines failed responses, the `policy`; `solution` inserts the data set's own, `none` plain GRPO.
+      refine_max_pass: share of a question's responses that may pass where it is refined.
+      refinements_per_critique: of each critique.
+      drop_mentions: leave out refinements that mention the critique, before selection.
+      num_kept: refinements that enter the group [k].
+      scale_by_std: divide advantages by the standard deviation of their group.
+    """
+
+    num_responses: int
+    max_length: int
+    pass_threshold: float = 1.0
+    reward_source: str = "verifier"
+    critique_when: str = "refining"
+    num_critiques: int = 1
+    refine: str = "policy"
+    refine_max_pass: float = 0.0
+    refinements_per_critique: int = 1
+    drop_mentions: bool = False
+    num_kept: int = 1
+    scale_by_std: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Solved:
+    """What steps 1 to 3 have made of a question: its responses, the refinements, and counts for the metrics."""
+
+    responses: list[Rollout]
+    refinements: list[Rollout]
+    counts: Counts
+
+
+async def solve(
+    policy: Generator, critic: Critic, problem: Problem, *, question: int, method: Method, tokenizer: Tokenizer
+) -> Solved:
+    """Takes one question through steps 1 to 3.
+
+    Args:
+      policy: who responds and refines [pi_old].
+      critic: who criticises.
+      problem: the question.
+      question: its number in the iteration.
+      method: what is done with it.
+      tokenizer: of texts that no model wrote.
+    """
+    counts: Counts = collections.Counter()
+    criticise = functools.partial(
+        critique, critic, problem=problem, encode=tokenizer.encode, num_critiques=method.num_critiques
+    )
+    by_verdict = functools.partial(score_by_verdict, problem=problem, num_critiques=method.num_critiques)
+
+    async def score_refined(rows: list[Rollout]) -> CountedRows:
+        if method.reward_source == "verifier":
+            return await score(rows, problem), collections.Counter()
+        verdicts, judged = await criticise(rows)
+        return await by_verdict(rows, verdicts), judged
+
+    # 1. Respond.
+    responses = await respond(
+        policy, problem, question=question, num_responses=method.num_responses, max_length=method.max_length
+    )
+    if method.reward_source == "verifier":
+        responses = await score(responses, problem)
+
+    # 2. Critique, of all responses.
+    critiques = None
+    if method.critique_when == "all":
+        critiques, new = await criticise(responses)
+        counts += new
+        if method.reward_source == "critic":  # the verdict is the reward
+            responses = await by_verdict(responses, critiques)
+
+    failed = to_refine(responses, refine_max_pass=method.refine_max_pass, pass_threshold=method.pass_threshold)
+    if method.refine == "none" or not failed:
+        return Solved(responses, [], counts)
+    if method.refine == "solution":
+        inserted = insert_solution(failed, problem, encode=tokenizer.encode, end_of_turn=tokenizer.end_of_turn_id)
+        refinements, judged = await score_refined(inserted)
+        return Solved(responses, refinements, counts + judged)
+
+    async def refine_one(row: Rollout) -> CountedRows:
+        if critiques is None:
+            written, new = await criticise([row])  # 2. Critique, of those that are refined.
+        else:
+            written, new = critiques_of([row], critiques), collections.Counter()
+        refinements, more = await refine(  # 3. Refine.
+            policy,
+            written,
+            problem,
+            max_length=method.max_length,
+            refinements_per_critique=method.refinements_per_critique,
+            show_critique=critic.kind != "none",
+        )
+        refinements, judged = await score_refined(refinements)
+        return refinements, new + more + judged
+
+    refined = await gather([refine_one(row) for row in failed])
+    refinements = [row for rows, _ in refined for row in rows]
+    return Solved(responses, refinements, sum((new for _, new in refined), counts))
+
+
 # --- 1. respond ---------------------------------------------------------------------------------------------------
 
 
 async def respond(
-    policy: Writer, problem: Problem, *, question: int, num_responses: int, max_length: int
+    policy: Generator, problem: Problem, *, question: int, num_responses: int, max_length: int
 ) -> list[Rollout]:
     """Samples n responses to the problem that is question number `question` of its iteration."""
     indices = [RowIndex(question=question, response=i) for i in range(num_responses)]
@@ -52,7 +169,7 @@ async def score_by_verdict(
     """Returns the rollouts, all of one problem, with their critics' verdicts as rewards (the unsupervised variant).
 
     The reward is 1 if more than half of a row's critiques call it right; a verdict that can't be read calls it wrong.
-    Where those that nobody has written might change that, the row has no verdict.
+    Where critiques that are missing might change that, the row has no verdict.
 
     Args:
       rollouts: B rows.
@@ -63,9 +180,15 @@ async def score_by_verdict(
     grades = [_by_majority(verdicts[i * num_critiques :][:num_critiques]) for i in range(len(rollouts))]
 
     def grade(texts: list[str], problem: Problem) -> Awaitable[list[Grade]]:
-        return orchestrator.note(grades, texts, problem, by="critic")
+        return orchestrator.record_grades(grades, texts, problem, by="critic")
 
     return await score(rollouts, problem, grade)
+
+
+def reward_of(row: Rollout) -> float:
+    """Returns the reward of a row that has been scored."""
+    assert row.reward is not None, "the row has not been scored"
+    return row.reward
 
 
 def _by_majority(verdicts: Sequence[Rollout]) -> Grade:
@@ -77,168 +200,6 @@ def _by_majority(verdicts: Sequence[Rollout]) -> Grade:
     return Grade(float(right > half), None, said)
 
 
-# --- 2. critique --------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Critic:
-    """How a response is critiqued.
-
-    Attributes:
-      kind: `indicative`, `indicative_gt`, `execution`, `cot`, or `none` (refine without a critique).
-      writer: the model that writes `cot` critiques, the policy itself or a frozen critic; else None.
-      see_answer: put the reference answer into the `cot` critic's prompt.
-      grader: kind of the run's grader. `execution` of a program is what its grader found: the test that fails.
-      check_steps: `(question, response) -> StepError | None`, what `execution` of any other response runs.
-      reveal_value: `execution` names the right value of the wrong step or test, not only the step or test.
-      max_retries: further attempts at a `cot` critique whose verdict can't be used.
-      max_length: tokens that a `cot` critique may have.
-      pass_threshold: reward from which a response is right.
-    """
-
-    kind: str
-    writer: Writer | HttpWriter | None = None
-    see_answer: bool = False
-    grader: str = ""
-    check_steps: Callable[[str, str], StepError | None] | None = None
-    reveal_value: bool = True
-    max_retries: int = 2
-    max_length: int = 512
-    pass_threshold: float = 1.0
-
-
-async def critique(
-    critic: Critic,
-    rollouts: Sequence[Rollout],
-    problem: Problem,
-    *,
-    encode: Callable[[str], list[int]],
-    num_critiques: int = 1,
-) -> tuple[list[Rollout], Counts]:
-    """Critiques responses (or refinements) to a problem that have been scored.
-
-    A `cot` critique whose verdict is malformed, or disagrees with the reward, is written again with another random
-    key, and after `max_retries` replaced by the indicative one. A row without a reward (unsupervised variant), or whose
-    grader failed, accepts any verdict that can be read.
-
-    Args:
-      critic: how.
-      rollouts: what to critique; becomes each critique's `parent`.
-      problem: what they answer.
-      encode: text to token ids, for critiques that no model wrote.
-      num_critiques: critiques for each row.
-
-    Returns:
-      (critiques in the order of `rollouts`, `num_critiques` each; counts for the metrics)
-    """
-    done = await together(
-        [
-            _critique_one(critic, row, _critique_index(row, c, num_critiques), problem, encode)
-            for row in rollouts
-            for c in range(num_critiques)
-        ]
-    )
-    return [row for row, _ in done], sum((counts for _, counts in done), collections.Counter())
-
-
-async def _critique_one(
-    critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
-) -> tuple[Rollout, Counts]:
-    counts: Counts = collections.Counter(critiqued=1)
-    unanswered = False
-    if critic.kind == "cot":
-        for attempt in range(critic.max_retries + 1):
-            written, cut = await critic.writer.write_critique(
-                problem,
-                row,
-                index.replace(attempt=attempt),
-                see_answer=critic.see_answer,
-                max_length=critic.max_length,
-            )
-            counts["prompts_cut"] += cut
-            counts["attempts"] += 1
-            if written is None:  # an endpoint that has given no answer has had its retries
-                counts["unanswered"] += 1
-                unanswered = True
-                break
-            written = written.replace(verdict=texts_lib.parse_verdict(written.text))
-            counts["tokens"] += len(written.token_ids)
-            if attempt == 0:
-                counts.update(_verdict_counts(written, critic.pass_threshold))
-            if _usable(written, critic.pass_threshold):
-                return written, counts
-        counts["fallbacks"] += 1
-    return _by_rule(_rule_text(critic, row, problem), row, index, encode).replace(ungraded=unanswered), counts
-
-
-def critiques_of(rows: Sequence[Rollout], critiques: Sequence[Rollout]) -> list[Rollout]:
-    """Returns those critiques that are of the given responses, with these (scored since) as their parents."""
-    wanted = {(row.index.question, row.index.response): row for row in rows}
-    at = [(critique.index.question, critique.index.response) for critique in critiques]
-    return [one.replace(parent=wanted[key]) for one, key in zip(critiques, at, strict=True) if key in wanted]
-
-
-def _critique_index(row: Rollout, c: int, num_critiques: int) -> RowIndex:
-    # A refinement's critique counts its refinement from 1, so that its key is not that of its response's critique, and
-    # keeps apart refinements that followed different critiques of one response.
-    refinement = row.index.refinement + 1 if row.stage == Stage.REFINEMENT else 0
-    critique = row.index.critique * num_critiques + c
-    return row.index.replace(critique=critique, refinement=refinement, stage=Stage.CRITIQUE, attempt=0)
-
-
-def _passed(row: Rollout, pass_threshold: float) -> bool | None:
-    """Is a row right? None where nobody knows."""
-    return None if row.reward is None or row.ungraded else row.reward >= pass_threshold
-
-
-def _usable(row: Rollout, pass_threshold: float) -> bool:
-    return row.verdict is not None and _passed(row.parent, pass_threshold) in (None, row.verdict)
-
-
-def _verdict_counts(row: Rollout, pass_threshold: float) -> Counts:
-    """Counts a first attempt's verdict against the verifier's."""
-    comparable = int(not row.parent.ungraded)
-    if row.verdict is None:
-        return collections.Counter(malformed=1, comparable=comparable)
-    passed = _passed(row.parent, pass_threshold)
-    if passed is None:
-        return collections.Counter(valid=comparable, comparable=comparable)
-    return collections.Counter(
-        comparable=1,
-        valid=int(row.verdict == passed),
-        false_right=int(row.verdict and not passed),
-        false_wrong=int(passed and not row.verdict),
-        judged_failed=int(not passed),
-        judged_passed=int(passed),
-    )
-
-
-def _rule_text(critic: Critic, row: Rollout, problem: Problem) -> str:
-    passed = row.reward is not None and row.reward >= critic.pass_threshold
-    if critic.kind == "execution" and (problem.grader or critic.grader) == "code":
-        return texts_lib.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
-    if critic.kind == "execution":
-        error = None if passed else critic.check_steps(problem.question, row.text)
-        return texts_lib.execution(passed, error, reveal_value=critic.reveal_value)
-    return texts_lib.indicative(passed, answer=problem.answer if critic.kind == "indicative_gt" else None)
-
-
-def _by_rule(text: str, row: Rollout, index: RowIndex, encode) -> Rollout:
-    ids = np.asarray(encode(text), np.int32)
-    return Rollout(
-        index=index,
-        author=Author.RULE,
-        weights_step=row.weights_step,
-        prompt_ids=np.zeros(0, np.int32),
-        token_ids=ids,
-        logp=np.zeros(len(ids), np.float32),
-        text=text,
-        parent=row,
-        # Where nothing is known of the reward, a critic that can't be read has said nothing.
-        verdict=texts_lib.parse_verdict(text) if row.reward is not None else None,
-    )
-
-
 # --- 3. refine ----------------------------------------------------------------------------------------------------
 
 
@@ -248,14 +209,14 @@ def to_refine(responses: Sequence[Rollout], *, refine_max_pass: float, pass_thre
     Responses without a verdict count as neither.
     """
     graded = [row for row in responses if not row.ungraded]
-    passed = [row.reward >= pass_threshold for row in graded]
+    passed = [reward_of(row) >= pass_threshold for row in graded]
     if not graded or np.mean(passed) > refine_max_pass:
         return []
     return [row for row, p in zip(graded, passed, strict=True) if not p]
 
 
 async def refine(
-    policy: Writer,
+    policy: Generator,
     critiqued: Sequence[Rollout],
     problem: Problem,
     *,
@@ -286,7 +247,7 @@ async def refine(
         indices = [at.replace(refinement=r) for r in range(refinements_per_critique)]
         writing.append(policy.write(prompt, indices, max_length=max_length, parent=row))
     counts = collections.Counter(refine_prompts_cut=sum(cut for _, cut in prompts))
-    return [row for rows in await together(writing) for row in rows], counts
+    return [row for rows in await gather(writing) for row in rows], counts
 
 
 def insert_solution(
@@ -298,6 +259,7 @@ def insert_solution(
     """
     if not failed:
         return []
+    assert problem.solution is not None  # checked when the data was loaded
     first, ids = failed[0], np.asarray([*encode(problem.solution), end_of_turn], np.int32)
     return [
         Rollout(
@@ -316,6 +278,11 @@ def insert_solution(
 # --- 4. select ----------------------------------------------------------------------------------------------------
 
 
+def without_mentions(refinements: Sequence[Rollout]) -> list[Rollout]:
+    """Returns the refinements that do not mention the critique or the earlier attempt."""
+    return [row for row in refinements if not mentions_critique(row.text)]
+
+
 def select(refinements: Sequence[Rollout], *, num_kept: int, seed: int, iteration: int) -> list[Rollout]:
     """Keeps `num_kept` refinements a question, highest reward first, ties at random; none without a verdict.
 
@@ -329,40 +296,57 @@ def select(refinements: Sequence[Rollout], *, num_kept: int, seed: int, iteratio
     for q, rows in sorted(by_question.items()):
         rng = random.Random(f"select {seed} {iteration} {q}")
         rng.shuffle(rows)
-        kept += sorted(rows, key=lambda row: -row.reward)[:num_kept]
+        kept += sorted(rows, key=lambda row: -reward_of(row))[:num_kept]
     return kept
 
 
-# --- 5. re-anchor, 6. advantage -----------------------------------------------------------------------------------
+# --- 5. re-anchor -------------------------------------------------------------------------------------------------
 
 
-def train_rows(
-    responses: Sequence[Sequence[Rollout]], kept: Sequence[Rollout], *, scale_by_std: bool, num_kept: int = 1
-) -> list[list[TrainRow]]:
-    """Returns each question's group as train rows: its responses, then its kept refinements.
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The rows of a question that train, all as answers to its prompt, whatever they were sampled from."""
+
+    prompt_ids: np.ndarray
+    rows: list[Rollout]
+
+
+def reanchor(responses: Sequence[Sequence[Rollout]], kept: Sequence[Rollout]) -> list[Group]:
+    """Returns each question's group: its responses, then its kept refinements.
 
     A refinement's context is the prompt of the question, not the one it was sampled from: every log-probability of it
-    is `pi(y' | q)`, as if no critique had been seen. The tokens are the sampled ones. A response without a verdict is
-    left out: it has no part in the others' baseline either.
+    is `pi(y' | q)`, as if no critique had been seen. A response without a verdict is left out: it has no part in the
+    others' baseline either.
 
     Args:
       responses: Q groups.
-      kept: of the refinements, at most `num_kept` a question.
-      scale_by_std: divide advantages by the standard deviation of their group.
-      num_kept: fixes the shapes of what is computed.
+      kept: the refinements that were selected.
     """
     groups = [list(group) for group in responses]
     for row in kept:
         groups[row.index.question].append(row)
-    graded = [[row for row in group if not row.ungraded] for group in groups]
-    rewards = [row.reward for group in graded for row in group]
+    return [Group(group[0].prompt_ids, [row for row in group if not row.ungraded]) for group in groups]
+
+
+# --- 6. advantage -------------------------------------------------------------------------------------------------
+
+
+def train_rows(groups: Sequence[Group], *, scale_by_std: bool, max_rows: int) -> list[list[TrainRow]]:
+    """Returns each group as train rows, with their advantages over it. The tokens are the sampled ones.
+
+    Args:
+      groups: Q groups.
+      scale_by_std: divide advantages by the standard deviation of their group.
+      max_rows: rows that all groups may have; fixes the shapes of what is computed.
+    """
+    rewards = [reward_of(row) for group in groups for row in group.rows]
     # The number of kept refinements changes with every iteration. Padded to what it may be at most, the shape does not,
-    # and nothing is compiled anew; the power of two, lest another number of questions is.
-    size = 1 << (sum(map(len, responses)) + num_kept * len(responses) - 1).bit_length()
-    reward_B = np.zeros(size, np.float32)
+    # and nothing is compiled again; the power of two, lest another number of questions is.
+    size = 1 << (max_rows - 1).bit_length()
+    reward_B: np.ndarray = np.zeros(size, np.float32)
     group_B = np.full(size, -1)
     reward_B[: len(rewards)] = rewards
-    group_B[: len(rewards)] = [q for q, group in enumerate(graded) for _ in group]
+    group_B[: len(rewards)] = [q for q, group in enumerate(groups) for _ in group.rows]
     advantage_B = iter(
         np.asarray(
             jax.device_get(
@@ -373,13 +357,13 @@ def train_rows(
     return [
         [
             TrainRow(
-                context_ids=group[0].prompt_ids,
+                context_ids=group.prompt_ids,
                 target_ids=row.token_ids,
                 old_logp=row.logp,
                 advantage=float(next(advantage_B)),
                 refined=row.stage == Stage.REFINEMENT,
             )
-            for row in rows
+            for row in group.rows
         ]
-        for group, rows in zip(groups, graded, strict=True)
+        for group in groups
     ]

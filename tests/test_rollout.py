@@ -31,17 +31,18 @@ from scripted_rollouts import (
 from cgrpo_jax import rollout
 from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.errors import GradingError, UserError
-from cgrpo_jax.inference.generators import Writer
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.critic import Critic, critique
+from cgrpo_jax.inference.generators import Generator
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Problem, RowIndex, Stage
 from cgrpo_jax.rewards import grader as grader_lib
-from cgrpo_jax.rollout import Critic, critique, refine, to_refine
+from cgrpo_jax.rollout import refine, to_refine
 
 
-class ScriptedWriter:
-    """Has the interface of `Writer`; `script` gives the text of a row from its index, or is the text of all."""
+class ScriptedGenerator:
+    """Has the interface of `Generator`; `script` gives the text of a row from its index, or is the text of all."""
 
-    write_critique = Writer.write_critique
+    write_critique = Generator.write_critique
 
     def __init__(self, script, prompts=PROMPTS, author=Author.CRITIC):
         self.script, self.prompts, self.author = script, prompts, author
@@ -78,9 +79,9 @@ def by_attempt(*texts):
 
 
 def cot(script, rows, *, num_critiques=1, **settings):
-    writer = ScriptedWriter(script)
-    critic = Critic(kind="cot", writer=writer, max_length=48, **settings)
-    return *critiqued_by(critic, rows, num_critiques), writer
+    generator = ScriptedGenerator(script)
+    critic = Critic(kind="cot", generator=generator, max_length=48, **settings)
+    return *critiqued_by(critic, rows, num_critiques), generator
 
 
 def refined_by(policy, critiqued, **settings):
@@ -89,8 +90,8 @@ def refined_by(policy, critiqued, **settings):
 
 def test_a_critique_that_agrees_is_taken_at_once():
     rows = [response(0, 0), response(1, 3), response(1, 4, 1.0)]
-    done, counts, writer = cot(lambda index: RIGHT if index.response == 4 else WRONG, rows)
-    assert [len(calls) for calls in writer.attempts] == [3] and {call.max_length for call in writer.calls} == {48}
+    done, counts, generator = cot(lambda index: RIGHT if index.response == 4 else WRONG, rows)
+    assert [len(calls) for calls in generator.attempts] == [3] and {call.max_length for call in generator.calls} == {48}
     assert [one.text for one in done] == [WRONG, WRONG, RIGHT]
     assert [one.verdict for one in done] == [False, False, True]
     assert [one.parent for one in done] == rows
@@ -110,9 +111,9 @@ def test_a_critique_that_agrees_is_taken_at_once():
 def test_a_critique_that_can_not_be_used_is_written_again_with_another_key(first, counted):
     rows = [response(0, 0), response(1, 1)]
     script = lambda index: first if index.question == 1 and not index.attempt else WRONG  # noqa: E731
-    done, counts, writer = cot(script, rows)
+    done, counts, generator = cot(script, rows)
     assert [one.text for one in done] == [WRONG, WRONG]
-    once, (again,) = writer.attempts  # only the one that could not be used
+    once, (again,) = generator.attempts  # only the one that could not be used
     assert [call.indices[0].attempt for call in once] == [0, 0]
     assert again.indices == [RowIndex(question=1, response=1, stage=Stage.CRITIQUE, attempt=1)]
     np.testing.assert_array_equal(again.prompt, once[1].prompt)
@@ -131,12 +132,12 @@ def test_only_first_attempts_enter_the_rates():
 @pytest.mark.parametrize("max_retries", [0, 2])
 @pytest.mark.parametrize("text", [UNREADABLE, RIGHT])
 def test_after_all_retries_the_indicative_critique_takes_its_place(text, max_retries):
-    (done,), counts, writer = cot(text, [response(1, 2)], max_retries=max_retries)
+    (done,), counts, generator = cot(text, [response(1, 2)], max_retries=max_retries)
     assert (done.text, done.author, done.verdict) == (INDICATIVE, Author.RULE, False)
     assert list(done.token_ids) == TOKENIZER.encode(INDICATIVE)
     assert counts["fallbacks"] == 1 and counts["attempts"] == max_retries + 1
-    assert [call.indices[0].attempt for call in writer.calls] == list(range(max_retries + 1))
-    assert len({key_of(call.indices[0]) for call in writer.calls}) == max_retries + 1
+    assert [call.indices[0].attempt for call in generator.calls] == list(range(max_retries + 1))
+    assert len({key_of(call.indices[0]) for call in generator.calls}) == max_retries + 1
     assert PROBLEMS[1].answer not in done.text
 
 
@@ -148,48 +149,48 @@ def test_a_critique_of_a_right_response_falls_back_to_right():
 @pytest.mark.parametrize("see_answer", [True, False])
 def test_the_reference_answer_is_shown_only_if_asked_for(see_answer):
     rows = [response(0, 0), response(1, 0)]
-    _, _, writer = cot(by_attempt(UNREADABLE, WRONG), rows, see_answer=see_answer)
+    _, _, generator = cot(by_attempt(UNREADABLE, WRONG), rows, see_answer=see_answer)
     shown = ["\nThe answer is 56 12.", "\nThe answer is 5 20."] if see_answer else ["", ""]
     prompts = [f"{p.question}\nTried: {t}{s}\nCheck." for p, t, s in zip(PROBLEMS, WRONG_TEXTS, shown, strict=True)]
-    assert writer.asked == prompts * 2  # in the retry as well
-    assert ("56 12" in writer.asked[0]) is see_answer
+    assert generator.asked == prompts * 2  # in the retry as well
+    assert ("56 12" in generator.asked[0]) is see_answer
 
 
 def test_several_critiques_of_one_response():
     rows = [response(0, 0), response(0, 1)]
     script = lambda index: UNREADABLE if key_of(index)[2] == 1 and not index.attempt else WRONG  # noqa: E731
-    done, counts, writer = cot(script, rows, num_critiques=2)
+    done, counts, generator = cot(script, rows, num_critiques=2)
     assert [(one.index.response, one.index.critique, one.index.attempt) for one in done] == [
         (0, 0, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1),
     ]  # fmt: skip
     assert [one.parent.index.response for one in done] == [0, 0, 1, 1]
     assert (counts["critiqued"], counts["attempts"], counts["malformed"]) == (4, 6, 2)
-    assert [len(calls) for calls in writer.attempts] == [4, 2]
+    assert [len(calls) for calls in generator.attempts] == [4, 2]
 
 
 def test_no_two_rows_of_an_iteration_have_one_key():
     """Two responses, two critiques each, two refinements after each, and two critiques of each of those."""
     responses = [response(0, 0), response(0, 1)]
     first, _, critic = cot(UNREADABLE, responses, num_critiques=2)
-    policy = ScriptedWriter(WRONG_TEXTS[0])
+    policy = ScriptedGenerator(WRONG_TEXTS[0])
     refinements, _ = refined_by(policy, first, refinements_per_critique=2)
     scored = [one.replace(reward=0.0) for one in refinements]
     second, _, judge = cot(UNREADABLE, scored, num_critiques=2)
     assert (len(first), len(refinements), len(second)) == (4, 8, 16)
     drawn = [one.index for one in responses]
-    calls = [call for writer in (critic, policy, judge) for call in writer.calls]
+    calls = [call for generator in (critic, policy, judge) for call in generator.calls]
     drawn += [index for call in calls for index in call.indices]
     assert len({key_of(index) for index in drawn}) == len(drawn) == 2 + 3 * 4 + 8 + 3 * 16
 
 
 def test_cut_prompts_are_counted():
     short = make(TOKENIZER, 24, **CHAINS)
-    writer = ScriptedWriter(by_attempt(UNREADABLE, WRONG), prompts=short)
-    critic = Critic(kind="cot", writer=writer)
+    generator = ScriptedGenerator(by_attempt(UNREADABLE, WRONG), prompts=short)
+    critic = Critic(kind="cot", generator=generator)
     rows = [response(0, 0).replace(text="7*8=56, " * 9), response(0, 1).replace(text="56")]
     _, counts = critiqued_by(critic, rows)
     assert counts["prompts_cut"] == 2  # the first, and again at its retry
-    assert len(writer.calls) == 4 and all(len(call.prompt) <= 24 for call in writer.calls)
+    assert len(generator.calls) == 4 and all(len(call.prompt) <= 24 for call in generator.calls)
 
 
 # 2. Critique by a rule.
@@ -242,7 +243,7 @@ def test_programs_are_critiqued_by_their_tests(reveal, grader):
     found = "Test 1 of 2 fails: add(1, 2) returns 4. Tests passed: 1 of 2."
     rows = [response(0, 0).replace(feedback=f"{found}\nExpected: 3")]
     critic = Critic(kind="execution", grader="code" if grader == "run" else "math", reveal_value=reveal)
-    ((((one,), _),)) = Pipeline().run([critique(critic, rows, problem, encode=TOKENIZER.encode)])
+    ((((one,), _),)) = Orchestrator().run([critique(critic, rows, problem, encode=TOKENIZER.encode)])
     assert one.text == f"{found}{' Expected: 3.' if reveal else ''} Conclusion: wrong [END]"
     assert one.verdict is False
 
@@ -257,10 +258,10 @@ def unscored(number):
 def test_without_rewards_any_readable_verdict_is_taken():
     rows = [unscored(0), unscored(1), unscored(2)]
     script = {0: by_attempt(RIGHT), 1: by_attempt(UNREADABLE, WRONG), 2: by_attempt(UNREADABLE)}
-    done, counts, writer = cot(lambda index: script[index.response](index), rows)
+    done, counts, generator = cot(lambda index: script[index.response](index), rows)
     assert [one.verdict for one in done] == [True, False, None]  # who can't be read has said nothing
     assert done[2].author == Author.RULE
-    assert [len(calls) for calls in writer.attempts] == [3, 2, 1]
+    assert [len(calls) for calls in generator.attempts] == [3, 2, 1]
     assert (counts["valid"], counts["comparable"], counts["malformed"], counts["fallbacks"]) == (1, 3, 2, 1)
     assert not counts["judged_failed"] and not counts["judged_passed"]
     assert [one.reward for one in by_verdict(rows, done)] == [1.0, 0.0, 0.0]
@@ -268,7 +269,7 @@ def test_without_rewards_any_readable_verdict_is_taken():
 
 def by_verdict(rows, verdicts, num_critiques=1, runs=None):
     scored = rollout.score_by_verdict(rows, verdicts, PROBLEMS[0], num_critiques=num_critiques)
-    return (runs or Pipeline()).run([scored])[0]
+    return (runs or Orchestrator()).run([scored])[0]
 
 
 def verdicts(*said):
@@ -299,7 +300,7 @@ def test_most_of_several_verdicts_decide():
     ],
 )
 def test_a_row_has_no_verdict_where_critiques_that_did_not_come_might_decide(said, reward, ungraded):
-    runs = Pipeline()
+    runs = Orchestrator()
     (one,) = by_verdict([unscored(0)], verdicts(*said), len(said), runs)
     assert (one.reward, one.ungraded, runs.failures) == (reward, ungraded, int(ungraded))
 
@@ -311,20 +312,20 @@ def test_a_critic_that_never_answers_ends_the_run_like_a_grader():
     ]
     said = r"grader 'critic' gave no verdict on any of 8 responses \(0 of 1 critiques call it right, and 1 did not come"
     with pytest.raises(GradingError, match=said):
-        Pipeline().run(silent)
+        Orchestrator().run(silent)
 
 
 def test_a_critique_that_is_not_answered_is_told_from_one_that_can_not_be_read():
     """The endpoint answers nothing about response 0, and nothing when it is asked again about response 1."""
 
-    class Silent(ScriptedWriter):
+    class Silent(ScriptedGenerator):
         async def write_critique(self, problem, row, index, **options):
             if index.response == 0 or index.attempt:
                 return None, False
             return await super().write_critique(problem, row, index, **options)
 
     for script, missing in ((UNREADABLE, [True, True, True]), (WRONG, [True, False, False])):
-        critic = Critic(kind="cot", writer=Silent(script))
+        critic = Critic(kind="cot", generator=Silent(script))
         done, counts = critiqued_by(critic, [unscored(i) for i in range(3)])
         assert [one.ungraded for one in done] == missing and counts["unanswered"] == sum(missing)
     done, _, _ = cot(UNREADABLE, [unscored(0)])
@@ -395,14 +396,14 @@ def test_a_grade_that_has_failed_is_no_verdict():
             grader_lib.Grade(0.0, "1", "not equal"),
         ]
 
-    (scored,) = Pipeline().run([rollout.score(group(0, 0.0, 0.0), PROBLEMS[0], grade)])
+    (scored,) = Orchestrator().run([rollout.score(group(0, 0.0, 0.0), PROBLEMS[0], grade)])
     assert [(one.reward, one.ungraded) for one in scored] == [(0.0, True), (0.0, False)]
 
 
 @pytest.mark.parametrize("show_critique", [True, False])
 def test_refinements_are_sampled_after_question_response_and_critique(show_critique):
     critiqued = by_rule([response(0, 4), response(1, 2)])
-    policy = ScriptedWriter(WRONG_TEXTS[0], author=Author.POLICY)
+    policy = ScriptedGenerator(WRONG_TEXTS[0], author=Author.POLICY)
     rows, counts = refined_by(policy, critiqued, refinements_per_critique=2, show_critique=show_critique)
     parts = ["\nCritique: Step 1 is wrong: 7*8=56, not 54. Conclusion: wrong [END]",
              "\nCritique: Step 2 is wrong: 5*4=20, not 21. Conclusion: wrong [END]"]  # fmt: skip
@@ -421,14 +422,14 @@ def test_refinements_are_sampled_after_question_response_and_critique(show_criti
 
 def test_a_refinement_of_a_retried_critique_starts_its_own_count():
     done, _, _ = cot(by_attempt(UNREADABLE, WRONG), [response(0, 0)])
-    (one,), _ = refined_by(ScriptedWriter("56"), done)
+    (one,), _ = refined_by(ScriptedGenerator("56"), done)
     assert done[0].index.attempt == 1
     assert one.index == RowIndex(question=0, stage=Stage.REFINEMENT)
 
 
 def test_a_response_too_long_for_the_refine_prompt_is_cut_and_counted():
     rows = [response(0, 0).replace(text="7*8=54, " * 9), response(0, 1)]
-    policy = ScriptedWriter("56", prompts=make(TOKENIZER, 60, **CHAINS))
+    policy = ScriptedGenerator("56", prompts=make(TOKENIZER, 60, **CHAINS))
     _, counts = refined_by(policy, by_rule(rows, kind="indicative"))
     assert counts["refine_prompts_cut"] == 1
     assert len(policy.calls) == 2 and all(len(call.prompt) <= 60 for call in policy.calls)
@@ -442,7 +443,7 @@ def test_a_refine_prompt_that_can_not_be_made_leaves_no_coroutine_behind():
             return prompt
         raise UserError("no room")
 
-    policy = ScriptedWriter("56", prompts=types.SimpleNamespace(for_refinement=for_refinement))
+    policy = ScriptedGenerator("56", prompts=types.SimpleNamespace(for_refinement=for_refinement))
     with pytest.raises(UserError, match="no room"):
         refined_by(policy, by_rule([response(0, 0), response(0, 1)]))
     assert not policy.calls
@@ -460,5 +461,5 @@ def test_solutions_may_be_inserted_in_the_place_of_refinements():
         assert list(one.token_ids) == [*TOKENIZER.encode(one.text), END]
         assert one.author == Author.SOLUTION and one.stage == Stage.REFINEMENT
     scoring = [rollout.score([one], problem, grade_traces) for one, problem in zip(rows, PROBLEMS, strict=True)]
-    scored = [one for (one,) in Pipeline().run(scoring)]
+    scored = [one for (one,) in Orchestrator().run(scoring)]
     assert [(one.reward, one.feedback) for one in scored] == [(1.0, "equal")] * 2 and rows[0].feedback == ""

@@ -1,6 +1,6 @@
 """What a run reads beside its configuration, as hashes: by them a run that goes on sees that a file has changed.
 
-fingerprints.of_all(config.grader, {"training": problems}) -> {"the training questions": "e3b0c44298fc1c14"}
+fingerprints.of_all("math", {"training": problems}) -> {"the training questions": "e3b0c44298fc1c14"}
 """
 
 import hashlib
@@ -24,9 +24,9 @@ def of_all(grader: str, problems: Mapping[str, Sequence[Problem]]) -> dict[str, 
       grader: of the problems that name none.
       problems: by kind, such as "training"; a kind of which there are none is left out.
     """
-    told = {f"the {kind} questions": of_problems(some) for kind, some in problems.items() if some}
+    hashes = {f"the {kind} questions": of_problems(some) for kind, some in problems.items() if some}
     kinds = {problem.grader or grader for some in problems.values() for problem in some}
-    return told | {f"{_FILE_OF}{kind}": of_function(kind) for kind in sorted(kinds) if user_functions.is_name(kind)}
+    return hashes | {f"{_FILE_OF}{kind}": of_function(kind) for kind in sorted(kinds) if user_functions.is_name(kind)}
 
 
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
@@ -35,7 +35,7 @@ def changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def is_function(name: str) -> bool:
-    """Is this the name of a function's file, which its user may have mended, not of problems?"""
+    """Is this the name of a function's file, which its user may have changed, not of problems?"""
     return name.startswith(_FILE_OF)
 
 
@@ -43,8 +43,8 @@ def of_problems(problems: Iterable[Problem]) -> str:
     """Returns 16 hexadecimal digits of problems in their order: all that training, or a grader, reads of them."""
     whole = hashlib.sha256()
     for one in problems:
-        told = [one.source, one.grader, one.question, one.answer, one.solution, tables.plain(one.columns)]
-        whole.update(json.dumps(told, sort_keys=True).encode() + b"\n")
+        read = [one.source, one.grader, one.question, one.answer, one.solution, tables.plain(one.columns)]
+        whole.update(json.dumps(read, sort_keys=True).encode() + b"\n")
     return whole.hexdigest()[:16]
 
 

@@ -4,12 +4,10 @@ import collections
 import dataclasses
 import functools
 import pathlib
-import sys
+from collections.abc import Sequence
 
-from cgrpo_jax.critiques import schedule
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.datasets import filters, readers
-from cgrpo_jax.datasets import mixture as mixture_lib
 from cgrpo_jax.datasets.tasks import arithmetic, snippets
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Problem
@@ -19,165 +17,219 @@ from cgrpo_jax.rewards import grader
 MADE_UP = ("chains", "snippets")
 
 
-def load_problems(config, prompts: Prompts) -> tuple[list[Problem], list[Problem], dict[str, int]]:
-    """Returns (training problems, held-out problems, number of problems of either kind left out for their length).
+@dataclasses.dataclass(frozen=True)
+class MadeUp:
+    """Questions that the package makes up.
+
+    Attributes:
+      kind: chains (arithmetic) or snippets (code).
+      seed: of the questions, and of what is held out.
+      num_train, num_eval: how many.
+      length: steps of a chain, operations of a snippet.
+      hard_share: share of the questions with something held out.
+      num_held_out: facts, or words, that a warm start never shows.
+    """
+
+    kind: str
+    seed: int
+    num_train: int
+    num_eval: int
+    length: int
+    hard_share: float
+    num_held_out: int
+
+    def held_out_facts(self) -> frozenset[arithmetic.Fact]:
+        """Returns the facts that the warm start in chains never shows."""
+        return arithmetic.held_out_facts(self.num_held_out, seed=self.seed)
+
+    def glossary(self) -> snippets.Glossary:
+        """Returns what the words of the code task mean, those included that its warm start never explains."""
+        return snippets.make_glossary(self.num_held_out, seed=self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Questions that are read.
+
+    Attributes:
+      kind: of the files: jsonl, parquet or tfds.
+      train, eval: files, or TFDS names, separated by commas; empty for none.
+      train_split, eval_split: of TFDS data sets, one for all or one each.
+      tfds_dir: where these lie; None for the default.
+      question_key, answer_key, solution_key, answer_pattern: columns, as for `readers`.
+      num_train, num_eval: of each set; 0 for all.
+    """
+
+    kind: str
+    train: str
+    eval: str
+    train_split: str
+    eval_split: str
+    tfds_dir: str | None
+    question_key: str
+    answer_key: str
+    solution_key: str | None
+    answer_pattern: str | None
+    num_train: int
+    num_eval: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a question must meet to be asked.
+
+    Attributes:
+      grader: kind of grader of the problems that name none.
+      grader_timeout, grader_workers: with which gold answers are read, in seconds and processes.
+      has_judge: whether there is an endpoint that judges.
+      quotes_answers: whether critiques quote the gold answer.
+      max_prompt_length: tokens of its prompt.
+      on_long_question: `skip` those that are longer, or `error`.
+      max_solution_length: tokens of its solution, where that is inserted; else None.
+    """
+
+    grader: str
+    grader_timeout: float
+    grader_workers: int
+    has_judge: bool
+    quotes_answers: bool
+    max_prompt_length: int
+    on_long_question: str
+    max_solution_length: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Problems:
+    """The problems of a run.
+
+    Attributes:
+      training, held_out: what it learns from, and what it is measured on.
+      skipped: of either, by these names ("training", "held-out"), how many were left out for their length.
+    """
+
+    training: list[Problem]
+    held_out: list[Problem]
+    skipped: dict[str, int]
+
+
+def load_problems(source: MadeUp | Stored, prompts: Prompts, limits: Limits) -> Problems:
+    """Makes up, or reads, the problems of a run.
 
     Raises:
-      UserError: there are none, a file or a row of it is damaged, a gold answer can't be read, or the longest question
-        leaves no room for a critique in a refine prompt.
+      UserError: there are none, a file or a row of it is damaged, or a gold answer can't be read.
     """
-    d = config.data
-    if d.kind in MADE_UP:
-        if d.kind == "chains":
-            make = functools.partial(arithmetic.make_problems, held_out=held_out_facts(config))
-        else:
-            make = functools.partial(snippets.make_problems, glossary=glossary(config))
-        make = functools.partial(make, length=d.chain_length, hard_share=d.hard_share)
-        train = [p.replace(source=d.kind) for p in make(d.num_train, seed=d.seed)]
-        test = make(d.num_eval, seed=d.seed + 1, exclude=[p.question for p in train])
-        test = [p.replace(source=d.kind) for p in test]
-    else:
-        if not d.train:
-            raise UserError("no training data: set data.train to a file or a TFDS name.")
-        train = _read_all(d, d.train, d.train_split, limit=d.num_train)
-        test = _read_all(d, d.eval, d.eval_split, limit=d.num_eval)
+    train, test = _made_up(source) if isinstance(source, MadeUp) else _stored(source)
     if not train:
-        raise UserError(f"no training questions: data.num_train is {d.num_train}; use at least 1.")
-    kept, skipped = {}, {}
+        raise UserError(f"no training questions: data.num_train is {source.num_train}; use at least 1.")
+    kept: dict[str, list[Problem]] = {}
+    skipped: dict[str, int] = {}
     for kind, problems in (("training", train), ("held-out", test)):
         try:
-            kept[kind], skipped[kind] = _usable(config, prompts, problems)
+            kept[kind], skipped[kind] = _usable(problems, prompts, limits)
         except UserError as error:
             raise UserError(f"{kind} questions: {error}") from error
-    _check_room(config, prompts, kept["training"])
-    return kept["training"], kept["held-out"], skipped
+    return Problems(kept["training"], kept["held-out"], skipped)
 
 
-def choose(config, problems: list[Problem]) -> tuple[list[Problem], dict[str, float], str]:
-    """Returns the training problems that are neither too easy nor too hard, the mixture that they are drawn by, and
-    what is to be said of those left out.
-
-    Raises:
-      UserError: the file of pass rates can't be read, nothing is left, or the mixture is of other sources.
-    """
-    d, said = config.data, ""
-    if d.pass_rates:
-        rates = filters.read_pass_rates(d.pass_rates)
-        problems, left = filters.by_pass_rate(problems, rates, minimum=d.min_pass_rate, maximum=d.max_pass_rate)
-        said = (
-            f"{len(problems)} of {left.total} training questions are left by data.pass_rates: {left.too_hard} have a "
-            f"rate of at most {d.min_pass_rate:g}, {left.too_easy} of at least {d.max_pass_rate:g}; {left.unknown} "
-            "without a rate were kept"
-        )
-    mixture = mixture_lib.parse_mixture(d.mixture)
-    mixture_lib.check_mixture(mixture, [p.source for p in problems])
-    return problems, mixture, said
+def _made_up(source: MadeUp) -> tuple[list[Problem], list[Problem]]:
+    if source.kind == "chains":
+        make = functools.partial(arithmetic.make_problems, held_out=source.held_out_facts())
+    else:
+        make = functools.partial(snippets.make_problems, glossary=source.glossary())
+    make = functools.partial(make, length=source.length, hard_share=source.hard_share)
+    train = make(source.num_train, seed=source.seed)
+    test = make(source.num_eval, seed=source.seed + 1, exclude=[p.question for p in train])
+    return [p.replace(source=source.kind) for p in train], [p.replace(source=source.kind) for p in test]
 
 
-def _check_room(config, prompts: Prompts, problems: list[Problem]) -> None:
-    """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not."""
-    longest = max(problems, key=lambda problem: len(prompts.for_question(problem.question)))
-    kinds = schedule.kinds(critique=config.critique, schedule=config.critique_schedule)
-    criticises = "cot" in kinds and (config.refine == "policy" or config.critique_when == "all")
-    if criticises and not config.critic_folder:
-        prompts.for_critique(longest.question, "", longest.answer if config.critic_sees_answer else None)
-    if config.refine != "policy":
-        return
-    unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
-    ids, _ = unlimited.for_refinement(longest.question, "", None if kinds == {"none"} else "")
-    critique = config.max_critique_length if "cot" in kinds else 0
-    if len(ids) + critique > config.max_refinement_prompt_length:
-        raise UserError(
-            f"the refine prompt of the longest question, problem {longest.index}, needs {len(ids) + critique} tokens, "
-            f"{critique} of them for a critique, without the response; max_refinement_prompt_length is "
-            f"{config.max_refinement_prompt_length}; raise it."
-        )
+def _stored(source: Stored) -> tuple[list[Problem], list[Problem]]:
+    if not source.train:
+        raise UserError("no training data: set data.train to a file or a TFDS name.")
+    return (
+        _read_all(source, source.train, source.train_split, limit=source.num_train),
+        _read_all(source, source.eval, source.eval_split, limit=source.num_eval),
+    )
 
 
-def _usable(config, prompts: Prompts, problems: list[Problem]) -> tuple[list[Problem], int]:
+def _usable(problems: list[Problem], prompts: Prompts, limits: Limits) -> tuple[list[Problem], int]:
     """Returns the problems whose prompts fit and how many don't; every gold answer and solution must be usable."""
     if not problems:
         return [], 0
-    _check_gold(config, problems)
+    _check_gold(problems, limits)
     lengths = [len(prompts.for_question(p.question)) for p in problems]
     problems, skipped = filters.skip_or_fail_long(
-        problems, lengths, limit=config.max_prompt_length, on_long=config.on_long_question
+        problems, lengths, limit=limits.max_prompt_length, on_long=limits.on_long_question
     )
-    if config.refine == "solution":
+    if limits.max_solution_length is not None:
         for p in problems:
+            assert p.solution is not None  # the configuration names its column, and made-up problems have one
             length = len(prompts.tokenizer.encode(p.solution)) + 1  # and the end of the turn
-            if length > config.max_response_length:
+            if length > limits.max_solution_length:
                 raise UserError(
                     f"the solution of problem {p.index} has {length} tokens, more than max_response_length "
-                    f"{config.max_response_length}; raise it."
+                    f"{limits.max_solution_length}; raise it."
                 )
     return problems, skipped
 
 
-def check_told(config, problems: list[Problem]) -> None:
-    """Checks that critiques may tell the gold answers.
+def check_quotable(problems: Sequence[Problem], *, grader: str) -> None:
+    """Checks that critiques may quote the gold answers.
+
+    Args:
+      problems: whose answers they quote.
+      grader: kind of grader of those that name none.
 
     Raises:
       UserError: those of grader "code" are unit tests.
     """
-    if any((problem.grader or config.grader) == "code" for problem in problems):
+    if any((problem.grader or grader) == "code" for problem in problems):
         raise UserError(
             'critique "indicative_gt" would quote the unit tests of grader "code"; use "execution", and leave it out '
             "of diagnosis.kinds."
         )
 
 
-def _check_gold(config, problems: list[Problem]) -> None:
+def _check_gold(problems: Sequence[Problem], limits: Limits) -> None:
     """Checks all gold answers, each by the grader of its problem."""
-    if "indicative_gt" in schedule.kinds(critique=config.critique, schedule=config.critique_schedule):
-        check_told(config, problems)
-    if any(problem.grader == "judge" for problem in problems) and not config.judge.url:
+    if limits.quotes_answers:
+        check_quotable(problems, grader=limits.grader)
+    if any(problem.grader == "judge" for problem in problems) and not limits.has_judge:
         raise UserError('the data names grader "judge", which asks an endpoint; give its address in judge.url.')
     answers = collections.defaultdict(list)
     for problem in problems:
-        answers[problem.source, problem.grader or config.grader].append(problem.answer)
+        answers[problem.source, problem.grader or limits.grader].append(problem.answer)
     for (source, kind), golds in answers.items():
         try:
-            grader.check_gold(kind, golds, timeout=config.grader_timeout, num_workers=config.grader_workers)
+            grader.check_gold(kind, golds, timeout=limits.grader_timeout, num_workers=limits.grader_workers)
         except UserError as error:
             raise UserError(f"{source}: {error}") if len(answers) > 1 else error from error
 
 
-def _read_all(d, names: str, splits: str, *, limit: int) -> list[Problem]:
+def _read_all(source: Stored, names: str, splits: str, *, limit: int) -> list[Problem]:
     """Reads the data sets, or files, that a key names; `limit` questions of each, where it is not 0."""
-    names = [name.strip() for name in names.split(",") if name.strip()]
-    splits = [split.strip() for split in splits.split(",")]
-    if d.kind == "tfds" and len(splits) not in (1, len(names)):
+    each = [name.strip() for name in names.split(",") if name.strip()]
+    split = [one.strip() for one in splits.split(",")]
+    if source.kind == "tfds" and len(split) not in (1, len(each)):
         raise UserError(
-            f"{len(splits)} splits ({', '.join(splits)}) are given for {len(names)} data sets; give one, or one each."
+            f"{len(split)} splits ({', '.join(split)}) are given for {len(each)} data sets; give one, or one each."
         )
-    stems = [pathlib.Path(name).stem for name in names]
+    stems = [pathlib.Path(name).stem for name in each]
     problems = []
-    for k, name in enumerate(names):
+    for k, name in enumerate(each):
         # A file goes by its name without folder and suffix, unless another goes by the same.
-        source = stems[k] if d.kind != "tfds" and stems.count(stems[k]) == 1 else name
-        problems += _read(d, name, splits[k % len(splits)], source)[: limit or None]
+        goes_by = stems[k] if source.kind != "tfds" and stems.count(stems[k]) == 1 else name
+        problems += _read(source, name, split[k % len(split)], goes_by)[: limit or None]
     return problems
 
 
-def _read(d, name: str, split: str, source: str) -> list[Problem]:
-    columns = dict(
-        question_key=d.question_key,
-        answer_key=d.answer_key,
-        solution_key=d.solution_key or None,
-        answer_pattern=d.answer_pattern or None,
-        source=source,
+def _read(source: Stored, name: str, split: str, goes_by: str) -> list[Problem]:
+    read = {"jsonl": readers.read_jsonl, "parquet": readers.read_parquet}.get(source.kind)
+    read = read or functools.partial(readers.read_tfds, split=split, data_dir=source.tfds_dir)
+    return read(
+        name,
+        question_key=source.question_key,
+        answer_key=source.answer_key,
+        solution_key=source.solution_key,
+        answer_pattern=source.answer_pattern,
+        source=goes_by,
     )
-    if d.kind == "tfds":
-        return readers.read_tfds(name, split=split, data_dir=d.tfds_dir or None, **columns)
-    return {"jsonl": readers.read_jsonl, "parquet": readers.read_parquet}[d.kind](name, **columns)
-
-
-def held_out_facts(config) -> frozenset[arithmetic.Fact]:
-    """Returns the facts that the quickstart's warm start never shows."""
-    return arithmetic.held_out_facts(config.data.num_held_out, seed=config.data.seed)
-
-
-def glossary(config) -> snippets.Glossary:
-    """Returns what the words of the code task mean, those included that its warm start never explains."""
-    return snippets.make_glossary(config.data.num_held_out, seed=config.data.seed)

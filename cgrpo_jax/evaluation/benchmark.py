@@ -5,19 +5,20 @@ and refines it where the critic says that it is wrong. Nothing that is written d
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import numpy as np
 
 from cgrpo_jax import rollout
 from cgrpo_jax.critiques.texts import parse_verdict
-from cgrpo_jax.evaluation import majority, resumable_results
-from cgrpo_jax.evaluation.passk import pass_at_k
-from cgrpo_jax.inference.engine import Sampling
-from cgrpo_jax.inference.generators import HttpWriter, Writer, at_work
-from cgrpo_jax.inference.orchestrator import Pipeline, Progress, together
+from cgrpo_jax.evaluation import estimators, resumable_results
+from cgrpo_jax.inference.generators import Generator, RemoteGenerator, running_engines
+from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, problem_id
-from cgrpo_jax.rollout import respond, score
+from cgrpo_jax.rollout import respond, reward_of, score
+from cgrpo_jax.runs.settings import RunSettings
 
 # Evaluation draws from a stream of its own, the same at every evaluation of a run.
 STREAM = 2**31
@@ -26,106 +27,25 @@ VOTING = ("math", "numeric", "exact", "trace", "choice")
 _MOST_COMPARED, _LONGEST_COMPARED = 32, 100  # wrong answers of a question, and characters of one
 
 
-def make_writer(
-    model, params: dict, sampling: Sampling, *, seed: int, stream: int = STREAM, author: Author = Author.POLICY
-) -> Writer:
-    """Returns a model as it writes when it is evaluated; `stream` keys its randomness as an iteration does."""
-    return Writer(
-        engine=model.engine,
-        params=params,
-        prompts=model.prompts,
-        author=author,
-        weights_step=0,
-        seed=seed,
-        iteration=stream,
-        sampling=sampling,
-    )
+# The name of a stage, what solves a question, who writes it, and how many texts that takes.
+_Stage = tuple[
+    str,
+    Callable[[int, Problem, dict], Coroutine[Any, Any, dict]],
+    tuple[Generator | RemoteGenerator | None, ...],
+    int,
+]
 
 
-# --- in memory: what training reports -----------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How held-out questions are answered.
 
-
-def evaluate(
-    model,
-    params: dict,
-    problems: Sequence[Problem],
-    *,
-    pipeline: Pipeline,
-    num_samples: int,
-    ks: Sequence[int],
-    temperature: float,
-    top_p: float,
-    max_length: int,
-    pass_threshold: float,
-    seed: int,
-    on_tick: Callable[[Progress], None] | None = None,
-) -> tuple[dict[str, float], list[list[Rollout]]]:
-    """Evaluates weights on problems, as the paper does: greedy for pass@1, sampled for k > 1.
-
-    Args:
-      model: an `build_model.Model`.
-      params: the weights.
-      problems: what to answer.
-      pipeline: with the grader.
+    Attributes:
       num_samples: samples a question.
       ks: the k of pass@k; pass@1 is greedy whatever stands here.
       temperature, top_p: of the samples.
       max_length: tokens a response may have.
       pass_threshold: reward from which a response is right.
-      seed: of the samples.
-      on_tick: as in `Pipeline.run`.
-
-    Returns:
-      (`pass@k` for each k, `mean@n` (accuracy of the n samples), mean length in tokens and truncated share of the
-      greedy responses, and how many responses are `ungraded`, because their grader failed: these count as wrong; the
-      rollouts, for each question the greedy one and then its samples)
-    """
-
-    def answers(sampling: Sampling, n: int) -> list[list[Rollout]]:
-        writer = make_writer(model, params, sampling, seed=seed)
-
-        async def answer(q: int, problem: Problem) -> list[Rollout]:
-            rows = await respond(writer, problem, question=q, num_responses=n, max_length=max_length)
-            return await score(rows, problem)
-
-        with at_work(writer) as engines:
-            questions = [answer(q, problem) for q, problem in enumerate(problems)]
-            return pipeline.run(questions, engines=engines, on_tick=on_tick)
-
-    greedy = answers(Sampling(0.0, 1.0), 1)
-    sampled = answers(Sampling(temperature, top_p), num_samples) if max(ks) > 1 else [[] for _ in problems]
-    correct_Q = np.array([sum(row.reward >= pass_threshold for row in group) for group in sampled])
-    result = {"pass@1": float(np.mean([row.reward >= pass_threshold for (row,) in greedy]))}
-    result |= {f"pass@{k}": float(pass_at_k(correct_Q, num_samples, k)) for k in ks if k > 1}
-    if max(ks) > 1:
-        result[f"mean@{num_samples}"] = float(correct_Q.mean() / num_samples)
-    result["mean_length"] = float(np.mean([len(row.token_ids) for (row,) in greedy]))
-    result["truncated"] = float(np.mean([row.truncated for (row,) in greedy]))
-    groups = [g + s for g, s in zip(greedy, sampled, strict=True)]
-    result["ungraded"] = sum(num_ungraded(group) for group in groups)
-    return result, groups
-
-
-def solved(groups: Sequence[Sequence[Rollout]], pass_threshold: float) -> list[bool | None]:
-    """Returns for each question whether one of its rollouts passes; None where only one without a verdict might."""
-
-    def one(group: Sequence[Rollout]) -> bool | None:
-        if any(row.reward >= pass_threshold and not row.ungraded for row in group):
-            return True
-        return None if num_ungraded(group) else False
-
-    return [one(group) for group in groups]
-
-
-# --- on disk: benchmarks ------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Protocol:
-    """How the questions of benchmarks are answered.
-
-    Attributes:
-      num_samples, ks, temperature, top_p, max_length, pass_threshold, seed: as for `evaluate`.
       grader: kind of grader of the problems that name none.
       refine: critique and refine the greedy responses.
       oracle: also refine all that the verifier calls wrong, for comparison.
@@ -139,7 +59,6 @@ class Protocol:
     top_p: float
     max_length: int
     pass_threshold: float
-    seed: int
     grader: str
     refine: bool = False
     oracle: bool = False
@@ -147,16 +66,100 @@ class Protocol:
     texts_per_slot: int = 8
 
 
+def protocol_of(settings: RunSettings, *, refine: bool = False) -> Protocol:
+    """Returns how the questions of a run are answered; with `refine`, also critiqued and refined at test time."""
+    wanted, method = settings.evaluation, settings.method
+    return Protocol(
+        num_samples=wanted.num_samples,
+        ks=wanted.ks,
+        temperature=wanted.temperature,
+        top_p=wanted.top_p,
+        max_length=method.max_length,
+        pass_threshold=method.pass_threshold,
+        grader=settings.grader,
+        refine=refine,
+        oracle=wanted.oracle,
+        max_critique_length=settings.stages.critique.max_length,
+        texts_per_slot=wanted.texts_per_slot,
+    )
+
+
+# --- in memory: what training reports -----------------------------------------------------------------------------
+
+
+def evaluate(
+    policy: Generator,
+    problems: Sequence[Problem],
+    *,
+    protocol: Protocol,
+    orchestrator: Orchestrator,
+    on_tick: Callable[[Status], None] | None = None,
+) -> tuple[dict[str, float], list[list[Rollout]]]:
+    """Evaluates weights on problems, as the paper does: greedy for pass@1, sampled for k > 1.
+
+    Args:
+      policy: the weights, with the seed and the stream of random keys of evaluations; sampled in both ways.
+      problems: what to answer.
+      protocol: how they are answered.
+      orchestrator: with the grader.
+      on_tick: as in `Orchestrator.run`.
+
+    Returns:
+      (`pass@k` for each k, `mean@n` (accuracy of the n samples), mean length in tokens and truncated share of the
+      greedy responses, and how many responses are `ungraded`, because their grader failed: these count as wrong; the
+      rollouts, for each question the greedy one and then its samples)
+    """
+
+    p = protocol
+
+    def answers(sampling: Sampling, n: int) -> list[list[Rollout]]:
+        generator = dataclasses.replace(policy, sampling=sampling)
+
+        async def answer(q: int, problem: Problem) -> list[Rollout]:
+            rows = await respond(generator, problem, question=q, num_responses=n, max_length=p.max_length)
+            return await score(rows, problem)
+
+        with running_engines(generator) as engines:
+            questions = [answer(q, problem) for q, problem in enumerate(problems)]
+            return orchestrator.run(questions, engines=engines, on_tick=on_tick)
+
+    greedy = answers(Sampling(0.0, 1.0), 1)
+    sampled = answers(Sampling(p.temperature, p.top_p), p.num_samples) if max(p.ks) > 1 else [[] for _ in problems]
+    correct_Q = np.array([sum(reward_of(row) >= p.pass_threshold for row in group) for group in sampled])
+    result = {"pass@1": float(np.mean([reward_of(row) >= p.pass_threshold for (row,) in greedy]))}
+    result |= {f"pass@{k}": float(estimators.pass_at_k(correct_Q, p.num_samples, k)) for k in p.ks if k > 1}
+    if max(p.ks) > 1:
+        result[f"mean@{p.num_samples}"] = float(correct_Q.mean() / p.num_samples)
+    result["mean_length"] = float(np.mean([len(row.token_ids) for (row,) in greedy]))
+    result["truncated"] = float(np.mean([row.truncated for (row,) in greedy]))
+    groups = [g + s for g, s in zip(greedy, sampled, strict=True)]
+    result["ungraded"] = sum(num_ungraded(group) for group in groups)
+    return result, groups
+
+
+def solved(groups: Sequence[Sequence[Rollout]], pass_threshold: float) -> list[bool | None]:
+    """Returns for each question whether one of its rollouts passes; None where only one without a verdict might."""
+
+    def one(group: Sequence[Rollout]) -> bool | None:
+        if any(not row.ungraded and reward_of(row) >= pass_threshold for row in group):
+            return True
+        return None if num_ungraded(group) else False
+
+    return [one(group) for group in groups]
+
+
+# --- on disk: benchmarks ------------------------------------------------------------------------------------------
+
+
 def answer_on_disk(
-    model,
-    params: dict,
+    policy: Generator,
     problems: Sequence[Problem],
     *,
     results: resumable_results.Results,
     protocol: Protocol,
-    pipeline: Pipeline,
-    critic: Writer | HttpWriter | None = None,
-    on_tick: Callable[[Progress], None] | None = None,
+    orchestrator: Orchestrator,
+    critic: Generator | RemoteGenerator | None = None,
+    on_tick: Callable[[Status], None] | None = None,
 ) -> None:
     """Answers all questions, each one's texts, rewards and votes on its line of `samples.jsonl`.
 
@@ -164,14 +167,14 @@ def answer_on_disk(
     `oracle`) hold what is known by then. A question's random keys depend on its place among the problems.
 
     Args:
-      model, params, problems, pipeline, on_tick: as for `evaluate`.
+      policy, problems, orchestrator, on_tick: as for `evaluate`.
       results: the open folder; stages and questions that are there are not done again.
-      protocol: how.
+      protocol: how they are answered.
       critic: who criticises, greedily; None for the policy itself.
     """
     p = protocol
-    greedy = make_writer(model, params, Sampling(0.0), seed=p.seed)
-    sampling = make_writer(model, params, Sampling(p.temperature, p.top_p), seed=p.seed)
+    greedy = dataclasses.replace(policy, sampling=Sampling(0.0))
+    sampling = dataclasses.replace(policy, sampling=Sampling(p.temperature, p.top_p))
     judge = (critic or greedy) if p.refine else None
 
     async def first(q: int, problem: Problem, known: dict) -> dict:
@@ -183,20 +186,21 @@ def answer_on_disk(
     async def samples(q: int, problem: Problem, known: dict) -> dict:
         return known | await _sample_fields(sampling, q, problem, known, p)
 
-    stages = [("greedy", first, (greedy, judge), 3 if p.refine else 1)]
+    stages: list[_Stage] = [("greedy", first, (greedy, judge), 3 if p.refine else 1)]
     if p.refine and p.oracle:
         stages.append(("oracle", with_oracle, (greedy,), 1))
     if max(p.ks) > 1:
         stages.append(("samples", samples, (sampling,), p.num_samples))
     numbered = list(enumerate(problems))
+    known: Callable[[int, int], Sequence[dict]]
     known = lambda start, end: [header(q, problem) for q, problem in numbered[start:end]]  # noqa: E731
-    for number, (name, solve, writers, texts) in enumerate(stages):
+    for number, (name, solve, generators, texts) in enumerate(stages):
         name = "samples" if number == len(stages) - 1 else name  # noqa: PLW2901
         resumable_results.run_parts(
-            results, name, numbered, solve, known=known, writers=writers, texts=texts,
-            texts_per_slot=p.texts_per_slot, pipeline=pipeline, on_tick=on_tick,
+            results, name, numbered, solve, known=known, generators=generators, texts=texts,
+            texts_per_slot=p.texts_per_slot, orchestrator=orchestrator, on_tick=on_tick,
         )  # fmt: skip
-        known = lambda start, end, name=name: results.lines(name, start, end)  # noqa: E731
+        known = lambda start, end, name=name: list(results.lines(name, start, end))  # noqa: E731
 
 
 def header(q: int, problem: Problem) -> dict:
@@ -217,33 +221,33 @@ def num_ungraded(rows: Sequence[Rollout]) -> int:
 
 
 def hidden(problem: Problem) -> Problem:
-    """Returns a problem without anything that tells its answer: what test-time refinement gets to see."""
+    """Returns a problem without anything that holds its answer: what test-time refinement gets to see."""
     return problem.replace(answer="", solution=None, columns={})
 
 
 async def _greedy_fields(
-    policy: Writer, judge: Writer | HttpWriter | None, q: int, problem: Problem, p: Protocol
+    policy: Generator, judge: Generator | RemoteGenerator | None, q: int, problem: Problem, p: Protocol
 ) -> dict:
     (response,) = await respond(policy, hidden(problem), question=q, num_responses=1, max_length=p.max_length)
     refined, ungraded = {}, 0
     if judge is not None:
-        # All of it is written before the gold answer is looked at, by whoever grades.
+        # All of it is written before the grader looks at the gold answer.
         refinement, refined = await refine_alone(policy, judge, response, hidden(problem), p)
         if refinement is not None:
             (refinement,) = await score([refinement], problem)
-            refined |= _told("refinement", refinement)
+            refined |= _fields("refinement", refinement)
             ungraded += refinement.ungraded
     (response,) = await score([response], problem)
     if judge is not None:
         refined["refined_reward"] = refined.get("refinement_reward", response.reward)
-        refined["refined_ungraded"] = bool(ungraded or response.ungraded)  # nobody knows what refinement has changed
-    return _told("greedy", response) | refined | {"ungraded": ungraded + response.ungraded}
+        refined["refined_ungraded"] = bool(ungraded or response.ungraded)  # what refinement changed is unknown
+    return _fields("greedy", response) | refined | {"ungraded": ungraded + response.ungraded}
 
 
 async def refine_alone(
-    policy: Writer, judge: Writer | HttpWriter, response: Rollout, problem: Problem, p: Protocol
+    policy: Generator, judge: Generator | RemoteGenerator, response: Rollout, problem: Problem, p: Protocol
 ) -> tuple[Rollout | None, dict]:
-    """Returns the refinement of a response that its critic calls wrong, else None; and fields that tell of both.
+    """Returns the refinement of a response that its critic calls wrong, else None; and fields that describe both.
 
     A verdict that can't be read, or no critique at all, keeps the response.
 
@@ -260,13 +264,13 @@ async def refine_alone(
     )
     verdict = None if critique is None else parse_verdict(critique.text)
     fields = {"critique": critique and critique.text, "verdict": verdict, "critique_prompt_cut": cut}
-    if verdict is not False:
+    if critique is None or verdict is not False:
         return None, fields
     (refinement,), counts = await rollout.refine(policy, [critique], problem, max_length=p.max_length)
     return refinement, fields | {"refine_prompt_cut": bool(counts["refine_prompts_cut"])}
 
 
-async def _oracle_fields(policy: Writer, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
+async def _oracle_fields(policy: Generator, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
     """Refines a wrong response, with the same critique, also where the critic did not call it wrong."""
     if known["greedy_reward"] >= p.pass_threshold or known["critique"] is None:
         return {"oracle_reward": known["greedy_reward"]}
@@ -283,7 +287,7 @@ async def _oracle_fields(policy: Writer, q: int, problem: Problem, known: dict, 
     }
 
 
-async def _sample_fields(policy: Writer, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
+async def _sample_fields(policy: Generator, q: int, problem: Problem, known: dict, p: Protocol) -> dict:
     rows = await respond(policy, hidden(problem), question=q, num_responses=p.num_samples, max_length=p.max_length)
     rows = await score(rows, problem)
     kind = problem.grader or p.grader
@@ -298,7 +302,7 @@ async def _sample_fields(policy: Writer, q: int, problem: Problem, known: dict, 
     }
 
 
-def _told(name: str, row: Rollout) -> dict:
+def _fields(name: str, row: Rollout) -> dict:
     return {
         name: row.text,
         f"{name}_reward": row.reward,
@@ -336,16 +340,16 @@ async def votes(rows: Sequence[Rollout], problem: Problem, kind: str, pass_thres
       kind: of its grader.
       pass_threshold: reward from which a sample is right.
     """
-    right = [row.reward >= pass_threshold for row in rows]
-    forms = [None if row.extracted is None else majority.normal_form(row.extracted, kind) for row in rows]
-    wrong = majority.by_votes([form for form, r in zip(forms, right, strict=True) if form is not None and not r])
+    right = [reward_of(row) >= pass_threshold for row in rows]
+    forms = [None if row.extracted is None else estimators.normal_form(row.extracted, kind) for row in rows]
+    wrong = estimators.by_votes([form for form, r in zip(forms, right, strict=True) if form is not None and not r])
     same = {form: form for form in wrong}
     if kind == "math":
         same |= await _equivalent(wrong, rows[0], problem, pass_threshold)
     numbers: dict = {}
     voted = []
     for form, r in zip(forms, right, strict=True):
-        key = ("right",) if r else same.get(form)
+        key = ("right",) if r else None if form is None else same.get(form)
         voted.append(None if key is None else numbers.setdefault(key, len(numbers)))
     return voted
 
@@ -355,16 +359,16 @@ async def _equivalent(forms: Sequence[str], row: Rollout, problem: Problem, pass
     forms = [form for form in forms[:_MOST_COMPARED] if len(form) <= _LONGEST_COMPARED]
 
     def others(j: int) -> list[int]:
-        both_numbers = majority.is_number(forms[j])
-        return [i for i in range(j) if not (both_numbers and majority.is_number(forms[i]))]
+        both_numbers = estimators.is_number(forms[j])
+        return [i for i in range(j) if not (both_numbers and estimators.is_number(forms[i]))]
 
     async def equal_to(j: int) -> list[Rollout]:
         asked = [row.replace(text=f"\\boxed{{{forms[i]}}}") for i in others(j)]
         return await score(asked, problem.replace(answer=forms[j])) if asked else []
 
-    graded = await together([equal_to(j) for j in range(len(forms))])
+    graded = await gather([equal_to(j) for j in range(len(forms))])
     same: dict[str, str] = {}
     for j, rows in enumerate(graded):
-        equal = [i for i, one in zip(others(j), rows, strict=True) if one.reward >= pass_threshold]
+        equal = [i for i, one in zip(others(j), rows, strict=True) if reward_of(one) >= pass_threshold]
         same[forms[j]] = same[forms[equal[0]]] if equal else forms[j]
     return same

@@ -14,8 +14,8 @@ from cgrpo_jax import rollout
 from cgrpo_jax.critiques.texts import parse_verdict
 from cgrpo_jax.evaluation import benchmark, resumable_results
 from cgrpo_jax.evaluation.summary import aligned, cell, said_of_ungraded, share
-from cgrpo_jax.inference.generators import Writer
-from cgrpo_jax.inference.orchestrator import Pipeline, Progress, together
+from cgrpo_jax.inference.generators import Generator
+from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
 from cgrpo_jax.records import Problem, Rollout, RowIndex, Stage
 from cgrpo_jax.rollout import Critic
 from cgrpo_jax.runtime import processes
@@ -44,13 +44,13 @@ class Protocol:
 
 
 def respond_on_disk(
-    policy: Writer,
+    policy: Generator,
     problems: Sequence[Problem],
     *,
     results: resumable_results.Results,
     protocol: Protocol,
-    pipeline: Pipeline,
-    on_tick: Callable[[Progress], None] | None = None,
+    orchestrator: Orchestrator,
+    on_tick: Callable[[Status], None] | None = None,
 ) -> None:
     """Writes the responses to each question, scored, to its line of `responses.jsonl`.
 
@@ -58,9 +58,9 @@ def respond_on_disk(
       policy: who responds.
       problems: the questions.
       results: the open folder; questions that are there are not done again.
-      protocol: how.
-      pipeline: with the grader.
-      on_tick: as in `Pipeline.run`.
+      protocol: how they are diagnosed.
+      orchestrator: with the grader.
+      on_tick: as in `Orchestrator.run`.
     """
     p = protocol
 
@@ -83,21 +83,22 @@ def respond_on_disk(
     resumable_results.run_parts(
         results, "responses", numbered, solve,
         known=lambda first, last: [benchmark.header(*one) for one in numbered[first:last]],
-        writers=[policy], texts=p.num_responses, texts_per_slot=p.texts_per_slot, pipeline=pipeline, on_tick=on_tick,
+        generators=[policy], texts=p.num_responses, texts_per_slot=p.texts_per_slot,
+        orchestrator=orchestrator, on_tick=on_tick,
     )  # fmt: skip
 
 
 def critique_on_disk(
     kind: str,
-    policy: Writer,
+    policy: Generator,
     critic: Critic,
     problems: Sequence[Problem],
     *,
     encode: Callable[[str], list[int]],
     results: resumable_results.Results,
     protocol: Protocol,
-    pipeline: Pipeline,
-    on_tick: Callable[[Progress], None] | None = None,
+    orchestrator: Orchestrator,
+    on_tick: Callable[[Status], None] | None = None,
 ) -> None:
     """Writes the critiques of one kind, and the refinements after them, of persistent failures to `KIND.jsonl`.
 
@@ -107,10 +108,10 @@ def critique_on_disk(
       critic: who criticises, of that kind.
       problems: all questions; those that fail are read from `responses.jsonl`.
       encode: text to token ids.
-      results, protocol, pipeline, on_tick: as for `respond_on_disk`.
+      results, protocol, orchestrator, on_tick: as for `respond_on_disk`.
     """
     p = protocol
-    failed: list[dict] = []  # on process 0; the others are told of a part at a time
+    failed: list[dict] = []  # on process 0; the others get a part at a time
 
     def find() -> list[int]:
         failed.extend(line for line in results.lines("responses") if fails(line, p.pass_threshold))
@@ -136,16 +137,17 @@ def critique_on_disk(
             )  # fmt: skip
             refinements = await rollout.score(refinements, problem)
         return benchmark.header(q, problem) | {
-            "critiques": [_told(row) | {"verdict": row.verdict} for row in critiques],
-            "refinements": [_told(row) | {"reward": row.reward, "extracted": row.extracted} for row in refinements],
+            "critiques": [_fields(row) | {"verdict": row.verdict} for row in critiques],
+            "refinements": [_fields(row) | {"reward": row.reward, "extracted": row.extracted} for row in refinements],
             "ungraded": benchmark.num_ungraded(refinements),
         }
 
     resumable_results.run_parts(
         results, kind, numbered, solve,
         known=lambda first, last: failed[first:last],
-        writers=[policy, critic.writer], texts=p.num_responses * p.num_critiques * (1 + p.refinements_per_critique),
-        texts_per_slot=p.texts_per_slot, pipeline=pipeline, on_tick=on_tick,
+        generators=[policy, critic.generator],
+        texts=p.num_responses * p.num_critiques * (1 + p.refinements_per_critique),
+        texts_per_slot=p.texts_per_slot, orchestrator=orchestrator, on_tick=on_tick,
     )  # fmt: skip
 
 
@@ -157,7 +159,7 @@ def fails(line: Mapping[str, Any], pass_threshold: float) -> bool:
     return not line["ungraded"] and max(line["rewards"]) < pass_threshold
 
 
-def _told(row: Rollout) -> dict:
+def _fields(row: Rollout) -> dict:
     return {
         "response": row.index.response,
         "critique": row.index.critique,
@@ -173,16 +175,19 @@ async def _critiques(critic: Critic, rows: Sequence[Rollout], problem: Problem, 
         written, _ = await rollout.critique(critic, rows, problem, encode=encode, num_critiques=p.num_critiques)
         return written
 
+    generator = critic.generator
+    assert generator is not None, "a critic that writes has a generator"
+
     async def write(row: Rollout, number: int) -> Rollout:
         index = row.index.replace(critique=number, stage=Stage.CRITIQUE)
-        critique, _ = await critic.writer.write_critique(
+        critique, _ = await generator.write_critique(
             problem, row, index, see_answer=critic.see_answer, max_length=critic.max_length
         )
         if critique is None:
             return benchmark.text_row("", index, parent=row)
         return critique.replace(verdict=parse_verdict(critique.text))
 
-    return await together([write(row, number) for row in rows for number in range(p.num_critiques)])
+    return await gather([write(row, number) for row in rows for number in range(p.num_critiques)])
 
 
 # --- what it comes to ---------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Results that grow on disk, part by part: what an evaluation or a diagnosis writes, and how it goes on when killed.
 
 A part is some questions that are answered together by an engine that holds nothing else. Its lines are written as its
-questions end, in the order of the questions. Whoever was killed does the part again that it was in, and only that: so
-each text is sampled beside the same others as in a run that nobody killed, and comes out the same to the last bit, near
-ties included (sampling.py).
+questions end, in their order. A run that was killed does the part again that it was in, and only that: so each text is
+sampled beside the same others as in a run that was not killed, and comes out the same to the last bit, near ties
+included (sampling.py).
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference.generators import HttpWriter, Writer, at_work
-from cgrpo_jax.inference.orchestrator import Pipeline, Progress
+from cgrpo_jax.inference.generators import Generator, RemoteGenerator, running_engines
+from cgrpo_jax.inference.orchestrator import Orchestrator, Status
 from cgrpo_jax.records import Problem
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.run_dir import RunDir
@@ -49,7 +49,7 @@ class Results:
         self.whole: dict[str, tuple[int, int]] = {}
 
     def started(self) -> str | None:
-        """Returns when the results were begun, as `open` was told; None for those that are not there yet."""
+        """Returns when the results were begun, as `open` was given it; None for those that are not there yet."""
         return self._read_about()["started"] if self.about.exists() else None
 
     @contextlib.contextmanager
@@ -179,11 +179,11 @@ def run_parts(
     solve: Callable[[int, Problem, dict], Coroutine[Any, Any, dict]],
     *,
     known: Callable[[int, int], Sequence[dict]],
-    writers: Sequence[Writer | HttpWriter | None],
+    generators: Sequence[Generator | RemoteGenerator | None],
     texts: int,
     texts_per_slot: int,
-    pipeline: Pipeline,
-    on_tick: Callable[[Progress], None] | None = None,
+    orchestrator: Orchestrator,
+    on_tick: Callable[[Status], None] | None = None,
 ) -> None:
     """Writes a line for each of some questions to `NAME.jsonl`, beginning after those that are there.
 
@@ -193,13 +193,13 @@ def run_parts(
       numbered: the questions, each with its number, which enters its random keys.
       solve: `(number, problem, what is known of it) -> its line`, a coroutine.
       known: `(first, last)` -> what is known of the questions in these places of `numbered`; called on process 0.
-      writers: that `solve` writes with.
+      generators: that `solve` writes with.
       texts: that it writes for one question, about.
       texts_per_slot: that a part has, as for `part_size`.
-      pipeline: runs the coroutines.
-      on_tick: as in `Pipeline.run`, with the progress of all parts.
+      orchestrator: runs the coroutines.
+      on_tick: as in `Orchestrator.run`, with the progress of all parts.
     """
-    slots = max([writer.engine.total_slots for writer in writers if isinstance(writer, Writer)])
+    slots = max([generator.engine.total_slots for generator in generators if isinstance(generator, Generator)])
     size = part_size(total_slots=slots, texts_per_slot=texts_per_slot, texts=texts)
     total = len(numbered)
     numbers = [number for number, _ in numbered]
@@ -213,8 +213,8 @@ def run_parts(
         async def line(place, number, problem, what, write=write):
             write(place, await solve(number, problem, what))
 
-        with at_work(*writers) as engines:
-            pipeline.run(
+        with running_engines(*generators) as engines:
+            orchestrator.run(
                 [line(i, *one, what) for i, (one, what) in enumerate(zip(part, before, strict=True))],
                 engines=engines,
                 on_tick=on_tick

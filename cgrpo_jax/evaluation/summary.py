@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cgrpo_jax.evaluation.intervals import bootstrap, wilson
-from cgrpo_jax.evaluation.majority import group_sizes, maj_at_k
-from cgrpo_jax.evaluation.passk import pass_at_k
+from cgrpo_jax.evaluation.estimators import bootstrap, group_sizes, maj_at_k, pass_at_k, wilson
 
 _UNNAMED = "held-out"  # problems without a source, such as generated chains
 _SHARES = ("pass@1", "refined@1", "oracle")  # of questions: one trial each

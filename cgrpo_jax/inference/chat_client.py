@@ -1,6 +1,6 @@
 """A critic behind an OpenAI-compatible chat completions endpoint (vLLM, SGLang, OpenAI, ...).
 
-Critiques are asked for while the accelerators decode, so nothing here blocks: `HttpCritic.submit` gives a future at
+Critiques are asked for while the accelerators decode, so nothing here blocks: `ChatClient.submit` gives a future at
 once, and one daemon thread with an event loop does the rest. Whatever the server does, the future gets an `Answer`:
 a critique that could not be had is a category to count, not an exception that ends the run.
 """
@@ -48,7 +48,7 @@ class Answer:
     failure: str | None
 
 
-class HttpCritic:
+class ChatClient:
     """Asks an endpoint for completions in the background.
 
     Refused connections, time-outs, garbage and the statuses 408, 409, 429 and 5xx are tried again after
@@ -57,7 +57,7 @@ class HttpCritic:
     take the key along.
 
     Example:
-      with HttpCritic("http://localhost:8000/v1", model="Qwen/Qwen3-8B", key_variable="CRITIC_KEY") as critic:
+      with ChatClient("http://localhost:8000/v1", model="Qwen/Qwen3-8B", key_variable="CRITIC_KEY") as critic:
         future = critic.submit("2+2=5. Right?", max_tokens=64, temperature=0.0, top_p=1.0, seed=0)
         future.result()    # Answer(text="Conclusion: wrong [END]", truncated=False, completion_tokens=6, ...)
 
@@ -127,7 +127,7 @@ class HttpCritic:
         self._thread.start()
 
     def __repr__(self):
-        return f"HttpCritic({chat_protocol.shown(self._url)!r}, model={self._model!r})"
+        return f"ChatClient({chat_protocol.shown(self._url)!r}, model={self._model!r})"
 
     def __enter__(self):
         return self

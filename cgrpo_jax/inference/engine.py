@@ -8,7 +8,6 @@ What is sampled depends on a text's `RowIndex`, never on when it was scheduled o
 depends on the tokens alone: all processes compute the same one.
 """
 
-import collections
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -18,22 +17,16 @@ import numpy as np
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference import sampling, slots
+from cgrpo_jax.inference import slots
+from cgrpo_jax.inference.running_slots import RunningSlots
+from cgrpo_jax.inference.sampling import Sampling, index_array
 from cgrpo_jax.inference.slot_scheduler import Placed, Request, Scheduler, rows_at_once, widths_up_to
-from cgrpo_jax.inference.slots import Sampling
+from cgrpo_jax.inference.slot_texts import Sampled, SlotTexts
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import RowIndex, Stage
+from cgrpo_jax.runtime.program import Program
 
 _IDLE_SHARE = 16  # at most one slot in so many idles while requests wait
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampled:
-    """What one row sampled: tokens (end-of-turn included), their log-probabilities, and whether it was cut off."""
-
-    token_ids: np.ndarray
-    logp: np.ndarray
-    truncated: bool
 
 
 @dataclasses.dataclass
@@ -65,14 +58,6 @@ class Stats:
         return self.tokens_waiting / self.slot_steps_waiting if self.slot_steps_waiting else 1.0
 
 
-@dataclasses.dataclass
-class _Text:
-    """What has been sampled in a slot so far."""
-
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    logp: list[float] = dataclasses.field(default_factory=list)
-
-
 class Engine:
     """Samples continuations of prompts with one model.
 
@@ -80,7 +65,7 @@ class Engine:
       config: the model's shape.
       eos_ids: tokens that end a row.
       num_slots: texts that a data group decodes at once.
-      length: tokens of the longest prompt with its continuation; what a slot has room for. By default the model's
+      length: tokens of the longest prompt with its continuation; each slot holds as many. By default the model's
         context.
       longest_prompt: by default `length`.
       prompt_bucket: the least width to which prompts are padded.
@@ -125,75 +110,101 @@ class Engine:
         self.stop, self.decode = tuple(stop), decode
         self.stats = Stats()
         self._num_groups = sharding.num_groups(self.mesh)
-        self._params = self._slots = self._settings = None
+        self._running: RunningSlots | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._scheduler = Scheduler(
-            num_groups=self._num_groups, num_slots=self.num_slots, widths=self.widths, room=self.length
+            num_groups=self._num_groups, num_slots=self.num_slots, widths=self.widths, length=self.length
         )
-        self._texts = [_Text() for _ in range(self._num_groups * self.num_slots)]
-        self._stopping = np.zeros(len(self._texts), bool)
+        self._texts = SlotTexts(self.total_slots, eos_ids=self.eos_ids, stop=self.stop, decode=self.decode)
 
     # --- a run ------------------------------------------------------------------------------------------------------
 
     def begin(self, params: dict, *, seed: int, iteration: int, sampling: Sampling | None = None) -> None:
-        """Makes room on the devices and takes the weights, the key and the way to sample of what is asked for next.
+        """Makes empty slots on the devices; takes the weights, the key and the sampling of what is asked for next.
 
         Args:
           params: the weights, on the mesh in the generation layout.
           seed, iteration: enter every random key.
           sampling: temperature and truncation; by default temperature 1, untruncated.
         """
-        if self._slots is not None:
-            raise ValueError("the engine is at work; call end() before it begins anew.")
-        split = isinstance(params["layers"], tuple)
-        dtype = self.cache_dtype or str(params["embed"].dtype)
-        self._settings = slots.Settings(
-            self.config, self.mesh, self.eos_ids, self.num_slots, self.length, self.chunk, dtype, split
+        if self._running is not None:
+            raise ValueError("the engine is at work; call end() before another begin().")
+        self._running = RunningSlots(
+            params,
+            self.settings(params),
+            widths=self.widths,
+            seed=seed,
+            iteration=iteration,
+            sampling=sampling or Sampling(),
         )
-        self._slots = slots.empty(self._settings)
-        self._params, self._how = params, sampling or Sampling()
-        self._key = np.uint32(seed), np.uint32(iteration)
 
     def end(self) -> None:
         """Lets go of the cache and the weights; requests that are not finished are dropped."""
-        self._params = self._slots = None
+        self._running = None
         self._reset()
 
-    def compile(
-        self, params: dict, ways: Sequence[Sampling], *, tell: Callable[[int, int, str], None] = lambda *_: None
-    ) -> None:
-        """Runs every program that the engine can come to call once, with nothing to do: none is compiled later.
+    def _at_work(self) -> RunningSlots:
+        if self._running is None:
+            raise ValueError("the engine is not at work; call begin() before requests are added.")
+        return self._running
+
+    # --- its programs -----------------------------------------------------------------------------------------------
+
+    def settings(self, params: dict) -> slots.EngineSettings:
+        """Returns what the programs are compiled for, with weights that are given as arrays or as shapes."""
+        return slots.EngineSettings(
+            self.config,
+            self.mesh,
+            self.eos_ids,
+            self.num_slots,
+            self.length,
+            self.chunk,
+            self.cache_dtype or str(params["embed"].dtype),
+            isinstance(params["layers"], tuple),
+        )
+
+    def programs(self, params: dict, samplings: Sequence[Sampling]) -> list[Program]:
+        """Returns every program that the engine can come to call.
+
+        Each is called with the weights, which copies alone do without, with the slots (as shapes: `slots_shapes`) and
+        with its inputs.
 
         Args:
-          params: as in `begin`.
-          ways: all that `begin` will be given as `sampling`.
-          tell: is called before each, with how many are done, how many there are, and which comes.
+          params: the weights in the generation layout, as arrays or as shapes.
+          samplings: all that `begin` will be given.
         """
-        fresh = [(width, rows, False) for width in self.widths for rows in sorted({1, rows_at_once(width)})]
-        continued = [(width, 1, True) for width in self.widths[:-1]]
-        number, total = 0, len(fresh) + len(continued) + len(self.widths) + len(ways)
+        settings = self.settings(params)
+        fresh = [(rows, width) for width in self.widths for rows in sorted({1, rows_at_once(width)})]
+        return [
+            *(slots.prefill_program(settings, rows=rows, width=width, continued=False) for rows, width in fresh),
+            *(slots.prefill_program(settings, rows=1, width=width, continued=True) for width in self.widths[:-1]),
+            *(slots.share_program(settings, width=width) for width in self.widths),
+            *(slots.tick_program(settings, sampling) for sampling in samplings),
+        ]
 
-        def next_is(name: str) -> None:
-            nonlocal number
-            tell(number, total, name)
-            number += 1
+    def compile(
+        self,
+        params: dict,
+        samplings: Sequence[Sampling],
+        *,
+        on_program: Callable[[int, int, str], None] = lambda *_: None,
+    ) -> None:
+        """Runs each of `programs` once, with nothing to do: none is compiled later.
 
+        Args:
+          params, samplings: as for `programs`.
+          on_program: is called before each, with how many are done, how many there are, and which comes.
+        """
+        programs = self.programs(params, samplings)
         self.begin(params, seed=0, iteration=0)
         try:
-            nobody = [[] for _ in range(self._num_groups)]
-            for width, rows, after in fresh + continued:
-                next_is(f"prefill of {rows} x {width} tokens" + (" after others" if after else ""))
-                self._call_prefill(nobody, rows, width, after)
-            for width in self.widths:
-                next_is(f"copy of {width} tokens")
-                self._call_share(nobody, width)
-            orders = self._refill()
-            for how in ways:
-                next_is(f"decoding, {how}")
-                self._how = how
-                self._tick(orders, 1)
+            running = self._at_work()
+            for number, program in enumerate(programs):
+                on_program(number, len(programs), program.name)
+                running.run_idle(program)
+            jax.block_until_ready(running.slots)
         finally:
             self.end()
 
@@ -210,7 +221,7 @@ class Engine:
     @property
     def total_slots(self) -> int:
         """Slots of all data groups."""
-        return len(self._texts)
+        return self._num_groups * self.num_slots
 
     @property
     def live(self) -> int:
@@ -233,8 +244,7 @@ class Engine:
           UserError: its prompt is empty, or does not fit a slot with its continuation.
           ValueError: it asks for no text, or for texts of no token; or the engine has not begun.
         """
-        if self._slots is None:
-            raise ValueError("the engine is not at work; call begin() before requests are added.")
+        self._at_work()
         if not len(request.indices) or request.max_length < 1:
             raise ValueError(f"a request asks for no text: {len(request.indices)} of {request.max_length} tokens.")
         prompt, longest = len(request.prompt_ids), self.widths[-1]
@@ -242,8 +252,8 @@ class Engine:
             raise UserError("a prompt is empty; a prompt needs at least one token.")
         if prompt + request.max_length > self.length or prompt > longest:
             raise UserError(
-                f"a prompt of {prompt} tokens and {request.max_length} new ones exceed the room of {self.length} "
-                f"(prompts of {longest}) that a slot has; shorten the prompts or the responses."
+                f"a prompt of {prompt} tokens and {request.max_length} new ones exceed the {self.length} tokens "
+                f"(prompts of {longest}) that a slot holds; shorten the prompts or the responses."
             )
         self._scheduler.add(request)
 
@@ -256,8 +266,8 @@ class Engine:
         waiting, num_slots = self.waiting, self.total_slots
         # Where nothing waits, slots idle anyway: whoever asked should hear at once, it may ask for more.
         until = max(1, num_slots // _IDLE_SHARE) if waiting else 1
-        report = self._tick(orders, until)
-        finished, tokens = self._note(report)
+        report = self._at_work().tick(orders, until)
+        finished, tokens = self._read(report)
         s = self.stats
         s.tokens += tokens
         s.slot_steps += int(report.steps) * num_slots
@@ -267,11 +277,18 @@ class Engine:
         s.seconds += time.monotonic() - began
         return finished
 
-    def _tick(self, orders: slots.Orders, until: int) -> slots.Report:
-        self._slots, report = slots.tick(
-            self._params, self._slots, orders, *self._key, np.int32(until), settings=self._settings, how=self._how
-        )
-        return jax.device_get(report)
+    def _read(self, report: slots.Report) -> tuple[list[tuple[Request, int, Sampled]], int]:
+        """Reads what a tick has sampled; returns the continuations that have ended, and the number of tokens."""
+        finished, total = [], 0
+        for slot in range(self.total_slots):
+            if (occupant := self._scheduler.occupant(slot)) is None:
+                continue
+            new, text = self._texts.read(slot, report)
+            total += new
+            if text is not None:
+                finished.append((*occupant, text))
+                self._scheduler.free(slot)
+        return finished, total
 
     def generate(
         self,
@@ -298,7 +315,7 @@ class Engine:
             Request(np.asarray(prompt, np.int32), group, max_length)
             for prompt, group in zip(prompts, indices, strict=True)
         ]
-        out = {id(request): [None] * len(request.indices) for request in requests}
+        out: dict[int, dict[int, Sampled]] = {id(request): {} for request in requests}
         self.begin(params, seed=seed, iteration=iteration, sampling=Sampling(temperature, top_p, top_k))
         try:
             for request in requests:
@@ -308,120 +325,35 @@ class Engine:
                     out[id(request)][number] = sampled
         finally:
             self.end()
-        return [out[id(request)] for request in requests]
+        return [[out[id(request)][number] for number in range(len(request.indices))] for request in requests]
 
     # --- refilling --------------------------------------------------------------------------------------------------
 
     def _refill(self) -> slots.Orders:
         """Puts waiting continuations into free slots, prompts and all; returns what the next tick begins and ends."""
-        S = len(self._texts)
+        S = self.total_slots
         orders = slots.Orders(
             begin_S=np.zeros(S, bool),
-            stop_S=self._stopping,
+            stop_S=self._texts.take_stopped(),
             token_S=np.zeros(S, np.int32),
             length_S=np.zeros(S, np.int32),
             limit_S=np.zeros(S, np.int32),
             index_S6=np.zeros((S, 6), np.int32),
         )
-        self._stopping = np.zeros(S, bool)
         while placed := self._scheduler.place():
-            self._write(placed)
+            self._at_work().write(placed)
+            self._count(placed)
             for one in placed:
                 s, request = one.slot, one.request
-                self._texts[s] = _Text()
+                self._texts.begin(s)
                 orders.begin_S[s] = True
                 orders.token_S[s] = request.prompt_ids[-1]
                 orders.length_S[s] = len(request.prompt_ids) - 1
                 orders.limit_S[s] = request.max_length
-                orders.index_S6[s] = sampling.index_array([request.indices[one.number]])[0]
+                orders.index_S6[s] = index_array([request.indices[one.number]])[0]
         return orders
 
-    # --- writing prompts --------------------------------------------------------------------------------------------
-
-    def _write(self, placed: Sequence[Placed]) -> None:
-        """Prefills prompts, then copies, then prefills what comes after a copy."""
-        fresh = [one for one in placed if one.source is None and len(one.rest)]
-        self._prefill(fresh, continued=False)
-        self._share([one for one in placed if one.source is not None and one.source != one.slot and one.shared])
-        self._prefill([one for one in placed if one.source is not None and len(one.rest)], continued=True)
-
-    def _prefill(self, placed: Sequence[Placed], *, continued: bool) -> None:
-        by_width = collections.defaultdict(lambda: [[] for _ in range(self._num_groups)])
-        for one in placed:
-            by_width[self._scheduler.width(len(one.rest))][one.slot // self.num_slots].append(one)
-            self.stats.prompt_tokens += len(one.rest)
-            self.stats.prefills += 1
-        for width, groups in sorted(by_width.items()):
-            first, longest = 0, max(map(len, groups))
-            while first < longest:
-                rows = rows_at_once(width) if not continued else 1
-                rows = rows if longest - first > rows // 2 else 1
-                self._call_prefill([group[first : first + rows] for group in groups], rows, width, continued)
-                first += rows
-
-    def _call_prefill(self, groups: Sequence[Sequence[Placed]], rows: int, width: int, continued: bool) -> None:
-        G = len(groups)
-        tokens, length = np.zeros((G * rows, width), np.int32), np.ones(G * rows, np.int32)
-        start, slot = np.zeros(G * rows, np.int32), np.zeros(G * rows, np.int32)
-        for g, group in enumerate(groups):
-            for i, one in enumerate(group, start=g * rows):
-                tokens[i, : len(one.rest)], length[i] = one.rest, len(one.rest)
-                start[i], slot[i] = one.shared, one.slot % self.num_slots
-        number = np.array([len(group) for group in groups], np.int32)
-        arrays = (tokens, length, start, slot, number)
-        self._slots = slots.prefill(self._params, self._slots, *arrays, settings=self._settings, continued=continued)
-
-    def _share(self, placed: Sequence[Placed]) -> None:
-        by_width = collections.defaultdict(lambda: [[] for _ in range(self._num_groups)])
-        for one in placed:
-            by_width[self._scheduler.width(one.shared)][one.slot // self.num_slots].append(one)
-            self.stats.shared_tokens += one.shared
-        for width, groups in sorted(by_width.items()):
-            self._call_share(groups, width)
-
-    def _call_share(self, groups: Sequence[Sequence[Placed]], width: int) -> None:
-        S = self.num_slots
-        source, target = np.zeros(len(self._texts), np.int32), np.zeros(len(self._texts), np.int32)
-        for g, group in enumerate(groups):
-            for i, one in enumerate(group, start=g * S):
-                source[i], target[i] = one.source % S, one.slot % S
-        number = np.array([len(group) for group in groups], np.int32)
-        self._slots = slots.share(self._slots, source, target, number, settings=self._settings, width=width)
-
-    # --- what a tick did --------------------------------------------------------------------------------------------
-
-    def _note(self, report: slots.Report) -> tuple[list[tuple[Request, int, Sampled]], int]:
-        """Takes down what was sampled; returns the continuations that have ended, and the number of tokens."""
-        finished, total = [], 0
-        for s, text in enumerate(self._texts):
-            if (occupant := self._scheduler.occupant(s)) is None:
-                continue
-            new = int(report.sampled_S[s]) - len(text.tokens)
-            text.tokens += report.tokens_CS[:new, s].tolist()
-            text.logp += report.logp_CS[:new, s].tolist()
-            total += new
-            ended, cut = not report.live_S[s], self._stopped_at(text.tokens, new)
-            if cut is not None:
-                self._stopping[s] = not ended
-                total -= len(text.tokens) - cut
-                del text.tokens[cut:], text.logp[cut:]
-            if ended or cut is not None:
-                truncated = cut is None and text.tokens[-1] not in self.eos_ids
-                ids, logp = np.array(text.tokens, np.int32), np.array(text.logp, np.float32)
-                finished.append((*occupant, Sampled(ids, logp, truncated)))
-                self._scheduler.free(s)
-        return finished, total
-
-    def _stopped_at(self, tokens: Sequence[int], new: int) -> int | None:
-        """Returns how many tokens a text has when it holds a stop string for the first time; None if it holds none."""
-        if not self.stop or not new:
-            return None
-        first = len(tokens) - new
-        start = max(0, first - max(len(stop.encode()) for stop in self.stop))  # a token has a byte at least
-        if not self._has_stop(tokens[start:]):
-            return None
-        return next(end for end in range(first + 1, len(tokens) + 1) if self._has_stop(tokens[start:end]))
-
-    def _has_stop(self, tokens: Sequence[int]) -> bool:
-        text = self.decode(tokens)
-        return any(stop in text for stop in self.stop)
+    def _count(self, placed: Sequence[Placed]) -> None:
+        self.stats.prompt_tokens += sum(len(one.rest) for one in placed)
+        self.stats.prefills += sum(bool(len(one.rest)) for one in placed)
+        self.stats.shared_tokens += sum(one.shared for one in placed if one.is_copied)

@@ -3,19 +3,21 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 
 import numpy as np
 
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.chat_client import HttpCritic
-from cgrpo_jax.inference.engine import Engine, Sampling
+from cgrpo_jax.inference.chat_client import Answer, ChatClient
+from cgrpo_jax.inference.engine import Engine
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex
 
 
 @dataclasses.dataclass(frozen=True)
-class Writer:
+class Generator:
     """A model that writes text: the policy, or a frozen critic.
 
     Attributes:
@@ -67,16 +69,16 @@ class Writer:
 
 
 @dataclasses.dataclass(frozen=True)
-class HttpWriter:
+class RemoteGenerator:
     """A critic behind an OpenAI-compatible endpoint. It need not answer, and not the same twice.
 
     Attributes:
       critic: the endpoint; None on processes that do not ask it.
       prompts: the policy's; their templates make the messages, and their limit cuts these.
-      seed, iteration, sampling: as in `Writer`.
+      seed, iteration, sampling: as in `Generator`.
     """
 
-    critic: HttpCritic | None
+    critic: ChatClient | None
     prompts: Prompts
     seed: int
     iteration: int
@@ -88,8 +90,10 @@ class HttpWriter:
         """Returns a critique of a row, None if no answer came; and whether its prompt was cut."""
         message, cut = self.prompts.critique_message(problem.question, row.text, problem.answer if see_answer else None)
         key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
-        answer = await orchestrator.call(
-            lambda: self.critic.submit(
+
+        def submit() -> futures.Future[Answer]:
+            assert self.critic is not None  # on process 0, which alone asks
+            return self.critic.submit(
                 message,
                 system=self.prompts.system,
                 max_tokens=max_length,
@@ -97,7 +101,8 @@ class HttpWriter:
                 top_p=self.sampling.top_p,
                 seed=int(key.generate_state(1)[0] >> 1),
             )
-        )
+
+        answer = await orchestrator.await_future(submit)
         if answer["text"] is None:
             return None, cut
         ids = np.asarray(self.prompts.tokenizer.encode(answer["text"]), np.int32)
@@ -116,17 +121,17 @@ class HttpWriter:
 
 
 @contextlib.contextmanager
-def at_work(*writers: Writer | HttpWriter | None) -> Iterator[list[Engine]]:
-    """Sets the engines of writers to work, each once, and gives them; a writer of another kind, or None, has none."""
+def running_engines(*generators: Generator | RemoteGenerator | None) -> Iterator[list[Engine]]:
+    """Sets the engines of generators to work, each once, and yields them; a remote generator, or None, has none."""
     engines: dict[int, Engine] = {}
     try:
-        for writer in writers:
-            if isinstance(writer, Writer) and id(writer.engine) not in engines:
-                writer.engine.begin(
-                    writer.params, seed=writer.seed, iteration=writer.iteration, sampling=writer.sampling
+        for generator in generators:
+            if isinstance(generator, Generator) and id(generator.engine) not in engines:
+                generator.engine.begin(
+                    generator.params, seed=generator.seed, iteration=generator.iteration, sampling=generator.sampling
                 )
-                writer.engine.take_stats()  # what an evaluation left
-                engines[id(writer.engine)] = writer.engine
+                generator.engine.take_stats()  # what an evaluation left
+                engines[id(generator.engine)] = generator.engine
         yield list(engines.values())
     finally:
         for engine in engines.values():

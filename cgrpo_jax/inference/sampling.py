@@ -19,6 +19,15 @@ from cgrpo_jax.records import RowIndex
 _BLOCK = 256  # tokens
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; the arguments of `sample`."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
 def index_array(indices: list[RowIndex]) -> np.ndarray:
     """Returns `[B, 6]` int32: the fields of each row's index in the order in which they enter its key."""
     fields = [(i.question, i.response, i.critique, i.refinement, int(i.stage), i.attempt) for i in indices]

@@ -67,6 +67,11 @@ class Placed:
         """The tokens that are prefilled: all that are not shared but the last, which decoding takes."""
         return self.request.prompt_ids[self.shared : -1]
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether the shared tokens come from another slot."""
+        return self.source is not None and self.source != self.slot and self.shared > 0
+
 
 @dataclasses.dataclass
 class _Begun:
@@ -102,6 +107,11 @@ def widths_up_to(longest: int, smallest: int) -> tuple[int, ...]:
     return tuple(widths)
 
 
+def width_of(tokens: int, widths: Sequence[int]) -> int:
+    """Returns the width, one of `widths`, to which so many tokens are padded."""
+    return next(width for width in widths if width >= tokens)
+
+
 def rows_at_once(width: int) -> int:
     """Returns how many prompts of a width one call of a data group takes where many wait."""
     return max(1, min(_MOST_ROWS, _PREFILL_TOKENS // width))
@@ -115,16 +125,16 @@ class Scheduler:
     Args:
       num_groups, num_slots: data groups, and slots of each; slot s is one of group `s // num_slots`.
       widths: from `widths_up_to`.
-      room: positions of a slot.
+      length: positions of a slot.
     """
 
-    def __init__(self, *, num_groups: int, num_slots: int, widths: Sequence[int], room: int):
-        self.num_groups, self.num_slots, self.widths, self.room = num_groups, num_slots, tuple(widths), room
+    def __init__(self, *, num_groups: int, num_slots: int, widths: Sequence[int], length: int):
+        self.num_groups, self.num_slots, self.widths, self.length = num_groups, num_slots, tuple(widths), length
         self._queue: list[Request] = []
         self._slots = [_Slot() for _ in range(num_groups * num_slots)]
         self._free = [num_slots] * num_groups
         # A group hands out all of a request before it begins another: so its prompt is in one of the slots until then.
-        self._begun: list[_Begun | None] = [None] * num_groups
+        self._begun: dict[int, _Begun] = {}  # by group
 
     @property
     def waiting(self) -> int:
@@ -138,7 +148,7 @@ class Scheduler:
 
     def waiting_by_stage(self) -> dict[Stage, int]:
         """Returns the continuations that wait, by their stage."""
-        left = [(begun.request, begun.left) for begun in filter(None, self._begun)]
+        left = [(begun.request, begun.left) for _, begun in sorted(self._begun.items())]
         left += [(request, len(request.indices)) for request in self._queue]
         waiting: collections.Counter = collections.Counter()
         for request, number in left:
@@ -158,13 +168,9 @@ class Scheduler:
         return None if held.request is None else (held.request, held.number)
 
     def free(self, slot: int) -> None:
-        """Takes down that the continuation in a slot has ended. The slot still holds its prompt."""
+        """Records that the continuation in a slot has ended. The slot still holds its prompt."""
         self._slots[slot].request = None
         self._free[slot // self.num_slots] += 1
-
-    def width(self, tokens: int) -> int:
-        """Returns the width to which so many tokens are padded."""
-        return next(width for width in self.widths if width >= tokens)
 
     def place(self) -> list[Placed]:
         """Gives free slots to continuations, as many as can be written together; called again until none is left.
@@ -180,7 +186,7 @@ class Scheduler:
             begun = self._begun[group]
             request = begun.request
             source, shared = self._source(group, request.prompt_ids)
-            source = copies.get(source, source)
+            source = source if source is None else copies.get(source, source)
             if source in continued:
                 later.add(group)
                 continue
@@ -196,7 +202,7 @@ class Scheduler:
             placed.append(Placed(slot, request, begun.number, source, shared))
             begun.number += 1
             if not begun.left:
-                self._begun[group] = None
+                del self._begun[group]
         return placed
 
     def _of_group(self, group: int) -> range:
@@ -210,7 +216,7 @@ class Scheduler:
         a request in a group that is full.
         """
         able = [group for group in range(self.num_groups) if self._free[group] and group not in later]
-        going_on = next((group for group in able if self._begun[group]), None)
+        going_on = next((group for group in able if group in self._begun), None)
         if going_on is not None or not able:
             return going_on
         group = max(able, key=lambda group: self._free[group])
@@ -218,7 +224,7 @@ class Scheduler:
             request = self._queue.pop(0)
             self._begun[group] = _Begun(request, 0, len(request.indices))
             return group
-        full = [other for other in range(self.num_groups) if self._begun[other] and not self._free[other]]
+        full = [other for other in range(self.num_groups) if other in self._begun and not self._free[other]]
         if not full:
             return None
         giver = max(full, key=lambda other: self._begun[other].left)
@@ -227,7 +233,7 @@ class Scheduler:
         self._begun[group] = _Begun(given.request, first, given.end)
         given.end = first
         if not given.left:
-            self._begun[giver] = None
+            del self._begun[giver]
         return group
 
     def _target(self, group: int, source: int | None) -> int:
@@ -249,9 +255,9 @@ class Scheduler:
                 best, most = s, common
         if most == whole:
             return best, whole
-        if self.width(whole - most) == self.width(whole):
+        if width_of(whole - most, self.widths) == width_of(whole, self.widths):
             return None, 0
-        most = min(most, self.room - self.width(whole - most))  # padding, too, lies within the slot
+        most = min(most, self.length - width_of(whole - most, self.widths))  # padding, too, lies within the slot
         return (best, most) if most > 0 else (None, 0)
 
 

@@ -2,37 +2,34 @@
 
 Three programs, of static shapes, work on the slots in place: `prefill` writes prompts into slots, `share` copies what
 one slot holds to others, `tick` decodes a token of all slots again and again. What the host must know of a tick, the
-tokens sampled and which slots have ended, is returned; all else stays on the devices.
+tokens sampled and which slots have ended, is returned; all else stays on the devices. `prefill_program` and its like
+say what each is called with: the engine calls them with arrays, a plan with shapes.
 
 Each data group has S slots of its own and sees only these; all groups decode for as many steps.
 """
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import kv_cache, sampling
+from cgrpo_jax.inference import decoding, kv_cache
+from cgrpo_jax.inference import sampling as sampling_lib
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models import transformer
+from cgrpo_jax.runtime.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn; see `sampling.sample`."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the programs are compiled for.
+class EngineSettings:
+    """What the programs of an engine are compiled for.
 
     Attributes:
       config, mesh: of the model.
@@ -41,7 +38,7 @@ class Settings:
       length: positions that a slot needs.
       chunk: C, the most tokens a tick samples for a slot.
       cache_dtype: of keys and values.
-      split: whether weights and cache have one dict a layer (decoding.py).
+      split: whether weights and cache have one dict a layer (kv_cache.py).
     """
 
     config: params_lib.ModelConfig
@@ -58,8 +55,7 @@ class Settings:
         return sharding.num_groups(self.mesh)
 
 
-@struct.dataclass
-class Slots:
+class Slots(struct.PyTreeNode):
     """What the devices keep of G * S slots from program to program.
 
     Attributes:
@@ -81,8 +77,7 @@ class Slots:
     live_S: jax.Array
 
 
-@struct.dataclass
-class Orders:
+class Orders(struct.PyTreeNode):
     """What the host asks of a tick, for each of G * S slots.
 
     Attributes:
@@ -92,16 +87,15 @@ class Orders:
       index_S6: int32, the fields of its `RowIndex`.
     """
 
-    begin_S: jax.Array
-    stop_S: jax.Array
-    token_S: jax.Array
-    length_S: jax.Array
-    limit_S: jax.Array
-    index_S6: jax.Array
+    begin_S: jax.Array | np.ndarray
+    stop_S: jax.Array | np.ndarray
+    token_S: jax.Array | np.ndarray
+    length_S: jax.Array | np.ndarray
+    limit_S: jax.Array | np.ndarray
+    index_S6: jax.Array | np.ndarray
 
 
-@struct.dataclass
-class Report:
+class Report(struct.PyTreeNode):
     """What a tick did, whole on every device.
 
     Attributes:
@@ -118,23 +112,25 @@ class Report:
     steps: jax.Array
 
 
-def slots_specs(settings: Settings) -> Slots:
+def slots_specs(settings: EngineSettings) -> Slots:
     """Returns how each array of `Slots` is cut."""
     tensor = settings.mesh.shape[sharding.TENSOR]
     head_axis = sharding.TENSOR if tensor > 1 and settings.config.num_heads % tensor == 0 else None
-    rows = sharding.BY_ROWS
     names = {"s": sharding.DATA, "k": head_axis}
-    cache = jax.tree.map(
-        lambda axes: PartitionSpec(*map(names.get, axes)), kv_cache.cache_axes(_cache_shapes(settings))
-    )
-    return Slots(cache, *[rows] * 6)
+    shapes = jax.eval_shape(functools.partial(_empty, settings))
+    specs = jax.tree.map(lambda _: sharding.BY_ROWS, shapes)
+    cache = jax.tree.map(lambda axes: PartitionSpec(*map(names.get, axes)), kv_cache.cache_axes(shapes.cache))
+    return specs.replace(cache=cache)
 
 
-def _cache_shapes(settings: Settings):
-    return jax.eval_shape(functools.partial(_empty_cache, settings))
+def _empty(settings: EngineSettings) -> Slots:
+    S = settings.num_groups * settings.num_slots
+    number = jnp.zeros(S, jnp.int32)
+    keys = jnp.zeros((S, *jax.random.key_data(jax.random.key(0)).shape), jnp.uint32)
+    return Slots(_empty_cache(settings), number, number, keys, number, number, jnp.zeros(S, jnp.bool_))
 
 
-def _empty_cache(settings: Settings):
+def _empty_cache(settings: EngineSettings) -> kv_cache.Cache:
     tensor = settings.mesh.shape[sharding.TENSOR]
     return kv_cache.empty_cache(
         settings.config,
@@ -146,27 +142,21 @@ def _empty_cache(settings: Settings):
     )
 
 
-def _shardings(settings: Settings, specs):
+def _shardings(settings: EngineSettings, specs):
     return jax.tree.map(lambda spec: NamedSharding(settings.mesh, spec), specs)
 
 
-def empty(settings: Settings) -> Slots:
+def empty(settings: EngineSettings) -> Slots:
     """Returns slots that hold nothing, on the mesh."""
     return _empty_program(settings)()
 
 
-@functools.cache  # else every run of an engine would compile it anew
-def _empty_program(settings: Settings):
-    def make():
-        S = settings.num_groups * settings.num_slots
-        number = jnp.zeros(S, jnp.int32)
-        keys = jnp.zeros((S, *jax.random.key_data(jax.random.key(0)).shape), jnp.uint32)
-        return Slots(_empty_cache(settings), number, number, keys, number, number, jnp.zeros(S, jnp.bool_))
-
-    return jax.jit(make, out_shardings=_shardings(settings, slots_specs(settings)))
+@functools.cache  # else every run of an engine would compile it again
+def _empty_program(settings: EngineSettings):
+    return jax.jit(functools.partial(_empty, settings), out_shardings=_shardings(settings, slots_specs(settings)))
 
 
-def slots_shapes(settings: Settings) -> Slots:
+def slots_shapes(settings: EngineSettings) -> Slots:
     """Returns `empty` as `jax.ShapeDtypeStruct`s that say where each array lies."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
@@ -175,19 +165,19 @@ def slots_shapes(settings: Settings) -> Slots:
     )
 
 
-def _param_specs(params: dict, settings: Settings):
+def _param_specs(params: dict, settings: EngineSettings):
     axes = params_lib.axes_like(settings.config, params)
     return sharding.param_specs(axes, params, settings.mesh, layout=sharding.GENERATION)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "continued"), donate_argnames=("slots",))
 def prefill(
-    params, slots: Slots, tokens_QW, length_Q, start_Q, slot_Q, number_G, *, settings: Settings, continued: bool
+    params, slots: Slots, tokens_QW, length_Q, start_Q, slot_Q, number_G, *, settings: EngineSettings, continued: bool
 ) -> Slots:
-    """Runs `kv_cache.prefill` in every data group, each on its own Q rows of the arguments."""
+    """Runs `decoding.prefill` in every data group, each on its own Q rows of the arguments."""
 
     def part(params, cache, tokens_QW, length_Q, start_Q, slot_Q, number_G):
-        return kv_cache.prefill(
+        return decoding.prefill(
             params, settings.config, cache, tokens_QW, length_Q, start_Q, slot_Q, number_G[0], continued=continued
         )
 
@@ -202,7 +192,7 @@ def prefill(
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "width"), donate_argnames=("slots",))
-def share(slots: Slots, source_S, target_S, number_G, *, settings: Settings, width: int) -> Slots:
+def share(slots: Slots, source_S, target_S, number_G, *, settings: EngineSettings, width: int) -> Slots:
     """Runs `kv_cache.share` in every data group, each on its own part of the arguments."""
 
     def part(cache, source_M, target_M, number_G):
@@ -215,7 +205,7 @@ def share(slots: Slots, source_S, target_S, number_G, *, settings: Settings, wid
     return slots.replace(cache=cache)
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "how", "blocks"), donate_argnames=("slots",))
+@functools.partial(jax.jit, static_argnames=("settings", "sampling", "blocks"), donate_argnames=("slots",))
 def tick(
     params,
     slots: Slots,
@@ -224,8 +214,8 @@ def tick(
     iteration,
     until,
     *,
-    settings: Settings,
-    how: Sampling,
+    settings: EngineSettings,
+    sampling: Sampling,
     blocks: int | None = None,
 ) -> tuple[Slots, Report]:
     """Begins the texts that are ordered, then samples a token of every live slot, again and again.
@@ -236,8 +226,8 @@ def tick(
       orders: what begins and what ends.
       seed, iteration: enter the random keys of the texts that begin.
       until: int32 scalar. The tick ends when so many texts have ended in it, when none goes on, or after `chunk` steps.
-      settings, how: static.
-      blocks: as in `kv_cache.step`.
+      settings, sampling: static.
+      blocks: as in `decoding.step`.
 
     Returns:
       (the slots, in their own buffers; what was done)
@@ -258,15 +248,15 @@ def tick(
 
         def step(state):
             i, _, slots, tokens_CS, logp_CS = state
-            hidden_SD, cache = kv_cache.step(
+            hidden_SD, cache = decoding.step(
                 params, settings.config, slots.cache, slots.token_S, slots.length_S, slots.live_S, blocks=blocks
             )
-            token_S, logp_S = sampling.sample(
+            token_S, logp_S = sampling_lib.sample(
                 transformer.logits(params, settings.config, hidden_SD),
-                sampling.token_keys(jax.random.wrap_key_data(slots.keys_S), slots.sampled_S),
-                temperature=how.temperature,
-                top_p=how.top_p,
-                top_k=how.top_k,
+                sampling_lib.token_keys(jax.random.wrap_key_data(slots.keys_S), slots.sampled_S),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
                 vocab_size=settings.config.vocab_size,
             )
             slots = _advance(slots.replace(cache=cache), token_S, settings.eos_ids)
@@ -275,26 +265,26 @@ def tick(
             return i + 1, counted(slots.live_S, began_S), slots, tokens_CS, logp_CS
 
         began_S = slots.live_S
-        room = sharding.varying_like((jnp.zeros((C, S), jnp.int32), jnp.zeros((C, S))), slots.live_S)
-        state = (jnp.int32(0), counted(began_S, began_S), slots, *room)
+        nothing = sharding.varying_like((jnp.zeros((C, S), jnp.int32), jnp.zeros((C, S))), slots.live_S)
+        state = (jnp.int32(0), counted(began_S, began_S), slots, *nothing)
         i, _, slots, tokens_CS, logp_CS = jax.lax.while_loop(going, step, state)
-        return slots, Report(tokens_CS, logp_CS, slots.sampled_S, slots.live_S, i)
+        return slots, (tokens_CS, logp_CS, slots.sampled_S, slots.live_S, i)
 
     rows, whole, specs = sharding.BY_ROWS, sharding.WHOLE, slots_specs(settings)
     by_column = PartitionSpec(None, sharding.DATA)
     slots, report = jax.shard_map(
         part,
         mesh=settings.mesh,
-        in_specs=(_param_specs(params, settings), specs, Orders(*[rows] * 6), whole, whole, whole),
-        out_specs=(specs, Report(by_column, by_column, rows, rows, whole)),
+        in_specs=(_param_specs(params, settings), specs, jax.tree.map(lambda _: rows, orders), whole, whole, whole),
+        out_specs=(specs, (by_column, by_column, rows, rows, whole)),
     )(params, slots, orders, seed, iteration, until)
-    return slots, sharding.replicate(report, settings.mesh)
+    return slots, sharding.replicate(Report(*report), settings.mesh)
 
 
 def _begin(slots: Slots, orders: Orders, seed, iteration) -> Slots:
     """Puts the texts that are ordered into their slots."""
     begin_S = orders.begin_S
-    keys_S = jax.random.key_data(sampling.row_keys(seed, iteration, orders.index_S6))
+    keys_S = jax.random.key_data(sampling_lib.row_keys(seed, iteration, orders.index_S6))
 
     def new(now, was):
         return jnp.where(begin_S, now, was)
@@ -310,7 +300,7 @@ def _begin(slots: Slots, orders: Orders, seed, iteration) -> Slots:
 
 
 def _advance(slots: Slots, token_S, eos_ids: tuple[int, ...]) -> Slots:
-    """Notes the token sampled for each live slot, and which texts it ends."""
+    """Records the token sampled for each live slot, and which texts it ends."""
     live_S = slots.live_S
     sampled_S = slots.sampled_S + live_S
     ended_S = jnp.isin(token_S, jnp.asarray(eos_ids, jnp.int32)) | (sampled_S >= slots.limit_S)
@@ -320,3 +310,44 @@ def _advance(slots: Slots, token_S, eos_ids: tuple[int, ...]) -> Slots:
         sampled_S=sampled_S,
         live_S=live_S & ~ended_S,
     )
+
+
+# --- what each is called with -------------------------------------------------------------------------------------
+
+
+def prefill_program(settings: EngineSettings, *, rows: int, width: int, continued: bool) -> Program:
+    """Returns `prefill` of up to `rows` prompts of `width` tokens a data group; called with (params, slots, *inputs).
+
+    The inputs are (tokens_QW, length_Q, start_Q, slot_Q, number_G).
+    """
+    Q, G = settings.num_groups * rows, settings.num_groups
+    row = _by_rows(settings, Q)
+    name = f"prefill of {rows} x {width} tokens" + (" after others" if continued else "")
+    inputs = (_by_rows(settings, Q, width), row, row, row, _by_rows(settings, G))
+    return Program(name, prefill, inputs, {"settings": settings, "continued": continued})
+
+
+def share_program(settings: EngineSettings, *, width: int) -> Program:
+    """Returns `share` of `width` positions; called with (slots, *inputs), which are (source_S, target_S, number_G)."""
+    slot, number = _by_rows(settings, settings.num_groups * settings.num_slots), _by_rows(settings, settings.num_groups)
+    return Program(f"copy of {width} tokens", share, (slot, slot, number), {"settings": settings, "width": width})
+
+
+def tick_program(settings: EngineSettings, sampling: Sampling) -> Program:
+    """Returns `tick` that draws tokens so; called with (params, slots, *inputs): (orders, seed, iteration, until)."""
+    S = settings.num_groups * settings.num_slots
+    flag, number = _by_rows(settings, S, dtype=np.bool_), _by_rows(settings, S)
+    orders = Orders(flag, flag, number, number, number, _by_rows(settings, S, 6))
+    seed, until = (_placed(settings, (), dtype, sharding.WHOLE) for dtype in (np.uint32, np.int32))
+    return Program(
+        f"decoding, {sampling}", tick, (orders, seed, seed, until), {"settings": settings, "sampling": sampling}
+    )
+
+
+def _by_rows(settings: EngineSettings, *shape: int, dtype: Any = np.int32) -> Any:
+    return _placed(settings, shape, dtype, sharding.BY_ROWS)
+
+
+def _placed(settings: EngineSettings, shape: tuple[int, ...], dtype: Any, spec: PartitionSpec) -> Any:
+    """Returns the shape that stands for an array in `Program.inputs`."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(settings.mesh, spec))

@@ -1,17 +1,19 @@
 """Two layouts of one set of weights: training cuts them over fsdp and tensor, generation over tensor alone.
 
 Generation reads all weights at every token, so they are gathered once an iteration, in the dtype that it computes in,
-and dropped after. On a CPU they are also taken apart by layer (decoding.py says why).
+and dropped after. On a CPU they are also taken apart by layer (kv_cache.py says why).
 """
 
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
+from cgrpo_jax.runtime.program import Program
 
 
 def splits(mesh: jax.sharding.Mesh) -> bool:
@@ -39,7 +41,28 @@ def to_generation(
     """
     if base is None and reads_alike(params, mesh=mesh, dtype=dtype, split=split):
         return params
-    return lay_out(params, base, config=config, mesh=mesh, dtype=dtype, split=split)
+    return generation_program(config=config, mesh=mesh, dtype=dtype, split=split)(params, base)
+
+
+def generation_program(
+    *, config: params_lib.ModelConfig, mesh: jax.sharding.Mesh, dtype: jax.typing.DTypeLike, split: bool
+) -> Program:
+    """Returns `lay_out`; called with (params, base), as `to_generation` is where these are not `reads_alike`."""
+    return Program("reshard", lay_out, (), {"config": config, "mesh": mesh, "dtype": dtype, "split": split})
+
+
+def generation_shapes(
+    shapes: dict,
+    *,
+    config: params_lib.ModelConfig,
+    mesh: jax.sharding.Mesh,
+    dtype: jax.typing.DTypeLike,
+    split: bool,
+) -> dict:
+    """Returns what `to_generation` makes of stacked weights of these shapes, as `jax.ShapeDtypeStruct`s."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), shapes)
+    shapes = jax.eval_shape(kv_cache.split_layers, shapes) if split else shapes
+    return sharding.placed(params_lib.axes_like(config, shapes), shapes, mesh, layout=sharding.GENERATION)
 
 
 def reads_alike(params: dict, *, mesh: jax.sharding.Mesh, dtype: jax.typing.DTypeLike, split: bool) -> bool:

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.models import transformer
 from cgrpo_jax.models.kernels import cost as cost_lib
 from cgrpo_jax.models.kernels import logprobs_pallas, splash_attention
 from cgrpo_jax.planning import costs, programs, tpu_topology
 from cgrpo_jax.planning.costs import Cost
 from cgrpo_jax.planning.unroll import unroll
-from cgrpo_jax.runs import build_model, validate
-from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs.settings import RunSettings
+from cgrpo_jax.runs.variants import Changes, Variants
 from cgrpo_jax.runtime import chips
 
 KINDS = ("weights", "optimizer", "kv_cache", "temporaries")
@@ -83,7 +82,7 @@ class Planner:
     """Compiles a configuration's programs for one topology; what it has compiled it does not compile again.
 
     Args:
-      config: the configuration, checked.
+      variants: the run, and what may be changed where it does not fit.
       name: of the topology.
       say: is told what has been compiled.
 
@@ -91,11 +90,11 @@ class Planner:
       UserError: no such topology, a mesh that it does not divide into, or a model that is not described.
     """
 
-    def __init__(self, config, name: str, *, say: Callable[[str], None] = lambda text: None):
-        self.config, self.name, self.say = config, name, say
+    def __init__(self, variants: Variants, name: str, *, say: Callable[[str], None] = lambda text: None):
+        self.variants, self.name, self.say = variants, name, say
         self.chip, _ = tpu_topology.parse(name)
-        self.policy, self.critic = build_model.policy_shape(config), build_model.critic_shape(config)
-        self.programs = self._programs(config)
+        self.settings = variants.settings(self._mesh)
+        self.programs = programs.of(self.settings)
         self.compiled: dict = {}
 
     def plan(self, *, costs: bool = True) -> Plan:
@@ -109,13 +108,13 @@ class Planner:
         suggestion = None if fits else self._suggestion()
         return Plan(self.name, self.chip.hbm_bytes, phases, reports, suggestion, self.programs.sampled_tokens)
 
-    def _programs(self, config, depth: int | None = None) -> programs.Programs:
-        m = config.mesh
-        mesh = tpu_topology.mesh(self.name, replica=m.replica, fsdp=m.fsdp, tensor=m.tensor)
-        policy, critic = (
-            model and (programs.shallow(model, depth) if depth else model) for model in (self.policy, self.critic)
-        )
-        return programs.of(config, mesh, policy, critic)
+    def _mesh(self, **sizes: int) -> jax.sharding.Mesh:
+        return tpu_topology.mesh(self.name, **sizes)
+
+    def _shallow(self, depth: int) -> RunSettings:
+        """Returns the settings of a run of models with so many layers."""
+        policy, critic = programs.shallow(self.settings.policy, depth), self.settings.critic
+        return self.variants.settings(self._mesh, policy=policy, critic=critic and programs.shallow(critic, depth))
 
     # --- memory -------------------------------------------------------------------------------------------------
 
@@ -143,7 +142,7 @@ class Planner:
     # --- costs --------------------------------------------------------------------------------------------------
 
     def _reports(self, costed: bool) -> Iterator[Report]:
-        shallow = {depth: self._programs(self.config, depth).calls for depth in _DEPTHS}
+        shallow = {depth: programs.of(self._shallow(depth)).calls for depth in _DEPTHS}
         parts: dict[str, list] = {}
         for i, call in enumerate(self.programs.calls):
             counted = costed and call.per_iteration
@@ -185,7 +184,8 @@ class Planner:
                     return None
                 found[depth, tokens] = compiled.cost
                 self.say(f"{self.name}: cost of {call.name}, {depth} layers; compiled in {compiled.seconds:.0f} s")
-        layers = (self.critic if call.name.startswith("critic_") else self.policy).num_layers
+        model = self.settings.critic if call.name.startswith("critic_") else self.settings.policy
+        layers = model.num_layers
         if decodes:
             cost = costs.extrapolate_decode(found, layers, call.trips[0])
         else:
@@ -205,10 +205,11 @@ class Planner:
 
     def _suggestion(self) -> str | None:
         """Returns the flags of the smallest change that fits: fewer rows at once, before larger tensor groups."""
-        for mesh in self._meshes():
+        for mesh in self.variants.meshes(len(tpu_topology.devices(self.name))):
             changes = dict(mesh)
-            for phases, steps in ((_GENERATING, self._fewer_rows()), (_TRAINING, self._smaller_batches())):
-                step = next((step for step in steps if self._fit(mesh | step, phases)), None)
+            fewer, smaller = self.variants.fewer_slots(self.settings.slots.num_slots), self.variants.smaller_batches()
+            for phases, steps in ((_GENERATING, fewer), (_TRAINING, smaller)):
+                step = next((step for step in steps if self._fit({**mesh, **step}, phases)), None)
                 if step is None:
                     break
                 changes |= step
@@ -217,43 +218,12 @@ class Planner:
                     return " ".join(f"--config.{key}={value}" for key, value in changes.items())
         return None
 
-    def _fit(self, changes: Mapping[str, object], phases: tuple[str, ...]) -> bool:
-        config = config_lib.replaced(self.config, changes)
+    def _fit(self, changes: Changes, phases: tuple[str, ...]) -> bool:
         try:
-            validate.check(config)
-            of = self._programs(config)
+            of = programs.of(self.variants.settings(self._mesh, changes))
         except UserError:
             return False
         return all(self._fits(call, of) for call in of.calls if call.phase in phases)
-
-    def _meshes(self) -> Iterator[dict]:
-        m, devices = self.config.mesh, len(tpu_topology.devices(self.name))
-        yield {}
-        times = 2
-        while m.replica * m.tensor * times <= devices:
-            yield {"mesh.tensor": m.tensor * times} | ({"mesh.fsdp": m.fsdp // times} if m.fsdp else {})
-            times *= 2
-
-    def _fewer_rows(self) -> Iterator[dict]:
-        rows = self.config.num_slots or self.programs.num_slots
-        yield {}
-        while rows > 1:
-            rows //= 2
-            yield {"num_slots": rows} | ({"kv_cache_gib": 0.0} if self.config.kv_cache_gib else {})
-
-    def _smaller_batches(self) -> Iterator[dict]:
-        c = self.config
-        shortest = c.max_prompt_length + c.max_response_length - 1
-        shortest += -shortest % 128  # so that the tensor axis can cut its tokens
-        kinds = transformer.REMAT  # in their order: each computes more anew than the one before, and stores less
-        for kind in kinds[kinds.index(c.remat) :]:
-            remat, rows = {} if kind == c.remat else {"remat": kind}, c.pack_rows
-            yield remat
-            while rows > 1:
-                rows //= 2
-                yield remat | {"pack_rows": rows}
-            if c.pack_length > shortest:
-                yield remat | {"pack_rows": 1, "pack_length": shortest}
 
 
 def kernel_cost(call: cost_lib.KernelCall) -> Cost:

@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache, slot_scheduler, slots
@@ -20,10 +18,11 @@ from cgrpo_jax.inference import weights as weights_lib
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import TrainRow
-from cgrpo_jax.runs import build_inference, build_model
+from cgrpo_jax.records import Stage, TrainRow
+from cgrpo_jax.runs.settings import RunSettings, SlotBudget
+from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import optimizer as optimizer_lib
-from cgrpo_jax.training import packing, train_step
+from cgrpo_jax.training import packing, scoring, train_step
 
 PHASES = ("prefill", "decode", "critique", "reference", "reshard", "update")
 _EOS_IDS = (0, 1)  # any two: a comparison with each
@@ -95,22 +94,16 @@ class Programs:
     num_slots: int
 
 
-def of(config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None) -> Programs:
-    """Returns the programs of a run.
-
-    Args:
-      config: the configuration.
-      mesh: of real or of described devices.
-      policy, critic: shapes of the models; no critic unless it is a frozen one.
-    """
-    parts = _Parts(config, mesh, policy, critic)
+def of(settings: RunSettings) -> Programs:
+    """Returns the programs of a run, on the real or described devices that its settings are of."""
+    parts = _Parts(settings)
     calls = [*parts.generating(), *parts.evaluating(), *parts.scoring(), *parts.resharding(), *parts.updating()]
     caches = [name for name, buffer in parts.buffers.items() if buffer.kind == "kv_cache"]
     for i, call in enumerate(calls):
         if call.phase in ("prefill", "decode", "critique"):  # both engines have theirs while either works
             others = tuple(name for name in caches if name not in call.own)
             calls[i] = dataclasses.replace(call, beside=call.beside + others)
-    return Programs(tuple(calls), parts.buffers, parts.sampled_tokens, parts.room("").num_slots)
+    return Programs(tuple(calls), parts.buffers, parts.sampled_tokens, settings.slots.num_slots)
 
 
 def shallow(config: ModelConfig, depth: int) -> ModelConfig:
@@ -120,25 +113,25 @@ def shallow(config: ModelConfig, depth: int) -> ModelConfig:
 
 
 class _Parts:
-    """A configuration's shapes, and what they make together."""
+    """A run's shapes, and what they make together."""
 
-    def __init__(self, config, mesh: Mesh, policy: ModelConfig, critic: ModelConfig | None):
-        self.config, self.mesh, self.policy, self.critic = config, mesh, policy, critic
-        self.dtype = build_model.compute_dtype(config, mesh)
+    def __init__(self, settings: RunSettings):
+        self.settings, learner = settings, settings.learner
+        self.mesh, self.policy, self.critic = mesh, policy, critic = settings.mesh, settings.policy, settings.critic
+        self.dtype = settings.dtype
         self.groups = sharding.num_groups(mesh)
-        self.optimizer = build_model.optimizer(config)
-        self.adapters = build_model.lora_settings(config)
-        self.sampled_tokens = 0
+        self.optimizer, self.adapters = learner.optimizer, learner.adapters
+        self.sampled_tokens = sum(one.num_tokens for one in settings.stages.all if one.by != "endpoint")
         full = params_lib.param_shapes(policy)
         self.weights = self.placed(policy, full)
         trained = self.placed(policy, lora.adapter_shapes(policy, self.adapters)) if self.adapters else self.weights
-        self.state = optimizer_lib.state_shapes(trained, self.optimizer, offload=config.offload_optimizer)
+        self.state = optimizer_lib.state_shapes(trained, self.optimizer, offload=learner.offload_optimizer)
         self.base = lora.Base(self.weights, self.adapters.scale) if self.adapters else None
         self.buffers = {
             "trained": Buffer("weights", (self.state.params, self.state.step)),
             "optimizer": Buffer("optimizer", self.state.opt_state),
         }
-        if config.offload_optimizer:  # it is on the devices within a step alone, among that program's temporaries
+        if learner.offload_optimizer:  # it is on the devices within a step alone, among that program's temporaries
             del self.buffers["optimizer"]
         if self.base:
             self.buffers["base"] = Buffer("weights", self.weights)
@@ -148,7 +141,7 @@ class _Parts:
             self.generation, self.sampler = self.weights, "trained"
         else:
             self.buffers["generation"] = Buffer("weights", self.generation)
-        if config.kl_coef and not self.base:  # adapters start at 0: their base is the reference
+        if learner.has_reference and not self.base:  # adapters start at 0: their base is the reference
             self.buffers["reference"] = Buffer("weights", self.placed(policy, full, generating=True, split=False))
         if critic:
             shapes = self.placed(critic, params_lib.param_shapes(critic), generating=True)
@@ -158,20 +151,13 @@ class _Parts:
     def placed(self, model: ModelConfig, shapes: dict, *, generating: bool = False, split: bool | None = None) -> dict:
         """Returns weights as training has them, or as generation reads them (or scoring: not split)."""
         if generating:
-            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(self.dtype)), shapes)
-            if self.split if split is None else split:
-                shapes = jax.eval_shape(kv_cache.split_layers, shapes)
-        layout = sharding.GENERATION if generating else sharding.TRAINING
-        return sharding.placed(params_lib.axes_like(model, shapes), shapes, self.mesh, layout=layout)
+            split = self.split if split is None else split
+            return weights_lib.generation_shapes(shapes, config=model, mesh=self.mesh, dtype=self.dtype, split=split)
+        return sharding.placed(params_lib.axes_like(model, shapes), shapes, self.mesh, layout=sharding.TRAINING)
 
-    def array(self, shape: tuple[int, ...], dtype, spec: PartitionSpec = sharding.WHOLE) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.mesh, spec))
-
-    def rows(self, *shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
-        return self.array(shape, dtype, sharding.BY_ROWS)
-
-    def call(self, name: str, phase: str, function: Callable, args: tuple, *, own: tuple[str, ...], **more) -> Call:
-        keywords = more.pop("keywords", {})
+    def call(self, name: str, phase: str, program: Program, on_devices: tuple, *, own: tuple[str, ...], **more) -> Call:
+        """Returns a program with the shapes of what lies on the devices in the place of arrays."""
+        function, args, keywords = program.function, (*on_devices, *program.inputs), program.keywords
         # Training lets go of the weights that generate before it scores and updates.
         kept = [n for n in self.kept if n != "generation" or phase not in ("reference", "update")]
         return Call(name, phase, function, args, keywords, own, tuple(n for n in kept if n not in own), **more)
@@ -180,30 +166,15 @@ class _Parts:
 
     def generating(self) -> list[Call]:
         """Returns the programs of the engines: prefill of each stage's prompts, sharing, and the tick of all stages."""
-        c = self.config
-        responses = c.questions_per_iteration * c.num_responses
-        refines = c.refine == "policy"
-        critiques = responses * c.num_critiques if refines or c.critique_when == "all" else 0
-        parents = critiques if refines else 0  # whose refinements share a prompt
-        refinements = parents * c.refinements_per_critique
-        writes = "cot" in build_inference.critique_kinds(c) and not c.http_critic.url
-        if not writes:
-            critiques = 0
-        elif c.reward_source == "critic":  # which reads refinements too
-            critiques += refinements * c.num_critiques
-        prompts = [("prefill", c.max_prompt_length, c.questions_per_iteration)]
-        tokens = responses * c.max_response_length + refinements * c.max_response_length
-        judging = ("critique_prefill", c.max_critique_prompt_length, critiques)
-        if critiques and not self.critic:
-            prompts.append(judging)
-            tokens += critiques * c.max_critique_length
-        if refinements:
-            prompts.append(("refine_prefill", c.max_refinement_prompt_length, parents))
-        calls = self.engine("", prompts, tokens)
-        if critiques and self.critic:
-            judging = ("critic_prefill", *judging[1:])
-            calls += self.engine("critic_", [judging], critiques * c.max_critique_length)
-        self.sampled_tokens = tokens + (critiques * c.max_critique_length if self.critic else 0)
+        stages = self.settings.stages
+        names = {Stage.RESPONSE: "prefill", Stage.CRITIQUE: "critique_prefill", Stage.REFINEMENT: "refine_prefill"}
+        specs = sorted((one for one in stages.all if one.by == "policy"), key=lambda one: one.stage)
+        prompts = [(names[one.stage], one.max_prompt_length, one.num_prompts) for one in specs]
+        calls = self.engine("", prompts, sum(one.num_tokens for one in specs))
+        critiques = stages.critique
+        if critiques.num_texts and critiques.by == "folder":
+            judging = ("critic_prefill", critiques.max_prompt_length, critiques.num_prompts)
+            calls += self.engine("critic_", [judging], critiques.num_tokens)
         return calls
 
     def engine(self, prefix: str, prompts: Sequence[tuple[str, int, int]], tokens: int) -> list[Call]:
@@ -214,154 +185,128 @@ class _Parts:
           prompts: name, length and number of the prompts of each stage.
           tokens: that it samples in an iteration.
         """
-        c = self.config
-        own, args, settings = self.slots(prefix)
-        weights, state = args[:2]
-        widths = slot_scheduler.widths_up_to(self.room(prefix).longest_prompt, c.prompt_bucket)
+        own, (weights, state), settings = self.slots(prefix)
+        widths = slot_scheduler.widths_up_to(self.room(prefix).longest_prompt, self.settings.prompt_bucket)
         phase, calls = "critique" if prefix else "prefill", []
 
         def prefill(name: str, width: int, rows: int, number: int, *, continued: bool) -> None:
-            total = self.groups * rows
-            one = self.rows(total)
-            arguments = (weights, state, self.rows(total, width), one, one, one, self.rows(self.groups))
-            keywords = {"settings": settings, "continued": continued}
+            program = slots.prefill_program(settings, rows=rows, width=width, continued=continued)
+            times = -(-number // (self.groups * rows))
             calls.append(
                 self.call(
-                    name, phase, slots.prefill, arguments, own=own, keywords=keywords,
-                    per_iteration=-(-number // total), trips=(rows,), unused_end=True,
+                    name, phase, program, (weights, state), own=own, per_iteration=times, trips=(rows,), unused_end=True
                 )
-            )  # fmt: skip
+            )
 
         for name, length, number in prompts:
             width = next(width for width in widths if width >= max(1, length - 1))
             prefill(name, width, slot_scheduler.rows_at_once(width), number, continued=False)
         if len(widths) > 1:  # what comes after a shared beginning; how much does, the prompts decide
             prefill(f"{prefix}continue", widths[-2], 1, 0, continued=True)
-        pairs = self.rows(self.groups * settings.num_slots)
-        sharing = (state, pairs, pairs, self.rows(self.groups))
-        keywords = {"settings": settings, "width": widths[-1]}
-        calls.append(
-            self.call(f"{prefix}share", phase, slots.share, sharing, own=own[1:], keywords=keywords, per_iteration=0)
-        )
-        at_once = self.groups * settings.num_slots * c.decode_chunk
-        sampling = build_inference.sampling(c)
-        calls.append(self.tick(f"{prefix}decode", own, args, settings, sampling, -(-tokens // at_once)))
+        sharing = slots.share_program(settings, width=widths[-1])
+        calls.append(self.call(f"{prefix}share", phase, sharing, (state,), own=own[1:], per_iteration=0))
+        at_once = self.groups * settings.num_slots * self.settings.decode_chunk
+        sampling = self.settings.sampling
+        calls.append(self.tick(f"{prefix}decode", own, (weights, state), settings, sampling, -(-tokens // at_once)))
         return calls
 
-    def slots(self, prefix: str) -> tuple[tuple[str, ...], tuple, slots.Settings]:
-        """Returns the names of an engine's buffers, the arguments of its tick, and what it is compiled for."""
-        c, name, room = self.config, f"{prefix}slots", self.room(prefix)
+    def slots(self, prefix: str) -> tuple[tuple[str, ...], tuple, slots.EngineSettings]:
+        """Returns the names of an engine's buffers, their shapes, and what it is compiled for."""
+        name, room = f"{prefix}slots", self.room(prefix)
         model, weights = (self.critic, self.buffers["critic"].shapes) if prefix else (self.policy, self.generation)
-        settings = slots.Settings(
-            model, self.mesh, _EOS_IDS, room.num_slots, room.length, c.decode_chunk, room.dtype, self.split
+        settings = slots.EngineSettings(
+            model, self.mesh, _EOS_IDS, room.num_slots, room.length, self.settings.decode_chunk, room.dtype, self.split
         )
         state = slots.slots_shapes(settings)
         self.buffers[name] = Buffer("kv_cache", state.cache)
-        number = self.rows(self.groups * room.num_slots)
-        flag = self.rows(self.groups * room.num_slots, dtype=jnp.bool_)
-        orders = slots.Orders(flag, flag, number, number, number, self.rows(self.groups * room.num_slots, 6))
-        seed, until = self.array((), jnp.uint32), self.array((), jnp.int32)
-        own = ("critic" if prefix else self.sampler, name)
-        return own, (weights, state, orders, seed, seed, until), settings
+        return ("critic" if prefix else self.sampler, name), (weights, state), settings
 
-    def room(self, prefix: str) -> build_inference.Room:
+    def room(self, prefix: str) -> SlotBudget:
         """Returns the slots of the policy's engine, or of the critic's."""
-        critic = prefix and self.critic
-        stages = build_inference.CRITIC_STAGES if critic else build_inference.policy_stages(self.config)
-        return build_inference.room(self.config, critic or self.policy, stages, mesh=self.mesh, dtype=str(self.dtype))
+        slots = self.settings.critic_slots if prefix else self.settings.slots
+        assert slots
+        return slots
 
-    def tick(self, name: str, own, args, settings, sampling, per_iteration: int) -> Call:
+    def tick(self, name: str, own, on_devices, settings, sampling, per_iteration: int) -> Call:
         blocks = -(-settings.length // kv_cache.read_at_once(split=settings.split))
         return self.call(
-            name, "critique" if name.startswith("critic_") else "decode", slots.tick, args, own=own,
-            keywords={"settings": settings, "how": sampling}, trips=(settings.chunk, blocks),
-            per_iteration=per_iteration, counted={"blocks": blocks},
+            name, "critique" if name.startswith("critic_") else "decode", slots.tick_program(settings, sampling),
+            on_devices, own=own, trips=(settings.chunk, blocks), per_iteration=per_iteration,
+            counted={"blocks": blocks},
         )  # fmt: skip
 
     def evaluating(self) -> list[Call]:
         """Returns the programs that an evaluation has beside those of an iteration: its own ways to sample."""
-        own, args, settings = self.slots("")
-        ways = zip(("eval_decode", "eval_sample_decode"), build_inference.ways_to_sample(self.config)[1:], strict=False)
-        return [self.tick(name, own, args, settings, how, 0) for name, how in ways]
+        own, on_devices, settings = self.slots("")
+        ways = zip(("eval_decode", "eval_sample_decode"), self.settings.evaluation_sampling, strict=False)
+        return [self.tick(name, own, on_devices, settings, sampling, 0) for name, sampling in ways]
 
     # --- scoring, resharding, updating ----------------------------------------------------------------------------
 
     def rows_a_question(self) -> int:
         """Rows that a question of an iteration leaves to learn from."""
-        c = self.config
-        found = {"none": 0, "solution": 1}.get(c.refine, c.num_responses * c.num_critiques * c.refinements_per_critique)
-        return c.num_responses + min(c.num_refinements, found)
+        m = self.settings.method
+        found = {"none": 0, "solution": 1}.get(m.refine, m.num_responses * m.num_critiques * m.refinements_per_critique)
+        return m.num_responses + min(m.num_kept, found)
 
     def batches(self, num_questions: int) -> int:
         """Packed batches that the rows of so many questions take, all at full length."""
-        c, shape = self.config, build_model.pack_shape(self.config)
-        prompts = [np.full(c.max_prompt_length, q, np.int32) for q in range(num_questions)]
-        target = np.zeros(c.max_response_length, np.int32)
+        response, shape = self.settings.stages.response, self.settings.learner.shape
+        prompts = [np.full(response.max_prompt_length, q, np.int32) for q in range(num_questions)]
+        target = np.zeros(response.max_length, np.int32)
         groups = [[TrainRow(prompt, target, target, 1.0)] * self.rows_a_question() for prompt in prompts]
         token_rows = packing.assign(
             groups, num_token_rows=shape.num_token_rows, pack_length=shape.pack_length, num_slots=shape.num_slots
         )
         return -(-len(token_rows) // (shape.num_token_rows * self.groups))
 
-    def batch(self):
-        shape, length = build_model.pack_shape(self.config), self.config.max_response_length
-        one = packing.fill([], 1, shape.num_token_rows, shape.pack_length, shape.num_slots, length)
-        return jax.tree.map(lambda x: self.rows(self.groups * len(x), *x.shape[1:], dtype=x.dtype), one)
-
-    def batches_at_once(self):
-        stacked = lambda x: self.array((train_step.AT_ONCE, *x.shape), x.dtype, sharding.STACKED_BY_ROWS)  # noqa: E731
-        return jax.tree.map(stacked, self.batch())
-
     def scoring(self) -> list[Call]:
-        c = self.config
-        keywords = dict(config=self.policy, temperature=c.temperature, dtype=self.dtype, mesh=self.mesh)
-        times, calls = self.batches(c.questions_per_iteration), []
-        if c.old_logp == "trainer":
+        learner = self.settings.learner
+        times, calls = self.batches(self.settings.questions_per_iteration), []
+        if learner.rescore:
             own = ("trained", "base") if self.base else ("trained",)
-            calls.append(self.scored("old_logp", "update", self.state.params, self.base, own, keywords, times))
-        if c.kl_coef:
-            if self.base:
-                calls.append(self.scored("reference", "reference", self.weights, None, ("base",), keywords, times))
-            else:
-                weights = self.buffers["reference"].shapes
-                more = keywords | {"layout": sharding.GENERATION}
-                calls.append(self.scored("reference", "reference", weights, None, ("reference",), more, times))
+            calls.append(self.scored("old_logp", "update", self.state.params, self.base, own, times))
+        if learner.has_reference and self.base:
+            calls.append(self.scored("reference", "reference", self.weights, None, ("base",), times))
+        elif learner.has_reference:
+            weights, own = self.buffers["reference"].shapes, ("reference",)
+            calls.append(self.scored("reference", "reference", weights, None, own, times, layout=sharding.GENERATION))
         return calls
 
-    def scored(self, name, phase, params, base, own, keywords, times) -> Call:
-        keywords = {"layout": sharding.TRAINING} | keywords
-        args = (params, self.batch(), base)
-        return self.call(name, phase, train_step.score, args, own=own, keywords=keywords, per_iteration=times)
+    def scored(self, name, phase, params, base, own, times, layout=sharding.TRAINING) -> Call:
+        learner = self.settings.learner
+        program = scoring.score_program(
+            learner.shape, max_length=learner.loss.max_length, config=self.policy, temperature=learner.loss.temperature,
+            dtype=self.dtype, mesh=self.mesh, layout=layout,
+        )  # fmt: skip
+        return self.call(name, phase, program, (params, base), own=own, per_iteration=times)
 
     def resharding(self) -> list[Call]:
         if self.sampler == "trained":  # nothing to do
             return []
-        keywords = dict(config=self.policy, mesh=self.mesh, dtype=self.dtype, split=self.split)
+        program = weights_lib.generation_program(config=self.policy, mesh=self.mesh, dtype=self.dtype, split=self.split)
         own = ("trained", "base", "generation") if self.base else ("trained", "generation")
-        args = (self.state.params, self.base)
-        return [self.call("reshard", "reshard", weights_lib.lay_out, args, keywords=keywords, own=own)]
+        return [self.call("reshard", "reshard", program, (self.state.params, self.base), own=own)]
 
     def updating(self) -> list[Call]:
-        c, params = self.config, self.state.params
+        learner, params = self.settings.learner, self.state.params
         self.buffers["gradients"] = Buffer("temporaries", params)
-        count = self.array((), jnp.float32)
-        counts = dict.fromkeys(("rows", "tokens", "nll_tokens", "questions"), count)
-        keywords = dict(
-            config=self.policy, settings=build_model.loss_settings(c), remat=c.remat, dtype=self.dtype, mesh=self.mesh
-        )
-        batches = self.batches(c.questions_per_iteration // c.updates_per_batch)
+        adding = train_step.accumulate_program(
+            learner.shape, config=self.policy, settings=learner.loss, remat=learner.remat,
+            dtype=self.dtype, mesh=self.mesh,
+        )  # fmt: skip
+        batches = self.batches(self.settings.questions_per_iteration // learner.updates_per_batch)
         runs = -(-batches // train_step.AT_ONCE)
         at_once = -(-batches // runs)  # as many in each run
-        args = (params, params, self.batches_at_once(), self.array((), jnp.int32), counts, self.base)
         own = ("trained", "gradients", "base") if self.base else ("trained", "gradients")
         return [
             self.call(
-                "update", "update", train_step.accumulate, args, keywords=keywords, own=own, times=runs,
-                per_iteration=c.updates_per_batch, trips=(at_once,), repeated=at_once,
+                "update", "update", adding, (params, self.base, params), own=own, times=runs,
+                per_iteration=learner.updates_per_batch, trips=(at_once,), repeated=at_once,
             ),
             self.call(
-                "update", "update", optimizer_lib.apply, (self.state, params), keywords={"optimizer": self.optimizer},
+                "update", "update", optimizer_lib.apply_program(self.optimizer), (self.state, params),
                 own=tuple(name for name in ("trained", "optimizer", "gradients") if name in self.buffers),
-                per_iteration=c.updates_per_batch,
+                per_iteration=learner.updates_per_batch,
             ),
         ]  # fmt: skip

@@ -160,7 +160,7 @@ class Grader:
             workers.close()
         self._workers, self._held = {}, None
 
-    def is_far(self, kind: str = "") -> bool:
+    def is_remote(self, kind: str = "") -> bool:
         """Do grades of this kind, the Grader's own by default, come over the network, whenever they come?"""
         return (kind or self.kind) == "judge"
 

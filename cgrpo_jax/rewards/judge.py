@@ -73,7 +73,7 @@ class Reply(Protocol):
 
 
 class Endpoint(Protocol):
-    """A model that is asked in the background: `inference.chat_client.HttpCritic`."""
+    """A model that is asked in the background: `inference.chat_client.ChatClient`."""
 
     @property
     def counts(self) -> collections.Counter: ...
@@ -121,7 +121,7 @@ class Judge:
     """Grades responses in the background.
 
     Example:
-      with HttpCritic("http://localhost:8000/v1", model="Qwen/Qwen3-8B", name="judge") as endpoint:
+      with ChatClient("http://localhost:8000/v1", model="Qwen/Qwen3-8B", name="judge") as endpoint:
         judge = Judge(endpoint)
         judge.submit("Prove ...", "By Pythagoras, ...", '["cites Pythagoras", "treats c = 0"]').result()
         # Grade(score=0.5, extracted="1 of 2", reason="met: 1; not met: 2 (treats c = 0)", timed_out=False)
@@ -138,7 +138,7 @@ class Judge:
 
     @property
     def counts(self) -> collections.Counter:
-        """The endpoint's counts since the start, see `chat_client.HttpCritic.counts`; and its "unreadable" replies."""
+        """The endpoint's counts since the start, see `chat_client.ChatClient.counts`; and its "unreadable" replies."""
         counts = self._endpoint.counts
         with self._lock:
             counts["unreadable"] = self._unreadable

@@ -1,4 +1,4 @@
-"""What a run begins with: the state of its newest checkpoint, or that of weights that no update has seen yet.
+"""The state that a run starts from: that of its newest checkpoint, or that of weights that no update has seen yet.
 
 Either way with the weights that stay as they are: what adapters belong to, and what the KL term compares with.
 """
@@ -7,21 +7,20 @@ import dataclasses
 import functools
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import optax
 
 from cgrpo_jax.datasets import fingerprints
-from cgrpo_jax.datasets.problems import glossary, held_out_facts
+from cgrpo_jax.datasets.problems import MadeUp
 from cgrpo_jax.datasets.tasks import arithmetic_lessons, snippet_lessons
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import TrainState
-from cgrpo_jax.runs import build_model
-from cgrpo_jax.runs.open_run import RunParts
+from cgrpo_jax.runs import load_questions, start_weights
+from cgrpo_jax.runs.open_run import OpenRun, TrainingFolder
 from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import sft
@@ -41,12 +40,12 @@ class Progress:
     eval_before: dict | None = None
     unsolved_before: list[int] | None = None
     skipped_in_a_row: int = 0  # updates, up to the last one, whose gradient was not finite
-    base_step: int | None = None  # as `build_model.base_step` returns it
+    base_step: int | None = None  # as `start_weights.base_step` returns it
     inputs: dict = dataclasses.field(default_factory=dict)  # `fingerprints.of_all` of what it reads
 
 
-@dataclasses.dataclass
-class Beginning:
+@dataclasses.dataclass(frozen=True)
+class InitialState:
     """All that iterations start from.
 
     Attributes:
@@ -63,106 +62,110 @@ class Beginning:
     reference: dict | None = None
 
 
-def resume(config, parts: RunParts, optimizer: optax.GradientTransformation) -> Beginning | None:
+def resume(opened: OpenRun, folder: TrainingFolder) -> InitialState | None:
     """Returns what the newest checkpoint that can be read holds, and says so; None where there is none.
 
     Args:
-      config, parts: of the run.
-      optimizer: of its updates.
+      opened: the run.
+      folder: with its checkpoints.
 
     Raises:
       UserError: no checkpoint can be read, or what the run reads is no longer what it was.
     """
-    model = parts.model
-    settings, shapes = build_model.lora_settings(config), params_lib.param_shapes(model.config)
-    trained = lora.adapter_shapes(model.config, settings) if settings else shapes
-    found = parts.checkpoints.restore_latest(
-        optimizer_lib.state_shapes(model.placed(trained), optimizer, offload=config.offload_optimizer),
+    model, learner = opened.model, opened.settings.learner
+    shapes = params_lib.param_shapes(model.config)
+    trained = lora.adapter_shapes(model.config, learner.adapters) if learner.adapters else shapes
+    found = folder.checkpoints.restore_latest(
+        optimizer_lib.state_shapes(model.placed(trained), learner.optimizer, offload=learner.offload_optimizer),
         on_skip=lambda step, why: console.say(f"checkpoint {step} can't be read ({why}); using the one before"),
     )
     if not found:
         return None
-    _, state, extra = found
-    begun = Beginning(jax.tree.map(jax.numpy.asarray, state), _progress(extra, parts))
-    if settings:
-        frozen = build_model.frozen_params(config, model, parts.run, step=begun.progress.base_step)
-        _freeze(begun, frozen, config, settings)
-    elif config.kl_coef:
-        begun.reference = model.to_score(restore_params(parts.run.reference, model.placed(shapes)))
-    done = begun.progress.iteration
-    left = config.num_iterations - done
+    _, restored, extra = found
+    progress = _progress(extra, opened)
+    state = jax.tree.map(jax.numpy.asarray, restored)
+    if learner.adapters:
+        frozen = start_weights.frozen_params(opened.config, model, opened.run, step=progress.base_step)
+        initial = _with_base(state, progress, frozen, opened)
+    else:
+        reference = None
+        if learner.has_reference:
+            reference = model.to_score(restore_params(opened.run.reference, model.placed(shapes)))
+        initial = InitialState(state, progress, reference=reference)
+    left = opened.settings.num_iterations - progress.iteration
+    done = progress.iteration
     console.say(f"resuming after iteration {done}" if left > 0 else f"{done} iterations are done: none is left")
-    return begun
+    return initial
 
 
-def _progress(extra: dict[str, Any], parts: RunParts) -> Progress:
+def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
     """Returns what a checkpoint keeps; raises a `UserError` where the run's questions are not those that it began with.
 
-    A reward function that has changed is said only: one that raised ends a run, and is mended before it goes on.
+    A reward function that has changed is said only: one that raised ends a run, and is fixed before it goes on.
     """
-    kept = {name: value for name, value in extra.items() if name != "questions"}  # in the place of `inputs`, once
+    kept: dict[str, Any] = {
+        name: value for name, value in extra.items() if name != "questions"
+    }  # in the place of `inputs`, once
     if "inputs" not in kept:
-        console.say("an older version began this run: whether its questions are still the same can't be told")
-        kept["inputs"] = parts.inputs
-    changed = fingerprints.changed(kept["inputs"], parts.inputs)
+        console.say("an older version began this run: whether its questions are still the same is not known")
+        kept["inputs"] = opened.inputs
+    changed = fingerprints.changed(kept["inputs"], opened.inputs)
     if others := [name for name in changed if not fingerprints.is_function(name)]:
         raise UserError(
-            f"changed since {parts.run.path} began: {', '.join(others)}; restore the files (data.train, data.eval, "
+            f"changed since {opened.run.path} began: {', '.join(others)}; restore the files (data.train, data.eval, "
             "data.pass_rates), or give another --workdir."
         )
     if changed:
-        console.say(f"changed since {parts.run.path} began, and used as it is now: {', '.join(changed)}")
-    return Progress(**kept | {"inputs": dict(parts.inputs)})
+        console.say(f"changed since {opened.run.path} began, and used as it is now: {', '.join(changed)}")
+    kept["inputs"] = dict(opened.inputs)
+    return Progress(**kept)
 
 
 def start(
-    config,
-    parts: RunParts,
-    optimizer: optax.GradientTransformation,
+    opened: OpenRun,
     *,
-    evaluate: Callable[[dict], tuple[dict | None, list[int] | None]],
+    evaluate: Callable[[dict], tuple[dict | None, list[bool | None] | None]],
     clock: console.Clock,
     going_on: Callable[[], None],
-) -> Beginning:
+) -> InitialState:
     """Returns the state before the first update, and keeps in the run's folder the weights that stay as they are.
 
     Args:
-      config, parts: of the run.
-      optimizer: of its updates.
+      opened: the run.
       evaluate: returns the held-out metrics of weights, and which questions they solve.
       clock: times the warm start.
       going_on: called every few updates of the warm start and after it; may raise.
     """
-    model, run = parts.model, parts.run
-    progress = Progress(base_step=build_model.base_step(config), inputs=dict(parts.inputs))
-    params = build_model.initial_params(config, model, step=progress.base_step)
+    config, model, run, learner = opened.config, opened.model, opened.run, opened.settings.learner
+    progress = Progress(base_step=start_weights.base_step(config), inputs=dict(opened.inputs))
+    params = start_weights.initial_params(config, model, step=progress.base_step)
     if config.warm_start.num_updates:
         with clock("warm_start"):
-            params = _warm_start(config, model, params, going_on)
+            params = _warm_start(opened, params, going_on)
         going_on()
     progress.eval_before, solved = evaluate(model.to_generate(params))
     if solved is not None:
         progress.unsolved_before = [q for q, one in enumerate(solved) if one is False]
-    settings = build_model.lora_settings(config)
-    init = functools.partial(optimizer_lib.init_state, optimizer=optimizer, offload=config.offload_optimizer)
-    if settings:
-        if build_model.keeps_base(config):
+    init = functools.partial(optimizer_lib.init_state, optimizer=learner.optimizer, offload=learner.offload_optimizer)
+    if learner.adapters:
+        if start_weights.keeps_base(config):
             _save(run.base, params)
-        begun = Beginning(init(build_model.initial_adapters(config, model)), progress)
-        _freeze(begun, params, config, settings)
-        return begun
+        adapters = start_weights.initial_adapters(learner.adapters, model, seed=opened.settings.seed)
+        return _with_base(init(adapters), progress, params, opened)
     reference = None
-    if config.kl_coef:
+    if learner.has_reference:
         # A copy in any case: updates take the buffers of the state.
         reference = jax.tree.map(jax.numpy.copy, model.to_score(params))
         _save(run.reference, params)
-    return Beginning(init(params), progress, reference=reference)
+    return InitialState(init(params), progress, reference=reference)
 
 
-def _freeze(begun: Beginning, params: dict, config, settings: lora.LoraSettings) -> None:
+def _with_base(state: TrainState, progress: Progress, params: dict, opened: OpenRun) -> InitialState:
     """Keeps the weights that the adapters belong to; they are the reference too, since adapters start at 0."""
-    begun.base = lora.Base(params, settings.scale)
-    begun.reference = params if config.kl_coef else None
+    learner = opened.settings.learner
+    assert learner.adapters
+    reference = params if learner.has_reference else None
+    return InitialState(state, progress, lora.Base(params, learner.adapters.scale), reference)
 
 
 def _save(folder: pathlib.Path, params: dict) -> None:
@@ -171,15 +174,17 @@ def _save(folder: pathlib.Path, params: dict) -> None:
     save_params(folder, params)
 
 
-def _warm_start(config, model: build_model.Model, params: dict, going_on: Callable[[], None]) -> dict[str, Any]:
-    w = config.warm_start
+def _warm_start(opened: OpenRun, params: dict, going_on: Callable[[], None]) -> dict[str, Any]:
+    config, model = opened.config, opened.model
+    w, source = config.warm_start, load_questions.source(config)
+    assert isinstance(source, MadeUp)  # `validate` says so of a warm start
     about = dict(seed=config.seed, lengths=tuple(w.chain_lengths), rare_rate=w.rare_rate)
-    if config.data.kind == "snippets":
-        rows = snippet_lessons.lessons(model.prompts, glossary=glossary(config), **about)
+    if source.kind == "snippets":
+        rows = snippet_lessons.lessons(model.prompts, glossary=source.glossary(), **about)
     else:
-        rows = arithmetic_lessons.lessons(model.prompts, held_out=held_out_facts(config), **about)
+        rows = arithmetic_lessons.lessons(model.prompts, held_out=source.held_out_facts(), **about)
 
-    def steps(numbers: range) -> Iterator[int]:
+    def steps(numbers: Iterable[int]) -> Iterator[int]:
         for number in console.progress_bar(numbers, desc="warm start", unit="update"):
             if number % _UPDATES_PER_QUESTION == 0:
                 going_on()
@@ -192,7 +197,7 @@ def _warm_start(config, model: build_model.Model, params: dict, going_on: Callab
         num_updates=w.num_updates,
         rows_per_update=w.rows_per_update,
         learning_rate=w.learning_rate,
-        shape=build_model.pack_shape(config),
+        shape=opened.settings.learner.shape,
         max_length=max(config.max_response_length, config.max_critique_length),
         progress=steps,
         mesh=model.mesh,

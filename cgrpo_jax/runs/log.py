@@ -1,17 +1,21 @@
-"""What a run tells: a row of metrics and sample texts for each iteration, a summary and a table at its end."""
+"""What a run reports: a row of metrics and sample texts for each iteration, a summary and a table at its end."""
 
 import math
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import tqdm
 
-from cgrpo_jax.inference.engine import Stats
-from cgrpo_jax.inference.orchestrator import Progress
+from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import Author, Problem, Rollout, Stage
+from cgrpo_jax.records import Rollout, Stage
+from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.runs import metrics
+from cgrpo_jax.runs.initial_state import Progress
+from cgrpo_jax.runs.iteration import Iteration
 from cgrpo_jax.runtime import console, processes
+from cgrpo_jax.training import flops
 
 
 def evaluating() -> tqdm.tqdm:
@@ -19,14 +23,14 @@ def evaluating() -> tqdm.tqdm:
     return console.progress_bar(desc="evaluating", leave=False, bar_format="{desc} [{elapsed}{postfix}]")
 
 
-def show(bar: tqdm.tqdm, progress: Progress) -> None:
+def show(bar: tqdm.tqdm, progress: Status) -> None:
     """Shows beside a progress bar how far an iteration's texts are, as seldom as the bar itself is drawn."""
     now = time.monotonic()
     if bar.disable:  # then it does not even have an interval
         return
     if now - getattr(bar, "shown_at", -math.inf) < bar.mininterval:
         return
-    bar.shown_at = now
+    bar.shown_at = now  # pyright: ignore[reportAttributeAccessIssue] - a time of our own, kept with the bar
     waiting = "+".join(str(progress.waiting.get(stage, 0)) for stage in Stage)
     speed = progress.tokens / progress.seconds if progress.seconds else 0
     bar.set_postfix_str(
@@ -45,65 +49,70 @@ def bar_text(row: Mapping[str, float]) -> str:
     return ", ".join(parts)
 
 
-def sampled_tokens(
-    responses: Sequence[Sequence[Rollout]], refinements: Sequence[Rollout], counts: Mapping[str, int]
-) -> int:
-    """Returns the tokens that models sampled in an iteration; `counts` holds those of critiques."""
-    written = [row for group in responses for row in group] + [r for r in refinements if r.author == Author.POLICY]
-    return sum(len(row.token_ids) for row in written) + counts["tokens"]
+def metrics_row(done: Iteration, *, pass_threshold: float, model: ModelConfig, adapters: bool) -> dict[str, float]:
+    """Returns an iteration's metrics that do not depend on the clock; `metrics.METRICS` says what each means.
 
-
-def metrics_row(
-    responses: Sequence[Sequence[Rollout]],
-    refinements: Sequence[Rollout],
-    kept: Sequence[Rollout],
-    counts: Mapping[str, int],
-    stats: Sequence[Mapping[str, float]],
-    engines: Sequence[Stats],
-    *,
-    refines: bool,
-    pass_threshold: float,
-    model: ModelConfig,
-    adapters: bool,
-) -> dict[str, float]:
-    """Returns an iteration's metrics that do not depend on the clock; `metrics.METRICS` says what each means."""
-    row = metrics.response_metrics(responses, pass_threshold=pass_threshold)
-    if refines:
-        row |= metrics.refinement_metrics(refinements, kept, pass_threshold=pass_threshold)
-        row["refine/prompts_cut"] = counts["refine_prompts_cut"]
-        row["refine/dropped_mentions"] = counts["dropped_mentions"]
-    trained = [one for group in [*responses, kept] for one in group if not one.ungraded]
-    row["group_reward"] = sum(one.reward for one in trained) / max(len(trained), 1)
-    row |= metrics.critic_metrics(counts) | metrics.engine_metrics(engines)
+    Args:
+      done: the iteration.
+      pass_threshold: reward from which a row is right.
+      model: the policy's shape.
+      adapters: whether adapters are trained, or all weights.
+    """
+    row = metrics.response_metrics(done.responses, pass_threshold=pass_threshold)
+    if done.refines:
+        row |= metrics.refinement_metrics(done.refinements, done.kept, pass_threshold=pass_threshold)
+        row["refine/prompts_cut"] = done.counts["refine_prompts_cut"]
+        row["refine/dropped_mentions"] = done.dropped_mentions
+    trained = [one for group in [*done.responses, done.kept] for one in group if not one.ungraded]
+    row["group_reward"] = sum(reward_of(one) for one in trained) / max(len(trained), 1)
+    row |= metrics.critic_metrics(done.counts) | metrics.engine_metrics(done.generated.engines)
+    stats = done.updates.stats
     return row | metrics.update_metrics(stats) | metrics.update_work(stats, model, adapters=adapters)
 
 
-def sample_lines(
-    step: int,
-    problems: Sequence[Problem],
-    responses: Sequence[Sequence[Rollout]],
-    refinements: Sequence[Rollout],
-    *,
-    num: int,
-    critiques_shown: bool,
-) -> list[dict]:
+def clocked_row(done: Iteration, row: Mapping[str, float], *, clock: console.Clock, devices: np.ndarray) -> dict:
+    """Returns an iteration's seconds and speeds, and what was counted beside its rollouts.
+
+    Args:
+      done: the iteration.
+      row: its `metrics_row`.
+      clock: has timed its stages, and starts again.
+      devices: that computed them.
+    """
+    generated = done.generated
+    sampled = sum(stats.tokens for stats in generated.engines)
+    clocked = clock.take({"rollout": sampled, "update": row["tokens_trained"]})
+    clocked |= {"grade/timeouts": generated.timeouts, "grade/failures": generated.failures, **generated.endpoints}
+    if done.updates.logp_difference is not None:
+        clocked["sampling/sampling_logp_difference/mean"] = done.updates.logp_difference
+    return clocked | metrics.update_speed(
+        row["update/model_flops"],
+        clocked["time/update"],
+        num_devices=devices.size,
+        peak=flops.peak_flops(devices.flat[0]),
+    )
+
+
+def sample_lines(done: Iteration, *, num: int) -> list[dict]:
     """Returns up to `num` questions with their texts, those with a refinement first: they show all three stages."""
+    problems, responses, refinements = done.problems, done.responses, done.refinements
     by_response = {(row.index.question, row.index.response): row for row in reversed(refinements)}
     refined = {row.index.question for row in refinements}
     lines = []
     for q in sorted(range(len(problems)), key=lambda q: q not in refined)[:num]:
         first = next((row for row in responses[q] if (q, row.index.response) in by_response), responses[q][0])
         refinement = by_response.get((q, first.index.response))
+        critique = refinement.parent if refinement and done.critiques_shown else None
         lines.append(
             {
-                "step": step,
+                "step": done.number,
                 "problem": problems[q].index,
                 "question": problems[q].question,
                 "answer": problems[q].answer,
                 "response": first.text,
                 "reward": _reward(first),
                 "rewards": [_reward(row) for row in responses[q]],
-                "critique": refinement.parent.text if refinement and critiques_shown else None,
+                "critique": critique.text if critique else None,
                 "refinement": refinement.text if refinement else None,
                 "refinement_reward": _reward(refinement) if refinement else None,
             }
@@ -116,7 +125,9 @@ def _reward(row: Rollout) -> float | None:
     return None if row.ungraded else row.reward
 
 
-def summary(progress, *, updates: int, after: dict | None, solved_after: Sequence[bool | None] | None) -> dict:
+def summary(
+    progress: Progress, *, updates: int, after: dict | None, solved_after: Sequence[bool | None] | None
+) -> dict:
     """Returns what a run comes to.
 
     `unsolved_before` counts the held-out questions of which no text of the first weights passes, and all have a
@@ -124,13 +135,14 @@ def summary(progress, *, updates: int, after: dict | None, solved_after: Sequenc
     is known. Either is None where there is nothing to count.
 
     Args:
-      progress: the run's `initial_state.Progress`.
+      progress: of the run.
       updates: optimiser updates.
       after: held-out metrics of the final weights.
       solved_after: `benchmark.solved` of the final weights.
     """
     unsolved = progress.unsolved_before
-    known = [solved_after[q] for q in unsolved or () if solved_after[q] is not None]
+    solved = [] if solved_after is None else [solved_after[q] for q in unsolved or ()]
+    known = [one for one in solved if one is not None]
     return {
         "eval_before": progress.eval_before,
         "eval_after": after,

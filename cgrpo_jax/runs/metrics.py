@@ -10,6 +10,7 @@ from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Rollout
+from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.training import flops
 
 METRICS = {
@@ -95,7 +96,7 @@ def _mean(values) -> float:
 
 def response_metrics(responses: Sequence[Sequence[Rollout]], *, pass_threshold: float) -> dict[str, float]:
     """Metrics of the initial responses; of rewards, of those with a verdict."""
-    rewards = [np.array([row.reward for row in group if not row.ungraded]) for group in responses]
+    rewards = [np.array([reward_of(row) for row in group if not row.ungraded]) for group in responses]
     rewards = [r for r in rewards if r.size]
     rows = [row for group in responses for row in group]
     lengths = np.array([len(row.token_ids) for row in rows])
@@ -116,10 +117,10 @@ def refinement_metrics(
     refinements: Sequence[Rollout], kept: Sequence[Rollout], *, pass_threshold: float
 ) -> dict[str, float]:
     """Metrics of the refinements, those sampled and those kept."""
-    passed = [row.reward >= pass_threshold for row in refinements if not row.ungraded]
+    passed = [reward_of(row) >= pass_threshold for row in refinements if not row.ungraded]
     by_question = collections.defaultdict(bool)
     for row in refinements:
-        by_question[row.index.question] |= row.reward >= pass_threshold and not row.ungraded
+        by_question[row.index.question] |= not row.ungraded and reward_of(row) >= pass_threshold
     return {
         "refine/attempted": len(refinements),
         "refine/success": _mean(passed),

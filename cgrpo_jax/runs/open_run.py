@@ -1,107 +1,223 @@
-"""The parts of a training run, made from its configuration before the first weight is read."""
+"""Opens a run for a command: all that a user can get wrong is checked before the first weight is read.
+
+`train`, `evaluate`, `diagnose` and `sample` all begin with `open_run`; what differs between them are its arguments.
+"""
 
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from cgrpo_jax.datasets import fingerprints
-from cgrpo_jax.datasets.problems import choose, load_problems
-from cgrpo_jax.inference.chat_client import HttpCritic
+from cgrpo_jax.inference.chat_client import ChatClient
+from cgrpo_jax.inference.critic import Critic
+from cgrpo_jax.inference.generators import Generator, RemoteGenerator
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.hf import folder
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.grader import Grader
-from cgrpo_jax.runs import build_inference, build_model, resume_policy, validate
+from cgrpo_jax.runs import (
+    build_inference,
+    build_model,
+    load_questions,
+    model_source,
+    resume_policy,
+    start_weights,
+    validate,
+)
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import settings as settings_lib
+from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.load_questions import Questions
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import console, processes, profiling, signals
+from cgrpo_jax.runs.settings import RunSettings
+from cgrpo_jax.runs.stages import Stages
+from cgrpo_jax.runtime import console, processes, profiling
 from cgrpo_jax.training.checkpoint import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
-class RunParts:
-    """What a run is made of.
+class OpenRun:
+    """What a command works with.
 
     Attributes:
-      run: its open folder.
-      resumed: whether the folder held it already.
-      checkpoints: in that folder.
+      config: as it was given; for functions of this room alone.
+      settings: what was decided from it.
+      run: the run's folder.
       model: the policy.
-      critic_model: the frozen critic and its weights, if there is one.
-      http_critic: the endpoint that writes critiques, on process 0, if there is one.
-      train_problems, eval_problems: what it learns from, and what it is measured on.
-      mixture: share of each source of the former; empty where all are one set.
-      inputs: `fingerprints.of_all` of what it reads.
+      params, weights: its newest weights as generation reads them, and where they come from; both empty where the
+        command reads its own.
+      critic_model: the frozen critic and its weights, if one is asked.
+      endpoint: what writes critiques, on process 0, if one is asked.
+      questions: what is asked; empty where a person asks.
+      inputs: `fingerprints.of_all` of what is read beside the configuration.
       grader: of responses and refinements.
-      stopping: which of SIGTERM and SIGINT has reached a process, 0 for none; all of them ask together.
     """
 
+    config: Config
+    settings: RunSettings
     run: RunDir
-    resumed: bool
-    checkpoints: Checkpoints
     model: build_model.Model
+    params: dict
+    weights: str
     critic_model: tuple[build_model.Model, dict] | None
-    http_critic: HttpCritic | None
-    train_problems: Sequence[Problem]
-    eval_problems: Sequence[Problem]
-    mixture: Mapping[str, float]
+    endpoint: ChatClient | None
+    questions: Questions
     inputs: Mapping[str, str]
     grader: Grader
-    stopping: Callable[[], int]
+
+    def policy(self, params: dict, *, iteration: int, sampling: Sampling | None = None, step: int = 0) -> Generator:
+        """Returns the policy as it writes with some weights, which have seen `step` updates.
+
+        Args:
+          params: the weights, as generation reads them.
+          iteration: enters every random key.
+          sampling: how tokens are drawn; by default as in training.
+          step: updates that the weights have seen.
+        """
+        return build_inference.policy_generator(
+            self.model,
+            params,
+            seed=self.settings.seed,
+            iteration=iteration,
+            sampling=sampling or self.settings.sampling,
+            weights_step=step,
+        )
+
+    def critic_generator(self, policy: Generator, *, sampling: Sampling | None = None) -> Generator | RemoteGenerator:
+        """Returns who writes critiques beside a policy; arguments as of `build_inference.critic_generator`."""
+        return build_inference.critic_generator(
+            policy,
+            kind=self.settings.stages.critic,
+            model=self.critic_model,
+            endpoint=self.endpoint,
+            sampling=sampling,
+        )
+
+    def problem(self, question: str, answer: str | None) -> Problem:
+        """Returns what a person asks as a problem; arguments and errors of `load_questions.by_hand`."""
+        return load_questions.by_hand(self.config, self.settings.stages, self.model.prompts, question, answer)
+
+    def name_of_weights(self, *, beside: pathlib.Path) -> str:
+        """Names the weights, those of the run by their way from `beside`."""
+        return start_weights.name_of_weights(self.config, self.run, beside=beside)
+
+    def config_json(self) -> dict[str, Any]:
+        """Returns the configuration as results of the run keep it."""
+        return config_lib.to_json(self.config)
+
+    def critic(self, generator: Generator | RemoteGenerator | None, *, kind: str) -> Critic:
+        """Returns who criticises, by one kind of critique; a `cot` critique is written by the generator."""
+        return build_inference.make_critic(self.config, generator, kind=kind)
 
 
-def open_run(config, workdir: str, held: contextlib.ExitStack) -> RunParts:
-    """Checks all that a user can get wrong, and makes the parts of a run; its folder is written last.
+def open_run(
+    config: Config,
+    workdir: str,
+    held: contextlib.ExitStack,
+    *,
+    stages: Callable[[Config], Stages],
+    questions: load_questions.Choose | None,
+    load_weights: bool,
+    started: Callable[[], str | None] = lambda: None,
+    check: Callable[[RunSettings], None] = lambda settings: None,
+    num_slots: int | None = None,
+    num_graders: int = 0,
+) -> OpenRun:
+    """Checks all that a user can get wrong, and opens what a command works with. Nothing is written.
 
     Args:
       config: the configuration.
-      workdir: the run's folder, which is made, or held the run before.
-      held: closes what is opened, and keeps other runs out of the folder.
+      workdir: the run's folder, which need not be there yet.
+      held: closes what is opened.
+      stages: what the command generates, of a configuration; from `stages`.
+      questions: which questions it asks; from `load_questions`. None where a person asks.
+      load_weights: whether it works with the run's newest weights, or where it has none those that a run starts from.
+      started: when the command was started first, where its own folder says so; by default when the run was.
+      check: what else can't be used, of the settings; raises a `UserError`.
+      num_slots: texts that a data group decodes at once; by default as in training.
+      num_graders: worker processes; 0: as in training.
 
     Raises:
-      UserError: something of it can't be used, or the folder holds another run.
+      UserError: something of it can't be used.
     """
     with processes.agree("starting"):
         validate.check(config)
-        profiling.check(config.profile_steps, num_iterations=config.num_iterations)
         mesh = build_model.make_mesh(config)
-        build_model.check_offload(config, mesh)
     # Prompts may print the date, and must be the same on all processes.
-    started = processes.decide(lambda: RunDir(workdir).started().isoformat(), f"reading {workdir}")
-    run = RunDir(workdir, started=datetime.datetime.fromisoformat(started))
+    date = processes.decide(lambda: started() or RunDir(workdir).started().isoformat(), f"reading {workdir}")
+    now = datetime.datetime.fromisoformat(date)
+    run = RunDir(workdir, started=now)
+    found = Questions([], [], {})
     with processes.agree("loading models and data"):
-        model = build_model.load_model(config, mesh, now=run.started())
-        critic_model = build_model.load_critic(config, mesh, now=run.started())
-        train_problems, eval_problems, skipped = load_problems(config, model.prompts)
-        train_problems, mixture, chosen = choose(config, train_problems)
-    problems = {"training": train_problems, "held-out": eval_problems}
+        model_source.check_init(config)
+        settings = settings_lib.run_settings(config, mesh, stages=stages(config), num_slots=num_slots)
+        check(settings)
+        model = build_model.load_policy(config, settings, now=now)
+        critic_model = build_model.load_critic(config, settings, now=now)
+        if questions:
+            found = load_questions.load_questions(config, settings.stages, model.prompts, questions)
+    problems = {"training": found.training, "held-out": found.held_out}
     inputs = processes.decide(lambda: fingerprints.of_all(config.grader, problems), "reading reward functions")
-    http_critic = build_inference.open_http_critic(config, held)
-    resumed = processes.decide(lambda: _open_folder(run, config, model, held), f"writing {workdir}")
-    for kind, number in skipped.items():
-        if number:
-            limit = f"max_prompt_length {config.max_prompt_length}"
-            console.say(f"{number} {kind} questions are longer than {limit} and were left out")
-    if chosen:
-        console.say(chosen)
-    return RunParts(
+    params, weights = start_weights.trained_params(config, model, run) if load_weights else ({}, "")
+    return OpenRun(
+        config=config,
+        settings=settings,
         run=run,
-        resumed=resumed,
         model=model,
+        params=params,
+        weights=weights,
         critic_model=critic_model,
-        http_critic=http_critic,
-        train_problems=train_problems,
-        eval_problems=eval_problems,
-        mixture=mixture,
+        endpoint=build_inference.open_endpoint(config, settings, held),
+        questions=found,
         inputs=inputs,
-        grader=build_inference.open_grader(config, held),
-        checkpoints=held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep)),
-        stopping=held.enter_context(signals.catch_stop()),
+        grader=build_inference.open_grader(config, held, num_workers=num_graders),
     )
 
 
-def _open_folder(run: RunDir, config, model: build_model.Model, held: contextlib.ExitStack) -> bool:
-    """Makes or checks the run's folder, which `held` keeps others out of; returns whether it held a run already."""
+# --- training's own -----------------------------------------------------------------------------------------------
+
+
+def check_training(settings: RunSettings) -> None:
+    """Checks what training alone needs: iterations that can be traced, host memory for the optimiser's state.
+
+    Raises:
+      UserError: it is not so.
+    """
+    profiling.check(settings.kept.profile_steps, num_iterations=settings.num_iterations)
+    build_model.check_offload(settings.mesh, offload=settings.learner.offload_optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingFolder:
+    """The folder of a training run, which no other run may write: whether it held this run before, its checkpoints."""
+
+    resumed: bool
+    checkpoints: Checkpoints
+
+
+def open_folder(opened: OpenRun, held: contextlib.ExitStack) -> TrainingFolder:
+    """Makes or checks the run's folder, which `held` keeps others out of, and says what questions were left out.
+
+    Raises:
+      UserError: the folder holds another run, or can't be written.
+    """
+    config, run, found = opened.config, opened.run, opened.questions
+    resumed = processes.decide(lambda: _make_folder(opened, held), f"writing {run.path}")
+    for kind, number in found.skipped.items():
+        if number:
+            limit = f"max_prompt_length {config.max_prompt_length}"
+            console.say(f"{number} {kind} questions are longer than {limit} and were left out")
+    if found.left_out:
+        console.say(found.left_out)
+    checkpoints = held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep))
+    return TrainingFolder(resumed, checkpoints)
+
+
+def _make_folder(opened: OpenRun, held: contextlib.ExitStack) -> bool:
+    config, run, model = opened.config, opened.run, opened.model
     held.enter_context(run.locked())
     why_not = {}
     if config.schedule != "constant":
@@ -111,21 +227,20 @@ def _open_folder(run: RunDir, config, model: build_model.Model, held: contextlib
     return resumed
 
 
-def compile_engines(config, parts: RunParts, params: dict, *, clock: console.Clock) -> None:
+def compile_engines(opened: OpenRun, params: dict, *, clock: console.Clock) -> None:
     """Compiles all that generates before the first iteration: what the data bring compiles nothing then.
 
     Args:
-      config, parts: of the run.
+      opened: the run.
       params: the policy's weights, as generation reads them.
       clock: times it.
     """
-    model, stages = parts.model, build_inference.policy_stages(config)
-    described = build_inference.describe(config, model.config, stages, mesh=model.mesh, dtype=model.dtype)
-    console.say(f"engine: {described}")
+    settings = opened.settings
+    console.say(f"engine: {build_inference.describe_slots(settings)}")
     with clock("compile"):
         with console.told("compiling the engine") as tell:
-            model.engine.compile(params, build_inference.ways_to_sample(config), tell=tell)
-        if parts.critic_model:
-            critic, critic_params = parts.critic_model
+            opened.model.engine.compile(params, [settings.sampling, *settings.evaluation_sampling], on_program=tell)
+        if opened.critic_model:
+            critic, critic_params = opened.critic_model
             with console.told("compiling the critic's engine") as tell:
-                critic.engine.compile(critic_params, [build_inference.sampling(config)], tell=tell)
+                critic.engine.compile(critic_params, [settings.sampling], on_program=tell)

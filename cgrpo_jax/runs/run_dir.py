@@ -115,8 +115,8 @@ class RunDir:
             if not config_lib.differences(old, config_json):
                 return True
         else:
-            written = (self.metrics, self.samples, self.summary, self.checkpoints)
-            strays = [file.name for file in written if file.exists()]
+            of_a_run = (self.metrics, self.samples, self.summary, self.checkpoints)
+            strays = [path.name for path in of_a_run if path.exists()]
             if strays:
                 raise UserError(f"{self.path} has {', '.join(strays)} but no config.json; give another --workdir")
         try:
@@ -197,9 +197,9 @@ def _records(path: pathlib.Path, text: str) -> Iterable[tuple[str, dict[str, Any
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path}, line {number} is not JSON ({error}); mend or remove that line") from error
+            raise UserError(f"{path}, line {number} is not JSON ({error}); fix or remove that line") from error
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise UserError(f"{path}, line {number} has no step; mend or remove that line")
+            raise UserError(f"{path}, line {number} has no step; fix or remove that line")
         yield line + "\n", record
 
 

@@ -48,7 +48,7 @@ _NOT_NEGATIVE = (
     "eval.temperature", "diagnosis.num_questions", "lora.rank", "max_nonfinite_updates", "http_critic.max_requests",
     "http_critic.max_tokens", "judge.max_retries", "grader_tolerance",
 )  # fmt: skip
-_MOST_SAMPLES = 1024  # `evaluation.majority.MOST_SAMPLES`
+_MOST_SAMPLES = 1024  # `evaluation.estimators.MOST_SAMPLES`
 _MAX_SEED = 2**32 - 1  # random keys are folded from 32-bit numbers
 _BELOW_ONE = ("adam_b1", "adam_b2")
 _SHARES = ("refine_max_pass", "final_learning_rate_share", "data.hard_share", "warm_start.rare_rate")

@@ -1,8 +1,9 @@
 """What an iteration learns from its rows: the log-probabilities that the loss needs, and the updates.
 
-Steps 7 and 8 of the algorithm; `train` calls it, between the engine and the journal.
+Steps 7 and 8 of the algorithm.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -16,15 +17,15 @@ from cgrpo_jax.models import lora
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import TrainRow, TrainState
 from cgrpo_jax.runtime import console
+from cgrpo_jax.training import packing, scoring
 from cgrpo_jax.training import train_step as train_step_lib
 
 
-class Learner:
-    """Trains the policy.
+@dataclasses.dataclass(frozen=True)
+class LearnerSettings:
+    """How the policy is trained.
 
-    Args:
-      config: the policy's shape.
-      mesh, dtype: where it is computed, and in what.
+    Attributes:
       optimizer: what trains it.
       learning_rate: its rate, as a function of the number of updates before.
       loss: the arguments of the loss.
@@ -34,6 +35,47 @@ class Learner:
         not the sampler's.
       remat: what the backward pass computes again.
       max_nonfinite_updates: updates in a row that may be skipped because their gradient is not finite.
+      adapters: that are trained; None where all weights are.
+      offload_optimizer: whether the optimiser's state lies in the hosts' memory between updates.
+    """
+
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    loss: train_step_lib.LossSettings
+    shape: packing.PackShape
+    updates_per_batch: int
+    rescore: bool
+    remat: str
+    max_nonfinite_updates: int
+    adapters: lora.LoraSettings | None = None
+    offload_optimizer: bool = False
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the KL term compares with a reference."""
+        return self.loss.kl_coef != 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Updates:
+    """What the updates of an iteration counted.
+
+    Attributes:
+      stats: of each, as `train_step.update` returns them.
+      logp_difference: mean |log pi_sampler - log pi_trainer| (nats) over all tokens; None where rows were not rescored.
+    """
+
+    stats: list[dict[str, float]]
+    logp_difference: float | None = None
+
+
+class Learner:
+    """Trains the policy.
+
+    Args:
+      config: the policy's shape.
+      mesh, dtype: where it is computed, and in what.
+      settings: how.
       clock: times the updates.
 
     Attributes:
@@ -49,55 +91,42 @@ class Learner:
         *,
         mesh: jax.sharding.Mesh,
         dtype: str,
-        optimizer: optax.GradientTransformation,
-        learning_rate: optax.Schedule,
-        loss: train_step_lib.LossSettings,
-        shape: train_step_lib.PackShape,
-        updates_per_batch: int,
-        rescore: bool,
-        remat: str,
-        max_nonfinite_updates: int,
+        settings: LearnerSettings,
         clock: console.Clock,
     ):
         self.config = config
-        self.optimizer = optimizer
-        self.computing = dict(mesh=mesh, dtype=dtype)
-        self.loss = loss
-        self.shape = shape
-        self.updates_per_batch = updates_per_batch
-        self.rescore = rescore
-        self.remat = remat
-        self.max_nonfinite_updates = max_nonfinite_updates
+        self.mesh, self.dtype = mesh, dtype
+        self.settings = settings
         self.clock = clock
         self.base: lora.Base | None = None
         self.reference: dict | None = None
         self.skipped_in_a_row = 0
         self.skipped: list[TrainRow] | None = None
-        self._rate = learning_rate
 
-    def update(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> tuple[TrainState, list[dict]]:
+    def update(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> tuple[TrainState, Updates]:
         """Applies `updates_per_batch` updates, each to an equal share of the questions; pi_old stays fixed.
 
         One whose gradient is not finite changes nothing, and is counted; too many in a row end it.
         """
         with self.clock("update"):
-            groups = self._with_logps(state.params, groups)
+            groups, logp_difference = self._with_logps(state.params, groups)
             stats = []
-            per_update = len(groups) // self.updates_per_batch
+            per_update = len(groups) // self.settings.updates_per_batch
             for first in range(0, len(groups), per_update):
                 minibatch = groups[first : first + per_update]
                 rows = [row for group in minibatch for row in group]
                 state, one = train_step_lib.update(
                     state,
                     rows,
-                    optimizer=self.optimizer,
+                    optimizer=self.settings.optimizer,
                     base=self.base,
                     num_questions=len(minibatch),
                     config=self.config,
-                    settings=self.loss,
-                    shape=self.shape,
-                    remat=self.remat,
-                    **self.computing,
+                    settings=self.settings.loss,
+                    shape=self.settings.shape,
+                    remat=self.settings.remat,
+                    mesh=self.mesh,
+                    dtype=self.dtype,
                 )
                 stats.append(one)
                 if math.isfinite(one["grad_norm"]):
@@ -107,38 +136,46 @@ class Learner:
                 self.skipped = rows
                 if self.has_given_up():
                     break
-        return state, stats
+        return state, Updates(stats, logp_difference)
 
     def has_given_up(self) -> bool:
         """Returns whether more updates in a row were skipped than may be, so that the run is to stop."""
-        return self.skipped_in_a_row > self.max_nonfinite_updates
+        return self.skipped_in_a_row > self.settings.max_nonfinite_updates
 
     def learning_rate(self, num_updates: int) -> float:
         """Returns the rate of the last of `num_updates` updates: the first of a warm-up has rate 0."""
-        return float(self._rate(max(0, num_updates - 1)))
+        return float(np.asarray(self.settings.learning_rate(max(0, num_updates - 1))))
 
-    def _with_logps(self, params, groups):
-        """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's."""
+    def _with_logps(
+        self, params: dict, groups: Sequence[Sequence[TrainRow]]
+    ) -> tuple[Sequence[Sequence[TrainRow]], float | None]:
+        """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's.
+
+        Returns:
+          (the rows with these; how far sampler and trainer differ, where both are known)
+        """
         rows = [row for group in groups for row in group]
         if not rows:
-            return groups
+            return groups, None
         score = functools.partial(
-            train_step_lib.score_rows,
+            scoring.score_rows,
             rows=rows,
             config=self.config,
-            shape=self.shape,
-            max_length=self.loss.max_length,
-            temperature=self.loss.temperature,
-            **self.computing,
+            shape=self.settings.shape,
+            max_length=self.settings.loss.max_length,
+            temperature=self.settings.loss.temperature,
+            mesh=self.mesh,
+            dtype=self.dtype,
         )
-        if self.rescore:
+        difference = None
+        if self.settings.rescore:
             logps = score(params, base=self.base)
             differences = [abs(logp - row.old_logp) for row, logp in zip(rows, logps, strict=True)]
-            self.clock.count("sampling/sampling_logp_difference/mean", float(np.concatenate(differences).mean()))
+            difference = float(np.concatenate(differences).mean())
             rows = [row.replace(old_logp=logp) for row, logp in zip(rows, logps, strict=True)]
         if self.reference is not None:
             layout = sharding.GENERATION if self.base is None else sharding.TRAINING
             logps = score(self.reference, layout=layout)
             rows = [row.replace(ref_logp=logp) for row, logp in zip(rows, logps, strict=True)]
         it = iter(rows)
-        return [[next(it) for _ in group] for group in groups]
+        return [[next(it) for _ in group] for group in groups], difference

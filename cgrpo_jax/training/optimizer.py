@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 
 from cgrpo_jax import sharding
 from cgrpo_jax.records import TrainState
+from cgrpo_jax.runtime.program import Program
 
 OPTIMIZERS = ("adamw", "adafactor")
 SCHEDULES = ("constant", "linear", "cosine")
@@ -246,6 +247,11 @@ def apply(state: TrainState, grads, *, optimizer):
     here = state.replace(opt_state=jax.tree.map(_to_device, state.opt_state))
     after = jax.lax.cond(jnp.isfinite(grad_norm), step, lambda state: state, here)
     return after.replace(opt_state=jax.tree.map(_to_where_it_was, after.opt_state, state.opt_state)), grad_norm
+
+
+def apply_program(optimizer: optax.GradientTransformation) -> Program:
+    """Returns `apply` of an optimiser; called with (state, grads)."""
+    return Program("apply", apply, (), {"optimizer": optimizer})
 
 
 def _to_device(x: jax.Array) -> jax.Array:

@@ -4,11 +4,14 @@ Rows with the same context, as the responses to one question, share it: in a tok
 its rows attends to it. The same packer serves every kind of row (responses, refinements, critiques, examples).
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
+from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import LossKind, TrainBatch, TrainRow
 
@@ -16,6 +19,15 @@ from cgrpo_jax.records import LossKind, TrainBatch, TrainRow
 TokenRow = dict[bytes, list[TrainRow]]
 # What `work` counts.
 WORK = ("packed_positions", "packed_tokens", "targets", "attention_pairs", "local_attention_pairs")
+
+
+@dataclasses.dataclass(frozen=True)
+class PackShape:
+    """The static shape of a data group's packed batch: R token rows of S tokens, holding at most B train rows."""
+
+    num_token_rows: int
+    pack_length: int
+    num_slots: int
 
 
 def pack(
@@ -61,6 +73,30 @@ def pack(
         fill(token_rows[j : j + step], num_groups, num_token_rows, pack_length, num_slots, max_length)
         for j in range(0, len(token_rows), step)
     ]
+
+
+def pack_onto(mesh: Mesh, rows: Sequence[TrainRow], shape: PackShape, *, max_length: int) -> list[TrainBatch]:
+    """Returns `pack` for the data groups of a mesh."""
+    return pack(
+        rows,
+        num_groups=sharding.num_groups(mesh),
+        num_token_rows=shape.num_token_rows,
+        pack_length=shape.pack_length,
+        num_slots=shape.num_slots,
+        max_length=max_length,
+    )
+
+
+def batch_shapes(shape: PackShape, *, max_length: int, mesh: Mesh) -> TrainBatch:
+    """Returns what a batch of `pack_onto` is once it is dealt out, as `jax.ShapeDtypeStruct`s."""
+    where = NamedSharding(mesh, sharding.BY_ROWS)
+    empty = empty_batch(shape, max_length=max_length, num_groups=sharding.num_groups(mesh))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), empty)
+
+
+def empty_batch(shape: PackShape, *, max_length: int, num_groups: int) -> TrainBatch:
+    """Returns a batch that holds nothing but padding."""
+    return fill([], num_groups, shape.num_token_rows, shape.pack_length, shape.num_slots, max_length)
 
 
 def assign(

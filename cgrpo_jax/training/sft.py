@@ -12,6 +12,7 @@ from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import LossKind, TrainRow
 from cgrpo_jax.training import optimizer as optimizer_lib
+from cgrpo_jax.training import packing
 from cgrpo_jax.training import train_step as train_step_lib
 
 
@@ -23,7 +24,7 @@ def warm_start(
     num_updates: int,
     rows_per_update: int,
     learning_rate: float,
-    shape: train_step_lib.PackShape,
+    shape: packing.PackShape,
     max_length: int,
     progress: Callable[[Iterable], Iterable] = iter,
     **kw,

@@ -5,7 +5,6 @@ them: memory is bounded by the shape, and the number of compilations does not de
 group has its own share of the rows; denominators are those of the whole minibatch, so the gradients simply add up.
 """
 
-import collections
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -16,15 +15,15 @@ import numpy as np
 import optax
 
 from cgrpo_jax import objective, sharding
-from cgrpo_jax.models import lora, transformer
+from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
-from cgrpo_jax.models.logprobs import linear_logprobs
 from cgrpo_jax.records import LossKind, TrainBatch, TrainRow, TrainState
-from cgrpo_jax.training.optimizer import apply
-from cgrpo_jax.training.packing import WORK, fill, pack, work
+from cgrpo_jax.runtime.program import Program
+from cgrpo_jax.training.optimizer import apply_program
+from cgrpo_jax.training.packing import WORK, PackShape, batch_shapes, empty_batch, pack_onto, work
+from cgrpo_jax.training.scoring import Kernels, base_specs, forward_weights, row_logprobs, weight_specs
 
-# Packed batches that one run of `accumulate` takes.
-AT_ONCE = 8
+AT_ONCE = 8  # packed batches that one run of `accumulate` takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,107 +44,25 @@ class LossSettings:
     num_refinements: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Kernels:
-    """How attention and the output layer are computed; see `attention.packed_attention` and `linear_logprobs`."""
-
-    attention: str
-    output: str
-
-    @classmethod
-    def of(cls, mesh: jax.sharding.Mesh) -> "Kernels":
-        """Returns the kernels for the devices of a mesh: those made for TPUs there, JAX's own operations elsewhere."""
-        device = mesh.devices.flat[0]
-        if device.platform != "tpu":
-            return PLAIN
-        # The tiles of the output layer need more on-chip memory than the 16 MiB of chips up to v4.
-        return cls("splash", "blocks" if device.device_kind in ("TPU v2", "TPU v3", "TPU v4") else "pallas")
-
-
-PLAIN = Kernels("blocks", "blocks")
-
-
-@dataclasses.dataclass(frozen=True)
-class PackShape:
-    """The static shape of a data group's packed batch: R token rows of S tokens, holding at most B train rows."""
-
-    num_token_rows: int
-    pack_length: int
-    num_slots: int
-
-
-def _weights(params: dict, base: lora.Base | None) -> dict:
-    """Returns what the forward pass reads; `params` is what is trained: all weights, or the adapters of `base`."""
-    return params if base is None else base.attach(params)
-
-
-def row_logprobs(
-    params,
-    config: params_lib.ModelConfig,
-    batch: TrainBatch,
-    *,
-    temperature: float,
-    remat: str,
-    dtype: jax.typing.DTypeLike | None = None,
-    kernels: Kernels = PLAIN,
-):
-    """Returns `[B, T]` log-probabilities (nats) of a packed batch's targets, and the entropies at those positions.
-
-    Both are of `softmax(logits / temperature)`; entries past a row's length are 0. Only positions that predict a target
-    go through the unembedding.
-    """
-    hidden_RSD = transformer.hidden_states(
-        params,
-        config,
-        batch.tokens_RS,
-        batch.positions_RS,
-        batch.segments_RS,
-        prompts_BS=batch.prompts_RS,
-        remat=remat,
-        kernel=kernels.attention,
-        dtype=dtype,
-    )
-    R, S, D = hidden_RSD.shape
-    T = batch.target_BT.shape[1]
-    live_BT = jnp.arange(T) < batch.length_B[:, None]
-    # N targets at most, one after the other: row b's begin where those of the rows before it end.
-    N, nowhere = min(R * S, live_BT.size), R * S  # nowhere is out of range: neither read nor written
-    end_B = jnp.cumsum(batch.length_B)
-    n_BT = jnp.where(live_BT, (end_B - batch.length_B)[:, None] + jnp.arange(T), nowhere)
-    position_BT = batch.row_B[:, None] * S + batch.start_B[:, None] + jnp.arange(T)
-    position_N = jnp.full(N, nowhere).at[n_BT].set(position_BT, mode="drop")
-    target_N = jnp.zeros(N, jnp.int32).at[n_BT].set(batch.target_BT, mode="drop")
-    logp_N, entropy_N = linear_logprobs(
-        hidden_RSD.reshape(-1, D).at[position_N].get(mode="fill", fill_value=0),
-        transformer.unembedding(params, config, dtype),
-        target_N,
-        temperature=temperature,
-        softcap=config.logit_softcap,
-        vocab_size=config.vocab_size,
-        num_live=end_B[-1],
-        kernel=kernels.output,
-    )
-    return tuple(x.at[n_BT].get(mode="fill", fill_value=0) for x in (logp_N, entropy_N))
-
-
 @functools.partial(
     jax.jit, static_argnames=("config", "settings", "remat", "dtype", "mesh"), donate_argnames=("grads",)
 )
 def accumulate(
-    params, grads, batches: TrainBatch, num, counts, base: lora.Base | None, *, config, settings, remat, dtype, mesh
+    params, base: lora.Base | None, grads, batches: TrainBatch, num, counts, *, config, settings, remat, dtype, mesh
 ):
     """Adds the gradient of packed batches to `grads`; returns it, and statistics summed over the batches.
 
     Args:
-      params, grads: what is trained, and its gradient so far, whose buffers are donated.
+      params, base: what is trained, and the frozen model that it adapts, if any.
+      grads: the gradient so far, whose buffers are donated.
       batches: M of them, stacked on a new first axis.
       num: int32, how many of these to take, at least 1; what the others hold is not looked at.
       counts: the whole minibatch's denominators.
-      base, config, settings, remat, dtype, mesh: as for `accumulate_gradients`.
+      config, settings, remat, dtype, mesh: as for `accumulate_gradients`.
     """
     kernels = Kernels.of(mesh)
 
-    def part(params, grads, batches, num, counts, base):
+    def part(params, base, grads, batches, num, counts):
         # Each data group adds up a gradient of its own, and those of weights that lie whole in several groups are
         # summed over these once, after the last batch.
         own = jax.tree.map(sharding.varying_over_data, params)
@@ -168,20 +85,47 @@ def accumulate(
         total, stats = jax.lax.fori_loop(0, num, add, start)
         return jax.tree.map(sharding.sum_over_groups_of, total, grads), jax.lax.psum(stats, sharding.DATA)
 
-    specs = _specs(params, config, mesh)
+    specs = weight_specs(params, config, mesh)
     return jax.shard_map(
         part,
         mesh=mesh,
         in_specs=(
             specs,
+            base_specs(base, config, mesh),
             specs,
             sharding.STACKED_BY_ROWS,
             sharding.WHOLE,
             sharding.WHOLE,
-            _base_specs(base, config, mesh),
         ),
         out_specs=(specs, sharding.WHOLE),
-    )(params, grads, batches, num, counts, base)
+    )(params, base, grads, batches, num, counts)
+
+
+def accumulate_program(
+    shape: PackShape,
+    *,
+    config: params_lib.ModelConfig,
+    settings: LossSettings,
+    remat: str,
+    dtype: jax.typing.DTypeLike | None,
+    mesh: jax.sharding.Mesh,
+) -> Program:
+    """Returns `accumulate` over packed batches of a shape; called with (params, base, grads, batches, num, counts).
+
+    Arguments are as for `accumulate_gradients`. The last three are the inputs.
+    """
+
+    def placed(x, spec) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.NamedSharding(mesh, spec))
+
+    batch = batch_shapes(shape, max_length=settings.max_length, mesh=mesh)
+    stacked = jax.tree.map(
+        lambda x: placed(jax.ShapeDtypeStruct((AT_ONCE, *x.shape), x.dtype), sharding.STACKED_BY_ROWS), batch
+    )
+    count = placed(np.float32(0), sharding.WHOLE)
+    counts = dict.fromkeys(("rows", "tokens", "nll_tokens", "questions"), count)
+    keywords = {"config": config, "settings": settings, "remat": remat, "dtype": dtype, "mesh": mesh}
+    return Program("update", accumulate, (stacked, placed(np.int32(0), sharding.WHOLE), counts), keywords)
 
 
 def _plus_pulled_back(grads, pull_back, cotangent, *, in_place: bool):
@@ -199,7 +143,7 @@ def _plus_pulled_back(grads, pull_back, cotangent, *, in_place: bool):
 
 def _loss(params, *, batch: TrainBatch, counts, base, config, settings: LossSettings, remat, dtype, kernels):
     logp_BT, entropy_BT = row_logprobs(
-        _weights(params, base),
+        forward_weights(params, base),
         config,
         batch,
         temperature=settings.temperature,
@@ -234,14 +178,6 @@ def _loss(params, *, batch: TrainBatch, counts, base, config, settings: LossSett
     nll_mask_BT = mask_BT & batch.nll_B[:, None]
     nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
     return loss + nll, stats | {"policy_loss": loss, "nll_loss": nll}
-
-
-def _specs(params: dict, config, mesh, layout=sharding.TRAINING):
-    return sharding.param_specs(params_lib.axes_like(config, params), params, mesh, layout=layout)
-
-
-def _base_specs(base: lora.Base | None, config, mesh, layout=sharding.TRAINING):
-    return None if base is None else base.replace(params=_specs(base.params, config, mesh, layout))
 
 
 def accumulate_gradients(
@@ -290,34 +226,23 @@ def accumulate_gradients(
     counts = {name: np.maximum(value, np.float32(1)) for name, value in counts.items()}
     counts["questions"] = None if num_questions is None else np.float32(num_questions)
     mesh = mesh or sharding.one_device()
-    batches = _packed(rows, shape, settings.max_length, mesh)
+    batches = pack_onto(mesh, rows, shape, max_length=settings.max_length)
     grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), params)
-    add = functools.partial(accumulate, config=config, settings=settings, remat=remat, dtype=dtype, mesh=mesh)
+    add = accumulate_program(shape, config=config, settings=settings, remat=remat, dtype=dtype, mesh=mesh)
     total: dict = {}
     for first in range(0, len(batches), AT_ONCE):
         some = batches[first : first + AT_ONCE]
-        grads, stats = add(params, grads, _stacked(some, mesh), np.int32(len(some)), counts, base)
+        grads, stats = add(params, base, grads, _stacked(some, mesh), np.int32(len(some)), counts)
         total = jax.tree.map(jnp.add, total, stats) if total else stats
     if not batches:  # every row was dropped: the same statistics, all 0, and nothing is run
-        groups, width = sharding.num_groups(mesh), settings.max_length
-        empty = fill([], groups, shape.num_token_rows, shape.pack_length, shape.num_slots, width)
-        _, stats = jax.eval_shape(add, params, grads, stack([empty]), np.int32(1), counts, base)
+        empty = empty_batch(shape, max_length=settings.max_length, num_groups=sharding.num_groups(mesh))
+        _, stats = jax.eval_shape(add, params, base, grads, stack([empty]), np.int32(1), counts)
         total = {name: np.float32(0) for name in stats}
-    done = collections.Counter(dict.fromkeys(WORK, 0))
+    done = dict.fromkeys(WORK, 0)
     for batch in batches:
-        done.update(work(batch, window=config.window))
-    return grads, {name: float(value) for name, value in jax.device_get(total).items()} | dict(done)
-
-
-def _packed(rows: Sequence[TrainRow], shape: PackShape, max_length: int, mesh: jax.sharding.Mesh) -> list[TrainBatch]:
-    return pack(
-        rows,
-        num_groups=sharding.num_groups(mesh),
-        num_token_rows=shape.num_token_rows,
-        pack_length=shape.pack_length,
-        num_slots=shape.num_slots,
-        max_length=max_length,
-    )
+        for name, number in work(batch, window=config.window).items():
+            done[name] += number
+    return grads, {name: float(value) for name, value in jax.device_get(total).items()} | done
 
 
 def stack(batches: Sequence[TrainBatch]) -> TrainBatch:
@@ -335,6 +260,9 @@ def update(
     rows: Sequence[TrainRow],
     *,
     optimizer: optax.GradientTransformation,
+    settings: LossSettings,
+    num_rows: int | None = None,
+    num_tokens: int | None = None,
     drop_zero: bool = True,
     **kw,
 ) -> tuple[TrainState, dict]:
@@ -344,73 +272,21 @@ def update(
       state: weights (with `base`: adapters) and optimiser state; its buffers are donated.
       rows: the minibatch.
       optimizer: an optax transformation, the same object in every call.
+      settings, num_rows, num_tokens: as in `accumulate_gradients`. Both are counted before any row is dropped.
       drop_zero: leave out policy rows of advantage 0 before packing. They have no gradient when the KL and entropy
         coefficients are 0; with either in use they are kept whatever this says.
-      **kw: as in `accumulate_gradients`, `base` included.
+      **kw: likewise, `base` included.
 
     Returns:
       (new state, statistics; `grad_norm` is the norm before clipping)
     """
-    settings: LossSettings = kw["settings"]
     policy = [row for row in rows if row.loss == LossKind.POLICY]
-    # Counted before any row is dropped, also where a caller passes None.
-    if kw.get("num_rows") is None:
-        kw["num_rows"] = len(policy)
-    if kw.get("num_tokens") is None:
-        kw["num_tokens"] = sum(len(row.target_ids) for row in policy)
+    num_rows = len(policy) if num_rows is None else num_rows
+    num_tokens = sum(len(row.target_ids) for row in policy) if num_tokens is None else num_tokens
     if drop_zero and not settings.kl_coef and not settings.entropy_coef:
         rows = [row for row in rows if row.loss == LossKind.NLL or row.advantage != 0]
-    grads, stats = accumulate_gradients(state.params, rows, **kw)
-    state, grad_norm = apply(state, grads, optimizer=optimizer)
+    grads, stats = accumulate_gradients(
+        state.params, rows, settings=settings, num_rows=num_rows, num_tokens=num_tokens, **kw
+    )
+    state, grad_norm = apply_program(optimizer)(state, grads)
     return state, stats | {"grad_norm": float(grad_norm), "rows_trained": len(rows)}
-
-
-@functools.partial(jax.jit, static_argnames=("config", "temperature", "dtype", "mesh", "layout"))
-def score(params, batch, base: lora.Base | None, *, config, temperature, dtype, mesh, layout):
-    """Returns the `[B, T]` log-probabilities of one packed batch's targets, on every device."""
-
-    def part(params, batch, base):
-        logp_BT, _ = row_logprobs(
-            _weights(params, base),
-            config,
-            batch,
-            temperature=temperature,
-            remat="none",
-            dtype=dtype,
-            kernels=Kernels.of(mesh),
-        )
-        return logp_BT
-
-    in_specs = (_specs(params, config, mesh, layout), sharding.BY_ROWS, _base_specs(base, config, mesh, layout))
-    scored = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)
-    return sharding.replicate(scored(params, batch, base), mesh)
-
-
-def score_rows(
-    params,
-    rows: Sequence[TrainRow],
-    *,
-    config: params_lib.ModelConfig,
-    shape: PackShape,
-    max_length: int,
-    temperature=1.0,
-    dtype: jax.typing.DTypeLike | None = None,
-    base: lora.Base | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-    layout: Sequence[str] = sharding.TRAINING,
-) -> list[np.ndarray]:
-    """Returns the log-probabilities (nats) of each row's targets given its context, in the order of `rows`.
-
-    `params` are the weights or, with `base`, its adapters; they, and these, lie on `mesh` in `layout`. Used for the
-    reference policy, and for `old_logp="trainer"`.
-    """
-    mesh = mesh or sharding.one_device()
-    program = functools.partial(score, config=config, temperature=temperature, dtype=dtype, mesh=mesh, layout=layout)
-    # Each row carries its own number in the field that packing copies through, so that it is found again.
-    numbered = [row.replace(advantage=float(i + 1)) for i, row in enumerate(rows)]
-    out: list = [None] * len(rows)
-    for batch in _packed(numbered, shape, max_length, mesh):
-        logp_BT = np.asarray(program(params, sharding.deal(batch, mesh), base))
-        for b in np.flatnonzero(batch.length_B):
-            out[int(batch.advantage_B[b]) - 1] = logp_BT[b, : batch.length_B[b]]
-    return out

@@ -17,6 +17,7 @@ import sys
 from cgrpo_jax.inference import kv_cache
 from cgrpo_jax.planning import costs, planner, programs
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs.variants import Variants
 
 MOVED, TEMPORARIES = 1.25, 0.05
 
@@ -25,7 +26,7 @@ def measure(config: str, topology: str, num_slots: int) -> list[dict]:
     """Returns the measurements of one number of slots, each with its target if it has one."""
     c = config_lib.load(config)
     c.num_slots = num_slots or c.num_slots
-    planned = planner.Planner(config_lib.freeze(c), topology).programs
+    planned = planner.Planner(Variants(config_lib.freeze(c)), topology).programs
     call = next(one for one in planned.calls if one.name == "decode")
     weights, state = call.args[:2]
     tokens, blocks = call.trips

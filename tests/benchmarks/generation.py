@@ -51,7 +51,7 @@ from workloads import (
 )
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import kv_cache, sampling, slots, weights
+from cgrpo_jax.inference import decoding, kv_cache, sampling, slots, weights
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.models import params as params_lib
@@ -90,10 +90,10 @@ class Bench:
             mesh=self.mesh,
         )
 
-    def settings(self, num_slots: int, new: int, chunk: int = 64) -> slots.Settings:
+    def settings(self, num_slots: int, new: int, chunk: int = 64) -> slots.EngineSettings:
         """Returns what the programs of `engine` are compiled for, to call them alone."""
         length, split = self.work.prompt + new, weights.splits(self.mesh)
-        return slots.Settings(self.work.config, self.mesh, (), num_slots, length, chunk, "float32", split)
+        return slots.EngineSettings(self.work.config, self.mesh, (), num_slots, length, chunk, "float32", split)
 
     def prompts(self, number: int) -> list[np.ndarray]:
         rng = np.random.default_rng(0)
@@ -201,7 +201,7 @@ def in_stages(bench: Bench) -> Iterator[dict]:
     small = bench.engine(work.num_slots, new)  # as plain GRPO would have it, which needs no room for long prompts
     progress("stages: compiling")
     for each in (engine, small):
-        each.compile(bench.params, [slots.Sampling()])
+        each.compile(bench.params, [sampling.Sampling()])
     found = {key: [] for key in ("", "/of-plain", "/of-barrier", "/raw", "/raw-small", "/occupancy")}
     for pair in range(bench.pairs):
         plain, piped, walled = (
@@ -304,7 +304,7 @@ def timer(call: Callable, state, *, calls: int = 1) -> Callable[[], float]:
     return measure
 
 
-def step_timer(bench: Bench, settings: slots.Settings) -> Callable[[], float]:
+def step_timer(bench: Bench, settings: slots.EngineSettings) -> Callable[[], float]:
     """Returns what measures the seconds of a decoding step, over a tick with a live text in every slot."""
     S, new = settings.num_slots, min(bench.work.new, settings.chunk)
     every, full = np.ones(S, bool), lambda value: np.full(S, value, np.int32)
@@ -313,13 +313,13 @@ def step_timer(bench: Bench, settings: slots.Settings) -> Callable[[], float]:
     rest = (orders, np.uint32(0), np.uint32(0), np.int32(S))
 
     def call(state):
-        return slots.tick(bench.params, state[0], *rest, settings=settings, how=slots.Sampling())
+        return slots.tick(bench.params, state[0], *rest, settings=settings, sampling=sampling.Sampling())
 
     tick = timer(call, (slots.empty(settings), None))
     return lambda: tick() / new
 
 
-def prefill_timer(bench: Bench, settings: slots.Settings, number: int) -> Callable[[], float]:
+def prefill_timer(bench: Bench, settings: slots.EngineSettings, number: int) -> Callable[[], float]:
     """Returns what measures the seconds in which so many prompts are prefilled at once."""
     zeros, last = np.zeros(number, np.int32), bench.work.prompt - 1
     arrays = np.stack(bench.prompts(number)), zeros + last, zeros, np.arange(number, dtype=np.int32), np.int32([number])
@@ -330,7 +330,7 @@ def prefill_timer(bench: Bench, settings: slots.Settings, number: int) -> Callab
     return timer(call, slots.empty(settings), calls=8)
 
 
-def part_timers(bench: Bench, settings: slots.Settings) -> dict[str, Callable[[], float]]:
+def part_timers(bench: Bench, settings: slots.EngineSettings) -> dict[str, Callable[[], float]]:
     """Returns what measures the seconds of a step's layers, unembedding and sampling, and of its matrix products."""
     params, config, S = bench.params, settings.config, settings.num_slots
     layers = params["layers"] if settings.split else kv_cache.split_layers(params)["layers"]
@@ -354,7 +354,7 @@ def part_timers(bench: Bench, settings: slots.Settings) -> dict[str, Callable[[]
         lambda _, *given: transformer.logits(*given), static_argnums=2, donate_argnums=0, keep_unused=True
     )
     given = layers, transformer.unembedding(params, config), hidden_SD
-    advance = jax.jit(kv_cache.step, static_argnums=1, donate_argnums=2)
+    advance = jax.jit(decoding.step, static_argnums=1, donate_argnums=2)
     draw = jax.jit(sampling.sample)
     logits_SV, keys_S = transformer.logits(params, config, hidden_SD), jax.random.split(jax.random.key(0), S)
     return {

@@ -28,7 +28,7 @@ from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import Author, Rollout, RowIndex, TrainState
 from cgrpo_jax.runtime import processes
-from cgrpo_jax.training import optimizer, train_step
+from cgrpo_jax.training import optimizer, packing, train_step
 
 _DTYPE = "float32"
 
@@ -66,7 +66,8 @@ class Steps:
         """Returns the state after a step, and the seconds of its two parts."""
         began = time.monotonic()
         responses = self.respond(state, number)
-        groups = rollout.train_rows(responses, [], scale_by_std=False)
+        most = self.work.prompts * (self.work.generations + 1)
+        groups = rollout.train_rows(rollout.reanchor(responses, []), scale_by_std=False, max_rows=most)
         generated = time.monotonic()
         state, _ = train_step.update(
             state,
@@ -121,10 +122,10 @@ class Steps:
         return responses
 
 
-def shape(work: UpdateWorkload, *, num_token_rows: int) -> train_step.PackShape:
+def shape(work: UpdateWorkload, *, num_token_rows: int) -> packing.PackShape:
     """Returns packed batches of one group a token row, and room for its rows."""
     group = work.prompt - 1 + work.generations * work.new
-    return train_step.PackShape(num_token_rows, -(-group // 64) * 64, num_token_rows * work.generations)
+    return packing.PackShape(num_token_rows, -(-group // 64) * 64, num_token_rows * work.generations)
 
 
 def peak_gib() -> float:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.engine import Engine, Sampled, Stats
-from cgrpo_jax.inference.orchestrator import Pipeline, together
+from cgrpo_jax.inference.orchestrator import Orchestrator, gather
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex, Stage
 
@@ -123,7 +123,7 @@ async def _write(engine: Engine, prompt: np.ndarray, index: RowIndex, length: in
 
 async def respond(work: Iteration, engine: Engine, q: int) -> list[Sampled]:
     """Writes a question's responses, each of its own length."""
-    return await together(
+    return await gather(
         [
             _write(engine, work.prompts[q], RowIndex(question=q, response=n), int(length))
             for n, length in enumerate(work.lengths_QN[q])
@@ -156,7 +156,7 @@ def pipelined(work: Iteration, engine: Engine, params: dict) -> Stats:
     async def question(q: int) -> None:
         responses = await respond(work, engine, q)
         if q in work.failed:
-            await together([chain(q, n, response) for n, response in enumerate(responses)])
+            await gather([chain(q, n, response) for n, response in enumerate(responses)])
 
     return _timed(engine, params, lambda run: run([question(q) for q in range(len(work.prompts))]))
 
@@ -178,7 +178,7 @@ def _timed(engine: Engine, params: dict, work: Callable) -> Stats:
     engine.take_stats()
     began = time.monotonic()
     try:
-        work(lambda coroutines: Pipeline().run(coroutines, engines=[engine]))
+        work(lambda coroutines: Orchestrator().run(coroutines, engines=[engine]))
     finally:
         engine.end()
     return dataclasses.replace(engine.take_stats(), seconds=time.monotonic() - began)

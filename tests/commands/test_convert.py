@@ -21,7 +21,8 @@ from cgrpo_jax import convert, train
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import lora, params
 from cgrpo_jax.models.hf import config as hf_config
-from cgrpo_jax.models.hf import model_card
+from cgrpo_jax.models.hf import export
+from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.runs import cli
 from cgrpo_jax.training.checkpoint import restore_params
 
@@ -275,7 +276,7 @@ def test_a_checkpoint_may_have_any_name(tmp_path, checkpoint, monkeypatch):
         ("config.json", json.dumps(LLAMA), "config.json is not the configuration of a run; restore it from a copy"),
         ("config.json", "{", "config.json is not valid JSON (.*); restore it from a copy, or remove it"),
         ("summary.json", "{", "summary.json is not valid JSON (.*); restore it from a copy, or remove it"),
-        ("model/config.json", None, "model has no config.json, which tells of its model; restore it"),
+        ("model/config.json", None, "model has no config.json, which says what model it is; restore it"),
         ("model/generation_config.json", None, "model has no generation_config.json"),
     ],
 )
@@ -414,7 +415,9 @@ def test_a_killed_export_looks_like_none(tmp_path, checkpoint, source):
 
 @pytest.mark.parametrize("name", ["plain", 'a: "b" # c', "- [x]", "ü\u0085\x07\udce9", "yes", "#", "two\nlines"])
 def test_any_name_makes_a_valid_card(name):
-    text = model_card.card(name, step=3, dtype="float32", adapter=False, base=f"somewhere/{name}", config={"model": {}})
+    text = folder_lib.model_card(
+        name, step=3, dtype="float32", adapter=False, base=f"somewhere/{name}", config={"model": {}}
+    )
     text.encode()
     _, head, _ = text.split("---\n", 2)
     values = dict(line.split(": ", 1) for line in head.strip("\n").split("\n"))
@@ -427,7 +430,7 @@ def test_ctrl_c_leaves_nothing(tmp_path, checkpoint, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(convert.export, "save_params", interrupt)
+    monkeypatch.setattr(export, "save_params", interrupt)
     with pytest.raises(KeyboardInterrupt):
         convert.export_hf(checkpoint, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -188,8 +188,8 @@ def question_files(tmp_path_factory):
 @pytest.mark.parametrize("mixture", ["", "adds:1,muls:1"])
 def test_a_run_goes_on_with_the_questions_that_it_has_not_read(tmp_path, question_files, stop, mixture, monkeypatch):
     seen = []
-    problems = train.Loop._problems
-    monkeypatch.setattr(train.Loop, "_problems", lambda *args: seen.append(problems(*args)) or seen[-1])
+    problems = train.Run.questions
+    monkeypatch.setattr(train.Run, "questions", lambda *args: seen.append(problems(*args)) or seen[-1])
     changes = question_files | {"data.mixture": mixture, "num_responses": 2}
     tiny_run.run(tmp_path / "whole", changes, num_iterations=5)
     whole, seen[:] = list(seen), []

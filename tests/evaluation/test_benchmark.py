@@ -10,7 +10,8 @@ from fake_engine import FakeEngine
 
 from cgrpo_jax.evaluation import benchmark
 from cgrpo_jax.inference.engine import Sampled
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.generators import Generator
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.inference.sampling import index_array, row_keys
 from cgrpo_jax.records import Author, Problem
 from cgrpo_jax.rewards import grader
@@ -38,12 +39,14 @@ def scripted():
     return engine
 
 
-def evaluate(ks=(1, 2, 4), **keywords):
+def evaluate(ks=(1, 2, 4), *, pass_threshold=1.0, on_tick=None):
     engine = scripted()
-    model = types.SimpleNamespace(engine=engine, prompts=make(TOKENIZER, **CHAINS))
-    settings = dict(num_samples=4, temperature=0.6, top_p=0.95, max_length=20, pass_threshold=1.0, seed=7) | keywords
-    pipeline = Pipeline(grader.Grader("trace"))
-    result, groups = benchmark.evaluate(model, "weights", PROBLEMS, pipeline=pipeline, ks=ks, **settings)
+    policy = Generator(engine, "weights", make(TOKENIZER, **CHAINS), Author.POLICY, 0, 7, benchmark.STREAM)
+    protocol = benchmark.Protocol(
+        num_samples=4, ks=ks, temperature=0.6, top_p=0.95, max_length=20, pass_threshold=pass_threshold, grader="trace"
+    )
+    orchestrator = Orchestrator(grader.Grader("trace"))
+    result, groups = benchmark.evaluate(policy, PROBLEMS, protocol=protocol, orchestrator=orchestrator, on_tick=on_tick)
     assert not engine.at_work
     return result, groups, engine.runs
 

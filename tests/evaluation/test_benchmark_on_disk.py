@@ -1,7 +1,6 @@
 """Benchmarks on disk with a scripted engine: what each line holds, what they come to, and how a killed run goes on."""
 
 import json
-import types
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from fake_engine import FakeEngine
 from cgrpo_jax.evaluation import benchmark, summary
 from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.inference.engine import Sampled
-from cgrpo_jax.inference.orchestrator import Pipeline
-from cgrpo_jax.records import Problem, Stage, problem_id
+from cgrpo_jax.inference.generators import Generator
+from cgrpo_jax.inference.orchestrator import Orchestrator
+from cgrpo_jax.records import Author, Problem, Stage, problem_id
 from cgrpo_jax.rewards import grader as grader_lib
 
 TOKENIZER = arithmetic_tokenizer()
@@ -56,7 +56,7 @@ engine_of = {}
 
 def protocol(**changes):
     settings = dict(
-        num_samples=4, ks=(1, 2, 4), temperature=0.6, top_p=0.95, max_length=20, pass_threshold=1.0, seed=7,
+        num_samples=4, ks=(1, 2, 4), temperature=0.6, top_p=0.95, max_length=20, pass_threshold=1.0,
         grader="trace", max_critique_length=30, texts_per_slot=1,
     )  # fmt: skip
     return benchmark.Protocol(**settings | changes)
@@ -66,14 +66,14 @@ def answer(folder, problems=PROBLEMS, *, on_tick=None, about=None, grading=None,
     """Returns the numbers and the engine."""
     # Not all at once, nor in order: six slots, and texts of different lengths.
     engine_of["now"] = engine = FakeEngine(say, steps=lambda i: 1 + (i.question + i.response) % 3, num_slots=6)
-    model = types.SimpleNamespace(engine=engine, prompts=make(TOKENIZER, **CHAINS))
+    policy = Generator(engine, "weights", make(TOKENIZER, **CHAINS), Author.POLICY, 0, 7, benchmark.STREAM)
     results, how = Results(folder), protocol(**changes)
     with results.open(about or {"started": "2026-01-01", "config": {}}):
         benchmark.answer_on_disk(
-            model, "weights", problems, results=results, protocol=how, on_tick=on_tick,
-            pipeline=Pipeline(grading or grader_lib.Grader("trace")),
+            policy, problems, results=results, protocol=how, on_tick=on_tick,
+            orchestrator=Orchestrator(grading or grader_lib.Grader("trace")),
         )  # fmt: skip
-        numbers = summary.summarize(results.lines("samples"), ks=how.ks, pass_threshold=1.0, seed=how.seed)
+        numbers = summary.summarize(results.lines("samples"), ks=how.ks, pass_threshold=1.0, seed=7)
     assert not engine.at_work
     return numbers, engine
 
@@ -294,7 +294,7 @@ def votes(extracted, kind, answer="1/2", rewards_=None):
     ]
     with grader_lib.Grader("math", num_workers=1) as grader:
         asked = benchmark.votes(rows, Problem(0, "?", answer), kind, 1.0)
-        (voted,) = Pipeline(grader).run([asked])
+        (voted,) = Orchestrator(grader).run([asked])
     return voted
 
 

@@ -1,7 +1,6 @@
 """The diagnosis on scripted texts: who fails persistently, which critiques count, and what they come to."""
 
 import json
-import types
 
 import numpy as np
 import pytest
@@ -9,13 +8,14 @@ from chain_prompts import CHAINS, arithmetic_tokenizer, make
 from failing_grader import Failing
 from fake_engine import FakeEngine
 
-from cgrpo_jax.evaluation import benchmark, diagnosis
+from cgrpo_jax.evaluation import diagnosis
 from cgrpo_jax.evaluation.resumable_results import Results
-from cgrpo_jax.inference.engine import Sampled, Sampling
-from cgrpo_jax.inference.orchestrator import Pipeline
-from cgrpo_jax.records import Problem, Stage, problem_id
+from cgrpo_jax.inference.critic import Critic
+from cgrpo_jax.inference.engine import Sampled
+from cgrpo_jax.inference.generators import Generator
+from cgrpo_jax.inference.orchestrator import Orchestrator
+from cgrpo_jax.records import Author, Problem, Stage, problem_id
 from cgrpo_jax.rewards import grader as grader_lib
-from cgrpo_jax.rollout import Critic
 
 TOKENIZER = arithmetic_tokenizer()
 PROBLEMS = [
@@ -38,8 +38,7 @@ def say(index):
 def diagnose(folder, kinds=("indicative_gt", "cot"), *, on_tick=None, see_answer=False, grader=None, **changes):
     """Returns the numbers and the engine."""
     engine = FakeEngine(say, steps=lambda i: 1 + (i.question + i.response) % 3, num_slots=3)
-    model = types.SimpleNamespace(engine=engine, prompts=make(TOKENIZER, **CHAINS))
-    policy = benchmark.make_writer(model, "weights", Sampling(), seed=7, stream=diagnosis.STREAM)
+    policy = Generator(engine, "weights", make(TOKENIZER, **CHAINS), Author.POLICY, 0, 7, diagnosis.STREAM)
     results = Results(folder)
     settings = dict(
         num_responses=2,
@@ -52,13 +51,13 @@ def diagnose(folder, kinds=("indicative_gt", "cot"), *, on_tick=None, see_answer
     how = {
         "results": results,
         "protocol": diagnosis.Protocol(**settings | changes),
-        "pipeline": Pipeline(grader or grader_lib.Grader("trace")),
+        "orchestrator": Orchestrator(grader or grader_lib.Grader("trace")),
         "on_tick": on_tick,
     }
     with results.open({"started": "2026-01-01", "config": {}}):
         diagnosis.respond_on_disk(policy, PROBLEMS, **how)
         for kind in kinds:
-            critic = Critic(kind, writer=policy if kind == "cot" else None, see_answer=see_answer, max_length=30)
+            critic = Critic(kind, generator=policy if kind == "cot" else None, see_answer=see_answer, max_length=30)
             diagnosis.critique_on_disk(kind, policy, critic, PROBLEMS, encode=TOKENIZER.encode, **how)
         lines = {kind: results.lines(kind) for kind in kinds}
         summary = diagnosis.summarize(results.lines("responses"), lines, pass_threshold=1.0)
@@ -126,12 +125,11 @@ def test_execution_looks_at_every_failed_response(tmp_path):
     checked = []
     results = Results(tmp_path)
     engine = FakeEngine(say, num_slots=3)
-    model = types.SimpleNamespace(engine=engine, prompts=make(TOKENIZER, **CHAINS))
-    policy = benchmark.make_writer(model, "weights", Sampling(), seed=7, stream=diagnosis.STREAM)
+    policy = Generator(engine, "weights", make(TOKENIZER, **CHAINS), Author.POLICY, 0, 7, diagnosis.STREAM)
     how = {
         "results": results,
         "protocol": diagnosis.Protocol(2, 1, 1, 20, 1.0, 1),
-        "pipeline": Pipeline(grader_lib.Grader("trace")),
+        "orchestrator": Orchestrator(grader_lib.Grader("trace")),
     }
     critic = Critic("execution", check_steps=lambda question, response: checked.append((question, response)))
     with results.open({"started": "2026-01-01", "config": {}}):

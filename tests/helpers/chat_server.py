@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from cgrpo_jax.inference.chat_client import HttpCritic
+from cgrpo_jax.inference.chat_client import ChatClient
 
 KEY = "sk-very/secret+key"
 USAGE = {"completion_tokens": 5, "prompt_tokens": 11}
@@ -76,4 +76,4 @@ def good(text="fine", finish_reason="stop", usage=USAGE):
 
 
 def make(server, **kwargs):
-    return HttpCritic(server.url, **{"model": "m", "timeout": 10.0, "backoff": 0.001} | kwargs)
+    return ChatClient(server.url, **{"model": "m", "timeout": 10.0, "backoff": 0.001} | kwargs)

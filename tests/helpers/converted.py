@@ -15,7 +15,7 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.records import TrainState
-from cgrpo_jax.runs import build_model
+from cgrpo_jax.runs import model_source
 from cgrpo_jax.training.checkpoint import Checkpoints
 
 
@@ -29,7 +29,7 @@ def make_folder(path, settings, *, dtype=np.float32, shards=1):
     tensors = {name: tensor.astype(dtype) for name, tensor in stored_tensors(random_params(config), config).items()}
     (path / "model.safetensors").unlink()
     write_folder(path, settings | {"dtype": np.dtype(dtype).name}, tensors, shards=shards)
-    for file in build_model.tokenizer_folder("arithmetic").iterdir():
+    for file in model_source.tokenizer_folder("arithmetic").iterdir():
         shutil.copy(file, path)
     (path / "generation_config.json").write_text('{"temperature": 0.7, "top_k": 20}')
     return path

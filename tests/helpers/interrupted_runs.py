@@ -34,7 +34,7 @@ class Crash(Exception):
 
 def interrupt(monkeypatch, name, when, action):
     """Calls `action` as the loop enters its method `name` for the `when`th time, or whenever that is None."""
-    method, calls = getattr(train.Loop, name), []
+    method, calls = getattr(train.Run, name), []
 
     def interrupted(self, *args, **kw):
         calls.append(name)
@@ -42,7 +42,7 @@ def interrupt(monkeypatch, name, when, action):
             action()
         return method(self, *args, **kw)
 
-    monkeypatch.setattr(train.Loop, name, interrupted)
+    monkeypatch.setattr(train.Run, name, interrupted)
 
 
 def crash():

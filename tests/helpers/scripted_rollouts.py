@@ -7,7 +7,7 @@ import numpy as np
 from chain_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax.datasets.tasks import arithmetic
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.rollout import Critic, critique
@@ -45,7 +45,7 @@ def grade_traces(texts, problem):
 def at_once(stage, rows):
     """Runs `stage(rows, problem)` for the rows of each question; returns its rows and counts, put together."""
     groups = [(q, list(group)) for q, group in itertools.groupby(rows, lambda row: row.index.question)]
-    done = Pipeline().run([stage(group, PROBLEMS[q]) for q, group in groups])
+    done = Orchestrator().run([stage(group, PROBLEMS[q]) for q, group in groups])
     return [one for rows, _ in done for one in rows], sum((counts for _, counts in done), collections.Counter())
 
 

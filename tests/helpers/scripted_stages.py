@@ -3,7 +3,7 @@
 import numpy as np
 
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex, Stage
 
@@ -20,7 +20,7 @@ async def texts(awaitable):
 
 
 def run(*coroutines, grader=None, **options):
-    return Pipeline(grader).run(coroutines, **options)
+    return Orchestrator(grader).run(coroutines, **options)
 
 
 async def solve(engine, q, stages=tuple(Stage), number=1, between=None):

@@ -22,6 +22,7 @@ from cgrpo_jax.inference import generators
 from cgrpo_jax.models import lora, params
 from cgrpo_jax.runs import build_model
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.training import checkpoint, train_step
 from cgrpo_jax.training import optimizer as optimizer_lib
 
@@ -110,11 +111,11 @@ def repeatable(workdir) -> list[dict]:
 
 def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
     """Returns the newest checkpoint's step and all its arrays."""
-    loaded, settings = build_model.load_model(cfg, sharding.one_device()), build_model.lora_settings(cfg)
-    trained = lora.adapter_shapes(loaded.config, settings) if settings else params.param_shapes(loaded.config)
-    template = optimizer_lib.state_shapes(
-        loaded.placed(trained), build_model.optimizer(cfg), offload=cfg.offload_optimizer
-    )
+    settings = run_settings(cfg, sharding.one_device())
+    learner, adapters = settings.learner, settings.learner.adapters
+    trained = lora.adapter_shapes(settings.policy, adapters) if adapters else params.param_shapes(settings.policy)
+    placed = build_model.load_policy(cfg, settings).placed(trained)
+    template = optimizer_lib.state_shapes(placed, learner.optimizer, offload=learner.offload_optimizer)
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, restored, _ = checkpoints.restore_latest(template)
     return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
@@ -122,12 +123,12 @@ def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
 
 def template():
     """Returns the shapes of the miniature's weights."""
-    return params.param_shapes(build_model.load_model(config(), sharding.one_device()).config)
+    return params.param_shapes(run_settings(config(), sharding.one_device()).policy)
 
 
 @dataclasses.dataclass
 class Seen:
-    """What passed through a run: every rollout sampled, its writer, and the rows of every update.
+    """What passed through a run: every rollout sampled, its generator, and the rows of every update.
 
     Rollouts are in the order of their iterations, stages, attempts and indices, not in that of their making.
     """
@@ -140,13 +141,15 @@ class Seen:
         return [row for row, _ in sorted(self.written, key=_place)]
 
     @property
-    def writers(self):
-        return [writer for _, writer in sorted(self.written, key=_place)]
+    def generators(self):
+        return [generator for _, generator in sorted(self.written, key=_place)]
 
     @property
     def prompts(self):
         """The rollouts' prompts as text."""
-        return [writer.prompts.tokenizer.decode(row.prompt_ids) for row, writer in sorted(self.written, key=_place)]
+        return [
+            generator.prompts.tokenizer.decode(row.prompt_ids) for row, generator in sorted(self.written, key=_place)
+        ]
 
     def of(self, stage):
         return [row for row in self.rollouts if row.stage == stage]
@@ -156,15 +159,15 @@ class Seen:
 
 
 def _place(written):
-    row, writer = written
-    return writer.iteration, row.stage, row.index.attempt, *dataclasses.astuple(row.index)
+    row, generator = written
+    return generator.iteration, row.stage, row.index.attempt, *dataclasses.astuple(row.index)
 
 
 def watch(monkeypatch) -> Seen:
     """Returns what will pass through the runs of a test, evaluations aside."""
     start()  # whose warm start is none of these
     seen = Seen([], [])
-    write, apply = generators.Writer.write, train_step.update
+    write, apply = generators.Generator.write, train_step.update
 
     async def watch_write(self, *args, **kw):
         rows = await write(self, *args, **kw)
@@ -176,6 +179,6 @@ def watch(monkeypatch) -> Seen:
         seen.updates.append(list(rows))
         return apply(state, rows, **kw)
 
-    monkeypatch.setattr(generators.Writer, "write", watch_write)
+    monkeypatch.setattr(generators.Generator, "write", watch_write)
     monkeypatch.setattr(train_step, "update", watch_update)
     return seen

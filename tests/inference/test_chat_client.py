@@ -15,7 +15,7 @@ from chat_server import KEY, USAGE, Server, good, make
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import chat_protocol
-from cgrpo_jax.inference.chat_client import Answer, HttpCritic
+from cgrpo_jax.inference.chat_client import Answer, ChatClient
 
 server = chat_server.server  # the fixture
 ASKED = {"max_tokens": 40, "temperature": 0.5, "top_p": 0.9, "seed": 7}
@@ -132,7 +132,7 @@ def test_usage_that_is_no_count(server, usage):
 def test_connection_refused(server):
     with Server() as unused:
         url = unused.url
-    with HttpCritic(url, model="m", max_attempts=2, backoff=0.001) as critic:
+    with ChatClient(url, model="m", max_attempts=2, backoff=0.001) as critic:
         assert ask(critic) == failed("unreachable", 2)
 
 
@@ -143,7 +143,7 @@ def test_connection_cut(server):
 
 
 def test_host_names_are_looked_up(server):
-    with HttpCritic(server.url.replace("127.0.0.1", "localhost"), model="m") as critic:
+    with ChatClient(server.url.replace("127.0.0.1", "localhost"), model="m") as critic:
         assert ask(critic).text == "fine"
 
 
@@ -156,7 +156,7 @@ def test_a_dead_name_server_keeps_nothing_alive(server, monkeypatch):
         raise socket.gaierror
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    with HttpCritic("http://critic.invalid", model="m", timeout=0.1, max_attempts=1) as critic:
+    with ChatClient("http://critic.invalid", model="m", timeout=0.1, max_attempts=1) as critic:
         assert ask(critic) == failed("timeout", 1)
     assert daemons == [True]
 
@@ -166,7 +166,7 @@ def test_an_unknown_host_is_unreachable(server, monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    with HttpCritic("http://critic.invalid", model="m", max_attempts=1) as critic:
+    with ChatClient("http://critic.invalid", model="m", max_attempts=1) as critic:
         assert ask(critic) == failed("unreachable", 1)
 
 
@@ -324,8 +324,8 @@ def test_close_during_backoff_and_from_a_callback(server):
 def test_a_hanging_request_does_not_keep_the_interpreter_alive(server):
     server.reply = server.hang
     code = (
-        "import sys; from cgrpo_jax.inference.chat_client import HttpCritic;"
-        "critic = HttpCritic(sys.argv[1], model='m');"
+        "import sys; from cgrpo_jax.inference.chat_client import ChatClient;"
+        "critic = ChatClient(sys.argv[1], model='m');"
         f"critic.submit('Right?', **{ASKED}); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, server.url]
@@ -357,7 +357,7 @@ def test_endpoint():
 )
 def test_urls_that_are_refused(url, message):
     with pytest.raises(UserError, match=message) as caught:
-        HttpCritic(url, model="m")
+        ChatClient(url, model="m")
     assert "secret" not in str(caught.value)
 
 
@@ -378,7 +378,7 @@ def test_urls_that_are_refused(url, message):
 )
 def test_arguments_that_are_refused(kwargs):
     with pytest.raises(UserError, match=next(iter(kwargs))):
-        HttpCritic("http://localhost", **{"model": "m"} | kwargs)
+        ChatClient("http://localhost", **{"model": "m"} | kwargs)
 
 
 @pytest.mark.parametrize("key", [None, "", " ", "secret key", "secret\u00e9", "secret\nkey"])
@@ -387,12 +387,12 @@ def test_keys_that_are_refused(monkeypatch, key):
     if key is not None:
         monkeypatch.setenv("CRITIC_KEY", key)
     with pytest.raises(UserError, match="'CRITIC_KEY'") as caught:
-        HttpCritic("http://localhost", model="m", key_variable="CRITIC_KEY")
+        ChatClient("http://localhost", model="m", key_variable="CRITIC_KEY")
     assert "secret" not in str(caught.value)
 
 
 def test_a_proxy_that_cannot_be_used(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "gopher://user:secret@proxy")
     with pytest.raises(UserError, match="mend HTTP_PROXY") as caught:
-        HttpCritic("http://localhost", model="m")
+        ChatClient("http://localhost", model="m")
     assert "secret" not in str(caught.value)

@@ -30,7 +30,8 @@ from cgrpo_jax.inference import kv_cache
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex, Stage, TrainRow
-from cgrpo_jax.training.train_step import PackShape, score_rows
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.scoring import score_rows
 
 compiled_fast = small_engine.compiled_fast  # the fixture
 
@@ -186,9 +187,9 @@ def test_the_longest_prompt_fits_and_a_longer_one_is_an_error():
         assert_well_formed(row)
         np.testing.assert_allclose(row.logp, plain_logprobs(PARAMS, EVERYTHING, longest, row.token_ids), atol=1e-4)
     reference().hold([longest], responses(1, 3), groups)
-    with pytest.raises(UserError, match=r"a prompt of 25 tokens and 9 new ones .* room of 34 \(prompts of 24\)"):
+    with pytest.raises(UserError, match=r"a prompt of 25 tokens and 9 new ones .* 34 tokens \(prompts of 24\)"):
         sample([PROMPTS[0], np.append(longest, 1)], responses(2, 3), max_length=9)
-    with pytest.raises(UserError, match="a prompt of 24 tokens and 11 new ones exceed the room of 34"):
+    with pytest.raises(UserError, match="a prompt of 24 tokens and 11 new ones exceed the 34 tokens"):
         sample([PROMPTS[0], longest], responses(2, 3), max_length=11)
     unlimited = Engine(EVERYTHING, eos_ids=EOS, num_slots=5)
     assert unlimited.length == unlimited.widths[-1] == EVERYTHING.max_context

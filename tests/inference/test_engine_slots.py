@@ -30,8 +30,8 @@ from tiny import EVERYTHING, FAMILIES, plain_logprobs, random_params
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache, slots
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Request
-from cgrpo_jax.inference.slots import Sampling
 from cgrpo_jax.records import RowIndex
 
 compiled_fast = small_engine.compiled_fast  # the fixture
@@ -169,7 +169,7 @@ def test_slots_are_busy_while_requests_wait(num_slots, groups, monkeypatch):
         return state, report
 
     tick, waited = slots.tick, []
-    monkeypatch.setattr("cgrpo_jax.inference.engine.slots.tick", spy)
+    monkeypatch.setattr("cgrpo_jax.inference.slots.tick", spy)
     rng = np.random.default_rng(0)
     lengths = np.clip(np.exp(rng.normal(1.8, 0.9, 400)), 1, 40).astype(int)
     mesh = sharding.make_mesh(fsdp=groups, devices=jax.devices()[:groups])
@@ -222,7 +222,7 @@ def test_int8_caches_give_nearly_the_same_log_probabilities():
 
 def cache_bytes(**changes):
     config = dataclasses.replace(EVERYTHING, head_dim=64)
-    settings = slots.Settings(config, sharding.one_device(), EOS, 8, 40, 4, "float32", True)
+    settings = slots.EngineSettings(config, sharding.one_device(), EOS, 8, 40, 4, "float32", True)
     shapes = slots.slots_shapes(dataclasses.replace(settings, **changes)).cache
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
@@ -286,9 +286,9 @@ def test_nothing_is_compiled_after_the_engine_has_compiled_all():
     """Every program that this workload and any other can come to need."""
     rng, said, hot = np.random.default_rng(1), [], Sampling(temperature=2.0)
     made = engine(config=SMALL, num_slots=6, prompt_bucket=3, longest_prompt=12)
-    made.compile(SMALL_PARAMS, [Sampling(), hot], tell=lambda *told: said.append(told))
+    made.compile(SMALL_PARAMS, [Sampling(), hot], on_program=lambda *program: said.append(program))
     assert len(made.widths) == 3 and len(said) == 3 * 2 + 2 + 3 + 2 and not made.busy
-    assert [told[:2] for told in said] == [(i, len(said)) for i in range(len(said))]
+    assert [program[:2] for program in said] == [(i, len(said)) for i in range(len(said))]
     assert said[0][2] == "prefill of 1 x 3 tokens" and said[-1][2].startswith("decoding")
     stats = made.take_stats()
     assert not stats.tokens and not stats.prefills and not stats.slot_steps
@@ -312,7 +312,7 @@ def test_the_end_frees_caches_and_weights():
     made.begin(params, seed=17, iteration=5)
     made.add(Request(PROMPTS[2], responses(1, 9)[0], LENGTH))
     made.step()
-    leaf = weakref.ref(made._slots.cache[0]["k"])
+    leaf = weakref.ref(made._running.slots.cache[0]["k"])
     assert held() >= before + weights + leaf().nbytes and made.live and made.waiting
     made.end()
     del params

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import EVERYTHING, FAMILIES, plain_logits, random_params
 
-from cgrpo_jax.inference import kv_cache
+from cgrpo_jax.inference import decoding, kv_cache
 from cgrpo_jax.models import transformer
 from cgrpo_jax.models.params import param_shapes
 
@@ -73,13 +73,13 @@ class Slots:
         return jax.tree.map(take, self.cache, kv_cache.cache_axes(self.cache))
 
 
-_prefill = jax.jit(kv_cache.prefill, static_argnames=("config", "continued"))
+_prefill = jax.jit(decoding.prefill, static_argnames=("config", "continued"))
 _share = jax.jit(kv_cache.share, static_argnames="width")
 
 
 @functools.partial(jax.jit, static_argnames=("config", "blocks"))
 def _step(params, config, cache, token, length, live, *, blocks=None):
-    hidden, cache = kv_cache.step(params, config, cache, token, length, live, blocks=blocks)
+    hidden, cache = decoding.step(params, config, cache, token, length, live, blocks=blocks)
     return transformer.logits(params, config, hidden), cache
 
 
@@ -127,7 +127,7 @@ def test_queries_of_a_continued_prompt_in_blocks_give_the_same(monkeypatch):
     prompt = random_tokens(EVERYTHING, 16)
     caches = []
     for block in (256, 3):
-        monkeypatch.setattr(kv_cache, "_QUERIES", block)
+        monkeypatch.setattr(decoding, "_QUERIES", block)
         _prefill.clear_cache()
         slots = Slots()
         slots.prefill([4], [prompt[:6]])
@@ -256,7 +256,7 @@ def test_the_program_of_stacked_weights_does_not_grow_with_depth():
         config = dataclasses.replace(QWEN3, num_layers=num_layers)
         cache = kv_cache.empty_cache(config, slots=6, length=ROOM, tensor=1, dtype="float32", split=False)
         number, live = jax.ShapeDtypeStruct((6,), jnp.int32), jax.ShapeDtypeStruct((6,), jnp.bool_)
-        traced = jax.make_jaxpr(lambda p, *x: kv_cache.step(p, config, *x))(
+        traced = jax.make_jaxpr(lambda p, *x: decoding.step(p, config, *x))(
             param_shapes(config), cache, number, number, live
         )
         return str(traced).count(" = ")
@@ -268,5 +268,5 @@ def test_computes_in_the_dtype_of_the_weights():
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), param_shapes(QWEN3))
     cache = kv_cache.empty_cache(QWEN3, slots=6, length=ROOM, tensor=1, dtype="bfloat16", split=False)
     number, live = jax.ShapeDtypeStruct((6,), jnp.int32), jax.ShapeDtypeStruct((6,), jnp.bool_)
-    hidden, cache = jax.eval_shape(lambda p, *x: kv_cache.step(p, QWEN3, *x), params, cache, number, number, live)
+    hidden, cache = jax.eval_shape(lambda p, *x: decoding.step(p, QWEN3, *x), params, cache, number, number, live)
     assert hidden.dtype == cache["k"].dtype == jnp.bfloat16

@@ -6,7 +6,7 @@ import pytest
 from fake_engine import FakeEngine, key_of, token
 from scripted_stages import ask, run, solve, texts
 
-from cgrpo_jax.inference.orchestrator import Pipeline, together
+from cgrpo_jax.inference.orchestrator import Orchestrator, gather
 from cgrpo_jax.records import Stage
 
 # --- results ------------------------------------------------------------------------------------------------------
@@ -28,30 +28,30 @@ async def value(number):
 
 
 @pytest.mark.parametrize("number", [0, 1, 5])
-def test_together(number):
+def test_gather(number):
     async def all_of():
-        return await together([value(i) for i in range(number)])
+        return await gather([value(i) for i in range(number)])
 
     assert run(all_of(), all_of()) == [list(range(number))] * 2
 
 
-def test_together_within_together():
+def test_gather_within_gather():
     engine = FakeEngine(
         lambda i: token(100 * i.question + 10 * i.critique + i.response), steps=lambda i: 3 - i.critique
     )
 
     async def inner(q, c):
         first = await texts(ask(engine, q, critique=c))
-        return first, await together([]), await together([texts(ask(engine, q, critique=c, number=2)), value(c)])
+        return first, await gather([]), await gather([texts(ask(engine, q, critique=c, number=2)), value(c)])
 
     async def outer(q):
-        return await together([inner(q, c) for c in range(3)])
+        return await gather([inner(q, c) for c in range(3)])
 
     expected = [[([n], [], [[n, n + 1], c]) for c in range(3) for n in [100 * q + 10 * c]] for q in range(2)]
     assert run(*[outer(q) for q in range(2)], engines=[engine]) == expected
 
 
-def test_what_is_asked_for_together_goes_on_together():
+def test_what_is_gathered_goes_on_at_once():
     engine = FakeEngine(steps=lambda i: 4)
 
     async def one_by_one():
@@ -67,7 +67,7 @@ def test_what_is_asked_for_together_goes_on_together():
 
 
 async def three(engine):
-    await together([texts(ask(engine, q)) for q in range(3)])
+    await gather([texts(ask(engine, q)) for q in range(3)])
 
 
 # --- no barrier between the stages --------------------------------------------------------------------------------
@@ -151,16 +151,16 @@ def test_an_exception_ends_the_run_and_leaves_nothing_behind(nested):
 
     async def begins_others(q):
         await ask(engine, q)
-        return await together([waits(5), broken(engine, 0), waits(6)])
+        return await gather([waits(5), broken(engine, 0), waits(6)])
 
     # Question 2's children are made in the very pass in which question 1 fails.
     async def late():
         await ask(engine, 0)
         await ask(engine, 0)
-        return await together([waits(7), waits(8)])
+        return await gather([waits(7), waits(8)])
 
     fails = begins_others(0) if nested else broken(engine, 1)
-    shared = Pipeline()
+    shared = Orchestrator()
     engine.begin("weights")
     with pytest.raises(Broken):
         shared.run([fails, waits(3), late(), waits(9)], engines=[engine])
@@ -177,7 +177,7 @@ def test_children_that_have_not_begun_are_closed():
         raise Broken
 
     async def parent():
-        await together([fails(), value(1), three(FakeEngine())])
+        await gather([fails(), value(1), three(FakeEngine())])
 
     with pytest.raises(Broken):
         run(parent(), value(2))
@@ -196,10 +196,10 @@ def test_a_request_that_the_engine_refuses_ends_the_run():
     gc.collect()
 
 
-def test_who_looks_on_can_end_the_run():
+def test_what_is_called_at_a_tick_can_end_the_run():
     engine = FakeEngine(steps=lambda i: 4)
 
-    def stop(progress):
+    def stop(status):
         raise Broken
 
     with pytest.raises(Broken):
@@ -229,10 +229,10 @@ def test_waiting_for_something_foreign_raises(coroutine):
     gc.collect()
 
 
-# --- progress -----------------------------------------------------------------------------------------------------
+# --- status -------------------------------------------------------------------------------------------------------
 
 
-def test_progress():
+def test_status():
     engine = FakeEngine(steps=lambda i: 1 + i.question + i.response, num_slots=2)
     other, seen = FakeEngine(num_slots=3), []
     asked = [solve(engine, q, (Stage.RESPONSE, Stage.CRITIQUE), number=2) for q in range(4)]

@@ -1,10 +1,11 @@
-"""What coroutines wait for beside texts: grades, read at a fixed tick, and answers from afar, when they come."""
+"""What coroutines wait for beside texts: grades, read at a fixed tick, and remote answers, when they come."""
 
 import dataclasses
 import threading
 import types
 from concurrent import futures
 
+import jax
 import pytest
 import slow_grading
 from fake_engine import FakeEngine, key_of
@@ -12,16 +13,17 @@ from scripted_stages import ask, run, solve, texts
 
 from cgrpo_jax.errors import GradingError
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.rewards import mathematics
+from cgrpo_jax.runtime import processes
 
 # --- grades -------------------------------------------------------------------------------------------------------
 
 
 class Graded(grader_lib.Grader):
-    """Grades "right" as right; `delay` of its answers come only when somebody waits for them."""
+    """Grades "right" as right; `delay` of its answers come only a while after they were asked for."""
 
     def __init__(self, slow=False):
         super().__init__("exact")
@@ -54,16 +56,16 @@ def test_grades_are_in_order():
     assert run(*coroutines, grader=Graded()) == [[1.0, 0.0, 1.0], [], [0.0]]
 
 
-def test_the_grader_is_told_of_the_problem(monkeypatch):
-    told, grader = [], Graded()
+def test_the_grader_is_given_the_problem(monkeypatch):
+    given, grader = [], Graded()
     submit = grader.submit
-    monkeypatch.setattr(grader, "submit", lambda *row, **rest: told.append(rest) or submit(*row, **rest))
+    monkeypatch.setattr(grader, "submit", lambda *row, **rest: given.append(rest) or submit(*row, **rest))
 
     async def graded():
         return await orchestrator.grade(["right"], problem(grader="exact", columns={"level": 3}))
 
     run(graded(), grader=grader)
-    assert told == [{"kind": "exact", "prompt": "a question", "columns": {"level": 3}}]
+    assert given == [{"kind": "exact", "prompt": "a question", "columns": {"level": 3}}]
 
 
 def graded_schedule(slow):
@@ -121,7 +123,7 @@ def test_a_grade_that_hangs_is_a_zero_that_is_counted(monkeypatch):
 
     engine = FakeEngine(steps=lambda i: 3)
     with grader_lib.Grader("math", num_workers=2, timeout=1.0) as grader:
-        shared = Pipeline(grader)
+        shared = Orchestrator(grader)
         (first, second, _) = shared.run(
             [graded("1", "hang", "1"), graded("1"), texts(ask(engine, 0))], engines=[engine]
         )
@@ -132,7 +134,7 @@ def test_a_grade_that_hangs_is_a_zero_that_is_counted(monkeypatch):
         assert shared.timeouts == 0 and shared.grade_seconds < 0.5  # of the last run alone
 
 
-# --- calls from afar ----------------------------------------------------------------------------------------------
+# --- remote answers -----------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -140,13 +142,13 @@ class Reply:
     text: str
 
 
-def test_answers_from_afar_are_handed_out_when_they_come_while_engines_go_on(monkeypatch):
-    """The answer comes at the third tick; the other coroutine's text takes eight, and nobody sleeps."""
+def test_remote_answers_are_handed_out_when_they_come_while_engines_go_on(monkeypatch):
+    """The answer comes at the third tick; the other coroutine's text takes eight, and nothing sleeps."""
     monkeypatch.setattr(orchestrator.futures, "wait", lambda *_, **__: pytest.fail("an engine has work"))
     engine, pending, seen = FakeEngine(steps=lambda i: 8), futures.Future(), []
 
     async def caller():
-        reply = await orchestrator.call(lambda: pending)
+        reply = await orchestrator.await_future(lambda: pending)
         seen.append(engine.events.count(("step",)))
         return reply
 
@@ -158,12 +160,12 @@ def test_answers_from_afar_are_handed_out_when_they_come_while_engines_go_on(mon
     assert seen == [4]  # read at the end of the next tick
 
 
-def test_answers_from_afar_come_in_any_order_and_wake_who_waits():
+def test_remote_answers_come_in_any_order_and_wake_who_waits():
     pending = [futures.Future() for _ in range(3)]
     order = iter([2, 0, 1])
 
     async def caller(number):
-        return (await orchestrator.call(lambda: pending[number]))["text"]
+        return (await orchestrator.await_future(lambda: pending[number]))["text"]
 
     def answer():
         for number in order:
@@ -185,7 +187,7 @@ def test_who_waits_for_an_answer_can_be_stopped(monkeypatch):
     ticks = []
 
     async def caller():
-        await orchestrator.call(futures.Future)
+        await orchestrator.await_future(futures.Future)
 
     def tick(progress):
         ticks.append(progress)
@@ -198,20 +200,20 @@ def test_who_waits_for_an_answer_can_be_stopped(monkeypatch):
 
 def test_other_processes_do_not_ask(monkeypatch):
     """Process 1 takes the answer that process 0 shares, when process 0 has it."""
-    monkeypatch.setattr(orchestrator.processes_lib, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
     shared = iter([[], [], [[0, {"text": "from process 0"}]]])
-    monkeypatch.setattr(orchestrator.processes_lib, "share", lambda value: [next(shared), value])
+    monkeypatch.setattr(processes, "share", lambda value: [next(shared), value])
 
     async def caller():
-        return await orchestrator.call(lambda: pytest.fail("only process 0 asks"))
+        return await orchestrator.await_future(lambda: pytest.fail("only process 0 asks"))
 
     assert run(caller()) == [{"text": "from process 0"}]
 
 
 def test_processes_divide_the_grading(monkeypatch):
     """Process 1 of 2 grades every second row, and takes the others from process 0."""
-    monkeypatch.setattr(orchestrator.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(orchestrator.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
     given = []
 
     def share(own):
@@ -219,10 +221,10 @@ def test_processes_divide_the_grading(monkeypatch):
         return [[[[[0.0, "first", "", False, True], [0.0, "third", "", True, False]]], ""], own]
 
     failed = []
-    monkeypatch.setattr(orchestrator.processes_lib, "share", share)
-    monkeypatch.setattr(orchestrator.processes_lib, "_failed_processes", failed.append)
+    monkeypatch.setattr(processes, "share", share)
+    monkeypatch.setattr(processes, "_failed_processes", failed.append)
     grader = Graded()
-    shared = Pipeline(grader)
+    shared = Orchestrator(grader)
 
     async def graded():
         return await orchestrator.grade(["a", "right", "c"], problem())
@@ -247,9 +249,9 @@ def test_processes_divide_the_grading(monkeypatch):
 @pytest.mark.parametrize("at", ["submit", "send"])
 def test_what_fails_as_grading_begins_fails_on_all_processes(monkeypatch, at):
     """This process can't start its workers, say: it goes on with the others to where grades are read."""
-    monkeypatch.setattr(orchestrator.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
     failed, grader, engine = [], Graded(), FakeEngine(steps=lambda i: 9)
-    monkeypatch.setattr(orchestrator.processes_lib, "_failed_processes", failed.append)
+    monkeypatch.setattr(processes, "_failed_processes", failed.append)
 
     def broken(*_, **__):
         raise OSError("no more processes")
@@ -268,9 +270,9 @@ def test_what_fails_as_grading_begins_fails_on_all_processes(monkeypatch, at):
 def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, tmp_path, here):
     """Process 0 takes the first and the third question, process 1 the second; each in one call, in order."""
     ranks = [[2.0, 0.0, 1.0], [0.0, 1.0, 2.0], [1.0, 0.0]]
-    monkeypatch.setattr(orchestrator.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(orchestrator.jax, "process_index", lambda: here)
-    monkeypatch.setattr(orchestrator.processes_lib, "_failed_processes", lambda failed: [])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: here)
+    monkeypatch.setattr(processes, "_failed_processes", lambda failed: [])
 
     def share(own):
         """The other process gives its share: the grades of its questions, in order."""
@@ -278,7 +280,7 @@ def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, 
         other = [[] if i % 2 == here else group for i, group in enumerate(other)]
         return [own, [other, ""]] if here == 0 else [[other, ""], own]
 
-    monkeypatch.setattr(orchestrator.processes_lib, "share", share)
+    monkeypatch.setattr(processes, "share", share)
     file = tmp_path / "ranks.py"
     file.write_text(
         "def rank(completions, **columns):\n"
@@ -296,10 +298,8 @@ def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, 
 
 
 def test_what_a_function_raises_on_one_process_ends_all_with_the_same_words(monkeypatch):
-    monkeypatch.setattr(
-        orchestrator.processes_lib, "share", lambda own: [own, [[], "grader 'f.py:f' raised ValueError"]]
-    )
-    monkeypatch.setattr(orchestrator.processes_lib, "_failed_processes", lambda failed: [])
+    monkeypatch.setattr(processes, "share", lambda own: [own, [[], "grader 'f.py:f' raised ValueError"]])
+    monkeypatch.setattr(processes, "_failed_processes", lambda failed: [])
 
     async def graded():
         await orchestrator.grade(["right"], problem())
@@ -312,10 +312,10 @@ def test_what_a_function_raises_on_one_process_ends_all_with_the_same_words(monk
 
     grader, shared = Graded(), []
     monkeypatch.setattr(grader, "submit", lambda *_, **__: grader_lib.Pending(raises))
-    monkeypatch.setattr(orchestrator.processes_lib, "share", lambda own: shared.append(own) or [own])
+    monkeypatch.setattr(processes, "share", lambda own: shared.append(own) or [own])
     with pytest.raises(GradingError, match="^here$"):
         run(graded(), grader=grader)
-    assert shared == [[[], "here"]]  # the other processes are told before this one ends
+    assert shared == [[[], "here"]]  # the other processes hear of it before this one ends
 
 
 # --- graders that fail --------------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ async def grades_of(question, *responses, **fields):
 
 
 def test_failures_are_counted_and_said_once(caplog):
-    shared = Pipeline(Failing("exact"))
+    shared = Orchestrator(Failing("exact"))
     for _ in range(2):
         shared.run([grades_of(q, "right", "fail", "fail") for q in range(8)])
         assert (shared.failures, shared.timeouts) == (16, 0)
@@ -349,15 +349,15 @@ def test_a_grader_that_fails_on_all_responses_ends_the_run():
     """Empty responses say nothing of it."""
     said = r"grader 'exact' gave no verdict on any of 8 responses \(the sandbox broke\); see that it works"
     with pytest.raises(GradingError, match=said):
-        Pipeline(Failing("exact")).run([grades_of(q, "fail", "", "<think>hm", "fail") for q in range(6)])
+        Orchestrator(Failing("exact")).run([grades_of(q, "fail", "", "<think>hm", "fail") for q in range(6)])
 
 
 def test_few_failures_or_those_of_few_questions_end_no_run():
     """A question may be at fault, whose responses would be asked for again by a run that goes on."""
-    shared = Pipeline(Failing("exact"))
+    shared = Orchestrator(Failing("exact"))
     shared.run([grades_of(q, *["fail"] * 20) for q in range(3)])
     assert shared.failures == 60
-    shared = Pipeline(Failing("exact"))
+    shared = Orchestrator(Failing("exact"))
     shared.run([grades_of(q, "fail") for q in range(7)])
     with pytest.raises(GradingError):  # a run of few questions ends at its next iteration
         shared.run([grades_of(q, "fail") for q in range(7)])
@@ -367,4 +367,4 @@ def test_each_kind_must_work_by_itself():
     rows = [grades_of(q, "right", "fail", "fail") for q in range(6)]
     rows += [grades_of(q, "fail", "fail", grader="trace") for q in range(6)]
     with pytest.raises(GradingError, match="grader 'trace' gave no verdict"):
-        Pipeline(Failing("exact")).run(rows)
+        Orchestrator(Failing("exact")).run(rows)

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from cgrpo_jax.inference.slot_scheduler import Request, Scheduler, widths_up_to
+from cgrpo_jax.inference.slot_scheduler import Request, Scheduler, width_of, widths_up_to
 from cgrpo_jax.records import RowIndex, Stage
 
 GARBAGE = -1  # what padding leaves in a slot
@@ -19,8 +19,8 @@ def request(prompt, samples=1, stage=Stage.RESPONSE):
     return Request(np.array(prompt, np.int32), indices, 9)
 
 
-def scheduler(*, num_groups=1, num_slots=4, longest=64, smallest=8, room=64):
-    return Scheduler(num_groups=num_groups, num_slots=num_slots, widths=widths_up_to(longest, smallest), room=room)
+def scheduler(*, num_groups=1, num_slots=4, longest=64, smallest=8, length=64):
+    return Scheduler(num_groups=num_groups, num_slots=num_slots, widths=widths_up_to(longest, smallest), length=length)
 
 
 class Slots:
@@ -28,7 +28,7 @@ class Slots:
 
     def __init__(self, made: Scheduler, rng):
         self.scheduler, self.rng = made, rng
-        self.held = np.full((made.num_groups * made.num_slots, made.room), GARBAGE)
+        self.held = np.full((made.num_groups * made.num_slots, made.length), GARBAGE)
         self.live = {}  # slot -> its text
         self.prefills = collections.Counter()
 
@@ -43,13 +43,13 @@ class Slots:
             assert one.shared == 0 or one.source is not None
             if one.source is not None:
                 assert one.source // s.num_slots == one.slot // s.num_slots
-                assert one.shared == whole or s.width(whole - one.shared) < s.width(whole)
+                assert one.shared == whole or width_of(whole - one.shared, s.widths) < width_of(whole, s.widths)
             self.prefills[one.request] += bool(len(one.rest))
         # Within a step any order must do: programs take what has the same width together.
         for one in self.shuffled(fresh):
             self.put(one.slot, 0, one.rest)
         for one in self.shuffled(copied):
-            width = s.width(one.shared) if one.shared else 0
+            width = width_of(one.shared, s.widths) if one.shared else 0
             self.held[one.slot, :width] = self.held[one.source, :width]
         for one in self.shuffled([one for one in placed if one.source is not None]):
             self.put(one.slot, one.shared, one.rest)
@@ -61,8 +61,8 @@ class Slots:
 
     def put(self, slot, start, tokens):
         if len(tokens):
-            width = self.scheduler.width(len(tokens))
-            assert start + width <= self.scheduler.room
+            width = width_of(len(tokens), self.scheduler.widths)
+            assert start + width <= self.scheduler.length
             self.held[slot, start : start + width] = GARBAGE
             self.held[slot, start : start + len(tokens)] = tokens
 
@@ -75,7 +75,7 @@ class Slots:
             np.testing.assert_array_equal(self.held[slot, : len(text) - 1], text[:-1])
             self.held[slot, len(text) - 1] = text[-1]
             text.append(int(self.rng.integers(50, 60)))
-            if len(text) == self.scheduler.room or self.rng.random() < share:
+            if len(text) == self.scheduler.length or self.rng.random() < share:
                 self.scheduler.free(slot)
                 del self.live[slot]
 
@@ -103,7 +103,7 @@ def play(seed):
         num_slots=int(rng.integers(1, 8)),
         longest=longest,
         smallest=int(rng.choice([1, 4, 8, 100])),
-        room=int(rng.integers(longest + 1, 80)),
+        length=int(rng.integers(longest + 1, 80)),
     )
     slots, coming = Slots(made, rng), workload(rng, 30, longest)
     name = {id(one): number for number, one in enumerate(coming)}
@@ -205,7 +205,7 @@ def test_what_is_continued_in_a_call_is_copied_in_the_next():
 
 def test_padding_after_a_shared_beginning_stays_within_the_slot():
     """40 + 16 positions do not fit a slot of 50: so only 34 are shared, and 15 tokens are prefilled."""
-    made = scheduler(longest=50, room=50)
+    made = scheduler(longest=50, length=50)
     made.add(request(range(50)))
     made.add(request([*range(40), *range(60, 70)]))
     assert placements(made) == [[(0, 0, None, 0, 49), (1, 0, 0, 34, 15)]]
@@ -270,7 +270,7 @@ def test_a_group_with_room_takes_over_what_another_has_none_for():
     assert placements(made) == [[(2, 4, 2, 9, 0)]]
     made.add(request(range(20, 30)))
     made.free(3)
-    assert placements(made) == [[(3, 0, None, 0, 9)]]  # what nobody has begun goes first
+    assert placements(made) == [[(3, 0, None, 0, 9)]]  # what has not begun goes first
     for slot in (0, 1):
         made.free(slot)
     assert placements(made) == [[(0, 2, 0, 9, 0), (1, 3, 0, 9, 0)]]

@@ -15,8 +15,8 @@ from tiny_run import metrics, run
 
 from cgrpo_jax import train
 from cgrpo_jax.models.hf import config
-from cgrpo_jax.runs import build_model, run_dir
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import model_source, run_dir
 
 
 def endpoint(**more) -> dict:
@@ -206,7 +206,7 @@ def llama(tmp_path):
     """A good model folder: its settings and tensors, for a test to spoil."""
     settings = hf_folders.LLAMA | {"vocab_size": 300}
     folder = hf_folders.write_folder(tmp_path / "llama", settings, {})
-    for file in build_model.tokenizer_folder("arithmetic").iterdir():
+    for file in model_source.tokenizer_folder("arithmetic").iterdir():
         shutil.copy(file, folder)
     shape = config.read_config(folder)
     tensors = hf_folders.stored_tensors(hf_folders.random_params(shape), shape)

@@ -10,11 +10,10 @@ from tiny_run import SMALL, lines, metrics
 from cgrpo_jax import sample as sample_lib
 from cgrpo_jax import train
 from cgrpo_jax.critiques import texts
-from cgrpo_jax.datasets.problems import glossary
 from cgrpo_jax.datasets.tasks import snippets
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-from cgrpo_jax.runs import build_model, validate
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import load_questions, model_source, validate
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -47,7 +46,7 @@ def operation_of(program):
 def test_a_run_with_execution_critiques(tmp_path, capsys):
     c = config()
     train.main(c, str(tmp_path))
-    words, seen = glossary(c).words, 0
+    words, seen = load_questions.source(c).glossary().words, 0
     for sample in lines(tmp_path / "samples.jsonl"):
         (right,) = snippets.steps(sample["question"], words)
         if attempt := operation_of(sample["response"]):
@@ -69,6 +68,6 @@ def test_a_run_with_execution_critiques(tmp_path, capsys):
 def test_the_configuration_leaves_room():
     c = config_lib.load(CONFIG)
     validate.check(c)
-    tokenizer = load_tokenizer(build_model.tokenizer_folder("snippets"))
+    tokenizer = load_tokenizer(model_source.tokenizer_folder("snippets"))
     longest = snippets.write([("+", 20)] * c.data.chain_length)
     assert len(tokenizer.encode(longest)) < c.max_response_length

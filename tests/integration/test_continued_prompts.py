@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import EVERYTHING, random_params
 
-from cgrpo_jax.inference import kv_cache
+from cgrpo_jax.inference import decoding, kv_cache
 
 PARAMS = random_params(EVERYTHING)
 TOKENS = np.random.default_rng(0).integers(0, EVERYTHING.vocab_size, (2, 21)).astype(np.int32)
@@ -22,14 +22,14 @@ def test_blocks_of_queries_change_nothing(monkeypatch, split, dtype, width):
 
     def run():
         start = jnp.array([7, 3])
-        held = kv_cache.prefill(
+        held = decoding.prefill(
             params, EVERYTHING, empty, TOKENS[:, :7], jnp.full(2, 7), 0 * start, slot, number, continued=False
         )
         rest = np.stack([row[at : at + width] for row, at in zip(TOKENS, (7, 3), strict=True)])
-        return kv_cache.prefill(params, EVERYTHING, held, rest, length, start, slot, number, continued=True)
+        return decoding.prefill(params, EVERYTHING, held, rest, length, start, slot, number, continued=True)
 
     whole = run()
-    monkeypatch.setattr(kv_cache, "_QUERIES", 4)
+    monkeypatch.setattr(decoding, "_QUERIES", 4)
     for ours, theirs in zip(jax.tree.leaves(run()), jax.tree.leaves(whole), strict=True):
         # An int8 may be rounded the other way.
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1 if ours.dtype == jnp.int8 else 1e-5)

@@ -45,7 +45,7 @@ def test_a_run_goes_from_rules_to_written_critiques(tmp_path, monkeypatch):
     seen = tiny_run.watch(monkeypatch)
     changes = {"critique": "none", "critique_schedule": ((1, "indicative"), (2, "cot")), "refine_max_pass": 1.0}
     tiny_run.run(tmp_path, changes, num_iterations=3, **{"data.num_eval": 0})
-    written = {writer.iteration for row, writer in seen.written if row.stage == Stage.CRITIQUE}
+    written = {generator.iteration for row, generator in seen.written if row.stage == Stage.CRITIQUE}
     assert written == {2}
     rows = [row for row in tiny_run.samples(tmp_path) if row["refinement"]]
     critiques = {step: {row["critique"] for row in rows if row["step"] == step} for step in (0, 1)}

@@ -15,7 +15,7 @@ from entry_points import ONE_PART, STAGES, evaluated, refused, run_diagnose, run
 
 from cgrpo_jax import convert
 from cgrpo_jax.inference.engine import Engine
-from cgrpo_jax.inference.generators import Writer
+from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.runs import log
 from cgrpo_jax.training.checkpoint import restore_params
@@ -143,7 +143,7 @@ def test_test_time_refinement_with_a_frozen_critic(tmp_path, monkeypatch):
     folder = tiny_run.run(tmp_path / "run", {"data.num_eval": 0}, learning_rate=1e-2, num_iterations=1)
     convert.export_hf(pathlib.Path(tiny_run.start()), tmp_path / "critic")
     asked, written = [], []
-    write, write_critique = Writer.write, Writer.write_critique
+    write, write_critique = Generator.write, Generator.write_critique
 
     async def watch(self, prompt_ids, indices, **kw):
         written.extend((index.stage, self) for index in indices)
@@ -153,8 +153,8 @@ def test_test_time_refinement_with_a_frozen_critic(tmp_path, monkeypatch):
         asked.append((problem, row, kw["see_answer"]))
         return await write_critique(self, problem, row, index, **kw)
 
-    monkeypatch.setattr(Writer, "write", watch)
-    monkeypatch.setattr(Writer, "write_critique", watch_critique)
+    monkeypatch.setattr(Generator, "write", watch)
+    monkeypatch.setattr(Generator, "write_critique", watch_critique)
     run_evaluate(folder, {"critique": "cot", "critic_folder": str(tmp_path / "critic")}, "--refine")
 
     assert len(asked) == 8
@@ -172,11 +172,11 @@ def test_test_time_refinement_with_a_frozen_critic(tmp_path, monkeypatch):
     wrong = sum(row["verdict"] is False for row in rows)
     stages = collections.Counter(stage for stage, _ in written)
     assert stages == {Stage.RESPONSE: 8 * (1 + 8), Stage.CRITIQUE: 8, Stage.REFINEMENT: wrong} and wrong
-    for stage, writer in written:
+    for stage, generator in written:
         criticises = stage == Stage.CRITIQUE
-        assert writer.author == (Author.CRITIC if criticises else Author.POLICY)
-        np.testing.assert_array_equal(writer.params["embed"], (start if criticises else trained)["embed"])
-        assert stage == Stage.RESPONSE or writer.sampling.temperature == 0
+        assert generator.author == (Author.CRITIC if criticises else Author.POLICY)
+        np.testing.assert_array_equal(generator.params["embed"], (start if criticises else trained)["embed"])
+        assert stage == Stage.RESPONSE or generator.sampling.temperature == 0
     for row in rows:
         assert isinstance(row["critique"], str) and ("refinement" in row) == (row["verdict"] is False)
     summary = evaluated(folder / "evaluation")[1]["mean"]
@@ -323,4 +323,4 @@ def test_sample_on_other_data_takes_the_answer_from_the_command_line(trained, ca
     _, err = refused(capsys, run_sample, trained, "--question=7+2", "--answer=nine", changes=other)
     assert "1 of 1 gold answers can't be read" in err and "'nine'" in err
     out, err = refused(capsys, run_sample, trained, "--question=7+2", changes=other | {"critique": "indicative_gt"})
-    assert out == "" and "tells or sees the gold answer; give it with --answer" in err
+    assert out == "" and "shows or sees the gold answer; give it with --answer" in err

@@ -103,14 +103,14 @@ def test_none_may_be_skipped_and_another_process_writes(tmp_path, monkeypatch, c
     """Every process stops with the same message; the first alone writes, which this one is not when it comes to it."""
     tiny_run.start()
     spoil(monkeypatch, 0)
-    give_up = train.Loop._give_up
+    give_up = train.Run._give_up
 
     def as_second(self):
         with monkeypatch.context() as patch:
             patch.setattr(processes, "is_first", lambda: False)
             give_up(self)
 
-    monkeypatch.setattr(train.Loop, "_give_up", as_second)
+    monkeypatch.setattr(train.Run, "_give_up", as_second)
     flags = tiny_run.arguments(tmp_path, SHORT, max_nonfinite_updates=0, **{"model.init": tiny_run.start()})
     with pytest.raises(SystemExit) as stopped:
         cli.run(train.main, require=("config", "workdir"), flags={"distributed": cli.DISTRIBUTED}, argv=flags)
@@ -182,6 +182,6 @@ def test_devices_without_host_memory_are_named(monkeypatch):
             return [type("Memory", (), {"kind": kind}) for kind in ("device", "unpinned_host")]
 
     mesh = type("Mesh", (), {"local_devices": [Device()]})
-    build_model.check_offload(tiny_run.config(), mesh)
+    build_model.check_offload(mesh, offload=False)
     with pytest.raises(UserError, match="needs devices with pinned_host memory, these have device, unpinned_host; set"):
-        build_model.check_offload(tiny_run.config(offload_optimizer=True), mesh)
+        build_model.check_offload(mesh, offload=True)

@@ -21,8 +21,10 @@ from cgrpo_jax.models.logprobs import linear_logprobs
 from cgrpo_jax.records import RowIndex
 from cgrpo_jax.sharding import GENERATION, TENSOR, TRAINING
 from cgrpo_jax.training import optimizer as optimizer_lib
+from cgrpo_jax.training import scoring
 from cgrpo_jax.training import train_step as train_step_lib
-from cgrpo_jax.training.train_step import LossSettings, PackShape
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.train_step import LossSettings
 
 MODELS = {
     # Two key/value heads: cut by a tensor axis of 2, shared by the devices of one of 8.
@@ -220,7 +222,7 @@ def test_log_probabilities_of_policy_and_reference(name, mesh, layout):
     def score(mesh):
         weights = place(params(name), config, mesh, layout)
         options = dict(config=config, shape=SHAPE, max_length=8, temperature=0.8)
-        return train_step_lib.score_rows(weights, rows(), mesh=mesh, layout=layout, **options)
+        return scoring.score_rows(weights, rows(), mesh=mesh, layout=layout, **options)
 
     for actual, expected in zip(score(make_mesh(mesh)), score(make_mesh(ONE)), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 import tiny_run
 from tiny_run import metrics, run, samples
 
-from cgrpo_jax import convert, train
+from cgrpo_jax import convert, rollout, train
 from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.training.checkpoint import restore_params
@@ -64,7 +64,7 @@ def test_dr_grpo(tmp_path, seen, dr_grpo):
     reward = {row.token_ids.tobytes(): row for row in seen.of(Stage.RESPONSE)}
     for group in groups_of(seen.updates[0]):
         passed = [reward[row.target_ids.tobytes()] for row in group]
-        decode = seen.writers[0].prompts.tokenizer.decode
+        decode = seen.generators[0].prompts.tokenizer.decode
         right = np.array([p.text.endswith(f"Answer: {value_of(decode(p.prompt_ids))}") for p in passed], float)
         np.testing.assert_allclose([row.advantage for row in group], right - right.mean(), atol=1e-6)
         assert not any(row.refined for row in group)
@@ -102,7 +102,7 @@ def test_two_updates_share_one_old_policy(tmp_path, seen):
 
 def test_truncated_sampling_takes_the_trainers_log_probabilities(tmp_path, seen):
     folder = run(tmp_path, {"data.num_eval": 0}, refine="none", old_logp="trainer", top_p=0.9)
-    assert {writer.sampling.top_p for writer in seen.writers} == {0.9}
+    assert {generator.sampling.top_p for generator in seen.generators} == {0.9}
     sampled = {row.token_ids.tobytes(): row.logp for row in seen.rollouts}
     for row in seen.updates[0]:
         assert row.old_logp is not sampled[row.target_ids.tobytes()]
@@ -222,14 +222,14 @@ def test_refinements_train_as_answers_to_the_question_alone(tmp_path, seen):
     for row in refined:
         source = sampled[row.target_ids.tobytes()]
         assert row.context_ids.tobytes() == prompts[source.index.question] != source.prompt_ids.tobytes()
-        assert row.target_ids[-1] in seen.writers[0].prompts.tokenizer.eos_ids  # it learns where to stop
+        assert row.target_ids[-1] in seen.generators[0].prompts.tokenizer.eos_ids  # it learns where to stop
 
 
 def test_inserted_solutions(tmp_path, seen):
     folder = run(tmp_path, {"data.num_eval": 0}, refine="solution", critique="cot")
     assert not seen.of(Stage.REFINEMENT) and not seen.of(Stage.CRITIQUE)  # a critique would be read by nobody
     refined = [row for rows in seen.updates for row in rows if row.refined]
-    decode = seen.writers[0].prompts.tokenizer.decode
+    decode = seen.generators[0].prompts.tokenizer.decode
     assert refined
     for row in refined:
         question, answer = decode(row.context_ids), decode(row.target_ids)
@@ -264,7 +264,7 @@ def test_questions_that_are_half_right_can_be_refined_too(tmp_path, seen):
 
 
 def test_refinements_that_mention_the_critique_can_be_dropped(tmp_path, seen, monkeypatch):
-    monkeypatch.setattr(train, "mentions_critique", lambda text: True)
+    monkeypatch.setattr(rollout, "mentions_critique", lambda text: True)
     folder = run(tmp_path, {"data.num_eval": 0}, num_iterations=1, drop_critique_mentions=True)
     (row,) = metrics(folder)
     assert row["refine/dropped_mentions"] == row["refine/attempted"] == len(seen.of(Stage.REFINEMENT)) > 0
@@ -300,9 +300,9 @@ def test_a_frozen_critic(tmp_path, llama, seen):
         (Stage.CRITIQUE, Author.CRITIC),
         (Stage.REFINEMENT, Author.POLICY),
     }
-    weights = {id(writer.params["embed"]) for writer in seen.writers if writer.author == Author.CRITIC}
+    weights = {id(generator.params["embed"]) for generator in seen.generators if generator.author == Author.CRITIC}
     assert len(weights) == 1  # in every iteration the same, while the policy's move
-    critic = next(writer.params for writer in seen.writers if writer.author == Author.CRITIC)
+    critic = next(generator.params for generator in seen.generators if generator.author == Author.CRITIC)
     np.testing.assert_array_equal(critic["embed"], restore_params(tiny_run.start(), tiny_run.template())["embed"])
     assert not np.array_equal(critic["embed"], restore_params(folder, tiny_run.template())["embed"])
     assert {row.weights_step for row in seen.of(Stage.CRITIQUE)} == {0}

@@ -25,6 +25,7 @@ from cgrpo_jax import sharding
 from cgrpo_jax.models import params
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.runs import build_model
+from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.training import checkpoint
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import train_step as train_step_lib
@@ -35,8 +36,9 @@ server = chat_server.server  # the fixture
 def arrays(workdir, mesh):
     """Returns the newest step and its state, on a mesh."""
     cfg = tiny_run.config()
-    loaded = build_model.load_model(cfg, mesh)
-    template = optimizer_lib.state_shapes(loaded.placed(params.param_shapes(loaded.config)), optimizer())
+    settings = run_settings(cfg, mesh)
+    placed = build_model.load_policy(cfg, settings).placed(params.param_shapes(settings.policy))
+    template = optimizer_lib.state_shapes(placed, optimizer())
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, state, _ = checkpoints.restore_latest(template)
     return step, state
@@ -138,11 +140,10 @@ def test_sigterm_to_one_process_saves_and_ends_all(uninterrupted, tmp_path):
     smaller = sharding.make_mesh(tensor=2, devices=jax.devices()[:4])
     _, on_four = arrays(workdir, smaller)
     assert_bitwise(on_four, state)
-    cfg = tiny_run.config()
-    settings = dataclasses.replace(build_model.loss_settings(cfg), aggregate="constant")
+    settings = run_settings(tiny_run.config(), smaller)
     options = dict(
-        optimizer=optimizer(), settings=settings, shape=build_model.pack_shape(cfg), num_questions=4,
-        config=build_model.load_model(cfg, smaller).config,
+        optimizer=optimizer(), settings=dataclasses.replace(settings.learner.loss, aggregate="constant"),
+        shape=settings.learner.shape, num_questions=4, config=settings.policy,
     )  # fmt: skip
     on_eight, _ = train_step_lib.update(state, rows(), mesh=sharding.make_mesh(tensor=2), **options)
     on_four, _ = train_step_lib.update(on_four, rows(), mesh=smaller, **options)

@@ -12,12 +12,14 @@ from tiny import EVERYTHING, plain_logprobs, random_params
 
 from cgrpo_jax import objective, rollout
 from cgrpo_jax.datasets.tasks import arithmetic
+from cgrpo_jax.inference.critic import Critic, critique
 from cgrpo_jax.inference.engine import Engine
-from cgrpo_jax.inference.generators import Writer, at_work
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.generators import Generator, running_engines
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, LossKind, RowIndex, Stage
-from cgrpo_jax.rollout import critique, refine, select, train_rows
-from cgrpo_jax.training.train_step import PackShape, score_rows
+from cgrpo_jax.rollout import reanchor, refine, select
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.scoring import score_rows
 
 TOKENIZER = arithmetic_tokenizer()
 END = TOKENIZER.end_of_turn_id
@@ -72,6 +74,14 @@ def test_a_choice_does_not_depend_on_the_other_questions():
 
 
 # Re-anchor.
+
+
+def train_rows(responses, kept, *, scale_by_std, num_kept=1):
+    return rollout.train_rows(
+        reanchor(responses, kept),
+        scale_by_std=scale_by_std,
+        max_rows=sum(map(len, responses)) + num_kept * len(responses),
+    )
 
 
 def anchored(kept, num_responses=3, **keywords):
@@ -191,8 +201,8 @@ def iteration():
     # Many ends of turn, so that some rows end by themselves.
     engine = Engine(CONFIG, eos_ids=[END, *range(150, 165)], num_slots=6, prompt_bucket=64)
     # Some of what seed 4 draws is not how the tokenizer would cut it.
-    policy = Writer(engine, params(), PROMPTS, Author.POLICY, weights_step=5, seed=4, iteration=2)
-    critic = rollout.Critic(kind="execution", check_steps=arithmetic.check_steps)
+    policy = Generator(engine, params(), PROMPTS, Author.POLICY, weights_step=5, seed=4, iteration=2)
+    critic = Critic(kind="execution", check_steps=arithmetic.check_steps)
 
     async def solve(q, problem):
         responses = await rollout.respond(policy, problem, question=q, num_responses=3, max_length=8)
@@ -202,8 +212,8 @@ def iteration():
         sampled, _ = await refine(policy, critiqued, problem, max_length=8)
         return responses, await rollout.score(sampled, problem, grade_traces)
 
-    with at_work(policy) as engines:
-        solved = Pipeline().run([solve(q, problem) for q, problem in enumerate(PROBLEMS)], engines=engines)
+    with running_engines(policy) as engines:
+        solved = Orchestrator().run([solve(q, problem) for q, problem in enumerate(PROBLEMS)], engines=engines)
     responses = [group for group, _ in solved]
     kept = select([row for _, rows in solved for row in rows], num_kept=2, seed=1, iteration=2)
     return responses, kept, train_rows(responses, kept, scale_by_std=False, num_kept=2)

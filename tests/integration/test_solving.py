@@ -1,20 +1,19 @@
 """One question through its stages, as `train` takes it: what asks for what, when, and who is asked for a reward."""
 
-import types
-
 import numpy as np
 import pytest
 import tiny_run
 from fake_engine import FakeEngine, key_of
 from scripted_rollouts import INDICATIVE, PROBLEMS, PROMPTS, RIGHT, TOKENIZER, WRONG, WRONG_TEXTS
 
-from cgrpo_jax import train
+from cgrpo_jax import rollout, sharding
+from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.inference.engine import Sampled
-from cgrpo_jax.inference.generators import Writer, at_work
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.generators import Generator, running_engines
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.rewards import grader as grader_lib
-from cgrpo_jax.rollout import Critic
+from cgrpo_jax.runs.settings import run_settings
 
 
 def solve(say, steps=lambda index: 1, *, questions=2, num_slots=100, grader="trace", **changes):
@@ -26,13 +25,17 @@ def solve(say, steps=lambda index: 1, *, questions=2, num_slots=100, grader="tra
 
     config = tiny_run.config(dict(critique="cot", num_responses=2, max_retries=0) | changes)
     engine = FakeEngine(sampled, steps=steps, num_slots=num_slots)
-    policy = Writer(engine, {}, PROMPTS, Author.POLICY, weights_step=0, seed=0, iteration=0)
-    critic = Critic(kind=config.critique, writer=policy, max_retries=config.max_retries)
-    loop = types.SimpleNamespace(config=config, model=types.SimpleNamespace(tokenizer=TOKENIZER))
+    policy = Generator(engine, {}, PROMPTS, Author.POLICY, weights_step=0, seed=0, iteration=0)
+    critic = Critic(kind=config.critique, generator=policy, max_retries=config.max_retries)
+    method = run_settings(config, sharding.one_device()).method
     problems = [PROBLEMS[q % 2] for q in range(questions)]
-    with at_work(policy) as engines:
-        coroutines = [train.Loop._solve_one(loop, policy, critic, q, problem) for q, problem in enumerate(problems)]
-        return Pipeline(grader_lib.Grader(grader) if grader else None).run(coroutines, engines=engines), engine
+    with running_engines(policy) as engines:
+        coroutines = [
+            rollout.solve(policy, critic, problem, question=q, method=method, tokenizer=TOKENIZER)
+            for q, problem in enumerate(problems)
+        ]
+        solved = Orchestrator(grader_lib.Grader(grader) if grader else None).run(coroutines, engines=engines)
+        return [(one.responses, one.refinements, one.counts) for one in solved], engine
 
 
 def fails(index):

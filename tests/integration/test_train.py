@@ -17,10 +17,10 @@ from tiny_run import metrics, repeatable, run, samples
 
 from cgrpo_jax import train
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference.orchestrator import Progress
+from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.records import Stage
 from cgrpo_jax.rewards import grader, mathematics
-from cgrpo_jax.runs import build_model, cli, log
+from cgrpo_jax.runs import cli, log, model_source
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.metrics import METRICS
 from cgrpo_jax.runtime import console, processes
@@ -119,7 +119,7 @@ CRITIQUED = {"critique": "cot", "num_critiques": 2, "critique_when": "all", "max
 
 
 def test_progress_is_shown_seldom_and_by_process_0_alone(monkeypatch, capsys):
-    ticks = [Progress(1, 4, 3, 8, {0: 5, 2: 1}, 10 * i, 2.0) for i in range(1, 4)]
+    ticks = [Status(1, 4, 3, 8, {0: 5, 2: 1}, 10 * i, 2.0) for i in range(1, 4)]
     with console.progress_bar(total=2) as bar:
         for one in ticks:
             log.show(bar, one)
@@ -174,7 +174,7 @@ def test_the_learning_rate_is_that_of_the_update(tmp_path):
 def test_prompts_print_the_date_of_the_runs_start(tmp_path, monkeypatch):
     """A template may write the date into every prompt: a run resumed on another day goes on with its own."""
     tokenizer = tmp_path / "tokenizer"
-    shutil.copytree(build_model.tokenizer_folder("arithmetic"), tokenizer)
+    shutil.copytree(model_source.tokenizer_folder("arithmetic"), tokenizer)
     template = tokenizer / "chat_template.jinja"
     template.write_text(template.read_text() + "{{ strftime_now('%Y') }}")
     changes = {"model.tokenizer": str(tokenizer), "data.num_eval": 0, "max_prompt_length": 24, "refine": "none"}
@@ -204,7 +204,7 @@ def test_a_longer_second_run_goes_on_as_if_it_had_been_one(tmp_path, uninterrupt
 
 def test_a_crash_within_an_iteration(tmp_path, uninterrupted, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        interrupt(patch, "_select", 4, crash)  # iteration 2 is logged, and its checkpoint is that of iteration 1
+        interrupt(patch, "update", 4, crash)  # iteration 2 is logged, and its checkpoint is that of iteration 1
         run(tmp_path, WARM, num_iterations=LENGTH)
     assert len(metrics(tmp_path)) == 3
     run(tmp_path, WARM, num_iterations=LENGTH)
@@ -265,13 +265,13 @@ def test_sigterm_within_a_warm_start(tmp_path, uninterrupted, monkeypatch, capsy
 
     changes, stopped = {"warm_start.num_updates": 40, "model.init": ""}, tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(log, "progress_bar", asked_to_stop)
+        patch.setattr(console, "progress_bar", asked_to_stop)
         patch.setenv("CGRPO_STOPPED_STATUS", "75")
         with pytest.raises(SystemExit) as caught:
             run(stopped, changes, num_iterations=1)
     assert caught.value.code == 75
     assert updates == list(range(30 + 1))  # it asks at every tenth
-    assert "stopped by SIGTERM before the first iteration; the same command begins anew" in capsys.readouterr().err
+    assert "stopped by SIGTERM before the first iteration; the same command starts it again" in capsys.readouterr().err
     assert not (stopped / "summary.json").exists() and not (stopped / "metrics.jsonl").exists()
     run(stopped, changes, num_iterations=1)
     assert repeatable(stopped) == repeatable(run(tmp_path / "whole", changes, num_iterations=1))

@@ -139,16 +139,16 @@ def test_gradients_are_those_of_the_adapters(tmp_path, monkeypatch):
 
 
 def test_the_base_is_the_warm_started_model_and_stays_it(tmp_path, monkeypatch):
-    held, finish = [], train.Loop._finish
+    held, finish = [], train.Run.finish
 
-    def watch(self, state):
+    def watch(self):
         held.append(self.learner.base)
-        finish(self, state)
+        finish(self)
 
     full = {key: value for key, value in WARM.items() if not key.startswith("lora.")}
     run(tmp_path / "full", full, num_iterations=0)
     with monkeypatch.context() as patch:
-        patch.setattr(train.Loop, "_finish", watch)
+        patch.setattr(train.Run, "finish", watch)
         folder = run(tmp_path / "lora", WARM, num_iterations=LENGTH)
     start = restore_params(tmp_path / "full", tiny_run.template())
     (base,) = held
@@ -196,15 +196,15 @@ def test_the_trainers_log_probabilities_can_be_taken_instead(tmp_path, monkeypat
 def test_each_iteration_samples_from_the_newest_adapters(tmp_path, monkeypatch):
     seen = tiny_run.watch(monkeypatch)
     folder = run(tmp_path, LORA, refine="none", num_iterations=LENGTH, checkpoints_to_keep=9)
-    writers = list({id(writer): writer for writer in seen.writers}.values())
-    assert [writer.weights_step for writer in writers] == [0, 1, 2]
+    generators = list({id(generator): generator for generator in seen.generators}.values())
+    assert [generator.weights_step for generator in generators] == [0, 1, 2]
     base = restore_params(tiny_run.start(), tiny_run.template())
-    layers = [stacked(writer.params) for writer in writers]
-    for step, writer in enumerate(writers):
+    layers = [stacked(generator.params) for generator in generators]
+    for step, generator in enumerate(generators):
         only = tmp_path / f"only-{step}"
         shutil.copytree(folder / "checkpoints" / str(step), only / str(step))
         merged, _ = merged_by_hand(base, only)
-        assert_same_weights(writer.params | {"layers": layers[step]}, merged, rtol=1e-5, atol=1e-6)
+        assert_same_weights(generator.params | {"layers": layers[step]}, merged, rtol=1e-5, atol=1e-6)
     assert not np.allclose(layers[1]["q"], layers[2]["q"], atol=1e-4)
 
 
@@ -214,9 +214,9 @@ def test_evaluate_and_sample_use_the_merged_weights(tmp_path, request, kept, cap
     flags = options(WARM if kept else LORA | {"kl_coef": 0.05})
     used, answer = [], benchmark.answer_on_disk
 
-    def watch(model, params, *args, **kw):
-        used.append(params)
-        return answer(model, params, *args, **kw)
+    def watch(policy, *args, **kw):
+        used.append(policy.params)
+        return answer(policy, *args, **kw)
 
     monkeypatch.setattr(benchmark, "answer_on_disk", watch)
     assert_evaluates_as_it_ended(folder, flags)
@@ -227,7 +227,7 @@ def test_evaluate_and_sample_use_the_merged_weights(tmp_path, request, kept, cap
     base = base_of(folder) if kept else restore_params(tiny_run.start(), tiny_run.template())
     merged, _ = merged_by_hand(base, folder)
     assert not np.allclose(merged["layers"]["q"], base["layers"]["q"], atol=1e-3)
-    for params in (used[0], seen.writers[0].params):
+    for params in (used[0], seen.generators[0].params):
         assert_same_weights(params | {"layers": stacked(params)}, merged, rtol=1e-5, atol=1e-6)
 
 
@@ -268,7 +268,7 @@ def test_sigkill(tmp_path, uninterrupted, changes):
 def test_resuming_on_another_runs_base(tmp_path, started, monkeypatch):
     changes = LORA | {"kl_coef": 0.05}
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        interrupt(patch, "_select", 3, crash)
+        interrupt(patch, "update", 3, crash)
         run(tmp_path, changes, num_iterations=LENGTH)
     run(tmp_path, changes, num_iterations=LENGTH)
     assert_same_run(tmp_path, started, LENGTH, changes)

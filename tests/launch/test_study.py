@@ -175,9 +175,9 @@ def test_the_committed_study_of_code_changes_what_its_arms_are_named_after(tmp_p
 def test_the_committed_settings_leave_room_for_a_solution(tmp_path):
     from cgrpo_jax.datasets.tasks import arithmetic
     from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-    from cgrpo_jax.runs import build_model, validate
+    from cgrpo_jax.runs import model_source, validate
 
-    encode = load_tokenizer(build_model.tokenizer_folder("arithmetic")).encode
+    encode = load_tokenizer(model_source.tokenizer_folder("arithmetic")).encode
     for run in study_lib.plan(study_lib.load(str(ARITHMETIC)), tmp_path):
         if run.seed:
             continue

@@ -21,6 +21,7 @@ from cgrpo_jax.models.hf import load
 from cgrpo_jax.models.lora import Base, LoraSettings, init_adapters
 from cgrpo_jax.records import LossKind, TrainRow
 from cgrpo_jax.training import optimizer as optimizer_lib
+from cgrpo_jax.training import packing, scoring
 from cgrpo_jax.training import train_step as train_step_lib
 
 SOME = LoraSettings(rank=2, alpha=5.0, targets=("q", "down"))
@@ -180,7 +181,7 @@ def test_settings_that_make_no_sense_are_refused(change, message):
 
 # Updates.
 
-SHAPE = train_step_lib.PackShape(num_token_rows=2, pack_length=24, num_slots=5)
+SHAPE = packing.PackShape(num_token_rows=2, pack_length=24, num_slots=5)
 MODEL = dict(config=CONFIG, shape=SHAPE, settings=train_step_lib.LossSettings(max_length=8, kl_coef=0.1))
 SGD = optax.sgd(1.0)  # the step is the gradient
 
@@ -285,8 +286,8 @@ def test_adapters_decay_like_matrices():
 def test_scores_are_those_of_the_merged_weights():
     adapters, base = random_adapters(), Base(params(), SETTINGS.scale)
     keywords = dict(config=CONFIG, shape=SHAPE, max_length=8, temperature=0.8)
-    actual = train_step_lib.score_rows(adapters, rows(), base=base, **keywords)
-    expected = train_step_lib.score_rows(base.merge(adapters), rows(), **keywords)
+    actual = scoring.score_rows(adapters, rows(), base=base, **keywords)
+    expected = scoring.score_rows(base.merge(adapters), rows(), **keywords)
     assert_trees_close(actual, expected, atol=1e-3)
 
 

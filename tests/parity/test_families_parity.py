@@ -13,7 +13,7 @@ from hf_folders import GEMMA3_ROPE, LINEAR_SCALING, LLAMA3_SCALING, THEIR_VISION
 
 from cgrpo_jax.models import transformer
 from cgrpo_jax.models.hf import config as hf_config
-from cgrpo_jax.models.hf import export, load
+from cgrpo_jax.models.hf import export, families, load
 
 
 def theirs(tmp_path, settings):
@@ -96,7 +96,7 @@ def their_random_model(family):
     return net.eval()
 
 
-@pytest.mark.parametrize("family", hf_config.FAMILIES)
+@pytest.mark.parametrize("family", families.FAMILIES)
 def test_through_us_and_back(tmp_path, family):
     """What transformers saved, imported and exported, is to transformers the same model to the last bit."""
     net = their_random_model(family)
@@ -129,10 +129,10 @@ def test_through_us_and_back(tmp_path, family):
     np.testing.assert_allclose(transformer.logits(params, config, hidden)[0], wanted, atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", [name for name, row in hf_config.FAMILIES.items() if not row.text])
+@pytest.mark.parametrize("family", [name for name, row in families.FAMILIES.items() if not row.text])
 def test_the_defaults_are_those_of_transformers(family):
     their = transformers.AutoConfig.for_model(family)
-    for key, value in hf_config.FAMILIES[family].defaults.items():
+    for key, value in families.FAMILIES[family].defaults.items():
         if key == "rope_theta":
             rope = their.rope_parameters
             assert rope.get("full_attention", rope)["rope_theta"] == value
@@ -142,7 +142,7 @@ def test_the_defaults_are_those_of_transformers(family):
             assert [kind == "full_attention" for kind in their.layer_types] == [
                 (layer + 1) % value == 0 for layer in range(their.num_hidden_layers)
             ]
-        elif key == "sliding_window" and "use_sliding_window" in hf_config.FAMILIES[family].defaults:
+        elif key == "sliding_window" and "use_sliding_window" in families.FAMILIES[family].defaults:
             assert type(their)(use_sliding_window=True).sliding_window == value
         elif key != "layer_types":
             assert getattr(their, key) == value, key

@@ -26,7 +26,7 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import load
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.records import RowIndex
-from cgrpo_jax.runs import build_model
+from cgrpo_jax.runs import model_source
 
 SMALL = {
     "vocab_size": 211,  # more than the quickstart's tokenizer has
@@ -163,7 +163,7 @@ def test_random_weights(tmp_path, name):
     net = random_model(name)
     source = tmp_path / "source"
     net.save_pretrained(source)
-    for file in build_model.tokenizer_folder("arithmetic").iterdir():
+    for file in model_source.tokenizer_folder("arithmetic").iterdir():
         shutil.copy(file, source)
     ours = Ours(source, length=64)
     ids = np.random.default_rng(1).integers(4, 89, 48).tolist()

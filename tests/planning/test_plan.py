@@ -18,7 +18,9 @@ from cgrpo_jax.planning import planner as planner_lib
 from cgrpo_jax.records import TrainBatch
 from cgrpo_jax.runs import build_model, cli
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.training import train_step
+from cgrpo_jax.runs.settings import run_settings
+from cgrpo_jax.runs.variants import Variants
+from cgrpo_jax.training import optimizer, scoring, train_step
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def programs_of(config):
     mesh = sharding.make_mesh(replica=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights, "splits", lambda mesh: False)
-        return programs.of(config, mesh, build_model.policy_shape(config), build_model.critic_shape(config))
+        return programs.of(run_settings(config, mesh))
 
 
 # --- the programs -------------------------------------------------------------------------------------------------
@@ -44,7 +46,7 @@ def arrays(tree):
 def statics(keywords):
     """What a program is compiled for, but the optimiser's object and the tokens that end a row."""
     kept = {name: value for name, value in keywords.items() if name != "optimizer"}
-    if isinstance(kept.get("settings"), slots.Settings):
+    if isinstance(kept.get("settings"), slots.EngineSettings):
         kept["settings"] = dataclasses.replace(kept["settings"], eos_ids=())
     return kept
 
@@ -69,13 +71,13 @@ def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
 
     for module, name in (
         (slots, "prefill"), (slots, "share"), (slots, "tick"), (weights, "lay_out"),
-        (train_step, "accumulate"), (train_step, "apply"), (train_step, "score"),
+        (train_step, "accumulate"), (optimizer, "apply"), (scoring, "score"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     train.main(config, str(tmp_path / "run"))
     monkeypatch.undo()
 
-    calls = programs.of(config, mesh, build_model.policy_shape(config), None).calls
+    calls = programs.of(run_settings(config, mesh)).calls
     for call in calls:
         alike = [
             where
@@ -128,7 +130,7 @@ def test_an_evaluation_is_planned_and_no_part_of_an_iteration(model):
     usually = next(call for call in found.calls if call.name == "decode")
     for call in calls.values():
         assert arrays(call.args) == arrays(usually.args) and call.keywords["settings"] == usually.keywords["settings"]
-    ways = [call.keywords["how"] for call in (usually, *calls.values())]
+    ways = [call.keywords["sampling"] for call in (usually, *calls.values())]
     assert len(set(ways)) == 3 and ways[1].temperature == 0
     assert {call.phase for call in calls.values()} == {"decode"}
     assert not any(call.per_iteration for call in calls.values())
@@ -150,9 +152,9 @@ def test_an_evaluation_is_planned_and_no_part_of_an_iteration(model):
 )
 def test_programs_depend_on_the_method(model, changes, more, less, monkeypatch):
     planned.pretend(monkeypatch)
-    usual = {call.name for call in planner_lib.Planner(planned.config(model), planned.NAME).programs.calls}
+    usual = {call.name for call in planner_lib.Planner(Variants(planned.config(model)), planned.NAME).programs.calls}
     config = planned.config(model, **changes)
-    assert {c.name for c in planner_lib.Planner(config, planned.NAME).programs.calls} == (usual | more) - less
+    assert {c.name for c in planner_lib.Planner(Variants(config), planned.NAME).programs.calls} == (usual | more) - less
 
 
 def test_a_frozen_critic_has_programs_of_its_own(model, tmp_path):
@@ -219,7 +221,7 @@ def test_an_offloaded_state_lies_beside_nothing(model):
 
 def test_what_lies_beside_a_program_counts_once(model, monkeypatch):
     planned.pretend(monkeypatch)
-    found = planner_lib.Planner(planned.config(model, kl_coef=0.1), planned.NAME)
+    found = planner_lib.Planner(Variants(planned.config(model, kl_coef=0.1)), planned.NAME)
     plan_, args = found.plan(), {}
     for call in found.programs.calls:
         args.setdefault(call.name, []).append(planned.size(call.args))
@@ -240,7 +242,7 @@ def test_what_lies_beside_a_program_counts_once(model, monkeypatch):
 def test_a_frozen_critic_lies_beside_the_policy(model, tmp_path, monkeypatch):
     planned.pretend(monkeypatch)
     critic = planned.describe(tmp_path / "critic", num_hidden_layers=3, hidden_size=16)
-    found = planner_lib.Planner(planned.config(model, critic_folder=critic), planned.NAME)
+    found = planner_lib.Planner(Variants(planned.config(model, critic_folder=critic)), planned.NAME)
     plan_, args = found.plan(), {call.name: planned.size(call.args) for call in found.programs.calls}
     buffers = {name: buffer.bytes for name, buffer in found.programs.buffers.items()}
     largest = max(args[name] for name in ("critic_prefill", "critic_continue", "critic_decode"))
@@ -250,7 +252,7 @@ def test_a_frozen_critic_lies_beside_the_policy(model, tmp_path, monkeypatch):
 
 def test_kinds_add_up_to_what_a_program_needs(model, monkeypatch):
     planned.pretend(monkeypatch)
-    found = planner_lib.Planner(planned.config(model), planned.NAME).plan()
+    found = planner_lib.Planner(Variants(planned.config(model)), planned.NAME).plan()
     kinds = {one.name: one.hbm_bytes for one in found.programs}
     assert kinds["decode"]["weights"] == kinds["share"]["weights"] == TRAINED + SAMPLING
     assert kinds["decode"]["optimizer"] == kinds["update"]["optimizer"] == ADAM
@@ -281,11 +283,11 @@ def test_adapters_have_a_small_state_and_a_base(model):
 def test_costs_are_those_of_the_whole_depth(model, monkeypatch):
     # What is said to be compiled costs a FLOP a byte of its arguments, which is linear in the layers.
     planned.pretend(monkeypatch)
-    planner = planner_lib.Planner(planned.config(model), planned.NAME)
+    planner = planner_lib.Planner(Variants(planned.config(model)), planned.NAME)
     found = {one.name: one for one in planner.plan().programs}
     calls = [call for call in planner.programs.calls if call.name != "update" and call.per_iteration]
     assert {call.name for call in calls} == found.keys() - {"update", "continue", "share"}
-    shallow = [planner._programs(planner.config, depth).calls for depth in (2, 3)]
+    shallow = [programs.of(planner._shallow(depth)).calls for depth in (2, 3)]
     layer = {low.name: planned.size(high.args) - planned.size(low.args) for low, high in zip(*shallow, strict=True)}
     for call in calls:
         # Of a prefill the program itself is taken to be one layer and what is around the layers.
@@ -309,7 +311,9 @@ def test_what_generating_moves_is_counted_in_the_programs_themselves(model, monk
         return dataclasses.replace(planned.compiled(args, limit=2**30), moved_bytes=moved)
 
     monkeypatch.setattr(costs, "compile_for", compile_for)
-    found = {one.name: one for one in planner_lib.Planner(planned.config(model), planned.NAME).plan().programs}
+    found = {
+        one.name: one for one in planner_lib.Planner(Variants(planned.config(model)), planned.NAME).plan().programs
+    }
     generating = ["prefill", "critique_prefill", "refine_prefill", "decode"]
     assert [name for name, one in found.items() if one.cost and one.cost.bytes == 123] == generating
     # One prefill of 4 x 64 and one of 4 x 100; one more of what comes after others; four packed batches; the tick.
@@ -320,7 +324,7 @@ def test_what_generating_moves_is_counted_in_the_programs_themselves(model, monk
 def test_an_iteration_takes_all_its_runs(model, monkeypatch):
     planned.pretend(monkeypatch)
     held_out = {"data.eval": "questions.jsonl"}  # whose evaluation takes none of its time
-    found = planner_lib.Planner(planned.config(model, **held_out), planned.NAME).plan()
+    found = planner_lib.Planner(Variants(planned.config(model, **held_out)), planned.NAME).plan()
     aside = ["continue", "share", "eval_decode", "eval_sample_decode"]  # the first two are for others' prompts to tell
     assert [one.name for one in found.programs if not one.per_iteration] == aside
     runs = [(one.per_iteration, one.seconds_bound) for one in found.programs if one.name not in aside]
@@ -352,15 +356,15 @@ def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
     big = dict(refine="none", num_slots=64, questions_per_iteration=64, max_response_length=1024, pack_rows=1)
     planned.pretend(monkeypatch)
     config = planned.config(model, **big)
-    peak = planner_lib.Planner(config, planned.NAME).plan().phases
+    peak = planner_lib.Planner(Variants(config), planned.NAME).plan().phases
     assert peak["decode"] == max(peak.values())
     planned.pretend(monkeypatch, hbm_bytes=peak["decode"] // 2)
-    planner = planner_lib.Planner(config, planned.NAME)
+    planner = planner_lib.Planner(Variants(config), planned.NAME)
     found = planner.plan()
     assert not found.fits and found.phases["decode"] == peak["decode"]
     rows = int(re.fullmatch(r"--config\.num_slots=(\d+)", found.suggestion)[1])
     fits = [
-        planner_lib.Planner(planned.config(model, **big | {"num_slots": n}), planned.NAME).plan().fits
+        planner_lib.Planner(Variants(planned.config(model, **big | {"num_slots": n})), planned.NAME).plan().fits
         for n in (rows, 2 * rows)
     ]
     assert fits == [True, False]
@@ -371,18 +375,20 @@ def test_slots_that_a_memory_holds(model, monkeypatch):
     planned.pretend(monkeypatch)
     wanted = dict(refine="none", num_slots=0, questions_per_iteration=64, max_response_length=1024, pack_rows=1)
     wanted |= {"pack_slots": 8}  # else they take more than the slots
-    programs = planner_lib.Planner(planned.config(model, kv_cache_gib=0.01, **wanted), planned.NAME).programs
+    programs = planner_lib.Planner(Variants(planned.config(model, kv_cache_gib=0.01, **wanted)), planned.NAME).programs
     (cache,) = [buffer for buffer in programs.buffers.values() if buffer.kind == "kv_cache"]
     one = cache.bytes / programs.num_slots
     assert 1 < programs.num_slots == 0.01 * 2**30 // one
     texts = 64 * planned.config(model, **wanted, kv_cache_gib=1.0).num_responses
-    programs = planner_lib.Planner(planned.config(model, kv_cache_gib=10.0, **wanted), planned.NAME).programs
+    programs = planner_lib.Planner(Variants(planned.config(model, kv_cache_gib=10.0, **wanted)), planned.NAME).programs
     assert programs.num_slots == texts // 2  # of each of two data groups
     peak = max(
-        planner_lib.Planner(planned.config(model, kv_cache_gib=0.01, **wanted), planned.NAME).plan().phases.values()
+        planner_lib.Planner(Variants(planned.config(model, kv_cache_gib=0.01, **wanted)), planned.NAME)
+        .plan()
+        .phases.values()
     )
     planned.pretend(monkeypatch, hbm_bytes=peak // 2)
-    found = planner_lib.Planner(planned.config(model, kv_cache_gib=0.01, **wanted), planned.NAME).plan()
+    found = planner_lib.Planner(Variants(planned.config(model, kv_cache_gib=0.01, **wanted)), planned.NAME).plan()
     assert re.fullmatch(r"--config\.num_slots=\d+ --config\.kv_cache_gib=0\.0", found.suggestion)
 
 
@@ -391,13 +397,13 @@ def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch
     small["compute_dtype"] = "float32"  # so that generating takes more than updating
     planned.pretend(monkeypatch)
     phases = [
-        planner_lib.Planner(planned.config(model, **small | mesh), planned.NAME).plan().phases
+        planner_lib.Planner(Variants(planned.config(model, **small | mesh)), planned.NAME).plan().phases
         for mesh in ({}, {"mesh.fsdp": 2, "mesh.tensor": 2})
     ]
     between = (max(phases[0].values()) + max(phases[1].values())) // 2
     assert max(phases[1].values()) < between
     planned.pretend(monkeypatch, hbm_bytes=between)
-    found = planner_lib.Planner(planned.config(model, **small), planned.NAME).plan()
+    found = planner_lib.Planner(Variants(planned.config(model, **small)), planned.NAME).plan()
     assert not found.fits
     assert found.suggestion == "--config.mesh.tensor=2 --config.mesh.fsdp=2"
 
@@ -417,7 +423,7 @@ def test_no_more_is_computed_anew_than_has_to_be(model, monkeypatch, kind):
         planned.pretend(monkeypatch, hbm_bytes=hbm_bytes)
         monkeypatch.setattr(costs, "compile_for", compile_for)
         config = planned.config(model, refine="none", num_slots=1, num_responses=1, pack_rows=1, remat=remat)
-        return planner_lib.Planner(config, planned.NAME).plan(costs=False)
+        return planner_lib.Planner(Variants(config), planned.NAME).plan(costs=False)
 
     assert plan_on(2**30, "none").fits
     assert "none" in asked and not {"mlp", "layer"} & set(asked)  # what fits is compiled as it is, and only so
@@ -439,16 +445,16 @@ def test_a_shorter_token_row_is_one_that_can_be_cut(model, monkeypatch):
     config = planned.config(model, refine="none", num_slots=1, num_responses=1, remat="layer", **lengths)
     planned.pretend(monkeypatch, hbm_bytes=2**40)
     monkeypatch.setattr(costs, "compile_for", compile_for)
-    needed = planner_lib.Planner(config, planned.NAME).plan(costs=False).phases["update"]
+    needed = planner_lib.Planner(Variants(config), planned.NAME).plan(costs=False).phases["update"]
     planned.pretend(monkeypatch, hbm_bytes=needed - 1)
     monkeypatch.setattr(costs, "compile_for", compile_for)
-    found = planner_lib.Planner(config, planned.NAME).plan(costs=False)
+    found = planner_lib.Planner(Variants(config), planned.NAME).plan(costs=False)
     assert not found.fits and found.suggestion == "--config.pack_rows=1 --config.pack_length=256"
 
 
 def test_no_change_helps_a_model_that_is_too_large(model, monkeypatch):
     planned.pretend(monkeypatch, hbm_bytes=1000)
-    found = planner_lib.Planner(planned.config(model, refine="none"), planned.NAME).plan()
+    found = planner_lib.Planner(Variants(planned.config(model, refine="none")), planned.NAME).plan()
     assert not found.fits and found.suggestion is None
     assert all(one.cost is None and one.seconds_bound is None for one in found.programs)
     assert found.seconds is None and "no change found that fits; use a larger slice" in plan.table([found])
@@ -543,17 +549,17 @@ def architecture(name):
     ("name", "billions"), [("qwen3_8b", 8.19), ("qwen3_32b", 32.8), ("qwen2_5_7b", 7.62), ("llama3_2_3b", 3.21)]
 )
 def test_the_papers_models_are_described_without_their_weights(name, billions):
-    shape = build_model.policy_shape(architecture(name))
+    shape = run_settings(architecture(name), sharding.one_device()).policy
     assert programs.params_lib.num_params(shape) == pytest.approx(billions * 1e9, rel=0.005)
 
 
 def test_an_architecture_alone_starts_no_run():
     with pytest.raises(UserError, match="'qwen3_8b' is enough to plan a run, not to start one.*set model.folder"):
-        build_model.load_model(architecture("qwen3_8b"), sharding.one_device())
+        build_model.load_policy(c := architecture("qwen3_8b"), run_settings(c, sharding.one_device()))
 
 
 def test_an_unknown_architecture_names_those_there_are():
     c = config_lib.load(planned.BASE)
     c.model.architecture = "gpt2"
     with pytest.raises(UserError, match="model.architecture 'gpt2' is unknown; use one of llama3_2_3b, qwen2_5_7b, "):
-        build_model.policy_shape(c)
+        run_settings(config_lib.freeze(c), sharding.one_device())

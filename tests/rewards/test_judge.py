@@ -9,7 +9,7 @@ from chat_server import good, make
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.orchestrator import Pipeline
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import grader, judge
 from cgrpo_jax.rewards.answers import Grade
@@ -205,7 +205,7 @@ def test_a_grader_without_a_judge_says_so():
 
 def test_a_judge_is_waited_for_as_every_answer_from_afar(server, monkeypatch):
     """Not as grades of workers are, which stop the engines at a fixed tick."""
-    monkeypatch.setattr(Pipeline, "_read_grades", lambda *_, **__: None)
+    monkeypatch.setattr(Orchestrator, "_read_grades", lambda *_, **__: None)
     server.replies({"body": good("1: yes\n2: no")})
     problem = Problem(0, "What is the capital?", CRITERIA, grader="judge")
 
@@ -213,5 +213,5 @@ def test_a_judge_is_waited_for_as_every_answer_from_afar(server, monkeypatch):
         return await orchestrator.grade(["Paris", "Paris!"], problem)
 
     with make(server) as endpoint:
-        (grades,) = Pipeline(grader.Grader("exact", judge=Judge(endpoint))).run([graded()])
+        (grades,) = Orchestrator(grader.Grader("exact", judge=Judge(endpoint))).run([graded()])
     assert [grade.score for grade in grades] == [0.5, 0.5]

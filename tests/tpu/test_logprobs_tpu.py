@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from cgrpo_jax.models.kernels import logprobs_pallas
 from cgrpo_jax.models.logprobs import linear_logprobs
 from cgrpo_jax.planning import costs, tpu_topology
-from cgrpo_jax.training import train_step
+from cgrpo_jax.training import scoring
 
 N, V = 8192, 151_936
 
@@ -82,4 +82,4 @@ def test_kernels_compile_and_hold_no_logits(name, d, keywords):
 
 @pytest.mark.parametrize(("name", "output"), [("v4:2x2x1", "blocks"), ("v5e:2x2", "pallas"), ("v6e:2x2", "pallas")])
 def test_an_update_takes_the_kernels_that_its_chips_can_hold(name, output):
-    assert train_step.Kernels.of(tpu_topology.mesh(name)) == train_step.Kernels("splash", output)
+    assert scoring.Kernels.of(tpu_topology.mesh(name)) == scoring.Kernels("splash", output)

@@ -9,6 +9,7 @@ import pytest
 from cgrpo_jax.inference import slot_scheduler
 from cgrpo_jax.planning import planner as planner_lib
 from cgrpo_jax.planning import programs
+from cgrpo_jax.runs.variants import Variants
 
 NAME, FSDP, TENSOR = "v5e:2x4", 4, 2
 WIDTH, MLP, HEADS, KV_HEADS, HEAD, VOCABULARY, LAYERS = 1024, 3072, 8, 2, 128, 16384, 2
@@ -51,7 +52,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def planner(model):
-    return planner_lib.Planner(config(model), NAME)
+    return planner_lib.Planner(Variants(config(model)), NAME)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,7 @@ def test_what_does_not_fit_is_said_and_the_change_fits(tmp_path, monkeypatch):
     monkeypatch.setattr(planner_lib.Planner, "_reports", lambda self, costed: ())
     model = planned.describe(tmp_path / "long", num_hidden_layers=2, head_dim=HEAD, max_position_embeddings=2**18)
     big = {"num_slots": 64, "max_response_length": 2**18 - PROMPT, "pack_length": 0}
-    found = planner_lib.Planner(config(model, **big), NAME).plan()
+    found = planner_lib.Planner(Variants(config(model, **big)), NAME).plan()
     assert not found.fits and max(found.phases.values()) > found.hbm_limit_bytes
     assert found.suggestion == "--config.num_slots=32"
-    assert planner_lib.Planner(config(model, **big | {"num_slots": 32}), NAME).plan().fits
+    assert planner_lib.Planner(Variants(config(model, **big | {"num_slots": 32})), NAME).plan().fits

@@ -10,7 +10,7 @@ from tiny import EVERYTHING, plain_logprobs, random_params
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import LossKind, TrainBatch, TrainRow
 from cgrpo_jax.training.packing import WORK, pack, work
-from cgrpo_jax.training.train_step import row_logprobs
+from cgrpo_jax.training.scoring import row_logprobs
 
 CONFIG = EVERYTHING
 SHAPE = dict(num_token_rows=3, pack_length=24, num_slots=6, max_length=8)

@@ -14,7 +14,8 @@ from tiny import FAMILIES, random_params
 from cgrpo_jax.datasets.tasks import arithmetic, arithmetic_lessons
 from cgrpo_jax.records import LossKind
 from cgrpo_jax.training import sft
-from cgrpo_jax.training.train_step import PackShape, score_rows
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.scoring import score_rows
 
 HELD_OUT = arithmetic.held_out_facts(16)
 TOKENIZER = arithmetic_tokenizer()

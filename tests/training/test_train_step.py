@@ -14,9 +14,12 @@ from cgrpo_jax import sharding
 from cgrpo_jax.models.params import axes_like, init_params, param_shapes
 from cgrpo_jax.objective import AGGREGATES
 from cgrpo_jax.records import LossKind, TrainRow
+from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import train_step as train_step_lib
 from cgrpo_jax.training.optimizer import init_state, make_optimizer
-from cgrpo_jax.training.train_step import LossSettings, PackShape, accumulate_gradients, score_rows
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.scoring import score_rows
+from cgrpo_jax.training.train_step import LossSettings, accumulate_gradients
 
 CONFIG = dataclasses.replace(EVERYTHING, vocab_size=41, embed_dim=16, mlp_dim=16)
 SHAPE = PackShape(num_token_rows=2, pack_length=24, num_slots=5)
@@ -201,7 +204,7 @@ def test_what_an_update_returns_is_taken_without_compiling_again(mesh):
     state = init_state(init_params(config, seed=0, shardings=template), optimizer)
     rng = np.random.default_rng(0)
     rows = [TrainRow(*rng.integers(0, 40, (2, 6)).astype(np.int32), np.zeros(6, np.float32), advantage=1.0)]
-    programs = (train_step_lib.accumulate, train_step_lib.apply)
+    programs = (train_step_lib.accumulate, optimizer_lib.apply)
     counts = []
     for _ in range(3):
         state, _ = train_step_lib.update(

@@ -1,11 +1,10 @@
-"""Hugging Face's `config.json` and our `ModelConfig`, in both directions: one row a model family.
+"""Hugging Face's `config.json` and our `ModelConfig`, in both directions; what sets families apart is in `families`.
 
 Reading fills in what a file leaves out with the family's own defaults, and takes the spellings of transformers 4 and 5.
 Writing uses transformers 4's, which both read, and reads itself back: what it returns is the very same model. Only
 windows at irregular layers need `layer_types`, which transformers knows from 4.53 on.
 """
 
-import dataclasses
 import functools
 import pathlib
 import re
@@ -13,103 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf.families import ACTIVATIONS, FAMILIES, SIZES, SOFTCAPS, Family
 from cgrpo_jax.models.params import ModelConfig, RopeScaling
 from cgrpo_jax.runtime.json_files import number, object_at, read_json_object, shown
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """What sets a family of models apart.
-
-    Attributes:
-      architecture: the name of transformers' class.
-      defaults: what a `config.json` key means where the file leaves it out, as in transformers' configuration class.
-        A key outside `_SIZES` is read and written for those families only that have it here.
-      fixed: fields of `ModelConfig` that are the same for the whole family.
-      text: of a multimodal family, the family of its `text_config`; only that part of it is read, and written.
-    """
-
-    architecture: str
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    text: str = ""
-
-
-# Fields that config.json holds as they are.
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "num_hidden_layers": "num_layers",
-    "hidden_size": "embed_dim",
-    "num_attention_heads": "num_heads",
-    "num_key_value_heads": "num_kv_heads",
-    "head_dim": "head_dim",
-    "intermediate_size": "mlp_dim",
-    "max_position_embeddings": "max_context",
-}
-_SOFTCAPS = {"attn_logit_softcapping": "attention_softcap", "final_logit_softcapping": "logit_softcap"}
-_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}  # ours, theirs
 _FULL, _LOCAL = "full_attention", "sliding_attention"
-
-_COMMON = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 10000.0, "hidden_act": "silu"}
-_QWEN = {
-    "num_key_value_heads": 32,
-    "use_sliding_window": False,
-    "sliding_window": 4096,
-    "max_window_layers": 28,
-    "layer_types": None,
-}
-_GEMMA = {
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": True,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "query_pre_attn_scalar": 256,
-    "sliding_window": 4096,
-    "layer_types": None,
-}
-_GEMMA_MATHS = {"activation": "gelu_tanh", "norm_offset": 1.0, "post_norms": True, "scale_embeddings": True}
-
-FAMILIES = {
-    "llama": Family("LlamaForCausalLM", _COMMON),
-    "mistral": Family("MistralForCausalLM", _COMMON | {"num_key_value_heads": 8, "sliding_window": 4096}),
-    "qwen2": Family("Qwen2ForCausalLM", _COMMON | _QWEN, {"attention_bias": True}),
-    "qwen3": Family("Qwen3ForCausalLM", _COMMON | _QWEN | {"head_dim": 128}, {"qk_norm": True}),
-    "gemma2": Family(
-        "Gemma2ForCausalLM",
-        _GEMMA
-        | {
-            "vocab_size": 256000,
-            "max_position_embeddings": 8192,
-            "rope_theta": 10000.0,
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-            "sliding_window_pattern": 2,
-        },
-        _GEMMA_MATHS,
-    ),
-    "gemma3_text": Family(
-        "Gemma3ForCausalLM",
-        _GEMMA
-        | {
-            "vocab_size": 262208,
-            "max_position_embeddings": 131072,
-            "rope_theta": 1e6,
-            "rope_local_base_freq": 10000.0,
-            "attn_logit_softcapping": None,
-            "final_logit_softcapping": None,
-            "sliding_window_pattern": 6,
-        },
-        _GEMMA_MATHS | {"qk_norm": True},
-    ),
-    "gemma3": Family("Gemma3ForConditionalGeneration", text="gemma3_text"),
-}
 
 # Keys that would change what is computed, and the one value of each that this model computes.
 _ONLY = {
@@ -267,10 +175,10 @@ def _parse(given: Mapping[str, Any], path: pathlib.Path | str) -> ModelConfig:
         settings["num_key_value_heads"] = need("num_attention_heads")
     if settings.get("head_dim") is None:
         settings["head_dim"] = family.defaults.get("head_dim") or need("hidden_size") // need("num_attention_heads")
-    fields = {field: need(key) for key, field in _SIZES.items()}
+    fields = {field: need(key) for key, field in SIZES.items()}
     fields |= {
         field: need(key, kind=float, zero=True) if settings[key] is not None else 0.0
-        for key, field in _SOFTCAPS.items()
+        for key, field in SOFTCAPS.items()
         if key in family.defaults
     }
     if "query_pre_attn_scalar" in family.defaults:
@@ -304,7 +212,7 @@ def _refuse_unsupported(settings: Mapping[str, Any], name: str, path: pathlib.Pa
     family = FAMILIES[name]
     # Gemma's early files also have a hidden_act, which nothing reads.
     activation = "hidden_activation" if "hidden_activation" in family.defaults else "hidden_act"
-    only = _ONLY | {activation: _ACTIVATIONS[family.fixed.get("activation", "silu")]}
+    only = _ONLY | {activation: ACTIVATIONS[family.fixed.get("activation", "silu")]}
     for key, supported in only.items():
         value = settings.get(key)
         # Biases on q, k and v are all that a family with them has; the key would mean them in other places.
@@ -392,7 +300,7 @@ def _settings(config: ModelConfig, name: str) -> dict[str, Any]:
     """The architecture as config.json says it for a family, in transformers 4's spelling."""
     c, family = config, FAMILIES[name]
     known = family.defaults
-    settings = {key: getattr(c, field) for key, field in _SIZES.items()}
+    settings = {key: getattr(c, field) for key, field in SIZES.items()}
     settings |= {
         "model_type": name,
         "architectures": [family.architecture],
@@ -400,7 +308,7 @@ def _settings(config: ModelConfig, name: str) -> dict[str, Any]:
         "tie_word_embeddings": c.tie_embeddings,
         "rope_theta": c.rope_theta,
         "rope_scaling": None,
-        "hidden_activation" if "hidden_activation" in known else "hidden_act": _ACTIVATIONS[c.activation],
+        "hidden_activation" if "hidden_activation" in known else "hidden_act": ACTIVATIONS[c.activation],
     }
     s = c.rope_scaling
     if s is not None:
@@ -413,7 +321,7 @@ def _settings(config: ModelConfig, name: str) -> dict[str, Any]:
                 "high_freq_factor": s.high_freq_factor,
                 "original_max_position_embeddings": s.original_max_position,
             }
-    settings |= {key: getattr(c, field) or None for key, field in _SOFTCAPS.items() if key in known}
+    settings |= {key: getattr(c, field) or None for key, field in SOFTCAPS.items() if key in known}
     if "query_pre_attn_scalar" in known:
         # An integer, as transformers 5 insists; a scale that is of none is found when the settings are read back.
         settings["query_pre_attn_scalar"] = c.head_dim if c.query_scale is None else round(c.query_scale**-2)

@@ -1,4 +1,5 @@
-"""What a Hugging Face model folder holds beside its weights: `config.json`, tokenizer, template, generation config.
+"""What a Hugging Face model folder holds beside its weights: `config.json`, tokenizer, template, generation config,
+and of an exported one the model card.
 
 A run keeps a copy in `WORKDIR/model`, so that its checkpoints say by themselves what model they are of.
 """
@@ -6,7 +7,10 @@ A run keeps a copy in `WORKDIR/model`, so that its checkpoints say by themselves
 import json
 import pathlib
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
+import cgrpo_jax
 from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.models.params import ModelConfig
@@ -39,7 +43,7 @@ def write(
       tokenizer_source: a folder with tokenizer files, or a SentencePiece file with its settings beside it.
 
     Raises:
-      UserError: a file can't be read or written, or no family of `config.FAMILIES` has this architecture.
+      UserError: a file can't be read or written, or no family of `families.FAMILIES` has this architecture.
     """
     given = read_json_object(source / "config.json") if source else None
     settings = hf_config.config_json(
@@ -96,3 +100,61 @@ def _dtype(settings: dict | None) -> str:
 
 def _one_or_all(ids: tuple[int, ...]) -> int | list[int]:
     return ids[0] if len(ids) == 1 else list(ids)
+
+
+# --- the model card --------------------------------------------------------------------------------------------------
+
+
+def model_card(
+    name: str,
+    *,
+    step: int,
+    dtype: str,
+    adapter: bool,
+    base: str = "",
+    config: Mapping[str, Any] | None = None,
+    summary: Any = None,
+) -> str:
+    """Returns the text of an exported folder's README.md: what the model is, how to load it, how it was trained.
+
+    Args:
+      name: what to call the model.
+      step: the checkpoint's.
+      dtype: of the weights.
+      adapter: whether the folder holds adapters alone, for peft.
+      base: the Hugging Face folder that training started from; empty where there was none.
+      config, summary: of the run that trained it, as in its `config.json` and `summary.json`; None where there is none.
+    """
+    name = " ".join(_printable(name).split())
+    head: dict = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
+    if base:
+        head["base_model"] = pathlib.Path(base).name
+    head["tags"] = ["cgrpo_jax", *(["critique-grpo", "reinforcement-learning"] if config else [])]
+    package, kind = ("peft", "AutoPeftModelForCausalLM") if adapter else ("transformers", "AutoModelForCausalLM")
+    quoted = json.dumps(name, ensure_ascii=False)
+    parts = [
+        "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in head.items()) + "---\n",
+        f"# {name}\n",
+        f"Written by cgrpo_jax {cgrpo_jax.__version__}"
+        + (f" after iteration {step} of a run of its `train`" if config else "")
+        + f", weights in {dtype}.\n",
+        f"```python\nfrom {package} import {kind}\nfrom transformers import AutoTokenizer\n\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({quoted})\nmodel = {kind}.from_pretrained({quoted})\n```\n",
+    ]
+    if summary is not None:
+        parts += ["## Results of the run\n", f"```json\n{json.dumps(summary, indent=2)}\n```\n"]
+    if config:
+        parts += ["## Training configuration\n", f"```json\n{json.dumps(config, indent=2)}\n```\n"]
+    return "\n".join(parts)
+
+
+def _yaml(value: str | list[str]) -> str:
+    """Returns a value as YAML, of which JSON is a part."""
+    return json.dumps(
+        [_printable(one) for one in value] if isinstance(value, list) else _printable(value), ensure_ascii=False
+    )
+
+
+def _printable(text: str) -> str:
+    """Returns a text without what YAML allows nowhere, such as the undecodable bytes of a file's name."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -14,10 +14,10 @@ from cgrpo_jax.datasets.tasks import snippet_lessons, snippets
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.records import LossKind
 from cgrpo_jax.rewards import grader
-from cgrpo_jax.runs import build_model
+from cgrpo_jax.runs import model_source
 
 GLOSSARY = snippets.make_glossary(8)
-TOKENIZER = load_tokenizer(build_model.tokenizer_folder("snippets"))
+TOKENIZER = load_tokenizer(model_source.tokenizer_folder("snippets"))
 PROMPTS = make(TOKENIZER, 160, **CHAINS)
 OPERATION = re.compile(r"[a-d]([-+*])(\d+)")
 

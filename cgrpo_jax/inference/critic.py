@@ -1,0 +1,177 @@
+"""Who criticises a response: a rule, or a model that is asked until its verdict can be used. The algorithm's step 2."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cgrpo_jax.critiques import texts as texts_lib
+from cgrpo_jax.critiques.step_check.equations import StepError
+from cgrpo_jax.inference.generators import Generator, RemoteGenerator
+from cgrpo_jax.inference.orchestrator import gather
+from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage
+
+Counts = collections.Counter
+CountedRows = tuple[list[Rollout], Counts]  # rows, and counts for the metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic:
+    """Who criticises responses, and by what rules.
+
+    Attributes:
+      kind: `indicative`, `indicative_gt`, `execution`, `cot`, or `none` (refine without a critique).
+      generator: the model that writes `cot` critiques, the policy itself or a frozen critic; else None.
+      see_answer: put the reference answer into the `cot` critic's prompt.
+      grader: kind of the run's grader. `execution` of a program is what its grader found: the test that fails.
+      check_steps: `(question, response) -> StepError | None`, what `execution` of any other response runs.
+      reveal_value: `execution` names the right value of the wrong step or test, not only the step or test.
+      max_retries: further attempts at a `cot` critique whose verdict can't be used.
+      max_length: tokens that a `cot` critique may have.
+      pass_threshold: reward from which a response is right.
+    """
+
+    kind: str
+    generator: Generator | RemoteGenerator | None = None
+    see_answer: bool = False
+    grader: str = ""
+    check_steps: Callable[[str, str], StepError | None] | None = None
+    reveal_value: bool = True
+    max_retries: int = 2
+    max_length: int = 512
+    pass_threshold: float = 1.0
+
+
+async def critique(
+    critic: Critic,
+    rollouts: Sequence[Rollout],
+    problem: Problem,
+    *,
+    encode: Callable[[str], list[int]],
+    num_critiques: int = 1,
+) -> CountedRows:
+    """CountedRows responses (or refinements) to a problem that have been scored.
+
+    A `cot` critique whose verdict is malformed, or disagrees with the reward, is written again with another random
+    key, and after `max_retries` replaced by the indicative one. A row without a reward (unsupervised variant), or whose
+    grader failed, accepts any verdict that can be read.
+
+    Args:
+      critic: who criticises.
+      rollouts: what to critique; becomes each critique's `parent`.
+      problem: what they answer.
+      encode: text to token ids, for critiques that no model wrote.
+      num_critiques: critiques for each row.
+
+    Returns:
+      (critiques in the order of `rollouts`, `num_critiques` each; counts for the metrics)
+    """
+    done = await gather(
+        [
+            _critique_one(critic, row, _critique_index(row, c, num_critiques), problem, encode)
+            for row in rollouts
+            for c in range(num_critiques)
+        ]
+    )
+    return [row for row, _ in done], sum((counts for _, counts in done), collections.Counter())
+
+
+async def _critique_one(
+    critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
+) -> tuple[Rollout, Counts]:
+    counts: Counts = collections.Counter(critiqued=1)
+    unanswered = False
+    if critic.kind == "cot":
+        assert critic.generator is not None, "a critic that writes has a generator"
+        for attempt in range(critic.max_retries + 1):
+            written, cut = await critic.generator.write_critique(
+                problem,
+                row,
+                index.replace(attempt=attempt),
+                see_answer=critic.see_answer,
+                max_length=critic.max_length,
+            )
+            counts["prompts_cut"] += cut
+            counts["attempts"] += 1
+            if written is None:  # an endpoint that has given no answer has had its retries
+                counts["unanswered"] += 1
+                unanswered = True
+                break
+            written = written.replace(verdict=texts_lib.parse_verdict(written.text))
+            counts["tokens"] += len(written.token_ids)
+            if attempt == 0:
+                counts.update(_verdict_counts(written, row, critic.pass_threshold))
+            if _usable(written, row, critic.pass_threshold):
+                return written, counts
+        counts["fallbacks"] += 1
+    return _by_rule(_rule_text(critic, row, problem), row, index, encode).replace(ungraded=unanswered), counts
+
+
+def critiques_of(rows: Sequence[Rollout], critiques: Sequence[Rollout]) -> list[Rollout]:
+    """Returns those critiques that are of the given responses, with these (scored since) as their parents."""
+    wanted = {(row.index.question, row.index.response): row for row in rows}
+    at = [(critique.index.question, critique.index.response) for critique in critiques]
+    return [one.replace(parent=wanted[key]) for one, key in zip(critiques, at, strict=True) if key in wanted]
+
+
+def _critique_index(row: Rollout, c: int, num_critiques: int) -> RowIndex:
+    # A refinement's critique counts its refinement from 1, so that its key is not that of its response's critique, and
+    # keeps apart refinements that followed different critiques of one response.
+    refinement = row.index.refinement + 1 if row.stage == Stage.REFINEMENT else 0
+    critique = row.index.critique * num_critiques + c
+    return row.index.replace(critique=critique, refinement=refinement, stage=Stage.CRITIQUE, attempt=0)
+
+
+def _passed(row: Rollout, pass_threshold: float) -> bool | None:
+    """Is a row right? None where that is not known."""
+    return None if row.reward is None or row.ungraded else row.reward >= pass_threshold
+
+
+def _usable(critique: Rollout, row: Rollout, pass_threshold: float) -> bool:
+    return critique.verdict is not None and _passed(row, pass_threshold) in (None, critique.verdict)
+
+
+def _verdict_counts(critique: Rollout, row: Rollout, pass_threshold: float) -> Counts:
+    """Counts a first attempt's verdict on a row against the verifier's."""
+    comparable = int(not row.ungraded)
+    if critique.verdict is None:
+        return collections.Counter(malformed=1, comparable=comparable)
+    passed = _passed(row, pass_threshold)
+    if passed is None:
+        return collections.Counter(valid=comparable, comparable=comparable)
+    return collections.Counter(
+        comparable=1,
+        valid=int(critique.verdict == passed),
+        false_right=int(critique.verdict and not passed),
+        false_wrong=int(passed and not critique.verdict),
+        judged_failed=int(not passed),
+        judged_passed=int(passed),
+    )
+
+
+def _rule_text(critic: Critic, row: Rollout, problem: Problem) -> str:
+    passed = row.reward is not None and row.reward >= critic.pass_threshold
+    if critic.kind == "execution" and (problem.grader or critic.grader) == "code":
+        return texts_lib.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
+    if critic.kind == "execution":
+        assert critic.check_steps is not None, "execution of a response that is no program checks its steps"
+        error = None if passed else critic.check_steps(problem.question, row.text)
+        return texts_lib.execution(passed, error, reveal_value=critic.reveal_value)
+    return texts_lib.indicative(passed, answer=problem.answer if critic.kind == "indicative_gt" else None)
+
+
+def _by_rule(text: str, row: Rollout, index: RowIndex, encode: Callable[[str], list[int]]) -> Rollout:
+    ids = np.asarray(encode(text), np.int32)
+    return Rollout(
+        index=index,
+        author=Author.RULE,
+        weights_step=row.weights_step,
+        prompt_ids=np.zeros(0, np.int32),
+        token_ids=ids,
+        logp=np.zeros(len(ids), np.float32),
+        text=text,
+        parent=row,
+        # Where nothing is known of the reward, a critic that can't be read has said nothing.
+        verdict=texts_lib.parse_verdict(text) if row.reward is not None else None,
+    )

@@ -1,0 +1,185 @@
+"""The questions of a run: from its configuration to problems whose prompts fit every stage that asks them."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from cgrpo_jax.critiques.prompts import Prompts
+from cgrpo_jax.datasets import filters
+from cgrpo_jax.datasets import mixture as mixture_lib
+from cgrpo_jax.datasets.problems import MADE_UP, Limits, MadeUp, Problems, Stored, check_quotable, load_problems
+from cgrpo_jax.datasets.tasks import arithmetic, snippets
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Problem
+from cgrpo_jax.rewards import grader
+from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.stages import Stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """The questions of a command.
+
+    Attributes:
+      training, held_out: what is learnt from or diagnosed, and what is measured on; empty where a command has none.
+      skipped: of either, by these names ("training", "held-out"), how many were left out for their length.
+      mixture: share of each source of the former; empty where all are one set.
+      left_out: what is to be said of training questions that are too easy or too hard; empty without these.
+    """
+
+    training: list[Problem]
+    held_out: list[Problem]
+    skipped: Mapping[str, int]
+    mixture: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    left_out: str = ""
+
+
+Choose = Callable[[Config, Problems], Questions]
+
+
+def load_questions(config: Config, stages: Stages, prompts: Prompts, choose: Choose) -> Questions:
+    """Returns the questions of a command.
+
+    Args:
+      config: the configuration.
+      stages: that ask them.
+      prompts: of the policy.
+      choose: `to_train_on`, `to_evaluate_on` or `to_diagnose`.
+
+    Raises:
+      UserError: there are none, a file or a row of it is damaged, a gold answer can't be read, or the longest question
+        leaves no room for a critique in a refine prompt.
+    """
+    found = load_problems(source(config), prompts, _limits(config, stages))
+    _check_refine_prompt(config, stages, prompts, found.training)
+    return choose(config, found)
+
+
+def to_train_on(config: Config, found: Problems) -> Questions:
+    """Returns the training questions that are neither too easy nor too hard, with their mixture, and the held-out ones.
+
+    Raises:
+      UserError: the file of pass rates can't be read, nothing is left, or the mixture is of other sources.
+    """
+    d, training, left_out = config.data, found.training, ""
+    if d.pass_rates:
+        rates = filters.read_pass_rates(d.pass_rates)
+        training, left = filters.by_pass_rate(training, rates, minimum=d.min_pass_rate, maximum=d.max_pass_rate)
+        left_out = (
+            f"{len(training)} of {left.total} training questions are left by data.pass_rates: {left.too_hard} have a "
+            f"rate of at most {d.min_pass_rate:g}, {left.too_easy} of at least {d.max_pass_rate:g}; {left.unknown} "
+            "without a rate were kept"
+        )
+    mixture = mixture_lib.parse_mixture(d.mixture)
+    mixture_lib.check_mixture(mixture, [p.source for p in training])
+    return Questions(training, found.held_out, found.skipped, mixture, left_out)
+
+
+def to_evaluate_on(config: Config, found: Problems) -> Questions:
+    """Returns the held-out questions; raises a `UserError` where there are none."""
+    if not found.held_out:
+        raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
+    return Questions([], found.held_out, found.skipped)
+
+
+def to_diagnose(config: Config, found: Problems) -> Questions:
+    """Returns the training questions to diagnose; all kinds of critiques must be possible of them.
+
+    Raises:
+      UserError: critiques of one kind would quote unit tests.
+    """
+    training = found.training[: config.diagnosis.num_questions or None]
+    if "indicative_gt" in config.diagnosis.kinds:
+        check_quotable(training, grader=config.grader)
+    return Questions(training, [], found.skipped)
+
+
+def by_hand(config: Config, stages: Stages, prompts: Prompts, question: str, answer: str | None) -> Problem:
+    """Returns a question that a person asks as a problem; made-up tasks have their own rule for the answer.
+
+    Args:
+      config: the configuration.
+      stages: that follow the question.
+      prompts: of the policy.
+      question, answer: as they were given; no answer where none is known.
+
+    Raises:
+      UserError: the question is too long or none of the task's, the answer can't be read, or a critique needs one.
+    """
+    made_up = source(config)
+    if isinstance(made_up, MadeUp) and made_up.kind == "chains":
+        question = question.replace(" ", "")
+        answer = answer or arithmetic.answer(question)
+    elif isinstance(made_up, MadeUp):
+        answer = answer or snippets.answer(question, made_up.glossary().words)
+    elif answer:
+        grader.check_gold(config.grader, [answer], timeout=config.grader_timeout, num_workers=1)
+    elif stages.first_kind == "indicative_gt" or (stages.first_kind == "cot" and config.critic_sees_answer):
+        raise UserError("the critique of this configuration shows or sees the gold answer; give it with --answer.")
+    length = len(prompts.for_question(question))
+    if length > config.max_prompt_length:
+        raise UserError(
+            f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it, "
+            "or raise that."
+        )
+    return Problem(0, question, answer or "")
+
+
+def source(config: Config) -> MadeUp | Stored:
+    """Returns where the questions come from."""
+    d = config.data
+    if d.kind in MADE_UP:
+        return MadeUp(
+            kind=d.kind,
+            seed=d.seed,
+            num_train=d.num_train,
+            num_eval=d.num_eval,
+            length=d.chain_length,
+            hard_share=d.hard_share,
+            num_held_out=d.num_held_out,
+        )
+    return Stored(
+        kind=d.kind,
+        train=d.train,
+        eval=d.eval,
+        train_split=d.train_split,
+        eval_split=d.eval_split,
+        tfds_dir=d.tfds_dir or None,
+        question_key=d.question_key,
+        answer_key=d.answer_key,
+        solution_key=d.solution_key or None,
+        answer_pattern=d.answer_pattern or None,
+        num_train=d.num_train,
+        num_eval=d.num_eval,
+    )
+
+
+def _limits(config: Config, stages: Stages) -> Limits:
+    return Limits(
+        grader=config.grader,
+        grader_timeout=config.grader_timeout,
+        grader_workers=config.grader_workers,
+        has_judge=bool(config.judge.url),
+        quotes_answers="indicative_gt" in stages.kinds,
+        max_prompt_length=config.max_prompt_length,
+        on_long_question=config.on_long_question,
+        max_solution_length=config.max_response_length if stages.refine == "solution" else None,
+    )
+
+
+def _check_refine_prompt(config: Config, stages: Stages, prompts: Prompts, questions: Sequence[Problem]) -> None:
+    """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not."""
+    longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question)))
+    if stages.critique.num_texts and stages.critic != "folder":
+        prompts.for_critique(longest.question, "", longest.answer if config.critic_sees_answer else None)
+    if stages.refine != "policy":
+        return
+    unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
+    ids, _ = unlimited.for_refinement(longest.question, "", "" if stages.critiques_shown else None)
+    critique = config.max_critique_length if "cot" in stages.kinds else 0
+    if len(ids) + critique > config.max_refinement_prompt_length:
+        raise UserError(
+            f"the refine prompt of the longest question, problem {longest.index}, needs {len(ids) + critique} tokens, "
+            f"{critique} of them for a critique, without the response; max_refinement_prompt_length is "
+            f"{config.max_refinement_prompt_length}; raise it."
+        )

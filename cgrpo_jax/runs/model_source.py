@@ -1,0 +1,141 @@
+"""Where the policy's shape and weights come from: a folder, a checkpoint, an architecture, or the configuration itself.
+
+Decided here, once: a run that loads the model and a plan that only describes it read the same shape.
+"""
+
+import dataclasses
+import importlib.resources
+import pathlib
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf import config as hf_config
+from cgrpo_jax.models.hf.tokenizer import Tokenizer, load_tokenizer
+from cgrpo_jax.models.params import ModelConfig
+from cgrpo_jax.runs.config import Config
+
+_NO_MODEL = (
+    "no model: set model.folder, or model.init to a converted checkpoint, or model.tokenizer and the shape "
+    "(model.num_layers, ...); to plan a run, model.architecture is enough."
+)
+_ARCHITECTURES = pathlib.Path(__file__).resolve().parents[2] / "configs" / "architectures"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+      description: Hugging Face folder with its `config.json`; None for one that the configuration describes.
+      architecture: name of a described architecture that no weights are at hand of; None for a model that can run.
+      tokenizer: folder, or SentencePiece file, of its tokenizer; None of an architecture.
+      weights: Hugging Face folder of its weights; None for others.
+      init: checkpoint that its weights are read from; None for others. Without either it is drawn at random.
+    """
+
+    description: pathlib.Path | None
+    architecture: str | None
+    tokenizer: pathlib.Path | None
+    weights: pathlib.Path | None = None
+    init: pathlib.Path | None = None
+
+
+def of_policy(config: Config) -> ModelSource:
+    """Returns where the policy comes from.
+
+    Raises:
+      UserError: the configuration names no model.
+    """
+    m = config.model
+    weights = pathlib.Path(m.folder) if m.folder else None
+    init = pathlib.Path(m.init) if m.init else None
+    tokenizer = tokenizer_folder(m.tokenizer) if m.tokenizer else None
+    description = weights
+    if not description and init and not m.num_layers and (init / "model").is_dir():
+        description = init / "model"
+    if description:
+        return ModelSource(description, None, tokenizer or description, weights, init)
+    if tokenizer and m.num_layers:
+        return ModelSource(None, None, tokenizer, None, init)
+    if m.architecture:
+        return ModelSource(None, m.architecture, None)
+    raise UserError(_NO_MODEL)
+
+
+def of_critic(folder: str) -> ModelSource:
+    """Returns where a frozen critic comes from: all of it from one Hugging Face folder."""
+    path = pathlib.Path(folder)
+    return ModelSource(path, None, path, path)
+
+
+def read_shape(config: Config, source: ModelSource, tokenizer: Tokenizer | None = None) -> ModelConfig:
+    """Returns a model's shape, without reading a weight.
+
+    Args:
+      config: the configuration, which may describe the policy.
+      source: from `of_policy` or `of_critic`.
+      tokenizer: its own, where it has been loaded already.
+
+    Raises:
+      UserError: a file is missing or damaged, or a size that the configuration gives is none.
+    """
+    if source.description:
+        return hf_config.read_config(source.description)
+    if source.architecture:
+        return hf_config.read_architecture(_architecture_file(source.architecture))
+    assert source.tokenizer  # `of_policy` gives one of the three
+    return _described(config, (tokenizer or load_tokenizer(source.tokenizer)).vocab_size)
+
+
+def check_init(config: Config) -> None:
+    """Checks that `model.init`, where it is set, is a checkpoint.
+
+    Raises:
+      UserError: it is not there, or it is a Hugging Face folder.
+    """
+    if not config.model.init:
+        return
+    folder = pathlib.Path(config.model.init)
+    if not folder.is_dir():
+        raise UserError(f"model.init {folder} does not exist; give the folder of a run or of a converted checkpoint.")
+    if (
+        (folder / "config.json").is_file()
+        and not (folder / "checkpoints").is_dir()
+        and any(folder.glob("*.safetensors"))
+    ):
+        raise UserError(
+            f"model.init {folder} is a Hugging Face folder; give it as model.folder, or convert it to a checkpoint."
+        )
+
+
+def tokenizer_folder(name: str) -> pathlib.Path:
+    """Returns the folder of a tokenizer: "arithmetic" and "snippets" are inside the package, all else is a path."""
+    if name in ("arithmetic", "snippets"):
+        return pathlib.Path(str(importlib.resources.files("cgrpo_jax") / "assets" / name))
+    return pathlib.Path(name)
+
+
+def _architecture_file(name: str) -> pathlib.Path:
+    file = _ARCHITECTURES / f"{name}.json"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in _ARCHITECTURES.glob("*.json")))
+        raise UserError(f"model.architecture {name!r} is unknown; use one of {known}, or set model.folder.")
+    return file
+
+
+def _described(config: Config, vocab_size: int) -> ModelConfig:
+    """Returns the shape of a model that the configuration describes itself, to be drawn at random."""
+    m = config.model
+    sizes = {
+        "num_layers": m.num_layers,
+        "embed_dim": m.embed_dim,
+        "num_heads": m.num_heads,
+        "num_kv_heads": m.num_kv_heads,
+        "mlp_dim": m.mlp_dim,
+        "max_context": m.max_context,
+    }
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"model.{name} {size} is no size; a model without a folder needs all of them.")
+    if m.embed_dim % m.num_heads:
+        raise UserError(f"model.num_heads {m.num_heads} does not divide model.embed_dim {m.embed_dim}.")
+    return ModelConfig(vocab_size=vocab_size, head_dim=m.embed_dim // m.num_heads, **sizes)

@@ -1,0 +1,262 @@
+"""All that a run is made with, decided from its configuration and a mesh: shapes, not arrays; no weight is read.
+
+A real run is built from it (`open_run`, `train`), and a plan of a run that is not there.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from cgrpo_jax import rollout, sharding
+from cgrpo_jax.datasets.problems import MADE_UP
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.inference import kv_cache, weights
+from cgrpo_jax.inference.sampling import Sampling
+from cgrpo_jax.models.params import ModelConfig
+from cgrpo_jax.runs import build_training, model_source
+from cgrpo_jax.runs import stages as stages_lib
+from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.stages import Stages, StageSpec
+from cgrpo_jax.training.learner import LearnerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class SlotBudget:
+    """The slots of an engine.
+
+    Attributes:
+      num_slots: of a data group.
+      longest_prompt: tokens of the longest prompt of its stages.
+      length: tokens of the longest prompt with its continuation; each slot has room for them.
+      dtype: of keys and values.
+      bytes: of the whole cache, on one device.
+    """
+
+    num_slots: int
+    longest_prompt: int
+    length: int
+    dtype: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """How held-out questions are answered.
+
+    Attributes:
+      every: iterations between two times in training; 0: before and after only.
+      num_samples, temperature, top_p: of the samples of a question.
+      ks: of pass@k.
+      oracle: whether `evaluate --refine` also refines what the verifier calls wrong.
+      texts_per_slot: as for `resumable_results.part_size`.
+    """
+
+    every: int
+    num_samples: int
+    temperature: float
+    top_p: float
+    ks: tuple[int, ...]
+    oracle: bool
+    texts_per_slot: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagnosisSettings:
+    """How training questions are diagnosed: responses to each, and kinds of critique."""
+
+    num_responses: int
+    kinds: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptSettings:
+    """What a training run keeps: iterations between checkpoints and between samples, questions of these, traces."""
+
+    checkpoint_every: int
+    samples_every: int
+    samples_per_iteration: int
+    profile_steps: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """All that a run is made with.
+
+    Attributes:
+      seed: of all that is random.
+      num_iterations, questions_per_iteration: how long it is.
+      grader: kind of grader of the problems that name none.
+      mesh: what policy, reference and critic lie on.
+      dtype: what generation, forward and backward pass compute in.
+      policy, critic: shapes of the models; no critic unless it is a frozen one.
+      stages: what is generated, and who generates it.
+      slots, critic_slots: of the engines of both.
+      prompt_bucket, decode_chunk, cache_dtype, stop: of the engines, as for `Engine`.
+      sampling: of an iteration's texts.
+      evaluation_sampling: of an evaluation's, in their order; empty without held-out questions.
+      method: what is done with a question, steps 1 to 6.
+      learner: how the policy is trained, steps 7 and 8.
+      evaluation, diagnosis, kept: of what stands beside the algorithm.
+    """
+
+    seed: int
+    num_iterations: int
+    questions_per_iteration: int
+    grader: str
+    mesh: jax.sharding.Mesh
+    dtype: str
+    policy: ModelConfig
+    critic: ModelConfig | None
+    stages: Stages
+    slots: SlotBudget
+    critic_slots: SlotBudget | None
+    prompt_bucket: int
+    decode_chunk: int
+    cache_dtype: str
+    stop: tuple[str, ...]
+    sampling: Sampling
+    evaluation_sampling: tuple[Sampling, ...]
+    method: rollout.Method
+    learner: LearnerSettings
+    evaluation: EvaluationSettings
+    diagnosis: DiagnosisSettings
+    kept: KeptSettings
+
+
+def run_settings(
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    *,
+    stages: Stages | None = None,
+    num_slots: int | None = None,
+    policy: ModelConfig | None = None,
+    critic: ModelConfig | None = None,
+) -> RunSettings:
+    """Decides all that a run is made with.
+
+    Args:
+      config: the configuration, checked.
+      mesh: of real or of described devices.
+      stages: what is generated; by default what training generates.
+      num_slots: of a data group, in the place of what the configuration asks for.
+      policy, critic: shapes in the place of those that the configuration names, such as of fewer layers.
+
+    Raises:
+      UserError: the configuration names no model, a file is missing or damaged, a stage exceeds a model's context, or
+        the memory for keys and values does not hold one slot.
+    """
+    stages = stages or stages_lib.of_training(config)
+    policy = policy or model_source.read_shape(config, model_source.of_policy(config))
+    stages_lib.check_lengths(stages.by("policy"), "the model", policy.max_context)
+    if stages.critic == "folder" and stages.asks_critic:
+        critic = critic or model_source.read_shape(config, model_source.of_critic(stages.critic_folder))
+        stages_lib.check_lengths(stages.by("folder"), f"the critic {stages.critic_folder}", critic.max_context)
+    dtype = compute_dtype(config, mesh)
+
+    def slots(model: ModelConfig, specs: Sequence[StageSpec]) -> SlotBudget:
+        return _slot_budget(config, model, specs, mesh=mesh, dtype=dtype, num_slots=num_slots)
+
+    return RunSettings(
+        seed=config.seed,
+        num_iterations=config.num_iterations,
+        questions_per_iteration=config.questions_per_iteration,
+        grader=config.grader,
+        mesh=mesh,
+        dtype=dtype,
+        policy=policy,
+        critic=critic,
+        stages=stages,
+        slots=slots(policy, stages.by("policy")),
+        critic_slots=slots(critic, stages.by("folder")) if critic else None,
+        prompt_bucket=config.prompt_bucket,
+        decode_chunk=config.decode_chunk,
+        cache_dtype=config.cache_dtype,
+        stop=tuple(config.stop),
+        sampling=Sampling(config.temperature, config.top_p, config.top_k),
+        evaluation_sampling=_evaluation_sampling(config),
+        method=_method(config, stages),
+        learner=build_training.learner_settings(config),
+        evaluation=EvaluationSettings(
+            every=config.eval.every,
+            num_samples=config.eval.num_samples,
+            temperature=config.eval.temperature,
+            top_p=config.eval.top_p,
+            ks=tuple(config.eval.k),
+            oracle=config.eval.oracle,
+            texts_per_slot=config.eval.texts_per_slot,
+        ),
+        diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
+        kept=KeptSettings(
+            checkpoint_every=config.checkpoint_every,
+            samples_every=config.samples_every,
+            samples_per_iteration=config.samples_per_iteration,
+            profile_steps=tuple(config.profile_steps),
+        ),
+    )
+
+
+def compute_dtype(config: Config, mesh: jax.sharding.Mesh) -> str:
+    """Returns what generation, forward and backward pass compute in."""
+    return config.compute_dtype or ("float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16")
+
+
+def _method(config: Config, stages: Stages) -> rollout.Method:
+    return rollout.Method(
+        num_responses=config.num_responses,
+        max_length=config.max_response_length,
+        pass_threshold=config.pass_threshold,
+        reward_source=config.reward_source,
+        critique_when=stages.critique_when,
+        num_critiques=config.num_critiques,
+        refine=stages.refine,
+        refine_max_pass=config.refine_max_pass,
+        refinements_per_critique=config.refinements_per_critique,
+        drop_mentions=config.drop_critique_mentions,
+        num_kept=config.num_refinements,
+        scale_by_std=config.scale_by_std,
+    )
+
+
+def _evaluation_sampling(config: Config) -> tuple[Sampling, ...]:
+    e = config.eval
+    if not (config.data.eval or config.data.kind in MADE_UP and config.data.num_eval):
+        return ()
+    return (Sampling(0.0), *([Sampling(e.temperature, e.top_p)] if max(e.k) > 1 else []))
+
+
+def _slot_budget(
+    config: Config,
+    model: ModelConfig,
+    specs: Sequence[StageSpec],
+    *,
+    mesh: jax.sharding.Mesh,
+    dtype: str,
+    num_slots: int | None,
+) -> SlotBudget:
+    """Returns the slots that a configuration asks for: `num_slots`, or as many as `kv_cache_gib` a device holds.
+
+    An iteration's texts are the most that the latter gives.
+    """
+    longest = max(one.max_prompt_length for one in specs)
+    length = max(one.max_prompt_length + one.max_length for one in specs)
+    cached = config.cache_dtype or dtype
+    tensor, split = mesh.shape[sharding.TENSOR], weights.splits(mesh)
+    cut = tensor if model.num_heads % tensor == 0 else 1
+    one = jax.eval_shape(
+        lambda: kv_cache.empty_cache(model, slots=1, length=length, tensor=cut, dtype=jnp.dtype(cached), split=split)
+    )
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(one)) // cut
+    # More than the texts that an iteration can have at a time would stay empty.
+    texts = config.questions_per_iteration * config.num_responses
+    texts *= max(1, config.num_critiques * config.refinements_per_critique)
+    most = -(-texts // sharding.num_groups(mesh))
+    number = num_slots or config.num_slots or min(most, int(config.kv_cache_gib * 2**30 // size))
+    if number < 1:
+        raise UserError(
+            f"kv_cache_gib {config.kv_cache_gib:g} does not hold one slot of {length} tokens, which takes "
+            f"{size / 2**30:.3g} GiB a device; raise it, lower the lengths, or set num_slots."
+        )
+    return SlotBudget(number, longest, length, cached, number * size)

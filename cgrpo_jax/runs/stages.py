@@ -1,0 +1,202 @@
+"""What a run generates: its stages, their lengths and numbers, and who generates each. Decided here, once.
+
+stages = of_training(config)
+stages.by("policy")          # what the policy's engine has room for
+stages.kind_at(iteration)    # which critique an iteration asks for
+"""
+
+import dataclasses
+
+from cgrpo_jax.critiques import schedule
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Stage
+from cgrpo_jax.runs.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSpec:
+    """One stage that a model generates.
+
+    Attributes:
+      stage: which.
+      by: who generates it: the `policy`, a frozen critic (`folder`), or a model behind an HTTP `endpoint`.
+      prompt_key, length_key: keys of its two lengths, for messages.
+      max_prompt_length, max_length: tokens that a prompt, and what follows it, may have.
+      num_prompts, num_texts: that an iteration has at most, every question failed and no critique written twice;
+        0 where the run has no such stage.
+    """
+
+    stage: Stage
+    by: str
+    prompt_key: str
+    length_key: str
+    max_prompt_length: int
+    max_length: int
+    num_prompts: int
+    num_texts: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that an iteration samples in it at most."""
+        return self.num_texts * self.max_length
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """The stages of a run, or of a command that shares its models.
+
+    Attributes:
+      response, refinement: what the policy generates.
+      critique: what a critic that is a model generates.
+      critic: who that is: the `policy` itself, a frozen model on its devices (`folder`), or an HTTP `endpoint`.
+      critic_folder: of a frozen critic; empty for another.
+      asks_critic: whether critiques are asked for at all; without that no critic is loaded or opened.
+      first_kind, kind_schedule: which kind of critique each iteration asks for, as for `schedule.kind_at`.
+      critique_when: whether only responses that are refined are critiqued (`refining`), or all.
+      refine: who refines: the `policy`; `solution` inserts the data's own, `none` is plain GRPO.
+    """
+
+    response: StageSpec
+    refinement: StageSpec
+    critique: StageSpec
+    critic: str
+    critic_folder: str
+    first_kind: str
+    kind_schedule: schedule.Schedule
+    critique_when: str
+    refine: str
+    asks_critic: bool = True
+
+    @property
+    def all(self) -> tuple[StageSpec, ...]:
+        """The stages that the run has."""
+        return tuple(one for one in (self.response, self.refinement, self.critique) if one.num_texts)
+
+    def by(self, who: str) -> tuple[StageSpec, ...]:
+        """Returns what one model generates. A frozen critic that only stands by has room for critiques all the same."""
+        if who == "folder":
+            return (self.critique,)
+        return tuple(one for one in self.all if one.by == who)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """All kinds of critique that come."""
+        return schedule.kinds(critique=self.first_kind, schedule=self.kind_schedule)
+
+    def kind_at(self, iteration: int) -> str:
+        """Returns the kind of critique of an iteration."""
+        return schedule.kind_at(iteration, critique=self.first_kind, schedule=self.kind_schedule)
+
+    @property
+    def critiques_shown(self) -> bool:
+        """Whether a refinement ever sees a critique."""
+        return self.kinds != {"none"}
+
+
+def of_training(config: Config) -> Stages:
+    """Returns the stages of a training run."""
+    return _stages(config, config.critique, config.critique_schedule, config.refine, _critic(config))
+
+
+def of_evaluation(config: Config) -> Stages:
+    """Returns the stages that an evaluation has room for, which are those of training; it asks no critic."""
+    return dataclasses.replace(of_training(config), asks_critic=False)
+
+
+def of_test_time_refinement(config: Config) -> Stages:
+    """Returns the stages of `evaluate --refine`: a critic that writes, and a policy that refines.
+
+    Raises:
+      UserError: the critiques of this run are made by a rule.
+    """
+    if config.critique != "cot":
+        raise UserError(
+            f"--refine asks a critic that writes, but critique {config.critique!r} is made by a rule that knows the "
+            "reward; set --config.critique=cot, and a critic if it is not the policy itself."
+        )
+    return _stages(config, "cot", (), "policy", _critic(config))
+
+
+def of_diagnosis(config: Config) -> Stages:
+    """Returns the stages of `diagnose`: critiques, and refinements. Where rules write all, the policy is the critic."""
+    kinds = config.diagnosis.kinds
+    if "cot" in kinds:
+        return _stages(config, "cot", (), "policy", _critic(config))
+    return _stages(config, kinds[0], (), "policy", "policy")
+
+
+def of_sample(config: Config) -> Stages:
+    """Returns the stages of `sample`: critiques are of the kind that a run of a curriculum ends with."""
+    last = of_training(config).kind_at(config.num_iterations)
+    return _stages(config, last, (), config.refine, _critic(config))
+
+
+def check_lengths(specs: tuple[StageSpec, ...], whose: str, max_context: int) -> None:
+    """Checks that every stage fits a model's context.
+
+    Raises:
+      UserError: one does not.
+    """
+    for one in specs:
+        if one.max_prompt_length + one.max_length > max_context:
+            raise UserError(
+                f"{one.prompt_key} + {one.length_key} is {one.max_prompt_length} + {one.max_length}, more than the "
+                f"{max_context} tokens of context that {whose} has; lower one of them."
+            )
+
+
+def _critic(config: Config) -> str:
+    if config.critic_folder:
+        return "folder"
+    return "endpoint" if config.http_critic.url else "policy"
+
+
+def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine: str, critic: str) -> Stages:
+    questions, responses = config.questions_per_iteration, config.questions_per_iteration * config.num_responses
+    refines = refine == "policy"
+    critiqued = responses * config.num_critiques if refines or config.critique_when == "all" else 0
+    refined = critiqued if refines else 0  # critiques, or their places where a rule writes them
+    refinements = refined * config.refinements_per_critique
+    critiques = 0
+    if "cot" in schedule.kinds(critique=kind, schedule=kind_schedule):
+        critiques = critiqued
+        if config.reward_source == "critic":  # which reads refinements too
+            critiques += refinements * config.num_critiques
+    return Stages(
+        response=StageSpec(
+            Stage.RESPONSE,
+            "policy",
+            "max_prompt_length",
+            "max_response_length",
+            config.max_prompt_length,
+            config.max_response_length,
+            num_prompts=questions,
+            num_texts=responses,
+        ),
+        refinement=StageSpec(
+            Stage.REFINEMENT,
+            "policy",
+            "max_refinement_prompt_length",
+            "max_response_length",
+            config.max_refinement_prompt_length,
+            config.max_response_length,
+            num_prompts=refined,
+            num_texts=refinements,
+        ),
+        critique=StageSpec(
+            Stage.CRITIQUE,
+            critic,
+            "max_critique_prompt_length",
+            "max_critique_length",
+            config.max_critique_prompt_length,
+            config.max_critique_length,
+            num_prompts=critiques,
+            num_texts=critiques,
+        ),
+        critic=critic,
+        critic_folder=config.critic_folder if critic == "folder" else "",
+        first_kind=kind,
+        kind_schedule=tuple(kind_schedule),
+        critique_when=config.critique_when,
+        refine=refine,
+    )

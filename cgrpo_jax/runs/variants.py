@@ -1,0 +1,89 @@
+"""The settings of a run on devices that are not there, and of runs that need less memory: what a plan tries.
+
+variants = Variants(config)
+settings = variants.settings(make_mesh)
+smaller = variants.settings(make_mesh, {"pack_rows": 1})
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+
+from cgrpo_jax.models import transformer
+from cgrpo_jax.models.params import ModelConfig
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import validate
+from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.settings import RunSettings, run_settings
+
+Changes = Mapping[str, object]  # keys of a configuration, and their values
+
+
+class Variants:
+    """A configuration as it may be changed to fit other devices, without any text or update being another.
+
+    Args:
+      config: the configuration, checked.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+
+    def settings(
+        self,
+        make_mesh: Callable[..., jax.sharding.Mesh],
+        changes: Changes | None = None,
+        *,
+        policy: ModelConfig | None = None,
+        critic: ModelConfig | None = None,
+    ) -> RunSettings:
+        """Returns the settings of the run, or of one with other values at some keys.
+
+        Args:
+          make_mesh: from sizes named `replica`, `fsdp` and `tensor`, a mesh of real or of described devices.
+          changes: keys and their other values.
+          policy, critic: shapes in the place of those that the configuration names.
+
+        Raises:
+          UserError: as of `run_settings`, or no run can have these changes.
+        """
+        config = self._config
+        if changes:
+            config = config_lib.replaced(config, changes)
+            validate.check(config)
+        m = config.mesh
+        mesh = make_mesh(replica=m.replica, fsdp=m.fsdp, tensor=m.tensor)
+        return run_settings(config, mesh, policy=policy, critic=critic)
+
+    def meshes(self, num_devices: int) -> Iterator[Changes]:
+        """Yields meshes with larger and larger tensor groups, from the run's own on."""
+        m, times = self._config.mesh, 2
+        yield {}
+        while m.replica * m.tensor * times <= num_devices:
+            yield {"mesh.tensor": m.tensor * times} | ({"mesh.fsdp": m.fsdp // times} if m.fsdp else {})
+            times *= 2
+
+    def fewer_slots(self, num_slots: int) -> Iterator[Changes]:
+        """Yields fewer and fewer slots; `num_slots` are those of a run that takes as many as memory holds."""
+        config = self._config
+        slots = config.num_slots or num_slots
+        yield {}
+        while slots > 1:
+            slots //= 2
+            yield {"num_slots": slots} | ({"kv_cache_gib": 0.0} if config.kv_cache_gib else {})
+
+    def smaller_batches(self) -> Iterator[Changes]:
+        """Yields smaller and smaller packed batches, and more and more that the backward pass computes again."""
+        config = self._config
+        shortest = config.max_prompt_length + config.max_response_length - 1
+        shortest += -shortest % 128  # so that the tensor axis can cut its tokens
+        kinds = transformer.REMAT  # in their order: each computes more again than the one before, and stores less
+        for kind in kinds[kinds.index(config.remat) :]:
+            rows = config.pack_rows
+            remat: dict[str, object] = {} if kind == config.remat else {"remat": kind}
+            yield remat
+            while rows > 1:
+                rows //= 2
+                yield remat | {"pack_rows": rows}
+            if config.pack_length > shortest:
+                yield remat | {"pack_rows": 1, "pack_length": shortest}

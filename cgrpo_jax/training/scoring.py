@@ -1,0 +1,176 @@
+"""Log-probabilities of packed rows: the forward pass that an update learns through, and scores that it needs before.
+
+Scores are the trainer's own log-probabilities (`old_logp="trainer"`) and those of the reference policy (KL term).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cgrpo_jax import sharding
+from cgrpo_jax.models import lora, transformer
+from cgrpo_jax.models import params as params_lib
+from cgrpo_jax.models.logprobs import linear_logprobs
+from cgrpo_jax.records import TrainBatch, TrainRow
+from cgrpo_jax.runtime.program import Program
+from cgrpo_jax.training.packing import PackShape, batch_shapes, pack_onto
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernels:
+    """How attention and the output layer are computed; see `attention.packed_attention` and `linear_logprobs`."""
+
+    attention: str
+    output: str
+
+    @classmethod
+    def of(cls, mesh: jax.sharding.Mesh) -> "Kernels":
+        """Returns the kernels for the devices of a mesh: those made for TPUs there, JAX's own operations elsewhere."""
+        device = mesh.devices.flat[0]
+        if device.platform != "tpu":
+            return PLAIN
+        # The tiles of the output layer need more on-chip memory than the 16 MiB of chips up to v4.
+        return cls("splash", "blocks" if device.device_kind in ("TPU v2", "TPU v3", "TPU v4") else "pallas")
+
+
+PLAIN = Kernels("blocks", "blocks")
+
+
+def forward_weights(params: dict, base: lora.Base | None) -> dict:
+    """Returns what the forward pass reads; `params` is what is trained: all weights, or the adapters of `base`."""
+    return params if base is None else base.attach(params)
+
+
+def weight_specs(params: dict, config: params_lib.ModelConfig, mesh: jax.sharding.Mesh, layout=sharding.TRAINING):
+    """Returns how weights or adapters are cut."""
+    return sharding.param_specs(params_lib.axes_like(config, params), params, mesh, layout=layout)
+
+
+def base_specs(
+    base: lora.Base | None, config: params_lib.ModelConfig, mesh: jax.sharding.Mesh, layout=sharding.TRAINING
+):
+    """Returns how the frozen model that adapters belong to is cut; None without one."""
+    if base is None:
+        return None
+    return dataclasses.replace(base, params=weight_specs(base.params, config, mesh, layout))
+
+
+def row_logprobs(
+    params,
+    config: params_lib.ModelConfig,
+    batch: TrainBatch,
+    *,
+    temperature: float,
+    remat: str,
+    dtype: jax.typing.DTypeLike | None = None,
+    kernels: Kernels = PLAIN,
+):
+    """Returns `[B, T]` log-probabilities (nats) of a packed batch's targets, and the entropies at those positions.
+
+    Both are of `softmax(logits / temperature)`; entries past a row's length are 0. Only positions that predict a target
+    go through the unembedding.
+    """
+    hidden_RSD = transformer.hidden_states(
+        params,
+        config,
+        batch.tokens_RS,
+        batch.positions_RS,
+        batch.segments_RS,
+        prompts_BS=batch.prompts_RS,
+        remat=remat,
+        kernel=kernels.attention,
+        dtype=dtype,
+    )
+    R, S, D = hidden_RSD.shape
+    T = batch.target_BT.shape[1]
+    live_BT = jnp.arange(T) < batch.length_B[:, None]
+    # N targets at most, one after the other: row b's begin where those of the rows before it end.
+    N, nowhere = min(R * S, live_BT.size), R * S  # nowhere is out of range: neither read nor written
+    end_B = jnp.cumsum(batch.length_B)
+    n_BT = jnp.where(live_BT, (end_B - batch.length_B)[:, None] + jnp.arange(T), nowhere)
+    position_BT = batch.row_B[:, None] * S + batch.start_B[:, None] + jnp.arange(T)
+    position_N = jnp.full(N, nowhere).at[n_BT].set(position_BT, mode="drop")
+    target_N = jnp.zeros(N, jnp.int32).at[n_BT].set(batch.target_BT, mode="drop")
+    logp_N, entropy_N = linear_logprobs(
+        hidden_RSD.reshape(-1, D).at[position_N].get(mode="fill", fill_value=0),
+        transformer.unembedding(params, config, dtype),
+        target_N,
+        temperature=temperature,
+        softcap=config.logit_softcap,
+        vocab_size=config.vocab_size,
+        num_live=end_B[-1],
+        kernel=kernels.output,
+    )
+    return tuple(x.at[n_BT].get(mode="fill", fill_value=0) for x in (logp_N, entropy_N))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "temperature", "dtype", "mesh", "layout"))
+def score(params, base: lora.Base | None, batch: TrainBatch, *, config, temperature, dtype, mesh, layout):
+    """Returns the `[B, T]` log-probabilities of one packed batch's targets, on every device."""
+
+    def part(params, base, batch):
+        logp_BT, _ = row_logprobs(
+            forward_weights(params, base),
+            config,
+            batch,
+            temperature=temperature,
+            remat="none",
+            dtype=dtype,
+            kernels=Kernels.of(mesh),
+        )
+        return logp_BT
+
+    in_specs = (weight_specs(params, config, mesh, layout), base_specs(base, config, mesh, layout), sharding.BY_ROWS)
+    scored = jax.shard_map(part, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)
+    return sharding.replicate(scored(params, base, batch), mesh)
+
+
+def score_program(
+    shape: PackShape,
+    *,
+    max_length: int,
+    config: params_lib.ModelConfig,
+    temperature: float,
+    dtype: jax.typing.DTypeLike | None,
+    mesh: jax.sharding.Mesh,
+    layout: Sequence[str],
+) -> Program:
+    """Returns `score` of packed batches; called with (params, base, batch). Arguments as for `score_rows`."""
+    keywords = {"config": config, "temperature": temperature, "dtype": dtype, "mesh": mesh, "layout": tuple(layout)}
+    return Program("score", score, (batch_shapes(shape, max_length=max_length, mesh=mesh),), keywords)
+
+
+def score_rows(
+    params: dict,
+    rows: Sequence[TrainRow],
+    *,
+    config: params_lib.ModelConfig,
+    shape: PackShape,
+    max_length: int,
+    temperature: float = 1.0,
+    dtype: jax.typing.DTypeLike | None = None,
+    base: lora.Base | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    layout: Sequence[str] = sharding.TRAINING,
+) -> list[np.ndarray]:
+    """Returns the log-probabilities (nats) of each row's targets given its context, in the order of `rows`.
+
+    `params` are the weights or, with `base`, its adapters; they, and these, lie on `mesh` in `layout`. Used for the
+    reference policy, and for `old_logp="trainer"`.
+    """
+    mesh = mesh or sharding.one_device()
+    program = score_program(
+        shape, max_length=max_length, config=config, temperature=temperature, dtype=dtype, mesh=mesh, layout=layout
+    )
+    # Each row carries its own number in the field that packing copies through, so that it is found again.
+    numbered = [dataclasses.replace(row, advantage=float(i + 1)) for i, row in enumerate(rows)]
+    out: list = [None] * len(rows)
+    for batch in pack_onto(mesh, numbered, shape, max_length=max_length):
+        logp_BT = np.asarray(program(params, base, sharding.deal(batch, mesh)))
+        for b in np.flatnonzero(batch.length_B):
+            out[int(batch.advantage_B[b]) - 1] = logp_BT[b, : batch.length_B[b]]
+    return out
