@@ -1,4 +1,4 @@
-"""Eight fake CPU devices for every test, chosen before JAX is imported."""
+"""Eight fake CPU devices for every test, chosen before JAX is imported; a test's kind, which is its folder's name."""
 
 import importlib.util
 import itertools
@@ -6,11 +6,16 @@ import os
 import pathlib
 import tempfile
 
+import cpu_limit
 import leftovers
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+TESTS = pathlib.Path(__file__).parent
+KINDS = ("integration", "launch", "tpu", "parity", "benchmarks")  # the folders of all that is no unit test
+UNIT_SECONDS = 2.0
 
 collect_ignore_glob = []
 # Comparisons with transformers need the extra `parity`.
@@ -19,6 +24,22 @@ if not all(importlib.util.find_spec(name) for name in ("torch", "transformers", 
 # Compiling for TPUs needs the extra `tpu`, no TPU.
 if not importlib.util.find_spec("libtpu"):
     collect_ignore_glob.append("*_tpu.py")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cpu", type=int, metavar="N", help="list the N tests that compute longest, and all folders")
+
+
+def pytest_configure(config):
+    # A machine on which the same takes longer has a factor.
+    factor = float(os.environ.get("CGRPO_TEST_SECONDS_FACTOR", "1"))
+    config.pluginmanager.register(cpu_limit.CpuLimit(UNIT_SECONDS * factor, config.getoption("cpu")))
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        item.add_marker(folder if folder in KINDS else "unit")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -354,7 +354,6 @@ LIMITED = """
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("limit", [3000, 5000])  # met by the tokenizer, and by the weights
 @pytest.mark.parametrize("way", ["import", "export"])
 def test_a_disk_that_takes_no_more(tmp_path, checkpoint, source, way, limit):
@@ -397,7 +396,6 @@ KILLED = """
 """
 
 
-@pytest.mark.slow
 def test_a_killed_export_looks_like_none(tmp_path, checkpoint, source):
     path = paths.python_path()
     done = subprocess.run(

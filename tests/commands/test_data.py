@@ -288,7 +288,6 @@ def test_a_prepared_set_is_written_and_read_without_tensorflow(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-@pytest.mark.slow
 def test_trains_on_prepared_sets_mixed(tmp_path):
     """Two sets, one of them without a grader of its own; held-out questions of both."""
     for name, rows in (("adds", ["1+2", "2+3", "3+4"]), ("muls", ["2*3", "3*4"])):

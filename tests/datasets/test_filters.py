@@ -94,7 +94,6 @@ def run_files(tmp_path, rates):
     return refusals.jsonl(tmp_path / "adds.jsonl") | {"data.pass_rates": str(tmp_path / "rates.jsonl")}
 
 
-@pytest.mark.slow
 def test_a_run_says_what_is_left_out_and_trains_on_the_rest(tmp_path, capsys):
     changes = run_files(tmp_path, [0, 0.5, 1, 0.5, 0.5]) | {"refine": "none", "data.num_train": 0, "data.eval": ""}
     folder = tiny_run.run(tmp_path / "run", changes, num_iterations=2)

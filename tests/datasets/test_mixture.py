@@ -157,7 +157,6 @@ def steps(folder, name, first, last, mixture, *, processes):
             process.communicate()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mixture", ["", "a:0.5,b:0.5"])
 @pytest.mark.parametrize("stop", [6, random.Random(0).randrange(1, 14)], ids=["at an epoch's end", "at a random step"])
 def test_the_order_after_a_kill_on_one_and_two_processes(tmp_path, mixture, stop):
@@ -185,7 +184,6 @@ def question_files(tmp_path_factory):
     return {"data.train": f"{folder / 'adds.jsonl'},{folder / 'muls.jsonl'}", "data.num_train": 0} | CHANGES
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 3], ids=["within an epoch", "at an epoch's end"])
 @pytest.mark.parametrize("mixture", ["", "adds:1,muls:1"])
 def test_a_run_goes_on_with_the_questions_that_it_has_not_read(tmp_path, question_files, stop, mixture, monkeypatch):
@@ -227,7 +225,6 @@ def graded_by_a_function(tmp_path_factory):
     return tiny_run.run(tmp_path_factory.mktemp("run"), changes, num_iterations=1), changes, folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in READ if name != "a function"])
 def test_a_run_does_not_go_on_where_what_it_reads_has_changed(graded_by_a_function, name):
     run, changes, folder = graded_by_a_function
@@ -244,7 +241,6 @@ def test_a_run_does_not_go_on_where_what_it_reads_has_changed(graded_by_a_functi
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_where_it_is_what_it_was(graded_by_a_function, tmp_path):
     run, changes, _ = graded_by_a_function
     folder = shutil.copytree(run, tmp_path / "run")
@@ -252,7 +248,6 @@ def test_a_run_goes_on_where_it_is_what_it_was(graded_by_a_function, tmp_path):
     assert len(tiny_run.metrics(folder)) == 2
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_with_a_function_that_was_mended_and_says_so(graded_by_a_function, tmp_path, capsys):
     run, changes, folder = graded_by_a_function
     file, old, new, said = READ["a function"]
@@ -270,7 +265,6 @@ def test_a_run_goes_on_with_a_function_that_was_mended_and_says_so(graded_by_a_f
     assert len(tiny_run.metrics(again)) == 3
 
 
-@pytest.mark.slow
 def test_an_evaluation_does_not_go_on_where_what_it_reads_has_changed(graded_by_a_function, tmp_path, capsys):
     run, changes, folder = graded_by_a_function
     changes = changes | {"num_iterations": 1, "eval.k": "(1,)"}
@@ -287,7 +281,6 @@ def test_an_evaluation_does_not_go_on_where_what_it_reads_has_changed(graded_by_
     entry_points.run_evaluate(run, changes, f"--out={tmp_path}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("once", [{}, {"questions": "0123456789abcdef"}], ids=["nothing", "its questions alone"])
 def test_a_checkpoint_that_does_not_say_what_its_run_reads(tmp_path, question_files, monkeypatch, once):
     """As they once were, with a hash of the questions that was made in another way: nothing is compared."""
@@ -305,7 +298,6 @@ def test_a_checkpoint_that_does_not_say_what_its_run_reads(tmp_path, question_fi
     assert read_extra(tmp_path / "checkpoints")["inputs"].keys() == {"the training questions"}
 
 
-@pytest.mark.slow
 def test_a_pod_that_is_killed_goes_on_in_the_order_of_one_process(tmp_path, question_files):
     changes = question_files | {"num_responses": 2, "samples_per_iteration": 4, "data.num_eval": 0, "mesh.tensor": 1}
     with Pod(tmp_path / "pod", 2, 2, changes, num_iterations=100) as pod:

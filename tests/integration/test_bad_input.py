@@ -188,7 +188,6 @@ def test_a_fault_in_the_held_out_questions_is_said_to_be_there(tmp_path, capsys)
     assert "held-out questions: 1 of 3 gold answers can't be read by grader 'numeric' (row 3: 'two')" in error
 
 
-@pytest.mark.slow
 def test_long_questions_are_left_out_counted_and_said(tmp_path, capsys):
     file = write(tmp_path / "train.jsonl", GOOD, LONG, {"question": "2+3", "answer": "5"}, LONG)
     test = write(tmp_path / "test.jsonl", GOOD, LONG)
@@ -252,7 +251,6 @@ def options(**more):
     return {"model.init": tiny_run.start(), "data.num_eval": 0, "num_iterations": 2, "checkpoints_to_keep": 3} | more
 
 
-@pytest.mark.slow
 def test_another_config_leaves_a_run_as_it_is(finished, capsys):
     before = contents(finished)
     error = refused(capsys, finished, options(gamma=0.2, num_iterations=9))
@@ -268,7 +266,6 @@ def test_a_folder_of_something_else(tmp_path, capsys):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"metrics.jsonl": "mine", "file": "mine"}
 
 
-@pytest.mark.slow
 def test_a_corrupt_checkpoint_is_passed_over(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "run")
     corrupt(folder / "checkpoints" / "2")
@@ -281,7 +278,6 @@ def test_a_corrupt_checkpoint_is_passed_over(finished, tmp_path, capsys):
     assert [row["step"] for row in metrics(folder)] == [0, 1]
 
 
-@pytest.mark.slow
 def test_no_checkpoint_can_be_read(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "run")
     for checkpoint in (folder / "checkpoints").iterdir():
@@ -304,7 +300,6 @@ def as_a_program(workdir, module, *flags, **environment):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "module, flags, message",
     [
@@ -320,7 +315,6 @@ def test_as_a_program(tmp_path, module, flags, message):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, environment, message",
     [
@@ -347,7 +341,6 @@ def test_environments(tmp_path, flags, environment, message):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_a_port_that_is_taken(tmp_path):
     """JAX itself ends with a segmentation fault there."""
     with socket.create_server(("", 0)) as taken:

@@ -15,7 +15,7 @@ from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import load_questions, model_source, validate
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
 CONFIG = paths.CONFIGS / "code_quickstart.py"
 OWN = ("data.chain_length", "max_prompt_length", "max_response_length", "max_refinement_prompt_length", "pack_length")

@@ -41,7 +41,6 @@ def test_a_critique_to_come_is_planned_for(tmp_path, capsys):
     assert "max_critique_prompt_length + max_critique_length is 48 + 20" in said
 
 
-@pytest.mark.slow
 def test_a_run_goes_from_rules_to_written_critiques(tmp_path, monkeypatch):
     seen = tiny_run.watch(monkeypatch)
     changes = {"critique": "none", "critique_schedule": ((1, "indicative"), (2, "cot")), "refine_max_pass": 1.0}

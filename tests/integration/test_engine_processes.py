@@ -14,8 +14,6 @@ from small_engine import MANY, many, reference, responses
 
 from cgrpo_jax.inference.engine import Sampled
 
-pytestmark = pytest.mark.slow
-
 LOCAL_POD = paths.LOCAL_POD
 PROCESS = """
     import json, pathlib, sys

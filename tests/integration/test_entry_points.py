@@ -29,7 +29,6 @@ def trained(tmp_path_factory):
 # --- evaluate -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_evaluate_gives_the_numbers_that_training_ended_with(trained, capsys):
     run_evaluate(trained, ONE_PART)
     after = json.loads((trained / "summary.json").read_text())["eval_after"]
@@ -79,7 +78,6 @@ PARTS = {"eval.texts_per_slot": 2}
 REFINED = PARTS | {"critique": "cot"}
 
 
-@pytest.mark.slow
 def test_an_evaluation_that_was_killed_goes_on_to_the_same_bytes(trained, tmp_path, monkeypatch):
     ticked = kill_after(monkeypatch, None)
     run_evaluate(trained, REFINED, "--refine", f"--out={tmp_path / 'whole'}")
@@ -140,7 +138,6 @@ def test_a_signal_ends_it_and_it_says_what_is_kept(
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.slow
 def test_test_time_refinement_with_a_frozen_critic(tmp_path, monkeypatch):
     """The critic writes critiques, greedily; the policy writes all else; neither is told what is right."""
     folder = tiny_run.run(tmp_path / "run", {"data.num_eval": 0}, learning_rate=1e-2, num_iterations=1)
@@ -230,7 +227,6 @@ def test_evaluate_refuses_what_it_cannot_compute(trained, capsys):
 # --- diagnose -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_diagnose_writes_texts_numbers_and_pass_rates(trained, capsys, monkeypatch):
     changes = PARTS | {"diagnosis.kinds": "('indicative_gt','execution')"}
     ticked = kill_after(monkeypatch, None)

@@ -8,8 +8,6 @@ import paths
 import pytest
 import tiny_run
 
-pytestmark = pytest.mark.slow
-
 LOCAL_POD = paths.LOCAL_POD
 CHANGES = {"critique": "cot", "eval.num_samples": 2, "eval.k": (1, 2), "eval.texts_per_slot": 1, "num_slots": 1}
 KINDS = {"diagnosis.kinds": ("indicative_gt", "cot"), "diagnosis.num_questions": 6, "diagnosis.num_responses": 2}

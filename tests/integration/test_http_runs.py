@@ -14,8 +14,6 @@ from tiny_run import metrics, run, samples
 from cgrpo_jax.errors import GradingError
 from cgrpo_jax.records import Author, Stage
 
-pytestmark = pytest.mark.slow
-
 server = chat_server.server  # the fixture
 CRITIQUE = "Step 1 is wrong: not so. Conclusion: wrong [END]"
 PRAISE = "Every step holds. Conclusion: right [END]"

@@ -13,8 +13,6 @@ from tiny_run import metrics, run
 
 from cgrpo_jax.errors import GradingError
 
-pytestmark = pytest.mark.slow
-
 server = chat_server.server  # the fixture
 YES, NO, UNREADABLE, REFUSED = good("1: yes"), good("1: no"), good("perhaps"), ({"error": {"message": "no"}}, 401)
 

@@ -14,8 +14,6 @@ from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runtime import processes
 from cgrpo_jax.training import learner
 
-pytestmark = pytest.mark.slow
-
 SHORT = {"data.num_eval": 0, "updates_per_batch": 2, "refine": "none"}
 
 

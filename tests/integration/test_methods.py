@@ -14,8 +14,6 @@ from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.training.checkpoint import restore_params
 
-pytestmark = pytest.mark.slow
-
 DR = {"data.num_eval": 0, "refine": "none", "aggregate": "constant", "num_iterations": 1}
 R1 = dict(refine="none", scale_by_std=True, aggregate="sequence_mean", kl_coef=0.05)
 

@@ -20,8 +20,6 @@ from hf_folders import LLAMA
 
 from cgrpo_jax import convert
 
-pytestmark = pytest.mark.slow
-
 # A process's own fault: it sees no such folder, its disk is full, or it is killed while weights are written.
 PROCESS = """
     import os, resource, signal, sys

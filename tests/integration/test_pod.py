@@ -30,8 +30,6 @@ from cgrpo_jax.training import checkpoint
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import train_step as train_step_lib
 
-pytestmark = pytest.mark.slow
-
 server = chat_server.server  # the fixture
 
 

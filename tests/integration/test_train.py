@@ -26,8 +26,6 @@ from cgrpo_jax.runs.metrics import METRICS
 from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.training.checkpoint import restore_params
 
-pytestmark = pytest.mark.slow
-
 # Appear only where the configuration, or what was sampled, gives them a meaning.
 SOMETIMES = ("kl", "judge/", "critic/", "refined/", "eval/", "tokens_per_second/", "time/", "update/mfu")
 

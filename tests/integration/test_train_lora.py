@@ -23,8 +23,6 @@ from cgrpo_jax.evaluation import benchmark
 from cgrpo_jax.training import train_step
 from cgrpo_jax.training.checkpoint import SavedWeights, restore_params
 
-pytestmark = pytest.mark.slow
-
 TARGETS = ("q", "o", "down")
 LORA = {"lora.rank": 4, "lora.alpha": 8.0, "lora.targets": TARGETS, "learning_rate": 3e-3, "data.num_eval": 4}
 # The base is no other folder's weights but a warm start's result, so it must come back from the run's own folder.

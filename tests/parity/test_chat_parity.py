@@ -34,8 +34,6 @@ from transformers.utils import chat_template_utils
 
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 
-pytestmark = pytest.mark.parity
-
 # Turns are framed by these in one family or another. `<think>` is a token that a model may say as text.
 SPECIAL = [
     *("<s>", "</s>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<|im_start|>", "<|im_end|>", "[INST]"),

@@ -15,8 +15,6 @@ from cgrpo_jax.models import transformer
 from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import export, families, load
 
-pytestmark = pytest.mark.parity
-
 
 def theirs(tmp_path, settings):
     (tmp_path / "config.json").write_text(json.dumps(settings))

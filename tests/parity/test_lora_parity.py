@@ -15,8 +15,6 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import load
 from cgrpo_jax.models.lora import Base
 
-pytestmark = pytest.mark.parity
-
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers
 @pytest.mark.parametrize("family", ["Llama", "Qwen3", "Gemma2", "Gemma3Text", "Gemma3"])

@@ -28,8 +28,6 @@ from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.records import RowIndex
 from cgrpo_jax.runs import model_source
 
-pytestmark = pytest.mark.parity
-
 SMALL = {
     "vocab_size": 211,  # more than the quickstart's tokenizer has
     "hidden_size": 32,

@@ -15,8 +15,6 @@ from chats import CONVERSATIONS, GEMMA2, LLAMA2, MISTRAL, compare_chats
 
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 
-pytestmark = pytest.mark.parity
-
 # No text begins with a space, nor what follows a control symbol where each is followed by a mark of a word's start:
 # SentencePiece puts its mark before that space, and `transformers` 5 lets the space stand for the mark.
 TEXTS = [

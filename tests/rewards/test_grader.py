@@ -320,7 +320,6 @@ ADVERSARIAL = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", ADVERSARIAL.values(), ids=ADVERSARIAL)
 def test_adversarial_latex_takes_bounded_time_and_is_no_pass(text):
     with grader_lib.Grader("math", num_workers=1, timeout=2.0) as grader:

@@ -227,7 +227,6 @@ TWO_PROCESSES = """
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1_000_000, 2000])
 def test_two_processes(tmp_path, limit):
     """Each holds half of every array. Process 0 writes; where it can't, both say so and neither waits."""
