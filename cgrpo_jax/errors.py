@@ -1,5 +1,7 @@
 """The exceptions that a user's mistake raises."""
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: the message is one line that says what was given, what is allowed, what to do.
@@ -10,3 +12,16 @@ class UserError(ValueError):
 
 class GradingError(UserError):
     """Responses can't be graded: raised on all processes alike, so that a run can save what it has before it ends."""
+
+
+class UserErrors(UserError):
+    """Several mistakes at once. Its text is one line all the same; entry points print a line for each.
+
+    Args:
+      what: what they are, such as "3 problems in the configuration".
+      mistakes: one line each.
+    """
+
+    def __init__(self, what: str, mistakes: Sequence[str]):
+        super().__init__(f"{what}: {' '.join(mistakes)}")
+        self.what, self.mistakes = what, tuple(mistakes)
