@@ -201,7 +201,9 @@ class Grader:
             return Pending(lambda: done)
         if kind == "judge":
             if self.judge is None:
-                raise UserError("grader 'judge' has no endpoint to ask; set judge.url and judge.model.")
+                raise UserError(
+                    "grader 'judge' has no endpoint to ask; set judge.endpoint.url and judge.endpoint.model."
+                )
             future = self.judge.submit(prompt, response, answer)
             return Pending(future.result, future)
         if (known := self._recall(kind, response, answer)) is not None:

@@ -83,17 +83,17 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
       kind: of critique.
     """
     check_steps: Callable = arithmetic.check_steps
-    if config.step_checker == "equations":
+    if config.critique.step_checker == "equations":
         check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
     return Critic(
         kind=kind,
         generator=generator,
-        see_answer=config.critic_sees_answer,
-        grader=config.grader,
+        see_answer=config.critic.sees == "answer",
+        grader=config.grader.kind,
         check_steps=check_steps,
-        reveal_value=config.execution_reveals_value,
-        max_retries=config.max_retries,
-        max_length=config.max_critique_length,
+        reveal_value=config.critique.reveals_value,
+        max_retries=config.critique.max_retries,
+        max_length=config.critic.max_length,
         pass_threshold=config.pass_threshold,
     )
 
@@ -111,7 +111,7 @@ def open_endpoint(config: Config, settings: RunSettings, held: contextlib.ExitSt
     Raises:
       UserError: its address, its key or a limit can't be used.
     """
-    h = config.http_critic
+    h = config.critic.endpoint
     with processes.agree("opening the HTTP critic"):
         if settings.stages.critic != "endpoint" or not settings.stages.asks_critic or not processes.is_first():
             return None
@@ -135,31 +135,33 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
     Args:
       config: the configuration.
       held: closes it.
-      num_workers: worker processes; 0: `grader_workers`.
+      num_workers: worker processes; 0: `grader.num_workers`.
 
     Raises:
       UserError: the judge's address or its key can't be used, or there is no file of a user's function.
     """
     j, judge = config.judge, None
     with processes.agree("opening the grader"):
-        if j.url and processes.is_first():
+        if j.endpoint.url and processes.is_first():
             endpoint = ChatClient(
-                j.url,
-                model=j.model,
-                key_variable=j.key_variable,
-                concurrency=j.concurrency,
-                timeout=j.timeout,
-                max_attempts=j.max_attempts,
+                j.endpoint.url,
+                model=j.endpoint.model,
+                key_variable=j.endpoint.key_variable,
+                concurrency=j.endpoint.concurrency,
+                timeout=j.endpoint.timeout,
+                max_attempts=j.endpoint.max_attempts,
+                max_requests=j.endpoint.max_requests,
+                max_tokens=j.endpoint.max_tokens,
                 name="judge",
             )
-            judge = Judge(held.enter_context(endpoint), max_length=j.max_reply_length, max_retries=j.max_retries)
+            judge = Judge(held.enter_context(endpoint), max_length=j.max_length, max_retries=j.max_retries)
         return held.enter_context(
             Grader(
-                config.grader,
-                num_workers=num_workers or config.grader_workers,
-                timeout=config.grader_timeout,
-                tolerance=config.grader_tolerance,
-                messages=config.grader_messages,
+                config.grader.kind,
+                num_workers=num_workers or config.grader.num_workers,
+                timeout=config.grader.timeout,
+                tolerance=config.grader.tolerance,
+                messages=config.grader.messages,
                 judge=judge,
             )
         )

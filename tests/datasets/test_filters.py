@@ -19,7 +19,7 @@ def test_long_prompts():
     kept, skipped = filters.skip_or_fail_long(problems, [5, 9, 6], limit=6, on_long="skip")
     assert ([problem.index for problem in kept], skipped) == ([0, 2], 1)
     said = "of 3 prompts have more than max_prompt_length 6 tokens, the longest, of problem 1, 9; raise it"
-    with pytest.raises(UserError, match=f"2 {said}, or set on_long_question to skip"):
+    with pytest.raises(UserError, match=f"2 {said}, or set prompts.on_long_question to skip"):
         filters.skip_or_fail_long(problems, [5, 9, 7], limit=6, on_long="error")
     with pytest.raises(UserError, match=rf"3 {said}\."):
         filters.skip_or_fail_long(problems, [7, 9, 8], limit=6, on_long="skip")
@@ -95,7 +95,7 @@ def run_files(tmp_path, rates):
 
 
 def test_a_run_says_what_is_left_out_and_trains_on_the_rest(tmp_path, capsys):
-    changes = run_files(tmp_path, [0, 0.5, 1, 0.5, 0.5]) | {"refine": "none", "data.num_train": 0, "data.eval": ""}
+    changes = run_files(tmp_path, [0, 0.5, 1, 0.5, 0.5]) | {"refine.kind": "none", "data.num_train": 0, "data.eval": ""}
     folder = tiny_run.run(tmp_path / "run", changes, num_iterations=2)
     said = (
         "4 of 6 training questions are left by data.pass_rates: 1 have a rate of at most 0, 1 of at least 1; 1 without"

@@ -171,7 +171,13 @@ def test_the_order_after_a_kill_on_one_and_two_processes(tmp_path, mixture, stop
         assert (tmp_path / name).read_text() == whole
 
 
-CHANGES = {"data.kind": "jsonl", "step_checker": "equations", "grader": "numeric", "refine": "none", "data.eval": ""}
+CHANGES = {
+    "data.kind": "jsonl",
+    "critique.step_checker": "equations",
+    "grader.kind": "numeric",
+    "refine.kind": "none",
+    "data.eval": "",
+}
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +227,7 @@ def graded_by_a_function(tmp_path_factory):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "mine.py").write_text(REWARD)
     files = {"data.train": str(folder / "train.jsonl"), "data.eval": str(folder / "test.jsonl"), "data.num_train": 0}
-    changes = CHANGES | files | {"grader": f"{folder}/mine.py:near", "data.num_eval": 2, "num_responses": 2}
+    changes = CHANGES | files | {"grader.kind": f"{folder}/mine.py:near", "data.num_eval": 2, "num_responses": 2}
     return tiny_run.run(tmp_path_factory.mktemp("run"), changes, num_iterations=1), changes, folder
 
 
@@ -299,7 +305,7 @@ def test_a_checkpoint_that_does_not_say_what_its_run_reads(tmp_path, question_fi
 
 
 def test_a_pod_that_is_killed_goes_on_in_the_order_of_one_process(tmp_path, question_files):
-    changes = question_files | {"num_responses": 2, "samples_per_iteration": 4, "data.num_eval": 0, "mesh.tensor": 1}
+    changes = question_files | {"num_responses": 2, "samples.per_iteration": 4, "data.num_eval": 0, "mesh.tensor": 1}
     with Pod(tmp_path / "pod", 2, 2, changes, num_iterations=100) as pod:
         pod.at_iteration(2)
         os.kill(pod.process(1), signal.SIGKILL)

@@ -28,7 +28,7 @@ MINIATURE = {key: value for key, value in SMALL.items() if not key.startswith(OW
     "warm_start.rows_per_update": 32,
     "num_iterations": 1,
     "num_responses": 3,
-    "samples_per_iteration": 4,
+    "samples.per_iteration": 4,
 }
 
 

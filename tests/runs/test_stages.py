@@ -9,13 +9,16 @@ from cgrpo_jax.runs import stages as stages_lib
 
 # 4 questions, 3 responses to each, 2 critiques of each, 2 refinements after each.
 MANY = {
-    "critique": "cot",
+    "critique.kind": "cot",
     "questions_per_iteration": 4,
     "num_responses": 3,
-    "num_critiques": 2,
-    "refinements_per_critique": 2,
+    "critique.num_per_response": 2,
+    "refine.per_critique": 2,
 }
-FOLDER, ENDPOINT = {"critic_folder": "critic"}, {"http_critic.url": "http://host/v1", "http_critic.model": "m"}
+FOLDER, ENDPOINT = (
+    {"critic.kind": "folder", "critic.folder": "critic"},
+    {"critic.kind": "endpoint", "critic.endpoint.url": "http://host/v1", "critic.endpoint.model": "m"},
+)
 
 
 def numbers(stages):
@@ -76,7 +79,9 @@ def test_an_evaluation_has_the_room_of_training_and_asks_no_critic():
 
 
 def test_test_time_refinement_needs_a_critic_that_writes():
-    found = of({"refine": "none", "critique_schedule": ((0, "indicative"),)}, make=stages_lib.of_test_time_refinement)
+    found = of(
+        {"refine.kind": "none", "critique.schedule": ((0, "indicative"),)}, make=stages_lib.of_test_time_refinement
+    )
     assert found.refine == "policy" and found.kinds == {"cot"}
     with pytest.raises(UserError, match="critique 'execution' is made by a rule that knows the reward"):
         of(critique="execution", make=stages_lib.of_test_time_refinement)

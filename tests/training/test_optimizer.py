@@ -32,7 +32,9 @@ def params():
 def made(kind="adamw", **more):
     """One object for each way to train: `apply` is compiled for it."""
     rate = make_schedule("linear", peak=1e-2, warmup_steps=1, num_steps=10)
-    return make_optimizer(kind, learning_rate=rate, **({"weight_decay": 0.1, "max_grad_norm": 0.5} | more))
+    return make_optimizer(
+        kind, learning_rate=rate, **({"optimizer.weight_decay": 0.1, "optimizer.max_grad_norm": 0.5} | more)
+    )
 
 
 def started(kind="adamw", mesh=ONE, *, offload=False, **more):
@@ -217,15 +219,22 @@ def test_the_state_stays_where_it_is_on_any_mesh(kind, more):
         assert_close(jax.device_get(state.params), jax.device_get(states[ONE].params), 1e-5 if not more else 2e-3)
         if kind == "adafactor" and mesh == "2x2x2":
             layers = state.opt_state[1].layers
-            spec = {f"{name} of {w}": getattr(layers, name)["layers"][w].sharding.spec
-                    for name in ("v_row", "v_col") for w in ("q", "o", "gate", "down")}  # fmt: skip
+            spec = {
+                f"{name} of {w}": getattr(layers, name)["layers"][w].sharding.spec
+                for name in ("v_row", "v_col")
+                for w in ("q", "o", "gate", "down")
+            }
             P = jax.sharding.PartitionSpec
             assert spec == {
-                "v_row of q": P(None, "tensor"), "v_col of q": P(None, "fsdp", "tensor"),  # [L, H, K] and [L, D, H]
-                "v_row of o": P(None, "tensor"), "v_col of o": P(None, "tensor", "fsdp"),  # [L, H, K] and [L, H, D]
-                "v_row of gate": P(None, "fsdp"), "v_col of gate": P(None, "tensor"),  # [L, D] and [L, F]
-                "v_row of down": P(None, "fsdp"), "v_col of down": P(None, "tensor"),
-            }  # fmt: skip
+                "v_row of q": P(None, "tensor"),
+                "v_col of q": P(None, "fsdp", "tensor"),  # [L, H, K] and [L, D, H]
+                "v_row of o": P(None, "tensor"),
+                "v_col of o": P(None, "tensor", "fsdp"),  # [L, H, K] and [L, H, D]
+                "v_row of gate": P(None, "fsdp"),
+                "v_col of gate": P(None, "tensor"),  # [L, D] and [L, F]
+                "v_row of down": P(None, "fsdp"),
+                "v_col of down": P(None, "tensor"),
+            }
 
 
 @pytest.mark.parametrize(
