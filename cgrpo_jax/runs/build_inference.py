@@ -18,6 +18,7 @@ from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.rewards.judge import Judge
 from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.sections import Endpoint
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runtime import processes
 
@@ -111,22 +112,24 @@ def open_endpoint(config: Config, settings: RunSettings, held: contextlib.ExitSt
     Raises:
       UserError: its address, its key or a limit can't be used.
     """
-    h = config.critic.endpoint
     with processes.agree("opening the HTTP critic"):
         if settings.stages.critic != "endpoint" or not settings.stages.asks_critic or not processes.is_first():
             return None
-        return held.enter_context(
-            ChatClient(
-                h.url,
-                model=h.model,
-                key_variable=h.key_variable,
-                concurrency=h.concurrency,
-                timeout=h.timeout,
-                max_attempts=h.max_attempts,
-                max_requests=h.max_requests,
-                max_tokens=h.max_tokens,
-            )
-        )
+        return held.enter_context(_chat_client(config.critic.endpoint))
+
+
+def _chat_client(endpoint: Endpoint, **named: str) -> ChatClient:
+    return ChatClient(
+        endpoint.url,
+        model=endpoint.model,
+        key_variable=endpoint.key_variable,
+        concurrency=endpoint.concurrency,
+        timeout=endpoint.timeout,
+        max_attempts=endpoint.max_attempts,
+        max_requests=endpoint.max_requests,
+        max_tokens=endpoint.max_tokens,
+        **named,
+    )
 
 
 def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int = 0) -> Grader:
@@ -143,18 +146,8 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
     j, judge = config.judge, None
     with processes.agree("opening the grader"):
         if j.endpoint.url and processes.is_first():
-            endpoint = ChatClient(
-                j.endpoint.url,
-                model=j.endpoint.model,
-                key_variable=j.endpoint.key_variable,
-                concurrency=j.endpoint.concurrency,
-                timeout=j.endpoint.timeout,
-                max_attempts=j.endpoint.max_attempts,
-                max_requests=j.endpoint.max_requests,
-                max_tokens=j.endpoint.max_tokens,
-                name="judge",
-            )
-            judge = Judge(held.enter_context(endpoint), max_length=j.max_length, max_retries=j.max_retries)
+            endpoint = held.enter_context(_chat_client(j.endpoint, name="judge"))
+            judge = Judge(endpoint, max_length=j.max_length, max_retries=j.max_retries)
         return held.enter_context(
             Grader(
                 config.grader.kind,

@@ -142,7 +142,8 @@ def test_adafactor_goes_on_on_another_mesh(tmp_path):
 
 def test_a_schedule_keeps_the_number_of_iterations(tmp_path):
     run(tmp_path, SHORT, num_iterations=1, **{"optimizer.schedule": "cosine"})
-    message = r"another config \(num_iterations: 1 -> 2, but optimizer.schedule 'cosine' falls over them\); give another --workdir"
+    why = "but optimizer.schedule 'cosine' falls over them"
+    message = rf"another config \(num_iterations: 1 -> 2, {why}\); give another --workdir"
     with pytest.raises(UserError, match=message):
         run(tmp_path, SHORT, num_iterations=2, **{"optimizer.schedule": "cosine"})
 
