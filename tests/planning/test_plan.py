@@ -1,6 +1,8 @@
 """Planning without a compiler: which programs a run has, what lies beside them, what is reported."""
 
+import ast
 import dataclasses
+import inspect
 import json
 import math
 import re
@@ -118,6 +120,26 @@ def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
         assert planned_for, f"no plan has {function.__name__} with {keywords}"
         assert size_of(shapes) <= max(size_of(arrays(call.args)) for call in planned_for)
     assert {function for function, *_ in seen} == {call.function for call in calls}
+
+
+def test_a_plan_makes_no_program_of_its_own():
+    """What is planned comes from the builders of a real run: here is no array's shape, and no static argument."""
+    tree = ast.parse(inspect.getsource(programs))
+    called = {
+        getattr(node.func, "attr", getattr(node.func, "id", ""))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    }
+    assert not called & {
+        "Program",
+        "ShapeDtypeStruct",
+        "NamedSharding",
+        "EngineSettings",
+        "Orders",
+        "jit",
+        "eval_shape",
+    }
+    assert {"make_engine", "Learner", "state_shapes", "generation_program"} <= called
 
 
 def test_stages_have_the_sizes_of_their_calls(model):
