@@ -1,4 +1,4 @@
-"""The exceptions that a user's mistake raises."""
+"""The exceptions that a user's mistake, or a signal, raises."""
 
 
 class UserError(ValueError):
@@ -10,3 +10,11 @@ class UserError(ValueError):
 
 class GradingError(UserError):
     """Responses can't be graded: raised on all processes alike, so that a run can save what it has before it ends."""
+
+
+class Stopped(Exception):
+    """A signal has reached a process: raised on all, at one place, with its number."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number

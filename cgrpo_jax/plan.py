@@ -1,4 +1,4 @@
-"""Says whether a run fits a TPU slice, and how fast it can be there, before the slice is rented.
+"""Finds out whether a run fits a TPU slice, and how fast it can be there, before the slice is rented.
 
     python -m cgrpo_jax.plan --config=configs/qwen3_8b.py --topology=v5p:2x2x4,v6e:4x4
 
@@ -25,7 +25,7 @@ from cgrpo_jax.runtime import chips, console
 FLAGS = {
     "topology": cli.Flag("TPU slice, or several: v5p:2x2x4,v6e:4x4"),
     "json": cli.Flag("file to write the plan to"),
-    "costs": cli.Flag("say what fits alone, and not its FLOPs, bytes and collectives: a third of the time", bool, True),
+    "costs": cli.Flag("plan memory alone, without FLOPs, bytes and collectives: a third of the time", bool, True),
 }
 _DOES_NOT_FIT = 3
 
@@ -108,7 +108,7 @@ def _programs(plan: Plan) -> str:
         if not costed:
             lines.append(line)
             continue
-        if one.cost is None:
+        if one.cost is None or one.seconds_bound is None:
             line += f"{'?':>11}{'?':>11}{'?':>10}{'?':>10}  {'':<12}"
         else:
             sent = sum(one.cost.collectives.values())
@@ -136,10 +136,10 @@ def _compared(plans: Sequence[Plan]) -> str:
             lines.append(row(f"GiB in {phase}", lambda plan, phase=phase: size(plan.phases.get(phase))))
     lines.append(row("fits", lambda plan: "yes" if plan.fits else "no"))
     costs = [
-        row("bound s an iteration", lambda plan: "?" if plan.seconds is None else f"{plan.seconds:.1f}"),
+        row("bound s an iteration", lambda plan: "?" if (seconds := plan.seconds) is None else f"{seconds:.1f}"),
         row(
             "sampled tokens/s",
-            lambda plan: "?" if plan.seconds is None else f"{plan.sampled_tokens / plan.seconds:.0f}",
+            lambda plan: "?" if (seconds := plan.seconds) is None else f"{plan.sampled_tokens / seconds:.0f}",
         ),
         "Bounds: all at the chip's published peaks; responses, critiques, refinements at full length, every question",
         "refined, no critique written twice, no row dropped; programs one after another; no evaluation.",

@@ -12,6 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cgrpo_jax import objective
@@ -237,10 +238,13 @@ async def refine(
     Returns:
       (refinements, their critiques as parents; counts for the metrics)
     """
-    prompts = [
-        policy.prompts.for_refinement(problem.question, row.parent.text, row.text if show_critique else None)
-        for row in critiqued
-    ]
+
+    def prompt_of(row: Rollout) -> tuple[np.ndarray, bool]:
+        assert row.parent is not None, "a critique is of a response"
+        shown = row.text if show_critique else None
+        return policy.prompts.for_refinement(problem.question, row.parent.text, shown)
+
+    prompts = [prompt_of(row) for row in critiqued]  # all, before the first is asked for: one may raise
     writing = []
     for row, (prompt, _) in zip(critiqued, prompts, strict=True):
         at = row.index.replace(stage=Stage.REFINEMENT, attempt=0)
@@ -343,17 +347,14 @@ def train_rows(groups: Sequence[Group], *, scale_by_std: bool, max_rows: int) ->
     # The number of kept refinements changes with every iteration. Padded to what it may be at most, the shape does not,
     # and nothing is compiled again; the power of two, lest another number of questions is.
     size = 1 << (max_rows - 1).bit_length()
-    reward_B: np.ndarray = np.zeros(size, np.float32)
+    reward_B = np.zeros(size, np.float32)
     group_B = np.full(size, -1)
     reward_B[: len(rewards)] = rewards
     group_B[: len(rewards)] = [q for q, group in enumerate(groups) for _ in group.rows]
-    advantage_B = iter(
-        np.asarray(
-            jax.device_get(
-                objective.group_advantages(reward_B, group_B, num_groups=len(groups), scale_by_std=scale_by_std)
-            )
-        )
+    found_B = objective.group_advantages(
+        jnp.asarray(reward_B), jnp.asarray(group_B), num_groups=len(groups), scale_by_std=scale_by_std
     )
+    advantage_B = iter(np.asarray(jax.device_get(found_B)))
     return [
         [
             TrainRow(

@@ -24,7 +24,7 @@ import tqdm
 
 from cgrpo_jax import rollout
 from cgrpo_jax.datasets import mixture
-from cgrpo_jax.errors import GradingError, UserError
+from cgrpo_jax.errors import GradingError, Stopped, UserError
 from cgrpo_jax.evaluation import benchmark
 from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.inference.generators import Generator, running_engines
@@ -121,14 +121,6 @@ def train(run: "Run") -> None:
             )
         run.end_iteration(done)
     run.finish()
-
-
-class Stopped(Exception):
-    """A signal has reached a process: raised on all, at one place, with its number."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
 
 
 class Run:

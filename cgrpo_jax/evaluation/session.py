@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
+from cgrpo_jax.errors import Stopped
 from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.runs import log
@@ -33,10 +34,6 @@ def open_results(
     return weights
 
 
-class _Stopped(Exception):
-    """A signal has reached a process: raised on all, at one place, with its number."""
-
-
 @contextlib.contextmanager
 def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Status], None]]:
     """Gives an `on_tick` that shows how far the block is, and ends the program there if SIGTERM or Ctrl-C has come.
@@ -54,14 +51,15 @@ def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Statu
             def tick(status: Status) -> None:
                 log.show(bar, status)
                 if number := stopping():
-                    raise _Stopped(number)
+                    raise Stopped(number)
 
             yield tick
-    except _Stopped as stopped:
-        (number,) = stopped.args
+    except Stopped as stopped:
         kept = " and ".join(
             f"{done} of {total} questions in {name}.jsonl" for name, (done, total) in results.whole.items()
         )
-        said = f"stopped by {signal.Signals(number).name}; {results.path} keeps {kept}; the same command goes on"
+        said = (
+            f"stopped by {signal.Signals(stopped.number).name}; {results.path} keeps {kept}; the same command goes on"
+        )
         console.say(said)
-        sys.exit(signals.STATUS if number == signal.SIGINT else stopped_status)
+        sys.exit(signals.STATUS if stopped.number == signal.SIGINT else stopped_status)

@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache
@@ -39,7 +40,7 @@ def to_generation(
       dtype: of the result; what is gathered has it already.
       split: take them apart by layer. What scores reads them stacked.
     """
-    if base is None and reads_alike(params, mesh=mesh, dtype=dtype, split=split):
+    if reads_alike(params, base, mesh=mesh, dtype=dtype, split=split):
         return params
     return generation_program(config=config, mesh=mesh, dtype=dtype, split=split)(params, base)
 
@@ -60,15 +61,21 @@ def generation_shapes(
     split: bool,
 ) -> dict:
     """Returns what `to_generation` makes of stacked weights of these shapes, as `jax.ShapeDtypeStruct`s."""
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)), shapes)
+    specs = generation_specs(shapes, config=config, mesh=mesh, split=split)
     shapes = jax.eval_shape(kv_cache.split_layers, shapes) if split else shapes
-    return sharding.placed(params_lib.axes_like(config, shapes), shapes, mesh, layout=sharding.GENERATION)
+    return jax.tree.map(
+        lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype), sharding=NamedSharding(mesh, spec)),
+        shapes,
+        specs,
+    )
 
 
-def reads_alike(params: dict, *, mesh: jax.sharding.Mesh, dtype: jax.typing.DTypeLike, split: bool) -> bool:
+def reads_alike(
+    params: dict, base: lora.Base | None, *, mesh: jax.sharding.Mesh, dtype: jax.typing.DTypeLike, split: bool
+) -> bool:
     """Returns whether weights in the training layout, arrays or shapes, are what generation reads."""
     whole = mesh.shape[sharding.FSDP] == 1
-    return whole and not split and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
+    return base is None and whole and not split and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh", "dtype", "split"))
@@ -99,5 +106,5 @@ def split_if_needed(params: dict, *, config: params_lib.ModelConfig, mesh: jax.s
     if not splits(mesh):
         return params
     specs = generation_specs(params, config=config, mesh=mesh, split=True)
-    shardings = jax.tree.map(lambda spec: jax.sharding.NamedSharding(mesh, spec), specs)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
     return jax.jit(kv_cache.split_layers, out_shardings=shardings)(params)

@@ -1,12 +1,12 @@
 """What a program costs on a TPU, from the real compiler: memory, FLOPs, bytes, collectives, the time they bound.
 
-    program = costs.compile_for(step, (shapes,), donate_argnums=0)
-    program.needed_bytes                          # of HBM, per device
-    costs.seconds_bound(program.cost, chip).limit  # "flops", "bytes" or "collectives"
+    compiled = costs.compile_for(step, (shapes,), donate_argnums=0)
+    compiled.needed_bytes                          # of HBM, per device
+    costs.seconds_bound(compiled.cost, chip).limit  # "flops", "bytes" or "collectives"
 
 The compiler counts a loop's body once and a Pallas kernel as nothing. So costs come from shallow programs with their
 loops unrolled, extrapolated (`extrapolate`, `extrapolate_decode`), and a kernel's cost from a formula. Bytes of
-programs that read much again and again, as decoding does, are counted in the program itself (`Program.moved_bytes`).
+programs that read much again and again, as decoding does, are counted in the program itself (`Compiled.moved_bytes`).
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 
@@ -81,9 +82,12 @@ class Cost:
         return self + -1.0 * other
 
 
+KernelCost = Callable[[cost_lib.KernelCall], Cost]  # of one run of a Pallas kernel
+
+
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """What compiling a program told.
+class Compiled:
+    """What the compiler reports of a program.
 
     Attributes:
       needed_bytes: of HBM on one device, `Memory.needed`; from the compiler's message if it does not fit.
@@ -92,8 +96,8 @@ class Program:
       collectives, kernels: those in it; empty if it does not fit.
       seconds: how long compiling took.
       message: the compiler's, if it does not fit.
-      moved_bytes: to and from HBM, all loops multiplied out (traffic.py); None if it does not fit, if it was not asked
-        for, or if how often a loop runs is neither in the program nor was given.
+      moved_bytes: to and from HBM, all loops multiplied out (hbm_traffic.py); None if it does not fit, if it was not
+        asked for, or if how often a loop runs is neither in the program nor was given.
     """
 
     needed_bytes: int
@@ -116,12 +120,12 @@ def compile_for(
     args: Sequence,
     keywords: Mapping | None = None,
     *,
-    kernel_cost: Callable[[cost_lib.KernelCall], Cost] | None = None,
+    kernel_cost: KernelCost | None = None,
     unknown_trips: Sequence[int] = (),
     count_moved: bool = False,
-    **jit_options,
-) -> Program:
-    """Compiles a function for the devices that its arguments' shardings name, and returns what the compiler says of it.
+    **jit_options: Any,
+) -> Compiled:
+    """Compiles a function for the devices that its arguments' shardings name; returns what the compiler reports of it.
 
     Its cost is only true of a program without loops: `cost_analysis()` counts a body once. Collectives and kernels in
     loops are multiplied out, where the trip count is known or given, and counted once elsewhere.
@@ -135,7 +139,7 @@ def compile_for(
       jit_options: for `jax.jit`, as donate_argnums and static_argnames; none if the function is jitted.
 
     Raises:
-      ValueError: an argument says not where it lies, or there is a Pallas kernel and no formula for its cost.
+      ValueError: an argument does not say where it lies, or there is a Pallas kernel and no formula for its cost.
       jax.errors.JaxRuntimeError: the compiler failed for another reason than HBM.
 
     Example:
@@ -154,16 +158,20 @@ def compile_for(
         if figures is None:
             raise
         message = str(error).strip().splitlines()[0]
-        return Program(*figures, None, None, (), (), time.monotonic() - start, message)
+        return Compiled(*figures, None, None, (), (), time.monotonic() - start, message)
     seconds = time.monotonic() - start
     text = compiled.as_text()
-    found, kernels = (tuple(read(text, unknown_trips=unknown_trips)) for read in (hlo.collectives, hlo.kernel_calls))
-    memory = _memory(compiled.memory_analysis())
-    cost = _cost(compiled.cost_analysis(), found, kernels, kernel_cost)
+    found = tuple(hlo.collectives(text, unknown_trips=unknown_trips))
+    kernels = tuple(hlo.kernel_calls(text, unknown_trips=unknown_trips))
+    memory, kernel_costs = _memory(compiled.memory_analysis()), _kernel_costs(kernels, kernel_cost)
+    cost = _cost(compiled.cost_analysis(), found, kernels, kernel_costs)
     moved = hbm_traffic.hbm_bytes(text, unknown_trips=unknown_trips) if count_moved else None
     if moved is not None:  # a kernel may read an operand more than once
-        moved += round(sum((call.times or 1) * (kernel_cost(call).bytes - _bytes_once(call)) for call in kernels))
-    return Program(memory.needed, None, memory, cost, found, kernels, seconds, "", moved)
+        more = (
+            (call.times or 1) * (one.bytes - _bytes_once(call)) for call, one in zip(kernels, kernel_costs, strict=True)
+        )
+        moved += round(sum(more))
+    return Compiled(memory.needed, None, memory, cost, found, kernels, seconds, "", moved)
 
 
 def out_of_memory(message: str) -> tuple[int, int] | None:
@@ -206,7 +214,7 @@ def extrapolate_decode(costs: Mapping[tuple[int, int], Cost], layers: int, token
     """Returns the cost of generating tokens at a depth from four programs: it is linear in each, so bilinear in both.
 
     True of FLOPs; of bytes where a layer's weights don't fit on-chip memory beside others', else see
-    `Program.moved_bytes`. Not of collectives that give the same at every token, as gathering a weight: unrolled, the
+    `Compiled.moved_bytes`. Not of collectives that give the same at every token, as gathering a weight: unrolled, the
     compiler does them once for all tokens; in the loop that runs, at each. Take those from the program itself, whose
     loops are multiplied out: `dataclasses.replace(extrapolated, collectives=program.cost.collectives)`.
 
@@ -224,11 +232,11 @@ def extrapolate_decode(costs: Mapping[tuple[int, int], Cost], layers: int, token
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """The least time that a program can take: `seconds`, by its `limit`, the largest of the three `parts`."""
+    """The least time that a program can take: `seconds`, by its `limit`, the largest of the three in `seconds_by`."""
 
     seconds: float
     limit: str
-    parts: Mapping[str, float]
+    seconds_by: Mapping[str, float]
 
 
 def seconds_bound(cost: Cost, chip: Chip) -> Bound:
@@ -240,13 +248,13 @@ def seconds_bound(cost: Cost, chip: Chip) -> Bound:
       cost: of one device.
       chip: the device.
     """
-    parts = {
+    seconds_by = {
         "flops": cost.flops / chip.flops,
         "bytes": cost.bytes / chip.hbm_bandwidth,
         "collectives": sum(cost.collectives.values()) / chip.ici_bandwidth,
     }
-    limit = max(parts, key=parts.get)
-    return Bound(parts[limit], limit, parts)
+    limit = max(seconds_by, key=lambda name: seconds_by[name])
+    return Bound(seconds_by[limit], limit, seconds_by)
 
 
 @contextmanager
@@ -269,15 +277,15 @@ def _check_placed(arguments) -> None:
             raise ValueError(f"argument {where} has no sharding, so would be compiled for this machine; give it one.")
 
 
-def _memory(said) -> Memory:
+def _memory(reported: Any) -> Memory:
     return Memory(
-        argument=said.argument_size_in_bytes,
-        output=said.output_size_in_bytes,
-        alias=said.alias_size_in_bytes,
-        temporary=said.temp_size_in_bytes,
-        code=said.generated_code_size_in_bytes,
+        argument=reported.argument_size_in_bytes,
+        output=reported.output_size_in_bytes,
+        alias=reported.alias_size_in_bytes,
+        temporary=reported.temp_size_in_bytes,
+        code=reported.generated_code_size_in_bytes,
         # Of which XLA:TPU counts arguments in the hosts' memory a part.
-        peak=said.peak_memory_in_bytes - said.host_argument_size_in_bytes,
+        peak=reported.peak_memory_in_bytes - reported.host_argument_size_in_bytes,
     )
 
 
@@ -285,15 +293,27 @@ def _bytes_once(call: cost_lib.KernelCall) -> int:
     return sum(cost_lib.num_bytes(*array) for array in call.operands + call.results)
 
 
-def _cost(said: Mapping, found, kernels, kernel_cost) -> Cost:
-    sent = {}
+def _kernel_costs(kernels: Sequence[cost_lib.KernelCall], kernel_cost: KernelCost | None) -> list[Cost]:
+    """Returns what one run of each kernel costs."""
+    if not kernels:
+        return []
+    if kernel_cost is None:
+        names = ", ".join(sorted({kernel.name for kernel in kernels}))
+        raise ValueError(f"the compiler counts Pallas kernels ({names}) as nothing; give kernel_cost.")
+    return [kernel_cost(kernel) for kernel in kernels]
+
+
+def _cost(
+    reported: Mapping[str, float],
+    found: Sequence[hlo.Collective],
+    kernels: Sequence[cost_lib.KernelCall],
+    kernel_costs: Sequence[Cost],
+) -> Cost:
+    sent: dict[str, float] = {}
     for collective in found:
         sent[collective.kind] = sent.get(collective.kind, 0.0) + (collective.times or 1) * collective.wire_bytes
     # What is 0 the compiler leaves out, as the FLOPs of moving an array.
-    cost = Cost(said.get("flops", 0.0), said.get("bytes accessed", 0.0), sent)
-    if kernels and kernel_cost is None:
-        names = ", ".join(sorted({kernel.name for kernel in kernels}))
-        raise ValueError(f"the compiler counts Pallas kernels ({names}) as nothing; give kernel_cost.")
-    for kernel in kernels:
-        cost += (kernel.times or 1) * kernel_cost(kernel)
+    cost = Cost(reported.get("flops", 0.0), reported.get("bytes accessed", 0.0), sent)
+    for kernel, one in zip(kernels, kernel_costs, strict=True):
+        cost += (kernel.times or 1) * one
     return cost

@@ -1,6 +1,6 @@
 """Bytes that a program compiled for a TPU moves to and from HBM, counted in its text with all loops multiplied out.
 
-    moved = traffic.hbm_bytes(compiled.as_text(), unknown_trips=(64,))
+    moved = hbm_traffic.hbm_bytes(compiled.as_text(), unknown_trips=(64,))
 
 The compiler's own figure, `cost_analysis()["bytes accessed"]`, counts a loop's body once, and what lies in on-chip
 memory as if it were read from HBM once more.

@@ -1,4 +1,4 @@
-"""Reads what a compiled program's text (optimised HLO) says of its collectives and Pallas calls, loops multiplied out.
+"""Reads in a compiled program's text (optimised HLO) its collectives and Pallas calls, loops multiplied out.
 
 for found in hlo.collectives(compiled.as_text()):
     ...  # Collective(kind="all-gather", results=(("bf16", (256, 512)),), group_size=4, times=36)
@@ -116,7 +116,7 @@ def computations(text: str) -> dict[str, list[Instruction]]:
       text: `compiled.as_text()`.
     """
     program, current = {}, None
-    # What a Pallas kernel says of itself, as splash attention does, may run over several lines of one instruction.
+    # What describes a Pallas kernel, as splash attention does, may run over several lines of one instruction.
     for line in re.sub(r'\n(?="|\}\})', "", text).splitlines():
         header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
         if header:
@@ -187,7 +187,7 @@ def _group_size(attributes: str, everyone: int) -> int:
 
 
 def _continues_elsewhere(instruction: Instruction, computation: list[Instruction]) -> bool:
-    """Says whether this is a later part of an asynchronous collective that another fusion starts."""
+    """Returns whether this is a later part of an asynchronous collective that another fusion starts."""
     starts = any('custom_call_target="AsyncCollectiveStart"' in other.attributes for other in computation)
     ends = any('custom_call_target="AsyncCollectiveDone"' in other.attributes for other in computation)
     return not starts and (ends or '"async_collective_fusion_config"' in instruction.attributes)
@@ -231,7 +231,7 @@ def called(program: dict[str, list[Instruction]], instruction: Instruction) -> l
 
 
 def trip_count(program: dict[str, list[Instruction]], computation: str, loop: Instruction) -> int | None:
-    """Returns how often a while loop's body runs: said by the compiler, or counted from `i = a; while i < b; i += c`.
+    """Returns how often a while loop's body runs: known to the compiler, or counted from `i = a; while i < b; i += c`.
 
     Args:
       program: of `computations`.
@@ -241,9 +241,9 @@ def trip_count(program: dict[str, list[Instruction]], computation: str, loop: In
     Returns:
       None if the loop is not such a counting one, as where it ends on data.
     """
-    said = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
-    if said:
-        return int(said[1])
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
+    if known:
+        return int(known[1])
     outside = {other.name: other for other in program[computation]}
     condition = {o.name: o for o in program[re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]]}
     body = {o.name: o for o in program[re.search(r"\bbody=%?([\w.\-]+)", loop.attributes)[1]]}

@@ -1,7 +1,7 @@
 """Whether a run fits a TPU slice that is not there, what it costs on it, and what to change where it does not fit.
 
-    found = planning.Planner(config, "v5p:2x2x4").plan()
-    found.fits, found.phases["update"], found.seconds
+    plan = planner.Planner(Variants(config), "v5p:2x2x4").plan()
+    plan.fits, plan.phases["update"], plan.seconds
 
 A phase needs what its largest program needs, and every buffer beside it that is no argument of it, counted once.
 """
@@ -15,7 +15,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.kernels import cost as cost_lib
 from cgrpo_jax.models.kernels import logprobs_pallas, splash_attention
 from cgrpo_jax.planning import costs, programs, tpu_topology
-from cgrpo_jax.planning.costs import Cost
+from cgrpo_jax.planning.costs import Compiled, Cost
 from cgrpo_jax.planning.unroll import unroll
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runs.variants import Changes, Variants
@@ -28,7 +28,7 @@ _GENERATING, _TRAINING = ("prefill", "decode", "critique"), ("reference", "updat
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class PlannedProgram:
     """One program of a plan, for one run of it on one device.
 
     Attributes:
@@ -61,7 +61,7 @@ class Plan:
     topology: str
     hbm_limit_bytes: int
     phases: Mapping[str, int]
-    programs: tuple[Report, ...]
+    programs: tuple[PlannedProgram, ...]
     suggestion: str | None
     sampled_tokens: int
 
@@ -72,10 +72,13 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """The least time of an iteration: its programs one after another."""
-        counted = [program for program in self.programs if program.per_iteration]
-        if any(program.seconds_bound is None for program in counted):
-            return None
-        return sum(program.per_iteration * program.seconds_bound for program in counted)
+        total = 0.0
+        for program in self.programs:
+            if program.per_iteration:
+                if program.seconds_bound is None:
+                    return None
+                total += program.per_iteration * program.seconds_bound
+        return total
 
 
 class Planner:
@@ -84,7 +87,7 @@ class Planner:
     Args:
       variants: the run, and what may be changed where it does not fit.
       name: of the topology.
-      say: is told what has been compiled.
+      say: is called with a line for each program that was compiled.
 
     Raises:
       UserError: no such topology, a mesh that it does not divide into, or a model that is not described.
@@ -95,7 +98,7 @@ class Planner:
         self.chip, _ = tpu_topology.parse(name)
         self.settings = variants.settings(self._mesh)
         self.programs = programs.of(self.settings)
-        self.compiled: dict = {}
+        self.compiled: dict[tuple, Compiled] = {}
 
     def plan(self, *, costs: bool = True) -> Plan:
         """Returns the plan; takes minutes for a large model, most of them for its costs."""
@@ -103,10 +106,10 @@ class Planner:
         for call in self.programs.calls:
             phases[call.phase] = max(phases[call.phase], self._peak(call, self.programs))
         phases = {name: peak for name, peak in phases.items() if peak}
-        reports = tuple(self._reports(costs))
+        planned = tuple(self._planned_programs(costs))
         fits = max(phases.values()) <= self.chip.hbm_bytes
         suggestion = None if fits else self._suggestion()
-        return Plan(self.name, self.chip.hbm_bytes, phases, reports, suggestion, self.programs.sampled_tokens)
+        return Plan(self.name, self.chip.hbm_bytes, phases, planned, suggestion, self.programs.sampled_tokens)
 
     def _mesh(self, **sizes: int) -> jax.sharding.Mesh:
         return tpu_topology.mesh(self.name, **sizes)
@@ -118,7 +121,7 @@ class Planner:
 
     # --- memory -------------------------------------------------------------------------------------------------
 
-    def _compile(self, call: programs.Call) -> costs.Program:
+    def _compile(self, call: programs.Call) -> Compiled:
         leaves, structure = jax.tree.flatten(call.args)
         key = (call.function, structure, tuple(leaves), tuple(call.keywords.items()))
         if key not in self.compiled:
@@ -126,9 +129,9 @@ class Planner:
                 call.function, call.args, call.keywords, kernel_cost=kernel_cost, unknown_trips=call.trips,
                 count_moved=bool(call.trips),
             )  # fmt: skip
-            part = "" if call.name == call.function.__name__ else f" ({call.function.__name__})"
+            which = "" if call.name == call.function.__name__ else f" ({call.function.__name__})"
             size = f"{program.needed_bytes / chips.GIB:.2f} GiB"
-            self.say(f"{self.name}: {call.name}{part} needs {size} by itself; compiled in {program.seconds:.0f} s")
+            self.say(f"{self.name}: {call.name}{which} needs {size} by itself; compiled in {program.seconds:.0f} s")
             self.compiled[key] = program
         return self.compiled[key]
 
@@ -141,22 +144,23 @@ class Planner:
 
     # --- costs --------------------------------------------------------------------------------------------------
 
-    def _reports(self, costed: bool) -> Iterator[Report]:
+    def _planned_programs(self, costed: bool) -> Iterator[PlannedProgram]:
         shallow = {depth: programs.of(self._shallow(depth)).calls for depth in _DEPTHS}
-        parts: dict[str, list] = {}
+        by_name: dict[str, list[tuple[programs.Call, Cost | None]]] = {}
         for i, call in enumerate(self.programs.calls):
             counted = costed and call.per_iteration
             cost = self._cost(call, {depth: calls[i] for depth, calls in shallow.items()}) if counted else None
-            parts.setdefault(call.name, []).append((call, cost))
-        for name, both in parts.items():
+            by_name.setdefault(call.name, []).append((call, cost))
+        for name, both in by_name.items():
             largest = max((call for call, _ in both), key=lambda call: self._peak(call, self.programs))
-            total, bounds = None, []
-            if all(cost is not None for _, cost in both):
-                total = sum((call.times * cost for call, cost in both), Cost())
-                bounds = [(call.times, costs.seconds_bound(cost, self.chip)) for call, cost in both]
-            seconds = sum(times * bound.seconds for times, bound in bounds) if bounds else None
-            limit = max(bounds, key=lambda one: one[0] * one[1].seconds)[1].limit if bounds else ""
-            yield Report(name, self._by_kind(largest), total, seconds, limit, largest.per_iteration)
+            total, seconds, limit = None, None, ""
+            known = [(call.times, cost) for call, cost in both if cost is not None]
+            if len(known) == len(both):
+                total = sum((times * cost for times, cost in known), Cost())
+                bounds = [(times, costs.seconds_bound(cost, self.chip)) for times, cost in known]
+                seconds = sum(times * bound.seconds for times, bound in bounds)
+                limit = max(bounds, key=lambda one: one[0] * one[1].seconds)[1].limit
+            yield PlannedProgram(name, self._by_kind(largest), total, seconds, limit, largest.per_iteration)
 
     def _by_kind(self, call: programs.Call) -> dict[str, int]:
         buffers = [self.programs.buffers[name] for name in (*call.own, *call.beside)]
@@ -167,37 +171,38 @@ class Planner:
         """Returns what one run costs.
 
         Collectives are the program's own, whose loops can be multiplied out; so are the bytes where it generates: the
-        compiler keeps whole layers of a shallow program on the chip, so that two depths tell nothing of one layer.
+        compiler keeps whole layers of a shallow program on the chip, so that two depths show nothing of one layer.
         """
         program = self._compile(call)
         if not unroll(call.function, call.args, call.keywords).loops:
             return program.cost
         decodes = bool(call.counted)
-        found = {}
+        found: dict[tuple[int, int], Cost] = {}
         for depth, one in shallow.items():
             for tokens in _TOKENS if decodes else (1,):
                 unrolled = unroll(one.function, one.args, {**one.keywords, **one.counted}, trips=tokens)
                 compiled = costs.compile_for(
                     unrolled.function, unrolled.args, kernel_cost=kernel_cost, donate_argnums=unrolled.donated
                 )
-                if not compiled.fits:
+                if compiled.cost is None:
                     return None
                 found[depth, tokens] = compiled.cost
                 self.say(f"{self.name}: cost of {call.name}, {depth} layers; compiled in {compiled.seconds:.0f} s")
-        model = self.settings.critic if call.name.startswith("critic_") else self.settings.policy
+        model = self.settings.critic if call.phase == "critique" else self.settings.policy
+        assert model, "only a run with a frozen critic has programs of that phase"
         layers = model.num_layers
         if decodes:
             cost = costs.extrapolate_decode(found, layers, call.trips[0])
         else:
             cost = costs.extrapolate({depth: cost for (depth, _), cost in found.items()}, layers)
-        if call.unused_end and program.fits:
+        if call.unused_end and program.cost:
             # Written out, the last layer ends early. The program itself counts as one layer and what is around them.
             (low, fewer), (high, more) = sorted((depth, cost) for (depth, _), cost in found.items())
             cost = program.cost + (layers - 1) / (high - low) * (more - fewer)
         cost = call.repeated * cost
         if program.moved_bytes is not None:
             cost = dataclasses.replace(cost, bytes=program.moved_bytes)
-        if program.fits and all(collective.times is not None for collective in program.collectives):
+        if program.cost and all(collective.times is not None for collective in program.collectives):
             cost = dataclasses.replace(cost, collectives=program.cost.collectives)
         return cost
 

@@ -1,12 +1,14 @@
-"""The programs that a run of a configuration compiles, with the shapes that it calls them with: none of it runs here.
+"""The programs that a run compiles, with the shapes that it calls them with: none of it runs here.
 
+They are asked of what makes those of a real run: its engines, its learner, what lays its weights out for generation.
+Here stands what a plan adds: what lies on the devices meanwhile, how often each program runs, how often its loops.
 Sizes are the largest that can come: prompts, responses, critiques and refinements at their full lengths, all questions
 failed by all responses, so that each is critiqued once and refined, and no row dropped before the update.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,14 +17,19 @@ import numpy as np
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache, slot_scheduler, slots
 from cgrpo_jax.inference import weights as weights_lib
+from cgrpo_jax.inference.engine import Engine
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Stage, TrainRow
-from cgrpo_jax.runs.settings import RunSettings, SlotBudget
+from cgrpo_jax.runs.build_model import make_engine
+from cgrpo_jax.runs.settings import RunSettings
+from cgrpo_jax.runs.stages import StageSpec
+from cgrpo_jax.runtime import console
 from cgrpo_jax.runtime.program import Program
-from cgrpo_jax.training import optimizer as optimizer_lib
-from cgrpo_jax.training import packing, scoring, train_step
+from cgrpo_jax.training import packing, train_step
+from cgrpo_jax.training.learner import Learner, state_shapes
 
 PHASES = ("prefill", "decode", "critique", "reference", "reshard", "update")
 _EOS_IDS = (0, 1)  # any two: a comparison with each
@@ -54,10 +61,10 @@ class Call:
     """One program, as training calls it.
 
     Attributes:
-      name: what it is reported as; calls of one name are parts of one program.
+      name: what it is reported as; calls of one name are added up.
       phase: one of `PHASES`.
-      function: jitted.
-      args, keywords: its arguments, shapes in the place of arrays.
+      program: as the run makes it.
+      on_devices: its first arguments, which lie on the devices before it runs, as shapes.
       own: names of the buffers that are among its arguments and results.
       beside: names of those that are on the devices meanwhile, and are not.
       times: how often it runs in one run of what it is reported as.
@@ -71,9 +78,8 @@ class Call:
 
     name: str
     phase: str
-    function: Callable
-    args: tuple
-    keywords: Mapping[str, Any]
+    program: Program
+    on_devices: tuple
     own: tuple[str, ...]
     beside: tuple[str, ...]
     times: int = 1
@@ -82,6 +88,21 @@ class Call:
     repeated: int = 1
     counted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     unused_end: bool = False
+
+    @property
+    def function(self) -> Callable:
+        """The jitted function."""
+        return self.program.function
+
+    @property
+    def args(self) -> tuple:
+        """Its arguments, shapes in the place of arrays."""
+        return (*self.on_devices, *self.program.inputs)
+
+    @property
+    def keywords(self) -> Mapping[str, Any]:
+        """Its static arguments."""
+        return self.program.keywords
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +117,17 @@ class Programs:
 
 def of(settings: RunSettings) -> Programs:
     """Returns the programs of a run, on the real or described devices that its settings are of."""
-    parts = _Parts(settings)
-    calls = [*parts.generating(), *parts.evaluating(), *parts.scoring(), *parts.resharding(), *parts.updating()]
-    caches = [name for name, buffer in parts.buffers.items() if buffer.kind == "kv_cache"]
-    for i, call in enumerate(calls):
-        if call.phase in ("prefill", "decode", "critique"):  # both engines have theirs while either works
-            others = tuple(name for name in caches if name not in call.own)
-            calls[i] = dataclasses.replace(call, beside=call.beside + others)
-    return Programs(tuple(calls), parts.buffers, parts.sampled_tokens, settings.slots.num_slots)
+    run = _ShapedRun(settings)
+    engines = [run.policy_engine(), *run.critic_engines()]
+    calls = [
+        *(call for engine in engines for call in (*engine.prefills(), engine.share(), engine.decode())),
+        *engines[0].evaluate(),
+        *run.score(),
+        *run.reshard(),
+        *run.update(),
+    ]
+    sampled = sum(one.num_tokens for one in settings.stages.all if one.by != "endpoint")
+    return Programs(tuple(map(run.with_beside, calls)), run.buffers, sampled, settings.slots.num_slots)
 
 
 def shallow(config: ModelConfig, depth: int) -> ModelConfig:
@@ -112,201 +136,229 @@ def shallow(config: ModelConfig, depth: int) -> ModelConfig:
     return dataclasses.replace(config, num_layers=depth, local_layers=local)
 
 
-class _Parts:
-    """A run's shapes, and what they make together."""
+class _ShapedRun:
+    """A run with shapes in the place of arrays.
+
+    Attributes:
+      learner: the run's own.
+      state: what it trains.
+      buffers: what lies on the devices, by name.
+      sampler: the name of the weights that sample.
+    """
 
     def __init__(self, settings: RunSettings):
-        self.settings, learner = settings, settings.learner
-        self.mesh, self.policy, self.critic = mesh, policy, critic = settings.mesh, settings.policy, settings.critic
-        self.dtype = settings.dtype
-        self.groups = sharding.num_groups(mesh)
-        self.optimizer, self.adapters = learner.optimizer, learner.adapters
-        self.sampled_tokens = sum(one.num_tokens for one in settings.stages.all if one.by != "endpoint")
-        full = params_lib.param_shapes(policy)
-        self.weights = self.placed(policy, full)
-        trained = self.placed(policy, lora.adapter_shapes(policy, self.adapters)) if self.adapters else self.weights
-        self.state = optimizer_lib.state_shapes(trained, self.optimizer, offload=learner.offload_optimizer)
-        self.base = lora.Base(self.weights, self.adapters.scale) if self.adapters else None
-        self.buffers = {
-            "trained": Buffer("weights", (self.state.params, self.state.step)),
-            "optimizer": Buffer("optimizer", self.state.opt_state),
-        }
-        if learner.offload_optimizer:  # it is on the devices within a step alone, among that program's temporaries
-            del self.buffers["optimizer"]
-        if self.base:
-            self.buffers["base"] = Buffer("weights", self.weights)
+        self.settings = settings
+        policy, mesh, trained_how = settings.policy, settings.mesh, settings.learner
+        self.learner = Learner(policy, mesh=mesh, dtype=settings.dtype, settings=trained_how, clock=console.Clock())
+        self.state = state_shapes(policy, mesh, trained_how)
+        weights = self.state.params
+        self.buffers = {"trained": Buffer("weights", (self.state.params, self.state.step))}
+        if not trained_how.offload_optimizer:  # else on the devices within a step alone, among its temporaries
+            self.buffers["optimizer"] = Buffer("optimizer", self.state.opt_state)
+        if trained_how.adapters:
+            shapes = params_lib.param_shapes(policy)
+            weights = sharding.placed(params_lib.axes_like(policy, shapes), shapes, mesh)
+            self.learner.base = lora.Base(weights, trained_how.adapters.scale)
+            self.buffers["base"] = Buffer("weights", weights)
         self.split = weights_lib.splits(mesh)
-        self.generation, self.sampler = self.placed(policy, full, generating=True), "generation"
-        if not self.base and weights_lib.reads_alike(self.weights, mesh=mesh, dtype=self.dtype, split=self.split):
-            self.generation, self.sampler = self.weights, "trained"
-        else:
+        alike = weights_lib.reads_alike(
+            self.state.params, self.learner.base, mesh=mesh, dtype=settings.dtype, split=self.split
+        )
+        self.sampler = "trained" if alike else "generation"
+        self.generation = self.state.params if alike else self._laid_out(policy, weights, split=self.split)
+        if not alike:
             self.buffers["generation"] = Buffer("weights", self.generation)
-        if learner.has_reference and not self.base:  # adapters start at 0: their base is the reference
-            self.buffers["reference"] = Buffer("weights", self.placed(policy, full, generating=True, split=False))
-        if critic:
-            shapes = self.placed(critic, params_lib.param_shapes(critic), generating=True)
-            self.buffers["critic"] = Buffer("weights", shapes)
-        self.kept = tuple(self.buffers)  # through the whole of an iteration
+        if trained_how.has_reference and not trained_how.adapters:  # these start at 0: their base is the reference
+            self.buffers["reference"] = Buffer("weights", self._laid_out(policy, weights, split=False))
+        if settings.critic:
+            shapes = params_lib.param_shapes(settings.critic)
+            self.buffers["critic"] = Buffer("weights", self._laid_out(settings.critic, shapes, split=self.split))
+        self.buffers["gradients"] = Buffer("temporaries", self.state.params)
 
-    def placed(self, model: ModelConfig, shapes: dict, *, generating: bool = False, split: bool | None = None) -> dict:
-        """Returns weights as training has them, or as generation reads them (or scoring: not split)."""
-        if generating:
-            split = self.split if split is None else split
-            return weights_lib.generation_shapes(shapes, config=model, mesh=self.mesh, dtype=self.dtype, split=split)
-        return sharding.placed(params_lib.axes_like(model, shapes), shapes, self.mesh, layout=sharding.TRAINING)
+    def _laid_out(self, model: ModelConfig, shapes: dict, *, split: bool) -> dict:
+        mesh, dtype = self.settings.mesh, self.settings.dtype
+        return weights_lib.generation_shapes(shapes, config=model, mesh=mesh, dtype=dtype, split=split)
 
-    def call(self, name: str, phase: str, program: Program, on_devices: tuple, *, own: tuple[str, ...], **more) -> Call:
-        """Returns a program with the shapes of what lies on the devices in the place of arrays."""
-        function, args, keywords = program.function, (*on_devices, *program.inputs), program.keywords
-        # Training lets go of the weights that generate before it scores and updates.
-        kept = [n for n in self.kept if n != "generation" or phase not in ("reference", "update")]
-        return Call(name, phase, function, args, keywords, own, tuple(n for n in kept if n not in own), **more)
+    def with_beside(self, call: Call) -> Call:
+        """Returns a call that names the buffers that lie beside it."""
+        absent = {*call.own, "gradients"}  # which are made and used by the update alone
+        if call.phase not in ("prefill", "decode", "critique"):  # both engines have theirs while either works
+            absent |= {"slots", "critic_slots"}
+        if call.phase in ("reference", "update"):  # training lets go of the weights that generate before these
+            absent.add("generation")
+        return dataclasses.replace(call, beside=tuple(name for name in self.buffers if name not in absent))
 
     # --- generation ---------------------------------------------------------------------------------------------
 
-    def generating(self) -> list[Call]:
-        """Returns the programs of the engines: prefill of each stage's prompts, sharing, and the tick of all stages."""
-        stages = self.settings.stages
+    def policy_engine(self) -> "_ShapedEngine":
+        """Returns the engine of the policy, and adds its slots to the buffers."""
+        engine = make_engine(self.settings, "policy", eos_ids=_EOS_IDS, decode=None)
         names = {Stage.RESPONSE: "prefill", Stage.CRITIQUE: "critique_prefill", Stage.REFINEMENT: "refine_prefill"}
-        specs = sorted((one for one in stages.all if one.by == "policy"), key=lambda one: one.stage)
-        prompts = [(names[one.stage], one.max_prompt_length, one.num_prompts) for one in specs]
-        calls = self.engine("", prompts, sum(one.num_tokens for one in specs))
-        critiques = stages.critique
-        if critiques.num_texts and critiques.by == "folder":
-            judging = ("critic_prefill", critiques.max_prompt_length, critiques.num_prompts)
-            calls += self.engine("critic_", [judging], critiques.num_tokens)
-        return calls
-
-    def engine(self, prefix: str, prompts: Sequence[tuple[str, int, int]], tokens: int) -> list[Call]:
-        """Returns the programs of one engine.
-
-        Args:
-          prefix: of its names; that of a critic's is not empty.
-          prompts: name, length and number of the prompts of each stage.
-          tokens: that it samples in an iteration.
-        """
-        own, (weights, state), settings = self.slots(prefix)
-        widths = slot_scheduler.widths_up_to(self.room(prefix).longest_prompt, self.settings.prompt_bucket)
-        phase, calls = "critique" if prefix else "prefill", []
-
-        def prefill(name: str, width: int, rows: int, number: int, *, continued: bool) -> None:
-            program = slots.prefill_program(settings, rows=rows, width=width, continued=continued)
-            times = -(-number // (self.groups * rows))
-            calls.append(
-                self.call(
-                    name, phase, program, (weights, state), own=own, per_iteration=times, trips=(rows,), unused_end=True
-                )
-            )
-
-        for name, length, number in prompts:
-            width = next(width for width in widths if width >= max(1, length - 1))
-            prefill(name, width, slot_scheduler.rows_at_once(width), number, continued=False)
-        if len(widths) > 1:  # what comes after a shared beginning; how much does, the prompts decide
-            prefill(f"{prefix}continue", widths[-2], 1, 0, continued=True)
-        sharing = slots.share_program(settings, width=widths[-1])
-        calls.append(self.call(f"{prefix}share", phase, sharing, (state,), own=own[1:], per_iteration=0))
-        at_once = self.groups * settings.num_slots * self.settings.decode_chunk
-        sampling = self.settings.sampling
-        calls.append(self.tick(f"{prefix}decode", own, (weights, state), settings, sampling, -(-tokens // at_once)))
-        return calls
-
-    def slots(self, prefix: str) -> tuple[tuple[str, ...], tuple, slots.EngineSettings]:
-        """Returns the names of an engine's buffers, their shapes, and what it is compiled for."""
-        name, room = f"{prefix}slots", self.room(prefix)
-        model, weights = (self.critic, self.buffers["critic"].shapes) if prefix else (self.policy, self.generation)
-        settings = slots.EngineSettings(
-            model, self.mesh, _EOS_IDS, room.num_slots, room.length, self.settings.decode_chunk, room.dtype, self.split
+        specs = sorted((one for one in self.settings.stages.all if one.by == "policy"), key=lambda one: one.stage)
+        made = _ShapedEngine(
+            "",
+            engine,
+            self.generation,
+            samplings=self.settings.policy_samplings,
+            stages=[(names[one.stage], one) for one in specs],
+            own=(self.sampler, "slots"),
         )
-        state = slots.slots_shapes(settings)
-        self.buffers[name] = Buffer("kv_cache", state.cache)
-        return ("critic" if prefix else self.sampler, name), (weights, state), settings
+        self.buffers["slots"] = Buffer("kv_cache", made.slots.cache)
+        return made
 
-    def room(self, prefix: str) -> SlotBudget:
-        """Returns the slots of the policy's engine, or of the critic's."""
-        slots = self.settings.critic_slots if prefix else self.settings.slots
-        assert slots
-        return slots
-
-    def tick(self, name: str, own, on_devices, settings, sampling, per_iteration: int) -> Call:
-        blocks = -(-settings.length // kv_cache.read_at_once(split=settings.split))
-        return self.call(
-            name, "critique" if name.startswith("critic_") else "decode", slots.tick_program(settings, sampling),
-            on_devices, own=own, trips=(settings.chunk, blocks), per_iteration=per_iteration,
-            counted={"blocks": blocks},
-        )  # fmt: skip
-
-    def evaluating(self) -> list[Call]:
-        """Returns the programs that an evaluation has beside those of an iteration: its own ways to sample."""
-        own, on_devices, settings = self.slots("")
-        ways = zip(("eval_decode", "eval_sample_decode"), self.settings.evaluation_sampling, strict=False)
-        return [self.tick(name, own, on_devices, settings, sampling, 0) for name, sampling in ways]
+    def critic_engines(self) -> list["_ShapedEngine"]:
+        """Returns the engine of a frozen critic, if there is one, and adds its slots to the buffers."""
+        critiques = self.settings.stages.critique
+        if not critiques.num_texts or critiques.by != "folder":
+            return []
+        made = _ShapedEngine(
+            "critic_",
+            make_engine(self.settings, "critic", eos_ids=_EOS_IDS, decode=None),
+            self.buffers["critic"].shapes,
+            samplings=self.settings.critic_samplings,
+            stages=[("critic_prefill", critiques)],
+            own=("critic", "critic_slots"),
+        )
+        self.buffers["critic_slots"] = Buffer("kv_cache", made.slots.cache)
+        return [made]
 
     # --- scoring, resharding, updating ----------------------------------------------------------------------------
 
-    def rows_a_question(self) -> int:
+    def score(self) -> Iterator[Call]:
+        """Yields what computes the log-probabilities that the loss needs beside the sampler's."""
+        settings, base = self.settings.learner, self.learner.base
+        times = self._num_batches(self.settings.questions_per_iteration)
+        if settings.rescore:
+            args, own = (self.state.params, base), ("trained", *self._base)
+            yield Call("old_logp", "update", self.learner.score_program(), args, own, (), per_iteration=times)
+        if settings.has_reference:
+            name = "base" if base else "reference"
+            args = (self.buffers[name].shapes, None)
+            yield Call(
+                "reference", "reference", self.learner.reference_program(), args, (name,), (), per_iteration=times
+            )
+
+    def reshard(self) -> Iterator[Call]:
+        """Yields what lays the weights out for generation, where they have to be."""
+        if self.sampler == "trained":
+            return
+        program = weights_lib.generation_program(
+            config=self.settings.policy, mesh=self.settings.mesh, dtype=self.settings.dtype, split=self.split
+        )
+        args = (self.state.params, self.learner.base)
+        yield Call("reshard", "reshard", program, args, ("trained", *self._base, "generation"), ())
+
+    def update(self) -> Iterator[Call]:
+        """Yields what makes an update: gradients, then a step along them."""
+        accumulate, apply = self.learner.update_programs()
+        params, times = self.state.params, self.settings.learner.updates_per_batch
+        batches = self._num_batches(self.settings.questions_per_iteration // times)
+        runs = -(-batches // train_step.AT_ONCE)
+        at_once = -(-batches // runs)  # as many in each run
+        yield Call(
+            "update", "update", accumulate, (params, self.learner.base, params), ("trained", "gradients", *self._base),
+            (), times=runs, per_iteration=times, trips=(at_once,), repeated=at_once,
+        )  # fmt: skip
+        own = tuple(name for name in ("trained", "optimizer", "gradients") if name in self.buffers)
+        yield Call("update", "update", apply, (self.state, params), own, (), per_iteration=times)
+
+    @property
+    def _base(self) -> tuple[str, ...]:
+        return ("base",) if self.learner.base else ()
+
+    def _num_batches(self, num_questions: int) -> int:
+        """Packed batches that the rows of so many questions take, all at full length."""
+        response, shape = self.settings.stages.response, self.settings.learner.shape
+        prompts = [np.full(response.max_prompt_length, q, np.int32) for q in range(num_questions)]
+        target = np.zeros(response.max_length, np.int32)
+        groups = [[TrainRow(prompt, target, target, 1.0)] * self._rows_a_question() for prompt in prompts]
+        token_rows = packing.assign(
+            groups, num_token_rows=shape.num_token_rows, pack_length=shape.pack_length, num_slots=shape.num_slots
+        )
+        return -(-len(token_rows) // (shape.num_token_rows * sharding.num_groups(self.settings.mesh)))
+
+    def _rows_a_question(self) -> int:
         """Rows that a question of an iteration leaves to learn from."""
         m = self.settings.method
         found = {"none": 0, "solution": 1}.get(m.refine, m.num_responses * m.num_critiques * m.refinements_per_critique)
         return m.num_responses + min(m.num_kept, found)
 
-    def batches(self, num_questions: int) -> int:
-        """Packed batches that the rows of so many questions take, all at full length."""
-        response, shape = self.settings.stages.response, self.settings.learner.shape
-        prompts = [np.full(response.max_prompt_length, q, np.int32) for q in range(num_questions)]
-        target = np.zeros(response.max_length, np.int32)
-        groups = [[TrainRow(prompt, target, target, 1.0)] * self.rows_a_question() for prompt in prompts]
-        token_rows = packing.assign(
-            groups, num_token_rows=shape.num_token_rows, pack_length=shape.pack_length, num_slots=shape.num_slots
-        )
-        return -(-len(token_rows) // (shape.num_token_rows * self.groups))
 
-    def scoring(self) -> list[Call]:
-        learner = self.settings.learner
-        times, calls = self.batches(self.settings.questions_per_iteration), []
-        if learner.rescore:
-            own = ("trained", "base") if self.base else ("trained",)
-            calls.append(self.scored("old_logp", "update", self.state.params, self.base, own, times))
-        if learner.has_reference and self.base:
-            calls.append(self.scored("reference", "reference", self.weights, None, ("base",), times))
-        elif learner.has_reference:
-            weights, own = self.buffers["reference"].shapes, ("reference",)
-            calls.append(self.scored("reference", "reference", weights, None, own, times, layout=sharding.GENERATION))
-        return calls
+class _ShapedEngine:
+    """An engine with shapes in the place of weights and slots. Of its programs the largest of each kind are planned.
 
-    def scored(self, name, phase, params, base, own, times, layout=sharding.TRAINING) -> Call:
-        learner = self.settings.learner
-        program = scoring.score_program(
-            learner.shape, max_length=learner.loss.max_length, config=self.policy, temperature=learner.loss.temperature,
-            dtype=self.dtype, mesh=self.mesh, layout=layout,
+    Args:
+      prefix: of the names of its programs; that of a critic's is not empty.
+      engine: the run's own.
+      weights: in the layout of generation.
+      samplings: all that it samples with, an iteration's first.
+      stages: that it generates, each with the name of its prefill.
+      own: names of the buffers of its weights and its slots.
+
+    Attributes:
+      slots: their shapes.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        engine: Engine,
+        weights: dict,
+        *,
+        samplings: Sequence[Sampling],
+        stages: Sequence[tuple[str, StageSpec]],
+        own: tuple[str, str],
+    ):
+        self.prefix, self.engine, self.weights, self.stages, self.own = prefix, engine, weights, stages, own
+        self.settings = engine.settings(weights)
+        self.slots = slots.slots_shapes(self.settings)
+        self.programs = engine.programs(weights, samplings)
+        self.prefilling, self.decoding = ("critique", "critique") if prefix else ("prefill", "decode")
+
+    def prefills(self) -> Iterator[Call]:
+        """Yields what writes the prompts of each stage, and what comes after a beginning that another slot holds."""
+        for name, one in self.stages:
+            width = slot_scheduler.width_of(max(1, one.max_prompt_length - 1), self.engine.widths)
+            yield self._prefill(name, width, one.num_prompts, continued=False)
+        if len(self.engine.widths) > 1:  # how much comes after a shared beginning, the prompts decide
+            yield self._prefill(f"{self.prefix}continue", self.engine.widths[-2], 0, continued=True)
+
+    def _prefill(self, name: str, width: int, num_prompts: int, *, continued: bool) -> Call:
+        """Returns the prefill of one width that takes the most prompts at once."""
+        found = [
+            one
+            for one in self._of(slots.prefill)
+            if one.keywords["continued"] == continued and one.inputs[0].shape[1] == width
+        ]
+        program = max(found, key=lambda one: one.inputs[0].shape[0])
+        rows = program.inputs[0].shape[0]
+        return Call(
+            name, self.prefilling, program, (self.weights, self.slots), self.own, (),
+            per_iteration=-(-num_prompts // rows), trips=(rows // self.settings.num_groups,), unused_end=True,
         )  # fmt: skip
-        return self.call(name, phase, program, (params, base), own=own, per_iteration=times)
 
-    def resharding(self) -> list[Call]:
-        if self.sampler == "trained":  # nothing to do
-            return []
-        program = weights_lib.generation_program(config=self.policy, mesh=self.mesh, dtype=self.dtype, split=self.split)
-        own = ("trained", "base", "generation") if self.base else ("trained", "generation")
-        return [self.call("reshard", "reshard", program, (self.state.params, self.base), own=own)]
+    def share(self) -> Call:
+        """Returns what copies the longest prompt between slots."""
+        program = max(self._of(slots.share), key=lambda one: one.keywords["width"])
+        return Call(f"{self.prefix}share", self.prefilling, program, (self.slots,), self.own[1:], (), per_iteration=0)
 
-    def updating(self) -> list[Call]:
-        learner, params = self.settings.learner, self.state.params
-        self.buffers["gradients"] = Buffer("temporaries", params)
-        adding = train_step.accumulate_program(
-            learner.shape, config=self.policy, settings=learner.loss, remat=learner.remat,
-            dtype=self.dtype, mesh=self.mesh,
+    def decode(self) -> Call:
+        """Returns what decodes in an iteration, for as many tokens as all its texts have."""
+        at_once = self.settings.num_groups * self.settings.num_slots * self.settings.chunk
+        tokens = sum(one.num_tokens for _, one in self.stages)
+        return self._tick(f"{self.prefix}decode", self._of(slots.tick)[0], -(-tokens // at_once))
+
+    def evaluate(self) -> list[Call]:
+        """Returns what an evaluation has beside the programs of an iteration: its own sampling."""
+        names = ("eval_decode", "eval_sample_decode")
+        return [self._tick(name, one, 0) for name, one in zip(names, self._of(slots.tick)[1:], strict=False)]
+
+    def _tick(self, name: str, program: Program, per_iteration: int) -> Call:
+        blocks = -(-self.settings.length // kv_cache.read_at_once(split=self.settings.split))
+        return Call(
+            name, self.decoding, program, (self.weights, self.slots), self.own, (), per_iteration=per_iteration,
+            trips=(self.settings.chunk, blocks), counted={"blocks": blocks},
         )  # fmt: skip
-        batches = self.batches(self.settings.questions_per_iteration // learner.updates_per_batch)
-        runs = -(-batches // train_step.AT_ONCE)
-        at_once = -(-batches // runs)  # as many in each run
-        own = ("trained", "gradients", "base") if self.base else ("trained", "gradients")
-        return [
-            self.call(
-                "update", "update", adding, (params, self.base, params), own=own, times=runs,
-                per_iteration=learner.updates_per_batch, trips=(at_once,), repeated=at_once,
-            ),
-            self.call(
-                "update", "update", optimizer_lib.apply_program(self.optimizer), (self.state, params),
-                own=tuple(name for name in ("trained", "optimizer", "gradients") if name in self.buffers),
-                per_iteration=learner.updates_per_batch,
-            ),
-        ]  # fmt: skip
+
+    def _of(self, function: Callable) -> list[Program]:
+        return [one for one in self.programs if one.function is function]

@@ -1,6 +1,6 @@
 """TPU slices that are not there: their chips' published limits, and devices that the real compiler compiles for.
 
-    mesh = topology.mesh("v5p:2x2x4", replica=1, fsdp=4, tensor=4)   # 16 chips, none of them needed
+    mesh = tpu_topology.mesh("v5p:2x2x4", replica=1, fsdp=4, tensor=4)   # 16 chips, none of them needed
     jax.jit(step).lower(shapes_with_shardings_on(mesh)).compile()
 
 The compiler is libtpu's (extra `tpu`), a wheel that runs on any x86-64 Linux machine.
@@ -21,7 +21,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runtime.chips import CHIPS, Chip
 
 _ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",  # ask no metadata server who we are: outside Google Cloud that waits for a timeout
+    "TPU_SKIP_MDS_QUERY": "1",  # ask no metadata server: outside Google Cloud that waits for a timeout
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any valid one: it is only read to start, and binds no later topology
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process on this machine aborts on a lock file

@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -19,7 +19,7 @@ from cgrpo_jax.models.hf import load
 from cgrpo_jax.models.hf.tokenizer import Tokenizer, load_tokenizer
 from cgrpo_jax.runs import model_source
 from cgrpo_jax.runs.config import Config
-from cgrpo_jax.runs.settings import RunSettings, SlotBudget
+from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training.checkpoint import SavedWeights
 
@@ -109,7 +109,7 @@ def load_policy(config: Config, settings: RunSettings, *, now: datetime.datetime
             saved.check(params_lib.param_shapes(settings.policy))
     elif source.weights:
         load.check_weights(source.weights, settings.policy)
-    engine = _engine(settings, settings.policy, settings.slots, tokenizer)
+    engine = make_engine(settings, "policy", eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)
     return _model(settings, settings.policy, engine, _prompts(config, tokenizer), source.description, source.tokenizer)
 
 
@@ -117,15 +117,17 @@ def load_critic(
     config: Config, settings: RunSettings, *, now: datetime.datetime | None = None
 ) -> tuple[Model, dict] | None:
     """Loads the frozen critic, if the run asks one, and its weights as generation reads them."""
-    shape, slots = settings.critic, settings.critic_slots
-    if shape is None or slots is None:
+    shape = settings.critic
+    if shape is None:
         return None
     folder = pathlib.Path(settings.stages.critic_folder)
     tokenizer = load_tokenizer(folder, now=now)
     load.check_vocab(tokenizer, shape)
-    engine = _engine(settings, shape, slots, tokenizer)
+    engine = make_engine(settings, "critic", eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)
     model = _model(settings, shape, engine, _prompts(config, tokenizer), folder, folder)
-    template = model.placed(params_lib.param_shapes(shape), sharding.GENERATION)
+    template = weights_lib.generation_shapes(
+        params_lib.param_shapes(shape), config=shape, mesh=model.mesh, dtype=model.dtype, split=False
+    )
     params = load.load_params(folder, shape, dtype=model.dtype, shardings=sharding.shardings_of(template))
     return model, weights_lib.split_if_needed(params, config=shape, mesh=model.mesh)
 
@@ -141,18 +143,37 @@ def _model(
     return Model(shape, settings.mesh, settings.dtype, prompts, engine, source, tokenizer_source)
 
 
-def _engine(settings: RunSettings, shape: params_lib.ModelConfig, slots: SlotBudget, tokenizer: Tokenizer) -> Engine:
+def make_engine(
+    settings: RunSettings,
+    whose: str,
+    *,
+    eos_ids: Sequence[int],
+    decode: Callable[[Sequence[int]], str] | None,
+) -> Engine:
+    """Makes what samples the texts of a run's policy or frozen critic. It holds no weight and nothing on a device.
+
+    Args:
+      settings: of the run.
+      whose: `policy` or `critic`.
+      eos_ids: tokens that end a text.
+      decode: token ids to text; None where no text is read, as in a plan.
+    """
+    shape, slots = {
+        "policy": (settings.policy, settings.slots),
+        "critic": (settings.critic, settings.critic_slots),
+    }[whose]
+    assert shape and slots, "only a run with a frozen critic has an engine for it"
     return Engine(
         shape,
-        eos_ids=tokenizer.eos_ids,
+        eos_ids=eos_ids,
         num_slots=slots.num_slots,
         length=slots.length,
         longest_prompt=slots.longest_prompt,
         prompt_bucket=settings.prompt_bucket,
         chunk=settings.decode_chunk,
         cache_dtype=settings.cache_dtype,
-        stop=settings.stop,
-        decode=tokenizer.decode,
+        stop=settings.stop if decode else (),
+        decode=decode,
         mesh=settings.mesh,
     )
 

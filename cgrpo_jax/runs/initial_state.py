@@ -25,6 +25,7 @@ from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import sft
 from cgrpo_jax.training.checkpoint import restore_params, save_params
+from cgrpo_jax.training.learner import state_shapes
 
 _UPDATES_PER_QUESTION = 10  # of a warm start, between two times that it asks whether to go on
 
@@ -73,10 +74,8 @@ def resume(opened: OpenRun, folder: TrainingFolder) -> InitialState | None:
       UserError: no checkpoint can be read, or what the run reads is no longer what it was.
     """
     model, learner = opened.model, opened.settings.learner
-    shapes = params_lib.param_shapes(model.config)
-    trained = lora.adapter_shapes(model.config, learner.adapters) if learner.adapters else shapes
     found = folder.checkpoints.restore_latest(
-        optimizer_lib.state_shapes(model.placed(trained), learner.optimizer, offload=learner.offload_optimizer),
+        state_shapes(model.config, model.mesh, learner),
         on_skip=lambda step, why: console.say(f"checkpoint {step} can't be read ({why}); using the one before"),
     )
     if not found:
@@ -90,7 +89,8 @@ def resume(opened: OpenRun, folder: TrainingFolder) -> InitialState | None:
     else:
         reference = None
         if learner.has_reference:
-            reference = model.to_score(restore_params(opened.run.reference, model.placed(shapes)))
+            shapes = model.placed(params_lib.param_shapes(model.config))
+            reference = model.to_score(restore_params(opened.run.reference, shapes))
         initial = InitialState(state, progress, reference=reference)
     left = opened.settings.num_iterations - progress.iteration
     done = progress.iteration
@@ -178,11 +178,11 @@ def _warm_start(opened: OpenRun, params: dict, going_on: Callable[[], None]) -> 
     config, model = opened.config, opened.model
     w, source = config.warm_start, load_questions.source(config)
     assert isinstance(source, MadeUp)  # `validate` says so of a warm start
-    about = dict(seed=config.seed, lengths=tuple(w.chain_lengths), rare_rate=w.rare_rate)
     if source.kind == "snippets":
-        rows = snippet_lessons.lessons(model.prompts, glossary=source.glossary(), **about)
+        lessons = functools.partial(snippet_lessons.lessons, model.prompts, glossary=source.glossary())
     else:
-        rows = arithmetic_lessons.lessons(model.prompts, held_out=source.held_out_facts(), **about)
+        lessons = functools.partial(arithmetic_lessons.lessons, model.prompts, held_out=source.held_out_facts())
+    rows = lessons(seed=config.seed, lengths=tuple(w.chain_lengths), rare_rate=w.rare_rate)
 
     def steps(numbers: Iterable[int]) -> Iterator[int]:
         for number in console.progress_bar(numbers, desc="warm start", unit="update"):

@@ -125,17 +125,18 @@ def _architecture_file(name: str) -> pathlib.Path:
 def _described(config: Config, vocab_size: int) -> ModelConfig:
     """Returns the shape of a model that the configuration describes itself, to be drawn at random."""
     m = config.model
-    sizes = {
-        "num_layers": m.num_layers,
-        "embed_dim": m.embed_dim,
-        "num_heads": m.num_heads,
-        "num_kv_heads": m.num_kv_heads,
-        "mlp_dim": m.mlp_dim,
-        "max_context": m.max_context,
-    }
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"model.{name} {size} is no size; a model without a folder needs all of them.")
+    for name in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_context"):
+        if getattr(m, name) < 1:
+            raise UserError(f"model.{name} {getattr(m, name)} is no size; a model without a folder needs all of them.")
     if m.embed_dim % m.num_heads:
         raise UserError(f"model.num_heads {m.num_heads} does not divide model.embed_dim {m.embed_dim}.")
-    return ModelConfig(vocab_size=vocab_size, head_dim=m.embed_dim // m.num_heads, **sizes)
+    return ModelConfig(
+        vocab_size=vocab_size,
+        num_layers=m.num_layers,
+        embed_dim=m.embed_dim,
+        num_heads=m.num_heads,
+        num_kv_heads=m.num_kv_heads,
+        head_dim=m.embed_dim // m.num_heads,
+        mlp_dim=m.mlp_dim,
+        max_context=m.max_context,
+    )

@@ -125,6 +125,16 @@ class RunSettings:
     diagnosis: DiagnosisSettings
     kept: KeptSettings
 
+    @property
+    def policy_samplings(self) -> tuple[Sampling, ...]:
+        """All that the policy's engine is compiled for: an iteration's first, then an evaluation's."""
+        return (self.sampling, *self.evaluation_sampling)
+
+    @property
+    def critic_samplings(self) -> tuple[Sampling, ...]:
+        """All that a frozen critic's engine is compiled for."""
+        return (self.sampling,)
+
 
 def run_settings(
     config: Config,

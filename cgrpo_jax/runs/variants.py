@@ -70,7 +70,10 @@ class Variants:
         yield {}
         while slots > 1:
             slots //= 2
-            yield {"num_slots": slots} | ({"kv_cache_gib": 0.0} if config.kv_cache_gib else {})
+            changes = {"num_slots": slots}
+            if config.kv_cache_gib:
+                changes = {**changes, "kv_cache_gib": 0.0}
+            yield changes
 
     def smaller_batches(self) -> Iterator[Changes]:
         """Yields smaller and smaller packed batches, and more and more that the backward pass computes again."""
@@ -80,10 +83,12 @@ class Variants:
         kinds = transformer.REMAT  # in their order: each computes more again than the one before, and stores less
         for kind in kinds[kinds.index(config.remat) :]:
             rows = config.pack_rows
-            remat: dict[str, object] = {} if kind == config.remat else {"remat": kind}
-            yield remat
+            more_changes = {} if kind == config.remat else {"remat": kind}
+            yield more_changes
             while rows > 1:
                 rows //= 2
-                yield remat | {"pack_rows": rows}
+                changes = {"pack_rows": rows}
+                yield {**more_changes, **changes}
             if config.pack_length > shortest:
-                yield remat | {"pack_rows": 1, "pack_length": shortest}
+                changes = {"pack_rows": 1, "pack_length": shortest}
+                yield {**more_changes, **changes}

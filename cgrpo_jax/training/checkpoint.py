@@ -6,6 +6,7 @@ own so that an evaluation reads nothing else. Orbax writes into a temporary fold
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import pathlib
@@ -23,6 +24,7 @@ from jax.experimental import multihost_utils
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runtime import files, processes
+from cgrpo_jax.training.named_arrays import by_path, check_same, dtype_of, unflatten
 
 _log = logging.getLogger(__name__)
 
@@ -135,17 +137,17 @@ class Checkpoints:
         rest = {"step": template.step, "opt_state": template.opt_state}
         where = self._directory / str(step)
         metadata = self._manager.item_metadata(step)
-        _check(metadata["params"].tree, template.params, where, same_dtype=True)
-        _check(metadata["rest"].tree, rest, where, same_dtype=True)
+        check_same(metadata["params"].tree, template.params, where, same_dtype=True)
+        check_same(metadata["rest"].tree, rest, where, same_dtype=True)
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(_to_restore(template.params)),
             rest=ocp.args.StandardRestore(_to_restore(rest)),
             extra=ocp.args.JsonRestore(),
         )
         restored = self._manager.restore(step, args=items)
-        rest = _unflatten(restored["rest"], rest)
-        params = _unflatten(restored["params"], template.params)
-        state = template.replace(step=rest["step"], params=params, opt_state=rest["opt_state"])
+        rest = unflatten(restored["rest"], rest)
+        params = unflatten(restored["params"], template.params)
+        state = dataclasses.replace(template, step=rest["step"], params=params, opt_state=rest["opt_state"])
         return state, restored["extra"]
 
     def _set_aside(self, step: int) -> None:
@@ -187,7 +189,7 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
                     "give a folder that all processes share."
                 )
             with _quiet():
-                handler.save(epath.Path(partial / "params"), args=ocp.args.PyTreeSave(_named(params)))
+                handler.save(epath.Path(partial / "params"), args=ocp.args.PyTreeSave(by_path(params)))
         with _together(folder):
             if writes:
                 with _quiet():
@@ -252,16 +254,16 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | 
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
         with _readable(folder / str(step), others):
-            _check(manager.item_metadata(step)["params"].tree, template, folder / str(step), same_dtype=False)
+            check_same(manager.item_metadata(step)["params"].tree, template, folder / str(step), same_dtype=False)
             args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
-            return _unflatten(manager.restore(step, args=args)["params"], template)
+            return unflatten(manager.restore(step, args=args)["params"], template)
 
 
 def read_extra(directory: str | pathlib.Path, *, step: int | None = None) -> dict[str, Any]:
     """Returns the JSON values of a checkpoint, beside its arrays; arguments and errors as in `restore_params`."""
     folder, step, others = _find(directory, step)
     with _readable(folder / str(step), others):
-        return ocp.JsonCheckpointHandler().restore(folder / str(step) / "extra")
+        return dict(ocp.JsonCheckpointHandler().restore(epath.Path(folder / str(step) / "extra")))
 
 
 class SavedWeights:
@@ -287,7 +289,7 @@ class SavedWeights:
         )
         self._reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
         with _readable(self._path.parent, self._others):
-            self._tree = self._reader.metadata(self._path).tree
+            self._tree = self._reader.metadata(epath.Path(self._path)).tree
         self.shapes = {name: tuple(leaf.shape) for name, leaf in self._tree.items()}
 
     def __enter__(self) -> "SavedWeights":
@@ -298,7 +300,7 @@ class SavedWeights:
 
     def check(self, template: Any) -> None:
         """Raises a `UserError` unless the checkpoint holds the arrays of `template`, by name and shape."""
-        _check(self._tree, template, self._path.parent, same_dtype=False)
+        check_same(self._tree, template, self._path.parent, same_dtype=False)
 
     def read(self, name: str, sharding: jax.sharding.Sharding) -> jax.Array:
         """Returns one array, of `shapes`, in the dtype that it was saved in.
@@ -314,7 +316,7 @@ class SavedWeights:
             item={name: 0}, restore_args={name: ocp.ArrayRestoreArgs(sharding=sharding)}, partial_restore=True
         )
         with _readable(self._path.parent, self._others):
-            return self._reader.restore(self._path, args=args)[name]
+            return self._reader.restore(epath.Path(self._path), args=args)[name]
 
 
 @contextlib.contextmanager
@@ -357,18 +359,9 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
     return {"params": standard(), "rest": standard(), "extra": ocp.JsonCheckpointHandler()}
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a pytree by their dotted path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    if len(named) != len(leaves):
-        raise ValueError("two leaves of the tree have the same dotted path; rename one")
-    return named
-
-
 def _to_save(tree: Any) -> dict[str, Any]:
     # Orbax copies device arrays before `save` returns; a NumPy array it may only refer to.
-    return {name: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for name, leaf in _named(tree).items()}
+    return {name: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for name, leaf in by_path(tree).items()}
 
 
 def _to_restore(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -376,35 +369,9 @@ def _to_restore(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def struct(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(np.shape(leaf), _dtype(leaf), sharding=getattr(leaf, "sharding", None) or first)
+        return jax.ShapeDtypeStruct(np.shape(leaf), dtype_of(leaf), sharding=getattr(leaf, "sharding", None) or first)
 
-    return {name: struct(leaf) for name, leaf in _named(tree).items()}
-
-
-def _unflatten(named: Mapping[str, Any], template: Any) -> Any:
-    return jax.tree.unflatten(jax.tree.structure(template), [named[name] for name in _named(template)])
-
-
-def _check(saved: Mapping[str, Any], template: Any, where: pathlib.Path, *, same_dtype: bool) -> None:
-    """Raises a `UserError` that names the first array of the template that the checkpoint can't fill."""
-    wanted = _named(template)
-    here, there = "the config's model", f"checkpoint {where}"
-    advice = "use the config that the checkpoint was trained with"
-    for name in sorted(wanted.keys() - saved.keys()):
-        raise UserError(f"{name} is in {here} but not in {there}; {advice}")
-    for name in sorted(saved.keys() - wanted.keys()):
-        raise UserError(f"{name} is in {there} but not in {here}; {advice}")
-    for name, leaf in wanted.items():
-        shape, dtype = tuple(saved[name].shape), np.dtype(saved[name].dtype)
-        if shape != np.shape(leaf) or (same_dtype and dtype != _dtype(leaf)):
-            raise UserError(
-                f"{name} is {dtype}{list(shape)} in {there} "
-                f"but {_dtype(leaf)}{list(np.shape(leaf))} in {here}; {advice}"
-            )
-
-
-def _dtype(leaf: Any) -> np.dtype:
-    return np.dtype(leaf.dtype) if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    return {name: struct(leaf) for name, leaf in by_path(tree).items()}
 
 
 def _first_line(error: Exception) -> str:

@@ -5,8 +5,7 @@ again for each of its responses are work for nothing, and count as none.
 """
 
 import re
-
-import jax
+from typing import Protocol
 
 from cgrpo_jax.models.params import ModelConfig, num_params
 from cgrpo_jax.runtime import chips
@@ -76,7 +75,13 @@ def of_update(
     return float(by_weight * (inner * tokens + embedding * targets) + 12 * config.num_heads * config.head_dim * seen)
 
 
-def peak_flops(device: jax.Device) -> float | None:
+class Device(Protocol):
+    """What `jax.devices` lists."""
+
+    device_kind: str
+
+
+def peak_flops(device: Device) -> float | None:
     """Returns the published peak of dense bfloat16 FLOP/s of a device; None for one whose peak is not known here.
 
     Example:

@@ -4,9 +4,9 @@ Steps 7 and 8 of the algorithm.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,9 +14,12 @@ import optax
 
 from cgrpo_jax import sharding
 from cgrpo_jax.models import lora
+from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import TrainRow, TrainState
 from cgrpo_jax.runtime import console
+from cgrpo_jax.runtime.program import Program
+from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import packing, scoring
 from cgrpo_jax.training import train_step as train_step_lib
 
@@ -67,6 +70,13 @@ class Updates:
 
     stats: list[dict[str, float]]
     logp_difference: float | None = None
+
+
+def state_shapes(config: ModelConfig, mesh: jax.sharding.Mesh, settings: LearnerSettings) -> TrainState:
+    """Returns the shapes of what is trained, and of the optimiser's state, that say where each array lies."""
+    shapes = lora.adapter_shapes(config, settings.adapters) if settings.adapters else params_lib.param_shapes(config)
+    trained = sharding.placed(params_lib.axes_like(config, shapes), shapes, mesh)
+    return optimizer_lib.state_shapes(trained, settings.optimizer, offload=settings.offload_optimizer)
 
 
 class Learner:
@@ -121,12 +131,7 @@ class Learner:
                     optimizer=self.settings.optimizer,
                     base=self.base,
                     num_questions=len(minibatch),
-                    config=self.config,
-                    settings=self.settings.loss,
-                    shape=self.settings.shape,
-                    remat=self.settings.remat,
-                    mesh=self.mesh,
-                    dtype=self.dtype,
+                    **self._updating(),
                 )
                 stats.append(one)
                 if math.isfinite(one["grad_norm"]):
@@ -157,25 +162,48 @@ class Learner:
         rows = [row for group in groups for row in group]
         if not rows:
             return groups, None
-        score = functools.partial(
-            scoring.score_rows,
-            rows=rows,
-            config=self.config,
-            shape=self.settings.shape,
-            max_length=self.settings.loss.max_length,
-            temperature=self.settings.loss.temperature,
-            mesh=self.mesh,
-            dtype=self.dtype,
-        )
         difference = None
         if self.settings.rescore:
-            logps = score(params, base=self.base)
+            logps = scoring.score_rows(params, rows, base=self.base, **self._scoring())
             differences = [abs(logp - row.old_logp) for row, logp in zip(rows, logps, strict=True)]
             difference = float(np.concatenate(differences).mean())
             rows = [row.replace(old_logp=logp) for row, logp in zip(rows, logps, strict=True)]
         if self.reference is not None:
-            layout = sharding.GENERATION if self.base is None else sharding.TRAINING
-            logps = score(self.reference, layout=layout)
+            logps = scoring.score_rows(self.reference, rows, layout=self._reference_layout, **self._scoring())
             rows = [row.replace(ref_logp=logp) for row, logp in zip(rows, logps, strict=True)]
         it = iter(rows)
         return [[next(it) for _ in group] for group in groups], difference
+
+    # --- its programs -----------------------------------------------------------------------------------------------
+
+    def score_program(self) -> Program:
+        """Returns what scores rows with the weights that are trained; called with (params, base, batch)."""
+        return scoring.score_program(layout=sharding.TRAINING, **self._scoring())
+
+    def reference_program(self) -> Program:
+        """Returns what scores rows with the reference; called with (reference, None, batch)."""
+        return scoring.score_program(layout=self._reference_layout, **self._scoring())
+
+    def update_programs(self) -> tuple[Program, Program]:
+        """Returns `train_step.accumulate` and `optimizer.apply`, which make an update."""
+        return (
+            train_step_lib.accumulate_program(**self._updating()),
+            optimizer_lib.apply_program(self.settings.optimizer),
+        )
+
+    @property
+    def _reference_layout(self) -> Sequence[str]:
+        """What adapters belong to is in the layout of training, and is the reference too; else it only scores."""
+        return sharding.GENERATION if self.base is None else sharding.TRAINING
+
+    def _scoring(self) -> dict[str, Any]:
+        """Returns the arguments of `scoring.score_rows` and of its program."""
+        loss = self.settings.loss
+        return self._packed() | {"max_length": loss.max_length, "temperature": loss.temperature}
+
+    def _updating(self) -> dict[str, Any]:
+        """Returns the arguments of `train_step.update` and of its program."""
+        return self._packed() | {"settings": self.settings.loss, "remat": self.settings.remat}
+
+    def _packed(self) -> dict[str, Any]:
+        return {"config": self.config, "shape": self.settings.shape, "mesh": self.mesh, "dtype": self.dtype}

@@ -1,5 +1,6 @@
 """The optimiser of a trainable model: what it is, where its state lies, and one step of it."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -107,11 +108,11 @@ def _is_matrix(path, x) -> bool:
 def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
     """Scales gradients of a larger global norm to `max_norm`; `apply` gives the norm, of which these may be a part."""
 
-    def update(grads, state, params=None, *, grad_norm=None, **_):
+    def update(updates, state, params=None, *, grad_norm=None, **_):
         if not max_norm:
-            return grads, state
-        norm = optax.global_norm(grads) if grad_norm is None else grad_norm
-        return jax.tree.map(lambda g: g * jnp.minimum(1, max_norm / norm).astype(g.dtype), grads), state
+            return updates, state
+        norm = optax.global_norm(updates) if grad_norm is None else grad_norm
+        return jax.tree.map(lambda g: g * jnp.minimum(1, max_norm / norm).astype(g.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
@@ -122,8 +123,8 @@ def _clip(max_norm: float) -> optax.GradientTransformationExtraArgs:
 class FactoredParts(NamedTuple):
     """The statistics of stacked layers, each with the axis of the layers in front, and those of other weights."""
 
-    layers: optax.FactoredState
-    others: optax.FactoredState
+    layers: optax.OptState
+    others: optax.OptState
 
 
 def _scale_by_factored_rms() -> optax.GradientTransformation:
@@ -135,21 +136,21 @@ def _scale_by_factored_rms() -> optax.GradientTransformation:
     [D, HK] would be, and still a small part of the weight.
     """
     one = optax.scale_by_factored_rms(min_dim_size_to_factor=_SMALLEST_FACTORED)
-    by_layer = optax.FactoredState(None, 0, 0, 0)  # all but the number of updates
+    by_layer = optax.FactoredState._make([None, 0, 0, 0])  # all but the number of updates
 
     def init(params):
         layers, others = _split(params)
         each = jax.vmap(one.init, out_axes=by_layer) if layers else one.init
         return FactoredParts(each(layers), one.init(others))
 
-    def update(grads, state, params):
-        (layers, others), (of_layers, of_others) = _split(grads), _split(params)
-        each = one.update
+    def update(updates, state, params: Any = None):
+        (layers, others), (of_layers, of_others) = _split(updates), _split(params)
+        each = update_others = one.update
         if layers:
             each = jax.vmap(each, in_axes=(0, by_layer, 0), out_axes=(0, by_layer))
         layers, state_of_layers = each(layers, state.layers, of_layers)
-        others, state_of_others = one.update(others, state.others, of_others)
-        return {**others, **layers}, FactoredParts(state_of_layers, state_of_others)
+        others, state_of_others = update_others(others, state.others, of_others)
+        return _join(layers, others), FactoredParts(state_of_layers, state_of_others)
 
     return optax.GradientTransformation(init, update)
 
@@ -157,6 +158,11 @@ def _scale_by_factored_rms() -> optax.GradientTransformation:
 def _split(tree: dict) -> tuple[dict, dict]:
     """Returns the stacked layers, and the rest."""
     return {k: v for k, v in tree.items() if k == "layers"}, {k: v for k, v in tree.items() if k != "layers"}
+
+
+def _join(layers: Any, others: Any) -> dict:
+    """Undoes `_split`."""
+    return {**others, **layers}
 
 
 def _kept_axes(field: str, shape: tuple[int, ...], *, stacked: bool) -> tuple[int, ...]:
@@ -185,6 +191,7 @@ def state_shapes(trained: dict, optimizer: optax.GradientTransformation, *, offl
       offload: statistics lie in the memory of the hosts, from where `apply` fetches them.
     """
     whole = sharding.whole_beside(jax.tree.leaves(trained)[0])
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)  # in the place of an array, as all leaves are
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), trained)
     weights = {_names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
@@ -196,7 +203,7 @@ def state_shapes(trained: dict, optimizer: optax.GradientTransformation, *, offl
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     opt_state = jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, params))
-    return TrainState(jax.ShapeDtypeStruct((), jnp.int32, sharding=whole), params, opt_state)
+    return TrainState(step, params, opt_state)
 
 
 def _names(path) -> tuple[str, ...]:
@@ -210,7 +217,7 @@ def _beside(leaf: Any, weight: Any, path) -> jax.sharding.Sharding:
         return weight.sharding
     fields = {key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)} & {"v_row", "v_col"}
     if fields and leaf.ndim == weight.ndim - 1:
-        kept = _kept_axes(*fields, weight.shape, stacked=_names(path)[0] == "layers")
+        kept = _kept_axes(fields.pop(), weight.shape, stacked=_names(path)[0] == "layers")
         if leaf.shape == tuple(weight.shape[axis] for axis in kept):
             spec = (*weight.sharding.spec, *[None] * weight.ndim)
             return NamedSharding(weight.sharding.mesh, sharding.spec_of([spec[axis] for axis in kept]))
@@ -244,9 +251,10 @@ def apply(state: TrainState, grads, *, optimizer):
 
     # A condition, in which each result takes its old value's place. Choosing between the two weight by weight, XLA:CPU
     # would hold a second state, and so would XLA:TPU of one that it has fetched.
-    here = state.replace(opt_state=jax.tree.map(_to_device, state.opt_state))
+    here = dataclasses.replace(state, opt_state=jax.tree.map(_to_device, state.opt_state))
     after = jax.lax.cond(jnp.isfinite(grad_norm), step, lambda state: state, here)
-    return after.replace(opt_state=jax.tree.map(_to_where_it_was, after.opt_state, state.opt_state)), grad_norm
+    opt_state = jax.tree.map(_to_where_it_was, after.opt_state, state.opt_state)
+    return dataclasses.replace(after, opt_state=opt_state), grad_norm
 
 
 def apply_program(optimizer: optax.GradientTransformation) -> Program:

@@ -238,7 +238,7 @@ def accumulate_gradients(
         empty = empty_batch(shape, max_length=settings.max_length, num_groups=sharding.num_groups(mesh))
         _, stats = jax.eval_shape(add, params, base, grads, stack([empty]), np.int32(1), counts)
         total = {name: np.float32(0) for name in stats}
-    done = dict.fromkeys(WORK, 0)
+    done: dict[str, int] = dict.fromkeys(WORK, 0)
     for batch in batches:
         for name, number in work(batch, window=config.window).items():
             done[name] += number

@@ -74,16 +74,16 @@ def size(tree) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def compiled(args, *, limit: int) -> costs.Program:
-    """Returns what a compiler might say: a program needs twice its arguments, and a FLOP for each of their bytes.
+def compiled(args, *, limit: int) -> costs.Compiled:
+    """Returns what a compiler might report: a program needs twice its arguments, and a FLOP for each of their bytes.
 
     The bytes it moves to and from HBM, where these are counted, are 10 times those.
     """
     needed, cost = 2 * size(args), costs.Cost(size(args), 10.0 * size(args), {"all-gather": 1.0})
     if needed > limit:
-        return costs.Program(needed, limit, None, None, (), (), 0.0, "RESOURCE_EXHAUSTED")
+        return costs.Compiled(needed, limit, None, None, (), (), 0.0, "RESOURCE_EXHAUSTED")
     memory = costs.Memory(size(args), 0, 0, size(args), 0, needed)
-    return costs.Program(needed, None, memory, cost, (), (), 0.0, "", 10 * size(args))
+    return costs.Compiled(needed, None, memory, cost, (), (), 0.0, "", 10 * size(args))
 
 
 def pretend(monkeypatch, *, hbm_bytes: int = 2**30, count: int = 4) -> None:

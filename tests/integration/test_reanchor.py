@@ -89,7 +89,7 @@ def anchored(kept, num_responses=3, **keywords):
     return responses, train_rows(responses, kept, **{"scale_by_std": False} | keywords)
 
 
-def test_the_number_of_kept_refinements_compiles_nothing_anew(monkeypatch):
+def test_the_number_of_kept_refinements_compiles_nothing_again(monkeypatch):
     shapes = set()
     group_advantages = objective.group_advantages
 

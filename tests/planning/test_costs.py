@@ -43,7 +43,7 @@ def test_decoding_is_linear_in_layers_and_tokens():
 def test_the_slowest_part_bounds_the_time(cost, limit, seconds):
     bound = costs.seconds_bound(cost, chips.CHIPS["v5p"])
     assert bound.limit == limit
-    assert bound.seconds == bound.parts[limit] == pytest.approx(seconds)
+    assert bound.seconds == bound.seconds_by[limit] == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

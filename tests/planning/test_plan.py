@@ -1,7 +1,10 @@
-"""Planning without a compiler: which programs a run has, what lies beside them, what is said of it."""
+"""Planning without a compiler: which programs a run has, what lies beside them, what is reported."""
 
+import ast
 import dataclasses
+import inspect
 import json
+import math
 import re
 
 import jax
@@ -51,6 +54,22 @@ def statics(keywords):
     return kept
 
 
+def same_but_for_widths(planned_keywords, keywords):
+    """Whether two programs are one but for the tokens that they take at once: prompts and their copies have widths.
+
+    The reference, which is laid out once and not split, counts as the weights that sample: no TPU splits these.
+    """
+    one, other = (
+        {name: value for name, value in statics(kw).items() if name not in ("continued", "width", "split")}
+        for kw in (planned_keywords, keywords)
+    )
+    return one == other
+
+
+def size_of(shapes):
+    return sum(math.prod(shape) for shape, _ in shapes)
+
+
 @pytest.mark.parametrize("changes", [{"kl_coef": 0.1, "lora.rank": 0}, {"kl_coef": 0.1, "lora.rank": 2}])
 def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
     # A model drawn at random solves nothing, so that all is refined; with KL no row is dropped.
@@ -87,7 +106,33 @@ def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
         assert alike, f"training does not call {call.name} so"
         for found, leaf in zip(alike[0], jax.tree.leaves(call.args), strict=True):
             assert found is None or found.is_equivalent_to(leaf.sharding, len(leaf.shape))
+    for function, shapes, _, keywords in seen:
+        planned_for = [
+            call for call in calls if call.function is function and same_but_for_widths(call.keywords, keywords)
+        ]
+        assert planned_for, f"no plan has {function.__name__} with {keywords}"
+        assert size_of(shapes) <= max(size_of(arrays(call.args)) for call in planned_for)
     assert {function for function, *_ in seen} == {call.function for call in calls}
+
+
+def test_a_plan_makes_no_program_of_its_own():
+    """What is planned comes from the builders of a real run: here is no array's shape, and no static argument."""
+    tree = ast.parse(inspect.getsource(programs))
+    called = {
+        getattr(node.func, "attr", getattr(node.func, "id", ""))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    }
+    assert not called & {
+        "Program",
+        "ShapeDtypeStruct",
+        "NamedSharding",
+        "EngineSettings",
+        "Orders",
+        "jit",
+        "eval_shape",
+    }
+    assert {"make_engine", "Learner", "state_shapes", "generation_program"} <= called
 
 
 def test_stages_have_the_sizes_of_their_calls(model):
@@ -125,13 +170,13 @@ def test_an_evaluation_is_planned_and_no_part_of_an_iteration(model):
     usual, held_out = planned.config(model), planned.config(model, **{"data.eval": "questions.jsonl"})
     without, found = programs_of(usual), programs_of(held_out)
     calls = {call.name: call for call in found.calls if call.name.startswith("eval_")}
-    # The prompts are those of an iteration; the tokens are drawn in other ways, greedily and with samples.
+    # The prompts are those of an iteration; the sampling is another: greedy, and with samples.
     assert list(calls) == ["eval_decode", "eval_sample_decode"]
     usually = next(call for call in found.calls if call.name == "decode")
     for call in calls.values():
         assert arrays(call.args) == arrays(usually.args) and call.keywords["settings"] == usually.keywords["settings"]
-    ways = [call.keywords["sampling"] for call in (usually, *calls.values())]
-    assert len(set(ways)) == 3 and ways[1].temperature == 0
+    samplings = [call.keywords["sampling"] for call in (usually, *calls.values())]
+    assert len(set(samplings)) == 3 and samplings[1].temperature == 0
     assert {call.phase for call in calls.values()} == {"decode"}
     assert not any(call.per_iteration for call in calls.values())
     assert found.sampled_tokens == without.sampled_tokens
@@ -281,7 +326,7 @@ def test_adapters_have_a_small_state_and_a_base(model):
 
 
 def test_costs_are_those_of_the_whole_depth(model, monkeypatch):
-    # What is said to be compiled costs a FLOP a byte of its arguments, which is linear in the layers.
+    # What stands for a compiled program costs a FLOP a byte of its arguments, which is linear in the layers.
     planned.pretend(monkeypatch)
     planner = planner_lib.Planner(Variants(planned.config(model)), planned.NAME)
     found = {one.name: one for one in planner.plan().programs}
@@ -325,7 +370,7 @@ def test_an_iteration_takes_all_its_runs(model, monkeypatch):
     planned.pretend(monkeypatch)
     held_out = {"data.eval": "questions.jsonl"}  # whose evaluation takes none of its time
     found = planner_lib.Planner(Variants(planned.config(model, **held_out)), planned.NAME).plan()
-    aside = ["continue", "share", "eval_decode", "eval_sample_decode"]  # the first two are for others' prompts to tell
+    aside = ["continue", "share", "eval_decode", "eval_sample_decode"]  # the prompts decide how often the first two run
     assert [one.name for one in found.programs if not one.per_iteration] == aside
     runs = [(one.per_iteration, one.seconds_bound) for one in found.programs if one.name not in aside]
     assert found.seconds == pytest.approx(sum(times * seconds for times, seconds in runs))
@@ -409,7 +454,7 @@ def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["mlp", "layer"])
-def test_no_more_is_computed_anew_than_has_to_be(model, monkeypatch, kind):
+def test_no_more_is_computed_again_than_has_to_be(model, monkeypatch, kind):
     """The update needs 6, 4 or 3 times its arguments, by what its layers store."""
     needs, asked = {"none": 6, "mlp": 4, "layer": 3}, []
 

@@ -121,7 +121,7 @@ def forward_flops(tokens, seen, unembedded):
 
 def hand_flops():
     # A layer forward once, and again where it is rematerialised, but for its last product; twice as much backward.
-    # Of attention two products forward, twice, and seven backward, whose two kernels each compute scores anew; of the
+    # Of attention two products forward, twice, and seven backward, whose two kernels each compute scores again; of the
     # output layer one forward and four backward, likewise.
     attention = 2 * PACKED * PACKED * HEADS * HEAD
     layer = 8 * PACKED * LAYER - 2 * PACKED * WIDTH * MLP + 11 * attention
@@ -210,7 +210,7 @@ def test_what_does_not_fit_is_said_and_the_change_fits(tmp_path, monkeypatch):
         return dataclasses.replace(found, calls=calls)
 
     monkeypatch.setattr(programs, "of", decoding)
-    monkeypatch.setattr(planner_lib.Planner, "_reports", lambda self, costed: ())
+    monkeypatch.setattr(planner_lib.Planner, "_planned_programs", lambda self, costed: ())
     model = planned.describe(tmp_path / "long", num_hidden_layers=2, head_dim=HEAD, max_position_embeddings=2**18)
     big = {"num_slots": 64, "max_response_length": 2**18 - PROMPT, "pack_length": 0}
     found = planner_lib.Planner(Variants(config(model, **big)), NAME).plan()

@@ -1,0 +1,95 @@
+"""What a run generates, and who generates it: numbers by hand."""
+
+import pytest
+import tiny_run
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Stage
+from cgrpo_jax.runs import stages as stages_lib
+
+# 4 questions, 3 responses to each, 2 critiques of each, 2 refinements after each.
+MANY = {
+    "critique": "cot",
+    "questions_per_iteration": 4,
+    "num_responses": 3,
+    "num_critiques": 2,
+    "refinements_per_critique": 2,
+}
+FOLDER, ENDPOINT = {"critic_folder": "critic"}, {"http_critic.url": "http://host/v1", "http_critic.model": "m"}
+
+
+def numbers(stages):
+    return {one.stage: (one.by, one.num_prompts, one.num_texts) for one in stages.all}
+
+
+def of(changes=None, make=stages_lib.of_training, **more):
+    return make(tiny_run.config(MANY | (changes or {}), **more))
+
+
+def test_each_stage_has_its_prompts_and_texts():
+    found = of()
+    assert numbers(found) == {
+        Stage.RESPONSE: ("policy", 4, 12),
+        Stage.REFINEMENT: ("policy", 24, 48),
+        Stage.CRITIQUE: ("policy", 24, 24),
+    }
+    assert found.by("policy") == found.all and found.by("endpoint") == ()
+    assert [one.num_tokens for one in found.all] == [12 * 16, 48 * 16, 24 * 16]
+
+
+@pytest.mark.parametrize("critic, who", [(FOLDER, "folder"), (ENDPOINT, "endpoint")])
+def test_a_critic_takes_critiques_from_the_policy(critic, who):
+    found = of(critic)
+    assert found.critic == who and found.by(who) == (found.critique,)
+    assert [one.stage for one in found.by("policy")] == [Stage.RESPONSE, Stage.REFINEMENT]
+    assert found.critic_folder == critic.get("critic_folder", "")
+
+
+def test_a_rule_leaves_no_critiques_to_a_model():
+    assert set(numbers(of(critique="indicative"))) == {Stage.RESPONSE, Stage.REFINEMENT}
+    assert set(numbers(of(critique="indicative", critique_schedule=((5, "cot"),)))) == set(Stage)
+
+
+def test_plain_grpo_critiques_only_where_all_are():
+    assert set(numbers(of(refine="none"))) == {Stage.RESPONSE}
+    assert numbers(of(refine="none", critique_when="all"))[Stage.CRITIQUE] == ("policy", 24, 24)
+
+
+def test_verdicts_as_rewards_are_asked_of_refinements_too():
+    found = of(reward_source="critic", critique_when="all")
+    assert numbers(found)[Stage.CRITIQUE] == ("policy", 24 + 48 * 2, 24 + 48 * 2)
+
+
+def test_kinds_follow_the_schedule():
+    found = of(critique="indicative", critique_schedule=((2, "execution"), (5, "cot")))
+    assert [found.kind_at(i) for i in (0, 1, 2, 4, 5)] == ["indicative"] * 2 + ["execution"] * 2 + ["cot"]
+    assert found.kinds == {"indicative", "execution", "cot"}
+    assert of(
+        critique="indicative", critique_schedule=((2, "cot"),), num_iterations=9, make=stages_lib.of_sample
+    ).kinds == {"cot"}
+
+
+def test_an_evaluation_has_the_room_of_training_and_asks_no_critic():
+    training, evaluation = of(FOLDER), of(FOLDER, make=stages_lib.of_evaluation)
+    assert evaluation.by("policy") == training.by("policy")
+    assert training.asks_critic and not evaluation.asks_critic
+
+
+def test_test_time_refinement_needs_a_critic_that_writes():
+    found = of({"refine": "none", "critique_schedule": ((0, "indicative"),)}, make=stages_lib.of_test_time_refinement)
+    assert found.refine == "policy" and found.kinds == {"cot"}
+    with pytest.raises(UserError, match="critique 'execution' is made by a rule that knows the reward"):
+        of(critique="execution", make=stages_lib.of_test_time_refinement)
+
+
+def test_a_diagnosis_asks_the_critic_only_for_what_it_writes():
+    both = of(ENDPOINT | {"diagnosis.kinds": ("indicative", "cot")}, make=stages_lib.of_diagnosis)
+    assert both.critic == "endpoint" and both.kinds == {"cot"} and both.refine == "policy"
+    rules = of(ENDPOINT | {"diagnosis.kinds": ("execution", "indicative")}, make=stages_lib.of_diagnosis)
+    assert rules.critic == "policy" and rules.kinds == {"execution"}
+
+
+def test_a_stage_that_exceeds_the_context_is_named():
+    with pytest.raises(UserError, match=r"is 48 \+ 16, more than the 63 tokens of context that the critic has; lower"):
+        stages_lib.check_lengths(of().all, "the critic", 63)
+    stages_lib.check_lengths(of().all, "the critic", 64)
