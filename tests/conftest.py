@@ -1,5 +1,6 @@
 """Eight fake CPU devices for every test, chosen before JAX is imported; a test's kind, which is its folder's name."""
 
+import gc
 import importlib.util
 import itertools
 import os
@@ -40,6 +41,22 @@ def pytest_collection_modifyitems(items):
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         item.add_marker(folder if folder in KINDS else "unit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_collections(one_device):
+    """What has been imported is not looked through each time that garbage is collected."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_fast(request):
+    """Unit tests compile many small programs and run each once or twice; all others compile as users do."""
+    import jax
+
+    unit = request.path.relative_to(TESTS).parts[0] not in KINDS
+    jax.config.update("jax_disable_most_optimizations", unit)
 
 
 @pytest.fixture(scope="session", autouse=True)

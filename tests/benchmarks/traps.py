@@ -171,8 +171,8 @@ TRAPS = (
     Trap(
         "dropped rows that no longer count",
         "training/train_step.py",
-        '        kw["num_rows"] = len(policy)\n',
-        '        kw["num_rows"] = sum(row.advantage != 0 for row in policy)\n',
+        "    num_rows = len(policy) if num_rows is None else num_rows\n",
+        "    num_rows = sum(row.advantage != 0 for row in policy) if num_rows is None else num_rows\n",
         ("tests/training/test_train_step.py",),
     ),
     Trap(
@@ -239,7 +239,7 @@ TRAPS = (
     Trap(
         "refinements trained after the critique that they saw",
         "rollout.py",
-        "                context_ids=group[0].prompt_ids,\n",
+        "                context_ids=group.prompt_ids,\n",
         "                context_ids=row.prompt_ids,\n",
         ("tests/integration/test_reanchor.py",),
     ),
@@ -256,6 +256,14 @@ TRAPS = (
         "        rng.shuffle(rows)\n",
         "",
         ("tests/integration/test_reanchor.py",),
+    ),
+    Trap(
+        "an old policy that is never refreshed",
+        "train.py",
+        "            weights = self._weights()\n",
+        '            weights = __import__("jax").tree.map(lambda x: x.copy(), self._weights())\n'
+        '            weights = vars(self).setdefault("first", weights)\n',
+        ("tests/integration/test_train.py", "tests/integration/test_methods.py"),
     ),
     # --- keys -----------------------------------------------------------------------------------------------------
     Trap(
@@ -309,7 +317,7 @@ TRAPS = (
     ),
     Trap(
         "a refinement's critique with the key of its response's",
-        "rollout.py",
+        "inference/critic.py",
         "row.index.refinement + 1 if row.stage == Stage.REFINEMENT else 0",
         "row.index.refinement",
         ("tests/test_rollout.py",),
@@ -349,6 +357,13 @@ TRAPS = (
         "sorted(self._manager.all_steps(), reverse=True)",
         "sorted(self._manager.all_steps())",
         ("tests/training/test_checkpoint.py",),
+    ),
+    Trap(
+        "a run that leaves out the iteration it resumes at",
+        "train.py",
+        "        yield from range(first, number)\n",
+        "        yield from range(first + bool(first), number)\n",
+        ("tests/integration/test_train.py::test_a_longer_second_run_goes_on_as_if_it_had_been_one",),
     ),
     Trap(
         "a log that keeps an iteration that is run again",

@@ -2,9 +2,7 @@
 
 import functools
 
-import jax
 import numpy as np
-import pytest
 from near_ties import Reference
 from tiny import EVERYTHING, plain_logits, random_params
 
@@ -30,14 +28,6 @@ MANY = [
 ]
 PARAMS = random_params(EVERYTHING)
 SPLIT = kv_cache.split_layers(PARAMS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_fast():
-    """Programs are many here and small; test_kv_cache.py and test_mesh.py run them as they are otherwise compiled."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def engine(*, config=EVERYTHING, **keywords):

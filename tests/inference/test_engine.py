@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-import small_engine
 from small_engine import (
     EOS,
     LENGTH,
@@ -32,8 +31,6 @@ from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex, Stage, TrainRow
 from cgrpo_jax.training.packing import PackShape
 from cgrpo_jax.training.scoring import score_rows
-
-compiled_fast = small_engine.compiled_fast  # the fixture
 
 # --- log-probabilities and draws, against full forward passes -----------------------------------------------------
 

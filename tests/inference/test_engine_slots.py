@@ -8,7 +8,6 @@ import weakref
 import jax
 import numpy as np
 import pytest
-import small_engine
 from small_engine import (
     EOS,
     LENGTH,
@@ -34,7 +33,6 @@ from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex
 
-compiled_fast = small_engine.compiled_fast  # the fixture
 # For what depends on lengths alone: compiled in no time.
 SMALL = dataclasses.replace(FAMILIES["smollm2"], num_layers=1, vocab_size=16, max_context=64)
 SMALL_PARAMS = kv_cache.split_layers(random_params(SMALL))

@@ -6,10 +6,10 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import numpy as np
 import paths
 import pytest
-import small_engine
 from small_engine import MANY, many, reference, responses
 
 from cgrpo_jax.inference.engine import Sampled
@@ -39,7 +39,14 @@ PROCESS = """
     rows = [[(row.token_ids.tolist(), row.logp.tolist(), row.truncated) for row in group] for group in groups]
     pathlib.Path(out, f"{jax.process_index()}.json").write_text(json.dumps(rows))
 """
-compiled_fast = small_engine.compiled_fast  # the fixture
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_fast():
+    """As the processes compile."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("tensor", [1, 4], ids=["four data groups", "tensor across processes"])
