@@ -43,8 +43,7 @@ class LossKind(enum.IntEnum):
     NLL = 1
 
 
-@struct.dataclass
-class Problem:
+class Problem(struct.PyTreeNode):
     """One question with its gold answer.
 
     Attributes:
@@ -80,8 +79,7 @@ def problem_id(problem: Problem) -> str:
     return hashlib.sha256(f"{problem.source}\n{problem.question}".encode()).hexdigest()[:16]
 
 
-@struct.dataclass
-class RowIndex:
+class RowIndex(struct.PyTreeNode):
     """Where a row stands in its iteration. All fields enter its random key (see `sampling.row_keys`).
 
     A response has critique = refinement = 0; a critique names its response; a refinement names both. `attempt`
@@ -96,8 +94,7 @@ class RowIndex:
     attempt: int = struct.field(pytree_node=False, default=0)
 
 
-@struct.dataclass
-class Rollout:
+class Rollout(struct.PyTreeNode):
     """One generated text: a response, a critique or a refinement.
 
     Attributes:
@@ -138,8 +135,7 @@ class Rollout:
         return self.index.stage
 
 
-@struct.dataclass
-class TrainRow:
+class TrainRow(struct.PyTreeNode):
     """One row to learn from, whatever its origin.
 
     Attributes:

@@ -118,7 +118,7 @@ def open_endpoint(config: Config, settings: RunSettings, held: contextlib.ExitSt
         return held.enter_context(_chat_client(config.critic.endpoint))
 
 
-def _chat_client(endpoint: Endpoint, **named: str) -> ChatClient:
+def _chat_client(endpoint: Endpoint, *, name: str = "critic") -> ChatClient:
     return ChatClient(
         endpoint.url,
         model=endpoint.model,
@@ -128,7 +128,7 @@ def _chat_client(endpoint: Endpoint, **named: str) -> ChatClient:
         max_attempts=endpoint.max_attempts,
         max_requests=endpoint.max_requests,
         max_tokens=endpoint.max_tokens,
-        **named,
+        name=name,
     )
 
 
