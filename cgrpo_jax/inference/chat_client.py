@@ -1,8 +1,8 @@
-"""A critic behind an OpenAI-compatible chat completions endpoint (vLLM, SGLang, OpenAI, ...).
+"""A client of an OpenAI-compatible chat completions endpoint (vLLM, SGLang, OpenAI, ...): of a critic or a judge.
 
-Critiques are asked for while the accelerators decode, so nothing here blocks: `ChatClient.submit` gives a future at
-once, and one daemon thread with an event loop does the rest. Whatever the server does, the future gets an `Answer`:
-a critique that could not be had is a category to count, not an exception that ends the run.
+It is asked while the accelerators decode, so nothing here blocks: `ChatClient.submit` gives a future at once, and one
+daemon thread with an event loop does the rest. Whatever the server does, the future gets an `Answer`: a critique that
+could not be had is a category to count, not an exception that ends the run.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ class ChatClient:
       max_tokens: completion tokens over the life of the client; 0 is no limit. No attempt starts once they are spent,
         so that at most those under way overshoot. A completion without usage counts as its `max_tokens`; what a server
         wrote for an attempt that was cut off is not known and not counted.
-      name: what it is called in messages.
+      name: what it is called in messages: who answers at the endpoint.
 
     Raises:
       UserError: a url that is not http(s) or holds a password, a key variable that is not set, a number out of range.
@@ -93,7 +93,7 @@ class ChatClient:
         max_backoff: float = 60.0,
         max_requests: int = 0,
         max_tokens: int = 0,
-        name: str = "HTTP critic",
+        name: str = "critic",
     ):
         for option, value in (("concurrency", concurrency), ("timeout", timeout), ("max_attempts", max_attempts)):
             if not 0 < value < math.inf:
@@ -115,15 +115,15 @@ class ChatClient:
         self._lock = threading.Lock()  # guards everything below, which several threads touch
         self._counts = collections.Counter()
         self._accepted = self._spent = 0
-        self._told = set()
+        self._logged = set()
         self._pending = {}
         self._closed = False
 
         # Both belong to the loop and bind to it when first awaited.
         self._slots, self._stopping = asyncio.Semaphore(concurrency), asyncio.Event()
-        self._loop = _Loop()
+        self._loop = _EventLoop()
         # A daemon, which does not keep the interpreter alive where close() is never called.
-        self._thread = threading.Thread(target=self._serve, name="http-critic", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="chat-client", daemon=True)
         self._thread.start()
 
     def __repr__(self):
@@ -257,7 +257,7 @@ class ChatClient:
                     failed = error
                 except Exception as error:  # noqa: BLE001 - a critique less, not the end of the run
                     failed = FailedError(f"error {type(error).__name__}", "unforeseen", retry=False)
-            self._tell(failed)
+            self._log_first(failed)
             answer = _failed_answer(failed.category, attempts=attempt)
             if not failed.retry or attempt == self._max_attempts:
                 break
@@ -296,12 +296,12 @@ class ChatClient:
                 self._spent += limit
         return usage, text, truncated
 
-    def _tell(self, failed):
+    def _log_first(self, failed):
         """Logs the first failure of each category."""
         with self._lock:
-            if failed.category in self._told:
+            if failed.category in self._logged:
                 return
-            self._told.add(failed.category)
+            self._logged.add(failed.category)
         # Servers repeat a key that they refuse. It goes before anything is cut, which might leave half of it.
         detail = failed.detail.replace(self._key, "***") if self._key else failed.detail
         detail = "".join(c if c.isprintable() else " " for c in detail)[:200]
@@ -310,7 +310,7 @@ class ChatClient:
         )
 
 
-class _Loop(asyncio.SelectorEventLoop):
+class _EventLoop(asyncio.SelectorEventLoop):
     """Looks up host names in daemon threads.
 
     The executor that asyncio takes for it is joined when the interpreter exits, however long a dead name server takes.
@@ -326,7 +326,7 @@ class _Loop(asyncio.SelectorEventLoop):
                 except Exception as error:  # noqa: BLE001 - goes to whoever awaits it
                     future.set_exception(error)
 
-        threading.Thread(target=work, name="http-critic-lookup", daemon=True).start()
+        threading.Thread(target=work, name="chat-client-lookup", daemon=True).start()
         return asyncio.wrap_future(future, loop=self)
 
 

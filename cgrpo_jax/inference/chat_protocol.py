@@ -30,7 +30,7 @@ class FailedError(Exception):
         self.category, self.detail, self.retry, self.wait = category, detail, retry, wait
 
 
-def endpoint(url: str, *, owner: str = "HTTP critic") -> httpx.URL:
+def endpoint(url: str, *, owner: str = "critic") -> httpx.URL:
     """Where to post: `url` with `/chat/completions` at its end.
 
     Example:
@@ -54,11 +54,11 @@ def endpoint(url: str, *, owner: str = "HTTP critic") -> httpx.URL:
 
 
 def shown(url: httpx.URL) -> str:
-    """A URL without its query, which may hold what nobody should read."""
+    """A URL without its query, which may hold secrets."""
     return str(url.copy_with(query=None))
 
 
-def read_key(variable: str, *, owner: str = "HTTP critic") -> str:
+def read_key(variable: str, *, owner: str = "critic") -> str:
     """The API key from an environment variable, "" if `variable` is.
 
     Raises:
@@ -71,12 +71,12 @@ def read_key(variable: str, *, owner: str = "HTTP critic") -> str:
         raise UserError(f"environment variable {variable!r} for the {owner}'s key is not set; set it or name none.")
     # Anything else would only fail when sent, in errors that quote it.
     if not re.fullmatch(r"[!-~]+", key):
-        raise UserError(f"environment variable {variable!r} holds no key of printable ASCII without spaces; mend it.")
+        raise UserError(f"environment variable {variable!r} holds no key of printable ASCII without spaces; fix it.")
     return key
 
 
 def make_client(key: str) -> httpx.AsyncClient:
-    """A client that sends the key, follows no redirect and has no limits: the critic bounds connections and time.
+    """A client that sends the key, follows no redirect and has no limits: `ChatClient` bounds connections and time.
 
     Raises:
       UserError: proxies or certificates that the environment names can't be used.
@@ -91,7 +91,7 @@ def make_client(key: str) -> httpx.AsyncClient:
         # It may quote a proxy's password.
         raise UserError(
             f"proxies or certificates named in the environment can't be used ({type(error).__name__}); "
-            "mend HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE or SSL_CERT_DIR."
+            "fix HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE or SSL_CERT_DIR."
         ) from None
 
 
@@ -126,9 +126,9 @@ def parse(response: httpx.Response, content: bytes):
 
 
 def usage(reply) -> dict[str, int]:
-    """The "completion_tokens" and "prompt_tokens" of a reply, each if the server tells it."""
-    told = {name: _get(_get(reply, "usage"), name) for name in ("completion_tokens", "prompt_tokens")}
-    return {name: value for name, value in told.items() if type(value) is int and 0 <= value < 1 << 31}
+    """The "completion_tokens" and "prompt_tokens" of a reply, each if the server gives it."""
+    given = {name: _get(_get(reply, "usage"), name) for name in ("completion_tokens", "prompt_tokens")}
+    return {name: value for name, value in given.items() if type(value) is int and 0 <= value < 1 << 31}
 
 
 def completion(reply) -> tuple[str, bool]:
@@ -179,7 +179,7 @@ def _said(content):
     """What a server says of a failure: its error's message, or the body as it is."""
     try:
         reply = json.loads(content)
-        # Written anew, without the escapes behind which a key would not be found.
+        # Written again, without the escapes behind which a key would not be found.
         return _error_message(reply) or json.dumps(reply, ensure_ascii=False)
     except (ValueError, RecursionError):
         return content[:100_000].decode(errors="replace")

@@ -73,12 +73,12 @@ class RemoteGenerator:
     """A critic behind an OpenAI-compatible endpoint. It need not answer, and not the same twice.
 
     Attributes:
-      critic: the endpoint; None on processes that do not ask it.
+      client: asks the endpoint; None on processes that do not.
       prompts: the policy's; their templates make the messages, and their limit cuts these.
       seed, iteration, sampling: as in `Generator`.
     """
 
-    critic: ChatClient | None
+    client: ChatClient | None
     prompts: Prompts
     seed: int
     iteration: int
@@ -92,8 +92,8 @@ class RemoteGenerator:
         key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
 
         def submit() -> futures.Future[Answer]:
-            assert self.critic is not None  # on process 0, which alone asks
-            return self.critic.submit(
+            assert self.client is not None  # on process 0, which alone asks
+            return self.client.submit(
                 message,
                 system=self.prompts.system,
                 max_tokens=max_length,

@@ -157,8 +157,8 @@ def _blocks(vocabulary: _Vocabulary, weight_BV):
     if not vocabulary.cut:
         padded = jnp.pad(weight_BV, ((0, 0), (0, -vocabulary.part % _BLOCK)))
         return padded.reshape(len(weight_BV), -1, _BLOCK), 0
-    room = -(-(vocabulary.part + _BLOCK - 1) // _BLOCK) * _BLOCK  # wherever in a block the part begins
-    padded = sharding.varying_like(jnp.zeros((len(weight_BV), room)), weight_BV)
+    size = -(-(vocabulary.part + _BLOCK - 1) // _BLOCK) * _BLOCK  # wherever in a block the part begins
+    padded = sharding.varying_like(jnp.zeros((len(weight_BV), size)), weight_BV)
     padded = jax.lax.dynamic_update_slice_in_dim(padded, weight_BV, vocabulary.first() % _BLOCK, axis=1)
     return padded.reshape(len(weight_BV), -1, _BLOCK), vocabulary.first() // _BLOCK
 

@@ -211,9 +211,9 @@ class Scheduler:
     def _next(self, later: Collection[int]) -> int | None:
         """Returns the data group that places next, which has begun something and has a free slot; None if none has.
 
-        A group goes on with what it has begun. Else that with the most room begins what waits first, so that prompts
-        that come together are prefilled together; or, where nothing waits to begin, takes over some of what is left of
-        a request in a group that is full.
+        A group goes on with what it has begun. Else the one with the most free slots begins what waits first, so that
+        prompts that come together are prefilled together; or, where nothing waits to begin, takes over some of what is
+        left of a request in a group that is full.
         """
         able = [group for group in range(self.num_groups) if self._free[group] and group not in later]
         going_on = next((group for group in able if group in self._begun), None)

@@ -354,7 +354,7 @@ def _find(directory: str | pathlib.Path, step: int | None) -> tuple[pathlib.Path
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:
-    # Named outright: without them Orbax can't tell an item's shapes before it has restored it once.
+    # Named outright: without them Orbax does not know an item's shapes before it has restored it once.
     standard = ocp.StandardCheckpointHandler
     return {"params": standard(), "rest": standard(), "extra": ocp.JsonCheckpointHandler()}
 

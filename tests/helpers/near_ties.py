@@ -1,4 +1,4 @@
-"""Holds sampled texts to a reference, one text at a time, and tells rounding from mistakes.
+"""Holds sampled texts to a reference, one text at a time, and keeps rounding apart from mistakes.
 
 Logits of another batch size or order of sums differ in their last bits. So two right programs may draw another token
 where the two best with their noise are almost alike, and all that follows differs. Such a near tie is printed; at most

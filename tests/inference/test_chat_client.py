@@ -83,9 +83,9 @@ def test_always_an_error_is_said_once(server, caplog):
             "failed/status 503": 2,
             "truncated": 0,
         }
-    told = [record for record in caplog.records if record.name == "cgrpo_jax.inference.chat_client"]
-    assert len(told) == 1
-    assert "/v1/chat/completions: status 503 (out of  memory)" in told[0].getMessage()
+    logged = [record for record in caplog.records if record.name == "cgrpo_jax.inference.chat_client"]
+    assert len(logged) == 1
+    assert "/v1/chat/completions: status 503 (out of  memory)" in logged[0].getMessage()
 
 
 @pytest.mark.parametrize(
@@ -393,6 +393,6 @@ def test_keys_that_are_refused(monkeypatch, key):
 
 def test_a_proxy_that_cannot_be_used(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "gopher://user:secret@proxy")
-    with pytest.raises(UserError, match="mend HTTP_PROXY") as caught:
+    with pytest.raises(UserError, match="fix HTTP_PROXY") as caught:
         ChatClient("http://localhost", model="m")
     assert "secret" not in str(caught.value)

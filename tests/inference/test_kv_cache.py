@@ -14,7 +14,7 @@ from cgrpo_jax.models import transformer
 from cgrpo_jax.models.params import param_shapes
 
 QWEN3 = FAMILIES["qwen3"]
-ROOM = 20
+LENGTH = 20
 forms = pytest.mark.parametrize("split", [False, True], ids=["stacked", "split"])
 
 
@@ -25,10 +25,10 @@ def random_tokens(config, shape, seed=0):
 class Slots:
     """Six slots of one model, driven program by program."""
 
-    def __init__(self, config=EVERYTHING, *, split=True, dtype="float32", fill=0, room=ROOM):
+    def __init__(self, config=EVERYTHING, *, split=True, dtype="float32", fill=0, length=LENGTH):
         self.config, params = config, random_params(config)
         self.params = kv_cache.split_layers(params) if split else params
-        cache = kv_cache.empty_cache(config, slots=6, length=room, tensor=1, dtype=dtype, split=split)
+        cache = kv_cache.empty_cache(config, slots=6, length=length, tensor=1, dtype=dtype, split=split)
         self.cache = jax.tree.map(lambda x: x + jnp.asarray(fill, x.dtype), cache)
 
     def prefill(self, slot, prompts, start=None, *, number=None, width=9, continued=False, seed=5):
@@ -162,7 +162,7 @@ def test_a_token_writes_its_own_position_of_live_slots_and_the_last_of_others(sp
         for a, b in zip(jax.tree.leaves(slots.of(slot)), jax.tree.leaves(before[slot]), strict=True):
             written = {int(t) for t in np.argwhere(a != b)[:, -1]}
             # What is not live has its last position written, which no prompt reaches that leaves room for a token.
-            assert written == {length[slot] if live[slot] else ROOM - 1}
+            assert written == {length[slot] if live[slot] else LENGTH - 1}
 
 
 def test_garbage_is_not_seen():
@@ -254,7 +254,7 @@ def test_heads_of_all_devices_together(heads, kv_heads, tensor, number):
 def test_the_program_of_stacked_weights_does_not_grow_with_depth():
     def size(num_layers):
         config = dataclasses.replace(QWEN3, num_layers=num_layers)
-        cache = kv_cache.empty_cache(config, slots=6, length=ROOM, tensor=1, dtype="float32", split=False)
+        cache = kv_cache.empty_cache(config, slots=6, length=LENGTH, tensor=1, dtype="float32", split=False)
         number, live = jax.ShapeDtypeStruct((6,), jnp.int32), jax.ShapeDtypeStruct((6,), jnp.bool_)
         traced = jax.make_jaxpr(lambda p, *x: decoding.step(p, config, *x))(
             param_shapes(config), cache, number, number, live
@@ -266,7 +266,7 @@ def test_the_program_of_stacked_weights_does_not_grow_with_depth():
 
 def test_computes_in_the_dtype_of_the_weights():
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), param_shapes(QWEN3))
-    cache = kv_cache.empty_cache(QWEN3, slots=6, length=ROOM, tensor=1, dtype="bfloat16", split=False)
+    cache = kv_cache.empty_cache(QWEN3, slots=6, length=LENGTH, tensor=1, dtype="bfloat16", split=False)
     number, live = jax.ShapeDtypeStruct((6,), jnp.int32), jax.ShapeDtypeStruct((6,), jnp.bool_)
     hidden, cache = jax.eval_shape(lambda p, *x: decoding.step(p, QWEN3, *x), params, cache, number, number, live)
     assert hidden.dtype == cache["k"].dtype == jnp.bfloat16

@@ -24,7 +24,7 @@ def scheduler(*, num_groups=1, num_slots=4, longest=64, smallest=8, length=64):
 
 
 class Slots:
-    """What the devices would hold, as arrays; what is placed is written in the order that `Scheduler.place` tells."""
+    """What the devices would hold, as arrays; what is placed is written in the order that `Scheduler.place` gives."""
 
     def __init__(self, made: Scheduler, rng):
         self.scheduler, self.rng = made, rng
@@ -243,13 +243,13 @@ def test_responses_go_before_refinements_and_these_before_critiques_each_in_orde
     assert order == [3, 1, 4, 0, 2]
 
 
-def test_groups_take_turns_by_the_room_they_have_and_never_share():
+def test_groups_take_turns_by_the_free_slots_they_have_and_never_share():
     made = scheduler(num_groups=2, num_slots=2)
     for _ in range(3):
         made.add(request(range(10), samples=2))
     assert placements(made) == [[(0, 0, None, 0, 9), (1, 1, 0, 9, 0), (2, 0, None, 0, 9), (3, 1, 2, 9, 0)]]
     made.free(2)
-    assert placements(made) == [[(2, 0, 2, 9, 0)]]  # group 1 has the room, and the prompt already
+    assert placements(made) == [[(2, 0, 2, 9, 0)]]  # group 1 has free slots, and the prompt already
     made.free(3)
     assert placements(made) == [[(3, 1, 2, 9, 0)]]
 
@@ -261,7 +261,7 @@ def test_prompts_that_come_together_are_spread_over_the_groups():
     assert [slot for slot, *_ in placements(made)[0]] == [0, 3, 1, 4]
 
 
-def test_a_group_with_room_takes_over_what_another_has_none_for():
+def test_a_group_with_free_slots_takes_over_from_one_without():
     """The last of what is left, as many as it has slots; each group prefills the prompt for itself."""
     made = scheduler(num_groups=2, num_slots=2)
     made.add(request(range(10), samples=7))
