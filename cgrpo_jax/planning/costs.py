@@ -147,8 +147,9 @@ def compile_for(
     """
     keywords = dict(keywords or {})
     _check_placed((args, keywords))
-    jitted = function if hasattr(function, "lower") and not jit_options else jax.jit(function, **jit_options)
-    lowered = jitted.lower(*args, **keywords)
+    if not isinstance(function, jax.stages.Wrapped) or jit_options:
+        function = jax.jit(function, **jit_options)
+    lowered = function.lower(*args, **keywords)
     start = time.monotonic()
     try:
         with _nothing_cached():

@@ -153,7 +153,7 @@ def _written(program: Mapping[str, _Computation], inside: _Computation, result: 
 
 
 def _callee(fusion: Instruction) -> str:
-    return re.search(r"\bcalls=%?([\w.\-]+)", fusion.attributes)[1]
+    return hlo.first_match(r"\bcalls=%?([\w.\-]+)", fusion.attributes)
 
 
 def _read_of_parameter(program: Mapping[str, _Computation], inside: _Computation, number: int) -> int:

@@ -90,7 +90,7 @@ class Call:
     unused_end: bool = False
 
     @property
-    def function(self) -> Callable:
+    def function(self) -> jax.stages.Wrapped:
         """The jitted function."""
         return self.program.function
 

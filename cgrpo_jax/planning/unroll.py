@@ -5,6 +5,7 @@ What is unrolled is the program that was traced, so no other module knows that i
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from jax import lax
@@ -26,7 +27,9 @@ class Unrolled:
     loops: int
 
 
-def unroll(function: Callable, args: Sequence, keywords: Mapping | None = None, *, trips: int = 1) -> Unrolled:
+def unroll(
+    function: jax.stages.Wrapped, args: Sequence, keywords: Mapping[str, Any] | None = None, *, trips: int = 1
+) -> Unrolled:
     """Returns what a jitted function computes, with every loop's body written out as often as it runs.
 
     What a loop reads goes through a barrier. The backward pass computes much again that the forward pass has computed
@@ -37,7 +40,8 @@ def unroll(function: Callable, args: Sequence, keywords: Mapping | None = None, 
       args, keywords: its arguments; arrays or `jax.ShapeDtypeStruct`s.
       trips: how often the body of a loop that ends on data is written out.
     """
-    traced = function.trace(*args, **dict(keywords or {}))
+    keywords = dict(keywords or {})
+    traced = function.trace(*args, **keywords)
     counted = _Unroller(trips)
     closed = counted.closed(traced.jaxpr)
     infos = jax.tree.leaves(traced.args_info)
