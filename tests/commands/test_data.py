@@ -1,6 +1,5 @@
 """`data prepare`: what it writes, says and refuses. The formats themselves are in test_formats.py."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -8,28 +7,15 @@ import textwrap
 
 import pytest
 import tiny_run
+from data_cases import MINE, run, write
 
 from cgrpo_jax import data
 from cgrpo_jax.datasets import array_record, formats, readers
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
-from cgrpo_jax.runs import cli
 
 GOOD = {"question": "How many?", "answer": "#### 1"}
 ADD = "assert add(1, 2) == 3"
-MINE = ("--format=jsonl", "--question_key=q", "--answer_key=a")
-
-
-def write(path, *rows):
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
-    return path
-
-
-def run(out, name, *flags, command="prepare"):
-    cli.run(
-        data.main, require=("source",), flags=data.FLAGS, arguments=("command", "name"),
-        argv=[command, name, f"--out={out}", *map(str, flags)],
-    )  # fmt: skip
 
 
 def refused(capsys, *args, **kw):
@@ -286,24 +272,6 @@ def test_a_prepared_set_is_written_and_read_without_tensorflow(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(program), f"--source={path}", f"--out={tmp_path / 'out'}"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-
-
-def test_trains_on_prepared_sets_mixed(tmp_path):
-    """Two sets, one of them without a grader of its own; held-out questions of both."""
-    for name, rows in (("adds", ["1+2", "2+3", "3+4"]), ("muls", ["2*3", "3*4"])):
-        path = write(tmp_path / f"{name}.jsonl", *[{"q": row, "a": str(eval(row))} for row in rows])
-        grader = ("--grader=numeric",) if name == "adds" else ()
-        run(tmp_path, name, f"--source=train={path},test={path}", *MINE, *grader)
-    changes = {
-        "data.kind": "tfds", "data.tfds_dir": str(tmp_path), "data.train": "adds,muls", "data.eval": "muls,adds",
-        "data.mixture": "adds:0.5,muls:0.5", "data.num_train": 0, "data.num_eval": 0, "grader": "numeric",
-        "step_checker": "equations", "refine": "none", "eval.num_samples": 1, "eval.k": (1,),
-        "num_iterations": 3,
-    }  # fmt: skip
-    folder = tiny_run.run(tmp_path / "run", changes)
-    seen = [row["question"] for row in tiny_run.samples(folder)]
-    assert len(seen) == len(set(enumerate(seen))) and {q for q in seen if "*" in q} == {"2*3", "3*4"}
-    assert "eval_after" in json.loads((folder / "summary.json").read_text())
 
 
 def test_sets_and_splits_that_are_not_there(tmp_path):
