@@ -340,8 +340,8 @@ TRAPS = (
     Trap(
         "a count of updates that starts again",
         "training/checkpoint.py",
-        'template.replace(step=rest["step"]',
-        "template.replace(step=template.step",
+        'step=rest["step"], params=params',
+        "step=template.step, params=params",
         ("tests/training/test_checkpoint.py",),
     ),
     Trap(

@@ -1,6 +1,5 @@
 """`data prepare`: what it writes, says and refuses. The formats themselves are in test_formats.py."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -8,28 +7,15 @@ import textwrap
 
 import pytest
 import tiny_run
+from data_cases import MINE, run, write
 
 from cgrpo_jax import data
 from cgrpo_jax.datasets import array_record, formats, readers
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
-from cgrpo_jax.runs import cli
 
 GOOD = {"question": "How many?", "answer": "#### 1"}
 ADD = "assert add(1, 2) == 3"
-MINE = ("--format=jsonl", "--question_key=q", "--answer_key=a")
-
-
-def write(path, *rows):
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
-    return path
-
-
-def run(out, name, *flags, command="prepare"):
-    cli.run(
-        data.main, require=("source",), flags=data.FLAGS, arguments=("command", "name"),
-        argv=[command, name, f"--out={out}", *map(str, flags)],
-    )  # fmt: skip
 
 
 def refused(capsys, *args, **kw):
@@ -88,7 +74,7 @@ def test_rows_without_a_gold_answer(tmp_path, capsys):
     said = refused(capsys, tmp_path / "out", "mine", f"--source={path}", *flags)
     assert f"2 rows have no gold answer ({path}, line 2: column 'a' is None; it must hold text or a number; " in said
     assert f"{path}, line 3: column 'a' is missing (there are: q)" in said
-    assert said.endswith("fix these rows, or leave them out with --drop_unreadable.")
+    assert said.endswith("mend these rows, or leave them out with --drop_unreadable.")
     run(tmp_path / "out", "mine", f"--source={path}", *flags, "--drop_unreadable")
     left = "2 rows; 2 left out: no gold answer; 1 left out: gold answer can't be read\n"
     assert f"mine, split train: {left}graders: numeric (2)\n" in capsys.readouterr().out
@@ -136,7 +122,7 @@ def test_rows_whose_own_solution_fails_their_tests(tmp_path, capsys, name):
     split = "train" if name == "mbpp" else "test"
     said = refused(capsys, tmp_path / "out", name, f"--source={split}={path}")
     assert f"1 rows' own solutions fail their tests ({path}, line 3: {failed}" in said
-    assert said.endswith("fix these rows, or leave them out with --drop_unsolved.")
+    assert said.endswith("mend these rows, or leave them out with --drop_unsolved.")
     assert not (tmp_path / "out").exists()
     run(tmp_path / "out", name, f"--source={split}={path}", "--drop_unsolved")
     out, bars = capsys.readouterr()
@@ -163,8 +149,8 @@ def test_a_sandbox_that_fails_is_no_wrong_solution(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(grader_lib.Grader, "readable", lambda self, answers: [True] * len(answers))
     path = write(tmp_path / "a.jsonl", MBPP)
     said = refused(capsys, tmp_path / "out", "mbpp", f"--source=train={path}", *flags)
-    message = f"{path}, line 1: its own solution could not be run ({' '.join(reason.split())}); nothing was written"
-    assert message in said and not (tmp_path / "out").exists()
+    told = f"{path}, line 1: its own solution could not be run ({' '.join(reason.split())}); nothing was written"
+    assert told in said and not (tmp_path / "out").exists()
 
 
 def test_own_solutions_have_the_time_that_training_gives(tmp_path, monkeypatch):
@@ -263,7 +249,7 @@ def test_help_says_where_the_files_are(capsys):
         run("out", "x", "--help")
     out = capsys.readouterr().out
     assert out.startswith("usage: python -m cgrpo_jax.data COMMAND NAME --source=...")
-    for name, one in formats.FORMATS.items():
+    for name, one in data.formats.FORMATS.items():
         assert f"\n  {name} " in out and one.get in out
 
 
@@ -288,24 +274,6 @@ def test_a_prepared_set_is_written_and_read_without_tensorflow(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-def test_trains_on_prepared_sets_mixed(tmp_path):
-    """Two sets, one of them without a grader of its own; held-out questions of both."""
-    for name, rows in (("adds", ["1+2", "2+3", "3+4"]), ("muls", ["2*3", "3*4"])):
-        path = write(tmp_path / f"{name}.jsonl", *[{"q": row, "a": str(eval(row))} for row in rows])
-        grader = ("--grader=numeric",) if name == "adds" else ()
-        run(tmp_path, name, f"--source=train={path},test={path}", *MINE, *grader)
-    changes = {
-        "data.kind": "tfds", "data.tfds_dir": str(tmp_path), "data.train": "adds,muls", "data.eval": "muls,adds",
-        "data.mixture": "adds:0.5,muls:0.5", "data.num_train": 0, "data.num_eval": 0, "grader.kind": "numeric",
-        "critique.step_checker": "equations", "refine.kind": "none", "eval.num_samples": 1, "eval.k": (1,),
-        "num_iterations": 3,
-    }  # fmt: skip
-    folder = tiny_run.run(tmp_path / "run", changes)
-    seen = [row["question"] for row in tiny_run.samples(folder)]
-    assert len(seen) == len(set(enumerate(seen))) and {q for q in seen if "*" in q} == {"2*3", "3*4"}
-    assert "eval_after" in json.loads((folder / "summary.json").read_text())
-
-
 def test_sets_and_splits_that_are_not_there(tmp_path):
     def said(name, split="train"):
         with pytest.raises(UserError) as caught:
@@ -326,7 +294,7 @@ def test_sets_and_splits_that_are_not_there(tmp_path):
         assert said(name).endswith(f"(there are: {several}).")
     assert len(problems(tmp_path, "other/c01")) == 1
     assert "data set 'no name' can't be opened" in said("no name")
-    error = said("gsm8k", "test")
-    assert error.startswith("split 'test' of data set 'gsm8k' can't be opened (Unknown split 'test'")
-    assert error.endswith("; there are: train.")
+    told = said("gsm8k", "test")
+    assert told.startswith("split 'test' of data set 'gsm8k' can't be opened (Unknown split 'test'")
+    assert told.endswith("; there are: train.")
     assert said("gsm8k", "train[:x]").endswith("; there are: train.")

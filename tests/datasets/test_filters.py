@@ -4,7 +4,7 @@ import json
 
 import pytest
 import refusals
-import tiny_run
+from filters_cases import run_files
 
 from cgrpo_jax.datasets import filters
 from cgrpo_jax.errors import UserError
@@ -19,7 +19,7 @@ def test_long_prompts():
     kept, skipped = filters.skip_or_fail_long(problems, [5, 9, 6], limit=6, on_long="skip")
     assert ([problem.index for problem in kept], skipped) == ([0, 2], 1)
     said = "of 3 prompts have more than max_prompt_length 6 tokens, the longest, of problem 1, 9; raise it"
-    with pytest.raises(UserError, match=f"2 {said}, or set prompts.on_long_question to skip"):
+    with pytest.raises(UserError, match=f"2 {said}, or set on_long_question to skip"):
         filters.skip_or_fail_long(problems, [5, 9, 7], limit=6, on_long="error")
     with pytest.raises(UserError, match=rf"3 {said}\."):
         filters.skip_or_fail_long(problems, [7, 9, 8], limit=6, on_long="skip")
@@ -83,25 +83,6 @@ def test_bad_rates(tmp_path, row, message):
 
 
 # --- in a run -----------------------------------------------------------------------------------------------------
-
-
-def run_files(tmp_path, rates):
-    rows = [{"question": f"{k}+2", "answer": str(k + 2)} for k in range(2, 8)]
-    (tmp_path / "adds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ids = [problem_id(Problem(0, row["question"], "", source="adds")) for row in rows]
-    lines = [{"source": "adds", "id": name, "pass_rate": rate} for name, rate in zip(ids, rates, strict=False)]
-    (tmp_path / "rates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return refusals.jsonl(tmp_path / "adds.jsonl") | {"data.pass_rates": str(tmp_path / "rates.jsonl")}
-
-
-def test_a_run_says_what_is_left_out_and_trains_on_the_rest(tmp_path, capsys):
-    changes = run_files(tmp_path, [0, 0.5, 1, 0.5, 0.5]) | {"refine.kind": "none", "data.num_train": 0, "data.eval": ""}
-    folder = tiny_run.run(tmp_path / "run", changes, num_iterations=2)
-    said = (
-        "4 of 6 training questions are left by data.pass_rates: 1 have a rate of at most 0, 1 of at least 1; 1 without"
-    )
-    assert said in capsys.readouterr().err
-    assert {row["question"] for row in tiny_run.samples(folder)} == {"3+2", "5+2", "6+2", "7+2"}
 
 
 @pytest.mark.parametrize(

@@ -6,24 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampling_cases import draw, draw_logits, keys
 
-from cgrpo_jax.inference.sampling import _waits, index_array, row_keys, sample, token_keys
+from cgrpo_jax.inference.sampling import _waits, index_array, row_keys, token_keys
 from cgrpo_jax.records import RowIndex, Stage
-
-draw_logits = jax.jit(sample, static_argnames=("temperature", "top_p", "top_k"))
-
-
-def keys(number, seed=0):
-    return jax.random.split(jax.random.key(seed), number)
-
-
-def draw(prob_V, number=20_000, **keywords):
-    """Tokens and log-probabilities of many draws from one distribution."""
-    with np.errstate(divide="ignore"):
-        logits = np.log(np.asarray(prob_V, np.float64)).astype(np.float32)
-    token_B, logp_B = draw_logits(np.broadcast_to(logits, (number, len(logits))), keys(number), **keywords)
-    assert token_B.dtype == jnp.int32 and logp_B.dtype == jnp.float32
-    return np.asarray(token_B), np.asarray(logp_B)
 
 
 def distribution(num_tokens, seed):
@@ -108,23 +94,6 @@ def test_blocks_and_the_tokens_of_a_block_are_drawn_independently():
     assert abs(np.corrcoef(block, entry)[0, 1]) < 4 / np.sqrt(len(token))
 
 
-def test_rare_tokens_are_drawn_as_often_as_they_should():
-    """A million draws of a token of 3 in 100,000, and of a thousand in other blocks that together have as much."""
-    prob = np.full(2_000, 3e-8)
-    prob[700] = 3e-5
-    prob[5] += 1 - prob.sum()
-    token = np.concatenate([np.asarray(_rare(np.log(prob).astype(np.float32), seed)) for seed in range(50)])
-    one, others = (token == 700).sum(), ((token != 700) & (token != 5)).sum()
-    for count, expected in ((one, 30), (others, 60)):
-        assert abs(count - expected) < 3.3 * np.sqrt(expected)
-
-
-@jax.jit
-def _rare(logits_V, seed):
-    every = jax.random.split(jax.random.key(seed), 20_000)
-    return jax.lax.map(lambda key: sample(logits_V[None], key[None])[0][0], every, batch_size=2_000)
-
-
 def test_waits_are_exponential_and_neither_zero_nor_infinite():
     ends = np.asarray(_waits(np.array([0, 1, 2**32 - 2, 2**32 - 1], np.uint32)))
     assert (np.diff(ends) >= 0).all() and ends[0] > 0 and np.isfinite(ends).all() and ends[-1] > 16
@@ -132,26 +101,6 @@ def test_waits_are_exponential_and_neither_zero_nor_infinite():
     waits = np.sort(np.asarray(_waits(jax.random.bits(jax.random.key(0), (100_000,)))))
     distance = np.abs(1 - np.exp(-waits) - (np.arange(len(waits)) + 0.5) / len(waits)).max()
     assert distance < 1.95 / np.sqrt(len(waits))  # Kolmogorov and Smirnov, 0.1 % significance
-
-
-@pytest.mark.parametrize("rounding, least, most", [(1e-5, 0, 3), (1e-1, 200, 1_200)])
-def test_an_error_of_the_logits_changes_as_large_a_share_of_the_draws_at_most(rounding, least, most):
-    """Of 12,000, over 2,000 tokens."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, 2_000).astype(np.float32)
-    noise = rng.normal(0, rounding, (12_000, 2_000)).astype(np.float32)
-    token, _ = draw_logits(np.broadcast_to(logits, noise.shape), keys(12_000))
-    other, _ = draw_logits(logits + noise, keys(12_000))
-    assert least <= (token != other).sum() <= most
-
-
-def test_the_nucleus_is_the_smallest_set_of_enough_mass():
-    prob = [0.1, 0.4, 0.2, 0.3]
-    for top_p, kept in ((0.05, {1}), (0.39, {1}), (0.41, {1, 3}), (0.71, {1, 2, 3}), (0.91, {0, 1, 2, 3})):
-        assert set(draw(prob, 500, top_p=top_p)[0]) == kept
-    # After top-k the nucleus is one of what is left: 0.4 of 0.7 is 0.57.
-    assert set(draw(prob, 500, top_k=2, top_p=0.5)[0]) == {1}
-    assert set(draw(prob, 500, top_k=2, top_p=0.6)[0]) == {1, 3}
 
 
 def test_temperature_zero_is_argmax_whatever_the_key_and_the_truncation():
@@ -176,13 +125,6 @@ def test_scale_of_logits_does_not_matter():
         expected_token, expected_logp = draw_logits(exact, keys(3, seed))
         np.testing.assert_array_equal(token, expected_token)
         np.testing.assert_allclose(logp, expected_logp, atol=2e-3)
-
-
-def test_bfloat16_logits_are_drawn_in_float32():
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 300)), jnp.bfloat16)
-    token, logp = draw_logits(logits, keys(1))
-    same_token, same_logp = draw_logits(logits.astype(np.float32), keys(1))
-    assert token == same_token and logp == same_logp and logp.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("num_tokens", [3, 256, 257, 700])

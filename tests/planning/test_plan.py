@@ -4,17 +4,17 @@ import ast
 import dataclasses
 import inspect
 import json
-import math
 import re
 
 import jax
+import plan_cases
 import planned
 import pytest
-import tiny_run
+from plan_cases import ADAM, CACHE, SAMPLING, TRAINED, arrays
 
-from cgrpo_jax import plan, sharding, train
+from cgrpo_jax import plan, sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference import slots, weights
+from cgrpo_jax.inference import weights
 from cgrpo_jax.models.kernels import cost, logprobs_pallas
 from cgrpo_jax.planning import costs, programs
 from cgrpo_jax.planning import planner as planner_lib
@@ -23,12 +23,8 @@ from cgrpo_jax.runs import build_model, cli
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.runs.variants import Variants
-from cgrpo_jax.training import optimizer, scoring, train_step
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return planned.describe(tmp_path_factory.mktemp("policy"))
+model = plan_cases.model  # the fixture
 
 
 def programs_of(config):
@@ -40,86 +36,6 @@ def programs_of(config):
 
 
 # --- the programs -------------------------------------------------------------------------------------------------
-
-
-def arrays(tree):
-    return [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(tree)]
-
-
-def statics(keywords):
-    """What a program is compiled for, but the optimiser's object and the tokens that end a row."""
-    kept = {name: value for name, value in keywords.items() if name != "optimizer"}
-    if isinstance(kept.get("settings"), slots.EngineSettings):
-        kept["settings"] = dataclasses.replace(kept["settings"], eos_ids=())
-    return kept
-
-
-def same_but_for_widths(planned_keywords, keywords):
-    """Whether two programs are one but for the tokens that they take at once: prompts and their copies have widths.
-
-    The reference, which is laid out once and not split, counts as the weights that sample: no TPU splits these.
-    """
-    one, other = (
-        {name: value for name, value in statics(kw).items() if name not in ("continued", "width", "split")}
-        for kw in (planned_keywords, keywords)
-    )
-    return one == other
-
-
-def size_of(shapes):
-    return sum(math.prod(shape) for shape, _ in shapes)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"objective.kl_coef": 0.1, "lora.rank": 0}, {"objective.kl_coef": 0.1, "lora.rank": 2}]
-)
-def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
-    # A model drawn at random solves nothing, so that all is refined; with KL no row is dropped.
-    small = {"num_iterations": 1, "data.num_eval": 8, "mesh.fsdp": 2, "mesh.tensor": 2, "objective.old_logp": "trainer"}
-    config = tiny_run.config(small | changes)
-    mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
-    monkeypatch.setattr(build_model, "make_mesh", lambda config: mesh)
-    seen = []
-
-    def watched(function):
-        def call(*args, **keywords):
-            # Before the call: what is donated is gone after it.
-            where = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(args)]
-            seen.append((function, arrays(args), where, statics(keywords)))
-            return function(*args, **keywords)
-
-        return call
-
-    for module, name in (
-        (slots, "prefill"),
-        (slots, "share"),
-        (slots, "tick"),
-        (weights, "lay_out"),
-        (train_step, "accumulate"),
-        (optimizer, "apply"),
-        (scoring, "score"),
-    ):
-        monkeypatch.setattr(module, name, watched(getattr(module, name)))
-    train.main(config, str(tmp_path / "run"))
-    monkeypatch.undo()
-
-    calls = programs.of(run_settings(config, mesh)).calls
-    for call in calls:
-        alike = [
-            where
-            for function, shapes, where, keywords in seen
-            if function is call.function and shapes == arrays(call.args) and keywords == statics(call.keywords)
-        ]
-        assert alike, f"training does not call {call.name} so"
-        for found, leaf in zip(alike[0], jax.tree.leaves(call.args), strict=True):
-            assert found is None or found.is_equivalent_to(leaf.sharding, len(leaf.shape))
-    for function, shapes, _, keywords in seen:
-        planned_for = [
-            call for call in calls if call.function is function and same_but_for_widths(call.keywords, keywords)
-        ]
-        assert planned_for, f"no plan has {function.__name__} with {keywords}"
-        assert size_of(shapes) <= max(size_of(arrays(call.args)) for call in planned_for)
-    assert {function for function, *_ in seen} == {call.function for call in calls}
 
 
 def test_a_plan_makes_no_program_of_its_own():
@@ -145,15 +61,8 @@ def test_a_plan_makes_no_program_of_its_own():
 def test_stages_have_the_sizes_of_their_calls(model):
     found = {call.name: call for call in programs_of(planned.config(model)).calls}
     assert list(found) == [
-        "prefill",
-        "critique_prefill",
-        "refine_prefill",
-        "continue",
-        "share",
-        "decode",
-        "reshard",
-        "update",
-    ]
+        "prefill", "critique_prefill", "refine_prefill", "continue", "share", "decode", "reshard", "update",
+    ]  # fmt: skip
     # Two data groups, 4 prompts of each at once, without their last tokens: 39 and 59 in 64, 99 in the longest, 100.
     prefills = [found[name] for name in ("prefill", "critique_prefill", "refine_prefill")]
     assert [call.args[2].shape for call in prefills] == [(8, 64), (8, 64), (8, 100)]
@@ -172,7 +81,7 @@ def test_stages_have_the_sizes_of_their_calls(model):
 
 
 def test_refinements_of_one_critique_share_its_prompt(model):
-    for changes in ({"critique.num_per_response": 2}, {"critique.num_per_response": 2, "refine.per_critique": 2}):
+    for changes in ({"num_critiques": 2}, {"num_critiques": 2, "refinements_per_critique": 2}):
         found = programs_of(planned.config(model, **changes))
         times = {call.name: call.per_iteration for call in found.calls}
         assert (times["critique_prefill"], times["refine_prefill"]) == (6, 6)
@@ -200,17 +109,13 @@ def test_an_evaluation_is_planned_and_no_part_of_an_iteration(model):
 @pytest.mark.parametrize(
     ("changes", "more", "less"),
     [
-        ({"refine.kind": "none"}, set(), {"critique_prefill", "refine_prefill"}),
-        ({"refine.kind": "none", "critique.when": "all"}, set(), {"refine_prefill"}),
-        ({"critique.kind": "indicative"}, set(), {"critique_prefill"}),
-        (
-            {"critic.kind": "endpoint", "critic.endpoint.url": "http://localhost:1/v1", "critic.endpoint.model": "m"},
-            set(),
-            {"critique_prefill"},
-        ),
-        ({"objective.kl_coef": 0.1}, {"reference"}, set()),
-        ({"objective.old_logp": "trainer"}, {"old_logp"}, set()),
-        ({"compute.dtype": "float32", "mesh.fsdp": 1, "mesh.tensor": 4}, set(), {"reshard"}),
+        ({"refine": "none"}, set(), {"critique_prefill", "refine_prefill"}),
+        ({"refine": "none", "critique_when": "all"}, set(), {"refine_prefill"}),
+        ({"critique": "indicative"}, set(), {"critique_prefill"}),
+        ({"http_critic.url": "http://localhost:1/v1", "http_critic.model": "m"}, set(), {"critique_prefill"}),
+        ({"kl_coef": 0.1}, {"reference"}, set()),
+        ({"old_logp": "trainer"}, {"old_logp"}, set()),
+        ({"compute_dtype": "float32", "mesh.fsdp": 1, "mesh.tensor": 4}, set(), {"reshard"}),
     ],
 )
 def test_programs_depend_on_the_method(model, changes, more, less, monkeypatch):
@@ -222,10 +127,7 @@ def test_programs_depend_on_the_method(model, changes, more, less, monkeypatch):
 
 def test_a_frozen_critic_has_programs_of_its_own(model, tmp_path):
     critic = planned.describe(tmp_path / "critic", num_hidden_layers=3, hidden_size=16)
-    found = {
-        call.name: call
-        for call in programs_of(planned.config(model, **{"critic.kind": "folder", "critic.folder": critic})).calls
-    }
+    found = {call.name: call for call in programs_of(planned.config(model, critic_folder=critic)).calls}
     assert "critique_prefill" not in found
     assert found["critic_prefill"].args[0]["layers"]["q"].shape == (3, 16, 4, 8)
     # Two groups of 8 slots with room for a prompt of 60 and 12 more.
@@ -244,17 +146,7 @@ def test_a_frozen_critic_has_programs_of_its_own(model, tmp_path):
 
 # --- memory -------------------------------------------------------------------------------------------------------
 
-# Numbers of one device, of 2 (fsdp) x 2 (tensor): width 32, MLP 64, 4 and 2 heads of 8, 5 layers, 96 tokens.
-MATRICES = 2 * 96 * 32 + 5 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64)
-NORMS = 5 * (2 * 32 + 2 * 8) + 32
-TRAINED = 4 * (MATRICES // 4 + NORMS) + 4  # and the number of updates
-ADAM = 2 * (TRAINED - 4) + 8  # and the counts of Adam and of the schedule
-SAMPLING = 2 * (MATRICES // 2 + NORMS)  # whole over fsdp, bfloat16
 
-
-# Keys and values of 8 slots of a data group, of one of two heads, with room for a prompt of 100 and 16 more; and what
-# else there is of a slot: newest token, length, tokens sampled, their limit, a key of two numbers, whether it goes on.
-CACHE = 2 * 2 * 5 * 8 * (100 + 16) * 8
 SLOTS = CACHE + 8 * (4 * 4 + 2 * 4 + 1)
 
 
@@ -271,7 +163,7 @@ def test_buffers_are_those_counted_by_hand(model):
 
 def test_an_offloaded_state_lies_beside_nothing(model):
     """It is among the arguments of the step alone, in memory of the hosts."""
-    found = programs_of(planned.config(model, **{"optimizer.offload": True}))
+    found = programs_of(planned.config(model, offload_optimizer=True))
     assert {name: buffer.bytes for name, buffer in found.buffers.items()} == {
         "trained": TRAINED,
         "generation": SAMPLING,
@@ -283,39 +175,6 @@ def test_an_offloaded_state_lies_beside_nothing(model):
     moments = [leaf for leaf in jax.tree.leaves(step.args[0].opt_state) if leaf.ndim]
     assert {leaf.sharding.memory_kind for leaf in moments} == {"pinned_host"}
     assert planned.size(moments) == ADAM - 8
-
-
-def test_what_lies_beside_a_program_counts_once(model, monkeypatch):
-    planned.pretend(monkeypatch)
-    found = planner_lib.Planner(Variants(planned.config(model, **{"objective.kl_coef": 0.1})), planned.NAME)
-    plan_, args = found.plan(), {}
-    for call in found.programs.calls:
-        args.setdefault(call.name, []).append(planned.size(call.args))
-    reference = SAMPLING
-    generating = TRAINED + ADAM + reference
-    prefills = [args[name][0] for name in ("prefill", "critique_prefill", "refine_prefill", "continue")]
-    assert max(args["share"][0], SAMPLING) < min(prefills)  # which copies beside the weights, not with them
-    assert plan_.phases == {
-        "prefill": max(2 * max(prefills), 2 * args["share"][0] + SAMPLING) + generating,
-        "decode": 2 * args["decode"][0] + generating,
-        # The weights that sampled are let go of before.
-        "reference": 2 * args["reference"][0] + TRAINED + ADAM,
-        "reshard": 2 * args["reshard"][0] + ADAM + reference,
-        "update": max(2 * args["update"][0] + ADAM, 2 * args["update"][1]) + reference,
-    }
-
-
-def test_a_frozen_critic_lies_beside_the_policy(model, tmp_path, monkeypatch):
-    planned.pretend(monkeypatch)
-    critic = planned.describe(tmp_path / "critic", num_hidden_layers=3, hidden_size=16)
-    found = planner_lib.Planner(
-        Variants(planned.config(model, **{"critic.kind": "folder", "critic.folder": critic})), planned.NAME
-    )
-    plan_, args = found.plan(), {call.name: planned.size(call.args) for call in found.programs.calls}
-    buffers = {name: buffer.bytes for name, buffer in found.programs.buffers.items()}
-    largest = max(args[name] for name in ("critic_prefill", "critic_continue", "critic_decode"))
-    assert plan_.phases["critique"] == 2 * largest + TRAINED + ADAM + SAMPLING + CACHE
-    assert plan_.phases["decode"] == 2 * args["decode"] + TRAINED + ADAM + buffers["critic"] + buffers["critic_slots"]
 
 
 def test_kinds_add_up_to_what_a_program_needs(model, monkeypatch):
@@ -337,15 +196,12 @@ def test_adapters_have_a_small_state_and_a_base(model):
     assert found["base"] == TRAINED - 4
     assert found["trained"] < found["base"] / 4 and found["optimizer"] < found["base"] / 2
     assert found["generation"] == SAMPLING
-    calls = programs_of(planned.config(model, **{"lora.rank": 2, "objective.kl_coef": 0.1})).calls
+    calls = programs_of(planned.config(model, **{"lora.rank": 2, "kl_coef": 0.1})).calls
     # Only sampling and the step along the gradient do not read the base.
     assert {call.function.__name__ for call in calls if "base" in call.own} == {"score", "lay_out", "accumulate"}
     assert {call.function.__name__ for call in calls if "base" in call.beside} == {
-        "prefill",
-        "share",
-        "tick",
-        "apply",
-    }
+        "prefill", "share", "tick", "apply",
+    }  # fmt: skip
 
 
 # --- costs --------------------------------------------------------------------------------------------------------
@@ -423,85 +279,6 @@ def test_a_kernel_without_a_formula_is_not_free():
 # --- what to change -----------------------------------------------------------------------------------------------
 
 
-def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
-    big = {
-        "refine.kind": "none",
-        "engine.num_slots": 64,
-        "questions_per_iteration": 64,
-        "max_response_length": 1024,
-        "packing.rows": 1,
-    }
-    planned.pretend(monkeypatch)
-    config = planned.config(model, **big)
-    peak = planner_lib.Planner(Variants(config), planned.NAME).plan().phases
-    assert peak["decode"] == max(peak.values())
-    planned.pretend(monkeypatch, hbm_bytes=peak["decode"] // 2)
-    planner = planner_lib.Planner(Variants(config), planned.NAME)
-    found = planner.plan()
-    assert not found.fits and found.phases["decode"] == peak["decode"]
-    rows = int(re.fullmatch(r"--config\.num_slots=(\d+)", found.suggestion)[1])
-    fits = [
-        planner_lib.Planner(Variants(planned.config(model, **big | {"engine.num_slots": n})), planned.NAME).plan().fits
-        for n in (rows, 2 * rows)
-    ]
-    assert fits == [True, False]
-
-
-def test_slots_that_a_memory_holds(model, monkeypatch):
-    """At most as many as an iteration has texts; fewer are suggested where they do not fit."""
-    planned.pretend(monkeypatch)
-    wanted = {
-        "refine.kind": "none",
-        "engine.num_slots": 0,
-        "questions_per_iteration": 64,
-        "max_response_length": 1024,
-        "packing.rows": 1,
-    }
-    wanted |= {"packing.slots": 8}  # else they take more than the slots
-    programs = planner_lib.Planner(
-        Variants(planned.config(model, **wanted, **{"cache.gib": 0.01})), planned.NAME
-    ).programs
-    (cache,) = [buffer for buffer in programs.buffers.values() if buffer.kind == "kv_cache"]
-    one = cache.bytes / programs.num_slots
-    assert 1 < programs.num_slots == 0.01 * 2**30 // one
-    texts = 64 * planned.config(model, **wanted, **{"cache.gib": 1.0}).num_responses
-    programs = planner_lib.Planner(
-        Variants(planned.config(model, **wanted, **{"cache.gib": 10.0})), planned.NAME
-    ).programs
-    assert programs.num_slots == texts // 2  # of each of two data groups
-    peak = max(
-        planner_lib.Planner(Variants(planned.config(model, **wanted, **{"cache.gib": 0.01})), planned.NAME)
-        .plan()
-        .phases.values()
-    )
-    planned.pretend(monkeypatch, hbm_bytes=peak // 2)
-    found = planner_lib.Planner(Variants(planned.config(model, **wanted, **{"cache.gib": 0.01})), planned.NAME).plan()
-    assert re.fullmatch(r"--config\.num_slots=\d+ --config\.kv_cache_gib=0\.0", found.suggestion)
-
-
-def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch):
-    small = {
-        "refine.kind": "none",
-        "engine.num_slots": 1,
-        "packing.rows": 1,
-        "num_responses": 1,
-        "mesh.fsdp": 4,
-        "mesh.tensor": 1,
-    }
-    small["compute_dtype"] = "float32"  # so that generating takes more than updating
-    planned.pretend(monkeypatch)
-    phases = [
-        planner_lib.Planner(Variants(planned.config(model, **small | mesh)), planned.NAME).plan().phases
-        for mesh in ({}, {"mesh.fsdp": 2, "mesh.tensor": 2})
-    ]
-    between = (max(phases[0].values()) + max(phases[1].values())) // 2
-    assert max(phases[1].values()) < between
-    planned.pretend(monkeypatch, hbm_bytes=between)
-    found = planner_lib.Planner(Variants(planned.config(model, **small)), planned.NAME).plan()
-    assert not found.fits
-    assert found.suggestion == "--config.mesh.tensor=2 --config.mesh.fsdp=2"
-
-
 @pytest.mark.parametrize("kind", ["mlp", "layer"])
 def test_no_more_is_computed_again_than_has_to_be(model, monkeypatch, kind):
     """The update needs 6, 4 or 3 times its arguments, by what its layers store."""
@@ -516,18 +293,14 @@ def test_no_more_is_computed_again_than_has_to_be(model, monkeypatch, kind):
     def plan_on(hbm_bytes, remat):
         planned.pretend(monkeypatch, hbm_bytes=hbm_bytes)
         monkeypatch.setattr(costs, "compile_for", compile_for)
-        config = planned.config(
-            model,
-            num_responses=1,
-            **{"refine.kind": "none", "engine.num_slots": 1, "packing.rows": 1, "compute.remat": remat},
-        )
+        config = planned.config(model, refine="none", num_slots=1, num_responses=1, pack_rows=1, remat=remat)
         return planner_lib.Planner(Variants(config), planned.NAME).plan(costs=False)
 
     assert plan_on(2**30, "none").fits
     assert "none" in asked and not {"mlp", "layer"} & set(asked)  # what fits is compiled as it is, and only so
     enough = plan_on(2**30, kind).phases["update"]
     found = plan_on(enough, "none")
-    assert not found.fits and found.suggestion == f"--config.compute.remat={kind}"
+    assert not found.fits and found.suggestion == f"--config.remat={kind}"
     assert plan_on(enough, kind).fits
 
 
@@ -539,22 +312,20 @@ def test_a_shorter_token_row_is_one_that_can_be_cut(model, monkeypatch):
         needs = 10 if any(batch.tokens_RS.shape[-1] > 256 for batch in batches) else 1
         return dataclasses.replace(planned.compiled(args, limit=2**40), needed_bytes=needs * planned.size(args))
 
-    lengths = {"max_prompt_length": 120, "max_response_length": 40, "packing.length": 1024, "packing.rows": 1}
-    config = planned.config(
-        model, num_responses=1, **lengths, **{"refine.kind": "none", "engine.num_slots": 1, "compute.remat": "layer"}
-    )
+    lengths = {"max_prompt_length": 120, "max_response_length": 40, "pack_length": 1024, "pack_rows": 1}
+    config = planned.config(model, refine="none", num_slots=1, num_responses=1, remat="layer", **lengths)
     planned.pretend(monkeypatch, hbm_bytes=2**40)
     monkeypatch.setattr(costs, "compile_for", compile_for)
     needed = planner_lib.Planner(Variants(config), planned.NAME).plan(costs=False).phases["update"]
     planned.pretend(monkeypatch, hbm_bytes=needed - 1)
     monkeypatch.setattr(costs, "compile_for", compile_for)
     found = planner_lib.Planner(Variants(config), planned.NAME).plan(costs=False)
-    assert not found.fits and found.suggestion == "--config.packing.rows=1 --config.packing.length=256"
+    assert not found.fits and found.suggestion == "--config.pack_rows=1 --config.pack_length=256"
 
 
 def test_no_change_helps_a_model_that_is_too_large(model, monkeypatch):
     planned.pretend(monkeypatch, hbm_bytes=1000)
-    found = planner_lib.Planner(Variants(planned.config(model, **{"refine.kind": "none"})), planned.NAME).plan()
+    found = planner_lib.Planner(Variants(planned.config(model, refine="none")), planned.NAME).plan()
     assert not found.fits and found.suggestion is None
     assert all(one.cost is None and one.seconds_bound is None for one in found.programs)
     assert found.seconds is None and "no change found that fits; use a larger slice" in plan.table([found])
@@ -619,7 +390,7 @@ def test_a_run_that_does_not_fit_exits_with_3(model, tmp_path, monkeypatch, caps
         (["--topology=v5e:2x2,"], "topology '' is no CHIP:AxB"),
         (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], "replica 1 x fsdp 3 x tensor 2 takes 6 devices, there are 4"),
         (["--topology=v5e:2x2", "--config.mesh.tensor=0"], "mesh.tensor 0 is no size"),
-        (["--topology=v5e:2x2", "--config.optimizer.updates_per_batch=3"], "does not divide questions_per_iteration 8"),
+        (["--topology=v5e:2x2", "--config.updates_per_batch=3"], "does not divide questions_per_iteration 8"),
         (["--topology=v5e:2x2", "--config.model.folder="], "no model: set model.folder"),
         (["--topology=v5e:2x2", "--config.model.folder=nowhere"], "nowhere/config.json does not exist"),
         (["--topology=v5e:2x2", "--config.max_prompt_length=9000"], "more than the 4096 tokens of context"),

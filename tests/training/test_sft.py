@@ -1,34 +1,17 @@
 """The warm start's lessons: nothing held out leaks into them, and refinements follow what a critique says."""
 
-import dataclasses
 import functools
 import itertools
 import re
 
-import jax
 import numpy as np
 import pytest
-from chain_prompts import CHAINS, arithmetic_tokenizer, make
-from tiny import FAMILIES, random_params
+from sft_cases import HELD_OUT, PROMPTS, TOKENIZER, rows
 
 from cgrpo_jax.datasets.tasks import arithmetic, arithmetic_lessons
 from cgrpo_jax.records import LossKind
-from cgrpo_jax.training import sft
-from cgrpo_jax.training.packing import PackShape
-from cgrpo_jax.training.scoring import score_rows
 
-HELD_OUT = arithmetic.held_out_facts(16)
-TOKENIZER = arithmetic_tokenizer()
-PROMPTS = make(TOKENIZER, 160, **CHAINS)
 EQUATION = re.compile(r"(\d+)([+*])(\d+)=")
-
-
-@functools.cache
-def rows(count, *, seed=0, rare_rate=0.0):
-    stream = arithmetic_lessons.lessons(
-        PROMPTS, seed=seed, lengths=(1, 2, 3, 4), held_out=HELD_OUT, rare_rate=rare_rate
-    )
-    return list(itertools.islice(stream, count))
 
 
 def texts(row):
@@ -137,21 +120,3 @@ def test_the_seed_decides():
         )
     )
     assert first == again != other
-
-
-def test_the_warm_start_learns_the_lessons():
-    config = dataclasses.replace(FAMILIES["smollm2"], vocab_size=TOKENIZER.vocab_size, num_layers=1, max_context=128)
-    shape = PackShape(num_token_rows=2, pack_length=128, num_slots=16)
-    settings = dict(config=config, shape=shape, max_length=64)
-    unseen = rows(20, seed=1)
-    score = lambda params: np.mean(np.concatenate(score_rows(params, unseen, **settings)))  # noqa: E731
-    params = random_params(config)
-    before = score(params)
-    seen = []
-    learned = sft.warm_start(
-        params, rows=arithmetic_lessons.lessons(PROMPTS, seed=0, lengths=(1, 2), held_out=HELD_OUT), num_updates=20,
-        rows_per_update=8, learning_rate=1e-2, progress=lambda steps: seen.append(len(steps)) or steps, **settings,
-    )  # fmt: skip
-    assert seen == [20]
-    assert score(learned) > before + 1
-    assert jax.tree.structure(learned) == jax.tree.structure(random_params(config))

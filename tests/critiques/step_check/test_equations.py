@@ -86,11 +86,13 @@ def test_true_or_unreadable_equations_pass(text):
     assert first_false_equation(text) is None
 
 
-def test_long_unreadable_text_takes_linear_time():
+NUMBERS = ("(", "1+", "9", "1,234,", "1 ", "-", "=", "9^", "(1+", "1=", "1/3+", "$", "\\", "1%", "x 5", "9*")
+LETTERS = ("x+", "x*", "2(", "(x+1)", "x^9*", "x+1=", "9 km ", "9 km*", "5% of ", "\\frac{1", "^{2", "\\left(")
+
+
+@pytest.mark.parametrize("text", NUMBERS + LETTERS)
+def test_long_unreadable_text_takes_linear_time(text):
     """Each would take minutes if any part were quadratic, or if a power were worked out."""
     start = time.perf_counter()
-    numbers = ("(", "1+", "9", "1,234,", "1 ", "-", "=", "9^", "(1+", "1=", "1/3+", "$", "\\", "1%", "x 5", "9*")
-    letters = ("x+", "x*", "2(", "(x+1)", "x^9*", "x+1=", "9 km ", "9 km*", "5% of ", "\\frac{1", "^{2", "\\left(")
-    for text in numbers + letters:
-        assert first_false_equation(text * (50_000 // len(text))) is None
-    assert time.perf_counter() - start < 60
+    assert first_false_equation(text * (50_000 // len(text))) is None
+    assert time.perf_counter() - start < 10

@@ -1,24 +1,18 @@
 """What is exported is, to the last bit, what was imported; where it can't be written, nothing is left behind."""
 
-import concurrent.futures
 import functools
 import json
 import operator
-import os
-import socket
-import subprocess
-import sys
-import textwrap
 
+import export_cases
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from export_cases import file_contents, run_python
 from hf_folders import (
     FAMILIES,
-    LLAMA,
-    QWEN2,
     QWEN3,
     multimodal,
     random_params,
@@ -32,30 +26,11 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import export, load
 from cgrpo_jax.runtime import files as files_lib
 
-
-@pytest.fixture
-def folder(tmp_path):
-    """A small untied Llama in one file, and what is in it."""
-    write_folder(tmp_path / "config", LLAMA, {})
-    config = hf_config.read_config(tmp_path / "config")
-    tensors = stored_tensors(random_params(config), config)
-    return write_folder(tmp_path / "model", LLAMA, tensors), config, tensors
+folder = export_cases.folder  # the fixture
 
 
 def reader(params):
     return lambda path: functools.reduce(operator.getitem, path, params)
-
-
-def file_contents(folder):
-    """Every tensor of a folder, as bytes, with its dtype and shape."""
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safetensors.safe_open(path, framework="numpy") as file:
-            assert file.metadata() == {"format": "pt"}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        assert not found.keys() & tensors.keys()
-        found |= {name: (str(t.dtype), t.shape, t.tobytes()) for name, t in tensors.items()}
-    return found
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -140,20 +115,6 @@ def test_export_beside_other_weights(folder):
         export.save_params(path, config, reader({}), dtype="int8")
 
 
-def run_python(code, *arguments):
-    """Runs a program with one device and returns what it wrote."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XLA_FLAGS": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 EXPORT = """
     import functools, operator, resource, sys
     from cgrpo_jax.models.hf import config as hf_config, export, load
@@ -197,55 +158,3 @@ def test_a_full_disk_in_mid_export(folder, tmp_path, monkeypatch, step):
     with pytest.raises(UserError, match="model.safetensors can't be written: the disk is full; free space there"):
         export.save_params(tmp_path / "out", config, reader(load.load_params(path, config)))
     assert len(calls) == 1 and not [*(tmp_path / "out").iterdir()]
-
-
-TWO_PROCESSES = """
-    import functools, operator, resource, sys
-    import jax
-    import numpy as np
-
-    address, rank, folder, out, limit = sys.argv[1:]
-    jax.distributed.initialize(address, num_processes=2, process_id=int(rank))
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-    from cgrpo_jax.models import params as params_lib
-    from cgrpo_jax.models.hf import config as hf_config, export, load
-    from cgrpo_jax.errors import UserError
-
-    config = hf_config.read_config(folder)
-    mesh = Mesh(np.array(jax.devices()), ("a",))
-    over_both = lambda leaf: PartitionSpec(*(["a"] if len(leaf.shape) == 1 else [None, "a"]))
-    shardings = jax.tree.map(lambda leaf: NamedSharding(mesh, over_both(leaf)), params_lib.param_shapes(config))
-    params = load.load_params(folder, config, shardings=shardings)
-    assert not params["embed"].is_fully_addressable
-    if rank == "0":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
-    try:
-        read = lambda path: functools.reduce(operator.getitem, path, params)
-        export.save_params(out, config, read, dtype="float32")
-    except UserError as error:
-        sys.stdout.write(str(error))
-"""
-
-
-@pytest.mark.parametrize("limit", [1_000_000, 2000])
-def test_two_processes(tmp_path, limit):
-    """Each holds half of every array. Process 0 writes; where it can't, both say so and neither waits."""
-    settings = QWEN2 | {"num_key_value_heads": 6}  # of which two processes can hold half each
-    write_folder(tmp_path / "config", settings, {})
-    config = hf_config.read_config(tmp_path / "config")
-    tensors = stored_tensors(random_params(config), config)
-    path, out = write_folder(tmp_path / "model", settings, tensors), tmp_path / "out"
-    out.mkdir()
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        written = [*pool.map(lambda rank: run_python(TWO_PROCESSES, address, rank, path, out, limit), range(2))]
-    said = ["".join(line for line in text.splitlines() if not line.startswith("[Gloo]")) for text in written]
-    if limit > 2000:
-        assert said == ["", ""]
-        assert file_contents(out) == {name: ("float32", t.shape, t.tobytes()) for name, t in tensors.items()}
-    else:
-        assert "model.safetensors can't be written: a file would be larger" in said[0]
-        assert "failed on process 0; its own message says why" in said[1]
-        assert not [*out.iterdir()]

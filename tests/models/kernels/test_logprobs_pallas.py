@@ -8,96 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
-from jax.sharding import PartitionSpec as P
+from logprobs_pallas_cases import assert_within, exact, inputs, kernels, layer, values_and_gradients
 
-from cgrpo_jax import sharding
-from cgrpo_jax.models.kernels import cost, logit_tiles, logprobs_pallas
+from cgrpo_jax.models.kernels import cost, logprobs_pallas
 from cgrpo_jax.models.logprobs import linear_logprobs
-
-D = 24
-
-
-def dense(hidden, unembed, target, num_live, *, temperature=1.0, softcap=0.0):
-    """The definition, with all logits at once, in the inputs' dtype; dead rows are 0."""
-    logits = hidden @ unembed.T
-    logits = softcap * jnp.tanh(logits / softcap) if softcap else logits
-    logp = jax.nn.log_softmax(logits / temperature, axis=-1)
-    out = jnp.stack([logp[jnp.arange(len(target)), target], -jnp.sum(jnp.exp(logp) * logp, axis=-1)])
-    return jnp.where(jnp.arange(len(target)) < num_live, out, 0.0)
-
-
-def inputs(n, v, *, dtype=jnp.float32):
-    rng = np.random.default_rng(n + v)
-    hidden, unembed = (jnp.asarray(rng.normal(size=(size, D)), dtype) for size in (n, v))
-    target = np.concatenate([[0, v - 1], rng.integers(0, v, n - 2)])
-    return hidden, unembed, jnp.asarray(target), jnp.asarray(rng.normal(size=(2, n)), jnp.float32)
-
-
-def values_and_gradients(outputs, hidden, unembed, weights_2N):
-    """Both outputs, and the gradients of their sum in which every row has another weight."""
-
-    def scalar(hidden, unembed):
-        out_2N = outputs(hidden, unembed)
-        return jnp.vdot(weights_2N.astype(out_2N.dtype), out_2N), out_2N
-
-    (_, out_2N), gradients = jax.value_and_grad(scalar, (0, 1), has_aux=True)(hidden, unembed)
-    return out_2N, *gradients
-
-
-def exact(hidden, unembed, target, weights_2N, num_live, **keywords):
-    with jax.enable_x64(True):
-        wide = [jnp.asarray(np.asarray(x, np.float64)) for x in (hidden, unembed, weights_2N)]
-        outputs = functools.partial(dense, target=target, num_live=num_live, **keywords)
-        return [np.asarray(x) for x in values_and_gradients(outputs, *wide)]
-
-
-def layer(hidden, unembed, *, target, **keywords):
-    return jnp.stack(linear_logprobs(hidden, unembed, target, block_size=128, row_block=128, **keywords))
-
-
-def kernels(hidden, unembed, target, weights_2N, **keywords):
-    outputs = functools.partial(layer, target=target, kernel="interpret", **keywords)
-    return jax.jit(functools.partial(values_and_gradients, outputs))(hidden, unembed, weights_2N)
-
-
-def assert_within(found, expected, bound):
-    for one, other in zip(found, expected, strict=True):
-        error = np.abs(np.asarray(one, np.float64) - other)
-        assert error.max() <= bound * max(np.abs(other).max(), 1e-30)
-
-
-@pytest.mark.parametrize(
-    ("n", "v", "num_live", "how"),
-    [
-        (256, 256, None, {}),  # whole tiles
-        (300, 300, 200, {"temperature": 0.7, "softcap": 2.0}),
-        (300, 257, 128, {"softcap": 2.0}),
-        (300, 257, 0, {}),
-        (40, 50, 33, {}),  # less than a tile
-    ],
-)
-def test_equals_the_definition(n, v, num_live, how):
-    hidden, unembed, target, weights_2N = inputs(n, v)
-    expected = exact(hidden, unembed, target, weights_2N, n if num_live is None else num_live, **how)
-    live = None if num_live is None else jnp.int32(num_live)
-    found = kernels(hidden, unembed, target, weights_2N, num_live=live, **how)
-    assert_within(found, expected, 1e-5)
-    if num_live is not None:
-        assert not np.any(found[0][:, num_live:]) and not np.any(found[1][num_live:])
-        assert np.any(found[2]) == (num_live > 0)
-    blocks = functools.partial(layer, target=target, num_live=live, **how)
-    assert_within(jax.jit(functools.partial(values_and_gradients, blocks))(hidden, unembed, weights_2N), expected, 1e-5)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_equals_the_definition_at_random_shapes(seed):
-    rng = np.random.default_rng(seed)
-    n, v = (int(size) for size in rng.integers(2, 400, 2))
-    num_live = int(rng.integers(0, n + 1))
-    how = {"temperature": float(rng.uniform(0.5, 2)), "softcap": float(rng.choice([0.0, 3.0]))}
-    arguments = inputs(n, v)
-    found = kernels(*arguments, num_live=jnp.int32(num_live), **how)
-    assert_within(found, exact(*arguments, num_live, **how), 1e-5)
 
 
 def test_bfloat16():
@@ -110,15 +24,6 @@ def test_bfloat16():
     assert_within(found[1:], expected[1:], 2**-8)
 
 
-def test_mixed_dtypes():
-    hidden, unembed, target, weights_2N = inputs(140, 140)
-    mixed = (hidden.astype(jnp.bfloat16), unembed, target, weights_2N)
-    found, expected = kernels(*mixed), exact(*mixed, 140)
-    assert [x.dtype for x in found] == [jnp.float32, jnp.bfloat16, jnp.float32]
-    assert_within((found[0], found[2]), (expected[0], expected[2]), 1e-5)
-    assert_within(found[1:2], expected[1:2], 2**-8)
-
-
 @pytest.mark.parametrize("kernel", ["blocks", "interpret"])
 def test_dead_rows_may_hold_anything(kernel):
     hidden, unembed, target, weights_2N = inputs(300, 140)
@@ -128,54 +33,7 @@ def test_dead_rows_may_hold_anything(kernel):
     jax.tree.map(np.testing.assert_array_equal, clean, spoilt)
 
 
-@pytest.mark.parametrize("kernel", ["blocks", "interpret"])
-@pytest.mark.parametrize("tensor", [2, 4])
-def test_a_vocabulary_cut_over_a_mesh(kernel, tensor):
-    """Parts of 150 and 75 ids, which no tile divides; each data group has its own rows and its own number of them."""
-    groups, n, v = 8 // tensor, 140, 300
-    hidden, unembed, target, weights_2N = inputs(groups * n, v)
-    live_G = np.array([n, 0, 129, 60][:groups], np.int32)
-    mesh = sharding.make_mesh(fsdp=groups, tensor=tensor)
-
-    def part(hidden, unembed, target, weights_2N, live_1):
-        outputs = functools.partial(layer, target=target, num_live=live_1[0], kernel=kernel, vocab_size=v, softcap=3.0)
-        return values_and_gradients(outputs, hidden, unembed, weights_2N)
-
-    rows, table, columns = P("fsdp"), P("tensor"), P(None, "fsdp")
-    function = jax.shard_map(
-        part,
-        mesh=mesh,
-        in_specs=(rows, table, rows, columns, rows),
-        out_specs=(columns, rows, table),
-    )
-    found = jax.jit(function)(hidden, unembed, target, weights_2N, live_G)
-    expected = []
-    for g, live in enumerate(live_G):
-        here = slice(g * n, (g + 1) * n)
-        expected.append(exact(hidden[here], unembed, target[here], weights_2N[:, here], live, softcap=3.0))
-    outputs, d_hidden, d_unembed = zip(*expected, strict=True)
-    assert_within(found, (np.concatenate(outputs, 1), np.concatenate(d_hidden), sum(d_unembed)), 1e-5)
-
-
 # --- what is computed, fetched and held ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kernel", ["blocks", "interpret"])
-@pytest.mark.parametrize(("num_live", "row_blocks"), [(0, 0), (1, 1), (128, 1), (129, 2), (512, 4)])
-def test_work_follows_the_live_rows(monkeypatch, kernel, num_live, row_blocks):
-    ran, bend = [], logit_tiles.bend
-
-    def counted(*arguments):
-        jax.debug.callback(lambda: ran.append(1))
-        return bend(*arguments)
-
-    monkeypatch.setattr(logit_tiles, "bend", counted)
-    hidden, unembed, target, weights_2N = inputs(512, 300)
-    keywords = dict(target=target, num_live=jnp.int32(num_live), kernel=kernel)
-    jax.block_until_ready(values_and_gradients(functools.partial(layer, **keywords), hidden, unembed, weights_2N))
-    jax.effects_barrier()
-    # Three blocks of the vocabulary; logits once in the forward pass, and once in each backward kernel.
-    assert len(ran) == {"blocks": 2, "interpret": 3}[kernel] * 3 * row_blocks
 
 
 class _Captured(Exception):

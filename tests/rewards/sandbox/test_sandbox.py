@@ -15,54 +15,20 @@ import threading
 import time
 
 import pytest
+import sandbox_cases
+from sandbox_cases import LIMIT, SMALL, printed, run
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards.sandbox import launcher as launcher_lib
 from cgrpo_jax.rewards.sandbox import sandbox
 
+isolate = sandbox_cases.isolate  # the fixture
+runner = sandbox_cases.runner  # the fixture
+
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux"),
     pytest.mark.usefixtures("nothing_is_left"),
 ]
-
-SMALL = sandbox.Limits(cpu=2, memory=200 << 20, processes=4, disk=1 << 20, files=10, open_files=16)
-LIMIT = 100_000  # bytes that are read of what a program prints
-
-
-@pytest.fixture(params=[True, False], ids=["namespaces", "limits"])
-def isolate(request):
-    if request.param and not sandbox.isolated():
-        pytest.skip("this machine allows no namespaces")
-    return request.param
-
-
-@pytest.fixture
-def runner(tmp_path):
-    file = tmp_path / "runs_text.py"
-    file.write_text("def main(job):\n    exec(job['code'], {'job': job})\n")
-    return file
-
-
-def run(runner, isolate, code, *, seconds=20.0, limits=SMALL, **job):
-    """Returns (what the program printed, how its output ended, its status); every process of it must be gone."""
-    read, write = os.pipe()
-    with open(read, "rb"), open(write, "wb") as end:
-        job = {"code": "import os, sys\n" + textwrap.dedent(code)} | job
-        with sandbox.Sandbox(runner, job, limits=limits, stdout=write, isolate=isolate) as box:
-            end.close()
-            text, how = sandbox.read_capped(read, limit=LIMIT, deadline=time.monotonic() + seconds)
-            status = box.stop() if how != "end" or box.wait(seconds) else None
-        # Whatever the program has started has its standard output: the pipe ends when the last of them has.
-        while how != "end":
-            _, how = sandbox.read_capped(read, limit=LIMIT, deadline=time.monotonic() + 20)
-            assert how != "deadline"
-    return text.decode(), status
-
-
-def printed(*args, **kwargs):
-    text, status = run(*args, **kwargs)
-    assert status == 0
-    return text.split()
 
 
 @pytest.mark.parametrize(
@@ -419,15 +385,6 @@ def test_users_where_their_ids_end_early(monkeypatch):
     assert len(users) == 100 and min(users) > 60000 and max(users) < 65534
     text = "0 1000 1\n"
     assert launcher_lib._other_user() == 65534
-
-
-def test_a_launcher_that_was_killed_is_replaced(runner, isolate):
-    assert printed(runner, isolate, "os.write(1, b'1')") == ["1"]
-    launcher = sandbox._launcher(isolate)
-    launcher._process.kill()
-    launcher._process.wait()
-    assert printed(runner, isolate, "os.write(1, b'2')") == ["2"]
-    assert sandbox._launcher(isolate) is not launcher
 
 
 def test_a_launcher_that_dies_as_it_is_asked_is_replaced(runner, isolate, monkeypatch):

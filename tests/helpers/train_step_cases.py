@@ -1,0 +1,118 @@
+"""What the tests of training/test_train_step share with those that take longer."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tiny import EVERYTHING, plain_logits, plain_logprobs, random_params
+
+from cgrpo_jax.objective import AGGREGATES
+from cgrpo_jax.records import LossKind, TrainRow
+from cgrpo_jax.training import train_step as train_step_lib
+from cgrpo_jax.training.optimizer import init_state
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.scoring import score_rows
+from cgrpo_jax.training.train_step import LossSettings, accumulate_gradients
+
+CONFIG = dataclasses.replace(EVERYTHING, vocab_size=41, embed_dim=16, mlp_dim=16)
+SHAPE = PackShape(num_token_rows=2, pack_length=24, num_slots=5)
+COUNTS = dict(num_responses=3, num_refinements=1)
+SETTINGS = {name: LossSettings(max_length=8, temperature=0.8, aggregate=name, **COUNTS) for name in AGGREGATES}
+PLAIN = SETTINGS["constant"]
+REGULARISED = dataclasses.replace(PLAIN, kl_coef=0.3, entropy_coef=0.2)
+MODEL = dict(config=CONFIG, shape=SHAPE)
+SGD = optax.sgd(1.0)  # the step is the gradient
+
+
+@functools.cache
+def params():
+    return random_params(CONFIG)
+
+
+def fresh_state(optimizer=SGD):
+    """A state of its own buffers: an update takes those of the state it is given."""
+    return init_state(jax.tree.map(jnp.array, params()), optimizer)
+
+
+def update(rows, *, state=None, optimizer=SGD, settings=PLAIN, **keywords):
+    return train_step_lib.update(
+        state or fresh_state(optimizer),
+        rows,
+        optimizer=optimizer,
+        settings=settings,
+        num_questions=3,
+        **MODEL,
+        **keywords,
+    )
+
+
+def gradient(rows, settings=PLAIN, **keywords):
+    return accumulate_gradients(params(), rows, settings=settings, num_questions=3, **MODEL, **keywords)[0]
+
+
+def make_row(rng, context, target, *, drift=0.1, **fields):
+    """A row whose old policy differs from the current one by `drift` nats a token, at random.
+
+    `context` is its tokens, or how many there are.
+    """
+    if isinstance(context, int | np.integer):
+        context = rng.integers(0, CONFIG.vocab_size, context).astype(np.int32)
+    context_ids, target_ids = context, rng.integers(0, CONFIG.vocab_size, target).astype(np.int32)
+    logp = plain_logprobs(params(), CONFIG, context_ids, target_ids, temperature=PLAIN.temperature)
+    noisy = lambda: (logp + rng.uniform(-drift, drift, target)).astype(np.float32)  # noqa: E731
+    fields = {"advantage": float(rng.choice([-0.75, 0.5])), "old_logp": noisy(), "ref_logp": noisy()} | fields
+    return TrainRow(context_ids=context_ids, target_ids=target_ids, **fields)
+
+
+@functools.cache
+def mixed_rows():
+    """Initial rows (some past the clip), refined rows, rows of advantage 0 and nll rows: three packed batches.
+
+    The first four, and the first refined one, answer one question: their prompt is shared.
+    """
+    rng = np.random.default_rng(0)
+    rows = [make_row(rng, rng.integers(1, 12), rng.integers(1, 9), drift=0.6) for _ in range(4)]
+    rows += [make_row(rng, rows[0].context_ids, rng.integers(1, 9), drift=0.6) for _ in range(3)]
+    rows += [make_row(rng, rows[0].context_ids, 7, refined=True), make_row(rng, 3, 6, refined=True)]
+    rows += [make_row(rng, 4, 5, advantage=0.0) for _ in range(2)]
+    rows += [make_row(rng, 5, n, advantage=w, loss=LossKind.NLL) for n, w in ((6, 1.0), (3, 0.5))]
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def loss_by_definition(params, rows, settings, *, num_questions):
+    """DESIGN's objective (Eq. 3 and 4) row by row from whole logits, in float64; the value to minimise."""
+    policy = [row for row in rows if row.loss == LossKind.POLICY]
+    num_tokens = sum(len(row.target_ids) for row in policy)
+    nll_tokens = sum(len(row.target_ids) for row in rows if row.loss == LossKind.NLL)
+    loss = 0.0
+    for row in rows:
+        T = len(row.target_ids)
+        logits = plain_logits(params, CONFIG, np.concatenate([row.context_ids, row.target_ids[:-1]]))
+        logits = logits[-T:] / settings.temperature
+        logp_TV = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        logp = logp_TV[np.arange(T), row.target_ids]
+        if row.loss == LossKind.NLL:
+            loss -= row.advantage * logp.sum() / nll_tokens
+            continue
+        ratio = np.exp(logp) / (np.exp(logp) + settings.gamma) if row.refined else np.exp(logp - row.old_logp)
+        clipped = np.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
+        term = np.minimum(ratio * row.advantage, clipped * row.advantage)
+        if settings.kl_coef:
+            difference = row.ref_logp - logp
+            term = term - settings.kl_coef * (np.exp(difference) - difference - 1)
+        term = term - settings.entropy_coef * np.sum(np.exp(logp_TV) * logp_TV, axis=-1)
+        weight = {
+            "constant": 1 / (len(policy) * settings.max_length),
+            "paper": 1 / (num_questions * (settings.num_refinements if row.refined else settings.num_responses)),
+            "token_mean": 1 / num_tokens,
+            "sequence_mean": 1 / (len(policy) * T),
+        }[settings.aggregate]
+        loss -= weight * term.sum()
+    return loss
+
+
+def score(params, rows, **keywords):
+    return score_rows(params, rows, config=CONFIG, shape=SHAPE, max_length=8, temperature=0.8, **keywords)
