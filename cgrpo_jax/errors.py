@@ -1,7 +1,5 @@
 """The exceptions that a user's mistake, or a signal, raises."""
 
-from collections.abc import Sequence
-
 
 class UserError(ValueError):
     """A mistake that the user can fix: the message is one line that says what was given, what is allowed, what to do.
@@ -20,16 +18,3 @@ class Stopped(Exception):
     def __init__(self, number: int):
         super().__init__(number)
         self.number = number
-
-
-class UserErrors(UserError):
-    """Several mistakes at once. Its text is one line all the same; entry points print a line for each.
-
-    Args:
-      what: what they are, such as "3 problems in the configuration".
-      mistakes: one line each.
-    """
-
-    def __init__(self, what: str, mistakes: Sequence[str]):
-        super().__init__(f"{what}: {' '.join(mistakes)}")
-        self.what, self.mistakes = what, tuple(mistakes)

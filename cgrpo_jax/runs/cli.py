@@ -6,7 +6,8 @@
         cli.run(main, require=("config", "workdir"))
 
 A user's mistake (`UserError`, or a wrong flag) prints `error: ...` and exits with status 2, before anything is
-written; several mistakes at once (`UserErrors`) a line each. Any other exception is a bug and keeps its stack trace.
+written; several mistakes in a configuration (`keys.ConfigErrors`) print a line each. Any other exception is a bug and
+keeps its stack trace.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from cgrpo_jax.errors import UserError, UserErrors
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys
 from cgrpo_jax.runtime import signals
@@ -104,7 +105,7 @@ def run(
 
 def _lines(error: UserError) -> str:
     """Returns what is printed of a mistake: one line, or one for each of several and one before."""
-    if not isinstance(error, UserErrors):
+    if not isinstance(error, keys.ConfigErrors):
         return f"error: {' '.join(str(error).split())}\n"
     return f"error: {error.what}:\n" + "".join(f"  {' '.join(one.split())}\n" for one in error.mistakes)
 

@@ -12,7 +12,7 @@ A rule is called with the key's name and its value, and returns what is wrong in
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from cgrpo_jax.critiques import texts
@@ -80,6 +80,19 @@ def sections(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if dataclasses.is_dataclass(value):
             yield prefix + field.name, value
             yield from sections(value, f"{prefix}{field.name}.")
+
+
+class ConfigErrors(UserError):
+    """Several mistakes in a configuration. The text is one line all the same; entry points print a line for each.
+
+    Args:
+      what: what they are, such as "3 problems in the configuration".
+      mistakes: one line each.
+    """
+
+    def __init__(self, what: str, mistakes: Sequence[str]):
+        super().__init__(f"{what}: {' '.join(mistakes)}")
+        self.what, self.mistakes = what, tuple(mistakes)
 
 
 # --- rules --------------------------------------------------------------------------------------------------------

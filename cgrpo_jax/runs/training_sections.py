@@ -180,7 +180,7 @@ class Lora:
         if self.rank > 0:
             text = refused(lora.LoraSettings, rank=self.rank, alpha=self.alpha, targets=tuple(self.targets))
             if text:
-                yield text
+                yield f"{name}: {text}"
 
 
 def _mixture(name: str, value: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cgrpo_jax.errors import UserError, UserErrors
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import keys
 from cgrpo_jax.runs.schema import Config
 
@@ -17,7 +17,7 @@ def check(config: Config) -> None:
     if len(found) == 1:
         raise UserError(found[0])
     if found:
-        raise UserErrors(f"{len(found)} problems in the configuration", found)
+        raise keys.ConfigErrors(f"{len(found)} problems in the configuration", found)
 
 
 def violations(config: Config) -> Iterator[str]:

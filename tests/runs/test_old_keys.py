@@ -7,6 +7,7 @@ import paths
 import pytest
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.evaluation.resumable_results import FORMAT, Results
 from cgrpo_jax.runs import base, old_keys, resume_policy
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.run_dir import RunDir
@@ -150,3 +151,17 @@ def test_a_run_of_before_resumes_and_another_one_is_refused(tmp_path):
 def test_no_configuration_of_the_project_has_an_old_key():
     for file in sorted(paths.CONFIGS.glob("*.py")):
         config_lib.freeze(config_lib.load(file))
+
+
+def test_results_of_an_evaluation_of_before_go_on_and_others_are_refused(tmp_path):
+    results = Results(tmp_path, may_change=resume_policy.EVALUATION)
+    about = {"started": "2026-01-01T00:00:00", "weights": "w"}
+    (tmp_path / "about.json").write_text(json.dumps({"format": FORMAT, **about, "config": BEFORE}))
+    changed = base.get_config()
+    changed.engine.num_slots = 3
+    with results.open(about | {"config": config_lib.to_json(changed)}):
+        pass
+    changed.eval.num_samples = 16
+    with pytest.raises(UserError, match=r"results of something else \(eval.num_samples: 8 -> 16\)"):
+        with results.open(about | {"config": config_lib.to_json(changed)}):
+            pass

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cgrpo_jax.errors import UserError, UserErrors
-from cgrpo_jax.evaluation import estimators
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.evaluation import majority
 from cgrpo_jax.runs import base, cli, keys, validate
 from cgrpo_jax.runs import config as config_lib
 
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_one_line_with_its_fix(changes, message):
     assert len(violations) == 1 and message in violations[0] and "\n" not in violations[0]
     with pytest.raises(UserError) as caught:
         validate.check(changed(**changes))
-    assert str(caught.value) == violations[0] and not isinstance(caught.value, UserErrors)
+    assert str(caught.value) == violations[0] and not isinstance(caught.value, keys.ConfigErrors)
 
 
 @pytest.mark.parametrize("known", [key for key in keys.items(config_lib.Config())], ids=lambda key: key[0])
@@ -175,8 +175,8 @@ def test_the_text_of_several_mistakes_is_one_line():
 
 
 def test_limits_of_other_rooms_are_kept():
-    assert not found(eval__num_samples=estimators.MOST_SAMPLES)
-    assert found(eval__num_samples=estimators.MOST_SAMPLES + 1)
+    assert not found(eval__num_samples=majority.MOST_SAMPLES)
+    assert found(eval__num_samples=majority.MOST_SAMPLES + 1)
 
 
 def test_every_key_has_a_line_of_help_and_every_reason_stands_beside_what_may_change():
