@@ -381,6 +381,7 @@ def test_what_can_run_is_taken(launch, monkeypatch, tmp_path):
         ["python", "-m", "cgrpo_jax.sample", CONFIG, WORKDIR, "--question=1+1"],
         ["python", "-m", "cgrpo_jax.convert", "--from_hf=/mnt/a", "--to=/mnt/b"],
         ["python", "train.py"],
+        ["cgrpo", "train", CONFIG, WORKDIR],
     ):
         assert launch({}, command=command, dry_run=True) == (None, [])
 
