@@ -2,7 +2,7 @@
 
 variants = Variants(config)
 settings = variants.settings(make_mesh)
-smaller = variants.settings(make_mesh, {"pack_rows": 1})
+smaller = variants.settings(make_mesh, {"packing.rows": 1})
 """
 
 from collections.abc import Callable, Iterator, Mapping

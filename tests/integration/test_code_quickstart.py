@@ -18,7 +18,7 @@ from cgrpo_jax.runs import load_questions, model_source, validate
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
 CONFIG = paths.CONFIGS / "code_quickstart.py"
-OWN = ("data.chain_length", "max_prompt_length", "max_response_length", "max_refinement_prompt_length", "pack_length")
+OWN = ("data.chain_length", "max_prompt_length", "max_response_length", "refine.max_prompt_length", "packing.length")
 MINIATURE = {key: value for key, value in SMALL.items() if not key.startswith(OWN)} | {
     "data.chain_length": 1,
     "data.num_eval": 0,

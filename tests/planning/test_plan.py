@@ -92,7 +92,7 @@ def test_refinements_of_one_critique_share_its_prompt(model):
         found = programs_of(planned.config(model, **changes))
         times = {call.name: call.per_iteration for call in found.calls}
         assert (times["critique_prefill"], times["refine_prefill"]) == (6, 6)
-        refinements = 48 * changes.get("refinements_per_critique", 1)
+        refinements = 48 * changes.get("refine.per_critique", 1)
         assert found.sampled_tokens == 24 * 16 + 48 * 12 + refinements * 16
 
 

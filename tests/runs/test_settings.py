@@ -27,12 +27,15 @@ def test_a_run_is_built_from_its_settings():
 
 
 def test_slots_are_those_of_the_longest_stage():
-    assert (settings(refine="none").slots.longest_prompt, settings(refine="none").slots.length) == (16, 32)
+    assert (settings({"refine.kind": "none"}).slots.longest_prompt, settings({"refine.kind": "none"}).slots.length) == (
+        16,
+        32,
+    )
     assert (settings().slots.longest_prompt, settings().slots.length) == (48, 64)
 
 
 def test_memory_holds_so_many_slots_and_not_more_than_texts():
-    one = settings(num_slots=1).slots.bytes
+    one = settings({"engine.num_slots": 1}).slots.bytes
     gib = lambda slots: {"engine.num_slots": 0, "cache.gib": slots * one / 2**30}  # noqa: E731
     assert settings(gib(3.5)).slots.num_slots == 3
     assert settings(gib(1000)).slots.num_slots == 16  # 4 questions, 4 responses
@@ -41,11 +44,14 @@ def test_memory_holds_so_many_slots_and_not_more_than_texts():
 
 
 def test_the_method_is_that_of_the_stages():
-    plain = settings(refine="none")
+    plain = settings({"refine.kind": "none"})
     assert plain.method.refine == "none"
-    assert settings(refine="none", critique="cot", make=stages.of_test_time_refinement).method.refine == "policy"
+    assert (
+        settings({"refine.kind": "none", "critique.kind": "cot"}, make=stages.of_test_time_refinement).method.refine
+        == "policy"
+    )
     assert plain.learner.adapters is None and settings({"lora.rank": 2}).learner.adapters.rank == 2
-    assert not plain.learner.has_reference and settings(kl_coef=0.1).learner.has_reference
+    assert not plain.learner.has_reference and settings({"objective.kl_coef": 0.1}).learner.has_reference
 
 
 def test_an_evaluation_without_samples_is_greedy_alone():

@@ -197,7 +197,7 @@ def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch
         "mesh.fsdp": 4,
         "mesh.tensor": 1,
     }
-    small["compute_dtype"] = "float32"  # so that generating takes more than updating
+    small["compute.dtype"] = "float32"  # so that generating takes more than updating
     planned.pretend(monkeypatch)
     phases = [
         planner_lib.Planner(Variants(planned.config(model, **small | mesh)), planned.NAME).plan().phases
