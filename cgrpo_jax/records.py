@@ -43,8 +43,7 @@ class LossKind(enum.IntEnum):
     NLL = 1
 
 
-@struct.dataclass
-class Problem:
+class Problem(struct.PyTreeNode):
     """One question with its gold answer.
 
     Attributes:
@@ -80,8 +79,7 @@ def problem_id(problem: Problem) -> str:
     return hashlib.sha256(f"{problem.source}\n{problem.question}".encode()).hexdigest()[:16]
 
 
-@struct.dataclass
-class RowIndex:
+class RowIndex(struct.PyTreeNode):
     """Where a row stands in its iteration. All fields enter its random key (see `sampling.row_keys`).
 
     A response has critique = refinement = 0; a critique names its response; a refinement names both. `attempt`
@@ -96,8 +94,7 @@ class RowIndex:
     attempt: int = struct.field(pytree_node=False, default=0)
 
 
-@struct.dataclass
-class Rollout:
+class Rollout(struct.PyTreeNode):
     """One generated text: a response, a critique or a refinement.
 
     Attributes:
@@ -138,8 +135,7 @@ class Rollout:
         return self.index.stage
 
 
-@struct.dataclass
-class TrainRow:
+class TrainRow(struct.PyTreeNode):
     """One row to learn from, whatever its origin.
 
     Attributes:
@@ -162,8 +158,7 @@ class TrainRow:
     ref_logp: np.ndarray | None = None
 
 
-@struct.dataclass
-class TrainBatch:
+class TrainBatch(struct.PyTreeNode):
     """Train rows packed into token rows of one static shape: R rows of S tokens, B train rows of up to T targets.
 
     A packed row holds several train rows one after the other, each a segment with its own positions; those with the
@@ -202,8 +197,7 @@ class TrainBatch:
     nll_B: Array
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """A trainable model: what an update reads and writes.
 
     Attributes:
