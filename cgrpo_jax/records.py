@@ -158,8 +158,7 @@ class TrainRow(struct.PyTreeNode):
     ref_logp: np.ndarray | None = None
 
 
-@struct.dataclass
-class TrainBatch:
+class TrainBatch(struct.PyTreeNode):
     """Train rows packed into token rows of one static shape: R rows of S tokens, B train rows of up to T targets.
 
     A packed row holds several train rows one after the other, each a segment with its own positions; those with the
@@ -198,8 +197,7 @@ class TrainBatch:
     nll_B: Array
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """A trainable model: what an update reads and writes.
 
     Attributes:
