@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend import core
 from jax.extend.core import primitives
 
@@ -74,7 +75,7 @@ class _Unroller:
         if eqn.primitive is not primitives.scan_p:
             return [eqn.replace(params=params)]
         self.loops += 1
-        params["unroll"] = max(1, params["length"])
+        params["unroll"] = max(1, eqn.params["length"])
         barrier, read = _barrier(eqn, eqn.invars)
         return [*barrier, eqn.replace(invars=read, params=params)]
 
@@ -113,11 +114,12 @@ def _barrier(loop: core.JaxprEqn, read: Sequence) -> tuple[list[core.JaxprEqn], 
 
     References, which a loop adds to, stay as they are: an effect on one names it.
     """
-    arrays = [one for one in read if isinstance(one, core.Var) and isinstance(one.aval, jax.core.ShapedArray)]
-    inside = {value: core.Var(value.aval) for value in arrays}
-    groups: dict = {}  # one barrier takes what varies along the same axes of a mesh
-    for value in inside:
-        groups.setdefault(value.aval.manual_axis_type, []).append(value)
+    inside: dict[core.Var, core.Var] = {}
+    groups: dict[Any, list[core.Var]] = {}  # one barrier takes what varies along the same axes of a mesh
+    for value in read:
+        if isinstance(value, core.Var) and isinstance(value.aval, ShapedArray) and value not in inside:
+            inside[value] = core.Var(value.aval)
+            groups.setdefault(value.aval.manual_axis_type, []).append(value)
     equations = [
         loop.replace(
             primitive=lax.optimization_barrier_p,
