@@ -97,7 +97,7 @@ class Optimizer:
         """Yields what keys of the section have against each other."""
         if self.kind != "adamw" and self.mu_dtype:
             yield (
-                f"{name}.mu_dtype {self.mu_dtype!r} is of AdamW's first moment, which {name}.kind {self.kind!r} has "
+                f"{name}.mu_dtype {self.mu_dtype!r} is of AdamW's first moment, which optimizer {self.kind!r} has "
                 "not; leave it empty."
             )
 
