@@ -38,7 +38,7 @@ def test_iterations_on_the_command_line(tmp_path, given, steps):
     seen = []
     arguments = tiny_run.arguments(tmp_path, {"profile.steps": given})
     cli.run(lambda config, workdir: seen.append(config), require=("config", "workdir"), argv=arguments)
-    assert seen[0].profile_steps == steps
+    assert seen[0].profile.steps == steps
 
 
 def test_a_run_traces_the_iterations_that_are_asked_for(tmp_path):
@@ -116,5 +116,5 @@ def test_an_iteration_that_never_comes(tmp_path):
     profiling.check((0, 8), num_iterations=9)
     with pytest.raises(UserError, match="profile.steps 9 never comes: the last of 9 is 8"):
         profiling.check((9,), num_iterations=9)
-    with pytest.raises(UserError, match="profile_steps"):
+    with pytest.raises(UserError, match="profile.steps"):
         tiny_run.run(tmp_path, {"profile.steps": (2,)})

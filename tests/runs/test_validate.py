@@ -3,7 +3,7 @@
 import pytest
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.evaluation import majority
+from cgrpo_jax.evaluation import estimators
 from cgrpo_jax.runs import base, cli, keys, validate
 from cgrpo_jax.runs import config as config_lib
 
@@ -175,8 +175,8 @@ def test_the_text_of_several_mistakes_is_one_line():
 
 
 def test_limits_of_other_rooms_are_kept():
-    assert not found(eval__num_samples=majority.MOST_SAMPLES)
-    assert found(eval__num_samples=majority.MOST_SAMPLES + 1)
+    assert not found(eval__num_samples=estimators.MOST_SAMPLES)
+    assert found(eval__num_samples=estimators.MOST_SAMPLES + 1)
 
 
 def test_every_key_has_a_line_of_help_and_every_reason_stands_beside_what_may_change():
