@@ -95,17 +95,6 @@ def test_settings_that_make_no_sense_are_refused(change, message):
 SGD = optax.sgd(1.0)  # the step is the gradient
 
 
-def test_the_first_step_moves_b_alone():
-    """At B = 0 nothing depends on A yet; after a step it does."""
-    adapters = init_adapters(CONFIG, SOME, seed=0)
-    base, state = Base(params(), SOME.scale), optimizer_lib.init_state(jax.tree.map(jnp.array, adapters), SGD)
-    for moves in (False, True):
-        before = jax.device_get(state.params)["layers"]
-        state, _ = train_step_lib.update(state, rows(), optimizer=SGD, base=base, **MODEL)
-        for name, value in state.params["layers"].items():
-            assert (np.asarray(value) != before[name]).any() == (moves or name.endswith("_b")), name
-
-
 def test_adapters_learn():
     """Likelihood of a few rows, by adapters of two targets."""
     few = rows(4, loss=LossKind.NLL, advantage=1.0)

@@ -17,6 +17,8 @@ from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import scoring
 from cgrpo_jax.training import train_step as train_step_lib
 
+SGD = optax.sgd(1.0)  # the step is the gradient
+
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_merged_and_unmerged_are_the_same_model(family):
@@ -134,3 +136,14 @@ def test_scores_are_those_of_the_merged_weights():
     actual = scoring.score_rows(adapters, rows(), base=base, **keywords)
     expected = scoring.score_rows(base.merge(adapters), rows(), **keywords)
     assert_trees_close(actual, expected, atol=1e-3)
+
+
+def test_the_first_step_moves_b_alone():
+    """At B = 0 nothing depends on A yet; after a step it does."""
+    adapters = init_adapters(CONFIG, SOME, seed=0)
+    base, state = Base(params(), SOME.scale), optimizer_lib.init_state(jax.tree.map(jnp.array, adapters), SGD)
+    for moves in (False, True):
+        before = jax.device_get(state.params)["layers"]
+        state, _ = train_step_lib.update(state, rows(), optimizer=SGD, base=base, **MODEL)
+        for name, value in state.params["layers"].items():
+            assert (np.asarray(value) != before[name]).any() == (moves or name.endswith("_b")), name
