@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from adapters import CONFIG, SETTINGS, logits, random_adapters, tokens
 from lora_cases import MODEL, PRODUCT, SHAPE, SOME, assert_trees_close, assert_trees_equal, merged_by_hand, params, rows
