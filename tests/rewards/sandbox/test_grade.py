@@ -1,4 +1,4 @@
-"""Programs graded by tests: right ones pass, and wrong ones are told what is wrong."""
+"""Programs graded by tests: right ones pass, and of wrong ones the reason is given."""
 
 import json
 import os
