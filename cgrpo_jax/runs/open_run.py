@@ -50,9 +50,9 @@ class OpenRun:
       params, weights: its newest weights as generation reads them, and where they come from; both empty where the
         command reads its own.
       critic_model: the frozen critic and its weights, if one is asked.
-      endpoint: what writes critiques, on process 0, if one is asked.
+      endpoint: that writes critiques, on process 0, if one is asked.
       questions: what is asked; empty where a person asks.
-      inputs: `fingerprints.of_all` of what is read beside the configuration.
+      inputs: `fingerprints.of_all` of what is read besides the configuration.
       grader: of responses and refinements.
     """
 
@@ -87,7 +87,7 @@ class OpenRun:
         )
 
     def critic_generator(self, policy: Generator, *, sampling: Sampling | None = None) -> Generator | RemoteGenerator:
-        """Returns who writes critiques beside a policy; arguments as of `build_inference.critic_generator`."""
+        """Returns the generator of critiques beside a policy; arguments as of `build_inference.critic_generator`."""
         return build_inference.critic_generator(
             policy,
             kind=self.settings.stages.critic,
@@ -238,9 +238,9 @@ def compile_engines(opened: OpenRun, params: dict, *, clock: console.Clock) -> N
     settings = opened.settings
     console.say(f"engine: {build_inference.describe_slots(settings)}")
     with clock("compile"):
-        with console.progress_reports("compiling the engine") as tell:
-            opened.model.engine.compile(params, settings.policy_samplings, on_program=tell)
+        with console.progress_reports("compiling the engine") as report:
+            opened.model.engine.compile(params, settings.policy_samplings, on_program=report)
         if opened.critic_model:
             critic, critic_params = opened.critic_model
-            with console.progress_reports("compiling the critic's engine") as tell:
-                critic.engine.compile(critic_params, settings.critic_samplings, on_program=tell)
+            with console.progress_reports("compiling the critic's engine") as report:
+                critic.engine.compile(critic_params, settings.critic_samplings, on_program=report)
