@@ -3,7 +3,7 @@
     python -m cgrpo_jax.diagnose --config=configs/quickstart.py --workdir=runs/quickstart
 
 The numbers of the paper's Tables 1 and 12. It also writes `pass_rates.jsonl`, by which `data.pass_rates` drops
-questions that are too easy or too hard. The same command again goes on with a diagnosis that was killed; with further
+questions that are too easy or too hard. The same command again resumes a diagnosis that was killed; with further
 `diagnosis.kinds` it adds these.
 """
 

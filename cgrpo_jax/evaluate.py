@@ -3,7 +3,7 @@
     python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
 
 With `--refine`, also test-time refinement: the critic is asked about the greedy answer, and where it says that the
-answer is wrong, the policy refines it. The same command again goes on with an evaluation that was killed.
+answer is wrong, the policy refines it. The same command again resumes an evaluation that was killed.
 """
 
 if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line

@@ -141,7 +141,7 @@ def _compared(plans: Sequence[Plan]) -> str:
             lines.append(row(f"GiB in {phase}", lambda plan, phase=phase: size(plan.phases.get(phase))))
     lines.append(row("fits", lambda plan: "yes" if plan.fits else "no"))
     costs = [
-        row("bound s an iteration", lambda plan: "?" if (seconds := plan.seconds) is None else f"{seconds:.1f}"),
+        row("bound s per iteration", lambda plan: "?" if (seconds := plan.seconds) is None else f"{seconds:.1f}"),
         row(
             "sampled tokens/s",
             lambda plan: "?" if (seconds := plan.seconds) is None else f"{plan.sampled_tokens / seconds:.0f}",

@@ -80,10 +80,11 @@ def problem_id(problem: Problem) -> str:
 
 
 class RowIndex(struct.PyTreeNode):
-    """Where a row stands in its iteration. All fields enter its random key (see `sampling.row_keys`).
+    """Where a row is in its iteration. All fields enter its random key (see `sampling.row_keys`).
 
-    A response has critique = refinement = 0; a critique names its response; a refinement names both. `attempt`
-    counts the retries of a critique whose verdict could not be used.
+    A response has critique = refinement = 0; a critique names its response; a refinement names both. The critique of a
+    refinement, where the verdict is the reward, has refinement + 1 of what it criticises. `attempt` counts the retries
+    of a critique whose verdict could not be used.
     """
 
     question: int = struct.field(pytree_node=False)
@@ -109,7 +110,7 @@ class Rollout(struct.PyTreeNode):
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
       reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
       ungraded: the grader failed: the reward is 0, but says nothing. Of a critique: the endpoint that was asked for it
-        gave no answer, and it only stands in its place.
+        gave no answer, and it only takes its place.
       extracted: the final answer as the grader read it, None if there was none or it was not looked for.
       feedback: what the grader found, such as the failing test and its output; "" until scored.
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
@@ -170,7 +171,7 @@ class TrainBatch(struct.PyTreeNode):
       tokens_RS: int32, input tokens.
       positions_RS: int32, rotary positions, from 0 in each shared prompt, and on from its end in each of its rows.
       segments_RS: int32, 1, 2, ... within a packed row; 0 is padding, which nothing attends to.
-      prompts_RS: int32, the segment that a token sees beside its own: the shared prompt of its row; 0 for none.
+      prompts_RS: int32, the segment that a token sees besides its own: the shared prompt of its row; 0 for none.
       row_B: int32, packed row of each train row.
       start_B: int32, packed position whose hidden state predicts the row's first target.
       length_B: int32, number of targets; 0 for an empty slot.

@@ -1,4 +1,7 @@
-"""The base configuration, for files of this folder: every key is in cgrpo_jax/runs/schema.py, and `--help` lists them.
+"""The base configuration, for files of this folder; `cgrpo train --help` lists every key.
+
+Defaults and rules are in cgrpo_jax/runs: keys without a section in schema.py, sections in sections.py and
+training_sections.py.
 
 from configs import base
 

@@ -65,7 +65,7 @@ if [[ $dry_run == yes ]]; then
   exit 0
 fi
 
-label() { # the lines of process $1; it ends when nobody can write any more
+label() { # the lines of process $1; it ends when no process can write any more
   trap '' INT TERM
   local line
   while IFS= read -r line || [[ -n $line ]]; do printf '[%s] %s\n' "$1" "$line"; done

@@ -14,7 +14,7 @@
   --apply            submit it with kubectl instead of printing it
   --dry-run          with --apply, print it and the kubectl command, and submit nothing
 
-What can't run is refused: a program that is not there, a configuration that is wrong, a mesh that does not divide the
+What can't run is refused: a program that does not exist, a configuration that is wrong, a mesh that does not divide the
 slice's devices, a --workdir outside --mount. Paths in the image are taken to be those of this repository.
 The command gets --distributed, and CGRPO_STOPPED_STATUS=75: a training run that is evicted fails, and is restarted.
 The logs of all hosts, of which v6e:8x8 has 16:

@@ -8,7 +8,7 @@
   --only       regular expression: of all runs, those whose SETTING/ARM/seedN it matches, and their warm starts
   --report     train nothing, print the table of what is done
 
-The same command again goes on where the last one stopped: finished runs stay, an interrupted one resumes. The table is
+The same command again resumes where the last one stopped: finished runs stay, an interrupted one resumes. The table is
 also written to DIR/table.md, every number to DIR/results.json and, with matplotlib, the entropy to DIR/entropy.png.
 """
 

@@ -46,7 +46,7 @@ def _rows(study: Mapping, setting: str, done: Mapping[Any, Mapping]) -> list[lis
     trained = {run: summary for run, summary in done.items() if run.setting == setting and run.needs}
     if not trained:
         return []
-    # All arms of a seed start from the same weights: any of them tells what these were worth.
+    # All arms of a seed start from the same weights: any of them says what these were worth.
     start = {run.seed: {"eval_after": summary["eval_before"]} for run, summary in trained.items()}
     rows = [["before training", "", str(len(start)), *_cells(list(start.values()))]]
     for arm in study["arms"]:

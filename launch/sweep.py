@@ -13,7 +13,7 @@
   --only       regular expression of the points to run; the table has all that are done
   --dry-run    say of every point whether it is done and what would be started
 
-The same command again goes on where the last one stopped: finished points stay, an interrupted one resumes. A point
+The same command again resumes where the last one stopped: finished points stay, an interrupted one resumes. A point
 that fails does not stop the others; the exit status is then 1. The table is also in DIR/table.md, all numbers in
 DIR/results.json.
 """

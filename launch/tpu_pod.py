@@ -12,16 +12,16 @@
   --logs             local folder of this slice: attempt-K/WORKER.log holds what a host printed (default: logs)
   --max-restarts     new attempts after a preemption or a lost connection (default: 10)
   --poll             seconds between looks at the state, of which ten in a row may fail (default: 30)
-  --keep             leave the slice at the end; without it, it is deleted however this ends, unless gcloud can't tell
+  --keep             leave the slice at the end; without it, it is deleted however this ends, unless gcloud can't say
                      whether it still stands
   --delete           delete the slice, and nothing else
   --dry-run          print the gcloud commands of an attempt, and do nothing
 
 The code is the current commit (`git archive`): no uncommitted change, no ignored file, no environment variable goes
-along. What can't run is refused before a slice is made: a program that is not there, a configuration that is wrong or
+along. What can't run is refused before a slice is made: a program that does not exist, a configuration that is wrong or
 not committed, a mesh that does not divide the slice's devices, a --workdir on a host's own disk.
 The command gets --distributed, and CGRPO_STOPPED_STATUS=75: so exits a training run that SIGTERM stopped.
-After a preemption the slice is made anew and the same command runs again: it resumes from its --workdir, which must
+After a preemption the slice is created again and the same command runs again: it resumes from its --workdir, which must
 outlive the slice, so a folder that all hosts mount (a bucket, a file store). A run that SIGTERM stopped on a slice that
 stands ends the launch with status 75.
 gcloud must be installed and logged in.
@@ -76,7 +76,7 @@ DEAD_NODE = ("PREEMPTED", "TERMINATED", "STOPPED", "")
 LOST_CONNECTION = 255  # ssh's exit status
 STOPPED = command_line.STOPPED_STATUS
 
-LOOKS = 10  # at a state that gcloud fails to tell, before the launch ends
+LOOKS = 10  # at a state that gcloud fails to give, before the launch ends
 LOOKS_FOR_PREEMPTION = 3  # a state may show it later than the hosts' SIGTERM
 
 INSTALL = f"""set -e
@@ -109,7 +109,7 @@ class Gone(Exception):
 
 
 class Unknown(UserError):
-    """Nobody can tell whether the slice still stands: the network, the login or a quota fails."""
+    """It can't be found out whether the slice still stands: the network, the login or a quota fails."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Attempts:
                 return 0
             lost = status is None or self._lost(LOOKS_FOR_PREEMPTION if status == STOPPED else 1)
             if not lost and status == STOPPED:
-                _say(f"SIGTERM stopped the run, and the slice stands; the same command goes on (see {self.folder})")
+                _say(f"SIGTERM stopped the run, and the slice stands; the same command resumes it (see {self.folder})")
                 return status
             if not lost and status != LOST_CONNECTION:
                 _say(f"the command failed with status {status}; see {self.folder}")
@@ -194,7 +194,7 @@ class Attempts:
                 _say(f"{'preempted' if lost else 'connection lost'} after {restarts} restarts, the last of them")
                 return status or 1
             restarts += 1
-            what = "the slice was preempted: making it anew" if lost else "the connection was lost: running again"
+            what = "the slice was preempted: creating it again" if lost else "the connection was lost: running again"
             _say(f"{what} (restart {restarts} of {self.max_restarts})")
             fresh = lost
 
@@ -260,10 +260,10 @@ class Attempts:
             if "NOT_FOUND" in done.stderr:
                 return None
             why = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-            _say(f"gcloud can't tell the state of {self.pod.name} ({why}); look {look + 1} of {LOOKS}")
+            _say(f"gcloud can't give the state of {self.pod.name} ({why}); look {look + 1} of {LOOKS}")
         raise Unknown(
-            f"gcloud can't tell the state of {self.pod.name} ({why}); the slice may still stand: the same command goes "
-            f"on, and this deletes it: {shlex.join(self.pod.delete())}"
+            f"gcloud can't give the state of {self.pod.name} ({why}); the slice may still stand: the same command "
+            f"resumes, and this deletes it: {shlex.join(self.pod.delete())}"
         )
 
 
@@ -381,7 +381,7 @@ def pack(path: pathlib.Path) -> None:
 
 
 def run(attempts: Attempts, *, keep: bool, start: Callable[[Attempts], int]) -> int:
-    """Returns the exit status of the command, and deletes the slice unless it is to be kept or nobody knows of it."""
+    """Returns the exit status of the command, and deletes the slice unless it is to be kept or is unknown."""
     pod = attempts.pod
     delete = not keep
     try:

@@ -18,6 +18,7 @@ ROOM_READMES = sorted(PACKAGE.rglob("README.md"))
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / ".github" / "CONTRIBUTING.md",
+    ROOT / "tests" / "README.md",
     *ROOM_READMES,
     *sorted((ROOT / "configs").rglob("README.md")),
     *sorted((ROOT / "launch").rglob("README.md")),

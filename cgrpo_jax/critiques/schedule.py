@@ -22,7 +22,7 @@ def kind_at(iteration: int, *, critique: str, schedule: Schedule) -> str:
 
 
 def kinds(*, critique: str, schedule: Schedule) -> frozenset[str]:
-    """Returns all kinds of critique that a run comes to."""
+    """Returns all kinds of critique that a run uses."""
     first = frozenset() if schedule and schedule[0][0] == 0 else frozenset([critique])
     return first | {kind for _, kind in schedule}
 

@@ -1,4 +1,4 @@
-"""Critiques as text: verdicts, rule-written critiques, prompts for critics and refiners."""
+"""Critiques as text: default prompts for critics and refiners, verdicts, rule-written critiques, mentions, cuts."""
 
 import re
 from collections.abc import Sequence
@@ -82,22 +82,15 @@ def _conclude(passed, *sentences):
     return " ".join([*filter(None, sentences), f"Conclusion: {'right' if passed else 'wrong'} [END]"])
 
 
-def indicative(
-    passed: bool,
-    *,
-    answer: str | None = None,
-    right_text: str = "The answer is right.",
-    wrong_text: str = "The answer is wrong.",
-    answer_text: str = "The correct answer is {answer}.",
-) -> str:
+def indicative(passed: bool, *, answer: str | None = None) -> str:
     """A critique that says only right or wrong, and with `answer` (`indicative_gt`) also the correct answer.
 
     Example:
       >>> indicative(False, answer="12")
       'The answer is wrong. The correct answer is 12. Conclusion: wrong [END]'
     """
-    expected = None if answer is None else fill(answer_text, answer=answer)
-    return _conclude(passed, right_text if passed else wrong_text, expected)
+    expected = None if answer is None else f"The correct answer is {answer}."
+    return _conclude(passed, f"The answer is {'right' if passed else 'wrong'}.", expected)
 
 
 def execution(passed: bool, error: StepError | None, *, reveal_value: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""What a run reads beside its configuration, as hashes: by them a run that goes on sees that a file has changed.
+"""What a run reads besides its configuration, as hashes: by them a run that resumes sees that a file has changed.
 
 fingerprints.of_all("math", {"training": problems}) -> {"the training questions": "e3b0c44298fc1c14"}
 """

@@ -47,7 +47,7 @@ class NoAnswer(UserError):
     """A row has no gold answer: its column is missing or empty, or nothing in it is an answer."""
 
 
-# (row, where it stands, split) -> the example, or why the row is left out.
+# (row, where it is, split) -> the example, or why the row is left out.
 Convert = Callable[[Mapping[str, Any], str, str], Example | str]
 
 
@@ -73,7 +73,7 @@ class Format:
 
 
 def examples(convert: Convert, path: str | pathlib.Path, split: str) -> Iterator[tuple[str, Example | str | NoAnswer]]:
-    """Yields where each row of a source stands, and its example, why it is left out, or that it has no gold answer.
+    """Yields where each row of a source is, and its example, why it is left out, or that it has no gold answer.
 
     Raises:
       UserError: a row that can't be read for another reason: the file, the row and the column.
@@ -137,7 +137,7 @@ def _kept(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _code(row: Mapping[str, Any], key: str, where: str) -> str:
-    """The text of a column as it stands: blanks at its ends mean something in Python."""
+    """The text of a column as it is: blanks at its ends mean something in Python."""
     value = row.get(key)
     return value if isinstance(value, str) and value else tables.column(row, key, where)
 
@@ -224,7 +224,7 @@ def _choices(question: str, options: Sequence[str]) -> str:
 
 
 def _gpqa(row, where, split):
-    """The right answer stands first in the file: options are ordered by hashes, which every machine has alike."""
+    """The right answer comes first in the file: options are ordered by hashes, which every machine has alike."""
     question = tables.column(row, "Question", where)
     with _gold_answer():
         right = tables.column(row, "Correct Answer", where)
@@ -260,7 +260,7 @@ def _humaneval(row, where, split):
 
 
 def _mbpp(row, where, split):
-    """As in its paper, the question shows the tests: the function's name stands nowhere else.
+    """As in its paper, the question shows the tests: the function's name is nowhere else.
 
     What the tests take from a program is what the row's own solution defines. It may use what `test_setup_code` makes
     of that (a tree of its nodes, say), so the setup is run after it; see `rewards.sandbox.grade`.

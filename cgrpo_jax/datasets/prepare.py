@@ -101,7 +101,7 @@ def prepare(
     return description
 
 
-_Rows = Iterator[tuple[str, formats.Example | str | formats.NoAnswer]]  # with where they stand
+_Rows = Iterator[tuple[str, formats.Example | str | formats.NoAnswer]]  # with where they are
 
 
 @dataclasses.dataclass
@@ -111,8 +111,8 @@ class _Survey:
     Attributes:
       read: rows.
       left_out: how many of them for which reason of their format's.
-      missing: where those without a gold answer stand, and what is said of them.
-      answers: of each grader the gold answers, with where they stand.
+      missing: where those without a gold answer are, and what is said of them.
+      answers: of each grader the gold answers, with where they are.
     """
 
     read: int
@@ -136,7 +136,7 @@ def _survey(rows: _Rows, desc: str) -> _Survey:
 
 
 def _unreadable(survey: _Survey) -> dict[str, str]:
-    """Returns where gold answers stand that their grader can't read, and what is said of them."""
+    """Returns where gold answers are that their grader can't read, and what is said of them."""
     bad = {}
     for kind, rows in survey.answers.items():
         if kind not in grader_lib.KINDS:  # the run's, or a user's own function, which alone knows what it reads
@@ -153,7 +153,7 @@ def _unreadable(survey: _Survey) -> dict[str, str]:
 
 
 def _solutions(rows: _Rows, unreadable: Mapping[str, str]) -> list:
-    """Returns where the rows stand that have a program as their solution, and their examples."""
+    """Returns where the rows are that have a program as their solution, and their examples."""
     return [
         (where, example)
         for where, example in rows
@@ -163,7 +163,7 @@ def _solutions(rows: _Rows, unreadable: Mapping[str, str]) -> list:
 
 
 def _unsolved(solved: Mapping[str, list[tuple[str, formats.Example]]]) -> dict[str, dict[str, str]]:
-    """Returns for each split where rows stand whose own solution gets no reward, and what is said of them.
+    """Returns for each split where rows are whose own solution gets no reward, and what is said of them.
 
     Each has the time that training gives a response by default: a row that needs more can't be solved there.
 

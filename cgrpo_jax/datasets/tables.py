@@ -1,6 +1,6 @@
 """Rows of the files that data sets come in: JSON lines, JSON, CSV or parquet, also gzipped, or a folder of them.
 
-Every row comes with where it stands, "train.jsonl, line 3", which is what an error about it begins with.
+Every row comes with where it is, "train.jsonl, line 3", which is what an error about it begins with.
 """
 
 import csv

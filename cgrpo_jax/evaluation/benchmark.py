@@ -27,7 +27,7 @@ VOTING = ("math", "numeric", "exact", "trace", "choice")
 _MOST_COMPARED, _LONGEST_COMPARED = 32, 100  # wrong answers of a question, and characters of one
 
 
-# The name of a stage, what solves a question, who writes it, and how many texts that takes.
+# The name of a stage, what solves a question, its generators, and how many texts that takes.
 _Stage = tuple[
     str,
     Callable[[int, Problem, dict], Coroutine[Any, Any, dict]],
@@ -42,7 +42,7 @@ class Protocol:
 
     Attributes:
       num_samples: samples a question.
-      ks: the k of pass@k; pass@1 is greedy whatever stands here.
+      ks: the k of pass@k; pass@1 is greedy whatever is given here.
       temperature, top_p: of the samples.
       max_length: tokens a response may have.
       pass_threshold: reward from which a response is right.

@@ -190,7 +190,7 @@ async def _critiques(critic: Critic, rows: Sequence[Rollout], problem: Problem, 
     return await gather([write(row, number) for row in rows for number in range(p.num_critiques)])
 
 
-# --- what it comes to ---------------------------------------------------------------------------------------------
+# --- its summary --------------------------------------------------------------------------------------------------
 
 
 def summarize(

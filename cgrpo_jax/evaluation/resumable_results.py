@@ -1,4 +1,4 @@
-"""Results that grow on disk, part by part: what an evaluation or a diagnosis writes, and how it goes on when killed.
+"""Results that grow on disk, part by part: what an evaluation or a diagnosis writes, and how it resumes when killed.
 
 A part is some questions that are answered together by an engine that holds nothing else. Its lines are written as its
 questions end, in their order. A run that was killed does the part again that it was in, and only that: so each text is
@@ -25,7 +25,7 @@ from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import processes
 from cgrpo_jax.runtime.files import write_atomically
 
-# Of the lines: results of another format, or from before there was one, do not go on.
+# Of the lines: results of another format, or from before there was one, do not resume.
 FORMAT = 2
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Results:
     Args:
       path: the folder. It holds `about.json` (what the results are of), `NAME.jsonl` (one line a question) and
         `summary.json`.
-      may_change: dotted keys of the configuration, or groups of them, that may change when the results go on.
+      may_change: dotted keys of the configuration, or groups of them, that may change when the results resume.
 
     Attributes:
       whole: of each file that has been worked at, how many questions are in parts that stay, and of how many.
@@ -119,7 +119,7 @@ class Results:
         """Cuts `NAME.jsonl` back to the whole parts that stay, and returns how many lines these are.
 
         The first part that does not stay has a line whose texts are not all graded, or which is of another question
-        than now stands in its place: a diagnosis criticises other questions once more responses are graded. Where a
+        than is now in its place: a diagnosis criticises other questions once more responses are graded. Where a
         file has all its lines, ungraded texts are graded again whenever it is opened. Before that they are only once,
         and `NAME.again` holds how many lines had that chance: else what can never be graded would keep an evaluation
         that is killed time and again from its end.
@@ -152,7 +152,7 @@ class Results:
         if ungraded < number:
             self.write(again.name, f"{number}\n")
             texts = sum(count for _, count in lines[kept:])
-            _log.warning("%s: %d texts have no verdict; going on from line %d, to grade them.", path, texts, kept + 1)
+            _log.warning("%s: %d texts have no verdict; resuming from line %d, to grade them.", path, texts, kept + 1)
         return kept
 
 

@@ -58,8 +58,6 @@ def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Statu
         kept = " and ".join(
             f"{done} of {total} questions in {name}.jsonl" for name, (done, total) in results.whole.items()
         )
-        said = (
-            f"stopped by {signal.Signals(stopped.number).name}; {results.path} keeps {kept}; the same command goes on"
-        )
-        console.say(said)
+        name = signal.Signals(stopped.number).name
+        console.say(f"stopped by {name}; {results.path} keeps {kept}; the same command resumes it")
         sys.exit(signals.STATUS if stopped.number == signal.SIGINT else stopped_status)

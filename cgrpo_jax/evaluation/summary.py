@@ -1,6 +1,6 @@
-"""What the answers of an evaluation come to: numbers with their intervals, by benchmark and on average, and a table.
+"""The summary of an evaluation's answers: numbers with their intervals, by benchmark and on average, and a table.
 
-Everything is computed from the lines of `samples.jsonl`, so a run that was interrupted comes to the same numbers.
+Everything is computed from the lines of `samples.jsonl`, so a run that was interrupted gives the same numbers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -51,7 +51,7 @@ async def critique(
     encode: Callable[[str], list[int]],
     num_critiques: int = 1,
 ) -> CountedRows:
-    """CountedRows responses (or refinements) to a problem that have been scored.
+    """Critiques responses (or refinements) to a problem that have been scored.
 
     A `cot` critique whose verdict is malformed, or disagrees with the reward, is written again with another random
     key, and after `max_retries` replaced by the indicative one. A row without a reward (unsupervised variant), or whose

@@ -166,7 +166,7 @@ class Engine:
         )
 
     def programs(self, params: dict, samplings: Sequence[Sampling]) -> list[Program]:
-        """Returns every program that the engine can come to call.
+        """Returns every program that the engine can call.
 
         Each is called with the weights, which copies alone do without, with the slots (as shapes: `slots_shapes`) and
         with its inputs.

@@ -81,5 +81,5 @@ class GraderHealth:
         if broken and record.is_hopeless:
             raise GradingError(
                 f"grader '{kind}' gave no verdict on any of {record.failed} responses ({broken[0].reason}); see that "
-                "it works, then give the same command to go on."
+                "it works, then give the same command to resume."
             )

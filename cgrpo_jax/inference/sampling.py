@@ -38,7 +38,7 @@ def row_keys(seed, iteration, index_B6) -> jax.Array:
     """Returns one PRNG key a row, folded from seed, iteration and the six fields of `RowIndex`.
 
     The key does not depend on how rows are batched or scheduled, a retry has another one, and so has the same
-    question drawn twice (it stands at two places in its batch).
+    question drawn twice (it is at two places in its batch).
     """
     base = jax.random.fold_in(jax.random.key(seed), iteration)
 

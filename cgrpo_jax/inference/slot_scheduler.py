@@ -2,7 +2,7 @@
 
 The samples of a prompt share one prefill in each data group that writes some of them, and prompts that begin alike
 share their beginning where that spares work. No slot of any group is free while a continuation waits. A decision
-depends on the requests and on which texts have ended, so all processes come to the same.
+depends on the requests and on which texts have ended, so all processes decide the same.
 """
 
 import collections

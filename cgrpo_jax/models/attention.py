@@ -54,7 +54,7 @@ def packed_attention(
         of all layers. So are rows of more than `splash_attention.LONGEST` tokens.
       positions_BS: int32 rotary positions; those of a response continue its prompt's.
       segments_BS: int32; the tokens of a segment lie together. 0 is padding, at the end.
-      prompts_BS: int32, the segment whose tokens a token sees beside its own's, which must lie directly before the
+      prompts_BS: int32, the segment whose tokens a token sees besides its own's, which must lie directly before the
         segments that see it; 0: none. None: none anywhere.
       kernel: one of `KERNELS`: "blocks" plain JAX, "splash" the TPU kernel, "interpret" the same on any device, slowly.
 

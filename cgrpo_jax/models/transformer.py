@@ -25,7 +25,7 @@ from cgrpo_jax.models.params import ModelConfig, axes_like
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 # Names of what a layer's products with its weights give: those wide ones of the MLP, and the others.
 _WIDE, _PRODUCT = "wide", "product"
-# What the forward pass stores of a layer beside its input, by `remat`: the rest is computed again, see `hidden_states`.
+# What the forward pass stores of a layer besides its input, by `remat`; the rest is computed again: `hidden_states`.
 _STORED = {"none": (ATTENDED, _PRODUCT, _WIDE), "mlp": (ATTENDED, _PRODUCT), "layer": ()}
 REMAT = tuple(_STORED)
 

@@ -1,1 +1,1 @@
-"""What a run costs on a TPU slice that is not there; see README.md."""
+"""What a run costs on a TPU slice that you do not have; see README.md."""

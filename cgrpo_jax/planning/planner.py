@@ -1,4 +1,4 @@
-"""Whether a run fits a TPU slice that is not there, what it costs on it, and what to change where it does not fit.
+"""Whether a run fits a TPU slice that you do not have, what it costs on it, and what to change where it does not fit.
 
     plan = planner.Planner(Variants(config), "v5p:2x2x4").plan()
     plan.fits, plan.phases["update"], plan.seconds

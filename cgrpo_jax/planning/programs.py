@@ -1,7 +1,7 @@
 """The programs that a run compiles, with the shapes that it calls them with: none of it runs here.
 
 They are asked of what makes those of a real run: its engines, its learner, what lays its weights out for generation.
-Here stands what a plan adds: what lies on the devices meanwhile, how often each program runs, how often its loops.
+Here is what a plan adds: what lies on the devices meanwhile, how often each program runs, how often its loops.
 Sizes are the largest that can come: prompts, responses, critiques and refinements at their full lengths, all questions
 failed by all responses, so that each is critiqued once and refined, and no row dropped before the update.
 """
@@ -222,7 +222,7 @@ class _ShapedRun:
     # --- scoring, resharding, updating ----------------------------------------------------------------------------
 
     def score(self) -> Iterator[Call]:
-        """Yields what computes the log-probabilities that the loss needs beside the sampler's."""
+        """Yields what computes the log-probabilities that the loss needs besides the sampler's."""
         settings, base = self.settings.learner, self.learner.base
         times = self._num_batches(self.settings.questions_per_iteration)
         if settings.rescore:
@@ -344,7 +344,7 @@ class _ShapedEngine:
         return self._tick(f"{self.prefix}decode", self._of(slots.tick)[0], -(-tokens // at_once))
 
     def evaluate(self) -> list[Call]:
-        """Returns what an evaluation has beside the programs of an iteration: its own sampling."""
+        """Returns what an evaluation has besides the programs of an iteration: its own sampling."""
         names = ("eval_decode", "eval_sample_decode")
         return [self._tick(name, one, 0) for name, one in zip(names, self._of(slots.tick)[1:], strict=False)]
 

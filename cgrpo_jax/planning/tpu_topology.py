@@ -1,4 +1,4 @@
-"""TPU slices that are not there: their chips' published limits, and devices that the real compiler compiles for.
+"""TPU slices that you do not have: their chips' published limits, and devices that the real compiler compiles for.
 
     mesh = tpu_topology.mesh("v5p:2x2x4", replica=1, fsdp=4, tensor=4)   # 16 chips, none of them needed
     jax.jit(step).lower(shapes_with_shardings_on(mesh)).compile()

@@ -320,7 +320,7 @@ class Grader:
             return [Grade(0.0, None, found.failure, found.timed_out, failed=True)] * len(batch.responses)
         if isinstance(found.value, str):
             raise GradingError(
-                f"grader '{batch.kind}' raised {found.value}; fix it, then give the same command to go on."
+                f"grader '{batch.kind}' raised {found.value}; fix it, then give the same command to resume."
             )
         return found.value
 

@@ -41,7 +41,7 @@ def is_name(kind: str) -> bool:
 
 
 def resolved(kind: str) -> str:
-    """The name with its file's absolute path, since a worker may stand elsewhere.
+    """The name with its file's absolute path, since a worker may run elsewhere.
 
     Raises:
       UserError: there is no such file.

@@ -1,4 +1,4 @@
-"""From a configuration to what stands beside the models: endpoints, graders, and who generates critiques.
+"""From a configuration to what a run has besides the models: endpoints, graders, and the generator of critiques.
 
 Every generator of every command is made by `policy_generator` or `critic_generator`.
 """
@@ -28,7 +28,7 @@ def describe_slots(settings: RunSettings) -> str:
     slots = settings.slots
     return (
         f"{sharding.num_groups(settings.mesh)} x {slots.num_slots} slots of {slots.length} tokens (prompts of "
-        f"{slots.longest_prompt}), {slots.bytes / 2**20:.1f} MiB of {slots.dtype} keys and values a device"
+        f"{slots.longest_prompt}), {slots.bytes / 2**20:.1f} MiB of {slots.dtype} keys and values per device"
     )
 
 
@@ -57,7 +57,7 @@ def critic_generator(
     endpoint: ChatClient | None,
     sampling: Sampling | None = None,
 ) -> Generator | RemoteGenerator:
-    """Returns who writes critiques: the critic that the run has, or the policy itself.
+    """Returns the generator of critiques: the critic that the run has, or the policy itself.
 
     Args:
       policy: as it writes beside it: the critic has its seed and its iteration.

@@ -99,7 +99,7 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command starts again, or goes on with what was written\n")
+        sys.stderr.write("interrupted; the same command starts again, or resumes from what was written\n")
         sys.exit(signals.STATUS)
 
 
@@ -149,7 +149,7 @@ def _parse_known(argv: Sequence[str], flags: Mapping[str, Flag]) -> tuple[dict[s
     parser = absl_flags.FlagValues()
     for name, flag in flags.items():
         _DEFINE[flag.kind](name, flag.default, flag.help, flag_values=parser)
-    parser.set_gnu_getopt(True)  # a positional argument may stand before a flag
+    parser.set_gnu_getopt(True)  # a positional argument may come before a flag
     try:
         rest = parser(["", *argv], known_only=True)[1:]
     except absl_flags.IllegalFlagValueError as error:

@@ -95,7 +95,7 @@ def override(config: config_dict.ConfigDict, arguments: Sequence[str]) -> list[s
             kinds[match.group(1)] = _check_key(config, match.group(1))
     before = flatten(config.to_dict())
     values = flags.FlagValues()
-    values.set_gnu_getopt(True)  # a positional argument may stand before a flag
+    values.set_gnu_getopt(True)  # a positional argument may come before a flag
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *arguments])
         positional = values(["", *arguments])[1:]

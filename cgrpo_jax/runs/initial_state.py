@@ -27,12 +27,12 @@ from cgrpo_jax.training import sft
 from cgrpo_jax.training.checkpoint import restore_params, save_params
 from cgrpo_jax.training.learner import state_shapes
 
-_UPDATES_PER_QUESTION = 10  # of a warm start, between two times that it asks whether to go on
+_UPDATES_PER_QUESTION = 10  # of a warm start, between two times that it asks whether to stop
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint keeps beside the weights: all that the rest of the run depends on or reports."""
+    """What a checkpoint keeps besides the weights: all that the rest of the run depends on or reports."""
 
     iteration: int = 0
     num_tokens: int = 0
@@ -101,7 +101,7 @@ def resume(opened: OpenRun, folder: TrainingFolder) -> InitialState | None:
 def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
     """Returns what a checkpoint keeps; raises a `UserError` where the run's questions are not those that it began with.
 
-    A reward function that has changed is said only: one that raised ends a run, and is fixed before it goes on.
+    A reward function that has changed is said only: one that raised ends a run, and is fixed before it resumes.
     """
     kept: dict[str, Any] = {
         name: value for name, value in extra.items() if name != "questions"

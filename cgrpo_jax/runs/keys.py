@@ -23,7 +23,7 @@ _Section = TypeVar("_Section")
 
 
 class Resumed(enum.Flag):
-    """What goes on after it was stopped: a training run, or the results of `evaluate` or of `diagnose`."""
+    """What resumes after it was stopped: a training run, or the results of `evaluate` or of `diagnose`."""
 
     TRAINING = enum.auto()
     EVALUATION = enum.auto()
@@ -36,12 +36,12 @@ ALL = Resumed.TRAINING | Resumed.EVALUATION | Resumed.DIAGNOSIS
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What is known of a key beside its default and its type.
+    """What a key has besides its default and its type.
 
     Attributes:
       help: one line.
       rules: of its value by itself; that a number is finite need not be said.
-      may_change: what may go on with another value. A key may change if no text, no reward and no update depends on
+      may_change: what may resume with another value. A key may change if no text, no reward and no update depends on
         its value, up to rounding; answers of HTTP endpoints aside.
       because: why it may.
     """

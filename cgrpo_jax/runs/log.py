@@ -1,4 +1,4 @@
-"""What a run reports: a row of metrics and sample texts for each iteration, a summary and a table at its end."""
+"""What a run reports: an iteration's row of metrics, put together here, its sample texts; a summary at the end."""
 
 import math
 import time
@@ -40,7 +40,7 @@ def show(bar: tqdm.tqdm, progress: Status) -> None:
 
 
 def bar_text(row: Mapping[str, float]) -> str:
-    """Returns what stands beside the progress bar after an iteration."""
+    """Returns what is shown beside the progress bar after an iteration."""
     parts = [f"reward {row['reward']:.2f}", f"all wrong {row['frac_all_wrong']:.2f}"]
     if row.get("refine/attempted"):
         parts.append(f"rescued {row['refine/questions_rescued']:.2f}")
@@ -74,7 +74,7 @@ def metrics_row(
 
 
 def clocked_row(done: Iteration, row: Mapping[str, float], *, clock: console.Clock, devices: np.ndarray) -> dict:
-    """Returns an iteration's seconds and speeds, and what was counted beside its rollouts.
+    """Returns an iteration's seconds and speeds, and what was counted besides its rollouts.
 
     Args:
       done: the iteration.
@@ -137,7 +137,7 @@ def _reward(row: Rollout) -> float | None:
 def summary(
     progress: Progress, *, updates: int, after: dict | None, solved_after: Sequence[bool | None] | None
 ) -> dict:
-    """Returns what a run comes to.
+    """Returns the summary of a run: held-out accuracy before and after, tokens, seconds.
 
     `unsolved_before` counts the held-out questions of which no text of the first weights passes, and all have a
     verdict; `unsolved_before_solved_after` is the share of these that the final weights solve, of those of which that

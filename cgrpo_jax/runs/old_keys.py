@@ -1,6 +1,6 @@
 """What the keys of a configuration were called before it had sections: one table, for old folders, flags and files.
 
-An old run's `config.json` is read through the table each time, and written in today's names only when the run goes on
+An old run's `config.json` is read through the table each time, and written in today's names only when the run resumes
 with another value. An old flag works, and a line says what it is called now. An old name in a configuration's file is
 an error that names the new one.
 """

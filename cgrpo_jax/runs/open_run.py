@@ -50,9 +50,9 @@ class OpenRun:
       params, weights: its newest weights as generation reads them, and where they come from; both empty where the
         command reads its own.
       critic_model: the frozen critic and its weights, if one is asked.
-      endpoint: what writes critiques, on process 0, if one is asked.
+      endpoint: that writes critiques, on process 0, if one is asked.
       questions: what is asked; empty where a person asks.
-      inputs: `fingerprints.of_all` of what is read beside the configuration.
+      inputs: `fingerprints.of_all` of what is read besides the configuration.
       grader: of responses and refinements.
     """
 
@@ -87,7 +87,7 @@ class OpenRun:
         )
 
     def critic_generator(self, policy: Generator, *, sampling: Sampling | None = None) -> Generator | RemoteGenerator:
-        """Returns who writes critiques beside a policy; arguments as of `build_inference.critic_generator`."""
+        """Returns the generator of critiques beside a policy; arguments as of `build_inference.critic_generator`."""
         return build_inference.critic_generator(
             policy,
             kind=self.settings.stages.critic,

@@ -1,6 +1,6 @@
-"""Which keys of a configuration may change when a run, or the results of an evaluation, go on. All others may not.
+"""Which keys of a configuration may change when a run, or the results of an evaluation, resume. All others may not.
 
-Each key says so itself, and why (`may_change` and `because` in sections.py and its neighbours).
+Each key says so itself, and why (`may_change` and `because` in schema.py, sections.py and training_sections.py).
 """
 
 from cgrpo_jax.runs.keys import Resumed, items
@@ -8,7 +8,7 @@ from cgrpo_jax.runs.schema import Config
 
 
 def may_change(resumed: Resumed) -> tuple[str, ...]:
-    """Returns the dotted names of the keys with another value of which this may go on."""
+    """Returns the dotted names of the keys with another value of which this may resume."""
     return tuple(name for name, key, _ in items(Config()) if key.may_change & resumed)
 
 

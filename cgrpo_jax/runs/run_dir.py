@@ -43,7 +43,7 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples.jsonl"
         self.summary = self.path / "summary.json"
-        self.date = self.path / "date"  # the start, as ISO 8601: what prompts that print the date go on to print
+        self.date = self.path / "date"  # the start, as ISO 8601: what prompts that print the date print, later too
         self.nonfinite_rows = self.path / "nonfinite_rows.jsonl"  # of the update that a run gave up at
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"  # config.json and tokenizer of the model, as Hugging Face has them

@@ -1,6 +1,7 @@
-"""The configuration of a run: every key once, with its default, its help and its rules.
+"""The configuration of a run: the keys without a section, and which sections there are.
 
-A key's own rule stands in its field, a rule of one section in the section, a rule of several sections here.
+Each key is here once, or in a section of sections.py or training_sections.py, with its default, help and rule. A rule
+of one section is in that section (`violations`), a rule of several sections here.
 """
 
 import dataclasses
@@ -120,7 +121,7 @@ class Config:
             )
 
     def _kinds(self) -> frozenset[str]:
-        """Returns the kinds of critique that the run comes to; without the schedule where that can't be read."""
+        """Returns the kinds of critique that the run uses; without the schedule where that can't be read."""
         if refused(schedule.check, self.critique.schedule, (*sections.CRITIQUES, "none")):
             return frozenset([self.critique.kind])
         return schedule.kinds(critique=self.critique.kind, schedule=self.critique.schedule)

@@ -85,7 +85,7 @@ class Sampling:
     temperature: float = key(1.0, "of all stages of an iteration", positive("gives no exploration", "1.0"))
     top_p: float = key(1.0, 'below 1 it needs objective.old_logp "trainer"', mass)
     top_k: int = key(0, 'above 0 it needs objective.old_logp "trainer"', not_negative)
-    stop: tuple[str, ...] = key((), "strings after which a text ends, beside the end-of-turn tokens", _strings)
+    stop: tuple[str, ...] = key((), "strings after which a text ends, besides the end-of-turn tokens", _strings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Engine:
     )
     decode_chunk: int = key(
         64,
-        "tokens a text, after which the host looks again even if no text has ended",
+        "tokens per text, after which the host looks again even if no text has ended",
         at_least_one,
         may_change=ALL,
         because="sampling does not depend on when the host looks",
@@ -121,7 +121,7 @@ class Cache:
 
     gib: float = key(
         0.0,
-        "GiB a device, where engine.num_slots is 0: as many slots as it holds",
+        "GiB per device, where engine.num_slots is 0: as many slots as it holds",
         not_negative,
         may_change=ALL,
         because="sampling does not depend on how many texts are sampled at a time",
@@ -148,7 +148,7 @@ class Grader:
         "with the signature of TRL's, FILE.py:name or package.module:name",
         _grader,
     )
-    timeout: float = key(5.0, "seconds a row", positive("leaves no time", "5.0"))
+    timeout: float = key(5.0, "seconds per row", positive("leaves no time", "5.0"))
     num_workers: int = key(
         2, "processes", at_least_one, may_change=ALL, because="a grade does not depend on who gives it"
     )
@@ -277,6 +277,6 @@ class Refine:
     )
     max_pass: float = key(0.0, "refine a question if at most this share of its responses pass", share)
     per_critique: int = key(1, "refinements of a critique", at_least_one)
-    num_kept: int = key(1, "[k] refinements kept a question", at_least_one)
+    num_kept: int = key(1, "[k] refinements kept per question", at_least_one)
     max_prompt_length: int = key(10240, "tokens of what a refinement answers", at_least_one)
     drop_critique_mentions: bool = key(False, "drop refinements that mention the critique before selection")

@@ -1,6 +1,6 @@
 """All that a run is made with, decided from its configuration and a mesh: shapes, not arrays; no weight is read.
 
-A real run is built from it (`open_run`, `train`), and a plan of a run that is not there.
+A real run is built from it (`open_run`, `train`), and a plan of a run on a slice that you do not have.
 """
 
 import dataclasses
@@ -99,7 +99,7 @@ class RunSettings:
       evaluation_sampling: of an evaluation's, in their order; empty without held-out questions.
       method: what is done with a question, steps 1 to 6.
       learner: how the policy is trained, steps 7 and 8.
-      evaluation, diagnosis, kept: of what stands beside the algorithm.
+      evaluation, diagnosis, kept: of what a run does besides the algorithm.
     """
 
     seed: int
@@ -267,6 +267,6 @@ def _slot_budget(
     if number < 1:
         raise UserError(
             f"cache.gib {config.cache.gib:g} does not hold one slot of {length} tokens, which takes "
-            f"{size / 2**30:.3g} GiB a device; raise it, lower the lengths, or set engine.num_slots."
+            f"{size / 2**30:.3g} GiB per device; raise it, lower the lengths, or set engine.num_slots."
         )
     return SlotBudget(number, longest, length, cached, number * size)

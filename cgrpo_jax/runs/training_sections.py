@@ -84,13 +84,13 @@ class Optimizer:
         because="where the state lies between updates",
     )
     max_grad_norm: float = key(1.0, "gradients of a larger norm are scaled down to it", not_negative)
-    updates_per_batch: int = key(2, "minibatches an iteration", at_least_one)
+    updates_per_batch: int = key(2, "minibatches per iteration", at_least_one)
     max_nonfinite_updates: int = key(
         3,
         "skipped in a row because the gradient is not finite; one more ends the run",
         not_negative,
         may_change=ALL,
-        because="how many it skips before it stops; the next start goes on after them",
+        because="how many it skips before it stops; the next start resumes after them",
     )
 
     def violations(self, name: str) -> Iterator[str]:
@@ -108,7 +108,7 @@ class Packing:
 
     rows: int = key(1, "token rows of a data group in a packed batch", at_least_one)
     length: int = key(0, "tokens in one, best a multiple of 128; 0: longest prompt and response", not_negative)
-    slots: int = key(0, "train rows in a packed batch; 0: 64 a token row", not_negative)
+    slots: int = key(0, "train rows in a packed batch; 0: 64 per token row", not_negative)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The settings of a run on devices that are not there, and of runs that need less memory: what a plan tries.
+"""The settings of a run on devices that you do not have, and of runs that need less memory: what a plan tries.
 
 variants = Variants(config)
 settings = variants.settings(make_mesh)

@@ -1,8 +1,9 @@
 """Checkpoints: a train state and the run's position, saved by Orbax in the background and restored bitwise.
 
-A step's folder holds three items: `params`, `rest` (step and optimiser state) and `extra` (JSON: data position, random
-seed). Each array is saved under its path in the tree, such as `layers.attention.query`; weights are an item of their
-own so that an evaluation reads nothing else. Orbax writes into a temporary folder and renames it when all is there.
+A step's folder holds three items: `params`, `rest` (step and optimiser state) and `extra` (JSON: how far the run
+is, `runs.initial_state.Progress`). Each array is saved under its path in the tree, such as `layers.q`; weights are an
+item of their own so that an evaluation reads nothing else. Orbax writes into a temporary folder and renames it when all
+is there.
 """
 
 import contextlib
@@ -260,7 +261,7 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | 
 
 
 def read_extra(directory: str | pathlib.Path, *, step: int | None = None) -> dict[str, Any]:
-    """Returns the JSON values of a checkpoint, beside its arrays; arguments and errors as in `restore_params`."""
+    """Returns the JSON values of a checkpoint, besides its arrays; arguments and errors as in `restore_params`."""
     folder, step, others = _find(directory, step)
     with _readable(folder / str(step), others):
         return dict(ocp.JsonCheckpointHandler().restore(epath.Path(folder / str(step) / "extra")))

@@ -1,4 +1,4 @@
-"""Model FLOPs of an update, and the share of the machine's peak that they come to (MFU).
+"""Model FLOPs of an update, and their share of the machine's peak (MFU).
 
 What the model's equations need, whatever the program does: padding, recomputed activations and a prompt that is read
 again for each of its responses are work for nothing, and count as none.
@@ -42,10 +42,10 @@ def of_update(
 ) -> float:
     """Returns the FLOPs of forward and backward pass: `6 P tokens + 6 V D targets + 12 L H d pairs`.
 
-    P are the parameters without embedding and unembedding. Each costs 2 FLOPs a token forward, 2 for the gradient of
+    P are the parameters without embedding and unembedding. Each costs 2 FLOPs per token forward, 2 for the gradient of
     what comes in, 2 for its own: the convention of PaLM (https://arxiv.org/abs/2204.02311, appendix B), which credits
     nothing for recomputation. Here attention is counted by the pairs that the mask lets through, not by all S^2: 4
-    FLOPs a pair and head dimension forward, 8 backward. And the unembedding is only read at targets.
+    FLOPs per pair and head dimension forward, 8 backward. And the unembedding is only read at targets.
 
     With adapters (LoRA) the weights that they belong to get no gradient, so 4 takes the place of both 6; attention has
     no weights, and keeps its 12. The adapters' own products, a few hundredths at most, are not counted.

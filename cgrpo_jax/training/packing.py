@@ -119,8 +119,9 @@ def _check(row: TrainRow, pack_length: int, max_length: int) -> None:
         )
     if len(row.context_ids) + len(row.target_ids) - 1 > pack_length or len(row.target_ids) > max_length:
         raise UserError(
-            f"a train row of {len(row.context_ids)} + {len(row.target_ids)} tokens does not fit pack_length "
-            f"{pack_length} and max_length {max_length}; raise them or shorten prompts and responses."
+            f"a train row of {len(row.context_ids)} + {len(row.target_ids)} tokens does not fit a token row of "
+            f"{pack_length} (packing.length) and {max_length} targets (max_response_length); raise them, or shorten "
+            "prompts and responses."
         )
 
 

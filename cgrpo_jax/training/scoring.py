@@ -1,6 +1,7 @@
 """Log-probabilities of packed rows: the forward pass that an update learns through, and scores that it needs before.
 
-Scores are the trainer's own log-probabilities (`old_logp="trainer"`) and those of the reference policy (KL term).
+Scores are the trainer's own log-probabilities (`objective.old_logp="trainer"`) and those of the reference policy (KL
+term).
 """
 
 import dataclasses
@@ -160,7 +161,7 @@ def score_rows(
     """Returns the log-probabilities (nats) of each row's targets given its context, in the order of `rows`.
 
     `params` are the weights or, with `base`, its adapters; they, and these, lie on `mesh` in `layout`. Used for the
-    reference policy, and for `old_logp="trainer"`.
+    reference policy, and for `objective.old_logp="trainer"`.
     """
     mesh = mesh or sharding.one_device()
     program = score_program(

@@ -1,7 +1,8 @@
-"""The warm start of the quickstart: lessons in solving, critiquing and refining chains whose facts are all taught.
+"""The warm start of a made-up task: supervised lessons in solving, critiquing and refining, before any reward.
 
 It is supervised fine-tuning through the same packer and the same update as reinforcement learning: rows whose loss is
-`nll`. What it yields stands where the paper starts, at a model that can solve, critique and refine but has gaps.
+`nll`. The lessons are in `datasets/tasks`. The model that it yields is where the paper starts: one that can solve,
+critique and refine, but has gaps.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +34,7 @@ def warm_start(
 
     Args:
       params, config: the model; `params` is not used afterwards.
-      rows: the lessons, such as `lessons` of chains.
+      rows: the lessons, such as those of `datasets/tasks/arithmetic_lessons.py`.
       num_updates, rows_per_update: how much is learned.
       learning_rate: peak; it rises over a tenth of the updates and falls to 0 along a cosine.
       shape, max_length: of packed batches.

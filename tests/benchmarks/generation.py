@@ -16,7 +16,7 @@ the least and the greatest; what is compared is measured in turn, so a ratio is 
 
 `--only` takes beginnings of the rows' names, such as `throughput` or `uneven/distinct,machine/64`.
 
-A peer's COMMAND is a shell command, run anew for each pair in an environment of its own. In it {rows}, {prompts},
+A peer's COMMAND is a shell command, run again for each pair in an environment of its own. In it {rows}, {prompts},
 {generations}, {prompt_len}, {new_tokens} and {json} are filled in. It reports the tokens it generates in a second:
 as `gen_tok_s` in the JSON file, at any depth of its objects, or as `tok_s` in a JSON object on its last line. The
 peers that targets are set for are `trl` and `tunix`. On uneven lengths a peer generates one batch of as many rows as

@@ -19,7 +19,7 @@ the least and the greatest; what is compared is measured in turn, so a ratio is 
 `--only` takes beginnings of the rows' names, such as `step` or `machine,growth/tokens`. `--remat` is what our own steps
 compute again in the backward pass, as the configuration's key; a peer's is part of its command.
 
-A peer's COMMAND is a shell command, run anew for each pair in an environment of its own. In it {rows}, {prompts},
+A peer's COMMAND is a shell command, run again for each pair in an environment of its own. In it {rows}, {prompts},
 {generations}, {prompt_len}, {new_tokens} and {json} are filled in. It reports the seconds of a step, as `median_step_s`
 or `step`, and the most GiB that it held, as `ru_maxrss_gib` or `peak_rss_gb`: in the JSON file, at any depth of its
 objects, or in a JSON object on its last line. The peers that targets are set for are `trl` and `tunix`.

@@ -32,9 +32,7 @@ def test_indicative():
     assert texts.indicative(False, answer="{answer}") == (
         "The answer is wrong. The correct answer is {answer}. Conclusion: wrong [END]"
     )
-    assert texts.indicative(False, wrong_text="") == "Conclusion: wrong [END]"
-    with pytest.raises(UserError, match="{answer}"):
-        texts.indicative(False, answer="1", answer_text="no place")
+    assert texts.indicative(False) == "The answer is wrong. Conclusion: wrong [END]"
 
 
 def test_execution():

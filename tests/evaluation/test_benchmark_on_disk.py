@@ -1,4 +1,4 @@
-"""Benchmarks on disk with a scripted engine: what each line holds, what they come to, and how a killed run goes on."""
+"""Benchmarks on disk with a scripted engine: what each line holds, the summary, and how a killed run resumes."""
 
 import json
 
@@ -30,7 +30,7 @@ SCRIPT = [
     ("56", RIGHT, None, ["56", "56", "0", "0"]),  # stays right
     ("0", WRONG, "5", ["5", "0", "0", "2"]),  # is fixed
     ("81", WRONG, "0", ["81", "81", "81", "81"]),  # is broken
-    ("0", NONE, "12", ["0", "1", None, None]),  # malformed: keeps its wrong answer; the oracle mends it
+    ("0", NONE, "12", ["0", "1", None, None]),  # malformed: keeps its wrong answer; the oracle fixes it
     ("9", NONE, "0", ["9", None, None, None]),  # malformed: keeps its right answer
 ]
 
@@ -132,7 +132,7 @@ def test_greedy_alone_is_one_stage(tmp_path):
     assert list(numbers["benchmarks"]["easy"]) == ["pass@1", "questions", "mean_length", "truncated", "ungraded"]
 
 
-# --- what it comes to ---------------------------------------------------------------------------------------------
+# --- the summary --------------------------------------------------------------------------------------------------
 
 
 def test_numbers_by_hand(tmp_path):
@@ -153,7 +153,7 @@ def test_numbers_by_hand(tmp_path):
     # Wilson's interval of 2 of 3, and the bootstrap's of three questions.
     assert (easy["pass@1"]["low"], easy["pass@1"]["high"]) == pytest.approx((0.20766, 0.93851), abs=1e-5)
     assert (easy["maj@4"]["low"], easy["maj@4"]["high"]) == (0, 1)
-    assert hard["maj@4"]["value"] == 1 / 2  # of [0, 1] nobody is right; [9] alone has votes
+    assert hard["maj@4"]["value"] == 1 / 2  # of [0, 1] none is right; [9] alone has votes
     mean = numbers["mean"]
     assert mean["pass@1"]["value"] == pytest.approx((2 / 3 + 1 / 2) / 2) and mean["questions"] == 5
     assert mean["maj@4"]["value"] == pytest.approx((1 / 2 + 1 / 2) / 2)
@@ -312,7 +312,7 @@ def test_other_kinds_vote_by_text():
     assert votes(["A", "b", "a"], "choice") == [0, 1, 0]
 
 
-# --- killed, and going on -----------------------------------------------------------------------------------------
+# --- killed, and resumed ------------------------------------------------------------------------------------------
 
 
 class Killed(BaseException):

@@ -1,4 +1,4 @@
-"""The diagnosis on scripted texts: who fails persistently, which critiques count, and what they come to."""
+"""The diagnosis on scripted texts: who fails persistently, which critiques count, and the summary."""
 
 import json
 

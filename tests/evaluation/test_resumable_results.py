@@ -112,12 +112,12 @@ def test_ungraded_texts_are_graded_once_more_and_again_when_all_is_done(tmp_path
 
     results.append("samples", lines(*range(6), ungraded=[3, 5]))
     assert resume() == 2 and numbers(results) == [0, 1]
-    said = f"{tmp_path / 'samples.jsonl'}: 2 texts have no verdict; going on from line 3, to grade them."
+    said = f"{tmp_path / 'samples.jsonl'}: 2 texts have no verdict; resuming from line 3, to grade them."
     assert [record.message for record in caplog.records] == [said]
     results.append("samples", lines(2, 3, 4, 5, 6, 7, ungraded=[3])[:5])
     assert resume() == 6  # had its chance
     results.append("samples", lines(6, 7, ungraded=[6]))
-    assert resume() == 2  # all is there: the user may have mended the grader
+    assert resume() == 2  # all is there: the user may have fixed the grader
     results.append("samples", lines(2, 3, 4, 5, 6, 7, ungraded=[7]))
     assert resume() == 6
     results.append("samples", lines(6, 7))

@@ -130,7 +130,7 @@ def test_a_signal_ends_it_and_it_says_what_is_kept(
     assert 0 < kept < last and kept <= len(tiny_run.lines(tmp_path / "out" / f"{files[1]}.jsonl"))
     assert said == (
         f"stopped by {signal.Signals(number).name}; {tmp_path / 'out'} keeps {first} of {first} questions in "
-        f"{files[0]}.jsonl and {kept} of {last} questions in {files[1]}.jsonl; the same command goes on"
+        f"{files[0]}.jsonl and {kept} of {last} questions in {files[1]}.jsonl; the same command resumes it"
     )
     counted.clear()
     run_it(trained, changes, f"--out={tmp_path / 'out'}")
@@ -246,7 +246,7 @@ def test_diagnose_writes_texts_numbers_and_pass_rates(trained, capsys, monkeypat
         assert re.search(rf"^{kind} +1.000 ", out, re.MULTILINE)
     rates = tiny_run.lines(folder / "pass_rates.jsonl")
     assert [rate["pass_rate"] for rate in rates] == [sum(row["rewards"]) / 4 for row in rows]
-    # Killed, it goes on; and a kind more is added to what there is.
+    # Killed, it resumes; and a kind more is added to what there is.
     kill_after(monkeypatch, len(ticked) // 2)
     with pytest.raises(Killed):
         run_diagnose(trained, changes, f"--out={trained / 'again'}")

@@ -228,7 +228,7 @@ def test_a_crash_before_the_first_checkpoint(tmp_path, uninterrupted, monkeypatc
 
 @pytest.mark.parametrize("evaluation, iterations", [(1, 0), (2, 1), (4, 2)], ids=["first", "periodic", "final"])
 def test_sigterm_within_an_evaluation(tmp_path, monkeypatch, capsys, evaluation, iterations):
-    """What was done is saved; a periodic evaluation is left out, the final one is made by the run that goes on."""
+    """What was done is saved; a periodic evaluation is left out, the final one is made by the run that resumes."""
     evaluations, show = [], log.show
     changes = WARM | {"checkpoints.every": 100, "eval.every": 1, "model.init": ""}
 
@@ -311,7 +311,7 @@ def test_ctrl_c_exits_130_and_the_run_resumes(times, tmp_path, uninterrupted, mo
     # The first saves what is done, the second ends it at once.
     said = {
         1: "stopped by SIGINT after iteration 1; the same command goes on\n",
-        2: "interrupted; the same command starts again, or goes on with what was written\n",
+        2: "interrupted; the same command starts again, or resumes from what was written\n",
     }
     assert capsys.readouterr().err.endswith(said[times])
     cli.run(train.main, require=("config", "workdir"), argv=argv)

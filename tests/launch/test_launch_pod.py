@@ -1,4 +1,4 @@
-"""tpu_pod.py against a stand-in for gcloud that records what it is asked and answers as it is told."""
+"""tpu_pod.py against a stand-in for gcloud that records what it is asked and answers as a test says."""
 
 import json
 import os
@@ -185,7 +185,7 @@ def test_what_has_the_number_of_a_process_that_ended_is_left_alone(tmp_path):
         assert other.communicate(b"alive")[0] == b"alive"
 
 
-def test_a_preempted_slice_is_made_anew_and_the_same_command_runs_again(launch, tmp_path, capsys):
+def test_a_preempted_slice_is_created_again_and_the_same_command_runs_again(launch, tmp_path, capsys):
     states = ["ACTIVE", "SUSPENDED", "SUSPENDED", "PROVISIONING", "ACTIVE"]
     answers = FOUND | {QR: [NOT_FOUND, *([state, 0] for state in states)], "run": [["", 255], ["", 0]]}
     status, calls = launch(answers)
@@ -195,7 +195,7 @@ def test_a_preempted_slice_is_made_anew_and_the_same_command_runs_again(launch, 
     first, second = [call for call in calls if kinds([call]) == ["run"]]
     changed = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
     assert changed == [tuple(f"--output-directory={tmp_path}/logs/attempt-{k}" for k in (0, 1))]
-    assert "preempted: making it anew (restart 1 of 2)" in capsys.readouterr().out
+    assert "preempted: creating it again (restart 1 of 2)" in capsys.readouterr().out
 
 
 def test_a_node_that_is_preempted_counts_before_the_queued_resource_says_so(launch):
@@ -214,7 +214,7 @@ def test_a_node_that_is_preempted_counts_before_the_queued_resource_says_so(laun
     ]
 
 
-def test_a_slice_lost_while_it_waits_or_is_set_up_is_made_anew(launch):
+def test_a_slice_lost_while_it_waits_or_is_set_up_is_created_again(launch):
     states = [NOT_FOUND, ["FAILED", 0], ["FAILED", 0], ["ACTIVE", 0]]
     status, calls = launch(FOUND | {QR: states})
     assert status == 0 and kinds(calls) == ["create", "delete", "create", "scp", "install", "run", "delete"]
@@ -229,7 +229,7 @@ def test_a_run_that_saved_before_its_slice_was_preempted_goes_on_on_a_new_one(la
     status, calls = launch(FOUND | {QR: states, "run": [["", 75], ["", 0]]})
     once = ["scp", "install", "run"]
     assert status == 0 and kinds(calls) == [*once, "delete", "create", *once, "delete"]
-    assert "preempted: making it anew (restart 1 of 2)" in capsys.readouterr().out
+    assert "preempted: creating it again (restart 1 of 2)" in capsys.readouterr().out
     runs = [call for call in calls if kinds([call]) == ["run"]]
     script = next(argument for argument in runs[0] if argument.startswith("--command="))
     assert "export CGRPO_STOPPED_STATUS=75" in script.splitlines()
@@ -238,7 +238,7 @@ def test_a_run_that_saved_before_its_slice_was_preempted_goes_on_on_a_new_one(la
 def test_a_run_that_sigterm_stopped_on_a_slice_that_stands_ends_the_launch(launch, capsys, tmp_path):
     status, calls = launch(FOUND | {QR: [["ACTIVE", 0]], "run": [["", 75]]})
     assert status == 75 and kinds(calls) == ["scp", "install", "run", "delete"]
-    line = f"SIGTERM stopped the run, and the slice stands; the same command goes on (see {tmp_path}/logs/attempt-0)"
+    line = f"SIGTERM stopped the run, and the slice stands; the same command resumes it (see {tmp_path}/logs/attempt-0)"
     assert line in capsys.readouterr().out
 
 
@@ -248,7 +248,7 @@ def test_a_look_that_fails_says_nothing_about_the_slice(launch, capsys):
     assert status == 0 and kinds(calls) == ["scp", "install", "run", "run", "delete"]
     out = capsys.readouterr().out
     assert "the connection was lost: running again (restart 1 of 2)" in out
-    assert "gcloud can't tell the state of pod (ERROR: gcloud crashed (TransportError): no route to host)" in out
+    assert "gcloud can't give the state of pod (ERROR: gcloud crashed (TransportError): no route to host)" in out
 
 
 @pytest.mark.parametrize("before", [[], [["WAITING_FOR_RESOURCES", 0]], [["ACTIVE", 0]] * 2])

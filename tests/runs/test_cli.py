@@ -138,7 +138,7 @@ def test_a_bug_keeps_its_stack_trace():
         cli.run(main, argv=[])
 
 
-INTERRUPTED = "interrupted; the same command starts again, or goes on with what was written\n"
+INTERRUPTED = "interrupted; the same command starts again, or resumes from what was written\n"
 
 
 @pytest.mark.parametrize("becomes", [KeyboardInterrupt, ImportError, UserError])

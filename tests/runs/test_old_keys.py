@@ -130,7 +130,7 @@ def test_an_old_file_may_have_set_a_group(tmp_path):
 
 
 def test_a_run_of_before_resumes_and_another_one_is_refused(tmp_path):
-    """Its config.json stays as it is until the run goes on with another value."""
+    """Its config.json stays as it is until the run resumes with another value."""
     now = config_lib.to_json(base.get_config())
     run = RunDir(tmp_path)
     old = json.dumps(BEFORE)

@@ -1,4 +1,4 @@
-"""What may change when something goes on: every key of a configuration is one that may, or one that may not."""
+"""What may change when something resumes: every key of a configuration is one that may, or one that may not."""
 
 import pytest
 

@@ -124,7 +124,7 @@ def test_what_a_killed_command_left_is_removed(tmp_path):
     assert names(tmp_path) == [other.name, "out"]
 
 
-def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path, monkeypatch):
+def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path, monkeypatch):
     """Between opening the file and locking it, the command that held it ended and removed it."""
     flock, calls = files.fcntl.flock, []
 

@@ -198,7 +198,7 @@ def test_the_shortest_row_and_rows_at_the_limits_fit():
 @pytest.mark.parametrize(
     ("context", "target", "message"),
     [
-        (18, 8, r"a train row of 18 \+ 8 tokens does not fit pack_length 24 and max_length 8"),
+        (18, 8, r"a train row of 18 \+ 8 tokens does not fit a token row of 24 \(packing.length\) and 8 targets"),
         (1, 9, r"a train row of 1 \+ 9 tokens does not fit"),
         (0, 3, r"a train row of 0 \+ 3 tokens has no context or no target"),
         (3, 0, r"a train row of 3 \+ 0 tokens has no context or no target"),

@@ -101,7 +101,7 @@ class _Side:
     values: tuple[Fraction | Polynomial, ...]
     worked: bool  # an expression, not only a number or variable
     decimals: int  # digits that a bare number shows after its point
-    units: frozenset[str]  # words and signs beside its numbers
+    units: frozenset[str]  # words and signs besides its numbers
     added: bool  # it holds a sum
     rounded: bool  # a number in it looks as if it had been rounded: 0.67, 3.142
 

@@ -48,7 +48,7 @@ class Token:
     text: str
     start: int
     end: int
-    spaced: bool  # a space or currency sign stands before it
+    spaced: bool  # a space or currency sign comes before it
     currency: bool = False  # a currency sign does
 
 

@@ -30,7 +30,7 @@ _ONLY = {
     "num_experts": None,
     "num_local_experts": None,
 }
-# What a multimodal file says beside its text_config that holds for the text.
+# What a multimodal file says besides its text_config that holds for the text.
 _SHARED = (
     "bos_token_id",
     "eos_token_id",

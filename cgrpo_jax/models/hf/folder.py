@@ -1,4 +1,4 @@
-"""What a Hugging Face model folder holds beside its weights: `config.json`, tokenizer, template, generation config,
+"""What a Hugging Face model folder holds besides its weights: `config.json`, tokenizer, template, generation config,
 and of an exported one the model card.
 
 A run keeps a copy in `WORKDIR/model`, so that its checkpoints say by themselves what model they are of.

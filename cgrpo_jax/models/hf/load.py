@@ -37,7 +37,7 @@ class Entry:
     """One kind of tensor: its name in a checkpoint, its path in our parameters, and how the two are laid out.
 
     Attributes:
-      name: as Hugging Face writes it, with `{layer}` where a number stands.
+      name: as Hugging Face writes it, with `{layer}` where a number is.
       path: keys into our nested dict.
       inputs: how many leading axes of our array are inputs of a torch linear layer, which is stored as
         `[outputs, inputs]`; 0 for a vector (stored flat), None for a table that is stored as we keep it.

@@ -51,7 +51,7 @@ class _JsonModel:
         self._model.no_truncation()
         added = self._model.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
-        self.read_whole = {token.content: i for i, token in added.items()}  # wherever they stand in a text
+        self.read_whole = {token.content: i for i, token in added.items()}  # wherever they are in a text
         self.size = max(self._model.get_vocab(with_added_tokens=True).values()) + 1
         self.names: dict[str, str] = {}
 
@@ -88,7 +88,7 @@ class _SentencePieceModel:
         self._ids = {self._model.id_to_piece(i): i for i in pieces if self._model.is_control(i)} | dict(added)
         self._texts = {i: token for token, i in added.items()}
         self.special_ids = special | {i for i in pieces if self._model.is_control(i)}
-        self.read_whole = self._ids  # wherever they stand in a text
+        self.read_whole = self._ids  # wherever they are in a text
         self.size = max([self._model.vocab_size(), *(i + 1 for i in added.values())])
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})" if longest_first else "(?!)")

@@ -84,7 +84,7 @@ def attention(
 
     Args:
       segments_BS: int32; the tokens of a segment lie together. 0 is padding, at the end.
-      prompts_BS: int32, the segment that a token sees beside its own, which must lie directly before the segments that
+      prompts_BS: int32, the segment that a token sees besides its own, which must lie directly before the segments that
         see it; 0: none. None: none anywhere.
       head_dim: other sizes than 64 and multiples of 128 are padded to the next multiple.
       scale: what queries are multiplied by, in their own dtype.

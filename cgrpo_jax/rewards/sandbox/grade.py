@@ -115,7 +115,7 @@ def grade(
     Returns:
       `(score, program, reason)`, see `rewards.Grade`. The score is 1.0 if all tests pass, else 0.0. The reason names
       the first test that fails, the call and what came of it: a value, or an exception with the program's line. What
-      was expected stands after `EXPECTED`, so that it can be left out.
+      was expected comes after `EXPECTED`, so that it can be left out.
 
     Example:
       >>> grade("def add(a, b):\\n    return a - b", '{"asserts": ["assert add(1, 2) == 3"]}')[2]

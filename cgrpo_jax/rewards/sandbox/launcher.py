@@ -386,7 +386,7 @@ def _filter(column, architecture, clone):
     steps = [
         (_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _EPERM),
         (_LOAD, 0, 0, 0), (_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _EPERM),
-        # What clone3 is asked for stands in memory, where no filter can look; without it, libraries use clone.
+        # What clone3 is asked for is in memory, where no filter can look; without it, libraries use clone.
         (_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ENOSYS),
         (_EQUAL, 0, 4, clone), (_LOAD, 0, 0, 16), (_ANY_BIT, 0, 1, _NEW_NAMESPACES), (_RETURN, 0, 0, _EPERM),
         (_RETURN, 0, 0, _ALLOW),

@@ -16,7 +16,7 @@ With limits alone:
     under any other user it runs as that user, who may also kill the user's other processes and, where the kernel lets
     it (`ptrace_scope`), look into those that did not `hide`. `Limits.disk` bounds each file, nothing their number;
   - network: open;
-  - processes: under root as many as `Limits.processes`, under another user none beside the first, threads included.
+  - processes: under root as many as `Limits.processes`, under another user none besides the first, threads included.
     They end with the first; if the process that started them is killed, only the first surely does, and the
     directory stays.
 
