@@ -1,6 +1,6 @@
 """The records that flow through a training step, in one direction.
 
-    Problem -> Rollout (responses -> critiques -> refinements) -> TrainRow -> TrainBatch -> TrainState
+    Problem -> Rollout (responses -> critiques -> refinements) -> Group -> TrainRow -> TrainBatch -> TrainState
 
 Everything before `TrainBatch` lives on the host: a row is a Python object, its tokens are NumPy arrays that were
 sampled once and are never decoded and encoded again. `TrainBatch` and `TrainState` are what the device sees.

@@ -275,7 +275,7 @@ class Run:
             return
         self._keep(iteration, always=True)
         self.folder.checkpoints.wait()
-        console.say(f"stopped by {name} after iteration {iteration}; the same command goes on")
+        console.say(f"stopped by {name} after iteration {iteration}; the same command resumes it")
 
     def close(self) -> None:
         """Ends the progress bar, so that what is said next stands on a line of its own."""
@@ -289,7 +289,7 @@ class Run:
         raise UserError(
             f"the gradient was not finite in {self.learner.skipped_in_a_row} updates in a row, which were skipped "
             f"(optimizer.max_nonfinite_updates {self.settings.learner.max_nonfinite_updates}); the last one's rows are "
-            f"in {self.opened.run.nonfinite_rows}. The same command goes on after iteration {self.progress.iteration}."
+            f"in {self.opened.run.nonfinite_rows}. The same command resumes after iteration {self.progress.iteration}."
         )
 
     def _stop_if_asked(self) -> None:

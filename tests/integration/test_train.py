@@ -310,7 +310,7 @@ def test_ctrl_c_exits_130_and_the_run_resumes(times, tmp_path, uninterrupted, mo
     assert caught.value.code == 130
     # The first saves what is done, the second ends it at once.
     said = {
-        1: "stopped by SIGINT after iteration 1; the same command goes on\n",
+        1: "stopped by SIGINT after iteration 1; the same command resumes it\n",
         2: "interrupted; the same command starts again, or resumes from what was written\n",
     }
     assert capsys.readouterr().err.endswith(said[times])
