@@ -9,6 +9,11 @@ one layer stack at a time, spread over the devices. With --distributed, several 
 the same command, with folders that all of them see.
 """
 
+if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
+    from cgrpo_jax.runtime import signals
+
+    signals.end_while_importing()
+
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -82,7 +87,7 @@ def _check_flags(ways: Mapping[str, str | None], options: Mapping[str, Any]) -> 
     way = tuple(name for name, value in ways.items() if value)
     if way not in (("from_hf", "to"), ("from", "to_hf"), ("from", "to_peft")):
         raise UserError(
-            f"can't tell what to convert from {', '.join(f'--{n}' for n in way) or 'nothing'}; give {_WAYS}."
+            f"it is not clear what to convert from {', '.join(f'--{n}' for n in way) or 'nothing'}; give {_WAYS}."
         )
     for name, meant in _OPTIONS.items():
         if options[name] is not None and way[1] not in meant:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Array
 
 AGGREGATES = ("constant", "paper", "token_mean", "sequence_mean")
 
@@ -17,10 +18,10 @@ LARGEST_LOG_RATIO = 20.0
 # Added to the standard deviation, as R1-GRPO implementations do, so that a group of nearly equal rewards stays finite.
 STD_EPSILON = 1e-6
 
+Count = int | jax.Array  # of rows, tokens or questions; an array where it is known on the device only
 
-def group_advantages(
-    reward_B: jax.Array, group_B: jax.Array, *, num_groups: int, scale_by_std: bool = False
-) -> jax.Array:
+
+def group_advantages(reward_B: Array, group_B: Array, *, num_groups: int, scale_by_std: bool = False) -> jax.Array:
     """Rewards relative to their group: `A = R - mean(R of the group)`, Eq. 2 without its division by the deviation.
 
     A group is everything kept for one question, initial responses and refinements alike: there is one baseline.
@@ -103,16 +104,16 @@ def kl_k3(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
 
 
 def token_weights(
-    mask_BT: jax.Array,
-    refined_B: jax.Array,
+    mask_BT: Array,
+    refined_B: Array,
     *,
     aggregate: str,
     max_length: int,
-    num_rows: int | jax.Array | None = None,
-    num_tokens: int | jax.Array | None = None,
-    num_questions: int | jax.Array | None = None,
-    num_responses: int | jax.Array | None = None,
-    num_refinements: int | jax.Array | None = None,
+    num_rows: Count | None = None,
+    num_tokens: Count | None = None,
+    num_questions: Count | None = None,
+    num_responses: Count | None = None,
+    num_refinements: Count | None = None,
 ) -> jax.Array:
     """Weight of each token, such that the objective is `sum(weight_BT * term_BT)`.
 
@@ -144,7 +145,7 @@ def token_weights(
     """
     _check_shapes(mask_BT=(mask_BT, ("B", "T")), refined_B=(refined_B, ("B",)))
     weight_BT = jnp.asarray(mask_BT).astype(bool).astype(float)
-    num_rows = mask_BT.shape[0] if num_rows is None else num_rows
+    num_rows = jnp.shape(mask_BT)[0] if num_rows is None else num_rows
     match aggregate:
         case "constant":
             # Departure: Eq. 3 and Eq. 4 average initial and refined rows apart; here, as in the paper's release, one
@@ -152,13 +153,13 @@ def token_weights(
             # is 1/7 of what Eq. 4 gives it relative to Eq. 3. `aggregate="paper"` is the literal form.
             return weight_BT / (num_rows * max_length)
         case "paper":
-            counts = {
-                "num_questions": num_questions,
-                "num_responses": num_responses,
-                "num_refinements": num_refinements,
-            }
-            missing = [name for name, count in counts.items() if count is None]
-            if missing:
+            if num_questions is None or num_responses is None or num_refinements is None:
+                counts = {
+                    "num_questions": num_questions,
+                    "num_responses": num_responses,
+                    "num_refinements": num_refinements,
+                }
+                missing = [name for name, count in counts.items() if count is None]
                 raise ValueError(f'aggregate="paper" needs {", ".join(counts)}; pass also {", ".join(missing)}.')
             # With k = 0 no row is refined, and the second denominator only has to be a number.
             per_question_B = jnp.where(refined_B, jnp.maximum(num_refinements, 1), num_responses)
@@ -174,29 +175,14 @@ def token_weights(
 
 
 def policy_loss(
-    logp_BT: jax.Array,
-    old_logp_BT: jax.Array,
-    advantage_B: jax.Array,
-    mask_BT: jax.Array,
-    refined_B: jax.Array,
-    *,
-    gamma: float = 0.1,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    clip_initial: bool = True,
-    clip_refined: bool = True,
-    aggregate: str = "constant",
-    max_length: int,
-    num_rows: int | jax.Array | None = None,
-    num_tokens: int | jax.Array | None = None,
-    num_questions: int | jax.Array | None = None,
-    num_responses: int | jax.Array | None = None,
-    num_refinements: int | jax.Array | None = None,
-    ref_logp_BT: jax.Array | None = None,
-    kl_coef: float = 0.0,
-    entropy_BT: jax.Array | None = None,
-    entropy_coef: float = 0.0,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    logp_BT: Array, old_logp_BT: Array, advantage_B: Array, mask_BT: Array, refined_B: Array, *,
+    gamma: float = 0.1, clip_low: float = 0.2, clip_high: float = 0.2,
+    clip_initial: bool = True, clip_refined: bool = True,
+    aggregate: str = "constant", max_length: int, num_rows: Count | None = None, num_tokens: Count | None = None,
+    num_questions: Count | None = None, num_responses: Count | None = None, num_refinements: Count | None = None,
+    ref_logp_BT: Array | None = None, kl_coef: float = 0.0,
+    entropy_BT: Array | None = None, entropy_coef: float = 0.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
     """The value to minimise: the negative of Eq. 3 + Eq. 4, plus a KL penalty, minus an entropy bonus.
 
         loss = - sum_bt w_bt [ min(x A, clip(x, 1 - clip_low, 1 + clip_high) A) - kl_coef KL + entropy_coef H ]
@@ -238,28 +224,16 @@ def policy_loss(
       ValueError: an input that a non-zero coefficient or the aggregation needs is missing.
     """
     _check_shapes(
-        logp_BT=(logp_BT, ("B", "T")),
-        old_logp_BT=(old_logp_BT, ("B", "T")),
-        mask_BT=(mask_BT, ("B", "T")),
-        advantage_B=(advantage_B, ("B",)),
-        refined_B=(refined_B, ("B",)),
-    )
-    if ref_logp_BT is None and kl_coef != 0:
-        raise ValueError(f"kl_coef={kl_coef} needs ref_logp_BT; pass it or set kl_coef=0.")
-    if entropy_BT is None and entropy_coef != 0:
-        raise ValueError(f"entropy_coef={entropy_coef} needs entropy_BT; pass it or set entropy_coef=0.")
+        logp_BT=(logp_BT, ("B", "T")), old_logp_BT=(old_logp_BT, ("B", "T")), mask_BT=(mask_BT, ("B", "T")),
+        advantage_B=(advantage_B, ("B",)), refined_B=(refined_B, ("B",)),
+    )  # fmt: skip
+    _check_given("kl_coef", kl_coef, "ref_logp_BT", ref_logp_BT)
+    _check_given("entropy_coef", entropy_coef, "entropy_BT", entropy_BT)
 
     weight_BT = token_weights(
-        mask_BT,
-        refined_B,
-        aggregate=aggregate,
-        max_length=max_length,
-        num_rows=num_rows,
-        num_tokens=num_tokens,
-        num_questions=num_questions,
-        num_responses=num_responses,
-        num_refinements=num_refinements,
-    )
+        mask_BT, refined_B, aggregate=aggregate, max_length=max_length, num_rows=num_rows, num_tokens=num_tokens,
+        num_questions=num_questions, num_responses=num_responses, num_refinements=num_refinements,
+    )  # fmt: skip
     mask_BT = jnp.asarray(mask_BT).astype(bool)
     refined_B = jnp.asarray(refined_B).astype(bool)
     initial_BT = mask_BT & ~refined_B[:, None]
@@ -299,7 +273,7 @@ def policy_loss(
     return loss, stats
 
 
-def nll_loss(logp_BT: jax.Array, weight_B: jax.Array, mask_BT: jax.Array, *, num_tokens: int | jax.Array) -> jax.Array:
+def nll_loss(logp_BT: Array, weight_B: Array, mask_BT: Array, *, num_tokens: Count) -> jax.Array:
     """Weighted negative log-likelihood a token: `- sum_bt weight_b mask_bt logp_bt / num_tokens`.
 
         logp_BT = [[-1, -2], [-4, 0]], weight_B = [1, 0.5], mask_BT = [[1, 1], [1, 0]], num_tokens = 3  ->  5/3
@@ -335,11 +309,17 @@ def _ratio_stats(
     }
 
 
-def _masked_sum(value_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+def _masked_sum(value_BT: Array, mask_BT: Array) -> jax.Array:
     return jnp.sum(jnp.where(jnp.asarray(mask_BT).astype(bool), value_BT, 0.0))
 
 
-def _check_shapes(**arrays: tuple[jax.Array, tuple[str, ...]]) -> None:
+def _check_given(coefficient: str, value: float, name: str, array: Array | None) -> None:
+    """Raises a `ValueError` where a coefficient that is not 0 lacks the array that it belongs to."""
+    if array is None and value != 0:
+        raise ValueError(f"{coefficient}={value} needs {name}; pass it or set {coefficient}=0.")
+
+
+def _check_shapes(**arrays: tuple[Array, tuple[str, ...]]) -> None:
     """Asserts that axes of one letter have one size: a `[B, 1]` reward would broadcast into a plausible number."""
     sizes: dict[str, int] = {}
     for name, (array, axes) in arrays.items():

@@ -15,6 +15,9 @@ import jax
 import numpy as np
 from flax import struct
 
+# NumPy on the host, where a batch is packed; JAX once it is on devices.
+Array = np.ndarray | jax.Array
+
 
 class Stage(enum.IntEnum):
     """What a rollout is. The number enters the row's random key, so it is part of the format."""
@@ -40,8 +43,7 @@ class LossKind(enum.IntEnum):
     NLL = 1
 
 
-@struct.dataclass
-class Problem:
+class Problem(struct.PyTreeNode):
     """One question with its gold answer.
 
     Attributes:
@@ -50,7 +52,7 @@ class Problem:
       answer: the gold answer; the grader could read it when the data was loaded.
       solution: a worked solution if the data has one, else None. Only the ablation that inserts a correct sample
         into all-failed groups reads it.
-      source: name of the data set; tells those of a run apart.
+      source: name of the data set; a run may have several.
       grader: kind of grader that reads its answers; empty for the run's own.
       columns: the row's other columns, for a user's own reward function.
     """
@@ -77,8 +79,7 @@ def problem_id(problem: Problem) -> str:
     return hashlib.sha256(f"{problem.source}\n{problem.question}".encode()).hexdigest()[:16]
 
 
-@struct.dataclass
-class RowIndex:
+class RowIndex(struct.PyTreeNode):
     """Where a row stands in its iteration. All fields enter its random key (see `sampling.row_keys`).
 
     A response has critique = refinement = 0; a critique names its response; a refinement names both. `attempt`
@@ -93,8 +94,7 @@ class RowIndex:
     attempt: int = struct.field(pytree_node=False, default=0)
 
 
-@struct.dataclass
-class Rollout:
+class Rollout(struct.PyTreeNode):
     """One generated text: a response, a critique or a refinement.
 
     Attributes:
@@ -110,7 +110,7 @@ class Rollout:
       reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
       ungraded: the grader failed: the reward is 0, but says nothing. Of a critique: the endpoint that was asked for it
         gave no answer, and it only stands in its place.
-      extracted: the final answer as the grader read it, None if there was none or nobody has looked for it.
+      extracted: the final answer as the grader read it, None if there was none or it was not looked for.
       feedback: what the grader found, such as the failing test and its output; "" until scored.
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
     """
@@ -135,8 +135,7 @@ class Rollout:
         return self.index.stage
 
 
-@struct.dataclass
-class TrainRow:
+class TrainRow(struct.PyTreeNode):
     """One row to learn from, whatever its origin.
 
     Attributes:
@@ -159,8 +158,7 @@ class TrainRow:
     ref_logp: np.ndarray | None = None
 
 
-@struct.dataclass
-class TrainBatch:
+class TrainBatch(struct.PyTreeNode):
     """Train rows packed into token rows of one static shape: R rows of S tokens, B train rows of up to T targets.
 
     A packed row holds several train rows one after the other, each a segment with its own positions; those with the
@@ -184,23 +182,22 @@ class TrainBatch:
       nll_B: bool, True for `LossKind.NLL`.
     """
 
-    tokens_RS: jax.Array
-    positions_RS: jax.Array
-    segments_RS: jax.Array
-    prompts_RS: jax.Array
-    row_B: jax.Array
-    start_B: jax.Array
-    length_B: jax.Array
-    target_BT: jax.Array
-    old_logp_BT: jax.Array
-    ref_logp_BT: jax.Array
-    advantage_B: jax.Array
-    refined_B: jax.Array
-    nll_B: jax.Array
+    tokens_RS: Array
+    positions_RS: Array
+    segments_RS: Array
+    prompts_RS: Array
+    row_B: Array
+    start_B: Array
+    length_B: Array
+    target_BT: Array
+    old_logp_BT: Array
+    ref_logp_BT: Array
+    advantage_B: Array
+    refined_B: Array
+    nll_B: Array
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """A trainable model: what an update reads and writes.
 
     Attributes:

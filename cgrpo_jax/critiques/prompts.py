@@ -93,11 +93,11 @@ class Prompts:
         marker = self.tokenizer.encode(_CUT)
         for name in cuttable:
             pieces = self.tokenizer.encode(fields[name])
-            room = len(pieces)
+            length = len(pieces)
             # Encoding the shortened text again may take a few tokens more than the cut promised.
-            while room > 0:
-                room = max(0, room - (len(ids) - limit))
-                shortened = self.tokenizer.decode(texts.cut_middle(pieces, room, marker))
+            while length > 0:
+                length = max(0, length - (len(ids) - limit))
+                shortened = self.tokenizer.decode(texts.cut_middle(pieces, length, marker))
                 fields = fields | {name: shortened}
                 ids = self._ids(texts.fill(template, **fields))
                 if len(ids) <= limit:

@@ -96,8 +96,8 @@ def indicative(
       >>> indicative(False, answer="12")
       'The answer is wrong. The correct answer is 12. Conclusion: wrong [END]'
     """
-    told = None if answer is None else fill(answer_text, answer=answer)
-    return _conclude(passed, right_text if passed else wrong_text, told)
+    expected = None if answer is None else fill(answer_text, answer=answer)
+    return _conclude(passed, right_text if passed else wrong_text, expected)
 
 
 def execution(passed: bool, error: StepError | None, *, reveal_value: bool = True) -> str:
@@ -127,7 +127,7 @@ def of_tests(passed: bool, feedback: str, *, reveal_value: bool = True) -> str:
     Args:
       passed: the verdict.
       feedback: the grader's reason. Program and exceptions are quoted in it, so it may hold anything.
-      reveal_value: also tell what was expected.
+      reveal_value: also say what was expected.
 
     Example:
       >>> of_tests(False, "Test 1 of 1 fails: add(1, 2) returns -1. Tests passed: 0 of 1.\nExpected: 3")
@@ -135,8 +135,8 @@ def of_tests(passed: bool, feedback: str, *, reveal_value: bool = True) -> str:
     """
     said, _, expected = re.sub(r"\[(?=END\])", "", feedback, flags=re.IGNORECASE).partition(EXPECTED)
     said = said.strip().removesuffix(".") or f"The tests {'' if passed else 'do not '}pass"
-    told = f"Expected: {expected.strip()}." if reveal_value and expected else None
-    return _conclude(passed, f"{said[0].upper()}{said[1:]}.", told)
+    revealed = f"Expected: {expected.strip()}." if reveal_value and expected else None
+    return _conclude(passed, f"{said[0].upper()}{said[1:]}.", revealed)
 
 
 _MENTION = re.compile(

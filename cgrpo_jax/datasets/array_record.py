@@ -46,7 +46,7 @@ def build(
         """Writes examples that are there already."""
 
         VERSION = tfds.core.Version("1.0.0")
-        pkg_dir_path = folder
+        pkg_dir_path = folder  # pyright: ignore[reportAssignmentType]  (any path will do)
 
         def _info(self):
             return tfds.core.DatasetInfo(
@@ -65,7 +65,7 @@ def build(
 
     Builder.name = name
     work = folder / "work"
-    tfds.disable_progress_bar()  # who gives the examples shows how far they are
+    tfds.disable_progress_bar()  # the caller shows how far the examples are
     with contextlib.redirect_stdout(None):  # where it speaks of a download
         Builder(data_dir=work).download_and_prepare(file_format="array_record")
     (work / name / VERSION).rename(folder / VERSION)
@@ -98,7 +98,7 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
     except (AssertionError, FileNotFoundError, ValueError) as error:
         raise UserError(f"data set '{name}' can't be opened in '{folder}' ({_line(error)}).") from error
     try:
-        return builder.as_data_source(split)
+        return builder.as_data_source(split)  # pyright: ignore[reportCallIssue]  (it is wrapped)
     except NotImplementedError as error:
         raise UserError(
             f"data set '{name}' can't be read ({_line(error)}); prepare it in the array_record file format."
@@ -151,7 +151,7 @@ def decode(row: Mapping[str, Any]) -> Example:
 
 
 def default_folder() -> pathlib.Path:
-    """Returns where TensorFlow Datasets keeps data sets unless told otherwise."""
+    """Returns where TensorFlow Datasets keeps data sets by default."""
     from tensorflow_datasets.core import constants
 
     return pathlib.Path(constants.DATA_DIR).expanduser()

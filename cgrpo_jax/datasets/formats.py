@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -58,7 +59,7 @@ class Format:
       about: what is in it.
       get: where its files are published, and under which licence where that is known; read it there.
       grader: kind of grader of its answers.
-      splits: the splits it has; a file whose name tells none is of the first.
+      splits: the splits it has; a file whose name says none is of the first.
       convert: reads a row.
       solved: its solutions are responses that must pass their grader.
     """
@@ -71,7 +72,7 @@ class Format:
     solved: bool = False
 
 
-def examples(convert: Convert, path: str, split: str) -> Iterator[tuple[str, Example | str | NoAnswer]]:
+def examples(convert: Convert, path: str | pathlib.Path, split: str) -> Iterator[tuple[str, Example | str | NoAnswer]]:
     """Yields where each row of a source stands, and its example, why it is left out, or that it has no gold answer.
 
     Raises:

@@ -259,10 +259,10 @@ def _csv_rows(path: str | pathlib.Path) -> Rows:
         for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), start=1):
             where = f"{path}, row {number}"
             if None in row or None in row.values():
-                raise UserError(f"{where}: another number of cells than the first line names; mend the file.")
+                raise UserError(f"{where}: another number of cells than the first line names; fix the file.")
             yield where, row
     except csv.Error as error:
-        raise UserError(f"{path}, row {number + 1}: not CSV ({error}); mend the file.") from error
+        raise UserError(f"{path}, row {number + 1}: not CSV ({error}); fix the file.") from error
 
 
 def _line(error: BaseException) -> str:

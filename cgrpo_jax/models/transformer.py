@@ -25,7 +25,7 @@ from cgrpo_jax.models.params import ModelConfig, axes_like
 _ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 # Names of what a layer's products with its weights give: those wide ones of the MLP, and the others.
 _WIDE, _PRODUCT = "wide", "product"
-# What the forward pass stores of a layer beside its input, by `remat`: the rest is computed anew, see `hidden_states`.
+# What the forward pass stores of a layer beside its input, by `remat`: the rest is computed again, see `hidden_states`.
 _STORED = {"none": (ATTENDED, _PRODUCT, _WIDE), "mlp": (ATTENDED, _PRODUCT), "layer": ()}
 REMAT = tuple(_STORED)
 
@@ -63,10 +63,10 @@ def rms_norm(config: ModelConfig, x, scale):
 
 def rope_frequencies(config: ModelConfig, *, local: bool = False):
     half = config.head_dim // 2
-    own_base = local and config.local_rope_theta is not None
-    theta = config.local_rope_theta if own_base else config.rope_theta
+    own_theta = config.local_rope_theta if local else None
+    theta = config.rope_theta if own_theta is None else own_theta
     frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    s = None if own_base else config.rope_scaling
+    s = config.rope_scaling if own_theta is None else None
     if s is None:
         return frequency
     if not s.original_max_position:
@@ -85,8 +85,7 @@ def _rotate(x_BSHK, cos_BSK, sin_BSK):
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_BSHK.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(spec: str, x, w):
+def _einsum(spec: str, x: jax.Array, w: jax.Array) -> jax.Array:
     """Returns `einsum(spec, x, w)`, whose gradient takes the operands in an order that suits CPUs.
 
     JAX would take the gradient of w as `g^T x`, transposed: XLA:CPU then computes what g is made of column by column.
@@ -105,6 +104,7 @@ def _product_backward(spec, operands, g):
     return jnp.einsum(f"{result},{weight}->{rows}", g, w), jnp.einsum(f"{rows},{result}->{weight}", x, g)
 
 
+_product = jax.custom_vjp(_einsum, nondiff_argnums=(0,))
 _product.defvjp(_product_forward, _product_backward)
 
 
@@ -149,7 +149,7 @@ def apply_layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable, *, 
 
     `x_BSD` may be this device's share of the tokens that `rope` is of, `[1, N, D]`: then so is the result.
 
-    With as_stored, for stacked weights without adapters, the weights of q, k and v are not laid out anew.
+    With as_stored, for stacked weights without adapters, the weights of q, k and v are not laid out again.
     """
     norm = functools.partial(rms_norm, config)
     p = _own_kv_heads(config, p)
@@ -223,7 +223,7 @@ def rotations(config: ModelConfig, positions_BS, *, needed=None) -> Callable:
     Args:
       config, positions_BS: the model, and the positions of its tokens.
       needed: for layers that are written out, a traced bool: False where the result is not looked at. XLA:CPU computes
-        cosines anew for each head of each such layer, unless they come out of a condition.
+        cosines again for each head of each such layer, unless they come out of a condition.
     """
 
     def turns(local: bool):
@@ -269,7 +269,7 @@ def hidden_states(
       segments_BS: int32; a token attends to earlier tokens of its own segment (0 is padding),
       prompts_BS: int32; and to those of the segment named here, where it is not 0. None: no token does.
       kernel: of attention, as for `packed_attention`.
-      remat: what of a layer is computed anew in the backward pass instead of being stored. "none": only what is
+      remat: what of a layer is computed again in the backward pass instead of being stored. "none": only what is
         element-wise, such as norms; "mlp": also the MLP's products with `gate` and `up`; "layer": all of it. What was
         gathered is never stored, but gathered again: weights over fsdp, tokens over tensor.
       dtype: what is computed in: each layer's weights are cast when it is its turn. None: in the weights' own.

@@ -98,7 +98,8 @@ def said(text: str) -> str | None:
     last = None
     for found in _SAID.finditer(text):
         last = found
-    return None if last is None else _SENTENCE.match(text, last.end()).group().strip(" *_:$")
+    sentence = None if last is None else _SENTENCE.match(text, last.end())
+    return None if sentence is None else sentence.group().strip(" *_:$")
 
 
 def _compare(extracted: str | None, answer: str) -> Compared:
@@ -191,13 +192,13 @@ def _mixed(text: str) -> tuple[float, str] | None:
 
 def _value(found: re.Match) -> float | None:
     """The number of a match, None if no float can be as large or it is divided by 0."""
-    above, below = (
-        float(re.sub(r"[^0-9.]", "", part)) if part else None
-        for part in (found["above"] or found["value"], found["below"] or found["divisor"])
-    )
-    power = found["power"] or found["exponent"]
+
+    def digits(part: str) -> float:
+        return float(re.sub(r"[^0-9.]", "", part))
+
+    divisor, power = found["below"] or found["divisor"], found["power"] or found["exponent"]
     try:
-        value = above / below if below is not None else above
+        value = digits(found["above"] or found["value"]) / (digits(divisor) if divisor else 1.0)
         value *= 10.0 ** int(power.translate(str.maketrans(dict.fromkeys(_MINUS, "-")))) if power else 1.0
     except (ZeroDivisionError, OverflowError):
         return None
@@ -233,16 +234,17 @@ def numeric(response: str, answer: str, *, tolerance: float = 1e-6) -> Compared:
     gold = read_number(answer)
     if gold is None:
         return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
-    box, told = boxed(response), said(response)
-    in_box = bool(box and re.search("[0-9]", box))
+    box, stated = boxed(response), said(response)
+    if box is not None and not re.search("[0-9]", box):
+        box = None
     # As below, what follows the last "=".
-    if mixed := _mixed((_TEXT.sub(" ", box) if in_box else told or response).rpartition("=")[2]):
+    if mixed := _mixed((stated or response if box is None else _TEXT.sub(" ", box)).rpartition("=")[2]):
         value, extracted = mixed
         return _close(value, gold, extracted, tolerance)
-    if in_box:
+    if box is not None:
         last = _in_box(box)
     else:
-        last = told and _NUMBER.search(told.rpartition("=")[2]) or _last_number(response)
+        last = stated and _NUMBER.search(stated.rpartition("=")[2]) or _last_number(response)
     if last is None:
         return 0.0, None, "no answer found"
     return _close(_value(last), gold, last.group().strip()[:200], tolerance)

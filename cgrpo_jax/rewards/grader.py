@@ -20,6 +20,7 @@ import functools
 import hashlib
 import importlib
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -92,12 +93,12 @@ def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_w
     """
     with Grader(kind, timeout=timeout, num_workers=num_workers) as grader:
         bad = [row for row, ok in enumerate(grader.readable(answers)) if not ok]
-        told = [f"row {row + 1}: {said_of_unreadable(grader, answers[row], kind)}" for row in bad[:5]]
+        named = [f"row {row + 1}: {said_of_unreadable(grader, answers[row], kind)}" for row in bad[:5]]
     if bad:
-        rows = "; ".join(told)
+        rows = "; ".join(named)
         raise UserError(
             f"{len(bad)} of {len(answers)} gold answers can't be read by grader '{kind}' ({rows}"
-            f"{'; ...' if len(bad) > 5 else ''}); mend or drop these rows, or choose another grader."
+            f"{'; ...' if len(bad) > 5 else ''}); fix or drop these rows, or choose another grader."
         )
 
 
@@ -177,9 +178,9 @@ class Grader:
         prompt: str = "",
         columns: Mapping[str, Any] | None = None,
     ) -> "Pending":
-        """Begins to grade one response; `.result()` waits for its `Grade`.
+        """Starts to grade one response; `.result()` waits for its `Grade`.
 
-        Responses to one question that follow each other go to a worker together, which reads the gold answer once.
+        Responses to one question that follow each other go to a worker in one batch, which reads the gold answer once.
         Those held back for this are sent by the next other one, by `send` or by `.result()`.
 
         Args:
@@ -294,11 +295,13 @@ class Grader:
         if batch.grades is None:
             if batch.task is None:
                 self.send()
-            batch.grades = self._of_function(batch) if user_functions.is_name(batch.kind) else self._of_workers(batch)
+            assert batch.task is not None, "the batch without a task is the one that is held back"
+            read = self._of_function if user_functions.is_name(batch.kind) else self._of_workers
+            batch.grades = read(batch, batch.task)
         return batch.grades[number]
 
-    def _of_workers(self, batch: "_Batch") -> list[Grade]:
-        found = _finish(functools.partial(self._begin, batch), batch.responses, batch.task)
+    def _of_workers(self, batch: "_Batch", task: Task) -> list[Grade]:
+        found = _finish(functools.partial(self._begin, batch), batch.responses, task)
         grades = [_graded(outcome) for outcome in found]
         for response, one, outcome in zip(batch.responses, grades, found, strict=True):
             # A program that fails may have been too slow at a busy moment.
@@ -306,18 +309,18 @@ class Grader:
                 self._remember(batch.kind, response, batch.answer, one)
         return grades
 
-    def _of_function(self, batch: "_Batch") -> list[Grade]:
+    def _of_function(self, batch: "_Batch", task: Task) -> list[Grade]:
         """The grades that a user's function gives; one call, since they may depend on each other.
 
         Raises:
           GradingError: it raised.
         """
-        found = batch.task.outcome()
+        found = task.outcome()
         if found.failure is not None:
             return [Grade(0.0, None, found.failure, found.timed_out, failed=True)] * len(batch.responses)
         if isinstance(found.value, str):
             raise GradingError(
-                f"grader '{batch.kind}' raised {found.value}; mend it, then give the same command to go on."
+                f"grader '{batch.kind}' raised {found.value}; fix it, then give the same command to go on."
             )
         return found.value
 
@@ -341,7 +344,7 @@ class Pending:
 
     Attributes:
       result: waits for the grade.
-      future: of the grade, where it comes from afar.
+      future: of the grade, where it comes over the network.
     """
 
     result: Callable[[], Grade]
@@ -368,7 +371,7 @@ class _Batch:
 
 
 def _finish(begin: Callable[[Sequence[str]], Task], texts: Sequence[str], task: Task) -> list[Outcome]:
-    """What became of each text of a task. Where they took too long together, or their worker died, one by one."""
+    """What became of each text of a task. Where all of them took too long, or their worker died, one by one."""
     whole = task.outcome()
     if whole.failure is None:
         return whole.value
@@ -384,7 +387,7 @@ def _graded(outcome: Outcome) -> Grade:
     return Grade(*outcome.value)
 
 
-def _module(kind: str):
+def _module(kind: str) -> types.ModuleType:
     """The module that workers of a kind run: `start`, `readable` and `grade`."""
     return mathematics if kind == "math" else importlib.import_module("cgrpo_jax.rewards.sandbox.grade")
 

@@ -3,7 +3,7 @@
 A gold answer is the checklist: criteria that each can be seen to hold or not. As JSON, `["cites Pythagoras", ...]` or
 `{"criteria": [...], "reference": "a text to compare with"}`; else text, a criterion a line. The score is the share of
 criteria that the judge finds met. A reference counts as one more: the judge says twice which text is better, with
-positions swapped, so that a judge that prefers the first is worth as much as one that can't tell.
+positions swapped, so that a judge that prefers the first is worth as much as one that can't decide.
 """
 
 import collections
@@ -145,7 +145,7 @@ class Judge:
         return counts
 
     def submit(self, question: str, response: str, answer: str) -> futures.Future[Grade]:
-        """Begins to grade one response by the checklist `answer`; the future gets a `Grade`, never an exception.
+        """Starts to grade one response by the checklist `answer`; the future gets a `Grade`, never an exception.
 
         Where an endpoint gave no answer, or none that can be read, the grade has `failed`.
         """
@@ -178,14 +178,14 @@ class Judge:
                 grade = Grade(0.0, None, f"judge failed: {_bug(error)}", failed=True)
             result.set_result(grade)
 
-        _together([functools.partial(self._ask, *one) for one in asked], finish)
+        _gather([functools.partial(self._ask, *one) for one in asked], finish)
         return result
 
     def _ask(self, prompt: str, read: Callable[[str], Any], done: Callable[[tuple], None], attempt: int = 0) -> None:
         """Asks until a reply can be read; calls `done` with what was read, or None, and why."""
 
         def arrived(future: futures.Future) -> None:
-            # Nobody sees what a callback raises, and who waits for `done` would wait for ever.
+            # What a callback raises is lost, and the caller would wait for `done` for ever.
             try:
                 found = self._read(future.result(), read)
                 again = found == _UNREADABLE and attempt < self._max_retries
@@ -202,8 +202,8 @@ class Judge:
 
     def _read(self, reply: Reply, read: Callable[[str], Any]) -> tuple[Any, str]:
         """Returns what a reply says, or None and why it says nothing."""
-        if reply.failure is not None:
-            return None, reply.failure
+        if reply.failure is not None or reply.text is None:
+            return None, reply.failure or ""
         value = read(without_thinking(reply.text))
         if value is not None:
             return value, ""
@@ -257,10 +257,10 @@ def _graded(checklist: Checklist, replies: Sequence[tuple]) -> Grade:
     return Grade(sum(points) / len(points), f"{sum(points):g} of {len(points)}", "; ".join(parts))
 
 
-def _together(begin: Sequence[Callable[[Callable], None]], done: Callable[[list], None]) -> None:
-    """Begins several things, each of which calls back with its result; calls `done` with all, in order."""
-    results: list = [None] * len(begin)
-    left, lock = len(begin), threading.Lock()
+def _gather(requests: Sequence[Callable[[Callable], None]], done: Callable[[list], None]) -> None:
+    """Starts several requests, each of which calls back with its result; calls `done` with all results, in order."""
+    results: list = [None] * len(requests)
+    left, lock = len(requests), threading.Lock()
 
     def arrived(number: int, result) -> None:
         nonlocal left
@@ -271,5 +271,5 @@ def _together(begin: Sequence[Callable[[Callable], None]], done: Callable[[list]
         if last:
             done(results)
 
-    for number, one in enumerate(begin):
+    for number, one in enumerate(requests):
         one(functools.partial(arrived, number))

@@ -14,7 +14,7 @@ from cgrpo_jax.rewards import answers
 TAIL_CHARS = 4000  # without a box only the end is searched: math-verify's patterns are slower than linear
 _KEPT = 4096  # parsed gold answers, and verdicts on pairs of final answers, that a worker remembers
 
-# Whole numbers as everybody writes them. math-verify compares these as integers, exactly.
+# Whole numbers in plain digits. math-verify compares these as integers, exactly.
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 
 # Answers that math-verify reads, known without asking it: most of every data set.
@@ -50,7 +50,7 @@ def parse(text):
     import math_verify
 
     # The pool enforces the time limit: math-verify's own rests on SIGALRM, which compiled code can ignore.
-    return math_verify.parse(text, parsing_timeout=None)
+    return math_verify.parse(text, parsing_timeout=None)  # pyright: ignore[reportArgumentType]  (None: none)
 
 
 def readable(answer):
@@ -102,9 +102,8 @@ def _grade_box(box, answer):
     # Two short cuts, with the verdicts of math-verify: equal strings are equal to it, and so are equal integers only.
     if box == answer or (_INTEGER.fullmatch(box) and _INTEGER.fullmatch(answer)):
         return _graded(box == answer, box)
-    numerals = _BASED.fullmatch(answer), _BASED.fullmatch(box)
-    if all(numerals):
-        values = [_value_in_base(*found.groups()) for found in numerals]
+    if (gold := _BASED.fullmatch(answer)) and (own := _BASED.fullmatch(box)):
+        values = [_value_in_base(*found.groups()) for found in (gold, own)]
         return _graded(values[0] is not None and values[0] == values[1], box)
     gold_words = words(answer)
     if gold_words is not None:

@@ -63,6 +63,8 @@ def load(kind: str) -> Callable:
         path = pathlib.Path(where)
         sys.path.insert(0, str(path.parent))  # as for a script, whose neighbours it may import
         spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} can't be imported")
         module = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(path.stem, module)
         spec.loader.exec_module(module)

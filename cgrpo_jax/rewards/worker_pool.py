@@ -82,7 +82,7 @@ class Workers:
             self._pool = None
 
     def call(self, function: Callable, *arguments, timeout: float | None = None) -> Task:
-        """Begins a call of a module's function; arguments and result are pickled. `timeout` replaces the pool's."""
+        """Starts a call of a module's function; arguments and result are pickled. `timeout` replaces the pool's."""
         timeout = self._timeout if timeout is None else timeout
         return Task(self, (function, arguments), timeout, self._schedule((function, arguments), timeout))
 

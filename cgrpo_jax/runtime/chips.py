@@ -18,7 +18,7 @@ class Chip:
       max_chips: the largest single slice.
       cores: TensorCores in one device; two of them share its HBM and compute as one ("megacore").
       devices_per_chip: 2 on tpu7x, whose two halves have their own HBM; all figures here are per device.
-      options: what the topology needs to be told beyond its name.
+      options: what the topology is made with beside its name.
     """
 
     hbm_bytes: int

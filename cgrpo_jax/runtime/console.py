@@ -17,8 +17,8 @@ class Clock:
     """Seconds by stage since the last `take`, and named counts."""
 
     def __init__(self):
-        self._seconds: collections.Counter = collections.Counter()
-        self._counts: collections.Counter = collections.Counter()
+        self._seconds: dict[str, float] = collections.defaultdict(float)
+        self._counts: dict[str, int] = collections.defaultdict(int)
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -39,12 +39,12 @@ class Clock:
         self._counts[name] += number
 
     def take(self, tokens: Mapping[str, float]) -> dict[str, float]:
-        """Returns `time/STAGE`, `tokens_per_second/STAGE` for stages with tokens, and the counts; then starts anew."""
+        """Returns `time/STAGE`, `tokens_per_second/STAGE` for stages with tokens, and the counts; then starts again."""
         row = {f"time/{stage}": seconds for stage, seconds in self._seconds.items()}
         row |= {
             f"tokens_per_second/{stage}": number / self._seconds[stage]
             for stage, number in tokens.items()
-            if self._seconds[stage] and number
+            if self._seconds.get(stage) and number
         }
         row |= self._counts
         self._seconds.clear()
@@ -58,16 +58,16 @@ def progress_bar(steps: Iterable | None = None, **kw) -> tqdm.tqdm:
 
 
 @contextlib.contextmanager
-def told(desc: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Gives what is called with how many parts are done, how many there are and which comes: shown as a bar."""
+def progress_reports(desc: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Gives a function of (parts done, parts in all, name of the next one) that shows them as a bar."""
     with progress_bar(desc=desc, leave=False) as bar:
 
-        def tell(done: int, total: int, name: str) -> None:
+        def report(done: int, total: int, name: str) -> None:
             bar.total = total
             bar.set_postfix_str(name, refresh=False)
             bar.update(done - bar.n)
 
-        yield tell
+        yield report
 
 
 def say(text: str, file: TextIO | None = None) -> None:

@@ -75,7 +75,7 @@ def start_distributed() -> None:
         numbers[name] = int(value) if value else None
     if address and numbers["process_id"] == 0:
         _check_free(address)
-    # Otherwise JAX keeps SIGTERM from ending the process, and tells only who asks for it.
+    # Otherwise JAX keeps SIGTERM from ending the process, and reports it only on request.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         # At its end a process waits for the others, but not for long: they end together, or one has failed.
@@ -94,7 +94,7 @@ def _check_free(address: str) -> None:
     try:
         socket.create_server(("", int(address.rpartition(":")[2]))).close()
     except (OSError, OverflowError) as error:
-        why = os.strerror(error.errno) if getattr(error, "errno", None) else error
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise UserError(f"JAX_COORDINATOR_ADDRESS {address} can't be used ({why}); give another port.") from error
 
 
@@ -146,10 +146,10 @@ def share(value: Any) -> list:
         return [value]
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
-    room = 1 << int(sizes.max() - 1).bit_length()  # powers of two: few programs, whatever is shared
-    padded = np.zeros(room, np.uint8)
+    length = 1 << int(sizes.max() - 1).bit_length()  # powers of two: few programs, whatever is shared
+    padded = np.zeros(length, np.uint8)
     padded[: len(data)] = data
-    rows = multihost_utils.process_allgather(padded).reshape(-1, room)
+    rows = multihost_utils.process_allgather(padded).reshape(-1, length)
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
@@ -172,7 +172,7 @@ def compilations() -> int:
     return _compilations
 
 
-def _on_duration(event: str, seconds: float, **_) -> None:
+def _on_duration(event: str, duration_secs: float, **_: str | int) -> None:
     global _compilations
     if event == "/jax/core/compile/backend_compile_duration":
         _compilations += 1
@@ -181,7 +181,7 @@ def _on_duration(event: str, seconds: float, **_) -> None:
 def _keep_freed_memory() -> None:
     """Lets glibc keep freed memory for the next program instead of handing it back to the system.
 
-    On a CPU every call of a program allocates its temporaries anew. With glibc's defaults their pages are given back
+    On a CPU every call of a program allocates its temporaries again. With glibc's defaults their pages are given back
     and faulted in again each time: a third of an update's processor time on a small model.
     """
     if not sys.platform.startswith("linux"):

@@ -52,7 +52,7 @@ class Profiler:
     def iteration(self, step: int) -> Iterator[None]:
         """Names what is done in the block as an iteration, and traces it if that is asked for.
 
-        On every process of several. A trace that can't be written is told of; the run goes on without it.
+        On every process of several. A trace that can't be written is reported; the run goes on without it.
         """
         with self._trace(step) if step in self.steps else contextlib.nullcontext():
             with jax.profiler.StepTraceAnnotation("iteration", step_num=step):

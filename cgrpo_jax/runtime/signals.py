@@ -31,7 +31,7 @@ def raised() -> Iterator[None]:
     """Raises `KeyboardInterrupt` where Ctrl-C comes within the block, and instead of whatever libraries make of it."""
     came = False
 
-    def note(number, frame):
+    def on_signal(number, frame):
         nonlocal came
         came = True
         raise KeyboardInterrupt
@@ -40,7 +40,7 @@ def raised() -> Iterator[None]:
     if not ours or threading.current_thread() is not threading.main_thread():  # which alone may catch signals
         yield
         return
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, on_signal)
     try:
         yield
     except Exception as error:
@@ -60,7 +60,7 @@ def catch_stop() -> Iterator[Callable[[], int]]:
     """
     asked, before = 0, {}
 
-    def note(number, frame):
+    def on_signal(number, frame):
         nonlocal asked
         asked = number
         restore()
@@ -79,7 +79,7 @@ def catch_stop() -> Iterator[Callable[[], int]]:
         return
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, note)
+            before[number] = signal.signal(number, on_signal)
     try:
         yield any_asked
     finally:

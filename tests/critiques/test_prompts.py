@@ -142,7 +142,7 @@ def test_a_prompt_at_its_limit_is_whole_and_one_token_less_cuts_it(template):
 
 
 def test_a_response_is_cut_in_its_middle_whatever_the_limit(template):
-    """Down to no response at all, the rest stays whole, the limit is kept and the cut is told."""
+    """Down to no response at all, the rest stays whole, the limit is kept and the cut is reported."""
     tokenizer, _ = template
     whole, _ = make(tokenizer, **CHAINS).for_refinement(QUESTION, RESPONSE * 3, CRITIQUE)
     bare, _ = make(tokenizer, **CHAINS).for_refinement(QUESTION, "", CRITIQUE)

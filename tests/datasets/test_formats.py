@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from cgrpo_jax import data
 from cgrpo_jax.datasets import array_record, formats, readers
+from cgrpo_jax.datasets.prepare import prepare
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
 
@@ -174,7 +174,7 @@ def test_builder(tmp_path, name):
     path = write(tmp_path / "source" / file, rows)
     source = tmp_path / "source" / "math" / "test" if name == "math" else path
     one = formats.FORMATS[name]
-    found = data.prepare(name, one, {split: source}, tmp_path / "out", format_name=name)
+    found = prepare(name, one, {split: source}, tmp_path / "out", format_name=name)
     problems = readers.read_tfds(
         name, split=split, data_dir=tmp_path / "out", question_key="not asked", answer_key="not asked", source=name
     )
@@ -210,7 +210,7 @@ def test_solutions_are_kept_for_those_who_ask(tmp_path):
     ):
         file, rows, (split, *_) = CASES[name]
         path = write(tmp_path / file, rows)
-        data.prepare(name, formats.FORMATS[name], {split: path}, tmp_path / "out", format_name=name)
+        prepare(name, formats.FORMATS[name], {split: path}, tmp_path / "out", format_name=name)
         keys = dict(data_dir=tmp_path / "out", question_key="q", answer_key="a", solution_key="any")
         assert readers.read_tfds(name, split=split, **keys)[0].solution == solution
 

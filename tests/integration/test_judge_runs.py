@@ -76,7 +76,7 @@ def test_a_function_that_raises_ends_the_run_and_nothing_is_lost(tmp_path):
     changes = {"grader": f"{file}:reward", "grader_workers": 1, "data.num_eval": 0, "checkpoint_every": 100}
     changes |= {"refine": "none"}
     with pytest.raises(
-        GradingError, match=rf"^grader '{file}:reward' raised KeyError: 'level' \({file}, line 8\); mend"
+        GradingError, match=rf"^grader '{file}:reward' raised KeyError: 'level' \({file}, line 8\); fix"
     ):
         run(tmp_path / "run", changes)
     assert [row["step"] for row in metrics(tmp_path / "run")] == [0]

@@ -116,7 +116,7 @@ def test_what_a_function_raises_on_one_process_ends_all_in_the_same_words_and_lo
         status, out = pod.wait()
     errors = {line.partition("error: ")[2] for line in out.splitlines() if "error: " in line}
     assert status == 2 and len(errors) == 1, out
-    assert errors.pop().startswith(f"grader '{file}:reward' raised KeyError: 'level' ({file}, line 9); mend it")
+    assert errors.pop().startswith(f"grader '{file}:reward' raised KeyError: 'level' ({file}, line 9); fix it")
     assert sorted(calls.read_text().split()[:4]) == ["04", "04", "14", "14"]
     assert [row["step"] for row in tiny_run.metrics(tmp_path / "run")] == [0]
     file.write_text(file.read_text().replace("> 2", "> 200"))

@@ -5,11 +5,10 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import safetensors.numpy
 from adapters import ALL, CONFIG, SETTINGS, logits, random_adapters, tokens
-from lora_cases import MODEL, PRODUCT, SOME, assert_trees_close, assert_trees_equal, merged_by_hand, params, rows
+from lora_cases import MODEL, PRODUCT, SGD, SOME, assert_trees_close, assert_trees_equal, merged_by_hand, params, rows
 from tiny import plain_logits
 
 from cgrpo_jax.errors import UserError
@@ -91,19 +90,6 @@ def test_settings_that_make_no_sense_are_refused(change, message):
 
 
 # Updates.
-
-SGD = optax.sgd(1.0)  # the step is the gradient
-
-
-def test_the_first_step_moves_b_alone():
-    """At B = 0 nothing depends on A yet; after a step it does."""
-    adapters = init_adapters(CONFIG, SOME, seed=0)
-    base, state = Base(params(), SOME.scale), optimizer_lib.init_state(jax.tree.map(jnp.array, adapters), SGD)
-    for moves in (False, True):
-        before = jax.device_get(state.params)["layers"]
-        state, _ = train_step_lib.update(state, rows(), optimizer=SGD, base=base, **MODEL)
-        for name, value in state.params["layers"].items():
-            assert (np.asarray(value) != before[name]).any() == (moves or name.endswith("_b")), name
 
 
 def test_adapters_learn():

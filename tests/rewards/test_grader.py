@@ -121,7 +121,7 @@ def test_check_gold_says_which_names_tests_use():
     with pytest.raises(UserError, match="1 of 2 gold answers can't be read by grader 'code'") as caught:
         grader_lib.check_gold("code", [good, unclear], timeout=30.0)
     why = "its tests use f, g and h: say in `names` which come from the program"
-    assert f"(row 2: {unclear!r}, {why}); mend" in str(caught.value)
+    assert f"(row 2: {unclear!r}, {why}); fix" in str(caught.value)
 
 
 def test_gold_answers_are_checked_with_the_limits_of_the_run(monkeypatch):

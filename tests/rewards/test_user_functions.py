@@ -145,7 +145,7 @@ def test_no_reward_for_a_response_is_no_verdict_on_it(file, value):
 )
 def test_what_is_no_list_of_rewards_is_an_error(file, response, reason):
     with pytest.raises(
-        GradingError, match=rf"^grader '\S+my_rewards.py:odd' raised {reason}; mend it, then give the same"
+        GradingError, match=rf"^grader '\S+my_rewards.py:odd' raised {reason}; fix it, then give the same"
     ):
         score(file, "odd", [response, "another"])
 
@@ -164,7 +164,7 @@ def line_of(file, text):
     ],
 )
 def test_what_a_function_raises_is_raised_in_one_line_with_its_place(file, response, reason, at):
-    with pytest.raises(GradingError, match=rf"raised {reason} \({file}, line {line_of(file, at)}\); mend it") as raised:
+    with pytest.raises(GradingError, match=rf"raised {reason} \({file}, line {line_of(file, at)}\); fix it") as raised:
         score(file, "fails", ["good", response])
     assert "\n" not in str(raised.value)
 

@@ -105,12 +105,13 @@ class _Side:
     added: bool  # it holds a sum
     rounded: bool  # a number in it looks as if it had been rounded: 0.67, 3.142
 
-    def shows(self, value):
+    def shows(self, value) -> bool:
         """Is this side the value, rounded or cut at the digits it shows?"""
         if not self.decimals:
             return value in self.values
-        for own in self.values:
-            unit = Fraction(1, 10**self.decimals) * (own / self.values[0] if own else 1)  # a hundredth where own is
+        numbers = [own for own in self.values if not isinstance(own, Polynomial)]
+        for own in numbers:
+            unit = Fraction(1, 10**self.decimals) * (own / numbers[0] if own else 1)  # a hundredth where own is
             if abs(own - value) <= unit / 2 or own * value >= 0 and 0 <= abs(value) - abs(own) < unit:
                 return True
         return False

@@ -5,6 +5,7 @@ The length, depth and values of an expression are bounded, and nothing is ever p
 
 import dataclasses
 import re
+from collections.abc import Set
 from fractions import Fraction
 
 from cgrpo_jax.critiques.step_check.polynomials import NoPolynomialError, Polynomial
@@ -59,7 +60,7 @@ def to_tokens(text: str) -> list[Token]:
     """Returns the tokens of a text, spaces left out, and an end of line after the last."""
     tokens, spaced, currency = [], False, False
     for match in _TOKEN.finditer(text):
-        kind, token = match.lastgroup, match.group()
+        kind, token = match.lastgroup or "", match.group()
         if kind in ("space", "currency"):
             spaced, currency = True, currency or kind == "currency"
             continue
@@ -75,7 +76,7 @@ def to_tokens(text: str) -> list[Token]:
     return tokens
 
 
-def is_text(token: Token, but: set[str]) -> bool:
+def is_text(token: Token, but: Set[str]) -> bool:
     """Is the word one of a sentence, and not one of those that belong to the arithmetic beside them?"""
     latex = token.text.startswith("\\") and token.text not in _LATEX_TEXT
     word = token.text.lower()

@@ -60,6 +60,7 @@ def _refine(rng, prompts: Prompts, question: str, held_out):
     attempt = _forced(rng, question, held_out)
     response = arithmetic.write(attempt)
     error = arithmetic.check_steps(question, response)
+    assert error is not None, "an attempt with a made-up result has a wrong step"
     (kind,) = rng.choices(("value", "step", "verdict", "answer", "own", "none"), (4, 1, 1, 2, 1, 1))
     target = arithmetic.trace(question)
     if kind in ("value", "answer"):

@@ -16,7 +16,7 @@ from cgrpo_jax.training.sft import lesson
 _ANSWER = 0.3  # share of the lessons in answering
 _COINED = 0.6  # of the operations in lessons in refining
 # Formats of a critique, as often as this. The same lessons come in each, so that no arm of a comparison has seen the
-# others' format only: where nothing tells what a coined word means, what is taught is to try another operation.
+# others' format only: where nothing says what a coined word means, what is taught is to try another operation.
 _FORMATS = {"value": 6, "no value": 1, "verdict": 1, "none": 1}
 
 

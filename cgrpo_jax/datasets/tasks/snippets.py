@@ -7,7 +7,7 @@ like the in-house names of a codebase; its answer is a program, which is graded 
 
 A `Glossary` says what the words mean: each is one operation with one number. Some are *taught* by the warm start's
 lessons. Others are *held out*: no lesson contains them, so the policy hardly ever samples what they mean, while the
-failing test that an execution critique quotes tells it. Training and held-out questions are different questions over
+failing test that an execution critique quotes shows it. Training and held-out questions are different questions over
 the same words.
 """
 

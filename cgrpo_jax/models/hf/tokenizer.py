@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
 import jinja2.sandbox
 import sentencepiece
 import tokenizers
@@ -78,7 +79,7 @@ class _SentencePieceModel:
             self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path} is not a readable SentencePiece model ({error}); {fetch_again(path)}.") from None
-        inner = sentencepiece_model_pb2.ModelProto.FromString(proto)
+        inner = sentencepiece_model_pb2.ModelProto.FromString(proto)  # pyright: ignore[reportAttributeAccessIssue]
         inner.normalizer_spec.add_dummy_prefix = False
         self._inner = sentencepiece.SentencePieceProcessor(model_proto=inner.SerializeToString())
         self._first = self._inner if settings.get("add_prefix_space") is False else self._model

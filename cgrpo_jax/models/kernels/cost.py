@@ -19,5 +19,5 @@ class KernelCall:
 
 def num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Returns the bytes of an array, padding of its layout not counted. Example: num_bytes("bf16", (2, 3)) == 12."""
-    bits = _BITS[dtype] if dtype in _BITS else int(re.search(r"\d+", dtype)[0])
+    bits = _BITS[dtype] if dtype in _BITS else int(re.findall(r"\d+", dtype)[0])
     return -(-math.prod(shape) * bits // 8)

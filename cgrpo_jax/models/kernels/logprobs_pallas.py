@@ -238,7 +238,8 @@ def _call(name: str, settings: Settings, body, num_live, operands, out):
         D_HIDDEN: pl.BlockSpec((grid.row_tile, D), lambda a, b, _: (_spread(a, grid.num_row_tiles), 0)),
         D_UNEMBED: pl.BlockSpec((grid.vocab_tile, D), lambda a, b, _: (a, 0)),
     }[name]
-    scratch = [] if name == FORWARD else [pltpu.VMEM(own.block_shape, logit_tiles.sum_dtype(hidden_ND, unembed_VD))]
+    own_shape = (grid.row_tile if name == D_HIDDEN else grid.vocab_tile, D)
+    scratch = [] if name == FORWARD else [pltpu.VMEM(own_shape, logit_tiles.sum_dtype(hidden_ND, unembed_VD))]
     steps = (grid.num_row_tiles, grid.num_vocab_tiles)
     interpret = settings.kernel == "interpret"
     call = pl.pallas_call(

@@ -204,7 +204,7 @@ def _next_seen(sees_MN, axis: int):
     return jnp.where(following < size, following, here.min(axis, keepdims=True))
 
 
-@functools.cache  # it is a static argument of the kernel, which would be traced anew for another object
+@functools.cache  # it is a static argument of the kernel, which would be traced again for another object
 def _mask_function(plan: _Plan) -> Callable:
     return functools.partial(_sees, plan)
 
@@ -213,7 +213,7 @@ def _sees(plan: _Plan, number, key):
     """The kernel's mask function: whether queries see keys of their unit.
 
     It is called for a block with queries along the first axis (forward, and the gradient of q) or along the second (of
-    k and v). Blocks are never square, so the shape tells which. All that is computed from the query alone is so on one
+    k and v). Blocks are never square, so the shape shows which. All that is computed from the query alone is so on one
     vector register's width, and then repeated.
     """
     if number.shape == (plan.queries, plan.keys):
@@ -302,8 +302,7 @@ def _unchecked(function, *args):
     return sharding.varying_like(out, *leaves)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(plan: _Plan, masks, q_BHPK, k_BGPK, v_BGPK):
+def _all_rows(plan: _Plan, masks, q_BHPK, k_BGPK, v_BGPK) -> jax.Array:
     return _unchecked(functools.partial(_rows, plan), masks, q_BHPK, k_BGPK, v_BGPK)
 
 
@@ -318,4 +317,5 @@ def _attend_backward(plan, pull_back, gradient):
     return None, *_unchecked(lambda pull_back, gradient: pull_back(gradient), pull_back, gradient)
 
 
+_attend = jax.custom_vjp(_all_rows, nondiff_argnums=(0,))
 _attend.defvjp(_attend_forward, _attend_backward)

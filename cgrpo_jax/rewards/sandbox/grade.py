@@ -1,14 +1,6 @@
 """Grading of programs by unit tests, run only inside worker processes: they wait for the programs.
 
-A gold answer is JSON text with one kind of tests:
-
-  - `{"asserts": ["assert add(1, 2) == 3", ...], "setup": "import math", "names": ["add"]}` (MBPP). The setup is part
-    of the tests: it is run after the program and before the asserts, and the program does not see what it defines.
-    `names` are those that the program gives, also of attributes of its objects, ".pop"; without them, the tests must
-    use a single name that nobody defines;
-  - `{"prompt": "def add(a, b):\\n ...", "entry_point": "add", "check": "def check(candidate): ..."}` (HumanEval);
-  - `{"stdin": [{"input": "1 2\\n", "output": "3\\n"}, ...]}`: the program is run as a script, once a test. What it
-    prints is compared line by line, up to spaces at the ends of lines and empty lines at the end.
+The gold answer holds the tests, see `gold`.
 
 The program runs in one sandbox, the asserts in another; see `program` for what passes between them. What is
 expected, and the verdict, never are in a process that runs the program, and no word of the tests but the names that are
@@ -27,11 +19,14 @@ import socket
 import time
 
 from cgrpo_jax.rewards.answers import without_thinking
-from cgrpo_jax.rewards.sandbox import sandbox
-from cgrpo_jax.rewards.sandbox.names import candidates, modules, only_name
+from cgrpo_jax.rewards.sandbox import gold, sandbox
+from cgrpo_jax.rewards.sandbox.gold import readable, unclear_names
+from cgrpo_jax.rewards.sandbox.names import modules
 from cgrpo_jax.rewards.sandbox.values import EXPECTED, cut
 
-# What of a worker's time limit is kept for starting sandboxes and for telling of a program that hangs.
+__all__ = ["grade", "program_of", "readable", "seconds_for", "start", "unclear_names"]
+
+# What of a worker's time limit is kept for starting sandboxes and for reporting a program that hangs.
 _MARGIN = 2.0  # seconds, at most
 _KEPT = 0.4  # share of the time limit, at most
 _START = 0.75  # share of what is kept, for the start
@@ -41,7 +36,6 @@ _MAX_REPORT = 1 << 16
 _HERE = pathlib.Path(__file__).resolve().parent
 _PROGRAM, _TESTS = _HERE / "program.py", _HERE / "tests.py"
 _FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
-_TEXTS = ("setup", "check", "entry_point", "prompt")
 
 
 def start(memory_limit: int) -> None:
@@ -73,7 +67,7 @@ def _margin(timeout):
 
 
 def _start_seconds(timeout):
-    """That a sandbox may take before the program's time begins."""
+    """Seconds that a sandbox may take to start, before the program's time runs."""
     return _START * _margin(timeout)
 
 
@@ -107,31 +101,6 @@ def _blocks(text):
     return [(language, "".join(content)) for language, content in blocks]
 
 
-def readable(answer: str) -> bool:
-    """Does the gold answer hold tests of one kind, and do those in Python parse?"""
-    return _read(answer) is not None
-
-
-def unclear_names(answer: str) -> str:
-    """Returns why a gold answer can't be read, where that is for its `names` alone; else nothing.
-
-    Example:
-      >>> unclear_names('{"asserts": ["assert isclose(f(2), 1.41)"]}')
-      'its tests use f and isclose: say in `names` which come from the program'
-    """
-    try:
-        tests = json.loads(answer)
-        if _read(answer) is not None or _read(json.dumps(tests | {"names": ["name"]})) is None:
-            return ""
-    except (ValueError, TypeError):
-        return ""
-    if "names" in tests:
-        return "its `names` must be a list of names, at least one of them without a point before it"
-    found = candidates(tests.get("setup", ""), tests["asserts"])
-    used = " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]])) or "no name of a program"
-    return f"its tests use {used}: say in `names` which come from the program"
-
-
 def grade(
     response: str, answer: str, timeout: float = 5.0, *, seconds: float | None = None
 ) -> tuple[float, str | None, str]:
@@ -141,7 +110,7 @@ def grade(
       response: what the model wrote.
       answer: JSON, see above.
       timeout: seconds after which the worker is killed.
-      seconds: of wall-clock time, for all tests together; by default what the time limit leaves, see `seconds_for`.
+      seconds: of wall-clock time, for all tests; by default what the time limit leaves, see `seconds_for`.
 
     Returns:
       `(score, program, reason)`, see `rewards.Grade`. The score is 1.0 if all tests pass, else 0.0. The reason names
@@ -152,7 +121,7 @@ def grade(
       >>> grade("def add(a, b):\\n    return a - b", '{"asserts": ["assert add(1, 2) == 3"]}')[2]
       'Test 1 of 1 fails: add(1, 2) returns -1. Tests passed: 0 of 1.\\nExpected: 3'
     """
-    tests = _read(answer)
+    tests = gold.read(answer)
     if tests is None:
         return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
     program = program_of(response)
@@ -164,44 +133,6 @@ def grade(
     return float(passed), program, reason
 
 
-def _read(answer):
-    """The gold answer's fields, None if it can't be read."""
-    try:
-        tests = json.loads(answer)
-        kinds = [kind for kind in ("asserts", "check", "stdin") if kind in tests]
-        if len(kinds) != 1 or tests.keys() - {*_TEXTS, *kinds, *(["names"] if kinds == ["asserts"] else [])}:
-            return None
-        if not all(isinstance(tests.get(name, ""), str) for name in _TEXTS):
-            return None
-        if not isinstance(tests[kinds[0]], str if kinds == ["check"] else list):
-            return None
-        if kinds == ["stdin"]:
-            pairs = [(test["input"], test["output"]) for test in tests["stdin"]]
-            good = all(isinstance(text, str) for pair in pairs for text in pair)
-            return tests if good and pairs else None
-        compile(tests.get("setup", ""), "<setup>", "exec")
-        sources = [tests["check"]] if kinds == ["check"] else tests["asserts"]
-        asserts = [re.search(r"\bassert\b", source) and compile(source, "<tests>", "exec") for source in sources]
-        if kinds == ["check"] and not (tests.get("entry_point", "").isidentifier() and "def check(" in tests["check"]):
-            return None
-        return tests if asserts and all(asserts) and _names(tests) else None
-    except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError, MemoryError):
-        return None
-
-
-def _names(tests):
-    """The names that the tests take from the program; none if that is not clear."""
-    if "check" in tests:
-        return [tests["entry_point"]]
-    if "names" not in tests:
-        name = only_name(tests.get("setup", ""), tests["asserts"])
-        return [] if name is None else [name]
-    names = tests["names"]
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        return []
-    return names if any(not name.startswith(".") for name in names) else []  # of attributes alone nothing is tested
-
-
 # --- tests that call the program's functions --------------------------------------------------------------------------
 
 
@@ -209,7 +140,7 @@ def _run_asserts(program, tests, seconds, start):
     """Returns (passed, reason)."""
     job = _program_job(program, tests) | {"script": False, "seconds": seconds}
     before = [tests.get("setup", "")] + ([tests["prompt"]] if _compiles(tests.get("prompt", "")) else [])
-    sources, names = tests.get("asserts") or [tests["check"]], _names(tests)
+    sources, names = tests.get("asserts") or [tests["check"]], gold.names(tests)
     forgotten = [f"import {name}" for name in modules([*before, *sources]) if name not in names]
     asked = dict(
         names=names,
@@ -231,8 +162,8 @@ def _run_asserts(program, tests, seconds, start):
         )
         for end in (ours, theirs, write):
             end.close()
-        said, how = sandbox.read_capped(read.fileno(), limit=_MAX_REPORT, deadline=deadline)
-        if how == "deadline":  # without the program, the tests tell how far they came
+        said, why = sandbox.read_capped(read.fileno(), limit=_MAX_REPORT, deadline=deadline)
+        if why == "deadline":  # without the program, the tests report how far they came
             runner.stop()
             said += sandbox.read_capped(read.fileno(), limit=_MAX_REPORT, deadline=time.monotonic() + 1)[0]
         tester.stop()
@@ -240,10 +171,10 @@ def _run_asserts(program, tests, seconds, start):
     try:
         report = json.loads(said)
     except ValueError:
-        return False, f"the tests did not end within {seconds:g} s" if how == "deadline" else "the tests ended early"
+        return False, f"the tests did not end within {seconds:g} s" if why == "deadline" else "the tests ended early"
     if report["failure"] is None:
         return True, f"passes all {report['total']} tests"
-    return False, _describe(report, seconds, how, status)
+    return False, _describe(report, seconds, why, status)
 
 
 def _program_job(program, tests):
@@ -270,7 +201,7 @@ def _compiles(source):
     return bool(source)
 
 
-def _describe(report, seconds, how, status):
+def _describe(report, seconds, why, status):
     """The first failure of a report in words."""
     found, expected = report["failure"], ""
     call = found["call"] or "the program"
@@ -279,8 +210,8 @@ def _describe(report, seconds, how, status):
     elif "raised" in found:
         what = _exception(call, found["raised"], seconds)
     elif "ended" in found:
-        what = f"{call} did not end within {seconds:g} s" if how == "deadline" else f"{call} ends the process"
-        what += f" by signal {-status}" if how != "deadline" and status is not None and status < 0 else ""
+        what = f"{call} did not end within {seconds:g} s" if why == "deadline" else f"{call} ends the process"
+        what += f" by signal {-status}" if why != "deadline" and status is not None and status < 0 else ""
     elif "tests" in found:
         returned = f"{call} returns {found['returned']}, and " if found["returned"] else ""
         what = f"{returned}the test raises {found['tests']}"
@@ -365,18 +296,18 @@ class _Script:
         """Waits for its end; returns None if it passes, else what is wrong in words, without and with the expected."""
         box, seconds = self._box, self._seconds
         with self._stack:
-            printed, how = sandbox.read_capped(self._output.fileno(), limit=_MAX_OUTPUT, deadline=self._deadline)
-            status = box.stop() if how != "end" or box.wait(self._deadline - time.monotonic()) else None
+            printed, why = sandbox.read_capped(self._output.fileno(), limit=_MAX_OUTPUT, deadline=self._deadline)
+            status = box.stop() if why != "end" or box.wait(self._deadline - time.monotonic()) else None
             if status is None:
                 box.stop()
-            told = sandbox.read_capped(self._errors.fileno(), limit=_MAX_REPORT, deadline=time.monotonic() + 1)[0]
+            error = sandbox.read_capped(self._errors.fileno(), limit=_MAX_REPORT, deadline=time.monotonic() + 1)[0]
         given = f"with the input {cut(repr(self._test['input']))} the program"
-        if how == "limit":
+        if why == "limit":
             return f"{given} prints more than {_MAX_OUTPUT} bytes", ""
-        if how == "deadline" or status is None:
+        if why == "deadline" or status is None:
             return f"{given} did not end within {seconds:g} s", ""
         if status:
-            return _failed_script(given, told, status, seconds), ""
+            return _failed_script(given, error, status, seconds), ""
         return _compare(given, printed.decode(errors="replace"), self._test["output"])
 
 
@@ -400,8 +331,8 @@ def _compare(given, printed, expected):
         what = f"{given} prints nothing after line {at}"
     else:
         what = f"{given} prints {cut(repr(lines[at]))} as line {at + 1}"
-    told = cut(repr(wanted[at])) if at < len(wanted) else "the end of the output"
-    return what, f"{EXPECTED}{told}" + (f" as line {at + 1}" if len(wanted) > 1 else "")
+    line = cut(repr(wanted[at])) if at < len(wanted) else "the end of the output"
+    return what, f"{EXPECTED}{line}" + (f" as line {at + 1}" if len(wanted) > 1 else "")
 
 
 def _pipe(ours, theirs):

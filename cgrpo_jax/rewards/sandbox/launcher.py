@@ -1,8 +1,8 @@
 """The processes of a sandbox, from the inside: enters namespaces, sets limits, runs the program. See `sandbox`.
 
 `sandbox` starts this file as `python -s -P -S launcher.py FD ISOLATE PARENT`; it needs nothing of the package.
-That process, the launcher, starts sandboxes as it is told to over the socket FD: a fork takes a tenth of the time in
-which Python starts. It never reads what a sandbox is told, so there is nothing to find in it. In each sandbox up to
+That process, the launcher, starts sandboxes on request over the socket FD: a fork takes a tenth of the time in which
+Python starts. It never reads what a sandbox is given, so there is nothing to find in it. In each sandbox up to
 three processes follow one another, of which only the last runs code that is not ours:
 
   - the outer one waits, and kills the next if it is asked to end or if the process that started it dies;
@@ -10,6 +10,7 @@ three processes follow one another, of which only the last runs code that is not
   - the program, under limits, without privileges, with no descriptor but those that it was given.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -22,9 +23,9 @@ import struct
 import sys
 import traceback
 
-SIGNALLED = 128  # and the signal: the exit status that tells that a signal has ended the program
+SIGNALLED = 128  # and the signal: the exit status of a program that a signal has ended
 FIRST_FD = 3  # where the program finds the descriptors that it was given
-_TOLD = 2  # standard error, where a sandbox tells what went wrong, and how its program ended
+_REPORT = 2  # standard error, where a sandbox reports what went wrong, and how its program ended
 _FOLDER = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
 
 _NEWNS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
@@ -33,9 +34,9 @@ _DETACH, _AT_FDCWD, _AT_RECURSIVE = 2, -100, 0x8000
 _MOUNT_SETATTR, _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 442, 1, 2, 4
 _SET_PDEATHSIG, _SET_DUMPABLE, _SET_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 4, 36, 38
 _CAPSET_VERSION = 0x20080522
-_BELOW = "/old"  # where the machine's own files are while the sandbox's are put together
+_BELOW = "/old"  # where the machine's own files are while the sandbox's are mounted
 _WORK = "/sandbox"  # the program's directory
-_OWN_USERS = 1 << 30  # where the user ids of programs begin, far above any that people have
+_OWN_USERS = 1 << 30  # the first user id of programs, far above any that people have
 _PASSING_USERS = range(61184, 65520)  # as systemd gives them to services
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,11 +46,11 @@ def main(fd, isolate, parent):
     """Starts sandboxes until the other end of the socket is closed.
 
     A request is JSON, `{"ended": [PID, ...], "folder": ..., "module": ...}`, with the descriptors of the description,
-    standard input, output, where it is told what came of it, and those that the program gets. The answer is the outer
+    standard input, output, the report, and those that the program gets. The answer is the outer
     process's id, which stays its own until it is among those that ended.
     """
     _die_with_parent(parent)
-    if not isolate:  # other programs of this user run beside it, and must not look into what it is told
+    if not isolate:  # other programs of this user run beside it, and must not look into what it is given
         _libc.prctl(_SET_DUMPABLE, 0)
     channel, launcher = socket.socket(fileno=fd), os.getpid()
     while True:
@@ -110,7 +111,7 @@ def _sandbox(fds, isolate, launcher):
 
 
 def _fail(error):
-    os.write(_TOLD, f"{error}\n".encode())  # the program has another one, so this is heard as what it is
+    os.write(_REPORT, f"{error}\n".encode())  # the program has another one, so this is no word of its own
     os._exit(1)
 
 
@@ -148,7 +149,7 @@ def _fork(child):
 
 
 def _wait(pid, *, sweep, uid):
-    """Waits for the child, kills it when told to end, and tells how it ended.
+    """Waits for the child, kills it on SIGTERM, and reports how it ended.
 
     Args:
       pid: the child.
@@ -156,7 +157,7 @@ def _wait(pid, *, sweep, uid):
       uid: the user that it has become, if any.
     """
     signal.signal(signal.SIGTERM, lambda *_: _kill(pid))
-    os.closerange(0, _TOLD), os.closerange(_TOLD + 1, 1 << 20)  # whoever reads from the program must see its end
+    os.closerange(0, _REPORT), os.closerange(_REPORT + 1, 1 << 20)  # readers of the program's output must see its end
     status = os.waitpid(pid, 0)[1]
     while sweep:
         _kill_all_of(uid)
@@ -168,12 +169,12 @@ def _wait(pid, *, sweep, uid):
             _kill(one)
         for one in left:
             os.waitpid(one, 0)
-    os.write(_TOLD, f"\0{_code(status)}".encode())
+    os.write(_REPORT, f"\0{_code(status)}".encode())
     os._exit(0)
 
 
 def _kill_all_of(uid):
-    """Kills all processes of a user of nobody else's at one stroke, faster than they can multiply."""
+    """Kills all processes of a user that only one sandbox has at one stroke, faster than they can multiply."""
     if uid is None or uid < _OWN_USERS:
         return
     pid = os.fork()
@@ -187,10 +188,8 @@ def _kill_all_of(uid):
 
 
 def _kill(pid):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _code(status):
@@ -213,7 +212,7 @@ def _enter_namespaces(root):
 
 
 def _init(job, run, paths, uid):
-    """Process 1 of the sandbox: makes its file system, starts the program, buries what dies, ends with the program."""
+    """Process 1 of the sandbox: makes its file system, starts the program, reaps what dies, ends with the program."""
     _make_root(paths, job["limits"], os.getuid() if uid is None else uid)
     parent = os.getpid()
     child = _fork(lambda: _program(job, run, uid, parent))
@@ -272,8 +271,8 @@ def _read_only(path, flags, devices=False):
 def _other_user():
     """A user id that no other sandbox has: root's own processes can't be limited in number.
 
-    It is one that nobody has; in a container whose ids end at 65,535, one of those that are for passing users. There,
-    two sandboxes that started thousands of processes apart may share one, and count each other's processes.
+    It is one that no person has; in a container whose ids end at 65,535, one of those for passing users. There, two
+    sandboxes that started thousands of processes apart may share one, and count each other's processes.
     """
     pid = os.getpid()
     with open("/proc/self/uid_map", encoding="utf-8") as file:
@@ -336,12 +335,10 @@ def _keep(fds):
 
 
 def _become(uid):
-    try:
+    with contextlib.suppress(OSError):  # root that may not change its user has no limit of processes, see `sandbox`
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    except OSError:
-        pass  # root that may not change its user: the limit of processes does not hold, see `sandbox`
 
 
 def _drop_capabilities():

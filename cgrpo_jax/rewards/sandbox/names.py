@@ -3,11 +3,12 @@
 A name that the tests use and don't define is either what is tested, or what they forgot to import. The program may
 give the first alone: one that brings its own `isclose` would pass `assert isclose(f(2), 1.41)` whatever its `f` does.
 Likewise for attributes: what `f` returns must not bring its own `issubset` to `assert f(2).issubset({1, 2})`. Which is
-which, a solution of the task's own tells; without one, only tests that use a single such name are clear.
+which, a solution of the task's own shows; without one, only tests that use a single such name are clear.
 """
 
 import ast
 import builtins
+import copy
 import symtable
 import sys
 from collections.abc import Iterable, Sequence
@@ -107,7 +108,8 @@ def of_solution(solution: str, setup: str, tests: Sequence[str]) -> tuple[list[s
     for statement in tree.body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             for alias in statement.names:
-                one = type(statement)(**{**vars(statement), "names": [alias]})
+                one = copy.copy(statement)
+                one.names = [alias]
                 if alias.name == "*":
                     everything.append(ast.unparse(one))
                     continue
@@ -121,18 +123,16 @@ def of_solution(solution: str, setup: str, tests: Sequence[str]) -> tuple[list[s
     if not names and len(free & picked) == 1:
         names = free & picked
     forgotten = everything + [imports[name] for name in sorted(free & imports.keys() - names)]
-    used = {node.attr for source in (setup, *tests) for node in ast.walk(ast.parse(source)) if _is_attribute(node)}
+    nodes = [node for source in (setup, *tests) for node in ast.walk(ast.parse(source))]
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     return [*sorted(names), *sorted(f".{name}" for name in used & _attributes(tree))], forgotten
-
-
-def _is_attribute(node):
-    return isinstance(node, ast.Attribute)
 
 
 def _attributes(tree: ast.Module) -> set[str]:
     """The attributes that a program's classes define, and those that it gives to objects."""
-    found = {node.attr for node in ast.walk(tree) if _is_attribute(node) and isinstance(node.ctx, ast.Store)}
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    found = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    for node in nodes:
         for statement in node.body if isinstance(node, ast.ClassDef) else ():
             found |= _bound(statement)
     return found

@@ -122,7 +122,7 @@ def _serve(job):
 
 
 def _script(job):
-    """Runs the program as a script; where it fails, tells how over the channel."""
+    """Runs the program as a script; where it fails, reports the exception over the channel."""
     sys.argv = ["program.py"]
     try:
         try:

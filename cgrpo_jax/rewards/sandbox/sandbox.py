@@ -1,6 +1,6 @@
 """Runs programs that a model wrote, in processes that can do no harm. Linux only.
 
-Two degrees, `isolated()` tells which. A run calls `check()` once, which says in the log where only the second is to be
+Two degrees, `isolated()` says which. A run calls `check()` once, which says in the log where only the second is to be
 had.
 
 With namespaces (root, or a user who may make user namespaces; Linux 5.12 or newer):
@@ -23,7 +23,7 @@ With limits alone:
 
 With either: CPU seconds and memory (address space) of each process, so `processes` times that in all; open files; no
 environment, no descriptors but those given, no privileges and no way to gain them; on x86_64 and aarch64, where the
-kernel has seccomp, no system calls that make memory which is nobody's (System V's, memfd), new namespaces or mounts,
+kernel has seccomp, no system calls that make memory of no process (System V's, memfd), new namespaces or mounts,
 that look into other processes, or that no program needs and attackers do. What it writes is read up to a limit, beyond
 which it is killed. Root that is denied both namespaces and a change of user has no limit of processes.
 
@@ -114,7 +114,7 @@ class Sandbox:
     Example:
       with Sandbox(RUNNER, {"code": code}, stdout=write_end) as box:
           os.close(write_end)
-          text, how = read_capped(read_end, limit=1 << 20, deadline=time.monotonic() + 5)
+          text, why = read_capped(read_end, limit=1 << 20, deadline=time.monotonic() + 5)
           status = box.stop()
 
     Raises:
@@ -140,20 +140,20 @@ class Sandbox:
         self._directory = None if isolate else tempfile.mkdtemp(prefix="sandbox-")
         module = _module(runner)
         setup = dict(job=job, limits=dataclasses.asdict(limits or Limits()), shown=_shown(), directory=self._directory)
-        self._told, told = os.pipe()  # what went wrong, then how the program ended
+        self._status, status = os.pipe()  # what went wrong, then how the program ended
         self._said, self._ended, self._killed = b"", False, False
         try:
             with (
-                os.fdopen(told, "wb"),
+                os.fdopen(status, "wb"),
                 _file(json.dumps(module | setup).encode()) as description,
                 _file(stdin) as typed,
                 open(os.devnull, "wb") as nowhere,
             ):
                 output = nowhere.fileno() if stdout == subprocess.DEVNULL else stdout
-                given = [description.fileno(), typed.fileno(), output, told, *fds]
+                given = [description.fileno(), typed.fileno(), output, status, *fds]
                 self._launcher, self._pid = _fork(isolate, module, given, deadline)
         except BaseException:
-            os.close(self._told)
+            os.close(self._status)
             self._remove()
             raise
 
@@ -168,9 +168,10 @@ class Sandbox:
     def wait(self, timeout: float) -> bool:
         """Waits up to `timeout` seconds; returns whether the program has ended."""
         if not self._ended:
-            said, how = read_capped(self._told, limit=_MAX_SAID, deadline=time.monotonic() + timeout)
+            assert self._status is not None, "it is open until the end was read"
+            said, why = read_capped(self._status, limit=_MAX_SAID, deadline=time.monotonic() + timeout)
             self._said += said
-            self._ended = how == "end"
+            self._ended = why == "end"
         return self._ended
 
     def stop(self) -> int:
@@ -192,7 +193,7 @@ class Sandbox:
         return _SIGNALLED - status if status > _SIGNALLED else status
 
     def _end(self) -> None:
-        if self._told is None:
+        if self._status is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):  # at the first, it kills the rest and then ends
             if not self.wait(0):
@@ -200,8 +201,8 @@ class Sandbox:
                     os.kill(self._pid, number)
                     self._killed = True
                 self.wait(5)
-        os.close(self._told)
-        self._told = None
+        os.close(self._status)
+        self._status = None
         self._launcher.ended.append(self._pid)
         self._remove()
 
@@ -214,14 +215,15 @@ class _Launcher:
     """The process that the sandboxes of a thread are forked from; it ends with the thread.
 
     Attributes:
-      ended: ids of its children that nobody will send a signal to any more.
+      ended: ids of its children that get no more signals.
     """
 
     def __init__(self, isolate: bool):
         self.ended: list[int] = []
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # That of a virtual environment is a link to it, and needs files that are not shown.
-        command = [sys._base_executable, "-s", "-P", "-S", "-X", "utf8", str(_LAUNCHER)]
+        python = sys._base_executable  # pyright: ignore[reportAttributeAccessIssue]
+        command = [python, "-s", "-P", "-S", "-X", "utf8", str(_LAUNCHER)]
         with theirs:
             self._process = subprocess.Popen(
                 [*command, str(theirs.fileno()), str(int(isolate)), str(os.getpid())],
@@ -235,7 +237,7 @@ class _Launcher:
         self.close = weakref.finalize(self, _end, self._channel, self._process)
 
     def runs(self) -> bool:
-        """Has nobody killed it?"""
+        """Is it still running?"""
         return self._process.poll() is None
 
     def fork(self, module: dict[str, str], fds: Sequence[int], deadline: float) -> int:
@@ -258,6 +260,7 @@ class _Launcher:
         if answer:
             return int(answer)
         self._process.kill()
+        assert self._process.stderr is not None, "it is a pipe"
         said = self._process.stderr.read().decode(errors="replace").strip()
         raise SandboxError(f"the sandbox could not be set up: {said or 'Python did not start'}")
 
@@ -283,17 +286,17 @@ def _fork(isolate: bool, module: dict[str, str], fds: Sequence[int], deadline: f
     except _HangsError:
         raise
     except SandboxError:
-        for read in fds[:2]:  # the description and the standard input: somebody may have begun to read them
+        for read in fds[:2]:  # the description and the standard input: a sandbox may have begun to read them
             os.lseek(read, 0, os.SEEK_SET)
-        launcher = _launcher(isolate, anew=True)
+        launcher = _launcher(isolate, replace=True)
         return launcher, launcher.fork(module, fds, deadline)
 
 
-def _launcher(isolate: bool, *, anew: bool = False) -> _Launcher:
+def _launcher(isolate: bool, *, replace: bool = False) -> _Launcher:
     """Returns the launcher of this thread."""
     known = _threads.__dict__.setdefault("launchers", {})
     key = os.getpid(), isolate  # a process that was forked from this one needs its own
-    if anew or key not in known or not known[key].runs():
+    if replace or key not in known or not known[key].runs():
         known[key] = _Launcher(isolate)
     return known[key]
 

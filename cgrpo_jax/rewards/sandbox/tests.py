@@ -8,12 +8,13 @@ import ast
 import builtins
 import json
 import os
+from typing import Any
 
 from cgrpo_jax.rewards.sandbox.program import MAX_MESSAGE, error_of
 from cgrpo_jax.rewards.sandbox.values import cut, decode, encode, shown
 
 _CHANNEL, _REPORT = 3, 4
-# Whatever else a program raises can't be told from it: it must not end a loop in the tests (StopIteration) or them.
+# Whatever else a program raises comes as an `Exception`: it must not end the tests, or a loop in them (StopIteration).
 _PASSED_ON = (
     "ArithmeticError AssertionError AttributeError EOFError FloatingPointError IndexError KeyError LookupError "
     "NameError NotImplementedError OverflowError RecursionError RuntimeError TypeError ValueError ZeroDivisionError"
@@ -25,7 +26,9 @@ class _EndedError(Exception):
 
 
 class _Raised:
-    """Marks an exception that the program has raised; `found` tells of it."""
+    """Marks an exception that the program has raised; `found` says what it is, see `program.error_of`."""
+
+    found: dict
 
 
 class _FailedError(AssertionError):
@@ -138,7 +141,7 @@ class _Checks(ast.NodeTransformer):
 
     def __init__(self):
         self.total = 0
-        self.counted: set[int] = set()  # those that tell when they hold
+        self.counted: set[int] = set()  # those that report that they hold
 
     def visit_Assert(self, node):
         self.total += 1
@@ -146,13 +149,13 @@ class _Checks(ast.NodeTransformer):
             return node  # would mean another thing within a lambda
         if not isinstance(node.test, ast.Constant):  # "assert False" stands where nothing may come
             self.counted.add(self.total)
-        test = node.test
-        equation = isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq)
-        sides = [test.left, test.comparators[0]] if equation else [test]
+        test, sides = node.test, [node.test]
+        if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
+            sides = [test.left, test.comparators[0]]
         lambdas = [ast.Lambda(args=ast.arguments([], [], None, [], [], None, []), body=side) for side in sides]
-        texts = [ast.Constant(ast.unparse(side)) for side in sides]
-        name = ast.Name("__check__", ast.Load())
-        call = ast.Call(name, [ast.Constant(self.total), ast.List(texts, ast.Load()), *lambdas], [])
+        texts: list[ast.expr] = [ast.Constant(ast.unparse(side)) for side in sides]
+        arguments = [ast.Constant(self.total), ast.List(texts, ast.Load()), *lambdas]
+        call = ast.Call(ast.Name("__check__", ast.Load()), arguments, [])
         return ast.fix_missing_locations(ast.copy_location(ast.Expr(call), node))
 
 
@@ -167,7 +170,7 @@ def _run_tests(job, session):
     checks, passed, trees = _Checks(), set(), []
     for source in job["tests"]:
         trees.append((checks.total + 1, checks.visit(ast.parse(source))))
-    names = {"__name__": "tests"}
+    names: dict[str, Any] = {"__name__": "tests"}
     number, failure = 0, None  # of the assert that is being checked; the first that was found
 
     def check(at, texts, *sides):
@@ -232,9 +235,9 @@ def _check(session, texts, sides):
         return
     # The program's side is the one that calls it.
     mine = int(calls[0] == calls[1] < calls[2])
-    where, told = difference(values[mine], values[1 - mine])
+    where, there = difference(values[mine], values[1 - mine])
     side = "" if session.result and values[mine] is session.result[0] else cut(texts[mine])
-    expected = shown(values[1 - mine]) + told
+    expected = shown(values[1 - mine]) + there
     raise _FailedError({"side": side, "value": shown(values[mine]), "where": where, "expected": expected})
 
 
@@ -259,7 +262,7 @@ def _failure(error, session):
 
 
 def difference(actual, expected):
-    """Where two values of one kind begin to differ: in words, and in words that tell what was expected there.
+    """Where two values of one kind begin to differ: in words, and what was expected there in words.
 
     Example:
       >>> difference([1, 3, 2], [1, 2, 3])
@@ -277,5 +280,5 @@ def difference(actual, expected):
     at = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(actual), len(expected)))
     if not at:  # nothing that could be right
         return "", ""
-    told = f", at index {at} {shown(expected[at])}" if at < len(expected) else f", which ends before index {at}"
-    return f"index {at}", told
+    there = f", at index {at} {shown(expected[at])}" if at < len(expected) else f", which ends before index {at}"
+    return f"index {at}", there

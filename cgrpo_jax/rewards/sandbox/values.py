@@ -3,11 +3,13 @@
 import collections
 import fractions
 import re
+from collections.abc import Callable
+from typing import Any
 
 MAX_ITEMS = 100_000  # that a generator may give
 MAX_SHOWN = 200  # characters of a value in a report
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-EXPECTED = "\nExpected: "  # in a reason for a grade, what follows it tells what should have come out
+EXPECTED = "\nExpected: "  # in a reason for a grade, what follows it is what should have come out
 
 
 def shown(value):
@@ -81,7 +83,7 @@ def _plain(value):
     return next(kind(value) for kind in (float, str) if isinstance(value, kind))
 
 
-def decode(value, find):
+def decode(value: Any, find: Callable[..., Any]) -> Any:
     """The value that `encode` has made into JSON; `find(number, ...)` is what stands for one that was kept."""
     if isinstance(value, list):
         return [decode(one, find) for one in value]

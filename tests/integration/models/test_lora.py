@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from adapters import CONFIG, SETTINGS, logits, random_adapters, tokens
-from lora_cases import MODEL, PRODUCT, SHAPE, SOME, assert_trees_close, assert_trees_equal, merged_by_hand, params, rows
+from lora_cases import (
+    MODEL,
+    PRODUCT,
+    SGD,
+    SHAPE,
+    SOME,
+    assert_trees_close,
+    assert_trees_equal,
+    merged_by_hand,
+    params,
+    rows,
+)
 from tiny import FAMILIES, plain_logits, random_params
 
 from cgrpo_jax import sharding
@@ -134,3 +145,14 @@ def test_scores_are_those_of_the_merged_weights():
     actual = scoring.score_rows(adapters, rows(), base=base, **keywords)
     expected = scoring.score_rows(base.merge(adapters), rows(), **keywords)
     assert_trees_close(actual, expected, atol=1e-3)
+
+
+def test_the_first_step_moves_b_alone():
+    """At B = 0 nothing depends on A yet; after a step it does."""
+    adapters = init_adapters(CONFIG, SOME, seed=0)
+    base, state = Base(params(), SOME.scale), optimizer_lib.init_state(jax.tree.map(jnp.array, adapters), SGD)
+    for moves in (False, True):
+        before = jax.device_get(state.params)["layers"]
+        state, _ = train_step_lib.update(state, rows(), optimizer=SGD, base=base, **MODEL)
+        for name, value in state.params["layers"].items():
+            assert (np.asarray(value) != before[name]).any() == (moves or name.endswith("_b")), name

@@ -196,7 +196,7 @@ def test_a_worker_that_is_killed_at_its_time_limit_takes_the_program_along(isola
     while leftovers.orphans():
         assert time.monotonic() < deadline
     for folder in pathlib.Path(tempfile.gettempdir()).glob("sandbox-*") if not isolated else ():
-        folder.rmdir()  # nobody was left to remove it
+        folder.rmdir()  # no process was left to remove it
 
 
 def start_worker(isolated, folder):

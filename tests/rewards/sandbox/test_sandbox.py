@@ -51,16 +51,16 @@ def test_a_program_runs_and_its_status_is_told(runner, isolate, code, text, stat
 def test_standard_input_and_descriptors(runner, isolate):
     read, write = os.pipe()
     code = "os.write(3, sys.stdin.read().upper().encode())"
-    with open(read, "rb") as told:
+    with open(read, "rb") as output:
         with sandbox.Sandbox(runner, {"code": f"import os, sys\n{code}"}, stdin=b"abc", fds=[write], isolate=isolate):
             os.close(write)
-            assert told.read() == b"ABC"
+            assert output.read() == b"ABC"
 
 
 def test_an_endless_loop_is_killed(runner, isolate):
     start = time.monotonic()
     assert run(runner, isolate, "while True: pass", seconds=0.5) == ("", -9)
-    # The limit of CPU strikes where nobody watches the clock.
+    # The limit of CPU strikes where no deadline is watched.
     assert run(runner, isolate, "while True: pass", limits=sandbox.Limits(cpu=1)) == ("", -9)
     assert time.monotonic() - start < 20
 
@@ -158,14 +158,14 @@ def test_processes_that_run_away_are_killed(runner, isolate, ends):
     """
     start = time.monotonic()
     read, write = os.pipe()
-    with open(read, "rb") as told:
+    with open(read, "rb") as output:
         job = {"code": "import os\n" + textwrap.dedent(code)}
         with sandbox.Sandbox(runner, job, limits=SMALL, stdout=write, isolate=isolate) as box:
             os.close(write)
             if ends:
-                assert told.read(4) == b"away"
+                assert output.read(4) == b"away"
                 box.stop()
-            assert told.read() in (b"", b"away")
+            assert output.read() in (b"", b"away")
     assert time.monotonic() - start < 30
 
 
@@ -185,7 +185,7 @@ def test_a_program_dies_with_the_process_that_started_it(runner, isolate):
         assert worker.stdout.read() == b""
         assert time.monotonic() - start < 20
     for folder in pathlib.Path(tempfile.gettempdir()).glob("sandbox-*") if not isolate else ():
-        folder.rmdir()  # nobody was left to remove it
+        folder.rmdir()  # no process was left to remove it
 
 
 def test_writing_outside_its_directory_is_refused(runner, isolate, tmp_path):
@@ -388,7 +388,7 @@ def test_users_where_their_ids_end_early(monkeypatch):
 
 
 def test_a_launcher_that_dies_as_it_is_asked_is_replaced(runner, isolate, monkeypatch):
-    """What it was told is told again, from the beginning."""
+    """What it was sent is sent again, from the start."""
     launcher = sandbox._Launcher(isolate)
     monkeypatch.setattr(sandbox._threads, "launchers", {(os.getpid(), isolate): launcher}, raising=False)
     monkeypatch.setattr(launcher, "runs", lambda: True)  # as it was a moment ago
@@ -405,9 +405,9 @@ def test_what_a_launcher_takes_along_has_no_status(runner, isolate, number):
     ended = start("import os; os._exit(7)")
     assert ended.wait(20)
     read, write = os.pipe()
-    with open(read, "rb") as told, open(write, "wb") as end:
+    with open(read, "rb") as output, open(write, "wb") as end:
         runs = start("import os, time; os.write(1, b'.'); time.sleep(1000)", stdout=end.fileno())
-        assert told.read(1) == b"."
+        assert output.read(1) == b"."
     launcher = sandbox._launcher(isolate)
     launcher._process.send_signal(number)
     if number == signal.SIGSTOP:
@@ -452,7 +452,7 @@ def test_a_launcher_buries_its_dead(runner, isolate):
         printed(runner, isolate, "os.write(1, b'1')")
     launcher = sandbox._launcher(isolate)._process.pid
     children = pathlib.Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    assert len(children) == 1  # the last one's number must stay its own until nobody signals to it
+    assert len(children) == 1  # the last one's number must stay its own while it may get a signal
 
 
 def test_what_a_runner_of_the_same_name_does(tmp_path, isolate):
