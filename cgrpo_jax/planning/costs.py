@@ -147,8 +147,9 @@ def compile_for(
     """
     keywords = dict(keywords or {})
     _check_placed((args, keywords))
-    jitted = function if hasattr(function, "lower") and not jit_options else jax.jit(function, **jit_options)
-    lowered = jitted.lower(*args, **keywords)
+    if not isinstance(function, jax.stages.Wrapped) or jit_options:
+        function = jax.jit(function, **jit_options)
+    lowered = function.lower(*args, **keywords)
     start = time.monotonic()
     try:
         with _nothing_cached():
@@ -161,10 +162,11 @@ def compile_for(
         return Compiled(*figures, None, None, (), (), time.monotonic() - start, message)
     seconds = time.monotonic() - start
     text = compiled.as_text()
+    assert text is not None, "XLA gives a program of any TPU as text"
     found = tuple(hlo.collectives(text, unknown_trips=unknown_trips))
     kernels = tuple(hlo.kernel_calls(text, unknown_trips=unknown_trips))
     memory, kernel_costs = _memory(compiled.memory_analysis()), _kernel_costs(kernels, kernel_cost)
-    cost = _cost(compiled.cost_analysis(), found, kernels, kernel_costs)
+    cost = _cost(compiled.cost_analysis() or {}, found, kernels, kernel_costs)
     moved = hbm_traffic.hbm_bytes(text, unknown_trips=unknown_trips) if count_moved else None
     if moved is not None:  # a kernel may read an operand more than once
         more = (

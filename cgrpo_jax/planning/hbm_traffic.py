@@ -58,8 +58,9 @@ def hbm_bytes(text: str, *, unknown_trips: Sequence[int] = ()) -> int | None:
             trips, inside = hlo.trip_count(instructions, name, one) if one.opcode == "while" else 1, given
             if trips is None:
                 trips, inside = given[0] if given else None, given[1:]
-            moved = [visit(callee, inside) for callee in hlo.called(instructions, one)]
-            if trips is None or None in moved:
+            found = [visit(callee, inside) for callee in hlo.called(instructions, one)]
+            moved = [size for size in found if size is not None]
+            if trips is None or len(moved) < len(found):
                 return None
             total += trips * max(moved, default=0)
         return total
@@ -153,7 +154,7 @@ def _written(program: Mapping[str, _Computation], inside: _Computation, result: 
 
 
 def _callee(fusion: Instruction) -> str:
-    return re.search(r"\bcalls=%?([\w.\-]+)", fusion.attributes)[1]
+    return hlo.first_match(r"\bcalls=%?([\w.\-]+)", fusion.attributes)
 
 
 def _read_of_parameter(program: Mapping[str, _Computation], inside: _Computation, number: int) -> int:

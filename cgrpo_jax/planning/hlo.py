@@ -115,7 +115,8 @@ def computations(text: str) -> dict[str, list[Instruction]]:
     Args:
       text: `compiled.as_text()`.
     """
-    program, current = {}, None
+    program: dict[str, list[Instruction]] = {}
+    current: list[Instruction] | None = None
     # What describes a Pallas kernel, as splash attention does, may run over several lines of one instruction.
     for line in re.sub(r'\n(?="|\}\})', "", text).splitlines():
         header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
@@ -137,12 +138,24 @@ def _instruction(line: str) -> Instruction | None:
     rest = line[head.end() :]
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     types, rest = rest[:end], rest[end:].lstrip()
-    opcode = re.match(r"[\w\-]+", rest)[0]
+    opcode = first_match(r"([\w\-]+)", rest)
     end = _closing(rest, len(opcode))
     # A constant's "operand" is its value: kept, it is where trip counts are read.
     inside = re.sub(r"/\*.*?\*/", "", rest[len(opcode) + 1 : end])
     operands = tuple(part.split()[-1].lstrip("%") for part in inside.split(", ") if part.strip())
     return Instruction(head[2], types, opcode, operands, rest[end + 1 :], bool(head[1]))
+
+
+def first_match(pattern: str, text: str) -> str:
+    """Returns the group of a pattern where it first matches.
+
+    Raises:
+      ValueError: it matches nowhere, so that this is no HLO as it is known here.
+    """
+    found = re.search(pattern, text)
+    if not found:
+        raise ValueError(f"no {pattern!r} in HLO: {text[:200]!r}")
+    return found[1]
 
 
 def _closing(text: str, start: int) -> int:
@@ -198,7 +211,7 @@ def _walk(
 ) -> Iterator[tuple[str, Instruction, int | None]]:
     """Yields (computation, instruction, times it runs) for each place it is called from; all branches are taken."""
 
-    def visit(name, times, given):
+    def visit(name: str, times: int | None, given: tuple[int, ...]) -> Iterator[tuple[str, Instruction, int | None]]:
         for instruction in program[name]:
             yield name, instruction, times
             if instruction.opcode in ("async-update", "async-done"):
@@ -245,20 +258,21 @@ def trip_count(program: dict[str, list[Instruction]], computation: str, loop: In
     if known:
         return int(known[1])
     outside = {other.name: other for other in program[computation]}
-    condition = {o.name: o for o in program[re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]]}
-    body = {o.name: o for o in program[re.search(r"\bbody=%?([\w.\-]+)", loop.attributes)[1]]}
+    condition = {o.name: o for o in program[first_match(r"\bcondition=%?([\w.\-]+)", loop.attributes)]}
+    body = {o.name: o for o in program[first_match(r"\bbody=%?([\w.\-]+)", loop.attributes)]}
     start, ends = outside[loop.operands[0]], next(o for o in body.values() if o.root)
     test = next(o for o in condition.values() if o.root)
     if start.opcode != "tuple" or ends.opcode != "tuple" or test.opcode != "compare":
         return None
 
-    def element(inside, name):
+    def element(inside: dict[str, Instruction], name: str) -> int | None:
         """The index of the loop's state that a value is, or None."""
         found = _through_copies(inside, name)
-        index = re.search(r"\bindex=(\d+)", found.attributes) if found and found.opcode == "get-tuple-element" else None
-        return int(index[1]) if index and inside[found.operands[0]].opcode == "parameter" else None
+        if not found or found.opcode != "get-tuple-element" or inside[found.operands[0]].opcode != "parameter":
+            return None
+        return int(first_match(r"\bindex=(\d+)", found.attributes))
 
-    def value(inside, name):
+    def value(inside: dict[str, Instruction], name: str) -> int | None:
         """The integer that a value is throughout the loop, or None."""
         number = _integer(inside, name)
         index = element(inside, name)

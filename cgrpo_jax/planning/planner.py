@@ -129,7 +129,8 @@ class Planner:
                 call.function, call.args, call.keywords, kernel_cost=kernel_cost, unknown_trips=call.trips,
                 count_moved=bool(call.trips),
             )  # fmt: skip
-            which = "" if call.name == call.function.__name__ else f" ({call.function.__name__})"
+            function = getattr(call.function, "__name__", call.program.name)
+            which = "" if call.name == function else f" ({function})"
             size = f"{program.needed_bytes / chips.GIB:.2f} GiB"
             self.say(f"{self.name}: {call.name}{which} needs {size} by itself; compiled in {program.seconds:.0f} s")
             self.compiled[key] = program

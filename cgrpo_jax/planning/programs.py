@@ -81,7 +81,7 @@ class Call:
     program: Program
     on_devices: tuple
     own: tuple[str, ...]
-    beside: tuple[str, ...]
+    beside: tuple[str, ...] = ()
     times: int = 1
     per_iteration: int = 1
     trips: tuple[int, ...] = ()
@@ -90,7 +90,7 @@ class Call:
     unused_end: bool = False
 
     @property
-    def function(self) -> Callable:
+    def function(self) -> jax.stages.Wrapped:
         """The jitted function."""
         return self.program.function
 
@@ -142,33 +142,30 @@ class _ShapedRun:
     Attributes:
       learner: the run's own.
       state: what it trains.
+      generation: the weights that sample; those of the state where both layouts are one.
       buffers: what lies on the devices, by name.
-      sampler: the name of the weights that sample.
     """
 
     def __init__(self, settings: RunSettings):
         self.settings = settings
-        policy, mesh, trained_how = settings.policy, settings.mesh, settings.learner
-        self.learner = Learner(policy, mesh=mesh, dtype=settings.dtype, settings=trained_how, clock=console.Clock())
-        self.state = state_shapes(policy, mesh, trained_how)
+        policy, mesh, training = settings.policy, settings.mesh, settings.learner
+        self.learner = Learner(policy, mesh=mesh, dtype=settings.dtype, settings=training, clock=console.Clock())
+        self.state = state_shapes(policy, mesh, training)
         weights = self.state.params
         self.buffers = {"trained": Buffer("weights", (self.state.params, self.state.step))}
-        if not trained_how.offload_optimizer:  # else on the devices within a step alone, among its temporaries
+        if not training.offload_optimizer:  # else on the devices within a step alone, among its temporaries
             self.buffers["optimizer"] = Buffer("optimizer", self.state.opt_state)
-        if trained_how.adapters:
+        if training.adapters:
             shapes = params_lib.param_shapes(policy)
             weights = sharding.placed(params_lib.axes_like(policy, shapes), shapes, mesh)
-            self.learner.base = lora.Base(weights, trained_how.adapters.scale)
+            self.learner.base = lora.Base(weights, training.adapters.scale)
             self.buffers["base"] = Buffer("weights", weights)
         self.split = weights_lib.splits(mesh)
-        alike = weights_lib.reads_alike(
-            self.state.params, self.learner.base, mesh=mesh, dtype=settings.dtype, split=self.split
-        )
-        self.sampler = "trained" if alike else "generation"
-        self.generation = self.state.params if alike else self._laid_out(policy, weights, split=self.split)
-        if not alike:
+        self.generation, base = self.state.params, self.learner.base
+        if not weights_lib.reads_alike(self.generation, base, mesh=mesh, dtype=settings.dtype, split=self.split):
+            self.generation = self._laid_out(policy, weights, split=self.split)
             self.buffers["generation"] = Buffer("weights", self.generation)
-        if trained_how.has_reference and not trained_how.adapters:  # these start at 0: their base is the reference
+        if training.has_reference and not training.adapters:  # these start at 0: their base is the reference
             self.buffers["reference"] = Buffer("weights", self._laid_out(policy, weights, split=False))
         if settings.critic:
             shapes = params_lib.param_shapes(settings.critic)
@@ -201,7 +198,7 @@ class _ShapedRun:
             self.generation,
             samplings=self.settings.policy_samplings,
             stages=[(names[one.stage], one) for one in specs],
-            own=(self.sampler, "slots"),
+            own=("generation" if "generation" in self.buffers else "trained", "slots"),
         )
         self.buffers["slots"] = Buffer("kv_cache", made.slots.cache)
         return made
@@ -230,23 +227,21 @@ class _ShapedRun:
         times = self._num_batches(self.settings.questions_per_iteration)
         if settings.rescore:
             args, own = (self.state.params, base), ("trained", *self._base)
-            yield Call("old_logp", "update", self.learner.score_program(), args, own, (), per_iteration=times)
+            yield Call("old_logp", "update", self.learner.score_program(), args, own, per_iteration=times)
         if settings.has_reference:
             name = "base" if base else "reference"
             args = (self.buffers[name].shapes, None)
-            yield Call(
-                "reference", "reference", self.learner.reference_program(), args, (name,), (), per_iteration=times
-            )
+            yield Call("reference", "reference", self.learner.reference_program(), args, (name,), per_iteration=times)
 
     def reshard(self) -> Iterator[Call]:
         """Yields what lays the weights out for generation, where they have to be."""
-        if self.sampler == "trained":
+        if "generation" not in self.buffers:
             return
         program = weights_lib.generation_program(
             config=self.settings.policy, mesh=self.settings.mesh, dtype=self.settings.dtype, split=self.split
         )
         args = (self.state.params, self.learner.base)
-        yield Call("reshard", "reshard", program, args, ("trained", *self._base, "generation"), ())
+        yield Call("reshard", "reshard", program, args, ("trained", *self._base, "generation"))
 
     def update(self) -> Iterator[Call]:
         """Yields what makes an update: gradients, then a step along them."""
@@ -257,10 +252,10 @@ class _ShapedRun:
         at_once = -(-batches // runs)  # as many in each run
         yield Call(
             "update", "update", accumulate, (params, self.learner.base, params), ("trained", "gradients", *self._base),
-            (), times=runs, per_iteration=times, trips=(at_once,), repeated=at_once,
+            times=runs, per_iteration=times, trips=(at_once,), repeated=at_once,
         )  # fmt: skip
         own = tuple(name for name in ("trained", "optimizer", "gradients") if name in self.buffers)
-        yield Call("update", "update", apply, (self.state, params), own, (), per_iteration=times)
+        yield Call("update", "update", apply, (self.state, params), own, per_iteration=times)
 
     @property
     def _base(self) -> tuple[str, ...]:
@@ -333,14 +328,14 @@ class _ShapedEngine:
         program = max(found, key=lambda one: one.inputs[0].shape[0])
         rows = program.inputs[0].shape[0]
         return Call(
-            name, self.prefilling, program, (self.weights, self.slots), self.own, (),
+            name, self.prefilling, program, (self.weights, self.slots), self.own,
             per_iteration=-(-num_prompts // rows), trips=(rows // self.settings.num_groups,), unused_end=True,
         )  # fmt: skip
 
     def share(self) -> Call:
         """Returns what copies the longest prompt between slots."""
         program = max(self._of(slots.share), key=lambda one: one.keywords["width"])
-        return Call(f"{self.prefix}share", self.prefilling, program, (self.slots,), self.own[1:], (), per_iteration=0)
+        return Call(f"{self.prefix}share", self.prefilling, program, (self.slots,), self.own[1:], per_iteration=0)
 
     def decode(self) -> Call:
         """Returns what decodes in an iteration, for as many tokens as all its texts have."""
@@ -356,7 +351,7 @@ class _ShapedEngine:
     def _tick(self, name: str, program: Program, per_iteration: int) -> Call:
         blocks = -(-self.settings.length // kv_cache.read_at_once(split=self.settings.split))
         return Call(
-            name, self.decoding, program, (self.weights, self.slots), self.own, (), per_iteration=per_iteration,
+            name, self.decoding, program, (self.weights, self.slots), self.own, per_iteration=per_iteration,
             trips=(self.settings.chunk, blocks), counted={"blocks": blocks},
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import os
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,7 +76,7 @@ def prepare() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def devices(name: str) -> list[jax.Device]:
+def devices(name: str) -> list[Any]:
     """Returns the devices of a slice, in the order in which JAX gives them on the real one.
 
     That is host by host, hosts along x first, then y, then z; within a host (2x2 chips) x, then y; then, on chips of
@@ -95,7 +96,7 @@ def devices(name: str) -> list[jax.Device]:
 
 
 @functools.cache  # a second description's devices would not equal the first's, and arrays on both would not go together
-def _described(name: str, *, one_chip: bool) -> tuple[jax.Device, ...]:
+def _described(name: str, *, one_chip: bool) -> tuple[Any, ...]:
     options = dict(CHIPS[name.split(":")[0]].options)
     if one_chip:
         options["chips_per_host_bounds"] = [1, 1, 1]  # libtpu otherwise takes a host of 2x2

@@ -5,9 +5,11 @@ What is unrolled is the program that was traced, so no other module knows that i
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend import core
 from jax.extend.core import primitives
 
@@ -26,7 +28,9 @@ class Unrolled:
     loops: int
 
 
-def unroll(function: Callable, args: Sequence, keywords: Mapping | None = None, *, trips: int = 1) -> Unrolled:
+def unroll(
+    function: jax.stages.Wrapped, args: Sequence, keywords: Mapping[str, Any] | None = None, *, trips: int = 1
+) -> Unrolled:
     """Returns what a jitted function computes, with every loop's body written out as often as it runs.
 
     What a loop reads goes through a barrier. The backward pass computes much again that the forward pass has computed
@@ -37,7 +41,8 @@ def unroll(function: Callable, args: Sequence, keywords: Mapping | None = None, 
       args, keywords: its arguments; arrays or `jax.ShapeDtypeStruct`s.
       trips: how often the body of a loop that ends on data is written out.
     """
-    traced = function.trace(*args, **dict(keywords or {}))
+    keywords = dict(keywords or {})
+    traced = function.trace(*args, **keywords)
     counted = _Unroller(trips)
     closed = counted.closed(traced.jaxpr)
     infos = jax.tree.leaves(traced.args_info)
@@ -70,7 +75,7 @@ class _Unroller:
         if eqn.primitive is not primitives.scan_p:
             return [eqn.replace(params=params)]
         self.loops += 1
-        params["unroll"] = max(1, params["length"])
+        params["unroll"] = max(1, eqn.params["length"])
         barrier, read = _barrier(eqn, eqn.invars)
         return [*barrier, eqn.replace(invars=read, params=params)]
 
@@ -109,11 +114,12 @@ def _barrier(loop: core.JaxprEqn, read: Sequence) -> tuple[list[core.JaxprEqn], 
 
     References, which a loop adds to, stay as they are: an effect on one names it.
     """
-    arrays = [one for one in read if isinstance(one, core.Var) and isinstance(one.aval, jax.core.ShapedArray)]
-    inside = {value: core.Var(value.aval) for value in arrays}
-    groups: dict = {}  # one barrier takes what varies along the same axes of a mesh
-    for value in inside:
-        groups.setdefault(value.aval.manual_axis_type, []).append(value)
+    inside: dict[core.Var, core.Var] = {}
+    groups: dict[Any, list[core.Var]] = {}  # one barrier takes what varies along the same axes of a mesh
+    for value in read:
+        if isinstance(value, core.Var) and isinstance(value.aval, ShapedArray) and value not in inside:
+            inside[value] = core.Var(value.aval)
+            groups.setdefault(value.aval.manual_axis_type, []).append(value)
     equations = [
         loop.replace(
             primitive=lax.optimization_barrier_p,

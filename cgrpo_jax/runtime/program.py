@@ -1,7 +1,7 @@
 """A jitted function as it is called: what makes a run's programs makes those of a plan, from shapes alone."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ class Program:
     """
 
     name: str
-    function: Callable
+    function: jax.stages.Wrapped
     inputs: tuple
     keywords: Mapping[str, Any]
 

@@ -167,10 +167,10 @@ class Learner:
             logps = scoring.score_rows(params, rows, base=self.base, **self._scoring())
             differences = [abs(logp - row.old_logp) for row, logp in zip(rows, logps, strict=True)]
             difference = float(np.concatenate(differences).mean())
-            rows = [row.replace(old_logp=logp) for row, logp in zip(rows, logps, strict=True)]
+            rows = [dataclasses.replace(row, old_logp=logp) for row, logp in zip(rows, logps, strict=True)]
         if self.reference is not None:
             logps = scoring.score_rows(self.reference, rows, layout=self._reference_layout, **self._scoring())
-            rows = [row.replace(ref_logp=logp) for row, logp in zip(rows, logps, strict=True)]
+            rows = [dataclasses.replace(row, ref_logp=logp) for row, logp in zip(rows, logps, strict=True)]
         it = iter(rows)
         return [[next(it) for _ in group] for group in groups], difference
 

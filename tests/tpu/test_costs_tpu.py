@@ -137,7 +137,7 @@ def test_a_gradient_step_gathers_and_scatters():
     assert {"all-gather", "all-reduce", "reduce-scatter"} <= kinds
 
 
-def test_laying_an_array_out_anew_is_no_computation():
+def test_laying_an_array_out_again_is_no_computation():
     mesh = small()
     cut, whole = P("fsdp", "tensor"), P(None, "tensor")
     program = costs.compile_for(lambda x: x, (shape(mesh, (512, 512), cut),), out_shardings=NamedSharding(mesh, whole))
