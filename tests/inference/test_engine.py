@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import small_engine
 from small_engine import (
     EOS,
     LENGTH,
@@ -24,11 +25,34 @@ from tiny import EVERYTHING, plain_logprobs
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.records import RowIndex, Stage
+
+compiled = small_engine.compiled  # the fixture
 
 # --- log-probabilities and draws, against full forward passes -----------------------------------------------------
 
 
+def test_greedy_decoding_is_the_argmax_of_full_forward_passes():
+    groups = sample(temperature=0.0)
+    reference(temperature=0).hold(PROMPTS, responses(4, 3), groups)
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        assert len({tuple(row.token_ids) for row in group}) == 1  # no noise
+        assert_well_formed(group[0])
+        expected = plain_logprobs(PARAMS, EVERYTHING, prompt, group[0].token_ids)
+        np.testing.assert_allclose(group[0].logp, expected, atol=1e-4)
+
+
 # --- the text does not depend on the schedule ---------------------------------------------------------------------
+
+
+def test_order_and_company_do_not_matter():
+    made, indices = engine(), responses(len(MANY), 3)
+    order = [int(i) for i in np.random.default_rng(0).permutation(len(MANY))]
+    hold_to_many(sample([MANY[i] for i in order], [indices[i] for i in order], make=made), order)
+    for i in (0, 4, 10):
+        hold_to_many(sample([MANY[i]], [indices[i]], make=made), [i])
+    backwards = sample(MANY, [group[::-1] for group in indices], make=made)
+    hold_to_many([group[::-1] for group in backwards])
 
 
 def test_requests_may_come_while_others_go_on():
@@ -57,6 +81,18 @@ def test_no_seed_is_an_error():
     """A seed of None that silently became 0 would give every run the same noise."""
     with pytest.raises((TypeError, ValueError)):
         sample(seed=None)
+
+
+def test_every_field_of_an_index_changes_the_text():
+    """A retry (attempt + 1) among them."""
+    base = RowIndex(question=1, response=1, critique=1, refinement=1, stage=Stage.CRITIQUE, attempt=1)
+    indices = [base, *(base.replace(**{f: 2}) for f in ("question", "response", "critique", "refinement", "attempt"))]
+    indices += [base.replace(stage=stage) for stage in (Stage.RESPONSE, Stage.REFINEMENT)]
+    indices.append(base.replace(question=0, response=2))
+    grouped = [indices[:3], indices[3:6], indices[6:]]
+    rows = sample([PROMPTS[2]] * 3, grouped, make=engine(eos_ids=()))
+    assert len(set(sum(texts(rows), []))) == 9
+    reference().hold([PROMPTS[2]] * 3, grouped, rows)
 
 
 def test_a_question_drawn_twice_gets_different_texts():

@@ -5,18 +5,23 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import small_engine
 from engine_slots_cases import cut, decode, endless
 from small_engine import (
     EOS,
     LENGTH,
+    MANY,
     PROMPTS,
     SPLIT,
+    assert_well_formed,
     engine,
     groups_of,
+    hold_to_many,
     reference,
     responses,
     run,
     sample,
+    texts,
 )
 from tiny import EVERYTHING
 
@@ -24,13 +29,36 @@ from cgrpo_jax import sharding
 from cgrpo_jax.inference import slots
 from cgrpo_jax.inference.slot_scheduler import Request
 
+compiled = small_engine.compiled  # the fixture
+
 # --- stops --------------------------------------------------------------------------------------------------------
+
+
+def test_a_single_token():
+    """An end-of-turn token in the last place, here the only one, is no truncation."""
+    indices = responses(4, 20)
+    short = sum(sample(PROMPTS, indices, max_length=1), [])
+    for row, long in zip(short, sum(texts(sample(PROMPTS, indices)), []), strict=True):
+        assert_well_formed(row, max_length=1)
+        assert tuple(row.token_ids) == long[:1]
+    assert {row.truncated for row in short} == {False, True}
 
 
 def test_an_empty_response_is_its_end_of_turn_token_alone():
     rows = sum(sample(PROMPTS, responses(4, 20)), [])
     empty = [row for row in rows if len(row.token_ids) == 1]
     assert empty and all(row.token_ids[0] in EOS and not row.truncated for row in empty)
+
+
+def test_each_request_has_a_limit_of_its_own():
+    made, limits = engine(eos_ids=()), (1, 10, 4, 7)
+    requests = [Request(p, own, n) for p, own, n in zip(PROMPTS, responses(4, 3), limits, strict=True)]
+    made.begin(SPLIT, seed=17, iteration=5)
+    groups = groups_of(requests, run(made, requests))
+    made.end()
+    for group, whole, limit in zip(groups, endless(), limits, strict=True):
+        assert all(row.truncated and len(row.logp) == limit for row in group)
+        assert [tuple(row.token_ids) for row in group] == [tuple(row.token_ids[:limit]) for row in whole]
 
 
 def test_a_slot_is_free_for_others_once_a_string_has_ended_its_text():
@@ -95,6 +123,24 @@ def test_what_a_cache_takes():
 
 
 # --- programs, memory and mistakes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", ["tick", "prefill"])
+def test_an_error_in_the_middle_leaves_the_engine_usable(program, monkeypatch):
+    calls = []
+
+    def fail(*args, **keywords):
+        calls.append(1)
+        if len(calls) == 3:
+            raise MemoryError("no room")
+        return real(*args, **keywords)
+
+    made, real = engine(), getattr(slots, program)
+    with monkeypatch.context() as patch:
+        patch.setattr(slots, program, fail)
+        with pytest.raises(MemoryError, match="no room"):
+            sample(MANY, make=made)
+    hold_to_many(sample(MANY, make=made))
 
 
 def test_a_run_must_end_before_another_begins():

@@ -17,12 +17,10 @@ from small_engine import (
     SPLIT,
     assert_well_formed,
     engine,
-    groups_of,
     hold_to_many,
     responses,
     run,
     sample,
-    texts,
 )
 from tiny import EVERYTHING, FAMILIES, plain_logprobs, random_params
 
@@ -205,42 +203,3 @@ def test_the_end_frees_caches_and_weights():
     del params
     assert leaf() is None and held() == before
     assert not made.busy and not made.live and not made.waiting
-
-
-def test_a_single_token():
-    """An end-of-turn token in the last place, here the only one, is no truncation."""
-    indices = responses(4, 20)
-    short = sum(sample(PROMPTS, indices, max_length=1), [])
-    for row, long in zip(short, sum(texts(sample(PROMPTS, indices)), []), strict=True):
-        assert_well_formed(row, max_length=1)
-        assert tuple(row.token_ids) == long[:1]
-    assert {row.truncated for row in short} == {False, True}
-
-
-def test_each_request_has_a_limit_of_its_own():
-    made, limits = engine(eos_ids=()), (1, 10, 4, 7)
-    requests = [Request(p, own, n) for p, own, n in zip(PROMPTS, responses(4, 3), limits, strict=True)]
-    made.begin(SPLIT, seed=17, iteration=5)
-    groups = groups_of(requests, run(made, requests))
-    made.end()
-    for group, whole, limit in zip(groups, endless(), limits, strict=True):
-        assert all(row.truncated and len(row.logp) == limit for row in group)
-        assert [tuple(row.token_ids) for row in group] == [tuple(row.token_ids[:limit]) for row in whole]
-
-
-@pytest.mark.parametrize("program", ["tick", "prefill"])
-def test_an_error_in_the_middle_leaves_the_engine_usable(program, monkeypatch):
-    calls = []
-
-    def fail(*args, **keywords):
-        calls.append(1)
-        if len(calls) == 3:
-            raise MemoryError("no room")
-        return real(*args, **keywords)
-
-    made, real = engine(), getattr(slots, program)
-    with monkeypatch.context() as patch:
-        patch.setattr(slots, program, fail)
-        with pytest.raises(MemoryError, match="no room"):
-            sample(MANY, make=made)
-    hold_to_many(sample(MANY, make=made))
