@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from tiny import EVERYTHING, plain_logits, plain_logprobs, random_params
 
 from cgrpo_jax.objective import AGGREGATES
@@ -117,15 +116,3 @@ def loss_by_definition(params, rows, settings, *, num_questions):
 
 def score(params, rows, **keywords):
     return score_rows(params, rows, config=CONFIG, shape=SHAPE, max_length=8, temperature=0.8, **keywords)
-
-
-aggregates = pytest.mark.parametrize("aggregate", AGGREGATES)
-
-
-def relative_difference(a, b):
-    difference = jax.tree.map(lambda x, y: np.asarray(x, np.float64) - np.asarray(y, np.float64), a, b)
-    return norm(difference) / norm(b)
-
-
-def norm(tree):
-    return np.sqrt(sum(np.sum(np.asarray(x, np.float64) ** 2) for x in jax.tree.leaves(tree)))

@@ -10,23 +10,58 @@ from train_step_cases import (
     PLAIN,
     REGULARISED,
     SETTINGS,
-    aggregates,
     gradient,
     loss_by_definition,
     make_row,
     mixed_rows,
-    norm,
     params,
-    relative_difference,
     score,
     update,
 )
 
+from cgrpo_jax.objective import AGGREGATES
 from cgrpo_jax.records import LossKind
 from cgrpo_jax.training import train_step as train_step_lib
 from cgrpo_jax.training.train_step import accumulate_gradients
 
+aggregates = pytest.mark.parametrize("aggregate", AGGREGATES)
+
+
+def relative_difference(a, b):
+    difference = jax.tree.map(lambda x, y: np.asarray(x, np.float64) - np.asarray(y, np.float64), a, b)
+    return norm(difference) / norm(b)
+
+
+def norm(tree):
+    return np.sqrt(sum(np.sum(np.asarray(x, np.float64) ** 2) for x in jax.tree.leaves(tree)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """A program for each loss, which most of these tests share."""
+    for settings in (*SETTINGS.values(), REGULARISED):
+        gradient(mixed_rows(), settings)
+
+
 # The gradient, against the loss by its definition.
+
+
+@aggregates
+def test_packing_and_microbatching_do_not_change_the_gradient(aggregate):
+    """Three packed batches, against one batch a row, added up."""
+    rows, settings = mixed_rows(), SETTINGS[aggregate]
+    policy = [row for row in rows if row.loss == LossKind.POLICY]
+    counts = dict(num_rows=len(policy), num_tokens=sum(len(row.target_ids) for row in policy))
+    nll_tokens = [len(row.target_ids) for row in rows if row.loss == LossKind.NLL]
+    total = jax.tree.map(np.zeros_like, params())
+    for row in rows:
+        # Alone, an nll row is averaged over its own tokens.
+        share = len(row.target_ids) / sum(nll_tokens) if row.loss == LossKind.NLL else 1.0
+        alone = gradient([row.replace(advantage=row.advantage * share)], settings, **counts)
+        total = jax.tree.map(np.add, total, alone)
+    assert relative_difference(gradient(rows, settings), total) < 1e-5
+    shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
+    assert relative_difference(gradient(shuffled, settings), total) < 1e-5
 
 
 def test_statistics_are_sums_over_the_whole_minibatch():
@@ -85,6 +120,12 @@ def test_a_minibatch_without_any_advantage_leaves_the_weights_alone():
     kept, stats = update(rows, drop_zero=False)
     assert stats["grad_norm"] == 0 and stats["rows_trained"] == len(rows)
     jax.tree.map(np.testing.assert_array_equal, kept.params, params())
+
+
+def test_rows_without_advantage_are_kept_where_they_have_a_gradient():
+    rows = [row.replace(advantage=0.0) for row in mixed_rows() if row.loss == LossKind.POLICY]
+    _, stats = update(rows, settings=REGULARISED)
+    assert stats["rows_trained"] == len(rows) and stats["grad_norm"] > 1e-3
 
 
 # Kinds of rows.

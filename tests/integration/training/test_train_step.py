@@ -11,14 +11,12 @@ from train_step_cases import (
     REGULARISED,
     SETTINGS,
     SHAPE,
-    aggregates,
     fresh_state,
     gradient,
     loss_by_definition,
     make_row,
     mixed_rows,
     params,
-    relative_difference,
     score,
     update,
 )
@@ -125,27 +123,3 @@ def test_an_update_reports_the_norm_before_clipping_and_counts_steps():
         state, stats = update(mixed_rows(), state=state, optimizer=optimizer)
         assert stats["grad_norm"] > 1e-2
     assert state.step == 2
-
-
-@aggregates
-def test_packing_and_microbatching_do_not_change_the_gradient(aggregate):
-    """Three packed batches, against one batch a row, added up."""
-    rows, settings = mixed_rows(), SETTINGS[aggregate]
-    policy = [row for row in rows if row.loss == LossKind.POLICY]
-    counts = dict(num_rows=len(policy), num_tokens=sum(len(row.target_ids) for row in policy))
-    nll_tokens = [len(row.target_ids) for row in rows if row.loss == LossKind.NLL]
-    total = jax.tree.map(np.zeros_like, params())
-    for row in rows:
-        # Alone, an nll row is averaged over its own tokens.
-        share = len(row.target_ids) / sum(nll_tokens) if row.loss == LossKind.NLL else 1.0
-        alone = gradient([row.replace(advantage=row.advantage * share)], settings, **counts)
-        total = jax.tree.map(np.add, total, alone)
-    assert relative_difference(gradient(rows, settings), total) < 1e-5
-    shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
-    assert relative_difference(gradient(shuffled, settings), total) < 1e-5
-
-
-def test_rows_without_advantage_are_kept_where_they_have_a_gradient():
-    rows = [row.replace(advantage=0.0) for row in mixed_rows() if row.loss == LossKind.POLICY]
-    _, stats = update(rows, settings=REGULARISED)
-    assert stats["rows_trained"] == len(rows) and stats["grad_norm"] > 1e-3
