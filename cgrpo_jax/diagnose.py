@@ -7,6 +7,11 @@ questions that are too easy or too hard. The same command again goes on with a d
 `diagnosis.kinds` it adds these.
 """
 
+if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
+    from cgrpo_jax.runtime import signals
+
+    signals.end_while_importing()
+
 import contextlib
 import json
 import pathlib

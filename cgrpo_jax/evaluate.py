@@ -6,6 +6,11 @@ With `--refine`, also test-time refinement: the critic is asked about the greedy
 answer is wrong, the policy refines it. The same command again goes on with an evaluation that was killed.
 """
 
+if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
+    from cgrpo_jax.runtime import signals
+
+    signals.end_while_importing()
+
 import contextlib
 import json
 import pathlib

@@ -7,6 +7,11 @@ minutes, fewer with `--nocosts`. Several topologies are compared side by side. E
 with 3 if not.
 """
 
+if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
+    from cgrpo_jax.runtime import signals
+
+    signals.end_while_importing()
+
 import json
 import os
 import pathlib

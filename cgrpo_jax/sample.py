@@ -5,6 +5,11 @@
 Without `--question` it reads one question a line from standard input.
 """
 
+if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
+    from cgrpo_jax.runtime import signals
+
+    signals.end_while_importing()
+
 import contextlib
 import sys
 from collections.abc import Iterator

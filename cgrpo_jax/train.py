@@ -13,6 +13,11 @@ Departures from the paper, each marked where it happens:
 the configuration. `Run` is what stands beside it: it saves, logs, stops and evaluates.
 """
 
+if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
+    from cgrpo_jax.runtime import signals
+
+    signals.end_while_importing()
+
 import contextlib
 import dataclasses
 import signal
@@ -175,7 +180,7 @@ class Run:
         self._begin()
         first, number = self.progress.iteration, self.settings.num_iterations
         if passed := [step for step in self.settings.kept.profile_steps if step < first]:
-            console.say(f"profile_steps {passed}: these iterations are over, and are not traced")
+            console.say(f"profile.steps {passed}: these iterations are over, and are not traced")
         self._bar = console.progress_bar(total=number, initial=first, desc="training")
         yield from range(first, number)
         self.close()

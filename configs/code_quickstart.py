@@ -24,8 +24,8 @@ def get_config():
     c.data.num_eval = 64
     c.data.chain_length = 2
     c.data.num_held_out = 8
-    c.grader = "code"
-    c.step_checker = "equations"
+    c.grader.kind = "code"
+    c.critique.step_checker = "equations"
 
     c.warm_start.chain_lengths = (2,)
 
@@ -33,6 +33,6 @@ def get_config():
     c.questions_per_iteration = 16
     c.max_prompt_length = 16
     c.max_response_length = 16
-    c.max_refinement_prompt_length = 64
-    c.num_slots = 112
+    c.refine.max_prompt_length = 64
+    c.engine.num_slots = 112
     return c

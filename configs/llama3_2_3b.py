@@ -19,5 +19,5 @@ def get_config():
     c = paper.get_config()
     c.model.architecture = "llama3_2_3b"
     c.mesh.tensor = 4
-    c.num_slots = 32
+    c.engine.num_slots = 32
     return c

@@ -29,8 +29,8 @@ def get_config():
     c.data.chain_length = 3
     c.data.num_held_out = 16
     c.data.hard_share = 0.6
-    c.grader = "trace"
-    c.step_checker = "chain"
+    c.grader.kind = "trace"
+    c.critique.step_checker = "chain"
 
     c.warm_start.num_updates = 600
     c.warm_start.rows_per_update = 64
@@ -40,30 +40,30 @@ def get_config():
     c.num_responses = 7
     c.max_prompt_length = 32
     c.max_response_length = 32
-    c.max_critique_length = 48
-    c.max_critique_prompt_length = 96
-    c.max_refinement_prompt_length = 160
-    c.num_slots = 256
-    c.prompt_bucket = 16
+    c.critic.max_length = 48
+    c.critic.max_prompt_length = 96
+    c.refine.max_prompt_length = 160
+    c.engine.num_slots = 256
+    c.engine.prompt_bucket = 16
 
-    c.critique = "execution"
-    c.critique_prompt = "{question}\nTried: {response}\nCheck."
-    c.critique_prompt_with_answer = "{question}\nTried: {response}\nThe answer is {answer}.\nCheck."
-    c.refine_prompt = "{question}\nTried: {response}\nCritique: {critique}\nTry again."
-    c.refine_prompt_without_critique = "{question}\nTried: {response}\nTry again."
+    c.critique.kind = "execution"
+    c.prompts.critique = "{question}\nTried: {response}\nCheck."
+    c.prompts.critique_with_answer = "{question}\nTried: {response}\nThe answer is {answer}.\nCheck."
+    c.prompts.refine = "{question}\nTried: {response}\nCritique: {critique}\nTry again."
+    c.prompts.refine_without_critique = "{question}\nTried: {response}\nTry again."
 
-    c.updates_per_batch = 1
-    c.learning_rate = 5e-4
-    c.warmup_updates = 10
+    c.optimizer.updates_per_batch = 1
+    c.optimizer.learning_rate = 5e-4
+    c.optimizer.warmup_updates = 10
     # The weight of a refined token, gamma pi / (pi + gamma)^2, peaks at pi = gamma. What this small model has to learn
     # has probabilities of 1e-5 to 1e-3 at first, far below what a pretrained one gives its refinements.
-    c.gamma = 0.01
+    c.objective.gamma = 0.01
     # As Eq. 4 has it: k = 1 refinement weighs as much as n = 7 responses. "constant" gives it a seventh of that, and
     # 80 iterations then teach about half of the facts instead of nearly all.
-    c.aggregate = "paper"
-    c.pack_rows = 8
-    c.pack_length = 128
-    c.pack_slots = 40
-    c.remat = "none"
-    c.checkpoint_every = 20
+    c.objective.aggregate = "paper"
+    c.packing.rows = 8
+    c.packing.length = 128
+    c.packing.slots = 40
+    c.compute.remat = "none"
+    c.checkpoints.every = 20
     return c

@@ -18,5 +18,5 @@ def get_config():
     # in attention alone all reach 0.97 to 0.99 there, all weights 1.00. See results/quickstart_lora.json.
     c.lora.rank = 16
     c.lora.alpha = 16.0
-    c.learning_rate = 3e-3  # six times that of all weights
+    c.optimizer.learning_rate = 3e-3  # six times that of all weights
     return c

@@ -18,6 +18,6 @@ def get_config():
     c = paper.get_config()
     c.model.architecture = "qwen3_8b"
     c.mesh.tensor = 4
-    c.remat = "mlp"  # fits all three, and computes less anew than "layer"
-    c.num_slots = 16  # what v5e:8x8 holds; larger chips hold more, see `plan`
+    c.compute.remat = "mlp"  # fits all three, and recomputes less than "layer"
+    c.engine.num_slots = 16  # what v5e:8x8 holds; larger chips hold more, see `plan`
     return c

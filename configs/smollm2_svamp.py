@@ -18,27 +18,27 @@ def get_config():
     c.data.answer_key = "Answer"
     c.data.num_train = 900
     c.data.num_eval = 0
-    c.grader = "numeric"
+    c.grader.kind = "numeric"
 
     c.num_iterations = 20
     c.questions_per_iteration = 2
     c.num_responses = 7
-    c.question_prompt = "{question}\nThink in at most two short sentences, then end with the number."
+    c.prompts.question = "{question}\nThink in at most two short sentences, then end with the number."
     c.max_prompt_length = 192
     c.max_response_length = 48
-    c.num_slots = 14
-    c.temperature = 0.5
-    c.prompt_bucket = 64
+    c.engine.num_slots = 14
+    c.sampling.temperature = 0.5
+    c.engine.prompt_bucket = 64
 
-    c.critique = "indicative_gt"
-    c.max_refinement_prompt_length = 512
+    c.critique.kind = "indicative_gt"
+    c.refine.max_prompt_length = 512
 
-    c.updates_per_batch = 1
-    c.learning_rate = 5e-6
-    c.pack_rows = 2
-    c.pack_length = 512
-    c.pack_slots = 16
-    c.remat = "none"
-    c.checkpoint_every = 8
-    c.samples_per_iteration = 1
+    c.optimizer.updates_per_batch = 1
+    c.optimizer.learning_rate = 5e-6
+    c.packing.rows = 2
+    c.packing.length = 512
+    c.packing.slots = 16
+    c.compute.remat = "none"
+    c.checkpoints.every = 8
+    c.samples.per_iteration = 1
     return c

@@ -4,7 +4,7 @@
     python -m cgrpo_jax.train --config=configs/smollm2_words.py --workdir=runs/smollm2_words \\
         --config.model.folder=SMOLLM2_FOLDER
 
-and GRPO, for comparison, with `--config.refine=none --config.num_responses=8`. At temperature 1 this model hardly
+and GRPO, for comparison, with `--config.refine.kind=none --config.num_responses=8`. At temperature 1 this model hardly
 writes sentences; at 0.6 it solves about a fifth of the problems. The critique is the verdict and the right answer:
 after one that recomputes the equations of the response ("execution") 5 % of its first refinements passed.
 """
@@ -18,31 +18,31 @@ def get_config():
 
     c.data.train = "runs/words/train.jsonl"
     c.data.eval = "runs/words/test.jsonl"
-    c.grader = "numeric"
+    c.grader.kind = "numeric"
 
     c.num_iterations = 100
     c.questions_per_iteration = 8
     c.num_responses = 7
-    c.temperature = 0.6
-    c.question_prompt = "{question} Answer in one short sentence with the calculation."
+    c.sampling.temperature = 0.6
+    c.prompts.question = "{question} Answer in one short sentence with the calculation."
     c.max_prompt_length = 128
     c.max_response_length = 100
-    c.num_slots = 64
-    c.decode_chunk = 16
+    c.engine.num_slots = 64
+    c.engine.decode_chunk = 16
 
-    c.critique = "indicative_gt"
-    c.refine_prompt = (
+    c.critique.kind = "indicative_gt"
+    c.prompts.refine = (
         "{question}\n\nA wrong attempt: {response}\n{critique}\n\nAnswer in one short sentence with the calculation."
     )
-    c.max_refinement_prompt_length = 384
-    c.drop_critique_mentions = True
+    c.refine.max_prompt_length = 384
+    c.refine.drop_critique_mentions = True
 
-    c.updates_per_batch = 1
-    c.learning_rate = 1e-5
-    c.pack_rows = 4
-    c.pack_length = 512
-    c.remat = "none"
-    c.checkpoint_every = 5
+    c.optimizer.updates_per_batch = 1
+    c.optimizer.learning_rate = 1e-5
+    c.packing.rows = 4
+    c.packing.length = 512
+    c.compute.remat = "none"
+    c.checkpoints.every = 5
     c.eval.every = 25
     c.eval.num_samples = 1
     c.eval.k = (1,)

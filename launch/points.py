@@ -2,9 +2,9 @@
 
     from points import cross, points, product, zip_
 
-    product({"gamma": (0.01, 0.1), "seed": (0, 1)})  # 4 points: gamma=0.01,seed=0 and so on
-    zip_({"gamma": (0.01, 0.1), "learning_rate": (1e-6, 3e-6)})  # 2 points: the values side by side
-    points(grpo={"refine": "none", "num_responses": 8}, critique={})  # 2 points with names of their own
+    product({"objective.gamma": (0.01, 0.1), "seed": (0, 1)})  # 4 points: objective.gamma=0.01,seed=0 and so on
+    zip_({"refine.num_kept": (1, 2), "num_responses": (7, 6)})  # 2 points: the values side by side
+    points(grpo={"refine.kind": "none", "num_responses": 8}, critique={})  # 2 points with names of their own
     cross(points(...), product({"seed": (0, 1)}))  # every point of the one with every point of the other
 
 Dicts of points are joined by `|`.
@@ -24,8 +24,8 @@ def product(axes: Mapping[str, Sequence[Any]]) -> Points:
     """Returns one point for every combination of the values; the last key varies fastest.
 
     Example:
-      >>> product({"gamma": (0.1,), "seed": (0, 1)})
-      {'gamma=0.1,seed=0': {'gamma': 0.1, 'seed': 0}, 'gamma=0.1,seed=1': {'gamma': 0.1, 'seed': 1}}
+      >>> product({"data.seed": (3,), "seed": (0, 1)})
+      {'data.seed=3,seed=0': {'data.seed': 3, 'seed': 0}, 'data.seed=3,seed=1': {'data.seed': 3, 'seed': 1}}
     """
     return _named(axes, itertools.product(*axes.values()))
 
@@ -37,8 +37,8 @@ def zip_(axes: Mapping[str, Sequence[Any]]) -> Points:
       UserError: the lists differ in length.
 
     Example:
-      >>> zip_({"gamma": (0.1, 0.2), "seed": (0, 1)})
-      {'gamma=0.1,seed=0': {'gamma': 0.1, 'seed': 0}, 'gamma=0.2,seed=1': {'gamma': 0.2, 'seed': 1}}
+      >>> zip_({"data.seed": (3, 4), "seed": (0, 1)})
+      {'data.seed=3,seed=0': {'data.seed': 3, 'seed': 0}, 'data.seed=4,seed=1': {'data.seed': 4, 'seed': 1}}
     """
     lengths = {key: len(values) for key, values in axes.items()}
     if len(set(lengths.values())) > 1:
@@ -51,8 +51,8 @@ def points(**named: Mapping[str, Any]) -> Points:
     """Returns points with names of their own.
 
     Example:
-      >>> points(plain={"refine": "none"}, full={})
-      {'plain': {'refine': 'none'}, 'full': {}}
+      >>> points(plain={"refine.kind": "none"}, full={})
+      {'plain': {'refine.kind': 'none'}, 'full': {}}
     """
     return {name: dict(overrides) for name, overrides in named.items()}
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import tpus
 
-import cgrpo_jax
 from cgrpo_jax import sharding
+from cgrpo_jax.__main__ import COMMANDS
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli, validate
 from cgrpo_jax.runs import config as config_lib
@@ -144,16 +144,20 @@ def check_shipped(path: str, root: pathlib.Path) -> None:
 
 def _program(command: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Returns which program of this project the command runs, or an empty string, and its arguments."""
+    if len(command) > 1 and pathlib.PurePath(command[0]).name == "cgrpo":
+        return _known(command[1], shlex.join(command[:2])), command[2:]
     for at, (flag, module) in enumerate(zip(command, command[1:], strict=False)):
         package, _, name = module.partition(".")
         if flag == "-m" and package == PACKAGE:
-            files = pathlib.Path(cgrpo_jax.__file__).parent.glob("*.py")
-            programs = sorted(file.stem for file in files if "\n    cli.run(" in file.read_text(encoding="utf-8"))
-            if name not in programs:
-                close = config_lib.suggestion(name, programs, f"{PACKAGE}.")
-                raise UserError(f"{module} is no program of this project{close}; there are {', '.join(programs)}")
-            return name, command[at + 2 :]
+            return _known(name, module), command[at + 2 :]
     return "", command
+
+
+def _known(name: str, given: str) -> str:
+    if name not in COMMANDS:
+        close = config_lib.suggestion(name, COMMANDS, f"{PACKAGE}.")
+        raise UserError(f"{given} is no program of this project{close}; there are {', '.join(sorted(COMMANDS))}")
+    return name
 
 
 def _value(arguments: Sequence[str], name: str) -> str | None:

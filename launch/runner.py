@@ -22,6 +22,7 @@ import study_report
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import old_keys
 from cgrpo_jax.runs.run_dir import RunDir
 
 TRAIN = (sys.executable, "-m", "cgrpo_jax.train")
@@ -82,7 +83,7 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
     paths = RunDir(folder)
     if not paths.summary.exists():
         return None
-    was = json.loads(paths.config.read_text(encoding="utf-8"))
+    was = old_keys.translate(json.loads(paths.config.read_text(encoding="utf-8")))
     # Keys that came into being after the run don't outdate it, unless they are set.
     added = config_lib.flatten(config).keys() - config_lib.flatten(was).keys() - set(overridden)
     if config_lib.differences(was, config, sorted(added)):

@@ -103,7 +103,7 @@ def plan(sweep: Mapping, workdir: pathlib.Path) -> list[Point]:
         config = config_lib.load(sweep["config"])
         config_lib.override(config, changes)
         try:
-            validate.check(config)
+            validate.check(config_lib.freeze(config))
         except UserError as error:
             raise UserError(f"point {name}: {error}") from error
         folder = workdir / name

@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import os
 import pathlib
+import signal
 import tempfile
 
 import cpu_limit
@@ -95,3 +96,11 @@ def nothing_is_left(tmp_path, monkeypatch):
     yield
     assert not list(folder.iterdir())
     assert not leftovers.lasting_orphans()
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises `KeyboardInterrupt`, though a shell's background job starts with it ignored."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)

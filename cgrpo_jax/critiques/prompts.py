@@ -14,6 +14,11 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
 
 _CUT = "\n[...]\n"
+# What the configuration calls the limits, for messages.
+_KEYS = {
+    "max_critique_prompt_length": "critic.max_prompt_length",
+    "max_refinement_prompt_length": "refine.max_prompt_length",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +108,6 @@ class Prompts:
                 if len(ids) <= limit:
                     return fields, True
         raise UserError(
-            f"a prompt needs {len(ids)} tokens with nothing left of its {' and '.join(cuttable)}; {key} is {limit}; "
-            "raise it."
+            f"a prompt needs {len(ids)} tokens with nothing left of its {' and '.join(cuttable)}; "
+            f"{_KEYS[key]} is {limit}; raise it."
         )

@@ -1,6 +1,6 @@
-"""From one kind of critique to another in the course of a run: `critique_schedule`, such as rule-based first, then CoT.
+"""From one kind of critique to another in the course of a run: `critique.schedule`, such as rule-based first, then CoT.
 
-critique_schedule = ((0, "indicative_gt"), (100, "cot"))    # from iteration 0, from iteration 100
+critique.schedule = ((0, "indicative_gt"), (100, "cot"))    # from iteration 0, from iteration 100
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def kinds(*, critique: str, schedule: Schedule) -> frozenset[str]:
 
 
 def check(schedule: Schedule, known: Sequence[str]) -> None:
-    """Checks `critique_schedule` by itself.
+    """Checks `critique.schedule` by itself.
 
     Raises:
       UserError: an entry is no (iteration, kind), its kind is unknown, or entries are not in the order of iterations.
@@ -37,11 +37,11 @@ def check(schedule: Schedule, known: Sequence[str]) -> None:
         pair = isinstance(entry, tuple | list) and len(entry) == 2
         if not pair or isinstance(entry[0], bool) or not isinstance(entry[0], int) or entry[0] < 0:
             raise UserError(
-                f"critique_schedule: {entry!r} is not (first iteration, kind), such as (100, 'cot'); write "
+                f"critique.schedule: {entry!r} is not (first iteration, kind), such as (100, 'cot'); write "
                 "((0, 'indicative'), (100, 'cot'))."
             )
         if entry[1] not in known:
-            raise UserError(f"critique_schedule: {entry[1]!r} is unknown; use one of {', '.join(known)}.")
+            raise UserError(f"critique.schedule: {entry[1]!r} is unknown; use one of {', '.join(known)}.")
     begins = [first for first, _ in schedule]
     if sorted(set(begins)) != begins:
-        raise UserError(f"critique_schedule begins at iterations {begins}; write each once, in their order.")
+        raise UserError(f"critique.schedule begins at iterations {begins}; write each once, in their order.")

@@ -96,7 +96,7 @@ def skip_or_fail_long(
     skipped = len(problems) - len(kept)
     if skipped and (on_long == "error" or not kept):
         longest, problem = max(zip(lengths, problems, strict=True), key=lambda pair: pair[0])
-        otherwise = ", or set on_long_question to skip" if kept else ""
+        otherwise = ", or set prompts.on_long_question to skip" if kept else ""
         raise UserError(
             f"{skipped} of {len(problems)} prompts have more than max_prompt_length {limit} tokens, the longest, of "
             f"problem {problem.index}, {longest}; raise it{otherwise}."

@@ -194,7 +194,9 @@ def _check_gold(problems: Sequence[Problem], limits: Limits) -> None:
     if limits.quotes_answers:
         check_quotable(problems, grader=limits.grader)
     if any(problem.grader == "judge" for problem in problems) and not limits.has_judge:
-        raise UserError('the data names grader "judge", which asks an endpoint; give its address in judge.url.')
+        raise UserError(
+            'the data names grader "judge", which asks an endpoint; give its address in judge.endpoint.url.'
+        )
     answers = collections.defaultdict(list)
     for problem in problems:
         answers[problem.source, problem.grader or limits.grader].append(problem.answer)

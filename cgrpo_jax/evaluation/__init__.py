@@ -1,0 +1,1 @@
+"""What a checkpoint can do: benchmarks, diagnosis, estimators with intervals; see README.md."""

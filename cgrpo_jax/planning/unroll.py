@@ -123,7 +123,7 @@ def _barrier(loop: core.JaxprEqn, read: Sequence) -> tuple[list[core.JaxprEqn], 
     equations = [
         loop.replace(
             primitive=lax.optimization_barrier_p,
-            invars=values,
+            invars=[*values],
             outvars=[inside[value] for value in values],
             params={},
             effects=core.no_effects,

@@ -1,12 +1,10 @@
-"""Rewards: is the final answer of a response right?
-
-Each kind reads a final answer out of a response and compares it with the gold answer:
+"""Rewards: each kind of grader reads a final answer out of a response and compares it with the gold answer.
 
   - `math`: LaTeX or plain mathematics, by math-verify, in worker processes with a hard time limit.
   - `numeric`, `choice`, `exact`, `trace`: without a parser, see `answers`.
   - `code`: unit tests, run in a sandbox, in worker processes.
   - `judge`: a checklist that a model behind an HTTP endpoint goes through, see `judge`.
-  - "FILE.py:name" or "package.module:name": a user's own function, in worker processes, see `functions`.
+  - "FILE.py:name" or "package.module:name": a user's own function, in worker processes, see `user_functions`.
 
 Whatever a model writes, grading a row gives a `Grade`. It is a zero, and `timed_out`, where reading a response, or
 running its program, takes longer than the time limit: that is the response's own doing. It is a zero, and `failed`,
@@ -201,7 +199,9 @@ class Grader:
             return Pending(lambda: done)
         if kind == "judge":
             if self.judge is None:
-                raise UserError("grader 'judge' has no endpoint to ask; set judge.url and judge.model.")
+                raise UserError(
+                    "grader 'judge' has no endpoint to ask; set judge.endpoint.url and judge.endpoint.model."
+                )
             future = self.judge.submit(prompt, response, answer)
             return Pending(future.result, future)
         if (known := self._recall(kind, response, answer)) is not None:

@@ -18,6 +18,7 @@ from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.rewards.judge import Judge
 from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.sections import Endpoint
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runtime import processes
 
@@ -83,17 +84,17 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
       kind: of critique.
     """
     check_steps: Callable = arithmetic.check_steps
-    if config.step_checker == "equations":
+    if config.critique.step_checker == "equations":
         check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
     return Critic(
         kind=kind,
         generator=generator,
-        see_answer=config.critic_sees_answer,
-        grader=config.grader,
+        see_answer=config.critic.sees == "answer",
+        grader=config.grader.kind,
         check_steps=check_steps,
-        reveal_value=config.execution_reveals_value,
-        max_retries=config.max_retries,
-        max_length=config.max_critique_length,
+        reveal_value=config.critique.reveals_value,
+        max_retries=config.critique.max_retries,
+        max_length=config.critic.max_length,
         pass_threshold=config.pass_threshold,
     )
 
@@ -111,22 +112,24 @@ def open_endpoint(config: Config, settings: RunSettings, held: contextlib.ExitSt
     Raises:
       UserError: its address, its key or a limit can't be used.
     """
-    h = config.http_critic
     with processes.agree("opening the HTTP critic"):
         if settings.stages.critic != "endpoint" or not settings.stages.asks_critic or not processes.is_first():
             return None
-        return held.enter_context(
-            ChatClient(
-                h.url,
-                model=h.model,
-                key_variable=h.key_variable,
-                concurrency=h.concurrency,
-                timeout=h.timeout,
-                max_attempts=h.max_attempts,
-                max_requests=h.max_requests,
-                max_tokens=h.max_tokens,
-            )
-        )
+        return held.enter_context(_chat_client(config.critic.endpoint))
+
+
+def _chat_client(endpoint: Endpoint, *, name: str = "critic") -> ChatClient:
+    return ChatClient(
+        endpoint.url,
+        model=endpoint.model,
+        key_variable=endpoint.key_variable,
+        concurrency=endpoint.concurrency,
+        timeout=endpoint.timeout,
+        max_attempts=endpoint.max_attempts,
+        max_requests=endpoint.max_requests,
+        max_tokens=endpoint.max_tokens,
+        name=name,
+    )
 
 
 def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int = 0) -> Grader:
@@ -135,31 +138,23 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
     Args:
       config: the configuration.
       held: closes it.
-      num_workers: worker processes; 0: `grader_workers`.
+      num_workers: worker processes; 0: `grader.num_workers`.
 
     Raises:
       UserError: the judge's address or its key can't be used, or there is no file of a user's function.
     """
     j, judge = config.judge, None
     with processes.agree("opening the grader"):
-        if j.url and processes.is_first():
-            endpoint = ChatClient(
-                j.url,
-                model=j.model,
-                key_variable=j.key_variable,
-                concurrency=j.concurrency,
-                timeout=j.timeout,
-                max_attempts=j.max_attempts,
-                name="judge",
-            )
-            judge = Judge(held.enter_context(endpoint), max_length=j.max_reply_length, max_retries=j.max_retries)
+        if j.endpoint.url and processes.is_first():
+            endpoint = held.enter_context(_chat_client(j.endpoint, name="judge"))
+            judge = Judge(endpoint, max_length=j.max_length, max_retries=j.max_retries)
         return held.enter_context(
             Grader(
-                config.grader,
-                num_workers=num_workers or config.grader_workers,
-                timeout=config.grader_timeout,
-                tolerance=config.grader_tolerance,
-                messages=config.grader_messages,
+                config.grader.kind,
+                num_workers=num_workers or config.grader.num_workers,
+                timeout=config.grader.timeout,
+                tolerance=config.grader.tolerance,
+                messages=config.grader.messages,
                 judge=judge,
             )
         )

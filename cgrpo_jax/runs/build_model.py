@@ -79,7 +79,7 @@ def check_offload(mesh: jax.sharding.Mesh, *, offload: bool) -> None:
     kinds = [memory.kind for memory in mesh.local_devices[0].addressable_memories()]
     if offload and optimizer_lib.HOST not in kinds:
         raise UserError(
-            f"offload_optimizer needs devices with {optimizer_lib.HOST} memory, these have {', '.join(kinds)}; set it "
+            f"optimizer.offload needs devices with {optimizer_lib.HOST} memory, these have {', '.join(kinds)}; set it "
             "to False."
         )
 
@@ -182,12 +182,12 @@ def _prompts(config: Config, tokenizer: Tokenizer) -> Prompts:
     return Prompts(
         tokenizer,
         max_prompt_length=config.max_prompt_length,
-        max_critique_prompt_length=config.max_critique_prompt_length,
-        max_refinement_prompt_length=config.max_refinement_prompt_length,
-        system=config.system_prompt,
-        question=config.question_prompt,
-        critique=config.critique_prompt or texts.CRITIQUE_PROMPT,
-        critique_with_answer=config.critique_prompt_with_answer or texts.CRITIQUE_PROMPT_WITH_ANSWER,
-        refine=config.refine_prompt or texts.REFINE_PROMPT,
-        refine_without_critique=config.refine_prompt_without_critique or texts.REFINE_PROMPT_WITHOUT_CRITIQUE,
+        max_critique_prompt_length=config.critic.max_prompt_length,
+        max_refinement_prompt_length=config.refine.max_prompt_length,
+        system=config.prompts.system,
+        question=config.prompts.question,
+        critique=config.prompts.critique or texts.CRITIQUE_PROMPT,
+        critique_with_answer=config.prompts.critique_with_answer or texts.CRITIQUE_PROMPT_WITH_ANSWER,
+        refine=config.prompts.refine or texts.REFINE_PROMPT,
+        refine_without_critique=config.prompts.refine_without_critique or texts.REFINE_PROMPT_WITHOUT_CRITIQUE,
     )

@@ -11,32 +11,32 @@ from cgrpo_jax.training.train_step import LossSettings
 def learner_settings(config: Config) -> LearnerSettings:
     """Returns how the policy is trained, steps 7 and 8 of the algorithm."""
     learning_rate = optimizer_lib.make_schedule(
-        config.schedule,
-        peak=config.learning_rate,
-        warmup_steps=config.warmup_updates,
-        num_steps=config.num_iterations * config.updates_per_batch,
-        final_share=config.final_learning_rate_share,
+        config.optimizer.schedule,
+        peak=config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_updates,
+        num_steps=config.num_iterations * config.optimizer.updates_per_batch,
+        final_share=config.optimizer.final_learning_rate_share,
     )
     optimizer = optimizer_lib.make_optimizer(
-        config.optimizer,
+        config.optimizer.kind,
         learning_rate=learning_rate,
-        max_grad_norm=config.max_grad_norm,
-        weight_decay=config.weight_decay,
-        b1=config.adam_b1,
-        b2=config.adam_b2,
-        mu_dtype=config.adam_mu_dtype or None,
+        max_grad_norm=config.optimizer.max_grad_norm,
+        weight_decay=config.optimizer.weight_decay,
+        b1=config.optimizer.b1,
+        b2=config.optimizer.b2,
+        mu_dtype=config.optimizer.mu_dtype or None,
     )
     return LearnerSettings(
         optimizer=optimizer,
         learning_rate=learning_rate,
         loss=_loss_settings(config),
         shape=_pack_shape(config),
-        updates_per_batch=config.updates_per_batch,
-        rescore=config.old_logp == "trainer",
-        remat=config.remat,
-        max_nonfinite_updates=config.max_nonfinite_updates,
+        updates_per_batch=config.optimizer.updates_per_batch,
+        rescore=config.objective.old_logp == "trainer",
+        remat=config.compute.remat,
+        max_nonfinite_updates=config.optimizer.max_nonfinite_updates,
         adapters=lora_settings(config),
-        offload_optimizer=config.offload_optimizer,
+        offload_optimizer=config.optimizer.offload,
     )
 
 
@@ -49,23 +49,23 @@ def lora_settings(config: Config) -> lora.LoraSettings | None:
 def _loss_settings(config: Config) -> LossSettings:
     return LossSettings(
         max_length=config.max_response_length,
-        aggregate=config.aggregate,
-        gamma=config.gamma,
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-        clip_initial=config.clip_initial,
-        clip_refined=config.clip_refined,
-        kl_coef=config.kl_coef,
-        entropy_coef=config.entropy_coef,
-        temperature=config.temperature,
+        aggregate=config.objective.aggregate,
+        gamma=config.objective.gamma,
+        clip_low=config.objective.clip_low,
+        clip_high=config.objective.clip_high,
+        clip_initial=config.objective.clip_initial,
+        clip_refined=config.objective.clip_refined,
+        kl_coef=config.objective.kl_coef,
+        entropy_coef=config.objective.entropy_coef,
+        temperature=config.sampling.temperature,
         num_responses=config.num_responses,
-        num_refinements=config.num_refinements,
+        num_refinements=config.refine.num_kept,
     )
 
 
 def _pack_shape(config: Config) -> PackShape:
     return PackShape(
-        num_token_rows=config.pack_rows,
-        pack_length=config.pack_length or config.max_prompt_length + config.max_response_length,
-        num_slots=config.pack_slots or 64 * config.pack_rows,
+        num_token_rows=config.packing.rows,
+        pack_length=config.packing.length or config.max_prompt_length + config.max_response_length,
+        num_slots=config.packing.slots or 64 * config.packing.rows,
     )

@@ -6,7 +6,8 @@
         cli.run(main, require=("config", "workdir"))
 
 A user's mistake (`UserError`, or a wrong flag) prints `error: ...` and exits with status 2, before anything is
-written. Any other exception is a bug and keeps its stack trace.
+written; several mistakes in a configuration (`keys.ConfigErrors`) print a line each. Any other exception is a bug and
+keeps its stack trace.
 """
 
 import dataclasses
@@ -14,7 +15,9 @@ import keyword
 import os
 import pathlib
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +25,7 @@ from absl import flags as absl_flags
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import keys
 from cgrpo_jax.runtime import signals
 
 
@@ -64,7 +68,7 @@ def run(
     """Parses the command line, calls `main` with one keyword argument per flag, and exits on a user's mistake.
 
     Args:
-      main: called with what was given. `config` arrives as a `FrozenConfigDict` with its overrides applied; a flag
+      main: called with what was given. `config` arrives as a `Config` with its overrides applied; a flag
         whose name is a Python keyword arrives with an underscore (`--from` as `from_`).
       require: names of the flags that must be given. `"config"` and `"workdir"` are known; put them in `flags`
         (as `cli.CONFIG`, `cli.WORKDIR`) instead of here where they may be left out.
@@ -89,14 +93,21 @@ def run(
         with signals.raised():
             main(**parse(argv, flags=known, require=require, arguments=arguments))
     except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(_lines(error))
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command begins anew, or goes on with what was written\n")
+        sys.stderr.write("interrupted; the same command starts again, or goes on with what was written\n")
         sys.exit(signals.STATUS)
+
+
+def _lines(error: UserError) -> str:
+    """Returns what is printed of a mistake: one line, or one for each of several and one before."""
+    if not isinstance(error, keys.ConfigErrors):
+        return f"error: {' '.join(str(error).split())}\n"
+    return f"error: {error.what}:\n" + "".join(f"  {' '.join(one.split())}\n" for one in error.mistakes)
 
 
 def parse(
@@ -178,5 +189,25 @@ def _usage(
         default = "" if spec.default is None or spec.kind is bool else f" (default: {spec.default})"
         lines.append(f"  --{flag:<12} {spec.help}{default}")
     if "config" in known:
-        lines.append("  --config.KEY   sets one key of the configuration; configs/base.py lists every key")
+        lines += ["", "Keys of the configuration with their defaults, set by --config.KEY=VALUE or in its file:"]
+        lines += _key_lines(config_lib.Config(), shutil.get_terminal_size().columns)
     return "\n".join(lines) + "\n"
+
+
+def _key_lines(section: Any, width: int, prefix: str = "") -> list[str]:
+    """Returns a line or two for each key, under the name of its section and what that is, wrapped to the terminal."""
+    lines, inner = [], []
+    for field in dataclasses.fields(section):
+        value, name = getattr(section, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            summary = (value.__doc__ or "").partition("\n")[0]
+            inner += ["", *_wrapped(f"{name}: {summary}", width, ""), *_key_lines(value, width, f"{name}.")]
+        else:
+            known: keys.Key = field.metadata["key"]
+            lines.append(f"  {name} = {value!r}")
+            lines += _wrapped(known.help, width, " " * 6)
+    return [*lines, *inner]
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(text, max(40, width), initial_indent=indent, subsequent_indent=indent or "  ")

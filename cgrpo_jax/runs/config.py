@@ -1,18 +1,25 @@
-"""Load a configuration file, override its keys, and compare two configurations.
+"""Load a configuration file, override its keys, freeze it, and compare two configurations.
 
-A configuration is a Python file in a `configs` folder. `configs/base.py` holds every key once, and each other file
-changes some of them:
+A configuration is a Python file that changes some values of the base configuration:
 
-    from configs import base
+    from cgrpo_jax.runs import base
 
     def get_config():
         config = base.get_config()
-        config.lr = 3e-6
+        config.optimizer.learning_rate = 3e-6
         return config
+
+Files and flags change a `ConfigDict`, which knows types and refuses a misspelt key; all else is given the typed and
+unchangeable `Config` that `freeze` makes of it.
 """
 
+import contextlib
+import dataclasses
 import difflib
+import functools
 import importlib
+import importlib.abc
+import importlib.machinery
 import linecache
 import math
 import numbers
@@ -21,27 +28,26 @@ import re
 import runpy
 import sys
 import traceback
-import types
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import base, old_keys
+from cgrpo_jax.runs.schema import Config as Config
 
-Config = config_dict.FrozenConfigDict  # what an entry point is given
 _ABSENT = object()
-_PROJECT_CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
+_PROJECT_CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"  # in a checkout alone
 _TYPE_NAMES = {int: "an int", float: "a number", bool: "true or false", str: "a string", tuple: "a tuple"}
 
 
 def load(path: str | pathlib.Path) -> config_dict.ConfigDict:
     """Runs `get_config()` of a configuration file and returns its locked result.
 
-    `from configs import ...` finds the `configs` folder that holds the file, then the project's own, whatever the
-    current directory is.
+    Where the file lies in a folder named `configs`, `from configs import ...` finds that folder, then the project's
+    own, whatever the current directory is.
 
     Args:
       path: a Python file that defines `get_config()`.
@@ -53,11 +59,11 @@ def load(path: str | pathlib.Path) -> config_dict.ConfigDict:
     if not path.is_file():
         raise UserError(f"config file {path} does not exist{_neighbours(path)}")
     try:
-        with _configs_package(path.resolve()):
+        with _configs_found(path.resolve()):
             get_config = runpy.run_path(str(path)).get("get_config")
             config = None if get_config is None else get_config()
     except Exception as error:
-        raise UserError(f"config file {path} fails to load: {_describe(error, path)}; mend the file") from error
+        raise UserError(f"config file {path} fails to load: {_describe(error, path)}") from error
     if get_config is None:
         raise UserError(f"config file {path} has no function get_config(); define one that returns a ConfigDict")
     if not isinstance(config, config_dict.ConfigDict):
@@ -78,8 +84,11 @@ def override(config: config_dict.ConfigDict, arguments: Sequence[str]) -> list[s
       UserError: an unknown key or flag, or a value that is not of the key's type.
 
     Example:
-      `override(config, ["--config.lr=3e-6"])` sets `config.lr` to 3e-6 and returns `[]`.
+      `override(config, ["--config.seed=3"])` sets `config.seed` to 3 and returns `[]`.
     """
+    arguments, hints = old_keys.translate_flags(arguments)
+    for hint in hints:
+        sys.stderr.write(f"{hint}\n")
     kinds = {}
     for argument in arguments:
         if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
@@ -95,25 +104,58 @@ def override(config: config_dict.ConfigDict, arguments: Sequence[str]) -> list[s
         raise UserError(_wrong_type(name, rest.split(": ")[0], kinds[name], before[name])) from error
     except flags.Error as error:
         raise UserError(f"{error}; write --config.key=value") from error
-    for key, value in values["config"].override_values.items():
+    overridden: Any = values["config"]  # absl's type of a flag is not that of a ConfigDict's
+    for key, value in overridden.override_values.items():
         if isinstance(value, tuple):
             _check_elements(key, value, before[key])
     return positional
 
 
-def freeze(config: config_dict.ConfigDict) -> config_dict.FrozenConfigDict:
-    """Returns an unchangeable copy: what an entry point is given."""
-    return config_dict.FrozenConfigDict(config)
+def freeze(config: config_dict.ConfigDict | Config) -> Config:
+    """Returns an unchangeable, typed copy: what an entry point is given.
+
+    Raises:
+      UserError: the configuration was not made by `base.get_config()`: it has other keys.
+    """
+    return config if isinstance(config, Config) else _frozen(Config, config, "")
 
 
-def replaced(config: Mapping, changes: Mapping[str, Any]) -> config_dict.FrozenConfigDict:
+def _frozen(kind: Any, values: Any, prefix: str) -> Any:
+    """Returns the section of a kind, whose dotted name begins with `prefix`, that a `ConfigDict` holds."""
+    fields = [field.name for field in dataclasses.fields(kind)]
+    strange = [f"{prefix}{name}" for name in values if name not in fields]
+    if missing := [f"{prefix}{name}" for name in fields if name not in values]:
+        raise UserError(f"the configuration has no {', '.join(missing)}; start it from base.get_config().")
+    if strange:
+        raise UserError(f"the configuration has {strange[0]}, which is no key; start it from base.get_config().")
+    known = kind()
+    found = {}
+    for name in fields:
+        value, inner = values[name], getattr(known, name)
+        if dataclasses.is_dataclass(inner):
+            found[name] = _frozen(type(inner), value, f"{prefix}{name}.")
+        else:
+            found[name] = _tuples(value)
+    return kind(**found)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(one) for one in value) if isinstance(value, tuple | list) else value
+
+
+def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
     """Returns an unchangeable copy with other values at dotted keys."""
-    copy = config_dict.ConfigDict(config)
+    copy = base.thaw(config)
     copy.update_from_flattened_dict(changes)
     return freeze(copy)
 
 
-def to_json(config: Mapping | config_dict.ConfigDict) -> dict[str, Any]:
+def value(config: Config, key: str) -> Any:
+    """Returns the value at a dotted key, whose name only the caller's data know."""
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def to_json(config: Config | Mapping | config_dict.ConfigDict) -> dict[str, Any]:
     """Returns the configuration as a dict that `json.dumps` takes and `json.loads` gives back unchanged.
 
     Tuples become lists; infinities and nan, for which JSON has no number, become the strings "inf", "-inf", "nan".
@@ -121,7 +163,8 @@ def to_json(config: Mapping | config_dict.ConfigDict) -> dict[str, Any]:
     Raises:
       UserError: a value has no JSON form.
     """
-    return {key: _to_json(value, key) for key, value in config.items()}
+    values = dataclasses.asdict(config) if isinstance(config, Config) else config
+    return {key: _to_json(value, key) for key, value in values.items()}
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,14 +179,14 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Sequence[str] = ()) -> list[str]:
-    """Lists the keys at which two `to_json` configurations differ, such as `"lr: 1e-06 -> 3e-06"`.
+    """Lists the keys at which two `to_json` configurations differ, such as `"seed: 0 -> 1"`.
 
     Args:
-      a: the old configuration.
+      a: the old configuration; from before keys had sections, it is read through the table of `old_keys`.
       b: the new configuration.
       ignore: dotted keys, or groups of keys, that may differ.
     """
-    flat_a, flat_b = flatten(a), flatten(b)
+    flat_a, flat_b = flatten(old_keys.translate(a)), flatten(old_keys.translate(b))
     changed = []
     for key in sorted(flat_a.keys() | flat_b.keys()):
         old, new = flat_a.get(key, _ABSENT), flat_b.get(key, _ABSENT)
@@ -161,52 +204,81 @@ def suggestion(name: str, known: Sequence[str], prefix: str = "") -> str:
     return f" (did you mean {prefix}{close[0]}?)" if close else ""
 
 
-@contextmanager
-def _configs_package(path: pathlib.Path) -> Iterator[None]:
-    """Makes `configs` the folder of this file while it loads, and forgets it afterwards.
+class _Configs(importlib.abc.MetaPathFinder):
+    """Finds the package `configs` in some folders, before one of that name that happens to be installed."""
 
-    A module object with its own search path, not an entry in `sys.path`: a package named `configs` that happens to
-    be installed can't get in front.
+    def __init__(self, folders: Sequence[pathlib.Path]):
+        self._folders = folders
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if fullname != "configs":
+            return None
+        spec = importlib.machinery.ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = [str(folder) for folder in self._folders]
+        return spec
+
+
+@contextlib.contextmanager
+def _configs_found(path: pathlib.Path) -> Iterator[None]:
+    """Lets `configs` be the folder of this file, then the project's, while it loads.
+
+    What is imported from there is forgotten afterwards: the next file may lie in another folder of that name. A program
+    that has imported a package `configs` itself keeps it.
     """
     folder = next((parent for parent in path.parents if parent.name == "configs"), path.parent)
-    package = types.ModuleType("configs")
-    package.__path__ = [str(folder), str(_PROJECT_CONFIGS)]
-    saved = {name: sys.modules.pop(name) for name in _configs_modules()}
-    sys.modules["configs"] = package
+    finder, before = _Configs([folder, _PROJECT_CONFIGS]), set(sys.modules)
+    sys.meta_path.insert(0, finder)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        for name in _configs_modules():
-            del sys.modules[name]
-        sys.modules.update(saved)
-
-
-def _configs_modules() -> list[str]:
-    return [name for name in sys.modules if name == "configs" or name.startswith("configs.")]
+        sys.meta_path.remove(finder)
+        for name in set(sys.modules) - before:
+            if name == "configs" or name.startswith("configs."):
+                del sys.modules[name]
 
 
 def _neighbours(path: pathlib.Path) -> str:
     """Names the files that could have been meant."""
     names = sorted(file.name for file in path.parent.glob("*.py")) if path.parent.is_dir() else []
     if not names:
-        return "; give the path of a file like configs/base.py"
+        return "; give the path of a configuration file, such as configs/quickstart.py"
     return f"{suggestion(path.name, names)}; {path.parent} has {', '.join(names)}"
 
 
 def _describe(error: Exception, path: pathlib.Path) -> str:
-    """Returns the error with the line of the config folder that raised it."""
-    text = f"{type(error).__name__}: {_unquote(error)}"
+    """Returns the error with the line of the config folder that raised it, and what to do."""
+    what = f"{type(error).__name__}: {_unquote(error)}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if pathlib.Path(f.filename).parent == path.parent]
+    line = where = ""
     if frames and not isinstance(error, SyntaxError):
         linecache.checkcache(frames[-1].filename)
-        text += f" ({pathlib.Path(frames[-1].filename).name}, line {frames[-1].lineno})"
-    return text
+        line = linecache.getline(frames[-1].filename, frames[-1].lineno or 0)
+        where = f" ({pathlib.Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    if isinstance(error, ImportError) and error.name in ("configs", "configs.base"):
+        return f"{what}{where}; write from cgrpo_jax.runs import base"
+    for name in _old_names(error, line):
+        return f"{name} is now {old_keys.new_name(name)}{where}; write that"
+    return f"{what}{where}; fix the file"
+
+
+def _old_names(error: Exception, line: str) -> list[str]:
+    """Returns which former names of keys, or of groups of them, an error is about: the most specific first."""
+    if not isinstance(error, AttributeError | KeyError | TypeError | ValueError):
+        return []
+    # `c.judge.url = ...` holds judge and judge.url; an error of ConfigDict names the last one alone.
+    words = re.findall(r"[A-Za-z_][\w.]*", line.split("=")[0])
+    chains = [word.partition(".")[2] for word in words] + re.findall(r"""["']([\w.]+)["']""", line)
+    found = [".".join(chain.split(".")[:end]) for chain in chains for end in range(chain.count(".") + 1, 0, -1)]
+    named = re.search(r"""Key "(\w+)|^["']*(\w+)["']*$""", str(error))
+    return [name for name in [*found, *(named.groups("") if named else ())] if old_keys.new_name(name)]
 
 
 def _unquote(error: Exception) -> str:
-    # ml_collections raises errors whose text is a repr: quoted, with an escaped newline before "Did you mean".
-    return str(error).strip('"').replace("\\n", " ")
+    # ml_collections raises errors whose text is a repr: quoted, with an escaped newline before "Did you mean", and with
+    # all of the configuration.
+    text = str(error).strip("\"'" if isinstance(error, AttributeError) else '"').replace("\\n", " ")
+    return re.sub(r' Other fields present: "\{.*\}"?', "", text, flags=re.DOTALL)
 
 
 def _check_key(config: config_dict.ConfigDict, dotted: str) -> type:
@@ -217,20 +289,24 @@ def _check_key(config: config_dict.ConfigDict, dotted: str) -> type:
         if not isinstance(node, config_dict.ConfigDict):
             raise UserError(f"--config.{dotted}: {prefix[:-1]} is a value, not a group; set --config.{prefix[:-1]}")
         if name not in node:
-            where = (
-                f"the keys of {prefix[:-1]} are {', '.join(sorted(node))}"
-                if prefix
-                else "every key is in configs/base.py"
-            )
-            raise UserError(
-                f"unknown config key --config.{dotted}{suggestion(name, list(node), '--config.' + prefix)}; {where}"
-            )
+            where = f"the keys of {prefix[:-1]} are {', '.join(sorted(node))}" if prefix else "--help lists every key"
+            raise UserError(f"unknown config key --config.{dotted}{_meant(config, dotted)}; {where}")
         kind, node = node.get_type(name), node[name]
     if isinstance(node, config_dict.ConfigDict):
         raise UserError(f"--config.{dotted} is a group; set one of its keys: {', '.join(sorted(node))}")
     if kind not in _TYPE_NAMES:
         raise UserError(f"--config.{dotted} can't be set from the command line; set it in the config file")
     return kind
+
+
+def _meant(config: config_dict.ConfigDict, dotted: str) -> str:
+    """Returns which key could have been meant, also one of another section."""
+    known = list(flatten(config.to_dict()))
+    close = difflib.get_close_matches(dotted, known, n=1)
+    if not close:
+        by_last = {key.rpartition(".")[2]: key for key in reversed(known)}
+        close = [by_last[one] for one in difflib.get_close_matches(dotted.rpartition(".")[2], by_last, n=1)]
+    return f" (did you mean --config.{close[0]}?)" if close else ""
 
 
 def _wrong_type(key: str, given: str, kind: type, current: Any) -> str:

@@ -19,6 +19,7 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import export, load
 from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
+from cgrpo_jax.runs import old_keys
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import console, files, processes
 from cgrpo_jax.runtime.json_files import read_json, read_json_object
@@ -139,7 +140,9 @@ def _card(run: RunDir, name: str, **about) -> str:
     if config and not (isinstance(start, dict) and isinstance(start.get("folder"), str)):
         raise UserError(f"{run.config} is not the configuration of a run; {restore}.")
     summary = read_json(run.summary, broken=restore) if run.summary.is_file() else None
-    return folder_lib.model_card(name, base=start.get("folder", ""), config=config, summary=summary, **about)
+    return folder_lib.model_card(
+        name, base=start.get("folder", ""), config=old_keys.translate(config), summary=summary, **about
+    )
 
 
 # --- reading a run ------------------------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def _warm_start(opened: OpenRun, params: dict, going_on: Callable[[], None]) -> 
         rows_per_update=w.rows_per_update,
         learning_rate=w.learning_rate,
         shape=opened.settings.learner.shape,
-        max_length=max(config.max_response_length, config.max_critique_length),
+        max_length=max(config.max_response_length, config.critic.max_length),
         progress=steps,
         mesh=model.mesh,
         dtype=model.dtype,

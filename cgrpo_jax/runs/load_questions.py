@@ -90,7 +90,7 @@ def to_diagnose(config: Config, found: Problems) -> Questions:
     """
     training = found.training[: config.diagnosis.num_questions or None]
     if "indicative_gt" in config.diagnosis.kinds:
-        check_quotable(training, grader=config.grader)
+        check_quotable(training, grader=config.grader.kind)
     return Questions(training, [], found.skipped)
 
 
@@ -113,8 +113,8 @@ def by_hand(config: Config, stages: Stages, prompts: Prompts, question: str, ans
     elif isinstance(made_up, MadeUp):
         answer = answer or snippets.answer(question, made_up.glossary().words)
     elif answer:
-        grader.check_gold(config.grader, [answer], timeout=config.grader_timeout, num_workers=1)
-    elif stages.first_kind == "indicative_gt" or (stages.first_kind == "cot" and config.critic_sees_answer):
+        grader.check_gold(config.grader.kind, [answer], timeout=config.grader.timeout, num_workers=1)
+    elif stages.first_kind == "indicative_gt" or (stages.first_kind == "cot" and config.critic.sees == "answer"):
         raise UserError("the critique of this configuration shows or sees the gold answer; give it with --answer.")
     length = len(prompts.for_question(question))
     if length > config.max_prompt_length:
@@ -156,13 +156,13 @@ def source(config: Config) -> MadeUp | Stored:
 
 def _limits(config: Config, stages: Stages) -> Limits:
     return Limits(
-        grader=config.grader,
-        grader_timeout=config.grader_timeout,
-        grader_workers=config.grader_workers,
-        has_judge=bool(config.judge.url),
+        grader=config.grader.kind,
+        grader_timeout=config.grader.timeout,
+        grader_workers=config.grader.num_workers,
+        has_judge=bool(config.judge.endpoint.url),
         quotes_answers="indicative_gt" in stages.kinds,
         max_prompt_length=config.max_prompt_length,
-        on_long_question=config.on_long_question,
+        on_long_question=config.prompts.on_long_question,
         max_solution_length=config.max_response_length if stages.refine == "solution" else None,
     )
 
@@ -171,15 +171,15 @@ def _check_refine_prompt(config: Config, stages: Stages, prompts: Prompts, quest
     """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not."""
     longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question)))
     if stages.critique.num_texts and stages.critic != "folder":
-        prompts.for_critique(longest.question, "", longest.answer if config.critic_sees_answer else None)
+        prompts.for_critique(longest.question, "", longest.answer if config.critic.sees == "answer" else None)
     if stages.refine != "policy":
         return
     unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
     ids, _ = unlimited.for_refinement(longest.question, "", "" if stages.critiques_shown else None)
-    critique = config.max_critique_length if "cot" in stages.kinds else 0
-    if len(ids) + critique > config.max_refinement_prompt_length:
+    critique = config.critic.max_length if "cot" in stages.kinds else 0
+    if len(ids) + critique > config.refine.max_prompt_length:
         raise UserError(
             f"the refine prompt of the longest question, problem {longest.index}, needs {len(ids) + critique} tokens, "
-            f"{critique} of them for a critique, without the response; max_refinement_prompt_length is "
-            f"{config.max_refinement_prompt_length}; raise it."
+            f"{critique} of them for a critique, without the response; refine.max_prompt_length is "
+            f"{config.refine.max_prompt_length}; raise it."
         )

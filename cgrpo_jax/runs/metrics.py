@@ -35,15 +35,15 @@ METRICS = {
     "refined/clip_ratio/low_mean": "share of refined tokens whose shaped ratio is clipped from below",
     "refined/clip_ratio/high_mean": "share of refined tokens whose shaped ratio is clipped from above",
     "refined/frac_tokens": "share of the trained tokens that belong to refinements",
-    "kl": "mean k3 estimate of KL(pi_theta || pi_ref) a token (only with kl_coef > 0)",
+    "kl": "mean k3 estimate of KL(pi_theta || pi_ref) a token (only with objective.kl_coef > 0)",
     "sampling/sampling_logp_difference/mean": "mean |log pi_sampler - log pi_trainer| (nats) of the same weights over "
-    "the initial tokens that train in an iteration's first update (old_logp trainer: over all tokens)",
+    "the initial tokens that train in an iteration's first update (objective.old_logp trainer: over all tokens)",
     "rows_trained": "rows that went through the update (a row of advantage 0 has no gradient and is left out)",
     "tokens_trained": "targets of these rows",
     "update/model_flops": "FLOPs that the iteration's updates need by the model's equations (`flops.of_update`): "
     "nothing for padding and recomputation, each prompt once",
     "update/flops_per_second": "these over time/update, of all devices together; scoring before an update (old_logp "
-    "trainer, kl_coef > 0) takes of its time and is not credited, nor is compiling, in the first iteration",
+    "trainer, objective.kl_coef > 0) takes of its time and is not credited, nor is compiling, in the first iteration",
     "update/mfu": "the same as a share of the devices' published bfloat16 peak (only where that is known)",
     "update/packing": "share of the packed positions that hold a token",
     "completions/mean_length": "mean length (tokens) of the initial responses",

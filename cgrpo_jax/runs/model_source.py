@@ -17,7 +17,7 @@ _NO_MODEL = (
     "no model: set model.folder, or model.init to a converted checkpoint, or model.tokenizer and the shape "
     "(model.num_layers, ...); to plan a run, model.architecture is enough."
 )
-_ARCHITECTURES = pathlib.Path(__file__).resolve().parents[2] / "configs" / "architectures"
+_ARCHITECTURES = pathlib.Path(str(importlib.resources.files("cgrpo_jax") / "assets" / "architectures"))
 
 
 @dataclasses.dataclass(frozen=True)

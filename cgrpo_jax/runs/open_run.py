@@ -160,7 +160,7 @@ def open_run(
         if questions:
             found = load_questions.load_questions(config, settings.stages, model.prompts, questions)
     problems = {"training": found.training, "held-out": found.held_out}
-    inputs = processes.decide(lambda: fingerprints.of_all(config.grader, problems), "reading reward functions")
+    inputs = processes.decide(lambda: fingerprints.of_all(config.grader.kind, problems), "reading reward functions")
     params, weights = start_weights.trained_params(config, model, run) if load_weights else ({}, "")
     return OpenRun(
         config=config,
@@ -212,7 +212,7 @@ def open_folder(opened: OpenRun, held: contextlib.ExitStack) -> TrainingFolder:
             console.say(f"{number} {kind} questions are longer than {limit} and were left out")
     if found.left_out:
         console.say(found.left_out)
-    checkpoints = held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints_to_keep))
+    checkpoints = held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints.keep))
     return TrainingFolder(resumed, checkpoints)
 
 
@@ -220,8 +220,8 @@ def _make_folder(opened: OpenRun, held: contextlib.ExitStack) -> bool:
     config, run, model = opened.config, opened.run, opened.model
     held.enter_context(run.locked())
     why_not = {}
-    if config.schedule != "constant":
-        why_not["num_iterations"] = f"schedule {config.schedule!r} falls over them"
+    if config.optimizer.schedule != "constant":
+        why_not["num_iterations"] = f"optimizer.schedule {config.optimizer.schedule!r} falls over them"
     resumed = run.open(config_lib.to_json(config), ignore=resume_policy.TRAINING, why_not=why_not)
     folder.write(run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source)
     return resumed
@@ -239,8 +239,8 @@ def compile_engines(opened: OpenRun, params: dict, *, clock: console.Clock) -> N
     console.say(f"engine: {build_inference.describe_slots(settings)}")
     with clock("compile"):
         with console.progress_reports("compiling the engine") as tell:
-            opened.model.engine.compile(params, [settings.sampling, *settings.evaluation_sampling], tell=tell)
+            opened.model.engine.compile(params, settings.policy_samplings, on_program=tell)
         if opened.critic_model:
             critic, critic_params = opened.critic_model
             with console.progress_reports("compiling the critic's engine") as tell:
-                critic.engine.compile(critic_params, [settings.sampling], tell=tell)
+                critic.engine.compile(critic_params, settings.critic_samplings, on_program=tell)

@@ -173,7 +173,7 @@ def run_settings(
         seed=config.seed,
         num_iterations=config.num_iterations,
         questions_per_iteration=config.questions_per_iteration,
-        grader=config.grader,
+        grader=config.grader.kind,
         mesh=mesh,
         dtype=dtype,
         policy=policy,
@@ -181,11 +181,11 @@ def run_settings(
         stages=stages,
         slots=slots(policy, stages.by("policy")),
         critic_slots=slots(critic, stages.by("folder")) if critic else None,
-        prompt_bucket=config.prompt_bucket,
-        decode_chunk=config.decode_chunk,
-        cache_dtype=config.cache_dtype,
-        stop=tuple(config.stop),
-        sampling=Sampling(config.temperature, config.top_p, config.top_k),
+        prompt_bucket=config.engine.prompt_bucket,
+        decode_chunk=config.engine.decode_chunk,
+        cache_dtype=config.cache.dtype,
+        stop=tuple(config.sampling.stop),
+        sampling=Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.top_k),
         evaluation_sampling=_evaluation_sampling(config),
         method=_method(config, stages),
         learner=build_training.learner_settings(config),
@@ -200,17 +200,17 @@ def run_settings(
         ),
         diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
         kept=KeptSettings(
-            checkpoint_every=config.checkpoint_every,
-            samples_every=config.samples_every,
-            samples_per_iteration=config.samples_per_iteration,
-            profile_steps=tuple(config.profile_steps),
+            checkpoint_every=config.checkpoints.every,
+            samples_every=config.samples.every,
+            samples_per_iteration=config.samples.per_iteration,
+            profile_steps=tuple(config.profile.steps),
         ),
     )
 
 
 def compute_dtype(config: Config, mesh: jax.sharding.Mesh) -> str:
     """Returns what generation, forward and backward pass compute in."""
-    return config.compute_dtype or ("float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16")
+    return config.compute.dtype or ("float32" if mesh.devices.flat[0].platform == "cpu" else "bfloat16")
 
 
 def _method(config: Config, stages: Stages) -> rollout.Method:
@@ -220,13 +220,13 @@ def _method(config: Config, stages: Stages) -> rollout.Method:
         pass_threshold=config.pass_threshold,
         reward_source=config.reward_source,
         critique_when=stages.critique_when,
-        num_critiques=config.num_critiques,
+        num_critiques=config.critique.num_per_response,
         refine=stages.refine,
-        refine_max_pass=config.refine_max_pass,
-        refinements_per_critique=config.refinements_per_critique,
-        drop_mentions=config.drop_critique_mentions,
-        num_kept=config.num_refinements,
-        scale_by_std=config.scale_by_std,
+        refine_max_pass=config.refine.max_pass,
+        refinements_per_critique=config.refine.per_critique,
+        drop_mentions=config.refine.drop_critique_mentions,
+        num_kept=config.refine.num_kept,
+        scale_by_std=config.objective.scale_by_std,
     )
 
 
@@ -246,13 +246,13 @@ def _slot_budget(
     dtype: str,
     num_slots: int | None,
 ) -> SlotBudget:
-    """Returns the slots that a configuration asks for: `num_slots`, or as many as `kv_cache_gib` a device holds.
+    """Returns the slots that a configuration asks for: `engine.num_slots`, or as many as `cache.gib` a device holds.
 
     An iteration's texts are the most that the latter gives.
     """
     longest = max(one.max_prompt_length for one in specs)
     length = max(one.max_prompt_length + one.max_length for one in specs)
-    cached = config.cache_dtype or dtype
+    cached = config.cache.dtype or dtype
     tensor, split = mesh.shape[sharding.TENSOR], weights.splits(mesh)
     cut = tensor if model.num_heads % tensor == 0 else 1
     one = jax.eval_shape(
@@ -261,12 +261,12 @@ def _slot_budget(
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(one)) // cut
     # More than the texts that an iteration can have at a time would stay empty.
     texts = config.questions_per_iteration * config.num_responses
-    texts *= max(1, config.num_critiques * config.refinements_per_critique)
+    texts *= max(1, config.critique.num_per_response * config.refine.per_critique)
     most = -(-texts // sharding.num_groups(mesh))
-    number = num_slots or config.num_slots or min(most, int(config.kv_cache_gib * 2**30 // size))
+    number = num_slots or config.engine.num_slots or min(most, int(config.cache.gib * 2**30 // size))
     if number < 1:
         raise UserError(
-            f"kv_cache_gib {config.kv_cache_gib:g} does not hold one slot of {length} tokens, which takes "
-            f"{size / 2**30:.3g} GiB a device; raise it, lower the lengths, or set num_slots."
+            f"cache.gib {config.cache.gib:g} does not hold one slot of {length} tokens, which takes "
+            f"{size / 2**30:.3g} GiB a device; raise it, lower the lengths, or set engine.num_slots."
         )
     return SlotBudget(number, longest, length, cached, number * size)

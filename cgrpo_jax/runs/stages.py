@@ -95,7 +95,7 @@ class Stages:
 
 def of_training(config: Config) -> Stages:
     """Returns the stages of a training run."""
-    return _stages(config, config.critique, config.critique_schedule, config.refine, _critic(config))
+    return _stages(config, config.critique.kind, config.critique.schedule, config.refine.kind, _critic(config))
 
 
 def of_evaluation(config: Config) -> Stages:
@@ -109,10 +109,10 @@ def of_test_time_refinement(config: Config) -> Stages:
     Raises:
       UserError: the critiques of this run are made by a rule.
     """
-    if config.critique != "cot":
+    if config.critique.kind != "cot":
         raise UserError(
-            f"--refine asks a critic that writes, but critique {config.critique!r} is made by a rule that knows the "
-            "reward; set --config.critique=cot, and a critic if it is not the policy itself."
+            f"--refine asks a critic that writes, but critique {config.critique.kind!r} is made by a rule that knows "
+            "the reward; set --config.critique.kind=cot, and a critic if it is not the policy itself."
         )
     return _stages(config, "cot", (), "policy", _critic(config))
 
@@ -128,7 +128,7 @@ def of_diagnosis(config: Config) -> Stages:
 def of_sample(config: Config) -> Stages:
     """Returns the stages of `sample`: critiques are of the kind that a run of a curriculum ends with."""
     last = of_training(config).kind_at(config.num_iterations)
-    return _stages(config, last, (), config.refine, _critic(config))
+    return _stages(config, last, (), config.refine.kind, _critic(config))
 
 
 def check_lengths(specs: tuple[StageSpec, ...], whose: str, max_context: int) -> None:
@@ -146,22 +146,20 @@ def check_lengths(specs: tuple[StageSpec, ...], whose: str, max_context: int) ->
 
 
 def _critic(config: Config) -> str:
-    if config.critic_folder:
-        return "folder"
-    return "endpoint" if config.http_critic.url else "policy"
+    return config.critic.kind
 
 
 def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine: str, critic: str) -> Stages:
     questions, responses = config.questions_per_iteration, config.questions_per_iteration * config.num_responses
     refines = refine == "policy"
-    critiqued = responses * config.num_critiques if refines or config.critique_when == "all" else 0
+    critiqued = responses * config.critique.num_per_response if refines or config.critique.when == "all" else 0
     refined = critiqued if refines else 0  # critiques, or their places where a rule writes them
-    refinements = refined * config.refinements_per_critique
+    refinements = refined * config.refine.per_critique
     critiques = 0
     if "cot" in schedule.kinds(critique=kind, schedule=kind_schedule):
         critiques = critiqued
         if config.reward_source == "critic":  # which reads refinements too
-            critiques += refinements * config.num_critiques
+            critiques += refinements * config.critique.num_per_response
     return Stages(
         response=StageSpec(
             Stage.RESPONSE,
@@ -176,9 +174,9 @@ def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine:
         refinement=StageSpec(
             Stage.REFINEMENT,
             "policy",
-            "max_refinement_prompt_length",
+            "refine.max_prompt_length",
             "max_response_length",
-            config.max_refinement_prompt_length,
+            config.refine.max_prompt_length,
             config.max_response_length,
             num_prompts=refined,
             num_texts=refinements,
@@ -186,17 +184,17 @@ def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine:
         critique=StageSpec(
             Stage.CRITIQUE,
             critic,
-            "max_critique_prompt_length",
-            "max_critique_length",
-            config.max_critique_prompt_length,
-            config.max_critique_length,
+            "critic.max_prompt_length",
+            "critic.max_length",
+            config.critic.max_prompt_length,
+            config.critic.max_length,
             num_prompts=critiques,
             num_texts=critiques,
         ),
         critic=critic,
-        critic_folder=config.critic_folder if critic == "folder" else "",
+        critic_folder=config.critic.folder if critic == "folder" else "",
         first_kind=kind,
         kind_schedule=tuple(kind_schedule),
-        critique_when=config.critique_when,
+        critique_when=config.critique.when,
         refine=refine,
     )

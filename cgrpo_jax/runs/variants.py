@@ -2,7 +2,7 @@
 
 variants = Variants(config)
 settings = variants.settings(make_mesh)
-smaller = variants.settings(make_mesh, {"pack_rows": 1})
+smaller = variants.settings(make_mesh, {"packing.rows": 1})
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -66,13 +66,13 @@ class Variants:
     def fewer_slots(self, num_slots: int) -> Iterator[Changes]:
         """Yields fewer and fewer slots; `num_slots` are those of a run that takes as many as memory holds."""
         config = self._config
-        slots = config.num_slots or num_slots
+        slots = config.engine.num_slots or num_slots
         yield {}
         while slots > 1:
             slots //= 2
-            changes = {"num_slots": slots}
-            if config.kv_cache_gib:
-                changes = {**changes, "kv_cache_gib": 0.0}
+            changes = {"engine.num_slots": slots}
+            if config.cache.gib:
+                changes = {**changes, "cache.gib": 0.0}
             yield changes
 
     def smaller_batches(self) -> Iterator[Changes]:
@@ -81,14 +81,14 @@ class Variants:
         shortest = config.max_prompt_length + config.max_response_length - 1
         shortest += -shortest % 128  # so that the tensor axis can cut its tokens
         kinds = transformer.REMAT  # in their order: each computes more again than the one before, and stores less
-        for kind in kinds[kinds.index(config.remat) :]:
-            rows = config.pack_rows
-            more_changes = {} if kind == config.remat else {"remat": kind}
+        for kind in kinds[kinds.index(config.compute.remat) :]:
+            rows = config.packing.rows
+            more_changes = {} if kind == config.compute.remat else {"compute.remat": kind}
             yield more_changes
             while rows > 1:
                 rows //= 2
-                changes = {"pack_rows": rows}
+                changes = {"packing.rows": rows}
                 yield {**more_changes, **changes}
-            if config.pack_length > shortest:
-                changes = {"pack_rows": 1, "pack_length": shortest}
+            if config.packing.length > shortest:
+                changes = {"packing.rows": 1, "packing.length": shortest}
                 yield {**more_changes, **changes}

@@ -1,6 +1,6 @@
 """Traces of chosen iterations, to see what their time goes to.
 
-    python -m cgrpo_jax.train ... --config.profile_steps=3,4
+    python -m cgrpo_jax.train ... --config.profile.steps=3,4
     tensorboard --logdir=WORKDIR/profile     # with the plugin: pip install xprof
 
 WORKDIR/profile/plugins/profile/iteration_3 then holds, for each host, what TensorBoard's profile plugin reads
@@ -19,15 +19,15 @@ from cgrpo_jax.errors import UserError
 
 
 def check(steps: Sequence[int], *, num_iterations: int) -> None:
-    """Checks the configuration's `profile_steps`.
+    """Checks the configuration's `profile.steps`.
 
     Raises:
       UserError: one of them is no iteration of the run.
     """
     if not all(isinstance(step, int) and not isinstance(step, bool) and step >= 0 for step in steps):
-        raise UserError(f"profile_steps {tuple(steps)} must hold numbers of iterations, from 0 on; write 3,4.")
+        raise UserError(f"profile.steps {tuple(steps)} must hold numbers of iterations, from 0 on; write 3,4.")
     if late := [step for step in steps if step >= num_iterations]:
-        raise UserError(f"profile_steps {late[0]} never comes: the last of {num_iterations} is {num_iterations - 1}.")
+        raise UserError(f"profile.steps {late[0]} never comes: the last of {num_iterations} is {num_iterations - 1}.")
 
 
 class Profiler:

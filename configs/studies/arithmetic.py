@@ -16,10 +16,10 @@ import pathlib
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / "quickstart.py"
 
 # Sampled at most: 7 responses, and one refinement of each.
-CRITIQUE_GRPO = {"refine": "policy", "num_responses": 7, "num_refinements": 1}
+CRITIQUE_GRPO = {"refine.kind": "policy", "num_responses": 7, "refine.num_kept": 1}
 # What every arm has unless it says otherwise: a row weighs what its tokens weigh, as in Dr.GRPO and the released code.
-CONSTANT = {"aggregate": "constant"}
-DR_GRPO = {"refine": "none", "scale_by_std": False, "aggregate": "constant"}
+CONSTANT = {"objective.aggregate": "constant"}
+DR_GRPO = {"refine.kind": "none", "objective.scale_by_std": False, "objective.aggregate": "constant"}
 
 SETTINGS = [
     {
@@ -43,11 +43,11 @@ ARMS = [
         "label": "R1-GRPO, n = 8",
         "sees": "no critic",
         "overrides": {
-            "refine": "none",
+            "refine.kind": "none",
             "num_responses": 8,
-            "scale_by_std": True,
-            "aggregate": "sequence_mean",
-            "kl_coef": 0.001,
+            "objective.scale_by_std": True,
+            "objective.aggregate": "sequence_mean",
+            "objective.kl_coef": 0.001,
         },
         "headline": True,
     },
@@ -62,7 +62,7 @@ ARMS = [
         "name": "execution",
         "label": "Critique-GRPO, execution",
         "sees": "the steps recomputed; names the first wrong one and its value",
-        "overrides": CRITIQUE_GRPO | {"critique": "execution"},
+        "overrides": CRITIQUE_GRPO | {"critique.kind": "execution"},
         "headline": True,
     },
     {
@@ -76,44 +76,44 @@ ARMS = [
         "name": "indicative",
         "label": "Critique-GRPO, indicative",
         "sees": "the verifier's verdict",
-        "overrides": CRITIQUE_GRPO | {"critique": "indicative"},
+        "overrides": CRITIQUE_GRPO | {"critique.kind": "indicative"},
     },
     {
         "name": "indicative_gt",
         "label": "Critique-GRPO, indicative_gt",
         "sees": "the verifier's verdict and the answer",
-        "overrides": CRITIQUE_GRPO | {"critique": "indicative_gt"},
+        "overrides": CRITIQUE_GRPO | {"critique.kind": "indicative_gt"},
     },
     {
         "name": "execution_no_value",
         "label": "Critique-GRPO, execution without the value",
         "sees": "the steps recomputed; names the first wrong one only",
-        "overrides": CRITIQUE_GRPO | {"critique": "execution", "execution_reveals_value": False},
+        "overrides": CRITIQUE_GRPO | {"critique.kind": "execution", "critique.reveals_value": False},
     },
     {
         "name": "cot",
         "label": "Critique-GRPO, cot self-critique",
         "sees": "question and response; the verifier only decides whether the critique is written again",
-        "overrides": CRITIQUE_GRPO | {"critique": "cot"},
+        "overrides": CRITIQUE_GRPO | {"critique.kind": "cot"},
     },
     {
         "name": "execution_paper",
         "label": 'Critique-GRPO, execution, aggregate="paper"',
         "sees": "the steps recomputed; names the first wrong one and its value",
-        "overrides": CRITIQUE_GRPO | {"critique": "execution", "aggregate": "paper"},
+        "overrides": CRITIQUE_GRPO | {"critique.kind": "execution", "objective.aggregate": "paper"},
         "headline": True,  # since its first three seeds: see above
     },
     {
         "name": "no_critique",
         "label": "refinement without a critique",
         "sees": "no critic; the policy rereads its failed response",
-        "overrides": CRITIQUE_GRPO | {"critique": "none"},
+        "overrides": CRITIQUE_GRPO | {"critique.kind": "none"},
     },
     {
         "name": "solution",
         "label": "a correct solution inserted",
         "sees": "no critic; the task's solver answers questions that all responses fail",
-        "overrides": CRITIQUE_GRPO | {"refine": "solution"},
+        "overrides": CRITIQUE_GRPO | {"refine.kind": "solution"},
     },
 ]
 

@@ -13,7 +13,7 @@ import pathlib
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / "code_quickstart.py"
 
 # Sampled at most: 7 responses, and one refinement of each.
-CRITIQUE_GRPO = {"refine": "policy", "num_responses": 7, "num_refinements": 1}
+CRITIQUE_GRPO = {"refine.kind": "policy", "num_responses": 7, "refine.num_kept": 1}
 
 SETTINGS = [
     {
@@ -29,28 +29,28 @@ ARMS = [
         "name": "execution",
         "label": "Critique-GRPO, execution",
         "sees": "the first test that fails: the call, what it returns, what is expected",
-        "overrides": CRITIQUE_GRPO | {"critique": "execution"},
+        "overrides": CRITIQUE_GRPO | {"critique.kind": "execution"},
         "headline": True,
     },
     {
         "name": "indicative",
         "label": "Critique-GRPO, indicative",
         "sees": "the verifier's verdict",
-        "overrides": CRITIQUE_GRPO | {"critique": "indicative"},
+        "overrides": CRITIQUE_GRPO | {"critique.kind": "indicative"},
         "headline": True,
     },
     {
         "name": "execution_no_value",
         "label": "Critique-GRPO, execution without the value",
         "sees": "the first test that fails: the call, what it returns",
-        "overrides": CRITIQUE_GRPO | {"critique": "execution", "execution_reveals_value": False},
+        "overrides": CRITIQUE_GRPO | {"critique.kind": "execution", "critique.reveals_value": False},
         "headline": False,
     },
     {
         "name": "r1_dr_grpo",
         "label": "R1-Dr.GRPO, n = 8",
         "sees": "no critic",
-        "overrides": {"refine": "none", "num_responses": 8, "scale_by_std": False},
+        "overrides": {"refine.kind": "none", "num_responses": 8, "objective.scale_by_std": False},
         "headline": False,
     },
 ]

@@ -25,7 +25,7 @@ MOVED, TEMPORARIES = 1.25, 0.05
 def measure(config: str, topology: str, num_slots: int) -> list[dict]:
     """Returns the measurements of one number of slots, each with its target if it has one."""
     c = config_lib.load(config)
-    c.num_slots = num_slots or c.num_slots
+    c.engine.num_slots = num_slots or c.engine.num_slots
     planned = planner.Planner(Variants(config_lib.freeze(c)), topology).programs
     call = next(one for one in planned.calls if one.name == "decode")
     weights, state = call.args[:2]
@@ -36,13 +36,13 @@ def measure(config: str, topology: str, num_slots: int) -> list[dict]:
         count_moved=True,
     )  # fmt: skip
     if not program.fits:
-        sys.exit(f"{c.num_slots} slots need {program.needed_bytes / 2**30:.2f} GiB, more than {topology} has.")
+        sys.exit(f"{c.engine.num_slots} slots need {program.needed_bytes / 2**30:.2f} GiB, more than {topology} has.")
     read = {name: leaf for name, leaf in weights.items() if name != "embed" or "unembed" not in weights}
     cache = programs.Buffer("kv_cache", state.cache).bytes
     room = kv_cache.cache_length(call.keywords["settings"].length, split=False)
     must = programs.Buffer("weights", read).bytes + cache * min(half * kv_cache.READ_STACKED, room) / room
     moved = program.moved_bytes / tokens
-    workload = f"{config}, {topology}, {c.num_slots} slots of {room} tokens, half full"
+    workload = f"{config}, {topology}, {c.engine.num_slots} slots of {room} tokens, half full"
     found = [
         ("decode_bytes_per_token", moved, None),
         ("decode_bytes_per_token_needed", must, None),

@@ -30,8 +30,8 @@ def iteration(seconds: Mapping[str, float], config, *, rows: int, failed: float)
       rows: responses to a question.
       failed: share of the questions that are refined.
     """
-    n, k = config.num_responses, config.num_refinements
-    after = config.max_critique_length + config.max_response_length  # a critique and a refinement
+    n, k = config.num_responses, config.refine.num_kept
+    after = config.critic.max_length + config.max_response_length  # a critique and a refinement
     written = rows * config.max_response_length + failed * rows * after
     decode = seconds["decode"] * written / (n * (config.max_response_length + after))
     prompts = seconds["prefill"] + failed * (rows / n) * (seconds["critique_prefill"] + seconds["refine_prefill"])
@@ -57,9 +57,9 @@ def main() -> None:
         )
     if others := [name for name in seconds if name not in COUNTED and name != "reshard"]:
         sys.exit(f"{given.plan} has {', '.join(others)}, which is not counted here; plan without.")
-    if config.num_critiques != 1 or config.refinements_per_critique != 1:
+    if config.critique.num_per_response != 1 or config.refine.per_critique != 1:
         sys.exit("more than one critique a response, or refinement a critique, is not counted here; plan one of each.")
-    n, k = config.num_responses, config.num_refinements
+    n, k = config.num_responses, config.refine.num_kept
     grpo, found = iteration(seconds, config, rows=n + k, failed=0.0), []
     for failed in map(float, given.failed.split(",")):
         ours = iteration(seconds, config, rows=n, failed=failed)

@@ -58,10 +58,10 @@ def test_a_folder_is_complete(source, checkpoint, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "it is not clear what to convert from nothing; give --from_hf and --to"),
-        (["--from_hf=a"], "it is not clear what to convert from --from_hf"),
-        (["--from_hf=a", "--to_hf=b"], "it is not clear what to convert from --from_hf, --to_hf"),
-        (["--from=a", "--to_hf=b", "--to_peft=c"], "it is not clear what to convert"),
+        ([], "can't tell what to convert from nothing; give --from_hf and --to"),
+        (["--from_hf=a"], "can't tell what to convert from --from_hf"),
+        (["--from_hf=a", "--to_hf=b"], "can't tell what to convert from --from_hf, --to_hf"),
+        (["--from=a", "--to_hf=b", "--to_peft=c"], "can't tell what to convert"),
         (["--from_hf=a", "--to=b", "--step=1"], "--step means nothing to --to"),
         (["--from_hf=a", "--to=b", "--base=c"], "--base means nothing to --to"),
         (["--from=a", "--to_peft=b", "--dtype=float32"], "--dtype means nothing to --to_peft"),
@@ -233,7 +233,7 @@ def test_targets_that_cannot_be_written(tmp_path, checkpoint, source, capsys):
 
 
 def test_a_conversion_that_was_killed_is_done_again(tmp_path, checkpoint, source):
-    """What a killed one leaves does not look whole, and is in no one else's way."""
+    """What a killed one leaves does not look whole, and is in nobody's way."""
     left = tmp_path / ".out.partial-0123456789abcdef"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")

@@ -73,7 +73,7 @@ def test_rows_without_a_gold_answer(tmp_path, capsys):
     said = refused(capsys, tmp_path / "out", "mine", f"--source={path}", *flags)
     assert f"2 rows have no gold answer ({path}, line 2: column 'a' is None; it must hold text or a number; " in said
     assert f"{path}, line 3: column 'a' is missing (there are: q)" in said
-    assert said.endswith("fix these rows, or leave them out with --drop_unreadable.")
+    assert said.endswith("mend these rows, or leave them out with --drop_unreadable.")
     run(tmp_path / "out", "mine", f"--source={path}", *flags, "--drop_unreadable")
     left = "2 rows; 2 left out: no gold answer; 1 left out: gold answer can't be read\n"
     assert f"mine, split train: {left}graders: numeric (2)\n" in capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_rows_whose_own_solution_fails_their_tests(tmp_path, capsys, name):
     split = "train" if name == "mbpp" else "test"
     said = refused(capsys, tmp_path / "out", name, f"--source={split}={path}")
     assert f"1 rows' own solutions fail their tests ({path}, line 3: {failed}" in said
-    assert said.endswith("fix these rows, or leave them out with --drop_unsolved.")
+    assert said.endswith("mend these rows, or leave them out with --drop_unsolved.")
     assert not (tmp_path / "out").exists()
     run(tmp_path / "out", name, f"--source={split}={path}", "--drop_unsolved")
     out, bars = capsys.readouterr()
@@ -148,8 +148,8 @@ def test_a_sandbox_that_fails_is_no_wrong_solution(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(grader_lib.Grader, "readable", lambda self, answers: [True] * len(answers))
     path = write(tmp_path / "a.jsonl", MBPP)
     said = refused(capsys, tmp_path / "out", "mbpp", f"--source=train={path}", *flags)
-    message = f"{path}, line 1: its own solution could not be run ({' '.join(reason.split())}); nothing was written"
-    assert message in said and not (tmp_path / "out").exists()
+    told = f"{path}, line 1: its own solution could not be run ({' '.join(reason.split())}); nothing was written"
+    assert told in said and not (tmp_path / "out").exists()
 
 
 def test_own_solutions_have_the_time_that_training_gives(tmp_path, monkeypatch):
@@ -248,7 +248,7 @@ def test_help_says_where_the_files_are(capsys):
         run("out", "x", "--help")
     out = capsys.readouterr().out
     assert out.startswith("usage: python -m cgrpo_jax.data COMMAND NAME --source=...")
-    for name, one in formats.FORMATS.items():
+    for name, one in data.formats.FORMATS.items():
         assert f"\n  {name} " in out and one.get in out
 
 
@@ -293,7 +293,7 @@ def test_sets_and_splits_that_are_not_there(tmp_path):
         assert said(name).endswith(f"(there are: {several}).")
     assert len(problems(tmp_path, "other/c01")) == 1
     assert "data set 'no name' can't be opened" in said("no name")
-    error = said("gsm8k", "test")
-    assert error.startswith("split 'test' of data set 'gsm8k' can't be opened (Unknown split 'test'")
-    assert error.endswith("; there are: train.")
+    told = said("gsm8k", "test")
+    assert told.startswith("split 'test' of data set 'gsm8k' can't be opened (Unknown split 'test'")
+    assert told.endswith("; there are: train.")
     assert said("gsm8k", "train[:x]").endswith("; there are: train.")

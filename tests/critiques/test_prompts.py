@@ -163,7 +163,7 @@ def test_a_critique_is_cut_where_cutting_the_response_is_not_enough(template):
         ids, cut = make(tokenizer, limit, **CHAINS).for_refinement(QUESTION, RESPONSE * 3, CRITIQUE)
         assert cut and len(ids) <= limit
         assert f"{QUESTION}\nTried: \nCritique: " in tokenizer.decode(ids)
-    said = f"needs {len(nothing)} tokens with nothing left of its response and critique; max_refinement_prompt_length"
+    said = f"needs {len(nothing)} tokens with nothing left of its response and critique; refine.max_prompt_length"
     with pytest.raises(UserError, match=f"{said} is {len(nothing) - 1}; raise it"):
         make(tokenizer, len(nothing) - 1, **CHAINS).for_refinement(QUESTION, RESPONSE * 3, CRITIQUE)
 

@@ -19,7 +19,7 @@ def test_long_prompts():
     kept, skipped = filters.skip_or_fail_long(problems, [5, 9, 6], limit=6, on_long="skip")
     assert ([problem.index for problem in kept], skipped) == ([0, 2], 1)
     said = "of 3 prompts have more than max_prompt_length 6 tokens, the longest, of problem 1, 9; raise it"
-    with pytest.raises(UserError, match=f"2 {said}, or set on_long_question to skip"):
+    with pytest.raises(UserError, match=f"2 {said}, or set prompts.on_long_question to skip"):
         filters.skip_or_fail_long(problems, [5, 9, 7], limit=6, on_long="error")
     with pytest.raises(UserError, match=rf"3 {said}\."):
         filters.skip_or_fail_long(problems, [7, 9, 8], limit=6, on_long="skip")

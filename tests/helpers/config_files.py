@@ -1,14 +1,6 @@
 """Configuration files, written for a test."""
 
-BASE = """
-from ml_collections import config_dict
-
-def get_config():
-    config = config_dict.ConfigDict(dict(
-        lr=1e-6, num_responses=7, task="arithmetic", clip_initial=True, buckets=(64, 128), scales=(0.5, 1.0),
-        optimizer=dict(b1=0.9, b2=0.95), critic=config_dict.placeholder(str), names=["a"]))
-    return config.lock()
-"""
+BASE = "from cgrpo_jax.runs.base import get_config as get_config\n"
 
 
 def write_configs(folder, **files):
@@ -19,6 +11,6 @@ def write_configs(folder, **files):
     return configs
 
 
-def derived(line, returns="config"):
+def derived(line, returns="config", base="from configs import base"):
     body = ["config = base.get_config()", line, f"return {returns}"]
-    return "\n    ".join(["from configs import base\ndef get_config():", *body])
+    return "\n    ".join([f"{base}\ndef get_config():", *body])

@@ -9,8 +9,8 @@ from tiny_run import repeatable
 from cgrpo_jax import train
 
 # The reference is not the model's file but the warm start's result, so it must come back from the run's own folder.
-WARM = {"warm_start.num_updates": 2, "data.num_eval": 4, "kl_coef": 0.05, "checkpoint_every": 2}
-WARM |= {"scale_by_std": True, "aggregate": "sequence_mean"}
+WARM = {"warm_start.num_updates": 2, "data.num_eval": 4, "objective.kl_coef": 0.05, "checkpoints.every": 2}
+WARM |= {"objective.scale_by_std": True, "objective.aggregate": "sequence_mean"}
 LENGTH = 4
 
 

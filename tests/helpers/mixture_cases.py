@@ -52,7 +52,13 @@ def steps(folder, name, first, last, mixture, *, processes):
             process.communicate()
 
 
-CHANGES = {"data.kind": "jsonl", "step_checker": "equations", "grader": "numeric", "refine": "none", "data.eval": ""}
+CHANGES = {
+    "data.kind": "jsonl",
+    "critique.step_checker": "equations",
+    "grader.kind": "numeric",
+    "refine.kind": "none",
+    "data.eval": "",
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,5 +92,5 @@ def graded_by_a_function(tmp_path_factory):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "mine.py").write_text(REWARD)
     files = {"data.train": str(folder / "train.jsonl"), "data.eval": str(folder / "test.jsonl"), "data.num_train": 0}
-    changes = CHANGES | files | {"grader": f"{folder}/mine.py:near", "data.num_eval": 2, "num_responses": 2}
+    changes = CHANGES | files | {"grader.kind": f"{folder}/mine.py:near", "data.num_eval": 2, "num_responses": 2}
     return tiny_run.run(tmp_path_factory.mktemp("run"), changes, num_iterations=1), changes, folder

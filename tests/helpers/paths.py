@@ -9,6 +9,6 @@ CONFIGS = ROOT / "configs"
 LOCAL_POD = ROOT / "launch" / "local_pod.sh"
 
 
-def python_path() -> str:
-    """Returns a PYTHONPATH with which another process imports what this one can."""
-    return os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+def python_path(*first: str | pathlib.Path) -> str:
+    """Returns a PYTHONPATH with which another process imports what this one can, some folders first."""
+    return os.pathsep.join([*map(str, first), str(ROOT), *filter(None, sys.path)])

@@ -10,7 +10,7 @@ import paths
 import tiny_run
 
 LOCAL_POD = paths.LOCAL_POD
-CUT = {"mesh.tensor": 2, "eval.num_samples": 1, "eval.k": (1,), "num_slots": 2}
+CUT = {"mesh.tensor": 2, "eval.num_samples": 1, "eval.k": (1,), "engine.num_slots": 2}
 
 
 class Pod:

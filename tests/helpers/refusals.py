@@ -27,7 +27,12 @@ def write(path: pathlib.Path, *rows) -> str:
 
 
 def jsonl(path: pathlib.Path, **more) -> dict:
-    return {"data.kind": "jsonl", "data.train": str(path), "step_checker": "equations", "grader": "numeric"} | more
+    return {
+        "data.kind": "jsonl",
+        "data.train": str(path),
+        "critique.step_checker": "equations",
+        "grader.kind": "numeric",
+    } | more
 
 
 def contents(folder):

@@ -21,9 +21,14 @@ from cgrpo_jax.runs import model_source, run_dir
 
 def endpoint(**more) -> dict:
     """A good HTTP critic, but for what is given."""
-    changes = {"http_critic.url": "http://localhost:9/v1", "http_critic.model": "m", "critique": "cot"}
-    keys = ("critique", "critic_folder")
-    return changes | {key if key in keys else f"http_critic.{key}": value for key, value in more.items()}
+    changes = {
+        "critic.kind": "endpoint",
+        "critic.endpoint.url": "http://localhost:9/v1",
+        "critic.endpoint.model": "m",
+        "critique.kind": "cot",
+    }
+    keys = ("critique.kind", "critic.kind", "critic.folder")
+    return changes | {key if key in keys else f"critic.endpoint.{key}": value for key, value in more.items()}
 
 
 # --- values of keys -----------------------------------------------------------------------------------------------
@@ -34,71 +39,104 @@ def endpoint(**more) -> dict:
     [
         ({"num_response": 4}, "unknown config key --config.num_response (did you mean --config.num_responses?)"),
         ({"data.trian": "x"}, "did you mean --config.data.train?"),
-        ({"learning_rate": "fast"}, "--config.learning_rate=fast is not a number; it is now 0.0005"),
+        (
+            {"optimizer.learning_rate": "fast"},
+            "--config.optimizer.learning_rate=fast is not a number; it is now 0.0005",
+        ),
         ({"num_responses": "7.5"}, "--config.num_responses=7.5 is not an int"),
-        ({"critique": "socratic"}, "critique 'socratic' is unknown; use one of indicative, indicative_gt, execution"),
-        ({"aggregate": "mean"}, "aggregate 'mean' is unknown; use one of constant, paper, token_mean, sequence_mean"),
-        ({"grader": "sympy"}, "grader 'sympy' is unknown; use one of math"),
+        (
+            {"critique.kind": "socratic"},
+            "critique.kind 'socratic' is unknown; use one of indicative, indicative_gt, execution",
+        ),
+        (
+            {"objective.aggregate": "mean"},
+            "objective.aggregate 'mean' is unknown; use one of constant, paper, token_mean, sequence_mean",
+        ),
+        ({"grader.kind": "sympy"}, "grader.kind: grader 'sympy' is unknown; use one of math"),
         ({"num_responses": 0}, "num_responses 0 is too small; use at least 1"),
         ({"eval.num_samples": 0}, "eval.num_samples 0 is too small; use at least 1"),
         ({"seed": -1}, "seed -1 is negative; use 0 or more"),
         ({"warm_start.num_updates": -5}, "warm_start.num_updates -5 is negative"),
-        ({"refine_max_pass": 50.0}, "refine_max_pass 50.0 is not a share; use a value from 0 to 1"),
-        ({"updates_per_batch": 3}, "updates_per_batch 3 does not divide questions_per_iteration 4; use one of 1, 2, 4"),
-        ({"top_p": 0.9}, 'top_p below 1 or top_k above 0 needs old_logp "trainer"; set it, or sample untruncated'),
-        ({"top_k": 5}, 'needs old_logp "trainer"'),
-        ({"top_p": 0.0, "old_logp": "trainer"}, "top_p 0.0 is not a probability mass; use a value above 0 and at most"),
+        ({"refine.max_pass": 50.0}, "refine.max_pass 50.0 is not a share; use a value from 0 to 1"),
+        (
+            {"optimizer.updates_per_batch": 3},
+            "optimizer.updates_per_batch 3 does not divide questions_per_iteration 4; use one of 1, 2, 4",
+        ),
+        (
+            {"sampling.top_p": 0.9},
+            'sampling.top_p below 1 or sampling.top_k above 0 needs objective.old_logp "trainer"; set it, or sample',
+        ),
+        ({"sampling.top_k": 5}, 'needs objective.old_logp "trainer"'),
+        (
+            {"sampling.top_p": 0.0, "objective.old_logp": "trainer"},
+            "sampling.top_p 0.0 is not a probability mass; use a value above 0 and at most",
+        ),
         ({"eval.top_p": 0.0}, "eval.top_p 0.0 is not a probability mass; use a value above 0 and at most 1"),
-        ({"grader": "judge"}, 'grader "judge" asks an endpoint; give its address in judge.url'),
-        ({"judge.url": "http://127.0.0.1:1/v1"}, "judge.model is empty; give the name"),
-        ({"judge.timeout": 0.0}, "judge.timeout 0.0 leaves no time"),
-        ({"grader_tolerance": -1.0}, "grader_tolerance -1.0 is negative"),
-        ({"grader_timeout": 0.0}, "grader_timeout 0.0 leaves no time; use a positive one"),
+        ({"grader.kind": "judge"}, 'grader.kind "judge" asks an endpoint; give its address in judge.endpoint.url'),
+        ({"judge.endpoint.url": "http://127.0.0.1:1/v1"}, "judge.endpoint.model is empty; give the name"),
+        ({"judge.endpoint.timeout": 0.0}, "judge.endpoint.timeout 0.0 leaves no time"),
+        ({"grader.tolerance": -1.0}, "grader.tolerance -1.0 is negative"),
+        ({"grader.timeout": 0.0}, "grader.timeout 0.0 leaves no time; use a positive one"),
         ({"seed": 2**32}, "seed 4294967296 does not fit 32 bits; use at most 4294967295"),
         ({"data.chain_length": 0}, "data.chain_length 0 is too small; use at least 1"),
         ({"warm_start.rows_per_update": 0}, "warm_start.rows_per_update 0 is too small"),
-        ({"temperature": 0.0}, "temperature 0.0 gives no exploration; use a positive one"),
-        ({"gamma": 0.0}, "gamma 0.0 makes the shaped ratio 1; use a positive value, such as 0.1"),
-        ({"learning_rate": "nan"}, "learning_rate nan is no finite number; use one"),
-        ({"gamma": "1e400"}, "gamma inf is no finite number"),
-        ({"adam_b1": 1.5}, "adam_b1 1.5 is no decay of an average; use a value of at least 0 and below 1"),
-        ({"max_critique_prompt_length": 0}, "max_critique_prompt_length 0 is too small"),
-        ({"max_refinement_prompt_length": -1}, "max_refinement_prompt_length -1 is too small"),
+        ({"sampling.temperature": 0.0}, "sampling.temperature 0.0 gives no exploration; use a positive one"),
+        ({"objective.gamma": 0.0}, "objective.gamma 0.0 makes the shaped ratio 1; use a positive one, such as 0.1"),
+        ({"optimizer.learning_rate": "nan"}, "optimizer.learning_rate nan is no finite number; use one"),
+        ({"objective.gamma": "1e400"}, "objective.gamma inf is no finite number"),
+        ({"optimizer.b1": 1.5}, "optimizer.b1 1.5 is no decay of an average; use a value of at least 0 and below 1"),
+        ({"critic.max_prompt_length": 0}, "critic.max_prompt_length 0 is too small"),
+        ({"refine.max_prompt_length": -1}, "refine.max_prompt_length -1 is too small"),
         ({"warm_start.num_updates": 5, "warm_start.chain_lengths": "()"}, "warm_start.chain_lengths () must hold"),
         ({"warm_start.num_updates": 5, "warm_start.chain_lengths": "(0, 1)"}, "chain_lengths (0, 1) must hold numbers"),
-        ({"critique": "cot", "max_critique_prompt_length": 4}, "its response; max_critique_prompt_length is 4"),
-        ({"grader": "code", "critique": "indicative_gt", "step_checker": "equations"}, "would quote the unit tests"),
-        ({"reward_source": "critic"}, 'set critique "cot", critique_when "all"'),
+        ({"critique.kind": "cot", "critic.max_prompt_length": 4}, "its response; critic.max_prompt_length is 4"),
+        (
+            {"grader.kind": "code", "critique.kind": "indicative_gt", "critique.step_checker": "equations"},
+            "would quote the unit tests",
+        ),
+        ({"reward_source": "critic"}, 'set critique.kind "cot" and critique.when "all"'),
         ({"eval.k": "(1, 16)"}, "eval.k 16 needs as many samples; eval.num_samples is 8"),
-        ({"kv_cache_gib": 1.5}, "and kv_cache_gib 1.5 are both set; set one of them to 0"),
-        ({"num_slots": 0}, "num_slots 0 takes as many slots as kv_cache_gib holds; set one of them"),
-        ({"num_slots": 0, "kv_cache_gib": 1e-6}, "kv_cache_gib 1e-06 does not hold one slot of"),
-        ({"stop": "(5,)"}, "stop (5,) must hold strings; quote them"),
-        ({"stop": "('',)"}, "stop ('',) holds an empty string, after which every text ends; leave it out"),
+        ({"cache.gib": 1.5}, "and cache.gib 1.5 are both set; set one of them to 0"),
+        ({"engine.num_slots": 0}, "engine.num_slots 0 takes as many slots as cache.gib holds; set one of them"),
+        ({"engine.num_slots": 0, "cache.gib": 1e-6}, "cache.gib 1e-06 does not hold one slot of"),
+        ({"sampling.stop": "(5,)"}, "sampling.stop (5,) must hold strings; quote them"),
+        (
+            {"sampling.stop": "('',)"},
+            "sampling.stop ('',) holds an empty string, after which every text ends; leave it out",
+        ),
         ({"eval.k": "()"}, "eval.k () must hold numbers of at least 1"),
-        ({"pack_length": 30}, "pack_length 30 does not hold the longest prompt and response; use at least 31, or 0"),
+        (
+            {"packing.length": 30},
+            "packing.length 30 does not hold the longest prompt and response; use at least 31, or 0",
+        ),
         ({"warm_start.rare_rate": 0.1, "data.num_held_out": 0}, "but data.num_held_out is 0; set one of them"),
         ({"data.num_held_out": 50}, "num_held_out 50 is not possible; 0 to 49 products"),
-        ({"question_prompt": "Solve it."}, "question_prompt: prompt template 'Solve it.' lacks {question}"),
-        ({"refine_prompt": "{question} {response}"}, "refine_prompt: prompt template '{question} {response}' lacks"),
-        ({"critique_prompt_with_answer": "{question}{response}"}, "critique_prompt_with_answer: prompt template"),
-        (endpoint(critique="indicative"), "http_critic.url needs critique \"cot\", not 'indicative'; set it, or leave"),
-        (endpoint(critic_folder="nowhere"), "critic_folder and http_critic.url both name a critic; leave one of them"),
-        (endpoint(model=""), "http_critic.model is empty; give the name that the endpoint knows its model by"),
-        (endpoint(concurrency=0), "http_critic.concurrency 0 is too small; use at least 1"),
-        (endpoint(max_attempts=0), "http_critic.max_attempts 0 is too small; use at least 1"),
-        (endpoint(timeout=0.0), "http_critic.timeout 0.0 leaves no time; use a positive one"),
+        ({"prompts.question": "Solve it."}, "prompts.question: prompt template 'Solve it.' lacks {question}"),
+        ({"prompts.refine": "{question} {response}"}, "prompts.refine: prompt template '{question} {response}' lacks"),
+        ({"prompts.critique_with_answer": "{question}{response}"}, "prompts.critique_with_answer: prompt template"),
         (
-            endpoint(max_requests=9) | {"reward_source": "critic", "critique_when": "all"},
-            "needs a verdict on every response, which http_critic.max_requests and max_tokens end; set both to 0",
+            endpoint(**{"critique.kind": "indicative"}),
+            'critic.kind "endpoint" needs critique.kind "cot", not \'indicative\'; set it, or critic.kind "policy"',
         ),
-        (endpoint(max_requests=-1), "http_critic.max_requests -1 is negative; use 0 or more"),
-        (endpoint(max_tokens=-1), "http_critic.max_tokens -1 is negative; use 0 or more"),
+        (
+            endpoint(**{"critic.folder": "nowhere"}),
+            'critic.folder \'nowhere\' is given, but critic.kind is "endpoint"; set critic.kind to "folder"',
+        ),
+        (endpoint(model=""), "critic.endpoint.model is empty; give the name that the endpoint knows its model by"),
+        (endpoint(concurrency=0), "critic.endpoint.concurrency 0 is too small; use at least 1"),
+        (endpoint(max_attempts=0), "critic.endpoint.max_attempts 0 is too small; use at least 1"),
+        (endpoint(timeout=0.0), "critic.endpoint.timeout 0.0 leaves no time; use a positive one"),
+        (
+            endpoint(max_requests=9) | {"reward_source": "critic", "critique.when": "all"},
+            "needs a verdict on every response, which critic.endpoint.max_requests and max_tokens end; set both to 0",
+        ),
+        (endpoint(max_requests=-1), "critic.endpoint.max_requests -1 is negative; use 0 or more"),
+        (endpoint(max_tokens=-1), "critic.endpoint.max_tokens -1 is negative; use 0 or more"),
         (endpoint(url="localhost:8000"), "'localhost:8000' is not http"),
         (endpoint(url="http://me:secret@host/v1"), "'http://***@host/v1' holds a password"),
         (endpoint(key_variable="UNSET_CRITIC_KEY"), "'UNSET_CRITIC_KEY'"),
     ],
-)  # fmt: skip
+)
 def test_values(tmp_path, capsys, changes, message):
     error = refused(capsys, tmp_path / "run", changes)
     assert message in error and "secret" not in error
@@ -116,14 +154,20 @@ def test_values(tmp_path, capsys, changes, message):
         ({"model.tokenizer": "nowhere"}, "nowhere holds no tokenizer; give a folder with tokenizer.json"),
         ({"model.folder": "nowhere"}, "nowhere/config.json does not exist"),
         ({"model.init": "nowhere"}, "model.init nowhere does not exist; give the folder of a run"),
-        ({"critic_folder": "nowhere", "critique": "cot"}, "nowhere/config.json does not exist"),
-        ({"max_refinement_prompt_length": 60}, "max_refinement_prompt_length + max_response_length is 60 + 16, more"),
-        ({"max_prompt_length": 60, "refine": "none"}, "max_prompt_length + max_response_length is 60 + 16, more than"),
-        ({"critique": "cot", "max_critique_length": 20}, "max_critique_prompt_length + max_critique_length is 48 + 20"),
+        (
+            {"critic.kind": "folder", "critic.folder": "nowhere", "critique.kind": "cot"},
+            "nowhere/config.json does not exist",
+        ),
+        ({"refine.max_prompt_length": 60}, "refine.max_prompt_length + max_response_length is 60 + 16, more"),
+        (
+            {"max_prompt_length": 60, "refine.kind": "none"},
+            "max_prompt_length + max_response_length is 60 + 16, more than",
+        ),
+        ({"critique.kind": "cot", "critic.max_length": 20}, "critic.max_prompt_length + critic.max_length is 48 + 20"),
     ],
-)  # fmt: skip
+)
 def test_models(tmp_path, capsys, changes, message):
-    changes = {"pack_length": 128} | changes
+    changes = {"packing.length": 128} | changes
     assert message in refused(capsys, tmp_path / "run", changes)
     assert not (tmp_path / "run").exists()
 
@@ -136,21 +180,36 @@ def test_models(tmp_path, capsys, changes, message):
     [
         ({"data.num_train": 0}, "no training questions: data.num_train is 0; use at least 1"),
         ({"data.num_train": 500}, "there are fewer than 500 different chains of 1 steps; ask for fewer"),
-        ({"critique": "cot", "max_refinement_prompt_length": 20}, "tokens, 16 of them for a critique, without"),
-        ({"max_refinement_prompt_length": 4}, "without the response; max_refinement_prompt_length is 4"),
+        ({"critique.kind": "cot", "refine.max_prompt_length": 20}, "tokens, 16 of them for a critique, without"),
+        ({"refine.max_prompt_length": 4}, "without the response; refine.max_prompt_length is 4"),
         ({"data.chain_length": 8}, "12 of 12 prompts have more than max_prompt_length 16 tokens, the longest"),
         (jsonl(""), "no training data: set data.train to a file or a TFDS name"),
         (jsonl("nowhere.jsonl"), "data file 'nowhere.jsonl' does not exist; check the path"),
-        (jsonl("x", step_checker="chain"), "step_checker \"chain\" knows chains only, not data.kind 'jsonl'"),
+        (
+            jsonl("x", **{"critique.step_checker": "chain"}),
+            "critique.step_checker \"chain\" knows chains only, not data.kind 'jsonl'",
+        ),
         (jsonl("x") | {"warm_start.num_updates": 5}, "warm_start has lessons on chains and snippets only"),
-        ({"data.kind": "snippets", "step_checker": "equations", "data.mixture": "a:1"},
-         "data.kind snippets is made up"),
-        ({"data.kind": "snippets", "step_checker": "equations", "data.num_held_out": 58}, "0 to 57 words of different"),
-        (jsonl("x", refine="solution"), "name their column in data.solution_key"),
-        ({"data.kind": "tfds", "data.train": "nothing_here", "data.tfds_dir": ".", "step_checker": "equations"},
-         "data set 'nothing_here' is not in '.' (there are: none); name one of these, or prepare it there."),
+        (
+            {"data.kind": "snippets", "critique.step_checker": "equations", "data.mixture": "a:1"},
+            "data.kind snippets is made up",
+        ),
+        (
+            {"data.kind": "snippets", "critique.step_checker": "equations", "data.num_held_out": 58},
+            "0 to 57 words of different",
+        ),
+        (jsonl("x", **{"refine.kind": "solution"}), "name their column in data.solution_key"),
+        (
+            {
+                "data.kind": "tfds",
+                "data.train": "nothing_here",
+                "data.tfds_dir": ".",
+                "critique.step_checker": "equations",
+            },
+            "data set 'nothing_here' is not in '.' (there are: none); name one of these, or prepare it there.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_data(tmp_path, capsys, changes, message):
     assert message in refused(capsys, tmp_path / "run", changes)
     assert not (tmp_path / "run").exists()
@@ -166,14 +225,22 @@ LONG = {"question": "2+" * 10 + "2", "answer": "22"}  # 21 tokens, and 2 of the 
         ([], {}, "has no rows; it needs at least one"),
         ([GOOD, {"question": "1+1"}], {}, "line 2: column 'answer' is missing (there are: question)"),
         ([GOOD, {"question": "1+1", "answer": "two"}], {}, "can't be read by grader 'numeric' (row 2: 'two')"),
-        ([GOOD, {"question": "1+1", "answer": "hm?!"}], {"grader": "math"}, "grader 'math' (row 2: 'hm?!')"),
-        ([GOOD, {"question": "1+1", "answer": " "}], {"grader": "exact"}, "1 of 2 gold answers can't be read"),
+        ([GOOD, {"question": "1+1", "answer": "hm?!"}], {"grader.kind": "math"}, "grader 'math' (row 2: 'hm?!')"),
+        ([GOOD, {"question": "1+1", "answer": " "}], {"grader.kind": "exact"}, "1 of 2 gold answers can't be read"),
         ([GOOD], {"data.answer_pattern": "#(.*)"}, "answer_pattern '#(.*)' is not found in '4'"),
-        ([GOOD, LONG], {"on_long_question": "error"}, "tokens, the longest, of problem 1, 23; raise it, or set"),
+        (
+            [GOOD, LONG],
+            {"prompts.on_long_question": "error"},
+            "tokens, the longest, of problem 1, 23; raise it, or set",
+        ),
         ([LONG], {}, "1 of 1 prompts have more than max_prompt_length 16 tokens"),
-        ([GOOD | {"long": "2+" * 9}], {"refine": "solution", "data.solution_key": "long"}, "problem 0 has 19 tokens"),
+        (
+            [GOOD | {"long": "2+" * 9}],
+            {"refine.kind": "solution", "data.solution_key": "long"},
+            "problem 0 has 19 tokens",
+        ),
     ],
-)  # fmt: skip
+)
 def test_rows(tmp_path, capsys, rows, changes, message):
     file = tmp_path / "train.jsonl"
     write(file, *rows)
@@ -191,7 +258,7 @@ def test_a_fault_in_the_held_out_questions_is_said_to_be_there(tmp_path, capsys)
 def test_long_questions_are_left_out_counted_and_said(tmp_path, capsys):
     file = write(tmp_path / "train.jsonl", GOOD, LONG, {"question": "2+3", "answer": "5"}, LONG)
     test = write(tmp_path / "test.jsonl", GOOD, LONG)
-    changes = jsonl(file) | {"data.eval": test, "refine": "none", "num_iterations": 0, "eval.k": (1,)}
+    changes = jsonl(file) | {"data.eval": test, "refine.kind": "none", "num_iterations": 0, "eval.k": (1,)}
     run(tmp_path / "run", changes)
     err = capsys.readouterr().err
     assert "2 training questions are longer than max_prompt_length 16 and were left out\n" in err
@@ -216,7 +283,7 @@ def llama(tmp_path):
 NORM = "model.layers.1.input_layernorm.weight"
 
 
-@pytest.mark.parametrize("key", ["model.folder", "critic_folder"])
+@pytest.mark.parametrize("key", ["model.folder", "critic.folder"])
 @pytest.mark.parametrize(
     "settings, tensors, message",
     [
@@ -232,7 +299,9 @@ def test_model_folders(tmp_path, capsys, llama, key, settings, tensors, message)
     folder, good_settings, good = llama
     left = {name: tensor for name, tensor in (good | tensors).items() if tensor is not None}
     hf_folders.write_folder(folder, good_settings | settings, left)
-    changes = {key: str(folder), "critique": "cot"}
+    changes = {key: str(folder), "critique.kind": "cot"}
+    if key == "critic.folder":
+        changes["critic.kind"] = "folder"
     if key == "model.folder":
         changes |= {"model.tokenizer": ""}
     assert message in refused(capsys, tmp_path / "run", changes)
@@ -244,17 +313,17 @@ def test_model_folders(tmp_path, capsys, llama, key, settings, tensors, message)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("finished"), {"data.num_eval": 0}, num_iterations=2, checkpoints_to_keep=3)
+    return run(tmp_path_factory.mktemp("finished"), {"data.num_eval": 0, "checkpoints.keep": 3}, num_iterations=2)
 
 
 def options(**more):
-    return {"model.init": tiny_run.start(), "data.num_eval": 0, "num_iterations": 2, "checkpoints_to_keep": 3} | more
+    return {"model.init": tiny_run.start(), "data.num_eval": 0, "num_iterations": 2, "checkpoints.keep": 3} | more
 
 
 def test_another_config_leaves_a_run_as_it_is(finished, capsys):
     before = contents(finished)
-    error = refused(capsys, finished, options(gamma=0.2, num_iterations=9))
-    assert "holds a run with another config (gamma: 0.01 -> 0.2); give another --workdir" in error
+    error = refused(capsys, finished, options(num_iterations=9, **{"objective.gamma": 0.2}))
+    assert "holds a run with another config (objective.gamma: 0.01 -> 0.2); give another --workdir" in error
     assert contents(finished) == before
 
 
@@ -303,7 +372,11 @@ def as_a_program(workdir, module, *flags, **environment):
 @pytest.mark.parametrize(
     "module, flags, message",
     [
-        ("train", ["--config.updates_per_batch=3"], "updates_per_batch 3 does not divide questions_per_iteration 4"),
+        (
+            "train",
+            ["--config.optimizer.updates_per_batch=3"],
+            "optimizer.updates_per_batch 3 does not divide questions_per_iteration 4",
+        ),
         ("evaluate", [], "has no checkpoints and the configuration names no weights; train first"),
         ("sample", ["--question=2+2", "--anwser=4"], "unknown flag --anwser (did you mean --answer?)"),
     ],

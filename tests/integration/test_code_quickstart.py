@@ -18,7 +18,7 @@ from cgrpo_jax.runs import load_questions, model_source, validate
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
 CONFIG = paths.CONFIGS / "code_quickstart.py"
-OWN = ("data.chain_length", "max_prompt_length", "max_response_length", "max_refinement_prompt_length", "pack_length")
+OWN = ("data.chain_length", "max_prompt_length", "max_response_length", "refine.max_prompt_length", "packing.length")
 MINIATURE = {key: value for key, value in SMALL.items() if not key.startswith(OWN)} | {
     "data.chain_length": 1,
     "data.num_eval": 0,
@@ -28,7 +28,7 @@ MINIATURE = {key: value for key, value in SMALL.items() if not key.startswith(OW
     "warm_start.rows_per_update": 32,
     "num_iterations": 1,
     "num_responses": 3,
-    "samples_per_iteration": 4,
+    "samples.per_iteration": 4,
 }
 
 

@@ -22,28 +22,28 @@ def test_kinds_by_iteration():
 @pytest.mark.parametrize(
     "schedule, message",
     [
-        ("((1,),)", "critique_schedule: (1,) is not (first iteration, kind), such as (100, 'cot')"),
-        ("('cot',)", "critique_schedule: 'cot' is not (first iteration, kind)"),
-        ("((-1,'cot'),)", "critique_schedule: (-1, 'cot') is not"),
-        ("((1,'socratic'),)", "critique_schedule: 'socratic' is unknown; use one of indicative, indicative_gt"),
-        ("((4,'cot'),(2,'none'))", "critique_schedule begins at iterations [4, 2]; write each once, in their order"),
-        ("((2,'cot'),(2,'none'))", "critique_schedule begins at iterations [2, 2]"),
+        ("((1,),)", "critique.schedule: (1,) is not (first iteration, kind), such as (100, 'cot')"),
+        ("('cot',)", "critique.schedule: 'cot' is not (first iteration, kind)"),
+        ("((-1,'cot'),)", "critique.schedule: (-1, 'cot') is not"),
+        ("((1,'socratic'),)", "critique.schedule: 'socratic' is unknown; use one of indicative, indicative_gt"),
+        ("((4,'cot'),(2,'none'))", "critique.schedule begins at iterations [4, 2]; write each once, in their order"),
+        ("((2,'cot'),(2,'none'))", "critique.schedule begins at iterations [2, 2]"),
     ],
 )
 def test_bad_schedules(tmp_path, capsys, schedule, message):
-    assert message in refusals.refused(capsys, tmp_path / "run", {"critique_schedule": schedule})
+    assert message in refusals.refused(capsys, tmp_path / "run", {"critique.schedule": schedule})
 
 
 def test_a_critique_to_come_is_planned_for(tmp_path, capsys):
     """Room for it is checked at the start, not in the middle of the run."""
-    changes = {"critique": "indicative", "critique_schedule": "((1,'cot'),)", "max_critique_length": 20}
-    said = refusals.refused(capsys, tmp_path / "run", {"pack_length": 128} | changes)
-    assert "max_critique_prompt_length + max_critique_length is 48 + 20" in said
+    changes = {"critique.kind": "indicative", "critique.schedule": "((1,'cot'),)", "critic.max_length": 20}
+    said = refusals.refused(capsys, tmp_path / "run", {"packing.length": 128} | changes)
+    assert "critic.max_prompt_length + critic.max_length is 48 + 20" in said
 
 
 def test_a_run_goes_from_rules_to_written_critiques(tmp_path, monkeypatch):
     seen = tiny_run.watch(monkeypatch)
-    changes = {"critique": "none", "critique_schedule": ((1, "indicative"), (2, "cot")), "refine_max_pass": 1.0}
+    changes = {"critique.kind": "none", "critique.schedule": ((1, "indicative"), (2, "cot")), "refine.max_pass": 1.0}
     tiny_run.run(tmp_path, changes, num_iterations=3, **{"data.num_eval": 0})
     written = {generator.iteration for row, generator in seen.written if row.stage == Stage.CRITIQUE}
     assert written == {2}

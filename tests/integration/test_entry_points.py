@@ -75,7 +75,7 @@ def kill_after(monkeypatch, ticks):
 
 # Four slots and eight samples: parts of one question, so that several are done and one is not.
 PARTS = {"eval.texts_per_slot": 2}
-REFINED = PARTS | {"critique": "cot"}
+REFINED = PARTS | {"critique.kind": "cot"}
 
 
 def test_an_evaluation_that_was_killed_goes_on_to_the_same_bytes(trained, tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_bytes(trained, tmp_pa
 def test_a_signal_ends_it_and_it_says_what_is_kept(
     trained, tmp_path, monkeypatch, capsys, run_it, files, number, status
 ):
-    changes = {"num_slots": 1, "eval.texts_per_slot": 1, "diagnosis.kinds": "('execution',)"}
+    changes = {"engine.num_slots": 1, "eval.texts_per_slot": 1, "diagnosis.kinds": "('execution',)"}
     ticked = kill_after(monkeypatch, None)
     run_it(trained, changes, f"--out={tmp_path / 'whole'}")
 
@@ -140,7 +140,7 @@ def test_a_signal_ends_it_and_it_says_what_is_kept(
 
 def test_test_time_refinement_with_a_frozen_critic(tmp_path, monkeypatch):
     """The critic writes critiques, greedily; the policy writes all else; neither is told what is right."""
-    folder = tiny_run.run(tmp_path / "run", {"data.num_eval": 0}, learning_rate=1e-2, num_iterations=1)
+    folder = tiny_run.run(tmp_path / "run", {"data.num_eval": 0, "optimizer.learning_rate": 1e-2}, num_iterations=1)
     convert.export_hf(pathlib.Path(tiny_run.start()), tmp_path / "critic")
     asked, written = [], []
     write, write_critique = Generator.write, Generator.write_critique
@@ -155,7 +155,9 @@ def test_test_time_refinement_with_a_frozen_critic(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Generator, "write", watch)
     monkeypatch.setattr(Generator, "write_critique", watch_critique)
-    run_evaluate(folder, {"critique": "cot", "critic_folder": str(tmp_path / "critic")}, "--refine")
+    run_evaluate(
+        folder, {"critique.kind": "cot", "critic.kind": "folder", "critic.folder": str(tmp_path / "critic")}, "--refine"
+    )
 
     assert len(asked) == 8
     for problem, row, see_answer in asked:
@@ -221,7 +223,7 @@ def test_evaluate_refuses_what_it_cannot_compute(trained, capsys):
     _, err = refused(capsys, run_evaluate, trained, {"eval.num_samples": 2000})
     assert "eval.num_samples 2000 is too large; use at most 1024" in err
     _, err = refused(capsys, run_evaluate, trained, None, "--refine")
-    assert "critique 'execution' is made by a rule that knows the reward; set --config.critique=cot" in err
+    assert "critique 'execution' is made by a rule that knows the reward; set --config.critique.kind=cot" in err
 
 
 # --- diagnose -----------------------------------------------------------------------------------------------------
@@ -314,7 +316,12 @@ def test_sample_refuses_what_does_not_fit(trained, tmp_path, capsys):
 
 
 def test_sample_on_other_data_takes_the_answer_from_the_command_line(trained, capsys):
-    other = {"data.kind": "jsonl", "data.train": "unused", "grader": "numeric", "step_checker": "equations"}
+    other = {
+        "data.kind": "jsonl",
+        "data.train": "unused",
+        "grader.kind": "numeric",
+        "critique.step_checker": "equations",
+    }
     run_sample(trained, "--question=7+2", changes=other)
     out = capsys.readouterr().out
     assert out.count("(no gold answer)") == 2 and "Conclusion: wrong [END]" in out
@@ -322,5 +329,7 @@ def test_sample_on_other_data_takes_the_answer_from_the_command_line(trained, ca
     assert "(no gold answer)" not in capsys.readouterr().out
     _, err = refused(capsys, run_sample, trained, "--question=7+2", "--answer=nine", changes=other)
     assert "1 of 1 gold answers can't be read" in err and "'nine'" in err
-    out, err = refused(capsys, run_sample, trained, "--question=7+2", changes=other | {"critique": "indicative_gt"})
+    out, err = refused(
+        capsys, run_sample, trained, "--question=7+2", changes=other | {"critique.kind": "indicative_gt"}
+    )
     assert out == "" and "shows or sees the gold answer; give it with --answer" in err

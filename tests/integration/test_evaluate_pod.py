@@ -9,18 +9,38 @@ import pytest
 import tiny_run
 
 LOCAL_POD = paths.LOCAL_POD
-CHANGES = {"critique": "cot", "eval.num_samples": 2, "eval.k": (1, 2), "eval.texts_per_slot": 1, "num_slots": 1}
+CHANGES = {
+    "critique.kind": "cot",
+    "eval.num_samples": 2,
+    "eval.k": (1, 2),
+    "eval.texts_per_slot": 1,
+    "engine.num_slots": 1,
+}
 KINDS = {"diagnosis.kinds": ("indicative_gt", "cot"), "diagnosis.num_questions": 6, "diagnosis.num_responses": 2}
 
 
 def run(program, workdir, processes, *flags):
     arguments = tiny_run.arguments(workdir, {"model.init": tiny_run.start()} | CHANGES | KINDS)
     ended = subprocess.run(
-        ["bash", str(LOCAL_POD), str(processes), f"--devices={2 // processes}", "--",
-         sys.executable, "-m", f"cgrpo_jax.{program}", *arguments, *flags, "--distributed"],
+        [
+            "bash",
+            str(LOCAL_POD),
+            str(processes),
+            f"--devices={2 // processes}",
+            "--",
+            sys.executable,
+            "-m",
+            f"cgrpo_jax.{program}",
+            *arguments,
+            *flags,
+            "--distributed",
+        ],
         env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(LOCAL_POD.parent.parent), "XLA_FLAGS": ""},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 

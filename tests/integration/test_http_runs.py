@@ -21,9 +21,15 @@ INDICATIVE = "The answer is wrong. Conclusion: wrong [END]"
 
 
 def options(url, /, **more):
-    changes = {"critique": "cot", "data.num_eval": 0, "http_critic.url": url, "http_critic.model": "critic"}
-    changes |= {"http_critic.max_attempts": 1, "max_retries": 1, "num_iterations": 2}
-    return changes | {f"http_critic.{key}": value for key, value in more.items()}
+    changes = {
+        "critique.kind": "cot",
+        "data.num_eval": 0,
+        "critic.kind": "endpoint",
+        "critic.endpoint.url": url,
+        "critic.endpoint.model": "critic",
+    }
+    changes |= {"critic.endpoint.max_attempts": 1, "critique.max_retries": 1, "num_iterations": 2}
+    return changes | {f"critic.endpoint.{key}": value for key, value in more.items()}
 
 
 @pytest.fixture
@@ -100,7 +106,7 @@ def test_a_verdict_that_disagrees_is_asked_for_again_with_another_seed(tmp_path,
         handler.send(good(text))
 
     server.reply = reply
-    folder = run(tmp_path, options(server.url, concurrency=1) | {"num_iterations": 1, "max_retries": 5})
+    folder = run(tmp_path, options(server.url, concurrency=1) | {"num_iterations": 1, "critique.max_retries": 5})
     (row,) = metrics(folder)
     assert shown(seen) == {CRITIQUE} and row["critic/fallback_rate"] == 0
     assert row["critic/attempts"] == row["critic/http_requests"] == len(bodies) > row["refine/attempted"]
@@ -118,7 +124,7 @@ def test_an_endpoint_that_always_disagrees_is_not_believed(tmp_path, server, see
 
 def test_the_verdict_of_an_endpoint_as_the_reward(tmp_path, server):
     server.replies({"body": good(PRAISE)})
-    changes = {"reward_source": "critic", "critique_when": "all", "num_iterations": 1}
+    changes = {"reward_source": "critic", "critique.when": "all", "num_iterations": 1}
     (row,) = metrics(run(tmp_path, options(server.url) | changes))
     assert row["reward"] == 1 and row["critic/http_requests"] == 16
 
@@ -127,7 +133,7 @@ def test_a_verdict_that_does_not_come_is_no_reward(tmp_path, server):
     """A run goes on without some; without any it ends, and goes on where the endpoint answers again."""
     server.reply = lambda handler: handler.send(*(lost if handler.server.seen.qsize() > 20 else (good(PRAISE),)))
     lost = b"", 503
-    changes = {"reward_source": "critic", "critique_when": "all", "num_iterations": 3, "checkpoint_every": 100}
+    changes = {"reward_source": "critic", "critique.when": "all", "num_iterations": 3, "checkpoints.every": 100}
     with pytest.raises(GradingError, match=r"'critic' gave no verdict on any of \d+ responses .* see that it works"):
         run(tmp_path, options(server.url, max_attempts=1) | changes)
     assert len(metrics(tmp_path)) == 2

@@ -18,8 +18,13 @@ YES, NO, UNREADABLE, REFUSED = good("1: yes"), good("1: no"), good("perhaps"), (
 
 
 def options(server, **more):
-    changes = {"grader": "judge", "judge.url": server.url, "judge.model": "judge", "judge.max_attempts": 1}
-    return changes | {"data.num_eval": 0, "judge.max_retries": 0, "checkpoint_every": 100} | more
+    changes = {
+        "grader.kind": "judge",
+        "judge.endpoint.url": server.url,
+        "judge.endpoint.model": "judge",
+        "judge.endpoint.max_attempts": 1,
+    }
+    return changes | {"data.num_eval": 0, "judge.max_retries": 0, "checkpoints.every": 100} | more
 
 
 def replies(server, *some):
@@ -39,7 +44,7 @@ def test_a_judge_grades_and_what_it_is_asked_is_counted(tmp_path, server):
 def test_responses_without_a_verdict_train_nothing(tmp_path, server, monkeypatch):
     seen = tiny_run.watch(monkeypatch)
     replies(server, YES, NO, UNREADABLE, REFUSED)
-    (row,) = metrics(run(tmp_path, options(server, num_iterations=1, refine="none")))
+    (row,) = metrics(run(tmp_path, options(server, num_iterations=1, **{"refine.kind": "none"})))
     assert (row["grade/failures"], row["judge/unreadable"], row["judge/http_failed/status 401"]) == (8, 4, 4)
     assert 0 < row["reward"] < 1 and row["judge/http_requests"] == 16
     (rows,) = seen.updates
@@ -49,7 +54,7 @@ def test_responses_without_a_verdict_train_nothing(tmp_path, server, monkeypatch
 def test_a_judge_that_refuses_ends_the_run_and_nothing_is_lost(tmp_path, server):
     asked = itertools.count(1)
     server.reply = lambda handler: handler.send(*(REFUSED if next(asked) > 16 else (YES,)))
-    changes = options(server, num_iterations=3, refine="none")
+    changes = options(server, num_iterations=3, **{"refine.kind": "none"})
     with pytest.raises(
         GradingError, match=r"grader 'judge' gave no verdict on any of \d+ responses \(judge failed: status"
     ):
@@ -73,8 +78,8 @@ def test_a_function_that_raises_ends_the_run_and_nothing_is_lost(tmp_path):
             return [float(len(text) % 2) for text in completions]
     """
     file.write_text(textwrap.dedent(program.format(calls=tmp_path / "calls")))
-    changes = {"grader": f"{file}:reward", "grader_workers": 1, "data.num_eval": 0, "checkpoint_every": 100}
-    changes |= {"refine": "none"}
+    changes = {"grader.kind": f"{file}:reward", "grader.num_workers": 1, "data.num_eval": 0, "checkpoints.every": 100}
+    changes |= {"refine.kind": "none"}
     with pytest.raises(
         GradingError, match=rf"^grader '{file}:reward' raised KeyError: 'level' \({file}, line 8\); fix"
     ):
@@ -89,7 +94,12 @@ def test_a_function_may_decline_every_response(tmp_path):
     """As with TRL, None is not meant for a response; with an entropy bonus rows of advantage 0 are trained as well."""
     file = tmp_path / "reward.py"
     file.write_text("def reward(completions, **columns):\n    return [None for _ in completions]\n")
-    changes = {"grader": f"{file}:reward", "data.num_eval": 0, "entropy_coef": 0.01, "old_logp": "trainer"}
+    changes = {
+        "grader.kind": f"{file}:reward",
+        "data.num_eval": 0,
+        "objective.entropy_coef": 0.01,
+        "objective.old_logp": "trainer",
+    }
     for row in metrics(run(tmp_path / "run", changes)):
         assert row["grade/failures"] == 16 and row["rows_trained"] == row["refine/attempted"] == 0
     for line in tiny_run.lines(tmp_path / "run" / "samples.jsonl"):

@@ -14,7 +14,7 @@ from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runtime import processes
 from cgrpo_jax.training import learner
 
-SHORT = {"data.num_eval": 0, "updates_per_batch": 2, "refine": "none"}
+SHORT = {"data.num_eval": 0, "optimizer.updates_per_batch": 2, "refine.kind": "none"}
 
 
 def spoil(monkeypatch, *updates):
@@ -43,7 +43,7 @@ def test_a_skipped_update_is_counted_and_the_rate_is_of_those_applied(tmp_path, 
     """Of 6 updates the third is skipped; from 2e-4 the rate falls by a sixth an update that is applied."""
     tiny_run.start()  # whose warm start is none of the runs that follow
     spoil(monkeypatch, 2)
-    rows = metrics(run(tmp_path, SHORT, schedule="linear", num_iterations=3))
+    rows = metrics(run(tmp_path, SHORT, num_iterations=3, **{"optimizer.schedule": "linear"}))
     assert [row["skipped_updates"] for row in rows] == [0, 1, 0]
     assert [row["learning_rate"] for row in rows] == pytest.approx([2e-4 * share / 6 for share in (5, 4, 2)])
     assert all(np.isfinite(row["grad_norm"]) and np.isfinite(row["loss"]) for row in rows)
@@ -54,7 +54,7 @@ def test_a_skipped_update_is_counted_and_the_rate_is_of_those_applied(tmp_path, 
 
 def test_too_many_in_a_row_end_the_run_which_then_goes_on(tmp_path, monkeypatch, capsys):
     """Two may be skipped: the third in a row, in iteration 2, is the last; nothing has moved since iteration 0."""
-    changes = SHORT | {"max_nonfinite_updates": 2, "checkpoint_every": 100}
+    changes = SHORT | {"optimizer.max_nonfinite_updates": 2, "checkpoints.every": 100}
     one = run(tmp_path / "one", changes, num_iterations=1)
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -111,7 +111,9 @@ def test_none_may_be_skipped_and_another_process_writes(tmp_path, monkeypatch, c
             give_up(self)
 
     monkeypatch.setattr(train.Run, "_give_up", as_second)
-    flags = tiny_run.arguments(tmp_path, SHORT, max_nonfinite_updates=0, **{"model.init": tiny_run.start()})
+    flags = tiny_run.arguments(
+        tmp_path, SHORT, **{"model.init": tiny_run.start()}, **{"optimizer.max_nonfinite_updates": 0}
+    )
     with pytest.raises(SystemExit) as stopped:
         cli.run(train.main, require=("config", "workdir"), flags={"distributed": cli.DISTRIBUTED}, argv=flags)
     assert stopped.value.code == 2
@@ -120,47 +122,49 @@ def test_none_may_be_skipped_and_another_process_writes(tmp_path, monkeypatch, c
 
 
 def test_a_run_may_go_on_with_its_state_in_host_memory(tmp_path):
-    changes = SHORT | {"adam_mu_dtype": "bfloat16"}
+    changes = SHORT | {"optimizer.mu_dtype": "bfloat16"}
     whole = run(tmp_path / "whole", changes, num_iterations=2)
     run(tmp_path / "parted", changes, num_iterations=1)
-    run(tmp_path / "parted", changes | {"offload_optimizer": True}, num_iterations=2)
+    run(tmp_path / "parted", changes | {"optimizer.offload": True}, num_iterations=2)
     assert tiny_run.repeatable(tmp_path / "parted") == tiny_run.repeatable(whole)
-    assert_same(arrays(tmp_path / "parted", changes | {"offload_optimizer": True}), arrays(whole, changes))
+    assert_same(arrays(tmp_path / "parted", changes | {"optimizer.offload": True}), arrays(whole, changes))
 
 
 def test_adafactor_goes_on_on_another_mesh(tmp_path):
-    changes = SHORT | {"optimizer": "adafactor", "weight_decay": 0.1}
+    changes = SHORT | {"optimizer.kind": "adafactor", "optimizer.weight_decay": 0.1}
     run(tmp_path, changes, num_iterations=1)
     _, before = arrays(tmp_path, changes)
-    run(tmp_path, changes | {"mesh.tensor": 2, "num_slots": 1}, num_iterations=2)
+    run(tmp_path, changes | {"mesh.tensor": 2, "engine.num_slots": 1}, num_iterations=2)
     step, after = arrays(tmp_path, changes)
     assert step == 2 and [row["skipped_updates"] for row in metrics(tmp_path)] == [0, 0]
     assert any(np.any(a != b) for a, b in zip(before, after, strict=True))
 
 
 def test_a_schedule_keeps_the_number_of_iterations(tmp_path):
-    run(tmp_path, SHORT, schedule="cosine", num_iterations=1)
-    message = (
-        r"another config \(num_iterations: 1 -> 2, but schedule 'cosine' falls over them\); give another --workdir"
-    )
+    run(tmp_path, SHORT, num_iterations=1, **{"optimizer.schedule": "cosine"})
+    why = "but optimizer.schedule 'cosine' falls over them"
+    message = rf"another config \(num_iterations: 1 -> 2, {why}\); give another --workdir"
     with pytest.raises(UserError, match=message):
-        run(tmp_path, SHORT, schedule="cosine", num_iterations=2)
+        run(tmp_path, SHORT, num_iterations=2, **{"optimizer.schedule": "cosine"})
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"optimizer": "sgd"}, "optimizer 'sgd' is unknown; use one of adamw, adafactor."),
-        ({"schedule": "step"}, "schedule 'step' is unknown; use one of constant, linear, cosine."),
-        ({"adam_mu_dtype": "float16"}, "adam_mu_dtype 'float16' is unknown; use one of , float32, bfloat16."),
-        ({"remat": "True"}, "remat 'True' is unknown; use one of none, mlp, layer."),
-        ({"final_learning_rate_share": 1.5}, "final_learning_rate_share 1.5 is not a share"),
-        ({"max_nonfinite_updates": -1}, "max_nonfinite_updates -1 is negative"),
+        ({"optimizer.kind": "sgd"}, "optimizer.kind 'sgd' is unknown; use one of adamw, adafactor."),
+        ({"optimizer.schedule": "step"}, "optimizer.schedule 'step' is unknown; use one of constant, linear, cosine."),
+        ({"optimizer.mu_dtype": "float16"}, "optimizer.mu_dtype 'float16' is unknown; use one of , float32, bfloat16."),
+        ({"compute.remat": "True"}, "compute.remat 'True' is unknown; use one of none, mlp, layer."),
+        ({"optimizer.final_learning_rate_share": 1.5}, "optimizer.final_learning_rate_share 1.5 is not a share"),
+        ({"optimizer.max_nonfinite_updates": -1}, "optimizer.max_nonfinite_updates -1 is negative"),
         (
-            {"optimizer": "adafactor", "adam_mu_dtype": "bfloat16"},
+            {"optimizer.kind": "adafactor", "optimizer.mu_dtype": "bfloat16"},
             "which optimizer 'adafactor' has not; leave it empty",
         ),
-        ({"schedule": "linear", "warmup_updates": 4, "updates_per_batch": 2}, "none of the run's 4 updates to fall"),
+        (
+            {"optimizer.schedule": "linear", "optimizer.warmup_updates": 4, "optimizer.updates_per_batch": 2},
+            "none of the run's 4 updates to fall",
+        ),
     ],
 )
 def test_what_no_run_can_have(changes, message):
@@ -170,7 +174,9 @@ def test_what_no_run_can_have(changes, message):
 
 def test_a_configuration_with_remat_as_it_was(tmp_path):
     old = tmp_path / "old.py"
-    old.write_text("from configs import base\n\ndef get_config():\n    c = base.get_config()\n    c.remat = True\n")
+    old.write_text(
+        "from configs import base\n\ndef get_config():\n    c = base.get_config()\n    c.compute.remat = True\n"
+    )
     with pytest.raises(UserError, match="old.py fails to load: .*remat") as error:
         config_lib.load(old)
     assert "\n" not in str(error.value)

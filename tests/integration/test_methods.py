@@ -14,8 +14,13 @@ from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.training.checkpoint import restore_params
 
-DR = {"data.num_eval": 0, "refine": "none", "aggregate": "constant", "num_iterations": 1}
-R1 = dict(refine="none", scale_by_std=True, aggregate="sequence_mean", kl_coef=0.05)
+DR = {"data.num_eval": 0, "refine.kind": "none", "objective.aggregate": "constant", "num_iterations": 1}
+R1 = {
+    "refine.kind": "none",
+    "objective.scale_by_std": True,
+    "objective.aggregate": "sequence_mean",
+    "objective.kl_coef": 0.05,
+}
 
 
 @pytest.fixture
@@ -74,13 +79,13 @@ def test_dr_grpo(tmp_path, seen, dr_grpo):
 
 def test_aggregations_weigh_as_the_paper_says(tmp_path, dr_grpo):
     """Without refinements `paper` is 1 / (Q n) a token and `constant` 1 / (Q n T): T = 16 times less."""
-    paper = run(tmp_path, DR, aggregate="paper")
+    paper = run(tmp_path, DR, **{"objective.aggregate": "paper"})
     assert metrics(paper)[0]["grad_norm"] == pytest.approx(16 * metrics(dr_grpo)[0]["grad_norm"], rel=1e-4)
     assert samples(paper) == samples(dr_grpo)
 
 
 def test_an_entropy_bonus_keeps_every_row_and_lowers_the_loss(tmp_path, dr_grpo):
-    folder = run(tmp_path, DR, entropy_coef=0.01)
+    folder = run(tmp_path, DR, **{"objective.entropy_coef": 0.01})
     (row,), (base,) = metrics(folder), metrics(dr_grpo)
     assert row["rows_trained"] == 16 > base["rows_trained"]
     tokens = row["completions/mean_length"] * 16
@@ -89,7 +94,9 @@ def test_an_entropy_bonus_keeps_every_row_and_lowers_the_loss(tmp_path, dr_grpo)
 
 
 def test_two_updates_share_one_old_policy(tmp_path, seen):
-    folder = run(tmp_path, {"data.num_eval": 0}, refine="none", num_iterations=2, updates_per_batch=2)
+    folder = run(
+        tmp_path, {"data.num_eval": 0, "refine.kind": "none", "optimizer.updates_per_batch": 2}, num_iterations=2
+    )
     assert json.loads((folder / "summary.json").read_text())["updates"] == 4
     assert [len(groups_of(rows)) for rows in seen.updates] == [2] * 4
     prompts = [{row.context_ids.tobytes() for row in rows} for rows in seen.updates]
@@ -101,7 +108,9 @@ def test_two_updates_share_one_old_policy(tmp_path, seen):
 
 
 def test_truncated_sampling_takes_the_trainers_log_probabilities(tmp_path, seen):
-    folder = run(tmp_path, {"data.num_eval": 0}, refine="none", old_logp="trainer", top_p=0.9)
+    folder = run(
+        tmp_path, {"data.num_eval": 0, "refine.kind": "none", "objective.old_logp": "trainer", "sampling.top_p": 0.9}
+    )
     assert {generator.sampling.top_p for generator in seen.generators} == {0.9}
     sampled = {row.token_ids.tobytes(): row.logp for row in seen.rollouts}
     for row in seen.updates[0]:
@@ -119,19 +128,19 @@ HOLDS = "Every step that can be checked holds, but the answer is wrong"
 @pytest.mark.parametrize(
     "kind, pattern, solvable",
     [
-        (dict(critique="indicative"), r"The answer is wrong\. Conclusion: wrong \[END\]", False),
+        ({"critique.kind": "indicative"}, r"The answer is wrong\. Conclusion: wrong \[END\]", False),
         (
-            dict(critique="indicative_gt"),
+            {"critique.kind": "indicative_gt"},
             r"The answer is wrong\. The correct answer is (?P<answer>\d+)\. Conclusion: wrong \[END\]",
             True,
         ),
         (
-            dict(critique="execution"),
+            {"critique.kind": "execution"},
             rf"(Step 1 is wrong: .*=(?P<answer>\d+), not \w+|{HOLDS})\. Conclusion: wrong \[END\]",
             True,
         ),
         (
-            dict(critique="execution", execution_reveals_value=False),
+            {"critique.kind": "execution", "critique.reveals_value": False},
             rf"(Step 1 is wrong: (.*=\w+) does not hold|{HOLDS})\. Conclusion: wrong \[END\]",
             False,
         ),
@@ -156,7 +165,7 @@ def test_critiques_by_rule(tmp_path, seen, kind, pattern, solvable):
 
 
 def test_refining_without_a_critique(tmp_path, seen):
-    folder = run(tmp_path, {"data.num_eval": 0}, critique="none")
+    folder = run(tmp_path, {"data.num_eval": 0, "critique.kind": "none"})
     asked = seen.asked(Stage.REFINEMENT)
     assert asked and all("Tried: " in text and "Critique: " not in text for text in asked)
     refined = [row for row in samples(folder) if row["refinement"] is not None]
@@ -165,7 +174,15 @@ def test_refining_without_a_critique(tmp_path, seen):
 
 @pytest.mark.parametrize("sees_answer", [False, True])
 def test_self_critique(tmp_path, seen, sees_answer):
-    folder = run(tmp_path, {"data.num_eval": 0}, critique="cot", critic_sees_answer=sees_answer, max_retries=1)
+    folder = run(
+        tmp_path,
+        {
+            "data.num_eval": 0,
+            "critique.kind": "cot",
+            "critic.sees": "answer" if sees_answer else "nothing",
+            "critique.max_retries": 1,
+        },
+    )
     critiques = seen.of(Stage.CRITIQUE)
     assert {row.author for row in critiques} == {Author.POLICY}
     assert {row.index.attempt for row in critiques} == {0, 1}
@@ -182,7 +199,11 @@ def test_self_critique(tmp_path, seen, sees_answer):
 
 
 def test_critiques_of_all_responses_show_wrong_accusations(tmp_path, seen):
-    folder = run(tmp_path, {"data.num_eval": 0}, critique="cot", critique_when="all", max_retries=0, num_iterations=1)
+    folder = run(
+        tmp_path,
+        {"data.num_eval": 0, "critique.kind": "cot", "critique.when": "all", "critique.max_retries": 0},
+        num_iterations=1,
+    )
     (row,) = metrics(folder)
     assert row["critic/attempts"] == len(seen.of(Stage.CRITIQUE)) == 16
     assert {"critic/false_wrong_rate", "critic/false_right_rate"} <= row.keys()
@@ -194,7 +215,7 @@ def test_the_verdict_as_the_reward(tmp_path, seen, monkeypatch):
         raise AssertionError("the unsupervised variant asked the verifier")
 
     monkeypatch.setattr(grader.Grader, "submit", refuse)
-    changes = dict(reward_source="critic", critique="cot", critique_when="all", max_retries=0)
+    changes = {"reward_source": "critic", "critique.kind": "cot", "critique.when": "all", "critique.max_retries": 0}
     folder = run(tmp_path, {"data.num_eval": 0}, num_iterations=1, **changes)
     verdict = {
         row.index.response + 4 * row.index.question: "Conclusion: right" in row.text
@@ -226,7 +247,7 @@ def test_refinements_train_as_answers_to_the_question_alone(tmp_path, seen):
 
 
 def test_inserted_solutions(tmp_path, seen):
-    folder = run(tmp_path, {"data.num_eval": 0}, refine="solution", critique="cot")
+    folder = run(tmp_path, {"data.num_eval": 0, "refine.kind": "solution", "critique.kind": "cot"})
     assert not seen.of(Stage.REFINEMENT) and not seen.of(Stage.CRITIQUE)  # a critique would be read by nobody
     refined = [row for rows in seen.updates for row in rows if row.refined]
     decode = seen.generators[0].prompts.tokenizer.decode
@@ -240,7 +261,13 @@ def test_inserted_solutions(tmp_path, seen):
 
 
 def test_several_critiques_and_refinements(tmp_path, seen):
-    changes = dict(critique="cot", max_retries=0, num_critiques=2, refinements_per_critique=2, num_refinements=2)
+    changes = {
+        "critique.kind": "cot",
+        "critique.max_retries": 0,
+        "critique.num_per_response": 2,
+        "refine.per_critique": 2,
+        "refine.num_kept": 2,
+    }
     folder = run(tmp_path, {"data.num_eval": 0}, num_iterations=1, **changes)
     (row,) = metrics(folder)
     all_wrong = round(4 * row["frac_all_wrong"])
@@ -256,7 +283,7 @@ def test_several_critiques_and_refinements(tmp_path, seen):
 
 
 def test_questions_that_are_half_right_can_be_refined_too(tmp_path, seen):
-    folder = run(tmp_path, {"data.num_eval": 0}, num_iterations=1, refine_max_pass=0.5)
+    folder = run(tmp_path, {"data.num_eval": 0, "refine.max_pass": 0.5}, num_iterations=1)
     wanted = sum(r["rewards"].count(0.0) for r in samples(folder) if np.mean(r["rewards"]) <= 0.5)
     (row,) = metrics(folder)
     assert row["refine/attempted"] == wanted > 4 * 4 * row["frac_all_wrong"]
@@ -265,7 +292,7 @@ def test_questions_that_are_half_right_can_be_refined_too(tmp_path, seen):
 
 def test_refinements_that_mention_the_critique_can_be_dropped(tmp_path, seen, monkeypatch):
     monkeypatch.setattr(rollout, "mentions_critique", lambda text: True)
-    folder = run(tmp_path, {"data.num_eval": 0}, num_iterations=1, drop_critique_mentions=True)
+    folder = run(tmp_path, {"data.num_eval": 0, "refine.drop_critique_mentions": True}, num_iterations=1)
     (row,) = metrics(folder)
     assert row["refine/dropped_mentions"] == row["refine/attempted"] == len(seen.of(Stage.REFINEMENT)) > 0
     assert not any(r.refined for r in seen.updates[0])
@@ -292,8 +319,14 @@ def test_a_policy_from_a_hugging_face_folder(tmp_path, llama, dr_grpo):
 
 
 def test_a_frozen_critic(tmp_path, llama, seen):
-    changes = dict(critique="cot", critique_when="all", max_retries=0, critic_folder=str(llama))
-    folder = run(tmp_path, {"data.num_eval": 0}, learning_rate=1e-2, **changes)
+    changes = {
+        "critique.kind": "cot",
+        "critique.when": "all",
+        "critique.max_retries": 0,
+        "critic.kind": "folder",
+        "critic.folder": str(llama),
+    }
+    folder = run(tmp_path, {"data.num_eval": 0, "optimizer.learning_rate": 1e-2}, **changes)
     written = {(row.stage, row.author) for row in seen.rollouts}
     assert written == {
         (Stage.RESPONSE, Author.POLICY),

@@ -80,8 +80,14 @@ def test_the_same_losses_and_texts(uninterrupted, tmp_path, processes, devices, 
 def test_one_process_asks_the_endpoint_and_all_grade(tmp_path, server):
     critique = "Step 1 is wrong. Conclusion: wrong [END]"
     server.replies({"body": good(critique)})
-    changes = {"critique": "cot", "http_critic.url": server.url, "http_critic.model": "m", "refine_max_pass": 1.0}
-    changes |= {"data.num_eval": 0, "grader": "math", "grader_timeout": 60.0, "grader_workers": 1}
+    changes = {
+        "critique.kind": "cot",
+        "critic.kind": "endpoint",
+        "critic.endpoint.url": server.url,
+        "critic.endpoint.model": "m",
+        "refine.max_pass": 1.0,
+    }
+    changes |= {"data.num_eval": 0, "grader.kind": "math", "grader.timeout": 60.0, "grader.num_workers": 1}
     folder = run(tmp_path, 2, 1, changes, num_iterations=1)
     (row,), texts = tiny_run.metrics(folder), tiny_run.samples(folder)
     failed = round(16 * (1 - row["reward"]))
@@ -110,8 +116,8 @@ def test_what_a_function_raises_on_one_process_ends_all_in_the_same_words_and_lo
             return [float(len(text) % 2) for text in completions]
     """
     file.write_text(textwrap.dedent(program.format(calls=calls)))
-    changes = {"grader": f"{file}:reward", "grader_workers": 1, "grader_timeout": 60.0, "data.num_eval": 0}
-    changes |= {"refine": "none", "checkpoint_every": 100}
+    changes = {"grader.kind": f"{file}:reward", "grader.num_workers": 1, "grader.timeout": 60.0, "data.num_eval": 0}
+    changes |= {"refine.kind": "none", "checkpoints.every": 100}
     with Pod(tmp_path / "run", 2, 1, changes, num_iterations=2) as pod:
         status, out = pod.wait()
     errors = {line.partition("error: ")[2] for line in out.splitlines() if "error: " in line}
@@ -142,15 +148,18 @@ def test_sigterm_to_one_process_saves_and_ends_all(uninterrupted, tmp_path):
     assert_bitwise(on_four, state)
     settings = run_settings(tiny_run.config(), smaller)
     options = dict(
-        optimizer=optimizer(), settings=dataclasses.replace(settings.learner.loss, aggregate="constant"),
-        shape=settings.learner.shape, num_questions=4, config=settings.policy,
-    )  # fmt: skip
+        optimizer=optimizer(),
+        settings=dataclasses.replace(settings.learner.loss, aggregate="constant"),
+        shape=settings.learner.shape,
+        num_questions=4,
+        config=settings.policy,
+    )
     on_eight, _ = train_step_lib.update(state, rows(), mesh=sharding.make_mesh(tensor=2), **options)
     on_four, _ = train_step_lib.update(on_four, rows(), mesh=smaller, **options)
     assert_close(jax.device_get(on_four.params), jax.device_get(on_eight.params), 1e-5)
 
     # On the same mesh and processes the run is bitwise the one that was not stopped.
-    run(workdir, 2, 4, num_iterations=6, checkpoint_every=100)
+    run(workdir, 2, 4, num_iterations=6, **{"checkpoints.every": 100})
     assert tiny_run.repeatable(workdir) == tiny_run.repeatable(uninterrupted)
     assert tiny_run.samples(workdir) == tiny_run.samples(uninterrupted)
     mesh = sharding.make_mesh(tensor=2)

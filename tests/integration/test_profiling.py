@@ -36,13 +36,13 @@ def work():
 @pytest.mark.parametrize("given, steps", [("3,4", (3, 4)), ("(3,4)", (3, 4)), ("3", (3,))])
 def test_iterations_on_the_command_line(tmp_path, given, steps):
     seen = []
-    arguments = tiny_run.arguments(tmp_path, profile_steps=given)
+    arguments = tiny_run.arguments(tmp_path, {"profile.steps": given})
     cli.run(lambda config, workdir: seen.append(config), require=("config", "workdir"), argv=arguments)
-    assert seen[0].profile_steps == steps
+    assert seen[0].profile.steps == steps
 
 
 def test_a_run_traces_the_iterations_that_are_asked_for(tmp_path):
-    run = tiny_run.run(tmp_path, profile_steps=(1,))
+    run = tiny_run.run(tmp_path, {"profile.steps": (1,)})
     assert runs(run / "profile") == ["iteration_1"]
     folder = run / "profile" / "plugins" / "profile" / "iteration_1"
     found = names(folder)
@@ -69,8 +69,8 @@ def test_a_resumed_run_may_trace_others_and_a_stopped_one_leaves_its_trace(tmp_p
         yield lambda: next(ticks, True)
 
     monkeypatch.setattr(processes, "catch_stop", stopping_soon)
-    tiny_run.run(tmp_path, profile_steps=(0, 1))
-    assert "profile_steps [0]: these iterations are over, and are not traced" in capfd.readouterr().err
+    tiny_run.run(tmp_path, {"profile.steps": (0, 1)})
+    assert "profile.steps [0]: these iterations are over, and are not traced" in capfd.readouterr().err
     assert len(tiny_run.metrics(run)) == 1  # the second iteration was stopped
     folder = run / "profile" / "plugins" / "profile" / "iteration_1"
     assert [stats["step_num"] for stats in names(folder)["iteration"]] == [1]
@@ -114,7 +114,7 @@ def test_what_is_no_iteration(steps):
 
 def test_an_iteration_that_never_comes(tmp_path):
     profiling.check((0, 8), num_iterations=9)
-    with pytest.raises(UserError, match="profile_steps 9 never comes: the last of 9 is 8"):
+    with pytest.raises(UserError, match="profile.steps 9 never comes: the last of 9 is 8"):
         profiling.check((9,), num_iterations=9)
-    with pytest.raises(UserError, match="profile_steps"):
-        tiny_run.run(tmp_path, profile_steps=(2,))
+    with pytest.raises(UserError, match="profile.steps"):
+        tiny_run.run(tmp_path, {"profile.steps": (2,)})

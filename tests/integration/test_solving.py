@@ -23,10 +23,10 @@ def solve(say, steps=lambda index: 1, *, questions=2, num_slots=100, grader="tra
         ids = [*TOKENIZER.encode(say(index)), TOKENIZER.end_of_turn_id]
         return Sampled(np.asarray(ids, np.int32), np.zeros(len(ids), np.float32), False)
 
-    config = tiny_run.config(dict(critique="cot", num_responses=2, max_retries=0) | changes)
+    config = tiny_run.config({"critique.kind": "cot", "num_responses": 2, "critique.max_retries": 0} | changes)
     engine = FakeEngine(sampled, steps=steps, num_slots=num_slots)
     policy = Generator(engine, {}, PROMPTS, Author.POLICY, weights_step=0, seed=0, iteration=0)
-    critic = Critic(kind=config.critique, generator=policy, max_retries=config.max_retries)
+    critic = Critic(kind=config.critique.kind, generator=policy, max_retries=config.critique.max_retries)
     method = run_settings(config, sharding.one_device()).method
     problems = [PROBLEMS[q % 2] for q in range(questions)]
     with running_engines(policy) as engines:
@@ -92,7 +92,7 @@ def test_responses_go_first_and_each_refinement_follows_its_critique():
 
 @pytest.mark.parametrize("num_slots", [1, 3, 100])
 def test_results_do_not_depend_on_the_schedule(num_slots):
-    changes = dict(num_critiques=2, refinements_per_critique=2, max_retries=1)
+    changes = {"critique.num_per_response": 2, "refine.per_critique": 2, "critique.max_retries": 1}
     steps = lambda index: 1 + (7 * index.response + 3 * index.critique + index.question) % 4  # noqa: E731
     solved, engine = solve(fails, steps, num_slots=num_slots, **changes)
     for q, (responses, refinements, counts) in enumerate(solved):

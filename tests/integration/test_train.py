@@ -115,7 +115,13 @@ def test_evaluation_every_other_iteration(tmp_path, plain):
         assert {k: v for k, v in ours.items() if "engine/" in k} == {k: v for k, v in theirs.items() if "engine/" in k}
 
 
-CRITIQUED = {"critique": "cot", "num_critiques": 2, "critique_when": "all", "max_retries": 1, "refine_max_pass": 0.5}
+CRITIQUED = {
+    "critique.kind": "cot",
+    "critique.num_per_response": 2,
+    "critique.when": "all",
+    "critique.max_retries": 1,
+    "refine.max_pass": 0.5,
+}
 
 
 def test_progress_is_shown_seldom_and_by_process_0_alone(monkeypatch, capsys):
@@ -151,7 +157,7 @@ def test_a_grade_that_hangs_costs_its_row_alone(tmp_path, monkeypatch):
             response = "hang"
         return submit(self, response, answer, **rest)
 
-    changes = {"data.num_eval": 0, "grader": "math", "grader_timeout": 1.0, "refine": "none"}
+    changes = {"data.num_eval": 0, "grader.kind": "math", "grader.timeout": 1.0, "refine.kind": "none"}
     run(tmp_path / "good", changes)
     monkeypatch.setattr(grader.Grader, "submit", spoil)
     run(tmp_path / "hung", changes)
@@ -163,7 +169,7 @@ def test_a_grade_that_hangs_costs_its_row_alone(tmp_path, monkeypatch):
 
 
 def test_the_learning_rate_is_that_of_the_update(tmp_path):
-    folder = run(tmp_path, {"data.num_eval": 0}, warmup_updates=4, num_iterations=3)
+    folder = run(tmp_path, {"data.num_eval": 0, "optimizer.warmup_updates": 4}, num_iterations=3)
     assert [row["learning_rate"] for row in metrics(folder)] == pytest.approx([0.0, 0.5e-4, 1e-4])
     start = restore_params(tiny_run.start(), tiny_run.template(), step=0)
     first = restore_params(folder, tiny_run.template(), step=2)
@@ -177,7 +183,7 @@ def test_prompts_print_the_date_of_the_runs_start(tmp_path, monkeypatch):
     shutil.copytree(model_source.tokenizer_folder("arithmetic"), tokenizer)
     template = tokenizer / "chat_template.jinja"
     template.write_text(template.read_text() + "{{ strftime_now('%Y') }}")
-    changes = {"model.tokenizer": str(tokenizer), "data.num_eval": 0, "max_prompt_length": 24, "refine": "none"}
+    changes = {"model.tokenizer": str(tokenizer), "data.num_eval": 0, "max_prompt_length": 24, "refine.kind": "none"}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "date").write_text("1999-12-31T23:59:59\n")
     seen = tiny_run.watch(monkeypatch)
@@ -224,7 +230,7 @@ def test_a_crash_before_the_first_checkpoint(tmp_path, uninterrupted, monkeypatc
 def test_sigterm_within_an_evaluation(tmp_path, monkeypatch, capsys, evaluation, iterations):
     """What was done is saved; a periodic evaluation is left out, the final one is made by the run that goes on."""
     evaluations, show = [], log.show
-    changes = WARM | {"checkpoint_every": 100, "eval.every": 1, "model.init": ""}
+    changes = WARM | {"checkpoints.every": 100, "eval.every": 1, "model.init": ""}
 
     def shown(bar, progress):
         if bar.desc == "evaluating" and not any(bar is one for one in evaluations):
@@ -246,11 +252,21 @@ def test_sigterm_within_an_evaluation(tmp_path, monkeypatch, capsys, evaluation,
 def test_a_run_may_go_on_with_other_slots(tmp_path):
     run(tmp_path, WARM, num_iterations=1)
     others = {"diagnosis.num_responses": 9, "eval.texts_per_slot": 1, "eval.oracle": True}  # nothing that it reads
-    run(tmp_path, WARM | {"num_slots": 5, "decode_chunk": 7, "prompt_bucket": 16} | others, num_iterations=2)
+    run(
+        tmp_path,
+        WARM | {"engine.num_slots": 5, "engine.decode_chunk": 7, "engine.prompt_bucket": 16} | others,
+        num_iterations=2,
+    )
     assert [row["step"] for row in metrics(tmp_path)] == [0, 1]
-    assert json.loads((tmp_path / "config.json").read_text())["num_slots"] == 5
-    with pytest.raises(UserError, match=r"another config \(grader_timeout: 5.0 -> 6.0; judge.model: '' -> 'x'\)"):
-        run(tmp_path, WARM | {"num_slots": 5, "grader_timeout": 6.0, "judge.model": "x"}, num_iterations=2)
+    assert json.loads((tmp_path / "config.json").read_text())["engine"]["num_slots"] == 5
+    with pytest.raises(
+        UserError, match=r"another config \(grader.timeout: 5.0 -> 6.0; judge.endpoint.model: '' -> 'x'\)"
+    ):
+        run(
+            tmp_path,
+            WARM | {"engine.num_slots": 5, "grader.timeout": 6.0, "judge.endpoint.model": "x"},
+            num_iterations=2,
+        )
 
 
 def test_sigterm_within_a_warm_start(tmp_path, uninterrupted, monkeypatch, capsys):
@@ -295,7 +311,7 @@ def test_ctrl_c_exits_130_and_the_run_resumes(times, tmp_path, uninterrupted, mo
     # The first saves what is done, the second ends it at once.
     said = {
         1: "stopped by SIGINT after iteration 1; the same command goes on\n",
-        2: "interrupted; the same command begins anew, or goes on with what was written\n",
+        2: "interrupted; the same command starts again, or goes on with what was written\n",
     }
     assert capsys.readouterr().err.endswith(said[times])
     cli.run(train.main, require=("config", "workdir"), argv=argv)
@@ -335,7 +351,7 @@ def test_the_seed_decides_what_is_sampled(tmp_path, plain):
 def test_every_iteration_and_every_place_in_the_batch_has_noise_of_its_own(tmp_path, monkeypatch):
     """One question, four times a batch, and weights that never change: only the noise can differ."""
     seen = tiny_run.watch(monkeypatch)
-    run(tmp_path, {"data.num_train": 1, "data.num_eval": 0}, learning_rate=0.0, refine="none")
+    run(tmp_path, {"data.num_train": 1, "data.num_eval": 0, "optimizer.learning_rate": 0.0, "refine.kind": "none"})
     logps = [tuple(row.logp) for row in seen.of(Stage.RESPONSE)]
     texts = [row.text for row in seen.of(Stage.RESPONSE)]
     assert len({row.prompt_ids.tobytes() for row in seen.of(Stage.RESPONSE)}) == 1

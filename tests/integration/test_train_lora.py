@@ -24,9 +24,14 @@ from cgrpo_jax.training import train_step
 from cgrpo_jax.training.checkpoint import SavedWeights, restore_params
 
 TARGETS = ("q", "o", "down")
-LORA = {"lora.rank": 4, "lora.alpha": 8.0, "lora.targets": TARGETS, "learning_rate": 3e-3, "data.num_eval": 4}
+LORA = {"lora.rank": 4, "lora.alpha": 8.0, "lora.targets": TARGETS, "optimizer.learning_rate": 3e-3, "data.num_eval": 4}
 # The base is no other folder's weights but a warm start's result, so it must come back from the run's own folder.
-WARM = LORA | {"warm_start.num_updates": 2, "checkpoint_every": 2, "scale_by_std": True, "aggregate": "sequence_mean"}
+WARM = LORA | {
+    "warm_start.num_updates": 2,
+    "checkpoints.every": 2,
+    "objective.scale_by_std": True,
+    "objective.aggregate": "sequence_mean",
+}
 LENGTH = 3
 SHAPES = {  # [L, *inputs, rank] and [L, rank, *outputs]; width 64, 2 heads of 32, 128 in the MLP
     "layers.q_lora_a": (1, 64, 4),
@@ -40,7 +45,7 @@ SHAPES = {  # [L, *inputs, rank] and [L, rank, *outputs]; width 64, 2 heads of 3
 
 @pytest.fixture(scope="module", params=[0.0, 0.05], ids=["no reference", "reference"])
 def changes(request):
-    return WARM | {"kl_coef": request.param}
+    return WARM | {"objective.kl_coef": request.param}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def warmed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
     """A finished run whose base is another run's checkpoint."""
-    return run(tmp_path_factory.mktemp("started"), LORA, kl_coef=0.05, num_iterations=LENGTH)
+    return run(tmp_path_factory.mktemp("started"), LORA, num_iterations=LENGTH, **{"objective.kl_coef": 0.05})
 
 
 def options(changes):
@@ -185,7 +190,7 @@ def test_sampler_and_trainer_agree(warmed, started):
 
 def test_the_trainers_log_probabilities_can_be_taken_instead(tmp_path, monkeypatch):
     seen = tiny_run.watch(monkeypatch)
-    run(tmp_path, LORA, old_logp="trainer", refine="none")
+    run(tmp_path, LORA, **{"objective.old_logp": "trainer", "refine.kind": "none"})
     sampled = {row.token_ids.tobytes(): row.logp for row in seen.rollouts[16:]}
     rows = [row for row in seen.updates[1] if row.target_ids.tobytes() in sampled]
     assert rows
@@ -195,7 +200,7 @@ def test_the_trainers_log_probabilities_can_be_taken_instead(tmp_path, monkeypat
 
 def test_each_iteration_samples_from_the_newest_adapters(tmp_path, monkeypatch):
     seen = tiny_run.watch(monkeypatch)
-    folder = run(tmp_path, LORA, refine="none", num_iterations=LENGTH, checkpoints_to_keep=9)
+    folder = run(tmp_path, LORA, num_iterations=LENGTH, **{"refine.kind": "none", "checkpoints.keep": 9})
     generators = list({id(generator): generator for generator in seen.generators}.values())
     assert [generator.weights_step for generator in generators] == [0, 1, 2]
     base = restore_params(tiny_run.start(), tiny_run.template())
@@ -211,7 +216,7 @@ def test_each_iteration_samples_from_the_newest_adapters(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kept", [True, False], ids=["a base of its own", "another run's base"])
 def test_evaluate_and_sample_use_the_merged_weights(tmp_path, request, kept, capsys, monkeypatch):
     folder = shutil.copytree(request.getfixturevalue("warmed" if kept else "started"), tmp_path / "run")
-    flags = options(WARM if kept else LORA | {"kl_coef": 0.05})
+    flags = options(WARM if kept else LORA | {"objective.kl_coef": 0.05})
     used, answer = [], benchmark.answer_on_disk
 
     def watch(policy, *args, **kw):
@@ -266,7 +271,7 @@ def test_sigkill(tmp_path, uninterrupted, changes):
 
 
 def test_resuming_on_another_runs_base(tmp_path, started, monkeypatch):
-    changes = LORA | {"kl_coef": 0.05}
+    changes = LORA | {"objective.kl_coef": 0.05}
     with monkeypatch.context() as patch, pytest.raises(Crash):
         interrupt(patch, "update", 3, crash)
         run(tmp_path, changes, num_iterations=LENGTH)
@@ -277,7 +282,7 @@ def test_resuming_on_another_runs_base(tmp_path, started, monkeypatch):
 def test_the_run_that_has_the_base_may_go_on(tmp_path, capsys):
     """A base is the checkpoint that was the newest when the adapters were made, not whatever is the newest now."""
     owner, folder = tmp_path / "owner", tmp_path / "run"
-    keep = {"data.num_eval": 0, "checkpoints_to_keep": 2}
+    keep = {"data.num_eval": 0, "checkpoints.keep": 2}
     run(owner, keep, num_iterations=1)
     changes = LORA | {"model.init": str(owner)}
     run(folder, changes, num_iterations=1)
@@ -331,7 +336,7 @@ def test_a_base_that_a_stopped_run_left_is_not_taken_for_another(tmp_path, start
     with monkeypatch.context() as patch, pytest.raises(Crash):
         interrupt(patch, "_keep", 1, crash)
         run(tmp_path, WARM, num_iterations=LENGTH)
-    changes = LORA | {"kl_coef": 0.05}
+    changes = LORA | {"objective.kl_coef": 0.05}
     run(tmp_path, changes, num_iterations=1)
     run(tmp_path, changes, num_iterations=LENGTH)
     assert_same_run(tmp_path, started, LENGTH, changes)

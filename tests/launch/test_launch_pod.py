@@ -45,7 +45,7 @@ OFFLINE = ["ERROR: gcloud crashed (TransportError): no route to host", 1]
 QR, NODE = "queued-resources describe", "tpu-vm describe"
 TRAIN = ["python", "-m", "cgrpo_jax.train"]
 CONFIG, WORKDIR = "--config=configs/quickstart.py", "--workdir=/mnt/shared/run"
-COMMAND = [*TRAIN, CONFIG, WORKDIR, "--config.system_prompt=it's $HOME"]
+COMMAND = [*TRAIN, CONFIG, WORKDIR, "--config.prompts.system=it's $HOME"]
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def test_a_mistake_is_one_line_and_creates_nothing(launch, changes, message):
         (["--config=configs/nope.py", WORKDIR], "would fail on v6e:4x4: config file configs/nope.py does not exist"),
         ([CONFIG, WORKDIR, "--config.mesh.tensro=3"], "unknown config key --config.mesh.tensro"),
         ([CONFIG, WORKDIR, "--config.mesh.tensor=3"], "a mesh of replica 1 x fsdp 5 x tensor 3 .* there are 16"),
-        ([CONFIG, WORKDIR, "--config.aggregate=papre"], "aggregate 'papre' is unknown"),
+        ([CONFIG, WORKDIR, "--config.objective.aggregate=papre"], "objective.aggregate 'papre' is unknown"),
         ([CONFIG, WORKDIR, "--wrkdir=x"], "unknown flag --wrkdir"),
         ([CONFIG], "would fail on v6e:4x4: missing --workdir"),
         (["--config=/mnt/shared/not_here.py"], "missing --workdir; give a folder that stays"),
@@ -381,6 +381,7 @@ def test_what_can_run_is_taken(launch, monkeypatch, tmp_path):
         ["python", "-m", "cgrpo_jax.sample", CONFIG, WORKDIR, "--question=1+1"],
         ["python", "-m", "cgrpo_jax.convert", "--from_hf=/mnt/a", "--to=/mnt/b"],
         ["python", "train.py"],
+        ["cgrpo", "train", CONFIG, WORKDIR],
     ):
         assert launch({}, command=command, dry_run=True) == (None, [])
 

@@ -84,15 +84,24 @@ def test_cloud_tpu_is_told_the_shape_where_the_number_of_chips_does_not_say_it()
 # --- GKE ----------------------------------------------------------------------------------------------------------
 
 TRAIN = ["python", "-m", "cgrpo_jax.train", "--config=configs/quickstart.py"]
-COMMAND = [*TRAIN, "--workdir=/shared/a", '--config.system_prompt=say: "${name}" # {x}\n- y']
+COMMAND = [*TRAIN, "--workdir=/shared/a", '--config.prompts.system=say: "${name}" # {x}\n- y']
 
 
 def rendered(capsys, **changes):
     values = {
-        "name": "cgrpo", "topology": "v6e:4x8", "image": "registry/image:1", "namespace": "team", "claim": "files",
-        "mount": "/shared", "service_account": "default", "spot": False, "max_restarts": 3, "apply": False,
-        "dry_run": False, "command": COMMAND,
-    }  # fmt: skip
+        "name": "cgrpo",
+        "topology": "v6e:4x8",
+        "image": "registry/image:1",
+        "namespace": "team",
+        "claim": "files",
+        "mount": "/shared",
+        "service_account": "default",
+        "spot": False,
+        "max_restarts": 3,
+        "apply": False,
+        "dry_run": False,
+        "command": COMMAND,
+    }
     render_gke.main(**values | changes)
     return yaml.safe_load(capsys.readouterr().out)
 
@@ -178,7 +187,7 @@ def test_apply_hands_the_manifest_to_kubectl_and_a_dry_run_only_says_so(capfd, t
             {"topology": "tpu7x:2x2x1", "command": [*COMMAND, "--config.mesh.fsdp=4"]},  # two devices a chip
             "takes 4 devices, there are 8",
         ),
-        ({"command": [*COMMAND, "--config.aggregate=papre"]}, "aggregate 'papre' is unknown"),
+        ({"command": [*COMMAND, "--config.objective.aggregate=papre"]}, "objective.aggregate 'papre' is unknown"),
         ({"command": [*TRAIN, "--workdir=runs/x"]}, "--workdir=runs/x would go with the pod; .* is at /shared"),
         ({"mount": "/data"}, "--workdir=/shared/a would go with the pod; the claim's volume is at /data"),
         ({"command": [*TRAIN, "--workdir=/shared/../x"]}, "--workdir=/shared/../x would go with the pod"),
@@ -196,7 +205,7 @@ def test_a_mistake_in_a_job_set_is_one_clear_line(capsys, changes, message):
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_an_architecture_file_is_read_as_a_config_json_and_has_the_release_s_size(name, tmp_path):
-    shutil.copy(ROOT / "configs" / "architectures" / f"{name}.json", tmp_path / "config.json")
+    shutil.copy(ROOT / "cgrpo_jax" / "assets" / "architectures" / f"{name}.json", tmp_path / "config.json")
     shape = config.read_config(tmp_path)
     assert params.num_params(shape) == RELEASES[name]
 
@@ -205,14 +214,19 @@ def test_an_architecture_file_is_read_as_a_config_json_and_has_the_release_s_siz
 def test_a_paper_configuration_has_the_paper_s_values_and_a_mesh_that_its_model_and_slice_allow(name, tmp_path):
     path = ROOT / "configs" / f"{name}.py"
     c = config_lib.load(path)
-    assert (c.num_responses, c.num_refinements, c.questions_per_iteration, c.updates_per_batch) == (7, 1, 128, 2)
+    assert (c.num_responses, c.refine.num_kept, c.questions_per_iteration, c.optimizer.updates_per_batch) == (
+        7,
+        1,
+        128,
+        2,
+    )
     assert (c.max_prompt_length, c.max_response_length) == (2048, 6144)
-    assert (c.learning_rate, c.gamma, c.critique, c.refine_max_pass) == (1e-6, 0.1, "cot", 0.0)
+    assert (c.optimizer.learning_rate, c.objective.gamma, c.critique.kind, c.refine.max_pass) == (1e-6, 0.1, "cot", 0.0)
     assert c.model.architecture == name
-    shutil.copy(ROOT / "configs" / "architectures" / f"{name}.json", tmp_path / "config.json")
+    shutil.copy(ROOT / "cgrpo_jax" / "assets" / "architectures" / f"{name}.json", tmp_path / "config.json")
     shape = config.read_config(tmp_path)
     assert shape.num_kv_heads % c.mesh.tensor == 0 and shape.num_heads % c.mesh.tensor == 0
-    assert max(c.max_critique_prompt_length, c.max_refinement_prompt_length) + 6144 <= shape.max_context
+    assert max(c.critic.max_prompt_length, c.refine.max_prompt_length) + 6144 <= shape.max_context
     # The docstring's command names a slice that exists, and this very file.
     text = path.read_text()
     topology = text.partition("--topology=")[2].split()[0]

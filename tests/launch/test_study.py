@@ -51,8 +51,8 @@ for name, content in expected[folder].items():
 def study(tmp_path):
     """Two settings, one headline arm of two seeds and another arm of one."""
     arms = [
-        {"name": "plain", "label": "Plain", "sees": "nothing", "overrides": {"refine": "none"}, "headline": False},
-        {"name": "top", "label": "Top", "sees": "all", "overrides": {"gamma": 0.2}, "headline": True},
+        {"name": "plain", "label": "Plain", "sees": "nothing", "overrides": {"refine.kind": "none"}, "headline": False},
+        {"name": "top", "label": "Top", "sees": "all", "overrides": {"objective.gamma": 0.2}, "headline": True},
     ]
     seeds = {"plain": range(1), "top": range(2)}
     (tmp_path / "config.py").write_text(CONFIG)
@@ -151,8 +151,8 @@ def test_the_committed_study_sets_existing_keys_only_and_no_hyperparameter_of_on
     for item in study["settings"] + study["arms"]:
         assert item["overrides"].keys() <= base.keys()
     method = {
-        "refine", "num_responses", "num_refinements", "scale_by_std", "aggregate", "kl_coef", "critique",
-        "execution_reveals_value",
+        "refine.kind", "num_responses", "refine.num_kept", "objective.scale_by_std", "objective.aggregate",
+        "objective.kl_coef", "critique.kind", "critique.reveals_value",
     }  # fmt: skip
     assert {key for arm in study["arms"] for key in arm["overrides"]} == method
     # Neither do the arms differ in what they don't set: task, evaluation, learning rate.
@@ -165,10 +165,10 @@ def test_the_committed_study_of_code_changes_what_its_arms_are_named_after(tmp_p
     runs = study_lib.plan(study_lib.load(str(ARITHMETIC.with_name("code.py"))), tmp_path)
     trained = [run for run in runs if run.needs]
     assert len(trained) == 4 * 3 and len(runs) == len(trained) + 3
-    assert {(run.config["data"]["kind"], run.config["grader"]) for run in runs} == {("snippets", "code")}
-    free = ["refine", "num_responses", "critique", "execution_reveals_value", "seed", "model.init"]
+    assert {(run.config["data"]["kind"], run.config["grader"]["kind"]) for run in runs} == {("snippets", "code")}
+    free = ["refine.kind", "num_responses", "critique.kind", "critique.reveals_value", "seed", "model.init"]
     assert all(config_lib.differences(trained[0].config, run.config, free) == [] for run in trained)
-    differ = {(run.arm, run.config["critique"], run.config["execution_reveals_value"]) for run in trained[:2]}
+    differ = {(run.arm, run.config["critique"]["kind"], run.config["critique"]["reveals_value"]) for run in trained[:2]}
     assert differ == {("execution", "execution", True), ("indicative", "indicative", True)}
 
 
@@ -183,7 +183,7 @@ def test_the_committed_settings_leave_room_for_a_solution(tmp_path):
             continue
         config = config_lib.load(ROOT / "configs" / "quickstart.py")
         config_lib.override(config, [argument for argument in run.arguments if argument.startswith("--config.")])
-        validate.check(config)
+        validate.check(config_lib.freeze(config))
         question = "7" + "+8" * config.data.chain_length
         assert len(encode(arithmetic.solution(question))) < config.max_response_length
 
@@ -213,7 +213,7 @@ def test_arms_of_a_seed_start_from_one_warm_start(study, tmp_path):
     assert runs["easy/top/seed1"].config["data"]["num_held_out"] == 0
     assert runs["easy/top/seed1"].arguments[2:] == [
         "--config.data.num_held_out=0",
-        "--config.gamma=0.2",
+        "--config.objective.gamma=0.2",
         f"--config.model.init={tmp_path / 'easy' / 'warm_start' / 'seed1' / 'checkpoints'}",
         "--config.warm_start.num_updates=0",
         "--config.seed=1",
@@ -242,7 +242,9 @@ def test_an_unfinished_run_and_one_of_another_configuration_run_again(start, stu
     assert sorted(start()[0]) == ["easy/top/seed1", "hard/top/seed0"]
     # A key that did not exist when a run was made does not outdate it, unless the study sets it.
     for key, again in (("entropy_coef", []), ("gamma", ["easy/top/seed1"])):
-        config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != key}))
+        values = json.loads(config.read_text())
+        del values["objective"][key]
+        config.write_text(json.dumps(values))
         assert start()[0] == again
 
 
@@ -315,7 +317,7 @@ def test_the_table_has_mean_and_spread_and_tells_how_many_seeds(study, tmp_path)
     assert (tmp_path / "table.md").read_text() == text
     results = json.loads((tmp_path / "results.json").read_text())
     assert [(r["arm"], r["seed"]) for r in results] == [("warm_start", 0), ("top", 0), ("warm_start", 1), ("top", 1)]
-    assert results[3]["summary"]["num_tokens"] == 4000 and results[3]["overrides"]["gamma"] == 0.2
+    assert results[3]["summary"]["num_tokens"] == 4000 and results[3]["overrides"]["objective.gamma"] == 0.2
 
 
 def test_the_table_tells_which_seeds_are_missing(study, tmp_path):
@@ -406,5 +408,5 @@ def test_a_study_file_that_can_not_be_used_is_named(study, tmp_path):
         with pytest.raises(UserError, match=message):
             study_lib.load(str(path))
     study["arms"][0]["overrides"] = {"gama": 0.2}
-    with pytest.raises(UserError, match="unknown config key --config.gama .did you mean --config.gamma"):
+    with pytest.raises(UserError, match="unknown config key --config.gama .did you mean --config.objective.gamma"):
         study_lib.plan(study, tmp_path)

@@ -20,8 +20,8 @@ import runner  # noqa: E402
 import sweep as sweep_lib  # noqa: E402
 from points import cross, points, product, zip_  # noqa: E402
 
-FOUR = {"gamma": (0.01, 0.1), "aggregate": ("constant", "paper")}
-NAMES = [f"gamma={gamma},aggregate={how}" for gamma in (0.01, 0.1) for how in ("constant", "paper")]
+FOUR = {"objective.gamma": (0.01, 0.1), "objective.aggregate": ("constant", "paper")}
+NAMES = [f"objective.gamma={gamma},objective.aggregate={how}" for gamma in (0.01, 0.1) for how in ("constant", "paper")]
 CONFIG = (
     "from configs import base\n\ndef get_config():\n    c = base.get_config()\n    c.num_iterations = 6\n    return c\n"
 )
@@ -44,7 +44,8 @@ if (here / "half").exists() and (here / "half").read_text() in folder:
     os.kill(os.getppid(), 15)
     import signal
     signal.pause()
-summary = {"eval_before": {"pass@1": 0.25, "pass@8": 0.5}, "eval_after": {"pass@1": config["gamma"], "pass@8": None},
+summary = {"eval_before": {"pass@1": 0.25, "pass@8": 0.5}, "eval_after": {
+    "pass@1": config["objective"]["gamma"], "pass@8": None},
            "unsolved_before_solved_after": 0.125, "num_tokens": 2000, "iterations": 6}
 pathlib.Path(folder, "summary.json").write_text(json.dumps(summary))
 """
@@ -88,23 +89,31 @@ def start(tmp_path):
 def test_product_has_every_combination_and_the_last_key_varies_fastest():
     found = product(FOUR)
     assert list(found) == NAMES
-    assert found["gamma=0.01,aggregate=paper"] == {"gamma": 0.01, "aggregate": "paper"}
+    assert found["objective.gamma=0.01,objective.aggregate=paper"] == {
+        "objective.gamma": 0.01,
+        "objective.aggregate": "paper",
+    }
 
 
 def test_zip_has_the_values_side_by_side():
-    found = zip_({"gamma": (0.01, 0.1), "learning_rate": (1e-6, 3e-6)})
+    found = zip_({"objective.gamma": (0.01, 0.1), "optimizer.learning_rate": (1e-6, 3e-6)})
     assert found == {
-        "gamma=0.01,learning_rate=1e-06": {"gamma": 0.01, "learning_rate": 1e-6},
-        "gamma=0.1,learning_rate=3e-06": {"gamma": 0.1, "learning_rate": 3e-6},
+        "objective.gamma=0.01,optimizer.learning_rate=1e-06": {
+            "objective.gamma": 0.01,
+            "optimizer.learning_rate": 1e-6,
+        },
+        "objective.gamma=0.1,optimizer.learning_rate=3e-06": {"objective.gamma": 0.1, "optimizer.learning_rate": 3e-6},
     }
-    with pytest.raises(UserError, match="zip_ needs as many values of each key, got gamma 2, seed 3; use product"):
-        zip_({"gamma": (0.01, 0.1), "seed": (0, 1, 2)})
+    with pytest.raises(
+        UserError, match="zip_ needs as many values of each key, got objective.gamma 2, seed 3; use product"
+    ):
+        zip_({"objective.gamma": (0.01, 0.1), "seed": (0, 1, 2)})
 
 
 def test_named_points_cross_others_and_the_second_wins():
-    found = cross(points(grpo={"refine": "none", "seed": 9}, full={}), product({"seed": (0, 1)}))
+    found = cross(points(grpo={"refine.kind": "none", "seed": 9}, full={}), product({"seed": (0, 1)}))
     assert list(found) == ["grpo,seed=0", "grpo,seed=1", "full,seed=0", "full,seed=1"]
-    assert found["grpo,seed=1"] == {"refine": "none", "seed": 1}
+    assert found["grpo,seed=1"] == {"refine.kind": "none", "seed": 1}
 
 
 def test_names_can_be_folders_and_are_told_apart():
@@ -120,7 +129,7 @@ def test_the_committed_sweep_has_four_points_on_the_quickstart(tmp_path, monkeyp
     monkeypatch.chdir(ROOT)
     found = sweep_lib.plan(sweep_lib.load("configs/sweeps/quickstart.py"), tmp_path)
     assert [point.name for point in found] == NAMES
-    assert {(point.config["gamma"], point.config["aggregate"]) for point in found} == {
+    assert {(point.config["objective"]["gamma"], point.config["objective"]["aggregate"]) for point in found} == {
         (gamma, how) for gamma in (0.01, 0.1) for how in ("constant", "paper")
     }
     assert all(point.config["model"]["embed_dim"] == 192 for point in found)
@@ -132,11 +141,14 @@ def test_a_sweep_runs_its_points_and_collects_one_table(start, tmp_path, capsys)
     assert table.splitlines()[0] == (
         "| point | pass@1 before | pass@1 | pass@8 | unsolved then solved | tokens generated (k) |"
     )
-    assert "| gamma=0.1,aggregate=paper | 0.250 | 0.100 |  | 0.125 | 2 |" in table and "4 of 4 points done." in table
+    assert (
+        "| objective.gamma=0.1,objective.aggregate=paper | 0.250 | 0.100 |  | 0.125 | 2 |" in table
+        and "4 of 4 points done." in table
+    )
     assert capsys.readouterr().out.endswith(table)
     results = json.loads((tmp_path / "runs/results.json").read_text())
     assert [result["point"] for result in results] == NAMES
-    assert results[1]["overrides"] == {"gamma": 0.01, "aggregate": "paper"}
+    assert results[1]["overrides"] == {"objective.gamma": 0.01, "objective.aggregate": "paper"}
     assert results[1]["summary"]["num_tokens"] == 2000
 
 
@@ -168,14 +180,18 @@ def test_a_failing_point_is_named_and_the_others_go_on(start, tmp_path, capsys):
 
 def test_a_new_point_joins_a_sweep_that_is_done(start):
     start()
-    assert start(axes=FOUR | {"gamma": (0.01, 0.1, 0.2)})[0] == [name.replace("0.1", "0.2") for name in NAMES[2:]]
+    assert start(axes=FOUR | {"objective.gamma": (0.01, 0.1, 0.2)})[0] == [
+        name.replace("0.1", "0.2") for name in NAMES[2:]
+    ]
 
 
 def test_a_dry_run_says_what_would_start_and_starts_nothing(start, tmp_path, capsys):
     assert start(dry_run=True) == ([], False) and not (tmp_path / "runs").exists()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{NAMES[0]}: new"
-    assert lines[1].endswith(f"--workdir={tmp_path}/runs/{NAMES[0]} --config.gamma=0.01 --config.aggregate=constant")
+    assert lines[1].endswith(
+        f"--workdir={tmp_path}/runs/{NAMES[0]} --config.objective.gamma=0.01 --config.objective.aggregate=constant"
+    )
     start()
     (tmp_path / "runs" / NAMES[2] / "summary.json").unlink()
     capsys.readouterr()
@@ -185,7 +201,7 @@ def test_a_dry_run_says_what_would_start_and_starts_nothing(start, tmp_path, cap
 
 
 def test_only_runs_some_points(start):
-    assert start(only="gamma=0.1,") == (NAMES[2:], False)
+    assert start(only="objective.gamma=0.1,") == (NAMES[2:], False)
     assert start() == (NAMES[:2], False)
 
 
@@ -248,7 +264,7 @@ def test_the_command_of_a_slice_is_tpu_pod_s(start, tmp_path, monkeypatch, capsy
         ({"command": [*POD, "--delete"]}, "--delete runs no command"),
         ({"command": ["--topology=v6e:4x4", "--zone=us-east5", POD[2]]}, "--zone=us-east5 is a region"),
         ({"axes": {"mesh.tensor": (1, 3)}}, "tensor 3 takes 15 devices, there are 16"),
-        ({"workdir": "/home/me/runs"}, "--workdir=/home/me/runs/gamma=0.01,.* would go with the slice"),
+        ({"workdir": "/home/me/runs"}, "--workdir=/home/me/runs/objective.gamma=0.01,.* would go with the slice"),
     ],
 )
 def test_a_sweep_on_slices_refuses_what_tpu_pod_refuses(start, tmp_path, monkeypatch, changes, message):
@@ -266,16 +282,20 @@ def test_a_sweep_on_slices_refuses_what_tpu_pod_refuses(start, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("axes", "flags", "message"),
     [
-        ({"gama": (1, 2)}, {"only": ""}, r"unknown config key --config.gama \(did you mean --config.gamma"),
-        ({"gamma": (0.1, "big")}, {"only": ""}, "--config.gamma=big is not a number"),
+        ({"gama": (1, 2)}, {"only": ""}, r"unknown config key --config.gama \(did you mean --config.objective.gamma"),
+        ({"objective.gamma": (0.1, "big")}, {"only": ""}, "--config.objective.gamma=big is not a number"),
         (
-            {"aggregate": ("paper", "papre")},
+            {"objective.aggregate": ("paper", "papre")},
             {"dry_run": True},
-            "point aggregate=papre: aggregate 'papre' is unknown; use one of",
+            "point objective.aggregate=papre: objective.aggregate 'papre' is unknown; use one of",
         ),
         (FOUR, {"jobs": 0}, "--jobs=0 runs nothing"),
         (FOUR, {"only": "["}, r"--only=\[ is not a regular expression"),
-        (FOUR, {"only": "nothing"}, "--only=nothing matches no point; the first is gamma=0.01,aggregate=constant"),
+        (
+            FOUR,
+            {"only": "nothing"},
+            "--only=nothing matches no point; the first is objective.gamma=0.01,objective.aggregate=constant",
+        ),
         (FOUR, {"command": ["--zone=z"]}, "flags after -- are those of the slices; give --slices=NAME,NAME too"),
         (FOUR, {"slices": "a,b,a"}, "--slices=a,b,a names a twice; a slice takes one point at a time"),
         (FOUR, {"slices": "a", "command": ["--logs=x"]}, "--logs=x after -- is set for each slice"),

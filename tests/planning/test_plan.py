@@ -61,8 +61,15 @@ def test_a_plan_makes_no_program_of_its_own():
 def test_stages_have_the_sizes_of_their_calls(model):
     found = {call.name: call for call in programs_of(planned.config(model)).calls}
     assert list(found) == [
-        "prefill", "critique_prefill", "refine_prefill", "continue", "share", "decode", "reshard", "update",
-    ]  # fmt: skip
+        "prefill",
+        "critique_prefill",
+        "refine_prefill",
+        "continue",
+        "share",
+        "decode",
+        "reshard",
+        "update",
+    ]
     # Two data groups, 4 prompts of each at once, without their last tokens: 39 and 59 in 64, 99 in the longest, 100.
     prefills = [found[name] for name in ("prefill", "critique_prefill", "refine_prefill")]
     assert [call.args[2].shape for call in prefills] == [(8, 64), (8, 64), (8, 100)]
@@ -81,11 +88,11 @@ def test_stages_have_the_sizes_of_their_calls(model):
 
 
 def test_refinements_of_one_critique_share_its_prompt(model):
-    for changes in ({"num_critiques": 2}, {"num_critiques": 2, "refinements_per_critique": 2}):
+    for changes in ({"critique.num_per_response": 2}, {"critique.num_per_response": 2, "refine.per_critique": 2}):
         found = programs_of(planned.config(model, **changes))
         times = {call.name: call.per_iteration for call in found.calls}
         assert (times["critique_prefill"], times["refine_prefill"]) == (6, 6)
-        refinements = 48 * changes.get("refinements_per_critique", 1)
+        refinements = 48 * changes.get("refine.per_critique", 1)
         assert found.sampled_tokens == 24 * 16 + 48 * 12 + refinements * 16
 
 
@@ -109,13 +116,17 @@ def test_an_evaluation_is_planned_and_no_part_of_an_iteration(model):
 @pytest.mark.parametrize(
     ("changes", "more", "less"),
     [
-        ({"refine": "none"}, set(), {"critique_prefill", "refine_prefill"}),
-        ({"refine": "none", "critique_when": "all"}, set(), {"refine_prefill"}),
-        ({"critique": "indicative"}, set(), {"critique_prefill"}),
-        ({"http_critic.url": "http://localhost:1/v1", "http_critic.model": "m"}, set(), {"critique_prefill"}),
-        ({"kl_coef": 0.1}, {"reference"}, set()),
-        ({"old_logp": "trainer"}, {"old_logp"}, set()),
-        ({"compute_dtype": "float32", "mesh.fsdp": 1, "mesh.tensor": 4}, set(), {"reshard"}),
+        ({"refine.kind": "none"}, set(), {"critique_prefill", "refine_prefill"}),
+        ({"refine.kind": "none", "critique.when": "all"}, set(), {"refine_prefill"}),
+        ({"critique.kind": "indicative"}, set(), {"critique_prefill"}),
+        (
+            {"critic.kind": "endpoint", "critic.endpoint.url": "http://localhost:1/v1", "critic.endpoint.model": "m"},
+            set(),
+            {"critique_prefill"},
+        ),
+        ({"objective.kl_coef": 0.1}, {"reference"}, set()),
+        ({"objective.old_logp": "trainer"}, {"old_logp"}, set()),
+        ({"compute.dtype": "float32", "mesh.fsdp": 1, "mesh.tensor": 4}, set(), {"reshard"}),
     ],
 )
 def test_programs_depend_on_the_method(model, changes, more, less, monkeypatch):
@@ -127,7 +138,10 @@ def test_programs_depend_on_the_method(model, changes, more, less, monkeypatch):
 
 def test_a_frozen_critic_has_programs_of_its_own(model, tmp_path):
     critic = planned.describe(tmp_path / "critic", num_hidden_layers=3, hidden_size=16)
-    found = {call.name: call for call in programs_of(planned.config(model, critic_folder=critic)).calls}
+    found = {
+        call.name: call
+        for call in programs_of(planned.config(model, **{"critic.kind": "folder", "critic.folder": critic})).calls
+    }
     assert "critique_prefill" not in found
     assert found["critic_prefill"].args[0]["layers"]["q"].shape == (3, 16, 4, 8)
     # Two groups of 8 slots with room for a prompt of 60 and 12 more.
@@ -163,7 +177,7 @@ def test_buffers_are_those_counted_by_hand(model):
 
 def test_an_offloaded_state_lies_beside_nothing(model):
     """It is among the arguments of the step alone, in memory of the hosts."""
-    found = programs_of(planned.config(model, offload_optimizer=True))
+    found = programs_of(planned.config(model, **{"optimizer.offload": True}))
     assert {name: buffer.bytes for name, buffer in found.buffers.items()} == {
         "trained": TRAINED,
         "generation": SAMPLING,
@@ -184,12 +198,15 @@ def test_adapters_have_a_small_state_and_a_base(model):
     assert found["base"] == TRAINED - 4
     assert found["trained"] < found["base"] / 4 and found["optimizer"] < found["base"] / 2
     assert found["generation"] == SAMPLING
-    calls = programs_of(planned.config(model, **{"lora.rank": 2, "kl_coef": 0.1})).calls
+    calls = programs_of(planned.config(model, **{"lora.rank": 2, "objective.kl_coef": 0.1})).calls
     # Only sampling and the step along the gradient do not read the base.
     assert {call.function.__name__ for call in calls if "base" in call.own} == {"score", "lay_out", "accumulate"}
     assert {call.function.__name__ for call in calls if "base" in call.beside} == {
-        "prefill", "share", "tick", "apply",
-    }  # fmt: skip
+        "prefill",
+        "share",
+        "tick",
+        "apply",
+    }
 
 
 # --- costs --------------------------------------------------------------------------------------------------------
@@ -281,14 +298,18 @@ def test_no_more_is_computed_again_than_has_to_be(model, monkeypatch, kind):
     def plan_on(hbm_bytes, remat):
         planned.pretend(monkeypatch, hbm_bytes=hbm_bytes)
         monkeypatch.setattr(costs, "compile_for", compile_for)
-        config = planned.config(model, refine="none", num_slots=1, num_responses=1, pack_rows=1, remat=remat)
+        config = planned.config(
+            model,
+            num_responses=1,
+            **{"refine.kind": "none", "engine.num_slots": 1, "packing.rows": 1, "compute.remat": remat},
+        )
         return planner_lib.Planner(Variants(config), planned.NAME).plan(costs=False)
 
     assert plan_on(2**30, "none").fits
     assert "none" in asked and not {"mlp", "layer"} & set(asked)  # what fits is compiled as it is, and only so
     enough = plan_on(2**30, kind).phases["update"]
     found = plan_on(enough, "none")
-    assert not found.fits and found.suggestion == f"--config.remat={kind}"
+    assert not found.fits and found.suggestion == f"--config.compute.remat={kind}"
     assert plan_on(enough, kind).fits
 
 
@@ -300,20 +321,22 @@ def test_a_shorter_token_row_is_one_that_can_be_cut(model, monkeypatch):
         needs = 10 if any(batch.tokens_RS.shape[-1] > 256 for batch in batches) else 1
         return dataclasses.replace(planned.compiled(args, limit=2**40), needed_bytes=needs * planned.size(args))
 
-    lengths = {"max_prompt_length": 120, "max_response_length": 40, "pack_length": 1024, "pack_rows": 1}
-    config = planned.config(model, refine="none", num_slots=1, num_responses=1, remat="layer", **lengths)
+    lengths = {"max_prompt_length": 120, "max_response_length": 40, "packing.length": 1024, "packing.rows": 1}
+    config = planned.config(
+        model, num_responses=1, **lengths, **{"refine.kind": "none", "engine.num_slots": 1, "compute.remat": "layer"}
+    )
     planned.pretend(monkeypatch, hbm_bytes=2**40)
     monkeypatch.setattr(costs, "compile_for", compile_for)
     needed = planner_lib.Planner(Variants(config), planned.NAME).plan(costs=False).phases["update"]
     planned.pretend(monkeypatch, hbm_bytes=needed - 1)
     monkeypatch.setattr(costs, "compile_for", compile_for)
     found = planner_lib.Planner(Variants(config), planned.NAME).plan(costs=False)
-    assert not found.fits and found.suggestion == "--config.pack_rows=1 --config.pack_length=256"
+    assert not found.fits and found.suggestion == "--config.packing.rows=1 --config.packing.length=256"
 
 
 def test_no_change_helps_a_model_that_is_too_large(model, monkeypatch):
     planned.pretend(monkeypatch, hbm_bytes=1000)
-    found = planner_lib.Planner(Variants(planned.config(model, refine="none")), planned.NAME).plan()
+    found = planner_lib.Planner(Variants(planned.config(model, **{"refine.kind": "none"})), planned.NAME).plan()
     assert not found.fits and found.suggestion is None
     assert all(one.cost is None and one.seconds_bound is None for one in found.programs)
     assert found.seconds is None and "no change found that fits; use a larger slice" in plan.table([found])
@@ -378,7 +401,7 @@ def test_a_run_that_does_not_fit_exits_with_3(model, tmp_path, monkeypatch, caps
         (["--topology=v5e:2x2,"], "topology '' is no CHIP:AxB"),
         (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], "replica 1 x fsdp 3 x tensor 2 takes 6 devices, there are 4"),
         (["--topology=v5e:2x2", "--config.mesh.tensor=0"], "mesh.tensor 0 is no size"),
-        (["--topology=v5e:2x2", "--config.updates_per_batch=3"], "does not divide questions_per_iteration 8"),
+        (["--topology=v5e:2x2", "--config.optimizer.updates_per_batch=3"], "does not divide questions_per_iteration 8"),
         (["--topology=v5e:2x2", "--config.model.folder="], "no model: set model.folder"),
         (["--topology=v5e:2x2", "--config.model.folder=nowhere"], "nowhere/config.json does not exist"),
         (["--topology=v5e:2x2", "--config.max_prompt_length=9000"], "more than the 4096 tokens of context"),

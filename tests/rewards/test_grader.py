@@ -134,7 +134,7 @@ def test_gold_answers_are_checked_with_the_limits_of_the_run(monkeypatch):
     monkeypatch.setattr(grader_lib, "Workers", make)
     grader_lib.check_gold("math", ["p - q"], timeout=33.0, num_workers=1)
     assert made == [(1, 33.0)]
-    config = tiny_run.config(grader="math", grader_timeout=34.0, grader_workers=3)
+    config = tiny_run.config({"grader.kind": "math", "grader.timeout": 34.0, "grader.num_workers": 3})
     problems._check_gold(config, [Problem(0, "?", "p - q"), Problem(1, "?", "B", grader="choice")])
     assert made == [(1, 33.0), (3, 34.0)]
 

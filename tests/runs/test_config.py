@@ -4,39 +4,74 @@ import subprocess
 import sys
 
 import pytest
-from config_files import BASE, derived, write_configs
+from config_files import derived, write_configs
 from ml_collections import config_dict
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import base
 from cgrpo_jax.runs import config as config_lib
+
+PACKAGED = "from cgrpo_jax.runs import base"
 
 
 def test_load_finds_base_from_any_folder_and_leaves_nothing_behind(tmp_path, monkeypatch):
-    first = write_configs(tmp_path / "one", fast=derived("config.lr = 3e-6"))
-    second = write_configs(tmp_path / "two", fast=derived("config.lr = 5e-6"), base=BASE.replace("=7", "=8"))
+    first = write_configs(tmp_path / "one", fast=derived("config.seed = 3"))
+    other = derived("config.num_responses = 8", base=PACKAGED)
+    second = write_configs(tmp_path / "two", fast=derived("config.seed = 5"), base=other)
     monkeypatch.chdir("/")
-    path, modules = list(sys.path), set(sys.modules)
-    assert config_lib.load(first / "fast.py").lr == 3e-6
+    path, modules, finders = list(sys.path), set(sys.modules), list(sys.meta_path)
+    assert config_lib.load(first / "fast.py").seed == 3
     config = config_lib.load(second / "fast.py")
-    assert (config.lr, config.num_responses) == (5e-6, 8)
-    assert sys.path == path
+    assert (config.seed, config.num_responses) == (5, 8)
+    assert config_lib.load(first / "fast.py").num_responses == 7
+    assert (sys.path, sys.meta_path) == (path, finders)
     assert not [name for name in set(sys.modules) - modules if name.startswith("configs")]
+
+
+def test_load_finds_the_projects_files_behind_the_folders_own(tmp_path):
+    configs = write_configs(tmp_path, quick=derived("config.seed = 3", base="from configs import quickstart as base"))
+    assert config_lib.load(configs / "quick.py").data.kind == "chains"
+
+
+def test_load_of_a_file_anywhere_that_starts_from_the_package(tmp_path):
+    """Also where there is no folder `configs`, as in an installed package, and no current directory of the project."""
+    file = tmp_path / "mine.py"
+    file.write_text(derived("config.objective.gamma = 0.3", base=PACKAGED))
+    config = config_lib.freeze(config_lib.load(file))
+    assert isinstance(config, config_lib.Config) and config.objective.gamma == 0.3
+
+
+def test_load_says_what_to_write_where_there_is_no_base(tmp_path, monkeypatch):
+    monkeypatch.setattr(config_lib, "_PROJECT_CONFIGS", tmp_path / "nowhere")
+    file = tmp_path / "mine.py"
+    file.write_text(derived("pass"))
+    with pytest.raises(UserError, match=r"mine.py, line 1\); write from cgrpo_jax.runs import base"):
+        config_lib.load(file)
+
+
+def test_load_leaves_alone_what_a_program_has_imported_itself(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "configs", own := object())
+    monkeypatch.setitem(sys.modules, "configs.mine", more := object())
+    file = tmp_path / "mine.py"
+    file.write_text(derived("config.seed = 3", base=PACKAGED))
+    assert config_lib.load(file).seed == 3
+    assert (sys.modules["configs"], sys.modules["configs.mine"]) == (own, more)
 
 
 def test_load_works_in_a_subfolder_and_by_a_relative_path(tmp_path, monkeypatch):
     configs = write_configs(tmp_path)
     (configs / "paper").mkdir()
-    (configs / "paper" / "main.py").write_text(derived("config.lr = 2e-6"))
+    (configs / "paper" / "main.py").write_text(derived("config.seed = 2"))
     monkeypatch.chdir(configs / "paper")
-    assert config_lib.load("main.py").lr == 2e-6
+    assert config_lib.load("main.py").seed == 2
 
 
 def test_load_prefers_the_files_own_folder_to_an_installed_package(tmp_path):
-    configs = write_configs(tmp_path / "mine", fast=derived("config.lr = 3e-6"))
+    configs = write_configs(tmp_path / "mine", fast=derived("config.seed = 3"))
     installed = tmp_path / "site" / "configs"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("raise RuntimeError('the wrong package')")
-    code = f"from cgrpo_jax.runs import config; assert config.load({str(configs / 'fast.py')!r}).lr == 3e-6"
+    code = f"from cgrpo_jax.runs import config; assert config.load({str(configs / 'fast.py')!r}).seed == 3"
     path = os.pathsep.join([str(installed.parent), *filter(None, sys.path)])
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": path})
 
@@ -44,7 +79,7 @@ def test_load_prefers_the_files_own_folder_to_an_installed_package(tmp_path):
 def test_loaded_config_is_locked(tmp_path):
     config = config_lib.load(write_configs(tmp_path) / "base.py")
     with pytest.raises(AttributeError):
-        config.lrr = 1.0
+        config.sed = 1
 
 
 @pytest.mark.parametrize(
@@ -67,14 +102,27 @@ def test_load_names_what_is_wrong_with_the_file(tmp_path, text, message):
 
 
 def test_load_suggests_the_file_that_exists(tmp_path):
-    configs = write_configs(tmp_path, quickstart=BASE)
+    configs = write_configs(tmp_path, quickstart=derived("pass"))
     with pytest.raises(UserError, match=r"quikstart.py does not exist \(did you mean quickstart.py\?\).*base.py"):
         config_lib.load(configs / "quikstart.py")
 
 
 @pytest.fixture
-def config(tmp_path):
-    return config_lib.load(write_configs(tmp_path) / "base.py")
+def config():
+    """Keys of all types that a configuration may have."""
+    return config_dict.ConfigDict(
+        dict(
+            lr=1e-6,
+            num_responses=7,
+            task="arithmetic",
+            clip_it=True,
+            buckets=(64, 128),
+            scales=(0.5, 1.0),
+            adam=dict(b1=0.9, b2=0.95),
+            who=config_dict.placeholder(str),
+            names=["a"],
+        )
+    ).lock()
 
 
 @pytest.mark.parametrize(
@@ -85,12 +133,12 @@ def config(tmp_path):
         ("--config.num_responses=4", "num_responses", 4),
         ("--config.task=gsm8k", "task", "gsm8k"),
         ("--config.task=a=b: c", "task", "a=b: c"),
-        ("--config.clip_initial=false", "clip_initial", False),
-        ("--noconfig.clip_initial", "clip_initial", False),
+        ("--config.clip_it=false", "clip_it", False),
+        ("--noconfig.clip_it", "clip_it", False),
         ("--config.buckets=(32,)", "buckets", (32,)),
         ("--config.scales=(1, 0.25)", "scales", (1, 0.25)),
-        ("--config.optimizer.b1=0.8", "optimizer.b1", 0.8),
-        ("--config.critic=policy", "critic", "policy"),
+        ("--config.adam.b1=0.8", "adam.b1", 0.8),
+        ("--config.who=policy", "who", "policy"),
     ],
 )
 def test_override_sets_the_key_and_keeps_its_type(config, argument, key, value):
@@ -111,14 +159,14 @@ def test_override_takes_a_value_after_a_space_and_returns_positional_arguments(c
     [
         ("--config.lr=abc", r"--config.lr=abc is not a number; it is now 1e-06"),
         ("--config.num_responses=1.5", r"--config.num_responses=1.5 is not an int; it is now 7"),
-        ("--config.clip_initial=maybe", r"is not true or false; it is now True"),
+        ("--config.clip_it=maybe", r"is not true or false; it is now True"),
         ("--config.num_response=4", r"unknown config key .*did you mean --config.num_responses\?"),
-        ("--noconfig.clip_initail", r"unknown config key .*did you mean --config.clip_initial\?"),
-        ("--config.optimizer.b3=4", r"unknown config key --config.optimizer.b3; the keys of optimizer are b1, b2"),
-        ("--config.zzz=4", r"unknown config key --config.zzz; every key is in configs/base.py"),
+        ("--noconfig.clip_ti", r"unknown config key .*did you mean --config.clip_it\?"),
+        ("--config.adam.b3=4", r"unknown config key --config.adam.b3 .*the keys of adam are b1, b2"),
+        ("--config.zzz=4", r"unknown config key --config.zzz; --help lists every key"),
         ("--config.=4", r"unknown config key --config.;"),
         ("--config.lr.x=4", r"lr is a value, not a group"),
-        ("--config.optimizer={'b1': 1}", r"optimizer is a group; set one of its keys: b1, b2"),
+        ("--config.adam={'b1': 1}", r"adam is a group; set one of its keys: b1, b2"),
         ("--config.names=b", r"names can't be set from the command line"),
         ("--config.buckets=abc", r"buckets: 'abc' is not an int; it is now \(64, 128\)"),
         ("--config.buckets=(1.5, 2)", r"buckets: 1.5 is not an int"),
@@ -131,38 +179,78 @@ def test_override_rejects_in_one_line(config, argument, message):
         config_lib.override(config, [argument])
 
 
-def test_freeze_cannot_be_changed(config):
-    frozen = config_lib.freeze(config)
+def test_freeze_gives_the_typed_configuration():
+    changed = base.get_config()
+    changed.update_from_flattened_dict({"objective.gamma": 0.3, "sampling.stop": ("a", "b"), "seed": 4})
+    frozen = config_lib.freeze(changed)
+    assert (frozen.objective.gamma, frozen.sampling.stop, frozen.seed) == (0.3, ("a", "b"), 4)
+    assert type(frozen) is config_lib.Config and config_lib.freeze(frozen) is frozen
     with pytest.raises(AttributeError):
-        frozen.lr = 1.0
-    assert frozen.optimizer.b1 == 0.9
+        frozen.seed = 1
+    with pytest.raises(AttributeError):
+        frozen.objective.gamma = 1.0
+    assert frozen != config_lib.Config() and hash(frozen) == hash(config_lib.freeze(changed))
+
+
+def test_freeze_turns_inner_lists_into_tuples():
+    changed = base.get_config()
+    changed.critique.schedule = ([0, "cot"],)
+    assert config_lib.freeze(changed).critique.schedule == ((0, "cot"),)
+
+
+def test_freeze_refuses_other_keys():
+    unlocked = base.get_config().unlock()
+    unlocked.gama = 0.1
+    with pytest.raises(UserError, match="has gama, which is no key; start it from base.get_config()"):
+        config_lib.freeze(unlocked)
+    with pytest.raises(UserError, match=r"has no seed, num_iterations, .*; start it from base.get_config\(\)"):
+        config_lib.freeze(config_dict.ConfigDict({"lr": 1.0}))
+
+
+def test_replaced_has_other_values_and_takes_no_other_keys():
+    before = config_lib.Config()
+    after = config_lib.replaced(before, {"refine.kind": "none", "critic.endpoint.model": "m"})
+    assert (after.refine.kind, after.critic.endpoint.model, before.refine.kind) == ("none", "m", "policy")
+    with pytest.raises(KeyError):
+        config_lib.replaced(before, {"refine.kind": "none", "gama": 1})
+
+
+def test_value_of_a_dotted_key():
+    assert config_lib.value(config_lib.Config(), "critic.endpoint.timeout") == 60.0
+    assert config_lib.value(config_lib.Config(), "seed") == 0
 
 
 def test_to_json_survives_json(config):
     config.scales = (float("inf"), 0.5)
-    for form in (config, config_lib.freeze(config)):
-        values = config_lib.to_json(form)
-        assert json.loads(json.dumps(values, allow_nan=False)) == values
-        assert values["buckets"] == [64, 128]
-        assert values["scales"] == ["inf", 0.5]
-        assert values["optimizer"] == {"b1": 0.9, "b2": 0.95}
-        assert values["critic"] is None
+    values = config_lib.to_json(config)
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert values["buckets"] == [64, 128]
+    assert values["scales"] == ["inf", 0.5]
+    assert values["adam"] == {"b1": 0.9, "b2": 0.95}
+    assert values["who"] is None
+
+
+def test_to_json_of_the_typed_configuration_is_that_of_the_one_it_was_frozen_from():
+    changed = base.get_config()
+    changed.critique.schedule = ((0, "cot"),)
+    values = config_lib.to_json(config_lib.freeze(changed))
+    assert json.loads(json.dumps(values, allow_nan=False)) == values == config_lib.to_json(changed)
 
 
 def test_to_json_names_the_key_that_has_no_json_form():
-    with pytest.raises(UserError, match=r"optimizer.dtype holds a type"):
-        config_lib.to_json(config_dict.ConfigDict({"optimizer": {"dtype": int}}))
+    with pytest.raises(UserError, match=r"adam.dtype holds a type"):
+        config_lib.to_json(config_dict.ConfigDict({"adam": {"dtype": int}}))
 
 
 def test_differences_are_dotted_and_sorted():
-    old = {"lr": 1e-6, "optimizer": {"b1": 0.9, "b2": 0.95}, "num_iterations": 10, "flag": True, "same": [1]}
-    new = {"lr": 3e-6, "optimizer": {"b1": 0.8}, "num_iterations": 20, "flag": 1, "same": [1], "task": "x"}
+    old = {"lr": 1e-6, "opt": {"b1": 0.9, "b2": 0.95}, "num_iterations": 10, "flag": True, "same": [1]}
+    new = {"lr": 3e-6, "opt": {"b1": 0.8}, "num_iterations": 20, "flag": 1, "same": [1], "task": "x"}
     assert config_lib.differences(old, new, ignore=("num_iterations",)) == [
         "flag: True -> 1",
         "lr: 1e-06 -> 3e-06",
-        "optimizer.b1: 0.9 -> 0.8",
-        "optimizer.b2: 0.95 -> (absent)",
+        "opt.b1: 0.9 -> 0.8",
+        "opt.b2: 0.95 -> (absent)",
         "task: (absent) -> 'x'",
     ]
     assert config_lib.differences(old, old) == []
-    assert "optimizer.b1: 0.9 -> 0.8" not in config_lib.differences(old, new, ignore=("optimizer",))
+    assert "opt.b1: 0.9 -> 0.8" not in config_lib.differences(old, new, ignore=("opt",))

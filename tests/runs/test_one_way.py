@@ -17,7 +17,7 @@ RUNS = {name for name in MODULES if name.startswith("runs.")}
 COMMANDS = ("train", "evaluate", "diagnose", "sample", "plan")
 OPENING = ("train", "evaluate", "diagnose", "sample")
 BASE = config_lib.load(pathlib.Path(__file__).parents[2] / "configs" / "base.py")
-KEYS = set(BASE)  # the flat keys, and the groups
+KEYS = set(BASE)  # the flat keys, and the sections
 
 
 def is_config(node):
@@ -28,13 +28,17 @@ def is_config(node):
 
 
 def keys_read(tree):
-    """Yields the keys of a configuration that code reads, as attributes, items or by name; a group stands for its keys.
+    """Yields the keys of a configuration that code reads, as attributes, items or by name.
 
-    `config` of a model has none of these names.
+    `config.critic.kind` is a reading of `critic` and of `critic.kind`. `config` of a model has none of these names.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and is_config(node.value) and node.attr in KEYS:
             yield node.attr
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
+            section = node.value
+            if is_config(section.value) and section.attr in KEYS:
+                yield f"{section.attr}.{node.attr}"
         if isinstance(node, ast.Subscript) and is_config(node.value):
             yield ast.unparse(node.slice)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
@@ -92,13 +96,13 @@ def test_commands_hand_it_on(name):
 # --- the five decisions -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", ["critique", "critique_schedule", "critique_when", "refine"])
+@pytest.mark.parametrize("key", ["critique.kind", "critique.schedule", "critique.when", "refine.kind"])
 def test_stages_are_decided_in_one_place(key):
-    assert modules_that_read(key) - {"runs.validate"} == {"runs.stages"}
+    assert modules_that_read(key) == {"runs.stages"}
 
 
 def test_the_critic_is_decided_in_one_place():
-    assert modules_that_read("critic_folder") - {"runs.validate"} == {"runs.stages"}
+    assert modules_that_read("critic.kind") == modules_that_read("critic.folder") == {"runs.stages"}
 
 
 @pytest.mark.parametrize("name", ["Generator", "RemoteGenerator"])

@@ -17,7 +17,7 @@ def settings(changes=None, /, *, make=stages.of_training, **more):
 
 
 def test_a_run_is_built_from_its_settings():
-    config = tiny_run.config(cache_dtype="int8", prompt_bucket=32)
+    config = tiny_run.config({"cache.dtype": "int8", "engine.prompt_bucket": 32})
     decided = run_settings(config, sharding.one_device())
     model = build_model.load_policy(config, decided)
     assert (model.config, model.mesh, model.dtype) == (decided.policy, decided.mesh, decided.dtype)
@@ -27,13 +27,16 @@ def test_a_run_is_built_from_its_settings():
 
 
 def test_slots_are_those_of_the_longest_stage():
-    assert (settings(refine="none").slots.longest_prompt, settings(refine="none").slots.length) == (16, 32)
+    assert (settings({"refine.kind": "none"}).slots.longest_prompt, settings({"refine.kind": "none"}).slots.length) == (
+        16,
+        32,
+    )
     assert (settings().slots.longest_prompt, settings().slots.length) == (48, 64)
 
 
 def test_memory_holds_so_many_slots_and_not_more_than_texts():
-    one = settings(num_slots=1).slots.bytes
-    gib = lambda slots: {"num_slots": 0, "kv_cache_gib": slots * one / 2**30}  # noqa: E731
+    one = settings({"engine.num_slots": 1}).slots.bytes
+    gib = lambda slots: {"engine.num_slots": 0, "cache.gib": slots * one / 2**30}  # noqa: E731
     assert settings(gib(3.5)).slots.num_slots == 3
     assert settings(gib(1000)).slots.num_slots == 16  # 4 questions, 4 responses
     with pytest.raises(UserError, match="does not hold one slot of 64 tokens"):
@@ -41,11 +44,14 @@ def test_memory_holds_so_many_slots_and_not_more_than_texts():
 
 
 def test_the_method_is_that_of_the_stages():
-    plain = settings(refine="none")
+    plain = settings({"refine.kind": "none"})
     assert plain.method.refine == "none"
-    assert settings(refine="none", critique="cot", make=stages.of_test_time_refinement).method.refine == "policy"
+    assert (
+        settings({"refine.kind": "none", "critique.kind": "cot"}, make=stages.of_test_time_refinement).method.refine
+        == "policy"
+    )
     assert plain.learner.adapters is None and settings({"lora.rank": 2}).learner.adapters.rank == 2
-    assert not plain.learner.has_reference and settings(kl_coef=0.1).learner.has_reference
+    assert not plain.learner.has_reference and settings({"objective.kl_coef": 0.1}).learner.has_reference
 
 
 def test_an_evaluation_without_samples_is_greedy_alone():
@@ -56,14 +62,19 @@ def test_an_evaluation_without_samples_is_greedy_alone():
 
 def test_variants_need_less_memory_step_by_step(tmp_path):
     model = planned.describe(tmp_path / "model")
-    variants = Variants(planned.config(model, num_slots=4, **{"mesh.fsdp": 0, "mesh.tensor": 1, "remat": "mlp"}))
+    variants = Variants(
+        planned.config(model, **{"mesh.fsdp": 0, "mesh.tensor": 1, "compute.remat": "mlp"}, **{"engine.num_slots": 4})
+    )
     make_mesh = lambda **sizes: sharding.one_device()  # noqa: E731
     slots = [variants.settings(make_mesh, changes).slots.num_slots for changes in variants.fewer_slots(4)]
     assert slots == [4, 2, 1]
     batches = [variants.settings(make_mesh, changes).learner for changes in variants.smaller_batches()]
     assert [(one.remat, one.shape.num_token_rows) for one in batches] == [
-        ("mlp", 2), ("mlp", 1), ("layer", 2), ("layer", 1),
-    ]  # fmt: skip
+        ("mlp", 2),
+        ("mlp", 1),
+        ("layer", 2),
+        ("layer", 1),
+    ]
     asked = []
 
     def watched(**sizes):

@@ -9,13 +9,16 @@ from cgrpo_jax.runs import stages as stages_lib
 
 # 4 questions, 3 responses to each, 2 critiques of each, 2 refinements after each.
 MANY = {
-    "critique": "cot",
+    "critique.kind": "cot",
     "questions_per_iteration": 4,
     "num_responses": 3,
-    "num_critiques": 2,
-    "refinements_per_critique": 2,
+    "critique.num_per_response": 2,
+    "refine.per_critique": 2,
 }
-FOLDER, ENDPOINT = {"critic_folder": "critic"}, {"http_critic.url": "http://host/v1", "http_critic.model": "m"}
+FOLDER, ENDPOINT = (
+    {"critic.kind": "folder", "critic.folder": "critic"},
+    {"critic.kind": "endpoint", "critic.endpoint.url": "http://host/v1", "critic.endpoint.model": "m"},
+)
 
 
 def numbers(stages):
@@ -42,30 +45,30 @@ def test_a_critic_takes_critiques_from_the_policy(critic, who):
     found = of(critic)
     assert found.critic == who and found.by(who) == (found.critique,)
     assert [one.stage for one in found.by("policy")] == [Stage.RESPONSE, Stage.REFINEMENT]
-    assert found.critic_folder == critic.get("critic_folder", "")
+    assert found.critic_folder == critic.get("critic.folder", "")
 
 
 def test_a_rule_leaves_no_critiques_to_a_model():
-    assert set(numbers(of(critique="indicative"))) == {Stage.RESPONSE, Stage.REFINEMENT}
-    assert set(numbers(of(critique="indicative", critique_schedule=((5, "cot"),)))) == set(Stage)
+    assert set(numbers(of({"critique.kind": "indicative"}))) == {Stage.RESPONSE, Stage.REFINEMENT}
+    assert set(numbers(of({"critique.kind": "indicative", "critique.schedule": ((5, "cot"),)}))) == set(Stage)
 
 
 def test_plain_grpo_critiques_only_where_all_are():
-    assert set(numbers(of(refine="none"))) == {Stage.RESPONSE}
-    assert numbers(of(refine="none", critique_when="all"))[Stage.CRITIQUE] == ("policy", 24, 24)
+    assert set(numbers(of({"refine.kind": "none"}))) == {Stage.RESPONSE}
+    assert numbers(of({"refine.kind": "none", "critique.when": "all"}))[Stage.CRITIQUE] == ("policy", 24, 24)
 
 
 def test_verdicts_as_rewards_are_asked_of_refinements_too():
-    found = of(reward_source="critic", critique_when="all")
+    found = of({"critique.when": "all"}, reward_source="critic")
     assert numbers(found)[Stage.CRITIQUE] == ("policy", 24 + 48 * 2, 24 + 48 * 2)
 
 
 def test_kinds_follow_the_schedule():
-    found = of(critique="indicative", critique_schedule=((2, "execution"), (5, "cot")))
+    found = of({"critique.kind": "indicative", "critique.schedule": ((2, "execution"), (5, "cot"))})
     assert [found.kind_at(i) for i in (0, 1, 2, 4, 5)] == ["indicative"] * 2 + ["execution"] * 2 + ["cot"]
     assert found.kinds == {"indicative", "execution", "cot"}
     assert of(
-        critique="indicative", critique_schedule=((2, "cot"),), num_iterations=9, make=stages_lib.of_sample
+        {"critique.kind": "indicative", "critique.schedule": ((2, "cot"),)}, num_iterations=9, make=stages_lib.of_sample
     ).kinds == {"cot"}
 
 
@@ -76,10 +79,12 @@ def test_an_evaluation_has_the_room_of_training_and_asks_no_critic():
 
 
 def test_test_time_refinement_needs_a_critic_that_writes():
-    found = of({"refine": "none", "critique_schedule": ((0, "indicative"),)}, make=stages_lib.of_test_time_refinement)
+    found = of(
+        {"refine.kind": "none", "critique.schedule": ((0, "indicative"),)}, make=stages_lib.of_test_time_refinement
+    )
     assert found.refine == "policy" and found.kinds == {"cot"}
     with pytest.raises(UserError, match="critique 'execution' is made by a rule that knows the reward"):
-        of(critique="execution", make=stages_lib.of_test_time_refinement)
+        of({"critique.kind": "execution"}, make=stages_lib.of_test_time_refinement)
 
 
 def test_a_diagnosis_asks_the_critic_only_for_what_it_writes():

@@ -21,17 +21,17 @@ def config(model, **more):
     small = {
         "mesh.fsdp": FSDP,
         "mesh.tensor": TENSOR,
-        "compute_dtype": "",
+        "compute.dtype": "",
         "questions_per_iteration": 8,
         "num_responses": SAMPLES,
-        "num_slots": ROWS,
-        "refine": "none",
-        "decode_chunk": TICK,
-        "prompt_bucket": 64,
+        "engine.num_slots": ROWS,
+        "refine.kind": "none",
+        "engine.decode_chunk": TICK,
+        "engine.prompt_bucket": 64,
         "max_prompt_length": PROMPT,
         "max_response_length": LENGTH,
-        "pack_rows": 1,
-        "pack_length": PACKED,
+        "packing.rows": 1,
+        "packing.length": PACKED,
     }
     return planned.config(model, **small | more)
 
@@ -212,8 +212,8 @@ def test_what_does_not_fit_is_said_and_the_change_fits(tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "of", decoding)
     monkeypatch.setattr(planner_lib.Planner, "_planned_programs", lambda self, costed: ())
     model = planned.describe(tmp_path / "long", num_hidden_layers=2, head_dim=HEAD, max_position_embeddings=2**18)
-    big = {"num_slots": 64, "max_response_length": 2**18 - PROMPT, "pack_length": 0}
+    big = {"engine.num_slots": 64, "max_response_length": 2**18 - PROMPT, "packing.length": 0}
     found = planner_lib.Planner(Variants(config(model, **big)), NAME).plan()
     assert not found.fits and max(found.phases.values()) > found.hbm_limit_bytes
-    assert found.suggestion == "--config.num_slots=32"
-    assert planner_lib.Planner(Variants(config(model, **big | {"num_slots": 32})), NAME).plan().fits
+    assert found.suggestion == "--config.engine.num_slots=32"
+    assert planner_lib.Planner(Variants(config(model, **big | {"engine.num_slots": 32})), NAME).plan().fits

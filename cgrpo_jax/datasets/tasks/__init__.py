@@ -1,0 +1,1 @@
+"""Tasks that the package makes up, each with its lessons for a warm start."""

@@ -1,0 +1,1 @@
+"""Hugging Face folders, in and out: configurations, weights, tokenizers; see README.md."""

@@ -1,0 +1,1 @@
+"""Running and grading programs that a model wrote; see README.md."""

@@ -1,9 +1,9 @@
 """The processes of a sandbox, from the inside: enters namespaces, sets limits, runs the program. See `sandbox`.
 
 `sandbox` starts this file as `python -s -P -S launcher.py FD ISOLATE PARENT`; it needs nothing of the package.
-That process, the launcher, starts sandboxes on request over the socket FD: a fork takes a tenth of the time in which
-Python starts. It never reads what a sandbox is given, so there is nothing to find in it. In each sandbox up to
-three processes follow one another, of which only the last runs code that is not ours:
+That process, the launcher, starts sandboxes on request over the socket FD: a fork takes a tenth of Python's start. It
+never reads what a sandbox is given, so there is nothing to find in it. In each sandbox up to three processes follow
+one another, of which only the last runs code that is not ours:
 
   - the outer one waits, and kills the next if it is asked to end or if the process that started it dies;
   - the init, where there are namespaces: process 1 of its own; whatever it leaves behind, the kernel kills;
@@ -34,8 +34,7 @@ _DETACH, _AT_FDCWD, _AT_RECURSIVE = 2, -100, 0x8000
 _MOUNT_SETATTR, _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 442, 1, 2, 4
 _SET_PDEATHSIG, _SET_DUMPABLE, _SET_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 4, 36, 38
 _CAPSET_VERSION = 0x20080522
-_BELOW = "/old"  # where the machine's own files are while the sandbox's are mounted
-_WORK = "/sandbox"  # the program's directory
+_BELOW, _WORK = "/old", "/sandbox"  # the machine's own files while the sandbox's are mounted; the program's directory
 _OWN_USERS = 1 << 30  # the first user id of programs, far above any that people have
 _PASSING_USERS = range(61184, 65520)  # as systemd gives them to services
 
@@ -157,7 +156,8 @@ def _wait(pid, *, sweep, uid):
       uid: the user that it has become, if any.
     """
     signal.signal(signal.SIGTERM, lambda *_: _kill(pid))
-    os.closerange(0, _REPORT), os.closerange(_REPORT + 1, 1 << 20)  # readers of the program's output must see its end
+    for opened in ((0, _REPORT), (_REPORT + 1, 1 << 20)):  # readers of the program's output must see its end
+        os.closerange(*opened)
     status = os.waitpid(pid, 0)[1]
     while sweep:
         _kill_all_of(uid)

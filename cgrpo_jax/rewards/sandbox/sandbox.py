@@ -1,7 +1,6 @@
 """Runs programs that a model wrote, in processes that can do no harm. Linux only.
 
-Two degrees, `isolated()` says which. A run calls `check()` once, which says in the log where only the second is to be
-had.
+Two degrees, `isolated()` says which; `check()`, called once a run, logs where only the second can be had.
 
 With namespaces (root, or a user who may make user namespaces; Linux 5.12 or newer):
 
@@ -18,18 +17,16 @@ With limits alone:
     it (`ptrace_scope`), look into those that did not `hide`. `Limits.disk` bounds each file, nothing their number;
   - network: open;
   - processes: under root as many as `Limits.processes`, under another user none beside the first, threads included.
-    They are killed with the first; but if the process that started them is itself killed, only the first surely is,
-    and the directory stays.
+    They end with the first; if the process that started them is killed, only the first surely does, and the
+    directory stays.
 
 With either: CPU seconds and memory (address space) of each process, so `processes` times that in all; open files; no
 environment, no descriptors but those given, no privileges and no way to gain them; on x86_64 and aarch64, where the
 kernel has seccomp, no system calls that make memory of no process (System V's, memfd), new namespaces or mounts,
 that look into other processes, or that no program needs and attackers do. What it writes is read up to a limit, beyond
 which it is killed. Root that is denied both namespaces and a change of user has no limit of processes.
-
 Not contained by anything: a fault of the kernel itself; the CPU's caches; what pipes and sockets hold, some hundred KiB
-each; elsewhere than on x86_64 and aarch64, System V's shared memory, which counts for no process, and with it further
-namespaces.
+each; on other machines than x86_64 and aarch64, System V's shared memory, which counts for no process, and namespaces.
 """
 
 import contextlib

@@ -50,7 +50,7 @@ def test_a_run_goes_out_and_comes_in_again(tmp_path, monkeypatch):
         assert tiny_run.samples(tmp_path / f"again{number}") == tiny_run.samples(whole)
 
 
-LORA = {"lora.rank": 2, "lora.alpha": 4.0, "data.num_eval": 0, "num_iterations": 1, "learning_rate": 1e-2}
+LORA = {"lora.rank": 2, "lora.alpha": 4.0, "data.num_eval": 0, "num_iterations": 1, "optimizer.learning_rate": 1e-2}
 
 
 def lora_run(folder):

@@ -14,8 +14,8 @@ def test_trains_on_prepared_sets_mixed(tmp_path):
         run(tmp_path, name, f"--source=train={path},test={path}", *MINE, *grader)
     changes = {
         "data.kind": "tfds", "data.tfds_dir": str(tmp_path), "data.train": "adds,muls", "data.eval": "muls,adds",
-        "data.mixture": "adds:0.5,muls:0.5", "data.num_train": 0, "data.num_eval": 0, "grader": "numeric",
-        "step_checker": "equations", "refine": "none", "eval.num_samples": 1, "eval.k": (1,),
+        "data.mixture": "adds:0.5,muls:0.5", "data.num_train": 0, "data.num_eval": 0, "grader.kind": "numeric",
+        "critique.step_checker": "equations", "refine.kind": "none", "eval.num_samples": 1, "eval.k": (1,),
         "num_iterations": 3,
     }  # fmt: skip
     folder = tiny_run.run(tmp_path / "run", changes)

@@ -47,10 +47,12 @@ def size_of(shapes):
     return sum(math.prod(shape) for shape, _ in shapes)
 
 
-@pytest.mark.parametrize("changes", [{"kl_coef": 0.1, "lora.rank": 0}, {"kl_coef": 0.1, "lora.rank": 2}])
+@pytest.mark.parametrize(
+    "changes", [{"objective.kl_coef": 0.1, "lora.rank": 0}, {"objective.kl_coef": 0.1, "lora.rank": 2}]
+)
 def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
     # A model drawn at random solves nothing, so that all is refined; with KL no row is dropped.
-    small = {"num_iterations": 1, "data.num_eval": 8, "mesh.fsdp": 2, "mesh.tensor": 2, "old_logp": "trainer"}
+    small = {"num_iterations": 1, "data.num_eval": 8, "mesh.fsdp": 2, "mesh.tensor": 2, "objective.old_logp": "trainer"}
     config = tiny_run.config(small | changes)
     mesh = sharding.make_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
     monkeypatch.setattr(build_model, "make_mesh", lambda config: mesh)
@@ -66,9 +68,14 @@ def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
         return call
 
     for module, name in (
-        (slots, "prefill"), (slots, "share"), (slots, "tick"), (weights, "lay_out"),
-        (train_step, "accumulate"), (optimizer, "apply"), (scoring, "score"),
-    ):  # fmt: skip
+        (slots, "prefill"),
+        (slots, "share"),
+        (slots, "tick"),
+        (weights, "lay_out"),
+        (train_step, "accumulate"),
+        (optimizer, "apply"),
+        (scoring, "score"),
+    ):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     train.main(config, str(tmp_path / "run"))
     monkeypatch.undo()
@@ -94,7 +101,7 @@ def test_programs_are_those_that_training_calls(tmp_path, monkeypatch, changes):
 
 def test_what_lies_beside_a_program_counts_once(model, monkeypatch):
     planned.pretend(monkeypatch)
-    found = planner_lib.Planner(Variants(planned.config(model, kl_coef=0.1)), planned.NAME)
+    found = planner_lib.Planner(Variants(planned.config(model, **{"objective.kl_coef": 0.1})), planned.NAME)
     plan_, args = found.plan(), {}
     for call in found.programs.calls:
         args.setdefault(call.name, []).append(planned.size(call.args))
@@ -115,7 +122,9 @@ def test_what_lies_beside_a_program_counts_once(model, monkeypatch):
 def test_a_frozen_critic_lies_beside_the_policy(model, tmp_path, monkeypatch):
     planned.pretend(monkeypatch)
     critic = planned.describe(tmp_path / "critic", num_hidden_layers=3, hidden_size=16)
-    found = planner_lib.Planner(Variants(planned.config(model, critic_folder=critic)), planned.NAME)
+    found = planner_lib.Planner(
+        Variants(planned.config(model, **{"critic.kind": "folder", "critic.folder": critic})), planned.NAME
+    )
     plan_, args = found.plan(), {call.name: planned.size(call.args) for call in found.programs.calls}
     buffers = {name: buffer.bytes for name, buffer in found.programs.buffers.items()}
     largest = max(args[name] for name in ("critic_prefill", "critic_continue", "critic_decode"))
@@ -124,7 +133,13 @@ def test_a_frozen_critic_lies_beside_the_policy(model, tmp_path, monkeypatch):
 
 
 def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
-    big = dict(refine="none", num_slots=64, questions_per_iteration=64, max_response_length=1024, pack_rows=1)
+    big = {
+        "refine.kind": "none",
+        "engine.num_slots": 64,
+        "questions_per_iteration": 64,
+        "max_response_length": 1024,
+        "packing.rows": 1,
+    }
     planned.pretend(monkeypatch)
     config = planned.config(model, **big)
     peak = planner_lib.Planner(Variants(config), planned.NAME).plan().phases
@@ -135,7 +150,7 @@ def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
     assert not found.fits and found.phases["decode"] == peak["decode"]
     rows = int(re.fullmatch(r"--config\.num_slots=(\d+)", found.suggestion)[1])
     fits = [
-        planner_lib.Planner(Variants(planned.config(model, **big | {"num_slots": n})), planned.NAME).plan().fits
+        planner_lib.Planner(Variants(planned.config(model, **big | {"engine.num_slots": n})), planned.NAME).plan().fits
         for n in (rows, 2 * rows)
     ]
     assert fits == [True, False]
@@ -144,28 +159,45 @@ def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
 def test_slots_that_a_memory_holds(model, monkeypatch):
     """At most as many as an iteration has texts; fewer are suggested where they do not fit."""
     planned.pretend(monkeypatch)
-    wanted = dict(refine="none", num_slots=0, questions_per_iteration=64, max_response_length=1024, pack_rows=1)
-    wanted |= {"pack_slots": 8}  # else they take more than the slots
-    programs = planner_lib.Planner(Variants(planned.config(model, kv_cache_gib=0.01, **wanted)), planned.NAME).programs
+    wanted = {
+        "refine.kind": "none",
+        "engine.num_slots": 0,
+        "questions_per_iteration": 64,
+        "max_response_length": 1024,
+        "packing.rows": 1,
+    }
+    wanted |= {"packing.slots": 8}  # else they take more than the slots
+    programs = planner_lib.Planner(
+        Variants(planned.config(model, **wanted, **{"cache.gib": 0.01})), planned.NAME
+    ).programs
     (cache,) = [buffer for buffer in programs.buffers.values() if buffer.kind == "kv_cache"]
     one = cache.bytes / programs.num_slots
     assert 1 < programs.num_slots == 0.01 * 2**30 // one
-    texts = 64 * planned.config(model, **wanted, kv_cache_gib=1.0).num_responses
-    programs = planner_lib.Planner(Variants(planned.config(model, kv_cache_gib=10.0, **wanted)), planned.NAME).programs
+    texts = 64 * planned.config(model, **wanted, **{"cache.gib": 1.0}).num_responses
+    programs = planner_lib.Planner(
+        Variants(planned.config(model, **wanted, **{"cache.gib": 10.0})), planned.NAME
+    ).programs
     assert programs.num_slots == texts // 2  # of each of two data groups
     peak = max(
-        planner_lib.Planner(Variants(planned.config(model, kv_cache_gib=0.01, **wanted)), planned.NAME)
+        planner_lib.Planner(Variants(planned.config(model, **wanted, **{"cache.gib": 0.01})), planned.NAME)
         .plan()
         .phases.values()
     )
     planned.pretend(monkeypatch, hbm_bytes=peak // 2)
-    found = planner_lib.Planner(Variants(planned.config(model, kv_cache_gib=0.01, **wanted)), planned.NAME).plan()
+    found = planner_lib.Planner(Variants(planned.config(model, **wanted, **{"cache.gib": 0.01})), planned.NAME).plan()
     assert re.fullmatch(r"--config\.num_slots=\d+ --config\.kv_cache_gib=0\.0", found.suggestion)
 
 
 def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch):
-    small = {"refine": "none", "num_slots": 1, "pack_rows": 1, "num_responses": 1, "mesh.fsdp": 4, "mesh.tensor": 1}
-    small["compute_dtype"] = "float32"  # so that generating takes more than updating
+    small = {
+        "refine.kind": "none",
+        "engine.num_slots": 1,
+        "packing.rows": 1,
+        "num_responses": 1,
+        "mesh.fsdp": 4,
+        "mesh.tensor": 1,
+    }
+    small["compute.dtype"] = "float32"  # so that generating takes more than updating
     planned.pretend(monkeypatch)
     phases = [
         planner_lib.Planner(Variants(planned.config(model, **small | mesh)), planned.NAME).plan().phases

@@ -1,0 +1,188 @@
+"""What the keys of a configuration were called before it had sections: one table, for old folders, flags and files.
+
+An old run's `config.json` is read through the table each time, and written in today's names only when the run goes on
+with another value. An old flag works, and a line says what it is called now. An old name in a configuration's file is
+an error that names the new one.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+# Names that are not here are what they were: mesh, model, lora, data, warm_start, eval, diagnosis, and a few others.
+RENAMED = {
+    "checkpoint_every": "checkpoints.every",
+    "checkpoints_to_keep": "checkpoints.keep",
+    "samples_every": "samples.every",
+    "samples_per_iteration": "samples.per_iteration",
+    "profile_steps": "profile.steps",
+    "temperature": "sampling.temperature",
+    "top_p": "sampling.top_p",
+    "top_k": "sampling.top_k",
+    "stop": "sampling.stop",
+    "on_long_question": "prompts.on_long_question",
+    "system_prompt": "prompts.system",
+    "question_prompt": "prompts.question",
+    "critique_prompt": "prompts.critique",
+    "critique_prompt_with_answer": "prompts.critique_with_answer",
+    "refine_prompt": "prompts.refine",
+    "refine_prompt_without_critique": "prompts.refine_without_critique",
+    "num_slots": "engine.num_slots",
+    "prompt_bucket": "engine.prompt_bucket",
+    "decode_chunk": "engine.decode_chunk",
+    "kv_cache_gib": "cache.gib",
+    "cache_dtype": "cache.dtype",
+    "grader": "grader.kind",
+    "grader_timeout": "grader.timeout",
+    "grader_workers": "grader.num_workers",
+    "grader_tolerance": "grader.tolerance",
+    "grader_messages": "grader.messages",
+    "judge.url": "judge.endpoint.url",
+    "judge.model": "judge.endpoint.model",
+    "judge.key_variable": "judge.endpoint.key_variable",
+    "judge.concurrency": "judge.endpoint.concurrency",
+    "judge.timeout": "judge.endpoint.timeout",
+    "judge.max_attempts": "judge.endpoint.max_attempts",
+    "judge.max_reply_length": "judge.max_length",
+    "critic_folder": "critic.folder",
+    "critic_sees_answer": "critic.sees",
+    "http_critic.url": "critic.endpoint.url",
+    "http_critic.model": "critic.endpoint.model",
+    "http_critic.key_variable": "critic.endpoint.key_variable",
+    "http_critic.concurrency": "critic.endpoint.concurrency",
+    "http_critic.timeout": "critic.endpoint.timeout",
+    "http_critic.max_attempts": "critic.endpoint.max_attempts",
+    "http_critic.max_requests": "critic.endpoint.max_requests",
+    "http_critic.max_tokens": "critic.endpoint.max_tokens",
+    "max_critique_length": "critic.max_length",
+    "max_critique_prompt_length": "critic.max_prompt_length",
+    "critique": "critique.kind",
+    "critique_schedule": "critique.schedule",
+    "critique_when": "critique.when",
+    "num_critiques": "critique.num_per_response",
+    "max_retries": "critique.max_retries",
+    "step_checker": "critique.step_checker",
+    "execution_reveals_value": "critique.reveals_value",
+    "refine": "refine.kind",
+    "refine_max_pass": "refine.max_pass",
+    "refinements_per_critique": "refine.per_critique",
+    "num_refinements": "refine.num_kept",
+    "max_refinement_prompt_length": "refine.max_prompt_length",
+    "drop_critique_mentions": "refine.drop_critique_mentions",
+    "gamma": "objective.gamma",
+    "scale_by_std": "objective.scale_by_std",
+    "clip_low": "objective.clip_low",
+    "clip_high": "objective.clip_high",
+    "clip_initial": "objective.clip_initial",
+    "clip_refined": "objective.clip_refined",
+    "aggregate": "objective.aggregate",
+    "kl_coef": "objective.kl_coef",
+    "entropy_coef": "objective.entropy_coef",
+    "old_logp": "objective.old_logp",
+    "optimizer": "optimizer.kind",
+    "learning_rate": "optimizer.learning_rate",
+    "schedule": "optimizer.schedule",
+    "warmup_updates": "optimizer.warmup_updates",
+    "final_learning_rate_share": "optimizer.final_learning_rate_share",
+    "weight_decay": "optimizer.weight_decay",
+    "adam_b1": "optimizer.b1",
+    "adam_b2": "optimizer.b2",
+    "adam_mu_dtype": "optimizer.mu_dtype",
+    "offload_optimizer": "optimizer.offload",
+    "max_grad_norm": "optimizer.max_grad_norm",
+    "updates_per_batch": "optimizer.updates_per_batch",
+    "max_nonfinite_updates": "optimizer.max_nonfinite_updates",
+    "pack_rows": "packing.rows",
+    "pack_length": "packing.length",
+    "pack_slots": "packing.slots",
+    "compute_dtype": "compute.dtype",
+    "remat": "compute.remat",
+}
+# A key with which an old folder or flag said which critic there is, and the kind of critic that it is.
+_CRITICS = {"critic_folder": "folder", "http_critic.url": "endpoint"}
+# The judge's endpoint had no budget.
+_ADDED = {"judge.endpoint.max_requests": 0, "judge.endpoint.max_tokens": 0}
+_SEES = {True: "answer", False: "nothing"}
+
+
+def translate(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration as its `config.json` holds it, nested, in today's names; unknown keys stay.
+
+    Example:
+      >>> translate({"seed": 1, "gamma": 0.1})
+      {'seed': 1, 'objective': {'gamma': 0.1}}
+    """
+    flat = dict(_flat(values))
+    found = {RENAMED.get(name, name): value for name, value in flat.items()}
+    if isinstance(found.get("critic.sees"), bool):
+        found["critic.sees"] = _SEES[found["critic.sees"]]
+    if _CRITICS.keys() & flat.keys():
+        kinds = [kind for name, kind in _CRITICS.items() if flat.get(name)]
+        found.setdefault("critic.kind", kinds[0] if kinds else "policy")
+    if any(name in RENAMED and name.startswith("judge.") for name in flat):
+        found = _ADDED | found
+    nested: dict[str, Any] = {}
+    for name, value in found.items():
+        *path, last = name.split(".")
+        inner = nested
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return nested
+
+
+def translate_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns command line arguments with today's names of keys, and a line for each that was called otherwise.
+
+    Example:
+      >>> translate_flags(["--config.gamma=0.1", "--config.seed=1"])
+      (['--config.objective.gamma=0.1', '--config.seed=1'], ['--config.gamma is now --config.objective.gamma'])
+    """
+    kind = _critic_of(arguments)
+    found, hints = [], []
+    for argument in arguments:
+        match = re.fullmatch(r"--?(no)?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if not match or match[2] not in RENAMED:
+            found.append(argument)
+            continue
+        no, old, value = match[1] or "", match[2], match[3]
+        new = f"--{no}config.{RENAMED[old]}"
+        if old == "critic_sees_answer":
+            sees = not no and (value or "true").lower() in ("true", "t", "1")
+            new, value = f"--config.{RENAMED[old]}={_SEES[sees]}", None
+        found.append(new if value is None else f"{new}={value}")
+        if old in _CRITICS:
+            new += f", with --config.critic.kind={kind}"
+        hints.append(f"--{no}config.{old} is now {new}")
+    if kind and not any(re.match(r"--?config\.critic\.kind\b", argument) for argument in arguments):
+        found.append(f"--config.critic.kind={kind}")
+    return found, hints
+
+
+def _critic_of(arguments: Sequence[str]) -> str | None:
+    """Returns the kind of critic that old flags ask for; None where they say nothing of it."""
+    kind = None
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        match = re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if match and match[1] in _CRITICS:
+            given = following if match[2] is None else match[2]
+            kind = _CRITICS[match[1]] if given else kind or "policy"
+    return kind
+
+
+def new_name(name: str) -> str:
+    """Returns what a key, or a group of keys, is called now; an empty string if it has kept its name or never was.
+
+    Example:
+      >>> new_name("kl_coef"), new_name("http_critic"), new_name("seed")
+      ('objective.kl_coef', 'critic.endpoint', '')
+    """
+    return "critic.endpoint" if name == "http_critic" else RENAMED.get(name, "")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

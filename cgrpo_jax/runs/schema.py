@@ -1,0 +1,145 @@
+"""The configuration of a run: every key once, with its default, its help and its rules.
+
+A key's own rule stands in its field, a rule of one section in the section, a rule of several sections here.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+from cgrpo_jax.critiques import schedule
+from cgrpo_jax.datasets.problems import MADE_UP
+from cgrpo_jax.runs import sections, training_sections
+from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, key, not_negative, one_of, refused, section
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a run does. Symbols in brackets are the paper's (arXiv 2506.03106); lengths are in tokens."""
+
+    # 32 bits: random keys are folded from such numbers.
+    seed: int = key(0, "of all random numbers", not_negative, at_most(2**32 - 1, "does not fit 32 bits"))
+    num_iterations: int = key(
+        100,
+        "one iteration: respond, critique, refine, update",
+        not_negative,
+        may_change=ALL,
+        because="how long training goes on, unless the learning rate falls over them",
+    )
+    questions_per_iteration: int = key(128, "questions of an iteration", at_least_one)
+    num_responses: int = key(7, "[n] responses to a question", at_least_one)
+    max_prompt_length: int = key(2048, "tokens of a question", at_least_one)
+    max_response_length: int = key(6144, "tokens of a response or a refinement", at_least_one)
+    reward_source: str = key(
+        "verifier",
+        "who rewards: verifier, or critic, whose verdict is the reward (unsupervised)",
+        one_of("verifier", "critic"),
+    )
+    pass_threshold: float = key(1.0, "a response whose reward is below it has failed")
+
+    checkpoints: sections.Checkpoints = section(sections.Checkpoints)
+    samples: sections.Samples = section(sections.Samples)
+    profile: sections.Profile = section(sections.Profile)
+    prompts: sections.Prompts = section(sections.Prompts)
+    sampling: sections.Sampling = section(sections.Sampling)
+    engine: sections.Engine = section(sections.Engine)
+    cache: sections.Cache = section(sections.Cache)
+    grader: sections.Grader = section(sections.Grader)
+    judge: sections.Judge = section(sections.Judge)
+    critique: sections.Critique = section(sections.Critique)
+    critic: sections.Critic = section(sections.Critic)
+    refine: sections.Refine = section(sections.Refine)
+    objective: training_sections.Objective = section(training_sections.Objective)
+    optimizer: training_sections.Optimizer = section(training_sections.Optimizer)
+    packing: training_sections.Packing = section(training_sections.Packing)
+    compute: training_sections.Compute = section(training_sections.Compute)
+    mesh: training_sections.Mesh = section(training_sections.Mesh)
+    model: training_sections.Model = section(training_sections.Model)
+    lora: training_sections.Lora = section(training_sections.Lora)
+    data: training_sections.Data = section(training_sections.Data)
+    warm_start: training_sections.WarmStart = section(training_sections.WarmStart)
+    eval: training_sections.Eval = section(training_sections.Eval)
+    diagnosis: training_sections.Diagnosis = section(training_sections.Diagnosis)
+
+    def violations(self) -> Iterator[str]:
+        """Yields what keys of several sections have against each other."""
+        yield from self._engine()
+        yield from self._updates()
+        yield from self._grading()
+        yield from self._critiques()
+        yield from self._made_up()
+
+    def _engine(self) -> Iterator[str]:
+        slots, gib = self.engine.num_slots, self.cache.gib
+        if not slots and not gib:
+            yield "engine.num_slots 0 takes as many slots as cache.gib holds; set one of them."
+        if slots and gib:
+            yield f"engine.num_slots {slots} and cache.gib {gib:g} are both set; set one of them to 0."
+        truncated = self.sampling.top_p < 1 or self.sampling.top_k > 0
+        if truncated and self.objective.old_logp == "sampler":
+            yield (
+                'sampling.top_p below 1 or sampling.top_k above 0 needs objective.old_logp "trainer"; set it, or '
+                "sample untruncated."
+            )
+
+    def _updates(self) -> Iterator[str]:
+        questions, minibatches = self.questions_per_iteration, self.optimizer.updates_per_batch
+        if minibatches >= 1 and questions % minibatches:
+            divisors = [d for d in range(1, 65) if questions % d == 0]
+            yield (
+                f"optimizer.updates_per_batch {minibatches} does not divide questions_per_iteration {questions}; use "
+                f"one of {', '.join(map(str, divisors))}."
+            )
+        updates = self.num_iterations * minibatches
+        if self.optimizer.schedule != "constant" and 0 < updates <= self.optimizer.warmup_updates:
+            yield (
+                f"optimizer.warmup_updates {self.optimizer.warmup_updates} leaves optimizer.schedule "
+                f"{self.optimizer.schedule!r} none of the run's {updates} updates to fall over; use fewer."
+            )
+        longest = self.max_prompt_length + self.max_response_length - 1
+        if 0 < self.packing.length < longest:
+            yield (
+                f"packing.length {self.packing.length} does not hold the longest prompt and response; use at least "
+                f"{longest}, or 0."
+            )
+
+    def _grading(self) -> Iterator[str]:
+        if self.grader.kind == "judge" and not self.judge.endpoint.url:
+            yield 'grader.kind "judge" asks an endpoint; give its address in judge.endpoint.url.'
+        if self.reward_source != "critic":
+            return
+        if self._kinds() != {"cot"} or self.critique.when != "all":
+            yield (
+                'reward_source "critic" takes its rewards from verdicts; set critique.kind "cot" and critique.when '
+                '"all".'
+            )
+        budget = self.critic.endpoint.max_requests or self.critic.endpoint.max_tokens
+        if self.critic.kind == "endpoint" and budget:
+            yield (
+                'reward_source "critic" needs a verdict on every response, which critic.endpoint.max_requests and '
+                "max_tokens end; set both to 0."
+            )
+
+    def _kinds(self) -> frozenset[str]:
+        """Returns the kinds of critique that the run comes to; without the schedule where that can't be read."""
+        if refused(schedule.check, self.critique.schedule, (*sections.CRITIQUES, "none")):
+            return frozenset([self.critique.kind])
+        return schedule.kinds(critique=self.critique.kind, schedule=self.critique.schedule)
+
+    def _critiques(self) -> Iterator[str]:
+        if self.critic.kind == "endpoint" and "cot" not in self._kinds():
+            yield (
+                f'critic.kind "endpoint" needs critique.kind "cot", not {self.critique.kind!r}; set it, or critic.kind '
+                '"policy".'
+            )
+        if self.critique.step_checker == "chain" and self.data.kind != "chains":
+            yield (
+                f'critique.step_checker "chain" knows chains only, not data.kind {self.data.kind!r}; use "equations".'
+            )
+        if self.refine.kind == "solution" and self.data.kind not in MADE_UP and not self.data.solution_key:
+            yield 'refine.kind "solution" inserts the data\'s solutions; name their column in data.solution_key.'
+
+    def _made_up(self) -> Iterator[str]:
+        if self.warm_start.num_updates > 0 and self.data.kind not in MADE_UP:
+            yield "warm_start has lessons on chains and snippets only; set warm_start.num_updates to 0."
+        if self.warm_start.rare_rate and not self.data.num_held_out:
+            yield "warm_start.rare_rate shows held-out facts, but data.num_held_out is 0; set one of them."

@@ -1,0 +1,282 @@
+"""The sections of a configuration that say how a run asks, samples, grades, critiques and refines.
+
+Symbols in brackets are the paper's (arXiv 2506.03106). Lengths are in tokens.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from cgrpo_jax.critiques import schedule
+from cgrpo_jax.rewards import grader
+from cgrpo_jax.runs.keys import (
+    ALL,
+    at_least_one,
+    key,
+    mass,
+    not_negative,
+    one_of,
+    positive,
+    refused,
+    section,
+    share,
+    template,
+)
+
+CRITIQUES = ("indicative", "indicative_gt", "execution", "cot")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """What a run saves."""
+
+    every: int = key(
+        50, "iterations; the last is always saved", at_least_one, may_change=ALL, because="saving changes nothing"
+    )
+    keep: int = key(2, "newest ones that stay", at_least_one, may_change=ALL, because="saving changes nothing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What a run writes to samples.jsonl."""
+
+    every: int = key(1, "iterations between entries", at_least_one, may_change=ALL, because="writing changes nothing")
+    per_iteration: int = key(
+        4, "questions of an entry", not_negative, may_change=ALL, because="writing changes nothing"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What is traced into WORKDIR/profile."""
+
+    steps: tuple[int, ...] = key(
+        (), "iterations, from 0: --config.profile.steps=3,4", may_change=ALL, because="tracing changes nothing"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """What the models are asked. An empty template is the default of critiques/texts.py."""
+
+    system: str = key("", "system message; empty: none")
+    question: str = key("{question}", "what the policy is asked", template("question", has_default=False))
+    critique: str = key("", "what a critic is asked", template("question", "response"))
+    critique_with_answer: str = key(
+        "", "likewise, where it sees the gold answer", template("question", "response", "answer")
+    )
+    refine: str = key("", "what a refinement answers", template("question", "response", "critique"))
+    refine_without_critique: str = key("", "likewise, where there is no critique", template("question", "response"))
+    on_long_question: str = key("skip", "a question beyond max_prompt_length: skip, error", one_of("skip", "error"))
+
+
+def _strings(name: str, value: Any) -> str | None:
+    if not all(isinstance(stop, str) for stop in value):
+        return f"{name} {tuple(value)} must hold strings; quote them."
+    if not all(value):
+        return f"{name} {tuple(value)} holds an empty string, after which every text ends; leave it out."
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the stages of an iteration draw tokens."""
+
+    temperature: float = key(1.0, "of all stages of an iteration", positive("gives no exploration", "1.0"))
+    top_p: float = key(1.0, 'below 1 it needs objective.old_logp "trainer"', mass)
+    top_k: int = key(0, 'above 0 it needs objective.old_logp "trainer"', not_negative)
+    stop: tuple[str, ...] = key((), "strings after which a text ends, beside the end-of-turn tokens", _strings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """The engine that samples all stages."""
+
+    num_slots: int = key(
+        64,
+        "texts that a data group (one coordinate of replica and fsdp) decodes at once; 0: as many as cache.gib holds",
+        not_negative,
+        may_change=ALL,
+        because="sampling does not depend on how many texts are sampled at a time",
+    )
+    prompt_bucket: int = key(
+        64,
+        "prompts are padded to this, twice this, four times this, ...",
+        at_least_one,
+        may_change=ALL,
+        because="padding changes no log-probability",
+    )
+    decode_chunk: int = key(
+        64,
+        "tokens a text, after which the host looks again even if no text has ended",
+        at_least_one,
+        may_change=ALL,
+        because="sampling does not depend on when the host looks",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Keys and values of the texts that are being written."""
+
+    gib: float = key(
+        0.0,
+        "GiB a device, where engine.num_slots is 0: as many slots as it holds",
+        not_negative,
+        may_change=ALL,
+        because="sampling does not depend on how many texts are sampled at a time",
+    )
+    dtype: str = key(
+        "",
+        "float32, bfloat16, int8, which takes half of bfloat16; empty: compute.dtype",
+        one_of("", "float32", "bfloat16", "int8"),
+    )
+
+
+def _grader(name: str, value: str) -> str | None:
+    text = refused(grader.check_kind, value)
+    return text and f"{name}: {text}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grader:
+    """What decides whether a response is right."""
+
+    kind: str = key(
+        "math",
+        "of problems whose data names none: math, numeric, choice, exact, trace, code, judge, or your own function "
+        "with the signature of TRL's, FILE.py:name or package.module:name",
+        _grader,
+    )
+    timeout: float = key(5.0, "seconds a row", positive("leaves no time", "5.0"))
+    num_workers: int = key(
+        2, "processes", at_least_one, may_change=ALL, because="a grade does not depend on who gives it"
+    )
+    tolerance: float = key(1e-6, "of numeric, relative", not_negative)
+    messages: bool = key(False, "your function gets lists of messages, as TRL's do with conversational data, not texts")
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """A model behind an OpenAI-compatible endpoint."""
+
+    url: str = key("", "such as http://host:8000/v1; empty: none", may_change=ALL, because="where its model answers")
+    model: str = key("", "its name there")
+    key_variable: str = key(
+        "",
+        "environment variable with the API key; empty: none is sent",
+        may_change=ALL,
+        because="what it is paid with",
+    )
+    concurrency: int = key(
+        16, "requests at a time", at_least_one, may_change=ALL, because="how much it is asked at a time"
+    )
+    timeout: float = key(
+        60.0,
+        "seconds an attempt",
+        positive("leaves no time", "60.0"),
+        may_change=ALL,
+        because="how long an answer may take",
+    )
+    max_attempts: int = key(
+        4, "at having a reply", at_least_one, may_change=ALL, because="how often it is asked for the same"
+    )
+    max_requests: int = key(
+        0,
+        "until the run ends or is resumed; 0: no limit",
+        not_negative,
+        may_change=ALL,
+        because="what it may be asked until the run ends or is resumed",
+    )
+    max_tokens: int = key(
+        0, "likewise, in sampled tokens", not_negative, may_change=ALL, because="likewise, in sampled tokens"
+    )
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        if self.url and not self.model:
+            yield f"{name}.model is empty; give the name that the endpoint knows its model by."
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """The model of grader.kind judge, which goes through checklists."""
+
+    endpoint: Endpoint = section(Endpoint)
+    max_retries: int = key(2, "of a reply that can't be read", not_negative)
+    max_length: int = key(1024, "tokens of a reply", at_least_one)
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic:
+    """Who writes critiques of critique.kind cot."""
+
+    kind: Literal["policy", "folder", "endpoint"] = key(
+        "policy",
+        "policy: the policy critiques itself; folder: a frozen model; endpoint: a model behind one",
+        one_of("policy", "folder", "endpoint"),
+    )
+    folder: str = key("", "Hugging Face folder of a frozen critic")
+    endpoint: Endpoint = section(Endpoint)
+    sees: Literal["nothing", "answer"] = key(
+        "nothing", "what it sees beside question and response: nothing, answer", one_of("nothing", "answer")
+    )
+    max_length: int = key(1024, "tokens of a critique", at_least_one)
+    max_prompt_length: int = key(9216, "tokens of what it is asked", at_least_one)
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        for kind, given, where in (
+            ("folder", self.folder, "folder"),
+            ("endpoint", self.endpoint.url, "endpoint.url"),
+        ):
+            if self.kind == kind and not given:
+                yield f'{name}.kind "{kind}" needs {name}.{where}; give it, or set {name}.kind to "policy".'
+            if self.kind != kind and given:
+                yield (
+                    f'{name}.{where} {given!r} is given, but {name}.kind is "{self.kind}"; set {name}.kind to '
+                    f'"{kind}", or leave {name}.{where} empty.'
+                )
+
+
+def _schedule(name: str, value: Any) -> str | None:
+    return refused(schedule.check, value, (*CRITIQUES, "none"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Critique:
+    """The words about responses that refinements see."""
+
+    kind: str = key(
+        "cot", "indicative, indicative_gt, execution, cot; none: refine without a critique", one_of(*CRITIQUES, "none")
+    )
+    schedule: tuple[tuple[int, str], ...] = key(
+        (), 'other kinds from given iterations on: ((0, "indicative_gt"), (100, "cot"))', _schedule
+    )
+    when: str = key("refining", "refining: of what is refined; all: of all responses", one_of("refining", "all"))
+    num_per_response: int = key(1, "critiques of a response", at_least_one)
+    max_retries: int = key(2, "of a cot critique whose verdict is malformed or disagrees with the grader", not_negative)
+    step_checker: str = key(
+        "equations",
+        "of execution: equations, or chain, which knows the steps that the question asks for",
+        one_of("equations", "chain"),
+    )
+    reveals_value: bool = key(
+        True, "of execution; False: the wrong step, or the failing test, without what is expected"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Refine:
+    """What becomes of failed responses."""
+
+    kind: str = key(
+        "policy",
+        "policy: it refines; solution: insert the data's own instead (an ablation); none: plain GRPO",
+        one_of("policy", "solution", "none"),
+    )
+    max_pass: float = key(0.0, "refine a question if at most this share of its responses pass", share)
+    per_critique: int = key(1, "refinements of a critique", at_least_one)
+    num_kept: int = key(1, "[k] refinements kept a question", at_least_one)
+    max_prompt_length: int = key(10240, "tokens of what a refinement answers", at_least_one)
+    drop_critique_mentions: bool = key(False, "drop refinements that mention the critique before selection")

@@ -1,0 +1,349 @@
+"""The sections of a configuration that say what a run learns, from what, on which devices, and how it is measured."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from cgrpo_jax import objective
+from cgrpo_jax.datasets import mixture
+from cgrpo_jax.datasets.problems import MADE_UP
+from cgrpo_jax.models import lora, transformer
+from cgrpo_jax.runs.keys import (
+    ALL,
+    Resumed,
+    at_least_one,
+    at_most,
+    decay,
+    key,
+    mass,
+    not_negative,
+    one_of,
+    positive,
+    refused,
+    share,
+)
+from cgrpo_jax.runs.sections import CRITIQUES
+from cgrpo_jax.training import optimizer
+
+_MOST_SAMPLES = 1024  # of a question, for maj@k: the evaluation's own limit, which a test compares with this one
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What an update maximises: Eq. 3 and 4 of the paper."""
+
+    gamma: float = key(0.1, "[gamma] shaping constant", positive("makes the shaped ratio 1", "0.1"))
+    scale_by_std: bool = key(False, "divide advantages by the group's standard deviation")
+    clip_low: float = key(0.2, "[eps] ratios stay above 1 - clip_low", not_negative)
+    clip_high: float = key(0.2, "[eps] and below 1 + clip_high", not_negative)
+    # Departure: the released code clips neither side; the paper's equations clip both.
+    clip_initial: bool = key(True, "clip the ratio of responses")
+    clip_refined: bool = key(True, "clip the shaped ratio of refinements")
+    # Departure: "constant", as in the released code; Eq. 3 and 4 are "paper".
+    aggregate: str = key(
+        "constant", "constant, paper (Eq. 3 and 4), token_mean, sequence_mean", one_of(*objective.AGGREGATES)
+    )
+    kl_coef: float = key(0.0, "of the KL term; 0: no reference model", not_negative)
+    entropy_coef: float = key(0.0, "of the entropy bonus")  # Departure: 0.001 in the released code
+    old_logp: str = key(
+        "sampler",
+        "whose log-probabilities are the old ones: sampler; trainer: computed again before the update",
+        one_of("sampler", "trainer"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """How the gradient becomes new weights."""
+
+    kind: str = key(
+        "adamw",
+        "adamw, or adafactor: statistics of rows and columns in the place of two of every weight",
+        one_of(*optimizer.OPTIMIZERS),
+    )
+    learning_rate: float = key(1e-6, "the peak of the schedule", not_negative)
+    schedule: str = key(
+        "constant",
+        "constant after the warm-up; linear, cosine: it falls until the last of num_iterations",
+        one_of(*optimizer.SCHEDULES),
+    )
+    warmup_updates: int = key(0, "over which the rate rises from 0", not_negative)
+    final_learning_rate_share: float = key(0.0, "of the peak, that linear and cosine fall to", share)
+    weight_decay: float = key(0.0, "of matrices and embeddings, times the rate", not_negative)
+    b1: float = key(0.9, "of Adam", decay)
+    b2: float = key(0.999, "of Adam", decay)
+    mu_dtype: str = key(
+        "",
+        "of Adam's first moment: float32, bfloat16; empty: float32, as weights and gradients are",
+        one_of("", "float32", "bfloat16"),
+    )
+    offload: bool = key(
+        False,
+        "the optimiser's state lies in the hosts' memory between updates",
+        may_change=ALL,
+        because="where the state lies between updates",
+    )
+    max_grad_norm: float = key(1.0, "gradients of a larger norm are scaled down to it", not_negative)
+    updates_per_batch: int = key(2, "minibatches an iteration", at_least_one)
+    max_nonfinite_updates: int = key(
+        3,
+        "skipped in a row because the gradient is not finite; one more ends the run",
+        not_negative,
+        may_change=ALL,
+        because="how many it skips before it stops; the next start goes on after them",
+    )
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        if self.kind != "adamw" and self.mu_dtype:
+            yield (
+                f"{name}.mu_dtype {self.mu_dtype!r} is of AdamW's first moment, which optimizer {self.kind!r} has "
+                "not; leave it empty."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How rows are packed for an update."""
+
+    rows: int = key(1, "token rows of a data group in a packed batch", at_least_one)
+    length: int = key(0, "tokens in one, best a multiple of 128; 0: longest prompt and response", not_negative)
+    slots: int = key(0, "train rows in a packed batch; 0: 64 a token row", not_negative)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How the devices compute."""
+
+    dtype: str = key(
+        "",
+        "of generation, forward and backward pass: float32, bfloat16; empty: bfloat16, on a CPU float32",
+        one_of("", "float32", "bfloat16"),
+    )
+    remat: str = key(
+        "layer",
+        "what of a layer the backward pass computes again: layer all of it, mlp the MLP, none only what is "
+        "element-wise; the less, the faster, and the more memory",
+        one_of(*transformer.REMAT),
+        may_change=ALL,
+        because="what the backward pass computes again",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How the devices of all processes are divided; the product is the number of devices."""
+
+    replica: int = key(1, "whole copies of the model", may_change=ALL, because="how the devices share the work")
+    fsdp: int = key(
+        0,
+        "shares of the weights and of the optimiser's state, gathered layer by layer; 0: all that is left",
+        may_change=ALL,
+        because="how the devices share the work",
+    )
+    tensor: int = key(
+        1,
+        "shares of heads, MLP and vocabulary, each computed where it lies",
+        may_change=ALL,
+        because="how the devices share the work",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A Hugging Face folder, or a shape that is initialised at random."""
+
+    folder: str = key("", "Hugging Face folder")
+    tokenizer: str = key("", "folder; empty: the model's own. arithmetic, snippets: those of the package")
+    architecture: str = key(
+        "", "file assets/architectures/NAME.json of the package: to plan a run before its weights are at hand"
+    )
+    init: str = key("", "folder of another run, or of a converted checkpoint, to take the weights from")
+    num_layers: int = key(0, "of a shape")
+    embed_dim: int = key(0, "of a shape")
+    num_heads: int = key(0, "of a shape")
+    num_kv_heads: int = key(0, "of a shape")
+    mlp_dim: int = key(0, "of a shape")
+    max_context: int = key(0, "of a shape, in tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters of frozen weights, trained instead of the weights."""
+
+    rank: int = key(0, "0: train all weights", not_negative)
+    alpha: float = key(32.0, "the adapters' product is multiplied by alpha / rank")
+    targets: tuple[str, ...] = key(("q", "k", "v", "o", "gate", "up", "down"), "which projections have adapters")
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        if self.rank > 0:
+            text = refused(lora.LoraSettings, rank=self.rank, alpha=self.alpha, targets=tuple(self.targets))
+            if text:
+                yield f"{name}: {text}"
+
+
+def _mixture(name: str, value: str) -> str | None:
+    return refused(mixture.parse_mixture, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The questions."""
+
+    kind: str = key(
+        "jsonl",
+        "jsonl, parquet, tfds; made up: chains (arithmetic), snippets (code)",
+        one_of("jsonl", "parquet", "tfds", *MADE_UP),
+    )
+    seed: int = key(
+        0, "of made-up questions and what is held out; the order of questions follows the run's seed", not_negative
+    )
+    train: str = key("", 'file, or TFDS name; several: "gsm8k,openr1"')
+    eval: str = key("", "likewise, of held-out questions")
+    mixture: str = key(
+        "",
+        'shares of several, such as "gsm8k:0.3,openr1:0.7"; empty: each question as often as any other',
+        _mixture,
+    )
+    train_split: str = key("train", 'of a TFDS data set; of several, one for all or one each: "train,test"')
+    eval_split: str = key("test", "likewise")
+    tfds_dir: str = key(
+        "",
+        "folder of TFDS data sets",
+        may_change=ALL,
+        because="where data sets lie; their questions are compared by themselves",
+    )
+    # A data set written by `python -m cgrpo_jax.data prepare` knows its columns, and which grader it needs.
+    question_key: str = key("question", 'column; several: "Body,Question"')
+    answer_key: str = key("answer", "column")
+    solution_key: str = key("", "column; empty: there is none")
+    answer_pattern: str = key("", "regular expression whose first group is the answer")
+    num_train: int = key(0, "of each set; 0: all", not_negative)
+    num_eval: int = key(0, "likewise", not_negative)
+    pass_rates: str = key("", "JSON lines of how often each training question was solved: id, pass_rate")
+    min_pass_rate: float = key(0.0, "train on questions above this; -1 keeps those never solved")
+    max_pass_rate: float = key(1.0, "and below this; 2 keeps those always solved")
+    chain_length: int = key(3, "steps of a chain, operations of a snippet", at_least_one)
+    num_held_out: int = key(0, "facts, or words, that the warm start never shows")
+    hard_share: float = key(0.0, "share of the questions with one of them", share)
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        if self.pass_rates and not self.min_pass_rate < self.max_pass_rate:
+            yield (
+                f"{name}.min_pass_rate {self.min_pass_rate:g} is not below {name}.max_pass_rate "
+                f"{self.max_pass_rate:g}; no question has a rate between them."
+            )
+        if self.mixture.strip(" ,") and self.kind in MADE_UP:
+            yield f"{name}.mixture mixes data sets that are read; {name}.kind {self.kind} is made up. Leave it empty."
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Supervised lessons in a made-up task before the first iteration."""
+
+    num_updates: int = key(0, "0: none", not_negative)
+    rows_per_update: int = key(64, "lessons of an update", at_least_one)
+    learning_rate: float = key(3e-3, "of AdamW", not_negative)
+    chain_lengths: tuple[int, ...] = key((2, 3), "of the lessons in solving")
+    rare_rate: float = key(0.0, "share of the lessons in solving that contain what is held out after all", share)
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        if self.num_updates > 0 and _at_least_ones(name, self.chain_lengths):
+            yield f"{name}.chain_lengths {self.chain_lengths} must hold numbers of at least 1, such as (1, 2, 3)."
+
+
+def _at_least_ones(name: str, value: Any) -> str | None:
+    if value and all(isinstance(one, int) and one >= 1 for one in value):
+        return None
+    return f"{name} {tuple(value)} must hold numbers of at least 1, such as (1, 8)."
+
+
+_RUNS = Resumed.TRAINING | Resumed.DIAGNOSIS
+_DIAGNOSES = "training and `evaluate` do not read it"
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """How weights are measured on held-out questions."""
+
+    every: int = key(
+        0,
+        "iterations; 0: before and after only",
+        not_negative,
+        may_change=Resumed.EVALUATION | Resumed.DIAGNOSIS,
+        because="training alone reads it",
+    )
+    num_samples: int = key(
+        8,
+        "a question, for pass@k",
+        at_least_one,
+        at_most(_MOST_SAMPLES, "is too large"),
+        may_change=Resumed.DIAGNOSIS,
+        because="`diagnose` does not read it",
+    )
+    temperature: float = key(
+        0.6, "of these samples", not_negative, may_change=Resumed.DIAGNOSIS, because="`diagnose` does not read it"
+    )
+    top_p: float = key(
+        0.95, "of these samples", mass, may_change=Resumed.DIAGNOSIS, because="`diagnose` does not read it"
+    )
+    k: tuple[int, ...] = key(
+        (1, 8), "of pass@k", _at_least_ones, may_change=Resumed.DIAGNOSIS, because="`diagnose` does not read it"
+    )
+    oracle: bool = key(
+        False,
+        "`evaluate --refine` also refines what the grader calls wrong, as a column of its own",
+        may_change=_RUNS,
+        because="`evaluate` alone reads it",
+    )
+    texts_per_slot: int = key(
+        8,
+        "that `evaluate` and `diagnose` write together; what is killed meanwhile is done again",
+        at_least_one,
+        may_change=ALL,
+        because="how much is sampled together, and done again after a kill",
+    )
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        if not _at_least_ones(name, self.k) and 1 <= self.num_samples < max(self.k):
+            yield f"{name}.k {max(self.k)} needs as many samples; {name}.num_samples is {self.num_samples}."
+
+
+def _kinds(name: str, value: Any) -> str | None:
+    if value and set(value) <= set(CRITIQUES):
+        return None
+    return (
+        f"{name} {tuple(value)} must be kinds of critiques; use some of {', '.join(CRITIQUES)}, as "
+        f'--config.{name}=\'("indicative", "cot")\'.'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """Which training questions no sample solves, and which critiques help there."""
+
+    num_questions: int = key(
+        0,
+        "of the training questions, the first ones; 0: all",
+        not_negative,
+        may_change=Resumed.TRAINING | Resumed.EVALUATION,
+        because=_DIAGNOSES,
+    )
+    num_responses: int = key(
+        4,
+        "a question fails persistently if none of them passes",
+        at_least_one,
+        may_change=Resumed.TRAINING | Resumed.EVALUATION,
+        because=_DIAGNOSES,
+    )
+    kinds: tuple[str, ...] = key(
+        CRITIQUES,
+        "of critiques",
+        _kinds,
+        may_change=ALL,
+        because=f"{_DIAGNOSES}, and `diagnose` adds a kind more to those that are there",
+    )

@@ -1,0 +1,195 @@
+"""Every rule of a configuration, and that all that is wrong is said at once."""
+
+import pytest
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.evaluation import estimators
+from cgrpo_jax.runs import base, cli, keys, validate
+from cgrpo_jax.runs import config as config_lib
+
+
+def changed(**changes):
+    return config_lib.replaced(config_lib.Config(), {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def found(**changes):
+    return list(validate.violations(changed(**changes)))
+
+
+def test_the_defaults_have_nothing_against_them():
+    assert not found()
+    validate.check(config_lib.Config())
+
+
+ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", "critic__endpoint__model": "m"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_responses": 0}, "num_responses 0 is too small; use at least 1."),
+        ({"sampling__top_k": -1}, "sampling.top_k -1 is negative; use 0 or more."),
+        ({"seed": 2**32}, "seed 4294967296 does not fit 32 bits; use at most 4294967295."),
+        ({"refine__max_pass": 1.5}, "refine.max_pass 1.5 is not a share; use a value from 0 to 1."),
+        ({"optimizer__b2": 1.0}, "optimizer.b2 1.0 is no decay of an average; use a value of at least 0 and below 1."),
+        ({"eval__top_p": 0.0}, "eval.top_p 0.0 is not a probability mass; use a value above 0 and at most 1."),
+        ({"objective__gamma": float("nan")}, "objective.gamma nan is no finite number; use one."),
+        ({"objective__gamma": 0.0}, "objective.gamma 0.0 makes the shaped ratio 1; use a positive one, such as 0.1."),
+        ({"compute__remat": "all"}, "compute.remat 'all' is unknown; use one of none, mlp, layer."),
+        ({"grader__kind": "x"}, "grader.kind: grader 'x' is unknown; use one of math"),
+        ({"prompts__question": ""}, "prompts.question: prompt template '' lacks {question}"),
+        (
+            {"prompts__refine": "{question}"},
+            "prompts.refine: prompt template '{question}' lacks {response}, {critique}",
+        ),
+        ({"sampling__stop": (5,)}, "sampling.stop (5,) must hold strings; quote them."),
+        ({"sampling__stop": ("",)}, "sampling.stop ('',) holds an empty string"),
+        ({"critique__schedule": ((1,),)}, "(1,) is not (first iteration, kind)"),
+        ({"eval__k": ()}, "eval.k () must hold numbers of at least 1, such as (1, 8)."),
+        ({"eval__k": (16,)}, "eval.k 16 needs as many samples; eval.num_samples is 8."),
+        ({"eval__num_samples": 2000}, "eval.num_samples 2000 is too large; use at most 1024."),
+        ({"diagnosis__kinds": ("none",)}, "diagnosis.kinds ('none',) must be kinds of critiques; use some of indica"),
+        ({"data__mixture": "a"}, "'a' is not NAME:WEIGHT"),
+        ({"data__mixture": "a:1", "data__kind": "chains"}, "data.mixture mixes data sets that are read"),
+        (
+            {"data__pass_rates": "f", "data__min_pass_rate": 2.0},
+            "data.min_pass_rate 2 is not below data.max_pass_rate 1",
+        ),
+        ({"lora__rank": 2, "lora__targets": ("z",)}, "LoRA target 'z' is unknown"),
+        ({"optimizer__kind": "adafactor", "optimizer__mu_dtype": "bfloat16"}, "optimizer.mu_dtype 'bfloat16' is of"),
+        (
+            {"optimizer__updates_per_batch": 3},
+            "optimizer.updates_per_batch 3 does not divide questions_per_iteration 128",
+        ),
+        (
+            {"optimizer__schedule": "cosine", "optimizer__warmup_updates": 200},
+            "optimizer.warmup_updates 200 leaves optimizer.schedule 'cosine' none of the run's 200 updates",
+        ),
+        ({"packing__length": 5}, "packing.length 5 does not hold the longest prompt and response; use at least 8191"),
+        ({"engine__num_slots": 0}, "engine.num_slots 0 takes as many slots as cache.gib holds; set one of them."),
+        ({"cache__gib": 1.0}, "engine.num_slots 64 and cache.gib 1 are both set; set one of them to 0."),
+        (
+            {"sampling__top_p": 0.5},
+            'sampling.top_p below 1 or sampling.top_k above 0 needs objective.old_logp "trainer"',
+        ),
+        ({"grader__kind": "judge"}, 'grader.kind "judge" asks an endpoint; give its address in judge.endpoint.url.'),
+        ({"judge__endpoint__url": "u"}, "judge.endpoint.model is empty; give the name"),
+        ({"judge__endpoint__timeout": 0.0}, "judge.endpoint.timeout 0.0 leaves no time; use a positive one"),
+        (
+            {"reward_source": "critic"},
+            'reward_source "critic" takes its rewards from verdicts; set critique.kind "cot"',
+        ),
+        (
+            {**ENDPOINT, "reward_source": "critic", "critique__when": "all", "critic__endpoint__max_tokens": 5},
+            'reward_source "critic" needs a verdict on every response',
+        ),
+        (
+            {"critic__kind": "folder"},
+            'critic.kind "folder" needs critic.folder; give it, or set critic.kind to "policy".',
+        ),
+        (
+            {"critic__kind": "endpoint"},
+            'critic.kind "endpoint" needs critic.endpoint.url; give it, or set critic.kind to',
+        ),
+        (
+            {"critic__folder": "F"},
+            'critic.folder \'F\' is given, but critic.kind is "policy"; set critic.kind to "folder", or leave '
+            "critic.folder empty.",
+        ),
+        (
+            {"critic__endpoint__url": "u", "critic__endpoint__model": "m"},
+            'critic.endpoint.url \'u\' is given, but critic.kind is "policy"; set critic.kind to "endpoint"',
+        ),
+        (
+            {**ENDPOINT, "critique__kind": "execution"},
+            'critic.kind "endpoint" needs critique.kind "cot", not \'execution\'',
+        ),
+        (
+            {"critique__step_checker": "chain"},
+            "critique.step_checker \"chain\" knows chains only, not data.kind 'jsonl'",
+        ),
+        ({"refine__kind": "solution"}, 'refine.kind "solution" inserts the data\'s solutions; name their column in'),
+        ({"warm_start__num_updates": 1}, "warm_start has lessons on chains and snippets only"),
+        (
+            {"warm_start__num_updates": 1, "data__kind": "chains", "warm_start__chain_lengths": ()},
+            "warm_start.chain_lengths () must hold numbers of at least 1",
+        ),
+        ({"warm_start__rare_rate": 0.5}, "warm_start.rare_rate shows held-out facts, but data.num_held_out is 0"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_its_fix(changes, message):
+    violations = found(**changes)
+    assert len(violations) == 1 and message in violations[0] and "\n" not in violations[0]
+    with pytest.raises(UserError) as caught:
+        validate.check(changed(**changes))
+    assert str(caught.value) == violations[0] and not isinstance(caught.value, keys.ConfigErrors)
+
+
+@pytest.mark.parametrize("known", [key for key in keys.items(config_lib.Config())], ids=lambda key: key[0])
+def test_no_value_makes_the_check_fail_otherwise(known):
+    """Rules of several keys bear what the rule of one refuses."""
+    name, _, value = known
+    for bad in {int: (-1, 0, 2**40), float: (-1.0, 0.0, float("nan"), float("inf")), str: ("", "x")}.get(
+        type(value), ()
+    ):
+        for more in ({}, {"optimizer.schedule": "cosine"}, {"reward_source": "critic"}):
+            config = config_lib.replaced(config_lib.Config(), more | {name: bad})
+            assert all(isinstance(one, str) and "\n" not in one for one in validate.violations(config))
+    if isinstance(value, tuple):
+        for bad in ((), (0,), ("x",), ((1,),)):
+            config = config_lib.replaced(config_lib.Config(), {name: bad, "lora.rank": 1})
+            assert all(isinstance(one, str) for one in validate.violations(config))
+
+
+def test_all_mistakes_are_said_at_once(capsys, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from cgrpo_jax.runs import base\n\ndef get_config():\n    c = base.get_config()\n    c.num_responses = 0\n"
+        "    c.sampling.temperature = 0.0\n    c.critic.folder = 'F'\n    return c\n"
+    )
+    ran = []
+
+    def main(config):
+        validate.check(config)
+        ran.append(config)
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main, require=("config",), argv=[f"--config={file}", "--config.data.chain_length=0"])
+    assert caught.value.code == 2 and not ran
+    assert capsys.readouterr().err.splitlines() == [
+        "error: 4 problems in the configuration:",
+        "  num_responses 0 is too small; use at least 1.",
+        "  sampling.temperature 0.0 gives no exploration; use a positive one, such as 1.0.",
+        "  data.chain_length 0 is too small; use at least 1.",
+        '  critic.folder \'F\' is given, but critic.kind is "policy"; set critic.kind to "folder", or leave '
+        "critic.folder empty.",
+    ]
+
+
+def test_the_text_of_several_mistakes_is_one_line():
+    with pytest.raises(UserError) as caught:
+        validate.check(changed(num_responses=0, data__chain_length=0))
+    assert str(caught.value).startswith("2 problems in the configuration: num_responses 0") and "\n" not in str(
+        caught.value
+    )
+
+
+def test_limits_of_other_rooms_are_kept():
+    assert not found(eval__num_samples=estimators.MOST_SAMPLES)
+    assert found(eval__num_samples=estimators.MOST_SAMPLES + 1)
+
+
+def test_every_key_has_a_line_of_help_and_every_reason_stands_beside_what_may_change():
+    for name, known, _ in keys.items(config_lib.Config()):
+        assert known.help and "\n" not in known.help, name
+        assert bool(known.because) == bool(known.may_change), name
+    for name, section in keys.sections(config_lib.Config()):
+        assert section.__doc__ and not section.__doc__.startswith(type(section).__name__ + "("), name
+
+
+def test_the_base_configuration_is_locked_and_new_each_time():
+    one = base.get_config()
+    one.objective.gamma = 0.7
+    assert base.get_config().objective.gamma == 0.1
+    with pytest.raises(AttributeError):
+        one.objective.gama = 1.0
