@@ -458,7 +458,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = [trap for trap in traps if results.get(trap.name, {}).get("key") != trap.key()]
         tests = sorted({test for trap in left for test in trap.tests})
         if tests and (broken := failing(root, tests)):
-            raise SystemExit(f"{broken} fails without any trap; mend it first")
+            raise SystemExit(f"{broken} fails without any trap; fix it first")
         for trap in left:
             results[trap.name] = spring(trap, root) | {"key": trap.key()}
             print(f"{results[trap.name]['caught_by'] or 'NOT CAUGHT'}: {trap.name}", flush=True)

@@ -9,6 +9,7 @@ import pytest
 import tiny_run
 from data_cases import MINE, run, write
 
+from cgrpo_jax import data
 from cgrpo_jax.datasets import array_record, formats, readers
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib

@@ -64,7 +64,7 @@ def test_sampled_log_probabilities_are_the_trainers():
         np.testing.assert_allclose(row.old_logp, logp, atol=1e-4)
 
 
-@pytest.mark.parametrize("engine.num_slots, chunk, bucket", [(2, 3, 12), (12, 64, 24), (40, 1, 24)])
+@pytest.mark.parametrize("num_slots, chunk, bucket", [(2, 3, 12), (12, 64, 24), (40, 1, 24)])
 def test_slots_chunk_and_bucket_do_not_matter(num_slots, chunk, bucket):
     """Fewer slots than a prompt has texts, fewer than there are texts, and more."""
     hold_to_many(sample(MANY, make=engine(num_slots=num_slots, chunk=chunk, prompt_bucket=bucket)))

@@ -74,7 +74,7 @@ def test_stop_strings_end_a_text_wherever_they_end(num_slots):
     assert made.take_stats().tokens == sum(kept for kept, _ in expected)  # not what a tick sampled after a string
 
 
-@pytest.mark.parametrize("engine.num_slots, groups", [(3, 1), (16, 1), (40, 1), (20, 2)])
+@pytest.mark.parametrize("num_slots, groups", [(3, 1), (16, 1), (40, 1), (20, 2)])
 def test_slots_are_busy_while_requests_wait(num_slots, groups, monkeypatch):
     """Lengths of 1 to 40, the mean far below the longest: a batch that waits for its longest would be a third full."""
     steps = []
