@@ -1,8 +1,8 @@
 """The stages of Critique-GRPO before the update: respond, score, critique, refine, select, re-anchor, advantage.
 
-Each stage takes rollouts and returns rollouts (steps 1 to 6 of the algorithm); `solve` takes one question through the
-first three. What waits for a model or a grader is a coroutine, which an `Orchestrator` runs for many questions
-at once. Step 2 is in `inference.critic`.
+Steps 1 to 6 of the algorithm, from problems to train rows; `solve` takes one question through the first three. What
+waits for a model or a grader is a coroutine, which an `Orchestrator` runs for many questions at once. Step 2 is in
+`inference.critic`.
 """
 
 import collections
@@ -65,6 +65,11 @@ class Method:
     num_kept: int = 1
     scale_by_std: bool = False
 
+    @property
+    def max_rows(self) -> int:
+        """Rows that a group may have."""
+        return self.num_responses + self.num_kept
+
 
 @dataclasses.dataclass(frozen=True)
 class Solved:
@@ -82,14 +87,14 @@ async def solve(
 
     Args:
       policy: who responds and refines [pi_old].
-      critic: who criticises.
+      critic: who critiques.
       problem: the question.
       question: its number in the iteration.
       method: what is done with it.
       tokenizer: of texts that no model wrote.
     """
     counts: Counts = collections.Counter()
-    criticise = functools.partial(
+    ask_critic = functools.partial(
         critique, critic, problem=problem, encode=tokenizer.encode, num_critiques=method.num_critiques
     )
     by_verdict = functools.partial(score_by_verdict, problem=problem, num_critiques=method.num_critiques)
@@ -97,7 +102,7 @@ async def solve(
     async def score_refined(rows: list[Rollout]) -> CountedRows:
         if method.reward_source == "verifier":
             return await score(rows, problem), collections.Counter()
-        verdicts, judged = await criticise(rows)
+        verdicts, judged = await ask_critic(rows)
         return await by_verdict(rows, verdicts), judged
 
     # 1. Respond.
@@ -110,7 +115,7 @@ async def solve(
     # 2. Critique, of all responses.
     critiques = None
     if method.critique_when == "all":
-        critiques, new = await criticise(responses)
+        critiques, new = await ask_critic(responses)
         counts += new
         if method.reward_source == "critic":  # the verdict is the reward
             responses = await by_verdict(responses, critiques)
@@ -125,7 +130,7 @@ async def solve(
 
     async def refine_one(row: Rollout) -> CountedRows:
         if critiques is None:
-            written, new = await criticise([row])  # 2. Critique, of those that are refined.
+            written, new = await ask_critic([row])  # 2. Critique, of those that are refined.
         else:
             written, new = critiques_of([row], critiques), collections.Counter()
         refinements, more = await refine(  # 3. Refine.
@@ -335,18 +340,18 @@ def reanchor(responses: Sequence[Sequence[Rollout]], kept: Sequence[Rollout]) ->
 # --- 6. advantage -------------------------------------------------------------------------------------------------
 
 
-def train_rows(groups: Sequence[Group], *, scale_by_std: bool, max_rows: int) -> list[list[TrainRow]]:
+def train_rows(groups: Sequence[Group], *, scale_by_std: bool, max_rows_per_group: int) -> list[list[TrainRow]]:
     """Returns each group as train rows, with their advantages over it. The tokens are the sampled ones.
 
     Args:
       groups: Q groups.
       scale_by_std: divide advantages by the standard deviation of their group.
-      max_rows: rows that all groups may have; fixes the shapes of what is computed.
+      max_rows_per_group: rows that a group may have; fixes the shapes of what is computed.
     """
     rewards = [reward_of(row) for group in groups for row in group.rows]
     # The number of kept refinements changes with every iteration. Padded to what it may be at most, the shape does not,
     # and nothing is compiled again; the power of two, lest another number of questions is.
-    size = 1 << (max_rows - 1).bit_length()
+    size = 1 << (len(groups) * max_rows_per_group - 1).bit_length()
     reward_B = np.zeros(size, np.float32)
     group_B = np.full(size, -1)
     reward_B[: len(rewards)] = rewards

@@ -1,11 +1,14 @@
 """Trains with Critique-GRPO, arXiv 2506.03106.
 
-Departures from the paper, each marked where it happens:
-- `aggregate="constant"` weighs every token alike, as the released code does; Eq. 4 weighs a refined row n / k times an
-  initial one (`aggregate="paper"`).
-- Both ratios are clipped, as in the paper's equations; its code clips neither (`clip_initial`, `clip_refined`).
-- No reference model and no KL term unless `kl_coef` is set.
-- The released code adds an entropy bonus of 0.001; here `entropy_coef` is 0 unless set.
+Departures, from the paper or from its released code, each marked where it is made:
+- `objective.aggregate="constant"` weighs every token alike, as the released code does; Eq. 4 weighs a refined row n / k
+  times an initial one (`"paper"`).
+- Both ratios are clipped, as in the paper's equations; its code clips neither (`objective.clip_initial`,
+  `objective.clip_refined`).
+- No reference model and no KL term unless `objective.kl_coef` is set.
+- The released code adds an entropy bonus of 0.001; here `objective.entropy_coef` is 0 unless set.
+- The released code refines every question; here those of which at most `refine.max_pass` of the responses pass.
+- Rows without a verdict, because their grader failed, are neither trained nor part of a baseline.
 
     python -m cgrpo_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -23,7 +26,7 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 
 import tqdm
 
@@ -77,54 +80,41 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
 
 def train(run: "Run") -> None:
     """Runs all iterations that are left: the algorithm, in the order of its steps."""
-    settings, method = run.opened.settings, run.opened.settings.method
+    seed, method = run.settings.seed, run.settings.method
     for number in run.iterations():
         with run.iteration(number):
-            started = time.monotonic()
             problems = run.questions(number)
-            policy, critic = run.generators(number)  # the policy stays pi_old until the iteration's end
+            policy, critic = run.generators(number)  # the policy that samples is pi_old
 
-            # 1. Respond: n responses to each question, with rewards.
+            # 1. Respond: n responses to each question.
             # 2. Critique: of the responses that will be refined, or of all.
-            # 3. Refine: each failed response with its critique in context, with rewards.
-            # All questions are at it together, each on its own way (`rollout.solve`): none waits for another.
-            ways = [
+            # 3. Refine: each failed response with its critique in context.
+            # Responses and refinements are scored as they end. All questions are solved at once (`rollout.solve`): none
+            # waits for another.
+            solving = (
                 rollout.solve(policy, critic, problem, question=q, method=method, tokenizer=run.tokenizer)
                 for q, problem in enumerate(problems)
-            ]
-            generated = run.generate(policy, critic, ways)
+            )
+            generated = run.generate(policy, critic, solving)
 
             # 4. Select: k refinements a question, the highest reward first, ties at random.
             candidates = generated.refinements
             if method.drop_mentions:
                 candidates = rollout.without_mentions(candidates)
-            kept = rollout.select(candidates, num_kept=method.num_kept, seed=settings.seed, iteration=number)
+            kept = rollout.select(candidates, num_kept=method.num_kept, seed=seed, iteration=number)
 
             # 5. Re-anchor: a kept refinement joins its group as an answer to the question alone, pi(y' | q).
             groups = rollout.reanchor(generated.responses, kept)
 
             # 6. Advantage: one baseline for the whole group, A = R - mean R.
-            max_rows = len(problems) * (method.num_responses + method.num_kept)
-            rows = rollout.train_rows(groups, scale_by_std=method.scale_by_std, max_rows=max_rows)
-            del policy, critic  # and with them the weights that generate, which the update's memory has no room for
+            rows = rollout.train_rows(groups, scale_by_std=method.scale_by_std, max_rows_per_group=method.max_rows)
+            del policy, critic, solving  # and with them the weights that generate: the update needs their memory
 
-            # 7. Objective: min(r A, clip(r) A) of initial tokens, r = pi / pi_old; rho A of refined ones,
-            #    rho = pi / (pi + gamma): `objective.policy_loss`, with `settings.learner.loss`.
-            # 8. Update: `updates_per_batch` minibatches.
+            # 7. Objective (`objective.policy_loss`): of initial tokens min(r A, clip(r) A), r = pi / pi_old; of refined
+            #    ones min(rho A, clip(rho) A), rho = pi / (pi + gamma), or rho A where `clip_refined` is off.
+            # 8. Update (`Learner.update`): AdamW, in `optimizer.updates_per_batch` minibatches of questions.
             updates = run.update(rows)
-
-            done = Iteration(
-                number,
-                problems,
-                generated,
-                candidates,
-                kept,
-                updates,
-                refines=method.refine != "none",
-                critiques_shown=method.refine == "policy" and settings.stages.kind_at(number) != "none",
-                seconds=time.monotonic() - started,
-            )
-        run.end_iteration(done)
+        run.end_iteration(Iteration(number, problems, generated, candidates, kept, updates))
     run.finish()
 
 
@@ -162,6 +152,7 @@ class Run:
         )
         self._bar: tqdm.tqdm | None = None  # of the iterations
         self._since = time.monotonic()
+        self._step_time = 0.0  # of the last iteration
 
     @property
     def state(self) -> TrainState:
@@ -189,12 +180,14 @@ class Run:
     def iteration(self, number: int) -> Iterator[None]:
         """Traces the block, if that is asked for; saves what was before it where grading fails."""
         with self.profiler.iteration(number):
+            started = time.monotonic()
             try:
                 yield
             except GradingError:  # nothing is lost: the same command does this iteration again
                 self._keep(number, always=True)
                 self.folder.checkpoints.wait()
                 raise
+            self._step_time = time.monotonic() - started
 
     def questions(self, number: int) -> list[Problem]:
         """Returns the questions of an iteration, the same on all processes."""
@@ -214,13 +207,13 @@ class Run:
         kind = self.settings.stages.kind_at(number)
         return policy, self.opened.critic(self.opened.critic_generator(policy), kind=kind)
 
-    def generate(self, policy: Generator, critic: Critic, questions: Sequence[Coroutine]) -> Generated:
-        """Takes all questions through steps 1 to 3 together."""
+    def generate(self, policy: Generator, critic: Critic, solving: Iterable[Coroutine]) -> Generated:
+        """Runs steps 1 to 3 of all questions together, each a coroutine."""
         orchestrator = self.orchestrator
         endpoints = {"critic": self.opened.endpoint, "judge": self.opened.grader.judge}
         before = {whose: one.counts for whose, one in endpoints.items() if one}
         with self.clock("rollout"), running_engines(policy, critic.generator) as engines:
-            solved = orchestrator.run(questions, engines=engines, on_tick=self._tick)
+            solved = orchestrator.run(list(solving), engines=engines, on_tick=self._tick)
             stats = [engine.take_stats() for engine in engines]
         self.clock.add("grade", orchestrator.grade_seconds)
         asked = {}
@@ -295,8 +288,8 @@ class Run:
         self.folder.checkpoints.wait()
         raise UserError(
             f"the gradient was not finite in {self.learner.skipped_in_a_row} updates in a row, which were skipped "
-            f"(max_nonfinite_updates {self.settings.learner.max_nonfinite_updates}); the last one's rows are in "
-            f"{self.opened.run.nonfinite_rows}. The same command goes on after iteration {self.progress.iteration}."
+            f"(optimizer.max_nonfinite_updates {self.settings.learner.max_nonfinite_updates}); the last one's rows are "
+            f"in {self.opened.run.nonfinite_rows}. The same command goes on after iteration {self.progress.iteration}."
         )
 
     def _stop_if_asked(self) -> None:
@@ -336,8 +329,9 @@ class Run:
             pass_threshold=self.settings.method.pass_threshold,
             model=self.model.config,
             adapters=self.learner.base is not None,
+            refines=self.settings.method.refine != "none",
         )
-        row |= {"learning_rate": self.learner.learning_rate(int(self.state.step)), "step_time": done.seconds}
+        row |= {"learning_rate": self.learner.learning_rate(int(self.state.step)), "step_time": self._step_time}
         if done.number == 0:
             self.progress.all_failed_start = row["frac_all_wrong"]
         self.progress.num_tokens += done.sampled_tokens
@@ -347,7 +341,9 @@ class Run:
         row |= log.clocked_row(done, row, clock=self.clock, devices=self.model.mesh.devices)
         self._write(self.opened.run.append_metrics, row)
         if done.number % kept.samples_every == 0:
-            self._write(self.opened.run.append_samples, log.sample_lines(done, num=kept.samples_per_iteration))
+            shown = self.settings.method.refine == "policy" and self.settings.stages.kind_at(done.number) != "none"
+            lines = log.sample_lines(done, num=kept.samples_per_iteration, critiques_shown=shown)
+            self._write(self.opened.run.append_samples, lines)
         return row
 
     def _evaluation_row(self, number: int) -> Mapping[str, float]:

@@ -48,9 +48,6 @@ class Iteration:
       generated: what steps 1 to 3 have made of them.
       candidates, kept: the refinements that were selected from, and those that entered the groups.
       updates: what the updates counted.
-      refines: whether refinement is part of the method.
-      critiques_shown: whether refinements saw critiques.
-      seconds: that it took.
     """
 
     number: int
@@ -59,9 +56,6 @@ class Iteration:
     candidates: Sequence[Rollout]
     kept: Sequence[Rollout]
     updates: Updates
-    refines: bool
-    critiques_shown: bool
-    seconds: float
 
     @property
     def responses(self) -> list[list[Rollout]]:

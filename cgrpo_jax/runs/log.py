@@ -49,7 +49,9 @@ def bar_text(row: Mapping[str, float]) -> str:
     return ", ".join(parts)
 
 
-def metrics_row(done: Iteration, *, pass_threshold: float, model: ModelConfig, adapters: bool) -> dict[str, float]:
+def metrics_row(
+    done: Iteration, *, pass_threshold: float, model: ModelConfig, adapters: bool, refines: bool
+) -> dict[str, float]:
     """Returns an iteration's metrics that do not depend on the clock; `metrics.METRICS` says what each means.
 
     Args:
@@ -57,9 +59,10 @@ def metrics_row(done: Iteration, *, pass_threshold: float, model: ModelConfig, a
       pass_threshold: reward from which a row is right.
       model: the policy's shape.
       adapters: whether adapters are trained, or all weights.
+      refines: whether refinement is part of the method.
     """
     row = metrics.response_metrics(done.responses, pass_threshold=pass_threshold)
-    if done.refines:
+    if refines:
         row |= metrics.refinement_metrics(done.refinements, done.kept, pass_threshold=pass_threshold)
         row["refine/prompts_cut"] = done.counts["refine_prompts_cut"]
         row["refine/dropped_mentions"] = done.dropped_mentions
@@ -93,8 +96,14 @@ def clocked_row(done: Iteration, row: Mapping[str, float], *, clock: console.Clo
     )
 
 
-def sample_lines(done: Iteration, *, num: int) -> list[dict]:
-    """Returns up to `num` questions with their texts, those with a refinement first: they show all three stages."""
+def sample_lines(done: Iteration, *, num: int, critiques_shown: bool) -> list[dict]:
+    """Returns up to `num` questions with their texts, those with a refinement first: they show all three stages.
+
+    Args:
+      done: the iteration.
+      num: of questions.
+      critiques_shown: whether refinements saw critiques.
+    """
     problems, responses, refinements = done.problems, done.responses, done.refinements
     by_response = {(row.index.question, row.index.response): row for row in reversed(refinements)}
     refined = {row.index.question for row in refinements}
@@ -102,7 +111,7 @@ def sample_lines(done: Iteration, *, num: int) -> list[dict]:
     for q in sorted(range(len(problems)), key=lambda q: q not in refined)[:num]:
         first = next((row for row in responses[q] if (q, row.index.response) in by_response), responses[q][0])
         refinement = by_response.get((q, first.index.response))
-        critique = refinement.parent if refinement and done.critiques_shown else None
+        critique = refinement.parent if refinement and critiques_shown else None
         lines.append(
             {
                 "step": done.number,

@@ -238,9 +238,9 @@ def compile_engines(opened: OpenRun, params: dict, *, clock: console.Clock) -> N
     settings = opened.settings
     console.say(f"engine: {build_inference.describe_slots(settings)}")
     with clock("compile"):
-        with console.progress_reports("compiling the engine") as tell:
-            opened.model.engine.compile(params, settings.policy_samplings, on_program=tell)
+        with console.progress_reports("compiling the engine") as report:
+            opened.model.engine.compile(params, settings.policy_samplings, on_program=report)
         if opened.critic_model:
             critic, critic_params = opened.critic_model
-            with console.progress_reports("compiling the critic's engine") as tell:
-                critic.engine.compile(critic_params, settings.critic_samplings, on_program=tell)
+            with console.progress_reports("compiling the critic's engine") as report:
+                critic.engine.compile(critic_params, settings.critic_samplings, on_program=report)

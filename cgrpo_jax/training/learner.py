@@ -114,7 +114,9 @@ class Learner:
         self.skipped: list[TrainRow] | None = None
 
     def update(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> tuple[TrainState, Updates]:
-        """Applies `updates_per_batch` updates, each to an equal share of the questions; pi_old stays fixed.
+        """Applies `updates_per_batch` updates of `objective.policy_loss`, each to an equal share of the questions.
+
+        The old log-probabilities stay fixed meanwhile.
 
         One whose gradient is not finite changes nothing, and is counted; too many in a row end it.
         """

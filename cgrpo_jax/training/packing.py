@@ -5,6 +5,7 @@ its rows attends to it. The same packer serves every kind of row (responses, ref
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -87,6 +88,7 @@ def pack_onto(mesh: Mesh, rows: Sequence[TrainRow], shape: PackShape, *, max_len
     )
 
 
+@functools.cache
 def batch_shapes(shape: PackShape, *, max_length: int, mesh: Mesh) -> TrainBatch:
     """Returns what a batch of `pack_onto` is once it is dealt out, as `jax.ShapeDtypeStruct`s."""
     where = NamedSharding(mesh, sharding.BY_ROWS)

@@ -66,8 +66,8 @@ class Steps:
         """Returns the state after a step, and the seconds of its two parts."""
         began = time.monotonic()
         responses = self.respond(state, number)
-        most = self.work.prompts * (self.work.generations + 1)
-        groups = rollout.train_rows(rollout.reanchor(responses, []), scale_by_std=False, max_rows=most)
+        most = self.work.generations + 1
+        groups = rollout.train_rows(rollout.reanchor(responses, []), scale_by_std=False, max_rows_per_group=most)
         generated = time.monotonic()
         state, _ = train_step.update(
             state,

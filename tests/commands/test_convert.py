@@ -58,10 +58,10 @@ def test_a_folder_is_complete(source, checkpoint, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "can't tell what to convert from nothing; give --from_hf and --to"),
-        (["--from_hf=a"], "can't tell what to convert from --from_hf"),
-        (["--from_hf=a", "--to_hf=b"], "can't tell what to convert from --from_hf, --to_hf"),
-        (["--from=a", "--to_hf=b", "--to_peft=c"], "can't tell what to convert"),
+        ([], "it is not clear what to convert from nothing; give --from_hf and --to"),
+        (["--from_hf=a"], "it is not clear what to convert from --from_hf"),
+        (["--from_hf=a", "--to_hf=b"], "it is not clear what to convert from --from_hf, --to_hf"),
+        (["--from=a", "--to_hf=b", "--to_peft=c"], "it is not clear what to convert"),
         (["--from_hf=a", "--to=b", "--step=1"], "--step means nothing to --to"),
         (["--from_hf=a", "--to=b", "--base=c"], "--base means nothing to --to"),
         (["--from=a", "--to_peft=b", "--dtype=float32"], "--dtype means nothing to --to_peft"),

@@ -74,7 +74,7 @@ def test_rows_without_a_gold_answer(tmp_path, capsys):
     said = refused(capsys, tmp_path / "out", "mine", f"--source={path}", *flags)
     assert f"2 rows have no gold answer ({path}, line 2: column 'a' is None; it must hold text or a number; " in said
     assert f"{path}, line 3: column 'a' is missing (there are: q)" in said
-    assert said.endswith("mend these rows, or leave them out with --drop_unreadable.")
+    assert said.endswith("fix these rows, or leave them out with --drop_unreadable.")
     run(tmp_path / "out", "mine", f"--source={path}", *flags, "--drop_unreadable")
     left = "2 rows; 2 left out: no gold answer; 1 left out: gold answer can't be read\n"
     assert f"mine, split train: {left}graders: numeric (2)\n" in capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_rows_whose_own_solution_fails_their_tests(tmp_path, capsys, name):
     split = "train" if name == "mbpp" else "test"
     said = refused(capsys, tmp_path / "out", name, f"--source={split}={path}")
     assert f"1 rows' own solutions fail their tests ({path}, line 3: {failed}" in said
-    assert said.endswith("mend these rows, or leave them out with --drop_unsolved.")
+    assert said.endswith("fix these rows, or leave them out with --drop_unsolved.")
     assert not (tmp_path / "out").exists()
     run(tmp_path / "out", name, f"--source={split}={path}", "--drop_unsolved")
     out, bars = capsys.readouterr()
@@ -169,7 +169,7 @@ def test_own_solutions_have_the_time_that_training_gives(tmp_path, monkeypatch):
 
     monkeypatch.setattr(grader_lib, "Grader", Watched)
     run(tmp_path / "out", "mbpp", f"--source=train={write(tmp_path / 'a.jsonl', MBPP)}")
-    assert set(given) == {tiny_run.config().grader_timeout} and len(given) == 2
+    assert set(given) == {tiny_run.config().grader.timeout} and len(given) == 2
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,15 @@ import pytest
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation.resumable_results import FORMAT, Results, part_size
 
-ABOUT = {"started": "2026-01-01T00:00:00", "weights": "runs/a, step 3", "config": {"seed": 0, "num_slots": 4}}
+ABOUT = {
+    "started": "2026-01-01T00:00:00",
+    "weights": "runs/a, step 3",
+    "config": {"seed": 0, "engine": {"num_slots": 4}},
+}
 
 
 def opened(folder, **changes):
-    results = Results(folder, may_change=["num_slots"])
+    results = Results(folder, may_change=["engine.num_slots"])
     with results.open(ABOUT | changes):
         pass
     return results
@@ -20,7 +24,7 @@ def opened(folder, **changes):
 def test_the_same_may_go_on(tmp_path):
     assert Results(tmp_path / "new").started() is None
     opened(tmp_path)
-    results = opened(tmp_path, config={"seed": 0, "num_slots": 8})  # where it runs may change
+    results = opened(tmp_path, config={"seed": 0, "engine": {"num_slots": 8}})  # where it runs may change
     assert results.started() == ABOUT["started"]
 
 
@@ -37,7 +41,7 @@ def test_results_from_before_their_lines_changed_do_not_go_on(tmp_path):
     "changes, message",
     [
         ({"weights": "runs/a, step 4"}, "weights: runs/a, step 3 -> runs/a, step 4"),
-        ({"config": {"seed": 1, "num_slots": 4}}, "seed: 0 -> 1"),
+        ({"config": {"seed": 1, "engine": {"num_slots": 4}}}, "seed: 0 -> 1"),
         ({"refine": True}, "refine: None -> True"),
     ],
 )

@@ -224,7 +224,7 @@ async def elsewhere():
 @pytest.mark.parametrize("coroutine", [foreign, elsewhere])
 def test_waiting_for_something_foreign_raises(coroutine):
     engine = FakeEngine()
-    with pytest.raises(RuntimeError, match="is none of the pipeline's"):
+    with pytest.raises(RuntimeError, match="is none of the orchestrator's"):
         run(coroutine(), solve(engine, 1), engines=[engine])
     gc.collect()
 

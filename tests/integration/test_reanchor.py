@@ -80,7 +80,7 @@ def train_rows(responses, kept, *, scale_by_std, num_kept=1):
     return rollout.train_rows(
         reanchor(responses, kept),
         scale_by_std=scale_by_std,
-        max_rows=sum(map(len, responses)) + num_kept * len(responses),
+        max_rows_per_group=max(map(len, responses)) + num_kept,
     )
 
 

@@ -15,6 +15,8 @@ from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.runs.settings import run_settings
 
+VERDICT_REWARDS = {"reward_source": "critic", "critique.when": "all"}
+
 
 def solve(say, steps=lambda index: 1, *, questions=2, num_slots=100, grader="trace", **changes):
     """Solves questions with a scripted policy that critiques itself; returns the results and the engine."""
@@ -112,7 +114,7 @@ def test_results_do_not_depend_on_the_schedule(num_slots):
 
 
 def test_critiques_of_all_are_those_that_refinements_follow():
-    solved, engine = solve(fails, critique_when="all", questions=1)
+    solved, engine = solve(fails, questions=1, **{"critique.when": "all"})
     ((responses, refinements, counts),) = solved
     assert counts["critiqued"] == 2 and [key[4] for key in engine.added].count(Stage.CRITIQUE) == 2
     assert [row.parent.text for row in refinements] == [WRONG, WRONG]
@@ -127,7 +129,7 @@ def test_where_the_verdict_is_the_reward_nothing_else_is(refine):
         of_a_refinement = index.refinement > 0  # a refinement's critique counts it from 1
         return RIGHT if index.stage == Stage.CRITIQUE and of_a_refinement else fails(index)
 
-    solved, engine = solve(say, reward_source="critic", critique_when="all", refine=refine, grader=None)
+    solved, engine = solve(say, grader=None, **VERDICT_REWARDS, **{"refine.kind": refine})
     for (responses, refinements, counts), problem in zip(solved, PROBLEMS, strict=True):
         assert [row.reward for row in responses] == [0.0, 0.0]
         assert [row.reward for row in refinements] == [1.0] * (2 if refine == "policy" else 1)
@@ -137,14 +139,14 @@ def test_where_the_verdict_is_the_reward_nothing_else_is(refine):
 
 
 def test_an_unreadable_critique_is_no_reward():
-    solved, _ = solve(lambda index: "ok", reward_source="critic", critique_when="all", grader=None, questions=1)
+    solved, _ = solve(lambda index: "ok", grader=None, questions=1, **VERDICT_REWARDS)
     ((responses, refinements, counts),) = solved
     assert [row.reward for row in responses + refinements] == [0.0] * 4
     assert {row.parent.text for row in refinements} == {INDICATIVE} and counts["fallbacks"] == 4
 
 
 def test_inserted_solutions_ask_for_no_critique():
-    solved, engine = solve(fails, refine="solution")
+    solved, engine = solve(fails, **{"refine.kind": "solution"})
     assert {key[4] for key in engine.added} == {Stage.RESPONSE}
     for (_, refinements, counts), problem in zip(solved, PROBLEMS, strict=True):
         assert [(row.text, row.reward, row.author) for row in refinements] == [(problem.solution, 1.0, Author.SOLUTION)]

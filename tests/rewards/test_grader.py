@@ -16,6 +16,7 @@ from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import answers, mathematics, user_functions
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.rewards.worker_pool import Outcome
+from cgrpo_jax.runs import load_questions, stages
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,8 @@ def test_gold_answers_are_checked_with_the_limits_of_the_run(monkeypatch):
     grader_lib.check_gold("math", ["p - q"], timeout=33.0, num_workers=1)
     assert made == [(1, 33.0)]
     config = tiny_run.config({"grader.kind": "math", "grader.timeout": 34.0, "grader.num_workers": 3})
-    problems._check_gold(config, [Problem(0, "?", "p - q"), Problem(1, "?", "B", grader="choice")])
+    limits = load_questions._limits(config, stages.of_training(config))
+    problems._check_gold([Problem(0, "?", "p - q"), Problem(1, "?", "B", grader="choice")], limits)
     assert made == [(1, 33.0), (3, 34.0)]
 
 

@@ -199,7 +199,7 @@ def test_checklists(answer, checklist):
 
 
 def test_a_grader_without_a_judge_says_so():
-    with pytest.raises(UserError, match="grader 'judge' has no endpoint to ask; set judge.url"):
+    with pytest.raises(UserError, match="grader 'judge' has no endpoint to ask; set judge.endpoint.url"):
         grader.grade("judge", ["a"], ["b"])
 
 
