@@ -209,7 +209,7 @@ TRAPS = (
         "models/attention.py",
         "        seen_BST &= index_S[here, None] >= index_S[:end]\n",
         "",
-        ("tests/models/test_attention.py",),
+        ("tests/models/test_params.py", "tests/integration/models/test_attention.py"),
     ),
     Trap(
         "a prompt that the second response does not see",
@@ -275,9 +275,9 @@ TRAPS = (
     ),
     Trap(
         "a seed of None that is 0",
-        "inference/sampling.py",
-        "jax.random.key(seed), iteration",
-        "jax.random.key(0 if seed is None else seed), iteration",
+        "inference/running_slots.py",
+        "np.uint32(seed), np.uint32(iteration)",
+        "np.uint32(seed or 0), np.uint32(iteration)",
         ("tests/inference/test_engine.py::test_no_seed_is_an_error",),
     ),
     Trap(
@@ -327,7 +327,10 @@ TRAPS = (
         "rollout.py",
         "RowIndex(question=question, response=i) for i in range(num_responses)",
         "RowIndex(question=question, response=0) for i in range(num_responses)",
-        ("tests/integration/test_reanchor.py", "tests/test_rollout.py"),
+        (
+            "tests/integration/test_solving.py",
+            "tests/integration/test_train.py::test_every_iteration_and_every_place_in_the_batch_has_noise_of_its_own",
+        ),
     ),
     # --- checkpoints ----------------------------------------------------------------------------------------------
     Trap(
@@ -458,7 +461,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = [trap for trap in traps if results.get(trap.name, {}).get("key") != trap.key()]
         tests = sorted({test for trap in left for test in trap.tests})
         if tests and (broken := failing(root, tests)):
-            raise SystemExit(f"{broken} fails without any trap; mend it first")
+            raise SystemExit(f"{broken} fails without any trap; fix it first")
         for trap in left:
             results[trap.name] = spring(trap, root) | {"key": trap.key()}
             print(f"{results[trap.name]['caught_by'] or 'NOT CAUGHT'}: {trap.name}", flush=True)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 from adapters import CONFIG
 from tiny import random_params
 
@@ -57,3 +58,6 @@ def rows(count=5, seed=0, **fields):
         return TrainRow(context_ids=ids(12), target_ids=target, **given)
 
     return [one(i) for i in range(count)]
+
+
+SGD = optax.sgd(1.0)  # the step is the gradient

@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import pytest
 from near_ties import Reference
 from tiny import EVERYTHING, plain_logits, random_params
 
@@ -28,6 +29,13 @@ MANY = [
 ]
 PARAMS = random_params(EVERYTHING)
 SPLIT = kv_cache.split_layers(PARAMS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """The programs that most tests of a module share: those of texts that end, and of texts that do not."""
+    many()
+    sample(make=engine(eos_ids=()))
 
 
 def engine(*, config=EVERYTHING, **keywords):

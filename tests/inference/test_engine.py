@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import small_engine
 from small_engine import (
     EOS,
     LENGTH,
@@ -25,6 +26,8 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex, Stage
+
+compiled = small_engine.compiled  # the fixture
 
 # --- log-probabilities and draws, against full forward passes -----------------------------------------------------
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import small_engine
 from engine_slots_cases import cut, decode, endless
 from small_engine import (
     EOS,
@@ -27,6 +28,8 @@ from tiny import EVERYTHING
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import slots
 from cgrpo_jax.inference.slot_scheduler import Request
+
+compiled = small_engine.compiled  # the fixture
 
 # --- stops --------------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,10 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import safetensors.numpy
 from adapters import ALL, CONFIG, SETTINGS, logits, random_adapters, tokens
-from lora_cases import MODEL, PRODUCT, SOME, assert_trees_close, assert_trees_equal, merged_by_hand, params, rows
+from lora_cases import MODEL, PRODUCT, SGD, SOME, assert_trees_close, assert_trees_equal, merged_by_hand, params, rows
 from tiny import plain_logits
 
 from cgrpo_jax.errors import UserError
@@ -91,8 +90,6 @@ def test_settings_that_make_no_sense_are_refused(change, message):
 
 
 # Updates.
-
-SGD = optax.sgd(1.0)  # the step is the gradient
 
 
 def test_adapters_learn():

@@ -191,18 +191,6 @@ def test_an_offloaded_state_lies_beside_nothing(model):
     assert planned.size(moments) == ADAM - 8
 
 
-def test_kinds_add_up_to_what_a_program_needs(model, monkeypatch):
-    planned.pretend(monkeypatch)
-    found = planner_lib.Planner(Variants(planned.config(model)), planned.NAME).plan()
-    kinds = {one.name: one.hbm_bytes for one in found.programs}
-    assert kinds["decode"]["weights"] == kinds["share"]["weights"] == TRAINED + SAMPLING
-    assert kinds["decode"]["optimizer"] == kinds["update"]["optimizer"] == ADAM
-    assert kinds["refine_prefill"]["kv_cache"] == kinds["decode"]["kv_cache"] == CACHE
-    assert kinds["reshard"]["kv_cache"] == kinds["update"]["kv_cache"] == 0
-    assert kinds["reshard"]["weights"] == TRAINED + SAMPLING
-    assert sum(kinds["decode"].values()) == found.phases["decode"]
-
-
 def test_adapters_have_a_small_state_and_a_base(model):
     found = {
         name: buffer.bytes for name, buffer in programs_of(planned.config(model, **{"lora.rank": 2})).buffers.items()

@@ -6,37 +6,12 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from checkpoint_cases import assert_bitwise, make_state
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import TrainState
 from cgrpo_jax.training.checkpoint import Checkpoints, restore_params
-
-OPTIMIZER = optax.adamw(1e-3)
-
-
-def make_state(seed, width=64):
-    keys = jax.random.split(jax.random.key(seed), 2)
-    params = {
-        "layers": [{"w": jax.random.normal(keys[0], (width, 32))}, {"w": jax.random.normal(keys[1], (3, 5))}],
-        "norm": jnp.full((7,), seed + 0.1, jnp.bfloat16),
-    }
-    return TrainState(step=jnp.int32(seed), params=params, opt_state=OPTIMIZER.init(params))
-
-
-def update(state):
-    gradients = jax.tree.map(lambda w: jnp.sin(w * 3), state.params)
-    updates, opt_state = OPTIMIZER.update(gradients, state.opt_state, state.params)
-    return TrainState(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
-
-
-def assert_bitwise(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
 def save_steps(directory, *steps):
@@ -47,19 +22,6 @@ def save_steps(directory, *steps):
 
 def files_of(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def test_restores_bitwise_and_training_goes_on_as_if_never_stopped(tmp_path):
-    state = update(update(make_state(3)))
-    extra = {"position": 12, "seed": 2**40, "names": ["a", "b"], "nested": {"x": None, "y": 0.1}}
-    with Checkpoints(tmp_path / "run") as checkpoints:
-        assert checkpoints.restore_latest(state) is None
-        checkpoints.save(5, state, extra)
-    with Checkpoints(tmp_path / "run") as checkpoints:
-        step, restored, restored_extra = checkpoints.restore_latest(make_state(0))
-    assert (step, restored_extra) == (5, extra)
-    assert_bitwise(restored, state)
-    assert_bitwise(jax.jit(update)(restored), jax.jit(update)(state))
 
 
 def test_restores_into_abstract_shapes_and_another_sharding(tmp_path):

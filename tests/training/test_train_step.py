@@ -36,6 +36,13 @@ def norm(tree):
     return np.sqrt(sum(np.sum(np.asarray(x, np.float64) ** 2) for x in jax.tree.leaves(tree)))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """A program for each loss, which most of these tests share."""
+    for settings in (*SETTINGS.values(), REGULARISED):
+        gradient(mixed_rows(), settings)
+
+
 # The gradient, against the loss by its definition.
 
 

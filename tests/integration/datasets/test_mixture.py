@@ -17,6 +17,8 @@ from pod import Pod
 
 from cgrpo_jax import train
 from cgrpo_jax.datasets import mixture as mixture_lib
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.training.checkpoint import Checkpoints, read_extra
 
 question_files = mixture_cases.question_files  # the fixture
 graded_by_a_function = mixture_cases.graded_by_a_function  # the fixture
@@ -107,3 +109,49 @@ def test_a_pod_that_is_killed_goes_on_in_the_order_of_one_process(tmp_path, ques
         expected += [(step, lines[i]["question"]) for i in picked]
     found = [(row["step"], row["question"]) for row in tiny_run.samples(tmp_path / "pod")]
     assert list(dict.fromkeys(found)) == expected
+
+
+question_files = mixture_cases.question_files  # the fixture
+
+
+def test_a_run_goes_on_where_it_is_what_it_was(graded_by_a_function, tmp_path):
+    run, changes, _ = graded_by_a_function
+    folder = shutil.copytree(run, tmp_path / "run")
+    tiny_run.run(folder, changes, num_iterations=2)
+    assert len(tiny_run.metrics(folder)) == 2
+
+
+@pytest.mark.parametrize("once", [{}, {"questions": "0123456789abcdef"}], ids=["nothing", "its questions alone"])
+def test_a_checkpoint_that_does_not_say_what_its_run_reads(tmp_path, question_files, monkeypatch, once):
+    """As they once were, with a hash of the questions that was made in another way: nothing is compared."""
+    save = Checkpoints.save
+
+    def as_it_was(self, step, state, extra):
+        kept = {key: value for key, value in extra.items() if key != "inputs"}
+        save(self, step, state, kept | once)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", as_it_was)
+        tiny_run.run(tmp_path, question_files, num_iterations=1)
+    tiny_run.run(tmp_path, question_files, num_iterations=2)
+    assert len(tiny_run.metrics(tmp_path)) == 2
+    assert read_extra(tmp_path / "checkpoints")["inputs"].keys() == {"the training questions"}
+
+
+graded_by_a_function = mixture_cases.graded_by_a_function  # the fixture
+
+
+@pytest.mark.parametrize("name", [name for name in READ if name != "a function"])
+def test_a_run_does_not_go_on_where_what_it_reads_has_changed(graded_by_a_function, name):
+    run, changes, folder = graded_by_a_function
+    file, old, new, said = READ[name]
+    before, text = (run / "metrics.jsonl").read_bytes(), (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1))
+    try:
+        with pytest.raises(UserError) as caught:
+            tiny_run.run(run, changes, num_iterations=2)
+    finally:
+        (folder / file).write_text(text)
+    assert str(caught.value).startswith(f"changed since {run} began: {said.format(folder)}; restore the files (")
+    assert (run / "metrics.jsonl").read_bytes() == before

@@ -8,7 +8,18 @@ import numpy as np
 import optax
 import pytest
 from adapters import CONFIG, SETTINGS, logits, random_adapters, tokens
-from lora_cases import MODEL, PRODUCT, SHAPE, SOME, assert_trees_close, assert_trees_equal, merged_by_hand, params, rows
+from lora_cases import (
+    MODEL,
+    PRODUCT,
+    SGD,
+    SHAPE,
+    SOME,
+    assert_trees_close,
+    assert_trees_equal,
+    merged_by_hand,
+    params,
+    rows,
+)
 from tiny import FAMILIES, plain_logits, random_params
 
 from cgrpo_jax import sharding

@@ -209,3 +209,15 @@ def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch
     found = planner_lib.Planner(Variants(planned.config(model, **small)), planned.NAME).plan()
     assert not found.fits
     assert found.suggestion == "--config.mesh.tensor=2 --config.mesh.fsdp=2"
+
+
+def test_kinds_add_up_to_what_a_program_needs(model, monkeypatch):
+    planned.pretend(monkeypatch)
+    found = planner_lib.Planner(Variants(planned.config(model)), planned.NAME).plan()
+    kinds = {one.name: one.hbm_bytes for one in found.programs}
+    assert kinds["decode"]["weights"] == kinds["share"]["weights"] == TRAINED + SAMPLING
+    assert kinds["decode"]["optimizer"] == kinds["update"]["optimizer"] == ADAM
+    assert kinds["refine_prefill"]["kv_cache"] == kinds["decode"]["kv_cache"] == CACHE
+    assert kinds["reshard"]["kv_cache"] == kinds["update"]["kv_cache"] == 0
+    assert kinds["reshard"]["weights"] == TRAINED + SAMPLING
+    assert sum(kinds["decode"].values()) == found.phases["decode"]

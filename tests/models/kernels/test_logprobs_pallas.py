@@ -8,20 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
-from logprobs_pallas_cases import assert_within, exact, inputs, kernels, layer, values_and_gradients
+from logprobs_pallas_cases import inputs, layer, values_and_gradients
 
 from cgrpo_jax.models.kernels import cost, logprobs_pallas
 from cgrpo_jax.models.logprobs import linear_logprobs
-
-
-def test_bfloat16():
-    # The same bfloat16 numbers in float64 are the truth. Values: products of bfloat16 are exact in float32. Gradients:
-    # d_logit and the result are rounded to 8 bits, 2^-9 each at most of what is rounded, hence 2^-8 of the largest.
-    arguments = inputs(300, 300, dtype=jnp.bfloat16)
-    found, expected = kernels(*arguments, num_live=jnp.int32(200)), exact(*arguments, 200)
-    assert [x.dtype for x in found] == [jnp.float32, jnp.bfloat16, jnp.bfloat16]
-    assert_within(found[:1], expected[:1], 1e-5)
-    assert_within(found[1:], expected[1:], 2**-8)
 
 
 @pytest.mark.parametrize("kernel", ["blocks", "interpret"])

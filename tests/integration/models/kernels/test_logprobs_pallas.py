@@ -101,3 +101,13 @@ def test_work_follows_the_live_rows(monkeypatch, kernel, num_live, row_blocks):
     jax.effects_barrier()
     # Three blocks of the vocabulary; logits once in the forward pass, and once in each backward kernel.
     assert len(ran) == {"blocks": 2, "interpret": 3}[kernel] * 3 * row_blocks
+
+
+def test_bfloat16():
+    # The same bfloat16 numbers in float64 are the truth. Values: products of bfloat16 are exact in float32. Gradients:
+    # d_logit and the result are rounded to 8 bits, 2^-9 each at most of what is rounded, hence 2^-8 of the largest.
+    arguments = inputs(300, 300, dtype=jnp.bfloat16)
+    found, expected = kernels(*arguments, num_live=jnp.int32(200)), exact(*arguments, 200)
+    assert [x.dtype for x in found] == [jnp.float32, jnp.bfloat16, jnp.bfloat16]
+    assert_within(found[:1], expected[:1], 1e-5)
+    assert_within(found[1:], expected[1:], 2**-8)
