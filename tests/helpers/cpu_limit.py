@@ -2,13 +2,23 @@
 
 import collections
 import os
+import time
 
 import pytest
 
 
-def cpu_seconds() -> float:
-    """Processor seconds of this process and of those it has waited for; a busy machine hardly changes them."""
-    return sum(os.times()[:4])
+class Meter:
+    """Seconds since it was made: of the processor, or of the clock where these are fewer.
+
+    A busy machine hardly changes the processor's. But those of another process count when it has been waited for, also
+    for the tests before that it has worked for.
+    """
+
+    def __init__(self):
+        self._processor, self._clock = sum(os.times()[:4]), time.monotonic()
+
+    def seconds(self) -> float:
+        return min(sum(os.times()[:4]) - self._processor, time.monotonic() - self._clock)
 
 
 class CpuLimit:
@@ -20,23 +30,23 @@ class CpuLimit:
 
     def __init__(self, seconds: float, listed: int | None):
         self.seconds, self.listed = seconds, listed
-        self._began, self._shared, self._in_shared = 0.0, 0.0, False
+        self._meter, self._shared, self._in_shared = Meter(), 0.0, False
         self._spent: dict[str, tuple[float, float]] = {}
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self):
-        self._began, self._shared = cpu_seconds(), 0.0
+        self._meter, self._shared = Meter(), 0.0
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef):
         if fixturedef.scope == "function" or self._in_shared:
             return (yield)
-        began, self._in_shared = cpu_seconds(), True
+        meter, self._in_shared = Meter(), True
         try:
             return (yield)
         finally:
-            self._shared += cpu_seconds() - began
+            self._shared += meter.seconds()
             self._in_shared = False
 
     @pytest.hookimpl(wrapper=True)
@@ -44,7 +54,7 @@ class CpuLimit:
         report = yield
         if call.when != "call":
             return report
-        own = cpu_seconds() - self._began - self._shared
+        own = max(0.0, self._meter.seconds() - self._shared)
         report.user_properties.append(("cpu", (own, self._shared)))
         if report.passed and item.get_closest_marker("unit") and own > self.seconds:
             report.outcome = "failed"
