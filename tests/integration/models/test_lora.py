@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from adapters import CONFIG, SETTINGS, logits, random_adapters, tokens
 from lora_cases import (
@@ -28,8 +27,6 @@ from cgrpo_jax.models.lora import Base, LoraSettings, init_adapters
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import scoring
 from cgrpo_jax.training import train_step as train_step_lib
-
-SGD = optax.sgd(1.0)  # the step is the gradient
 
 
 @pytest.mark.parametrize("family", FAMILIES)
