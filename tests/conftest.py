@@ -18,6 +18,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 TESTS = pathlib.Path(__file__).parent
 KINDS = ("integration", "launch", "tpu", "parity", "benchmarks")  # the folders of all that is no unit test
 UNIT_SECONDS = 2.0
+FAST = pytest.StashKey[bool]()  # whether programs are now compiled as those of unit tests
 
 collect_ignore_glob = []
 # Comparisons with transformers need the extra `parity`.
@@ -38,10 +39,15 @@ def pytest_configure(config):
     config.pluginmanager.register(cpu_limit.CpuLimit(UNIT_SECONDS * factor, config.getoption("cpu")))
 
 
+def kind_of(path):
+    folder = path.relative_to(TESTS).parts[0]
+    return folder if folder in KINDS else "unit"
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
-        item.add_marker(folder if folder in KINDS else "unit")
+        item.add_marker(kind_of(item.path))
+    items.sort(key=lambda item: kind_of(item.path) != "unit")  # fast programs are thrown away once
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,11 +59,18 @@ def small_collections(one_device):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_fast(request):
-    """Unit tests compile many small programs and run each once or twice; all others compile as users do."""
+    """Unit tests compile many small programs and run each once or twice; all others compile as users do.
+
+    JAX keeps a program however it was compiled. So none is kept where that changes: a run would not be bitwise that of
+    another process.
+    """
     import jax
 
-    unit = request.path.relative_to(TESTS).parts[0] not in KINDS
-    jax.config.update("jax_disable_most_optimizations", unit)
+    unit = kind_of(request.path) == "unit"
+    if request.config.stash.get(FAST, False) != unit:
+        request.config.stash[FAST] = unit
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", unit)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -42,11 +42,12 @@ PROCESS = """
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_fast():
+def compiled_as_there(compiled_fast):
     """As the processes compile."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("tensor", [1, 4], ids=["four data groups", "tensor across processes"])
