@@ -33,9 +33,10 @@ class RunningSlots:
         iteration: int,
         sampling: Sampling,
     ):
-        self.params, self.settings, self.widths, self.sampling = params, settings, widths, sampling
+        self.params, self.settings, self.widths = params, settings, widths
         self.key = np.uint32(seed), np.uint32(iteration)
         self.slots = slots.empty(settings)
+        self._tick = slots.tick_program(settings, sampling)
 
     def write(self, placed: Sequence[Placed]) -> None:
         """Writes prompts: prefills those that share nothing, then copies, then prefills what comes after a copy."""
@@ -45,8 +46,7 @@ class RunningSlots:
 
     def tick(self, orders: slots.Orders, until: int) -> slots.Report:
         """Begins and ends the texts that are ordered, decodes, and returns what was done, as NumPy arrays."""
-        tick = slots.tick_program(self.settings, self.sampling)
-        self.slots, report = tick(self.params, self.slots, orders, *self.key, np.int32(until))
+        self.slots, report = self._tick(self.params, self.slots, orders, *self.key, np.int32(until))
         return jax.device_get(report)
 
     def run_idle(self, program: Program) -> None:

@@ -315,7 +315,6 @@ def _advance(slots: Slots, token_S, eos_ids: tuple[int, ...]) -> Slots:
 # --- what each is called with -------------------------------------------------------------------------------------
 
 
-@functools.cache
 def prefill_program(settings: EngineSettings, *, rows: int, width: int, continued: bool) -> Program:
     """Returns `prefill` of up to `rows` prompts of `width` tokens a data group; called with (params, slots, *inputs).
 
@@ -328,14 +327,12 @@ def prefill_program(settings: EngineSettings, *, rows: int, width: int, continue
     return Program(name, prefill, inputs, {"settings": settings, "continued": continued})
 
 
-@functools.cache
 def share_program(settings: EngineSettings, *, width: int) -> Program:
     """Returns `share` of `width` positions; called with (slots, *inputs), which are (source_S, target_S, number_G)."""
     slot, number = _by_rows(settings, settings.num_groups * settings.num_slots), _by_rows(settings, settings.num_groups)
     return Program(f"copy of {width} tokens", share, (slot, slot, number), {"settings": settings, "width": width})
 
 
-@functools.cache
 def tick_program(settings: EngineSettings, sampling: Sampling) -> Program:
     """Returns `tick` that draws tokens so; called with (params, slots, *inputs): (orders, seed, iteration, until)."""
     S = settings.num_groups * settings.num_slots

@@ -5,7 +5,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import types
 
 import numpy as np
 import planned_stages
@@ -13,6 +12,9 @@ import pytest
 import report
 import stages
 import workloads
+
+from cgrpo_jax.runs import base
+from cgrpo_jax.runs import config as config_lib
 
 BENCHMARKS = pathlib.Path(workloads.__file__).parent
 SIZES = dict(prompts=2, generations=3, prompt_len=5, new_tokens=7)
@@ -110,7 +112,10 @@ def test_the_whole_program(tmp_path):
 
 
 def test_an_iteration_is_planned_by_its_share_of_refined_questions():
-    config = types.SimpleNamespace(num_responses=7, num_refinements=1, max_response_length=100, max_critique_length=20)
+    config = config_lib.replaced(
+        config_lib.freeze(base.get_config()),
+        {"num_responses": 7, "refine.num_kept": 1, "max_response_length": 100, "critic.max_length": 20},
+    )
     seconds = dict(prefill=1.0, critique_prefill=2.0, refine_prefill=3.0, decode=440.0, update=16.0, reshard=0.5)
     # A token takes 440 / (7 x 220) seconds where every response is critiqued and refined.
     all_refined = planned_stages.iteration(seconds, config, rows=7, failed=1.0)

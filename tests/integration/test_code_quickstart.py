@@ -66,7 +66,7 @@ def test_a_run_with_execution_critiques(tmp_path, capsys):
 
 
 def test_the_configuration_leaves_room():
-    c = config_lib.load(CONFIG)
+    c = config_lib.freeze(config_lib.load(CONFIG))
     validate.check(c)
     tokenizer = load_tokenizer(model_source.tokenizer_folder("snippets"))
     longest = snippets.write([("+", 20)] * c.data.chain_length)

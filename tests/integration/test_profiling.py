@@ -11,7 +11,7 @@ import tiny_run
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli
-from cgrpo_jax.runtime import processes, profiling
+from cgrpo_jax.runtime import profiling, signals
 
 
 def names(folder) -> dict[str, list[dict]]:
@@ -68,7 +68,7 @@ def test_a_resumed_run_may_trace_others_and_a_stopped_one_leaves_its_trace(tmp_p
     def stopping_soon():
         yield lambda: next(ticks, True)
 
-    monkeypatch.setattr(processes, "catch_stop", stopping_soon)
+    monkeypatch.setattr(signals, "catch_stop", stopping_soon)
     tiny_run.run(tmp_path, {"profile.steps": (0, 1)})
     assert "profile.steps [0]: these iterations are over, and are not traced" in capfd.readouterr().err
     assert len(tiny_run.metrics(run)) == 1  # the second iteration was stopped

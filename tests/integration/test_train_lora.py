@@ -20,7 +20,7 @@ from tiny_run import metrics, run
 
 from cgrpo_jax import train
 from cgrpo_jax.evaluation import benchmark
-from cgrpo_jax.training import train_step
+from cgrpo_jax.training import optimizer
 from cgrpo_jax.training.checkpoint import SavedWeights, restore_params
 
 TARGETS = ("q", "o", "down")
@@ -127,13 +127,13 @@ def test_checkpoints_hold_adapters_and_their_optimiser_state(warmed):
 
 
 def test_gradients_are_those_of_the_adapters(tmp_path, monkeypatch):
-    apply, seen = train_step.apply, []
+    apply, seen = optimizer.apply, []
 
     def watch(state, grads, **kw):
         seen.append({name: np.abs(leaf).max() for name, leaf in names(grads).items()})
         return apply(state, grads, **kw)
 
-    monkeypatch.setattr(train_step, "apply", watch)
+    monkeypatch.setattr(optimizer, "apply", watch)
     folder = run(tmp_path, LORA, num_iterations=2)
     first, second = seen
     assert first.keys() == second.keys() == SHAPES.keys()

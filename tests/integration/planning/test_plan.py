@@ -148,7 +148,7 @@ def test_fewer_rows_at_once_where_the_cache_is_too_large(model, monkeypatch):
     planner = planner_lib.Planner(Variants(config), planned.NAME)
     found = planner.plan()
     assert not found.fits and found.phases["decode"] == peak["decode"]
-    rows = int(re.fullmatch(r"--config\.num_slots=(\d+)", found.suggestion)[1])
+    rows = int(re.fullmatch(r"--config\.engine\.num_slots=(\d+)", found.suggestion)[1])
     fits = [
         planner_lib.Planner(Variants(planned.config(model, **big | {"engine.num_slots": n})), planned.NAME).plan().fits
         for n in (rows, 2 * rows)
@@ -185,7 +185,7 @@ def test_slots_that_a_memory_holds(model, monkeypatch):
     )
     planned.pretend(monkeypatch, hbm_bytes=peak // 2)
     found = planner_lib.Planner(Variants(planned.config(model, **wanted, **{"cache.gib": 0.01})), planned.NAME).plan()
-    assert re.fullmatch(r"--config\.num_slots=\d+ --config\.kv_cache_gib=0\.0", found.suggestion)
+    assert re.fullmatch(r"--config\.engine\.num_slots=\d+ --config\.cache\.gib=0\.0", found.suggestion)
 
 
 def test_larger_tensor_groups_where_the_weights_are_too_large(model, monkeypatch):
