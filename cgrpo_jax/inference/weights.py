@@ -79,7 +79,7 @@ def reads_alike(
 
 
 @functools.partial(jax.jit, static_argnames=("config", "mesh", "dtype", "split"))
-def lay_out(params, base, *, config, mesh, dtype, split):
+def lay_out(params, base, *, config: params_lib.ModelConfig, mesh, dtype, split):
     """The program of `to_generation`."""
     weights = params if base is None else base.merge(params)
     axes = params_lib.axes_like(config, weights)

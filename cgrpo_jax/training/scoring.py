@@ -110,7 +110,17 @@ def row_logprobs(
 
 
 @functools.partial(jax.jit, static_argnames=("config", "temperature", "dtype", "mesh", "layout"))
-def score(params, base: lora.Base | None, batch: TrainBatch, *, config, temperature, dtype, mesh, layout):
+def score(
+    params,
+    base: lora.Base | None,
+    batch: TrainBatch,
+    *,
+    config: params_lib.ModelConfig,
+    temperature,
+    dtype,
+    mesh,
+    layout,
+):
     """Returns the `[B, T]` log-probabilities of one packed batch's targets, on every device."""
 
     def part(params, base, batch):

@@ -48,7 +48,18 @@ class LossSettings:
     jax.jit, static_argnames=("config", "settings", "remat", "dtype", "mesh"), donate_argnames=("grads",)
 )
 def accumulate(
-    params, base: lora.Base | None, grads, batches: TrainBatch, num, counts, *, config, settings, remat, dtype, mesh
+    params,
+    base: lora.Base | None,
+    grads,
+    batches: TrainBatch,
+    num,
+    counts,
+    *,
+    config: params_lib.ModelConfig,
+    settings,
+    remat,
+    dtype,
+    mesh,
 ):
     """Adds the gradient of packed batches to `grads`; returns it, and statistics summed over the batches.
 
@@ -141,7 +152,18 @@ def _plus_pulled_back(grads, pull_back, cotangent, *, in_place: bool):
     return jax.tree.map(jax.freeze, sums)
 
 
-def _loss(params, *, batch: TrainBatch, counts, base, config, settings: LossSettings, remat, dtype, kernels):
+def _loss(
+    params,
+    *,
+    batch: TrainBatch,
+    counts,
+    base,
+    config: params_lib.ModelConfig,
+    settings: LossSettings,
+    remat,
+    dtype,
+    kernels,
+):
     logp_BT, entropy_BT = row_logprobs(
         forward_weights(params, base),
         config,
