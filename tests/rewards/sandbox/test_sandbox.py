@@ -398,30 +398,6 @@ def test_a_launcher_that_dies_as_it_is_asked_is_replaced(runner, isolate, monkey
     assert sandbox._launcher(isolate) is not launcher
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["hangs", "dies"])
-def test_what_a_launcher_takes_along_has_no_status(runner, isolate, number):
-    """One program had ended before, the other runs. A launcher that hangs is waited for to the deadline."""
-    start = lambda code, **more: sandbox.Sandbox(runner, {"code": code}, isolate=isolate, **more)  # noqa: E731
-    ended = start("import os; os._exit(7)")
-    assert ended.wait(20)
-    read, write = os.pipe()
-    with open(read, "rb") as output, open(write, "wb") as end:
-        runs = start("import os, time; os.write(1, b'.'); time.sleep(1000)", stdout=end.fileno())
-        assert output.read(1) == b"."
-    launcher = sandbox._launcher(isolate)
-    launcher._process.send_signal(number)
-    if number == signal.SIGSTOP:
-        with pytest.raises(sandbox.SandboxError, match="could not be set up: Python gave no answer within 0"):
-            start("", deadline=time.monotonic() + 0.5)
-    assert launcher._process.wait(20) is not None and runs.wait(20)
-    assert ended.stop() == 7
-    for _ in range(2):
-        with pytest.raises(sandbox.SandboxError, match="killed from outside"):
-            runs.stop()
-    assert printed(runner, isolate, "os.write(1, b'2')") == ["2"]
-    assert sandbox._launcher(isolate) is not launcher
-
-
 def test_a_launcher_that_never_answers_is_an_error(runner, isolate, monkeypatch):
     monkeypatch.setattr(sandbox, "_FORK_SECONDS", 0.5)
     monkeypatch.setattr(sandbox, "_LAUNCHER", runner.with_name("hangs.py"))
