@@ -62,8 +62,8 @@ def test_too_many_in_a_row_end_the_run_which_then_goes_on(tmp_path, monkeypatch,
         with pytest.raises(UserError) as error:
             run(folder, changes, num_iterations=5)
     assert str(error.value) == (
-        "the gradient was not finite in 3 updates in a row, which were skipped (max_nonfinite_updates 2); the last "
-        f"one's rows are in {folder / 'nonfinite_rows.jsonl'}. The same command resumes after iteration 3."
+        "the gradient was not finite in 3 updates in a row, which were skipped (optimizer.max_nonfinite_updates 2); "
+        f"the last one's rows are in {folder / 'nonfinite_rows.jsonl'}. The same command resumes after iteration 3."
     )
     step, left = arrays(folder, changes)
     assert step == 3
