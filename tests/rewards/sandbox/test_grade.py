@@ -195,7 +195,7 @@ def test_where_a_program_hangs_is_told(monkeypatch):
 def test_the_time_of_a_program_follows_the_workers_time_limit(monkeypatch):
     given = []
     for name in ("_run_asserts", "_run_scripts"):
-        monkeypatch.setattr(grade_lib, name, lambda *arguments: given.append(arguments[2:]) or (False, ""))
+        monkeypatch.setattr(grade_lib, name, lambda *arguments: given.append(arguments[2:4]) or (False, ""))
     for timeout, seconds in ((5.0, 3.0), (60.0, 58.0), (1.0, 0.6)):
         for answer in (ADD, SUM):
             grade("def add(a, b): return a + b", answer, timeout)
