@@ -14,12 +14,11 @@ import json
 import math
 import os
 import pathlib
-import re
 import socket
 import time
 
-from cgrpo_jax.rewards.answers import without_thinking
 from cgrpo_jax.rewards.sandbox import environment, gold, sandbox
+from cgrpo_jax.rewards.sandbox.extraction import bound_names, defines, program_of
 from cgrpo_jax.rewards.sandbox.gold import readable, unclear_names
 from cgrpo_jax.rewards.sandbox.names import modules
 from cgrpo_jax.rewards.sandbox.values import EXPECTED, cut
@@ -36,7 +35,6 @@ _MAX_REPORT = 1 << 16
 _LINE_DIGITS = 8  # of a line's number
 _HERE = pathlib.Path(__file__).resolve().parent
 _PROGRAM, _TESTS = _HERE / "program.py", _HERE / "tests.py"
-_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
 
 
 def start(memory_limit: int) -> None:
@@ -72,36 +70,6 @@ def _start_seconds(timeout):
     return _START * _margin(timeout)
 
 
-def program_of(response: str) -> str:
-    """Returns the program in a response: its last block of Python, else its last block, else all of it.
-
-    Example:
-      >>> program_of("So:\\n```python\\nprint(1)\\n```\\nDone.")
-      'print(1)\\n'
-    """
-    text = without_thinking(response)
-    blocks = _blocks(text)
-    python = [code for language, code in blocks if language.lower() in ("python", "python3", "py")]
-    return (python or [code for _, code in blocks] or [text])[-1]
-
-
-def _blocks(text):
-    """The fenced blocks of a text as (language, content); one that is never closed goes on to the end."""
-    blocks, content = [], None
-    lines = text.split("\n")
-    lines = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
-    for line in lines:
-        fence = _FENCE.match(line)
-        if content is not None and fence is None:
-            content.append(line)
-        elif content is not None:
-            content = None
-        elif fence and line.endswith("\n"):  # a fence that ends the text opens nothing
-            content = []
-            blocks.append((fence[1], content))
-    return [(language, "".join(content)) for language, content in blocks]
-
-
 def grade(
     response: str, answer: str, timeout: float = 5.0, numpy: bool = False, *, seconds: float | None = None
 ) -> tuple[float, str | None, str]:
@@ -126,7 +94,8 @@ def grade(
     tests = gold.read(answer)
     if tests is None:
         return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
-    program = program_of(response)
+    of_names = "stdin" not in tests and [name for name in gold.names(tests) if not name.startswith(".")]
+    program = program_of(response, of_names or (), bound_names(tests.get("prompt", "")))
     if not program.strip():
         return 0.0, None, "no program found"
     run = _run_scripts if "stdin" in tests else _run_asserts
@@ -193,7 +162,7 @@ def _program_job(program, tests):
     prompt, entry = tests.get("prompt", ""), tests.get("entry_point", "")
     if not prompt or not entry:
         return {"before": "", "program": program, "offset": 0}
-    if re.search(rf"^def\s+{entry}\b|^{entry}\s*=", program, re.MULTILINE):
+    if defines(program, entry):
         return {"before": prompt if _compiles(prompt) else "", "program": program, "offset": 0}
     # The response goes on where the prompt ends.
     return {"before": "", "program": f"{prompt.rstrip()}\n{program}", "offset": len(prompt.rstrip().splitlines())}
