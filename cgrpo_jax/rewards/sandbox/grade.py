@@ -14,12 +14,11 @@ import json
 import math
 import os
 import pathlib
-import re
 import socket
 import time
 
-from cgrpo_jax.rewards.answers import without_thinking
-from cgrpo_jax.rewards.sandbox import gold, sandbox
+from cgrpo_jax.rewards.sandbox import environment, gold, sandbox
+from cgrpo_jax.rewards.sandbox.extraction import bound_names, defines, program_of
 from cgrpo_jax.rewards.sandbox.gold import readable, unclear_names
 from cgrpo_jax.rewards.sandbox.names import modules
 from cgrpo_jax.rewards.sandbox.values import EXPECTED, cut
@@ -33,9 +32,9 @@ _START = 0.75  # share of what is kept, for the start
 _AT_ONCE = 4  # scripts of one program: most of the time in which one starts is waiting
 _MAX_OUTPUT = 1 << 20  # bytes that a program may print
 _MAX_REPORT = 1 << 16
+_LINE_DIGITS = 8  # of a line's number
 _HERE = pathlib.Path(__file__).resolve().parent
 _PROGRAM, _TESTS = _HERE / "program.py", _HERE / "tests.py"
-_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
 
 
 def start(memory_limit: int) -> None:
@@ -71,38 +70,8 @@ def _start_seconds(timeout):
     return _START * _margin(timeout)
 
 
-def program_of(response: str) -> str:
-    """Returns the program in a response: its last block of Python, else its last block, else all of it.
-
-    Example:
-      >>> program_of("So:\\n```python\\nprint(1)\\n```\\nDone.")
-      'print(1)\\n'
-    """
-    text = without_thinking(response)
-    blocks = _blocks(text)
-    python = [code for language, code in blocks if language.lower() in ("python", "python3", "py")]
-    return (python or [code for _, code in blocks] or [text])[-1]
-
-
-def _blocks(text):
-    """The fenced blocks of a text as (language, content); one that is never closed goes on to the end."""
-    blocks, content = [], None
-    lines = text.split("\n")
-    lines = [f"{line}\n" for line in lines[:-1]] + lines[-1:]
-    for line in lines:
-        fence = _FENCE.match(line)
-        if content is not None and fence is None:
-            content.append(line)
-        elif content is not None:
-            content = None
-        elif fence and line.endswith("\n"):  # a fence that ends the text opens nothing
-            content = []
-            blocks.append((fence[1], content))
-    return [(language, "".join(content)) for language, content in blocks]
-
-
 def grade(
-    response: str, answer: str, timeout: float = 5.0, *, seconds: float | None = None
+    response: str, answer: str, timeout: float = 5.0, numpy: bool = False, *, seconds: float | None = None
 ) -> tuple[float, str | None, str]:
     """Runs the program in `response` against the tests in `answer`.
 
@@ -110,6 +79,7 @@ def grade(
       response: what the model wrote.
       answer: JSON, see above.
       timeout: seconds after which the worker is killed.
+      numpy: programs and tests may import NumPy.
       seconds: of wall-clock time, for all tests; by default what the time limit leaves, see `seconds_for`.
 
     Returns:
@@ -124,19 +94,31 @@ def grade(
     tests = gold.read(answer)
     if tests is None:
         return 0.0, None, f"gold answer {answer[:80]!r} can't be read"
-    program = program_of(response)
+    of_names = "stdin" not in tests and [name for name in gold.names(tests) if not name.startswith(".")]
+    program = program_of(response, of_names or (), bound_names(tests.get("prompt", "")))
     if not program.strip():
         return 0.0, None, "no program found"
     run = _run_scripts if "stdin" in tests else _run_asserts
     seconds = seconds_for(timeout) if seconds is None else seconds
-    passed, reason = run(program, tests, seconds, _start_seconds(timeout))
-    return float(passed), program, reason
+    passed, reason = run(program, tests, seconds, _start_seconds(timeout), environment.packages(numpy))
+    return float(passed), _written(program), _written(reason)
+
+
+def _written(text):
+    """The text as it can be written: a program may raise halves of characters."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _sandbox(runner, job, packages, seconds, **more):
+    """A sandbox whose processes may import these packages."""
+    job = job | {"zones": environment.zones(), "packages": packages}
+    return sandbox.Sandbox(runner, job, limits=_limits(seconds), shown=environment.package_paths(packages), **more)
 
 
 # --- tests that call the program's functions --------------------------------------------------------------------------
 
 
-def _run_asserts(program, tests, seconds, start):
+def _run_asserts(program, tests, seconds, start, packages):
     """Returns (passed, reason)."""
     job = _program_job(program, tests) | {"script": False, "seconds": seconds}
     before = [tests.get("setup", "")] + ([tests["prompt"]] if _compiles(tests.get("prompt", "")) else [])
@@ -153,12 +135,10 @@ def _run_asserts(program, tests, seconds, start):
         ours, theirs = [stack.enter_context(end) for end in socket.socketpair()]
         read, write = _pipe(stack, stack)
         tester = stack.enter_context(
-            sandbox.Sandbox(
-                _TESTS, asked, limits=_limits(seconds), fds=[ours.fileno(), write.fileno()], deadline=deadline
-            )
+            _sandbox(_TESTS, asked, packages, seconds, fds=[ours.fileno(), write.fileno()], deadline=deadline)
         )
         runner = stack.enter_context(
-            sandbox.Sandbox(_PROGRAM, job, limits=_limits(seconds), fds=[theirs.fileno()], deadline=deadline)
+            _sandbox(_PROGRAM, job, packages, seconds, fds=[theirs.fileno()], deadline=deadline)
         )
         for end in (ours, theirs, write):
             end.close()
@@ -182,7 +162,7 @@ def _program_job(program, tests):
     prompt, entry = tests.get("prompt", ""), tests.get("entry_point", "")
     if not prompt or not entry:
         return {"before": "", "program": program, "offset": 0}
-    if re.search(rf"^def\s+{entry}\b|^{entry}\s*=", program, re.MULTILINE):
+    if defines(program, entry):
         return {"before": prompt if _compiles(prompt) else "", "program": program, "offset": 0}
     # The response goes on where the prompt ends.
     return {"before": "", "program": f"{prompt.rstrip()}\n{program}", "offset": len(prompt.rstrip().splitlines())}
@@ -212,6 +192,11 @@ def _describe(report, seconds, why, status):
     elif "ended" in found:
         what = f"{call} did not end within {seconds:g} s" if why == "deadline" else f"{call} ends the process"
         what += f" by signal {-status}" if why != "deadline" and status is not None and status < 0 else ""
+    elif "refused" in found:
+        where = f"Test {found['number']} of {report['total']} can't be decided"
+        returned = f"{call} returns {found['returned']}; " if found["returned"] else ""
+        said = f"{where}: {returned}an object of the program is compared with a value of the test. "
+        return said + f"Tests passed: {report['passed']} of {report['total']}."
     elif "tests" in found:
         returned = f"{call} returns {found['returned']}, and " if found["returned"] else ""
         what = f"{returned}the test raises {found['tests']}"
@@ -239,7 +224,7 @@ def _reason(number, passed, total, what):
 # --- tests that read what the program prints --------------------------------------------------------------------------
 
 
-def _run_scripts(program, tests, seconds, start):
+def _run_scripts(program, tests, seconds, start, packages):
     """Returns (passed, reason)."""
     deadline, total, passed, first = time.monotonic() + seconds, len(tests["stdin"]), 0, None
     waiting = collections.deque(enumerate(tests["stdin"], start=1))
@@ -249,7 +234,7 @@ def _run_scripts(program, tests, seconds, start):
             left = deadline - time.monotonic()
             if waiting and len(running) < _AT_ONCE and (left > 0 or not first):
                 number, test = waiting.popleft()
-                script = stack.enter_context(_Script(program, test, max(left, 0.1), seconds, start))
+                script = stack.enter_context(_Script(program, test, max(left, 0.1), seconds, start, packages))
                 running.append((number, script))
             elif running:
                 number, script = running.popleft()
@@ -267,17 +252,18 @@ def _run_scripts(program, tests, seconds, start):
 class _Script:
     """A program that runs one test, from the start on, in a sandbox of its own."""
 
-    def __init__(self, program, test, left, seconds, start):
+    def __init__(self, program, test, left, seconds, start, packages):
         self._test, self._seconds = test, seconds
         job = {"script": True, "before": "", "program": program, "offset": 0, "seconds": left}
         self._deadline = time.monotonic() + left + start
         with contextlib.ExitStack() as stack, contextlib.ExitStack() as theirs:
             self._output, stdout = _pipe(stack, theirs)
             self._errors, channel = _pipe(stack, theirs)
-            self._box = sandbox.Sandbox(
+            self._box = _sandbox(
                 _PROGRAM,
                 job,
-                limits=_limits(seconds),
+                packages,
+                seconds,
                 stdin=test["input"].encode(errors="replace"),
                 stdout=stdout.fileno(),
                 fds=[channel.fileno()],
@@ -315,6 +301,7 @@ def _failed_script(given, error, status, seconds):
     try:
         found = json.loads(error)  # written by the program's process: no more than words
         found = {key: found[key] and cut(str(found[key])) for key in ("type", "message", "line", "text")}
+        found["line"] = found["line"] if len(found["line"] or "") < _LINE_DIGITS else None
         return _exception(given, found, seconds)
     except (ValueError, TypeError, KeyError, RecursionError):
         return f"{given} ends " + (f"by signal {-status}" if status < 0 else f"with status {status}")

@@ -1,19 +1,24 @@
 """The sandbox's side of `grade` that runs the model's program.
 
-`tests`, in another sandbox, asks over a socket, in lines of JSON, for a name, an attribute or a call; this side
-answers with a value, built of literals, or with an exception as text. So the program meets neither the tests nor what
-they expect, and whatever it does to its own process, all it can send is a wrong answer.
+`tests`, in another sandbox, asks over a socket, in lines of JSON, for a name, an attribute, a call or an operation;
+this side answers with a value, or with an exception. So the program meets neither the tests nor what they expect, and
+whatever it does to its own process, all it can send is a wrong answer.
 """
 
-import builtins
+import atexit
+import contextlib
+import gc
 import json
 import os
 import signal
 import sys
+import threading
 import time
 import types
 
-from cgrpo_jax.rewards.sandbox.values import cut, decode, encode
+from cgrpo_jax.rewards.sandbox import environment
+from cgrpo_jax.rewards.sandbox.operations import BY_NAME
+from cgrpo_jax.rewards.sandbox.values import Writer, cut, decode
 
 MAX_MESSAGE = 2 << 20  # bytes of one answer
 _CHANNEL = 3
@@ -26,13 +31,14 @@ class OutOfTimeError(BaseException):
 
 def main(job):
     """Runs the job's program: as a module that answers calls, or as a script."""
-    builtins.exit = builtins.quit = sys.exit  # Python has been started without `site`, which defines them
+    environment.prepare(job)
     (_script if job["script"] else _serve)(job)
 
 
 def _load(job, name):
     """Runs the program as a module of this name and returns it; what came before it in the job is run first."""
     module = types.ModuleType(name)
+    module.__file__ = "program.py"
     sys.modules[name] = module
     for source, file in ((job["before"], "<before>"), (job["program"], _PROGRAM)):
         exec(compile(source, file, "exec"), module.__dict__)
@@ -49,7 +55,7 @@ def _found(error, job):
         trace = trace.tb_next
     if number is None and isinstance(error, SyntaxError) and error.filename == _PROGRAM:
         number = error.lineno
-    lines = job["program"].splitlines()
+    lines = job["program"].split("\n")
     # Lines that were put in front of the program are not the model's.
     text = lines[number - 1].strip() if number and number <= len(lines) else ""
     number = number - job["offset"] if number and number > job["offset"] else None
@@ -79,58 +85,131 @@ def _timed(deadline, function, *args):
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+# --- a module that answers ------------------------------------------------------------------------------------------
+
+
+class _Kept:
+    """What can't be copied to the tests, each under a number of its own."""
+
+    def __init__(self):
+        self._values, self._numbers = [], {}
+
+    def __call__(self, value):
+        number = self._numbers.setdefault(id(value), len(self._values))  # it is kept: no other gets its address
+        if number == len(self._values):
+            self._values.append(value)
+        return number
+
+    def find(self, kind, content):
+        """The value that the tests mean."""
+        if kind == "object":
+            return self._values[content[0]]
+        if kind == "iterator":
+            return iter(decode(content[0], self.find))
+        if kind == "exception class":
+            module, _, name = content.rpartition(".")
+            return getattr(sys.modules[module], name)
+        _, made_of, _, args = content  # an exception
+        return self.find("exception class", made_of)(*decode(args, self.find))
+
+
+class _Answers:
+    """Answers what the tests ask for.
+
+    Args:
+      job: with the program.
+    """
+
+    def __init__(self, job):
+        self._job, self._names, self._kept = job, {}, _Kept()
+        self.write = Writer(self._kept)
+
+    def load(self):
+        """Runs the program."""
+        self._names.update(vars(_load(self._job, "program")))
+
+    def answer(self, request):
+        """Returns the answer to a request as JSON."""
+        kind, content = request
+        if kind == "name":
+            return self.write(self._names[content])
+        target, *content = decode(content, self._kept.find)
+        if kind == "attribute":
+            return self.write(getattr(target, *content))
+        if kind == "set":
+            return setattr(target, *content)
+        if kind == "delete":
+            return delattr(target, *content)
+        if kind == "copy":
+            return self.write.copied(target)
+        if kind == "items":
+            return self.write.items(target, *content)
+        args, kwargs = content
+        function = target if kind == "call" else BY_NAME[target]
+        return self.write(function(*args, **kwargs))
+
+
 def _serve(job):
     """Runs the program, then answers the tests until they end."""
     deadline = time.monotonic() + job["seconds"]
     channel = os.fdopen(_CHANNEL, "wb")
     lines = os.fdopen(os.dup(_CHANNEL), "rb")
-    names, kept = {}, []
+    answers = _Answers(job)
 
-    def keep(value):
-        kept.append(value)
-        return len(kept) - 1
-
-    def load():
-        names.update(vars(_load(job, "program")))
-
-    def answer(request):
-        kind, content = request
-        if kind == "name":
-            return encode(names[content], keep)
-        target, *content = decode(content, lambda number, *_: kept[number])
-        if kind == "attribute":
-            return encode(getattr(target, *content), keep)
-        if kind == "set":
-            return setattr(target, *content)
-        args, kwargs = content
-        return encode(target(*args, **kwargs), keep)
+    def raised(error):
+        try:
+            return {"error": _found(error, job), "raised": answers.write(error)}
+        except Exception:  # noqa: BLE001 - an exception of the program's own making
+            return {"error": _found(error, job)}
 
     def attempt(function, *args):
         try:
             reply = {"value": _timed(deadline, function, *args)}
         except BaseException as error:  # noqa: BLE001 - a program may raise anything, SystemExit included
-            reply = {"error": _found(error, job)}
+            reply = raised(error)
         line = json.dumps(reply).encode()
         if len(line) >= MAX_MESSAGE:
             line = json.dumps({"error": error_of("ValueError", "the result is too long")}).encode()
         channel.write(line + b"\n")
         channel.flush()
 
-    attempt(load)
+    attempt(answers.load)
     for line in lines:
-        attempt(answer, json.loads(line))
+        attempt(answers.answer, json.loads(line))
+
+
+# --- a script -------------------------------------------------------------------------------------------------------
 
 
 def _script(job):
     """Runs the program as a script; where it fails, reports the exception over the channel."""
-    sys.argv = ["program.py"]
+    deadline = time.monotonic() + job["seconds"]
     try:
-        try:
-            _timed(time.monotonic() + job["seconds"], _load, job, "__main__")
-        except SystemExit as error:
-            if error.code not in (None, 0):
-                raise
-        sys.stdout.flush()
+        _timed(deadline, _run_to_its_end, job)
+        if time.monotonic() >= deadline:  # the program may have caught what interrupted it
+            raise OutOfTimeError
     except BaseException as error:  # noqa: BLE001 - a program may raise anything
         os.write(_CHANNEL, json.dumps(_found(error, job)).encode())
         os._exit(1)
+
+
+def _run_to_its_end(job):
+    """Runs the program as Python does: it ends when its threads have, and what it has registered for its exit."""
+    try:
+        _load(job, "__main__")
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            raise
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue] - joins threads, closes executors
+    atexit._run_exitfuncs()
+    _flush()
+    sys.modules.pop("__main__", None)
+    gc.collect()  # files that it has left open are written, `__del__` is called
+    _flush()
+
+
+def _flush():
+    if sys.stdout is not None and not getattr(sys.stdout, "closed", False):
+        sys.stdout.flush()
+    with contextlib.suppress(AttributeError, ValueError):  # it may have been replaced, and closed or taken apart
+        sys.__stdout__.flush()  # pyright: ignore[reportOptionalMemberAccess]

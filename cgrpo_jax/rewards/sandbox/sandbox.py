@@ -51,7 +51,7 @@ import weakref
 from collections.abc import Sequence
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.rewards.sandbox import probe
+from cgrpo_jax.rewards.sandbox import environment, probe
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _LAUNCHER = _HERE / "launcher.py"
@@ -105,6 +105,7 @@ class Sandbox:
       stdin: bytes that it can read.
       stdout: a descriptor; by default what it prints is lost.
       fds: descriptors that it is to have, as 3, 4, ... in this order.
+      shown: paths that it may read beside those that Python needs.
       deadline: a time of `time.monotonic` by which it must have been started; `_FORK_SECONDS` from now at the latest.
       isolate: use namespaces; by default if `isolated()`.
 
@@ -128,6 +129,7 @@ class Sandbox:
         stdin: bytes = b"",
         stdout: int = subprocess.DEVNULL,
         fds: Sequence[int] = (),
+        shown: Sequence[str] = (),
         deadline: float = math.inf,
         isolate: bool | None = None,
     ):
@@ -136,7 +138,8 @@ class Sandbox:
         isolate = isolated() if isolate is None else isolate
         self._directory = None if isolate else tempfile.mkdtemp(prefix="sandbox-")
         module = _module(runner)
-        setup = dict(job=job, limits=dataclasses.asdict(limits or Limits()), shown=_shown(), directory=self._directory)
+        setup = dict(job=job, directory=self._directory, shown=[*environment.paths(), *shown])
+        setup |= dict(limits=dataclasses.asdict(limits or Limits()))
         self._status, status = os.pipe()  # what went wrong, then how the program ended
         self._said, self._ended, self._killed = b"", False, False
         try:
@@ -383,13 +386,6 @@ def _module(runner: pathlib.Path) -> dict[str, str]:
     while (folder / "__init__.py").exists():
         folder, name = folder.parent, f"{folder.name}.{name}"
     return {"folder": str(folder), "module": name}
-
-
-@functools.cache
-def _shown() -> list[str]:
-    """Paths that Python needs."""
-    python = [sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.__file__)]  # never a virtual environment
-    return [*python, "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/etc/ld.so.cache"]
 
 
 def _file(data: bytes):

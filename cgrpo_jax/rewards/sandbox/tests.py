@@ -5,135 +5,22 @@ which are compared here. No other name is looked up in the program, and no other
 """
 
 import ast
-import builtins
+import contextlib
 import json
 import os
 from typing import Any
 
-from cgrpo_jax.rewards.sandbox.program import MAX_MESSAGE, error_of
-from cgrpo_jax.rewards.sandbox.values import cut, decode, encode, shown
+from cgrpo_jax.rewards.sandbox import environment
+from cgrpo_jax.rewards.sandbox.remote import EndedError, RaisedError, RefusedError
+from cgrpo_jax.rewards.sandbox.session import Session
+from cgrpo_jax.rewards.sandbox.values import cut, shown
 
-_CHANNEL, _REPORT = 3, 4
-# Whatever else a program raises comes as an `Exception`: it must not end the tests, or a loop in them (StopIteration).
-_PASSED_ON = (
-    "ArithmeticError AssertionError AttributeError EOFError FloatingPointError IndexError KeyError LookupError "
-    "NameError NotImplementedError OverflowError RecursionError RuntimeError TypeError ValueError ZeroDivisionError"
-).split()
-
-
-class _EndedError(Exception):
-    """The program's process has ended, or has sent what is no answer."""
-
-
-class _Raised:
-    """Marks an exception that the program has raised; `found` says what it is, see `program.error_of`."""
-
-    found: dict
+_REPORT = 4
+_QUESTIONS = {"isinstance": 2, "issubclass": 2, "type": 1}  # functions of Python's, and how many arguments they have
 
 
 class _FailedError(AssertionError):
     """An assert that does not hold."""
-
-
-class _Remote:
-    """Stands for an object of the program: it can be called, given back as an argument, and has attributes."""
-
-    def __init__(self, session, number, kind, name=""):
-        self._session, self._number, self._label = session, number, name or f"<{kind}>"
-
-    def __setattr__(self, name, value):
-        if name.startswith("_"):
-            object.__setattr__(self, name, value)
-        else:
-            self._check(name)
-            self._session.ask("set", [encode(self, _number), name, encode(value, _number)])
-
-    def __call__(self, *args, **kwargs):
-        return self._session.call(self, args, kwargs)
-
-    def __getattr__(self, name):
-        self._check(name)
-        value = self._session.ask("attribute", [encode(self, _number), name])
-        if isinstance(value, _Remote):
-            value._label = f"{self._label}.{name}"
-        return value
-
-    def _check(self, name):
-        if name.startswith("_") or f".{name}" not in self._session.names:
-            raise AttributeError(f"{name!r} is not among the names of the program that are tested")
-
-    def __repr__(self):
-        return self._label
-
-
-def _number(value):
-    """The number under which the program keeps the object."""
-    if isinstance(value, _Remote):
-        return value._number
-    raise TypeError(f"the tests can't pass a {type(value).__name__} to the program")
-
-
-class _Session:
-    """The tests' end of the channel.
-
-    Attributes:
-      names: those that the program is asked for; attributes of its objects have a point before them.
-      calls: number of calls so far.
-      last: the last call as `(name, args, kwargs)`.
-      result: what it returned; None while it has not.
-      given: number of values that the program has given.
-      ended: the program has ended too early.
-    """
-
-    def __init__(self, names):
-        self.names = names
-        self._channel, self._lines = os.fdopen(_CHANNEL, "wb"), os.fdopen(os.dup(_CHANNEL), "rb")
-        self.calls, self.last, self.result, self.given, self.ended = 0, None, None, -1, False  # the first is no value
-
-    def call(self, target, args, kwargs):
-        self.calls, self.last, self.result = self.calls + 1, (target._label, args, kwargs), None
-        value = self.ask("call", [encode(one, _number) for one in (target, list(args), kwargs)])
-        self.result = (value,)
-        return value
-
-    def name(self, name):
-        value = self.ask("name", name)
-        if isinstance(value, _Remote):
-            value._label = name
-        return value
-
-    def ask(self, kind, content):
-        try:
-            self._channel.write(json.dumps([kind, content]).encode() + b"\n")
-            self._channel.flush()
-        except OSError as error:
-            self.ended = True
-            raise _EndedError from error
-        return self.answer()
-
-    def answer(self):
-        """Reads an answer: gives the value, or raises what the program has raised."""
-        line = self._lines.readline(MAX_MESSAGE + 1)
-        try:
-            if not line.endswith(b"\n"):
-                raise ValueError("cut short")
-            reply = json.loads(line)
-            if "error" not in reply:
-                self.given += 1
-                return decode(reply["value"], lambda number, kind, _: _Remote(self, int(number), str(kind)))
-            error = _raised(**reply["error"])
-        except Exception as error:
-            self.ended = True
-            raise _EndedError from error
-        raise error
-
-
-def _raised(type, message, line, text):
-    """An exception like the program's, as far as its type is one that may be passed on."""
-    base = getattr(builtins, type) if type in _PASSED_ON else Exception
-    error = builtins.type(base.__name__, (_Raised, base), {})(message)
-    error.found = error_of(str(type), cut(str(message)), int(line) if line else None, cut(str(text)))
-    return error
 
 
 class _Checks(ast.NodeTransformer):
@@ -159,9 +46,22 @@ class _Checks(ast.NodeTransformer):
         return ast.fix_missing_locations(ast.copy_location(ast.Expr(call), node))
 
 
+class _Questions(ast.NodeTransformer):
+    """Has questions about an object's class, which may be one of the program's, answered by the session."""
+
+    def visit_Call(self, node):
+        self.generic_visit(node)
+        function = node.func
+        if isinstance(function, ast.Name) and len(node.args) == _QUESTIONS.get(function.id) and not node.keywords:
+            if not any(isinstance(one, ast.Starred) for one in node.args):
+                function.id = f"__{function.id}__"
+        return node
+
+
 def main(job):
     """Runs the job's tests and writes what came of them to the report."""
-    session = _Session(job["names"])
+    environment.prepare(job)
+    session = Session(job["names"])
     report = _run_tests(job, session)
     os.write(_REPORT, json.dumps(report).encode())
 
@@ -169,8 +69,8 @@ def main(job):
 def _run_tests(job, session):
     checks, passed, trees = _Checks(), set(), []
     for source in job["tests"]:
-        trees.append((checks.total + 1, checks.visit(ast.parse(source))))
-    names: dict[str, Any] = {"__name__": "tests"}
+        trees.append((checks.total + 1, _asked(checks.visit(ast.parse(source)), job)))
+    names: dict[str, Any] = {"__name__": "tests"} | {f"__{name}__": getattr(session, name) for name in _QUESTIONS}
     number, failure = 0, None  # of the assert that is being checked; the first that was found
 
     def check(at, texts, *sides):
@@ -186,6 +86,7 @@ def _run_tests(job, session):
             function(*args)
         except BaseException as error:  # noqa: BLE001 - tests may raise anything
             failure = failure or {"number": number} | _failure(error, session)
+            session.reports = False
 
     attempt(session.answer)  # the program has been loaded
     if not failure:
@@ -200,9 +101,15 @@ def _run_tests(job, session):
         attempt(session.answer)
     elif not session.given and not failure:
         failure = {"number": 1, "call": "", "returned": None, "missing": "what is tested"}
+    elif not failure and session.refused:  # the tests have caught it
+        failure = {"number": number, "call": "", "returned": None, "refused": True}
     elif not failure and (skipped := checks.counted - passed):
         failure = {"number": min(skipped), "call": "", "returned": None, "tests": "the assert was not reached"}
     return {"total": checks.total, "passed": len(passed), "failure": failure}
+
+
+def _asked(tree, job):
+    return tree if _QUESTIONS.keys() & job["names"] else ast.fix_missing_locations(_Questions().visit(tree))
 
 
 def _prepare(job, session, names):
@@ -217,7 +124,7 @@ def _prepare(job, session, names):
         raise NameError(name=missing[0])
     names |= given  # a setup may make objects of the program's classes
     for source in job["before"]:
-        exec(compile(source, "<setup>", "exec"), names)
+        exec(compile(_asked(ast.parse(source), job), "<setup>", "exec"), names)
     names |= given  # the prompt has another function of this name, without a body
 
 
@@ -235,14 +142,25 @@ def _check(session, texts, sides):
         return
     # The program's side is the one that calls it.
     mine = int(calls[0] == calls[1] < calls[2])
-    where, there = difference(values[mine], values[1 - mine])
-    side = "" if session.result and values[mine] is session.result[0] else cut(texts[mine])
-    expected = shown(values[1 - mine]) + there
-    raise _FailedError({"side": side, "value": shown(values[mine]), "where": where, "expected": expected})
+    session.reports = True
+    try:
+        raise _FailedError(_compared(session, texts[mine], values[mine], values[1 - mine]))
+    finally:
+        session.reports = False
+
+
+def _compared(session, text, value, expected):
+    """What an equation lacks, in words."""
+    where, there = "", ""
+    with contextlib.suppress(RefusedError):
+        where, there = difference(value, expected)
+    side = "" if session.result and value is session.result[0] else cut(text)
+    return {"side": side, "value": shown(value), "where": where, "expected": shown(expected) + there}
 
 
 def _failure(error, session):
     """What went wrong, as JSON: the call that was the last, and what came of it."""
+    session.reports = True
     found = {"call": "", "returned": None}
     if session.last:
         name, args, kwargs = session.last
@@ -252,9 +170,11 @@ def _failure(error, session):
         found["returned"] = shown(session.result[0])
     if isinstance(error, _FailedError):
         return found | error.args[0]
-    if isinstance(error, _Raised):
+    if isinstance(error, RaisedError):
         return found | {"raised": error.found}
-    if isinstance(error, _EndedError):
+    if isinstance(error, RefusedError):
+        return found | {"refused": True}
+    if isinstance(error, EndedError):
         return found | {"ended": True}
     if isinstance(error, NameError) and error.name in session.names:
         return found | {"missing": cut(error.name)}

@@ -11,7 +11,7 @@ from graded import ADD, SUM
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.rewards.sandbox import grade as grade_lib
 from cgrpo_jax.rewards.sandbox import sandbox
-from cgrpo_jax.rewards.sandbox.grade import grade, program_of, readable
+from cgrpo_jax.rewards.sandbox.grade import grade, readable
 from cgrpo_jax.rewards.sandbox.names import of_solution
 
 pytestmark = graded.MARKS
@@ -26,40 +26,6 @@ AREA = json.dumps(
         "        assert abs(candidate(r) - 3.14159 * r * r) < 0.1\n    assert candidate(0) == twice(0)\n",
     }
 )
-
-
-# --- the program in a response ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("response", "program"),
-    [
-        ("x = 1", "x = 1"),
-        ("Thus\n```python\nx = 1\n```\nor\n```py\nx = 2\n```\nOutput:\n```\n2\n```", "x = 2\n"),
-        ("Thus\n```\nx = 1\n```", "x = 1\n"),
-        ("```python\nx = 1\n", "x = 1\n"),
-        ("  ```Python title=a\n  x = 1\n  ```", "  x = 1\n"),
-        ("```python\ns = '''a```b'''\n```", "s = '''a```b'''\n"),
-        ("<think>```python\nx = 1\n```</think>x = 2", "x = 2"),
-        ("<think>x = 1", ""),
-        ("```python\nx = 1\n```\n```", "x = 1\n"),
-        ("a\n\t```\t py \nx = '\x0c\u2028'\n\n```b\ny", "x = '\x0c\u2028'\n\n"),
-        ("```python", "```python"),
-    ],
-)
-def test_program_of(response, program):
-    assert program_of(response) == program
-
-
-def test_finding_the_program_takes_linear_time():
-    """A megabyte each; in quadratic time one alone takes minutes of the CPU."""
-    size = 1 << 20
-    texts = [part * (size // len(part)) for part in ("```", "```\n", "```python\n", "`", "\n", " ", "\t\n", "a```\n")]
-    texts += ["```" + " " * (size // 2) + "a" * (size // 2), "```\n" + " \t" * (size // 2)]
-    start = time.process_time()
-    for text in texts:
-        program_of(text)
-    assert time.process_time() - start < 20
 
 
 # --- right and wrong programs -------------------------------------------------------------------------------------
@@ -195,7 +161,7 @@ def test_where_a_program_hangs_is_told(monkeypatch):
 def test_the_time_of_a_program_follows_the_workers_time_limit(monkeypatch):
     given = []
     for name in ("_run_asserts", "_run_scripts"):
-        monkeypatch.setattr(grade_lib, name, lambda *arguments: given.append(arguments[2:]) or (False, ""))
+        monkeypatch.setattr(grade_lib, name, lambda *arguments: given.append(arguments[2:4]) or (False, ""))
     for timeout, seconds in ((5.0, 3.0), (60.0, 58.0), (1.0, 0.6)):
         for answer in (ADD, SUM):
             grade("def add(a, b): return a + b", answer, timeout)

@@ -1,0 +1,92 @@
+"""What a program finds beside Python itself: standard files by name, time zones, packages, stacks that fit.
+
+`paths` and `packages` are asked from the outside, `prepare` is called inside.
+"""
+
+import _thread
+import builtins
+import functools
+import importlib.machinery
+import importlib.util
+import io
+import os
+import resource
+import sys
+import threading
+import zoneinfo
+
+# Its files can't be opened by these names: there is no /proc, and they are another user's.
+_STANDARD = {
+    path: number
+    for number, name in enumerate(("stdin", "stdout", "stderr"))
+    for path in (f"/dev/{name}", f"/dev/fd/{number}", f"/proc/self/fd/{number}")
+}
+_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@functools.cache
+def paths() -> list[str]:
+    """Returns the paths that Python needs."""
+    python = [sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.__file__)]  # never a virtual environment
+    libraries = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/etc/ld.so.cache"]
+    return [*python, *libraries, *filter(None, [zones()])]
+
+
+@functools.cache
+def zones() -> str | None:
+    """Returns the folder of time zones: the system's, else that of the package `tzdata`."""
+    found = importlib.util.find_spec("tzdata")
+    folders = [
+        *zoneinfo.TZPATH,
+        *(f"{folder}/zoneinfo" for folder in (found and found.submodule_search_locations) or ()),
+    ]
+    return next((folder for folder in folders if os.path.exists(f"{folder}/UTC")), None)
+
+
+@functools.cache
+def packages(numpy: bool) -> dict[str, str]:
+    """Returns the folders of packages that a program may import, each by its name; what else is there, it may not."""
+    found = importlib.util.find_spec("numpy") if numpy else None
+    return {"numpy": os.path.dirname(os.path.dirname(found.origin))} if found and found.origin else {}
+
+
+def package_paths(packages: dict[str, str]) -> list[str]:
+    """Returns the paths that these packages need."""
+    return [f"{folder}/{name}{end}" for name, folder in packages.items() for end in ("", ".libs")]
+
+
+class _Finder:
+    """Finds packages in folders of which nothing else is to be imported."""
+
+    def __init__(self, folders):
+        self._folders = folders
+
+    def find_spec(self, name, path=None, target=None):
+        """Returns what is to be imported by a name, None if it is no such package."""
+        folder = self._folders.get(name)
+        return folder and importlib.machinery.PathFinder.find_spec(name, [folder])
+
+
+def prepare(job):
+    """Prepares a process for a program or its tests."""
+    builtins.exit = builtins.quit = sys.exit  # Python has been started without `site`, which defines them
+    sys.argv = ["program.py"]
+    zoneinfo.reset_tzpath(to=list(filter(None, [job["zones"]])))
+    if job["packages"]:
+        os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+        sys.meta_path.append(_Finder(job["packages"]))
+    builtins.open = io.open = _by_name(open, open)
+    os.open = _by_name(os.open, lambda number, *_, **__: number)
+    real, most = threading.stack_size, resource.getrlimit(resource.RLIMIT_AS)[0] // 2
+    threading.stack_size = _thread.stack_size = lambda size=0: real(min(size, most))
+
+
+def _by_name(open, of_number):
+    """Opens the standard files by their names, too."""
+
+    @functools.wraps(open)
+    def opened(file, *args, **kwargs):
+        number = _STANDARD.get(os.fsdecode(file)) if isinstance(file, (str, bytes, os.PathLike)) else None
+        return open(file, *args, **kwargs) if number is None else of_number(os.dup(number), *args, **kwargs)
+
+    return opened
