@@ -1,7 +1,7 @@
 """Rewards: each kind of grader reads a final answer out of a response and compares it with the gold answer.
 
   - `math`: LaTeX or plain mathematics, by math-verify, in worker processes with a hard time limit.
-  - `numeric`, `choice`, `exact`, `trace`: without a parser, see `answers`.
+  - `numeric`, `choice`, `exact`, `trace`: without a parser, see `comparisons`.
   - `code`: unit tests, run in a sandbox, in worker processes.
   - `judge`: a checklist that a model behind an HTTP endpoint goes through, see `judge`.
   - "FILE.py:name" or "package.module:name": a user's own function, in worker processes, see `user_functions`.
@@ -25,7 +25,7 @@ from typing import Any
 
 from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.rewards import answers as answers_lib
-from cgrpo_jax.rewards import mathematics, user_functions
+from cgrpo_jax.rewards import comparisons, mathematics, user_functions
 from cgrpo_jax.rewards.answers import Grade
 from cgrpo_jax.rewards.judge import Judge, read_checklist
 from cgrpo_jax.rewards.sandbox import sandbox
@@ -33,7 +33,7 @@ from cgrpo_jax.rewards.worker_pool import Outcome, Task, Workers, each
 
 __all__ = ["KINDS", "Grade", "Grader", "Pending", "check_gold", "check_kind", "grade"]
 
-KINDS = ("math", *answers_lib.COMPARE, "code", "judge")
+KINDS = ("math", *comparisons.COMPARE, "code", "judge")
 MEMORY_LIMIT = 8 << 30  # bytes of address space of one worker
 _BATCH = 8  # responses to one question that a worker takes at once
 _GOLD_BATCH = 32  # gold answers likewise
@@ -141,8 +141,8 @@ class Grader:
         check_kind(kind)
         self.kind, self._num_workers, self._timeout = kind, num_workers, timeout
         self._messages, self.judge = messages, judge
-        self._compare = dict(answers_lib.COMPARE)
-        self._compare["numeric"] = functools.partial(answers_lib.numeric, tolerance=tolerance)
+        self._compare = dict(comparisons.COMPARE)
+        self._compare["numeric"] = functools.partial(comparisons.numeric, tolerance=tolerance)
         self._workers: dict[str, Workers] = {}
         self._held: _Batch | None = None
         self._known: collections.OrderedDict[bytes, Grade] = collections.OrderedDict()
@@ -243,7 +243,7 @@ class Grader:
         kind = kind or self.kind
         check_kind(kind)
         if kind in self._compare:
-            return [answers_lib.READABLE[kind](answer) for answer in answers]
+            return [comparisons.READABLE[kind](answer) for answer in answers]
         if kind == "judge":
             return [read_checklist(answer) is not None for answer in answers]
         if user_functions.is_name(kind):

@@ -55,8 +55,9 @@ Response B, between two lines of {mark}:
 Their length and style don't matter, what they say does. Give your reasons in brief, then write one last line: \
 "Better: A", "Better: B" or "Better: same"."""
 
-_VERDICT = re.compile(r"^[\s*_-]*([0-9]{1,3})[\s*_]*[.:)-][\s*_]*(yes|no)\b", re.IGNORECASE | re.MULTILINE)
-_BETTER = re.compile(r"^[\s*_]*better[\s*_]*:[\s*_]*(a|b|same)\b", re.IGNORECASE | re.MULTILINE)
+# What may stand before a verdict stays within its line: else each of many empty lines would be searched to the last.
+_VERDICT = re.compile(r"^(?:[^\S\n]|[*_-])*([0-9]{1,3})[\s*_]*[.:)-][\s*_]*(yes|no)\b", re.IGNORECASE | re.MULTILINE)
+_BETTER = re.compile(r"^(?:[^\S\n]|[*_])*better[\s*_]*:[\s*_]*(a|b|same)\b", re.IGNORECASE | re.MULTILINE)
 _UNREADABLE = (None, "its reply can't be read")
 _BULLET = re.compile(r"^\s*(?:[-*\u2022]|[0-9]{1,3}[.)])\s+")
 

@@ -13,7 +13,7 @@ from grader_cases import calls
 from cgrpo_jax.datasets import problems
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Problem
-from cgrpo_jax.rewards import answers, mathematics, user_functions
+from cgrpo_jax.rewards import comparisons, mathematics, user_functions
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.rewards.worker_pool import Outcome
 from cgrpo_jax.runs import load_questions, stages
@@ -68,7 +68,7 @@ def test_numeric(response, gold, score):
     assert _scores("numeric", (response, gold)) == [score]
 
 
-@pytest.mark.parametrize("kind", ["math", *answers.COMPARE])
+@pytest.mark.parametrize("kind", ["math", *comparisons.COMPARE])
 def test_odd_responses_get_a_grade(kind, math_grader):
     odd = ["", "\\boxed{", "{{}}" * 50, "Answer:", "\x00\ud800", "\u0665", "-" * 2000, "\\boxed{\\frac{7}{}}"]
     grader = math_grader if kind == "math" else grader_lib.Grader(kind)
@@ -271,7 +271,7 @@ def test_a_response_of_100_000_characters(math_grader):
         1,
         1,
     ]
-    for kind in answers.COMPARE:
+    for kind in comparisons.COMPARE:
         gold, began = "B" if kind == "choice" else "7", time.process_time()
         odd = [long, "{" * 100_000, "\\boxed{" * 14_000, "1" * 100_000, "1,111" * 20_000, "answer" + " " * 100_000]
         odd += ["\\boxed{1}" + " " * 100_000 + "\\boxed{2}", "answer is (" + " " * 100_000, "the answer is " * 7000]

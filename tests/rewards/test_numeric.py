@@ -1,0 +1,67 @@
+"""Numbers as gold answers; as answers they are in cases/numeric.jsonl."""
+
+import pytest
+
+from cgrpo_jax.rewards import numeric
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("18", 18.0),
+        ("$1,200.50", 1200.5),
+        (r"\$5", 5.0),
+        ("-3", -3.0),
+        ("\u22123", -3.0),
+        ("50%", 50.0),
+        (r"50\%", 50.0),
+        ("3/4", 0.75),
+        (r"\frac{3}{4}", 0.75),
+        (r"-\frac{3}{4}", -0.75),
+        ("1.5e3", 1500.0),
+        (r"1.5 \times 10^{3}", 1500.0),
+        ("2*10^-3", 0.002),
+        ("7.", 7.0),
+        ("$18$", 18.0),
+        ("three", None),
+        ("1/0", None),
+        ("1e999", None),
+        ("3 or 4", None),
+        ("2 1/2", 2.5),
+        (r"2\frac{1}{2}", 2.5),
+        (r"$-2 \dfrac{3}{4}$", -2.75),
+        (r"\$3 1/4", 3.25),
+        ("12 1/2%", 12.5),
+        ("21/2", 10.5),
+        ("2 5/2", None),
+        ("2 1/0", None),
+        ("2 1/2 hours", None),
+        ("1 2 1/2", None),
+        ("2, 1/2", None),
+        ("2\n1/2", None),
+        ("1,23", None),
+        ("1 234 567", 1234567.0),
+        (r"1\,234\,567", 1234567.0),
+        ("1.234,56", 1234.56),
+        ("1.234.567", 1234567.0),
+        ("12,34,567", 1234567.0),
+        ("1'234.5", 1234.5),
+        ("10^{6}", 1e6),
+        ("10\u2076", 1e6),
+        ("-10^{-3}", -0.001),
+        ("5 \u20ac", 5.0),
+        ("\uff13\uff0e\uff15", 3.5),
+        ("\u00bd", 0.5),
+        ("0,5", None),
+        ("1.2.3", None),
+        ("1/2/3", None),
+        ("10:30", None),
+        ("2^3", None),
+        ("1e-999", None),
+        ("1e" + "9" * 5000, None),
+        ("9" * 5000, None),
+        ("", None),
+    ],
+)
+def test_numbers_as_gold_answers(text, value):
+    assert numeric.read_number(text) == (None if value is None else pytest.approx(value, rel=1e-12))
