@@ -18,7 +18,6 @@ import re
 import socket
 import time
 
-from cgrpo_jax.rewards.answers import without_thinking
 from cgrpo_jax.rewards.sandbox import gold, sandbox
 from cgrpo_jax.rewards.sandbox.gold import readable, unclear_names
 from cgrpo_jax.rewards.sandbox.names import modules
@@ -78,10 +77,9 @@ def program_of(response: str) -> str:
       >>> program_of("So:\\n```python\\nprint(1)\\n```\\nDone.")
       'print(1)\\n'
     """
-    text = without_thinking(response)
-    blocks = _blocks(text)
+    blocks = _blocks(response)
     python = [code for language, code in blocks if language.lower() in ("python", "python3", "py")]
-    return (python or [code for _, code in blocks] or [text])[-1]
+    return (python or [code for _, code in blocks] or [response])[-1]
 
 
 def _blocks(text):
