@@ -42,7 +42,7 @@ class Generator:
         self, prompt_ids: np.ndarray, indices: Sequence[RowIndex], *, max_length: int, parent: Rollout | None = None
     ) -> list[Rollout]:
         """Samples the rows that `indices` name after a prompt, as rollouts."""
-        request = Request(prompt_ids, indices, max_length)
+        request = Request(prompt_ids, indices, max_length, self.sampling)
         sampled = await orchestrator.write(self.engine, request)
         opening = self.prompts.tokenizer.thinking_opened_by(prompt_ids)
         return [
@@ -128,17 +128,28 @@ class RemoteGenerator:
 
 @contextlib.contextmanager
 def running_engines(*generators: Generator | RemoteGenerator | None) -> Iterator[list[Engine]]:
-    """Sets the engines of generators to work, each once, and yields them; a remote generator, or None, has none."""
-    engines: dict[int, Engine] = {}
+    """Sets the engines of generators to work, each once, and yields them; a remote generator, or None, has none.
+
+    Those that share an engine, as a policy that criticises itself does, share weights and keys, but not the sampling.
+    """
+    by_engine: dict[int, list[Generator]] = {}
+    for generator in generators:
+        if isinstance(generator, Generator):
+            by_engine.setdefault(id(generator.engine), []).append(generator)
+    begun: list[Engine] = []
     try:
-        for generator in generators:
-            if isinstance(generator, Generator) and id(generator.engine) not in engines:
-                generator.engine.begin(
-                    generator.params, seed=generator.seed, iteration=generator.iteration, sampling=generator.sampling
-                )
-                generator.engine.take_stats()  # what an evaluation left
-                engines[id(generator.engine)] = generator.engine
-        yield list(engines.values())
+        for first, *more in by_engine.values():
+            others = [one for one in dict.fromkeys(each.sampling for each in more) if one != first.sampling]
+            first.engine.begin(
+                first.params,
+                seed=first.seed,
+                iteration=first.iteration,
+                sampling=first.sampling,
+                **({"others": others} if others else {}),
+            )
+            first.engine.take_stats()  # what an evaluation left
+            begun.append(first.engine)
+        yield begun
     finally:
-        for engine in engines.values():
+        for engine in begun:
             engine.end()
