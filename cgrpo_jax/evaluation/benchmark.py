@@ -169,7 +169,7 @@ def answer_on_disk(
       policy, problems, orchestrator, on_tick: as for `evaluate`.
       results: the open folder; stages and questions that are there are not done again.
       protocol: how they are answered.
-      critic: who criticises, greedily; None for the policy itself.
+      critic: who criticises; None for the policy itself, greedily.
     """
     p = protocol
     greedy = dataclasses.replace(policy, sampling=Sampling(0.0))
