@@ -19,7 +19,6 @@ import sys
 from cgrpo_jax.evaluation import benchmark, session, summary
 from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.inference.orchestrator import Orchestrator
-from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.runs import cli, load_questions, open_run, resume_policy, stages
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.settings import RunSettings
@@ -54,6 +53,8 @@ def main(config: Config, workdir: str, distributed: bool = False, refine: bool =
         )
         weights = session.open_results(results, opened, held, more={"refine": refine})
         policy = opened.policy(opened.params, iteration=benchmark.STREAM)
+        sampling = opened.settings.greedy_critic_sampling
+        critic = opened.critic_generator(policy, sampling=sampling) if refine else None
         problems = opened.questions.held_out
         with session.stoppable(results, stopped_status) as tick:
             benchmark.answer_on_disk(
@@ -62,7 +63,7 @@ def main(config: Config, workdir: str, distributed: bool = False, refine: bool =
                 results=results,
                 protocol=benchmark.protocol_of(opened.settings, refine=refine),
                 orchestrator=Orchestrator(opened.grader),
-                critic=opened.critic_generator(policy, sampling=Sampling(0.0)) if refine else None,
+                critic=critic,
                 on_tick=tick,
             )
         if processes.is_first():

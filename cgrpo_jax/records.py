@@ -106,6 +106,8 @@ class Rollout(struct.PyTreeNode):
       token_ids: `[T]` int32, the sampled tokens, end-of-turn included when the row ended by itself.
       logp: `[T]` float32, log-probabilities (nats) of `token_ids` under `softmax(logits / temperature)`, untruncated.
       text: `token_ids` decoded for graders and people, without the end-of-turn token.
+      opening: the end of the prompt from the tag on by which its template has opened a thinking part, such as
+        "<think>" and a line end: the text goes on within it. Empty for none.
       truncated: the row reached its maximum length without an end-of-turn token.
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
       reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
@@ -123,6 +125,7 @@ class Rollout(struct.PyTreeNode):
     token_ids: np.ndarray
     logp: np.ndarray
     text: str = struct.field(pytree_node=False)
+    opening: str = struct.field(pytree_node=False, default="")
     truncated: bool = struct.field(pytree_node=False, default=False)
     parent: "Rollout | None" = None
     reward: float | None = struct.field(pytree_node=False, default=None)
@@ -134,6 +137,11 @@ class Rollout(struct.PyTreeNode):
     @property
     def stage(self) -> Stage:
         return self.index.stage
+
+    @property
+    def whole_text(self) -> str:
+        """The text with the thinking tag that its prompt ends in: what others read."""
+        return self.opening + self.text
 
 
 class TrainRow(struct.PyTreeNode):

@@ -18,16 +18,17 @@ import numpy as np
 from cgrpo_jax import objective
 from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.critic import CountedRows, Critic, critique, critiques_of
+from cgrpo_jax.inference.critic import CountedRows, Critic, critique, critiques_of, said_of
 from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import gather
+from cgrpo_jax.models.hf.thinking_tags import without_thought
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
 from cgrpo_jax.rewards.grader import Grade
 
 Counts = collections.Counter
-# What grades: `(responses, problem) -> grades`, to be awaited.
-Grading = Callable[[list[str], Problem], Awaitable[list[Grade]]]
+# What grades: `(responses, problem, thinking_opened) -> grades`, to be awaited; see `orchestrator.grade`.
+Grading = Callable[[list[str], Problem, list[bool]], Awaitable[list[Grade]]]
 
 
 # --- one question, steps 1 to 3 -----------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ async def respond(
 
 async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = orchestrator.grade) -> list[Rollout]:
     """Returns the rollouts, all of one problem, with the verifier's reward, and with what it read and found."""
-    grades = await grade([row.text for row in rollouts], problem)
+    grades = await grade([row.text for row in rollouts], problem, [bool(row.opening) for row in rollouts])
     return [
         row.replace(reward=float(g.score), extracted=g.extracted, feedback=g.reason, ungraded=g.failed)
         for row, g in zip(rollouts, grades, strict=True)
@@ -185,7 +186,7 @@ async def score_by_verdict(
     """
     grades = [_by_majority(verdicts[i * num_critiques :][:num_critiques]) for i in range(len(rollouts))]
 
-    def grade(texts: list[str], problem: Problem) -> Awaitable[list[Grade]]:
+    def grade(texts: list[str], problem: Problem, thinking_opened: list[bool]) -> Awaitable[list[Grade]]:
         return orchestrator.record_grades(grades, texts, problem, by="critic")
 
     return await score(rollouts, problem, grade)
@@ -246,8 +247,8 @@ async def refine(
 
     def prompt_of(row: Rollout) -> tuple[np.ndarray, bool]:
         assert row.parent is not None, "a critique is of a response"
-        shown = row.text if show_critique else None
-        return policy.prompts.for_refinement(problem.question, row.parent.text, shown)
+        shown = said_of(row) if show_critique else None
+        return policy.prompts.for_refinement(problem.question, row.parent.whole_text, shown)
 
     prompts = [prompt_of(row) for row in critiqued]  # all, before the first is asked for: one may raise
     writing = []
@@ -269,7 +270,9 @@ def insert_solution(
     if not failed:
         return []
     assert problem.solution is not None  # checked when the data was loaded
-    first, ids = failed[0], np.asarray([*encode(problem.solution), end_of_turn], np.int32)
+    first = failed[0]
+    text = without_thought(problem.solution, first.opening)
+    ids = np.asarray([*encode(text), end_of_turn], np.int32)
     return [
         Rollout(
             index=first.index.replace(stage=Stage.REFINEMENT),
@@ -278,7 +281,8 @@ def insert_solution(
             prompt_ids=first.prompt_ids,
             token_ids=ids,
             logp=np.zeros(len(ids), np.float32),
-            text=problem.solution,
+            text=text,
+            opening=first.opening,
             parent=first,
         )
     ]

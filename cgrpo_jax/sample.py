@@ -83,15 +83,15 @@ async def _stages(opened: open_run.OpenRun, policy: Generator, critic: Critic, p
         (response,) = await rollout.score([response], problem)
     else:
         response = response.replace(reward=0.0)
-    _print("response", response.text, _reward(response) if problem.answer else "no gold answer")
+    _print("response", response.whole_text, _reward(response) if problem.answer else "no gold answer")
     (criticised,), _ = await critique(critic, [response], problem, encode=opened.model.tokenizer.encode)
-    _print("critique", criticised.text, criticised.author)
+    _print("critique", criticised.whole_text, criticised.author)
     (refinement,), _ = await rollout.refine(
         policy, [criticised], problem, max_length=max_length, show_critique=critic.kind != "none"
     )
     if problem.answer:
         (refinement,) = await rollout.score([refinement], problem)
-    _print("refinement", refinement.text, _reward(refinement) if problem.answer else "no gold answer")
+    _print("refinement", refinement.whole_text, _reward(refinement) if problem.answer else "no gold answer")
 
 
 def _reward(row: Rollout) -> str:

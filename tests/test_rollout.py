@@ -390,7 +390,7 @@ def test_a_response_without_a_verdict_accepts_any_critique_that_can_be_read():
 
 
 def test_a_grade_that_has_failed_is_no_verdict():
-    async def grade(texts, problem):
+    async def grade(texts, problem, thinking_opened):
         return [
             grader_lib.Grade(0.0, None, "judge failed: timeout", failed=True),
             grader_lib.Grade(0.0, "1", "not equal"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from cgrpo_jax.critiques.step_check.equations import StepError
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards.sandbox.values import EXPECTED
+from cgrpo_jax.rewards.thinking import after_thinking
 
 CRITIQUE_PROMPT = """\
 Below are a problem and somebody's solution of it. Judge whether the solution is right.
@@ -67,14 +68,21 @@ who has seen only the problem will read it, so do not mention the attempt."""
 _VERDICT = re.compile(r"Conclusion:\s*(right|correct|wrong|incorrect)\b[.\s]*\[END\]", re.IGNORECASE)
 
 
-def parse_verdict(text: str) -> bool | None:
+def parse_verdict(text: str, *, thinking_opened: bool = False) -> bool | None:
     """The verdict of a critique: True for right, False for wrong, None if there is none or the text contradicts itself.
+
+    It is what the critique says after its thinking; one that was cut off within that has none.
+
+    Args:
+      text: what a critic wrote.
+      thinking_opened: its prompt ends in a thinking part, which the text goes on with.
 
     Example:
       >>> parse_verdict("Step 2 does not follow. Conclusion: wrong [END]")
       False
     """
-    verdicts = {word.lower() in ("right", "correct") for word in _VERDICT.findall(text)}
+    said = after_thinking(text, opened=thinking_opened)
+    verdicts = {word.lower() in ("right", "correct") for word in _VERDICT.findall(said)}
     return verdicts.pop() if len(verdicts) == 1 else None
 
 

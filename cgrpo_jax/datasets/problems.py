@@ -10,6 +10,7 @@ from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.datasets import filters, readers
 from cgrpo_jax.datasets.tasks import arithmetic, snippets
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf.thinking_tags import without_thought
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import grader
 
@@ -163,7 +164,9 @@ def _usable(problems: list[Problem], prompts: Prompts, limits: Limits) -> tuple[
     if limits.max_solution_length is not None:
         for p in problems:
             assert p.solution is not None  # the configuration names its column, and made-up problems have one
-            length = len(prompts.tokenizer.encode(p.solution)) + 1  # and the end of the turn
+            opening = prompts.tokenizer.thinking_opened_by(prompts.for_question(p.question))
+            inserted = without_thought(p.solution, opening)
+            length = len(prompts.tokenizer.encode(inserted)) + 1  # and the end of the turn
             if length > limits.max_solution_length:
                 raise UserError(
                     f"the solution of problem {p.index} has {length} tokens, more than max_response_length "

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from cgrpo_jax import rollout
-from cgrpo_jax.critiques.texts import parse_verdict
 from cgrpo_jax.evaluation import estimators, resumable_results
 from cgrpo_jax.inference.generators import Generator, RemoteGenerator, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
@@ -170,7 +169,7 @@ def answer_on_disk(
       policy, problems, orchestrator, on_tick: as for `evaluate`.
       results: the open folder; stages and questions that are there are not done again.
       protocol: how they are answered.
-      critic: who criticises, greedily; None for the policy itself.
+      critic: who criticises; None for the policy itself, greedily.
     """
     p = protocol
     greedy = dataclasses.replace(policy, sampling=Sampling(0.0))
@@ -262,8 +261,8 @@ async def refine_alone(
     critique, cut = await judge.write_critique(
         problem, response, index, see_answer=False, max_length=p.max_critique_length
     )
-    verdict = None if critique is None else parse_verdict(critique.text)
-    fields = {"critique": critique and critique.text, "verdict": verdict, "critique_prompt_cut": cut}
+    verdict = None if critique is None else critique.verdict
+    fields = {"critique": critique and critique.whole_text, "verdict": verdict, "critique_prompt_cut": cut}
     if critique is None or verdict is not False:
         return None, fields
     (refinement,), counts = await rollout.refine(policy, [critique], problem, max_length=p.max_length)
@@ -281,7 +280,7 @@ async def _oracle_fields(policy: Generator, q: int, problem: Problem, known: dic
     (refinement,), _ = await rollout.refine(policy, [critique], hidden(problem), max_length=p.max_length)
     (refinement,) = await score([refinement], problem)
     return {
-        "oracle_refinement": refinement.text,
+        "oracle_refinement": refinement.whole_text,
         "oracle_reward": refinement.reward,
         "ungraded": known["ungraded"] + refinement.ungraded,
     }
@@ -292,7 +291,7 @@ async def _sample_fields(policy: Generator, q: int, problem: Problem, known: dic
     rows = await score(rows, problem)
     kind = problem.grader or p.grader
     return {
-        "samples": [row.text for row in rows],
+        "samples": [row.whole_text for row in rows],
         "rewards": [row.reward for row in rows],
         "extracted": [row.extracted for row in rows],
         "lengths": [len(row.token_ids) for row in rows],
@@ -304,7 +303,7 @@ async def _sample_fields(policy: Generator, q: int, problem: Problem, known: dic
 
 def _fields(name: str, row: Rollout) -> dict:
     return {
-        name: row.text,
+        name: row.whole_text,
         f"{name}_reward": row.reward,
         f"{name}_extracted": row.extracted,
         f"{name}_length": len(row.token_ids),
@@ -313,7 +312,7 @@ def _fields(name: str, row: Rollout) -> dict:
 
 
 def text_row(text: str, index: RowIndex, **more) -> Rollout:
-    """Returns a rollout of which a file holds only the text."""
+    """Returns a rollout of which a file holds only the text, with what its prompt has opened."""
     none = np.zeros(0, np.int32)
     return Rollout(
         index=index,
@@ -363,7 +362,7 @@ async def _equivalent(forms: Sequence[str], row: Rollout, problem: Problem, pass
         return [i for i in range(j) if not (both_numbers and estimators.is_number(forms[i]))]
 
     async def equal_to(j: int) -> list[Rollout]:
-        asked = [row.replace(text=f"\\boxed{{{forms[i]}}}") for i in others(j)]
+        asked = [row.replace(text=f"\\boxed{{{forms[i]}}}", opening="") for i in others(j)]
         return await score(asked, problem.replace(answer=forms[j])) if asked else []
 
     graded = await gather([equal_to(j) for j in range(len(forms))])

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cgrpo_jax import rollout
-from cgrpo_jax.critiques.texts import parse_verdict
 from cgrpo_jax.evaluation import benchmark, resumable_results
 from cgrpo_jax.evaluation.summary import aligned, cell, said_of_ungraded, share
 from cgrpo_jax.inference.generators import Generator
@@ -70,7 +69,7 @@ def respond_on_disk(
         )
         rows = await rollout.score(rows, problem)
         return known | {
-            "responses": [row.text for row in rows],
+            "responses": [row.whole_text for row in rows],
             "rewards": [row.reward for row in rows],
             "extracted": [row.extracted for row in rows],
             "feedback": [row.feedback for row in rows],
@@ -163,7 +162,7 @@ def _fields(row: Rollout) -> dict:
     return {
         "response": row.index.response,
         "critique": row.index.critique,
-        "text": row.text,
+        "text": row.whole_text,
         "length": len(row.token_ids),
         "truncated": row.truncated,
     }
@@ -185,7 +184,7 @@ async def _critiques(critic: Critic, rows: Sequence[Rollout], problem: Problem, 
         )
         if critique is None:
             return benchmark.text_row("", index, parent=row)
-        return critique.replace(verdict=parse_verdict(critique.text))
+        return critique
 
     return await gather([write(row, number) for row in rows for number in range(p.num_critiques)])
 

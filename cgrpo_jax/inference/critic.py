@@ -11,6 +11,7 @@ from cgrpo_jax.critiques.step_check.equations import StepError
 from cgrpo_jax.inference.generators import Generator, RemoteGenerator
 from cgrpo_jax.inference.orchestrator import gather
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage
+from cgrpo_jax.rewards.thinking import after_thinking
 
 Counts = collections.Counter
 CountedRows = tuple[list[Rollout], Counts]  # rows, and counts for the metrics
@@ -98,14 +99,20 @@ async def _critique_one(
                 counts["unanswered"] += 1
                 unanswered = True
                 break
-            written = written.replace(verdict=texts_lib.parse_verdict(written.text))
             counts["tokens"] += len(written.token_ids)
             if attempt == 0:
                 counts.update(_verdict_counts(written, row, critic.pass_threshold))
             if _usable(written, row, critic.pass_threshold):
                 return written, counts
         counts["fallbacks"] += 1
-    return _by_rule(_rule_text(critic, row, problem), row, index, encode).replace(ungraded=unanswered), counts
+    return _by_rule(critic, row, problem, index, encode).replace(ungraded=unanswered), counts
+
+
+def said_of(critique: Rollout) -> str:
+    """Returns what a refinement sees of a critique: all that a rule says, of a model what comes after its thinking."""
+    if critique.author == Author.RULE:  # which may quote a response
+        return critique.text
+    return after_thinking(critique.text, opened=bool(critique.opening))
 
 
 def critiques_of(rows: Sequence[Rollout], critiques: Sequence[Rollout]) -> list[Rollout]:
@@ -150,8 +157,7 @@ def _verdict_counts(critique: Rollout, row: Rollout, pass_threshold: float) -> C
     )
 
 
-def _rule_text(critic: Critic, row: Rollout, problem: Problem) -> str:
-    passed = row.reward is not None and row.reward >= critic.pass_threshold
+def _rule_text(critic: Critic, row: Rollout, problem: Problem, *, passed: bool) -> str:
     if critic.kind == "execution" and (problem.grader or critic.grader) == "code":
         return texts_lib.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
     if critic.kind == "execution":
@@ -161,7 +167,11 @@ def _rule_text(critic: Critic, row: Rollout, problem: Problem) -> str:
     return texts_lib.indicative(passed, answer=problem.answer if critic.kind == "indicative_gt" else None)
 
 
-def _by_rule(text: str, row: Rollout, index: RowIndex, encode: Callable[[str], list[int]]) -> Rollout:
+def _by_rule(
+    critic: Critic, row: Rollout, problem: Problem, index: RowIndex, encode: Callable[[str], list[int]]
+) -> Rollout:
+    passed = row.reward is not None and row.reward >= critic.pass_threshold
+    text = _rule_text(critic, row, problem, passed=passed)
     ids = np.asarray(encode(text), np.int32)
     return Rollout(
         index=index,
@@ -173,5 +183,5 @@ def _by_rule(text: str, row: Rollout, index: RowIndex, encode: Callable[[str], l
         text=text,
         parent=row,
         # Where nothing is known of the reward, a critic that can't be read has said nothing.
-        verdict=texts_lib.parse_verdict(text) if row.reward is not None else None,
+        verdict=None if row.reward is None else passed,
     )

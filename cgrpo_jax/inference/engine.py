@@ -117,27 +117,39 @@ class Engine:
         self._scheduler = Scheduler(
             num_groups=self._num_groups, num_slots=self.num_slots, widths=self.widths, length=self.length
         )
+        self._samplings: tuple[Sampling, ...] = ()
+        self._sampling_S = np.zeros(self.total_slots, np.int32)  # which of them draws the text of each slot
         self._texts = SlotTexts(self.total_slots, eos_ids=self.eos_ids, stop=self.stop, decode=self.decode)
 
     # --- a run ------------------------------------------------------------------------------------------------------
 
-    def begin(self, params: dict, *, seed: int, iteration: int, sampling: Sampling | None = None) -> None:
+    def begin(
+        self,
+        params: dict,
+        *,
+        seed: int,
+        iteration: int,
+        sampling: Sampling | None = None,
+        others: Sequence[Sampling] = (),
+    ) -> None:
         """Makes empty slots on the devices; takes the weights, the key and the sampling of what is asked for next.
 
         Args:
           params: the weights, on the mesh in the generation layout.
           seed, iteration: enter every random key.
           sampling: temperature and truncation; by default temperature 1, untruncated.
+          others: further ones, which some requests name.
         """
         if self._running is not None:
             raise ValueError("the engine is at work; call end() before another begin().")
+        self._samplings = (sampling or Sampling(), *others)
         self._running = RunningSlots(
             params,
             self.settings(params),
             widths=self.widths,
             seed=seed,
             iteration=iteration,
-            sampling=sampling or Sampling(),
+            sampling=self._samplings,
         )
 
     def end(self) -> None:
@@ -165,7 +177,7 @@ class Engine:
             isinstance(params["layers"], tuple),
         )
 
-    def programs(self, params: dict, samplings: Sequence[Sampling]) -> list[Program]:
+    def programs(self, params: dict, samplings: Sequence[Sampling | Sequence[Sampling]]) -> list[Program]:
         """Returns every program that the engine can call.
 
         Each is called with the weights, which copies alone do without, with the slots (as shapes: `slots_shapes`) and
@@ -173,7 +185,7 @@ class Engine:
 
         Args:
           params: the weights in the generation layout, as arrays or as shapes.
-          samplings: all that `begin` will be given.
+          samplings: all that `begin` will be given, several where some requests name others.
         """
         settings = self.settings(params)
         fresh = [(rows, width) for width in self.widths for rows in sorted({1, rows_at_once(width)})]
@@ -181,13 +193,13 @@ class Engine:
             *(slots.prefill_program(settings, rows=rows, width=width, continued=False) for rows, width in fresh),
             *(slots.prefill_program(settings, rows=1, width=width, continued=True) for width in self.widths[:-1]),
             *(slots.share_program(settings, width=width) for width in self.widths),
-            *(slots.tick_program(settings, sampling) for sampling in samplings),
+            *(slots.tick_program(settings, *([one] if isinstance(one, Sampling) else one)) for one in samplings),
         ]
 
     def compile(
         self,
         params: dict,
-        samplings: Sequence[Sampling],
+        samplings: Sequence[Sampling | Sequence[Sampling]],
         *,
         on_program: Callable[[int, int, str], None] = lambda *_: None,
     ) -> None:
@@ -242,9 +254,12 @@ class Engine:
 
         Raises:
           UserError: its prompt is empty, or does not fit a slot with its continuation.
-          ValueError: it asks for no text, or for texts of no token; or the engine has not begun.
+          ValueError: it asks for no text, or for texts of no token, or the engine has not begun, or without the
+            sampling that it names.
         """
         self._at_work()
+        if request.sampling not in (None, *self._samplings):
+            raise ValueError(f"a request is drawn with {request.sampling}, which begin() was not given.")
         if not len(request.indices) or request.max_length < 1:
             raise ValueError(f"a request asks for no text: {len(request.indices)} of {request.max_length} tokens.")
         prompt, longest = len(request.prompt_ids), self.widths[-1]
@@ -339,6 +354,7 @@ class Engine:
             length_S=np.zeros(S, np.int32),
             limit_S=np.zeros(S, np.int32),
             index_S6=np.zeros((S, 6), np.int32),
+            sampling_S=self._sampling_S if len(self._samplings) > 1 else None,
         )
         while placed := self._scheduler.place():
             self._at_work().write(placed)
@@ -351,6 +367,7 @@ class Engine:
                 orders.length_S[s] = len(request.prompt_ids) - 1
                 orders.limit_S[s] = request.max_length
                 orders.index_S6[s] = index_array([request.indices[one.number]])[0]
+                self._sampling_S[s] = self._samplings.index(request.sampling or self._samplings[0])
         return orders
 
     def _count(self, placed: Sequence[Placed]) -> None:

@@ -8,6 +8,7 @@ from concurrent import futures
 import numpy as np
 
 from cgrpo_jax.critiques.prompts import Prompts
+from cgrpo_jax.critiques.texts import parse_verdict
 from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.chat_client import Answer, ChatClient
 from cgrpo_jax.inference.engine import Engine
@@ -41,8 +42,9 @@ class Generator:
         self, prompt_ids: np.ndarray, indices: Sequence[RowIndex], *, max_length: int, parent: Rollout | None = None
     ) -> list[Rollout]:
         """Samples the rows that `indices` name after a prompt, as rollouts."""
-        request = Request(prompt_ids, indices, max_length)
+        request = Request(prompt_ids, indices, max_length, self.sampling)
         sampled = await orchestrator.write(self.engine, request)
+        opening = self.prompts.tokenizer.thinking_opened_by(prompt_ids)
         return [
             Rollout(
                 index=index,
@@ -52,6 +54,7 @@ class Generator:
                 token_ids=row.token_ids,
                 logp=row.logp,
                 text=self.prompts.tokenizer.decode(row.token_ids),
+                opening=opening,
                 truncated=row.truncated,
                 parent=parent,
             )
@@ -61,11 +64,11 @@ class Generator:
     async def write_critique(
         self, problem: Problem, row: Rollout, index: RowIndex, *, see_answer: bool, max_length: int
     ) -> tuple[Rollout | None, bool]:
-        """Returns a critique of a row, None if there is none; and whether its prompt was cut."""
+        """Returns a critique of a row, with its verdict, None if there is none; and whether its prompt was cut."""
         answer = problem.answer if see_answer else None
-        prompt, cut = self.prompts.for_critique(problem.question, row.text, answer)
+        prompt, cut = self.prompts.for_critique(problem.question, row.whole_text, answer)
         (written,) = await self.write(prompt, [index], max_length=max_length, parent=row)
-        return written, cut
+        return written.replace(verdict=parse_verdict(written.text, thinking_opened=bool(written.opening))), cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +90,9 @@ class RemoteGenerator:
     async def write_critique(
         self, problem: Problem, row: Rollout, index: RowIndex, *, see_answer: bool, max_length: int
     ) -> tuple[Rollout | None, bool]:
-        """Returns a critique of a row, None if no answer came; and whether its prompt was cut."""
-        message, cut = self.prompts.critique_message(problem.question, row.text, problem.answer if see_answer else None)
+        """Returns a critique of a row, with its verdict, None if no answer came; and whether its prompt was cut."""
+        answer = problem.answer if see_answer else None
+        message, cut = self.prompts.critique_message(problem.question, row.whole_text, answer)
         key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
 
         def submit() -> futures.Future[Answer]:
@@ -102,10 +106,10 @@ class RemoteGenerator:
                 seed=int(key.generate_state(1)[0] >> 1),
             )
 
-        answer = await orchestrator.await_future(submit)
-        if answer["text"] is None:
+        reply = await orchestrator.await_future(submit)
+        if reply["text"] is None:
             return None, cut
-        ids = np.asarray(self.prompts.tokenizer.encode(answer["text"]), np.int32)
+        ids = np.asarray(self.prompts.tokenizer.encode(reply["text"]), np.int32)
         written = Rollout(
             index=index,
             author=Author.CRITIC,
@@ -113,26 +117,39 @@ class RemoteGenerator:
             prompt_ids=np.zeros(0, np.int32),
             token_ids=ids,
             logp=np.zeros(len(ids), np.float32),
-            text=answer["text"],
-            truncated=answer["truncated"],
+            text=reply["text"],
+            truncated=reply["truncated"],
             parent=row,
+            # Its template is not known: a reply that was cut off may never have ended to think.
+            verdict=parse_verdict(reply["text"], thinking_opened=reply["truncated"]),
         )
         return written, cut
 
 
 @contextlib.contextmanager
 def running_engines(*generators: Generator | RemoteGenerator | None) -> Iterator[list[Engine]]:
-    """Sets the engines of generators to work, each once, and yields them; a remote generator, or None, has none."""
-    engines: dict[int, Engine] = {}
+    """Sets the engines of generators to work, each once, and yields them; a remote generator, or None, has none.
+
+    Those that share an engine, as a policy that criticises itself does, share weights and keys, but not the sampling.
+    """
+    by_engine: dict[int, list[Generator]] = {}
+    for generator in generators:
+        if isinstance(generator, Generator):
+            by_engine.setdefault(id(generator.engine), []).append(generator)
+    begun: list[Engine] = []
     try:
-        for generator in generators:
-            if isinstance(generator, Generator) and id(generator.engine) not in engines:
-                generator.engine.begin(
-                    generator.params, seed=generator.seed, iteration=generator.iteration, sampling=generator.sampling
-                )
-                generator.engine.take_stats()  # what an evaluation left
-                engines[id(generator.engine)] = generator.engine
-        yield list(engines.values())
+        for first, *more in by_engine.values():
+            others = [one for one in dict.fromkeys(each.sampling for each in more) if one != first.sampling]
+            first.engine.begin(
+                first.params,
+                seed=first.seed,
+                iteration=first.iteration,
+                sampling=first.sampling,
+                **({"others": others} if others else {}),
+            )
+            first.engine.take_stats()  # what an evaluation left
+            begun.append(first.engine)
+        yield begun
     finally:
-        for engine in engines.values():
+        for engine in begun:
             engine.end()

@@ -63,12 +63,18 @@ class GradeExchange:
         return bool(self._graded)
 
     def submit(
-        self, responses: Sequence[str], problem: Problem, *, due: int, deliver: Callable[[list[Grade]], None]
+        self,
+        responses: Sequence[str],
+        problem: Problem,
+        *,
+        due: int,
+        deliver: Callable[[list[Grade]], None],
+        thinking_opened: Sequence[bool] = (),
     ) -> None:
         """Begins to grade responses to a problem.
 
         Args:
-          responses, problem: what is graded.
+          responses, problem, thinking_opened: as for `orchestrator.grade`.
           due: the tick at which the grades are read.
           deliver: is then called with them, in order.
         """
@@ -80,8 +86,10 @@ class GradeExchange:
             graders = [row % number for row in range(len(responses))]
         graded = _Graded(due, graders, deliver)
         try:
-            own = [response for response, process in zip(responses, graders, strict=True) if process == here]
-            graded.pending = [submit(self.grader, response, problem) for response in own]
+            opened = thinking_opened or [False] * len(responses)
+            rows = zip(responses, opened, graders, strict=True)
+            own = [(response, thinking) for response, thinking, process in rows if process == here]
+            graded.pending = [submit(self.grader, response, problem, thinking) for response, thinking in own]
             self.grader.send()
         except Exception as error:  # noqa: BLE001 - raised where all processes read these grades, so that all end
             graded.error = error
@@ -117,8 +125,13 @@ class GradeExchange:
         self._graded.clear()
 
 
-def submit(grader: Grader, response: str, problem: Problem) -> Pending:
+def submit(grader: Grader, response: str, problem: Problem, thinking_opened: bool) -> Pending:
     """Begins to grade one response to a problem."""
     return grader.submit(
-        response, problem.answer, kind=problem.grader, prompt=problem.question, columns=problem.columns
+        response,
+        problem.answer,
+        kind=problem.grader,
+        prompt=problem.question,
+        columns=problem.columns,
+        thinking_opened=thinking_opened,
     )

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from cgrpo_jax.errors import GradingError
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import user_functions
-from cgrpo_jax.rewards.answers import without_thinking
 from cgrpo_jax.rewards.grader import Grade
+from cgrpo_jax.rewards.thinking import after_thinking
 from cgrpo_jax.runtime import processes
 
 # A grader that has failed on so many responses, to so many questions, and has given no verdict at all, is out of order.
@@ -56,8 +56,20 @@ class GraderHealth:
         for kind in [kind for kind, record in self._by_kind.items() if record.given]:
             del self._by_kind[kind]
 
-    def record(self, grades: Sequence[Grade], responses: Sequence[str], problem: Problem, *, kind: str) -> None:
+    def record(
+        self,
+        grades: Sequence[Grade],
+        responses: Sequence[str],
+        problem: Problem,
+        *,
+        kind: str,
+        thinking_opened: Sequence[bool] = (),
+    ) -> None:
         """Counts the grades, by a grader of some kind, of responses to a problem.
+
+        Args:
+          grades, kind: what was given, and by what.
+          responses, problem, thinking_opened: as for `orchestrator.grade`.
 
         Raises:
           GradingError: all of their kind have failed so far, and there are enough to judge by.
@@ -75,8 +87,8 @@ class GraderHealth:
         record.failed += len(broken)
         record.questions |= {(problem.source, problem.index)} if broken else set()
         record.given += sum(
-            bool(without_thinking(text).strip()) and not grade.failed
-            for text, grade in zip(responses, grades, strict=True)
+            bool(after_thinking(text, opened=opened).strip()) and not grade.failed
+            for text, opened, grade in zip(responses, thinking_opened or [False] * len(responses), grades, strict=True)
         )
         if broken and record.is_hopeless:
             raise GradingError(

@@ -63,9 +63,16 @@ def write(engine: Engine, request: Request) -> Awaitable[list[Sampled]]:
     return _Wait(lambda orchestrator, waiting: orchestrator._ask(waiting, engine, request))
 
 
-def grade(responses: Sequence[str], problem: Problem) -> Awaitable[list[Grade]]:
-    """Awaits the grades of responses to a problem, in order, from the orchestrator's grader."""
-    return _Wait(lambda orchestrator, waiting: orchestrator._grade(waiting, responses, problem))
+def grade(responses: Sequence[str], problem: Problem, thinking_opened: Sequence[bool] = ()) -> Awaitable[list[Grade]]:
+    """Awaits the grades of responses to a problem, in order, from the orchestrator's grader.
+
+    Args:
+      responses: what models wrote.
+      problem: what they answer.
+      thinking_opened: of each, whether its prompt ends in a thinking part; by default none does.
+    """
+    opened = thinking_opened or [False] * len(responses)
+    return _Wait(lambda orchestrator, waiting: orchestrator._grade(waiting, responses, problem, opened))
 
 
 def record_grades(
@@ -273,34 +280,41 @@ class Orchestrator:
 
     # --- grades -----------------------------------------------------------------------------------------------------
 
-    def _grade(self, waiting: _Running, responses: Sequence[str], problem: Problem) -> None:
+    def _grade(self, waiting: _Running, responses: Sequence[str], problem: Problem, opened: Sequence[bool]) -> None:
         grader, exchange = self.grader, self._grades
         if grader is None or exchange is None:
             raise ValueError("grades are awaited of an orchestrator without a grader; give it one.")
         kind = problem.grader or grader.kind
 
-        def request(response: str) -> futures.Future[Grade]:
-            future = submit(grader, response, problem).future
+        def request(response: str, thinking: bool) -> futures.Future[Grade]:
+            future = submit(grader, response, problem, thinking).future
             assert future is not None  # grades of a remote grader have one
             return future
 
-        async def grade_remotely(response: str) -> Grade:
-            found = Grade(**await await_future(lambda: request(response)))
-            self.health.record([found], [response], problem, kind=kind)
+        async def grade_remotely(response: str, thinking: bool) -> Grade:
+            found = Grade(**await await_future(lambda: request(response, thinking)))
+            self.health.record([found], [response], problem, kind=kind, thinking_opened=[thinking])
             return found
 
         def deliver(grades: list[Grade]) -> None:
-            self._record(waiting, grades, responses, problem, kind)
+            self._record(waiting, grades, responses, problem, kind, opened)
 
         if grader.is_remote(problem.grader):
-            self._spawn(waiting, [grade_remotely(response) for response in responses])
+            self._spawn(waiting, [grade_remotely(*one) for one in zip(responses, opened, strict=True)])
         else:
-            exchange.submit(responses, problem, due=self._tick + _GRADE_TICKS, deliver=deliver)
+            due = self._tick + _GRADE_TICKS
+            exchange.submit(responses, problem, due=due, deliver=deliver, thinking_opened=opened)
 
     def _record(
-        self, waiting: _Running, grades: Sequence[Grade], responses: Sequence[str], problem: Problem, kind: str
+        self,
+        waiting: _Running,
+        grades: Sequence[Grade],
+        responses: Sequence[str],
+        problem: Problem,
+        kind: str,
+        opened: Sequence[bool] = (),
     ) -> None:
-        self.health.record(grades, responses, problem, kind=kind)
+        self.health.record(grades, responses, problem, kind=kind, thinking_opened=opened)
         self._resume(waiting, list(grades))
 
     def _read_grades(self, *, everything: bool) -> None:

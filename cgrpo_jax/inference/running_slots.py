@@ -20,7 +20,7 @@ class RunningSlots:
       settings: what the programs are compiled for.
       widths: to which prompts are padded.
       seed, iteration: enter every random key.
-      sampling: how tokens are drawn.
+      sampling: how tokens are drawn; of each text in the first way, or another.
     """
 
     def __init__(
@@ -31,12 +31,12 @@ class RunningSlots:
         widths: Sequence[int],
         seed: int,
         iteration: int,
-        sampling: Sampling,
+        sampling: Sequence[Sampling],
     ):
         self.params, self.settings, self.widths = params, settings, widths
         self.key = np.uint32(seed), np.uint32(iteration)
         self.slots = slots.empty(settings)
-        self._tick = slots.tick_program(settings, sampling)
+        self._tick = slots.tick_program(settings, *sampling)
 
     def write(self, placed: Sequence[Placed]) -> None:
         """Writes prompts: prefills those that share nothing, then copies, then prefills what comes after a copy."""

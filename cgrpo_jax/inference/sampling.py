@@ -7,7 +7,7 @@ as cheap, has an edge for each token, and rounding moves all of them.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -95,16 +95,22 @@ def _truncate(vocabulary: _Vocabulary, scaled_BV, top_p: float, top_k: int):
     """
     max_B1 = vocabulary.max(scaled_BV)
     if top_k > 0:
-        # The k-th largest is the least number that fewer than k logits exceed.
-        kth_B1 = _least(lambda bound_B1: vocabulary.sum((scaled_BV > bound_B1).astype(jnp.int32)) < top_k, max_B1)
-        scaled_BV = jnp.where(scaled_BV >= kth_B1, scaled_BV, -jnp.inf)
+        scaled_BV = jnp.where(scaled_BV >= _kth(vocabulary, scaled_BV, max_B1, top_k), scaled_BV, -jnp.inf)
     if top_p < 1.0:
-        # A token stays if those above it have less mass than top_p; so the first always does.
-        mass_BV = jnp.exp(scaled_BV - max_B1)
-        wanted_B1 = top_p * vocabulary.sum(mass_BV)
-        least_B1 = _least(lambda b_B1: vocabulary.sum(jnp.where(scaled_BV > b_B1, mass_BV, 0)) < wanted_B1, max_B1)
-        scaled_BV = jnp.where(scaled_BV >= least_B1, scaled_BV, -jnp.inf)
+        scaled_BV = jnp.where(scaled_BV >= _nucleus(vocabulary, scaled_BV, max_B1, top_p), scaled_BV, -jnp.inf)
     return scaled_BV
+
+
+def _kth(vocabulary: _Vocabulary, scaled_BV, max_B1, top_k) -> jax.Array:
+    """Returns the k-th largest logit of each row: the least number that fewer than k logits exceed."""
+    return _least(lambda bound_B1: vocabulary.sum((scaled_BV > bound_B1).astype(jnp.int32)) < top_k, max_B1)
+
+
+def _nucleus(vocabulary: _Vocabulary, scaled_BV, max_B1, top_p) -> jax.Array:
+    """Returns the least logit that stays: those above it have less mass than top_p; so the first always does."""
+    mass_BV = jnp.exp(scaled_BV - max_B1)
+    wanted_B1 = top_p * vocabulary.sum(mass_BV)
+    return _least(lambda b_B1: vocabulary.sum(jnp.where(scaled_BV > b_B1, mass_BV, 0)) < wanted_B1, max_B1)
 
 
 def _least(holds: Callable, max_B1) -> jax.Array:
@@ -180,6 +186,15 @@ def _winner(wait_BN, weight_BN):
     return jnp.argmin(jnp.where(weight_BN > 0, wait_BN / weight_BN, jnp.inf), axis=-1)
 
 
+def _greedy(vocabulary: _Vocabulary, scaled_BV, max_B1):
+    """Returns the most likely token of each row, of equal ones the first."""
+    token = jnp.argmax(scaled_BV, axis=-1) + vocabulary.first()
+    if vocabulary.cut:  # of equal ones the first, as argmax
+        here = scaled_BV.max(axis=-1) == max_B1[:, 0]
+        token = jax.lax.pmin(jnp.where(here, token, vocabulary.size), sharding.TENSOR)
+    return token
+
+
 def sample(
     logits_BV,
     keys_B,
@@ -213,12 +228,42 @@ def sample(
     scaled = logits_BV.astype(jnp.float32) / (temperature or 1.0)
     max_B1 = vocabulary.max(scaled)
     if temperature == 0:
-        token = jnp.argmax(scaled, axis=-1) + vocabulary.first()
-        if vocabulary.cut:  # of equal ones the first, as argmax
-            here = scaled.max(axis=-1) == max_B1[:, 0]
-            token = jax.lax.pmin(jnp.where(here, token, vocabulary.size), sharding.TENSOR)
+        token = _greedy(vocabulary, scaled, max_B1)
     else:
         kept = _truncate(vocabulary, scaled, top_p, top_k) if (top_p < 1.0 or top_k > 0) else scaled
         token = _draw(vocabulary, jnp.exp(kept - max_B1), keys_B)
+    logsumexp = max_B1 + jnp.log(vocabulary.sum(jnp.exp(scaled - max_B1)))
+    return token.astype(jnp.int32), vocabulary.of_token(scaled, token) - logsumexp[:, 0]
+
+
+def sample_each(
+    logits_BV, keys_B, sampling_B, *, samplings: Sequence[Sampling], vocab_size: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Draws one token a row, each row in its own of a few ways; arguments and results as of `sample`.
+
+    Args:
+      logits_BV, keys_B, vocab_size: as for `sample`.
+      sampling_B: int32, which of `samplings` draws a row.
+      samplings: the ways.
+    """
+
+    def of_each(values, dtype=jnp.float32):
+        return jnp.asarray(values, dtype)[sampling_B][:, None]
+
+    part = logits_BV.shape[-1]
+    vocabulary = _Vocabulary(part, part if vocab_size is None else vocab_size)
+    scaled = logits_BV.astype(jnp.float32) / of_each([one.temperature or 1.0 for one in samplings])
+    max_B1, kept = vocabulary.max(scaled), scaled
+    if any(one.top_k > 0 for one in samplings):
+        top_k_B1 = of_each([one.top_k for one in samplings], jnp.int32)
+        kth_B1 = _kth(vocabulary, kept, max_B1, top_k_B1)
+        kept = jnp.where((top_k_B1 <= 0) | (kept >= kth_B1), kept, -jnp.inf)
+    if any(one.top_p < 1.0 for one in samplings):
+        top_p_B1 = of_each([one.top_p for one in samplings])
+        kept = jnp.where((top_p_B1 >= 1) | (kept >= _nucleus(vocabulary, kept, max_B1, top_p_B1)), kept, -jnp.inf)
+    token = _draw(vocabulary, jnp.exp(kept - max_B1), keys_B)
+    if any(one.temperature == 0 for one in samplings):
+        greedy_B1 = of_each([one.temperature == 0 for one in samplings], jnp.bool_)
+        token = jnp.where(greedy_B1[:, 0], _greedy(vocabulary, scaled, max_B1), token)
     logsumexp = max_B1 + jnp.log(vocabulary.sum(jnp.exp(scaled - max_B1)))
     return token.astype(jnp.int32), vocabulary.of_token(scaled, token) - logsumexp[:, 0]

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import RowIndex, Stage
 
 _MOST_ROWS, _PREFILL_TOKENS = 4, 512  # of one call that prefills several prompts
@@ -28,11 +29,13 @@ class Request:
       prompt_ids: `[P]` int32.
       indices: one a continuation; they key the randomness.
       max_length: tokens that a continuation may have.
+      sampling: how its tokens are drawn, one of those that the engine has begun with; None for the first.
     """
 
     prompt_ids: np.ndarray
     indices: Sequence[RowIndex]
     max_length: int
+    sampling: Sampling | None = None
 
     @property
     def stage(self) -> Stage:

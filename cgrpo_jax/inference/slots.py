@@ -10,6 +10,7 @@ Each data group has S slots of its own and sees only these; all groups decode fo
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -85,6 +86,7 @@ class Orders(struct.PyTreeNode):
       stop_S: bool, whether the text that is here is to end.
       token_S, length_S, limit_S: as in `Slots`.
       index_S6: int32, the fields of its `RowIndex`.
+      sampling_S: int32, which of several samplings draws the text that is here; None where there is one.
     """
 
     begin_S: jax.Array | np.ndarray
@@ -93,6 +95,7 @@ class Orders(struct.PyTreeNode):
     length_S: jax.Array | np.ndarray
     limit_S: jax.Array | np.ndarray
     index_S6: jax.Array | np.ndarray
+    sampling_S: jax.Array | np.ndarray | None = None
 
 
 class Report(struct.PyTreeNode):
@@ -205,7 +208,7 @@ def share(slots: Slots, source_S, target_S, number_G, *, settings: EngineSetting
     return slots.replace(cache=cache)
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "sampling", "blocks"), donate_argnames=("slots",))
+@functools.partial(jax.jit, static_argnames=("settings", "sampling", "others", "blocks"), donate_argnames=("slots",))
 def tick(
     params,
     slots: Slots,
@@ -216,6 +219,7 @@ def tick(
     *,
     settings: EngineSettings,
     sampling: Sampling,
+    others: tuple[Sampling, ...] = (),
     blocks: int | None = None,
 ) -> tuple[Slots, Report]:
     """Begins the texts that are ordered, then samples a token of every live slot, again and again.
@@ -227,12 +231,14 @@ def tick(
       seed, iteration: enter the random keys of the texts that begin.
       until: int32 scalar. The tick ends when so many texts have ended in it, when none goes on, or after `chunk` steps.
       settings, sampling: static.
+      others: static, further samplings, which some of the texts have (`Orders.sampling_S`).
       blocks: as in `decoding.step`.
 
     Returns:
       (the slots, in their own buffers; what was done)
     """
     C = settings.chunk
+    draw = _drawing(sampling, others, settings.config.vocab_size)
 
     def part(params, slots, orders, seed, iteration, until):
         slots = _begin(slots, orders, seed, iteration)
@@ -251,13 +257,10 @@ def tick(
             hidden_SD, cache = decoding.step(
                 params, settings.config, slots.cache, slots.token_S, slots.length_S, slots.live_S, blocks=blocks
             )
-            token_S, logp_S = sampling_lib.sample(
+            token_S, logp_S = draw(
                 transformer.logits(params, settings.config, hidden_SD),
                 sampling_lib.token_keys(jax.random.wrap_key_data(slots.keys_S), slots.sampled_S),
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                vocab_size=settings.config.vocab_size,
+                orders.sampling_S,
             )
             slots = _advance(slots.replace(cache=cache), token_S, settings.eos_ids)
             tokens_CS = jax.lax.dynamic_update_slice_in_dim(tokens_CS, token_S[None], i, axis=0)
@@ -279,6 +282,24 @@ def tick(
         out_specs=(specs, (by_column, by_column, rows, rows, whole)),
     )(params, slots, orders, seed, iteration, until)
     return slots, sharding.replicate(Report(*report), settings.mesh)
+
+
+def _drawing(sampling: Sampling, others: tuple[Sampling, ...], vocab_size: int) -> Callable:
+    """Returns what draws tokens: `(logits_SV, keys_S, sampling_S) -> (token_S, logp_S)`."""
+    if others:
+        return functools.partial(sampling_lib.sample_each, samplings=(sampling, *others), vocab_size=vocab_size)
+
+    def draw(logits_SV, keys_S, _):
+        return sampling_lib.sample(
+            logits_SV,
+            keys_S,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            vocab_size=vocab_size,
+        )
+
+    return draw
 
 
 def _begin(slots: Slots, orders: Orders, seed, iteration) -> Slots:
@@ -333,15 +354,18 @@ def share_program(settings: EngineSettings, *, width: int) -> Program:
     return Program(f"copy of {width} tokens", share, (slot, slot, number), {"settings": settings, "width": width})
 
 
-def tick_program(settings: EngineSettings, sampling: Sampling) -> Program:
-    """Returns `tick` that draws tokens so; called with (params, slots, *inputs): (orders, seed, iteration, until)."""
+def tick_program(settings: EngineSettings, sampling: Sampling, *others: Sampling) -> Program:
+    """Returns `tick` that draws tokens so, or in one of several ways each text.
+
+    It is called with (params, slots, *inputs), which are (orders, seed, iteration, until).
+    """
     S = settings.num_groups * settings.num_slots
     flag, number = _by_rows(settings, S, dtype=np.bool_), _by_rows(settings, S)
-    orders = Orders(flag, flag, number, number, number, _by_rows(settings, S, 6))
+    orders = Orders(flag, flag, number, number, number, _by_rows(settings, S, 6), number if others else None)
     seed, until = (_placed(settings, (), dtype, sharding.WHOLE) for dtype in (np.uint32, np.int32))
-    return Program(
-        f"decoding, {sampling}", tick, (orders, seed, seed, until), {"settings": settings, "sampling": sampling}
-    )
+    name = f"decoding, {' and '.join(map(str, (sampling, *others)))}"
+    keywords = {"settings": settings, "sampling": sampling} | ({"others": others} if others else {})
+    return Program(name, tick, (orders, seed, seed, until), keywords)
 
 
 def _by_rows(settings: EngineSettings, *shape: int, dtype: Any = np.int32) -> Any:

@@ -45,11 +45,6 @@ class Grade:
     failed: bool = False
 
 
-def without_thinking(text: str) -> str:
-    """The text after the thinking part; empty if a `<think>` was never closed."""
-    return text.rpartition("</think>")[2].partition("<think>")[0]
-
-
 def boxed(text: str) -> str | None:
     r"""Contents of the last `\boxed{...}`, or None. Boxes joined by "and", "or" or a comma are one answer: "1, 2".
 

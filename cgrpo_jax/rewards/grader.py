@@ -12,10 +12,8 @@ where there is no verdict: the grader raised, its worker died and died again at 
 answer that can be read, or a user's function gave None or ran out of time. What a user's function raises is raised.
 """
 
-import collections
 import dataclasses
 import functools
-import hashlib
 import importlib
 import sys
 import types
@@ -24,11 +22,12 @@ from concurrent import futures
 from typing import Any
 
 from cgrpo_jax.errors import GradingError, UserError
-from cgrpo_jax.rewards import answers as answers_lib
 from cgrpo_jax.rewards import comparisons, mathematics, user_functions
 from cgrpo_jax.rewards.answers import Grade
 from cgrpo_jax.rewards.judge import Judge, read_checklist
+from cgrpo_jax.rewards.known_grades import KnownGrades
 from cgrpo_jax.rewards.sandbox import sandbox
+from cgrpo_jax.rewards.thinking import after_thinking
 from cgrpo_jax.rewards.worker_pool import Outcome, Task, Workers, each
 
 __all__ = ["KINDS", "Grade", "Grader", "Pending", "check_gold", "check_kind", "grade"]
@@ -37,7 +36,6 @@ KINDS = ("math", *comparisons.COMPARE, "code", "judge")
 MEMORY_LIMIT = 8 << 30  # bytes of address space of one worker
 _BATCH = 8  # responses to one question that a worker takes at once
 _GOLD_BATCH = 32  # gold answers likewise
-_REMEMBERED = 1 << 14  # grades that a Grader keeps
 _NO_COLUMNS: Mapping[str, Any] = {}
 
 
@@ -55,7 +53,13 @@ def check_kind(kind: str) -> None:
 
 
 def grade(
-    kind: str, responses: Sequence[str], answers: Sequence[str], *, timeout: float = 5.0, **options
+    kind: str,
+    responses: Sequence[str],
+    answers: Sequence[str],
+    *,
+    thinking_opened: bool = False,
+    timeout: float = 5.0,
+    **options,
 ) -> list[Grade]:
     """Grades responses once; a loop should keep a `Grader`, whose worker processes live on.
 
@@ -67,6 +71,7 @@ def grade(
       kind: one of KINDS, or the name of a function.
       responses: what the model wrote.
       answers: one gold answer a response.
+      thinking_opened: the prompts end in a thinking part, which the responses go on with.
       timeout: seconds for one response.
       **options: of `Grader`.
 
@@ -74,7 +79,7 @@ def grade(
       UserError: unknown kind.
     """
     with Grader(kind, timeout=timeout, **options) as grader:
-        return grader.grade(responses, answers)
+        return grader.grade(responses, answers, thinking_opened=thinking_opened)
 
 
 def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_workers: int = 2) -> None:
@@ -123,6 +128,8 @@ class Grader:
       tolerance: of `numeric`, relative.
       messages: a user's function gets lists of messages, see `user_functions.score`.
       judge: who grades kind `judge`.
+      thinking: where answers count: `after` the thinking, or `anywhere`. A judge reads what comes after it in either
+        case, a user's function the whole response.
 
     Raises:
       UserError: unknown kind.
@@ -137,15 +144,16 @@ class Grader:
         tolerance: float = 1e-6,
         messages: bool = False,
         judge: Judge | None = None,
+        thinking: str = "after",
     ):
         check_kind(kind)
         self.kind, self._num_workers, self._timeout = kind, num_workers, timeout
-        self._messages, self.judge = messages, judge
+        self._messages, self.judge, self._thinking = messages, judge, thinking
         self._compare = dict(comparisons.COMPARE)
         self._compare["numeric"] = functools.partial(comparisons.numeric, tolerance=tolerance)
         self._workers: dict[str, Workers] = {}
         self._held: _Batch | None = None
-        self._known: collections.OrderedDict[bytes, Grade] = collections.OrderedDict()
+        self._known = KnownGrades()
 
     def __enter__(self):
         return self
@@ -175,6 +183,7 @@ class Grader:
         kind: str = "",
         prompt: str = "",
         columns: Mapping[str, Any] | None = None,
+        thinking_opened: bool = False,
     ) -> "Pending":
         """Starts to grade one response; `.result()` waits for its `Grade`.
 
@@ -187,6 +196,7 @@ class Grader:
           kind: "" for the Grader's own.
           prompt: the question, for a judge or a function.
           columns: other columns of its row, for a function.
+          thinking_opened: its prompt ends in a thinking part: it has no answer where that never ends.
 
         Raises:
           UserError: unknown kind, or there is no judge.
@@ -194,8 +204,10 @@ class Grader:
         """
         kind = kind or self.kind
         check_kind(kind)
+        if (self._thinking == "after" or kind == "judge") and not user_functions.is_name(kind):
+            response = after_thinking(response, opened=thinking_opened)
         if kind in self._compare:
-            done = Grade(*self._compare[kind](answers_lib.without_thinking(response), answer))
+            done = Grade(*self._compare[kind](response, answer))
             return Pending(lambda: done)
         if kind == "judge":
             if self.judge is None:
@@ -204,7 +216,7 @@ class Grader:
                 )
             future = self.judge.submit(prompt, response, answer)
             return Pending(future.result, future)
-        if (known := self._recall(kind, response, answer)) is not None:
+        if (known := self._known.recall(kind, response, answer)) is not None:
             return Pending(lambda: known)
         one = _Batch(kind, answer, prompt, _NO_COLUMNS if columns is None else columns)
         if self._held is None or not self._held.takes(one):
@@ -220,8 +232,8 @@ class Grader:
             self._held.task = self._begin(self._held, self._held.responses)
             self._held = None
 
-    def grade(self, responses: Sequence[str], answers: Sequence[str]) -> list[Grade]:
-        """Grades all responses, in order.
+    def grade(self, responses: Sequence[str], answers: Sequence[str], *, thinking_opened: bool = False) -> list[Grade]:
+        """Grades all responses, in order; `thinking_opened` as for `submit`.
 
         Raises:
           UserError: there is not one gold answer for each response, or one of them is no text.
@@ -231,7 +243,10 @@ class Grader:
                 raise UserError(f"{name} must be a list of texts, not {texts!r:.80}.")
         if len(responses) != len(answers):
             raise UserError(f"there are {len(responses)} responses and {len(answers)} answers; give one for each.")
-        pending = [self.submit(response, answer) for response, answer in zip(responses, answers, strict=True)]
+        pending = [
+            self.submit(response, answer, thinking_opened=thinking_opened)
+            for response, answer in zip(responses, answers, strict=True)
+        ]
         return [row.result() for row in pending]
 
     def readable(self, answers: Sequence[str], kind: str = "") -> list[bool]:
@@ -306,7 +321,7 @@ class Grader:
         for response, one, outcome in zip(batch.responses, grades, found, strict=True):
             # A program that fails may have been too slow at a busy moment.
             if outcome.failure is None and (batch.kind != "code" or one.score):
-                self._remember(batch.kind, response, batch.answer, one)
+                self._known.remember(batch.kind, response, batch.answer, one)
         return grades
 
     def _of_function(self, batch: "_Batch", task: Task) -> list[Grade]:
@@ -323,19 +338,6 @@ class Grader:
                 f"grader '{batch.kind}' raised {found.value}; fix it, then give the same command to resume."
             )
         return found.value
-
-    # --- grades that are known already ------------------------------------------------------------------------------
-
-    def _recall(self, kind: str, response: str, answer: str) -> Grade | None:
-        key = _key(kind, response, answer)
-        if key in self._known:
-            self._known.move_to_end(key)
-        return self._known.get(key)
-
-    def _remember(self, kind: str, response: str, answer: str, found: Grade) -> None:
-        self._known[_key(kind, response, answer)] = found
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -390,11 +392,3 @@ def _graded(outcome: Outcome) -> Grade:
 def _module(kind: str) -> types.ModuleType:
     """The module that workers of a kind run: `start`, `readable` and `grade`."""
     return mathematics if kind == "math" else importlib.import_module("cgrpo_jax.rewards.sandbox.grade")
-
-
-def _key(kind: str, response: str, answer: str) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for text in (kind, response, answer):
-        encoded = text.encode(errors="surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    return digest.digest()

@@ -81,8 +81,7 @@ def grade(response, answer):
         return 0.0, None, "the response is too large to be read"
 
 
-def _grade(response, answer):
-    text = answers.without_thinking(response)
+def _grade(text, answer):
     box = answers.boxed(text)
     if box is not None:
         return _grade_box(box, answer)

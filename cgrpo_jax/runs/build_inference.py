@@ -4,9 +4,11 @@ Every generator of every command is made by `policy_generator` or `critic_genera
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 
 from cgrpo_jax import sharding
+from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.critiques.step_check import equations
 from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.inference.chat_client import ChatClient
@@ -55,7 +57,8 @@ def critic_generator(
     kind: str,
     model: tuple[Model, dict] | None,
     endpoint: ChatClient | None,
-    sampling: Sampling | None = None,
+    prompts: Prompts,
+    sampling: Sampling,
 ) -> Generator | RemoteGenerator:
     """Returns the generator of critiques: the critic that the run has, or the policy itself.
 
@@ -64,15 +67,16 @@ def critic_generator(
       kind: of the critic: `Stages.critic`.
       model: the frozen critic and its weights; None for others.
       endpoint: the critic's, on process 0; None elsewhere, and for others.
-      sampling: how tokens are drawn; by default as the policy's.
+      prompts: the policy's as a critic.
+      sampling: how tokens are drawn.
     """
-    about = (policy.seed, policy.iteration, sampling or policy.sampling)
+    about = (policy.seed, policy.iteration, sampling)
     if kind == "endpoint":
         return RemoteGenerator(endpoint, policy.prompts, *about)
     if model:
         critic, params = model
         return Generator(critic.engine, params, critic.prompts, Author.CRITIC, 0, *about)
-    return policy
+    return dataclasses.replace(policy, prompts=prompts, sampling=sampling)
 
 
 def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *, kind: str) -> Critic:
@@ -155,6 +159,7 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
                 timeout=config.grader.timeout,
                 tolerance=config.grader.tolerance,
                 messages=config.grader.messages,
+                thinking=config.grader.thinking,
                 judge=judge,
             )
         )

@@ -19,6 +19,7 @@ from cgrpo_jax.models.hf import load
 from cgrpo_jax.models.hf.tokenizer import Tokenizer, load_tokenizer
 from cgrpo_jax.runs import model_source
 from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.sections import template_arguments
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training.checkpoint import SavedWeights
@@ -33,6 +34,7 @@ class Model:
       mesh: where it lies; policy, reference and critic share one.
       dtype: what it computes in.
       prompts: its tokenizer and chat template, with the run's templates and limits.
+      critic_prompts: likewise, of the model as a critic, where its chat template is given other arguments.
       engine: what samples its texts.
       source: the Hugging Face folder that describes it; None for one that the configuration describes.
       tokenizer_source: the folder, or SentencePiece file, of its tokenizer.
@@ -42,6 +44,7 @@ class Model:
     mesh: jax.sharding.Mesh
     dtype: str
     prompts: Prompts
+    critic_prompts: Prompts
     engine: Engine
     source: pathlib.Path | None
     tokenizer_source: pathlib.Path
@@ -101,7 +104,12 @@ def load_policy(config: Config, settings: RunSettings, *, now: datetime.datetime
             f"model.architecture {source.architecture!r} is enough to plan a run, not to start one: it has no weights; "
             "set model.folder to the model's Hugging Face folder, too."
         )
-    tokenizer = load_tokenizer(source.tokenizer, now=now)
+    tokenizer = _tokenizer(source.tokenizer, config.prompts.template_arguments, now=now)
+    prompts = critic_prompts = _prompts(config, tokenizer)
+    criticises = settings.stages.critic == "policy" and settings.stages.critique.num_texts > 0
+    if criticises and config.critic.template_arguments:
+        own = _tokenizer(source.tokenizer, config.critic.template_arguments, now=now)
+        critic_prompts = _prompts(config, own)
     if source.description:
         load.check_vocab(tokenizer, settings.policy)
     if source.init:
@@ -110,7 +118,16 @@ def load_policy(config: Config, settings: RunSettings, *, now: datetime.datetime
     elif source.weights:
         load.check_weights(source.weights, settings.policy)
     engine = make_engine(settings, "policy", eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)
-    return _model(settings, settings.policy, engine, _prompts(config, tokenizer), source.description, source.tokenizer)
+    return Model(
+        settings.policy,
+        settings.mesh,
+        settings.dtype,
+        prompts,
+        critic_prompts,
+        engine,
+        source.description,
+        source.tokenizer,
+    )
 
 
 def load_critic(
@@ -121,26 +138,16 @@ def load_critic(
     if shape is None:
         return None
     folder = pathlib.Path(settings.stages.critic_folder)
-    tokenizer = load_tokenizer(folder, now=now)
+    tokenizer = _tokenizer(folder, config.critic.template_arguments, now=now)
     load.check_vocab(tokenizer, shape)
     engine = make_engine(settings, "critic", eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)
-    model = _model(settings, shape, engine, _prompts(config, tokenizer), folder, folder)
+    prompts = _prompts(config, tokenizer)
+    model = Model(shape, settings.mesh, settings.dtype, prompts, prompts, engine, folder, folder)
     template = weights_lib.generation_shapes(
         params_lib.param_shapes(shape), config=shape, mesh=model.mesh, dtype=model.dtype, split=False
     )
     params = load.load_params(folder, shape, dtype=model.dtype, shardings=sharding.shardings_of(template))
     return model, weights_lib.split_if_needed(params, config=shape, mesh=model.mesh)
-
-
-def _model(
-    settings: RunSettings,
-    shape: params_lib.ModelConfig,
-    engine: Engine,
-    prompts: Prompts,
-    source: pathlib.Path | None,
-    tokenizer_source: pathlib.Path,
-) -> Model:
-    return Model(shape, settings.mesh, settings.dtype, prompts, engine, source, tokenizer_source)
 
 
 def make_engine(
@@ -176,6 +183,10 @@ def make_engine(
         decode=decode,
         mesh=settings.mesh,
     )
+
+
+def _tokenizer(path: pathlib.Path, arguments: str, *, now: datetime.datetime | None) -> Tokenizer:
+    return load_tokenizer(path, template_variables=template_arguments(arguments), now=now)
 
 
 def _prompts(config: Config, tokenizer: Tokenizer) -> Prompts:

@@ -118,11 +118,11 @@ def sample_lines(done: Iteration, *, num: int, critiques_shown: bool) -> list[di
                 "problem": problems[q].index,
                 "question": problems[q].question,
                 "answer": problems[q].answer,
-                "response": first.text,
+                "response": first.whole_text,
                 "reward": _reward(first),
                 "rewards": [_reward(row) for row in responses[q]],
-                "critique": critique.text if critique else None,
-                "refinement": refinement.text if refinement else None,
+                "critique": critique.whole_text if critique else None,
+                "refinement": refinement.whole_text if refinement else None,
                 "refinement_reward": _reward(refinement) if refinement else None,
             }
         )

@@ -100,8 +100,16 @@ RENAMED = {
 }
 # A key with which an old folder or flag said which critic there is, and the kind of critic that it is.
 _CRITICS = {"critic_folder": "folder", "http_critic.url": "endpoint"}
-# The judge's endpoint had no budget.
-_ADDED = {"judge.endpoint.max_requests": 0, "judge.endpoint.max_tokens": 0}
+# Keys that a section did not have, with what was done then.
+_ADDED = {
+    "judge.endpoint.max_requests": 0,
+    "judge.endpoint.max_tokens": 0,
+    "prompts.template_arguments": "",
+    "grader.thinking": "after",
+    "critic.temperature": -1.0,
+    "critic.top_p": 0.0,
+    "critic.template_arguments": "",
+}
 _SEES = {True: "answer", False: "nothing"}
 
 
@@ -119,8 +127,8 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
     if _CRITICS.keys() & flat.keys():
         kinds = [kind for name, kind in _CRITICS.items() if flat.get(name)]
         found.setdefault("critic.kind", kinds[0] if kinds else "policy")
-    if any(name in RENAMED and name.startswith("judge.") for name in flat):
-        found = _ADDED | found
+    known = {name.rpartition(".")[0] for name in found}
+    found = {name: value for name, value in _ADDED.items() if name.rpartition(".")[0] in known} | found
     nested: dict[str, Any] = {}
     for name, value in found.items():
         *path, last = name.split(".")

@@ -87,13 +87,17 @@ class OpenRun:
         )
 
     def critic_generator(self, policy: Generator, *, sampling: Sampling | None = None) -> Generator | RemoteGenerator:
-        """Returns the generator of critiques beside a policy; arguments as of `build_inference.critic_generator`."""
+        """Returns the generator of critiques beside a policy; by default its tokens are drawn as in training."""
+        stages = self.settings.stages
+        if stages.critic == "policy" and not stages.critique.num_texts:
+            return policy  # which writes none
         return build_inference.critic_generator(
             policy,
-            kind=self.settings.stages.critic,
+            kind=stages.critic,
             model=self.critic_model,
             endpoint=self.endpoint,
-            sampling=sampling,
+            prompts=self.model.critic_prompts,
+            sampling=sampling or self.settings.critic_sampling,
         )
 
     def problem(self, question: str, answer: str | None) -> Problem:

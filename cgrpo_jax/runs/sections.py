@@ -3,12 +3,16 @@
 Symbols in brackets are the paper's (arXiv 2506.03106). Lengths are in tokens.
 """
 
+import ast
+import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from cgrpo_jax.critiques import schedule
-from cgrpo_jax.rewards import grader
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.rewards import grader, thinking
 from cgrpo_jax.runs.keys import (
     ALL,
     at_least_one,
@@ -55,6 +59,31 @@ class Profile:
     )
 
 
+def template_arguments(value: str) -> dict[str, Any]:
+    """Returns the arguments of a chat template that the value of a key gives.
+
+    Example:
+      >>> template_arguments('{"enable_thinking": False}'), template_arguments("")
+      ({'enable_thinking': False}, {})
+
+    Raises:
+      UserError: it is no dictionary whose keys are names.
+    """
+    found: Any = None
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            found = read(value or "{}")
+            break
+    if not isinstance(found, dict) or not all(isinstance(name, str) and name.isidentifier() for name in found):
+        raise UserError(f"{value!r} is no dictionary of names; write one such as '{{\"enable_thinking\": False}}'.")
+    return found
+
+
+def _arguments(name: str, value: str) -> str | None:
+    text = refused(template_arguments, value)
+    return text and f"{name} {text}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Prompts:
     """What the models are asked. An empty template is the default of critiques/texts.py."""
@@ -67,6 +96,11 @@ class Prompts:
     )
     refine: str = key("", "what a refinement answers", template("question", "response", "critique"))
     refine_without_critique: str = key("", "likewise, where there is no critique", template("question", "response"))
+    template_arguments: str = key(
+        "",
+        "of the model's chat template, such as '{\"enable_thinking\": False}'; empty: none",
+        _arguments,
+    )
     on_long_question: str = key("skip", "a question beyond max_prompt_length: skip, error", one_of("skip", "error"))
 
 
@@ -153,6 +187,11 @@ class Grader:
         2, "processes", at_least_one, may_change=ALL, because="a grade does not depend on who gives it"
     )
     tolerance: float = key(1e-6, "of numeric, relative", not_negative)
+    thinking: Literal["after", "anywhere"] = key(
+        "after",
+        "where answers count: after the thinking (</think>), or anywhere in a response; your function gets all of it",
+        one_of(*thinking.MODES),
+    )
     messages: bool = key(False, "your function gets lists of messages, as TRL's do with conversational data, not texts")
 
 
@@ -207,6 +246,12 @@ class Judge:
     max_length: int = key(1024, "tokens of a reply", at_least_one)
 
 
+def _temperature(name: str, value: float) -> str | None:
+    if value >= 0 or value == -1:
+        return None
+    return f"{name} {value} is no temperature; use 0 or more, or -1 for that of sampling.temperature."
+
+
 @dataclasses.dataclass(frozen=True)
 class Critic:
     """Who writes critiques of critique.kind cot."""
@@ -221,7 +266,14 @@ class Critic:
     sees: Literal["nothing", "answer"] = key(
         "nothing", "what it sees beside question and response: nothing, answer", one_of("nothing", "answer")
     )
-    max_length: int = key(1024, "tokens of a critique", at_least_one)
+    temperature: float = key(-1.0, "of critiques; 0: the most likely tokens; -1: sampling.temperature", _temperature)
+    top_p: float = key(0.0, "of critiques; 0: sampling.top_p", share)
+    template_arguments: str = key(
+        "",
+        "as prompts.template_arguments, of a critic; empty: none, of the policy as its own critic the policy's",
+        _arguments,
+    )
+    max_length: int = key(1024, "tokens of a critique, its thinking included", at_least_one)
     max_prompt_length: int = key(9216, "tokens of what it is asked", at_least_one)
 
     def violations(self, name: str) -> Iterator[str]:
@@ -237,6 +289,11 @@ class Critic:
                     f'{name}.{where} {given!r} is given, but {name}.kind is "{self.kind}"; set {name}.kind to '
                     f'"{kind}", or leave {name}.{where} empty.'
                 )
+        if self.kind == "endpoint" and self.template_arguments:
+            yield (
+                f"{name}.template_arguments {self.template_arguments!r} is given, but the endpoint renders its chat "
+                f"template itself; set them where it is served, and leave {name}.template_arguments empty."
+            )
 
 
 def _schedule(name: str, value: Any) -> str | None:

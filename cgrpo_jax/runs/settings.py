@@ -96,6 +96,7 @@ class RunSettings:
       slots, critic_slots: of the engines of both.
       prompt_bucket, decode_chunk, cache_dtype, stop: of the engines, as for `Engine`.
       sampling: of an iteration's texts.
+      critic_sampling, greedy_critic_sampling: of critiques, in training and where the policy is greedy.
       evaluation_sampling: of an evaluation's, in their order; empty without held-out questions.
       method: what is done with a question, steps 1 to 6.
       learner: how the policy is trained, steps 7 and 8.
@@ -118,6 +119,8 @@ class RunSettings:
     cache_dtype: str
     stop: tuple[str, ...]
     sampling: Sampling
+    critic_sampling: Sampling
+    greedy_critic_sampling: Sampling
     evaluation_sampling: tuple[Sampling, ...]
     method: rollout.Method
     learner: LearnerSettings
@@ -126,14 +129,19 @@ class RunSettings:
     kept: KeptSettings
 
     @property
-    def policy_samplings(self) -> tuple[Sampling, ...]:
-        """All that the policy's engine is compiled for: an iteration's first, then an evaluation's."""
-        return (self.sampling, *self.evaluation_sampling)
+    def policy_samplings(self) -> tuple[Sampling | tuple[Sampling, ...], ...]:
+        """All that the policy's engine is compiled for: an iteration's first, then an evaluation's.
+
+        An iteration has several where the policy criticises itself in another way than it answers.
+        """
+        criticises = self.stages.critic == "policy" and self.stages.critique.num_texts > 0
+        apart = criticises and self.critic_sampling != self.sampling
+        return ((self.sampling, self.critic_sampling) if apart else self.sampling, *self.evaluation_sampling)
 
     @property
     def critic_samplings(self) -> tuple[Sampling, ...]:
         """All that a frozen critic's engine is compiled for."""
-        return (self.sampling,)
+        return (self.critic_sampling,)
 
 
 def run_settings(
@@ -165,6 +173,7 @@ def run_settings(
         critic = critic or model_source.read_shape(config, model_source.of_critic(stages.critic_folder))
         stages_lib.check_lengths(stages.by("folder"), f"the critic {stages.critic_folder}", critic.max_context)
     dtype = compute_dtype(config, mesh)
+    sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.top_k)
 
     def slots(model: ModelConfig, specs: Sequence[StageSpec]) -> SlotBudget:
         return _slot_budget(config, model, specs, mesh=mesh, dtype=dtype, num_slots=num_slots)
@@ -185,7 +194,9 @@ def run_settings(
         decode_chunk=config.engine.decode_chunk,
         cache_dtype=config.cache.dtype,
         stop=tuple(config.sampling.stop),
-        sampling=Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.top_k),
+        sampling=sampling,
+        critic_sampling=_critic_sampling(config, sampling),
+        greedy_critic_sampling=_critic_sampling(config, Sampling(0.0)),
         evaluation_sampling=_evaluation_sampling(config),
         method=_method(config, stages),
         learner=build_training.learner_settings(config),
@@ -228,6 +239,13 @@ def _method(config: Config, stages: Stages) -> rollout.Method:
         num_kept=config.refine.num_kept,
         scale_by_std=config.objective.scale_by_std,
     )
+
+
+def _critic_sampling(config: Config, sampling: Sampling) -> Sampling:
+    """Returns how critiques are drawn: as the configuration says of them, else as another sampling."""
+    c = config.critic
+    temperature = sampling.temperature if c.temperature < 0 else c.temperature
+    return dataclasses.replace(sampling, temperature=temperature, top_p=c.top_p or sampling.top_p)
 
 
 def _evaluation_sampling(config: Config) -> tuple[Sampling, ...]:

@@ -33,7 +33,7 @@ def response(question, number, reward=0.0):
     return row(RowIndex(question=question, response=number), text, reward=reward)
 
 
-def grade_traces(texts, problem):
+def grade_traces(texts, problem, thinking_opened):
     """Grades at once: what `orchestrator.grade` does with workers."""
 
     async def graded():

@@ -65,7 +65,8 @@ def test_the_grader_is_given_the_problem(monkeypatch):
         return await orchestrator.grade(["right"], problem(grader="exact", columns={"level": 3}))
 
     run(graded(), grader=grader)
-    assert given == [{"kind": "exact", "prompt": "a question", "columns": {"level": 3}}]
+    expected = {"kind": "exact", "prompt": "a question", "columns": {"level": 3}, "thinking_opened": False}
+    assert given == [expected]
 
 
 def graded_schedule(slow):

@@ -21,13 +21,6 @@ def test_boxed(text, box):
     assert answers.boxed(text) == box
 
 
-def test_without_thinking():
-    assert answers.without_thinking("<think>a</think>b") == "b"
-    assert answers.without_thinking("a</think>b") == "b"
-    assert answers.without_thinking("b<think>a") == "b"
-    assert answers.without_thinking("b") == "b"
-
-
 @pytest.mark.parametrize("text", [r"so \boxed{12", r"\boxed{1} then \boxed{\frac{1}{2}", "\\boxed{"])
 def test_a_text_that_breaks_off_within_its_box(text):
     assert answers.breaks_off(text)

@@ -1,42 +1,30 @@
 """Text to tokens and back, and the chat template that frames a prompt, from a Hugging Face folder or SentencePiece.
 
 Everything that differs between models is read from the folder: the ends of a turn, the padding id, the template.
-Templates are code from elsewhere, so they run in Jinja's sandbox.
 """
 
+import contextlib
 import datetime
-import json
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.sandbox
 import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf import chat_template, thinking_tags
+from cgrpo_jax.models.hf.chat_template import ChatTemplate
+from cgrpo_jax.models.hf.control_tokens import ControlTokens, written_by
 from cgrpo_jax.runtime.json_files import fetch_again, object_at, read_json_object, shown
 
 Message = Mapping[str, str]
 
 # Last characters of different kinds, so that what these prompts share at their end is the template's alone.
 _PROBES = ("two", "What is 12 + 30?", "x = 7", "(done).")
-
-# What a faulty template may raise: its own refusal, or what the Python expressions in it raise.
-_TEMPLATE_FAULTS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+_END = 64  # tokens of a prompt among which its template's last words are
 
 
 class _JsonModel:
@@ -60,6 +48,14 @@ class _JsonModel:
 
     def decode(self, ids: list[int]) -> str:
         return self._model.decode(ids, skip_special_tokens=False)
+
+    def spans(self, text: str, ids: Collection[int]) -> list[tuple[int, int]]:
+        """Where a text produces one of some tokens."""
+        normalizer = self._model.normalizer
+        if normalizer is None or normalizer.normalize_str(text) == text:
+            return []  # what it produces, it spells
+        encoded = self._model.encode(text, add_special_tokens=False)
+        return [span for i, span in zip(encoded.ids, encoded.offsets, strict=True) if i in ids]
 
     def token_id(self, token: str) -> int | None:
         return self._model.token_to_id(token)
@@ -86,9 +82,12 @@ class _SentencePieceModel:
         self._later = self._first if settings.get("legacy") is True else self._inner
         pieces = range(self._model.vocab_size())
         self._ids = {self._model.id_to_piece(i): i for i in pieces if self._model.is_control(i)} | dict(added)
-        self._texts = {i: token for token, i in added.items()}
+        shown = {token: i for token, i in self._ids.items() if token in added or token in thinking_tags.ALL}
+        self._texts = {i: token for token, i in shown.items()}
         self.special_ids = special | {i for i in pieces if self._model.is_control(i)}
-        self.read_whole = self._ids  # wherever they are in a text
+        defined = {piece.piece: i for i, piece in enumerate(inner.pieces) if piece.type == piece.USER_DEFINED}
+        self._defined_ids = frozenset(defined.values())
+        self.read_whole = defined | self._ids  # wherever they are in a text
         self.size = max([self._model.vocab_size(), *(i + 1 for i in added.values())])
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})" if longest_first else "(?!)")
@@ -117,42 +116,24 @@ class _SentencePieceModel:
                 run.append(i)
         return "".join([*parts, model.decode(run)])
 
+    def spans(self, text: str, ids: Collection[int]) -> list[tuple[int, int]]:
+        """Where a text produces one of some tokens: SentencePiece itself reads those that its model defines."""
+        found: list[tuple[int, int]] = []
+        if self._defined_ids.isdisjoint(ids):
+            return found
+        at = 0
+        for part in self._split.split(text):
+            if part not in self._ids:
+                pieces = self._inner.encode(part, out_type="immutable_proto").pieces
+                found += [(at + piece.begin, at + piece.end) for piece in pieces if piece.id in ids]
+            at += len(part)
+        return found
+
     def token_id(self, token: str) -> int | None:
         if token in self._ids:
             return self._ids[token]
         i = self._model.piece_to_id(token)
         return i if self._model.id_to_piece(i) == token else None
-
-
-class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %} ... {% endgeneration %}` marks what a model says; for rendering it is only its content."""
-
-    tags = {"generation"}
-
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
-
-
-def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    # Jinja's own filter escapes HTML, which models never saw.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _compile_template(source: str, folder: pathlib.Path, now: datetime.datetime) -> jinja2.Template:
-    def refuse(message: str):
-        raise jinja2.TemplateError(message)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": refuse, "strftime_now": now.strftime}
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"The chat template of {folder} is not valid Jinja: line {error.lineno}: {error}.") from None
 
 
 class Tokenizer:
@@ -172,7 +153,7 @@ class Tokenizer:
         model: _JsonModel | _SentencePieceModel,
         *,
         folder: pathlib.Path,
-        template: jinja2.Template | None,
+        template: ChatTemplate | None,
         names: Mapping[str, str],
         eos_ids: tuple[int, ...],
         pad_id: int,
@@ -182,17 +163,43 @@ class Tokenizer:
         self._folder = folder
         self._template = template
         self._variables = {"tools": None, "documents": None, **names, **variables}
-        named = (model.token_id(token) for token in names.values())
-        self._skipped = model.special_ids | set(eos_ids) | {i for i in named if i is not None}
-        control = [text for text, i in model.read_whole.items() if i in self._skipped and len(text) > 1]
-        # The first character of a control token, in a lookahead: each one is found, also where two overlap.
-        self._control = re.compile(f"(?={'|'.join(map(re.escape, control))})." if control else "(?!)", re.DOTALL)
+        named = {i for i in map(model.token_id, names.values()) if i is not None}
+        # What a model says of its thinking is text, also where a file calls it special: graders read it.
+        tags = {model.token_id(tag) for tag in thinking_tags.ALL}
+        self._skipped = (model.special_ids | named) - tags | set(eos_ids)
         self.vocab_size = model.size
         self.pad_id = pad_id
+        self._find_control(model.special_ids | named | set(eos_ids))
         written = self._written_end_of_turn(eos_ids)
         self.eos_ids = eos_ids if written is None else tuple(dict.fromkeys((*eos_ids, written)))
         self._skipped |= set(self.eos_ids)
         self.end_of_turn_id = eos_ids[0] if written is None else written
+
+    def _find_control(self, special: Collection[int]) -> None:
+        """Finds which tokens no content may produce: special ones, and those that the template can write."""
+        known, source = self._model.read_whole, ""
+        rendered: list[str] = []
+        if self._template is not None:
+            source, rendered = self._template.source, self._rendered_probes()
+        written = written_by(source, rendered, known)
+        tags = written_by(source, rendered, thinking_tags.ALL)
+        self._tags = tuple(tag for tag in thinking_tags.ALL if tag in tags)
+        ids = {text: i for text, i in known.items() if i in special or text in written}
+        framing = {text: i for text, i in ids.items() if text not in thinking_tags.ALL}
+        self._framing = ControlTokens(framing, self._model.spans)
+        # A tag that is no token of its own is broken likewise: what the template has opened must be told from contents.
+        self._control = ControlTokens({**{tag: -1 for tag in self._tags}, **ids}, self._model.spans)
+
+    def _rendered_probes(self) -> list[str]:
+        """Returns what the template makes of turns of each role, those apart that it refuses."""
+        user, said = ({"role": role, "content": _PROBES[0]} for role in ("user", "assistant"))
+        chats = [[user], [user, said], [user, said, user], [{"role": "system", "content": _PROBES[1]}, user]]
+        rendered = []
+        for messages in chats:
+            for prompt in (True, False):
+                with contextlib.suppress(*chat_template.FAULTS):
+                    rendered.append(self._render(messages, prompt))
+        return rendered
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text. Special tokens written in it are recognised; none is added."""
@@ -208,7 +215,8 @@ class Tokenizer:
         Args:
           messages: `{"role": "system" | "user" | "assistant", "content": text}`, oldest first. A content is text only:
             where it spells a control token, a space breaks the spelling ("<|im_end|>" becomes "< |im_end|>"), so that
-            no response or critique can end its turn and open another.
+            no response or critique can end its turn and open another (control_tokens.py). Thinking tags stay in what
+            an assistant has said: templates leave out what it thought.
           add_generation_prompt: end with the words that open the assistant's turn.
 
         Raises:
@@ -220,20 +228,23 @@ class Tokenizer:
                 "tokenizer_config.json, from the instruct model of the same family."
             )
         try:
-            return self._template.render(
-                self._variables,
-                messages=[
-                    {key: self._control.sub(r"\g<0> ", text) if key == "content" else text for key, text in m.items()}
-                    for m in messages
-                ],
-                add_generation_prompt=add_generation_prompt,
-            )
-        except _TEMPLATE_FAULTS as error:
+            return self._render([self._as_text(message) for message in messages], add_generation_prompt)
+        except chat_template.FAULTS as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
             reason = " ".join(str(error).split())
             raise UserError(
                 f"The chat template of {self._folder} refused messages of roles {roles}: {reason}"
             ) from None
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        assert self._template is not None
+        return self._template.compiled.render(
+            self._variables, messages=messages, add_generation_prompt=add_generation_prompt
+        )
+
+    def _as_text(self, message: Message) -> Message:
+        control = self._framing if message.get("role") == "assistant" else self._control
+        return {key: text if key == "role" else control.broken(text) for key, text in message.items()}
 
     def chat_ids(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of `chat_text`, the template's special tokens each as one id.
@@ -255,9 +266,21 @@ class Tokenizer:
         if not said:
             return None
         ids = self.encode(after.strip())
-        if ids and self._control.match(after.strip()):
+        if ids and self._framing.begins(after.strip()):
             return ids[0]
         return next((i for i in ids if i in eos_ids), None)
+
+    def thinking_opened_by(self, prompt_ids: Sequence[int]) -> str:
+        r"""Returns the end of a prompt from the tag on by which its template has opened a thinking part; "" for none.
+
+        Example (DeepSeek-R1-Distill):
+          >>> tokenizer.thinking_opened_by(tokenizer.chat_ids([{"role": "user", "content": "What is 2 + 3?"}]))
+          '<think>\n'
+        """
+        if not self._tags:
+            return ""
+        end = self._framing.after_last(self._model.decode([int(i) for i in prompt_ids[-_END:]]))
+        return thinking_tags.opening_of(end, self._tags)
 
     def generation_prefix_ids(self) -> tuple[int, ...]:
         """The ids by which every rendered prompt ends, whatever was asked.
@@ -288,7 +311,8 @@ def load_tokenizer(
         read once, so that a run that passes midnight keeps one prompt. Give a resumed run the time of its first start.
 
     Raises:
-      UserError: the path holds no tokenizer, a file is damaged, or no end-of-turn token is named anywhere.
+      UserError: the path holds no tokenizer, a file is damaged, no end-of-turn token is named anywhere, or the chat
+        template does not read one of the variables.
     """
     path = pathlib.Path(path)
     folder = path if path.is_dir() else path.parent
@@ -307,15 +331,19 @@ def load_tokenizer(
     generation = _settings(folder, "generation_config.json") or _settings(folder, "config.json")
     eos_ids = _eos_ids(model, generation=generation, names=names, folder=folder)
     pad_id = model.token_id(names["pad_token"]) if "pad_token" in names else generation.get("pad_token_id")
-    source = _template_source(folder, settings)
+    source, arguments = chat_template.template_source(folder, settings), template_variables or {}
+    template = None
+    if source is not None:
+        template = chat_template.compile_template(source, folder, now or datetime.datetime.now())
+    chat_template.check_arguments(template, arguments, names, folder)
     return Tokenizer(
         model,
         folder=folder,
-        template=None if source is None else _compile_template(source, folder, now or datetime.datetime.now()),
+        template=template,
         names=names,
         eos_ids=eos_ids,
         pad_id=pad_id if isinstance(pad_id, int) and 0 <= pad_id < model.size else eos_ids[0],
-        variables=template_variables or {},
+        variables=arguments,
     )
 
 
@@ -370,19 +398,3 @@ def _eos_ids(model, *, generation: Mapping[str, Any], names: Mapping[str, str], 
             "tokenizer_config.json."
         )
     return tuple(dict.fromkeys(ids))
-
-
-def _template_source(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} can't be read as UTF-8 text ({error}); {fetch_again(path)}.") from None
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several named ones, for tools and the like
-        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
-        template = named[0].get("template") if named else None
-    if not isinstance(template, str | None):
-        raise UserError(f"{folder / 'tokenizer_config.json'}: chat_template is {shown(template)}; it must be a text.")
-    return template

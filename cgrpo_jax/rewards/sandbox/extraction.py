@@ -21,7 +21,6 @@ import textwrap
 import warnings
 from collections.abc import Callable, Collection, Sequence
 
-from cgrpo_jax.rewards.answers import without_thinking
 from cgrpo_jax.rewards.sandbox.markdown import blocks_of
 from cgrpo_jax.rewards.sandbox.names import free_names
 
@@ -74,7 +73,7 @@ def program_of(response: str, names: Collection[str] = (), known: Collection[str
       >>> program_of("```python\\ndef f(): return 1\\n```\\nFor example:\\n```python\\nprint(f())\\n```", ["f"])
       'def f(): return 1\\n'
     """
-    text = without_thinking(response).replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
+    text = response.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
     blocks = [part for block in blocks_of(text) for part in _parts(block)]
     if not blocks or _syntax(text) is not None:
         return _dedented(text, names)

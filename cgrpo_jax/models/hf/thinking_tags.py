@@ -1,0 +1,39 @@
+"""The tags between which a model thinks, and whether a prompt ends between them."""
+
+import re
+from collections.abc import Collection
+
+# What opens a thinking part, and what closes it: of R1, Qwen3 and most others; OpenThinker; Magistral; Seed-OSS.
+TAGS = {
+    "<think>": "</think>",
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "[THINK]": "[/THINK]",
+    "<seed:think>": "</seed:think>",
+}
+ALL = (*TAGS, *TAGS.values())
+
+
+def opening_of(text: str, tags: Collection[str] = ALL) -> str:
+    r"""The end of a text from the tag on that has opened a thinking part and closed none since; "" where there is none.
+
+    Args:
+      text: such as a prompt.
+      tags: of `ALL`, those that count.
+
+    Example:
+      >>> opening_of("<|im_start|>assistant\n<think>\n"), opening_of("<think>\n\n</think>\n\n")
+      ('<think>\n', '')
+    """
+    found = list(re.finditer("|".join(map(re.escape, tags)) or "(?!)", text))
+    return text[found[-1].start() :] if found and found[-1].group() in TAGS else ""
+
+
+def without_thought(text: str, opening: str) -> str:
+    r"""Returns a text as an answer after a prompt that ends in `opening`, in which nothing was thought.
+
+    Example:
+      >>> without_thought("5", "<think>\n"), without_thought("5", "")
+      ('\n</think>\n\n5', '5')
+    """
+    close = next((close for tag, close in TAGS.items() if opening.startswith(tag)), "")
+    return f"\n{close}\n\n{text}" if close else text
