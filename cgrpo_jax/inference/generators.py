@@ -13,7 +13,7 @@ from cgrpo_jax.inference.chat_client import Answer, ChatClient
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Request
-from cgrpo_jax.records import Author, Problem, Rollout, RowIndex
+from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, transcript
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Generator:
     ) -> tuple[Rollout | None, bool]:
         """Returns a critique of a row, None if there is none; and whether its prompt was cut."""
         answer = problem.answer if see_answer else None
-        prompt, cut = self.prompts.for_critique(problem.question, row.text, answer)
+        prompt, cut = self.prompts.for_critique(transcript(problem), row.text, answer)
         (written,) = await self.write(prompt, [index], max_length=max_length, parent=row)
         return written, cut
 
@@ -88,7 +88,8 @@ class RemoteGenerator:
         self, problem: Problem, row: Rollout, index: RowIndex, *, see_answer: bool, max_length: int
     ) -> tuple[Rollout | None, bool]:
         """Returns a critique of a row, None if no answer came; and whether its prompt was cut."""
-        message, cut = self.prompts.critique_message(problem.question, row.text, problem.answer if see_answer else None)
+        answer = problem.answer if see_answer else None
+        message, cut = self.prompts.critique_message(transcript(problem), row.text, answer)
         key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
 
         def submit() -> futures.Future[Answer]:
@@ -102,10 +103,10 @@ class RemoteGenerator:
                 seed=int(key.generate_state(1)[0] >> 1),
             )
 
-        answer = await orchestrator.await_future(submit)
-        if answer["text"] is None:
+        reply = await orchestrator.await_future(submit)
+        if reply["text"] is None:
             return None, cut
-        ids = np.asarray(self.prompts.tokenizer.encode(answer["text"]), np.int32)
+        ids = np.asarray(self.prompts.tokenizer.encode(reply["text"]), np.int32)
         written = Rollout(
             index=index,
             author=Author.CRITIC,
@@ -113,8 +114,8 @@ class RemoteGenerator:
             prompt_ids=np.zeros(0, np.int32),
             token_ids=ids,
             logp=np.zeros(len(ids), np.float32),
-            text=answer["text"],
-            truncated=answer["truncated"],
+            text=reply["text"],
+            truncated=reply["truncated"],
             parent=row,
         )
         return written, cut

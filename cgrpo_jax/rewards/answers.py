@@ -13,6 +13,8 @@ import math
 import re
 from collections.abc import Callable
 
+from cgrpo_jax.runtime import text as text_lib
+
 MAX_ANSWER_CHARS = 1000  # no gold answer is near this long
 _MAX_GAP = 40  # characters between boxes that are one answer
 
@@ -31,7 +33,7 @@ _SENTENCE = re.compile(r"[^\n]*?(?=\n|$|[.!?](?:\s|$))")
 
 @dataclasses.dataclass(frozen=True)
 class Grade:
-    """Verdict on one response.
+    """Verdict on one response. Its texts, which may quote a program or an endpoint, are valid Unicode.
 
     Attributes:
       score: 1.0 if the final answer is right, else 0.0; what lies between, or beyond, comes from a judge or a user's
@@ -47,6 +49,11 @@ class Grade:
     reason: str
     timed_out: bool = False
     failed: bool = False
+
+    def __post_init__(self):
+        for name in ("extracted", "reason"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, text_lib.clean(value))
 
 
 def without_thinking(text: str) -> str:

@@ -90,3 +90,9 @@ def test_numbers_as_gold_answers(text, value):
 )
 def test_letters_as_gold_answers(text, letter):
     assert answers.read_choice(text) == letter
+
+
+def test_a_grade_quotes_valid_unicode_alone():
+    grade = answers.Grade(0.0, "4\ud83d", "ValueError: \ud800 (line 1)")
+    assert (grade.extracted, grade.reason) == ("4?", "ValueError: ? (line 1)")
+    assert answers.Grade(1.0, None, "").extracted is None

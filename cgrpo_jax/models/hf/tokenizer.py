@@ -20,6 +20,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.runtime.json_files import fetch_again, object_at, read_json_object, shown
 
 Message = Mapping[str, str]
@@ -195,8 +196,8 @@ class Tokenizer:
         self.end_of_turn_id = eos_ids[0] if written is None else written
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text. Special tokens written in it are recognised; none is added."""
-        return self._model.encode(text)
+        """Token ids of a text, made valid Unicode. Special tokens written in it are recognised; none is added."""
+        return self._model.encode(text_lib.clean(text))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, without special tokens."""
