@@ -156,7 +156,7 @@ def decode(row: Mapping[str, Any], where: str) -> Example:
         text: dict[str, Any] = {name: row[name].decode("utf-8") for name in _COLUMNS if name in row or name != "turns"}
         text["columns"] = json.loads(text["columns"])
         text["turns"] = tuple((role, said) for role, said in json.loads(text.get("turns", "[]")))
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+    except (AttributeError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{where} is damaged ({type(error).__name__}: {_line(error)}); prepare the set again."
         ) from error
