@@ -8,6 +8,7 @@ sampled once and are never decoded and encoded again. `TrainBatch` and `TrainSta
 
 import enum
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,18 +44,23 @@ class LossKind(enum.IntEnum):
     NLL = 1
 
 
+# What was said before a question: a role (system, user, assistant) and a text.
+Turn = tuple[str, str]
+
+
 class Problem(struct.PyTreeNode):
     """One question with its gold answer.
 
     Attributes:
       index: position in the data set; identifies the problem in logs.
-      question: the text that the policy sees.
+      question: the text that the policy sees; of a chat, the user's last turn.
       answer: the gold answer; the grader could read it when the data was loaded.
       solution: a worked solution if the data has one, else None. Only the ablation that inserts a correct sample
         into all-failed groups reads it.
       source: name of the data set; a run may have several.
       grader: kind of grader that reads its answers; empty for the run's own.
       columns: the row's other columns, for a user's own reward function.
+      turns: of a chat, what comes before the question, oldest first: a system turn, earlier questions and answers.
     """
 
     index: int = struct.field(pytree_node=False)
@@ -65,18 +71,33 @@ class Problem(struct.PyTreeNode):
     grader: str = struct.field(pytree_node=False, default="")
     # Not compared, and so not hashed: a problem can be a key, whatever its row holds.
     columns: Mapping[str, Any] = struct.field(pytree_node=False, default_factory=dict, compare=False)
+    turns: tuple[Turn, ...] = struct.field(pytree_node=False, default=())
+
+
+def transcript(problem: Problem) -> str:
+    """Returns a problem as text for those who judge its responses: the question, or the whole chat that it ends.
+
+    Example:
+      >>> transcript(Problem(0, "And 3 + 4?", "7", turns=(("user", "2 + 3?"), ("assistant", "5"))))
+      'User: 2 + 3?\\n\\nAssistant: 5\\n\\nUser: And 3 + 4?'
+    """
+    if not problem.turns:
+        return problem.question
+    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in (*problem.turns, ("user", problem.question)))
 
 
 def problem_id(problem: Problem) -> str:
     """Returns what names a problem whatever file or order it came in: a hash of its source and question.
 
-    The first 16 hexadecimal digits of the SHA-256 of source, a newline and question, in UTF-8.
+    The first 16 hexadecimal digits of the SHA-256 of source, a newline and question, in UTF-8; of a chat, another
+    newline and its turns as JSON follow.
 
     Example:
       >>> problem_id(Problem(0, "What is 2 + 3?", "5", source="sums"))
       '454d1fab31c9ba01'
     """
-    return hashlib.sha256(f"{problem.source}\n{problem.question}".encode()).hexdigest()[:16]
+    said = f"\n{json.dumps(problem.turns)}" if problem.turns else ""
+    return hashlib.sha256(f"{problem.source}\n{problem.question}{said}".encode()).hexdigest()[:16]
 
 
 class RowIndex(struct.PyTreeNode):

@@ -158,7 +158,8 @@ async def respond(
 ) -> list[Rollout]:
     """Samples n responses to the problem that is question number `question` of its iteration."""
     indices = [RowIndex(question=question, response=i) for i in range(num_responses)]
-    return await policy.write(policy.prompts.for_question(problem.question), indices, max_length=max_length)
+    prompt = policy.prompts.for_question(problem.question, problem.turns)
+    return await policy.write(prompt, indices, max_length=max_length)
 
 
 async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = orchestrator.grade) -> list[Rollout]:
@@ -248,7 +249,7 @@ async def refine(
     def prompt_of(row: Rollout) -> tuple[np.ndarray, bool]:
         assert row.parent is not None, "a critique is of a response"
         shown = said_of(row) if show_critique else None
-        return policy.prompts.for_refinement(problem.question, row.parent.whole_text, shown)
+        return policy.prompts.for_refinement(problem.question, row.parent.whole_text, shown, problem.turns)
 
     prompts = [prompt_of(row) for row in critiqued]  # all, before the first is asked for: one may raise
     writing = []

@@ -11,6 +11,7 @@ if __name__ == "__main__":  # Ctrl-C while all below is imported ends the progra
     signals.end_while_importing()
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 
@@ -23,6 +24,7 @@ from cgrpo_jax.records import Problem, Rollout
 from cgrpo_jax.runs import cli, open_run, stages
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runtime import console, processes
+from cgrpo_jax.runtime import text as text_lib
 
 
 def main(config: Config, workdir: str, question: str | None, answer: str | None, distributed: bool = False) -> None:
@@ -49,7 +51,7 @@ def main(config: Config, workdir: str, question: str | None, answer: str | None,
             try:
                 _show(opened, line, answer, number=number)
             except UserError as error:  # one bad line does not end the session
-                sys.stderr.write(f"error: {error}\n")
+                console.write(f"error: {text_lib.one_line(str(error))}\n", sys.stderr)
                 refused += 1
         if refused:
             raise UserError(f"{refused} questions were refused; see above.")
@@ -59,6 +61,8 @@ def _lines() -> Iterator[str]:
     interactive = sys.stdin.isatty()
     if interactive:
         sys.stderr.write("type a question and press return; an empty line ends\n")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are refused with their line
     for line in sys.stdin:
         if line.strip():
             yield line.strip()

@@ -1,7 +1,8 @@
 """The three prompts of Critique-GRPO as token ids: answer a question, critique an answer, refine it.
 
 All three are user turns framed by the model's chat template, so they end in the same generation prefix: that is what
-lets a refinement, sampled after the refine prompt, be trained as an answer to the question alone.
+lets a refinement, sampled after the refine prompt, be trained as an answer to the question alone. Of a chat, the turns
+before the question stand before the refine turn too.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import numpy as np
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
+from cgrpo_jax.records import Turn
 
 _CUT = "\n[...]\n"
 # What the configuration calls the limits, for messages.
@@ -27,7 +29,7 @@ class Prompts:
 
     Attributes:
       tokenizer: the model's.
-      system: system turn; empty for none.
+      system: system turn of a question whose chat has none of its own; empty for none.
       question: template of the question turn, with `{question}`.
       critique, critique_with_answer: templates of the critique turn, with `{question}`, `{response}` (and `{answer}`).
       refine, refine_without_critique: templates of the refine turn, with `{question}`, `{response}` (and `{critique}`).
@@ -52,9 +54,17 @@ class Prompts:
         texts.check_template(self.refine, ("question", "response", "critique"))
         texts.check_template(self.refine_without_critique, ("question", "response"))
 
-    def for_question(self, question: str) -> np.ndarray:
-        """Returns the prompt that asks a question; never cut (a question over the limit is dropped at load time)."""
-        return self._ids(texts.fill(self.question, question=question))
+    def for_question(self, question: str, turns: Sequence[Turn] = ()) -> np.ndarray:
+        """Returns the prompt that asks a question; never cut (a question over the limit is dropped at load time).
+
+        Args:
+          question: what is asked.
+          turns: of a chat, what was said before.
+
+        Raises:
+          UserError: the chat template refuses the turns.
+        """
+        return self._ids(texts.fill(self.question, question=question), turns)
 
     def for_critique(self, question: str, response: str, answer: str | None) -> tuple[np.ndarray, bool]:
         """Returns the prompt that asks for a critique (with the reference answer if given), and whether it was cut."""
@@ -69,30 +79,48 @@ class Prompts:
         fields, cut = self._fitting(template, fields, ("response",), "max_critique_prompt_length")
         return texts.fill(template, **fields), cut
 
-    def for_refinement(self, question: str, response: str, critique: str | None) -> tuple[np.ndarray, bool]:
-        """Returns the prompt that asks for a refinement (without a critique if None), and whether it was cut."""
+    def for_refinement(
+        self, question: str, response: str, critique: str | None, turns: Sequence[Turn] = ()
+    ) -> tuple[np.ndarray, bool]:
+        """Returns the prompt that asks for a refinement (without a critique if None), and whether it was cut.
+
+        It holds the question as the policy was asked it, with the instructions on form of the question's template:
+        what is trained is an answer to that.
+
+        Args:
+          question, turns: as for `for_question`.
+          response: what is refined.
+          critique: of the response.
+        """
         template = self.refine_without_critique if critique is None else self.refine
-        fields = {"question": question, "response": response} | ({} if critique is None else {"critique": critique})
+        asked = texts.fill(self.question, question=question)
+        fields = {"question": asked, "response": response} | ({} if critique is None else {"critique": critique})
         # A sampled critique can take more tokens when its text is encoded again than it had when it was sampled.
         cuttable = ("response",) if critique is None else ("response", "critique")
-        return self._fitted(template, fields, cuttable, "max_refinement_prompt_length")
+        return self._fitted(template, fields, cuttable, "max_refinement_prompt_length", turns)
 
-    def _ids(self, content: str) -> np.ndarray:
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        return np.asarray(self.tokenizer.chat_ids([*messages, {"role": "user", "content": content}]), np.int32)
+    def _ids(self, content: str, turns: Sequence[Turn] = ()) -> np.ndarray:
+        own = turns and turns[0][0] == "system"
+        said = [*([("system", self.system)] if self.system and not own else []), *turns, ("user", content)]
+        messages = [{"role": role, "content": text} for role, text in said]
+        return np.asarray(self.tokenizer.chat_ids(messages), np.int32)
 
-    def _fitted(self, template: str, fields: dict, cuttable: Sequence[str], key: str) -> tuple[np.ndarray, bool]:
+    def _fitted(
+        self, template: str, fields: dict, cuttable: Sequence[str], key: str, turns: Sequence[Turn] = ()
+    ) -> tuple[np.ndarray, bool]:
         """Fills the template; where that is too long, the fields named are cut in their middle, the first one first.
 
         `key` names the limit.
         """
-        fields, cut = self._fitting(template, fields, cuttable, key)
-        return self._ids(texts.fill(template, **fields)), cut
+        fields, cut = self._fitting(template, fields, cuttable, key, turns)
+        return self._ids(texts.fill(template, **fields), turns), cut
 
-    def _fitting(self, template: str, fields: dict, cuttable: Sequence[str], key: str) -> tuple[dict, bool]:
+    def _fitting(
+        self, template: str, fields: dict, cuttable: Sequence[str], key: str, turns: Sequence[Turn] = ()
+    ) -> tuple[dict, bool]:
         """Returns the fields as they fit the limit, and whether one was cut."""
         limit = getattr(self, key)
-        ids = self._ids(texts.fill(template, **fields))
+        ids = self._ids(texts.fill(template, **fields), turns)
         if len(ids) <= limit:
             return fields, False
         marker = self.tokenizer.encode(_CUT)
@@ -104,7 +132,7 @@ class Prompts:
                 length = max(0, length - (len(ids) - limit))
                 shortened = self.tokenizer.decode(texts.cut_middle(pieces, length, marker))
                 fields = fields | {name: shortened}
-                ids = self._ids(texts.fill(template, **fields))
+                ids = self._ids(texts.fill(template, **fields), turns)
                 if len(ids) <= limit:
                     return fields, True
         raise UserError(

@@ -14,10 +14,10 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from cgrpo_jax.datasets.formats import Example
+from cgrpo_jax.datasets.examples import Example
 from cgrpo_jax.errors import UserError
 
-VERSION = "1.0.0"
+VERSION = "1.0.0"  # of the folder; sets from before there were turns have no column for them
 _LISTED = 10  # names that an error lists
 _KEY = "cgrpo_jax"  # of our description among a data set's metadata
 _COLUMNS = [field.name for field in dataclasses.fields(Example)]
@@ -144,10 +144,23 @@ def description(source) -> dict[str, Any] | None:
         return None
 
 
-def decode(row: Mapping[str, Any]) -> Example:
-    """Returns the example that a row of a prepared set holds."""
-    text = {name: row[name].decode("utf-8") for name in _COLUMNS}
-    return Example(**text | {"columns": json.loads(text["columns"])})
+def decode(row: Mapping[str, Any], where: str) -> Example:
+    """Returns the example that a row of a prepared set holds.
+
+    Sets that were prepared before there were turns have none: of a chat they kept the question alone.
+
+    Raises:
+      UserError: the row is damaged; `where` it is.
+    """
+    try:
+        text: dict[str, Any] = {name: row[name].decode("utf-8") for name in _COLUMNS if name in row or name != "turns"}
+        text["columns"] = json.loads(text["columns"])
+        text["turns"] = tuple((role, said) for role, said in json.loads(text.get("turns", "[]")))
+    except (AttributeError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{where} is damaged ({type(error).__name__}: {_line(error)}); prepare the set again."
+        ) from error
+    return Example(**text)
 
 
 def default_folder() -> pathlib.Path:
@@ -169,4 +182,4 @@ def digest(path: pathlib.Path) -> str:
 
 
 def _encode(example: Example) -> dict[str, str]:
-    return dataclasses.asdict(example) | {"columns": json.dumps(example.columns)}
+    return dataclasses.asdict(example) | {name: json.dumps(getattr(example, name)) for name in ("columns", "turns")}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from cgrpo_jax.datasets import tables
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Problem, problem_id
+from cgrpo_jax.runtime import text as text_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,9 @@ def read_pass_rates(path: str | pathlib.Path) -> dict[str, float]:
     for where, row in tables.jsonl_rows(path):
         name, rate = tables.column(row, "id", where), row.get("pass_rate")
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
-            raise UserError(f"{where}: column 'pass_rate' is {rate!r:.40}; it must be a number from 0 to 1.")
+            raise UserError(
+                f"{where}: column 'pass_rate' is {text_lib.quoted(rate, 40)}; it must be a number from 0 to 1."
+            )
         rates[name].append(rate)
     if not rates:
         raise UserError(f"data file '{path}' has no rows; it needs at least one.")

@@ -10,7 +10,7 @@ import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from cgrpo_jax.datasets import tables
+from cgrpo_jax.datasets import cells
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import user_functions
 
@@ -43,7 +43,8 @@ def of_problems(problems: Iterable[Problem]) -> str:
     """Returns 16 hexadecimal digits of problems in their order: all that training, or a grader, reads of them."""
     whole = hashlib.sha256()
     for one in problems:
-        read = [one.source, one.grader, one.question, one.answer, one.solution, tables.plain(one.columns)]
+        read = [one.source, one.grader, one.question, one.answer, one.solution, cells.plain(one.columns)]
+        read += [one.turns] if one.turns else []
         whole.update(json.dumps(read, sort_keys=True).encode() + b"\n")
     return whole.hexdigest()[:16]
 

@@ -4,51 +4,25 @@
 the grader reads it, and which grader that is.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cgrpo_jax.datasets import tables
+from cgrpo_jax.datasets import cells, tables
+from cgrpo_jax.datasets.examples import Convert, Example, NoAnswer, gold_answer
+from cgrpo_jax.datasets.examples import examples as examples
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards.answers import boxed
 from cgrpo_jax.rewards.sandbox import names as names_lib
+from cgrpo_jax.runtime import text as text_lib
 
 _LETTERS = "ABCDEFGHIJ"
 _BARE_BOX = re.compile(r"\\(?:f?boxed|fbox)\s*([^\s$.{}\\]+)")  # \boxed 5
 # What MBPP's paper (arXiv 2108.07732) has in which split, by task_id; the first ten are its few-shot prompt.
 _MBPP_SPLITS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """A row as it is stored.
-
-    Attributes:
-      question: what the policy sees.
-      answer: the gold answer, for the grader; of kind `code` it is JSON.
-      solution: a worked solution; empty if there is none.
-      columns: the row's other columns that a user's own reward function may want.
-      grader: kind of grader; empty: the format's, and where that is empty the run's.
-    """
-
-    question: str
-    answer: str
-    solution: str = ""
-    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    grader: str = ""
-
-
-class NoAnswer(UserError):
-    """A row has no gold answer: its column is missing or empty, or nothing in it is an answer."""
-
-
-# (row, where it is, split) -> the example, or why the row is left out.
-Convert = Callable[[Mapping[str, Any], str, str], Example | str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,31 +46,18 @@ class Format:
     solved: bool = False
 
 
-def examples(convert: Convert, path: str | pathlib.Path, split: str) -> Iterator[tuple[str, Example | str | NoAnswer]]:
-    """Yields where each row of a source is, and its example, why it is left out, or that it has no gold answer.
-
-    Raises:
-      UserError: a row that can't be read for another reason: the file, the row and the column.
-    """
-    for where, row in tables.rows(path):
-        try:
-            example = convert(row, where, split)
-        except NoAnswer as error:
-            example = error
-        yield where, example
-
-
 def generic(*, question_key: str, answer_key: str, solution_key: str | None, answer_pattern: str | None) -> Convert:
     """Returns what reads rows whose columns the user names; arguments as for `readers.read_jsonl`."""
     pattern = tables.answer_pattern(answer_pattern)
     asked = {key.strip() for key in ",".join(filter(None, (question_key, solution_key))).split(",")}
 
     def convert(row, where, split):
-        with _gold_answer():
-            answer = tables.answer_in(tables.column(row, answer_key, where), pattern, where)
-        solution = tables.column(row, solution_key, where) if solution_key else ""
-        others = {key: tables.plain(value) for key, value in row.items() if key not in asked}
-        return Example(tables.column(row, question_key, where), answer, solution, others)
+        with gold_answer():
+            answer = tables.answer_in(tables.solution_column(row, answer_key, where), pattern, where)
+        solution = tables.solution_column(row, solution_key, where) if solution_key else ""
+        question = tables.column(row, question_key, where)
+        turns = tables.turns(row, question_key, where)
+        return Example(question, answer, solution, tables.others(row, asked, where), turns=turns)
 
     return convert
 
@@ -108,15 +69,6 @@ def describe() -> str:
 
 
 # --- reading rows -------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _gold_answer() -> Iterator[None]:
-    """Within the block the gold answer is read: what is wrong there is raised as `NoAnswer`."""
-    try:
-        yield
-    except UserError as error:
-        raise NoAnswer(str(error)) from error
 
 
 def _any(row: Mapping[str, Any], names: str, where: str) -> str:
@@ -133,21 +85,22 @@ def _maybe(row: Mapping[str, Any], names: str, where: str) -> str:
 
 
 def _kept(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: tables.plain(row[name]) for name in names if row.get(name) is not None}
+    return {name: cells.plain(row[name]) for name in names if row.get(name) is not None}
 
 
 def _code(row: Mapping[str, Any], key: str, where: str) -> str:
     """The text of a column as it is: blanks at its ends mean something in Python."""
+    text = tables.column(row, key, where)
     value = row.get(key)
-    return value if isinstance(value, str) and value else tables.column(row, key, where)
+    return value if isinstance(value, str) and value else text
 
 
 def _list(row: Mapping[str, Any], key: str, where: str) -> list[str]:
     """The texts of a column that is a list of them."""
-    values = tables.plain(row.get(key))
+    values = cells.plain(row.get(key), text=str)
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
-        raise UserError(f"{where}: column '{key}' is {values!r:.40}; it must hold a list of texts.")
-    return values
+        raise UserError(f"{where}: column '{key}' is {text_lib.quoted(values, 40)}; it must hold a list of texts.")
+    return [cells.check_text(value, f"{where}: column '{key}'") for value in values]
 
 
 def _last_box(solution: str) -> str | None:
@@ -157,13 +110,15 @@ def _last_box(solution: str) -> str | None:
 
 def _openr1(row, where, split):
     question = tables.column(row, "prompt", where)
-    with _gold_answer():
+    with gold_answer():
         answer = tables.column(row, "reward_model.ground_truth", where)
-    return Example(question, answer, _maybe(row, "target", where), _kept(row, "data_source", "ability"))
+    solution = tables.solution_column(row, "target", where) if tables.has(row, "target") else ""
+    others = _kept(row, "data_source", "ability")
+    return Example(question, answer, solution, others, turns=tables.turns(row, "prompt", where))
 
 
 def _gsm8k(row, where, split):
-    with _gold_answer():
+    with gold_answer():
         text = tables.column(row, "answer", where)
         answer = tables.answer_in(text, re.compile(r"####\s*(.+)"), where).replace(",", "")
     return Example(tables.column(row, "question", where), answer, re.sub(r"<<[^>]*>>", "", text))
@@ -182,7 +137,7 @@ def _math(row, where, split):
 
 def _svamp(row, where, split):
     question = tables.column(row, "Body,Question", where)
-    with _gold_answer():
+    with gold_answer():
         answer = tables.column(row, "Answer", where)
     return Example(question, answer, "", _kept(row, "ID", "Type", "Equation"))
 
@@ -207,7 +162,7 @@ def _theoremqa(row, where, split):
         return "needs a picture"
     question, kind = tables.column(row, "Question", where), tables.column(row, "Answer_type", where)
     value = row.get("Answer")
-    with _gold_answer():
+    with gold_answer():
         answer = str(value) if isinstance(value, bool | list) else tables.column(row, "Answer", where)
     others = _kept(row, "Answer_type", "theorem", "subfield", "id")
     if kind == "option":
@@ -226,7 +181,7 @@ def _choices(question: str, options: Sequence[str]) -> str:
 def _gpqa(row, where, split):
     """The right answer comes first in the file: options are ordered by hashes, which every machine has alike."""
     question = tables.column(row, "Question", where)
-    with _gold_answer():
+    with gold_answer():
         right = tables.column(row, "Correct Answer", where)
     wrong = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
     options = [right, *(tables.column(row, name, where) for name in wrong)]
@@ -239,12 +194,14 @@ def _gpqa(row, where, split):
 
 def _mmlu_pro(row, where, split):
     options = _list(row, "options", where)
-    with _gold_answer():
+    with gold_answer():
         letter = tables.column(row, "answer", where)
     while options[-1:] == ["N/A"]:  # what fills up rows of fewer than ten
         options.pop()
     if letter not in list(_LETTERS[: len(options)]) or len(options) > len(_LETTERS):
-        raise NoAnswer(f"{where}: column 'answer' is {letter!r:.40}; it must be the letter of one of its options.")
+        raise NoAnswer(
+            f"{where}: column 'answer' is {text_lib.quoted(letter, 40)}; it must be the letter of one of its options."
+        )
     question = _choices(tables.column(row, "question", where), options)
     others = _kept(row, "question_id", "category", "src")
     return Example(question, letter, _maybe(row, "cot_content", where), others)
@@ -252,7 +209,7 @@ def _mmlu_pro(row, where, split):
 
 def _humaneval(row, where, split):
     prompt = _code(row, "prompt", where)
-    with _gold_answer():
+    with gold_answer():
         tests = {"prompt": prompt, "check": _code(row, "test", where), "entry_point": _code(row, "entry_point", where)}
     question = f"Complete this Python function:\n\n```python\n{prompt.rstrip()}\n```"
     solution = f"```python\n{prompt}{row['canonical_solution']}\n```" if row.get("canonical_solution") else ""
@@ -266,11 +223,11 @@ def _mbpp(row, where, split):
     of that (a tree of its nodes, say), so the setup is run after it; see `rewards.sandbox.grade`.
     """
     if not tables.column(row, "task_id", where).isdecimal():
-        raise UserError(f"{where}: column 'task_id' is {row['task_id']!r:.40}; it must be a number.")
+        raise UserError(f"{where}: column 'task_id' is {text_lib.quoted(row['task_id'], 40)}; it must be a number.")
     if split in _MBPP_SPLITS and int(row["task_id"]) not in _MBPP_SPLITS[split]:
         return f"its task_id is not of split {split}"
     task = _any(row, "text|prompt", where)
-    with _gold_answer():
+    with gold_answer():
         asserts = _list(row, "test_list", where)
     imports = _list(row, "test_imports", where) if row.get("test_imports") else []
     setup = "\n".join(filter(None, [*imports, _maybe(row, "test_setup_code", where)]))

@@ -12,14 +12,15 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
-from cgrpo_jax.datasets import array_record, formats, tables
+from cgrpo_jax.datasets import array_record, examples, formats, tables
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.runtime import console, files
 
 _SHOWN = 5  # rows named in an error
 # Why rows are left out.
-_MISSING, _UNREADABLE, _UNSOLVED = "no gold answer", "gold answer can't be read", "its own solution fails its tests"
+_MISSING, _DAMAGED = "no gold answer", "text is damaged"
+_UNREADABLE, _UNSOLVED = "gold answer can't be read", "its own solution fails its tests"
 
 
 def prepare(
@@ -42,7 +43,8 @@ def prepare(
       out: folder of data sets; the set becomes a folder in it, which must not be there yet.
       format_name: what its description calls the format.
       override: all rows have the format's grader, whatever it says of single ones.
-      drop_unreadable: leave rows out whose gold answer is missing or can't be read; otherwise they are an error.
+      drop_unreadable: leave rows out whose gold answer is missing or can't be read, or whose text is not valid Unicode;
+        otherwise they are an error.
       drop_unsolved: leave rows out whose own solution fails their tests, where the format has such solutions; otherwise
         they are an error.
 
@@ -61,8 +63,8 @@ def prepare(
         tables.check_exists(path)
 
     def rows(split: str) -> _Rows:
-        for where, example in formats.examples(one.convert, sources[split], split):
-            if isinstance(example, formats.Example):
+        for where, example in examples.examples(one.convert, sources[split], split):
+            if isinstance(example, examples.Example):
                 kind = one.grader if override else example.grader or one.grader
                 yield where, dataclasses.replace(example, grader=kind)
             else:
@@ -70,8 +72,10 @@ def prepare(
 
     surveys = {split: _survey(rows(split), f"checking {path}") for split, path in sources.items()}
     missing = {split: survey.missing for split, survey in surveys.items()}
+    damaged = {split: survey.damaged for split, survey in surveys.items()}
     if not drop_unreadable:
         _refuse(missing, "rows have no gold answer", "fix these rows", "drop_unreadable")
+        _refuse(damaged, "rows have damaged text", "fix these rows", "drop_unreadable")
     unreadable = {split: _unreadable(survey) for split, survey in surveys.items()}
     if not drop_unreadable:
         _refuse(unreadable, "gold answers can't be read", "fix these rows, choose another --grader", "drop_unreadable")
@@ -80,7 +84,7 @@ def prepare(
     if not drop_unsolved:
         _refuse(unsolved, "rows' own solutions fail their tests", "fix these rows", "drop_unsolved")
     bad = {split: unreadable[split] | unsolved[split] for split in sources}
-    left_out = {_MISSING: missing, _UNREADABLE: unreadable, _UNSOLVED: unsolved}
+    left_out = {_MISSING: missing, _DAMAGED: damaged, _UNREADABLE: unreadable, _UNSOLVED: unsolved}
     description = _describe(format_name, sources, surveys, left_out)
 
     total = sum(survey.read for survey in surveys.values())
@@ -90,10 +94,10 @@ def prepare(
         console.progress_bar(total=total, desc=f"writing {name}", unit=" rows") as bar,
     ):
 
-        def kept(split: str) -> Iterator[formats.Example]:
+        def kept(split: str) -> Iterator[examples.Example]:
             for where, example in rows(split):
                 bar.update()
-                if isinstance(example, formats.Example) and where not in bad[split]:
+                if isinstance(example, examples.Example) and where not in bad[split]:
                     yield example
 
         splits = {split: functools.partial(kept, split) for split in sources}
@@ -101,7 +105,7 @@ def prepare(
     return description
 
 
-_Rows = Iterator[tuple[str, formats.Example | str | formats.NoAnswer]]  # with where they are
+_Rows = Iterator[tuple[str, examples.Example | str | examples.Unusable]]  # with where they are
 
 
 @dataclasses.dataclass
@@ -111,25 +115,27 @@ class _Survey:
     Attributes:
       read: rows.
       left_out: how many of them for which reason of their format's.
-      missing: where those without a gold answer are, and what is said of them.
+      missing, damaged: where those without a gold answer are, or with damaged text, and what is said of them.
       answers: of each grader the gold answers, with where they are.
     """
 
     read: int
     left_out: collections.Counter
     missing: dict[str, str]
+    damaged: dict[str, str]
     answers: dict[str, list[tuple[str, str]]]
 
 
 def _survey(rows: _Rows, desc: str) -> _Survey:
-    survey = _Survey(0, collections.Counter(), {}, collections.defaultdict(list))
+    survey = _Survey(0, collections.Counter(), {}, {}, collections.defaultdict(list))
     with console.progress_bar(rows, desc=desc, unit=" rows") as bar:
         for where, example in bar:
             survey.read += 1
             if isinstance(example, str):
                 survey.left_out[example] += 1
-            elif isinstance(example, formats.NoAnswer):
-                survey.missing[where] = str(example).removesuffix(".")
+            elif isinstance(example, examples.Unusable):
+                found = survey.missing if isinstance(example, examples.NoAnswer) else survey.damaged
+                found[where] = str(example).removesuffix(".")
             else:
                 survey.answers[example.grader].append((where, example.answer))
     return survey
@@ -157,12 +163,12 @@ def _solutions(rows: _Rows, unreadable: Mapping[str, str]) -> list:
     return [
         (where, example)
         for where, example in rows
-        if isinstance(example, formats.Example) and where not in unreadable
+        if isinstance(example, examples.Example) and where not in unreadable
         if example.solution and example.grader == "code"
     ]
 
 
-def _unsolved(solved: Mapping[str, list[tuple[str, formats.Example]]]) -> dict[str, dict[str, str]]:
+def _unsolved(solved: Mapping[str, list[tuple[str, examples.Example]]]) -> dict[str, dict[str, str]]:
     """Returns for each split where rows are whose own solution gets no reward, and what is said of them.
 
     Each has the time that training gives a response by default: a row that needs more can't be solved there.

@@ -157,7 +157,7 @@ def _usable(problems: list[Problem], prompts: Prompts, limits: Limits) -> tuple[
     if not problems:
         return [], 0
     _check_gold(problems, limits)
-    lengths = [len(prompts.for_question(p.question)) for p in problems]
+    lengths = [_prompt_length(problem, prompts) for problem in problems]
     problems, skipped = filters.skip_or_fail_long(
         problems, lengths, limit=limits.max_prompt_length, on_long=limits.on_long_question
     )
@@ -173,6 +173,13 @@ def _usable(problems: list[Problem], prompts: Prompts, limits: Limits) -> tuple[
                     f"{limits.max_solution_length}; raise it."
                 )
     return problems, skipped
+
+
+def _prompt_length(problem: Problem, prompts: Prompts) -> int:
+    try:
+        return len(prompts.for_question(problem.question, problem.turns))
+    except UserError as error:
+        raise UserError(f"problem {problem.index} of {problem.source or 'the data'}: {error}") from error
 
 
 def check_quotable(problems: Sequence[Problem], *, grader: str) -> None:

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from cgrpo_jax.datasets import array_record, tables
 from cgrpo_jax.errors import UserError
@@ -25,7 +24,8 @@ def read_jsonl(
 
     Args:
       path: the file.
-      question_key: column of the question; several columns, "Body,Question", are joined by a space.
+      question_key: column of the question; several columns, "Body,Question", are joined by a space. Of a chat it is
+        the user's last turn, what comes before becomes the problem's `turns`, and what follows is left out.
       answer_key: column (or columns) of the gold answer.
       solution_key: column (or columns) of a worked solution, if there is one.
       answer_pattern: regular expression whose group 1, in the answer column, is the answer.
@@ -99,7 +99,7 @@ def _read(rows: tables.Rows, read: Callable[[Mapping, int, str], Problem], what:
 
 def _prepared_reader(source: str, *, with_solution: bool) -> Callable[[Mapping, int, str], Problem]:
     def read(row, index, where):
-        example = array_record.decode(row)
+        example = array_record.decode(row, where)
         return Problem(
             index,
             example.question,
@@ -108,6 +108,7 @@ def _prepared_reader(source: str, *, with_solution: bool) -> Callable[[Mapping, 
             source=source,
             grader=example.grader,
             columns=example.columns,
+            turns=example.turns,
         )
 
     return read
@@ -119,10 +120,11 @@ def _reader(question_key, answer_key, solution_key, answer_pattern, source) -> C
     asked = {key.strip() for key in question_key.split(",")}
 
     def read(row, index, where):
-        answer = tables.answer_in(tables.column(row, answer_key, where), pattern, where)
-        solution = None if solution_key is None else tables.column(row, solution_key, where)
-        others: dict[str, Any] = {key: tables.plain(value) for key, value in row.items() if key not in asked}
+        answer = tables.answer_in(tables.solution_column(row, answer_key, where), pattern, where)
+        solution = None if solution_key is None else tables.solution_column(row, solution_key, where)
+        others = tables.others(row, asked, where)
         question = tables.column(row, question_key, where)
-        return Problem(index, question, answer, solution, source=source, columns=others)
+        turns = tables.turns(row, question_key, where)
+        return Problem(index, question, answer, solution, source=source, columns=others, turns=turns)
 
     return read

@@ -3,22 +3,27 @@
 Every row comes with where it is, "train.jsonl, line 3", which is what an error about it begins with.
 """
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from cgrpo_jax.datasets import arrow, cells
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Turn
+from cgrpo_jax.runtime import text as text_lib
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _PARQUET_ROWS = 256  # decoded at a time: rows with whole reasoning traces are large
+_MAX_LINE = 1 << 28  # bytes of a line of JSON
+_UNREADABLE = (EOFError, OSError, zlib.error)  # of a file that is cut short, or damaged
 _MAX_CELL = 2**30  # characters of one cell of a CSV file; Python's own limit is 131,072
 
 
@@ -64,22 +69,24 @@ def parquet_rows(path: str | pathlib.Path) -> Rows:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise UserError(f"{path}: reading parquet needs pyarrow; pip install 'cgrpo_jax[parquet]'.") from error
+    number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            number = 0
             for batch in file.iter_batches(_PARQUET_ROWS):
-                for row in batch.to_pylist():
+                for row in arrow.rows(batch):
                     number += 1
                     yield f"{path}, row {number}", row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, row {number + 1}: not UTF-8 ({error.reason}); save the file as UTF-8.") from error
     except (ArrowException, OSError) as error:
         raise UserError(f"{path} can't be read as parquet ({_line(error)}); fetch the file again.") from error
 
 
-def column(row: Mapping[str, Any], keys: str, where: str) -> str:
+def column(row: Mapping[str, Any], keys: str, where: str, *, says: str = "user") -> str:
     """The text of a column, or of several ("Body,Question") joined by a space.
 
     "reward_model.ground_truth" is a column within a column; a chat (a list of messages) is its last message by the
-    user, or where there is none its last message.
+    user, or where there is none its last message. Numbers are written out (`cells.number_text`).
 
     Example:
       >>> column({"Body": "There are 2.", "Question": "How many?"}, "Body,Question", "train.jsonl, line 1")
@@ -89,37 +96,71 @@ def column(row: Mapping[str, Any], keys: str, where: str) -> str:
       row: as it was read.
       keys: names of columns, separated by commas.
       where: the row's place, for an error.
+      says: the role whose last message a chat is read for.
 
     Raises:
-      UserError: a column is missing, is nested, or holds neither text nor a number nor a chat.
+      UserError: a column is missing, is nested, holds neither text nor a finite number nor a chat, or damaged text.
     """
     parts = []
     for key in keys.split(","):
         found, value = _find(row, key.strip())
-        text = _text(value)
+        what = f"{where}: column '{key.strip()}'"
+        with _decoded(what):
+            text = cells.text_of(value, says=says)
         if text is None:
-            raise UserError(f"{where}: column '{key.strip()}' {_why_no_text(row, key.strip(), found, value)}.")
-        parts.append(text)
+            raise UserError(f"{what} {_why_no_text(row, key.strip(), found, value)}.")
+        parts.append(cells.check_text(text, what))
     return " ".join(parts)
+
+
+def solution_column(row: Mapping[str, Any], keys: str, where: str) -> str:
+    """The text of a column that answers, as `column` returns it; of a chat, the assistant's last message."""
+    return column(row, keys, where, says="assistant")
+
+
+def turns(row: Mapping[str, Any], keys: str, where: str) -> tuple[Turn, ...]:
+    """The turns of a chat in a column before the question that `column` returns; none where the column is no chat.
+
+    What follows the user's last message answers it, and is left out.
+
+    Args:
+      row, keys, where: as for `column`; one of several columns at most may be a chat with such turns.
+
+    Raises:
+      UserError: a turn has no role or no text, or several columns have turns.
+    """
+    found: list[cells.Message] = []
+    for key in keys.split(","):
+        with _decoded(f"{where}: column '{key.strip()}'"):
+            new = cells.turns_before(_find(row, key.strip())[1])
+        if new and found:
+            raise UserError(f"{where}: columns '{keys}' hold several chats; name one of them.")
+        found += new
+    checked = []
+    for number, (role, text) in enumerate(found, start=1):
+        what = f"{where}: turn {number} of the chat in column '{keys}'"
+        if not role or text is None:
+            raise UserError(f"{what} has no {'text' if role else 'role'}; each needs a role, and its text as content.")
+        checked.append((cells.check_text(role, what), cells.check_text(text, what)))
+    return tuple(checked)
+
+
+def others(row: Mapping[str, Any], asked: Collection[str], where: str) -> dict[str, Any]:
+    """The columns of a row that are not asked, as JSON has them.
+
+    Raises:
+      UserError: one is nested too deeply.
+    """
+    try:
+        return {text_lib.clean(key): cells.plain(value) for key, value in row.items() if key not in asked}
+    except RecursionError as error:
+        raise UserError(f"{where}: a column is {error}; leave it out, or flatten it.") from error
 
 
 def has(row: Mapping[str, Any], key: str) -> bool:
     """Whether a row has a column, with something in it."""
     value = _find(row, key)[1]
     return value is not None and not (isinstance(value, str | bytes | Sequence) and not len(value))
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: bytes become text, arrays lists, what has no JSON form its text."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
 
 
 def answer_pattern(pattern: str | None) -> re.Pattern | None:
@@ -141,14 +182,36 @@ def answer_in(text: str, pattern: re.Pattern | None, where: str) -> str:
     """Returns the answer within the text of an answer column: group 1 of the pattern, or all of it.
 
     Raises:
-      UserError: the pattern is not found.
+      UserError: the pattern is not found, or the answer is a number that is missing or infinite.
     """
     if pattern is None:
-        return text.strip()
+        return finite(text.strip(), where)
     match = pattern.search(text)
     if match is None or match.group(1) is None:
-        raise UserError(f"{where}: answer_pattern {pattern.pattern!r} is not found in {text[-80:]!r}.")
-    return match.group(1).strip()
+        raise UserError(
+            f"{where}: answer_pattern {pattern.pattern!r} is not found in {text_lib.quoted(text[-80:], 82)}."
+        )
+    return finite(match.group(1).strip(), where)
+
+
+def finite(answer: str, where: str) -> str:
+    """Returns a gold answer that is no number without a value.
+
+    Raises:
+      UserError: it is what programs write for one: nan, inf, -inf.
+    """
+    if cells.is_no_number(answer):
+        raise UserError(f"{where}: the gold answer is {answer!r}, with which nothing can be compared; give its value.")
+    return answer
+
+
+@contextlib.contextmanager
+def _decoded(what: str) -> Iterator[None]:
+    """Within the block bytes become text; `what` begins the message where they are none."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise cells.DamagedText(f"{what} is not UTF-8 ({error.reason}); save it as UTF-8.") from error
 
 
 def _find(row: Mapping[str, Any], key: str) -> tuple[bool, Any]:
@@ -164,26 +227,11 @@ def _why_no_text(row: Mapping[str, Any], key: str, found: bool, value: Any) -> s
     if isinstance(value, Mapping):
         return f"is nested (it has: {', '.join(value)}); name a column within it, as {key}.{next(iter(value), 'NAME')}"
     if found:
-        return f"is {value!r:.40}; it must hold text or a number"
+        return cells.why_no_text(value)
     outer, _, inner = key.partition(".")
     if inner and isinstance(row.get(outer), Mapping):
         return _why_no_text(row[outer], inner, found, value).replace("there are", f"{outer} has", 1)
     return f"is missing (there are: {', '.join(row)}); name one of these"
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, bytes):
-        value = value.decode("utf-8")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # 145.0, as JSON writers put it, is the answer 145
-    if isinstance(value, list) and value and all(isinstance(message, Mapping) for message in value):
-        said = [message for message in value if message.get("role") == "user"] or value
-        value = said[-1].get("content")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    return str(value).strip()
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -206,19 +254,53 @@ def _open(path: str | pathlib.Path):
 
 
 def _numbered(lines, path) -> Iterator[tuple[int, bytes]]:
+    number = 0
     try:
-        yield from enumerate(lines, start=1)
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        while line := lines.readline(_MAX_LINE + 1):
+            number += 1
+            if len(line) > _MAX_LINE:
+                raise UserError(f"{path}, line {number}: longer than {_MAX_LINE} bytes; write one object a line.")
+            yield number, line
+    except _UNREADABLE as error:
         raise UserError(f"{path} can't be read ({_line(error)}); fetch the file again.") from error
 
 
 def _parse(text: bytes, where: str) -> Any:
     try:
-        return json.loads(text.decode("utf-8"))
+        return _loads(text.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8.") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg}); each line must be one JSON object.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({_why_no_json(error)}); each line must be one JSON object.") from error
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, parse_float=cells.Written)
+
+
+def _why_no_json(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    # Else Python refuses to read so long an integer, lest it take for ever.
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+
+
+def _whole_text(path: str | pathlib.Path, encoding: str) -> str:
+    """Returns the text of a file.
+
+    Raises:
+      UserError: it is cut short, or not in this encoding: the line is named.
+    """
+    with _open(path) as file:
+        try:
+            content = file.read()
+        except _UNREADABLE as error:
+            raise UserError(f"{path} can't be read ({_line(error)}); fetch the file again.") from error
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8.") from error
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -229,11 +311,13 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 def _json_rows(path: str | pathlib.Path) -> Rows:
     """Reads a list of objects, or one object that is the only row."""
-    with _open(path) as file:
-        try:
-            content = json.loads(file.read().decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, EOFError, OSError) as error:
-            raise UserError(f"{path} is not valid JSON ({_line(error)}); fetch the file again.") from error
+    text = _whole_text(path, "utf-8")
+    try:
+        content = _loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({_line(error)}); fetch the file again.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} can't be read as JSON ({_why_no_json(error)}); write such values as text.") from error
     if isinstance(content, dict):
         yield str(path), content
         return
@@ -249,11 +333,7 @@ def _json_rows(path: str | pathlib.Path) -> Rows:
 def _csv_rows(path: str | pathlib.Path) -> Rows:
     """Reads a file whose first line names the columns."""
     csv.field_size_limit(_MAX_CELL)
-    with _open(path) as file:
-        try:
-            text = file.read().decode("utf-8-sig")
-        except (UnicodeDecodeError, EOFError, OSError) as error:
-            raise UserError(f"{path} can't be read as UTF-8 text ({_line(error)}); fetch the file again.") from error
+    text = _whole_text(path, "utf-8-sig")
     number = 0
     try:
         for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), start=1):

@@ -18,6 +18,7 @@ from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, problem_id
 from cgrpo_jax.rollout import respond, reward_of, score
 from cgrpo_jax.runs.settings import RunSettings
+from cgrpo_jax.runtime import text as text_lib
 
 # Evaluation draws from a stream of its own, the same at every evaluation of a run.
 STREAM = 2**31
@@ -209,6 +210,7 @@ def header(q: int, problem: Problem) -> dict:
         "source": problem.source,
         "id": problem_id(problem),
         "problem": problem.index,
+        **({"turns": problem.turns} if problem.turns else {}),
         "question": problem.question,
         "answer": problem.answer,
     }
@@ -321,7 +323,7 @@ def text_row(text: str, index: RowIndex, **more) -> Rollout:
         prompt_ids=none,
         token_ids=none,
         logp=np.zeros(0, np.float32),
-        text=text,
+        text=text_lib.clean(text),
         **more,
     )
 

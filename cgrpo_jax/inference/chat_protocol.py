@@ -9,6 +9,7 @@ import time
 import httpx
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import text as text_lib
 
 MAX_BYTES = 8 << 20  # of one response; a long critique has a few ten thousand
 _PATH = "/chat/completions"
@@ -144,8 +145,7 @@ def completion(reply) -> tuple[str, bool]:
         reason = _get(choice, "finish_reason")
         said = _error_message(reply) or f"finish_reason {reason if isinstance(reason, str) else None}"
         raise FailedError("garbage", f"no text in choices[0].message.content: {said}")
-    # A lone surrogate, which JSON can hold, would break whoever writes or tokenizes the text.
-    return text.encode(errors="replace").decode(), _get(choice, "finish_reason") == "length"
+    return text_lib.clean(text), _get(choice, "finish_reason") == "length"
 
 
 def seconds(retry_after: str) -> float:

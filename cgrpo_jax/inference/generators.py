@@ -14,7 +14,7 @@ from cgrpo_jax.inference.chat_client import Answer, ChatClient
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Request
-from cgrpo_jax.records import Author, Problem, Rollout, RowIndex
+from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, transcript
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Generator:
     ) -> tuple[Rollout | None, bool]:
         """Returns a critique of a row, with its verdict, None if there is none; and whether its prompt was cut."""
         answer = problem.answer if see_answer else None
-        prompt, cut = self.prompts.for_critique(problem.question, row.whole_text, answer)
+        prompt, cut = self.prompts.for_critique(transcript(problem), row.whole_text, answer)
         (written,) = await self.write(prompt, [index], max_length=max_length, parent=row)
         return written.replace(verdict=parse_verdict(written.text, thinking_opened=bool(written.opening))), cut
 
@@ -92,7 +92,7 @@ class RemoteGenerator:
     ) -> tuple[Rollout | None, bool]:
         """Returns a critique of a row, with its verdict, None if no answer came; and whether its prompt was cut."""
         answer = problem.answer if see_answer else None
-        message, cut = self.prompts.critique_message(problem.question, row.whole_text, answer)
+        message, cut = self.prompts.critique_message(transcript(problem), row.whole_text, answer)
         key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
 
         def submit() -> futures.Future[Answer]:

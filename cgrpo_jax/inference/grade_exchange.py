@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from cgrpo_jax.errors import GradingError
-from cgrpo_jax.records import Problem
+from cgrpo_jax.records import Problem, Turn, transcript
 from cgrpo_jax.rewards.grader import Grade, Grader, Pending
 from cgrpo_jax.runtime import processes
 
@@ -125,13 +125,18 @@ class GradeExchange:
         self._graded.clear()
 
 
+def _asked(problem: Problem) -> str | tuple[Turn, ...]:
+    """Returns a question, or the turns of the chat that it ends."""
+    return (*problem.turns, ("user", problem.question)) if problem.turns else problem.question
+
+
 def submit(grader: Grader, response: str, problem: Problem, thinking_opened: bool) -> Pending:
     """Begins to grade one response to a problem."""
     return grader.submit(
         response,
         problem.answer,
         kind=problem.grader,
-        prompt=problem.question,
+        prompt=transcript(problem) if grader.is_remote(problem.grader) else _asked(problem),
         columns=problem.columns,
         thinking_opened=thinking_opened,
     )

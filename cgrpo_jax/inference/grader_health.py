@@ -11,6 +11,7 @@ from cgrpo_jax.rewards import user_functions
 from cgrpo_jax.rewards.grader import Grade
 from cgrpo_jax.rewards.thinking import after_thinking
 from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import text as text_lib
 
 # A grader that has failed on so many responses, to so many questions, and has given no verdict at all, is out of order.
 # A reward function that gives None says, as with TRL, that it is not meant for a response: that is no such failure.
@@ -78,7 +79,9 @@ class GraderHealth:
         if failed and kind not in self._logged and processes.is_first():
             self._logged.add(kind)
             _logger.warning(
-                "grader '%s' gave no verdict: %s; counted in grade/failures, not said again.", kind, failed[0].reason
+                "grader '%s' gave no verdict: %s; counted in grade/failures, not said again.",
+                kind,
+                text_lib.one_line(failed[0].reason),
             )
         self.timeouts += sum(grade.timed_out for grade in grades)
         self.failures += len(failed)

@@ -9,6 +9,8 @@ All of it takes time linear in the response, so it may run beside the training l
 import dataclasses
 import re
 
+from cgrpo_jax.runtime import text as text_lib
+
 MAX_ANSWER_CHARS = 1000  # no gold answer is near this long
 _MAX_GAP = 40  # characters between boxes that are one answer
 
@@ -27,7 +29,7 @@ _SENTENCE = re.compile(r"[^\n]*?(?=\n|$|[.!?](?:\s|$))")
 
 @dataclasses.dataclass(frozen=True)
 class Grade:
-    """Verdict on one response.
+    """Verdict on one response. Its texts, which may quote a program or an endpoint, are valid Unicode.
 
     Attributes:
       score: 1.0 if the final answer is right, else 0.0; what lies between, or beyond, comes from a judge or a user's
@@ -43,6 +45,11 @@ class Grade:
     reason: str
     timed_out: bool = False
     failed: bool = False
+
+    def __post_init__(self):
+        for name in ("extracted", "reason"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, text_lib.clean(value))
 
 
 def boxed(text: str) -> str | None:

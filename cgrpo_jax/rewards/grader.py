@@ -181,7 +181,7 @@ class Grader:
         answer: str,
         *,
         kind: str = "",
-        prompt: str = "",
+        prompt: str | tuple[user_functions.Turn, ...] = "",
         columns: Mapping[str, Any] | None = None,
         thinking_opened: bool = False,
     ) -> "Pending":
@@ -194,7 +194,7 @@ class Grader:
           response: what the model wrote.
           answer: the gold answer.
           kind: "" for the Grader's own.
-          prompt: the question, for a judge or a function.
+          prompt: the question, for a judge or a function; for the latter also a chat's turns, of which it is the last.
           columns: other columns of its row, for a function.
           thinking_opened: its prompt ends in a thinking part: it has no answer where that never ends.
 
@@ -214,7 +214,7 @@ class Grader:
                 raise UserError(
                     "grader 'judge' has no endpoint to ask; set judge.endpoint.url and judge.endpoint.model."
                 )
-            future = self.judge.submit(prompt, response, answer)
+            future = self.judge.submit(str(prompt), response, answer)
             return Pending(future.result, future)
         if (known := self._known.recall(kind, response, answer)) is not None:
             return Pending(lambda: known)
@@ -359,7 +359,7 @@ class _Batch:
 
     kind: str
     answer: str
-    prompt: str
+    prompt: str | tuple[user_functions.Turn, ...]
     columns: Mapping[str, Any]
     responses: list[str] = dataclasses.field(default_factory=list)
     task: Task | None = None

@@ -4,8 +4,8 @@
         return [float(text.strip().endswith(answer)) for text, answer in zip(completions, columns["answer"])]
 
 It gets all responses to a question that are graded together in one call, in order: lists of equal length, one entry a
-response. `answer` is the gold answer; the other columns are the row's own. It runs in worker processes, which keep its
-module's state between calls.
+response. `answer` is the gold answer; the other columns are the row's own. Of a chat, a prompt of messages holds all
+turns, a prompt of text the question alone. It runs in worker processes, which keep its module's state between calls.
 
 What it raises ends the run. `None` and what is no finite number are no reward: such a response is left out. The same
 holds for all responses of a call that takes longer than the time limit of a response times their number.
@@ -29,6 +29,7 @@ from typing import Any
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards.answers import Grade
 
+Turn = tuple[str, str]  # of a chat: a role and a text
 _MOST_SAID = 300  # characters of an exception
 DECLINED = "the reward function gave None"  # to say, as with TRL, that it is not meant for this response
 _NOT_COLUMNS = ("prompt", "completion", "completion_ids", "prompts", "completions")
@@ -94,7 +95,7 @@ def score(
     kind: str,
     responses: Sequence[str],
     answer: str,
-    prompt: str,
+    prompt: str | Sequence[Turn],
     columns: Mapping[str, Any],
     messages: bool,
 ) -> list[Grade] | str:
@@ -104,7 +105,7 @@ def score(
       kind: its name.
       responses: what the model wrote.
       answer: the gold answer, its column `answer`.
-      prompt: the question.
+      prompt: the question, or the turns of a chat, of which it is the last. Messages hold all turns, a text only it.
       columns: the row's other columns.
       messages: pass prompts and completions as lists of messages, as TRL does with conversational data. A function
         whose `completions` are annotated as lists of lists gets messages anyway.
@@ -121,11 +122,17 @@ def score(
 
 
 def _score(
-    function: Callable, responses: Sequence[str], answer: str, prompt: str, columns: Mapping[str, Any], messages: bool
+    function: Callable,
+    responses: Sequence[str],
+    answer: str,
+    prompt: str | Sequence[Turn],
+    columns: Mapping[str, Any],
+    messages: bool,
 ) -> list[Grade]:
-    prompts, completions = [prompt] * len(responses), list(responses)
+    turns = [("user", prompt)] if isinstance(prompt, str) else prompt
+    prompts, completions = [turns[-1][1]] * len(responses), list(responses)
     if messages or _wants_messages(function):
-        prompts = [[{"role": "user", "content": prompt}] for _ in responses]
+        prompts = [[{"role": role, "content": text} for role, text in turns] for _ in responses]
         completions = [[{"role": "assistant", "content": text}] for text in responses]
     rest = {name: value for name, value in columns.items() if name not in _NOT_COLUMNS} | {"answer": answer}
     arguments = {name: [value] * len(responses) for name, value in rest.items()}

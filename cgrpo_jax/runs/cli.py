@@ -27,6 +27,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys
 from cgrpo_jax.runtime import signals
+from cgrpo_jax.runtime import text as text_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,8 @@ def run(
     known |= flags or {}
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
+        for argument in argv:
+            text_lib.check(argument, f"argument {argument!r}")
         if any(argument in ("--help", "-help", "-h") for argument in argv):
             sys.stdout.write(_usage(main, known, require, arguments))
             sys.exit(0)
@@ -106,8 +109,8 @@ def run(
 def _lines(error: UserError) -> str:
     """Returns what is printed of a mistake: one line, or one for each of several and one before."""
     if not isinstance(error, keys.ConfigErrors):
-        return f"error: {' '.join(str(error).split())}\n"
-    return f"error: {error.what}:\n" + "".join(f"  {' '.join(one.split())}\n" for one in error.mistakes)
+        return f"error: {text_lib.one_line(str(error))}\n"
+    return f"error: {error.what}:\n" + "".join(f"  {text_lib.one_line(one)}\n" for one in error.mistakes)
 
 
 def parse(

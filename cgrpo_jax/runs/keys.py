@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import text as text_lib
 
 Rule = Callable[[str, Any], str | None]
 _Section = TypeVar("_Section")
@@ -102,6 +103,9 @@ def wrong(name: str, known: Key, value: Any) -> str | None:
     """Returns what is wrong with the value of a key, or None."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{name} {value} is no finite number; use one."
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and not text_lib.is_valid(text):
+            return refused(text_lib.check, text, name)
     return next((text for rule in known.rules if (text := rule(name, value))), None)
 
 

@@ -10,10 +10,12 @@ from cgrpo_jax.datasets import mixture as mixture_lib
 from cgrpo_jax.datasets.problems import MADE_UP, Limits, MadeUp, Problems, Stored, check_quotable, load_problems
 from cgrpo_jax.datasets.tasks import arithmetic, snippets
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import Problem
+from cgrpo_jax.records import Problem, transcript
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.stages import Stages
+from cgrpo_jax.runtime import console
+from cgrpo_jax.runtime import text as text_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,18 @@ def load_questions(config: Config, stages: Stages, prompts: Prompts, choose: Cho
     """
     found = load_problems(source(config), prompts, _limits(config, stages))
     _check_refine_prompt(config, stages, prompts, found.training)
+    _say_system_turns(config, [*found.training, *found.held_out])
     return choose(config, found)
+
+
+def _say_system_turns(config: Config, problems: Sequence[Problem]) -> None:
+    """Says how many questions bring a system turn that stands in place of the configuration's."""
+    own = sum(bool(problem.turns) and problem.turns[0][0] == "system" for problem in problems)
+    if own and config.prompts.system:
+        console.say(
+            f"{own} of {len(problems)} questions have a system turn of their own, which stands in place of "
+            "prompts.system"
+        )
 
 
 def to_train_on(config: Config, found: Problems) -> Questions:
@@ -106,6 +119,8 @@ def by_hand(config: Config, stages: Stages, prompts: Prompts, question: str, ans
     Raises:
       UserError: the question is too long or none of the task's, the answer can't be read, or a critique needs one.
     """
+    text_lib.check(question, "the question")
+    text_lib.check(answer or "", "the answer")
     made_up = source(config)
     if isinstance(made_up, MadeUp) and made_up.kind == "chains":
         question = question.replace(" ", "")
@@ -169,13 +184,14 @@ def _limits(config: Config, stages: Stages) -> Limits:
 
 def _check_refine_prompt(config: Config, stages: Stages, prompts: Prompts, questions: Sequence[Problem]) -> None:
     """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not."""
-    longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question)))
+    longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question, problem.turns)))
     if stages.critique.num_texts and stages.critic != "folder":
-        prompts.for_critique(longest.question, "", longest.answer if config.critic.sees == "answer" else None)
+        prompts.for_critique(transcript(longest), "", longest.answer if config.critic.sees == "answer" else None)
     if stages.refine != "policy":
         return
     unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
-    ids, _ = unlimited.for_refinement(longest.question, "", "" if stages.critiques_shown else None)
+    shown = "" if stages.critiques_shown else None
+    ids, _ = unlimited.for_refinement(longest.question, "", shown, longest.turns)
     critique = config.critic.max_length if "cot" in stages.kinds else 0
     if len(ids) + critique > config.refine.max_prompt_length:
         raise UserError(

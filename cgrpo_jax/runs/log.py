@@ -116,6 +116,7 @@ def sample_lines(done: Iteration, *, num: int, critiques_shown: bool) -> list[di
             {
                 "step": done.number,
                 "problem": problems[q].index,
+                **({"turns": problems[q].turns} if problems[q].turns else {}),
                 "question": problems[q].question,
                 "answer": problems[q].answer,
                 "response": first.whole_text,

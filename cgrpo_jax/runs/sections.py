@@ -88,7 +88,7 @@ def _arguments(name: str, value: str) -> str | None:
 class Prompts:
     """What the models are asked. An empty template is the default of critiques/texts.py."""
 
-    system: str = key("", "system message; empty: none")
+    system: str = key("", "system message; of a chat that begins with one, its own stands instead; empty: none")
     question: str = key("{question}", "what the policy is asked", template("question", has_default=False))
     critique: str = key("", "what a critic is asked", template("question", "response"))
     critique_with_answer: str = key(

@@ -11,6 +11,7 @@ import jax
 import tqdm
 
 from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import text as text_lib
 
 
 class Clock:
@@ -54,6 +55,7 @@ class Clock:
 
 def progress_bar(steps: Iterable | None = None, **kw) -> tqdm.tqdm:
     """Returns a progress bar that redraws often for a person and seldom into a log file; process 0 shows it."""
+    kw |= {"desc": text_lib.one_line(kw["desc"])} if kw.get("desc") else {}
     return tqdm.tqdm(steps, mininterval=0.2 if sys.stderr.isatty() else 10.0, disable=not processes.is_first(), **kw)
 
 
@@ -71,6 +73,16 @@ def progress_reports(desc: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Writes a line, by default to standard error, on process 0."""
+    """Writes a line, by default to standard error, on process 0; control characters in it as escapes."""
     if processes.is_first():
-        (file or sys.stderr).write(f"{text}\n")
+        write(f"{text}\n", file or sys.stderr)
+
+
+def write(text: str, file: TextIO) -> None:
+    """Writes text, which may quote others, for people: control characters, and what `file` can't hold, as escapes."""
+    shown = text_lib.shown(text)
+    try:
+        file.write(shown)
+    except UnicodeEncodeError:
+        encoding = file.encoding or "ascii"
+        file.write(shown.encode(encoding, "backslashreplace").decode(encoding))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import text as text_lib
 
 _FETCH = "Fetch the file again"
 _LFS = b"version https://git-lfs"
@@ -36,8 +37,9 @@ def read_json(
         raise UserError(f"{path} can't be read ({error.strerror or error}); {broken or fetch_again(path)}.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); {broken or fetch_again(path)}.") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is not valid JSON (nested too deeply); {broken or fetch_again(path)}.") from error
+    except (RecursionError, ValueError) as error:  # the latter: Python refuses to read so long an integer
+        why = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+        raise UserError(f"{path} is not valid JSON ({why}); {broken or fetch_again(path)}.") from error
 
 
 def read_json_object(path: str | pathlib.Path, **kw: str) -> dict[str, Any]:
@@ -82,8 +84,7 @@ def number(values: Mapping[str, Any], key: str, where: str | pathlib.Path, kind:
 
 def shown(value: Any) -> str:
     """A value for a message: its beginning, where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text_lib.quoted(value)
 
 
 def fetch_again(path: str | pathlib.Path) -> str:

@@ -89,6 +89,34 @@ def test_rows_without_a_gold_answer(tmp_path, capsys):
     assert "line 2: column 'q' is None" in said
 
 
+def test_rows_with_numbers_that_are_none_and_with_damaged_text(tmp_path, capsys):
+    rows = [{"q": "1?", "a": 1.5}, {"q": "2?", "a": float("nan")}, {"q": "3?", "a": float("-inf")}]
+    rows += [{"q": "4?\ud83d", "a": "4"}, {"q": "5?", "a": "\ud800"}, {"q": "6?", "a": "6", "x": "\ud800"}]
+    path, flags = write(tmp_path / "a.jsonl", *rows), (*MINE, "--grader=numeric")
+    said = refused(capsys, tmp_path / "out", "mine", f"--source={path}", *flags)
+    assert f"3 rows have no gold answer ({path}, line 2: column 'a' is nan; it must hold text or a finite" in said
+    assert f"{path}, line 3: column 'a' is -inf" in said and f"{path}, line 5: column 'a' is not valid Unicode" in said
+    run(tmp_path / "out", "mine", f"--source={path}", *flags, "--drop_unreadable")
+    left = "2 rows; 3 left out: no gold answer; 1 left out: text is damaged\n"
+    assert f"mine, split train: {left}" in capsys.readouterr().out
+    kept = problems(tmp_path / "out", "mine")
+    assert [(one.question, one.answer) for one in kept] == [("1?", "1.5"), ("6?", "6")]
+    assert kept[1].columns == {"a": "6", "x": "?"}
+    damaged = write(tmp_path / "b.jsonl", rows[0], rows[3])
+    said = refused(capsys, tmp_path / "other", "mine", f"--source={damaged}", *flags)
+    assert f"1 rows have damaged text ({damaged}, line 2: column 'q' is not valid Unicode: character 3 of 3" in said
+
+
+def test_sets_from_before_there_were_turns_are_read():
+    row = {"question": b"1?", "answer": b"1", "solution": b"", "columns": b'{"x": 1}', "grader": b"math"}
+    assert array_record.decode(row, "old, row 1") == formats.Example("1?", "1", "", {"x": 1}, "math", ())
+    turns = b'[["system", "Be brief."]]'
+    assert array_record.decode(row | {"turns": turns}, "new, row 1").turns == (("system", "Be brief."),)
+    for broken in ({"turns": b"["}, {"turns": b"[1]"}, {"columns": b"["}, {"question": b"\xff"}, {"answer": 1}):
+        with pytest.raises(UserError, match="^old, row 1 is damaged .*; prepare the set again.$"):
+            array_record.decode(row | broken, "old, row 1")
+
+
 @pytest.mark.parametrize(
     "name, row",
     [

@@ -211,3 +211,74 @@ def test_a_critique_message_is_the_turn_of_the_critique_prompt(template, answer)
 def test_a_critique_message_leaves_the_system_turn_to_whoever_sends_it():
     message, _ = make(arithmetic_tokenizer(), system="=x=", **CHAINS).critique_message(QUESTION, RESPONSE, None)
     assert message == f"{QUESTION}\nTried: {RESPONSE}\nCheck."
+
+
+# --- the question as it was asked, and the chat before it ---------------------------------------------------------
+
+FORM = "{question}\nCheck."  # every character is known to the tokenizer of chains
+CHAT = (("system", "=s="), ("user", "7*8"), ("assistant", "54"))
+
+
+def test_the_refine_prompt_holds_the_question_as_it_was_asked(template):
+    """What is trained is an answer to the question with its instructions on form."""
+    tokenizer, _ = template
+    prompts = make(tokenizer, question=FORM, **CHAINS)
+    for critique in (CRITIQUE, None):
+        ids, _ = prompts.for_refinement(QUESTION, RESPONSE, critique)
+        assert f"{QUESTION}\nCheck.\nTried: {RESPONSE}" in tokenizer.decode(ids)
+    for ids in (prompts.for_critique(QUESTION, RESPONSE, None)[0], prompts.for_critique(QUESTION, RESPONSE, "5")[0]):
+        assert f"{QUESTION}\nTried: " in tokenizer.decode(ids)  # a critic judges an answer to the question itself
+
+
+def test_a_question_with_braces_is_filled_once(template):
+    tokenizer, _ = template
+    ids, _ = make(tokenizer, question=FORM, **CHAINS).for_refinement("{response}{critique}", "{question}", "{answer}")
+    text = tokenizer.decode(ids)
+    assert "{response}{critique}\nCheck.\nTried: {question}\nCritique: {answer}" in text
+
+
+def test_a_cut_refine_prompt_keeps_the_instructions_on_form(template):
+    tokenizer, _ = template
+    bare, _ = make(tokenizer, question=FORM, **CHAINS).for_refinement(QUESTION, "", CRITIQUE)
+    ids, cut = make(tokenizer, len(bare) + 12, question=FORM, **CHAINS).for_refinement(QUESTION, RESPONSE * 9, CRITIQUE)
+    assert cut and f"{QUESTION}\nCheck.\nTried: " in tokenizer.decode(ids)
+
+
+def test_the_turns_of_a_chat_stand_before_the_question_and_before_the_refine_turn(template):
+    """By token ids: the same beginning, and the same end, as the chat template makes of the whole chat."""
+    tokenizer, _ = template
+    prompts = make(tokenizer, question=FORM, **CHAINS)
+    messages = [{"role": role, "content": text} for role, text in CHAT]
+    asked = f"{QUESTION}\nCheck."
+    whole = tokenizer.chat_ids([*messages, {"role": "user", "content": asked}])
+    assert list(prompts.for_question(QUESTION, CHAT)) == whole
+    refine = f"{asked}\nTried: {RESPONSE}\nCritique: {CRITIQUE}\nTry again."
+    ids, cut = prompts.for_refinement(QUESTION, RESPONSE, CRITIQUE, CHAT)
+    assert list(ids) == tokenizer.chat_ids([*messages, {"role": "user", "content": refine}]) and not cut
+    assert len(whole) > len(prompts.for_question(QUESTION))
+    prefix = tokenizer.generation_prefix_ids()
+    assert tuple(whole[-len(prefix) :]) == tuple(ids[-len(prefix) :]) == prefix
+
+
+def test_turns_are_never_cut_and_count_for_the_limit(template):
+    tokenizer, _ = template
+    bare, _ = make(tokenizer, **CHAINS).for_refinement(QUESTION, "", "", CHAT)
+    ids, cut = make(tokenizer, len(bare) + 4, **CHAINS).for_refinement(QUESTION, RESPONSE, CRITIQUE, CHAT)
+    assert cut and len(ids) <= len(bare) + 4 and "=s=" in tokenizer.decode(ids)
+    with pytest.raises(UserError, match=f"needs {len(bare)} tokens with nothing left"):
+        make(tokenizer, len(bare) - 1, **CHAINS).for_refinement(QUESTION, RESPONSE, CRITIQUE, CHAT)
+
+
+@pytest.mark.parametrize(
+    ("turns", "says"),
+    [
+        ((), ["=x="]),
+        (CHAT, ["=s="]),  # the chat's own stands in place of the configuration's
+        (CHAT[1:], ["=x="]),
+    ],
+)
+def test_which_system_turn_opens_a_prompt(template, turns, says):
+    tokenizer, _ = template
+    prompts = make(tokenizer, system="=x=", **CHAINS)
+    for ids in (prompts.for_question(QUESTION, turns), prompts.for_refinement(QUESTION, RESPONSE, None, turns)[0]):
+        assert [one for one in ("=x=", "=s=") if one in tokenizer.decode(ids)] == says

@@ -182,6 +182,7 @@ def test_builder(tmp_path, name):
     given = first.answer if isinstance(answer, str) else json.loads(first.answer)
     assert (first.question, given, first.grader, first.source) == (question, answer, grader, name)
     assert [problem.index for problem in problems] == list(range(number)) and first.solution is None
+    assert first.turns == ((("system", "Think."),) if name == "openr1" else ())
     assert found["splits"][split] == {
         "rows": number, "left_out": left_out, "source": source.name, "sha256": array_record.digest(source),
     }  # fmt: skip

@@ -5,9 +5,9 @@ import textwrap
 
 import pytest
 
-from cgrpo_jax.datasets import readers
+from cgrpo_jax.datasets import fingerprints, readers
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import Problem
+from cgrpo_jax.records import Problem, problem_id
 
 
 def _write(path, *rows):
@@ -157,3 +157,81 @@ def test_reads_tfds_without_tensorflow(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+# --- chats ----------------------------------------------------------------------------------------------------------
+
+SYSTEM, ASKED = {"role": "system", "content": " Be brief.\n"}, {"role": "user", "content": " And 3+4? "}
+FIRST, REPLY = {"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5"}
+KEPT = {"system": ("system", " Be brief.\n"), "first": ("user", "2+3?"), "reply": ("assistant", "5")}
+
+
+@pytest.mark.parametrize(
+    ("chat", "turns"),
+    [
+        ([ASKED], ()),
+        ([SYSTEM, ASKED], ("system",)),
+        ([FIRST, REPLY, ASKED], ("first", "reply")),
+        ([SYSTEM, FIRST, REPLY, ASKED], ("system", "first", "reply")),
+        ([SYSTEM, ASKED, REPLY], ("system",)),  # what follows answers the question
+        ([SYSTEM, ASKED, {"role": "assistant", "content": None, "tool_calls": []}], ("system",)),
+        ([FIRST, ASKED], ("first",)),
+        ([SYSTEM, {"role": "user", "content": [{"type": "text", "text": " And "}, {"type": "text", "text": "3+4?"}]}],
+         ("system",)),
+        ({"role": ["system", "user"], "content": [SYSTEM["content"], "And 3+4?"]}, ("system",)),
+    ],
+)  # fmt: skip
+def test_a_chat_is_its_last_question_and_the_turns_before(tmp_path, chat, turns):
+    path = _write(tmp_path / "a.jsonl", {"q": chat, "a": "7", "n": {"q": chat}})
+    for key in ("q", "n.q"):
+        (problem,) = readers.read_jsonl(path, question_key=key, answer_key="a")
+        assert (problem.question, problem.answer) == ("And 3+4?", "7")
+        assert problem.turns == tuple(KEPT[name] for name in turns)
+
+
+def test_chats_in_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist([{"q": [SYSTEM, ASKED], "a": 7}]), tmp_path / "a.parquet")
+    (problem,) = readers.read_parquet(tmp_path / "a.parquet", question_key="q", answer_key="a")
+    assert problem == Problem(0, "And 3+4?", "7", turns=(KEPT["system"],))
+
+
+def test_the_answer_in_a_chat_is_the_last_of_the_assistant(tmp_path):
+    path = _write(tmp_path / "a.jsonl", {"chat": [SYSTEM, FIRST, REPLY, ASKED, {"role": "assistant", "content": "#7"}]})
+    keys = dict(question_key="chat", answer_key="chat", solution_key="chat", answer_pattern="#(.)")
+    (problem,) = readers.read_jsonl(path, **keys)
+    assert (problem.question, problem.answer, problem.solution, len(problem.turns)) == ("And 3+4?", "7", "#7", 3)
+
+
+@pytest.mark.parametrize(
+    ("chat", "message"),
+    [
+        ([{"role": "system"}, ASKED], "column 'q' is .*; each message of a chat must hold a role, and its text"),
+        ([SYSTEM | {"content": None}, ASKED], "turn 1 of the chat in column 'q' has no text"),
+        ([FIRST, {"role": "assistant", "content": [{"type": "image"}]}, ASKED], "turn 2 of the chat .* has no text"),
+        ([{"content": "2+3?"}, ASKED], "turn 1 of the chat in column 'q' has no role"),
+        ([SYSTEM | {"content": "\ud800"}, ASKED], "turn 1 of the chat in column 'q' is not valid Unicode"),
+        ([SYSTEM, ASKED | {"content": "\ud800"}], "column 'q' is not valid Unicode"),
+        ([SYSTEM, ASKED | {"content": [{"type": "image"}]}], "column 'q' is .*; each message of a chat must hold"),
+        ([{"from": "human", "value": "2+3?"}], "column 'q' is .*; each message of a chat must hold a role"),
+    ],
+)
+def test_a_turn_that_is_no_text_is_refused_with_its_row(tmp_path, chat, message):
+    path = _write(tmp_path / "a.jsonl", {"q": "2+3?", "a": 5}, {"q": chat, "a": 7})
+    with pytest.raises(UserError, match=f"line 2: {message}"):
+        readers.read_jsonl(path, question_key="q", answer_key="a")
+
+
+def test_two_chats_make_no_question(tmp_path):
+    path = _write(tmp_path / "a.jsonl", {"q": [SYSTEM, ASKED], "p": [SYSTEM, ASKED], "a": 7})
+    with pytest.raises(UserError, match="line 1: columns 'q,p' hold several chats; name one of them"):
+        readers.read_jsonl(path, question_key="q,p", answer_key="a")
+
+
+def test_turns_enter_a_problem_s_name_and_the_fingerprint_of_those_that_have_some():
+    alone, told = Problem(0, "2+3?", "5"), Problem(0, "2+3?", "5", turns=(("system", "Be brief."),))
+    assert problem_id(alone) != problem_id(told) != problem_id(told.replace(turns=(("user", "Be brief."),)))
+    assert fingerprints.of_problems([alone]) != fingerprints.of_problems([told])
+    assert {told: "a key"}[told] == "a key"

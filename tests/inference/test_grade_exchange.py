@@ -3,7 +3,7 @@
 import pytest
 
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.grade_exchange import GradeExchange
+from cgrpo_jax.inference.grade_exchange import GradeExchange, submit
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.grader import Grader
 
@@ -42,3 +42,28 @@ def test_grades_need_a_grader():
 
     with pytest.raises(ValueError, match="without a grader; give it one"):
         orchestrator.Orchestrator().run([graded()])
+
+
+class Records:
+    """Has the interface of `Grader`, and keeps what it is asked."""
+
+    def __init__(self, remote):
+        self.remote, self.prompts = remote, []
+
+    def is_remote(self, kind):
+        return self.remote
+
+    def submit(self, response, answer, *, kind, prompt, columns):
+        self.prompts.append(prompt)
+
+
+def test_a_judge_reads_a_chat_as_text_and_a_function_gets_its_turns():
+    chat = Problem(0, "And 3 + 4?", "7", turns=(("system", "Be brief."), ("user", "2 + 3?"), ("assistant", "5")))
+    for problem, remote, prompt in (
+        (PROBLEM, True, "a question"),
+        (PROBLEM, False, "a question"),
+        (chat, True, "System: Be brief.\n\nUser: 2 + 3?\n\nAssistant: 5\n\nUser: And 3 + 4?"),
+        (chat, False, (*chat.turns, ("user", "And 3 + 4?"))),
+    ):
+        submit(grader := Records(remote), "7", problem)
+        assert grader.prompts == [prompt]

@@ -33,3 +33,9 @@ def test_what_is_said_to_be_the_answer():
     assert answers.said("answer is 1\n#### 18") == "18"
     assert answers.said("nothing of it") is None
     assert answers.said("answer:") == ""
+
+
+def test_a_grade_quotes_valid_unicode_alone():
+    grade = answers.Grade(0.0, "4\ud83d", "ValueError: \ud800 (line 1)")
+    assert (grade.extracted, grade.reason) == ("4?", "ValueError: ? (line 1)")
+    assert answers.Grade(1.0, None, "").extracted is None

@@ -27,6 +27,16 @@ MODULE = """
     def roles(prompts, completions, **kwargs):
         return [float(p[-1]["role"] == "user" and c[0]["role"] == "assistant") for p, c in zip(prompts, completions)]
 
+    def turns(prompts, completions, **kwargs):
+        said = [[(one["role"], one["content"]) for one in prompt] for prompt in prompts]
+        return [float(one == [("system", "Think."), ("user", "2 + 3?")]) for one in said]
+
+    def question(prompts, completions, **kwargs):
+        return [float(one == "2 + 3?") for one in prompts]
+
+    def hostile(completions, **kwargs):
+        raise ValueError(chr(0xd800))
+
     async def later(completions, **kwargs):
         return [0.25 * len(completion) for completion in completions]
 
@@ -109,6 +119,17 @@ def test_a_function_of_a_module(file, monkeypatch):
 def test_messages_where_the_annotation_or_the_configuration_says_so(file):
     assert scores(file, "thinks", ["<think>a</think>b", "b"]) == [1.0, 0.0]
     assert scores(file, "roles", ["a"], messages=True) == [1.0]
+
+
+def test_messages_hold_the_turns_of_a_chat_and_a_text_its_question(file):
+    chat = (("system", "Think."), ("user", "2 + 3?"))
+    assert scores(file, "turns", ["5", "6"], prompt=chat, messages=True) == [1.0, 1.0]
+    assert scores(file, "question", ["5"], prompt=chat) == [1.0]
+
+
+def test_what_a_function_raises_may_hold_anything(file):
+    with pytest.raises(GradingError, match="hostile' raised ValueError"):
+        score(file, "hostile", ["5"])
 
 
 def test_a_coroutine_function(file):

@@ -210,3 +210,24 @@ def test_old_flags_are_hinted_at_and_several_mistakes_printed(configs, capsys):
     given = call([f"--config={configs / 'fast.py'}", "--config.gamma=0.3"], require=("config",))
     assert given["config"].objective.gamma == 0.3
     assert capsys.readouterr().err == "--config.gamma is now --config.objective.gamma\n"
+
+
+@pytest.mark.parametrize("argument", ["--workdir=runs/\udcff", "--question=\ud83d", "caf\udce9"])
+def test_an_argument_that_is_no_text_is_refused(capsys, argument):
+    """A byte that is no UTF-8 arrives as half of a surrogate pair."""
+    error = one_line_error(capsys, [argument], require=("workdir",), flags={"question": cli.Flag("it")})
+    assert "is not valid Unicode: character" in error and error.isascii()
+
+
+def test_a_mistake_is_shown_without_control_characters(capsys):
+    def main():
+        raise UserError("row 1 says '\x1b[2J\u202e\rgood\ud800'; fix it")
+
+    assert one_line_error(capsys, [], main) == "error: row 1 says '\\x1b[2J\\u202e good\\ud800'; fix it\n"
+
+    def several():
+        raise keys.ConfigErrors("2 problems", ["a\x07 is wrong", "b\n\x9b is"])
+
+    with pytest.raises(SystemExit):
+        call([], several)
+    assert capsys.readouterr().err == "error: 2 problems:\n  a\\x07 is wrong\n  b \\x9b is\n"

@@ -18,6 +18,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf import chat_template, thinking_tags
 from cgrpo_jax.models.hf.chat_template import ChatTemplate
 from cgrpo_jax.models.hf.control_tokens import ControlTokens, written_by
+from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.runtime.json_files import fetch_again, object_at, read_json_object, shown
 
 Message = Mapping[str, str]
@@ -202,8 +203,8 @@ class Tokenizer:
         return rendered
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text. Special tokens written in it are recognised; none is added."""
-        return self._model.encode(text)
+        """Token ids of a text, made valid Unicode. Special tokens written in it are recognised; none is added."""
+        return self._model.encode(text_lib.clean(text))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, without special tokens."""

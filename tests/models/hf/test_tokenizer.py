@@ -392,3 +392,12 @@ def test_json_that_cannot_be_read(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             read_json(path)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\ud83d b", "\udcff\n"])
+def test_half_of_a_surrogate_pair_is_a_question_mark(folder, text):
+    tokenizer = load_tokenizer(folder)
+    whole = "".join("?" if "\ud800" <= one <= "\udfff" else one for one in text)
+    assert tokenizer.encode(text) == tokenizer.encode(whole)
+    messages = [{"role": "system", "content": text}, {"role": "user", "content": text}]
+    assert tokenizer.chat_ids(messages) == tokenizer.chat_ids([one | {"content": whole} for one in messages])
