@@ -102,9 +102,7 @@ def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_w
 
 def said_of_unreadable(grader: "Grader", answer: str, kind: str) -> str:
     """Returns the beginning of a gold answer that `grader` can't read and, where tests lack `names`, what they use."""
-    why = None
-    if kind == "code":
-        why = grader._pool(kind).call(_module(kind).unclear_names, answer).outcome().value
+    why = grader._pool(kind).call(_module(kind).unclear_names, answer).outcome().value if kind == "code" else None
     return f"{answer[:80]!r}" + (f", {why}" if why else "")
 
 
@@ -121,6 +119,7 @@ class Grader:
       timeout: seconds for one response; at the limit its worker is killed and replaced. A user's function, which gets
         several at once, has as much for each.
       tolerance: of `numeric`, relative.
+      numpy: programs and their tests may import NumPy.
       messages: a user's function gets lists of messages, see `user_functions.score`.
       judge: who grades kind `judge`.
 
@@ -135,11 +134,12 @@ class Grader:
         num_workers: int = 2,
         timeout: float = 5.0,
         tolerance: float = 1e-6,
+        numpy: bool = False,
         messages: bool = False,
         judge: Judge | None = None,
     ):
         check_kind(kind)
-        self.kind, self._num_workers, self._timeout = kind, num_workers, timeout
+        self.kind, self._num_workers, self._timeout, self._numpy = kind, num_workers, timeout, numpy
         self._messages, self.judge = messages, judge
         self._compare = dict(answers_lib.COMPARE)
         self._compare["numeric"] = functools.partial(answers_lib.numeric, tolerance=tolerance)
@@ -286,7 +286,7 @@ class Grader:
             given = (batch.answer, batch.prompt, dict(batch.columns), self._messages)
             timeout = self._timeout * len(responses)
             return workers.call(user_functions.score, kind, responses, *given, timeout=timeout)
-        more = (self._timeout,) if batch.kind == "code" else ()  # its programs get what this leaves
+        more = (self._timeout, self._numpy) if batch.kind == "code" else ()  # its programs get what the time leaves
         rows = [(response, batch.answer, *more) for response in responses]
         return workers.call(each, _module(batch.kind).grade, rows)
 

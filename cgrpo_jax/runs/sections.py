@@ -153,6 +153,7 @@ class Grader:
         2, "processes", at_least_one, may_change=ALL, because="a grade does not depend on who gives it"
     )
     tolerance: float = key(1e-6, "of numeric, relative", not_negative)
+    numpy: bool = key(False, "programs of code, and their tests, may import NumPy")
     messages: bool = key(False, "your function gets lists of messages, as TRL's do with conversational data, not texts")
 
 
