@@ -37,6 +37,7 @@ setuptools.setup(
         "pebble>=5.1,<6",
         "httpx>=0.27,<1",
         "tqdm>=4.66,<5",
+        "tzdata",  # time zones for programs, where the system has none
     ],
     extras_require={
         "test": [

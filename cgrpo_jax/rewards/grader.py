@@ -107,9 +107,7 @@ def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_w
 
 def said_of_unreadable(grader: "Grader", answer: str, kind: str) -> str:
     """Returns the beginning of a gold answer that `grader` can't read and, where tests lack `names`, what they use."""
-    why = None
-    if kind == "code":
-        why = grader._pool(kind).call(_module(kind).unclear_names, answer).outcome().value
+    why = grader._pool(kind).call(_module(kind).unclear_names, answer).outcome().value if kind == "code" else None
     return f"{answer[:80]!r}" + (f", {why}" if why else "")
 
 
@@ -126,6 +124,7 @@ class Grader:
       timeout: seconds for one response; at the limit its worker is killed and replaced. A user's function, which gets
         several at once, has as much for each.
       tolerance: of `numeric`, relative.
+      numpy: programs and their tests may import NumPy.
       messages: a user's function gets lists of messages, see `user_functions.score`.
       judge: who grades kind `judge`.
       thinking: where answers count: `after` the thinking, or `anywhere`. A judge reads what comes after it in either
@@ -142,12 +141,13 @@ class Grader:
         num_workers: int = 2,
         timeout: float = 5.0,
         tolerance: float = 1e-6,
+        numpy: bool = False,
         messages: bool = False,
         judge: Judge | None = None,
         thinking: str = "after",
     ):
         check_kind(kind)
-        self.kind, self._num_workers, self._timeout = kind, num_workers, timeout
+        self.kind, self._num_workers, self._timeout, self._numpy = kind, num_workers, timeout, numpy
         self._messages, self.judge, self._thinking = messages, judge, thinking
         self._compare = dict(comparisons.COMPARE)
         self._compare["numeric"] = functools.partial(comparisons.numeric, tolerance=tolerance)
@@ -301,7 +301,7 @@ class Grader:
             given = (batch.answer, batch.prompt, dict(batch.columns), self._messages)
             timeout = self._timeout * len(responses)
             return workers.call(user_functions.score, kind, responses, *given, timeout=timeout)
-        more = (self._timeout,) if batch.kind == "code" else ()  # its programs get what this leaves
+        more = (self._timeout, self._numpy) if batch.kind == "code" else ()  # its programs get what the time leaves
         rows = [(response, batch.answer, *more) for response in responses]
         return workers.call(each, _module(batch.kind).grade, rows)
 

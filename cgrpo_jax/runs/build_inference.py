@@ -158,6 +158,7 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
                 num_workers=num_workers or config.grader.num_workers,
                 timeout=config.grader.timeout,
                 tolerance=config.grader.tolerance,
+                numpy=config.grader.numpy,
                 messages=config.grader.messages,
                 thinking=config.grader.thinking,
                 judge=judge,

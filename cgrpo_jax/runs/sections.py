@@ -192,6 +192,7 @@ class Grader:
         "where answers count: after the thinking (</think>), or anywhere in a response; your function gets all of it",
         one_of(*thinking.MODES),
     )
+    numpy: bool = key(False, "programs of code, and their tests, may import NumPy")
     messages: bool = key(False, "your function gets lists of messages, as TRL's do with conversational data, not texts")
 
 

@@ -17,6 +17,7 @@ DECIDES = """
     data.eval data.solution_key data.eval_split data.train data.seed data.kind data.train_split data.pass_rates
     data.mixture data.min_pass_rate data.num_train data.hard_share data.max_pass_rate data.question_key
     data.answer_key data.num_eval data.chain_length grader.timeout grader.tolerance grader.messages grader.kind
+    grader.numpy
     judge.max_length judge.endpoint.model judge.max_retries lora.rank lora.targets lora.alpha model.num_layers
     model.embed_dim model.init model.num_kv_heads model.tokenizer model.architecture model.mlp_dim
     model.max_context model.num_heads model.folder objective.scale_by_std objective.kl_coef

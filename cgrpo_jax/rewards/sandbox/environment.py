@@ -75,18 +75,20 @@ def prepare(job):
     if job["packages"]:
         os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
         sys.meta_path.append(_Finder(job["packages"]))
-    builtins.open = io.open = _by_name(open, open)
-    os.open = _by_name(os.open, lambda number, *_, **__: number)
+    opened = builtins.open
+    builtins.open = io.open = _by_name(open, lambda number, *args, **kwargs: opened(os.dup(number), *args, **kwargs))
+    os.open = _by_name(os.open, lambda number, *_, **__: os.dup(number))
+    os.stat = _by_name(os.stat, lambda number, **_: os.fstat(number))  # of `os.path.exists`, too
     real, most = threading.stack_size, resource.getrlimit(resource.RLIMIT_AS)[0] // 2
     threading.stack_size = _thread.stack_size = lambda size=0: real(min(size, most))
 
 
-def _by_name(open, of_number):
-    """Opens the standard files by their names, too."""
+def _by_name(function, of_number):
+    """A function of a file, which takes the standard files by their names, too."""
 
-    @functools.wraps(open)
-    def opened(file, *args, **kwargs):
+    @functools.wraps(function)
+    def of_file(file, *args, **kwargs):
         number = _STANDARD.get(os.fsdecode(file)) if isinstance(file, (str, bytes, os.PathLike)) else None
-        return open(file, *args, **kwargs) if number is None else of_number(os.dup(number), *args, **kwargs)
+        return function(file, *args, **kwargs) if number is None else of_number(number, *args, **kwargs)
 
-    return opened
+    return of_file

@@ -5,7 +5,8 @@ The gold answer holds the tests, see `gold`.
 The program runs in one sandbox, the asserts in another; see `program` for what passes between them. What is
 expected, and the verdict, never are in a process that runs the program, and no word of the tests but the names that are
 tested has its meaning from the program (see `names`). Arguments and results are passed as copies:
-what a function does to its arguments can't be tested, and functions can't be passed to it.
+what a function does to its arguments can't be tested, and functions can't be passed to it. What can't be copied stays
+with the program, see `remote`.
 """
 
 import collections

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import time
 
 import graded
@@ -202,6 +203,7 @@ def test_many_tests_of_a_script_take_one_start_of_python(monkeypatch):
 def test_tests_of_a_script_know_nothing_of_each_other():
     program = """
 import os
+import pathlib
 with open("seen", "a+") as file:
     file.write(input())
     file.seek(0)
@@ -408,3 +410,123 @@ def test_unreadable(answer):
 def test_why_names_are_unclear(tests, said):
     found = grade_lib.unclear_names(json.dumps(tests))
     assert found.startswith(said) and bool(found) == bool(said)
+
+
+# --- the end of a script ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()",
+        "import atexit, time\natexit.register(time.sleep, 99)",
+        "import atexit\ndef f():\n    while True: pass\natexit.register(f)",
+        "class A:\n    def __del__(self):\n        while True: pass\na = A()",
+        "try:\n    while True: pass\nexcept BaseException: pass",
+    ],
+)
+def test_the_end_of_a_script_has_no_more_time_than_the_rest(program):
+    answer = json.dumps({"stdin": [{"input": "", "output": "1"}]})
+    assert "the program did not end within 0.5 s" in grade(f"print(1)\n{program}", answer, seconds=0.5)[2]
+
+
+# --- objects of the program's -----------------------------------------------------------------------------------------
+
+EQUAL = "class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, other): return True\n"
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        ("P(3) == 3", "P(3) returns <P>; an object of the program is compared with a value of the test."),
+        ("[P(3)] == [3]", "P(3) returns <P>; an object of the program is compared with a value of the test."),
+        ("P(3) in (1, 2)", "P(3) returns <P>; an object of the program is compared with a value of the test."),
+        ("P(3) == P(4)", "P(4) returns <P>; an object of the program is compared with a value of the test."),
+    ],
+)
+def test_what_can_not_be_compared_is_said_to_be(test, said):
+    answer = json.dumps({"asserts": [f"assert {test}"], "names": ["P"]})
+    assert grade(EQUAL, answer)[::2] == (0.0, f"Test 1 of 1 can't be decided: {said} Tests passed: 0 of 1.")
+
+
+def test_a_comparison_that_the_tests_catch_stays_undecided():
+    for caught in ("Exception", "BaseException"):
+        test = f"try:\n    P(3) == 3\nexcept {caught}:\n    pass\nassert P(3)"
+        assert "can't be decided" in grade(EQUAL, json.dumps({"asserts": [test], "names": ["P"]}))[2]
+
+
+def test_operations_that_show_the_program_a_value_are_named_or_refused():
+    program = "class V:\n    def __add__(self, other): return 5\n    __radd__ = __add__\ndef f(): return V()"
+    for names, score in ((["f"], 0.0), (["f", ".__add__"], 1.0), (["V"], 1.0)):
+        of = "V" if "V" in names else "f"
+        answer = json.dumps({"asserts": [f"assert {of}() + 1 == 5"], "names": names})
+        assert grade(program, answer)[0] == score
+    answer = json.dumps({"asserts": ["assert f() + f() == 5"], "names": ["f"]})  # both are the program's
+    assert grade(program, answer)[0] == 1.0
+
+
+def test_in_of_any_object_compares_its_items():
+    program = "class A:\n    def __iter__(self): return iter([1])\n    def __contains__(self, x): return True\n"
+    for item, score in ((1, 1.0), (2, 0.0)):
+        answer = json.dumps({"asserts": [f"assert {item} in f()"], "names": ["f"]})
+        assert grade(f"{program}def f(): return A()", answer)[0] == score
+
+
+def test_attributes_that_are_not_named_can_not_be_asked_for():
+    program = "class A:\n    x = 1\n    _y = 2\n    def __init__(self): self.z = 3\n"
+    for names, test, score in (
+        (["A"], "A().x == 1", 0.0),
+        (["A", ".x", "._y", ".z"], "A().x + A()._y + A().z == 6", 1.0),
+        (["A", ".x"], "not hasattr(A(), 'z') and A.__name__ == 'A'", 1.0),
+        (["A", ".z"], "a = A(); a.z = 5; assert a.z == 5; del a.z; assert not hasattr(a, 'z')", 1.0),
+    ):
+        answer = json.dumps({"asserts": [test if "assert" in test else f"assert {test}"], "names": names})
+        assert grade(program, answer)[0] == score
+
+
+def test_a_failed_assert_is_not_shown_to_a_context_of_the_programs():
+    program = """
+class C:
+    def __enter__(self): return self
+    def __exit__(self, kind, error, trace):
+        self.seen = (kind, error.args, trace)
+        return True
+def f(): return 1
+"""
+    test = "c = C()\ntry:\n    with c:\n        assert f() == 73519\nexcept AssertionError:\n    pass\n"
+    test += "assert c.seen == (AssertionError, (), None)"
+    answer = json.dumps({"asserts": [test], "names": ["C", "f", ".seen"]})
+    assert "f() returns 1" in grade(program, answer)[2] or "not reached" in grade(program, answer)[2]
+    answer = json.dumps({"asserts": [f"{test}\nassert 1 == 2"], "names": ["C", "f", ".seen"]})
+    assert "Tests passed: 1 of 3" in grade(program, answer)[2]
+
+
+# --- texts that leave the sandbox -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", ["raise ValueError(chr(0xD800))", "def add(a, b): return chr(0xDFFF)", "'\ud800'"])
+@pytest.mark.parametrize("answer", [ADD, SUM])
+def test_reasons_and_programs_can_be_written(program, answer):
+    score, extracted, reason = grade(program, answer)
+    assert score == 0.0 and reason.encode() and extracted.encode()
+
+
+def test_a_forged_line_number_is_left_out():
+    forged = "{'type': 'E', 'message': '', 'line': int('1' * 4000), 'text': ''}"
+    script = f"import json, os\nos.write(3, json.dumps({forged}).encode())\nos._exit(1)"
+    assert grade(script, SUM)[2].startswith("Test 1 of 2 fails: with the input '1 2\\n' the program raises E. ")
+    calls = f"def add(a, b):\n    os.write(3, json.dumps(dict(error={forged})).encode() + b'\\n')\n"
+    reason = grade(f"import json, os\n{calls}", ADD)[2]
+    assert reason == "Test 1 of 2 fails: add(1, 2) raises E. Tests passed: 0 of 2."
+
+
+# --- cases ------------------------------------------------------------------------------------------------------------
+
+CASES = pathlib.Path(__file__).parents[1] / "cases" / "code.jsonl"
+
+
+@pytest.mark.parametrize("line", CASES.read_text().splitlines())
+def test_cases(line):
+    case = json.loads(line)
+    score, _, reason = grade(case["response"], case["gold"], 20.0)
+    assert score == case["verdict"], f"{case['why']}: {reason}"
