@@ -392,3 +392,21 @@ def test_json_that_cannot_be_read(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             read_json(path)
+
+
+def test_an_argument_that_the_template_does_not_read_is_refused(bpe_folder):
+    (bpe_folder / "chat_template.jinja").write_text(
+        f"{{% if enable_thinking %}}{{% endif %}}{{{{ bos_token }}}}{CHATML}"
+    )
+    assert load_tokenizer(bpe_folder, template_variables={"enable_thinking": True})
+    said = (
+        r"template argument 'enable_thinkin' changes nothing: the chat template of .* does not read it; the arguments "
+        r"that it reads: enable_thinking\. Correct the name"
+    )
+    with pytest.raises(UserError, match=said):
+        load_tokenizer(bpe_folder, template_variables={"enable_thinkin": False})
+    with pytest.raises(UserError, match="argument 'messages' changes nothing"):
+        load_tokenizer(bpe_folder, template_variables={"messages": []})
+    (bpe_folder / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="argument 'a' changes nothing: .* that it reads: none"):
+        load_tokenizer(bpe_folder, template_variables={"a": 1})
