@@ -185,9 +185,8 @@ class Tokenizer:
         if self._template is not None:
             source, rendered = self._template.source, chat_template.rendered_probes(self._render)
         written = written_by(source, rendered, known)
-        tags = written_by(source, rendered, thinking_tags.ALL)
-        self._tags = tuple(tag for tag in thinking_tags.ALL if tag in tags)
-        ids = {text: i for text, i in known.items() if i in special or text in written}
+        self._tags = thinking_tags.pairs_of(written_by(source, rendered, thinking_tags.ALL))
+        ids = {text: i for text, i in known.items() if i in special or text in written or text in self._tags}
         framing = {text: i for text, i in ids.items() if text not in thinking_tags.ALL}
         self._framing = ControlTokens(framing, self._model.spans)
         # A tag that is no token of its own is broken likewise: what the template has opened must be told from contents.
