@@ -6,6 +6,7 @@ import tiny_run
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.runs import build_model, stages
 from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.runs.variants import Variants
@@ -84,3 +85,18 @@ def test_variants_need_less_memory_step_by_step(tmp_path):
     for changes in variants.meshes(4):
         variants.settings(watched, changes)
     assert asked == [1, 2, 4]
+
+
+def test_a_critic_samples_as_the_policy_unless_its_keys_say_otherwise():
+    cot = {"critique.kind": "cot", "sampling.top_k": 5, "objective.old_logp": "trainer"}
+    same = settings(cot)
+    assert same.critic_sampling == same.sampling and same.policy_samplings[0] == same.sampling
+    assert same.greedy_critic_sampling.temperature == 0
+    apart = settings(cot | {"critic.temperature": 0.6, "critic.top_p": 0.95})
+    assert apart.critic_sampling == Sampling(0.6, 0.95, 5)
+    assert apart.greedy_critic_sampling == Sampling(0.6, 0.95)
+    assert apart.policy_samplings[0] == (apart.sampling, apart.critic_sampling)
+    assert settings(cot | {"critic.temperature": 0.0}).critic_sampling.temperature == 0
+    # Where the policy writes no critique, its engine has nothing to draw in another way.
+    rule = settings(cot | {"critique.kind": "indicative", "critic.temperature": 0.6})
+    assert rule.policy_samplings[0] == rule.sampling

@@ -3,11 +3,12 @@
 Templates are code from elsewhere, so they run in Jinja's sandbox.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -98,6 +99,21 @@ def check_arguments(
             f"template argument {unread[0]!r} changes nothing: the chat template of {folder} does not read it; the "
             f"arguments that it reads: {others}. Correct the name, or leave it out."
         )
+
+
+def rendered_probes(render: Callable[[Sequence[Mapping[str, str]], bool], str]) -> list[str]:
+    """Returns what a template makes of turns of each role, those apart that it refuses.
+
+    Args:
+      render: `(messages, add_generation_prompt) -> text`.
+    """
+    system, user, said = ({"role": role, "content": "two"} for role in ("system", "user", "assistant"))
+    rendered = []
+    for messages in ([user], [user, said], [user, said, user], [system, user]):
+        for add_generation_prompt in (True, False):
+            with contextlib.suppress(*FAULTS):
+                rendered.append(render(messages, add_generation_prompt))
+    return rendered
 
 
 def template_source(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:

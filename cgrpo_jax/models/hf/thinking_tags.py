@@ -13,6 +13,16 @@ TAGS = {
 ALL = (*TAGS, *TAGS.values())
 
 
+def pairs_of(tags: Collection[str]) -> tuple[str, ...]:
+    """Returns tags with what closes, or opens, each.
+
+    Example:
+      >>> pairs_of(["</think>"])
+      ('<think>', '</think>')
+    """
+    return tuple(tag for pair in TAGS.items() if any(one in tags for one in pair) for tag in pair)
+
+
 def opening_of(text: str, tags: Collection[str] = ALL) -> str:
     r"""The end of a text from the tag on that has opened a thinking part and closed none since; "" where there is none.
 

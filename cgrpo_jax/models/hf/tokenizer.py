@@ -3,16 +3,17 @@
 Everything that differs between models is read from the folder: the ends of a turn, the padding id, the template.
 """
 
-import contextlib
 import datetime
 import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
+from sentencepiece.sentencepiece_pb2 import SentencePieceText  # pyright: ignore[reportAttributeAccessIssue]
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf import chat_template, thinking_tags
@@ -119,14 +120,16 @@ class _SentencePieceModel:
 
     def spans(self, text: str, ids: Collection[int]) -> list[tuple[int, int]]:
         """Where a text produces one of some tokens: SentencePiece itself reads those that its model defines."""
-        found: list[tuple[int, int]] = []
+        found: list[Any] = []
         if self._defined_ids.isdisjoint(ids):
             return found
         at = 0
         for part in self._split.split(text):
             if part not in self._ids:
-                pieces = self._inner.encode(part, out_type="immutable_proto").pieces
-                found += [(at + piece.begin, at + piece.end) for piece in pieces if piece.id in ids]
+                data = part.encode()  # whose bytes are counted
+                said = SentencePieceText.FromString(self._inner.encode(part, out_type="serialized_proto"))
+                spans = [(piece.begin, piece.end) for piece in said.pieces if piece.id in ids]
+                found += [tuple(at + len(data[:end].decode()) for end in span) for span in spans]
             at += len(part)
         return found
 
@@ -181,26 +184,14 @@ class Tokenizer:
         known, source = self._model.read_whole, ""
         rendered: list[str] = []
         if self._template is not None:
-            source, rendered = self._template.source, self._rendered_probes()
+            source, rendered = self._template.source, chat_template.rendered_probes(self._render)
         written = written_by(source, rendered, known)
-        tags = written_by(source, rendered, thinking_tags.ALL)
-        self._tags = tuple(tag for tag in thinking_tags.ALL if tag in tags)
-        ids = {text: i for text, i in known.items() if i in special or text in written}
+        self._tags = thinking_tags.pairs_of(written_by(source, rendered, thinking_tags.ALL))
+        ids = {text: i for text, i in known.items() if i in special or text in written or text in self._tags}
         framing = {text: i for text, i in ids.items() if text not in thinking_tags.ALL}
         self._framing = ControlTokens(framing, self._model.spans)
         # A tag that is no token of its own is broken likewise: what the template has opened must be told from contents.
         self._control = ControlTokens({**{tag: -1 for tag in self._tags}, **ids}, self._model.spans)
-
-    def _rendered_probes(self) -> list[str]:
-        """Returns what the template makes of turns of each role, those apart that it refuses."""
-        user, said = ({"role": role, "content": _PROBES[0]} for role in ("user", "assistant"))
-        chats = [[user], [user, said], [user, said, user], [{"role": "system", "content": _PROBES[1]}, user]]
-        rendered = []
-        for messages in chats:
-            for prompt in (True, False):
-                with contextlib.suppress(*chat_template.FAULTS):
-                    rendered.append(self._render(messages, prompt))
-        return rendered
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, made valid Unicode. Special tokens written in it are recognised; none is added."""
@@ -271,7 +262,7 @@ class Tokenizer:
             return ids[0]
         return next((i for i in ids if i in eos_ids), None)
 
-    def thinking_opened_by(self, prompt_ids: Sequence[int]) -> str:
+    def thinking_opened_by(self, prompt_ids: Sequence[int] | np.ndarray) -> str:
         r"""Returns the end of a prompt from the tag on by which its template has opened a thinking part; "" for none.
 
         Example (DeepSeek-R1-Distill):

@@ -401,3 +401,21 @@ def test_half_of_a_surrogate_pair_is_a_question_mark(folder, text):
     assert tokenizer.encode(text) == tokenizer.encode(whole)
     messages = [{"role": "system", "content": text}, {"role": "user", "content": text}]
     assert tokenizer.chat_ids(messages) == tokenizer.chat_ids([one | {"content": whole} for one in messages])
+
+
+def test_an_argument_that_the_template_does_not_read_is_refused(bpe_folder):
+    (bpe_folder / "chat_template.jinja").write_text(
+        f"{{% if enable_thinking %}}{{% endif %}}{{{{ bos_token }}}}{CHATML}"
+    )
+    assert load_tokenizer(bpe_folder, template_variables={"enable_thinking": True})
+    said = (
+        r"template argument 'enable_thinkin' changes nothing: the chat template of .* does not read it; the arguments "
+        r"that it reads: enable_thinking\. Correct the name"
+    )
+    with pytest.raises(UserError, match=said):
+        load_tokenizer(bpe_folder, template_variables={"enable_thinkin": False})
+    with pytest.raises(UserError, match="argument 'messages' changes nothing"):
+        load_tokenizer(bpe_folder, template_variables={"messages": []})
+    (bpe_folder / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="argument 'a' changes nothing: .* that it reads: none"):
+        load_tokenizer(bpe_folder, template_variables={"a": 1})
