@@ -45,7 +45,9 @@ FLAGS = {
         "of jsonl and parquet: regular expression whose first group, in its column, is the answer"
     ),
     "drop_unreadable": cli.Flag(
-        "leave rows out whose gold answer is missing or can't be read", kind=bool, default=False
+        "leave rows out whose gold answer is missing or can't be read, or whose text is damaged",
+        kind=bool,
+        default=False,
     ),
     "drop_unsolved": cli.Flag("leave rows out whose own solution fails their tests", kind=bool, default=False),
 }

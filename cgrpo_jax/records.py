@@ -9,7 +9,7 @@ sampled once and are never decoded and encoded again. `TrainBatch` and `TrainSta
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,6 +72,11 @@ class Problem(struct.PyTreeNode):
     # Not compared, and so not hashed: a problem can be a key, whatever its row holds.
     columns: Mapping[str, Any] = struct.field(pytree_node=False, default_factory=dict, compare=False)
     turns: tuple[Turn, ...] = struct.field(pytree_node=False, default=())
+
+
+def has_system_turn(turns: Sequence[Turn]) -> bool:
+    """Whether a chat opens with a system turn of its own; `developer` is what some models call it."""
+    return bool(turns) and turns[0][0] in ("system", "developer")
 
 
 def transcript(problem: Problem) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
-from cgrpo_jax.records import Turn
+from cgrpo_jax.records import Turn, has_system_turn
 
 _CUT = "\n[...]\n"
 # What the configuration calls the limits, for messages.
@@ -100,9 +100,8 @@ class Prompts:
         return self._fitted(template, fields, cuttable, "max_refinement_prompt_length", turns)
 
     def _ids(self, content: str, turns: Sequence[Turn] = ()) -> np.ndarray:
-        own = turns and turns[0][0] == "system"
-        said = [*([("system", self.system)] if self.system and not own else []), *turns, ("user", content)]
-        messages = [{"role": role, "content": text} for role, text in said]
+        system = [("system", self.system)] if self.system and not has_system_turn(turns) else []
+        messages = [{"role": role, "content": text} for role, text in (*system, *turns, ("user", content))]
         return np.asarray(self.tokenizer.chat_ids(messages), np.int32)
 
     def _fitted(

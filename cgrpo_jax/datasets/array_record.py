@@ -8,11 +8,14 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from cgrpo_jax.datasets.examples import Example
 from cgrpo_jax.errors import UserError
@@ -110,6 +113,29 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
         ) from error
 
 
+def rows(source) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a data set, floats of few bits as NumPy's of so many: TensorFlow Datasets widens them.
+
+    Args:
+      source: from `open_source`.
+    """
+    kinds = source.dataset_info.features.np_dtype
+    for number in range(len(source)):
+        yield _narrowed(source[number], kinds)
+
+
+def _narrowed(value: Any, kind: Any) -> Any:
+    """Returns a value with floats of its feature's type, a NumPy type or by its name that of each feature within."""
+    if isinstance(value, Mapping):
+        known = kind if isinstance(kind, Mapping) else {}
+        return {name: _narrowed(inner, known.get(name)) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_narrowed(inner, kind) for inner in value]
+    if isinstance(value, float) and kind is not None and not isinstance(kind, Mapping):
+        return np.dtype(kind).type(value) if np.dtype(kind).itemsize < 8 else value
+    return value
+
+
 def _sets(folder, name: str) -> str:
     """The data sets of a folder; of those with the name that is asked for, which configs and versions there are."""
     wanted = re.split("[/:]", name)[0]
@@ -177,7 +203,7 @@ def digest(path: pathlib.Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     whole = hashlib.sha256()
     for file in sorted(one for one in path.rglob("*") if one.is_file()):
-        whole.update(f"{file.relative_to(path)}\0{digest(file)}\n".encode())
+        whole.update(os.fsencode(file.relative_to(path)) + f"\0{digest(file)}\n".encode())
     return whole.hexdigest()
 
 

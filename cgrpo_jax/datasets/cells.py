@@ -141,7 +141,8 @@ def plain(value: Any, *, text: Callable[[str], str] = text_lib.clean, depth: int
     if isinstance(value, str):
         return text(str(value))
     if isinstance(value, np.ndarray):
-        inner = list(value) if value.ndim and value.dtype.kind in "fVO" else value.tolist()  # floats for their digits
+        # One by one: `tolist` widens floats. What has no dimension is its element.
+        inner = value.tolist() if value.dtype.kind not in "fVO" else list(value) if value.ndim else value[()]
         return plain(inner, text=text, depth=depth)
     if isinstance(value, np.generic) and not isinstance(value, np.floating) and not _is_narrow_float(value):
         return plain(value.item(), text=text, depth=depth)

@@ -19,6 +19,7 @@ from cgrpo_jax.rewards.answers import boxed
 from cgrpo_jax.rewards.sandbox import names as names_lib
 from cgrpo_jax.runtime import text as text_lib
 
+_MAX_DIGITS = 9  # of a row's number
 _LETTERS = "ABCDEFGHIJ"
 _BARE_BOX = re.compile(r"\\(?:f?boxed|fbox)\s*([^\s$.{}\\]+)")  # \boxed 5
 # What MBPP's paper (arXiv 2108.07732) has in which split, by task_id; the first ten are its few-shot prompt.
@@ -156,6 +157,16 @@ def _olympiadbench(row, where, split):
     return Example(question, answers.strip().strip("$"), solution, others)
 
 
+def _many(value: Any, where: str) -> str:
+    """The text of True, False or a list of answers, as Python writes it; but numbers in it are written out."""
+    if isinstance(value, list):
+        return f"[{', '.join(_many(inner, where) for inner in value)}]"
+    text = repr(value) if isinstance(value, bool | str) else cells.text_of(value)
+    if text is None:
+        raise UserError(f"{where}: column 'Answer' has an element that {cells.why_no_text(value)}.")
+    return text
+
+
 def _theoremqa(row, where, split):
     """Four kinds of answers: numbers within a tolerance, lists, True or False, and the letter of an option."""
     if tables.has(row, "Picture"):
@@ -163,7 +174,7 @@ def _theoremqa(row, where, split):
     question, kind = tables.column(row, "Question", where), tables.column(row, "Answer_type", where)
     value = row.get("Answer")
     with gold_answer():
-        answer = str(value) if isinstance(value, bool | list) else tables.column(row, "Answer", where)
+        answer = _many(value, where) if isinstance(value, bool | list) else tables.column(row, "Answer", where)
     others = _kept(row, "Answer_type", "theorem", "subfield", "id")
     if kind == "option":
         return Example(question, answer.strip("() ").upper(), "", others, "choice")
@@ -222,9 +233,10 @@ def _mbpp(row, where, split):
     What the tests take from a program is what the row's own solution defines. It may use what `test_setup_code` makes
     of that (a tree of its nodes, say), so the setup is run after it; see `rewards.sandbox.grade`.
     """
-    if not tables.column(row, "task_id", where).isdecimal():
+    number = tables.column(row, "task_id", where)
+    if not number.isdecimal() or len(number) > _MAX_DIGITS:
         raise UserError(f"{where}: column 'task_id' is {text_lib.quoted(row['task_id'], 40)}; it must be a number.")
-    if split in _MBPP_SPLITS and int(row["task_id"]) not in _MBPP_SPLITS[split]:
+    if split in _MBPP_SPLITS and int(number) not in _MBPP_SPLITS[split]:
         return f"its task_id is not of split {split}"
     task = _any(row, "text|prompt", where)
     with gold_answer():

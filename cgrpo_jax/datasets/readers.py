@@ -82,7 +82,9 @@ def read_tfds(
       UserError: the data set or split is not there, or not in ArrayRecord format; errors of rows as in `read_jsonl`.
     """
     data = array_record.open_source(name, split=split, data_dir=data_dir)
-    rows = ((f"{name}, split {split}, row {row + 1}", data[row]) for row in range(len(data)))
+    rows = (
+        (f"{name}, split {split}, row {number}", row) for number, row in enumerate(array_record.rows(data), start=1)
+    )
     if array_record.description(data) is None:
         read = _reader(question_key, answer_key, solution_key, answer_pattern, source)
     else:

@@ -10,7 +10,7 @@ from cgrpo_jax.datasets import mixture as mixture_lib
 from cgrpo_jax.datasets.problems import MADE_UP, Limits, MadeUp, Problems, Stored, check_quotable, load_problems
 from cgrpo_jax.datasets.tasks import arithmetic, snippets
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import Problem, transcript
+from cgrpo_jax.records import Problem, has_system_turn, transcript
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.stages import Stages
@@ -60,7 +60,7 @@ def load_questions(config: Config, stages: Stages, prompts: Prompts, choose: Cho
 
 def _say_system_turns(config: Config, problems: Sequence[Problem]) -> None:
     """Says how many questions bring a system turn that stands in place of the configuration's."""
-    own = sum(bool(problem.turns) and problem.turns[0][0] == "system" for problem in problems)
+    own = sum(has_system_turn(problem.turns) for problem in problems)
     if own and config.prompts.system:
         console.say(
             f"{own} of {len(problems)} questions have a system turn of their own, which stands in place of "

@@ -83,6 +83,24 @@ def test_every_narrow_float_is_the_shortest_text_that_reads_back():
             assert len(text.replace(".", "").strip("0")) <= 9
 
 
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.float32(33.3), 33.3),
+        (np.array(33.3, np.float32), 33.3),
+        (np.array([[33.3], [0.1]], np.float32), [[33.3], [0.1]]),
+        (np.array([1, 2], np.int64), [1, 2]),
+        (np.array([b"a", b"\xff"], object), ["a", "\ufffd"]),
+        (np.array(b"a", object), "a"),
+        ({"x": (np.bool_(True), None, D("1.50"))}, {"x": [True, None, "1.50"]}),
+        ([np.float16(0.1), ml_dtypes.bfloat16(0.1), np.str_("s")], [0.1, 0.1, "s"]),
+    ],
+)
+def test_other_columns_are_plain_values_with_the_same_digits(value, plain):
+    assert cells.plain(value) == plain
+    assert json.loads(json.dumps(cells.plain(value))) == plain
+
+
 # --- each reader ----------------------------------------------------------------------------------------------------
 
 

@@ -203,6 +203,32 @@ def test_theoremqa_has_a_grader_for_each_kind_of_answer(tmp_path):
     assert found[3].question.endswith("\nEnd with a line that says Answer: True or Answer: False.")
 
 
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ([0.00002, 1e22, 3.0], "[0.00002, 10000000000000000000000, 3]"),
+        ([[1, 2.5], ["a"]], "[[1, 2.5], ['a']]"),
+        (False, "False"),
+        ([1, float("nan")], None),
+        ([1, None], None),
+    ],
+)
+def test_a_list_of_answers_has_its_numbers_written_out(tmp_path, answer, text):
+    row = THEOREM | {"Question": "Which both?", "Answer": answer, "Answer_type": "list of float"}
+    path = write(tmp_path / "a.jsonl", [row])
+    ((_, found),) = formats.examples(formats.FORMATS["theoremqa"].convert, path, "test")
+    assert isinstance(found, formats.NoAnswer) if text is None else found.answer == text
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "x", "1.5"])
+def test_a_row_s_number_is_one(tmp_path, number):
+    row = {"task_id": number, "text": "Add.", "code": CODE, "test_list": [ADD]}
+    path = write(tmp_path / "mbpp.jsonl", [row])
+    with pytest.raises(UserError, match="line 1: column 'task_id' is '.*'?; it must be a number") as caught:
+        list(formats.examples(formats.FORMATS["mbpp"].convert, path, "test"))
+    assert len(str(caught.value)) < 300
+
+
 def test_solutions_are_kept_for_those_who_ask(tmp_path):
     for name, solution in (
         ("openr1", "It is 4."),

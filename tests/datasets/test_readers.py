@@ -131,10 +131,13 @@ def test_reads_tfds_without_tensorflow(tmp_path):
 
             def _info(self):
                 features = {"q": tfds.features.Text(), "a": tfds.features.Scalar(np.float32)}
+                features["chat"] = tfds.features.Sequence(dict.fromkeys(("role", "content"), tfds.features.Text()))
                 return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
             def _split_generators(self, manager):
-                return {"train": ((i, {"q": f"caf\\u00e9 {i}", "a": i + 0.5 * (i == 2)}) for i in range(3))}
+                chat = [{"role": "system", "content": "Count."}, {"role": "user", "content": "How many?"}]
+                rows = ({"q": f"caf\\u00e9 {i}", "a": a, "chat": chat} for i, a in enumerate((0, 1, 33.3, 2e-5)))
+                return {"train": enumerate(rows)}
 
             def _generate_examples(self):
                 pass
@@ -143,8 +146,10 @@ def test_reads_tfds_without_tensorflow(tmp_path):
         keys = dict(data_dir=sys.argv[1], question_key="q", answer_key="a")
         problems = readers.read_tfds("tiny", split="train", **keys)
         found = {p.question: p.answer for p in problems}
-        assert found == {"caf\\u00e9 0": "0", "caf\\u00e9 1": "1", "caf\\u00e9 2": "2.5"}
-        assert [p.index for p in problems] == [0, 1, 2]
+        assert found == {"caf\\u00e9 0": "0", "caf\\u00e9 1": "1", "caf\\u00e9 2": "33.3", "caf\\u00e9 3": "0.00002"}
+        assert [p.index for p in problems] == [0, 1, 2, 3] and 33.3 in [p.columns["a"] for p in problems]
+        first = readers.read_tfds("tiny", split="train", **keys | {"question_key": "chat"})[0]
+        assert (first.question, first.turns) == ("How many?", (("system", "Count."),))
         assert "tensorflow" not in sys.modules
         for name, split in (("nowhere", "train"), ("tiny", "other")):
             try:

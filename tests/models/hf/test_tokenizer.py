@@ -394,6 +394,14 @@ def test_json_that_cannot_be_read(tmp_path):
             read_json(path)
 
 
+def test_whatever_is_sampled_is_valid_unicode(folder):
+    """Also bytes that are no character, alone and in pairs."""
+    tokenizer = load_tokenizer(folder)
+    for first in range(tokenizer.vocab_size):
+        for ids in ([first], [first, first], [first, (first * 7 + 3) % tokenizer.vocab_size]):
+            tokenizer.decode(ids).encode()
+
+
 @pytest.mark.parametrize("text", ["\ud800", "a\ud83d b", "\udcff\n"])
 def test_half_of_a_surrogate_pair_is_a_question_mark(folder, text):
     tokenizer = load_tokenizer(folder)

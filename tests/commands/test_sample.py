@@ -1,0 +1,23 @@
+"""What `sample` reads and prints, without a model."""
+
+import io
+import sys
+
+import pytest
+
+from cgrpo_jax import sample
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import text
+
+
+def test_a_line_that_is_no_text_is_refused_and_the_next_one_read(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"2+2\n\n2+\xff\ncaf\xc3\xa9\n"), encoding="utf-8"))
+    lines = list(sample._lines())
+    assert lines[0] == "2+2" and lines[2] == "café"
+    with pytest.raises(UserError, match=r"the question is not valid Unicode: character 3 of 3 is U\+DCFF"):
+        text.check(lines[1], "the question")
+
+
+def test_what_a_model_wrote_is_printed_without_control_characters(capsys):
+    sample._print("response", "two\nlines\x1b[2J \u202e\rdone\ud800", "reward 1")
+    assert capsys.readouterr().out == "response (reward 1):\ntwo\nlines\\x1b[2J \\u202e\\rdone\\ud800\n\n"
