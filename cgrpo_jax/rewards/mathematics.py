@@ -5,17 +5,19 @@ functions itself: `grader.Grader` runs them in processes that it can kill. Nothi
 """
 
 import functools
-import math
 import re
 import sys
 
 from cgrpo_jax.rewards import answers
+from cgrpo_jax.rewards.formulas import decimals, equality, normalize, real_sets, unicode_signs, units
 
 TAIL_CHARS = 4000  # without a box only the end is searched: math-verify's patterns are slower than linear
 _KEPT = 4096  # parsed gold answers, and verdicts on pairs of final answers, that a worker remembers
 
 # Whole numbers in plain digits. math-verify compares these as integers, exactly.
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
+
+_E_NOTATION = re.compile(r"^-?[0-9.]{1,30}[eE][-+]?[0-9]{1,4}(?![0-9A-Za-z])")
 
 # Answers that math-verify reads, known without asking it: most of every data set.
 _DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,30})(?:\.[0-9]{1,30})?"
@@ -53,18 +55,54 @@ def parse(text):
     return math_verify.parse(text, parsing_timeout=None)  # pyright: ignore[reportArgumentType]  (None: none)
 
 
+@functools.lru_cache(_KEPT)
+def _read(latex):
+    """The SymPy expression of an answer in normal form, None if the grammar has none."""
+    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, latex2sympy, normalize_latex
+    from math_verify.parser import get_last_eq
+
+    plain = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=False, boxed="none")
+    text = normalize_latex(latex, plain)
+    for one in dict.fromkeys((text, get_last_eq(text))):
+        try:
+            return _with_imaginary_unit(latex2sympy(one, is_real=True, normalization_config=None), one)
+        except (MemoryError, RecursionError):
+            raise
+        except Exception:  # noqa: BLE001, S112  (ANTLR's listeners raise plain exceptions)
+            continue
+    return None
+
+
+def _with_imaginary_unit(value, text):
+    """`i` is the imaginary unit, unless it counts the terms of a sum or stands in a word."""
+    import sympy
+
+    if "i" not in text or "ii" in text or not isinstance(value, sympy.Basic | sympy.MatrixBase):
+        return value
+    if value.has(sympy.Sum, sympy.Product, sympy.Interval):
+        return value
+    known = {sympy.Symbol("i", real=True): sympy.I}
+    if isinstance(value, sympy.Eq):  # a letter is real, which a value need not be
+        return sympy.Eq(value.lhs.xreplace(known), value.rhs.xreplace(known), evaluate=False)
+    return value.xreplace(known)
+
+
+def _normal(answer):
+    """An answer's normal form, None if it would be read as something else."""
+    try:
+        return normalize.normalize(answer)
+    except normalize.Unreadable:
+        return None
+
+
 def readable(answer):
     """Does math-verify read the gold answer as mathematics, rather than keep it as a string?"""
     if not answer.strip() or len(answer) > answers.MAX_ANSWER_CHARS:
         return False
     if _INTEGER.fullmatch(answer) or words(answer):
         return True
-    return any(not isinstance(value, str) for value in _parse_gold(answer))
-
-
-@functools.lru_cache(_KEPT)
-def _parse_gold(answer):
-    return parse(f"\\boxed{{{as_latex(answer)}}}")
+    latex = _normal(answer)
+    return latex is not None and (_read(latex) is not None or real_sets.is_set(latex, _read))
 
 
 def grade(response, answer):
@@ -87,12 +125,18 @@ def _grade(text, answer):
         return _grade_box(box, answer)
     if answers.breaks_off(text):
         return 0.0, None, "the response breaks off within its box"
-    if words(answer) and (final := answers.said(text)):
+    final = answers.said(text)
+    if final and (words(answer) or _E_NOTATION.search(final)):
         return _grade_box(final, answer)
-    predicted = parse(as_latex(text[-TAIL_CHARS:]))
+    predicted = parse(_formulas_normal(text[-TAIL_CHARS:]))
     if not predicted:
         return 0.0, None, "no answer found"
-    return _graded(_verify(answer, predicted), str(predicted[-1]))
+    graded = _compared(answer, str(predicted[-1]))  # what it found, as text
+    if graded[0] or len(predicted) == 1:
+        return graded
+    gold = _read(normalize.normalize(answer))
+    equal = gold is not None and any(_verify(gold, value) for value in predicted if not isinstance(value, str))
+    return _graded(equal, str(predicted[-1]))
 
 
 @functools.lru_cache(_KEPT)
@@ -108,79 +152,100 @@ def _grade_box(box, answer):
     if gold_words is not None:
         equal = gold_words == (words(box, gold=False) or "")
         if equal or not re.search("[0-9]", gold_words):
-            return _graded(equal, box)
-    predicted = parse(f"\\boxed{{{as_latex(box)}}}")
-    if not predicted:
+            return _graded(equal or _same_set(answer, box), box)
+    return _compared(answer, box)
+
+
+def _compared(answer, box):
+    gold, own = _normal(answer), _normal(box)
+    if gold is None or own is None:
         return 0.0, box[:200], "no answer found"
-    return _graded(_verify(answer, predicted), box)
+    if gold == own:
+        return _graded(True, box)
+    first, second = decimals.number(gold), decimals.number(own)
+    if first is not None and second is not None:
+        return _graded(decimals.equal(first, second), box)
+    gold, own = _with_same_units(gold, own, answer, box)
+    if real_sets.may_be(gold) or real_sets.may_be(own):
+        decided = real_sets.equal(gold, own, _read)
+        if decided is not None:
+            return _graded(decided, box)
+    predicted = _read(own)
+    if predicted is None:
+        return 0.0, box[:200], "no answer found"
+    return _graded(_verify(_read(gold), predicted), box)
 
 
-def _verify(answer, predicted):
+def _verify(gold, predicted):
     import math_verify
-
-    gold = _parse_gold(answer)
-    return math_verify.verify(gold, predicted, float_rounding=_decimals(gold), timeout_seconds=None)
-
-
-def _decimals(gold):
-    """To how many decimals floats are rounded: math-verify's 6, or 6 digits of a gold answer below a thousandth."""
     import sympy
 
-    value = abs(float(gold[0])) if gold and isinstance(gold[0], sympy.Number) and gold[0].is_finite else 1.0
-    return 6 if not 0 < value < 1e-3 else 5 - math.floor(math.log10(value))
+    equality.install()
+    gold, predicted = _comparable(gold, predicted), _comparable(predicted, gold)
+    if math_verify.verify(gold, predicted, timeout_seconds=None):
+        return True
+    # math-verify compares a letter alone by its name only.
+    return sympy.Symbol in (type(gold), type(predicted)) and equality.same(gold, predicted)
 
 
 def _graded(equal, extracted):
     return float(equal), extracted[:200], "equal" if equal else "not equal"
 
 
-# --- what math-verify would judge otherwise than a person -----------------------------------------------------------
+# --- what is compared with what -------------------------------------------------------------------------------------
+
+_FORMULA = re.compile(r"(\$\$|\$)([^$]+)(\$\$|\$)|(\\\(|\\\[)((?:[^\\]|\\[^)\]])+)(\\\)|\\\])")
+
+
+def _formulas_normal(text):
+    """A text whose formulas are in normal form."""
+
+    def inner(found):
+        opening, content, closing = (found[i] or found[i + 3] for i in (1, 2, 3))
+        return f"{opening}{_normal(content) or content}{closing}"
+
+    return _FORMULA.sub(inner, text if text.isascii() else unicode_signs.to_latex(text))
+
+
+def _with_same_units(gold, own, answer, box):
+    """Drops a letter after one answer's number if it is the unit that the other lacks: `5 m` is 5, but `5m` is not."""
+    ours, theirs = units.letter_after(own), units.letter_after(gold)
+    if ours and not theirs and units.is_number(gold):
+        return gold, ours[0]
+    if theirs and not ours:
+        upright = re.search(units.TEXT + r"\{\s*" + theirs[1] + r"\s*\}", box)
+        if upright or re.search(r"[\s~,]" + theirs[1] + r"\W*$", answer):
+            return theirs[0], own
+    return gold, own
+
+
+def _comparable(value, other):
+    """A point as a column, if that is what it is compared with."""
+    import sympy
+
+    if not isinstance(other, sympy.MatrixBase) or 1 not in other.shape:
+        return value
+    if isinstance(value, sympy.Interval) and value.left_open and value.right_open:
+        value = sympy.Tuple(value.start, value.end)
+    if isinstance(value, sympy.Tuple) and len(value) == len(other):
+        return sympy.Matrix(*other.shape, list(value))
+    return value
+
+
+def _same_set(answer, box):
+    """Do words name the set that a formula is: all real numbers?"""
+    if "real" not in answer.lower():
+        return False
+    return bool(real_sets.equal(_normal(answer) or "", _normal(box) or "", _read))
+
+
+# --- words and other bases ------------------------------------------------------------------------------------------
 
 _FONT = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s*\{([^{}]*)\}"
 _IN_FONT = re.compile(_FONT)
-_LAYOUT = re.compile(r"\\(?:displaystyle|textstyle|left|right|quad)(?![a-zA-Z])|\\[,;:! ]|[{}$~]")
+_LAYOUT = re.compile(r"\\(?:displaystyle|textstyle|left|right|quad)(?![a-zA-Z])|\\[][(),;:! ]|[{}$~]")
 _WORD = re.compile("[A-Za-z]{4,}")
-_SIGNS = str.maketrans(
-    {
-        "\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u00f7": "/", "\u03c0": r"\pi ",
-        "\u221e": r"\infty ", "\u2264": r"\le ", "\u2265": r"\ge ", "\u00b1": r"\pm ", "\u222a": r"\cup ",
-        "\u2229": r"\cap ", "\u2208": r"\in ", "\u00b0": r"^\circ ", "\u00b2": "^2", "\u00b3": "^3", "\u00a0": " ",
-        "\u00bd": r"\frac{1}{2}", "\u00bc": r"\frac{1}{4}", "\u00be": r"\frac{3}{4}", "\u2153": r"\frac{1}{3}",
-        "\u2154": r"\frac{2}{3}", "\u03b8": r"\theta ", "\u211d": r"\mathbb{R}", "\u2205": r"\emptyset ",
-        "\u20ac": "", "\u00a3": "", "\u00a5": "", "\u20b9": "",
-    }
-)  # fmt: skip
-_THIN_SPACE = re.compile(r"(?<=[0-9])\\[,;:! ](?=[0-9]{3}(?![0-9]))")
-_FULL_STOP = re.compile(r"(?<=[0-9}a-z])\.$")
 _BASED = re.compile(r"\s*([0-9A-Za-z]{1,30})_\{?([0-9]{1,2})\}?\s*")
-_REPEATING = re.compile(r"([0-9]{1,15})\.([0-9]{0,15})\\overline\s*\{([0-9]{1,15})\}")
-_ROOT = re.compile("\u221a\\s*(?:\\(([^()]*)\\)|\\{([^{}]*)\\}|([0-9.]+|[a-z]))")
-
-
-def as_latex(text):
-    r"""A final answer as math-verify reads it.
-
-    Mathematical signs of Unicode, which it leaves out or takes for letters, become LaTeX; spaces between thousands, a
-    full stop at the end and currencies other than the dollar go; repeating decimals become fractions.
-
-    Example:
-      >>> as_latex("\u221a2"), as_latex(r"10\,080."), as_latex(r"0.1\overline{6}")
-      ('\\sqrt{2}', '10080', '\\frac{15}{90}')
-    """
-    text = _THIN_SPACE.sub("", text.strip())
-    text = text[:-1] if _FULL_STOP.search(text) else text
-    text = _REPEATING.sub(_fraction, text)
-    if text.isascii():
-        return text
-    text = _ROOT.sub(lambda found: rf"\sqrt{{{next(group for group in found.groups() if group is not None)}}}", text)
-    return text.translate(_SIGNS)
-
-
-def _fraction(repeating):
-    """A match of _REPEATING as a fraction: 0.1(6) is (16 - 1) / 90."""
-    whole, first, period = repeating.groups()
-    above = int(whole + first + period) - int(whole + first)
-    return rf"\frac{{{above}}}{{{'9' * len(period) + '0' * len(first)}}}"
 
 
 def _value_in_base(digits, base):

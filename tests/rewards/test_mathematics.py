@@ -1,0 +1,90 @@
+"""Verdicts on mathematical answers, judged by hand, by kind of spelling or difference."""
+
+import json
+import pathlib
+import random
+from decimal import Decimal
+
+import pytest
+
+from cgrpo_jax.rewards import mathematics
+
+CASES = [
+    json.loads(line)
+    for line in (pathlib.Path(__file__).parent / "cases" / "math.jsonl").read_text(encoding="utf-8").splitlines()
+]
+BATCH = 20
+
+
+def batches():
+    by_kind = {}
+    for case in CASES:
+        by_kind.setdefault(case["why"], []).append(case)
+    for why, cases in by_kind.items():
+        for begin in range(0, len(cases), BATCH):
+            yield pytest.param(cases[begin : begin + BATCH], id=f"{why} {begin // BATCH + 1}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    """What a worker imports before its first answer, counted for no test."""
+    mathematics.start(0)
+    mathematics.grade(r"\boxed{x^2+\sqrt{2}}", "x^2+1")
+    mathematics.grade(r"\boxed{x>1}", r"(1,\infty)")
+
+
+def test_both_verdicts_are_tried_of_each_kind():
+    assert len(CASES) >= 400
+    assert len({(case["response"], case["gold"]) for case in CASES}) == len(CASES)
+    for why in {case["why"] for case in CASES}:
+        assert {case["verdict"] for case in CASES if case["why"] == why} >= {0}
+
+
+@pytest.mark.parametrize("cases", batches())
+def test_every_verdict_is_right(cases):
+    found = [mathematics.grade(case["response"], case["gold"]) for case in cases]
+    wrong = [(case, grade) for case, grade in zip(cases, found, strict=True) if grade[0] != case["verdict"]]
+    assert not wrong
+
+
+def test_scientific_notation_has_many_spellings():
+    """As in gold answers of problems in physics: of each size, in e-notation, as a power of ten and as a decimal."""
+    rng = random.Random(0)
+    for exponent in range(-35, 36):
+        digits = rng.choice([f"{rng.randint(1, 9)}", f"{rng.uniform(1, 10):.{rng.randint(1, 6)}f}"])
+        sign = rng.choice(["", "-"])
+        number = Decimal(f"{digits}e{exponent}")
+        spellings = [
+            f"{sign}{digits}e{exponent}",
+            f"{sign}{digits}E{exponent:+03d}",
+            rf"{sign}{digits}\times 10^{{{exponent}}}",
+            rf"{sign}{digits} \cdot 10^{{{exponent}}}\text{{ J}}",
+            f"{sign}{number:f}",
+        ]
+        gold, other = spellings[0], f"{sign}{number * Decimal('1.01'):e}"
+        for spelling in spellings:
+            assert mathematics.grade(rf"\boxed{{{spelling}}}", gold)[0] == 1, spelling
+            assert mathematics.grade(rf"\boxed{{{gold}}}", spelling)[0] == 1, spelling
+            assert mathematics.grade(rf"\boxed{{{spelling}}}", other)[0] == 0, spelling
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "score"),
+    [
+        (r"The answer is $\frac{1}{2}$.", "0.5", 1),
+        (r"Thus the answer is $3+4\mathrm{i}$.", "7", 0),
+        (r"Thus the answer is $3+4\mathrm{i}$.", "3+4i", 1),
+        ("The answer is 1.5e3.", "1500", 1),
+        ("The answer is $1.5e3$.", "1500", 1),
+        (r"So the answer is \(0.\dot{3}\).", "1/3", 1),
+        ("The answer is 42.", "42", 1),
+        ("The answer is 41.", "42", 0),
+    ],
+)
+def test_an_answer_without_a_box(response, gold, score):
+    assert mathematics.grade(response, gold)[0] == score
+
+
+@pytest.mark.parametrize("answer", ["???", "2 3", r"\frac{", "x foo = ,", r"\{x\mid", "平方"])
+def test_unreadable_gold_answers(answer):
+    assert not mathematics.readable(answer)
