@@ -59,11 +59,19 @@ class Generator:
         ]
 
     async def write_critique(
-        self, problem: Problem, row: Rollout, index: RowIndex, *, see_answer: bool, max_length: int
+        self,
+        problem: Problem,
+        row: Rollout,
+        index: RowIndex,
+        *,
+        see_answer: bool,
+        max_length: int,
+        see_solution: bool = False,
     ) -> tuple[Rollout | None, bool]:
         """Returns a critique of a row, None if there is none; and whether its prompt was cut."""
         answer = problem.answer if see_answer else None
-        prompt, cut = self.prompts.for_critique(problem.question, row.text, answer)
+        solution = problem.solution if see_solution else None
+        prompt, cut = self.prompts.for_critique(problem.question, row.text, answer, solution)
         (written,) = await self.write(prompt, [index], max_length=max_length, parent=row)
         return written, cut
 
@@ -85,10 +93,18 @@ class RemoteGenerator:
     sampling: Sampling
 
     async def write_critique(
-        self, problem: Problem, row: Rollout, index: RowIndex, *, see_answer: bool, max_length: int
+        self,
+        problem: Problem,
+        row: Rollout,
+        index: RowIndex,
+        *,
+        see_answer: bool,
+        max_length: int,
+        see_solution: bool = False,
     ) -> tuple[Rollout | None, bool]:
         """Returns a critique of a row, None if no answer came; and whether its prompt was cut."""
-        message, cut = self.prompts.critique_message(problem.question, row.text, problem.answer if see_answer else None)
+        gold, solution = problem.answer if see_answer else None, problem.solution if see_solution else None
+        message, cut = self.prompts.critique_message(problem.question, row.text, gold, solution)
         key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
 
         def submit() -> futures.Future[Answer]:

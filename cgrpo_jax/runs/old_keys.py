@@ -100,8 +100,13 @@ RENAMED = {
 }
 # A key with which an old folder or flag said which critic there is, and the kind of critic that it is.
 _CRITICS = {"critic_folder": "folder", "http_critic.url": "endpoint"}
-# The judge's endpoint had no budget.
-_ADDED = {"judge.endpoint.max_requests": 0, "judge.endpoint.max_tokens": 0}
+# Keys that sections of before did not have, and the values with which a run is what it was without them.
+_ADDED = {
+    "judge.endpoint.max_requests": 0,
+    "judge.endpoint.max_tokens": 0,
+    "prompts.critique_with_solution": "",
+    "eval.keep_best": "",
+}
 _SEES = {True: "answer", False: "nothing"}
 
 
@@ -119,8 +124,8 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
     if _CRITICS.keys() & flat.keys():
         kinds = [kind for name, kind in _CRITICS.items() if flat.get(name)]
         found.setdefault("critic.kind", kinds[0] if kinds else "policy")
-    if any(name in RENAMED and name.startswith("judge.") for name in flat):
-        found = _ADDED | found
+    sections = {name.rpartition(".")[0] for name in found}
+    found = {name: value for name, value in _ADDED.items() if name.rpartition(".")[0] in sections} | found
     nested: dict[str, Any] = {}
     for name, value in found.items():
         *path, last = name.split(".")

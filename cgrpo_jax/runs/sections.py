@@ -65,6 +65,11 @@ class Prompts:
     critique_with_answer: str = key(
         "", "likewise, where it sees the gold answer", template("question", "response", "answer")
     )
+    critique_with_solution: str = key(
+        "",
+        "likewise, where it sees a reference solution and the gold answer",
+        template("question", "response", "answer", "solution"),
+    )
     refine: str = key("", "what a refinement answers", template("question", "response", "critique"))
     refine_without_critique: str = key("", "likewise, where there is no critique", template("question", "response"))
     on_long_question: str = key("skip", "a question beyond max_prompt_length: skip, error", one_of("skip", "error"))
@@ -218,8 +223,10 @@ class Critic:
     )
     folder: str = key("", "Hugging Face folder of a frozen critic")
     endpoint: Endpoint = section(Endpoint)
-    sees: Literal["nothing", "answer"] = key(
-        "nothing", "what it sees beside question and response: nothing, answer", one_of("nothing", "answer")
+    sees: Literal["nothing", "answer", "solution"] = key(
+        "nothing",
+        "what it sees beside question and response: nothing; answer; solution, the data's own, and the answer",
+        one_of("nothing", "answer", "solution"),
     )
     max_length: int = key(1024, "tokens of a critique", at_least_one)
     max_prompt_length: int = key(9216, "tokens of what it is asked", at_least_one)
