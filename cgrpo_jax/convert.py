@@ -2,6 +2,7 @@
 
     python -m cgrpo_jax.convert --from_hf=Qwen2.5-7B --to=checkpoints/qwen2.5-7b
     python -m cgrpo_jax.convert --from=runs/mine --to_hf=exports/mine --dtype=bfloat16
+    python -m cgrpo_jax.convert --from=runs/mine --to_hf=exports/best --step=best
     python -m cgrpo_jax.convert --from=runs/mine --to_peft=exports/mine-adapter
 
 A converted checkpoint is what `--config.model.init=checkpoints/qwen2.5-7b` starts from. Weights are read and written
@@ -36,7 +37,7 @@ FLAGS = {
     "to_hf": cli.Flag("Hugging Face model folder to write"),
     "to_peft": cli.Flag("adapter folder to write"),
     "dtype": cli.Flag("float32, bfloat16, for --to_hf also float16 (default: --to, float32; --to_hf, as given)"),
-    "step": cli.Flag("which checkpoint of the run; the newest by default", kind=int),
+    "step": cli.STEP,
     "base": cli.Flag("folder of the weights that adapters belong to, if it has moved"),
     "max_shard_gb": cli.Flag(f"size of a safetensors file, in 10^9 bytes (default: {_SHARD_GB})", kind=float),
     "distributed": cli.Flag("one of several processes that convert together", kind=bool, default=False),
@@ -57,7 +58,7 @@ def main(
     to_hf: str | None,
     to_peft: str | None,
     dtype: str | None,
-    step: int | None,
+    step: str | None,
     base: str | None,
     max_shard_gb: float | None,
     distributed: bool,
@@ -67,18 +68,19 @@ def main(
         {"from_hf": from_hf, "to": to, "from": from_, "to_hf": to_hf, "to_peft": to_peft},
         {"dtype": dtype, "step": step, "base": base, "max_shard_gb": max_shard_gb},
     )
+    which = cli.step_of(step)
     processes.start(distributed=distributed)
     if from_hf and to:
         import_hf(pathlib.Path(from_hf), pathlib.Path(to), dtype=dtype or "float32")
         _say(f"wrote {to}; train from it with --config.model.init={to}")
     elif from_ and to_hf:
         export_hf(
-            pathlib.Path(from_), pathlib.Path(to_hf), dtype=dtype, step=step, base=base,
+            pathlib.Path(from_), pathlib.Path(to_hf), dtype=dtype, step=which, base=base,
             max_shard_bytes=int((max_shard_gb or _SHARD_GB) * 1e9),
         )  # fmt: skip
         _say(f"wrote {to_hf}; load it with transformers.AutoModelForCausalLM.from_pretrained({to_hf!r})")
     elif from_ and to_peft:
-        export_peft(pathlib.Path(from_), pathlib.Path(to_peft), step=step, base=base)
+        export_peft(pathlib.Path(from_), pathlib.Path(to_peft), step=which, base=base)
         _say(f"wrote {to_peft}; load it with peft.PeftModel.from_pretrained(base, {to_peft!r})")
 
 

@@ -25,14 +25,20 @@ from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runtime import console, processes, signals
 
-FLAGS = {"distributed": cli.DISTRIBUTED, "out": cli.Flag("folder of the results; by default WORKDIR/diagnosis")}
+FLAGS = {
+    "distributed": cli.DISTRIBUTED,
+    "out": cli.Flag("folder of the results; by default WORKDIR/diagnosis"),
+    "step": cli.STEP,
+}
 
 
-def main(config: Config, workdir: str, distributed: bool = False, out: str | None = None) -> None:
+def main(
+    config: Config, workdir: str, distributed: bool = False, out: str | None = None, step: str | None = None
+) -> None:
     """Writes every text, the numbers (`summary.json`) and `pass_rates.jsonl`, and prints the numbers as a table.
 
-    The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
-    Stopped by SIGTERM or Ctrl-C, it says what it keeps, and exits as training does.
+    The weights are the newest checkpoint of `WORKDIR`, or that of --step; where it has none, those that the
+    configuration starts from. Stopped by SIGTERM or Ctrl-C, it says what it keeps, and exits as training does.
     """
     processes.start(distributed=distributed)
     with processes.agree("starting"):
@@ -47,6 +53,7 @@ def main(config: Config, workdir: str, distributed: bool = False, out: str | Non
             questions=load_questions.to_diagnose,
             load_weights=True,
             started=results.started,
+            step=cli.step_of(step),
         )
         weights = session.open_results(results, opened, held)
         problems, policy = opened.questions.training, opened.policy(opened.params, iteration=diagnosis.STREAM)

@@ -28,14 +28,22 @@ FLAGS = {
     "distributed": cli.DISTRIBUTED,
     "refine": cli.Flag("also critique and refine at test time", kind=bool, default=False),
     "out": cli.Flag("folder of the results; by default WORKDIR/evaluation"),
+    "step": cli.STEP,
 }
 
 
-def main(config: Config, workdir: str, distributed: bool = False, refine: bool = False, out: str | None = None) -> None:
+def main(
+    config: Config,
+    workdir: str,
+    distributed: bool = False,
+    refine: bool = False,
+    out: str | None = None,
+    step: str | None = None,
+) -> None:
     """Writes every sample to `samples.jsonl` and the numbers to `summary.json`, and prints them as a table.
 
-    The weights are the newest checkpoint of `WORKDIR`; where it has none, those that the configuration starts from.
-    Stopped by SIGTERM or Ctrl-C, it says what it keeps, and exits as training does.
+    The weights are the newest checkpoint of `WORKDIR`, or that of --step; where it has none, those that the
+    configuration starts from. Stopped by SIGTERM or Ctrl-C, it says what it keeps, and exits as training does.
     """
     processes.start(distributed=distributed)
     with processes.agree("starting"):
@@ -50,6 +58,7 @@ def main(config: Config, workdir: str, distributed: bool = False, refine: bool =
             questions=load_questions.to_evaluate_on,
             load_weights=True,
             started=results.started,
+            step=cli.step_of(step),
         )
         weights = session.open_results(results, opened, held, more={"refine": refine})
         policy = opened.policy(opened.params, iteration=benchmark.STREAM)

@@ -55,8 +55,8 @@ class Problem(struct.PyTreeNode):
       index: position in the data set; identifies the problem in logs.
       question: the text that the policy sees; of a chat, the user's last turn.
       answer: the gold answer; the grader could read it when the data was loaded.
-      solution: a worked solution if the data has one, else None. Only the ablation that inserts a correct sample
-        into all-failed groups reads it.
+      solution: a worked solution if the data has one, else None. The ablation that inserts a correct sample into
+        all-failed groups reads it, and a critic that may see it.
       source: name of the data set; a run may have several.
       grader: kind of grader that reads its answers; empty for the run's own.
       columns: the row's other columns, for a user's own reward function.

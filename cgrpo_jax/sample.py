@@ -27,7 +27,14 @@ from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.runtime import text as text_lib
 
 
-def main(config: Config, workdir: str, question: str | None, answer: str | None, distributed: bool = False) -> None:
+def main(
+    config: Config,
+    workdir: str,
+    question: str | None,
+    answer: str | None,
+    distributed: bool = False,
+    step: str | None = None,
+) -> None:
     """Prints the three stages for each question. Without a gold answer the response is taken to be wrong."""
     processes.start(distributed=distributed)
     if distributed and question is None:
@@ -42,6 +49,7 @@ def main(config: Config, workdir: str, question: str | None, answer: str | None,
             load_weights=True,
             num_slots=1,  # one text is written at a time
             num_graders=1,
+            step=cli.step_of(step),
         )
         if question is not None:
             _show(opened, question, answer, number=0)
@@ -114,5 +122,6 @@ if __name__ == "__main__":
             "question": cli.Flag("the question; without it, one a line from standard input"),
             "answer": cli.Flag("its gold answer, where the data set's rule does not give it"),
             "distributed": cli.DISTRIBUTED,
+            "step": cli.STEP,
         },
     )

@@ -26,14 +26,14 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
 import tqdm
 
 from cgrpo_jax import rollout
 from cgrpo_jax.datasets import mixture
 from cgrpo_jax.errors import GradingError, Stopped, UserError
-from cgrpo_jax.evaluation import benchmark
+from cgrpo_jax.evaluation.held_out import HeldOut
 from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.inference.generators import Generator, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator, Status
@@ -129,6 +129,7 @@ class Run:
     Attributes:
       progress: how far the run is, as its checkpoints keep it.
       state: what the last whole iteration left.
+      held_out: evaluates the weights.
       learner: applies the updates.
     """
 
@@ -142,6 +143,9 @@ class Run:
         self.progress = initial_state.Progress()
         self._state: TrainState | None = None
         self.clock = console.Clock()
+        self.held_out = HeldOut(
+            opened, folder.checkpoints, orchestrator=self.orchestrator, clock=self.clock, on_tick=self._tick
+        )
         self.profiler = profiling.Profiler(opened.run.path / "profile", settings.kept.profile_steps)
         self.learner = Learner(
             self.model.config,
@@ -237,7 +241,7 @@ class Run:
 
     def finish(self) -> None:
         """Evaluates the final weights, and writes and prints the summary."""
-        after, solved_after = self._evaluate(self._weights())
+        after, solved_after = self.held_out.final(self._weights, step=self.progress.iteration)
         self.folder.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self._since
         updates = int(self.state.step)
@@ -257,13 +261,16 @@ class Run:
         fresh = initial is None
         if initial is None:
             initial = initial_state.start(
-                self.opened, evaluate=self._evaluate, clock=self.clock, going_on=self._stop_if_asked
+                self.opened, evaluate=self.held_out.measure, clock=self.clock, going_on=self._stop_if_asked
             )
         self._state, self.progress = initial.state, initial.progress
         self.learner.skipped_in_a_row = initial.progress.skipped_in_a_row
         self.learner.base, self.learner.reference = initial.base, initial.reference
         if fresh:
+            self.held_out.start(self.progress)
             self._keep(0, always=True)
+        else:
+            self.held_out.resume(self._weights, self.progress)
         open_run.compile_engines(self.opened, self._weights(), clock=self.clock)
 
     def stop(self, number: int) -> None:
@@ -307,20 +314,6 @@ class Run:
         """Returns the weights that generate: those that are trained, or the frozen ones with the adapters merged."""
         return self.model.to_generate(self.state.params, self.learner.base)
 
-    def _evaluate(self, params: dict) -> tuple[dict | None, list[bool | None] | None]:
-        """Returns held-out metrics of weights, and which questions they solve (`benchmark.solved`)."""
-        if not self.asked.held_out:
-            return None, None
-        with self.clock("evaluate"), log.evaluating() as bar:
-            result, groups = benchmark.evaluate(
-                self.opened.policy(params, iteration=benchmark.STREAM),
-                self.asked.held_out,
-                protocol=benchmark.protocol_of(self.settings),
-                orchestrator=self.orchestrator,
-                on_tick=lambda status: self._tick(status, bar),
-            )
-        return result, benchmark.solved(groups, self.settings.method.pass_threshold)
-
     def _log(self, done: Iteration) -> dict:
         """Writes and returns an iteration's metrics, and writes its samples."""
         kept = self.settings.kept
@@ -335,7 +328,7 @@ class Run:
         if done.number == 0:
             self.progress.all_failed_start = row["frac_all_wrong"]
         self.progress.num_tokens += done.sampled_tokens
-        row |= self._evaluation_row(done.number)
+        row |= self.held_out.row(self._weights, self.progress, step=done.number + 1)
         row |= {"step": done.number, "num_tokens": self.progress.num_tokens}
         row["num_compilations"] = processes.compilations()
         row |= log.clocked_row(done, row, clock=self.clock, devices=self.model.mesh.devices)
@@ -345,21 +338,6 @@ class Run:
             lines = log.sample_lines(done, num=kept.samples_per_iteration, critiques_shown=shown)
             self._write(self.opened.run.append_samples, lines)
         return row
-
-    def _evaluation_row(self, number: int) -> Mapping[str, float]:
-        """Returns the held-out metrics after an iteration, if they are due."""
-        every = self.settings.evaluation.every
-        if not every or (number + 1) % every:
-            return {}
-        # Stopped here, the iteration is done all the same: it is saved, without this, when the next one begins.
-        try:
-            result, _ = self._evaluate(self._weights())
-        except Stopped:
-            return {}
-        except GradingError as error:
-            console.say(f"the evaluation after iteration {number} is left out: {error}")
-            return {}
-        return {f"eval/{name}": value for name, value in (result or {}).items()}
 
     def _write(self, function: Callable, *args) -> None:
         """Calls what writes text: on process 0 alone, and all fail where it does."""
@@ -374,7 +352,8 @@ class Run:
         self.progress.skipped_in_a_row = self.learner.skipped_in_a_row
         self.progress.seconds, self._since = self.progress.seconds + now - self._since, now
         last, every = self.settings.num_iterations, self.settings.kept.checkpoint_every
-        due = always or iteration % every == 0 or iteration == last
+        is_best = self.progress.best is not None and self.progress.best["step"] == iteration
+        due = always or is_best or iteration % every == 0 or iteration == last
         if due and self.folder.checkpoints.latest_step != iteration:
             self.folder.checkpoints.save(iteration, self.state, dataclasses.asdict(self.progress))
 

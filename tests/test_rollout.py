@@ -156,6 +156,14 @@ def test_the_reference_answer_is_shown_only_if_asked_for(see_answer):
     assert ("56 12" in generator.asked[0]) is see_answer
 
 
+def test_the_reference_solution_is_shown_with_the_answer_to_a_critic_that_may_see_it():
+    rows = [response(0, 0), response(1, 0)]
+    _, _, generator = cot(by_attempt(UNREADABLE, WRONG), rows, see_answer=True, see_solution=True)
+    shown = [f"{p.question}\nTried: {t}\nThe answer is {p.answer}. {p.solution}\nCheck." for p, t in
+             zip(PROBLEMS, WRONG_TEXTS, strict=True)]  # fmt: skip
+    assert generator.asked == shown * 2  # in the retry as well
+
+
 def test_several_critiques_of_one_response():
     rows = [response(0, 0), response(0, 1)]
     script = lambda index: UNREADABLE if key_of(index)[2] == 1 and not index.attempt else WRONG  # noqa: E731

@@ -16,6 +16,7 @@ from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.records import Turn, has_system_turn
 
 _CUT = "\n[...]\n"
+_CRITICISED = ("response", "solution")  # what of a critique prompt is cut where it is too long, in this order
 # What the configuration calls the limits, for messages.
 _KEYS = {
     "max_critique_prompt_length": "critic.max_prompt_length",
@@ -32,6 +33,7 @@ class Prompts:
       system: system turn of a question whose chat has none of its own; empty for none.
       question: template of the question turn, with `{question}`.
       critique, critique_with_answer: templates of the critique turn, with `{question}`, `{response}` (and `{answer}`).
+      critique_with_solution: likewise, with `{answer}` and `{solution}`.
       refine, refine_without_critique: templates of the refine turn, with `{question}`, `{response}` (and `{critique}`).
       max_prompt_length, max_critique_prompt_length, max_refinement_prompt_length: limits in tokens.
     """
@@ -44,6 +46,7 @@ class Prompts:
     question: str = "{question}"
     critique: str = texts.CRITIQUE_PROMPT
     critique_with_answer: str = texts.CRITIQUE_PROMPT_WITH_ANSWER
+    critique_with_solution: str = texts.CRITIQUE_PROMPT_WITH_SOLUTION
     refine: str = texts.REFINE_PROMPT
     refine_without_critique: str = texts.REFINE_PROMPT_WITHOUT_CRITIQUE
 
@@ -51,6 +54,7 @@ class Prompts:
         texts.check_template(self.question, ("question",))
         texts.check_template(self.critique, ("question", "response"))
         texts.check_template(self.critique_with_answer, ("question", "response", "answer"))
+        texts.check_template(self.critique_with_solution, ("question", "response", "answer", "solution"))
         texts.check_template(self.refine, ("question", "response", "critique"))
         texts.check_template(self.refine_without_critique, ("question", "response"))
 
@@ -66,18 +70,35 @@ class Prompts:
         """
         return self._ids(texts.fill(self.question, question=question), turns)
 
-    def for_critique(self, question: str, response: str, answer: str | None) -> tuple[np.ndarray, bool]:
-        """Returns the prompt that asks for a critique (with the reference answer if given), and whether it was cut."""
-        template = self.critique if answer is None else self.critique_with_answer
-        fields = {"question": question, "response": response} | ({} if answer is None else {"answer": answer})
-        return self._fitted(template, fields, ("response",), "max_critique_prompt_length")
+    def for_critique(
+        self, question: str, response: str, answer: str | None, solution: str | None = None
+    ) -> tuple[np.ndarray, bool]:
+        """Returns the prompt that asks for a critique, and whether it was cut.
 
-    def critique_message(self, question: str, response: str, answer: str | None) -> tuple[str, bool]:
+        Args:
+          question, response: what is criticised.
+          answer: the reference answer; None where the critic does not see it.
+          solution: the reference solution, seen beside the answer; None where the critic does not see it.
+        """
+        template, fields = self._of_critique(question, response, answer, solution)
+        return self._fitted(template, fields, _CRITICISED, "max_critique_prompt_length")
+
+    def critique_message(
+        self, question: str, response: str, answer: str | None, solution: str | None = None
+    ) -> tuple[str, bool]:
         """Returns the user's turn of `for_critique` as text, for a model with a tokenizer and template of its own."""
-        template = self.critique if answer is None else self.critique_with_answer
-        fields = {"question": question, "response": response} | ({} if answer is None else {"answer": answer})
-        fields, cut = self._fitting(template, fields, ("response",), "max_critique_prompt_length")
+        template, fields = self._of_critique(question, response, answer, solution)
+        fields, cut = self._fitting(template, fields, _CRITICISED, "max_critique_prompt_length")
         return texts.fill(template, **fields), cut
+
+    def _of_critique(
+        self, question: str, response: str, answer: str | None, solution: str | None
+    ) -> tuple[str, dict[str, str]]:
+        """Returns the template of what a critic sees, and its fields."""
+        fields = {"question": question, "response": response}
+        if solution is not None:
+            return self.critique_with_solution, fields | {"answer": answer or "", "solution": solution}
+        return (self.critique, fields) if answer is None else (self.critique_with_answer, fields | {"answer": answer})
 
     def for_refinement(
         self, question: str, response: str, critique: str | None, turns: Sequence[Turn] = ()
@@ -118,6 +139,7 @@ class Prompts:
         self, template: str, fields: dict, cuttable: Sequence[str], key: str, turns: Sequence[Turn] = ()
     ) -> tuple[dict, bool]:
         """Returns the fields as they fit the limit, and whether one was cut."""
+        cuttable = [name for name in cuttable if name in fields]
         limit = getattr(self, key)
         ids = self._ids(texts.fill(template, **fields), turns)
         if len(ids) <= limit:

@@ -37,6 +37,27 @@ Go through the solution one step at a time. For each step say whether it follows
 with it and how it could be mended. Then compare the solution's final answer with the correct one. Your last line \
 must be exactly "Conclusion: right [END]" or exactly "Conclusion: wrong [END]"."""
 
+CRITIQUE_PROMPT_WITH_SOLUTION = """\
+Below are a problem, its correct final answer, a reference solution, and another solution. Judge whether the other \
+solution is right.
+
+Problem:
+{question}
+
+Correct final answer:
+{answer}
+
+Reference solution:
+{solution}
+
+Solution to judge:
+{response}
+
+Go through the solution to judge one step at a time. For each step say whether it follows, and if it does not, what is \
+wrong with it and how it could be fixed. It may go another way than the reference: compare results, not wording. \
+Then compare its final answer with the correct one. Your last line must be exactly "Conclusion: right [END]" or \
+exactly "Conclusion: wrong [END]"."""
+
 REFINE_PROMPT = """\
 Solve the problem below. To help you, there is an attempt at it and an assessment of that attempt; use what is \
 right in them and mend what is wrong.

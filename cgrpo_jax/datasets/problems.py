@@ -87,6 +87,7 @@ class Limits:
       max_prompt_length: tokens of its prompt.
       on_long_question: `skip` those that are longer, or `error`.
       max_solution_length: tokens of its solution, where that is inserted; else None.
+      needs_solutions: why training questions must have a solution, where they must; else empty.
     """
 
     grader: str
@@ -97,6 +98,7 @@ class Limits:
     max_prompt_length: int
     on_long_question: str
     max_solution_length: int | None
+    needs_solutions: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +124,8 @@ def load_problems(source: MadeUp | Stored, prompts: Prompts, limits: Limits) -> 
     train, test = _made_up(source) if isinstance(source, MadeUp) else _stored(source)
     if not train:
         raise UserError(f"no training questions: data.num_train is {source.num_train}; use at least 1.")
+    if limits.needs_solutions:
+        _check_solutions(train, source, limits.needs_solutions)
     kept: dict[str, list[Problem]] = {}
     skipped: dict[str, int] = {}
     for kind, problems in (("training", train), ("held-out", test)):
@@ -163,9 +167,8 @@ def _usable(problems: list[Problem], prompts: Prompts, limits: Limits) -> tuple[
     )
     if limits.max_solution_length is not None:
         for p in problems:
-            assert p.solution is not None  # the configuration names its column, and made-up problems have one
-            opening = prompts.tokenizer.thinking_opened_by(prompts.for_question(p.question))
-            inserted = without_thought(p.solution, opening)
+            opening = prompts.tokenizer.thinking_opened_by(prompts.for_question(p.question, p.turns))
+            inserted = without_thought(p.solution or "", opening)
             length = len(prompts.tokenizer.encode(inserted)) + 1  # and the end of the turn
             if length > limits.max_solution_length:
                 raise UserError(
@@ -180,6 +183,17 @@ def _prompt_length(problem: Problem, prompts: Prompts) -> int:
         return len(prompts.for_question(problem.question, problem.turns))
     except UserError as error:
         raise UserError(f"problem {problem.index} of {problem.source or 'the data'}: {error}") from error
+
+
+def _check_solutions(problems: Sequence[Problem], source: MadeUp | Stored, why: str) -> None:
+    """Checks that all problems have a solution, of which files may have an empty one, and prepared data sets none."""
+    column = (source.solution_key if isinstance(source, Stored) else None) or "solution"
+    for p in problems:
+        if not (p.solution or "").strip():
+            raise UserError(
+                f"training questions: row {p.index + 1} of {p.source} has no solution in column '{column}', which "
+                f"{why}; fill it, or leave the row out."
+            )
 
 
 def check_quotable(problems: Sequence[Problem], *, grader: str) -> None:

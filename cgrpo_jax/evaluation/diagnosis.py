@@ -180,7 +180,12 @@ async def _critiques(critic: Critic, rows: Sequence[Rollout], problem: Problem, 
     async def write(row: Rollout, number: int) -> Rollout:
         index = row.index.replace(critique=number, stage=Stage.CRITIQUE)
         critique, _ = await generator.write_critique(
-            problem, row, index, see_answer=critic.see_answer, max_length=critic.max_length
+            problem,
+            row,
+            index,
+            see_answer=critic.see_answer,
+            see_solution=critic.see_solution,
+            max_length=critic.max_length,
         )
         if critique is None:
             return benchmark.text_row("", index, parent=row)

@@ -25,6 +25,7 @@ class Critic:
       kind: `indicative`, `indicative_gt`, `execution`, `cot`, or `none` (refine without a critique).
       generator: the model that writes `cot` critiques, the policy itself or a frozen critic; else None.
       see_answer: put the reference answer into the `cot` critic's prompt.
+      see_solution: put the reference solution into it too.
       grader: kind of the run's grader. `execution` of a program is what its grader found: the test that fails.
       check_steps: `(question, response) -> StepError | None`, what `execution` of any other response runs.
       reveal_value: `execution` names the right value of the wrong step or test, not only the step or test.
@@ -36,6 +37,7 @@ class Critic:
     kind: str
     generator: Generator | RemoteGenerator | None = None
     see_answer: bool = False
+    see_solution: bool = False
     grader: str = ""
     check_steps: Callable[[str, str], StepError | None] | None = None
     reveal_value: bool = True
@@ -91,6 +93,7 @@ async def _critique_one(
                 row,
                 index.replace(attempt=attempt),
                 see_answer=critic.see_answer,
+                see_solution=critic.see_solution,
                 max_length=critic.max_length,
             )
             counts["prompts_cut"] += cut

@@ -354,7 +354,7 @@ class Engine:
             length_S=np.zeros(S, np.int32),
             limit_S=np.zeros(S, np.int32),
             index_S6=np.zeros((S, 6), np.int32),
-            sampling_S=self._sampling_S if len(self._samplings) > 1 else None,
+            sampling_S=self._sampling_S if self._samplings[1:] else None,
         )
         while placed := self._scheduler.place():
             self._at_work().write(placed)

@@ -62,11 +62,19 @@ class Generator:
         ]
 
     async def write_critique(
-        self, problem: Problem, row: Rollout, index: RowIndex, *, see_answer: bool, max_length: int
+        self,
+        problem: Problem,
+        row: Rollout,
+        index: RowIndex,
+        *,
+        see_answer: bool,
+        max_length: int,
+        see_solution: bool = False,
     ) -> tuple[Rollout | None, bool]:
         """Returns a critique of a row, with its verdict, None if there is none; and whether its prompt was cut."""
         answer = problem.answer if see_answer else None
-        prompt, cut = self.prompts.for_critique(transcript(problem), row.whole_text, answer)
+        solution = problem.solution if see_solution else None
+        prompt, cut = self.prompts.for_critique(transcript(problem), row.whole_text, answer, solution)
         (written,) = await self.write(prompt, [index], max_length=max_length, parent=row)
         return written.replace(verdict=parse_verdict(written.text, thinking_opened=bool(written.opening))), cut
 
@@ -88,11 +96,18 @@ class RemoteGenerator:
     sampling: Sampling
 
     async def write_critique(
-        self, problem: Problem, row: Rollout, index: RowIndex, *, see_answer: bool, max_length: int
+        self,
+        problem: Problem,
+        row: Rollout,
+        index: RowIndex,
+        *,
+        see_answer: bool,
+        max_length: int,
+        see_solution: bool = False,
     ) -> tuple[Rollout | None, bool]:
         """Returns a critique of a row, with its verdict, None if no answer came; and whether its prompt was cut."""
-        answer = problem.answer if see_answer else None
-        message, cut = self.prompts.critique_message(transcript(problem), row.whole_text, answer)
+        gold, solution = problem.answer if see_answer else None, problem.solution if see_solution else None
+        message, cut = self.prompts.critique_message(transcript(problem), row.whole_text, gold, solution)
         key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
 
         def submit() -> futures.Future[Answer]:

@@ -300,7 +300,7 @@ class _ShapedEngine:
         engine: Engine,
         weights: dict,
         *,
-        samplings: Sequence[Sampling],
+        samplings: Sequence[Sampling | Sequence[Sampling]],
         stages: Sequence[tuple[str, StageSpec]],
         own: tuple[str, str],
     ):

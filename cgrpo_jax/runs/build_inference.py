@@ -93,7 +93,8 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
     return Critic(
         kind=kind,
         generator=generator,
-        see_answer=config.critic.sees == "answer",
+        see_answer=config.critic.sees != "nothing",
+        see_solution=config.critic.sees == "solution",
         grader=config.grader.kind,
         check_steps=check_steps,
         reveal_value=config.critique.reveals_value,

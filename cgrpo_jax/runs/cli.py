@@ -28,6 +28,7 @@ from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys
 from cgrpo_jax.runtime import signals
 from cgrpo_jax.runtime import text as text_lib
+from cgrpo_jax.training.checkpoint_steps import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Flag:
 CONFIG = Flag("configuration file, such as configs/quickstart.py")
 WORKDIR = Flag("folder of the run: metrics, samples, checkpoints, summary")
 DISTRIBUTED = Flag("one of several processes that work together, each with the same command", kind=bool, default=False)
+STEP = Flag("which checkpoint of the run: its number, or best, with eval.keep_best; the newest by default")
 
 _DEFINE = {
     str: absl_flags.DEFINE_string,
@@ -104,6 +106,19 @@ def run(
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command starts again, or resumes from what was written\n")
         sys.exit(signals.STATUS)
+
+
+def step_of(given: str | None) -> Step:
+    """Returns which checkpoint the flag `STEP` names.
+
+    Raises:
+      UserError: it is neither a number nor best.
+    """
+    if given in (None, "best"):
+        return given
+    if given.isascii() and given.isdecimal():
+        return int(given)
+    raise UserError(f"--step {given!r} is no step; give the number of a checkpoint, or best.")
 
 
 def _lines(error: UserError) -> str:

@@ -23,7 +23,8 @@ from cgrpo_jax.runs import old_keys
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import console, files, processes
 from cgrpo_jax.runtime.json_files import read_json, read_json_object
-from cgrpo_jax.training import checkpoint
+from cgrpo_jax.training import checkpoint, checkpoint_steps
+from cgrpo_jax.training.checkpoint_steps import Step
 
 # Reads the parameter at a path into a given sharding.
 _Read = Callable[[tuple[str, ...], jax.sharding.Sharding], jax.Array]
@@ -60,7 +61,7 @@ def export_hf(
     target: pathlib.Path,
     *,
     dtype: str | None = None,
-    step: int | None = None,
+    step: Step = None,
     base: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
@@ -70,7 +71,7 @@ def export_hf(
       source: a run's folder, or a converted checkpoint.
       target: a new folder.
       dtype: of the weights; None: the one in which the model was given.
-      step: which checkpoint; the newest by default.
+      step: which checkpoint, as for `checkpoint_steps.find`; the newest by default.
       base: folder of the weights that adapters are merged into; None: where the run says that it took them from.
       max_shard_bytes: of tensors in a file.
 
@@ -94,15 +95,13 @@ def export_hf(
                 export.save_params(folder, config, read, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=bar)
 
 
-def export_peft(
-    source: pathlib.Path, target: pathlib.Path, *, step: int | None = None, base: str | None = None
-) -> None:
+def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: Step = None, base: str | None = None) -> None:
     """Writes the adapters of a LoRA run as a folder that peft loads.
 
     Args:
       source: the run's folder.
       target: a new folder.
-      step: which checkpoint; the newest by default.
+      step: which checkpoint, as for `checkpoint_steps.find`; the newest by default.
       base: the Hugging Face folder that the run started from, if it has moved.
 
     Raises:
@@ -267,7 +266,9 @@ def _base_folder(path: str | pathlib.Path) -> pathlib.Path:
     if not folder.is_dir():
         raise UserError(f"the adapters' base {path} is not a folder; name the folder that holds it with --base.")
     steps = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    if not (folder / "config.json").is_file() and not any(checkpoint.is_step(one.name) for one in steps.iterdir()):
+    if not (folder / "config.json").is_file() and not any(
+        checkpoint_steps.is_step(one.name) for one in steps.iterdir()
+    ):
         raise UserError(
             f"the adapters' base {path} is no Hugging Face folder and holds no checkpoint; name the folder that holds "
             "it with --base."

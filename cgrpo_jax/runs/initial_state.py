@@ -41,6 +41,8 @@ class Progress:
     eval_before: dict | None = None
     unsolved_before: list[int] | None = None
     skipped_in_a_row: int = 0  # updates, up to the last one, whose gradient was not finite
+    best: dict | None = None  # `best_checkpoint.better` of all evaluations
+    evaluation_due: bool = False  # the last iteration's was cut short by a signal
     base_step: int | None = None  # as `start_weights.base_step` returns it
     inputs: dict = dataclasses.field(default_factory=dict)  # `fingerprints.of_all` of what it reads
 

@@ -121,15 +121,23 @@ def by_hand(config: Config, stages: Stages, prompts: Prompts, question: str, ans
     """
     text_lib.check(question, "the question")
     text_lib.check(answer or "", "the answer")
-    made_up = source(config)
+    made_up, sees, solution = source(config), _sees(config, stages), None
     if isinstance(made_up, MadeUp) and made_up.kind == "chains":
         question = question.replace(" ", "")
         answer = answer or arithmetic.answer(question)
+        solution = arithmetic.solution(question) if sees == "solution" else None
     elif isinstance(made_up, MadeUp):
-        answer = answer or snippets.answer(question, made_up.glossary().words)
+        words = made_up.glossary().words
+        answer = answer or snippets.answer(question, words)
+        solution = snippets.write(snippets.steps(question, words)) if sees == "solution" else None
+    elif sees == "solution":
+        raise UserError(
+            "the critic of this configuration sees a reference solution, which a question by hand has not; set "
+            "--config.critic.sees=answer, or nothing."
+        )
     elif answer:
         grader.check_gold(config.grader.kind, [answer], timeout=config.grader.timeout, num_workers=1)
-    elif stages.first_kind == "indicative_gt" or (stages.first_kind == "cot" and config.critic.sees == "answer"):
+    elif stages.first_kind == "indicative_gt" or sees == "answer":
         raise UserError("the critique of this configuration shows or sees the gold answer; give it with --answer.")
     length = len(prompts.for_question(question))
     if length > config.max_prompt_length:
@@ -137,7 +145,7 @@ def by_hand(config: Config, stages: Stages, prompts: Prompts, question: str, ans
             f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it, "
             "or raise that."
         )
-    return Problem(0, question, answer or "")
+    return Problem(0, question, answer or "", solution)
 
 
 def source(config: Config) -> MadeUp | Stored:
@@ -179,14 +187,29 @@ def _limits(config: Config, stages: Stages) -> Limits:
         max_prompt_length=config.max_prompt_length,
         on_long_question=config.prompts.on_long_question,
         max_solution_length=config.max_response_length if stages.refine == "solution" else None,
+        needs_solutions=_why_solutions(config, stages),
     )
+
+
+def _sees(config: Config, stages: Stages) -> str:
+    """Returns what a critic that writes sees of the data; nothing where none writes."""
+    return config.critic.sees if "cot" in stages.kinds else "nothing"
+
+
+def _why_solutions(config: Config, stages: Stages) -> str:
+    """Returns what needs the data's solutions; empty where nothing does."""
+    if stages.refine == "solution":
+        return 'refine.kind "solution" inserts'
+    sees = stages.asks_critic and _sees(config, stages) == "solution"
+    return 'the critic sees (critic.sees "solution")' if sees else ""
 
 
 def _check_refine_prompt(config: Config, stages: Stages, prompts: Prompts, questions: Sequence[Problem]) -> None:
     """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not."""
     longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question, problem.turns)))
     if stages.critique.num_texts and stages.critic != "folder":
-        prompts.for_critique(transcript(longest), "", longest.answer if config.critic.sees == "answer" else None)
+        answer = None if config.critic.sees == "nothing" else longest.answer
+        prompts.for_critique(transcript(longest), "", answer, "" if config.critic.sees == "solution" else None)
     if stages.refine != "policy":
         return
     unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)

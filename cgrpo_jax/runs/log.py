@@ -138,7 +138,7 @@ def _reward(row: Rollout) -> float | None:
 def summary(
     progress: Progress, *, updates: int, after: dict | None, solved_after: Sequence[bool | None] | None
 ) -> dict:
-    """Returns the summary of a run: held-out accuracy before and after, tokens, seconds.
+    """Returns the summary of a run: held-out accuracy before, after and at its best checkpoint, tokens, seconds.
 
     `unsolved_before` counts the held-out questions of which no text of the first weights passes, and all have a
     verdict; `unsolved_before_solved_after` is the share of these that the final weights solve, of those of which that
@@ -156,6 +156,7 @@ def summary(
     return {
         "eval_before": progress.eval_before,
         "eval_after": after,
+        "best": progress.best,
         "unsolved_before": None if unsolved is None else len(unsolved),
         "unsolved_before_solved_after": sum(known) / len(known) if known else None,
         "all_failed_start": progress.all_failed_start,
@@ -175,6 +176,8 @@ def table(summary: Mapping) -> str:
         lines += ["", f"{'held-out':<12}{'before':>8}{'after':>8}"]
         lines += [f"{name:<12}{before[name]:>8.3f}{after[name]:>8.3f}" for name in after if name.startswith("pass")]
         lines.append("")
+    if best := summary["best"]:
+        lines.append(f"best {best['metric']}: {best['value']:.3f}, checkpoint {best['step']}, kept (--step=best)")
     if summary["unsolved_before_solved_after"] is not None:
         lines.append(
             f"{summary['unsolved_before']} held-out questions were unsolved before; "

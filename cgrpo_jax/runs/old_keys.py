@@ -109,6 +109,9 @@ _ADDED = {
     "critic.temperature": -1.0,
     "critic.top_p": 0.0,
     "critic.template_arguments": "",
+    "grader.numpy": False,
+    "prompts.critique_with_solution": "",
+    "eval.keep_best": "",
 }
 _SEES = {True: "answer", False: "nothing"}
 
@@ -127,8 +130,8 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
     if _CRITICS.keys() & flat.keys():
         kinds = [kind for name, kind in _CRITICS.items() if flat.get(name)]
         found.setdefault("critic.kind", kinds[0] if kinds else "policy")
-    known = {name.rpartition(".")[0] for name in found}
-    found = {name: value for name, value in _ADDED.items() if name.rpartition(".")[0] in known} | found
+    sections = {name.rpartition(".")[0] for name in found}
+    found = {name: value for name, value in _ADDED.items() if name.rpartition(".")[0] in sections} | found
     nested: dict[str, Any] = {}
     for name, value in found.items():
         *path, last = name.split(".")

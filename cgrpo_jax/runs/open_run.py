@@ -36,6 +36,7 @@ from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runs.stages import Stages
 from cgrpo_jax.runtime import console, processes, profiling
 from cgrpo_jax.training.checkpoint import Checkpoints
+from cgrpo_jax.training.checkpoint_steps import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,9 @@ class OpenRun:
       settings: what was decided from it.
       run: the run's folder.
       model: the policy.
-      params, weights: its newest weights as generation reads them, and where they come from; both empty where the
-        command reads its own.
+      params, weights: its weights as generation reads them, and where they come from; both empty where the command
+        reads its own.
+      step: which checkpoint's they are; the newest one's by default.
       critic_model: the frozen critic and its weights, if one is asked.
       endpoint: that writes critiques, on process 0, if one is asked.
       questions: what is asked; empty where a person asks.
@@ -67,6 +69,7 @@ class OpenRun:
     questions: Questions
     inputs: Mapping[str, str]
     grader: Grader
+    step: Step = None
 
     def policy(self, params: dict, *, iteration: int, sampling: Sampling | None = None, step: int = 0) -> Generator:
         """Returns the policy as it writes with some weights, which have seen `step` updates.
@@ -106,7 +109,7 @@ class OpenRun:
 
     def name_of_weights(self, *, beside: pathlib.Path) -> str:
         """Names the weights, those of the run by their way from `beside`."""
-        return start_weights.name_of_weights(self.config, self.run, beside=beside)
+        return start_weights.name_of_weights(self.config, self.run, beside=beside, step=self.step)
 
     def config_json(self) -> dict[str, Any]:
         """Returns the configuration as results of the run keep it."""
@@ -129,6 +132,7 @@ def open_run(
     check: Callable[[RunSettings], None] = lambda settings: None,
     num_slots: int | None = None,
     num_graders: int = 0,
+    step: Step = None,
 ) -> OpenRun:
     """Checks all that a user can get wrong, and opens what a command works with. Nothing is written.
 
@@ -138,11 +142,12 @@ def open_run(
       held: closes what is opened.
       stages: what the command generates, of a configuration; from `stages`.
       questions: which questions it asks; from `load_questions`. None where a person asks.
-      load_weights: whether it works with the run's newest weights, or where it has none those that a run starts from.
+      load_weights: whether it works with the run's weights, or where it has none those that a run starts from.
       started: when the command was started first, where its own folder says so; by default when the run was.
       check: what else can't be used, of the settings; raises a `UserError`.
       num_slots: texts that a data group decodes at once; by default as in training.
       num_graders: worker processes; 0: as in training.
+      step: which checkpoint's weights are loaded; the newest one's by default.
 
     Raises:
       UserError: something of it can't be used.
@@ -165,7 +170,7 @@ def open_run(
             found = load_questions.load_questions(config, settings.stages, model.prompts, questions)
     problems = {"training": found.training, "held-out": found.held_out}
     inputs = processes.decide(lambda: fingerprints.of_all(config.grader.kind, problems), "reading reward functions")
-    params, weights = start_weights.trained_params(config, model, run) if load_weights else ({}, "")
+    params, weights = start_weights.trained_params(config, model, run, step=step) if load_weights else ({}, "")
     return OpenRun(
         config=config,
         settings=settings,
@@ -178,6 +183,7 @@ def open_run(
         questions=found,
         inputs=inputs,
         grader=build_inference.open_grader(config, held, num_workers=num_graders),
+        step=step,
     )
 
 

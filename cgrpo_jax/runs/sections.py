@@ -94,6 +94,11 @@ class Prompts:
     critique_with_answer: str = key(
         "", "likewise, where it sees the gold answer", template("question", "response", "answer")
     )
+    critique_with_solution: str = key(
+        "",
+        "likewise, where it sees a reference solution and the gold answer",
+        template("question", "response", "answer", "solution"),
+    )
     refine: str = key("", "what a refinement answers", template("question", "response", "critique"))
     refine_without_critique: str = key("", "likewise, where there is no critique", template("question", "response"))
     template_arguments: str = key(
@@ -264,8 +269,10 @@ class Critic:
     )
     folder: str = key("", "Hugging Face folder of a frozen critic")
     endpoint: Endpoint = section(Endpoint)
-    sees: Literal["nothing", "answer"] = key(
-        "nothing", "what it sees beside question and response: nothing, answer", one_of("nothing", "answer")
+    sees: Literal["nothing", "answer", "solution"] = key(
+        "nothing",
+        "what it sees beside question and response: nothing; answer; solution, the data's own, and the answer",
+        one_of("nothing", "answer", "solution"),
     )
     temperature: float = key(-1.0, "of critiques; 0: the most likely tokens; -1: sampling.temperature", _temperature)
     top_p: float = key(0.0, "of critiques; 0: sampling.top_p", share)

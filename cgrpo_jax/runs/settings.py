@@ -48,6 +48,7 @@ class EvaluationSettings:
 
     Attributes:
       every: iterations between two times in training; 0: before and after only.
+      keep_best: by which number of them the best checkpoint is kept (`best_checkpoint`); empty: none is.
       num_samples, temperature, top_p: of the samples of a question.
       ks: of pass@k.
       oracle: whether `evaluate --refine` also refines what the verifier calls wrong.
@@ -55,6 +56,7 @@ class EvaluationSettings:
     """
 
     every: int
+    keep_best: str
     num_samples: int
     temperature: float
     top_p: float
@@ -202,6 +204,7 @@ def run_settings(
         learner=build_training.learner_settings(config),
         evaluation=EvaluationSettings(
             every=config.eval.every,
+            keep_best=config.eval.keep_best,
             num_samples=config.eval.num_samples,
             temperature=config.eval.temperature,
             top_p=config.eval.top_p,

@@ -15,6 +15,7 @@ from cgrpo_jax.runs.build_training import lora_settings
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.training.checkpoint import SavedWeights, read_extra, restore_params
+from cgrpo_jax.training.checkpoint_steps import Step
 
 
 def initial_params(config: Config, model: Model, *, step: int | None = None) -> dict:
@@ -46,7 +47,7 @@ def base_step(config: Config) -> int | None:
     """
     if not config.lora.rank or keeps_base(config) or not config.model.init:
         return None
-    return _newest_step(pathlib.Path(config.model.init))
+    return _number(pathlib.Path(config.model.init))
 
 
 def frozen_params(config: Config, model: Model, run: RunDir, *, step: int | None) -> dict:
@@ -69,37 +70,43 @@ def frozen_params(config: Config, model: Model, run: RunDir, *, step: int | None
     return restore_params(run.base, model.placed(params_lib.param_shapes(model.config)))
 
 
-def trained_params(config: Config, model: Model, run: RunDir) -> tuple[dict, str]:
-    """Returns the newest weights of a run, adapters merged, as generation reads them, and where they come from.
+def trained_params(config: Config, model: Model, run: RunDir, *, step: Step = None) -> tuple[dict, str]:
+    """Returns weights of a run, adapters merged, as generation reads them, and where they come from.
 
     A folder without checkpoints gives the weights that the configuration starts from.
 
+    Args:
+      config, model, run: of the run.
+      step: which checkpoint; the newest by default.
+
     Raises:
-      UserError: there are neither.
+      UserError: there are neither, or no checkpoint of that step.
     """
     settings = lora_settings(config)
     if not run.checkpoints.exists():
+        if step is not None:
+            raise UserError(f"{run.path} has no checkpoints; leave --step out, or train first.")
         if not (config.model.folder or config.model.init):
             raise UserError(f"{run.path} has no checkpoints and the configuration names no weights; train first.")
         return model.to_generate(initial_params(config, model)), config.model.init or config.model.folder
     if settings is None:
-        params = restore_params(run.checkpoints, model.placed(params_lib.param_shapes(model.config)))
+        params = restore_params(run.checkpoints, model.placed(params_lib.param_shapes(model.config)), step=step)
         return model.to_generate(params), str(run.checkpoints)
-    adapters = restore_params(run.checkpoints, model.placed(lora.adapter_shapes(model.config, settings)))
-    step = read_extra(run.checkpoints).get("base_step")
-    base = lora.Base(frozen_params(config, model, run, step=step), settings.scale)
+    adapters = restore_params(run.checkpoints, model.placed(lora.adapter_shapes(model.config, settings)), step=step)
+    base_step = read_extra(run.checkpoints, step=step).get("base_step")
+    base = lora.Base(frozen_params(config, model, run, step=base_step), settings.scale)
     return model.to_generate(adapters, base), str(run.checkpoints)
 
 
-def name_of_weights(config: Config, run: RunDir, *, beside: pathlib.Path) -> str:
+def name_of_weights(config: Config, run: RunDir, *, beside: pathlib.Path, step: Step = None) -> str:
     """Names the weights that `trained_params` returns; those of a run by their way from `beside`, wherever both lie."""
     if run.checkpoints.exists():
-        return f"{os.path.relpath(run.checkpoints, beside)}, step {_newest_step(run.checkpoints)}"
+        return f"{os.path.relpath(run.checkpoints, beside)}, step {_number(run.checkpoints, step)}"
     if config.model.init:
-        return f"{config.model.init}, step {_newest_step(pathlib.Path(config.model.init))}"
+        return f"{config.model.init}, step {_number(pathlib.Path(config.model.init))}"
     return config.model.folder
 
 
-def _newest_step(folder: pathlib.Path) -> int:
-    with SavedWeights(folder) as weights:
+def _number(folder: pathlib.Path, step: Step = None) -> int:
+    with SavedWeights(folder, step=step) as weights:
         return weights.step

@@ -8,6 +8,7 @@ from cgrpo_jax import objective
 from cgrpo_jax.datasets import mixture
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.models import lora, transformer
+from cgrpo_jax.runs import best_checkpoint
 from cgrpo_jax.runs.keys import (
     ALL,
     Resumed,
@@ -276,6 +277,13 @@ class Eval:
         may_change=Resumed.EVALUATION | Resumed.DIAGNOSIS,
         because="training alone reads it",
     )
+    keep_best: str = key(
+        "",
+        "number of the evaluation, such as pass@1: the checkpoint with its highest value stays beside the newest ones; "
+        "-mean_length: with the lowest; empty: none",
+        may_change=ALL,
+        because="saving changes nothing",
+    )
     num_samples: int = key(
         8,
         "a question, for pass@k",
@@ -309,8 +317,13 @@ class Eval:
 
     def violations(self, name: str) -> Iterator[str]:
         """Yields what keys of the section have against each other."""
-        if not _at_least_ones(name, self.k) and 1 <= self.num_samples < max(self.k):
-            yield f"{name}.k {max(self.k)} needs as many samples; {name}.num_samples is {self.num_samples}."
+        if not _at_least_ones(name, self.k):
+            if 1 <= self.num_samples < max(self.k):
+                yield f"{name}.k {max(self.k)} needs as many samples; {name}.num_samples is {self.num_samples}."
+            if text := best_checkpoint.check(self.keep_best, best_checkpoint.metrics(self.k, self.num_samples)):
+                yield f"{name}.keep_best {text}"
+        if self.keep_best and not self.every:
+            yield f"{name}.keep_best {self.keep_best!r} compares evaluations, but {name}.every is 0; set it, to 50 say."
 
 
 def _kinds(name: str, value: Any) -> str | None:

@@ -13,7 +13,7 @@ import logging
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,13 +21,26 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runtime import files, processes
+from cgrpo_jax.training import checkpoint_steps
+from cgrpo_jax.training.checkpoint_steps import Step
 from cgrpo_jax.training.named_arrays import by_path, check_same, dtype_of, unflatten
 
 _log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class _One:
+    """Preserves the checkpoint of one step, for Orbax; None: of no step."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [one.step == self.step for one in checkpoints]
 
 
 class Checkpoints:
@@ -47,8 +60,14 @@ class Checkpoints:
           max_to_keep: number of newest checkpoints that stay; None keeps all.
         """
         self._directory = pathlib.Path(directory).absolute()
+        self._best = _One()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=max_to_keep, create=True, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [checkpoint_managers.LatestN(max_to_keep), self._best]
+            ),
+            create=True,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=_handlers())
 
@@ -62,6 +81,22 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The newest saved step, also while it is still being written; None if there is none."""
         return self._manager.latest_step()
+
+    def keep(self, step: int | None) -> bool:
+        """Lets the checkpoint of a step, there or saved next, stay beside the newest ones, and no other one any more.
+
+        Returns:
+          Whether it is there.
+        """
+        self._best.step = step
+        return step in self._manager.all_steps()
+
+    def amend(self, step: int, extra: Mapping[str, Any]) -> None:
+        """Replaces the JSON values of a checkpoint that is whole. Every process must take part."""
+        path = self._directory / str(step) / "extra" / checkpoint_steps.EXTRA
+        with processes.agree(f"writing {path}"):
+            if jax.process_index() == 0:
+                files.write_atomically(path, json.dumps(dict(extra)))
 
     def save(self, step: int, state: TrainState, extra: Mapping[str, Any]) -> None:
         """Copies `state` and writes it in the background; the arrays may be donated at once.
@@ -119,7 +154,7 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # noqa: BLE001  Orbax raises a bare Exception for a truncated array
-                skipped.append((step, _first_line(error)))
+                skipped.append((step, checkpoint_steps.first_line(error)))
                 continue
             for bad_step, reason in skipped:
                 _log.warning("checkpoint %d can't be read (%s); resuming from step %d", bad_step, reason, step)
@@ -239,32 +274,31 @@ def _together(folder: pathlib.Path) -> Iterator[None]:
             raise files.fault(folder, error) from error
 
 
-def restore_params(directory: str | pathlib.Path, template: Any, *, step: int | None = None) -> Any:
+def restore_params(directory: str | pathlib.Path, template: Any, *, step: Step = None) -> Any:
     """Restores only the weights of a checkpoint: to evaluate, to sample, or to start from.
 
     Args:
       directory: folder of checkpoints, or the run's folder that holds it as `checkpoints`.
       template: pytree of arrays or `jax.ShapeDtypeStruct`s; a leaf's sharding says where the restored array goes.
         Weights saved in another dtype are cast to its dtype.
-      step: which checkpoint; the newest by default.
+      step: which checkpoint, as for `checkpoint_steps.find`; the newest by default.
 
     Raises:
       UserError: no such checkpoint, it can't be read, or a weight's name or shape is not the template's.
     """
-    folder, step, others = _find(directory, step)
+    folder, step, others = checkpoint_steps.find(directory, step)
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
-        with _readable(folder / str(step), others):
+        with checkpoint_steps.readable(folder / str(step), others):
             check_same(manager.item_metadata(step)["params"].tree, template, folder / str(step), same_dtype=False)
             args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
             return unflatten(manager.restore(step, args=args)["params"], template)
 
 
-def read_extra(directory: str | pathlib.Path, *, step: int | None = None) -> dict[str, Any]:
+def read_extra(directory: str | pathlib.Path, *, step: Step = None) -> dict[str, Any]:
     """Returns the JSON values of a checkpoint, besides its arrays; arguments and errors as in `restore_params`."""
-    folder, step, others = _find(directory, step)
-    with _readable(folder / str(step), others):
-        return dict(ocp.JsonCheckpointHandler().restore(epath.Path(folder / str(step) / "extra")))
+    folder, number, others = checkpoint_steps.find(directory, step)
+    return checkpoint_steps.extra(folder, number, others)
 
 
 class SavedWeights:
@@ -281,15 +315,15 @@ class SavedWeights:
           embed = weights.read("embed")
     """
 
-    def __init__(self, directory: str | pathlib.Path, *, step: int | None = None):
+    def __init__(self, directory: str | pathlib.Path, *, step: Step = None):
         """Finds the checkpoint; arguments and errors as in `restore_params`."""
-        folder, self.step, self._others = _find(directory, step)
+        folder, self.step, self._others = checkpoint_steps.find(directory, step)
         self._path = folder / str(self.step) / "params"
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}
         )
         self._reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-        with _readable(self._path.parent, self._others):
+        with checkpoint_steps.readable(self._path.parent, self._others):
             self._tree = self._reader.metadata(epath.Path(self._path)).tree
         self.shapes = {name: tuple(leaf.shape) for name, leaf in self._tree.items()}
 
@@ -316,48 +350,18 @@ class SavedWeights:
         args = ocp.args.PyTreeRestore(
             item={name: 0}, restore_args={name: ocp.ArrayRestoreArgs(sharding=sharding)}, partial_restore=True
         )
-        with _readable(self._path.parent, self._others):
+        with checkpoint_steps.readable(self._path.parent, self._others):
             return self._reader.restore(epath.Path(self._path), args=args)[name]
-
-
-@contextlib.contextmanager
-def _readable(checkpoint: pathlib.Path, others: list[int]) -> Iterator[None]:
-    """Turns what Orbax raises for a damaged checkpoint, which may be anything, into a `UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        steps = ", ".join(map(str, others)) or "none"
-        raise UserError(
-            f"checkpoint {checkpoint} can't be read ({_first_line(error)}); other steps: {steps}"
-        ) from error
-
-
-def is_step(name: str) -> bool:
-    """Whether a folder's name is that of a checkpoint: Orbax takes the bare number when all of it is there."""
-    return name.isascii() and name.isdecimal()
-
-
-def _find(directory: str | pathlib.Path, step: int | None) -> tuple[pathlib.Path, int, list[int]]:
-    """Returns the folder of checkpoints, the step wanted, and the other steps that it has."""
-    given = pathlib.Path(directory).absolute()
-    folder = given / "checkpoints" if (given / "checkpoints").is_dir() else given
-    if not folder.is_dir():
-        raise UserError(f"checkpoint folder {given} does not exist; give a --workdir that train has written")
-    steps = sorted(int(path.name) for path in folder.iterdir() if is_step(path.name))
-    if not steps:
-        raise UserError(f"{given} holds no checkpoint; give a --workdir that train has written")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise UserError(f"{given} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-    return folder, step, [other for other in steps if other != step]
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:
     # Named outright: without them Orbax does not know an item's shapes before it has restored it once.
     standard = ocp.StandardCheckpointHandler
-    return {"params": standard(), "rest": standard(), "extra": ocp.JsonCheckpointHandler()}
+    return {
+        "params": standard(),
+        "rest": standard(),
+        "extra": ocp.JsonCheckpointHandler(filename=checkpoint_steps.EXTRA),
+    }
 
 
 def _to_save(tree: Any) -> dict[str, Any]:
@@ -373,7 +377,3 @@ def _to_restore(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
         return jax.ShapeDtypeStruct(np.shape(leaf), dtype_of(leaf), sharding=getattr(leaf, "sharding", None) or first)
 
     return {name: struct(leaf) for name, leaf in by_path(tree).items()}
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:160]

@@ -26,6 +26,7 @@ LLAMA3 = (
     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
 )
 QUESTION, RESPONSE, CRITIQUE = "7*8+6", "7*8=54, 4+6=10. Answer: 54 10", "Step 1 is wrong: 7*8=56, not 54."
+SOLUTION = "7*8=56, 6+6=12."
 
 
 def byte_level_tokenizer(folder, special, template):
@@ -59,6 +60,7 @@ def every_prompt(prompts, question=QUESTION, response=RESPONSE, critique=CRITIQU
         "question": prompts.for_question(question),
         "critique": prompts.for_critique(question, response, None)[0],
         "critique_with_answer": prompts.for_critique(question, response, "56 12")[0],
+        "critique_with_solution": prompts.for_critique(question, response, "56 12", SOLUTION)[0],
         "refinement": prompts.for_refinement(question, response, critique)[0],
         "refinement_without_critique": prompts.for_refinement(question, response, None)[0],
     }
@@ -76,7 +78,7 @@ def test_all_prompts_end_in_the_same_generation_prefix(template, templates, syst
         ids = every_prompt(prompts, question=QUESTION + tail, response=RESPONSE + tail, critique=CRITIQUE + tail)
         for name, prompt in ids.items():
             assert list(prompt[-len(prefix) :]) == prefix, name
-        assert len({tuple(prompt) for prompt in ids.values()}) == 5
+        assert len({tuple(prompt) for prompt in ids.values()}) == len(ids)
 
 
 def test_cut_prompts_end_in_it_too(template):
@@ -98,6 +100,7 @@ def test_prompts_hold_what_they_are_given_and_no_more():
         "question": "7*8+6",
         "critique": f"7*8+6\nTried: {RESPONSE}\nCheck.",
         "critique_with_answer": f"7*8+6\nTried: {RESPONSE}\nThe answer is 56 12.\nCheck.",
+        "critique_with_solution": f"7*8+6\nTried: {RESPONSE}\nThe answer is 56 12. {SOLUTION}\nCheck.",
         "refinement": f"7*8+6\nTried: {RESPONSE}\nCritique: {CRITIQUE}\nTry again.",
         "refinement_without_critique": f"7*8+6\nTried: {RESPONSE}\nTry again.",
     }
@@ -110,7 +113,8 @@ def test_default_prompts_hold_question_response_and_critique(template):
         assert QUESTION in text
         assert (RESPONSE in text) is (name != "question")
         assert (CRITIQUE in text) is (name == "refinement")
-        assert ("56 12" in text) is (name == "critique_with_answer")
+        assert ("56 12" in text) is (name in ("critique_with_answer", "critique_with_solution"))
+        assert (SOLUTION in text) is (name == "critique_with_solution")
 
 
 def test_braces_in_a_response_are_text(template):
@@ -181,6 +185,23 @@ def test_critique_and_refine_prompts_have_limits_of_their_own():
     refinement, refinement_cut = prompts.for_refinement(QUESTION, RESPONSE * 5, CRITIQUE)
     assert critique_cut and len(critique) == 40
     assert refinement_cut and 40 < len(refinement) <= 60
+
+
+def test_a_reference_solution_is_cut_where_cutting_the_response_is_not_enough(template):
+    tokenizer, _ = template
+    bare = len(make(tokenizer, **CHAINS).for_critique(QUESTION, "", "56 12", "")[0])
+    for limit in (bare, bare + 9, bare + 30):
+        prompts = make(tokenizer, limit, **CHAINS)
+        ids, cut = prompts.for_critique(QUESTION, RESPONSE * 3, "56 12", SOLUTION * 9)
+        text = tokenizer.decode(ids)
+        assert cut and bare <= len(ids) <= limit
+        assert f"{QUESTION}\nTried: \nThe answer is 56 12. " in text and text.count(SOLUTION) < 9
+        message, message_cut = prompts.critique_message(QUESTION, RESPONSE * 3, "56 12", SOLUTION * 9)
+        assert message_cut and tokenizer.chat_ids([{"role": "user", "content": message}]) == list(ids)
+    with pytest.raises(UserError, match="nothing left of its response and solution; critic.max_prompt_length is"):
+        make(tokenizer, bare - 1, **CHAINS).for_critique(QUESTION, RESPONSE, "56 12", SOLUTION)
+    with pytest.raises(UserError, match="nothing left of its response; critic.max_prompt_length is"):
+        make(tokenizer, 9, **CHAINS).for_critique(QUESTION, RESPONSE, "56 12")
 
 
 @pytest.mark.parametrize("name", ["question", "refine"])

@@ -8,6 +8,7 @@ from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 CHAINS = dict(
     critique="{question}\nTried: {response}\nCheck.",
     critique_with_answer="{question}\nTried: {response}\nThe answer is {answer}.\nCheck.",
+    critique_with_solution="{question}\nTried: {response}\nThe answer is {answer}. {solution}\nCheck.",
     refine="{question}\nTried: {response}\nCritique: {critique}\nTry again.",
     refine_without_critique="{question}\nTried: {response}\nTry again.",
 )

@@ -239,6 +239,21 @@ LONG = {"question": "2+" * 10 + "2", "answer": "22"}  # 21 tokens, and 2 of the 
             {"refine.kind": "solution", "data.solution_key": "long"},
             "problem 0 has 19 tokens",
         ),
+        (
+            [GOOD | {"worked": "2+2=4"}, GOOD | {"worked": " "}],
+            {"critique.kind": "cot", "critic.sees": "solution", "data.solution_key": "worked"},
+            "training questions: row 2 of train has no solution in column 'worked', which the critic sees",
+        ),
+        (
+            [GOOD | {"worked": ""}],
+            {"refine.kind": "solution", "data.solution_key": "worked"},
+            "row 1 of train has no solution in column 'worked', which refine.kind \"solution\" inserts; fill it",
+        ),
+        (
+            [GOOD | {"worked": "2+2=4"}, GOOD],
+            {"critique.kind": "cot", "critic.sees": "solution", "data.solution_key": "worked"},
+            "line 2: column 'worked' is missing (there are: question, answer)",
+        ),
     ],
 )
 def test_rows(tmp_path, capsys, rows, changes, message):

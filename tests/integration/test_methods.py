@@ -10,6 +10,7 @@ import tiny_run
 from tiny_run import metrics, run, samples
 
 from cgrpo_jax import convert, rollout, train
+from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.training.checkpoint import restore_params
@@ -172,14 +173,14 @@ def test_refining_without_a_critique(tmp_path, seen):
     assert refined and all(row["critique"] is None for row in refined)
 
 
-@pytest.mark.parametrize("sees_answer", [False, True])
-def test_self_critique(tmp_path, seen, sees_answer):
+@pytest.mark.parametrize("sees", ["nothing", "answer", "solution"])
+def test_self_critique(tmp_path, seen, sees):
     folder = run(
         tmp_path,
         {
             "data.num_eval": 0,
             "critique.kind": "cot",
-            "critic.sees": "answer" if sees_answer else "nothing",
+            "critic.sees": sees,
             "critique.max_retries": 1,
         },
     )
@@ -187,8 +188,10 @@ def test_self_critique(tmp_path, seen, sees_answer):
     assert {row.author for row in critiques} == {Author.POLICY}
     assert {row.index.attempt for row in critiques} == {0, 1}
     for text in seen.asked(Stage.CRITIQUE):
-        value = value_of(text.partition("\n")[0])
-        assert text.endswith("Check.") and (f"The answer is {value}." in text) == sees_answer
+        question = text.partition("\n")[0]
+        assert text.endswith("Check.") and (f"The answer is {value_of(question)}." in text) == (sees != "nothing")
+        # Cut where the critic has no room for it, as the response is.
+        assert f". {arithmetic.solution(question)}\nCheck." in text or "[...]" in text or sees != "solution"
     rows = metrics(folder)
     assert sum(row["critic/attempts"] for row in rows) == len(critiques)
     assert sum(row["num_tokens"] for row in rows[-1:]) == sum(len(row.token_ids) for row in seen.rollouts)

@@ -226,11 +226,13 @@ def test_a_crash_before_the_first_checkpoint(tmp_path, uninterrupted, monkeypatc
     assert_same_run(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("evaluation, iterations", [(1, 0), (2, 1), (4, 2)], ids=["first", "periodic", "final"])
-def test_sigterm_within_an_evaluation(tmp_path, monkeypatch, capsys, evaluation, iterations):
+@pytest.mark.parametrize(
+    "every, evaluation, iterations", [(1, 1, 0), (1, 2, 1), (0, 2, 2)], ids=["first", "periodic", "final"]
+)
+def test_sigterm_within_an_evaluation(tmp_path, monkeypatch, capsys, every, evaluation, iterations):
     """What was done is saved; a periodic evaluation is left out, the final one is made by the run that resumes."""
     evaluations, show = [], log.show
-    changes = WARM | {"checkpoints.every": 100, "eval.every": 1, "model.init": ""}
+    changes = WARM | {"checkpoints.every": 100, "eval.every": every, "model.init": ""}
 
     def shown(bar, progress):
         if bar.desc == "evaluating" and not any(bar is one for one in evaluations):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import peft
 import pytest
+import safetensors.numpy
 import tiny_run
 import torch
 import transformers
@@ -207,6 +208,36 @@ def test_a_quickstart_model(tmp_path):
         np.testing.assert_allclose(ours.logits(ids), their_logits(net, ids), atol=1e-4, rtol=0)
         assert ours.continuation(ids, 16) == their_continuation(net, ids, 16)
     assert their_tokenizer.eos_token_id == tokenizer.end_of_turn_id == net.generation_config.eos_token_id
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen3", "gemma2", "gemma3, multimodal"])
+@pytest.mark.parametrize("keeps", ["another head", "the head alone", "both, equal"])
+def test_a_tied_config_with_a_head_in_its_weights(tmp_path, name, keeps):
+    """transformers 5 takes a head of its own for what it is, and either name for the one table."""
+    net = random_model(name)
+    source = tmp_path / "source"
+    net.save_pretrained(source)
+    for file in model_source.tokenizer_folder("arithmetic").iterdir():
+        shutil.copy(file, source)
+    tensors = converted.weights(source)
+    (embed,) = (key for key in tensors if key.endswith("embed_tokens.weight"))
+    table = tensors[embed] if keeps == "the head alone" else tensors[embed].copy()
+    tensors["lm_head.weight"] = table[::-1].copy() if keeps == "another head" else table
+    if keeps == "the head alone":
+        del tensors[embed]
+    safetensors.numpy.save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    ids = np.random.default_rng(1).integers(4, 89, 48).tolist()
+    their = type(net).from_pretrained(source, attn_implementation="eager").eval()
+    ours = Ours(source, length=64)
+    wanted = their_logits(their, ids)
+    assert ours.config.tie_embeddings is (keeps != "another head")
+    np.testing.assert_allclose(ours.logits(ids), wanted, atol=1e-4, rtol=0)
+
+    convert.import_hf(source, tmp_path / "checkpoint")
+    convert.export_hf(tmp_path / "checkpoint", tmp_path / "back")
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back", attn_implementation="eager").eval()
+    assert back.config.tie_word_embeddings is ours.config.tie_embeddings  # said, so that transformers 4 reads it too
+    np.testing.assert_array_equal(their_logits(back, ids), wanted)
 
 
 def test_old_spelling_of_rope_gives_the_same_config(tmp_path):

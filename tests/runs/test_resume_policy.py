@@ -11,6 +11,7 @@ KEYS = config_lib.flatten(config_lib.to_json(config_lib.Config()))
 # section (`may_change`).
 DECIDES = """
     max_prompt_length max_response_length num_responses pass_threshold questions_per_iteration reward_source
+    prompts.critique_with_solution
     seed cache.dtype compute.dtype critic.max_prompt_length critic.sees critic.endpoint.model critic.folder
     critic.kind critic.max_length critique.reveals_value critique.schedule critique.when critique.max_retries
     critique.kind critique.step_checker critique.num_per_response data.answer_pattern data.num_held_out

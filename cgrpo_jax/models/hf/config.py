@@ -5,6 +5,7 @@ Writing uses transformers 4's, which both read, and reads itself back: what it r
 windows at irregular layers need `layer_types`, which transformers knows from 4.53 on.
 """
 
+import dataclasses
 import functools
 import pathlib
 import re
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf import load
 from cgrpo_jax.models.hf.families import ACTIVATIONS, FAMILIES, SIZES, SOFTCAPS, Family
 from cgrpo_jax.models.params import ModelConfig, RopeScaling
 from cgrpo_jax.runtime.json_files import number, object_at, read_json_object, shown
@@ -48,15 +50,21 @@ _DROPPED = ("rope_parameters", "auto_map", "_name_or_path")
 def read_config(folder: str | pathlib.Path) -> ModelConfig:
     """The architecture of a Hugging Face model folder, from its `config.json`.
 
+    Of a folder with weights these have a say: a head that is not the embedding is read, as transformers 5 reads it,
+    whatever `tie_word_embeddings` says. transformers 4 drops it.
+
     Raises:
-      UserError: the file is missing, or asks for something that this model can't compute.
+      UserError: the file is missing, or asks for something that this model can't compute; weights are damaged.
 
     Example:
       >>> read_config("SmolLM2-135M").num_layers
       30
     """
     path = pathlib.Path(folder) / "config.json"
-    return _parse(_read(path), path)
+    config = _parse(_read(path), path)
+    if config.tie_embeddings and load.has_own_head(folder):
+        return dataclasses.replace(config, tie_embeddings=False)
+    return config
 
 
 def read_architecture(path: str | pathlib.Path) -> ModelConfig:

@@ -30,6 +30,8 @@ _TEXT = (("language_model.", ""), ("model.language_model.", "model."))
 # Kinds of weights that are not read, for a message that names what was found.
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.bin.index.json", "*.gguf")
 _OTHER_MODALITIES = ("vision_tower.", "multi_modal_projector.")
+_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_COMPARED_BYTES = 64 * 2**20  # of each at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _flat(block: Sequence[slice], shape: tuple[int, ...]) -> slice:
 
 _LAYER = "model.layers.{layer}."
 TABLE = (
-    Entry("model.embed_tokens.weight", ("embed",), None),
+    Entry(_EMBED, ("embed",), None),
     Entry(_LAYER + "input_layernorm.weight", ("layers", "attn_norm"), 0),
     Entry(_LAYER + "self_attn.q_proj.weight", ("layers", "q"), 1),
     Entry(_LAYER + "self_attn.k_proj.weight", ("layers", "k"), 1),
@@ -111,7 +113,7 @@ TABLE = (
     Entry(_LAYER + "mlp.down_proj.weight", ("layers", "down"), 1),
     Entry(_LAYER + "post_feedforward_layernorm.weight", ("layers", "post_mlp_norm"), 0, post_norms=True),
     Entry("model.norm.weight", ("final_norm",), 0),
-    Entry("lm_head.weight", ("unembed",), None),
+    Entry(_HEAD, ("unembed",), None),
 )
 
 
@@ -146,6 +148,16 @@ def check_weights(folder: str | pathlib.Path, config: params_lib.ModelConfig) ->
       UserError: a file is missing or damaged, or a tensor is missing, superfluous, quantised or of the wrong shape.
     """
     Weights(folder, config)
+
+
+def has_own_head(folder: str | pathlib.Path) -> bool:
+    """Whether a folder has weights, and among them a head that is not the embedding.
+
+    Raises:
+      UserError: a file of the weights is missing or damaged.
+    """
+    given = any((pathlib.Path(folder) / name).is_file() for name in (SINGLE, INDEX))
+    return given and _Checkpoint(pathlib.Path(folder)).differ(_EMBED, _HEAD)
 
 
 def load_params(folder: str | pathlib.Path, config: params_lib.ModelConfig, **kw: Any) -> dict[str, Any]:
@@ -276,7 +288,24 @@ class _Checkpoint:
                             f"{name} of {path.name}; remove the files that are not of this model."
                         )
 
+    def differ(self, one: str, other: str) -> bool:
+        """Whether two tables are there, of one shape and of floats, and not equal. Reads them up to where they part."""
+        both = [self._tensors[name] for name in (one, other) if name in self._tensors]
+        if len(both) < 2 or both[0].shape != both[1].shape or not {each.dtype for each in both} <= {*_FLOATS}:
+            return False
+        count, *row = both[0].shape
+        step = max(1, _COMPARED_BYTES // (4 * math.prod(row) or 1))
+        for start in range(0, count, step):
+            block = (slice(start, min(start + step, count)),)
+            a, b = (self.read(name, block).astype(np.float32) for name in (one, other))
+            if not np.array_equal(a, b, equal_nan=True):
+                return True
+        return False
+
     def check(self, config: params_lib.ModelConfig) -> None:
+        if config.tie_embeddings and _HEAD in self._tensors:
+            self._tensors.setdefault(_EMBED, self._tensors[_HEAD])
+            self._check_tensor(_HEAD, expected=params_lib.param_shapes(config)["embed"].shape)
         shapes = {entry.path: shape[entry.layered :] for entry, shape in entries(config)}
         names = set()
         for entry, _, name in checkpoint_names(config):
@@ -286,7 +315,8 @@ class _Checkpoint:
 
     def _check_tensor(self, name: str, *, expected: tuple[int, ...]) -> None:
         if name not in self._tensors:
-            raise UserError(f"{self._folder} has no tensor {name}; its config.json and weights must be of one model.")
+            one = "of one model, or tie_word_embeddings be true" if name == _HEAD else "of one model"
+            raise UserError(f"{self._folder} has no tensor {name}; its config.json and weights must be {one}.")
         stored = self._tensors[name]
         if stored.dtype not in _FLOATS:
             raise UserError(
@@ -301,7 +331,7 @@ class _Checkpoint:
 
     def _refuse_superfluous(self, names: set[str]) -> None:
         """A tensor that nothing reads means another model: more layers, or biases that would be dropped in silence."""
-        allowed = {*names, "lm_head.weight"}  # some tied checkpoints repeat the embedding under this name
+        allowed = {*names, _HEAD}  # some tied checkpoints repeat the embedding under this name
         multimodal = any(stored.name != name for name, stored in self._tensors.items())
         for name in sorted(self._tensors):
             if multimodal and name.removeprefix("model.").startswith(_OTHER_MODALITIES):

@@ -59,11 +59,66 @@ def test_half_precision_checkpoints(folder, stored, wanted):
     np.testing.assert_array_equal(embed, tensors["model.embed_tokens.weight"].astype(stored).astype(wanted))
 
 
-def test_tied_checkpoint_may_repeat_the_embedding(folder):
+def test_old_exports_keep_the_frequencies_of_rope(folder):
+    path, config, tensors = folder
+    write_folder(path, LLAMA, tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32)})
+    np.testing.assert_array_equal(load.load_params(path, config)["embed"], tensors["model.embed_tokens.weight"])
+
+
+# What a folder's two tables are: E and H differ, E' is E in another dtype.
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+TABLES = {
+    "embedding alone": ({EMBED: "E"}, ("E", None)),
+    "head alone": ({HEAD: "H"}, ("H", None)),
+    "head repeats it": ({EMBED: "E", HEAD: "E"}, ("E", None)),
+    "in another dtype": ({EMBED: "E", HEAD: "E'"}, ("E", None)),
+    "head of its own": ({EMBED: "E", HEAD: "H"}, ("E", "H")),
+    "last row differs": ({EMBED: "E", HEAD: "L"}, ("E", "L")),
+}
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("settings", [LLAMA, GEMMA3], ids=["text", "multimodal"])
+@pytest.mark.parametrize(("stored", "wanted"), TABLES.values(), ids=TABLES)
+def test_a_tied_config_is_read_as_its_weights_have_it(tmp_path, monkeypatch, settings, stored, wanted, shards):
+    """As transformers 5 reads it; see tests/parity/test_parity.py."""
+    monkeypatch.setattr(load, "_COMPARED_BYTES", 100)  # two rows at a time
+    tied = settings | {"tie_word_embeddings": True}
+    config = hf_config.read_config(write_folder(tmp_path / "config", tied, {}))
+    tensors = stored_tensors(random_params(config), config)
+    embed = tensors.pop(EMBED).astype(ml_dtypes.bfloat16)
+    last = embed.copy()
+    last[-1, -1] += 1
+    tables = {"E": embed, "E'": embed.astype(np.float32), "H": embed[::-1].copy(), "L": last}
+    tensors |= {name: tables[which] for name, which in stored.items()}
+    if "text_config" in settings:
+        tensors = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
+    path = write_folder(tmp_path / "model", tied, tensors, shards=shards)
+    read = hf_config.read_config(path)
+    params = load.load_params(path, read)
+    assert read == dataclasses.replace(config, tie_embeddings=wanted[1] is None)
+    for name, which in zip(("embed", "unembed"), wanted, strict=True):
+        assert (name in params) is (which is not None)
+        if which is not None:
+            np.testing.assert_array_equal(params[name], tables[which].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("tied", "tables", "message"),
+    [
+        (True, {HEAD: np.ones((13, 12), np.float32)}, r"lm_head.weight has shape \(13, 12\), config.json asks for"),
+        (True, {HEAD: np.ones((11, 12), np.int8)}, "lm_head.weight is I8; .* not quantised"),
+        (True, {EMBED: None, HEAD: None}, "has no tensor model.embed_tokens.weight"),
+        (False, {EMBED: None}, "has no tensor model.embed_tokens.weight; .* must be of one model.$"),
+        (False, {HEAD: None}, "has no tensor lm_head.weight; .* of one model, or tie_word_embeddings be true.$"),
+    ],
+)
+def test_tables_that_no_model_has(folder, tied, tables, message):
     path, _, tensors = folder
-    inv_freq = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32)}  # old exports keep it
-    write_folder(path, LLAMA | {"tie_word_embeddings": True}, tensors | inv_freq)
-    assert "unembed" not in load.load_params(path, hf_config.read_config(path))
+    given = {name: tensor for name, tensor in (tensors | tables).items() if tensor is not None}
+    write_folder(path, LLAMA | {"tie_word_embeddings": tied}, given)
+    with pytest.raises(UserError, match=message):
+        load.check_weights(path, hf_config.read_config(path))
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -1,0 +1,83 @@
+"""Which checkpoints a folder holds, by their steps, and which of them is meant: a number, the newest or the best."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from cgrpo_jax.errors import UserError
+
+EXTRA = "metadata"  # the file of the JSON values
+# Which checkpoint: by its number, the best one of a run that has kept it, or the newest.
+Step = int | Literal["best"] | None
+
+
+def is_step(name: str) -> bool:
+    """Whether a folder's name is that of a checkpoint: Orbax takes the bare number when all of it is there."""
+    return name.isascii() and name.isdecimal()
+
+
+def find(directory: str | pathlib.Path, step: Step) -> tuple[pathlib.Path, int, list[int]]:
+    """Returns the folder of checkpoints, the step wanted, and the other steps that it has.
+
+    Args:
+      directory: folder of checkpoints, or the run's folder that holds it as `checkpoints`.
+      step: which; "best" is what the newest checkpoint whose `extra` can be read calls so (`best`, with its `step`).
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    given = pathlib.Path(directory).absolute()
+    folder = given / "checkpoints" if (given / "checkpoints").is_dir() else given
+    if not folder.is_dir():
+        raise UserError(f"checkpoint folder {given} does not exist; give a --workdir that train has written")
+    steps = sorted(int(path.name) for path in folder.iterdir() if is_step(path.name))
+    if not steps:
+        raise UserError(f"{given} holds no checkpoint; give a --workdir that train has written")
+    number = steps[-1] if step is None else _best(folder, steps) if step == "best" else step
+    if number not in steps:
+        which = f"step {number}" + (", its best one" if step == "best" else "")
+        raise UserError(f"{given} has no checkpoint of {which}; it has {', '.join(map(str, steps))}")
+    return folder, number, [other for other in steps if other != number]
+
+
+def _best(folder: pathlib.Path, steps: list[int]) -> int:
+    """Returns the step that is called the best by the newest checkpoint whose word on it can be read."""
+    fault = None
+    for step in reversed(steps):
+        try:
+            best = extra(folder, step, [other for other in steps if other != step]).get("best")
+        except UserError as error:
+            fault = fault or error
+            continue
+        if isinstance(best, dict) and isinstance(best.get("step"), int):
+            return best["step"]
+        raise UserError(
+            f"{folder} has no best checkpoint: its run kept none (eval.keep_best); give the number of a step."
+        )
+    assert fault
+    raise fault
+
+
+def extra(folder: pathlib.Path, step: int, others: list[int]) -> dict[str, Any]:
+    """Returns the JSON values of a checkpoint, besides its arrays; raises a `UserError` where it is damaged."""
+    with readable(folder / str(step), others):
+        return dict(json.loads((folder / str(step) / "extra" / EXTRA).read_text(encoding="utf-8")))
+
+
+@contextlib.contextmanager
+def readable(checkpoint: pathlib.Path, others: list[int]) -> Iterator[None]:
+    """Turns what Orbax raises for a damaged checkpoint, which may be anything, into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        steps = ", ".join(map(str, others)) or "none"
+        raise UserError(f"checkpoint {checkpoint} can't be read ({first_line(error)}); other steps: {steps}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Returns what an error says, short."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:160]
