@@ -234,8 +234,8 @@ def _comparable(value, other):
 
 
 def _same_set(answer, box):
-    """Do words name the set that a formula is: all real numbers?"""
-    if "real" not in answer.lower():
+    """Do words name the set that a formula is: all real numbers, or no solution?"""
+    if not re.search("real|solution", answer.lower()):
         return False
     return bool(real_sets.equal(_normal(answer) or "", _normal(box) or "", _read))
 
@@ -273,8 +273,10 @@ def words(answer, *, gold=True):
     """
     answer = answer.strip().strip("$").strip()
     if gold and not ((found := re.fullmatch(_FONT, answer)) and re.search("[A-Za-z]", found[1])):
-        if not _WORD.fullmatch(answer) or answer == "infinity":
+        if not _WORD.fullmatch(answer) or normalize.is_name(answer):
             return None
+    if gold and answer in (r"\mathrm{e}", r"\mathrm{i}"):
+        return None  # constants
     plain = _LAYOUT.sub(" ", _IN_FONT.sub(r"\1", answer))
     plain = " ".join(plain.strip(" ().,$\"'").casefold().split())
     return re.sub("^(?:an?|the) ", "", plain)

@@ -15,6 +15,7 @@ from typing import Any
 from cgrpo_jax.rewards.formulas import decimals
 
 _BITS = 1 << 19  # of an exact number's numerator or denominator
+_INTEGER_BITS = 1 << 23  # of a whole number, whose parts need no common divisor
 _LARGEST_FACTORIAL = 20_000
 _DIGITS, _MORE_DIGITS = 60, 320
 _MOST_NODES = 300  # of a formula whose values are compared
@@ -129,10 +130,14 @@ def _combined(value: Any, parts: list[fractions.Fraction]) -> fractions.Fraction
     if value.is_Pow:
         base, exponent = parts
         size = max(abs(base.numerator).bit_length(), base.denominator.bit_length())
-        if exponent.denominator != 1 or not base and exponent < 0 or size * abs(exponent) > _BITS:
+        if exponent.denominator != 1 or not base and exponent < 0:
+            return None
+        if size * abs(exponent) > (_BITS if base.denominator != 1 or exponent < 0 else _INTEGER_BITS):
             return None
         return base ** int(exponent)
-    if sum(max(part.numerator.bit_length(), part.denominator.bit_length()) for part in parts) > _BITS:
+    whole = all(part.denominator == 1 for part in parts)
+    bits = sum(max(part.numerator.bit_length(), part.denominator.bit_length()) for part in parts)
+    if bits > (_INTEGER_BITS if whole else _BITS):
         return None
     return sum(parts, fractions.Fraction(0)) if value.is_Add else math.prod(parts, start=fractions.Fraction(1))
 
@@ -170,8 +175,8 @@ def _compare_irrational(gold: Any, own: Any) -> bool | None:
 
 
 def _vanishes(value: tuple[Any, Any], digits: int) -> bool:
-    """Is a value zero but for what working with so many digits leaves?"""
-    return all(part == 0 or _exponent(part) < -3 * digits for part in value)
+    """Is a value zero but for what working with so many digits leaves, of which no digit is sure?"""
+    return all(part == 0 or part._prec < 20 and _exponent(part) < -3 * digits for part in value)
 
 
 def _compare_decimals(gold: Any, own: Any) -> bool | None:
