@@ -117,6 +117,8 @@ def grade(response, answer):
         return _grade(response, answer)
     except (MemoryError, RecursionError):  # as one that takes too long, it is the response's own doing
         return 0.0, None, "the response is too large to be read"
+    except ArithmeticError:
+        return 0.0, None, "the answer has no value"
 
 
 def _grade(response, answer):
