@@ -117,6 +117,8 @@ def grade(response, answer):
         return _grade(response, answer)
     except (MemoryError, RecursionError):  # as one that takes too long, it is the response's own doing
         return 0.0, None, "the response is too large to be read"
+    except ArithmeticError:
+        return 0.0, None, "the answer has no value"
 
 
 def _grade(text, answer):
@@ -233,8 +235,8 @@ def _comparable(value, other):
 
 
 def _same_set(answer, box):
-    """Do words name the set that a formula is: all real numbers?"""
-    if "real" not in answer.lower():
+    """Do words name the set that a formula is: all real numbers, or no solution?"""
+    if not re.search("real|solution", answer.lower()):
         return False
     return bool(real_sets.equal(_normal(answer) or "", _normal(box) or "", _read))
 
@@ -272,8 +274,10 @@ def words(answer, *, gold=True):
     """
     answer = answer.strip().strip("$").strip()
     if gold and not ((found := re.fullmatch(_FONT, answer)) and re.search("[A-Za-z]", found[1])):
-        if not _WORD.fullmatch(answer) or answer == "infinity":
+        if not _WORD.fullmatch(answer) or normalize.is_name(answer):
             return None
+    if gold and answer in (r"\mathrm{e}", r"\mathrm{i}"):
+        return None  # constants
     plain = _LAYOUT.sub(" ", _IN_FONT.sub(r"\1", answer))
     plain = " ".join(plain.strip(" ().,$\"'").casefold().split())
     return re.sub("^(?:an?|the) ", "", plain)

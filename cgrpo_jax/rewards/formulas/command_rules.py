@@ -43,13 +43,25 @@ _CHOICES = (
     re.compile(r"(?<![\w.])(?P<n>[0-9]{1,6})\s*(?P<kind>[CP])\s*(?P<k>[0-9]{1,6})(?!\w)"),
 )
 _CHOOSE = re.compile(r"^([^{}]+)\\choose\b([^{}]+)$")
+_CHOOSE_WORD = re.compile(r"(?<![\w}])([0-9]+|[a-z])\s+(?:\\text\s*\{\s*)?choose\s*\}?\s+([0-9]+|[a-z])(?!\w)")
 
 
 def choices(text: str) -> str:
-    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = _CHOOSE_WORD.sub(r"\\binom{\1}{\2}", _CHOOSE.sub(r"\\binom{\1}{\2}", text))
     for pattern in _CHOICES:
         text = pattern.sub(_choice, text)
     return text
+
+
+_NUMBER = r"-?(?:[0-9.]+|\\frac\{[0-9.]+\}\{[0-9.]+\})"
+_FACTORS = re.compile(
+    rf"((?<![\w^_.{{}}])[0-9.]+|\))\s*(?=\(\s*{_NUMBER}\s*\))|((?<![\w^_.{{}}])[0-9.]+|[)}}])\s*(?=\\binom)"
+)
+
+
+def factors(text: str) -> str:
+    """Numbers in brackets beside each other are factors: the parser would take 2(3) for a mixed number, 5."""
+    return _FACTORS.sub(lambda found: rf"{found[1] or found[2]}\cdot ", text)
 
 
 def _choice(found: re.Match) -> str:
@@ -70,12 +82,14 @@ _GREEK = "alpha beta gamma delta epsilon theta lambda sigma omega phi tau rho".s
 _RUN = re.compile(
     r"\\(?:text[a-z]*|mathrm|mbox|hbox|operatorname|begin|end|mathbb|mathcal)\s*\{[^{}]*\}|_\s*\{[^{}]*\}|\\[a-zA-Z]+|([A-Za-z]{2,})"
 )
-_ROOT_CALL = re.compile(r"\\(sqrt|cbrt|abs)\s*(\[[^\[\]]*\])?\s*\(")
+_CALLS = ("sqrt", "cbrt", "abs", "floor", "ceil")
+_LOG_CALL = re.compile(r"(?<![\\a-zA-Z])log_?(2|10)\s*(?=\()")
+_ROOT_CALL = re.compile(r"\\(sqrt|cbrt|abs|floor|ceil)\s*(\[[^\[\]]*\])?\s*\(")
 _TIMES_TEN = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
 _POWER_CALL = re.compile(r"\^\s*\(")
 _SIGNED_POWER = re.compile(r"\^\s*([-+]\s*(?:[0-9]+(?:\.[0-9]+)?(?:/[0-9]+)?|[a-zA-Z](?![a-zA-Z])))")
 _ANY_NAME = "|".join(sorted((*NAMES, "sqrt", "cbrt", "pi", "abs"), key=len, reverse=True))
-_JOINED = re.compile(rf"({_ANY_NAME})([a-zA-Z])")
+_JOINED = re.compile(rf"()({_ANY_NAME})([a-zA-Z])|([a-zA-Z])(sin|cos|tan|ln|log|exp|sqrt)([a-zA-Z]?)")
 
 
 def program(text: str) -> str:
@@ -83,6 +97,7 @@ def program(text: str) -> str:
     text = _TIMES_TEN.sub(r"\\times ", re.sub(r"\*\*|\^\^", "^", text))
     text = re.sub(r"<\s*=|=<", r"\\le ", text)
     text = re.sub(r">\s*=", r"\\ge ", text).replace("+/-", r"\pm ")
+    text = _LOG_CALL.sub(r"\\log_{\1}", text)
     text = _RUN.sub(lambda found: _named(found[1]) if found[1] else found.group(), text)
     text = latex_groups.replace_calls(text, _ROOT_CALL, _root)
     text = latex_groups.replace_calls(text, _POWER_CALL, lambda _, power: f"^{{{power}}}")
@@ -92,19 +107,24 @@ def program(text: str) -> str:
 def _named(run: str) -> str:
     if run in NAMES:
         return rf"\{NAMES[run]} "
-    if run in ("sqrt", "cbrt", "abs"):
+    if run in _CALLS:
         return rf"\{run}"
     if run in ("pi", *_GREEK) or run.lower() == "pi":
         return rf"\{run.lower()} "
     if run in ("infinity", "inf", "oo", "infty", "Infinity"):
         return r"\infty "
-    joined = _JOINED.fullmatch(run)
-    return f"{_named(joined[1])}{joined[2]}" if joined else run
+    if (joined := _JOINED.fullmatch(run)) is None:
+        return run
+    before, name, after = (part or "" for part in (joined.groups()[:3] if joined[2] else joined.groups()[3:]))
+    return f"{before}{_named(name)}{after}"
 
 
 def _root(found: re.Match, content: str) -> str:
-    if found[1] == "abs":
-        return f"|{content}|"
+    if found[1] in ("abs", "floor", "ceil"):
+        opening, closing = {"abs": "||", "floor": (r"\lfloor ", r"\rfloor "), "ceil": (r"\lceil ", r"\rceil ")}[
+            found[1]
+        ]
+        return f"{opening}{content}{closing}"
     return rf"\sqrt{'[3]' if found[1] == 'cbrt' else found[2] or ''}{{{content}}}"
 
 
@@ -152,9 +172,13 @@ def _angle_end(text: str, start: int) -> int:
 
 
 _SET_BEGIN = r"(?:^|\\cup|\\cap|\\in)\s*"
+_SEMICOLONS = re.compile(r"[\[(][^\[\]{}(),;]+(?:;[^\[\]{}(),;]+)+[\])]")
 _FRENCH_END = re.compile(rf"({_SET_BEGIN}\([^()\[\]]*)\[")
 _SET_WORDS = (
     (re.compile(r"\\(?:varnothing|empty)(?![a-zA-Z])"), r"\\emptyset "),
+    (re.compile(r"\{(?:[BV]|small)matrix\}"), "{pmatrix}"),
+    (re.compile(r"(\)|\\end\{[bp]?matrix\})\s*\^\s*\{?\s*(?:T|\\top|\\intercal|\\mathsf\s*T)\s*\}?$"), r"\1^T"),
+    (re.compile(r"^(\([^()]*,[^()]*\))\^T$"), r"\1"),
     (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
     (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
     (re.compile(r"\\langle(?![a-zA-Z])\s*"), "("),
@@ -175,4 +199,5 @@ _SET_WORDS = (
 def sets(text: str) -> str:
     for pattern, plain in _SET_WORDS:
         text = pattern.sub(plain, text)
+    text = _SEMICOLONS.sub(lambda found: found.group().replace(";", ","), text)
     return _FRENCH_END.sub(r"\1)", text)

@@ -15,9 +15,12 @@ from typing import Any
 from cgrpo_jax.rewards.formulas import decimals
 
 _BITS = 1 << 19  # of an exact number's numerator or denominator
+_INTEGER_BITS = 1 << 23  # of a whole number, whose parts need no common divisor
 _LARGEST_FACTORIAL = 20_000
 _DIGITS, _MORE_DIGITS = 60, 320
 _MOST_NODES = 300  # of a formula whose values are compared
+# SymPy's, at what has no value or no order.
+_ERRORS = (ArithmeticError, TypeError, ValueError, AttributeError, NotImplementedError)
 _POINTS = ("7/5", "31/9", "2/7", "113/10", "29/30", "5/11")  # what letters stand for
 
 
@@ -53,6 +56,13 @@ def compare(gold: Any, own: Any) -> bool | None:
       >>> compare(sympy.Rational(1, 3), sympy.Float("0.333333")), compare(sympy.sqrt(8), 2 * sympy.sqrt(2))
       (True, True)
     """
+    try:
+        return _compare(gold, own)
+    except _ERRORS:
+        return None
+
+
+def _compare(gold: Any, own: Any) -> bool | None:
     import sympy
 
     if not isinstance(gold, sympy.Expr) or not isinstance(own, sympy.Expr) or gold.is_Matrix or own.is_Matrix:
@@ -129,10 +139,14 @@ def _combined(value: Any, parts: list[fractions.Fraction]) -> fractions.Fraction
     if value.is_Pow:
         base, exponent = parts
         size = max(abs(base.numerator).bit_length(), base.denominator.bit_length())
-        if exponent.denominator != 1 or not base and exponent < 0 or size * abs(exponent) > _BITS:
+        if exponent.denominator != 1 or not base and exponent < 0:
+            return None
+        if size * abs(exponent) > (_BITS if base.denominator != 1 or exponent < 0 else _INTEGER_BITS):
             return None
         return base ** int(exponent)
-    if sum(max(part.numerator.bit_length(), part.denominator.bit_length()) for part in parts) > _BITS:
+    whole = all(part.denominator == 1 for part in parts)
+    bits = sum(max(part.numerator.bit_length(), part.denominator.bit_length()) for part in parts)
+    if bits > (_INTEGER_BITS if whole else _BITS):
         return None
     return sum(parts, fractions.Fraction(0)) if value.is_Add else math.prod(parts, start=fractions.Fraction(1))
 
@@ -170,8 +184,8 @@ def _compare_irrational(gold: Any, own: Any) -> bool | None:
 
 
 def _vanishes(value: tuple[Any, Any], digits: int) -> bool:
-    """Is a value zero but for what working with so many digits leaves?"""
-    return all(part == 0 or _exponent(part) < -3 * digits for part in value)
+    """Is a value zero but for what working with so many digits leaves, of which no digit is sure?"""
+    return all(part == 0 or part._prec < 20 and _exponent(part) < -3 * digits for part in value)
 
 
 def _compare_decimals(gold: Any, own: Any) -> bool | None:

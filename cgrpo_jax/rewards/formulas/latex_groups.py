@@ -47,23 +47,44 @@ def argument(text: str, start: int) -> tuple[str, int] | None:
 
 
 def replace_calls(text: str, opening: re.Pattern, build: Callable[[re.Match, str], str | None]) -> str:
-    """Replaces each group that a match of `opening` ends with the bracket of, innermost first.
+    """Replaces each group that a match of `opening` ends with the bracket of, innermost first, in one pass.
 
     Args:
       text: LaTeX.
       opening: ends with an opening bracket.
       build: the match and what the group holds -> what stands for both; None leaves them.
     """
-    if opening.search(text) is None:
+    found = opening.search(text)
+    if found is None:
         return text
-    for begin in [found.start() for found in opening.finditer(text)][::-1]:
-        found = opening.match(text, begin)
-        if found is None or (end := group_end(text, found.end() - 1)) < 0:
+    tracked = [bracket for bracket in _CLOSING if bracket in opening.pattern[-4:]]
+    closing = {_CLOSING[bracket]: bracket for bracket in tracked}
+    # What is open: the match, if it is one of them, its text, and what has been written since.
+    frames: list[tuple[re.Match | None, str, list[str]]] = [(None, "", [])]
+    position = 0
+    while position < len(text):
+        if found is not None and found.start() < position:
+            found = opening.search(text, position)
+        if found is not None and found.start() == position:
+            frames.append((found, found.group(), []))
+            position = found.end()
             continue
-        new = build(found, text[found.end() : end - 1])
-        if new is not None:
-            text = text[:begin] + new + text[end:]
-    return text
+        letter = text[position]
+        if letter == "\\":
+            frames[-1][2].append(text[position : position + 2])
+            position += 2
+            continue
+        if letter in tracked:
+            frames.append((None, letter, []))
+        elif letter in closing and frames[-1][1].endswith(closing[letter]):
+            match, begin, inner = frames.pop()
+            content = "".join(inner)
+            new = None if match is None else build(match, content)
+            frames[-1][2].append(begin + content + letter if new is None else new)
+        else:
+            frames[-1][2].append(letter)
+        position += 1
+    return "".join(begin + "".join(inner) for _, begin, inner in frames)
 
 
 def balanced(text: str) -> bool:

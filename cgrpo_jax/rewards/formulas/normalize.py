@@ -63,6 +63,7 @@ RULES = (
     Rule(
         "thousands", numbers.thousands, (",", " "), (("10{,}080", "10080"), ("1 234 567", "1234567"), ("1,23", "1,23"))
     ),
+    Rule("degrees in words", text.degree_words, ("deg",), ((r"60\text{ degrees}", r"60^\circ "),)),
     Rule(
         "units",
         units.without,
@@ -94,6 +95,12 @@ RULES = (
         ((r"0.\dot3", r"\frac{3}{9}"), (r"0.1\overline{6}", r"\frac{15}{90}"), ("0.(3)", r"\frac{3}{9}")),
     ),
     Rule("mixed numbers", numbers.mixed, ("/",), (("2 1/2", r"2\frac{1}{2}"),)),
+    Rule(
+        "text as in programs",
+        commands.program,
+        (),
+        (("-2*pi", r"-2*\pi "), ("3*x**2", "3*x^2"), ("x^(1/2)", "x^{1/2}"), ("sqrt(x+(1))", r"\sqrt{x+(1)}")),
+    ),
     Rule("arguments", commands.arguments, ("\\",), ((r"\frac12", r"\frac{1}{2}"), (r"\sqrt2", r"\sqrt{2}"))),
     Rule("numbers side by side", numbers.apart, (" ",), (("2 x", "2 x"),)),
     Rule(
@@ -103,10 +110,7 @@ RULES = (
         (("C_{10}^{3}", r"\binom{10}{3}"), ("C_1^2", "C_1^2")),
     ),
     Rule(
-        "text as in programs",
-        commands.program,
-        (),
-        (("-2*pi", r"-2*\pi "), ("3*x**2", "3*x^2"), ("x^(1/2)", "x^{1/2}"), ("sqrt(x+(1))", r"\sqrt{x+(1)}")),
+        "factors", commands.factors, ("(", "binom"), (("2(3)", r"2\cdot (3)"), ("f(3)", "f(3)"), ("x_1(3)", "x_1(3)"))
     ),
     Rule(
         "degrees",
@@ -117,7 +121,7 @@ RULES = (
     Rule(
         "sets and relations",
         commands.sets,
-        ("\\", "]", "["),
+        ("\\", "]", "[", "^T", "^{T"),
         ((r"\varnothing", r"\emptyset "), (r"\langle 1,2\rangle", "(1,2)")),
     ),
     Rule("ratios", numbers.ratio, (":",), (("2:4:6", "(1,2,3)"), ("5:3", "5:3"))),
@@ -142,3 +146,8 @@ def normalize(answer: str) -> str:
         if not rule.needs or any(part in answer for part in rule.needs):
             answer = rule.apply(answer)
     return answer.strip()
+
+
+def is_name(word: str) -> bool:
+    r"""Is a word the name of a letter, a function or a constant, such as theta?"""
+    return commands.program(word) != word

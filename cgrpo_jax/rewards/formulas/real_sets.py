@@ -11,7 +11,7 @@ from cgrpo_jax.rewards.formulas import latex_groups
 
 # An answer with none of these is no set of this module's, and is left to math-verify.
 _SIGNS = re.compile(
-    r"[<>]|\\(?:leq?|geq?|lt|gt|neq?|cup|setminus|mid|notin|infty|bigcup)(?![a-zA-Z])|\\mathbb\{R\}|:|real"
+    r"[<>]|\\(?:leq?|geq?|lt|gt|neq?|cup|setminus|mid|notin|infty|bigcup)(?![a-zA-Z])|\\mathbb\{R\}|:|real|solution"
 )
 _OR = re.compile(r"\s*\\text\s*\{\s*or\s*\}\s*|\s*,?\s*\bor\b\s*|\s*\\(?:lor|vee)(?![a-zA-Z])\s*")
 _AND = re.compile(
@@ -34,6 +34,14 @@ _KINDS = {
 _ALL = re.compile(
     r"\\mathbb\{R\}|\\text\s*\{\s*(?:all )?real(?:s| numbers?)\s*\}|(?:all )?real(?:s| numbers?)|R", re.IGNORECASE
 )
+
+_NONE = re.compile(r"(?:\\text\s*\{\s*)?no (?:real )?solutions?\s*\.?\}?|\\emptyset", re.IGNORECASE)
+_ALL_BUT = re.compile(
+    r"(?:\\text\s*\{\s*)?(?:all )?real (?:numbers|values)(?: of [a-z])?,? (?:except|other than|excluding)(?: for)?"
+    r"\s*\}?\s*(.+)$",
+    re.IGNORECASE,
+)
+_UNEQUAL = re.compile(rf"^({_NAME})\s*(?:\\neq?(?![a-zA-Z]))\s*([^<>=]+)$")
 
 Parse = Callable[[str], Any]  # LaTeX -> its SymPy expression, None if it can't be read
 
@@ -85,6 +93,10 @@ def _read(text: str, parse: Parse) -> tuple[set[str], Any]:
         return set(), values  # bound: its name is of no meaning
     import sympy
 
+    if (found := _UNEQUAL.match(text)) is not None and not re.search(r"\\neq?(?![a-zA-Z])|\\in", found[2]):
+        return {found[1]}, sympy.Complement(sympy.S.Reals, _points(found[2], parse))
+    if (found := _ALL_BUT.match(text)) is not None:
+        return set(), sympy.Complement(sympy.S.Reals, _points(re.sub(rf"^{_NAME}\s*=\s*", "", found[1]), parse))
     alternatives = [part for part in latex_groups.split_top(text, _OR)]
     if len(alternatives) > 1:
         return _joined([_read(part, parse) for part in alternatives], sympy.Union)
@@ -112,6 +124,19 @@ def _outside(text: str) -> str:
     return re.sub(r"\\\{.*\\\}|[(\[].*[)\]]", "", text)
 
 
+def _points(text: str, parse: Parse) -> Any:
+    """The numbers of a list, as a set."""
+    import sympy
+
+    points = []
+    for part in latex_groups.split_top(text, re.compile(f"{_AND.pattern}|{_OR.pattern}")):
+        value = parse(part)
+        if not isinstance(value, sympy.Expr | sympy.FiniteSet):
+            raise NoSetError(text)
+        points += value.args if isinstance(value, sympy.FiniteSet) else [value]
+    return sympy.FiniteSet(*points)
+
+
 def _joined(parts: list[tuple[set[str], Any]], join: Callable[..., Any]) -> tuple[set[str], Any]:
     names = set().union(*(names for names, _ in parts))
     if len(names) > 1:
@@ -127,6 +152,8 @@ def _atom(text: str, parse: Parse) -> tuple[set[str], Any]:
 
     if _ALL.fullmatch(text.strip()):
         return set(), sympy.S.Reals
+    if _NONE.fullmatch(text.strip()):
+        return set(), sympy.S.EmptySet
     if len(signs := _RELATION.findall(text)) and r"\{" not in text:
         return _chain(_RELATION.split(text)[::2], [_KINDS[sign] for sign in signs], parse)
     value = parse(text)

@@ -26,6 +26,16 @@ _BEGINNING = re.compile(r"^(?:=|\\(?:approx|simeq|sim|cong)(?![a-zA-Z])|(?:about
 _END = re.compile(r"(?<=[0-9}a-zA-Z)\]])\s*[.;,]$|(?<=[0-9])\s*\.$")
 
 
+_DEGREE_WORDS = re.compile(
+    r"(?<=[0-9a-z)])\s*(?:\\(?:text|mathrm)\s*\{\s*(?:degrees?|deg)\s*\}|\s(?:degrees?|deg)(?![a-zA-Z]))"
+)
+
+
+def degree_words(text: str) -> str:
+    """Degrees in words as the sign, which counts within a sine."""
+    return _DEGREE_WORDS.sub(r"^\\circ ", text)
+
+
 def layout(text: str) -> str:
     if r"\begin" not in text:
         text = _DOUBLED.sub(lambda _: "\\", text)
@@ -46,6 +56,7 @@ _COMMAND_FONT = re.compile(
     r"|colorbox\s*\{[^{}]*\})\s*\{"
 )
 _TEXT_FONT = re.compile(r"\\(?:text|textrm|textnormal|mathrm|mbox|hbox)\s*\{")
+_WHOLE_TEXT = re.compile(r"\\(?:text|textrm|textnormal|mathrm|mbox)\s*\{([^{}]*[0-9][^{}]*)\}")
 _SWITCH = re.compile(r"\{\s*\\(?:bf|it|sf|tt|bfseries|itshape|boldmath|sl|em)(?![a-zA-Z])\s*")
 _RM = re.compile(r"\{\s*\\rm(?![a-zA-Z])\s*([^{}]*)\}|\\rm(?![a-zA-Z])\s*([a-zA-Z/]+)")
 _COLOR = re.compile(r"\\color\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}")
@@ -66,6 +77,8 @@ def fonts(text: str) -> str:
         return content if re.match(r"[a-zA-Z]*$", content) is None else f"{content}"
 
     text = latex_groups.replace_calls(text, _COMMAND_FONT, inner)
+    if (whole := _WHOLE_TEXT.fullmatch(text)) is not None:
+        text = whole[1]
     # Text that holds commands is mathematics.
     return latex_groups.replace_calls(text, _TEXT_FONT, lambda _, content: content if "\\" in content else None)
 
@@ -84,7 +97,10 @@ _OTHER_NAMES = {
 NAMES = {name: name for name in _FUNCTIONS} | _OTHER_NAMES
 _COMMAND_NAME = re.compile(r"\\(tg|ctg|cotan|cosec|arctg|arcctg|lg|sh|ch)(?![a-zA-Z])\s*(?:_\{?10\}?)?")
 _UPRIGHT = re.compile(r"\\(?:text|textrm|textnormal|mathrm|mbox|hbox|operatorname)\s*\{([^{}]*)\}")
-_NUMERIC_TEXT = re.compile(r"[-+]?[0-9.,/ ]*[0-9](?:\s*%|\s+[A-Za-z ]+)?|[-0-9., ]+(?: (?:and|or) [-0-9., ]+)+")
+_NUMERIC_TEXT = re.compile(
+    r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+|[a-zA-Z])|[-+]?[0-9.,/ ]*[0-9](?:\s*%|\s+[A-Za-z ]+)?"
+    r"|[-0-9., ]+(?: (?:and|or) [-0-9., ]+)+"
+)
 
 
 def upright(text: str) -> str:

@@ -3,6 +3,8 @@ r"""Mathematical signs of Unicode as LaTeX: math-verify leaves most of them out,
 import re
 import unicodedata
 
+from cgrpo_jax.rewards.formulas import latex_groups
+
 _SUPER = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣ", "0123456789+-=()nix", strict=True))
 _SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙᵢₓₘₖ", "0123456789+-=()nixmk", strict=True))
 _GREEK = {
@@ -18,7 +20,9 @@ _COMMANDS = {
     "∪": "cup", "∩": "cap", "∈": "in", "∉": "notin", "∅": "emptyset", "⌀": "emptyset", "∖": "setminus", "≈": "approx",
     "≡": "equiv", "∨": "lor", "∧": "land", "⟨": "langle", "〈": "langle", "⟩": "rangle", "〉": "rangle",
     "⌊": "lfloor", "⌋": "rfloor", "⌈": "lceil", "⌉": "rceil", "→": "to", "…": "ldots", "⋯": "ldots", "∣": "mid",
-    "∑": "sum", "∏": "prod", "∫": "int", "ℝ": "mathbb{R}", "ℤ": "mathbb{Z}", "ℕ": "mathbb{N}", "ℚ": "mathbb{Q}",
+
+    "∠": "angle", "∑": "sum", "∏": "prod", "∫": "int", "ℝ": "mathbb{R}",
+    "ℤ": "mathbb{Z}", "ℕ": "mathbb{N}", "ℚ": "mathbb{Q}",
     "ℂ": "mathbb{C}", "ℓ": "ell", "∘": "circ", "⊆": "subseteq", "′": "prime", "ℯ": "e",
 }  # fmt: skip
 _PLAIN = {
@@ -40,8 +44,11 @@ _TABLE = (
 _SIGN = re.compile("|".join(sorted(map(re.escape, _TABLE), key=len, reverse=True)))
 _SUPERS = re.compile(f"[{''.join(_SUPER)}]+")
 _SUBS = re.compile(f"[{''.join(_SUB)}]+")
-_ROOT = re.compile("([√∛∜])\\s*(?:\\(([^()]*)\\)|\\{([^{}]*)\\}|([0-9.]+|\\\\[a-z]+|[a-zA-Z]))")
+_ROOT = re.compile("([√∛∜])\\s*(?:([0-9.]+|\\\\[a-z]+|[a-zA-Z]))")
+_ROOT_GROUP = re.compile("([√∛∜])\\s*[({]")
+_ROOT_INDEX = re.compile("(?<![0-9a-zA-Z)\\]}])([²³⁴])\\s*√\\s*(?=[0-9({a-z])")
 _INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
+_NTH = {"³": "∛", "⁴": "∜"}
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e\u2189]")
 _DOT = re.compile("([0-9])\u0307")
 _BAR = re.compile("((?:[0-9][\u0305\u0304])+)")
@@ -69,6 +76,7 @@ def to_latex(text: str) -> str:
       ('1.5\\times 10^{6}', '(1,2)', '\\sqrt{2}', '12')
     """
     text = _VULGAR.sub(_fraction, text)
+    text = _ROOT_INDEX.sub(lambda found: f"{_NTH.get(found[1], '√')}", text)
     text = _SUPERS.sub(lambda found: "^{" + "".join(_SUPER[sign] for sign in found.group()) + "}", text)
     text = _SUBS.sub(lambda found: "_{" + "".join(_SUB[sign] for sign in found.group()) + "}", text)
     text = _BAR.sub(lambda found: rf"\overline{{{re.sub('[^0-9]', '', found[1])}}}", text)
@@ -76,6 +84,7 @@ def to_latex(text: str) -> str:
     # One by one: composing letters with marks, or reordering them, is not wanted.
     text = "".join(letter if letter in _TABLE or letter.isascii() else _compatible(letter) for letter in text)
     text = _SIGN.sub(lambda found: _TABLE[found.group()], text)
+    text = latex_groups.replace_calls(text, _ROOT_GROUP, lambda found, inner: rf"\sqrt{_INDEX[found[1]]}{{{inner}}}")
     text = _ROOT.sub(_root, text)
     text = _MYRIADS.sub(lambda found: rf"\times 10^{{{_MYRIAD[found[1]]}}} ", text)
     return _HAN_UNIT.sub("", text)
@@ -92,5 +101,4 @@ def _fraction(sign: re.Match) -> str:
 
 
 def _root(found: re.Match) -> str:
-    inner = next(group for group in found.groups()[1:] if group is not None)
-    return rf"\sqrt{_INDEX[found[1]]}{{{inner}}}"
+    return rf"\sqrt{_INDEX[found[1]]}{{{found[2]}}}"

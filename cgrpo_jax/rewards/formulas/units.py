@@ -13,7 +13,7 @@ _SYMBOLS = frozenset(
     "m s g h N V A C F K L l J W T "
     # lengths, areas, volumes, masses, times
     "km cm mm nm um pm dm ft in yd mi km2 cm2 m2 mm2 m3 cm3 sqft sqm ha ml mL dl dL cl cL kL cc gal qt oz lb lbs kg mg "
-    "ug ton tons min mins sec secs hr hrs ms ns us ps fs yr yrs wk d am pm AM PM "
+    "ug ton tons min mins sec secs hr hrs ms ns us ps fs yr yrs wk am pm AM PM "
     # physics and chemistry
     "Hz kHz MHz GHz kN mN Pa kPa MPa GPa hPa atm bar psi torr Torr kJ MJ mJ eV keV MeV GeV cal kcal Cal Wh kWh kW MW "
     "GW mW hp mA uA kV mV Wb mT nT mH uH mF uF nF pF nC uC mC kC ohm Ohm ohms mol mmol kmol M mM uM amu Da rad rads "
@@ -37,7 +37,7 @@ _SINGLE = frozenset("msghNVACFKLlJWT")  # what a single letter may mean after a 
 _MULTIPLES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _OTHERWISE = frozenset(
     "or and if when where not no more less than least most over under mod times plus minus divided by pi sqrt "
-    "percent pct percentage half halves third thirds quarter quarters dozen undefined infinity infinite "
+    "percent pct percentage choose half halves third thirds quarter quarters dozen undefined infinity infinite "
     "sin cos tan cot sec csc ln log lg exp arcsin arccos arctan max min gcd lcm".split()
 )
 
@@ -48,16 +48,19 @@ _IN_TEXT = re.compile(TEXT + _CONTENT)
 _NUMBER = re.compile(
     r"(?:\s+|(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4}(?![0-9]))?"
     r"|\\(?:[dtc]?frac|[dt]?binom|sqrt|pi|times|cdot|pm|infty|ln|log|exp|sin|cos|tan|cot|arc[a-z]{3})(?![a-zA-Z])"
-    r"|e(?=\s*\^)|_(?=\s*\{?[0-9])|[-+*/^(){}\[\],:]|\\[%{}]|[%!])*"
+    r"|\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|e(?=\s*\^)|_(?=\s*\{?[0-9])|[-+*/^(){}\[\],:]|\\[%{}]|[%!])*"
 )
 _NAMED = re.compile(
     r"(?:(?:[A-Za-z]|\\[a-zA-Z]+)(?:_\{?[A-Za-z0-9]+\}?)?(?:\([A-Za-z0-9]\))?\s*(?:=|\\approx|\\in)\s*)?"
 )
 _NO_END = re.compile(r"(?:[\s+*/^(\[,:{-]|\\(?:times|cdot|pm|sqrt|[dtc]?frac)|\\\{)+$")
 _TOKEN = re.compile(
-    r"\s+|" + TEXT + _CONTENT + r"|\\frac\s*\{([^{}]*(?:\{[^{}]*\})?)\}\s*\{([^{}]*(?:\{[^{}]*\})?)\}|([A-Za-z]+)"
+    r"\s+|"
+    + TEXT
+    + _CONTENT
+    + r"|\\frac\s*\{([^{}]*(?:\{[^{}]*\})?)\}\s*\{([^{}]*(?:\{[^{}]*\})?)\}|([A-Za-z]+)(?:-?[0-9](?![0-9]))?"
     r"|\^\s*(?:\{\s*-?[0-9]\s*\}|-?[0-9])|\\(?:cdot|times)(?![a-zA-Z])|[/*.()-]|\^\s*\{?\s*\\circ\s*\}?|\\circ"
-    r"|\\(?:Omega|mu)(?![a-zA-Z])|-?[0-9](?![0-9])"
+    r"|\\(?:Omega|mu)(?![a-zA-Z])"
 )
 _CELSIUS = re.compile(
     r"(\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)))\s*(?:" + TEXT + r"\{\s*[CFK]\s*\}|[CFK](?![a-zA-Z]))\s*$"
