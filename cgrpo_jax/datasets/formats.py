@@ -265,7 +265,7 @@ def _mbpp(row, where, split):
     What the tests take from a program is what the row's own solution defines. It may use what `test_setup_code` makes
     of that (a tree of its nodes, say), so the setup is run after it; see `rewards.sandbox.grade`.
     """
-    if not tables.column(row, "task_id", where).isdecimal():
+    if not re.fullmatch("[0-9]{1,9}", tables.column(row, "task_id", where)):
         raise UserError(f"{where}: column 'task_id' is {row['task_id']!r:.40}; it must be a number.")
     if split in _MBPP_SPLITS and int(row["task_id"]) not in _MBPP_SPLITS[split]:
         return f"its task_id is not of split {split}"

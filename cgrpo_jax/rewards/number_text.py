@@ -102,7 +102,7 @@ NUMBER = re.compile(
     rf"|(?P<value>(?:{_GROUPED}|{_DECIMAL_COMMA}|{_PLAIN}){_WHOLE_END})"
     r"(?:[eE](?P<exponent>[-+]?[0-9]+)(?!\w|\.[0-9])"
     rf"| ?(?:[\xd7\xb7*]|[xX]) ?10{_POWER % 'power'}"
-    rf"| ?/ ?(?P<divisor>{_PLAIN})(?![\w/]|[.,:][0-9]))?"
+    rf"| ?/ ?(?P<divisor>{_GROUPED}|{_PLAIN})(?![\w/]|[.,:][0-9]))?"
     r"|(?P<misread_too>[0-9][0-9.,']*[0-9]))"
 )
 _LARGEST_POWER = 9999  # in size; no float comes near it

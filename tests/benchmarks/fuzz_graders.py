@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.critiques.step_check.equations import first_false_equation
+from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.rewards import answers, comparisons, judge
 from cgrpo_jax.rewards.grader import Grade, Grader
 
@@ -191,7 +192,8 @@ def read_critique(text: str, number: int) -> None:
 
 
 def check_steps(text: str, number: int) -> None:
-    texts.execution(False, first_false_equation(text))
+    for error in (first_false_equation(text), arithmetic.check_steps("7*8+6+6", text)):
+        assert len(texts.execution(False, error)) < 2000
 
 
 ALONE: dict[str, Callable[[str, int], None]] = {
@@ -253,7 +255,7 @@ def too_slow(kind: str, parts: Sequence[dict], seed: str, grader: Grader | None 
 def modules_text() -> str:
     """Returns a digest of the modules that read what others write, and of this program."""
     digest = hashlib.sha256(pathlib.Path(__file__).read_bytes())
-    for room in ("rewards", "critiques"):
+    for room in ("rewards", "critiques", "datasets/tasks"):
         for path in sorted((ROOT / "cgrpo_jax" / room).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
