@@ -8,6 +8,7 @@ from decimal import Decimal, InvalidOperation
 import numpy as np
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.rewards.numeric import read_number
 
 MOST_SAMPLES = 1024  # of a question: numbers of subsets beyond it are no float64
 _AT_ONCE = 2**22  # draws of questions that are held in memory
@@ -116,7 +117,10 @@ def normal_form(answer: str, kind: str) -> str:
     text = " ".join(answer.split())
     if kind == "choice":
         return text.casefold()
-    if kind in ("math", "numeric"):
+    if kind == "numeric":
+        number = read_number(text)
+        return text if number is None else f"{number:.12g}" if number else "0"
+    if kind == "math":
         try:
             value = Decimal(text.replace("\u2212", "-").replace("$", "").replace(",", "").replace(" ", ""))
         except InvalidOperation:

@@ -22,11 +22,14 @@ _FONT = re.compile(
     r"\s*\{([^{}]*)\}"
 )
 _MARKUP = re.compile(r"[*$`~\\]|(?<![^\W_])_+|_+(?![^\W_])")
-_OPTION = r"(?:(?i:option|choice|answer)\s+)?"
+_OPTION = (
+    "(?:(?i:option|choice|answer|antwort|réponse|respuesta|resposta|risposta|opción|opção|opzione|alternativa|letra|选项|選項|答案)"
+    r"\s+)?"
+)
 # One letter, in brackets or not, alone or before the option's own text: "B", "(b)", "B.", "[C]", "D) 42", "Option B".
-_ALONE = re.compile(rf"\s*{_OPTION}[\(\[]?\s*([A-Ja-j])\s*[\)\]]?\s*[.:]?\s*")
+_ALONE = re.compile(rf"\s*{_OPTION}[\(\[<]?\s*([A-Ja-j])\s*[\)\]>]?\s*[.:]?\s*[✓✔✅\ufe0f]{{0,2}}")
 _FIRST = re.compile(rf"\s*{_OPTION}(?:[\(\[]\s*([A-Ja-j])\s*[\)\]]|([A-J])(?:[).:,;]|\s*$|\s+(?=[-=(])))")
-_BRACKETED = re.compile(r"[\(\[]\s*([A-J])\s*[\)\]]")
+_BRACKETED = re.compile(r"(?<!\w)[\(\[]\s*([A-J])\s*[\)\]]")
 _BULLET = re.compile(r"[^\w\s(\[]{1,3} (?=\S)")
 
 

@@ -30,7 +30,7 @@ _OR = r"(?:[,/;&]|\b(?:or|and|nor|und|oder|et|ou|y|o)\b|[和或与與])"
 _OPTION = f"(?i:{_either('option, choice, answer, alternative, letter')} )"
 _ANOTHER = re.compile(
     rf"(?: |{_CLOSING}){{0,4}}{_OR}[ (\[{{<\"']{{0,4}}(?:(?:or|and|the) ){{0,2}}{_OPTION}?"
-    rf"(?:[(\[] ?[A-Ja-j] ?[)\]]|[B-HJ]{_END}|[AI]{_END}{_NO_WORD})"
+    rf"(?:[(\[] ?[A-Ja-j] ?[)\]]|[B-HJ]{_END}|[AI]{_END}{_NO_WORD})(?: ?{_OR} ?{_SUBJECT}){{0,4}}"
 )
 
 # --- denials ------------------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ _BETWEEN = _either("that, the, correct, right, final, best, an?, only, just, sim
 # Before a statement: "if", "I don't think", "neither", "the wrong".
 _DOUBTED = re.compile(
     rf"(?:(?:\b{_OF_DOUBT}|n't(?: {_DOUBTING})?|\bnot {_DOUBTING})(?: {_BETWEEN})*[\s\"'(\[:]*"
-    r"|[不未别勿非][能应要会可该]?)\Z",
+    r"|(?:没有?|[不未别勿非][能应要会可该]?))\Z",
     re.IGNORECASE,
 )
 _DOUBT_NEAR = 60  # characters before a statement that are looked at
@@ -75,7 +75,7 @@ DENYING = re.compile(rf"\b{_DENIAL}\b|n't\b", re.IGNORECASE)
 
 _GAP = r"(?:(?!(?<!\.)\.\s)[^\w!?]){0,12}"
 _FILLER = _either(
-    "most likely, most probably, likely, probably, definitely, clearly, therefore, thus, hence, then, so, indeed, "
+    "l, most likely, most probably, likely, probably, definitely, clearly, therefore, thus, hence, then, so, indeed, "
     "simply, actually, obviously, certainly, really, still, also, in fact, of course, i think, i believe, it is, "
     "it's, to be, be, only, just, the, following, correct, right, best, final, one, is, in, given by, label+ed, "
     r"not \(?[a-j]\)?,? but, rather, option, choice, answer, letter, statement, alternative, number, donc, la, le, "
@@ -88,11 +88,11 @@ _BE = _either(
     "is, are, was, (?:must|should|would|will|ha(?:s|ve) to|ought to|can only)(?: (?:then|therefore|thus|hence))? be, "
     "(?:seems|appears|turns out|is likely|is going|proves) to be, remains, becomes"
 )
-_MARK = r" ?(?:[:=>\]]|->|→|⇒|—|–|- )"
+_MARK = r" ?(?:[:=>\]{]|->|→|⇒|—|–|- )"
 _OF_QUESTION = r"(?: (?:to|for|of|in) (?:[\w#]{1,20} ){1,5}?)?"
 _RIGHT = _either(
-    "correct, right, best, final, only, remaining, accurate, appropriate, suitable, proper, valid, chosen, selected, "
-    r"my, our, most \w{1,20}"
+    "the, correct, right, best, final, only, remaining, accurate, appropriate, suitable, proper, valid, chosen, "
+    r"selected, my, our, most \w{1,20}"
 )
 _CHOICES = _either(
     "(?:answer )?choice, option, letter, selection, alternative, statement, response, solution, pick, guess, one"
@@ -116,20 +116,22 @@ _EST = _either(
 _IS = rf"(?:{_MARK}| {_EST}\b)"
 _LABEL = {
     # "The answer is", "Answer to question 3:", <answer>, "####".
-    "answer": rf"(?<![/\w])(?:(?:final|correct|best|my)_)?answers?(?: (?:choice|option|letter))?{_OF_QUESTION}"
-    rf"(?:(?: |(?<= )){_BE}\b|{_MARK}|'s\b)|####|(?<![/\w])ans ?[.:=>-]",
+    "answer": rf"(?<![/\w])(?:(?:final|correct|best|my)_)?answers?(?: (?:choice|option|letter|key))?{_OF_QUESTION}"
+    rf"(?:(?:\s|(?<= )){_BE}\b|{_MARK}|'s\b)|####|(?<![/\w])ans ?[.:=>-]|(?<![^\n])correct ?[:=]",
     # "The correct option is", "My choice:", <option>.
     "option": rf"\b{_RIGHT} (?:{_RIGHT} )?{_CHOICES}{_OF_QUESTION}(?: ?{_BE}\b|{_MARK})"
-    r"|(?<![/\w])(?:choice|option|selection|selected|prediction) ?[:=>]",
+    r"|(?<![/\w])(?:choice|option|selection|selected|prediction|solution) ?[:=>]|\bsolution is\b",
     "label": rf"(?<!\w){_LABELS}(?: {_ADJECTIVES}){{0,2}}(?: (?:donc|also|portanto|quindi))?{_IS}",
     "foreign": rf"\b(?:richtige|korrekte|bonne|meilleure) {_OPTIONS}{_IS}|\b{_OPTIONS} {_ADJECTIVES}{_IS}"
     r"|\brichtig (?:ist|wäre)\b",
     "han": r"(?:(?:正确|最终)?(?:答案|正解|答え|解答|回答|选项|選項)|정답|답|答) ?(?:应该|应当|应|就|只能|最可能)? ?"
-    r"(?:是|为|為|应?选择?|應?選|は|、|:|은|는|=|\]) ?:?|(?:选择|選擇|选|選)(?![项項择擇])[了项]? ?:?",
+    r"(?:是|为|為|应?选择?|應?選|は|、|:|은|는|=|\]) ?:? ?(?:选项|選項)?|正确的是"
+    r"|(?:选择|選擇|选|選)(?![项項择擇])[了项]? ?:?",
 }
 _STATED = re.compile("|".join(_LABEL.values()), re.IGNORECASE)
 _KEY = re.compile(
-    r"[\"'](?:\w{1,20}[_ ])?(?:answer|choice|option|selection|label|prediction|letter)(?:[_ ]\w{1,20})?[\"'] ?:",
+    r"[\"'](?!wrong|incorrect|false|other)(?:\w{1,20}[_ ])?"
+    rf"{_either('answer, choice, option, selection, label, prediction, letter')}(?:[_ ]\w{{1,20}})?[\"'] ?:",
     re.IGNORECASE,
 )
 
@@ -177,14 +179,16 @@ _CORRECT = _either(
     "(?<=(?:best|rect|ight|inal|only) )(?:answer|choice|option)"
 )
 _LED_BY = _either(
-    "so, thus, hence, therefore, that, think, believe, conclude, say, and, but, only, clearly, then, both, either, "
-    "neither, option, choice, answer, alternative, letter, response, statement, antwort, aussage, réponse, opción, "
-    "alternativa, opção, opzione, respuesta, resposta, risposta, now, is"
+    "la, le, so, thus, hence, therefore, that, think, believe, conclude, say, and, but, only, clearly, then, both, "
+    "either, neither, option, choice, answer, alternative, letter, response, statement, antwort, aussage, réponse, "
+    "opción, alternativa, opção, opzione, respuesta, resposta, risposta, now, is"
 )
+_HAN_RIGHT = r" ?(?:选?项|選?項)? ?[是为]? ?(?:正确|正確|对|對|正解)"
 _RIGHT_IS = re.compile(
     rf"(?:^|[.,;:!?(\n>] ?|(?i:\b{_LED_BY} )|(?:选项|選項) ?)"
     rf"(?P<right>{_SUBJECT})(?P<more>(?:[ \"']?{_OR} ?(?:or |and )?{_OPTION}?{_SUBJECT}){{0,4}})"
-    rf"(?:(?i: {_ARE}(?: {_QUITE}){{0,5}} {_CORRECT}\b)| ?[项項]? ?[是为]? ?(?:正确|正確|对|對|正解))",
+    rf"(?:(?i: {_ARE}(?: {_QUITE}){{0,5}} (?:{_CORRECT}|(?P<true>true))\b(?! (?:only|if|when|unless|except)\b))"
+    rf"|{_HAN_RIGHT})",
     re.MULTILINE,
 )
 
@@ -259,7 +263,9 @@ def _at(text: str, place: int) -> Statement | None:
         if named is not None and _place(named, group) == place and (one := _read(text, begin, named, group)):
             return one
     for one in _RIGHT_IS.finditer(text, max(0, place - _DOUBT_NEAR), place + _NEAR):
-        if _place(one, "right") == place and not _is_doubted(text, one.start("right")):
+        # Of statements that are no options, several may be true.
+        is_option = not one["true"] or re.search(f"{_OPTION}$", one.group()[: one.start("right") - one.start()])
+        if _place(one, "right") == place and is_option and not _is_doubted(text, one.start("right")):
             return Statement(place, None if one["more"] else _letter(one["right"]), weak=True)
     return None
 

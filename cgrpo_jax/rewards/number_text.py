@@ -40,14 +40,23 @@ _LATEX |= dict.fromkeys(
     (r"\left", r"\right", r"\displaystyle", r"\textstyle", r"\big", r"\Big", r"\bigl", r"\bigr"), ""
 )
 _LATEX |= {r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\times": "\xd7", r"\cdot": "\xb7"}
-_LATEX |= {r"\pi": "\u03c0", r"\div": "\xf7", r"\degree": "\xb0", r"\pounds": "\xa3", r"\euro": "\u20ac"}
+_LATEX |= {
+    r"\pi": "\u03c0",
+    r"\div": "\xf7",
+    r"\degree": "\xb0",
+    r"\Omega": "\u03a9",
+    r"\mu": "\u03bc",
+    r"\pounds": "\xa3",
+    r"\euro": "\u20ac",
+}
 _LATEX |= dict.fromkeys((r"\approx", r"\simeq", r"\cong", r"\doteq"), "\u2248")
 _LATEX |= dict.fromkeys(("<=", ">=", "!=", r"\le", r"\ge", r"\leq", r"\geq", r"\ne", r"\neq", r"\lt", r"\gt"), "<")
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\[^A-Za-z]|\{[,.]\}|[<>!:=]=|~")
 _DEGREES = re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![A-Za-z]))|\\circ(?![A-Za-z])")
+_ORDINAL = re.compile(r"(?<=[0-9]) ?\^ ?(?:\{ ?(th|st|nd|rd) ?\}|(th|st|nd|rd)\b)")
 _OVER = re.compile(r"\{([^{}\\]{1,40})\\over(?![A-Za-z])([^{}\\]{1,40})\}")
 _TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|sf|it|tt)|[mh]box|operatorname|boldsymbol|bm|pmb|underline|emph)"
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|sf|it|tt)|[mh]box|operatorname|boldsymbol|bm|pmb|underline|emph|f?box(?:ed)?)"
     r"\s?\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _ONE_LETTER = re.compile(r"(?<![^\W\d_])[A-Za-z\u03a9\u03bc\xb5](?![^\W\d_])")
@@ -58,7 +67,8 @@ def tidy(text: str) -> str:
     r"""Text with plain digits, signs, spaces and LaTeX: `1\,234\text{ km}` is `1 234 km`, and `10²` is `10^{2}`."""
     text = _RUN_OF_RAISED.sub(lambda found: f"^{{{found.group().translate(_LOWERED)}}}", text.translate(_ASCII))
     text = _OVER.sub(r"\\frac{\1}{\2}", _DEGREES.sub("\xb0", text))
-    return _COMMAND.sub(lambda found: _LATEX.get(found.group(), found.group()), _TEXT.sub(_upright, text))
+    text = _ORDINAL.sub(r" \1\2", _TEXT.sub(_upright, text))
+    return _COMMAND.sub(lambda found: _LATEX.get(found.group(), found.group()), text)
 
 
 def _upright(found: re.Match) -> str:
@@ -92,7 +102,7 @@ NUMBER = re.compile(
     rf"|(?P<value>(?:{_GROUPED}|{_DECIMAL_COMMA}|{_PLAIN}){_WHOLE_END})"
     r"(?:[eE](?P<exponent>[-+]?[0-9]+)(?!\w|\.[0-9])"
     rf"| ?(?:[\xd7\xb7*]|[xX]) ?10{_POWER % 'power'}"
-    rf"| ?/ ?(?P<divisor>{_PLAIN})(?![\w/]|[.,:][0-9]))?"
+    rf"| ?/ ?(?P<divisor>{_GROUPED}|{_PLAIN})(?![\w/]|[.,:][0-9]))?"
     r"|(?P<misread_too>[0-9][0-9.,']*[0-9]))"
 )
 _LARGEST_POWER = 9999  # in size; no float comes near it

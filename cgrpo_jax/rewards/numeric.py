@@ -32,6 +32,8 @@ _MATHS = _OPERATING | set(
     "sqrt root log lg ln exp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh pi tau gcd lcm max min abs "
     "floor ceil squared cubed half twice double infinity".split()
 )
+_TIMES = {"min", "sec"}  # behind a number they are units
+_VARIABLES = set("abcnxyz")  # a product of such letters is no unit
 _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _GLUED_UNITS = set("mslghLNJWV")  # single letters that stand for no variable right behind a number
 _UNITS = _GLUED_UNITS | set("AKCFT\u03a9\u03bc\xb5")
@@ -57,8 +59,8 @@ class _Token:
 
     @property
     def is_letter(self) -> bool:
-        """Is it a single letter, which may be a variable?"""
-        return len(self.word) == 1 and self.word.isalpha()
+        """Is it a single letter, which may be a variable? A sign of a script without capitals is a word."""
+        return len(self.word) == 1 and self.word.lower() != self.word.upper()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _is_beside(tokens: Sequence[_Token], at: int, number: int) -> bool:
     behind = tokens[at + 1] if at + 1 < len(tokens) else None
     if token.kind == "word":
         if not token.is_letter:
-            return token.word.lower() not in _MATHS
+            return not (_is_maths(token) if at > number else token.word.lower() in _MATHS)
         if at < number:  # "A: 5", "a total of 5"
             return behind is not None and (behind.text == ":" or token.word in _ARTICLES and behind.kind == "word")
         return token.word in (_UNITS if token.spaced or at > number + 1 else _GLUED_UNITS)
@@ -124,9 +126,23 @@ def _is_beside(tokens: Sequence[_Token], at: int, number: int) -> bool:
     return unit and (token.text == "/" or token.text in "*\xb7" and before is not None and before.kind == "word")
 
 
+def _is_maths(token: _Token) -> bool:
+    """Does a word behind a number work on it, or multiply it?"""
+    product = not token.spaced and len(token.word) <= 3 and _VARIABLES.issuperset(token.word)
+    return token.kind == "word" and (product or token.word.lower() in _MATHS - _TIMES)
+
+
+def _is_several(sides: Sequence[Sequence[_Token]]) -> bool:
+    """Are they the sides of more than one equation, as in "x = 2, y = 3" and "x = 2 or x = 3"?"""
+    return any(
+        len(side) > 2 and side[-1].kind == "word" and (side[-2].text in ",;" or side[-2].word.lower() in _JOINING)
+        for side in sides[1:-1]
+    )
+
+
 def _of_box(text: str) -> _Reading | None:
     sides = [_tokens(side) for side in _EQUALS.split(text)]
-    if any(token.text in "<>\u2264\u2265\u2260" for side in sides for token in side):
+    if _is_several(sides) or any(token.text in "<>\u2264\u2265\u2260" for side in sides for token in side):
         return None
     return _alone(sides[-1]) or (_alone(sides[0]) if all(map(_is_plain, sides[1:])) else None)
 
@@ -150,6 +166,8 @@ def _of_sentence(text: str) -> _Reading | None:
 
 def _of_equation(text: str) -> _Reading | None:
     sides = [_tokens(side) for side in _EQUALS.split(text)]
+    if _is_several(sides):
+        return None
     return _first(sides[-1]) or (_first(sides[0]) if all(map(_is_plain, sides[1:])) else None)
 
 
@@ -181,7 +199,7 @@ def _goes_on(token: _Token | None = None, then: _Token | None = None) -> bool:
     word = token.word.lower()
     if word in _OPERATING or word in _JOINING:
         return operand
-    return token.kind == "number" or word in _MATHS or token.text == "(" and not token.spaced
+    return token.kind == "number" or _is_maths(token) or token.text == "(" and not token.spaced
 
 
 _PART_OF = re.compile(

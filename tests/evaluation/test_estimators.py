@@ -150,6 +150,9 @@ def test_maj_at_k_of_impossible_votes(right, wrong):
     [
         ("numeric", "$1,200.00", "1200"),
         ("numeric", "\u22125", "-5.0"),
+        ("numeric", "1.234,50", "1234.5"),
+        ("numeric", "1/2", "0.5"),
+        ("numeric", "10^{6}", "1 000 000"),
         ("math", "0.50", ".5"),
         ("math", "-0", "0"),
         ("exact", "a  b\n", "a b"),
@@ -165,6 +168,7 @@ def test_equal_answers_have_one_normal_form(kind, one, other):
     "kind, one, other",
     [
         ("numeric", "1200", "1201"),
+        ("numeric", "0,5", "5"),
         ("math", "x^2", "x^3"),
         ("exact", "1.0", "1"),
         ("exact", "a", "A"),

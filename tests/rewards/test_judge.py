@@ -5,6 +5,7 @@ import re
 
 import chat_server
 import pytest
+import time_growth
 from chat_server import good, make
 
 from cgrpo_jax.errors import UserError
@@ -153,6 +154,7 @@ def test_nothing_is_asked_of_an_empty_response(server):
         ("1: yes\n2: no", [True, False]),
         ("**1**: Yes, it does.\n - 2. NO", [True, False]),
         ("<p>\n2) no\n1) yes", [True, False]),
+        ("\n\n - 1:\nyes\n\n\t* 2:\n\n**no**", [True, False]),
         ("1: yes", None),
         ("1: yes\n2: no\n3: yes", None),
         ("1: yes\n1: no\n2: no", None),
@@ -176,6 +178,20 @@ def test_verdicts(text, verdicts):
 )
 def test_comparisons(text, better):
     assert judge.read_comparison(text) == better
+
+
+@pytest.mark.parametrize(
+    "piece", ["\n", "- \n", "*", "1", "1: ", "1\n", "1: yes\n", "better", "better:\n", "[", "- a\n"]
+)
+def test_time_is_linear_in_the_reply(piece):
+    assert time_growth.is_linear(lambda text: judge.read_verdicts(text, number=2), piece)
+    assert time_growth.is_linear(judge.read_comparison, piece)
+    assert time_growth.is_linear(judge.read_checklist, piece)
+
+
+@pytest.mark.parametrize("text", ["1" * 5000 + ": yes", "1: yes\n" + "0" * 5000 + "2: no", "\ud800: yes"])
+def test_numbers_of_any_length_are_no_criteria(text):
+    assert judge.read_verdicts(text, number=2) is None
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ _ROUNDED = re.compile(
     r"|at (?:least|most)|\bR ?\d",
     re.IGNORECASE,
 )
+_MAX_LINE = 1000  # characters that are searched for such words
+_MAX_EQUATION = 500  # characters of an equation that is quoted
 _LOOKS_ROUNDED = re.compile(r"\.(?:[0-9]{3}|[0-9]*(?:33|66|67)$)")
 _HEDGED = re.compile(
     r"\b(?:if|no|not|never|suppose|assum\w*|contradict\w*|impossible|cannot|mod|false|wrong|incorrect)\b|n't|\\pmod",
@@ -79,14 +81,20 @@ def first_false_equation(text: str) -> StepError | None:
         if holds:
             continue
         first, last = tokens[left.start], tokens[right.end - 1]
-        line = text[text.rfind("\n", 0, first.start) + 1 : last.end + 200].partition("\n")[0][-1000:]
-        if not _claimed(tokens, left, right, line):
+        written = text[first.start : last.end]
+        if len(written) > _MAX_EQUATION or not _claimed(tokens, left, right, _line(text, first.start, last.end)):
             continue
         given, value = (right, left.values[0]) if left.worked else (left, right.values[0])
-        written = text[first.start : last.end]
         number = text[tokens[given.start].start : tokens[given.end - 1].end]
         return StepError(step, " ".join(written.split()), " ".join(number.split()), _show(value, given.decimals))
     return None
+
+
+def _line(text, start, end):
+    """What is near an equation on its line."""
+    earliest = max(0, start - _MAX_LINE)
+    start = max(earliest, text.rfind("\n", earliest, start) + 1)
+    return text[start : end + 200].partition("\n")[0][-_MAX_LINE:]
 
 
 @dataclasses.dataclass(frozen=True)

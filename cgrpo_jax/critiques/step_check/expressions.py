@@ -42,7 +42,10 @@ _NO_VARIABLES = set("ijeoO")  # the imaginary unit, Euler's number, and what loo
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """A piece of the text, from character `start` to `end`; its kind is the name of its group in `_TOKEN`."""
+    """A piece of the text, from character `start` to `end`; its kind is the name of its group in `_TOKEN`.
+
+    A "(" that no expression can close is of kind "other".
+    """
 
     kind: str
     text: str
@@ -59,6 +62,7 @@ class UnreadableError(Exception):
 def to_tokens(text: str) -> list[Token]:
     """Returns the tokens of a text, spaces left out, and an end of line after the last."""
     tokens, spaced, currency = [], False, False
+    open_brackets: list[int] = []
     for match in _TOKEN.finditer(text):
         kind, token = match.lastgroup or "", match.group()
         if kind in ("space", "currency"):
@@ -70,6 +74,11 @@ def to_tokens(text: str) -> list[Token]:
             after_number = tokens and (tokens[-1].kind in ("number", "percent") or tokens[-1].text == ")")
             kind, token = ("operator", "*") if after_number else ("word", token)
         token = _OPERATORS.get(token, token)
+        if token == "(":
+            open_brackets.append(len(tokens))
+            kind = "other"  # until it is closed
+        elif token == ")" and open_brackets and len(tokens) - (opened := open_brackets.pop()) <= _MAX_TOKENS:
+            tokens[opened] = dataclasses.replace(tokens[opened], kind="operator")
         tokens.append(Token(kind, token, match.start(), match.end(), spaced, currency))
         spaced = currency = False
     tokens.append(Token("newline", "", len(text), len(text), False))
@@ -185,6 +194,8 @@ def _atom(tokens, at, stop, depth, percent):
     """atom = number ["%"] [unit] | variable | "(" sum ")" | "\\frac" group group."""
     token = tokens[at]
     if token.text == "(":
+        if token.kind == "other":
+            raise UnreadableError
         value, at = _sum(tokens, at + 1, stop, depth + 1, percent)
         if tokens[at].text != ")":
             raise UnreadableError

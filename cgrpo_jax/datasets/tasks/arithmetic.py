@@ -48,7 +48,8 @@ PHRASES = (
     ". Answer: ",
     " ",
 )
-_STEP = re.compile(r"(\d+)([+*])(\d+)=(\d+)")
+_STEP = re.compile(r"(?<!\d)(\d{1,9})([+*])(\d{1,9})=(\d+)")
+_MOST_QUOTED = 20  # digits of a result; none of a chain is near as long
 
 
 def facts() -> list[Fact]:
@@ -140,6 +141,7 @@ def check_steps(question: str, response: str) -> StepError | None:
     for number, ((left, op, right), value) in enumerate(trace(question), start=1):
         asked = (str(left), op, str(right))
         *digits, given = written[number - 1] if number <= len(written) else (*asked, "nothing")
+        given = given[:_MOST_QUOTED]
         if tuple(digits) != asked and given == str(value):  # "6+6=12, not 12" would be no critique
             given = "{}{}{}={}".format(*digits, given)
         if (*digits, given) != (*asked, str(value)):

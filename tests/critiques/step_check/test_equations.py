@@ -1,6 +1,7 @@
 import time
 
 import pytest
+import time_growth
 
 from cgrpo_jax.critiques.step_check.equations import StepError, first_false_equation
 
@@ -96,3 +97,19 @@ def test_long_unreadable_text_takes_linear_time(text):
     start = time.perf_counter()
     assert first_false_equation(text * (50_000 // len(text))) is None
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("text", ["x+1=x+2 if ", "1+1=3 about ", "2(", "((1", "(1)", "((1))"])
+def test_time_is_linear_where_equations_are_not_claimed(text):
+    assert time_growth.is_linear(first_false_equation, text)
+
+
+def test_brackets_that_are_closed_too_late_belong_to_no_expression():
+    assert first_false_equation("2(3 + 4) = 15").expected == "14"
+    assert first_false_equation("(2(3 + 4) = 15") == StepError(1, "2(3 + 4) = 15", "15", "14")
+    assert first_false_equation("(" + "1 + " * 40 + "1) = 3") is None
+
+
+def test_what_is_quoted_is_bounded():
+    assert first_false_equation("5 " + "a" * 400 + " + 6 " + "a" * 400 + " = 12 " + "a" * 400) is None
+    assert first_false_equation("x" * 5000 + " so 5 + 6 = 12 apples") == StepError(1, "5 + 6 = 12", "12", "11")

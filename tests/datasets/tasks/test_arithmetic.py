@@ -7,6 +7,7 @@ import re
 
 import pytest
 import sentencepiece
+import time_growth
 
 from cgrpo_jax.critiques import texts as texts_lib
 from cgrpo_jax.critiques.step_check.equations import StepError
@@ -127,6 +128,13 @@ def test_right_steps_hold_whatever_stands_around_them(response):
 def test_other_digits_are_wrong_though_their_result_is_the_chains():
     response = "7*8=56, 5+7=12, 2*3=6. Answer: 56 12 6"
     assert arithmetic.check_steps("7*8+6*3", response).step == 2
+
+
+def test_digits_without_end_are_quoted_in_part_and_read_in_linear_time():
+    error = arithmetic.check_steps("7*8+6*3", "7*8=" + "5" * 4000)
+    assert error.given == "5" * 20 and len(error.text) == 24
+    for piece in ("1", "1+", "1*1", "7*8=5", "7*8=56 "):
+        assert time_growth.is_linear(lambda text: arithmetic.check_steps("7*8+6*3", text), piece, short=12_000)
 
 
 def test_self_check_recomputes_up_to_the_first_wrong_step():
