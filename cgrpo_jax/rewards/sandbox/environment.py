@@ -1,19 +1,16 @@
 """What a program finds beside Python itself: standard files by name, time zones, packages, stacks that fit.
 
-`paths` and `packages` are asked from the outside, `prepare` is called inside.
+`paths` and `wanted` are asked from the outside, `prepare` is called inside.
 """
 
 import _thread
 import builtins
 import functools
 import importlib.machinery
-import importlib.util
 import io
 import os
 import resource
 import sys
-import threading
-import zoneinfo
 
 # Its files can't be opened by these names: there is no /proc, and they are another user's.
 _STANDARD = {
@@ -28,13 +25,15 @@ _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 def paths() -> list[str]:
     """Returns the paths that Python needs."""
     python = [sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.__file__)]  # never a virtual environment
-    libraries = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/etc/ld.so.cache"]
-    return [*python, *libraries, *filter(None, [zones()])]
+    return [*python, "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/etc/ld.so.cache"]
 
 
 @functools.cache
 def zones() -> str | None:
     """Returns the folder of time zones: the system's, else that of the package `tzdata`."""
+    import importlib.util
+    import zoneinfo
+
     found = importlib.util.find_spec("tzdata")
     folders = [
         *zoneinfo.TZPATH,
@@ -46,13 +45,27 @@ def zones() -> str | None:
 @functools.cache
 def packages(numpy: bool) -> dict[str, str]:
     """Returns the folders of packages that a program may import, each by its name; what else is there, it may not."""
+    import importlib.util
+
     found = importlib.util.find_spec("numpy") if numpy else None
     return {"numpy": os.path.dirname(os.path.dirname(found.origin))} if found and found.origin else {}
 
 
-def package_paths(packages: dict[str, str]) -> list[str]:
-    """Returns the paths that these packages need."""
-    return [f"{folder}/{name}{end}" for name, folder in packages.items() for end in ("", ".libs")]
+def wanted(text: str, numpy: bool) -> dict:
+    """Returns what a program and its tests want of this, for `prepare`: each path that is shown takes a moment.
+
+    Args:
+      text: their sources.
+      numpy: they may import NumPy.
+    """
+    found = {name: folder for name, folder in packages(numpy).items() if name in text}
+    return {"zones": zones() if "zoneinfo" in text else None, "packages": found}
+
+
+def wanted_paths(wanted: dict) -> list[str]:
+    """Returns the paths that this needs."""
+    found = [f"{folder}/{name}{end}" for name, folder in wanted["packages"].items() for end in ("", ".libs")]
+    return [*found, *filter(None, [wanted["zones"]])]
 
 
 class _Finder:
@@ -71,7 +84,10 @@ def prepare(job):
     """Prepares a process for a program or its tests."""
     builtins.exit = builtins.quit = sys.exit  # Python has been started without `site`, which defines them
     sys.argv = ["program.py"]
-    zoneinfo.reset_tzpath(to=list(filter(None, [job["zones"]])))
+    if job["zones"]:
+        import zoneinfo
+
+        zoneinfo.reset_tzpath(to=[job["zones"]])
     if job["packages"]:
         os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
         sys.meta_path.append(_Finder(job["packages"]))
@@ -79,8 +95,8 @@ def prepare(job):
     builtins.open = io.open = _by_name(open, lambda number, *args, **kwargs: opened(os.dup(number), *args, **kwargs))
     os.open = _by_name(os.open, lambda number, *_, **__: os.dup(number))
     os.stat = _by_name(os.stat, lambda number, **_: os.fstat(number))  # of `os.path.exists`, too
-    real, most = threading.stack_size, resource.getrlimit(resource.RLIMIT_AS)[0] // 2
-    threading.stack_size = _thread.stack_size = lambda size=0: real(min(size, most))
+    stack_size, most = _thread.stack_size, resource.getrlimit(resource.RLIMIT_AS)[0] // 2
+    _thread.stack_size = lambda size=0: stack_size(min(size, most))  # of which `threading` takes its own
 
 
 def _by_name(function, of_number):

@@ -13,8 +13,9 @@ import json
 import re
 from collections.abc import Mapping
 
-from cgrpo_jax.rewards.sandbox.names import candidates, only_name
+from cgrpo_jax.rewards.sandbox.names import candidates, foreign_modules, only_name
 
+_UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError, MemoryError)
 _TEXTS = ("setup", "check", "entry_point", "prompt")
 
 
@@ -24,7 +25,7 @@ def readable(answer: str) -> bool:
 
 
 def unclear_names(answer: str) -> str:
-    """Returns why a gold answer can't be read, where that is for its `names` alone; else nothing.
+    """Returns why a gold answer can't be read, where that is for its `names` or for a module alone; else nothing.
 
     Example:
       >>> unclear_names('{"asserts": ["assert isclose(f(2), 1.41)"]}')
@@ -32,9 +33,11 @@ def unclear_names(answer: str) -> str:
     """
     try:
         tests = json.loads(answer)
+        if foreign := _foreign(tests):
+            return f"its tests import {' and '.join(foreign)}, which no program has: beside Python's own there is numpy"
         if read(answer) is not None or read(json.dumps(tests | {"names": ["name"]})) is None:
             return ""
-    except (ValueError, TypeError):
+    except _UNREADABLE:
         return ""
     if "names" in tests:
         return "its `names` must be a list of names, at least one of them without a point before it"
@@ -63,9 +66,15 @@ def read(answer: str) -> dict | None:
         asserts = [re.search(r"\bassert\b", source) and compile(source, "<tests>", "exec") for source in sources]
         if kinds == ["check"] and not (tests.get("entry_point", "").isidentifier() and "def check(" in tests["check"]):
             return None
-        return tests if asserts and all(asserts) and names(tests) else None
-    except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError, MemoryError):
+        return tests if asserts and all(asserts) and names(tests) and not _foreign(tests) else None
+    except _UNREADABLE:
         return None
+
+
+def _foreign(tests):
+    """Modules that the tests import and can't have: they would decide nothing."""
+    checks = [tests["check"]] if "check" in tests else tests.get("asserts", [])
+    return foreign_modules([tests.get("setup", ""), *checks])
 
 
 def names(tests: Mapping) -> list[str]:

@@ -101,7 +101,7 @@ def grade(
         return 0.0, None, "no program found"
     run = _run_scripts if "stdin" in tests else _run_asserts
     seconds = seconds_for(timeout) if seconds is None else seconds
-    passed, reason = run(program, tests, seconds, _start_seconds(timeout), environment.packages(numpy))
+    passed, reason = run(program, tests, seconds, _start_seconds(timeout), environment.wanted(program + answer, numpy))
     return float(passed), _written(program), _written(reason)
 
 
@@ -110,16 +110,16 @@ def _written(text):
     return text.encode("utf-8", "replace").decode()
 
 
-def _sandbox(runner, job, packages, seconds, **more):
-    """A sandbox whose processes may import these packages."""
-    job = job | {"zones": environment.zones(), "packages": packages}
-    return sandbox.Sandbox(runner, job, limits=_limits(seconds), shown=environment.package_paths(packages), **more)
+def _sandbox(runner, job, wanted, seconds, **more):
+    """A sandbox with what its program wants, see `environment`."""
+    job = job | wanted
+    return sandbox.Sandbox(runner, job, limits=_limits(seconds), shown=environment.wanted_paths(wanted), **more)
 
 
 # --- tests that call the program's functions --------------------------------------------------------------------------
 
 
-def _run_asserts(program, tests, seconds, start, packages):
+def _run_asserts(program, tests, seconds, start, wanted):
     """Returns (passed, reason)."""
     job = _program_job(program, tests) | {"script": False, "seconds": seconds}
     before = [tests.get("setup", "")] + ([tests["prompt"]] if _compiles(tests.get("prompt", "")) else [])
@@ -136,11 +136,9 @@ def _run_asserts(program, tests, seconds, start, packages):
         ours, theirs = [stack.enter_context(end) for end in socket.socketpair()]
         read, write = _pipe(stack, stack)
         tester = stack.enter_context(
-            _sandbox(_TESTS, asked, packages, seconds, fds=[ours.fileno(), write.fileno()], deadline=deadline)
+            _sandbox(_TESTS, asked, wanted, seconds, fds=[ours.fileno(), write.fileno()], deadline=deadline)
         )
-        runner = stack.enter_context(
-            _sandbox(_PROGRAM, job, packages, seconds, fds=[theirs.fileno()], deadline=deadline)
-        )
+        runner = stack.enter_context(_sandbox(_PROGRAM, job, wanted, seconds, fds=[theirs.fileno()], deadline=deadline))
         for end in (ours, theirs, write):
             end.close()
         said, why = sandbox.read_capped(read.fileno(), limit=_MAX_REPORT, deadline=deadline)
@@ -225,7 +223,7 @@ def _reason(number, passed, total, what):
 # --- tests that read what the program prints --------------------------------------------------------------------------
 
 
-def _run_scripts(program, tests, seconds, start, packages):
+def _run_scripts(program, tests, seconds, start, wanted):
     """Returns (passed, reason)."""
     deadline, total, passed, first = time.monotonic() + seconds, len(tests["stdin"]), 0, None
     waiting = collections.deque(enumerate(tests["stdin"], start=1))
@@ -235,7 +233,7 @@ def _run_scripts(program, tests, seconds, start, packages):
             left = deadline - time.monotonic()
             if waiting and len(running) < _AT_ONCE and (left > 0 or not first):
                 number, test = waiting.popleft()
-                script = stack.enter_context(_Script(program, test, max(left, 0.1), seconds, start, packages))
+                script = stack.enter_context(_Script(program, test, max(left, 0.1), seconds, start, wanted))
                 running.append((number, script))
             elif running:
                 number, script = running.popleft()
@@ -253,7 +251,7 @@ def _run_scripts(program, tests, seconds, start, packages):
 class _Script:
     """A program that runs one test, from the start on, in a sandbox of its own."""
 
-    def __init__(self, program, test, left, seconds, start, packages):
+    def __init__(self, program, test, left, seconds, start, wanted):
         self._test, self._seconds = test, seconds
         job = {"script": True, "before": "", "program": program, "offset": 0, "seconds": left}
         self._deadline = time.monotonic() + left + start
@@ -263,7 +261,7 @@ class _Script:
             self._box = _sandbox(
                 _PROGRAM,
                 job,
-                packages,
+                wanted,
                 seconds,
                 stdin=test["input"].encode(errors="replace"),
                 stdout=stdout.fileno(),

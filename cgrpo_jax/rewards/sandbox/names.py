@@ -88,7 +88,7 @@ def of_solution(solution: str, setup: str, tests: Sequence[str]) -> tuple[list[s
     Returns:
       (names that the solution defines and the tests use, without those of Python's own if there are others, or else the
       only one that it imports from a module and they use; then attributes of its classes that the tests use, with a
-      point before each;
+      point before each, also those of operators;
       imports of the solution: of all that a module has, and of names that the tests use and neither they nor the
       solution define)
 
@@ -124,8 +124,42 @@ def of_solution(solution: str, setup: str, tests: Sequence[str]) -> tuple[list[s
         names = free & picked
     forgotten = everything + [imports[name] for name in sorted(free & imports.keys() - names)]
     nodes = [node for source in (setup, *tests) for node in ast.walk(ast.parse(source))]
-    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)} | _operators(nodes)
     return [*sorted(names), *sorted(f".{name}" for name in used & _attributes(tree))], forgotten
+
+
+_NAMES_OF_OPERATORS = {
+    "Add": "add", "Sub": "sub", "Mult": "mul", "Div": "truediv", "FloorDiv": "floordiv", "Mod": "mod", "Pow": "pow",
+    "MatMult": "matmul", "BitAnd": "and", "BitOr": "or", "BitXor": "xor", "LShift": "lshift", "RShift": "rshift",
+}  # fmt: skip
+
+
+def _operators(nodes: Iterable[ast.AST]) -> set[str]:
+    """The special methods of operators that show an object another value."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Compare) and any(isinstance(one, ast.In | ast.NotIn) for one in node.ops):
+            found.add("__contains__")
+        if isinstance(node, ast.BinOp | ast.AugAssign):
+            name = _NAMES_OF_OPERATORS[type(node.op).__name__]
+            found |= {f"__{name}__", f"__r{name}__", *([f"__i{name}__"] if isinstance(node, ast.AugAssign) else [])}
+    return found
+
+
+def foreign_modules(sources: Iterable[str]) -> list[str]:
+    """Returns the modules that pieces of Python import, whatever happens, and that no program can have.
+
+    Example:
+      >>> foreign_modules(["import math, pandas.testing", "try: import yaml\nexcept ImportError: pass"])
+      ['pandas']
+    """
+    found = set()
+    for statement in (statement for source in sources for statement in ast.parse(source).body):
+        if isinstance(statement, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            found.add((statement.module or "").partition(".")[0])
+    return sorted(found - sys.stdlib_module_names - {"numpy"})
 
 
 def _attributes(tree: ast.Module) -> set[str]:

@@ -3,7 +3,6 @@
 `program` carries them out. `remote` gives the object that stands for one the special methods that this one has.
 """
 
-import copy
 import functools
 import math
 import operator
@@ -32,6 +31,12 @@ def _arithmetic() -> dict[str, Callable]:
 
 # What a program could answer to please a test that shows it a value of its own.
 SHOWING: dict[str, Callable] = {"__contains__": operator.contains} | _arithmetic()
+
+
+def _copy():
+    import copy  # few programs need it
+
+    return copy
 
 
 def _next(iterator) -> list:
@@ -74,8 +79,8 @@ ALWAYS: dict[str, Callable] = {  # every object has them
     "__str__": str,
     "__repr__": repr,
     "__format__": format,
-    "__copy__": copy.copy,
-    "__deepcopy__": copy.deepcopy,
+    "__copy__": lambda this: _copy().copy(this),
+    "__deepcopy__": lambda this: _copy().deepcopy(this),
 }
 TEXTS = ("__str__", "__repr__", "__format__")
 SPECIAL = (*_ASKING, *SHOWING)  # a bit of a mask each

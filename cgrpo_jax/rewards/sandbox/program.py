@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 import types
 
@@ -200,7 +199,8 @@ def _run_to_its_end(job):
     except SystemExit as error:
         if error.code not in (None, 0):
             raise
-    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue] - joins threads, closes executors
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()  # joins threads, closes executors
     atexit._run_exitfuncs()
     _flush()
     sys.modules.pop("__main__", None)

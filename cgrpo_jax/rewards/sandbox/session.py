@@ -76,7 +76,7 @@ class Session:
         self.result: tuple[Any] | None = None
         self.ended = self.refused = self.reports = False
         self._write, self._trusted = _TestsWriter(), False
-        self._remotes: dict[int, Remote] = {}
+        self._remotes: dict[tuple[int, bool], Remote] = {}
         self._classes: dict[int, type] = {}
         self._objects = any(name.startswith(".") for name in names)  # the tests are about objects
 
@@ -164,14 +164,12 @@ class Session:
         raise ValueError(f"{kind} is no kind of value")
 
     def _remote(self, number, name, bits, copied=False):
-        if number not in self._remotes:
+        key = int(number), self._trusted
+        if key not in self._remotes:
             remote = class_of(str(name), int(bits))()
-            reference = Reference(self, int(number), f"<{name}>", self._trusted, copied)
-            object.__setattr__(remote, "_reference", reference)
-            self._remotes[number] = remote
-        remote = self._remotes[number]
-        remote._reference.trusted |= self._trusted
-        return remote
+            object.__setattr__(remote, "_reference", Reference(self, int(number), f"<{name}>", self._trusted, copied))
+            self._remotes[key] = remote
+        return self._remotes[key]
 
     def _described(self, value, number, name):
         try:

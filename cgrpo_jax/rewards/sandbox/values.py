@@ -4,19 +4,14 @@ Values of Python's and NumPy's types are copied. What is of a class of the progr
 gets its number. An object of a class that is derived from a type of Python's is both, see `_own`.
 """
 
-import array
 import collections
-import datetime
 import decimal
 import fractions
 import itertools
-import pathlib
 import re
 import sys
 import types
-import uuid
-import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cgrpo_jax.rewards.sandbox import operations
@@ -53,14 +48,6 @@ def _factory(value):
     return value.default_factory if value.default_factory in _TYPES.values() else None
 
 
-def _datetime(parts):
-    return datetime.datetime(*parts[:7], tzinfo=parts[7], fold=parts[8])
-
-
-def _time(parts):
-    return datetime.time(*parts[:4], tzinfo=parts[4], fold=parts[5])
-
-
 def _array(parts):
     import numpy as np  # where the program may use it, the tests may
 
@@ -88,7 +75,6 @@ _COPIED: dict[type, tuple[Callable, Callable]] = {
     type({}.keys()): (list, lambda items: dict.fromkeys(items).keys()),
     type({}.values()): (list, lambda items: dict(enumerate(items)).values()),
     type({}.items()): (lambda value: list(map(list, value)), lambda pairs: dict(pairs).items()),
-    array.array: (lambda value: [value.typecode, value.tolist()], lambda parts: array.array(*parts)),
     collections.deque: (lambda value: [list(value), value.maxlen], lambda parts: collections.deque(*parts)),
     collections.Counter: (lambda value: list(map(list, value.items())), lambda pairs: collections.Counter(dict(pairs))),
     collections.OrderedDict: (lambda value: list(map(list, value.items())), collections.OrderedDict),
@@ -103,31 +89,87 @@ _COPIED: dict[type, tuple[Callable, Callable]] = {
     types.MappingProxyType: (dict, types.MappingProxyType),
     fractions.Fraction: (lambda value: [value.numerator, value.denominator], lambda two: fractions.Fraction(*two)),
     decimal.Decimal: (str, decimal.Decimal),
-    datetime.date: (lambda value: [value.year, value.month, value.day], lambda parts: datetime.date(*parts)),
-    datetime.datetime: (lambda value: [*value.timetuple()[:6], value.microsecond, value.tzinfo, value.fold], _datetime),
-    datetime.time: (
-        lambda value: [value.hour, value.minute, value.second, value.microsecond, value.tzinfo, value.fold],
-        _time,
-    ),
-    datetime.timedelta: (
-        lambda value: [value.days, value.seconds, value.microseconds],
-        lambda parts: datetime.timedelta(*parts),
-    ),
-    datetime.timezone: (lambda value: list(value.__getinitargs__()), lambda parts: datetime.timezone(*parts)),
-    zoneinfo.ZoneInfo: (lambda value: value.key, zoneinfo.ZoneInfo),
-    uuid.UUID: (lambda value: value.hex, uuid.UUID),
-    **{
-        kind: (str, kind)
-        for kind in (pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath)
-    },
 }  # fmt: skip
+
+
+def _of_datetime():
+    import datetime as lib
+
+    return {
+        lib.date: (lambda value: [value.year, value.month, value.day], lambda parts: lib.date(*parts)),
+        lib.datetime: (
+            lambda value: [*value.timetuple()[:6], value.microsecond, value.tzinfo, value.fold],
+            lambda parts: lib.datetime(*parts[:7], tzinfo=parts[7], fold=parts[8]),
+        ),
+        lib.time: (
+            lambda value: [value.hour, value.minute, value.second, value.microsecond, value.tzinfo, value.fold],
+            lambda parts: lib.time(*parts[:4], tzinfo=parts[4], fold=parts[5]),
+        ),
+        lib.timedelta: (
+            lambda value: [value.days, value.seconds, value.microseconds],
+            lambda parts: lib.timedelta(*parts),
+        ),
+        lib.timezone: (lambda value: list(value.__getinitargs__()), lambda parts: lib.timezone(*parts)),
+    }
+
+
+def _of_pathlib():
+    import pathlib as lib
+
+    return {kind: (str, kind) for kind in (lib.PurePosixPath, lib.PureWindowsPath, lib.PosixPath)}
+
+
+def _of_array():
+    import array as lib
+
+    return {lib.array: (lambda value: [value.typecode, value.tolist()], lambda parts: lib.array(*parts))}
+
+
+def _of_uuid():
+    import uuid as lib
+
+    return {lib.UUID: (lambda value: value.hex, lib.UUID)}
+
+
+def _of_zoneinfo():
+    import zoneinfo as lib
+
+    return {lib.ZoneInfo: (lambda value: value.key, lib.ZoneInfo)}
+
+
+# Likewise of modules that few programs import, with the names of the types: each sandbox is a copy of what is loaded.
+_LATER: dict[str, tuple[Callable, Sequence[str]]] = {
+    "datetime": (_of_datetime, ("date", "datetime", "time", "timedelta", "timezone")),
+    "pathlib": (_of_pathlib, ("PurePosixPath", "PureWindowsPath", "PosixPath")),
+    "array": (_of_array, ("array",)),
+    "uuid": (_of_uuid, ("UUID",)),
+    "zoneinfo": (_of_zoneinfo, ("ZoneInfo",)),
+}
 _AS_THEY_ARE = (type(None), bool, float, str)
 _SMALL = 1000  # bits of an integer that JSON's readers take
 # Those whose names stand for themselves.
 _TYPES = {kind.__name__: kind for kind in (*_AS_THEY_ARE, list, object, type, *_COPIED)}
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 _MAKERS = {_NAMES[kind]: make for kind, (_, make) in _COPIED.items()}
-_MAKERS |= {"type": _TYPES.__getitem__, "ndarray": _array, "scalar": lambda parts: _array(parts)[()]}
+_MAKERS |= {"ndarray": _array, "scalar": lambda parts: _array(parts)[()]}
+
+
+def _load(module):
+    """Makes values of a module's types known."""
+    for kind, (parts, make) in _LATER.pop(module)[0]().items():
+        name = kind.__name__
+        _COPIED[kind], _NAMES[kind], _TYPES[name], _MAKERS[name] = (parts, make), name, kind, make
+
+
+def _load_bases(kind):
+    for base in kind.__mro__:
+        if (module := str(base.__module__).partition(".")[0]) in _LATER:
+            _load(module)
+
+
+def _load_name(name):
+    for module in [module for module, (_, names) in _LATER.items() if name in names]:
+        _load(module)
 
 
 class Writer:
@@ -150,6 +192,8 @@ class Writer:
             return [self(one) for one in value]
         if kind is int and value.bit_length() < _SMALL:
             return value
+        if kind not in _COPIED:
+            _load_bases(value if isinstance(value, type) else kind)
         if kind in _COPIED:
             return {_NAMES[kind]: self(_COPIED[kind][0](value))}
         if isinstance(value, type) and value in _NAMES:
@@ -244,4 +288,7 @@ def decode(value: Any, find: Callable[[str, Any], Any]) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
+    _load_name(content if kind == "type" else kind)
+    if kind == "type":
+        return _TYPES[content]
     return _MAKERS[kind](decode(content, find)) if kind in _MAKERS else find(kind, content)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zoneinfo
 
 import graded
 import pytest
@@ -67,16 +68,13 @@ def test_time_zones_without_the_systems_own(monkeypatch):
     program = "from zoneinfo import ZoneInfo\nprint(ZoneInfo('UTC').key, ZoneInfo('Europe/Berlin').key)"
     answer = printing("UTC Europe/Berlin")
     assert grade(program, answer)[0] == 1.0
-    monkeypatch.setattr(environment.zoneinfo, "TZPATH", ())
-    for function in (environment.zones, environment.paths):
-        function.cache_clear()
+    monkeypatch.setattr(zoneinfo, "TZPATH", ())
+    environment.zones.cache_clear()
     try:
         assert "tzdata" in environment.zones()
         assert grade(program, answer)[0] == 1.0
     finally:
-        monkeypatch.undo()
-        for function in (environment.zones, environment.paths):
-            function.cache_clear()
+        environment.zones.cache_clear()
 
 
 def test_standard_files_have_their_names_and_others_keep_theirs():

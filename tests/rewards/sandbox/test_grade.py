@@ -379,6 +379,8 @@ def test_readable(answer):
         json.dumps({"asserts": ["assert f()"], "names": "f"}),
         json.dumps({"asserts": ["assert f()"], "names": [1]}),
         json.dumps({"asserts": ["assert f()"], "names": [".f"]}),
+        json.dumps({"asserts": ["import pandas\nassert f()"], "names": ["f"]}),  # which they can't
+        json.dumps({"check": "from pytest import raises\ndef check(f): assert f()", "entry_point": "f"}),
         json.dumps({"asserts": ["assert isclose(f(2), 1.41)"]}),  # which of them is tested?
         json.dumps({"asserts": ["assert add(1, 2) == 3", "assert sub(2, 1) == 1"]}),
         json.dumps({"check": "def check(f): assert f()", "entry_point": "f", "names": ["f"]}),
@@ -402,6 +404,7 @@ def test_unreadable(answer):
         ({"asserts": ["assert f()"], "names": [".f"]}, "its `names` must be a list of names, at least one of them"),
         ({"asserts": ["assert f(1) == h(2)"], "names": ["f"]}, ""),
         ({"asserts": ["f(1) == h(2)"]}, ""),
+        ({"asserts": ["assert f()"], "setup": "import yaml, pandas"}, "its tests import pandas and yaml, which no"),
         ({"check": "assert f()", "entry_point": "f"}, ""),
         ({"stdin": []}, ""),
         ([], ""),

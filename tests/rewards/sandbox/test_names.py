@@ -2,7 +2,7 @@
 
 import pytest
 
-from cgrpo_jax.rewards.sandbox.names import free_names, modules, of_solution, only_name
+from cgrpo_jax.rewards.sandbox.names import foreign_modules, free_names, modules, of_solution, only_name
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,12 @@ def test_only_name(setup, tests, name):
             ["A", ".B", ".c", ".m", ".x", ".y", ".z"],
             [],
         ),
+        (
+            "class a:\n    def __contains__(s, x): pass\n    def __radd__(s, x): pass\n    def __mul__(s, x): pass",
+            ["assert 1 in a() and 1 + a() == 2"],
+            ["a", ".__contains__", ".__radd__"],
+            [],
+        ),
         ("def f(x): pass", ["assert f(1"], [], []),
         (
             "from math import *\nfrom re import sub\ndef f(x): pass",
@@ -90,3 +96,16 @@ def test_only_name(setup, tests, name):
 )
 def test_of_solution(solution, tests, names, imports):
     assert of_solution(solution, "", tests) == (names, imports)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import pandas.testing as t, math", ["pandas"]),
+        ("from yaml import load\nimport numpy as np", ["yaml"]),
+        ("try:\n    import yaml\nexcept ImportError:\n    pass\ndef f():\n    import pandas", []),
+        ("from __future__ import annotations\nimport os.path", []),
+    ],
+)
+def test_foreign_modules(source, found):
+    assert foreign_modules([source]) == found
