@@ -17,10 +17,12 @@ from small_engine import (
     SPLIT,
     assert_well_formed,
     engine,
+    groups_of,
     hold_to_many,
     responses,
     run,
     sample,
+    texts,
 )
 from tiny import EVERYTHING, FAMILIES, plain_logprobs, random_params
 
@@ -165,6 +167,24 @@ def test_nothing_is_compiled_but_the_programs_of_each_width(groups):
             if i == 70:
                 enough = len(compiled)
     assert len(compiled) == enough <= 4 * 2 + 2
+
+
+def test_each_request_is_drawn_in_its_own_way():
+    """Of one engine at work: each text, and its log-probabilities, are what they are where all are drawn so."""
+    ways = (Sampling(), Sampling(0.0), Sampling(0.5, top_p=0.8), Sampling(2.0, top_k=3))
+    requests = [
+        Request(p, own, LENGTH, sampling)
+        for p, own, sampling in zip(PROMPTS, responses(4, 3), (None, *ways[1:]), strict=True)
+    ]
+    made = engine()
+    made.begin(SPLIT, seed=17, iteration=5, others=ways[1:])
+    groups = groups_of(requests, run(made, requests))
+    made.end()
+    for q, (prompt, own, way) in enumerate(zip(PROMPTS, responses(4, 3), ways, strict=True)):
+        (alone,) = sample([prompt], [own], **dataclasses.asdict(way))
+        assert texts([groups[q]]) == texts([alone])
+        for row, other in zip(groups[q], alone, strict=True):
+            np.testing.assert_allclose(row.logp, other.logp, atol=1e-4)
 
 
 def test_nothing_is_compiled_after_the_engine_has_compiled_all():
