@@ -65,7 +65,11 @@ class Prompts:
     critique_with_answer: str = key(
         "", "likewise, where it sees the gold answer", template("question", "response", "answer")
     )
-    refine: str = key("", "what a refinement answers", template("question", "response", "critique"))
+    refine: str = key(
+        "",
+        "what a refinement answers; {question} in it is what the policy was asked",
+        template("question", "response", "critique"),
+    )
     refine_without_critique: str = key("", "likewise, where there is no critique", template("question", "response"))
     on_long_question: str = key("skip", "a question beyond max_prompt_length: skip, error", one_of("skip", "error"))
 
