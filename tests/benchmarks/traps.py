@@ -241,7 +241,7 @@ TRAPS = (
         ("tests/datasets/test_cells.py",),
     ),
     Trap(
-        "half of a surrogate pair, which a program has raised, in a grade",
+        "half of a surrogate pair that a program has raised in a grade",
         "rewards/answers.py",
         "object.__setattr__(self, name, text_lib.clean(value))",
         "pass",
