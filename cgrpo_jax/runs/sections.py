@@ -99,7 +99,11 @@ class Prompts:
         "likewise, where it sees a reference solution and the gold answer",
         template("question", "response", "answer", "solution"),
     )
-    refine: str = key("", "what a refinement answers", template("question", "response", "critique"))
+    refine: str = key(
+        "",
+        "what a refinement answers; {question} in it is what the policy was asked",
+        template("question", "response", "critique"),
+    )
     refine_without_critique: str = key("", "likewise, where there is no critique", template("question", "response"))
     template_arguments: str = key(
         "",

@@ -218,6 +218,35 @@ TRAPS = (
         "            seen_BST |= (prompt_BS1 == 1) & (prompt_BS1 == segments_BS[:, None, :end])\n",
         ("tests/models/test_attention.py", "tests/training/test_packing.py"),
     ),
+    # --- text -----------------------------------------------------------------------------------------------------
+    Trap(
+        "a form that is asked of responses and not of refinements",
+        "critiques/prompts.py",
+        '{"question": asked, "response": response}',
+        '{"question": question, "response": response}',
+        ("tests/critiques/test_prompts.py",),
+    ),
+    Trap(
+        "turns of a chat that are dropped in silence",
+        "rollout.py",
+        "policy.prompts.for_question(problem.question, problem.turns)",
+        "policy.prompts.for_question(problem.question)",
+        ("tests/integration/test_text_to_rows.py",),
+    ),
+    Trap(
+        "33.3 of a float32 column read as 33.29999923706055",
+        "datasets/tables.py",
+        "for row in arrow.rows(batch):",
+        "for row in batch.to_pylist():",
+        ("tests/datasets/test_cells.py",),
+    ),
+    Trap(
+        "half of a surrogate pair that a program has raised in a grade",
+        "rewards/answers.py",
+        "object.__setattr__(self, name, text_lib.clean(value))",
+        "pass",
+        ("tests/rewards/test_answers.py",),
+    ),
     # --- re-anchoring ---------------------------------------------------------------------------------------------
     Trap(
         "an end-of-turn token that is not trained",
