@@ -1,13 +1,17 @@
 """Trains with Critique-GRPO, arXiv 2506.03106.
 
-Departures, from the paper or from its released code, each marked where it is made:
+Departures, from the paper or from its released code (as a table: configs/README.md), each marked where it is made:
 - `objective.aggregate="constant"` weighs every token alike, as the released code does; Eq. 4 weighs a refined row n / k
   times an initial one (`"paper"`).
 - Both ratios are clipped, as in the paper's equations; its code clips neither (`objective.clip_initial`,
   `objective.clip_refined`).
 - No reference model and no KL term unless `objective.kl_coef` is set.
-- The released code adds an entropy bonus of 0.001; here `objective.entropy_coef` is 0 unless set.
-- The released code refines every question; here those of which at most `refine.max_pass` of the responses pass.
+- The released code adds an entropy bonus of 0.001 of a token mean of a microbatch, about 2e-4 on the scale here; here
+  `objective.entropy_coef` is 0 unless set.
+- The released code refines every question; here those of which at most `refine.max_pass` of the responses pass. A group
+  of which nothing is refined has n rows, one less than that of the GRPO that the paper compares with.
+- The released code divides advantages by the standard deviation; here `objective.scale_by_std` does.
+- The refine prompt is in other words, and asks for a solution that mentions neither attempt nor critique.
 - Rows without a verdict, because their grader failed, are neither trained nor part of a baseline.
 
     python -m cgrpo_jax.train --config=configs/quickstart.py --workdir=runs/quickstart

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cgrpo_jax.datasets import fingerprints
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.chat_client import ChatClient
 from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.inference.generators import Generator, RemoteGenerator
@@ -191,11 +192,17 @@ def open_run(
 
 
 def check_training(settings: RunSettings) -> None:
-    """Checks what training alone needs: iterations that can be traced, host memory for the optimiser's state.
+    """Checks what training alone needs: questions that find its best checkpoint, iterations that can be traced, host
+    memory for the optimiser's state.
 
     Raises:
       UserError: it is not so.
     """
+    if settings.evaluation.keep_best and not settings.evaluation_sampling:
+        raise UserError(
+            f"eval.keep_best {settings.evaluation.keep_best!r} compares evaluations on held-out questions; "
+            "set data.eval, of made-up questions data.num_eval, or leave it empty."
+        )
     profiling.check(settings.kept.profile_steps, num_iterations=settings.num_iterations)
     build_model.check_offload(settings.mesh, offload=settings.learner.offload_optimizer)
 

@@ -145,9 +145,5 @@ class Config:
     def _made_up(self) -> Iterator[str]:
         if self.warm_start.num_updates > 0 and self.data.kind not in MADE_UP:
             yield "warm_start has lessons on chains and snippets only; set warm_start.num_updates to 0."
-        held_out = self.data.num_eval if self.data.kind in MADE_UP else self.data.eval
-        if self.eval.keep_best and not held_out:
-            key = "num_eval" if self.data.kind in MADE_UP else "eval"
-            yield f"eval.keep_best {self.eval.keep_best!r} needs held-out questions; set data.{key}, or leave it empty."
         if self.warm_start.rare_rate and not self.data.num_held_out:
             yield "warm_start.rare_rate shows held-out facts, but data.num_held_out is 0; set one of them."

@@ -198,6 +198,10 @@ def test_models(tmp_path, capsys, changes, message):
             {"data.kind": "snippets", "critique.step_checker": "equations", "data.num_held_out": 58},
             "0 to 57 words of different",
         ),
+        (
+            {"eval.keep_best": "pass@1", "eval.every": 1, "data.num_eval": 0},
+            "compares evaluations on held-out questions",
+        ),
         (jsonl("x", **{"refine.kind": "solution"}), "name their column in data.solution_key"),
         (
             {

@@ -53,19 +53,11 @@ ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", 
         ({"eval__k": (16,)}, "eval.k 16 needs as many samples; eval.num_samples is 8."),
         ({"eval__num_samples": 2000}, "eval.num_samples 2000 is too large; use at most 1024."),
         (
-            {"eval__keep_best": "pass@1", "data__eval": "f"},
+            {"eval__keep_best": "pass@1"},
             "eval.keep_best 'pass@1' compares evaluations, but eval.every",
         ),
         (
-            {"eval__keep_best": "pass@1", "eval__every": 5},
-            "eval.keep_best 'pass@1' needs held-out questions; set data.eval",
-        ),
-        (
-            {"eval__keep_best": "-mean@8", "eval__every": 5, "data__kind": "chains"},
-            "eval.keep_best '-mean@8' needs held-out questions; set data.num_eval, or leave it empty.",
-        ),
-        (
-            {"eval__keep_best": "eval/pass@1", "eval__every": 5, "data__eval": "f"},
+            {"eval__keep_best": "eval/pass@1", "eval__every": 5},
             "eval.keep_best 'eval/pass@1' is no number of the evaluation; use one of pass@1, pass@8, mean@8, "
             "mean_length, truncated, ungraded, with a - before it for the lowest.",
         ),
