@@ -13,6 +13,7 @@ from cgrpo_jax.runtime import text as text_lib
 
 MAX_BYTES = 8 << 20  # of one response; a long critique has a few ten thousand
 _PATH = "/chat/completions"
+_THOUGHTS = ("reasoning_content", "reasoning")
 _RETRIED = {408, 409, 429, *range(500, 600)}
 
 
@@ -140,7 +141,10 @@ def completion(reply) -> tuple[str, bool]:
     """
     choices = _get(reply, "choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
-    text = _get(_get(choice, "message"), "content")
+    message = _get(choice, "message")
+    text = _get(message, "content")
+    if text is None and _get(choice, "finish_reason") == "length" and _thoughts(message):
+        return "", True  # cut off while it thought
     if not isinstance(text, str):
         reason = _get(choice, "finish_reason")
         said = _error_message(reply) or f"finish_reason {reason if isinstance(reason, str) else None}"
@@ -163,6 +167,11 @@ def seconds(retry_after: str) -> float:
         except (ValueError, OverflowError):
             return 0.0
     return wait if wait > 0 else 0.0
+
+
+def _thoughts(message) -> str:
+    """What servers that part thinking from what is said give of the former."""
+    return next((text for name in _THOUGHTS if isinstance(text := _get(message, name), str)), "")
 
 
 def _get(record, key):

@@ -367,7 +367,7 @@ class Engine:
                 orders.length_S[s] = len(request.prompt_ids) - 1
                 orders.limit_S[s] = request.max_length
                 orders.index_S6[s] = index_array([request.indices[one.number]])[0]
-                self._sampling_S[s] = self._samplings.index(request.sampling or self._samplings[0])
+                self._sampling_S[s] = self._samplings.index(request.sampling) if request.sampling else 0
         return orders
 
     def _count(self, placed: Sequence[Placed]) -> None:

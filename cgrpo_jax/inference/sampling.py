@@ -252,8 +252,8 @@ def sample_each(
 
     part = logits_BV.shape[-1]
     vocabulary = _Vocabulary(part, part if vocab_size is None else vocab_size)
-    scaled = logits_BV.astype(jnp.float32) / of_each([one.temperature or 1.0 for one in samplings])
-    max_B1, kept = vocabulary.max(scaled), scaled
+    scaled_BV = logits_BV.astype(jnp.float32) / of_each([one.temperature or 1.0 for one in samplings])
+    max_B1, kept = vocabulary.max(scaled_BV), scaled_BV
     if any(one.top_k > 0 for one in samplings):
         top_k_B1 = of_each([one.top_k for one in samplings], jnp.int32)
         kth_B1 = _kth(vocabulary, kept, max_B1, top_k_B1)
@@ -264,6 +264,6 @@ def sample_each(
     token = _draw(vocabulary, jnp.exp(kept - max_B1), keys_B)
     if any(one.temperature == 0 for one in samplings):
         greedy_B1 = of_each([one.temperature == 0 for one in samplings], jnp.bool_)
-        token = jnp.where(greedy_B1[:, 0], _greedy(vocabulary, scaled, max_B1), token)
-    logsumexp = max_B1 + jnp.log(vocabulary.sum(jnp.exp(scaled - max_B1)))
-    return token.astype(jnp.int32), vocabulary.of_token(scaled, token) - logsumexp[:, 0]
+        token = jnp.where(greedy_B1[:, 0], _greedy(vocabulary, scaled_BV, max_B1), token)
+    logsumexp = max_B1 + jnp.log(vocabulary.sum(jnp.exp(scaled_BV - max_B1)))
+    return token.astype(jnp.int32), vocabulary.of_token(scaled_BV, token) - logsumexp[:, 0]

@@ -39,13 +39,16 @@ class Questions:
 Choose = Callable[[Config, Problems], Questions]
 
 
-def load_questions(config: Config, stages: Stages, prompts: Prompts, choose: Choose) -> Questions:
+def load_questions(
+    config: Config, stages: Stages, prompts: Prompts, choose: Choose, *, critic: Prompts | None
+) -> Questions:
     """Returns the questions of a command.
 
     Args:
       config: the configuration.
       stages: that ask them.
       prompts: of the policy.
+      critic: of the critic, None for one behind an endpoint.
       choose: `to_train_on`, `to_evaluate_on` or `to_diagnose`.
 
     Raises:
@@ -53,7 +56,7 @@ def load_questions(config: Config, stages: Stages, prompts: Prompts, choose: Cho
         leaves no room for a critique in a refine prompt.
     """
     found = load_problems(source(config), prompts, _limits(config, stages))
-    _check_refine_prompt(config, stages, prompts, found.training)
+    _check_refine_prompt(config, stages, prompts, found.training, critic=critic)
     _say_system_turns(config, [*found.training, *found.held_out])
     return choose(config, found)
 
@@ -204,18 +207,25 @@ def _why_solutions(config: Config, stages: Stages) -> str:
     return 'the critic sees (critic.sees "solution")' if sees else ""
 
 
-def _check_refine_prompt(config: Config, stages: Stages, prompts: Prompts, questions: Sequence[Problem]) -> None:
-    """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not."""
+def _check_refine_prompt(
+    config: Config, stages: Stages, prompts: Prompts, questions: Sequence[Problem], *, critic: Prompts | None
+) -> None:
+    """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not.
+
+    A critique is shown whole; how much is left of one without its thinking is not known, and what is too long is cut.
+    """
     longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question, problem.turns)))
     if stages.critique.num_texts and stages.critic != "folder":
         answer = None if config.critic.sees == "nothing" else longest.answer
-        prompts.for_critique(transcript(longest), "", answer, "" if config.critic.sees == "solution" else None)
+        solution = "" if config.critic.sees == "solution" else None
+        (critic or prompts).for_critique(transcript(longest), "", answer, solution)
     if stages.refine != "policy":
         return
     unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
     shown = "" if stages.critiques_shown else None
     ids, _ = unlimited.for_refinement(longest.question, "", shown, longest.turns)
-    critique = config.critic.max_length if "cot" in stages.kinds else 0
+    thinks = critic is None or critic.tokenizer.may_think
+    critique = config.critic.max_length if "cot" in stages.kinds and not thinks else 0
     if len(ids) + critique > config.refine.max_prompt_length:
         raise UserError(
             f"the refine prompt of the longest question, problem {longest.index}, needs {len(ids) + critique} tokens, "

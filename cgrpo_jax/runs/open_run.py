@@ -168,7 +168,14 @@ def open_run(
         model = build_model.load_policy(config, settings, now=now)
         critic_model = build_model.load_critic(config, settings, now=now)
         if questions:
-            found = load_questions.load_questions(config, settings.stages, model.prompts, questions)
+            critic = critic_model[0].prompts if critic_model else model.critic_prompts
+            found = load_questions.load_questions(
+                config,
+                settings.stages,
+                model.prompts,
+                questions,
+                critic=None if settings.stages.critic == "endpoint" else critic,
+            )
     problems = {"training": found.training, "held-out": found.held_out}
     inputs = processes.decide(lambda: fingerprints.of_all(config.grader.kind, problems), "reading reward functions")
     params, weights = start_weights.trained_params(config, model, run, step=step) if load_weights else ({}, "")

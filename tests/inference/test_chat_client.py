@@ -62,6 +62,18 @@ def test_truncated_and_without_usage(server):
         assert critic.counts["truncated"] == 1
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_a_reply_cut_off_while_the_model_thought_says_nothing(server, name):
+    """Servers that part thinking from what is said give no content then. It would be so again."""
+    choice = {"message": {"content": None, name: "hm"}, "finish_reason": "length"}
+    server.replies({"body": {"choices": [choice]}})
+    with make(server) as critic:
+        assert ask(critic) == Answer("", True, 0, 0, 1, None)
+    server.replies({"body": {"choices": [choice | {"finish_reason": "stop"}]}})
+    with make(server) as critic:
+        assert ask(critic).failure == "garbage"
+
+
 def test_error_then_good_leaves_the_global_random_state_alone(server):
     server.replies({"body": b"", "status": 500}, {"body": b"", "status": 409}, {"body": good()})
     state = random.getstate()

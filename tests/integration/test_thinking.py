@@ -10,12 +10,16 @@ from r1_like import BOT, EOS, R1, USER, write_folder
 
 from cgrpo_jax import rollout, sharding
 from cgrpo_jax.critiques.prompts import Prompts
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.inference.engine import Sampled
 from cgrpo_jax.inference.generators import Generator, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator
+from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.records import Author, Problem, Stage
 from cgrpo_jax.rewards.grader import Grader
+from cgrpo_jax.runs import build_model
+from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.settings import run_settings
 
 PROBLEM = Problem(0, "What is 2+3?", "5")
@@ -157,6 +161,45 @@ def test_role_tokens_in_a_response_open_no_turn(tokenizer):
         counts = {name: list(prompt).count(i) for name, i in ids.items()}
         assert counts == {USER: 1, BOT: 1, EOS: 0, "<think>": 1}
     assert_rows(found, tokenizer, [attack, attack, RIGHT], [-1 / 3, -1 / 3, 2 / 3])
+
+
+SWITCH = R1.replace(
+    "<think>\n' }}", "' + ('<think>\n' if enable_thinking is not defined or enable_thinking else '') }}"
+)
+PLAIN = R1.replace("<think>\n", "")
+
+
+def load(folder, **changes):
+    """Returns the policy of a configuration whose tokenizer lies in a folder."""
+    config = tiny_run.config({"model.tokenizer": str(folder), "critique.kind": "cot"} | changes)
+    return build_model.load_policy(config, run_settings(config, sharding.one_device()))
+
+
+def test_arguments_of_the_template_are_configuration(tmp_path):
+    """Typed as a flag, of the policy and of itself as a critic; as a file has them, in JSON or in Python."""
+    write_folder(tmp_path, SWITCH)
+    off = "prompts.template_arguments", '{"enable_thinking": False}'
+
+    def opened(model):
+        prompts = [one.for_question("2") for one in (model.prompts, model.critic_prompts)]
+        return [model.tokenizer.thinking_opened_by(ids) for ids in prompts]
+
+    assert opened(load(tmp_path)) == ["<think>\n"] * 2
+    assert opened(load(tmp_path, **dict([off]))) == ["", ""]
+    own = {"critic.template_arguments": '{"enable_thinking": true}'}
+    assert opened(load(tmp_path, **dict([off]), **own)) == ["", "<think>\n"]
+    with pytest.raises(UserError, match="argument 'thinking' changes nothing: .* that it reads: enable_thinking"):
+        load(tmp_path, **{off[0]: "{'thinking': False}"})
+    config = config_lib.load(tiny_run.QUICKSTART)
+    config_lib.override(config, [f"--config.{off[0]}={off[1]}"])
+    assert config_lib.to_json(config_lib.freeze(config))["prompts"]["template_arguments"] == off[1]
+
+
+def test_a_critic_that_may_think_needs_no_room_for_its_thinking_in_refine_prompts(tmp_path):
+    for template, may_think in ((R1, True), (SWITCH, True), (PLAIN, False)):
+        assert write_folder(tmp_path, template).may_think is may_think
+    write_folder(tmp_path, SWITCH.replace("else ''", "else '<think></think>'"))
+    assert not load_tokenizer(tmp_path, template_variables={"enable_thinking": False}).may_think
 
 
 def test_a_solution_that_is_inserted_is_an_answer_without_thoughts(tokenizer):

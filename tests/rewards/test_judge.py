@@ -50,6 +50,13 @@ def by_prompt(server, reply):
     server.reply = answer
 
 
+def test_a_reply_that_was_cut_off_in_its_thinking_is_asked_for_again(server):
+    draft = {"body": good("Perhaps 1: yes\n1: yes\n2: yes\nOr", finish_reason="length")}
+    server.replies(draft, {"body": good("1: no\n2: no\nhm</think>1: yes\n2: no\n", finish_reason="length")})
+    assert submit(server, "Paris", CRITERIA).score == 0.5
+    assert len(asked(server)) == 2
+
+
 def test_the_score_is_the_share_of_the_criteria(server):
     server.replies({"body": good("1: yes\n2: no")})
     grade = submit(server, "<think>London?</think>Paris", CRITERIA)

@@ -274,6 +274,13 @@ class Tokenizer:
         end = self._framing.after_last(self._model.decode([int(i) for i in prompt_ids[-_END:]]))
         return thinking_tags.opening_of(end, self._tags)
 
+    @property
+    def may_think(self) -> bool:
+        """Whether its template knows of thinking, and has not closed it before a text begins."""
+        if self._template is None or not self._tags:
+            return False
+        return not self._model.decode(list(self.generation_prefix_ids())).rstrip().endswith(self._tags[1::2])
+
     def generation_prefix_ids(self) -> tuple[int, ...]:
         """The ids by which every rendered prompt ends, whatever was asked.
 
