@@ -20,11 +20,13 @@ _BOX = r"\\(?:f?boxed|fbox)\s*\{"
 _BOX_OR_BRACE = re.compile(_BOX + r"|\\[{}]|[{}]")
 _BETWEEN_BOXES = re.compile(r"[\s$.]*(?:,|,?\s*\band\b|,?\s*\bor\b)[\s$]*")
 _ANSWER = "Answer:"
-# "The answer is", "**Answer:**", "The correct option is", and GSM8K's "####".
+# "The answer is", "**Answer:**", `"answer":`, <answer>, "The correct option is", "Antwort:", and GSM8K's "####".
 _SAID = re.compile(
-    r"(?i:\banswers?\b(?:\s+(?:is|are|was|=)\b|\s*(?:[*_]+\s*)?[:=])|\bcorrect\s+(?:option|choice)\s+is\b)|####"
+    r"(?i:(?<![^\W_])(?<!/)answers?\b(?:\s+(?:is|are|was|=)\b|\s*(?:[*_]+\s*)?[\"'\]]?\s*[:=\uff1a]|>)"
+    r"|\bcorrect\s+(?:option|choice)\s+is\b|\b(?:antwort|lösung|réponse|respuesta|resposta|risposta|ответ)"
+    r"(?:\s+(?:est|ist|es|è|é|lautet)\b|\s*(?:[*_]+\s*)?[:=])|(?:答案|答え|正解|정답)\s*(?:[:\uff1a=]|是|为|為|は|은))|####"
 )
-_SENTENCE = re.compile(r"[^\n]*?(?=\n|$|[.!?](?:\s|$))")
+_SENTENCE = re.compile(r"\s*[^\n]*?(?=\n|$|[.!?](?:\s|$)|</)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +95,12 @@ def breaks_off(text: str) -> bool:
 
 
 def said(text: str) -> str | None:
-    """What follows the last "answer is", "answer:" or "####", to the end of the sentence; None if there is none."""
+    """What follows the last "answer is", "answer:" or "####", to the end of its sentence; None if there is none."""
     last = None
     for found in _SAID.finditer(text):
         last = found
     sentence = None if last is None else _SENTENCE.match(text, last.end())
-    return None if sentence is None else sentence.group().strip(" *_:$")
+    return None if sentence is None else sentence.group().strip().strip(" *_:$")
 
 
 def _compare(extracted: str | None, answer: str) -> Compared:

@@ -19,17 +19,8 @@ _RAISED = "\u2070\xb9\xb2\xb3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b"
 _ASCII = FULL_WIDTH | {zero + i: str(i) for zero in _ZEROS for i in range(10)}
 _ASCII |= dict.fromkeys(map(ord, _SPACES), " ") | dict.fromkeys(map(ord, f"\u200b\u2060\ufeff{UPRIGHT}"))
 _ASCII |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-")
-_ASCII |= {
-    0x2217: "*",
-    0x22C5: "\xb7",
-    0x2044: "/",
-    0x2215: "/",
-    0x2019: "'",
-    0x66A: "%",
-    0x66B: ".",
-    0x66C: ",",
-    0xFFE5: "\xa5",
-}
+_ASCII |= {0x2217: "*", 0x22C5: "\xb7", 0x2044: "/", 0x2215: "/", 0x2019: "'", 0x66A: "%", 0x66B: ".", 0x66C: ","}
+_ASCII |= {0xFFE5: "\xa5", 0xFF08: " (", 0xFF09: ") "}  # such brackets hold remarks, no factors
 _ASCII |= {ord(c): " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in _FRACTIONS}
 _RUN_OF_RAISED = re.compile(f"[{_RAISED}]+")
 _LOWERED = str.maketrans(_RAISED, "0123456789+-")
@@ -96,7 +87,7 @@ _ARGUMENT = rf" ?(?P<%s>\{{ ?[-+]? ?(?:{_GROUPED}|{_PLAIN}) ?\}}|[0-9])"
 NUMBER = re.compile(
     rf"{_SIGN}(?<![0-9])(?:"
     rf"(?:(?P<whole>[0-9]{{1,9}}) {{0,3}})?\\frac{_ARGUMENT % 'above'}{_ARGUMENT % 'below'}"
-    r"|(?P<mixed>[0-9]{1,9}) {1,3}(?P<numerator>[0-9]{1,9})/(?P<denominator>[0-9]{1,9})(?![\w/]|[.,:][0-9])"
+    r"|(?P<mixed>[0-9]{1,9}) {1,3}(?P<numerator>[1-9][0-9]{0,8})/(?P<denominator>[0-9]{1,9})(?![\w/]|[.,:][0-9])"
     r"|(?P<misread>[0-9]+(?:[/:][0-9]+){2,}|[0-9]+(?::[0-9]+)+)"
     rf"|10{_POWER % 'power_of_ten'}"
     rf"|(?P<value>(?:{_GROUPED}|{_DECIMAL_COMMA}|{_PLAIN}){_WHOLE_END})"

@@ -119,7 +119,8 @@ def text_of(seed: str, kind: str, number: int) -> str:
     rng = random.Random(f"{seed}/{kind}/{number}")
     pieces = CODE if kind == "code" else RESPONSES
     if number % EVERY == 0:
-        return long_text(rng, pieces)
+        # A program that works long says nothing of its grader.
+        return long_text(rng, [piece for piece in pieces if "10**6" not in piece and "9**9" not in piece])
     text = "".join(rng.choices(pieces, k=rng.randint(1, 12)))
     for _ in range(rng.randint(0, 6)):
         text = mutated(rng, text, pieces)
