@@ -153,7 +153,7 @@ def _operators(nodes: Iterable[ast.AST]) -> set[str]:
     """The special methods of operators that show an object another value."""
     found = set()
     for node in nodes:
-        if isinstance(node, ast.Compare) and any(isinstance(one, ast.In | ast.NotIn) for one in node.ops):
+        if isinstance(node, ast.Compare) and any(type(one).__name__.endswith("In") for one in node.ops):
             found.add("__contains__")
         if isinstance(node, ast.BinOp | ast.AugAssign):
             name = _NAMES_OF_OPERATORS[type(node.op).__name__]
