@@ -15,14 +15,14 @@ Where no block fits, it is the last in Python, else the last, else all of the re
 import ast
 import builtins
 import dataclasses
+import functools
 import re
-import symtable
 import textwrap
 import warnings
 from collections.abc import Callable, Collection, Sequence
 
 from cgrpo_jax.rewards.sandbox.markdown import blocks_of
-from cgrpo_jax.rewards.sandbox.names import free_names
+from cgrpo_jax.rewards.sandbox.names import names_in
 
 _NESTS = ("", "markdown", "md", "mdx", "text", "txt", "plaintext")  # languages of blocks that may hold blocks
 _OF_MODULES = {*dir(builtins), "__name__", "__file__", "__doc__", "__annotations__", "__builtins__"}
@@ -41,6 +41,7 @@ class _Syntax:
       code: the piece.
       defined: names that it defines.
       imported: names that it imports.
+      bound: both.
       free: names that it uses and does not have; none of Python's own.
       acts: it does more than define and import.
       reads, prints: it looks as if it read its input, and printed.
@@ -49,14 +50,11 @@ class _Syntax:
     code: str
     defined: frozenset[str]
     imported: frozenset[str]
+    bound: frozenset[str]
     free: frozenset[str]
     acts: bool
     reads: bool
     prints: bool
-
-    @property
-    def bound(self) -> frozenset[str]:
-        return self.defined | self.imported
 
 
 def program_of(response: str, names: Collection[str] = (), known: Collection[str] = ()) -> str:
@@ -74,16 +72,19 @@ def program_of(response: str, names: Collection[str] = (), known: Collection[str
       'def f(): return 1\\n'
     """
     text = response.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
-    blocks = [part for block in blocks_of(text) for part in _parts(block)]
+    blocks = [part for block in blocks_of(text)[-_MOST_BLOCKS:] for part in _parts(block)][-_MOST_BLOCKS:]
     if not blocks or _syntax(text) is not None:
         return _dedented(text, names)
+    if len(blocks) == 1:
+        return _dedented(blocks[0].code, names)
     last = ([block for block in blocks if block.python] or blocks)[-1].code
     candidates = [block for block in blocks if block.python or not block.language] or blocks
-    candidates = candidates[-_MOST_BLOCKS:]
+    pieces = _pieces(candidates, names)
+    if names and len(candidates) < len(blocks) and not any(piece.bound.intersection(names) for piece in pieces):
+        candidates = blocks  # in the guise of another language
+        pieces = _pieces(candidates, names)
     if len(candidates) == 1:
         return _dedented(candidates[0].code, names)
-    pieces = [_syntax(_dedented(block.code, names)) for block in candidates]
-    pieces = [piece for piece in pieces if piece is not None]
     found = _by_names(pieces, names, frozenset(known)) if names else _script(pieces, frozenset(known))
     if found:
         return "\n".join(piece.code for piece in pieces if piece in found)
@@ -103,6 +104,11 @@ def defines(program: str, name: str) -> bool:
     return _looks_defined(name, program) if found is None else name in found.bound
 
 
+def _pieces(blocks, names):
+    found = [_syntax(_dedented(block.code, names)) for block in blocks]
+    return [piece for piece in found if piece is not None]
+
+
 def _looks_defined(name, code):
     return re.search(rf"^(?:async[ \t]+)?(?:def|class)[ \t]+{name}\b|^{name}[ \t]*[:=]", code, re.MULTILINE) is not None
 
@@ -119,13 +125,13 @@ def _parts(block):
 # --- syntax -----------------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=2 * _MOST_BLOCKS)
 def _syntax(code):
     """What a piece of Python does with names; None if it is no Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what the model wrote
-            free = free_names([code])
-            symbols = symtable.symtable(code, "<program>", "exec").get_symbols()
+            used, defined, imported = names_in(code)
             tree = ast.parse(code)
     except _NO_PYTHON:
         return None
@@ -139,12 +145,12 @@ def _syntax(code):
             everything |= node.names[0].name == "*"
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open" and node.args:
             words |= {"stdin"} if getattr(node.args[0], "value", None) == 0 else set()
-    imported = {symbol.get_name() for symbol in symbols if symbol.is_imported()}
     return _Syntax(
         code,
-        frozenset(symbol.get_name() for symbol in symbols if symbol.is_assigned()) - imported,
+        frozenset(defined),
         frozenset(imported),
-        frozenset() if everything else frozenset(free - _OF_MODULES),
+        frozenset(defined | imported),
+        frozenset() if everything else frozenset(used - defined - imported - _OF_MODULES),
         any(_acts(statement) for statement in tree.body),
         bool(words & _READS),
         bool(words & _PRINTS),

@@ -8,9 +8,10 @@ import dataclasses
 import re
 from typing import NamedTuple
 
-# What may stand before a fence: marks of quotations, then indentation and marks of lists.
-_FENCE = re.compile(r"((?:[ \t]*>)*)((?:[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t])*[ \t]*)(`{3,}|~{3,})[ \t]*(.*)")
-_FENCE_IN_LINE = re.compile(r"()()[^`~\n]*[ \t](`{3,}|~{3,})((?:python|py)3?)[ \t]*$", re.IGNORECASE)
+# What may stand before a fence: marks of lists and quotations, then indentation and marks of lists.
+_LIST = r"(?:[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t])*[ \t]*"
+_FENCE = re.compile(rf"((?:{_LIST}>(?:[ \t]*>)*)?)({_LIST})(`{{3,}}|~{{3,}})[ \t]*(.*)")
+_FENCE_IN_LINE = re.compile(r"()()[^`~\n]*(`{3,}|~{3,})((?:python|py)3?)[ \t]*$", re.IGNORECASE)
 _PYTHON = re.compile(r"\{?[ \t]*[.#]?(?:(?:i|c|micro)?python|py|pypy|sage)[-_ ]?[\d.]*(?![\w+#-])", re.IGNORECASE)
 _LANGUAGE = re.compile(r"\{?[ \t]*[.#]?([\w+#-]+)")
 _TOKEN = re.compile(r"""#.*|'{3}|"{3}|'(?:\\.|[^'\\])*'?|"(?:\\.|[^"\\])*"?|[^'"#]+""")
@@ -70,7 +71,7 @@ class _Fence(NamedTuple):
 
     @property
     def closes(self) -> bool:
-        return not self.info and not self.listed
+        return not self.listed and not any(one.isalnum() or one == "{" for one in self.info)
 
 
 class _Open:

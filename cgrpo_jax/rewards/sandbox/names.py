@@ -26,16 +26,31 @@ def free_names(sources: Iterable[str]) -> set[str]:
     """
     used, bound = set(), set()
     for source in sources:
-        top = symtable.symtable(source, "<tests>", "exec")
-        tables = [top]
-        while tables:
-            table = tables.pop()
-            tables += table.get_children()
-            for symbol in table.get_symbols():
-                if table is top or symbol.is_global():
-                    used |= {symbol.get_name()} if symbol.is_referenced() else set()
-                    bound |= {symbol.get_name()} if symbol.is_assigned() or symbol.is_imported() else set()
+        more_used, defined, imported = names_in(source)
+        used |= more_used
+        bound |= defined | imported
     return used - bound
+
+
+def names_in(source: str) -> tuple[set[str], set[str], set[str]]:
+    """Returns the names of a module that a piece of Python uses, those that it defines and those that it imports.
+
+    Raises:
+      SyntaxError, ValueError: it is no Python.
+    """
+    used, defined, imported = set(), set(), set()
+    top = symtable.symtable(source, "<tests>", "exec")
+    tables = [top]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if table is top or symbol.is_global():
+                name = symbol.get_name()
+                used |= {name} if symbol.is_referenced() else set()
+                imported |= {name} if symbol.is_imported() else set()
+                defined |= {name} if symbol.is_assigned() and not symbol.is_imported() else set()
+    return used, defined, imported
 
 
 def modules(sources: Sequence[str]) -> list[str]:
@@ -138,7 +153,7 @@ def _operators(nodes: Iterable[ast.AST]) -> set[str]:
     """The special methods of operators that show an object another value."""
     found = set()
     for node in nodes:
-        if isinstance(node, ast.Compare) and any(isinstance(one, ast.In | ast.NotIn) for one in node.ops):
+        if isinstance(node, ast.Compare) and any(type(one).__name__.endswith("In") for one in node.ops):
             found.add("__contains__")
         if isinstance(node, ast.BinOp | ast.AugAssign):
             name = _NAMES_OF_OPERATORS[type(node.op).__name__]
