@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -85,12 +86,12 @@ def export_hf(
             dtype = dtype or folder_lib.stored_dtype(run.model)
             weights = opened.enter_context(checkpoint.SavedWeights(run.path, step=step))
             read = _reader(run, config, weights, opened, base=base)
-            card = _card(run, target.name, step=weights.step, dtype=dtype, adapter=False)
+            about = _about(run, step=weights.step, dtype=dtype, adapter=False)
         with files.new_folder(target) as folder:
             with files.by_one(folder) as writes:
                 if writes:
-                    folder_lib.copy(run.model, folder, config, dtype=dtype)
-                    (folder / "README.md").write_text(card, encoding="utf-8")
+                    folder_lib.export(run.model, folder, config, dtype=dtype)
+                    _write_card(folder, target.name, about)
             with _bar(config, "writing") as bar:
                 export.save_params(folder, config, read, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=bar)
 
@@ -123,25 +124,27 @@ def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: Step = None
         folder = _base_folder(base or trained.folder)
         # What the run has kept of its model says nothing of other parts that its base may have.
         multimodal = hf_config.is_multimodal(folder)
-        card = _card(run, target.name, step=weights.step, dtype="float32", adapter=True)
+        about = _about(run, step=weights.step, dtype="float32", adapter=True)
     with files.new_folder(target) as partial, files.by_one(partial) as writes:
         if writes:
             lora.write_peft(partial, {"layers": layers}, settings, base_name=str(folder), multimodal=multimodal)
-            folder_lib.copy_tokenizer(run.model, partial)
-            (partial / "README.md").write_text(card, encoding="utf-8")
+            folder_lib.export_tokenizer(run.model, partial)
+            _write_card(partial, target.name, about)
 
 
-def _card(run: RunDir, name: str, **about) -> str:
-    """Returns the model card of what a run, or a converted checkpoint, is exported to; see `folder.model_card`."""
+def _about(run: RunDir, **about) -> dict[str, Any]:
+    """Returns what the model card says of a run, or of a converted checkpoint, that is exported."""
     restore = f"{_RESTORE}, or remove it"
     config = read_json_object(run.config, broken=restore) if run.config.is_file() else {}
     start = config.get("model", {})
     if config and not (isinstance(start, dict) and isinstance(start.get("folder"), str)):
         raise UserError(f"{run.config} is not the configuration of a run; {restore}.")
     summary = read_json(run.summary, broken=restore) if run.summary.is_file() else None
-    return folder_lib.model_card(
-        name, base=start.get("folder", ""), config=old_keys.translate(config), summary=summary, **about
-    )
+    return about | {"base": start.get("folder", ""), "config": old_keys.translate(config), "summary": summary}
+
+
+def _write_card(folder: pathlib.Path, name: str, about: dict[str, Any]) -> None:
+    (folder / "README.md").write_text(folder_lib.model_card(name, folder=folder, **about), encoding="utf-8")
 
 
 # --- reading a run ------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from cgrpo_jax.models import lora
 from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import export
 from cgrpo_jax.models.hf import folder as folder_lib
+from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 
 source = convert_cases.source  # the fixture
 checkpoint = convert_cases.checkpoint  # the fixture
@@ -37,8 +38,14 @@ def test_there_and_back_to_the_last_bit(tmp_path, family, dtype):
 
 def test_a_folder_is_complete(source, checkpoint, tmp_path):
     convert.export_hf(checkpoint, tmp_path / "out", dtype="float16", max_shard_bytes=4000)
-    for name in ("tokenizer.model", "tokenizer_config.json", "chat_template.jinja"):
+    for name in ("tokenizer.model", "chat_template.jinja"):
         assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
+    settings, given = (
+        json.loads((where / "tokenizer_config.json").read_text()) for where in (tmp_path / "out", source)
+    )
+    assert settings == given | {"tokenizer_class": "PreTrainedTokenizerFast"}  # of tokenizer.json, which is new
+    ours, theirs = load_tokenizer(source), load_tokenizer(tmp_path / "out")
+    assert ours.encode("7*8=56, 12") == theirs.encode("7*8=56, 12") and theirs.eos_ids == ours.eos_ids
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert generation["temperature"] == 0.7 and generation["top_k"] == 20
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())["weight_map"]

@@ -6,13 +6,21 @@ Needs the extra `parity`, one of whose packages carries published models as file
 import importlib.metadata
 import io
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
+import converted
+import hf_folders
 import pytest
 import sentencepiece
 import transformers
 from chats import CONVERSATIONS, GEMMA2, LLAMA2, MISTRAL, compare_chats
 
+from cgrpo_jax import convert
+from cgrpo_jax.models.hf import fast_tokenizer
+from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 
 # No text begins with a space, nor what follows a control symbol where each is followed by a mark of a word's start:
@@ -112,3 +120,73 @@ def test_unigram_and_published_models_of_mistral(tmp_path, source, legacy):
     assert ours.eos_ids == (2,) and ours.end_of_turn_id == 2
     if source != "unigram":
         assert len(ours.encode("<s>[INST]")) == (2 if source.endswith("v3") else 4)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "gemma2"])
+@pytest.mark.parametrize("saying", [{}, {"legacy": True}, {"tokenizer_class": "LlamaTokenizer", "legacy": False}])
+@pytest.mark.parametrize("source", ["bpe", "unigram", "tokenizer.model.v1", "gemma"])
+def test_an_exported_tokenizer_is_the_same_in_transformers(tmp_path, source, saying, model_type):
+    """Whatever the family: by its own rules transformers would build others, with other ids in runs of spaces."""
+    template, pieces, names = MISTRAL, LLAMA_PIECES, LLAMA_NAMES
+    if source == "gemma":
+        symbols = [*GEMMA_TURNS, "\n", "\n\n", "\u2581\u2581", "<think>", "</think>"]
+        proto = trained("bpe", add_dummy_prefix=False, user_defined_symbols=symbols)
+        pieces |= GEMMA_TURNS
+    elif source.startswith("tokenizer"):
+        package = importlib.metadata.distribution("mistral-common")
+        proto = pathlib.Path(package.locate_file(f"mistral_common/data/{source}")).read_bytes()
+    else:
+        proto = trained(source)
+    write_sentencepiece_folder(tmp_path, proto, template, pieces=pieces, **names, **saying)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    ours = load_tokenizer(tmp_path)
+    folder_lib.export_tokenizer(tmp_path, tmp_path)
+    for kind in (transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast):
+        theirs = kind.from_pretrained(tmp_path)
+        compare_texts(ours, theirs)
+        assert compare_chats(ours, theirs)[0] == "<s>[INST] What is 12 + 30?[/INST]"
+
+
+# Refuses what a model card does not say to install.
+WITHOUT = """
+import importlib.abc, importlib.util, sys
+
+def is_absent(name):
+    return any(name == one or name.startswith(one + ".") for one in ABSENT)
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if is_absent(name):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *args: None if is_absent(name) else found(name, *args)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.parametrize("kind", ["fast", "rebuilt"])
+def test_the_program_of_a_model_card_runs_with_what_the_card_installs(tmp_path, kind):
+    source = converted.make_folder(tmp_path / "source", hf_folders.QWEN3)
+    convert.import_hf(source, tmp_path / "checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        if kind == "rebuilt":
+            patch.setattr(fast_tokenizer, "tokenizer_json", lambda folder: None)
+        convert.export_hf(tmp_path / "checkpoint", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    installed = card.partition("pip install ")[2].partition("\n")[0].split()
+    assert installed == ["transformers", "torch", *(["sentencepiece", "protobuf"] if kind == "rebuilt" else [])]
+    absent = ["tiktoken", *(["sentencepiece", "google.protobuf"] if kind == "fast" else [])]
+    code = card.partition("```python\n")[2].partition("```")[0].replace("max_new_tokens=512", "max_new_tokens=8")
+    code = f"ABSENT = {absent}\n{WITHOUT}\n{code}\nprint(prompt['input_ids'][0].tolist())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    ids = load_tokenizer(source).chat_ids([{"role": "user", "content": "What is 2 + 3?"}])
+    if kind == "fast":  # rebuilt by the rules of Qwen3, it loads, and says what it will
+        assert json.loads(done.stdout.strip().split("\n")[-1]) == ids

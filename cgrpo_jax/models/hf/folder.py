@@ -12,6 +12,7 @@ from typing import Any
 
 import cgrpo_jax
 from cgrpo_jax.models.hf import config as hf_config
+from cgrpo_jax.models.hf import fast_tokenizer
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.runtime import files
@@ -64,8 +65,8 @@ def write(
         copy_tokenizer(tokenizer_source, folder)
 
 
-def copy(source: pathlib.Path, folder: pathlib.Path, config: ModelConfig, *, dtype: str) -> None:
-    """Copies a description, for weights of another dtype.
+def export(source: pathlib.Path, folder: pathlib.Path, config: ModelConfig, *, dtype: str) -> None:
+    """Copies a description for other programs, with weights of another dtype.
 
     Raises:
       UserError: a file can't be read or written.
@@ -74,7 +75,18 @@ def copy(source: pathlib.Path, folder: pathlib.Path, config: ModelConfig, *, dty
     with files.checked(folder):
         write_atomically(folder / "config.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
         shutil.copyfile(source / _GENERATION, folder / _GENERATION)
+    export_tokenizer(source, folder)
+
+
+def export_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
+    """Copies the files of a tokenizer for other programs, with a `tokenizer.json` where it can say the same.
+
+    Raises:
+      UserError: a file can't be read or written.
+    """
+    with files.checked(folder):
         copy_tokenizer(source, folder)
+        fast_tokenizer.write(folder)
 
 
 def copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
@@ -108,6 +120,7 @@ def _one_or_all(ids: tuple[int, ...]) -> int | list[int]:
 def model_card(
     name: str,
     *,
+    folder: pathlib.Path | None = None,
     step: int,
     dtype: str,
     adapter: bool,
@@ -119,6 +132,7 @@ def model_card(
 
     Args:
       name: what to call the model.
+      folder: with its tokenizer; None where a `tokenizer.json` and a chat template may be taken for granted.
       step: the checkpoint's.
       dtype: of the weights.
       adapter: whether the folder holds adapters alone, for peft.
@@ -130,22 +144,58 @@ def model_card(
     if base:
         head["base_model"] = pathlib.Path(base).name
     head["tags"] = ["cgrpo_jax", *(["critique-grpo", "reinforcement-learning"] if config else [])]
-    package, kind = ("peft", "AutoPeftModelForCausalLM") if adapter else ("transformers", "AutoModelForCausalLM")
-    quoted = json.dumps(name, ensure_ascii=False)
     parts = [
         "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in head.items()) + "---\n",
         f"# {name}\n",
         f"Written by cgrpo_jax {cgrpo_jax.__version__}"
         + (f" after iteration {step} of a run of its `train`" if config else "")
         + f", weights in {dtype}.\n",
-        f"```python\nfrom {package} import {kind}\nfrom transformers import AutoTokenizer\n\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({quoted})\nmodel = {kind}.from_pretrained({quoted})\n```\n",
+        *_usage(name, folder, adapter=adapter, prompts=(config or {}).get("prompts", {})),
     ]
     if summary is not None:
         parts += ["## Results of the run\n", f"```json\n{json.dumps(summary, indent=2)}\n```\n"]
     if config:
         parts += ["## Training configuration\n", f"```json\n{json.dumps(config, indent=2)}\n```\n"]
     return "\n".join(parts)
+
+
+def _usage(name: str, folder: pathlib.Path | None, *, adapter: bool, prompts: Any) -> list[str]:
+    """Returns what to install, and a program that loads the model and asks it as it was asked in training."""
+    fast = folder is None or (folder / "tokenizer.json").is_file()
+    chats, settings = folder is None or (folder / "chat_template.jinja").is_file(), {}
+    if folder is not None and (folder / "tokenizer_config.json").is_file():
+        settings = read_json_object(folder / "tokenizer_config.json")
+    # transformers builds a tokenizer from SentencePiece's file with these.
+    more = (["peft"] if adapter else []) + ([] if fast else ["sentencepiece", "protobuf"])
+    # Whole, and not rebuilt by the rules of the model's family, which AutoTokenizer may do.
+    whole = settings.get("tokenizer_class") == "PreTrainedTokenizerFast"
+    model = "AutoPeftModelForCausalLM" if adapter else "AutoModelForCausalLM"
+    tokenizer = "PreTrainedTokenizerFast" if fast and whole else "AutoTokenizer"
+    quoted = json.dumps(name, ensure_ascii=False)
+    lines = [
+        *([f"from peft import {model}"] if adapter else []),
+        f"from transformers import {tokenizer if adapter else ', '.join(sorted([model, tokenizer]))}",
+        "",
+        f"tokenizer = {tokenizer}.from_pretrained({quoted})",
+        f"model = {model}.from_pretrained({quoted})",
+    ]
+    if chats or settings.get("chat_template"):
+        prompts = prompts if isinstance(prompts, dict) else {}
+        asked = {"role": "user", "content": str(prompts.get("question") or "{question}")}
+        system = [{"role": "system", "content": str(prompts["system"])}] if prompts.get("system") else []
+        messages = json.dumps([*system, asked], ensure_ascii=False)
+        lines += [
+            "",
+            f"messages = {messages}",
+            'messages[-1]["content"] = messages[-1]["content"].replace("{question}", "What is 2 + 3?")',
+            "prompt = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+            ")",
+            "output = model.generate(**prompt, max_new_tokens=512)",
+            'print(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',
+        ]
+    code = "\n".join(lines)
+    return [f"```sh\npip install {' '.join(['transformers', 'torch', *more])}\n```\n", f"```python\n{code}\n```\n"]
 
 
 def _yaml(value: str | list[str]) -> str:
