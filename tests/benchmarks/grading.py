@@ -1,6 +1,7 @@
 """How fast mathematical answers are graded, against one plain math-verify process, and whether verdicts are its own.
 
     python tests/benchmarks/grading.py [--json=FILE] [--data=FILE.jsonl] [--pairs=3] [--answers=100] [--only=NAME,...]
+        [--changes=FILE]
 
 8 responses for each gold answer, each about 1000 characters of working that ends in a box, on two processor cores and
 with cold caches: every measurement starts new processes, whose imports are not counted. The plain process keeps the
@@ -11,8 +12,9 @@ measurements, with the least and the greatest; the two are measured in turn, so 
     sampled    as a model samples them: some end in the same answer
 
 Gold answers are made up in the proportions of MATH-500, or taken from the `answer` column of `--data`.
-Each comes with the verdicts that differ from the plain process's (none may), and with the processor time that the
-calling thread spends on a response. Exits with 1 where a target is missed.
+Each comes with the verdicts that differ from the plain process's (none may, of what is made up), and with the processor
+time that the calling thread spends on a response. `--changes` lists them, with the rules that rewrote their answers.
+Exits with 1 where a target is missed.
 """
 
 import argparse
@@ -27,6 +29,8 @@ from collections.abc import Iterator, Sequence
 
 from report import progress, row, table
 
+from cgrpo_jax.rewards import answers
+from cgrpo_jax.rewards.formulas import normalize
 from cgrpo_jax.rewards.grader import Grader
 
 TARGET = 1.7  # times the speed of one plain process, on two cores
@@ -153,8 +157,27 @@ def ours(rows: Sequence[tuple[str, str]]) -> tuple[float, float, list[bool]]:
     return seconds, spent, [grade.score == 1.0 for grade in grades]
 
 
-def measure(name: str, rows: Sequence[tuple[str, str]], pairs: int) -> Iterator[dict]:
-    """Yields the rows of one workload."""
+def reason(gold: str, final: str) -> str:
+    """Says why a verdict on `final` may differ from math-verify's: the rules that rewrite either of the answers."""
+    if final == gold:
+        return "the gold answer itself"
+    rules = [rule.name for rule in normalize.RULES if any(rule.apply(text) != text for text in (gold, final))]
+    return f"rewritten: {', '.join(rules)}" if rules else "compared by value"
+
+
+def changed(rows: Sequence[tuple[str, str]], ours: Sequence[bool], theirs: Sequence[bool]) -> Iterator[dict]:
+    """Yields one row for each pair of gold and final answer whose verdicts differ."""
+    seen = set()
+    for (text, gold), verdict, plain_verdict in zip(rows, ours, theirs, strict=True):
+        final = answers.boxed(text) or ""
+        if verdict != plain_verdict and (gold, final) not in seen:
+            seen.add((gold, final))
+            verdicts = {"verdict": verdict, "math_verify": plain_verdict}
+            yield {"gold": gold, "answer": final, **verdicts, "reason": reason(gold, final)}
+
+
+def measure(name: str, rows: Sequence[tuple[str, str]], pairs: int, changes: list[dict]) -> Iterator[dict]:
+    """Yields the rows of one workload; adds to `changes` the verdicts that differ."""
     what = f"{len(rows)} responses, {len({gold for _, gold in rows})} gold answers"
     ratios, speeds, theirs, threads, differing = [], [], [], [], []
     for pair in range(pairs):
@@ -169,6 +192,7 @@ def measure(name: str, rows: Sequence[tuple[str, str]], pairs: int) -> Iterator[
         for (text, gold), ours_says, theirs_says in zip(rows, verdicts, plain_verdicts, strict=True):
             if ours_says != theirs_says:
                 progress(f"differs: gold {gold!r}, {text[-80:]!r}: {ours_says}, math-verify {theirs_says}")
+        changes += [one for one in changed(rows, verdicts, plain_verdicts) if one not in changes]
     yield row(f"{name}/plain", theirs, f"{what}, one plain process", unit="1/s")
     yield row(f"{name}/ours", speeds, f"{what}, {CORES} workers", unit="1/s")
     yield row(f"{name}/ratio", ratios, what, target=TARGET)
@@ -184,10 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--answers", type=int, default=100)
     parser.add_argument("--only", default="distinct,sampled", metavar="NAME,...")
+    parser.add_argument("--changes", type=pathlib.Path)
     given = parser.parse_args(arguments)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    found = []
+    found, changes = [], []
     for name in given.only.split(","):
         rng = random.Random(f"grading {name}")
         golds = (
@@ -195,10 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.data
             else list(dict(gold_answers(2 * given.answers, rng)).items())[: given.answers]
         )
-        found += measure(name, workload(golds, name, rng), given.pairs)
+        found += measure(name, workload(golds, name, rng), given.pairs, changes)
     if "sympy" in sys.modules or "math_verify" in sys.modules:
         sys.exit("the calling process has imported the parser")
     print(table(found))
+    if given.changes:
+        given.changes.write_text(json.dumps(changes, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return int(any(one["met"] is False for one in found))

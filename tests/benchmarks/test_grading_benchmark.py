@@ -29,6 +29,15 @@ def test_gold_answers_of_a_file(tmp_path):
     assert sorted(gold for gold, _ in golds) == ["7", "x^2"]
 
 
+def test_changes_are_listed_once_with_their_reason():
+    rows = [(r"so \boxed{0.\dot3}", "1/3"), (r"thus \boxed{0.\dot3}", "1/3"), (r"\boxed{7}", "7"), (r"\boxed{7}", "8")]
+    found = list(grading.changed(rows, [True, True, True, False], [False, False, False, False]))
+    assert [(one["gold"], one["answer"], one["reason"]) for one in found] == [
+        ("1/3", r"0.\dot3", "rewritten: repeating decimals"),
+        ("7", "7", "the gold answer itself"),
+    ]
+
+
 def test_a_whole_run_has_math_verifys_verdicts(tmp_path):
     command = [sys.executable, str(BENCHMARK), "--pairs=1", "--answers=6", f"--json={tmp_path}/out.json"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

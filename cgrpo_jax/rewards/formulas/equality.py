@@ -18,6 +18,7 @@ _BITS = 1 << 19  # of an exact number's numerator or denominator
 _INTEGER_BITS = 1 << 23  # of a whole number, whose parts need no common divisor
 _LARGEST_FACTORIAL = 20_000
 _DIGITS, _MORE_DIGITS = 60, 320
+_LARGEST_FLOAT = 10**6  # in a formula: as an exact number it may be an exponent
 _MOST_NODES = 300  # of a formula whose values are compared
 # SymPy's, at what has no value or no order.
 _ERRORS = (ArithmeticError, TypeError, ValueError, AttributeError, NotImplementedError)
@@ -215,6 +216,9 @@ def _compare_formulas(gold: Any, own: Any, letters: set[Any]) -> bool | None:
         for count, node in enumerate(sympy.preorder_traversal(expression)):
             if count > _MOST_NODES or not isinstance(node, kinds):
                 return None
+            if isinstance(node, sympy.Float) and abs(float(node)) > _LARGEST_FLOAT:
+                return None
+    imaginary = gold.has(sympy.I) or own.has(sympy.I)
     gold, own = _without_floats(gold), _without_floats(own)
     order = sorted(letters, key=str)
     signs = (1, -1) if gold.has(sympy.Abs) or own.has(sympy.Abs) else (1,)
@@ -224,11 +228,11 @@ def _compare_formulas(gold: Any, own: Any, letters: set[Any]) -> bool | None:
             letter: signs[(point + number // 2) % len(signs)] * (sympy.Rational(_POINTS[(point + number) % 6]) + number)
             for number, letter in enumerate(order)
         }
-        at = _at(gold, values), _at(own, values)
-        if at[0] is None or at[1] is None or at[0][1] != 0 or at[1][1] != 0:
+        first, second = _at(gold, values), _at(own, values)
+        if first is None or second is None or not imaginary and (first[1] != 0 or second[1] != 0):
             continue
-        if not _close(at[0], at[1], 25):
-            return False if max(abs(at[0][0]), abs(at[1][0])) > 1e-30 else None
+        if not _close(first, second, 25):
+            return False if max(abs(part) for part in (*first, *second)) > 1e-30 else None
         agreed += 1
         if agreed == 3:
             return True
