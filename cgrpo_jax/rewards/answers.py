@@ -22,9 +22,9 @@ _BETWEEN_BOXES = re.compile(r"[\s$.]*(?:,|,?\s*\band\b|,?\s*\bor\b)[\s$]*")
 _ANSWER = "Answer:"
 # "The answer is", "**Answer:**", `"answer":`, <answer>, "The correct option is", "Antwort:", and GSM8K's "####".
 _SAID = re.compile(
-    r"(?i:(?<![^\W_])(?<!/)answers?\b(?:\s+(?:is|are|was|=)\b|\s*(?:[*_]+\s*)?[\"'\]]?\s*[:=\uff1a]|>)"
+    r"(?i:(?<![^\W_])(?<!/)answers?\b(?:\s+(?:is|are|was|=)\b|\s*+(?:[*_]++\s*+)?[\"'\]]?\s*+[:=\uff1a]|>)"
     r"|\bcorrect\s+(?:option|choice)\s+is\b|\b(?:antwort|lösung|réponse|respuesta|resposta|risposta|ответ)"
-    r"(?:\s+(?:est|ist|es|è|é|lautet)\b|\s*(?:[*_]+\s*)?[:=])|(?:答案|答え|正解|정답)\s*(?:[:\uff1a=]|是|为|為|は|은))|####"
+    r"(?:\s+(?:est|ist|es|è|é|lautet)\b|\s*+(?:[*_]++\s*+)?[:=])|(?:答案|答え|正解|정답)\s*+(?:[:\uff1a=]|是|为|為|は|은))|####"
 )
 _SENTENCE = re.compile(r"\s*[^\n]*?(?=\n|$|[.!?](?:\s|$)|</)")
 

@@ -138,7 +138,13 @@ def test_responses_without_a_verdict_are_counted(monkeypatch):
 def test_the_summary_of_a_run_counts_what_is_known():
     """Of six questions 1, 2, 4 and 5 were unsolved; then 1 is solved, 2 is not, and of 4 and 5 nobody knows."""
     progress = types.SimpleNamespace(
-        unsolved_before=[1, 2, 4, 5], eval_before=None, all_failed_start=None, iteration=2, num_tokens=9, seconds=1.0
+        unsolved_before=[1, 2, 4, 5],
+        eval_before=None,
+        best=None,
+        all_failed_start=None,
+        iteration=2,
+        num_tokens=9,
+        seconds=1.0,
     )
     told = lambda solved: log.summary(progress, updates=2, after=None, solved_after=solved)  # noqa: E731
     found = told([True, True, False, None, None, None])

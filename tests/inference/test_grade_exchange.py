@@ -53,7 +53,7 @@ class Records:
     def is_remote(self, kind):
         return self.remote
 
-    def submit(self, response, answer, *, kind, prompt, columns):
+    def submit(self, response, answer, *, kind, prompt, columns, thinking_opened):
         self.prompts.append(prompt)
 
 
@@ -65,5 +65,5 @@ def test_a_judge_reads_a_chat_as_text_and_a_function_gets_its_turns():
         (chat, True, "System: Be brief.\n\nUser: 2 + 3?\n\nAssistant: 5\n\nUser: And 3 + 4?"),
         (chat, False, (*chat.turns, ("user", "And 3 + 4?"))),
     ):
-        submit(grader := Records(remote), "7", problem)
+        submit(grader := Records(remote), "7", problem, False)
         assert grader.prompts == [prompt]

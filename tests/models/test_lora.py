@@ -16,7 +16,6 @@ from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.hf import load
 from cgrpo_jax.models.lora import Base, LoraSettings, init_adapters
-from cgrpo_jax.records import LossKind
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import train_step as train_step_lib
 
@@ -90,18 +89,6 @@ def test_settings_that_make_no_sense_are_refused(change, message):
 
 
 # Updates.
-
-
-def test_adapters_learn():
-    """Likelihood of a few rows, by adapters of two targets."""
-    few = rows(4, loss=LossKind.NLL, advantage=1.0)
-    base, optimizer = Base(params(), SOME.scale), optimizer_lib.make_optimizer(learning_rate=3e-2)
-    state = optimizer_lib.init_state(init_adapters(CONFIG, SOME, seed=0), optimizer)
-    losses = []
-    for _ in range(12):
-        state, stats = train_step_lib.update(state, few, optimizer=optimizer, base=base, **MODEL)
-        losses.append(stats["nll_loss"])
-    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_adapters_decay_like_matrices():

@@ -24,6 +24,7 @@ from tiny import FAMILIES, plain_logits, random_params
 from cgrpo_jax import sharding
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.lora import Base, LoraSettings, init_adapters
+from cgrpo_jax.records import LossKind
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import scoring
 from cgrpo_jax.training import train_step as train_step_lib
@@ -156,3 +157,15 @@ def test_the_first_step_moves_b_alone():
         state, _ = train_step_lib.update(state, rows(), optimizer=SGD, base=base, **MODEL)
         for name, value in state.params["layers"].items():
             assert (np.asarray(value) != before[name]).any() == (moves or name.endswith("_b")), name
+
+
+def test_adapters_learn():
+    """Likelihood of a few rows, by adapters of two targets."""
+    few = rows(4, loss=LossKind.NLL, advantage=1.0)
+    base, optimizer = Base(params(), SOME.scale), optimizer_lib.make_optimizer(learning_rate=3e-2)
+    state = optimizer_lib.init_state(init_adapters(CONFIG, SOME, seed=0), optimizer)
+    losses = []
+    for _ in range(12):
+        state, stats = train_step_lib.update(state, few, optimizer=optimizer, base=base, **MODEL)
+        losses.append(stats["nll_loss"])
+    assert losses[-1] < 0.7 * losses[0]

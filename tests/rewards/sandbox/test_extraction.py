@@ -37,8 +37,6 @@ def indented(text, by):
         ("```python\nx = 1\n", "x = 1\n"),
         ("  ```Python title=a\n  x = 1\n  ```", "x = 1\n"),
         ("```python\ns = '''a```b'''\n```", "s = '''a```b'''\n"),
-        ("<think>```python\nx = 1\n```</think>x = 2", "x = 2"),
-        ("<think>x = 1", ""),
         ("```python\nx = 1\n```\n```", "x = 1\n"),
         ("a\n\t```\t py \nx = '\x0c\u2028'\n\n```b\ny", "x = '\x0c\u2028'\n\n"),
         ("```python", "```python"),
