@@ -125,7 +125,7 @@ async def solve(
     if method.refine == "none" or not failed:
         return Solved(responses, [], counts)
     if method.refine == "solution":
-        inserted = insert_solution(failed, problem, encode=tokenizer.encode, end_of_turn=tokenizer.end_of_turn_id)
+        inserted = insert_solution(failed, problem, encode=tokenizer.encode_turn, end_of_turn=tokenizer.end_of_turn_id)
         refinements, judged = await score_refined(inserted)
         return Solved(responses, refinements, counts + judged)
 

@@ -49,7 +49,6 @@ def get_config():
     c.critique.kind = "execution"
     c.prompts.critique = "{question}\nTried: {response}\nCheck."
     c.prompts.critique_with_answer = "{question}\nTried: {response}\nThe answer is {answer}.\nCheck."
-    c.prompts.critique_with_solution = "{question}\nTried: {response}\nThe answer is {answer}. {solution}\nCheck."
     c.prompts.refine = "{question}\nTried: {response}\nCritique: {critique}\nTry again."
     c.prompts.refine_without_critique = "{question}\nTried: {response}\nTry again."
 

@@ -16,7 +16,7 @@ from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.records import Turn, has_system_turn
 
 _CUT = "\n[...]\n"
-_CRITICISED = ("response", "solution")  # what of a critique prompt is cut where it is too long, in this order
+_CRITICISED = ("solution", "response")  # what of a critique prompt is cut where it is too long, in this order
 # What the configuration calls the limits, for messages.
 _KEYS = {
     "max_critique_prompt_length": "critic.max_prompt_length",

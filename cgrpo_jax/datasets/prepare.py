@@ -147,7 +147,7 @@ def _unreadable(survey: _Survey) -> dict[str, str]:
     for kind, rows in survey.answers.items():
         if kind not in grader_lib.KINDS:  # the run's, or a user's own function, which alone knows what it reads
             continue
-        with grader_lib.Grader(kind, num_workers=os.cpu_count() or 1) as grader:
+        with grader_lib.Grader(kind, num_workers=os.cpu_count() or 1, numpy=True) as grader:
             readable = grader.readable([answer for _, answer in rows])
             for (where, answer), ok in zip(rows, readable, strict=True):
                 if not ok:  # of those that are named, say why
@@ -181,7 +181,7 @@ def _unsolved(solved: Mapping[str, list[tuple[str, examples.Example]]]) -> dict[
     if not total:
         return found
     with (
-        grader_lib.Grader("code", num_workers=os.cpu_count() or 1) as grader,
+        grader_lib.Grader("code", num_workers=os.cpu_count() or 1, numpy=True) as grader,
         console.progress_bar(total=total, desc="running the rows' own solutions", unit=" rows") as bar,
     ):
         for split, rows in solved.items():

@@ -88,6 +88,7 @@ class Limits:
       on_long_question: `skip` those that are longer, or `error`.
       max_solution_length: tokens of its solution, where that is inserted; else None.
       needs_solutions: why training questions must have a solution, where they must; else empty.
+      grader_numpy: whether tests of programs may import NumPy.
     """
 
     grader: str
@@ -99,6 +100,7 @@ class Limits:
     on_long_question: str
     max_solution_length: int | None
     needs_solutions: str = ""
+    grader_numpy: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _usable(problems: list[Problem], prompts: Prompts, limits: Limits) -> tuple[
         for p in problems:
             opening = prompts.tokenizer.thinking_opened_by(prompts.for_question(p.question, p.turns))
             inserted = without_thought(p.solution or "", opening)
-            length = len(prompts.tokenizer.encode(inserted)) + 1  # and the end of the turn
+            length = len(prompts.tokenizer.encode_turn(inserted)) + 1  # and the end of the turn
             if length > limits.max_solution_length:
                 raise UserError(
                     f"the solution of problem {p.index} has {length} tokens, more than max_response_length "
@@ -226,7 +228,13 @@ def _check_gold(problems: Sequence[Problem], limits: Limits) -> None:
         answers[problem.source, problem.grader or limits.grader].append(problem.answer)
     for (source, kind), golds in answers.items():
         try:
-            grader.check_gold(kind, golds, timeout=limits.grader_timeout, num_workers=limits.grader_workers)
+            grader.check_gold(
+                kind,
+                golds,
+                timeout=limits.grader_timeout,
+                num_workers=limits.grader_workers,
+                numpy=limits.grader_numpy,
+            )
         except UserError as error:
             raise UserError(f"{source}: {error}") if len(answers) > 1 else error from error
 

@@ -26,7 +26,7 @@ from cgrpo_jax.runtime import processes
 from cgrpo_jax.runtime.files import write_atomically
 
 # Of the lines: results of another format, or from before there was one, do not resume.
-FORMAT = 2
+FORMAT = 3
 _log = logging.getLogger(__name__)
 
 

@@ -165,7 +165,8 @@ def _rule_text(critic: Critic, row: Rollout, problem: Problem, *, passed: bool) 
         return texts_lib.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
     if critic.kind == "execution":
         assert critic.check_steps is not None, "execution of a response that is no program checks its steps"
-        error = None if passed else critic.check_steps(problem.question, row.text)
+        said = after_thinking(row.text, opened=bool(row.opening)) or row.text
+        error = None if passed else critic.check_steps(problem.question, said)
         return texts_lib.execution(passed, error, reveal_value=critic.reveal_value)
     return texts_lib.indicative(passed, answer=problem.answer if critic.kind == "indicative_gt" else None)
 

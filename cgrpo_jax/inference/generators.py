@@ -14,7 +14,9 @@ from cgrpo_jax.inference.chat_client import Answer, ChatClient
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.models.hf import thinking_tags
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, transcript
+from cgrpo_jax.rewards.thinking import after_thinking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Generator:
     ) -> tuple[Rollout | None, bool]:
         """Returns a critique of a row, with its verdict, None if there is none; and whether its prompt was cut."""
         answer = problem.answer if see_answer else None
-        solution = problem.solution if see_solution else None
+        solution = _shown_solution(problem) if see_solution else None
         prompt, cut = self.prompts.for_critique(transcript(problem), row.whole_text, answer, solution)
         (written,) = await self.write(prompt, [index], max_length=max_length, parent=row)
         return written.replace(verdict=parse_verdict(written.text, thinking_opened=bool(written.opening))), cut
@@ -106,7 +108,7 @@ class RemoteGenerator:
         see_solution: bool = False,
     ) -> tuple[Rollout | None, bool]:
         """Returns a critique of a row, with its verdict, None if no answer came; and whether its prompt was cut."""
-        gold, solution = problem.answer if see_answer else None, problem.solution if see_solution else None
+        gold, solution = problem.answer if see_answer else None, _shown_solution(problem) if see_solution else None
         message, cut = self.prompts.critique_message(transcript(problem), row.whole_text, gold, solution)
         key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
 
@@ -125,6 +127,8 @@ class RemoteGenerator:
         if reply["text"] is None:
             return None, cut
         ids = np.asarray(self.prompts.tokenizer.encode(reply["text"]), np.int32)
+        # Its template is not known: a reply that was cut off may never have ended to think.
+        opening = thinking_tags.OPENING if reply["truncated"] else ""
         written = Rollout(
             index=index,
             author=Author.CRITIC,
@@ -134,11 +138,16 @@ class RemoteGenerator:
             logp=np.zeros(len(ids), np.float32),
             text=reply["text"],
             truncated=reply["truncated"],
+            opening=opening,
             parent=row,
-            # Its template is not known: a reply that was cut off may never have ended to think.
-            verdict=parse_verdict(reply["text"], thinking_opened=reply["truncated"]),
+            verdict=parse_verdict(reply["text"], thinking_opened=bool(opening)),
         )
         return written, cut
+
+
+def _shown_solution(problem: Problem) -> str | None:
+    """Returns what a critic sees of a solution, which may be a whole trace of thinking."""
+    return problem.solution and (after_thinking(problem.solution).strip() or problem.solution)
 
 
 @contextlib.contextmanager

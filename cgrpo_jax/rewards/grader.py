@@ -82,19 +82,21 @@ def grade(
         return grader.grade(responses, answers, thinking_opened=thinking_opened)
 
 
-def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_workers: int = 2) -> None:
+def check_gold(
+    kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_workers: int = 2, numpy: bool = False
+) -> None:
     """Checks that every gold answer can be read, so that no row is rewarded or failed for the parser's sake.
 
     Args:
       kind: of grader.
       answers: the gold answers.
-      timeout, num_workers: as for `Grader`.
+      timeout, num_workers, numpy: as for `Grader`.
 
     Raises:
       UserError: unknown kind, a function that can't be loaded, or answers that can't be read: the first five rows and
         how many there are.
     """
-    with Grader(kind, timeout=timeout, num_workers=num_workers) as grader:
+    with Grader(kind, timeout=timeout, num_workers=num_workers, numpy=numpy) as grader:
         bad = [row for row, ok in enumerate(grader.readable(answers)) if not ok]
         named = [f"row {row + 1}: {said_of_unreadable(grader, answers[row], kind)}" for row in bad[:5]]
     if bad:
@@ -107,7 +109,9 @@ def check_gold(kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_w
 
 def said_of_unreadable(grader: "Grader", answer: str, kind: str) -> str:
     """Returns the beginning of a gold answer that `grader` can't read and, where tests lack `names`, what they use."""
-    why = grader._pool(kind).call(_module(kind).unclear_names, answer).outcome().value if kind == "code" else None
+    why = None
+    if kind == "code":
+        why = grader._pool(kind).call(_module(kind).unclear_names, answer, grader._numpy).outcome().value
     return f"{answer[:80]!r}" + (f", {why}" if why else "")
 
 
@@ -269,7 +273,8 @@ class Grader:
         module = _module(kind)
         # Most need no parser, and equal ones are asked about once.
         unsure = sorted({a for a in answers if kind != "math" or not mathematics.surely_readable(a)})
-        known = dict(zip(unsure, self._ask_all(kind, module.readable, unsure), strict=True))
+        reads = functools.partial(module.readable, numpy=self._numpy) if kind == "code" else module.readable
+        known = dict(zip(unsure, self._ask_all(kind, reads, unsure), strict=True))
         return [known.get(answer, True) for answer in answers]
 
     def _ask_all(self, kind: str, function: Callable[[str], bool], answers: Sequence[str]) -> list[bool]:

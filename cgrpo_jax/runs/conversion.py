@@ -20,7 +20,7 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import export, load
 from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-from cgrpo_jax.runs import old_keys
+from cgrpo_jax.runs import old_keys, sections
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import console, files, processes
 from cgrpo_jax.runtime.json_files import read_json, read_json_object
@@ -140,7 +140,16 @@ def _about(run: RunDir, **about) -> dict[str, Any]:
     if config and not (isinstance(start, dict) and isinstance(start.get("folder"), str)):
         raise UserError(f"{run.config} is not the configuration of a run; {restore}.")
     summary = read_json(run.summary, broken=restore) if run.summary.is_file() else None
-    return about | {"base": start.get("folder", ""), "config": old_keys.translate(config), "summary": summary}
+    config = old_keys.translate(config)
+    prompts = config.get("prompts")
+    given = prompts.get("template_arguments") if isinstance(prompts, dict) else None
+    arguments = sections.template_arguments(given) if isinstance(given, str) else {}
+    return about | {
+        "base": start.get("folder", ""),
+        "config": config,
+        "summary": summary,
+        "template_arguments": arguments,
+    }
 
 
 def _write_card(folder: pathlib.Path, name: str, about: dict[str, Any]) -> None:

@@ -139,7 +139,9 @@ def by_hand(config: Config, stages: Stages, prompts: Prompts, question: str, ans
             "--config.critic.sees=answer, or nothing."
         )
     elif answer:
-        grader.check_gold(config.grader.kind, [answer], timeout=config.grader.timeout, num_workers=1)
+        grader.check_gold(
+            config.grader.kind, [answer], timeout=config.grader.timeout, num_workers=1, numpy=config.grader.numpy
+        )
     elif stages.first_kind == "indicative_gt" or sees == "answer":
         raise UserError("the critique of this configuration shows or sees the gold answer; give it with --answer.")
     length = len(prompts.for_question(question))
@@ -191,6 +193,7 @@ def _limits(config: Config, stages: Stages) -> Limits:
         on_long_question=config.prompts.on_long_question,
         max_solution_length=config.max_response_length if stages.refine == "solution" else None,
         needs_solutions=_why_solutions(config, stages),
+        grader_numpy=config.grader.numpy,
     )
 
 

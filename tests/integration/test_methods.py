@@ -173,6 +173,9 @@ def test_refining_without_a_critique(tmp_path, seen):
     assert refined and all(row["critique"] is None for row in refined)
 
 
+WITH_SOLUTION = "{question}\nTried: {response}\nThe answer is {answer}. {solution}\nCheck."
+
+
 @pytest.mark.parametrize("sees", ["nothing", "answer", "solution"])
 def test_self_critique(tmp_path, seen, sees):
     folder = run(
@@ -181,6 +184,7 @@ def test_self_critique(tmp_path, seen, sees):
             "data.num_eval": 0,
             "critique.kind": "cot",
             "critic.sees": sees,
+            "prompts.critique_with_solution": WITH_SOLUTION,
             "critique.max_retries": 1,
         },
     )

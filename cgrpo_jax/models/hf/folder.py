@@ -127,6 +127,7 @@ def model_card(
     base: str = "",
     config: Mapping[str, Any] | None = None,
     summary: Any = None,
+    template_arguments: Mapping[str, Any] | None = None,
 ) -> str:
     """Returns the text of an exported folder's README.md: what the model is, how to load it, how it was trained.
 
@@ -137,6 +138,7 @@ def model_card(
       dtype: of the weights.
       adapter: whether the folder holds adapters alone, for peft.
       base: the Hugging Face folder that training started from; empty where there was none.
+      template_arguments: with which training rendered the chat template.
       config, summary: of the run that trained it, as in its `config.json` and `summary.json`; None where there is none.
     """
     name = " ".join(_printable(name).split())
@@ -150,7 +152,9 @@ def model_card(
         f"Written by cgrpo_jax {cgrpo_jax.__version__}"
         + (f" after iteration {step} of a run of its `train`" if config else "")
         + f", weights in {dtype}.\n",
-        *_usage(name, folder, adapter=adapter, prompts=(config or {}).get("prompts", {})),
+        *_usage(
+            name, folder, adapter=adapter, prompts=(config or {}).get("prompts", {}), arguments=template_arguments or {}
+        ),
     ]
     if summary is not None:
         parts += ["## Results of the run\n", f"```json\n{json.dumps(summary, indent=2)}\n```\n"]
@@ -159,7 +163,7 @@ def model_card(
     return "\n".join(parts)
 
 
-def _usage(name: str, folder: pathlib.Path | None, *, adapter: bool, prompts: Any) -> list[str]:
+def _usage(name: str, folder: pathlib.Path | None, *, adapter: bool, prompts: Any, arguments: Mapping) -> list[str]:
     """Returns what to install, and a program that loads the model and asks it as it was asked in training."""
     fast = folder is None or (folder / "tokenizer.json").is_file()
     chats, settings = folder is None or (folder / "chat_template.jinja").is_file(), {}
@@ -189,7 +193,8 @@ def _usage(name: str, folder: pathlib.Path | None, *, adapter: bool, prompts: An
             f"messages = {messages}",
             'messages[-1]["content"] = messages[-1]["content"].replace("{question}", "What is 2 + 3?")',
             "prompt = tokenizer.apply_chat_template(",
-            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+            '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True'
+            + "".join(f", {key}={value!r}" for key, value in arguments.items()),
             ")",
             "output = model.generate(**prompt, max_new_tokens=512)",
             'print(tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))',

@@ -10,6 +10,7 @@ TAGS = {
     "[THINK]": "[/THINK]",
     "<seed:think>": "</seed:think>",
 }
+OPENING = "<think>\n"  # of a text whose template is not known
 ALL = (*TAGS, *TAGS.values())
 
 
@@ -39,11 +40,15 @@ def opening_of(text: str, tags: Collection[str] = ALL) -> str:
 
 
 def without_thought(text: str, opening: str) -> str:
-    r"""Returns a text as an answer after a prompt that ends in `opening`, in which nothing was thought.
+    r"""Returns a text as an answer after a prompt that ends in `opening`: nothing was thought, or what the text thinks.
 
     Example:
-      >>> without_thought("5", "<think>\n"), without_thought("5", "")
-      ('\n</think>\n\n5', '5')
+      >>> without_thought("5", "<think>\n"), without_thought("<think>\n2+3</think>\n5", "<think>\n")
+      ('\n</think>\n\n5', '2+3</think>\n5')
+      >>> without_thought("5", "")
+      '5'
     """
-    close = next((close for tag, close in TAGS.items() if opening.startswith(tag)), "")
+    tag, close = next(((tag, close) for tag, close in TAGS.items() if opening.startswith(tag)), ("", ""))
+    if tag and text.lstrip().startswith(tag) and close in text:  # it goes on with the thinking that the prompt opened
+        return text.lstrip().removeprefix(tag).removeprefix(opening.removeprefix(tag))
     return f"\n{close}\n\n{text}" if close else text

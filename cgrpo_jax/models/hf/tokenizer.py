@@ -4,6 +4,7 @@ Everything that differs between models is read from the folder: the ends of a tu
 """
 
 import datetime
+import functools
 import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,10 +18,11 @@ from sentencepiece.sentencepiece_pb2 import SentencePieceText  # pyright: ignore
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf import chat_template, thinking_tags
+from cgrpo_jax.models.hf import tokenizer_files as files
 from cgrpo_jax.models.hf.chat_template import ChatTemplate
 from cgrpo_jax.models.hf.control_tokens import ControlTokens, written_by
 from cgrpo_jax.runtime import text as text_lib
-from cgrpo_jax.runtime.json_files import fetch_again, object_at, read_json_object, shown
+from cgrpo_jax.runtime.json_files import fetch_again
 
 Message = Mapping[str, str]
 
@@ -71,7 +73,7 @@ class _SentencePieceModel:
     """
 
     def __init__(self, path: pathlib.Path, settings: Mapping[str, Any], folder: pathlib.Path):
-        added, special = _added_tokens(folder, settings)
+        added, special = files.added_tokens(folder, settings)
         try:
             proto = path.read_bytes()
             self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
@@ -197,6 +199,10 @@ class Tokenizer:
         """Token ids of a text, made valid Unicode. Special tokens written in it are recognised; none is added."""
         return self._model.encode(text_lib.clean(text))
 
+    def encode_turn(self, text: str) -> list[int]:
+        """Token ids of a text that is an assistant's turn: a token that frames turns, spelled in it, stays text."""
+        return self._model.encode(self._framing.broken(text_lib.clean(text)))
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, without special tokens."""
         return self._model.decode([int(i) for i in ids if int(i) not in self._skipped])
@@ -272,14 +278,21 @@ class Tokenizer:
         if not self._tags:
             return ""
         end = self._framing.after_last(self._model.decode([int(i) for i in prompt_ids[-_END:]]))
-        return thinking_tags.opening_of(end, self._tags)
+        opening = thinking_tags.opening_of(end, self._tags)
+        # In the words that end every prompt: what an earlier turn has opened is its own.
+        return opening if len(opening) <= len(self._prefix) else ""
+
+    @functools.cached_property
+    def _prefix(self) -> str:
+        """The words by which every prompt ends."""
+        return self._model.decode(list(self.generation_prefix_ids()))
 
     @property
     def may_think(self) -> bool:
         """Whether its template knows of thinking, and has not closed it before a text begins."""
         if self._template is None or not self._tags:
             return False
-        return not self._model.decode(list(self.generation_prefix_ids())).rstrip().endswith(self._tags[1::2])
+        return not self._prefix.rstrip().endswith(self._tags[1::2])
 
     def generation_prefix_ids(self) -> tuple[int, ...]:
         """The ids by which every rendered prompt ends, whatever was asked.
@@ -315,7 +328,7 @@ def load_tokenizer(
     """
     path = pathlib.Path(path)
     folder = path if path.is_dir() else path.parent
-    settings = _settings(folder, "tokenizer_config.json")
+    settings = files.read_settings(folder, "tokenizer_config.json")
     if path.is_file() and path.suffix == ".model":
         model = _SentencePieceModel(path, settings, folder)
     elif (path / "tokenizer.json").is_file():
@@ -326,9 +339,13 @@ def load_tokenizer(
         raise UserError(
             f"{path} holds no tokenizer; give a folder with tokenizer.json or tokenizer.model, or a .model file."
         )
-    names = model.names | _token_names(_settings(folder, "special_tokens_map.json")) | _token_names(settings)
-    generation = _settings(folder, "generation_config.json") or _settings(folder, "config.json")
-    eos_ids = _eos_ids(model, generation=generation, names=names, folder=folder)
+    names = (
+        model.names
+        | files.token_names(files.read_settings(folder, "special_tokens_map.json"))
+        | files.token_names(settings)
+    )
+    generation = files.read_settings(folder, "generation_config.json") or files.read_settings(folder, "config.json")
+    eos_ids = files.eos_ids(model, generation=generation, names=names, folder=folder)
     pad_id = model.token_id(names["pad_token"]) if "pad_token" in names else generation.get("pad_token_id")
     source, arguments = chat_template.template_source(folder, settings), template_variables or {}
     template = None
@@ -344,56 +361,3 @@ def load_tokenizer(
         pad_id=pad_id if isinstance(pad_id, int) and 0 <= pad_id < model.size else eos_ids[0],
         variables=arguments,
     )
-
-
-def _settings(folder: pathlib.Path, name: str) -> dict[str, Any]:
-    return read_json_object(folder / name) if (folder / name).is_file() else {}
-
-
-def _added_tokens(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[dict[str, int], frozenset[int]]:
-    """Returns the ids of added tokens, and which of them are special."""
-    where = folder / "tokenizer_config.json"
-    decoder = {}
-    for i, token in object_at(settings, "added_tokens_decoder", where).items():
-        if not (i.isascii() and i.isdecimal() and isinstance(token, dict) and isinstance(token.get("content"), str)):
-            raise UserError(
-                f"{where}: added_tokens_decoder has {shown({i: token})}; it must name tokens by their ids, as "
-                '{"3": {"content": "text"}}. Fetch the file again.'
-            )
-        decoder[int(i)] = token
-    added = _settings(folder, "added_tokens.json")
-    if wrong := {token: i for token, i in added.items() if not _is_id(i)}:
-        raise UserError(f"{folder / 'added_tokens.json'} has {shown(wrong)}; ids are numbers. Fetch the file again.")
-    listed = {token["content"]: i for i, token in decoder.items()}
-    return added | listed, frozenset(i for i in decoder if decoder[i].get("special"))
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _token_names(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Named tokens such as `bos_token`, each written as a string or as `{"content": string, ...}`."""
-    named = {name: value for name, value in settings.items() if name.endswith("_token")}
-    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}  # add_bos_token is a bool
-
-
-def _eos_ids(model, *, generation: Mapping[str, Any], names: Mapping[str, str], folder: pathlib.Path):
-    given = generation.get("eos_token_id")
-    ids = list(given) if isinstance(given, list) else [] if given is None else [given]
-    if wrong := [i for i in ids if not isinstance(i, int) or isinstance(i, bool)]:
-        raise UserError(f"eos_token_id of {folder} holds {shown(wrong[0])}; it must be a token's id, or a list of ids.")
-    if "eos_token" in names:
-        ids.append(model.token_id(names["eos_token"]))
-        if ids[-1] is None:
-            raise UserError(f"eos_token {names['eos_token']!r} of {folder} is not in its vocabulary; correct the name.")
-    outside = [i for i in ids if not 0 <= i < model.size]
-    if outside:
-        raise UserError(f"eos_token_id {outside[0]} of {folder} is outside the vocabulary of {model.size} tokens.")
-    if not ids:
-        raise UserError(
-            f"{folder} names no end-of-turn token; add eos_token_id to generation_config.json or eos_token to "
-            "tokenizer_config.json."
-        )
-    return tuple(dict.fromkeys(ids))

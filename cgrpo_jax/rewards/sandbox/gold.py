@@ -19,12 +19,13 @@ _UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, AttributeError, Rec
 _TEXTS = ("setup", "check", "entry_point", "prompt")
 
 
-def readable(answer: str) -> bool:
-    """Does the gold answer hold tests of one kind, and do those in Python parse?"""
-    return read(answer) is not None
+def readable(answer: str, numpy: bool = True) -> bool:
+    """Does the gold answer hold tests of one kind, do those in Python parse, and can they have what they import?"""
+    tests = read(answer)
+    return tests is not None and (numpy or not _foreign(tests, numpy=False))
 
 
-def unclear_names(answer: str) -> str:
+def unclear_names(answer: str, numpy: bool = True) -> str:
     """Returns why a gold answer can't be read, where that is for its `names` or for a module alone; else nothing.
 
     Example:
@@ -35,6 +36,8 @@ def unclear_names(answer: str) -> str:
         tests = json.loads(answer)
         if foreign := _foreign(tests):
             return f"its tests import {' and '.join(foreign)}, which no program has: beside Python's own there is numpy"
+        if not numpy and _foreign(tests, numpy=False):
+            return "its tests import numpy: allow it, by grader.numpy"
         if read(answer) is not None or read(json.dumps(tests | {"names": ["name"]})) is None:
             return ""
     except _UNREADABLE:
@@ -71,10 +74,10 @@ def read(answer: str) -> dict | None:
         return None
 
 
-def _foreign(tests):
+def _foreign(tests, *, numpy=True):
     """Modules that the tests import and can't have: they would decide nothing."""
     checks = [tests["check"]] if "check" in tests else tests.get("asserts", [])
-    return foreign_modules([tests.get("setup", ""), *checks])
+    return foreign_modules([tests.get("setup", ""), *checks], allowed=("numpy",) if numpy else ())
 
 
 def names(tests: Mapping) -> list[str]:

@@ -11,7 +11,7 @@ import builtins
 import copy
 import symtable
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 def free_names(sources: Iterable[str]) -> set[str]:
@@ -161,8 +161,12 @@ def _operators(nodes: Iterable[ast.AST]) -> set[str]:
     return found
 
 
-def foreign_modules(sources: Iterable[str]) -> list[str]:
+def foreign_modules(sources: Iterable[str], *, allowed: Collection[str] = ("numpy",)) -> list[str]:
     """Returns the modules that pieces of Python import, whatever happens, and that no program can have.
+
+    Args:
+      sources: pieces of Python.
+      allowed: modules that programs may have beside Python's own.
 
     Example:
       >>> foreign_modules(["import math, pandas.testing", "try: import yaml\nexcept ImportError: pass"])
@@ -174,7 +178,7 @@ def foreign_modules(sources: Iterable[str]) -> list[str]:
             found |= {alias.name.partition(".")[0] for alias in statement.names}
         elif isinstance(statement, ast.ImportFrom):
             found.add((statement.module or "").partition(".")[0])
-    return sorted(found - sys.stdlib_module_names - {"numpy"})
+    return sorted(found - sys.stdlib_module_names - set(allowed))
 
 
 def _attributes(tree: ast.Module) -> set[str]:
