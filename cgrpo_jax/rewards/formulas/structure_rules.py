@@ -26,7 +26,7 @@ def systems(text: str) -> str:
     return ", ".join(rows) if len(rows) == 1 or all(map(_RELATION.search, rows)) else text
 
 
-_LOGIC = re.compile(r"\s*\\(lor|vee|land|wedge)(?![a-zA-Z])\s*")
+_LOGIC = re.compile(r"(?<!\s)\s*\\(lor|vee|land|wedge)(?![a-zA-Z])\s*")
 
 
 def joined(text: str) -> str:
@@ -36,18 +36,19 @@ def joined(text: str) -> str:
     return _LOGIC.sub(lambda found: rf"\text{{ {'or' if found[1] in ('lor', 'vee') else 'and'} }}", text)
 
 
-_ANY_INTEGER = re.compile(
-    r"\s*(?:,|;|(?=\()|\\text\s*\{|(?<=[0-9a-z)}])\s+)[\s,]*"
-    r"(?:where|with|for(?: (?:all|any|some|every|each))?)?\s*\}?\s*\(?\s*"
-    r"(?P<letter>[kmnl])\s*\\in\s*(?:\\mathbb\s*\{?\s*Z\s*\}?|\\mathbf\s*\{?\s*Z\s*\}?|\\Z|Z)\s*\)?\s*$"
+_ANY_INTEGER = re.compile(  # one space at most between words
+    r"(?: ?(?:,|;|(?=\()|\\text ?\{)|(?<=[0-9a-z)}]) )[ ,]{0,4}"
+    r"(?:where|with|for(?: (?:all|any|some|every|each))?)? ?\}? ?\(? ?"
+    r"(?P<letter>[kmnl]) ?\\in ?(?:\\mathbb ?\{? ?Z ?\}?|\\mathbf ?\{? ?Z ?\}?|\\Z|Z) ?\)? ?$"
 )
 _ORDER = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt|neq?)(?![a-zA-Z])")
 
 
 def any_integer(text: str) -> str:
     r"""Without the remark that the letter of a formula is any integer; one of `\mathbb{N}` limits the values."""
-    found = _ANY_INTEGER.search(text)
-    if found is None or _ORDER.search(rest := text[: found.start()]) or not latex_groups.balanced(rest):
+    plain = " ".join(text.split())
+    found = _ANY_INTEGER.search(plain)
+    if found is None or _ORDER.search(rest := plain[: found.start()]) or not latex_groups.balanced(rest):
         return text
     in_formula = re.search(rf"(?<!\\)(?<![a-zA-Z]){found['letter']}(?![a-zA-Z])|[0-9]{found['letter']}", rest)
     return rest.rstrip(" ,;") if in_formula else text
