@@ -17,6 +17,9 @@ _BORDER = re.compile(f"(?<=[{_HAN}])(?=[A-Za-z(])|(?<=[A-Za-z)])(?=[{_HAN}])")
 _SIGNS = FULL_WIDTH | dict(zip(map(ord, "\u3010\u3011\u3014\u3015\u3001\u3002\u2019\u2018"), "[](),.''", strict=True))
 _SIGNS |= dict.fromkeys(map(ord, "\u201c\u201d\u201e\u300c\u300d\u300e\u300f\xab\xbb"), '"')
 _SIGNS |= dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
+_SIGNS |= {
+    first + i: f"({chr(65 + i)})" for first in (0x24B6, 0x24D0, 0x249C, 0x1F110, 0x1F150, 0x1F170) for i in range(10)
+}
 _FONT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|sf|it|tt)|[mh]box|operatorname|boldsymbol|bm|underline|emph|bf|rm)"
     r"\s*\{([^{}]*)\}"

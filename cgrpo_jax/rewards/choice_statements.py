@@ -43,7 +43,7 @@ _BEFORE_WRONG = _either("to be, also, clearly, obviously, definitely, therefore,
 _NEGATED = _either(
     r"(?:is|are|was|were|does|do|ca|wo)n't\b, cannot\b, can not\b, (?:does|did|do|may|should|could) not\b, "
     r"n'est pas\b, no es\b, non \xe8\b, n\xe3o \xe9\b, not (?:the )?(?:correct|right|true|valid|answer)\b, "
-    r"(?:incorrect|wrong|false|invalid|eliminated|ruled out|falsch)\b, [项項]? ?[是]? ?[不错錯]"
+    r"(?:incorrect|wrong|false|invalid|eliminated|ruled out|falsch)\b, [项項]? ?[是]? ?(?:不(?![选選])|[错錯])"
 )
 _SEEMS = _either("is, are, was, were, would be, must be, seems, appears, looks, ist, est, es, è, é")
 # Behind a letter: " is wrong", ": incorrect", " can't be right".
@@ -78,7 +78,8 @@ _FILLER = _either(
     "l, most likely, most probably, likely, probably, definitely, clearly, therefore, thus, hence, then, so, indeed, "
     "simply, actually, obviously, certainly, really, still, also, in fact, of course, i think, i believe, it is, "
     "it's, to be, be, only, just, the, following, correct, right, best, final, one, is, in, given by, label+ed, "
-    r"not \(?[a-j]\)?,? but, rather, option, choice, answer, letter, statement, alternative, number, donc, la, le, "
+    r"(?:not|nicht|pas|no|non) \(?[a-j]\)?,? (?:but|sondern|mais|sino|ma)(?: rather)?, rather, "
+    "option, choice, answer, letter, statement, alternative, number, donc, la, le, "
     "el, il, die, der, lettre, letra, lettera, antwort, réponse, opción, opção, opzione, alternativa, respuesta, "
     "resposta, risposta, wohl, entonces, quindi, dunque, portanto, 选项, 選項, 選択肢, "
     r"(?-i:[ao])(?= (?:[(]?[A-J]\b|letra|alternativa|op))"
@@ -86,10 +87,10 @@ _FILLER = _either(
 _NAMED = re.compile(rf"(?i:(?:{_GAP}\b{_FILLER}\b){{0,5}}{_GAP})(?P<letter>{_LETTER})")
 _BE = _either(
     "is, are, was, (?:must|should|would|will|ha(?:s|ve) to|ought to|can only)(?: (?:then|therefore|thus|hence))? be, "
-    "(?:seems|appears|turns out|is likely|is going|proves) to be, remains, becomes"
+    "(?:(?:seems|appears|turns out|is likely|is going|proves) )?to be, remains, becomes"
 )
 _MARK = r" ?(?:[:=>\]{]|->|→|⇒|—|–|- )"
-_OF_QUESTION = r"(?: (?:to|for|of|in) (?:[\w#]{1,20} ){1,5}?)?"
+_OF_QUESTION = r"(?: here\b| that (?:best )?\w{1,20}(?: best)?\b| (?:to|for|of|in) (?:[\w#]{1,20} ){1,5}?)?"
 _RIGHT = _either(
     "the, correct, right, best, final, only, remaining, accurate, appropriate, suitable, proper, valid, chosen, "
     r"selected, my, our, most \w{1,20}"
@@ -99,11 +100,13 @@ _CHOICES = _either(
 )
 _LABELS = _either(
     "antwort, lösung, r[ée]ponse, respuesta, resposta, risposta, antwoord, svar(?:et)?, cevap, yanıt, odpowiedź, "
-    "odpověď, jawaban, đáp án, vastaus, răspuns(?:ul)?, válasz, απάντηση, ответ, відповідь, الإجابة, الجواب, उत्तर, "
+    "odpověď, jawaban, gabarito, вариант(?: ответа)?, "
+    "câu trả lời, đáp án, vastaus, răspuns(?:ul)?, válasz, απάντηση, ответ, відповідь, الإجابة, الجواب, उत्तर, "
     "คำตอบ"
 )
 _ADJECTIVES = _either(
     "correcta?, correcte, exacte?, juste, final[ea]?, correta, certa, corretta, giusta, esatta, richtige, الصحيحة, "
+    "đúng, yang (?:benar|tepat), "
     "ที่ถูกต้อง"
 )
 _OPTIONS = _either(
@@ -113,7 +116,8 @@ _EST = _either(
     "est, es, ser[íi]a, ist, lautet, wäre, é, è, sarà, será, sera, serait, is, adalah, là, är, er, jest, je, to, هي, "
     "है, คือ"
 )
-_IS = rf"(?:{_MARK}| {_EST}\b)"
+_IS = rf"(?:{_MARK}| {_EST}(?!\w)|คือ)"
+_NOT_BUT = r" (?:no es|n'est pas|non è|não é) (?:la |el |a )?[(]?[A-J][)]?,? (?:sino|mais|ma|mas)\b"
 _LABEL = {
     # "The answer is", "Answer to question 3:", <answer>, "####".
     "answer": rf"(?<![/\w])(?:(?:final|correct|best|my)_)?answers?(?: (?:choice|option|letter|key))?{_OF_QUESTION}"
@@ -123,9 +127,9 @@ _LABEL = {
     r"|(?<![/\w])(?:choice|option|selection|selected|prediction|solution) ?[:=>]|\bsolution is\b",
     "label": rf"(?<!\w){_LABELS}(?: {_ADJECTIVES}){{0,2}}(?: (?:donc|also|portanto|quindi))?{_IS}",
     "foreign": rf"\b(?:richtige|korrekte|bonne|meilleure) {_OPTIONS}{_IS}|\b{_OPTIONS} {_ADJECTIVES}{_IS}"
-    r"|\brichtig (?:ist|wäre)\b",
+    rf"|\brichtig (?:ist|wäre)\b|(?<!\w){_LABELS}(?: {_ADJECTIVES})?{_NOT_BUT}",
     "han": r"(?:(?:正确|最终)?(?:答案|正解|答え|解答|回答|选项|選項)|정답|답|答) ?(?:应该|应当|应|就|只能|最可能)? ?"
-    r"(?:是|为|為|应?选择?|應?選|は|、|:|은|는|=|\]) ?:? ?(?:选项|選項)?|正确的是"
+    r"(?:(?:不是|并非) ?[A-J] ?,? ?而?是|是|为|為|应?选择?|應?選|は|、|:|은|는|=|\]) ?:? ?(?:选项|選項)?|正确的是"
     r"|(?:选择|選擇|选|選)(?![项項择擇])[了项]? ?:?",
 }
 _STATED = re.compile("|".join(_LABEL.values()), re.IGNORECASE)
@@ -141,24 +145,33 @@ _AND_SO_ON = _either("because, since, as, over, rather, instead, here, which, fo
 _STOP = rf"(?={_CLOSING}{{0,3}}(?:[.,;:!]| ?(?:\n|\Z)| [(–-]| {_AND_SO_ON}\b))"
 _LAST = r"(?=[)\]\"'>.!]{0,4} ?(?:\n|\Z))"
 _CHOOSE = _either(
-    "choose, choosing, chose, pick(?:ed|ing)?, select(?:ed|ing)?, (?:go|going|went) with, opt for, settle on, answer"
+    "choose, choosing, chose, pick(?:ed|ing)?, select(?:ed|ing)?, (?:go|going|went) with, opt for, settle on, say, "
+    "guess, answer"
 )
 _MODAL = _either("would, will, am, are, have to, must, should, can, therefore, thus, then, hence, now, finally, simply")
 _I = rf"\b(?:I|we)(?:'d|'ll|'m)? (?:{_MODAL} ){{0,3}}"
 _SO = _either("so, thus, hence, therefore, then, let's, let us, and, must, should")
-_FOREIGN_CHOOSE = _either("ich wähle, wir wählen, je choisis, on choisit, elijo, elegimos, escolho, scelgo, выбираю")
+_FOREIGN_CHOOSE = _either(
+    "ich wähle, wir wählen, je choisis, on choisit, elijo, elegimos, escolho, scelgo, выбираю, chọn"
+)
 _BECOMES = _either(
     "correspond(?:s|ing)? (?:to|with), match(?:es|ing)?, leads? (?:us )?to, points? to, is, it's, "
     "leav(?:es|ing)(?: us)?(?: with)?"
 )
+_LEAVES = r"leav(?:es|ing)(?: (?:us|me))?(?: with)?"
 _CONCLUDING = r"(?:\b(?:so|thus|hence|therefore|consequently|accordingly)|=>|[→⇒∴])[,:]? ?"
 _CHOSEN = re.compile(
     rf"(?i:(?:{_I}|(?:^|[.;:] |\b{_SO},? )){_CHOOSE} (?:the )?(?:correct )?{_OPTION}?)(?P<chosen>{_LETTER}){_STOP}"
-    rf"|(?i:\b{_FOREIGN_CHOOSE} (?:(?:die |la |l')?(?:antwort|option|opción) )?)(?P<foreign>{_LETTER})"
+    rf"|(?i:\b{_FOREIGN_CHOOSE} (?:(?:die |la |l')?(?:antwort|option|opción|đáp án) )?)(?P<foreign>{_LETTER})"
     rf"|(?i:\b{_BECOMES} (?:only )?(?:the )?(?:correct )?{_OPTION})(?P<matching>{_LETTER}){_STOP}"
+    rf"|(?i:\b{_LEAVES} (?:only |just )?)(?P<left>{_LETTER}){_STOP}"
     rf"|(?i:{_CONCLUDING}(?:(?:it|that|this)(?:'s| is| must be) )?(?:the )?{_OPTION}?)(?P<concluded>{_LETTER}){_LAST}"
-    rf"|(?i:\b(?:it|that|this)(?:'s| is| (?:must|has to|should|would) be) )(?P<it>{_LETTER}){_LAST}"
-    rf"|^(?i:(?:the |my )?(?:final |correct )?(?:answer|final choice|{_LABELS})) (?P<bare>{_LETTER}){_LAST}",
+    rf"|(?i:\b(?:(?:it|that|this)(?:'s| is| (?:must|has to|should|would) be)|c'est(?: la)?(?: réponse| lettre)?) )"
+    rf"(?P<it>{_LETTER}){_LAST}"
+    rf"|(?i:\b(?:also|somit|daher|damit|folglich) (?:ist|wäre) (?:antwort |option )?)(?P<german>{_LETTER})"
+    r"(?= (?:richtig|korrekt)\b)"
+    rf"|^(?i:(?:the |my )?(?:final |correct |doğru |rätt )?(?:answer|final choice|{_LABELS})) "
+    rf"(?P<bare>{_LETTER}){_LAST}",
     re.MULTILINE,
 )
 

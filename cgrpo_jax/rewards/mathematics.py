@@ -65,7 +65,8 @@ def _read(latex):
     text = normalize_latex(latex, plain)
     for one in dict.fromkeys((text, get_last_eq(text))):
         try:
-            return _with_imaginary_unit(latex2sympy(one, is_real=True, normalization_config=None), one)
+            value = latex2sympy(one, is_real=True, normalization_config=None)
+            return equality.with_real_roots(_with_imaginary_unit(value, one))
         except (MemoryError, RecursionError):
             raise
         except Exception:  # noqa: BLE001, S112  (ANTLR's listeners raise plain exceptions)
@@ -216,7 +217,7 @@ def _with_same_units(gold, own, answer, box):
         return gold, ours[0]
     if theirs and not ours:
         upright = re.search(units.TEXT + r"\{\s*" + theirs[1] + r"\s*\}", box)
-        if upright or re.search(r"[\s~,]" + theirs[1] + r"\W*$", answer):
+        if upright or re.search(r"[\s~,]" + theirs[1] + r"(?:\s*\^?\s*\{?\s*[23²³]\}?)?\W*$", answer):
             return theirs[0], own
     return gold, own
 

@@ -205,6 +205,7 @@ def _goes_on(token: _Token | None = None, then: _Token | None = None) -> bool:
 _PART_OF = re.compile(
     r"(?:\\frac ?(?:\{[^{}]*\} ?)?|\\sqrt ?(?:\[[^][{}]*\] ?)?)\{[^{}]*$|(?:\\sqrt|\u221a|\bsqrt) ?[({]?$"
     r"|(?:\\(?:log|lg|ln|sin|cos|tan)|\b(?:log|ln|sin|cos|tan))(?:_(?:\{[^{}]*\}|\w))? ?[({]?$|[\^_] ?\{?$"
+    r"|(?:^|[\s$(])[A-Za-z] ?[<>] ?$|[\u2264\u2265\u2260] ?$"
 )
 _POWER_OF_UNIT = re.compile(rf"[0-9] ?(?:/?(?:[^\W\d_]{{2,}}|{UPRIGHT}|[mshgl]) ?)+\^ ?\{{?-?$")
 _GOES_ON = re.compile(r" ?(?:\^|_|\u03c0|\\sqrt|\u221a|\\frac)|!\S")

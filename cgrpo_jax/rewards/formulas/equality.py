@@ -45,6 +45,28 @@ def install() -> None:
     grader.sympy_numeric_eq, grader.sympy_symbolic_eq = numeric_equal, symbolic_equal
 
 
+def with_real_roots(value: Any) -> Any:
+    r"""An expression in which odd roots of negative numbers are real: `\sqrt[3]{-8}` is -2.
+
+    Example:
+      >>> with_real_roots(sympy.cbrt(-8))
+      -2
+    """
+    import sympy
+
+    if not isinstance(value, sympy.Basic) or value.has(sympy.I):
+        return value
+
+    def is_odd_root(one: Any) -> bool:
+        if not (one.is_Pow and one.exp.is_Rational and one.exp.q % 2 and one.exp.q > 1):
+            return False
+        return one.base.is_number and one.base.is_negative is True
+
+    if not any(map(is_odd_root, value.atoms(sympy.Pow))):
+        return value
+    return value.replace(is_odd_root, lambda one: sympy.Pow(-one.base, one.exp) * (-1) ** one.exp.p)
+
+
 def same(gold: Any, own: Any) -> bool:
     """Are two expressions equal? What can't be decided is not."""
     return gold == own or compare(gold, own) is True

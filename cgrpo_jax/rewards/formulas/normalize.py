@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from cgrpo_jax.rewards.formulas import command_rules as commands
 from cgrpo_jax.rewards.formulas import number_rules as numbers
+from cgrpo_jax.rewards.formulas import structure_rules as structure
 from cgrpo_jax.rewards.formulas import text_rules as text
 from cgrpo_jax.rewards.formulas import units
 from cgrpo_jax.rewards.formulas.number_rules import Unreadable as Unreadable
@@ -53,12 +54,54 @@ RULES = (
             (r"\\frac12", r"\frac12"),
         ),
     ),
-    Rule("ends and money", text.ends, (), ((r"\$5", "5"), ("$x$", "x"), ("42.", "42"), (r"\(3\)", "3"))),
+    Rule(
+        "ends and money",
+        text.ends,
+        (),
+        ((r"\$5", "5"), (r"\text{about }5", "5"), (r"5 \checkmark", "5"), ("$x$", "x"), ("42.", "42"), (r"\(3\)", "3")),
+    ),
     Rule(
         "fonts",
         text.fonts,
         ("\\",),
-        ((r"\boldsymbol{12}", "12"), (r"\underline{5}", "5"), (r"\text { cm }", r"\text{ cm }"), (r"{\bf 3}", "{3}")),
+        (
+            (r"\boldsymbol{12}", "12"),
+            (r"\underline{5}", "5"),
+            (r"\bf{12}", "{12}"),
+            (r"\large 12", "12"),
+            (r"\text { cm }", r"\text{ cm }"),
+            (r"{\bf 3}", "{3}"),
+        ),
+    ),
+    Rule(
+        "systems",
+        structure.systems,
+        ("begin",),
+        ((r"\begin{cases}x=1\\y=2\end{cases}", "x=1, y=2"), (r"\begin{aligned}x&=1\end{aligned}", "x=1")),
+    ),
+    Rule(
+        "congruences",
+        structure.congruences,
+        ("mod",),
+        ((r"x \equiv 10 \pmod 7", "M_{7}+3"), (r"3 (\text{mod } 7)", "M_{7}+3"), (r"17 \bmod 5", "2")),
+    ),
+    Rule(
+        "any integer",
+        structure.any_integer,
+        ("Z",),
+        ((r"2k\pi, k\in\mathbb{Z}", r"2k\pi"), (r"x>3, k\in Z", r"x>3, k\in Z")),
+    ),
+    Rule(
+        "derivatives",
+        structure.derivatives,
+        ("'", "prime", "frac"),
+        (("x'", "x_{prime}"), (r"\frac{dy}{dx}", "y_{dx}"), ("3'", "3'")),
+    ),
+    Rule(
+        "joined equations",
+        structure.joined,
+        ("\\lor", "\\vee", "\\land", "\\wedge"),
+        ((r"x=2\lor x=3", r"x=2\text{ or }x=3"), (r"p \lor q", r"p \lor q")),
     ),
     Rule(
         "thousands", numbers.thousands, (",", " "), (("10{,}080", "10080"), ("1 234 567", "1234567"), ("1,23", "1,23"))

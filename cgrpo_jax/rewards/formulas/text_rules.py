@@ -22,7 +22,14 @@ _MATH_MARKS = re.compile(r"\\\$|\$|(?<!\\)\\[()\[\]]")
 _MONEY = re.compile(
     r"\\(?:pounds|euro|yen|textdollar|texteuro|textsterling|mathsterling)(?![a-zA-Z])|(?:US|Rs)\.?\s*(?=[0-9]|\\?\$)"
 )
-_BEGINNING = re.compile(r"^(?:=|\\(?:approx|simeq|sim|cong)(?![a-zA-Z])|(?:about|approximately)\s)\s*")
+_ABOUT = r"(?:about|approx(?:\.|imately)?|roughly)"
+_IN_FONT = r"\\(?:text|textbf|mathrm|mbox)\s*\{\s*"
+_LABEL = rf"{_IN_FONT}(?:[A-Za-z][A-Za-z ']*[:=]|the (?:final )?answer is)\s*\}}|(?:final )?answer\s*:"
+_BEGINNING = re.compile(
+    rf"^(?:=|\\(?:approx|simeq|sim|cong)(?![a-zA-Z])|{_ABOUT}\s|{_IN_FONT}{_ABOUT}\s*\}}|{_LABEL})\s*",
+    re.IGNORECASE,
+)
+_MARKS_AT_END = re.compile(r"(?<=\S)\s*\\(?:checkmark|blacksquare|square|Box|qed|qedsymbol)(?![a-zA-Z])\s*$")
 _END = re.compile(r"(?<=[0-9}a-zA-Z)\]])\s*[.;,]$|(?<=[0-9])\s*\.$")
 
 
@@ -47,6 +54,7 @@ def layout(text: str) -> str:
 
 def ends(text: str) -> str:
     text = _BEGINNING.sub("", _MONEY.sub("", _MATH_MARKS.sub("", text)).strip())
+    text = _MARKS_AT_END.sub("", text)
     return _END.sub("", text).strip()
 
 
@@ -58,7 +66,11 @@ _COMMAND_FONT = re.compile(
 _TEXT_FONT = re.compile(r"\\(?:text|textrm|textnormal|mathrm|mbox|hbox)\s*\{")
 _WHOLE_TEXT = re.compile(r"\\(?:text|textrm|textnormal|mathrm|mbox)\s*\{([^{}]*[0-9][^{}]*)\}")
 _SWITCH = re.compile(r"\{\s*\\(?:bf|it|sf|tt|bfseries|itshape|boldmath|sl|em)(?![a-zA-Z])\s*")
-_RM = re.compile(r"\{\s*\\rm(?![a-zA-Z])\s*([^{}]*)\}|\\rm(?![a-zA-Z])\s*([a-zA-Z/]+)")
+_RM = re.compile(r"\{\s*\\rm(?![a-zA-Z])\s*([^{}]*)\}|\\rm(?![a-zA-Z])\s*(?:\{([^{}]*)\}|([a-zA-Z/]+))")
+_LOOSE_SWITCH = re.compile(
+    r"\\(?:rm|bf|it|sf|tt|bfseries|itshape|boldmath|sl|em|tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE"
+    r"|huge|Huge)(?![a-zA-Z])\s*"
+)
 _COLOR = re.compile(r"\\color\s*(?:\[[^\]]*\])?\s*\{[^{}]*\}")
 _TEXT_SPACE = re.compile(
     r"(\\(?:text|textrm|textnormal|mathrm|mbox|hbox|operatorname))\s*\*?\s+(?=\{)|(\\operatorname)\*"
@@ -68,8 +80,8 @@ _TEXT_SPACE = re.compile(
 def fonts(text: str) -> str:
     text = _TEXT_SPACE.sub(lambda found: found[1] or found[2], text)
     text = _COLOR.sub("", text)
-    text = _RM.sub(lambda found: rf"\mathrm{{{found[1] or found[2]}}}", text)
-    text = _SWITCH.sub("{", text)
+    text = _RM.sub(lambda found: rf"\mathrm{{{found[1] or found[2] or found[3]}}}", text)
+    text = _LOOSE_SWITCH.sub("", _SWITCH.sub("{", text))
 
     def inner(found: re.Match, content: str) -> str | None:
         if re.fullmatch(r"[A-Za-z .,'()-]*[A-Za-z]{2}[A-Za-z .,'()-]*", content):
@@ -114,6 +126,8 @@ def upright(text: str) -> str:
             return content
         if name.lower() in ("or", "and"):
             return rf"\text{{ {name.lower()} }}"
+        if name == "sqrt":
+            return r"\sqrt"
         if name in NAMES:
             return rf"\{NAMES[name]} "
         if re.fullmatch(r"[A-Za-z]", content):

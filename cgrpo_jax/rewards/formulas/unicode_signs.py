@@ -33,7 +33,8 @@ _PLAIN = {
     "µ": "u",
     "或者": r" \text{ or } ", "或": r" \text{ or } ", "以及": r" \text{ and } ", "并且": r" \text{ and } ",
     "和": r" \text{ and } ", "与": r" \text{ and } ", "且": r" \text{ and } ", "及": r" \text{ and } ",
-    "﹣": "-", "￥": "", "＄": "",
+    "﹣": "-", "￥": "", "＄": "", "【": "[", "】": "]", "˚": r"^\circ ", "‰": r"\times 10^{-3} ",
+    "✓": "", "✔": "", "✅": "",
 }  # fmt: skip
 _TABLE = (
     {sign: rf"\{name} " for sign, name in (_GREEK | _COMMANDS).items() if name[-1] != "}"}
@@ -44,7 +45,7 @@ _TABLE = (
 _SIGN = re.compile("|".join(sorted(map(re.escape, _TABLE), key=len, reverse=True)))
 _SUPERS = re.compile(f"[{''.join(_SUPER)}]+")
 _SUBS = re.compile(f"[{''.join(_SUB)}]+")
-_ROOT = re.compile("([√∛∜])\\s*(?:([0-9.]+|\\\\[a-z]+|[a-zA-Z]))")
+_ROOT = re.compile("([√∛∜])\\s*(?:([0-9.]+|\\\\frac\\{[0-9]+\\}\\{[0-9]+\\}|\\\\[a-z]+|[a-zA-Z]))")
 _ROOT_GROUP = re.compile("([√∛∜])\\s*[({]")
 _ROOT_INDEX = re.compile("(?<![0-9a-zA-Z)\\]}])([²³⁴])\\s*√\\s*(?=[0-9({a-z])")
 _INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}

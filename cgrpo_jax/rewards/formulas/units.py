@@ -79,6 +79,9 @@ _MULTIPLE = re.compile(
 )
 
 
+_SQUARE_METRE = re.compile(r"m\s*\^\s*\{?\s*[23]\s*\}?")
+
+
 def known(word: str) -> bool:
     """Is a word a unit of the table, also in the plural?
 
@@ -136,6 +139,8 @@ def letter_after(text: str) -> tuple[str, str, bool] | None:
     rest = number[1].strip()
     upright = _IN_TEXT.fullmatch(rest)
     letter = upright[1].strip() if upright else rest
+    if _SQUARE_METRE.fullmatch(letter):
+        return number[0].rstrip(), "m", upright is not None
     return (number[0].rstrip(), letter, upright is not None) if letter in _SINGLE and letter else None
 
 

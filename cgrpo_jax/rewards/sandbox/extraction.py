@@ -27,6 +27,7 @@ from cgrpo_jax.rewards.sandbox.names import names_in
 _NESTS = ("", "markdown", "md", "mdx", "text", "txt", "plaintext")  # languages of blocks that may hold blocks
 _OF_MODULES = {*dir(builtins), "__name__", "__file__", "__doc__", "__annotations__", "__builtins__"}
 _MOST_BLOCKS = 64  # that are read as syntax
+_TAGS = re.compile(r"^[ \t]*\[/?PYTHON\](?=[ \t]*$)", re.MULTILINE)  # as prompts of MBPP have them
 _NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 _READS = {"input", "raw_input", "stdin", "fileinput", "/dev/stdin"}
 _PRINTS = {"print", "stdout", "/dev/stdout"}
@@ -72,6 +73,7 @@ def program_of(response: str, names: Collection[str] = (), known: Collection[str
       'def f(): return 1\\n'
     """
     text = response.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
+    text = _TAGS.sub("```python", text) if "```" not in text else text
     blocks = [part for block in blocks_of(text)[-_MOST_BLOCKS:] for part in _parts(block)][-_MOST_BLOCKS:]
     if not blocks or _syntax(text) is not None:
         return _dedented(text, names)

@@ -47,6 +47,14 @@ def _next(iterator) -> list:
         return []
 
 
+def _equals_all(this) -> bool:
+    """Does a comparison say yes to what it can't know? One that fails there does not."""
+    try:
+        return (this == object()) is True
+    except Exception:  # noqa: BLE001  (the program's: `self.x == other.x`)
+        return False
+
+
 # In these, the program sees no more of a test than where it looks.
 _ASKING: dict[str, Callable] = {
     "__len__": len,
@@ -92,8 +100,7 @@ BY_NAME: dict[str, Callable[..., Any]] = {
     "isinstance": isinstance,
     "issubclass": issubclass,
     "type": type,
-    # Does its comparison say yes to what it can't know?
-    "equals all": lambda this: (this == object()) is True,
+    "equals all": _equals_all,
 }
 
 
