@@ -187,7 +187,7 @@ def test_critique_and_refine_prompts_have_limits_of_their_own():
     assert refinement_cut and 40 < len(refinement) <= 60
 
 
-def test_a_reference_solution_is_cut_where_cutting_the_response_is_not_enough(template):
+def test_a_reference_solution_is_cut_before_the_response_that_is_judged(template):
     tokenizer, _ = template
     bare = len(make(tokenizer, **CHAINS).for_critique(QUESTION, "", "56 12", "")[0])
     for limit in (bare, bare + 9, bare + 30):
@@ -195,10 +195,13 @@ def test_a_reference_solution_is_cut_where_cutting_the_response_is_not_enough(te
         ids, cut = prompts.for_critique(QUESTION, RESPONSE * 3, "56 12", SOLUTION * 9)
         text = tokenizer.decode(ids)
         assert cut and bare <= len(ids) <= limit
-        assert f"{QUESTION}\nTried: \nThe answer is 56 12. " in text and text.count(SOLUTION) < 9
+        assert "The answer is 56 12. \nCheck." in text and text.count(RESPONSE) < 3
         message, message_cut = prompts.critique_message(QUESTION, RESPONSE * 3, "56 12", SOLUTION * 9)
         assert message_cut and tokenizer.chat_ids([{"role": "user", "content": message}]) == list(ids)
-    with pytest.raises(UserError, match="nothing left of its response and solution; critic.max_prompt_length is"):
+    room = make(tokenizer, len(make(tokenizer, **CHAINS).for_critique(QUESTION, RESPONSE, "56 12", "")[0]), **CHAINS)
+    text = tokenizer.decode(room.for_critique(QUESTION, RESPONSE, "56 12", SOLUTION * 9)[0])
+    assert f"Tried: {RESPONSE}\nThe answer is 56 12. " in text
+    with pytest.raises(UserError, match="nothing left of its solution and response; critic.max_prompt_length is"):
         make(tokenizer, bare - 1, **CHAINS).for_critique(QUESTION, RESPONSE, "56 12", SOLUTION)
     with pytest.raises(UserError, match="nothing left of its response; critic.max_prompt_length is"):
         make(tokenizer, 9, **CHAINS).for_critique(QUESTION, RESPONSE, "56 12")
