@@ -26,8 +26,9 @@ from collections.abc import Callable, Sequence
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.critiques.step_check.equations import first_false_equation
 from cgrpo_jax.datasets.tasks import arithmetic
-from cgrpo_jax.rewards import answers, comparisons, judge
+from cgrpo_jax.rewards import comparisons, judge
 from cgrpo_jax.rewards.grader import Grade, Grader
+from cgrpo_jax.rewards.thinking import after_thinking
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LENGTH, EVERY = 100_000, 50  # characters of a long string, and how many strings have one that is long
@@ -173,7 +174,7 @@ GOLDS = {
 def compare(kind: str, text: str, number: int) -> None:
     """Grades by a kind without a parser, also with the string for the gold answer."""
     golds = GOLDS[kind]
-    response = answers.without_thinking(text)
+    response = after_thinking(text)
     score, extracted, reason = comparisons.COMPARE[kind](response, golds[number % len(golds)])
     assert score in (0.0, 1.0) and len(extracted or "") <= 200 and 0 < len(reason) <= 500, (score, extracted, reason)
     comparisons.READABLE[kind](text)
