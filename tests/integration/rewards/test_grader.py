@@ -6,6 +6,7 @@ import pytest
 from grader_cases import calls
 
 from cgrpo_jax.rewards import grader as grader_lib
+from cgrpo_jax.rewards import known_grades
 
 # SymPy would need the factorial's 10^(10^10) digits: this hangs whatever the machine.
 HANGS = r"\boxed{10^{10^{10}}!}"
@@ -28,7 +29,7 @@ def test_a_row_that_hangs_costs_its_batch_no_other_row(monkeypatch):
 
 
 def test_a_grade_is_remembered_and_a_timeout_is_not(monkeypatch):
-    monkeypatch.setattr(grader_lib, "_REMEMBERED", 2)
+    monkeypatch.setattr(known_grades, "_REMEMBERED", 2)
     with grader_lib.Grader("math", num_workers=1, timeout=0.5) as grader:
         sizes = calls(grader, monkeypatch)
         first = grader.grade(["\\boxed{7}", HANGS], ["7", "8"])
