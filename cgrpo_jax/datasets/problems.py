@@ -152,9 +152,10 @@ def _made_up(source: MadeUp) -> tuple[list[Problem], list[Problem]]:
 def _stored(source: Stored) -> tuple[list[Problem], list[Problem]]:
     if not source.train:
         raise UserError("no training data: set data.train to a file or a TFDS name.")
+    without = dataclasses.replace(source, solution_key=None)  # nothing shows a held-out question's solution
     return (
         _read_all(source, source.train, source.train_split, limit=source.num_train),
-        _read_all(source, source.eval, source.eval_split, limit=source.num_eval),
+        _read_all(without, source.eval, source.eval_split, limit=source.num_eval),
     )
 
 

@@ -125,6 +125,14 @@ def test_check_gold_says_which_names_tests_use():
     assert f"(row 2: {unclear!r}, {why}); fix" in str(caught.value)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+def test_tests_of_programs_may_use_numpy_where_it_is_allowed():
+    gold = '{"asserts": ["import numpy as np; assert np.all(f(1) == np.ones(1))"]}'
+    with pytest.raises(UserError, match="1 of 1 gold answers can't be read by grader 'code'.*numpy"):
+        grader_lib.check_gold("code", [gold], timeout=30.0)
+    grader_lib.check_gold("code", [gold], timeout=30.0, numpy=True)
+
+
 def test_gold_answers_are_checked_with_the_limits_of_the_run(monkeypatch):
     made, workers = [], grader_lib.Workers
 

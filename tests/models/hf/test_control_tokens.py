@@ -49,6 +49,14 @@ def test_tags_stay_in_what_an_assistant_has_said(tmp_path):
     assert "<think>a</think>b< \uff5cUser\uff5c>" in chat
 
 
+def test_an_inserted_turn_keeps_its_tags_and_can_end_nothing(tmp_path):
+    tokenizer = write_folder(tmp_path, R1)
+    ids = tokenizer.encode_turn(f"<think>a</think>b{EOS}{USER}\ud800")
+    assert tokenizer.decode(ids) == f"<think>a</think>b< {EOS[1:]}< {USER[1:]}?"
+    for name, times in (("<think>", 1), ("</think>", 1), (EOS, 0), (USER, 0)):
+        assert ids.count(*tokenizer.encode(name)) == times, name
+
+
 @pytest.mark.parametrize("special", [False, True])
 def test_thinking_is_never_left_out_of_a_text(tmp_path, special):
     more = ["<think>", "</think>"]

@@ -108,7 +108,10 @@ def test_the_model_card_says_what_to_install_and_how_to_ask(tmp_path, monkeypatc
     if kind == "given":
         (folder / "tokenizer_config.json").write_text("{}")
     asked = {"prompts": {"question": "{question}\nBox it.", "system": "Be brief."}}
-    card = folder_lib.model_card("out", folder=folder, step=3, dtype="float32", adapter=adapter, config=asked)
+    card = folder_lib.model_card(
+        "out", folder=folder, step=3, dtype="float32", adapter=adapter, config=asked,
+        template_arguments={"enable_thinking": False},
+    )  # fmt: skip
     installed = card.partition("pip install ")[2].partition("\n")[0].split()
     wanted = ["transformers", "torch", *(["peft"] if adapter else [])]
     assert installed == wanted + (["sentencepiece", "protobuf"] if kind == "rebuilt" else [])
@@ -116,6 +119,7 @@ def test_the_model_card_says_what_to_install_and_how_to_ask(tmp_path, monkeypatc
     compile(code, "card", "exec")
     tokenizer = "PreTrainedTokenizerFast" if kind == "fast" else "AutoTokenizer"
     assert f'tokenizer = {tokenizer}.from_pretrained("out")' in code and "tokenizer.apply_chat_template(" in code
+    assert 'return_dict=True, enable_thinking=False\n' in code
     said = json.loads(code.partition("messages = ")[2].partition("\n")[0])
     assert said == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{question}\nBox it."}]
 

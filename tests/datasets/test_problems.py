@@ -1,0 +1,30 @@
+"""Which columns the training questions and the held-out ones need."""
+
+import json
+
+import pytest
+
+from cgrpo_jax.datasets import problems as problems_lib
+from cgrpo_jax.errors import UserError
+
+
+def stored(tmp_path, *, train, held_out, solution_key="worked"):
+    for name, row in (("train", train), ("eval", held_out)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    return problems_lib.Stored(
+        kind="jsonl", train=str(tmp_path / "train.jsonl"), eval=str(tmp_path / "eval.jsonl"), train_split="train",
+        eval_split="test", tfds_dir=None, question_key="q", answer_key="a", solution_key=solution_key,
+        answer_pattern=None, num_train=0, num_eval=0,
+    )  # fmt: skip
+
+
+def test_held_out_questions_need_no_solution(tmp_path):
+    source = stored(tmp_path, train={"q": "1+1", "a": 2, "worked": "1+1=2"}, held_out={"q": "2+2", "a": 4})
+    (training,), (held_out,) = problems_lib._stored(source)
+    assert (training.solution, held_out.solution, held_out.answer) == ("1+1=2", None, "4")
+
+
+def test_training_questions_need_the_solution_that_is_named(tmp_path):
+    row = {"q": "1+1", "a": 2}
+    with pytest.raises(UserError, match=r"column 'worked' is missing \(there are: q, a\)"):
+        problems_lib._stored(stored(tmp_path, train=row, held_out=row | {"worked": "1+1=2"}))
