@@ -119,7 +119,7 @@ def test_the_model_card_says_what_to_install_and_how_to_ask(tmp_path, monkeypatc
     compile(code, "card", "exec")
     tokenizer = "PreTrainedTokenizerFast" if kind == "fast" else "AutoTokenizer"
     assert f'tokenizer = {tokenizer}.from_pretrained("out")' in code and "tokenizer.apply_chat_template(" in code
-    assert 'return_dict=True, enable_thinking=False\n' in code
+    assert "return_dict=True, enable_thinking=False\n" in code
     said = json.loads(code.partition("messages = ")[2].partition("\n")[0])
     assert said == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{question}\nBox it."}]
 
