@@ -74,6 +74,13 @@ def compiled_fast(request):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def shared_folder(tmp_path_factory):
+    """What one of the processes that run tests has made, the others find."""
+    own = tmp_path_factory.getbasetemp()
+    os.environ["CGRPO_TEST_SHARED"] = str(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_device():
     import small_mesh
 

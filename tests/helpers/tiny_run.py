@@ -1,17 +1,15 @@
 """The quickstart in miniature: one-step chains, a model that gets some right, a run that takes a second or two.
 
-`start` teaches the model once a session; every run begins from its weights. All stages share one prompt width, one
-length and few rows a call, so that runs of different methods share nearly all of their compiled programs.
+`start` teaches the model once; every run begins from its weights. All stages share one prompt width, one length and few
+rows a call, so that runs of different methods share nearly all of their compiled programs.
 """
 
-import atexit
 import dataclasses
+import fcntl
 import functools
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 
 import jax
 import numpy as np
@@ -76,13 +74,19 @@ def arguments(workdir, changes=None, /, **more):
 
 @functools.cache
 def start() -> str:
-    """Returns a run's folder whose weights solve about half of the chains, critique and refine; made once."""
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """Returns a run's folder whose weights solve about half of the chains, critique and refine.
+
+    It is made once, by the first of the processes that run tests together.
+    """
+    shared = os.environ["CGRPO_TEST_SHARED"]  # set in conftest.py
+    folder = os.path.join(shared, "start")
     # Runs in other processes find the programs that were compiled here.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(folder, "programs"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(shared, "programs"))
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    train.main(config({"warm_start.num_updates": 300, "data.num_eval": 0}, num_iterations=0), folder)
+    with open(os.path.join(shared, "start.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(os.path.join(folder, "summary.json")):
+            train.main(config({"warm_start.num_updates": 300, "data.num_eval": 0}, num_iterations=0), folder)
     return folder
 
 
