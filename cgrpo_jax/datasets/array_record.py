@@ -105,7 +105,7 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
         ) from error
     except Exception as error:  # its files may be damaged, and readers of JSON, protobufs and features raise anything
         raise UserError(f"data set '{name}' can't be opened in '{folder}' ({_line(error)}).") from error
-    _check_unchanged(pathlib.Path(builder.data_dir), builder.info.metadata or {})
+    _check_unchanged(builder)
     try:
         return builder.as_data_source(split)  # pyright: ignore[reportCallIssue]  (it is wrapped)
     except NotImplementedError as error:
@@ -119,12 +119,14 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
         ) from error
 
 
-def _check_unchanged(folder: pathlib.Path, metadata: Mapping[str, Any]) -> None:
+def _check_unchanged(builder) -> None:
+    """Checks the files of a set that we have prepared; that of others, and of earlier versions, has no digests."""
+    folder = pathlib.Path(builder.data_dir)
     path = folder / digests.FILE
     try:
         if path.is_file():
             _check_digests(folder, path.stat().st_mtime_ns)
-        elif _SEALED in metadata:
+        elif _SEALED in (builder.info.metadata or {}):
             raise digests.Damaged(f"{digests.FILE} is missing")
     except digests.Damaged as error:
         raise UserError(

@@ -95,6 +95,7 @@ def run(
             text_lib.check(argument, f"argument {argument!r}")
         if any(argument in ("--help", "-help", "-h") for argument in argv):
             sys.stdout.write(_usage(main, known, require, arguments))
+            _flush()
             sys.exit(0)
         with signals.raised():
             main(**parse(argv, flags=known, require=require, arguments=arguments))
