@@ -45,7 +45,7 @@ from cgrpo_jax.records import Problem, TrainRow, TrainState
 from cgrpo_jax.runs import cli, initial_state, load_questions, log, metrics, open_run, stages
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.iteration import Generated, Iteration
-from cgrpo_jax.runtime import console, processes, profiling, signals
+from cgrpo_jax.runtime import console, files, processes, profiling, signals
 from cgrpo_jax.training.learner import Learner, Updates
 
 
@@ -261,7 +261,7 @@ class Run:
         initial = None
         if self.folder.resumed:
             initial = initial_state.resume(self.opened, self.folder)
-            self._write(self.opened.run.truncate_after, initial.progress.iteration - 1 if initial else -1)
+            self._cut_logs(initial)
         fresh = initial is None
         if initial is None:
             initial = initial_state.start(
@@ -275,7 +275,23 @@ class Run:
             self._keep(0, always=True)
         else:
             self.held_out.resume(self._weights, self.progress)
+            self.folder.checkpoints.tidy()
         open_run.compile_engines(self.opened, self._weights(), clock=self.clock)
+
+    def _cut_logs(self, initial: initial_state.InitialState | None) -> None:
+        """Drops what was logged after the state that a run resumes from, and will be again."""
+        run, every = self.opened.run, self.settings.kept.checkpoint_every
+        # A save ends before the next one begins: what a killed run has lost is less than two of them are apart.
+        expected = 2 * every if initial and not initial.skipped else 0
+        step = initial.progress.iteration if initial else 0
+
+        def cut() -> list[str]:
+            with files.checked(run.path):
+                return run.truncate_after(step - 1, expected=expected)
+
+        copies = processes.decide(cut, f"writing {run.path}")
+        if copies:
+            console.say(f"the logs of iterations after {step} will be written again; before: {', '.join(copies)}")
 
     def stop(self, number: int) -> None:
         """Saves what the last whole iteration left, once a signal has come."""
@@ -345,8 +361,8 @@ class Run:
 
     def _write(self, function: Callable, *args) -> None:
         """Calls what writes text: on process 0 alone, and all fail where it does."""
-        with processes.agree(f"writing {self.opened.run.path}"):
-            if processes.is_first():
+        with files.by_one(self.opened.run.path) as writes:
+            if writes:
                 function(*args)
 
     def _keep(self, iteration: int, *, always: bool = False) -> None:

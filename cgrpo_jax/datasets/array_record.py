@@ -6,6 +6,7 @@ training on it needs no column names. Any other data set of TensorFlow Datasets 
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -19,10 +20,12 @@ import numpy as np
 
 from cgrpo_jax.datasets.examples import Example
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import digests
 
 VERSION = "1.0.0"  # of the folder; sets from before there were turns have no column for them
 _LISTED = 10  # names that an error lists
 _KEY = "cgrpo_jax"  # of our description among a data set's metadata
+_SEALED = "cgrpo_jax_digests"  # there: the set has digests
 _COLUMNS = [field.name for field in dataclasses.fields(Example)]
 
 
@@ -56,7 +59,7 @@ def build(
                 builder=self,
                 description=about,
                 features=tfds.features.FeaturesDict({column: tfds.features.Text() for column in _COLUMNS}),
-                metadata=tfds.core.MetadataDict({_KEY: dict(description)}),
+                metadata=tfds.core.MetadataDict({_KEY: dict(description), _SEALED: True}),
                 disable_shuffling=True,  # rows keep the order of their file
             )
 
@@ -72,6 +75,7 @@ def build(
     with contextlib.redirect_stdout(None):  # where it speaks of a download
         Builder(data_dir=work).download_and_prepare(file_format="array_record")
     (work / name / VERSION).rename(folder / VERSION)
+    digests.write(folder / VERSION, sorted(path.name for path in (folder / VERSION).iterdir()))
     shutil.rmtree(work)
 
 
@@ -84,7 +88,8 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
       data_dir: where it was prepared; None is TensorFlow Datasets' own default.
 
     Raises:
-      UserError: the data set or split is not there (with those that are), or not in ArrayRecord format.
+      UserError: the data set or split is not there (with those that are), or not in ArrayRecord format; it is one of
+        ours, and its files are not those that were written.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
@@ -98,8 +103,9 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
             f"data set '{name}' is not in '{folder}' (there are: {_sets(folder, name)}); name one of these, or prepare "
             "it there."
         ) from error
-    except (AssertionError, FileNotFoundError, ValueError) as error:
+    except Exception as error:  # its files may be damaged, and readers of JSON, protobufs and features raise anything
         raise UserError(f"data set '{name}' can't be opened in '{folder}' ({_line(error)}).") from error
+    _check_unchanged(builder)
     try:
         return builder.as_data_source(split)  # pyright: ignore[reportCallIssue]  (it is wrapped)
     except NotImplementedError as error:
@@ -111,6 +117,28 @@ def open_source(name: str, *, split: str, data_dir: str | pathlib.Path | None = 
             f"split '{split}' of data set '{name}' can't be opened ({_line(error)}); there are: "
             f"{_few(builder.info.splits)}."
         ) from error
+
+
+def _check_unchanged(builder) -> None:
+    """Checks the files of a set that we have prepared; that of others, and of earlier versions, has no digests."""
+    folder = pathlib.Path(builder.data_dir)
+    path = folder / digests.FILE
+    try:
+        if path.is_file():
+            _check_digests(folder, path.stat().st_mtime_ns)
+        elif _SEALED in (builder.info.metadata or {}):
+            raise digests.Damaged(f"{digests.FILE} is missing")
+    except digests.Damaged as error:
+        raise UserError(
+            f"data set '{folder}' is damaged ({error}); restore it from a copy, or prepare it again."
+        ) from error
+
+
+@functools.cache  # once, not for each of its splits
+def _check_digests(folder: pathlib.Path, time: int) -> None:
+    content = digests.read(folder)
+    if content is not None:
+        digests.check(folder, content)
 
 
 def rows(source) -> Iterator[dict[str, Any]]:
@@ -199,8 +227,7 @@ def default_folder() -> pathlib.Path:
 def digest(path: pathlib.Path) -> str:
     """Returns the SHA-256 of a file, or of the names and contents of a folder's files."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digests.of_file(path)
     whole = hashlib.sha256()
     for file in sorted(one for one in path.rglob("*") if one.is_file()):
         whole.update(os.fsencode(file.relative_to(path)) + f"\0{digest(file)}\n".encode())

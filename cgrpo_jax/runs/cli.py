@@ -10,6 +10,7 @@ written; several mistakes in a configuration (`keys.ConfigErrors`) print a line 
 keeps its stack trace.
 """
 
+import contextlib
 import dataclasses
 import keyword
 import os
@@ -26,7 +27,7 @@ from absl import flags as absl_flags
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys
-from cgrpo_jax.runtime import signals
+from cgrpo_jax.runtime import files, signals
 from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -94,18 +95,42 @@ def run(
             text_lib.check(argument, f"argument {argument!r}")
         if any(argument in ("--help", "-help", "-h") for argument in argv):
             sys.stdout.write(_usage(main, known, require, arguments))
+            _flush()
             sys.exit(0)
         with signals.raised():
             main(**parse(argv, flags=known, require=require, arguments=arguments))
+            _flush()
     except UserError as error:
-        sys.stderr.write(_lines(error))
+        _say(_lines(error))
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(0)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command starts again, or resumes from what was written\n")
+        _say("interrupted; the same command starts again, or resumes from what was written\n")
         sys.exit(signals.STATUS)
+
+
+def _flush() -> None:
+    """Writes what waits for standard output, which may be a file on a full disk."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise files.fault("standard output", error) from error
+
+
+def _drop_output() -> None:
+    """Lets what still waits for standard output go nowhere: Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def step_of(given: str | None) -> Step:

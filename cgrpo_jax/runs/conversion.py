@@ -17,7 +17,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.hf import config as hf_config
-from cgrpo_jax.models.hf import export, load
+from cgrpo_jax.models.hf import export, load, unchanged
 from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.runs import old_keys, sections
@@ -94,6 +94,9 @@ def export_hf(
                     _write_card(folder, target.name, about)
             with _bar(config, "writing") as bar:
                 export.save_params(folder, config, read, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=bar)
+            with files.by_one(folder) as writes:
+                if writes:
+                    unchanged.seal(folder)
 
 
 def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: Step = None, base: str | None = None) -> None:
@@ -130,6 +133,7 @@ def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: Step = None
             lora.write_peft(partial, {"layers": layers}, settings, base_name=str(folder), multimodal=multimodal)
             folder_lib.export_tokenizer(run.model, partial)
             _write_card(partial, target.name, about)
+            unchanged.seal(partial)
 
 
 def _about(run: RunDir, **about) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import dataclasses
 import functools
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ from cgrpo_jax.records import TrainState
 from cgrpo_jax.runs import load_questions, start_weights
 from cgrpo_jax.runs.open_run import OpenRun, TrainingFolder
 from cgrpo_jax.runtime import console, processes
+from cgrpo_jax.runtime import text as text_lib
+from cgrpo_jax.runtime.digests import Damaged
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import sft
 from cgrpo_jax.training.checkpoint import restore_params, save_params
@@ -47,6 +50,61 @@ class Progress:
     inputs: dict = dataclasses.field(default_factory=dict)  # `fingerprints.of_all` of what it reads
 
 
+_MOST = 2**63 - 1
+# What each value of `Progress` may be in a checkpoint.
+_RULES: dict[str, Callable[[Any], bool]] = {
+    "iteration": lambda value: _is_count(value),
+    "num_tokens": lambda value: _is_count(value),
+    "seconds": lambda value: _is_number(value) and value >= 0,
+    "all_failed_start": lambda value: value is None or _is_number(value),
+    "eval_before": lambda value: value is None or _is_of(value, str, float | int | None),
+    "unsolved_before": lambda value: value is None or (isinstance(value, list) and all(map(_is_count, value))),
+    "skipped_in_a_row": lambda value: _is_count(value),
+    "best": lambda value: value is None or _is_best(value),
+    "evaluation_due": lambda value: isinstance(value, bool),
+    "base_step": lambda value: value is None or _is_count(value),
+    "inputs": lambda value: _is_of(value, str, str),
+    "questions": lambda value: True,  # of earlier versions, in the place of `inputs`
+}
+_REQUIRED = ("iteration", "num_tokens", "seconds")  # which every version has written
+
+
+def check_progress(step: int, extra: Mapping[str, Any]) -> None:
+    """Checks what a checkpoint says of a run: that it is of this step, and that it can be a `Progress`.
+
+    Raises:
+      Damaged: it is not so.
+    """
+    for name in [name for name in _REQUIRED if name not in extra]:
+        raise Damaged(f"its {name} is missing")
+    for name, value in extra.items():
+        if name not in _RULES:
+            raise Damaged(f"{text_lib.quoted(name)} is nothing that this version knows")
+        if not _RULES[name](value):
+            raise Damaged(f"its {name} can't be {text_lib.quoted(value)}")
+    if extra["iteration"] != step:
+        raise Damaged(f"it is of iteration {extra['iteration']}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MOST
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_of(value: Any, key: Any, kind: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, key) and isinstance(inner, kind) for name, inner in value.items()
+    )
+
+
+def _is_best(value: Any) -> bool:
+    whole = isinstance(value, dict) and value.keys() == {"step", "metric", "value"}
+    return whole and _is_count(value["step"]) and isinstance(value["metric"], str) and _is_number(value["value"])
+
+
 @dataclasses.dataclass(frozen=True)
 class InitialState:
     """All that iterations start from.
@@ -57,12 +115,14 @@ class InitialState:
       base: what the adapters belong to, where these are trained.
       reference: what the KL term compares with, in the layout of generation; where adapters are trained, the base's
         own weights. None without that term.
+      skipped: newer checkpoints could not be read.
     """
 
     state: TrainState
     progress: Progress
     base: lora.Base | None = None
     reference: dict | None = None
+    skipped: bool = False
 
 
 def resume(opened: OpenRun, folder: TrainingFolder) -> InitialState | None:
@@ -76,9 +136,14 @@ def resume(opened: OpenRun, folder: TrainingFolder) -> InitialState | None:
       UserError: no checkpoint can be read, or what the run reads is no longer what it was.
     """
     model, learner = opened.model, opened.settings.learner
+    skipped = []
+
+    def on_skip(step: int, why: str) -> None:
+        skipped.append(step)
+        console.say(f"checkpoint {step} can't be read ({why}); using the one before")
+
     found = folder.checkpoints.restore_latest(
-        state_shapes(model.config, model.mesh, learner),
-        on_skip=lambda step, why: console.say(f"checkpoint {step} can't be read ({why}); using the one before"),
+        state_shapes(model.config, model.mesh, learner), check=check_progress, on_skip=on_skip
     )
     if not found:
         return None
@@ -94,6 +159,7 @@ def resume(opened: OpenRun, folder: TrainingFolder) -> InitialState | None:
             shapes = model.placed(params_lib.param_shapes(model.config))
             reference = model.to_score(restore_params(opened.run.reference, shapes))
         initial = InitialState(state, progress, reference=reference)
+    initial = dataclasses.replace(initial, skipped=bool(skipped))
     left = opened.settings.num_iterations - progress.iteration
     done = progress.iteration
     console.say(f"resuming after iteration {done}" if left > 0 else f"{done} iterations are done: none is left")

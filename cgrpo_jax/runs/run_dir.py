@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -102,6 +103,7 @@ class RunDir:
         """
         resumed = self.config.exists()
         if resumed:
+            self._check_checkpoints()
             old = self._read_config()
             changed = config_lib.differences(old, config_json, [key for key in ignore if key not in why_not])
             reasons = {one: why_not.get(one.partition(":")[0]) for one in changed}
@@ -128,6 +130,16 @@ class RunDir:
             raise self._not_writable(error) from error
         return resumed
 
+    def _check_checkpoints(self) -> None:
+        """Refuses to begin anew where the work of a run is: its checkpoints were made before its first row."""
+        if self.checkpoints.is_dir() or not self.metrics.exists():
+            return
+        if rows := self.metrics.read_bytes().count(b"\n"):
+            raise UserError(
+                f"{self.path} has metrics of {rows} iterations but no folder {self.checkpoints.name}; restore it from "
+                f"a copy, or give another --workdir (an empty folder of that name: start again, with the logs kept)."
+            )
+
     def started(self) -> datetime.datetime:
         """Returns when the run started, in local time; now, for one that has not.
 
@@ -151,21 +163,40 @@ class RunDir:
         """Appends one line a sample to `samples.jsonl`; each holds its `step`."""
         _append(self.samples, samples)
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int, *, expected: int = 0) -> list[str]:
         """Drops the lines of steps after `step`, and a last line that was cut short, from both logs.
+
+        Where that is more than a killed run loses, checkpoints are damaged or gone: a copy of each log stays then, as
+        `metrics.jsonl.before-DATE`.
 
         Args:
           step: the step of the checkpoint that the run resumes from; -1 drops everything.
+          expected: steps that may be dropped without a copy.
+
+        Returns:
+          The names of the copies.
 
         Raises:
-          UserError: a line other than the last is damaged.
+          UserError: a line other than the last is damaged; neither log is changed then.
         """
+        cuts, dropped = {}, set()
         for path in (self.metrics, self.samples):
             if path.exists():
                 text = path.read_text(encoding="utf-8", errors="replace")
-                kept = "".join(line for line, record in _records(path, text) if record["step"] <= step)
+                records = list(_records(path, text))
+                kept = "".join(line for line, record in records if record["step"] <= step)
+                dropped |= {record["step"] for _, record in records if record["step"] > step}
                 if kept != text:
-                    files.write_atomically(path, kept)
+                    cuts[path] = kept
+        copies = []
+        if len(dropped) > expected:
+            now = datetime.datetime.now().isoformat(timespec="microseconds").replace(":", "-")
+            copies = [path.with_name(f"{path.name}.before-{now}") for path in cuts]
+            for path, copy in zip(cuts, copies, strict=True):
+                shutil.copyfile(path, copy)
+        for path, kept in cuts.items():
+            files.write_atomically(path, kept)
+        return [copy.name for copy in copies]
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes `summary.json`, whole or not at all."""

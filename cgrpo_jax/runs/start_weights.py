@@ -14,7 +14,8 @@ from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.build_training import lora_settings
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.training.checkpoint import SavedWeights, read_extra, restore_params
+from cgrpo_jax.training import checkpoint_steps
+from cgrpo_jax.training.checkpoint import read_extra, restore_params
 from cgrpo_jax.training.checkpoint_steps import Step
 
 
@@ -108,5 +109,4 @@ def name_of_weights(config: Config, run: RunDir, *, beside: pathlib.Path, step: 
 
 
 def _number(folder: pathlib.Path, step: Step = None) -> int:
-    with SavedWeights(folder, step=step) as weights:
-        return weights.step
+    return checkpoint_steps.find(folder, step)[1]

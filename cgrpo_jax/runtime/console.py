@@ -56,7 +56,34 @@ class Clock:
 def progress_bar(steps: Iterable | None = None, **kw) -> tqdm.tqdm:
     """Returns a progress bar that redraws often for a person and seldom into a log file; process 0 shows it."""
     kw |= {"desc": text_lib.one_line(kw["desc"])} if kw.get("desc") else {}
-    return tqdm.tqdm(steps, mininterval=0.2 if sys.stderr.isatty() else 10.0, disable=not processes.is_first(), **kw)
+    screen = _Screen()
+    return tqdm.tqdm(
+        steps, file=screen, mininterval=0.2 if screen.isatty() else 10.0, disable=not processes.is_first(), **kw
+    )
+
+
+class _Screen:
+    """Standard error as a bar writes it: where nobody reads it any more, or its disk is full, the program goes on."""
+
+    encoding = property(lambda self: getattr(sys.stderr, "encoding", None))
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr is not None and sys.stderr.isatty()
+
+    def fileno(self) -> int:  # for the width of the terminal
+        if sys.stderr is None:
+            raise OSError
+        return sys.stderr.fileno()
 
 
 @contextlib.contextmanager
@@ -73,9 +100,17 @@ def progress_reports(desc: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Writes a line, by default to standard error, on process 0; control characters in it as escapes."""
-    if processes.is_first():
-        write(f"{text}\n", file or sys.stderr)
+    """Writes a line, by default to standard error, on process 0; control characters in it as escapes.
+
+    What standard error does not take, which a closed terminal or a full disk may be behind, is not said.
+    """
+    if not processes.is_first():
+        return
+    if file is not None:
+        write(f"{text}\n", file)
+    elif sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            write(f"{text}\n", sys.stderr)
 
 
 def write(text: str, file: TextIO) -> None:

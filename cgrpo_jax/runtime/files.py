@@ -22,6 +22,7 @@ from cgrpo_jax.runtime import processes
 _CAUSES = {
     errno.ENOSPC: "the disk is full; free space there or give a folder on another disk",
     errno.EDQUOT: "the disk quota is used up; free space there or give a folder on another disk",
+    errno.EROFS: "the file system is read-only; give a folder on another one",
     errno.EFBIG: "a file would be larger than is allowed; raise the limit (ulimit -f), or lower --max_shard_gb",
 }
 
@@ -42,6 +43,16 @@ def fault(path: str | pathlib.Path, error: BaseException) -> UserError:
         other = error.filename if str(error.filename) != str(path) else None
         cause = f"{error.strerror} ({other})" if other else error.strerror
     return UserError(f"{path} can't be written: {cause}; give another folder.")
+
+
+def is_of_writing(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, says that a disk takes no more, or not from this user."""
+    codes = (*_CAUSES, errno.EACCES, errno.EPERM, errno.EIO)
+    while error is not None:
+        if isinstance(error, OSError) or any(os.strerror(code) in str(error) for code in codes):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

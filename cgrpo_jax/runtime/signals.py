@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -17,8 +18,23 @@ def end_while_importing() -> None:
 
     Nothing is raised: an extension module that an exception reaches at its import makes an `ImportError` of it.
     """
+    _open_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in a shell's background job
         signal.signal(signal.SIGINT, _end)
+
+
+def _open_streams() -> None:
+    """Gives the program the standard streams that it was started without, as `>&-` does: they lead nowhere.
+
+    Otherwise the next file that is opened takes their number, and libraries write their messages into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def _end(number, frame) -> None:

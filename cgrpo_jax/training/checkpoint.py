@@ -2,18 +2,17 @@
 
 A step's folder holds three items: `params`, `rest` (step and optimiser state) and `extra` (JSON: how far the run
 is, `runs.initial_state.Progress`). Each array is saved under its path in the tree, such as `layers.q`; weights are an
-item of their own so that an evaluation reads nothing else. Orbax writes into a temporary folder and renames it when all
-is there.
+item of their own so that an evaluation reads nothing else. Orbax writes into a temporary folder, gets the digests of
+its files there (`checkpoint_seal`), and renames it when all is there. What is read is compared with them first.
 """
 
-import contextlib
 import dataclasses
 import json
 import logging
 import pathlib
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +25,8 @@ from orbax.checkpoint import checkpoint_managers
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runtime import files, processes
-from cgrpo_jax.training import checkpoint_steps
+from cgrpo_jax.runtime.digests import Damaged
+from cgrpo_jax.training import checkpoint_seal, checkpoint_steps, orbax_faults
 from cgrpo_jax.training.checkpoint_steps import Step
 from cgrpo_jax.training.named_arrays import by_path, check_same, dtype_of, unflatten
 
@@ -60,7 +60,9 @@ class Checkpoints:
           max_to_keep: number of newest checkpoints that stay; None keeps all.
         """
         self._directory = pathlib.Path(directory).absolute()
+        self._max_to_keep = max_to_keep
         self._best = _One()
+        self._writing = (-1, "")  # the step that is being written, and which save that is
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [checkpoint_managers.LatestN(max_to_keep), self._best]
@@ -68,6 +70,7 @@ class Checkpoints:
             create=True,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=_handlers())
 
@@ -93,10 +96,10 @@ class Checkpoints:
 
     def amend(self, step: int, extra: Mapping[str, Any]) -> None:
         """Replaces the JSON values of a checkpoint that is whole. Every process must take part."""
-        path = self._directory / str(step) / "extra" / checkpoint_steps.EXTRA
+        path = self._directory / str(step) / "extra" / checkpoint_seal.EXTRA
         with processes.agree(f"writing {path}"):
             if jax.process_index() == 0:
-                files.write_atomically(path, json.dumps(dict(extra)))
+                files.write_atomically(path, json.dumps(checkpoint_seal.amended(path.parents[1], extra)))
 
     def save(self, step: int, state: TrainState, extra: Mapping[str, Any]) -> None:
         """Copies `state` and writes it in the background; the arrays may be donated at once.
@@ -113,24 +116,52 @@ class Checkpoints:
         if self.latest_step is not None and step <= self.latest_step:
             raise ValueError(f"step {step} is not above the newest checkpoint, {self.latest_step}")
         json.dumps(extra)  # fails here, before anything is written
+        self.wait()  # until then the step before is the one that is sealed
+        self._writing = step, uuid.uuid4().hex
         rest = {"step": state.step, "opt_state": state.opt_state}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(_to_save(state.params)),
             rest=ocp.args.StandardSave(_to_save(rest)),
-            extra=ocp.args.JsonSave(dict(extra)),
+            extra=ocp.args.JsonSave(checkpoint_seal.sealed(extra, step=step, save=self._writing[1])),
         )
-        self._manager.save(step, args=items)
+        with orbax_faults.one_line(self._directory):
+            self._manager.save(step, args=items)
+
+    def _seal(self) -> None:
+        """Writes the digests of the step that is being written, on process 0, before it takes its name."""
+        step, save = self._writing
+        (folder,) = self._directory.glob(f"{step}.orbax-checkpoint-tmp*")
+        checkpoint_seal.write(folder, ("params", "rest"), step=step, save=save)
 
     def wait(self) -> None:
-        """Blocks until everything saved is on disk, and raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        """Blocks until everything saved is on disk.
+
+        Raises:
+          UserError: something could not be written; the checkpoints before are whole.
+        """
+        with orbax_faults.one_line(self._directory):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then frees the background threads."""
-        self._manager.close()
+        """Waits as `wait` does, then frees the background threads."""
+        with orbax_faults.one_line(self._directory):
+            self._manager.close()
+
+    def tidy(self) -> None:
+        """Removes checkpoints that are no longer kept: a killed run may have begun to. Every process must take part."""
+        self.wait()
+        steps = sorted(self._manager.all_steps())
+        kept = steps if self._max_to_keep is None else [*steps[-self._max_to_keep :], self._best.step]
+        for step in steps:
+            if step not in kept:
+                self._manager.delete(step)
 
     def restore_latest(
-        self, template: TrainState, *, on_skip: Callable[[int, str], None] | None = None
+        self,
+        template: TrainState,
+        *,
+        check: Callable[[int, dict[str, Any]], None] = lambda step, extra: None,
+        on_skip: Callable[[int, str], None] | None = None,
     ) -> tuple[int, TrainState, dict[str, Any]] | None:
         """Restores the newest checkpoint that can be read, bitwise.
 
@@ -138,6 +169,7 @@ class Checkpoints:
 
         Args:
           template: arrays or `jax.ShapeDtypeStruct`s; a leaf's sharding says where the restored array goes.
+          check: called with step and `extra`; raises `digests.Damaged` where these can't be used.
           on_skip: called with step and reason for each checkpoint that could not be read; a warning is logged too.
 
         Returns:
@@ -150,7 +182,8 @@ class Checkpoints:
         skipped = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state, extra = self._restore(step, template)
+                extra = self._checked(step, check)
+                state = self._restore(step, template)
             except UserError:
                 raise
             except Exception as error:  # noqa: BLE001  Orbax raises a bare Exception for a truncated array
@@ -169,7 +202,20 @@ class Checkpoints:
             )
         return None
 
-    def _restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def _checked(self, step: int, check: Callable[[int, dict[str, Any]], None]) -> dict[str, Any]:
+        """Returns `extra` of a checkpoint whose files are those that were written; each process reads its part."""
+        fault, extra, folder = None, {}, self._directory / str(step)
+        try:
+            extra = checkpoint_seal.extra(folder)
+            check(step, extra)
+            checkpoint_seal.check(folder, ("params", "rest"), divided=True)
+        except (Damaged, OSError) as error:
+            fault = checkpoint_steps.first_line(error)
+        if faults := [one for one in processes.share(fault) if one]:
+            raise Damaged(faults[0])
+        return extra
+
+    def _restore(self, step: int, template: TrainState) -> TrainState:
         rest = {"step": template.step, "opt_state": template.opt_state}
         where = self._directory / str(step)
         metadata = self._manager.item_metadata(step)
@@ -178,13 +224,11 @@ class Checkpoints:
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(_to_restore(template.params)),
             rest=ocp.args.StandardRestore(_to_restore(rest)),
-            extra=ocp.args.JsonRestore(),
         )
         restored = self._manager.restore(step, args=items)
         rest = unflatten(restored["rest"], rest)
         params = unflatten(restored["params"], template.params)
-        state = dataclasses.replace(template, step=rest["step"], params=params, opt_state=rest["opt_state"])
-        return state, restored["extra"]
+        return dataclasses.replace(template, step=rest["step"], params=params, opt_state=rest["opt_state"])
 
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0:
@@ -213,23 +257,28 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
     handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=1, save_device_host_concurrent_gb=1)
     try:
         # Without Orbax's manager, whose processes would wait for minutes for one that can't write.
-        with _together(folder):
+        with orbax_faults.together(folder):
             if writes:
                 shutil.rmtree(partial, ignore_errors=True)
                 # With the folder in it that Orbax's other processes would wait 10 minutes for if process 0 failed.
                 (partial / "params" / "array_metadatas").mkdir(parents=True)
-        with _together(folder):
+        with orbax_faults.together(folder):
             if not (partial / "params").is_dir():
                 raise UserError(
                     f"process {jax.process_index()} does not see {folder}, which process 0 has made; "
                     "give a folder that all processes share."
                 )
-            with _quiet():
+            with orbax_faults.quiet():
                 handler.save(epath.Path(partial / "params"), args=ocp.args.PyTreeSave(by_path(params)))
-        with _together(folder):
+        with orbax_faults.together(folder):
             if writes:
-                with _quiet():
+                with orbax_faults.quiet():
                     handler.finalize(epath.Path(partial / "params"))
+                save = uuid.uuid4().hex
+                (partial / "extra").mkdir()
+                extra = json.dumps(checkpoint_seal.sealed({}, step=0, save=save))
+                files.write_atomically(partial / "extra" / checkpoint_seal.EXTRA, extra)
+                checkpoint_seal.write(partial, ("params",), step=0, save=save)
                 partial.rename(step)
     except BaseException:
         if writes:
@@ -237,41 +286,6 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
         raise
     finally:
         handler.close()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax's threads from printing each what `_together` says in one line, when they can't write.
-
-    Some of them go on after the error has been raised, so where there is one they stay silent.
-    """
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before, hook = [one.disabled for one in loggers], sys.unraisablehook
-
-    def other_than_closed_loops(unraisable):
-        # What TensorStore's threads meet when they report to a save that has ended.
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    for one in loggers:
-        one.disabled = True
-    sys.unraisablehook = other_than_closed_loops
-    yield
-    sys.unraisablehook = hook
-    for one, disabled in zip(loggers, before, strict=True):
-        one.disabled = disabled
-
-
-@contextlib.contextmanager
-def _together(folder: pathlib.Path) -> Iterator[None]:
-    """A step of writing: whatever fails on one process, which Orbax may raise as anything, all raise a `UserError`."""
-    with processes.agree(f"writing {folder}"):
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            raise files.fault(folder, error) from error
 
 
 def restore_params(directory: str | pathlib.Path, template: Any, *, step: Step = None) -> Any:
@@ -289,6 +303,8 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: Step =
     folder, step, others = checkpoint_steps.find(directory, step)
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
+        with processes.agree(f"reading {folder / str(step)}"), checkpoint_steps.readable(folder / str(step), others):
+            checkpoint_seal.check(folder / str(step), ("params",), divided=True)
         with checkpoint_steps.readable(folder / str(step), others):
             check_same(manager.item_metadata(step)["params"].tree, template, folder / str(step), same_dtype=False)
             args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
@@ -323,7 +339,9 @@ class SavedWeights:
             primary_host=jax.process_index(), active_processes={jax.process_index()}
         )
         self._reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        self._checked = False
         with checkpoint_steps.readable(self._path.parent, self._others):
+            checkpoint_seal.check(self._path.parent, ("params",), heads=True)
             self._tree = self._reader.metadata(epath.Path(self._path)).tree
         self.shapes = {name: tuple(leaf.shape) for name, leaf in self._tree.items()}
 
@@ -351,6 +369,9 @@ class SavedWeights:
             item={name: 0}, restore_args={name: ocp.ArrayRestoreArgs(sharding=sharding)}, partial_restore=True
         )
         with checkpoint_steps.readable(self._path.parent, self._others):
+            if not self._checked:  # once, not for each array
+                checkpoint_seal.check(self._path.parent, ("params",))
+                self._checked = True
             return self._reader.restore(epath.Path(self._path), args=args)[name]
 
 
@@ -360,7 +381,7 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
     return {
         "params": standard(),
         "rest": standard(),
-        "extra": ocp.JsonCheckpointHandler(filename=checkpoint_steps.EXTRA),
+        "extra": ocp.JsonCheckpointHandler(filename=checkpoint_seal.EXTRA),
     }
 
 

@@ -1,14 +1,14 @@
 """Which checkpoints a folder holds, by their steps, and which of them is meant: a number, the newest or the best."""
 
 import contextlib
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime.digests import Damaged
+from cgrpo_jax.training import checkpoint_seal
 
-EXTRA = "metadata"  # the file of the JSON values
 # Which checkpoint: by its number, the best one of a run that has kept it, or the newest.
 Step = int | Literal["best"] | None
 
@@ -63,7 +63,7 @@ def _best(folder: pathlib.Path, steps: list[int]) -> int:
 def extra(folder: pathlib.Path, step: int, others: list[int]) -> dict[str, Any]:
     """Returns the JSON values of a checkpoint, besides its arrays; raises a `UserError` where it is damaged."""
     with readable(folder / str(step), others):
-        return dict(json.loads((folder / str(step) / "extra" / EXTRA).read_text(encoding="utf-8")))
+        return checkpoint_seal.extra(folder / str(step))
 
 
 @contextlib.contextmanager
@@ -80,4 +80,6 @@ def readable(checkpoint: pathlib.Path, others: list[int]) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """Returns what an error says, short."""
+    if isinstance(error, Damaged):
+        return str(error)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:160]

@@ -16,9 +16,10 @@ from hf_folders import FAMILIES, LLAMA
 from cgrpo_jax import convert
 from cgrpo_jax.models import lora
 from cgrpo_jax.models.hf import config as hf_config
-from cgrpo_jax.models.hf import export
+from cgrpo_jax.models.hf import export, unchanged
 from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
+from cgrpo_jax.runtime import digests
 
 source = convert_cases.source  # the fixture
 checkpoint = convert_cases.checkpoint  # the fixture
@@ -237,6 +238,28 @@ def test_targets_that_cannot_be_written(tmp_path, checkpoint, source, capsys):
         assert "can't be written" in refused(capsys, flags[0], f"{flags[1]}={tmp_path / 'file' / 'out'}")
         assert "error: / exists already" in refused(capsys, flags[0], f"{flags[1]}=/")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_damaged_folder_is_not_read(tmp_path, checkpoint, capsys):
+    """Of an exported folder each file, and of a converted one its description, but for what people may edit."""
+    convert.export_hf(checkpoint, tmp_path / "out")
+    convert.import_hf(tmp_path / "out", tmp_path / "back")
+    for folder in (tmp_path / "out", tmp_path / "back" / "model"):
+        names = json.loads((folder / digests.FILE).read_text())["files"].keys()
+        assert {path.name for path in folder.iterdir()} - names <= {"README.md", digests.FILE}
+    for name in ("model.safetensors", "generation_config.json"):
+        unchanged._check.cache_clear()  # another process has seen nothing yet
+        path = tmp_path / "out" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:])
+        said = refused(capsys, f"--from_hf={tmp_path / 'out'}", f"--to={tmp_path / 'other'}")
+        assert f"is damaged ({name} is not what was written); restore it" in said and digests.FILE in said
+        path.write_bytes(whole)
+    (tmp_path / "out" / "README.md").write_text("mine")
+    config = tmp_path / "out" / "config.json"
+    config.write_text(config.read_text() + " ")
+    (tmp_path / "out" / digests.FILE).unlink()  # as it is told
+    convert.import_hf(tmp_path / "out", tmp_path / "other")
 
 
 def test_a_conversion_that_was_killed_is_done_again(tmp_path, checkpoint, source):

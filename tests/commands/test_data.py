@@ -13,6 +13,7 @@ from cgrpo_jax import data
 from cgrpo_jax.datasets import array_record, formats, readers
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
+from cgrpo_jax.runtime import digests
 
 GOOD = {"question": "How many?", "answer": "#### 1"}
 ADD = "assert add(1, 2) == 3"
@@ -45,6 +46,24 @@ def test_two_splits_in_their_order_and_what_is_said(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out" / "gsm8k").iterdir()] == ["1.0.0"]
     about = array_record.description(array_record.open_source("gsm8k", split="test", data_dir=tmp_path / "out"))
     assert about["splits"]["train"]["sha256"] == array_record.digest(train) and about["format"] == "gsm8k"
+
+
+def test_a_damaged_set_is_not_read(tmp_path):
+    source = write(tmp_path / "a.jsonl", *[GOOD | {"question": f"{k}?"} for k in range(30)])
+    run(tmp_path / "out", "gsm8k", f"--source={source}")
+    folder = tmp_path / "out" / "gsm8k" / "1.0.0"
+    names = sorted(path.name for path in folder.iterdir())
+    assert digests.FILE in names
+    for name in names:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+        with pytest.raises(UserError, match=r"data set '.*' (is damaged \(.*\); restore|can't be opened)"):
+            problems(tmp_path / "out", "gsm8k")
+        (folder / name).write_bytes(whole)
+    assert len(problems(tmp_path / "out", "gsm8k")) == 30
+    (folder / digests.FILE).unlink()
+    with pytest.raises(UserError, match="is damaged .digests.json is missing."):
+        problems(tmp_path / "out", "gsm8k")
 
 
 def test_columns_by_name_and_a_grader(tmp_path, capsys):

@@ -1,7 +1,12 @@
 import ast
+import errno
+import io
+import os
 import pathlib
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 from config_files import derived, write_configs
@@ -11,7 +16,7 @@ from cgrpo_jax.__main__ import COMMANDS
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli, keys
 from cgrpo_jax.runs.config import Config
-from cgrpo_jax.runtime import signals
+from cgrpo_jax.runtime import console, signals
 
 PACKAGE = pathlib.Path(cgrpo_jax.__file__).parent
 
@@ -231,3 +236,46 @@ def test_a_mistake_is_shown_without_control_characters(capsys):
     with pytest.raises(SystemExit):
         call([], several)
     assert capsys.readouterr().err == "error: 2 problems:\n  a\\x07 is wrong\n  b \\x9b is\n"
+
+
+def test_output_on_a_full_disk_is_one_line(monkeypatch, capsys):
+    with open("/dev/full", "w") as full, pytest.raises(SystemExit) as caught:
+        monkeypatch.setattr(sys, "stdout", full)
+        cli.run(lambda: sys.stdout.write("result"), argv=[])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: standard output can't be written: the disk is full;")
+
+
+def test_a_line_that_nobody_reads_ends_nothing(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for stream in (Full(), None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        console.say("said")
+        with console.progress_bar(total=2, desc="shown") as bar:
+            bar.update()
+            bar.refresh()
+    monkeypatch.setattr(sys, "stderr", Full())
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: None, argv=["--nothing"])
+    assert caught.value.code == 2
+
+
+def test_closed_standard_streams_lead_nowhere(tmp_path):
+    program = """
+import sys
+from cgrpo_jax.runtime import signals
+
+signals.end_while_importing()
+with open(sys.argv[1], "w") as file:
+    print("out")
+    sys.stderr.write("err")
+    file.write(f"{file.fileno() > 2} {sys.stdin.read()!r}")
+"""
+    path = tmp_path / "file"
+    shell = '"$0" -c "$1" "$2" <&- >&- 2>&-'
+    root = str(PACKAGE.parent)
+    done = subprocess.run(["sh", "-c", shell, sys.executable, program, str(path)], env={"PYTHONPATH": root})
+    assert (done.returncode, path.read_text()) == (0, "True ''")

@@ -140,6 +140,34 @@ def test_truncate_names_a_damaged_line_and_changes_nothing(run):
     assert run.metrics.read_text() == text
 
 
+def test_what_is_dropped_beyond_what_is_expected_stays_as_a_copy(run):
+    for step in range(4):
+        run.append_metrics({"step": step})
+        run.append_samples([{"step": step}])
+    before = run.metrics.read_bytes(), run.samples.read_bytes()
+    assert run.truncate_after(2, expected=1) == []
+    assert run.truncate_after(2, expected=0) == []  # nothing more to drop
+    copies = run.truncate_after(0, expected=1)
+    assert [name.partition("-")[0] for name in copies] == ["metrics.jsonl.before", "samples.jsonl.before"]
+    assert [lines(run.path / name)[-1]["step"] for name in copies] == [2, 2]
+    assert (run.path / copies[0]).read_bytes() == before[0].replace(b'{"step": 3}\n', b"")
+    assert lines(run.metrics) == lines(run.samples) == [{"step": 0}]
+    assert len(run.truncate_after(-1)) == 2 and run.metrics.read_text() == ""
+    assert len({path.name for path in run.path.glob("metrics.jsonl.before-*")}) == 2  # the first one stays
+
+
+def test_open_refuses_rows_whose_checkpoints_are_gone(run):
+    for step in range(3):
+        run.append_metrics({"step": step})
+    with pytest.raises(
+        UserError, match="has metrics of 3 iterations but no folder checkpoints; restore it from a copy"
+    ):
+        RunDir(run.path).open(CONFIG)
+    assert len(lines(run.metrics)) == 3
+    run.checkpoints.mkdir()
+    assert RunDir(run.path).open(CONFIG) is True
+
+
 def test_a_crash_while_writing_the_summary_leaves_the_old_one(run, monkeypatch):
     run.write_summary({"updates": 1, "eval_before": {"pass@1": np.float32(0.5)}})
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.models.hf import load
+from cgrpo_jax.models.hf import load, unchanged
 from cgrpo_jax.models.hf.families import ACTIVATIONS, FAMILIES, SIZES, SOFTCAPS, Family
 from cgrpo_jax.models.params import ModelConfig, RopeScaling
 from cgrpo_jax.runtime.json_files import number, object_at, read_json_object, shown
@@ -62,6 +62,7 @@ def read_config(folder: str | pathlib.Path) -> ModelConfig:
     """
     path = pathlib.Path(folder) / "config.json"
     config = _parse(_read(path), path)
+    unchanged.check(folder, weights=False)
     if config.tie_embeddings and load.has_own_head(folder):
         return dataclasses.replace(config, tie_embeddings=False)
     return config

@@ -12,7 +12,7 @@ from typing import Any
 
 import cgrpo_jax
 from cgrpo_jax.models.hf import config as hf_config
-from cgrpo_jax.models.hf import fast_tokenizer
+from cgrpo_jax.models.hf import fast_tokenizer, unchanged
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.runtime import files
@@ -60,9 +60,11 @@ def write(
     generation |= {"eos_token_id": _one_or_all(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
     with files.checked(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        unchanged.unseal(folder)
         for name, content in (("config.json", settings), (_GENERATION, generation)):
             write_atomically(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         copy_tokenizer(tokenizer_source, folder)
+        unchanged.seal(folder)
 
 
 def export(source: pathlib.Path, folder: pathlib.Path, config: ModelConfig, *, dtype: str) -> None:

@@ -18,6 +18,7 @@ import safetensors
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import params as params_lib
+from cgrpo_jax.models.hf import unchanged
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.runtime.json_files import fetch_again, object_at, read_json_object
 
@@ -192,6 +193,7 @@ class Weights:
 
     def read(self, path: tuple[str, ...], *, sharding: jax.sharding.Sharding, dtype: Any = np.float32) -> jax.Array:
         """One parameter, such as `("layers", "q")`; bfloat16, float16 and float32 files are converted to `dtype`."""
+        unchanged.check(self._checkpoint.folder, weights=True)
         return _load_stack(self._checkpoint, *self._rows[path], np.dtype(dtype), sharding)
 
     def load(
@@ -211,18 +213,16 @@ class Weights:
         total, done = sum(math.prod(shape) for _, shape in self._rows.values()), 0
         params: dict[str, Any] = {"layers": {}}
         for path, (_, shape) in self._rows.items():
-            one_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            sharding = one_device if shardings is None else at(shardings, path)
+            sharding = at(shardings, path) if shardings else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             at(params, path[:-1])[path[-1]] = self.read(path, sharding=sharding, dtype=dtype)
             done += math.prod(shape)
-            if progress is not None:
+            if progress:
                 progress(done, total)
         return params
 
 
 def _load_stack(checkpoint: "_Checkpoint", entry: Entry, shape, dtype: np.dtype, sharding) -> jax.Array:
-    # Devices that hold the same block (replicas) share one reading of it.
-    holders: dict[tuple, list] = {}
+    holders: dict[tuple, list] = {}  # devices that hold the same block (replicas) share one reading of it
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
         holders.setdefault(bounds, []).append(device)
@@ -274,7 +274,7 @@ class _Checkpoint:
     """Which file holds which tensor of a folder, by the files' headers."""
 
     def __init__(self, folder: pathlib.Path):
-        self._folder = folder
+        self.folder = folder
         self._tensors: dict[str, _Stored] = {}
         for path in _weight_files(folder):
             with _opened(path) as file:
@@ -316,7 +316,7 @@ class _Checkpoint:
     def _check_tensor(self, name: str, *, expected: tuple[int, ...]) -> None:
         if name not in self._tensors:
             one = "of one model, or tie_word_embeddings be true" if name == _HEAD else "of one model"
-            raise UserError(f"{self._folder} has no tensor {name}; its config.json and weights must be {one}.")
+            raise UserError(f"{self.folder} has no tensor {name}; its config.json and weights must be {one}.")
         stored = self._tensors[name]
         if stored.dtype not in _FLOATS:
             raise UserError(

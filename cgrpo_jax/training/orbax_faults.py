@@ -1,0 +1,61 @@
+"""What Orbax and TensorStore raise, and print, where they can't write: one line, on every process."""
+
+import contextlib
+import logging
+import pathlib
+import sys
+from collections.abc import Iterator
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import files, processes
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Orbax's threads from printing each what `together` says in one line, when they can't write.
+
+    Some of them go on after the error has been raised, so where there is one they stay silent.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before, hook = [one.disabled for one in loggers], sys.unraisablehook
+
+    def other_than_closed_loops(unraisable):
+        # What TensorStore's threads meet when they report to a save that has ended.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    for one in loggers:
+        one.disabled = True
+    sys.unraisablehook = other_than_closed_loops
+    yield
+    sys.unraisablehook = hook
+    for one, disabled in zip(loggers, before, strict=True):
+        one.disabled = disabled
+
+
+@contextlib.contextmanager
+def together(folder: pathlib.Path) -> Iterator[None]:
+    """A step of writing: whatever fails on one process, which Orbax may raise as anything, all raise a `UserError`."""
+    with processes.agree(f"writing {folder}"):
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise files.fault(folder, error) from error
+
+
+@contextlib.contextmanager
+def one_line(folder: pathlib.Path) -> Iterator[None]:
+    """Makes a `UserError` of what a save raises, in the background or at once, that can't write into a folder.
+
+    What is no fault of writing, such as a step that is there already, is raised as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not files.is_of_writing(error):
+            raise
+        raise files.fault(folder, error) from error

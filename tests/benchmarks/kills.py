@@ -1,0 +1,231 @@
+"""Kills runs at random moments: resumed, each must be bitwise the run that nothing has interrupted.
+
+    PYTHONPATH=.:tests/helpers python tests/benchmarks/kills.py [--kills=N] [--seconds=S] [--seed=TEXT] [--json=FILE]
+
+A tiny run of four iterations has a few thousand events: what it does with files in its folder (opens, renames, makes,
+removes), and the ticks of its engine, from its start to its end, its compilation, saves and logs included. One of them
+is drawn at random, and there the process is killed; then the same command is given again, until it ends well. Ways:
+
+- `kill`: SIGKILL. `twice`: also the run that resumes, and the one after it.
+- `term`: SIGTERM, which saves and ends, and SIGKILL some events later.
+- `full`: from there on no file takes another byte (RLIMIT_FSIZE), as on a full disk: one line, status 2.
+
+Variants: `plain`, `lora` (adapters, with a KL term), `adafactor` (all weights, saved at every other iteration).
+The same are: the last checkpoint's arrays, metrics but for the clock's, samples, and the summary.
+
+A case is a pure function of the seed and its number. Each run is a fork of a process that has imported all, which
+computes nothing itself. With `--json`, results are written after every case, and those that a file holds are gone on
+with. It ends with 1 where a run is another one.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+import interrupted_runs
+import tiny_run
+
+from cgrpo_jax import train
+from cgrpo_jax.errors import UserError
+
+LENGTH = interrupted_runs.LENGTH
+COMMON = {"num_iterations": LENGTH, "data.num_eval": 4, "eval.num_samples": 1, "eval.k": (1,)}
+VARIANTS = {
+    "plain": {},
+    "lora": {"lora.rank": 2, "objective.kl_coef": 0.05, "warm_start.num_updates": 2, "checkpoints.every": 2},
+    "adafactor": {"optimizer.kind": "adafactor", "checkpoints.every": 2},
+}
+WAYS = ("kill", "twice", "term", "full")
+ENDED = {"kill": (-signal.SIGKILL,), "twice": (-signal.SIGKILL,), "term": (-signal.SIGKILL, 0), "full": (2,)}
+MOST = 6  # runs until one ends well
+_EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree")
+
+
+def forked(work: Callable[[], None], log: pathlib.Path) -> int:
+    """Does work in a fork; returns its status, or minus the signal that has killed it. What it prints is in `log`."""
+
+    def child() -> None:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        status = 1
+        try:
+            work()
+            status = 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            status = 2
+        except SystemExit as error:
+            status = int(error.code or 0)
+        except BaseException:  # noqa: BLE001 - it is what a program that ends so prints
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(status)  # without what the parent would do at its end
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    return process.exitcode or 0
+
+
+class Counter:
+    """Counts the events of this process, and calls what is to happen at some."""
+
+    def __init__(self, folder: pathlib.Path, actions: dict[int, Callable[[], None]]):
+        self.count, self._folder, self._actions = 0, str(folder), actions
+        tick = train.Run._tick
+        sys.addaudithook(self._on_event)
+
+        def counted(run, *args) -> None:
+            self._next()
+            tick(run, *args)
+
+        train.Run._tick = counted
+
+    def _on_event(self, event: str, args: tuple) -> None:
+        if event in _EVENTS and args and self._folder in str(args[0]):
+            self._next()
+
+    def _next(self) -> None:
+        self.count += 1
+        if self.count in self._actions:
+            self._actions.pop(self.count)()
+
+
+def signalled(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def fill_disk() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+
+def actions_of(way: str, rng: random.Random, events: int) -> dict[int, Callable[[], None]]:
+    moment = rng.randint(1, events)
+    if way == "full":
+        return {moment: fill_disk}
+    if way == "term":
+        return {moment: signalled(signal.SIGTERM), moment + rng.randint(1, 120): signalled(signal.SIGKILL)}
+    return {moment: signalled(signal.SIGKILL)}
+
+
+class Room:
+    """Where the runs lie: the weights that they start from, and of each variant the run that nothing interrupts."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder, self.log = folder, folder / "log"
+        self.start = folder / "start"
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
+        changes = {"warm_start.num_updates": 300, "data.num_eval": 0, "num_iterations": 0}
+        self._must(lambda: train.main(tiny_run.config(changes), str(self.start)))
+        self.events = {}
+
+    def _must(self, work: Callable[[], None]) -> None:
+        if forked(work, self.log):
+            raise RuntimeError(self.log.read_text())
+
+    def changes(self, variant: str) -> dict:
+        return COMMON | {"model.init": str(self.start)} | VARIANTS[variant]
+
+    def run(self, variant: str, folder: pathlib.Path, actions: dict[int, Callable[[], None]] | None = None) -> int:
+        def work() -> None:
+            counter = Counter(folder, actions or {})
+            train.main(tiny_run.config(self.changes(variant)), str(folder))
+            folder.with_suffix(".events").write_text(str(counter.count))
+
+        return forked(work, self.log)
+
+    def whole(self, variant: str) -> pathlib.Path:
+        """Returns the uninterrupted run of a variant; made at the first call."""
+        folder = self.folder / f"whole-{variant}"
+        if variant not in self.events:
+            if self.run(variant, folder):
+                raise RuntimeError(self.log.read_text())
+            self.events[variant] = int(folder.with_suffix(".events").read_text())
+        return folder
+
+    def differs(self, variant: str, folder: pathlib.Path) -> str:
+        """Returns what is not the same in a run as in the uninterrupted one; "" where all is."""
+        tiny_run.start = lambda: str(self.start)
+        work = lambda: interrupted_runs.assert_same_run(  # noqa: E731
+            folder, self.whole(variant), LENGTH, COMMON | VARIANTS[variant]
+        )
+        return self.log.read_text().strip()[-400:] if forked(work, self.log) else ""
+
+
+def case(room: Room, seed: str, number: int) -> dict:
+    """Interrupts a run; returns where, and what became of it."""
+    rng = random.Random(f"{seed}/{number}")
+    variant = list(VARIANTS)[number % len(VARIANTS)]
+    way = WAYS[number // len(VARIANTS) % len(WAYS)]
+    whole = room.whole(variant)
+    folder = room.folder / "case"
+    shutil.rmtree(folder, ignore_errors=True)
+    left = 3 if way == "twice" else 1  # interruptions
+    found = {"case": number, "variant": variant, "way": way, "events": [], "fault": ""}
+    for _ in range(MOST):
+        actions = actions_of(way, rng, room.events[variant]) if left else {}
+        found["events"].append(min(actions, default=0))
+        left -= 1 if left else 0
+        status = room.run(variant, folder, actions)
+        if status == 0 and (folder / "summary.json").exists():
+            break
+        said = room.log.read_text().strip()
+        if status not in ENDED[way] or not found["events"][-1]:
+            return found | {"fault": f"status {status}: {said[-400:]}"}
+        if status == 2 and "Traceback" in said:
+            return found | {"fault": f"more than a line: {said[-400:]}"}
+    else:
+        return found | {"fault": f"not done after {MOST} runs"}
+    difference = room.differs(variant, folder)
+    if difference:
+        return found | {"fault": difference}
+    left_over = [path.name for path in (folder / "checkpoints").iterdir()]
+    kept = [path.name for path in (whole / "checkpoints").iterdir()]
+    return found | ({"fault": f"checkpoints {sorted(left_over)}"} if sorted(left_over) != sorted(kept) else {})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=200, help="cases")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no other case begins")
+    parser.add_argument("--seed", default="0", help="by which they are drawn")
+    parser.add_argument("--json", type=pathlib.Path, help="where results are kept")
+    options = parser.parse_args(argv)
+    rows = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    rows = [row for row in rows if row["seed"] == options.seed]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        room = Room(pathlib.Path(name))
+        done = {row["case"] for row in rows}
+        for number in range(options.kills):
+            if number in done or time.monotonic() - began > options.seconds:
+                continue
+            rows.append({"seed": options.seed} | case(room, options.seed, number))
+            if options.json:
+                rows.sort(key=lambda row: row["case"])
+                options.json.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    faults = [row for row in rows if row["fault"]]
+    for variant in VARIANTS:
+        ways = [row["way"] for row in rows if row["variant"] == variant]
+        print(f"{variant}: " + ", ".join(f"{way} {ways.count(way)}" for way in WAYS))
+    for row in faults:
+        print(f"  case {row['case']} ({row['variant']}, {row['way']}, events {row['events']}): {row['fault']}")
+    print(f"{len(rows)} cases, {len(faults)} faults, {time.monotonic() - began:.0f} s", flush=True)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    sys.exit(main())

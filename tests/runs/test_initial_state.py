@@ -1,0 +1,54 @@
+import dataclasses
+
+import pytest
+
+from cgrpo_jax.runs.initial_state import Progress, check_progress
+from cgrpo_jax.runtime.digests import Damaged
+
+FULL = Progress(
+    iteration=3,
+    num_tokens=2**40,
+    seconds=1.5,
+    all_failed_start=0.25,
+    eval_before={"pass@1": 0.5, "mean_length": float("nan")},
+    unsolved_before=[0, 7],
+    best={"step": 2, "metric": "pass@1", "value": 0.5},
+    base_step=0,
+    inputs={"the training questions": "e3b0"},
+)
+
+
+def test_what_a_run_keeps_is_readable():
+    check_progress(3, dataclasses.asdict(FULL))
+    check_progress(0, dataclasses.asdict(Progress()))
+    check_progress(2, {"iteration": 2, "num_tokens": 0, "seconds": 0.0, "questions": "e3b0"})  # of earlier versions
+
+
+BAD = {
+    "iteration": [4, True, "3", None, 3.0, -1],
+    "num_tokens": [-1, 2**63, 1.5, "1"],
+    "seconds": [float("nan"), float("inf"), -1.0, "1", None, 10**400],
+    "all_failed_start": ["0", [0.5], float("nan")],
+    "eval_before": [[0.5], {"pass@1": "0.5"}, {"pass@1": [1]}],
+    "unsolved_before": [3, [0.5], [-1], {"0": 1}],
+    "skipped_in_a_row": [None, -1, 0.5],
+    "best": [{}, {"step": 2}, {"step": "2", "metric": "pass@1", "value": 0.5}, [2]],
+    "evaluation_due": [0, None, "no"],
+    "base_step": [-1, "0", 0.5],
+    "inputs": [None, [], {"a": 1}],
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name, values in BAD.items() for value in values])
+def test_what_is_none_of_it_is_named(name, value):
+    said = "it is of iteration 4" if value == 4 else f"its {name} can't be "
+    with pytest.raises(Damaged, match=said):
+        check_progress(3, dataclasses.asdict(FULL) | {name: value})
+
+
+def test_what_is_missing_or_unknown():
+    assert {field.name for field in dataclasses.fields(Progress)} == BAD.keys()
+    with pytest.raises(Damaged, match="its seconds is missing"):
+        check_progress(3, {"iteration": 3, "num_tokens": 1})
+    with pytest.raises(Damaged, match="'later' is nothing that this version knows"):
+        check_progress(3, dataclasses.asdict(FULL) | {"later": 1})
