@@ -1,6 +1,6 @@
-"""The folder of a run: `config.json`, `metrics.jsonl`, `samples.jsonl`, `summary.json`, `checkpoints/`, `model/`.
+"""The folder of a run: `config.json`, `metrics.jsonl`, `rollouts/`, `summary.json`, `checkpoints/`, `model/`.
 
-Whole files are replaced atomically; the two logs grow by whole lines and are cut back when a run resumes.
+Whole files are replaced atomically; the log grows by whole lines and is cut back when a run resumes.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.runs import config as config_lib
@@ -41,7 +42,7 @@ class RunDir:
         self._started = started
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
-        self.samples = self.path / "samples.jsonl"
+        self.rollouts = self.path / "rollouts"
         self.summary = self.path / "summary.json"
         self.date = self.path / "date"  # the start, as ISO 8601: what prompts that print the date print, later too
         self.nonfinite_rows = self.path / "nonfinite_rows.jsonl"  # of the update that a run gave up at
@@ -115,7 +116,7 @@ class RunDir:
             if not config_lib.differences(old, config_json):
                 return True
         else:
-            of_a_run = (self.metrics, self.samples, self.summary, self.checkpoints)
+            of_a_run = (self.metrics, self.rollouts, self.summary, self.checkpoints)
             strays = [path.name for path in of_a_run if path.exists()]
             if strays:
                 raise UserError(f"{self.path} has {', '.join(strays)} but no config.json; give another --workdir")
@@ -147,12 +148,8 @@ class RunDir:
         """Appends one line to `metrics.jsonl`: numbers by name, `step` among them; nan and infinities become null."""
         _append(self.metrics, [metrics])
 
-    def append_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Appends one line a sample to `samples.jsonl`; each holds its `step`."""
-        _append(self.samples, samples)
-
     def truncate_after(self, step: int) -> None:
-        """Drops the lines of steps after `step`, and a last line that was cut short, from both logs.
+        """Drops the lines of steps after `step`, and a last line that was cut short, from `metrics.jsonl`.
 
         Args:
           step: the step of the checkpoint that the run resumes from; -1 drops everything.
@@ -160,12 +157,37 @@ class RunDir:
         Raises:
           UserError: a line other than the last is damaged.
         """
-        for path in (self.metrics, self.samples):
-            if path.exists():
-                text = path.read_text(encoding="utf-8", errors="replace")
-                kept = "".join(line for line, record in _records(path, text) if record["step"] <= step)
-                if kept != text:
-                    files.write_atomically(path, kept)
+        if self.metrics.exists():
+            text = self.metrics.read_text(encoding="utf-8", errors="replace")
+            kept = "".join(line for line, record in _records(self.metrics, text) if record["step"] <= step)
+            if kept != text:
+                files.write_atomically(self.metrics, kept)
+
+    def remove_rollouts_after(self, iteration: int, *, expected: int = 0) -> str:
+        """Removes the rollouts of iterations after this one, and what a killed run has left of a file.
+
+        Where that is more than a killed run loses, checkpoints are damaged or gone: the files are moved aside then.
+
+        Args:
+          iteration: the last one of the checkpoint that the run resumes from; -1 for none.
+          expected: files that may be removed.
+
+        Returns:
+          The name of the folder that they were moved to; empty where they were removed.
+        """
+        for left in self.rollouts.glob(f".{rollouts.NAMES}.tmp"):
+            left.unlink()
+        later = [path for path in self.rollouts.glob(rollouts.NAMES) if rollouts.iteration_of(path) > iteration]
+        if len(later) <= expected:
+            for path in later:
+                path.unlink()
+            return ""
+        now = datetime.datetime.now().isoformat(timespec="microseconds").replace(":", "-")
+        aside = self.path / f"{self.rollouts.name}.before-{now}"
+        aside.mkdir()
+        for path in later:
+            path.rename(aside / path.name)
+        return aside.name
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes `summary.json`, whole or not at all."""

@@ -207,6 +207,10 @@ class Tokenizer:
         """The text of token ids, without special tokens."""
         return self._model.decode([int(i) for i in ids if int(i) not in self._skipped])
 
+    def spell(self, ids: Iterable[int]) -> str:
+        """The text of token ids, special tokens included: a prompt as its model sees it."""
+        return self._model.decode([int(i) for i in ids])
+
     def chat_text(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """A conversation framed by the model's chat template.
 
