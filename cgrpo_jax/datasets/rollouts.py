@@ -26,8 +26,8 @@ NAMES = "step_*.parquet"  # of the files, which sort
 _LISTS = ("prompt_ids", "token_ids", "logp", "trainer_logp")
 # Numbers as they are, which zstd compresses better than a dictionary's; of floats, each byte's place by itself.
 _PLAIN = {f"{name}.list.element": "BYTE_STREAM_SPLIT" if "logp" in name else "PLAIN" for name in _LISTS}
-_REPEATED = ("stage", "author", "problem_id", "source", "problem_grader", "question", "answer", "solution", "columns")
-_REPEATED += ("prompt", "opening", "text", "extracted", "feedback", "loss", "dropped")
+_REPEATED = ("stage", "author", "problem_id", "source", "problem_grader", "question", "answer", "solution")
+_REPEATED += ("problem_columns", "prompt", "opening", "text", "extracted", "feedback", "loss", "dropped")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _problem_cells(problem: Problem) -> dict[str, Any]:
         "question": problem.question,
         "answer": problem.answer,
         "solution": problem.solution,
-        "columns": json.dumps(dict(problem.columns), ensure_ascii=False),
+        "problem_columns": json.dumps(dict(problem.columns), ensure_ascii=False),
     }
 
 
@@ -297,7 +297,7 @@ def _problem(one: dict[str, Any]) -> Problem:
         solution=one["solution"],
         source=one["source"],
         grader=one["problem_grader"],
-        columns=json.loads(one["columns"]),
+        columns=json.loads(one["problem_columns"]),
         turns=tuple((turn["role"], turn["text"]) for turn in one["turns"]),
     )
 

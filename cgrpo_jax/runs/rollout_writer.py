@@ -14,6 +14,7 @@ from cgrpo_jax.runtime import files
 # Of a file, by the table of the room `datasets`: ids and log-probabilities of what was sampled, its text included; its
 # prompt, which most often repeats another; log-probabilities of the trainer.
 _TOKEN, _PROMPT_TOKEN, _TRAINER = 6.0, 1.5, 3.0
+_FILE = 16_000  # what a file says of its columns
 
 
 class RolloutWriter:
@@ -87,4 +88,4 @@ def most_bytes(stages: Stages, *, rescore: bool) -> int:
     """
     prompts = sum(one.num_prompts * one.max_prompt_length for one in stages.all)
     sampled = sum(one.num_tokens for one in stages.all)
-    return int(prompts * _PROMPT_TOKEN + sampled * (_TOKEN + _TRAINER * rescore))
+    return int(_FILE + prompts * _PROMPT_TOKEN + sampled * (_TOKEN + _TRAINER * rescore))

@@ -96,25 +96,48 @@ def test_metrics_take_arrays_and_write_null_for_what_json_has_no_number_for(run)
 
 
 def test_a_line_without_a_step_is_rejected_and_nothing_is_written(run):
-    with pytest.raises(ValueError, match="samples.jsonl needs an integer step, got None"):
-        run.append_samples([{"step": 1}, {"question": "q"}])
-    with pytest.raises(ValueError, match="metrics.jsonl needs an integer step, got 1.5"):
-        run.append_metrics({"step": 1.5})
-    assert not run.samples.exists() and not run.metrics.exists()
+    for step in (None, 1.5):
+        with pytest.raises(ValueError, match=f"metrics.jsonl needs an integer step, got {step}"):
+            run.append_metrics({"step": step})
+    assert not run.metrics.exists()
 
 
 def test_truncate_drops_later_steps_and_an_unfinished_line(run):
     for step in (1, 2, 3):
-        run.append_metrics({"step": step})
-        run.append_samples([{"step": step, "response": "π = 3\u2028"}, {"step": step}])
+        run.append_metrics({"step": step, "text": "π = 3\u2028"})
     with run.metrics.open("a") as file:
         file.write('{"step": 1, "los')
     run.truncate_after(2)
-    assert [record["step"] for record in lines(run.metrics)] == [1, 2]
-    assert run.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
-    assert [json.loads(line)["step"] for line in run.samples.read_text().split("\n")[:-1]] == [1, 1, 2, 2]
+    kept = [json.loads(line) for line in run.metrics.read_text().split("\n")[:-1]]
+    assert kept == [{"step": step, "text": "π = 3\u2028"} for step in (1, 2)]
     run.truncate_after(-1)
-    assert run.metrics.read_text() == run.samples.read_text() == ""
+    assert run.metrics.read_text() == ""
+
+
+def rollouts_of(run, *iterations):
+    """Makes the files of these iterations, and returns what holds the names of those that are there."""
+    run.rollouts.mkdir(exist_ok=True)
+    for number in iterations:
+        (run.rollouts / f"step_{number:08d}.parquet").write_text(str(number))
+    return lambda folder=run.rollouts: sorted(path.name for path in folder.iterdir())
+
+
+def test_rollouts_after_a_checkpoint_go_with_what_a_killed_run_has_left(run):
+    assert run.remove_rollouts_after(-1) == ""  # of a run that has none
+    names = rollouts_of(run, 0, 9, 10, 11)
+    (run.rollouts / ".step_00000012.parquet.tmp").write_text("half")
+    (run.rollouts / "mine.txt").write_text("a user's")
+    assert run.remove_rollouts_after(9, expected=2) == ""
+    assert names() == ["mine.txt", "step_00000000.parquet", "step_00000009.parquet"]
+
+
+def test_rollouts_that_no_checkpoint_accounts_for_are_moved_aside(run):
+    names = rollouts_of(run, 0, 1, 2)
+    aside = run.remove_rollouts_after(0, expected=1)
+    assert names() == ["step_00000000.parquet"] and aside.startswith("rollouts.before-")
+    assert names(run.path / aside) == ["step_00000001.parquet", "step_00000002.parquet"]
+    again = run.remove_rollouts_after(-1)
+    assert names() == [] and names(run.path / again) == ["step_00000000.parquet"] and again != aside
 
 
 def test_truncate_drops_a_character_cut_in_two(run):
