@@ -22,7 +22,7 @@ from cgrpo_jax import sharding, train
 from cgrpo_jax.datasets import rollouts as rollouts_lib
 from cgrpo_jax.inference import generators
 from cgrpo_jax.models import lora, params
-from cgrpo_jax.records import Stage
+from cgrpo_jax.records import Stage, TrainState
 from cgrpo_jax.runs import build_model
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.settings import run_settings
@@ -152,6 +152,12 @@ def repeatable(workdir) -> list[dict]:
 
 def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
     """Returns the newest checkpoint's step and all its arrays."""
+    step, restored = restore(workdir, cfg)
+    return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
+
+
+def restore(workdir, cfg) -> tuple[int, TrainState]:
+    """Returns the newest checkpoint's step and state."""
     settings = run_settings(cfg, sharding.one_device())
     learner, adapters = settings.learner, settings.learner.adapters
     trained = lora.adapter_shapes(settings.policy, adapters) if adapters else params.param_shapes(settings.policy)
@@ -159,7 +165,7 @@ def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
     template = optimizer_lib.state_shapes(placed, learner.optimizer, offload=learner.offload_optimizer)
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, restored, _ = checkpoints.restore_latest(template)
-    return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
+    return step, restored
 
 
 def template():
