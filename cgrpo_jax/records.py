@@ -135,6 +135,8 @@ class Rollout(struct.PyTreeNode):
       opening: the end of the prompt from the tag on by which its template has opened a thinking part, such as
         "<think>" and a line end: the text goes on within it. Empty for none.
       truncated: the row reached its maximum length without an end-of-turn token.
+      prompt_cut: what the prompt quotes was cut in its middle to fit.
+      asked: of what an endpoint wrote, its prompt as text; empty where `prompt_ids` says it.
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
       reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
       ungraded: the grader failed: the reward is 0, but says nothing. Of a critique: the endpoint that was asked for it
@@ -142,6 +144,7 @@ class Rollout(struct.PyTreeNode):
       extracted: the final answer as the grader read it, None if there was none or it was not looked for.
       feedback: what the grader found, such as the failing test and its output; "" until scored.
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
+      rejected: of a critique, the attempts before it whose verdict could not be used, oldest first.
     """
 
     index: RowIndex
@@ -153,12 +156,15 @@ class Rollout(struct.PyTreeNode):
     text: str = struct.field(pytree_node=False)
     opening: str = struct.field(pytree_node=False, default="")
     truncated: bool = struct.field(pytree_node=False, default=False)
+    prompt_cut: bool = struct.field(pytree_node=False, default=False)
+    asked: str = struct.field(pytree_node=False, default="")
     parent: "Rollout | None" = None
     reward: float | None = struct.field(pytree_node=False, default=None)
     ungraded: bool = struct.field(pytree_node=False, default=False)
     verdict: bool | None = struct.field(pytree_node=False, default=None)
     extracted: str | None = struct.field(pytree_node=False, default=None)
     feedback: str = struct.field(pytree_node=False, default="")
+    rejected: "tuple[Rollout, ...]" = ()
 
     @property
     def stage(self) -> Stage:

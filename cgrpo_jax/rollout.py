@@ -74,11 +74,12 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Solved:
-    """What steps 1 to 3 have made of a question: its responses, the refinements, and counts for the metrics."""
+    """What steps 1 to 3 have made of a question: its responses, the refinements, counts, and all critiques of both."""
 
     responses: list[Rollout]
     refinements: list[Rollout]
     counts: Counts
+    critiques: list[Rollout]
 
 
 async def solve(
@@ -95,10 +96,14 @@ async def solve(
       tokenizer: of texts that no model wrote.
     """
     counts: Counts = collections.Counter()
-    ask_critic = functools.partial(
-        critique, critic, problem=problem, encode=tokenizer.encode, num_critiques=method.num_critiques
-    )
+    shown = critic.kind != "none"
+    written: list[Rollout] = []  # all critiques
     by_verdict = functools.partial(score_by_verdict, problem=problem, num_critiques=method.num_critiques)
+
+    async def ask_critic(rows: Sequence[Rollout]) -> CountedRows:
+        found, new = await critique(critic, rows, problem, encode=tokenizer.encode, num_critiques=method.num_critiques)
+        written.extend(found if shown else ())
+        return found, new
 
     async def score_refined(rows: list[Rollout]) -> CountedRows:
         if method.reward_source == "verifier":
@@ -123,31 +128,36 @@ async def solve(
 
     failed = to_refine(responses, refine_max_pass=method.refine_max_pass, pass_threshold=method.pass_threshold)
     if method.refine == "none" or not failed:
-        return Solved(responses, [], counts)
+        return Solved(responses, [], counts, in_order(written))
     if method.refine == "solution":
         inserted = insert_solution(failed, problem, encode=tokenizer.encode_turn, end_of_turn=tokenizer.end_of_turn_id)
         refinements, judged = await score_refined(inserted)
-        return Solved(responses, refinements, counts + judged)
+        return Solved(responses, refinements, counts + judged, in_order(written))
 
     async def refine_one(row: Rollout) -> CountedRows:
         if critiques is None:
-            written, new = await ask_critic([row])  # 2. Critique, of those that are refined.
+            critiqued, new = await ask_critic([row])  # 2. Critique, of those that are refined.
         else:
-            written, new = critiques_of([row], critiques), collections.Counter()
+            critiqued, new = critiques_of([row], critiques), collections.Counter()
         refinements, more = await refine(  # 3. Refine.
             policy,
-            written,
+            critiqued,
             problem,
             max_length=method.max_length,
             refinements_per_critique=method.refinements_per_critique,
-            show_critique=critic.kind != "none",
+            show_critique=shown,
         )
         refinements, judged = await score_refined(refinements)
         return refinements, new + more + judged
 
     refined = await gather([refine_one(row) for row in failed])
     refinements = [row for rows, _ in refined for row in rows]
-    return Solved(responses, refinements, sum((new for _, new in refined), counts))
+    return Solved(responses, refinements, sum((new for _, new in refined), counts), in_order(written))
+
+
+def in_order(rows: Sequence[Rollout]) -> list[Rollout]:
+    """Returns rows in the order of their indices: the one in which they came depends on what they waited for."""
+    return sorted(rows, key=lambda row: dataclasses.astuple(row.index))
 
 
 # --- 1. respond ---------------------------------------------------------------------------------------------------
@@ -258,7 +268,8 @@ async def refine(
         indices = [at.replace(refinement=r) for r in range(refinements_per_critique)]
         writing.append(policy.write(prompt, indices, max_length=max_length, parent=row))
     counts = collections.Counter(refine_prompts_cut=sum(cut for _, cut in prompts))
-    return [row for rows in await gather(writing) for row in rows], counts
+    written = zip(await gather(writing), prompts, strict=True)
+    return [row.replace(prompt_cut=cut) for rows, (_, cut) in written for row in rows], counts
 
 
 def insert_solution(

@@ -45,6 +45,7 @@ from cgrpo_jax.records import Problem, TrainRow, TrainState
 from cgrpo_jax.runs import cli, initial_state, load_questions, log, metrics, open_run, stages
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.iteration import Generated, Iteration
+from cgrpo_jax.runs.rollout_writer import RolloutWriter
 from cgrpo_jax.runtime import console, files, processes, profiling, signals
 from cgrpo_jax.training.learner import Learner, Updates
 
@@ -70,7 +71,8 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
             check=open_run.check_training,
         )
         folder = open_run.open_folder(opened, held)
-        run = Run(opened, folder, stopping=held.enter_context(signals.catch_stop()))
+        writer = held.enter_context(open_run.rollout_writer(opened))
+        run = Run(opened, folder, writer, stopping=held.enter_context(signals.catch_stop()))
         try:
             train(run)
         except Stopped as stopped:
@@ -118,7 +120,7 @@ def train(run: "Run") -> None:
             #    ones min(rho A, clip(rho) A), rho = pi / (pi + gamma), or rho A where `clip_refined` is off.
             # 8. Update (`Learner.update`): AdamW, in `optimizer.updates_per_batch` minibatches of questions.
             updates = run.update(rows)
-        run.end_iteration(Iteration(number, problems, generated, candidates, kept, updates))
+        run.end_iteration(Iteration(number, problems, generated, candidates, kept, groups, rows, updates))
     run.finish()
 
 
@@ -128,6 +130,7 @@ class Run:
     Args:
       opened: the run's models, questions and settings.
       folder: where it is kept.
+      writer: writes its rollouts.
       stopping: which of SIGTERM and SIGINT has reached a process, 0 for none; all of them ask together.
 
     Attributes:
@@ -137,11 +140,19 @@ class Run:
       learner: applies the updates.
     """
 
-    def __init__(self, opened: open_run.OpenRun, folder: open_run.TrainingFolder, *, stopping: Callable[[], int]):
+    def __init__(
+        self,
+        opened: open_run.OpenRun,
+        folder: open_run.TrainingFolder,
+        writer: RolloutWriter,
+        *,
+        stopping: Callable[[], int],
+    ):
         settings = opened.settings
         self.opened, self.settings, self.model, self.folder = opened, settings, opened.model, folder
         self.asked = opened.questions
         self.tokenizer = opened.model.tokenizer
+        self.writer = writer
         self.stopping = stopping
         self.orchestrator = Orchestrator(opened.grader)
         self.progress = initial_state.Progress()
@@ -236,6 +247,7 @@ class Run:
 
     def end_iteration(self, done: Iteration) -> None:
         """Logs an iteration, saves it where that is due, and ends the run where too many updates were skipped."""
+        self._write(self.writer.put, done)
         row = self._log(done)
         self._keep(done.number + 1, always=self.learner.has_given_up())
         if self.learner.has_given_up():
@@ -246,12 +258,13 @@ class Run:
     def finish(self) -> None:
         """Evaluates the final weights, and writes and prints the summary."""
         after, solved_after = self.held_out.final(self._weights, step=self.progress.iteration)
+        self._write(self.writer.wait)
         self.folder.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self._since
         updates = int(self.state.step)
         summary = log.summary(self.progress, updates=updates, after=after, solved_after=solved_after)
         self._write(self.opened.run.write_summary, summary)
-        where = f"metrics, samples, checkpoints and summary are in {self.opened.run.path}"
+        where = f"metrics, rollouts, checkpoints and summary are in {self.opened.run.path}"
         console.say(f"{log.table(summary)}{where}", sys.stdout)
 
     # --- beginning and stopping ---------------------------------------------------------------------------------
@@ -287,11 +300,11 @@ class Run:
 
         def cut() -> list[str]:
             with files.checked(run.path):
-                return run.truncate_after(step - 1, expected=expected)
+                return run.drop_after(step - 1, expected=expected)
 
         copies = processes.decide(cut, f"writing {run.path}")
         if copies:
-            console.say(f"the logs of iterations after {step} will be written again; before: {', '.join(copies)}")
+            console.say(f"iterations after {step} will be written again; what was written of them: {', '.join(copies)}")
 
     def stop(self, number: int) -> None:
         """Saves what the last whole iteration left, once a signal has come."""
@@ -335,8 +348,7 @@ class Run:
         return self.model.to_generate(self.state.params, self.learner.base)
 
     def _log(self, done: Iteration) -> dict:
-        """Writes and returns an iteration's metrics, and writes its samples."""
-        kept = self.settings.kept
+        """Writes and returns an iteration's metrics."""
         row = log.metrics_row(
             done,
             pass_threshold=self.settings.method.pass_threshold,
@@ -352,11 +364,9 @@ class Run:
         row |= {"step": done.number, "num_tokens": self.progress.num_tokens}
         row["num_compilations"] = processes.compilations()
         row |= log.clocked_row(done, row, clock=self.clock, devices=self.model.mesh.devices)
+        if self.writer.bytes is not None:
+            row["rollouts/bytes"] = self.writer.bytes
         self._write(self.opened.run.append_metrics, row)
-        if done.number % kept.samples_every == 0:
-            shown = self.settings.method.refine == "policy" and self.settings.stages.kind_at(done.number) != "none"
-            lines = log.sample_lines(done, num=kept.samples_per_iteration, critiques_shown=shown)
-            self._write(self.opened.run.append_samples, lines)
         return row
 
     def _write(self, function: Callable, *args) -> None:
@@ -375,6 +385,7 @@ class Run:
         is_best = self.progress.best is not None and self.progress.best["step"] == iteration
         due = always or is_best or iteration % every == 0 or iteration == last
         if due and self.folder.checkpoints.latest_step != iteration:
+            self._write(self.writer.wait)  # a run that resumes from it finds the rollouts of all iterations before
             self.folder.checkpoints.save(iteration, self.state, dataclasses.asdict(self.progress))
 
 

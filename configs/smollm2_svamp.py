@@ -40,5 +40,4 @@ def get_config():
     c.packing.slots = 16
     c.compute.remat = "none"
     c.checkpoints.every = 8
-    c.samples.per_iteration = 1
     return c

@@ -20,6 +20,7 @@ DOCUMENTS = [
     ROOT / ".github" / "CONTRIBUTING.md",
     ROOT / "tests" / "README.md",
     *ROOM_READMES,
+    PACKAGE / "datasets" / "ROLLOUTS.md",
     *sorted((ROOT / "configs").rglob("README.md")),
     *sorted((ROOT / "launch").rglob("README.md")),
 ]

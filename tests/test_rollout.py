@@ -141,6 +141,17 @@ def test_after_all_retries_the_indicative_critique_takes_its_place(text, max_ret
     assert PROBLEMS[1].answer not in done.text
 
 
+@pytest.mark.parametrize("script, texts", [(by_attempt(UNREADABLE, RIGHT, WRONG), 2), (RIGHT, 3), (WRONG, 0)])
+def test_attempts_that_were_rejected_stay_with_what_takes_their_place(script, texts):
+    of = response(1, 2)
+    (done,), _, _ = cot(script, [of])
+    assert [one.text for one in done.rejected] == [
+        script(one.index) if callable(script) else script for one in done.rejected
+    ]
+    assert [one.index.attempt for one in (*done.rejected, done)] == list(range(texts + 1))  # no two have the same
+    assert all(one.parent is of and not one.rejected for one in done.rejected)
+
+
 def test_a_critique_of_a_right_response_falls_back_to_right():
     (done,), _, _ = cot(UNREADABLE, [response(0, 0, 1.0)])
     assert done.text == "The answer is right. Conclusion: right [END]" and done.verdict is True

@@ -47,11 +47,7 @@ def read_parquet(
     answer_pattern: str | None = None,
     source: str = "",
 ) -> list[Problem]:
-    """Reads one problem a row from a parquet file; arguments and errors of `read_jsonl`.
-
-    Raises:
-      UserError: also where pyarrow is missing.
-    """
+    """Reads one problem a row from a parquet file; arguments and errors of `read_jsonl`."""
     read = _reader(question_key, answer_key, solution_key, answer_pattern, source)
     return _read(tables.parquet_rows(path), read, f"data file '{path}'")
 

@@ -63,12 +63,10 @@ def jsonl_rows(path: str | pathlib.Path) -> Rows:
 
 
 def parquet_rows(path: str | pathlib.Path) -> Rows:
-    """Reads a parquet file, a few rows at a time; needs pyarrow, which the extra `parquet` installs."""
+    """Reads a parquet file, a few rows at a time."""
+    from pyarrow import ArrowException, parquet  # here: most data are read without
+
     _check_file(path)
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise UserError(f"{path}: reading parquet needs pyarrow; pip install 'cgrpo_jax[parquet]'.") from error
     number = 0
     try:
         with parquet.ParquetFile(path) as file:

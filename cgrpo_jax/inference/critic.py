@@ -57,8 +57,8 @@ async def critique(
     """Critiques responses (or refinements) to a problem that have been scored.
 
     A `cot` critique whose verdict is malformed, or disagrees with the reward, is written again with another random
-    key, and after `max_retries` replaced by the indicative one. A row without a reward (unsupervised variant), or whose
-    grader failed, accepts any verdict that can be read.
+    key, and after `max_retries` replaced by the indicative one; what was rejected stays with the one that takes its
+    place. A row without a reward (unsupervised variant), or whose grader failed, accepts any verdict that can be read.
 
     Args:
       critic: who criticises.
@@ -85,6 +85,7 @@ async def _critique_one(
 ) -> tuple[Rollout, Counts]:
     counts: Counts = collections.Counter(critiqued=1)
     unanswered = False
+    rejected: list[Rollout] = []
     if critic.kind == "cot":
         assert critic.generator is not None, "a critic that writes has a generator"
         for attempt in range(critic.max_retries + 1):
@@ -106,9 +107,12 @@ async def _critique_one(
             if attempt == 0:
                 counts.update(_verdict_counts(written, row, critic.pass_threshold))
             if _usable(written, row, critic.pass_threshold):
-                return written, counts
+                return written.replace(rejected=tuple(rejected)), counts
+            rejected.append(written)
         counts["fallbacks"] += 1
-    return _by_rule(critic, row, problem, index, encode).replace(ungraded=unanswered), counts
+    # What takes the place of attempts counts as the next one: no two rows of an iteration have the same index.
+    replacing = _by_rule(critic, row, problem, index.replace(attempt=len(rejected)), encode)
+    return replacing.replace(ungraded=unanswered, rejected=tuple(rejected)), counts
 
 
 def said_of(critique: Rollout) -> str:

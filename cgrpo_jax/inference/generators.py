@@ -78,7 +78,8 @@ class Generator:
         solution = _shown_solution(problem) if see_solution else None
         prompt, cut = self.prompts.for_critique(transcript(problem), row.whole_text, answer, solution)
         (written,) = await self.write(prompt, [index], max_length=max_length, parent=row)
-        return written.replace(verdict=parse_verdict(written.text, thinking_opened=bool(written.opening))), cut
+        verdict = parse_verdict(written.text, thinking_opened=bool(written.opening))
+        return written.replace(verdict=verdict, prompt_cut=cut), cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +139,8 @@ class RemoteGenerator:
             logp=np.zeros(len(ids), np.float32),
             text=reply["text"],
             truncated=reply["truncated"],
+            prompt_cut=cut,
+            asked=f"{self.prompts.system}\n\n{message}" if self.prompts.system else message,
             opening=opening,
             parent=row,
             verdict=parse_verdict(reply["text"], thinking_opened=bool(opening)),

@@ -258,6 +258,8 @@ def _describe(error: Exception, path: pathlib.Path) -> str:
     if isinstance(error, ImportError) and error.name in ("configs", "configs.base"):
         return f"{what}{where}; write from cgrpo_jax.runs import base"
     for name in _old_names(error, line):
+        if name in old_keys.GONE:
+            return f"{name} is gone{where}: {old_keys.GONE[name]}; leave it out"
         return f"{name} is now {old_keys.new_name(name)}{where}; write that"
     return f"{what}{where}; fix the file"
 
@@ -271,7 +273,8 @@ def _old_names(error: Exception, line: str) -> list[str]:
     chains = [word.partition(".")[2] for word in words] + re.findall(r"""["']([\w.]+)["']""", line)
     found = [".".join(chain.split(".")[:end]) for chain in chains for end in range(chain.count(".") + 1, 0, -1)]
     named = re.search(r"""Key "(\w+)|^["']*(\w+)["']*$""", str(error))
-    return [name for name in [*found, *(named.groups("") if named else ())] if old_keys.new_name(name)]
+    names = [*found, *(named.groups("") if named else ())]
+    return [name for name in names if name in old_keys.GONE or old_keys.new_name(name)]
 
 
 def _unquote(error: Exception) -> str:

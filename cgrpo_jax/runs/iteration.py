@@ -1,12 +1,13 @@
-"""What one iteration has generated, learnt and counted: the one record that its metrics and samples are made of."""
+"""What one iteration has generated, learnt and counted: the one record that its metrics and rollouts are made of."""
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.inference.engine import Stats
-from cgrpo_jax.records import Author, Problem, Rollout
-from cgrpo_jax.rollout import Solved
+from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
+from cgrpo_jax.rollout import Group, Solved
 from cgrpo_jax.training.learner import Updates
 
 
@@ -47,6 +48,7 @@ class Iteration:
       problems: its questions.
       generated: what steps 1 to 3 have made of them.
       candidates, kept: the refinements that were selected from, and those that entered the groups.
+      groups, rows: of each question, the rollouts that train, and what they train as.
       updates: what the updates counted.
     """
 
@@ -55,6 +57,8 @@ class Iteration:
     generated: Generated
     candidates: Sequence[Rollout]
     kept: Sequence[Rollout]
+    groups: Sequence[Group]
+    rows: Sequence[Sequence[TrainRow]]
     updates: Updates
 
     @property
@@ -86,3 +90,53 @@ class Iteration:
         written = [row for group in self.responses for row in group]
         written += [row for row in self.refinements if row.author == Author.POLICY]
         return sum(len(row.token_ids) for row in written) + self.counts["tokens"]
+
+    def all_rows(self, *, grader: str, reward_source: str) -> list[rollouts.Row]:
+        """Returns every text of the iteration and what became of it: of each question in turn, its stages in order.
+
+        Args:
+          grader: who rewards the problems that name no grader of their own.
+          reward_source: what rewards a row, the `verifier` or the verdict of its `critic`.
+        """
+        placed = self._placed()
+        candidates = {row.index for row in self.candidates}
+        rows = []
+        for problem, one in zip(self.problems, self.generated.solved, strict=True):
+            by = "critic" if reward_source == "critic" else problem.grader or grader
+            for rollout, is_rejected in _in_order(one):
+                row = rollouts.Row(rollout, problem, is_rejected=is_rejected)
+                if rollout.stage != Stage.CRITIQUE:
+                    row = dataclasses.replace(row, grader=by, **placed.get(rollout.index, {}))
+                    if row.train_row is None:
+                        reason = "not_selected" if rollout.index in candidates else "mention"
+                        row = dataclasses.replace(row, dropped="ungraded" if rollout.ungraded else reason)
+                rows.append(row)
+        return rows
+
+    def _placed(self) -> dict[RowIndex, dict]:
+        """Returns of each rollout that stands in a group the fields of its `rollouts.Row` that this decides."""
+        updates, placed = self.updates, {}
+        for q, (group, trained_as) in enumerate(zip(self.groups, self.rows, strict=True)):
+            for place, (rollout, train_row) in enumerate(zip(group.rows, trained_as, strict=True)):
+                reason = "skipped_update" if train_row.advantage else "zero_advantage"
+                placed[rollout.index] = {
+                    "train_row": train_row,
+                    "place": place,
+                    "trainer_logp": updates.trainer_logps and updates.trainer_logps[q][place],
+                    "dropped": "" if updates.trained[q][place] else reason,
+                }
+        return placed
+
+
+def _in_order(solved: Solved) -> Iterator[tuple[Rollout, bool]]:
+    """Yields the texts of a question, each after what it answers, with whether it is a critique that was rejected."""
+    yield from ((one, False) for one in solved.responses)
+    yield from _with_rejected(one for one in solved.critiques if not one.index.refinement)
+    yield from ((one, False) for one in solved.refinements)
+    yield from _with_rejected(one for one in solved.critiques if one.index.refinement)
+
+
+def _with_rejected(critiques: Iterable[Rollout]) -> Iterator[tuple[Rollout, bool]]:
+    for one in critiques:
+        yield from ((attempt, True) for attempt in one.rejected)
+        yield one, False

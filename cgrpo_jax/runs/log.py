@@ -1,4 +1,4 @@
-"""What a run reports: an iteration's row of metrics, put together here, its sample texts; a summary at the end."""
+"""What a run reports: an iteration's row of metrics, put together here; a summary at the end."""
 
 import math
 import time
@@ -9,7 +9,7 @@ import tqdm
 
 from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import Rollout, Stage
+from cgrpo_jax.records import Stage
 from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.runs import metrics
 from cgrpo_jax.runs.initial_state import Progress
@@ -94,45 +94,6 @@ def clocked_row(done: Iteration, row: Mapping[str, float], *, clock: console.Clo
         num_devices=devices.size,
         peak=flops.peak_flops(devices.flat[0]),
     )
-
-
-def sample_lines(done: Iteration, *, num: int, critiques_shown: bool) -> list[dict]:
-    """Returns up to `num` questions with their texts, those with a refinement first: they show all three stages.
-
-    Args:
-      done: the iteration.
-      num: of questions.
-      critiques_shown: whether refinements saw critiques.
-    """
-    problems, responses, refinements = done.problems, done.responses, done.refinements
-    by_response = {(row.index.question, row.index.response): row for row in reversed(refinements)}
-    refined = {row.index.question for row in refinements}
-    lines = []
-    for q in sorted(range(len(problems)), key=lambda q: q not in refined)[:num]:
-        first = next((row for row in responses[q] if (q, row.index.response) in by_response), responses[q][0])
-        refinement = by_response.get((q, first.index.response))
-        critique = refinement.parent if refinement and critiques_shown else None
-        lines.append(
-            {
-                "step": done.number,
-                "problem": problems[q].index,
-                **({"turns": problems[q].turns} if problems[q].turns else {}),
-                "question": problems[q].question,
-                "answer": problems[q].answer,
-                "response": first.whole_text,
-                "reward": _reward(first),
-                "rewards": [_reward(row) for row in responses[q]],
-                "critique": critique.whole_text if critique else None,
-                "refinement": refinement.whole_text if refinement else None,
-                "refinement_reward": _reward(refinement) if refinement else None,
-            }
-        )
-    return lines
-
-
-def _reward(row: Rollout) -> float | None:
-    """The reward of a row; None where its grader failed."""
-    return None if row.ungraded else row.reward
 
 
 def summary(

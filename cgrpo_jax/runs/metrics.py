@@ -79,6 +79,7 @@ METRICS = {
     "judge/http_attempts": "how often the endpoint was asked for them",
     "judge/http_failed/CATEGORY": "those that failed for good, by why, as critic/http_failed/CATEGORY",
     "judge/unreadable": "replies of the judge that could not be read; asked for again up to judge.max_retries times",
+    "rollouts/bytes": "of the newest file in rollouts/ before this iteration's",
     "num_tokens": "tokens generated since the start, by all stages",
     "num_compilations": "programs compiled since the start of the process",
     "step_time": "seconds of the whole iteration",

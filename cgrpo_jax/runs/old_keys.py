@@ -13,8 +13,7 @@ from typing import Any
 RENAMED = {
     "checkpoint_every": "checkpoints.every",
     "checkpoints_to_keep": "checkpoints.keep",
-    "samples_every": "samples.every",
-    "samples_per_iteration": "samples.per_iteration",
+    "samples_every": "rollouts.every",
     "profile_steps": "profile.steps",
     "temperature": "sampling.temperature",
     "top_p": "sampling.top_p",
@@ -98,6 +97,13 @@ RENAMED = {
     "compute_dtype": "compute.dtype",
     "remat": "compute.remat",
 }
+# Names of today's sections that have changed since.
+RENAMED_SINCE = {"samples.every": "rollouts.every"}
+_ALL = RENAMED | RENAMED_SINCE
+# Groups of keys that have another name, and keys that are no more, with what is done in their place.
+_GROUPS = {"http_critic": "critic.endpoint", "samples": "rollouts"}
+_EVERY_QUESTION = "rollouts.every writes all questions of an iteration"
+GONE = {"samples_per_iteration": _EVERY_QUESTION, "samples.per_iteration": _EVERY_QUESTION}
 # A key with which an old folder or flag said which critic there is, and the kind of critic that it is.
 _CRITICS = {"critic_folder": "folder", "http_critic.url": "endpoint"}
 # Keys that a section did not have, with what was done then.
@@ -124,7 +130,7 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
       {'seed': 1, 'objective': {'gamma': 0.1}}
     """
     flat = dict(_flat(values))
-    found = {RENAMED.get(name, name): value for name, value in flat.items()}
+    found = {_ALL.get(name, name): value for name, value in flat.items() if name not in GONE}
     if isinstance(found.get("critic.sees"), bool):
         found["critic.sees"] = _SEES[found["critic.sees"]]
     if _CRITICS.keys() & flat.keys():
@@ -151,16 +157,22 @@ def translate_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     kind = _critic_of(arguments)
     found, hints = [], []
-    for argument in arguments:
+    left = iter(arguments)
+    for argument in left:
         match = re.fullmatch(r"--?(no)?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
-        if not match or match[2] not in RENAMED:
+        if match and match[2] in GONE:
+            if match[3] is None:
+                next(left, None)  # its value
+            hints.append(f"--config.{match[2]} is gone: {GONE[match[2]]}")
+            continue
+        if not match or match[2] not in _ALL:
             found.append(argument)
             continue
         no, old, value = match[1] or "", match[2], match[3]
-        new = f"--{no}config.{RENAMED[old]}"
+        new = f"--{no}config.{_ALL[old]}"
         if old == "critic_sees_answer":
             sees = not no and (value or "true").lower() in ("true", "t", "1")
-            new, value = f"--config.{RENAMED[old]}={_SEES[sees]}", None
+            new, value = f"--config.{_ALL[old]}={_SEES[sees]}", None
         found.append(new if value is None else f"{new}={value}")
         if old in _CRITICS:
             new += f", with --config.critic.kind={kind}"
@@ -182,13 +194,13 @@ def _critic_of(arguments: Sequence[str]) -> str | None:
 
 
 def new_name(name: str) -> str:
-    """Returns what a key, or a group of keys, is called now; an empty string if it has kept its name or never was.
+    """Returns what a key, or a group of keys, is called now; empty if it has kept its name, is gone, or never was.
 
     Example:
       >>> new_name("kl_coef"), new_name("http_critic"), new_name("seed")
       ('objective.kl_coef', 'critic.endpoint', '')
     """
-    return "critic.endpoint" if name == "http_critic" else RENAMED.get(name, "")
+    return _GROUPS.get(name) or _ALL.get(name, "")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -29,9 +29,11 @@ from cgrpo_jax.runs import (
     validate,
 )
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import rollout_writer as rollout_writer_lib
 from cgrpo_jax.runs import settings as settings_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.load_questions import Questions
+from cgrpo_jax.runs.rollout_writer import RolloutWriter
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runs.stages import Stages
@@ -249,6 +251,22 @@ def _make_folder(opened: OpenRun, held: contextlib.ExitStack) -> bool:
     resumed = run.open(config_lib.to_json(config), ignore=resume_policy.TRAINING, why_not=why_not)
     folder.write(run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source)
     return resumed
+
+
+def rollout_writer(opened: OpenRun) -> RolloutWriter:
+    """Returns what writes a run's rollouts, and says how large they may be."""
+    settings, folder = opened.settings, opened.run.rollouts
+    if every := settings.kept.rollouts_every:
+        size = rollout_writer_lib.most_bytes(settings.stages, rescore=settings.learner.rescore)
+        often = "of each iteration" if every == 1 else f"of one in {every} iterations"
+        console.say(f"rollouts {often} in {folder}: up to about {size / 1e6:.3g} MB a file (rollouts.every {every})")
+    return RolloutWriter(
+        folder,
+        every=every,
+        grader=settings.grader,
+        reward_source=settings.method.reward_source,
+        spell=opened.model.tokenizer.spell,
+    )
 
 
 def compile_engines(opened: OpenRun, params: dict, *, clock: console.Clock) -> None:

@@ -1,6 +1,6 @@
-"""The folder of a run: `config.json`, `metrics.jsonl`, `samples.jsonl`, `summary.json`, `checkpoints/`, `model/`.
+"""The folder of a run: `config.json`, `metrics.jsonl`, `rollouts/`, `summary.json`, `checkpoints/`, `model/`.
 
-Whole files are replaced atomically; the two logs grow by whole lines and are cut back when a run resumes.
+Whole files are replaced atomically; the log grows by whole lines and is cut back when a run resumes.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.runs import config as config_lib
@@ -42,7 +43,7 @@ class RunDir:
         self._started = started
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
-        self.samples = self.path / "samples.jsonl"
+        self.rollouts = self.path / "rollouts"
         self.summary = self.path / "summary.json"
         self.date = self.path / "date"  # the start, as ISO 8601: what prompts that print the date print, later too
         self.nonfinite_rows = self.path / "nonfinite_rows.jsonl"  # of the update that a run gave up at
@@ -117,7 +118,7 @@ class RunDir:
             if not config_lib.differences(old, config_json):
                 return True
         else:
-            of_a_run = (self.metrics, self.samples, self.summary, self.checkpoints)
+            of_a_run = (self.metrics, self.rollouts, self.summary, self.checkpoints)
             strays = [path.name for path in of_a_run if path.exists()]
             if strays:
                 raise UserError(f"{self.path} has {', '.join(strays)} but no config.json; give another --workdir")
@@ -159,44 +160,51 @@ class RunDir:
         """Appends one line to `metrics.jsonl`: numbers by name, `step` among them; nan and infinities become null."""
         _append(self.metrics, [metrics])
 
-    def append_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Appends one line a sample to `samples.jsonl`; each holds its `step`."""
-        _append(self.samples, samples)
+    def drop_after(self, step: int, *, expected: int = 0) -> list[str]:
+        """Drops what was written of steps after `step`, lines of `metrics.jsonl` and rollouts, and what was cut short.
 
-    def truncate_after(self, step: int, *, expected: int = 0) -> list[str]:
-        """Drops the lines of steps after `step`, and a last line that was cut short, from both logs.
-
-        Where that is more than a killed run loses, checkpoints are damaged or gone: a copy of each log stays then, as
-        `metrics.jsonl.before-DATE`.
+        Where that is more than a killed run loses, checkpoints are damaged or gone: the rollouts are moved aside then,
+        and a copy of the metrics stays, as `rollouts.before-DATE` and `metrics.jsonl.before-DATE`.
 
         Args:
-          step: the step of the checkpoint that the run resumes from; -1 drops everything.
+          step: the last one before the checkpoint that the run resumes from; -1 drops everything.
           expected: steps that may be dropped without a copy.
 
         Returns:
-          The names of the copies.
+          The names of what stays aside.
 
         Raises:
-          UserError: a line other than the last is damaged; neither log is changed then.
+          UserError: a line other than the last is damaged; nothing is dropped then.
         """
-        cuts, dropped = {}, set()
-        for path in (self.metrics, self.samples):
-            if path.exists():
-                text = path.read_text(encoding="utf-8", errors="replace")
-                records = list(_records(path, text))
-                kept = "".join(line for line, record in records if record["step"] <= step)
-                dropped |= {record["step"] for _, record in records if record["step"] > step}
-                if kept != text:
-                    cuts[path] = kept
-        copies = []
+        text = self.metrics.read_text(encoding="utf-8", errors="replace") if self.metrics.exists() else ""
+        records = list(_records(self.metrics, text))
+        kept = "".join(line for line, record in records if record["step"] <= step)
+        later = [path for path in self.rollouts.glob(rollouts.NAMES) if rollouts.iteration_of(path) > step]
+        dropped = {record["step"] for _, record in records if record["step"] > step}
+        dropped |= {rollouts.iteration_of(path) for path in later}
+        aside = []
         if len(dropped) > expected:
-            now = datetime.datetime.now().isoformat(timespec="microseconds").replace(":", "-")
-            copies = [path.with_name(f"{path.name}.before-{now}") for path in cuts]
-            for path, copy in zip(cuts, copies, strict=True):
-                shutil.copyfile(path, copy)
-        for path, kept in cuts.items():
-            files.write_atomically(path, kept)
-        return [copy.name for copy in copies]
+            aside = self._set_aside(later, copy_metrics=kept != text)
+        for path in [*self.rollouts.glob(f".{rollouts.NAMES}.tmp"), *([] if aside else later)]:
+            path.unlink()
+        if kept != text:
+            files.write_atomically(self.metrics, kept)
+        return aside
+
+    def _set_aside(self, later: Sequence[pathlib.Path], *, copy_metrics: bool) -> list[str]:
+        now = datetime.datetime.now().isoformat(timespec="microseconds").replace(":", "-")
+        aside = []
+        if copy_metrics:
+            copy = self.path / f"{self.metrics.name}.before-{now}"
+            shutil.copyfile(self.metrics, copy)
+            aside.append(copy.name)
+        if later:
+            folder = self.path / f"{self.rollouts.name}.before-{now}"
+            folder.mkdir()
+            for path in later:
+                path.rename(folder / path.name)
+            aside.append(folder.name)
+        return aside
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes `summary.json`, whole or not at all."""

@@ -38,7 +38,7 @@ class Config:
     pass_threshold: float = key(1.0, "a response whose reward is below it has failed")
 
     checkpoints: sections.Checkpoints = section(sections.Checkpoints)
-    samples: sections.Samples = section(sections.Samples)
+    rollouts: sections.Rollouts = section(sections.Rollouts)
     profile: sections.Profile = section(sections.Profile)
     prompts: sections.Prompts = section(sections.Prompts)
     sampling: sections.Sampling = section(sections.Sampling)

@@ -41,12 +41,11 @@ class Checkpoints:
 
 
 @dataclasses.dataclass(frozen=True)
-class Samples:
-    """What a run writes to samples.jsonl."""
+class Rollouts:
+    """What a run writes to rollouts/: every text of an iteration, and what became of it."""
 
-    every: int = key(1, "iterations between entries", at_least_one, may_change=ALL, because="writing changes nothing")
-    per_iteration: int = key(
-        4, "questions of an entry", not_negative, may_change=ALL, because="writing changes nothing"
+    every: int = key(
+        1, "iterations between files; 0 writes none", not_negative, may_change=ALL, because="writing changes nothing"
     )
 
 

@@ -75,11 +75,10 @@ class DiagnosisSettings:
 
 @dataclasses.dataclass(frozen=True)
 class KeptSettings:
-    """What a training run keeps: iterations between checkpoints and between samples, questions of these, traces."""
+    """What a training run keeps: iterations between checkpoints and between files of rollouts (0: none), traces."""
 
     checkpoint_every: int
-    samples_every: int
-    samples_per_iteration: int
+    rollouts_every: int
     profile_steps: tuple[int, ...]
 
 
@@ -215,8 +214,7 @@ def run_settings(
         diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
         kept=KeptSettings(
             checkpoint_every=config.checkpoints.every,
-            samples_every=config.samples.every,
-            samples_per_iteration=config.samples.per_iteration,
+            rollouts_every=config.rollouts.every,
             profile_steps=tuple(config.profile.steps),
         ),
     )

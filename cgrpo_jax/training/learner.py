@@ -65,10 +65,15 @@ class Updates:
 
     Attributes:
       stats: of each, as `train_step.update` returns them.
-      logp_difference: mean |log pi_sampler - log pi_trainer| (nats) over all tokens; None where rows were not rescored.
+      trained: of each row of each group, whether it moved the weights.
+      trainer_logps: of each row of each group, `[T]` float32, the trainer's own log-probabilities (nats) before the
+        updates; None where rows were not rescored.
+      logp_difference: mean |log pi_sampler - log pi_trainer| (nats) over all tokens; None likewise.
     """
 
     stats: list[dict[str, float]]
+    trained: list[list[bool]]
+    trainer_logps: list[list[np.ndarray]] | None = None
     logp_difference: float | None = None
 
 
@@ -122,7 +127,7 @@ class Learner:
         """
         with self.clock("update"):
             groups, logp_difference = self._with_logps(state.params, groups)
-            stats = []
+            stats, trained = [], [[False] * len(group) for group in groups]
             per_update = len(groups) // self.settings.updates_per_batch
             for first in range(0, len(groups), per_update):
                 minibatch = groups[first : first + per_update]
@@ -138,12 +143,15 @@ class Learner:
                 stats.append(one)
                 if math.isfinite(one["grad_norm"]):
                     self.skipped_in_a_row = 0
+                    for number, group in enumerate(minibatch, first):
+                        trained[number] = [train_step_lib.has_gradient(row, self.settings.loss) for row in group]
                     continue
                 self.skipped_in_a_row += 1
                 self.skipped = rows
                 if self.has_given_up():
                     break
-        return state, Updates(stats, logp_difference)
+        logps = [[row.old_logp for row in group] for group in groups] if self.settings.rescore else None
+        return state, Updates(stats, trained, logps, logp_difference)
 
     def has_given_up(self) -> bool:
         """Returns whether more updates in a row were skipped than may be, so that the run is to stop."""

@@ -277,6 +277,11 @@ def _stacked(batches: Sequence[TrainBatch], mesh: jax.sharding.Mesh) -> TrainBat
     return sharding.deal(stack(batches), mesh, spec=sharding.STACKED_BY_ROWS)
 
 
+def has_gradient(row: TrainRow, settings: LossSettings) -> bool:
+    """Whether a row moves the weights: without KL and entropy terms a policy row of advantage 0 does not."""
+    return bool(settings.kl_coef or settings.entropy_coef) or row.loss == LossKind.NLL or row.advantage != 0
+
+
 def update(
     state: TrainState,
     rows: Sequence[TrainRow],
@@ -305,8 +310,8 @@ def update(
     policy = [row for row in rows if row.loss == LossKind.POLICY]
     num_rows = len(policy) if num_rows is None else num_rows
     num_tokens = sum(len(row.target_ids) for row in policy) if num_tokens is None else num_tokens
-    if drop_zero and not settings.kl_coef and not settings.entropy_coef:
-        rows = [row for row in rows if row.loss == LossKind.NLL or row.advantage != 0]
+    if drop_zero:
+        rows = [row for row in rows if has_gradient(row, settings)]
     grads, stats = accumulate_gradients(
         state.params, rows, settings=settings, num_rows=num_rows, num_tokens=num_tokens, **kw
     )

@@ -266,13 +266,6 @@ def test_files_that_are_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_parquet_without_pyarrow(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (tmp_path / "a.parquet").write_bytes(b"")
-    said = refused(capsys, tmp_path / "out", "openr1", f"--source={tmp_path / 'a.parquet'}")
-    assert "reading parquet needs pyarrow; pip install 'cgrpo_jax[parquet]'" in said
-
-
 def test_a_failed_write_leaves_nothing_and_a_set_that_is_there_stays(tmp_path, capsys, monkeypatch):
     path = write(tmp_path / "a.jsonl", GOOD)
     encode = array_record._encode

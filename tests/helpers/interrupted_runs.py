@@ -21,7 +21,9 @@ def assert_same_run(folder, other, length=LENGTH, changes=WARM):
     for ours, theirs in zip(arrays, other_arrays, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert repeatable(folder) == repeatable(other)
-    assert (folder / "samples.jsonl").read_bytes() == (other / "samples.jsonl").read_bytes()
+    ours, theirs = (sorted((path / "rollouts").iterdir()) for path in (folder, other))
+    assert [path.name for path in ours] == [f"step_{number:08d}.parquet" for number in range(length)]
+    assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]
     ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (folder, other))
     for clock in ("seconds", "num_compilations"):
         ours.pop(clock), theirs.pop(clock)
@@ -50,20 +52,22 @@ def crash():
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, time
 import small_mesh
 from cgrpo_jax import train
+from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.runs import cli, run_dir
 
 small_mesh.install()
 
-def killed(self, lines):
-    if lines[0]["step"] == 2:
-        with self.samples.open("a") as file:
-            file.write('{"step": 2, "resp')
+def killed(table, path, **keywords):
+    if "step_00000002" in path.name:
+        path.write_bytes(b"PAR1 half of a fi")
+        while (path.parent.parent / "metrics.jsonl").read_text().count("\n") < 3:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
-    append(self, lines)
+    write(table, path, **keywords)
 
-append, run_dir.RunDir.append_samples = run_dir.RunDir.append_samples, killed
+write, rollouts.parquet.write_table = rollouts.parquet.write_table, killed
 cli.run(train.main, require=("config", "workdir"))
 """

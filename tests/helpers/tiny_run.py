@@ -7,6 +7,7 @@ rows a call, so that runs of different methods share nearly all of their compile
 import dataclasses
 import fcntl
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -16,8 +17,10 @@ import numpy as np
 import paths
 
 from cgrpo_jax import sharding, train
+from cgrpo_jax.datasets import rollouts as rollouts_lib
 from cgrpo_jax.inference import generators
 from cgrpo_jax.models import lora, params
+from cgrpo_jax.records import Stage, TrainState
 from cgrpo_jax.runs import build_model
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.settings import run_settings
@@ -104,8 +107,46 @@ def metrics(workdir) -> list[dict]:
     return lines(pathlib.Path(workdir) / "metrics.jsonl")
 
 
+def rollouts(workdir) -> list[list]:
+    """Returns the rows of each file of rollouts, in the order of the iterations."""
+    return [rollouts_lib.read(path) for path in sorted((pathlib.Path(workdir) / "rollouts").iterdir())]
+
+
 def samples(workdir) -> list[dict]:
-    return lines(pathlib.Path(workdir) / "samples.jsonl")
+    """Returns of each question of each iteration a response, the first that was refined if one was, and what became
+    of it."""
+    return [sample for step, rows in enumerate(rollouts(workdir)) for sample in _samples(step, rows)]
+
+
+def _samples(step, rows) -> list[dict]:
+    found = []
+    for (_, problem), group in itertools.groupby(rows, lambda row: (row.rollout.index.question, row.problem)):
+        texts = [row.rollout for row in group]
+        responses = [row for row in texts if row.stage == Stage.RESPONSE]
+        refinements = {row.index.response: row for row in reversed(texts) if row.stage == Stage.REFINEMENT}
+        first = next((row for row in responses if row.index.response in refinements), responses[0])
+        refinement = refinements.get(first.index.response)
+        critique = refinement.parent if refinement and refinement.parent.stage == Stage.CRITIQUE else None
+        found.append(
+            {
+                "step": step,
+                "problem": problem.index,
+                "turns": problem.turns,
+                "question": problem.question,
+                "answer": problem.answer,
+                "response": first.whole_text,
+                "reward": _reward(first),
+                "rewards": [_reward(row) for row in responses],
+                "critique": critique and critique.whole_text,
+                "refinement": refinement and refinement.whole_text,
+                "refinement_reward": refinement and _reward(refinement),
+            }
+        )
+    return sorted(found, key=lambda sample: sample["refinement"] is None)
+
+
+def _reward(row) -> float | None:
+    return None if row.ungraded else row.reward
 
 
 def repeatable(workdir) -> list[dict]:
@@ -115,6 +156,12 @@ def repeatable(workdir) -> list[dict]:
 
 def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
     """Returns the newest checkpoint's step and all its arrays."""
+    step, restored = restore(workdir, cfg)
+    return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
+
+
+def restore(workdir, cfg) -> tuple[int, TrainState]:
+    """Returns the newest checkpoint's step and state."""
     settings = run_settings(cfg, sharding.one_device())
     learner, adapters = settings.learner, settings.learner.adapters
     trained = lora.adapter_shapes(settings.policy, adapters) if adapters else params.param_shapes(settings.policy)
@@ -122,7 +169,7 @@ def state(workdir, cfg) -> tuple[int, list[np.ndarray]]:
     template = optimizer_lib.state_shapes(placed, learner.optimizer, offload=learner.offload_optimizer)
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, restored, _ = checkpoints.restore_latest(template)
-    return step, [np.asarray(leaf) for leaf in jax.tree.leaves(restored)]
+    return step, restored
 
 
 def template():

@@ -5,7 +5,7 @@ import sys
 
 import paths
 import pytest
-from tiny_run import SMALL, lines, metrics
+from tiny_run import SMALL, metrics, samples
 
 from cgrpo_jax import sample as sample_lib
 from cgrpo_jax import train
@@ -28,7 +28,6 @@ MINIATURE = {key: value for key, value in SMALL.items() if not key.startswith(OW
     "warm_start.rows_per_update": 32,
     "num_iterations": 1,
     "num_responses": 3,
-    "samples.per_iteration": 4,
 }
 
 
@@ -47,7 +46,7 @@ def test_a_run_with_execution_critiques(tmp_path, capsys):
     c = config()
     train.main(c, str(tmp_path))
     words, seen = load_questions.source(c).glossary().words, 0
-    for sample in lines(tmp_path / "samples.jsonl"):
+    for sample in samples(tmp_path):
         (right,) = snippets.steps(sample["question"], words)
         if attempt := operation_of(sample["response"]):
             assert sample["reward"] == float(attempt == right)

@@ -12,6 +12,7 @@ from entry_points import run_evaluate, run_sample
 from tiny_run import metrics, run
 
 from cgrpo_jax.errors import GradingError
+from cgrpo_jax.records import Stage
 
 server = chat_server.server  # the fixture
 YES, NO, UNREADABLE, REFUSED = good("1: yes"), good("1: no"), good("perhaps"), ({"error": {"message": "no"}}, 401)
@@ -102,8 +103,10 @@ def test_a_function_may_decline_every_response(tmp_path):
     }
     for row in metrics(run(tmp_path / "run", changes)):
         assert row["grade/failures"] == 16 and row["rows_trained"] == row["refine/attempted"] == 0
-    for line in tiny_run.lines(tmp_path / "run" / "samples.jsonl"):
+    for line in tiny_run.samples(tmp_path / "run"):
         assert line["reward"] is None and set(line["rewards"]) == {None}
+    responses = [row for rows in tiny_run.rollouts(tmp_path / "run") for row in rows]
+    assert {(row.rollout.stage, row.dropped, row.place) for row in responses} == {(Stage.RESPONSE, "ungraded", None)}
 
 
 def test_an_evaluation_says_what_has_no_verdict(tmp_path, server, capsys):

@@ -62,7 +62,7 @@ def test_the_folder_of_a_run(plain):
     assert {path.name for path in plain.iterdir()} == {
         "config.json",
         "metrics.jsonl",
-        "samples.jsonl",
+        "rollouts",
         "summary.json",
         "date",
         "model",
@@ -321,7 +321,7 @@ def test_ctrl_c_exits_130_and_the_run_resumes(times, tmp_path, uninterrupted, mo
 
 
 def test_sigkill(tmp_path, uninterrupted):
-    """No handler runs: the third iteration is in the metrics and half a line of it in the samples."""
+    """No handler runs: the third iteration is in the metrics and half a file of its rollouts is there."""
     argv = tiny_run.arguments(tmp_path, WARM | {"model.init": tiny_run.start()}, num_iterations=LENGTH)
     path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
@@ -329,6 +329,8 @@ def test_sigkill(tmp_path, uninterrupted):
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(metrics(tmp_path)) == 3 and not (tmp_path / "summary.json").exists()
+    left = {path.name for path in (tmp_path / "rollouts").iterdir()}
+    assert left == {"step_00000000.parquet", "step_00000001.parquet", ".step_00000002.parquet.tmp"}
     run(tmp_path, WARM, num_iterations=LENGTH)
     assert_same_run(tmp_path, uninterrupted)
 

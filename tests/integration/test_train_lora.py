@@ -166,7 +166,7 @@ def test_the_base_is_the_warm_started_model_and_stays_it(tmp_path, monkeypatch):
 
 
 def test_the_folder_of_a_run(warmed, started):
-    files = {"config.json", "date", "metrics.jsonl", "samples.jsonl", "summary.json", "model", "checkpoints"}
+    files = {"config.json", "date", "metrics.jsonl", "rollouts", "summary.json", "model", "checkpoints"}
     assert {path.name for path in warmed.iterdir()} == files | {"base"}
     assert {path.name for path in (warmed / "base").iterdir() if path.name.isdigit()} == {"0"}
     assert {path.name for path in started.iterdir()} == files  # another run has the base, and the reference with it
@@ -259,7 +259,7 @@ def test_a_crash_before_the_first_checkpoint(tmp_path, uninterrupted, changes, m
 
 
 def test_sigkill(tmp_path, uninterrupted, changes):
-    """No handler runs: the third iteration is in the metrics and half a line of it in the samples."""
+    """No handler runs: the third iteration is in the metrics and half a file of its rollouts is there."""
     argv = tiny_run.arguments(tmp_path, options(changes))
     path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(

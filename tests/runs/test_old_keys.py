@@ -39,10 +39,13 @@ def tuple_of(value):
 
 def test_the_table_is_of_the_146_keys_and_all_of_them_are_keys_now():
     assert len(FLAT) == 146
+    gone = old_keys.GONE.keys() & FLAT.keys()
+    assert gone == {"samples_per_iteration"}
     assert old_keys.RENAMED.keys() <= FLAT.keys()
-    assert {old_keys.RENAMED.get(key, key) for key in FLAT} <= NOW.keys()
-    assert len({old_keys.RENAMED.get(key, key) for key in FLAT}) == 146
-    assert not old_keys.RENAMED.keys() & NOW.keys()
+    assert {old_keys.RENAMED.get(key, key) for key in FLAT.keys() - gone} <= NOW.keys()
+    assert len({old_keys.RENAMED.get(key, key) for key in FLAT.keys() - gone}) == 145
+    assert set(old_keys.RENAMED_SINCE.values()) <= NOW.keys()
+    assert not (old_keys.RENAMED.keys() | old_keys.RENAMED_SINCE.keys() | old_keys.GONE.keys()) & NOW.keys()
 
 
 def test_an_old_configuration_is_todays():
@@ -55,6 +58,7 @@ def test_an_old_configuration_is_todays():
 @pytest.mark.parametrize("key", FLAT)
 def test_an_old_value_is_found_in_a_folder_a_flag_and_a_file(key, tmp_path, capsys):
     value = other(key, FLAT[key])
+    gone = key in old_keys.GONE
     new = old_keys.RENAMED.get(key, key)
     # an old folder
     changed = json.loads(json.dumps(BEFORE))
@@ -63,7 +67,7 @@ def test_an_old_value_is_found_in_a_folder_a_flag_and_a_file(key, tmp_path, caps
     inner[last] = value
     found = config_lib.flatten(old_keys.translate(changed))
     expected = {"critic_sees_answer": "answer"}.get(key, value)
-    expected = NOW | {new: expected} | {"critic_folder": {"critic.kind": "folder"}}.get(key, {})
+    expected = NOW | ({} if gone else {new: expected}) | {"critic_folder": {"critic.kind": "folder"}}.get(key, {})
     expected |= {"http_critic.url": {"critic.kind": "endpoint"}}.get(key, {})
     assert found == expected
     # an old flag
@@ -71,24 +75,32 @@ def test_an_old_value_is_found_in_a_folder_a_flag_and_a_file(key, tmp_path, caps
     config_lib.override(config, [f"--config.{key}={as_flag(value)}"])
     assert config_lib.flatten(config_lib.to_json(config)) == expected
     err = capsys.readouterr().err
-    assert (f"--config.{key} is now --config.{new}" in err and err.count("\n") == 1) if key != new else not err
+    said = f"--config.{key} is gone: {old_keys.GONE[key]}" if gone else f"--config.{key} is now --config.{new}"
+    assert (said in err and err.count("\n") == 1) if gone or key != new else not err
     # an old file
     file = tmp_path / "mine.py"
     start = "from cgrpo_jax.runs import base\n\ndef get_config():\n    c = base.get_config()\n"
     file.write_text(f"{start}    c.{key} = {tuple_of(value)!r}\n    return c\n")
-    if key == new:
+    if key == new and not gone:
         assert config_lib.value(config_lib.freeze(config_lib.load(file)), key) == tuple_of(value)
     else:
         with pytest.raises(UserError) as caught:
             config_lib.load(file)
         text = str(caught.value)
-        assert f"config file {file} fails to load: {key} is now {new} (mine.py, line 5)" in text and "\n" not in text
+        said = f"{key} is {'gone' if gone else f'now {new}'} (mine.py, line 5)"
+        assert f"config file {file} fails to load: {said}" in text and "\n" not in text
 
 
 @pytest.mark.parametrize(
     "given, found, hint",
     [
         (["--config.gamma", "0.2"], ["--config.objective.gamma", "0.2"], "gamma is now --config.objective.gamma"),
+        (["--config.samples.every=3"], ["--config.rollouts.every=3"], "samples.every is now --config.rollouts.every"),
+        (
+            ["--config.samples.per_iteration", "3", "--config.seed=1"],
+            ["--config.seed=1"],
+            "samples.per_iteration is gone",
+        ),
         (["--noconfig.clip_initial"], ["--noconfig.objective.clip_initial"], "--noconfig.clip_initial is now --noc"),
         (["--config.critic_sees_answer"], ["--config.critic.sees=answer"], "is now --config.critic.sees=answer"),
         (["--config.critic_sees_answer=false"], ["--config.critic.sees=nothing"], "--config.critic.sees=nothing"),
@@ -127,6 +139,22 @@ def test_an_old_file_may_have_set_a_group(tmp_path):
     )
     with pytest.raises(UserError, match="http_critic is now critic.endpoint"):
         config_lib.load(file)
+
+
+def test_a_configuration_with_samples_is_todays():
+    values = {"seed": 1, "samples": {"every": 3, "per_iteration": 8}}
+    assert old_keys.translate(values) == {"seed": 1, "rollouts": {"every": 3}}
+    assert not config_lib.differences(values, {"seed": 1, "rollouts": {"every": 3}})
+
+
+def test_a_file_that_sets_samples_hears_what_to_write(tmp_path):
+    start = "from cgrpo_jax.runs import base\n\ndef get_config():\n    c = base.get_config()\n"
+    said = {"every": "samples.every is now rollouts.every", "per_iteration": "samples.per_iteration is gone"}
+    for name, text in said.items():
+        file = tmp_path / f"{name}.py"
+        file.write_text(f"{start}    c.samples.{name} = 2\n    return c\n")
+        with pytest.raises(UserError, match=text):
+            config_lib.load(file)
 
 
 def test_a_run_of_before_resumes_and_another_one_is_refused(tmp_path):

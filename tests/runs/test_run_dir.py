@@ -96,39 +96,62 @@ def test_metrics_take_arrays_and_write_null_for_what_json_has_no_number_for(run)
 
 
 def test_a_line_without_a_step_is_rejected_and_nothing_is_written(run):
-    with pytest.raises(ValueError, match="samples.jsonl needs an integer step, got None"):
-        run.append_samples([{"step": 1}, {"question": "q"}])
-    with pytest.raises(ValueError, match="metrics.jsonl needs an integer step, got 1.5"):
-        run.append_metrics({"step": 1.5})
-    assert not run.samples.exists() and not run.metrics.exists()
+    for step in (None, 1.5):
+        with pytest.raises(ValueError, match=f"metrics.jsonl needs an integer step, got {step}"):
+            run.append_metrics({"step": step})
+    assert not run.metrics.exists()
 
 
 def test_truncate_drops_later_steps_and_an_unfinished_line(run):
     for step in (1, 2, 3):
-        run.append_metrics({"step": step})
-        run.append_samples([{"step": step, "response": "π = 3\u2028"}, {"step": step}])
+        run.append_metrics({"step": step, "text": "π = 3\u2028"})
     with run.metrics.open("a") as file:
         file.write('{"step": 1, "los')
-    run.truncate_after(2)
-    assert [record["step"] for record in lines(run.metrics)] == [1, 2]
-    assert run.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'
-    assert [json.loads(line)["step"] for line in run.samples.read_text().split("\n")[:-1]] == [1, 1, 2, 2]
-    run.truncate_after(-1)
-    assert run.metrics.read_text() == run.samples.read_text() == ""
+    run.drop_after(2)
+    kept = [json.loads(line) for line in run.metrics.read_text().split("\n")[:-1]]
+    assert kept == [{"step": step, "text": "π = 3\u2028"} for step in (1, 2)]
+    run.drop_after(-1)
+    assert run.metrics.read_text() == ""
+
+
+def rollouts_of(run, *iterations):
+    """Makes the files of these iterations, and returns what holds the names of those that are there."""
+    run.rollouts.mkdir(exist_ok=True)
+    for number in iterations:
+        (run.rollouts / f"step_{number:08d}.parquet").write_text(str(number))
+    return lambda folder=run.rollouts: sorted(path.name for path in folder.iterdir())
+
+
+def test_rollouts_after_a_checkpoint_go_with_what_a_killed_run_has_left(run):
+    assert run.drop_after(-1) == []  # of a run that has none
+    names = rollouts_of(run, 0, 9, 10, 11)
+    (run.rollouts / ".step_00000012.parquet.tmp").write_text("half")
+    (run.rollouts / "mine.txt").write_text("a user's")
+    assert run.drop_after(9, expected=2) == []
+    assert names() == ["mine.txt", "step_00000000.parquet", "step_00000009.parquet"]
+
+
+def test_rollouts_that_no_checkpoint_accounts_for_are_moved_aside(run):
+    names = rollouts_of(run, 0, 1, 2)
+    (aside,) = run.drop_after(0, expected=1)
+    assert names() == ["step_00000000.parquet"] and aside.startswith("rollouts.before-")
+    assert names(run.path / aside) == ["step_00000001.parquet", "step_00000002.parquet"]
+    (again,) = run.drop_after(-1)
+    assert names() == [] and names(run.path / again) == ["step_00000000.parquet"] and again != aside
 
 
 def test_truncate_drops_a_character_cut_in_two(run):
     run.append_metrics({"step": 1})
     with run.metrics.open("ab") as file:
         file.write('{"step": 1, "x": "π'.encode()[:-1])
-    run.truncate_after(1)
+    run.drop_after(1)
     assert run.metrics.read_bytes() == b'{"step": 1}\n'
 
 
 def test_truncate_leaves_a_log_alone_that_needs_no_cut(run):
     run.append_metrics({"step": 1})
     inode = run.metrics.stat().st_ino
-    run.truncate_after(1)
+    run.drop_after(1)
     assert run.metrics.stat().st_ino == inode
 
 
@@ -136,24 +159,31 @@ def test_truncate_names_a_damaged_line_and_changes_nothing(run):
     text = '{"step": 1}\n{"st\n{"step": 3}\n'
     run.metrics.write_text(text)
     with pytest.raises(UserError, match="metrics.jsonl, line 2 is not JSON"):
-        run.truncate_after(1)
+        run.drop_after(1)
     assert run.metrics.read_text() == text
 
 
-def test_what_is_dropped_beyond_what_is_expected_stays_as_a_copy(run):
+def test_what_is_dropped_beyond_what_is_expected_stays_aside(run):
     for step in range(4):
         run.append_metrics({"step": step})
-        run.append_samples([{"step": step}])
-    before = run.metrics.read_bytes(), run.samples.read_bytes()
-    assert run.truncate_after(2, expected=1) == []
-    assert run.truncate_after(2, expected=0) == []  # nothing more to drop
-    copies = run.truncate_after(0, expected=1)
-    assert [name.partition("-")[0] for name in copies] == ["metrics.jsonl.before", "samples.jsonl.before"]
-    assert [lines(run.path / name)[-1]["step"] for name in copies] == [2, 2]
-    assert (run.path / copies[0]).read_bytes() == before[0].replace(b'{"step": 3}\n', b"")
-    assert lines(run.metrics) == lines(run.samples) == [{"step": 0}]
-    assert len(run.truncate_after(-1)) == 2 and run.metrics.read_text() == ""
-    assert len({path.name for path in run.path.glob("metrics.jsonl.before-*")}) == 2  # the first one stays
+    names, before = rollouts_of(run, *range(4)), run.metrics.read_bytes()
+    assert run.drop_after(2, expected=1) == []
+    assert run.drop_after(2, expected=0) == []  # nothing more to drop
+    copy, folder = run.drop_after(0, expected=1)
+    assert copy.startswith("metrics.jsonl.before-") and folder.startswith("rollouts.before-")
+    assert (run.path / copy).read_bytes() == before.replace(b'{"step": 3}\n', b"")
+    assert lines(run.metrics) == [{"step": 0}] and names() == ["step_00000000.parquet"]
+    assert names(run.path / folder) == ["step_00000001.parquet", "step_00000002.parquet"]
+    assert len(run.drop_after(-1)) == 2 and run.metrics.read_text() == "" and names() == []
+    assert len({path.name for path in run.path.glob("*.before-*")}) == 4  # the first two stay
+
+
+def test_a_damaged_line_leaves_the_rollouts_too(run):
+    names = rollouts_of(run, 0, 1)
+    run.metrics.write_text('{"step": 0}\n{"st\n{"step": 1}\n')
+    with pytest.raises(UserError, match="line 2 is not JSON"):
+        run.drop_after(-1)
+    assert len(names()) == 2
 
 
 def test_open_refuses_rows_whose_checkpoints_are_gone(run):

@@ -53,6 +53,8 @@ class _JsonModel:
     def decode(self, ids: list[int]) -> str:
         return self._model.decode(ids, skip_special_tokens=False)
 
+    spell = decode
+
     def spans(self, text: str, ids: Collection[int]) -> list[tuple[int, int]]:
         """Where a text produces one of some tokens."""
         normalizer = self._model.normalizer
@@ -88,6 +90,7 @@ class _SentencePieceModel:
         self._ids = {self._model.id_to_piece(i): i for i in pieces if self._model.is_control(i)} | dict(added)
         shown = {token: i for token, i in self._ids.items() if token in added or token in thinking_tags.ALL}
         self._texts = {i: token for token, i in shown.items()}
+        self._all_texts = {i: token for token, i in self._ids.items()}
         self.special_ids = special | {i for i in pieces if self._model.is_control(i)}
         defined = {piece.piece: i for i, piece in enumerate(inner.pieces) if piece.type == piece.USER_DEFINED}
         self._defined_ids = frozenset(defined.values())
@@ -108,13 +111,19 @@ class _SentencePieceModel:
         return ids
 
     def decode(self, ids: list[int]) -> str:
+        return self._decoded(ids, self._texts)
+
+    def spell(self, ids: list[int]) -> str:
+        return self._decoded(ids, self._all_texts)
+
+    def _decoded(self, ids: list[int], texts: Mapping[int, str]) -> str:
         # Decoding drops the word-start mark of a text; a run after an added token is not a text's beginning.
         parts: list[str] = []
         run: list[int] = []
         model = self._first
         for i in ids:
-            if i in self._texts:
-                parts += [model.decode(run), self._texts[i]]
+            if i in texts:
+                parts += [model.decode(run), texts[i]]
                 run, model = [], self._inner
             elif i < self._model.vocab_size():
                 run.append(i)
@@ -206,6 +215,10 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, without special tokens."""
         return self._model.decode([int(i) for i in ids if int(i) not in self._skipped])
+
+    def spell(self, ids: Iterable[int]) -> str:
+        """The text of token ids, special tokens included: a prompt as its model sees it."""
+        return self._model.spell([int(i) for i in ids])
 
     def chat_text(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """A conversation framed by the model's chat template.

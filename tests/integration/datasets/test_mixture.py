@@ -88,7 +88,7 @@ def test_an_evaluation_does_not_go_on_where_what_it_reads_has_changed(graded_by_
 
 
 def test_a_pod_that_is_killed_goes_on_in_the_order_of_one_process(tmp_path, question_files):
-    changes = question_files | {"num_responses": 2, "samples.per_iteration": 4, "data.num_eval": 0, "mesh.tensor": 1}
+    changes = question_files | {"num_responses": 2, "data.num_eval": 0, "mesh.tensor": 1}
     with Pod(tmp_path / "pod", 2, 2, changes, num_iterations=100) as pod:
         pod.at_iteration(2)
         os.kill(pod.process(1), signal.SIGKILL)

@@ -91,6 +91,7 @@ def test_chat_frames_each_turn_with_single_ids(folder):
     ids = tokenizer.chat_ids(QUESTION)
     assert [ids.count(start[0]), ids.count(end[0])] == [2, 1]
     assert tokenizer.decode(ids) == "user\nWhat is 12 + 30?\nassistant\n"
+    assert tokenizer.spell(ids) == tokenizer.chat_text(QUESTION)
     shorter = tokenizer.chat_ids(QUESTION, add_generation_prompt=False)
     assert ids[: len(shorter)] == shorter and ids[len(shorter)] == start[0]
 

@@ -1,0 +1,342 @@
+"""Every text of an iteration and what became of it, as one Parquet file; written whole, and read back bit for bit.
+
+`rollout_columns.COLUMNS` says what a file holds. It has plain types alone, so that pandas, DuckDB and others read it as
+it is.
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from cgrpo_jax.datasets.rollout_columns import COLUMNS, IDS, LOGP, SCHEMA, VERSION, VERSION_KEY
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Author, LossKind, Problem, Rollout, RowIndex, Stage, TrainRow, problem_id
+from cgrpo_jax.runtime import files
+from cgrpo_jax.runtime import text as text_lib
+
+NAMES = "step_*.parquet"  # of the files, which sort
+_LISTS = ("prompt_ids", "token_ids", "logp", "trainer_logp")
+# Numbers as they are, which zstd compresses better than a dictionary's; of floats, each byte's place by itself.
+_PLAIN = {f"{name}.list.element": "BYTE_STREAM_SPLIT" if "logp" in name else "PLAIN" for name in _LISTS}
+_REPEATED = ("stage", "author", "problem_id", "source", "problem_grader", "question", "answer", "solution")
+_REPEATED += ("problem_columns", "prompt", "opening", "text", "extracted", "feedback", "loss", "dropped")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a file: a text, what it is about, and what became of it.
+
+    Attributes:
+      rollout: the text. Its `parent` has a row of its own, unless no model saw it, and so has each of `rejected`.
+      problem: what it answers, or is about.
+      grader: who rewarded it; empty for a critique.
+      is_rejected: an attempt at a critique whose verdict could not be used.
+      train_row: what it trains as in its question's group, with the sampler's log-probabilities; None where it is in
+        no group.
+      place: its number in the group.
+      trainer_logp: `[T]` float32, log-probabilities (nats) under the trainer before the updates; None where not
+        computed.
+      dropped: why it did not train: `zero_advantage`, `skipped_update` (the gradient was not finite), `ungraded`,
+        `mention` (of the critique) or `not_selected`; empty where it did, and for critiques.
+    """
+
+    rollout: Rollout
+    problem: Problem
+    grader: str = ""
+    is_rejected: bool = False
+    train_row: TrainRow | None = None
+    place: int | None = None
+    trainer_logp: np.ndarray | None = None
+    dropped: str = ""
+
+
+def file_name(iteration: int) -> str:
+    """Returns the name of an iteration's file."""
+    return f"step_{iteration:08d}.parquet"
+
+
+def iteration_of(path: pathlib.Path) -> int:
+    """Returns the iteration that a file is named after; -1 where it is none of `NAMES`."""
+    number = path.stem.removeprefix("step_")
+    return int(number) if path.match(NAMES) and number.isdecimal() else -1
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def write(path: pathlib.Path, rows: Sequence[Row], *, iteration: int, spell: Callable[[np.ndarray], str]) -> int:
+    """Writes the rows of an iteration to a file, which is there whole or not at all; returns its bytes.
+
+    Args:
+      path: the file; one of that name is replaced.
+      rows: parents before what answers them. No two have the same index.
+      iteration: their number.
+      spell: token ids to text, control tokens included.
+
+    Raises:
+      OSError: it can't be written.
+    """
+    table = _table(rows, iteration, spell)
+    with files.whole_file(path) as temporary:
+        parquet.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            use_dictionary=list(_REPEATED),
+            column_encoding=_PLAIN,
+            write_page_checksum=True,
+        )
+        return temporary.stat().st_size
+
+
+def _table(rows: Sequence[Row], iteration: int, spell: Callable[[np.ndarray], str]) -> pa.Table:
+    numbers = {row.rollout.index: number for number, row in enumerate(rows)}
+    if len(numbers) < len(rows):
+        raise ValueError("two rows of an iteration have the same index")
+    asked: dict[bytes, int] = {}  # the first row with each prompt
+    for number, row in enumerate(rows):
+        asked.setdefault(row.rollout.prompt_ids.tobytes(), number)
+    # The responses to a question share its prompt.
+    spelled = {key: spell(rows[number].rollout.prompt_ids) for key, number in asked.items() if key}
+    problems = {id(row.problem): _problem_cells(row.problem) for row in rows}
+    cells: dict[str, list] = collections.defaultdict(list)
+    for number, row in enumerate(rows):
+        found = {"row": number, "parent": _parent(row.rollout, numbers), "iteration": iteration}
+        found |= problems[id(row.problem)] | _rollout_cells(row, spelled) | _fate_cells(row, asked)
+        for name, value in found.items():
+            cells[name].append(value)
+    columns = [_array(cells[name], kind) for name, kind, _ in COLUMNS]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _parent(rollout: Rollout, numbers: dict[RowIndex, int]) -> int | None:
+    """Returns the row that a text answers: of a critique that no model saw, what that is about."""
+    parent = rollout.parent
+    while parent is not None and parent.index not in numbers:
+        parent = parent.parent
+    return None if parent is None else numbers[parent.index]
+
+
+def _problem_cells(problem: Problem) -> dict[str, Any]:
+    return {
+        "problem_id": problem_id(problem),
+        "problem_index": problem.index,
+        "source": problem.source,
+        "problem_grader": problem.grader,
+        "turns": [{"role": role, "text": text} for role, text in problem.turns],
+        "question": problem.question,
+        "answer": problem.answer,
+        "solution": problem.solution,
+        "problem_columns": json.dumps(dict(problem.columns), ensure_ascii=False),
+    }
+
+
+def _rollout_cells(row: Row, spelled: dict[bytes, str]) -> dict[str, Any]:
+    one, index = row.rollout, row.rollout.index
+    reward = None if one.ungraded else one.reward
+    return {
+        "stage": one.stage.name.lower(),
+        "question_index": index.question,
+        "response_index": index.response,
+        "critique_index": index.critique,
+        "refinement_index": index.refinement,
+        "attempt": index.attempt,
+        "author": str(one.author),
+        "weights_step": one.weights_step,
+        "prompt": one.asked or spelled.get(one.prompt_ids.tobytes()),
+        "prompt_ids": one.prompt_ids if len(one.prompt_ids) else None,
+        "prompt_cut": one.prompt_cut,
+        "opening": one.opening,
+        "text": one.text,
+        "token_ids": one.token_ids,
+        "truncated": one.truncated,
+        "logp": one.logp if len(one.prompt_ids) and one.author != Author.SOLUTION else None,
+        "trainer_logp": row.trainer_logp,
+        "reward": reward,
+        "rewards": None if reward is None else [{"name": row.grader, "reward": reward}],
+        "ungraded": one.ungraded,
+        "extracted": one.extracted,
+        "feedback": one.feedback,
+        "verdict": one.verdict,
+        "rejected": row.is_rejected,
+    }
+
+
+def _fate_cells(row: Row, asked: dict[bytes, int]) -> dict[str, Any]:
+    train_row = row.train_row
+    cells: dict[str, Any] = {
+        "kept": row.place is not None if row.rollout.stage == Stage.REFINEMENT else None,
+        "group_position": row.place,
+        "trained": train_row is not None and not row.dropped,
+        "dropped": row.dropped or None,
+    }
+    if train_row is None:
+        return cells | dict.fromkeys(("context", "advantage", "loss", "refined"))
+    return cells | {
+        "context": asked[train_row.context_ids.tobytes()],
+        "advantage": train_row.advantage,
+        "loss": train_row.loss.name.lower(),
+        "refined": train_row.refined,
+    }
+
+
+def _array(values: list, kind: pa.DataType) -> pa.Array:
+    if kind in (IDS, LOGP):
+        lengths = [0 if value is None else len(value) for value in values]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        flat = [np.asarray(value, kind.value_type.to_pandas_dtype()) for value in values if value is not None]
+        inner = pa.array(np.concatenate(flat) if flat else [], kind.value_type)
+        missing = pa.array([value is None for value in values], pa.bool_())
+        return pa.ListArray.from_arrays(pa.array(offsets), inner, type=kind, mask=missing)
+    try:
+        return pa.array(values, kind)
+    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 can't hold
+        return pa.array([text_lib.clean(value) if isinstance(value, str) else value for value in values], kind)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def read(path: str | pathlib.Path) -> list[Row]:
+    """Returns the rows that `write` has written, as the records that they were made of.
+
+    Two things are not as they were: what a refinement answers that saw no critique is its response, and a JSON column
+    of a problem has JSON's types.
+
+    Raises:
+      UserError: there is no such file, or it is damaged, of something else, or of another version.
+    """
+    table = _checked(pathlib.Path(path))
+    cells = {
+        name: _ndarrays(table[name]) if kind in (IDS, LOGP) else table[name].to_pylist() for name, kind, _ in COLUMNS
+    }
+    problems: dict[int, Problem] = {}
+    rejected: dict[RowIndex, list[Rollout]] = collections.defaultdict(list)
+    rows: list[Row] = []
+    for number in range(table.num_rows):
+        one = {name: values[number] for name, values in cells.items()}
+        problem = problems.setdefault(one["question_index"], _problem(one))
+        index = RowIndex(
+            question=one["question_index"],
+            response=one["response_index"],
+            critique=one["critique_index"],
+            refinement=one["refinement_index"],
+            stage=Stage[one["stage"].upper()],
+            attempt=one["attempt"],
+        )
+        same = index.replace(attempt=0)  # whatever the attempt
+        parent = None if one["parent"] is None else rows[one["parent"]].rollout
+        rollout = _rollout(one, index, parent)
+        if one["rejected"]:
+            rejected[same].append(rollout)
+        else:
+            rollout = rollout.replace(rejected=tuple(rejected[same]))
+        rows.append(
+            Row(
+                rollout=rollout,
+                problem=problem,
+                grader="" if one["rewards"] is None else one["rewards"][0]["name"],
+                is_rejected=one["rejected"],
+                train_row=_train_row(one, rollout, cells["prompt_ids"]),
+                place=one["group_position"],
+                trainer_logp=one["trainer_logp"],
+                dropped=one["dropped"] or "",
+            )
+        )
+    return rows
+
+
+def train_groups(rows: Iterable[Row]) -> list[list[TrainRow]]:
+    """Returns the group of each question, in their order: what `Learner.update` was given."""
+    groups: dict[int, list[tuple[int, TrainRow]]] = collections.defaultdict(list)
+    for row in rows:
+        group = groups[row.rollout.index.question]
+        if row.train_row is not None and row.place is not None:
+            group.append((row.place, row.train_row))
+    return [[one for _, one in sorted(groups[q], key=lambda placed: placed[0])] for q in sorted(groups)]
+
+
+def _checked(path: pathlib.Path) -> pa.Table:
+    try:
+        # One file by itself: a folder of this name would be read as one table.
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            said = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
+            if said == str(VERSION):
+                return file.read()
+    except (OSError, pa.ArrowException) as error:
+        what = " ".join(str(error).split())[:160]
+        raise UserError(f"{path} can't be read as Parquet ({what}); give a whole file of RUN/rollouts.") from error
+    if not said:
+        raise UserError(f"{path} holds no rollouts of a run; give a file of RUN/rollouts.")
+    raise UserError(f"{path} holds rollouts of version {said}; this program reads version {VERSION}; use the other's.")
+
+
+def _ndarrays(column: pa.ChunkedArray) -> list[np.ndarray | None]:
+    found: list[np.ndarray | None] = []
+    for chunk in column.chunks:
+        offsets, values = chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=False)
+        valid = chunk.is_valid().to_numpy(zero_copy_only=False)
+        pairs = zip(offsets, offsets[1:], valid, strict=False)
+        found += [values[start:end].copy() if there else None for start, end, there in pairs]
+    return found
+
+
+def _problem(one: dict[str, Any]) -> Problem:
+    return Problem(
+        index=one["problem_index"],
+        question=one["question"],
+        answer=one["answer"],
+        solution=one["solution"],
+        source=one["source"],
+        grader=one["problem_grader"],
+        columns=json.loads(one["problem_columns"]),
+        turns=tuple((turn["role"], turn["text"]) for turn in one["turns"]),
+    )
+
+
+def _rollout(one: dict[str, Any], index: RowIndex, parent: Rollout | None) -> Rollout:
+    is_asked = one["prompt"] is not None and one["prompt_ids"] is None
+    unjudged = 0.0 if one["ungraded"] and index.stage != Stage.CRITIQUE else None
+    zeros = functools.partial(np.zeros, len(one["token_ids"]), np.float32)
+    return Rollout(
+        index=index,
+        author=Author(one["author"]),
+        weights_step=one["weights_step"],
+        prompt_ids=np.zeros(0, np.int32) if one["prompt_ids"] is None else one["prompt_ids"],
+        token_ids=one["token_ids"],
+        logp=zeros() if one["logp"] is None else one["logp"],
+        text=one["text"],
+        opening=one["opening"],
+        truncated=one["truncated"],
+        prompt_cut=one["prompt_cut"],
+        asked=one["prompt"] if is_asked else "",
+        parent=parent,
+        reward=unjudged if one["reward"] is None else one["reward"],
+        ungraded=one["ungraded"],
+        verdict=one["verdict"],
+        extracted=one["extracted"],
+        feedback=one["feedback"],
+    )
+
+
+def _train_row(one: dict[str, Any], rollout: Rollout, prompts: Sequence[np.ndarray | None]) -> TrainRow | None:
+    if one["context"] is None:
+        return None
+    context = prompts[one["context"]]
+    assert context is not None  # the row was found by its prompt
+    return TrainRow(
+        context_ids=context,
+        target_ids=rollout.token_ids,
+        old_logp=rollout.logp,
+        advantage=one["advantage"],
+        refined=one["refined"],
+        loss=LossKind[one["loss"].upper()],
+    )

@@ -1,0 +1,55 @@
+import iteration_cases
+import pytest
+
+from cgrpo_jax.records import Stage
+
+
+@pytest.fixture(scope="module")
+def done():
+    return iteration_cases.make()
+
+
+@pytest.fixture(scope="module")
+def rows(done):
+    return done.all_rows(grader="exact", reward_source="verifier")
+
+
+def test_every_text_has_a_row_after_what_it_answers(rows):
+    stages = "".join(row.rollout.stage.name[2] for row in rows)  # s: response, i: critique, f: refinement
+    assert stages.lower() == "ss" + "ii" + "fff" + "i" + "sss" + "ss"
+    assert [row.is_rejected for row in rows[:4]] == [False, False, True, False]
+    assert len({row.rollout.index for row in rows}) == len(rows)
+
+
+def test_what_became_of_each_row(rows):
+    said = [row.dropped for row in rows if row.rollout.stage != Stage.CRITIQUE]
+    assert said == [
+        *("", ""),  # the responses to the question that was rescued
+        *("", "mention", "not_selected"),
+        *("", "ungraded", "skipped_update"),
+        *("zero_advantage", "zero_advantage"),
+    ]
+    assert not any(row.dropped or row.train_row or row.grader for row in rows if row.rollout.stage == Stage.CRITIQUE)
+
+
+def test_rows_stand_in_their_groups_as_they_train(done, rows):
+    placed = [row for row in rows if row.place is not None]
+    assert [(row.rollout.index.question, row.place) for row in placed] == [
+        *((0, 0), (0, 1), (0, 2)),
+        *((1, 0), (1, 1)),
+        *((2, 0), (2, 1)),
+    ]
+    for row in placed:
+        q, place = row.rollout.index.question, row.place
+        assert row.train_row is done.rows[q][place] and row.rollout is done.groups[q].rows[place]
+        assert row.trainer_logp is done.updates.trainer_logps[q][place]
+    assert [row.train_row.refined for row in placed[:3]] == [False, False, True]
+    without = iteration_cases.make(scored=False).all_rows(grader="exact", reward_source="verifier")
+    assert all(row.trainer_logp is None for row in without)
+
+
+def test_who_rewarded(done, rows):
+    graders = {(row.rollout.index.question, row.grader) for row in rows if row.rollout.stage != Stage.CRITIQUE}
+    assert graders == {(0, "exact"), (1, "math"), (2, "exact")}
+    verdicts = done.all_rows(grader="exact", reward_source="critic")
+    assert {row.grader for row in verdicts if row.rollout.stage != Stage.CRITIQUE} == {"critic"}
