@@ -98,8 +98,9 @@ def check_command(
         raise UserError("no command to run; write it after --, such as -- python -m cgrpo_jax.train --config=...")
     program, arguments = _program(command)
     path = (_value(arguments, "config") or "") if program in RUNS else ""
-    # A configuration on a volume that is mounted on the hosts alone can't be read here.
-    if program in RUNS and (not posixpath.isabs(path) or pathlib.Path(path).is_file()):
+    # A configuration, or a run's folder, on a volume that is mounted on the hosts alone can't be read here.
+    of_a_run = program != "train" and not path
+    if program in RUNS and not of_a_run and (not posixpath.isabs(path) or pathlib.Path(path).is_file()):
         _check_run(program, arguments, where=where, root=root)
     workdir = _value(arguments, "workdir")
     if workdir:

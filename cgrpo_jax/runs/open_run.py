@@ -25,6 +25,7 @@ from cgrpo_jax.runs import (
     load_questions,
     model_source,
     resume_policy,
+    saved_config,
     start_weights,
     validate,
 )
@@ -130,7 +131,7 @@ def open_run(
     questions: load_questions.Choose | None,
     load_weights: bool,
     started: Callable[[], str | None] = lambda: None,
-    check: Callable[[RunSettings], None] = lambda settings: None,
+    trains: bool = False,
     num_slots: int | None = None,
     num_graders: int = 0,
     step: Step = None,
@@ -145,7 +146,7 @@ def open_run(
       questions: which questions it asks; from `load_questions`. None where a person asks.
       load_weights: whether it works with the run's weights, or where it has none those that a run starts from.
       started: when the command was started first, where its own folder says so; by default when the run was.
-      check: what else can't be used, of the settings; raises a `UserError`.
+      trains: whether it trains, which needs more (`check_training`).
       num_slots: texts that a data group decodes at once; by default as in training.
       num_graders: worker processes; 0: as in training.
       step: which checkpoint's weights are loaded; the newest one's by default.
@@ -154,7 +155,7 @@ def open_run(
       UserError: something of it can't be used.
     """
     with processes.agree("starting"):
-        validate.check(config)
+        validate.check(config, trains=trains)
         mesh = build_model.make_mesh(config)
     # Prompts may print the date, and must be the same on all processes.
     date = processes.decide(lambda: started() or RunDir(workdir).started().isoformat(), f"reading {workdir}")
@@ -162,9 +163,12 @@ def open_run(
     run = RunDir(workdir, started=now)
     found = Questions([], [], {})
     with processes.agree("loading models and data"):
+        if load_weights:
+            saved_config.check_same_model(config, run)
         model_source.check_init(config)
         settings = settings_lib.run_settings(config, mesh, stages=stages(config), num_slots=num_slots)
-        check(settings)
+        if trains:
+            check_training(settings)
         model = build_model.load_policy(config, settings, now=now)
         critic_model = build_model.load_critic(config, settings, now=now)
         if questions:

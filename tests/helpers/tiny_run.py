@@ -69,9 +69,22 @@ def config(changes=None, /, **more):
 
 
 def arguments(workdir, changes=None, /, **more):
-    """Returns the command line that `train`, `evaluate` or `sample` takes for it."""
-    flags = [f"--config.{key}={value}" for key, value in (SMALL | (changes or {}) | more).items()]
-    return [f"--config={QUICKSTART}", f"--workdir={workdir}", *flags]
+    """Returns the command line that `train`, `evaluate` or `sample` takes for it: a file, and flags for the changes."""
+    flags = [f"--config.{key}={value}" for key, value in ((changes or {}) | more).items()]
+    return [f"--config={file()}", f"--workdir={workdir}", *flags]
+
+
+@functools.cache
+def file() -> pathlib.Path:
+    """Returns the miniature's configuration file; written once."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = pathlib.Path(folder, "tiny.py")
+    path.write_text(
+        "from configs import quickstart\n\n\ndef get_config():\n    c = quickstart.get_config()\n"
+        f"    c.update_from_flattened_dict({SMALL!r})\n    return c\n"
+    )
+    return path
 
 
 @functools.cache
