@@ -27,7 +27,13 @@ RUNS = {
         "out": cli.Flag("a folder"),
     },
     "diagnose": {"distributed": cli.DISTRIBUTED, "out": cli.Flag("a folder")},
-    "sample": {"distributed": cli.DISTRIBUTED, "question": cli.Flag("one"), "answer": cli.Flag("its answer")},
+    "sample": {
+        "distributed": cli.DISTRIBUTED,
+        "question": cli.Flag("one"),
+        "answer": cli.Flag("its answer"),
+        "columns": cli.Flag("its other columns"),
+        "step": cli.STEP,
+    },
 }
 HOST_FOLDERS = ("/home", "/root", "/tmp", "/var", "/usr", "/dev")  # on a host's own disk or in its memory
 

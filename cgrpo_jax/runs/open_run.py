@@ -105,9 +105,10 @@ class OpenRun:
             sampling=sampling or self.settings.critic_sampling,
         )
 
-    def problem(self, question: str, answer: str | None) -> Problem:
+    def problem(self, question: str, answer: str | None, columns: Mapping[str, Any]) -> Problem:
         """Returns what a person asks as a problem; arguments and errors of `load_questions.by_hand`."""
-        return load_questions.by_hand(self.config, self.settings.stages, self.model.prompts, question, answer)
+        prompts, stages = self.model.prompts, self.settings.stages
+        return load_questions.by_hand(self.config, stages, prompts, question, answer, columns)
 
     def name_of_weights(self, *, beside: pathlib.Path) -> str:
         """Names the weights, those of the run by their way from `beside`."""
@@ -165,7 +166,7 @@ def open_run(
     with processes.agree("loading models and data"):
         if load_weights:
             saved_config.check_same_model(config, run)
-        model_source.check_init(config)
+        model_source.check_places(config)
         settings = settings_lib.run_settings(config, mesh, stages=stages(config), num_slots=num_slots)
         if trains:
             check_training(settings)
