@@ -1,10 +1,10 @@
 """Diagnoses a checkpoint on its training questions: which it never solves, and which critiques help it there.
 
-    python -m cgrpo_jax.diagnose --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m cgrpo_jax.diagnose --workdir=runs/quickstart
 
-The numbers of the paper's Tables 1 and 12. It also writes `pass_rates.jsonl`, by which `data.pass_rates` drops
-questions that are too easy or too hard. The same command again resumes a diagnosis that was killed; with further
-`diagnosis.kinds` it adds these.
+The configuration is the run's own, which `--config.KEY=VALUE` changes. The numbers of the paper's Tables 1 and 12. It
+also writes `pass_rates.jsonl`, by which `data.pass_rates` drops questions that are too easy or too hard. The same
+command again resumes a diagnosis that was killed; with further `diagnosis.kinds` it adds these.
 """
 
 if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
@@ -97,4 +97,4 @@ def _report(results: Results, settings: RunSettings, weights: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, require=("config", "workdir"), flags=FLAGS)
+    cli.run(main, require=("config", "workdir"), flags=FLAGS, trains=False)

@@ -1,9 +1,11 @@
 """Evaluates a checkpoint on benchmarks: greedy pass@1, pass@k and maj@k of samples, each with a 95 % interval.
 
-    python -m cgrpo_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m cgrpo_jax.evaluate --workdir=runs/quickstart
 
-With `--refine`, also test-time refinement: the critic is asked about the greedy answer, and where it says that the
-answer is wrong, the policy refines it. The same command again resumes an evaluation that was killed.
+The configuration is the run's own, which `--config.KEY=VALUE` changes. With `--refine`, also test-time refinement: the
+critic is asked about the greedy answer, and where it says that the answer is wrong, the policy refines it. The same
+command again resumes an evaluation that was killed. With `--config=FILE` and a folder without a run, it evaluates the
+weights that a configuration starts from.
 """
 
 if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
@@ -94,4 +96,4 @@ def _report(results: Results, settings: RunSettings, weights: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, require=("config", "workdir"), flags=FLAGS)
+    cli.run(main, require=("config", "workdir"), flags=FLAGS, trains=False)

@@ -1,8 +1,9 @@
 """Asks a trained policy a question: its response, a critique of it, and the refinement.
 
-    python -m cgrpo_jax.sample --config=configs/quickstart.py --workdir=runs/quickstart --question='7*8+6*3'
+    python -m cgrpo_jax.sample --workdir=runs/quickstart --question='7*8+6*3'
 
-Without `--question` it reads one question a line from standard input.
+Without `--question` it reads one question a line from standard input. Only what fails is refined; without a gold answer
+it is not known whether a response does. The configuration is the run's own, which `--config.KEY=VALUE` changes.
 """
 
 if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
@@ -12,19 +13,30 @@ if __name__ == "__main__":  # Ctrl-C while all below is imported ends the progra
 
 import contextlib
 import io
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any
 
 from cgrpo_jax import rollout
-from cgrpo_jax.errors import UserError
+from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.inference.critic import Critic, critique
 from cgrpo_jax.inference.generators import Generator, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator
-from cgrpo_jax.records import Problem, Rollout
+from cgrpo_jax.records import Author, Problem, Rollout
 from cgrpo_jax.runs import cli, open_run, stages
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.runtime import text as text_lib
+
+FLAGS = {
+    "question": cli.Flag("the question; without it, one a line from standard input"),
+    "answer": cli.Flag("its gold answer, where the data set's rule does not give it"),
+    "columns": cli.Flag('other columns of its row, for a reward function, as JSON: \'{"unit": "km"}\''),
+    "distributed": cli.DISTRIBUTED,
+    "step": cli.STEP,
+}
+_NO_ANSWER = "no gold answer: give it with --answer"
 
 
 def main(
@@ -34,8 +46,10 @@ def main(
     answer: str | None,
     distributed: bool = False,
     step: str | None = None,
+    columns: str | None = None,
 ) -> None:
-    """Prints the three stages for each question. Without a gold answer the response is taken to be wrong."""
+    """Prints the three stages for each question, or why there are fewer."""
+    others = _columns(columns)
     processes.start(distributed=distributed)
     if distributed and question is None:
         raise UserError("several processes can't share standard input; give the question with --question.")
@@ -52,17 +66,32 @@ def main(
             step=cli.step_of(step),
         )
         if question is not None:
-            _show(opened, question, answer, number=0)
+            _show(opened, question, answer, others, number=0)
             return
         refused = 0
         for number, line in enumerate(_lines()):
             try:
-                _show(opened, line, answer, number=number)
+                _show(opened, line, answer, others, number=number)
             except UserError as error:  # one bad line does not end the session
                 console.write(f"error: {text_lib.one_line(str(error))}\n", sys.stderr)
                 refused += 1
         if refused:
             raise UserError(f"{refused} questions were refused; see above.")
+
+
+def _columns(given: str | None) -> dict[str, Any]:
+    """Returns the columns that the flag gives.
+
+    Raises:
+      UserError: it is no JSON object.
+    """
+    try:
+        found = json.loads(given or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f'--columns {given!r} is no JSON object; write one such as \'{{"unit": "km"}}\'.')
+    return found
 
 
 def _lines() -> Iterator[str]:
@@ -78,50 +107,66 @@ def _lines() -> Iterator[str]:
             return
 
 
-def _show(opened: open_run.OpenRun, question: str, answer: str | None, *, number: int) -> None:
-    problem = opened.problem(question, answer)
+def _show(
+    opened: open_run.OpenRun, question: str, answer: str | None, columns: Mapping[str, Any], *, number: int
+) -> None:
+    problem = opened.problem(question, answer, columns)
     policy = opened.policy(opened.params, iteration=number)
     critic = opened.critic(opened.critic_generator(policy), kind=opened.settings.stages.first_kind)
+    orchestrator = Orchestrator(opened.grader)
     with running_engines(policy, critic.generator) as engines:
-        Orchestrator(opened.grader).run([_stages(opened, policy, critic, problem)], engines=engines)
+        _stages(opened, policy, critic, problem, lambda stage: orchestrator.run([stage], engines=engines)[0])
     sys.stdout.flush()
 
 
-async def _stages(opened: open_run.OpenRun, policy: Generator, critic: Critic, problem: Problem) -> None:
-    """Prints each stage as it is written."""
-    max_length = opened.settings.method.max_length
-    (response,) = await rollout.respond(policy, problem, question=0, num_responses=1, max_length=max_length)
-    if problem.answer:
-        (response,) = await rollout.score([response], problem)
-    else:
-        response = response.replace(reward=0.0)
-    _print("response", response.whole_text, _reward(response) if problem.answer else "no gold answer")
-    (criticised,), _ = await critique(critic, [response], problem, encode=opened.model.tokenizer.encode)
-    _print("critique", criticised.whole_text, criticised.author)
-    (refinement,), _ = await rollout.refine(
-        policy, [criticised], problem, max_length=max_length, show_critique=critic.kind != "none"
+def _stages(
+    opened: open_run.OpenRun, policy: Generator, critic: Critic, problem: Problem, run: Callable[[Coroutine], Any]
+) -> None:
+    """Prints each stage as it is written, those that the response needs."""
+    method = opened.settings.method
+    graded = bool(problem.answer) or opened.grader.takes_groups()  # a user's function may need no gold answer
+    responses = run(rollout.respond(policy, problem, question=0, num_responses=1, max_length=method.max_length))
+    response, remark = _score(responses[0], problem, run) if graded else (responses[0], _NO_ANSWER)
+    _print("response", response.whole_text, remark)
+    passed = None if response.reward is None else response.reward >= method.pass_threshold
+    if method.refine != "policy":
+        return _note(f"no critique, no refinement: refine.kind is {method.refine!r}")
+    if passed is None and critic.kind not in ("cot", "none"):
+        needs = f"a critique of kind {critic.kind!r} needs to know whether the response is right"
+        return _note(f"no critique, no refinement: {needs}{'' if graded else '; give its gold answer with --answer'}")
+    (criticised,), _ = run(critique(critic, [response], problem, encode=opened.model.tokenizer.encode))
+    if passed is None and critic.kind == "cot" and criticised.author == Author.RULE:
+        return _note("no critique, no refinement: the critic gave no verdict that can be read")
+    if critic.kind != "none":
+        _print("critique", criticised.whole_text, criticised.author)
+    if criticised.verdict if passed is None else passed:
+        return _note(f"no refinement: {'the critic calls the response right' if passed is None else 'it passes'}")
+    shown = critic.kind != "none"
+    (refinement,), _ = run(
+        rollout.refine(policy, [criticised], problem, max_length=method.max_length, show_critique=shown)
     )
-    if problem.answer:
-        (refinement,) = await rollout.score([refinement], problem)
-    _print("refinement", refinement.whole_text, _reward(refinement) if problem.answer else "no gold answer")
+    refinement, remark = _score(refinement, problem, run) if graded else (refinement, _NO_ANSWER)
+    _print("refinement", refinement.whole_text, remark)
 
 
-def _reward(row: Rollout) -> str:
-    return f"no verdict: {row.feedback}" if row.ungraded else f"reward {row.reward:.0f}"
+def _score(row: Rollout, problem: Problem, run: Callable[[Coroutine], Any]) -> tuple[Rollout, str]:
+    """Returns a text with its reward, and what is said of that; without one where its grader fails."""
+    try:
+        (scored,) = run(rollout.score([row], problem))
+    except GradingError as error:
+        return row, f"no verdict: {text_lib.one_line(str(error))}"
+    if scored.ungraded:
+        return row, f"no verdict: {scored.feedback}"
+    return scored, f"reward {scored.reward:g}"
 
 
 def _print(stage: str, text: str, remark: str) -> None:
     console.say(f"{stage} ({remark}):\n{text}\n", sys.stdout)
 
 
+def _note(text: str) -> None:
+    console.say(f"{text}\n", sys.stdout)
+
+
 if __name__ == "__main__":
-    cli.run(
-        main,
-        require=("config", "workdir"),
-        flags={
-            "question": cli.Flag("the question; without it, one a line from standard input"),
-            "answer": cli.Flag("its gold answer, where the data set's rule does not give it"),
-            "distributed": cli.DISTRIBUTED,
-            "step": cli.STEP,
-        },
-    )
+    cli.run(main, require=("config", "workdir"), flags=FLAGS, trains=False)

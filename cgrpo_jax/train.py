@@ -68,7 +68,7 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
             stages=stages.of_training,
             questions=load_questions.to_train_on,
             load_weights=False,
-            check=open_run.check_training,
+            trains=True,
         )
         folder = open_run.open_folder(opened, held)
         writer = held.enter_context(open_run.rollout_writer(opened))

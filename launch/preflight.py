@@ -27,7 +27,13 @@ RUNS = {
         "out": cli.Flag("a folder"),
     },
     "diagnose": {"distributed": cli.DISTRIBUTED, "out": cli.Flag("a folder")},
-    "sample": {"distributed": cli.DISTRIBUTED, "question": cli.Flag("one"), "answer": cli.Flag("its answer")},
+    "sample": {
+        "distributed": cli.DISTRIBUTED,
+        "question": cli.Flag("one"),
+        "answer": cli.Flag("its answer"),
+        "columns": cli.Flag("its other columns"),
+        "step": cli.STEP,
+    },
 }
 HOST_FOLDERS = ("/home", "/root", "/tmp", "/var", "/usr", "/dev")  # on a host's own disk or in its memory
 
@@ -98,8 +104,9 @@ def check_command(
         raise UserError("no command to run; write it after --, such as -- python -m cgrpo_jax.train --config=...")
     program, arguments = _program(command)
     path = (_value(arguments, "config") or "") if program in RUNS else ""
-    # A configuration on a volume that is mounted on the hosts alone can't be read here.
-    if program in RUNS and (not posixpath.isabs(path) or pathlib.Path(path).is_file()):
+    # A configuration, or a run's folder, on a volume that is mounted on the hosts alone can't be read here.
+    of_a_run = program != "train" and not path
+    if program in RUNS and not of_a_run and (not posixpath.isabs(path) or pathlib.Path(path).is_file()):
         _check_run(program, arguments, where=where, root=root)
     workdir = _value(arguments, "workdir")
     if workdir:

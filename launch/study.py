@@ -111,7 +111,8 @@ def plan(study: Mapping, workdir: pathlib.Path) -> list[Run]:
         config = config_lib.load(study["config"])
         config_lib.override(config, changes)
         arguments = [f"--config={study['config']}", f"--workdir={folder}", *changes]
-        return Run(setting["name"], arm, seed, folder, overrides, arguments, config_lib.to_json(config), needs)
+        held = config_lib.to_json(config_lib.freeze(config))
+        return Run(setting["name"], arm, seed, folder, overrides, arguments, held, needs)
 
     runs, warm_starts = [], {}
     jobs = [

@@ -108,7 +108,7 @@ def plan(sweep: Mapping, workdir: pathlib.Path) -> list[Point]:
             raise UserError(f"point {name}: {error}") from error
         folder = workdir / name
         arguments = [f"--config={sweep['config']}", f"--workdir={folder}", *changes]
-        found.append(Point(name, folder, overrides, arguments, config_lib.to_json(config)))
+        found.append(Point(name, folder, overrides, arguments, config_lib.to_json(config_lib.freeze(config))))
     return found
 
 

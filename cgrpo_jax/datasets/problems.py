@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Sequence
 
 from cgrpo_jax.critiques.prompts import Prompts
@@ -16,6 +17,7 @@ from cgrpo_jax.rewards import grader
 
 # Kinds of data that are made up by the package: these tasks have lessons for a warm start.
 MADE_UP = ("chains", "snippets")
+_WORKED = re.compile(r"####[ \t]*\S+[^\n]*\Z")  # the last line of a worked solution, as in GSM8K
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +130,8 @@ def load_problems(source: MadeUp | Stored, prompts: Prompts, limits: Limits) -> 
         raise UserError(f"no training questions: data.num_train is {source.num_train}; use at least 1.")
     if limits.needs_solutions:
         _check_solutions(train, source, limits.needs_solutions)
+    if isinstance(source, Stored) and not source.answer_pattern:
+        _check_answers_alone(train, limits)
     kept: dict[str, list[Problem]] = {}
     skipped: dict[str, int] = {}
     for kind, problems in (("training", train), ("held-out", test)):
@@ -197,6 +201,16 @@ def _check_solutions(problems: Sequence[Problem], source: MadeUp | Stored, why: 
                 f"training questions: row {p.index + 1} of {p.source} has no solution in column '{column}', which "
                 f"{why}; fill it, or leave the row out."
             )
+
+
+def _check_answers_alone(problems: Sequence[Problem], limits: Limits) -> None:
+    """Checks that gold answers are not whole solutions that end as GSM8K's do, with which no response would agree."""
+    golds = [p.answer for p in problems if (p.grader or limits.grader) in ("math", "numeric", "exact", "choice")]
+    if golds and all(_WORKED.search(gold) for gold in golds):
+        raise UserError(
+            f"training questions: the gold answers are solutions that end as {golds[0][-20:]!r}; name the answer in "
+            r"them: data.answer_pattern='####\s*(.+)'."
+        )
 
 
 def check_quotable(problems: Sequence[Problem], *, grader: str) -> None:

@@ -118,10 +118,12 @@ def _reader(question_key, answer_key, solution_key, answer_pattern, source) -> C
     asked = {key.strip() for key in question_key.split(",")}
 
     def read(row, index, where):
-        answer = tables.answer_in(tables.solution_column(row, answer_key, where), pattern, where)
-        solution = None if solution_key is None else tables.solution_column(row, solution_key, where)
+        gold = tables.solution_column(row, answer_key, where, named_by="data.answer_key")
+        answer, solution = tables.answer_in(gold, pattern, where), None
+        if solution_key is not None:
+            solution = tables.solution_column(row, solution_key, where, named_by="data.solution_key")
         others = tables.others(row, asked, where)
-        question = tables.column(row, question_key, where)
+        question = tables.column(row, question_key, where, named_by="data.question_key")
         turns = tables.turns(row, question_key, where)
         return Problem(index, question, answer, solution, source=source, columns=others, turns=turns)
 

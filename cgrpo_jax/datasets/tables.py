@@ -51,7 +51,7 @@ def rows(path: str | pathlib.Path) -> Rows:
 def check_exists(path: str | pathlib.Path) -> None:
     """Raises a `UserError` where there is neither a file nor a folder."""
     if not pathlib.Path(path).exists():
-        raise UserError(f"data file '{path}' does not exist; check the path.")
+        raise UserError(f"data file '{path}' does not exist; check the path{_from_here(path)}.")
 
 
 def jsonl_rows(path: str | pathlib.Path) -> Rows:
@@ -80,7 +80,7 @@ def parquet_rows(path: str | pathlib.Path) -> Rows:
         raise UserError(f"{path} can't be read as parquet ({_line(error)}); fetch the file again.") from error
 
 
-def column(row: Mapping[str, Any], keys: str, where: str, *, says: str = "user") -> str:
+def column(row: Mapping[str, Any], keys: str, where: str, *, says: str = "user", named_by: str = "") -> str:
     """The text of a column, or of several ("Body,Question") joined by a space.
 
     "reward_model.ground_truth" is a column within a column; a chat (a list of messages) is its last message by the
@@ -95,6 +95,7 @@ def column(row: Mapping[str, Any], keys: str, where: str, *, says: str = "user")
       keys: names of columns, separated by commas.
       where: the row's place, for an error.
       says: the role whose last message a chat is read for.
+      named_by: the key of a configuration that names the columns, for an error; empty for none.
 
     Raises:
       UserError: a column is missing, is nested, holds neither text nor a finite number nor a chat, or damaged text.
@@ -106,14 +107,15 @@ def column(row: Mapping[str, Any], keys: str, where: str, *, says: str = "user")
         with _decoded(what):
             text = cells.text_of(value, says=says)
         if text is None:
-            raise UserError(f"{what} {_why_no_text(row, key.strip(), found, value)}.")
+            where_else = f" in {named_by}" if named_by and not found else ""
+            raise UserError(f"{what} {_why_no_text(row, key.strip(), found, value)}{where_else}.")
         parts.append(cells.check_text(text, what))
     return " ".join(parts)
 
 
-def solution_column(row: Mapping[str, Any], keys: str, where: str) -> str:
+def solution_column(row: Mapping[str, Any], keys: str, where: str, *, named_by: str = "") -> str:
     """The text of a column that answers, as `column` returns it; of a chat, the assistant's last message."""
-    return column(row, keys, where, says="assistant")
+    return column(row, keys, where, says="assistant", named_by=named_by)
 
 
 def turns(row: Mapping[str, Any], keys: str, where: str) -> tuple[Turn, ...]:
@@ -239,10 +241,14 @@ def _suffix(path: pathlib.Path) -> str:
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
 
 
+def _from_here(path: str | pathlib.Path) -> str:
+    return "" if pathlib.Path(path).is_absolute() else f", which begins in {pathlib.Path.cwd()}"
+
+
 def _check_file(path: str | pathlib.Path) -> None:
     """Checks that there is a file, which a folder is not."""
     if not pathlib.Path(path).is_file():
-        raise UserError(f"data file '{path}' does not exist; check the path.")
+        raise UserError(f"data file '{path}' does not exist; check the path{_from_here(path)}.")
 
 
 def _open(path: str | pathlib.Path):

@@ -8,7 +8,7 @@ what trains them (gradients, optimiser, checkpoints) sees nothing else.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,20 @@ TARGETS = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
+_NAMES = {path.rpartition(".")[2]: name for name, path in TARGETS.items()}
 _A, _B = "_lora_a", "_lora_b"
+
+
+def our_targets(given: Sequence[str]) -> tuple[str, ...]:
+    """Returns targets by our names, each once; what no projection is called stays as it is.
+
+    Example:
+      >>> our_targets(["q_proj", "v"]), our_targets(["all-linear"])
+      (('q', 'v'), ('q', 'k', 'v', 'o', 'gate', 'up', 'down'))
+    """
+    if list(given) == ["all-linear"]:
+        return tuple(TARGETS)
+    return tuple(dict.fromkeys(_NAMES.get(name, name) for name in given))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +69,7 @@ class LoraSettings:
         unknown = [name for name in self.targets if name not in TARGETS]
         if unknown or not self.targets:
             given = f"target {unknown[0]!r} is unknown" if unknown else "has no targets"
-            raise UserError(f"LoRA {given}; use some of {', '.join(TARGETS)}.")
+            raise UserError(f"LoRA {given}; use some of {', '.join(TARGETS)}, or all-linear.")
 
     @property
     def scale(self) -> float:

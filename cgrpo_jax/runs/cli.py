@@ -5,6 +5,9 @@
     if __name__ == "__main__":
         cli.run(main, require=("config", "workdir"))
 
+Where a program has both `--config` and `--workdir`, the folder of a run is enough: its own configuration is read, and
+`--config.KEY=VALUE` changes it. The folder may then stand alone, as a positional argument.
+
 A user's mistake (`UserError`, or a wrong flag) prints `error: ...` and exits with status 2, before anything is
 written; several mistakes in a configuration (`keys.ConfigErrors`) print a line each. Any other exception is a bug and
 keeps its stack trace.
@@ -25,8 +28,8 @@ from typing import Any
 from absl import flags as absl_flags
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import base, keys, old_keys, other_names, saved_config, validate
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs import keys
 from cgrpo_jax.runtime import files, signals
 from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.training.checkpoint_steps import Step
@@ -47,8 +50,8 @@ class Flag:
     default: Any = None
 
 
-CONFIG = Flag("configuration file, such as configs/quickstart.py")
-WORKDIR = Flag("folder of the run: metrics, samples, checkpoints, summary")
+CONFIG = Flag("configuration file, such as configs/quickstart.py; by default the configuration of the run in --workdir")
+WORKDIR = Flag("folder of the run: metrics, samples, checkpoints, summary; a run's folder may stand without --workdir=")
 DISTRIBUTED = Flag("one of several processes that work together, each with the same command", kind=bool, default=False)
 STEP = Flag("which checkpoint of the run: its number, or best, with eval.keep_best; the newest by default")
 
@@ -67,6 +70,7 @@ def run(
     require: Sequence[str] = (),
     flags: Mapping[str, Flag] | None = None,
     arguments: Sequence[str] = (),
+    trains: bool = True,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Parses the command line, calls `main` with one keyword argument per flag, and exits on a user's mistake.
@@ -78,6 +82,7 @@ def run(
         (as `cli.CONFIG`, `cli.WORKDIR`) instead of here where they may be left out.
       flags: further flags, by name.
       arguments: names of the positional arguments; all of them must be given.
+      trains: whether the program trains, or plans to; others refuse keys that training alone reads.
       argv: the arguments after the program's name; those of the process by default.
 
     Raises:
@@ -98,7 +103,7 @@ def run(
             _flush()
             sys.exit(0)
         with signals.raised():
-            main(**parse(argv, flags=known, require=require, arguments=arguments))
+            main(**parse(argv, flags=known, require=require, arguments=arguments, trains=trains))
             _flush()
     except UserError as error:
         _say(_lines(error))
@@ -154,12 +159,17 @@ def _lines(error: UserError) -> str:
 
 
 def parse(
-    argv: Sequence[str], *, flags: Mapping[str, Flag], require: Sequence[str] = (), arguments: Sequence[str] = ()
+    argv: Sequence[str],
+    *,
+    flags: Mapping[str, Flag],
+    require: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+    trains: bool = True,
 ) -> dict[str, Any]:
     """Returns the keyword arguments that a command line gives to `main` (see `run`).
 
     Raises:
-      UserError: an unknown flag or config key, a wrong type, or something missing.
+      UserError: an unknown flag or config key, a wrong type, something missing, or a key that nothing reads.
     """
     values, rest = _parse_known(argv, flags)
     # absl takes --undefok from the arguments by itself, and lets the flags it names pass in silence.
@@ -168,22 +178,85 @@ def parse(
         if re.match(r"--?[A-Za-z]", argument) and not (
             "config" in flags and name.removeprefix("no").startswith("config.")
         ):
-            raise UserError(
-                f"unknown flag --{name}{config_lib.suggestion(name, _names(flags), '--')}; {_allowed(flags)}"
-            )
+            raise UserError(f"unknown flag --{name}{_meant(argument, flags)}; {_allowed(flags)}")
+    runs = {"config", "workdir"} <= flags.keys()
+    folder = _run_named(rest) if runs and not values["workdir"] and not arguments else None
+    if folder is not None:
+        values["workdir"] = folder
     missing = [f"--{name}" for name in require if values[name] in (None, "")]
-    if missing:
-        raise UserError(f"missing {' and '.join(missing)}; {_allowed(flags)}")
+    if missing and not (runs and values["workdir"] and missing == ["--config"]):
+        enough = "; the folder of a run is enough: --workdir=RUN" if runs and "--config" in missing else ""
+        raise UserError(f"missing {' and '.join(missing)}{enough}; {_allowed(flags)}")
     positional = rest
-    if values.get("config"):
-        config = config_lib.load(values["config"])
-        positional = config_lib.override(config, rest)
-        values["config"] = config_lib.freeze(config)
+    if values.get("config") or (runs and missing):
+        values["config"], positional = _configured(values, rest, trains=trains)
+        positional = positional if folder is None else positional[1:]
     if len(positional) != len(arguments) or any(argument.startswith("-") for argument in positional):
         expected = " ".join(name.upper() for name in arguments) or "none"
         raise UserError(f"positional arguments: got {' '.join(positional) or 'none'}, expected {expected}; see --help")
     values |= dict(zip(arguments, positional, strict=True))
     return {f"{name}_" if keyword.iskeyword(name) else name: value for name, value in values.items()}
+
+
+def _configured(
+    values: Mapping[str, Any], rest: Sequence[str], *, trains: bool
+) -> tuple[config_lib.Config, Sequence[str]]:
+    """Returns the configuration of a file, or else of the run in the folder, with its overrides; what is left of these.
+
+    Raises:
+      UserError: there is none, an override is none, or it is of a key that nothing reads.
+    """
+    path, workdir = values["config"], values.get("workdir")
+    config = config_lib.load(path) if path else saved_config.read(workdir)
+    if config is None:
+        raise UserError(
+            f"missing --config: there is no run in {workdir} (no config.json), whose configuration could be read; give "
+            "the folder of a run, or a configuration file."
+        )
+    before = config_lib.flatten(config.to_dict())
+    positional = config_lib.override(config, rest)
+    after = config_lib.flatten(config.to_dict())
+    frozen = config_lib.freeze(config)
+    changed = {key: value for key, value in after.items() if value != before[key]}
+    found = []
+    if not trains and not path:  # with a file, the flags may be those with which the run was started
+        found = list(validate.unread_without_training(changed))
+    elif trains and not any(validate.violations(frozen)):  # else the program says these first
+        found = list(validate.unread(frozen, changed))
+    keys.raise_together("keys that nothing reads", found)
+    return frozen, positional
+
+
+def _run_named(rest: Sequence[str]) -> str | None:
+    """Returns the folder of a run that stands alone on a command line; None where nothing does.
+
+    Raises:
+      UserError: it is not the folder of a run.
+    """
+    alone = config_lib.override(base.get_config(), old_keys.translate_flags(rest)[0])
+    if len(alone) != 1 or alone[0].startswith("-"):
+        return None
+    if saved_config.read(alone[0]) is None:
+        raise UserError(
+            f"there is no run in {alone[0]} (no config.json); give the folder of a run, or --config and --workdir."
+        )
+    return alone[0]
+
+
+def _meant(argument: str, flags: Mapping[str, Flag]) -> str:
+    """Returns which flag, or which key of the configuration, an unknown flag could have been."""
+    name, equals, value = argument.lstrip("-").partition("=")
+    names = _names(flags)
+    if "config" not in flags:
+        return config_lib.suggestion(name, names, "--")
+    if other_names.FLAGS.get(name) in flags:
+        return f" (did you mean --{other_names.FLAGS[name]}{equals}{value}?)"
+    known = [key for key, _, _ in keys.items(config_lib.Config())]
+    key = other_names.meant(name, known)
+    if not key and (close := config_lib.suggestion(name, names, "--")):
+        return close
+    key = key or other_names.closest(name, known)
+    return f" (did you mean --config.{key}{equals}{value}?)" if key else ""
 
 
 def _parse_known(argv: Sequence[str], flags: Mapping[str, Flag]) -> tuple[dict[str, Any], list[str]]:
@@ -220,11 +293,12 @@ def _usage(
     """Returns the text of `--help`: one line of usage, what the program does, and its flags."""
     module = sys.modules.get(main.__module__)
     name = pathlib.Path(getattr(module, "__file__", None) or sys.argv[0]).stem
-    words = [f"usage: python -m cgrpo_jax.{name}", *(argument.upper() for argument in arguments)]
+    words = [f"usage: cgrpo {name}", *(argument.upper() for argument in arguments)]
     named = dict(zip(_names(known), known.values(), strict=True))
     for flag, spec in named.items():
         value = "" if spec.kind is bool else "=..."
-        words.append(f"--{flag}{value}" if flag in require else f"[--{flag}{value}]")
+        optional = flag not in require or (flag == "config" and "workdir" in require)
+        words.append(f"[--{flag}{value}]" if optional else f"--{flag}{value}")
     lines = [" ".join(words + ["[--config.KEY=VALUE ...]"] * ("config" in known)), ""]
     if summary := (getattr(module, "__doc__", None) or main.__doc__ or "").strip():
         lines += [summary, ""]

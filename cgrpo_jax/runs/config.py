@@ -13,6 +13,7 @@ Files and flags change a `ConfigDict`, which knows types and refuses a misspelt 
 unchangeable `Config` that `freeze` makes of it.
 """
 
+import ast
 import contextlib
 import dataclasses
 import difflib
@@ -35,7 +36,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runs import base, old_keys
+from cgrpo_jax.runs import base, old_keys, other_names
 from cgrpo_jax.runs.schema import Config as Config
 
 _ABSENT = object()
@@ -93,6 +94,7 @@ def override(config: config_dict.ConfigDict, arguments: Sequence[str]) -> list[s
     for argument in arguments:
         if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
             kinds[match.group(1)] = _check_key(config, match.group(1))
+    arguments = _lists(arguments, kinds)
     before = flatten(config.to_dict())
     values = flags.FlagValues()
     values.set_gnu_getopt(True)  # a positional argument may come before a flag
@@ -129,13 +131,14 @@ def _frozen(kind: Any, values: Any, prefix: str) -> Any:
     if strange:
         raise UserError(f"the configuration has {strange[0]}, which is no key; start it from base.get_config().")
     known = kind()
+    spelt = {field.name: field.metadata["key"].spelt for field in dataclasses.fields(kind) if field.metadata}
     found = {}
     for name in fields:
         value, inner = values[name], getattr(known, name)
         if dataclasses.is_dataclass(inner):
             found[name] = _frozen(type(inner), value, f"{prefix}{name}.")
         else:
-            found[name] = _tuples(value)
+            found[name] = spelt[name](_tuples(value)) if spelt[name] else _tuples(value)
     return kind(**found)
 
 
@@ -261,6 +264,9 @@ def _describe(error: Exception, path: pathlib.Path) -> str:
         if name in old_keys.GONE:
             return f"{name} is gone{where}: {old_keys.GONE[name]}; leave it out"
         return f"{name} is now {old_keys.new_name(name)}{where}; write that"
+    if name := _unknown_key(error, line):
+        close = other_names.closest(name, list(flatten(base.get_config().to_dict())))
+        return f"{name} is no key{f' (did you mean {close}?)' if close else ''}{where}; fix the file"
     return f"{what}{where}; fix the file"
 
 
@@ -275,6 +281,19 @@ def _old_names(error: Exception, line: str) -> list[str]:
     named = re.search(r"""Key "(\w+)|^["']*(\w+)["']*$""", str(error))
     names = [*found, *(named.groups("") if named else ())]
     return [name for name in names if name in old_keys.GONE or old_keys.new_name(name)]
+
+
+def _unknown_key(error: Exception, line: str) -> str:
+    """Returns the key that an error of `ConfigDict` says there is not, as the line has it; empty for another error."""
+    if not isinstance(error, AttributeError | KeyError):
+        return ""
+    bare = r"|^[\"'\\]*([A-Za-z_]\w*)[\"'\\]*(?= Did you mean|$)" if isinstance(error, AttributeError) else ""
+    found = re.search(rf'Key "(\w+)" does not exist{bare}', _unquote(error))
+    if not found:
+        return ""
+    name = next(filter(None, found.groups()))
+    chain = re.search(rf"\w+\.((?:\w+\.)*{name})\b", line)
+    return chain[1] if chain else name
 
 
 def _unquote(error: Exception) -> str:
@@ -303,13 +322,36 @@ def _check_key(config: config_dict.ConfigDict, dotted: str) -> type:
 
 
 def _meant(config: config_dict.ConfigDict, dotted: str) -> str:
-    """Returns which key could have been meant, also one of another section."""
-    known = list(flatten(config.to_dict()))
-    close = difflib.get_close_matches(dotted, known, n=1)
-    if not close:
-        by_last = {key.rpartition(".")[2]: key for key in reversed(known)}
-        close = [by_last[one] for one in difflib.get_close_matches(dotted.rpartition(".")[2], by_last, n=1)]
-    return f" (did you mean --config.{close[0]}?)" if close else ""
+    """Returns which key could have been meant, also one of another section or by another library's name."""
+    close = other_names.closest(dotted, list(flatten(config.to_dict())))
+    return f" (did you mean --config.{close}?)" if close else ""
+
+
+def _lists(arguments: Sequence[str], kinds: Mapping[str, type]) -> list[str]:
+    """Returns the arguments with the values of keys that are tuples as Python writes them: q,v becomes ('q', 'v')."""
+    found, waits = [], False
+    for argument in arguments:
+        match = re.fullmatch(r"(--?config\.([^=]*))(?:=(.*))?", argument, re.DOTALL)
+        is_list = not waits and match is not None and kinds.get(match[2]) is tuple
+        if waits:
+            found.append(_list(argument))
+        elif match and is_list and match[3] is not None:
+            found.append(f"{match[1]}={_list(match[3])}")
+        else:
+            found.append(argument)
+        waits = is_list and match is not None and match[3] is None
+    return found
+
+
+def _list(given: str) -> str:
+    try:
+        found = ast.literal_eval(given)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        inner = given[1:-1] if given[:1] + given[-1:] in ("()", "[]") else given
+        if inner == given and "," not in given:
+            return repr((given,))
+        return repr(tuple(part.strip().strip("'\"") for part in inner.split(",") if part.strip()))
+    return repr(tuple(found)) if isinstance(found, list) else given
 
 
 def _wrong_type(key: str, given: str, kind: type, current: Any) -> str:

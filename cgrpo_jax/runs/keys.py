@@ -12,7 +12,7 @@ A rule is called with the key's name and its value, and returns what is wrong in
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cgrpo_jax.critiques import texts
@@ -45,17 +45,22 @@ class Key:
       may_change: what may resume with another value. A key may change if no text, no reward and no update depends on
         its value, up to rounding; answers of HTTP endpoints aside.
       because: why it may.
+      unread_with: dotted names of other keys, each with values; where all of them have one of theirs, training does
+        not read this key.
+      spelt: turns what files and flags may give into the value that is kept; None where they are the same.
     """
 
     help: str
     rules: tuple[Rule, ...] = ()
     may_change: Resumed = NEVER
     because: str = ""
+    unread_with: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    spelt: Callable[[Any], Any] | None = None
 
 
-def key(default: Any, help: str, *rules: Rule, may_change: Resumed = NEVER, because: str = "") -> Any:
-    """Returns the field of a key; see `Key`."""
-    return dataclasses.field(default=default, metadata={"key": Key(help, rules, may_change, because)})
+def key(default: Any, help: str, *rules: Rule, **more: Any) -> Any:
+    """Returns the field of a key; see `Key`, which `more` are attributes of."""
+    return dataclasses.field(default=default, metadata={"key": Key(help, rules, **more)})
 
 
 def section(kind: type[_Section]) -> _Section:
@@ -94,6 +99,18 @@ class ConfigErrors(UserError):
     def __init__(self, what: str, mistakes: Sequence[str]):
         super().__init__(f"{what}: {' '.join(mistakes)}")
         self.what, self.mistakes = what, tuple(mistakes)
+
+
+def raise_together(what: str, mistakes: Sequence[str]) -> None:
+    """Raises mistakes, if there are any: one by itself, several as `ConfigErrors`.
+
+    Raises:
+      UserError: there are mistakes; `what` says what several are, such as "problems in the configuration".
+    """
+    if len(mistakes) == 1:
+        raise UserError(mistakes[0])
+    if mistakes:
+        raise ConfigErrors(f"{len(mistakes)} {what}", mistakes)
 
 
 # --- rules --------------------------------------------------------------------------------------------------------

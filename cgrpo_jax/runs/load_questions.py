@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.datasets import filters
@@ -110,7 +111,9 @@ def to_diagnose(config: Config, found: Problems) -> Questions:
     return Questions(training, [], found.skipped)
 
 
-def by_hand(config: Config, stages: Stages, prompts: Prompts, question: str, answer: str | None) -> Problem:
+def by_hand(
+    config: Config, stages: Stages, prompts: Prompts, question: str, answer: str | None, columns: Mapping[str, Any]
+) -> Problem:
     """Returns a question that a person asks as a problem; made-up tasks have their own rule for the answer.
 
     Args:
@@ -118,13 +121,15 @@ def by_hand(config: Config, stages: Stages, prompts: Prompts, question: str, ans
       stages: that follow the question.
       prompts: of the policy.
       question, answer: as they were given; no answer where none is known.
+      columns: other columns of its row. A row that is read has the gold answer under `data.answer_key` too.
 
     Raises:
       UserError: the question is too long or none of the task's, the answer can't be read, or a critique needs one.
     """
     text_lib.check(question, "the question")
     text_lib.check(answer or "", "the answer")
-    made_up, sees, solution = source(config), _sees(config, stages), None
+    made_up, sees, columns = source(config), _sees(config, stages), dict(columns)
+    solution = None if isinstance(made_up, MadeUp) else columns.get(config.data.solution_key)
     if isinstance(made_up, MadeUp) and made_up.kind == "chains":
         question = question.replace(" ", "")
         answer = answer or arithmetic.answer(question)
@@ -133,16 +138,16 @@ def by_hand(config: Config, stages: Stages, prompts: Prompts, question: str, ans
         words = made_up.glossary().words
         answer = answer or snippets.answer(question, words)
         solution = snippets.write(snippets.steps(question, words)) if sees == "solution" else None
-    elif sees == "solution":
+    elif sees == "solution" and not isinstance(solution, str):
         raise UserError(
-            "the critic of this configuration sees a reference solution, which a question by hand has not; set "
-            "--config.critic.sees=answer, or nothing."
+            "the critic of this configuration sees a reference solution; give it as --columns="
+            f'\'{{"{config.data.solution_key}": "..."}}\', or set --config.critic.sees=answer, or nothing.'
         )
     elif answer:
         grader.check_gold(
             config.grader.kind, [answer], timeout=config.grader.timeout, num_workers=1, numpy=config.grader.numpy
         )
-    elif stages.first_kind == "indicative_gt" or sees == "answer":
+    elif stages.first_kind == "indicative_gt" or sees != "nothing":
         raise UserError("the critique of this configuration shows or sees the gold answer; give it with --answer.")
     length = len(prompts.for_question(question))
     if length > config.max_prompt_length:
@@ -150,7 +155,9 @@ def by_hand(config: Config, stages: Stages, prompts: Prompts, question: str, ans
             f"the question takes {length} tokens, more than max_prompt_length {config.max_prompt_length}; shorten it, "
             "or raise that."
         )
-    return Problem(0, question, answer or "", solution)
+    if answer and isinstance(made_up, Stored):
+        columns.setdefault(config.data.answer_key, answer)
+    return Problem(0, question, answer or "", solution, columns=columns)
 
 
 def source(config: Config) -> MadeUp | Stored:

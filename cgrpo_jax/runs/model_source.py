@@ -86,12 +86,19 @@ def read_shape(config: Config, source: ModelSource, tokenizer: Tokenizer | None 
     return _described(config, (tokenizer or load_tokenizer(source.tokenizer)).vocab_size)
 
 
-def check_init(config: Config) -> None:
-    """Checks that `model.init`, where it is set, is a checkpoint.
+def check_places(config: Config) -> None:
+    """Checks that what `model.folder` and `model.init` name is there, and the latter a checkpoint.
 
     Raises:
-      UserError: it is not there, or it is a Hugging Face folder.
+      UserError: it is not there, or `model.init` is a Hugging Face folder.
     """
+    given = pathlib.Path(config.model.folder)
+    if config.model.folder and not given.exists():
+        begins = "" if given.is_absolute() else f" in {pathlib.Path.cwd()}, where the path begins"
+        raise UserError(
+            f"model.folder {given} does not exist{begins}: {given / 'config.json'} does not exist; give its place with "
+            "--config.model.folder."
+        )
     if not config.model.init:
         return
     folder = pathlib.Path(config.model.init)

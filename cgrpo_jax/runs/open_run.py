@@ -25,6 +25,7 @@ from cgrpo_jax.runs import (
     load_questions,
     model_source,
     resume_policy,
+    saved_config,
     start_weights,
     validate,
 )
@@ -106,9 +107,10 @@ class OpenRun:
             sampling=sampling or self.settings.critic_sampling,
         )
 
-    def problem(self, question: str, answer: str | None) -> Problem:
+    def problem(self, question: str, answer: str | None, columns: Mapping[str, Any]) -> Problem:
         """Returns what a person asks as a problem; arguments and errors of `load_questions.by_hand`."""
-        return load_questions.by_hand(self.config, self.settings.stages, self.model.prompts, question, answer)
+        prompts, stages = self.model.prompts, self.settings.stages
+        return load_questions.by_hand(self.config, stages, prompts, question, answer, columns)
 
     def name_of_weights(self, *, beside: pathlib.Path) -> str:
         """Names the weights, those of the run by their way from `beside`."""
@@ -132,7 +134,7 @@ def open_run(
     questions: load_questions.Choose | None,
     load_weights: bool,
     started: Callable[[], str | None] = lambda: None,
-    check: Callable[[RunSettings], None] = lambda settings: None,
+    trains: bool = False,
     num_slots: int | None = None,
     num_graders: int = 0,
     step: Step = None,
@@ -147,7 +149,7 @@ def open_run(
       questions: which questions it asks; from `load_questions`. None where a person asks.
       load_weights: whether it works with the run's weights, or where it has none those that a run starts from.
       started: when the command was started first, where its own folder says so; by default when the run was.
-      check: what else can't be used, of the settings; raises a `UserError`.
+      trains: whether it trains, which needs more (`check_training`).
       num_slots: texts that a data group decodes at once; by default as in training.
       num_graders: worker processes; 0: as in training.
       step: which checkpoint's weights are loaded; the newest one's by default.
@@ -156,7 +158,7 @@ def open_run(
       UserError: something of it can't be used.
     """
     with processes.agree("starting"):
-        validate.check(config)
+        validate.check(config, trains=trains)
         mesh = build_model.make_mesh(config)
     # Prompts may print the date, and must be the same on all processes.
     date = processes.decide(lambda: started() or RunDir(workdir).started().isoformat(), f"reading {workdir}")
@@ -164,9 +166,12 @@ def open_run(
     run = RunDir(workdir, started=now)
     found = Questions([], [], {})
     with processes.agree("loading models and data"):
-        model_source.check_init(config)
+        if load_weights:
+            saved_config.check_same_model(config, run)
+        model_source.check_places(config)
         settings = settings_lib.run_settings(config, mesh, stages=stages(config), num_slots=num_slots)
-        check(settings)
+        if trains:
+            check_training(settings)
         model = build_model.load_policy(config, settings, now=now)
         critic_model = build_model.load_critic(config, settings, now=now)
         if questions:

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.datasets.problems import MADE_UP
+from cgrpo_jax.rewards import user_functions
 from cgrpo_jax.runs import sections, training_sections
 from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, key, not_negative, one_of, refused, section
+
+# Sections that no other command than `train` and `plan` reads.
+TRAINING_ALONE = ("checkpoints", "samples", "profile", "objective", "optimizer", "packing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,27 @@ class Config:
         yield from self._grading()
         yield from self._critiques()
         yield from self._made_up()
+
+    def training_violations(self) -> Iterator[str]:
+        """Yields why all advantages of a run would be 0, whatever its policy writes."""
+        function = user_functions.is_name(self.grader.kind)  # which may give any number, and another one each time
+        never_fails = self.pass_threshold <= 0 and not function
+        if not self.num_iterations or not (self.refine.kind == "none" or never_fails):
+            return
+        why = 'refine.kind is "none"' if self.refine.kind == "none" else (
+            f"pass_threshold is {self.pass_threshold:g}, below which no reward is"
+        )  # fmt: skip
+        if self.num_responses == 1:
+            yield (
+                f"num_responses 1 teaches nothing: {why}, so each response is compared with itself alone, and its "
+                "advantage is 0; use at least 2, or refine."
+            )
+        same_grade = not function and self.grader.kind != "judge" and self.reward_source == "verifier"
+        if self.num_responses > 1 and self.sampling.top_k == 1 and same_grade:
+            yield (
+                f"sampling.top_k 1 teaches nothing: {why}, and all {self.num_responses} responses to a question are "
+                "the same, so their advantages are 0; use 0, or refine."
+            )
 
     def _engine(self) -> Iterator[str]:
         slots, gib = self.engine.num_slots, self.cache.gib

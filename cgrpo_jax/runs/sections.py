@@ -28,6 +28,9 @@ from cgrpo_jax.runs.keys import (
 )
 
 CRITIQUES = ("indicative", "indicative_gt", "execution", "cot")
+_NOT_REFINED = {"refine.kind": ("none",)}
+_NOT_WRITTEN = {"critique.kind": ("indicative", "indicative_gt", "execution", "none"), "critique.schedule": ((),)}
+_NOT_EXECUTED = {"critique.kind": ("indicative", "indicative_gt", "cot", "none"), "critique.schedule": ((),)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,9 +279,15 @@ class Critic:
         "nothing",
         "what it sees beside question and response: nothing; answer; solution, the data's own, and the answer",
         one_of("nothing", "answer", "solution"),
+        unread_with=_NOT_WRITTEN,
     )
-    temperature: float = key(-1.0, "of critiques; 0: the most likely tokens; -1: sampling.temperature", _temperature)
-    top_p: float = key(0.0, "of critiques; 0: sampling.top_p", share)
+    temperature: float = key(
+        -1.0,
+        "of critiques; 0: the most likely tokens; -1: sampling.temperature",
+        _temperature,
+        unread_with=_NOT_WRITTEN,
+    )
+    top_p: float = key(0.0, "of critiques; 0: sampling.top_p", share, unread_with=_NOT_WRITTEN)
     template_arguments: str = key(
         "",
         "as prompts.template_arguments, of a critic; empty: none, of the policy as its own critic the policy's",
@@ -323,14 +332,21 @@ class Critique:
     )
     when: str = key("refining", "refining: of what is refined; all: of all responses", one_of("refining", "all"))
     num_per_response: int = key(1, "critiques of a response", at_least_one)
-    max_retries: int = key(2, "of a cot critique whose verdict is malformed or disagrees with the grader", not_negative)
+    max_retries: int = key(
+        2,
+        "of a cot critique whose verdict is malformed or disagrees with the grader",
+        not_negative,
+        unread_with=_NOT_WRITTEN,
+    )
     step_checker: str = key(
         "equations",
         "of execution: equations, or chain, which knows the steps that the question asks for",
         one_of("equations", "chain"),
     )
     reveals_value: bool = key(
-        True, "of execution; False: the wrong step, or the failing test, without what is expected"
+        True,
+        "of execution; False: the wrong step, or the failing test, without what is expected",
+        unread_with=_NOT_EXECUTED,
     )
 
 
@@ -343,8 +359,12 @@ class Refine:
         "policy: it refines; solution: insert the data's own instead (an ablation); none: plain GRPO",
         one_of("policy", "solution", "none"),
     )
-    max_pass: float = key(0.0, "refine a question if at most this share of its responses pass", share)
-    per_critique: int = key(1, "refinements of a critique", at_least_one)
-    num_kept: int = key(1, "[k] refinements kept per question", at_least_one)
+    max_pass: float = key(
+        0.0, "refine a question if at most this share of its responses pass", share, unread_with=_NOT_REFINED
+    )
+    per_critique: int = key(1, "refinements of a critique", at_least_one, unread_with=_NOT_REFINED)
+    num_kept: int = key(1, "[k] refinements kept per question", at_least_one, unread_with=_NOT_REFINED)
     max_prompt_length: int = key(10240, "tokens of what a refinement answers", at_least_one)
-    drop_critique_mentions: bool = key(False, "drop refinements that mention the critique before selection")
+    drop_critique_mentions: bool = key(
+        False, "drop refinements that mention the critique before selection", unread_with=_NOT_REFINED
+    )

@@ -14,6 +14,7 @@ from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.build_training import lora_settings
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime import console
 from cgrpo_jax.training import checkpoint_steps
 from cgrpo_jax.training.checkpoint import read_extra, restore_params
 from cgrpo_jax.training.checkpoint_steps import Step
@@ -74,7 +75,7 @@ def frozen_params(config: Config, model: Model, run: RunDir, *, step: int | None
 def trained_params(config: Config, model: Model, run: RunDir, *, step: Step = None) -> tuple[dict, str]:
     """Returns weights of a run, adapters merged, as generation reads them, and where they come from.
 
-    A folder without checkpoints gives the weights that the configuration starts from.
+    A folder without checkpoints gives the weights that the configuration starts from, and that is said.
 
     Args:
       config, model, run: of the run.
@@ -89,6 +90,8 @@ def trained_params(config: Config, model: Model, run: RunDir, *, step: Step = No
             raise UserError(f"{run.path} has no checkpoints; leave --step out, or train first.")
         if not (config.model.folder or config.model.init):
             raise UserError(f"{run.path} has no checkpoints and the configuration names no weights; train first.")
+        what = "checkpoint" if run.config.exists() else "run"
+        console.say(f"no {what} in {run.path}: the weights that the configuration starts from")
         return model.to_generate(initial_params(config, model)), config.model.init or config.model.folder
     if settings is None:
         params = restore_params(run.checkpoints, model.placed(params_lib.param_shapes(model.config)), step=step)

@@ -26,6 +26,12 @@ from cgrpo_jax.runs.keys import (
 from cgrpo_jax.runs.sections import CRITIQUES
 from cgrpo_jax.training import optimizer
 
+_NOT_REFINED = {"refine.kind": ("none",)}
+_READ = {"data.kind": ("jsonl", "parquet", "tfds")}
+_NO_SET = {"data.kind": (*MADE_UP, "jsonl", "parquet")}
+_MADE = {"data.kind": MADE_UP}
+_NOT_MEASURED = _READ | {"data.eval": ("",)}
+
 _MOST_SAMPLES = 1024  # of a question, for maj@k: the evaluation's own limit, which a test compares with this one
 
 
@@ -33,13 +39,15 @@ _MOST_SAMPLES = 1024  # of a question, for maj@k: the evaluation's own limit, wh
 class Objective:
     """What an update maximises: Eq. 3 and 4 of the paper."""
 
-    gamma: float = key(0.1, "[gamma] shaping constant", positive("makes the shaped ratio 1", "0.1"))
+    gamma: float = key(
+        0.1, "[gamma] shaping constant", positive("makes the shaped ratio 1", "0.1"), unread_with=_NOT_REFINED
+    )
     scale_by_std: bool = key(False, "divide advantages by the group's standard deviation")
     clip_low: float = key(0.2, "[eps] ratios stay above 1 - clip_low", not_negative)
     clip_high: float = key(0.2, "[eps] and below 1 + clip_high", not_negative)
     # Departure: the released code clips neither side; the paper's equations clip both.
     clip_initial: bool = key(True, "clip the ratio of responses")
-    clip_refined: bool = key(True, "clip the shaped ratio of refinements")
+    clip_refined: bool = key(True, "clip the shaped ratio of refinements", unread_with=_NOT_REFINED)
     # Departure: "constant", as in the released code; Eq. 3 and 4 are "paper".
     aggregate: str = key(
         "constant", "constant, paper (Eq. 3 and 4), token_mean, sequence_mean", one_of(*objective.AGGREGATES)
@@ -69,7 +77,12 @@ class Optimizer:
         one_of(*optimizer.SCHEDULES),
     )
     warmup_updates: int = key(0, "over which the rate rises from 0", not_negative)
-    final_learning_rate_share: float = key(0.0, "of the peak, that linear and cosine fall to", share)
+    final_learning_rate_share: float = key(
+        0.0,
+        "of the peak, that linear and cosine fall to",
+        share,
+        unread_with={"optimizer.schedule": ("constant",)},
+    )
     weight_decay: float = key(0.0, "of matrices and embeddings, times the rate", not_negative)
     b1: float = key(0.9, "of Adam", decay)
     b2: float = key(0.999, "of Adam", decay)
@@ -173,8 +186,13 @@ class Lora:
     """Low-rank adapters of frozen weights, trained instead of the weights."""
 
     rank: int = key(0, "0: train all weights", not_negative)
-    alpha: float = key(32.0, "the adapters' product is multiplied by alpha / rank")
-    targets: tuple[str, ...] = key(("q", "k", "v", "o", "gate", "up", "down"), "which projections have adapters")
+    alpha: float = key(32.0, "the adapters' product is multiplied by alpha / rank", unread_with={"lora.rank": (0,)})
+    targets: tuple[str, ...] = key(
+        ("q", "k", "v", "o", "gate", "up", "down"),
+        "which projections have adapters: q,v or q_proj,v_proj; all-linear: all of them",
+        unread_with={"lora.rank": (0,)},
+        spelt=lora.our_targets,
+    )
 
     def violations(self, name: str) -> Iterator[str]:
         """Yields what keys of the section have against each other."""
@@ -200,34 +218,41 @@ class Data:
     seed: int = key(
         0, "of made-up questions and what is held out; the order of questions follows the run's seed", not_negative
     )
-    train: str = key("", 'file, or TFDS name; several: "gsm8k,openr1"')
-    eval: str = key("", "likewise, of held-out questions")
+    train: str = key("", 'file, or TFDS name; several: "gsm8k,openr1"', unread_with=_MADE)
+    eval: str = key("", "likewise, of held-out questions", unread_with=_MADE)
     mixture: str = key(
         "",
         'shares of several, such as "gsm8k:0.3,openr1:0.7"; empty: each question as often as any other',
         _mixture,
     )
-    train_split: str = key("train", 'of a TFDS data set; of several, one for all or one each: "train,test"')
-    eval_split: str = key("test", "likewise")
+    train_split: str = key(
+        "train", 'of a TFDS data set; of several, one for all or one each: "train,test"', unread_with=_NO_SET
+    )
+    eval_split: str = key("test", "likewise", unread_with=_NO_SET)
     tfds_dir: str = key(
         "",
         "folder of TFDS data sets",
+        unread_with=_NO_SET,
         may_change=ALL,
         because="where data sets lie; their questions are compared by themselves",
     )
     # A data set written by `python -m cgrpo_jax.data prepare` knows its columns, and which grader it needs.
-    question_key: str = key("question", 'column; several: "Body,Question"')
-    answer_key: str = key("answer", "column")
-    solution_key: str = key("", "column; empty: there is none")
-    answer_pattern: str = key("", "regular expression whose first group is the answer")
+    question_key: str = key("question", 'column; several: "Body,Question"', unread_with=_MADE)
+    answer_key: str = key("answer", "column", unread_with=_MADE)
+    solution_key: str = key("", "column; empty: there is none", unread_with=_MADE)
+    answer_pattern: str = key("", "regular expression whose first group is the answer", unread_with=_MADE)
     num_train: int = key(0, "of each set; 0: all", not_negative)
     num_eval: int = key(0, "likewise", not_negative)
     pass_rates: str = key("", "JSON lines of how often each training question was solved: id, pass_rate")
-    min_pass_rate: float = key(0.0, "train on questions above this; -1 keeps those never solved")
-    max_pass_rate: float = key(1.0, "and below this; 2 keeps those always solved")
-    chain_length: int = key(3, "steps of a chain, operations of a snippet", at_least_one)
-    num_held_out: int = key(0, "facts, or words, that the warm start never shows")
-    hard_share: float = key(0.0, "share of the questions with one of them", share)
+    min_pass_rate: float = key(
+        0.0, "train on questions above this; -1 keeps those never solved", unread_with={"data.pass_rates": ("",)}
+    )
+    max_pass_rate: float = key(
+        1.0, "and below this; 2 keeps those always solved", unread_with={"data.pass_rates": ("",)}
+    )
+    chain_length: int = key(3, "steps of a chain, operations of a snippet", at_least_one, unread_with=_READ)
+    num_held_out: int = key(0, "facts, or words, that the warm start never shows", unread_with=_READ)
+    hard_share: float = key(0.0, "share of the questions with one of them", share, unread_with=_READ)
 
     def violations(self, name: str) -> Iterator[str]:
         """Yields what keys of the section have against each other."""
@@ -274,6 +299,7 @@ class Eval:
         0,
         "iterations; 0: before and after only",
         not_negative,
+        unread_with=_NOT_MEASURED,
         may_change=Resumed.EVALUATION | Resumed.DIAGNOSIS,
         because="training alone reads it",
     )
@@ -317,11 +343,15 @@ class Eval:
 
     def violations(self, name: str) -> Iterator[str]:
         """Yields what keys of the section have against each other."""
-        if not _at_least_ones(name, self.k):
-            if 1 <= self.num_samples < max(self.k):
-                yield f"{name}.k {max(self.k)} needs as many samples; {name}.num_samples is {self.num_samples}."
-            if text := best_checkpoint.check(self.keep_best, best_checkpoint.metrics(self.k, self.num_samples)):
-                yield f"{name}.keep_best {text}"
+        if not _at_least_ones(name, self.k) and 1 <= self.num_samples < max(self.k):
+            yield f"{name}.k {max(self.k)} needs as many samples; {name}.num_samples is {self.num_samples}."
+
+    def training_violations(self, name: str) -> Iterator[str]:
+        """Yields what training alone has against them; an evaluation keeps no checkpoint."""
+        if _at_least_ones(name, self.k):
+            return
+        if text := best_checkpoint.check(self.keep_best, best_checkpoint.metrics(self.k, self.num_samples)):
+            yield f"{name}.keep_best {text}"
         if self.keep_best and not self.every:
             yield f"{name}.keep_best {self.keep_best!r} compares evaluations, but {name}.every is 0; set it, to 50 say."
 

@@ -1,26 +1,26 @@
 """Whether any run can have a configuration: what the types of its values do not say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import keys
-from cgrpo_jax.runs.schema import Config
+from cgrpo_jax.runs.schema import TRAINING_ALONE, Config
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, trains: bool = True) -> None:
     """Checks a configuration by itself: without its models, its data and the machine.
+
+    Args:
+      config: the configuration.
+      trains: whether it is to train, and so to teach something.
 
     Raises:
       UserError: values, or combinations of values, that no run can have: all of them at once.
     """
-    found = list(violations(config))
-    if len(found) == 1:
-        raise UserError(found[0])
-    if found:
-        raise keys.ConfigErrors(f"{len(found)} problems in the configuration", found)
+    keys.raise_together("problems in the configuration", list(violations(config, trains=trains)))
 
 
-def violations(config: Config) -> Iterator[str]:
+def violations(config: Config, *, trains: bool = True) -> Iterator[str]:
     """Yields all that no run can have, each in one line: what was given, what is allowed, what to do."""
     for name, known, value in keys.items(config):
         if text := keys.wrong(name, known, value):
@@ -28,4 +28,33 @@ def violations(config: Config) -> Iterator[str]:
     for name, section in keys.sections(config):
         if hasattr(section, "violations"):
             yield from section.violations(name)
+        if trains and hasattr(section, "training_violations"):
+            yield from section.training_violations(name)
     yield from config.violations()
+    if trains:
+        yield from config.training_violations()
+
+
+def unread(config: Config, changed: Mapping[str, Any]) -> Iterator[str]:
+    """Yields which keys training would ignore, of those that a command line has changed, and why.
+
+    Args:
+      config: the configuration.
+      changed: the keys and their values; a default asks for nothing.
+    """
+    values = {name: value for name, _, value in keys.items(config)}
+    for name, known, default in keys.items(Config()):
+        with_these = known.unread_with
+        if name not in changed or changed[name] == default or not with_these:
+            continue
+        if all(values[other] in some for other, some in with_these.items()):
+            why = " and ".join(f"{other} is {values[other]!r}" for other in with_these)
+            first = next(iter(with_these))
+            yield f"{name} {changed[name]!r} changes nothing while {why}; leave it out, or set {first}."
+
+
+def unread_without_training(changed: Mapping[str, Any]) -> Iterator[str]:
+    """Yields which keys training alone reads, of those that a command line has changed."""
+    for name in changed:
+        if name.partition(".")[0] in TRAINING_ALONE:
+            yield f"{name} {changed[name]!r} changes nothing: training alone reads it; leave it out."

@@ -38,7 +38,11 @@ def test_joins_columns_and_reads_numbers(tmp_path):
         ([], "has no rows"),
         ([{"q": "x", "a": "#1"}, "{oops"], "line 2: not JSON"),
         ([{"q": "x", "a": "#1"}, "[1]"], "line 2: a list"),
-        ([{"q": "x", "a": "#1"}, {"q": "x"}], r"line 2: column 'a' is missing \(there are: q\)"),
+        (
+            [{"q": "x", "a": "#1"}, {"q": "x"}],
+            r"line 2: column 'a' is missing \(there are: q\); name one of these in data.answer_key.$",
+        ),
+        ([{"a": "#1"}], r"column 'q' is missing \(there are: a\); name one of these in data.question_key.$"),
         ([{"q": "x", "a": None}], "line 1: column 'a' is None; it must hold text or a number"),
         (
             [{"q": "x", "a": {"b": "1", "c": 2}}],

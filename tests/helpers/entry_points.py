@@ -9,17 +9,20 @@ import tiny_run
 from cgrpo_jax import diagnose, evaluate, sample
 from cgrpo_jax.runs import cli
 
-QUESTION = {"question": cli.Flag("the question"), "answer": cli.Flag("its gold answer")}
+
+def call(main, flags, *argv, trains=False):
+    """Calls a program with a command line."""
+    cli.run(main, require=("config", "workdir"), flags=flags, trains=trains, argv=[str(one) for one in argv])
 
 
 def run_evaluate(workdir, changes=None, /, *flags, **more):
     argv = [*tiny_run.arguments(workdir, changes, **more), *flags]
-    cli.run(evaluate.main, require=("config", "workdir"), flags=evaluate.FLAGS, argv=argv)
+    cli.run(evaluate.main, require=("config", "workdir"), flags=evaluate.FLAGS, trains=False, argv=argv)
 
 
 def run_diagnose(workdir, changes=None, /, *flags, **more):
     argv = [*tiny_run.arguments(workdir, changes, **more), *flags]
-    cli.run(diagnose.main, require=("config", "workdir"), flags=diagnose.FLAGS, argv=argv)
+    cli.run(diagnose.main, require=("config", "workdir"), flags=diagnose.FLAGS, trains=False, argv=argv)
 
 
 # Training answers all of its held-out questions at once. In one part, an evaluation so samples every text beside the
@@ -38,7 +41,7 @@ def evaluated(folder):
 
 def run_sample(workdir, *flags, changes=None):
     argv = [*tiny_run.arguments(workdir, changes), *flags]
-    cli.run(sample.main, require=("config", "workdir"), flags=QUESTION, argv=argv)
+    cli.run(sample.main, require=("config", "workdir"), flags=sample.FLAGS, trains=False, argv=argv)
 
 
 def refused(capsys, call, *args, **kw):
@@ -55,6 +58,6 @@ def refused(capsys, call, *args, **kw):
 STAGES = re.compile(
     r"response \(reward ([01])\):\n(.*?)\n\n"
     r"critique \(rule\):\n(.*?Conclusion: (?:right|wrong) \[END\])\n\n"
-    r"refinement \(reward ([01])\):\n(.*?)\n\n",
+    r"(?:refinement \(reward ([01])\):\n(.*?)|no refinement: it passes)\n\n",
     re.DOTALL,  # a text may go over several lines
 )

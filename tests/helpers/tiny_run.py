@@ -4,6 +4,7 @@
 rows a call, so that runs of different methods share nearly all of their compiled programs.
 """
 
+import atexit
 import dataclasses
 import fcntl
 import functools
@@ -11,6 +12,8 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
+import tempfile
 
 import jax
 import numpy as np
@@ -70,9 +73,30 @@ def config(changes=None, /, **more):
 
 
 def arguments(workdir, changes=None, /, **more):
-    """Returns the command line that `train`, `evaluate` or `sample` takes for it."""
-    flags = [f"--config.{key}={value}" for key, value in (SMALL | (changes or {}) | more).items()]
-    return [f"--config={QUICKSTART}", f"--workdir={workdir}", *flags]
+    """Returns the command line that `train`, `evaluate` or `sample` takes for it: a file, and flags for the changes."""
+    flags = [f"--config.{key}={value}" for key, value in ((changes or {}) | more).items()]
+    return [f"--config={file()}", f"--workdir={workdir}", *flags]
+
+
+@functools.cache
+def shared() -> pathlib.Path:
+    """Returns a folder that the processes share which run tests together."""
+    if folder := os.environ.get("CGRPO_TEST_SHARED"):  # set in conftest.py
+        return pathlib.Path(folder)
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return pathlib.Path(folder)
+
+
+@functools.cache
+def file() -> pathlib.Path:
+    """Returns the miniature's configuration file; written once by each process."""
+    path = shared() / f"tiny{os.getpid()}.py"
+    path.write_text(
+        "from configs import quickstart\n\n\ndef get_config():\n    c = quickstart.get_config()\n"
+        f"    c.update_from_flattened_dict({SMALL!r})\n    return c\n"
+    )
+    return path
 
 
 @functools.cache
@@ -81,12 +105,11 @@ def start() -> str:
 
     It is made once, by the first of the processes that run tests together.
     """
-    shared = os.environ["CGRPO_TEST_SHARED"]  # set in conftest.py
-    folder = os.path.join(shared, "start")
+    folder = str(shared() / "start")
     # Runs in other processes find the programs that were compiled here.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(shared, "programs"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(shared() / "programs"))
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    with open(os.path.join(shared, "start.lock"), "w") as lock:
+    with open(shared() / "start.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.exists(os.path.join(folder, "summary.json")):
             train.main(config({"warm_start.num_updates": 300, "data.num_eval": 0}, num_iterations=0), folder)

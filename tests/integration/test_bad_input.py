@@ -233,6 +233,12 @@ LONG = {"question": "2+" * 10 + "2", "answer": "22"}  # 21 tokens, and 2 of the 
         ([GOOD, {"question": "1+1", "answer": " "}], {"grader.kind": "exact"}, "1 of 2 gold answers can't be read"),
         ([GOOD], {"data.answer_pattern": "#(.*)"}, "answer_pattern '#(.*)' is not found in '4'"),
         (
+            [{"question": "6*7", "answer": "It is 42.\n#### 42"}],
+            {"grader.kind": "exact"},
+            "the gold answers are solutions that end as 'It is 42.\\n#### 42'; name the answer in them: "
+            "data.answer_pattern='####\\s*(.+)'.",
+        ),
+        (
             [GOOD, LONG],
             {"prompts.on_long_question": "error"},
             "tokens, the longest, of problem 1, 23; raise it, or set",

@@ -18,7 +18,7 @@ from interrupted_runs import KILLED, Crash, assert_same_run, crash, interrupt
 from refusals import contents, corrupt, refused
 from tiny_run import metrics, run
 
-from cgrpo_jax import train
+from cgrpo_jax import sample, train
 from cgrpo_jax.evaluation import benchmark
 from cgrpo_jax.training import optimizer
 from cgrpo_jax.training.checkpoint import SavedWeights, restore_params
@@ -227,7 +227,7 @@ def test_evaluate_and_sample_use_the_merged_weights(tmp_path, request, kept, cap
     assert_evaluates_as_it_ended(folder, flags)
     seen = tiny_run.watch(monkeypatch)
     capsys.readouterr()
-    entry_points.run_sample(folder, "--question=7*8", changes=flags)
+    entry_points.call(sample.main, sample.FLAGS, folder, "--question=7*8")  # by the run's own configuration
     assert entry_points.STAGES.fullmatch(capsys.readouterr().out)
     base = base_of(folder) if kept else restore_params(tiny_run.start(), tiny_run.template())
     merged, _ = merged_by_hand(base, folder)
@@ -386,7 +386,8 @@ def test_adapters_alone_are_no_start(tmp_path, warmed, capsys):
 def test_adapters_are_not_evaluated_as_whole_weights(warmed, started, tmp_path, capsys):
     whole = {key: value for key, value in WARM.items() if not key.startswith("lora.")}
     _, error = entry_points.refused(capsys, entry_points.run_evaluate, warmed, options(whole))
-    assert "is in the config's model but not in checkpoint" in error
+    assert "are of another configuration (lora.alpha: 8.0 -> 32.0; lora.rank: 4 -> 0; lora.targets: " in error
+    assert "leave --config and these keys out: the run's own configuration is read." in error
     other = LORA | {"lora.rank": 8}
     _, error = entry_points.refused(capsys, entry_points.run_evaluate, started, options(other))
-    assert "down_lora_a is float32[1, 128, 4] in checkpoint" in error
+    assert "are of another configuration (lora.rank: 4 -> 8); leave --config" in error

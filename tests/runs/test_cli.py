@@ -1,6 +1,7 @@
 import ast
 import errno
 import io
+import json
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ import cgrpo_jax
 from cgrpo_jax.__main__ import COMMANDS
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli, keys
+from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runtime import console, signals
 
@@ -78,8 +80,14 @@ def test_config_may_be_optional(configs):
 @pytest.mark.parametrize(
     "argv, expected",
     [
-        (["--workdir={w}"], "missing --config; flags are --config, --workdir, --config.KEY=VALUE, --help"),
-        ([], "missing --config and --workdir"),
+        (["--workdir={w}"], "missing --config: there is no run in {w} (no config.json), whose configuration could be"),
+        (
+            [],
+            "missing --config and --workdir; the folder of a run is enough: --workdir=RUN; flags are --config, "
+            "--workdir, --config.KEY=VALUE, --help",
+        ),
+        (["{w}"], "there is no run in {w} (no config.json); give the folder of a run, or --config and --workdir."),
+        (["{w}", "{w}"], "missing --config and --workdir"),
         (["--config={c}"], "missing --workdir"),
         (["--config={c}", "--workdir="], "missing --workdir"),
         (["--config={c}", "--workdir"], "Missing value for flag --workdir"),
@@ -105,7 +113,7 @@ def test_mistakes_are_one_line_and_main_never_runs(configs, tmp_path, capsys, ar
     names = {"c": configs / "fast.py", "b": configs / "bad.py", "w": tmp_path / "run"}
     argv = [argument.format(**names) for argument in argv]
     flags = {"rows": cli.Flag("number of rows", int, 1)}
-    expected = expected.replace("--config.KEY", "--rows, --config.KEY")
+    expected = expected.replace("--config.KEY", "--rows, --config.KEY").replace("{w}", str(names["w"]))
     ran = []
     error = one_line_error(
         capsys, argv, lambda **values: ran.append(values), require=("config", "workdir"), flags=flags
@@ -195,7 +203,7 @@ def test_help_names_every_flag_and_every_key_by_section(capsys, monkeypatch, wid
         cli.run(lambda: None, require=("config",), flags={"to": cli.Flag("target", str, "out")}, argv=["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
-    for text in ("usage: python -m cgrpo_jax.", "--config=...", "[--to=...]", "target (default: out)"):
+    for text in ("usage: cgrpo test_cli --config=...", "[--to=...]", "target (default: out)"):
         assert text in out
     lines = out.splitlines()
     named = [line.split()[0] for line in lines if re.match(r"  [a-z][\w.]* = ", line)]
@@ -279,3 +287,98 @@ with open(sys.argv[1], "w") as file:
     root = str(PACKAGE.parent)
     done = subprocess.run(["sh", "-c", shell, sys.executable, program, str(path)], env={"PYTHONPATH": root})
     assert (done.returncode, path.read_text()) == (0, "True ''")
+
+
+# --- the folder of a run is enough --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def a_run(tmp_path):
+    """A folder as a run leaves it, with a value of its own for some keys."""
+    folder = tmp_path / "a_run"
+    folder.mkdir()
+    config = config_lib.replaced(Config(), {"lora.rank": 4, "lora.targets": ("q",), "objective.gamma": 0.3})
+    (folder / "config.json").write_text(json.dumps(config_lib.to_json(config)))
+    return folder
+
+
+@pytest.mark.parametrize("form", [["--workdir={}"], ["--workdir", "{}"], ["{}"]])
+def test_the_folder_of_a_run_is_enough(a_run, form):
+    argv = [part.format(a_run) for part in form]
+    for more in (["--config.num_responses", "4"], ["--config.num_responses=4"]):
+        for given in (
+            call([*argv, *more], require=("config", "workdir")),
+            call([*more, *argv], require=("config", "workdir")),
+        ):
+            config = given["config"]
+            assert given["workdir"] == str(a_run) and config.num_responses == 4
+            assert (config.lora.rank, config.lora.targets, config.objective.gamma) == (4, ("q",), 0.3)
+
+
+def test_a_file_is_read_in_the_place_of_the_runs_configuration(a_run, configs):
+    argv = [f"--workdir={a_run}", f"--config={configs / 'fast.py'}"]
+    given = call(argv, require=("config", "workdir"))
+    assert (given["config"].lora.rank, given["config"].optimizer.learning_rate) == (0, 3e-6)
+
+
+def test_a_program_without_a_configuration_takes_no_run(capsys, a_run):
+    assert "positional arguments: got" in one_line_error(capsys, [str(a_run)], flags={"workdir": cli.WORKDIR})
+    error = one_line_error(
+        capsys, [str(a_run)], require=("config", "topology"), flags={"topology": cli.Flag("a slice")}
+    )
+    assert error.startswith("error: missing --config and --topology; flags are")
+
+
+# --- hints --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argument, meant",
+    [
+        ("--num_iterations=3", "--config.num_iterations=3"),
+        ("--num_iterations", "--config.num_iterations"),
+        ("--learning_rate=1e-5", "--config.optimizer.learning_rate=1e-5"),
+        ("--lr=1e-5", "--config.optimizer.learning_rate=1e-5"),
+        ("--objective.gamma=1", "--config.objective.gamma=1"),
+        ("--gamma=1", "--config.objective.gamma=1"),
+        ("--num_generations=8", "--config.num_responses=8"),
+        ("--output_dir=runs/a", "--workdir=runs/a"),
+        ("--actor_rollout_ref.rollout.n=8", "--config.num_responses=8"),
+        ("--num_iteration=3", "--config.num_iterations=3"),
+    ],
+)
+def test_a_key_without_its_prefix_and_names_of_other_libraries_are_hinted_at(capsys, argument, meant):
+    error = one_line_error(capsys, [argument], require=("config", "workdir"))
+    assert error.startswith(f"error: unknown flag {argument.partition('=')[0]} (did you mean {meant}?); flags are ")
+
+
+# --- keys that nothing reads --------------------------------------------------------------------------------------
+
+
+def test_keys_that_the_configuration_ignores_are_refused_together(configs, capsys):
+    argv = [f"--config={configs / 'fast.py'}", "--config.refine.kind=none", "--config.objective.gamma=0.2"]
+    error = one_line_error(capsys, argv, require=("config",))
+    assert error == (
+        "error: objective.gamma 0.2 changes nothing while refine.kind is 'none'; leave it out, or set refine.kind.\n"
+    )
+    with pytest.raises(SystemExit):
+        call([*argv, "--config.lora.targets=q,v_proj"], require=("config",))
+    assert capsys.readouterr().err == (
+        "error: 2 keys that nothing reads:\n"
+        "  objective.gamma 0.2 changes nothing while refine.kind is 'none'; leave it out, or set refine.kind.\n"
+        "  lora.targets ('q', 'v_proj') changes nothing while lora.rank is 0; leave it out, or set lora.rank.\n"
+    )
+    # What asks for nothing, and what the file says, is not refused.
+    assert call([*argv[:2], "--config.objective.gamma=0.1"], require=("config",))
+    (configs / "fast.py").write_text(derived("config.objective.gamma = 0.2"))
+    assert call(argv, require=("config",))["config"].objective.gamma == 0.2
+    assert call([argv[0], *argv[2:], "--config.objective.gamma=0.3"], require=("config",))
+
+
+def test_keys_that_training_alone_reads_are_refused_elsewhere(a_run, configs, capsys):
+    argv = [f"--workdir={a_run}", "--config.optimizer.learning_rate=1e-3"]
+    error = one_line_error(capsys, argv, require=("config", "workdir"), trains=False)
+    assert error == ("error: optimizer.learning_rate 0.001 changes nothing: training alone reads it; leave it out.\n")
+    assert call(argv, require=("config", "workdir"))
+    # With a file they may be the flags that the run was started with.
+    assert call([*argv, f"--config={configs / 'fast.py'}"], require=("config", "workdir"), trains=False)

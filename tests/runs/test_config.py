@@ -85,7 +85,13 @@ def test_loaded_config_is_locked(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (derived("config.num_response = 4"), r'AttributeError.*"num_responses".*\(bad.py, line 4\)'),
+        (
+            derived("config.num_response = 4"),
+            r"load: num_response is no key \(did you mean num_responses\?\) \(bad.py, line 4\); fix the file$",
+        ),
+        (derived("config.objective.gama = 4"), r"objective.gama is no key \(did you mean objective.gamma\?\) \(bad.py"),
+        (derived("config['lr'] = 4"), r"lr is no key \(did you mean optimizer.learning_rate\?\) \(bad.py, line 4\)"),
+        (derived("config.template_arguments"), r"is no key \(did you mean prompts.template_arguments\?\)"),
         ("def get_config(:", r"SyntaxError.*bad.py, line 1"),
         ("import no_such_module_here", r"ModuleNotFoundError.*no_such_module_here.*line 1"),
         (derived("raise KeyError('x')"), r"KeyError: 'x'.*line 4"),
@@ -118,6 +124,7 @@ def config():
             clip_it=True,
             buckets=(64, 128),
             scales=(0.5, 1.0),
+            words=("a",),
             adam=dict(b1=0.9, b2=0.95),
             who=config_dict.placeholder(str),
             names=["a"],
@@ -137,6 +144,12 @@ def config():
         ("--noconfig.clip_it", "clip_it", False),
         ("--config.buckets=(32,)", "buckets", (32,)),
         ("--config.scales=(1, 0.25)", "scales", (1, 0.25)),
+        ("--config.buckets=32,64", "buckets", (32, 64)),
+        ("--config.buckets=[32,64]", "buckets", (32, 64)),
+        ("--config.words=q_proj,v", "words", ("q_proj", "v")),
+        ("--config.words=[q_proj, 'v',]", "words", ("q_proj", "v")),
+        ("--config.words=a b", "words", ("a b",)),
+        ("--config.words=('a,b',)", "words", ("a,b",)),
         ("--config.adam.b1=0.8", "adam.b1", 0.8),
         ("--config.who=policy", "who", "policy"),
     ],
@@ -147,6 +160,11 @@ def test_override_sets_the_key_and_keeps_its_type(config, argument, key, value):
     after = config_lib.flatten(config.to_dict())
     assert after == before | {key: value}
     assert type(after[key]) is type(value)
+
+
+def test_override_takes_a_list_after_a_space(config):
+    assert config_lib.override(config, ["--config.words", "q,v", "--config.buckets", "8,9", "more"]) == ["more"]
+    assert (config.words, config.buckets) == (("q", "v"), (8, 9))
 
 
 def test_override_takes_a_value_after_a_space_and_returns_positional_arguments(config):
@@ -196,6 +214,14 @@ def test_freeze_turns_inner_lists_into_tuples():
     changed = base.get_config()
     changed.critique.schedule = ([0, "cot"],)
     assert config_lib.freeze(changed).critique.schedule == ((0, "cot"),)
+
+
+@pytest.mark.parametrize("given", [("q_proj", "v_proj"), ("q", "v_proj", "v")])
+def test_freeze_turns_other_spellings_into_our_own(given):
+    changed = base.get_config()
+    changed.lora.targets = given
+    assert config_lib.freeze(changed).lora.targets == ("q", "v")
+    assert config_lib.replaced(config_lib.Config(), {"lora.targets": ("all-linear",)}) == config_lib.Config()
 
 
 def test_freeze_refuses_other_keys():

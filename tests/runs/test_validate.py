@@ -160,6 +160,90 @@ def test_what_is_wrong_is_one_line_with_its_fix(changes, message):
     assert str(caught.value) == violations[0] and not isinstance(caught.value, keys.ConfigErrors)
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"num_responses": 1, "refine__kind": "none"},
+            'num_responses 1 teaches nothing: refine.kind is "none", so each response is compared with itself alone, '
+            "and its advantage is 0; use at least 2, or refine.",
+        ),
+        ({"num_responses": 1, "pass_threshold": 0.0}, "num_responses 1 teaches nothing: pass_threshold is 0, below wh"),
+        (
+            {"sampling__top_k": 1, "objective__old_logp": "trainer", "refine__kind": "none"},
+            'sampling.top_k 1 teaches nothing: refine.kind is "none", and all 7 responses to a question are the same',
+        ),
+    ],
+)
+def test_what_teaches_nothing_is_refused_where_it_is_to_teach(changes, message):
+    violations = found(**changes)
+    assert len(violations) == 1 and message in violations[0]
+    config = changed(**changes)
+    assert not list(validate.violations(config, trains=False))
+    validate.check(config, trains=False)
+    assert not found(**changes, num_iterations=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_responses": 1},
+        {"num_responses": 1, "refine__kind": "solution", "data__solution_key": "s"},
+        {"num_responses": 1, "pass_threshold": 0.0, "grader__kind": "f.py:f"},
+        {"sampling__top_k": 1, "objective__old_logp": "trainer"},
+        {"sampling__top_k": 1, "objective__old_logp": "trainer", "refine__kind": "none", "grader__kind": "f.py:f"},
+    ],
+)
+def test_what_may_teach_something_is_not_refused(changes):
+    assert not found(**changes)
+
+
+def test_a_run_that_keeps_its_best_is_evaluated_by_any_numbers():
+    config = changed(eval__keep_best="pass@8", eval__k=(1,), eval__every=0)
+    assert len(list(validate.violations(config))) == 2 and not list(validate.violations(config, trains=False))
+
+
+def test_every_condition_of_being_read_names_a_key_and_values_that_it_may_have():
+    values = {name: value for name, _, value in keys.items(config_lib.Config())}
+    rules = {name: known.rules for name, known, _ in keys.items(config_lib.Config())}
+    conditions = [(other, one) for _, known, _ in keys.items(config_lib.Config()) for other in known.unread_with
+                  for one in known.unread_with[other]]  # fmt: skip
+    assert conditions
+    for other, one in conditions:
+        assert type(one) is type(values[other]) and all(rule(other, one) is None for rule in rules[other]), (other, one)
+
+
+@pytest.mark.parametrize(
+    "changes, unread",
+    [
+        (
+            {"refine__kind": "none", "refine__num_kept": 2},
+            "refine.num_kept 2 changes nothing while refine.kind is 'none'",
+        ),
+        ({"data__train": "f", "data__kind": "chains"}, "data.train 'f' changes nothing while data.kind is 'chains'"),
+        ({"data__chain_length": 2}, "data.chain_length 2 changes nothing while data.kind is 'jsonl'"),
+        (
+            {"critique__reveals_value": False},
+            "changes nothing while critique.kind is 'cot' and critique.schedule is ()",
+        ),
+        ({"eval__every": 5}, "eval.every 5 changes nothing while data.kind is 'jsonl' and data.eval is ''"),
+        ({"critique__reveals_value": False, "critique__schedule": ((3, "execution"),)}, None),
+        ({"eval__every": 5, "data__eval": "f"}, None),
+        ({"eval__every": 5, "data__kind": "chains"}, None),
+        ({"critic__sees": "answer"}, None),
+        (
+            {"critic__sees": "answer", "critique__kind": "execution"},
+            "critic.sees 'answer' changes nothing while critique.",
+        ),
+    ],
+)
+def test_keys_that_nothing_reads(changes, unread):
+    given = {key.replace("__", "."): value for key, value in changes.items()}
+    said = list(validate.unread(changed(**changes), given))
+    assert (len(said) == 1 and unread in said[0]) if unread else not said
+    assert not list(validate.unread(changed(**changes), {}))
+
+
 @pytest.mark.parametrize("known", [key for key in keys.items(config_lib.Config())], ids=lambda key: key[0])
 def test_no_value_makes_the_check_fail_otherwise(known):
     """Rules of several keys bear what the rule of one refuses."""
