@@ -7,9 +7,12 @@ answer is wrong, the policy refines it. The same command again resumes an evalua
 """
 
 if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
-    from cgrpo_jax.runtime import signals
+    import sys
+
+    from cgrpo_jax.runtime import first_line, signals
 
     signals.end_while_importing()
+    first_line.say_start("evaluate", sys.argv[1:])
 
 import contextlib
 import json
