@@ -25,6 +25,7 @@ from cgrpo_jax.runs import config as config_lib
 
 # Names of columns, the likeliest first; a name in other letters' case counts too.
 QUESTIONS = ("question", "problem", "prompt", "query", "instruction", "input", "messages", "conversations")
+BODIES = ("body", "context", "passage")  # what a question is about, in a column of its own before it
 TESTS = ("tests", "test_cases", "test_list", "test")
 ANSWERS = (
     "answer", "final_answer", "expected_answer", "gold", "gold_answer", "ground_truth", "target", "label", "solution",
@@ -212,6 +213,9 @@ def _columns(rows: Sequence[dict], path: str, question_key: str, answer_key: str
         )
 
     question = named(question_key, QUESTIONS, "question_key")
+    for body in (name for name in there if not question_key and name.lower() in BODIES):
+        if all(isinstance(row.get(body), str) and row[body] for row in rows):
+            question = f"{body},{question}"
     if not answer_key:
         for tests in (name for name in there if name.lower() in TESTS):
             if all(isinstance(row.get(tests), str) and gold.readable(row[tests]) for row in rows):
@@ -354,7 +358,8 @@ def _data_lines(found: Found) -> list[str]:
 def _grading_lines(found: Found) -> list[str]:
     lines = [f"c.grader.kind = {found.grader!r}  # math, numeric, choice, exact, code, or FILE.py:function"]
     if found.question:
-        lines.append(f"c.prompts.question = {found.question!r}  # so that the grader finds the answer")
+        lines.append("# The question as it is asked, in a form in which the grader finds the answer.")
+        lines.append(f"c.prompts.question = {found.question!r}")
     why = "a rule finds the wrong step" if found.critique == "execution" else "the policy criticises itself"
     lines.append(f"c.critique.kind = {found.critique!r}  # {why}; others: indicative, indicative_gt, execution, cot")
     if found.refine:

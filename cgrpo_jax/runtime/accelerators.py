@@ -8,9 +8,9 @@ from collections.abc import Mapping
 # Files that TPUs, NVIDIA's (also in WSL) and AMD's GPUs have.
 _DEVICES = ("/dev/accel*", "/dev/vfio", "/dev/nvidia*", "/dev/dxg", "/dev/kfd")
 _GOOGLE, _VENDORS = "0x1ae0", "/sys/bus/pci/devices/*/vendor"
-# What says that there is a TPU, or is to be one, however it is reached. JAX sets the exception itself.
+# What says that there is a TPU, or is to be one, however it is reached. JAX and libtpu set the exceptions.
 _VARIABLES = ("TPU_", "CLOUD_TPU_", "COLAB_TPU_", "MEGASCALE_", "PJRT_", "JAX_FORCE_TPU_INIT", "JAX_PLATFORM")
-_SET_BY_JAX = "TPU_SKIP_MDS_QUERY"
+_SET_BY_IMPORTS = ("TPU_SKIP_MDS_QUERY", "TPU_LIBRARY_PATH")
 
 
 def is_none(*, root: str = "/", environment: Mapping[str, str] = os.environ) -> bool:
@@ -23,7 +23,7 @@ def is_none(*, root: str = "/", environment: Mapping[str, str] = os.environ) -> 
       root: of the file system.
       environment: variables of the process.
     """
-    if any(name.startswith(_VARIABLES) and name != _SET_BY_JAX for name in environment):
+    if any(name.startswith(_VARIABLES) and name not in _SET_BY_IMPORTS for name in environment):
         return False
     if any(glob.glob(os.path.join(root, pattern.lstrip("/"))) for pattern in _DEVICES):
         return False

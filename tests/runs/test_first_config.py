@@ -42,6 +42,12 @@ TESTS = json.dumps({"asserts": ["assert f(2) == 4"], "names": ["f"]})
             "numeric",
             "execution",
         ),
+        (
+            [{"Body": "There are 2.", "Question": "How many?", "Answer": 2.0}],
+            Columns("Body,Question", "Answer"),
+            "numeric",
+            "execution",
+        ),
         ([{"question": "Which?", "answer": "(B)"}], Columns("question", "answer"), "choice", "cot"),
         ([{"query": "Who?", "label": "Ada Lovelace"}], Columns("query", "label"), "exact", "cot"),
         ([{"prompt": "Double.", "tests": TESTS, "solution": "..."}], Columns("prompt", "tests"), "code", "execution"),
