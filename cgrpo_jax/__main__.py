@@ -7,7 +7,7 @@ import runpy
 import sys
 
 # In the order in which one meets them.
-COMMANDS = ("train", "evaluate", "diagnose", "sample", "plan", "convert", "data")
+COMMANDS = ("init", "train", "evaluate", "diagnose", "sample", "plan", "convert", "data")
 
 
 def main() -> None:

@@ -8,9 +8,12 @@ command again resumes a diagnosis that was killed; with further `diagnosis.kinds
 """
 
 if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
-    from cgrpo_jax.runtime import signals
+    import sys
+
+    from cgrpo_jax.runtime import first_line, signals
 
     signals.end_while_importing()
+    first_line.say_start("diagnose", sys.argv[1:])
 
 import contextlib
 import json

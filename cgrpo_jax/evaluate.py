@@ -9,9 +9,12 @@ weights that a configuration starts from.
 """
 
 if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
-    from cgrpo_jax.runtime import signals
+    import sys
+
+    from cgrpo_jax.runtime import first_line, signals
 
     signals.end_while_importing()
+    first_line.say_start("evaluate", sys.argv[1:])
 
 import contextlib
 import json

@@ -24,6 +24,7 @@ from cgrpo_jax.planning import programs
 from cgrpo_jax.planning.planner import KINDS, Plan
 from cgrpo_jax.runs import cli, validate
 from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.settings import with_lengths
 from cgrpo_jax.runs.variants import Variants
 from cgrpo_jax.runtime import chips, console
 
@@ -42,6 +43,7 @@ def main(config: Config, topology: str, json: str | None, costs: bool = True) ->
     if json:
         _check_target(pathlib.Path(json))
     # All mistakes come to light before the first minute of compiling.
+    config = with_lengths(config)
     planners = [planner_lib.Planner(Variants(config), name, say=console.say) for name in names]
     plans = [planner.plan(costs=costs) for planner in planners]
     console.say(table(plans), sys.stdout)

@@ -21,9 +21,12 @@ the configuration. `Run` is what stands beside it: it saves, logs, stops and eva
 """
 
 if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
-    from cgrpo_jax.runtime import signals
+    import sys
+
+    from cgrpo_jax.runtime import first_line, signals
 
     signals.end_while_importing()
+    first_line.say_start("train", sys.argv[1:])
 
 import contextlib
 import dataclasses
@@ -42,7 +45,7 @@ from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.inference.generators import Generator, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator, Status
 from cgrpo_jax.records import Problem, TrainRow, TrainState
-from cgrpo_jax.runs import cli, initial_state, load_questions, log, metrics, open_run, stages
+from cgrpo_jax.runs import cli, initial_state, load_questions, log, metrics, open_run, stages, warm_start
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.iteration import Generated, Iteration
 from cgrpo_jax.runs.rollout_writer import RolloutWriter
@@ -289,7 +292,8 @@ class Run:
         else:
             self.held_out.resume(self._weights, self.progress)
             self.folder.checkpoints.tidy()
-        open_run.compile_engines(self.opened, self._weights(), clock=self.clock)
+        warm_start.forget(self.opened, self.folder.checkpoints)
+        open_run.compile_engines(self.opened, self._weights(), clock=self.clock, going_on=self._stop_if_asked)
 
     def _cut_logs(self, initial: initial_state.InitialState | None) -> None:
         """Drops what was logged after the state that a run resumes from, and will be again."""

@@ -5,7 +5,8 @@
 
   --name             of the JobSet
   --topology         such as v6e:4x4 (v4, v5e, v5p, v6e, tpu7x)
-  --image            container image with this project installed; the command runs in its working directory
+  --image            container image with this project installed (launch/Dockerfile); the command runs in its
+                     working directory
   --namespace        (default: default)
   --claim, --mount   persistent volume claim with workdir, model and data, and where it is mounted (default: /shared)
   --service-account  Kubernetes service account (default: default)

@@ -1,10 +1,12 @@
 """Eight fake CPU devices for every test, chosen before JAX is imported; a test's kind, which is its folder's name."""
 
+import atexit
 import gc
 import importlib.util
 import itertools
 import os
 import pathlib
+import shutil
 import signal
 import tempfile
 
@@ -14,6 +16,10 @@ import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+if "XDG_CACHE_HOME" not in os.environ:  # of the user's own compiled programs none is read, and none is added
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cgrpo_tests_")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 TESTS = pathlib.Path(__file__).parent
 KINDS = ("integration", "launch", "tpu", "parity", "benchmarks")  # the folders of all that is no unit test

@@ -8,29 +8,24 @@ import functools
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from cgrpo_jax.datasets import fingerprints
-from cgrpo_jax.datasets.problems import MadeUp
-from cgrpo_jax.datasets.tasks import arithmetic_lessons, snippet_lessons
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import TrainState
-from cgrpo_jax.runs import load_questions, start_weights
+from cgrpo_jax.runs import start_weights, warm_start
 from cgrpo_jax.runs.open_run import OpenRun, TrainingFolder
 from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.runtime.digests import Damaged
 from cgrpo_jax.training import optimizer as optimizer_lib
-from cgrpo_jax.training import sft
 from cgrpo_jax.training.checkpoint import restore_params, save_params
 from cgrpo_jax.training.learner import state_shapes
-
-_UPDATES_PER_QUESTION = 10  # of a warm start, between two times that it asks whether to stop
 
 
 @dataclasses.dataclass
@@ -206,11 +201,16 @@ def start(
     """
     config, model, run, learner = opened.config, opened.model, opened.run, opened.settings.learner
     progress = Progress(base_step=start_weights.base_step(config), inputs=dict(opened.inputs))
-    params = start_weights.initial_params(config, model, step=progress.base_step)
+
+    def initial_params() -> dict:
+        return start_weights.initial_params(config, model, step=progress.base_step)
+
     if config.warm_start.num_updates:
         with clock("warm_start"):
-            params = _warm_start(opened, params, going_on)
+            params = warm_start.run(opened, initial_params, going_on=going_on)
         going_on()
+    else:
+        params = initial_params()
     progress.eval_before, solved = evaluate(model.to_generate(params))
     if solved is not None:
         progress.unsolved_before = [q for q, one in enumerate(solved) if one is False]
@@ -240,34 +240,3 @@ def _save(folder: pathlib.Path, params: dict) -> None:
     if processes.is_first():  # what a run leaves that was killed before its first checkpoint was whole
         shutil.rmtree(folder, ignore_errors=True)
     save_params(folder, params)
-
-
-def _warm_start(opened: OpenRun, params: dict, going_on: Callable[[], None]) -> dict[str, Any]:
-    config, model = opened.config, opened.model
-    w, source = config.warm_start, load_questions.source(config)
-    assert isinstance(source, MadeUp)  # `validate` says so of a warm start
-    if source.kind == "snippets":
-        lessons = functools.partial(snippet_lessons.lessons, model.prompts, glossary=source.glossary())
-    else:
-        lessons = functools.partial(arithmetic_lessons.lessons, model.prompts, held_out=source.held_out_facts())
-    rows = lessons(seed=config.seed, lengths=tuple(w.chain_lengths), rare_rate=w.rare_rate)
-
-    def steps(numbers: Iterable[int]) -> Iterator[int]:
-        for number in console.progress_bar(numbers, desc="warm start", unit="update"):
-            if number % _UPDATES_PER_QUESTION == 0:
-                going_on()
-            yield number
-
-    return sft.warm_start(
-        params,
-        model.config,
-        rows,
-        num_updates=w.num_updates,
-        rows_per_update=w.rows_per_update,
-        learning_rate=w.learning_rate,
-        shape=opened.settings.learner.shape,
-        max_length=max(config.max_response_length, config.critic.max_length),
-        progress=steps,
-        mesh=model.mesh,
-        dtype=model.dtype,
-    )

@@ -135,15 +135,28 @@ def _described(config: Config, vocab_size: int) -> ModelConfig:
     for name in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_context"):
         if getattr(m, name) < 1:
             raise UserError(f"model.{name} {getattr(m, name)} is no size; a model without a folder needs all of them.")
-    if m.embed_dim % m.num_heads:
-        raise UserError(f"model.num_heads {m.num_heads} does not divide model.embed_dim {m.embed_dim}.")
-    return ModelConfig(
-        vocab_size=vocab_size,
-        num_layers=m.num_layers,
-        embed_dim=m.embed_dim,
-        num_heads=m.num_heads,
-        num_kv_heads=m.num_kv_heads,
-        head_dim=m.embed_dim // m.num_heads,
-        mlp_dim=m.mlp_dim,
-        max_context=m.max_context,
-    )
+    if not m.head_dim and m.embed_dim % m.num_heads:
+        raise UserError(
+            f"model.num_heads {m.num_heads} does not divide model.embed_dim {m.embed_dim}; change one, or set "
+            "model.head_dim."
+        )
+    head_dim = m.head_dim or m.embed_dim // m.num_heads
+    sizes = {
+        "vocab_size": vocab_size,
+        "num_hidden_layers": m.num_layers,
+        "hidden_size": m.embed_dim,
+        "num_attention_heads": m.num_heads,
+        "num_key_value_heads": m.num_kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": m.mlp_dim,
+        "max_position_embeddings": m.max_context,
+        "tie_word_embeddings": m.tie_embeddings,
+        "query_pre_attn_scalar": head_dim,  # of Gemma: as its small releases have it
+    }
+    sizes |= {"rope_theta": m.rope_theta} if m.rope_theta else {}
+    if m.window:
+        sizes |= {"sliding_window": m.window, "use_sliding_window": True, "max_window_layers": 0}
+    shape = hf_config.described(m.family, sizes)
+    if m.window and shape.window != m.window:
+        raise UserError(f"model.window {m.window} is given, but no layer of family {m.family} has one; leave it at 0.")
+    return shape

@@ -118,6 +118,12 @@ _ADDED = {
     "grader.numpy": False,
     "prompts.critique_with_solution": "",
     "eval.keep_best": "",
+    "model.family": "llama",
+    "model.head_dim": 0,
+    "model.rope_theta": 0.0,
+    "model.window": 0,
+    "model.tie_embeddings": True,
+    "compute.keep_programs": True,
 }
 _SEES = {True: "answer", False: "nothing"}
 

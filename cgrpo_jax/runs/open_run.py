@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 import pathlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from cgrpo_jax.models.hf import folder
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.runs import (
+    announce,
     build_inference,
     build_model,
     load_questions,
@@ -159,7 +161,9 @@ def open_run(
     """
     with processes.agree("starting"):
         validate.check(config, trains=trains)
+        processes.keep_programs(config.compute.keep_programs)
         mesh = build_model.make_mesh(config)
+        announce.machine(mesh)
     # Prompts may print the date, and must be the same on all processes.
     date = processes.decide(lambda: started() or RunDir(workdir).started().isoformat(), f"reading {workdir}")
     now = datetime.datetime.fromisoformat(date)
@@ -169,12 +173,15 @@ def open_run(
         if load_weights:
             saved_config.check_same_model(config, run)
         model_source.check_places(config)
+        config = settings_lib.with_lengths(config)
         settings = settings_lib.run_settings(config, mesh, stages=stages(config), num_slots=num_slots)
         if trains:
             check_training(settings)
         model = build_model.load_policy(config, settings, now=now)
+        announce.model(model, model_source.of_policy(config))
         critic_model = build_model.load_critic(config, settings, now=now)
         if questions:
+            console.say("reading and checking the questions")
             critic = critic_model[0].prompts if critic_model else model.critic_prompts
             found = load_questions.load_questions(
                 config,
@@ -183,6 +190,7 @@ def open_run(
                 questions,
                 critic=None if settings.stages.critic == "endpoint" else critic,
             )
+            announce.questions(found, max_prompt_length=config.max_prompt_length)
     problems = {"training": found.training, "held-out": found.held_out}
     inputs = processes.decide(lambda: fingerprints.of_all(config.grader.kind, problems), "reading reward functions")
     params, weights = start_weights.trained_params(config, model, run, step=step) if load_weights else ({}, "")
@@ -230,19 +238,14 @@ class TrainingFolder:
 
 
 def open_folder(opened: OpenRun, held: contextlib.ExitStack) -> TrainingFolder:
-    """Makes or checks the run's folder, which `held` keeps others out of, and says what questions were left out.
+    """Makes or checks the run's folder, which `held` keeps others out of.
 
     Raises:
       UserError: the folder holds another run, or can't be written.
     """
-    config, run, found = opened.config, opened.run, opened.questions
+    config, run = opened.config, opened.run
     resumed = processes.decide(lambda: _make_folder(opened, held), f"writing {run.path}")
-    for kind, number in found.skipped.items():
-        if number:
-            limit = f"max_prompt_length {config.max_prompt_length}"
-            console.say(f"{number} {kind} questions are longer than {limit} and were left out")
-    if found.left_out:
-        console.say(found.left_out)
+    console.say(f"folder: {run.path}, {'of this run already' if resumed else 'new'}")
     checkpoints = held.enter_context(Checkpoints(run.checkpoints, max_to_keep=config.checkpoints.keep))
     return TrainingFolder(resumed, checkpoints)
 
@@ -274,20 +277,36 @@ def rollout_writer(opened: OpenRun) -> RolloutWriter:
     )
 
 
-def compile_engines(opened: OpenRun, params: dict, *, clock: console.Clock) -> None:
+def compile_engines(
+    opened: OpenRun, params: dict, *, clock: console.Clock, going_on: Callable[[], None] = lambda: None
+) -> None:
     """Compiles all that generates before the first iteration: what the data bring compiles nothing then.
 
     Args:
       opened: the run.
       params: the policy's weights, as generation reads them.
       clock: times it.
+      going_on: called before each program; may raise.
     """
     settings = opened.settings
     console.say(f"engine: {build_inference.describe_slots(settings)}")
+    number, read, started = processes.compilations(), processes.programs_read(), time.monotonic()
+    engines = [("the engine", opened.model.engine, params, settings.policy_samplings)]
+    if opened.critic_model:
+        critic, critic_params = opened.critic_model
+        engines.append(("the critic's engine", critic.engine, critic_params, settings.critic_samplings))
     with clock("compile"):
-        with console.progress_reports("compiling the engine") as report:
-            opened.model.engine.compile(params, settings.policy_samplings, on_program=report)
-        if opened.critic_model:
-            critic, critic_params = opened.critic_model
-            with console.progress_reports("compiling the critic's engine") as report:
-                critic.engine.compile(critic_params, settings.critic_samplings, on_program=report)
+        for name, engine, weights, samplings in engines:
+            with console.progress_reports(f"compiling {name}") as report:
+
+                def before(*progress, report=report) -> None:
+                    report(*progress)
+                    going_on()
+
+                engine.compile(weights, samplings, on_program=before)
+    announce.compiled(
+        number=processes.compilations() - number,
+        read=processes.programs_read() - read,
+        seconds=time.monotonic() - started,
+        kept=opened.config.compute.keep_programs,
+    )

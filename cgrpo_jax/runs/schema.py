@@ -32,8 +32,8 @@ class Config:
     )
     questions_per_iteration: int = key(128, "questions of an iteration", at_least_one)
     num_responses: int = key(7, "[n] responses to a question", at_least_one)
-    max_prompt_length: int = key(2048, "tokens of a question", at_least_one)
-    max_response_length: int = key(6144, "tokens of a response or a refinement", at_least_one)
+    max_prompt_length: int = key(2048, "tokens of a question; 0: from the model's context (lengths.py)", not_negative)
+    max_response_length: int = key(6144, "tokens of a response or a refinement; 0: likewise", not_negative)
     reward_source: str = key(
         "verifier",
         "who rewards: verifier, or critic, whose verdict is the reward (unsupervised)",

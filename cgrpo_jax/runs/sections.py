@@ -293,8 +293,10 @@ class Critic:
         "as prompts.template_arguments, of a critic; empty: none, of the policy as its own critic the policy's",
         _arguments,
     )
-    max_length: int = key(1024, "tokens of a critique, its thinking included", at_least_one)
-    max_prompt_length: int = key(9216, "tokens of what it is asked", at_least_one)
+    max_length: int = key(
+        1024, "tokens of a critique, its thinking included; 0: from its model's context", not_negative
+    )
+    max_prompt_length: int = key(9216, "tokens of what it is asked; 0: likewise", not_negative)
 
     def violations(self, name: str) -> Iterator[str]:
         """Yields what keys of the section have against each other."""
@@ -364,7 +366,9 @@ class Refine:
     )
     per_critique: int = key(1, "refinements of a critique", at_least_one, unread_with=_NOT_REFINED)
     num_kept: int = key(1, "[k] refinements kept per question", at_least_one, unread_with=_NOT_REFINED)
-    max_prompt_length: int = key(10240, "tokens of what a refinement answers", at_least_one)
+    max_prompt_length: int = key(
+        10240, "tokens of what a refinement answers; 0: from the model's context", not_negative
+    )
     drop_critique_mentions: bool = key(
         False, "drop refinements that mention the critique before selection", unread_with=_NOT_REFINED
     )

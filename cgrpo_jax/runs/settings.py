@@ -16,10 +16,12 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import kv_cache, weights
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.runs import build_training, model_source
+from cgrpo_jax.runs import build_training, lengths, model_source, validate
+from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import stages as stages_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.stages import Stages, StageSpec
+from cgrpo_jax.runtime import console
 from cgrpo_jax.training.learner import LearnerSettings
 
 
@@ -145,6 +147,25 @@ class RunSettings:
         return (self.critic_sampling,)
 
 
+def with_lengths(config: Config) -> Config:
+    """Returns the configuration with all lengths, and says which of them the models' contexts gave (`lengths`).
+
+    Raises:
+      UserError: with these lengths no run can have it, or the model's shape can't be read.
+    """
+    if all(config_lib.value(config, key) for key in lengths.KEYS):
+        return config
+    context = model_source.read_shape(config, model_source.of_policy(config)).max_context
+    stages = stages_lib.of_training(config)
+    critic: int | None = context if stages.critic == "policy" else None
+    if stages.critic == "folder":
+        critic = model_source.read_shape(config, model_source.of_critic(stages.critic_folder)).max_context
+    config, said = lengths.filled(config, context=context, critic_context=critic)
+    validate.check(config)
+    console.say(said)
+    return config
+
+
 def run_settings(
     config: Config,
     mesh: jax.sharding.Mesh,
@@ -157,7 +178,7 @@ def run_settings(
     """Decides all that a run is made with.
 
     Args:
-      config: the configuration, checked.
+      config: the configuration, checked, with all lengths (`with_lengths`).
       mesh: of real or of described devices.
       stages: what is generated; by default what training generates.
       num_slots: of a data group, in the place of what the configuration asks for.

@@ -8,6 +8,7 @@ from cgrpo_jax import objective
 from cgrpo_jax.datasets import mixture
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.models import lora, transformer
+from cgrpo_jax.models.hf.families import TEXT_FAMILIES
 from cgrpo_jax.runs import best_checkpoint
 from cgrpo_jax.runs.keys import (
     ALL,
@@ -142,6 +143,12 @@ class Compute:
         may_change=ALL,
         because="what the backward pass computes again",
     )
+    keep_programs: bool = key(
+        True,
+        "keep compiled programs for later runs, in JAX_COMPILATION_CACHE_DIR or ~/.cache/cgrpo_jax/compiled",
+        may_change=ALL,
+        because="a program is the same wherever it comes from",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,12 +180,21 @@ class Model:
         "", "file assets/architectures/NAME.json of the package: to plan a run before its weights are at hand"
     )
     init: str = key("", "folder of another run, or of a converted checkpoint, to take the weights from")
+    family: str = key(
+        "llama",
+        "of a shape: whose biases, norms, windows and soft-caps it has",
+        one_of(*TEXT_FAMILIES),
+    )
     num_layers: int = key(0, "of a shape")
     embed_dim: int = key(0, "of a shape")
     num_heads: int = key(0, "of a shape")
     num_kv_heads: int = key(0, "of a shape")
     mlp_dim: int = key(0, "of a shape")
     max_context: int = key(0, "of a shape, in tokens")
+    head_dim: int = key(0, "of a shape; 0: embed_dim / num_heads", not_negative)
+    rope_theta: float = key(0.0, "of a shape; 0: the family's default", not_negative)
+    window: int = key(0, "of a shape: tokens that a layer with a window sees; 0: the family's default", not_negative)
+    tie_embeddings: bool = key(True, "of a shape: the embedding is the head too")
 
 
 @dataclasses.dataclass(frozen=True)

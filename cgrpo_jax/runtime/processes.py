@@ -18,19 +18,22 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.compilation_cache import compilation_cache
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import accelerators
 
 _SHUTDOWN_SECONDS = 20  # that a process waits at its end for the others
 HEARTBEAT_SECONDS = 30  # after which a process that is silent counts as dead, and the others end
 _compilations = 0
+_read = 0  # of the compilations, from the cache
 _listening = False
 
 
 def start(*, distributed: bool = False) -> None:
     """Sets the process up; called once, first thing, by an entry point.
 
-    Compiled programs are kept in `JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/cgrpo_jax`.
+    Compiled programs are kept in `programs_folder`. On a machine without any accelerator JAX does not look for one.
 
     Args:
       distributed: also join the processes that work together, as `start_distributed` does.
@@ -40,12 +43,14 @@ def start(*, distributed: bool = False) -> None:
     """
     global _listening
     _keep_freed_memory()
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "cgrpo_jax"))
+    if not jax.config.jax_platforms and accelerators.is_none():
+        jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_compilation_cache_dir", str(programs_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     if not _listening:  # a second call in one process, as a notebook makes it, must not count twice
         _listening = True
         jax.monitoring.register_event_duration_secs_listener(_on_duration)
+        jax.monitoring.register_event_listener(_on_event)
     if distributed:
         start_distributed()
     elif os.environ.get("JAX_NUM_PROCESSES", "1") not in ("", "1"):
@@ -53,6 +58,23 @@ def start(*, distributed: bool = False) -> None:
             f"JAX_NUM_PROCESSES is {os.environ['JAX_NUM_PROCESSES']}, so this is one of several processes; give each "
             "--distributed, or unset the variable."
         )
+
+
+def programs_folder() -> pathlib.Path:
+    """Returns where compiled programs are kept: `JAX_COMPILATION_CACHE_DIR`, or a folder of the user's cache."""
+    if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return pathlib.Path(folder)
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "cgrpo_jax" / "compiled"
+
+
+def keep_programs(wanted: bool) -> None:
+    """Says whether programs are kept, and read where they are; `JAX_ENABLE_COMPILATION_CACHE=false` says so too."""
+    given = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "1").lower()
+    kept = wanted and given not in ("0", "false", "n", "no", "f", "off")
+    if kept != jax.config.jax_enable_compilation_cache:
+        jax.config.update("jax_enable_compilation_cache", kept)
+        compilation_cache.reset_cache()  # JAX looks at it once a process
 
 
 def start_distributed() -> None:
@@ -170,6 +192,17 @@ def decide(make: Callable[[], Any], what: str) -> Any:
 def compilations() -> int:
     """Returns the number of programs compiled (or read from the cache) since `start`."""
     return _compilations
+
+
+def programs_read() -> int:
+    """Returns how many of `compilations` were read, not compiled."""
+    return _read
+
+
+def _on_event(event: str, **_: str | int) -> None:
+    global _read
+    if event == "/jax/compilation_cache/cache_hits":
+        _read += 1
 
 
 def _on_duration(event: str, duration_secs: float, **_: str | int) -> None:

@@ -5,49 +5,50 @@ It is supervised fine-tuning through the same packer and the same update as rein
 critique and refine, but has gaps.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
+import optax
 
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import LossKind, TrainRow
+from cgrpo_jax.records import LossKind, TrainRow, TrainState
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import packing
 from cgrpo_jax.training import train_step as train_step_lib
 
 
-def warm_start(
-    params: dict,
-    config: ModelConfig,
-    rows: Iterator[TrainRow],
-    *,
-    num_updates: int,
-    rows_per_update: int,
-    learning_rate: float,
-    shape: packing.PackShape,
-    max_length: int,
-    progress: Callable[[Iterable], Iterable] = iter,
-    **kw,
-) -> dict:
-    """Returns the weights after supervised fine-tuning on lessons.
-
-    Args:
-      params, config: the model; `params` is not used afterwards.
-      rows: the lessons, such as those of `datasets/tasks/arithmetic_lessons.py`.
-      num_updates, rows_per_update: how much is learned.
-      learning_rate: peak; it rises over a tenth of the updates and falls to 0 along a cosine.
-      shape, max_length: of packed batches.
-      progress: wraps the range of updates, to show how far it is.
-      **kw: `remat`, `dtype`, `mesh`, as in `train_step.accumulate_gradients`.
-    """
+def make_optimizer(*, num_updates: int, learning_rate: float) -> optax.GradientTransformation:
+    """Returns AdamW, whose rate rises to `learning_rate` over a tenth of the updates and falls to 0 along a cosine."""
     rate = optimizer_lib.make_schedule(
         "cosine", peak=learning_rate, warmup_steps=num_updates // 10, num_steps=num_updates
     )
-    optimizer = optimizer_lib.make_optimizer(learning_rate=rate, weight_decay=0.01)
-    state = optimizer_lib.init_state(params, optimizer)
+    return optimizer_lib.make_optimizer(learning_rate=rate, weight_decay=0.01)
+
+
+def updates(
+    state: TrainState,
+    config: ModelConfig,
+    rows: Iterator[TrainRow],
+    *,
+    optimizer: optax.GradientTransformation,
+    rows_per_update: int,
+    shape: packing.PackShape,
+    max_length: int,
+    **kw,
+) -> Iterator[TrainState]:
+    """Yields the state after each update of supervised fine-tuning on lessons, for as long as it is asked.
+
+    Args:
+      state, config: the model; the buffers of a state are not used once the next one is asked for.
+      rows: the lessons, such as those of `datasets/tasks/arithmetic_lessons.py`.
+      optimizer: from `make_optimizer`.
+      rows_per_update: lessons of an update.
+      shape, max_length: of packed batches.
+      **kw: `remat`, `dtype`, `mesh`, as in `train_step.accumulate_gradients`.
+    """
     settings = train_step_lib.LossSettings(max_length=max_length)
-    for _ in progress(range(num_updates)):
+    while True:
         state, _ = train_step_lib.update(
             state,
             [next(rows) for _ in range(rows_per_update)],
@@ -57,7 +58,7 @@ def warm_start(
             shape=shape,
             **kw,
         )
-    return state.params
+        yield state
 
 
 def lesson(prompts: Prompts, context: np.ndarray, target: str) -> TrainRow:

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import start_lines
 import tiny_run
 
 from cgrpo_jax import diagnose, evaluate, sample
@@ -50,6 +51,7 @@ def refused(capsys, call, *args, **kw):
     with pytest.raises(SystemExit) as caught:
         call(*args, **kw)
     out, err = capsys.readouterr()
+    err = start_lines.without(err)
     assert caught.value.code == 2
     assert err.startswith("error: ") and err.count("\n") == 1
     return out, err

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import pytest
+import start_lines
 import tiny_run
 
 from cgrpo_jax import train
@@ -16,6 +17,7 @@ def refused(capsys, workdir, changes=None, /, **more):
     with pytest.raises(SystemExit) as caught:
         cli.run(train.main, require=("config", "workdir"), argv=tiny_run.arguments(workdir, changes, **more))
     out, err = capsys.readouterr()
+    err = start_lines.without(err)
     assert caught.value.code == 2
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 600
     return err

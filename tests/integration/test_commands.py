@@ -38,6 +38,18 @@ def test_ctrl_c_while_a_command_is_imported(ctrl_c, tmp_path, command):
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted; nothing was begun\n")
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "diagnose"])
+def test_a_run_says_that_it_starts_before_jax_is_imported(tmp_path, command):
+    """JAX takes seconds to import; its stand-in ends the process instead."""
+    (tmp_path / "jax.py").write_text("raise SystemExit(7)")
+    environment = os.environ | {"PYTHONPATH": paths.python_path(tmp_path)}
+    for argv in (["-m", f"cgrpo_jax.{command}"], ["-m", "cgrpo_jax", command]):
+        command_line = [sys.executable, *argv, "--config=c.py", "--workdir=runs/a"]
+        done = subprocess.run(command_line, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        said = f"{command}: starting in runs/a; loading JAX and the package takes some seconds\n"
+        assert (done.returncode, done.stdout, done.stderr) == (7, "", said)
+
+
 def test_cgrpo_alone_lists_the_commands_and_imports_nothing_heavy(tmp_path):
     (tmp_path / "jax.py").write_text("raise SystemExit('JAX was imported')")
     for argv in ([], ["--help"]):
@@ -50,7 +62,9 @@ def test_cgrpo_alone_lists_the_commands_and_imports_nothing_heavy(tmp_path):
 def test_cgrpo_of_an_unknown_command():
     done = cgrpo("trian", "--config=x")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: unknown command trian (did you mean train?); commands are train, evaluate")
+    assert done.stderr.startswith(
+        "error: unknown command trian (did you mean train?); commands are init, train, evaluate"
+    )
 
 
 def test_cgrpo_runs_the_command_as_python_does():

@@ -13,7 +13,7 @@ import pytest
 import slow_grading
 import tiny_run
 from interrupted_runs import KILLED, LENGTH, WARM, Crash, assert_same_run, crash, interrupt
-from tiny_run import metrics, repeatable, run, samples
+from tiny_run import metrics, run, samples
 
 from cgrpo_jax import train
 from cgrpo_jax.errors import UserError
@@ -269,30 +269,6 @@ def test_a_run_may_go_on_with_other_slots(tmp_path):
             WARM | {"engine.num_slots": 5, "grader.timeout": 6.0, "judge.endpoint.model": "x"},
             num_iterations=2,
         )
-
-
-def test_sigterm_within_a_warm_start(tmp_path, uninterrupted, monkeypatch, capsys):
-    updates = []
-
-    def asked_to_stop(numbers, **kw):
-        for number in numbers:
-            if number == 25:
-                os.kill(os.getpid(), signal.SIGTERM)
-            updates.append(number)
-            yield number
-
-    changes, stopped = {"warm_start.num_updates": 40, "model.init": ""}, tmp_path / "stopped"
-    with monkeypatch.context() as patch:
-        patch.setattr(console, "progress_bar", asked_to_stop)
-        patch.setenv("CGRPO_STOPPED_STATUS", "75")
-        with pytest.raises(SystemExit) as caught:
-            run(stopped, changes, num_iterations=1)
-    assert caught.value.code == 75
-    assert updates == list(range(30 + 1))  # it asks at every tenth
-    assert "stopped by SIGTERM before the first iteration; the same command starts it again" in capsys.readouterr().err
-    assert not (stopped / "summary.json").exists() and not (stopped / "metrics.jsonl").exists()
-    run(stopped, changes, num_iterations=1)
-    assert repeatable(stopped) == repeatable(run(tmp_path / "whole", changes, num_iterations=1))
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -11,6 +11,7 @@ import torch
 import transformers
 from hf_folders import GEMMA3_ROPE, LINEAR_SCALING, LLAMA3_SCALING, THEIR_VISION, VARIANTS, read
 
+from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models import transformer
 from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import export, families, load
@@ -126,6 +127,27 @@ def test_through_us_and_back(tmp_path, family):
     with torch.no_grad():
         wanted, got = (one(input_ids=torch.tensor(tokens)).logits[0].numpy() for one in (net, back.eval()))
     np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_allclose(transformer.logits(params, config, hidden)[0], wanted, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", families.TEXT_FAMILIES)
+def test_a_model_that_a_configuration_describes_is_theirs_too(tmp_path, family):
+    """Drawn at random, and written as a run's export is: without a folder that it came from."""
+    sizes = THEIR_SMALL | {"tie_word_embeddings": True, "query_pre_attn_scalar": 8}
+    sizes |= {} if family == "llama" else {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0}
+    config = hf_config.described(family, sizes)
+    params = params_lib.init_params(config, seed=0)
+    tokens = jnp.array([[int(token) for token in torch.randint(1, 90, (40,))]])
+    hidden = transformer.hidden_states(params, config, tokens, jnp.arange(40)[None], jnp.ones((1, 40), jnp.int32))
+    read = lambda path: functools.reduce(operator.getitem, path, params)  # noqa: E731
+    export.save_params(tmp_path, config, read, dtype="float32", max_shard_bytes=1 << 30)
+    (tmp_path / "config.json").write_text(json.dumps(hf_config.config_json(config, dtype="float32")))
+    net, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True, attn_implementation="eager"
+    )
+    assert not [key for key, found in report.items() if found] and net.config.model_type == family
+    with torch.no_grad():
+        wanted = net.eval()(input_ids=torch.tensor(np.array(tokens))).logits[0].numpy()
     np.testing.assert_allclose(transformer.logits(params, config, hidden)[0], wanted, atol=2e-4, rtol=0)
 
 

@@ -110,9 +110,9 @@ def test_generators_are_made_in_one_place(name):
     assert modules_that_call(name) == {"runs.build_inference"}
 
 
-@pytest.mark.parametrize("name", ["read_config", "read_architecture", "ModelConfig"])
+@pytest.mark.parametrize("name", ["read_config", "read_architecture", "described"])
 def test_the_models_shape_is_read_in_one_place(name):
-    of_a_run = RUNS - {"runs.conversion"}  # which reads the folder that it is given
+    of_a_run = RUNS - {"runs.conversion", "runs.first_config"}  # which read the folder that they are given
     assert modules_that_call(name, of_a_run) == {"runs.model_source"}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf import load, unchanged
-from cgrpo_jax.models.hf.families import ACTIVATIONS, FAMILIES, SIZES, SOFTCAPS, Family
+from cgrpo_jax.models.hf.families import ACTIVATIONS, FAMILIES, SIZES, SOFTCAPS, TEXT_FAMILIES, Family
 from cgrpo_jax.models.params import ModelConfig, RopeScaling
 from cgrpo_jax.runtime.json_files import number, object_at, read_json_object, shown
 
@@ -77,6 +77,25 @@ def read_architecture(path: str | pathlib.Path) -> ModelConfig:
     return _parse(read_json_object(pathlib.Path(path), missing="give the file of an architecture"), path)
 
 
+def described(family: str, sizes: Mapping[str, Any]) -> ModelConfig:
+    """The architecture of a family with sizes of one's own: what `sizes` leaves out is the family's default.
+
+    Args:
+      family: a name in `FAMILIES` that is not a multimodal release's.
+      sizes: keys of a `config.json` with their values.
+
+    Raises:
+      UserError: the family is unknown, or can't have these sizes.
+
+    Example:
+      >>> described("qwen3", {"num_hidden_layers": 2, "hidden_size": 64, ...}).qk_norm
+      True
+    """
+    if family not in TEXT_FAMILIES:
+        raise UserError(f"model.family {family!r} is unknown; use one of {', '.join(TEXT_FAMILIES)}.")
+    return _parse({"model_type": family, **sizes}, f"model.family {family}")
+
+
 def is_multimodal(folder: str | pathlib.Path) -> bool:
     """Whether a Hugging Face model folder is of a multimodal model, of which `read_config` reads the text part.
 
@@ -125,7 +144,7 @@ def config_json(
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} can't be written; use one of {', '.join(DTYPES)}.")
-    names = [name for name, family in FAMILIES.items() if not family.text]
+    names = list(TEXT_FAMILIES)
     kept: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if source is not None:
         names, kept = [_family(source, "the source")[0]], _text_part(source, "the source")

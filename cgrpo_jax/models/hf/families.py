@@ -99,3 +99,4 @@ FAMILIES = {
     ),
     "gemma3": Family("Gemma3ForConditionalGeneration", text="gemma3_text"),
 }
+TEXT_FAMILIES = tuple(name for name, family in FAMILIES.items() if not family.text)

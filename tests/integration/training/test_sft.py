@@ -9,6 +9,7 @@ from tiny import FAMILIES, random_params
 
 from cgrpo_jax.datasets.tasks import arithmetic_lessons
 from cgrpo_jax.training import sft
+from cgrpo_jax.training.optimizer import init_state
 from cgrpo_jax.training.packing import PackShape
 from cgrpo_jax.training.scoring import score_rows
 
@@ -21,11 +22,13 @@ def test_the_warm_start_learns_the_lessons():
     score = lambda params: np.mean(np.concatenate(score_rows(params, unseen, **settings)))  # noqa: E731
     params = random_params(config)
     before = score(params)
-    seen = []
-    learned = sft.warm_start(
-        params, rows=arithmetic_lessons.lessons(PROMPTS, seed=0, lengths=(1, 2), held_out=HELD_OUT), num_updates=20,
-        rows_per_update=8, learning_rate=1e-2, progress=lambda steps: seen.append(len(steps)) or steps, **settings,
-    )  # fmt: skip
-    assert seen == [20]
+    optimizer = sft.make_optimizer(num_updates=20, learning_rate=1e-2)
+    lessons = arithmetic_lessons.lessons(PROMPTS, seed=0, lengths=(1, 2), held_out=HELD_OUT)
+    state = init_state(params, optimizer)
+    states = sft.updates(state, rows=lessons, optimizer=optimizer, rows_per_update=8, **settings)
+    for number in range(1, 21):
+        state = next(states)
+        assert int(state.step) == number
+    learned = state.params
     assert score(learned) > before + 1
     assert jax.tree.structure(learned) == jax.tree.structure(random_params(config))

@@ -1,0 +1,47 @@
+"""`cgrpo init`, and the run of what it has written."""
+
+import json
+
+import converted
+import hf_folders
+import pytest
+import tiny_run
+
+from cgrpo_jax import init, train
+from cgrpo_jax.runs import cli, first_config
+
+
+def run_init(*flags):
+    cli.run(init.main, require=("data", "model", "out"), flags=init.FLAGS, argv=list(flags))
+
+
+def test_what_it_writes_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = {"max_position_embeddings": 160, "num_hidden_layers": 1}
+    converted.make_folder(tmp_path / "model", hf_folders.LLAMA | small)
+    rows = [{"question": f"{n}+{n}", "answer": f"{n}+{n}={2 * n}\n#### {2 * n}"} for n in range(4)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--data=train.jsonl", "--model=model", "--out=mine.py"]
+    run_init(*flags)
+    out = capsys.readouterr().out
+    assert "columns: question 'question', answer 'answer', the answer by '####\\\\s*(.+)'\n" in out
+    assert out.endswith("wrote mine.py; next: cgrpo train --config=mine.py --workdir=runs/mine\n")
+    with pytest.raises(SystemExit) as caught:
+        run_init(*flags)
+    assert caught.value.code == 2 and "--out mine.py is there already" in capsys.readouterr().err
+    few = ["num_iterations=1", "num_responses=2", "engine.num_slots=8", "max_response_length=16", "packing.rows=1"]
+    argv = ["--config=mine.py", "--workdir=run", *(f"--config.{one}" for one in few)]
+    cli.run(train.main, require=("config", "workdir"), argv=argv)
+    (row,) = tiny_run.metrics(tmp_path / "run")
+    assert row["refine/attempted"] and "reward" in row
+
+
+def test_mathematics_and_boxes(tmp_path):
+    model = converted.make_folder(tmp_path / "model", hf_folders.LLAMA | {"max_position_embeddings": 256})
+    answers = [r"\frac{1}{2}", "x^2+1"]
+    boxed = [f"so $\\boxed{{{answer}}}$." for answer in answers]
+    for name, golds, pattern in (("answer", answers, ""), ("solution", boxed, first_config.PATTERNS[1])):
+        rows = [{"problem": "x?", name: gold} for gold in golds]
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = first_config.look_at(data=str(tmp_path / "train.jsonl"), model=str(model))
+        assert (found.grader, found.critique, found.columns.pattern) == ("math", "cot", pattern)
