@@ -36,7 +36,8 @@ def main(
     step: str | None = None,
 ) -> None:
     """Prints the three stages for each question. Without a gold answer the response is taken to be wrong."""
-    processes.start(distributed=distributed)
+    command = {"the command": "sample", "--question": question, "--answer": answer, "--step": step}
+    processes.start(distributed=distributed, command=command)
     if distributed and question is None:
         raise UserError("several processes can't share standard input; give the question with --question.")
     with contextlib.ExitStack() as held:
@@ -47,6 +48,7 @@ def main(
             stages=stages.of_sample,
             questions=None,
             load_weights=True,
+            writes={},
             num_slots=1,  # one text is written at a time
             num_graders=1,
             step=cli.step_of(step),

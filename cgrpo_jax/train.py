@@ -45,7 +45,7 @@ from cgrpo_jax.records import Problem, TrainRow, TrainState
 from cgrpo_jax.runs import cli, initial_state, load_questions, log, metrics, open_run, stages
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.iteration import Generated, Iteration
-from cgrpo_jax.runtime import console, processes, profiling, signals
+from cgrpo_jax.runtime import console, processes, profiling, signals, watchdog
 from cgrpo_jax.training.learner import Learner, Updates
 
 
@@ -55,7 +55,7 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
     Stopped by SIGTERM, it saves what the last whole iteration left, and exits with `signals.stopped_status`; by Ctrl-C
     likewise, with 130.
     """
-    processes.start(distributed=distributed)
+    processes.start(distributed=distributed, command={"the command": "train"})
     with processes.agree("starting"):
         stopped_status = signals.stopped_status()
     stopped_by = 0
@@ -67,6 +67,7 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
             stages=stages.of_training,
             questions=load_questions.to_train_on,
             load_weights=False,
+            writes={"--workdir": workdir},
             check=open_run.check_training,
         )
         folder = open_run.open_folder(opened, held)
@@ -187,6 +188,7 @@ class Run:
     @contextlib.contextmanager
     def iteration(self, number: int) -> Iterator[None]:
         """Traces the block, if that is asked for; saves what was before it where grading fails."""
+        watchdog.iteration(number)
         with self.profiler.iteration(number):
             started = time.monotonic()
             try:
@@ -245,6 +247,7 @@ class Run:
 
     def finish(self) -> None:
         """Evaluates the final weights, and writes and prints the summary."""
+        watchdog.iteration(-1)
         after, solved_after = self.held_out.final(self._weights, step=self.progress.iteration)
         self.folder.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self._since
@@ -309,6 +312,7 @@ class Run:
 
     def _tick(self, status: Status, bar: tqdm.tqdm | None = None) -> None:
         """Shows how far the iteration is; all processes stop here if one is asked to."""
+        watchdog.tick()
         log.show(self._shown if bar is None else bar, status)
         self._stop_if_asked()
 

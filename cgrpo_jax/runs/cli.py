@@ -26,7 +26,7 @@ from absl import flags as absl_flags
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys
-from cgrpo_jax.runtime import signals
+from cgrpo_jax.runtime import processes, signals, watchdog
 from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -98,7 +98,9 @@ def run(
         with signals.raised():
             main(**parse(argv, flags=known, require=require, arguments=arguments))
     except UserError as error:
+        watchdog.leave_to_main_thread()
         sys.stderr.write(_lines(error))
+        processes.tell_others(text_lib.one_line(str(error)), distributed="--distributed" in argv)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

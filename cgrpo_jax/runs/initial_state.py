@@ -21,7 +21,7 @@ from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runs import load_questions, start_weights
 from cgrpo_jax.runs.open_run import OpenRun, TrainingFolder
-from cgrpo_jax.runtime import console, processes
+from cgrpo_jax.runtime import console, processes, watchdog
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import sft
 from cgrpo_jax.training.checkpoint import restore_params, save_params
@@ -188,6 +188,7 @@ def _warm_start(opened: OpenRun, params: dict, going_on: Callable[[], None]) -> 
 
     def steps(numbers: Iterable[int]) -> Iterator[int]:
         for number in console.progress_bar(numbers, desc="warm start", unit="update"):
+            watchdog.tick()
             if number % _UPDATES_PER_QUESTION == 0:
                 going_on()
             yield number

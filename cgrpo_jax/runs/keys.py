@@ -45,17 +45,21 @@ class Key:
       may_change: what may resume with another value. A key may change if no text, no reward and no update depends on
         its value, up to rounding; answers of HTTP endpoints aside.
       because: why it may.
+      is_path: it names a file or folder, which hosts may have under other mount points: what it holds must be the same.
     """
 
     help: str
     rules: tuple[Rule, ...] = ()
     may_change: Resumed = NEVER
     because: str = ""
+    is_path: bool = False
 
 
-def key(default: Any, help: str, *rules: Rule, may_change: Resumed = NEVER, because: str = "") -> Any:
+def key(
+    default: Any, help: str, *rules: Rule, may_change: Resumed = NEVER, because: str = "", is_path: bool = False
+) -> Any:
     """Returns the field of a key; see `Key`."""
-    return dataclasses.field(default=default, metadata={"key": Key(help, rules, may_change, because)})
+    return dataclasses.field(default=default, metadata={"key": Key(help, rules, may_change, because, is_path)})
 
 
 def section(kind: type[_Section]) -> _Section:

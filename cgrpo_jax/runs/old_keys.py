@@ -112,6 +112,8 @@ _ADDED = {
     "grader.numpy": False,
     "prompts.critique_with_solution": "",
     "eval.keep_best": "",
+    "compute.stall_timeout": 1800.0,
+    "compute.compile_timeout": 3600.0,
 }
 _SEES = {True: "answer", False: "nothing"}
 

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cgrpo_jax.datasets import fingerprints
@@ -22,6 +22,7 @@ from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.runs import (
     build_inference,
     build_model,
+    hosts,
     load_questions,
     model_source,
     resume_policy,
@@ -35,7 +36,7 @@ from cgrpo_jax.runs.load_questions import Questions
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runs.stages import Stages
-from cgrpo_jax.runtime import console, processes, profiling
+from cgrpo_jax.runtime import agreement, console, key_values, processes, profiling, watchdog
 from cgrpo_jax.training.checkpoint import Checkpoints
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -129,6 +130,7 @@ def open_run(
     stages: Callable[[Config], Stages],
     questions: load_questions.Choose | None,
     load_weights: bool,
+    writes: Mapping[str, str | pathlib.Path],
     started: Callable[[], str | None] = lambda: None,
     check: Callable[[RunSettings], None] = lambda settings: None,
     num_slots: int | None = None,
@@ -137,6 +139,8 @@ def open_run(
 ) -> OpenRun:
     """Checks all that a user can get wrong, and opens what a command works with. Nothing is written.
 
+    Several processes compare what they were given and what they read; where it differs, all fail alike.
+
     Args:
       config: the configuration.
       workdir: the run's folder, which need not be there yet.
@@ -144,6 +148,7 @@ def open_run(
       stages: what the command generates, of a configuration; from `stages`.
       questions: which questions it asks; from `load_questions`. None where a person asks.
       load_weights: whether it works with the run's weights, or where it has none those that a run starts from.
+      writes: folders that the command writes, which all processes must share, by the flags that name them.
       started: when the command was started first, where its own folder says so; by default when the run was.
       check: what else can't be used, of the settings; raises a `UserError`.
       num_slots: texts that a data group decodes at once; by default as in training.
@@ -153,8 +158,11 @@ def open_run(
     Raises:
       UserError: something of it can't be used.
     """
+    hosts.check_given(config, writes)
     with processes.agree("starting"):
         validate.check(config)
+        limits = watchdog.limits(stall=config.compute.stall_timeout, compile=config.compute.compile_timeout)
+        held.enter_context(limits)
         mesh = build_model.make_mesh(config)
     # Prompts may print the date, and must be the same on all processes.
     date = processes.decide(lambda: started() or RunDir(workdir).started().isoformat(), f"reading {workdir}")
@@ -177,7 +185,9 @@ def open_run(
                 critic=None if settings.stages.critic == "endpoint" else critic,
             )
     problems = {"training": found.training, "held-out": found.held_out}
-    inputs = processes.decide(lambda: fingerprints.of_all(config.grader.kind, problems), "reading reward functions")
+    inputs = _agreed_inputs(
+        config, settings, problems, checkpoints=run.checkpoints if load_weights else None, step=step
+    )
     params, weights = start_weights.trained_params(config, model, run, step=step) if load_weights else ({}, "")
     return OpenRun(
         config=config,
@@ -193,6 +203,36 @@ def open_run(
         grader=build_inference.open_grader(config, held, num_workers=num_graders),
         step=step,
     )
+
+
+def _agreed_inputs(
+    config: Config,
+    settings: RunSettings,
+    problems: Mapping[str, Sequence[Problem]],
+    *,
+    checkpoints: pathlib.Path | None,
+    step: Step,
+) -> dict[str, str]:
+    """Returns `fingerprints.of_all`, once all processes have found the same in all files that the run reads.
+
+    Args:
+      config, settings: of the run.
+      problems: by kind.
+      checkpoints: of the run, where its weights are read; `step` of them.
+
+    Raises:
+      UserError: they have not, or one can't read a file.
+    """
+    same: dict[str, str] = {}
+    with processes.agree("reading the run's files"):
+        inputs = fingerprints.of_all(config.grader.kind, problems)
+        if key_values.place()[1] > 1:
+            same = hosts.of_inputs(problems, inputs)
+            same |= hosts.of_models(config, settings.stages.critic_folder if settings.critic else "")
+            if checkpoints and checkpoints.exists():
+                same |= hosts.of_checkpoint(checkpoints, step, "the run's checkpoint")
+    agreement.check_same("files", same)
+    return processes.share(inputs)[0]  # in which functions have the names that process 0 knows them by
 
 
 # --- training's own -----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.build_training import lora_settings
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime import watchdog
 from cgrpo_jax.training.checkpoint import SavedWeights, read_extra, restore_params
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -25,7 +26,7 @@ def initial_params(config: Config, model: Model, *, step: int | None = None) -> 
         return restore_params(m.init, template, step=step)
     shardings = sharding.shardings_of(template)
     if m.folder:
-        return load.load_params(m.folder, model.config, shardings=shardings)
+        return load.load_params(m.folder, model.config, shardings=shardings, progress=lambda *_: watchdog.alive())
     return params_lib.init_params(model.config, seed=config.seed, shardings=shardings)
 
 

@@ -129,6 +129,20 @@ class Compute:
         may_change=ALL,
         because="what the backward pass computes again",
     )
+    stall_timeout: float = key(
+        1800.0,
+        "seconds in which no step, file or program may end, after which the process ends itself; 0: no limit",
+        not_negative,
+        may_change=ALL,
+        because="when a process that hangs ends",
+    )
+    compile_timeout: float = key(
+        3600.0,
+        "likewise while a program is compiled; 0: no limit",
+        not_negative,
+        may_change=ALL,
+        because="when a process that hangs ends",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,12 +168,12 @@ class Mesh:
 class Model:
     """A Hugging Face folder, or a shape that is initialised at random."""
 
-    folder: str = key("", "Hugging Face folder")
-    tokenizer: str = key("", "folder; empty: the model's own. arithmetic, snippets: those of the package")
+    folder: str = key("", "Hugging Face folder", is_path=True)
+    tokenizer: str = key("", "folder; empty: the model's own. arithmetic, snippets: those of the package", is_path=True)
     architecture: str = key(
         "", "file assets/architectures/NAME.json of the package: to plan a run before its weights are at hand"
     )
-    init: str = key("", "folder of another run, or of a converted checkpoint, to take the weights from")
+    init: str = key("", "folder of another run, or of a converted checkpoint, to take the weights from", is_path=True)
     num_layers: int = key(0, "of a shape")
     embed_dim: int = key(0, "of a shape")
     num_heads: int = key(0, "of a shape")
@@ -200,8 +214,8 @@ class Data:
     seed: int = key(
         0, "of made-up questions and what is held out; the order of questions follows the run's seed", not_negative
     )
-    train: str = key("", 'file, or TFDS name; several: "gsm8k,openr1"')
-    eval: str = key("", "likewise, of held-out questions")
+    train: str = key("", 'file, or TFDS name; several: "gsm8k,openr1"', is_path=True)
+    eval: str = key("", "likewise, of held-out questions", is_path=True)
     mixture: str = key(
         "",
         'shares of several, such as "gsm8k:0.3,openr1:0.7"; empty: each question as often as any other',
@@ -214,6 +228,7 @@ class Data:
         "folder of TFDS data sets",
         may_change=ALL,
         because="where data sets lie; their questions are compared by themselves",
+        is_path=True,
     )
     # A data set written by `python -m cgrpo_jax.data prepare` knows its columns, and which grader it needs.
     question_key: str = key("question", 'column; several: "Body,Question"')
@@ -222,7 +237,7 @@ class Data:
     answer_pattern: str = key("", "regular expression whose first group is the answer")
     num_train: int = key(0, "of each set; 0: all", not_negative)
     num_eval: int = key(0, "likewise", not_negative)
-    pass_rates: str = key("", "JSON lines of how often each training question was solved: id, pass_rate")
+    pass_rates: str = key("", "JSON lines of how often each training question was solved: id, pass_rate", is_path=True)
     min_pass_rate: float = key(0.0, "train on questions above this; -1 keeps those never solved")
     max_pass_rate: float = key(1.0, "and below this; 2 keeps those always solved")
     chain_length: int = key(3, "steps of a chain, operations of a snippet", at_least_one)

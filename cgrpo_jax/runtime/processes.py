@@ -11,8 +11,9 @@ import pathlib
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
@@ -20,23 +21,29 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import agreement, key_values, watchdog
 
 _SHUTDOWN_SECONDS = 20  # that a process waits at its end for the others
-HEARTBEAT_SECONDS = 30  # after which a process that is silent counts as dead, and the others end
+# After which JAX ends the processes where one is silent; `watchdog.SILENT_SECONDS` before, with one line.
+HEARTBEAT_SECONDS = 60
+_JOIN_SECONDS = 300  # that processes may start one after the other
+_TELL_SECONDS = 20  # that a process which ends with a mistake waits for the others, to say so
 _compilations = 0
 _listening = False
 
 
-def start(*, distributed: bool = False) -> None:
+def start(*, distributed: bool = False, command: Mapping[str, Any] | None = None) -> None:
     """Sets the process up; called once, first thing, by an entry point.
 
     Compiled programs are kept in `JAX_COMPILATION_CACHE_DIR`, by default `~/.cache/cgrpo_jax`.
 
     Args:
       distributed: also join the processes that work together, as `start_distributed` does.
+      command: what is run, and the flags that must be the same on all of them, as for `agreement.check_programs`.
 
     Raises:
-      UserError: from `start_distributed`; or the process is one of several and not to join them.
+      UserError: from `start_distributed`; the process is one of several and not to join them; or they run other
+        commands, code or devices.
     """
     global _listening
     _keep_freed_memory()
@@ -48,18 +55,28 @@ def start(*, distributed: bool = False) -> None:
         jax.monitoring.register_event_duration_secs_listener(_on_duration)
     if distributed:
         start_distributed()
-    elif os.environ.get("JAX_NUM_PROCESSES", "1") not in ("", "1"):
+        watchdog.start()
+        agreement.check_programs(command or {})
+    elif _one_of_several():
         raise UserError(
             f"JAX_NUM_PROCESSES is {os.environ['JAX_NUM_PROCESSES']}, so this is one of several processes; give each "
             "--distributed, or unset the variable."
         )
 
 
-def start_distributed() -> None:
+def _one_of_several() -> bool:
+    """Whether the environment says that this is one of several processes."""
+    return os.environ.get("JAX_NUM_PROCESSES", "1") not in ("", "1")
+
+
+def start_distributed(*, seconds: int = _JOIN_SECONDS) -> None:
     """Joins the processes that work together; called before anything touches a device.
 
     On Cloud TPU, and under schedulers that JAX knows, nothing needs to be said. Elsewhere `JAX_COORDINATOR_ADDRESS`
     (HOST:PORT of process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` do.
+
+    Args:
+      seconds: that it waits for the others.
 
     Raises:
       UserError: a variable is missing or no number, the port is taken, or the processes don't find each other.
@@ -80,7 +97,10 @@ def start_distributed() -> None:
     try:
         # At its end a process waits for the others, but not for long: they end together, or one has failed.
         jax.distributed.initialize(
-            **numbers, shutdown_timeout_seconds=_SHUTDOWN_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+            **numbers,
+            initialization_timeout=seconds,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -96,6 +116,34 @@ def _check_free(address: str) -> None:
     except (OSError, OverflowError) as error:
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise UserError(f"JAX_COORDINATOR_ADDRESS {address} can't be used ({why}); give another port.") from error
+
+
+def tell_others(mistake: str, *, distributed: bool) -> None:
+    """Says to the processes that work with this one why it ends; they end too, and need not wait for it.
+
+    One that has not joined them yet, because its command line is wrong or without --distributed, does so for this.
+
+    Args:
+      mistake: one line.
+      distributed: whether its command line says that it is one of several; by default the environment says so.
+    """
+    if not key_values.joined():
+        if not distributed and not (_one_of_several() and os.environ.get("JAX_COORDINATOR_ADDRESS")):
+            return
+        try:
+            start_distributed(seconds=_TELL_SECONDS)
+        except UserError:  # nobody is there
+            return
+    if key_values.place()[1] > 1:
+        # Process 0, which holds what is said, may be gone or hang.
+        saying = threading.Thread(target=_say_ended, args=(mistake,), daemon=True)
+        saying.start()
+        saying.join(timeout=5)
+
+
+def _say_ended(mistake: str) -> None:
+    with suppress(jax.errors.JaxRuntimeError, ValueError):
+        key_values.put(key_values.ENDED, mistake)
 
 
 @contextmanager

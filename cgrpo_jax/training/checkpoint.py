@@ -25,7 +25,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainState
-from cgrpo_jax.runtime import files, processes
+from cgrpo_jax.runtime import files, processes, watchdog
 from cgrpo_jax.training import checkpoint_steps
 from cgrpo_jax.training.checkpoint_steps import Step
 from cgrpo_jax.training.named_arrays import by_path, check_same, dtype_of, unflatten
@@ -119,11 +119,13 @@ class Checkpoints:
             rest=ocp.args.StandardSave(_to_save(rest)),
             extra=ocp.args.JsonSave(dict(extra)),
         )
-        self._manager.save(step, args=items)
+        with watchdog.stage("saving a checkpoint"):
+            self._manager.save(step, args=items)
 
     def wait(self) -> None:
         """Blocks until everything saved is on disk, and raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        with watchdog.stage("waiting for a checkpoint"):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then frees the background threads."""
@@ -180,7 +182,8 @@ class Checkpoints:
             rest=ocp.args.StandardRestore(_to_restore(rest)),
             extra=ocp.args.JsonRestore(),
         )
-        restored = self._manager.restore(step, args=items)
+        with watchdog.stage("reading a checkpoint"):
+            restored = self._manager.restore(step, args=items)
         rest = unflatten(restored["rest"], rest)
         params = unflatten(restored["params"], template.params)
         state = dataclasses.replace(template, step=rest["step"], params=params, opt_state=rest["opt_state"])
@@ -224,7 +227,7 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
                     f"process {jax.process_index()} does not see {folder}, which process 0 has made; "
                     "give a folder that all processes share."
                 )
-            with _quiet():
+            with watchdog.stage("saving weights"), _quiet():
                 handler.save(epath.Path(partial / "params"), args=ocp.args.PyTreeSave(by_path(params)))
         with _together(folder):
             if writes:
@@ -292,7 +295,9 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: Step =
         with checkpoint_steps.readable(folder / str(step), others):
             check_same(manager.item_metadata(step)["params"].tree, template, folder / str(step), same_dtype=False)
             args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
-            return unflatten(manager.restore(step, args=args)["params"], template)
+            with watchdog.stage("reading a checkpoint"):
+                restored = manager.restore(step, args=args)["params"]
+            return unflatten(restored, template)
 
 
 def read_extra(directory: str | pathlib.Path, *, step: Step = None) -> dict[str, Any]:
