@@ -151,14 +151,15 @@ def check_programs(command: Mapping[str, Any]) -> None:
     """Checks that all processes run the same command with the same code, and then on as many devices of one kind.
 
     Args:
-      command: what is run, and the flags that matter, by what is said of them.
+      command: what is run, and the flags that matter, by what is said of them; None and False: not given.
 
     Raises:
       UserError: they do not.
     """
     options = {name: getattr(jax.config, name) for name in _JAX_OPTIONS if hasattr(jax.config, name)}
     _, number = key_values.place()
-    started = {**command, "the number of processes": number, **_versions(), **options}
+    given = {name: value for name, value in command.items() if value not in (None, False)}
+    started = {**given, "the number of processes": number, **_versions(), **options}
     check_same("command", started)
     local = jax.local_devices()
     kinds = sorted({f"{device.platform} {device.device_kind}" for device in local})
