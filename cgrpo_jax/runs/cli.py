@@ -100,6 +100,7 @@ def run(
     except UserError as error:
         watchdog.leave_to_main_thread()
         sys.stderr.write(_lines(error))
+        sys.stderr.flush()
         processes.tell_others(text_lib.one_line(str(error)), distributed="--distributed" in argv)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does

@@ -69,18 +69,23 @@ def _one_of_several() -> bool:
     return os.environ.get("JAX_NUM_PROCESSES", "1") not in ("", "1")
 
 
-def start_distributed(*, seconds: int = _JOIN_SECONDS) -> None:
+def start_distributed() -> None:
     """Joins the processes that work together; called before anything touches a device.
 
     On Cloud TPU, and under schedulers that JAX knows, nothing needs to be said. Elsewhere `JAX_COORDINATOR_ADDRESS`
     (HOST:PORT of process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` do.
 
-    Args:
-      seconds: that it waits for the others.
+    Where the processes don't find each other in time, this one ends with one line, and status 2.
 
     Raises:
-      UserError: a variable is missing or no number, the port is taken, or the processes don't find each other.
+      UserError: a variable is missing or no number, the port is taken, or the processes can't find each other.
     """
+    lost = f"the processes did not find each other in {_JOIN_SECONDS} s; see that all of them were started"
+    _join(_JOIN_SECONDS, lambda: watchdog.end(lost, 2))
+
+
+def _join(seconds: int, give_up: Callable[[], None]) -> None:
+    """Joins the others as `start_distributed` does; calls `give_up`, which must end the process, if they don't come."""
     address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
     if address and not re.fullmatch(r"\S+:\d+", address):
         raise UserError(f"JAX_COORDINATOR_ADDRESS is {address!r}; it must be HOST:PORT, of process 0.")
@@ -94,11 +99,14 @@ def start_distributed(*, seconds: int = _JOIN_SECONDS) -> None:
         _check_free(address)
     # Otherwise JAX keeps SIGTERM from ending the process, and reports it only on request.
     jax.config.update("jax_enable_preemption_service", False)
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
     try:
         # At its end a process waits for the others, but not for long: they end together, or one has failed.
         jax.distributed.initialize(
             **numbers,
-            initialization_timeout=seconds,
+            initialization_timeout=2 * seconds,  # at which JAX aborts
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
@@ -107,6 +115,8 @@ def start_distributed(*, seconds: int = _JOIN_SECONDS) -> None:
             f"the processes did not find each other ({str(error).strip().splitlines()[0]}); outside Cloud TPU set "
             "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave --distributed out."
         ) from error
+    finally:
+        timer.cancel()
 
 
 def _check_free(address: str) -> None:
@@ -121,7 +131,8 @@ def _check_free(address: str) -> None:
 def tell_others(mistake: str, *, distributed: bool) -> None:
     """Says to the processes that work with this one why it ends; they end too, and need not wait for it.
 
-    One that has not joined them yet, because its command line is wrong or without --distributed, does so for this.
+    One that has not joined them yet, because its command line is wrong or without --distributed, does so for this, and
+    ends here with status 2 if nobody comes.
 
     Args:
       mistake: one line.
@@ -131,8 +142,8 @@ def tell_others(mistake: str, *, distributed: bool) -> None:
         if not distributed and not (_one_of_several() and os.environ.get("JAX_COORDINATOR_ADDRESS")):
             return
         try:
-            start_distributed(seconds=_TELL_SECONDS)
-        except UserError:  # nobody is there
+            _join(_TELL_SECONDS, lambda: os._exit(2))
+        except UserError:  # why it can't has been said, or is no matter
             return
     if key_values.place()[1] > 1:
         # Process 0, which holds what is said, may be gone or hang.

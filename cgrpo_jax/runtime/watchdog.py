@@ -241,10 +241,11 @@ def _watch(talk: _Talk | None) -> None:
             number, said, ended = talk.heard
             said, heard = (None if number == heard else said), number
         if found := watch.look(seconds, _state, _limits, said=said, ended=ended):
-            _end(*found)
+            end(*found)
 
 
-def _end(line: str, status: int) -> None:
+def end(line: str, status: int) -> None:
+    """Ends the process from another thread, whatever the main thread does, with `error: LINE`."""
     with _ending:  # not where the main thread says why it ends
         # Not `sys.stderr`, whose lock the main thread may hold.
         os.write(2, f"\nerror: {text.one_line(line)}\n".encode(errors="replace"))
