@@ -57,6 +57,7 @@ _DEFINE = {
     float: absl_flags.DEFINE_float,
     bool: absl_flags.DEFINE_bool,
 }
+_MOST_TOLD = 300  # characters of an exception, to other processes
 _KIND_NAMES = {str: "a string", int: "an int", float: "a number", bool: "true or false"}
 
 
@@ -101,11 +102,14 @@ def run(
         watchdog.leave_to_main_thread()
         sys.stderr.write(_lines(error))
         sys.stderr.flush()
-        processes.tell_others(text_lib.one_line(str(error)), distributed="--distributed" in argv)
+        processes.tell_others(text_lib.one_line(str(error)), joins=True if "--distributed" in argv else None)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:
+        processes.tell_others(text_lib.one_line(f"{type(error).__name__}: {error}")[:_MOST_TOLD], joins=False)
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command starts again, or resumes from what was written\n")
         sys.exit(signals.STATUS)

@@ -68,7 +68,14 @@ def exchange(name: str, value: Any) -> list:
     if number == 1:
         return [json.loads(json.dumps(value))]
     _exchanged[name] += 1
-    key = f"{name}/{_exchanged[name]}"
+    try:
+        return _exchange(f"{name}/{_exchanged[name]}", name, value, here, number)
+    except jax.errors.JaxRuntimeError as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(f"process 0 has ended ({first[:160]}); its own message says why.") from error
+
+
+def _exchange(key: str, name: str, value: Any, here: int, number: int) -> list:
     key_values.put(key, value)
     deadline = time.monotonic() + WAIT_SECONDS
     while True:

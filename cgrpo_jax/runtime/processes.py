@@ -128,7 +128,7 @@ def _check_free(address: str) -> None:
         raise UserError(f"JAX_COORDINATOR_ADDRESS {address} can't be used ({why}); give another port.") from error
 
 
-def tell_others(mistake: str, *, distributed: bool) -> None:
+def tell_others(mistake: str, *, joins: bool | None = None) -> None:
     """Says to the processes that work with this one why it ends; they end too, and need not wait for it.
 
     One that has not joined them yet, because its command line is wrong or without --distributed, does so for this, and
@@ -136,10 +136,11 @@ def tell_others(mistake: str, *, distributed: bool) -> None:
 
     Args:
       mistake: one line.
-      distributed: whether its command line says that it is one of several; by default the environment says so.
+      joins: whether it joins them for this; by default where the environment says that it is one of several.
     """
     if not key_values.joined():
-        if not distributed and not (_one_of_several() and os.environ.get("JAX_COORDINATOR_ADDRESS")):
+        known = _one_of_several() and os.environ.get("JAX_COORDINATOR_ADDRESS")
+        if not (known if joins is None else joins):
             return
         try:
             _join(_TELL_SECONDS, lambda: os._exit(2))

@@ -66,6 +66,7 @@ def differences(folder: pathlib.Path) -> dict[str, Difference]:
         (place / "train.jsonl").write_text(ROWS + f'{{"question": "1+1", "answer": "{answer}"}}\n')
         (place / "reward.py").write_text(REWARD.format(reward))
     data = {"data.kind": "jsonl", "grader.kind": "exact", "critique.kind": "indicative", "data.num_train": 0}
+    data["critique.step_checker"] = "equations"
     package = folder / "package"
     if not package.exists():
         shutil.copytree(ROOT / "cgrpo_jax", package / "cgrpo_jax", ignore=shutil.ignore_patterns("__pycache__"))
@@ -90,7 +91,7 @@ def differences(folder: pathlib.Path) -> dict[str, Difference]:
         "mesh": Difference(keys(mesh__tensor=2), "mesh.tensor is 2 on process "),
         "devices": Difference(Host(devices=3), "the number of its devices is 3 on process "),
         "precision": Difference(Host(environment={"JAX_ENABLE_X64": "1"}), "jax_enable_x64 is true on process "),
-        "code": Difference(Host(package=str(package)), "the code of cgrpo_jax is "),
+        "code": Difference(Host(folder=str(package), package=str(package)), "the code of cgrpo_jax is "),
         "data": Difference(
             keys(data__train=str(two / "train.jsonl")),
             "the training questions is ",
@@ -140,7 +141,8 @@ def refused(name: str, difference: Difference, processes: int, folder: pathlib.P
     told = all(len(line) == 1 and difference.words in line[0] for line in lines)
     seconds = max(one.seconds for one in ended)
     row = {"name": name, "processes": processes, "status": [one.status for one in ended], "seconds": round(seconds, 1)}
-    row["line"] = lines[0][0].replace(str(folder), "FOLDER") if lines[0] else ended[0].out[-500:]
+    said = lines[0][0] if lines[0] else ended[0].out[:2000]
+    row["line"] = said.replace(str(folder), "FOLDER")
     row["met"] = row["status"] == [2] * processes and told and seconds < LIMIT and not workdir.exists()
     return row
 

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import pytest
 
 from cgrpo_jax.errors import UserError
@@ -76,6 +77,16 @@ def test_one_that_does_not_come_is_named(monkeypatch):
     monkeypatch.setattr(agreement, "WAIT_SECONDS", 0)
     Store(monkeypatch, [])
     with pytest.raises(UserError, match="^process 1 did not give its command in 0 s; start all processes with"):
+        agreement.exchange("command", 1)
+
+
+def test_a_store_that_is_gone_is_one_line(monkeypatch):
+    def gone(*_):
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed\nand more")
+
+    monkeypatch.setattr(key_values, "place", lambda: (1, 2))
+    monkeypatch.setattr(key_values, "put", gone)
+    with pytest.raises(UserError, match=r"^process 0 has ended \(UNAVAILABLE: Socket closed\); its own message"):
         agreement.exchange("command", 1)
 
 
