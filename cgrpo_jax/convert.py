@@ -69,7 +69,7 @@ def main(
         {"dtype": dtype, "step": step, "base": base, "max_shard_gb": max_shard_gb},
     )
     which = cli.step_of(step)
-    processes.start(distributed=distributed)
+    processes.start(distributed=distributed, command={"the command": "convert"})
     if from_hf and to:
         import_hf(pathlib.Path(from_hf), pathlib.Path(to), dtype=dtype or "float32")
         _say(f"wrote {to}; train from it with --config.model.init={to}")

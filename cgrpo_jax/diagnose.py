@@ -43,7 +43,7 @@ def main(
     The weights are the newest checkpoint of `WORKDIR`, or that of --step; where it has none, those that the
     configuration starts from. Stopped by SIGTERM or Ctrl-C, it says what it keeps, and exits as training does.
     """
-    processes.start(distributed=distributed)
+    processes.start(distributed=distributed, command={"the command": "diagnose", "--step": step})
     with processes.agree("starting"):
         stopped_status = signals.stopped_status()
     results = Results(out or pathlib.Path(workdir) / "diagnosis", may_change=resume_policy.DIAGNOSIS)
@@ -55,6 +55,7 @@ def main(
             stages=stages.of_diagnosis,
             questions=load_questions.to_diagnose,
             load_weights=True,
+            writes={"--out" if out else "--workdir": results.path},
             started=results.started,
             step=cli.step_of(step),
         )

@@ -50,7 +50,8 @@ def main(
     The weights are the newest checkpoint of `WORKDIR`, or that of --step; where it has none, those that the
     configuration starts from. Stopped by SIGTERM or Ctrl-C, it says what it keeps, and exits as training does.
     """
-    processes.start(distributed=distributed)
+    command = {"the command": "evaluate", "--refine": refine, "--step": step}
+    processes.start(distributed=distributed, command=command)
     with processes.agree("starting"):
         stopped_status = signals.stopped_status()
     results = Results(out or pathlib.Path(workdir) / "evaluation", may_change=resume_policy.EVALUATION)
@@ -62,6 +63,7 @@ def main(
             stages=stages.of_test_time_refinement if refine else stages.of_evaluation,
             questions=load_questions.to_evaluate_on,
             load_weights=True,
+            writes={"--out" if out else "--workdir": results.path},
             started=results.started,
             step=cli.step_of(step),
         )

@@ -50,7 +50,14 @@ def main(
 ) -> None:
     """Prints the three stages for each question, or why there are fewer."""
     others = _columns(columns)
-    processes.start(distributed=distributed)
+    command = {
+        "the command": "sample",
+        "--question": question,
+        "--answer": answer,
+        "--step": step,
+        "--columns": columns,
+    }
+    processes.start(distributed=distributed, command=command)
     if distributed and question is None:
         raise UserError("several processes can't share standard input; give the question with --question.")
     with contextlib.ExitStack() as held:
@@ -61,6 +68,7 @@ def main(
             stages=stages.of_sample,
             questions=None,
             load_weights=True,
+            writes={},
             num_slots=1,  # one text is written at a time
             num_graders=1,
             step=cli.step_of(step),

@@ -49,7 +49,7 @@ from cgrpo_jax.runs import cli, initial_state, load_questions, log, metrics, ope
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.iteration import Generated, Iteration
 from cgrpo_jax.runs.rollout_writer import RolloutWriter
-from cgrpo_jax.runtime import console, files, processes, profiling, signals
+from cgrpo_jax.runtime import console, files, processes, profiling, signals, watchdog
 from cgrpo_jax.training.learner import Learner, Updates
 
 
@@ -59,7 +59,7 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
     Stopped by SIGTERM, it saves what the last whole iteration left, and exits with `signals.stopped_status`; by Ctrl-C
     likewise, with 130.
     """
-    processes.start(distributed=distributed)
+    processes.start(distributed=distributed, command={"the command": "train"})
     with processes.agree("starting"):
         stopped_status = signals.stopped_status()
     stopped_by = 0
@@ -72,6 +72,7 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
             questions=load_questions.to_train_on,
             load_weights=False,
             trains=True,
+            writes={"--workdir": workdir},
         )
         folder = open_run.open_folder(opened, held)
         writer = held.enter_context(open_run.rollout_writer(opened))
@@ -201,6 +202,7 @@ class Run:
     @contextlib.contextmanager
     def iteration(self, number: int) -> Iterator[None]:
         """Traces the block, if that is asked for; saves what was before it where grading fails."""
+        watchdog.iteration(number)
         with self.profiler.iteration(number):
             started = time.monotonic()
             try:
@@ -260,6 +262,7 @@ class Run:
 
     def finish(self) -> None:
         """Evaluates the final weights, and writes and prints the summary."""
+        watchdog.iteration(-1)
         after, solved_after = self.held_out.final(self._weights, step=self.progress.iteration)
         self._write(self.writer.wait)
         self.folder.checkpoints.wait()
@@ -277,7 +280,7 @@ class Run:
         initial = None
         if self.folder.resumed:
             initial = initial_state.resume(self.opened, self.folder)
-            self._cut_logs(initial)
+            initial_state.drop_after(self.opened, initial)
         fresh = initial is None
         if initial is None:
             initial = initial_state.start(
@@ -294,21 +297,6 @@ class Run:
             self.folder.checkpoints.tidy()
         warm_start.forget(self.opened, self.folder.checkpoints)
         open_run.compile_engines(self.opened, self._weights(), clock=self.clock, going_on=self._stop_if_asked)
-
-    def _cut_logs(self, initial: initial_state.InitialState | None) -> None:
-        """Drops what was logged after the state that a run resumes from, and will be again."""
-        run, every = self.opened.run, self.settings.kept.checkpoint_every
-        # A save ends before the next one begins: what a killed run has lost is less than two of them are apart.
-        expected = 2 * every if initial and not initial.skipped else 0
-        step = initial.progress.iteration if initial else 0
-
-        def cut() -> list[str]:
-            with files.checked(run.path):
-                return run.drop_after(step - 1, expected=expected)
-
-        copies = processes.decide(cut, f"writing {run.path}")
-        if copies:
-            console.say(f"iterations after {step} will be written again; what was written of them: {', '.join(copies)}")
 
     def stop(self, number: int) -> None:
         """Saves what the last whole iteration left, once a signal has come."""
@@ -342,6 +330,7 @@ class Run:
 
     def _tick(self, status: Status, bar: tqdm.tqdm | None = None) -> None:
         """Shows how far the iteration is; all processes stop here if one is asked to."""
+        watchdog.tick()
         log.show(self._shown if bar is None else bar, status)
         self._stop_if_asked()
 

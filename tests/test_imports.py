@@ -30,7 +30,7 @@ ROOMS = (
     ("runs",),
     ("evaluation",),
     ("planning",),
-    ("train", "evaluate", "diagnose", "sample", "plan", "convert", "data", "__main__"),
+    ("train", "evaluate", "diagnose", "sample", "plan", "convert", "data", "init", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 MODULES = {

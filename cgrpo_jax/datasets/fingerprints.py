@@ -15,6 +15,8 @@ from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import user_functions
 
 _FILE_OF = "the file of "
+_WHOLE_BYTES = 64 * 2**20  # of a file that is read whole; of a larger one, such as one of weights, parts are
+_PARTS, _PART_BYTES = 32, 4096
 
 
 def of_all(grader: str, problems: Mapping[str, Sequence[Problem]]) -> dict[str, str]:
@@ -63,6 +65,29 @@ def of_function(kind: str) -> str:
     where, _, _ = user_functions.resolved(kind).rpartition(":")
     path = where if where.endswith(".py") else _source(where)
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16] if path else ""
+
+
+def of_file(path: pathlib.Path) -> str:
+    """Returns a file's size and 8 hexadecimal digits of what it holds; a large one is read at 32 places alone."""
+    size = path.stat().st_size
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        if size <= _WHOLE_BYTES:
+            whole.update(file.read())
+        else:
+            for part in range(_PARTS):
+                file.seek((size - _PART_BYTES) * part // (_PARTS - 1))
+                whole.update(file.read(_PART_BYTES))
+    return f"{size} bytes ({whole.hexdigest()[:8]})"
+
+
+def of_folder(folder: pathlib.Path) -> str:
+    """Returns how many files a folder and those in it hold, and 8 hexadecimal digits of their names and `of_file`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    whole = hashlib.sha256()
+    for path in files:
+        whole.update(f"{path.relative_to(folder)} {of_file(path)}\n".encode())
+    return f"{len(files)} files ({whole.hexdigest()[:8]})"
 
 
 def _source(module: str) -> str | None:

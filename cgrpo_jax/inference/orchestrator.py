@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from concurrent import futures
 from typing import Any
 
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.engine import Engine, Sampled
 from cgrpo_jax.inference.grade_exchange import GradeExchange, submit
 from cgrpo_jax.inference.grader_health import GraderHealth
@@ -325,7 +326,7 @@ class Orchestrator:
     # --- remote answers ---------------------------------------------------------------------------------------------
 
     def _await(self, waiting: _Running, submit: Callable[[], futures.Future]) -> None:
-        self._remote[self._num_remote] = waiting, submit() if processes.is_first() else None
+        self._remote[self._num_remote] = waiting, _submitted(submit) if processes.is_first() else None
         self._num_remote += 1
 
     def _read_remote(self, *, wait: bool) -> None:
@@ -336,7 +337,22 @@ class Orchestrator:
         if wait:
             futures.wait(pending, timeout=_POLL_SECONDS, return_when=futures.FIRST_COMPLETED)
         done = {key: future for key, (_, future) in self._remote.items() if future is not None and future.done()}
-        here = [[key, dataclasses.asdict(future.result())] for key, future in done.items()]
+        errors = {key: future.exception() for key, future in done.items()}
+        here = [[key, None if errors[key] else dataclasses.asdict(one.result())] for key, one in done.items()]
         for key, result in processes.share(here)[0]:
             waiting, _ = self._remote.pop(key)
+            if error := errors.get(key):
+                raise error
+            if result is None:
+                raise UserError("asking an endpoint failed on process 0; its own message says why.")
             self._resume(waiting, result)
+
+
+def _submitted(submit: Callable[[], futures.Future]) -> futures.Future:
+    """Returns the future that `submit` returns; one that has failed where it raises, since the others wait for it."""
+    try:
+        return submit()
+    except Exception as error:  # noqa: BLE001 - raised where all processes read this answer, so that all end
+        failed: futures.Future = futures.Future()
+        failed.set_exception(error)
+        return failed

@@ -1,6 +1,6 @@
 """The base configuration: `get_config()`, which a configuration's file starts from.
 
-The defaults themselves are in the fields of schema.py, sections.py and training_sections.py, each beside its rules.
+The defaults themselves are in the fields of schema.py and of the sections, each beside its rules.
 
 from cgrpo_jax.runs import base
 

@@ -21,6 +21,7 @@ from cgrpo_jax.runs import model_source
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.sections import template_arguments
 from cgrpo_jax.runs.settings import RunSettings
+from cgrpo_jax.runtime import watchdog
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training.checkpoint import SavedWeights
 
@@ -146,7 +147,13 @@ def load_critic(
     template = weights_lib.generation_shapes(
         params_lib.param_shapes(shape), config=shape, mesh=model.mesh, dtype=model.dtype, split=False
     )
-    params = load.load_params(folder, shape, dtype=model.dtype, shardings=sharding.shardings_of(template))
+    params = load.load_params(
+        folder,
+        shape,
+        dtype=model.dtype,
+        shardings=sharding.shardings_of(template),
+        progress=lambda *_: watchdog.alive(),
+    )
     return model, weights_lib.split_if_needed(params, config=shape, mesh=model.mesh)
 
 

@@ -30,7 +30,7 @@ from absl import flags as absl_flags
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import base, keys, old_keys, other_names, saved_config, validate
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runtime import files, signals
+from cgrpo_jax.runtime import files, processes, signals, watchdog
 from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -61,6 +61,7 @@ _DEFINE = {
     float: absl_flags.DEFINE_float,
     bool: absl_flags.DEFINE_bool,
 }
+_MOST_TOLD = 300  # characters of an exception, to other processes
 _KIND_NAMES = {str: "a string", int: "an int", float: "a number", bool: "true or false"}
 
 
@@ -106,11 +107,16 @@ def run(
             main(**parse(argv, flags=known, require=require, arguments=arguments, trains=trains))
             _flush()
     except UserError as error:
+        watchdog.leave_to_main_thread()
         _say(_lines(error))
+        processes.tell_others(text_lib.one_line(str(error)), joins=True if "--distributed" in argv else None)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
         _drop_output()
         sys.exit(0)
+    except Exception as error:
+        processes.tell_others(text_lib.one_line(f"{type(error).__name__}: {error}")[:_MOST_TOLD], joins=False)
+        raise
     except KeyboardInterrupt:
         _say("interrupted; the same command starts again, or resumes from what was written\n")
         sys.exit(signals.STATUS)

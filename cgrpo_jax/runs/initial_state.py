@@ -20,7 +20,7 @@ from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runs import start_weights, warm_start
 from cgrpo_jax.runs.open_run import OpenRun, TrainingFolder
-from cgrpo_jax.runtime import console, processes
+from cgrpo_jax.runtime import console, files, processes
 from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.runtime.digests import Damaged
 from cgrpo_jax.training import optimizer as optimizer_lib
@@ -182,6 +182,22 @@ def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
         console.say(f"changed since {opened.run.path} began, and used as it is now: {', '.join(changed)}")
     kept["inputs"] = dict(opened.inputs)
     return Progress(**kept)
+
+
+def drop_after(opened: OpenRun, initial: InitialState | None) -> None:
+    """Drops what was written after the state that a run resumes from, None for its start, and will be again."""
+    run, every = opened.run, opened.settings.kept.checkpoint_every
+    # A save ends before the next one begins: what a killed run has lost is less than two of them are apart.
+    expected = 2 * every if initial and not initial.skipped else 0
+    step = initial.progress.iteration if initial else 0
+
+    def drop() -> list[str]:
+        with files.checked(run.path):
+            return run.drop_after(step - 1, expected=expected)
+
+    aside = processes.decide(drop, f"writing {run.path}")
+    if aside:
+        console.say(f"iterations after {step} will be written again; what was written of them: {', '.join(aside)}")
 
 
 def start(

@@ -48,6 +48,7 @@ class Key:
       unread_with: dotted names of other keys, each with values; where all of them have one of theirs, training does
         not read this key.
       spelt: turns what files and flags may give into the value that is kept; None where they are the same.
+      is_path: it names a file or folder, which hosts may have under other mount points: what it holds must be the same.
     """
 
     help: str
@@ -56,6 +57,7 @@ class Key:
     because: str = ""
     unread_with: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     spelt: Callable[[Any], Any] | None = None
+    is_path: bool = False
 
 
 def key(default: Any, help: str, *rules: Rule, **more: Any) -> Any:

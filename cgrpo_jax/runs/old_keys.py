@@ -124,6 +124,8 @@ _ADDED = {
     "model.window": 0,
     "model.tie_embeddings": True,
     "compute.keep_programs": True,
+    "compute.stall_timeout": 1800.0,
+    "compute.compile_timeout": 3600.0,
 }
 _SEES = {True: "answer", False: "nothing"}
 

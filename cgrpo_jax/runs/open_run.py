@@ -8,9 +8,12 @@ import dataclasses
 import datetime
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+
+from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.chat_client import ChatClient
@@ -24,6 +27,7 @@ from cgrpo_jax.runs import (
     announce,
     build_inference,
     build_model,
+    hosts,
     load_questions,
     model_source,
     resume_policy,
@@ -40,7 +44,7 @@ from cgrpo_jax.runs.rollout_writer import RolloutWriter
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runs.stages import Stages
-from cgrpo_jax.runtime import console, processes, profiling
+from cgrpo_jax.runtime import agreement, console, key_values, processes, profiling, watchdog
 from cgrpo_jax.training.checkpoint import Checkpoints
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -135,6 +139,7 @@ def open_run(
     stages: Callable[[Config], Stages],
     questions: load_questions.Choose | None,
     load_weights: bool,
+    writes: Mapping[str, str | pathlib.Path],
     started: Callable[[], str | None] = lambda: None,
     trains: bool = False,
     num_slots: int | None = None,
@@ -143,6 +148,8 @@ def open_run(
 ) -> OpenRun:
     """Checks all that a user can get wrong, and opens what a command works with. Nothing is written.
 
+    Several processes compare what they were given and what they read; where it differs, all fail alike.
+
     Args:
       config: the configuration.
       workdir: the run's folder, which need not be there yet.
@@ -150,6 +157,7 @@ def open_run(
       stages: what the command generates, of a configuration; from `stages`.
       questions: which questions it asks; from `load_questions`. None where a person asks.
       load_weights: whether it works with the run's weights, or where it has none those that a run starts from.
+      writes: folders that the command writes, which all processes must share, by the flags that name them.
       started: when the command was started first, where its own folder says so; by default when the run was.
       trains: whether it trains, which needs more (`check_training`).
       num_slots: texts that a data group decodes at once; by default as in training.
@@ -159,11 +167,8 @@ def open_run(
     Raises:
       UserError: something of it can't be used.
     """
-    with processes.agree("starting"):
-        validate.check(config, trains=trains)
-        processes.keep_programs(config.compute.keep_programs)
-        mesh = build_model.make_mesh(config)
-        announce.machine(mesh)
+    hosts.check_given(config, writes)
+    mesh = _begin(config, held, trains=trains)
     # Prompts may print the date, and must be the same on all processes.
     date = processes.decide(lambda: started() or RunDir(workdir).started().isoformat(), f"reading {workdir}")
     now = datetime.datetime.fromisoformat(date)
@@ -181,18 +186,12 @@ def open_run(
         announce.model(model, model_source.of_policy(config))
         critic_model = build_model.load_critic(config, settings, now=now)
         if questions:
-            console.say("reading and checking the questions")
             critic = critic_model[0].prompts if critic_model else model.critic_prompts
-            found = load_questions.load_questions(
-                config,
-                settings.stages,
-                model.prompts,
-                questions,
-                critic=None if settings.stages.critic == "endpoint" else critic,
-            )
-            announce.questions(found, max_prompt_length=config.max_prompt_length)
+            found = _read_questions(config, settings, questions, prompts=model.prompts, critic=critic)
     problems = {"training": found.training, "held-out": found.held_out}
-    inputs = processes.decide(lambda: fingerprints.of_all(config.grader.kind, problems), "reading reward functions")
+    inputs = _agreed_inputs(
+        config, settings, problems, checkpoints=run.checkpoints if load_weights else None, step=step
+    )
     params, weights = start_weights.trained_params(config, model, run, step=step) if load_weights else ({}, "")
     return OpenRun(
         config=config,
@@ -208,6 +207,58 @@ def open_run(
         grader=build_inference.open_grader(config, held, num_workers=num_graders),
         step=step,
     )
+
+
+def _begin(config: Config, held: contextlib.ExitStack, *, trains: bool) -> jax.sharding.Mesh:
+    """Checks the configuration by itself, sets the process up as it says, and returns the mesh of its devices."""
+    with processes.agree("starting"):
+        validate.check(config, trains=trains)
+        processes.keep_programs(config.compute.keep_programs)
+        limits = watchdog.limits(stall=config.compute.stall_timeout, compile=config.compute.compile_timeout)
+        held.enter_context(limits)
+        mesh = build_model.make_mesh(config)
+        announce.machine(mesh)
+    return mesh
+
+
+def _read_questions(
+    config: Config, settings: RunSettings, choose: load_questions.Choose, *, prompts: Prompts, critic: Prompts
+) -> Questions:
+    console.say("reading and checking the questions")
+    asked = None if settings.stages.critic == "endpoint" else critic
+    found = load_questions.load_questions(config, settings.stages, prompts, choose, critic=asked)
+    announce.questions(found, max_prompt_length=config.max_prompt_length)
+    return found
+
+
+def _agreed_inputs(
+    config: Config,
+    settings: RunSettings,
+    problems: Mapping[str, Sequence[Problem]],
+    *,
+    checkpoints: pathlib.Path | None,
+    step: Step,
+) -> dict[str, str]:
+    """Returns `fingerprints.of_all`, once all processes have found the same in all files that the run reads.
+
+    Args:
+      config, settings: of the run.
+      problems: by kind.
+      checkpoints: of the run, where its weights are read; `step` of them.
+
+    Raises:
+      UserError: they have not, or one can't read a file.
+    """
+    same: dict[str, str] = {}
+    with processes.agree("reading the run's files"):
+        inputs = fingerprints.of_all(config.grader.kind, problems)
+        if key_values.place()[1] > 1:
+            same = hosts.of_inputs(problems, inputs)
+            same |= hosts.of_models(config, settings.stages.critic_folder if settings.critic else "")
+            if checkpoints and checkpoints.exists():
+                same |= hosts.of_checkpoint(checkpoints, step, "the run's checkpoint")
+    agreement.check_same("files", same)
+    return processes.share(inputs)[0]  # in which functions have the names that process 0 knows them by
 
 
 # --- training's own -----------------------------------------------------------------------------------------------

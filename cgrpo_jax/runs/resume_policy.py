@@ -1,6 +1,6 @@
 """Which keys of a configuration may change when a run, or the results of an evaluation, resume. All others may not.
 
-Each key says so itself, and why (`may_change` and `because` in schema.py, sections.py and training_sections.py).
+Each key says so itself, and why (`may_change` and `because` in schema.py and the sections).
 """
 
 from cgrpo_jax.runs.keys import Resumed, items

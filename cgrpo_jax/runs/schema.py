@@ -1,7 +1,7 @@
 """The configuration of a run: the keys without a section, and which sections there are.
 
-Each key is here once, or in a section of sections.py or training_sections.py, with its default, help and rule. A rule
-of one section is in that section (`violations`), a rule of several sections here.
+Each key is here once, or in a section of sections.py, training_sections.py or model_sections.py, with its default, help
+and rule. A rule of one section is in that section (`violations`), a rule of several sections here.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.rewards import user_functions
-from cgrpo_jax.runs import sections, training_sections
+from cgrpo_jax.runs import model_sections, sections, training_sections
 from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, key, not_negative, one_of, refused, section
 
 # Sections that no other command than `train` and `plan` reads.
@@ -56,10 +56,10 @@ class Config:
     objective: training_sections.Objective = section(training_sections.Objective)
     optimizer: training_sections.Optimizer = section(training_sections.Optimizer)
     packing: training_sections.Packing = section(training_sections.Packing)
-    compute: training_sections.Compute = section(training_sections.Compute)
-    mesh: training_sections.Mesh = section(training_sections.Mesh)
-    model: training_sections.Model = section(training_sections.Model)
-    lora: training_sections.Lora = section(training_sections.Lora)
+    compute: model_sections.Compute = section(model_sections.Compute)
+    mesh: model_sections.Mesh = section(model_sections.Mesh)
+    model: model_sections.Model = section(model_sections.Model)
+    lora: model_sections.Lora = section(model_sections.Lora)
     data: training_sections.Data = section(training_sections.Data)
     warm_start: training_sections.WarmStart = section(training_sections.WarmStart)
     eval: training_sections.Eval = section(training_sections.Eval)

@@ -192,6 +192,7 @@ class Grader:
         "of problems whose data names none: math, numeric, choice, exact, trace, code, judge, or your own function "
         "with the signature of TRL's, FILE.py:name or package.module:name",
         _grader,
+        is_path=True,
     )
     timeout: float = key(5.0, "seconds per row", positive("leaves no time", "5.0"))
     num_workers: int = key(
@@ -273,7 +274,7 @@ class Critic:
         "policy: the policy critiques itself; folder: a frozen model; endpoint: a model behind one",
         one_of("policy", "folder", "endpoint"),
     )
-    folder: str = key("", "Hugging Face folder of a frozen critic")
+    folder: str = key("", "Hugging Face folder of a frozen critic", is_path=True)
     endpoint: Endpoint = section(Endpoint)
     sees: Literal["nothing", "answer", "solution"] = key(
         "nothing",

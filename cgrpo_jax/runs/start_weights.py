@@ -14,7 +14,7 @@ from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.build_training import lora_settings
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import console
+from cgrpo_jax.runtime import console, watchdog
 from cgrpo_jax.training import checkpoint_steps
 from cgrpo_jax.training.checkpoint import read_extra, restore_params
 from cgrpo_jax.training.checkpoint_steps import Step
@@ -27,7 +27,7 @@ def initial_params(config: Config, model: Model, *, step: int | None = None) -> 
         return restore_params(m.init, template, step=step)
     shardings = sharding.shardings_of(template)
     if m.folder:
-        return load.load_params(m.folder, model.config, shardings=shardings)
+        return load.load_params(m.folder, model.config, shardings=shardings, progress=lambda *_: watchdog.alive())
     return params_lib.init_params(model.config, seed=config.seed, shardings=shardings)
 
 

@@ -10,7 +10,7 @@ from typing import TextIO
 import jax
 import tqdm
 
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import processes, watchdog
 from cgrpo_jax.runtime import text as text_lib
 
 
@@ -23,10 +23,10 @@ class Clock:
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Adds the time that the block takes to a stage, whose name it bears in a trace (profiling.py)."""
+        """Adds the time that the block takes to a stage, whose name it bears in a trace and in the watchdog's line."""
         started = time.monotonic()
         try:
-            with jax.profiler.TraceAnnotation(stage):
+            with watchdog.stage(stage), jax.profiler.TraceAnnotation(stage):
                 yield
         finally:
             self._seconds[stage] += time.monotonic() - started
@@ -92,6 +92,7 @@ def progress_reports(desc: str) -> Iterator[Callable[[int, int, str], None]]:
     with progress_bar(desc=desc, leave=False) as bar:
 
         def report(done: int, total: int, name: str) -> None:
+            watchdog.tick(f"{desc}: {name}")
             bar.total = total
             bar.set_postfix_str(name, refresh=False)
             bar.update(done - bar.n)

@@ -11,8 +11,9 @@ import pathlib
 import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jax
@@ -21,25 +22,30 @@ from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache import compilation_cache
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runtime import accelerators
+from cgrpo_jax.runtime import accelerators, agreement, key_values, watchdog
 
 _SHUTDOWN_SECONDS = 20  # that a process waits at its end for the others
-HEARTBEAT_SECONDS = 30  # after which a process that is silent counts as dead, and the others end
+# After which JAX ends the processes where one is silent; `watchdog.SILENT_SECONDS` before, with one line.
+HEARTBEAT_SECONDS = 60
+_JOIN_SECONDS = 300  # that processes may start one after the other
+_TELL_SECONDS = 20  # that a process which ends with a mistake waits for the others, to say so
 _compilations = 0
 _read = 0  # of the compilations, from the cache
 _listening = False
 
 
-def start(*, distributed: bool = False) -> None:
+def start(*, distributed: bool = False, command: Mapping[str, Any] | None = None) -> None:
     """Sets the process up; called once, first thing, by an entry point.
 
     Compiled programs are kept in `programs_folder`. On a machine without any accelerator JAX does not look for one.
 
     Args:
       distributed: also join the processes that work together, as `start_distributed` does.
+      command: what is run, and the flags that must be the same on all of them, as for `agreement.check_programs`.
 
     Raises:
-      UserError: from `start_distributed`; or the process is one of several and not to join them.
+      UserError: from `start_distributed`; the process is one of several and not to join them; or they run other
+        commands, code or devices.
     """
     global _listening
     _keep_freed_memory()
@@ -53,7 +59,9 @@ def start(*, distributed: bool = False) -> None:
         jax.monitoring.register_event_listener(_on_event)
     if distributed:
         start_distributed()
-    elif os.environ.get("JAX_NUM_PROCESSES", "1") not in ("", "1"):
+        watchdog.start()
+        agreement.check_programs(command or {})
+    elif _one_of_several():
         raise UserError(
             f"JAX_NUM_PROCESSES is {os.environ['JAX_NUM_PROCESSES']}, so this is one of several processes; give each "
             "--distributed, or unset the variable."
@@ -77,15 +85,28 @@ def keep_programs(wanted: bool) -> None:
         compilation_cache.reset_cache()  # JAX looks at it once a process
 
 
+def _one_of_several() -> bool:
+    """Whether the environment says that this is one of several processes."""
+    return os.environ.get("JAX_NUM_PROCESSES", "1") not in ("", "1")
+
+
 def start_distributed() -> None:
     """Joins the processes that work together; called before anything touches a device.
 
     On Cloud TPU, and under schedulers that JAX knows, nothing needs to be said. Elsewhere `JAX_COORDINATOR_ADDRESS`
     (HOST:PORT of process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` do.
 
+    Where the processes don't find each other in time, this one ends with one line, and status 2.
+
     Raises:
-      UserError: a variable is missing or no number, the port is taken, or the processes don't find each other.
+      UserError: a variable is missing or no number, the port is taken, or the processes can't find each other.
     """
+    lost = f"the processes did not find each other in {_JOIN_SECONDS} s; see that all of them were started"
+    _join(_JOIN_SECONDS, lambda: watchdog.end(lost, 2))
+
+
+def _join(seconds: int, give_up: Callable[[], None]) -> None:
+    """Joins the others as `start_distributed` does; calls `give_up`, which must end the process, if they don't come."""
     address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
     if address and not re.fullmatch(r"\S+:\d+", address):
         raise UserError(f"JAX_COORDINATOR_ADDRESS is {address!r}; it must be HOST:PORT, of process 0.")
@@ -99,16 +120,24 @@ def start_distributed() -> None:
         _check_free(address)
     # Otherwise JAX keeps SIGTERM from ending the process, and reports it only on request.
     jax.config.update("jax_enable_preemption_service", False)
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
     try:
         # At its end a process waits for the others, but not for long: they end together, or one has failed.
         jax.distributed.initialize(
-            **numbers, shutdown_timeout_seconds=_SHUTDOWN_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+            **numbers,
+            initialization_timeout=2 * seconds,  # at which JAX aborts
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the processes did not find each other ({str(error).strip().splitlines()[0]}); outside Cloud TPU set "
             "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or leave --distributed out."
         ) from error
+    finally:
+        timer.cancel()
 
 
 def _check_free(address: str) -> None:
@@ -118,6 +147,36 @@ def _check_free(address: str) -> None:
     except (OSError, OverflowError) as error:
         why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise UserError(f"JAX_COORDINATOR_ADDRESS {address} can't be used ({why}); give another port.") from error
+
+
+def tell_others(mistake: str, *, joins: bool | None = None) -> None:
+    """Says to the processes that work with this one why it ends; they end too, and need not wait for it.
+
+    One that has not joined them yet, because its command line is wrong or without --distributed, does so for this, and
+    ends here with status 2 if nobody comes.
+
+    Args:
+      mistake: one line.
+      joins: whether it joins them for this; by default where the environment says that it is one of several.
+    """
+    if not key_values.joined():
+        known = _one_of_several() and os.environ.get("JAX_COORDINATOR_ADDRESS")
+        if not (known if joins is None else joins):
+            return
+        try:
+            _join(_TELL_SECONDS, lambda: os._exit(2))
+        except UserError:  # why it can't has been said, or is no matter
+            return
+    if key_values.place()[1] > 1:
+        # Process 0, which holds what is said, may be gone or hang.
+        saying = threading.Thread(target=_say_ended, args=(mistake,), daemon=True)
+        saying.start()
+        saying.join(timeout=5)
+
+
+def _say_ended(mistake: str) -> None:
+    with suppress(jax.errors.JaxRuntimeError, ValueError):
+        key_values.put(key_values.ENDED, mistake)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainState
-from cgrpo_jax.runtime import files, processes
+from cgrpo_jax.runtime import files, processes, watchdog
 from cgrpo_jax.runtime.digests import Damaged
 from cgrpo_jax.training import checkpoint_seal, checkpoint_steps, orbax_faults
 from cgrpo_jax.training.checkpoint_steps import Step
@@ -124,7 +124,7 @@ class Checkpoints:
             rest=ocp.args.StandardSave(_to_save(rest)),
             extra=ocp.args.JsonSave(checkpoint_seal.sealed(extra, step=step, save=self._writing[1])),
         )
-        with orbax_faults.one_line(self._directory):
+        with watchdog.stage("saving a checkpoint"), orbax_faults.one_line(self._directory):
             self._manager.save(step, args=items)
 
     def _seal(self) -> None:
@@ -139,7 +139,7 @@ class Checkpoints:
         Raises:
           UserError: something could not be written; the checkpoints before are whole.
         """
-        with orbax_faults.one_line(self._directory):
+        with watchdog.stage("waiting for a checkpoint"), orbax_faults.one_line(self._directory):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -225,7 +225,8 @@ class Checkpoints:
             params=ocp.args.StandardRestore(_to_restore(template.params)),
             rest=ocp.args.StandardRestore(_to_restore(rest)),
         )
-        restored = self._manager.restore(step, args=items)
+        with watchdog.stage("reading a checkpoint"):
+            restored = self._manager.restore(step, args=items)
         rest = unflatten(restored["rest"], rest)
         params = unflatten(restored["params"], template.params)
         return dataclasses.replace(template, step=rest["step"], params=params, opt_state=rest["opt_state"])
@@ -268,7 +269,7 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
                     f"process {jax.process_index()} does not see {folder}, which process 0 has made; "
                     "give a folder that all processes share."
                 )
-            with orbax_faults.quiet():
+            with watchdog.stage("saving weights"), orbax_faults.quiet():
                 handler.save(epath.Path(partial / "params"), args=ocp.args.PyTreeSave(by_path(params)))
         with orbax_faults.together(folder):
             if writes:
@@ -308,7 +309,9 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: Step =
         with checkpoint_steps.readable(folder / str(step), others):
             check_same(manager.item_metadata(step)["params"].tree, template, folder / str(step), same_dtype=False)
             args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
-            return unflatten(manager.restore(step, args=args)["params"], template)
+            with watchdog.stage("reading a checkpoint"):
+                restored = manager.restore(step, args=args)["params"]
+            return unflatten(restored, template)
 
 
 def read_extra(directory: str | pathlib.Path, *, step: Step = None) -> dict[str, Any]:

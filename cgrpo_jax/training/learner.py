@@ -17,7 +17,7 @@ from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import TrainRow, TrainState
-from cgrpo_jax.runtime import console
+from cgrpo_jax.runtime import console, watchdog
 from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import packing, scoring
@@ -140,6 +140,7 @@ class Learner:
                     num_questions=len(minibatch),
                     **self._updating(),
                 )
+                watchdog.tick()
                 stats.append(one)
                 if math.isfinite(one["grad_norm"]):
                     self.skipped_in_a_row = 0

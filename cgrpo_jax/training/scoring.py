@@ -17,6 +17,7 @@ from cgrpo_jax.models import lora, transformer
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.logprobs import linear_logprobs
 from cgrpo_jax.records import TrainBatch, TrainRow
+from cgrpo_jax.runtime import watchdog
 from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training.packing import PackShape, batch_shapes, pack_onto
 
@@ -182,6 +183,7 @@ def score_rows(
     out: list = [None] * len(rows)
     for batch in pack_onto(mesh, numbered, shape, max_length=max_length):
         logp_BT = np.asarray(program(params, base, sharding.deal(batch, mesh)))
+        watchdog.tick()
         for b in np.flatnonzero(batch.length_B):
             out[int(batch.advantage_B[b]) - 1] = logp_BT[b, : batch.length_B[b]]
     return out

@@ -71,3 +71,24 @@ def test_what_has_changed_is_named(tmp_path):
     assert fingerprints.changed(before, fingerprints.of_all("math", problems)) == [f"the file of {path}:f"]
     both = fingerprints.of_all("math", problems | {"held-out": PROBLEMS})
     assert fingerprints.changed(before, both) == [f"the file of {path}:f", "the held-out questions"]
+
+
+def test_the_fingerprint_of_a_file_and_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    path = tmp_path / "inner" / "weights"
+    path.write_bytes(bytes(1000))
+    file, folder = fingerprints.of_file(path), fingerprints.of_folder(tmp_path)
+    assert file.startswith("1000 bytes (") and folder.startswith("1 files (")
+    path.write_bytes(bytes(999) + b"x")
+    assert fingerprints.of_file(path) != file and fingerprints.of_folder(tmp_path) != folder
+    path.rename(tmp_path / "inner" / "other")
+    assert fingerprints.of_folder(tmp_path) != folder
+    # Of a large one the first bytes, the last ones and some between count.
+    monkeypatch.setattr(fingerprints, "_WHOLE_BYTES", 10)
+    monkeypatch.setattr(fingerprints, "_PART_BYTES", 4)
+    whole = []
+    for place in (0, 999, 32, 5):
+        path.write_bytes(bytes(place) + b"x" + bytes(999 - place))
+        whole.append(fingerprints.of_file(path))
+    path.write_bytes(bytes(1000))
+    assert [one != fingerprints.of_file(path) for one in whole] == [True, True, True, False]

@@ -11,7 +11,7 @@ import slow_grading
 from fake_engine import FakeEngine, key_of
 from scripted_stages import ask, run, solve, texts
 
-from cgrpo_jax.errors import GradingError
+from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Problem
@@ -209,6 +209,33 @@ def test_other_processes_do_not_ask(monkeypatch):
         return await orchestrator.await_future(lambda: pytest.fail("only process 0 asks"))
 
     assert run(caller()) == [{"text": "from process 0"}]
+
+
+def broken():
+    raise OSError("no more threads")
+
+
+def never_answered():
+    future = futures.Future()
+    future.set_exception(OSError("no more threads"))
+    return future
+
+
+@pytest.mark.parametrize("submit", [broken, never_answered])
+def test_asking_that_fails_on_process_0_fails_on_all(monkeypatch, submit):
+    shared = []
+    monkeypatch.setattr(processes, "share", lambda value: shared.append(value) or [value])
+
+    async def caller():
+        await orchestrator.await_future(submit)
+
+    with pytest.raises(OSError, match="no more threads"):
+        run(caller())
+    assert shared == [[[0, None]]]  # the other processes hear of it before this one ends
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(processes, "share", lambda value: [[[0, None]], value])
+    with pytest.raises(UserError, match="^asking an endpoint failed on process 0; its own message says why"):
+        run(caller())
 
 
 def test_processes_divide_the_grading(monkeypatch):

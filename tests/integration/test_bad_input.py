@@ -420,7 +420,7 @@ def test_as_a_program(tmp_path, module, flags, message):
     [
         (
             [],
-            {"JAX_NUM_PROCESSES": "2"},
+            {"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": ""},
             "JAX_NUM_PROCESSES is 2, so this is one of several processes; give each ",
         ),
         (

@@ -18,7 +18,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli, keys
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
-from cgrpo_jax.runtime import console, signals
+from cgrpo_jax.runtime import console, processes, signals
 
 PACKAGE = pathlib.Path(cgrpo_jax.__file__).parent
 
@@ -382,3 +382,33 @@ def test_keys_that_training_alone_reads_are_refused_elsewhere(a_run, configs, ca
     assert call(argv, require=("config", "workdir"))
     # With a file they may be the flags that the run was started with.
     assert call([*argv, f"--config={configs / 'fast.py'}"], require=("config", "workdir"), trains=False)
+
+
+@pytest.mark.parametrize(
+    "argv, raised, words, joins",
+    [
+        ([], UserError("no such file"), "no such file", None),
+        (["--distributed"], UserError("no such file"), "no such file", True),
+        ([], KeyError("bug"), "KeyError: 'bug'", False),
+    ],
+)
+def test_why_a_process_ends_is_said_to_the_others(monkeypatch, capsys, argv, raised, words, joins):
+    said = []
+    monkeypatch.setattr(processes, "tell_others", lambda mistake, *, joins=None: said.append((mistake, joins)))
+
+    def main(**_):
+        raise raised
+
+    with pytest.raises(SystemExit if isinstance(raised, UserError) else KeyError):
+        call(argv, main, flags={"distributed": cli.DISTRIBUTED})
+    assert said == [(words, joins)]
+
+
+def test_one_that_works_alone_tells_nobody(monkeypatch):
+    monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
+    monkeypatch.setattr(processes, "_join", lambda *_: pytest.fail("it joins others"))
+    processes.tell_others("no such file")
+    processes.tell_others("KeyError: 'bug'", joins=False)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
+    processes.tell_others("no such file")

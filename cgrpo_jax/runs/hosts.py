@@ -1,0 +1,98 @@
+"""What the processes of a run must have alike: configuration, questions, reward functions, models, checkpoints.
+
+What they would compute differently, or hang over, is refused on all of them before they compute (agreement.py). Files
+may lie elsewhere on each host, under the same names: what they hold is compared.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cgrpo_jax.datasets import fingerprints
+from cgrpo_jax.records import Problem
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import keys, model_source
+from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.model_source import ModelSource
+from cgrpo_jax.runtime import agreement
+from cgrpo_jax.training import checkpoint_steps
+from cgrpo_jax.training.checkpoint_steps import Step
+
+_MODEL_FILES = (".json", ".txt", ".model", ".jinja", ".safetensors")  # of a Hugging Face folder, that are read
+
+
+def check_given(config: Config, writes: Mapping[str, str | pathlib.Path]) -> None:
+    """Checks that all processes were given one configuration, and folders that are the same for all.
+
+    Args:
+      config: the configuration.
+      writes: folders that are written, by the flags that name them.
+
+    Raises:
+      UserError: on all processes, where one was not.
+    """
+    agreement.check_same("configuration", of_config(config))
+    for flag, folder in writes.items():
+        agreement.check_shared(folder, flag=flag)
+
+
+def of_config(config: Config) -> dict[str, Any]:
+    """Returns the value of each key as all processes must have it; of a path, the name of the file alone.
+
+    Example:
+      >>> of_config(replaced(config, {"seed": 1, "model.folder": "/mnt/a/Qwen3-8B"}))
+      {'seed': 1, ..., 'model.folder': 'Qwen3-8B', ...}
+    """
+    values = config_lib.flatten(config_lib.to_json(config))
+    paths = {name for name, key, _ in keys.items(config) if key.is_path}
+    return {name: _file_names(value) if name in paths else value for name, value in values.items()}
+
+
+def _file_names(value: str) -> str:
+    return ",".join(pathlib.PurePath(one).name for one in value.split(","))
+
+
+def of_inputs(problems: Mapping[str, Sequence[Problem]], inputs: Mapping[str, str]) -> dict[str, str]:
+    """Returns what `fingerprints.of_all` returned of problems as all processes must have it.
+
+    Args:
+      problems: by kind, such as "training".
+      inputs: their hashes, and those of the functions that grade them.
+    """
+    numbers = {f"the number of {kind} questions": str(len(some)) for kind, some in problems.items()}
+    files = {
+        f"the file of {pathlib.PurePath(name).name}" if fingerprints.is_function(name) else name: value
+        for name, value in inputs.items()
+    }
+    return numbers | files
+
+
+def of_models(config: Config, critic_folder: str) -> dict[str, str]:
+    """Returns the hashes of the files that policy and frozen critic are read from.
+
+    Args:
+      config: the configuration.
+      critic_folder: of the critic; empty without one.
+
+    Raises:
+      UserError: `model.init` holds no checkpoint.
+    """
+    found = _of_source(model_source.of_policy(config), "model")
+    return found | (_of_source(model_source.of_critic(critic_folder), "critic") if critic_folder else {})
+
+
+def _of_source(source: ModelSource, whose: str) -> dict[str, str]:
+    found = {}
+    for place in dict.fromkeys((source.description, source.tokenizer, source.weights)):
+        if place and place.is_file():  # a SentencePiece file
+            found[f"the {whose}'s {place.name}"] = fingerprints.of_file(place)
+        elif place:
+            files = sorted(path for path in place.iterdir() if path.suffix in _MODEL_FILES and path.is_file())
+            found |= {f"the {whose}'s {place.name}/{path.name}": fingerprints.of_file(path) for path in files}
+    return found | (of_checkpoint(source.init, None, f"the {whose}'s {source.init.name}") if source.init else {})
+
+
+def of_checkpoint(directory: pathlib.Path, step: Step, name: str) -> dict[str, str]:
+    """Returns the hash of a checkpoint, whose arguments are those of `checkpoint_steps.find`, under a name."""
+    folder, number, _ = checkpoint_steps.find(directory, step)
+    return {name: f"step {number}, {fingerprints.of_folder(folder / str(number))}"}
