@@ -182,11 +182,11 @@ def _configured(
     Raises:
       UserError: there is none, an override is none, or it is of a key that nothing reads.
     """
-    path, workdir = values["config"], values.get("workdir")
-    config = config_lib.load(path) if path else saved_config.read(workdir)
+    path = values["config"]
+    config = config_lib.load(path) if path else saved_config.read(values["workdir"])
     if config is None:
         raise UserError(
-            f"missing --config: there is no run in {workdir} (no config.json), whose configuration could be read; give "
+            f"missing --config: there is no run in {values['workdir']} (no config.json), whose configuration could be read; give "
             "the folder of a run, or a configuration file."
         )
     before = config_lib.flatten(config.to_dict())
