@@ -22,6 +22,7 @@ import re
 import shutil
 import sys
 import textwrap
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -212,11 +213,11 @@ def _configured(
     Raises:
       UserError: there is none, an override is none, or it is of a key that nothing reads.
     """
-    path, workdir = values["config"], values.get("workdir")
-    config = config_lib.load(path) if path else saved_config.read(workdir)
+    path = values["config"]
+    config = config_lib.load(path) if path else saved_config.read(values["workdir"])
     if config is None:
         raise UserError(
-            f"missing --config: there is no run in {workdir} (no config.json), whose configuration could be read; give "
+            f"missing --config: there is no run in {values['workdir']} (no config.json), whose configuration could be read; give "
             "the folder of a run, or a configuration file."
         )
     before = config_lib.flatten(config.to_dict())
@@ -298,8 +299,7 @@ def _usage(
 ) -> str:
     """Returns the text of `--help`: one line of usage, what the program does, and its flags."""
     module = sys.modules.get(main.__module__)
-    name = pathlib.Path(getattr(module, "__file__", None) or sys.argv[0]).stem
-    words = [f"usage: cgrpo {name}", *(argument.upper() for argument in arguments)]
+    words = [f"usage: {_program(module)}", *(argument.upper() for argument in arguments)]
     named = dict(zip(_names(known), known.values(), strict=True))
     for flag, spec in named.items():
         value = "" if spec.kind is bool else "=..."
@@ -315,6 +315,15 @@ def _usage(
         lines += ["", "Keys of the configuration with their defaults, set by --config.KEY=VALUE or in its file:"]
         lines += _key_lines(config_lib.Config(), shutil.get_terminal_size().columns)
     return "\n".join(lines) + "\n"
+
+
+def _program(module: types.ModuleType | None) -> str:
+    """Returns how a program is called: `cgrpo NAME` if it is one of the commands."""
+    spec = getattr(module, "__spec__", None)
+    package, _, name = spec.name.partition(".") if spec else ("", "", "")
+    if package == "cgrpo_jax":
+        return f"cgrpo {name}"
+    return f"python {pathlib.Path(getattr(module, '__file__', None) or sys.argv[0]).name}"
 
 
 def _key_lines(section: Any, width: int, prefix: str = "") -> list[str]:

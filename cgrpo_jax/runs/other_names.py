@@ -104,7 +104,7 @@ def meant(name: str, known: Sequence[str]) -> str:
     """
     last = name.rpartition(".")[2]
     for one in (name, *(names.get(part) for part in (name, last) for names in (KEYS, old_keys.RENAMED))):
-        if one in known:
+        if one and one in known:
             return one
     same = [key for key in known if key.rpartition(".")[2] == last]
     return same[0] if len(same) == 1 else ""

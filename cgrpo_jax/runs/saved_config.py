@@ -13,6 +13,7 @@ from cgrpo_jax.runs import base, old_keys
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime import console
 from cgrpo_jax.runtime.json_files import read_json_object
 
 # Where a model lies, which may have moved since; all else of it is what the run's weights are of.
@@ -57,7 +58,14 @@ def check_same_model(config: Config, run: RunDir) -> None:
     Raises:
       UserError: keys of the model, or of its adapters, are not those of the run.
     """
-    if not run.checkpoints.exists() or (saved := read(run.path)) is None:
+    if not run.checkpoints.exists():
+        return
+    try:
+        saved = read(run.path)
+    except UserError as error:  # the configuration was given another way
+        console.say(f"whether the weights in {run.path} are of this configuration is not known: {error}")
+        return
+    if saved is None:
         return
     old = config_lib.freeze(saved)
     changed = config_lib.differences(config_lib.to_json(old), config_lib.to_json(config))

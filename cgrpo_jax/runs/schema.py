@@ -68,13 +68,18 @@ class Config:
     def violations(self) -> Iterator[str]:
         """Yields what keys of several sections have against each other."""
         yield from self._engine()
-        yield from self._updates()
+        yield from self._schedule()
         yield from self._grading()
         yield from self._critiques()
         yield from self._made_up()
 
     def training_violations(self) -> Iterator[str]:
-        """Yields why all advantages of a run would be 0, whatever its policy writes."""
+        """Yields what they have against training: an evaluation of the run, say with other lengths, is not refused."""
+        yield from self._updates()
+        yield from self._teaches_nothing()
+
+    def _teaches_nothing(self) -> Iterator[str]:
+        """Yields why all advantages would be 0, whatever the policy writes."""
         function = user_functions.is_name(self.grader.kind)  # which may give any number, and another one each time
         never_fails = self.pass_threshold <= 0 and not function
         if not self.num_iterations or not (self.refine.kind == "none" or never_fails):
@@ -100,6 +105,16 @@ class Config:
             yield "engine.num_slots 0 takes as many slots as cache.gib holds; set one of them."
         if slots and gib:
             yield f"engine.num_slots {slots} and cache.gib {gib:g} are both set; set one of them to 0."
+
+    def _schedule(self) -> Iterator[str]:
+        updates = self.num_iterations * self.optimizer.updates_per_batch
+        if self.optimizer.schedule != "constant" and 0 < updates <= self.optimizer.warmup_updates:
+            yield (
+                f"optimizer.warmup_updates {self.optimizer.warmup_updates} leaves optimizer.schedule "
+                f"{self.optimizer.schedule!r} none of the run's {updates} updates to fall over; use fewer."
+            )
+
+    def _updates(self) -> Iterator[str]:
         truncated = self.sampling.top_p < 1 or self.sampling.top_k > 0
         if truncated and self.objective.old_logp == "sampler":
             yield (
@@ -107,19 +122,12 @@ class Config:
                 "sample untruncated."
             )
 
-    def _updates(self) -> Iterator[str]:
         questions, minibatches = self.questions_per_iteration, self.optimizer.updates_per_batch
         if minibatches >= 1 and questions % minibatches:
             divisors = [d for d in range(1, 65) if questions % d == 0]
             yield (
                 f"optimizer.updates_per_batch {minibatches} does not divide questions_per_iteration {questions}; use "
                 f"one of {', '.join(map(str, divisors))}."
-            )
-        updates = self.num_iterations * minibatches
-        if self.optimizer.schedule != "constant" and 0 < updates <= self.optimizer.warmup_updates:
-            yield (
-                f"optimizer.warmup_updates {self.optimizer.warmup_updates} leaves optimizer.schedule "
-                f"{self.optimizer.schedule!r} none of the run's {updates} updates to fall over; use fewer."
             )
         longest = self.max_prompt_length + self.max_response_length - 1
         if 0 < self.packing.length < longest:

@@ -42,7 +42,7 @@ def endpoint(**more) -> dict:
         ({"data.trian": "x"}, "did you mean --config.data.train?"),
         (
             {"optimizer.learning_rate": "fast"},
-            "--config.optimizer.learning_rate=fast is not a number; it is now 0.0005",
+            "--config.optimizer.learning_rate=fast is not a number; it is now 0.0002",
         ),
         ({"num_responses": "7.5"}, "--config.num_responses=7.5 is not an int"),
         (

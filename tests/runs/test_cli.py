@@ -13,6 +13,7 @@ import pytest
 from config_files import derived, write_configs
 
 import cgrpo_jax
+from cgrpo_jax import plan
 from cgrpo_jax.__main__ import COMMANDS
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli, keys
@@ -203,7 +204,7 @@ def test_help_names_every_flag_and_every_key_by_section(capsys, monkeypatch, wid
         cli.run(lambda: None, require=("config",), flags={"to": cli.Flag("target", str, "out")}, argv=["--help"])
     out = capsys.readouterr().out
     assert caught.value.code == 0
-    for text in ("usage: cgrpo test_cli --config=...", "[--to=...]", "target (default: out)"):
+    for text in ("usage: python test_cli.py --config=...", "[--to=...]", "target (default: out)"):
         assert text in out
     lines = out.splitlines()
     named = [line.split()[0] for line in lines if re.match(r"  [a-z][\w.]* = ", line)]
@@ -211,6 +212,17 @@ def test_help_names_every_flag_and_every_key_by_section(capsys, monkeypatch, wid
     for text in ("  objective.gamma = 0.1", "sampling: How the stages of an iteration draw tokens.", "  seed = 0"):
         assert text in lines
     assert all(len(line) <= width for line in lines if line.startswith("      "))
+
+
+def test_help_of_a_command_is_called_as_the_command_is(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(plan.main, require=("config", "topology"), flags=plan.FLAGS, argv=["--help"])
+    assert capsys.readouterr().out.startswith("usage: cgrpo plan --config=... --topology=... [--json=...] [--nocosts] ")
+    with pytest.raises(SystemExit):
+        cli.run(plan.main, require=("config", "workdir"), argv=["--help"])
+    assert capsys.readouterr().out.startswith(
+        "usage: cgrpo plan [--config=...] --workdir=... [--config.KEY=VALUE ...]\n"
+    )
 
 
 def test_help_without_a_configuration_lists_no_keys(capsys):

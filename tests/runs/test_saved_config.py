@@ -111,6 +111,12 @@ def test_weights_are_not_read_by_another_configuration(tmp_path, monkeypatch, wa
     assert "are of another configuration (" in text and "leave --config and these keys out" in text
 
 
+def test_a_configuration_that_can_not_be_read_is_not_compared_and_that_is_said(tmp_path, capsys):
+    run = written(tmp_path, {"nope": 1})
+    saved_config.check_same_model(config_of(), run)
+    assert f"whether the weights in {tmp_path} are of this configuration is not known: " in capsys.readouterr().err
+
+
 def test_a_folder_without_checkpoints_has_no_weights_to_mistake(tmp_path):
     run = written(tmp_path, config_lib.to_json(config_of(**LORA)))
     run.checkpoints.rmdir()

@@ -203,6 +203,11 @@ def test_a_run_that_keeps_its_best_is_evaluated_by_any_numbers():
     assert len(list(validate.violations(config))) == 2 and not list(validate.violations(config, trains=False))
 
 
+def test_an_evaluation_may_have_lengths_for_which_training_has_no_room():
+    config = changed(packing__length=8, sampling__top_p=0.5, optimizer__updates_per_batch=3)
+    assert len(list(validate.violations(config))) == 3 and not list(validate.violations(config, trains=False))
+
+
 def test_every_condition_of_being_read_names_a_key_and_values_that_it_may_have():
     values = {name: value for name, _, value in keys.items(config_lib.Config())}
     rules = {name: known.rules for name, known, _ in keys.items(config_lib.Config())}
