@@ -102,7 +102,7 @@ def _update(*, step: bool = False, compiling: bool = False, **changes: Any) -> N
         _state = dataclasses.replace(_state, **counts, compiling=compiling, **changes)
 
 
-def _on_compile(event: str, duration: float, **_: str | int) -> None:
+def _on_compile(event: str, duration_secs: float, **_: str | int) -> None:
     """Listens to JAX: a program has been lowered, and is compiled next; or it has been compiled."""
     if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
         _update(compiling=True)
