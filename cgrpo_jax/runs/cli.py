@@ -47,7 +47,7 @@ class Flag:
 
 
 CONFIG = Flag("configuration file, such as configs/quickstart.py")
-WORKDIR = Flag("folder of the run: metrics, samples, checkpoints, summary")
+WORKDIR = Flag("folder of the run: metrics, rollouts, checkpoints, summary")
 DISTRIBUTED = Flag("one of several processes that work together, each with the same command", kind=bool, default=False)
 STEP = Flag("which checkpoint of the run: its number, or best, with eval.keep_best; the newest by default")
 
