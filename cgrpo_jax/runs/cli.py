@@ -52,7 +52,9 @@ class Flag:
 
 
 CONFIG = Flag("configuration file, such as configs/quickstart.py; by default the configuration of the run in --workdir")
-WORKDIR = Flag("folder of the run: metrics, samples, checkpoints, summary; a run's folder may stand without --workdir=")
+WORKDIR = Flag(
+    "folder of the run: metrics, rollouts, checkpoints, summary; a run's folder may stand without --workdir="
+)
 DISTRIBUTED = Flag("one of several processes that work together, each with the same command", kind=bool, default=False)
 STEP = Flag("which checkpoint of the run: its number, or best, with eval.keep_best; the newest by default")
 

@@ -178,8 +178,8 @@ TRAPS = (
     Trap(
         "rows of advantage 0 dropped although the KL term needs them",
         "training/train_step.py",
-        "    if drop_zero and not settings.kl_coef and not settings.entropy_coef:\n",
-        "    if drop_zero:\n",
+        "    return bool(settings.kl_coef or settings.entropy_coef) or row.loss",
+        "    return row.loss",
         ("tests/training/test_train_step.py",),
     ),
     Trap(

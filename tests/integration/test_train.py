@@ -27,7 +27,7 @@ from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.training.checkpoint import restore_params
 
 # Appear only where the configuration, or what was sampled, gives them a meaning.
-SOMETIMES = ("kl", "judge/", "critic/", "refined/", "eval/", "tokens_per_second/", "time/", "update/mfu")
+SOMETIMES = ("kl", "judge/", "critic/", "refined/", "eval/", "tokens_per_second/", "time/", "update/mfu", "rollouts/")
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,7 @@ def test_every_metric_is_documented_and_every_documented_metric_is_written(plain
         key for key in METRICS if key.startswith("refined/")
     }
     assert all(rows[i]["num_tokens"] < rows[i + 1]["num_tokens"] for i in (0, 1))
+    assert ["rollouts/bytes" in row for row in rows] == [False, True, True]  # of the iteration before
 
 
 def test_the_folder_of_a_run(plain):
