@@ -32,6 +32,7 @@ _PROBES = (
 )  # fmt: skip
 
 
+_LONGEST = 1024  # characters of a piece, which is cut at each of them
 _MIXED, _PIECES = 20, 30  # texts of random pieces, and how many of them each has
 
 
@@ -138,6 +139,8 @@ def _merges(model: Any, ids: dict[str, int]) -> Iterator[tuple[tuple, tuple[str,
     for i, piece in enumerate(model.pieces):
         if piece.type != _NORMAL:
             continue
+        if len(piece.piece) > _LONGEST:
+            raise ValueError("a piece that is no word")
         for cut in range(1, len(piece.piece)):
             left, right = piece.piece[:cut], piece.piece[cut:]
             if left in ids and right in ids:

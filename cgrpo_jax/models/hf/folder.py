@@ -17,7 +17,7 @@ from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.runtime import files
 from cgrpo_jax.runtime.files import write_atomically
-from cgrpo_jax.runtime.json_files import read_json_object
+from cgrpo_jax.runtime.json_files import object_at, read_json_object
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -105,7 +105,7 @@ def stored_dtype(folder: pathlib.Path) -> str:
 
 def _dtype(settings: dict | None) -> str:
     settings = settings or {}
-    inner = settings.get("text_config") or {}
+    inner = object_at(settings, "text_config", "config.json")
     found = settings.get("dtype") or settings.get("torch_dtype") or inner.get("dtype") or inner.get("torch_dtype")
     return found if found in hf_config.DTYPES else "float32"
 
