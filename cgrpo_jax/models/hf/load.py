@@ -285,8 +285,8 @@ class _Checkpoint:
                     if first is not stored:
                         both = f"{_named(first.name)} of {first.path.name} and as {_named(name)} of {path.name}"
                         raise UserError(
-                            f"{folder} holds {_named(_text_name(name))} twice, as {both}; remove the files that are not "
-                            "of this model."
+                            f"{folder} holds {_named(_text_name(name))} twice, as {both}; remove the files that are "
+                            "not of this model."
                         )
 
     def differ(self, one: str, other: str, shape: tuple[int, int]) -> bool:
