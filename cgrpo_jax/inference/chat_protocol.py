@@ -15,9 +15,9 @@ import httpx
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runtime import text as text_lib
 
-MAX_BYTES = 8 << 20  # of one response; a long critique has a few ten thousand
+MAX_BYTES = 4 << 20  # of one response; a long critique has a few ten thousand
 MAX_CHARACTERS = 128  # of a text, for each token that it may have: the longest tokens are runs of spaces and of dashes
-_SAID_BYTES = 100_000  # of a response, in which what it says of a failure is looked for
+_SAID_BYTES = 20_000  # of a response, in which what it says of a failure is looked for
 # Of a URL's query, what is no secret. All else is an environment variable: config.json keeps the URL.
 _PLAIN = ("api-version",)
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
@@ -188,8 +188,8 @@ class Redactor:
 def _spellings(character: str) -> str:
     """A pattern of a character as JSON, a URL or HTML may write it."""
     code = ord(character)
-    written = [re.escape(character), rf"\\{re.escape(character)}", rf"(?i:\\+u{code:04x}|&#0*{code};|&#x0*{code:x};)"]
-    written.append("(?i:" + "".join(f"%{byte:02x}" for byte in character.encode(errors="replace")) + ")")
+    plain, bytes_ = re.escape(character), "".join(f"%{byte:02x}" for byte in character.encode(errors="replace"))
+    written = [plain, rf"\\{plain}", rf"(?i:\\{{1,4}}u{code:04x}|&#0*{code};|&#x0*{code:x};|{bytes_})"]
     return f"(?:{'|'.join(written)})"
 
 
@@ -203,6 +203,8 @@ class _WithoutQueries(logging.Filter):
 
 
 logging.getLogger("httpx").addFilter(_WithoutQueries())
+if logging.getLogger("httpcore").level == logging.NOTSET:  # whose details are headers, in which a server may say a key
+    logging.getLogger("httpcore").setLevel(logging.INFO)
 
 
 def read_key(variable: str, *, owner: str = "critic") -> str:

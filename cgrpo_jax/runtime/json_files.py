@@ -11,7 +11,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runtime import reading
 from cgrpo_jax.runtime import text as text_lib
 
-_LARGEST = 8 << 20  # bytes; what they become takes up to fifty times as many, and such files have a few million at most
+_LARGEST = 4 << 20  # bytes; what they become takes up to fifty times as many, and such files have a million or two
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair, as JSON may spell it
 _FETCH = "Fetch the file again"
 _LFS = b"version https://git-lfs"
