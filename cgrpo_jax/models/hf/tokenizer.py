@@ -81,8 +81,9 @@ class _SentencePieceModel:
             proto = reading.read_bytes(path, most=files.LARGEST_FILE)
             self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
             inner = sentencepiece_model_pb2.ModelProto.FromString(proto)  # pyright: ignore[reportAttributeAccessIssue]
-        inner.normalizer_spec.add_dummy_prefix = False
-        self._inner = sentencepiece.SentencePieceProcessor(model_proto=inner.SerializeToString())
+            inner.normalizer_spec.add_dummy_prefix = False
+            self._inner = sentencepiece.SentencePieceProcessor(model_proto=inner.SerializeToString())
+        self._path = path
         self._first = self._inner if settings.get("add_prefix_space") is False else self._model
         self._later = self._first if settings.get("legacy") is True else self._inner
         pieces = range(self._model.vocab_size())
@@ -101,6 +102,10 @@ class _SentencePieceModel:
         self.names = {f"{name}_token": self._model.id_to_piece(i) for name, i in named.items() if i >= 0}
 
     def encode(self, text: str) -> list[int]:
+        with files.faults_said(self._path):
+            return self._encode(text)
+
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
         for number, part in enumerate(self._split.split(text)):
             if part in self._ids:
@@ -110,6 +115,10 @@ class _SentencePieceModel:
         return ids
 
     def decode(self, ids: list[int]) -> str:
+        with files.faults_said(self._path):
+            return self._decode(ids)
+
+    def _decode(self, ids: list[int]) -> str:
         # Decoding drops the word-start mark of a text; a run after an added token is not a text's beginning.
         parts: list[str] = []
         run: list[int] = []
