@@ -96,9 +96,7 @@ def extra_body(value: str) -> dict[str, Any]:
             f'{text_lib.quoted(value)} is no JSON object; write one such as \'{{"reasoning_effort": "low"}}\'.'
         )
     if own := [name for name in OWN_FIELDS if name in found]:
-        raise UserError(
-            f"{own[0]!r} can't be an extra field: other keys say it, or it is always the same; leave it out."
-        )
+        raise UserError(f"{own[0]!r} is no extra field: other keys say it, or it is always the same; leave it out.")
     return found
 
 
@@ -137,17 +135,31 @@ def check_url(url: str, *, owner: str = "critic") -> httpx.URL:
         parsed = None
     if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host:
         raise UserError(f"{owner}'s url {given!r} is not http(s); use one such as 'http://localhost:8000/v1'.")
-    if parsed.userinfo:
-        raise UserError(f"{owner}'s url {given!r} holds a password; give a key by an environment variable instead.")
-    if parsed.fragment:
-        raise UserError(f"{owner}'s url {given!r} has a part after #, which is never sent; leave it out.")
-    for name, value in parsed.params.multi_items():
+    check_secrets(url, owner=owner)
+    return parsed
+
+
+def check_secrets(url: str, *, owner: str = "critic") -> None:
+    """Checks that what is given as an address holds no secret, whatever else is wrong with it: config.json keeps it.
+
+    Raises:
+      UserError: it has a password, or a query whose values may be secret.
+    """
+    parts = re.fullmatch(r"([^?#]*)(?:\?([^#]*))?(#.*)?", url, re.DOTALL)
+    assert parts, "any text has these parts"
+    if "@" in parts[1]:
+        raise UserError(
+            f"{owner}'s url {masked(url)!r} holds a password; give a key by an environment variable instead."
+        )
+    if parts[3]:
+        raise UserError(f"{owner}'s url {masked(url)!r} has a part after #, which is never sent; leave it out.")
+    for name, value in httpx.QueryParams(parts[2]).multi_items():
         if name not in _PLAIN and not _VARIABLE.fullmatch(value):
             raise UserError(
-                f"{owner}'s url {given!r} has a query that may hold a secret, and config.json would keep it; put it in "
-                f"an environment variable and name that, as in ?key=$NAME (only {', '.join(_PLAIN)} stands as it is)."
+                f"{owner}'s url {masked(url)!r} has a query that may hold a secret, and config.json would keep it; put "
+                f"it in an environment variable and name that, as in ?key=$NAME (only {', '.join(_PLAIN)} stands as it "
+                "is)."
             )
-    return parsed
 
 
 def secrets_of(url: httpx.URL) -> list[str]:

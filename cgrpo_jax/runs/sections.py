@@ -207,7 +207,7 @@ class Grader:
 
 
 def _url(name: str, value: str) -> str | None:
-    return refused(chat_protocol.check_url, value, owner=name.partition(".")[0]) if value else None
+    return refused(chat_protocol.check_secrets, value, owner=name.partition(".")[0])
 
 
 def _extra_body(name: str, value: str) -> str | None:

@@ -136,7 +136,7 @@ def mutated(rng: random.Random, name: str, content: bytes) -> bytes:
             return content
         return json.dumps(changed(rng, value)).encode()
     if name.endswith(".safetensors") and rng.random() < 0.6:
-        length = struct.unpack("<Q", content[:8])[0]
+        length = int.from_bytes(content[:8], "little")
         try:
             header = json.dumps(changed(rng, json.loads(content[8 : 8 + length]))).encode()
         except ValueError:

@@ -21,6 +21,7 @@ def test_the_defaults_have_nothing_against_them():
     validate.check(config_lib.Config())
 
 
+JUDGE = {"judge__endpoint__url": "http://x/v1", "judge__endpoint__model": "m"}
 ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", "critic__endpoint__model": "m"}
 
 
@@ -52,9 +53,9 @@ ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", 
             ENDPOINT | {"critic__endpoint__url": "http://x/v1?key=secret"},
             "critic's url 'http://x/v1?***' has a query that may hold a secret",
         ),
-        ({"judge__endpoint__url": "ftp://u:secret@x"}, "judge's url 'ftp://***@x' is not http(s)"),
+        (JUDGE | {"judge__endpoint__url": "ftp://u:secret@x"}, "judge's url 'ftp://***@x' holds a password"),
         (
-            {"critic__endpoint__url": "http://x?key=$KEY"},
+            {"critic__endpoint__url": "http://x?key=$KEY", "critic__endpoint__model": "m"},
             "critic.endpoint.url 'http://x?***' is given, but critic.kind",
         ),
         ({"judge__endpoint__extra_body": '{"n": 2}'}, "judge.endpoint.extra_body 'n' is no extra field"),
