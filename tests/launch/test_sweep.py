@@ -232,13 +232,12 @@ def test_points_have_folders_of_their_own(tmp_path, names, message):
 
 def test_a_second_sweep_in_a_folder_is_refused(start, tmp_path, monkeypatch):
     ended = []
-    monkeypatch.setattr(sweep_lib.subprocess, "run", lambda *args, **_: ended.append(args))
-    monkeypatch.setattr(sweep_lib, "check_slots", lambda *_: None)
-    with runner.locked(tmp_path / "runs"):
-        with pytest.raises(UserError, match="another sweep or study works in .*runs; wait for it to end, or give"):
-            start()
-        with pytest.raises(UserError, match="another sweep or study works in"):
-            start({"seed": (0,)}, slices="a", command=POD)
+    with monkeypatch.context() as patch, runner.locked(tmp_path / "runs"):
+        patch.setattr(sweep_lib.subprocess, "run", lambda *args, **_: ended.append(args))
+        patch.setattr(sweep_lib, "check_slots", lambda *_: None)
+        for more in ({}, {"slices": "a", "command": POD}):
+            with pytest.raises(UserError, match="another sweep or study works in .*runs; wait for it to end, or give"):
+                start(**more)
     assert not ended  # the first one's slice stays
     assert start() == (NAMES, False)
 

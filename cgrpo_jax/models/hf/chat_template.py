@@ -23,7 +23,7 @@ _GIVEN = ("messages", "add_generation_prompt")
 # compile; a conversation takes well under a millisecond.
 _LONGEST, _COMPILING, _RENDERING = 1 << 18, 2.0, 1.0
 # Likewise of a conversation of a few words, with which it is tried; and the characters that it may add to contents.
-_TRYING, _ADDED, _ADDED_TRYING = 0.25, 1 << 20, 1 << 16
+_TRYING, _ADDED, _ADDED_TRYING = 0.25, 1 << 17, 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,7 +66,7 @@ class FolderProcess:
 
         Raises:
           FaultError: it raised.
-          LimitError: it takes too long, too much memory, or has ended the process.
+          LimitError: it takes too long or too much memory, makes too much, or has ended the process.
           UserError: the process can't be started.
         """
         request = pickle.dumps((kind, seconds, arguments))
@@ -83,8 +83,8 @@ class FolderProcess:
             except BaseException:  # Ctrl-C: its reply would be taken for the next request's
                 self._end(process)
                 raise
-        if outcome == "memory":
-            raise LimitError(f"takes more than {value} of memory")
+        if outcome == "limit":
+            raise LimitError(value)
         if outcome == "fault":
             raise FaultError(value)
         return value

@@ -29,6 +29,10 @@ _GROWTH, _FREE = 20, 256  # tokens of a character at most, as a normaliser's lon
 _SHOWN = 500  # characters of what an exception says
 
 
+class _LimitError(Exception):
+    """What a request makes is too large; the message says of what."""
+
+
 def main() -> None:
     """Answers requests until there are none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -51,7 +55,9 @@ def _answer(function: Callable, memory: int, seconds: float, arguments: Sequence
     try:
         return ["value", function(*arguments)]
     except MemoryError:
-        return ["memory", f"{memory >> 20} MiB"]
+        return ["limit", f"takes more than {memory >> 20} MiB of memory"]
+    except _LimitError as error:
+        return ["limit", str(error)]
     except BaseException as error:  # noqa: BLE001 - a panic of a library in Rust is no Exception
         return ["fault", _said(error)]
     finally:
@@ -92,7 +98,7 @@ def render(
         pieces.append(piece)
         length += len(piece)
         if length > most:
-            raise ValueError(f"it writes more than {most} characters")
+            raise _LimitError(f"writes more than {most:,} characters")
     return "".join(pieces)
 
 
@@ -165,9 +171,9 @@ def try_tokenizer(path: str) -> None:
             continue
         most = _GROWTH * len(text) + _FREE
         if len(ids) > most:
-            raise ValueError(f"it makes {len(ids)} tokens of {len(text)} characters")
+            raise _LimitError(f"makes {len(ids)} tokens of {len(text)} characters")
         if len(said := decode(ids)) > most:
-            raise ValueError(f"it makes {len(said)} characters of the tokens of {len(text)}")
+            raise _LimitError(f"makes {len(said)} characters of the tokens of {len(text)}")
 
 
 # What can be asked for: a function, and the memory that it may take.

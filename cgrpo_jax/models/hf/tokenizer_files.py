@@ -29,7 +29,7 @@ def readable(path: pathlib.Path, kind: str) -> Iterator[None]:
         PROCESS.ask("tokenizer", str(path.absolute()), seconds=_TRYING)
         yield
     except LimitError as error:
-        raise UserError(f"{path} {error} to be read and tried; no {kind} does, so {fetch_again(path)}.") from None
+        raise UserError(f"{path} {error} when it is tried; no {kind} does, so {fetch_again(path)}.") from None
     except UserError:
         raise
     except BaseException as error:
