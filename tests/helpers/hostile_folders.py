@@ -187,7 +187,7 @@ def changed(rng: random.Random, value):
 
 def sparse(name: str, size: int = 1 << 42) -> Callable:
     def change(folder):
-        with (folder / name).open("r+b") as file:
+        with (folder / name).open("ab") as file:
             file.truncate(size)
 
     return change
@@ -293,6 +293,9 @@ CRAFTED = [
     *(content(name, '{"eos_token": "\\ud800", "model_type": "\\udfff"}') for name in JSON_FILES),
     *(sparse(name) for name in (*JSON_FILES, "model.safetensors")),
     sparse("config.json", 9 << 20),
+    sparse("vocab.json"),
+    sparse("merges.txt"),
+    link("vocab.json", "/dev/zero"),
     *(pipe(name) for name in (*JSON_FILES, "model.safetensors", "chat_template.jinja")),
     *(link(name, "/dev/zero") for name in (*JSON_FILES, "model.safetensors", "chat_template.jinja")),
     *(link(name, name) for name in JSON_FILES),

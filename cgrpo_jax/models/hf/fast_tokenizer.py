@@ -15,6 +15,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf import tokenizer_files
 from cgrpo_jax.models.hf.tokenizer import Tokenizer, load_tokenizer
 from cgrpo_jax.runtime import files
 from cgrpo_jax.runtime.json_files import read_json_object
@@ -66,9 +67,12 @@ def tokenizer_json(folder: pathlib.Path) -> str | None:
     settings, added = (_settings(folder, name) for name in (_CONFIG, "added_tokens.json"))
     try:
         built = _build(model, settings, added)
-    except Exception:  # noqa: BLE001 - the library raises bare Exception for what it can't express
+        same = _same(built, ours, _mixed(model))
+    except BaseException as error:
+        if not tokenizer_files.is_fault(error):  # the library raises bare Exception for what it can't express
+            raise
         return None
-    return built.to_str(pretty=True) + "\n" if _same(built, ours, _mixed(model)) else None
+    return built.to_str(pretty=True) + "\n" if same else None
 
 
 def _settings(folder: pathlib.Path, name: str) -> dict[str, Any]:

@@ -17,6 +17,11 @@ _LONGEST_TOKEN, _MOST_ADDED = 4096, 20_000  # characters; tokens that are read w
 _TRYING = 8.0  # seconds of processor time; Gemma 3's takes about two
 
 
+def is_fault(error: BaseException) -> bool:
+    """Whether a library has raised it of a file or a text: a panic of one in Rust is no `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 @contextlib.contextmanager
 def readable(path: pathlib.Path, kind: str) -> Iterator[None]:
     """Reads a tokenizer's file in a process of its own first; says whatever goes wrong then, or within the block.
@@ -33,7 +38,7 @@ def readable(path: pathlib.Path, kind: str) -> Iterator[None]:
     except UserError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not is_fault(error):
             raise
         why = text_lib.one_line(str(error))[:500]
         raise UserError(f"{path} is not a readable {kind} ({why}); {fetch_again(path)}.") from None
@@ -45,7 +50,7 @@ def faults_said(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not is_fault(error):
             raise
         why = text_lib.one_line(str(error))[:500]
         raise UserError(f"{path} fails at a text ({why}); {fetch_again(path)}.") from None
