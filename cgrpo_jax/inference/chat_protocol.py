@@ -77,6 +77,10 @@ class Dialect:
         return json.dumps(fields | {"seed": int(seed)} | dict(self.extra_body)).encode("ascii")
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def extra_body(value: str) -> dict[str, Any]:
     """Returns the further fields of a request's body that the value of a key gives.
 
@@ -88,7 +92,7 @@ def extra_body(value: str) -> dict[str, Any]:
       UserError: it is no JSON object, or has a field that is ours.
     """
     try:
-        found = json.loads(value or "{}", parse_constant=lambda name: [][0])  # NaN is no JSON
+        found = json.loads(value or "{}", parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -156,8 +160,8 @@ def check_secrets(url: str, *, owner: str = "critic") -> None:
     for name, value in httpx.QueryParams(parts[2]).multi_items():
         if name not in _PLAIN and not _VARIABLE.fullmatch(value):
             raise UserError(
-                f"{owner}'s url {masked(url)!r} has a query that may hold a secret, and config.json would keep it; put "
-                f"it in an environment variable and name that, as in ?key=$NAME (only {', '.join(_PLAIN)} stands as it "
+                f"{owner}'s url {masked(url)!r} has values in its query, which config.json would keep; put each "
+                f"in an environment variable and name that, as in ?key=$NAME (only {', '.join(_PLAIN)} stands as it "
                 "is)."
             )
 

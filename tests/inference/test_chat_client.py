@@ -460,9 +460,9 @@ def test_endpoint():
         ("ftp://host/v1?key=secret", "'ftp://host/v1\\?\\*\\*\\*' is not http"),
         (
             "http://host/v1?key=secret",
-            r"'http://host/v1\?\*\*\*' has a query that may hold a secret.* as in \?key=\$NAME",
+            r"'http://host/v1\?\*\*\*' has values in its query, which config.json would keep.* as in \?key=\$NAME",
         ),
-        ("http://host/v1?api-version=1&sig=$A.secret", "has a query that may hold a secret"),
+        ("http://host/v1?api-version=1&sig=$A.secret", "has values in its query, which config.json would keep"),
         ("http://host/v1#secret", "has a part after #"),
         ("http://host\ud800/v1?secret", "is not http"),
     ],

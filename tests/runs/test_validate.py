@@ -51,7 +51,7 @@ ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", 
         ({"critic__temperature": -0.5}, "critic.temperature -0.5 is no temperature; use 0 or more, or -1"),
         (
             ENDPOINT | {"critic__endpoint__url": "http://x/v1?key=secret"},
-            "critic's url 'http://x/v1?***' has a query that may hold a secret",
+            "critic's url 'http://x/v1?***' has values in its query, which config.json would keep",
         ),
         (JUDGE | {"judge__endpoint__url": "ftp://u:secret@x"}, "judge's url 'ftp://***@x' holds a password"),
         (
