@@ -52,9 +52,7 @@ class Flag:
 
 
 CONFIG = Flag("configuration file, such as configs/quickstart.py; by default the configuration of the run in --workdir")
-WORKDIR = Flag(
-    "folder of the run: metrics, rollouts, checkpoints, summary; a run's folder may stand without --workdir="
-)
+WORKDIR = Flag("folder of the run: metrics, rollouts, checkpoints, summary; a run's may stand without --workdir=")
 DISTRIBUTED = Flag("one of several processes that work together, each with the same command", kind=bool, default=False)
 STEP = Flag("which checkpoint of the run: its number, or best, with eval.keep_best; the newest by default")
 
@@ -219,8 +217,8 @@ def _configured(
     config = config_lib.load(path) if path else saved_config.read(values["workdir"])
     if config is None:
         raise UserError(
-            f"missing --config: there is no run in {values['workdir']} (no config.json), whose configuration could be read; give "
-            "the folder of a run, or a configuration file."
+            f"missing --config: there is no run in {values['workdir']} (no config.json), whose configuration could be "
+            "read; give the folder of a run, or a configuration file."
         )
     before = config_lib.flatten(config.to_dict())
     positional = config_lib.override(config, rest)

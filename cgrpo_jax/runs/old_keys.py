@@ -126,6 +126,11 @@ _ADDED = {
     "compute.keep_programs": True,
     "compute.stall_timeout": 1800.0,
     "compute.compile_timeout": 3600.0,
+    **{
+        f"{who}.endpoint.{name}": value
+        for who in ("critic", "judge")
+        for name, value in (("max_tokens_field", "max_tokens"), ("send_temperature", True), ("extra_body", ""))
+    },
 }
 _SEES = {True: "answer", False: "nothing"}
 

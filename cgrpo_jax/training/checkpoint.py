@@ -12,7 +12,7 @@ import logging
 import pathlib
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -33,16 +33,6 @@ from cgrpo_jax.training.named_arrays import by_path, check_same, dtype_of, unfla
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass
-class _One:
-    """Preserves the checkpoint of one step, for Orbax; None: of no step."""
-
-    step: int | None = None
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        return [one.step == self.step for one in checkpoints]
-
-
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -61,7 +51,7 @@ class Checkpoints:
         """
         self._directory = pathlib.Path(directory).absolute()
         self._max_to_keep = max_to_keep
-        self._best = _One()
+        self._best = checkpoint_steps.Kept()
         self._writing = (-1, "")  # the step that is being written, and which save that is
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(

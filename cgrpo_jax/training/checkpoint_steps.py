@@ -1,8 +1,9 @@
 """Which checkpoints a folder holds, by their steps, and which of them is meant: a number, the newest or the best."""
 
 import contextlib
+import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from cgrpo_jax.errors import UserError
@@ -11,6 +12,16 @@ from cgrpo_jax.training import checkpoint_seal
 
 # Which checkpoint: by its number, the best one of a run that has kept it, or the newest.
 Step = int | Literal["best"] | None
+
+
+@dataclasses.dataclass
+class Kept:
+    """Preserves the checkpoint of one step, for Orbax; None: of no step."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [one.step == self.step for one in checkpoints]
 
 
 def is_step(name: str) -> bool:

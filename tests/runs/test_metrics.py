@@ -14,7 +14,8 @@ from cgrpo_jax.runs import metrics
 # What the training loop adds to a row by itself.
 OF_THE_LOOP = {
     "learning_rate", "num_tokens", "num_compilations", "step_time", "time/STAGE", "tokens_per_second/STAGE",
-    "grade/timeouts", "grade/failures", "rollouts/bytes", "refine/prompts_cut", "refine/dropped_mentions", "group_reward", "eval/NAME",
+    "grade/timeouts", "grade/failures", "refine/prompts_cut", "refine/dropped_mentions", "group_reward", "eval/NAME",
+    "rollouts/bytes",
 }  # fmt: skip
 COUNTS = collections.Counter(
     critiqued=8, attempts=11, fallbacks=1, prompts_cut=2, malformed=1, unanswered=3,
