@@ -186,8 +186,8 @@ def _configured(
     config = config_lib.load(path) if path else saved_config.read(values["workdir"])
     if config is None:
         raise UserError(
-            f"missing --config: there is no run in {values['workdir']} (no config.json), whose configuration could be read; give "
-            "the folder of a run, or a configuration file."
+            f"missing --config: there is no run in {values['workdir']} (no config.json), whose configuration could be "
+            "read; give the folder of a run, or a configuration file."
         )
     before = config_lib.flatten(config.to_dict())
     positional = config_lib.override(config, rest)
