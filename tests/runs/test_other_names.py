@@ -23,8 +23,8 @@ def test_a_name_of_another_library_is_understood_also_within_its_own_sections(na
     "name, key",
     [
         ("temperature", "sampling.temperature"),  # which several sections have
-        ("sampling.temperture", "sampling.temperature"),
-        ("temperture", "sampling.temperature"),
+        ("sampling.temperature_", "sampling.temperature"),
+        ("temperature_", "sampling.temperature"),
         ("template_arguments", "prompts.template_arguments"),
         ("num_generation", "num_responses"),
         ("optimiser.learning_rate", "optimizer.learning_rate"),
