@@ -40,7 +40,7 @@ def main(
     question_key: str | None,
     answer_key: str | None,
 ) -> None:
-    """Looks at what is given, writes the file, and checks that a run can have it."""
+    """Looks at what is given, writes the file, and checks that a run can have it; else the file goes again."""
     processes.start()
     path = pathlib.Path(out)
     _check_target(path)
@@ -56,7 +56,11 @@ def main(
     console.say(said(found), sys.stdout)
     with files.checked(path):
         files.write_atomically(path, first_config.written(found, name=out))
-    first_config.check(path)
+    try:
+        first_config.check(path)
+    except UserError:
+        path.unlink()
+        raise
     console.say(f"wrote {path}; next: cgrpo train --config={path} --workdir=runs/{path.stem}", sys.stdout)
 
 

@@ -41,9 +41,8 @@ def run(opened: OpenRun, params: Callable[[], dict], *, going_on: Callable[[], N
     optimizer = sft.make_optimizer(num_updates=total, learning_rate=wanted.learning_rate)
     processes.decide(lambda: _remove_another(opened), f"reading {opened.run.warm_start}")
     with Checkpoints(opened.run.warm_start, max_to_keep=1) as kept:
-        state, first = _begun(opened, kept, optimizer)
-        if state is None:
-            state = optimizer_lib.init_state(params(), optimizer)
+        begun, first = _begun(opened, kept, optimizer)
+        state = optimizer_lib.init_state(params(), optimizer) if begun is None else begun
         lessons = _lessons(opened)
         for _ in range(first * wanted.rows_per_update):  # those that it has learned
             next(lessons)

@@ -29,6 +29,7 @@ _SHUTDOWN_SECONDS = 20  # that a process waits at its end for the others
 HEARTBEAT_SECONDS = 60
 _JOIN_SECONDS = 300  # that processes may start one after the other
 _TELL_SECONDS = 20  # that a process which ends with a mistake waits for the others, to say so
+_PLATFORMS, _KEEPS = "jax_platforms", "jax_enable_compilation_cache"  # of JAX's configuration
 _compilations = 0
 _read = 0  # of the compilations, from the cache
 _listening = False
@@ -49,8 +50,8 @@ def start(*, distributed: bool = False, command: Mapping[str, Any] | None = None
     """
     global _listening
     _keep_freed_memory()
-    if not jax.config.jax_platforms and accelerators.is_none():
-        jax.config.update("jax_platforms", "cpu")
+    if not getattr(jax.config, _PLATFORMS) and accelerators.is_none():
+        jax.config.update(_PLATFORMS, "cpu")
     jax.config.update("jax_compilation_cache_dir", str(programs_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     if not _listening:  # a second call in one process, as a notebook makes it, must not count twice
@@ -80,8 +81,8 @@ def keep_programs(wanted: bool) -> None:
     """Says whether programs are kept, and read where they are; `JAX_ENABLE_COMPILATION_CACHE=false` says so too."""
     given = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "1").lower()
     kept = wanted and given not in ("0", "false", "n", "no", "f", "off")
-    if kept != jax.config.jax_enable_compilation_cache:
-        jax.config.update("jax_enable_compilation_cache", kept)
+    if kept != getattr(jax.config, _KEEPS):
+        jax.config.update(_KEEPS, kept)
         compilation_cache.reset_cache()  # JAX looks at it once a process
 
 
