@@ -4,10 +4,12 @@ import json
 
 import flips
 import jax
+import pytest
 
 from cgrpo_jax.training import checkpoint_seal
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what Orbax drops
 def test_a_share_is_kept_and_not_computed_again(tmp_path, monkeypatch, capsys):
     command = [f"--json={tmp_path}/out.json", "--flips=100", "--share=4"]
     assert flips.main(command) == 0, capsys.readouterr().out
