@@ -9,7 +9,7 @@ weights by themselves. What may come: the one before, said to be taken since the
 bitwise, where the damage is in what nothing reads. Anything else is a fault: OTHER STATE, or an exception that is none
 of a user's mistake.
 
-A case is drawn by the seed and its number among the files that there are, which Orbax names anew. With `--json`, results
+A case is drawn by the seed and its number among the files that there are, named anew by Orbax. With `--json`, results
 are written after every 25 cases, and those that a file holds of the same modules are gone on with. It ends with 1 where
 there is a fault.
 """
