@@ -57,6 +57,7 @@ def check(checkpoint: pathlib.Path, items: Collection[str], *, divided: bool = F
             raise Damaged(f"{digests.FILE} is missing")
         _say_unchecked(checkpoint.parent)
         return
+    extra(checkpoint)  # which is of the same save
     for item in items:
         if not any(name.startswith(f"{item}/") for name in manifest["files"]):
             raise Damaged(f"{digests.FILE} names no file of {item}")

@@ -9,8 +9,9 @@ weights by themselves. What may come: the one before, said to be taken since the
 bitwise, where the damage is in what nothing reads. Anything else is a fault: OTHER STATE, or an exception that is none
 of a user's mistake.
 
-A case is a pure function of the seed and its number. With `--json`, results are written after every 25 cases, and those
-that a file holds of the same modules are gone on with. It ends with 1 where there is a fault.
+A case is drawn by the seed and its number among the files that there are, named anew by Orbax. With `--json`, results
+are written after every 25 cases, and those that a file holds of the same modules are gone on with. It ends with 1 where
+there is a fault.
 """
 
 import argparse
@@ -225,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=pathlib.Path, help="where results are kept")
     options = parser.parse_args(argv)
     result = {"key": modules_text(), "seed": options.seed, "flips": options.flips, "share": options.share}
-    result |= {"cases": 0, "seconds": 0.0, "outcomes": {}, "faults": [], "identical": []}
+    result |= {"done": False, "cases": 0, "seconds": 0.0, "outcomes": {}, "faults": [], "identical": []}
     if options.json and options.json.exists():
         kept = json.loads(options.json.read_text())
         if all(kept.get(name) == result[name] for name in ("key", "seed", "flips", "share")):
@@ -251,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = [*flips(newest, options.seed, options.flips), *others(newest, whole / str(BEFORE), twin / str(NEWEST))]
         if options.share < 100:
             cases = random.Random(options.seed).sample(cases, round(len(cases) * options.share / 100))
-        for case, damage in cases[result["cases"] :]:
+        for case, damage in [] if result["done"] else cases[result["cases"] :]:
             began = time.monotonic()
             shutil.rmtree(room / "case", ignore_errors=True)
             shutil.copytree(whole, room / "case")
@@ -266,6 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             result["seconds"] = round(result["seconds"] + time.monotonic() - began, 1)
             if result["cases"] % PART == 0:
                 keep()
+        result["done"] = True
         keep()
     for kind, row in result["outcomes"].items():
         print(f"{kind}: " + ", ".join(f"{n} {what}" for what, n in row.items()))

@@ -122,7 +122,10 @@ def test_weights_by_themselves(room):
         weights.read("norm", HERE)  # whose own bytes are whole
     assert_bitwise(restore_params(room / "run", params, step=4), make_state(4).params)
     assert read_extra(room / "run") == {"position": 6}
-    edit_extra(room)
+    for name in ("params", "rest", "digests.json"):  # all but the position, from another run
+        take(name, "other/6")(room)
+    with pytest.raises(UserError, match="extra/metadata is not what was written with the arrays"):
+        restore_params(room / "run", params)
     with pytest.raises(UserError, match="extra/metadata is not what was written"):
         read_extra(room / "run")
 
