@@ -153,7 +153,7 @@ def stopped(number: int, processes: int, seconds: float, folder: pathlib.Path) -
     shutil.rmtree(workdir, ignore_errors=True)
     changes = CHANGES | {"compute.stall_timeout": float(STALL), "model.init": tiny_run.start()}
     with Hosts(workdir, [Host()] * processes, changes) as started:
-        at_iteration(workdir, 1, started, limit=600)
+        at_iteration(workdir, 1, started, limit=900)
         began = time.monotonic()
         started.signal(number, signal.SIGSTOP)
         others = tuple(one for one in range(processes) if one != number)
