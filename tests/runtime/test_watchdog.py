@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cgrpo_jax.runtime import watchdog
+from cgrpo_jax.runtime import processes, watchdog
 from cgrpo_jax.runtime.watchdog import SILENT_SECONDS, STATUS, Limits, State, Watch
 
 LIMITS = Limits(stall=60.0, compile=600.0)
@@ -97,6 +97,12 @@ def test_answers_that_come_seldom_are_answers():
 def test_anothers_mistake_ends_it_when_it_has_had_the_time_to_notice():
     second, line, status = looks(Watch(here=0), 100, limits=Limits(), ended={1: "data.train x is not there"})
     assert 5 < second < 20 and (line, status) == ("process 1 ended: data.train x is not there", 2)
+
+
+def test_its_line_comes_before_jax_aborts():
+    """JAX does from half of its time on: within that, the store is read three times after the silence."""
+    assert SILENT_SECONDS + 3 * watchdog._LOOK_SECONDS < processes.HEARTBEAT_SECONDS / 2
+    assert SILENT_SECONDS + 3 * watchdog._LOOK_SECONDS < 60  # others end within a minute
 
 
 def test_what_goes_on_says_where_it_is(monkeypatch):
