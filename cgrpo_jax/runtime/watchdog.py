@@ -81,7 +81,7 @@ def alive() -> None:
 
 def iteration(number: int) -> None:
     """Says which iteration of training begins; -1: none."""
-    _update(iteration=number, step=True)
+    _update(iteration=number, stage="bookkeeping", step=True)
 
 
 @contextlib.contextmanager

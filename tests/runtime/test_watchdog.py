@@ -116,7 +116,7 @@ def test_what_goes_on_says_where_it_is(monkeypatch):
         watchdog._on_compile("/jax/core/compile/backend_compile_duration", 0.1)
         assert not watchdog._state.compiling
         watchdog.tick()
-    assert watchdog._state.stage == "starting"
+    assert watchdog._state.stage == "bookkeeping"
     assert (watchdog._state.steps, watchdog._state.events) == (4, 7)  # alike on all processes, and all
 
 
