@@ -64,7 +64,7 @@ def of_inputs(problems: Mapping[str, Sequence[Problem]], inputs: Mapping[str, st
         f"the file of {pathlib.PurePath(name).name}" if fingerprints.is_function(name) else name: value
         for name, value in inputs.items()
     }
-    return numbers | files
+    return numbers | {f"the hash of {name}": value for name, value in files.items()}
 
 
 def of_models(config: Config, critic_folder: str) -> dict[str, str]:

@@ -25,8 +25,9 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runtime import accelerators, agreement, key_values, watchdog
 
 _SHUTDOWN_SECONDS = 20  # that a process waits at its end for the others
-# After which JAX ends the processes where one is silent; `watchdog.SILENT_SECONDS` before, with one line.
-HEARTBEAT_SECONDS = 60
+# After which JAX ends the processes where one is silent; where process 0 is, between half of it and all.
+# `watchdog.SILENT_SECONDS` is below that half: its one line comes first.
+HEARTBEAT_SECONDS = 100
 _JOIN_SECONDS = 300  # that processes may start one after the other
 _TELL_SECONDS = 20  # that a process which ends with a mistake waits for the others, to say so
 _PLATFORMS, _KEEPS = "jax_platforms", "jax_enable_compilation_cache"  # of JAX's configuration

@@ -23,7 +23,7 @@ import jax
 from cgrpo_jax.runtime import agreement, key_values, text
 
 STATUS = 76  # exit status of a process that hung, or whose fellow did; `signals.stopped_status` and 2 are others
-SILENT_SECONDS = 40  # below `processes.HEARTBEAT_SECONDS`, after which JAX ends the processes, with more lines
+SILENT_SECONDS = 40  # below half of `processes.HEARTBEAT_SECONDS`, when JAX ends the processes, with more lines
 _LOOK_SECONDS = 2.0  # between two looks of the thread, and two times that a process says how far it is
 _ENDED_SECONDS = 10  # that this process has to notice by itself that another one has ended with a mistake
 
@@ -81,7 +81,7 @@ def alive() -> None:
 
 def iteration(number: int) -> None:
     """Says which iteration of training begins; -1: none."""
-    _update(iteration=number, step=True)
+    _update(iteration=number, stage="bookkeeping", step=True)
 
 
 @contextlib.contextmanager

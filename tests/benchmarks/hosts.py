@@ -76,13 +76,14 @@ def differences(folder: pathlib.Path) -> dict[str, Difference]:
     copy = folder / pathlib.Path(start).name
     if not copy.exists():
         shutil.copytree(start, copy)
-        path = next(path for path in sorted((copy / "checkpoints").rglob("d/*")) if path.stat().st_size > 1000)
-        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        for path in (copy / "checkpoints").glob("*/extra/metadata"):
+            path.write_text(path.read_text() + " ")
     tokenizer = folder / "tokenizer"
     if not tokenizer.exists():
         for name in ("one", "two"):
             shutil.copytree(ROOT / "cgrpo_jax" / "assets" / "arithmetic", tokenizer / name / "tokens")
-        (tokenizer / "two" / "tokens" / "chat_template.jinja").write_text("{{ messages }}")
+        with (tokenizer / "two" / "tokens" / "tokenizer_config.json").open("a") as file:
+            file.write("\n")
     return {
         "temperature": Difference(keys(sampling__temperature=0.5), "sampling.temperature is 0.5 on process "),
         "learning rate": Difference(keys(optimizer__learning_rate=0.5), "optimizer.learning_rate is 0.5 on process "),
@@ -94,25 +95,25 @@ def differences(folder: pathlib.Path) -> dict[str, Difference]:
         "code": Difference(Host(folder=str(package), package=str(package)), "the code of cgrpo_jax is "),
         "data": Difference(
             keys(data__train=str(two / "train.jsonl")),
-            "the training questions is ",
+            "the hash of the training questions is ",
             keys(data__train=str(one / "train.jsonl")),
             data,
         ),
         "data that is missing": Difference(
             keys(data__train=str(folder / "none" / "train.jsonl")),
-            "train.jsonl",
+            "its own message says why",
             keys(data__train=str(one / "train.jsonl")),
             data,
         ),
         "reward file": Difference(
             keys(grader__kind=f"{two}/reward.py:reward"),
-            "the file of reward.py:reward is ",
+            "the hash of the file of reward.py:reward is ",
             keys(grader__kind=f"{one}/reward.py:reward"),
         ),
-        "weights": Difference(keys(model__init=str(copy)), f"the model's {copy.name} is ", keys(model__init=start)),
+        "checkpoint": Difference(keys(model__init=str(copy)), f"the model's {copy.name} is ", keys(model__init=start)),
         "tokenizer": Difference(
             keys(model__tokenizer=str(tokenizer / "two" / "tokens")),
-            "the model's tokens/chat_template.jinja is ",
+            "the model's tokens/tokenizer_config.json is ",
             keys(model__tokenizer=str(tokenizer / "one" / "tokens")),
         ),
         "command": Difference(Host(command="evaluate"), 'the command is "evaluate" on process '),
@@ -138,7 +139,8 @@ def refused(name: str, difference: Difference, processes: int, folder: pathlib.P
     with Hosts(workdir, hosts, CHANGES | difference.changes) as started:
         ended = started.wait(10 * LIMIT)
     lines = [one.errors for one in ended]
-    told = all(len(line) == 1 and difference.words in line[0] for line in lines)
+    # The one with a mistake of its own says that instead.
+    told = all(len(line) == 1 for line in lines) and all(difference.words in line[0] for line in lines[:-1])
     seconds = max(one.seconds for one in ended)
     row = {"name": name, "processes": processes, "status": [one.status for one in ended], "seconds": round(seconds, 1)}
     said = lines[0][0] if lines[0] else ended[0].out[:2000]
@@ -153,7 +155,7 @@ def stopped(number: int, processes: int, seconds: float, folder: pathlib.Path) -
     shutil.rmtree(workdir, ignore_errors=True)
     changes = CHANGES | {"compute.stall_timeout": float(STALL), "model.init": tiny_run.start()}
     with Hosts(workdir, [Host()] * processes, changes) as started:
-        at_iteration(workdir, 1, started, limit=600)
+        at_iteration(workdir, 1, started, limit=900)
         began = time.monotonic()
         started.signal(number, signal.SIGSTOP)
         others = tuple(one for one in range(processes) if one != number)

@@ -70,9 +70,9 @@ def test_questions_and_functions_by_what_they_hold(tmp_path):
     one = of(tmp_path / "a")
     assert not agreement.differences([one, of(tmp_path / "b")])
     (line,) = agreement.differences([one, of(tmp_path / "b", answer="6")])
-    assert line.startswith("the training questions is ")
+    assert line.startswith("the hash of the training questions is ")
     (line,) = agreement.differences([one, of(tmp_path / "b", reward="0.5")])
-    assert line.startswith("the file of mine.py:reward is ")
+    assert line.startswith("the hash of the file of mine.py:reward is ")
 
 
 def test_a_model_by_its_files(tmp_path):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cgrpo_jax.runtime import watchdog
+from cgrpo_jax.runtime import processes, watchdog
 from cgrpo_jax.runtime.watchdog import SILENT_SECONDS, STATUS, Limits, State, Watch
 
 LIMITS = Limits(stall=60.0, compile=600.0)
@@ -99,6 +99,12 @@ def test_anothers_mistake_ends_it_when_it_has_had_the_time_to_notice():
     assert 5 < second < 20 and (line, status) == ("process 1 ended: data.train x is not there", 2)
 
 
+def test_its_line_comes_before_jax_aborts():
+    """JAX does from half of its time on: within that, the store is read three times after the silence."""
+    assert SILENT_SECONDS + 3 * watchdog._LOOK_SECONDS < processes.HEARTBEAT_SECONDS / 2
+    assert SILENT_SECONDS + 3 * watchdog._LOOK_SECONDS < 60  # others end within a minute
+
+
 def test_what_goes_on_says_where_it_is(monkeypatch):
     monkeypatch.setattr(watchdog, "_state", State())
     watchdog.iteration(4)
@@ -110,7 +116,7 @@ def test_what_goes_on_says_where_it_is(monkeypatch):
         watchdog._on_compile("/jax/core/compile/backend_compile_duration", 0.1)
         assert not watchdog._state.compiling
         watchdog.tick()
-    assert watchdog._state.stage == "starting"
+    assert watchdog._state.stage == "bookkeeping"
     assert (watchdog._state.steps, watchdog._state.events) == (4, 7)  # alike on all processes, and all
 
 
