@@ -289,6 +289,7 @@ class Run:
             self._keep(0, always=True)
         else:
             self.held_out.resume(self._weights, self.progress)
+        open_run.say_rollouts(self.opened)
         open_run.compile_engines(self.opened, self._weights(), clock=self.clock)
 
     def _remove_rollouts(self, initial: initial_state.InitialState | None) -> None:
