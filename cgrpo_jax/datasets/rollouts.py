@@ -215,7 +215,7 @@ def read(path: str | pathlib.Path) -> list[Row]:
       UserError: there is no such file, or it is damaged, of something else, or of another version.
     """
     table = _checked(pathlib.Path(path))
-    cells = {
+    cells: dict[str, list[Any]] = {
         name: _ndarrays(table[name]) if kind in (IDS, LOGP) else table[name].to_pylist() for name, kind, _ in COLUMNS
     }
     problems: dict[int, Problem] = {}
@@ -303,7 +303,6 @@ def _problem(one: dict[str, Any]) -> Problem:
 
 
 def _rollout(one: dict[str, Any], index: RowIndex, parent: Rollout | None) -> Rollout:
-    is_asked = one["prompt"] is not None and one["prompt_ids"] is None
     unjudged = 0.0 if one["ungraded"] and index.stage != Stage.CRITIQUE else None
     zeros = functools.partial(np.zeros, len(one["token_ids"]), np.float32)
     return Rollout(
@@ -317,7 +316,7 @@ def _rollout(one: dict[str, Any], index: RowIndex, parent: Rollout | None) -> Ro
         opening=one["opening"],
         truncated=one["truncated"],
         prompt_cut=one["prompt_cut"],
-        asked=one["prompt"] if is_asked else "",
+        asked=one["prompt"] or "" if one["prompt_ids"] is None else "",
         parent=parent,
         reward=unjudged if one["reward"] is None else one["reward"],
         ungraded=one["ungraded"],

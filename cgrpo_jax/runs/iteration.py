@@ -99,7 +99,7 @@ class Iteration:
           reward_source: what rewards a row, the `verifier` or the verdict of its `critic`.
         """
         placed = self._placed()
-        candidates = {row.index for row in self.candidates}
+        candidates = {id(row) for row in self.candidates}
         rows = []
         for problem, one in zip(self.problems, self.generated.solved, strict=True):
             by = "critic" if reward_source == "critic" else problem.grader or grader
@@ -108,7 +108,7 @@ class Iteration:
                 if rollout.stage != Stage.CRITIQUE:
                     row = dataclasses.replace(row, grader=by, **placed.get(rollout.index, {}))
                     if row.train_row is None:
-                        reason = "not_selected" if rollout.index in candidates else "mention"
+                        reason = "not_selected" if id(rollout) in candidates else "mention"
                         row = dataclasses.replace(row, dropped="ungraded" if rollout.ungraded else reason)
                 rows.append(row)
         return rows

@@ -313,19 +313,25 @@ def _make_folder(opened: OpenRun, held: contextlib.ExitStack) -> bool:
 
 
 def rollout_writer(opened: OpenRun) -> RolloutWriter:
-    """Returns what writes a run's rollouts, and says how large they may be."""
-    settings, folder = opened.settings, opened.run.rollouts
-    if every := settings.kept.rollouts_every:
-        size = rollout_writer_lib.most_bytes(settings.stages, rescore=settings.learner.rescore)
-        often = "of each iteration" if every == 1 else f"of one in {every} iterations"
-        console.say(f"rollouts {often} in {folder}: up to about {size / 1e6:.3g} MB a file (rollouts.every {every})")
+    """Returns what writes a run's rollouts."""
+    settings = opened.settings
     return RolloutWriter(
-        folder,
-        every=every,
+        opened.run.rollouts,
+        every=settings.kept.rollouts_every,
         grader=settings.grader,
         reward_source=settings.method.reward_source,
         spell=opened.model.tokenizer.spell,
     )
+
+
+def say_rollouts(opened: OpenRun) -> None:
+    """Says where a run's rollouts are, and how large a file may be."""
+    settings = opened.settings
+    if every := settings.kept.rollouts_every:
+        size = rollout_writer_lib.most_bytes(settings.stages, rescore=settings.learner.rescore)
+        often = "each iteration" if every == 1 else f"one in {every} iterations"
+        where = f"rollouts of {often} in {opened.run.rollouts}"
+        console.say(f"{where}: up to about {size / 1e6:.3g} MB a file (rollouts.every {every})")
 
 
 def compile_engines(

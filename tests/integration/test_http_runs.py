@@ -58,8 +58,10 @@ def totals(folder):
 
 
 def decided_by_seed(folder):
-    """Returns the metrics without the engine's, which depend on when the endpoint answers."""
-    return [{k: v for k, v in row.items() if not k.startswith("engine/")} for row in tiny_run.repeatable(folder)]
+    """Returns the metrics that do not depend on when the endpoint answers, as the engine's do, and what a file takes in
+    which the last bits of log-probabilities are others."""
+    ours = ("engine/", "rollouts/bytes")
+    return [{k: v for k, v in row.items() if not k.startswith(ours)} for row in tiny_run.repeatable(folder)]
 
 
 # --- answers that come --------------------------------------------------------------------------------------------
