@@ -8,7 +8,6 @@ could not be had is a category to count, not an exception that ends the run.
 import asyncio
 import collections
 import dataclasses
-import json
 import logging
 import math
 import random
@@ -20,8 +19,9 @@ import httpx
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import chat_protocol
-from cgrpo_jax.inference.chat_protocol import FailedError
+from cgrpo_jax.inference.chat_protocol import Dialect, FailedError
 
+OVER_BUDGET = "over budget"  # the failure of a request that its budget does not allow
 _CLOSING_SECONDS = 1.0
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ class Answer:
       prompt_tokens: tokens of the prompt, likewise.
       attempts: how often the endpoint was asked, 0 if not at all.
       failure: None, or why the last attempt failed: "timeout", "unreachable", "connection broken", "garbage" (a success
-        that holds no completion), "status 401" and the like, "over budget", "closed", "error NAME" (a bug of ours).
+        that holds no completion, is compressed, or far longer than was asked for), "status 401" and the like, "over
+        budget", "closed", "error NAME" (a bug of ours).
     """
 
     text: str | None
@@ -74,10 +75,11 @@ class ChatClient:
       max_tokens: completion tokens over the life of the client; 0 is no limit. No attempt starts once they are spent,
         so that at most those under way overshoot. A completion without usage counts as its `max_tokens`; what a server
         wrote for an attempt that was cut off is not known and not counted.
+      dialect: what differs between endpoints in a request's body.
       name: what it is called in messages: who answers at the endpoint.
 
     Raises:
-      UserError: a url that is not http(s) or holds a password, a key variable that is not set, a number out of range.
+      UserError: a url that is not http(s) or holds a secret, a variable that is not set, a number out of range.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ChatClient:
         max_backoff: float = 60.0,
         max_requests: int = 0,
         max_tokens: int = 0,
+        dialect: Dialect | None = None,
         name: str = "critic",
     ):
         for option, value in (("concurrency", concurrency), ("timeout", timeout), ("max_attempts", max_attempts)):
@@ -106,6 +109,8 @@ class ChatClient:
             raise UserError(f"the {name} has no model; give the name that its endpoint knows it by.")
         self._url, self._model, self._name = chat_protocol.endpoint(url, owner=name), model, name
         self._key = chat_protocol.read_key(key_variable, owner=name)
+        self._redacted = chat_protocol.Redactor([self._key, *chat_protocol.secrets_of(self._url)])
+        self._dialect = dialect or Dialect()
         self._timeout, self._max_attempts = timeout, max_attempts
         self._backoff, self._max_backoff = backoff, max_backoff
         self._max_requests, self._max_tokens = max_requests, max_tokens
@@ -169,16 +174,15 @@ class ChatClient:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(row) for row in prompt]
         if system:
             messages.insert(0, {"role": "system", "content": system})
-        body = {"model": self._model, "messages": messages, "max_tokens": int(max_tokens)}
-        body |= {"temperature": float(temperature), "top_p": float(top_p), "seed": int(seed)}
-        # Pure ASCII: a lone surrogate in the policy's text has no UTF-8.
-        data = json.dumps(body).encode("ascii")
+        data = self._dialect.body(
+            self._model, messages, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
 
         future = futures.Future()
         future.set_running_or_notify_cancel()
         with self._lock:
             self._counts["requests"] += 1
-            failure = "closed" if self._closed else "over budget" if self._over_budget(new=True) else None
+            failure = "closed" if self._closed else OVER_BUDGET if self._over_budget(new=True) else None
             if failure is None:
                 self._accepted += 1
                 coroutine = self._ask(future, data, int(max_tokens))
@@ -245,7 +249,7 @@ class ChatClient:
                 with self._lock:
                     over = self._over_budget(new=False)
                 if over:
-                    answer = _failed_answer("over budget", attempts=attempt - 1)
+                    answer = _failed_answer(OVER_BUDGET, attempts=attempt - 1)
                     break
                 self._count("attempts")
                 try:
@@ -282,15 +286,13 @@ class ChatClient:
             raise FailedError("unreachable", str(error)) from None
         except httpx.TransportError as error:
             raise FailedError("connection broken", str(error) or type(error).__name__) from None
-        except httpx.DecodingError:
-            raise FailedError("garbage", "the response can't be decompressed") from None
         reply = chat_protocol.parse(response, content)
         # Before the reply is looked into: garbage was paid for, too.
         usage = chat_protocol.usage(reply)
         with self._lock:
             self._counts.update(usage)
             self._spent += usage.get("completion_tokens", 0)
-        text, truncated = chat_protocol.completion(reply)
+        text, truncated = chat_protocol.completion(reply, max_tokens=limit)
         if "completion_tokens" not in usage:
             with self._lock:
                 self._spent += limit
@@ -303,7 +305,7 @@ class ChatClient:
                 return
             self._logged.add(failed.category)
         # Servers repeat a key that they refuse. It goes before anything is cut, which might leave half of it.
-        detail = failed.detail.replace(self._key, "***") if self._key else failed.detail
+        detail = self._redacted(failed.detail)
         detail = "".join(c if c.isprintable() else " " for c in detail)[:200]
         _logger.warning(
             "%s at %s: %s (%s); counted, not said again.", self._name, chat_protocol.shown(self._url), failed, detail

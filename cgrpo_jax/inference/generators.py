@@ -9,7 +9,7 @@ import numpy as np
 
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.critiques.texts import parse_verdict
-from cgrpo_jax.inference import orchestrator
+from cgrpo_jax.inference import chat_client, orchestrator
 from cgrpo_jax.inference.chat_client import Answer, ChatClient
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.sampling import Sampling
@@ -125,6 +125,8 @@ class RemoteGenerator:
 
         reply = await orchestrator.await_future(submit)
         if reply["text"] is None:
+            if reply["failure"] != chat_client.OVER_BUDGET:
+                await orchestrator.record_reply(problem, failure=reply["failure"])
             return None, cut
         ids = np.asarray(self.prompts.tokenizer.encode(reply["text"]), np.int32)
         # Its template is not known: a reply that was cut off may never have ended to think.
@@ -142,6 +144,8 @@ class RemoteGenerator:
             parent=row,
             verdict=parse_verdict(reply["text"], thinking_opened=bool(opening)),
         )
+        without = "its text was cut off" if reply["truncated"] else "its text has none"
+        await orchestrator.record_reply(problem, failure=without if written.verdict is None else None)
         return written, cut
 
 

@@ -1,4 +1,5 @@
-"""The watch over the graders of a run: what fails is counted, and a grader that fails on everything ends the run."""
+"""The watch over the graders of a run, and over a critic behind an endpoint: what fails is counted, and a grader or a
+critic that fails on everything ends the run."""
 
 import collections
 import dataclasses
@@ -16,6 +17,9 @@ from cgrpo_jax.runtime import text as text_lib
 # A grader that has failed on so many responses, to so many questions, and has given no verdict at all, is out of order.
 # A reward function that gives None says, as with TRL, that it is not meant for a response: that is no such failure.
 _FAILED_RESPONSES, _FAILED_QUESTIONS = 8, 4
+# Likewise a critic that has given no verdict to so many requests in a row, about so many questions. A critic may write
+# without a verdict now and then, so there must be more of them; what a budget has ended is as the user wants it.
+UNUSABLE_REPLIES = 32
 _logger = logging.getLogger(__name__)
 
 
@@ -50,6 +54,7 @@ class GraderHealth:
         self.timeouts = self.failures = 0
         self._by_kind: collections.defaultdict[str, _Record] = collections.defaultdict(_Record)
         self._logged: set[str] = set()
+        self._unusable = _Record()  # the critic's replies since the last one that held a verdict
 
     def start_run(self) -> None:
         """Starts the counts of a run. A kind without any verdict may become hopeless over several runs."""
@@ -97,4 +102,26 @@ class GraderHealth:
             raise GradingError(
                 f"grader '{kind}' gave no verdict on any of {record.failed} responses ({broken[0].reason}); see that "
                 "it works, then give the same command to resume."
+            )
+
+    def record_reply(self, problem: Problem, *, failure: str | None) -> None:
+        """Counts the reply of a critic behind an endpoint.
+
+        Args:
+          problem: what it was asked about.
+          failure: why it can't be used; None if it can.
+
+        Raises:
+          GradingError: so many in a row can't be used that the critic is out of order.
+        """
+        if failure is None:
+            self._unusable = _Record()
+            return
+        record = self._unusable
+        record.failed += 1
+        record.questions.add((problem.source, problem.index))
+        if record.failed >= UNUSABLE_REPLIES and len(record.questions) >= _FAILED_QUESTIONS:
+            raise GradingError(
+                f"the critic's endpoint gave no verdict to its last {record.failed} requests ({failure}); see that it "
+                "works, then give the same command to resume."
             )

@@ -89,6 +89,11 @@ def record_grades(
     return _Wait(lambda orchestrator, waiting: orchestrator._record(waiting, grades, responses, problem, by))
 
 
+def record_reply(problem: Problem, *, failure: str | None) -> Awaitable[None]:
+    """Counts the reply of a critic behind an endpoint; waits for nothing. Arguments of `GraderHealth.record_reply`."""
+    return _Wait(lambda orchestrator, waiting: orchestrator._record_reply(waiting, problem, failure))
+
+
 def await_future(submit: Callable[[], futures.Future]) -> Awaitable[dict]:
     """Awaits the result, a dataclass of JSON values, of a future that `submit` returns; gives its fields.
 
@@ -316,6 +321,10 @@ class Orchestrator:
     ) -> None:
         self.health.record(grades, responses, problem, kind=kind, thinking_opened=opened)
         self._resume(waiting, list(grades))
+
+    def _record_reply(self, waiting: _Running, problem: Problem, failure: str | None) -> None:
+        self.health.record_reply(problem, failure=failure)
+        self._resume(waiting, None)
 
     def _read_grades(self, *, everything: bool) -> None:
         """Hands out the grades that are due."""

@@ -11,6 +11,7 @@ from cgrpo_jax import sharding
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.critiques.step_check import equations
 from cgrpo_jax.datasets.tasks import arithmetic
+from cgrpo_jax.inference import chat_protocol
 from cgrpo_jax.inference.chat_client import ChatClient
 from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.inference.generators import Generator, RemoteGenerator
@@ -133,6 +134,11 @@ def _chat_client(endpoint: Endpoint, *, name: str = "critic") -> ChatClient:
         max_attempts=endpoint.max_attempts,
         max_requests=endpoint.max_requests,
         max_tokens=endpoint.max_tokens,
+        dialect=chat_protocol.Dialect(
+            max_tokens_field=endpoint.max_tokens_field,
+            send_temperature=endpoint.send_temperature,
+            extra_body=chat_protocol.extra_body(endpoint.extra_body),
+        ),
         name=name,
     )
 

@@ -112,6 +112,11 @@ _ADDED = {
     "grader.numpy": False,
     "prompts.critique_with_solution": "",
     "eval.keep_best": "",
+    **{
+        f"{who}.endpoint.{name}": value
+        for who in ("critic", "judge")
+        for name, value in (("max_tokens_field", "max_tokens"), ("send_temperature", True), ("extra_body", ""))
+    },
 }
 _SEES = {True: "answer", False: "nothing"}
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.inference import chat_protocol
 from cgrpo_jax.rewards import grader, thinking
 from cgrpo_jax.runs.keys import (
     ALL,
@@ -205,11 +206,26 @@ class Grader:
     messages: bool = key(False, "your function gets lists of messages, as TRL's do with conversational data, not texts")
 
 
+def _url(name: str, value: str) -> str | None:
+    return refused(chat_protocol.check_secrets, value, owner=name.partition(".")[0])
+
+
+def _extra_body(name: str, value: str) -> str | None:
+    text = refused(chat_protocol.extra_body, value)
+    return text and f"{name} {text}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
     """A model behind an OpenAI-compatible endpoint."""
 
-    url: str = key("", "such as http://host:8000/v1; empty: none", may_change=ALL, because="where its model answers")
+    url: str = key(
+        "",
+        "such as http://host:8000/v1, of its query what is secret as a variable, ?key=$NAME; empty: none",
+        _url,
+        may_change=ALL,
+        because="where its model answers",
+    )
     model: str = key("", "its name there")
     key_variable: str = key(
         "",
@@ -239,6 +255,17 @@ class Endpoint:
     )
     max_tokens: int = key(
         0, "likewise, in sampled tokens", not_negative, may_change=ALL, because="likewise, in sampled tokens"
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = key(
+        "max_tokens",
+        "what it calls the longest reply: max_tokens, max_completion_tokens",
+        one_of(*chat_protocol.MAX_TOKENS_FIELDS),
+        may_change=ALL,
+        because="how the same is said",
+    )
+    send_temperature: bool = key(True, "temperature and top_p are sent; False: its own, where it refuses them")
+    extra_body: str = key(
+        "", 'further fields of a request as JSON, such as \'{"reasoning_effort": "low"}\'; empty: none', _extra_body
     )
 
     def violations(self, name: str) -> Iterator[str]:
@@ -297,9 +324,10 @@ class Critic:
             if self.kind == kind and not given:
                 yield f'{name}.kind "{kind}" needs {name}.{where}; give it, or set {name}.kind to "policy".'
             if self.kind != kind and given:
+                said = chat_protocol.masked(given) if kind == "endpoint" else given
                 yield (
-                    f'{name}.{where} {given!r} is given, but {name}.kind is "{self.kind}"; set {name}.kind to '
-                    f'"{kind}", or leave {name}.{where} empty.'
+                    f'{name}.{where} {said!r} is given, but {name}.kind is "{self.kind}"; set {name}.kind to "{kind}", '
+                    f"or leave {name}.{where} empty."
                 )
         if self.kind == "endpoint" and self.template_arguments:
             yield (

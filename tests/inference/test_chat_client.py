@@ -1,4 +1,5 @@
 import email.utils
+import gzip
 import json
 import logging
 import queue
@@ -10,7 +11,9 @@ import threading
 import time
 
 import chat_server
+import httpx
 import pytest
+import time_growth
 from chat_server import KEY, USAGE, Server, good, make
 
 from cgrpo_jax.errors import UserError
@@ -126,6 +129,94 @@ def test_garbage_is_retried(server, body):
     with make(server) as critic:
         assert ask(critic) == Answer("fine", False, 5, 11, 2, None)
         assert critic.counts["retried/garbage"] == 1
+
+
+@pytest.mark.parametrize("status, failure", [(200, "garbage"), (500, "status 500")])
+@pytest.mark.parametrize("encoding", ["gzip, gzip", "GZIP", "br", "x" * 5000])
+def test_a_reply_that_is_compressed_unasked_is_not_decompressed(server, caplog, monkeypatch, status, failure, encoding):
+    monkeypatch.setattr(httpx.Response, "aiter_bytes", lambda *_: pytest.fail("decompresses"))
+    body = gzip.compress(gzip.compress(json.dumps(good("a" * 10**6)).encode()))
+    server.replies({"body": body, "status": status, "headers": [("Content-Encoding", encoding)]})
+    with make(server, max_attempts=1) as critic:
+        assert ask(critic) == failed(failure, 1)
+    assert "the response is compressed" in caplog.text and len(caplog.text) < 1000
+    assert server.seen.get_nowait()[1]["Accept-Encoding"] == "identity"
+
+
+def test_identity_is_no_compression(server):
+    server.replies({"body": good(), "headers": [("Content-Encoding", " Identity")]})
+    with make(server) as critic:
+        assert ask(critic).text == "fine"
+
+
+def test_a_text_far_longer_than_was_asked_for_is_garbage(server):
+    most = chat_protocol.MAX_CHARACTERS * ASKED["max_tokens"]
+    server.replies({"body": good("a" * (most + 1))}, {"body": good("a" * most)})
+    with make(server) as critic:
+        assert len(ask(critic).text) == most
+        assert critic.counts["retried/garbage"] == 1
+
+
+def test_a_body_in_another_dialect(server):
+    dialect = chat_protocol.Dialect(
+        max_tokens_field="max_completion_tokens",
+        send_temperature=False,
+        extra_body=chat_protocol.extra_body('{"reasoning_effort": "low", "stop": ["\\ud800"]}'),
+    )
+    with make(server, dialect=dialect) as critic:
+        assert ask(critic).text == "fine"
+    assert server.seen.get_nowait()[2] == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Right?"}],
+        "max_completion_tokens": 40,
+        "seed": 7,
+        "reasoning_effort": "low",
+        "stop": ["\ud800"],
+    }
+
+
+@pytest.mark.parametrize(
+    "value", ["[]", "x", "[" * 99999, '{"a": NaN}', *(f'{{"{one}": 1}}' for one in chat_protocol.OWN_FIELDS)]
+)
+def test_extra_fields_that_are_refused(value):
+    with pytest.raises(UserError, match="is no JSON object; write one|is no extra field: other keys say it"):
+        chat_protocol.extra_body(value)
+
+
+def test_a_secret_of_the_query_is_sent_and_not_shown(server, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("QUERY_KEY", KEY)
+    server.replies({"body": f"no such key: {KEY}, {json.dumps(KEY)}".encode(), "status": 401})
+    url = f"{server.url}?api-version=2&key=$QUERY_KEY"
+    with ChatClient(url, model="m", max_attempts=1) as critic:
+        shown = [repr(critic), str(ask(critic)), str(critic.counts), caplog.text]
+    assert httpx.URL(server.seen.get_nowait()[0]).params.multi_items() == [("api-version", "2"), ("key", KEY)]
+    assert "HTTP Request: POST" in caplog.text and "no such key: ***" in caplog.text  # httpx's line, without the query
+    assert not any(part in text for part in ("sk-", "secret", "key=") for text in shown)
+    monkeypatch.delenv("QUERY_KEY")
+    with pytest.raises(UserError, match="'QUERY_KEY' for the critic's key is not set"):
+        ChatClient(url, model="m")
+
+
+def test_a_secret_is_found_however_it_is_escaped():
+    hide = chat_protocol.Redactor([KEY, "", "other"])
+    spelt = [
+        KEY,
+        json.dumps(KEY)[1:-1].replace("/", "\\/"),
+        "".join(f"\\u{ord(c):04X}" for c in KEY),
+        "".join(f"\\\\u{ord(c):04x}" for c in KEY),
+        "".join(f"%{ord(c):02x}" for c in KEY),
+        "".join(f"&#{ord(c)};" for c in KEY),
+        "".join(f"&#x{ord(c):X};" for c in KEY),
+        "other",
+    ]
+    assert [hide(f"a {text} b") for text in spelt] == ["a *** b"] * len(spelt)
+    assert chat_protocol.Redactor([])("text") == "text"
+
+
+@pytest.mark.parametrize("piece", ["\\", "&#0", "%", "s", "sk-very/secre", "\\u0"])
+def test_secrets_are_looked_for_in_linear_time(piece):
+    assert time_growth.is_linear(chat_protocol.Redactor([KEY, "s" * 50]), piece, short=20_000)
 
 
 def test_garbage_that_cannot_be_decompressed(server):
@@ -354,7 +445,7 @@ def test_endpoint():
 
     assert where("https://a.b/v1/") == where("https://a.b/v1/chat/completions") == "https://a.b/v1/chat/completions"
     assert where("http://[::1]:80?api-version=2") == "http://[::1]/chat/completions?api-version=2"
-    assert chat_protocol.shown(chat_protocol.endpoint("http://a/v1?k=secret")) == "http://a/v1/chat/completions"
+    assert chat_protocol.shown(httpx.URL("http://a/v1?k=secret#x")) == "http://a/v1"
 
 
 @pytest.mark.parametrize(
@@ -365,6 +456,15 @@ def test_endpoint():
         ("http://", "'http://' is not http"),
         ("http://host:port/v1", "'http://host:port/v1' is not http"),
         ("http://user:secret@host/v1", "'http://\\*\\*\\*@host/v1' holds a password"),
+        ("http://user:se/secret@host/v1", "'http://\\*\\*\\*@host/v1' is not http|holds a password"),
+        ("ftp://host/v1?key=secret", "'ftp://host/v1\\?\\*\\*\\*' is not http"),
+        (
+            "http://host/v1?key=secret",
+            r"'http://host/v1\?\*\*\*' has values in its query, which config.json would keep.* as in \?key=\$NAME",
+        ),
+        ("http://host/v1?api-version=1&sig=$A.secret", "has values in its query, which config.json would keep"),
+        ("http://host/v1#secret", "has a part after #"),
+        ("http://host\ud800/v1?secret", "is not http"),
     ],
 )
 def test_urls_that_are_refused(url, message):

@@ -182,6 +182,20 @@ def test_a_run_goes_on_without_its_endpoint(tmp_path, server, seen, fault):
     assert json.loads((folder / "summary.json").read_text())["updates"] == 2
 
 
+def test_a_critic_that_says_nothing_usable_ends_the_run(tmp_path, server):
+    """The method would become another in silence. Nothing is lost: the same command resumes."""
+    server.reply = lambda handler: handler.send(*((b"", 503) if handler.server.seen.qsize() % 2 else (good("Hm."),)))
+    changes = options(server.url) | {"num_iterations": 4, "checkpoints.every": 100}
+    with pytest.raises(GradingError, match="the critic's endpoint gave no verdict to its last 32 requests .*resume"):
+        run(tmp_path, changes)
+    done = len(metrics(tmp_path))
+    assert 0 < done < 4 and asked(server)
+    server.replies({"body": good(CRITIQUE)})
+    run(tmp_path, changes)
+    rows = metrics(tmp_path)
+    assert len(rows) == 4 and {row["critic/fallback_rate"] for row in rows[done:]} == {0}
+
+
 def test_a_budget_of_requests(tmp_path, server, seen):
     server.replies({"body": good(CRITIQUE)})
     folder = run(tmp_path, options(server.url, max_requests=3))

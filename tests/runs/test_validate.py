@@ -21,6 +21,7 @@ def test_the_defaults_have_nothing_against_them():
     validate.check(config_lib.Config())
 
 
+JUDGE = {"judge__endpoint__url": "http://x/v1", "judge__endpoint__model": "m"}
 ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", "critic__endpoint__model": "m"}
 
 
@@ -48,6 +49,18 @@ ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", 
         ({"data__train": "f\udcff.jsonl"}, "data.train is not valid Unicode: character 2 of 8 is U+DCFF"),
         ({"grader__thinking": "before"}, "grader.thinking 'before' is unknown; use one of after, anywhere."),
         ({"critic__temperature": -0.5}, "critic.temperature -0.5 is no temperature; use 0 or more, or -1"),
+        (
+            ENDPOINT | {"critic__endpoint__url": "http://x/v1?key=secret"},
+            "critic's url 'http://x/v1?***' has values in its query, which config.json would keep",
+        ),
+        (JUDGE | {"judge__endpoint__url": "ftp://u:secret@x"}, "judge's url 'ftp://***@x' holds a password"),
+        (
+            {"critic__endpoint__url": "http://x?key=$KEY", "critic__endpoint__model": "m"},
+            "critic.endpoint.url 'http://x?***' is given, but critic.kind",
+        ),
+        ({"judge__endpoint__extra_body": '{"n": 2}'}, "judge.endpoint.extra_body 'n' is no extra field"),
+        ({"judge__endpoint__extra_body": "n=2"}, "judge.endpoint.extra_body 'n=2' is no JSON object"),
+        ({"judge__endpoint__max_tokens_field": "n"}, "is unknown; use one of max_tokens, max_completion_tokens."),
         ({"critic__top_p": 1.5}, "critic.top_p 1.5 is not a share; use a value from 0 to 1."),
         (
             {"prompts__template_arguments": "thinking"},
