@@ -4,7 +4,9 @@ What is done stays, what was interrupted resumes, and what fails does not stop t
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import study_report
@@ -93,6 +95,33 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
     return results if results["iterations"] == config["num_iterations"] else None
 
 
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes a folder of runs, and keeps other sweeps and studies out of it within the block.
+
+    Raises:
+      UserError: another one works in it, or it can't be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(workdir, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} can't be written ({error}); give another --workdir") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"another sweep or study works in {workdir}; wait for it to end, or give another --workdir"
+        ) from None
+    except OSError:  # some file systems know no locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def run_all(runs: Sequence[Run], *, slots: Sequence[Slot], workdir: pathlib.Path) -> list[Run]:
     """Runs what is not done, one run a slot at a time, and returns what failed. A run waits for the one that it needs.
 
@@ -105,10 +134,7 @@ def run_all(runs: Sequence[Run], *, slots: Sequence[Slot], workdir: pathlib.Path
     waiting = [run for run in runs if run not in done]
     print(f"{len(done)} of {len(runs)} runs are done", flush=True)
     failed, running, live = [], {}, set()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir {workdir} can't be written ({error}); give another --workdir") from error
+    workdir.mkdir(parents=True, exist_ok=True)
     machine = {"commit": _commit(), "cpus": os.cpu_count()}
     free: queue.SimpleQueue = queue.SimpleQueue()
     for slot in slots:

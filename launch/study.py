@@ -12,6 +12,7 @@ The same command again resumes where the last one stopped: finished runs stay, a
 also written to DIR/table.md, every number to DIR/results.json and, with matplotlib, the entropy to DIR/entropy.png.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import re
@@ -153,9 +154,10 @@ def main(study: str, workdir: str, jobs: int, only: str, report: bool, command: 
     chosen = select(runs, only)
     if report and not folder.is_dir():
         raise UserError(f"--workdir {workdir} does not exist; leave --report out to train")
-    failed = [] if report else runner.run_all(chosen, slots=runner.local_slots(jobs, command), workdir=folder)
-    print("\n" + study_report.write(arms, runs, folder))
-    study_report.plot_entropy(arms, runs, folder / "entropy.png")
+    with contextlib.nullcontext() if report else runner.locked(folder):
+        failed = [] if report else runner.run_all(chosen, slots=runner.local_slots(jobs, command), workdir=folder)
+        print("\n" + study_report.write(arms, runs, folder))
+        study_report.plot_entropy(arms, runs, folder / "entropy.png")
     if failed:
         print(f"{len(failed)} runs failed: {', '.join(run.name for run in failed)}")
         sys.exit(1)

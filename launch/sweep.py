@@ -4,7 +4,8 @@
     python launch/sweep.py --sweep=FILE --workdir=SHARED/DIR --slices=a,b -- --topology=v6e:8x8 --zone=Z --project=P
 
   --sweep      file whose get_sweep() returns `config` and `points`; launch/points.py has what builds points
-  --workdir    folder of the sweep: DIR/POINT holds one run, DIR/POINT.log what it printed
+  --workdir    folder of the sweep: DIR/POINT holds one run, DIR/POINT.log what it printed; of a point whose name is
+               too long for a folder, its beginning and a digest. One sweep at a time works in it
   --jobs       runs at once on this machine, each on its share of the cores (default: 1)
   --slices     names of TPU slices instead: each takes one point at a time, through launch/tpu_pod.py with the flags
                after --; it is created when its first point starts and, unless --keep is among these, deleted at the
@@ -19,6 +20,7 @@ DIR/results.json.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import re
@@ -42,6 +44,8 @@ from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime.files import write_atomically
 
 TPU_POD = (sys.executable, str(pathlib.Path(__file__).with_name("tpu_pod.py")))
+_LONGEST_NAME, _DIGITS = 200, 12  # of a folder: file systems have 255 bytes at most, and files beside it add to it
+_TAKEN = ("pods", "table.md", "results.json", "processes.jsonl", "processes.jsonl.log")  # in the sweep's folder
 COLUMNS = (("pass@1 before", ("eval_before", "pass@1"), 1, 3), *study_report.COLUMNS)
 
 
@@ -93,9 +97,11 @@ def plan(sweep: Mapping, workdir: pathlib.Path) -> list[Point]:
     """Returns all points, in the order of the file.
 
     Raises:
-      UserError: an override names a key that no configuration has, or a value of a wrong type, or what no run can have.
+      UserError: an override names a key that no configuration has, or a value of a wrong type, or what no run can have;
+        two points would have one folder.
     """
     found = []
+    taken = {name: "the sweep itself" for name in _TAKEN}
     for name, overrides in sweep["points"].items():
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,=+-]*", name):
             raise UserError(f"point {name!r} can't name a folder; use letters, digits and any of _.,=+-")
@@ -106,10 +112,27 @@ def plan(sweep: Mapping, workdir: pathlib.Path) -> list[Point]:
             validate.check(config_lib.freeze(config))
         except UserError as error:
             raise UserError(f"point {name}: {error}") from error
-        folder = workdir / name
+        folder = workdir / folder_name(name)
+        for used in (folder.name, f"{folder.name}.log"):
+            if used in taken:
+                raise UserError(f"point {name}: its {used} is that of {taken[used]}; give the point another name")
+            taken[used] = f"point {name}"
         arguments = [f"--config={sweep['config']}", f"--workdir={folder}", *changes]
         found.append(Point(name, folder, overrides, arguments, config_lib.to_json(config)))
     return found
+
+
+def folder_name(name: str) -> str:
+    """Returns the name of a point's folder: the point's own, shortened where a file system would not take it.
+
+    Example:
+      >>> folder_name("seed=0"), len(folder_name("a" * 1000))
+      ('seed=0', 200)
+    """
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]
+    return f"{name[: _LONGEST_NAME - _DIGITS - 1]}-{digest}"
 
 
 def select(points: Sequence[Point], only: str) -> list[Point]:
@@ -193,14 +216,15 @@ def main(
             line = shlex.join([*slots[at % len(slots)].command, *point.arguments])
             print(f"{point.name}: {point.state()}" + ("" if point.state() == "done" else f"\n  {line}"))
         return
-    try:
-        failed = runner.run_all(chosen, slots=slots, workdir=folder)
-    finally:
-        if "--keep" not in command:
-            for name in names:
-                flags = [f"--name={name}", "--delete", *command]
-                subprocess.run([*TPU_POD, *flags], check=False)  # what it says is for the user to read
-    print("\n" + report(points, folder), end="")
+    with runner.locked(folder):
+        try:
+            failed = runner.run_all(chosen, slots=slots, workdir=folder)
+        finally:
+            if "--keep" not in command:
+                for name in names:
+                    flags = [f"--name={name}", "--delete", *command]
+                    subprocess.run([*TPU_POD, *flags], check=False)  # what it says is for the user to read
+        print("\n" + report(points, folder), end="")
     if failed:
         print(f"{len(failed)} points failed: {', '.join(point.name for point in failed)}")
         sys.exit(1)

@@ -68,7 +68,7 @@ def start(tmp_path):
         sweep = {"config": str(bench / "config.py"), "points": product(axes)}
         (bench / "sweep.py").write_text(f"def get_sweep():\n    return {sweep!r}\n")
         with contextlib.suppress(UserError):  # of a sweep with a mistake, which starts nothing
-            expected = {point.name: point.config for point in sweep_lib.plan(sweep, tmp_path / "runs")}
+            expected = {point.folder.name: point.config for point in sweep_lib.plan(sweep, tmp_path / "runs")}
             (bench / "expected.json").write_text(json.dumps(expected))
         values = {"jobs": 1, "slices": "", "only": "", "dry_run": False, "command": []} | flags
         values = {"sweep": str(bench / "sweep.py"), "workdir": str(tmp_path / "runs")} | values
@@ -203,6 +203,43 @@ def test_a_dry_run_says_what_would_start_and_starts_nothing(start, tmp_path, cap
 def test_only_runs_some_points(start):
     assert start(only="objective.gamma=0.1,") == (NAMES[2:], False)
     assert start() == (NAMES[:2], False)
+
+
+def test_a_name_of_any_length_has_a_folder(start, tmp_path, capsys):
+    value = "x" * 600
+    names = [f"prompts.system={value},seed={seed}" for seed in (0, 1)]
+    assert [len(sweep_lib.folder_name(name)) for name in names] == [200, 200]
+    started, failed = start({"prompts.system": (value,), "seed": (0, 1)})
+    assert started == [sweep_lib.folder_name(name) for name in names] and not failed
+    assert all(name in (tmp_path / "runs" / "table.md").read_text() for name in names)
+    assert start({"prompts.system": (value,), "seed": (0, 1)}) == ([], False)
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (("a", "a.log"), "point a.log: its a.log is that of point a"),
+        (("a.log", "a"), "point a: its a.log is that of point a.log"),
+        (("pods",), "point pods: its pods is that of the sweep itself; give the point another name"),
+    ],
+)
+def test_points_have_folders_of_their_own(tmp_path, names, message):
+    (tmp_path / "config.py").write_text(CONFIG)
+    sweep = {"config": str(tmp_path / "config.py"), "points": {name: {} for name in names}}
+    with pytest.raises(UserError, match=message):
+        sweep_lib.plan(sweep, tmp_path)
+
+
+def test_a_second_sweep_in_a_folder_is_refused(start, tmp_path, monkeypatch):
+    ended = []
+    with monkeypatch.context() as patch, runner.locked(tmp_path / "runs"):
+        patch.setattr(sweep_lib.subprocess, "run", lambda *args, **_: ended.append(args))
+        patch.setattr(sweep_lib, "check_slots", lambda *_: None)
+        for more in ({}, {"slices": "a", "command": POD}):
+            with pytest.raises(UserError, match="another sweep or study works in .*runs; wait for it to end, or give"):
+                start(**more)
+    assert not ended  # the first one's slice stays
+    assert start() == (NAMES, False)
 
 
 # --- slices -------------------------------------------------------------------------------------------------------
