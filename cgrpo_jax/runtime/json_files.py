@@ -2,13 +2,17 @@
 
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import reading
 from cgrpo_jax.runtime import text as text_lib
 
+_LARGEST = 4 << 20  # bytes; what they become takes up to fifty times as many, and such files have a million or two
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair, as JSON may spell it
 _FETCH = "Fetch the file again"
 _LFS = b"version https://git-lfs"
 
@@ -24,18 +28,24 @@ def read_json(
       broken: what to do if it can't be read; to fetch it again, by default.
 
     Raises:
-      UserError: the file is missing, can't be read, or is not JSON.
+      UserError: the file is missing, can't be read, is too large, or is not JSON in valid Unicode.
     """
     path = pathlib.Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = reading.read_bytes(path, most=_LARGEST)
+        content = json.loads(data.decode("utf-8"))
+        if _HALF.search(data):  # no tokenizer takes such a text, and no file
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
+    except UserError:
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         if path.parent.is_file():
             raise UserError(f"{path.parent} is a file; give the folder that holds {path.name}.") from error
         raise UserError(f"{path} does not exist; {missing}.") from error
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror or error}); {broken or fetch_again(path)}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); {broken or fetch_again(path)}.") from error
     except (RecursionError, ValueError) as error:  # the latter: Python refuses to read so long an integer
         why = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
@@ -59,7 +69,15 @@ def object_at(values: Mapping[str, Any], key: str, where: str | pathlib.Path) ->
     raise UserError(f"{where}: {key} is {shown(value)}; it must be an object, {{...}}. {_FETCH}.")
 
 
-def number(values: Mapping[str, Any], key: str, where: str | pathlib.Path, kind: type = int, *, zero=False) -> Any:
+def number(
+    values: Mapping[str, Any],
+    key: str,
+    where: str | pathlib.Path,
+    kind: type = int,
+    *,
+    zero: bool = False,
+    most: float = sys.float_info.max,
+) -> Any:
     """The positive, finite number under a key.
 
     Args:
@@ -68,6 +86,7 @@ def number(values: Mapping[str, Any], key: str, where: str | pathlib.Path, kind:
       where: says in a message what `values` are.
       kind: int or float; an integer is a float too.
       zero: whether 0 is allowed.
+      most: that it may be.
 
     Raises:
       UserError: there is no such number.
@@ -79,6 +98,8 @@ def number(values: Mapping[str, Any], key: str, where: str | pathlib.Path, kind:
     if not (allowed and (0 < value <= sys.float_info.max or (zero and value == 0))):  # neither does nan pass
         wanted = "a number of at least 0" if zero else "a positive number"
         raise UserError(f"{where}: {key} is {shown(value)}; it must be {wanted}. {_FETCH}.")
+    if value > most:
+        raise UserError(f"{where}: {key} is {shown(value)}; no model has more than {most:,}. {_FETCH}.")
     return kind(value)
 
 

@@ -1,37 +1,29 @@
 """The chat template of a model folder: where it is, and how it is rendered.
 
-Templates are code from elsewhere, so they run in Jinja's sandbox.
+Templates are programs from elsewhere, so they run in Jinja's sandbox, and that in a process of its own with limits of
+time and memory (`folder_process`): a loop in a sandbox is a loop all the same.
 """
 
 import contextlib
 import dataclasses
 import datetime
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.meta
-import jinja2.nodes
-import jinja2.sandbox
-
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf.folder_process import PROCESS, FaultError, LimitError
+from cgrpo_jax.runtime import reading
+from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.runtime.json_files import fetch_again, shown
 
-# What a faulty template may raise: its own refusal, or what the Python expressions in it raise.
-FAULTS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
 # Given to every template, so no argument's name.
 _GIVEN = ("messages", "add_generation_prompt")
+# Of a template: characters, and seconds of processor time. The longest known has 30,000 characters and takes 0.05 s to
+# compile; a conversation takes well under a millisecond.
+_LONGEST, _COMPILING, _RENDERING = 1 << 18, 2.0, 1.0
+# Likewise of a conversation of a few words, with which it is tried; and the characters that it may add to contents.
+_TRYING, _ADDED, _ADDED_TRYING = 0.25, 1 << 17, 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +31,45 @@ class ChatTemplate:
     """A template that can be rendered.
 
     Attributes:
-      compiled: renders it.
       source: as it was written.
       reads: names of the variables that it reads.
+      folder: of the model, for messages.
+      now: what it takes for the time, as ISO 8601.
     """
 
-    compiled: jinja2.Template
     source: str
     reads: frozenset[str]
+    folder: pathlib.Path
+    now: str
+
+    def render(
+        self,
+        variables: Mapping[str, Any],
+        messages: Sequence[Mapping[str, str]],
+        add_generation_prompt: bool,
+        *,
+        trying: bool = False,
+    ) -> str:
+        """Returns what it makes of messages.
+
+        Args:
+          variables: what else it is given.
+          messages: the conversation.
+          add_generation_prompt: whether the words that open the assistant's turn are wanted.
+          trying: the conversation is of a few words.
+
+        Raises:
+          FaultError: it refuses the messages, or fails at them.
+          UserError: it comes to a limit.
+        """
+        given = sum(len(text) for message in messages for text in message.values() if isinstance(text, str))
+        most = 4 * given + (_ADDED_TRYING if trying else _ADDED)
+        arguments = (dict(variables), [dict(one) for one in messages], add_generation_prompt, most)
+        try:
+            seconds = _TRYING if trying else _RENDERING
+            return PROCESS.ask("render", self.source, self.now, *arguments, seconds=seconds)
+        except LimitError as error:
+            raise _limited(self.folder, error) from None
 
 
 def compile_template(source: str, folder: pathlib.Path, now: datetime.datetime) -> ChatTemplate:
@@ -58,23 +81,32 @@ def compile_template(source: str, folder: pathlib.Path, now: datetime.datetime) 
       now: what it takes for the time.
 
     Raises:
-      UserError: it is not valid Jinja.
+      UserError: it is not valid Jinja, or comes to a limit.
     """
-
-    def refuse(message: str):
-        raise jinja2.TemplateError(message)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": refuse, "strftime_now": now.strftime}
+    if len(source) > _LONGEST:
+        raise UserError(
+            f"The chat template of {folder} has {len(source):,} characters, and no template has more than "
+            f"{_LONGEST:,}; fetch it again."
+        )
     try:
-        reads = jinja2.meta.find_undeclared_variables(environment.parse(source))
-        compiled = environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"The chat template of {folder} is not valid Jinja: line {error.lineno}: {error}.") from None
-    return ChatTemplate(compiled, source, frozenset(reads - environment.globals.keys()))
+        reads = PROCESS.ask("compile", source, now.isoformat(), seconds=_COMPILING)
+    except FaultError as error:
+        raise UserError(f"The chat template of {folder} is not valid Jinja: {shown_fault(error)}.") from None
+    except LimitError as error:
+        raise _limited(folder, error) from None
+    return ChatTemplate(source, frozenset(reads), folder, now.isoformat())
+
+
+def shown_fault(error: FaultError) -> str:
+    """Returns what a template's fault says, for a line that people read."""
+    return text_lib.one_line(str(error))
+
+
+def _limited(folder: pathlib.Path, error: LimitError) -> UserError:
+    return UserError(
+        f"The chat template of {folder} {error}; it is no template for conversations, so take that of the instruct "
+        "model of the same family."
+    )
 
 
 def check_arguments(
@@ -111,7 +143,7 @@ def rendered_probes(render: Callable[[Sequence[Mapping[str, str]], bool], str]) 
     rendered = []
     for messages in ([user], [user, said], [user, said, user], [system, user]):
         for add_generation_prompt in (True, False):
-            with contextlib.suppress(*FAULTS):
+            with contextlib.suppress(FaultError):
                 rendered.append(render(messages, add_generation_prompt))
     return rendered
 
@@ -129,7 +161,7 @@ def template_source(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | 
     path = folder / "chat_template.jinja"
     if path.is_file():
         try:
-            return path.read_text(encoding="utf-8")
+            return reading.read_bytes(path, most=4 * _LONGEST).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} can't be read as UTF-8 text ({error}); {fetch_again(path)}.") from None
     template = settings.get("chat_template")
@@ -139,19 +171,3 @@ def template_source(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | 
     if not isinstance(template, str | None):
         raise UserError(f"{folder / 'tokenizer_config.json'}: chat_template is {shown(template)}; it must be a text.")
     return template
-
-
-class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %} ... {% endgeneration %}` marks what a model says; for rendering it is only its content."""
-
-    tags = {"generation"}
-
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.Scope(body).set_lineno(line)
-
-
-def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    # Jinja's own filter escapes HTML, which models never saw.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -14,7 +14,7 @@ from typing import Any
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf import load
-from cgrpo_jax.models.hf.families import ACTIVATIONS, FAMILIES, SIZES, SOFTCAPS, Family
+from cgrpo_jax.models.hf.families import ACTIVATIONS, FAMILIES, LARGEST, SIZES, SOFTCAPS, Family
 from cgrpo_jax.models.params import ModelConfig, RopeScaling
 from cgrpo_jax.runtime.json_files import number, object_at, read_json_object, shown
 
@@ -62,7 +62,7 @@ def read_config(folder: str | pathlib.Path) -> ModelConfig:
     """
     path = pathlib.Path(folder) / "config.json"
     config = _parse(_read(path), path)
-    if config.tie_embeddings and load.has_own_head(folder):
+    if config.tie_embeddings and load.has_own_head(folder, (config.vocab_size, config.embed_dim)):
         return dataclasses.replace(config, tie_embeddings=False)
     return config
 
@@ -144,12 +144,12 @@ def config_json(
 def _family(given: Any, path: pathlib.Path | str) -> tuple[str, Family]:
     name = given.get("model_type") if isinstance(given, Mapping) else None
     if not isinstance(name, str) or name not in FAMILIES:
-        raise UserError(f"{path}: model_type {name!r} is not supported; use one of {', '.join(FAMILIES)}.")
+        raise UserError(f"{path}: model_type {shown(name)} is not supported; use one of {', '.join(FAMILIES)}.")
     family = FAMILIES[name]
     wanted = [family.architecture]
     found = given.get("architectures") or wanted
     if found != wanted:
-        raise UserError(f"{path}: architectures {found!r} is not supported for {name}; it must be {wanted!r}.")
+        raise UserError(f"{path}: architectures {shown(found)} is not supported for {name}; it must be {wanted!r}.")
     return name, family
 
 
@@ -161,7 +161,7 @@ def _text_part(given: Mapping[str, Any], path: pathlib.Path | str) -> dict[str, 
     inner = object_at(given, "text_config", path)
     if inner.get("model_type", family.text) != family.text:
         raise UserError(
-            f"{path}: text_config of model_type {inner['model_type']!r} is not supported for {name}; "
+            f"{path}: text_config of model_type {shown(inner['model_type'])} is not supported for {name}; "
             f"it must be {family.text!r}."
         )
     # The outer token ids are those of the release ([end of text, end of turn]); the inner ones are a class's defaults.
@@ -183,7 +183,7 @@ def _parse(given: Mapping[str, Any], path: pathlib.Path | str) -> ModelConfig:
         settings["num_key_value_heads"] = need("num_attention_heads")
     if settings.get("head_dim") is None:
         settings["head_dim"] = family.defaults.get("head_dim") or need("hidden_size") // need("num_attention_heads")
-    fields = {field: need(key) for key, field in SIZES.items()}
+    fields = {field: need(key, most=LARGEST[key]) for key, field in SIZES.items()}
     fields |= {
         field: need(key, kind=float, zero=True) if settings[key] is not None else 0.0
         for key, field in SOFTCAPS.items()
@@ -200,7 +200,7 @@ def _parse(given: Mapping[str, Any], path: pathlib.Path | str) -> ModelConfig:
         "local_rope_theta": local_theta,
         "norm_eps": need("rms_norm_eps", kind=float),
         "local_layers": local if any(local) else (),
-        "window": need("sliding_window") if any(local) else 0,
+        "window": need("sliding_window", most=LARGEST["max_position_embeddings"]) if any(local) else 0,
         "tie_embeddings": bool(settings["tie_word_embeddings"]),
     }
     try:
@@ -225,7 +225,7 @@ def _refuse_unsupported(settings: Mapping[str, Any], name: str, path: pathlib.Pa
         value = settings.get(key)
         # Biases on q, k and v are all that a family with them has; the key would mean them in other places.
         if value is not None and value != supported and key not in family.fixed:
-            raise UserError(f"{path}: {key} {value!r} is not supported for {name}; it must be {supported!r}.")
+            raise UserError(f"{path}: {key} {shown(value)} is not supported for {name}; it must be {supported!r}.")
 
 
 def _local_layers(settings: Mapping[str, Any], name: str, path: pathlib.Path | str) -> tuple[bool, ...]:
@@ -249,7 +249,7 @@ def _local_layers(settings: Mapping[str, Any], name: str, path: pathlib.Path | s
     if unknown or len(kinds) != count:
         found = unknown[0] if unknown else f"of {len(kinds)} layers"
         raise UserError(
-            f"{path}: layer_types {found!r} is not supported for {name}; it must name each of {count} layers "
+            f"{path}: layer_types {shown(found)} is not supported for {name}; it must name each of {count} layers "
             f"{_FULL} or {_LOCAL}."
         )
     named = tuple(kind == _LOCAL for kind in kinds)
@@ -288,7 +288,7 @@ def _rope_of(parameters: Mapping[str, Any], theta: float, settings, path) -> tup
         raise UserError(f"{path}: rope scaling {shown(kind)} is not supported; use 'default', 'linear' or 'llama3'.")
     part = parameters.get("partial_rotary_factor")
     if part not in (None, 1.0):
-        raise UserError(f"{path}: partial_rotary_factor {part!r} is not supported; it must be 1.0.")
+        raise UserError(f"{path}: partial_rotary_factor {shown(part)} is not supported; it must be 1.0.")
     if kind == "default":
         return theta, None
     need = functools.partial(number, parameters, where=f"{path}: {kind} rope scaling")
@@ -300,7 +300,7 @@ def _rope_of(parameters: Mapping[str, Any], theta: float, settings, path) -> tup
         raise UserError(f"{path}: low_freq_factor {low} is not below high_freq_factor {high}; fetch the file again.")
     original = settings["max_position_embeddings"]
     if parameters.get("original_max_position_embeddings") is not None:
-        original = need("original_max_position_embeddings")
+        original = need("original_max_position_embeddings", most=LARGEST["max_position_embeddings"])
     return theta, RopeScaling(factor=factor, low_freq_factor=low, high_freq_factor=high, original_max_position=original)
 
 

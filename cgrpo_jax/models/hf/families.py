@@ -38,6 +38,17 @@ SIZES = {
     "intermediate_size": "mlp_dim",
     "max_position_embeddings": "max_context",
 }
+# What no model comes near: a file that says more is damaged or hostile, and nothing is made of its size.
+LARGEST = {
+    "vocab_size": 1 << 24,
+    "num_hidden_layers": 1 << 12,
+    "hidden_size": 1 << 20,
+    "num_attention_heads": 1 << 14,
+    "num_key_value_heads": 1 << 14,
+    "head_dim": 1 << 14,
+    "intermediate_size": 1 << 22,
+    "max_position_embeddings": (1 << 31) - 1,  # positions are numbers of 32 bits
+}
 SOFTCAPS = {"attn_logit_softcapping": "attention_softcap", "final_logit_softcapping": "logit_softcap"}
 ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}  # ours, theirs
 

@@ -14,10 +14,11 @@ import cgrpo_jax
 from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import fast_tokenizer
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
+from cgrpo_jax.models.hf.tokenizer_files import LARGEST_FILE
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.runtime import files
+from cgrpo_jax.runtime import files, reading
 from cgrpo_jax.runtime.files import write_atomically
-from cgrpo_jax.runtime.json_files import read_json_object
+from cgrpo_jax.runtime.json_files import object_at, read_json_object
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -90,11 +91,16 @@ def export_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def copy_tokenizer(source: pathlib.Path, folder: pathlib.Path) -> None:
-    """Copies the files of a tokenizer as they are."""
+    """Copies the files of a tokenizer as they are.
+
+    Raises:
+      UserError: one is larger than such files are.
+    """
     where = source if source.is_dir() else source.parent
     for name in _TOKENIZER_FILES:
         origin = source if name == "tokenizer.model" and source.is_file() else where / name
         if origin.is_file() and origin.resolve() != (folder / name).resolve():
+            reading.check_size(origin, most=LARGEST_FILE)
             shutil.copyfile(origin, folder / name)
 
 
@@ -105,7 +111,7 @@ def stored_dtype(folder: pathlib.Path) -> str:
 
 def _dtype(settings: dict | None) -> str:
     settings = settings or {}
-    inner = settings.get("text_config") or {}
+    inner = object_at(settings, "text_config", "config.json")
     found = settings.get("dtype") or settings.get("torch_dtype") or inner.get("dtype") or inner.get("torch_dtype")
     return found if found in hf_config.DTYPES else "float32"
 

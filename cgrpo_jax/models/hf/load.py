@@ -4,7 +4,6 @@ One table says which tensor of a checkpoint is which of ours; reading and writin
 layer as `[out, in]` with the heads flattened into `out` or `in`; we keep `[in, out]`, heads apart, layers stacked.
 """
 
-import contextlib
 import dataclasses
 import math
 import pathlib
@@ -14,21 +13,18 @@ from typing import Any
 import jax
 import ml_dtypes  # noqa: F401 - teaches NumPy the bfloat16 that checkpoints are kept in
 import numpy as np
-import safetensors
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import params as params_lib
+from cgrpo_jax.models.hf import weight_files
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
-from cgrpo_jax.runtime.json_files import fetch_again, object_at, read_json_object
+from cgrpo_jax.models.hf.weight_files import INDEX, SINGLE
+from cgrpo_jax.runtime.json_files import shown
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
 # Multimodal releases keep the text model under a name of its own (transformers 4, transformers 5), beside the others.
 _TEXT = (("language_model.", ""), ("model.language_model.", "model."))
-# Kinds of weights that are not read, for a message that names what was found.
-_OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.bin.index.json", "*.gguf")
 _OTHER_MODALITIES = ("vision_tower.", "multi_modal_projector.")
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _COMPARED_BYTES = 64 * 2**20  # of each at a time
@@ -150,14 +146,18 @@ def check_weights(folder: str | pathlib.Path, config: params_lib.ModelConfig) ->
     Weights(folder, config)
 
 
-def has_own_head(folder: str | pathlib.Path) -> bool:
+def has_own_head(folder: str | pathlib.Path, shape: tuple[int, int]) -> bool:
     """Whether a folder has weights, and among them a head that is not the embedding.
+
+    Args:
+      folder: of a model.
+      shape: that its `config.json` gives both; tables of another are not compared, and refused when they are loaded.
 
     Raises:
       UserError: a file of the weights is missing or damaged.
     """
     given = any((pathlib.Path(folder) / name).is_file() for name in (SINGLE, INDEX))
-    return given and _Checkpoint(pathlib.Path(folder)).differ(_EMBED, _HEAD)
+    return given and _Checkpoint(pathlib.Path(folder)).differ(_EMBED, _HEAD, shape)
 
 
 def load_params(folder: str | pathlib.Path, config: params_lib.ModelConfig, **kw: Any) -> dict[str, Any]:
@@ -276,25 +276,27 @@ class _Checkpoint:
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
         self._tensors: dict[str, _Stored] = {}
-        for path in _weight_files(folder):
-            with _opened(path) as file:
+        for path in weight_files.of_folder(folder):
+            with weight_files.opened(path) as file:
                 for name in file.keys():
                     header = file.get_slice(name)
                     stored = _Stored(path, name, header.get_dtype(), tuple(header.get_shape()))
                     first = self._tensors.setdefault(_text_name(name), stored)
                     if first is not stored:
+                        both = f"{_named(first.name)} of {first.path.name} and as {_named(name)} of {path.name}"
                         raise UserError(
-                            f"{folder} holds {_text_name(name)} twice, as {first.name} of {first.path.name} and as "
-                            f"{name} of {path.name}; remove the files that are not of this model."
+                            f"{folder} holds {_named(_text_name(name))} twice, as {both}; remove the files that are "
+                            "not of this model."
                         )
 
-    def differ(self, one: str, other: str) -> bool:
-        """Whether two tables are there, of one shape and of floats, and not equal. Reads them up to where they part."""
+    def differ(self, one: str, other: str, shape: tuple[int, int]) -> bool:
+        """Whether two tables are there, of a shape and of floats, and not equal. Reads them up to where they part."""
         both = [self._tensors[name] for name in (one, other) if name in self._tensors]
-        if len(both) < 2 or both[0].shape != both[1].shape or not {each.dtype for each in both} <= {*_FLOATS}:
+        right = all(each.shape == shape and each.dtype in _FLOATS for each in both)
+        if len(both) < 2 or not right:
             return False
-        count, *row = both[0].shape
-        step = max(1, _COMPARED_BYTES // (4 * math.prod(row) or 1))
+        count, width = shape
+        step = max(1, _COMPARED_BYTES // (4 * width))
         for start in range(0, count, step):
             block = (slice(start, min(start + step, count)),)
             a, b = (self.read(name, block).astype(np.float32) for name in (one, other))
@@ -325,7 +327,7 @@ class _Checkpoint:
             )
         if stored.shape != expected:
             raise UserError(
-                f"{stored.path}: {name} has shape {stored.shape}, config.json asks for {expected}; "
+                f"{stored.path}: {name} has shape {shown(stored.shape)}, config.json asks for {expected}; "
                 "they must be of one model."
             )
 
@@ -338,7 +340,7 @@ class _Checkpoint:
                 continue
             if name not in allowed and not name.endswith("rotary_emb.inv_freq"):
                 raise UserError(
-                    f"{self._tensors[name].path} holds {name}, which config.json does not account for; "
+                    f"{self._tensors[name].path} holds {_named(name)}, which config.json does not account for; "
                     "its config.json and weights must be of one model."
                 )
 
@@ -348,17 +350,12 @@ class _Checkpoint:
         The file is opened for each: it is mapped into memory, and what was read would count as held until it closes.
         """
         stored = self._tensors[name]
-        with _opened(stored.path) as file:
+        with weight_files.opened(stored.path) as file:
             return file.get_slice(stored.name)[block]
 
 
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Any]:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            yield file
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a safetensors file ({error}); {fetch_again(path)}.") from None
+def _named(name: str) -> str:
+    return shown(name)[1:-1]
 
 
 def _text_name(name: str) -> str:
@@ -366,31 +363,6 @@ def _text_name(name: str) -> str:
         if name.startswith(prefix):
             return plain + name.removeprefix(prefix)
     return name
-
-
-def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give a Hugging Face model folder.")
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if (folder / INDEX).is_file():
-        files = object_at(read_json_object(folder / INDEX), "weight_map", folder / INDEX)
-        if not files or not all(isinstance(file, str) for file in files.values()):
-            raise UserError(f"{folder / INDEX}: weight_map names no file for each tensor; fetch the file again.")
-        shards = sorted(set(files.values()))
-        for shard in shards:
-            if pathlib.Path(shard).name != shard or not (folder / shard).is_file():
-                raise UserError(f"{folder / INDEX} names {shard}, which is not in {folder}; fetch the missing file.")
-        return [folder / shard for shard in shards]
-    others = [path.name for pattern in _OTHER_WEIGHTS for path in sorted(folder.glob(pattern))]
-    if others and others[0].endswith(".gguf"):
-        raise UserError(f"{folder} has only {others[0]}; GGUF is not read, so fetch the model's safetensors files.")
-    if others:
-        raise UserError(
-            f"{folder} has only pickled weights ({others[0]}), which can run code when read; "
-            "convert them to safetensors first."
-        )
-    raise UserError(f"{folder} has no weights; it must hold {SINGLE}, or {INDEX} and its shards.")
 
 
 def at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:

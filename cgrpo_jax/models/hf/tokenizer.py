@@ -21,8 +21,8 @@ from cgrpo_jax.models.hf import chat_template, thinking_tags
 from cgrpo_jax.models.hf import tokenizer_files as files
 from cgrpo_jax.models.hf.chat_template import ChatTemplate
 from cgrpo_jax.models.hf.control_tokens import ControlTokens, written_by
+from cgrpo_jax.runtime import reading
 from cgrpo_jax.runtime import text as text_lib
-from cgrpo_jax.runtime.json_files import fetch_again
 
 Message = Mapping[str, str]
 
@@ -35,30 +35,33 @@ class _JsonModel:
     """`tokenizer.json`: the vocabulary and rules as the `tokenizers` library reads them."""
 
     def __init__(self, path: pathlib.Path):
-        try:
+        self._path = path
+        with files.readable(path, "tokenizer.json"):
             self._model = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception, whatever the fault
-            raise UserError(f"{path} is not a readable tokenizer.json ({error}); {fetch_again(path)}.") from None
         self._model.no_padding()
         self._model.no_truncation()
         added = self._model.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self.read_whole = {token.content: i for i, token in added.items()}  # wherever they are in a text
-        self.size = max(self._model.get_vocab(with_added_tokens=True).values()) + 1
+        vocabulary = self._model.get_vocab(with_added_tokens=True)
+        self.size = files.check_vocabulary(path, vocabulary, whole=self.read_whole)
         self.names: dict[str, str] = {}
 
     def encode(self, text: str) -> list[int]:
-        return self._model.encode(text, add_special_tokens=False).ids
+        with files.faults_said(self._path):
+            return self._model.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
-        return self._model.decode(ids, skip_special_tokens=False)
+        with files.faults_said(self._path):
+            return self._model.decode(ids, skip_special_tokens=False)
 
     def spans(self, text: str, ids: Collection[int]) -> list[tuple[int, int]]:
         """Where a text produces one of some tokens."""
         normalizer = self._model.normalizer
-        if normalizer is None or normalizer.normalize_str(text) == text:
-            return []  # what it produces, it spells
-        encoded = self._model.encode(text, add_special_tokens=False)
+        with files.faults_said(self._path):
+            if normalizer is None or normalizer.normalize_str(text) == text:
+                return []  # what it produces, it spells
+            encoded = self._model.encode(text, add_special_tokens=False)
         return [span for i, span in zip(encoded.ids, encoded.offsets, strict=True) if i in ids]
 
     def token_id(self, token: str) -> int | None:
@@ -74,14 +77,13 @@ class _SentencePieceModel:
 
     def __init__(self, path: pathlib.Path, settings: Mapping[str, Any], folder: pathlib.Path):
         added, special = files.added_tokens(folder, settings)
-        try:
-            proto = path.read_bytes()
+        with files.readable(path, "SentencePiece model"):
+            proto = reading.read_bytes(path, most=files.LARGEST_FILE)
             self._model = sentencepiece.SentencePieceProcessor(model_proto=proto)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{path} is not a readable SentencePiece model ({error}); {fetch_again(path)}.") from None
-        inner = sentencepiece_model_pb2.ModelProto.FromString(proto)  # pyright: ignore[reportAttributeAccessIssue]
-        inner.normalizer_spec.add_dummy_prefix = False
-        self._inner = sentencepiece.SentencePieceProcessor(model_proto=inner.SerializeToString())
+            inner = sentencepiece_model_pb2.ModelProto.FromString(proto)  # pyright: ignore[reportAttributeAccessIssue]
+            inner.normalizer_spec.add_dummy_prefix = False
+            self._inner = sentencepiece.SentencePieceProcessor(model_proto=inner.SerializeToString())
+        self._path = path
         self._first = self._inner if settings.get("add_prefix_space") is False else self._model
         self._later = self._first if settings.get("legacy") is True else self._inner
         pieces = range(self._model.vocab_size())
@@ -92,13 +94,18 @@ class _SentencePieceModel:
         defined = {piece.piece: i for i, piece in enumerate(inner.pieces) if piece.type == piece.USER_DEFINED}
         self._defined_ids = frozenset(defined.values())
         self.read_whole = defined | self._ids  # wherever they are in a text
-        self.size = max([self._model.vocab_size(), *(i + 1 for i in added.values())])
+        vocabulary = {piece.piece: i for i, piece in enumerate(inner.pieces)} | dict(added)
+        self.size = files.check_vocabulary(path, vocabulary, whole=self.read_whole)
         longest_first = sorted(self._ids, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})" if longest_first else "(?!)")
         named = {name: getattr(self._model, f"{name}_id")() for name in ("bos", "eos", "pad")}
         self.names = {f"{name}_token": self._model.id_to_piece(i) for name, i in named.items() if i >= 0}
 
     def encode(self, text: str) -> list[int]:
+        with files.faults_said(self._path):
+            return self._encode(text)
+
+    def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
         for number, part in enumerate(self._split.split(text)):
             if part in self._ids:
@@ -108,6 +115,10 @@ class _SentencePieceModel:
         return ids
 
     def decode(self, ids: list[int]) -> str:
+        with files.faults_said(self._path):
+            return self._decode(ids)
+
+    def _decode(self, ids: list[int]) -> str:
         # Decoding drops the word-start mark of a text; a run after an added token is not a text's beginning.
         parts: list[str] = []
         run: list[int] = []
@@ -186,7 +197,8 @@ class Tokenizer:
         known, source = self._model.read_whole, ""
         rendered: list[str] = []
         if self._template is not None:
-            source, rendered = self._template.source, chat_template.rendered_probes(self._render)
+            render = functools.partial(self._template.render, self._variables, trying=True)
+            source, rendered = self._template.source, chat_template.rendered_probes(render)
         written = written_by(source, rendered, known)
         self._tags = thinking_tags.pairs_of(written_by(source, rendered, thinking_tags.ALL))
         ids = {text: i for text, i in known.items() if i in special or text in written or text in self._tags}
@@ -226,19 +238,14 @@ class Tokenizer:
                 "tokenizer_config.json, from the instruct model of the same family."
             )
         try:
-            return self._render([self._as_text(message) for message in messages], add_generation_prompt)
-        except chat_template.FAULTS as error:
+            texts = [self._as_text(message) for message in messages]
+            return self._template.render(self._variables, texts, add_generation_prompt)
+        except chat_template.FaultError as error:
             roles = ", ".join(str(message.get("role")) for message in messages)
-            reason = " ".join(str(error).split())
+            reason = chat_template.shown_fault(error)
             raise UserError(
                 f"The chat template of {self._folder} refused messages of roles {roles}: {reason}"
             ) from None
-
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        assert self._template is not None
-        return self._template.compiled.render(
-            self._variables, messages=messages, add_generation_prompt=add_generation_prompt
-        )
 
     def _as_text(self, message: Message) -> Message:
         control = self._framing if message.get("role") == "assistant" else self._control

@@ -25,6 +25,25 @@ from cgrpo_jax.models import params
 from cgrpo_jax.models.hf import config as hf_config
 
 
+@pytest.mark.parametrize("key", hf_config.LARGEST)
+@pytest.mark.parametrize("times", [1, 10**9, 10**300])
+def test_a_size_that_no_model_comes_near_is_refused_before_anything_is_made_of_it(tmp_path, key, times):
+    value = (hf_config.LARGEST[key] + 1) * times
+    with pytest.raises(
+        UserError, match=f"config.json: {key} is .*; no model has more than|it must be a positive number"
+    ) as caught:
+        read(tmp_path, LLAMA, **{key: value})
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("key", ["model_type", "architectures", "quantization_config", "layer_types", "hidden_act"])
+@pytest.mark.parametrize("value", ["x" * 10**5, ["x" * 10**5], [["x"] * 10**4]])
+def test_a_message_quotes_no_more_than_the_beginning(tmp_path, key, value):
+    with pytest.raises(UserError, match=key) as caught:
+        read(tmp_path, LLAMA, **{key: value})
+    assert len(str(caught.value)) < 500
+
+
 def test_fields(tmp_path):
     expected = params.ModelConfig(
         vocab_size=11,

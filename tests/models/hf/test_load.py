@@ -40,6 +40,38 @@ def test_every_tensor_is_read_back(tmp_path, settings, shards):
         np.testing.assert_array_equal(read[name], ours[name], err_msg=name)
 
 
+@pytest.mark.parametrize("length", [2**22 + 1, 100_000_000, 2**40, 2**64 - 1])
+def test_a_header_that_lies_about_its_length(folder, length):
+    path, config, _ = folder
+    data = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + data[8:])
+    for function in (lambda: load.load_params(path, config), lambda: hf_config.read_config(path)):
+        with pytest.raises(
+            UserError, match=f"not a safetensors file .its header would have {length:,} bytes, of at most"
+        ):
+            if function() and config.tie_embeddings is False:
+                load.check_weights(path, config)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "..", "a" * 5000, "a\x00b", "x\x1b[2J"])
+def test_an_index_that_names_what_is_not_in_the_folder(folder, name):
+    path, config, _ = folder
+    (path / "model.safetensors").unlink()
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(UserError, match="which is not in .*; fetch the missing file") as caught:
+        load.check_weights(path, config)
+    assert len(str(caught.value)) < 500 and "\x1b" not in str(caught.value)
+
+
+def test_tables_without_a_shape_are_not_compared(folder):
+    path, config, tensors = folder
+    scalars = {"model.embed_tokens.weight": np.float32(1), "lm_head.weight": np.float32(2)}
+    safetensors.numpy.save_file(tensors | {k: np.asarray(v) for k, v in scalars.items()}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(LLAMA | {"tie_word_embeddings": True}))
+    with pytest.raises(UserError, match=r"has shape \(\), config.json asks for"):
+        load.check_weights(path, hf_config.read_config(path))
+
+
 def test_layout_by_hand(folder):
     path, config, tensors = folder
     layers = load.load_params(path, config)["layers"]

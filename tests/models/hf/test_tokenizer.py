@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import decoders, pre_tokenizers, trainers
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.models.hf import tokenizer_files
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.runtime.json_files import read_json
 
@@ -72,6 +73,61 @@ def sentencepiece_folder(tmp_path):
 @pytest.fixture(params=["bpe_folder", "sentencepiece_folder"])
 def folder(request):
     return request.getfixturevalue(request.param)
+
+
+class PanicException(BaseException):
+    """As that of libraries in Rust."""
+
+
+def test_a_panic_is_a_line(bpe_folder, monkeypatch):
+    class Panics:
+        def encode(self, *_, **__):
+            raise PanicException("index out of\n bounds")
+
+        decode = encode
+
+    tokenizer = load_tokenizer(bpe_folder)
+    monkeypatch.setattr(tokenizer._model, "_model", Panics())
+    for function in (lambda: tokenizer.encode("a"), lambda: tokenizer.decode([1])):
+        with pytest.raises(UserError, match=r"tokenizer.json fails at a text \(index out of bounds\); fetch the file"):
+            function()
+
+
+def test_a_tokenizer_that_takes_for_ever_or_makes_too_much_is_refused(bpe_folder, monkeypatch):
+    monkeypatch.setattr(tokenizer_files, "_TRYING", 1.0)
+    value = read_json(bpe_folder / "tokenizer.json")
+    split = {"type": "Split", "pattern": {"Regex": "(a|a)*$"}, "behavior": "Isolated", "invert": False}
+    explode = {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 10**6}
+    grow = {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 1000}
+    for change, message in (
+        ({"pre_tokenizer": split}, "is not a readable tokenizer.json .PanicException: .*fetch the file again"),
+        ({"normalizer": explode}, r"(takes more than|ends its process) .* when it is tried; no tokenizer.json does"),
+        ({"normalizer": grow}, "(makes .* tokens of 3001 characters|takes more than .*) when it is tried"),
+        ({"added_tokens": [value["added_tokens"][0] | {"content": "x" * 5000}]}, "has a token of 5000 characters"),
+    ):
+        write_json(bpe_folder / "tokenizer.json", value | change)
+        with pytest.raises(UserError, match=message) as caught:
+            load_tokenizer(bpe_folder)
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "template, message",
+    [
+        (
+            "{% for i in range(9999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "takes more than 0.25 s; it is no",
+        ),
+        ("{{ 'a' * 10 ** 10 }}", "takes more than 256 MiB of memory"),
+        ("{{ 'a' * 99999 }}", "writes more than 32,7"),
+        ("a" * 300_000, "has 300,000 characters, and no template has more than 262,144"),
+        ("{{ " + "(" * 9999 + ")" * 9999 + " }}", "is not valid Jinja: RecursionError"),
+    ],
+)
+def test_a_hostile_template_is_a_line(bpe_folder, template, message):
+    (bpe_folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(UserError, match=f"The chat template of {bpe_folder} {message}"):
+        load_tokenizer(bpe_folder)
 
 
 @pytest.mark.parametrize("text", ["The answer is 42.", "Add:\n  12 + 30 = 42\n", "naïve 東京 🙂", ""])

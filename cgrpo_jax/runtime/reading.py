@@ -1,0 +1,50 @@
+"""Files of others: they are read whole, but only regular ones of a size that such files have."""
+
+import errno
+import os
+import pathlib
+import stat
+
+from cgrpo_jax.errors import UserError
+
+
+def check_size(path: str | pathlib.Path, *, most: int) -> int:
+    """Returns the bytes of a file.
+
+    Args:
+      path: of the file.
+      most: that it may have.
+
+    Raises:
+      UserError: it is larger, or a device or a pipe, which has no end.
+      OSError: it is not there, or a folder.
+    """
+    return _checked(os.stat(path), path, most)
+
+
+def read_bytes(path: str | pathlib.Path, *, most: int) -> bytes:
+    """Returns what a file holds; arguments and errors of `check_size`."""
+    # Without blocking: a pipe would wait for whoever writes into it.
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        _checked(os.fstat(file.fileno()), path, most)
+        content = file.read(most + 1)
+    if len(content) > most:  # it has grown meanwhile, or lies on a file system that says 0 of all
+        raise _too_large(path, len(content), most)
+    return content
+
+
+def _checked(status: os.stat_result, path: str | pathlib.Path, most: int) -> int:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is a device or a pipe; give a file.")
+    if status.st_size > most:
+        raise _too_large(path, status.st_size, most)
+    return status.st_size
+
+
+def _too_large(path: str | pathlib.Path, size: int, most: int) -> UserError:
+    return UserError(
+        f"{path} has {size:,} bytes, and no such file has more than {most:,}; it is damaged or another file, so "
+        "fetch it again."
+    )
