@@ -167,6 +167,16 @@ def checked(messages: Sequence[str]) -> None:
         assert one and "\n" not in one and len(one) <= CHARACTERS, f"a message of {len(one)} characters: {one[:200]!r}"
 
 
+def processor_seconds(pid: int | None) -> float:
+    """Returns the processor time of this process, of those that it has ended, and of one that it has."""
+    spent = sum(os.times()[:4])
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return spent + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return spent
+
+
 def memory(pid: int | None) -> int:
     """Returns the most bytes that a process has held since this was called last."""
     try:
@@ -193,14 +203,14 @@ def work(kind: str, seed: str) -> None:
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         memory(os.getpid()), memory(PROCESS.pid)
-        began, fault, messages = time.monotonic(), None, []
+        began, spent, fault, messages = time.monotonic(), processor_seconds(PROCESS.pid), None, []
         try:
             messages = case(int(line))
             checked(messages)
         except BaseException as error:  # noqa: BLE001 - which is what is looked for
             at = traceback.extract_tb(error.__traceback__)[-1]
             fault = f"{type(error).__name__}: {str(error)[:300]} ({pathlib.Path(at.filename).name}, line {at.lineno})"
-        taken = time.monotonic() - began
+        taken = time.monotonic() - began, processor_seconds(PROCESS.pid) - spent
         streams.seek(0)
         if written := streams.read():
             fault = fault or f"on the standard streams: {written[:200]!r}"
@@ -209,7 +219,13 @@ def work(kind: str, seed: str) -> None:
         held = memory(os.getpid()) + memory(PROCESS.pid)
         if held > BYTES:
             fault = fault or f"{held >> 20} MiB"
-        reply = {"seconds": round(taken, 3), "mib": held >> 20, "refused": bool(messages), "fault": fault}
+        reply = {
+            "seconds": round(taken[0], 3),
+            "cpu": round(taken[1], 3),
+            "mib": held >> 20,
+            "refused": bool(messages),
+            "fault": fault,
+        }
         print(json.dumps(reply | {"said": messages[:1]}), file=replies, flush=True)
     shutil.rmtree(worker.folder, ignore_errors=True)
 
@@ -257,10 +273,17 @@ class Process:
             status = process.poll()
             self.end()
             fault = "it hangs" if not ready else f"the process dies ({status})"
-            return {"seconds": time.monotonic() - began, "mib": 0, "refused": False, "fault": fault, "said": []}
+            return {
+                "seconds": time.monotonic() - began,
+                "cpu": 0.0,
+                "mib": 0,
+                "refused": False,
+                "fault": fault,
+                "said": [],
+            }
         found = json.loads(line)
-        if found["seconds"] > SECONDS * FACTOR:
-            found["fault"] = found["fault"] or f"{found['seconds']:.1f} s"
+        if found["seconds"] > SECONDS * FACTOR or found["cpu"] > SECONDS:
+            found["fault"] = found["fault"] or f"{found['seconds']:.1f} s, {found['cpu']:.1f} s of processor time"
         return found
 
 
@@ -271,6 +294,7 @@ def part_of(kind: str, numbers: Sequence[int], process: Process) -> dict:
         "cases": len(numbers),
         "refused": sum(one["refused"] for one in found.values()),
         "seconds": max(one["seconds"] for one in found.values()),
+        "cpu": max(one["cpu"] for one in found.values()),
         "mib": max(one["mib"] for one in found.values()),
         "faults": [{"number": number, "fault": one["fault"]} for number, one in found.items() if one["fault"]],
     }
@@ -317,10 +341,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parts.append(results[name])
         faults = [fault for part in parts for fault in part["faults"]]
         total = collections.Counter({name: sum(part[name] for part in parts) for name in ("cases", "refused")})
+        most = {name: max(part[name] for part in parts) for name in ("seconds", "cpu", "mib")}
         num_faults += len(faults)
         print(
             f"{kind}: {total['cases']} cases, {total['refused']} refused in a line, {len(faults)} faults; longest "
-            f"{max(part['seconds'] for part in parts):.2f} s, most memory {max(part['mib'] for part in parts)} MiB",
+            f"{most['seconds']:.2f} s, of the processor {most['cpu']:.2f} s; most memory {most['mib']} MiB",
             *(f"  {kind} {fault['number']}: {fault['fault']}" for fault in faults),
             sep="\n",
             flush=True,

@@ -94,13 +94,14 @@ def test_a_panic_is_a_line(bpe_folder, monkeypatch):
 
 
 def test_a_tokenizer_that_takes_for_ever_or_makes_too_much_is_refused(bpe_folder, monkeypatch):
-    monkeypatch.setattr(tokenizer_files, "_TRYING", 0.3)
+    monkeypatch.setattr(tokenizer_files, "_TRYING", 1.0)
     value = read_json(bpe_folder / "tokenizer.json")
     split = {"type": "Split", "pattern": {"Regex": "(a|a)*$"}, "behavior": "Isolated", "invert": False}
     grow = {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 1000}
     for change, message in (
-        ({"pre_tokenizer": split}, "takes more than 0.3 s when it is tried; no tokenizer.json does, so fetch"),
-        ({"normalizer": grow}, "makes .* tokens of 3001 characters when it is tried"),
+        ({"pre_tokenizer": split}, "is not a readable tokenizer.json .PanicException: .*fetch the file again"),
+        ({"normalizer": explode}, r"(takes more than|ends its process) .* when it is tried; no tokenizer.json does"),
+        ({"normalizer": grow}, "(makes .* tokens of 3001 characters|takes more than .*) when it is tried"),
         ({"added_tokens": [value["added_tokens"][0] | {"content": "x" * 5000}]}, "has a token of 5000 characters"),
     ):
         write_json(bpe_folder / "tokenizer.json", value | change)
