@@ -21,7 +21,7 @@ from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.rewards.judge import Judge
 from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.config import Config
-from cgrpo_jax.runs.sections import Endpoint
+from cgrpo_jax.runs.endpoint_section import Endpoint
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runtime import processes
 

@@ -288,7 +288,7 @@ def test_help_says_where_the_files_are(capsys):
     with pytest.raises(SystemExit):
         run("out", "x", "--help")
     out = capsys.readouterr().out
-    assert out.startswith("usage: python -m cgrpo_jax.data COMMAND NAME --source=...")
+    assert out.startswith("usage: cgrpo data COMMAND NAME --source=...")
     for name, one in data.formats.FORMATS.items():
         assert f"\n  {name} " in out and one.get in out
 

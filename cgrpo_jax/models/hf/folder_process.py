@@ -22,10 +22,7 @@ from cgrpo_jax.models.hf import folder_worker
 
 _WALL_FACTOR, _WALL_SECONDS = 20.0, 30.0  # beyond its processor time, where others have the processors
 _LONGEST_REPLY = 1 << 28  # bytes
-_PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from cgrpo_jax.models.hf import folder_worker; folder_worker.main()"
-)
+_PROGRAM = "from cgrpo_jax.models.hf import folder_worker; folder_worker.main()"
 _KEPT = ("PATH", "LD_LIBRARY_PATH", "TZ", "LANG", "SYSTEMROOT")  # of the environment, which may hold keys
 _SET = {"TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "2", "RUST_BACKTRACE": "0"}
 
@@ -101,9 +98,10 @@ class FolderProcess:
         if process is not None and self._owner == os.getpid():
             self._end(process)
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _SET
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
+                [sys.executable, "-P", "-c", _PROGRAM],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

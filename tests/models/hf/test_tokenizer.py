@@ -97,6 +97,7 @@ def test_a_tokenizer_that_takes_for_ever_or_makes_too_much_is_refused(bpe_folder
     monkeypatch.setattr(tokenizer_files, "_TRYING", 1.0)
     value = read_json(bpe_folder / "tokenizer.json")
     split = {"type": "Split", "pattern": {"Regex": "(a|a)*$"}, "behavior": "Isolated", "invert": False}
+    explode = {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 10**6}
     grow = {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 1000}
     for change, message in (
         ({"pre_tokenizer": split}, "is not a readable tokenizer.json .PanicException: .*fetch the file again"),
