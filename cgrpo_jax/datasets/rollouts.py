@@ -90,7 +90,7 @@ def write(path: pathlib.Path, rows: Sequence[Row], *, iteration: int, spell: Cal
             table,
             temporary,
             compression="zstd",
-            use_dictionary=list(_REPEATED),
+            use_dictionary=list(_REPEATED),  # pyright: ignore[reportArgumentType] - its stub has bool alone
             column_encoding=_PLAIN,
             write_page_checksum=True,
         )
