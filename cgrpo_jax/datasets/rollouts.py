@@ -90,7 +90,7 @@ def write(path: pathlib.Path, rows: Sequence[Row], *, iteration: int, spell: Cal
             table,
             temporary,
             compression="zstd",
-            use_dictionary=list(_REPEATED),
+            use_dictionary=list(_REPEATED),  # pyright: ignore[reportArgumentType] - its stub has bool alone
             column_encoding=_PLAIN,
             write_page_checksum=True,
         )
@@ -106,13 +106,13 @@ def _table(rows: Sequence[Row], iteration: int, spell: Callable[[np.ndarray], st
         asked.setdefault(row.rollout.prompt_ids.tobytes(), number)
     # The responses to a question share its prompt.
     spelled = {key: spell(rows[number].rollout.prompt_ids) for key, number in asked.items() if key}
-    problems = {id(row.problem): _problem_cells(row.problem) for row in rows}
-    cells: dict[str, list] = collections.defaultdict(list)
-    for number, row in enumerate(rows):
-        found = {"row": number, "parent": _parent(row.rollout, numbers), "iteration": iteration}
-        found |= problems[id(row.problem)] | _rollout_cells(row, spelled) | _fate_cells(row, asked)
-        for name, value in found.items():
-            cells[name].append(value)
+    cells = {
+        "row": list(range(len(rows))),
+        "parent": [_parent(row.rollout, numbers) for row in rows],
+        "iteration": [iteration] * len(rows),
+    }
+    cells |= _problem_cells([row.problem for row in rows]) | _rollout_cells([row.rollout for row in rows], spelled)
+    cells |= _reward_cells(rows) | _fate_cells(rows, asked)
     columns = [_array(cells[name], kind) for name, kind, _ in COLUMNS]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
@@ -125,66 +125,72 @@ def _parent(rollout: Rollout, numbers: dict[RowIndex, int]) -> int | None:
     return None if parent is None else numbers[parent.index]
 
 
-def _problem_cells(problem: Problem) -> dict[str, Any]:
+def _problem_cells(problems: Sequence[Problem]) -> dict[str, list]:
+    once = {id(one): one for one in problems}  # which many rows share
+    ids = {key: problem_id(one) for key, one in once.items()}
+    turns = {key: [{"role": role, "text": text} for role, text in one.turns] for key, one in once.items()}
+    columns = {key: json.dumps(dict(one.columns), ensure_ascii=False) for key, one in once.items()}
     return {
-        "problem_id": problem_id(problem),
-        "problem_index": problem.index,
-        "source": problem.source,
-        "problem_grader": problem.grader,
-        "turns": [{"role": role, "text": text} for role, text in problem.turns],
-        "question": problem.question,
-        "answer": problem.answer,
-        "solution": problem.solution,
-        "problem_columns": json.dumps(dict(problem.columns), ensure_ascii=False),
+        "problem_id": [ids[id(one)] for one in problems],
+        "problem_index": [one.index for one in problems],
+        "source": [one.source for one in problems],
+        "problem_grader": [one.grader for one in problems],
+        "turns": [turns[id(one)] for one in problems],
+        "question": [one.question for one in problems],
+        "answer": [one.answer for one in problems],
+        "solution": [one.solution for one in problems],
+        "problem_columns": [columns[id(one)] for one in problems],
     }
 
 
-def _rollout_cells(row: Row, spelled: dict[bytes, str]) -> dict[str, Any]:
-    one, index = row.rollout, row.rollout.index
-    reward = None if one.ungraded else one.reward
+def _rollout_cells(texts: Sequence[Rollout], spelled: dict[bytes, str]) -> dict[str, list]:
     return {
-        "stage": one.stage.name.lower(),
-        "question_index": index.question,
-        "response_index": index.response,
-        "critique_index": index.critique,
-        "refinement_index": index.refinement,
-        "attempt": index.attempt,
-        "author": str(one.author),
-        "weights_step": one.weights_step,
-        "prompt": one.asked or spelled.get(one.prompt_ids.tobytes()),
-        "prompt_ids": one.prompt_ids if len(one.prompt_ids) else None,
-        "prompt_cut": one.prompt_cut,
-        "opening": one.opening,
-        "text": one.text,
-        "token_ids": one.token_ids,
-        "truncated": one.truncated,
-        "logp": one.logp if len(one.prompt_ids) and one.author != Author.SOLUTION else None,
-        "trainer_logp": row.trainer_logp,
-        "reward": reward,
-        "rewards": None if reward is None else [{"name": row.grader, "reward": reward}],
-        "ungraded": one.ungraded,
-        "extracted": one.extracted,
-        "feedback": one.feedback,
-        "verdict": one.verdict,
-        "rejected": row.is_rejected,
+        "stage": [one.stage.name.lower() for one in texts],
+        "question_index": [one.index.question for one in texts],
+        "response_index": [one.index.response for one in texts],
+        "critique_index": [one.index.critique for one in texts],
+        "refinement_index": [one.index.refinement for one in texts],
+        "attempt": [one.index.attempt for one in texts],
+        "author": [str(one.author) for one in texts],
+        "weights_step": [one.weights_step for one in texts],
+        "prompt": [one.asked or spelled.get(one.prompt_ids.tobytes()) for one in texts],
+        "prompt_ids": [one.prompt_ids if len(one.prompt_ids) else None for one in texts],
+        "prompt_cut": [one.prompt_cut for one in texts],
+        "opening": [one.opening for one in texts],
+        "text": [one.text for one in texts],
+        "token_ids": [one.token_ids for one in texts],
+        "truncated": [one.truncated for one in texts],
+        "logp": [one.logp if len(one.prompt_ids) and one.author != Author.SOLUTION else None for one in texts],
+        "ungraded": [one.ungraded for one in texts],
+        "extracted": [one.extracted for one in texts],
+        "feedback": [one.feedback for one in texts],
+        "verdict": [one.verdict for one in texts],
     }
 
 
-def _fate_cells(row: Row, asked: dict[bytes, int]) -> dict[str, Any]:
-    train_row = row.train_row
-    cells: dict[str, Any] = {
-        "kept": row.place is not None if row.rollout.stage == Stage.REFINEMENT else None,
-        "group_position": row.place,
-        "trained": train_row is not None and not row.dropped,
-        "dropped": row.dropped or None,
+def _reward_cells(rows: Sequence[Row]) -> dict[str, list]:
+    rewards = [None if row.rollout.ungraded else row.rollout.reward for row in rows]
+    named = zip(rows, rewards, strict=True)
+    return {
+        "reward": rewards,
+        "rewards": [None if reward is None else [{"name": row.grader, "reward": reward}] for row, reward in named],
     }
-    if train_row is None:
-        return cells | dict.fromkeys(("context", "advantage", "loss", "refined"))
-    return cells | {
-        "context": asked[train_row.context_ids.tobytes()],
-        "advantage": train_row.advantage,
-        "loss": train_row.loss.name.lower(),
-        "refined": train_row.refined,
+
+
+def _fate_cells(rows: Sequence[Row], asked: dict[bytes, int]) -> dict[str, list]:
+    refined = [row.rollout.stage == Stage.REFINEMENT for row in rows]
+    trains = [row.train_row for row in rows]
+    return {
+        "rejected": [row.is_rejected for row in rows],
+        "kept": [row.place is not None if is_refined else None for row, is_refined in zip(rows, refined, strict=True)],
+        "trainer_logp": [row.trainer_logp for row in rows],
+        "group_position": [row.place for row in rows],
+        "context": [one and asked[one.context_ids.tobytes()] for one in trains],
+        "advantage": [one and one.advantage for one in trains],
+        "loss": [one and one.loss.name.lower() for one in trains],
+        "refined": [one and one.refined for one in trains],
+        "trained": [row.train_row is not None and not row.dropped for row in rows],
+        "dropped": [row.dropped or None for row in rows],
     }
 
 

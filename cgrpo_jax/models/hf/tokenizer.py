@@ -131,12 +131,12 @@ class _SentencePieceModel:
         # Decoding drops the word-start mark of a text; a run after an added token is not a text's beginning.
         parts: list[str] = []
         run: list[int] = []
-        model = self._first
+        model, size = self._first, self._model.vocab_size()
         for i in ids:
             if i in texts:
                 parts += [model.decode(run), texts[i]]
                 run, model = [], self._inner
-            elif i < self._model.vocab_size():
+            elif i < size:
                 run.append(i)
         return "".join([*parts, model.decode(run)])
 
