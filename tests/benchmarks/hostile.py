@@ -120,7 +120,7 @@ class Worker:
         tokenizer.decode(tokenizer.encode("What is 12 + 30?\n" * 50))
 
     def try_server(self, number: int) -> list[str]:
-        """Asks an endpoint three times; returns what became of it."""
+        """Asks an endpoint three times; returns the failures."""
         import hostile_servers
 
         from cgrpo_jax.inference.chat_client import ChatClient
@@ -147,7 +147,8 @@ class Worker:
         shown = [*logged, repr(client), repr(answers), repr(client.counts)]
         for secret in (hostile_servers.KEY, hostile_servers.QUERY):
             assert not any(part in text for text in shown for part in (secret, secret[:6])), "a secret is shown"
-        return [*logged, *failures]
+        checked(logged)
+        return failures
 
 
 @contextlib.contextmanager

@@ -24,17 +24,18 @@ def test_a_run_finds_no_fault_and_is_not_computed_again(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("fault", ["raises", "says", "prints", "dies", "is slow"])
-def test_faults_are_seen(monkeypatch, capsys, tmp_path, fault):
-    text = pathlib_text(fault)
-    (tmp_path / "hostile.py").write_text(text)
+def test_faults_are_seen(monkeypatch, tmp_path, fault):
+    (tmp_path / "hostile.py").write_text(worker_with(fault))
     monkeypatch.setattr(hostile, "__file__", str(tmp_path / "hostile.py"))
-    monkeypatch.setattr(hostile, "SECONDS", 0.2)
+    if fault == "is slow":
+        monkeypatch.setattr(hostile, "SECONDS", 0.1)
+        monkeypatch.setattr(hostile, "FACTOR", 1.0)
     with hostile.Process("template", "0") as process:
         found = hostile.part_of("template", [0], process)
     assert len(found["faults"]) == 1, found
 
 
-def pathlib_text(fault):
+def worker_with(fault):
     """Returns a worker whose only case has a fault."""
     body = {
         "raises": "raise KeyError('x')",
