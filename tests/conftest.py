@@ -24,7 +24,7 @@ if "XDG_CACHE_HOME" not in os.environ:  # of the user's own compiled programs no
 TESTS = pathlib.Path(__file__).parent
 KINDS = ("integration", "launch", "tpu", "parity", "benchmarks")  # the folders of all that is no unit test
 UNIT_SECONDS = 2.0
-FAST = pytest.StashKey[bool]()  # whether programs are now compiled as those of unit tests
+FAST = pytest.StashKey[bool]()  # whether programs are now compiled without optimisations
 
 collect_ignore_glob = []
 # Comparisons with transformers need the extra `parity`.
@@ -65,18 +65,20 @@ def small_collections(one_device):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_fast(request):
-    """Unit tests compile many small programs and run each once or twice; all others compile as users do.
+    """Tests compile many small programs and run each a few times. So most compile them without XLA's optimisations.
 
-    JAX keeps a program however it was compiled. So none is kept where that changes: a run would not be bitwise that of
-    another process.
+    As users do it compile the tests whose subject is what is compiled (plans, benchmarks, TPUs), those of `launch/` and
+    parity with transformers; and the quickstart that CI runs. Processes that a test starts compile as it does: they must
+    be bitwise alike. JAX keeps a program however it was compiled, so none is kept where that changes.
     """
     import jax
 
-    unit = kind_of(request.path) == "unit"
-    if request.config.stash.get(FAST, False) != unit:
-        request.config.stash[FAST] = unit
+    fast = kind_of(request.path) in ("unit", "integration") and "planning" not in request.path.parts
+    if request.config.stash.get(FAST, False) != fast:
+        request.config.stash[FAST] = fast
         jax.clear_caches()
-        jax.config.update("jax_disable_most_optimizations", unit)
+        jax.config.update("jax_disable_most_optimizations", fast)
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(fast)
 
 
 @pytest.fixture(scope="session", autouse=True)
