@@ -67,9 +67,9 @@ def small_collections(one_device):
 def compiled_fast(request):
     """Tests compile many small programs and run each a few times. So most compile them without XLA's optimisations.
 
-    As users do it compile the tests whose subject is what is compiled (plans, benchmarks, TPUs), those of `launch/` and
-    parity with transformers; and the quickstart that CI runs. Processes that a test starts compile as it does: they must
-    be bitwise alike. JAX keeps a program however it was compiled, so none is kept where that changes.
+    Those whose subject is what is compiled (plans, benchmarks, TPUs), those of `launch/` and parity with transformers
+    compile as users do, and so does the quickstart in CI. Processes that a test starts compile as it does: they must be
+    bitwise alike. JAX keeps a program however it was compiled, so none is kept where that changes.
     """
     import jax
 

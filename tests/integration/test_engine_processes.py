@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 
-import jax
 import numpy as np
 import paths
 import pytest
@@ -26,7 +25,6 @@ PROCESS = """
     import small_engine
     tensor, out = sys.argv[1:]
     assert jax.process_count() == 2 and len(jax.devices()) == 4
-    jax.config.update("jax_disable_most_optimizations", True)
     mesh, config = sharding.make_mesh(tensor=int(tensor)), small_engine.EVERYTHING
     where = sharding.param_shardings(params_lib.axes_like(config, small_engine.PARAMS), small_engine.PARAMS, mesh)
     params = jax.tree.map(
@@ -39,15 +37,6 @@ PROCESS = """
     rows = [[(row.token_ids.tolist(), row.logp.tolist(), row.truncated) for row in group] for group in groups]
     pathlib.Path(out, f"{jax.process_index()}.json").write_text(json.dumps(rows))
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_as_there(compiled_fast):
-    """As the processes compile."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize("tensor", [1, 4], ids=["four data groups", "tensor across processes"])
