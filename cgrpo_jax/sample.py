@@ -26,7 +26,7 @@ from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Problem, Rollout
 from cgrpo_jax.runs import cli, open_run, stages
 from cgrpo_jax.runs.config import Config
-from cgrpo_jax.runtime import console, processes
+from cgrpo_jax.runtime import console, processes, watchdog
 from cgrpo_jax.runtime import text as text_lib
 
 FLAGS = {
@@ -108,11 +108,13 @@ def _lines() -> Iterator[str]:
         sys.stderr.write("type a question and press return; an empty line ends\n")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are refused with their line
-    for line in sys.stdin:
+    while True:
+        with watchdog.limits(stall=0.0, compile=0.0):  # whoever asks may take any time
+            line = sys.stdin.readline()
+        if not line or (interactive and not line.strip()):
+            return
         if line.strip():
             yield line.strip()
-        elif interactive:
-            return
 
 
 def _show(

@@ -331,7 +331,6 @@ class Run:
 
     def _tick(self, status: Status, bar: tqdm.tqdm | None = None) -> None:
         """Shows how far the iteration is; all processes stop here if one is asked to."""
-        watchdog.tick()
         log.show(self._shown if bar is None else bar, status)
         self._stop_if_asked()
 

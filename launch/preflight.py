@@ -25,8 +25,9 @@ RUNS = {
         "distributed": cli.DISTRIBUTED,
         "refine": cli.Flag("or not", kind=bool, default=False),
         "out": cli.Flag("a folder"),
+        "step": cli.STEP,
     },
-    "diagnose": {"distributed": cli.DISTRIBUTED, "out": cli.Flag("a folder")},
+    "diagnose": {"distributed": cli.DISTRIBUTED, "out": cli.Flag("a folder"), "step": cli.STEP},
     "sample": {
         "distributed": cli.DISTRIBUTED,
         "question": cli.Flag("one"),
@@ -120,8 +121,9 @@ def _check_run(program: str, arguments: Sequence[str], *, where: tpus.Slice, roo
     flags = {"config": cli.CONFIG, "workdir": cli.WORKDIR, **RUNS[program]}
     try:
         with contextlib.chdir(root):
-            config = cli.parse(arguments, flags=flags, require=("config", "workdir"))["config"]
-        validate.check(config)
+            given = cli.parse(arguments, flags=flags, require=("config", "workdir"), trains=program == "train")
+        config = given["config"]
+        validate.check(config, trains=program == "train")
         devices = where.chips * chips.CHIPS[where.name.partition(":")[0]].devices_per_chip
         mesh = config.mesh
         sharding.make_mesh(replica=mesh.replica, fsdp=mesh.fsdp, tensor=mesh.tensor, devices=range(devices))

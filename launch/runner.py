@@ -24,7 +24,7 @@ import study_report
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs import old_keys
+from cgrpo_jax.runs import lengths, old_keys
 from cgrpo_jax.runs.run_dir import RunDir
 
 TRAIN = (sys.executable, "-m", "cgrpo_jax.train")
@@ -86,9 +86,11 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
     if not paths.summary.exists():
         return None
     was = old_keys.translate(json.loads(paths.config.read_text(encoding="utf-8")))
-    # Keys that came into being after the run don't outdate it, unless they are set.
-    added = config_lib.flatten(config).keys() - config_lib.flatten(was).keys() - set(overridden)
-    if config_lib.differences(was, config, sorted(added)):
+    flat = config_lib.flatten(config)
+    # Keys that came into being after the run don't outdate it, unless they are set; lengths at 0 are the run's choice.
+    added = flat.keys() - config_lib.flatten(was).keys() - set(overridden)
+    chosen = {key for key in lengths.KEYS if flat.get(key) == 0}
+    if config_lib.differences(was, config, sorted(added | chosen)):
         return None
     results = json.loads(paths.summary.read_text(encoding="utf-8"))
     # A run that was made longer keeps its old summary until it ends.

@@ -97,8 +97,8 @@ def plan(sweep: Mapping, workdir: pathlib.Path) -> list[Point]:
     """Returns all points, in the order of the file.
 
     Raises:
-      UserError: an override names a key that no configuration has, or a value of a wrong type, or what no run can have;
-        two points would have one folder.
+      UserError: an override names a key that no configuration has, or a value of a wrong type, what no run can have, or
+        what nothing reads; two points would have one folder.
     """
     found = []
     taken = {name: "the sweep itself" for name in _TAKEN}
@@ -108,8 +108,10 @@ def plan(sweep: Mapping, workdir: pathlib.Path) -> list[Point]:
         changes = [f"--config.{key}={value}" for key, value in overrides.items()]
         config = config_lib.load(sweep["config"])
         config_lib.override(config, changes)
+        arguments = [f"--config={sweep['config']}", f"--workdir={workdir / folder_name(name)}", *changes]
         try:
             validate.check(config_lib.freeze(config))
+            cli.parse(arguments, flags={"config": cli.CONFIG, "workdir": cli.WORKDIR})  # also keys that nothing reads
         except UserError as error:
             raise UserError(f"point {name}: {error}") from error
         folder = workdir / folder_name(name)
@@ -117,7 +119,6 @@ def plan(sweep: Mapping, workdir: pathlib.Path) -> list[Point]:
             if used in taken:
                 raise UserError(f"point {name}: its {used} is that of {taken[used]}; give the point another name")
             taken[used] = f"point {name}"
-        arguments = [f"--config={sweep['config']}", f"--workdir={folder}", *changes]
         found.append(Point(name, folder, overrides, arguments, config_lib.to_json(config_lib.freeze(config))))
     return found
 

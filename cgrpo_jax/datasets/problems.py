@@ -1,6 +1,7 @@
 """The problems of a run: made up or read, with gold answers that the grader can read and prompts that fit."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -134,9 +135,10 @@ def load_problems(source: MadeUp | Stored, prompts: Prompts, limits: Limits) -> 
         _check_answers_alone(train, limits)
     kept: dict[str, list[Problem]] = {}
     skipped: dict[str, int] = {}
-    for kind, problems in (("training", train), ("held-out", test)):
+    of_test = dataclasses.replace(limits, max_solution_length=None)
+    for kind, problems, its_limits in (("training", train, limits), ("held-out", test, of_test)):
         try:
-            kept[kind], skipped[kind] = _usable(problems, prompts, limits)
+            kept[kind], skipped[kind] = _usable(problems, prompts, its_limits)
         except UserError as error:
             raise UserError(f"{kind} questions: {error}") from error
     return Problems(kept["training"], kept["held-out"], skipped)
@@ -156,11 +158,19 @@ def _made_up(source: MadeUp) -> tuple[list[Problem], list[Problem]]:
 def _stored(source: Stored) -> tuple[list[Problem], list[Problem]]:
     if not source.train:
         raise UserError("no training data: set data.train to a file or a TFDS name.")
-    without = dataclasses.replace(source, solution_key=None)  # nothing shows a held-out question's solution
-    return (
-        _read_all(source, source.train, source.train_split, limit=source.num_train),
-        _read_all(without, source.eval, source.eval_split, limit=source.num_eval),
-    )
+    return _read_all(source, source.train, source.train_split, limit=source.num_train), _held_out(source)
+
+
+def _held_out(source: Stored) -> list[Problem]:
+    """Returns the held-out questions, with solutions where each has one.
+
+    Nothing shows these, so none is needed; but a run of an earlier version began with them, and compares their hash.
+    """
+    if source.solution_key:
+        with contextlib.suppress(UserError):  # it is said below, unless it is of the solutions
+            return _read_all(source, source.eval, source.eval_split, limit=source.num_eval)
+    source = dataclasses.replace(source, solution_key=None)
+    return _read_all(source, source.eval, source.eval_split, limit=source.num_eval)
 
 
 def _usable(problems: list[Problem], prompts: Prompts, limits: Limits) -> tuple[list[Problem], int]:

@@ -10,7 +10,7 @@ from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.runs import log
 from cgrpo_jax.runs.open_run import OpenRun
-from cgrpo_jax.runtime import console, processes, signals, watchdog
+from cgrpo_jax.runtime import console, processes, signals
 
 
 def open_results(
@@ -49,7 +49,6 @@ def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Statu
         with signals.catch_stop() as stopping, log.evaluating() as bar:
 
             def tick(status: Status) -> None:
-                watchdog.tick()
                 log.show(bar, status)
                 if number := stopping():
                     raise Stopped(number)

@@ -13,7 +13,7 @@ import jax
 from cgrpo_jax.errors import GradingError
 from cgrpo_jax.records import Problem, Turn, transcript
 from cgrpo_jax.rewards.grader import Grade, Grader, Pending
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import processes, watchdog
 
 
 @dataclasses.dataclass(eq=False)
@@ -38,7 +38,11 @@ class _Graded:
         """Waits for the grades of this process; raises what went wrong."""
         if self.error is not None:
             raise self.error
-        return [dataclasses.astuple(row.result()) for row in self.pending]
+        grades = []
+        for row in self.pending:
+            grades.append(dataclasses.astuple(row.result()))
+            watchdog.alive()  # many rows in turn may take longer than anything else
+        return grades
 
 
 class GradeExchange:

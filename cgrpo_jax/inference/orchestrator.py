@@ -23,7 +23,7 @@ from cgrpo_jax.inference.grader_health import GraderHealth
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import Problem, Stage
 from cgrpo_jax.rewards.grader import Grade, Grader
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import processes, watchdog
 
 _GRADE_TICKS = 1  # from asking for a grade to reading it
 _POLL_SECONDS = 1.0  # that process 0 waits for a remote answer before the processes speak again
@@ -198,6 +198,7 @@ class Orchestrator:
                 before = sum(engine.stats.tokens for engine in engines)
                 self._run_tick()
                 tokens += sum(engine.stats.tokens for engine in engines) - before
+                watchdog.tick()
                 if on_tick:
                     on_tick(self._status(tokens, time.monotonic() - started))
         finally:

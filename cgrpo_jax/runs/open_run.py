@@ -178,7 +178,7 @@ def open_run(
         if load_weights:
             saved_config.check_same_model(config, run)
         model_source.check_places(config)
-        config = settings_lib.with_lengths(config)
+        config = settings_lib.with_lengths(config, trains=trains)
         settings = settings_lib.run_settings(config, mesh, stages=stages(config), num_slots=num_slots)
         if trains:
             check_training(settings)

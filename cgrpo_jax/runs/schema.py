@@ -14,7 +14,7 @@ from cgrpo_jax.runs import model_sections, sections, training_sections
 from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, key, not_negative, one_of, refused, section
 
 # Sections that no other command than `train` and `plan` reads.
-TRAINING_ALONE = ("checkpoints", "samples", "profile", "objective", "optimizer", "packing")
+TRAINING_ALONE = ("checkpoints", "rollouts", "profile", "objective", "optimizer", "packing")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -147,8 +147,12 @@ class RunSettings:
         return (self.critic_sampling,)
 
 
-def with_lengths(config: Config) -> Config:
+def with_lengths(config: Config, *, trains: bool = True) -> Config:
     """Returns the configuration with all lengths, and says which of them the models' contexts gave (`lengths`).
+
+    Args:
+      config: the configuration, checked.
+      trains: whether it is to train, as for `validate.check`.
 
     Raises:
       UserError: with these lengths no run can have it, or the model's shape can't be read.
@@ -161,7 +165,7 @@ def with_lengths(config: Config) -> Config:
     if stages.critic == "folder":
         critic = model_source.read_shape(config, model_source.of_critic(stages.critic_folder)).max_context
     config, said = lengths.filled(config, context=context, critic_context=critic)
-    validate.check(config)
+    validate.check(config, trains=trains)
     console.say(said)
     return config
 

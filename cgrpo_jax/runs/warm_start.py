@@ -21,8 +21,9 @@ from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import load_questions, resume_policy
 from cgrpo_jax.runs.open_run import OpenRun
 from cgrpo_jax.runtime import console, processes
+from cgrpo_jax.runtime.digests import Damaged
+from cgrpo_jax.training import checkpoint_seal, checkpoint_steps, sft
 from cgrpo_jax.training import optimizer as optimizer_lib
-from cgrpo_jax.training import sft
 from cgrpo_jax.training.checkpoint import Checkpoints, read_extra
 
 _UPDATES_PER_QUESTION = 10  # between two times that it asks whether to stop
@@ -97,13 +98,21 @@ def _begun(
 
 
 def _remove_another(opened: OpenRun) -> bool:
-    """Removes what another configuration has learned: a run without a checkpoint may be started with any."""
+    """Removes what another configuration has learned, since a run without a checkpoint may be started with any.
+
+    Likewise what can't be read: the lessons are there to be learned again.
+    """
     folder, now = opened.run.warm_start, opened.config_json()
     if not folder.is_dir():
         return False
     try:
         same = not config_lib.differences(read_extra(folder)["config"], now, ignore=resume_policy.TRAINING)
+        newest, step, _ = checkpoint_steps.find(folder, None)
+        checkpoint_seal.check(newest / str(step), ("params", "rest"))
     except UserError:  # nothing whole is in it
+        same = False
+    except Damaged as error:
+        console.say(f"what {folder} holds can't be read ({error}): the warm start begins again")
         same = False
     if not same:
         shutil.rmtree(folder)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from cgrpo_jax.runtime import files as files_lib
+from cgrpo_jax.runtime import watchdog
 
 FILE = "digests.json"
 _VERSION = 1
@@ -122,8 +123,14 @@ def of_json(value: Any) -> str:
 
 def _of_all(folder: pathlib.Path, sizes: Mapping[str, int]) -> dict[str, str]:
     largest_first = sorted(sizes, key=lambda name: -sizes[name])
+    found = {}
     with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        return dict(zip(largest_first, pool.map(lambda name: of_file(folder / name), largest_first), strict=True))
+        for name, digest in zip(
+            largest_first, pool.map(lambda name: of_file(folder / name), largest_first), strict=True
+        ):
+            found[name] = digest
+            watchdog.alive()  # all of a large checkpoint take minutes, in which other processes wait
+    return found
 
 
 def _files(path: pathlib.Path) -> Iterable[pathlib.Path]:

@@ -1,5 +1,6 @@
 """The first line of a run, before the imports that take seconds; importing this takes no time."""
 
+import contextlib
 import os
 import re
 import sys
@@ -25,5 +26,6 @@ def say_start(command: str, arguments: Sequence[str]) -> None:
         return
     shown = "".join(c if c.isprintable() else "?" for c in found[-1])
     shown = shown.encode("ascii", "backslashreplace").decode()
-    sys.stderr.write(f"{command}: starting in {shown}; loading JAX and the package takes some seconds\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody reads it, or its disk is full: the run goes on
+        sys.stderr.write(f"{command}: starting in {shown}; loading JAX and the package takes some seconds\n")
+        sys.stderr.flush()

@@ -1,7 +1,8 @@
 """Ends a process that hangs, with one line: nothing has ended for too long, or another process is gone.
 
 What goes on calls `tick` (a step that all processes do alike: an engine's tick, an update) or `alive` (a file is read,
-a program is compiled). A thread looks how long ago the last one was. It ends the process itself, with status `STATUS`:
+a row is graded, a program is compiled). A thread looks how long ago the last one was, here or on a process that this
+one may wait for. It ends the process itself, with status `STATUS`:
 the main thread may hang in a collective operation, from which nothing else gets it out. What was saved stays.
 
 Processes also say how far they are, through the key-value store (key_values.py), so that the line names who is behind;
@@ -152,15 +153,19 @@ class Watch:
             for process, one in said.items():
                 last, age = self._said.get(process, (None, 0.0))
                 self._said[process] = (one, 0.0 if one != last else age + self._reading)
+                if last and one["events"] != last["events"] and process != self._here:  # which this one may wait for
+                    self._idle = 0.0
             self._reading = 0.0
         self._ended = self._ended + seconds if ended else 0.0
         if ended and self._ended > _ENDED_SECONDS:
             return agreement.why_ended(ended), 2
         if gone := self._gone():
             return f"{gone}, while this process was in {state.where}; {_LEFT}", STATUS
-        limit, key = (limits.compile, "compile") if state.compiling else (limits.stall, "stall")
+        # Others may compile what this process has read from its cache.
+        compiling = state.compiling or any(one["compiling"] and not one["closed"] for one, _ in self._said.values())
+        limit, key = (limits.compile, "compile") if compiling else (limits.stall, "stall")
         if limit and self._idle > limit:
-            doing = "a program is being compiled" if state.compiling else "nothing has ended"
+            doing = "a program is being compiled" if compiling else "nothing has ended"
             return (
                 f"{doing} for {self._idle:.0f} s in {state.where} (compute.{key}_timeout {limit:g})"
                 f"{self._behind(state)}; {_LEFT}",

@@ -31,6 +31,9 @@ from cgrpo_jax.training.checkpoint_steps import Step
 from cgrpo_jax.training.named_arrays import by_path, check_same, dtype_of, unflatten
 
 _log = logging.getLogger(__name__)
+# In which a checkpoint is on disk, its digests included, which process 0 computes alone. Orbax's own 20 minutes are few
+# for the largest ones; what hangs, the watchdog ends.
+_SAVE_SECONDS = 4 * 3600
 
 
 class Checkpoints:
@@ -60,7 +63,7 @@ class Checkpoints:
             create=True,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS, post_finalization_callback=self._seal),
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=_handlers())
 

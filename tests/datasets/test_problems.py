@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.datasets import problems as problems_lib
 from cgrpo_jax.errors import UserError
 
@@ -28,3 +29,16 @@ def test_training_questions_need_the_solution_that_is_named(tmp_path):
     row = {"q": "1+1", "a": 2}
     with pytest.raises(UserError, match=r"column 'worked' is missing \(there are: q, a\)"):
         problems_lib._stored(stored(tmp_path, train=row, held_out=row | {"worked": "1+1=2"}))
+
+
+def test_a_held_out_solution_that_is_there_is_read_as_earlier_versions_did(tmp_path):
+    """Their runs compare the hash of all that is read, and would not resume."""
+    row = {"q": "1+1", "a": 2, "worked": "1+1=2"}
+    training, held_out = problems_lib._stored(stored(tmp_path, train=row, held_out=row))
+    assert fingerprints.of_problems([one.replace(source="") for one in held_out]) == fingerprints.of_problems(
+        [one.replace(source="") for one in training]
+    )
+    _, (held_out,) = problems_lib._stored(stored(tmp_path, train=row, held_out=row | {"worked": None}))
+    assert held_out.solution is None
+    with pytest.raises(UserError, match="column 'a'"):
+        problems_lib._stored(stored(tmp_path, train=row, held_out=row | {"a": None}))

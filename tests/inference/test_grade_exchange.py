@@ -6,6 +6,7 @@ from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.grade_exchange import GradeExchange, submit
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.grader import Grader
+from cgrpo_jax.runtime import watchdog
 
 PROBLEM = Problem(0, "a question", "right")
 
@@ -67,3 +68,11 @@ def test_a_judge_reads_a_chat_as_text_and_a_function_gets_its_turns():
     ):
         submit(grader := Records(remote), "7", problem, False)
         assert grader.prompts == [prompt]
+
+
+def test_each_grade_says_that_the_process_goes_on():
+    exchange = GradeExchange(Grader("exact"))
+    exchange.submit(["right", "wrong", "no"], PROBLEM, due=1, deliver=lambda grades: None)
+    before = watchdog._state.events
+    exchange.read(1, everything=False)
+    assert watchdog._state.events == before + 3

@@ -8,6 +8,7 @@ from scripted_stages import ask, run, solve, texts
 
 from cgrpo_jax.inference.orchestrator import Orchestrator, gather
 from cgrpo_jax.records import Stage
+from cgrpo_jax.runtime import watchdog
 
 # --- results ------------------------------------------------------------------------------------------------------
 
@@ -17,6 +18,13 @@ def test_results_are_in_order_whoever_ends_first():
     asked = [texts(ask(engine, q, number=3)) for q in range(4)]
     assert run(*asked, engines=[engine]) == [[10 * q, 10 * q + 1, 10 * q + 2] for q in range(4)]
     assert not engine.busy
+
+
+def test_each_tick_says_that_the_process_goes_on():
+    engine = FakeEngine(steps=lambda i: 4)
+    before = watchdog._state.steps
+    run(texts(ask(engine, 0)), engines=[engine])
+    assert watchdog._state.steps == before + 4
 
 
 def test_nothing_to_run():

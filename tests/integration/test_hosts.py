@@ -18,8 +18,8 @@ HANGS = """
     from cgrpo_jax.runtime import watchdog
 
     watchdog._LOOK_SECONDS = 0.05
+    watchdog.iteration(3)
     with watchdog.limits(stall=0.3, compile=0.0), watchdog.stage("rollout"):
-        watchdog.iteration(3)
         threading.Event().wait()
 """
 

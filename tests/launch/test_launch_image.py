@@ -32,7 +32,7 @@ def test_what_it_copies_is_in_the_repository_and_not_ignored():
     assert {"README.md", "cgrpo_jax"} <= set(needed) <= set(" ".join(arguments("COPY")).split())
 
 
-@pytest.mark.parametrize("extra", ["tpu", "gpu", "parquet"])
+@pytest.mark.parametrize("extra", ["tpu", "gpu"])
 def test_its_extras_exist(extra):
     assert f'"{extra}": [' in (ROOT / "setup.py").read_text()
     assert extra in FILE.read_text()

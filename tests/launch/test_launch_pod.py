@@ -11,12 +11,14 @@ import tarfile
 import paths
 import pytest
 
+from cgrpo_jax import diagnose, evaluate, sample
 from cgrpo_jax.errors import UserError
 
 ROOT = paths.ROOT
 
 sys.path.insert(0, str(ROOT / "launch"))  # as `python launch/tpu_pod.py` has it
 import command_line  # noqa: E402
+import preflight  # noqa: E402
 import tpu_pod  # noqa: E402
 
 # Answers with the next line of answers.json[WORD], WORD being the first argument that is a key; the last one stays.
@@ -489,3 +491,19 @@ def test_a_command_without_dashes_before_it_is_told_where_it_goes(capsys, argv):
     assert caught.value.code == 2
     expected = "error: unexpected python; a command goes after --, and the value of a flag after =\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("program", [evaluate, diagnose, sample])
+def test_the_flags_of_a_program_are_those_that_it_has(program):
+    name = program.__name__.rpartition(".")[2]
+    known = {flag: spec.kind for flag, spec in preflight.RUNS[name].items()}
+    assert known == {flag: spec.kind for flag, spec in program.FLAGS.items()}
+
+
+def test_what_trains_alone_may_not_have_is_no_mistake_of_an_evaluation(launch):
+    """Nor a key that training would not read: `evaluate` takes both."""
+    changes = ["--config.sampling.top_p=0.9", "--config.critique.kind=execution", "--config.critic.sees=answer"]
+    command = [*TRAIN, CONFIG, WORKDIR, *changes]
+    with pytest.raises(UserError, match="changes nothing|needs objective.old_logp"):
+        launch({}, command=command, dry_run=True)
+    launch({}, command=[one.replace("cgrpo_jax.train", "cgrpo_jax.evaluate") for one in command], dry_run=True)

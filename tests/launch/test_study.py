@@ -266,6 +266,14 @@ def test_a_run_that_was_made_longer_is_not_done_until_its_summary_says_so(study,
     assert warm.summary() is not None and top.summary() is None
 
 
+def test_lengths_that_the_run_has_chosen_do_not_outdate_it(study, tmp_path):
+    warm = study_lib.plan(study, tmp_path)[0]
+    finish(warm, summary(None, None, None, 0))
+    asked = warm.config | {"max_response_length": 0}
+    assert runner.summary(warm.folder, asked, []) is not None
+    assert runner.summary(warm.folder, asked | {"max_prompt_length": 1}, []) is None
+
+
 def test_a_failed_run_is_named_with_its_log_and_the_others_go_on(start, tmp_path, capsys):
     started, failed = start(bad="hard/top/seed0")
     assert failed and len(started) == 9

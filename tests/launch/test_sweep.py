@@ -374,3 +374,10 @@ def test_a_sweep_file_that_can_not_be_used_is_named(tmp_path):
     sweep = {"config": str(tmp_path / "config.py"), "points": {"../up": {}}}
     with pytest.raises(UserError, match=r"point '../up' can't name a folder; use letters, digits"):
         sweep_lib.plan(sweep, tmp_path)
+
+
+def test_a_point_with_a_key_that_training_would_refuse_is_refused_first(tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    points_of = {"grpo": {"refine.kind": "none", "refine.num_kept": 2}}
+    with pytest.raises(UserError, match="^point grpo: refine.num_kept 2 changes nothing while refine.kind is 'none'"):
+        sweep_lib.plan({"config": str(tmp_path / "config.py"), "points": points_of}, tmp_path / "runs")

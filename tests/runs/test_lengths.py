@@ -57,3 +57,13 @@ def test_a_run_reads_the_context_of_its_model(capsys):
         settings.with_lengths(config_lib.replaced(config, {"packing.length": 64}))
     with pytest.raises(UserError, match="max_prompt_length -1 is negative"):
         validate.check(changed(max_prompt_length=-1))
+
+
+def test_what_does_not_train_may_have_what_training_refuses():
+    sizes = dict(num_layers=1, embed_dim=8, num_heads=2, num_kv_heads=2, mlp_dim=8, max_context=256)
+    given = {f"model__{name}": value for name, value in sizes.items()}
+    config = changed(model__tokenizer="arithmetic", sampling__top_p=0.9, **given)
+    validate.check(config, trains=False)
+    assert settings.with_lengths(config, trains=False).max_response_length == 96
+    with pytest.raises(UserError, match="sampling.top_p below 1"):
+        settings.with_lengths(config)

@@ -330,3 +330,13 @@ def test_the_base_configuration_is_locked_and_new_each_time():
     assert base.get_config().objective.gamma == 0.1
     with pytest.raises(AttributeError):
         one.objective.gama = 1.0
+
+
+def test_keys_that_training_alone_reads():
+    sections = {name for name, _ in keys.sections(config_lib.Config())}
+    assert set(validate.TRAINING_ALONE) <= sections
+    said = list(validate.unread_without_training({"rollouts.every": 0, "sampling.top_k": 1, "packing.rows": 2}))
+    assert [one.partition(":")[0] for one in said] == [
+        "rollouts.every 0 changes nothing",
+        "packing.rows 2 changes nothing",
+    ]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from cgrpo_jax.runtime import digests
+from cgrpo_jax.runtime import digests, watchdog
 
 
 @pytest.fixture
@@ -78,3 +78,13 @@ def test_json_has_one_digest_however_it_is_written():
     value = {"b": [1, 0.1, None], "a": "\u00e4"}
     assert digests.of_json(value) == digests.of_json(json.loads(json.dumps(value, indent=2)))
     assert digests.of_json(value) != digests.of_json(value | {"b": [1, 0.1, 0]})
+
+
+def test_each_file_says_that_the_process_goes_on(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    before = watchdog._state.events
+    digests.write(tmp_path, "abc")
+    assert watchdog._state.events == before + 3
+    digests.check(tmp_path, digests.read(tmp_path))
+    assert watchdog._state.events == before + 6

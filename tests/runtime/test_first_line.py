@@ -1,5 +1,7 @@
 """The first line of a run: said where a run starts, and nowhere else."""
 
+import sys
+
 import pytest
 
 from cgrpo_jax.runtime import first_line
@@ -34,3 +36,11 @@ def test_process_0_alone_says_it(capsys, monkeypatch):
 def test_control_characters_are_not_written(capsys):
     first_line.say_start("train", ["--workdir=a\x1b[2J\udc80é"])
     assert capsys.readouterr().err.startswith("train: starting in a?[2J?\\xe9; ")
+
+
+def test_where_nobody_reads_it_the_program_goes_on(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.stderr, "write", full)
+    first_line.say_start("train", ["--workdir=runs/a"])

@@ -12,9 +12,9 @@ LIMITS = Limits(stall=60.0, compile=600.0)
 ROLLOUT = State(steps=12, events=30, stage="rollout", iteration=3)
 
 
-def other(beat, steps=12, stage="rollout", closed=False):
+def other(beat, steps=12, stage="rollout", closed=False, **more):
     """What another process says of itself, for the `beat`th time."""
-    return dataclasses.asdict(State(steps=steps, stage=stage, iteration=3)) | {"beat": beat, "closed": closed}
+    return dataclasses.asdict(State(steps=steps, stage=stage, iteration=3, **more)) | {"beat": beat, "closed": closed}
 
 
 def looks(watch, seconds, state=ROLLOUT, limits=LIMITS, said=lambda second: {}, **kw):
@@ -63,6 +63,20 @@ def test_0_is_no_limit(compiling):
 def test_it_says_who_is_behind(steps, words):
     found = looks(Watch(here=0), 100, said=lambda second: {0: other(second), 1: other(second, steps, "update")})
     assert f"(compute.stall_timeout 60){words};" in found[1]
+
+
+def test_it_waits_for_another_that_goes_on():
+    """That one may grade, or read a file, for all: each row and file is an event."""
+    assert not looks(Watch(here=0), 500, said=lambda second: {1: other(second, events=second // 50)})
+    second, _, _ = looks(Watch(here=0), 500, said=lambda second: {1: other(second, events=min(second, 100) // 50)})
+    assert second == 161
+
+
+@pytest.mark.parametrize("closed, ends", [(False, 601), (True, 61)])
+def test_it_waits_for_another_that_compiles(closed, ends):
+    """What this process has read from its cache, another may have to compile."""
+    second, line, _ = looks(Watch(here=0), 1000, said=lambda second: {1: other(second, compiling=True, closed=closed)})
+    assert second == ends and ("a program is being compiled" in line) == (not closed)
 
 
 def test_one_that_says_nothing_is_taken_to_be_dead_long_before_a_limit():

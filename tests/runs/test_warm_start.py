@@ -1,0 +1,33 @@
+"""What is left of a warm start: it is gone on with only where it is whole, and of the same configuration."""
+
+import types
+
+import jax.numpy as jnp
+import pytest
+
+from cgrpo_jax.records import TrainState
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import warm_start
+from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.training.checkpoint import Checkpoints
+
+
+@pytest.mark.parametrize("what", ["whole", "arrays", "extra", "configuration"])
+def test_what_is_gone_on_with(tmp_path, capsys, what):
+    run, config = RunDir(tmp_path), config_lib.to_json(config_lib.Config())
+    with Checkpoints(run.warm_start, max_to_keep=1) as kept:
+        state = TrainState(step=jnp.int32(3), params={"w": jnp.ones(4)}, opt_state=None)
+        kept.save(3, state, {"config": config})
+    folder = run.warm_start / "3"
+    if what == "arrays":
+        largest = max(
+            (path for path in (folder / "params").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+        )
+        largest.write_bytes(largest.read_bytes()[:-1])
+    if what == "extra":
+        (folder / "extra" / "metadata").write_text("{")
+    now = config | {"seed": 1} if what == "configuration" else config
+    opened = types.SimpleNamespace(run=run, config_json=lambda: now)
+    assert warm_start._remove_another(opened) == (what != "whole")
+    assert run.warm_start.exists() == (what == "whole")
+    assert ("the warm start begins again" in capsys.readouterr().err) == (what == "arrays")
