@@ -379,8 +379,8 @@ TRAPS = (
     Trap(
         "a checkpoint without the run's position",
         "training/checkpoint.py",
-        "JsonSave(dict(extra))",
-        "JsonSave({})",
+        "JsonSave(checkpoint_seal.sealed(extra,",
+        "JsonSave(checkpoint_seal.sealed({},",
         ("tests/training/test_checkpoint.py",),
     ),
     Trap(
