@@ -68,7 +68,7 @@ def checked(path: str | pathlib.Path) -> Iterator[None]:
 def by_one(path: str | pathlib.Path) -> Iterator[bool]:
     """A step of writing, that all processes take or none: gives whether this one is the one that writes."""
     with processes.agree(f"writing {path}"), checked(path):
-        yield jax.process_index() == 0
+        yield processes.is_first()
 
 
 @contextlib.contextmanager

@@ -349,7 +349,7 @@ def test_a_base_that_a_stopped_run_left_is_not_taken_for_another(tmp_path, start
     "change, message",
     [
         ({"lora.rank": 8}, "lora.rank: 4 -> 8"),
-        ({"lora.rank": 0, "lora.alpha": 32.0, "lora.targets": "all-linear"}, "lora.rank: 4 -> 0"),
+        ({"lora.rank": 0, "lora.alpha": 32.0, "lora.targets": "q,k,v,o,gate,up,down"}, "lora.rank: 4 -> 0"),
         ({"lora.alpha": 4.0}, "lora.alpha: 8.0 -> 4.0"),
         ({"lora.targets": ("q", "o")}, "lora.targets: "),
     ],
