@@ -176,6 +176,7 @@ class Run:
         self._bar: tqdm.tqdm | None = None  # of the iterations
         self._since = time.monotonic()
         self._step_time = 0.0  # of the last iteration
+        self._said_untrained = False
 
     @property
     def state(self) -> TrainState:
@@ -257,6 +258,9 @@ class Run:
         self._keep(done.number + 1, always=self.learner.has_given_up())
         if self.learner.has_given_up():
             self._give_up()
+        if not (row["rows_trained"] or row["skipped_updates"] or self._said_untrained):
+            self._said_untrained = True
+            console.say(log.untrained(done.number, row))
         self._shown.set_postfix_str(log.bar_text(row))
         self._shown.update()
 

@@ -23,7 +23,7 @@ import math
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cgrpo_jax.errors import UserError
@@ -146,8 +146,8 @@ def _score(
     rewards = function(**accepted)
     if inspect.isawaitable(rewards):
         rewards = asyncio.run(_wait_for(rewards))
-    if rewards is None:
-        raise TypeError(f"it returned None, not a list of {len(responses)} rewards")
+    if rewards is None or isinstance(rewards, str | bytes) or not isinstance(rewards, Iterable):
+        raise TypeError(f"it returned {rewards!r:.40}, not a list of {len(responses)} rewards, one for each completion")
     rewards = list(rewards)
     if len(rewards) != len(responses):
         raise ValueError(f"it returned {len(rewards)} rewards for {len(responses)} responses")

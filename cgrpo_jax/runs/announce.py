@@ -17,9 +17,15 @@ def machine(mesh: jax.sharding.Mesh) -> None:
     console.say(f"devices: {devices.size} x {devices.flat[0].device_kind}{several}, mesh: {sizes}")
 
 
-def model(made: Model, source: ModelSource) -> None:
-    """Says which model is trained or asked, how large it is, and whose tokenizer it has."""
-    where = source.init or source.weights or "drawn at random"
+def model(made: Model, source: ModelSource, *, trained: bool) -> None:
+    """Says which model is trained or asked, how large it is, and whose tokenizer it has.
+
+    Args:
+      made: the model.
+      source: where it comes from before any training.
+      trained: whether a checkpoint of the run is read instead.
+    """
+    where = "trained by the run" if trained else source.init or source.weights or "drawn at random"
     count = params_lib.num_params(made.config)
     size = f"{count / 1e6:.1f} million" if count < 1e9 else f"{count / 1e9:.2f} billion"
     console.say(

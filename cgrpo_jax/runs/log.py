@@ -49,6 +49,14 @@ def bar_text(row: Mapping[str, float]) -> str:
     return ", ".join(parts)
 
 
+def untrained(number: int, row: Mapping[str, float]) -> str:
+    """Returns what is said of the first iteration that trains nothing, of its number and its metrics."""
+    return (
+        f"iteration {number} trained nothing, for no row has an advantage: all responses are wrong in "
+        f"{row['frac_all_wrong']:.0%} of the groups, all right in {row['frac_all_right']:.0%} (said once)"
+    )
+
+
 def metrics_row(
     done: Iteration, *, pass_threshold: float, model: ModelConfig, adapters: bool, refines: bool
 ) -> dict[str, float]:

@@ -183,7 +183,8 @@ def open_run(
         if trains:
             check_training(settings)
         model = build_model.load_policy(config, settings, now=now)
-        announce.model(model, model_source.of_policy(config))
+        trained = load_weights and run.checkpoints.exists()
+        announce.model(model, model_source.of_policy(config), trained=trained)
         critic_model = build_model.load_critic(config, settings, now=now)
         if questions:
             critic = critic_model[0].prompts if critic_model else model.critic_prompts

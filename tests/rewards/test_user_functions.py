@@ -73,6 +73,9 @@ MODULE = """
     def forgets(completions, **kwargs):
         [1.0 for _ in completions]
 
+    def one_number(completions, **kwargs):
+        return 0.5
+
     def asks(completions, level):
         return [1.0 for _ in completions]
 
@@ -161,7 +164,7 @@ def test_no_reward_for_a_response_is_no_verdict_on_it(file, value):
     [
         ("short", "ValueError: it returned 1 rewards for 2 responses"),
         ("text", "ValueError: could not convert string to float: 'x'"),
-        ("number", "TypeError: 'float' object is not iterable"),
+        ("number", "TypeError: it returned 1.0, not a list of 2 rewards, one for each completion"),
     ],
 )
 def test_what_is_no_list_of_rewards_is_an_error(file, response, reason):
@@ -214,7 +217,8 @@ def test_a_function_that_can_not_be_loaded_is_an_error_when_loading(file, name, 
 
 def test_what_a_function_takes_and_gives_back_is_said(file):
     for name, said in (
-        ("forgets", "TypeError: it returned None, not a list of 1 rewards"),
+        ("forgets", "TypeError: it returned None, not a list of 1 rewards, one for each completion"),
+        ("one_number", "TypeError: it returned 0.5, not a list of 1 rewards, one for each completion"),
         ("asks", "TypeError: missing a required argument: 'level'; it may take answer, completion_ids, completions, "),
     ):
         with pytest.raises(GradingError, match=re.escape(said)):
