@@ -91,7 +91,7 @@ def test_a_function_that_raises_ends_the_run_and_nothing_is_lost(tmp_path):
     assert [row["step"] for row in metrics(tmp_path / "run")] == [0, 1]
 
 
-def test_a_function_may_decline_every_response(tmp_path):
+def test_a_function_may_decline_every_response(tmp_path, capsys):
     """As with TRL, None is not meant for a response; with an entropy bonus rows of advantage 0 are trained as well."""
     file = tmp_path / "reward.py"
     file.write_text("def reward(completions, **columns):\n    return [None for _ in completions]\n")
@@ -103,6 +103,7 @@ def test_a_function_may_decline_every_response(tmp_path):
     }
     for row in metrics(run(tmp_path / "run", changes)):
         assert row["grade/failures"] == 16 and row["rows_trained"] == row["refine/attempted"] == 0
+    assert capsys.readouterr().err.count("iteration 0 trained nothing, for no row has an advantage") == 1
     for line in tiny_run.samples(tmp_path / "run"):
         assert line["reward"] is None and set(line["rewards"]) == {None}
     responses = [row for rows in tiny_run.rollouts(tmp_path / "run") for row in rows]
