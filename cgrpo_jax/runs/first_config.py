@@ -1,9 +1,9 @@
-"""A first configuration, from what data, a model and a reward say of themselves: measured, and written as a file.
+"""A first configuration, from what data, a model and a reward say of themselves: what it needs, and whether it starts.
 
 found = look_at(data="train.jsonl", model="Qwen3-0.6B")
-text = written(found)
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import re
@@ -20,8 +20,8 @@ from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import comparisons, grader
 from cgrpo_jax.rewards.sandbox import gold
-from cgrpo_jax.runs import build_model, settings, validate
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import load_questions, open_run, stages
 
 # Names of columns, the likeliest first; a name in other letters' case counts too.
 QUESTIONS = ("question", "problem", "prompt", "query", "instruction", "input", "messages", "conversations")
@@ -53,6 +53,9 @@ _FORMS = {
 }
 # Rules where one can say what is wrong: arithmetic that does not hold, a test that fails. Else the policy itself.
 _CRITIQUES = {"numeric": "execution", "code": "execution"}
+# Rules in the place of a policy whose context does not hold a critique of its own; an answer is quoted by default.
+_RULES = {"math": "execution"}
+_VERDICT = "Conclusion: wrong [END]"  # the least that a written critique says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +89,12 @@ class Found:
       num_rows: rows that were looked at.
       grader, critique: kinds.
       question, refine: templates of prompts; empty for the default.
-      longest, p99: tokens of the questions as they are asked.
+      longest, p99: tokens of the questions of both files as they are asked.
       context: tokens that the model was made for.
       num_params: its parameters.
       lengths: chosen.
+      written_critique: tokens that a critique by the policy and its prompt would take, where the context holds no such
+        critique and a rule writes them; else 0.
     """
 
     data: str
@@ -107,6 +112,7 @@ class Found:
     context: int
     num_params: int
     lengths: Lengths
+    written_critique: int = 0
 
 
 def look_at(
@@ -130,21 +136,24 @@ def look_at(
     kind = _kind_of(data)
     columns = _columns(_first_rows(data, kind), data, question_key, answer_key)
     problems = _read(data, kind, columns)
+    held_out = []
     if eval:
         if _kind_of(eval) != kind:
             raise UserError(f"--eval={eval} is of another kind than --data={data}; give both as .jsonl or as .parquet.")
-        _read(eval, kind, columns)
-    grades = reward or _grader([problem.answer for problem in problems], columns, data)
+        held_out = _read(eval, kind, columns)
+    asked = [*problems, *held_out]
+    files = f"'{data}' and '{eval}'" if eval else f"'{data}'"
+    grades = reward or _grader([problem.answer for problem in asked], columns, files)
     if reward:
         grader.check_kind(reward)
         grader.check_gold(reward, [problem.answer for problem in problems[:1]], num_workers=1)
-    critique = _CRITIQUES.get(grades, "cot")
     prompts = Prompts(tokenizer, 1 << 30, 1 << 30, 1 << 30, question=_FORMS.get(grades, "{question}"))
     if _around(prompts) > shape.max_context // 8:  # of a model so small that the words leave no room
         prompts = dataclasses.replace(prompts, question="{question}")
     if _refine_words(prompts) > shape.max_context // 4:
         prompts = dataclasses.replace(prompts, refine=_SHORT_REFINE)
-    sizes = sorted(len(prompts.for_question(problem.question, problem.turns)) for problem in problems)
+    sizes = sorted(len(prompts.for_question(problem.question, problem.turns)) for problem in asked)
+    critique, lengths, written = _critique(prompts, sizes, shape.max_context, grades=grades, columns=columns)
     longest, p99 = sizes[-1], sizes[min(len(sizes) - 1, len(sizes) * 99 // 100)]
     return Found(
         data=data,
@@ -161,15 +170,29 @@ def look_at(
         p99=p99,
         context=shape.max_context,
         num_params=params_lib.num_params(shape),
-        lengths=_lengths(prompts, sizes, shape.max_context, writes_critiques=critique == "cot"),
+        lengths=lengths,
+        written_critique=written,
     )
 
 
 def check(path: pathlib.Path) -> None:
-    """Checks that a run can have the configuration of a file; raises a `UserError` where none can."""
+    """Starts a run with the configuration of a file, as far as it writes nothing and reads no weight of the policy.
+
+    Raises:
+      UserError: no run can have it, or a question or its prompts don't fit.
+    """
     config = config_lib.freeze(config_lib.load(path))
-    validate.check(config)
-    settings.run_settings(config, build_model.make_mesh(config))
+    with contextlib.ExitStack() as held:
+        open_run.open_run(
+            config,
+            f"runs/{path.stem}",
+            held,
+            stages=stages.of_training,
+            questions=load_questions.to_train_on,
+            load_weights=False,
+            trains=True,
+            writes={},
+        )
 
 
 # --- data ---------------------------------------------------------------------------------------------------------
@@ -202,6 +225,7 @@ def _columns(rows: Sequence[dict], path: str, question_key: str, answer_key: str
 
     def named(given: str, likely: Sequence[str], flag: str, taken: str = "") -> str:
         if given:
+            tables.column(rows[0], given, f"data file '{path}'", named_by=f"--{flag}")  # raises where it is not there
             return given
         by_name = {name.lower(): name for name in reversed(there) if name != taken}
         for name in likely:
@@ -234,7 +258,7 @@ def _read(path: str, kind: str, columns: Columns) -> list[Problem]:
     return problems[:_READ]
 
 
-def _grader(golds: Sequence[str], columns: Columns, path: str) -> str:
+def _grader(golds: Sequence[str], columns: Columns, files: str) -> str:
     """Returns the kind of grader that can read all gold answers: the strictest one."""
     if columns.answer.lower() in TESTS and all(map(gold.readable, golds)):
         return "code"
@@ -255,7 +279,7 @@ def _grader(golds: Sequence[str], columns: Columns, path: str) -> str:
     if all(comparisons.READABLE["exact"](one) and len(one) <= 100 and "\n" not in one for one in golds):
         return "exact"
     raise UserError(
-        f"the answers of '{path}', column '{columns.answer}', are neither choices, numbers, mathematics nor short "
+        f"the answers of {files}, column '{columns.answer}', are neither choices, numbers, mathematics nor short "
         f"texts ({why}); give another --answer_key, or your own --reward=FILE.py:function."
     )
 
@@ -278,8 +302,30 @@ def _up(number: int) -> int:
     return -(-number // _STEP) * _STEP
 
 
+def _critique(
+    prompts: Prompts, sizes: Sequence[int], context: int, *, grades: str, columns: Columns
+) -> tuple[str, Lengths, int]:
+    """Chooses the kind of critique; returns it with its lengths and `Found.written_critique`.
+
+    Args:
+      prompts, sizes, context: as for `_lengths`.
+      grades: kind of the grader.
+      columns: of the data.
+    """
+    kind = _CRITIQUES.get(grades, "cot")
+    n = _lengths(prompts, sizes, context, writes_critiques=kind == "cot")
+    if kind != "cot":
+        return kind, n, 0
+    needed = max(n.critique, len(prompts.tokenizer.encode(_VERDICT)))
+    if needed == n.critique and n.critique_prompt + needed <= context:
+        return kind, n, 0
+    # Unit tests as answers are not quoted.
+    kind = _RULES.get(grades, "indicative" if columns.answer.lower() in TESTS else "indicative_gt")
+    return kind, _lengths(prompts, sizes, context, writes_critiques=False), n.critique_prompt + needed
+
+
 def _lengths(prompts: Prompts, sizes: Sequence[int], context: int, *, writes_critiques: bool) -> Lengths:
-    """Chooses lengths with which every stage fits the context.
+    """Chooses lengths with which question, response and refinement fit the context; a written critique may not.
 
     Args:
       prompts: of the model.
@@ -307,93 +353,4 @@ def _lengths(prompts: Prompts, sizes: Sequence[int], context: int, *, writes_cri
     if not writes_critiques:
         return Lengths(prompt, response, refine_prompt)
     asked = len(prompts.for_critique("", "", None)[0]) + _STEP + prompt + response
-    return Lengths(prompt, response, refine_prompt, critique, min(context - critique, asked))
-
-
-# --- the file -----------------------------------------------------------------------------------------------------
-
-
-def written(found: Found, *, name: str) -> str:
-    """Returns the text of the configuration's file.
-
-    Args:
-      found: from `look_at`.
-      name: of the file, for its commands.
-    """
-    lines = [*_data_lines(found), "", *_grading_lines(found), "", *_length_lines(found), "", *_training_lines(found)]
-    body = "\n".join(f"    {line}".rstrip() for line in lines)
-    stem = pathlib.PurePath(name).stem
-    return (
-        f'"""Critique-GRPO on {_plain(pathlib.PurePath(found.data).name)}, written by `cgrpo init`.\n\n'
-        f"    cgrpo train --config={_plain(name)} --workdir=runs/{_plain(stem)}\n\n"
-        "Every key, with its default: `cgrpo train --help`.\n"
-        '"""\n\n'
-        "from cgrpo_jax.runs import base\n\n\n"
-        "def get_config():\n"
-        '    """Returns the defaults, which are the paper\'s, with what this data and this model need."""\n'
-        f"    c = base.get_config()\n\n{body}\n    return c\n"
-    )
-
-
-def _plain(text: str) -> str:
-    """Returns a name as it can stand within a docstring."""
-    return re.sub(r"[^\w./ +=-]", "?", text)
-
-
-def _data_lines(found: Found) -> list[str]:
-    columns = found.columns
-    lines = [
-        f"c.model.folder = {found.model!r}  # {found.num_params / 1e6:.4g} million parameters",
-        f"c.data.train = {found.data!r}  # {found.num_rows} questions were looked at",
-        f"c.data.eval = {found.eval!r}  # held-out questions" + ("" if found.eval else "; give a file to measure on"),
-        f"c.data.kind = {found.kind!r}",
-        f"c.data.question_key = {columns.question!r}  # the columns",
-        f"c.data.answer_key = {columns.answer!r}",
-    ]
-    if columns.pattern:
-        lines.append(f"c.data.answer_pattern = {columns.pattern!r}  # its first group is the answer")
-    return lines
-
-
-def _grading_lines(found: Found) -> list[str]:
-    lines = [f"c.grader.kind = {found.grader!r}  # math, numeric, choice, exact, code, or FILE.py:function"]
-    if found.question:
-        lines.append("# The question as it is asked, in a form in which the grader finds the answer.")
-        lines.append(f"c.prompts.question = {found.question!r}")
-    why = "a rule finds the wrong step" if found.critique == "execution" else "the policy criticises itself"
-    lines.append(f"c.critique.kind = {found.critique!r}  # {why}; others: indicative, indicative_gt, execution, cot")
-    if found.refine:
-        lines.append(f"c.prompts.refine = {found.refine!r}  # short, as the context is")
-    return lines
-
-
-def _length_lines(found: Found) -> list[str]:
-    n = found.lengths
-    lines = [
-        f"# In tokens. The model's context is {found.context}; questions take up to {found.longest}, 99 % of them at "
-        f"most {found.p99}.",
-        f"c.max_prompt_length = {n.prompt}" + ("  # longer questions are left out" if n.prompt < found.longest else ""),
-        f"c.max_response_length = {n.response}  # of a response, and of a refinement",
-        f"c.refine.max_prompt_length = {n.refine_prompt}  # question, response and critique",
-    ]
-    if n.critique:
-        lines.append(f"c.critic.max_length = {n.critique}  # of a critique")
-        lines.append(f"c.critic.max_prompt_length = {n.critique_prompt}  # question and response")
-    return lines
-
-
-def _training_lines(found: Found) -> list[str]:
-    rate = "1e-6" if found.num_params >= 1e9 else "1e-5" if found.num_params >= 5e7 else "1e-4"
-    questions = next(n for n in (32, 16, 8, 4, 2, 1) if n <= found.num_rows)
-    lines = [
-        "c.num_iterations = 100  # each: respond, critique, refine, update",
-        f"c.questions_per_iteration = {questions}",
-        "c.num_responses = 7  # to each question",
-        "c.optimizer.updates_per_batch = 1  # of an iteration",
-        f"c.optimizer.learning_rate = {rate}  # for a model of this size",
-        "c.mesh.fsdp = 0  # all devices share weights and rows; c.mesh.tensor cuts heads and MLP",
-        "c.checkpoints.every = 25  # iterations",
-    ]
-    if found.eval:
-        lines.append("c.eval.every = 25  # iterations between evaluations")
-    return lines
+    return Lengths(prompt, response, refine_prompt, critique, asked)

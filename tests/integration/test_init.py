@@ -25,7 +25,8 @@ def test_what_it_writes_trains(tmp_path, monkeypatch, capsys):
     run_init(*flags)
     out = capsys.readouterr().out
     assert "columns: question 'question', answer 'answer', the answer by '####\\\\s*(.+)'\n" in out
-    assert out.endswith("wrote mine.py; next: cgrpo train --config=mine.py --workdir=runs/mine\n")
+    assert "\nwrote mine.py; next: cgrpo train --config=mine.py --workdir=runs/mine\n" in out
+    assert out.endswith("\nthen: cgrpo evaluate --workdir=runs/mine --config.data.eval=FILE\n")
     with pytest.raises(SystemExit) as caught:
         run_init(*flags)
     assert caught.value.code == 2 and "--out mine.py is there already" in capsys.readouterr().err
@@ -37,7 +38,7 @@ def test_what_it_writes_trains(tmp_path, monkeypatch, capsys):
 
 
 def test_mathematics_and_boxes(tmp_path):
-    model = converted.make_folder(tmp_path / "model", hf_folders.LLAMA | {"max_position_embeddings": 256})
+    model = converted.make_folder(tmp_path / "model", hf_folders.LLAMA | {"max_position_embeddings": 2048})
     answers = [r"\frac{1}{2}", "x^2+1"]
     boxed = [f"so $\\boxed{{{answer}}}$." for answer in answers]
     for name, golds, pattern in (("answer", answers, ""), ("solution", boxed, first_config.PATTERNS[1])):
@@ -45,3 +46,6 @@ def test_mathematics_and_boxes(tmp_path):
         (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         found = first_config.look_at(data=str(tmp_path / "train.jsonl"), model=str(model))
         assert (found.grader, found.critique, found.columns.pattern) == ("math", "cot", pattern)
+    model = converted.make_folder(tmp_path / "small", hf_folders.LLAMA | {"max_position_embeddings": 256})
+    found = first_config.look_at(data=str(tmp_path / "train.jsonl"), model=str(model))
+    assert (found.grader, found.critique) == ("math", "execution") and found.written_critique > 256

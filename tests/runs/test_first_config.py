@@ -1,14 +1,16 @@
 """The configuration that `cgrpo init` writes: what it finds in data and models, and what it makes of it."""
 
+import dataclasses
 import json
 
 import converted
 import hf_folders
 import pytest
 
+from cgrpo_jax import init
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs import first_config
+from cgrpo_jax.runs import first_config, sections
 from cgrpo_jax.runs.first_config import Columns
 
 
@@ -16,6 +18,14 @@ from cgrpo_jax.runs.first_config import Columns
 def model(tmp_path_factory):
     return converted.make_folder(
         tmp_path_factory.mktemp("m") / "model", hf_folders.LLAMA | {"max_position_embeddings": 256}
+    )
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory):
+    """A model whose context holds a written critique, too: its tokenizer takes a token for each letter."""
+    return converted.make_folder(
+        tmp_path_factory.mktemp("m") / "model", hf_folders.LLAMA | {"max_position_embeddings": 2048}
     )
 
 
@@ -55,18 +65,18 @@ TESTS = json.dumps({"asserts": ["assert f(2) == 4"], "names": ["f"]})
          Columns("problem", "solution", first_config.PATTERNS[2]), "numeric", "execution"),
     ],
 )  # fmt: skip
-def test_columns_and_graders(tmp_path, model, rows, columns, kind, critique):
-    found = look(tmp_path, model, *rows)
+def test_columns_and_graders(tmp_path, roomy, rows, columns, kind, critique):
+    found = look(tmp_path, roomy, *rows)
     assert (found.columns, found.grader, found.critique, found.num_rows) == (columns, kind, critique, len(rows))
 
 
-def test_what_is_given_is_taken(tmp_path, model):
+def test_what_is_given_is_taken(tmp_path, model, roomy):
     rows = [{"a": "2+2", "b": "4", "question": "no", "answer": "no"}]
     found = look(tmp_path, model, *rows, question_key="a", answer_key="b")
     assert found.columns == Columns("a", "b") and found.longest < 12
     (tmp_path / "reward.py").write_text("def score(completions, **columns):\n    return [1.0] * len(completions)\n")
     reward = f"{tmp_path / 'reward.py'}:score"
-    found = look(tmp_path, model, *rows, reward=reward)
+    found = look(tmp_path, roomy, *rows, reward=reward)
     assert (found.grader, found.critique, found.question) == (reward, "cot", "")
 
 
@@ -79,14 +89,53 @@ def test_lengths_fit_the_context_and_the_longest_question(tmp_path, model):
     # one question of very many that is far too long is left out, not given a room
     rows = [{"question": "2+2", "answer": "4"}] * 200 + [{"question": "2+" * 300 + "2", "answer": "602"}]
     found = look(tmp_path, model, *rows)
-    assert found.lengths.prompt < 64 < found.longest and "longer questions are left out" in first_config.written(
+    assert found.lengths.prompt < 64 < found.longest and "longer questions are left out" in init.written(
         found, name="a.py"
     )
 
 
-def test_a_critic_that_writes_has_lengths_too(tmp_path, model):
-    n = look(tmp_path, model, {"question": "Who?", "answer": "Ada"}).lengths
-    assert n.critique == 16 and n.critique_prompt + n.critique <= 256
+def test_the_lengths_are_those_of_both_files(tmp_path, model):
+    held_out = data(tmp_path, {"question": "2+" * 20 + "2", "answer": "1/2"}, name="test.jsonl")
+    alone = look(tmp_path, model, {"question": "2+2", "answer": "4"})
+    both = look(tmp_path, model, {"question": "2+2", "answer": "4"}, eval=held_out)
+    assert alone.longest < 16 < both.longest <= both.lengths.prompt and both.num_rows == 1
+
+
+def test_a_critic_that_writes_has_lengths_too(tmp_path, roomy):
+    found = look(tmp_path, roomy, {"question": "Who?", "answer": "Ada"})
+    n = found.lengths
+    assert n.critique == 128 and n.critique_prompt + n.critique <= 2048 and not found.written_critique
+
+
+@pytest.mark.parametrize(
+    "row, reward, kind",
+    [
+        ({"question": "Which?", "answer": "(B)"}, False, "indicative_gt"),
+        ({"question": "Who?", "answer": "Ada"}, False, "indicative_gt"),
+        ({"question": "2+2", "answer": "4"}, True, "indicative_gt"),
+        ({"question": "Double.", "tests": TESTS}, True, "indicative"),
+    ],
+)
+def test_a_rule_writes_where_the_context_does_not_hold_a_written_critique(tmp_path, model, row, reward, kind):
+    (tmp_path / "reward.py").write_text("def score(completions, **columns):\n    return [1.0] * len(completions)\n")
+    found = look(tmp_path, model, row, reward=f"{tmp_path / 'reward.py'}:score" if reward else "")
+    assert found.critique == kind and not found.lengths.critique and found.written_critique > 256
+    file = tmp_path / "mine.py"
+    file.write_text(init.written(found, name=str(file)))
+    first_config.check(file)
+    text = file.read_text()
+    assert f"(cot) would take {found.written_critique} tokens with its prompt; the context holds 256." in text
+    others = next(line for line in text.splitlines() if "c.critique.kind" in line).partition("others: ")[2]
+    assert sorted([*others.split(", "), kind]) == sorted(sections.CRITIQUES)
+
+
+def test_a_file_whose_prompts_do_not_fit_is_not_said_to_be_good(tmp_path, model):
+    found = look(tmp_path, model, {"question": "Who?", "answer": "Ada"})
+    lengths = dataclasses.replace(found.lengths, critique=16, critique_prompt=240)
+    file = tmp_path / "mine.py"
+    file.write_text(init.written(dataclasses.replace(found, critique="cot", lengths=lengths), name=str(file)))
+    with pytest.raises(UserError, match="with nothing left of its response; critic.max_prompt_length is 240"):
+        first_config.check(file)
 
 
 def test_the_file_is_short_commented_and_one_that_a_run_can_have(tmp_path, model):
@@ -94,7 +143,7 @@ def test_the_file_is_short_commented_and_one_that_a_run_can_have(tmp_path, model
     data(tmp_path, *rows[:4], name="test.jsonl")
     found = look(tmp_path, model, *rows, eval=str(tmp_path / "test.jsonl"))
     file = tmp_path / "my run.py"
-    file.write_text(first_config.written(found, name=str(file)))
+    file.write_text(init.written(found, name=str(file)))
     first_config.check(file)
     lines = file.read_text().splitlines()
     assert 25 <= len(lines) <= 45 and "from cgrpo_jax.runs import base" in lines
@@ -118,6 +167,17 @@ def test_the_file_is_short_commented_and_one_that_a_run_can_have(tmp_path, model
             [{"question": "2+2", "answer": "4"}],
             {"answer_key": "b"},
             "column 'b' is missing (there are: question, answer)",
+        ),
+        (
+            [{"question": "2+2", "answer": "4"}],
+            {"question_key": "prompt"},
+            "train.jsonl': column 'prompt' is missing (there are: question, answer); name one of these in "
+            "--question_key.",
+        ),
+        (
+            [{"question": "2+2", "a": "4"}],
+            {"question_key": "question,prompt"},
+            "column 'prompt' is missing (there are: question, a)",
         ),
         ([{"question": "?", "answer": "a b " * 50 + "\nc"}], {}, "are neither choices, numbers, mathematics nor short"),
         (
