@@ -145,4 +145,4 @@ def test_jax_says_when_it_compiles(monkeypatch):
         jax.jit(lambda x: x * salt + 1)(1.0)
     finally:
         jax.monitoring.unregister_event_duration_listener(watchdog._on_compile)
-    assert seen[-2:] == [True, False]
+    assert True in seen and seen[-1] is False  # each as often as it listens: the process may have begun to before
