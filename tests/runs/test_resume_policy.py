@@ -19,6 +19,8 @@ DECIDES = """
     data.mixture data.min_pass_rate data.num_train data.hard_share data.max_pass_rate data.question_key
     data.answer_key data.num_eval data.chain_length grader.timeout grader.tolerance grader.messages grader.kind
     grader.numpy
+    critic.endpoint.extra_body critic.endpoint.send_temperature
+    judge.endpoint.extra_body judge.endpoint.send_temperature
     model.family model.head_dim model.rope_theta model.window model.tie_embeddings
     judge.max_length judge.endpoint.model judge.max_retries lora.rank lora.targets lora.alpha model.num_layers
     model.embed_dim model.init model.num_kv_heads model.tokenizer model.architecture model.mlp_dim
