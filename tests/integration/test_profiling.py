@@ -11,7 +11,7 @@ import tiny_run
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli
-from cgrpo_jax.runtime import profiling, signals
+from cgrpo_jax.runtime import profiling, signals, watchdog
 
 
 def names(folder) -> dict[str, list[dict]]:
@@ -62,13 +62,14 @@ def test_a_run_traces_the_iterations_that_are_asked_for(tmp_path):
 def test_a_resumed_run_may_trace_others_and_a_stopped_one_leaves_its_trace(tmp_path, monkeypatch, capfd):
     run = tiny_run.run(tmp_path, num_iterations=1)
     assert not (run / "profile").exists()
-    ticks = iter([False] * 3)
+    begun = []
 
     @contextlib.contextmanager
-    def stopping_soon():
-        yield lambda: next(ticks, True)
+    def stopping_within_an_iteration():
+        yield lambda: bool(begun)
 
-    monkeypatch.setattr(signals, "catch_stop", stopping_soon)
+    monkeypatch.setattr(watchdog, "iteration", begun.append)
+    monkeypatch.setattr(signals, "catch_stop", stopping_within_an_iteration)
     tiny_run.run(tmp_path, {"profile.steps": (0, 1)})
     assert "profile.steps [0]: these iterations are over, and are not traced" in capfd.readouterr().err
     assert len(tiny_run.metrics(run)) == 1  # the second iteration was stopped
