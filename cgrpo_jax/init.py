@@ -18,7 +18,7 @@ import re
 import sys
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runs import cli, first_config, sections
+from cgrpo_jax.runs import cli, first_config, refinement_sections
 from cgrpo_jax.runtime import console, files, processes
 
 FLAGS = {
@@ -157,7 +157,7 @@ def _grading_lines(found: first_config.Found) -> list[str]:
             f"# A critique by the policy itself (cot) would take {found.written_critique} tokens with its prompt; the "
             f"context holds {found.context}."
         )
-    others = ", ".join(kind for kind in sections.CRITIQUES if kind != found.critique)
+    others = ", ".join(kind for kind in refinement_sections.CRITIQUES if kind != found.critique)
     lines.append(f"c.critique.kind = {found.critique!r}  # {_WHY[found.critique]}; others: {others}")
     if found.refine:
         lines.append(f"c.prompts.refine = {found.refine!r}  # short, as the context is")

@@ -1,19 +1,21 @@
-"""The Critique-GRPO objective, arXiv 2506.03106, Eq. 2-4: advantages, ratios, clipping, aggregation.
+"""The Critique-GRPO objective, arXiv 2506.03106, Eq. 2-4, and its neighbours': advantages, aggregation, loss.
 
 This is the readable definition: plain arrays in, a scalar out, nothing fused. Every faster path must equal it.
-All functions are pure and can be jitted; a "row" is one response or one kept refinement, in any order.
+All functions are pure and can be jitted; a "row" is one response or one kept refinement, in any order. The ratios, one
+function each, are in `ratios`.
 """
+
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.ratios import INITIAL_RATIOS, REFINED_RATIOS, Bounds
 from cgrpo_jax.records import Array
 
 AGGREGATES = ("constant", "paper", "token_mean", "sequence_mean")
-
-# Log-ratios above it count as it: e^89 is no float32, and the clip that holds it back would have a gradient of 0 * inf.
-LARGEST_LOG_RATIO = 20.0
+BASELINES = ("group", "initial")
 
 # Added to the standard deviation, as R1-GRPO implementations do, so that a group of nearly equal rewards stays finite.
 STD_EPSILON = 1e-6
@@ -21,86 +23,90 @@ STD_EPSILON = 1e-6
 Count = int | jax.Array  # of rows, tokens or questions; an array where it is known on the device only
 
 
-def group_advantages(reward_B: Array, group_B: Array, *, num_groups: int, scale_by_std: bool = False) -> jax.Array:
+def group_advantages(
+    reward_B: Array,
+    group_B: Array,
+    *,
+    num_groups: int,
+    scale_by_std: bool = False,
+    baseline_B: Array | None = None,
+) -> jax.Array:
     """Rewards relative to their group: `A = R - mean(R of the group)`, Eq. 2 without its division by the deviation.
 
-    A group is everything kept for one question, initial responses and refinements alike: there is one baseline.
+    A group is everything kept for one question, initial responses and refinements alike: there is one baseline. With
+    `baseline_B` it is the mean of the rows named, as of the first turn alone in RLTF-SD (arXiv 2602.02482).
 
         reward_B = [1, 0, 0, 0, 1, 1], group_B = [0, 0, 0, 0, 1, 1]  ->  [0.75, -0.25, -0.25, -0.25, 0, 0]
+        reward_B = [0, 0, 1], group_B = [0, 0, 0], baseline_B = [1, 1, 0]  ->  [0, 0, 1]
 
     Args:
       reward_B: `[B]` float, reward of each row.
       group_B: `[B]` int, group of each row. Anything outside `0 .. num_groups - 1` marks padding.
       num_groups: number of groups, a Python integer.
       scale_by_std: divide by `std + 1e-6` (ddof 1), as R1-GRPO does; a group of one then has advantage 0 too.
+      baseline_B: `[B]` bool, the rows that mean and deviation are of; by default all. A group without one has
+        advantage 0.
 
     Returns:
       `[B]` float, 0 at padding and exactly 0 where all rewards of a group are equal.
     """
-    _check_shapes(reward_B=(reward_B, ("B",)), group_B=(group_B, ("B",)))
+    baseline_B = jnp.ones_like(group_B, bool) if baseline_B is None else jnp.asarray(baseline_B).astype(bool)
+    _check_shapes(reward_B=(reward_B, ("B",)), group_B=(group_B, ("B",)), baseline_B=(baseline_B, ("B",)))
     valid_B = (group_B >= 0) & (group_B < num_groups)
     group_B = jnp.where(valid_B, group_B, num_groups)  # padding forms one more group, whose rows are zeroed below
     reward_B = jnp.where(valid_B, reward_B, 0.0)
 
     def total(value_B: jax.Array) -> jax.Array:
-        return jax.ops.segment_sum(value_B, group_B, num_segments=num_groups + 1)[group_B]
+        counted_B = jnp.where(baseline_B, value_B, 0.0)
+        return jax.ops.segment_sum(counted_B, group_B, num_segments=num_groups + 1)[group_B]
 
     count_B = total(jnp.ones_like(reward_B))
     # Counting rewards from the group's lowest leaves A unchanged and makes it exactly 0 for equal rewards: the mean of
     # three times 0.1 is not 0.1 in float32, and rows are dropped by comparing A with 0.
     reward_B = reward_B - jax.ops.segment_min(reward_B, group_B, num_segments=num_groups + 1)[group_B]
-    advantage_B = reward_B - total(reward_B) / count_B
+    advantage_B = reward_B - total(reward_B) / jnp.maximum(count_B, 1)
     if scale_by_std:
         variance_B = total(advantage_B**2) / jnp.maximum(count_B - 1, 1)
         advantage_B = advantage_B / (jnp.sqrt(variance_B) + STD_EPSILON)
-    return jnp.where(valid_B, advantage_B, 0.0)
+    return jnp.where(valid_B & (count_B > 0), advantage_B, 0.0)
 
 
-def importance_ratio(logp: jax.Array, old_logp: jax.Array) -> jax.Array:
-    """`r = pi_theta / pi_old`, the ratio of the initial responses (Eq. 3), from log-probabilities in nats.
+def length_penalty(length_B: Array, *, max_length: int, buffer: int) -> Array:
+    """The soft overlong punishment of DAPO (arXiv 2503.14476, Eq. 13): 0, falling to -1 over the last `buffer` tokens.
 
-    At most e^20: tokens that `pi_old` gave so little, which it can hardly have sampled, have the gradient 0.
-    """
-    return jnp.exp(jnp.minimum(logp - old_logp, LARGEST_LOG_RATIO))
+        clip((max_length - buffer - length) / buffer, -1, 0)
 
-
-def shaped_ratio(logp: jax.Array, gamma: float) -> jax.Array:
-    """`rho = pi_theta / (pi_theta + gamma)`, the ratio of the refinements (Eq. 4).
-
-    The gradient flows through both occurrences of `pi_theta`, `d rho = gamma pi / (pi + gamma)^2 d log pi`, so tokens
-    of probability near `gamma` move the most, and tokens that are already certain hardly move. The behaviour policy
-    does not appear.
-
-    `shaped_ratio(log(0.1), 0.1) = 0.5`; `rho` never exceeds `1 / (1 + gamma)`.
+    `max_length=20, buffer=8`: lengths 12, 14 and 20 give 0, -0.25 and -1.
 
     Args:
-      logp: log-probabilities in nats, any shape.
-      gamma: shaping constant, above 0.
+      length_B: `[B]` tokens of each row, of NumPy or JAX, as is what is returned.
+      max_length: `max_response_length`, tokens.
+      buffer: tokens, above 0.
     """
-    # pi / (pi + gamma) = 1 / (1 + exp(log gamma - log pi)): no exponential of a large number, and no 0 / 0.
-    return jax.nn.sigmoid(logp - jnp.log(gamma))
+    return ((max_length - buffer - length_B) / buffer).clip(-1.0, 0.0)
 
 
-def clipped_surrogate(
-    ratio: jax.Array, advantage: jax.Array, *, clip_low: float, clip_high: float, clip: bool = True
-) -> jax.Array:
-    """`min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A)` (PPO, arXiv 1707.06347, Eq. 7), or `ratio A`.
+def kl_k1(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
+    """Per-token estimate of `KL(pi_theta || pi_ref)`: `log pi_theta - log pi_ref`.
 
-    `ratio = 1.5, A = 1 -> 1.2`; `ratio = 1.5, A = -1 -> -1.5`: only a step that goes too far in the direction the
-    advantage points is held back.
+    The k1 estimator of http://joschu.net/blog/kl-approx.html: unbiased, and negative half of the time. As a loss its
+    gradient is 0 in the mean over the policy's own samples.
     """
-    if not clip:
-        return ratio * advantage
-    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantage)
+    return logp - ref_logp
+
+
+def kl_k2(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
+    """Likewise: `(log pi_theta - log pi_ref)^2 / 2`, the k2 estimator: biased, and its gradient is that of the KL."""
+    return 0.5 * (logp - ref_logp) ** 2
 
 
 def kl_k3(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
-    """Per-token estimate of `KL(pi_theta || pi_ref)`: `exp(d) - d - 1`, `d = log pi_ref - log pi_theta`.
-
-    The k3 estimator of http://joschu.net/blog/kl-approx.html: never negative, and 0 where both agree.
-    """
+    """Likewise: `exp(d) - d - 1`, `d = log pi_ref - log pi_theta`, the k3 estimator: never negative, and unbiased."""
     difference = ref_logp - logp
     return jnp.expm1(difference) - difference
+
+
+KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 def token_weights(
@@ -176,31 +182,35 @@ def token_weights(
 
 def policy_loss(
     logp_BT: Array, old_logp_BT: Array, advantage_B: Array, mask_BT: Array, refined_B: Array, *,
+    initial_ratio: str = "token", refined_ratio: str = "shaped",
     gamma: float = 0.1, clip_low: float = 0.2, clip_high: float = 0.2,
-    clip_initial: bool = True, clip_refined: bool = True,
+    clip_initial: bool = True, clip_refined: bool = False,
     aggregate: str = "constant", max_length: int, num_rows: Count | None = None, num_tokens: Count | None = None,
     num_questions: Count | None = None, num_responses: Count | None = None, num_refinements: Count | None = None,
-    ref_logp_BT: Array | None = None, kl_coef: float = 0.0,
+    ref_logp_BT: Array | None = None, kl_coef: float = 0.0, kl: str = "k3",
     entropy_BT: Array | None = None, entropy_coef: float = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
     """The value to minimise: the negative of Eq. 3 + Eq. 4, plus a KL penalty, minus an entropy bonus.
 
         loss = - sum_bt w_bt [ min(x A, clip(x, 1 - clip_low, 1 + clip_high) A) - kl_coef KL + entropy_coef H ]
-        x = pi_theta / pi_old in an initial row,  x = pi_theta / (pi_theta + gamma) in a refined one
+        x = pi_theta / pi_old in an initial row,  x = pi_theta / (pi_theta + gamma) in a refined one, or as `ratios` has
 
     with `w` from `token_weights`. One initial row of one token, `pi_theta = pi_old`, A = 0.5, `max_length=1`: -0.5.
 
     Args:
       logp_BT: `[B, T]` log-probabilities (nats) under `pi_theta`, each row given the original prompt alone.
-      old_logp_BT: `[B, T]` log-probabilities under the policy that sampled; refined rows ignore it.
+      old_logp_BT: `[B, T]` log-probabilities under the policy that sampled; of refined rows for "importance" alone.
       advantage_B: `[B]` advantage of each row.
       mask_BT: `[B, T]` float (0 or 1) or bool. Where it is 0 the other arrays may hold anything finite.
       refined_B: `[B]` bool, the rows that are refinements.
+      initial_ratio: of the initial rows, a name of `ratios.INITIAL_RATIOS`.
+      refined_ratio: of the refined rows, a name of `ratios.REFINED_RATIOS`.
       gamma: shaping constant of the refined rows.
       clip_low: ratios are clipped below at `1 - clip_low`.
-      clip_high: ratios are clipped above at `1 + clip_high`, which a refined row never reaches.
+      clip_high: ratios are clipped above at `1 + clip_high`, which a shaped ratio never reaches.
       clip_initial: clip the initial rows (the paper's equations do, its released code does not).
-      clip_refined: clip the refined rows (likewise).
+      clip_refined: clip the refined rows (likewise). Off: it takes all gradient from a wrong refinement's tokens of
+        `pi < gamma (1 - clip_low) / clip_low`, which the paper wants to penalise (appendix F.2).
       aggregate: see `token_weights`, as are the counts.
       max_length: `max_response_length`, tokens.
       num_rows: rows of the whole minibatch.
@@ -210,8 +220,10 @@ def policy_loss(
       num_refinements: kept refinements a question.
       ref_logp_BT: `[B, T]` log-probabilities under the reference; needed when `kl_coef` is not 0.
       kl_coef: coefficient of the KL penalty, a Python number.
+      kl: its estimator, a name of `KL_ESTIMATORS`.
       entropy_BT: `[B, T]` entropy (nats) of `pi_theta` at each token; needed when `entropy_coef` is not 0.
-      entropy_coef: coefficient of the entropy bonus, a Python number.
+      entropy_coef: coefficient of the entropy bonus, a Python number. Its scale is that of `aggregate`: with "constant"
+        a row's bonus is `entropy_coef` times its entropies' sum over `max_length`, with "token_mean" their mean.
 
     Returns:
       The loss, and statistics that are sums over tokens, so that microbatches and hosts simply add: for `initial` and
@@ -220,7 +232,7 @@ def policy_loss(
       `kl_sum` (all tokens) and `initial/entropy_sum`, `refined/entropy_sum`.
 
     Raises:
-      UserError: `aggregate` is unknown.
+      UserError: `aggregate`, a ratio or `kl` is unknown.
       ValueError: an input that a non-zero coefficient or the aggregation needs is missing.
     """
     _check_shapes(
@@ -229,6 +241,9 @@ def policy_loss(
     )  # fmt: skip
     _check_given("kl_coef", kl_coef, "ref_logp_BT", ref_logp_BT)
     _check_given("entropy_coef", entropy_coef, "entropy_BT", entropy_BT)
+    initial_of = _named("initial_ratio", initial_ratio, INITIAL_RATIOS)
+    refined_of = _named("refined_ratio", refined_ratio, REFINED_RATIOS)
+    estimate_kl = _named("kl", kl, KL_ESTIMATORS)
 
     weight_BT = token_weights(
         mask_BT, refined_B, aggregate=aggregate, max_length=max_length, num_rows=num_rows, num_tokens=num_tokens,
@@ -241,28 +256,24 @@ def policy_loss(
     advantage_BT = jnp.broadcast_to(advantage_B[:, None], mask_BT.shape)
 
     # Whatever must not count is replaced before any exponential: selecting afterwards would leave inf * 0 = NaN in the
-    # gradient. A masked entry has ratio 1; in a refined row, where old_logp is 0, the unused ratio is pi itself.
+    # gradient. A masked entry has ratio 1; in a row of the other kind, where old_logp is 0, the unused ratio is pi.
     logp_BT = jnp.where(mask_BT, logp_BT, 0.0)
-    old_logp_BT = jnp.where(initial_BT, old_logp_BT, 0.0)
-    ratio_BT = importance_ratio(logp_BT, old_logp_BT)
-    shaped_BT = shaped_ratio(logp_BT, gamma)
-
-    bounds = {"clip_low": clip_low, "clip_high": clip_high}
-    surrogate_BT = jnp.where(
-        refined_B[:, None],
-        clipped_surrogate(shaped_BT, advantage_BT, clip=clip_refined, **bounds),
-        clipped_surrogate(ratio_BT, advantage_BT, clip=clip_initial, **bounds),
-    )
-    loss = -jnp.sum(weight_BT * surrogate_BT)
+    initial_old_BT = jnp.where(initial_BT, old_logp_BT, 0.0)
+    refined_old_BT = jnp.where(refined_BT, old_logp_BT, 0.0)
+    bounds = Bounds(clip_low, clip_high, clip_initial, gamma)
+    refined_bounds = bounds._replace(clip=clip_refined)
+    ratio_BT, initial_term_BT = initial_of(logp_BT, initial_old_BT, advantage_BT, initial_BT, bounds)
+    weighed_BT, refined_term_BT = refined_of(logp_BT, refined_old_BT, advantage_BT, refined_BT, refined_bounds)
+    loss = -jnp.sum(weight_BT * jnp.where(refined_B[:, None], refined_term_BT, initial_term_BT))
 
     stats = {
-        **_ratio_stats("initial", ratio_BT, advantage_BT, initial_BT, clip=clip_initial, **bounds),
-        **_ratio_stats("refined", shaped_BT, advantage_BT, refined_BT, clip=clip_refined, **bounds),
+        **_ratio_stats("initial", ratio_BT, advantage_BT, initial_BT, bounds),
+        **_ratio_stats("refined", weighed_BT, advantage_BT, refined_BT, refined_bounds),
         "refined/prob_sum": _masked_sum(jnp.exp(logp_BT), refined_BT),
-        "logp_difference_sum": _masked_sum(jnp.abs(logp_BT - old_logp_BT), initial_BT),
+        "logp_difference_sum": _masked_sum(jnp.abs(logp_BT - initial_old_BT), initial_BT),
     }
     if ref_logp_BT is not None:
-        kl_BT = kl_k3(logp_BT, jnp.where(mask_BT, ref_logp_BT, 0.0))
+        kl_BT = estimate_kl(logp_BT, jnp.where(mask_BT, ref_logp_BT, 0.0))
         loss = loss + kl_coef * jnp.sum(weight_BT * kl_BT)
         stats["kl_sum"] = _masked_sum(kl_BT, mask_BT)
     if entropy_BT is not None:
@@ -289,24 +300,24 @@ def nll_loss(logp_BT: Array, weight_B: Array, mask_BT: Array, *, num_tokens: Cou
 
 
 def _ratio_stats(
-    name: str,
-    ratio_BT: jax.Array,
-    advantage_BT: jax.Array,
-    mask_BT: jax.Array,
-    *,
-    clip_low: float,
-    clip_high: float,
-    clip: bool,
+    name: str, ratio_BT: jax.Array, advantage_BT: jax.Array, mask_BT: jax.Array, bounds: Bounds
 ) -> dict[str, jax.Array]:
     """Sums over the tokens of one kind of row; the clip counts are 0 when that kind is not clipped."""
-    low_BT = mask_BT & clip & (ratio_BT < 1 - clip_low) & (advantage_BT < 0)
-    high_BT = mask_BT & clip & (ratio_BT > 1 + clip_high) & (advantage_BT > 0)
+    low_BT = mask_BT & bounds.clip & (ratio_BT < 1 - bounds.low) & (advantage_BT < 0)
+    high_BT = mask_BT & bounds.clip & (ratio_BT > 1 + bounds.high) & (advantage_BT > 0)
     return {
         f"{name}/tokens": mask_BT.astype(float).sum(),
         f"{name}/ratio_sum": _masked_sum(ratio_BT, mask_BT),
         f"{name}/clip_low": low_BT.astype(float).sum(),
         f"{name}/clip_high": high_BT.astype(float).sum(),
     }
+
+
+def _named(what: str, name: str, known: Mapping[str, Callable]) -> Callable:
+    """Returns the function of a name."""
+    if name not in known:
+        raise UserError(f"{what}={name!r} is unknown; use one of {', '.join(known)}.")
+    return known[name]
 
 
 def _masked_sum(value_BT: Array, mask_BT: Array) -> jax.Array:

@@ -145,6 +145,7 @@ class Rollout(struct.PyTreeNode):
       feedback: what the grader found, such as the failing test and its output; "" until scored.
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
       rejected: of a critique, the attempts before it whose verdict could not be used, oldest first.
+      shown: of a critique that was made wrong on purpose, what a refinement sees in the place of its text; else None.
     """
 
     index: RowIndex
@@ -165,6 +166,7 @@ class Rollout(struct.PyTreeNode):
     extracted: str | None = struct.field(pytree_node=False, default=None)
     feedback: str = struct.field(pytree_node=False, default="")
     rejected: "tuple[Rollout, ...]" = ()
+    shown: str | None = struct.field(pytree_node=False, default=None)
 
     @property
     def stage(self) -> Stage:
@@ -185,9 +187,10 @@ class TrainRow(struct.PyTreeNode):
       target_ids: `[T]` int32, the tokens to learn.
       old_logp: `[T]` float32, log-probabilities under the policy that sampled the row; zeros where unused.
       advantage: group-relative advantage (policy rows) or weight (nll rows).
-      refined: the row uses the shaped ratio pi / (pi + gamma).
+      refined: the row uses the ratio of the refined rows, pi / (pi + gamma) by default.
       loss: how the row enters the loss.
       ref_logp: `[T]` float32, log-probabilities under the reference; None when the KL coefficient is 0.
+      masked: no token of it trains, though it was in its group's baseline and is counted as a row.
     """
 
     context_ids: np.ndarray
@@ -197,6 +200,7 @@ class TrainRow(struct.PyTreeNode):
     refined: bool = struct.field(pytree_node=False, default=False)
     loss: LossKind = struct.field(pytree_node=False, default=LossKind.POLICY)
     ref_logp: np.ndarray | None = None
+    masked: bool = struct.field(pytree_node=False, default=False)
 
 
 class TrainBatch(struct.PyTreeNode):

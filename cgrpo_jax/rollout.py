@@ -1,29 +1,25 @@
-"""The stages of Critique-GRPO before the update: respond, score, critique, refine, select, re-anchor, advantage.
+"""The stages of Critique-GRPO that write: respond, score, critique, refine.
 
-Steps 1 to 6 of the algorithm, from problems to train rows; `solve` takes one question through the first three. What
-waits for a model or a grader is a coroutine, which an `Orchestrator` runs for many questions at once. Step 2 is in
-`inference.critic`.
+Steps 1 to 3 of the algorithm, from problems to refinements; `solve` takes one question through them. What waits for a
+model or a grader is a coroutine, which an `Orchestrator` runs for many questions at once. Step 2 is in
+`inference.critic`, steps 4 to 6 are in `groups`.
 """
 
 import collections
 import dataclasses
 import functools
-import random
 from collections.abc import Awaitable, Callable, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cgrpo_jax import objective
-from cgrpo_jax.critiques.texts import mentions_critique
+from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.critic import CountedRows, Critic, critique, critiques_of, said_of
 from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import gather
 from cgrpo_jax.models.hf.thinking_tags import without_thought
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
-from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
+from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage
 from cgrpo_jax.rewards.grader import Grade
 
 Counts = collections.Counter
@@ -36,7 +32,7 @@ Grading = Callable[[list[str], Problem, list[bool]], Awaitable[list[Grade]]]
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What is done with each question of an iteration, steps 1 to 6; the paper's symbols in brackets.
+    """What is done with each question of an iteration, steps 1 to 3; the paper's symbols in brackets.
 
     Attributes:
       num_responses: responses to a question [n].
@@ -45,12 +41,10 @@ class Method:
       reward_source: what rewards a row, the `verifier` or the verdict of its `critic`.
       critique_when: whether only responses that are refined are critiqued (`refining`), or all.
       num_critiques: of each response.
-      refine: who refines failed responses, the `policy`; `solution` inserts the data set's own, `none` plain GRPO.
+      refine: who refines responses, the `policy`; `solution` inserts the data set's own, `none` plain GRPO.
+      refine_which: of a question's responses, a name of `REFINED`: those that `failed`, or `all`.
       refine_max_pass: share of a question's responses that may pass where it is refined.
       refinements_per_critique: of each critique.
-      drop_mentions: leave out refinements that mention the critique, before selection.
-      num_kept: refinements that enter the group [k].
-      scale_by_std: divide advantages by the standard deviation of their group.
     """
 
     num_responses: int
@@ -60,16 +54,9 @@ class Method:
     critique_when: str = "refining"
     num_critiques: int = 1
     refine: str = "policy"
+    refine_which: str = "failed"
     refine_max_pass: float = 0.0
     refinements_per_critique: int = 1
-    drop_mentions: bool = False
-    num_kept: int = 1
-    scale_by_std: bool = False
-
-    @property
-    def max_rows(self) -> int:
-        """Rows that a group may have."""
-        return self.num_responses + self.num_kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +113,16 @@ async def solve(
         if method.reward_source == "critic":  # the verdict is the reward
             responses = await by_verdict(responses, critiques)
 
-    failed = to_refine(responses, refine_max_pass=method.refine_max_pass, pass_threshold=method.pass_threshold)
-    if method.refine == "none" or not failed:
+    chosen = to_refine(
+        responses,
+        refine_max_pass=method.refine_max_pass,
+        pass_threshold=method.pass_threshold,
+        which=method.refine_which,
+    )
+    if method.refine == "none" or not chosen:
         return Solved(responses, [], counts, in_order(written))
     if method.refine == "solution":
-        inserted = insert_solution(failed, problem, encode=tokenizer.encode_turn, end_of_turn=tokenizer.end_of_turn_id)
+        inserted = insert_solution(chosen, problem, encode=tokenizer.encode_turn, end_of_turn=tokenizer.end_of_turn_id)
         refinements, judged = await score_refined(inserted)
         return Solved(responses, refinements, counts + judged, in_order(written))
 
@@ -145,12 +137,12 @@ async def solve(
             problem,
             max_length=method.max_length,
             refinements_per_critique=method.refinements_per_critique,
-            show_critique=shown,
+            shows=critic.shows,
         )
         refinements, judged = await score_refined(refinements)
         return refinements, new + more + judged
 
-    refined = await gather([refine_one(row) for row in failed])
+    refined = await gather([refine_one(row) for row in chosen])
     refinements = [row for rows, _ in refined for row in rows]
     return Solved(responses, refinements, sum((new for _, new in refined), counts), in_order(written))
 
@@ -220,17 +212,43 @@ def _by_majority(verdicts: Sequence[Rollout]) -> Grade:
 
 # --- 3. refine ----------------------------------------------------------------------------------------------------
 
+# Which responses to a question are refined, by whether they pass.
+REFINED: dict[str, Callable[[bool], bool]] = {"failed": lambda passed: not passed, "all": lambda passed: True}
 
-def to_refine(responses: Sequence[Rollout], *, refine_max_pass: float, pass_threshold: float) -> list[Rollout]:
+
+def to_refine(
+    responses: Sequence[Rollout], *, refine_max_pass: float, pass_threshold: float, which: str = "failed"
+) -> list[Rollout]:
     """Returns the failed responses to a question if at most `refine_max_pass` of its responses pass, else none.
 
-    Responses without a verdict count as neither.
+    Responses without a verdict count as neither. `which="all"` returns those that pass too (a name of `REFINED`).
     """
     graded = [row for row in responses if not row.ungraded]
     passed = [reward_of(row) >= pass_threshold for row in graded]
     if not graded or np.mean(passed) > refine_max_pass:
         return []
-    return [row for row, p in zip(graded, passed, strict=True) if not p]
+    return [row for row, p in zip(graded, passed, strict=True) if REFINED[which](p)]
+
+
+def _with_critique(prompts: Prompts, problem: Problem, critique: Rollout) -> tuple[np.ndarray, bool]:
+    return prompts.for_refinement(problem.question, _response_of(critique), said_of(critique), problem.turns)
+
+
+def _without_critique(prompts: Prompts, problem: Problem, critique: Rollout) -> tuple[np.ndarray, bool]:
+    return prompts.for_refinement(problem.question, _response_of(critique), None, problem.turns)
+
+
+def _with_hint(prompts: Prompts, problem: Problem, hint: Rollout) -> tuple[np.ndarray, bool]:
+    return prompts.for_hinted(problem.question, said_of(hint), problem.turns)
+
+
+# What a refinement sees besides the question: its prompt, and whether that was cut.
+SHOWN = {"critique": _with_critique, "nothing": _without_critique, "hint": _with_hint}
+
+
+def _response_of(critique: Rollout) -> str:
+    assert critique.parent is not None, "a critique is of a response"
+    return critique.parent.whole_text
 
 
 async def refine(
@@ -240,7 +258,7 @@ async def refine(
     *,
     max_length: int,
     refinements_per_critique: int = 1,
-    show_critique: bool = True,
+    shows: str = "critique",
 ) -> tuple[list[Rollout], Counts]:
     """Samples refinements, each from its question, failed response and critique.
 
@@ -250,16 +268,15 @@ async def refine(
       problem: what they answer.
       max_length: tokens that a refinement may have.
       refinements_per_critique: how many each.
-      show_critique: False leaves the critique out of the prompt (an ablation).
+      shows: what is in the prompt, a name of `SHOWN`: the response with its `critique`, the response and `nothing` else
+        (an ablation), or a `hint` alone.
 
     Returns:
       (refinements, their critiques as parents; counts for the metrics)
     """
 
     def prompt_of(row: Rollout) -> tuple[np.ndarray, bool]:
-        assert row.parent is not None, "a critique is of a response"
-        shown = said_of(row) if show_critique else None
-        return policy.prompts.for_refinement(problem.question, row.parent.whole_text, shown, problem.turns)
+        return SHOWN[shows](policy.prompts, problem, row)
 
     prompts = [prompt_of(row) for row in critiqued]  # all, before the first is asked for: one may raise
     writing = []
@@ -273,16 +290,16 @@ async def refine(
 
 
 def insert_solution(
-    failed: Sequence[Rollout], problem: Problem, *, encode: Callable[[str], list[int]], end_of_turn: int
+    chosen: Sequence[Rollout], problem: Problem, *, encode: Callable[[str], list[int]], end_of_turn: int
 ) -> list[Rollout]:
     """Returns the data set's own solution of a problem in the place of refinements, if any response is to be refined.
 
     An ablation: is the gain of refinements only that one correct sample was added?
     """
-    if not failed:
+    if not chosen:
         return []
     assert problem.solution is not None  # checked when the data was loaded
-    first = failed[0]
+    first = chosen[0]
     text = without_thought(problem.solution, first.opening)
     ids = np.asarray([*encode(text), end_of_turn], np.int32)
     return [
@@ -297,95 +314,4 @@ def insert_solution(
             opening=first.opening,
             parent=first,
         )
-    ]
-
-
-# --- 4. select ----------------------------------------------------------------------------------------------------
-
-
-def without_mentions(refinements: Sequence[Rollout]) -> list[Rollout]:
-    """Returns the refinements that do not mention the critique or the earlier attempt."""
-    return [row for row in refinements if not mentions_critique(row.text)]
-
-
-def select(refinements: Sequence[Rollout], *, num_kept: int, seed: int, iteration: int) -> list[Rollout]:
-    """Keeps `num_kept` refinements a question, highest reward first, ties at random; none without a verdict.
-
-    The draw depends on (seed, iteration, question) only.
-    """
-    by_question = collections.defaultdict(list)
-    for row in refinements:
-        if not row.ungraded:
-            by_question[row.index.question].append(row)
-    kept = []
-    for q, rows in sorted(by_question.items()):
-        rng = random.Random(f"select {seed} {iteration} {q}")
-        rng.shuffle(rows)
-        kept += sorted(rows, key=lambda row: -reward_of(row))[:num_kept]
-    return kept
-
-
-# --- 5. re-anchor -------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """The rows of a question that train, all as answers to its prompt, whatever they were sampled from."""
-
-    prompt_ids: np.ndarray
-    rows: list[Rollout]
-
-
-def reanchor(responses: Sequence[Sequence[Rollout]], kept: Sequence[Rollout]) -> list[Group]:
-    """Returns each question's group: its responses, then its kept refinements.
-
-    A refinement's context is the prompt of the question, not the one it was sampled from: every log-probability of it
-    is `pi(y' | q)`, as if no critique had been seen. A response without a verdict is left out: it has no part in the
-    others' baseline either.
-
-    Args:
-      responses: Q groups.
-      kept: the refinements that were selected.
-    """
-    groups = [list(group) for group in responses]
-    for row in kept:
-        groups[row.index.question].append(row)
-    return [Group(group[0].prompt_ids, [row for row in group if not row.ungraded]) for group in groups]
-
-
-# --- 6. advantage -------------------------------------------------------------------------------------------------
-
-
-def train_rows(groups: Sequence[Group], *, scale_by_std: bool, max_rows_per_group: int) -> list[list[TrainRow]]:
-    """Returns each group as train rows, with their advantages over it. The tokens are the sampled ones.
-
-    Args:
-      groups: Q groups.
-      scale_by_std: divide advantages by the standard deviation of their group.
-      max_rows_per_group: rows that a group may have; fixes the shapes of what is computed.
-    """
-    rewards = [reward_of(row) for group in groups for row in group.rows]
-    # The number of kept refinements changes with every iteration. Padded to what it may be at most, the shape does not,
-    # and nothing is compiled again; the power of two, lest another number of questions is.
-    size = 1 << (len(groups) * max_rows_per_group - 1).bit_length()
-    reward_B = np.zeros(size, np.float32)
-    group_B = np.full(size, -1)
-    reward_B[: len(rewards)] = rewards
-    group_B[: len(rewards)] = [q for q, group in enumerate(groups) for _ in group.rows]
-    found_B = objective.group_advantages(
-        jnp.asarray(reward_B), jnp.asarray(group_B), num_groups=len(groups), scale_by_std=scale_by_std
-    )
-    advantage_B = iter(np.asarray(jax.device_get(found_B)))
-    return [
-        [
-            TrainRow(
-                context_ids=group.prompt_ids,
-                target_ids=row.token_ids,
-                old_logp=row.logp,
-                advantage=float(next(advantage_B)),
-                refined=row.stage == Stage.REFINEMENT,
-            )
-            for row in group.rows
-        ]
-        for group in groups
     ]

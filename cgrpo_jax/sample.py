@@ -151,9 +151,8 @@ def _stages(
         _print("critique", criticised.whole_text, criticised.author)
     if criticised.verdict if passed is None else passed:
         return _note(f"no refinement: {'the critic calls the response right' if passed is None else 'it passes'}")
-    shown = critic.kind != "none"
     (refinement,), _ = run(
-        rollout.refine(policy, [criticised], problem, max_length=method.max_length, show_critique=shown)
+        rollout.refine(policy, [criticised], problem, max_length=method.max_length, shows=critic.shows)
     )
     refinement, remark = _score(refinement, problem, run) if graded else (refinement, _NO_ANSWER)
     _print("refinement", refinement.whole_text, remark)

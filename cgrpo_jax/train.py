@@ -3,8 +3,9 @@
 Departures, from the paper or from its released code (as a table: configs/README.md), each marked where it is made:
 - `objective.aggregate="constant"` weighs every token alike, as the released code does; Eq. 4 weighs a refined row n / k
   times an initial one (`"paper"`).
-- Both ratios are clipped, as in the paper's equations; its code clips neither (`objective.clip_initial`,
-  `objective.clip_refined`).
+- Initial rows are clipped, refined ones are not (`objective.clip_initial`, `objective.clip_refined`). The paper's
+  equations clip both, its code neither. A clip of the shaped ratio changes nothing of a right refinement, and takes all
+  gradient from a wrong one's tokens of pi < 0.4, which the paper wants to penalise (appendix F.2).
 - No reference model and no KL term unless `objective.kl_coef` is set.
 - The released code adds an entropy bonus of 0.001 of a token mean of a microbatch, about 2e-4 on the scale here; here
   `objective.entropy_coef` is 0 unless set.
@@ -37,6 +38,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
 import tqdm
 
+from cgrpo_jax import groups as groups_lib
 from cgrpo_jax import rollout
 from cgrpo_jax.datasets import mixture
 from cgrpo_jax.errors import GradingError, Stopped, UserError
@@ -90,7 +92,7 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
 
 def train(run: "Run") -> None:
     """Runs all iterations that are left: the algorithm, in the order of its steps."""
-    seed, method = run.settings.seed, run.settings.method
+    seed, method, grouping = run.settings.seed, run.settings.method, run.settings.grouping
     for number in run.iterations():
         with run.iteration(number):
             problems = run.questions(number)
@@ -109,19 +111,21 @@ def train(run: "Run") -> None:
 
             # 4. Select: k refinements a question, the highest reward first, ties at random.
             candidates = generated.refinements
-            if method.drop_mentions:
-                candidates = rollout.without_mentions(candidates)
-            kept = rollout.select(candidates, num_kept=method.num_kept, seed=seed, iteration=number)
+            if grouping.drop_mentions:
+                candidates = groups_lib.without_mentions(candidates)
+            kept = groups_lib.select(
+                candidates, num_kept=grouping.num_kept, order=grouping.select, seed=seed, iteration=number
+            )
 
             # 5. Re-anchor: a kept refinement joins its group as an answer to the question alone, pi(y' | q).
-            groups = rollout.reanchor(generated.responses, kept)
+            groups = groups_lib.reanchor(generated.responses, kept, join=grouping.join)
 
             # 6. Advantage: one baseline for the whole group, A = R - mean R.
-            rows = rollout.train_rows(groups, scale_by_std=method.scale_by_std, max_rows_per_group=method.max_rows)
+            rows = groups_lib.train_rows(groups, grouping)
             del policy, critic, solving  # and with them the weights that generate: the update needs their memory
 
             # 7. Objective (`objective.policy_loss`): of initial tokens min(r A, clip(r) A), r = pi / pi_old; of refined
-            #    ones min(rho A, clip(rho) A), rho = pi / (pi + gamma), or rho A where `clip_refined` is off.
+            #    ones rho A, rho = pi / (pi + gamma), or min(rho A, clip(rho) A) with `clip_refined`.
             # 8. Update (`Learner.update`): AdamW, in `optimizer.updates_per_batch` minibatches of questions.
             updates = run.update(rows)
         run.end_iteration(Iteration(number, problems, generated, candidates, kept, groups, rows, updates))

@@ -18,13 +18,13 @@ TESTS_FOLDER = pathlib.Path(__file__).parent
 TESTS = sorted(TESTS_FOLDER.rglob("*.py"))
 # Rooms, low to high: a module imports from its own room and from those before it.
 ROOMS = (
-    ("records", "errors", "sharding", "objective"),
+    ("records", "errors", "sharding", "ratios", "objective"),
     ("runtime",),
     ("models",),
     ("rewards",),
     ("critiques",),
     ("inference",),
-    ("rollout",),
+    ("rollout", "groups"),
     ("training",),
     ("datasets",),
     ("runs",),

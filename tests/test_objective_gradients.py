@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgrpo_jax.objective import group_advantages, nll_loss, policy_loss, shaped_ratio
+from cgrpo_jax.objective import group_advantages, nll_loss, policy_loss
+from cgrpo_jax.ratios import shaped_ratio
 
 COUNTS = {"num_questions": 2, "num_responses": 2, "num_refinements": 1}
 

@@ -2,9 +2,7 @@
 rest of the stages."""
 
 import collections
-import dataclasses
 import gc
-import itertools
 import types
 
 import numpy as np
@@ -20,56 +18,23 @@ from scripted_rollouts import (
     UNREADABLE,
     WRONG,
     WRONG_TEXTS,
+    ScriptedGenerator,
     at_once,
     by_rule,
     critiqued_by,
     grade_traces,
+    key_of,
     response,
-    row,
 )
 
 from cgrpo_jax import rollout
 from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.inference.critic import Critic, critique
-from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Problem, RowIndex, Stage
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.rollout import refine, to_refine
-
-
-class ScriptedGenerator:
-    """Has the interface of `Generator`; `script` gives the text of a row from its index, or is the text of all."""
-
-    write_critique = Generator.write_critique
-
-    def __init__(self, script, prompts=PROMPTS, author=Author.CRITIC):
-        self.script, self.prompts, self.author = script, prompts, author
-        self.calls = []
-
-    async def write(self, prompt_ids, indices, *, max_length, parent=None):
-        self.calls.append(types.SimpleNamespace(prompt=prompt_ids, indices=indices, max_length=max_length))
-        script = self.script if callable(self.script) else lambda index: self.script
-        return [
-            row(index, script(index), prompt_ids=prompt_ids, author=self.author, parent=parent) for index in indices
-        ]
-
-    @property
-    def attempts(self):
-        """The calls of the first attempts, of the second, ..., each in the order of their rows."""
-        calls = sorted(self.calls, key=lambda call: (call.indices[0].attempt, *key_of(call.indices[0])))
-        return [list(calls) for _, calls in itertools.groupby(calls, lambda call: call.indices[0].attempt)]
-
-    @property
-    def asked(self):
-        """All prompts as text."""
-        return [TOKENIZER.decode(call.prompt) for calls in self.attempts for call in calls]
-
-
-def key_of(index):
-    return dataclasses.astuple(index)
-
 
 # 2. Critique by a model.
 
@@ -419,14 +384,14 @@ def test_a_grade_that_has_failed_is_no_verdict():
     assert [(one.reward, one.ungraded) for one in scored] == [(0.0, True), (0.0, False)]
 
 
-@pytest.mark.parametrize("show_critique", [True, False])
-def test_refinements_are_sampled_after_question_response_and_critique(show_critique):
+@pytest.mark.parametrize("shows", ["critique", "nothing"])
+def test_refinements_are_sampled_after_question_response_and_critique(shows):
     critiqued = by_rule([response(0, 4), response(1, 2)])
     policy = ScriptedGenerator(WRONG_TEXTS[0], author=Author.POLICY)
-    rows, counts = refined_by(policy, critiqued, refinements_per_critique=2, show_critique=show_critique)
+    rows, counts = refined_by(policy, critiqued, refinements_per_critique=2, shows=shows)
     parts = ["\nCritique: Step 1 is wrong: 7*8=56, not 54. Conclusion: wrong [END]",
              "\nCritique: Step 2 is wrong: 5*4=20, not 21. Conclusion: wrong [END]"]  # fmt: skip
-    parts = parts if show_critique else ["", ""]
+    parts = parts if shows == "critique" else ["", ""]
     assert policy.asked == [
         f"{p.question}\nTried: {t}{c}\nTry again." for p, t, c in zip(PROBLEMS, WRONG_TEXTS, parts, strict=True)
     ]

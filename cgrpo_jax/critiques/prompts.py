@@ -34,7 +34,9 @@ class Prompts:
       question: template of the question turn, with `{question}`.
       critique, critique_with_answer: templates of the critique turn, with `{question}`, `{response}` (and `{answer}`).
       critique_with_solution: likewise, with `{answer}` and `{solution}`.
+      hint: template of the turn that asks for a hint, with `{question}` and `{answer}`.
       refine, refine_without_critique: templates of the refine turn, with `{question}`, `{response}` (and `{critique}`).
+      refine_with_hint: likewise, with `{question}` and `{hint}`.
       max_prompt_length, max_critique_prompt_length, max_refinement_prompt_length: limits in tokens.
     """
 
@@ -47,8 +49,10 @@ class Prompts:
     critique: str = texts.CRITIQUE_PROMPT
     critique_with_answer: str = texts.CRITIQUE_PROMPT_WITH_ANSWER
     critique_with_solution: str = texts.CRITIQUE_PROMPT_WITH_SOLUTION
+    hint: str = texts.HINT_PROMPT
     refine: str = texts.REFINE_PROMPT
     refine_without_critique: str = texts.REFINE_PROMPT_WITHOUT_CRITIQUE
+    refine_with_hint: str = texts.REFINE_PROMPT_WITH_HINT
 
     def __post_init__(self):
         texts.check_template(self.question, ("question",))
@@ -57,6 +61,8 @@ class Prompts:
         texts.check_template(self.critique_with_solution, ("question", "response", "answer", "solution"))
         texts.check_template(self.refine, ("question", "response", "critique"))
         texts.check_template(self.refine_without_critique, ("question", "response"))
+        texts.check_template(self.hint, ("question", "answer"))
+        texts.check_template(self.refine_with_hint, ("question", "hint"))
 
     def for_question(self, question: str, turns: Sequence[Turn] = ()) -> np.ndarray:
         """Returns the prompt that asks a question; never cut (a question over the limit is dropped at load time).
@@ -91,6 +97,17 @@ class Prompts:
         fields, cut = self._fitting(template, fields, _CRITICISED, "max_critique_prompt_length")
         return texts.fill(template, **fields), cut
 
+    def for_hint(self, question: str, answer: str) -> tuple[np.ndarray, bool]:
+        """Returns the prompt that asks for a hint, and whether it was cut. No response is in it."""
+        fields = {"question": question, "answer": answer}
+        return self._fitted(self.hint, fields, ("answer",), "max_critique_prompt_length")
+
+    def hint_message(self, question: str, answer: str) -> tuple[str, bool]:
+        """Returns the user's turn of `for_hint` as text, as `critique_message` does."""
+        fields = {"question": question, "answer": answer}
+        fields, cut = self._fitting(self.hint, fields, ("answer",), "max_critique_prompt_length")
+        return texts.fill(self.hint, **fields), cut
+
     def _of_critique(
         self, question: str, response: str, answer: str | None, solution: str | None
     ) -> tuple[str, dict[str, str]]:
@@ -119,6 +136,11 @@ class Prompts:
         # A sampled critique can take more tokens when its text is encoded again than it had when it was sampled.
         cuttable = ("response",) if critique is None else ("response", "critique")
         return self._fitted(template, fields, cuttable, "max_refinement_prompt_length", turns)
+
+    def for_hinted(self, question: str, hint: str, turns: Sequence[Turn] = ()) -> tuple[np.ndarray, bool]:
+        """Returns the prompt that asks a question with a hint, and whether it was cut; as `for_refinement` else."""
+        fields = {"question": texts.fill(self.question, question=question), "hint": hint}
+        return self._fitted(self.refine_with_hint, fields, ("hint",), "max_refinement_prompt_length", turns)
 
     def _ids(self, content: str, turns: Sequence[Turn] = ()) -> np.ndarray:
         system = [("system", self.system)] if self.system and not has_system_turn(turns) else []

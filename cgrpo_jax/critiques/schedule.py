@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from cgrpo_jax.errors import UserError
 
 Schedule = Sequence[tuple[int, str]]
+WRITTEN = frozenset({"cot", "hint"})  # kinds that a model writes
 
 
 def kind_at(iteration: int, *, critique: str, schedule: Schedule) -> str:

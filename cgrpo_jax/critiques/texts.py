@@ -1,7 +1,8 @@
 """Critiques as text: default prompts for critics and refiners, verdicts, rule-written critiques, mentions, cuts."""
 
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cgrpo_jax.critiques.step_check.equations import StepError
 from cgrpo_jax.errors import UserError
@@ -86,6 +87,30 @@ Attempt:
 Now write a new, complete solution of the problem, ending in its final answer. It must stand on its own: somebody \
 who has seen only the problem will read it, so do not mention the attempt."""
 
+HINT_PROMPT = """\
+Below are a problem and its correct final answer. Write a hint for somebody who has tried to solve it and failed.
+
+Problem:
+{question}
+
+Correct final answer:
+{answer}
+
+Work out for yourself how the problem is solved. Then say in a few sentences the idea, fact or method that a solver \
+must not miss. Be abstract: give neither the final answer nor a step's result, nor so much that they follow at once."""
+
+REFINE_PROMPT_WITH_HINT = """\
+Solve the problem below. To help you, there is a hint.
+
+Problem:
+{question}
+
+Hint:
+{hint}
+
+Now write a complete solution of the problem, ending in its final answer. It must stand on its own: somebody who has \
+seen only the problem will read it, so do not mention the hint."""
+
 _VERDICT = re.compile(r"Conclusion:\s*(right|correct|wrong|incorrect)\b[.\s]*\[END\]", re.IGNORECASE)
 
 
@@ -105,6 +130,41 @@ def parse_verdict(text: str, *, thinking_opened: bool = False) -> bool | None:
     said = after_thinking(text, opened=thinking_opened)
     verdicts = {word.lower() in ("right", "correct") for word in _VERDICT.findall(said)}
     return verdicts.pop() if len(verdicts) == 1 else None
+
+
+_ANSWER = re.compile(r"\b(The answer is )(right|wrong)\b")
+_OPPOSITE = {"right": "wrong", "wrong": "right", "correct": "incorrect", "incorrect": "correct"}
+
+
+def inverted(critique: str, rng: random.Random) -> str:
+    """Returns a critique with the opposite verdict, as a control: all else that it says stays.
+
+    Example:
+      >>> inverted("The answer is wrong. Conclusion: wrong [END]", random.Random(0))
+      'The answer is right. Conclusion: right [END]'
+    """
+
+    def opposite(match: re.Match[str]) -> str:
+        word = match[match.lastindex or 0]  # of both patterns the last group
+        return match[0].replace(word, _OPPOSITE[word.lower()])
+
+    return _ANSWER.sub(opposite, _VERDICT.sub(opposite, critique))
+
+
+def shuffled(critique: str, rng: random.Random) -> str:
+    """Returns a critique with its words in random order, as a control: length and verdict stay, what it says does not.
+
+    Example:
+      >>> shuffled("Step two is wrong. Conclusion: wrong [END]", random.Random(0)).endswith(" Conclusion: wrong [END]")
+      True
+    """
+    verdicts = [match[0] for match in _VERDICT.finditer(critique)]
+    words = _VERDICT.sub(" ", critique).split()
+    rng.shuffle(words)
+    return " ".join([*words, *verdicts[-1:]])
+
+
+CORRUPTIONS: dict[str, Callable[[str, random.Random], str]] = {"inverted": inverted, "shuffled": shuffled}
 
 
 def _conclude(passed, *sentences):

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-VERSION = 1  # of the columns and of their meaning
+VERSION = 2  # of the columns and of their meaning
+READABLE = (1, 2)  # what a version does not have is null
 VERSION_KEY = b"cgrpo_jax.rollouts"  # of the file's metadata
 
 
@@ -57,17 +58,19 @@ COLUMNS = (
     Column("feedback", pa.string(), "what the grader found"),
     Column("verdict", pa.bool_(), "of a critique: right or wrong; null where it can't be read"),
     Column("rejected", pa.bool_(), "an attempt at a critique whose verdict could not be used"),
+    Column("shown", pa.string(), "of a critique that was made wrong on purpose: what refinements saw; null of others"),
     Column("kept", pa.bool_(), "of a refinement: it was selected; null of others"),
     Column("group_position", pa.int32(), "number in the group of its question; null where it is in none"),
     Column("context", pa.int32(), "`row` whose prompt it is trained after"),
     Column("advantage", pa.float32(), "reward less the group's mean, or as configured; null outside a group"),
     Column("loss", pa.string(), "what it trains as: `policy` or `nll`; null outside a group"),
-    Column("refined", pa.bool_(), "it trains by the shaped ratio; null outside a group"),
+    Column("refined", pa.bool_(), "it trains by the ratio of the refined rows; null outside a group"),
     Column("trained", pa.bool_(), "it moved the weights"),
     Column(
         "dropped",
         pa.string(),
-        "why not: `zero_advantage`, `skipped_update`, `ungraded`, `mention`, `not_selected`; null of critiques",
+        "why not: `zero_advantage`, `truncated`, `skipped_update`, `ungraded`, `mention`, `not_selected`, `replaced`; "
+        "null of critiques",
     ),
 )
 SCHEMA = pa.schema([column[:2] for column in COLUMNS], metadata={VERSION_KEY: str(VERSION)})

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from cgrpo_jax.datasets.rollout_columns import COLUMNS, IDS, LOGP, SCHEMA, VERSION, VERSION_KEY
+from cgrpo_jax.datasets.rollout_columns import COLUMNS, IDS, LOGP, READABLE, SCHEMA, VERSION_KEY
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Author, LossKind, Problem, Rollout, RowIndex, Stage, TrainRow, problem_id
 from cgrpo_jax.runtime import files
@@ -44,8 +44,9 @@ class Row:
       place: its number in the group.
       trainer_logp: `[T]` float32, log-probabilities (nats) under the trainer before the updates; None where not
         computed.
-      dropped: why it did not train: `zero_advantage`, `skipped_update` (the gradient was not finite), `ungraded`,
-        `mention` (of the critique) or `not_selected`; empty where it did, and for critiques.
+      dropped: why it did not train: `zero_advantage`, `truncated` (it is masked), `skipped_update` (the gradient was
+        not finite), `ungraded`, `mention` (of the critique), `not_selected`, or `replaced` by a refinement; empty where
+        it did, and for critiques.
     """
 
     rollout: Rollout
@@ -165,6 +166,7 @@ def _rollout_cells(texts: Sequence[Rollout], spelled: dict[bytes, str]) -> dict[
         "extracted": [one.extracted for one in texts],
         "feedback": [one.feedback for one in texts],
         "verdict": [one.verdict for one in texts],
+        "shown": [one.shown for one in texts],
     }
 
 
@@ -275,14 +277,22 @@ def _checked(path: pathlib.Path) -> pa.Table:
         # One file by itself: a folder of this name would be read as one table.
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             said = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
-            if said == str(VERSION):
-                return file.read()
+            if said in map(str, READABLE):
+                return _completed(file.read())
     except (OSError, pa.ArrowException) as error:
         what = " ".join(str(error).split())[:160]
         raise UserError(f"{path} can't be read as Parquet ({what}); give a whole file of RUN/rollouts.") from error
     if not said:
         raise UserError(f"{path} holds no rollouts of a run; give a file of RUN/rollouts.")
-    raise UserError(f"{path} holds rollouts of version {said}; this program reads version {VERSION}; use the other's.")
+    raise UserError(f"{path} holds rollouts of version {said}; this program reads {READABLE}; use the other's.")
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    """Returns a table with the columns that its version did not have, null."""
+    for name, kind, _ in COLUMNS:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, kind))
+    return table
 
 
 def _ndarrays(column: pa.ChunkedArray) -> list[np.ndarray | None]:
@@ -329,6 +339,7 @@ def _rollout(one: dict[str, Any], index: RowIndex, parent: Rollout | None) -> Ro
         verdict=one["verdict"],
         extracted=one["extracted"],
         feedback=one["feedback"],
+        shown=one["shown"],
     )
 
 
@@ -344,4 +355,5 @@ def _train_row(one: dict[str, Any], rollout: Rollout, prompts: Sequence[np.ndarr
         advantage=one["advantage"],
         refined=one["refined"],
         loss=LossKind[one["loss"].upper()],
+        masked=one["dropped"] == "truncated",
     )

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import random
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,8 +23,8 @@ class Critic:
     """Who criticises responses, and by what rules.
 
     Attributes:
-      kind: `indicative`, `indicative_gt`, `execution`, `cot`, or `none` (refine without a critique).
-      generator: the model that writes `cot` critiques, the policy itself or a frozen critic; else None.
+      kind: `indicative`, `indicative_gt`, `execution`, `cot`, `hint`, or `none` (refine without a critique).
+      generator: the model that writes `cot` critiques and hints, the policy itself or a frozen critic; else None.
       see_answer: put the reference answer into the `cot` critic's prompt.
       see_solution: put the reference solution into it too.
       grader: kind of the run's grader. `execution` of a program is what its grader found: the test that fails.
@@ -32,6 +33,8 @@ class Critic:
       max_retries: further attempts at a `cot` critique whose verdict can't be used.
       max_length: tokens that a `cot` critique may have.
       pass_threshold: reward from which a response is right.
+      corruption: a name of `texts.CORRUPTIONS`: critiques are shown wrong on purpose; `none` for as they are.
+      corrupted_share: of the critiques, drawn at random.
     """
 
     kind: str
@@ -44,6 +47,13 @@ class Critic:
     max_retries: int = 2
     max_length: int = 512
     pass_threshold: float = 1.0
+    corruption: str = "none"
+    corrupted_share: float = 1.0
+
+    @property
+    def shows(self) -> str:
+        """What a refinement sees besides the question, a name of `rollout.SHOWN`."""
+        return {"none": "nothing", "hint": "hint"}.get(self.kind, "critique")
 
 
 async def critique(
@@ -72,7 +82,7 @@ async def critique(
     """
     done = await gather(
         [
-            _critique_one(critic, row, _critique_index(row, c, num_critiques), problem, encode)
+            _one(critic, row, _critique_index(row, c, num_critiques), problem, encode)
             for row in rollouts
             for c in range(num_critiques)
         ]
@@ -115,8 +125,44 @@ async def _critique_one(
     return replacing.replace(ungraded=unanswered, rejected=tuple(rejected)), counts
 
 
+async def _hint_one(
+    critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
+) -> tuple[Rollout, Counts]:
+    """Writes a hint at the answer (NuRL, arXiv 2509.25666): it is not of the response, and has no verdict."""
+    assert critic.generator is not None, "a critic that writes has a generator"
+    written, cut = await critic.generator.write_hint(problem, row, index, max_length=critic.max_length)
+    counts: Counts = collections.Counter(critiqued=1, attempts=1, prompts_cut=int(cut))
+    if written is None:
+        return _by_rule(critic, row, problem, index, encode).replace(ungraded=True), counts + _NO_HINT
+    return written, counts + collections.Counter(tokens=len(written.token_ids))
+
+
+_NO_HINT = collections.Counter(unanswered=1, fallbacks=1)
+_WRITERS = {"hint": _hint_one}  # of other kinds `_critique_one`
+
+
+async def _one(
+    critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
+) -> tuple[Rollout, Counts]:
+    written, counts = await _WRITERS.get(critic.kind, _critique_one)(critic, row, index, problem, encode)
+    return _as_shown(critic, written), counts
+
+
+def _as_shown(critic: Critic, row: Rollout) -> Rollout:
+    """Returns a critique as it is, or of those that are drawn a wrong one; (seed, iteration, row) decide the draw."""
+    corrupt = texts_lib.CORRUPTIONS.get(critic.corruption)
+    if corrupt is None:
+        return row
+    generator = critic.generator
+    key = (generator.seed, generator.iteration) if generator else (0, 0)
+    rng = random.Random(f"corrupt {key} {dataclasses.astuple(row.index.replace(attempt=0))}")
+    return row.replace(shown=corrupt(said_of(row), rng)) if rng.random() < critic.corrupted_share else row
+
+
 def said_of(critique: Rollout) -> str:
     """Returns what a refinement sees of a critique: all that a rule says, of a model what comes after its thinking."""
+    if critique.shown is not None:
+        return critique.shown
     if critique.author == Author.RULE:  # which may quote a response
         return critique.text
     return after_thinking(critique.text, opened=bool(critique.opening))
@@ -165,6 +211,8 @@ def _verdict_counts(critique: Rollout, row: Rollout, pass_threshold: float) -> C
 
 
 def _rule_text(critic: Critic, row: Rollout, problem: Problem, *, passed: bool) -> str:
+    if critic.kind == "hint":  # in the place of one that did not come
+        return "none"
     if critic.kind == "execution" and (problem.grader or critic.grader) == "code":
         return texts_lib.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
     if critic.kind == "execution":

@@ -81,6 +81,14 @@ class Generator:
         verdict = parse_verdict(written.text, thinking_opened=bool(written.opening))
         return written.replace(verdict=verdict, prompt_cut=cut), cut
 
+    async def write_hint(
+        self, problem: Problem, row: Rollout, index: RowIndex, *, max_length: int
+    ) -> tuple[Rollout | None, bool]:
+        """Returns a hint at a problem's answer, which no response is read for; and whether its prompt was cut."""
+        prompt, cut = self.prompts.for_hint(transcript(problem), problem.answer)
+        (written,) = await self.write(prompt, [index], max_length=max_length, parent=row)
+        return written.replace(prompt_cut=cut), cut
+
 
 @dataclasses.dataclass(frozen=True)
 class RemoteGenerator:
@@ -111,6 +119,31 @@ class RemoteGenerator:
         """Returns a critique of a row, with its verdict, None if no answer came; and whether its prompt was cut."""
         gold, solution = problem.answer if see_answer else None, _shown_solution(problem) if see_solution else None
         message, cut = self.prompts.critique_message(transcript(problem), row.whole_text, gold, solution)
+        written = await self._ask(message, problem, row, index, max_length=max_length)
+        if written is None:
+            return None, cut
+        written = written.replace(
+            prompt_cut=cut, verdict=parse_verdict(written.text, thinking_opened=bool(written.opening))
+        )
+        without = "its text was cut off" if written.truncated else "its text has none"
+        await orchestrator.record_reply(problem, failure=without if written.verdict is None else None)
+        return written, cut
+
+    async def write_hint(
+        self, problem: Problem, row: Rollout, index: RowIndex, *, max_length: int
+    ) -> tuple[Rollout | None, bool]:
+        """Returns a hint at a problem's answer, None if no reply came; and whether its prompt was cut."""
+        message, cut = self.prompts.hint_message(transcript(problem), problem.answer)
+        written = await self._ask(message, problem, row, index, max_length=max_length)
+        if written is None:
+            return None, cut
+        await orchestrator.record_reply(problem, failure=None)
+        return written.replace(prompt_cut=cut), cut
+
+    async def _ask(
+        self, message: str, problem: Problem, row: Rollout, index: RowIndex, *, max_length: int
+    ) -> Rollout | None:
+        """Returns what the endpoint writes about a row, None if no answer came; who reads it records the reply."""
         key = np.random.SeedSequence([self.seed, self.iteration, *dataclasses.astuple(index)])
 
         def submit() -> futures.Future[Answer]:
@@ -128,11 +161,11 @@ class RemoteGenerator:
         if reply["text"] is None:
             if reply["failure"] != chat_client.OVER_BUDGET:
                 await orchestrator.record_reply(problem, failure=reply["failure"])
-            return None, cut
+            return None
         ids = np.asarray(self.prompts.tokenizer.encode(reply["text"]), np.int32)
         # Its template is not known: a reply that was cut off may never have ended to think.
         opening = thinking_tags.OPENING if reply["truncated"] else ""
-        written = Rollout(
+        return Rollout(
             index=index,
             author=Author.CRITIC,
             weights_step=0,
@@ -141,15 +174,10 @@ class RemoteGenerator:
             logp=np.zeros(len(ids), np.float32),
             text=reply["text"],
             truncated=reply["truncated"],
-            prompt_cut=cut,
             asked=f"{self.prompts.system}\n\n{message}" if self.prompts.system else message,
             opening=opening,
             parent=row,
-            verdict=parse_verdict(reply["text"], thinking_opened=bool(opening)),
         )
-        without = "its text was cut off" if reply["truncated"] else "its text has none"
-        await orchestrator.record_reply(problem, failure=without if written.verdict is None else None)
-        return written, cut
 
 
 def _shown_solution(problem: Problem) -> str | None:

@@ -276,7 +276,7 @@ class _ShapedRun:
         """Rows that a question of an iteration leaves to learn from."""
         m = self.settings.method
         found = {"none": 0, "solution": 1}.get(m.refine, m.num_responses * m.num_critiques * m.refinements_per_critique)
-        return m.num_responses + min(m.num_kept, found)
+        return self.settings.grouping.num_rows(found)
 
 
 class _ShapedEngine:

@@ -102,6 +102,8 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
         max_retries=config.critique.max_retries,
         max_length=config.critic.max_length,
         pass_threshold=config.pass_threshold,
+        corruption=config.critique.corruption,
+        corrupted_share=config.critique.corrupted_share,
     )
 
 

@@ -207,6 +207,8 @@ def _prompts(config: Config, tokenizer: Tokenizer) -> Prompts:
         critique=config.prompts.critique or texts.CRITIQUE_PROMPT,
         critique_with_answer=config.prompts.critique_with_answer or texts.CRITIQUE_PROMPT_WITH_ANSWER,
         critique_with_solution=config.prompts.critique_with_solution or texts.CRITIQUE_PROMPT_WITH_SOLUTION,
+        hint=config.prompts.hint or texts.HINT_PROMPT,
+        refine_with_hint=config.prompts.refine_with_hint or texts.REFINE_PROMPT_WITH_HINT,
         refine=config.prompts.refine or texts.REFINE_PROMPT,
         refine_without_critique=config.prompts.refine_without_critique or texts.REFINE_PROMPT_WITHOUT_CRITIQUE,
     )

@@ -29,7 +29,7 @@ def learner_settings(config: Config) -> LearnerSettings:
     return LearnerSettings(
         optimizer=optimizer,
         learning_rate=learning_rate,
-        loss=_loss_settings(config),
+        loss=loss_settings(config),
         shape=_pack_shape(config),
         updates_per_batch=config.optimizer.updates_per_batch,
         rescore=config.objective.old_logp == "trainer",
@@ -46,16 +46,20 @@ def lora_settings(config: Config) -> lora.LoraSettings | None:
     return lora.LoraSettings(rank=c.rank, alpha=c.alpha, targets=tuple(c.targets)) if c.rank else None
 
 
-def _loss_settings(config: Config) -> LossSettings:
+def loss_settings(config: Config) -> LossSettings:
+    """Returns the arguments of the loss, step 7."""
     return LossSettings(
         max_length=config.max_response_length,
         aggregate=config.objective.aggregate,
+        initial_ratio=config.objective.initial_ratio,
+        refined_ratio=config.objective.refined_ratio,
         gamma=config.objective.gamma,
         clip_low=config.objective.clip_low,
         clip_high=config.objective.clip_high,
         clip_initial=config.objective.clip_initial,
         clip_refined=config.objective.clip_refined,
         kl_coef=config.objective.kl_coef,
+        kl=config.objective.kl,
         entropy_coef=config.objective.entropy_coef,
         temperature=config.sampling.temperature,
         num_responses=config.num_responses,

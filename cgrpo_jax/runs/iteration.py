@@ -2,12 +2,13 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from cgrpo_jax.datasets import rollouts
+from cgrpo_jax.groups import Group
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
-from cgrpo_jax.rollout import Group, Solved
+from cgrpo_jax.rollout import Solved
 from cgrpo_jax.training.learner import Updates
 
 
@@ -108,8 +109,7 @@ class Iteration:
                 if rollout.stage != Stage.CRITIQUE:
                     row = dataclasses.replace(row, grader=by, **placed.get(rollout.index, {}))
                     if row.train_row is None:
-                        reason = "not_selected" if id(rollout) in candidates else "mention"
-                        row = dataclasses.replace(row, dropped="ungraded" if rollout.ungraded else reason)
+                        row = dataclasses.replace(row, dropped=_why_outside(rollout, candidates))
                 rows.append(row)
         return rows
 
@@ -119,6 +119,7 @@ class Iteration:
         for q, (group, trained_as) in enumerate(zip(self.groups, self.rows, strict=True)):
             for place, (rollout, train_row) in enumerate(zip(group.rows, trained_as, strict=True)):
                 reason = "skipped_update" if train_row.advantage else "zero_advantage"
+                reason = "truncated" if train_row.masked else reason
                 placed[rollout.index] = {
                     "train_row": train_row,
                     "place": place,
@@ -126,6 +127,15 @@ class Iteration:
                     "dropped": "" if updates.trained[q][place] else reason,
                 }
         return placed
+
+
+def _why_outside(rollout: Rollout, candidates: Set[int]) -> str:
+    """Returns why a response or refinement is in no group."""
+    if rollout.ungraded:
+        return "ungraded"
+    if rollout.stage == Stage.RESPONSE:
+        return "replaced"
+    return "not_selected" if id(rollout) in candidates else "mention"
 
 
 def _in_order(solved: Solved) -> Iterator[tuple[Rollout, bool]]:

@@ -13,7 +13,7 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.errors import UserError
@@ -58,6 +58,27 @@ class Key:
     unread_with: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     spelt: Callable[[Any], Any] | None = None
     is_path: bool = False
+
+
+class Need(NamedTuple):
+    """A row of a table of combinations: where `key` has one of `values`, `other` must have one of `allowed`.
+
+    Keys are dotted names of the whole configuration; `because` says why, and stands in the message.
+    """
+
+    key: str
+    values: tuple[Any, ...]
+    other: str
+    allowed: tuple[Any, ...]
+    because: str
+
+    def unmet(self, values: Mapping[str, Any]) -> str | None:
+        """Returns what is wrong with the values of all keys, in one line, or None."""
+        given, found = values[self.key], values[self.other]
+        if given not in self.values or found in self.allowed:
+            return None
+        allowed = " or ".join(repr(one) for one in self.allowed)
+        return f"{self.key} {given!r} needs {self.other} {allowed}, not {found!r}: {self.because}."
 
 
 def key(default: Any, help: str, *rules: Rule, **more: Any) -> Any:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cgrpo_jax.critiques import schedule
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.datasets import filters
 from cgrpo_jax.datasets import mixture as mixture_lib
@@ -206,7 +207,7 @@ def _limits(config: Config, stages: Stages) -> Limits:
 
 def _sees(config: Config, stages: Stages) -> str:
     """Returns what a critic that writes sees of the data; nothing where none writes."""
-    return config.critic.sees if "cot" in stages.kinds else "nothing"
+    return config.critic.sees if schedule.WRITTEN & stages.kinds else "nothing"
 
 
 def _why_solutions(config: Config, stages: Stages) -> str:
@@ -229,13 +230,15 @@ def _check_refine_prompt(
         answer = None if config.critic.sees == "nothing" else longest.answer
         solution = "" if config.critic.sees == "solution" else None
         (critic or prompts).for_critique(transcript(longest), "", answer, solution)
+        if "hint" in stages.kinds:
+            (critic or prompts).for_hint(transcript(longest), longest.answer)
     if stages.refine != "policy":
         return
     unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
     shown = "" if stages.critiques_shown else None
     ids, _ = unlimited.for_refinement(longest.question, "", shown, longest.turns)
     thinks = critic is None or critic.tokenizer.may_think
-    critique = config.critic.max_length if "cot" in stages.kinds and not thinks else 0
+    critique = config.critic.max_length if schedule.WRITTEN & stages.kinds and not thinks else 0
     if len(ids) + critique > config.refine.max_prompt_length:
         raise UserError(
             f"the refine prompt of the longest question, problem {longest.index}, needs {len(ids) + critique} tokens, "

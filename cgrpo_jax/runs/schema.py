@@ -1,7 +1,8 @@
 """The configuration of a run: the keys without a section, and which sections there are.
 
-Each key is here once, or in a section of sections.py, training_sections.py or model_sections.py, with its default, help
-and rule. A rule of one section is in that section (`violations`), a rule of several sections here.
+Each key is here once, or in a section of a file that is named after its sections, with its default, help and rule. A
+rule of one section is in that section (`violations`), one of several is here, or in a table of what needs what
+(`NEEDS`).
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.rewards import user_functions
-from cgrpo_jax.runs import model_sections, sections, training_sections
+from cgrpo_jax.runs import model_sections, objective_section, refinement_sections, sections, training_sections
 from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, key, not_negative, one_of, refused, section
 
 # Sections that no other command than `train` and `plan` reads.
@@ -50,10 +51,10 @@ class Config:
     cache: sections.Cache = section(sections.Cache)
     grader: sections.Grader = section(sections.Grader)
     judge: sections.Judge = section(sections.Judge)
-    critique: sections.Critique = section(sections.Critique)
-    critic: sections.Critic = section(sections.Critic)
-    refine: sections.Refine = section(sections.Refine)
-    objective: training_sections.Objective = section(training_sections.Objective)
+    critique: refinement_sections.Critique = section(refinement_sections.Critique)
+    critic: refinement_sections.Critic = section(refinement_sections.Critic)
+    refine: refinement_sections.Refine = section(refinement_sections.Refine)
+    objective: objective_section.Objective = section(objective_section.Objective)
     optimizer: training_sections.Optimizer = section(training_sections.Optimizer)
     packing: training_sections.Packing = section(training_sections.Packing)
     compute: model_sections.Compute = section(model_sections.Compute)
@@ -115,6 +116,11 @@ class Config:
             )
 
     def _updates(self) -> Iterator[str]:
+        if self.refine.group == "replace" and self.refine.num_kept > self.num_responses:
+            yield (
+                f'refine.group "replace" puts refine.num_kept {self.refine.num_kept} refinements in the places of '
+                f"num_responses {self.num_responses}; keep at most as many."
+            )
         truncated = self.sampling.top_p < 1 or self.sampling.top_k > 0
         if truncated and self.objective.old_logp == "sampler":
             yield (
@@ -155,16 +161,18 @@ class Config:
 
     def _kinds(self) -> frozenset[str]:
         """Returns the kinds of critique that the run uses; without the schedule where that can't be read."""
-        if refused(schedule.check, self.critique.schedule, (*sections.CRITIQUES, "none")):
+        if refused(schedule.check, self.critique.schedule, refinement_sections.KINDS):
             return frozenset([self.critique.kind])
         return schedule.kinds(critique=self.critique.kind, schedule=self.critique.schedule)
 
     def _critiques(self) -> Iterator[str]:
-        if self.critic.kind == "endpoint" and "cot" not in self._kinds():
+        if self.critic.kind == "endpoint" and not schedule.WRITTEN & self._kinds():
             yield (
-                f'critic.kind "endpoint" needs critique.kind "cot", not {self.critique.kind!r}; set it, or critic.kind '
-                '"policy".'
+                f'critic.kind "endpoint" needs critique.kind "cot", or "hint", not {self.critique.kind!r}; set one, or '
+                'critic.kind "policy".'
             )
+        if "hint" in self._kinds() and self.critic.sees != "answer":
+            yield f'critique.kind "hint" is of the answer, but critic.sees is {self.critic.sees!r}; set it to "answer".'
         if self.critique.step_checker == "chain" and self.data.kind != "chains":
             yield (
                 f'critique.step_checker "chain" knows chains only, not data.kind {self.data.kind!r}; use "equations".'

@@ -1,18 +1,12 @@
-"""The sections of a configuration that say how a run asks, samples, grades, critiques and refines.
-
-Symbols in brackets are the paper's (arXiv 2506.03106). Lengths are in tokens.
-"""
+"""The sections of a configuration that say how a run asks, samples and grades. Lengths are in tokens."""
 
 import ast
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
-from cgrpo_jax.critiques import schedule
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference import chat_protocol
 from cgrpo_jax.rewards import grader, thinking
 from cgrpo_jax.runs.endpoint_section import Endpoint
 from cgrpo_jax.runs.keys import (
@@ -25,14 +19,8 @@ from cgrpo_jax.runs.keys import (
     positive,
     refused,
     section,
-    share,
     template,
 )
-
-CRITIQUES = ("indicative", "indicative_gt", "execution", "cot")
-_NOT_REFINED = {"refine.kind": ("none",)}
-_NOT_WRITTEN = {"critique.kind": ("indicative", "indicative_gt", "execution", "none"), "critique.schedule": ((),)}
-_NOT_EXECUTED = {"critique.kind": ("indicative", "indicative_gt", "cot", "none"), "critique.schedule": ((),)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +71,8 @@ def template_arguments(value: str) -> dict[str, Any]:
     return found
 
 
-def _arguments(name: str, value: str) -> str | None:
+def arguments_rule(name: str, value: str) -> str | None:
+    """The value is one of `template_arguments`."""
     text = refused(template_arguments, value)
     return text and f"{name} {text}"
 
@@ -109,10 +98,12 @@ class Prompts:
         template("question", "response", "critique"),
     )
     refine_without_critique: str = key("", "likewise, where there is no critique", template("question", "response"))
+    hint: str = key("", "what asks for a hint", template("question", "answer"))
+    refine_with_hint: str = key("", "what a refinement answers that sees a hint alone", template("question", "hint"))
     template_arguments: str = key(
         "",
         "of the model's chat template, such as '{\"enable_thinking\": False}'; empty: none",
-        _arguments,
+        arguments_rule,
     )
     on_long_question: str = key("skip", "a question beyond max_prompt_length: skip, error", one_of("skip", "error"))
 
@@ -217,120 +208,3 @@ class Judge:
     endpoint: Endpoint = section(Endpoint)
     max_retries: int = key(2, "of a reply that can't be read", not_negative)
     max_length: int = key(1024, "tokens of a reply", at_least_one)
-
-
-def _temperature(name: str, value: float) -> str | None:
-    if value >= 0 or value == -1:
-        return None
-    return f"{name} {value} is no temperature; use 0 or more, or -1 for that of sampling.temperature."
-
-
-@dataclasses.dataclass(frozen=True)
-class Critic:
-    """Who writes critiques of critique.kind cot."""
-
-    kind: Literal["policy", "folder", "endpoint"] = key(
-        "policy",
-        "policy: the policy critiques itself; folder: a frozen model; endpoint: a model behind one",
-        one_of("policy", "folder", "endpoint"),
-    )
-    folder: str = key("", "Hugging Face folder of a frozen critic", is_path=True)
-    endpoint: Endpoint = section(Endpoint)
-    sees: Literal["nothing", "answer", "solution"] = key(
-        "nothing",
-        "what it sees beside question and response: nothing; answer; solution, the data's own, and the answer",
-        one_of("nothing", "answer", "solution"),
-        unread_with=_NOT_WRITTEN,
-    )
-    temperature: float = key(
-        -1.0,
-        "of critiques; 0: the most likely tokens; -1: sampling.temperature",
-        _temperature,
-        unread_with=_NOT_WRITTEN,
-    )
-    top_p: float = key(0.0, "of critiques; 0: sampling.top_p", share, unread_with=_NOT_WRITTEN)
-    template_arguments: str = key(
-        "",
-        "as prompts.template_arguments, of a critic; empty: none, of the policy as its own critic the policy's",
-        _arguments,
-    )
-    max_length: int = key(
-        1024, "tokens of a critique, its thinking included; 0: from its model's context", not_negative
-    )
-    max_prompt_length: int = key(9216, "tokens of what it is asked; 0: likewise", not_negative)
-
-    def violations(self, name: str) -> Iterator[str]:
-        """Yields what keys of the section have against each other."""
-        for kind, given, where in (
-            ("folder", self.folder, "folder"),
-            ("endpoint", self.endpoint.url, "endpoint.url"),
-        ):
-            if self.kind == kind and not given:
-                yield f'{name}.kind "{kind}" needs {name}.{where}; give it, or set {name}.kind to "policy".'
-            if self.kind != kind and given:
-                said = chat_protocol.masked(given) if kind == "endpoint" else given
-                yield (
-                    f'{name}.{where} {said!r} is given, but {name}.kind is "{self.kind}"; set {name}.kind to "{kind}", '
-                    f"or leave {name}.{where} empty."
-                )
-        if self.kind == "endpoint" and self.template_arguments:
-            yield (
-                f"{name}.template_arguments {self.template_arguments!r} is given, but the endpoint renders its chat "
-                f"template itself; set them where it is served, and leave {name}.template_arguments empty."
-            )
-
-
-def _schedule(name: str, value: Any) -> str | None:
-    return refused(schedule.check, value, (*CRITIQUES, "none"))
-
-
-@dataclasses.dataclass(frozen=True)
-class Critique:
-    """The words about responses that refinements see."""
-
-    kind: str = key(
-        "cot", "indicative, indicative_gt, execution, cot; none: refine without a critique", one_of(*CRITIQUES, "none")
-    )
-    schedule: tuple[tuple[int, str], ...] = key(
-        (), 'other kinds from given iterations on: ((0, "indicative_gt"), (100, "cot"))', _schedule
-    )
-    when: str = key("refining", "refining: of what is refined; all: of all responses", one_of("refining", "all"))
-    num_per_response: int = key(1, "critiques of a response", at_least_one)
-    max_retries: int = key(
-        2,
-        "of a cot critique whose verdict is malformed or disagrees with the grader",
-        not_negative,
-        unread_with=_NOT_WRITTEN,
-    )
-    step_checker: str = key(
-        "equations",
-        "of execution: equations, or chain, which knows the steps that the question asks for",
-        one_of("equations", "chain"),
-    )
-    reveals_value: bool = key(
-        True,
-        "of execution; False: the wrong step, or the failing test, without what is expected",
-        unread_with=_NOT_EXECUTED,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Refine:
-    """What becomes of failed responses."""
-
-    kind: str = key(
-        "policy",
-        "policy: it refines; solution: insert the data's own instead (an ablation); none: plain GRPO",
-        one_of("policy", "solution", "none"),
-    )
-    max_pass: float = key(
-        0.0, "refine a question if at most this share of its responses pass", share, unread_with=_NOT_REFINED
-    )
-    per_critique: int = key(1, "refinements of a critique", at_least_one, unread_with=_NOT_REFINED)
-    num_kept: int = key(1, "[k] refinements kept per question", at_least_one, unread_with=_NOT_REFINED)
-    max_prompt_length: int = key(
-        10240, "tokens of what a refinement answers; 0: from the model's context", not_negative
-    )
-    drop_critique_mentions: bool = key(
-        False, "drop refinements that mention the critique before selection", unread_with=_NOT_REFINED
-    )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from cgrpo_jax import rollout, sharding
+from cgrpo_jax import groups, rollout, sharding
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import kv_cache, weights
@@ -101,7 +101,8 @@ class RunSettings:
       sampling: of an iteration's texts.
       critic_sampling, greedy_critic_sampling: of critiques, in training and where the policy is greedy.
       evaluation_sampling: of an evaluation's, in their order; empty without held-out questions.
-      method: what is done with a question, steps 1 to 6.
+      method: what is done with a question, steps 1 to 3.
+      grouping: how its rows become a group that trains, steps 4 to 6.
       learner: how the policy is trained, steps 7 and 8.
       evaluation, diagnosis, kept: of what a run does besides the algorithm.
     """
@@ -126,6 +127,7 @@ class RunSettings:
     greedy_critic_sampling: Sampling
     evaluation_sampling: tuple[Sampling, ...]
     method: rollout.Method
+    grouping: groups.Grouping
     learner: LearnerSettings
     evaluation: EvaluationSettings
     diagnosis: DiagnosisSettings
@@ -225,6 +227,7 @@ def run_settings(
         greedy_critic_sampling=_critic_sampling(config, Sampling(0.0)),
         evaluation_sampling=_evaluation_sampling(config),
         method=_method(config, stages),
+        grouping=grouping(config),
         learner=build_training.learner_settings(config),
         evaluation=EvaluationSettings(
             every=config.eval.every,
@@ -259,11 +262,26 @@ def _method(config: Config, stages: Stages) -> rollout.Method:
         critique_when=stages.critique_when,
         num_critiques=config.critique.num_per_response,
         refine=stages.refine,
+        refine_which=config.refine.which,
         refine_max_pass=config.refine.max_pass,
         refinements_per_critique=config.refine.per_critique,
-        drop_mentions=config.refine.drop_critique_mentions,
+    )
+
+
+def grouping(config: Config) -> groups.Grouping:
+    """Returns how the rows of a question become a group that trains, steps 4 to 6 of the algorithm."""
+    return groups.Grouping(
+        num_responses=config.num_responses,
         num_kept=config.refine.num_kept,
+        select=config.refine.select,
+        join=config.refine.group,
+        drop_mentions=config.refine.drop_critique_mentions,
         scale_by_std=config.objective.scale_by_std,
+        baseline=config.objective.baseline,
+        mask_truncated=config.objective.mask_truncated,
+        length_penalty=config.objective.length_penalty,
+        length_buffer=max(1, config.objective.length_penalty_tokens),
+        max_length=config.max_response_length,
     )
 
 

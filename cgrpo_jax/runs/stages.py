@@ -156,7 +156,7 @@ def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine:
     refined = critiqued if refines else 0  # critiques, or their places where a rule writes them
     refinements = refined * config.refine.per_critique
     critiques = 0
-    if "cot" in schedule.kinds(critique=kind, schedule=kind_schedule):
+    if schedule.WRITTEN & schedule.kinds(critique=kind, schedule=kind_schedule):
         critiques = critiqued
         if config.reward_source == "critic":  # which reads refinements too
             critiques += refinements * config.critique.num_per_response

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from cgrpo_jax import objective
 from cgrpo_jax.datasets import mixture
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.runs import best_checkpoint
@@ -18,46 +17,18 @@ from cgrpo_jax.runs.keys import (
     mass,
     not_negative,
     one_of,
-    positive,
     refused,
     share,
 )
-from cgrpo_jax.runs.sections import CRITIQUES
+from cgrpo_jax.runs.refinement_sections import CRITIQUES
 from cgrpo_jax.training import optimizer
 
-_NOT_REFINED = {"refine.kind": ("none",)}
 _READ = {"data.kind": ("jsonl", "parquet", "tfds")}
 _NO_SET = {"data.kind": (*MADE_UP, "jsonl", "parquet")}
 _MADE = {"data.kind": MADE_UP}
 _NOT_MEASURED = _READ | {"data.eval": ("",)}
 
 _MOST_SAMPLES = 1024  # of a question, for maj@k: the evaluation's own limit, which a test compares with this one
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """What an update maximises: Eq. 3 and 4 of the paper."""
-
-    gamma: float = key(
-        0.1, "[gamma] shaping constant", positive("makes the shaped ratio 1", "0.1"), unread_with=_NOT_REFINED
-    )
-    scale_by_std: bool = key(False, "divide advantages by the group's standard deviation")
-    clip_low: float = key(0.2, "[eps] ratios stay above 1 - clip_low", not_negative)
-    clip_high: float = key(0.2, "[eps] and below 1 + clip_high", not_negative)
-    # Departure: the released code clips neither side; the paper's equations clip both.
-    clip_initial: bool = key(True, "clip the ratio of responses")
-    clip_refined: bool = key(True, "clip the shaped ratio of refinements", unread_with=_NOT_REFINED)
-    # Departure: "constant", as in the released code; Eq. 3 and 4 are "paper".
-    aggregate: str = key(
-        "constant", "constant, paper (Eq. 3 and 4), token_mean, sequence_mean", one_of(*objective.AGGREGATES)
-    )
-    kl_coef: float = key(0.0, "of the KL term; 0: no reference model", not_negative)
-    entropy_coef: float = key(0.0, "of the entropy bonus")  # Departure: 0.001 in the released code
-    old_logp: str = key(
-        "sampler",
-        "whose log-probabilities are the old ones: sampler; trainer: computed again before the update",
-        one_of("sampler", "trainer"),
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cgrpo_jax.runs import keys
+from cgrpo_jax.runs.objective_section import Objective
+from cgrpo_jax.runs.refinement_sections import Refine
 from cgrpo_jax.runs.schema import TRAINING_ALONE, Config
+
+# The allowed combinations of keys, of the refinements and of the objective; every other one is refused.
+NEEDS = (*Refine.NEEDS, *Objective.NEEDS)
+_UNREAD_WITH = {name: known.unread_with for name, known, _ in keys.items(Config())}
 
 
 def check(config: Config, *, trains: bool = True) -> None:
@@ -22,8 +28,13 @@ def check(config: Config, *, trains: bool = True) -> None:
 
 def violations(config: Config, *, trains: bool = True) -> Iterator[str]:
     """Yields all that no run can have, each in one line: what was given, what is allowed, what to do."""
+    values = {}
     for name, known, value in keys.items(config):
+        values[name] = value
         if text := keys.wrong(name, known, value):
+            yield text
+    for need in NEEDS:
+        if not unread_here(need.key, values) and (text := need.unmet(values)):
             yield text
     for name, section in keys.sections(config):
         if hasattr(section, "violations"):
@@ -45,12 +56,18 @@ def unread(config: Config, changed: Mapping[str, Any]) -> Iterator[str]:
     values = {name: value for name, _, value in keys.items(config)}
     for name, known, default in keys.items(Config()):
         with_these = known.unread_with
-        if name not in changed or changed[name] == default or not with_these:
+        if name not in changed or changed[name] == default:
             continue
-        if all(values[other] in some for other, some in with_these.items()):
+        if unread_here(name, values):
             why = " and ".join(f"{other} is {values[other]!r}" for other in with_these)
             first = next(iter(with_these))
             yield f"{name} {changed[name]!r} changes nothing while {why}; leave it out, or set {first}."
+
+
+def unread_here(name: str, values: Mapping[str, Any]) -> bool:
+    """Returns whether training ignores a key where all keys have these values."""
+    with_these = _UNREAD_WITH[name]
+    return bool(with_these) and all(values[other] in some for other, some in with_these.items())
 
 
 def unread_without_training(changed: Mapping[str, Any]) -> Iterator[str]:

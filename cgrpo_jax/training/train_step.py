@@ -32,12 +32,15 @@ class LossSettings:
 
     max_length: int
     aggregate: str = "constant"
+    initial_ratio: str = "token"
+    refined_ratio: str = "shaped"
     gamma: float = 0.1
     clip_low: float = 0.2
     clip_high: float = 0.2
     clip_initial: bool = True
-    clip_refined: bool = True
+    clip_refined: bool = False
     kl_coef: float = 0.0
+    kl: str = "k3"
     entropy_coef: float = 0.0
     temperature: float = 1.0
     num_responses: int | None = None
@@ -180,6 +183,8 @@ def _loss(
         batch.advantage_B,
         mask_BT & ~batch.nll_B[:, None],
         batch.refined_B,
+        initial_ratio=settings.initial_ratio,
+        refined_ratio=settings.refined_ratio,
         gamma=settings.gamma,
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
@@ -194,6 +199,7 @@ def _loss(
         num_refinements=settings.num_refinements,
         ref_logp_BT=batch.ref_logp_BT if settings.kl_coef else None,
         kl_coef=settings.kl_coef,
+        kl=settings.kl,
         entropy_BT=entropy_BT,
         entropy_coef=settings.entropy_coef,
     )
@@ -221,11 +227,11 @@ def accumulate_gradients(
 
     Args:
       params: the weights; with `base`, its adapters.
-      rows: the rows to learn from, policy and nll rows alike; may be empty.
+      rows: the rows to learn from, policy and nll rows alike; may be empty. Masked ones are counted and left out.
       config, settings, shape, remat: model, loss, packed shape, rematerialisation.
       num_rows: rows of the minibatch that the `constant` and `sequence_mean` aggregations divide by, those dropped
         before the update included. Defaults to the number of policy rows given.
-      num_tokens: likewise for `token_mean`.
+      num_tokens: likewise for `token_mean`, those of masked rows aside.
       num_questions: Q, for `paper`.
       dtype: what the forward and backward pass compute in; by default the weights' own. The gradient has theirs.
       base: the frozen model that `params` adapts; it gets no gradient. None trains all weights.
@@ -238,11 +244,12 @@ def accumulate_gradients(
       ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, or `paper` lacks a count.
     """
     policy_rows = [row for row in rows if row.loss == LossKind.POLICY]
+    rows = [row for row in rows if not row.masked]
     if settings.kl_coef and any(row.ref_logp is None for row in policy_rows):
         raise ValueError(f"kl_coef={settings.kl_coef} needs ref_logp in every policy row; score them, or set it to 0.")
     counts = {
         "rows": np.float32(len(policy_rows) if num_rows is None else num_rows),
-        "tokens": np.float32(sum(len(r.target_ids) for r in policy_rows) if num_tokens is None else num_tokens),
+        "tokens": np.float32(_num_tokens(policy_rows) if num_tokens is None else num_tokens),
         "nll_tokens": np.float32(max(1, sum(len(r.target_ids) for r in rows if r.loss == LossKind.NLL))),
     }
     counts = {name: np.maximum(value, np.float32(1)) for name, value in counts.items()}
@@ -278,8 +285,9 @@ def _stacked(batches: Sequence[TrainBatch], mesh: jax.sharding.Mesh) -> TrainBat
 
 
 def has_gradient(row: TrainRow, settings: LossSettings) -> bool:
-    """Whether a row moves the weights: without KL and entropy terms a policy row of advantage 0 does not."""
-    return bool(settings.kl_coef or settings.entropy_coef) or row.loss == LossKind.NLL or row.advantage != 0
+    """Whether a row moves the weights: a masked one does not, nor without KL and entropy terms one of advantage 0."""
+    regularised = bool(settings.kl_coef or settings.entropy_coef)
+    return not row.masked and (regularised or row.loss == LossKind.NLL or row.advantage != 0)
 
 
 def update(
@@ -309,7 +317,8 @@ def update(
     """
     policy = [row for row in rows if row.loss == LossKind.POLICY]
     num_rows = len(policy) if num_rows is None else num_rows
-    num_tokens = sum(len(row.target_ids) for row in policy) if num_tokens is None else num_tokens
+    num_tokens = _num_tokens(policy) if num_tokens is None else num_tokens
+    rows = [row for row in rows if not row.masked]
     if drop_zero:
         rows = [row for row in rows if has_gradient(row, settings)]
     grads, stats = accumulate_gradients(
@@ -317,3 +326,8 @@ def update(
     )
     state, grad_norm = apply_program(optimizer)(state, grads)
     return state, stats | {"grad_norm": float(grad_norm), "rows_trained": len(rows)}
+
+
+def _num_tokens(rows: Sequence[TrainRow]) -> int:
+    """Returns the tokens that rows train at most: none of a masked one."""
+    return sum(len(row.target_ids) for row in rows if not row.masked)

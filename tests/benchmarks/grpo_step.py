@@ -21,7 +21,9 @@ import numpy as np
 from report import progress
 from workloads import UPDATES, UpdateWorkload
 
-from cgrpo_jax import rollout, sharding
+from cgrpo_jax import groups as groups_lib
+from cgrpo_jax import sharding
+from cgrpo_jax.groups import Grouping
 from cgrpo_jax.inference import weights as weights_lib
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.slot_scheduler import Request
@@ -66,8 +68,7 @@ class Steps:
         """Returns the state after a step, and the seconds of its two parts."""
         began = time.monotonic()
         responses = self.respond(state, number)
-        most = self.work.generations + 1
-        groups = rollout.train_rows(rollout.reanchor(responses, []), scale_by_std=False, max_rows_per_group=most)
+        groups = groups_lib.train_rows(groups_lib.reanchor(responses, []), Grouping(self.work.generations))
         generated = time.monotonic()
         state, _ = train_step.update(
             state,

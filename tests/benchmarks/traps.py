@@ -71,7 +71,9 @@ class Trap:
         ).hexdigest()[:16]
 
 
+ADVANTAGES = ("tests/test_advantages.py",)
 OBJECTIVE = ("tests/test_objective.py", "tests/test_objective_gradients.py")
+RATIOS = ("tests/test_ratios.py", "tests/test_objective_gradients.py")
 TRAPS = (
     # --- advantages -----------------------------------------------------------------------------------------------
     Trap(
@@ -79,55 +81,54 @@ TRAPS = (
         "objective.py",
         "    if scale_by_std:\n",
         "    if True:\n",
-        OBJECTIVE,
+        ADVANTAGES,
     ),
     Trap(
         "a standard deviation of ddof 0",
         "objective.py",
         "jnp.maximum(count_B - 1, 1)",
         "count_B",
-        OBJECTIVE,
+        ADVANTAGES,
     ),
     Trap(
         "advantages of equal rewards that are not exactly 0",
         "objective.py",
         "    reward_B = reward_B - jax.ops.segment_min(reward_B, group_B, num_segments=num_groups + 1)[group_B]\n",
         "",
-        OBJECTIVE,
+        ADVANTAGES,
     ),
     Trap(
         "padding in the mean of a group",
         "objective.py",
         "    group_B = jnp.where(valid_B, group_B, num_groups)",
         "    group_B = jnp.where(valid_B, group_B, num_groups - 1)",
-        OBJECTIVE,
+        ADVANTAGES,
     ),
     # --- ratios and clipping --------------------------------------------------------------------------------------
     Trap(
         "no gradient through the denominator of the shaped ratio",
-        "objective.py",
+        "ratios.py",
         "    return jax.nn.sigmoid(logp - jnp.log(gamma))\n",
         "    return jnp.exp(logp) / (jax.lax.stop_gradient(jnp.exp(logp)) + gamma)\n",
         OBJECTIVE,
     ),
     Trap(
         "refined rows with the policy that sampled in the denominator",
-        "objective.py",
-        "    shaped_BT = shaped_ratio(logp_BT, gamma)\n",
-        "    shaped_BT = shaped_ratio(logp_BT - old_logp_BT, gamma)\n",
-        OBJECTIVE,
-        more=(("jnp.where(initial_BT, old_logp_BT, 0.0)", "jnp.where(mask_BT, old_logp_BT, 0.0)"),),
+        "ratios.py",
+        "shaped_ratio(logp_BT, bounds.gamma)",
+        "shaped_ratio(logp_BT - old_logp_BT, bounds.gamma)",
+        RATIOS,
     ),
     Trap(
         "a clip without the minimum",
-        "objective.py",
+        "ratios.py",
         "    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantage)\n",
         "    return jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantage\n",
         OBJECTIVE,
     ),
     Trap(
         "one bound for both sides of the clip",
-        "objective.py",
+        "ratios.py",
         "jnp.clip(ratio, 1 - clip_low, 1 + clip_high)",
         "jnp.clip(ratio, 1 - clip_low, 1 + clip_low)",
         OBJECTIVE,
@@ -142,7 +143,7 @@ TRAPS = (
     # --- masks and denominators -----------------------------------------------------------------------------------
     Trap(
         "infinities of padding in the gradient",
-        "objective.py",
+        "ratios.py",
         "    return jnp.exp(jnp.minimum(logp - old_logp, LARGEST_LOG_RATIO))\n",
         "    return jnp.exp(logp - old_logp)\n",
         OBJECTIVE,
@@ -178,8 +179,8 @@ TRAPS = (
     Trap(
         "rows of advantage 0 dropped although the KL term needs them",
         "training/train_step.py",
-        "    return bool(settings.kl_coef or settings.entropy_coef) or row.loss",
-        "    return row.loss",
+        "(regularised or row.loss",
+        "(row.loss",
         ("tests/training/test_train_step.py",),
     ),
     Trap(
@@ -250,7 +251,7 @@ TRAPS = (
     # --- re-anchoring ---------------------------------------------------------------------------------------------
     Trap(
         "an end-of-turn token that is not trained",
-        "rollout.py",
+        "groups.py",
         "                target_ids=row.token_ids,\n                old_logp=row.logp,\n",
         "                target_ids=row.token_ids[:-1],\n                old_logp=row.logp[:-1],\n",
         ("tests/integration/test_reanchor.py",),
@@ -267,21 +268,21 @@ TRAPS = (
     ),
     Trap(
         "refinements trained after the critique that they saw",
-        "rollout.py",
+        "groups.py",
         "                context_ids=group.prompt_ids,\n",
         "                context_ids=row.prompt_ids,\n",
         ("tests/integration/test_reanchor.py",),
     ),
     Trap(
         "refinements trained as if they were responses",
-        "rollout.py",
+        "groups.py",
         "                refined=row.stage == Stage.REFINEMENT,\n",
         "                refined=False,\n",
         ("tests/integration/test_reanchor.py",),
     ),
     Trap(
         "of equal refinements always the first",
-        "rollout.py",
+        "groups.py",
         "        rng.shuffle(rows)\n",
         "",
         ("tests/integration/test_reanchor.py",),

@@ -5,6 +5,7 @@ import collections
 import numpy as np
 from rollout_cases import rollout
 
+from cgrpo_jax import groups as groups_lib
 from cgrpo_jax import rollout as rollout_lib
 from cgrpo_jax.records import Author, Problem, RowIndex, Stage
 from cgrpo_jax.runs.iteration import Generated, Iteration
@@ -42,8 +43,8 @@ def make(number=4, *, trained=((True, True, True), (True, False), (False, False)
     ]
     candidates = [one for one in done[0].refinements if "critique" not in one.text]
     kept = candidates[:1]
-    groups = rollout_lib.reanchor([one.responses for one in done], kept)
-    rows = rollout_lib.train_rows(groups, scale_by_std=False, max_rows_per_group=4)
+    groups = groups_lib.reanchor([one.responses for one in done], kept)
+    rows = groups_lib.train_rows(groups, groups_lib.Grouping(3))
     logps = [[row.old_logp - 1 for row in group] for group in rows] if scored else None
     updates = Updates([], [list(group) for group in trained], logps)
     return Iteration(number, PROBLEMS, Generated(done, [], 0, 0, {}), candidates, kept, groups, rows, updates)

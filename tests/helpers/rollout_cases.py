@@ -30,7 +30,7 @@ def make():
     rule = rollout(of.replace(attempt=2), "wrong", Author.RULE, (), np.zeros(1, np.float32), parent=first)
     rule = rule.replace(verdict=False, ungraded=True, rejected=(cut, again))
     asked = rollout(of.replace(response=1), "so", Author.CRITIC, (), np.zeros(3, np.float32), parent=second)
-    asked = asked.replace(asked="Be brief.\n\nIs it right?", verdict=None)
+    asked = asked.replace(asked="Be brief.\n\nIs it right?", verdict=None, shown="os")
     kept = rollout(at.replace(stage=Stage.REFINEMENT), prompt=(1, 9, 2), parent=rule, reward=1.0)
     lost = rollout(at.replace(stage=Stage.REFINEMENT, refinement=1), prompt=(1, 9, 2), parent=rule, reward=0.0)
     judged = rollout(of.replace(refinement=1), "right", prompt=(1, 6, 2), parent=kept, verdict=True)

@@ -1,12 +1,15 @@
 """Two questions, and rows of them that say what a script says."""
 
 import collections
+import dataclasses
 import itertools
+import types
 
 import numpy as np
 from chain_prompts import CHAINS, arithmetic_tokenizer, make
 
 from cgrpo_jax.datasets.tasks import arithmetic
+from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex
 from cgrpo_jax.rewards import grader as grader_lib
@@ -31,6 +34,40 @@ def row(index, text, *, author=Author.POLICY, **fields):
 def response(question, number, reward=0.0):
     text = PROBLEMS[question].solution if reward else WRONG_TEXTS[question]
     return row(RowIndex(question=question, response=number), text, reward=reward)
+
+
+class ScriptedGenerator:
+    """Has the interface of `Generator`; `script` gives the text of a row from its index, or is the text of all."""
+
+    write_critique = Generator.write_critique
+    write_hint = Generator.write_hint
+    seed = iteration = 0
+
+    def __init__(self, script, prompts=PROMPTS, author=Author.CRITIC):
+        self.script, self.prompts, self.author = script, prompts, author
+        self.calls = []
+
+    async def write(self, prompt_ids, indices, *, max_length, parent=None):
+        self.calls.append(types.SimpleNamespace(prompt=prompt_ids, indices=indices, max_length=max_length))
+        script = self.script if callable(self.script) else lambda index: self.script
+        return [
+            row(index, script(index), prompt_ids=prompt_ids, author=self.author, parent=parent) for index in indices
+        ]
+
+    @property
+    def attempts(self):
+        """The calls of the first attempts, of the second, ..., each in the order of their rows."""
+        calls = sorted(self.calls, key=lambda call: (call.indices[0].attempt, *key_of(call.indices[0])))
+        return [list(calls) for _, calls in itertools.groupby(calls, lambda call: call.indices[0].attempt)]
+
+    @property
+    def asked(self):
+        """All prompts as text."""
+        return [TOKENIZER.decode(call.prompt) for calls in self.attempts for call in calls]
+
+
+def key_of(index):
+    return dataclasses.astuple(index)
 
 
 def grade_traces(texts, problem, thinking_opened):

@@ -23,6 +23,14 @@ COUNTS = dict(num_responses=3, num_refinements=1)
 SETTINGS = {name: LossSettings(max_length=8, temperature=0.8, aggregate=name, **COUNTS) for name in AGGREGATES}
 PLAIN = SETTINGS["constant"]
 REGULARISED = dataclasses.replace(PLAIN, kl_coef=0.3, entropy_coef=0.2)
+# Every value of every choice of the objective, in as few programs.
+NEIGHBOURS = {
+    "sequence_importance": dict(initial_ratio="sequence", refined_ratio="importance", aggregate="sequence_mean"),
+    "cispo_plain": dict(initial_ratio="cispo", refined_ratio="plain", aggregate="token_mean", clip_high=0.1),
+    "token_logp_k1": dict(refined_ratio="logp", kl_coef=0.3, kl="k1"),
+    "token_clipped_k2": dict(clip_refined=True, kl_coef=0.3, kl="k2", aggregate="paper"),
+}
+NEIGHBOURS = {name: dataclasses.replace(PLAIN, **values) for name, values in NEIGHBOURS.items()}
 MODEL = dict(config=CONFIG, shape=SHAPE)
 SGD = optax.sgd(1.0)  # the step is the gradient
 
@@ -82,13 +90,33 @@ def mixed_rows():
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
+def surrogate_by_definition(row, logp, settings):
+    """What weighs the advantage of a row's tokens, by each method's equation; the weight of cispo is held fixed."""
+    pi, ratio = np.exp(logp), np.exp(logp - row.old_logp)
+    if row.refined:
+        known = {"shaped": pi / (pi + settings.gamma), "importance": ratio, "plain": pi, "logp": logp}
+        ratio, clips = known[settings.refined_ratio], settings.clip_refined
+    else:
+        sequence = np.exp(np.mean(logp - row.old_logp)) + 0 * logp
+        held = plain_logprobs(params(), CONFIG, row.context_ids, row.target_ids, temperature=settings.temperature)
+        cispo = np.minimum(np.exp(held - row.old_logp), 1 + settings.clip_high) * logp
+        ratio = {"token": ratio, "sequence": sequence, "cispo": cispo}[settings.initial_ratio]
+        clips = settings.clip_initial and settings.initial_ratio != "cispo"
+    if not clips:
+        return ratio * row.advantage
+    clipped = np.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
+    return np.minimum(ratio * row.advantage, clipped * row.advantage)
+
+
 def loss_by_definition(params, rows, settings, *, num_questions):
     """DESIGN's objective (Eq. 3 and 4) row by row from whole logits, in float64; the value to minimise."""
     policy = [row for row in rows if row.loss == LossKind.POLICY]
-    num_tokens = sum(len(row.target_ids) for row in policy)
+    num_tokens = sum(len(row.target_ids) for row in policy if not row.masked)
     nll_tokens = sum(len(row.target_ids) for row in rows if row.loss == LossKind.NLL)
     loss = 0.0
     for row in rows:
+        if row.masked:
+            continue
         T = len(row.target_ids)
         logits = plain_logits(params, CONFIG, np.concatenate([row.context_ids, row.target_ids[:-1]]))
         logits = logits[-T:] / settings.temperature
@@ -97,12 +125,11 @@ def loss_by_definition(params, rows, settings, *, num_questions):
         if row.loss == LossKind.NLL:
             loss -= row.advantage * logp.sum() / nll_tokens
             continue
-        ratio = np.exp(logp) / (np.exp(logp) + settings.gamma) if row.refined else np.exp(logp - row.old_logp)
-        clipped = np.clip(ratio, 1 - settings.clip_low, 1 + settings.clip_high)
-        term = np.minimum(ratio * row.advantage, clipped * row.advantage)
+        term = surrogate_by_definition(row, logp, settings)
         if settings.kl_coef:
             difference = row.ref_logp - logp
-            term = term - settings.kl_coef * (np.exp(difference) - difference - 1)
+            estimate = {"k1": -difference, "k2": difference**2 / 2, "k3": np.exp(difference) - difference - 1}
+            term = term - settings.kl_coef * estimate[settings.kl]
         term = term - settings.entropy_coef * np.sum(np.exp(logp_TV) * logp_TV, axis=-1)
         weight = {
             "constant": 1 / (len(policy) * settings.max_length),

@@ -117,7 +117,7 @@ def endpoint(**more) -> dict:
         ({"prompts.critique_with_answer": "{question}{response}"}, "prompts.critique_with_answer: prompt template"),
         (
             endpoint(**{"critique.kind": "indicative"}),
-            'critic.kind "endpoint" needs critique.kind "cot", not \'indicative\'; set it, or critic.kind "policy"',
+            'critic.kind "endpoint" needs critique.kind "cot", or "hint", not \'indicative\'; set one, or critic.kind',
         ),
         (
             endpoint(**{"critic.folder": "nowhere"}),

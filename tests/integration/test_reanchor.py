@@ -10,14 +10,15 @@ from chain_prompts import arithmetic_tokenizer
 from scripted_rollouts import PROBLEMS, PROMPTS, by_rule, grade_traces, response, row
 from tiny import EVERYTHING, plain_logprobs, random_params
 
-from cgrpo_jax import objective, rollout
+from cgrpo_jax import groups, objective, rollout
 from cgrpo_jax.datasets.tasks import arithmetic
+from cgrpo_jax.groups import Grouping, reanchor, select
 from cgrpo_jax.inference.critic import Critic, critique
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.generators import Generator, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, LossKind, RowIndex, Stage
-from cgrpo_jax.rollout import reanchor, refine, select
+from cgrpo_jax.rollout import refine
 from cgrpo_jax.training.packing import PackShape
 from cgrpo_jax.training.scoring import score_rows
 
@@ -77,11 +78,8 @@ def test_a_choice_does_not_depend_on_the_other_questions():
 
 
 def train_rows(responses, kept, *, scale_by_std, num_kept=1):
-    return rollout.train_rows(
-        reanchor(responses, kept),
-        scale_by_std=scale_by_std,
-        max_rows_per_group=max(map(len, responses)) + num_kept,
-    )
+    grouping = Grouping(max(map(len, responses)), num_kept=num_kept, scale_by_std=scale_by_std)
+    return groups.train_rows(reanchor(responses, kept), grouping)
 
 
 def anchored(kept, num_responses=3, **keywords):

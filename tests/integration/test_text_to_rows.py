@@ -13,7 +13,7 @@ from chain_prompts import CHAINS, make
 from data_cases import run as run_data
 from fake_engine import FakeEngine
 
-from cgrpo_jax import rollout
+from cgrpo_jax import groups, rollout
 from cgrpo_jax.critiques.step_check.equations import first_false_equation
 from cgrpo_jax.datasets import problems as problems_lib
 from cgrpo_jax.datasets import readers
@@ -50,14 +50,12 @@ def stages(tokenizer, problem, say, critic, *, grader, critic_writes=False):
     prompts = make(tokenizer, 4000, question=FORM, **CHAINS)
     policy = Generator(engine, {}, prompts, Author.POLICY, weights_step=0, seed=0, iteration=0)
     critic = Critic(generator=policy if critic_writes else None, grader=grader, max_length=400, max_retries=0, **critic)
-    method = Method(num_responses=2, max_length=400, num_kept=1)
+    method = Method(num_responses=2, max_length=400)
     with Grader(grader, num_workers=1, timeout=20.0) as held, running_engines(policy) as engines:
         solving = rollout.solve(policy, critic, problem, question=0, method=method, tokenizer=tokenizer)
         (solved,) = Orchestrator(held).run([solving], engines=engines)
-    kept = rollout.select(solved.refinements, num_kept=1, seed=0, iteration=0)
-    (rows,) = rollout.train_rows(
-        rollout.reanchor([solved.responses], kept), scale_by_std=False, max_rows_per_group=method.max_rows
-    )
+    kept = groups.select(solved.refinements, num_kept=1, seed=0, iteration=0)
+    (rows,) = groups.train_rows(groups.reanchor([solved.responses], kept), groups.Grouping(2))
     asked = {request.indices[0].stage: request.prompt_ids for request in engine.runs[0].requests}
     return solved, rows, asked
 

@@ -8,7 +8,7 @@ import tiny_run
 from fake_engine import FakeEngine
 from r1_like import BOT, EOS, R1, USER, write_folder
 
-from cgrpo_jax import rollout, sharding
+from cgrpo_jax import groups, rollout, sharding
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.critic import Critic
@@ -64,9 +64,8 @@ def solve(tokenizer, say, *, kind="cot", **changes):
     finally:
         if grader:
             grader.close()
-    kept = rollout.select(solved.refinements, num_kept=1, seed=0, iteration=0)
-    groups = rollout.reanchor([solved.responses], kept)
-    (rows,) = rollout.train_rows(groups, scale_by_std=False, max_rows_per_group=method.max_rows)
+    kept = groups.select(solved.refinements, num_kept=1, seed=0, iteration=0)
+    (rows,) = groups.train_rows(groups.reanchor([solved.responses], kept), groups.Grouping(method.num_responses))
     return types.SimpleNamespace(solved=solved, kept=kept, rows=rows, said=said, engine=engine, prompts=prompts)
 
 

@@ -10,7 +10,7 @@ import pytest
 from cgrpo_jax import init
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs import first_config, sections
+from cgrpo_jax.runs import first_config, refinement_sections
 from cgrpo_jax.runs.first_config import Columns
 
 
@@ -126,7 +126,7 @@ def test_a_rule_writes_where_the_context_does_not_hold_a_written_critique(tmp_pa
     text = file.read_text()
     assert f"(cot) would take {found.written_critique} tokens with its prompt; the context holds 256." in text
     others = next(line for line in text.splitlines() if "c.critique.kind" in line).partition("others: ")[2]
-    assert sorted([*others.split(", "), kind]) == sorted(sections.CRITIQUES)
+    assert sorted([*others.split(", "), kind]) == sorted(refinement_sections.CRITIQUES)
 
 
 def test_a_file_whose_prompts_do_not_fit_is_not_said_to_be_good(tmp_path, model):

@@ -16,6 +16,14 @@ from cgrpo_jax.runs.run_dir import RunDir
 BEFORE = json.loads(pathlib.Path(__file__).with_name("config_of_before.json").read_text())
 FLAT = config_lib.flatten(BEFORE)
 NOW = config_lib.flatten(config_lib.to_json(base.get_config()))
+CHANGED = {"objective.clip_refined": True}  # defaults that were others
+
+
+def of_before(**changes):
+    """Returns the defaults that a run of before has, with changes."""
+    config = base.get_config()
+    config.update_from_flattened_dict(CHANGED | {key.replace("__", "."): value for key, value in changes.items()})
+    return config
 
 
 def other(key, value):
@@ -50,9 +58,9 @@ def test_the_table_is_of_the_146_keys_and_all_of_them_are_keys_now():
 
 def test_an_old_configuration_is_todays():
     translated = old_keys.translate(BEFORE)
-    assert config_lib.flatten(translated) == NOW
+    assert config_lib.flatten(translated) == NOW | CHANGED
     assert old_keys.translate(translated) == translated
-    assert not config_lib.differences(BEFORE, config_lib.to_json(base.get_config()))
+    assert not config_lib.differences(BEFORE, config_lib.to_json(of_before()))
 
 
 @pytest.mark.parametrize("key", FLAT)
@@ -67,13 +75,13 @@ def test_an_old_value_is_found_in_a_folder_a_flag_and_a_file(key, tmp_path, caps
     inner[last] = value
     found = config_lib.flatten(old_keys.translate(changed))
     expected = {"critic_sees_answer": "answer"}.get(key, value)
-    expected = NOW | ({} if gone else {new: expected}) | {"critic_folder": {"critic.kind": "folder"}}.get(key, {})
+    expected = ({} if gone else {new: expected}) | {"critic_folder": {"critic.kind": "folder"}}.get(key, {})
     expected |= {"http_critic.url": {"critic.kind": "endpoint"}}.get(key, {})
-    assert found == expected
+    assert found == NOW | CHANGED | expected
     # an old flag
     config = base.get_config()
     config_lib.override(config, [f"--config.{key}={as_flag(value)}"])
-    assert config_lib.flatten(config_lib.to_json(config)) == expected
+    assert config_lib.flatten(config_lib.to_json(config)) == NOW | expected
     err = capsys.readouterr().err
     said = f"--config.{key} is gone: {old_keys.GONE[key]}" if gone else f"--config.{key} is now --config.{new}"
     assert (said in err and err.count("\n") == 1) if gone or key != new else not err
@@ -159,18 +167,16 @@ def test_a_file_that_sets_samples_hears_what_to_write(tmp_path):
 
 def test_a_run_of_before_resumes_and_another_one_is_refused(tmp_path):
     """Its config.json stays as it is until the run resumes with another value."""
-    now = config_lib.to_json(base.get_config())
+    now = config_lib.to_json(of_before())
     run = RunDir(tmp_path)
     old = json.dumps(BEFORE)
     (tmp_path / "config.json").write_text(old)
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     assert run.open(now, ignore=resume_policy.TRAINING)
     assert (tmp_path / "config.json").read_text() == old
-    config = base.get_config()
-    config.objective.gamma = 0.5
     with pytest.raises(UserError, match=r"another config \(objective.gamma: 0.1 -> 0.5\)"):
-        run.open(config_lib.to_json(config), ignore=resume_policy.TRAINING)
-    config = base.get_config()
+        run.open(config_lib.to_json(of_before(objective__gamma=0.5)), ignore=resume_policy.TRAINING)
+    config = of_before()
     config.engine.num_slots = 7
     assert run.open(config_lib.to_json(config), ignore=resume_policy.TRAINING)
     assert json.loads((tmp_path / "config.json").read_text()) == config_lib.to_json(config)
@@ -185,7 +191,7 @@ def test_results_of_an_evaluation_of_before_go_on_and_others_are_refused(tmp_pat
     results = Results(tmp_path, may_change=resume_policy.EVALUATION)
     about = {"started": "2026-01-01T00:00:00", "weights": "w"}
     (tmp_path / "about.json").write_text(json.dumps({"format": FORMAT, **about, "config": BEFORE}))
-    changed = base.get_config()
+    changed = of_before()
     changed.engine.num_slots = 3
     with results.open(about | {"config": config_lib.to_json(changed)}):
         pass

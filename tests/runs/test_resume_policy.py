@@ -34,6 +34,9 @@ DECIDES = """
     refine.max_pass refine.kind refine.drop_critique_mentions refine.max_prompt_length sampling.temperature
     sampling.top_p sampling.top_k sampling.stop warm_start.rows_per_update warm_start.num_updates
     warm_start.chain_lengths warm_start.learning_rate warm_start.rare_rate
+    objective.initial_ratio objective.refined_ratio objective.baseline objective.mask_truncated objective.kl
+    objective.length_penalty objective.length_penalty_tokens refine.which refine.select refine.group
+    critique.corruption critique.corrupted_share prompts.hint prompts.refine_with_hint
     critic.temperature critic.top_p critic.template_arguments grader.thinking prompts.template_arguments
 """.split()
 EVALUATING = ["eval.num_samples", "eval.temperature", "eval.top_p", "eval.k"]

@@ -38,7 +38,7 @@ def test_what_is_read_is_what_the_run_had(tmp_path):
 def test_a_configuration_of_before_is_read_through_the_table(tmp_path):
     written(tmp_path, BEFORE | {"gamma": 0.5, "critic_sees_answer": True})
     found = config_lib.freeze(saved_config.read(tmp_path))
-    assert found == config_of(objective__gamma=0.5, critic__sees="answer")
+    assert found == config_of(objective__gamma=0.5, objective__clip_refined=True, critic__sees="answer")
 
 
 def test_a_key_that_an_earlier_version_did_not_have_has_its_default(tmp_path):

@@ -150,7 +150,7 @@ ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", 
         ),
         (
             {**ENDPOINT, "critique__kind": "execution"},
-            'critic.kind "endpoint" needs critique.kind "cot", not \'execution\'',
+            'critic.kind "endpoint" needs critique.kind "cot", or "hint", not \'execution\'',
         ),
         (
             {"critique__step_checker": "chain"},

@@ -1,5 +1,7 @@
 """The update against its loss written out in float64, and the invariants that keep a minibatch a minibatch."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from tiny import plain_logprobs
 from train_step_cases import (
     CONFIG,
     MODEL,
+    NEIGHBOURS,
     PLAIN,
     REGULARISED,
     SETTINGS,
@@ -62,6 +65,39 @@ def test_packing_and_microbatching_do_not_change_the_gradient(aggregate):
     assert relative_difference(gradient(rows, settings), total) < 1e-5
     shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
     assert relative_difference(gradient(shuffled, settings), total) < 1e-5
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_neither_packing_nor_dropping_changes_what_another_ratio_gives(name):
+    """A ratio of a whole response is of its own tokens alone, whatever shares its token row or batch."""
+    settings = NEIGHBOURS[name]
+    rows = [row for row in mixed_rows() if row.loss == LossKind.POLICY]
+    counts = dict(num_rows=len(rows), num_tokens=sum(len(row.target_ids) for row in rows))
+    total = jax.tree.map(np.zeros_like, params())
+    for row in rows:
+        total = jax.tree.map(np.add, total, gradient([row], settings, **counts))
+    assert relative_difference(gradient(rows, settings), total) < 1e-5
+    dropped, stats = update(rows, settings=settings)
+    kept, _ = update(rows, settings=settings, drop_zero=False)
+    assert stats["rows_trained"] == (len(rows) if settings.kl_coef else len(rows) - 2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), dropped.params, kept.params)
+    np.testing.assert_allclose(
+        stats["policy_loss"], loss_by_definition(params(), rows, settings, num_questions=3), rtol=1e-4
+    )
+
+
+@aggregates
+def test_a_masked_row_counts_as_a_row_without_tokens(aggregate):
+    """As the definition's row whose mask is 0: the others' weights are those beside such a row."""
+    rows = [row for row in mixed_rows() if row.loss == LossKind.POLICY]
+    rows = [row.replace(masked=number % 4 == 0) for number, row in enumerate(rows)]
+    for settings in (SETTINGS[aggregate], dataclasses.replace(REGULARISED, aggregate=aggregate)):
+        _, stats = update(rows, settings=settings)
+        loss = loss_by_definition(params(), rows, settings, num_questions=3)
+        np.testing.assert_allclose(stats["policy_loss"], loss, rtol=1e-4, atol=1e-6)
+        assert stats["rows_trained"] == sum(train_step_lib.has_gradient(row, settings) for row in rows) < len(rows)
+    _, everything = update(rows, settings=SETTINGS[aggregate], drop_zero=False)
+    assert everything["rows_trained"] == sum(not row.masked for row in rows)
 
 
 def test_statistics_are_sums_over_the_whole_minibatch():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from train_step_cases import (
     CONFIG,
+    NEIGHBOURS,
     PLAIN,
     REGULARISED,
     SETTINGS,
@@ -29,7 +30,11 @@ from cgrpo_jax.training import train_step as train_step_lib
 from cgrpo_jax.training.optimizer import init_state, make_optimizer
 
 
-@pytest.mark.parametrize("settings", [*SETTINGS.values(), REGULARISED], ids=[*SETTINGS, "kl and entropy"])
+@pytest.mark.parametrize(
+    "settings",
+    [*SETTINGS.values(), REGULARISED, *NEIGHBOURS.values()],
+    ids=[*SETTINGS, "kl and entropy", *NEIGHBOURS],
+)
 def test_the_gradient_is_that_of_the_loss_by_its_definition(settings):
     """Along a random direction of every tensor, against central differences of a float64 loss."""
     exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params())

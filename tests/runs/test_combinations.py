@@ -1,0 +1,147 @@
+"""Which values go together: every pair of choices is allowed and computed, or refused by a row of a table."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scripted_rollouts import response, row
+
+from cgrpo_jax import groups, objective
+from cgrpo_jax.records import RowIndex, Stage
+from cgrpo_jax.runs import build_training, settings, validate
+from cgrpo_jax.runs import config as config_lib
+
+# Pairs are of a run that could have any of them.
+BASE = {
+    "objective.old_logp": "trainer",
+    "objective.kl_coef": 0.1,
+    "objective.length_penalty_tokens": 8,
+    "critic.sees": "answer",
+    "critique.when": "all",
+}
+CHOICES = {
+    "objective.initial_ratio": ("token", "sequence", "cispo"),
+    "objective.refined_ratio": ("shaped", "importance", "plain", "logp"),
+    "objective.baseline": ("group", "initial"),
+    "objective.scale_by_std": (False, True),
+    "objective.mask_truncated": (False, True),
+    "objective.length_penalty": (0.0, 0.5),
+    "objective.clip_initial": (True, False),
+    "objective.clip_refined": (False, True),
+    "objective.aggregate": objective.AGGREGATES,
+    "objective.kl": ("k1", "k2", "k3"),
+    "objective.old_logp": ("trainer", "sampler"),
+    "refine.which": ("failed", "all"),
+    "refine.select": ("best", "random"),
+    "refine.group": ("append", "replace"),
+    "critique.kind": ("cot", "indicative", "hint"),
+    "critique.corruption": ("none", "inverted", "shuffled"),
+}
+REFUSED = [
+    {"objective.refined_ratio": "importance", "objective.old_logp": "sampler"},
+    {"objective.refined_ratio": "plain", "objective.clip_refined": True},
+    {"objective.refined_ratio": "logp", "objective.clip_refined": True},
+    {"objective.initial_ratio": "cispo", "objective.clip_initial": False},
+    {"objective.baseline": "initial", "objective.scale_by_std": True},
+    {"objective.baseline": "initial", "refine.group": "replace"},
+    {"objective.aggregate": "paper", "refine.group": "replace"},
+    {"critique.kind": "hint", "critique.corruption": "inverted"},
+    {"critique.corruption": "inverted", "reward_source": "critic"},
+    {"critique.corruption": "shuffled", "reward_source": "critic"},
+]
+
+
+def config(changes):
+    return config_lib.replaced(config_lib.Config(), BASE | changes)
+
+
+def compute(config):
+    """Takes a group of four to its loss; returns it."""
+    grouping, loss = settings.grouping(config), build_training.loss_settings(config)
+    responses = [response(0, n, reward) for n, reward in enumerate((0.0, 1.0, 0.0))]
+    kept = [row(RowIndex(0, 2, stage=Stage.REFINEMENT), "56", reward=0.0, truncated=True)]
+    (group,) = groups.reanchor([responses], kept, join=grouping.join)
+    (rows,) = groups.train_rows([group], grouping)
+    shape = len(rows), max(len(one.target_ids) for one in rows)
+    mask = np.zeros(shape, bool)
+    for number, one in enumerate(rows):
+        mask[number, : len(one.target_ids)] = not one.masked
+    logp, old = np.full(shape, -1.0, np.float32), np.full(shape, -1.3, np.float32)
+    return objective.policy_loss(
+        logp,
+        old,
+        np.array([one.advantage for one in rows], np.float32),
+        mask,
+        np.array([one.refined for one in rows]),
+        initial_ratio=loss.initial_ratio,
+        refined_ratio=loss.refined_ratio,
+        clip_initial=loss.clip_initial,
+        clip_refined=loss.clip_refined,
+        aggregate=loss.aggregate,
+        max_length=loss.max_length,
+        num_questions=1,
+        num_responses=loss.num_responses,
+        num_refinements=loss.num_refinements,
+        ref_logp_BT=old,
+        kl_coef=loss.kl_coef,
+        kl=loss.kl,
+    )[0]
+
+
+@pytest.mark.parametrize("one, two", itertools.combinations(CHOICES, 2), ids=lambda key: key.split(".")[1])
+def test_a_pair_of_choices_is_computed_or_refused(one, two):
+    for first, second in itertools.product(CHOICES[one], CHOICES[two]):
+        pair = {one: first, two: second}
+        found = list(validate.violations(config(pair)))
+        if pair in REFUSED:
+            assert len(found) == 1 and found[0] in {need.unmet(_values(config(pair))) for need in validate.NEEDS}
+            assert all(f"{key} {value!r}" in found[0] or f"not {value!r}" in found[0] for key, value in pair.items())
+        else:
+            assert not found
+            assert np.isfinite(compute(config(pair)))
+
+
+def test_every_row_of_the_tables_refuses_something():
+    for need in validate.NEEDS:
+        assert any(need.unmet(_values(config(pair))) for pair in REFUSED), need
+
+
+def test_what_nothing_reads_is_not_refused():
+    """An arm without refinements keeps the other arms' values of them."""
+    for pair in REFUSED:
+        found = list(validate.violations(config(pair | {"refine.kind": "none"})))
+        assert bool(found) == bool({"objective.initial_ratio", "critique.corruption"} & pair.keys())
+
+
+def test_a_need_says_what_was_given_what_is_allowed_and_why():
+    (found,) = validate.violations(config({"objective.refined_ratio": "plain", "objective.clip_refined": True}))
+    assert found == (
+        "objective.refined_ratio 'plain' needs objective.clip_refined False, not True: it is no ratio that a clip "
+        "around 1 could hold."
+    )
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"objective.length_penalty": 0.5, "objective.length_penalty_tokens": 0},
+            "objective.length_penalty 0.5 rises over no tokens; set objective.length_penalty_tokens",
+        ),
+        (
+            {"refine.group": "replace", "refine.num_kept": 8},
+            'refine.group "replace" puts refine.num_kept 8 refinements in the places of num_responses 7',
+        ),
+        (
+            {"critique.kind": "hint", "critic.sees": "nothing"},
+            'critique.kind "hint" is of the answer, but critic.sees is \'nothing\'; set it to "answer".',
+        ),
+    ],
+)
+def test_numbers_that_do_not_go_together(changes, message):
+    (found,) = validate.violations(config(changes))
+    assert found.startswith(message)
+
+
+def _values(config):
+    return {name: value for name, _, value in validate.keys.items(config)}
