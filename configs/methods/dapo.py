@@ -1,0 +1,31 @@
+"""DAPO (arXiv 2503.14476) without its dynamic sampling: clip higher, token mean, overlong filtering and punishment.
+
+    A = (R' - mean R') / (std R' + 1e-6);   R' = R + 0.5 clip((L - B - |y|) / B, -1, 0)
+    J = 1/(sum_i |y_i|) sum_i sum_t min(r A, clip(r, 0.8, 1.28) A)   over responses that were not cut off,   G = 16
+
+    cgrpo train --config=configs/methods/dapo.py --workdir=DIR --config.model.folder=MODEL --config.data.train=FILE
+
+Rewards are 0 and 1 here, -1 and 1 there: the punishment of at most 1 there is 0.5 here. Its B is 4,096 of 20,480
+tokens; here as large a share of `max_response_length`. Differs: groups without a gradient are not drawn again.
+"""
+
+from configs import paper
+
+VALUES = {
+    "refine.kind": "none",
+    "num_responses": 16,
+    "objective.scale_by_std": True,
+    "objective.aggregate": "token_mean",
+    "objective.clip_low": 0.2,
+    "objective.clip_high": 0.28,
+    "objective.mask_truncated": True,
+    "objective.length_penalty": 0.5,
+    "objective.length_penalty_tokens": 1228,
+}
+
+
+def get_config():
+    """Returns the paper's hyperparameters with the method's values."""
+    c = paper.get_config()
+    c.update_from_flattened_dict(VALUES)
+    return c
