@@ -207,6 +207,11 @@ def test_a_file_changes_values_of_the_papers_configuration_and_nothing_else(name
     assert "arXiv" in text.split('"""')[1] and "J = " in text or "A as before" in text
 
 
+@pytest.mark.parametrize("step, name", [("ladder_1", "r1_grpo"), ("ladder_2", "dr_grpo")])
+def test_the_first_steps_of_the_ladder_are_the_baselines(step, name):
+    assert _values(FILES[step]) == _values(FILES[name])
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_the_loss_is_the_equations(name):
     c = config(name)

@@ -1,0 +1,109 @@
+"""Each method of configs/methods in miniature: it runs, and its weights move as its loss says."""
+
+import importlib.util
+import itertools
+
+import numpy as np
+import paths
+import pytest
+import tiny_run
+from tiny_run import metrics, rollouts, run
+
+from cgrpo_jax.records import Stage
+
+FILES = {path.stem: path for path in sorted((paths.CONFIGS / "methods").glob("*.py"))}
+SAME = ("ladder_1", "ladder_2")  # as r1_grpo and dr_grpo
+# What a miniature has in the place of the paper's sizes. A rule writes critiques: the policy's own take longer.
+SMALL = {
+    "data.num_eval": 0,
+    "num_iterations": 2,
+    "critique.kind": "execution",
+    "num_responses": 4,
+    "objective.length_penalty_tokens": 4,
+    "refine.num_kept": 1,
+    "optimizer.updates_per_batch": 1,
+}
+HINT = {
+    "critique.kind": "hint",
+    "prompts.hint": "{question}\nThe answer is {answer}.\nCheck.",
+    "prompts.refine_with_hint": "{question}\nCritique: {hint}\nTry again.",
+    "refine.num_kept": 3,
+}
+MORE = {"nurl": HINT, "rltf_sd": {"refine.num_kept": 4}, "gspo": {"optimizer.updates_per_batch": 4}}
+
+
+def values_of(name):
+    spec = importlib.util.spec_from_file_location(name, FILES[name])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.VALUES
+
+
+def changes_of(name):
+    keep = {key: value for key, value in values_of(name).items() if key != "data.solution_key"}
+    return keep | {key: value for key, value in SMALL.items() if key in keep or key in ALWAYS} | MORE.get(name, {})
+
+
+ALWAYS = ("data.num_eval", "num_iterations", "critique.kind", "num_responses", "optimizer.updates_per_batch")
+
+
+@pytest.mark.parametrize("name", sorted(FILES.keys() - SAME))
+def test_a_method_in_miniature(name, tmp_path, monkeypatch):
+    seen = tiny_run.watch(monkeypatch)
+    changes = changes_of(name)
+    folder = run(tmp_path, changes)
+    first, second = metrics(folder)
+    assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in (first, second)) and first != second
+    refines = changes["refine.kind"] != "none"
+    assert all(("refine/attempted" in row) == refines for row in (first, second))
+    rows = [row for update in seen.updates for row in update]
+    groups = groups_of(tiny_run.rollouts(folder))
+    refined = [sum(one.rollout.stage == Stage.REFINEMENT for one in group) for group in groups]
+    sizes = [len(group) for group in groups]
+    assert any(row.refined for row in rows) == refines == any(refined)
+    if name in ("critique_grpo_release", "luffy"):
+        assert set(refined) == {1}  # of every question, also of those that all responses pass
+    if name in ("critique_grpo_release", "nurl"):
+        assert set(sizes) == {4}
+    if name == "nurl":
+        assert set(refined) == {0, 3}
+        assert all("Critique: " in text and "Tried: " not in text for text in seen.asked(Stage.REFINEMENT))
+    if name == "rltf_sd":
+        assert set(refined) == {4}
+        for group in groups:
+            first_turn = np.mean([one.rollout.reward for one in group if one.rollout.stage == Stage.RESPONSE])
+            for one in group:
+                assert one.train_row.advantage == pytest.approx(one.rollout.reward - first_turn, abs=1e-6)
+    if name == "dapo":
+        dropped = {one.dropped for group in groups for one in group if one.rollout.truncated}
+        assert dropped <= {"truncated", "zero_advantage"}
+
+
+def groups_of(files):
+    """Returns the rows of each question that stand in its group, of all iterations."""
+    found = []
+    for rows in files:
+        for _, group in itertools.groupby(rows, lambda row: row.rollout.index.question):
+            found.append([row for row in group if row.place is not None])
+    return found
+
+
+def test_replaced_responses_are_kept_in_the_rollouts(tmp_path):
+    folder = run(tmp_path, changes_of("nurl"), num_iterations=1)
+    (rows,) = rollouts(folder)
+    replaced = [row for row in rows if row.dropped == "replaced"]
+    kept = [row for row in rows if row.rollout.stage == Stage.REFINEMENT and row.place is not None]
+    assert len(replaced) == len(kept) > 0 and all(row.train_row is None for row in replaced)
+
+
+@pytest.mark.parametrize("corruption", ["inverted", "shuffled"])
+def test_critiques_that_are_wrong_on_purpose(tmp_path, monkeypatch, corruption):
+    seen = tiny_run.watch(monkeypatch)
+    changes = {"data.num_eval": 0, "critique.corruption": corruption}
+    folder = run(tmp_path, changes, num_iterations=1)
+    (rows,) = rollouts(folder)
+    critiques = [row.rollout for row in rows if row.rollout.stage == Stage.CRITIQUE]
+    assert critiques and all(one.shown is not None and one.verdict is False for one in critiques)
+    asked = seen.asked(Stage.REFINEMENT)
+    assert len(asked) == len(critiques)
+    assert all(("Conclusion: right" in text) == (corruption == "inverted") for text in asked)
