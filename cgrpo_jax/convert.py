@@ -31,14 +31,14 @@ from cgrpo_jax.runtime import processes
 _WAYS = "--from_hf and --to, --from and --to_hf, or --from and --to_peft"
 _SHARD_GB = 5.0
 FLAGS = {
-    "from_hf": cli.Flag("Hugging Face model folder to read"),
-    "to": cli.Flag("checkpoint folder to write"),
-    "from": cli.Flag("folder of a run, or of a converted checkpoint, to read"),
-    "to_hf": cli.Flag("Hugging Face model folder to write"),
-    "to_peft": cli.Flag("adapter folder to write"),
+    "from_hf": cli.Flag("Hugging Face model folder to read", is_path=True, in_bucket=True),
+    "to": cli.Flag("checkpoint folder to write", is_path=True, in_bucket=True),
+    "from": cli.Flag("folder of a run, or of a converted checkpoint, to read", is_path=True, in_bucket=True),
+    "to_hf": cli.Flag("Hugging Face model folder to write", is_path=True, in_bucket=True),
+    "to_peft": cli.Flag("adapter folder to write", is_path=True, in_bucket=True),
     "dtype": cli.Flag("float32, bfloat16, for --to_hf also float16 (default: --to, float32; --to_hf, as given)"),
     "step": cli.STEP,
-    "base": cli.Flag("folder of the weights that adapters belong to, if it has moved"),
+    "base": cli.Flag("folder of the weights that adapters belong to, if it has moved", is_path=True, in_bucket=True),
     "max_shard_gb": cli.Flag(f"size of a safetensors file, in 10^9 bytes (default: {_SHARD_GB})", kind=float),
     "distributed": cli.Flag("one of several processes that convert together", kind=bool, default=False),
 }

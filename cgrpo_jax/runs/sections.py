@@ -28,6 +28,7 @@ from cgrpo_jax.runs.keys import (
     share,
     template,
 )
+from cgrpo_jax.runtime import places
 
 CRITIQUES = ("indicative", "indicative_gt", "execution", "cot")
 _NOT_REFINED = {"refine.kind": ("none",)}
@@ -181,6 +182,8 @@ class Cache:
 
 
 def _grader(name: str, value: str) -> str | None:
+    if places.is_bucket(value):
+        return f"{name} {value} is in a bucket; a function is read from a disk: copy its file there."
     text = refused(grader.check_kind, value)
     return text and f"{name}: {text}"
 
