@@ -30,6 +30,7 @@ _CAUSES = {
     errno.EFBIG: "a file would be larger than is allowed; raise the limit (ulimit -f), or lower --max_shard_gb",
 }
 
+PARTIAL = ".partial"  # in a bucket's folder that is not whole
 _STORAGE = ("gcsfs", "google", "aiohttp", "requests")  # packages whose errors are of writing into a bucket
 
 _REMOVE_SECONDS = 10.0  # in which a folder is gone, or stays
@@ -84,7 +85,8 @@ def new_folder(target: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder to write into that takes the name `target` when the block ends well, and goes when it does not.
 
     Every process must take part. One command at a time can write a target: it holds a lock beside it, which the system
-    frees when the process dies, however it does. What a dead one has left is removed by the next.
+    frees when the process dies, however it does. What a dead one has left is removed by the next. In a bucket the
+    folder has its name from the start, and holds a file `PARTIAL` until it is whole.
 
     Raises:
       UserError: `target` exists, another command is writing it, its parent can't be written, or not every process sees
@@ -94,6 +96,10 @@ def new_folder(target: str | pathlib.Path) -> Iterator[pathlib.Path]:
       >>> with new_folder("exports/mine") as folder:
       ...     (folder / "config.json").write_text("{}")
     """
+    if places.is_bucket(target):
+        with _new_in_bucket(places.place(target)) as folder:
+            yield folder
+        return
     target = pathlib.Path(os.path.abspath(target))  # also where it ends in `..`
     # Of this command alone: where a file system knows no locks, two still don't write into one folder.
     partial = target.with_name(f".{target.name}.partial-{_token()}") if target.name else target
@@ -124,6 +130,27 @@ def new_folder(target: str | pathlib.Path) -> Iterator[pathlib.Path]:
         except UserError as error:  # it is `target` that the user has named
             raise UserError(str(error).replace(str(partial), str(target))) from error
         made.pop_all()
+
+
+@contextlib.contextmanager
+def _new_in_bucket(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    mark = target / PARTIAL
+    with by_one(target) as writes:
+        if writes:
+            if mark.exists():  # of a command that was killed
+                remove_folder(target)
+            if target.exists():
+                raise _exists(target)
+            mark.write_text("this folder is not whole\n", encoding="utf-8")
+    try:
+        yield target
+        with by_one(target) as writes:
+            if writes:
+                mark.unlink()
+    except BaseException:
+        if processes.is_first():
+            remove_folder(target)
+        raise
 
 
 def remove(folder: pathlib.Path) -> None:

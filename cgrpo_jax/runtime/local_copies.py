@@ -77,6 +77,8 @@ def _local(there: "BucketPath", suffixes: tuple[str, ...]) -> pathlib.Path:
 def _listed(there: "BucketPath", suffixes: tuple[str, ...]) -> dict[str, "Stat"]:
     """Returns what is known of each object, by its name within the folder; of a file, by an empty name."""
     found = there.listing()
+    if files.PARTIAL in found:
+        raise UserError(f"{there} is not whole: a command is writing it, or was killed; write it again.")
     return {
         name: one
         for name, one in found.items()
