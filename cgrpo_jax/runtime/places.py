@@ -7,10 +7,12 @@
 What a bucket does not have, such as appending to a file or replacing one, is in `files`.
 """
 
+import contextlib
 import importlib.util
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from cgrpo_jax.errors import UserError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _BUCKET = "gs://"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_here = True  # whether paths are for this machine
 _EXTRA = "pip install 'cgrpo_jax[gcs]'"
 
 
@@ -42,6 +45,17 @@ def place(path: str | os.PathLike) -> pathlib.Path:
 def is_bucket(path: str | os.PathLike) -> bool:
     """Whether a path lies in a bucket."""
     return os.fspath(path).startswith(_BUCKET)
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[None]:
+    """Paths that are looked at within the block are for a program on other machines, which have their own packages."""
+    global _here
+    _here = False
+    try:
+        yield
+    finally:
+        _here = True
 
 
 def in_bucket(path: pathlib.Path) -> "BucketPath | None":
@@ -69,7 +83,7 @@ def fault(text: str) -> str | None:
     bucket = text.removeprefix(_BUCKET).partition("/")[0]
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", bucket):
         return f"{text} names no bucket; write gs://BUCKET/NAME."
-    if importlib.util.find_spec("gcsfs") is None:
+    if _here and importlib.util.find_spec("gcsfs") is None:
         return f"{text} is on Google Cloud Storage, which needs more packages: {_EXTRA}."
     return None
 

@@ -43,8 +43,9 @@ class Server:
     Attributes:
       url: where.
       buckets: objects by name, of each bucket.
-      faults: called with each request's method, path and number, from 0; what it returns is done in the place of an
-        answer: a status, "cut" (the connection ends within the answer), or None.
+      faults: called with each request's method, what it is (its URL, and of an upload " writes NAME") and its number,
+        from 0; what it returns is done in the place of an answer: a status, "cut" (the connection ends within the
+        answer), or None.
       requests: how many there were, by method.
     """
 
@@ -141,7 +142,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(url.query))
         body = self._body()
         server.requests[self.command] += 1
-        fault = server.faults(self.command, self.path, next(server.numbers))
+        what = urllib.parse.unquote(self.path) + self._writes(url.path, query, body)
+        fault = server.faults(self.command, what, next(server.numbers))
         if isinstance(fault, int):
             return self._answer(fault, b'{"error": {"message": "a fault"}}')
         try:
@@ -152,6 +154,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             data = b"" if status == _NOT_MODIFIED else json.dumps({"error": {"code": status}}).encode()
             return self._answer(status, data)
         self._answer(status, data, headers, cut=fault == "cut")
+
+    def _writes(self, path, query, body) -> str:
+        """Says which object an upload writes, which may stand in its body alone."""
+        if not path.startswith("/upload/") or "upload_id" in query:
+            return ""
+        about = {}
+        if "name" not in query:
+            multipart = query.get("uploadType") == "multipart"
+            about = _parts(body, self.headers["Content-Type"])[0] if multipart else json.loads(body)
+        return f" writes {query.get('name') or about['name']}"
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
