@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 import fsspec
+import fsspec.config
 from etils.epath import gpath, stat_utils
 
 fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # also for the paths that Orbax makes itself
@@ -106,7 +107,7 @@ class BucketPath(gpath.PosixGPath):
         names = sorted({one.rstrip("/").rpartition("/")[2] for one in found if one.rstrip("/") != self._name()})
         return (self / name for name in names)
 
-    def glob(self, pattern: str, **_: Any) -> Iterator["BucketPath"]:
+    def glob(self, pattern: str, **more: Any) -> Iterator["BucketPath"]:
         head, _, rest = pattern.partition("/")
         if head == "**":
             raise NotImplementedError("** is asked of a bucket by `rglob`")
@@ -132,7 +133,7 @@ class BucketPath(gpath.PosixGPath):
         Empty where nothing is there.
         """
         with _errors(self):
-            found = _fs().find(str(self), detail=True, update_cache=False)
+            found: Any = _fs().find(str(self), detail=True, update_cache=False)
         return {
             name.removeprefix(self._name()).lstrip("/"): _stat(one)
             for name, one in found.items()

@@ -37,8 +37,8 @@ def owned(folder: pathlib.Path, *, busy: str) -> Iterator[Callable[[], None]]:
       UserError: another program has it.
       OSError: it can't be opened, or written in a bucket.
     """
-    if there := places.in_bucket(folder):
-        writer, mine = there / _WRITER, uuid.uuid4().hex
+    if places.is_bucket(folder):
+        writer, mine = folder / _WRITER, uuid.uuid4().hex
         try:
             writer.write_text(json.dumps({"host": platform.node(), "process": os.getpid(), "token": mine}) + "\n")
         except FileNotFoundError as error:

@@ -39,7 +39,7 @@ def place(path: str | os.PathLike) -> pathlib.Path:
         raise UserError(why)
     from cgrpo_jax.runtime import bucket  # here: it needs the extra, and takes a second to import
 
-    return path if isinstance(path, bucket.BucketPath) else cast(pathlib.Path, bucket.BucketPath(text))
+    return cast(pathlib.Path, path if isinstance(path, bucket.BucketPath) else bucket.BucketPath(text))
 
 
 def is_bucket(path: str | os.PathLike) -> bool:

@@ -51,7 +51,13 @@ def find(directory: str | pathlib.Path, step: Step) -> tuple[pathlib.Path, int, 
     folder = given / "checkpoints" if (given / "checkpoints").is_dir() else given
     if not folder.is_dir():
         raise UserError(f"checkpoint folder {given} does not exist; give a --workdir that train has written")
-    steps = sorted(int(path.name) for path in folder.iterdir() if is_whole(path))
+    there = [path for path in folder.iterdir() if is_step(path.name)]
+    steps = sorted(int(path.name) for path in there if is_whole(path))
+    if there and not steps:
+        raise UserError(
+            f"the checkpoints in {folder} have no {COMMITTED}, which is written last: their run was killed, or they "
+            "were copied from a disk; of one that is whole, write an empty file of that name into its folder."
+        )
     if not steps:
         raise UserError(f"{given} holds no checkpoint; give a --workdir that train has written")
     number = steps[-1] if step is None else _best(folder, steps) if step == "best" else step

@@ -67,6 +67,9 @@ class Server:
     def read(self, bucket: str, name: str) -> bytes:
         return self.buckets[bucket][name].data
 
+    def write(self, bucket: str, name: str, data: bytes) -> None:
+        self.buckets[bucket][name] = Object(data, next(self.generations))
+
     def save(self, bucket: str, folder: str, target: pathlib.Path) -> None:
         """Copies a folder of a bucket to a disk."""
         for name in self.names(bucket, f"{folder}/"):
@@ -78,8 +81,7 @@ class Server:
         """Copies a folder of a disk to a bucket."""
         for path in source.rglob("*"):
             if path.is_file():
-                name = f"{folder}/{path.relative_to(source).as_posix()}"
-                self.buckets[bucket][name] = Object(path.read_bytes(), next(self.generations))
+                self.write(bucket, f"{folder}/{path.relative_to(source).as_posix()}", path.read_bytes())
 
 
 def environment(url: str) -> dict[str, str]:

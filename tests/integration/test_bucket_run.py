@@ -1,6 +1,8 @@
 """A run whose folder is in a bucket is the run that it would be on a disk, bitwise, also where it is killed."""
 
+import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -11,7 +13,13 @@ import pytest
 import tiny_run
 from bucket_fixtures import bucket  # noqa: F401 - a fixture
 
+from cgrpo_jax import convert, evaluate, train
+
 CHANGES = interrupted_runs.WARM | {"checkpoints.every": 1, "num_iterations": interrupted_runs.LENGTH}
+# Another program's model and data, in the place of those that the miniature makes up.
+OWN = {f"model.{key}": 0 for key in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "mlp_dim", "max_context")}
+OWN |= {"model.tokenizer": "", "data.kind": "jsonl", "critique.step_checker": "equations", "num_iterations": 1}
+OWN |= {"eval.num_samples": 1, "eval.k": (1,), "data.num_train": 0, "data.num_eval": 4}
 TRAIN = """
 import small_mesh
 from cgrpo_jax import train
@@ -66,3 +74,22 @@ def test_killed_at_requests_it_ends_as_on_a_disk(bucket, on_disk, tmp_path):  # 
     assert status == 0, said
     bucket.save("mine", "run", tmp_path / "copy")  # a checkpoint is one on a disk, too
     interrupted_runs.assert_same_run(tmp_path / "copy", on_disk, changes=CHANGES)
+
+
+def test_model_and_data_in_a_bucket_are_those_of_a_disk(bucket, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    convert.export_hf(pathlib.Path(tiny_run.start()), tmp_path / "disk" / "model")
+    rows = [{"question": f"{a}+{b}*2", "answer": str(a + 2 * b)} for a in range(2, 5) for b in range(2, 5)]
+    (tmp_path / "disk" / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bucket.load("mine", "given", tmp_path / "disk")
+    for place in (str(tmp_path / "disk"), "gs://mine/given"):
+        changes = OWN | {"model.folder": f"{place}/model", "data.train": f"{place}/data.jsonl"}
+        changes |= {"data.eval": f"{place}/data.jsonl"}
+        train.main(tiny_run.config(changes), f"{place}/run")
+        evaluate.main(tiny_run.config(changes), f"{place}/run")
+    said = capsys.readouterr().err
+    assert "copying gs://mine/given/model (" in said and "copying gs://mine/given/data.jsonl (1 files" in said
+    bucket.save("mine", "given/run", tmp_path / "copy")
+    for name in ("rollouts/step_00000000.parquet", "evaluation/samples.jsonl", "evaluation/summary.json"):
+        assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "disk" / "run" / name).read_bytes(), name
+    assert tiny_run.repeatable(tmp_path / "copy") == tiny_run.repeatable(tmp_path / "disk" / "run")
