@@ -1,4 +1,4 @@
-"""Packaging of cgrpo_jax: `pip install -e .` for training, extras for tests, parity checks, TPUs, GPUs, plots."""
+"""Packaging of cgrpo_jax: `pip install -e .` for training, extras for tests, parity, TPUs, GPUs, buckets, plots."""
 
 import pathlib
 import re
@@ -50,6 +50,7 @@ setuptools.setup(
             "duckdb>=1.1,<3",
             "pyright[nodejs]==1.1.414",
             "codespell>=2.3,<3",
+            "gcsfs>=2026.4",
         ],
         "dev": ["pre-commit>=4,<5"],  # beside `test`
         # trl and guidance carry published chat templates, mistral-common published SentencePiece models: files to read.
@@ -63,6 +64,7 @@ setuptools.setup(
         ],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
+        "gcs": ["gcsfs>=2026.4"],  # for etils.epath; TensorStore, which comes with Orbax, has its own
         "report": ["matplotlib>=3.8,<4"],
     },
 )

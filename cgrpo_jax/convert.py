@@ -15,7 +15,6 @@ if __name__ == "__main__":  # Ctrl-C while all below is imported ends the progra
 
     signals.end_while_importing()
 
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -26,19 +25,19 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf.config import DTYPES
 from cgrpo_jax.runs import cli
 from cgrpo_jax.runs.conversion import export_hf, export_peft, import_hf
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import places, processes
 
 _WAYS = "--from_hf and --to, --from and --to_hf, or --from and --to_peft"
 _SHARD_GB = 5.0
 FLAGS = {
-    "from_hf": cli.Flag("Hugging Face model folder to read"),
-    "to": cli.Flag("checkpoint folder to write"),
-    "from": cli.Flag("folder of a run, or of a converted checkpoint, to read"),
-    "to_hf": cli.Flag("Hugging Face model folder to write"),
-    "to_peft": cli.Flag("adapter folder to write"),
+    "from_hf": cli.Flag("Hugging Face model folder to read", is_path=True, in_bucket=True),
+    "to": cli.Flag("checkpoint folder to write", is_path=True, in_bucket=True),
+    "from": cli.Flag("folder of a run, or of a converted checkpoint, to read", is_path=True, in_bucket=True),
+    "to_hf": cli.Flag("Hugging Face model folder to write", is_path=True, in_bucket=True),
+    "to_peft": cli.Flag("adapter folder to write", is_path=True, in_bucket=True),
     "dtype": cli.Flag("float32, bfloat16, for --to_hf also float16 (default: --to, float32; --to_hf, as given)"),
     "step": cli.STEP,
-    "base": cli.Flag("folder of the weights that adapters belong to, if it has moved"),
+    "base": cli.Flag("folder of the weights that adapters belong to, if it has moved", is_path=True, in_bucket=True),
     "max_shard_gb": cli.Flag(f"size of a safetensors file, in 10^9 bytes (default: {_SHARD_GB})", kind=float),
     "distributed": cli.Flag("one of several processes that convert together", kind=bool, default=False),
 }
@@ -71,16 +70,16 @@ def main(
     which = cli.step_of(step)
     processes.start(distributed=distributed, command={"the command": "convert"})
     if from_hf and to:
-        import_hf(pathlib.Path(from_hf), pathlib.Path(to), dtype=dtype or "float32")
+        import_hf(places.place(from_hf), places.place(to), dtype=dtype or "float32")
         _say(f"wrote {to}; train from it with --config.model.init={to}")
     elif from_ and to_hf:
         export_hf(
-            pathlib.Path(from_), pathlib.Path(to_hf), dtype=dtype, step=which, base=base,
+            places.place(from_), places.place(to_hf), dtype=dtype, step=which, base=base,
             max_shard_bytes=int((max_shard_gb or _SHARD_GB) * 1e9),
         )  # fmt: skip
         _say(f"wrote {to_hf}; load it with transformers.AutoModelForCausalLM.from_pretrained({to_hf!r})")
     elif from_ and to_peft:
-        export_peft(pathlib.Path(from_), pathlib.Path(to_peft), step=which, base=base)
+        export_peft(places.place(from_), places.place(to_peft), step=which, base=base)
         _say(f"wrote {to_peft}; load it with peft.PeftModel.from_pretrained(base, {to_peft!r})")
 
 

@@ -35,7 +35,7 @@ __doc__ = f"""{__doc__}{formats.describe()}
 
 FLAGS = {
     "source": cli.Flag("the file to read, or one for each split: train=FILE,test=FILE"),
-    "out": cli.Flag("folder of data sets (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)"),
+    "out": cli.Flag("folder of data sets (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)", is_path=True),
     "format": cli.Flag("format of the file; by default the one that is called like the data set"),
     "grader": cli.Flag("kind of grader of the answers; by default the format's, of jsonl and parquet the run's"),
     "question_key": cli.Flag('of jsonl and parquet: column of the question, "Body,Question" for several'),

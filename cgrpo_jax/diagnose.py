@@ -17,7 +17,6 @@ if __name__ == "__main__":  # Ctrl-C while all below is imported ends the progra
 
 import contextlib
 import json
-import pathlib
 import sys
 
 from cgrpo_jax.evaluation import diagnosis, session
@@ -26,11 +25,11 @@ from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.runs import cli, load_questions, open_run, resume_policy, stages
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.settings import RunSettings
-from cgrpo_jax.runtime import console, processes, signals
+from cgrpo_jax.runtime import console, places, processes, signals
 
 FLAGS = {
     "distributed": cli.DISTRIBUTED,
-    "out": cli.Flag("folder of the results; by default WORKDIR/diagnosis"),
+    "out": cli.Flag("folder of the results; by default WORKDIR/diagnosis", is_path=True, in_bucket=True),
     "step": cli.STEP,
 }
 
@@ -46,7 +45,7 @@ def main(
     processes.start(distributed=distributed, command={"the command": "diagnose", "--step": step})
     with processes.agree("starting"):
         stopped_status = signals.stopped_status()
-    results = Results(out or pathlib.Path(workdir) / "diagnosis", may_change=resume_policy.DIAGNOSIS)
+    results = Results(out or places.place(workdir) / "diagnosis", may_change=resume_policy.DIAGNOSIS)
     with contextlib.ExitStack() as held:
         opened = open_run.open_run(
             config,

@@ -18,7 +18,6 @@ if __name__ == "__main__":  # Ctrl-C while all below is imported ends the progra
 
 import contextlib
 import json
-import pathlib
 import sys
 
 from cgrpo_jax.evaluation import benchmark, session, summary
@@ -27,12 +26,12 @@ from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.runs import cli, load_questions, open_run, resume_policy, stages
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.settings import RunSettings
-from cgrpo_jax.runtime import console, processes, signals
+from cgrpo_jax.runtime import console, places, processes, signals
 
 FLAGS = {
     "distributed": cli.DISTRIBUTED,
     "refine": cli.Flag("also critique and refine at test time", kind=bool, default=False),
-    "out": cli.Flag("folder of the results; by default WORKDIR/evaluation"),
+    "out": cli.Flag("folder of the results; by default WORKDIR/evaluation", is_path=True, in_bucket=True),
     "step": cli.STEP,
 }
 
@@ -54,7 +53,7 @@ def main(
     processes.start(distributed=distributed, command=command)
     with processes.agree("starting"):
         stopped_status = signals.stopped_status()
-    results = Results(out or pathlib.Path(workdir) / "evaluation", may_change=resume_policy.EVALUATION)
+    results = Results(out or places.place(workdir) / "evaluation", may_change=resume_policy.EVALUATION)
     with contextlib.ExitStack() as held:
         opened = open_run.open_run(
             config,

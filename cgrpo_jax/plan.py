@@ -30,7 +30,7 @@ from cgrpo_jax.runtime import chips, console
 
 FLAGS = {
     "topology": cli.Flag("TPU slice, or several: v5p:2x2x4,v6e:4x4"),
-    "json": cli.Flag("file to write the plan to"),
+    "json": cli.Flag("file to write the plan to", is_path=True),
     "costs": cli.Flag("plan memory alone, without FLOPs, bytes and collectives: a third of the time", bool, True),
 }
 _DOES_NOT_FIT = 3

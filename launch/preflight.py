@@ -1,21 +1,22 @@
 """What a launcher refuses before a slice costs anything: names that the cloud refuses, and commands that can't run."""
 
 import contextlib
+import dataclasses
 import pathlib
 import posixpath
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tpus
 
 from cgrpo_jax import sharding
 from cgrpo_jax.__main__ import COMMANDS
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runs import cli, validate
+from cgrpo_jax.runs import cli, keys, validate
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runtime import chips
+from cgrpo_jax.runtime import chips, places
 
 PACKAGE = "cgrpo_jax"
 # The programs that run on a slice with a configuration, and the flags of each beside --config and --workdir.
@@ -36,7 +37,30 @@ RUNS = {
         "step": cli.STEP,
     },
 }
-HOST_FOLDERS = ("/home", "/root", "/tmp", "/var", "/usr", "/dev")  # on a host's own disk or in its memory
+WRITTEN = ("workdir", "out", "to", "to_hf", "to_peft")  # flags of folders that a program writes
+
+
+@dataclasses.dataclass(frozen=True)
+class InBucket:
+    """A path in a bucket that must be there: the bucket at least, where a program writes it."""
+
+    flag: str
+    path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a command reads.
+
+    Attributes:
+      config: the path of the configuration that the hosts read; empty if none is known.
+      inputs: other files and folders that its configuration names, each with its flag.
+      in_buckets: what must be there in buckets.
+    """
+
+    config: str = ""
+    inputs: Sequence[tuple[str, str]] = ()
+    in_buckets: Sequence[InBucket] = ()
 
 
 def check_name(flag: str, name: str, *, what: str, limit: int) -> None:
@@ -63,19 +87,26 @@ def check_not_negative(flag: str, value: float) -> None:
         raise UserError(f"{flag}={value} is negative; use 0 or more")
 
 
-def check_outlives_slice(flag: str, path: str) -> None:
-    """Raises a `UserError` if `path` can't be a folder that all hosts of a Cloud TPU slice mount."""
-    if "://" in path:
-        raise UserError(f"{flag}={path} is no folder; mount it on all hosts and give the path, such as /mnt/shared/run")
-    if not path.startswith("/") or _is_under(path, *HOST_FOLDERS):
+def check_outlives_slice(flag: str, path: str, *, targets: Sequence[str]) -> None:
+    """Raises a `UserError` unless `path` is in a bucket, or on what all hosts of a slice mount at `targets`."""
+    _check_storage(flag, path)
+    if not places.is_bucket(path) and not (path.startswith("/") and _is_under(path, *targets)):
         raise UserError(
-            f"{flag}={path} would go with the slice; give the path of a folder that all hosts mount, such as "
-            "/mnt/shared/run"
+            f"{flag}={path} would go with the slice; give a path in a bucket, gs://BUCKET/NAME, or one on a --mount"
         )
+
+
+def _check_storage(flag: str, path: str) -> None:
+    with places.elsewhere():
+        if why := places.fault(path):
+            raise UserError(f"{flag}: {why}")
 
 
 def check_on_claim(flag: str, path: str, *, claim: str, mount: str) -> None:
     """Raises a `UserError` unless `path` is on the volume that a claim brings to every pod."""
+    _check_storage(flag, path)
+    if places.is_bucket(path):
+        return
     if not claim:
         raise UserError(f"{flag}={path} would go with the pod; give the --claim of a volume, which is at {mount}")
     if not path.startswith("/") or not _is_under(path, mount):
@@ -89,7 +120,7 @@ def _is_under(path: str, *folders: str) -> bool:
 
 def check_command(
     command: Sequence[str], *, where: tpus.Slice, root: pathlib.Path, check_folder: Callable[[str, str], None]
-) -> str:
+) -> Given:
     """Raises a `UserError` if the command can't run on the slice, or leaves nothing behind.
 
     Args:
@@ -97,58 +128,111 @@ def check_command(
       where: the slice.
       root: the repository, in which paths of the command begin.
       check_folder: raises if a path, of the flag that it is given first, is not kept.
-
-    Returns:
-      The path of the configuration that the hosts read, or an empty string if none is known.
     """
     if not command:
         raise UserError("no command to run; write it after --, such as -- python -m cgrpo_jax.train --config=...")
+    if len(command) == 1 and " " in command[0]:
+        raise UserError(f"the command {command[0]!r} is one word, of a program that isn't there; leave its quotes out")
     program, arguments = _program(command)
     path = (_value(arguments, "config") or "") if program in RUNS else ""
+    inputs: list[tuple[str, str]] = []
     # A configuration, or a run's folder, on a volume that is mounted on the hosts alone can't be read here.
     of_a_run = program != "train" and not path
     if program in RUNS and not of_a_run and (not posixpath.isabs(path) or pathlib.Path(path).is_file()):
-        _check_run(program, arguments, where=where, root=root)
+        inputs = _check_run(program, arguments, where=where, root=root)
     workdir = _value(arguments, "workdir")
     if workdir:
         check_folder("--workdir", workdir)
     elif program in RUNS:
         raise UserError(f"{shlex.join(command)}: missing --workdir; give a folder that stays")
-    return path
+    in_buckets = list(_in_buckets(arguments, inputs))
+    if of_a_run and program in RUNS and workdir and places.is_bucket(workdir):
+        in_buckets.append(InBucket("--workdir", f"{workdir.rstrip('/')}/config.json"))
+    return Given(path, [one for one in inputs if not places.is_bucket(one[1])], list(dict.fromkeys(in_buckets)))
 
 
-def _check_run(program: str, arguments: Sequence[str], *, where: tpus.Slice, root: pathlib.Path) -> None:
+def _in_buckets(arguments: Sequence[str], inputs: Sequence[tuple[str, str]]) -> Iterator[InBucket]:
+    """Yields what must be there of a command's gs:// paths: what it reads, and the buckets that it writes into."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if not equals and flag.startswith("-"):
+            value = following
+        name = flag.lstrip("-")
+        for path in value.split(",") if flag.startswith("-") else ():
+            if places.is_bucket(path):
+                _check_storage(f"--{name}", path)
+                yield InBucket(f"--{name}", _bucket_of(path) if name in WRITTEN else path)
+    yield from (InBucket(flag, path) for flag, path in inputs if places.is_bucket(path))
+
+
+def _bucket_of(path: str) -> str:
+    return "/".join(path.split("/")[:3])
+
+
+def look(one: InBucket) -> list[str]:
+    """Returns the command that says whether a path in a bucket is there."""
+    return ["gcloud", "storage", "ls", one.path]
+
+
+def check_there(one: InBucket) -> None:
+    """Raises a `UserError` unless a path in a bucket is there."""
+    try:
+        done = subprocess.run(look(one), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise UserError("gcloud is not installed; install the Google Cloud CLI and log in") from error
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        make = f"gcloud storage buckets create {_bucket_of(one.path)} --location=REGION"
+        fix = f"make it: {make}" if one.path == _bucket_of(one.path) else "copy it there, or check the path"
+        raise UserError(f"{one.flag}: {one.path} is not there, or not for this account ({why}); {fix}")
+
+
+def _check_run(
+    program: str, arguments: Sequence[str], *, where: tpus.Slice, root: pathlib.Path
+) -> list[tuple[str, str]]:
+    """Checks a command with its configuration; returns the files and folders that this names, each with its flag."""
     flags = {"config": cli.CONFIG, "workdir": cli.WORKDIR, **RUNS[program]}
     try:
-        with contextlib.chdir(root):
+        with contextlib.chdir(root), places.elsewhere():
             given = cli.parse(arguments, flags=flags, require=("config", "workdir"), trains=program == "train")
-        config = given["config"]
-        validate.check(config, trains=program == "train")
+            config = given["config"]
+            validate.check(config, trains=program == "train")
         devices = where.chips * chips.CHIPS[where.name.partition(":")[0]].devices_per_chip
         mesh = config.mesh
         sharding.make_mesh(replica=mesh.replica, fsdp=mesh.fsdp, tensor=mesh.tensor, devices=range(devices))
     except UserError as error:
         raise UserError(f"{PACKAGE}.{program} would fail on {where.name}: {error}") from error
+    named = [(f"--config.{name}", value) for name, known, value in keys.items(config) if known.is_path and value]
+    return [(flag, one.strip()) for flag, value in named for one in value.split(",")]
 
 
-def check_shipped(path: str, root: pathlib.Path) -> None:
-    """Raises a `UserError` unless the configuration at `path` is in the current commit of `root` as it is here.
+def check_on_hosts(flag: str, path: str, *, root: pathlib.Path, targets: Sequence[str]) -> None:
+    """Raises a `UserError` unless a fresh slice has what a flag names: on a mount, or in the current commit of `root`.
 
-    An absolute path must be one that all hosts of a Cloud TPU slice mount.
+    A name that is no file here, such as that of a data set, passes.
     """
-    if posixpath.isabs(path):
-        if _is_under(path, *HOST_FOLDERS):
-            raise UserError(f"--config={path} is not on the hosts; commit it, and give its path in the repository")
-        return
+    file = path.rpartition(":")[0] if re.search(r"\.py:\w+$", path) else path  # of a function
+    if posixpath.isabs(file):
+        if not _is_under(file, *targets):
+            raise UserError(
+                f"{flag}={path} is not on the hosts; give a path in a bucket or on a --mount, or commit it and give "
+                "its path in the repository"
+            )
+    elif flag == "--config" or (root / file).exists():
+        _check_shipped(flag, file, root)
+
+
+def _check_shipped(flag: str, path: str, root: pathlib.Path) -> None:
+    """Raises a `UserError` unless a file is in the current commit of `root` as it is here."""
     look = ["git", "-C", str(root), "status", "--porcelain", "--ignored", "--", path]
     try:
         done = subprocess.run(look, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise UserError("git is not installed; install it: what is shipped is the current commit") from error
     if done.returncode:
-        raise UserError(f"--config={path} is not in a git checkout ({done.stderr.strip()}); launch from one")
+        raise UserError(f"{flag}={path} is not in a git checkout ({done.stderr.strip()}); launch from one")
     if done.stdout:
-        raise UserError(f"--config={path} is not committed as it is here, and only the commit is shipped: commit it")
+        raise UserError(f"{flag}={path} is not committed as it is here, and only the commit is shipped: commit it")
 
 
 def _program(command: Sequence[str]) -> tuple[str, Sequence[str]]:

@@ -16,7 +16,8 @@
   --dry-run          with --apply, print it and the kubectl command, and submit nothing
 
 What can't run is refused: a program that does not exist, a configuration that is wrong, a mesh that does not divide the
-slice's devices, a --workdir outside --mount. Paths in the image are taken to be those of this repository.
+slice's devices, a --workdir that is neither in a bucket nor under --mount. Paths in the image are taken to be those of
+this repository.
 The command gets --distributed, and CGRPO_STOPPED_STATUS=75: a training run that is evicted fails, and is restarted.
 The logs of all hosts, of which v6e:8x8 has 16:
 
@@ -66,6 +67,7 @@ def render(
     if spot:
         selector["cloud.google.com/gke-spot"] = "true"
         tolerations.append({"key": "cloud.google.com/gke-spot", "operator": "Exists", "effect": "NoSchedule"})
+    whole = [*command, *["--distributed"] * ("--distributed" not in command)]
     values = {
         "name": name,
         "namespace": namespace,
@@ -75,7 +77,7 @@ def render(
         "tolerations": tolerations,
         "service_account": service_account,
         "image": image,
-        "command": [*command, *["--distributed"] * ("--distributed" not in command)],
+        "command": [_as_is(word) for word in whole],
         "stopped_status": str(command_line.STOPPED_STATUS),  # Kubernetes takes strings only
         "chips_per_host": slice.chips_per_host,
         "volume_mounts": [{"name": "shared", "mountPath": mount}] if claim else [],
@@ -83,6 +85,11 @@ def render(
     }
     template = TEMPLATE.read_text(encoding="utf-8")
     return string.Template(template).substitute({key: json.dumps(value) for key, value in values.items()})
+
+
+def _as_is(word: str) -> str:
+    """Returns a word of a command for Kubernetes, which puts variables in the place of $(NAME), and $ in that of $$."""
+    return word.replace("$", "$$")
 
 
 def main(

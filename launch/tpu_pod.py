@@ -1,13 +1,17 @@
 """Runs a command on all hosts of a Cloud TPU slice: creates the slice, ships the code, gathers the logs, resumes.
 
     python launch/tpu_pod.py --name=cgrpo --topology=v6e:8x8 --zone=us-east5-b --project=PROJECT --spot -- \\
-        python -m cgrpo_jax.train --config=configs/qwen3_8b.py --workdir=/mnt/shared/qwen3_8b ...
+        python -m cgrpo_jax.train --config=configs/qwen3_8b.py --workdir=gs://BUCKET/qwen3_8b ...
 
   --name             of the queued resource and its node; one that exists is used
   --topology         such as v6e:4x4 (v4, v5e, v5p, v6e)
   --zone, --project  where, and for whom
   --spot             a spot slice, which can be preempted (default: on demand)
   --runtime-version  of the slice's software (default: the one for JAX on this TPU version)
+  --mount            SERVER:/EXPORT=/PATH, several with commas between: folders of an NFS server, such as Filestore's,
+                     that all hosts mount before each start (a bucket needs none: write gs://BUCKET/...)
+  --env              variables of the hosts' environment, NAME or NAME=VALUE, several with commas between. A NAME alone
+                     has its value here, and goes in a file that its owner alone may read: a secret is never printed
   --network, --subnetwork, --service-account   of the hosts (default: the project's)
   --logs             local folder of this slice: attempt-K/WORKER.log holds what a host printed (default: logs)
   --max-restarts     new attempts after a preemption or a lost connection (default: 10)
@@ -17,17 +21,19 @@
   --delete           delete the slice, and nothing else
   --dry-run          print the gcloud commands of an attempt, and do nothing
 
-The code is the current commit (`git archive`): no uncommitted change, no ignored file, no environment variable goes
-along. What can't run is refused before a slice is made: a program that does not exist, a configuration that is wrong or
-not committed, a mesh that does not divide the slice's devices, a --workdir on a host's own disk.
+The code is the current commit (`git archive`): no uncommitted change, no ignored file goes along. What can't run is
+refused before a slice is made: a program that does not exist, a configuration that is wrong or not committed, a mesh
+that does not divide the slice's devices, a path that is on no disk of a fresh slice, a bucket or an object that isn't
+there.
 The command gets --distributed, and CGRPO_STOPPED_STATUS=75: so exits a training run that SIGTERM stopped.
-After a preemption the slice is created again and the same command runs again: it resumes from its --workdir, which must
-outlive the slice, so a folder that all hosts mount (a bucket, a file store). A run that SIGTERM stopped on a slice that
-stands ends the launch with status 75.
-gcloud must be installed and logged in.
+After a preemption the slice is created again and the same command runs again: it resumes from its --workdir, which
+outlives the slice, in a bucket or on a --mount. A run that SIGTERM stopped on a slice that stands ends the launch with
+status 75.
+gcloud must be installed and logged in. The hosts' service account must be allowed to read and write the bucket
+(roles/storage.objectUser and roles/storage.legacyBucketReader).
 """
 
-import dataclasses
+import functools
 import pathlib
 import re
 import shlex
@@ -40,6 +46,8 @@ import time
 from collections.abc import Callable, Sequence
 
 import command_line
+import gcloud
+import on_hosts
 import preflight
 import tpus
 
@@ -47,8 +55,6 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ARCHIVE = "cgrpo_jax.tar.gz"
-PYTHON = "3.12"  # the slices' own is older than what this project needs
 
 REQUIRED = ("name", "topology", "zone", "project")
 FLAGS = {
@@ -58,6 +64,8 @@ FLAGS = {
     "project": cli.Flag("for whom"),
     "spot": cli.Flag("a spot slice", bool, False),
     "runtime_version": cli.Flag("of the slice's software", str, ""),
+    "mount": cli.Flag("SERVER:/EXPORT=/PATH", str, ""),
+    "env": cli.Flag("NAME, or NAME=VALUE", str, ""),
     "network": cli.Flag("of the hosts", str, ""),
     "subnetwork": cli.Flag("of the hosts", str, ""),
     "service_account": cli.Flag("of the hosts", str, ""),
@@ -79,30 +87,6 @@ STOPPED = command_line.STOPPED_STATUS
 LOOKS = 10  # at a state that gcloud fails to give, before the launch ends
 LOOKS_FOR_PREEMPTION = 3  # a state may show it later than the hosts' SIGTERM
 
-INSTALL = f"""set -e
-if [ -d cgrpo_jax ]; then rm -r cgrpo_jax; fi
-mkdir cgrpo_jax
-tar -xzf {ARCHIVE} -C cgrpo_jax
-python3 -m pip install --quiet --user uv
-python3 -m uv venv --quiet --allow-existing --python={PYTHON} cgrpo_venv
-python3 -m uv pip install --quiet --python=cgrpo_venv/bin/python -e 'cgrpo_jax[tpu]'"""
-
-# What an attempt whose connection was lost may have left running would hold the TPU. What began after its number was
-# written (by more than clocks are off by) is another process, which got the number later.
-RUN = f"""cd ~/cgrpo_jax
-. ~/cgrpo_venv/bin/activate
-if [ -s ~/cgrpo.pid ]; then
-  left=$(cat ~/cgrpo.pid)
-  written=$(($(date +%s) - $(date -r ~/cgrpo.pid +%s)))
-  age=$(ps -o etimes= -p "$left") || age=-1
-  if [ "$age" -ge $((written - 5)) ] && kill -s TERM "$left" 2>/dev/null; then
-    timeout 600 tail --pid="$left" -f /dev/null
-  fi
-fi
-echo $$ > ~/cgrpo.pid
-export CGRPO_STOPPED_STATUS={STOPPED}
-exec {{command}}"""
-
 
 class Gone(Exception):
     """The slice was lost while it was being set up."""
@@ -110,44 +94,6 @@ class Gone(Exception):
 
 class Unknown(UserError):
     """It can't be found out whether the slice still stands: the network, the login or a quota fails."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Pod:
-    """The gcloud commands of one slice."""
-
-    name: str
-    slice: tpus.Slice
-    zone: str
-    project: str
-    create_flags: Sequence[str]
-
-    def _resource(self, verb: str, *flags: str) -> list[str]:
-        place = [f"--zone={self.zone}", f"--project={self.project}"]
-        return ["gcloud", "compute", "tpus", "queued-resources", verb, self.name, *place, *flags]
-
-    def _node(self, verb: str, *arguments: str) -> list[str]:
-        place = [f"--zone={self.zone}", f"--project={self.project}"]
-        return ["gcloud", "compute", "tpus", "tpu-vm", verb, *arguments, *place]
-
-    def create(self) -> list[str]:
-        flags = [f"--node-id={self.name}", *self.slice.cloud_flags(), *self.create_flags, "--quiet"]
-        return self._resource("create", *flags)
-
-    def state(self) -> list[str]:
-        return self._resource("describe", "--format=value(state.state)")
-
-    def node_state(self) -> list[str]:
-        return self._node("describe", self.name, "--format=value(state)")
-
-    def delete(self) -> list[str]:
-        return self._resource("delete", "--force", "--quiet")
-
-    def ship(self, archive: str) -> list[str]:
-        return self._node("scp", archive, f"{self.name}:{ARCHIVE}", "--worker=all", "--quiet")
-
-    def ssh(self, script: str, *flags: str) -> list[str]:
-        return self._node("ssh", self.name, "--worker=all", "--quiet", f"--command={script}", *flags)
 
 
 def archive(path: pathlib.Path) -> list[str]:
@@ -159,7 +105,15 @@ class Attempts:
     """Runs a command on a pod until it ends by itself."""
 
     def __init__(
-        self, pod: Pod, script: str, *, logs: pathlib.Path, max_restarts: int, poll: float, packed: pathlib.Path
+        self,
+        pod: gcloud.Pod,
+        script: str,
+        *,
+        logs: pathlib.Path,
+        max_restarts: int,
+        poll: float,
+        packed: pathlib.Path,
+        environment: pathlib.Path | None = None,
     ):
         self.pod = pod
         self.script = script
@@ -167,6 +121,7 @@ class Attempts:
         self.max_restarts = max_restarts
         self.poll = poll
         self.packed = packed
+        self.environment = environment  # a file that the hosts read, if any
         self.folder = logs  # of the last attempt
         self.absent = False  # known not to have been made
 
@@ -220,10 +175,11 @@ class Attempts:
                 _say(f"{self.pod.name} is {state}; waiting")
                 said = state
             time.sleep(self.poll)
-        for command, what in (
-            (self.pod.ship(str(self.packed)), "shipping the code"),
-            (self.pod.ssh(INSTALL), "installing the code"),
-        ):
+        ship = [(self.pod.ship(str(self.packed)), "shipping the code")]
+        if self.environment:
+            ship.append((self.pod.ship_environment(str(self.environment)), "shipping the environment"))
+        install = on_hosts.install_script(with_environment=bool(self.environment))
+        for command, what in (*ship, (self.pod.ssh(install), "installing the code")):
             if subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
                 if self._lost():
                     raise Gone(f"{self.pod.name} was lost while {what}")
@@ -292,9 +248,15 @@ def check(
     poll: float,
     delete: bool,
     command: Sequence[str],
+    mount: str = "",
+    env: str = "",
     **_,
-) -> None:
-    """Raises a `UserError` if the slice can't be, or the command can't run on it; takes all flags, as `main` does."""
+) -> list[preflight.InBucket]:
+    """Raises a `UserError` if the slice can't be, or the command can't run on it; takes all flags, as `main` does.
+
+    Returns:
+      What must be there in buckets, which only gcloud can say.
+    """
     found = tpus.find(topology)
     found.cloud_flags()
     preflight.check_name("--name", name, what="a slice", limit=63)
@@ -302,12 +264,18 @@ def check(
     if delete:
         if command:
             raise UserError("--delete runs no command; leave --delete or the command out")
-        return
+        return []
     preflight.check_not_negative("--max-restarts", max_restarts)
     preflight.check_not_negative("--poll", poll)
-    config = preflight.check_command(command, where=found, root=ROOT, check_folder=preflight.check_outlives_slice)
-    if config:
-        preflight.check_shipped(config, ROOT)
+    on_hosts.environment(env)
+    targets = [one.target for one in on_hosts.mounts(mount)]
+    outlives = functools.partial(preflight.check_outlives_slice, targets=targets)
+    given = preflight.check_command(command, where=found, root=ROOT, check_folder=outlives)
+    if given.config:
+        preflight.check_on_hosts("--config", given.config, root=ROOT, targets=targets)
+    for flag, path in given.inputs:
+        preflight.check_on_hosts(flag, path, root=ROOT, targets=targets)
+    return given.in_buckets
 
 
 def main(
@@ -320,6 +288,8 @@ def main(
     network: str,
     subnetwork: str,
     service_account: str,
+    mount: str,
+    env: str,
     logs: str,
     max_restarts: int,
     poll: float,
@@ -330,7 +300,7 @@ def main(
     start: Callable[[Attempts], int] = Attempts.run,
 ) -> None:
     """Runs the command, or says what it would run."""
-    check(
+    in_buckets = check(
         name=name,
         topology=topology,
         zone=zone,
@@ -339,34 +309,48 @@ def main(
         poll=poll,
         delete=delete,
         command=command,
+        mount=mount,
+        env=env,
     )
     found = tpus.find(topology)
     options = {"network": network, "subnetwork": subnetwork, "service-account": service_account}
     flags = [f"--runtime-version={runtime_version or found.generation.runtime}"]
     flags += ["--spot"] * spot + [f"--{flag}={value}" for flag, value in options.items() if value]
-    pod = Pod(name, found, zone, project, flags)
+    pod = gcloud.Pod(name, found, zone, project, flags)
     if delete:
         if dry_run:
             print(shlex.join(pod.delete()))
         else:
             _check(pod.delete(), "deleting the slice")
         return
-    script = RUN.format(command=shlex.join([*command, *["--distributed"] * ("--distributed" not in command)]))
+    whole = [*command, *["--distributed"] * ("--distributed" not in command)]
+    script, variables = on_hosts.run_script(whole, on_hosts.mounts(mount)), on_hosts.environment(env)
+    looks = [preflight.look(one) for one in in_buckets]
     folder = pathlib.Path(logs)
     if dry_run:
         log_flag = f"--output-directory={next_folder(folder)}"
-        steps = [archive(pathlib.Path(ARCHIVE)), pod.create(), pod.state(), pod.ship(ARCHIVE), pod.ssh(INSTALL)]
-        steps += [pod.ssh(script, log_flag)] + [pod.delete()] * (not keep)
+        steps = [*looks, archive(pathlib.Path(on_hosts.ARCHIVE)), pod.create(), pod.state()]
+        steps += [pod.ship(on_hosts.ARCHIVE)] + [pod.ship_environment(on_hosts.ENVIRONMENT)] * bool(variables)
+        steps += [pod.ssh(on_hosts.install_script(with_environment=bool(variables))), pod.ssh(script, log_flag)]
+        steps += [pod.delete()] * (not keep)
         print("\n".join(shlex.join(step) for step in steps))
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--logs={logs} can't be written ({error}); give another --logs") from error
-    with tempfile.TemporaryDirectory() as temporary:
-        packed = pathlib.Path(temporary) / ARCHIVE
+    for one in in_buckets:
+        preflight.check_there(one)
+    with tempfile.TemporaryDirectory() as temporary:  # which this user alone may read
+        packed = pathlib.Path(temporary) / on_hosts.ARCHIVE
         pack(packed)
-        attempts = Attempts(pod, script, logs=folder, max_restarts=max_restarts, poll=poll, packed=packed)
+        brought = pathlib.Path(temporary) / on_hosts.ENVIRONMENT if variables else None
+        if brought:
+            brought.touch(mode=0o600)
+            brought.write_text(on_hosts.environment_file(variables))
+        attempts = Attempts(
+            pod, script, logs=folder, max_restarts=max_restarts, poll=poll, packed=packed, environment=brought
+        )
         sys.exit(run(attempts, keep=keep, start=start))
 
 

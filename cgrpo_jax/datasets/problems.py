@@ -7,6 +7,7 @@ import functools
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.datasets import filters, readers
@@ -15,6 +16,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf.thinking_tags import without_thought
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import grader
+from cgrpo_jax.runtime import local_copies, places
 
 # Kinds of data that are made up by the package: these tasks have lessons for a warm start.
 MADE_UP = ("chains", "snippets")
@@ -283,12 +285,20 @@ def _read_all(source: Stored, names: str, splits: str, *, limit: int) -> list[Pr
 
 def _read(source: Stored, name: str, split: str, goes_by: str) -> list[Problem]:
     read = {"jsonl": readers.read_jsonl, "parquet": readers.read_parquet}.get(source.kind)
-    read = read or functools.partial(readers.read_tfds, split=split, data_dir=source.tfds_dir)
+    where: Any = name if source.kind == "tfds" else local_copies.local(name)
+    read = read or functools.partial(readers.read_tfds, split=split, data_dir=_folder_of_sets(source, name))
     return read(
-        name,
+        where,
         question_key=source.question_key,
         answer_key=source.answer_key,
         solution_key=source.solution_key,
         answer_pattern=source.answer_pattern,
         source=goes_by,
     )
+
+
+def _folder_of_sets(source: Stored, name: str) -> pathlib.Path | None:
+    """Returns the folder in which a data set lies; of one in a bucket the folder of its copy, which has no other."""
+    if not source.tfds_dir or not places.is_bucket(source.tfds_dir):
+        return places.place(source.tfds_dir) if source.tfds_dir else None
+    return local_copies.local(places.place(source.tfds_dir) / re.split("[/:]", name)[0]).parent

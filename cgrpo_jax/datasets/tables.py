@@ -17,6 +17,7 @@ from typing import Any
 from cgrpo_jax.datasets import arrow, cells
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Turn
+from cgrpo_jax.runtime import places
 from cgrpo_jax.runtime import text as text_lib
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -33,7 +34,7 @@ def rows(path: str | pathlib.Path) -> Rows:
     Raises:
       UserError: no such file, a suffix that nothing is known of, or a row that can't be read.
     """
-    path = pathlib.Path(path)
+    path = places.place(path)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in _SUFFIXES)
         if not files:
@@ -50,7 +51,7 @@ def rows(path: str | pathlib.Path) -> Rows:
 
 def check_exists(path: str | pathlib.Path) -> None:
     """Raises a `UserError` where there is neither a file nor a folder."""
-    if not pathlib.Path(path).exists():
+    if not places.place(path).exists():
         raise UserError(f"data file '{path}' does not exist; check the path{_from_here(path)}.")
 
 
@@ -242,18 +243,18 @@ def _suffix(path: pathlib.Path) -> str:
 
 
 def _from_here(path: str | pathlib.Path) -> str:
-    return "" if pathlib.Path(path).is_absolute() else f", which begins in {pathlib.Path.cwd()}"
+    return "" if places.place(path).is_absolute() else f", which begins in {pathlib.Path.cwd()}"
 
 
 def _check_file(path: str | pathlib.Path) -> None:
     """Checks that there is a file, which a folder is not."""
-    if not pathlib.Path(path).is_file():
+    if not places.place(path).is_file():
         raise UserError(f"data file '{path}' does not exist; check the path{_from_here(path)}.")
 
 
 def _open(path: str | pathlib.Path):
     _check_file(path)
-    path = pathlib.Path(path)
+    path = places.place(path)
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 

@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import os
 import pathlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,8 +21,7 @@ from cgrpo_jax.inference.orchestrator import Orchestrator, Status
 from cgrpo_jax.records import Problem
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import processes
-from cgrpo_jax.runtime.files import write_atomically
+from cgrpo_jax.runtime import files, places, processes
 
 # Of the lines: results of another format, or from before there was one, do not resume.
 FORMAT = 3
@@ -43,7 +41,8 @@ class Results:
     """
 
     def __init__(self, path: str | pathlib.Path, *, may_change: Sequence[str] = ()):
-        self.path = pathlib.Path(path)
+        self.path = places.place(path)
+        self._folder = RunDir(self.path)
         self.may_change = may_change
         self.about = self.path / "about.json"
         self.whole: dict[str, tuple[int, int]] = {}
@@ -63,7 +62,7 @@ class Results:
           UserError: the folder holds results of something else, or can't be written, or is being written.
         """
         about = {"format": FORMAT, **about}
-        with RunDir(self.path).locked():
+        with self._folder.locked():
             if self.about.exists():
                 self._check_same(self._read_about(), about)
             elif strays := sorted(path.name for path in self.path.glob("*.jsonl")):
@@ -95,12 +94,13 @@ class Results:
 
     def write(self, name: str, text: str) -> None:
         """Writes a file, whole or not at all."""
-        write_atomically(self.path / name, text)
+        self._folder.check_owned()
+        files.write_atomically(self.path / name, text)
 
     def append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         """Appends lines to `NAME.jsonl`."""
-        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+        self._folder.check_owned()
+        files.append(self.path / f"{name}.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
     def lines(self, name: str, first: int = 0, last: int | None = None) -> Iterator[dict[str, Any]]:
         """Yields the lines of `NAME.jsonl`, if there is one, from number `first` to before number `last`.
@@ -148,7 +148,7 @@ class Results:
         ungraded = next((i for i, (_, count) in enumerate(lines) if count and i >= tried), number)
         stop = min(next(others, number), ungraded)
         kept = number if stop == number == total else stop - stop % size
-        os.truncate(path, ends[kept])
+        files.truncate(path, ends[kept])
         if ungraded < number:
             self.write(again.name, f"{number}\n")
             texts = sum(count for _, count in lines[kept:])

@@ -21,7 +21,7 @@ from cgrpo_jax.runs import model_source
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.sections import template_arguments
 from cgrpo_jax.runs.settings import RunSettings
-from cgrpo_jax.runtime import watchdog
+from cgrpo_jax.runtime import local_copies, watchdog
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training.checkpoint import SavedWeights
 
@@ -117,7 +117,7 @@ def load_policy(config: Config, settings: RunSettings, *, now: datetime.datetime
         with SavedWeights(source.init) as saved:
             saved.check(params_lib.param_shapes(settings.policy))
     elif source.weights:
-        load.check_weights(source.weights, settings.policy)
+        load.check_weights(local_copies.local(source.weights, suffixes=local_copies.MODEL), settings.policy)
     engine = make_engine(settings, "policy", eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)
     return Model(
         settings.policy,
@@ -138,7 +138,7 @@ def load_critic(
     shape = settings.critic
     if shape is None:
         return None
-    folder = pathlib.Path(settings.stages.critic_folder)
+    folder = local_copies.local(settings.stages.critic_folder, suffixes=local_copies.MODEL)
     tokenizer = _tokenizer(folder, config.critic.template_arguments, now=now)
     load.check_vocab(tokenizer, shape)
     engine = make_engine(settings, "critic", eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)

@@ -31,7 +31,7 @@ from absl import flags as absl_flags
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import base, keys, old_keys, other_names, saved_config, validate
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runtime import files, processes, signals, watchdog
+from cgrpo_jax.runtime import files, places, processes, signals, watchdog
 from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -44,15 +44,26 @@ class Flag:
       help: one line for `--help`; of what is true by default, what switching it off does.
       kind: `str`, `int`, `float` or `bool` (`--name`, `--noname`).
       default: value when the flag is not given.
+      is_path: it names a file or folder; `~` is expanded.
+      in_bucket: which may lie in a bucket (gs://).
     """
 
     help: str
     kind: type = str
     default: Any = None
+    is_path: bool = False
+    in_bucket: bool = False
 
 
-CONFIG = Flag("configuration file, such as configs/quickstart.py; by default the configuration of the run in --workdir")
-WORKDIR = Flag("folder of the run: metrics, rollouts, checkpoints, summary; a run's may stand without --workdir=")
+CONFIG = Flag(
+    "configuration file, such as configs/quickstart.py; by default the configuration of the run in --workdir",
+    is_path=True,
+)
+WORKDIR = Flag(
+    "folder of the run, also gs://: metrics, rollouts, checkpoints, summary; a run's may stand without --workdir=",
+    is_path=True,
+    in_bucket=True,
+)
 DISTRIBUTED = Flag("one of several processes that work together, each with the same command", kind=bool, default=False)
 STEP = Flag("which checkpoint of the run: its number, or best, with eval.keep_best; the newest by default")
 
@@ -179,6 +190,9 @@ def parse(
       UserError: an unknown flag or config key, a wrong type, something missing, or a key that nothing reads.
     """
     values, rest = _parse_known(argv, flags)
+    for name, flag in flags.items():
+        if flag.is_path and values[name]:
+            values[name] = _path(f"--{name}", values[name], in_bucket=flag.in_bucket)
     # absl takes --undefok from the arguments by itself, and lets the flags it names pass in silence.
     for argument in [*rest, *(argument for argument in argv if argument.lstrip("-").startswith("undefok"))]:
         name = argument.lstrip("-").partition("=")[0]
@@ -243,11 +257,21 @@ def _run_named(rest: Sequence[str]) -> str | None:
     alone = config_lib.override(base.get_config(), old_keys.translate_flags(rest)[0])
     if len(alone) != 1 or alone[0].startswith("-"):
         return None
-    if saved_config.read(alone[0]) is None:
+    folder = _path("the run", alone[0], in_bucket=True)
+    if saved_config.read(folder) is None:
         raise UserError(
-            f"there is no run in {alone[0]} (no config.json); give the folder of a run, or --config and --workdir."
+            f"there is no run in {folder} (no config.json); give the folder of a run, or --config and --workdir."
         )
-    return alone[0]
+    return folder
+
+
+def _path(whose: str, value: str, *, in_bucket: bool) -> str:
+    """Returns a path that was given, with its `~` expanded; raises a `UserError` where it lies where it can't be."""
+    if why := places.fault(value):
+        raise UserError(f"{whose}: {why}")
+    if places.is_bucket(value) and not in_bucket:
+        raise UserError(f"{whose} {value} is in a bucket; give a path on a disk.")
+    return places.expanded(value)
 
 
 def _meant(argument: str, flags: Mapping[str, Flag]) -> str:

@@ -36,8 +36,9 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runs import base, old_keys, other_names
+from cgrpo_jax.runs import base, keys, old_keys, other_names
 from cgrpo_jax.runs.schema import Config as Config
+from cgrpo_jax.runtime import places
 
 _ABSENT = object()
 _PROJECT_CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"  # in a checkout alone
@@ -131,15 +132,22 @@ def _frozen(kind: Any, values: Any, prefix: str) -> Any:
     if strange:
         raise UserError(f"the configuration has {strange[0]}, which is no key; start it from base.get_config().")
     known = kind()
-    spelt = {field.name: field.metadata["key"].spelt for field in dataclasses.fields(kind) if field.metadata}
+    keys_of = {field.name: field.metadata["key"] for field in dataclasses.fields(kind) if field.metadata}
     found = {}
     for name in fields:
         value, inner = values[name], getattr(known, name)
         if dataclasses.is_dataclass(inner):
             found[name] = _frozen(type(inner), value, f"{prefix}{name}.")
         else:
-            found[name] = spelt[name](_tuples(value)) if spelt[name] else _tuples(value)
+            found[name] = _spelt(keys_of[name], _tuples(value))
     return kind(**found)
+
+
+def _spelt(known: keys.Key, value: Any) -> Any:
+    """Returns the value that is kept of what a file or a flag gives."""
+    if known.is_path:
+        return ",".join(places.expanded(one) for one in value.split(","))
+    return known.spelt(value) if known.spelt else value
 
 
 def _tuples(value: Any) -> Any:

@@ -22,7 +22,7 @@ from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.runs import old_keys, sections
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import console, files, processes
+from cgrpo_jax.runtime import console, digests, files, local_copies, places, processes
 from cgrpo_jax.runtime.json_files import read_json, read_json_object
 from cgrpo_jax.training import checkpoint, checkpoint_steps
 from cgrpo_jax.training.checkpoint_steps import Step
@@ -44,6 +44,7 @@ def import_hf(source: pathlib.Path, target: pathlib.Path, *, dtype: str = "float
       UserError: a file is missing or damaged, the model is not supported, or `target` exists or can't be written.
     """
     with processes.agree(f"reading {source}"):
+        source = local_copies.local(source, suffixes=local_copies.MODEL)
         config = hf_config.read_config(source)
         tokenizer = load_tokenizer(source)
         load.check_vocab(tokenizer, config)
@@ -87,7 +88,8 @@ def export_hf(
             weights = opened.enter_context(checkpoint.SavedWeights(run.path, step=step))
             read = _reader(run, config, weights, opened, base=base)
             about = _about(run, step=weights.step, dtype=dtype, adapter=False)
-        with files.new_folder(target) as folder:
+            _check_target(target)
+        with files.new_folder(target) as partial, files.filled_folder(partial, last=digests.FILE) as folder:
             with files.by_one(folder) as writes:
                 if writes:
                     folder_lib.export(run.model, folder, config, dtype=dtype)
@@ -126,14 +128,24 @@ def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: Step = None
             raise UserError(f"the base of {source} is in no Hugging Face folder; export it merged, with --to_hf.")
         folder = _base_folder(base or trained.folder)
         # What the run has kept of its model says nothing of other parts that its base may have.
-        multimodal = hf_config.is_multimodal(folder)
+        multimodal = hf_config.is_multimodal(local_copies.local(folder, suffixes=local_copies.DESCRIPTION))
         about = _about(run, step=weights.step, dtype="float32", adapter=True)
     with files.new_folder(target) as partial, files.by_one(partial) as writes:
         if writes:
-            lora.write_peft(partial, {"layers": layers}, settings, base_name=str(folder), multimodal=multimodal)
-            folder_lib.export_tokenizer(run.model, partial)
-            _write_card(partial, target.name, about)
-            unchanged.seal(partial)
+            with files.filled_folder(partial, last=digests.FILE) as made:
+                lora.write_peft(made, {"layers": layers}, settings, base_name=str(folder), multimodal=multimodal)
+                folder_lib.export_tokenizer(run.model, made)
+                _write_card(made, target.name, about)
+                unchanged.seal(made)
+
+
+def _check_target(target: pathlib.Path) -> None:
+    """Checks that processes can write into the files of a folder together, if there are several."""
+    if jax.process_count() > 1 and places.is_bucket(target):
+        raise UserError(
+            f"--to_hf {target}: several processes write parts of one file, which a bucket can't take; give a folder on "
+            "a disk that they share, or convert with one process."
+        )
 
 
 def _about(run: RunDir, **about) -> dict[str, Any]:
@@ -166,8 +178,8 @@ def _write_card(folder: pathlib.Path, name: str, about: dict[str, Any]) -> None:
 def _run(path: pathlib.Path) -> RunDir:
     """Returns the run, or converted checkpoint, that a path means; its `checkpoints` folder means it too."""
     run = RunDir(path)
-    if not run.checkpoints.is_dir() and path.resolve().name == "checkpoints":
-        run = RunDir(path.resolve().parent)
+    if not run.checkpoints.is_dir() and run.path.resolve().name == "checkpoints":
+        run = RunDir(run.path.resolve().parent)
     if not run.checkpoints.is_dir():
         raise UserError(f"{path} holds no checkpoints; give the --workdir of a run, or a converted checkpoint.")
     if not run.model.is_dir():
@@ -175,6 +187,7 @@ def _run(path: pathlib.Path) -> RunDir:
     for name in ("config.json", "generation_config.json"):
         if not (run.model / name).is_file():
             raise UserError(f"{run.model} has no {name}, which says what model it is; {_RESTORE}.")
+    run.model = local_copies.local(run.model)
     return run
 
 
@@ -269,14 +282,14 @@ def _base(
     trained = _adapters(run)
     folder = _base_folder(base or (run.base if trained.keeps_base else trained.init or trained.folder))
     if (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir():
-        weights = load.Weights(folder, config)
+        weights = load.Weights(local_copies.local(folder, suffixes=local_copies.MODEL), config)
         return lambda path, placed: weights.read(path, sharding=placed)
     return _saved(opened.enter_context(checkpoint.SavedWeights(folder, step=step)), config)
 
 
 def _base_folder(path: str | pathlib.Path) -> pathlib.Path:
     """Returns the folder that adapters belong to, absolute, so that it is found from elsewhere too."""
-    folder = pathlib.Path(path).absolute()
+    folder = places.place(path).absolute()
     if not folder.exists():
         raise UserError(f"the adapters' base {path} does not exist; name the folder that now holds it with --base.")
     if not folder.is_dir():

@@ -14,11 +14,9 @@ from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys, model_source
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.model_source import ModelSource
-from cgrpo_jax.runtime import agreement
+from cgrpo_jax.runtime import agreement, local_copies
 from cgrpo_jax.training import checkpoint_steps
 from cgrpo_jax.training.checkpoint_steps import Step
-
-_MODEL_FILES = (".json", ".txt", ".model", ".jinja", ".safetensors")  # of a Hugging Face folder, that are read
 
 
 def check_given(config: Config, writes: Mapping[str, str | pathlib.Path]) -> None:
@@ -83,11 +81,12 @@ def of_models(config: Config, critic_folder: str) -> dict[str, str]:
 
 def _of_source(source: ModelSource, whose: str) -> dict[str, str]:
     found = {}
-    for place in dict.fromkeys((source.description, source.tokenizer, source.weights)):
+    weights = local_copies.local(source.weights, suffixes=local_copies.MODEL) if source.weights else None
+    for place in dict.fromkeys((source.description, source.tokenizer, weights)):
         if place and place.is_file():  # a SentencePiece file
             found[f"the {whose}'s {place.name}"] = fingerprints.of_file(place)
         elif place:
-            files = sorted(path for path in place.iterdir() if path.suffix in _MODEL_FILES and path.is_file())
+            files = sorted(path for path in place.iterdir() if path.suffix in local_copies.MODEL and path.is_file())
             found |= {f"the {whose}'s {place.name}/{path.name}": fingerprints.of_file(path) for path in files}
     return found | (of_checkpoint(source.init, None, f"the {whose}'s {source.init.name}") if source.init else {})
 

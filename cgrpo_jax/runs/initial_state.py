@@ -6,7 +6,6 @@ Either way with the weights that stay as they are: what adapters belong to, and 
 import dataclasses
 import functools
 import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -254,5 +253,5 @@ def _with_base(state: TrainState, progress: Progress, params: dict, opened: Open
 
 def _save(folder: pathlib.Path, params: dict) -> None:
     if processes.is_first():  # what a run leaves that was killed before its first checkpoint was whole
-        shutil.rmtree(folder, ignore_errors=True)
+        files.remove_folder(folder)
     save_params(folder, params)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import places
 from cgrpo_jax.runtime import text as text_lib
 
 Rule = Callable[[str, Any], str | None]
@@ -48,7 +49,8 @@ class Key:
       unread_with: dotted names of other keys, each with values; where all of them have one of theirs, training does
         not read this key.
       spelt: turns what files and flags may give into the value that is kept; None where they are the same.
-      is_path: it names a file or folder, which hosts may have under other mount points: what it holds must be the same.
+      is_path: it names a file or folder, or several with commas between, on a disk (`~` is expanded) or in a bucket
+        (gs://). Hosts may have it under other mount points: what it holds must be the same.
     """
 
     help: str
@@ -146,6 +148,8 @@ def wrong(name: str, known: Key, value: Any) -> str | None:
     for text in value if isinstance(value, tuple) else (value,):
         if isinstance(text, str) and not text_lib.is_valid(text):
             return refused(text_lib.check, text, name)
+    if known.is_path and (why := places.faults(value)):
+        return f"{name}: {why}"
     return next((text for rule in known.rules if (text := rule(name, value))), None)
 
 

@@ -16,7 +16,7 @@ from cgrpo_jax.records import Problem, has_system_turn, transcript
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.stages import Stages
-from cgrpo_jax.runtime import console
+from cgrpo_jax.runtime import console, local_copies
 from cgrpo_jax.runtime import text as text_lib
 
 
@@ -81,7 +81,7 @@ def to_train_on(config: Config, found: Problems) -> Questions:
     """
     d, training, left_out = config.data, found.training, ""
     if d.pass_rates:
-        rates = filters.read_pass_rates(d.pass_rates)
+        rates = filters.read_pass_rates(local_copies.local(d.pass_rates))
         training, left = filters.by_pass_rate(training, rates, minimum=d.min_pass_rate, maximum=d.max_pass_rate)
         left_out = (
             f"{len(training)} of {left.total} training questions are left by data.pass_rates: {left.too_hard} have a "

@@ -1,6 +1,7 @@
 """Where the policy's shape and weights come from: a folder, a checkpoint, an architecture, or the configuration itself.
 
-Decided here, once: a run that loads the model and a plan that only describes it read the same shape.
+Decided here, once: a run that loads the model and a plan that only describes it read the same shape. Of a folder in a
+bucket a copy on this machine's disk is read: what describes the model at once, its weights when they are loaded.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf.tokenizer import Tokenizer, load_tokenizer
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runtime import local_copies, places
 
 _NO_MODEL = (
     "no model: set model.folder, or model.init to a converted checkpoint, or model.tokenizer and the shape "
@@ -28,7 +30,7 @@ class ModelSource:
       description: Hugging Face folder with its `config.json`; None for one that the configuration describes.
       architecture: name of a described architecture that no weights are at hand of; None for a model that can run.
       tokenizer: folder, or SentencePiece file, of its tokenizer; None of an architecture.
-      weights: Hugging Face folder of its weights; None for others.
+      weights: Hugging Face folder of its weights, which may lie in a bucket; None for others.
       init: checkpoint that its weights are read from; None for others. Without either it is drawn at random.
     """
 
@@ -46,13 +48,14 @@ def of_policy(config: Config) -> ModelSource:
       UserError: the configuration names no model.
     """
     m = config.model
-    weights = pathlib.Path(m.folder) if m.folder else None
-    init = pathlib.Path(m.init) if m.init else None
+    weights = places.place(m.folder) if m.folder else None
+    init = places.place(m.init) if m.init else None
     tokenizer = tokenizer_folder(m.tokenizer) if m.tokenizer else None
     description = weights
     if not description and init and not m.num_layers and (init / "model").is_dir():
         description = init / "model"
     if description:
+        description = local_copies.local(description, suffixes=local_copies.DESCRIPTION)
         return ModelSource(description, None, tokenizer or description, weights, init)
     if tokenizer and m.num_layers:
         return ModelSource(None, None, tokenizer, None, init)
@@ -63,8 +66,8 @@ def of_policy(config: Config) -> ModelSource:
 
 def of_critic(folder: str) -> ModelSource:
     """Returns where a frozen critic comes from: all of it from one Hugging Face folder."""
-    path = pathlib.Path(folder)
-    return ModelSource(path, None, path, path)
+    path = local_copies.local(folder, suffixes=local_copies.DESCRIPTION)
+    return ModelSource(path, None, path, places.place(folder))
 
 
 def read_shape(config: Config, source: ModelSource, tokenizer: Tokenizer | None = None) -> ModelConfig:
@@ -92,7 +95,9 @@ def check_places(config: Config) -> None:
     Raises:
       UserError: it is not there, or `model.init` is a Hugging Face folder.
     """
-    given = pathlib.Path(config.model.folder)
+    given = places.place(config.model.folder)
+    if config.model.folder and given.is_file():
+        raise UserError(f"model.folder {given} is a file; give the Hugging Face folder that holds it.")
     if config.model.folder and not given.exists():
         begins = "" if given.is_absolute() else f" in {pathlib.Path.cwd()}, where the path begins"
         raise UserError(
@@ -101,7 +106,7 @@ def check_places(config: Config) -> None:
         )
     if not config.model.init:
         return
-    folder = pathlib.Path(config.model.init)
+    folder = places.place(config.model.init)
     if not folder.is_dir():
         raise UserError(f"model.init {folder} does not exist; give the folder of a run or of a converted checkpoint.")
     if (
@@ -118,7 +123,7 @@ def tokenizer_folder(name: str) -> pathlib.Path:
     """Returns the folder of a tokenizer: "arithmetic" and "snippets" are inside the package, all else is a path."""
     if name in ("arithmetic", "snippets"):
         return pathlib.Path(str(importlib.resources.files("cgrpo_jax") / "assets" / name))
-    return pathlib.Path(name)
+    return local_copies.local(name, suffixes=local_copies.DESCRIPTION)
 
 
 def _architecture_file(name: str) -> pathlib.Path:

@@ -1,17 +1,15 @@
 """The folder of a run: `config.json`, `metrics.jsonl`, `rollouts/`, `summary.json`, `checkpoints/`, `model/`.
 
-Whole files are replaced atomically; the log grows by whole lines and is cut back when a run resumes.
+Whole files are replaced atomically; the log grows by whole lines and is cut back when a run resumes. It lies on a disk
+or in a bucket; what one of them has not is in `runtime.files` and `runtime.folder_lock`.
 """
 
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import json
 import math
-import os
 import pathlib
-import shutil
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +20,7 @@ from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runtime import files
+from cgrpo_jax.runtime import files, folder_lock, places
 
 
 class RunDir:
@@ -39,7 +37,8 @@ class RunDir:
     """
 
     def __init__(self, path: str | pathlib.Path, *, started: datetime.datetime | None = None):
-        self.path = pathlib.Path(path)
+        self.path = places.place(path)
+        self._check_owned = lambda: None  # by this program; while it is locked
         self._started = started
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
@@ -60,25 +59,25 @@ class RunDir:
         Raises:
           UserError: another run is in it, or it can't be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise self._not_writable(error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise UserError(
-                f"another run is writing {self.path}; wait for it to end, or give another --workdir (processes that "
-                "work together are started with --distributed)."
-            ) from None
-        except OSError:  # some file systems know no locks
-            pass
-        try:
+        busy = (
+            f"another run is writing {self.path}; wait for it to end, or give another --workdir (processes that "
+            "work together are started with --distributed)."
+        )
+        with contextlib.ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._check_owned = held.enter_context(folder_lock.owned(self.path, busy=busy))
+            except OSError as error:
+                raise self._not_writable(error) from error
             yield
-        finally:
-            os.close(descriptor)
+
+    def check_owned(self) -> None:
+        """Checks that the folder, once locked, is still this program's: a bucket has no locks.
+
+        Raises:
+          UserError: another run has begun to write it.
+        """
+        self._check_owned()
 
     def _not_writable(self, error: OSError) -> UserError:
         return UserError(f"--workdir {self.path} can't be written ({error}); give another --workdir")
@@ -158,7 +157,12 @@ class RunDir:
         return self._started
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Appends one line to `metrics.jsonl`: numbers by name, `step` among them; nan and infinities become null."""
+        """Appends one line to `metrics.jsonl`: numbers by name, `step` among them; nan and infinities become null.
+
+        Raises:
+          UserError: another run has begun to write the folder.
+        """
+        self.check_owned()
         _append(self.metrics, [metrics])
 
     def drop_after(self, step: int, *, expected: int = 0) -> list[str]:
@@ -197,7 +201,7 @@ class RunDir:
         aside = []
         if copy_metrics:
             copy = self.path / f"{self.metrics.name}.before-{now}"
-            shutil.copyfile(self.metrics, copy)
+            files.copy(self.metrics, copy)
             aside.append(copy.name)
         if later:
             folder = self.path / f"{self.rollouts.name}.before-{now}"
@@ -209,6 +213,7 @@ class RunDir:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes `summary.json`, whole or not at all."""
+        self.check_owned()
         files.write_atomically(self.summary, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
 
     def write_nonfinite_rows(self, rows: Sequence[TrainRow]) -> None:
@@ -250,8 +255,7 @@ def _append(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
         if not isinstance(plain.get("step"), int):
             raise ValueError(f"a line of {path.name} needs an integer step, got {record.get('step')!r}")
         lines.append(json.dumps(plain, allow_nan=False) + "\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(lines))
+    files.append(path, "".join(lines))
 
 
 def _spelt_out(value: Any) -> Any:

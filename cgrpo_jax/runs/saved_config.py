@@ -13,7 +13,7 @@ from cgrpo_jax.runs import base, old_keys
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import console
+from cgrpo_jax.runtime import console, places
 from cgrpo_jax.runtime.json_files import read_json_object
 
 # Where a model lies, which may have moved since; all else of it is what the run's weights are of.
@@ -81,9 +81,9 @@ def _is_of_the_weights(key: str, old: Config, new: Config) -> bool:
     """Whether the weights of a run with the old value of a key can't be read, or mean another model, with the new."""
     adapters, was, now = old.lora.rank > 0, config_lib.value(old, key), config_lib.value(new, key)
     if key in _PLACES and was:
-        place = pathlib.Path(was)
+        place = places.place(was)
         moved = not place.exists() and was not in ("arithmetic", "snippets")
-        if moved or (now and place.exists() and pathlib.Path(now).exists() and place.samefile(now)):
+        if moved or (now and place.exists() and places.place(now).exists() and place.samefile(now)):
             return False
     if key == "model.init":  # else the run's own checkpoint has all weights, and the model is described elsewhere
         return adapters or not (old.model.folder or old.model.num_layers)

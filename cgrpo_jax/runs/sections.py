@@ -21,6 +21,7 @@ from cgrpo_jax.runs.keys import (
     section,
     template,
 )
+from cgrpo_jax.runtime import places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +173,8 @@ class Cache:
 
 
 def _grader(name: str, value: str) -> str | None:
+    if places.is_bucket(value):
+        return f"{name} {value} is in a bucket; a function is read from a disk: copy its file there."
     text = refused(grader.check_kind, value)
     return text and f"{name}: {text}"
 

@@ -14,7 +14,7 @@ from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.build_training import lora_settings
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import console, watchdog
+from cgrpo_jax.runtime import console, local_copies, places, watchdog
 from cgrpo_jax.training import checkpoint_steps
 from cgrpo_jax.training.checkpoint import read_extra, restore_params
 from cgrpo_jax.training.checkpoint_steps import Step
@@ -27,7 +27,8 @@ def initial_params(config: Config, model: Model, *, step: int | None = None) -> 
         return restore_params(m.init, template, step=step)
     shardings = sharding.shardings_of(template)
     if m.folder:
-        return load.load_params(m.folder, model.config, shardings=shardings, progress=lambda *_: watchdog.alive())
+        folder = local_copies.local(m.folder, suffixes=local_copies.MODEL)
+        return load.load_params(folder, model.config, shardings=shardings, progress=lambda *_: watchdog.alive())
     return params_lib.init_params(model.config, seed=config.seed, shardings=shardings)
 
 
@@ -49,7 +50,7 @@ def base_step(config: Config) -> int | None:
     """
     if not config.lora.rank or keeps_base(config) or not config.model.init:
         return None
-    return _number(pathlib.Path(config.model.init))
+    return _number(places.place(config.model.init))
 
 
 def frozen_params(config: Config, model: Model, run: RunDir, *, step: int | None) -> dict:
@@ -105,9 +106,11 @@ def trained_params(config: Config, model: Model, run: RunDir, *, step: Step = No
 def name_of_weights(config: Config, run: RunDir, *, beside: pathlib.Path, step: Step = None) -> str:
     """Names the weights that `trained_params` returns; those of a run by their way from `beside`, wherever both lie."""
     if run.checkpoints.exists():
-        return f"{os.path.relpath(run.checkpoints, beside)}, step {_number(run.checkpoints, step)}"
+        away = places.is_bucket(run.checkpoints) != places.is_bucket(beside)
+        name = run.checkpoints if away else os.path.relpath(run.checkpoints, beside)
+        return f"{name}, step {_number(run.checkpoints, step)}"
     if config.model.init:
-        return f"{config.model.init}, step {_number(pathlib.Path(config.model.init))}"
+        return f"{config.model.init}, step {_number(places.place(config.model.init))}"
     return config.model.folder
 
 

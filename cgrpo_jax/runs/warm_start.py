@@ -5,7 +5,6 @@ was killed goes on there, bitwise as if nothing had happened. The folder goes wh
 """
 
 import functools
-import shutil
 import time
 from collections.abc import Callable, Iterator
 
@@ -20,7 +19,7 @@ from cgrpo_jax.records import TrainRow, TrainState
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import load_questions, resume_policy
 from cgrpo_jax.runs.open_run import OpenRun
-from cgrpo_jax.runtime import console, processes
+from cgrpo_jax.runtime import console, files, processes
 from cgrpo_jax.runtime.digests import Damaged
 from cgrpo_jax.training import checkpoint_seal, checkpoint_steps, sft
 from cgrpo_jax.training import optimizer as optimizer_lib
@@ -77,7 +76,7 @@ def forget(opened: OpenRun, checkpoints: Checkpoints) -> None:
         return
     checkpoints.wait()
     if processes.is_first():
-        shutil.rmtree(opened.run.warm_start, ignore_errors=True)
+        files.remove_folder(opened.run.warm_start)
 
 
 def _begun(
@@ -115,7 +114,7 @@ def _remove_another(opened: OpenRun) -> bool:
         console.say(f"what {folder} holds can't be read ({error}): the warm start begins again")
         same = False
     if not same:
-        shutil.rmtree(folder)
+        files.remove_folder(folder)
     return not same
 
 

@@ -22,7 +22,7 @@ import jax
 
 import cgrpo_jax
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runtime import key_values
+from cgrpo_jax.runtime import key_values, places
 
 WAIT_SECONDS = 300  # that the slowest process may come later than the first, as when its disk is slow
 _SEEN_SECONDS = 10  # in which a shared disk shows a new file to all
@@ -206,14 +206,14 @@ def check_shared(folder: str | pathlib.Path, *, flag: str) -> None:
     """
     if key_values.place()[1] == 1:
         return
-    path = pathlib.Path(folder).resolve()
+    path = places.place(folder).resolve()
     with _probe(path, folder, flag) as said:
         first = exchange(f"{flag} of process 0", said)[0]
         if first["fault"]:
             raise UserError(first["fault"])
         there = len(path.parts) - first["missing"]  # parts of the folder in which the file lies
         name = "/".join(path.parts[there:])
-        seen = _appears(pathlib.Path(*path.parts[:there]) / first["file"])
+        seen = _appears(type(path)(*path.parts[:there]) / first["file"])
         found = exchange(flag, [seen and name, str(folder)])
     others = [process for process, (seen, _) in enumerate(found) if seen != found[0][0]]
     if others:
@@ -229,7 +229,8 @@ def _probe(path: pathlib.Path, given: str | pathlib.Path, flag: str) -> Iterator
     if key_values.place()[0] != 0:
         yield {}
         return
-    where = next(one for one in (path, *path.parents) if one.is_dir())
+    # In a bucket a file may lie anywhere.
+    where = path if places.is_bucket(path) else next(one for one in (path, *path.parents) if one.is_dir())
     file, fault = where / f".shared-{secrets.token_hex(8)}", ""
     try:
         file.touch()

@@ -1,4 +1,7 @@
-"""Folders that are whole or not there, written by one of several processes, and why a disk takes no more."""
+"""Folders that are whole or not there, written by one of several processes, and why a disk takes no more.
+
+What a bucket has not as a disk has it (`places`): appending, replacing, renaming, is here once for both.
+"""
 
 import contextlib
 import errno
@@ -7,6 +10,7 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 import time
 import uuid
 import warnings
@@ -17,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import places, processes
 
 _CAUSES = {
     errno.ENOSPC: "the disk is full; free space there or give a folder on another disk",
@@ -25,6 +29,9 @@ _CAUSES = {
     errno.EROFS: "the file system is read-only; give a folder on another one",
     errno.EFBIG: "a file would be larger than is allowed; raise the limit (ulimit -f), or lower --max_shard_gb",
 }
+
+PARTIAL = ".partial"  # in a bucket's folder that is not whole
+_STORAGE = ("gcsfs", "google", "aiohttp", "requests")  # packages whose errors are of writing into a bucket
 
 _REMOVE_SECONDS = 10.0  # in which a folder is gone, or stays
 _AWAY = 5  # times in a row that it is not there again
@@ -49,6 +56,8 @@ def is_of_writing(error: BaseException | None) -> bool:
     """Whether an error, or what it was raised from, says that a disk takes no more, or not from this user."""
     codes = (*_CAUSES, errno.EACCES, errno.EPERM, errno.EIO)
     while error is not None:
+        if type(error).__module__.partition(".")[0] in _STORAGE:
+            return True
         if isinstance(error, OSError) or any(os.strerror(code) in str(error) for code in codes):
             return True
         error = error.__cause__ or error.__context__
@@ -76,7 +85,8 @@ def new_folder(target: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder to write into that takes the name `target` when the block ends well, and goes when it does not.
 
     Every process must take part. One command at a time can write a target: it holds a lock beside it, which the system
-    frees when the process dies, however it does. What a dead one has left is removed by the next.
+    frees when the process dies, however it does. What a dead one has left is removed by the next. In a bucket the
+    folder has its name from the start, and holds a file `PARTIAL` until it is whole.
 
     Raises:
       UserError: `target` exists, another command is writing it, its parent can't be written, or not every process sees
@@ -86,6 +96,10 @@ def new_folder(target: str | pathlib.Path) -> Iterator[pathlib.Path]:
       >>> with new_folder("exports/mine") as folder:
       ...     (folder / "config.json").write_text("{}")
     """
+    if places.is_bucket(target):
+        with _new_in_bucket(places.place(target)) as folder:
+            yield folder
+        return
     target = pathlib.Path(os.path.abspath(target))  # also where it ends in `..`
     # Of this command alone: where a file system knows no locks, two still don't write into one folder.
     partial = target.with_name(f".{target.name}.partial-{_token()}") if target.name else target
@@ -118,12 +132,36 @@ def new_folder(target: str | pathlib.Path) -> Iterator[pathlib.Path]:
         made.pop_all()
 
 
+@contextlib.contextmanager
+def _new_in_bucket(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    mark = target / PARTIAL
+    with by_one(target) as writes:
+        if writes:
+            if mark.exists():  # of a command that was killed
+                remove_folder(target)
+            if target.exists():
+                raise _exists(target)
+            mark.write_text("this folder is not whole\n", encoding="utf-8")
+    try:
+        yield target
+        with by_one(target) as writes:
+            if writes:
+                mark.unlink()
+    except BaseException:
+        if processes.is_first():
+            remove_folder(target)
+        raise
+
+
 def remove(folder: pathlib.Path) -> None:
     """Removes what a failed save has left, into which threads may write on for a moment.
 
     TensorStore's end what they have begun after another's error has been raised, and make the folders that they miss:
     the folder is gone when it has stayed away.
     """
+    if places.is_bucket(folder):
+        remove_folder(folder)
+        return
     end = time.monotonic() + _REMOVE_SECONDS
     away = 0
     while away < _AWAY and time.monotonic() < end:
@@ -211,6 +249,9 @@ def _exists(target: pathlib.Path) -> UserError:
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Writes a file so that a reader, or a crash, sees the old one or the new one."""
+    if there := places.in_bucket(path):
+        there.write_text(text)
+        return
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -225,6 +266,11 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     What a process that was killed within the block has left is named `.NAME.tmp`; the next replaces it.
     """
+    if there := places.in_bucket(path):
+        with tempfile.TemporaryDirectory(prefix="cgrpo_") as folder:
+            yield (local := pathlib.Path(folder) / path.name)
+            there.upload(local)
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
@@ -240,3 +286,57 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def filled_folder(folder: pathlib.Path, *, last: str) -> Iterator[pathlib.Path]:
+    """Gives a folder to write files into that are to lie in another one, beside what is there; it makes that one.
+
+    On a disk it is that folder itself. What is for a bucket goes there when the block ends well, the file `last` after
+    all others: where that one is there, the others are.
+    """
+    there = places.in_bucket(folder)
+    if not there:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="cgrpo_") as made:
+        yield (local := pathlib.Path(made))
+        found = sorted((one for one in local.rglob("*") if one.is_file()), key=lambda one: (one.name == last, one))
+        for one in found:
+            (there / one.relative_to(local).as_posix()).upload(one)
+
+
+def append(path: pathlib.Path, text: str) -> None:
+    """Appends to a file; to one in a bucket the whole text or nothing."""
+    if there := places.in_bucket(path):
+        there.append(text.encode())
+        return
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def truncate(path: pathlib.Path, size: int) -> None:
+    """Cuts a file to its first bytes."""
+    if there := places.in_bucket(path):
+        if there.stat().st_size != size:
+            there.write_bytes(there.read_bytes()[:size])
+        return
+    os.truncate(path, size)
+
+
+def copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies a file beside itself, or elsewhere on the same disk or in the same bucket."""
+    if there := places.in_bucket(source):
+        there.copy(target)
+        return
+    shutil.copyfile(source, target)
+
+
+def remove_folder(folder: pathlib.Path) -> None:
+    """Removes a folder with all that is in it, as far as it can."""
+    if there := places.in_bucket(folder):
+        with contextlib.suppress(OSError):
+            there.rmtree(missing_ok=True)
+        return
+    shutil.rmtree(folder, ignore_errors=True)

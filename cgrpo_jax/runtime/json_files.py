@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runtime import reading
+from cgrpo_jax.runtime import places, reading
 from cgrpo_jax.runtime import text as text_lib
 
 _LARGEST = 4 << 20  # bytes; what they become takes up to fifty times as many, and such files have a million or two
@@ -30,7 +30,7 @@ def read_json(
     Raises:
       UserError: the file is missing, can't be read, is too large, or is not JSON in valid Unicode.
     """
-    path = pathlib.Path(path)
+    path = places.place(path)
     try:
         data = reading.read_bytes(path, most=_LARGEST)
         content = json.loads(data.decode("utf-8"))
@@ -111,7 +111,7 @@ def shown(value: Any) -> str:
 def fetch_again(path: str | pathlib.Path) -> str:
     """What to do about a file that is not what its name says."""
     try:
-        with open(path, "rb") as file:
+        with places.place(path).open("rb") as file:
             pointer = file.read(len(_LFS)) == _LFS
     except OSError:
         pointer = False

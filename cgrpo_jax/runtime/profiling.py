@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import files, places
 
 
 def check(steps: Sequence[int], *, num_iterations: int) -> None:
@@ -45,7 +46,7 @@ class Profiler:
     """
 
     def __init__(self, folder: str | pathlib.Path, steps: Sequence[int]):
-        self.folder = pathlib.Path(folder)
+        self.folder = places.place(folder)
         self.steps = frozenset(steps)
 
     @contextlib.contextmanager
@@ -66,16 +67,17 @@ class Profiler:
             options.session_id += f"_process_{jax.process_index()}"
         # Every call of a Python function would be an event, of which a scheduler makes millions.
         options.python_tracer_level = 0
-        begun = False
+        begun, made = False, contextlib.ExitStack()
         try:
             with _told(step):
-                self.folder.mkdir(parents=True, exist_ok=True)  # JAX finds out only when it has nowhere to write
-                jax.profiler.start_trace(self.folder, profiler_options=options)
+                # It is made first: JAX finds out only when it has nowhere to write.
+                folder = made.enter_context(files.filled_folder(self.folder, last=""))
+                jax.profiler.start_trace(folder, profiler_options=options)
                 begun = True
             yield
         finally:
-            if begun:
-                with _told(step):
+            with _told(step), made:
+                if begun:
                     jax.profiler.stop_trace()
 
 

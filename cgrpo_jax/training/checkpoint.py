@@ -10,7 +10,6 @@ import dataclasses
 import json
 import logging
 import pathlib
-import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainState
-from cgrpo_jax.runtime import files, processes, watchdog
+from cgrpo_jax.runtime import files, places, processes, watchdog
 from cgrpo_jax.runtime.digests import Damaged
 from cgrpo_jax.training import checkpoint_seal, checkpoint_steps, orbax_faults
 from cgrpo_jax.training.checkpoint_steps import Step
@@ -52,7 +51,7 @@ class Checkpoints:
           directory: folder of the checkpoints of one run, one subfolder a step.
           max_to_keep: number of newest checkpoints that stay; None keeps all.
         """
-        self._directory = pathlib.Path(directory).absolute()
+        self._directory = places.place(directory).absolute()
         self._max_to_keep = max_to_keep
         self._best = checkpoint_steps.Kept()
         self._writing = (-1, "")  # the step that is being written, and which save that is
@@ -123,7 +122,10 @@ class Checkpoints:
     def _seal(self) -> None:
         """Writes the digests of the step that is being written, on process 0, before it takes its name."""
         step, save = self._writing
-        (folder,) = self._directory.glob(f"{step}.orbax-checkpoint-tmp*")
+        if places.is_bucket(self._directory):  # where it has its name from the start
+            folder = self._directory / str(step)
+        else:
+            (folder,) = self._directory.glob(f"{step}.orbax-checkpoint-tmp*")
         checkpoint_seal.write(folder, ("params", "rest"), step=step, save=save)
 
     def wait(self) -> None:
@@ -239,13 +241,16 @@ class Checkpoints:
 def save_params(directory: str | pathlib.Path, params: Any) -> None:
     """Saves weights alone, as the checkpoint of step 0 in a folder that holds none; `restore_params` reads them.
 
-    Every process must take part, and see the folder. It takes the name of a checkpoint when all of it is there.
+    Every process must take part, and see the folder. It takes the name of a checkpoint, in a bucket its mark, when
+    all of it is there.
 
     Raises:
       UserError: on every process, where one can't write.
     """
-    folder = pathlib.Path(directory).absolute()
-    step, partial = folder / "0", folder / "partial-0"
+    folder = places.place(directory).absolute()
+    in_bucket = places.is_bucket(folder)
+    step = folder / "0"
+    partial = step if in_bucket else folder / "partial-0"
     writes = jax.process_index() == 0
     # Few bytes are on their way to the disk at a time: a copy of all weights might not fit the host.
     handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=1, save_device_host_concurrent_gb=1)
@@ -253,11 +258,11 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
         # Without Orbax's manager, whose processes would wait for minutes for one that can't write.
         with orbax_faults.together(folder):
             if writes:
-                shutil.rmtree(partial, ignore_errors=True)
+                files.remove_folder(partial)
                 # With the folder in it that Orbax's other processes would wait 10 minutes for if process 0 failed.
                 (partial / "params" / "array_metadatas").mkdir(parents=True)
         with orbax_faults.together(folder):
-            if not (partial / "params").is_dir():
+            if not (in_bucket or (partial / "params").is_dir()):
                 raise UserError(
                     f"process {jax.process_index()} does not see {folder}, which process 0 has made; "
                     "give a folder that all processes share."
@@ -273,7 +278,10 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
                 extra = json.dumps(checkpoint_seal.sealed({}, step=0, save=save))
                 files.write_atomically(partial / "extra" / checkpoint_seal.EXTRA, extra)
                 checkpoint_seal.write(partial, ("params",), step=0, save=save)
-                partial.rename(step)
+                if in_bucket:
+                    files.write_atomically(step / checkpoint_steps.COMMITTED, "whole\n")
+                else:
+                    partial.rename(step)
     except BaseException:
         if writes:
             files.remove(partial)

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runtime import places
 from cgrpo_jax.runtime.digests import Damaged
 from cgrpo_jax.training import checkpoint_seal
+
+COMMITTED = "commit_success.txt"  # by which Orbax knows that all of a checkpoint in a bucket is there
 
 # Which checkpoint: by its number, the best one of a run that has kept it, or the newest.
 Step = int | Literal["best"] | None
@@ -29,6 +32,11 @@ def is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal()
 
 
+def is_whole(path: pathlib.Path) -> bool:
+    """Whether a folder is a whole checkpoint. In a bucket, where nothing is renamed, Orbax's mark comes last."""
+    return is_step(path.name) and (not places.is_bucket(path) or (path / COMMITTED).exists())
+
+
 def find(directory: str | pathlib.Path, step: Step) -> tuple[pathlib.Path, int, list[int]]:
     """Returns the folder of checkpoints, the step wanted, and the other steps that it has.
 
@@ -39,11 +47,17 @@ def find(directory: str | pathlib.Path, step: Step) -> tuple[pathlib.Path, int, 
     Raises:
       UserError: there is no such checkpoint.
     """
-    given = pathlib.Path(directory).absolute()
+    given = places.place(directory).absolute()
     folder = given / "checkpoints" if (given / "checkpoints").is_dir() else given
     if not folder.is_dir():
         raise UserError(f"checkpoint folder {given} does not exist; give a --workdir that train has written")
-    steps = sorted(int(path.name) for path in folder.iterdir() if is_step(path.name))
+    there = [path for path in folder.iterdir() if is_step(path.name)]
+    steps = sorted(int(path.name) for path in there if is_whole(path))
+    if there and not steps:
+        raise UserError(
+            f"the checkpoints in {folder} have no {COMMITTED}, which is written last: their run was killed, or they "
+            "were copied from a disk; of one that is whole, write an empty file of that name into its folder."
+        )
     if not steps:
         raise UserError(f"{given} holds no checkpoint; give a --workdir that train has written")
     number = steps[-1] if step is None else _best(folder, steps) if step == "best" else step

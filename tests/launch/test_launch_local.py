@@ -247,10 +247,12 @@ def test_every_shell_script_passes_shellcheck(script):
 
 def test_what_runs_on_the_hosts_passes_shellcheck_too():
     sys.path.insert(0, str(ROOT / "launch"))
-    import tpu_pod
+    import on_hosts
 
     shellcheck = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
-    for text in (tpu_pod.INSTALL, tpu_pod.RUN.format(command="python x.py")):
+    disks = on_hosts.mounts("10.0.0.2:/share=/mnt/shared")
+    texts = [on_hosts.install_script(with_environment=brought) for brought in (False, True)]
+    for text in (*texts, on_hosts.run_script(["python", "x.py"], disks)):
         # SC1090, SC1091: the file that is sourced, SC2164: a failed cd, are seen on the host only.
         options = ["--shell=bash", "--exclude=SC1090,SC1091,SC2164", "-"]
         done = subprocess.run([shellcheck, *options], input=text, capture_output=True, text=True)

@@ -18,6 +18,7 @@ ROOT = paths.ROOT
 
 sys.path.insert(0, str(ROOT / "launch"))  # as `python launch/tpu_pod.py` has it
 import command_line  # noqa: E402
+import on_hosts  # noqa: E402
 import preflight  # noqa: E402
 import tpu_pod  # noqa: E402
 
@@ -47,6 +48,8 @@ OFFLINE = ["ERROR: gcloud crashed (TransportError): no route to host", 1]
 QR, NODE = "queued-resources describe", "tpu-vm describe"
 TRAIN = ["python", "-m", "cgrpo_jax.train"]
 CONFIG, WORKDIR = "--config=configs/quickstart.py", "--workdir=/mnt/shared/run"
+OWN_DATA = [CONFIG, WORKDIR, "--config.data.kind=jsonl", "--config.warm_start.num_updates=0"]
+OWN_DATA += ["--config.critique.step_checker=equations"]
 COMMAND = [*TRAIN, CONFIG, WORKDIR, "--config.prompts.system=it's $HOME"]
 
 
@@ -67,7 +70,8 @@ def launch(tmp_path, monkeypatch):
         (tmp_path / "calls.jsonl").write_text("")
         values = {
             "name": "pod", "topology": "v6e:4x4", "zone": "us-east5-b", "project": "my-project", "spot": True,
-            "runtime_version": "", "network": "", "subnetwork": "", "service_account": "",
+            "runtime_version": "", "network": "", "subnetwork": "", "service_account": "", "env": "",
+            "mount": "10.0.0.2:/share=/mnt/shared",
             "logs": str(tmp_path / "logs"), "max_restarts": 2, "poll": 0.0, "keep": False, "delete": False,
             "dry_run": False, "command": COMMAND,
         }  # fmt: skip
@@ -163,7 +167,7 @@ def test_what_the_hosts_run_stops_what_a_lost_attempt_left_and_starts_in_the_cod
     (home / "cgrpo_venv/bin/activate").write_text("")
     left = subprocess.Popen(["sleep", "60"])
     (home / "cgrpo.pid").write_text(str(left.pid))
-    script = tpu_pod.RUN.format(command="pwd")
+    script = on_hosts.run_script(["pwd"])
     # The one who waits for the process here is this test: without it a zombie would stay, which `tail --pid` sees.
     with subprocess.Popen(["bash", "-c", script], env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, stdout=-1) as shell:
         assert left.wait(timeout=30) == -15
@@ -180,7 +184,7 @@ def test_what_has_the_number_of_a_process_that_ended_is_left_alone(tmp_path):
     with subprocess.Popen(["cat"], stdin=-1, stdout=-1) as other:
         (home / "cgrpo.pid").write_text(str(other.pid))
         os.utime(home / "cgrpo.pid", (1e9, 1e9))  # long before it began
-        script = tpu_pod.RUN.format(command="pwd")
+        script = on_hosts.run_script(["pwd"])
         environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
         done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, b"")
@@ -319,8 +323,15 @@ def test_networks_accounts_and_versions_are_handed_on(launch, capsys):
         ({"topology": "tpu7x:2x2x1"}, "tpu7x:2x2x1 is on GKE only; use launch/render_gke.py"),
         ({"delete": True}, "--delete runs no command; leave --delete or the command out"),
         ({"command": []}, "no command to run; write it after --"),
-        ({"command": ["python", "--workdir=runs/a"]}, "--workdir=runs/a would go with the slice; give the path"),
-        ({"command": ["python", "--workdir", "runs/a"]}, "--workdir=runs/a would go with the slice; give the path"),
+        ({"command": ["python", "--workdir=runs/a"]}, "--workdir=runs/a would go with the slice; give a path in a b"),
+        ({"command": ["python", "--workdir", "runs/a"]}, "--workdir=runs/a would go with the slice; give a path"),
+        ({"mount": ""}, "--workdir=/mnt/shared/run would go with the slice; .*gs://BUCKET/NAME, or one on a --mount"),
+        ({"mount": "10.0.0.2:/share"}, "--mount=10.0.0.2:/share is none; write SERVER:/EXPORT=/PATH"),
+        ({"mount": "gs://mine=/mnt/shared"}, "--mount=gs://mine=/mnt/shared: a bucket needs no mount; give its gs://"),
+        ({"mount": "a:/b=/"}, "--mount=a:/b=/ is none"),
+        ({"env": "2A"}, "--env: '2A' can't name a variable; write NAME, or NAME=VALUE"),
+        ({"env": "HF_TOKEN,NOT_SET_HERE"}, "--env=NOT_SET_HERE: there is no such variable here; set it"),
+        ({"command": [" ".join(COMMAND)]}, "the command .python -m .* is one word.*; leave its quotes out"),
         ({"poll": -1.0}, "^--poll=-1.0 is negative; use 0 or more$"),
         ({"name": "My_Run"}, "--name=My_Run can't name a slice; use at most 63 of a-z, 0-9 and -, a letter first"),
         ({"name": "1run"}, "--name=1run can't name a slice"),
@@ -350,11 +361,21 @@ def test_a_mistake_is_one_line_and_creates_nothing(launch, changes, message):
         ([CONFIG], "would fail on v6e:4x4: missing --workdir"),
         (["--config=/mnt/shared/not_here.py"], "missing --workdir; give a folder that stays"),
         ([WORKDIR], "missing --config"),
-        (["--config=/home/me/mine.py", WORKDIR], "--config=/home/me/mine.py is not on the hosts; commit it"),
+        (["--config=/home/me/mine.py", WORKDIR], "--config=/home/me/mine.py is not on the hosts; give a path in"),
         ([CONFIG, "--workdir", "runs/a"], "--workdir=runs/a would go with the slice"),
-        ([CONFIG, "--workdir=/home/me/a"], "--workdir=/home/me/a would go with the slice; give the path of a folder"),
+        ([CONFIG, "--workdir=/home/me/a"], "--workdir=/home/me/a would go with the slice; give a path in a bucket"),
         ([CONFIG, "--workdir=/mnt/../tmp/a"], "--workdir=/mnt/../tmp/a would go with the slice"),
-        ([CONFIG, "--workdir=gs://bucket/a"], "--workdir=gs://bucket/a is no folder; mount it on all hosts and give"),
+        ([CONFIG, "--workdir=s3://bucket/a"], "s3://bucket/a is on s3://, which is not supported; give"),
+        ([CONFIG, "--workdir=gs:///a"], "gs:///a names no bucket; write gs://BUCKET/NAME"),
+        (["--config=gs://bucket/a.py", WORKDIR], "--config gs://bucket/a.py is in a bucket; give a path on a disk"),
+        (
+            [*OWN_DATA, "--config.data.train=/data/a.jsonl"],
+            "--config.data.train=/data/a.jsonl is not on the hosts; give a path in a bucket or on a --mount",
+        ),
+        (
+            [*OWN_DATA, "--config.data.train=s3://mine/a.jsonl"],
+            "data.train: s3://mine/a.jsonl is on s3://, which is not supported",
+        ),
     ],
 )
 def test_a_training_command_that_can_not_run_creates_nothing(launch, arguments, message):
@@ -376,7 +397,8 @@ def test_a_program_that_is_not_there_is_named(launch):
 def test_what_can_run_is_taken(launch, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # paths begin in the repository, where the hosts start
     for command in (
-        [*TRAIN, CONFIG, "--workdir", "/mnt/a"],
+        [*TRAIN, CONFIG, "--workdir", "/mnt/shared/a"],
+        [*TRAIN, CONFIG, "--workdir=gs://bucket/a"],
         [*TRAIN, "--config=/mnt/shared/not_here.py", WORKDIR],
         ["env", "A=1", *COMMAND, "--distributed"],
         ["python", "-m", "cgrpo_jax.evaluate", CONFIG, WORKDIR],

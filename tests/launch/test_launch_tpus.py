@@ -84,7 +84,7 @@ def test_cloud_tpu_is_told_the_shape_where_the_number_of_chips_does_not_say_it()
 # --- GKE ----------------------------------------------------------------------------------------------------------
 
 TRAIN = ["python", "-m", "cgrpo_jax.train", "--config=configs/quickstart.py"]
-COMMAND = [*TRAIN, "--workdir=/shared/a", '--config.prompts.system=say: "${name}" # {x}\n- y']
+COMMAND = [*TRAIN, "--workdir=/shared/a", '--config.prompts.system=say: "${name}" $(name) $$5 # {x}\n- y']
 
 
 def rendered(capsys, **changes):
@@ -139,11 +139,26 @@ def test_the_command_for_the_logs_asks_for_all_lines_of_all_hosts():
     assert line.split()[-4:] == ["--prefix", "--follow", "--tail=-1", f"--max-log-requests={hosts}"]
 
 
+def expanded(word, variables):
+    """Returns a word of a command as Kubernetes hands it on: $(NAME) is a variable, $$ is $."""
+
+    def meant(match):
+        return "$" if match[0] == "$$" else variables.get(match[1], match[0])
+
+    return re.sub(r"\$\$|\$\((\w+)\)", meant, word)
+
+
 def test_the_command_arrives_as_it_was_given_with_distributed_once(capsys):
     for command in (COMMAND, [*COMMAND, "--distributed"]):
         job = rendered(capsys, command=command)["spec"]["replicatedJobs"][0]
         (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
-        assert container["command"] == [*COMMAND, "--distributed"]
+        assert [expanded(word, {"name": "x"}) for word in container["command"]] == [*COMMAND, "--distributed"]
+
+
+def test_a_bucket_needs_no_claim(capsys):
+    job = rendered(capsys, claim="", command=[*TRAIN, "--workdir=gs://mine/a"])["spec"]["replicatedJobs"][0]
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    assert "--workdir=gs://mine/a" in container["command"] and container["volumeMounts"] == []
 
 
 def test_spot_nodes_and_a_claim_are_asked_for(capsys):
@@ -191,6 +206,7 @@ def test_apply_hands_the_manifest_to_kubectl_and_a_dry_run_only_says_so(capfd, t
         ({"command": [*TRAIN, "--workdir=runs/x"]}, "--workdir=runs/x would go with the pod; .* is at /shared"),
         ({"mount": "/data"}, "--workdir=/shared/a would go with the pod; the claim's volume is at /data"),
         ({"command": [*TRAIN, "--workdir=/shared/../x"]}, "--workdir=/shared/../x would go with the pod"),
+        ({"command": [*TRAIN, "--workdir=s3://x/a"]}, "s3://x/a is on s3://, which is not supported"),
         ({"claim": ""}, "--workdir=/shared/a would go with the pod; give the --claim of a volume, which is at /shared"),
     ],
 )

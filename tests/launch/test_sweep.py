@@ -15,7 +15,6 @@ from cgrpo_jax.errors import UserError
 ROOT = paths.ROOT
 
 sys.path.insert(0, str(ROOT / "launch"))  # as `python launch/sweep.py` has it
-import preflight  # noqa: E402
 import runner  # noqa: E402
 import sweep as sweep_lib  # noqa: E402
 from points import cross, points, product, zip_  # noqa: E402
@@ -248,6 +247,11 @@ def test_a_second_sweep_in_a_folder_is_refused(start, tmp_path, monkeypatch):
 POD = ["--topology=v6e:4x4", "--zone=us-east5-b", "--project=my-project"]
 
 
+def mounted(folder):
+    """Returns flags of a slice whose hosts see a test's folder."""
+    return [*POD, f"--mount=10.0.0.2:/share={folder}"]
+
+
 def test_each_slice_takes_a_point_at_a_time_and_is_deleted_at_the_end(start, tmp_path, monkeypatch, capsys):
     # Stands in for tpu_pod.py: records its arguments, and trains with what follows `--`.
     pod = tmp_path / "pod.py"
@@ -261,11 +265,10 @@ def test_each_slice_takes_a_point_at_a_time_and_is_deleted_at_the_end(start, tmp
         "    sys.exit(subprocess.run(command).returncode)\n"
     )
     monkeypatch.setattr(sweep_lib, "TPU_POD", (sys.executable, str(pod)))
-    monkeypatch.setattr(preflight, "HOST_FOLDERS", ())  # the test's folder is what all hosts see
     assert start() == (NAMES, False)
     for name in NAMES:
         (tmp_path / "runs" / name / "summary.json").unlink()
-    flags = POD
+    flags = mounted(tmp_path)
     started, failed = start(slices="a,b", command=flags)
     assert sorted(started) == sorted(f"{name} resumed" for name in NAMES) and not failed
     calls = [json.loads(line) for line in (tmp_path / "pods").read_text().splitlines()]
@@ -281,11 +284,12 @@ def test_each_slice_takes_a_point_at_a_time_and_is_deleted_at_the_end(start, tmp
     assert "4 of 4 points done." in capsys.readouterr().out
 
 
-def test_the_command_of_a_slice_is_tpu_pod_s(start, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "HOST_FOLDERS", ())
-    start(slices="a,b", command=POD, dry_run=True)
+def test_the_command_of_a_slice_is_tpu_pod_s(start, tmp_path, capsys):
+    start(slices="a,b", command=mounted(tmp_path), dry_run=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
-    pattern = rf"tpu_pod.py --name=(\w) --logs={tmp_path}/runs/pods/(\w) --keep {' '.join(POD)} -- python -m"
+    pattern = (
+        rf"tpu_pod.py --name=(\w) --logs={tmp_path}/runs/pods/(\w) --keep {' '.join(mounted(tmp_path))} -- python -m"
+    )
     assert [re.search(pattern, line).groups() for line in lines] == [("a", "a"), ("b", "b")] * 2
     assert sweep_lib.TPU_POD[0] == sys.executable and pathlib.Path(sweep_lib.TPU_POD[1]).is_file()
     assert runner.TRAIN[1:] == ("-m", "cgrpo_jax.train")
@@ -304,9 +308,9 @@ def test_the_command_of_a_slice_is_tpu_pod_s(start, tmp_path, monkeypatch, capsy
         ({"workdir": "/home/me/runs"}, "--workdir=/home/me/runs/objective.gamma=0.01,.* would go with the slice"),
     ],
 )
-def test_a_sweep_on_slices_refuses_what_tpu_pod_refuses(start, tmp_path, monkeypatch, changes, message):
+def test_a_sweep_on_slices_refuses_what_tpu_pod_refuses(start, tmp_path, changes, message):
     if "workdir" not in changes:
-        monkeypatch.setattr(preflight, "HOST_FOLDERS", ())
+        changes = changes | {"command": [*changes.get("command", POD), f"--mount=10.0.0.2:/share={tmp_path}"]}
     for dry_run in (True, False):
         with pytest.raises(UserError, match=message):
             start(**{"slices": "a", "command": POD, "dry_run": dry_run} | changes)

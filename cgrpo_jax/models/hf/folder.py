@@ -16,7 +16,7 @@ from cgrpo_jax.models.hf import fast_tokenizer, unchanged
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.models.hf.tokenizer_files import LARGEST_FILE
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.runtime import files, reading
+from cgrpo_jax.runtime import digests, files, reading
 from cgrpo_jax.runtime.files import write_atomically
 from cgrpo_jax.runtime.json_files import object_at, read_json_object
 
@@ -60,12 +60,12 @@ def write(
     # The tokens that ended a turn while the model was trained, whatever another tokenizer's file said.
     generation |= {"eos_token_id": _one_or_all(tokenizer.eos_ids), "pad_token_id": tokenizer.pad_id}
     with files.checked(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         unchanged.unseal(folder)
-        for name, content in (("config.json", settings), (_GENERATION, generation)):
-            write_atomically(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        copy_tokenizer(tokenizer_source, folder)
-        unchanged.seal(folder)
+        with files.filled_folder(folder, last=digests.FILE) as made:
+            for name, content in (("config.json", settings), (_GENERATION, generation)):
+                write_atomically(made / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+            copy_tokenizer(tokenizer_source, made)
+            unchanged.seal(made)
 
 
 def export(source: pathlib.Path, folder: pathlib.Path, config: ModelConfig, *, dtype: str) -> None:

@@ -1,0 +1,93 @@
+"""Where files and folders lie: on a disk, or on Google Cloud Storage. Texts become paths here, and nowhere else.
+
+    place("~/runs/a")           # PosixPath("/home/me/runs/a")
+    place("gs://mine/runs/a")   # a BucketPath, which has pathlib's methods; with the extra [gcs]
+    place("s3://mine/runs/a")   # UserError
+
+What a bucket does not have, such as appending to a file or replacing one, is in `files`.
+"""
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from cgrpo_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from cgrpo_jax.runtime.bucket import BucketPath
+
+_BUCKET = "gs://"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_here = True  # whether paths are for this machine
+_EXTRA = "pip install 'cgrpo_jax[gcs]'"
+
+
+def place(path: str | os.PathLike) -> pathlib.Path:
+    """Returns a path, with `~` expanded, that may lie in a bucket; what is one already stays as it is.
+
+    Raises:
+      UserError: it is of a kind of storage that is not supported, or names no bucket.
+    """
+    text = os.fspath(path)
+    if not _SCHEME.match(text):
+        return path if isinstance(path, pathlib.Path) else pathlib.Path(expanded(text))
+    if why := fault(text):
+        raise UserError(why)
+    from cgrpo_jax.runtime import bucket  # here: it needs the extra, and takes a second to import
+
+    return cast(pathlib.Path, path if isinstance(path, bucket.BucketPath) else bucket.BucketPath(text))
+
+
+def is_bucket(path: str | os.PathLike) -> bool:
+    """Whether a path lies in a bucket."""
+    return os.fspath(path).startswith(_BUCKET)
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[None]:
+    """Paths that are looked at within the block are for a program on other machines, which have their own packages."""
+    global _here
+    _here = False
+    try:
+        yield
+    finally:
+        _here = True
+
+
+def in_bucket(path: pathlib.Path) -> "BucketPath | None":
+    """Returns the path as one in a bucket, which can do more; None for one on a disk."""
+    return cast("BucketPath", path) if is_bucket(path) else None
+
+
+def expanded(text: str) -> str:
+    """Returns a path as text with its `~` or `~user` expanded."""
+    return os.path.expanduser(text) if text.startswith("~") else text
+
+
+def fault(text: str) -> str | None:
+    """Returns what is wrong with a path as text, without looking there, or None; a name without a scheme passes.
+
+    Example:
+      >>> fault("s3://mine/runs/a")
+      's3://mine/runs/a is on s3://, which is not supported; give a path on a disk, or gs://BUCKET/NAME.'
+    """
+    match = _SCHEME.match(text)
+    if not match:
+        return None
+    if not text.startswith(_BUCKET):
+        return f"{text} is on {match[1]}://, which is not supported; give a path on a disk, or gs://BUCKET/NAME."
+    bucket = text.removeprefix(_BUCKET).partition("/")[0]
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", bucket):
+        return f"{text} names no bucket; write gs://BUCKET/NAME."
+    if _here and importlib.util.find_spec("gcsfs") is None:
+        return f"{text} is on Google Cloud Storage, which needs more packages: {_EXTRA}."
+    return None
+
+
+def faults(value: Any) -> str | None:
+    """Returns what `fault` says of the first of several paths, separated by commas, of which something is wrong."""
+    return next((why for one in str(value).split(",") if (why := fault(one.strip()))), None)
