@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import patience
 import pytest
 import safetensors.numpy
 from hf_folders import (
@@ -46,7 +47,7 @@ def run_python(code, *arguments):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience.seconds(120),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -7,6 +7,7 @@ import sys
 import time
 
 import paths
+import patience
 import tiny_run
 
 LOCAL_POD = paths.LOCAL_POD
@@ -34,20 +35,20 @@ class Pod:
     def __exit__(self, *_):
         self.pod.terminate()
         try:
-            self.pod.communicate(timeout=60)
+            self.pod.communicate(timeout=patience.seconds(60))
         finally:
             self.pod.kill()
 
-    def wait(self, timeout=240) -> tuple[int, str]:
+    def wait(self, usual=240) -> tuple[int, str]:
         """Returns the exit status and all that was printed."""
-        out = self.pod.communicate(timeout=timeout)[0]
+        out = self.pod.communicate(timeout=patience.seconds(usual))[0]
         return self.pod.returncode, out
 
     def at_iteration(self, count):
         """Waits until so many iterations have been logged."""
-        metrics, deadline = pathlib.Path(self.workdir) / "metrics.jsonl", time.monotonic() + 240
+        metrics, deadline = pathlib.Path(self.workdir) / "metrics.jsonl", time.monotonic() + patience.seconds(240)
         while not metrics.exists() or metrics.read_text().count("\n") < count:
-            assert self.pod.poll() is None and time.monotonic() < deadline, self.wait(timeout=1)
+            assert self.pod.poll() is None and time.monotonic() < deadline, self.wait(1)
             time.sleep(0.05)
 
     def process(self, number) -> int:

@@ -8,6 +8,7 @@ import textwrap
 
 import numpy as np
 import paths
+import patience
 import pytest
 from small_engine import MANY, many, reference, responses
 
@@ -46,7 +47,7 @@ def test_two_processes_sample_what_one_does(tmp_path, tensor):
     command = [sys.executable, "-c", textwrap.dedent(PROCESS), str(tensor), str(tmp_path)]
     ended = subprocess.run(
         ["bash", str(LOCAL_POD), "2", "--devices=2", "--", *command],
-        env=environment, capture_output=True, text=True, timeout=240, check=False,
+        env=environment, capture_output=True, text=True, timeout=patience.seconds(240), check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
     first, second = (json.loads((tmp_path / f"{number}.json").read_text()) for number in range(2))

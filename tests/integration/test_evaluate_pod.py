@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import paths
+import patience
 import pytest
 import tiny_run
 
@@ -38,7 +39,7 @@ def run(program, workdir, processes, *flags):
         env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(LOCAL_POD.parent.parent), "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=patience.seconds(240),
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr

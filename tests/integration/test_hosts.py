@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import paths
+import patience
 import pytest
 from unlike_hosts import Host, Hosts
 
@@ -53,7 +54,7 @@ def test_a_process_that_hangs_ends_with_one_line():
         env={"PYTHONPATH": paths.python_path(), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience.seconds(60),
     )
     assert done.returncode == watchdog.STATUS
     assert done.stderr.strip().count("\n") == 0

@@ -15,6 +15,7 @@ import time
 
 import converted
 import paths
+import patience
 import pytest
 from hf_folders import LLAMA
 
@@ -37,7 +38,7 @@ PROCESS = """
 """
 
 
-def together(*arguments, faults=("", ""), limit=60):
+def together(*arguments, faults=("", ""), usual=60):
     """Runs a command in two processes; returns for each its exit status, standard error and seconds."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -62,7 +63,7 @@ def together(*arguments, faults=("", ""), limit=60):
     ended = []
     try:
         for process in processes:
-            error = process.communicate(timeout=max(1, limit - (time.monotonic() - began)))[1]
+            error = process.communicate(timeout=max(1, patience.seconds(usual) - (time.monotonic() - began)))[1]
             ended.append((process.returncode, error, time.monotonic() - began))
     finally:
         for process in processes:
@@ -121,7 +122,7 @@ def test_adapters(place, tmp_path):
     ids=["process 1 sees no source", "process 0 has no disk", "process 1 has no disk"],
 )
 def test_all_fail_where_one_does(place, faults, reason):
-    ended = together(f"--from_hf={place / 'source'}", f"--to={place / 'out'}", faults=faults, limit=30)
+    ended = together(f"--from_hf={place / 'source'}", f"--to={place / 'out'}", faults=faults, usual=30)
     assert [status for status, _, _ in ended] == [2, 2], ended
     said = ["".join(line for line in error.split("\n") if line.startswith("error: ")) for _, error, _ in ended]
     failed = faults.index(next(filter(None, faults)))
@@ -132,7 +133,7 @@ def test_all_fail_where_one_does(place, faults, reason):
 
 @pytest.mark.parametrize("faults", [("killed", ""), ("", "killed")], ids=["process 0", "process 1"])
 def test_none_waits_for_one_that_was_killed(place, faults):
-    ended = together(f"--from_hf={place / 'source'}", f"--to={place / 'out'}", faults=faults, limit=60)
+    ended = together(f"--from_hf={place / 'source'}", f"--to={place / 'out'}", faults=faults)
     assert ended[faults.index("killed")][0] == -9
     assert ended[faults.index("")][0] not in (0, None)
     assert not (place / "out").exists()

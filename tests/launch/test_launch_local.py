@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import paths
+import patience
 import pytest
 
 ROOT = paths.ROOT
@@ -61,7 +62,9 @@ def environment(**changes):
 
 def local_pod(*arguments, env=None):
     command = [str(LOCAL_POD), *arguments]
-    return subprocess.run(command, env=env or environment(), capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, env=env or environment(), capture_output=True, text=True, timeout=patience.seconds(120)
+    )
 
 
 def doing(what):
@@ -148,7 +151,7 @@ def wrapped(tmp_path):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
         os.close(handle)
     for pod in pods:
-        pod.communicate(timeout=60)
+        pod.communicate(timeout=patience.seconds(60))
 
 
 def ended(handle, *, within):
@@ -170,7 +173,7 @@ def test_sigterm_reaches_once_what_a_wrapper_has_started_and_the_pod_waits_for_i
     assert pod.stdout.readline() == "[0] got SIGTERM\n"
     assert not ended(handle, within=0.5)  # no second signal
     (tmp_path / "told").write_text("all")
-    out, _ = pod.communicate(timeout=60)
+    out, _ = pod.communicate(timeout=patience.seconds(60))
     assert out == "[0] saved all\n" and pod.returncode == status
     assert ended(handle, within=30)
 
@@ -178,14 +181,14 @@ def test_sigterm_reaches_once_what_a_wrapper_has_started_and_the_pod_waits_for_i
 def test_what_a_wrapper_has_started_and_does_not_end_is_killed_after_the_grace_period(wrapped):
     pod, handle = wrapped(WRAPPERS["ends of the signal"][0], "stays", "--grace=1")
     pod.send_signal(signal.SIGTERM)
-    _, err = pod.communicate(timeout=60)
+    _, err = pod.communicate(timeout=patience.seconds(60))
     assert pod.returncode == 143 and "local_pod: sending KILL to what process 0 left running" in err
     assert ended(handle, within=30)
 
 
 def test_what_a_process_leaves_behind_does_not_hold_the_pod(wrapped):
     pod, handle = wrapped(["bash", "-c", "bash inner.sh &"], "stays")
-    assert pod.wait(timeout=30) == 0
+    assert pod.wait(timeout=patience.seconds(30)) == 0
     assert not ended(handle, within=0)
 
 
@@ -195,7 +198,7 @@ def test_signals_reach_every_process(name):
     with subprocess.Popen(command, env=environment(), stdout=-1, stderr=-1, text=True) as pod:
         assert {pod.stdout.readline(), pod.stdout.readline()} == {"[0] ready\n", "[1] ready\n"}
         pod.send_signal(signal.Signals[name])
-        out, _ = pod.communicate(timeout=60)
+        out, _ = pod.communicate(timeout=patience.seconds(60))
     assert pod.returncode == 7 and set(out.splitlines()) == {f"[0] got {name}", f"[1] got {name}"}
 
 

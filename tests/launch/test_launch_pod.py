@@ -9,6 +9,7 @@ import sys
 import tarfile
 
 import paths
+import patience
 import pytest
 
 from cgrpo_jax import diagnose, evaluate, sample
@@ -170,8 +171,8 @@ def test_what_the_hosts_run_stops_what_a_lost_attempt_left_and_starts_in_the_cod
     script = on_hosts.run_script(["pwd"])
     # The one who waits for the process here is this test: without it a zombie would stay, which `tail --pid` sees.
     with subprocess.Popen(["bash", "-c", script], env={"HOME": str(home), "PATH": "/usr/bin:/bin"}, stdout=-1) as shell:
-        assert left.wait(timeout=30) == -15
-        out, _ = shell.communicate(timeout=30)
+        assert left.wait(timeout=patience.seconds(30)) == -15
+        out, _ = shell.communicate(timeout=patience.seconds(30))
     assert out.decode().strip() == str(home / "cgrpo_jax")
     assert (home / "cgrpo.pid").read_text().strip() == str(shell.pid)
 
@@ -186,7 +187,9 @@ def test_what_has_the_number_of_a_process_that_ended_is_left_alone(tmp_path):
         os.utime(home / "cgrpo.pid", (1e9, 1e9))  # long before it began
         script = on_hosts.run_script(["pwd"])
         environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
-        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, timeout=60)
+        done = subprocess.run(
+            ["bash", "-c", script], env=environment, capture_output=True, timeout=patience.seconds(60)
+        )
         assert (done.returncode, done.stderr) == (0, b"")
         assert other.communicate(b"alive")[0] == b"alive"
 

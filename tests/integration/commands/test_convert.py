@@ -11,6 +11,7 @@ import textwrap
 import convert_cases
 import numpy as np
 import paths
+import patience
 import pytest
 import tiny_run
 from convert_cases import refused
@@ -138,7 +139,7 @@ def test_a_disk_that_takes_no_more(tmp_path, checkpoint, source, way, limit):
         env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "c")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience.seconds(120),
     )
     assert done.returncode == 2, done.stderr
     # Nothing is printed but the progress bar, which redraws its line, and what went wrong.
@@ -163,7 +164,7 @@ def test_a_killed_export_looks_like_none(tmp_path, checkpoint, source):
         [sys.executable, "-c", textwrap.dedent(KILLED), f"--from={checkpoint}", f"--to_hf={tmp_path / 'out'}"],
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
-        timeout=120,
+        timeout=patience.seconds(120),
     )
     assert done.returncode == -9 and sorted(path.name[:13] for path in tmp_path.iterdir()) == [
         ".out.lock",

@@ -2,6 +2,7 @@
 
 import time
 
+import patience
 import pytest
 from grader_cases import calls
 
@@ -62,6 +63,8 @@ def test_adversarial_latex_takes_bounded_time_and_is_no_pass(text):
         grader.grade(["\\boxed{1}"], ["1"])  # the worker has started
         began = time.monotonic()
         bad, good = grader.grade([text, r"so \boxed{7}"], ["7", "7"])
-        assert time.monotonic() - began < 30  # twice the limit, a new worker's start, and room for a busy machine
+        assert time.monotonic() - began < patience.seconds(
+            30
+        )  # twice the limit, a new worker's start, and room for a busy machine
     assert bad.score == 0.0 and bad.reason and good.score == 1.0
     assert bad.timed_out == bad.reason.startswith("timed out")
