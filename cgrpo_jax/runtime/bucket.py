@@ -22,6 +22,7 @@ from etils.epath import gpath, stat_utils
 
 fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # also for the paths that Orbax makes itself
 _COMPOSE = "b/{}/o/{}/compose"  # of the service: joins objects to one
+_BLOCK = 16 * 2**20  # bytes that a file asks for, or sends, at a time
 _DENIED = ("forbidden", "invalid credentials", "unauthorized", "permission")
 
 
@@ -147,7 +148,7 @@ class BucketPath(gpath.PosixGPath):
 
     def open(self, mode: str = "r", *, encoding: str | None = None, **_: Any) -> IO[Any]:  # pyright: ignore
         with _errors(self):
-            raw = _fs().open(str(self), mode.replace("t", "").replace("b", "") + "b")
+            raw = _fs().open(str(self), mode.replace("t", "").replace("b", "") + "b", block_size=_BLOCK)
         return raw if "b" in mode else io.TextIOWrapper(raw, encoding=encoding or "utf-8")
 
     def read_bytes(self) -> bytes:
