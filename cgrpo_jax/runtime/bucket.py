@@ -23,6 +23,7 @@ from etils.epath import gpath, stat_utils
 fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # also for the paths that Orbax makes itself
 _COMPOSE = "b/{}/o/{}/compose"  # of the service: joins objects to one
 _BLOCK = 16 * 2**20  # bytes that a file asks for, or sends, at a time
+_BUSY = "another program has written it meanwhile"
 _DENIED = ("forbidden", "invalid credentials", "unauthorized", "permission")
 
 
@@ -191,7 +192,7 @@ class BucketPath(gpath.PosixGPath):
         """
         before = self._found()
         if before is None:
-            self.write_bytes(data)
+            self._create(data)
             return
         part = self.with_name(f".{self.name}.{uuid.uuid4().hex[:8]}.part")
         part.write_bytes(data)
@@ -199,6 +200,14 @@ class BucketPath(gpath.PosixGPath):
             self._join(part, before, len(data))
         finally:
             part.unlink(missing_ok=True)
+
+    def _create(self, data: bytes) -> None:
+        try:
+            with _errors(self):
+                _fs().pipe_file(str(self), data, mode="create")
+        except FileExistsError as error:
+            if self.read_bytes() != data:  # else the answer to the first of two tries was lost
+                raise OSError(errno.EBUSY, _BUSY, str(self)) from error
 
     def _join(self, part: "BucketPath", before: Stat, size: int) -> None:
         bucket, name, _ = _fs().split_path(str(self))
@@ -209,7 +218,7 @@ class BucketPath(gpath.PosixGPath):
                 _fs().call("POST", _COMPOSE, bucket, name, json=body, ifGenerationMatch=before.generation)
         except FileExistsError as error:  # the condition does not hold
             if self.stat().st_size != before.st_size + size:  # else the answer to the first of two tries was lost
-                raise OSError(errno.EBUSY, "another program has written it meanwhile", str(self)) from error
+                raise OSError(errno.EBUSY, _BUSY, str(self)) from error
 
     # --- folders, copies, names -------------------------------------------------------------------------------------
 
