@@ -148,8 +148,11 @@ class BucketPath(gpath.PosixGPath):
     # --- reading and writing ----------------------------------------------------------------------------------------
 
     def open(self, mode: str = "r", *, encoding: str | None = None, **_: Any) -> IO[Any]:  # pyright: ignore
-        with _errors(self):
-            raw = _fs().open(str(self), mode.replace("t", "").replace("b", "") + "b", block_size=_BLOCK)
+        if "r" in mode:
+            raw: IO[Any] = io.BufferedReader(_Reader(self), _BLOCK)
+        else:
+            with _errors(self):
+                raw = _fs().open(str(self), mode.replace("t", "").replace("b", "") + "b", block_size=_BLOCK)
         return raw if "b" in mode else io.TextIOWrapper(raw, encoding=encoding or "utf-8")
 
     def read_bytes(self) -> bytes:
@@ -277,3 +280,35 @@ class BucketPath(gpath.PosixGPath):
 
     def _name(self) -> str:
         return str(self).removeprefix("gs://")
+
+
+class _Reader(io.RawIOBase):
+    """Reads an object by its ranges: what fails in the middle is an `OSError`, too."""
+
+    def __init__(self, path: BucketPath):
+        found = path.stat()
+        if found.is_directory:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        self._path, self._size, self._at = path, found.st_size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._size)
+        if end <= self._at:
+            return 0
+        data = self._path.read_range(self._at, end)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)

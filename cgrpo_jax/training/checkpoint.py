@@ -179,6 +179,7 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # noqa: BLE001  Orbax raises a bare Exception for a truncated array
+                checkpoint_steps.check_service(self._directory, error)
                 skipped.append((step, checkpoint_steps.first_line(error)))
                 continue
             for bad_step, reason in skipped:
@@ -202,14 +203,13 @@ class Checkpoints:
             check(step, extra)
             checkpoint_seal.check(folder, ("params", "rest"), divided=True)
         except (Damaged, OSError) as error:
-            fault = checkpoint_steps.first_line(error)
+            fault = [checkpoint_steps.first_line(error), checkpoint_steps.is_of_service(folder, error)]
         if faults := [one for one in processes.share(fault) if one]:
-            raise Damaged(faults[0])
+            raise (OSError if any(of_service for _, of_service in faults) else Damaged)(faults[0][0])
         return extra
 
     def _restore(self, step: int, template: TrainState) -> TrainState:
-        rest = {"step": template.step, "opt_state": template.opt_state}
-        where = self._directory / str(step)
+        rest, where = {"step": template.step, "opt_state": template.opt_state}, self._directory / str(step)
         metadata = self._manager.item_metadata(step)
         check_same(metadata["params"].tree, template.params, where, same_dtype=True)
         check_same(metadata["rest"].tree, rest, where, same_dtype=True)

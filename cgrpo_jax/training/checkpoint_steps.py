@@ -104,6 +104,24 @@ def extra(folder: pathlib.Path, step: int, others: list[int]) -> dict[str, Any]:
         return checkpoint_seal.extra(folder / str(step))
 
 
+def is_of_service(folder: pathlib.Path, error: Exception) -> bool:
+    """Whether a checkpoint can't be read now because its bucket can't, not because it is damaged.
+
+    What Orbax raises is the bucket's fault, too: the digests of all that it reads were compared before.
+    """
+    if not places.is_bucket(folder):
+        return False
+    if not isinstance(error, Damaged):
+        return not isinstance(error, FileNotFoundError)
+    return isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+
+
+def check_service(folder: pathlib.Path, error: Exception) -> None:
+    """Raises a `UserError` where a checkpoint can't be read because its bucket can't."""
+    if is_of_service(folder, error):
+        raise UserError(f"{folder} can't be read now ({first_line(error)}); start again when it can.") from error
+
+
 @contextlib.contextmanager
 def readable(checkpoint: pathlib.Path, others: list[int]) -> Iterator[None]:
     """Turns what Orbax raises for a damaged checkpoint, which may be anything, into a `UserError`."""

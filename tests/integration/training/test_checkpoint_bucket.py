@@ -73,6 +73,17 @@ def test_a_damaged_one_is_set_aside(bucket):  # noqa: F811
     assert bucket.names("mine", "run/checkpoints/unreadable-6/") and not bucket.names("mine", "run/checkpoints/6/")
 
 
+def test_a_bucket_that_can_not_be_read_is_no_damage(bucket, at_once):  # noqa: F811
+    """Else a run would go back a checkpoint whenever the network is gone for a minute."""
+    save(4, 6)
+    for what in ("checkpoints/6/digests.json", "checkpoints/6/params/d/", "checkpoints/6/extra/metadata"):
+        bucket.faults = lambda method, asked, number, what=what: 403 if what in asked else None
+        with pytest.raises(UserError, match=f"{FOLDER} can't be read now .*; start again when it can"):
+            restored()
+    bucket.faults = lambda method, what, number: None
+    assert restored()[0][0] == 6 and not bucket.names("mine", "run/checkpoints/unreadable")
+
+
 def test_its_json_is_amended(bucket):  # noqa: F811
     save(4)
     with Checkpoints(FOLDER) as checkpoints:
