@@ -51,6 +51,7 @@ setuptools.setup(
             "pyright[nodejs]==1.1.414",
             "codespell>=2.3,<3",
             "gcsfs>=2026.4",
+            "gcp-storage-emulator>=2026.7",
         ],
         "dev": ["pre-commit>=4,<5"],  # beside `test`
         # trl and guidance carry published chat templates, mistral-common published SentencePiece models: files to read.

@@ -28,6 +28,7 @@ from cgrpo_jax.datasets.prepare import prepare
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.runs import cli
+from cgrpo_jax.runtime import local_copies
 
 __doc__ = f"""{__doc__}{formats.describe()}
   jsonl, parquet: any other file of that kind; the columns are named by --question_key, --answer_key, ...
@@ -118,12 +119,12 @@ def _sources(text: str, splits: Sequence[str]) -> dict[str, pathlib.Path]:
     """Returns the file of each split; one alone is of the split that its name says, or of the format's first."""
     named = re.findall(r"(?:^|,)(\w+)=([^,]+)", text)
     if not named:
-        path = pathlib.Path(text)
+        path = local_copies.local(text)
         said = [split for split in splits if split in path.name.lower()]
         return {said[0] if len(said) == 1 else splits[0]: path}
     if len({split for split, _ in named}) != text.count("=") or text.count(",") != len(named) - 1:
         raise UserError(f"--source={text} is not clear; write --source=FILE, or --source=train=FILE,test=FILE.")
-    return {split: pathlib.Path(path) for split, path in named}
+    return {split: local_copies.local(path) for split, path in named}
 
 
 if __name__ == "__main__":

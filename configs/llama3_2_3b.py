@@ -1,9 +1,9 @@
 """Critique-GRPO on Llama-3.2-3B-Instruct that critiques itself and sees the answer (arXiv 2506.03106), n = 7 + 1.
 
     python launch/tpu_pod.py --name=cgrpo --topology=v6e:4x4 --zone=ZONE --project=PROJECT --spot -- \\
-        python -m cgrpo_jax.train --config=configs/llama3_2_3b.py --workdir=SHARED/llama3_2_3b \\
-        --config.model.folder=SHARED/Llama-3.2-3B-Instruct --config.data.train=SHARED/train.jsonl \\
-        --config.data.eval=SHARED/test.jsonl
+        python -m cgrpo_jax.train --config=configs/llama3_2_3b.py --workdir=gs://BUCKET/llama3_2_3b \\
+        --config.model.folder=gs://BUCKET/Llama-3.2-3B-Instruct --config.data.train=gs://BUCKET/train.jsonl \\
+        --config.data.eval=gs://BUCKET/test.jsonl
 
 Topology: v6e:4x4, 16 chips on 4 hosts; tensor groups of 4, two of the 8 key/value heads each.
 Memory, by `python -m cgrpo_jax.plan --config=configs/llama3_2_3b.py --topology=v6e:4x4`:

@@ -1,9 +1,9 @@
 """Critique-GRPO on Qwen2.5-7B, each critique the verdict and the answer (arXiv 2506.03106), n = 7 + 1.
 
     python launch/tpu_pod.py --name=cgrpo --topology=v6e:8x8 --zone=ZONE --project=PROJECT --spot -- \\
-        python -m cgrpo_jax.train --config=configs/qwen2_5_7b.py --workdir=SHARED/qwen2_5_7b \\
-        --config.model.folder=SHARED/Qwen2.5-7B --config.data.train=SHARED/train.jsonl \\
-        --config.data.eval=SHARED/test.jsonl
+        python -m cgrpo_jax.train --config=configs/qwen2_5_7b.py --workdir=gs://BUCKET/qwen2_5_7b \\
+        --config.model.folder=gs://BUCKET/Qwen2.5-7B --config.data.train=gs://BUCKET/train.jsonl \\
+        --config.data.eval=gs://BUCKET/test.jsonl
 
 Topology: v6e:8x8, 64 chips on 16 hosts; tensor groups of 4, one of the 4 key/value heads each.
 Memory, by `python -m cgrpo_jax.plan --config=configs/qwen2_5_7b.py --topology=v6e:8x8`:

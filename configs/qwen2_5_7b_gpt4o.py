@@ -1,9 +1,10 @@
 """Critique-GRPO on Qwen2.5-7B, critiqued by GPT-4o that sees the reference solution: the paper's main result.
 
-    python launch/tpu_pod.py --name=cgrpo --topology=v6e:8x8 --zone=ZONE --project=PROJECT --spot -- \\
-        python -m cgrpo_jax.train --config=configs/qwen2_5_7b_gpt4o.py --workdir=SHARED/qwen2_5_7b_gpt4o \\
-        --config.model.folder=SHARED/Qwen2.5-7B --config.data.train=SHARED/train.jsonl \\
-        --config.data.eval=SHARED/test.jsonl
+    python launch/tpu_pod.py --name=cgrpo --topology=v6e:8x8 --zone=ZONE --project=PROJECT --spot \\
+        --env=OPENAI_API_KEY -- \\
+        python -m cgrpo_jax.train --config=configs/qwen2_5_7b_gpt4o.py --workdir=gs://BUCKET/qwen2_5_7b_gpt4o \\
+        --config.model.folder=gs://BUCKET/Qwen2.5-7B --config.data.train=gs://BUCKET/train.jsonl \\
+        --config.data.eval=gs://BUCKET/test.jsonl
 
 The data have the columns `question`, `answer` and `solution`; the endpoint's key is in OPENAI_API_KEY. Topology and
 memory are those of qwen2_5_7b.py: what the policy writes is no longer here.

@@ -1,9 +1,9 @@
 """Critique-GRPO on Qwen3-32B that critiques itself and sees the answer (arXiv 2506.03106), n = 7 + 1.
 
     python launch/tpu_pod.py --name=cgrpo --topology=v5p:4x4x4 --zone=ZONE --project=PROJECT --spot -- \\
-        python -m cgrpo_jax.train --config=configs/qwen3_32b.py --workdir=SHARED/qwen3_32b \\
-        --config.model.folder=SHARED/Qwen3-32B --config.data.train=SHARED/train.jsonl \\
-        --config.data.eval=SHARED/test.jsonl
+        python -m cgrpo_jax.train --config=configs/qwen3_32b.py --workdir=gs://BUCKET/qwen3_32b \\
+        --config.model.folder=gs://BUCKET/Qwen3-32B --config.data.train=gs://BUCKET/train.jsonl \\
+        --config.data.eval=gs://BUCKET/test.jsonl
 
 Topology: v5p:4x4x4, 64 chips on 16 hosts; tensor groups of 8, one of the 8 key/value heads each: two hosts a group.
 Memory, by `python -m cgrpo_jax.plan --config=configs/qwen3_32b.py --topology=v5p:4x4x4`:

@@ -1,9 +1,9 @@
 """Critique-GRPO on Qwen3-8B that critiques itself and sees the answer for that (arXiv 2506.03106), n = 7 + 1.
 
     python launch/tpu_pod.py --name=cgrpo --topology=v6e:4x4 --zone=ZONE --project=PROJECT --spot -- \\
-        python -m cgrpo_jax.train --config=configs/qwen3_8b.py --workdir=SHARED/qwen3_8b \\
-        --config.model.folder=SHARED/Qwen3-8B --config.data.train=SHARED/train.jsonl \\
-        --config.data.eval=SHARED/test.jsonl
+        python -m cgrpo_jax.train --config=configs/qwen3_8b.py --workdir=gs://BUCKET/qwen3_8b \\
+        --config.model.folder=gs://BUCKET/Qwen3-8B --config.data.train=gs://BUCKET/train.jsonl \\
+        --config.data.eval=gs://BUCKET/test.jsonl
 
 Topology: v6e:4x4, 16 chips on 4 hosts; tensor groups of 4, two of the 8 key/value heads each. Or v5p:2x2x4, v5e:8x8.
 Memory, by `python -m cgrpo_jax.plan --config=configs/qwen3_8b.py --topology=v6e:4x4`:

@@ -1,9 +1,10 @@
 """Critique-GRPO on Qwen3-8B, critiqued by GPT-4o that sees the reference solution: the paper's main result.
 
-    python launch/tpu_pod.py --name=cgrpo --topology=v6e:4x4 --zone=ZONE --project=PROJECT --spot -- \\
-        python -m cgrpo_jax.train --config=configs/qwen3_8b_gpt4o.py --workdir=SHARED/qwen3_8b_gpt4o \\
-        --config.model.folder=SHARED/Qwen3-8B --config.data.train=SHARED/train.jsonl \\
-        --config.data.eval=SHARED/test.jsonl
+    python launch/tpu_pod.py --name=cgrpo --topology=v6e:4x4 --zone=ZONE --project=PROJECT --spot \\
+        --env=OPENAI_API_KEY -- \\
+        python -m cgrpo_jax.train --config=configs/qwen3_8b_gpt4o.py --workdir=gs://BUCKET/qwen3_8b_gpt4o \\
+        --config.model.folder=gs://BUCKET/Qwen3-8B --config.data.train=gs://BUCKET/train.jsonl \\
+        --config.data.eval=gs://BUCKET/test.jsonl
 
 The data have the columns `question`, `answer` and `solution`; the endpoint's key is in OPENAI_API_KEY. Topology and
 memory are those of qwen3_8b.py: what the policy writes is no longer here.

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from cgrpo_jax.datasets.rollout_columns import COLUMNS, IDS, LOGP, READABLE, SCHEMA, VERSION_KEY
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Author, LossKind, Problem, Rollout, RowIndex, Stage, TrainRow, problem_id
-from cgrpo_jax.runtime import files
+from cgrpo_jax.runtime import files, local_copies
 from cgrpo_jax.runtime import text as text_lib
 
 NAMES = "step_*.parquet"  # of the files, which sort
@@ -222,7 +222,7 @@ def read(path: str | pathlib.Path) -> list[Row]:
     Raises:
       UserError: there is no such file, or it is damaged, of something else, or of another version.
     """
-    table = _checked(pathlib.Path(path))
+    table = _checked(local_copies.local(path))
     cells: dict[str, list[Any]] = {
         name: _ndarrays(table[name]) if kind in (IDS, LOGP) else table[name].to_pylist() for name, kind, _ in COLUMNS
     }

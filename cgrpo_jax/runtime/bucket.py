@@ -22,6 +22,8 @@ from etils.epath import gpath, stat_utils
 
 fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # also for the paths that Orbax makes itself
 _COMPOSE = "b/{}/o/{}/compose"  # of the service: joins objects to one
+_BLOCK = 16 * 2**20  # bytes that a file asks for, or sends, at a time
+_BUSY = "another program has written it meanwhile"
 _DENIED = ("forbidden", "invalid credentials", "unauthorized", "permission")
 
 
@@ -146,8 +148,11 @@ class BucketPath(gpath.PosixGPath):
     # --- reading and writing ----------------------------------------------------------------------------------------
 
     def open(self, mode: str = "r", *, encoding: str | None = None, **_: Any) -> IO[Any]:  # pyright: ignore
-        with _errors(self):
-            raw = _fs().open(str(self), mode.replace("t", "").replace("b", "") + "b")
+        if "r" in mode:
+            raw: IO[Any] = io.BufferedReader(_Reader(self), _BLOCK)
+        else:
+            with _errors(self):
+                raw = _fs().open(str(self), mode.replace("t", "").replace("b", "") + "b", block_size=_BLOCK)
         return raw if "b" in mode else io.TextIOWrapper(raw, encoding=encoding or "utf-8")
 
     def read_bytes(self) -> bytes:
@@ -190,7 +195,7 @@ class BucketPath(gpath.PosixGPath):
         """
         before = self._found()
         if before is None:
-            self.write_bytes(data)
+            self._create(data)
             return
         part = self.with_name(f".{self.name}.{uuid.uuid4().hex[:8]}.part")
         part.write_bytes(data)
@@ -198,6 +203,14 @@ class BucketPath(gpath.PosixGPath):
             self._join(part, before, len(data))
         finally:
             part.unlink(missing_ok=True)
+
+    def _create(self, data: bytes) -> None:
+        try:
+            with _errors(self):
+                _fs().pipe_file(str(self), data, mode="create")
+        except FileExistsError as error:
+            if self.read_bytes() != data:  # else the answer to the first of two tries was lost
+                raise OSError(errno.EBUSY, _BUSY, str(self)) from error
 
     def _join(self, part: "BucketPath", before: Stat, size: int) -> None:
         bucket, name, _ = _fs().split_path(str(self))
@@ -208,7 +221,7 @@ class BucketPath(gpath.PosixGPath):
                 _fs().call("POST", _COMPOSE, bucket, name, json=body, ifGenerationMatch=before.generation)
         except FileExistsError as error:  # the condition does not hold
             if self.stat().st_size != before.st_size + size:  # else the answer to the first of two tries was lost
-                raise OSError(errno.EBUSY, "another program has written it meanwhile", str(self)) from error
+                raise OSError(errno.EBUSY, _BUSY, str(self)) from error
 
     # --- folders, copies, names -------------------------------------------------------------------------------------
 
@@ -267,3 +280,35 @@ class BucketPath(gpath.PosixGPath):
 
     def _name(self) -> str:
         return str(self).removeprefix("gs://")
+
+
+class _Reader(io.RawIOBase):
+    """Reads an object by its ranges: what fails in the middle is an `OSError`, too."""
+
+    def __init__(self, path: BucketPath):
+        found = path.stat()
+        if found.is_directory:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        self._path, self._size, self._at = path, found.st_size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._size)
+        if end <= self._at:
+            return 0
+        data = self._path.read_range(self._at, end)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)

@@ -43,6 +43,8 @@ def owned(folder: pathlib.Path, *, busy: str) -> Iterator[Callable[[], None]]:
             writer.write_text(json.dumps({"host": platform.node(), "process": os.getpid(), "token": mine}) + "\n")
         except FileNotFoundError as error:
             raise OSError(error.errno, "there is no such bucket", str(folder)) from error
+        for left in folder.glob(".*.part"):  # of lines that a killed program was appending
+            left.unlink(missing_ok=True)
         yield lambda: _check(writer, mine)
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -79,6 +79,8 @@ def _listed(there: "BucketPath", suffixes: tuple[str, ...]) -> dict[str, "Stat"]
     found = there.listing()
     if files.PARTIAL in found:
         raise UserError(f"{there} is not whole: a command is writing it, or was killed; write it again.")
+    if strange := [name for name in found if not {"", ".", ".."}.isdisjoint(name.split("/")) and name]:
+        raise UserError(f"{there} holds {strange[0]!r}, whose name is no path of a disk; remove it, or copy the rest.")
     return {
         name: one
         for name, one in found.items()

@@ -3,7 +3,7 @@
 A step's folder holds three items: `params`, `rest` (step and optimiser state) and `extra` (JSON: how far the run
 is, `runs.initial_state.Progress`). Each array is saved under its path in the tree, such as `layers.q`; weights are an
 item of their own so that an evaluation reads nothing else. Orbax writes into a temporary folder, gets the digests of
-its files there (`checkpoint_seal`), and renames it when all is there. What is read is compared with them first.
+its files there (`checkpoint_seal`), and renames it when all is there, in a bucket marks it. What is read is compared.
 """
 
 import dataclasses
@@ -122,10 +122,7 @@ class Checkpoints:
     def _seal(self) -> None:
         """Writes the digests of the step that is being written, on process 0, before it takes its name."""
         step, save = self._writing
-        if places.is_bucket(self._directory):  # where it has its name from the start
-            folder = self._directory / str(step)
-        else:
-            (folder,) = self._directory.glob(f"{step}.orbax-checkpoint-tmp*")
+        folder = checkpoint_steps.being_written(self._directory, step)
         checkpoint_seal.write(folder, ("params", "rest"), step=step, save=save)
 
     def wait(self) -> None:
@@ -182,6 +179,7 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # noqa: BLE001  Orbax raises a bare Exception for a truncated array
+                checkpoint_steps.check_service(self._directory, error)
                 skipped.append((step, checkpoint_steps.first_line(error)))
                 continue
             for bad_step, reason in skipped:
@@ -205,14 +203,13 @@ class Checkpoints:
             check(step, extra)
             checkpoint_seal.check(folder, ("params", "rest"), divided=True)
         except (Damaged, OSError) as error:
-            fault = checkpoint_steps.first_line(error)
+            fault = [checkpoint_steps.first_line(error), checkpoint_steps.is_of_service(folder, error)]
         if faults := [one for one in processes.share(fault) if one]:
-            raise Damaged(faults[0])
+            raise (OSError if any(of_service for _, of_service in faults) else Damaged)(faults[0][0])
         return extra
 
     def _restore(self, step: int, template: TrainState) -> TrainState:
-        rest = {"step": template.step, "opt_state": template.opt_state}
-        where = self._directory / str(step)
+        rest, where = {"step": template.step, "opt_state": template.opt_state}, self._directory / str(step)
         metadata = self._manager.item_metadata(step)
         check_same(metadata["params"].tree, template.params, where, same_dtype=True)
         check_same(metadata["rest"].tree, rest, where, same_dtype=True)
@@ -248,8 +245,7 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
       UserError: on every process, where one can't write.
     """
     folder = places.place(directory).absolute()
-    in_bucket = places.is_bucket(folder)
-    step = folder / "0"
+    step, in_bucket = folder / "0", places.is_bucket(folder)
     partial = step if in_bucket else folder / "partial-0"
     writes = jax.process_index() == 0
     # Few bytes are on their way to the disk at a time: a copy of all weights might not fit the host.
@@ -279,7 +275,7 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
                 files.write_atomically(partial / "extra" / checkpoint_seal.EXTRA, extra)
                 checkpoint_seal.write(partial, ("params",), step=0, save=save)
                 if in_bucket:
-                    files.write_atomically(step / checkpoint_steps.COMMITTED, "whole\n")
+                    checkpoint_steps.commit(step)
                 else:
                     partial.rename(step)
     except BaseException:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runtime import places
+from cgrpo_jax.runtime import files, places
 from cgrpo_jax.runtime.digests import Damaged
 from cgrpo_jax.training import checkpoint_seal
 
@@ -35,6 +35,19 @@ def is_step(name: str) -> bool:
 def is_whole(path: pathlib.Path) -> bool:
     """Whether a folder is a whole checkpoint. In a bucket, where nothing is renamed, Orbax's mark comes last."""
     return is_step(path.name) and (not places.is_bucket(path) or (path / COMMITTED).exists())
+
+
+def commit(path: pathlib.Path) -> None:
+    """Marks a checkpoint in a bucket as whole."""
+    files.write_atomically(path / COMMITTED, "whole\n")
+
+
+def being_written(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """Returns where Orbax writes a step's checkpoint before it is whole; in a bucket it has its name from the start."""
+    if places.is_bucket(folder):
+        return folder / str(step)
+    (found,) = folder.glob(f"{step}.orbax-checkpoint-tmp*")
+    return found
 
 
 def find(directory: str | pathlib.Path, step: Step) -> tuple[pathlib.Path, int, list[int]]:
@@ -89,6 +102,24 @@ def extra(folder: pathlib.Path, step: int, others: list[int]) -> dict[str, Any]:
     """Returns the JSON values of a checkpoint, besides its arrays; raises a `UserError` where it is damaged."""
     with readable(folder / str(step), others):
         return checkpoint_seal.extra(folder / str(step))
+
+
+def is_of_service(folder: pathlib.Path, error: Exception) -> bool:
+    """Whether a checkpoint can't be read now because its bucket can't, not because it is damaged.
+
+    What Orbax raises is the bucket's fault, too: the digests of all that it reads were compared before.
+    """
+    if not places.is_bucket(folder):
+        return False
+    if not isinstance(error, Damaged):
+        return not isinstance(error, FileNotFoundError)
+    return isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+
+
+def check_service(folder: pathlib.Path, error: Exception) -> None:
+    """Raises a `UserError` where a checkpoint can't be read because its bucket can't."""
+    if is_of_service(folder, error):
+        raise UserError(f"{folder} can't be read now ({first_line(error)}); start again when it can.") from error
 
 
 @contextlib.contextmanager

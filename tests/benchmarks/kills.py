@@ -1,6 +1,7 @@
 """Kills runs at random moments: resumed, each must be bitwise the run that nothing has interrupted.
 
     PYTHONPATH=.:tests/helpers python tests/benchmarks/kills.py [--kills=N] [--seconds=S] [--seed=TEXT] [--json=FILE]
+        [--bucket]
 
 A tiny run of four iterations has a few thousand events: what it does with files in its folder (opens, renames, makes,
 removes), and the ticks of its engine, from its start to its end, its compilation, saves and logs included. One of them
@@ -10,7 +11,8 @@ is drawn at random, and there the process is killed; then the same command is gi
 - `term`: SIGTERM, which saves and ends, and SIGKILL some events later.
 - `full`: from there on no file takes another byte (RLIMIT_FSIZE), as on a full disk: one line, status 2.
 
-Variants: `plain`, `lora` (adapters, with a KL term), `adafactor` (all weights, saved at every other iteration).
+Variants: `plain`, `lora` (adapters, with a KL term), `adafactor` (all weights, saved at every other iteration). With
+`--bucket` they lie in a bucket, and an event is a request to it; `full`: it takes no more from there on.
 The same are: the last checkpoint's arrays, metrics but for the clock's, samples, and the summary.
 
 A case is a pure function of the seed and its number. Each run is a fork of a process that has imported all, which
@@ -19,6 +21,7 @@ with. It ends with 1 where a run is another one.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -33,6 +36,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
+import bucket_server
 import interrupted_runs
 import tiny_run
 
@@ -49,10 +53,11 @@ VARIANTS = {
 WAYS = ("kill", "twice", "term", "full")
 ENDED = {"kill": (-signal.SIGKILL,), "twice": (-signal.SIGKILL,), "term": (-signal.SIGKILL, 0), "full": (2,)}
 MOST = 6  # runs until one ends well
+Actions = dict[int, int | str]  # at an event, by its number: a signal, or "full"
 _EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree")
 
 
-def forked(work: Callable[[], None], log: pathlib.Path) -> int:
+def forked(work: Callable[[], None], log: pathlib.Path, on_start: Callable[[int], None] = lambda pid: None) -> int:
     """Does work in a fork; returns its status, or minus the signal that has killed it. What it prints is in `log`."""
 
     def child() -> None:
@@ -74,14 +79,15 @@ def forked(work: Callable[[], None], log: pathlib.Path) -> int:
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
+    on_start(process.pid or 0)
     process.join()
     return process.exitcode or 0
 
 
 class Counter:
-    """Counts the events of this process, and calls what is to happen at some."""
+    """Counts the events of this process, and does what is to happen at some."""
 
-    def __init__(self, folder: pathlib.Path, actions: dict[int, Callable[[], None]]):
+    def __init__(self, folder: pathlib.Path, actions: Actions):
         self.count, self._folder, self._actions = 0, str(folder), actions
         tick = train.Run._tick
         sys.addaudithook(self._on_event)
@@ -98,12 +104,11 @@ class Counter:
 
     def _next(self) -> None:
         self.count += 1
-        if self.count in self._actions:
-            self._actions.pop(self.count)()
-
-
-def signalled(number: int) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
+        action = self._actions.pop(self.count, None)
+        if action == "full":
+            fill_disk()
+        elif action:
+            os.kill(os.getpid(), action)
 
 
 def fill_disk() -> None:
@@ -111,13 +116,13 @@ def fill_disk() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
 
-def actions_of(way: str, rng: random.Random, events: int) -> dict[int, Callable[[], None]]:
+def actions_of(way: str, rng: random.Random, events: int) -> Actions:
     moment = rng.randint(1, events)
     if way == "full":
-        return {moment: fill_disk}
+        return {moment: "full"}
     if way == "term":
-        return {moment: signalled(signal.SIGTERM), moment + rng.randint(1, 120): signalled(signal.SIGKILL)}
-    return {moment: signalled(signal.SIGKILL)}
+        return {moment: signal.SIGTERM, moment + rng.randint(1, 120): signal.SIGKILL}
+    return {moment: signal.SIGKILL}
 
 
 class Room:
@@ -138,7 +143,10 @@ class Room:
     def changes(self, variant: str) -> dict:
         return COMMON | {"model.init": str(self.start)} | VARIANTS[variant]
 
-    def run(self, variant: str, folder: pathlib.Path, actions: dict[int, Callable[[], None]] | None = None) -> int:
+    def clear(self, folder: pathlib.Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def run(self, variant: str, folder: pathlib.Path, actions: Actions | None = None) -> int:
         def work() -> None:
             counter = Counter(folder, actions or {})
             train.main(tiny_run.config(self.changes(variant)), str(folder))
@@ -164,6 +172,43 @@ class Room:
         return self.log.read_text().strip()[-400:] if forked(work, self.log) else ""
 
 
+class BucketRoom(Room):
+    """Runs lie in a bucket; after each its folder is copied to the disk, where it is compared."""
+
+    def __init__(self, folder: pathlib.Path, server: bucket_server.Server):
+        super().__init__(folder)
+        self.server = server
+
+    def clear(self, folder: pathlib.Path) -> None:
+        super().clear(folder)
+        for name in self.server.names("mine", f"{folder.name}/"):
+            del self.server.buckets["mine"][name]
+
+    def run(self, variant: str, folder: pathlib.Path, actions: Actions | None = None) -> int:
+        left, pids, full, counted = dict(actions or {}), [], [], itertools.count(1)
+        events = folder.with_suffix(".events")
+
+        def on_request(method: str, what: str, number: int) -> int | None:
+            events.write_text(str(event := next(counted)))
+            action = left.pop(event, None)
+            if action == "full":
+                full.append(True)
+            elif action:
+                os.kill(pids[0], action)
+            refused = full and " writes " in what
+            return 403 if refused else 503 if action == signal.SIGKILL else None
+
+        def work() -> None:
+            train.main(tiny_run.config(self.changes(variant)), f"gs://mine/{folder.name}")
+
+        self.server.faults = on_request
+        status = forked(work, self.log, pids.append)
+        self.server.faults = lambda method, what, number: None
+        shutil.rmtree(folder, ignore_errors=True)
+        self.server.save("mine", folder.name, folder)
+        return status
+
+
 def case(room: Room, seed: str, number: int) -> dict:
     """Interrupts a run; returns where, and what became of it."""
     rng = random.Random(f"{seed}/{number}")
@@ -171,7 +216,7 @@ def case(room: Room, seed: str, number: int) -> dict:
     way = WAYS[number // len(VARIANTS) % len(WAYS)]
     whole = room.whole(variant)
     folder = room.folder / "case"
-    shutil.rmtree(folder, ignore_errors=True)
+    room.clear(folder)
     left = 3 if way == "twice" else 1  # interruptions
     found = {"case": number, "variant": variant, "way": way, "events": [], "fault": ""}
     for _ in range(MOST):
@@ -202,12 +247,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no other case begins")
     parser.add_argument("--seed", default="0", help="by which they are drawn")
     parser.add_argument("--json", type=pathlib.Path, help="where results are kept")
+    parser.add_argument("--bucket", action="store_true", help="runs lie in a bucket")
     options = parser.parse_args(argv)
     rows = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     rows = [row for row in rows if row["seed"] == options.seed]
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
-        room = Room(pathlib.Path(name))
+    with tempfile.TemporaryDirectory() as name, bucket_server.serve() as server:
+        server.make_bucket("mine")
+        os.environ.update(bucket_server.environment(server.url))
+        room = BucketRoom(pathlib.Path(name), server) if options.bucket else Room(pathlib.Path(name))
         done = {row["case"] for row in rows}
         for number in range(options.kills):
             if number in done or time.monotonic() - began > options.seconds:

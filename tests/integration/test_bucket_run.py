@@ -9,6 +9,7 @@ import sys
 
 import interrupted_runs
 import paths
+import pod
 import pytest
 import tiny_run
 from bucket_fixtures import bucket  # noqa: F401 - a fixture
@@ -93,3 +94,15 @@ def test_model_and_data_in_a_bucket_are_those_of_a_disk(bucket, tmp_path, monkey
     for name in ("rollouts/step_00000000.parquet", "evaluation/samples.jsonl", "evaluation/summary.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (tmp_path / "disk" / "run" / name).read_bytes(), name
     assert tiny_run.repeatable(tmp_path / "copy") == tiny_run.repeatable(tmp_path / "disk" / "run")
+
+
+def test_two_processes_write_and_resume_in_a_bucket(bucket, tmp_path):  # noqa: F811
+    disk = pod.run(tmp_path / "disk", 2, 1, num_iterations=2)
+    pod.run("gs://mine/run", 2, 1, num_iterations=1)
+    pod.run("gs://mine/run", 2, 1, num_iterations=2)
+    bucket.save("mine", "run", tmp_path / "copy")
+    assert tiny_run.repeatable(tmp_path / "copy") == tiny_run.repeatable(disk)
+    files = sorted(path.relative_to(disk) for path in (disk / "rollouts").iterdir())
+    assert [(tmp_path / "copy" / name).read_bytes() for name in files] == [(disk / name).read_bytes() for name in files]
+    processes = {name.rpartition("_")[2] for name in bucket.names("mine") if "/2/params/array_metadatas/" in name}
+    assert processes == {"0", "1"}  # each has written its part

@@ -109,6 +109,15 @@ def test_two_that_append_lose_nothing(root, bucket, monkeypatch):  # noqa: F811
         path.append(b"1\n")
     assert path.read_text() == "0\nother's\n"
 
+    def first(method, what, number):
+        if what.endswith("writes a/new.jsonl"):
+            bucket.write("mine", "a/new.jsonl", b"other's\n")
+
+    bucket.faults = first
+    with pytest.raises(OSError, match="another program has written it"):
+        (root / "new.jsonl").append(b"1\n")
+    assert (root / "new.jsonl").read_text() == "other's\n"
+
 
 def test_files_of_both_kinds_by_one_interface(root, tmp_path):
     for folder in (root, tmp_path):
@@ -146,8 +155,10 @@ def test_the_seal_of_a_folder_comes_last(root, bucket):  # noqa: F811
 
 
 def test_the_program_that_came_last_owns_a_folder(root):
+    (root / ".metrics.jsonl.0a1b2c3d.part").write_text("half")  # as a killed program leaves it
     with folder_lock.owned(root, busy="") as first:
         first()
+        assert names(root) == [".writer"]
         with folder_lock.owned(root, busy="") as second:
             second()
             with pytest.raises(UserError, match="is written by process .* now, which began after this one"):

@@ -90,6 +90,14 @@ def test_what_changes_meanwhile_is_refused(folder, bucket):  # noqa: F811
         again(MODEL)
 
 
+@pytest.mark.parametrize("name", ["../../evil.json", "a//b.json", "./c.json"])
+def test_names_that_lead_elsewhere_are_refused(folder, bucket, name):  # noqa: F811
+    bucket.write("mine", f"models/tiny/{name}", b"{}")
+    with pytest.raises(UserError, match="whose name is no path of a disk"):
+        again(MODEL)
+    assert not local_copies.folder().exists()
+
+
 def test_what_is_not_there_stays_as_it_is(folder, tmp_path):
     assert str(local_copies.local("gs://mine/none")) == "gs://mine/none"
     assert local_copies.local(tmp_path / "none") == tmp_path / "none"
