@@ -348,7 +348,10 @@ def test_paper_names_the_missing_counts():
         loss_of([[-1]], [[-1]], [1], [[1]], [False], aggregate="paper", max_length=1, num_questions=1)
 
 
-@pytest.mark.parametrize(("coefficient", "array"), [("kl_coef", "ref_logp_BT"), ("entropy_coef", "entropy_BT")])
+@pytest.mark.parametrize(
+    ("coefficient", "array"),
+    [("kl_coef", "ref_logp_BT"), ("entropy_coef", "entropy_BT"), ("tis_cap", "sampler_logp_BT")],
+)
 def test_a_coefficient_needs_its_array(coefficient, array):
     with pytest.raises(ValueError, match=f"{coefficient}=0.5 needs {array}; pass it or set {coefficient}=0."):
         loss_of([[-1]], [[-1]], [1], [[1]], [False], max_length=1, **{coefficient: 0.5})

@@ -131,6 +131,8 @@ _ADDED = {
     "objective.length_penalty": 0.0,
     "objective.length_penalty_tokens": 0,
     "objective.kl": "k3",
+    "objective.tis_cap": 0.0,
+    "objective.tis_level": "token",
     "eval.keep_best": "",
     "model.family": "llama",
     "model.head_dim": 0,
