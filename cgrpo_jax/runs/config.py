@@ -138,12 +138,13 @@ def _frozen(kind: Any, values: Any, prefix: str) -> Any:
         if dataclasses.is_dataclass(inner):
             found[name] = _frozen(type(inner), value, f"{prefix}{name}.")
         else:
-            found[name] = spelt[name](_tuples(value)) if spelt[name] else _tuples(value)
+            found[name] = spelt[name](tuples(value)) if spelt[name] else tuples(value)
     return kind(**found)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(one) for one in value) if isinstance(value, tuple | list) else value
+def tuples(value: Any) -> Any:
+    """Returns a value as a configuration has it, whose lists, as of JSON, are tuples."""
+    return tuple(tuples(one) for one in value) if isinstance(value, tuple | list) else value
 
 
 def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
