@@ -337,7 +337,7 @@ def test_unknown_aggregate_names_the_choices():
         loss_of([[-1]], [[-1]], [1], [[1]], [False], aggregate="mean", max_length=1)
 
 
-@pytest.mark.parametrize("what", ["initial_ratio", "refined_ratio", "kl"])
+@pytest.mark.parametrize("what", ["initial_ratio", "refined_ratio", "kl", "tis_level"])
 def test_an_unknown_name_is_refused_with_the_choices(what):
     with pytest.raises(UserError, match=f"{what}='mean' is unknown; use one of .*, "):
         loss_of([[-1]], [[-1]], [1], [[1]], [False], max_length=1, **{what: "mean"})

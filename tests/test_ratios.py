@@ -130,7 +130,26 @@ def test_cispo_caps_the_weight_and_keeps_every_gradient():
         np.testing.assert_allclose(gradient, [[2 * advantage, 0.1 * advantage]], rtol=1e-12)
 
 
+def test_what_cispo_counts_as_clipped_is_what_its_cap_lowers():
+    # r = 3 is beyond 2 whatever the advantage's sign; 0.1 keeps its weight.
+    old = log([0.2, 0.5])
+    for advantage in (1.0, -2.0):
+        keywords = dict(initial_ratio="cispo", clip_high=1.0, clip_low=0.2, max_length=1)
+        _, stats = policy_loss(
+            old + log([3, 0.1]), old, np.array([advantage]), np.ones((1, 2)), np.zeros(1, bool), **keywords
+        )
+        assert (stats["initial/clip_low"], stats["initial/clip_high"]) == (0, 1)
+
+
 # --- sampler against trainer ----------------------------------------------------------------------------------------
+
+
+def test_without_a_cap_nothing_is_weighed():
+    logp, old, advantage, mask = rows()
+    plain = loss_and_gradient(logp, old, advantage, mask=mask)
+    given = loss_and_gradient(logp, old, advantage, mask=mask, sampler_logp_BT=old - 1)
+    assert plain[0] == given[0] != 0
+    np.testing.assert_array_equal(plain[1], given[1])
 
 
 @pytest.mark.parametrize("level", SAMPLER_WEIGHTS)

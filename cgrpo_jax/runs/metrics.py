@@ -34,7 +34,7 @@ METRICS = {
     "ratio": "mean pi_theta / pi_old over initial tokens; with objective.initial_ratio sequence, of their rows",
     "refined/shaped_ratio": "mean ratio of refined tokens, by objective.refined_ratio: pi_theta / (pi_theta + gamma)",
     "clip_ratio/low_mean": "share of initial tokens whose ratio is clipped from below",
-    "clip_ratio/high_mean": "share of initial tokens whose ratio is clipped from above",
+    "clip_ratio/high_mean": "share of initial tokens whose ratio is clipped from above (cispo: whose weight is capped)",
     "refined/clip_ratio/low_mean": "share of refined tokens whose shaped ratio is clipped from below",
     "refined/clip_ratio/high_mean": "share of refined tokens whose shaped ratio is clipped from above",
     "refined/frac_tokens": "share of the trained tokens that belong to refinements",
