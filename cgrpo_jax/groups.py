@@ -112,13 +112,13 @@ def replace(responses: Sequence[Rollout], kept: Sequence[Rollout]) -> list[Rollo
     """Returns as many rows as there are responses: each kept refinement stands in the place of one of them.
 
     It is that of the response that it refines; where another has taken that, of the lowest reward that is left, the
-    last of equals.
+    last of equals. Where responses without a verdict leave fewer places, the first refinements have them.
     """
     places = {row.index.response: number for number, row in enumerate(responses)}
     rows = list(responses)
     left = set(places.values())
-    for one in kept:
-        place = places[one.index.response]
+    for one in kept[: len(rows)]:
+        place = places.get(one.index.response)
         if place not in left:
             place = min(left, key=lambda number: (reward_of(responses[number]), -number))
         left.remove(place)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.ratios import INITIAL_RATIOS, REFINED_RATIOS, Bounds
+from cgrpo_jax.ratios import INITIAL_RATIOS, REFINED_RATIOS, SAMPLER_WEIGHTS, Bounds
 from cgrpo_jax.records import Array
 
 AGGREGATES = ("constant", "paper", "token_mean", "sequence_mean")
@@ -189,6 +189,7 @@ def policy_loss(
     num_questions: Count | None = None, num_responses: Count | None = None, num_refinements: Count | None = None,
     ref_logp_BT: Array | None = None, kl_coef: float = 0.0, kl: str = "k3",
     entropy_BT: Array | None = None, entropy_coef: float = 0.0,
+    sampler_logp_BT: Array | None = None, tis_cap: float = 0.0, tis_level: str = "token",
 ) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
     """The value to minimise: the negative of Eq. 3 + Eq. 4, plus a KL penalty, minus an entropy bonus.
 
@@ -224,15 +225,21 @@ def policy_loss(
       entropy_BT: `[B, T]` entropy (nats) of `pi_theta` at each token; needed when `entropy_coef` is not 0.
       entropy_coef: coefficient of the entropy bonus, a Python number. Its scale is that of `aggregate`: with "constant"
         a row's bonus is `entropy_coef` times its entropies' sum over `max_length`, with "token_mean" their mean.
+      sampler_logp_BT: `[B, T]` log-probabilities in the sampler, where `old_logp_BT` is the trainer's; needed when
+        `tis_cap` is not 0.
+      tis_cap: at most this is the weight of what initial rows add, for what the sampler did otherwise; 0 for none,
+        whatever `sampler_logp_BT` is.
+      tis_level: which weight, a name of `ratios.SAMPLER_WEIGHTS`.
 
     Returns:
       The loss, and statistics that are sums over tokens, so that microbatches and hosts simply add: for `initial` and
-      `refined`, `/tokens`, `/ratio_sum`, `/clip_low` and `/clip_high` (tokens whose gradient the clip removed);
+      `refined`, `/tokens`, `/ratio_sum`, `/clip_low` and `/clip_high` (tokens whose gradient the clip removed,
+      of "cispo" tokens whose weight the cap lowered);
       `logp_difference_sum` (`|logp - old_logp|`, initial tokens); `refined/prob_sum`; with their inputs also
       `kl_sum` (all tokens) and `initial/entropy_sum`, `refined/entropy_sum`.
 
     Raises:
-      UserError: `aggregate`, a ratio or `kl` is unknown.
+      UserError: `aggregate`, a ratio, `kl` or `tis_level` is unknown.
       ValueError: an input that a non-zero coefficient or the aggregation needs is missing.
     """
     _check_shapes(
@@ -241,9 +248,11 @@ def policy_loss(
     )  # fmt: skip
     _check_given("kl_coef", kl_coef, "ref_logp_BT", ref_logp_BT)
     _check_given("entropy_coef", entropy_coef, "entropy_BT", entropy_BT)
+    _check_given("tis_cap", tis_cap, "sampler_logp_BT", sampler_logp_BT)
     initial_of = _named("initial_ratio", initial_ratio, INITIAL_RATIOS)
     refined_of = _named("refined_ratio", refined_ratio, REFINED_RATIOS)
     estimate_kl = _named("kl", kl, KL_ESTIMATORS)
+    weigh = _named("tis_level", tis_level, SAMPLER_WEIGHTS)
 
     weight_BT = token_weights(
         mask_BT, refined_B, aggregate=aggregate, max_length=max_length, num_rows=num_rows, num_tokens=num_tokens,
@@ -264,10 +273,13 @@ def policy_loss(
     refined_bounds = bounds._replace(clip=clip_refined)
     ratio_BT, initial_term_BT = initial_of(logp_BT, initial_old_BT, advantage_BT, initial_BT, bounds)
     weighed_BT, refined_term_BT = refined_of(logp_BT, refined_old_BT, advantage_BT, refined_BT, refined_bounds)
+    if tis_cap:
+        sampler_BT = jnp.where(initial_BT, sampler_logp_BT, 0.0)
+        initial_term_BT = weigh(initial_old_BT, sampler_BT, initial_BT, tis_cap) * initial_term_BT
     loss = -jnp.sum(weight_BT * jnp.where(refined_B[:, None], refined_term_BT, initial_term_BT))
 
     stats = {
-        **_ratio_stats("initial", ratio_BT, advantage_BT, initial_BT, bounds),
+        **_ratio_stats("initial", ratio_BT, advantage_BT, initial_BT, bounds, capped=initial_ratio == "cispo"),
         **_ratio_stats("refined", weighed_BT, advantage_BT, refined_BT, refined_bounds),
         "refined/prob_sum": _masked_sum(jnp.exp(logp_BT), refined_BT),
         "logp_difference_sum": _masked_sum(jnp.abs(logp_BT - initial_old_BT), initial_BT),
@@ -300,11 +312,14 @@ def nll_loss(logp_BT: Array, weight_B: Array, mask_BT: Array, *, num_tokens: Cou
 
 
 def _ratio_stats(
-    name: str, ratio_BT: jax.Array, advantage_BT: jax.Array, mask_BT: jax.Array, bounds: Bounds
+    name: str, ratio_BT: jax.Array, advantage_BT: jax.Array, mask_BT: jax.Array, bounds: Bounds, *, capped: bool = False
 ) -> dict[str, jax.Array]:
-    """Sums over the tokens of one kind of row; the clip counts are 0 when that kind is not clipped."""
-    low_BT = mask_BT & bounds.clip & (ratio_BT < 1 - bounds.low) & (advantage_BT < 0)
-    high_BT = mask_BT & bounds.clip & (ratio_BT > 1 + bounds.high) & (advantage_BT > 0)
+    """Sums over the tokens of one kind of row; the clip counts are 0 when that kind is not clipped.
+
+    A weight that is `capped` (CISPO) has no lower bound, and its upper one holds whatever the advantage's sign.
+    """
+    low_BT = mask_BT & bounds.clip & (not capped) & (ratio_BT < 1 - bounds.low) & (advantage_BT < 0)
+    high_BT = mask_BT & bounds.clip & (ratio_BT > 1 + bounds.high) & (capped | (advantage_BT > 0))
     return {
         f"{name}/tokens": mask_BT.astype(float).sum(),
         f"{name}/ratio_sum": _masked_sum(ratio_BT, mask_BT),

@@ -126,3 +126,27 @@ REFINED_RATIOS = {
     "plain": of_probability,
     "logp": of_log_probability,
 }
+
+
+# --- sampler against trainer ----------------------------------------------------------------------------------------
+
+
+def truncated_weight(old_logp_BT, sampler_logp_BT, mask_BT, cap: float) -> jax.Array:
+    """`min(pi_trainer,old / pi_sampler, cap)` of each token: truncated importance sampling; 1 where both agree.
+
+    https://fengyao.notion.site/off-policy-rl: what samples and what trains differ in bfloat16, and more with int8.
+    """
+    return jnp.minimum(importance_ratio(old_logp_BT, sampler_logp_BT), cap)
+
+
+def masked_sequence_weight(old_logp_BT, sampler_logp_BT, mask_BT, cap: float) -> jax.Array:
+    """`w 1[w <= cap]`, `w = pi_trainer,old(y) / pi_sampler(y)` of a whole row, at each of its tokens.
+
+    Masked importance sampling: a row beyond the cap trains nothing.
+    """
+    difference_B = jnp.sum(jnp.where(mask_BT, old_logp_BT - sampler_logp_BT, 0.0), axis=1, keepdims=True)
+    ratio_B = importance_ratio(difference_B, jnp.zeros_like(difference_B))
+    return jnp.broadcast_to(jnp.where(ratio_B <= cap, ratio_B, 0.0), old_logp_BT.shape)
+
+
+SAMPLER_WEIGHTS = {"token": truncated_weight, "sequence_mask": masked_sequence_weight}

@@ -190,6 +190,8 @@ class TrainRow(struct.PyTreeNode):
       refined: the row uses the ratio of the refined rows, pi / (pi + gamma) by default.
       loss: how the row enters the loss.
       ref_logp: `[T]` float32, log-probabilities under the reference; None when the KL coefficient is 0.
+      sampler_logp: `[T]` float32, log-probabilities in the sampler, where `old_logp` is the trainer's and both are
+        needed; else None.
       masked: no token of it trains, though it was in its group's baseline and is counted as a row.
     """
 
@@ -200,6 +202,7 @@ class TrainRow(struct.PyTreeNode):
     refined: bool = struct.field(pytree_node=False, default=False)
     loss: LossKind = struct.field(pytree_node=False, default=LossKind.POLICY)
     ref_logp: np.ndarray | None = None
+    sampler_logp: np.ndarray | None = None
     masked: bool = struct.field(pytree_node=False, default=False)
 
 
@@ -225,6 +228,7 @@ class TrainBatch(struct.PyTreeNode):
       advantage_B: float32, advantage or nll weight.
       refined_B: bool.
       nll_B: bool, True for `LossKind.NLL`.
+      sampler_logp_BT: float32; None where nothing weighs by it.
     """
 
     tokens_RS: Array
@@ -240,6 +244,7 @@ class TrainBatch(struct.PyTreeNode):
     advantage_B: Array
     refined_B: Array
     nll_B: Array
+    sampler_logp_BT: Array | None = None
 
 
 class TrainState(struct.PyTreeNode):

@@ -24,7 +24,7 @@ import study_report
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs import lengths, old_keys
+from cgrpo_jax.runs import lengths, old_keys, validate
 from cgrpo_jax.runs.run_dir import RunDir
 
 TRAIN = (sys.executable, "-m", "cgrpo_jax.train")
@@ -85,12 +85,15 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
     paths = RunDir(folder)
     if not paths.summary.exists():
         return None
-    was = old_keys.translate(json.loads(paths.config.read_text(encoding="utf-8")))
+    written = json.loads(paths.config.read_text(encoding="utf-8"))
+    was = old_keys.translate(written)
     flat = config_lib.flatten(config)
     # Keys that came into being after the run don't outdate it, unless they are set; lengths at 0 are the run's choice.
     added = flat.keys() - config_lib.flatten(was).keys() - set(overridden)
     chosen = {key for key in lengths.KEYS if flat.get(key) == 0}
-    if config_lib.differences(was, config, sorted(added | chosen)):
+    kept = old_keys.defaults_of_then(written, flat).keys() - set(overridden)
+    unread = validate.never_read(was, config)
+    if config_lib.differences(was, config, sorted(added | chosen | kept | unread)):
         return None
     results = json.loads(paths.summary.read_text(encoding="utf-8"))
     # A run that was made longer keeps its old summary until it ends.

@@ -85,6 +85,13 @@ def test_a_response_without_a_verdict_leaves_a_group_that_is_replaced_too():
     assert names(reanchor([responses], [refined(0, 2)], join="replace")[0]) == ["y1", "y'2"]
 
 
+def test_of_more_refinements_than_responses_with_a_verdict_the_first_enter():
+    responses = [response(0, n).replace(ungraded=n > 1) for n in range(8)]
+    kept = [refined(0, 1), refined(0, 5), *(refined(0, n) for n in range(2, 7))]
+    assert names(reanchor([responses], kept, join="replace")[0]) == ["y'5", "y'1"]
+    assert names(reanchor([responses], kept)[0])[2:] == ["y'1", "y'5", "y'2", "y'3", "y'4", "y'5", "y'6"]
+
+
 @pytest.mark.parametrize(("join", "rows"), [("append", 9), ("replace", 7)])
 def test_rows_of_a_group(join, rows):
     grouping = Grouping(7, num_kept=2, join=join)

@@ -337,7 +337,7 @@ def test_unknown_aggregate_names_the_choices():
         loss_of([[-1]], [[-1]], [1], [[1]], [False], aggregate="mean", max_length=1)
 
 
-@pytest.mark.parametrize("what", ["initial_ratio", "refined_ratio", "kl"])
+@pytest.mark.parametrize("what", ["initial_ratio", "refined_ratio", "kl", "tis_level"])
 def test_an_unknown_name_is_refused_with_the_choices(what):
     with pytest.raises(UserError, match=f"{what}='mean' is unknown; use one of .*, "):
         loss_of([[-1]], [[-1]], [1], [[1]], [False], max_length=1, **{what: "mean"})
@@ -348,7 +348,10 @@ def test_paper_names_the_missing_counts():
         loss_of([[-1]], [[-1]], [1], [[1]], [False], aggregate="paper", max_length=1, num_questions=1)
 
 
-@pytest.mark.parametrize(("coefficient", "array"), [("kl_coef", "ref_logp_BT"), ("entropy_coef", "entropy_BT")])
+@pytest.mark.parametrize(
+    ("coefficient", "array"),
+    [("kl_coef", "ref_logp_BT"), ("entropy_coef", "entropy_BT"), ("tis_cap", "sampler_logp_BT")],
+)
 def test_a_coefficient_needs_its_array(coefficient, array):
     with pytest.raises(ValueError, match=f"{coefficient}=0.5 needs {array}; pass it or set {coefficient}=0."):
         loss_of([[-1]], [[-1]], [1], [[1]], [False], max_length=1, **{coefficient: 0.5})

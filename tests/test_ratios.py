@@ -10,6 +10,7 @@ from cgrpo_jax.ratios import (
     INITIAL_RATIOS,
     LARGEST_LOG_RATIO,
     REFINED_RATIOS,
+    SAMPLER_WEIGHTS,
     Bounds,
     clipped_surrogate,
     sequence_ratio,
@@ -127,6 +128,75 @@ def test_cispo_caps_the_weight_and_keeps_every_gradient():
         value, gradient = loss_and_gradient(logp, old, [advantage], initial_ratio="cispo", clip_high=1.0)
         assert value == pytest.approx(advantage * (2 * np.log(0.6) + 0.1 * np.log(0.05)), rel=1e-12)
         np.testing.assert_allclose(gradient, [[2 * advantage, 0.1 * advantage]], rtol=1e-12)
+
+
+def test_what_cispo_counts_as_clipped_is_what_its_cap_lowers():
+    # r = 3 is beyond 2 whatever the advantage's sign; 0.1 keeps its weight.
+    old = log([0.2, 0.5])
+    for advantage in (1.0, -2.0):
+        keywords = dict(initial_ratio="cispo", clip_high=1.0, clip_low=0.2, max_length=1)
+        _, stats = policy_loss(
+            old + log([3, 0.1]), old, np.array([advantage]), np.ones((1, 2)), np.zeros(1, bool), **keywords
+        )
+        assert (stats["initial/clip_low"], stats["initial/clip_high"]) == (0, 1)
+
+
+# --- sampler against trainer ----------------------------------------------------------------------------------------
+
+
+def test_without_a_cap_nothing_is_weighed():
+    logp, old, advantage, mask = rows()
+    plain = loss_and_gradient(logp, old, advantage, mask=mask)
+    given = loss_and_gradient(logp, old, advantage, mask=mask, sampler_logp_BT=old - 1)
+    assert plain[0] == given[0] != 0
+    np.testing.assert_array_equal(plain[1], given[1])
+
+
+@pytest.mark.parametrize("level", SAMPLER_WEIGHTS)
+def test_where_sampler_and_trainer_agree_no_weight_changes_anything(level):
+    logp, old, advantage, mask = rows()
+    for name in INITIAL_RATIOS:
+        plain = loss_and_gradient(logp, old, advantage, mask=mask, initial_ratio=name)
+        same = loss_and_gradient(
+            logp, old, advantage, mask=mask, initial_ratio=name, sampler_logp_BT=old, tis_cap=1.0, tis_level=level
+        )
+        assert plain[0] == same[0]
+        np.testing.assert_array_equal(plain[1], same[1])
+
+
+def test_a_token_is_weighed_by_what_the_sampler_did_otherwise_up_to_the_cap():
+    # pi_trainer,old / pi_sampler = 0.5, 1.5 and 4, of which 2 is the most; r = 1, A = 3: 3 * (0.5 + 1.5 + 2).
+    old = log([0.1, 0.3, 0.4])
+    more = {"sampler_logp_BT": old - log([0.5, 1.5, 4]), "tis_cap": 2.0}
+    value, gradient = loss_and_gradient(old, old, [3.0], **more)
+    assert value == pytest.approx(3 * 4, rel=1e-12)
+    np.testing.assert_allclose(gradient, [[1.5, 4.5, 6]], rtol=1e-12)
+    # A ratio of 1.5 counts as 1.2 before it is weighed; the weight itself is not clipped.
+    value, _ = loss_and_gradient(old + np.log(1.5), old, [3.0], **more)
+    assert value == pytest.approx(3 * 1.2 * 4, rel=1e-12)
+
+
+def test_a_response_beyond_the_cap_trains_nothing():
+    # Of whole rows 0.5 * 3 = 1.5 and 2 * 1.5 = 3; 2 is the most, and a masked token of 100 does not count.
+    old = log([0.1, 0.3, 0.4], [0.1, 0.3, 0.4])
+    sampler = old - log([0.5, 3, 100], [2, 1.5, 1])
+    mask = [[1, 1, 0], [1, 1, 1]]
+    value, gradient = loss_and_gradient(
+        old, old, [1.0, 1.0], mask=mask, sampler_logp_BT=sampler, tis_cap=2.0, tis_level="sequence_mask"
+    )
+    assert value == pytest.approx(1.5 * 2, rel=1e-12)
+    np.testing.assert_allclose(gradient, [[1.5, 1.5, 0], [0, 0, 0]], rtol=1e-12)
+
+
+def test_a_refinement_is_not_weighed():
+    """It was sampled after the critique: the sampler's log-probabilities are of another question."""
+    logp, old, advantage, mask = rows()
+    for name in REFINED_RATIOS:
+        keywords = {"refined": True, "refined_ratio": name, "mask": mask}
+        plain = loss_and_gradient(logp, old, advantage, **keywords)
+        other = loss_and_gradient(logp, old, advantage, sampler_logp_BT=old - 1, tis_cap=2.0, **keywords)
+        assert plain[0] == other[0]
+        np.testing.assert_array_equal(plain[1], other[1])
 
 
 # --- of each ------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def learner_settings(config: Config) -> LearnerSettings:
         loss=loss_settings(config),
         shape=_pack_shape(config),
         updates_per_batch=config.optimizer.updates_per_batch,
-        rescore=config.objective.old_logp == "trainer",
+        rescore=config.objective.old_logp == "trainer" or config.objective.tis_cap > 0,
         remat=config.compute.remat,
         max_nonfinite_updates=config.optimizer.max_nonfinite_updates,
         adapters=lora_settings(config),
@@ -61,6 +61,8 @@ def loss_settings(config: Config) -> LossSettings:
         kl_coef=config.objective.kl_coef,
         kl=config.objective.kl,
         entropy_coef=config.objective.entropy_coef,
+        tis_cap=config.objective.tis_cap,
+        tis_level=config.objective.tis_level,
         temperature=config.sampling.temperature,
         num_responses=config.num_responses,
         num_refinements=config.refine.num_kept,
@@ -72,4 +74,5 @@ def _pack_shape(config: Config) -> PackShape:
         num_token_rows=config.packing.rows,
         pack_length=config.packing.length or config.max_prompt_length + config.max_response_length,
         num_slots=config.packing.slots or 64 * config.packing.rows,
+        sampler_logp=config.objective.tis_cap > 0,
     )

@@ -234,6 +234,8 @@ def _configured(
             f"missing --config: there is no run in {values['workdir']} (no config.json), whose configuration could be "
             "read; give the folder of a run, or a configuration file."
         )
+    if path and values.get("workdir"):
+        saved_config.keep_defaults(config, values["workdir"])
     before = config_lib.flatten(config.to_dict())
     positional = config_lib.override(config, rest)
     after = config_lib.flatten(config.to_dict())

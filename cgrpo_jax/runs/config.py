@@ -139,7 +139,7 @@ def _frozen(kind: Any, values: Any, prefix: str) -> Any:
         if dataclasses.is_dataclass(inner):
             found[name] = _frozen(type(inner), value, f"{prefix}{name}.")
         else:
-            found[name] = _spelt(keys_of[name], _tuples(value))
+            found[name] = _spelt(keys_of[name], tuples(value))
     return kind(**found)
 
 
@@ -150,8 +150,9 @@ def _spelt(known: keys.Key, value: Any) -> Any:
     return known.spelt(value) if known.spelt else value
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(one) for one in value) if isinstance(value, tuple | list) else value
+def tuples(value: Any) -> Any:
+    """Returns a value as a configuration has it, whose lists, as of JSON, are tuples."""
+    return tuple(tuples(one) for one in value) if isinstance(value, tuple | list) else value
 
 
 def replaced(config: Config, changes: Mapping[str, Any]) -> Config:

@@ -74,7 +74,7 @@ def metrics_row(
         row |= metrics.refinement_metrics(done.refinements, done.kept, pass_threshold=pass_threshold)
         row["refine/prompts_cut"] = done.counts["refine_prompts_cut"]
         row["refine/dropped_mentions"] = done.dropped_mentions
-    trained = [one for group in [*done.responses, done.kept] for one in group if not one.ungraded]
+    trained = [one for group in done.groups for one in group.rows]
     row["group_reward"] = sum(reward_of(one) for one in trained) / max(len(trained), 1)
     row |= metrics.critic_metrics(done.counts) | metrics.engine_metrics(done.generated.engines)
     stats = done.updates.stats
@@ -94,8 +94,7 @@ def clocked_row(done: Iteration, row: Mapping[str, float], *, clock: console.Clo
     sampled = sum(stats.tokens for stats in generated.engines)
     clocked = clock.take({"rollout": sampled, "update": row["tokens_trained"]})
     clocked |= {"grade/timeouts": generated.timeouts, "grade/failures": generated.failures, **generated.endpoints}
-    if done.updates.logp_difference is not None:
-        clocked["sampling/sampling_logp_difference/mean"] = done.updates.logp_difference
+    clocked |= done.updates.sampling
     return clocked | metrics.update_speed(
         row["update/model_flops"],
         clocked["time/update"],

@@ -34,13 +34,21 @@ METRICS = {
     "ratio": "mean pi_theta / pi_old over initial tokens; with objective.initial_ratio sequence, of their rows",
     "refined/shaped_ratio": "mean ratio of refined tokens, by objective.refined_ratio: pi_theta / (pi_theta + gamma)",
     "clip_ratio/low_mean": "share of initial tokens whose ratio is clipped from below",
-    "clip_ratio/high_mean": "share of initial tokens whose ratio is clipped from above",
+    "clip_ratio/high_mean": "share of initial tokens whose ratio is clipped from above (cispo: whose weight is capped)",
     "refined/clip_ratio/low_mean": "share of refined tokens whose shaped ratio is clipped from below",
     "refined/clip_ratio/high_mean": "share of refined tokens whose shaped ratio is clipped from above",
     "refined/frac_tokens": "share of the trained tokens that belong to refinements",
     "kl": "mean estimate of KL(pi_theta || pi_ref) per token, by objective.kl (only with objective.kl_coef > 0)",
     "sampling/sampling_logp_difference/mean": "mean |log pi_sampler - log pi_trainer| (nats) of the same weights over "
-    "the initial tokens that train in an iteration's first update (objective.old_logp trainer: over all tokens)",
+    "the initial tokens that train in an iteration's first update (objective.old_logp trainer: over all of them)",
+    "sampling/sampling_logp_difference/max": "the greatest of these; as the next ones only where the trainer scores "
+    "before the update (objective.old_logp trainer, objective.tis_cap > 0)",
+    "sampling/importance_sampling_ratio/min": "least pi_trainer / pi_sampler of an initial token, of the same weights "
+    "(objective.tis_level sequence_mask: of a response)",
+    "sampling/importance_sampling_ratio/mean": "the mean of these",
+    "sampling/importance_sampling_ratio/max": "the greatest of these",
+    "sampling/effective_sample_size": "(sum w)^2 / (n sum w^2) of these n ratios w: 1 where sampler and trainer agree",
+    "sampling/frac_capped": "share of these above objective.tis_cap",
     "rows_trained": "rows that went through the update (a row of advantage 0 has no gradient and is left out)",
     "tokens_trained": "targets of these rows",
     "update/model_flops": "FLOPs that the iteration's updates need by the model's equations (`flops.of_update`): "

@@ -5,10 +5,16 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from cgrpo_jax import objective
-from cgrpo_jax.ratios import INITIAL_RATIOS, REFINED_RATIOS
+from cgrpo_jax.ratios import INITIAL_RATIOS, REFINED_RATIOS, SAMPLER_WEIGHTS
 from cgrpo_jax.runs.keys import Need, key, not_negative, one_of, positive
 
 _NOT_REFINED = {"refine.kind": ("none",)}
+
+
+def _cap(name: str, value: float) -> str | None:
+    if value == 0 or value >= 1:
+        return None
+    return f"{name} {value} would change rows that sampler and trainer agree on; use 1 or more, or 0 for no weight."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,17 @@ class Objective:
         "sampler",
         "whose log-probabilities are the old ones: sampler; trainer: computed again before the update",
         one_of("sampler", "trainer"),
+    )
+    tis_cap: float = key(
+        0.0,
+        "most that responses are weighed by, pi_trainer,old / pi_sampler, as 2; pi_old is the trainer's; 0: none",
+        _cap,
+    )
+    tis_level: str = key(
+        "token",
+        "of tis_cap: token; sequence_mask, of a whole response, which beyond the cap trains nothing",
+        one_of(*SAMPLER_WEIGHTS),
+        unread_with={"objective.tis_cap": (0.0,)},
     )
 
     # Where a key has one of these values, another must have one of those.

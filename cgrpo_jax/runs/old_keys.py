@@ -7,7 +7,7 @@ an error that names the new one.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 # Names that are not here are what they were: mesh, model, lora, data, warm_start, eval, diagnosis, and a few others.
 RENAMED = {
@@ -131,6 +131,8 @@ _ADDED = {
     "objective.length_penalty": 0.0,
     "objective.length_penalty_tokens": 0,
     "objective.kl": "k3",
+    "objective.tis_cap": 0.0,
+    "objective.tis_level": "token",
     "eval.keep_best": "",
     "model.family": "llama",
     "model.head_dim": 0,
@@ -149,6 +151,49 @@ _ADDED = {
 _SEES = {True: "answer", False: "nothing"}
 
 
+class ChangedDefault(NamedTuple):
+    """A default that was another one; a config.json without the key `since`, which came with the change, is older."""
+
+    was: Any
+    now: Any
+    since: str
+
+
+CHANGED_DEFAULTS = {"objective.clip_refined": ChangedDefault(True, False, since="objective.refined_ratio")}
+
+
+def defaults_of_then(old: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keys at which an old run has the default of then and a configuration that of today, with the former.
+
+    With these the run goes on as it began.
+
+    Args:
+      old: as its `config.json` holds it.
+      now: another configuration, its keys dotted.
+
+    Example:
+      >>> defaults_of_then({"objective": {"clip_refined": True}}, {"objective.clip_refined": False})
+      {'objective.clip_refined': True}
+    """
+    flat = {_ALL.get(name, name): value for name, value in _flat(old)}
+    return {
+        key: one.was
+        for key, one in CHANGED_DEFAULTS.items()
+        if one.since not in flat and flat.get(key) == one.was and now.get(key) == one.now
+    }
+
+
+def as_old_as(old: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration for the `config.json` of an older run, which must stay known as older (`ChangedDefault`).
+
+    What it leaves out is what the old run did not have yet, at what was done then.
+    """
+    flat = {_ALL.get(name, name) for name, _ in _flat(old)}
+    values = dict(_flat(now))
+    since = {one.since for key, one in CHANGED_DEFAULTS.items() if key in flat} - flat
+    return _nested({name: value for name, value in values.items() if not (name in since and value == _ADDED[name])})
+
+
 def translate(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a configuration as its `config.json` holds it, nested, in today's names; unknown keys stay.
 
@@ -165,14 +210,7 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
         found.setdefault("critic.kind", kinds[0] if kinds else "policy")
     sections = {name.rpartition(".")[0] for name in found}
     found = {name: value for name, value in _ADDED.items() if name.rpartition(".")[0] in sections} | found
-    nested: dict[str, Any] = {}
-    for name, value in found.items():
-        *path, last = name.split(".")
-        inner = nested
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return nested
+    return _nested(found)
 
 
 def translate_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -236,3 +274,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.split(".")
+        inner = nested
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return nested

@@ -20,6 +20,7 @@ from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import old_keys, validate
 from cgrpo_jax.runtime import files, folder_lock, places
 
 
@@ -100,13 +101,15 @@ class RunDir:
           True if the folder held a run already.
 
         Raises:
-          UserError: the folder is of another config or of something else, or can't be written.
+          UserError: the folder is of another config or of something else, or can't be written. Keys that training
+            reads with neither config are no difference.
         """
         resumed = self.config.exists()
         if resumed:
             self._check_checkpoints()
             old = self._read_config()
-            changed = config_lib.differences(old, config_json, [key for key in ignore if key not in why_not])
+            free = {*ignore, *validate.never_read(old, config_json)} - why_not.keys()
+            changed = config_lib.differences(old, config_json, sorted(free))
             reasons = {one: why_not.get(one.partition(":")[0]) for one in changed}
             changed = [f"{one}, but {why}" if why else one for one, why in reasons.items()]
             # A run that was stopped before its first checkpoint has nothing that another config could spoil.
@@ -117,6 +120,7 @@ class RunDir:
                 )
             if not config_lib.differences(old, config_json):
                 return True
+            config_json = old_keys.as_old_as(old, config_json)
         else:
             of_a_run = (self.metrics, self.rollouts, self.summary, self.checkpoints)
             strays = [path.name for path in of_a_run if path.exists()]

@@ -40,14 +40,28 @@ def read(workdir: str | pathlib.Path) -> config_dict.ConfigDict | None:
             raise UserError(f"{path} has {key}, which is no key of this version; give a configuration with --config.")
         is_number = isinstance(known[key], float) and value in ("inf", "-inf", "nan")  # as JSON has them
         try:
-            config.update_from_flattened_dict({key: float(value) if is_number else _tuples(value)})
+            config.update_from_flattened_dict({key: float(value) if is_number else config_lib.tuples(value)})
         except (TypeError, ValueError) as error:
             raise UserError(f"{path}: {key} can't be {value!r}; {fix}.") from error
     return config
 
 
-def _tuples(value):
-    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+def keep_defaults(config: config_dict.ConfigDict, workdir: str | pathlib.Path) -> None:
+    """Gives a file's configuration the defaults that the run in a folder was started with, where these were others.
+
+    They would be refused as those of another run. A folder without a run, or one that can't be read, changes nothing.
+    """
+    path = RunDir(workdir).config
+    if not path.is_file():
+        return
+    try:
+        old = read_json_object(path, missing="", broken="")
+    except UserError:  # whoever opens the folder says so
+        return
+    found = old_keys.defaults_of_then(old, config_lib.flatten(config.to_dict()))
+    config.update_from_flattened_dict(found)
+    for key, value in found.items():
+        console.say(f"{key} is {value}, as by default when the run in {path.parent} was started")
 
 
 def check_same_model(config: Config, run: RunDir) -> None:

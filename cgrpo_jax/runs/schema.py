@@ -122,7 +122,7 @@ class Config:
                 f"num_responses {self.num_responses}; keep at most as many."
             )
         truncated = self.sampling.top_p < 1 or self.sampling.top_k > 0
-        if truncated and self.objective.old_logp == "sampler":
+        if truncated and self.objective.old_logp == "sampler" and not self.objective.tis_cap:
             yield (
                 'sampling.top_p below 1 or sampling.top_k above 0 needs objective.old_logp "trainer"; set it, or '
                 "sample untruncated."

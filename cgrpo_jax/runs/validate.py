@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cgrpo_jax.runs import keys
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import keys, old_keys
 from cgrpo_jax.runs.objective_section import Objective
 from cgrpo_jax.runs.refinement_sections import Refine
 from cgrpo_jax.runs.schema import TRAINING_ALONE, Config
@@ -64,10 +65,23 @@ def unread(config: Config, changed: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} {changed[name]!r} changes nothing while {why}; leave it out, or set {first}."
 
 
+def never_read(*configs: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the keys that training reads with none of these configurations, as `config.to_json` returns them.
+
+    One of an earlier version is read through the table of `old_keys`; what a key that it lacks decides is read.
+    """
+    found = frozenset(_UNREAD_WITH)
+    for config in configs:
+        flat = config_lib.flatten(old_keys.translate(config))
+        values = {key: config_lib.tuples(value) for key, value in flat.items()}
+        found &= {name for name in found if unread_here(name, values)}
+    return found
+
+
 def unread_here(name: str, values: Mapping[str, Any]) -> bool:
     """Returns whether training ignores a key where all keys have these values."""
     with_these = _UNREAD_WITH[name]
-    return bool(with_these) and all(values[other] in some for other, some in with_these.items())
+    return bool(with_these) and all(other in values and values[other] in some for other, some in with_these.items())
 
 
 def unread_without_training(changed: Mapping[str, Any]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from cgrpo_jax.records import TrainRow, TrainState
 from cgrpo_jax.runtime import console, watchdog
 from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import optimizer as optimizer_lib
-from cgrpo_jax.training import packing, scoring
+from cgrpo_jax.training import packing, sampler_gap, scoring
 from cgrpo_jax.training import train_step as train_step_lib
 
 
@@ -68,13 +68,13 @@ class Updates:
       trained: of each row of each group, whether it moved the weights.
       trainer_logps: of each row of each group, `[T]` float32, the trainer's own log-probabilities (nats) before the
         updates; None where rows were not rescored.
-      logp_difference: mean |log pi_sampler - log pi_trainer| (nats) over all tokens; None likewise.
+      sampling: how far sampler and trainer are apart (`sampler_gap.measure`); empty likewise.
     """
 
     stats: list[dict[str, float]]
     trained: list[list[bool]]
     trainer_logps: list[list[np.ndarray]] | None = None
-    logp_difference: float | None = None
+    sampling: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def state_shapes(config: ModelConfig, mesh: jax.sharding.Mesh, settings: LearnerSettings) -> TrainState:
@@ -126,7 +126,7 @@ class Learner:
         One whose gradient is not finite changes nothing, and is counted; too many in a row end it.
         """
         with self.clock("update"):
-            groups, logp_difference = self._with_logps(state.params, groups)
+            groups, sampling = self._with_logps(state.params, groups)
             stats, trained = [], [[False] * len(group) for group in groups]
             per_update = len(groups) // self.settings.updates_per_batch
             for first in range(0, len(groups), per_update):
@@ -152,7 +152,7 @@ class Learner:
                 if self.has_given_up():
                     break
         logps = [[row.old_logp for row in group] for group in groups] if self.settings.rescore else None
-        return state, Updates(stats, trained, logps, logp_difference)
+        return state, Updates(stats, trained, logps, sampling)
 
     def has_given_up(self) -> bool:
         """Returns whether more updates in a row were skipped than may be, so that the run is to stop."""
@@ -164,26 +164,28 @@ class Learner:
 
     def _with_logps(
         self, params: dict, groups: Sequence[Sequence[TrainRow]]
-    ) -> tuple[Sequence[Sequence[TrainRow]], float | None]:
+    ) -> tuple[Sequence[Sequence[TrainRow]], dict[str, float]]:
         """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's.
 
         Returns:
-          (the rows with these; how far sampler and trainer differ, where both are known)
+          (the rows with these; how far sampler and trainer differ, empty where one is not known)
         """
         rows = [row for group in groups for row in group]
         if not rows:
-            return groups, None
-        difference = None
+            return groups, {}
+        sampling, loss = {}, self.settings.loss
         if self.settings.rescore:
             logps = scoring.score_rows(params, rows, base=self.base, **self._scoring())
-            differences = [abs(logp - row.old_logp) for row, logp in zip(rows, logps, strict=True)]
-            difference = float(np.concatenate(differences).mean())
-            rows = [dataclasses.replace(row, old_logp=logp) for row, logp in zip(rows, logps, strict=True)]
+            sampling = sampler_gap.measure(rows, logps, cap=loss.tis_cap, level=loss.tis_level)
+            rows = [
+                dataclasses.replace(row, old_logp=logp, sampler_logp=row.old_logp if loss.tis_cap else None)
+                for row, logp in zip(rows, logps, strict=True)
+            ]
         if self.reference is not None:
             logps = scoring.score_rows(self.reference, rows, layout=self._reference_layout, **self._scoring())
             rows = [dataclasses.replace(row, ref_logp=logp) for row, logp in zip(rows, logps, strict=True)]
         it = iter(rows)
-        return [[next(it) for _ in group] for group in groups], difference
+        return [[next(it) for _ in group] for group in groups], sampling
 
     # --- its programs -----------------------------------------------------------------------------------------------
 

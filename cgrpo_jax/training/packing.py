@@ -24,11 +24,15 @@ WORK = ("packed_positions", "packed_tokens", "targets", "attention_pairs", "loca
 
 @dataclasses.dataclass(frozen=True)
 class PackShape:
-    """The static shape of a data group's packed batch: R token rows of S tokens, holding at most B train rows."""
+    """The static shape of a data group's packed batch: R token rows of S tokens, holding at most B train rows.
+
+    With `sampler_logp` the log-probabilities of the sampler are among its arrays.
+    """
 
     num_token_rows: int
     pack_length: int
     num_slots: int
+    sampler_logp: bool = False
 
 
 def pack(
@@ -39,6 +43,7 @@ def pack(
     num_slots: int,
     max_length: int,
     num_groups: int = 1,
+    sampler_logp: bool = False,
 ) -> list[TrainBatch]:
     """Packs rows first-fit, longest first, into as many batches of one static shape as they need.
 
@@ -53,6 +58,7 @@ def pack(
       num_slots: B, train rows that a data group's part of a batch holds at most.
       max_length: T, targets that a row may have.
       num_groups: G, data groups.
+      sampler_logp: whether batches have the sampler's log-probabilities.
 
     Returns:
       Batches of NumPy arrays; every row is in exactly one. The first axes are G times as long as `TrainBatch` says:
@@ -71,7 +77,7 @@ def pack(
     token_rows = assign(_by_context(rows), num_token_rows=num_token_rows, pack_length=pack_length, num_slots=num_slots)
     step = num_groups * num_token_rows
     return [
-        fill(token_rows[j : j + step], num_groups, num_token_rows, pack_length, num_slots, max_length)
+        fill(token_rows[j : j + step], num_groups, num_token_rows, pack_length, num_slots, max_length, sampler_logp)
         for j in range(0, len(token_rows), step)
     ]
 
@@ -85,6 +91,7 @@ def pack_onto(mesh: Mesh, rows: Sequence[TrainRow], shape: PackShape, *, max_len
         pack_length=shape.pack_length,
         num_slots=shape.num_slots,
         max_length=max_length,
+        sampler_logp=shape.sampler_logp,
     )
 
 
@@ -98,7 +105,8 @@ def batch_shapes(shape: PackShape, *, max_length: int, mesh: Mesh) -> TrainBatch
 
 def empty_batch(shape: PackShape, *, max_length: int, num_groups: int) -> TrainBatch:
     """Returns a batch that holds nothing but padding."""
-    return fill([], num_groups, shape.num_token_rows, shape.pack_length, shape.num_slots, max_length)
+    sizes = (num_groups, shape.num_token_rows, shape.pack_length, shape.num_slots, max_length)
+    return fill([], *sizes, sampler_logp=shape.sampler_logp)
 
 
 def assign(
@@ -192,14 +200,18 @@ class _Packer:
         return self.open[-1]
 
 
-def fill(token_rows: Sequence[TokenRow], G: int, R: int, S: int, B: int, T: int) -> TrainBatch:
+def fill(
+    token_rows: Sequence[TokenRow], G: int, R: int, S: int, B: int, T: int, sampler_logp: bool = False
+) -> TrainBatch:
     """Returns the batch whose token row r holds `token_rows[r]`; what they do not fill is padding."""
-    parts = [_fill_part(token_rows[g * R : (g + 1) * R], R, S, B, T) for g in range(G)]
+    parts = [_fill_part(token_rows[g * R : (g + 1) * R], R, S, B, T, sampler_logp) for g in range(G)]
     return parts[0] if G == 1 else jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _fill_part(token_rows: Sequence[TokenRow], R: int, S: int, B: int, T: int) -> TrainBatch:
+def _fill_part(token_rows: Sequence[TokenRow], R: int, S: int, B: int, T: int, sampler_logp: bool) -> TrainBatch:
     batch = _empty(R, S, B, T)
+    if sampler_logp:
+        batch = batch.replace(sampler_logp_BT=np.zeros((B, T), np.float32))
     b = 0
     for r, held in enumerate(token_rows):
         at = segment = 0
@@ -231,6 +243,8 @@ def _fill_slot(batch: TrainBatch, b: int, row: TrainRow, r: int, start: int) -> 
     batch.target_BT[b, :n], batch.old_logp_BT[b, :n] = row.target_ids, row.old_logp
     if row.ref_logp is not None:
         batch.ref_logp_BT[b, :n] = row.ref_logp
+    if batch.sampler_logp_BT is not None and row.sampler_logp is not None:
+        batch.sampler_logp_BT[b, :n] = row.sampler_logp
     batch.advantage_B[b], batch.refined_B[b], batch.nll_B[b] = row.advantage, row.refined, row.loss == LossKind.NLL
 
 

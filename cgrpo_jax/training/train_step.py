@@ -42,6 +42,8 @@ class LossSettings:
     kl_coef: float = 0.0
     kl: str = "k3"
     entropy_coef: float = 0.0
+    tis_cap: float = 0.0
+    tis_level: str = "token"
     temperature: float = 1.0
     num_responses: int | None = None
     num_refinements: int | None = None
@@ -202,6 +204,9 @@ def _loss(
         kl=settings.kl,
         entropy_BT=entropy_BT,
         entropy_coef=settings.entropy_coef,
+        sampler_logp_BT=batch.sampler_logp_BT if settings.tis_cap else None,
+        tis_cap=settings.tis_cap,
+        tis_level=settings.tis_level,
     )
     nll_mask_BT = mask_BT & batch.nll_B[:, None]
     nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
@@ -241,12 +246,15 @@ def accumulate_gradients(
       (gradient of `params`, which lies as these, dict of statistics, all of them sums and 0 without rows)
 
     Raises:
-      ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, or `paper` lacks a count.
+      ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, `tis_cap` is not 0 and one has no
+        `sampler_logp`, or `paper` lacks a count.
     """
     policy_rows = [row for row in rows if row.loss == LossKind.POLICY]
     rows = [row for row in rows if not row.masked]
     if settings.kl_coef and any(row.ref_logp is None for row in policy_rows):
         raise ValueError(f"kl_coef={settings.kl_coef} needs ref_logp in every policy row; score them, or set it to 0.")
+    if settings.tis_cap and any(row.sampler_logp is None for row in policy_rows):
+        raise ValueError(f"tis_cap={settings.tis_cap} needs sampler_logp in every policy row; give it, or set it to 0.")
     counts = {
         "rows": np.float32(len(policy_rows) if num_rows is None else num_rows),
         "tokens": np.float32(_num_tokens(policy_rows) if num_tokens is None else num_tokens),

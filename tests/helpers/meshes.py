@@ -36,7 +36,8 @@ def rows(vocab_size=61, count=13):
         logp, ref = (rng.uniform(-4, -1, len(target)).astype(np.float32) for _ in range(2))
         advantage = float(rng.choice([-0.75, 0.5]))
         kind = LossKind.NLL if i % 5 == 4 else LossKind.POLICY
-        out.append(TrainRow(context, target, logp, advantage, refined=i % 4 == 3, loss=kind, ref_logp=ref))
+        fields = dict(refined=i % 4 == 3, loss=kind, ref_logp=ref, sampler_logp=logp * np.float32(1.02))
+        out.append(TrainRow(context, target, logp, advantage, **fields))
     return out
 
 

@@ -18,7 +18,7 @@ from cgrpo_jax.training.scoring import score_rows
 from cgrpo_jax.training.train_step import LossSettings, accumulate_gradients
 
 CONFIG = dataclasses.replace(EVERYTHING, vocab_size=41, embed_dim=16, mlp_dim=16)
-SHAPE = PackShape(num_token_rows=2, pack_length=24, num_slots=5)
+SHAPE = PackShape(num_token_rows=2, pack_length=24, num_slots=5, sampler_logp=True)
 COUNTS = dict(num_responses=3, num_refinements=1)
 SETTINGS = {name: LossSettings(max_length=8, temperature=0.8, aggregate=name, **COUNTS) for name in AGGREGATES}
 PLAIN = SETTINGS["constant"]
@@ -29,6 +29,8 @@ NEIGHBOURS = {
     "cispo_plain": dict(initial_ratio="cispo", refined_ratio="plain", aggregate="token_mean", clip_high=0.1),
     "token_logp_k1": dict(refined_ratio="logp", kl_coef=0.3, kl="k1"),
     "token_clipped_k2": dict(clip_refined=True, kl_coef=0.3, kl="k2", aggregate="paper"),
+    "token_weighed": dict(tis_cap=1.1),
+    "sequence_masked": dict(initial_ratio="sequence", tis_cap=1.1, tis_level="sequence_mask"),
 }
 NEIGHBOURS = {name: dataclasses.replace(PLAIN, **values) for name, values in NEIGHBOURS.items()}
 MODEL = dict(config=CONFIG, shape=SHAPE)
@@ -72,6 +74,7 @@ def make_row(rng, context, target, *, drift=0.1, **fields):
     logp = plain_logprobs(params(), CONFIG, context_ids, target_ids, temperature=PLAIN.temperature)
     noisy = lambda: (logp + rng.uniform(-drift, drift, target)).astype(np.float32)  # noqa: E731
     fields = {"advantage": float(rng.choice([-0.75, 0.5])), "old_logp": noisy(), "ref_logp": noisy()} | fields
+    fields = {"sampler_logp": fields["old_logp"] + rng.uniform(-0.2, 0.2, target).astype(np.float32)} | fields
     return TrainRow(context_ids=context_ids, target_ids=target_ids, **fields)
 
 
@@ -108,6 +111,16 @@ def surrogate_by_definition(row, logp, settings):
     return np.minimum(ratio * row.advantage, clipped * row.advantage)
 
 
+def weight_by_definition(row, settings):
+    """What truncated, or masked, importance sampling makes of what the sampler did otherwise."""
+    if row.refined or not settings.tis_cap:
+        return 1.0
+    gap = np.asarray(row.old_logp, np.float64) - row.sampler_logp
+    if settings.tis_level == "sequence_mask":
+        return np.exp(gap.sum()) * (np.exp(gap.sum()) <= settings.tis_cap)
+    return np.minimum(np.exp(gap), settings.tis_cap)
+
+
 def loss_by_definition(params, rows, settings, *, num_questions):
     """DESIGN's objective (Eq. 3 and 4) row by row from whole logits, in float64; the value to minimise."""
     policy = [row for row in rows if row.loss == LossKind.POLICY]
@@ -125,7 +138,7 @@ def loss_by_definition(params, rows, settings, *, num_questions):
         if row.loss == LossKind.NLL:
             loss -= row.advantage * logp.sum() / nll_tokens
             continue
-        term = surrogate_by_definition(row, logp, settings)
+        term = weight_by_definition(row, settings) * surrogate_by_definition(row, logp, settings)
         if settings.kl_coef:
             difference = row.ref_logp - logp
             estimate = {"k1": -difference, "k2": difference**2 / 2, "k3": np.exp(difference) - difference - 1}

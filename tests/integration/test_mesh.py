@@ -82,14 +82,14 @@ def adapters(name):
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes)
 
 
-def gradient(name, mesh, *, remat="none", adapted=False, shape=SHAPE):
+def gradient(name, mesh, *, remat="none", adapted=False, shape=SHAPE, settings=SETTINGS):
     """The gradient, whole and on the host, and the statistics."""
     config = MODELS[name]
     weights, base = place(params(name), config, mesh), None
     if adapted:
         weights, base = place(adapters(name), config, mesh), lora.Base(weights, ADAPTERS.scale)
     grads, stats = train_step_lib.accumulate_gradients(
-        weights, rows(), config=config, settings=SETTINGS, shape=shape, remat=remat, base=base, mesh=mesh
+        weights, rows(), config=config, settings=settings, shape=shape, remat=remat, base=base, mesh=mesh
     )
     where = jax.tree.map(lambda g, w: g.sharding.is_equivalent_to(w.sharding, w.ndim), grads, weights)
     assert jax.tree.all(where)
@@ -109,6 +109,24 @@ def test_losses_and_gradients(name, mesh):
     # How much is padding depends on how many data groups there are.
     assert_close(stats | {"packed_positions": 0}, expected_stats | {"packed_positions": 0}, 1e-5)
     assert stats["policy_loss"] and stats["nll_loss"] and stats["kl_sum"] and stats["refined/tokens"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        dict(initial_ratio="sequence", refined_ratio="importance", kl="k2", tis_cap=1.05),
+        dict(initial_ratio="cispo", refined_ratio="logp", kl="k1", tis_cap=1.2, tis_level="sequence_mask"),
+    ],
+    ids=["sequence", "cispo"],
+)
+def test_other_ratios_are_the_same_on_eight_devices(values):
+    """A ratio of a whole response is of one data group's row, its weight as well."""
+    settings = dataclasses.replace(SETTINGS, **values)
+    shape = dataclasses.replace(SHAPE, sampler_logp=True)
+    expected, _ = gradient("divisible", make_mesh(ONE), shape=shape, settings=settings)
+    actual, stats = gradient("divisible", make_mesh("2x2x2"), shape=shape, settings=settings)
+    assert_close(actual, expected, 1e-5)
+    assert stats["initial/tokens"] and stats["refined/tokens"]
 
 
 @pytest.mark.parametrize("mesh", ["2x2x2", "1x8x1"])

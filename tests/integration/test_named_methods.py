@@ -107,3 +107,20 @@ def test_critiques_that_are_wrong_on_purpose(tmp_path, monkeypatch, corruption):
     asked = seen.asked(Stage.REFINEMENT)
     assert len(asked) == len(critiques)
     assert all(("Conclusion: right" in text) == (corruption == "inverted") for text in asked)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence_mask"])
+def test_rows_of_an_int8_cache_are_weighed_by_what_the_sampler_did_otherwise(tmp_path, monkeypatch, level):
+    seen = tiny_run.watch(monkeypatch)
+    changes = {"data.num_eval": 0, "cache.dtype": "int8", "objective.tis_cap": 2.0, "objective.tis_level": level}
+    folder = run(tmp_path, changes, num_iterations=1)
+    (row,) = metrics(folder)
+    assert 0 < row["sampling/sampling_logp_difference/mean"] < row["sampling/sampling_logp_difference/max"]
+    assert 0.5 < row["sampling/effective_sample_size"] < 1 and 0 <= row["sampling/frac_capped"] < 1
+    ratios = [row[f"sampling/importance_sampling_ratio/{name}"] for name in ("min", "mean", "max")]
+    assert ratios == sorted(ratios) and ratios[0] < 1 < ratios[2]
+    sampled = {one.token_ids.tobytes(): one.logp for one in seen.of(Stage.RESPONSE)}
+    for one in seen.updates[0]:
+        if not one.refined:
+            np.testing.assert_array_equal(one.sampler_logp, sampled[one.target_ids.tobytes()])
+            assert not np.array_equal(one.old_logp, one.sampler_logp)

@@ -8,8 +8,9 @@ import pytest
 
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import Author, Rollout, RowIndex, Stage
+from cgrpo_jax.records import Author, Rollout, RowIndex, Stage, TrainRow
 from cgrpo_jax.runs import metrics
+from cgrpo_jax.training import sampler_gap
 
 # What the training loop adds to a row by itself.
 OF_THE_LOOP = {
@@ -228,6 +229,9 @@ def test_the_work_of_updates_and_their_speed():
     assert metrics.update_speed(600.0, 2.0, num_devices=3, peak=None) == {"update/flops_per_second": 300.0}
 
 
+SCORED = TrainRow(np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.float32), 1.0)
+
+
 def test_every_metric_is_documented_and_every_documented_one_exists():
     emitted = {
         *metrics.response_metrics(RESPONSES, pass_threshold=1.0),
@@ -237,6 +241,7 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
         *metrics.update_work(WORK, MODEL, adapters=False),
         *metrics.update_speed(1.0, 1.0, num_devices=1, peak=1.0),
         *metrics.engine_metrics([]),
+        *sampler_gap.measure([SCORED], [SCORED.old_logp], cap=2.0, level="token"),
         *(
             re.sub("failed/.*", "failed/CATEGORY", key)
             for whose, more in (("critic", {}), ("judge", {"unreadable": 1}))
