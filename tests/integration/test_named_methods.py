@@ -147,3 +147,26 @@ def test_several_rewards(tmp_path):
             assert one.grader == "trace" and one.rollout.rewards[0][0].endswith("style.py:short")
             assert one.rollout.rewards[0][1] == pytest.approx(sum(map(ord, one.rollout.text)) % 7 / 7)
             assert one.train_row.advantage == pytest.approx(value - np.mean(total), abs=1e-6)
+
+
+def test_a_run_of_many_new_values_resumes_as_if_it_had_not_stopped(tmp_path):
+    changes = {
+        "data.num_eval": 0,
+        "refine.which": "all",
+        "refine.max_pass": 1.0,
+        "refine.select": "random",
+        "refine.group": "replace",
+        "critique.corruption": "shuffled",
+        "critique.corrupted_share": 0.5,
+        "objective.initial_ratio": "sequence",
+        "objective.tis_cap": 2.0,
+        "objective.aggregate": "sequence_mean",
+    }
+    whole = run(tmp_path / "whole", changes)
+    run(tmp_path / "parts", changes, num_iterations=1)
+    parts = run(tmp_path / "parts", changes)
+    assert tiny_run.repeatable(parts) == tiny_run.repeatable(whole)
+    texts = [[(row.rollout.text, row.rollout.shown, row.dropped) for row in rows] for rows in rollouts(whole)]
+    assert texts == [[(row.rollout.text, row.rollout.shown, row.dropped) for row in rows] for rows in rollouts(parts)]
+    shown = [row.rollout.shown for rows in rollouts(whole) for row in rows if row.rollout.stage == Stage.CRITIQUE]
+    assert any(shown) and not all(shown)
