@@ -34,6 +34,8 @@ class Grouping:
       join: a name of `JOINS`: kept refinements stand beside the responses (`append`), or in the places of as many
         (`replace`), so that a group has n rows.
       drop_mentions: leave out refinements that mention the critique, before selection.
+      weights: of a row's reward, and of its other rewards in their order.
+      normalize_each: divide each reward by its own deviation before they are added (`objective.weighted_advantages`).
       scale_by_std: divide advantages by the standard deviation of their group.
       baseline: a name of `objective.BASELINES`: the mean that advantages are relative to is the whole `group`'s, or of
         its `initial` responses.
@@ -48,6 +50,8 @@ class Grouping:
     select: str = "best"
     join: str = "append"
     drop_mentions: bool = False
+    weights: tuple[float, ...] = (1.0,)
+    normalize_each: bool = False
     scale_by_std: bool = False
     baseline: str = "group"
     mask_truncated: bool = False
@@ -167,16 +171,19 @@ def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRo
     # The number of kept refinements changes with every iteration. Padded to what it may be at most, the shape does not,
     # and nothing is compiled again; the power of two, lest another number of questions is.
     size = 1 << (len(groups) * grouping.max_rows - 1).bit_length()
-    reward_B, length_B = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    reward_KB, length_B = np.zeros((len(grouping.weights), size), np.float32), np.zeros(size, np.float32)
     group_B, baseline_B = np.full(size, -1), np.zeros(size, bool)
-    reward_B[: len(rows)] = [reward_of(row) for row in rows]
+    reward_KB[:, : len(rows)] = np.array([_rewards(row) for row in rows], np.float32).T
     length_B[: len(rows)] = [len(row.token_ids) for row in rows]
     group_B[: len(rows)] = [q for q, group in enumerate(groups) for _ in group.rows]
     baseline_B[: len(rows)] = [grouping.baseline == "group" or row.stage == Stage.RESPONSE for row in rows]
     penalty_B = objective.length_penalty(length_B, max_length=grouping.max_length, buffer=grouping.length_buffer)
-    found_B = objective.group_advantages(
-        jnp.asarray(reward_B + grouping.length_penalty * penalty_B),
+    reward_KB[0] += grouping.length_penalty * penalty_B
+    found_B = objective.weighted_advantages(
+        jnp.asarray(reward_KB),
         jnp.asarray(group_B),
+        weights=grouping.weights,
+        normalize_each=grouping.normalize_each,
         num_groups=len(groups),
         scale_by_std=grouping.scale_by_std,
         baseline_B=jnp.asarray(baseline_B),
@@ -196,3 +203,8 @@ def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRo
         ]
         for group in groups
     ]
+
+
+def _rewards(row: Rollout) -> list[float]:
+    """Returns the rewards of a row in the order of their weights; NaN for a null one."""
+    return [reward_of(row), *(np.nan if value is None else value for _, value in row.rewards)]

@@ -5,7 +5,8 @@ All functions are pure and can be jitted; a "row" is one response or one kept re
 function each, are in `ratios`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,40 @@ def group_advantages(
         variance_B = total(advantage_B**2) / jnp.maximum(count_B - 1, 1)
         advantage_B = advantage_B / (jnp.sqrt(variance_B) + STD_EPSILON)
     return jnp.where(valid_B & (count_B > 0), advantage_B, 0.0)
+
+
+def weighted_advantages(
+    reward_KB: Array,
+    group_B: Array,
+    *,
+    weights: Sequence[float],
+    normalize_each: bool = False,
+    scale_by_std: bool = False,
+    **keywords: Any,
+) -> jax.Array:
+    """Advantages of several rewards: of `sum_k weight_k R_k`, or `sum_k weight_k A_k`, A_k over its deviation (GDPO).
+
+    A null reward, NaN, adds nothing for its row; with `normalize_each` it is in no mean either. Departure: GDPO (arXiv
+    2601.05242) also divides the sum by its deviation over the batch.
+
+        reward_KB = [[1, 0], [0, 4]], weights = (1, 0.5), one group  ->  [-0.5, 0.5], and of each [0.35, -0.35]
+
+    Args:
+      reward_KB: `[K, B]` float.
+      group_B: as for `group_advantages`, as are `scale_by_std`, of the sum alone, and the other keywords.
+      weights: of each reward, K Python numbers.
+      normalize_each: divide each reward's deviations by their standard deviation before they are added.
+    """
+    known_KB = ~jnp.isnan(reward_KB)
+    reward_KB = jnp.where(known_KB, reward_KB, 0.0)
+    if not normalize_each:
+        total_B = sum(weight * reward_B for weight, reward_B in zip(weights, reward_KB, strict=True))
+        return group_advantages(jnp.asarray(total_B), group_B, scale_by_std=scale_by_std, **keywords)
+    each = [
+        weight * group_advantages(reward_B, jnp.where(known_B, group_B, -1), scale_by_std=True, **keywords)
+        for weight, reward_B, known_B in zip(weights, reward_KB, known_KB, strict=True)
+    ]
+    return jnp.sum(jnp.stack(each), axis=0)
 
 
 def length_penalty(length_B: Array, *, max_length: int, buffer: int) -> Array:

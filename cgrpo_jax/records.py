@@ -139,6 +139,7 @@ class Rollout(struct.PyTreeNode):
       asked: of what an endpoint wrote, its prompt as text; empty where `prompt_ids` says it.
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
       reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
+      rewards: names and values of the run's other rewards, which only add to the advantage; None for a null one.
       ungraded: the grader failed: the reward is 0, but says nothing. Of a critique: the endpoint that was asked for it
         gave no answer, and it only takes its place.
       extracted: the final answer as the grader read it, None if there was none or it was not looked for.
@@ -161,6 +162,7 @@ class Rollout(struct.PyTreeNode):
     asked: str = struct.field(pytree_node=False, default="")
     parent: "Rollout | None" = None
     reward: float | None = struct.field(pytree_node=False, default=None)
+    rewards: tuple[tuple[str, float | None], ...] = struct.field(pytree_node=False, default=())
     ungraded: bool = struct.field(pytree_node=False, default=False)
     verdict: bool | None = struct.field(pytree_node=False, default=None)
     extracted: str | None = struct.field(pytree_node=False, default=None)

@@ -39,6 +39,7 @@ class Method:
       max_length: tokens that a response, or a refinement, may have.
       pass_threshold: reward from which a row is right.
       reward_source: what rewards a row, the `verifier` or the verdict of its `critic`.
+      rewards: kinds of the other rewards of a row, which add to its advantage alone.
       critique_when: whether only responses that are refined are critiqued (`refining`), or all.
       num_critiques: of each response.
       refine: who refines responses, the `policy`; `solution` inserts the data set's own, `none` plain GRPO.
@@ -51,6 +52,7 @@ class Method:
     max_length: int
     pass_threshold: float = 1.0
     reward_source: str = "verifier"
+    rewards: tuple[str, ...] = ()
     critique_when: str = "refining"
     num_critiques: int = 1
     refine: str = "policy"
@@ -93,6 +95,7 @@ async def solve(
         return found, new
 
     async def score_refined(rows: list[Rollout]) -> CountedRows:
+        rows = await also_reward(rows, problem, method.rewards)
         if method.reward_source == "verifier":
             return await score(rows, problem), collections.Counter()
         verdicts, judged = await ask_critic(rows)
@@ -102,6 +105,7 @@ async def solve(
     responses = await respond(
         policy, problem, question=question, num_responses=method.num_responses, max_length=method.max_length
     )
+    responses = await also_reward(responses, problem, method.rewards)
     if method.reward_source == "verifier":
         responses = await score(responses, problem)
 
@@ -170,6 +174,23 @@ async def score(rollouts: Sequence[Rollout], problem: Problem, grade: Grading = 
     return [
         row.replace(reward=float(g.score), extracted=g.extracted, feedback=g.reason, ungraded=g.failed)
         for row, g in zip(rollouts, grades, strict=True)
+    ]
+
+
+async def also_reward(rollouts: list[Rollout], problem: Problem, kinds: Sequence[str]) -> list[Rollout]:
+    """Returns the rollouts, all of one problem, with their rewards of further kinds; null where a grader gives none."""
+
+    async def of_kind(kind: str) -> list[float | None]:
+        texts, opened = [row.text for row in rollouts], [bool(row.opening) for row in rollouts]
+        grades = await orchestrator.grade(texts, problem.replace(grader=kind), opened)
+        return [None if one.failed else float(one.score) for one in grades]
+
+    if not kinds:
+        return rollouts
+    columns = zip(*await gather([of_kind(kind) for kind in kinds]), strict=True)
+    return [
+        row.replace(rewards=tuple(zip(kinds, values, strict=True)))
+        for row, values in zip(rollouts, columns, strict=True)
     ]
 
 

@@ -356,6 +356,7 @@ class Run:
             model=self.model.config,
             adapters=self.learner.base is not None,
             refines=self.settings.method.refine != "none",
+            gate=self.settings.grader,
         )
         row |= {"learning_rate": self.learner.learning_rate(int(self.state.step)), "step_time": self._step_time}
         if done.number == 0:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgrpo_jax.objective import group_advantages, length_penalty
+from cgrpo_jax.objective import group_advantages, length_penalty, weighted_advantages
 
 with_and_without_jit = pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 
@@ -93,3 +93,44 @@ def test_length_penalty(kind):
 def test_advantages_refuse_a_column_of_rewards():
     with pytest.raises(AssertionError, match="reward_B has shape"):
         group_advantages(jnp.ones((2, 1)), jnp.zeros(2, int), num_groups=1)
+
+
+# --- several rewards ----------------------------------------------------------------------------------------------
+
+
+@with_and_without_jit
+def test_several_rewards_are_one_weighted_sum(transform):
+    def advantages(reward_KB, group_B):
+        return weighted_advantages(reward_KB, group_B, weights=(1.0, 0.5), num_groups=2)
+
+    # Sums 1, 2 | 0, 0.5 (its second reward is null: 0), 1. Means 1.5 and 0.5.
+    reward = jnp.array([[1.0, 0.0, 0.0, 0.5, 1.0], [0.0, 4.0, 0.0, jnp.nan, 0.0]])
+    close(transform(advantages)(reward, jnp.array([0, 0, 1, 1, 1])), [-0.5, 0.5, -0.5, 0, 0.5])
+
+
+@with_and_without_jit
+def test_each_reward_over_its_own_deviation(transform):
+    def advantages(reward_KB, group_B):
+        return weighted_advantages(reward_KB, group_B, weights=(1.0, 0.5), normalize_each=True, num_groups=2)
+
+    # Group 0: deviations of 1, 0 over sqrt(1/2), of 0, 4 over sqrt(8): 0.5 / 0.7071 and -2 / 2.8284, each 0.7071.
+    # Group 1: of 0, 0, 3: -1, -1, 2 over sqrt(3); its second reward is null in the last row, and 2, 2 in the others.
+    reward = jnp.array([[1.0, 0.0, 0.0, 0.0, 3.0], [0.0, 4.0, 2.0, 2.0, jnp.nan]])
+    found = transform(advantages)(reward, jnp.array([0, 0, 1, 1, 1]))
+    a, b = 0.70710678 * (1 - 0.5), 1 / 1.7320508
+    close(found, [a, -a, -b, -b, 2 * b], rtol=1e-5)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_of_several_equal_rewards_none_teaches(each):
+    reward = jnp.stack([jnp.full(7, 0.1), jnp.full(7, 0.7)])
+    group = jnp.array([0, 0, 0, 1, 1, 1, 1])
+    found = weighted_advantages(reward, group, weights=(1.0, 0.3), normalize_each=each, num_groups=2)
+    np.testing.assert_array_equal(found, np.zeros(7))
+
+
+def test_one_reward_is_what_it_was():
+    rng = np.random.default_rng(0)
+    reward, group = jnp.asarray(rng.uniform(0, 1, 9), jnp.float32), jnp.array([0, 0, 0, 0, 1, 1, 1, 1, -1])
+    alone = group_advantages(reward, group, num_groups=2)
+    np.testing.assert_array_equal(weighted_advantages(reward[None], group, weights=(1.0,), num_groups=2), alone)

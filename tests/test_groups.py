@@ -126,6 +126,22 @@ def test_what_was_cut_off_is_in_the_baseline_and_trains_nothing():
     assert not any(one.masked for one in plain)
 
 
+def test_other_rewards_add_to_the_advantage_alone():
+    # 1 + 0.5 * 0, 0 + 0.5 * 2 and 0 + nothing: 1, 1, 0, whose mean is 2/3.
+    values = ((1.0, 0.0), (0.0, 2.0), (0.0, None))
+    rows = [
+        response(0, n).replace(reward=reward, rewards=(("short", other),)) for n, (reward, other) in enumerate(values)
+    ]
+    np.testing.assert_allclose(advantages(rows, weights=(1.0, 0.5)), [1 / 3, 1 / 3, -2 / 3], rtol=1e-6)
+    assert [one.index.response for one in to_refine(rows, refine_max_pass=0.5, pass_threshold=1.0)] == [1, 2]
+    kept = select([one.replace(index=one.index.replace(stage=Stage.REFINEMENT)) for one in rows], num_kept=1, seed=0,
+                  iteration=0)  # fmt: skip
+    assert kept[0].index.response == 0
+    each = advantages(rows, weights=(1.0, 0.5), normalize_each=True)
+    # 2/3, -1/3, -1/3 over 0.57735, and half of -1, 1 over 1.41421; the row without the second has its first alone.
+    np.testing.assert_allclose(each, [1.1547 - 0.35355, -0.57735 + 0.35355, -0.57735], rtol=1e-4)
+
+
 @pytest.mark.parametrize("baseline", ["group", "initial"])
 @pytest.mark.parametrize("scale_by_std", [False, True])
 def test_equal_rewards_teach_nothing(baseline, scale_by_std):

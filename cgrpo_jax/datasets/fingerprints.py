@@ -19,15 +19,16 @@ _WHOLE_BYTES = 64 * 2**20  # of a file that is read whole; of a larger one, such
 _PARTS, _PART_BYTES = 32, 4096
 
 
-def of_all(grader: str, problems: Mapping[str, Sequence[Problem]]) -> dict[str, str]:
+def of_all(grader: str, problems: Mapping[str, Sequence[Problem]], also: Sequence[str] = ()) -> dict[str, str]:
     """Returns the hashes of problems, by what is said of them, and of the files of all functions that grade them.
 
     Args:
       grader: of the problems that name none.
       problems: by kind, such as "training"; a kind of which there are none is left out.
+      also: further kinds of graders, of all problems.
     """
     hashes = {f"the {kind} questions": of_problems(some) for kind, some in problems.items() if some}
-    kinds = {problem.grader or grader for some in problems.values() for problem in some}
+    kinds = {problem.grader or grader for some in problems.values() for problem in some} | set(also)
     return hashes | {f"{_FILE_OF}{kind}": of_function(kind) for kind in sorted(kinds) if user_functions.is_name(kind)}
 
 

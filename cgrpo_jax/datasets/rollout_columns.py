@@ -52,7 +52,9 @@ COLUMNS = (
     Column("logp", LOGP, "nats a token, in the sampler; null of what no model here sampled"),
     Column("trainer_logp", LOGP, "nats a token, in the trainer before the updates; null where not computed"),
     Column("reward", pa.float64(), "null of critiques, and without a verdict"),
-    Column("rewards", _REWARDS, "of each reward function; null where `reward` is"),
+    Column(
+        "rewards", _REWARDS, "of each reward function, first the one of `reward`, which decides; null where that is"
+    ),
     Column("ungraded", pa.bool_(), "the grader failed; of a critique, its endpoint did not answer"),
     Column("extracted", pa.string(), "final answer as the grader read it; null for none"),
     Column("feedback", pa.string(), "what the grader found"),

@@ -175,8 +175,14 @@ def _reward_cells(rows: Sequence[Row]) -> dict[str, list]:
     named = zip(rows, rewards, strict=True)
     return {
         "reward": rewards,
-        "rewards": [None if reward is None else [{"name": row.grader, "reward": reward}] for row, reward in named],
+        "rewards": [None if reward is None else _named_rewards(row, reward) for row, reward in named],
     }
+
+
+def _named_rewards(row: Row, reward: float) -> list[dict[str, Any]]:
+    """Returns the reward that decides what passes, then the others."""
+    others = [{"name": name, "reward": value} for name, value in row.rollout.rewards]
+    return [{"name": row.grader, "reward": reward}, *others]
 
 
 def _fate_cells(rows: Sequence[Row], asked: dict[bytes, int]) -> dict[str, list]:
@@ -335,6 +341,7 @@ def _rollout(one: dict[str, Any], index: RowIndex, parent: Rollout | None) -> Ro
         asked=one["prompt"] or "" if one["prompt_ids"] is None else "",
         parent=parent,
         reward=unjudged if one["reward"] is None else one["reward"],
+        rewards=tuple((other["name"], other["reward"]) for other in (one["rewards"] or ())[1:]),
         ungraded=one["ungraded"],
         verdict=one["verdict"],
         extracted=one["extracted"],

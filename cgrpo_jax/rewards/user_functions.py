@@ -10,6 +10,19 @@ turns, a prompt of text the question alone. It runs in worker processes, which k
 What it raises ends the run. `None` and what is no finite number are no reward: such a response is left out. The same
 holds for all responses of a call that takes longer than the time limit of a response times their number.
 
+A reward model behind an endpoint is such a function, as one of several rewards beside the one that decides; here of an
+endpoint that answers a list of texts with `{"scores": [...]}`:
+
+    import json, urllib.request
+
+    def preferred(prompts, completions, **columns):
+        texts = [f"{prompt} {text}" for prompt, text in zip(prompts, completions)]
+        request = urllib.request.Request("http://localhost:8000/score", json.dumps({"texts": texts}).encode())
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.load(reply)["scores"]
+
+    rewards=("math", "preference.py:preferred"), reward_weights=(1.0, 0.1), grader.timeout=60
+
 Departures: TRL has no time limit, and also passes `trainer_state`; here there is none. `completion_ids` is None. `None`
 counts as 0 in TRL.
 """
@@ -39,6 +52,16 @@ def is_name(kind: str) -> bool:
     """Does a kind name a function? "FILE.py:name" and "package.module:name" do."""
     where, colon, name = kind.rpartition(":")
     return bool(colon and where and name.isidentifier())
+
+
+def short_name(kind: str) -> str:
+    """Returns what metrics call a kind of grader: of a function its name, as TRL does.
+
+    Example:
+      >>> short_name("mine/style.py:short"), short_name("math")
+      ('short', 'math')
+    """
+    return kind.rpartition(":")[2] if is_name(kind) else kind
 
 
 def resolved(kind: str) -> str:

@@ -96,7 +96,7 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
         generator=generator,
         see_answer=config.critic.sees != "nothing",
         see_solution=config.critic.sees == "solution",
-        grader=config.grader.kind,
+        grader=config.gate_kind,
         check_steps=check_steps,
         reveal_value=config.critique.reveals_value,
         max_retries=config.critique.max_retries,
@@ -163,7 +163,7 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
             judge = Judge(endpoint, max_length=j.max_length, max_retries=j.max_retries)
         return held.enter_context(
             Grader(
-                config.grader.kind,
+                config.gate_kind,
                 num_workers=num_workers or config.grader.num_workers,
                 timeout=config.grader.timeout,
                 tolerance=config.grader.tolerance,

@@ -46,7 +46,9 @@ def of_config(config: Config) -> dict[str, Any]:
     return {name: _file_names(value) if name in paths else value for name, value in values.items()}
 
 
-def _file_names(value: str) -> str:
+def _file_names(value: str | Sequence[str]) -> str | list[str]:
+    if not isinstance(value, str):
+        return [pathlib.PurePath(one).name for one in value]
     return ",".join(pathlib.PurePath(one).name for one in value.split(","))
 
 

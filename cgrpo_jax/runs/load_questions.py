@@ -88,6 +88,9 @@ def to_train_on(config: Config, found: Problems) -> Questions:
             f"rate of at most {d.min_pass_rate:g}, {left.too_easy} of at least {d.max_pass_rate:g}; {left.unknown} "
             "without a rate were kept"
         )
+    for kind in config.other_rewards:
+        answers = [problem.answer for problem in training]
+        grader.check_gold(kind, answers, timeout=config.grader.timeout, num_workers=1, numpy=config.grader.numpy)
     mixture = mixture_lib.parse_mixture(d.mixture)
     mixture_lib.check_mixture(mixture, [p.source for p in training])
     return Questions(training, found.held_out, found.skipped, mixture, left_out)
@@ -108,7 +111,7 @@ def to_diagnose(config: Config, found: Problems) -> Questions:
     """
     training = found.training[: config.diagnosis.num_questions or None]
     if "indicative_gt" in config.diagnosis.kinds:
-        check_quotable(training, grader=config.grader.kind)
+        check_quotable(training, grader=config.gate_kind)
     return Questions(training, [], found.skipped)
 
 
@@ -146,7 +149,7 @@ def by_hand(
         )
     elif answer:
         grader.check_gold(
-            config.grader.kind, [answer], timeout=config.grader.timeout, num_workers=1, numpy=config.grader.numpy
+            config.gate_kind, [answer], timeout=config.grader.timeout, num_workers=1, numpy=config.grader.numpy
         )
     elif stages.first_kind == "indicative_gt" or sees != "nothing":
         raise UserError("the critique of this configuration shows or sees the gold answer; give it with --answer.")
@@ -192,7 +195,7 @@ def source(config: Config) -> MadeUp | Stored:
 
 def _limits(config: Config, stages: Stages) -> Limits:
     return Limits(
-        grader=config.grader.kind,
+        grader=config.gate_kind,
         grader_timeout=config.grader.timeout,
         grader_workers=config.grader.num_workers,
         has_judge=bool(config.judge.endpoint.url),

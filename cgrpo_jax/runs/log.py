@@ -58,7 +58,7 @@ def untrained(number: int, row: Mapping[str, float]) -> str:
 
 
 def metrics_row(
-    done: Iteration, *, pass_threshold: float, model: ModelConfig, adapters: bool, refines: bool
+    done: Iteration, *, pass_threshold: float, model: ModelConfig, adapters: bool, refines: bool, gate: str
 ) -> dict[str, float]:
     """Returns an iteration's metrics that do not depend on the clock; `metrics.METRICS` says what each means.
 
@@ -68,8 +68,10 @@ def metrics_row(
       model: the policy's shape.
       adapters: whether adapters are trained, or all weights.
       refines: whether refinement is part of the method.
+      gate: kind of grader that decides what passes.
     """
     row = metrics.response_metrics(done.responses, pass_threshold=pass_threshold)
+    row |= metrics.reward_metrics(done.responses, gate=gate)
     if refines:
         row |= metrics.refinement_metrics(done.refinements, done.kept, pass_threshold=pass_threshold)
         row["refine/prompts_cut"] = done.counts["refine_prompts_cut"]

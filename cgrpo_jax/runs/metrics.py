@@ -13,12 +13,16 @@ from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Rollout
+from cgrpo_jax.rewards.user_functions import short_name
 from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.training import flops
 
 METRICS = {
     "reward": "mean reward of the initial responses",
     "reward_std": "mean over the questions of the standard deviation of their initial rewards",
+    "rewards/NAME/mean": "mean of each of rewards over the initial responses, by the name of its function, null ones "
+    "left out (only with several)",
+    "rewards/NAME/std": "their standard deviation",
     "frac_reward_zero_std": "share of the questions whose initial rewards are all equal: plain GRPO learns nothing",
     "frac_all_right": "share of the questions of which all initial responses pass",
     "frac_all_wrong": "share of the questions of which none passes: where refinement helps",
@@ -82,7 +86,7 @@ METRICS = {
     "critic/prompts_cut": "critique prompts in which a response was cut in its middle",
     "grade/timeouts": "rows whose grading ran into its time limit (reward 0)",
     "grade/failures": "rows without a verdict, because their grader failed, or (reward_source critic) their critic's "
-    "endpoint gave no answer: they are neither trained nor refined",
+    "endpoint gave no answer: they are neither trained nor refined (of several rewards, also null ones)",
     "judge/http_requests": "replies asked of the judge's endpoint, further attempts at unreadable ones included",
     "judge/http_attempts": "how often the endpoint was asked for them",
     "judge/http_failed/CATEGORY": "those that failed for good, by why, as critic/http_failed/CATEGORY",
@@ -124,6 +128,22 @@ def response_metrics(responses: Sequence[Sequence[Rollout]], *, pass_threshold: 
         "completions/mean_terminated_length": _mean(lengths[~cut]),
         "completions/clipped_ratio": _mean(cut),
     }
+
+
+def reward_metrics(responses: Sequence[Sequence[Rollout]], *, gate: str) -> dict[str, float]:
+    """Metrics of each reward of the initial responses, null ones left out, by TRL's names; empty where there is one."""
+    rows = [row for group in responses for row in group]
+    values: dict[str, list[float]] = collections.defaultdict(list)
+    for row in rows:
+        for kind, value in [(gate, None if row.ungraded else row.reward), *row.rewards]:
+            if value is not None:
+                values[short_name(kind)].append(value)
+    if not any(row.rewards for row in rows):
+        return {}
+    found = {}
+    for name, some in values.items():
+        found |= {f"rewards/{name}/mean": _mean(some), f"rewards/{name}/std": float(np.std(some, ddof=len(some) > 1))}
+    return found
 
 
 def refinement_metrics(

@@ -118,6 +118,8 @@ class Objective:
             (False,),
             "the deviation is of the whole group",
         ),
+        Need("normalize_rewards", (True,), "objective.scale_by_std", (False,), "each is divided by its own deviation"),
+        Need("normalize_rewards", (True,), "objective.length_penalty", (0.0,), "a penalty has no deviation of its own"),
         Need(
             "objective.baseline",
             ("initial",),

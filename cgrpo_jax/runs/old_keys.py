@@ -106,7 +106,8 @@ _EVERY_QUESTION = "rollouts.every writes all questions of an iteration"
 GONE = {"samples_per_iteration": _EVERY_QUESTION, "samples.per_iteration": _EVERY_QUESTION}
 # A key with which an old folder or flag said which critic there is, and the kind of critic that it is.
 _CRITICS = {"critic_folder": "folder", "http_critic.url": "endpoint"}
-# Keys that a section did not have, with what was done then.
+# Keys without a section that a run did not have, and those that a section did not have, with what was done then.
+_ADDED_TO_RUN = {"rewards": [], "reward_weights": [], "gate": "", "normalize_rewards": False}
 _ADDED = {
     "judge.endpoint.max_requests": 0,
     "judge.endpoint.max_tokens": 0,
@@ -210,6 +211,7 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
         found.setdefault("critic.kind", kinds[0] if kinds else "policy")
     sections = {name.rpartition(".")[0] for name in found}
     found = {name: value for name, value in _ADDED.items() if name.rpartition(".")[0] in sections} | found
+    found = (_ADDED_TO_RUN if "num_responses" in found else {}) | found
     return _nested(found)
 
 

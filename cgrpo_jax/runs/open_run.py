@@ -252,7 +252,7 @@ def _agreed_inputs(
     """
     same: dict[str, str] = {}
     with processes.agree("reading the run's files"):
-        inputs = fingerprints.of_all(config.grader.kind, problems)
+        inputs = fingerprints.of_all(config.gate_kind, problems, also=config.other_rewards)
         if key_values.place()[1] > 1:
             same = hosts.of_inputs(problems, inputs)
             same |= hosts.of_models(config, settings.stages.critic_folder if settings.critic else "")

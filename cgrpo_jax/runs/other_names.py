@@ -62,7 +62,7 @@ KEYS = {
     "rollout_is": "objective.tis_level",
     "loss_type": "objective.aggregate",
     "loss_agg_mode": "objective.aggregate",
-    "reward_funcs": "grader.kind",
+    "reward_funcs": "rewards",
     "reward_fn": "grader.kind",
     "reward_function": "grader.kind",
     "model_name_or_path": "model.folder",

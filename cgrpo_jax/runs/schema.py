@@ -6,16 +6,33 @@ rule of one section is in that section (`violations`), one of several is here, o
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
+from typing import Any
 
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.datasets.problems import MADE_UP
-from cgrpo_jax.rewards import user_functions
+from cgrpo_jax.rewards import grader, user_functions
 from cgrpo_jax.runs import model_sections, objective_section, refinement_sections, sections, training_sections
 from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, key, not_negative, one_of, refused, section
 
 # Sections that no other command than `train` and `plan` reads.
 TRAINING_ALONE = ("checkpoints", "rollouts", "profile", "objective", "optimizer", "packing")
+
+
+def _several(name: str, value: tuple[Any, ...]) -> str | None:
+    if not all(isinstance(kind, str) for kind in value):
+        return f"{name} {value} must hold kinds of graders; quote them."
+    names = [user_functions.short_name(kind) for kind in value]
+    if len(set(names)) < len(names):
+        return f"{name} {value} has two of one name, {max(names, key=names.count)!r}, in metrics; rename a function."
+    said = (refused(grader.check_kind, kind) for kind in value)
+    return next((f"{name}: {text}" for text in said if text), None)
+
+
+def _numbers(name: str, value: tuple[Any, ...]) -> str | None:
+    good = all(isinstance(one, int | float) and math.isfinite(one) for one in value)
+    return None if good else f"{name} {value} must hold finite numbers; give one for each of rewards."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +58,15 @@ class Config:
         one_of("verifier", "critic"),
     )
     pass_threshold: float = key(1.0, "a response whose reward is below it has failed")
+    rewards: tuple[str, ...] = key(
+        (),
+        'several, each a kind of grader: ("math", "style.py:short"); empty: grader.kind alone',
+        _several,
+        is_path=True,
+    )
+    reward_weights: tuple[float, ...] = key((), "of each of rewards; empty: 1.0 each", _numbers)
+    gate: str = key("", "of rewards, the one that decides what passes and is refined; empty: the first", is_path=True)
+    normalize_rewards: bool = key(False, "divide each of rewards by its own deviation before they are added (GDPO)")
 
     checkpoints: sections.Checkpoints = section(sections.Checkpoints)
     rollouts: sections.Rollouts = section(sections.Rollouts)
@@ -66,11 +92,28 @@ class Config:
     eval: training_sections.Eval = section(training_sections.Eval)
     diagnosis: training_sections.Diagnosis = section(training_sections.Diagnosis)
 
+    @property
+    def gate_kind(self) -> str:
+        """The kind of grader that decides what passes."""
+        return self.gate or (*self.rewards, self.grader.kind)[0]
+
+    @property
+    def other_rewards(self) -> tuple[str, ...]:
+        """The kinds of rewards that add to the advantage alone."""
+        return tuple(kind for kind in self.rewards if kind != self.gate_kind)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weights of the gate and of the other rewards, in their order."""
+        given = dict(zip(self.rewards, self.reward_weights, strict=False))
+        return tuple(given.get(kind, 1.0) for kind in (self.gate_kind, *self.other_rewards))
+
     def violations(self) -> Iterator[str]:
         """Yields what keys of several sections have against each other."""
         yield from self._engine()
         yield from self._schedule()
         yield from self._grading()
+        yield from self._rewards()
         yield from self._critiques()
         yield from self._made_up()
 
@@ -81,7 +124,9 @@ class Config:
 
     def _teaches_nothing(self) -> Iterator[str]:
         """Yields why all advantages would be 0, whatever the policy writes."""
-        function = user_functions.is_name(self.grader.kind)  # which may give any number, and another one each time
+        # Which may give any number, and another one each time.
+        kinds = (self.gate_kind, *self.other_rewards)
+        function = any(user_functions.is_name(kind) for kind in kinds if isinstance(kind, str))
         never_fails = self.pass_threshold <= 0 and not function
         if not self.num_iterations or not (self.refine.kind == "none" or never_fails):
             return
@@ -93,7 +138,8 @@ class Config:
                 f"num_responses 1 teaches nothing: {why}, so each response is compared with itself alone, and its "
                 "advantage is 0; use at least 2, or refine."
             )
-        same_grade = not function and self.grader.kind != "judge" and self.reward_source == "verifier"
+        judged = "judge" in (self.gate_kind, *self.rewards)
+        same_grade = not function and not judged and self.reward_source == "verifier"
         if self.num_responses > 1 and self.sampling.top_k == 1 and same_grade:
             yield (
                 f"sampling.top_k 1 teaches nothing: {why}, and all {self.num_responses} responses to a question are "
@@ -158,6 +204,24 @@ class Config:
                 'reward_source "critic" needs a verdict on every response, which critic.endpoint.max_requests and '
                 "max_tokens end; set both to 0."
             )
+
+    def _rewards(self) -> Iterator[str]:
+        if self.reward_weights and len(self.reward_weights) != len(self.rewards):
+            yield (
+                f"reward_weights {self.reward_weights} are {len(self.reward_weights)} weights of {len(self.rewards)} "
+                "rewards; give one for each of rewards."
+            )
+        if self.gate and self.gate not in self.rewards:
+            yield f"gate {self.gate!r} is none of rewards {self.rewards}; use one of them, or leave it empty."
+        if self.rewards and self.grader.kind not in ("math", *self.rewards):
+            yield (
+                f"grader.kind {self.grader.kind!r} is none of rewards {self.rewards}, which decide; add it to them, or "
+                "leave grader.kind out."
+            )
+        if self.normalize_rewards and len(self.rewards) < 2:
+            yield f"normalize_rewards divides each of several rewards, but rewards is {self.rewards}; give two or more."
+        if "judge" in self.rewards and not self.judge.endpoint.url:
+            yield 'rewards has "judge", which asks an endpoint; give its address in judge.endpoint.url.'
 
     def _kinds(self) -> frozenset[str]:
         """Returns the kinds of critique that the run uses; without the schedule where that can't be read."""

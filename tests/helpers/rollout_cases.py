@@ -32,6 +32,7 @@ def make():
     asked = rollout(of.replace(response=1), "so", Author.CRITIC, (), np.zeros(3, np.float32), parent=second)
     asked = asked.replace(asked="Be brief.\n\nIs it right?", verdict=None, shown="os")
     kept = rollout(at.replace(stage=Stage.REFINEMENT), prompt=(1, 9, 2), parent=rule, reward=1.0)
+    kept = kept.replace(rewards=(("style.py:short", 0.5), ("exact", None)))
     lost = rollout(at.replace(stage=Stage.REFINEMENT, refinement=1), prompt=(1, 9, 2), parent=rule, reward=0.0)
     judged = rollout(of.replace(refinement=1), "right", prompt=(1, 6, 2), parent=kept, verdict=True)
     other = RowIndex(question=1)

@@ -9,7 +9,7 @@ import pytest
 import tiny_run
 from tiny_run import metrics, run, samples
 
-from cgrpo_jax import convert, rollout, train
+from cgrpo_jax import convert, groups, train
 from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.rewards import grader
@@ -298,7 +298,7 @@ def test_questions_that_are_half_right_can_be_refined_too(tmp_path, seen):
 
 
 def test_refinements_that_mention_the_critique_can_be_dropped(tmp_path, seen, monkeypatch):
-    monkeypatch.setattr(rollout, "mentions_critique", lambda text: True)
+    monkeypatch.setattr(groups, "mentions_critique", lambda text: True)
     folder = run(tmp_path, {"data.num_eval": 0, "refine.drop_critique_mentions": True}, num_iterations=1)
     (row,) = metrics(folder)
     assert row["refine/dropped_mentions"] == row["refine/attempted"] == len(seen.of(Stage.REFINEMENT)) > 0

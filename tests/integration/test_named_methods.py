@@ -124,3 +124,49 @@ def test_rows_of_an_int8_cache_are_weighed_by_what_the_sampler_did_otherwise(tmp
         if not one.refined:
             np.testing.assert_array_equal(one.sampler_logp, sampled[one.target_ids.tobytes()])
             assert not np.array_equal(one.old_logp, one.sampler_logp)
+
+
+def test_several_rewards(tmp_path):
+    """What passes and is refined is the gate's; the other reward moves the weights where that is equal."""
+    file = tmp_path / "style.py"
+    file.write_text(
+        "def short(prompts, completions, **columns):\n"
+        "    return [sum(map(ord, text)) % 7 / 7 for text in completions]\n"
+    )
+    changes = {"data.num_eval": 0, "refine.kind": "none", "grader.kind": "trace"}
+    plain = run(tmp_path / "plain", changes, num_iterations=1)
+    more = {"rewards": ("trace", f"{file}:short"), "reward_weights": (1.0, 0.1)}
+    both = run(tmp_path / "both", changes | more, num_iterations=1)
+    (before,), (after,) = metrics(plain), metrics(both)
+    assert after["reward"] == after["rewards/trace/mean"] == before["reward"]
+    assert 0 < after["rewards/short/mean"] < 1 and after["rows_trained"] >= before["rows_trained"]
+    (rows,) = rollouts(both)
+    for group in groups_of([rows]):
+        total = [one.rollout.reward + 0.1 * one.rollout.rewards[0][1] for one in group]
+        for one, value in zip(group, total, strict=True):
+            assert one.grader == "trace" and one.rollout.rewards[0][0].endswith("style.py:short")
+            assert one.rollout.rewards[0][1] == pytest.approx(sum(map(ord, one.rollout.text)) % 7 / 7)
+            assert one.train_row.advantage == pytest.approx(value - np.mean(total), abs=1e-6)
+
+
+def test_a_run_of_many_new_values_resumes_as_if_it_had_not_stopped(tmp_path):
+    changes = {
+        "data.num_eval": 0,
+        "refine.which": "all",
+        "refine.max_pass": 1.0,
+        "refine.select": "random",
+        "refine.group": "replace",
+        "critique.corruption": "shuffled",
+        "critique.corrupted_share": 0.5,
+        "objective.initial_ratio": "sequence",
+        "objective.tis_cap": 2.0,
+        "objective.aggregate": "sequence_mean",
+    }
+    whole = run(tmp_path / "whole", changes)
+    run(tmp_path / "parts", changes, num_iterations=1)
+    parts = run(tmp_path / "parts", changes)
+    assert tiny_run.repeatable(parts) == tiny_run.repeatable(whole)
+    texts = [[(row.rollout.text, row.rollout.shown, row.dropped) for row in rows] for rows in rollouts(whole)]
+    assert texts == [[(row.rollout.text, row.rollout.shown, row.dropped) for row in rows] for rows in rollouts(parts)]
+    shown = [row.rollout.shown for rows in rollouts(whole) for row in rows if row.rollout.stage == Stage.CRITIQUE]
+    assert any(shown) and not all(shown)

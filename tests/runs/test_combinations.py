@@ -18,6 +18,8 @@ BASE = {
     "objective.length_penalty_tokens": 8,
     "critic.sees": "answer",
     "critique.when": "all",
+    "rewards": ("math", "exact"),
+    "reward_weights": (1.0, 0.5),
 }
 CHOICES = {
     "objective.initial_ratio": ("token", "sequence", "cispo"),
@@ -34,6 +36,7 @@ CHOICES = {
     "refine.which": ("failed", "all"),
     "refine.select": ("best", "random"),
     "refine.group": ("append", "replace"),
+    "normalize_rewards": (False, True),
     "critique.kind": ("cot", "indicative", "hint"),
     "critique.corruption": ("none", "inverted", "shuffled"),
 }
@@ -46,6 +49,8 @@ REFUSED = [
     {"objective.baseline": "initial", "refine.group": "replace"},
     {"objective.aggregate": "paper", "refine.group": "replace"},
     {"critique.kind": "hint", "critique.corruption": "inverted"},
+    {"normalize_rewards": True, "objective.scale_by_std": True},
+    {"normalize_rewards": True, "objective.length_penalty": 0.5},
     {"critique.corruption": "inverted", "reward_source": "critic"},
     {"critique.corruption": "shuffled", "reward_source": "critic"},
 ]
@@ -58,8 +63,9 @@ def config(changes):
 def compute(config):
     """Takes a group of four to its loss; returns it."""
     grouping, loss = settings.grouping(config), build_training.loss_settings(config)
-    responses = [response(0, n, reward) for n, reward in enumerate((0.0, 1.0, 0.0))]
-    kept = [row(RowIndex(0, 2, stage=Stage.REFINEMENT), "56", reward=0.0, truncated=True)]
+    also = (("exact", 0.5),)
+    responses = [response(0, n, reward).replace(rewards=also) for n, reward in enumerate((0.0, 1.0, 0.0))]
+    kept = [row(RowIndex(0, 2, stage=Stage.REFINEMENT), "56", reward=0.0, truncated=True, rewards=(("exact", None),))]
     (group,) = groups.reanchor([responses], kept, join=grouping.join)
     (rows,) = groups.train_rows([group], grouping)
     shape = len(rows), max(len(one.target_ids) for one in rows)
@@ -88,7 +94,7 @@ def compute(config):
     )[0]
 
 
-@pytest.mark.parametrize("one, two", itertools.combinations(CHOICES, 2), ids=lambda key: key.split(".")[1])
+@pytest.mark.parametrize("one, two", itertools.combinations(CHOICES, 2), ids=lambda key: key.split(".")[-1])
 def test_a_pair_of_choices_is_computed_or_refused(one, two):
     for first, second in itertools.product(CHOICES[one], CHOICES[two]):
         pair = {one: first, two: second}
@@ -110,7 +116,8 @@ def test_what_nothing_reads_is_not_refused():
     """An arm without refinements keeps the other arms' values of them."""
     for pair in REFUSED:
         found = list(validate.violations(config(pair | {"refine.kind": "none"})))
-        assert bool(found) == bool({"objective.initial_ratio", "critique.corruption"} & pair.keys())
+        read = {"objective.initial_ratio", "critique.corruption", "normalize_rewards"}
+        assert bool(found) == bool(read & pair.keys())
 
 
 def test_a_need_says_what_was_given_what_is_allowed_and_why():
@@ -132,6 +139,12 @@ def test_a_need_says_what_was_given_what_is_allowed_and_why():
             {"refine.group": "replace", "refine.num_kept": 8},
             'refine.group "replace" puts refine.num_kept 8 refinements in the places of num_responses 7',
         ),
+        ({"reward_weights": (1.0,)}, "reward_weights (1.0,) are 1 weights of 2 rewards; give one for each of rewards."),
+        ({"rewards": ("math", "math")}, "rewards ('math', 'math') has two of one name, 'math', in metrics"),
+        ({"rewards": ("math", "x")}, "rewards: grader 'x' is unknown; use one of math"),
+        ({"gate": "numeric"}, "gate 'numeric' is none of rewards ('math', 'exact'); use one of them"),
+        ({"grader.kind": "numeric"}, "grader.kind 'numeric' is none of rewards ('math', 'exact'), which decide"),
+        ({"rewards": (), "reward_weights": (), "normalize_rewards": True}, "normalize_rewards divides each of several"),
         (
             {"critique.kind": "hint", "critic.sees": "nothing"},
             'critique.kind "hint" is of the answer, but critic.sees is \'nothing\'; set it to "answer".',

@@ -241,6 +241,8 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
         *metrics.update_work(WORK, MODEL, adapters=False),
         *metrics.update_speed(1.0, 1.0, num_devices=1, peak=1.0),
         *metrics.engine_metrics([]),
+        "rewards/NAME/mean",
+        "rewards/NAME/std",
         *sampler_gap.measure([SCORED], [SCORED.old_logp], cap=2.0, level="token"),
         *(
             re.sub("failed/.*", "failed/CATEGORY", key)

@@ -53,6 +53,11 @@ def test_a_rule_leaves_no_critiques_to_a_model():
     assert set(numbers(of({"critique.kind": "indicative", "critique.schedule": ((5, "cot"),)}))) == set(Stage)
 
 
+def test_hints_are_written_as_critiques_are():
+    written = of({"critique.kind": "hint", "critic.sees": "answer"})
+    assert numbers(written) == numbers(of({})) and written.kinds == {"hint"}
+
+
 def test_plain_grpo_critiques_only_where_all_are():
     assert set(numbers(of({"refine.kind": "none"}))) == {Stage.RESPONSE}
     assert numbers(of({"refine.kind": "none", "critique.when": "all"}))[Stage.CRITIQUE] == ("policy", 24, 24)
