@@ -17,7 +17,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["cgrpo_jax", "cgrpo_jax.*"]),
-    package_data={"cgrpo_jax": ["assets/*/*", "py.typed"]},
+    package_data={"cgrpo_jax": ["assets/*/*", "report/assets/*", "report/assets/vendor/*", "py.typed"]},
     entry_points={"console_scripts": ["cgrpo = cgrpo_jax.__main__:main"]},
     install_requires=[
         "jax>=0.10,<0.12",
@@ -50,6 +50,8 @@ setuptools.setup(
             "duckdb>=1.1,<3",
             "pyright[nodejs]==1.1.414",
             "codespell>=2.3,<3",
+            "playwright>=1.50,<2",  # drives the system's Chromium (tests/browser)
+            "axe-playwright-python>=0.1.4,<0.2",
         ],
         "dev": ["pre-commit>=4,<5"],  # beside `test`
         # trl and guidance carry published chat templates, mistral-common published SentencePiece models: files to read.

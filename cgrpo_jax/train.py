@@ -272,7 +272,13 @@ class Run:
         self.folder.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self._since
         updates = int(self.state.step)
-        summary = log.summary(self.progress, updates=updates, after=after, solved_after=solved_after)
+        summary = log.summary(
+            self.progress,
+            updates=updates,
+            after=after,
+            solved_after=solved_after,
+            questions=len(self.asked.held_out),
+        )
         self._write(self.opened.run.write_summary, summary)
         where = f"metrics, rollouts, checkpoints and summary are in {self.opened.run.path}"
         console.say(f"{log.table(summary)}{where}", sys.stdout)

@@ -29,6 +29,7 @@ ROOMS = (
     ("datasets",),
     ("runs",),
     ("evaluation",),
+    ("report",),
     ("planning",),
     ("train", "evaluate", "diagnose", "sample", "plan", "convert", "data", "init", "__main__"),
 )

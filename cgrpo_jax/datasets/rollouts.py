@@ -260,6 +260,15 @@ def read(path: str | pathlib.Path) -> list[Row]:
     return rows
 
 
+def read_columns(path: str | pathlib.Path, names: Sequence[str]) -> pa.Table:
+    """Returns some columns of a file, as they are: all rows of a run without the texts and tokens that fill its files.
+
+    Raises:
+      UserError: as `read`.
+    """
+    return _checked(pathlib.Path(path), list(names))
+
+
 def train_groups(rows: Iterable[Row]) -> list[list[TrainRow]]:
     """Returns the group of each question, in their order: what `Learner.update` was given."""
     groups: dict[int, list[tuple[int, TrainRow]]] = collections.defaultdict(list)
@@ -270,13 +279,13 @@ def train_groups(rows: Iterable[Row]) -> list[list[TrainRow]]:
     return [[one for _, one in sorted(groups[q], key=lambda placed: placed[0])] for q in sorted(groups)]
 
 
-def _checked(path: pathlib.Path) -> pa.Table:
+def _checked(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     try:
         # One file by itself: a folder of this name would be read as one table.
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             said = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
             if said == str(VERSION):
-                return file.read()
+                return file.read(columns)
     except (OSError, pa.ArrowException) as error:
         what = " ".join(str(error).split())[:160]
         raise UserError(f"{path} can't be read as Parquet ({what}); give a whole file of RUN/rollouts.") from error
