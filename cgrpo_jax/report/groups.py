@@ -5,6 +5,7 @@ A group is a question's responses, their critiques and their refinements in one 
 
 import dataclasses
 import enum
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -84,19 +85,22 @@ class Asked:
     answer: str
 
 
-def read(run: RunFolder, *, number: int = 0) -> tuple[list[Group], dict[str, Asked]]:
+def read(
+    run: RunFolder, *, number: int = 0, files: Sequence[pathlib.Path] | None = None
+) -> tuple[list[Group], dict[str, Asked]]:
     """Returns all groups of a run, iteration by iteration, and their questions by `problem_id`.
 
     Args:
       run: the run.
       number: of it in the report.
+      files: of its rollouts; all of them by default. What is never solved, or forgotten, is so in these.
 
     Raises:
       UserError: a file of rollouts is damaged.
     """
     found: list[Group] = []
     asked: dict[str, Asked] = {}
-    for path in run.files:
+    for path in run.files if files is None else files:
         found += _of_file(path, run, number, asked)
     return with_history(found), asked
 
@@ -122,7 +126,7 @@ def with_history(found: Sequence[Group]) -> list[Group]:
     return flagged
 
 
-def _of_file(path, run: RunFolder, number: int, asked: dict[str, Asked]) -> Iterable[Group]:
+def _of_file(path: pathlib.Path, run: RunFolder, number: int, asked: dict[str, Asked]) -> Iterable[Group]:
     table = rollouts.read_columns(path, _COLUMNS)
     mentions = _mentions(path, table)
     cells = {name: table[name].to_pylist() for name in _COLUMNS}
@@ -138,7 +142,7 @@ def _of_file(path, run: RunFolder, number: int, asked: dict[str, Asked]) -> Iter
         yield _group(rows, places, mentions, run, {"run": number, "iteration": iteration, "question": question})
 
 
-def _mentions(path, table: pa.Table) -> set[int]:
+def _mentions(path: pathlib.Path, table: pa.Table) -> set[int]:
     """Returns the rows that trained as refinements and mention their critique."""
     kept = pc.indices_nonzero(pc.fill_null(table["kept"], False)).to_pylist()
     if not kept:

@@ -93,7 +93,7 @@ def _entropy(metrics: Sequence[Row]) -> Warning | None:
         if usual > 0.01 and values[at] > 3 * usual:
             return Warning(
                 "entropy jumps",
-                f"from {usual:.2f} to {values[at]:.2f} nats at a token, in the {at + 1}th iteration",
+                f"from {usual:.2f} to {values[at]:.2f} nats at a token, {at} rows of metrics.jsonl after the first",
                 "The policy suddenly writes far more at random, often after a step that was too large.",
                 "Lower optimizer.learning_rate, more optimizer.warmup_updates, or clip refined tokens.",
             )

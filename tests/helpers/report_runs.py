@@ -199,6 +199,7 @@ class _Maker:
             "skipped_updates": 0,
             "completions/mean_length": 12 + noise(0.3),
             "completions/clipped_ratio": 0.02,
+            "refine/attempted": 4 * wrong,
             "refine/success": 0.45,
             "refine/questions_rescued": counts["rescued"] / wrong if wrong else 0.0,
             "refine/mentions_critique": 0.0,

@@ -30,7 +30,7 @@ function App() {
   const [index, setIndex] = useState(null);
   const [fault, setFault] = useState("");
   const [theme, switchTheme] = useTheme();
-  const [state, setState] = useState({ filters: new Set(), run: -1, sort: "newest", query: "", texts: null, at: -1, colouring: "none", diff: false });
+  const [state, setState] = useState({ filters: new Set(), run: -1, sort: "telling", query: "", texts: null, at: -1, colouring: "none", diff: false });
   const set = useCallback((change) => setState((old) => ({ ...old, ...change })), []);
   const dialog = useRef(null);
   useEffect(() => {

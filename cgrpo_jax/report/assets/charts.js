@@ -44,7 +44,8 @@ const CHARTS = [
 
 const AXES = { iteration: "iterations", tokens: "tokens written", seconds: "seconds" };
 
-// Where each iteration of a run lies on an axis; `step` counts from 0, and what is drawn is known after it.
+// Where each iteration of a run lies on an axis. Iteration k is written by the weights after k iterations, which the
+// evaluation after k iterations is of.
 function xsOf(run, axis) {
   const steps = run.metrics.step ?? [];
   if (axis === "tokens") return steps.map((s, i) => run.metrics.num_tokens?.[i] ?? null);
@@ -52,7 +53,7 @@ function xsOf(run, axis) {
     let total = 0;
     return steps.map((s, i) => (total += run.metrics.step_time?.[i] ?? 0));
   }
-  return steps.map((s) => s + 1);
+  return steps;
 }
 
 // x of so many iterations, for evaluations, which lie between them.
@@ -65,7 +66,13 @@ function xAfter(run, axis, iterations) {
   return at < 0 ? 0 : xs[at];
 }
 
-const valuesOf = (run, name) => (name === "dead" ? run.dead : run.metrics[name]);
+// Where nothing was refined, shares of refinements are no 0: there is none.
+const OF_REFINEMENTS = new Set(["refine/success", "refine/questions_rescued", "refine/mean_length", "refine/mentions_critique"]);
+function valuesOf(run, name) {
+  if (name === "dead") return run.dead;
+  const attempted = OF_REFINEMENTS.has(name) && run.metrics["refine/attempted"];
+  return attempted ? run.metrics[name]?.map((v, at) => (attempted[at] === 0 ? null : v)) : run.metrics[name];
+}
 const hasValues = (run, name) => (valuesOf(run, name) ?? []).some((v) => v != null);
 
 function runningMean(values, width) {
@@ -142,7 +149,7 @@ function outcomeSeries(index, run, number, axis) {
     counts.get(index.iteration[at])[index.outcome[at]]++;
   }
   const iterations = [...counts.keys()].sort((a, b) => a - b);
-  const xs = iterations.map((i) => xAfter(run, axis, i + 1));
+  const xs = iterations.map((i) => (axis === "iteration" ? i : xAfter(run, axis, i + 1)));
   const order = ["all_right", "mixed", "rescued", "all_wrong", "unknown"];
   const below = iterations.map(() => 0);
   return order.map((name) => {

@@ -81,7 +81,7 @@ function Prompts({ group }) {
 function Times({ index, at, open }) {
   const times = timesMet(index, at);
   if (times.length < 2) return null;
-  return html`<div class="times"><span class="label">asked ${plural(times.length, "time")}</span>${times.map((one) => html`<button key=${one} class="cell o-${about.outcomes[index.outcome[one]]}" aria-current=${one === at} onClick=${() => open(one)} title="iteration ${index.iteration[one] + 1}: ${OUTCOMES[about.outcomes[index.outcome[one]]][0]}" aria-label="iteration ${index.iteration[one] + 1}, ${OUTCOMES[about.outcomes[index.outcome[one]]][0]}"></button>`)}</div>`;
+  return html`<div class="times"><span class="label">asked ${plural(times.length, "time")}</span>${times.map((one) => html`<button key=${one} class="cell o-${about.outcomes[index.outcome[one]]}" aria-current=${one === at} onClick=${() => open(one)} title="iteration ${index.iteration[one]}: ${OUTCOMES[about.outcomes[index.outcome[one]]][0]}" aria-label="iteration ${index.iteration[one]}, ${OUTCOMES[about.outcomes[index.outcome[one]]][0]}"></button>`)}</div>`;
 }
 
 function Detail({ index, at, open, colouring, setColouring, diff, setDiff }) {
@@ -91,13 +91,15 @@ function Detail({ index, at, open, colouring, setColouring, diff, setDiff }) {
     loadGroup(index, at).then((group) => !gone && setFound({ at, group }), (error) => !gone && setFound({ at, error: String(error.message ?? error) }));
     return () => { gone = true; };
   }, [index, at]);
+  const box = useRef(null);
+  useEffect(() => { if (box.current) box.current.scrollTop = 0; }, [at]);
   const [id, number, question, answer] = index.problems[index.problem[at]];
   const outcome = about.outcomes[index.outcome[at]];
   const group = found.at === at ? found.group : undefined;
   const kept = group?.rows.find((row) => row.kept && row.stage === "refinement" && passesRow(row, index.run[at]));
   const several = about.runs.length > 1;
-  return html`<div class="detail" id="detail" tabindex="-1" aria-label="one question">
-    <header class="detail-head"><h3>${several && html`${visible(about.runs[index.run[at]].name)}, `}iteration ${index.iteration[at] + 1}, question #${number}</h3>
+  return html`<div class="detail" id="detail" ref=${box} tabindex="-1" role="region" aria-label="one question">
+    <header class="detail-head"><h3>${several && html`${visible(about.runs[index.run[at]].name)}, `}iteration ${index.iteration[at]}, question #${number}</h3>
       <${Badge} kind="o-${outcome}" title=${OUTCOMES[outcome][1]}>${OUTCOMES[outcome][0]}</${Badge}>${flagsOf(index.flags[at]).filter((name) => name !== "rescued").map((name) => html`<${Badge} key=${name} kind="flag" title=${FLAGS[name][1]}>${FLAGS[name][0]}</${Badge}>`)}</header>
     <${Times} index=${index} at=${at} open=${open} />
     <div class="asked">${(group?.turns ?? []).map((turn, n) => html`<div key=${n}><span class="label">${visible(turn.role)}</span><${Text} text=${turn.text} /></div>`)}

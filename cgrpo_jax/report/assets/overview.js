@@ -93,7 +93,7 @@ function Lesson({ index, open }) {
   if (at < 0) return null;
   const kept = lesson?.group.rows.find((row) => row.kept && passesRow(row, index.run[at]));
   return html`<div class="lesson"><h3>One lesson of this run</h3>
-    <p class="note">Iteration ${index.iteration[at] + 1}: every response to this question failed. <button class="link" onClick=${() => open(at)}>Open it below</button></p>
+    <p class="note">Iteration ${index.iteration[at]}: every response to this question failed. <button class="link" onClick=${() => open(at)}>Open it below</button></p>
     ${kept ? html`<div class="asked"><span class="label">question</span><${Text} text=${lesson.group.question} /></div><${Chain} group=${lesson.group} refinement=${kept} compact />` : html`<div class="waiting"></div>`}</div>`;
 }
 

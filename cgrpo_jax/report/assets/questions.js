@@ -3,6 +3,7 @@
 const PAGE = 60; // list entries that are drawn at once
 
 const SORTS = {
+  telling: ["most telling first", (index) => (a, b) => (index.flags[b] & FLAG.rescued) - (index.flags[a] & FLAG.rescued) || (index.shard[b] >= 0) - (index.shard[a] >= 0) || index.iteration[b] - index.iteration[a] || index.question[a] - index.question[b]],
   newest: ["newest first", (index) => (a, b) => index.iteration[b] - index.iteration[a] || index.question[a] - index.question[b]],
   oldest: ["oldest first", (index) => (a, b) => index.iteration[a] - index.iteration[b] || index.question[a] - index.question[b]],
   wrong: ["fewest right", (index) => (a, b) => index.rightShare[a] - index.rightShare[b] || index.iteration[b] - index.iteration[a]],
@@ -59,12 +60,19 @@ function Entry({ index, at, current, open }) {
   const outcome = about.outcomes[index.outcome[at]];
   return html`<li><button class="entry" aria-current=${current} onClick=${() => open(at)}>
     <span class="line"><span class="what" dir="auto">${oneLine(question)}</span><${Marks} index=${index} at=${at} /></span>
-    <span class="line small"><span class="cell o-${outcome}" aria-hidden="true"></span><span>${OUTCOMES[outcome][0]}${flags.map((name) => `, ${FLAGS[name][0]}`)}</span><span class="where">${about.runs.length > 1 && `${oneLine(about.runs[index.run[at]].name)}, `}iteration ${index.iteration[at] + 1}, #${number}</span></span></button></li>`;
+    <span class="line small"><span class="cell o-${outcome}" aria-hidden="true"></span><span>${OUTCOMES[outcome][0]}${flags.map((name) => `, ${FLAGS[name][0]}`)}</span><span class="where">${about.runs.length > 1 && `${oneLine(about.runs[index.run[at]].name)}, `}iteration ${index.iteration[at]}, #${number}</span></span></button></li>`;
 }
 
 function Questions({ index, state, set, at, list }) {
   const [shown, setShown] = useState(PAGE);
   useEffect(() => setShown(PAGE), [list]);
+  const pane = useRef(null);
+  useEffect(() => {  // the entry of what is open stays in sight; the page itself does not move
+    const entry = pane.current?.querySelector("[aria-current=true]");
+    if (!entry) return;
+    const [box, own] = [pane.current.getBoundingClientRect(), entry.getBoundingClientRect()];
+    if (own.top < box.top || own.bottom > box.bottom) pane.current.scrollTop += own.top - box.top - box.height / 3;
+  }, [at]);
   const counts = useMemo(() => FILTERS.map((one) => { let n = 0; for (let i = 0; i < index.size; i++) if (one.test(index, i)) n++; return n; }), [index]);
   const toggle = (name) => { const filters = new Set(state.filters); filters.has(name) ? filters.delete(name) : filters.add(name); set({ filters }); };
   const search = (event) => { set({ query: event.currentTarget.value }); if (event.currentTarget.value) loadTexts(index).then((texts) => set({ texts }), () => {}); };
@@ -78,7 +86,7 @@ function Questions({ index, state, set, at, list }) {
       <select aria-label="sort" value=${state.sort} onChange=${(event) => set({ sort: event.currentTarget.value })}>${Object.entries(SORTS).map(([key, [words]]) => html`<option key=${key} value=${key}>${words}</option>`)}</select>
       <span class="count" role="status">${list.length.toLocaleString("en")} found</span></div>
     <div class="explorer">
-      <nav class="list" aria-label="questions found"><ul>${list.slice(0, shown).map((one) => html`<${Entry} key=${one} index=${index} at=${one} current=${one === at} open=${(place) => set({ at: place })} />`)}</ul>
+      <nav class="list" ref=${pane} aria-label="questions found"><ul>${list.slice(0, shown).map((one) => html`<${Entry} key=${one} index=${index} at=${one} current=${one === at} open=${(place) => set({ at: place })} />`)}</ul>
         ${list.length > shown && html`<button class="more" onClick=${() => setShown(shown + 5 * PAGE)}>${(list.length - shown).toLocaleString("en")} more</button>`}${!list.length && html`<p class="note none">Nothing matches. <button class="link" onClick=${() => set({ filters: new Set(), query: "", run: -1 })}>Show all</button></p>`}</nav>
       ${at >= 0 ? html`<${Detail} index=${index} at=${at} open=${(place) => set({ at: place })} colouring=${state.colouring} setColouring=${(colouring) => set({ colouring })} diff=${state.diff} setDiff=${(diff) => set({ diff })} />` : html`<div class="detail"><p class="note">Choose a question.</p></div>`}
     </div></section>`;
@@ -131,5 +139,5 @@ function Matrix({ index, theme, open }) {
     <p class="note">Each row is a question that was asked more than once, from the first iteration on the left to the last on the right: <b>${count(0)}</b> solved at first and at last, <b>${count(1)}</b> learned, <b>${count(2)}</b> never solved by a response, <b>${count(3)}</b> solved once and then no more. Click to open.</p>
     <ul class="legend">${["all_right", "mixed", "rescued", "all_wrong"].map((name) => html`<li key=${name}><span class="key block" style=${{ background: `var(--o-${name})` }}></span>${OUTCOMES[name][0]}</li>`)}</ul>
     <canvas ref=${canvas} style=${{ height: `${rows.length * height}px` }} role="img" aria-label="${plural(rows.length, "question")} through ${plural(last + 1, "iteration")}; ${count(1)} learned" onMouseMove=${(event) => setHover(at(event))} onMouseLeave=${() => setHover(null)} onClick=${(event) => { const one = at(event); if (one != null) open(one); }}></canvas>
-    <p class="note matrix-tip">${hover == null ? " " : `iteration ${index.iteration[hover] + 1}, ${OUTCOMES[about.outcomes[index.outcome[hover]]][0]}: ${oneLine(index.problems[index.problem[hover]][2]).slice(0, 120)}`}</p></section>`;
+    <p class="note matrix-tip">${hover == null ? " " : `iteration ${index.iteration[hover]}, ${OUTCOMES[about.outcomes[index.outcome[hover]]][0]}: ${oneLine(index.problems[index.problem[hover]][2]).slice(0, 120)}`}</p></section>`;
 }

@@ -7,8 +7,8 @@ const COLOURINGS = {
   none: ["plain", ""],
   probability: ["probability", "The darker, the less likely the policy found a token."],
   ratio: ["ratio", "The trainer's probability over the sampler's, before any update: of a response their rounding alone, of a refinement what the critique had added. Blue: above 1; orange: below."],
-  rho: ["ρ", "ρ = π/(π+γ), the shaped ratio of a refinement's tokens. The darker, the nearer to 1."],
-  weight: ["weight", "γπ/(π+γ)², how much a refinement's token moves the weights: most, a quarter, where π = γ. The darker, the more."],
+  rho: ["ρ", "ρ = π/(π+γ), the shaped ratio of a refinement's tokens. The darker, the nearer to 1. Responses have none."],
+  weight: ["weight", "γπ/(π+γ)², how much a refinement's token moves the weights: most, a quarter, where π = γ. The darker, the more. Responses have none."],
   push: ["advantage", "The advantage times r for a response, times the weight for a refinement: blue tokens become likelier, orange ones less likely."],
 };
 
@@ -93,7 +93,7 @@ function Tip({ box, at, piece, n, row }) {
   const unknown = refinement && !row.trainer_logp;
   return html`<div class="tip" ref=${tip} role="status" style=${{ visibility: "hidden" }}><code>${visible(JSON.stringify(piece))}</code> <span class="muted">token ${at + 1}</span>
     <table><tbody>${lines.map(([name, value]) => html`<tr key=${name}><th scope="row">${name}</th><td>${name === "advantage A" || name.startsWith("A ×") ? signed(value) : short(value)}</td></tr>`)}</tbody></table>
-    ${n.clipped && html`<p>clipped: it does not move the weights</p>`}${unknown && html`<p>π without the critique was not recorded</p>`}</div>`;
+    ${n.clipped && html`<p>clipped: it does not move the weights</p>`}${unknown && html`<p>π without the critique is not known${row.kept ? "" : ": it is computed of kept refinements alone"}</p>`}</div>`;
 }
 
 function ColouringBar({ colouring, setColouring, method, group }) {
@@ -141,7 +141,15 @@ function common(x, y) {
   return parts;
 }
 
+// Texts beyond this are not compared, but shown as they are.
+const COMPARED = 2 * LONG;
+
 function Difference({ before, after }) {
+  if (before.length + after.length > COMPARED) return html`<${Text} text=${after} />`;
+  return html`<${Changes} before=${before} after=${after} />`;
+}
+
+function Changes({ before, after }) {
   const parts = useMemo(() => difference(before, after), [before, after]);
   return html`<div class="text" dir="auto">${parts.map(([kind, text], at) => (kind === "same" ? html`<span key=${at}>${visible(text)}</span>` : kind === "new" ? html`<ins key=${at}>${visible(text)}</ins>` : html`<del key=${at}>${visible(text)}</del>`))}</div>`;
 }
