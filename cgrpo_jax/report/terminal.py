@@ -85,7 +85,9 @@ def lesson(run: RunFolder, group: Group, screen: Screen) -> str:
         row = rows[row["parent"]]
         above.insert(0, row)
     responses = [row for row in rows.values() if row["stage"] == "response"]
-    chain = [*above, *([best] if best else [])] or responses[:2]
+    wrong = [row for row in responses if not _passes(row, run)]
+    right = [row for row in responses if _passes(row, run)]
+    chain = [*above, *([best] if best else [])] or [*wrong[:1], *right[:1]]
     lines = _head(run, group, detail, screen)
     for one in chain:
         lines += ["", *_text(one, run, screen)]

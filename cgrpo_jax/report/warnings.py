@@ -76,12 +76,15 @@ def dead(row: Row) -> float | None:
 def _dead(metrics: Sequence[Row]) -> Warning | None:
     values = [share for row in metrics[-LAST:] if (share := dead(row)) is not None]
     share = statistics.fmean(values) if values else 0.0
-    return None if share < 0.6 else Warning(
-        "most questions teach nothing",
-        f"in the last {len(values)} iterations {share:.0%} of the questions",
-        "All their texts have the same reward, so no advantage is left.",
-        "Questions nearer to what the model can do (data.pass_rates), more responses, or a critic that says more.",
-    )  # fmt: skip
+    if share < 0.6:
+        return None
+    easy = recent(metrics, "frac_all_right") or 0.0
+    evidence = f"in the last {len(values)} iterations {share:.0%} of the questions; {easy:.0%} only right"
+    means = "All their texts have the same reward, so no advantage is left."
+    if easy > share / 2:
+        return Warning("most questions are too easy by now", evidence, means, "Harder ones (data.pass_rates), or stop.")
+    remedy = "Questions nearer to what the model can do (data.pass_rates), more responses, or a critic that says more."
+    return Warning("most questions teach nothing", evidence, means, remedy)
 
 
 def _entropy(metrics: Sequence[Row]) -> Warning | None:

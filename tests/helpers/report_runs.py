@@ -156,7 +156,7 @@ class _Maker:
         return [*rejected, (last.replace(rejected=tuple(one for one, _ in rejected)), False)]
 
     def _known(self, text):
-        return self.tokenizer.decode(self.tokenizer.encode(text)) == text
+        return len(text) < 1000 and self.tokenizer.decode(self.tokenizer.encode(text)) == text
 
     def _text(self, index, text, prompt, step, **fields):
         ids = self.tokenizer.encode(text) if self._known(text) else list(range(5, 9))

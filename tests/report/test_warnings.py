@@ -42,6 +42,9 @@ def test_a_rescued_question_is_no_dead_one():
     assert titles(*[row] * 10) == [] and titles(*[row | {"refine/questions_rescued": 0}] * 10) == [
         "most questions teach nothing"
     ]
+    assert titles(*[{"frac_reward_zero_std": 0.9, "frac_all_right": 0.8}] * 10) == [
+        "most questions are too easy by now"
+    ]
 
 
 def test_a_metric_that_was_not_finite_says_nothing():

@@ -180,23 +180,26 @@ function options(series, { width, height, range, axisLabel, onCursor }) {
   const drawn = [{}];
   const bands = [];
   const dashes = [undefined, [6, 4], [2, 3]];
+  // Gaps are bridged where they are of other curves' places, not where a run has no number.
+  const spanGaps = series.some((s) => s.xs.length !== xs.length) || series.every((s) => s.points);
   for (const s of series) {
     const colour = css(s.colour);
+    const sparse = s.values.filter((v) => v != null).length < 0.7 * s.values.length;
     if (s.low) {
       data.push(spread(s, s.high), spread(s, s.low));
-      const edge = { stroke: s.stacked ? colour : "transparent", width: s.stacked ? 1 : 0, points: { show: false }, spanGaps: true };
+      const edge = { stroke: s.stacked ? colour : "transparent", width: s.stacked ? 1 : 0, points: { show: false }, spanGaps };
       drawn.push(edge, { ...edge, stroke: "transparent", width: 0 });
       bands.push({ series: [drawn.length - 2, drawn.length - 1], fill: faded(colour, s.stacked ? 0.85 : 0.18) });
       if (s.stacked) continue;
     }
     if (s.smooth) {
       data.push(spread(s, s.smooth));
-      drawn.push({ stroke: colour, width: 2, points: { show: false }, spanGaps: true });
+      drawn.push({ stroke: colour, width: 2, points: { show: false }, spanGaps });
     }
     data.push(spread(s, s.values));
     drawn.push({
-      stroke: s.smooth ? faded(colour, 0.35) : colour, width: s.smooth ? 1 : 2, dash: dashes[s.dash ?? 0], spanGaps: true,
-      points: { show: s.points || xs.length === 1, size: 6, fill: colour },
+      stroke: s.smooth ? faded(colour, 0.35) : colour, width: s.smooth ? 1 : 2, dash: dashes[s.dash ?? 0], spanGaps,
+      points: { show: Boolean(s.points) || sparse || xs.length === 1, size: s.points ? 6 : 4, fill: colour },
     });
   }
   const ink = css("--muted"), line = css("--grid");

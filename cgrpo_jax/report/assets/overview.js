@@ -53,7 +53,7 @@ function Tiles({ run, found }) {
   const first = run.heldOut[0], last = run.heldOut.at(-1);
   const interval = last?.interval;
   const tiles = [
-    last?.["pass@1"] != null && ["held-out pass@1", percent(last["pass@1"]), `${first !== last ? `${percent(first["pass@1"])} before; ` : ""}${interval ? `95 % interval ${percent(interval[0])} to ${percent(interval[1])}, ${last.questions} questions` : "number of questions not recorded: no interval"}`],
+    last?.["pass@1"] != null && ["held-out pass@1", percent(last["pass@1"]), `${first !== last ? `${percent(first["pass@1"])} ${first.iteration ? `after ${first.iteration} iterations` : "before"}; ` : ""}${interval ? `95 % interval ${percent(interval[0])} to ${percent(interval[1])}, ${last.questions} questions` : "number of questions not recorded: no interval"}`],
     found && ["rescued", found.rescued.toLocaleString("en"), `groups in which every response failed and a refinement passed, of ${found.wrong.toLocaleString("en")}`],
     found && ["never solved", found.never.size.toLocaleString("en"), `questions of ${found.problems.size.toLocaleString("en")} that were asked`],
     ["iterations", `${run.done}`, run.ended ? "the run has ended" : `of ${run.planned}; it goes on, or was stopped`],
