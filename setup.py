@@ -38,6 +38,7 @@ setuptools.setup(
         "pebble>=5.1,<6",
         "httpx>=0.27,<1",
         "tqdm>=4.66,<5",
+        "tensorboardX>=2.6.2,<3",
         "tzdata",  # time zones for programs, where the system has none
     ],
     extras_require={
@@ -50,6 +51,7 @@ setuptools.setup(
             "duckdb>=1.1,<3",
             "pyright[nodejs]==1.1.414",
             "codespell>=2.3,<3",
+            "tensorboard>=2.18,<3",  # reads what tensorboardX wrote
             "playwright>=1.50,<2",  # drives the system's Chromium (tests/browser)
             "axe-playwright-python>=0.1.4,<0.2",
         ],
@@ -64,6 +66,8 @@ setuptools.setup(
             "mistral-common>=1.13,<2",
         ],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "wandb": ["wandb>=0.18,<1"],
+        "trackio": ["trackio>=0.5,<1"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
         "report": ["matplotlib>=3.8,<4"],
     },

@@ -132,6 +132,8 @@ _ADDED = {
         for name, value in (("max_tokens_field", "max_tokens"), ("send_temperature", True), ("extra_body", ""))
     },
 }
+# Keys and sections that whole configurations did not have; a run that resumes is shown as one that starts.
+_ADDED_TO_WHOLE = {"trackers": ["tensorboard"], "tracking.project": "cgrpo_jax", "tracking.group": ""}
 _SEES = {True: "answer", False: "nothing"}
 
 
@@ -151,6 +153,8 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
         found.setdefault("critic.kind", kinds[0] if kinds else "policy")
     sections = {name.rpartition(".")[0] for name in found}
     found = {name: value for name, value in _ADDED.items() if name.rpartition(".")[0] in sections} | found
+    if {"seed", "num_iterations"} <= found.keys():
+        found = _ADDED_TO_WHOLE | found
     nested: dict[str, Any] = {}
     for name, value in found.items():
         *path, last = name.split(".")
