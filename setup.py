@@ -17,7 +17,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["cgrpo_jax", "cgrpo_jax.*"]),
-    package_data={"cgrpo_jax": ["assets/*/*", "py.typed"]},
+    package_data={"cgrpo_jax": ["assets/*/*", "report/assets/*", "report/assets/vendor/*", "py.typed"]},
     entry_points={"console_scripts": ["cgrpo = cgrpo_jax.__main__:main"]},
     install_requires=[
         "jax>=0.10,<0.12",
@@ -38,6 +38,7 @@ setuptools.setup(
         "pebble>=5.1,<6",
         "httpx>=0.27,<1",
         "tqdm>=4.66,<5",
+        "tensorboardX>=2.6.2,<3",
         "tzdata",  # time zones for programs, where the system has none
     ],
     extras_require={
@@ -52,6 +53,9 @@ setuptools.setup(
             "codespell>=2.3,<3",
             "gcsfs>=2026.4",
             "gcp-storage-emulator>=2026.7",
+            "tensorboard>=2.18,<3",  # reads what tensorboardX wrote
+            "playwright>=1.50,<2",  # drives the system's Chromium (tests/browser)
+            "axe-playwright-python>=0.1.4,<0.2",
         ],
         "dev": ["pre-commit>=4,<5"],  # beside `test`
         # trl and guidance carry published chat templates, mistral-common published SentencePiece models: files to read.
@@ -64,6 +68,8 @@ setuptools.setup(
             "mistral-common>=1.13,<2",
         ],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "wandb": ["wandb>=0.18,<1"],
+        "trackio": ["trackio>=0.5,<1"],
         "gpu": ["jax[cuda13]>=0.10,<0.12"],
         "gcs": ["gcsfs>=2026.4"],  # for etils.epath; TensorStore, which comes with Orbax, has its own
         "report": ["matplotlib>=3.8,<4"],

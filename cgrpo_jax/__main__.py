@@ -7,7 +7,7 @@ import runpy
 import sys
 
 # In the order in which one meets them.
-COMMANDS = ("init", "train", "evaluate", "diagnose", "sample", "plan", "convert", "data")
+COMMANDS = ("init", "train", "evaluate", "diagnose", "sample", "report", "show", "plan", "convert", "data")
 
 
 def main() -> None:
@@ -28,7 +28,9 @@ def main() -> None:
 def _listed() -> str:
     lines = ["usage: cgrpo COMMAND [--help] [flags]", ""]
     for name in COMMANDS:
-        source = pathlib.Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        module = pathlib.Path(__file__).with_name(f"{name}.py")
+        module = module if module.exists() else module.with_suffix("") / "__main__.py"  # a room that is a command
+        source = module.read_text(encoding="utf-8")
         lines.append(f"  {name:<9} {(ast.get_docstring(ast.parse(source)) or '').partition(chr(10))[0]}")
     return "\n".join(lines) + "\n"
 

@@ -51,6 +51,7 @@ from cgrpo_jax.runs import cli, initial_state, load_questions, log, metrics, ope
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.iteration import Generated, Iteration
 from cgrpo_jax.runs.rollout_writer import RolloutWriter
+from cgrpo_jax.runs.trackers import Trackers
 from cgrpo_jax.runtime import console, files, processes, profiling, signals, watchdog
 from cgrpo_jax.training.learner import Learner, Updates
 
@@ -78,7 +79,8 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
         )
         folder = open_run.open_folder(opened, held)
         writer = held.enter_context(open_run.rollout_writer(opened))
-        run = Run(opened, folder, writer, stopping=held.enter_context(signals.catch_stop()))
+        trackers = held.enter_context(open_run.trackers(opened))
+        run = Run(opened, folder, writer, trackers, stopping=held.enter_context(signals.catch_stop()))
         try:
             train(run)
         except Stopped as stopped:
@@ -139,6 +141,7 @@ class Run:
       opened: the run's models, questions and settings.
       folder: where it is kept.
       writer: writes its rollouts.
+      trackers: show its metrics elsewhere.
       stopping: which of SIGTERM and SIGINT has reached a process, 0 for none; all of them ask together.
 
     Attributes:
@@ -153,6 +156,7 @@ class Run:
         opened: open_run.OpenRun,
         folder: open_run.TrainingFolder,
         writer: RolloutWriter,
+        trackers: Trackers,
         *,
         stopping: Callable[[], int],
     ):
@@ -160,7 +164,7 @@ class Run:
         self.opened, self.settings, self.model, self.folder = opened, settings, opened.model, folder
         self.asked = opened.questions
         self.tokenizer = opened.model.tokenizer
-        self.writer = writer
+        self.writer, self.trackers = writer, trackers
         self.stopping = stopping
         self.orchestrator = Orchestrator(opened.grader)
         self.progress = initial_state.Progress()
@@ -276,7 +280,8 @@ class Run:
         self.folder.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self._since
         updates = int(self.state.step)
-        summary = log.summary(self.progress, updates=updates, after=after, solved_after=solved_after)
+        found = {"after": after, "solved_after": solved_after, "questions": len(self.asked.held_out)}
+        summary = log.summary(self.progress, updates=updates, **found)
         self._write(self.opened.run.write_summary, summary)
         where = f"metrics, rollouts, checkpoints and summary are in {self.opened.run.path}"
         console.say(f"{log.table(summary)}{where}", sys.stdout)
@@ -369,6 +374,7 @@ class Run:
         if self.writer.bytes is not None:
             row["rollouts/bytes"] = self.writer.bytes
         self._write(self.opened.run.append_metrics, row)
+        self.trackers.log(done, row)
         return row
 
     def _write(self, function: Callable, *args) -> None:

@@ -22,7 +22,7 @@ if "XDG_CACHE_HOME" not in os.environ:  # of the user's own compiled programs no
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 TESTS = pathlib.Path(__file__).parent
-KINDS = ("integration", "launch", "tpu", "parity", "benchmarks")  # the folders of all that is no unit test
+KINDS = ("integration", "launch", "tpu", "parity", "benchmarks", "browser")  # the folders of all that is no unit test
 UNIT_SECONDS = 2.0
 FAST = pytest.StashKey[bool]()  # whether programs are now compiled without optimisations
 

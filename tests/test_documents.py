@@ -102,7 +102,9 @@ def test_commands_that_are_named_exist(document):
     text = document.read_text()
     names = set(re.findall(r"python -m cgrpo_jax\.(\w+)", text)) | set(re.findall(r"(?:^|`)cgrpo ([a-z]+)", text, re.M))
     for name in names:
-        assert 'if __name__ == "__main__":' in (PACKAGE / f"{name}.py").read_text(), name
+        module = PACKAGE / f"{name}.py"
+        module = module if module.exists() else PACKAGE / name / "__main__.py"
+        assert 'if __name__ == "__main__":' in module.read_text(), name
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)

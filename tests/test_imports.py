@@ -29,8 +29,9 @@ ROOMS = (
     ("datasets",),
     ("runs",),
     ("evaluation",),
+    ("report",),
     ("planning",),
-    ("train", "evaluate", "diagnose", "sample", "plan", "convert", "data", "init", "__main__"),
+    ("train", "evaluate", "diagnose", "sample", "show", "plan", "convert", "data", "init", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 MODULES = {

@@ -268,6 +268,15 @@ def read(path: str | pathlib.Path) -> list[Row]:
     return rows
 
 
+def read_columns(path: str | pathlib.Path, names: Sequence[str]) -> pa.Table:
+    """Returns some columns of a file, as they are: all rows of a run without the texts and tokens that fill its files.
+
+    Raises:
+      UserError: as `read`.
+    """
+    return _checked(pathlib.Path(path), list(names))
+
+
 def train_groups(rows: Iterable[Row]) -> list[list[TrainRow]]:
     """Returns the group of each question, in their order: what `Learner.update` was given."""
     groups: dict[int, list[tuple[int, TrainRow]]] = collections.defaultdict(list)
@@ -278,13 +287,14 @@ def train_groups(rows: Iterable[Row]) -> list[list[TrainRow]]:
     return [[one for _, one in sorted(groups[q], key=lambda placed: placed[0])] for q in sorted(groups)]
 
 
-def _checked(path: pathlib.Path) -> pa.Table:
+def _checked(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     try:
         # One file by itself: a folder of this name would be read as one table.
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             said = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
             if said in map(str, READABLE):
-                return _completed(file.read())
+                names = file.schema_arrow.names
+                return _completed(file.read([one for one in columns if one in names] if columns else None), columns)
     except (OSError, pa.ArrowException) as error:
         what = " ".join(str(error).split())[:160]
         raise UserError(f"{path} can't be read as Parquet ({what}); give a whole file of RUN/rollouts.") from error
@@ -293,10 +303,10 @@ def _checked(path: pathlib.Path) -> pa.Table:
     raise UserError(f"{path} holds rollouts of version {said}; this program reads {READABLE}; use the other's.")
 
 
-def _completed(table: pa.Table) -> pa.Table:
-    """Returns a table with the columns that its version did not have, null."""
+def _completed(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """Returns a table with the columns, of those asked for, that its version did not have, null."""
     for name, kind, _ in COLUMNS:
-        if name not in table.column_names:
+        if name not in table.column_names and (columns is None or name in columns):
             table = table.append_column(name, pa.nulls(table.num_rows, kind))
     return table
 

@@ -91,7 +91,10 @@ class HeldOut:
         except Stopped:
             progress.evaluation_due = True
             return {}
-        return {f"eval/{name}": value for name, value in (result or {}).items()}
+        if result is None:
+            return {}
+        number = len(self._opened.questions.held_out)
+        return {f"eval/{name}": value for name, value in result.items()} | {"eval/questions": number}
 
     def final(self, weights: Weights, *, step: int) -> Found:
         """Evaluates the final weights, those after so many iterations; what was found of the same ones stays so."""

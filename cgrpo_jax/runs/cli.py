@@ -83,6 +83,7 @@ def run(
     require: Sequence[str] = (),
     flags: Mapping[str, Flag] | None = None,
     arguments: Sequence[str] = (),
+    several: bool = False,
     trains: bool = True,
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -95,6 +96,7 @@ def run(
         (as `cli.CONFIG`, `cli.WORKDIR`) instead of here where they may be left out.
       flags: further flags, by name.
       arguments: names of the positional arguments; all of them must be given.
+      several: whether the last of these may be given several times; it then arrives as a list.
       trains: whether the program trains, or plans to; others refuse keys that training alone reads.
       argv: the arguments after the program's name; those of the process by default.
 
@@ -112,11 +114,12 @@ def run(
         for argument in argv:
             text_lib.check(argument, f"argument {argument!r}")
         if any(argument in ("--help", "-help", "-h") for argument in argv):
-            sys.stdout.write(_usage(main, known, require, arguments))
+            sys.stdout.write(_usage(main, known, require, arguments, several))
             _flush()
             sys.exit(0)
         with signals.raised():
-            main(**parse(argv, flags=known, require=require, arguments=arguments, trains=trains))
+            given = parse(argv, flags=known, require=require, arguments=arguments, several=several, trains=trains)
+            main(**given)
             _flush()
     except UserError as error:
         watchdog.leave_to_main_thread()
@@ -182,6 +185,7 @@ def parse(
     flags: Mapping[str, Flag],
     require: Sequence[str] = (),
     arguments: Sequence[str] = (),
+    several: bool = False,
     trains: bool = True,
 ) -> dict[str, Any]:
     """Returns the keyword arguments that a command line gives to `main` (see `run`).
@@ -212,9 +216,14 @@ def parse(
     if values.get("config") or (runs and missing):
         values["config"], positional = _configured(values, rest, trains=trains)
         positional = positional if folder is None else positional[1:]
-    if len(positional) != len(arguments) or any(argument.startswith("-") for argument in positional):
-        expected = " ".join(name.upper() for name in arguments) or "none"
+    too_few = len(positional) < len(arguments)
+    if too_few or (len(positional) > len(arguments) and not several) or any(one.startswith("-") for one in positional):
+        expected = " ".join(_arguments(arguments, several)) or "none"
         raise UserError(f"positional arguments: got {' '.join(positional) or 'none'}, expected {expected}; see --help")
+    if several:
+        last = len(arguments) - 1
+        values[arguments[last]], arguments = list(positional[last:]), arguments[:last]
+        positional = positional[:last]
     values |= dict(zip(arguments, positional, strict=True))
     return {f"{name}_" if keyword.iskeyword(name) else name: value for name, value in values.items()}
 
@@ -320,12 +329,22 @@ def _allowed(flags: Mapping[str, Flag]) -> str:
     return f"flags are {', '.join([*names, '--help'])}"
 
 
+def _arguments(names: Sequence[str], several: bool) -> list[str]:
+    """Returns the positional arguments as `--help` has them."""
+    shown = [name.upper() for name in names]
+    return [*shown[:-1], f"{shown[-1]} ..."] if several else shown
+
+
 def _usage(
-    main: Callable[..., None], known: Mapping[str, Flag], require: Sequence[str], arguments: Sequence[str]
+    main: Callable[..., None],
+    known: Mapping[str, Flag],
+    require: Sequence[str],
+    arguments: Sequence[str],
+    several: bool,
 ) -> str:
     """Returns the text of `--help`: one line of usage, what the program does, and its flags."""
     module = sys.modules.get(main.__module__)
-    words = [f"usage: {_program(module)}", *(argument.upper() for argument in arguments)]
+    words = [f"usage: {_program(module)}", *_arguments(arguments, several)]
     named = dict(zip(_names(known), known.values(), strict=True))
     for flag, spec in named.items():
         value = "" if spec.kind is bool else "=..."
@@ -348,7 +367,7 @@ def _program(module: types.ModuleType | None) -> str:
     spec = getattr(module, "__spec__", None)
     package, _, name = spec.name.partition(".") if spec else ("", "", "")
     if package == "cgrpo_jax":
-        return f"cgrpo {name}"
+        return f"cgrpo {name.removesuffix('.__main__')}"
     return f"python {pathlib.Path(getattr(module, '__file__', None) or sys.argv[0]).name}"
 
 

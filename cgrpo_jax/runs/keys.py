@@ -171,6 +171,18 @@ def one_of(*allowed: str) -> Rule:
     return rule
 
 
+def each_of(*allowed: str) -> Rule:
+    """The value is a list of some of these, each at most once."""
+
+    def rule(name: str, value: Any) -> str | None:
+        given = list(value)
+        if len(set(given)) == len(given) and set(given) <= set(allowed):
+            return None
+        return f"{name} {text_lib.quoted(tuple(given))} is not possible; use some of {', '.join(allowed)}, each once."
+
+    return rule
+
+
 def at_least_one(name: str, value: Any) -> str | None:
     """The value is 1 or more."""
     return f"{name} {value} is too small; use at least 1." if value < 1 else None

@@ -106,7 +106,12 @@ def clocked_row(done: Iteration, row: Mapping[str, float], *, clock: console.Clo
 
 
 def summary(
-    progress: Progress, *, updates: int, after: dict | None, solved_after: Sequence[bool | None] | None
+    progress: Progress,
+    *,
+    updates: int,
+    after: dict | None,
+    solved_after: Sequence[bool | None] | None,
+    questions: int = 0,
 ) -> dict:
     """Returns the summary of a run: held-out accuracy before, after and at its best checkpoint, tokens, seconds.
 
@@ -119,6 +124,7 @@ def summary(
       updates: optimiser updates.
       after: held-out metrics of the final weights.
       solved_after: `benchmark.solved` of the final weights.
+      questions: held out, which these numbers are of.
     """
     unsolved = progress.unsolved_before
     solved = [] if solved_after is None else [solved_after[q] for q in unsolved or ()]
@@ -126,6 +132,7 @@ def summary(
     return {
         "eval_before": progress.eval_before,
         "eval_after": after,
+        "eval_questions": questions,
         "best": progress.best,
         "unsolved_before": None if unsolved is None else len(unsolved),
         "unsolved_before_solved_after": sum(known) / len(known) if known else None,

@@ -106,8 +106,17 @@ _EVERY_QUESTION = "rollouts.every writes all questions of an iteration"
 GONE = {"samples_per_iteration": _EVERY_QUESTION, "samples.per_iteration": _EVERY_QUESTION}
 # A key with which an old folder or flag said which critic there is, and the kind of critic that it is.
 _CRITICS = {"critic_folder": "folder", "http_critic.url": "endpoint"}
-# Keys without a section that a run did not have, and those that a section did not have, with what was done then.
-_ADDED_TO_RUN = {"rewards": [], "reward_weights": [], "gate": "", "normalize_rewards": False}
+# Keys and sections that a run did not have, and keys that a section did not have, with what was done then; where
+# metrics are shown is as for a run that starts.
+_ADDED_TO_RUN = {
+    "rewards": [],
+    "reward_weights": [],
+    "gate": "",
+    "normalize_rewards": False,
+    "trackers": ["tensorboard"],
+    "tracking.project": "cgrpo_jax",
+    "tracking.group": "",
+}
 _ADDED = {
     "judge.endpoint.max_requests": 0,
     "judge.endpoint.max_tokens": 0,

@@ -38,6 +38,7 @@ from cgrpo_jax.runs import (
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import rollout_writer as rollout_writer_lib
 from cgrpo_jax.runs import settings as settings_lib
+from cgrpo_jax.runs import trackers as trackers_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.load_questions import Questions
 from cgrpo_jax.runs.rollout_writer import RolloutWriter
@@ -323,6 +324,19 @@ def rollout_writer(opened: OpenRun) -> RolloutWriter:
         reward_source=settings.method.reward_source,
         spell=opened.model.tokenizer.spell,
     )
+
+
+def trackers(opened: OpenRun) -> trackers_lib.Trackers:
+    """Returns what shows a run's metrics elsewhere; nothing on other processes than the first.
+
+    Raises:
+      UserError: a tracker is not installed.
+    """
+    kept = opened.settings.kept
+    config = config_lib.flatten(config_lib.to_json(opened.config))
+    with processes.agree("opening the trackers"):
+        made = trackers_lib.make(kept.trackers, opened.run.path, config=config, project=kept.project, group=kept.group)
+    return trackers_lib.Trackers(made if processes.is_first() else {})
 
 
 def say_rollouts(opened: OpenRun) -> None:

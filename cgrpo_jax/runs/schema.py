@@ -14,10 +14,10 @@ from cgrpo_jax.critiques import schedule
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.rewards import grader, user_functions
 from cgrpo_jax.runs import model_sections, objective_section, refinement_sections, sections, training_sections
-from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, key, not_negative, one_of, refused, section
+from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, each_of, key, not_negative, one_of, refused, section
 
 # Sections that no other command than `train` and `plan` reads.
-TRAINING_ALONE = ("checkpoints", "rollouts", "profile", "objective", "optimizer", "packing")
+TRAINING_ALONE = ("checkpoints", "rollouts", "tracking", "profile", "objective", "optimizer", "packing")
 
 
 def _several(name: str, value: tuple[Any, ...]) -> str | None:
@@ -68,8 +68,17 @@ class Config:
     gate: str = key("", "of rewards, the one that decides what passes and is refined; empty: the first", is_path=True)
     normalize_rewards: bool = key(False, "divide each of rewards by its own deviation before they are added (GDPO)")
 
+    trackers: tuple[str, ...] = key(
+        ("tensorboard",),
+        "where metrics are shown besides metrics.jsonl: tensorboard, wandb, trackio",
+        each_of("tensorboard", "wandb", "trackio"),
+        may_change=ALL,
+        because="what is shown changes nothing",
+    )
+
     checkpoints: sections.Checkpoints = section(sections.Checkpoints)
     rollouts: sections.Rollouts = section(sections.Rollouts)
+    tracking: sections.Tracking = section(sections.Tracking)
     profile: sections.Profile = section(sections.Profile)
     prompts: sections.Prompts = section(sections.Prompts)
     sampling: sections.Sampling = section(sections.Sampling)

@@ -44,6 +44,14 @@ class Rollouts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tracking:
+    """Where the trackers keep a run (`trackers`)."""
+
+    project: str = key("cgrpo_jax", "of W&B and trackio", may_change=ALL, because="it is a name")
+    group: str = key("", "of W&B and trackio, such as a study's name", may_change=ALL, because="it is a name")
+
+
+@dataclasses.dataclass(frozen=True)
 class Profile:
     """What is traced into WORKDIR/profile."""
 

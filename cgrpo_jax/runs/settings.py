@@ -77,11 +77,17 @@ class DiagnosisSettings:
 
 @dataclasses.dataclass(frozen=True)
 class KeptSettings:
-    """What a training run keeps: iterations between checkpoints and between files of rollouts (0: none), traces."""
+    """What a training run keeps: iterations between checkpoints and between files of rollouts (0: none), traces.
+
+    Its metrics go to `trackers` too, in a project and a group (empty: in none).
+    """
 
     checkpoint_every: int
     rollouts_every: int
     profile_steps: tuple[int, ...]
+    trackers: tuple[str, ...]
+    project: str
+    group: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,11 +246,18 @@ def run_settings(
             texts_per_slot=config.eval.texts_per_slot,
         ),
         diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
-        kept=KeptSettings(
-            checkpoint_every=config.checkpoints.every,
-            rollouts_every=config.rollouts.every,
-            profile_steps=tuple(config.profile.steps),
-        ),
+        kept=_kept(config),
+    )
+
+
+def _kept(config: Config) -> KeptSettings:
+    return KeptSettings(
+        checkpoint_every=config.checkpoints.every,
+        rollouts_every=config.rollouts.every,
+        profile_steps=tuple(config.profile.steps),
+        trackers=tuple(config.trackers),
+        project=config.tracking.project,
+        group=config.tracking.group,
     )
 
 

@@ -60,6 +60,7 @@ SMALL = {
     "optimizer.learning_rate": 2e-4,
     "optimizer.warmup_updates": 0,
     "checkpoints.every": 1,
+    "trackers": (),
 }
 # What the wall clock and the process decide, not the seed.
 UNREPEATABLE = ("time/", "tokens_per_second/", "update/flops_per_second", "step_time", "num_compilations")

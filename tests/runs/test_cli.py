@@ -70,6 +70,13 @@ def test_extra_flags_defaults_keywords_and_positional_arguments():
     assert given == {"from_": "x", "json": True, "rows": 3, "action": "prepare", "name": "gsm8k"}
 
 
+def test_the_last_positional_argument_may_be_given_several_times(capsys):
+    arguments = {"flags": {"out": cli.Flag("a page")}, "arguments": ("kind", "runs"), "several": True}
+    assert call(["a", "x", "--out=p", "y"], **arguments) == {"out": "p", "kind": "a", "runs": ["x", "y"]}
+    assert call(["a", "x"], **arguments)["runs"] == ["x"]
+    assert "got a, expected KIND RUNS ...; see --help" in one_line_error(capsys, ["a"], **arguments)
+
+
 def test_config_may_be_optional(configs):
     assert call([], flags={"config": cli.CONFIG}) == {"config": None}
     assert (
@@ -194,6 +201,7 @@ def test_the_package_does_nothing_with_signals_and_arguments_when_it_is_imported
 
 def test_the_commands_are_the_modules_that_run_as_programs():
     files = {path.stem for path in PACKAGE.glob("*.py") if "\n    cli.run(" in path.read_text()}
+    files |= {path.parent.name for path in PACKAGE.glob("*/__main__.py")}  # rooms that are commands
     assert files == set(COMMANDS)
 
 

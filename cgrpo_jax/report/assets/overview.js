@@ -1,0 +1,135 @@
+// The head of the report: what was run, what came of it, one lesson as an example, and what deserves a look.
+
+function stats(index, number) {
+  const found = { groups: 0, rescued: 0, trained: 0, problems: new Set(), never: new Set(), forgotten: 0, wrong: 0 };
+  for (let at = 0; at < index.size; at++) {
+    if (index.run[at] !== number) continue;
+    found.groups++;
+    found.trained += index.trained[at];
+    found.problems.add(index.problem[at]);
+    if (index.flags[at] & FLAG.rescued) found.rescued++;
+    if (index.flags[at] & FLAG.never_solved) found.never.add(index.problem[at]);
+    if (index.flags[at] & FLAG.forgotten) found.forgotten++;
+    if (index.outcome[at] === OUTCOME.rescued || index.outcome[at] === OUTCOME.all_wrong) found.wrong++;
+  }
+  return found;
+}
+
+const METHODS = {
+  none: "plain GRPO: responses are compared with each other, and nothing is critiqued",
+  solution: "GRPO with the data's own solution put into groups in which every response fails",
+  policy: "Critique-GRPO: where responses fail, a critique says why, the policy refines them with the critique in view, and is trained on the best refinement as an answer to the question alone",
+};
+const CRITIQUES = {
+  indicative: "a rule that says right or wrong", indicative_gt: "a rule that says right or wrong, and the answer",
+  execution: "a rule that runs or recomputes the response, and says what does not hold", cot: "a model that reasons and ends in a verdict",
+  checklist: "the items of a checklist that are not met", none: "none",
+};
+
+function Story({ run, found }) {
+  const first = run.heldOut[0], last = run.heldOut.at(-1);
+  const done = run.ended ? "" : ` The run has done ${run.done} of ${plural(run.planned, "iteration")}.`;
+  const parts = [];
+  if (first && last && first !== last && first["pass@1"] != null) {
+    const [a, b] = [percent(first["pass@1"]), percent(last["pass@1"])];
+    const from = first.iteration ? `After ${first.iteration} iterations` : "Before training";
+    parts.push(a === b
+      ? html`Held-out accuracy is <b>${b}</b>, as ${from.toLowerCase()}. `
+      : html`${from} the model solved <b>${a}</b> of the held-out questions; after ${plural(last.iteration, "iteration")} it solves <b>${b}</b>. `);
+  } else if (last?.["pass@1"] != null) {
+    parts.push(html`The model solves <b>${percent(last["pass@1"])}</b> of the held-out questions. `);
+  }
+  if (found) {
+    if (run.method.refine === "policy" && found.wrong) {
+      parts.push(html`In <b>${found.wrong.toLocaleString("en")}</b> of ${plural(found.groups, "group")} of responses none was right, where plain GRPO learns nothing; critiques rescued <b>${percent(found.rescued / found.wrong)}</b> of them. `);
+    }
+    if (found.never.size) parts.push(html`<b>${plural(found.never.size, "question")}</b> of ${found.problems.size.toLocaleString("en")} ${found.never.size === 1 ? "was" : "were"} never solved. `);
+    else if (found.problems.size) parts.push("Every question that was asked was solved at least once. ");
+  }
+  return html`<p class="story">${parts}${done}</p>`;
+}
+
+function Tiles({ run, found }) {
+  const first = run.heldOut[0], last = run.heldOut.at(-1);
+  const interval = last?.interval;
+  const tiles = [
+    last?.["pass@1"] != null && ["held-out pass@1", percent(last["pass@1"]), `${first !== last ? `${percent(first["pass@1"])} ${first.iteration ? `after ${first.iteration} iterations` : "before"}; ` : ""}${interval ? `95 % interval ${percent(interval[0])} to ${percent(interval[1])}, ${last.questions} questions` : "number of questions not recorded: no interval"}`],
+    found && ["rescued", found.rescued.toLocaleString("en"), `groups in which every response failed and a refinement passed, of ${found.wrong.toLocaleString("en")}`],
+    found && ["never solved", found.never.size.toLocaleString("en"), `questions of ${found.problems.size.toLocaleString("en")} that were asked`],
+    ["iterations", `${run.done}`, run.ended ? "the run has ended" : `of ${run.planned}; it goes on, or was stopped`],
+    run.metrics.num_tokens && ["tokens written", short(run.metrics.num_tokens.at(-1)), `and ${short((run.metrics.tokens_trained ?? []).reduce((a, b) => a + (b ?? 0), 0))} trained`],
+    ["time", duration(run.summary?.seconds ?? (run.metrics.step_time ?? []).reduce((a, b) => a + (b ?? 0), 0)), run.summary ? "evaluations and compilation included" : "of the iterations"],
+  ].filter(Boolean);
+  return html`<dl class="tiles">${tiles.map(([name, value, words]) => html`<div key=${name}><dt>${name}</dt><dd><b>${value}</b><span>${words}</span></dd></div>`)}</dl>`;
+}
+
+function Method({ run }) {
+  const m = run.method;
+  const refines = m.refine !== "none";
+  const clip = (on) => (on ? "min(r A, clip(r, 1−ε, 1+ε) A)" : "r A");
+  return html`<div class="method">
+    <ol class="steps" aria-label="the steps of an iteration">
+      <li><b>Answer</b><span>${m.num_responses} responses to each question</span></li>
+      ${m.refine === "policy" && html`<li><b>Critique</b><span>of those that fail: ${CRITIQUES[m.critique] ?? m.critique}</span></li>
+      <li><b>Refine</b><span>with the critique in view; ${m.num_kept} kept for a question</span></li>`}
+      ${m.refine === "solution" && html`<li><b>Insert</b><span>the data's solution where all fail</span></li>`}
+      <li><b>Compare</b><span>advantage A = reward − mean of the group${m.scale_by_std ? ", over its deviation" : ""}</span></li>
+      <li><b>Train</b><span>on each text as an answer to the question alone</span></li>
+    </ol>
+    <p class="equation"><span><i>responses</i> <var>${clip(m.clip_initial)}</var>, r = π/π<sub>old</sub>, ε = ${m.clip_low}${m.clip_high !== m.clip_low ? ` and ${m.clip_high}` : ""}</span>
+    ${refines && html`<span><i>refinements</i> <var>ρ A</var>, ρ = π/(π + γ), γ = ${m.gamma}: an unlikely token still counts, most where π is near γ</span>`}</p></div>`;
+}
+
+function Lesson({ index, open }) {
+  const [lesson, setLesson] = useState(null);
+  const at = useMemo(() => {
+    let best = -1;
+    for (let i = 0; i < index.size; i++) {
+      if (index.flags[i] & FLAG.rescued && index.shard[i] >= 0 && index.kept[i] && (best < 0 || index.iteration[i] >= index.iteration[best])) best = i;
+    }
+    return best;
+  }, [index]);
+  useEffect(() => { if (at >= 0) loadGroup(index, at).then((group) => setLesson({ at, group }), () => {}); }, [at]);
+  if (at < 0) return null;
+  const kept = lesson?.group.rows.find((row) => row.kept && passesRow(row, index.run[at]));
+  return html`<div class="lesson"><h3>One lesson of this run</h3>
+    <p class="note">Iteration ${index.iteration[at]}: every response to this question failed. <button class="link" onClick=${() => open(at)}>Open it below</button></p>
+    ${kept ? html`<div class="asked"><span class="label">question</span><${Text} text=${lesson.group.question} /></div><${Chain} group=${lesson.group} refinement=${kept} compact />` : html`<div class="waiting"></div>`}</div>`;
+}
+
+function Warnings({ run }) {
+  if (!run.warnings.length && !run.faults.length) return html`<p class="calm"><span aria-hidden="true">✓</span> Nothing to warn of: no skipped updates, no failed graders, no collapse of entropy.</p>`;
+  return html`<ul class="warnings">${run.warnings.map((w) => html`<li key=${w.title}><b>${w.title}</b> <span class="evidence">${w.evidence}.</span> ${w.means} <span class="remedy">Try: ${w.remedy}</span></li>`)}
+    ${run.faults.map((fault) => html`<li key=${fault} class="fault">${visible(fault)}.</li>`)}</ul>`;
+}
+
+function Configuration({ run }) {
+  const keys = Object.entries(run.changed);
+  return html`<details class="configuration"><summary>Configuration: ${plural(keys.length, "key")} other than the defaults</summary>
+    <div class="scroll" tabindex="0" role="region" aria-label="configuration of ${run.name}"><table><tbody>${keys.map(([key, value]) => html`<tr key=${key}><th scope="row">${key}</th><td>${visible(value.length > 2000 ? `${value.slice(0, 2000)} …` : value)}</td></tr>`)}</tbody></table></div></details>`;
+}
+
+function Compared() {
+  const rows = about.runs.map((run) => ({ run, first: run.heldOut[0]?.["pass@1"], last: run.heldOut.at(-1)?.["pass@1"] }));
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="the runs"><table class="compared"><thead><tr><th scope="col">run</th><th scope="col">seed</th>${about.differing.map(([key]) => html`<th key=${key} scope="col">${key}</th>`)}
+    <th scope="col">iterations</th><th scope="col">before</th><th scope="col">after</th><th scope="col">tokens</th><th scope="col">time</th><th scope="col">to look at</th></tr></thead>
+    <tbody>${rows.map(({ run, first, last }, at) => html`<tr key=${at}><th scope="row"><span class="key block" style=${{ background: `var(${ARM_COLOURS[run.arm % 7]})` }}></span> ${visible(run.name)}</th><td>${run.seed}</td>
+      ${about.differing.map(([key, values]) => html`<td key=${key}>${visible(oneLine(values[at]).slice(0, 60))}</td>`)}
+      <td>${run.done}${run.ended ? "" : ` of ${run.planned}`}</td><td>${percent(first)}</td><td><b>${percent(last)}</b></td><td>${short(run.metrics.num_tokens?.at(-1))}</td><td>${duration(run.summary?.seconds)}</td>
+      <td>${run.warnings.map((w) => w.title).join("; ") || "–"}</td></tr>`)}</tbody></table></div>`;
+}
+
+function Overview({ index, open }) {
+  const single = about.runs.length === 1;
+  const [run] = about.runs;
+  const found = useMemo(() => (index && single ? stats(index, 0) : null), [index]);
+  return html`<section id="overview" aria-label="overview">
+    <h1>${single ? visible(run.name) : `${about.runs.length} runs, ${plural(about.arms.length, "arm")}`}</h1>
+    <p class="sub">${single ? html`${visible(oneLine(run.model))}<span class="dot">·</span>${visible(oneLine(run.data))}<span class="dot">·</span>seed ${run.seed}` : `they differ in ${about.differing.map(([key]) => key).join(", ") || "their seeds alone"}`}<span class="dot">·</span>made ${about.made}</p>
+    ${single ? html`<${Story} run=${run} found=${found} /><${Tiles} run=${run} found=${found} />` : html`<${Compared} />`}
+    <h2>The method</h2><p class="note">${METHODS[run.method.refine]}.${!single && " Of the first run:"}</p><${Method} run=${run} />
+    ${single && html`<h2>Worth a look</h2><${Warnings} run=${run} />`}
+    ${index && html`<${Lesson} index=${index} open=${open} />`}
+    ${about.runs.map((one) => html`<${Configuration} key=${one.name} run=${one} />`)}
+  </section>`;
+}

@@ -1,0 +1,132 @@
+"""A report as files: one page that opens from a disk without a network, and for large runs its texts beside it.
+
+The page is assembled from `assets/`. What a run wrote reaches it as data alone, and its content security policy lets
+no script run but the page's own, which it names by its hash.
+"""
+
+import base64
+import dataclasses
+import datetime
+import hashlib
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+import jinja2
+from markupsafe import Markup
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.report import groups as groups_lib
+from cgrpo_jax.report import payload, selection
+from cgrpo_jax.report.groups import Asked, Group
+from cgrpo_jax.report.run_folder import RunFolder
+from cgrpo_jax.runtime import files
+
+ASSETS = pathlib.Path(__file__).parent / "assets"
+STYLES = ("vendor/uPlot-1.6.32.css", "report.css")
+SCRIPTS = ("vendor/htm-preact-3.1.1.js", "vendor/uPlot-1.6.32.js")
+SCRIPTS += ("store.js", "format.js", "charts.js", "overview.js", "tokens.js", "group.js", "questions.js", "app.js")
+INLINE_BYTES = 3 << 20  # of compressed texts; more lie beside the page
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+      path: the page.
+      bytes: of it.
+      shards, shard_bytes: files beside it.
+      shown, total: groups that are shown whole, and all.
+      reasons: of each kind of group, how many there are, and how many are shown (`selection.Selection`).
+      faults: what could not be read or shown, a sentence each.
+    """
+
+    path: pathlib.Path
+    bytes: int
+    shards: int
+    shard_bytes: int
+    shown: int
+    total: int
+    reasons: dict[str, tuple[int, int]]
+    faults: Sequence[str]
+
+
+def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed: int = 0) -> Written:
+    """Writes a report of runs; a file of that name is replaced, and so are its texts beside it.
+
+    Args:
+      runs: what it is about.
+      out: the page; `NAME_texts/` beside it has what does not fit in.
+      max_groups: groups with their texts.
+      seed: of the sample among the others.
+
+    Raises:
+      UserError: a file of a run is damaged, or the report can't be written.
+    """
+    found: list[Group] = []
+    asked: dict[str, Asked] = {}
+    for number, run in enumerate(runs):
+        groups, questions = groups_lib.read(run, number=number)
+        found += groups
+        asked |= questions
+    chosen = selection.choose(found, max_groups=max_groups, seed=seed)
+    shards, places, faults = payload.shards(runs, found, chosen)
+    beside = sum(map(len, shards)) > INLINE_BYTES
+    folder = out.with_name(f"{out.stem}_texts")
+    about = payload.of_runs(runs) | {
+        "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "shards": len(shards),
+        "folder": folder.name if beside else "",
+        "shown": len(places),
+        "reasons": chosen.reasons,
+        "faults": faults,
+    }
+    text = _page(
+        title=", ".join(run.name for run in runs),
+        about=payload.as_json(about),
+        index=payload.packed(payload.as_json(payload.index(found, asked, places))),
+        shards=[] if beside else shards,
+    )
+    with files.checked(out):
+        _write_shards(folder, shards if beside else [])
+        files.write_atomically(out, text)
+    size = sum(map(len, shards)) if beside else 0
+    count = len(shards) if beside else 0
+    return Written(out, len(text.encode()), count, size, len(places), len(found), chosen.reasons, faults)
+
+
+def _page(*, title: str, about: str, index: str, shards: Sequence[str]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    if "</script" in script.lower():
+        raise AssertionError("a script of the page would end early")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.jinja").render(
+        title=title,
+        styles=Markup("\n".join((ASSETS / name).read_text(encoding="utf-8") for name in STYLES)),
+        script=Markup(script),
+        script_hash=digest,
+        about=Markup(about),  # JSON without "<"
+        index=index,
+        shards=shards,
+    )
+
+
+def _write_shards(folder: pathlib.Path, shards: Sequence[str]) -> None:
+    """Replaces the texts beside a page; a folder that holds anything else stays as it is.
+
+    Raises:
+      UserError: it holds something else.
+    """
+    if folder.exists():
+        others = [one.name for one in folder.iterdir() if not (one.name.startswith("texts_") and one.suffix == ".js")]
+        if others:
+            raise UserError(f"{folder} holds {others[0]}, which is of no report; give another --out.")
+        shutil.rmtree(folder)
+    if shards:
+        folder.mkdir(parents=True)
+    for number, text in enumerate(shards):
+        (folder / f"texts_{number:03d}.js").write_text(f'cgrpoTexts({number}, "{text}");\n', encoding="ascii")

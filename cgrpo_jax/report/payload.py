@@ -1,0 +1,180 @@
+"""What a report says, as plain values for JSON: runs and their curves, an index of all groups, texts in shards."""
+
+import base64
+import dataclasses
+import gzip
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.evaluation import estimators
+from cgrpo_jax.models.hf.tokenizer import load_tokenizer
+from cgrpo_jax.report import details, warnings
+from cgrpo_jax.report.groups import Asked, Flag, Group, Outcome
+from cgrpo_jax.report.run_folder import RunFolder
+from cgrpo_jax.report.selection import Selection
+from cgrpo_jax.runs import facts
+from cgrpo_jax.runs.metrics import METRICS
+from cgrpo_jax.runtime import text as text_lib
+
+SHARD_BYTES = 2 << 20  # of JSON, before it is compressed
+_METHOD = ("num_responses", "num_kept", "pass_threshold", "gamma", "clip_low", "clip_high", "clip_initial")
+_METHOD += ("clip_refined", "refine", "critique", "trainer_logp")
+
+
+def of_runs(runs: Sequence[RunFolder]) -> dict[str, Any]:
+    """Returns what is said of runs as wholes: their methods, arms and seeds, curves, warnings and summaries."""
+    keys = facts.differing([run.facts for run in runs])
+    labels = [", ".join(f"{key}={_shown(run.facts.values.get(key))}" for key in keys) for run in runs]
+    arms = list(dict.fromkeys(labels))
+    return {
+        "arms": [label or "all runs" for label in arms],
+        "differing": [[key, [_shown(run.facts.values.get(key)) for run in runs]] for key in keys],
+        "help": METRICS,
+        "runs": [_of_run(run) | {"arm": arms.index(label)} for run, label in zip(runs, labels, strict=True)],
+        "outcomes": list(Outcome),
+        "flags": list(Flag),
+    }
+
+
+def _of_run(run: RunFolder) -> dict[str, Any]:
+    names = list(dict.fromkeys(itertools.chain.from_iterable(run.metrics)))
+    values = run.facts.values
+    model = values["model.folder"] or values["model.init"] or values["model.architecture"]
+    return {
+        "name": run.name,
+        "seed": run.facts.seed,
+        "planned": run.facts.num_iterations,
+        "done": run.metrics[-1]["step"] + 1 if run.metrics else 0,
+        "ended": run.summary is not None,
+        "model": model or f"{values['model.num_layers']} layers of width {values['model.embed_dim']}, drawn at random",
+        "data": values["data.train"] or values["data.kind"],
+        "method": {name: getattr(run.facts, name) for name in _METHOD}
+        | {"aggregate": values["objective.aggregate"], "scale_by_std": values["objective.scale_by_std"]},
+        "changed": {key: _shown(value) for key, value in run.facts.changed.items()},
+        "metrics": {name: [_number(row.get(name)) for row in run.metrics] for name in names},
+        "dead": [warnings.dead(row) for row in run.metrics],
+        "heldOut": held_out(run),
+        "summary": run.summary,
+        "warnings": [dataclasses.asdict(one) for one in warnings.find(run.metrics)],
+        "faults": list(run.faults),
+    }
+
+
+def held_out(run: RunFolder) -> list[dict[str, Any]]:
+    """Returns the evaluations of a run, in their order: after how many iterations, and their numbers.
+
+    pass@1 has the 95 % interval (Wilson's), where the number of questions is known.
+    """
+    summary = run.summary or {}
+    found: dict[int, dict[str, Any]] = {}
+    if before := summary.get("eval_before"):
+        found[0] = dict(before)
+    for row in run.metrics:
+        if numbers := {name.removeprefix("eval/"): row[name] for name in row if name.startswith("eval/")}:
+            found[row["step"] + 1] = numbers
+    if after := summary.get("eval_after"):
+        found[summary["iterations"]] = found.get(summary["iterations"], {}) | after
+    asked = summary.get("eval_questions") or next((one["questions"] for one in found.values() if "questions" in one), 0)
+    points = []
+    for iteration, numbers in sorted(found.items()):
+        point = {"iteration": iteration} | {name: _number(value) for name, value in numbers.items()}
+        number = int(numbers.get("questions") or asked)
+        right = round((point.get("pass@1") or 0) * number)
+        if number and point.get("pass@1") is not None and 0 <= right <= number:
+            point["questions"], point["interval"] = number, estimators.wilson(right, number)
+        points.append(point)
+    return points
+
+
+def index(groups: Sequence[Group], asked: Mapping[str, Asked], places: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
+    """Returns all groups by columns, one number of a list for each; small, as every group of a run is in it.
+
+    Args:
+      groups: of all runs.
+      asked: their questions, by `problem_id`.
+      places: of the groups that are shown whole, in which shard, and where in it.
+    """
+    ids = {problem: number for number, problem in enumerate(asked)}
+    flags = {flag: 1 << bit for bit, flag in enumerate(Flag)}
+    outcomes = {outcome: number for number, outcome in enumerate(Outcome)}
+    shards = [places.get(number, (-1, -1)) for number in range(len(groups))]
+    return {
+        "problems": [[key, one.index, one.question, one.answer] for key, one in asked.items()],
+        "run": [one.run for one in groups],
+        "iteration": [one.iteration for one in groups],
+        "question": [one.question for one in groups],
+        "problem": [ids[one.problem] for one in groups],
+        "outcome": [outcomes[one.outcome] for one in groups],
+        "flags": [sum(flags[flag] for flag in one.flags) for one in groups],
+        "rewards": [[_number(reward) for reward in one.rewards] for one in groups],
+        "refined": [one.refined for one in groups],
+        "refinedPassed": [one.refined_passed for one in groups],
+        "kept": [one.kept for one in groups],
+        "critiques": [one.critiques for one in groups],
+        "trained": [one.trained for one in groups],
+        "shard": [shard for shard, _ in shards],
+        "at": [at for _, at in shards],
+    }
+
+
+def shards(
+    runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selection
+) -> tuple[list[str], dict[int, tuple[int, int]], list[str]]:
+    """Returns the texts of the groups that are shown whole, compressed; in which shard each is; what could not be told.
+
+    A shard is JSON, a list of groups, as gzip in base64.
+    """
+    made: list[str] = []
+    places: dict[int, tuple[int, int]] = {}
+    faults: list[str] = []
+    held: list[str] = []
+
+    def close() -> None:
+        made.append(packed(f"[{','.join(held)}]"))
+        held.clear()
+
+    for number, run in enumerate(runs):
+        spell = _spell(run, faults)
+        of_run = [one for one in selection.chosen if groups[one].run == number]
+        where = {(groups[one].iteration, groups[one].question): one for one in of_run}
+        for detail in details.of_groups(run, [groups[one] for one in of_run], spell):
+            places[where[detail["iteration"], detail["question_index"]]] = len(made), len(held)
+            held.append(as_json(detail))
+            if sum(map(len, held)) >= SHARD_BYTES:
+                close()
+    if held:
+        close()
+    return made, places, faults
+
+
+def packed(text: str) -> str:
+    """Returns a text as gzip in base64; the same text gives the same."""
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode("ascii")
+
+
+def as_json(value: Any) -> str:
+    """Returns a value as JSON that may stand in a page: no character of it ends a script, or is no valid Unicode."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text_lib.clean(text).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _spell(run: RunFolder, faults: list[str]) -> details.Spell | None:
+    try:
+        return load_tokenizer(run.path / "model").spell
+    except UserError as error:
+        faults.append(f"{run.name}: tokens are not told apart, for its tokenizer can't be read ({error})")
+        return None
+
+
+def _number(value: Any) -> float | None:
+    """Returns a metric's value for the page: seven digits, which is more than is shown."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return details.finite(value if isinstance(value, int) else float(f"{value:.7g}"))
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

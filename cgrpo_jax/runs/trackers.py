@@ -1,0 +1,255 @@
+"""A run's metrics where people already look: TensorBoard, Weights & Biases, trackio. `metrics.jsonl` stays the source.
+
+Names are those of `metrics.jsonl`, which are TRL's where it has them. A tracker that fails ends no run: it is said
+once, and counted. A resumed run goes on in the same tracker's run, each step once.
+"""
+
+import importlib
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Rollout
+from cgrpo_jax.rollout import reward_of
+from cgrpo_jax.runs.iteration import Iteration
+from cgrpo_jax.runtime import console
+from cgrpo_jax.runtime import text as text_lib
+
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
+_MOST_CHARACTERS = 4000  # of a text of the sample
+
+
+class Tracker(Protocol):
+    """Where metrics go."""
+
+    def log(self, step: int, row: Mapping[str, float], histograms: Mapping[str, np.ndarray], sample: str) -> None:
+        """Takes an iteration: its finite metrics, distributions, and a group of texts (empty where there is none)."""
+
+    def close(self) -> None:
+        """Writes what still waits."""
+
+
+class Trackers:
+    """All trackers of a run, none of which can end it.
+
+    Used as a context, it closes them.
+
+    Args:
+      trackers: by their names; process 0 alone has any.
+
+    Attributes:
+      faults: how often each failed.
+
+    Example:
+      >>> with Trackers({"tensorboard": TensorBoard(folder, config={})}) as trackers:
+      ...     trackers.log(done, {"step": 0, "reward": 0.5})
+    """
+
+    def __init__(self, trackers: Mapping[str, Tracker]):
+        self._trackers = trackers
+        self.faults = dict.fromkeys(trackers, 0)
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for name, tracker in self._trackers.items():
+            self._try(name, tracker.close)
+            if self.faults[name] > 1:
+                console.say(f"tracker {name} failed {self.faults[name]} times; metrics.jsonl has all of it")
+
+    def log(self, done: Iteration, row: Mapping[str, Any]) -> None:
+        """Hands an iteration and its row of metrics to all trackers."""
+        if not self._trackers:
+            return
+        numbers = {name: float(value) for name, value in row.items() if name != "step" and _is_finite(value)}
+        found = histograms(done), sample(done)
+        for name, tracker in self._trackers.items():
+            self._try(name, tracker.log, done.number, numbers, *found)
+
+    def _try(self, name: str, function, *args) -> None:
+        try:
+            function(*args)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run is worth more than what is shown of it
+            self.faults[name] += 1
+            if self.faults[name] == 1:
+                what = text_lib.one_line(f"{type(error).__name__}: {error}")[:200]
+                console.say(f"tracker {name} failed ({what}); the run goes on, and metrics.jsonl has all of it")
+
+
+def make(
+    names: Sequence[str], folder: pathlib.Path, *, config: Mapping[str, Any], project: str, group: str
+) -> dict[str, Tracker]:
+    """Returns the trackers of a run. Nothing is written before the first iteration.
+
+    Args:
+      names: of them, of `PACKAGES`.
+      folder: of the run.
+      config: its configuration, by dotted keys.
+      project, group: under which it is found, where a tracker has such.
+
+    Raises:
+      UserError: the package of one is not installed.
+    """
+    for name in names:
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            raise UserError(f"trackers {name!r} needs the package {PACKAGES[name]}; pip install it, or leave it out.")
+    made: dict[str, Tracker] = {}
+    for name in names:
+        if name == "tensorboard":
+            made[name] = TensorBoard(folder / "tensorboard", config=config)
+        else:
+            made[name] = HostedRun(name, folder, config=config, project=project, group=group)
+    return made
+
+
+class TensorBoard:
+    """Event files, which `tensorboard --logdir=RUN` reads.
+
+    Of a resumed run the first event says from which step on earlier events no longer count.
+
+    Args:
+      folder: of the event files.
+      config: the run's configuration, shown as a text.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, config: Mapping[str, Any]):
+        self._folder, self._config = folder, config
+        self._writer: Any = None
+
+    def log(self, step: int, row: Mapping[str, float], histograms: Mapping[str, np.ndarray], sample: str) -> None:
+        if self._writer is None:
+            module = importlib.import_module("tensorboardX")
+            # Two files of one second would have one name, and be read in the order of their names.
+            suffix = f".{step:08d}.{os.getpid()}"
+            self._writer = module.SummaryWriter(str(self._folder), purge_step=step, filename_suffix=suffix)
+            self._writer.add_text("configuration", _as_code(json.dumps(dict(self._config), indent=2)), step)
+        for name, value in row.items():
+            self._writer.add_scalar(name, value, step)
+        for name, values in histograms.items():
+            self._writer.add_histogram(name, values, step)
+        if sample:
+            self._writer.add_text("sample", _as_code(sample), step)
+        self._writer.flush()  # a run that is killed has shown what it did
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class HostedRun:
+    """Weights & Biases, or trackio, which has the same functions. Keys and modes (offline) are their environments'.
+
+    The run's name there is kept in `RUN/NAME_run`, so that a resumed run goes on in it. Steps that it has already are
+    not taken again.
+
+    Args:
+      name: `wandb` or `trackio`.
+      folder: of the run.
+      config: its configuration.
+      project, group: under which it is found; an empty group is none.
+    """
+
+    def __init__(self, name: str, folder: pathlib.Path, *, config: Mapping[str, Any], project: str, group: str):
+        self._name, self._folder, self._config = name, folder, config
+        self._project, self._group = project, group
+        self._module: types.ModuleType | None = None
+        self._last = folder / f"{name}_run"  # name of the run, and its last step
+
+    def log(self, step: int, row: Mapping[str, float], histograms: Mapping[str, np.ndarray], sample: str) -> None:
+        name, last = self._known()
+        if self._module is None:
+            self._module = self._started(name)
+        if step <= last:
+            return
+        values: dict[str, Any] = dict(row)
+        if self._name == "wandb":  # trackio takes numbers alone
+            values |= {key: self._module.Histogram(array) for key, array in histograms.items()}
+            if sample:
+                values["sample"] = self._module.Html(f"<pre>{_escaped(sample)}</pre>")
+        self._module.log(values, step=step)
+        self._last.write_text(json.dumps({"name": name, "step": step}) + "\n", encoding="utf-8")
+
+    def close(self) -> None:
+        if self._module is not None:
+            self._module.finish()
+
+    def _known(self) -> tuple[str, int]:
+        """Returns the name of the run there and the last step that it has."""
+        if self._last.exists():
+            found = json.loads(self._last.read_text(encoding="utf-8"))
+            return found["name"], found["step"]
+        path = self._folder.resolve()
+        return f"{path.name}-{np.random.default_rng().integers(2**32):08x}", -1
+
+    def _started(self, name: str) -> types.ModuleType:
+        module = importlib.import_module(self._name)
+        kw: dict[str, Any] = {"project": self._project, "name": name, "config": dict(self._config), "resume": "allow"}
+        if self._group:
+            kw["group"] = self._group
+        if self._name == "wandb":
+            kw |= {"id": name, "dir": str(self._folder)}
+        module.init(**kw)
+        self._last.write_text(json.dumps({"name": name, "step": self._known()[1]}) + "\n", encoding="utf-8")
+        return module
+
+
+# --- what is shown of an iteration ------------------------------------------------------------------------------------
+
+
+def histograms(done: Iteration) -> dict[str, np.ndarray]:
+    """Returns the lengths of an iteration's texts, and where the trainer scored them its ratios to the sampler."""
+    found = {
+        "lengths/responses": np.array([len(row.token_ids) for group in done.responses for row in group]),
+        "lengths/refinements": np.array([len(row.token_ids) for row in done.refinements]),
+    }
+    if done.updates.trainer_logps:
+        for name, refined in (("ratios/responses", False), ("ratios/refinements", True)):
+            pairs = zip(done.rows, done.updates.trainer_logps, strict=True)
+            moved = [
+                np.exp(logp - row.old_logp)
+                for rows, logps in pairs
+                for row, logp in zip(rows, logps, strict=True)
+                if row.refined == refined
+            ]
+            found[name] = np.concatenate(moved) if moved else np.zeros(0)
+    return {name: values[np.isfinite(values)] for name, values in found.items() if values.size}
+
+
+def sample(done: Iteration) -> str:
+    """Returns the texts of the kept refinement with the highest reward, from its question on; empty without one."""
+    best = max(done.kept, key=reward_of, default=None)
+    if best is None:
+        return ""
+    chain: list[Rollout] = [best]
+    while (parent := chain[0].parent) is not None:
+        chain.insert(0, parent)
+    problem = done.problems[best.index.question]
+    parts = [f"question: {problem.question}", f"gold answer: {problem.answer}"]
+    parts += [f"{row.stage.name.lower()}{_reward(row)}:\n{row.whole_text[:_MOST_CHARACTERS]}" for row in chain]
+    return text_lib.shown("\n\n".join(parts))
+
+
+def _reward(row: Rollout) -> str:
+    return "" if row.reward is None else f" (reward {row.reward:g})"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and math.isfinite(value)
+
+
+def _as_code(text: str) -> str:
+    """Returns a text as a block of Markdown's code, in which nothing has a meaning."""
+    return "\n".join(f"    {line}" for line in text.split("\n"))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")

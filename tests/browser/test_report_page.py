@@ -1,0 +1,188 @@
+"""A report in a real browser, from a disk and without a network: it is read, filtered, searched, and walked by keys."""
+
+import json
+
+import numpy as np
+import pytest
+import report_runs
+
+from cgrpo_jax.datasets import rollouts
+from cgrpo_jax.objective import shaped_ratio
+from cgrpo_jax.records import Stage
+from cgrpo_jax.report import page as page_lib
+from cgrpo_jax.report import run_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return report_runs.write(tmp_path_factory.mktemp("run") / "table", iterations=8, questions=8)
+
+
+@pytest.fixture(scope="module")
+def report(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "report.html"
+    page_lib.write([run_folder.read(folder)], out, max_groups=500)
+    return out
+
+
+def found(shown):
+    return int(shown.text(".count").split()[0].replace(",", ""))
+
+
+def test_it_opens_from_disk_without_a_network_and_without_a_fault(report, opened):
+    shown = opened(report)
+    assert "Before training the model solved 40 %" in shown.text(".story") and shown.text("h1") == "table"
+    assert shown.page.locator(".chart canvas").count() >= 12
+    assert shown.page.locator(".lesson .chain li").count() == 3
+    assert shown.faults == [] and shown.asked == [report.absolute().as_uri()]
+
+
+def test_every_filter_finds_as_many_as_it_says(report, opened):
+    shown = opened(report)
+    everything = found(shown)
+    chips = shown.page.locator(".chip")
+    assert everything == 64 and chips.count() >= 6
+    for number in range(chips.count()):
+        chip = chips.nth(number)
+        said = int(chip.locator("span").inner_text())
+        chip.click()
+        assert found(shown) == said > 0 and chip.get_attribute("aria-pressed") == "true"
+        chip.click()
+    assert found(shown) == everything and shown.faults == []
+
+
+def test_search_reads_questions_and_texts(report, opened):
+    shown = opened(report)
+    shown.page.keyboard.press("/")
+    shown.page.keyboard.type("Conclusion: wrong")
+    shown.page.wait_for_function("parseInt(document.querySelector('.count').textContent) > 0")
+    shown.page.wait_for_function("parseInt(document.querySelector('.count').textContent) < 64")
+    rescued = int(shown.page.locator(".chip", has_text="rescued").locator("span").inner_text())
+    unsolved = shown.page.locator(".chip", has_text="still unsolved")
+    assert found(shown) == rescued + (int(unsolved.locator("span").inner_text()) if unsolved.count() else 0)
+    shown.page.fill("#search", "no text says this")
+    shown.page.wait_for_selector(".none")
+    shown.page.click(".none button")
+    assert found(shown) == 64
+
+
+def test_keys_walk_through_the_list_and_the_run(report, opened):
+    shown = opened(report)
+    first = shown.at()
+    second = shown.move("j")
+    assert first != second and shown.move("k") == first
+    assert shown.move("[") != first and shown.move("]") == first
+    assert shown.page.locator(".times .cell[aria-current=true]").count() == 1
+    shown.page.keyboard.press("?")
+    assert shown.page.locator("dialog[open]").count() == 1
+    shown.page.keyboard.press("Escape")
+    shown.page.keyboard.press("t")
+    assert shown.page.evaluate("document.documentElement.dataset.theme") == "dark"
+    again = opened(report, fragment=shown.at())
+    assert again.at() == shown.at() and shown.faults == again.faults == []
+
+
+def test_tokens_are_coloured_and_say_their_numbers(report, opened):
+    shown = opened(report)
+    for name in ("probability", "ratio", "ρ", "weight", "advantage"):
+        shown.page.click(f"button:text-is('{name}')")
+        coloured = shown.page.eval_on_selector_all(".tokens span[style]", "spans => spans.length")
+        assert coloured > 0, name
+    shown.page.locator(".card.refinement:has(.badge.kept) .tokens").focus()
+    shown.page.keyboard.press("ArrowRight")
+    tip = shown.text(".tip")
+    assert "π, given the question alone" in tip and "weight" in tip and "advantage A" in tip
+    before = shown.page.evaluate("document.querySelector('.detail').scrollHeight")
+    shown.page.keyboard.press("ArrowRight")
+    assert shown.page.evaluate("document.querySelector('.detail').scrollHeight") == before  # nothing jumps
+    shown.page.keyboard.press("Escape")
+    shown.page.check(".check input")
+    assert shown.page.locator(".diff ins").count() > 0 and shown.faults == []
+
+
+def test_numbers_of_tokens_are_those_of_the_equations(report, folder, opened):
+    shown = opened(report)
+    gamma, seen = 0.01, 0
+    for path in sorted((folder / "rollouts").iterdir())[:3]:
+        for number, row in enumerate(rollouts.read(path)):
+            if row.trainer_logp is None or row.rollout.stage != Stage.REFINEMENT:
+                continue
+            where = f"0/{rollouts.iteration_of(path)}/{row.rollout.index.question}"
+            raw = shown.page.evaluate(
+                """async ([where, number]) => {
+                  const index = prepared(await unpacked(document.getElementById("index").textContent));
+                  const group = await loadGroup(index, index.byPlace.get(where));
+                  const row = group.rows.find((one) => one.row === number);
+                  return row.pieces.map((_, at) => numbers(row, at, about.runs[0].method));
+                }""",
+                [where, number],
+            )
+            p = np.exp(row.trainer_logp.astype(np.float64))
+            weight = gamma * p / (p + gamma) ** 2
+            expected = {"p": p, "rho": np.asarray(shaped_ratio(row.trainer_logp, gamma)), "weight": weight}
+            expected |= {"ratio": p / np.exp(row.rollout.logp), "sampler": np.exp(row.rollout.logp)}
+            for name, values in expected.items():
+                assert np.allclose([token[name] for token in raw], values, rtol=2e-4), name
+            assert row.train_row is not None and row.train_row.advantage == pytest.approx(raw[0]["A"], rel=1e-6)
+            seen += 1
+    assert seen > 3
+
+
+def test_curves_are_those_of_the_metrics(report, folder, opened):
+    shown = opened(report)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    said = shown.page.evaluate("about.runs[0].metrics")
+    assert said["reward"] == pytest.approx([row["reward"] for row in rows])
+    shares = shown.page.evaluate(
+        """async () => outcomeSeries(prepared(await unpacked(document.getElementById("index").textContent)),
+          about.runs[0], 0, "tokens").map((one) => [one.label, one.xs, one.values])"""
+    )
+    right = next(values for label, _, values in shares if label == "all right")
+    assert right == pytest.approx([row["frac_all_right"] for row in rows])
+    assert shares[0][1] == [row["num_tokens"] for row in rows]
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (400, False)])
+def test_it_is_accessible_and_fits_its_width(report, opened, width, dark):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    shown = opened(report, width=width, dark=dark)
+    shown.page.wait_for_selector(".detail .chain")
+    shown.page.click("button:text-is('weight')")
+    result = axe.run(shown.page).response
+    grave = [
+        (one["id"], one["help"], [node["target"] for node in one["nodes"]][:3])
+        for one in result["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert grave == []
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_texts_beside_a_large_report_are_loaded_when_they_are_looked_at(folder, tmp_path, opened, monkeypatch):
+    monkeypatch.setattr(page_lib, "INLINE_BYTES", 10)
+    monkeypatch.setattr("cgrpo_jax.report.payload.SHARD_BYTES", 20_000)
+    written = page_lib.write([run_folder.read(folder)], tmp_path / "large.html", max_groups=30)
+    shown = opened(tmp_path / "large.html")
+    shown.page.wait_for_selector(".detail .card")
+    assert written.shards > 1 and len(shown.asked) == 2
+    place = shown.page.evaluate(
+        """async () => {
+          const index = prepared(await unpacked(document.getElementById("index").textContent));
+          return placeOf(index, index.shard.indexOf(-1));
+        }"""
+    )
+    other = opened(tmp_path / "large.html", fragment=f"#group={place}")
+    other.page.wait_for_selector(".detail code:has-text('cgrpo show RUN')")
+    assert "30 of them with their texts" in other.text("#questions .head") and shown.faults == other.faults == []
+
+
+def test_arms_and_seeds_of_several_runs(tmp_path, opened):
+    for seed, kind in enumerate(("policy", "policy", "none")):
+        report_runs.write(tmp_path / f"r{seed}", iterations=4, questions=4, seed=seed, changes={"refine.kind": kind})
+    runs = run_folder.read_all([tmp_path / f"r{seed}" for seed in range(3)])
+    page_lib.write(runs, tmp_path / "study.html", max_groups=500)
+    shown = opened(tmp_path / "study.html")
+    assert shown.text("h1") == "3 runs, 2 arms" and "refine.kind" in shown.text(".compared thead")
+    assert shown.page.locator(".chart").first.locator(".legend li").count() == 2
+    shown.page.select_option("select[aria-label=run]", "2")
+    assert found(shown) == 16 and shown.faults == []

@@ -1,0 +1,58 @@
+import dataclasses
+
+import pytest
+import report_runs
+import rollout_cases
+from iteration_cases import make
+
+from cgrpo_jax.datasets import rollouts
+from cgrpo_jax.report import groups, run_folder
+from cgrpo_jax.report.groups import Flag, Group, Outcome
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_folder.read(report_runs.write(tmp_path / "a", iterations=1, questions=1))
+
+
+def of_rows(run, tmp_path, rows, iteration=0):
+    path = tmp_path / rollouts.file_name(iteration)
+    rollouts.write(path, rows, iteration=iteration, spell=rollout_cases.spell)
+    return groups.read(dataclasses.replace(run, files=[path]))
+
+
+def test_what_became_of_each_question(run, tmp_path):
+    rows = make().all_rows(grader="math", reward_source="verifier")
+    (rescued, skipped, wrong), asked = of_rows(run, tmp_path, rows, 4)
+    assert (rescued.outcome, rescued.rewards, rescued.refined, rescued.refined_passed, rescued.kept) == (
+        Outcome.RESCUED, (0.0, 0.0), 3, 2, 1,
+    )  # fmt: skip
+    assert rescued.flags == {Flag.RESCUED, Flag.MENTIONS} and rescued.trained == 3 and rescued.iteration == 4
+    assert (skipped.outcome, skipped.rewards) == (Outcome.MIXED, (1.0, None, 0.0))
+    assert skipped.flags == {Flag.UNGRADED, Flag.SKIPPED}
+    assert (wrong.outcome, wrong.flags) == (Outcome.ALL_WRONG, {Flag.NEVER_SOLVED})
+    assert [one.question for one in asked.values()] == ["a", "b", "c"]
+
+
+def test_a_critic_that_calls_wrong_what_passes_is_wrong_and_a_rule_never_is(run, tmp_path):
+    first, second, *others = rollout_cases.make()
+    critique = others[2].rollout.replace(author="policy", verdict=True, parent=first.rollout, rejected=())
+    said = dataclasses.replace(others[2], rollout=critique)
+    (found,), _ = of_rows(run, tmp_path, [first, second, said])
+    assert Flag.CRITIC_WRONG in found.flags
+    ruled = dataclasses.replace(said, rollout=critique.replace(author="rule"))
+    (found,), _ = of_rows(run, tmp_path, [first, second, ruled])
+    assert Flag.CRITIC_WRONG not in found.flags
+
+
+def group(iteration, passed, *, problem="x", refined_passed=0):
+    outcome = Outcome.MIXED if passed else Outcome.RESCUED if refined_passed else Outcome.ALL_WRONG
+    return Group(0, iteration, 0, problem, (0.0, 1.0), passed, 0, refined_passed, 0, 0, outcome, frozenset(), 0)
+
+
+def test_forgotten_is_what_was_solved_before_and_never_solved_what_nothing_solves():
+    found = groups.with_history([group(0, 1), group(1, 0), group(0, 0, problem="y"), group(2, 0, problem="y")])
+    assert {(one.problem, one.iteration): set(one.flags) for one in found} == {
+        ("x", 0): set(), ("x", 1): {Flag.FORGOTTEN}, ("y", 0): {Flag.NEVER_SOLVED}, ("y", 2): {Flag.NEVER_SOLVED},
+    }  # fmt: skip
+    assert groups.with_history([group(0, 0, refined_passed=1), group(1, 0)])[1].flags == frozenset()

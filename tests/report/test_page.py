@@ -1,0 +1,105 @@
+import base64
+import hashlib
+import html.parser
+import json
+import re
+
+import pytest
+import report_runs
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.report import page, run_folder
+
+HOSTILE = '</script><script>window.hurt=1</script><img src=x onerror="window.hurt=1">'
+
+
+class Page(html.parser.HTMLParser):
+    """The elements of a page, and the texts of its scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.scripts, self.policy = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        found = dict(attrs)
+        if tag == "script":
+            self.scripts.append([found.get("type"), found.get("id"), ""])
+        if found.get("http-equiv") == "Content-Security-Policy":
+            self.policy = found["content"]
+
+    def handle_data(self, data):
+        if self.get_starttag_text() and self.cdata_elem == "script":
+            self.scripts[-1][2] += data
+
+
+def made(tmp_path, *, texts=None, max_groups=500, name="a"):
+    folder = report_runs.write(tmp_path / name, iterations=2, questions=2, texts=texts)
+    out = tmp_path / "report.html"
+    return page.write(run_folder.read_all([folder]), out, max_groups=max_groups), out
+
+
+def test_the_page_is_one_file_whose_own_script_alone_may_run(tmp_path):
+    written, out = made(tmp_path)
+    read = Page(out.read_text())
+    kinds = [kind for kind, _, _ in read.scripts]
+    assert kinds == ["application/json", "text/plain", "text/plain", None]
+    digest = base64.b64encode(hashlib.sha256(read.scripts[-1][2].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}' 'self' file:;" in read.policy and "default-src 'none'" in read.policy
+    assert (written.shown, written.total, written.shards) == (4, 4, 0) and written.bytes == out.stat().st_size
+    assert "src=" not in out.read_text().partition("<script>")[0].replace("default-src", "").replace("img-src", "")
+
+
+def test_no_text_of_a_run_becomes_part_of_the_page(tmp_path):
+    texts = report_runs.Texts(*[HOSTILE + field for field in ("q", "r", "w", "c", "f", "a")])
+    _, plain = made(tmp_path, name="plain")
+    ordinary = Page(plain.read_text()).tags
+    _, out = made(tmp_path, texts=texts, name="<b onclick=1>&")
+    assert Page(out.read_text()).tags == ordinary
+    about = json.loads(Page(out.read_text()).scripts[0][2])
+    assert about["runs"][0]["name"] == "<b onclick=1>&"
+
+
+def test_texts_that_do_not_fit_lie_beside_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "INLINE_BYTES", 10)
+    written, out = made(tmp_path)
+    beside = sorted((tmp_path / "report_texts").iterdir())
+    assert written.shards == len(beside) == 1 and beside[0].read_text().startswith('cgrpoTexts(0, "')
+    assert json.loads(Page(out.read_text()).scripts[0][2])["folder"] == "report_texts"
+    monkeypatch.setattr(page, "INLINE_BYTES", 1 << 20)
+    page.write([run_folder.read(tmp_path / "a")], out, max_groups=1)
+    assert not (tmp_path / "report_texts").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "report_texts").mkdir()
+    (tmp_path / "report_texts" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"report_texts holds mine.txt, which is of no report; give another --out"):
+        made(tmp_path)
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    written, _ = made(tmp_path, max_groups=1)
+    assert (written.shown, written.total) == (1, 4) and written.reasons["last iterations"] == (4, 1)
+
+
+def test_a_run_without_rollouts_or_tokenizer_has_a_page(tmp_path):
+    folder = report_runs.write(tmp_path / "a", iterations=2, questions=2)
+    (folder / "model" / "tokenizer.model").unlink()
+    written = page.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=9)
+    assert "tokens are not told apart" in written.faults[0]
+    for path in (folder / "rollouts").iterdir():
+        path.unlink()
+    assert page.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=9).total == 0
+
+
+def test_libraries_of_others_are_those_that_are_stated():
+    """Also that each is in the page: what is not stated is none of it."""
+    text = (page.ASSETS / "vendor" / "LIBRARIES.md").read_text()
+    rows = re.findall(r"^\| `(.+?)` .* \| (\d+) \| `([0-9a-f]{64})` \|$", text, re.MULTILINE)
+    vendored = {name.removeprefix("vendor/") for name in (*page.SCRIPTS, *page.STYLES) if name.startswith("vendor/")}
+    assert {name for name, _, _ in rows} == vendored
+    for name, size, digest in rows:
+        data = (page.ASSETS / "vendor" / name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (int(size), digest), name

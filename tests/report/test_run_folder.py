@@ -1,0 +1,45 @@
+import json
+
+import pytest
+import report_runs
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.report import run_folder
+
+
+def test_a_folder_is_read_as_it_is(tmp_path):
+    run = run_folder.read(report_runs.write(tmp_path / "a", iterations=2, questions=2))
+    assert (run.name, len(run.metrics), len(run.files), run.faults) == ("a", 2, 2, [])
+    assert run.facts.gamma == 0.01 and run.facts.trainer_logp and run.summary["iterations"] == 2
+    assert run.facts.changed["objective.gamma"] == 0.01 and "objective.clip_low" not in run.facts.changed
+
+
+def test_a_run_that_goes_on_is_read_up_to_its_last_whole_line(tmp_path):
+    folder = report_runs.write(tmp_path / "a", iterations=3, questions=2, ended=False)
+    whole = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text("not JSON\n" + whole[:-9])
+    run = run_folder.read(folder)
+    assert [row["step"] for row in run.metrics] == [0, 1] and run.summary is None
+    assert run.faults == [
+        "1 lines of metrics.jsonl can't be read",
+        "the last line of metrics.jsonl is being written, or was cut short",
+    ]
+
+
+def test_of_rows_with_one_step_the_last_counts(tmp_path):
+    folder = report_runs.write(tmp_path / "a", iterations=2, questions=2)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 0, "reward": 9.0}) + "\n")
+    assert [(row["step"], row["reward"] == 9.0) for row in run_folder.read(folder).metrics] == [(0, True), (1, False)]
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"there is no run in .* \(no config.json\); give the folder of a run"):
+        run_folder.read(tmp_path)
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    for arm in ("grpo", "critique"):
+        report_runs.write(tmp_path / arm / "seed0", iterations=1, questions=1)
+    names = [run.name for run in run_folder.read_all([tmp_path / "grpo/seed0", tmp_path / "critique/seed0"])]
+    assert names == ["grpo/seed0", "critique/seed0"]
