@@ -18,6 +18,7 @@ if __name__ == "__main__":  # Ctrl-C while all below is imported ends the progra
 import contextlib
 import json
 import sys
+from collections.abc import Mapping
 
 from cgrpo_jax.evaluation import diagnosis, session
 from cgrpo_jax.evaluation.resumable_results import Results
@@ -58,7 +59,7 @@ def main(
             started=results.started,
             step=cli.step_of(step),
         )
-        weights = session.open_results(results, opened, held)
+        of = session.open_results(results, opened, held)
         problems, policy = opened.questions.training, opened.policy(opened.params, iteration=diagnosis.STREAM)
         writes = opened.critic_generator(policy)
         with session.stoppable(results, stopped_status) as tick:
@@ -75,7 +76,7 @@ def main(
                 diagnosis.critique_on_disk(kind, policy, critic, problems, encode=encode, **shared)
         if processes.is_first():
             console.say(f"weights from {opened.weights}", sys.stdout)
-            _report(results, opened.settings, weights)
+            _report(results, opened.settings, of)
 
 
 def _protocol(settings: RunSettings) -> diagnosis.Protocol:
@@ -90,12 +91,12 @@ def _protocol(settings: RunSettings) -> diagnosis.Protocol:
     )
 
 
-def _report(results: Results, settings: RunSettings, weights: str) -> None:
+def _report(results: Results, settings: RunSettings, of: Mapping[str, str]) -> None:
     threshold = settings.method.pass_threshold
     kinds = {kind: results.lines(kind) for kind in settings.diagnosis.kinds}
     summary = diagnosis.summarize(results.lines("responses"), kinds, pass_threshold=threshold)
     results.write("pass_rates.jsonl", diagnosis.pass_rates(results.lines("responses"), pass_threshold=threshold))
-    results.write("summary.json", json.dumps({"weights": weights} | summary, indent=2) + "\n")
+    results.write("summary.json", json.dumps({**of, **summary}, indent=2) + "\n")
     console.say(f"{diagnosis.table(summary)}numbers and every text are in {results.path}", sys.stdout)
 
 

@@ -19,6 +19,7 @@ if __name__ == "__main__":  # Ctrl-C while all below is imported ends the progra
 import contextlib
 import json
 import sys
+from collections.abc import Mapping
 
 from cgrpo_jax.evaluation import benchmark, session, summary
 from cgrpo_jax.evaluation.resumable_results import Results
@@ -66,7 +67,7 @@ def main(
             started=results.started,
             step=cli.step_of(step),
         )
-        weights = session.open_results(results, opened, held, more={"refine": refine})
+        of = session.open_results(results, opened, held, more={"refine": refine})
         policy = opened.policy(opened.params, iteration=benchmark.STREAM)
         sampling = opened.settings.greedy_critic_sampling
         critic = opened.critic_generator(policy, sampling=sampling) if refine else None
@@ -85,17 +86,17 @@ def main(
             skipped = opened.questions.skipped["held-out"]
             left_out = f" ({skipped} were too long and left out)" if skipped else ""
             console.say(f"{len(problems)} questions{left_out}, weights from {opened.weights}", sys.stdout)
-            _report(results, opened.settings, weights)
+            _report(results, opened.settings, of)
 
 
-def _report(results: Results, settings: RunSettings, weights: str) -> None:
+def _report(results: Results, settings: RunSettings, of: Mapping[str, str]) -> None:
     numbers = summary.summarize(
         results.lines("samples"),
         ks=settings.evaluation.ks,
         pass_threshold=settings.method.pass_threshold,
         seed=settings.seed,
     )
-    results.write("summary.json", json.dumps({"weights": weights} | numbers, indent=2) + "\n")
+    results.write("summary.json", json.dumps({**of, **numbers}, indent=2) + "\n")
     console.say(f"{summary.table(numbers)}numbers and every sample are in {results.path}", sys.stdout)
 
 

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import study_report
 
+from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import lengths, old_keys, validate
@@ -75,7 +76,7 @@ def expect_overrides(what: str, overrides: Any) -> None:
 
 
 def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequence[str]) -> dict | None:
-    """Returns the results of a run, or None unless it has finished with this configuration.
+    """Returns the results of a run, or None unless it has finished with this configuration and version of its task.
 
     Args:
       folder: of the run.
@@ -97,7 +98,8 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
         return None
     results = json.loads(paths.summary.read_text(encoding="utf-8"))
     # A run that was made longer keeps its old summary until it ends.
-    return results if results["iterations"] == config["num_iterations"] else None
+    same = results["iterations"] == config["num_iterations"] and results.get("task") == task_of(config["data"]["kind"])
+    return results if same else None
 
 
 @contextlib.contextmanager

@@ -30,7 +30,8 @@ def write(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> str:
     parts.append(_cost(workdir, num_done=len(done), num_runs=len(runs)))
     outdated = [run.name for run in runs if run not in done and RunDir(run.folder).summary.exists()]
     if outdated:
-        parts.append(f"Left out: {len(outdated)} runs of another configuration, such as {outdated[0]}.")
+        other = "of another configuration or version of the task"
+        parts.append(f"Left out: {len(outdated)} runs {other}, such as {outdated[0]}.")
     text = "\n".join(parts) + "\n"
     write_atomically(workdir / "table.md", text)
     results = [

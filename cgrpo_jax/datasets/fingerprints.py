@@ -14,20 +14,25 @@ from cgrpo_jax.datasets import cells
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import user_functions
 
+TASK = "the task"  # a made-up one, with its version, among what `of_all` returns
 _FILE_OF = "the file of "
 _WHOLE_BYTES = 64 * 2**20  # of a file that is read whole; of a larger one, such as one of weights, parts are
 _PARTS, _PART_BYTES = 32, 4096
 
 
-def of_all(grader: str, problems: Mapping[str, Sequence[Problem]], also: Sequence[str] = ()) -> dict[str, str]:
+def of_all(
+    grader: str, problems: Mapping[str, Sequence[Problem]], *, also: Sequence[str] = (), task: str | None = None
+) -> dict[str, str]:
     """Returns the hashes of problems, by what is said of them, and of the files of all functions that grade them.
 
     Args:
       grader: of the problems that name none.
       problems: by kind, such as "training"; a kind of which there are none is left out.
       also: further kinds of graders, of all problems.
+      task: that makes them up, with its version; it is under `TASK`. None for problems that are read.
     """
     hashes = {f"the {kind} questions": of_problems(some) for kind, some in problems.items() if some}
+    hashes |= {TASK: task} if task else {}
     kinds = {problem.grader or grader for some in problems.values() for problem in some} | set(also)
     return hashes | {f"{_FILE_OF}{kind}": of_function(kind) for kind in sorted(kinds) if user_functions.is_name(kind)}
 

@@ -20,7 +20,18 @@ from cgrpo_jax.runtime import local_copies, places
 
 # Kinds of data that are made up by the package: these tasks have lessons for a warm start.
 MADE_UP = ("chains", "snippets")
+_VERSIONS = {"chains": arithmetic.VERSION, "snippets": snippets.VERSION}
 _WORKED = re.compile(r"####[ \t]*\S+[^\n]*\Z")  # the last line of a worked solution, as in GSM8K
+
+
+def task_of(kind: str) -> str | None:
+    """Returns a made-up task with its version, as results name it; None for a kind of data that is read.
+
+    Example:
+      >>> task_of("snippets"), task_of("jsonl")
+      ('snippets 1', None)
+    """
+    return f"{kind} {_VERSIONS[kind]}" if kind in MADE_UP else None
 
 
 @dataclasses.dataclass(frozen=True)

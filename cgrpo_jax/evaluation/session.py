@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
+from cgrpo_jax.datasets.fingerprints import TASK
 from cgrpo_jax.errors import Stopped
 from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.inference.orchestrator import Status
@@ -15,8 +16,10 @@ from cgrpo_jax.runtime import console, processes, signals
 
 def open_results(
     results: Results, opened: OpenRun, held: contextlib.ExitStack, *, more: Mapping[str, object] | None = None
-) -> str:
-    """Makes the folder of results, or checks that those in it are of the same run; returns what they call its weights.
+) -> dict[str, str]:
+    """Makes the folder of results, or checks that those in it are of the same run; returns what their numbers are of.
+
+    That is `weights`, what they call these, and of a made-up task `task`, with its version.
 
     Args:
       results: the folder, which `held` keeps others out of.
@@ -31,7 +34,8 @@ def open_results(
     about = {"started": opened.run.started().isoformat(), "weights": weights, "config": opened.config_json()}
     about |= {**opened.inputs, **(more or {})}
     processes.decide(lambda: held.enter_context(results.open(about)), f"writing {results.path}")
-    return weights
+    task = opened.inputs.get(TASK)
+    return {"weights": weights} | ({"task": task} if task else {})
 
 
 @contextlib.contextmanager

@@ -172,6 +172,12 @@ def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
         console.say("an older version began this run: whether its questions are still the same is not known")
         kept["inputs"] = opened.inputs
     changed = fingerprints.changed(kept["inputs"], opened.inputs)
+    if fingerprints.TASK in changed:
+        was, now = (inputs.get(fingerprints.TASK, "an unknown one") for inputs in (kept["inputs"], opened.inputs))
+        raise UserError(
+            f"{opened.run.path} began with another version of its task: {was}, not {now}; resume it with the package "
+            "that began it, or give another --workdir."
+        )
     if others := [name for name in changed if not fingerprints.is_function(name)]:
         raise UserError(
             f"changed since {opened.run.path} began: {', '.join(others)}; restore the files (data.train, data.eval, "

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tqdm
 
+from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Stage
@@ -117,7 +118,7 @@ def summary(
 
     `unsolved_before` counts the held-out questions of which no text of the first weights passes, and all have a
     verdict; `unsolved_before_solved_after` is the share of these that the final weights solve, of those of which that
-    is known. Either is None where there is nothing to count.
+    is known. Either is None where there is nothing to count. `task` is a made-up task with its version, or None.
 
     Args:
       progress: of the run.
@@ -142,6 +143,7 @@ def summary(
         "num_tokens": progress.num_tokens,
         "seconds": progress.seconds,
         "num_compilations": processes.compilations(),
+        "task": progress.inputs.get(fingerprints.TASK),
     }
 
 

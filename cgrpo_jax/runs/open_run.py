@@ -15,6 +15,7 @@ import jax
 
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.datasets import fingerprints
+from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.chat_client import ChatClient
 from cgrpo_jax.inference.critic import Critic
@@ -253,7 +254,9 @@ def _agreed_inputs(
     """
     same: dict[str, str] = {}
     with processes.agree("reading the run's files"):
-        inputs = fingerprints.of_all(config.gate_kind, problems, also=config.other_rewards)
+        inputs = fingerprints.of_all(
+            config.gate_kind, problems, also=config.other_rewards, task=task_of(config.data.kind)
+        )
         if key_values.place()[1] > 1:
             same = hosts.of_inputs(problems, inputs)
             same |= hosts.of_models(config, settings.stages.critic_folder if settings.critic else "")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import jax
 import optax
 
+from cgrpo_jax.datasets.fingerprints import TASK
 from cgrpo_jax.datasets.problems import MadeUp
 from cgrpo_jax.datasets.tasks import arithmetic_lessons, snippet_lessons
 from cgrpo_jax.errors import Stopped, UserError
@@ -51,7 +52,7 @@ def run(opened: OpenRun, params: Callable[[], dict], *, going_on: Callable[[], N
 
         def save(number: int) -> None:
             if kept.latest_step != number:
-                kept.save(number, state, {"config": opened.config_json()})
+                kept.save(number, state, {"config": opened.config_json(), "task": opened.inputs.get(TASK)})
 
         for number in console.progress_bar(range(first, total), desc="warm start", unit="update", initial=first):
             if number % _UPDATES_PER_QUESTION == 0:
@@ -97,7 +98,8 @@ def _begun(
 
 
 def _remove_another(opened: OpenRun) -> bool:
-    """Removes what another configuration has learned, since a run without a checkpoint may be started with any.
+    """Removes what another configuration, or another version of the task, has learned: a run without a checkpoint may
+    be started with any.
 
     Likewise what can't be read: the lessons are there to be learned again.
     """
@@ -105,7 +107,9 @@ def _remove_another(opened: OpenRun) -> bool:
     if not folder.is_dir():
         return False
     try:
-        same = not config_lib.differences(read_extra(folder)["config"], now, ignore=resume_policy.TRAINING)
+        extra = read_extra(folder)
+        same = not config_lib.differences(extra["config"], now, ignore=resume_policy.TRAINING)
+        same = same and extra.get("task") == opened.inputs.get(TASK)
         newest, step, _ = checkpoint_steps.find(folder, None)
         checkpoint_seal.check(newest / str(step), ("params", "rest"))
     except UserError:  # nothing whole is in it

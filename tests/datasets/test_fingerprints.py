@@ -69,6 +69,8 @@ def test_what_has_changed_is_named(tmp_path):
     assert fingerprints.changed(before, before) == []
     path.write_text("two\n")
     assert fingerprints.changed(before, fingerprints.of_all("math", problems)) == [f"the file of {path}:f"]
+    task = fingerprints.of_all("math", problems, task="chains 2")
+    assert task[fingerprints.TASK] == "chains 2" and fingerprints.changed(before, task)[-1] == fingerprints.TASK
     both = fingerprints.of_all("math", problems | {"held-out": PROBLEMS})
     assert fingerprints.changed(before, both) == [f"the file of {path}:f", "the held-out questions"]
 

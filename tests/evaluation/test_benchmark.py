@@ -145,10 +145,12 @@ def test_the_summary_of_a_run_counts_what_is_known():
         iteration=2,
         num_tokens=9,
         seconds=1.0,
+        inputs={"the task": "chains 2"},
     )
     told = lambda solved: log.summary(progress, updates=2, after=None, solved_after=solved)  # noqa: E731
     found = told([True, True, False, None, None, None])
     assert (found["unsolved_before"], found["unsolved_before_solved_after"]) == (4, 1 / 2)
+    assert found["task"] == "chains 2"
     assert told([True] + [None] * 5)["unsolved_before_solved_after"] is None
     progress.unsolved_before = []
     assert told([True] * 6)["unsolved_before_solved_after"] is None

@@ -16,6 +16,7 @@ from interrupted_runs import KILLED, LENGTH, WARM, Crash, assert_same_run, crash
 from tiny_run import metrics, run, samples
 
 from cgrpo_jax import train
+from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.records import Stage
@@ -85,6 +86,7 @@ def test_the_summary(plain):
     assert summary["all_failed_start"] == rows[0]["frac_all_wrong"]
     assert summary["num_tokens"] == rows[-1]["num_tokens"]
     assert summary["seconds"] > sum(row["step_time"] for row in rows)  # evaluations included
+    assert summary["task"] == task_of("chains")
     assert summary["unsolved_before"] == round((1 - summary["eval_before"]["pass@8"]) * 8)
 
 

@@ -9,6 +9,7 @@ import sys
 import paths
 import pytest
 
+from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 
@@ -26,6 +27,7 @@ from configs import base
 def get_config():
     c = base.get_config()
     c.num_iterations = 60
+    c.data.kind = "chains"
     c.warm_start.num_updates = 5
     c.warm_start.rows_per_update = 64
     return c
@@ -75,6 +77,7 @@ def summary(before=0.25, after=0.5, solved=0.125, tokens=2000):
         "unsolved_before_solved_after": solved,
         "num_tokens": tokens,
         "iterations": 60 if before else 0,
+        "task": task_of("chains"),
     }
 
 
@@ -257,6 +260,16 @@ def test_arms_of_an_outdated_warm_start_are_outdated(study, tmp_path):
     outdated = [run.name for run in runs if run.summary() is None]
     assert outdated == ["hard/warm_start/seed0", "hard/top/seed0", "hard/plain/seed0"]
     assert "Left out: 3 runs" in study_report.write(study, runs, tmp_path)
+
+
+def test_runs_of_another_version_of_the_task_are_outdated(study, tmp_path):
+    warm, top, *_ = study_lib.plan(study, tmp_path)
+    finish(warm, summary(None, None, None, 0) | {"task": "chains 0"})
+    finish(top, summary())
+    assert warm.summary() is None and top.summary() is None
+    assert "Left out: 2 runs of another configuration or version of the task" in study_report.write(
+        study, [warm, top], tmp_path
+    )
 
 
 def test_a_run_that_was_made_longer_is_not_done_until_its_summary_says_so(study, tmp_path):

@@ -1,7 +1,10 @@
 import dataclasses
+import types
 
 import pytest
 
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import initial_state
 from cgrpo_jax.runs.initial_state import Progress, check_progress
 from cgrpo_jax.runtime.digests import Damaged
 
@@ -52,3 +55,14 @@ def test_what_is_missing_or_unknown():
         check_progress(3, {"iteration": 3, "num_tokens": 1})
     with pytest.raises(Damaged, match="'later' is nothing that this version knows"):
         check_progress(3, dataclasses.asdict(FULL) | {"later": 1})
+
+
+@pytest.mark.parametrize("was", ["chains 1", "an unknown one"])
+def test_a_run_does_not_go_on_with_another_version_of_its_task(was):
+    inputs = {"the training questions": "e3b0"}
+    begun = dataclasses.asdict(FULL) | {"inputs": inputs | ({"the task": was} if was[0] == "c" else {})}
+    opened = types.SimpleNamespace(run=types.SimpleNamespace(path="runs/x"), inputs=inputs | {"the task": "chains 2"})
+    with pytest.raises(UserError, match=f"^runs/x began with another version of its task: {was}, not chains 2; resume"):
+        initial_state._progress(begun, opened)
+    opened.inputs = begun["inputs"]
+    assert initial_state._progress(begun, opened).inputs == begun["inputs"]

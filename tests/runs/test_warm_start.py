@@ -1,10 +1,12 @@
-"""What is left of a warm start: it is gone on with only where it is whole, and of the same configuration."""
+"""What is left of a warm start: it is gone on with only where it is whole, and of the same configuration
+and task."""
 
 import types
 
 import jax.numpy as jnp
 import pytest
 
+from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import warm_start
@@ -12,12 +14,12 @@ from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.training.checkpoint import Checkpoints
 
 
-@pytest.mark.parametrize("what", ["whole", "arrays", "extra", "configuration"])
+@pytest.mark.parametrize("what", ["whole", "arrays", "extra", "configuration", "task"])
 def test_what_is_gone_on_with(tmp_path, capsys, what):
     run, config = RunDir(tmp_path), config_lib.to_json(config_lib.Config())
     with Checkpoints(run.warm_start, max_to_keep=1) as kept:
         state = TrainState(step=jnp.int32(3), params={"w": jnp.ones(4)}, opt_state=None)
-        kept.save(3, state, {"config": config})
+        kept.save(3, state, {"config": config, "task": "chains 1"})
     folder = run.warm_start / "3"
     if what == "arrays":
         largest = max(
@@ -27,7 +29,8 @@ def test_what_is_gone_on_with(tmp_path, capsys, what):
     if what == "extra":
         (folder / "extra" / "metadata").write_text("{")
     now = config | {"seed": 1} if what == "configuration" else config
-    opened = types.SimpleNamespace(run=run, config_json=lambda: now)
+    task = "chains 2" if what == "task" else "chains 1"
+    opened = types.SimpleNamespace(run=run, config_json=lambda: now, inputs={fingerprints.TASK: task})
     assert warm_start._remove_another(opened) == (what != "whole")
     assert run.warm_start.exists() == (what == "whole")
     assert ("the warm start begins again" in capsys.readouterr().err) == (what == "arrays")

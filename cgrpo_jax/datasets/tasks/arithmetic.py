@@ -22,6 +22,10 @@ from cgrpo_jax.critiques.step_check.equations import StepError
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Problem
 
+# Of the task and its warm start. It changes with whatever changes what is asked, taught or graded, and stands in every
+# result: numbers of different versions are not compared.
+VERSION = 1
+
 Fact = tuple[int, str, int]
 
 _OPERANDS = range(2, 10)
