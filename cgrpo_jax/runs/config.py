@@ -146,6 +146,8 @@ def _frozen(kind: Any, values: Any, prefix: str) -> Any:
 def _spelt(known: keys.Key, value: Any) -> Any:
     """Returns the value that is kept of what a file or a flag gives."""
     if known.is_path:
+        if isinstance(value, tuple):
+            return tuple(places.expanded(one) if isinstance(one, str) else one for one in value)
         return ",".join(places.expanded(one) for one in value.split(","))
     return known.spelt(value) if known.spelt else value
 

@@ -89,5 +89,6 @@ def fault(text: str) -> str | None:
 
 
 def faults(value: Any) -> str | None:
-    """Returns what `fault` says of the first of several paths, separated by commas, of which something is wrong."""
-    return next((why for one in str(value).split(",") if (why := fault(one.strip()))), None)
+    """Returns what `fault` says of the first path of which something is wrong; several are a tuple, or have commas."""
+    several = value if isinstance(value, tuple) else str(value).split(",")
+    return next((why for one in several if (why := fault(str(one).strip()))), None)

@@ -1,6 +1,7 @@
 """Where what is given lies: `~` is expanded, and storage that can't be had is refused before anything starts."""
 
 import json
+import os
 
 import pytest
 from bucket_fixtures import bucket  # noqa: F401 - a fixture
@@ -25,6 +26,12 @@ def file(tmp_path, monkeypatch):
 
 
 # --- what is given ------------------------------------------------------------------------------------------------
+
+
+def test_each_of_several_paths_is_expanded_or_refused():
+    config = config_lib.replaced(config_lib.Config(), {"rewards": ("math", "~/style.py:short")})
+    assert config.rewards == ("math", os.path.expanduser("~/style.py:short"))
+    assert places.faults(("math", "s3://mine/style.py")) == places.fault("s3://mine/style.py")
 
 
 def test_home_is_expanded_wherever_a_path_is_given(file, tmp_path):
