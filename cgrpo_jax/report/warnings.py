@@ -79,7 +79,7 @@ def _dead(metrics: Sequence[Row]) -> Warning | None:
     if share < 0.6:
         return None
     easy = recent(metrics, "frac_all_right") or 0.0
-    evidence = f"in the last {len(values)} iterations {share:.0%} of the questions; {easy:.0%} only right"
+    evidence = f"{share:.0%} of the questions of the last {len(values)} iterations; all responses right: {easy:.0%}"
     means = "All their texts have the same reward, so no advantage is left."
     if easy > share / 2:
         return Warning("most questions are too easy by now", evidence, means, "Harder ones (data.pass_rates), or stop.")
