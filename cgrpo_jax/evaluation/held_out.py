@@ -93,8 +93,8 @@ class HeldOut:
             return {}
         if result is None:
             return {}
-        number = len(self._opened.questions.held_out)
-        return {f"eval/{name}": value for name, value in result.items()} | {"eval/questions": number}
+        result = {**result, "questions": len(self._opened.questions.held_out)}
+        return {f"eval/{name}": value for name, value in result.items()}
 
     def final(self, weights: Weights, *, step: int) -> Found:
         """Evaluates the final weights, those after so many iterations; what was found of the same ones stays so."""

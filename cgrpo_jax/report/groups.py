@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.datasets import rollouts
@@ -144,7 +143,7 @@ def _of_file(path: pathlib.Path, run: RunFolder, number: int, asked: dict[str, A
 
 def _mentions(path: pathlib.Path, table: pa.Table) -> set[int]:
     """Returns the rows that trained as refinements and mention their critique."""
-    kept = pc.indices_nonzero(pc.fill_null(table["kept"], False)).to_pylist()
+    kept = [row for row, is_kept in enumerate(table["kept"].to_pylist()) if is_kept]
     if not kept:
         return set()
     texts = rollouts.read_columns(path, ("text",))["text"].take(kept).to_pylist()

@@ -71,7 +71,8 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
         found += groups
         asked |= questions
     chosen = selection.choose(found, max_groups=max_groups, seed=seed)
-    shards, places, faults = payload.shards(runs, found, chosen)
+    texts = payload.texts(runs, found, chosen)
+    shards, places, faults = texts.shards, texts.places, texts.faults
     beside = sum(map(len, shards)) > INLINE_BYTES
     folder = out.with_name(f"{out.stem}_texts")
     about = payload.of_runs(runs) | {
@@ -81,6 +82,7 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
         "shown": len(places),
         "reasons": chosen.reasons,
         "faults": faults,
+        "lesson": texts.lesson,
     }
     text = _page(
         title=", ".join(run.name for run in runs),

@@ -80,7 +80,7 @@ def held_out(run: RunFolder) -> list[dict[str, Any]]:
     asked = summary.get("eval_questions") or next((one["questions"] for one in found.values() if "questions" in one), 0)
     points = []
     for iteration, numbers in sorted(found.items()):
-        point = {"iteration": iteration} | {name: _number(value) for name, value in numbers.items()}
+        point: dict[str, Any] = {"iteration": iteration} | {name: _number(value) for name, value in numbers.items()}
         number = int(numbers.get("questions") or asked)
         right = round((point.get("pass@1") or 0) * number)
         if number and point.get("pass@1") is not None and 0 <= right <= number:
@@ -120,17 +120,31 @@ def index(groups: Sequence[Group], asked: Mapping[str, Asked], places: Mapping[i
     }
 
 
-def shards(
-    runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selection
-) -> tuple[list[str], dict[int, tuple[int, int]], list[str]]:
-    """Returns the texts of the groups that are shown whole, compressed; in which shard each is; what could not be told.
+@dataclasses.dataclass
+class Texts:
+    """The texts of the groups that are shown whole.
 
-    A shard is JSON, a list of groups, as gzip in base64.
+    Attributes:
+      shards: each JSON, a list of groups, as gzip in base64.
+      places: of each group, by its number, in which shard it is, and where in it.
+      faults: what could not be told.
+      lesson: the token that a critique has helped most with: group, `row` and place of the token; None where no
+        trained refinement has the trainer's log-probabilities.
     """
+
+    shards: list[str]
+    places: dict[int, tuple[int, int]]
+    faults: list[str]
+    lesson: tuple[int, int, int] | None = None
+
+
+def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selection) -> Texts:
+    """Returns the texts of the groups that were selected."""
     made: list[str] = []
     places: dict[int, tuple[int, int]] = {}
     faults: list[str] = []
     held: list[str] = []
+    best: tuple[float, tuple[int, int, int] | None] = (0.0, None)
 
     def close() -> None:
         made.append(packed(f"[{','.join(held)}]"))
@@ -141,13 +155,33 @@ def shards(
         of_run = [one for one in selection.chosen if groups[one].run == number]
         where = {(groups[one].iteration, groups[one].question): one for one in of_run}
         for detail in details.of_groups(run, [groups[one] for one in of_run], spell):
-            places[where[detail["iteration"], detail["question_index"]]] = len(made), len(held)
+            at = where[detail["iteration"], detail["question_index"]]
+            places[at] = len(made), len(held)
+            best = max(best, *_helped(detail, at, run.facts.pass_threshold), key=lambda one: one[0])
             held.append(as_json(detail))
             if sum(map(len, held)) >= SHARD_BYTES:
                 close()
     if held:
         close()
-    return made, places, faults
+    return Texts(made, places, faults, best[1])
+
+
+def _helped(detail: Mapping[str, Any], at: int, threshold: float) -> list[tuple[float, tuple[int, int, int] | None]]:
+    """Returns of each refinement that trained and passes by how many nats its critique helped with its hardest token.
+
+    That is log pi(token | question, response, critique) - log pi(token | question), of the same weights.
+    """
+    found: list[tuple[float, tuple[int, int, int] | None]] = [(0.0, None)]
+    for row in detail["rows"]:
+        scored = "logp" in row and "trainer_logp" in row and row["stage"] == "refinement"
+        if not scored or not row.get("trained") or (row["reward"] or 0.0) < threshold:
+            continue
+        pairs = zip(row["logp"], row["trainer_logp"], strict=True)
+        gained = [-1.0 if None in (a, b) else (a - b) / details.LOGP_SCALE for a, b in pairs]
+        token = max(range(len(gained)), key=gained.__getitem__, default=None)
+        if token is not None:
+            found.append((gained[token], (at, row["row"], token)))
+    return found
 
 
 def packed(text: str) -> str:

@@ -80,8 +80,8 @@ def lesson(run: RunFolder, group: Group, screen: Screen) -> str:
     refinements = [row for row in rows.values() if row["stage"] == "refinement"]
     best = max(refinements, key=lambda row: (bool(row.get("kept")), row.get("reward") or 0), default=None)
     above: list[Row] = []
-    row: Row | None = best
-    while row is not None and "parent" in row:
+    row: Row = best or {}
+    while "parent" in row:
         row = rows[row["parent"]]
         above.insert(0, row)
     responses = [row for row in rows.values() if row["stage"] == "response"]

@@ -67,10 +67,12 @@ def _graders(metrics: Sequence[Row]) -> Warning | None:
 
 def dead(row: Row) -> float | None:
     """Returns the share of an iteration's questions whose texts all have one reward, refinements included."""
-    same = row.get("frac_reward_zero_std")
-    if same is None:
+    same, wrong, rescued = (
+        row.get(name) for name in ("frac_reward_zero_std", "frac_all_wrong", "refine/questions_rescued")
+    )
+    if not isinstance(same, int | float):
         return None
-    return max(0.0, same - row.get("frac_all_wrong", 0.0) * (row.get("refine/questions_rescued") or 0.0))
+    return max(0.0, same - (wrong or 0.0) * (rescued or 0.0))
 
 
 def _dead(metrics: Sequence[Row]) -> Warning | None:
@@ -79,7 +81,7 @@ def _dead(metrics: Sequence[Row]) -> Warning | None:
     if share < 0.6:
         return None
     easy = recent(metrics, "frac_all_right") or 0.0
-    evidence = f"in the last {len(values)} iterations {share:.0%} of the questions; {easy:.0%} only right"
+    evidence = f"{share:.0%} of the questions of the last {len(values)} iterations; all responses right: {easy:.0%}"
     means = "All their texts have the same reward, so no advantage is left."
     if easy > share / 2:
         return Warning("most questions are too easy by now", evidence, means, "Harder ones (data.pass_rates), or stop.")

@@ -33,7 +33,8 @@ def test_it_opens_from_disk_without_a_network_and_without_a_fault(report, opened
     shown = opened(report)
     assert "Before training the model solved 40 %" in shown.text(".story") and shown.text("h1") == "table"
     assert shown.page.locator(".chart canvas").count() >= 12
-    assert shown.page.locator(".lesson .chain li").count() == 3
+    assert shown.page.wait_for_selector(".lesson .chain li") and shown.page.locator(".lesson .chain li").count() == 3
+    assert "With the critique in view the policy wrote" in shown.text(".lesson .helped")
     assert shown.faults == [] and shown.asked == [report.absolute().as_uri()]
 
 
@@ -90,7 +91,7 @@ def test_tokens_are_coloured_and_say_their_numbers(report, opened):
         assert coloured > 0, name
     shown.page.locator(".card.refinement:has(.badge.kept) .tokens").focus()
     shown.page.keyboard.press("ArrowRight")
-    tip = shown.text(".tip")
+    tip = shown.page.wait_for_selector(".tip", state="visible").inner_text()
     assert "π, given the question alone" in tip and "weight" in tip and "advantage A" in tip
     before = shown.page.evaluate("document.querySelector('.detail').scrollHeight")
     shown.page.keyboard.press("ArrowRight")
@@ -160,11 +161,11 @@ def test_it_is_accessible_and_fits_its_width(report, opened, width, dark):
 
 def test_texts_beside_a_large_report_are_loaded_when_they_are_looked_at(folder, tmp_path, opened, monkeypatch):
     monkeypatch.setattr(page_lib, "INLINE_BYTES", 10)
-    monkeypatch.setattr("cgrpo_jax.report.payload.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("cgrpo_jax.report.payload.SHARD_BYTES", 5_000)
     written = page_lib.write([run_folder.read(folder)], tmp_path / "large.html", max_groups=30)
     shown = opened(tmp_path / "large.html")
     shown.page.wait_for_selector(".detail .card")
-    assert written.shards > 1 and len(shown.asked) == 2
+    assert len(shown.asked) <= 3 < written.shards  # the page, the texts of the lesson, those of what is open
     place = shown.page.evaluate(
         """async () => {
           const index = prepared(await unpacked(document.getElementById("index").textContent));

@@ -5,6 +5,7 @@ import json
 import pytest
 import report_runs
 
+from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.evaluation import estimators
 from cgrpo_jax.report import groups, payload, run_folder, selection
 
@@ -51,7 +52,8 @@ def test_arms_are_what_differs_besides_the_seed(tmp_path):
 def test_the_index_leads_to_the_texts_of_each_group(run):
     found, asked = groups.read(run)
     chosen = selection.choose(found, max_groups=5)
-    shards, places, faults = payload.shards([run], found, chosen)
+    texts = payload.texts([run], found, chosen)
+    shards, places, faults = texts.shards, texts.places, texts.faults
     index = payload.index(found, asked, places)
     assert faults == [] and sorted(places) == chosen.chosen
     for at, group in enumerate(found):
@@ -68,7 +70,8 @@ def test_the_index_leads_to_the_texts_of_each_group(run):
 def test_large_texts_are_parted(run, monkeypatch):
     found, _ = groups.read(run)
     monkeypatch.setattr(payload, "SHARD_BYTES", 2000)
-    shards, places, _ = payload.shards([run], found, selection.choose(found, max_groups=12))
+    texts = payload.texts([run], found, selection.choose(found, max_groups=12))
+    shards, places = texts.shards, texts.places
     assert len(shards) > 1 and sum(len(unpacked(shard)) for shard in shards) == 12 == len(places)
 
 
@@ -76,3 +79,26 @@ def test_json_in_a_page_ends_no_script_and_is_valid_unicode():
     text = payload.as_json({"</script>": "<!-- \ud83d \u2028"})
     assert "<" not in text and text.isprintable() and text.encode()
     assert json.loads(text) == {"</script>": "<!-- ? \u2028"}
+
+
+def test_the_lesson_is_the_token_that_a_critique_has_helped_most_with(tmp_path):
+    run = run_folder.read(report_runs.write(tmp_path / "b", iterations=5, questions=6))
+    found, _ = groups.read(run)
+    texts = payload.texts([run], found, selection.choose(found, max_groups=30))
+    gains = {}
+    for path in run.files:
+        for number, row in enumerate(rollouts.read(path)):
+            refined = row.train_row is not None and row.train_row.refined and not row.dropped
+            if refined and row.rollout.reward == 1 and row.trainer_logp is not None:
+                gained = row.rollout.logp - row.trainer_logp
+                where = rollouts.iteration_of(path), row.rollout.index.question, number, int(gained.argmax())
+                gains[where] = gained.max()
+    assert texts.lesson is not None and len(gains) > 1
+    at, row, token = texts.lesson
+    assert (found[at].iteration, found[at].question, row, token) == max(gains, key=gains.__getitem__)
+
+
+def test_without_the_trainers_probabilities_there_is_no_such_token(tmp_path):
+    run = run_folder.read(report_runs.write(tmp_path / "b", iterations=2, questions=3, trainer=False))
+    found, _ = groups.read(run)
+    assert payload.texts([run], found, selection.choose(found, max_groups=9)).lesson is None

@@ -50,16 +50,18 @@ function App() {
   const open = useCallback((at) => { set({ at }); scrollToSection("questions"); }, []);
   useEffect(() => { if (index && state.at >= 0) history.replaceState(null, "", `#group=${placeOf(index, state.at)}`); }, [index, state.at]);
   useKeys({ index, state, set, list, switchTheme, dialog });
+  // What does not depend on the filters is not drawn again with them.
+  const above = useMemo(() => html`<${Overview} index=${index} open=${open} /><${Curves} index=${index} theme=${theme} />`, [index, theme]);
+  const below = useMemo(() => html`${index && html`<${Matrix} index=${index} theme=${theme} open=${open} />`}<${Glossary} />`, [index, theme]);
   return html`<header class="bar"><a class="brand" href="#overview" onClick=${(event) => { event.preventDefault(); scrollToSection("overview"); }}>cgrpo<span> report</span></a>
       <nav aria-label="sections">${[["overview", "Overview"], ["curves", "Curves"], ["questions", "Questions"]].map(([id, name]) => html`<button key=${id} onClick=${() => scrollToSection(id)}>${name}</button>`)}</nav>
       <span class="tools"><button onClick=${switchTheme} aria-label="switch to ${theme === "dark" ? "light" : "dark"}">${theme === "dark" ? "☀" : "☾"}</button><button onClick=${() => dialog.current.showModal()} aria-label="keys">?</button></span></header>
     <main>${fault && html`<p class="fault">${fault}</p>`}
       ${about.faults.map((one) => html`<p class="fault" key=${one}>${visible(one)}</p>`)}
-      <${Overview} index=${index} open=${open} />
-      <${Curves} index=${index} theme=${theme} />
-      ${index && (index.size ? html`<${Questions} index=${index} state=${state} set=${set} at=${state.at} list=${list} /><${Matrix} index=${index} theme=${theme} open=${open} />`
+      ${above}
+      ${index && (index.size ? html`<${Questions} index=${index} state=${state} set=${set} at=${state.at} list=${list} />`
         : html`<section id="questions"><h2>Questions</h2><p class="note">The run has written no rollouts (rollouts.every).</p></section>`)}
-      <${Glossary} /></main>
+      ${below}</main>
     <dialog ref=${dialog} aria-label="keys" onClick=${(event) => event.target === dialog.current && dialog.current.close()}><h2>Keys</h2><table><tbody>${KEYS.map(([key, what]) => html`<tr key=${key}><th scope="row"><kbd>${key}</kbd></th><td>${what}</td></tr>`)}</tbody></table><form method="dialog"><button>Close</button></form></dialog>`;
 }
 

@@ -3,6 +3,7 @@
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const ARM_COLOURS = ["--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7"];
+const armName = (number) => String.fromCharCode(65 + (number % 26)) + (number < 26 ? "" : Math.floor(number / 26));
 const faded = (colour, share) => `color-mix(in srgb, ${colour} ${Math.round(100 * share)}%, transparent)`;
 
 // metric(s), what a reader sees of them, and in a few words what they are.
@@ -94,11 +95,11 @@ function seriesOf(lines, runs, axis) {
     });
   }
   const found = [];
-  lines.forEach(([name, label], kind) => about.arms.forEach((arm, number) => {
+  lines.forEach(([name, label], kind) => about.arms.forEach((_, number) => {
     const own = runs.filter((run) => run.arm === number && hasValues(run, name));
     if (!own.length) return;
     const one = seeds(own.map((run) => [xsOf(run, axis), valuesOf(run, name)]));
-    found.push({ ...one, label: lines.length > 1 ? `${arm}: ${label}` : arm, colour: ARM_COLOURS[number % 7], dash: kind });
+    found.push({ ...one, label: lines.length > 1 ? `${armName(number)} ${label}` : armName(number), colour: ARM_COLOURS[number % 7], dash: kind });
   }));
   return found;
 }
@@ -121,11 +122,11 @@ function seeds(curves) {
 function heldOutSeries(runs, axis) {
   const names = [...new Set(runs.flatMap((run) => run.heldOut.flatMap(Object.keys)))].filter((n) => n.startsWith("pass@"));
   if (runs.length > 1) {
-    return about.arms.flatMap((arm, number) => {
+    return about.arms.flatMap((_, number) => {
       const own = runs.filter((run) => run.arm === number && run.heldOut.length);
       if (!own.length) return [];
       const curves = own.map((run) => [run.heldOut.map((p) => xAfter(run, axis, p.iteration)), run.heldOut.map((p) => p["pass@1"])]);
-      return [{ ...seeds(curves), label: arm, colour: ARM_COLOURS[number % 7], points: true }];
+      return [{ ...seeds(curves), label: armName(number), colour: ARM_COLOURS[number % 7], points: true }];
     });
   }
   const [run] = runs;
@@ -240,9 +241,14 @@ function Chart({ title, about: words, series, range, axis, theme, tall }) {
   const summary = series.map((s) => `${s.label} ${said(value(s))}`).join(", ");
   return html`<figure class="chart ${tall ? "tall" : ""}">
     <figcaption><h3>${title}</h3><p>${words}</p></figcaption>
-    <ul class="legend">${series.map((s) => html`<li key=${s.label}><span class="key ${s.stacked ? "block" : ""}" style=${{ background: `var(${s.colour})` }}></span>${s.label} <b>${said(value(s))}</b></li>`)}</ul>
+    <ul class="legend">${series.map((s) => html`<li key=${s.label}><span class="key ${s.stacked ? "block" : s.dash ? "dashed" : ""}" style=${{ color: `var(${s.colour})` }}></span>${s.label} <b>${said(value(s))}</b></li>`)}</ul>
     <div class="plot" ref=${holder} style=${{ height: `${tall ? 230 : 150}px` }} role="img" aria-label="${title} over ${AXES[axis]}; last values: ${summary}"></div>
   </figure>`;
+}
+
+function Arms() {
+  const seedsOf = (number) => about.runs.filter((run) => run.arm === number).length;
+  return html`<ul class="arms" aria-label="arms">${about.arms.map((words, number) => html`<li key=${number}><span class="key block" style=${{ color: `var(${ARM_COLOURS[number % 7]})` }}></span><b>${armName(number)}</b> ${visible(oneLine(words))} <span class="muted">${plural(seedsOf(number), "run")}</span></li>`)}</ul>`;
 }
 
 function Curves({ index, theme }) {
@@ -250,7 +256,7 @@ function Curves({ index, theme }) {
   const runs = about.runs;
   const top = useMemo(() => ({
     heldOut: heldOutSeries(runs, axis),
-    outcomes: index && runs.length === 1 ? outcomeSeries(index, runs[0], 0, axis) : [],
+    outcomes: runs.length > 1 ? seriesOf([["frac_all_wrong", "all wrong"]], runs, axis) : index ? outcomeSeries(index, runs[0], 0, axis) : [],
   }), [index, axis]);
   const charts = useMemo(() => CHARTS.map((chart) => ({ ...chart, series: seriesOf(chart.lines, runs, axis) })), [axis]);
   const smoothed = charts.some((chart) => chart.series.some((s) => s.smooth));
@@ -258,9 +264,10 @@ function Curves({ index, theme }) {
     <div class="head"><h2 id="curves-title">Curves</h2>
       <div class="segments" role="group" aria-label="horizontal axis">${Object.entries(AXES).map(([key, words]) => html`<button key=${key} aria-pressed=${axis === key} onClick=${() => setAxis(key)}>${words}</button>`)}</div></div>
     <p class="note">Point at a curve to read all of them at that place; drag to enlarge, click twice to go back.${smoothed && " Thin: each iteration; thick: a running mean."}${runs.length > 1 && " A band reaches from the least to the greatest of an arm's seeds."}</p>
+    ${runs.length > 1 && html`<${Arms} />`}
     <div class="charts">
       <${Chart} title="Held-out accuracy" about=${runs.length > 1 ? "greedy answers to questions that are never trained on" : "questions that are never trained on; pass@k: one of k tries is right. Band: 95 % interval of pass@1"} series=${top.heldOut} range="share" axis=${axis} theme=${theme} tall />
-      <${Chart} title="What became of the questions" about="of each iteration: all responses right, some, none but a refinement (rescued), nothing" series=${top.outcomes} range="share" axis=${axis} theme=${theme} tall />
+      <${Chart} title=${runs.length > 1 ? "Questions that no response solves" : "What became of the questions"} about=${runs.length > 1 ? "share of an iteration's questions: where plain GRPO learns nothing" : "of each iteration: all responses right, some, none but a refinement (rescued), nothing"} series=${top.outcomes} range="share" axis=${axis} theme=${theme} tall />
       ${charts.map((chart) => html`<${Chart} key=${chart.title} ...${chart} axis=${axis} theme=${theme} />`)}
     </div></section>`;
 }

@@ -3,6 +3,13 @@
 const percent = (x) => (x == null ? "–" : `${(100 * x).toFixed(x > 0 && x < 0.1 ? 1 : 0)} %`);
 const signed = (x) => (x == null ? "–" : `${x > 0 ? "+" : x < 0 ? "−" : ""}${short(Math.abs(x))}`);
 
+// A probability for people: 68 %, 1 in 4.3 million.
+function chance(p) {
+  if (p == null || p >= 0.005) return percent(p);
+  const odds = 1 / p;
+  return `1 in ${odds >= 1e6 ? `${Number((odds / 1e6).toPrecision(2)).toLocaleString("en")} million` : Math.round(odds).toLocaleString("en")}`;
+}
+
 function short(x) {
   if (x == null || Number.isNaN(x)) return "–";
   if (x === 0) return "0";

@@ -40,12 +40,12 @@ function Critique({ row, right }) {
 }
 
 // The way from a wrong response by its critique to the refinement that is trained.
-function Chain({ group, refinement, compact }) {
+function Chain({ group, refinement, run, compact }) {
   const { response, critique } = chainOf(group, refinement);
   return html`<ol class="chain ${critique ? "" : "two"}">
-    <li class="wrong"><h4><span class="number">1</span> A response <span class="muted">wrong</span></h4>${response ? html`<${Text} text=${response.text} />` : html`<p class="empty">not recorded</p>`}${response?.feedback && !compact && html`<p class="muted">${visible(response.feedback.slice(0, 300))}</p>`}</li>
+    <li class="wrong"><h4><span class="number">1</span> A response <span class="muted">${passesRow(response ?? {}, run) ? "right" : "wrong"}</span></h4>${response ? html`<${Text} text=${response.text} />` : html`<p class="empty">not recorded</p>`}${response?.feedback && !compact && html`<p class="muted">${visible(response.feedback.slice(0, 300))}</p>`}</li>
     ${critique && html`<li class="critique"><h4><span class="number">2</span> Its critique <span class="muted">${critique.author === "rule" ? "by a rule" : `by the ${critique.author}`}</span></h4><${Text} text=${critique.text} /></li>`}
-    <li class="right"><h4><span class="number">${critique ? 3 : 2}</span> The refinement <span class="muted">passes, is trained</span></h4><${Difference} before=${response?.text ?? ""} after=${refinement.text} /></li></ol>
+    <li class="right"><h4><span class="number">${critique ? 3 : 2}</span> The refinement <span class="muted">passes${refinement.trained && ", is trained"}</span></h4><${Difference} before=${response?.text ?? ""} after=${refinement.text} /></li></ol>
   <p class="note">${refinement.trained ? html`The refinement is trained as an answer <b>to the question alone</b>, with advantage ${signed(refinement.advantage)}: the next time, the policy should need no critique.` : `The refinement was kept, and is ${fate(refinement)}.`} <ins>Added</ins> and <del>removed</del> are told from the response.</p>`;
 }
 
@@ -108,7 +108,7 @@ function Detail({ index, at, open, colouring, setColouring, diff, setDiff }) {
     ${found.at === at && found.error && html`<p class="fault">Its texts can't be read: ${found.error}.</p>`}
     ${found.at === at && group === null && html`<p class="note">Its texts are not in this page, which shows ${about.shown.toLocaleString("en")} questions whole. In a terminal: <code>cgrpo show RUN --question=${id} --iteration=${index.iteration[at]}</code></p>`}
     ${group && html`
-      ${kept && html`<h4 class="part">The lesson</h4><${Chain} group=${group} refinement=${kept} />`}
+      ${kept && html`<h4 class="part">The lesson</h4><${Chain} group=${group} refinement=${kept} run=${index.run[at]} />`}
       <div class="part-head"><h4 class="part">All texts</h4>${group.rows.some((row) => row.stage === "refinement") && html`<label class="check"><input type="checkbox" checked=${diff} onChange=${(event) => setDiff(event.currentTarget.checked)} /> show refinements as changes</label>`}</div>
       <${ColouringBar} colouring=${colouring} setColouring=${setColouring} method=${methodOf(index, at)} group=${group} />
       <${Tree} group=${group} index=${index} at=${at} colouring=${colouring} diff=${diff} />

@@ -66,7 +66,7 @@ function Tiles({ run, found }) {
 function Method({ run }) {
   const m = run.method;
   const refines = m.refine !== "none";
-  const clip = (on) => (on ? "min(r A, clip(r, 1−ε, 1+ε) A)" : "r A");
+  const clip = (on, ratio) => (on ? `min(${ratio} A, clip(${ratio}, 1−ε, 1+ε) A)` : `${ratio} A`);
   return html`<div class="method">
     <ol class="steps" aria-label="the steps of an iteration">
       <li><b>Answer</b><span>${m.num_responses} responses to each question</span></li>
@@ -76,13 +76,14 @@ function Method({ run }) {
       <li><b>Compare</b><span>advantage A = reward − mean of the group${m.scale_by_std ? ", over its deviation" : ""}</span></li>
       <li><b>Train</b><span>on each text as an answer to the question alone</span></li>
     </ol>
-    <p class="equation"><span><i>responses</i> <var>${clip(m.clip_initial)}</var>, r = π/π<sub>old</sub>, ε = ${m.clip_low}${m.clip_high !== m.clip_low ? ` and ${m.clip_high}` : ""}</span>
-    ${refines && html`<span><i>refinements</i> <var>ρ A</var>, ρ = π/(π + γ), γ = ${m.gamma}: an unlikely token still counts, most where π is near γ</span>`}</p></div>`;
+    <p class="equation"><span><i>responses</i> <var>${clip(m.clip_initial, "r")}</var>, r = π/π<sub>old</sub>, ε = ${m.clip_low}${m.clip_high !== m.clip_low ? ` and ${m.clip_high}` : ""}</span>
+    ${refines && html`<span><i>refinements</i> <var>${clip(m.clip_refined, "ρ")}</var>, ρ = π/(π + γ), γ = ${m.gamma}: an unlikely token still counts, most where π is near γ</span>`}</p></div>`;
 }
 
 function Lesson({ index, open }) {
   const [lesson, setLesson] = useState(null);
   const at = useMemo(() => {
+    if (about.lesson) return about.lesson[0];
     let best = -1;
     for (let i = 0; i < index.size; i++) {
       if (index.flags[i] & FLAG.rescued && index.shard[i] >= 0 && index.kept[i] && (best < 0 || index.iteration[i] >= index.iteration[best])) best = i;
@@ -91,10 +92,11 @@ function Lesson({ index, open }) {
   }, [index]);
   useEffect(() => { if (at >= 0) loadGroup(index, at).then((group) => setLesson({ at, group }), () => {}); }, [at]);
   if (at < 0) return null;
-  const kept = lesson?.group.rows.find((row) => row.kept && passesRow(row, index.run[at]));
+  const kept = lesson?.group.rows.find((row) => (about.lesson ? row.row === about.lesson[1] : row.kept && passesRow(row, index.run[at])));
+  const helped = about.lesson && kept?.pieces ? numbers(kept, about.lesson[2], methodOf(index, at)) : null;
   return html`<div class="lesson"><h3>One lesson of this run</h3>
-    <p class="note">Iteration ${index.iteration[at]}: every response to this question failed. <button class="link" onClick=${() => open(at)}>Open it below</button></p>
-    ${kept ? html`<div class="asked"><span class="label">question</span><${Text} text=${lesson.group.question} /></div><${Chain} group=${lesson.group} refinement=${kept} compact />` : html`<div class="waiting"></div>`}</div>`;
+    <p class="note">Iteration ${index.iteration[at]}: ${index.flags[at] & FLAG.rescued ? "every response to this question failed" : "responses to this question failed"}. Here is one, with its critique and its refinement. <button class="link" onClick=${() => open(at)}>Open it below</button></p>
+    ${kept ? html`<div class="asked"><span class="label">question</span><${Text} text=${lesson.group.question} /></div><${Chain} group=${lesson.group} refinement=${kept} run=${index.run[at]} compact />${helped && html`<p class="helped">With the critique in view the policy wrote <code>${visible(kept.pieces[about.lesson[2]])}</code> with a probability of <b>${chance(helped.sampler)}</b>. Without it, it would have had <b>${chance(helped.p)}</b>. That is what this text teaches.</p>`}` : html`<div class="waiting"></div>`}</div>`;
 }
 
 function Warnings({ run }) {
@@ -105,7 +107,7 @@ function Warnings({ run }) {
 
 function Configuration({ run }) {
   const keys = Object.entries(run.changed);
-  return html`<details class="configuration"><summary>Configuration: ${plural(keys.length, "key")} other than the defaults</summary>
+  return html`<details class="configuration"><summary>Configuration${about.runs.length > 1 && html` of ${visible(run.name)}`}: ${plural(keys.length, "key")} other than the defaults</summary>
     <div class="scroll" tabindex="0" role="region" aria-label="configuration of ${run.name}"><table><tbody>${keys.map(([key, value]) => html`<tr key=${key}><th scope="row">${key}</th><td>${visible(value.length > 2000 ? `${value.slice(0, 2000)} …` : value)}</td></tr>`)}</tbody></table></div></details>`;
 }
 
@@ -113,7 +115,7 @@ function Compared() {
   const rows = about.runs.map((run) => ({ run, first: run.heldOut[0]?.["pass@1"], last: run.heldOut.at(-1)?.["pass@1"] }));
   return html`<div class="scroll" tabindex="0" role="region" aria-label="the runs"><table class="compared"><thead><tr><th scope="col">run</th><th scope="col">seed</th>${about.differing.map(([key]) => html`<th key=${key} scope="col">${key}</th>`)}
     <th scope="col">iterations</th><th scope="col">before</th><th scope="col">after</th><th scope="col">tokens</th><th scope="col">time</th><th scope="col">to look at</th></tr></thead>
-    <tbody>${rows.map(({ run, first, last }, at) => html`<tr key=${at}><th scope="row"><span class="key block" style=${{ background: `var(${ARM_COLOURS[run.arm % 7]})` }}></span> ${visible(run.name)}</th><td>${run.seed}</td>
+    <tbody>${rows.map(({ run, first, last }, at) => html`<tr key=${at}><th scope="row"><span class="key block" style=${{ color: `var(${ARM_COLOURS[run.arm % 7]})` }}></span>${armName(run.arm)} ${visible(run.name)}</th><td>${run.seed}</td>
       ${about.differing.map(([key, values]) => html`<td key=${key}>${visible(oneLine(values[at]).slice(0, 60))}</td>`)}
       <td>${run.done}${run.ended ? "" : ` of ${run.planned}`}</td><td>${percent(first)}</td><td><b>${percent(last)}</b></td><td>${short(run.metrics.num_tokens?.at(-1))}</td><td>${duration(run.summary?.seconds)}</td>
       <td>${run.warnings.map((w) => w.title).join("; ") || "–"}</td></tr>`)}</tbody></table></div>`;
@@ -130,6 +132,6 @@ function Overview({ index, open }) {
     <h2>The method</h2><p class="note">${METHODS[run.method.refine]}.${!single && " Of the first run:"}</p><${Method} run=${run} />
     ${single && html`<h2>Worth a look</h2><${Warnings} run=${run} />`}
     ${index && html`<${Lesson} index=${index} open=${open} />`}
-    ${about.runs.map((one) => html`<${Configuration} key=${one.name} run=${one} />`)}
+    ${single ? html`<${Configuration} run=${run} />` : html`<details class="configuration"><summary>Configurations</summary>${about.runs.map((one) => html`<${Configuration} key=${one.name} run=${one} />`)}</details>`}
   </section>`;
 }

@@ -66,6 +66,7 @@ function Entry({ index, at, current, open }) {
 function Questions({ index, state, set, at, list }) {
   const [shown, setShown] = useState(PAGE);
   useEffect(() => setShown(PAGE), [list]);
+  const detail = useMemo(() => at >= 0 && html`<${Detail} index=${index} at=${at} open=${(place) => set({ at: place })} colouring=${state.colouring} setColouring=${(colouring) => set({ colouring })} diff=${state.diff} setDiff=${(diff) => set({ diff })} />`, [index, at, state.colouring, state.diff]);
   const pane = useRef(null);
   useEffect(() => {  // the entry of what is open stays in sight; the page itself does not move
     const entry = pane.current?.querySelector("[aria-current=true]");
@@ -88,22 +89,31 @@ function Questions({ index, state, set, at, list }) {
     <div class="explorer">
       <nav class="list" ref=${pane} aria-label="questions found"><ul>${list.slice(0, shown).map((one) => html`<${Entry} key=${one} index=${index} at=${one} current=${one === at} open=${(place) => set({ at: place })} />`)}</ul>
         ${list.length > shown && html`<button class="more" onClick=${() => setShown(shown + 5 * PAGE)}>${(list.length - shown).toLocaleString("en")} more</button>`}${!list.length && html`<p class="note none">Nothing matches. <button class="link" onClick=${() => set({ filters: new Set(), query: "", run: -1 })}>Show all</button></p>`}</nav>
-      ${at >= 0 ? html`<${Detail} index=${index} at=${at} open=${(place) => set({ at: place })} colouring=${state.colouring} setColouring=${(colouring) => set({ colouring })} diff=${state.diff} setDiff=${(diff) => set({ diff })} />` : html`<div class="detail"><p class="note">Choose a question.</p></div>`}
+      ${detail || html`<div class="detail"><p class="note">Choose a question.</p></div>`}
     </div></section>`;
 }
 
 // --- through the run ------------------------------------------------------------------------------------------------
 
+const MATRIX_ROWS = 200;
+
 // Questions that were asked more than once, one a row, and the iterations from left to right.
 function Matrix({ index, theme, open }) {
   const canvas = useRef(null);
   const [hover, setHover] = useState(null);
-  const rows = useMemo(() => {
+  const all = useMemo(() => {
     const solves = (at) => index.outcome[at] === OUTCOME.all_right || index.outcome[at] === OUTCOME.mixed;
     const met = [...index.byProblem.values()].filter((times) => times.length > 1);
     const kind = (times) => (solves(times[0]) ? (solves(times.at(-1)) ? 0 : 3) : solves(times.at(-1)) ? 1 : times.some(solves) ? 3 : 2);
     return met.map((times) => ({ times, kind: kind(times) })).sort((a, b) => a.kind - b.kind || a.times.findIndex(solves) - b.times.findIndex(solves) || a.times[0] - b.times[0]);
   }, [index]);
+  // All whose state changed, and as many of the others as fit, evenly from each kind.
+  const rows = useMemo(() => {
+    const changed = all.filter((row) => row.kind === 1 || row.kind === 3).length;
+    const room = Math.max(0, MATRIX_ROWS - changed), others = Math.max(1, all.length - changed);
+    let seen = 0;
+    return all.filter((row) => row.kind === 1 || row.kind === 3 || Math.floor((++seen * room) / others) > Math.floor(((seen - 1) * room) / others)).slice(0, 2 * MATRIX_ROWS);
+  }, [all]);
   const last = useMemo(() => index.iteration.reduce((a, b) => Math.max(a, b), 0), [index]);
   const height = Math.max(2, Math.min(14, Math.floor(520 / Math.max(1, rows.length))));
   useEffect(() => {
@@ -134,10 +144,10 @@ function Matrix({ index, theme, open }) {
     const x = ((event.clientX - box.left) / box.width) * (last + 1);
     return row.times.reduce((best, one) => (Math.abs(index.iteration[one] + 0.5 - x) < Math.abs(index.iteration[best] + 0.5 - x) ? one : best));
   };
-  const count = (kind) => rows.filter((row) => row.kind === kind).length;
+  const count = (kind) => all.filter((row) => row.kind === kind).length;
   return html`<section id="matrix" aria-labelledby="matrix-title"><h2 id="matrix-title">Through the run</h2>
-    <p class="note">Each row is a question that was asked more than once, from the first iteration on the left to the last on the right: <b>${count(0)}</b> solved at first and at last, <b>${count(1)}</b> learned, <b>${count(2)}</b> never solved by a response, <b>${count(3)}</b> solved once and then no more. Click to open.</p>
-    <ul class="legend">${["all_right", "mixed", "rescued", "all_wrong"].map((name) => html`<li key=${name}><span class="key block" style=${{ background: `var(--o-${name})` }}></span>${OUTCOMES[name][0]}</li>`)}</ul>
+    <p class="note">Each row is a question that was asked more than once, from the first iteration on the left to the last on the right: <b>${count(0)}</b> solved at first and at last, <b>${count(1)}</b> learned, <b>${count(2)}</b> never solved by a response, <b>${count(3)}</b> solved once and then no more. ${rows.length < all.length && html`Shown are ${rows.length} of them, and of these all that changed. `}Click to open.</p>
+    <ul class="legend">${["all_right", "mixed", "rescued", "all_wrong"].map((name) => html`<li key=${name}><span class="key block" style=${{ color: `var(--o-${name})` }}></span>${OUTCOMES[name][0]}</li>`)}</ul>
     <canvas ref=${canvas} style=${{ height: `${rows.length * height}px` }} role="img" aria-label="${plural(rows.length, "question")} through ${plural(last + 1, "iteration")}; ${count(1)} learned" onMouseMove=${(event) => setHover(at(event))} onMouseLeave=${() => setHover(null)} onClick=${(event) => { const one = at(event); if (one != null) open(one); }}></canvas>
     <p class="note matrix-tip">${hover == null ? " " : `iteration ${index.iteration[hover]}, ${OUTCOMES[about.outcomes[index.outcome[hover]]][0]}: ${oneLine(index.problems[index.problem[hover]][2]).slice(0, 120)}`}</p></section>`;
 }
