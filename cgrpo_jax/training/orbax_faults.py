@@ -9,6 +9,17 @@ from collections.abc import Iterator
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runtime import files, processes
 
+# Of lines, with stack traces, that Orbax logs of what it raises when it is waited for.
+_RAISED_TOO = ("in background save thread", "Save Finalize thread", "_SignalingThread.run() raised", "write metadata=")
+
+
+def _said_otherwise(record: logging.LogRecord) -> bool:
+    """Whether a line of a log may be shown: of a save that fails in the background `one_line` says what is wrong."""
+    return not any(words in str(record.msg) for words in _RAISED_TOO)
+
+
+logging.getLogger("absl").addFilter(_said_otherwise)
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:

@@ -1,10 +1,12 @@
 """What tests of buckets share. A test file takes the fixtures by importing them."""
 
 import functools
+import os
 
 import bucket_server
 import pytest
 
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # which gcsfs looks at when it is imported
 pytest.importorskip("gcsfs", reason="buckets need the extra [gcs]")
 
 

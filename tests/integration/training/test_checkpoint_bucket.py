@@ -115,3 +115,11 @@ def test_a_bucket_that_takes_no_more_is_one_line(bucket, at_once):  # noqa: F811
     assert "\n" not in str(caught.value)
     bucket.faults = lambda method, what, number: None
     assert restored()[0][0] == 4
+
+
+def test_digests_that_are_not_taken_are_one_line(bucket, at_once, caplog):  # noqa: F811
+    """Orbax would log the same, with stack traces, from its threads."""
+    bucket.faults = lambda method, what, number: 403 if "writes run/checkpoints/6/digests.json" in what else None
+    with pytest.raises(UserError, match=f"{FOLDER} can't be written: .*digests.json"):
+        save(6)
+    assert not [one.msg for one in caplog.records if one.name == "absl" and one.exc_info]
