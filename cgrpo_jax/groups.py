@@ -38,8 +38,9 @@ class Grouping:
       baseline: a name of `objective.BASELINES`: the mean that advantages are relative to is the whole `group`'s, or of
         its `initial` responses.
       mask_truncated: rows that were cut off train nothing, though they are in the baseline (overlong filtering).
-      length_penalty: coefficient of `objective.length_penalty`, which is added to rewards; 0 for none.
-      length_buffer: its last tokens of a row.
+      length_penalty: coefficient of `objective.length_penalty`, which is added to rewards of groups in which these are
+        not all equal; 0 for none.
+      length_buffer: over how many of the last tokens of a row it rises; a fraction is no mistake.
       max_length: tokens that a row may have.
     """
 
@@ -52,7 +53,7 @@ class Grouping:
     baseline: str = "group"
     mask_truncated: bool = False
     length_penalty: float = 0.0
-    length_buffer: int = 1
+    length_buffer: float = 1.0
     max_length: int = 1
 
     @property
@@ -175,11 +176,12 @@ def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRo
     baseline_B[: len(rows)] = [grouping.baseline == "group" or row.stage == Stage.RESPONSE for row in rows]
     penalty_B = objective.length_penalty(length_B, max_length=grouping.max_length, buffer=grouping.length_buffer)
     found_B = objective.group_advantages(
-        jnp.asarray(reward_B + grouping.length_penalty * penalty_B),
+        jnp.asarray(reward_B),
         jnp.asarray(group_B),
         num_groups=len(groups),
         scale_by_std=grouping.scale_by_std,
         baseline_B=jnp.asarray(baseline_B),
+        penalty_B=jnp.asarray(grouping.length_penalty * penalty_B),
     )
     advantage_B = iter(np.asarray(jax.device_get(found_B)))
     return [

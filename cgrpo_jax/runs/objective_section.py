@@ -1,12 +1,11 @@
 """The section of a configuration that says what an update maximises, and which of its keys go together."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import ClassVar
 
 from cgrpo_jax import objective
 from cgrpo_jax.ratios import INITIAL_RATIOS, REFINED_RATIOS, SAMPLER_WEIGHTS
-from cgrpo_jax.runs.keys import Need, key, not_negative, one_of, positive
+from cgrpo_jax.runs.keys import Need, key, not_negative, one_of, positive, share
 
 _NOT_REFINED = {"refine.kind": ("none",)}
 
@@ -43,9 +42,17 @@ class Objective:
     )
     scale_by_std: bool = key(False, "divide advantages by the group's standard deviation")
     mask_truncated: bool = key(False, "what was cut off trains nothing, but is in the baseline (DAPO)")
-    length_penalty: float = key(0.0, "taken from the reward at max_response_length (DAPO); 0: none", not_negative)
-    length_penalty_tokens: int = key(
-        0, "before that, over which it rises", not_negative, unread_with={"objective.length_penalty": (0.0,)}
+    length_penalty: float = key(
+        0.0,
+        "taken from the reward at max_response_length, of groups whose rewards are not all equal (DAPO); 0: none",
+        not_negative,
+    )
+    length_penalty_share: float = key(
+        0.2,
+        "of max_response_length: the last tokens, over which it rises",
+        positive("leaves no tokens for it to rise over", "0.2"),
+        share,
+        unread_with={"objective.length_penalty": (0.0,)},
     )
     clip_low: float = key(0.2, "[eps] ratios stay above 1 - clip_low", not_negative)
     clip_high: float = key(0.2, "[eps] and below 1 + clip_high", not_negative)
@@ -126,11 +133,3 @@ class Objective:
             "replaced responses would be missing in it",
         ),
     )
-
-    def violations(self, name: str) -> Iterator[str]:
-        """Yields what keys of the section have against each other."""
-        if self.length_penalty and not self.length_penalty_tokens:
-            yield (
-                f"{name}.length_penalty {self.length_penalty:g} rises over no tokens; set "
-                f"{name}.length_penalty_tokens, such as a fifth of max_response_length."
-            )

@@ -15,7 +15,6 @@ from cgrpo_jax.runs import config as config_lib
 BASE = {
     "objective.old_logp": "trainer",
     "objective.kl_coef": 0.1,
-    "objective.length_penalty_tokens": 8,
     "critic.sees": "answer",
     "critique.when": "all",
 }
@@ -124,10 +123,8 @@ def test_a_need_says_what_was_given_what_is_allowed_and_why():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (
-            {"objective.length_penalty": 0.5, "objective.length_penalty_tokens": 0},
-            "objective.length_penalty 0.5 rises over no tokens; set objective.length_penalty_tokens",
-        ),
+        ({"objective.length_penalty_share": 0.0}, "objective.length_penalty_share 0.0 leaves no tokens for it to rise"),
+        ({"objective.length_penalty_share": 1.5}, "objective.length_penalty_share 1.5 is not a share"),
         (
             {"refine.group": "replace", "refine.num_kept": 8},
             'refine.group "replace" puts refine.num_kept 8 refinements in the places of num_responses 7',
