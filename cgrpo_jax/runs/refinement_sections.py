@@ -17,10 +17,6 @@ CRITIQUES = ("indicative", "indicative_gt", "execution", "cot")
 KINDS = (*CRITIQUES, "hint", "none")
 _NOT_REFINED = {"refine.kind": ("none",)}
 _NOT_WRITTEN = {"critique.kind": ("indicative", "indicative_gt", "execution", "none"), "critique.schedule": ((),)}
-_NOT_JUDGED = {
-    "critique.kind": ("indicative", "indicative_gt", "execution", "hint", "none"),
-    "critique.schedule": ((),),
-}
 _NOT_EXECUTED = {"critique.kind": ("indicative", "indicative_gt", "cot", "hint", "none"), "critique.schedule": ((),)}
 _NOT_SHOWN = {"critique.kind": ("none",), "critique.schedule": ((),)}
 
@@ -107,9 +103,9 @@ class Critique:
     num_per_response: int = key(1, "critiques of a response", at_least_one)
     max_retries: int = key(
         2,
-        "of a cot critique whose verdict is malformed or disagrees with the grader",
+        "of a cot critique whose verdict is malformed or disagrees with the grader, or of a hint that says nothing",
         not_negative,
-        unread_with=_NOT_JUDGED,
+        unread_with=_NOT_WRITTEN,
     )
     step_checker: str = key(
         "equations",
