@@ -65,7 +65,7 @@ METRICS = {
     "refine/success": "share of the refinements that pass (the paper's successful refinements)",
     "refine/questions_rescued": "share of the refined questions with a refinement that passes (questions refined)",
     "refine/mean_length": "mean length (tokens) of the refinements",
-    "refine/mentions_critique": "share of the kept refinements that mention the critique or the earlier attempt",
+    "refine/mentions_critique": "share of the kept refinements that mention critique, hint or earlier attempt",
     "refine/prompts_cut": "refine prompts in which the response, or also the critique, was cut in its middle",
     "refine/dropped_mentions": "refinements dropped before selection because they mention the critique",
     "critic/valid": "share of the first cot critiques whose verdict agrees with the verifier (reward_source critic: "

@@ -118,7 +118,9 @@ def test_what_a_critic_shows(kind, shows):
         ("The answer is right. The correct answer is 12. Conclusion: right [END]",
          "The answer is wrong. The correct answer is 12. Conclusion: wrong [END]"),
         ("Step 2 is wrong. Conclusion: Incorrect. [END]", "Step 2 is wrong. Conclusion: correct. [END]"),
-        ("No verdict, but the answer is wrong.", "No verdict, but the answer is wrong."),
+        (texts.execution(False, None),
+         "Every step that can be checked holds, but the answer is right. Conclusion: right [END]"),
+        ("No verdict: the answer it is.", "No verdict: the answer it is."),
     ],
 )  # fmt: skip
 def test_an_inverted_verdict(text, inverted):
