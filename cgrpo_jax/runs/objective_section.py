@@ -8,6 +8,19 @@ from cgrpo_jax.ratios import INITIAL_RATIOS, REFINED_RATIOS, SAMPLER_WEIGHTS
 from cgrpo_jax.runs.keys import Need, key, not_negative, one_of, positive, share
 
 _NOT_REFINED = {"refine.kind": ("none",)}
+_NOT_CLIPPED = {"objective.clip_refined": (False,)}
+_NOT_SHAPED = {"objective.refined_ratio": ("importance", "plain", "logp")}
+# Of responses clip_initial alone says whether they are clipped; those of cispo have no lower bound.
+_NO_UPPER_BOUND = tuple(
+    {"objective.clip_initial": (False,), **refined}
+    # Of refinements, what is at most 1 does not reach an upper bound.
+    for refined in (_NOT_REFINED, _NOT_CLIPPED, {"objective.refined_ratio": ("shaped", "plain", "logp")})
+)
+_NO_LOWER_BOUND = tuple(
+    {**initial, **refined}
+    for initial in ({"objective.clip_initial": (False,)}, {"objective.initial_ratio": ("cispo",)})
+    for refined in (_NOT_REFINED, _NOT_CLIPPED)
+)
 
 
 def _cap(name: str, value: float) -> str | None:
@@ -32,7 +45,10 @@ class Objective:
         unread_with=_NOT_REFINED,
     )
     gamma: float = key(
-        0.1, "[gamma] shaping constant", positive("makes the shaped ratio 1", "0.1"), unread_with=_NOT_REFINED
+        0.1,
+        "[gamma] shaping constant",
+        positive("makes the shaped ratio 1", "0.1"),
+        unread_with=(_NOT_REFINED, _NOT_SHAPED),
     )
     baseline: str = key(
         "group",
@@ -54,8 +70,8 @@ class Objective:
         share,
         unread_with={"objective.length_penalty": (0.0,)},
     )
-    clip_low: float = key(0.2, "[eps] ratios stay above 1 - clip_low", not_negative)
-    clip_high: float = key(0.2, "[eps] and below 1 + clip_high", not_negative)
+    clip_low: float = key(0.2, "[eps] ratios stay above 1 - clip_low", not_negative, unread_with=_NO_LOWER_BOUND)
+    clip_high: float = key(0.2, "[eps] and below 1 + clip_high", not_negative, unread_with=_NO_UPPER_BOUND)
     # Departure: the paper's equations clip both, the released code neither.
     clip_initial: bool = key(True, "clip the ratio of responses")
     clip_refined: bool = key(
@@ -103,6 +119,7 @@ class Objective:
             "objective.old_logp",
             ("trainer",),
             "the sampler saw the critique, and pi_old is of the question alone",
+            unless="objective.tis_cap",
         ),
         Need(
             "objective.refined_ratio",
