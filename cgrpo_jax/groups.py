@@ -40,8 +40,9 @@ class Grouping:
       baseline: a name of `objective.BASELINES`: the mean that advantages are relative to is the whole `group`'s, or of
         its `initial` responses.
       mask_truncated: rows that were cut off train nothing, though they are in the baseline (overlong filtering).
-      length_penalty: coefficient of `objective.length_penalty`, which is added to rewards; 0 for none.
-      length_buffer: its last tokens of a row.
+      length_penalty: coefficient of `objective.length_penalty`, which is added to rewards of groups in which these are
+        not all equal; 0 for none.
+      length_buffer: over how many of the last tokens of a row it rises; a fraction is no mistake.
       max_length: tokens that a row may have.
     """
 
@@ -56,7 +57,7 @@ class Grouping:
     baseline: str = "group"
     mask_truncated: bool = False
     length_penalty: float = 0.0
-    length_buffer: int = 1
+    length_buffer: float = 1.0
     max_length: int = 1
 
     @property
@@ -178,7 +179,6 @@ def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRo
     group_B[: len(rows)] = [q for q, group in enumerate(groups) for _ in group.rows]
     baseline_B[: len(rows)] = [grouping.baseline == "group" or row.stage == Stage.RESPONSE for row in rows]
     penalty_B = objective.length_penalty(length_B, max_length=grouping.max_length, buffer=grouping.length_buffer)
-    reward_KB[0] += grouping.length_penalty * penalty_B
     found_B = objective.weighted_advantages(
         jnp.asarray(reward_KB),
         jnp.asarray(group_B),
@@ -187,6 +187,7 @@ def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRo
         num_groups=len(groups),
         scale_by_std=grouping.scale_by_std,
         baseline_B=jnp.asarray(baseline_B),
+        penalty_B=jnp.asarray(grouping.length_penalty * penalty_B),
     )
     advantage_B = iter(np.asarray(jax.device_get(found_B)))
     return [

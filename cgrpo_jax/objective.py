@@ -31,6 +31,7 @@ def group_advantages(
     num_groups: int,
     scale_by_std: bool = False,
     baseline_B: Array | None = None,
+    penalty_B: Array | None = None,
 ) -> jax.Array:
     """Rewards relative to their group: `A = R - mean(R of the group)`, Eq. 2 without its division by the deviation.
 
@@ -40,6 +41,11 @@ def group_advantages(
         reward_B = [1, 0, 0, 0, 1, 1], group_B = [0, 0, 0, 0, 1, 1]  ->  [0.75, -0.25, -0.25, -0.25, 0, 0]
         reward_B = [0, 0, 1], group_B = [0, 0, 0], baseline_B = [1, 1, 0]  ->  [0, 0, 1]
 
+    A penalty, as for length, is added to the rewards of groups that differ without it. It does not by itself teach on
+    questions that all rows solve, or none does: DAPO (arXiv 2503.14476), whose it is, never trains these (Eq. 11).
+
+        reward_B = [1, 0, 1, 1], group_B = [0, 0, 1, 1], penalty_B = [-0.5, 0, -0.5, 0]  ->  [0.25, -0.25, 0, 0]
+
     Args:
       reward_B: `[B]` float, reward of each row.
       group_B: `[B]` int, group of each row. Anything outside `0 .. num_groups - 1` marks padding.
@@ -47,9 +53,10 @@ def group_advantages(
       scale_by_std: divide by `std + 1e-6` (ddof 1), as R1-GRPO does; a group of one then has advantage 0 too.
       baseline_B: `[B]` bool, the rows that mean and deviation are of; by default all. A group without one has
         advantage 0.
+      penalty_B: `[B]` float, added to the rewards of each group in which these are not all equal.
 
     Returns:
-      `[B]` float, 0 at padding and exactly 0 where all rewards of a group are equal.
+      `[B]` float, 0 at padding and exactly 0 where all rewards of a group are equal, whatever the penalties.
     """
     baseline_B = jnp.ones_like(group_B, bool) if baseline_B is None else jnp.asarray(baseline_B).astype(bool)
     _check_shapes(reward_B=(reward_B, ("B",)), group_B=(group_B, ("B",)), baseline_B=(baseline_B, ("B",)))
@@ -62,9 +69,16 @@ def group_advantages(
         return jax.ops.segment_sum(counted_B, group_B, num_segments=num_groups + 1)[group_B]
 
     count_B = total(jnp.ones_like(reward_B))
+
     # Counting rewards from the group's lowest leaves A unchanged and makes it exactly 0 for equal rewards: the mean of
     # three times 0.1 is not 0.1 in float32, and rows are dropped by comparing A with 0.
-    reward_B = reward_B - jax.ops.segment_min(reward_B, group_B, num_segments=num_groups + 1)[group_B]
+    def from_lowest(value_B: jax.Array) -> jax.Array:
+        return value_B - jax.ops.segment_min(value_B, group_B, num_segments=num_groups + 1)[group_B]
+
+    reward_B = from_lowest(reward_B)
+    if penalty_B is not None:
+        greatest_B = jax.ops.segment_max(reward_B, group_B, num_segments=num_groups + 1)[group_B]
+        reward_B = from_lowest(reward_B + jnp.where(valid_B & (greatest_B > 0), penalty_B, 0.0))
     advantage_B = reward_B - total(reward_B) / jnp.maximum(count_B, 1)
     if scale_by_std:
         variance_B = total(advantage_B**2) / jnp.maximum(count_B - 1, 1)
@@ -79,6 +93,7 @@ def weighted_advantages(
     weights: Sequence[float],
     normalize_each: bool = False,
     scale_by_std: bool = False,
+    penalty_B: Array | None = None,
     **keywords: Any,
 ) -> jax.Array:
     """Advantages of several rewards: of `sum_k weight_k R_k`, or `sum_k weight_k A_k`, A_k over its deviation (GDPO).
@@ -92,21 +107,27 @@ def weighted_advantages(
       reward_KB: `[K, B]` float.
       group_B: as for `group_advantages`, as are `scale_by_std`, of the sum alone, and the other keywords.
       weights: of each reward, K Python numbers.
+      penalty_B: of the first reward, as for `group_advantages`.
       normalize_each: divide each reward's deviations by their standard deviation before they are added.
     """
     known_KB = ~jnp.isnan(reward_KB)
     reward_KB = jnp.where(known_KB, reward_KB, 0.0)
     if not normalize_each:
         total_B = sum(weight * reward_B for weight, reward_B in zip(weights, reward_KB, strict=True))
-        return group_advantages(jnp.asarray(total_B), group_B, scale_by_std=scale_by_std, **keywords)
+        penalty_B = None if penalty_B is None else weights[0] * penalty_B
+        return group_advantages(
+            jnp.asarray(total_B), group_B, scale_by_std=scale_by_std, penalty_B=penalty_B, **keywords
+        )
+    penalties = (penalty_B, *[None] * (len(weights) - 1))
     each = [
-        weight * group_advantages(reward_B, jnp.where(known_B, group_B, -1), scale_by_std=True, **keywords)
-        for weight, reward_B, known_B in zip(weights, reward_KB, known_KB, strict=True)
+        weight
+        * group_advantages(reward_B, jnp.where(known_B, group_B, -1), scale_by_std=True, penalty_B=penalty, **keywords)
+        for weight, reward_B, known_B, penalty in zip(weights, reward_KB, known_KB, penalties, strict=True)
     ]
     return jnp.sum(jnp.stack(each), axis=0)
 
 
-def length_penalty(length_B: Array, *, max_length: int, buffer: int) -> Array:
+def length_penalty(length_B: Array, *, max_length: int, buffer: float) -> Array:
     """The soft overlong punishment of DAPO (arXiv 2503.14476, Eq. 13): 0, falling to -1 over the last `buffer` tokens.
 
         clip((max_length - buffer - length) / buffer, -1, 0)

@@ -20,7 +20,7 @@ from typing import Any
 
 from cgrpo_jax import rollout
 from cgrpo_jax.errors import GradingError, UserError
-from cgrpo_jax.inference.critic import Critic, critique
+from cgrpo_jax.inference.critic import Critic, critique, said_of
 from cgrpo_jax.inference.generators import Generator, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Problem, Rollout
@@ -149,6 +149,8 @@ def _stages(
         return _note("no critique, no refinement: the critic gave no verdict that can be read")
     if critic.kind != "none":
         _print("critique", criticised.whole_text, criticised.author)
+        if (shown := said_of(criticised)) != criticised.whole_text:
+            _print("what the refinement sees of it", shown, _why_other(criticised))
     if criticised.verdict if passed is None else passed:
         return _note(f"no refinement: {'the critic calls the response right' if passed is None else 'it passes'}")
     (refinement,), _ = run(
@@ -156,6 +158,10 @@ def _stages(
     )
     refinement, remark = _score(refinement, problem, run) if graded else (refinement, _NO_ANSWER)
     _print("refinement", refinement.whole_text, remark)
+
+
+def _why_other(critique: Rollout) -> str:
+    return "without its thinking" if critique.shown is None else "wrong on purpose, by critique.corruption"
 
 
 def _score(row: Rollout, problem: Problem, run: Callable[[Coroutine], Any]) -> tuple[Rollout, str]:

@@ -84,6 +84,17 @@ def test_the_baseline_of_the_initial_rows_alone(transform, scale_by_std):
     np.testing.assert_array_equal(equal, np.zeros(7))
 
 
+@with_and_without_jit
+def test_a_penalty_is_added_where_rewards_differ_without_it(transform):
+    def advantages(reward_B, group_B, penalty_B):
+        return group_advantages(reward_B, group_B, num_groups=2, penalty_B=penalty_B)
+
+    # Group 0: 0.5 and 0, of mean 1/4. In group 1 all are right; the last row is padding.
+    penalty = jnp.array([-0.5, 0.0, -0.5, 0.0, -9.0])
+    found = transform(advantages)(jnp.array([1.0, 0, 1, 1, 5]), jnp.array([0, 0, 1, 1, -1]), penalty)
+    np.testing.assert_array_equal(found, [0.25, -0.25, 0, 0, 0])
+
+
 @pytest.mark.parametrize("kind", [np.array, jnp.array])
 def test_length_penalty(kind):
     # Of 20 tokens the last 8 cost: 12 nothing, 14 a quarter, 20 and more all.

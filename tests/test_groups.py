@@ -113,8 +113,16 @@ def test_rows_near_the_greatest_length_lose_reward():
     rows = [one.replace(token_ids=np.zeros(n, np.int32)) for one, n in zip(rows, (12, 16, 20), strict=True)]
     # Half of 0, 1/2 and 1 over the last 8 of 20 tokens: rewards 0, -1/4, -1/2.
     values = dict(length_penalty=0.5, length_buffer=8, max_length=20)
-    np.testing.assert_allclose(advantages(rows, **values), [0.25, 0, -0.25])
-    assert advantages(rows) == [0, 0, 0]
+    rows[0] = rows[0].replace(reward=1.0)  # then 1, -1/4, -1/2, of mean 1/12
+    np.testing.assert_allclose(advantages(rows, **values), [11 / 12, -4 / 12, -7 / 12], rtol=1e-6)
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+@pytest.mark.parametrize("scale_by_std", [False, True])
+def test_of_questions_that_all_rows_solve_or_none_does_length_teaches_nothing(reward, scale_by_std):
+    rows = [response(0, n).replace(reward=reward, token_ids=np.zeros(8 + n, np.int32)) for n in range(12)]
+    values = dict(length_penalty=0.5, length_buffer=8, max_length=20, scale_by_std=scale_by_std)
+    assert advantages(rows, **values) == [0] * 12
 
 
 def test_what_was_cut_off_is_in_the_baseline_and_trains_nothing():

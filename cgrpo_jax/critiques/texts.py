@@ -132,7 +132,7 @@ def parse_verdict(text: str, *, thinking_opened: bool = False) -> bool | None:
     return verdicts.pop() if len(verdicts) == 1 else None
 
 
-_ANSWER = re.compile(r"\b(The answer is )(right|wrong)\b")
+_ANSWER = re.compile(r"\b(the answer is )(right|wrong)\b", re.IGNORECASE)
 _OPPOSITE = {"right": "wrong", "wrong": "right", "correct": "incorrect", "incorrect": "correct"}
 
 
@@ -230,13 +230,17 @@ _MENTION = re.compile(
       (?:\w+\s+)?(?:answers?|attempts?|responses?|solutions?|reasoning)\b(?!\s+(?:times?|rates?)\b)
     |\b(?:previous|earlier|prior)\s+(?:attempt|response)s?\b(?!\s+(?:times?|rates?)\b)
     |\b(?:the|this|that)\s+attempt\b
+    |\b(?:the|this|that|your|provided|given)\s+hints?\b
+    |\bhints?\b(?=\s+(?:says?|said|suggests?|suggested|above|provided|tells?|told)\b)
+    |\b(?:based\s+on|per|according\s+to|thanks\s+to)\s+hints?\b
+    |\bas\s+hinted\b
     |\b(?:i|we)\s+(?:previously|earlier)\s+(?:said|wrote|answered|claimed|made|computed|calculated)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 
 
 def mentions_critique(text: str) -> bool:
-    """Does a refinement speak of the critique or of an earlier attempt, which its reader has not seen?"""
+    """Does a refinement speak of the critique, a hint or an earlier attempt, which its reader has not seen?"""
     return _MENTION.search(text) is not None
 
 

@@ -2,7 +2,7 @@
 
 A question fails persistently if none of a few sampled responses passes. Each of these is critiqued, by every kind of
 critique, and refined where the critique is valid: its verdict can be read and agrees with the verifier's. None is
-written again or replaced, as training would: what is measured is the critic.
+written again, replaced, or made wrong on purpose, as training would: what is measured is the critic.
 """
 
 import dataclasses
@@ -171,6 +171,7 @@ def _fields(row: Rollout) -> dict:
 async def _critiques(critic: Critic, rows: Sequence[Rollout], problem: Problem, encode, p: Protocol) -> list[Rollout]:
     """Returns the critiques of scored responses, with their verdicts; one that an endpoint left out has no text."""
     if critic.kind != "cot":
+        critic = dataclasses.replace(critic, corruption="none")
         written, _ = await rollout.critique(critic, rows, problem, encode=encode, num_critiques=p.num_critiques)
         return written
 

@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Critic:
       grader: kind of the run's grader. `execution` of a program is what its grader found: the test that fails.
       check_steps: `(question, response) -> StepError | None`, what `execution` of any other response runs.
       reveal_value: `execution` names the right value of the wrong step or test, not only the step or test.
-      max_retries: further attempts at a `cot` critique whose verdict can't be used.
+      max_retries: further attempts at a `cot` critique whose verdict can't be used, or at a hint that says nothing.
       max_length: tokens that a `cot` critique may have.
       pass_threshold: reward from which a response is right.
       corruption: a name of `texts.CORRUPTIONS`: critiques are shown wrong on purpose; `none` for as they are.
@@ -68,7 +69,8 @@ async def critique(
 
     A `cot` critique whose verdict is malformed, or disagrees with the reward, is written again with another random
     key, and after `max_retries` replaced by the indicative one; what was rejected stays with the one that takes its
-    place. A row without a reward (unsupervised variant), or whose grader failed, accepts any verdict that can be read.
+    place. So is a hint that says nothing, cut off within its thinking, say; the word none replaces it. A row without a
+    reward (unsupervised variant), or whose grader failed, accepts any verdict that can be read.
 
     Args:
       critic: who criticises.
@@ -90,23 +92,23 @@ async def critique(
     return [row for row, _ in done], sum((counts for _, counts in done), collections.Counter())
 
 
+async def _one(
+    critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
+) -> tuple[Rollout, Counts]:
+    written, counts = await _critique_one(critic, row, index, problem, encode)
+    return _as_shown(critic, written), counts
+
+
 async def _critique_one(
     critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
 ) -> tuple[Rollout, Counts]:
     counts: Counts = collections.Counter(critiqued=1)
     unanswered = False
     rejected: list[Rollout] = []
-    if critic.kind == "cot":
-        assert critic.generator is not None, "a critic that writes has a generator"
+    if critic.kind in _ASKED:
+        asked = _ASKED[critic.kind]
         for attempt in range(critic.max_retries + 1):
-            written, cut = await critic.generator.write_critique(
-                problem,
-                row,
-                index.replace(attempt=attempt),
-                see_answer=critic.see_answer,
-                see_solution=critic.see_solution,
-                max_length=critic.max_length,
-            )
+            written, cut = await asked.write(critic, problem, row, index.replace(attempt=attempt))
             counts["prompts_cut"] += cut
             counts["attempts"] += 1
             if written is None:  # an endpoint that has given no answer has had its retries
@@ -115,37 +117,14 @@ async def _critique_one(
                 break
             counts["tokens"] += len(written.token_ids)
             if attempt == 0:
-                counts.update(_verdict_counts(written, row, critic.pass_threshold))
-            if _usable(written, row, critic.pass_threshold):
+                counts.update(asked.counts(written, row, critic.pass_threshold))
+            if asked.usable(written, row, critic.pass_threshold):
                 return written.replace(rejected=tuple(rejected)), counts
             rejected.append(written)
         counts["fallbacks"] += 1
     # What takes the place of attempts counts as the next one: no two rows of an iteration have the same index.
     replacing = _by_rule(critic, row, problem, index.replace(attempt=len(rejected)), encode)
     return replacing.replace(ungraded=unanswered, rejected=tuple(rejected)), counts
-
-
-async def _hint_one(
-    critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
-) -> tuple[Rollout, Counts]:
-    """Writes a hint at the answer (NuRL, arXiv 2509.25666): it is not of the response, and has no verdict."""
-    assert critic.generator is not None, "a critic that writes has a generator"
-    written, cut = await critic.generator.write_hint(problem, row, index, max_length=critic.max_length)
-    counts: Counts = collections.Counter(critiqued=1, attempts=1, prompts_cut=int(cut))
-    if written is None:
-        return _by_rule(critic, row, problem, index, encode).replace(ungraded=True), counts + _NO_HINT
-    return written, counts + collections.Counter(tokens=len(written.token_ids))
-
-
-_NO_HINT = collections.Counter(unanswered=1, fallbacks=1)
-_WRITERS = {"hint": _hint_one}  # of other kinds `_critique_one`
-
-
-async def _one(
-    critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
-) -> tuple[Rollout, Counts]:
-    written, counts = await _WRITERS.get(critic.kind, _critique_one)(critic, row, index, problem, encode)
-    return _as_shown(critic, written), counts
 
 
 def _as_shown(critic: Critic, row: Rollout) -> Rollout:
@@ -210,8 +189,51 @@ def _verdict_counts(critique: Rollout, row: Rollout, pass_threshold: float) -> C
     )
 
 
+def _says_something(hint: Rollout, row: Rollout, pass_threshold: float) -> bool:
+    return bool(said_of(hint).strip())
+
+
+def _hint_counts(hint: Rollout, row: Rollout, pass_threshold: float) -> Counts:
+    """Counts a first attempt that says nothing: what was cut off within its thinking, say."""
+    return collections.Counter(malformed=int(not _says_something(hint, row, pass_threshold)))
+
+
+async def _write_critique(
+    critic: Critic, problem: Problem, row: Rollout, index: RowIndex
+) -> tuple[Rollout | None, bool]:
+    assert critic.generator is not None, "a critic that writes has a generator"
+    return await critic.generator.write_critique(
+        problem,
+        row,
+        index,
+        see_answer=critic.see_answer,
+        see_solution=critic.see_solution,
+        max_length=critic.max_length,
+    )
+
+
+async def _write_hint(critic: Critic, problem: Problem, row: Rollout, index: RowIndex) -> tuple[Rollout | None, bool]:
+    """Writes a hint at the answer (NuRL, arXiv 2509.25666): it is not of the response, and has no verdict."""
+    assert critic.generator is not None, "a critic that writes has a generator"
+    return await critic.generator.write_hint(problem, row, index, max_length=critic.max_length)
+
+
+class _Asked(NamedTuple):
+    """What a generator writes, whether it can be used, and what is counted of a first attempt."""
+
+    write: Callable[[Critic, Problem, Rollout, RowIndex], Awaitable[tuple[Rollout | None, bool]]]
+    usable: Callable[[Rollout, Rollout, float], bool]
+    counts: Callable[[Rollout, Rollout, float], Counts]
+
+
+_ASKED = {
+    "cot": _Asked(_write_critique, _usable, _verdict_counts),
+    "hint": _Asked(_write_hint, _says_something, _hint_counts),
+}
+
+
 def _rule_text(critic: Critic, row: Rollout, problem: Problem, *, passed: bool) -> str:
-    if critic.kind == "hint":  # in the place of one that did not come
+    if critic.kind == "hint":  # in the place of one that did not come, or says nothing
         return "none"
     if critic.kind == "execution" and (problem.grader or critic.grader) == "code":
         return texts_lib.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)

@@ -137,7 +137,9 @@ class RemoteGenerator:
         written = await self._ask(message, problem, row, index, max_length=max_length)
         if written is None:
             return None, cut
-        await orchestrator.record_reply(problem, failure=None)
+        said = after_thinking(written.text, opened=bool(written.opening)).strip()
+        without = "its text was cut off" if written.truncated else "its text is empty"
+        await orchestrator.record_reply(problem, failure=None if said else without)
         return written.replace(prompt_cut=cut), cut
 
     async def _ask(

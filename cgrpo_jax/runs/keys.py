@@ -47,7 +47,7 @@ class Key:
         its value, up to rounding; answers of HTTP endpoints aside.
       because: why it may.
       unread_with: dotted names of other keys, each with values; where all of them have one of theirs, training does
-        not read this key.
+        not read this key. Or several such, any of which is enough.
       spelt: turns what files and flags may give into the value that is kept; None where they are the same.
       is_path: it names a file or folder, or several with commas between, on a disk (`~` is expanded) or in a bucket
         (gs://). Hosts may have it under other mount points: what it holds must be the same.
@@ -57,15 +57,21 @@ class Key:
     rules: tuple[Rule, ...] = ()
     may_change: Resumed = NEVER
     because: str = ""
-    unread_with: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    unread_with: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]] = ()
     spelt: Callable[[Any], Any] | None = None
     is_path: bool = False
+
+    @property
+    def unread_where(self) -> tuple[Mapping[str, Sequence[Any]], ...]:
+        """The alternatives of `unread_with`."""
+        return (self.unread_with,) if isinstance(self.unread_with, Mapping) else tuple(self.unread_with)
 
 
 class Need(NamedTuple):
     """A row of a table of combinations: where `key` has one of `values`, `other` must have one of `allowed`.
 
-    Keys are dotted names of the whole configuration; `because` says why, and stands in the message.
+    Keys are dotted names of the whole configuration; `because` says why, and stands in the message. `unless` is a key
+    that does as well where it is not 0.
     """
 
     key: str
@@ -73,13 +79,14 @@ class Need(NamedTuple):
     other: str
     allowed: tuple[Any, ...]
     because: str
+    unless: str = ""
 
     def unmet(self, values: Mapping[str, Any]) -> str | None:
         """Returns what is wrong with the values of all keys, in one line, or None."""
         given, found = values[self.key], values[self.other]
-        if given not in self.values or found in self.allowed:
+        if given not in self.values or found in self.allowed or (self.unless and values[self.unless]):
             return None
-        allowed = " or ".join(repr(one) for one in self.allowed)
+        allowed = " or ".join(repr(one) for one in self.allowed) + (self.unless and f", or {self.unless}")
         return f"{self.key} {given!r} needs {self.other} {allowed}, not {found!r}: {self.because}."
 
 

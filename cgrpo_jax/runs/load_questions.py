@@ -12,6 +12,7 @@ from cgrpo_jax.datasets import mixture as mixture_lib
 from cgrpo_jax.datasets.problems import MADE_UP, Limits, MadeUp, Problems, Stored, check_quotable, load_problems
 from cgrpo_jax.datasets.tasks import arithmetic, snippets
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.records import Problem, has_system_turn, transcript
 from cgrpo_jax.rewards import grader
 from cgrpo_jax.runs.config import Config
@@ -232,19 +233,29 @@ def _check_refine_prompt(
     if stages.critique.num_texts and stages.critic != "folder":
         answer = None if config.critic.sees == "nothing" else longest.answer
         solution = "" if config.critic.sees == "solution" else None
-        (critic or prompts).for_critique(transcript(longest), "", answer, solution)
+        if "cot" in stages.kinds:
+            (critic or prompts).for_critique(transcript(longest), "", answer, solution)
         if "hint" in stages.kinds:
             (critic or prompts).for_hint(transcript(longest), longest.answer)
     if stages.refine != "policy":
         return
     unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
-    shown = "" if stages.critiques_shown else None
-    ids, _ = unlimited.for_refinement(longest.question, "", shown, longest.turns)
     thinks = critic is None or critic.tokenizer.may_think
-    critique = config.critic.max_length if schedule.WRITTEN & stages.kinds and not thinks else 0
-    if len(ids) + critique > config.refine.max_prompt_length:
-        raise UserError(
-            f"the refine prompt of the longest question, problem {longest.index}, needs {len(ids) + critique} tokens, "
-            f"{critique} of them for a critique, without the response; refine.max_prompt_length is "
-            f"{config.refine.max_prompt_length}; raise it."
-        )
+    for kind in sorted(stages.kinds):
+        shows = Critic(kind=kind).shows
+        ids, _ = _EMPTY[shows](unlimited, longest)
+        shown = config.critic.max_length if kind in schedule.WRITTEN and not thinks else 0
+        if len(ids) + shown > config.refine.max_prompt_length:
+            raise UserError(
+                f"the refine prompt of the longest question, problem {longest.index}, needs {len(ids) + shown} tokens, "
+                f"{shown} of them for a {shows if shows == 'hint' else 'critique, without the response'}; "
+                f"refine.max_prompt_length is {config.refine.max_prompt_length}; raise it."
+            )
+
+
+# The prompt of a refinement with nothing of what it shows: by names of `rollout.SHOWN`.
+_EMPTY: dict[str, Callable[[Prompts, Problem], tuple[Any, bool]]] = {
+    "critique": lambda prompts, problem: prompts.for_refinement(problem.question, "", "", problem.turns),
+    "nothing": lambda prompts, problem: prompts.for_refinement(problem.question, "", None, problem.turns),
+    "hint": lambda prompts, problem: prompts.for_hinted(problem.question, "", problem.turns),
+}

@@ -69,15 +69,15 @@ METRICS = {
     "refine/success": "share of the refinements that pass (the paper's successful refinements)",
     "refine/questions_rescued": "share of the refined questions with a refinement that passes (questions refined)",
     "refine/mean_length": "mean length (tokens) of the refinements",
-    "refine/mentions_critique": "share of the kept refinements that mention the critique or the earlier attempt",
+    "refine/mentions_critique": "share of the kept refinements that mention critique, hint or earlier attempt",
     "refine/prompts_cut": "refine prompts in which the response, or also the critique, was cut in its middle",
     "refine/dropped_mentions": "refinements dropped before selection because they mention the critique",
     "critic/valid": "share of the first cot critiques whose verdict agrees with the verifier (reward_source critic: "
     "whose verdict can be read), of those that a model wrote of responses whose grader has not failed",
-    "critic/malformed_rate": "share of the first cot critiques without a readable verdict",
+    "critic/malformed_rate": "share of the first cot critiques without a readable verdict, or hints without a word",
     "critic/false_right_rate": "share of the failed responses with a readable first cot critique that it calls right",
     "critic/false_wrong_rate": "share of the passing responses with a readable first cot critique that it calls wrong",
-    "critic/fallback_rate": "share of the critiques replaced by the indicative one after all retries",
+    "critic/fallback_rate": "share of the critiques replaced by the indicative one after all retries, of hints by none",
     "critic/attempts": "critiques written by a model, retries included",
     "critic/unanswered": "critiques that an HTTP endpoint failed to write: after all attempts, or over its budget",
     "critic/http_requests": "critiques asked of an HTTP endpoint, those that its budget no longer allowed included",
@@ -164,7 +164,7 @@ def refinement_metrics(
 
 
 def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:
-    """Metrics of `cot` critiques from the counts of `critic.critique`; empty for critiques that no model wrote."""
+    """Metrics of `cot` critiques, or hints, from the counts of `critic.critique`; empty where a rule wrote all."""
     if not counts["attempts"]:
         return {}
 

@@ -1,14 +1,26 @@
 """The section of a configuration that says what an update maximises, and which of its keys go together."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import ClassVar
 
 from cgrpo_jax import objective
 from cgrpo_jax.ratios import INITIAL_RATIOS, REFINED_RATIOS, SAMPLER_WEIGHTS
-from cgrpo_jax.runs.keys import Need, key, not_negative, one_of, positive
+from cgrpo_jax.runs.keys import Need, key, not_negative, one_of, positive, share
 
 _NOT_REFINED = {"refine.kind": ("none",)}
+_NOT_CLIPPED = {"objective.clip_refined": (False,)}
+_NOT_SHAPED = {"objective.refined_ratio": ("importance", "plain", "logp")}
+# Of responses clip_initial alone says whether they are clipped; those of cispo have no lower bound.
+_NO_UPPER_BOUND = tuple(
+    {"objective.clip_initial": (False,), **refined}
+    # Of refinements, what is at most 1 does not reach an upper bound.
+    for refined in (_NOT_REFINED, _NOT_CLIPPED, {"objective.refined_ratio": ("shaped", "plain", "logp")})
+)
+_NO_LOWER_BOUND = tuple(
+    {**initial, **refined}
+    for initial in ({"objective.clip_initial": (False,)}, {"objective.initial_ratio": ("cispo",)})
+    for refined in (_NOT_REFINED, _NOT_CLIPPED)
+)
 
 
 def _cap(name: str, value: float) -> str | None:
@@ -33,7 +45,10 @@ class Objective:
         unread_with=_NOT_REFINED,
     )
     gamma: float = key(
-        0.1, "[gamma] shaping constant", positive("makes the shaped ratio 1", "0.1"), unread_with=_NOT_REFINED
+        0.1,
+        "[gamma] shaping constant",
+        positive("makes the shaped ratio 1", "0.1"),
+        unread_with=(_NOT_REFINED, _NOT_SHAPED),
     )
     baseline: str = key(
         "group",
@@ -43,12 +58,20 @@ class Objective:
     )
     scale_by_std: bool = key(False, "divide advantages by the group's standard deviation")
     mask_truncated: bool = key(False, "what was cut off trains nothing, but is in the baseline (DAPO)")
-    length_penalty: float = key(0.0, "taken from the reward at max_response_length (DAPO); 0: none", not_negative)
-    length_penalty_tokens: int = key(
-        0, "before that, over which it rises", not_negative, unread_with={"objective.length_penalty": (0.0,)}
+    length_penalty: float = key(
+        0.0,
+        "taken from the reward at max_response_length, of groups whose rewards are not all equal (DAPO); 0: none",
+        not_negative,
     )
-    clip_low: float = key(0.2, "[eps] ratios stay above 1 - clip_low", not_negative)
-    clip_high: float = key(0.2, "[eps] and below 1 + clip_high", not_negative)
+    length_penalty_share: float = key(
+        0.2,
+        "of max_response_length: the last tokens, over which it rises",
+        positive("leaves no tokens for it to rise over", "0.2"),
+        share,
+        unread_with={"objective.length_penalty": (0.0,)},
+    )
+    clip_low: float = key(0.2, "[eps] ratios stay above 1 - clip_low", not_negative, unread_with=_NO_LOWER_BOUND)
+    clip_high: float = key(0.2, "[eps] and below 1 + clip_high", not_negative, unread_with=_NO_UPPER_BOUND)
     # Departure: the paper's equations clip both, the released code neither.
     clip_initial: bool = key(True, "clip the ratio of responses")
     clip_refined: bool = key(
@@ -96,6 +119,7 @@ class Objective:
             "objective.old_logp",
             ("trainer",),
             "the sampler saw the critique, and pi_old is of the question alone",
+            unless="objective.tis_cap",
         ),
         Need(
             "objective.refined_ratio",
@@ -128,11 +152,3 @@ class Objective:
             "replaced responses would be missing in it",
         ),
     )
-
-    def violations(self, name: str) -> Iterator[str]:
-        """Yields what keys of the section have against each other."""
-        if self.length_penalty and not self.length_penalty_tokens:
-            yield (
-                f"{name}.length_penalty {self.length_penalty:g} rises over no tokens; set "
-                f"{name}.length_penalty_tokens, such as a fifth of max_response_length."
-            )

@@ -139,7 +139,7 @@ _ADDED = {
     "objective.baseline": "group",
     "objective.mask_truncated": False,
     "objective.length_penalty": 0.0,
-    "objective.length_penalty_tokens": 0,
+    "objective.length_penalty_share": 0.2,
     "objective.kl": "k3",
     "objective.tis_cap": 0.0,
     "objective.tis_level": "token",

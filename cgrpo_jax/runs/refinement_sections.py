@@ -17,12 +17,14 @@ CRITIQUES = ("indicative", "indicative_gt", "execution", "cot")
 KINDS = (*CRITIQUES, "hint", "none")
 _NOT_REFINED = {"refine.kind": ("none",)}
 _NOT_WRITTEN = {"critique.kind": ("indicative", "indicative_gt", "execution", "none"), "critique.schedule": ((),)}
-_NOT_JUDGED = {
-    "critique.kind": ("indicative", "indicative_gt", "execution", "hint", "none"),
-    "critique.schedule": ((),),
-}
 _NOT_EXECUTED = {"critique.kind": ("indicative", "indicative_gt", "cot", "hint", "none"), "critique.schedule": ((),)}
-_NOT_SHOWN = {"critique.kind": ("none",), "critique.schedule": ((),)}
+_NO_POLICY = {"refine.kind": ("none", "solution")}
+_NOT_SHOWN = (_NO_POLICY, {"critique.kind": ("none",), "critique.schedule": ((),)})
+# A question has one solution, beside which no k of them is in the mean of aggregate "paper".
+_NOT_CHOSEN = (
+    _NOT_REFINED,
+    {"refine.kind": ("solution",), "objective.aggregate": ("constant", "token_mean", "sequence_mean")},
+)
 
 
 def _temperature(name: str, value: float) -> str | None:
@@ -107,9 +109,9 @@ class Critique:
     num_per_response: int = key(1, "critiques of a response", at_least_one)
     max_retries: int = key(
         2,
-        "of a cot critique whose verdict is malformed or disagrees with the grader",
+        "of a cot critique whose verdict is malformed or disagrees with the grader, or of a hint that says nothing",
         not_negative,
-        unread_with=_NOT_JUDGED,
+        unread_with=_NOT_WRITTEN,
     )
     step_checker: str = key(
         "equations",
@@ -128,7 +130,10 @@ class Critique:
         unread_with=_NOT_SHOWN,
     )
     corrupted_share: float = key(
-        1.0, "of the critiques, at random", share, unread_with={"critique.corruption": ("none",)}
+        1.0,
+        "of the critiques, at random",
+        share,
+        unread_with=({"critique.corruption": ("none",)}, *_NOT_SHOWN),
     )
 
 
@@ -150,13 +155,13 @@ class Refine:
         one_of("failed", "all"),
         unread_with=_NOT_REFINED,
     )
-    per_critique: int = key(1, "refinements of a critique", at_least_one, unread_with=_NOT_REFINED)
-    num_kept: int = key(1, "[k] refinements kept per question", at_least_one, unread_with=_NOT_REFINED)
+    per_critique: int = key(1, "refinements of a critique", at_least_one, unread_with=_NO_POLICY)
+    num_kept: int = key(1, "[k] refinements kept per question", at_least_one, unread_with=_NOT_CHOSEN)
     select: Literal["best", "random"] = key(
         "best",
         "which: best, of the highest reward, ties at random; random",
         one_of("best", "random"),
-        unread_with=_NOT_REFINED,
+        unread_with=_NO_POLICY,
     )
     group: Literal["append", "replace"] = key(
         "append",
@@ -170,6 +175,14 @@ class Refine:
     drop_critique_mentions: bool = key(
         False, "drop refinements that mention the critique before selection", unread_with=_NOT_REFINED
     )
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        if self.kind != "none" and self.which == "all" and not self.max_pass:
+            yield (
+                f'{name}.which "all" is of responses that pass too, but {name}.max_pass 0 refines no question that has '
+                f'one; set {name}.max_pass, up to 1, or {name}.which to "failed".'
+            )
 
     # Where a key has one of these values, another must have one of those.
     NEEDS: ClassVar = (

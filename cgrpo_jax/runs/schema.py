@@ -171,7 +171,8 @@ class Config:
             )
 
     def _updates(self) -> Iterator[str]:
-        if self.refine.group == "replace" and self.refine.num_kept > self.num_responses:
+        places = self.refine.kind == "policy" and self.refine.group == "replace"
+        if places and self.refine.num_kept > self.num_responses:
             yield (
                 f'refine.group "replace" puts refine.num_kept {self.refine.num_kept} refinements in the places of '
                 f"num_responses {self.num_responses}; keep at most as many."
@@ -202,7 +203,7 @@ class Config:
             yield 'grader.kind "judge" asks an endpoint; give its address in judge.endpoint.url.'
         if self.reward_source != "critic":
             return
-        if self._kinds() != {"cot"} or self.critique.when != "all":
+        if self.critique_kinds() != {"cot"} or self.critique.when != "all":
             yield (
                 'reward_source "critic" takes its rewards from verdicts; set critique.kind "cot" and critique.when '
                 '"all".'
@@ -232,19 +233,20 @@ class Config:
         if "judge" in self.rewards and not self.judge.endpoint.url:
             yield 'rewards has "judge", which asks an endpoint; give its address in judge.endpoint.url.'
 
-    def _kinds(self) -> frozenset[str]:
+    def critique_kinds(self) -> frozenset[str]:
         """Returns the kinds of critique that the run uses; without the schedule where that can't be read."""
         if refused(schedule.check, self.critique.schedule, refinement_sections.KINDS):
             return frozenset([self.critique.kind])
         return schedule.kinds(critique=self.critique.kind, schedule=self.critique.schedule)
 
     def _critiques(self) -> Iterator[str]:
-        if self.critic.kind == "endpoint" and not schedule.WRITTEN & self._kinds():
+        if self.critic.kind == "endpoint" and not schedule.WRITTEN & self.critique_kinds():
             yield (
                 f'critic.kind "endpoint" needs critique.kind "cot", or "hint", not {self.critique.kind!r}; set one, or '
                 'critic.kind "policy".'
             )
-        if "hint" in self._kinds() and self.critic.sees != "answer":
+        asked = self.refine.kind == "policy" or self.critique.when == "all"
+        if asked and "hint" in self.critique_kinds() and self.critic.sees != "answer":
             yield f'critique.kind "hint" is of the answer, but critic.sees is {self.critic.sees!r}; set it to "answer".'
         if self.critique.step_checker == "chain" and self.data.kind != "chains":
             yield (
@@ -253,7 +255,7 @@ class Config:
         if self.data.kind not in MADE_UP and not self.data.solution_key:
             if self.refine.kind == "solution":
                 yield 'refine.kind "solution" inserts the data\'s solutions; name their column in data.solution_key.'
-            if self.critic.sees == "solution" and "cot" in self._kinds():
+            if self.critic.sees == "solution" and "cot" in self.critique_kinds():
                 yield 'critic.sees "solution" shows the data\'s solutions; name their column in data.solution_key.'
 
     def _made_up(self) -> Iterator[str]:

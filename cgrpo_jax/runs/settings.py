@@ -296,7 +296,7 @@ def grouping(config: Config) -> groups.Grouping:
         baseline=config.objective.baseline,
         mask_truncated=config.objective.mask_truncated,
         length_penalty=config.objective.length_penalty,
-        length_buffer=max(1, config.objective.length_penalty_tokens),
+        length_buffer=config.objective.length_penalty_share * config.max_response_length,
         max_length=config.max_response_length,
     )
 

@@ -87,11 +87,6 @@ class Stages:
         """Returns the kind of critique of an iteration."""
         return schedule.kind_at(iteration, critique=self.first_kind, schedule=self.kind_schedule)
 
-    @property
-    def critiques_shown(self) -> bool:
-        """Whether a refinement ever sees a critique."""
-        return self.kinds != {"none"}
-
 
 def of_training(config: Config) -> Stages:
     """Returns the stages of a training run."""
@@ -107,12 +102,14 @@ def of_test_time_refinement(config: Config) -> Stages:
     """Returns the stages of `evaluate --refine`: a critic that writes, and a policy that refines.
 
     Raises:
-      UserError: the critiques of this run are made by a rule.
+      UserError: this run has no critiques, or they are of the reward or the answer, which no test has.
     """
     if config.critique.kind != "cot":
+        knows = {"none": "says nothing", "hint": "is of the answer, which no test has"}
+        why = knows.get(config.critique.kind, "is made by a rule that knows the reward")
         raise UserError(
-            f"--refine asks a critic that writes, but critique {config.critique.kind!r} is made by a rule that knows "
-            "the reward; set --config.critique.kind=cot, and a critic if it is not the policy itself."
+            f"--refine asks a critic that judges responses, but critique {config.critique.kind!r} {why}; set "
+            "--config.critique.kind=cot, and a critic if it is not the policy itself."
         )
     return _stages(config, "cot", (), "policy", _critic(config))
 

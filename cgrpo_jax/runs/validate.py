@@ -1,6 +1,6 @@
 """Whether any run can have a configuration: what the types of its values do not say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cgrpo_jax.runs import config as config_lib
@@ -11,7 +11,7 @@ from cgrpo_jax.runs.schema import TRAINING_ALONE, Config
 
 # The allowed combinations of keys, of the refinements and of the objective; every other one is refused.
 NEEDS = (*Refine.NEEDS, *Objective.NEEDS)
-_UNREAD_WITH = {name: known.unread_with for name, known, _ in keys.items(Config())}
+_UNREAD_WHERE = {name: known.unread_where for name, known, _ in keys.items(Config())}
 
 
 def check(config: Config, *, trains: bool = True) -> None:
@@ -35,7 +35,7 @@ def violations(config: Config, *, trains: bool = True) -> Iterator[str]:
         if text := keys.wrong(name, known, value):
             yield text
     for need in NEEDS:
-        if not unread_here(need.key, values) and (text := need.unmet(values)):
+        if text := _unmet(need, values, config.critique_kinds()):
             yield text
     for name, section in keys.sections(config):
         if hasattr(section, "violations"):
@@ -47,6 +47,17 @@ def violations(config: Config, *, trains: bool = True) -> Iterator[str]:
         yield from config.training_violations()
 
 
+def _unmet(need: keys.Need, values: Mapping[str, Any], kinds: Iterable[str]) -> str | None:
+    """Returns what is wrong with the values of all keys by a row of a table, of all kinds of critique, or None.
+
+    What training does not read is not refused: an arm without refinements keeps the other arms' values.
+    """
+    if unread_here(need.key, values) or unread_here(need.other, values):
+        return None
+    of_each_kind = [dict(values) | {"critique.kind": kind} for kind in sorted(kinds)]
+    return next((text for one in of_each_kind if (text := need.unmet(one))), None)
+
+
 def unread(config: Config, changed: Mapping[str, Any]) -> Iterator[str]:
     """Yields which keys training would ignore, of those that a command line has changed, and why.
 
@@ -55,11 +66,10 @@ def unread(config: Config, changed: Mapping[str, Any]) -> Iterator[str]:
       changed: the keys and their values; a default asks for nothing.
     """
     values = {name: value for name, _, value in keys.items(config)}
-    for name, known, default in keys.items(Config()):
-        with_these = known.unread_with
+    for name, _, default in keys.items(Config()):
         if name not in changed or changed[name] == default:
             continue
-        if unread_here(name, values):
+        if with_these := unread_here(name, values):
             why = " and ".join(f"{other} is {values[other]!r}" for other in with_these)
             first = next(iter(with_these))
             yield f"{name} {changed[name]!r} changes nothing while {why}; leave it out, or set {first}."
@@ -70,7 +80,7 @@ def never_read(*configs: Mapping[str, Any]) -> frozenset[str]:
 
     One of an earlier version is read through the table of `old_keys`; what a key that it lacks decides is read.
     """
-    found = frozenset(_UNREAD_WITH)
+    found = frozenset(_UNREAD_WHERE)
     for config in configs:
         flat = config_lib.flatten(old_keys.translate(config))
         values = {key: config_lib.tuples(value) for key, value in flat.items()}
@@ -78,10 +88,12 @@ def never_read(*configs: Mapping[str, Any]) -> frozenset[str]:
     return found
 
 
-def unread_here(name: str, values: Mapping[str, Any]) -> bool:
-    """Returns whether training ignores a key where all keys have these values."""
-    with_these = _UNREAD_WITH[name]
-    return bool(with_these) and all(other in values and values[other] in some for other, some in with_these.items())
+def unread_here(name: str, values: Mapping[str, Any]) -> Mapping[str, Sequence[Any]] | None:
+    """Returns with what training ignores a key where all keys have these values; None where it reads it."""
+    for with_these in _UNREAD_WHERE[name]:
+        if all(other in values and values[other] in some for other, some in with_these.items()):
+            return with_these
+    return None
 
 
 def unread_without_training(changed: Mapping[str, Any]) -> Iterator[str]:

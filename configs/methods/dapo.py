@@ -20,7 +20,7 @@ VALUES = {
     "objective.clip_high": 0.28,
     "objective.mask_truncated": True,
     "objective.length_penalty": 0.5,
-    "objective.length_penalty_tokens": 1228,
+    "objective.length_penalty_share": 0.2,
 }
 
 

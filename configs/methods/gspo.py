@@ -5,7 +5,8 @@
 
     cgrpo train --config=configs/methods/gspo.py --workdir=DIR --config.model.folder=MODEL --config.data.train=FILE
 
-Bounds and four minibatches a batch are its section 5.1's; it does not say G. Nothing is refined.
+Bounds and four minibatches a batch are its section 5.1's; it does not say G. Nothing is refined. `pi_old` is the
+trainer's: the sampler's, in bfloat16, differs by more than these bounds.
 """
 
 from configs import paper
@@ -16,6 +17,7 @@ VALUES = {
     "objective.initial_ratio": "sequence",
     "objective.scale_by_std": True,
     "objective.aggregate": "sequence_mean",
+    "objective.old_logp": "trainer",
     "objective.clip_low": 3e-4,
     "objective.clip_high": 4e-4,
     "optimizer.updates_per_batch": 4,

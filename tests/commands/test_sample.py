@@ -2,11 +2,15 @@
 
 import io
 import sys
+import types
 
 import pytest
+from scripted_rollouts import INDICATIVE, PROBLEMS, TOKENIZER, ScriptedGenerator
 
-from cgrpo_jax import sample
+from cgrpo_jax import rollout, sample
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.inference.orchestrator import Orchestrator
+from cgrpo_jax.records import Author
 from cgrpo_jax.runtime import text, watchdog
 
 
@@ -36,3 +40,20 @@ def test_whoever_asks_may_take_any_time(monkeypatch):
     for line in sample._lines():
         assert line == "2+2" and watchdog._limits.stall == 1.0
     assert seen == [watchdog.Limits(0.0, 0.0)] * 2
+
+
+@pytest.mark.parametrize("corruption", ["none", "inverted"])
+def test_what_the_refinement_sees_is_printed_where_it_is_not_the_critique(corruption, monkeypatch, capsys):
+    monkeypatch.setattr(sample, "_score", lambda row, *_: (row.replace(reward=0.0), "reward 0"))
+    opened = types.SimpleNamespace(
+        settings=types.SimpleNamespace(method=rollout.Method(num_responses=1, max_length=32)),
+        grader=types.SimpleNamespace(takes_groups=lambda: False),
+        model=types.SimpleNamespace(tokenizer=TOKENIZER),
+    )
+    policy = ScriptedGenerator("56", author=Author.POLICY)
+    critic = rollout.Critic("indicative", corruption=corruption)
+    sample._stages(opened, policy, critic, PROBLEMS[0], lambda stage: Orchestrator().run([stage])[0])
+    out = capsys.readouterr().out
+    assert f"critique (rule):\n{INDICATIVE}\n" in out
+    seen = "what the refinement sees of it (wrong on purpose, by critique.corruption):\nThe answer is right."
+    assert (seen in out) == (corruption == "inverted") and ("what the refinement" in out) == (seen in out)

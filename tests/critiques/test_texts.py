@@ -91,6 +91,12 @@ def test_rule_critiques_carry_their_verdict():
         "the original solution forgot a case",
         "According to your assessment, ...",
         "I previously computed 12.",
+        "Following the hint, we use modulo 7.",
+        "As the hint suggests, factor.",
+        "Based on the hint above, x = 3.",
+        "The hint says to use symmetry.",
+        "Your hint helps.",
+        "As hinted, the sum is even.",
     ],
 )
 def test_mentions_critique(text):
@@ -107,6 +113,8 @@ def test_mentions_critique(text):
         "The critical point is at 0; the original price was $5.",
         "He needs 3 attempts to win; each attempt costs 2.",
         "The initial response time is 5 s.",
+        "She gave him 3 hints, each of 4 words.",
+        "There is a hint of salt in 5 g.",
     ],
 )
 def test_does_not_mention_critique(text):

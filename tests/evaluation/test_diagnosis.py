@@ -1,16 +1,18 @@
 """The diagnosis on scripted texts: who fails persistently, which critiques count, and the summary."""
 
 import json
+import types
 
 import numpy as np
 import pytest
+import scripted_rollouts
 from chain_prompts import CHAINS, arithmetic_tokenizer, make
 from failing_grader import Failing
 from fake_engine import FakeEngine
 
 from cgrpo_jax.evaluation import diagnosis
 from cgrpo_jax.evaluation.resumable_results import Results
-from cgrpo_jax.inference.critic import Critic
+from cgrpo_jax.inference.critic import Critic, said_of
 from cgrpo_jax.inference.engine import Sampled
 from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import Orchestrator
@@ -225,3 +227,13 @@ def test_questions_that_fail_once_their_responses_are_graded_are_criticised_in_t
     assert diagnose(tmp_path / "a")[0] == whole
     for name in ("responses", "indicative_gt", "cot"):
         assert lines(tmp_path / "a", name) == lines(tmp_path / "whole", name)
+
+
+@pytest.mark.parametrize("kind", ["indicative", "cot"])
+def test_critiques_are_not_made_wrong_on_purpose(kind):
+    generator = scripted_rollouts.ScriptedGenerator(scripted_rollouts.WRONG)
+    critic = Critic(kind, generator=generator, corruption="inverted")
+    wanted = types.SimpleNamespace(num_critiques=1)
+    row, problem = scripted_rollouts.response(0, 0), scripted_rollouts.PROBLEMS[0]
+    ((one,),) = Orchestrator().run([diagnosis._critiques(critic, [row], problem, TOKENIZER.encode, wanted)])
+    assert said_of(one) == one.text and "Conclusion: wrong [END]" in one.text

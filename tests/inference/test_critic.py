@@ -20,8 +20,10 @@ from scripted_rollouts import (
 
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.inference.critic import Critic, said_of
+from cgrpo_jax.models.hf import thinking_tags
 from cgrpo_jax.records import Author, RowIndex, Stage
 from cgrpo_jax.rollout import SHOWN, refine
+from cgrpo_jax.runs import metrics
 
 HINTS = CHAINS | {
     "hint": "{question}\nThe answer is {answer}.\nCheck.",
@@ -51,6 +53,35 @@ def test_whatever_a_hint_says_it_is_written_once():
     """It has no verdict that could disagree."""
     done, counts, generator = hinted(RIGHT, [response(0, 0)], max_retries=2)
     assert len(generator.calls) == 1 and not done[0].rejected and not counts["fallbacks"]
+
+
+@pytest.mark.parametrize("usable_from", [1, 3])
+def test_a_hint_that_says_nothing_is_written_again(usable_from):
+    done, counts, generator = hinted(lambda index: "7*8" if index.attempt >= usable_from else "", [response(0, 0)])
+    (hint,) = done
+    assert len(generator.calls) == min(usable_from + 1, 3) and len(hint.rejected) == min(usable_from, 3)
+    assert len({one.index for one in [hint, *hint.rejected]}) == len(hint.rejected) + 1
+    assert (counts["malformed"], counts["fallbacks"]) == (1, int(usable_from > 2)) and not counts["comparable"]
+    assert said_of(hint) == ("7*8" if usable_from < 3 else "none") and not hint.ungraded
+
+
+def test_a_hint_that_was_cut_off_while_thinking_says_nothing():
+    class Thinking(ScriptedGenerator):
+        async def write(self, *args, **kw):
+            return [
+                one.replace(opening=thinking_tags.OPENING, truncated=True) for one in await super().write(*args, **kw)
+            ]
+
+    critic = Critic(kind="hint", generator=Thinking("7*8", prompts=make(TOKENIZER, **HINTS)), max_retries=1)
+    (hint,), counts = critiqued_by(critic, [response(0, 0)])
+    assert hint.author == Author.RULE and [one.text for one in hint.rejected] == ["7*8", "7*8"]
+    assert metrics.critic_metrics(counts) == {
+        "critic/malformed_rate": 1.0,
+        "critic/fallback_rate": 1.0,
+        "critic/attempts": 2,
+        "critic/unanswered": 0,
+        "critic/prompts_cut": 0,
+    }
 
 
 def test_a_refinement_sees_a_hint_and_no_response():
@@ -87,7 +118,9 @@ def test_what_a_critic_shows(kind, shows):
         ("The answer is right. The correct answer is 12. Conclusion: right [END]",
          "The answer is wrong. The correct answer is 12. Conclusion: wrong [END]"),
         ("Step 2 is wrong. Conclusion: Incorrect. [END]", "Step 2 is wrong. Conclusion: correct. [END]"),
-        ("No verdict, but the answer is wrong.", "No verdict, but the answer is wrong."),
+        (texts.execution(False, None),
+         "Every step that can be checked holds, but the answer is right. Conclusion: right [END]"),
+        ("No verdict: the answer it is.", "No verdict: the answer it is."),
     ],
 )  # fmt: skip
 def test_an_inverted_verdict(text, inverted):

@@ -8,6 +8,7 @@ import chat_tokenizer
 import pytest
 from scripted_stages import run
 
+from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.chat_client import Answer
 from cgrpo_jax.inference.generators import RemoteGenerator
 from cgrpo_jax.inference.sampling import Sampling
@@ -16,8 +17,8 @@ from cgrpo_jax.records import Problem, RowIndex, Stage
 HINT = {"hint": "{question}\nThe answer is {answer}.\nHint?"}
 
 
-def criticised(tmp_path, reply, *, truncated=False, solution=None, hint=False):
-    """Returns a remote critique of a response, or a hint, and the message that asked for it."""
+def remote(tmp_path, reply, *, truncated):
+    """Returns a remote generator that gets this reply, and the messages that ask for it."""
     asked = []
 
     def submit(message, **_):
@@ -27,7 +28,12 @@ def criticised(tmp_path, reply, *, truncated=False, solution=None, hint=False):
         return done
 
     prompts = chain_prompts.make(chat_tokenizer.make(tmp_path / "model"), **chain_prompts.CHAINS, **HINT)
-    critic = RemoteGenerator(types.SimpleNamespace(submit=submit), prompts, 0, 0, Sampling())
+    return RemoteGenerator(types.SimpleNamespace(submit=submit), prompts, 0, 0, Sampling()), asked
+
+
+def criticised(tmp_path, reply, *, truncated=False, solution=None, hint=False):
+    """Returns a remote critique of a response, or a hint, and the message that asked for it."""
+    critic, asked = remote(tmp_path, reply, truncated=truncated)
     index = RowIndex(0, 0, stage=Stage.CRITIQUE)
     row = types.SimpleNamespace(whole_text="2+3=6")
     problem = Problem(0, "2+3?", "5", solution)
@@ -41,6 +47,28 @@ def criticised(tmp_path, reply, *, truncated=False, solution=None, hint=False):
 
 
 VERDICT = "Conclusion: wrong [END]"
+
+
+@pytest.mark.parametrize(
+    "reply, truncated, failure",
+    [
+        ("Add.", False, None),
+        (" ", False, "its text is empty"),
+        ("Add", True, "its text was cut off"),
+        ("Hm.</think>Add", True, None),
+    ],
+)
+def test_a_hint_that_says_nothing_is_a_reply_that_cannot_be_used(tmp_path, monkeypatch, reply, truncated, failure):
+    found = []
+
+    async def record(problem, *, failure):
+        found.append(failure)
+
+    monkeypatch.setattr(orchestrator, "record_reply", record)
+    critic, _ = remote(tmp_path, reply, truncated=truncated)
+    row, index = types.SimpleNamespace(whole_text="2+3=6"), RowIndex(0, 0, stage=Stage.CRITIQUE)
+    run(critic.write_hint(Problem(0, "2+3?", "5"), row, index, max_length=64))
+    assert found == [failure]
 
 
 @pytest.mark.parametrize(

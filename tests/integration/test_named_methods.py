@@ -19,7 +19,6 @@ SMALL = {
     "num_iterations": 2,
     "critique.kind": "execution",
     "num_responses": 4,
-    "objective.length_penalty_tokens": 4,
     "refine.num_kept": 1,
     "optimizer.updates_per_batch": 1,
 }

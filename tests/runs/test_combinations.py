@@ -15,11 +15,11 @@ from cgrpo_jax.runs import config as config_lib
 BASE = {
     "objective.old_logp": "trainer",
     "objective.kl_coef": 0.1,
-    "objective.length_penalty_tokens": 8,
     "critic.sees": "answer",
     "critique.when": "all",
     "rewards": ("math", "exact"),
     "reward_weights": (1.0, 0.5),
+    "refine.max_pass": 0.5,
 }
 CHOICES = {
     "objective.initial_ratio": ("token", "sequence", "cispo"),
@@ -72,7 +72,8 @@ def compute(config):
     mask = np.zeros(shape, bool)
     for number, one in enumerate(rows):
         mask[number, : len(one.target_ids)] = not one.masked
-    logp, old = np.full(shape, -1.0, np.float32), np.full(shape, -1.3, np.float32)
+    logp = np.random.default_rng(0).uniform(-4, -0.2, shape).astype(np.float32)
+    old = np.full(shape, -1.3, np.float32)
     return objective.policy_loss(
         logp,
         old,
@@ -81,6 +82,9 @@ def compute(config):
         np.array([one.refined for one in rows]),
         initial_ratio=loss.initial_ratio,
         refined_ratio=loss.refined_ratio,
+        gamma=loss.gamma,
+        clip_low=loss.clip_low,
+        clip_high=loss.clip_high,
         clip_initial=loss.clip_initial,
         clip_refined=loss.clip_refined,
         aggregate=loss.aggregate,
@@ -116,8 +120,84 @@ def test_what_nothing_reads_is_not_refused():
     """An arm without refinements keeps the other arms' values of them."""
     for pair in REFUSED:
         found = list(validate.violations(config(pair | {"refine.kind": "none"})))
-        read = {"objective.initial_ratio", "critique.corruption", "normalize_rewards"}
+        read = {"objective.initial_ratio", "normalize_rewards"}
         assert bool(found) == bool(read & pair.keys())
+
+
+def test_an_arm_without_refinements_keeps_the_other_arms_values():
+    values = {"refine.group": "replace", "refine.num_kept": 8, "num_responses": 7, "critique.kind": "hint"}
+    values |= {"critic.sees": "nothing", "critique.when": "refining", "refine.which": "all", "refine.max_pass": 0.0}
+    assert len(list(validate.violations(config(values)))) == 3
+    assert not list(validate.violations(config(values | {"refine.kind": "none"})))
+
+
+def test_the_tables_hold_for_every_kind_of_a_schedule():
+    values = {"critique.kind": "cot", "critique.corruption": "inverted", "critique.schedule": ((5, "hint"),)}
+    (found,) = validate.violations(config(values))
+    assert found.startswith("critique.kind 'hint' needs critique.corruption 'none' or 'shuffled', not 'inverted'")
+    unused = {"critique.kind": "hint", "critique.schedule": ((0, "cot"),), "critique.corruption": "inverted"}
+    assert not list(validate.violations(config(unused)))
+
+
+def test_a_cap_on_the_samplers_weight_needs_the_trainers_log_probabilities_too():
+    values = {"objective.refined_ratio": "importance", "objective.old_logp": "sampler"}
+    assert not list(validate.violations(config(values | {"objective.tis_cap": 2.0})))
+    (found,) = validate.violations(config(values))
+    assert "needs objective.old_logp 'trainer', or objective.tis_cap, not 'sampler'" in found
+
+
+@pytest.mark.parametrize(
+    "changes, key",
+    [
+        ({"objective.refined_ratio": "importance", "objective.gamma": 0.3}, "objective.gamma"),
+        ({"objective.refined_ratio": "logp", "objective.gamma": 0.3}, "objective.gamma"),
+        ({"objective.initial_ratio": "cispo", "objective.clip_low": 0.1}, "objective.clip_low"),
+        ({"objective.initial_ratio": "cispo", "objective.clip_low": 0.1, "objective.clip_refined": True}, None),
+        ({"objective.initial_ratio": "cispo", "objective.clip_high": 4.0}, None),
+        ({"objective.clip_initial": False, "objective.clip_low": 0.1}, "objective.clip_low"),
+        ({"objective.clip_initial": False, "objective.clip_high": 0.1}, "objective.clip_high"),
+        (
+            {"objective.clip_initial": False, "objective.clip_refined": True, "objective.clip_high": 0.1},
+            "objective.clip_high",
+        ),
+        ({"objective.clip_initial": False, "objective.clip_refined": True, "objective.clip_low": 0.1}, None),
+        (
+            {
+                "objective.clip_initial": False,
+                "objective.clip_refined": True,
+                "objective.refined_ratio": "importance",
+                "objective.clip_high": 0.1,
+            },
+            None,
+        ),
+        ({"refine.kind": "none", "critique.corruption": "inverted"}, "critique.corruption"),
+        ({"refine.kind": "solution", "critique.corruption": "inverted"}, "critique.corruption"),
+        ({"refine.kind": "solution", "refine.num_kept": 3}, "refine.num_kept"),
+        ({"refine.kind": "solution", "refine.num_kept": 3, "objective.aggregate": "paper"}, None),
+        ({"refine.kind": "solution", "refine.select": "random"}, "refine.select"),
+        ({"refine.kind": "solution", "refine.per_critique": 3}, "refine.per_critique"),
+        ({"critique.kind": "hint", "critique.max_retries": 3}, None),
+    ],
+)
+def test_a_key_that_the_other_values_leave_without_effect_is_unread(changes, key):
+    found = list(validate.unread(config(changes), changes))
+    assert ([one.partition(" ")[0] for one in found] == [key]) if key else not found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective.initial_ratio": "cispo", "objective.clip_low": 0.9},
+        {"objective.clip_initial": False, "objective.clip_low": 0.9},
+        {"objective.clip_initial": False, "objective.clip_refined": True, "objective.clip_high": 0.0},
+        {"objective.refined_ratio": "importance", "objective.gamma": 9.0},
+    ],
+)
+def test_what_is_unread_changes_no_loss(changes):
+    (key,) = {one.partition(" ")[0] for one in validate.unread(config(changes), changes)}
+    without = {name: value for name, value in changes.items() if name != key}
+    assert compute(config(changes)) == compute(config(without))
+    assert compute(config({key: changes[key]})) != compute(config({}))  # what is read does change it
 
 
 def test_a_need_says_what_was_given_what_is_allowed_and_why():
@@ -131,10 +211,8 @@ def test_a_need_says_what_was_given_what_is_allowed_and_why():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (
-            {"objective.length_penalty": 0.5, "objective.length_penalty_tokens": 0},
-            "objective.length_penalty 0.5 rises over no tokens; set objective.length_penalty_tokens",
-        ),
+        ({"objective.length_penalty_share": 0.0}, "objective.length_penalty_share 0.0 leaves no tokens for it to rise"),
+        ({"objective.length_penalty_share": 1.5}, "objective.length_penalty_share 1.5 is not a share"),
         (
             {"refine.group": "replace", "refine.num_kept": 8},
             'refine.group "replace" puts refine.num_kept 8 refinements in the places of num_responses 7',
@@ -145,6 +223,10 @@ def test_a_need_says_what_was_given_what_is_allowed_and_why():
         ({"gate": "numeric"}, "gate 'numeric' is none of rewards ('math', 'exact'); use one of them"),
         ({"grader.kind": "numeric"}, "grader.kind 'numeric' is none of rewards ('math', 'exact'), which decide"),
         ({"rewards": (), "reward_weights": (), "normalize_rewards": True}, "normalize_rewards divides each of several"),
+        (
+            {"refine.which": "all", "refine.max_pass": 0.0},
+            'refine.which "all" is of responses that pass too, but refine.max_pass 0 refines no question that has one',
+        ),
         (
             {"critique.kind": "hint", "critic.sees": "nothing"},
             'critique.kind "hint" is of the answer, but critic.sees is \'nothing\'; set it to "answer".',

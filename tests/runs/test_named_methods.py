@@ -83,7 +83,7 @@ def dr_grpo(b):
 
 
 def dapo(b):
-    buffer = 1228
+    buffer = 0.2 * b.max_length
     reward = b.reward + 0.5 * np.clip((b.max_length - buffer - b.length) / buffer, -1, 0)
     advantage = b.deviations(reward, scale=True)
     return mean_a_token(b, clipped(b.ratio, advantage, high=0.28), b.mask & ~b.truncated[:, None])
@@ -205,6 +205,16 @@ def test_a_file_changes_values_of_the_papers_configuration_and_nothing_else(name
     validate.check(config(name))
     text = FILES[name].read_text()
     assert "arXiv" in text.split('"""')[1] and "J = " in text or "A as before" in text
+
+
+@pytest.mark.parametrize("base", sorted(path.stem for path in paths.CONFIGS.glob("*.py") if path.stem != "__init__"))
+def test_the_values_go_with_every_configuration_whose_questions_four_minibatches_divide(base):
+    for name, path in FILES.items():
+        c = config_lib.load(paths.CONFIGS / f"{base}.py")
+        c.update_from_flattened_dict(_values(path))
+        found = list(validate.violations(config_lib.freeze(c)))
+        divides = name != "gspo" or c.questions_per_iteration % 4 == 0
+        assert not found if divides else len(found) == 1 and "does not divide" in found[0]
 
 
 @pytest.mark.parametrize("step, name", [("ladder_1", "r1_grpo"), ("ladder_2", "dr_grpo")])

@@ -36,7 +36,7 @@ DECIDES = """
     sampling.top_p sampling.top_k sampling.stop warm_start.rows_per_update warm_start.num_updates
     warm_start.chain_lengths warm_start.learning_rate warm_start.rare_rate
     objective.initial_ratio objective.refined_ratio objective.baseline objective.mask_truncated objective.kl
-    objective.length_penalty objective.length_penalty_tokens objective.tis_cap objective.tis_level
+    objective.length_penalty objective.length_penalty_share objective.tis_cap objective.tis_level
     refine.which refine.select refine.group
     critique.corruption critique.corrupted_share prompts.hint prompts.refine_with_hint
     critic.temperature critic.top_p critic.template_arguments grader.thinking prompts.template_arguments

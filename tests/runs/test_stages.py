@@ -90,6 +90,8 @@ def test_test_time_refinement_needs_a_critic_that_writes():
     assert found.refine == "policy" and found.kinds == {"cot"}
     with pytest.raises(UserError, match="critique 'execution' is made by a rule that knows the reward"):
         of({"critique.kind": "execution"}, make=stages_lib.of_test_time_refinement)
+    with pytest.raises(UserError, match="critique 'hint' is of the answer, which no test has"):
+        of({"critique.kind": "hint", "critic.sees": "answer"}, make=stages_lib.of_test_time_refinement)
 
 
 def test_a_diagnosis_asks_the_critic_only_for_what_it_writes():

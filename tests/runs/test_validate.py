@@ -224,8 +224,8 @@ def test_an_evaluation_may_have_lengths_for_which_training_has_no_room():
 def test_every_condition_of_being_read_names_a_key_and_values_that_it_may_have():
     values = {name: value for name, _, value in keys.items(config_lib.Config())}
     rules = {name: known.rules for name, known, _ in keys.items(config_lib.Config())}
-    conditions = [(other, one) for _, known, _ in keys.items(config_lib.Config()) for other in known.unread_with
-                  for one in known.unread_with[other]]  # fmt: skip
+    conditions = [(other, one) for _, known, _ in keys.items(config_lib.Config()) for where in known.unread_where
+                  for other, some in where.items() for one in some]  # fmt: skip
     assert conditions
     for other, one in conditions:
         assert type(one) is type(values[other]) and all(rule(other, one) is None for rule in rules[other]), (other, one)

@@ -1,0 +1,43 @@
+"""Whether the longest question's prompts fit is known before a run starts, with each kind of critique."""
+
+import pytest
+from chain_prompts import CHAINS, make
+from scripted_rollouts import PROBLEMS, TOKENIZER
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import load_questions, stages
+
+LONG = "{question}\n" + "1+1=2 " * 60
+# The template of one kind alone has no room; what it shows takes up to 8 tokens.
+TEMPLATES = {
+    "hint": {"hint": "{question}{answer}", "refine_with_hint": LONG + "{hint}"},
+    "cot": {"refine": LONG + "{response}{critique}"},
+    "indicative": {"refine": LONG + "{response}{critique}"},
+    "none": {"refine_without_critique": LONG + "{response}"},
+}
+KINDS = sorted(TEMPLATES)
+
+
+def check(kind, templates, schedule=()):
+    prompts = make(
+        TOKENIZER, 200, **(CHAINS | TEMPLATES["hint"] | {"refine_with_hint": "{question}{hint}"} | templates)
+    )
+    values = {"critique.kind": kind, "critique.schedule": schedule, "critic.sees": "answer", "critic.max_length": 8}
+    config = config_lib.replaced(config_lib.Config(), values | {"refine.max_prompt_length": 200})
+    load_questions._check_refine_prompt(config, stages.of_training(config), prompts, PROBLEMS, critic=prompts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("later", [False, True])
+def test_a_refine_prompt_without_room_is_refused_at_the_start(kind, later):
+    first, schedule = ("cot" if kind != "cot" else "hint", ((3, kind),)) if later else (kind, ())
+    with pytest.raises(UserError, match="the refine prompt of the longest question, problem 0, needs .* raise it"):
+        check(first, TEMPLATES[kind], schedule)
+
+
+@pytest.mark.parametrize(
+    "kind, other", [("hint", "cot"), ("hint", "none"), ("none", "hint"), ("cot", "hint"), ("indicative", "none")]
+)
+def test_what_the_run_never_shows_needs_no_room(kind, other):
+    check(kind, TEMPLATES[other])
