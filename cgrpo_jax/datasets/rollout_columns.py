@@ -69,7 +69,7 @@ COLUMNS = (
     Column(
         "dropped",
         pa.string(),
-        "why not: `zero_advantage`, `truncated`, `skipped_update`, `ungraded`, `mention`, `not_selected`, `replaced`; "
+        "why not: `zero_advantage`, `truncated`, `sampler_cap`, `skipped_update`, `ungraded`, `mention`, `not_selected`, `replaced`; "
         "null of critiques",
     ),
 )
