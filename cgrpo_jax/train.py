@@ -268,7 +268,7 @@ class Run:
             self._give_up()
         if not (row["rows_trained"] or row["skipped_updates"] or self._said_untrained):
             self._said_untrained = True
-            console.say(log.untrained(done.number, row))
+            console.say(log.untrained(done, row))
         self._shown.set_postfix_str(log.bar_text(row))
         self._shown.update()
 

@@ -71,8 +71,8 @@ COLUMNS = (
     Column(
         "dropped",
         pa.string(),
-        "why not: `zero_advantage`, `truncated`, `skipped_update`, `ungraded`, `mention`, `not_selected`, `replaced`; "
-        "null of critiques",
+        "why not: `zero_advantage`, `truncated`, `sampler_cap`, `skipped_update`, `ungraded`, `mention`, "
+        "`not_selected`, `replaced`; null of critiques",
     ),
 )
 SCHEMA = pa.schema([column[:2] for column in COLUMNS], metadata={VERSION_KEY: str(VERSION)})

@@ -44,9 +44,9 @@ class Row:
       place: its number in the group.
       trainer_logp: `[T]` float32, log-probabilities (nats) under the trainer before the updates; None where not
         computed.
-      dropped: why it did not train: `zero_advantage`, `truncated` (it is masked), `skipped_update` (the gradient was
-        not finite), `ungraded`, `mention` (of the critique), `not_selected`, or `replaced` by a refinement; empty where
-        it did, and for critiques.
+      dropped: why it did not train: `zero_advantage`, `truncated` (it is masked), `sampler_cap` (as a whole beyond
+        objective.tis_cap), `skipped_update` (the gradient was not finite), `ungraded`, `mention` (of the critique),
+        `not_selected`, or `replaced` by a refinement; empty where it did, and for critiques.
     """
 
     rollout: Rollout

@@ -113,12 +113,17 @@ class Iteration:
                 rows.append(row)
         return rows
 
+    def is_capped(self, q: int, place: int) -> bool:
+        """Whether a row of a group is beyond `objective.tis_cap` as a whole (`train_step.beyond_cap`)."""
+        return bool(self.updates.capped) and self.updates.capped[q][place]
+
     def _placed(self) -> dict[RowIndex, dict]:
         """Returns of each rollout that stands in a group the fields of its `rollouts.Row` that this decides."""
         updates, placed = self.updates, {}
         for q, (group, trained_as) in enumerate(zip(self.groups, self.rows, strict=True)):
             for place, (rollout, train_row) in enumerate(zip(group.rows, trained_as, strict=True)):
-                reason = "skipped_update" if train_row.advantage else "zero_advantage"
+                reason = "sampler_cap" if self.is_capped(q, place) else "skipped_update"
+                reason = reason if train_row.advantage else "zero_advantage"
                 reason = "truncated" if train_row.masked else reason
                 placed[rollout.index] = {
                     "train_row": train_row,

@@ -50,11 +50,24 @@ def bar_text(row: Mapping[str, float]) -> str:
     return ", ".join(parts)
 
 
-def untrained(number: int, row: Mapping[str, float]) -> str:
-    """Returns what is said of the first iteration that trains nothing, of its number and its metrics."""
+def untrained(done: Iteration, row: Mapping[str, float]) -> str:
+    """Returns what is said of the first iteration that trains nothing, of it and its metrics."""
+    with_one = [
+        (one, done.is_capped(q, place))
+        for q, group in enumerate(done.rows)
+        for place, one in enumerate(group)
+        if one.advantage
+    ]
+    if not with_one:
+        return (
+            f"iteration {done.number} trained nothing, for no row has an advantage: all responses are wrong in "
+            f"{row['frac_all_wrong']:.0%} of the groups, all right in {row['frac_all_right']:.0%} (said once)"
+        )
+    cut = sum(one.masked for one, _ in with_one)
+    capped = sum(capped and not one.masked for one, capped in with_one)
     return (
-        f"iteration {number} trained nothing, for no row has an advantage: all responses are wrong in "
-        f"{row['frac_all_wrong']:.0%} of the groups, all right in {row['frac_all_right']:.0%} (said once)"
+        f"iteration {done.number} trained nothing: of {len(with_one)} rows with an advantage {cut} were cut off "
+        f"(objective.mask_truncated) and {capped} are beyond objective.tis_cap (said once)"
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import Rollout
+from cgrpo_jax.records import Rollout, Stage
 from cgrpo_jax.rewards.user_functions import short_name
 from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.training import flops
@@ -53,7 +53,8 @@ METRICS = {
     "sampling/importance_sampling_ratio/max": "the greatest of these",
     "sampling/effective_sample_size": "(sum w)^2 / (n sum w^2) of these n ratios w: 1 where sampler and trainer agree",
     "sampling/frac_capped": "share of these above objective.tis_cap",
-    "rows_trained": "rows that went through the update (a row of advantage 0 has no gradient and is left out)",
+    "rows_trained": "rows that went through the update: not those of advantage 0, cut off (objective.mask_truncated), "
+    "or beyond objective.tis_cap (objective.tis_level sequence_mask), which have no gradient",
     "tokens_trained": "targets of these rows",
     "update/model_flops": "FLOPs that the iteration's updates need by the model's equations (`flops.of_update`): "
     "nothing for padding and recomputation, each prompt once",
@@ -67,7 +68,8 @@ METRICS = {
     "completions/clipped_ratio": "share of the initial responses that were cut off",
     "refine/attempted": "number of refinements sampled",
     "refine/success": "share of the refinements that pass (the paper's successful refinements)",
-    "refine/questions_rescued": "share of the refined questions with a refinement that passes (questions refined)",
+    "refine/questions_rescued": "share of the questions with refined failures of which a refinement of one passes "
+    "(questions refined)",
     "refine/mean_length": "mean length (tokens) of the refinements",
     "refine/mentions_critique": "share of the kept refinements that mention critique, hint or earlier attempt",
     "refine/prompts_cut": "refine prompts in which the response, or also the critique, was cut in its middle",
@@ -153,6 +155,8 @@ def refinement_metrics(
     passed = [reward_of(row) >= pass_threshold for row in refinements if not row.ungraded]
     by_question = collections.defaultdict(bool)
     for row in refinements:
+        if _refines_right(row, pass_threshold):  # with refine.which all
+            continue
         by_question[row.index.question] |= not row.ungraded and reward_of(row) >= pass_threshold
     return {
         "refine/attempted": len(refinements),
@@ -161,6 +165,14 @@ def refinement_metrics(
         "refine/mean_length": _mean(len(row.token_ids) for row in refinements),
         "refine/mentions_critique": _mean(mentions_critique(row.text) for row in kept),
     }
+
+
+def _refines_right(refinement: Rollout, pass_threshold: float) -> bool:
+    """Whether the response that a refinement starts from passes already."""
+    response = refinement.parent
+    if response is not None and response.stage == Stage.CRITIQUE:
+        response = response.parent
+    return response is not None and response.reward is not None and response.reward >= pass_threshold
 
 
 def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:

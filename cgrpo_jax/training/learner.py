@@ -69,12 +69,14 @@ class Updates:
       trainer_logps: of each row of each group, `[T]` float32, the trainer's own log-probabilities (nats) before the
         updates; None where rows were not rescored.
       sampling: how far sampler and trainer are apart (`sampler_gap.measure`); empty likewise.
+      capped: of each row of each group, whether it is `train_step.beyond_cap`; empty likewise.
     """
 
     stats: list[dict[str, float]]
     trained: list[list[bool]]
     trainer_logps: list[list[np.ndarray]] | None = None
     sampling: dict[str, float] = dataclasses.field(default_factory=dict)
+    capped: list[list[bool]] = dataclasses.field(default_factory=list)
 
 
 def state_shapes(config: ModelConfig, mesh: jax.sharding.Mesh, settings: LearnerSettings) -> TrainState:
@@ -151,8 +153,11 @@ class Learner:
                 self.skipped = rows
                 if self.has_given_up():
                     break
-        logps = [[row.old_logp for row in group] for group in groups] if self.settings.rescore else None
-        return state, Updates(stats, trained, logps, sampling)
+        if not self.settings.rescore:
+            return state, Updates(stats, trained)
+        logps = [[row.old_logp for row in group] for group in groups]
+        capped = [[train_step_lib.beyond_cap(row, self.settings.loss) for row in group] for group in groups]
+        return state, Updates(stats, trained, logps, sampling, capped)
 
     def has_given_up(self) -> bool:
         """Returns whether more updates in a row were skipped than may be, so that the run is to stop."""

@@ -7,6 +7,7 @@ group has its own share of the rows; denominators are those of the whole minibat
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -293,9 +294,21 @@ def _stacked(batches: Sequence[TrainBatch], mesh: jax.sharding.Mesh) -> TrainBat
 
 
 def has_gradient(row: TrainRow, settings: LossSettings) -> bool:
-    """Whether a row moves the weights: a masked one does not, nor without KL and entropy terms one of advantage 0."""
+    """Whether a row moves the weights.
+
+    A masked one does not, nor without KL and entropy terms one of advantage 0, or `beyond_cap`.
+    """
+    if row.masked or row.loss == LossKind.NLL:
+        return not row.masked
     regularised = bool(settings.kl_coef or settings.entropy_coef)
-    return not row.masked and (regularised or row.loss == LossKind.NLL or row.advantage != 0)
+    return regularised or (row.advantage != 0 and not beyond_cap(row, settings))
+
+
+def beyond_cap(row: TrainRow, settings: LossSettings) -> bool:
+    """Whether `ratios.masked_sequence_weight` of a row is 0: its trainer gives it so much more than its sampler did."""
+    if settings.tis_level != "sequence_mask" or not settings.tis_cap or row.refined or row.sampler_logp is None:
+        return False
+    return float(np.sum(row.old_logp - row.sampler_logp, dtype=np.float64)) > math.log(settings.tis_cap)
 
 
 def update(
@@ -316,8 +329,7 @@ def update(
       rows: the minibatch.
       optimizer: an optax transformation, the same object in every call.
       settings, num_rows, num_tokens: as in `accumulate_gradients`. Both are counted before any row is dropped.
-      drop_zero: leave out policy rows of advantage 0 before packing. They have no gradient when the KL and entropy
-        coefficients are 0; with either in use they are kept whatever this says.
+      drop_zero: leave out policy rows without a gradient (`has_gradient`) before packing, such as those of advantage 0.
       **kw: likewise, `base` included.
 
     Returns:

@@ -1,7 +1,10 @@
+import dataclasses
+
 import iteration_cases
 import pytest
 
 from cgrpo_jax.records import Stage
+from cgrpo_jax.runs import log
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,29 @@ def test_what_became_of_each_row(rows):
         *("zero_advantage", "zero_advantage"),
     ]
     assert not any(row.dropped or row.train_row or row.grader for row in rows if row.rollout.stage == Stage.CRITIQUE)
+
+
+def test_a_row_beyond_the_cap_says_so(done):
+    """Unless it has no advantage anyway."""
+    capped = dataclasses.replace(done.updates, capped=[[False, False, False], [False, True], [True, True]])
+    rows = dataclasses.replace(done, updates=capped).all_rows(grader="exact", reward_source="verifier")
+    placed = [row.dropped for row in rows if row.place is not None]
+    assert placed == ["", "", "", "", "sampler_cap", "zero_advantage", "zero_advantage"]
+
+
+def test_what_is_said_of_an_iteration_that_trains_nothing(done):
+    row = {"frac_all_wrong": 0.5, "frac_all_right": 0.25}
+    equal = dataclasses.replace(done, rows=[[one.replace(advantage=0.0) for one in group] for group in done.rows])
+    assert log.untrained(equal, row) == (
+        "iteration 4 trained nothing, for no row has an advantage: all responses are wrong in 50% of the groups, all "
+        "right in 25% (said once)"
+    )
+    masked = [[one.replace(masked=True) for one in done.rows[0]], *done.rows[1:]]
+    capped = dataclasses.replace(done.updates, capped=[[True] * 3, [True] * 2, [True] * 2])
+    assert log.untrained(dataclasses.replace(done, rows=masked, updates=capped), row) == (
+        "iteration 4 trained nothing: of 5 rows with an advantage 3 were cut off (objective.mask_truncated) and 2 are "
+        "beyond objective.tis_cap (said once)"
+    )
 
 
 def test_rows_stand_in_their_groups_as_they_train(done, rows):

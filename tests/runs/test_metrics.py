@@ -116,6 +116,20 @@ def test_metrics_of_refinements():
     assert set(metrics.refinement_metrics([], [], pass_threshold=1.0).values()) == {0.0}
 
 
+def test_a_question_is_rescued_by_refinements_of_what_failed():
+    """Not by those of responses that pass already, which refine.which all refines too."""
+
+    def refined(question, was, reward):
+        critique = rollout(question, None, 1, stage=Stage.CRITIQUE).replace(parent=rollout(question, was, 1))
+        return rollout(question, reward, 1, stage=Stage.REFINEMENT).replace(parent=critique)
+
+    rows = [refined(0, 0.0, 1.0), refined(1, 1.0, 1.0), refined(1, 0.0, 0.0), refined(2, 1.0, 1.0)]
+    inserted = rollout(0, 1.0, 1, stage=Stage.REFINEMENT)  # the data's solution, without a critique
+    rows.append(inserted.replace(parent=rollout(0, 0.0, 1)))
+    found = metrics.refinement_metrics(rows, rows, pass_threshold=1.0)
+    assert found["refine/questions_rescued"] == 1 / 2 and found["refine/success"] == 4 / 5
+
+
 def test_metrics_of_critiques():
     assert metrics.critic_metrics(COUNTS) == {
         "critic/valid": 4 / 7,

@@ -79,7 +79,8 @@ def test_neither_packing_nor_dropping_changes_what_another_ratio_gives(name):
     assert relative_difference(gradient(rows, settings), total) < 1e-5
     dropped, stats = update(rows, settings=settings)
     kept, _ = update(rows, settings=settings, drop_zero=False)
-    assert stats["rows_trained"] == (len(rows) if settings.kl_coef else len(rows) - 2)
+    without = 0 if settings.kl_coef else 2 + (name == "sequence_masked")  # of advantage 0, and beyond the cap
+    assert stats["rows_trained"] == len(rows) - without
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), dropped.params, kept.params)
     np.testing.assert_allclose(
         stats["policy_loss"], loss_by_definition(params(), rows, settings, num_questions=3), rtol=1e-4
@@ -140,6 +141,27 @@ def test_dropping_rows_without_advantage_changes_nothing(aggregate):
     expected = {"paper": 1.0, "token_mean": tokens[0] / tokens[1]}.get(aggregate, 11 / 9)
     _, stats = update(without, settings=settings)
     np.testing.assert_allclose(stats["grad_norm"] / kept_stats["grad_norm"], expected, rtol=1e-5)
+
+
+def test_a_row_beyond_the_cap_of_what_the_sampler_did_otherwise_is_dropped():
+    settings = dataclasses.replace(PLAIN, tis_cap=1.5, tis_level="sequence_mask")
+    rows = [row for row in mixed_rows() if row.loss == LossKind.POLICY]
+    # Over the whole row 0.3 nats more than the sampler, or 0.5, which is beyond log 1.5; a refinement is not weighed.
+    rows = [
+        row.replace(sampler_logp=row.old_logp - (0.5 if n % 2 else 0.3) / len(row.old_logp))
+        for n, row in enumerate(rows)
+    ]
+    beyond = [n for n, row in enumerate(rows) if train_step_lib.beyond_cap(row, settings)]
+    assert beyond == [n for n, row in enumerate(rows) if n % 2 and not row.refined]
+    assert not any(train_step_lib.has_gradient(rows[n], settings) for n in beyond)
+    assert all(train_step_lib.has_gradient(rows[n], dataclasses.replace(settings, entropy_coef=0.1)) for n in beyond)
+    kept, kept_stats = update(rows, settings=settings, drop_zero=False)
+    dropped, stats = update(rows, settings=settings)
+    with_advantage = sum(row.advantage != 0 for n, row in enumerate(rows) if n not in beyond)
+    assert (kept_stats["rows_trained"], stats["rows_trained"]) == (len(rows), with_advantage)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), dropped.params, kept.params)
+    for other in (PLAIN, dataclasses.replace(settings, tis_level="token")):
+        assert not any(train_step_lib.beyond_cap(row, other) for row in rows)
 
 
 def test_a_minibatch_without_any_advantage_leaves_the_weights_alone():
