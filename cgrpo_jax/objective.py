@@ -329,8 +329,7 @@ def policy_loss(
     refined_bounds = bounds._replace(clip=clip_refined)
     ratio_BT, initial_term_BT = initial_of(logp_BT, initial_old_BT, advantage_BT, initial_BT, bounds)
     weighed_BT, refined_term_BT = refined_of(logp_BT, refined_old_BT, advantage_BT, refined_BT, refined_bounds)
-    if tis_cap:
-        assert sampler_logp_BT is not None  # checked above
+    if tis_cap and sampler_logp_BT is not None:
         sampler_BT = jnp.where(initial_BT, sampler_logp_BT, 0.0)
         initial_term_BT = weigh(initial_old_BT, sampler_BT, initial_BT, tis_cap) * initial_term_BT
     loss = -jnp.sum(weight_BT * jnp.where(refined_B[:, None], refined_term_BT, initial_term_BT))
