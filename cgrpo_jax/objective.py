@@ -12,7 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.ratios import INITIAL_RATIOS, REFINED_RATIOS, SAMPLER_WEIGHTS, Bounds
+from cgrpo_jax.ratios import INITIAL_RATIOS, KL_ESTIMATORS, REFINED_RATIOS, SAMPLER_WEIGHTS, Bounds
+from cgrpo_jax.ratios import LARGEST_LOG_RATIO as LARGEST_LOG_RATIO  # these five are public names of this module too
+from cgrpo_jax.ratios import clipped_surrogate as clipped_surrogate
+from cgrpo_jax.ratios import importance_ratio as importance_ratio
+from cgrpo_jax.ratios import kl_k3 as kl_k3
+from cgrpo_jax.ratios import shaped_ratio as shaped_ratio
 from cgrpo_jax.records import Array
 
 AGGREGATES = ("constant", "paper", "token_mean", "sequence_mean")
@@ -140,29 +145,6 @@ def length_penalty(length_B: Array, *, max_length: int, buffer: float) -> Array:
       buffer: tokens, above 0.
     """
     return ((max_length - buffer - length_B) / buffer).clip(-1.0, 0.0)
-
-
-def kl_k1(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
-    """Per-token estimate of `KL(pi_theta || pi_ref)`: `log pi_theta - log pi_ref`.
-
-    The k1 estimator of http://joschu.net/blog/kl-approx.html: unbiased, and negative half of the time. As a loss its
-    gradient is 0 in the mean over the policy's own samples.
-    """
-    return logp - ref_logp
-
-
-def kl_k2(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
-    """Likewise: `(log pi_theta - log pi_ref)^2 / 2`, the k2 estimator: biased, and its gradient is that of the KL."""
-    return 0.5 * (logp - ref_logp) ** 2
-
-
-def kl_k3(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
-    """Likewise: `exp(d) - d - 1`, `d = log pi_ref - log pi_theta`, the k3 estimator: never negative, and unbiased."""
-    difference = ref_logp - logp
-    return jnp.expm1(difference) - difference
-
-
-KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 def token_weights(

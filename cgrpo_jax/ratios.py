@@ -3,6 +3,8 @@
 One pure function a ratio, `(logp, old_logp, advantage, mask, bounds) -> (ratio, surrogate)`, all `[B, T]`: the ratio is
 what statistics show, the surrogate what the objective sums. `objective.policy_loss` chooses by name.
 
+The estimators of the KL divergence from the reference policy stand here too.
+
     INITIAL_RATIOS["token"](logp_BT, old_logp_BT, advantage_BT, mask_BT, Bounds())
 """
 
@@ -150,3 +152,29 @@ def masked_sequence_weight(old_logp_BT, sampler_logp_BT, mask_BT, cap: float) ->
 
 
 SAMPLER_WEIGHTS = {"token": truncated_weight, "sequence_mask": masked_sequence_weight}
+
+
+# --- how far the policy is from the reference -----------------------------------------------------------------------
+
+
+def kl_k1(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
+    """Per-token estimate of `KL(pi_theta || pi_ref)`: `log pi_theta - log pi_ref`.
+
+    The k1 estimator of http://joschu.net/blog/kl-approx.html: unbiased, and negative half of the time. As a loss its
+    gradient is 0 in the mean over the policy's own samples.
+    """
+    return logp - ref_logp
+
+
+def kl_k2(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
+    """Likewise: `(log pi_theta - log pi_ref)^2 / 2`, the k2 estimator: biased, and its gradient is that of the KL."""
+    return 0.5 * (logp - ref_logp) ** 2
+
+
+def kl_k3(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
+    """Likewise: `exp(d) - d - 1`, `d = log pi_ref - log pi_theta`, the k3 estimator: never negative, and unbiased."""
+    difference = ref_logp - logp
+    return jnp.expm1(difference) - difference
+
+
+KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}

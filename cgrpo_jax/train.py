@@ -6,9 +6,8 @@ Departures, from the paper or from its released code (as a table: configs/README
 - Initial rows are clipped, refined ones are not (`objective.clip_initial`, `objective.clip_refined`). The paper's
   equations clip both, its code neither. A clip of the shaped ratio changes nothing of a right refinement, and takes all
   gradient from a wrong one's tokens of pi < 0.4, which the paper wants to penalise (appendix F.2).
-- No reference model and no KL term unless `objective.kl_coef` is set.
-- The released code adds an entropy bonus of 0.001 of a token mean of a microbatch, about 2e-4 on the scale here; here
-  `objective.entropy_coef` is 0 unless set.
+- No reference model and no KL term unless `objective.kl_coef` is set, no entropy bonus unless `objective.entropy_coef`
+  is; the released code adds 0.001 of the entropy's token mean of a microbatch, about 2e-4 on the scale here.
 - The released code refines every question; here those of which at most `refine.max_pass` of the responses pass. A group
   of which nothing is refined has n rows, one less than that of the GRPO that the paper compares with.
 - The released code divides advantages by the standard deviation; here `objective.scale_by_std` does.

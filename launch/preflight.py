@@ -203,7 +203,8 @@ def _check_run(
     except UserError as error:
         raise UserError(f"{PACKAGE}.{program} would fail on {where.name}: {error}") from error
     named = [(f"--config.{name}", value) for name, known, value in keys.items(config) if known.is_path and value]
-    return [(flag, one.strip()) for flag, value in named for one in value.split(",")]
+    several = [(flag, value.split(",") if isinstance(value, str) else value) for flag, value in named]
+    return [(flag, one.strip()) for flag, values in several for one in values]
 
 
 def check_on_hosts(flag: str, path: str, *, root: pathlib.Path, targets: Sequence[str]) -> None:

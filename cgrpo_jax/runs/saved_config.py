@@ -13,7 +13,7 @@ from cgrpo_jax.runs import base, old_keys
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import console, places
+from cgrpo_jax.runtime import console, files, places
 from cgrpo_jax.runtime.json_files import read_json_object
 
 # Where a model lies, which may have moved since; all else of it is what the run's weights are of.
@@ -29,8 +29,9 @@ def read(workdir: str | pathlib.Path) -> config_dict.ConfigDict | None:
       UserError: the file is damaged, or has a key, or a value, that this version does not know.
     """
     path = RunDir(workdir).config
-    if not path.is_file():
-        return None
+    with files.checked(path):
+        if not path.is_file():
+            return None
     fix = "restore it from a copy, or give the configuration with --config"
     values = config_lib.flatten(old_keys.translate(read_json_object(path, missing=fix, broken=fix)))
     config = base.get_config()
@@ -52,8 +53,11 @@ def keep_defaults(config: config_dict.ConfigDict, workdir: str | pathlib.Path) -
     They would be refused as those of another run. A folder without a run, or one that can't be read, changes nothing.
     """
     path = RunDir(workdir).config
-    if not path.is_file():
+    if places.is_elsewhere(path):  # the machines that will run it look there
         return
+    with files.checked(path):
+        if not path.is_file():
+            return
     try:
         old = read_json_object(path, missing="", broken="")
     except UserError:  # whoever opens the folder says so

@@ -119,6 +119,8 @@ def _remove_another(opened: OpenRun) -> bool:
         same = False
     if not same:
         files.remove_folder(folder)
+        if folder.exists():
+            raise UserError(f"{folder} holds what another configuration has learned, and can't be removed; remove it.")
     return not same
 
 

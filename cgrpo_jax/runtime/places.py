@@ -58,6 +58,11 @@ def elsewhere() -> Iterator[None]:
         _here = True
 
 
+def is_elsewhere(path: str | os.PathLike) -> bool:
+    """Whether a path is in a bucket and looked at for a program on other machines, within the block of `elsewhere`."""
+    return is_bucket(path) and not _here
+
+
 def in_bucket(path: pathlib.Path) -> "BucketPath | None":
     """Returns the path as one in a bucket, which can do more; None for one on a disk."""
     return cast("BucketPath", path) if is_bucket(path) else None

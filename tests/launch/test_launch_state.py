@@ -13,6 +13,8 @@ from cgrpo_jax.errors import UserError
 sys.path.insert(0, str(paths.ROOT / "launch"))  # as `python launch/tpu_pod.py` has it
 import tpu_pod  # noqa: E402
 
+bucket = pytest.importorskip("cgrpo_jax.runtime.bucket")
+
 EXPORT = "10.0.0.2:/share"
 TRAIN = ["python", "-m", "cgrpo_jax.train", "--config=configs/quickstart.py"]
 
@@ -33,9 +35,11 @@ def launch(cloud, tmp_path, **changes):
         "logs": str(tmp_path / "logs"), "max_restarts": 2, "poll": 0.0, "keep": True, "delete": False,
         "dry_run": False, "command": ["job", "--workdir=gs://mine/run"],
     }  # fmt: skip
-    with pytest.raises(SystemExit) as stop:
+    try:
         tpu_pod.main(**values | changes)
-    return stop.value.code
+    except SystemExit as stop:
+        return stop.code
+    return 0  # a dry run, which starts nothing
 
 
 def change(cloud, **changes):
@@ -83,15 +87,20 @@ def test_secrets_reach_every_host_and_are_printed_nowhere(cloud, tmp_path, monke
 
 def test_a_dry_run_names_variables_and_shows_none(cloud, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    tpu_pod.main(
-        name="pod", topology="v6e:4x4", zone="us-east5-b", project="my-project", spot=False, runtime_version="",
-        network="", subnetwork="", service_account="", mount="", env="HF_TOKEN", logs=str(tmp_path / "logs"),
-        max_restarts=0, poll=0.0, keep=False, delete=False, dry_run=True,
-        command=["job", "--workdir=gs://mine/run"],
-    )  # fmt: skip
+    assert launch(cloud, tmp_path, env="HF_TOKEN", dry_run=True) == 0
     out = capsys.readouterr().out
     assert "scp cgrpo.env pod:cgrpo.env" in out and "gcloud storage ls gs://mine\n" in out and "hf_secret" not in out
     assert cloud.read()["calls"] == []
+
+
+def test_a_dry_run_looks_into_no_bucket_and_takes_several_rewards(cloud, tmp_path, monkeypatch, capsys):
+    def is_file(path):
+        raise AssertionError(f"{path} was looked at")
+
+    monkeypatch.setattr(bucket.BucketPath, "is_file", is_file)
+    command = [*TRAIN, "--workdir=gs://mine/run", "--config.rewards=trace,math"]
+    assert launch(cloud, tmp_path, command=command, dry_run=True) == 0
+    assert "--config.rewards=trace,math" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

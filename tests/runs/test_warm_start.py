@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from cgrpo_jax.datasets import fingerprints
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import warm_start
 from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime import files
 from cgrpo_jax.training.checkpoint import Checkpoints
 
 
@@ -34,3 +36,12 @@ def test_what_is_gone_on_with(tmp_path, capsys, what):
     assert warm_start._remove_another(opened) == (what != "whole")
     assert run.warm_start.exists() == (what == "whole")
     assert ("the warm start begins again" in capsys.readouterr().err) == (what == "arrays")
+
+
+def test_lessons_of_another_run_that_can_not_be_removed_are_not_gone_on_with(tmp_path, monkeypatch):
+    run = RunDir(tmp_path)
+    run.warm_start.mkdir()
+    monkeypatch.setattr(files, "remove_folder", lambda folder: None)
+    opened = types.SimpleNamespace(run=run, config_json=dict, inputs={})
+    with pytest.raises(UserError, match="what another configuration has learned, and can't be removed"):
+        warm_start._remove_another(opened)
