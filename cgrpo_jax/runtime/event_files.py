@@ -68,8 +68,8 @@ def histogram(tag: str, values: np.ndarray) -> bytes:
     values = np.asarray(values, np.float64).ravel()
     counts, edges = np.histogram(values, _BINS)
     with np.errstate(over="ignore"):
-        of_all = (values.min(), values.max(), values.size, values.sum(), values @ values)
-    found = b"".join(_double(number, value) for number, value in enumerate(of_all, start=1))
+        of_all = (values.min(), values.max(), values.size, values.sum(), np.square(values).sum())
+    found = b"".join(_double(number, float(value)) for number, value in enumerate(of_all, start=1))
     # A bin is given by its right edge alone: an empty one has the leftmost edge.
     found += _bytes(6, edges.astype("<f8").tobytes()) + _bytes(7, np.append(0, counts).astype("<f8").tobytes())
     return _bytes(1, tag.encode()) + _bytes(5, found)

@@ -115,6 +115,8 @@ def test_a_full_disk_neither_ends_nor_blocks_a_run_and_torch_is_not_imported(tmp
     assert ended.stderr.count("tracker tensorboard failed (OSError: ") == 1 and not (tmp_path / "imported").exists()
     steps = [event.step for event in read(tmp_path / "run" / "tensorboard").Scalars("reward")]
     assert steps == list(range(len(steps))) and 3 < len(steps) < 12
+    log(board(tmp_path / "run" / "tensorboard"), range(2, 5))  # resumed, with space: what is cut off hides nothing
+    assert [event.step for event in read(tmp_path / "run" / "tensorboard").Scalars("reward")] == list(range(5))
 
 
 @pytest.mark.parametrize("error", [OSError("disk\x1b full"), SystemExit(1)])
