@@ -80,11 +80,14 @@ def test_an_iteration_is_on_the_disk_when_it_is_logged(tmp_path, read):
 
 
 def test_files_of_a_bucket_are_appended_to(bucket, tmp_path, read):  # noqa: F811
+    told = []
+    bucket.faults = lambda method, path, number: told.append(path)
     folder = places.place("gs://mine/run")
     with trackers.Trackers(board(folder)) as tracked:
         for done, row in rows(range(3)):
             tracked.log(done, row)
     assert tracked.faults == {"tensorboard": 0}
+    assert sum("/compose" in path for path in told) == 2  # once an iteration, after the one that made the file
     (there,) = folder.iterdir()
     (tmp_path / there.name).write_bytes(there.read_bytes())
     assert [event.step for event in read(tmp_path).Scalars("reward")] == [0, 1, 2]
