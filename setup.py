@@ -38,7 +38,6 @@ setuptools.setup(
         "pebble>=5.1,<6",
         "httpx>=0.27,<1",
         "tqdm>=4.66,<5",
-        "tensorboardX>=2.6.2,<3",
         "tzdata",  # time zones for programs, where the system has none
     ],
     extras_require={
@@ -53,7 +52,7 @@ setuptools.setup(
             "codespell>=2.3,<3",
             "gcsfs>=2026.4",
             "gcp-storage-emulator>=2026.7",
-            "tensorboard>=2.18,<3",  # reads what tensorboardX wrote
+            "tensorboard>=2.18,<3",  # reads the event files of runs
             "playwright>=1.50,<2",  # drives the system's Chromium (tests/browser)
             "axe-playwright-python>=0.1.4,<0.2",
         ],

@@ -1,17 +1,21 @@
 """A run's metrics where people already look: TensorBoard, Weights & Biases, trackio. `metrics.jsonl` stays the source.
 
 Names are those of `metrics.jsonl`, which are TRL's where it has them. A tracker that fails ends no run: it is said
-once, and counted. A resumed run goes on in the same tracker's run, each step once.
+once, and the run goes on without it. A resumed run goes on in the same tracker's run, each step once.
 """
 
+import contextlib
+import functools
 import importlib
 import importlib.util
 import json
 import math
 import os
 import pathlib
+import sys
+import tempfile
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,10 +24,10 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Rollout
 from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.runs.iteration import Iteration
-from cgrpo_jax.runtime import console
+from cgrpo_jax.runtime import console, event_files, files, places
 from cgrpo_jax.runtime import text as text_lib
 
-PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
+PACKAGES = {"wandb": "wandb", "trackio": "trackio"}  # TensorBoard's files need none
 _MOST_CHARACTERS = 4000  # of a text of the sample
 
 
@@ -38,7 +42,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """All trackers of a run, none of which can end it.
+    """All trackers of a run, none of which can end it: one that fails is told nothing more.
 
     Used as a context, it closes them.
 
@@ -46,7 +50,7 @@ class Trackers:
       trackers: by their names; process 0 alone has any.
 
     Attributes:
-      faults: how often each failed.
+      faults: how often each failed: once, or not.
 
     Example:
       >>> with Trackers({"tensorboard": TensorBoard(folder, config={})}) as trackers:
@@ -63,26 +67,24 @@ class Trackers:
     def __exit__(self, *_) -> None:
         for name, tracker in self._trackers.items():
             self._try(name, tracker.close)
-            if self.faults[name] > 1:
-                console.say(f"tracker {name} failed {self.faults[name]} times; metrics.jsonl has all of it")
 
     def log(self, done: Iteration, row: Mapping[str, Any]) -> None:
         """Hands an iteration and its row of metrics to all trackers."""
-        if not self._trackers:
-            return
         numbers = {name: float(value) for name, value in row.items() if name != "step" and _is_finite(value)}
-        found = histograms(done), sample(done)
+        shown = functools.cache(lambda: (histograms(done), sample(done)))
         for name, tracker in self._trackers.items():
-            self._try(name, tracker.log, done.number, numbers, *found)
+            # What is shown is found within the call: a fault there is a tracker's too.
+            self._try(name, lambda log=tracker.log: log(done.number, numbers, *shown()))
 
-    def _try(self, name: str, function, *args) -> None:
+    def _try(self, name: str, function: Callable[[], None]) -> None:
+        if self.faults[name]:
+            return
         try:
-            function(*args)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run is worth more than what is shown of it
+            function()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the run is worth more than what is shown of it
             self.faults[name] += 1
-            if self.faults[name] == 1:
-                what = text_lib.one_line(f"{type(error).__name__}: {error}")[:200]
-                console.say(f"tracker {name} failed ({what}); the run goes on, and metrics.jsonl has all of it")
+            what = text_lib.one_line(f"{type(error).__name__}: {error}")[:200]
+            console.say(f"tracker {name} failed ({what}); the run goes on without it, and metrics.jsonl has all of it")
 
 
 def make(
@@ -100,7 +102,7 @@ def make(
       UserError: the package of one is not installed.
     """
     for name in names:
-        if importlib.util.find_spec(PACKAGES[name]) is None:
+        if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
             raise UserError(f"trackers {name!r} needs the package {PACKAGES[name]}; pip install it, or leave it out.")
     made: dict[str, Tracker] = {}
     for name in names:
@@ -123,30 +125,26 @@ class TensorBoard:
 
     def __init__(self, folder: pathlib.Path, *, config: Mapping[str, Any]):
         self._folder, self._config = folder, config
-        self._writer: Any = None
+        self._file: event_files.EventFile | None = None
 
     def log(self, step: int, row: Mapping[str, float], histograms: Mapping[str, np.ndarray], sample: str) -> None:
-        if self._writer is None:
-            module = importlib.import_module("tensorboardX")
-            # Two files of one second would have one name, and be read in the order of their names.
-            suffix = f".{step:08d}.{os.getpid()}"
-            self._writer = module.SummaryWriter(str(self._folder), purge_step=step, filename_suffix=suffix)
-            self._writer.add_text("configuration", _as_code(json.dumps(dict(self._config), indent=2)), step)
-        for name, value in row.items():
-            self._writer.add_scalar(name, value, step)
-        for name, values in histograms.items():
-            self._writer.add_histogram(name, values, step)
+        values = [event_files.scalar(name, value) for name, value in row.items()]
+        values += [event_files.histogram(name, array) for name, array in histograms.items()]
         if sample:
-            self._writer.add_text("sample", _as_code(sample), step)
-        self._writer.flush()  # a run that is killed has shown what it did
+            values.append(event_files.text("sample", _as_code(sample)))
+        if self._file is None:
+            self._file = event_files.EventFile(self._folder)
+            values.append(event_files.text("configuration", _as_code(json.dumps(dict(self._config), indent=2))))
+        self._file.write(step, values)  # a run that is killed has shown what it did
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        """Does nothing: nothing waits."""
 
 
 class HostedRun:
     """Weights & Biases, or trackio, which has the same functions. Keys and modes (offline) are their environments'.
+
+    Neither is let ask for a key: without one, `wandb` fails.
 
     The run's name there is kept in `RUN/NAME_run`, so that a resumed run goes on in it. Steps that it has already are
     not taken again.
@@ -167,6 +165,7 @@ class HostedRun:
     def log(self, step: int, row: Mapping[str, float], histograms: Mapping[str, np.ndarray], sample: str) -> None:
         name, last = self._known()
         if self._module is None:
+            self._keep(name, last)  # before it begins: what fails then has the same name when it is tried again
             self._module = self._started(name)
         if step <= last:
             return
@@ -176,7 +175,7 @@ class HostedRun:
             if sample:
                 values["sample"] = self._module.Html(f"<pre>{_escaped(sample)}</pre>")
         self._module.log(values, step=step)
-        self._last.write_text(json.dumps({"name": name, "step": step}) + "\n", encoding="utf-8")
+        self._keep(name, step)
 
     def close(self) -> None:
         if self._module is not None:
@@ -184,11 +183,15 @@ class HostedRun:
 
     def _known(self) -> tuple[str, int]:
         """Returns the name of the run there and the last step that it has."""
-        if self._last.exists():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # unreadable is as absent
             found = json.loads(self._last.read_text(encoding="utf-8"))
-            return found["name"], found["step"]
-        path = self._folder.resolve()
+            return str(found["name"]), int(found["step"])
+        path = self._folder if places.is_bucket(self._folder) else self._folder.resolve()
         return f"{path.name}-{np.random.default_rng().integers(2**32):08x}", -1
+
+    def _keep(self, name: str, step: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(self._last, json.dumps({"name": name, "step": step}) + "\n")
 
     def _started(self, name: str) -> types.ModuleType:
         module = importlib.import_module(self._name)
@@ -196,10 +199,23 @@ class HostedRun:
         if self._group:
             kw["group"] = self._group
         if self._name == "wandb":
-            kw |= {"id": name, "dir": str(self._folder)}
-        module.init(**kw)
-        self._last.write_text(json.dumps({"name": name, "step": self._known()[1]}) + "\n", encoding="utf-8")
+            bucket = places.is_bucket(self._folder)  # wandb's own files can't lie there
+            kw |= {"id": name, "dir": tempfile.mkdtemp(prefix="cgrpo_wandb_") if bucket else str(self._folder)}
+        with _nobody_to_ask():
+            module.init(**kw)
         return module
+
+
+@contextlib.contextmanager
+def _nobody_to_ask() -> Iterator[None]:
+    """Within the block standard input is no terminal, and at its end: who asks there for a key would wait for ever."""
+    before = sys.stdin
+    with open(os.devnull, encoding="utf-8") as nobody:
+        sys.stdin = nobody
+        try:
+            yield
+        finally:
+            sys.stdin = before
 
 
 # --- what is shown of an iteration ------------------------------------------------------------------------------------

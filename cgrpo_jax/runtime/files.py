@@ -307,13 +307,14 @@ def filled_folder(folder: pathlib.Path, *, last: str) -> Iterator[pathlib.Path]:
             (there / one.relative_to(local).as_posix()).upload(one)
 
 
-def append(path: pathlib.Path, text: str) -> None:
-    """Appends to a file; to one in a bucket the whole text or nothing."""
+def append(path: pathlib.Path, data: str | bytes) -> None:
+    """Appends to a file; to one in a bucket all of it or nothing."""
+    data = data.encode() if isinstance(data, str) else data
     if there := places.in_bucket(path):
-        there.append(text.encode())
+        there.append(data)
         return
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
+    with path.open("ab") as file:
+        file.write(data)
 
 
 def truncate(path: pathlib.Path, size: int) -> None:

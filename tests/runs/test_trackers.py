@@ -1,14 +1,19 @@
 import json
+import os
+import subprocess
 import sys
 import types
 
 import iteration_cases
 import numpy as np
 import pytest
+from bucket_fixtures import bucket  # noqa: F401 - a fixture
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import base, trackers, validate
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runtime import places
+from cgrpo_jax.runtime import text as text_lib
 
 
 def rows(steps, offset=0.0):
@@ -41,6 +46,7 @@ def read():
 
 def test_tensorboard_reads_metrics_texts_and_histograms(tmp_path, read):
     assert log(board(tmp_path), range(3)).faults == {"tensorboard": 0}
+    assert len(list(tmp_path.iterdir())) == 1
     found = read(tmp_path)
     assert found.Tags()["scalars"] == ["reward"]  # kl has no number
     assert [(event.step, event.value) for event in found.Scalars("reward")] == [(0, 0.0), (1, 0.25), (2, 0.5)]
@@ -57,19 +63,88 @@ def test_a_run_that_was_killed_and_resumed_has_each_step_once(tmp_path, read):
     assert values == [(0, 0.0), (1, 0.25), (2, 10.5), (3, 10.75), (4, 11.0), (5, 11.25)]
 
 
-def test_a_tracker_that_fails_ends_nothing_and_is_said_once(capsys):
+def test_tags_are_the_names_of_the_metrics(tmp_path, read):
+    row = {"eval/pass@1": 0.5, "eval/pass_1": 0.75, "critic/http_failed/status 500": 1.0, "rewards/f(x)/mean": 2.0}
+    trackers.TensorBoard(tmp_path, config={}).log(0, row, {}, "")
+    found = read(tmp_path)
+    assert {name: found.Scalars(name)[0].value for name in found.Tags()["scalars"]} == row
+
+
+def test_an_iteration_is_on_the_disk_when_it_is_logged(tmp_path, read):
+    tracker = trackers.TensorBoard(tmp_path, config={})
+    for step in range(3):
+        tracker.log(step, {f"m{number}": step / 2 for number in range(40)}, {"lengths": np.arange(9.0)}, "a text")
+        found = read(tmp_path)  # as where the process is killed now
+        assert len(found.Tags()["scalars"]) == 40 and len(found.Tensors("sample/text_summary")) == step + 1
+        assert found.Scalars("m39")[-1].step == step and found.Histograms("lengths")[-1].step == step
+
+
+def test_files_of_a_bucket_are_appended_to(bucket, tmp_path, read):  # noqa: F811
+    told = []
+    bucket.faults = lambda method, path, number: told.append(path)
+    folder = places.place("gs://mine/run")
+    with trackers.Trackers(board(folder)) as tracked:
+        for done, row in rows(range(3)):
+            tracked.log(done, row)
+    assert tracked.faults == {"tensorboard": 0}
+    assert sum("/compose" in path for path in told) == 2  # once an iteration, after the one that made the file
+    (there,) = folder.iterdir()
+    (tmp_path / there.name).write_bytes(there.read_bytes())
+    assert [event.step for event in read(tmp_path).Scalars("reward")] == [0, 1, 2]
+
+
+_CHILD = """
+import pathlib, resource, sys, types
+import numpy as np
+from cgrpo_jax.runs import trackers
+
+trackers.histograms, trackers.sample = lambda done: {"lengths": np.arange(99.0)}, lambda done: "x" * 2000
+made = trackers.make(("tensorboard",), pathlib.Path(sys.argv[1]), config={"seed": 0}, project="", group="")
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a disk that is full then
+with trackers.Trackers(made) as tracked:
+    for step in range(12):
+        tracked.log(types.SimpleNamespace(number=step), {"step": step, "reward": 1.0})
+print(tracked.faults["tensorboard"], "torch" in sys.modules)
+"""
+
+
+def test_a_full_disk_neither_ends_nor_blocks_a_run_and_torch_is_not_imported(tmp_path, read):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", _CHILD, str(tmp_path / "run")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "1 False\n"), ended.stderr
+    assert ended.stderr.count("tracker tensorboard failed (OSError: ") == 1 and not (tmp_path / "imported").exists()
+    steps = [event.step for event in read(tmp_path / "run" / "tensorboard").Scalars("reward")]
+    assert steps == list(range(len(steps))) and 3 < len(steps) < 12
+    log(board(tmp_path / "run" / "tensorboard"), range(2, 5))  # resumed, with space: what is cut off hides nothing
+    assert [event.step for event in read(tmp_path / "run" / "tensorboard").Scalars("reward")] == list(range(5))
+
+
+@pytest.mark.parametrize("error", [OSError("disk\x1b full"), SystemExit(1)])
+def test_a_tracker_that_fails_ends_nothing_is_said_once_and_told_nothing_more(capsys, error):
+    told = []
+
     class Broken:
-        def log(self, *_):
-            raise OSError("disk\x1b full")
+        def log(self, step, *_):
+            told.append(step)
+            if step == 1:
+                raise error
 
         def close(self):
-            raise RuntimeError("again")
+            told.append("close")
 
-    tracked = log({"broken": Broken()}, range(3))
-    assert tracked.faults == {"broken": 4}
+    tracked = log({"broken": Broken()}, range(4))
+    assert (tracked.faults, told) == ({"broken": 1}, [0, 1])
     said = capsys.readouterr().err
-    assert said.count("tracker broken failed (OSError: disk\\x1b full); the run goes on") == 1
-    assert "tracker broken failed 4 times" in said
+    what = text_lib.one_line(f"{type(error).__name__}: {error}")
+    assert said.count(f"tracker broken failed ({what}); the run goes on without it") == 1
+
+
+def test_what_can_not_be_shown_ends_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(trackers, "sample", lambda done: 1 / 0)
+    assert log(board(tmp_path), range(2)).faults == {"tensorboard": 1}
 
 
 @pytest.fixture
@@ -100,6 +175,31 @@ def test_a_hosted_run_goes_on_under_its_name_without_steps_that_it_has(tmp_path,
     _, values = hosted["log"][0]
     assert values["reward"] == 0.0 and values["lengths/responses"][0] == "histogram"
     assert json.loads((tmp_path / "wandb_run").read_text())["step"] == 4
+
+
+@pytest.mark.parametrize("left", ["", "[1]", '{"name": "a"}', "\udcff"])
+def test_a_file_of_the_name_that_can_not_be_read_is_as_none(tmp_path, hosted, left):
+    (tmp_path / "wandb_run").write_text(left, errors="surrogateescape")
+    tracked = log({"wandb": trackers.HostedRun("wandb", tmp_path, config={}, project="p", group="")}, range(2))
+    assert tracked.faults == {"wandb": 0} and [step for step, _ in hosted["log"]] == [0, 1]
+
+
+def test_a_hosted_run_that_can_not_begin_is_tried_once_in_a_run_under_one_name_in_all(tmp_path, hosted, monkeypatch):
+    names, terminals = [], []
+
+    def init(**kw):
+        names.append(kw["name"])
+        terminals.append(sys.stdin.isatty())
+        raise TimeoutError("no network")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", init)
+    stdin = types.SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    for _ in range(2):
+        tracker = trackers.HostedRun("wandb", tmp_path, config={}, project="p", group="")
+        assert log({"wandb": tracker}, range(3)).faults == {"wandb": 1}
+    assert len(names) == 2 and len(set(names)) == 1
+    assert terminals == [False, False] and sys.stdin is stdin  # nobody is asked for a key
 
 
 def test_texts_are_escaped_where_they_become_html(tmp_path, hosted):
