@@ -7,7 +7,7 @@ import pytest
 import report_runs
 
 from cgrpo_jax.datasets import rollouts
-from cgrpo_jax.objective import shaped_ratio
+from cgrpo_jax.ratios import shaped_ratio
 from cgrpo_jax.records import Stage
 from cgrpo_jax.report import page as page_lib
 from cgrpo_jax.report import run_folder
@@ -187,3 +187,22 @@ def test_arms_and_seeds_of_several_runs(tmp_path, opened):
     assert shown.page.locator(".chart").first.locator(".legend li").count() == 2
     shown.page.select_option("select[aria-label=run]", "2")
     assert found(shown) == 16 and shown.faults == []
+
+
+def test_seeds_are_joined_by_iteration_and_only_where_all_have_got_to(tmp_path, opened):
+    for seed in range(2):
+        report_runs.write(tmp_path / f"r{seed}", iterations=6, questions=2, seed=seed, ended=not seed)
+    going = tmp_path / "r1" / "metrics.jsonl"
+    going.write_text("".join(going.read_text().splitlines(keepends=True)[:4]))
+    page_lib.write(run_folder.read_all([tmp_path / "r0", tmp_path / "r1"]), tmp_path / "study.html", max_groups=0)
+    shown = opened(tmp_path / "study.html")
+    (one,) = shown.page.evaluate("heldOutSeries(about.runs, 'iteration')")
+    evaluated = [
+        {p["iteration"]: p["pass@1"] for p in run} for run in shown.page.evaluate("about.runs.map(r => r.heldOut)")
+    ]
+    assert set(evaluated[0]) == {0, 2, 4, 6} and set(evaluated[1]) == {2, 4}
+    assert one["xs"] == [2, 4]
+    assert one["values"] == pytest.approx([(evaluated[0][at] + evaluated[1][at]) / 2 for at in (2, 4)])
+    (reward,) = shown.page.evaluate("seriesOf([['reward', 'responses', '--c1']], about.runs, 'iteration')")
+    assert reward["xs"] == [0, 1, 2, 3]
+    assert shown.page.locator(".compared .before").all_inner_texts() == ["40 %", "–"] and shown.faults == []

@@ -112,12 +112,14 @@ function Configuration({ run }) {
 }
 
 function Compared() {
-  const rows = about.runs.map((run) => ({ run, first: run.heldOut[0]?.["pass@1"], last: run.heldOut.at(-1)?.["pass@1"] }));
+  const rows = about.runs.map((run) => ({
+    run, before: run.heldOut.find((p) => p.iteration === 0)?.["pass@1"], after: run.heldOut.findLast((p) => p.iteration > 0)?.["pass@1"],
+  }));
   return html`<div class="scroll" tabindex="0" role="region" aria-label="the runs"><table class="compared"><thead><tr><th scope="col">run</th><th scope="col">seed</th>${about.differing.map(([key]) => html`<th key=${key} scope="col">${key}</th>`)}
     <th scope="col">iterations</th><th scope="col">before</th><th scope="col">after</th><th scope="col">tokens</th><th scope="col">time</th><th scope="col">to look at</th></tr></thead>
-    <tbody>${rows.map(({ run, first, last }, at) => html`<tr key=${at}><th scope="row"><span class="key block" style=${{ color: `var(${ARM_COLOURS[run.arm % 7]})` }}></span>${armName(run.arm)} ${visible(run.name)}</th><td>${run.seed}</td>
+    <tbody>${rows.map(({ run, before, after }, at) => html`<tr key=${at}><th scope="row"><span class="key block" style=${{ color: `var(${ARM_COLOURS[run.arm % 7]})` }}></span>${armName(run.arm)} ${visible(run.name)}</th><td>${run.seed}</td>
       ${about.differing.map(([key, values]) => html`<td key=${key}>${visible(oneLine(values[at]).slice(0, 60))}</td>`)}
-      <td>${run.done}${run.ended ? "" : ` of ${run.planned}`}</td><td>${percent(first)}</td><td><b>${percent(last)}</b></td><td>${short(run.metrics.num_tokens?.at(-1))}</td><td>${duration(run.summary?.seconds)}</td>
+      <td>${run.done}${run.ended ? "" : ` of ${run.planned}`}</td><td class="before">${percent(before)}</td><td><b>${percent(after)}</b></td><td>${short(run.metrics.num_tokens?.at(-1))}</td><td>${duration(run.summary?.seconds)}</td>
       <td>${run.warnings.map((w) => w.title).join("; ") || "–"}</td></tr>`)}</tbody></table></div>`;
 }
 
