@@ -129,6 +129,14 @@ def test_numbers_of_tokens_are_those_of_the_equations(report, folder, opened):
     assert seen > 3
 
 
+def test_the_gap_of_sampler_and_trainer_clips_nothing_where_the_trainers_are_the_old_ones(report, opened):
+    shown = opened(report)
+    clipped = """trainer_logp => numbers(
+      { stage: "response", logp: [-10000], trainer_logp: [-7000], advantage: 0.5 }, 0,
+      { ...about.runs[0].method, clip_initial: true, clip_high: 0.2, trainer_logp }).clipped"""
+    assert shown.page.evaluate(clipped, True) is False and shown.page.evaluate(clipped, False) is True
+
+
 def test_curves_are_those_of_the_metrics(report, folder, opened):
     shown = opened(report)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -24,7 +24,8 @@ function numbers(row, at, method) {
   const rho = shaped ? p / (p + method.gamma) : null;
   const weight = shaped ? (method.gamma * p) / (p + method.gamma) ** 2 : null;
   const A = row.advantage ?? null;
-  const clipped = isClipped({ refinement, ratio: refinement ? rho : ratio ?? 1, A }, method);
+  // pi_old is the sampler's where the trainer has none of its own; else r is 1 at the first update, and nothing is clipped.
+  const clipped = isClipped({ refinement, ratio: refinement ? rho : method.trainer_logp ? 1 : ratio ?? 1, A }, method);
   const moves = refinement ? weight : 1; // at the first update r is 1
   return { sampler: sampler == null ? null : Math.exp(sampler), p, ratio, rho, weight, A, clipped, push: A == null || moves == null ? null : clipped ? 0 : A * moves };
 }
