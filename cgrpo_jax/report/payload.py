@@ -21,7 +21,16 @@ from cgrpo_jax.runtime import text as text_lib
 
 SHARD_BYTES = 2 << 20  # of JSON, before it is compressed
 _METHOD = ("num_responses", "num_kept", "pass_threshold", "gamma", "clip_low", "clip_high", "clip_initial")
-_METHOD += ("clip_refined", "refine", "critique", "trainer_logp")
+_METHOD += (
+    "clip_refined",
+    "initial_ratio",
+    "refined_ratio",
+    "tis_cap",
+    "baseline",
+    "refine",
+    "critique",
+    "trainer_logp",
+)
 
 
 def of_runs(runs: Sequence[RunFolder]) -> dict[str, Any]:

@@ -137,6 +137,40 @@ def test_the_gap_of_sampler_and_trainer_clips_nothing_where_the_trainers_are_the
     assert shown.page.evaluate(clipped, True) is False and shown.page.evaluate(clipped, False) is True
 
 
+@pytest.mark.parametrize(
+    ("method", "responses", "refinements"),
+    [
+        ({}, "min(r A, clip(r, 1−ε, 1+ε) A)", "ρ A"),
+        ({"clip_refined": True, "clip_initial": False}, "r A", "min(ρ A, clip(ρ, 1−ε, 1+ε) A)"),
+        ({"initial_ratio": "sequence", "refined_ratio": "plain"}, "min(s A, clip(s, 1−ε, 1+ε) A)", "π A"),
+        ({"initial_ratio": "cispo", "refined_ratio": "logp"}, "sg(min(r, 1+ε)) A log π", "A log π"),
+        ({"tis_cap": 2, "clip_initial": False, "refined_ratio": "importance"}, "min(w, 2) · r A", "r A"),
+    ],
+)
+def test_the_equation_is_that_of_the_ratios_by_name(report, opened, method, responses, refinements):
+    shown = opened(report)
+    said = shown.page.evaluate("changed => equations({ ...about.runs[0].method, ...changed })", method)
+    assert (said["responses"][0], said["refinements"][0]) == (responses, refinements)
+    names = shown.page.evaluate(
+        "changed => colouringsOf({ ...about.runs[0].method, ...changed }).map(([n]) => n)", method
+    )
+    shaped = method.get("refined_ratio", "shaped") == "shaped"
+    assert ("rho" in names, "weight" in names) == (shaped, shaped)
+
+
+def test_a_page_of_another_objective_states_it(tmp_path, opened):
+    changes = {"objective.refined_ratio": "plain", "objective.clip_refined": False, "objective.baseline": "initial"}
+    folder = report_runs.write(tmp_path / "a", iterations=2, questions=4, changes=changes)
+    page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=500)
+    shown = opened(tmp_path / "a.html")
+    assert "π A, π itself" in shown.text(".equation") and "the responses alone" in shown.text(".steps")
+    token = """numbers({ stage: "refinement", logp: [-10000], trainer_logp: [-20000], advantage: 0.5 }, 0,
+      about.runs[0].method)"""
+    found = shown.page.evaluate(token)
+    assert found["rho"] is None and found["weight"] is None and found["push"] == pytest.approx(0.5 * np.exp(-2))
+    assert shown.faults == []
+
+
 def test_curves_are_those_of_the_metrics(report, folder, opened):
     shown = opened(report)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
