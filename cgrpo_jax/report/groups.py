@@ -175,7 +175,7 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: s
         Flag.UNGRADED: any(row["ungraded"] for row in own),
         Flag.SKIPPED: any(row["dropped"] == "skipped_update" for row in own),
     }
-    outcome = _outcome(graded, passed, len(responses), refined_passed)
+    outcome = _outcome(graded, passed, refined_passed)
     flags = {flag for flag, holds in tests.items() if holds}
     if outcome == Outcome.RESCUED:
         flags.add(Flag.RESCUED)
@@ -194,9 +194,10 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: s
     )
 
 
-def _outcome(graded: int, passed: int, number: int, refined_passed: int) -> Outcome:
+def _outcome(graded: int, passed: int, refined_passed: int) -> Outcome:
+    """Returns what a group came to, of how many responses with a verdict, of those that pass, and of refinements."""
     if not graded:
         return Outcome.UNKNOWN
     if passed:
-        return Outcome.ALL_RIGHT if passed == number else Outcome.MIXED
+        return Outcome.ALL_RIGHT if passed == graded else Outcome.MIXED
     return Outcome.RESCUED if refined_passed else Outcome.ALL_WRONG

@@ -38,7 +38,7 @@ function App() {
       const found = prepared(raw);
       found.rightShare = found.rewards.map((rewards, at) => {
         const threshold = about.runs[found.run[at]].method.pass_threshold;
-        return rewards.filter((r) => r != null && r >= threshold).length / Math.max(1, rewards.length);
+        return rewards.filter((r) => r != null && r >= threshold).length / Math.max(1, rewards.filter((r) => r != null).length);
       });
       const named = found.byPlace.get(location.hash.match(/^#group=(.*)$/)?.[1]);
       set({ at: named ?? telling(found) });
