@@ -58,6 +58,7 @@ class Group:
       outcome: what all this came to.
       flags: by which it is found.
       trained: texts that moved the weights.
+      dead: whether none of its texts has an advantage, refinements included: there is no gradient.
     """
 
     run: int
@@ -73,6 +74,7 @@ class Group:
     outcome: Outcome
     flags: frozenset[Flag]
     trained: int
+    dead: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +193,7 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: s
         outcome=outcome,
         flags=frozenset(flags),
         trained=sum(row["trained"] for row in own),
+        dead=not any(row["advantage"] for row in own),
     )
 
 

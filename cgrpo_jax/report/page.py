@@ -75,7 +75,7 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
     shards, places, faults = texts.shards, texts.places, texts.faults
     beside = sum(map(len, shards)) > INLINE_BYTES
     folder = out.with_name(f"{out.stem}_texts")
-    about = payload.of_runs(runs) | {
+    about = payload.of_runs(runs, found) | {
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "shards": len(shards),
         "folder": folder.name if beside else "",

@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import itertools
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,22 +34,29 @@ _METHOD += (
 )
 
 
-def of_runs(runs: Sequence[RunFolder]) -> dict[str, Any]:
-    """Returns what is said of runs as wholes: their methods, arms and seeds, curves, warnings and summaries."""
+def of_runs(runs: Sequence[RunFolder], groups: Sequence[Group]) -> dict[str, Any]:
+    """Returns what is said of runs as wholes: their methods, arms and seeds, curves, warnings and summaries.
+
+    Args:
+      runs: in their order.
+      groups: of all of them.
+    """
     keys = facts.differing([run.facts for run in runs])
     labels = [", ".join(f"{key}={_shown(run.facts.values.get(key))}" for key in keys) for run in runs]
     arms = list(dict.fromkeys(labels))
+    shares = [dead(run, [one for one in groups if one.run == number]) for number, run in enumerate(runs)]
+    each = zip(runs, labels, shares, strict=True)
     return {
         "arms": [label or "all runs" for label in arms],
         "differing": [[key, [_shown(run.facts.values.get(key)) for run in runs]] for key in keys],
         "help": METRICS,
-        "runs": [_of_run(run) | {"arm": arms.index(label)} for run, label in zip(runs, labels, strict=True)],
+        "runs": [_of_run(run, share) | {"arm": arms.index(label)} for run, label, share in each],
         "outcomes": list(Outcome),
         "flags": list(Flag),
     }
 
 
-def _of_run(run: RunFolder) -> dict[str, Any]:
+def _of_run(run: RunFolder, dead_shares: Sequence[float | None]) -> dict[str, Any]:
     names = list(dict.fromkeys(itertools.chain.from_iterable(run.metrics)))
     values = run.facts.values
     model = values["model.folder"] or values["model.init"] or values["model.architecture"]
@@ -64,12 +72,31 @@ def _of_run(run: RunFolder) -> dict[str, Any]:
         | {"aggregate": values["objective.aggregate"], "scale_by_std": values["objective.scale_by_std"]},
         "changed": {key: _shown(value) for key, value in run.facts.changed.items()},
         "metrics": {name: [_number(row.get(name)) for row in run.metrics] for name in names},
-        "dead": [warnings.dead(row) for row in run.metrics],
+        "dead": dead_shares,
         "heldOut": held_out(run),
         "summary": run.summary,
-        "warnings": [dataclasses.asdict(one) for one in warnings.find(run.metrics)],
+        "warnings": [dataclasses.asdict(one) for one in warnings.find(run.metrics, dead_shares)],
         "faults": list(run.faults),
     }
+
+
+def dead(run: RunFolder, groups: Sequence[Group]) -> list[float | None]:
+    """Returns of each row of the metrics the share of questions whose texts have no advantage, refinements included.
+
+    None where the iteration's texts were not written: metrics say it of a run without refinements alone.
+
+    Args:
+      run: the run.
+      groups: its own.
+    """
+    by_iteration: dict[int, list[bool]] = {}
+    for one in groups:
+        by_iteration.setdefault(one.iteration, []).append(one.dead)
+    shares = {iteration: statistics.fmean(values) for iteration, values in by_iteration.items()}
+    unrefined = run.facts.refine == "none"
+    return [
+        shares.get(row["step"], _number(row.get("frac_reward_zero_std")) if unrefined else None) for row in run.metrics
+    ]
 
 
 def held_out(run: RunFolder) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ def test_a_critic_that_calls_wrong_what_passes_is_wrong_and_a_rule_never_is(run,
 
 def group(iteration, passed, *, problem="x", refined_passed=0):
     outcome = Outcome.MIXED if passed else Outcome.RESCUED if refined_passed else Outcome.ALL_WRONG
-    return Group(0, iteration, 0, problem, (0.0, 1.0), passed, 0, refined_passed, 0, 0, outcome, frozenset(), 0)
+    return Group(0, iteration, 0, problem, (0.0, 1.0), passed, 0, refined_passed, 0, 0, outcome, frozenset(), 0, False)
 
 
 def test_forgotten_is_what_was_solved_before_and_never_solved_what_nothing_solves():
