@@ -274,7 +274,7 @@ def read_columns(path: str | pathlib.Path, names: Sequence[str]) -> pa.Table:
     Raises:
       UserError: as `read`.
     """
-    return _checked(pathlib.Path(path), list(names))
+    return _checked(local_copies.local(path), list(names))
 
 
 def train_groups(rows: Iterable[Row]) -> list[list[TrainRow]]:

@@ -18,6 +18,7 @@ from cgrpo_jax.report.run_folder import RunFolder
 from cgrpo_jax.report.selection import Selection
 from cgrpo_jax.runs import facts
 from cgrpo_jax.runs.metrics import METRICS
+from cgrpo_jax.runtime import local_copies
 from cgrpo_jax.runtime import text as text_lib
 
 SHARD_BYTES = 2 << 20  # of JSON, before it is compressed
@@ -233,7 +234,7 @@ def as_json(value: Any) -> str:
 
 def _spell(run: RunFolder, faults: list[str]) -> details.Spell | None:
     try:
-        return load_tokenizer(run.path / "model").spell
+        return load_tokenizer(local_copies.local(run.path / "model", suffixes=local_copies.DESCRIPTION)).spell
     except UserError as error:
         faults.append(f"{run.name}: tokens are not told apart, for its tokenizer can't be read ({error})")
         return None

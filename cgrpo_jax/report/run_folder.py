@@ -10,6 +10,7 @@ from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.runs import facts as facts_lib
 from cgrpo_jax.runs.facts import RunFacts
 from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime import places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def read(path: str | pathlib.Path, *, name: str | None = None) -> RunFolder:
 
 def read_all(paths: Sequence[str | pathlib.Path]) -> list[RunFolder]:
     """Returns several runs, under names that tell them apart: as much of each path's end as that takes."""
-    whole = [pathlib.Path(path).resolve().parts for path in paths]
+    whole = [places.place(path).resolve().parts for path in paths]
     names = list(whole)
     for depth in range(1, max(map(len, whole)) + 1):
         names = [parts[-depth:] for parts in whole]
