@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.datasets import rollouts
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.report.run_folder import RunFolder
 
 _COLUMNS = ("stage", "question_index", "problem_id", "problem_index", "question", "answer", "parent", "author")
@@ -87,7 +88,11 @@ class Asked:
 
 
 def read(
-    run: RunFolder, *, number: int = 0, files: Sequence[pathlib.Path] | None = None
+    run: RunFolder,
+    *,
+    number: int = 0,
+    files: Sequence[pathlib.Path] | None = None,
+    faults: list[str] | None = None,
 ) -> tuple[list[Group], dict[str, Asked]]:
     """Returns all groups of a run, iteration by iteration, and their questions by `problem_id`.
 
@@ -95,14 +100,20 @@ def read(
       run: the run.
       number: of it in the report.
       files: of its rollouts; all of them by default. What is never solved, or forgotten, is so in these.
+      faults: where given, a damaged file is left out and said here.
 
     Raises:
-      UserError: a file of rollouts is damaged.
+      UserError: a file of rollouts is damaged, and no `faults` are given.
     """
     found: list[Group] = []
     asked: dict[str, Asked] = {}
     for path in run.files if files is None else files:
-        found += _of_file(path, run, number, asked)
+        try:
+            found += _of_file(path, run, number, asked)
+        except UserError as error:
+            if faults is None:
+                raise
+            faults.append(f"{run.name}: {error}")
     return with_history(found), asked
 
 

@@ -66,7 +66,7 @@ def _of_run(run: RunFolder, dead_shares: Sequence[float | None]) -> dict[str, An
         "seed": run.facts.seed,
         "planned": run.facts.num_iterations,
         "done": run.metrics[-1]["step"] + 1 if run.metrics else 0,
-        "ended": run.summary is not None,
+        "ended": run.ended,
         "model": model or f"{values['model.num_layers']} layers of width {values['model.embed_dim']}, drawn at random",
         "data": values["data.train"] or values["data.kind"],
         "method": {name: getattr(run.facts, name) for name in _METHOD}
@@ -75,7 +75,7 @@ def _of_run(run: RunFolder, dead_shares: Sequence[float | None]) -> dict[str, An
         "metrics": {name: [_number(row.get(name)) for row in run.metrics] for name in names},
         "dead": dead_shares,
         "heldOut": held_out(run),
-        "summary": run.summary,
+        "summary": run.summary if run.ended else None,
         "warnings": [dataclasses.asdict(one) for one in warnings.find(run.metrics, dead_shares)],
         "faults": list(run.faults),
     }
@@ -113,7 +113,8 @@ def held_out(run: RunFolder) -> list[dict[str, Any]]:
         if numbers := {name.removeprefix("eval/"): row[name] for name in row if name.startswith("eval/")}:
             found[row["step"] + 1] = numbers
     if after := summary.get("eval_after"):
-        found[summary["iterations"]] = found.get(summary["iterations"], {}) | after
+        iterations = summary.get("iterations", run.facts.num_iterations)
+        found[iterations] = found.get(iterations, {}) | after
     asked = summary.get("eval_questions") or next((one["questions"] for one in found.values() if "questions" in one), 0)
     points = []
     for iteration, numbers in sorted(found.items()):
@@ -191,7 +192,7 @@ def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selecti
         spell = _spell(run, faults)
         of_run = [one for one in selection.chosen if groups[one].run == number]
         where = {(groups[one].iteration, groups[one].question): one for one in of_run}
-        for detail in details.of_groups(run, [groups[one] for one in of_run], spell):
+        for detail in details.of_groups(run, [groups[one] for one in of_run], spell, faults):
             at = where[detail["iteration"], detail["question_index"]]
             places[at] = len(made), len(held)
             best = max(best, *_helped(detail, at, run.facts.pass_threshold), key=lambda one: one[0])
