@@ -70,7 +70,8 @@ def _of_run(run: RunFolder, dead_shares: Sequence[float | None]) -> dict[str, An
         "model": model or f"{values['model.num_layers']} layers of width {values['model.embed_dim']}, drawn at random",
         "data": values["data.train"] or values["data.kind"],
         "method": {name: getattr(run.facts, name) for name in _METHOD}
-        | {"aggregate": values["objective.aggregate"], "scale_by_std": values["objective.scale_by_std"]},
+        | {"aggregate": values["objective.aggregate"], "scale_by_std": values["objective.scale_by_std"]}
+        | {"tis_level": values["objective.tis_level"]},
         "changed": {key: _shown(value) for key, value in run.facts.changed.items()},
         "metrics": {name: [_number(row.get(name)) for row in run.metrics] for name in names},
         "dead": dead_shares,

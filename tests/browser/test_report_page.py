@@ -144,6 +144,11 @@ def test_the_gap_of_sampler_and_trainer_clips_nothing_where_the_trainers_are_the
         ({"clip_refined": True, "clip_initial": False}, "r A", "min(ρ A, clip(ρ, 1−ε, 1+ε) A)"),
         ({"initial_ratio": "sequence", "refined_ratio": "plain"}, "min(s A, clip(s, 1−ε, 1+ε) A)", "π A"),
         ({"initial_ratio": "cispo", "refined_ratio": "logp"}, "sg(min(r, 1+ε)) A log π", "A log π"),
+        (
+            {"tis_cap": 2, "tis_level": "sequence_mask", "initial_ratio": "cispo"},
+            "w [w ≤ 2] · sg(min(r, 1+ε)) A log π",
+            "ρ A",
+        ),
         ({"tis_cap": 2, "clip_initial": False, "refined_ratio": "importance"}, "min(w, 2) · r A", "r A"),
     ],
 )
@@ -156,6 +161,19 @@ def test_the_equation_is_that_of_the_ratios_by_name(report, opened, method, resp
     )
     shaped = method.get("refined_ratio", "shaped") == "shaped"
     assert ("rho" in names, "weight" in names) == (shaped, shaped)
+
+
+def test_a_response_is_weighed_by_what_its_sampler_did_otherwise(report, opened):
+    shown = opened(report)
+    push = """changed => [0, 1].map((at) => numbers(
+      { stage: "response", logp: [-10000, -10000], trainer_logp: [-7000, 0], advantage: 0.5 }, at,
+      { ...about.runs[0].method, trainer_logp: true, ...changed }).push)"""
+    by_token = shown.page.evaluate(push, {"tis_cap": 2, "tis_level": "token"})
+    assert by_token == pytest.approx([0.5 * np.exp(0.3), 0.5 * 2])
+    whole = {"tis_cap": 4, "tis_level": "sequence_mask"}
+    assert shown.page.evaluate(push, whole) == pytest.approx([0.5 * np.exp(1.3)] * 2)
+    assert shown.page.evaluate(push, whole | {"tis_cap": 2}) == [0, 0]
+    assert shown.page.evaluate(push, {"tis_cap": 0}) == [0.5, 0.5]
 
 
 def test_a_page_of_another_objective_states_it(tmp_path, opened):

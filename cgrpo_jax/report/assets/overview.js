@@ -83,11 +83,11 @@ function equations(m) {
     const [ratio] = term.split(" ");
     return on && !/log/.test(term) ? `min(${ratio} A, clip(${ratio}, 1−ε, 1+ε) A)` : term;
   };
-  const capped = m.tis_cap > 0 ? `min(w, ${m.tis_cap}) · ` : "";
+  const capped = m.tis_cap > 0 ? (m.tis_level === "token" ? `min(w, ${m.tis_cap}) · ` : `w [w ≤ ${m.tis_cap}] · `) : "";
   const [, term, words] = INITIAL_RATIOS[m.initial_ratio], [, refined, refinedWords] = REFINED_RATIOS[m.refined_ratio];
   const epsilon = m.initial_ratio === "cispo" ? m.clip_high : `${m.clip_low}${m.clip_high !== m.clip_low ? ` and ${m.clip_high}` : ""}`;
   return {
-    responses: [`${capped}${clipped(m.clip_initial, term)}`, `${words}${m.clip_initial || m.initial_ratio === "cispo" ? `, ε = ${epsilon}` : ", not clipped"}${capped ? ", w = π_old/π_sampler" : ""}`],
+    responses: [`${capped}${clipped(m.clip_initial, term)}`, `${words}${m.clip_initial || m.initial_ratio === "cispo" ? `, ε = ${epsilon}` : ", not clipped"}${capped ? `, w = π_old/π_sampler${m.tis_level === "token" ? "" : " of the whole response"}` : ""}`],
     refinements: [clipped(m.clip_refined, refined), `${refinedWords}${m.refined_ratio === "shaped" ? `, γ = ${m.gamma}: an unlikely token still counts, most where π is near γ` : ""}`],
   };
 }

@@ -31,8 +31,17 @@ function numbers(row, at, method) {
   const r = method.trainer_logp || method.initial_ratio !== "token" ? 1 : ratio ?? 1;
   const clipped = isClipped({ refinement, ratio: refinement ? rho : r, A }, method);
   // d/d log π of the ratio at the first update, where r is 1; of refinements by its name.
-  const moves = refinement ? { shaped: weight, importance: 1, plain: p, logp: 1 }[method.refined_ratio] : 1;
+  const moves = refinement ? { shaped: weight, importance: 1, plain: p, logp: 1 }[method.refined_ratio] : samplerWeight(row, ratio, method);
   return { sampler: sampler == null ? null : Math.exp(sampler), p, ratio, rho, weight, A, clipped, push: A == null || moves == null ? null : clipped ? 0 : A * moves };
+}
+
+// What a response's token is weighed by for what its sampler did otherwise: w of a token, or of a whole response.
+function samplerWeight(row, ratio, { tis_cap, tis_level }) {
+  if (!tis_cap) return 1;
+  if (tis_level === "token") return ratio == null ? null : Math.min(ratio, tis_cap);
+  if (!row.logp || !row.trainer_logp) return null;
+  row.w ??= Math.exp(Math.min(row.trainer_logp.reduce((sum, one, at) => sum + one - row.logp[at], 0) / SCALE, 20));
+  return row.w <= tis_cap ? row.w : 0;
 }
 
 // Whether the objective's clip takes the gradient of a token, at its ratio before the updates.
