@@ -1,12 +1,13 @@
 """A report in a real browser, from a disk and without a network: it is read, filtered, searched, and walked by keys."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import report_runs
 
-from cgrpo_jax.datasets import rollouts
+from cgrpo_jax.datasets import rollout_columns, rollouts
 from cgrpo_jax.ratios import shaped_ratio
 from cgrpo_jax.records import Stage
 from cgrpo_jax.report import page as page_lib
@@ -161,6 +162,12 @@ def test_the_equation_is_that_of_the_ratios_by_name(report, opened, method, resp
     )
     shaped = method.get("refined_ratio", "shaped") == "shaped"
     assert ("rho" in names, "weight" in names) == (shaped, shaped)
+
+
+def test_every_reason_not_to_train_has_words(report, opened):
+    (words,) = [words for name, _, words in rollout_columns.COLUMNS if name == "dropped"]
+    reasons = set(re.findall("`(.+?)`", words))
+    assert len(reasons) > 5 and reasons == set(opened(report).page.evaluate("Object.keys(DROPPED)"))
 
 
 def test_a_response_is_weighed_by_what_its_sampler_did_otherwise(report, opened):
