@@ -274,7 +274,7 @@ def read_columns(path: str | pathlib.Path, names: Sequence[str]) -> pa.Table:
     Raises:
       UserError: as `read`.
     """
-    return _checked(pathlib.Path(path), list(names))
+    return _checked(local_copies.local(path), list(names))
 
 
 def train_groups(rows: Iterable[Row]) -> list[list[TrainRow]]:
@@ -289,8 +289,8 @@ def train_groups(rows: Iterable[Row]) -> list[list[TrainRow]]:
 
 def _checked(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        # One file by itself: a folder of this name would be read as one table.
-        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        # One file by itself, opened here: pyarrow reads a folder as one table, and takes no name that is not UTF-8.
+        with path.open("rb") as opened, parquet.ParquetFile(opened, page_checksum_verification=True) as file:
             said = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"").decode(errors="replace")
             if said in map(str, READABLE):
                 names = file.schema_arrow.names

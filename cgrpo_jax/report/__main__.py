@@ -13,7 +13,6 @@ if __name__ == "__main__":  # Ctrl-C while all below is imported ends the progra
 
     signals.end_while_importing()
 
-import pathlib
 import sys
 
 import jax
@@ -21,7 +20,7 @@ import jax
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.report import page, run_folder
 from cgrpo_jax.runs import cli
-from cgrpo_jax.runtime import console
+from cgrpo_jax.runtime import console, places
 
 FLAGS = {
     "out": cli.Flag("the page to write, such as report.html; one that is there is replaced"),
@@ -33,7 +32,9 @@ FLAGS = {
 def main(runs: list[str], out: str, max_groups: int, seed: int) -> None:
     """Reads the runs' folders and writes the page."""
     jax.config.update("jax_platforms", "cpu")  # reading files takes no accelerator from a run
-    path = pathlib.Path(out)
+    path = places.place(out)
+    if places.in_bucket(path):
+        raise UserError(f"--out {out} is in a bucket; give a file on a disk, such as {path.name}, and copy it there.")
     if path.suffix != ".html":
         raise UserError(f"--out {out} is no page; give a file such as {path.stem or 'report'}.html.")
     if not path.absolute().parent.is_dir():

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from cgrpo_jax.datasets import rollouts
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.report.groups import Group
 from cgrpo_jax.report.run_folder import RunFolder
 
@@ -24,7 +25,9 @@ _TOKENS = ("token_ids", "logp", "trainer_logp")
 COLUMNS = ("question_index", "prompt", "text", *_ROW, *_QUESTION, *_TOKENS)
 
 
-def of_groups(run: RunFolder, groups: Sequence[Group], spell: Spell | None) -> Iterator[dict[str, Any]]:
+def of_groups(
+    run: RunFolder, groups: Sequence[Group], spell: Spell | None, faults: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Yields the details of groups of one run, in the order of their iterations.
 
     A group has `iteration` and `question_index`, its question's columns, `prompts` and `rows`: the columns of the
@@ -36,9 +39,10 @@ def of_groups(run: RunFolder, groups: Sequence[Group], spell: Spell | None) -> I
       run: the run.
       groups: of it.
       spell: of its tokenizer; None shows no tokens.
+      faults: where given, a file whose texts are damaged is left out and said here.
 
     Raises:
-      UserError: a file of rollouts is damaged.
+      UserError: a file of rollouts is damaged, and no `faults` are given.
     """
     wanted: dict[int, set[int]] = {}
     for one in groups:
@@ -46,7 +50,13 @@ def of_groups(run: RunFolder, groups: Sequence[Group], spell: Spell | None) -> I
     pieces = None if spell is None else Pieces(spell)
     for path in run.files:
         if questions := wanted.get(rollouts.iteration_of(path)):
-            table = rollouts.read_columns(path, COLUMNS)
+            try:
+                table = rollouts.read_columns(path, COLUMNS)
+            except UserError as error:
+                if faults is None:
+                    raise
+                faults.append(f"{run.name}: {error}")
+                continue
             numbers = np.asarray(table["question_index"])
             for question in sorted(questions):
                 own = table.take(pa.array(np.flatnonzero(numbers == question)))

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.datasets import rollouts
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.report.run_folder import RunFolder
 
 _COLUMNS = ("stage", "question_index", "problem_id", "problem_index", "question", "answer", "parent", "author")
@@ -58,6 +59,7 @@ class Group:
       outcome: what all this came to.
       flags: by which it is found.
       trained: texts that moved the weights.
+      dead: whether none of its texts has an advantage, refinements included: there is no gradient.
     """
 
     run: int
@@ -73,6 +75,7 @@ class Group:
     outcome: Outcome
     flags: frozenset[Flag]
     trained: int
+    dead: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,11 @@ class Asked:
 
 
 def read(
-    run: RunFolder, *, number: int = 0, files: Sequence[pathlib.Path] | None = None
+    run: RunFolder,
+    *,
+    number: int = 0,
+    files: Sequence[pathlib.Path] | None = None,
+    faults: list[str] | None = None,
 ) -> tuple[list[Group], dict[str, Asked]]:
     """Returns all groups of a run, iteration by iteration, and their questions by `problem_id`.
 
@@ -93,14 +100,20 @@ def read(
       run: the run.
       number: of it in the report.
       files: of its rollouts; all of them by default. What is never solved, or forgotten, is so in these.
+      faults: where given, a damaged file is left out and said here.
 
     Raises:
-      UserError: a file of rollouts is damaged.
+      UserError: a file of rollouts is damaged, and no `faults` are given.
     """
     found: list[Group] = []
     asked: dict[str, Asked] = {}
     for path in run.files if files is None else files:
-        found += _of_file(path, run, number, asked)
+        try:
+            found += _of_file(path, run, number, asked)
+        except UserError as error:
+            if faults is None:
+                raise
+            faults.append(f"{run.name}: {error}")
     return with_history(found), asked
 
 
@@ -175,7 +188,7 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: s
         Flag.UNGRADED: any(row["ungraded"] for row in own),
         Flag.SKIPPED: any(row["dropped"] == "skipped_update" for row in own),
     }
-    outcome = _outcome(graded, passed, len(responses), refined_passed)
+    outcome = _outcome(graded, passed, refined_passed)
     flags = {flag for flag, holds in tests.items() if holds}
     if outcome == Outcome.RESCUED:
         flags.add(Flag.RESCUED)
@@ -191,12 +204,14 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: s
         outcome=outcome,
         flags=frozenset(flags),
         trained=sum(row["trained"] for row in own),
+        dead=not any(row["advantage"] for row in own),
     )
 
 
-def _outcome(graded: int, passed: int, number: int, refined_passed: int) -> Outcome:
+def _outcome(graded: int, passed: int, refined_passed: int) -> Outcome:
+    """Returns what a group came to, of how many responses with a verdict, of those that pass, and of refinements."""
     if not graded:
         return Outcome.UNKNOWN
     if passed:
-        return Outcome.ALL_RIGHT if passed == number else Outcome.MIXED
+        return Outcome.ALL_RIGHT if passed == graded else Outcome.MIXED
     return Outcome.RESCUED if refined_passed else Outcome.ALL_WRONG

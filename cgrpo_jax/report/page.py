@@ -62,20 +62,23 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
       seed: of the sample among the others.
 
     Raises:
-      UserError: a file of a run is damaged, or the report can't be written.
+      UserError: the report can't be written.
     """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give a file for the page, such as {out / 'report.html'}.")
     found: list[Group] = []
+    damaged: list[str] = []
     asked: dict[str, Asked] = {}
     for number, run in enumerate(runs):
-        groups, questions = groups_lib.read(run, number=number)
+        groups, questions = groups_lib.read(run, number=number, faults=damaged)
         found += groups
         asked |= questions
     chosen = selection.choose(found, max_groups=max_groups, seed=seed)
     texts = payload.texts(runs, found, chosen)
-    shards, places, faults = texts.shards, texts.places, texts.faults
+    shards, places, faults = texts.shards, texts.places, [*damaged, *texts.faults]
     beside = sum(map(len, shards)) > INLINE_BYTES
     folder = out.with_name(f"{out.stem}_texts")
-    about = payload.of_runs(runs) | {
+    about = payload.of_runs(runs, found) | {
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "shards": len(shards),
         "folder": folder.name if beside else "",
@@ -92,7 +95,8 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
     )
     with files.checked(out):
         _write_shards(folder, shards if beside else [])
-        files.write_atomically(out, text)
+        with files.whole_file(out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     size = sum(map(len, shards)) if beside else 0
     count = len(shards) if beside else 0
     return Written(out, len(text.encode()), count, size, len(places), len(found), chosen.reasons, faults)

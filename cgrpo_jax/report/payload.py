@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import itertools
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,29 +18,46 @@ from cgrpo_jax.report.run_folder import RunFolder
 from cgrpo_jax.report.selection import Selection
 from cgrpo_jax.runs import facts
 from cgrpo_jax.runs.metrics import METRICS
+from cgrpo_jax.runtime import local_copies
 from cgrpo_jax.runtime import text as text_lib
 
 SHARD_BYTES = 2 << 20  # of JSON, before it is compressed
 _METHOD = ("num_responses", "num_kept", "pass_threshold", "gamma", "clip_low", "clip_high", "clip_initial")
-_METHOD += ("clip_refined", "refine", "critique", "trainer_logp")
+_METHOD += (
+    "clip_refined",
+    "initial_ratio",
+    "refined_ratio",
+    "tis_cap",
+    "baseline",
+    "refine",
+    "critique",
+    "trainer_logp",
+)
 
 
-def of_runs(runs: Sequence[RunFolder]) -> dict[str, Any]:
-    """Returns what is said of runs as wholes: their methods, arms and seeds, curves, warnings and summaries."""
+def of_runs(runs: Sequence[RunFolder], groups: Sequence[Group]) -> dict[str, Any]:
+    """Returns what is said of runs as wholes: their methods, arms and seeds, curves, warnings and summaries.
+
+    Args:
+      runs: in their order.
+      groups: of all of them.
+    """
     keys = facts.differing([run.facts for run in runs])
     labels = [", ".join(f"{key}={_shown(run.facts.values.get(key))}" for key in keys) for run in runs]
     arms = list(dict.fromkeys(labels))
+    shares = [dead(run, [one for one in groups if one.run == number]) for number, run in enumerate(runs)]
+    each = zip(runs, labels, shares, strict=True)
     return {
         "arms": [label or "all runs" for label in arms],
         "differing": [[key, [_shown(run.facts.values.get(key)) for run in runs]] for key in keys],
         "help": METRICS,
-        "runs": [_of_run(run) | {"arm": arms.index(label)} for run, label in zip(runs, labels, strict=True)],
+        "runs": [_of_run(run, share) | {"arm": arms.index(label)} for run, label, share in each],
         "outcomes": list(Outcome),
         "flags": list(Flag),
     }
 
 
-def _of_run(run: RunFolder) -> dict[str, Any]:
+def _of_run(run: RunFolder, dead_shares: Sequence[float | None]) -> dict[str, Any]:
     names = list(dict.fromkeys(itertools.chain.from_iterable(run.metrics)))
     values = run.facts.values
     model = values["model.folder"] or values["model.init"] or values["model.architecture"]
@@ -48,19 +66,39 @@ def _of_run(run: RunFolder) -> dict[str, Any]:
         "seed": run.facts.seed,
         "planned": run.facts.num_iterations,
         "done": run.metrics[-1]["step"] + 1 if run.metrics else 0,
-        "ended": run.summary is not None,
+        "ended": run.ended,
         "model": model or f"{values['model.num_layers']} layers of width {values['model.embed_dim']}, drawn at random",
         "data": values["data.train"] or values["data.kind"],
         "method": {name: getattr(run.facts, name) for name in _METHOD}
-        | {"aggregate": values["objective.aggregate"], "scale_by_std": values["objective.scale_by_std"]},
+        | {"aggregate": values["objective.aggregate"], "scale_by_std": values["objective.scale_by_std"]}
+        | {"tis_level": values["objective.tis_level"]},
         "changed": {key: _shown(value) for key, value in run.facts.changed.items()},
         "metrics": {name: [_number(row.get(name)) for row in run.metrics] for name in names},
-        "dead": [warnings.dead(row) for row in run.metrics],
+        "dead": dead_shares,
         "heldOut": held_out(run),
-        "summary": run.summary,
-        "warnings": [dataclasses.asdict(one) for one in warnings.find(run.metrics)],
+        "summary": run.summary if run.ended else None,
+        "warnings": [dataclasses.asdict(one) for one in warnings.find(run.metrics, dead_shares)],
         "faults": list(run.faults),
     }
+
+
+def dead(run: RunFolder, groups: Sequence[Group]) -> list[float | None]:
+    """Returns of each row of the metrics the share of questions whose texts have no advantage, refinements included.
+
+    None where the iteration's texts were not written: metrics say it of a run without refinements alone.
+
+    Args:
+      run: the run.
+      groups: its own.
+    """
+    by_iteration: dict[int, list[bool]] = {}
+    for one in groups:
+        by_iteration.setdefault(one.iteration, []).append(one.dead)
+    shares = {iteration: statistics.fmean(values) for iteration, values in by_iteration.items()}
+    unrefined = run.facts.refine == "none"
+    return [
+        shares.get(row["step"], _number(row.get("frac_reward_zero_std")) if unrefined else None) for row in run.metrics
+    ]
 
 
 def held_out(run: RunFolder) -> list[dict[str, Any]]:
@@ -76,7 +114,8 @@ def held_out(run: RunFolder) -> list[dict[str, Any]]:
         if numbers := {name.removeprefix("eval/"): row[name] for name in row if name.startswith("eval/")}:
             found[row["step"] + 1] = numbers
     if after := summary.get("eval_after"):
-        found[summary["iterations"]] = found.get(summary["iterations"], {}) | after
+        iterations = summary.get("iterations", run.facts.num_iterations)
+        found[iterations] = found.get(iterations, {}) | after
     asked = summary.get("eval_questions") or next((one["questions"] for one in found.values() if "questions" in one), 0)
     points = []
     for iteration, numbers in sorted(found.items()):
@@ -154,7 +193,7 @@ def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selecti
         spell = _spell(run, faults)
         of_run = [one for one in selection.chosen if groups[one].run == number]
         where = {(groups[one].iteration, groups[one].question): one for one in of_run}
-        for detail in details.of_groups(run, [groups[one] for one in of_run], spell):
+        for detail in details.of_groups(run, [groups[one] for one in of_run], spell, faults):
             at = where[detail["iteration"], detail["question_index"]]
             places[at] = len(made), len(held)
             best = max(best, *_helped(detail, at, run.facts.pass_threshold), key=lambda one: one[0])
@@ -197,7 +236,7 @@ def as_json(value: Any) -> str:
 
 def _spell(run: RunFolder, faults: list[str]) -> details.Spell | None:
     try:
-        return load_tokenizer(run.path / "model").spell
+        return load_tokenizer(local_copies.local(run.path / "model", suffixes=local_copies.DESCRIPTION)).spell
     except UserError as error:
         faults.append(f"{run.name}: tokens are not told apart, for its tokenizer can't be read ({error})")
         return None

@@ -10,6 +10,8 @@ from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.runs import facts as facts_lib
 from cgrpo_jax.runs.facts import RunFacts
 from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime import places
+from cgrpo_jax.runtime import text as text_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class RunFolder:
       name: what the report calls it.
       facts: what its configuration says.
       metrics: a row an iteration, in their order; of rows with one step the last.
-      summary: of a run that has ended; None of others.
+      summary: what the run wrote when it last ended; None before that.
       files: of rollouts, in the order of their iterations.
       faults: what could not be read, a sentence each.
     """
@@ -33,6 +35,12 @@ class RunFolder:
     summary: Mapping[str, Any] | None
     files: Sequence[pathlib.Path]
     faults: Sequence[str] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has done all iterations of its configuration; a run that was extended has an older summary."""
+        done = (self.summary or {}).get("iterations")
+        return isinstance(done, int) and done >= self.facts.num_iterations
 
 
 def read(path: str | pathlib.Path, *, name: str | None = None) -> RunFolder:
@@ -57,12 +65,13 @@ def read(path: str | pathlib.Path, *, name: str | None = None) -> RunFolder:
     files = sorted(one for one in run.rollouts.glob(rollouts.NAMES) if rollouts.iteration_of(one) >= 0)
     if not isinstance(summary, dict):
         summary = None
-    return RunFolder(run.path, name or run.path.resolve().name, facts, metrics, summary, files, faults)
+    name = text_lib.clean(name or run.path.resolve().name)  # which on a disk may be bytes that are no UTF-8
+    return RunFolder(run.path, name, facts, metrics, summary, files, faults)
 
 
 def read_all(paths: Sequence[str | pathlib.Path]) -> list[RunFolder]:
     """Returns several runs, under names that tell them apart: as much of each path's end as that takes."""
-    whole = [pathlib.Path(path).resolve().parts for path in paths]
+    whole = [places.place(path).resolve().parts for path in paths]
     names = list(whole)
     for depth in range(1, max(map(len, whole)) + 1):
         names = [parts[-depth:] for parts in whole]

@@ -27,6 +27,9 @@ _DROPPED = {
     "ungraded": "no verdict",
     "mention": "not kept, as it mentions the critique",
     "not_selected": "not kept",
+    "truncated": "not trained, as it is cut off, and masked",
+    "sampler_cap": "not trained, as sampler and trainer disagree beyond the cap",
+    "replaced": "not trained, as a refinement took its place",
 }
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 

@@ -1,6 +1,7 @@
 """What in a run deserves a look: each with its evidence, what it means, and what to try."""
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,9 +27,15 @@ class Warning:
     remedy: str
 
 
-def find(metrics: Sequence[Row]) -> list[Warning]:
-    """Returns what the metrics of a run warn of, the gravest first; nothing where all is well."""
-    return [found for check in _CHECKS if metrics and (found := check(metrics))]
+def find(metrics: Sequence[Row], dead: Sequence[float | None] = ()) -> list[Warning]:
+    """Returns what a run warns of, the gravest first; nothing where all is well.
+
+    Args:
+      metrics: its rows.
+      dead: of each row, the share of questions whose texts have no advantage; None where that is not known.
+    """
+    checks = (*_LOST, functools.partial(_dead, dead=dead), *_CHECKS)
+    return [found for check in checks if metrics and (found := check(metrics))]
 
 
 def recent(metrics: Sequence[Row], name: str) -> float | None:
@@ -65,18 +72,8 @@ def _graders(metrics: Sequence[Row]) -> Warning | None:
     )  # fmt: skip
 
 
-def dead(row: Row) -> float | None:
-    """Returns the share of an iteration's questions whose texts all have one reward, refinements included."""
-    same, wrong, rescued = (
-        row.get(name) for name in ("frac_reward_zero_std", "frac_all_wrong", "refine/questions_rescued")
-    )
-    if not isinstance(same, int | float):
-        return None
-    return max(0.0, same - (wrong or 0.0) * (rescued or 0.0))
-
-
-def _dead(metrics: Sequence[Row]) -> Warning | None:
-    values = [share for row in metrics[-LAST:] if (share := dead(row)) is not None]
+def _dead(metrics: Sequence[Row], dead: Sequence[float | None]) -> Warning | None:
+    values = [share for share in dead[-LAST:] if share is not None]
     share = statistics.fmean(values) if values else 0.0
     if share < 0.6:
         return None
@@ -161,10 +158,9 @@ def _unanswered(metrics: Sequence[Row]) -> Warning | None:
     )  # fmt: skip
 
 
-_CHECKS: Sequence[Callable[[Sequence[Row]], Warning | None]] = (
-    _skipped,
-    _graders,
-    _dead,
+Check = Callable[[Sequence[Row]], Warning | None]
+_LOST: Sequence[Check] = (_skipped, _graders)  # whole texts
+_CHECKS: Sequence[Check] = (
     _entropy,
     _critic,
     _mentions,

@@ -23,10 +23,11 @@ class RunFacts:
       num_iterations, seed: of the run.
       num_responses, num_kept: n responses to a question, of whose refinements k are kept.
       pass_threshold: reward from which a text is right.
-      gamma, clip_low, clip_high, clip_initial, clip_refined: of the objective; the reward's ratios.
+      initial_ratio, refined_ratio, gamma, clip_low, clip_high, clip_initial, clip_refined, baseline, tis_cap: of the
+        objective.
       refine: `policy`, `solution` or `none`.
       critique: kind of critique.
-      trainer_logp: whether the trainer's log-probabilities before the updates are kept.
+      trainer_logp: whether the trainer's log-probabilities before the updates are kept; they are pi_old then.
       values: all keys, dotted.
       changed: those that are not the defaults.
     """
@@ -36,11 +37,15 @@ class RunFacts:
     num_responses: int
     num_kept: int
     pass_threshold: float
+    initial_ratio: str
+    refined_ratio: str
     gamma: float
     clip_low: float
     clip_high: float
     clip_initial: bool
     clip_refined: bool
+    baseline: str
+    tis_cap: float
     refine: str
     critique: str
     trainer_logp: bool
@@ -70,14 +75,18 @@ def of(config: Config) -> RunFacts:
         num_responses=config.num_responses,
         num_kept=config.refine.num_kept,
         pass_threshold=config.pass_threshold,
+        initial_ratio=config.objective.initial_ratio,
+        refined_ratio=config.objective.refined_ratio,
         gamma=config.objective.gamma,
         clip_low=config.objective.clip_low,
         clip_high=config.objective.clip_high,
         clip_initial=config.objective.clip_initial,
         clip_refined=config.objective.clip_refined,
+        baseline=config.objective.baseline,
+        tis_cap=config.objective.tis_cap,
         refine=values["refine.kind"],
         critique=values["critique.kind"],
-        trainer_logp=config.objective.old_logp == "trainer",
+        trainer_logp=config.objective.old_logp == "trainer" or config.objective.tis_cap > 0,
         values=values,
         changed={key: value for key, value in values.items() if value != defaults[key]},
     )

@@ -1,13 +1,14 @@
 """A report in a real browser, from a disk and without a network: it is read, filtered, searched, and walked by keys."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import report_runs
 
-from cgrpo_jax.datasets import rollouts
-from cgrpo_jax.objective import shaped_ratio
+from cgrpo_jax.datasets import rollout_columns, rollouts
+from cgrpo_jax.ratios import shaped_ratio
 from cgrpo_jax.records import Stage
 from cgrpo_jax.report import page as page_lib
 from cgrpo_jax.report import run_folder
@@ -129,6 +130,72 @@ def test_numbers_of_tokens_are_those_of_the_equations(report, folder, opened):
     assert seen > 3
 
 
+def test_the_gap_of_sampler_and_trainer_clips_nothing_where_the_trainers_are_the_old_ones(report, opened):
+    shown = opened(report)
+    clipped = """trainer_logp => numbers(
+      { stage: "response", logp: [-10000], trainer_logp: [-7000], advantage: 0.5 }, 0,
+      { ...about.runs[0].method, clip_initial: true, clip_high: 0.2, trainer_logp }).clipped"""
+    assert shown.page.evaluate(clipped, True) is False and shown.page.evaluate(clipped, False) is True
+
+
+@pytest.mark.parametrize(
+    ("method", "responses", "refinements"),
+    [
+        ({}, "min(r A, clip(r, 1−ε, 1+ε) A)", "ρ A"),
+        ({"clip_refined": True, "clip_initial": False}, "r A", "min(ρ A, clip(ρ, 1−ε, 1+ε) A)"),
+        ({"initial_ratio": "sequence", "refined_ratio": "plain"}, "min(s A, clip(s, 1−ε, 1+ε) A)", "π A"),
+        ({"initial_ratio": "cispo", "refined_ratio": "logp"}, "sg(min(r, 1+ε)) A log π", "A log π"),
+        (
+            {"tis_cap": 2, "tis_level": "sequence_mask", "initial_ratio": "cispo"},
+            "w [w ≤ 2] · sg(min(r, 1+ε)) A log π",
+            "ρ A",
+        ),
+        ({"tis_cap": 2, "clip_initial": False, "refined_ratio": "importance"}, "min(w, 2) · r A", "r A"),
+    ],
+)
+def test_the_equation_is_that_of_the_ratios_by_name(report, opened, method, responses, refinements):
+    shown = opened(report)
+    said = shown.page.evaluate("changed => equations({ ...about.runs[0].method, ...changed })", method)
+    assert (said["responses"][0], said["refinements"][0]) == (responses, refinements)
+    names = shown.page.evaluate(
+        "changed => colouringsOf({ ...about.runs[0].method, ...changed }).map(([n]) => n)", method
+    )
+    shaped = method.get("refined_ratio", "shaped") == "shaped"
+    assert ("rho" in names, "weight" in names) == (shaped, shaped)
+
+
+def test_every_reason_not_to_train_has_words(report, opened):
+    (words,) = [words for name, _, words in rollout_columns.COLUMNS if name == "dropped"]
+    reasons = set(re.findall("`(.+?)`", words))
+    assert len(reasons) > 5 and reasons == set(opened(report).page.evaluate("Object.keys(DROPPED)"))
+
+
+def test_a_response_is_weighed_by_what_its_sampler_did_otherwise(report, opened):
+    shown = opened(report)
+    push = """changed => [0, 1].map((at) => numbers(
+      { stage: "response", logp: [-10000, -10000], trainer_logp: [-7000, 0], advantage: 0.5 }, at,
+      { ...about.runs[0].method, trainer_logp: true, ...changed }).push)"""
+    by_token = shown.page.evaluate(push, {"tis_cap": 2, "tis_level": "token"})
+    assert by_token == pytest.approx([0.5 * np.exp(0.3), 0.5 * 2])
+    whole = {"tis_cap": 4, "tis_level": "sequence_mask"}
+    assert shown.page.evaluate(push, whole) == pytest.approx([0.5 * np.exp(1.3)] * 2)
+    assert shown.page.evaluate(push, whole | {"tis_cap": 2}) == [0, 0]
+    assert shown.page.evaluate(push, {"tis_cap": 0}) == [0.5, 0.5]
+
+
+def test_a_page_of_another_objective_states_it(tmp_path, opened):
+    changes = {"objective.refined_ratio": "plain", "objective.clip_refined": False, "objective.baseline": "initial"}
+    folder = report_runs.write(tmp_path / "a", iterations=2, questions=4, changes=changes)
+    page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=500)
+    shown = opened(tmp_path / "a.html")
+    assert "π A, π itself" in shown.text(".equation") and "the responses alone" in shown.text(".steps")
+    token = """numbers({ stage: "refinement", logp: [-10000], trainer_logp: [-20000], advantage: 0.5 }, 0,
+      about.runs[0].method)"""
+    found = shown.page.evaluate(token)
+    assert found["rho"] is None and found["weight"] is None and found["push"] == pytest.approx(0.5 * np.exp(-2))
+    assert shown.faults == []
+
+
 def test_curves_are_those_of_the_metrics(report, folder, opened):
     shown = opened(report)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -187,3 +254,22 @@ def test_arms_and_seeds_of_several_runs(tmp_path, opened):
     assert shown.page.locator(".chart").first.locator(".legend li").count() == 2
     shown.page.select_option("select[aria-label=run]", "2")
     assert found(shown) == 16 and shown.faults == []
+
+
+def test_seeds_are_joined_by_iteration_and_only_where_all_have_got_to(tmp_path, opened):
+    for seed in range(2):
+        report_runs.write(tmp_path / f"r{seed}", iterations=6, questions=2, seed=seed, ended=not seed)
+    going = tmp_path / "r1" / "metrics.jsonl"
+    going.write_text("".join(going.read_text().splitlines(keepends=True)[:4]))
+    page_lib.write(run_folder.read_all([tmp_path / "r0", tmp_path / "r1"]), tmp_path / "study.html", max_groups=0)
+    shown = opened(tmp_path / "study.html")
+    (one,) = shown.page.evaluate("heldOutSeries(about.runs, 'iteration')")
+    evaluated = [
+        {p["iteration"]: p["pass@1"] for p in run} for run in shown.page.evaluate("about.runs.map(r => r.heldOut)")
+    ]
+    assert set(evaluated[0]) == {0, 2, 4, 6} and set(evaluated[1]) == {2, 4}
+    assert one["xs"] == [2, 4]
+    assert one["values"] == pytest.approx([(evaluated[0][at] + evaluated[1][at]) / 2 for at in (2, 4)])
+    (reward,) = shown.page.evaluate("seriesOf([['reward', 'responses', '--c1']], about.runs, 'iteration')")
+    assert reward["xs"] == [0, 1, 2, 3]
+    assert shown.page.locator(".compared .before").all_inner_texts() == ["40 %", "–"] and shown.faults == []

@@ -34,6 +34,13 @@ def test_what_became_of_each_question(run, tmp_path):
     assert [one.question for one in asked.values()] == ["a", "b", "c"]
 
 
+def test_what_has_no_verdict_is_not_wrong(run, tmp_path):
+    rows = make().all_rows(grader="math", reward_source="verifier")
+    kept = [row for row in rows if row.rollout.index.question == 1 and (row.rollout.ungraded or row.rollout.reward)]
+    (found,), _ = of_rows(run, tmp_path, kept)
+    assert (found.rewards, found.outcome) == ((1.0, None), Outcome.ALL_RIGHT)
+
+
 def test_a_critic_that_calls_wrong_what_passes_is_wrong_and_a_rule_never_is(run, tmp_path):
     first, second, *others = rollout_cases.make()
     critique = others[2].rollout.replace(author="policy", verdict=True, parent=first.rollout, rejected=())
@@ -47,7 +54,7 @@ def test_a_critic_that_calls_wrong_what_passes_is_wrong_and_a_rule_never_is(run,
 
 def group(iteration, passed, *, problem="x", refined_passed=0):
     outcome = Outcome.MIXED if passed else Outcome.RESCUED if refined_passed else Outcome.ALL_WRONG
-    return Group(0, iteration, 0, problem, (0.0, 1.0), passed, 0, refined_passed, 0, 0, outcome, frozenset(), 0)
+    return Group(0, iteration, 0, problem, (0.0, 1.0), passed, 0, refined_passed, 0, 0, outcome, frozenset(), 0, False)
 
 
 def test_forgotten_is_what_was_solved_before_and_never_solved_what_nothing_solves():

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import report_runs
+from pyarrow import parquet
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.report import page, run_folder
@@ -92,6 +93,43 @@ def test_a_run_without_rollouts_or_tokenizer_has_a_page(tmp_path):
     for path in (folder / "rollouts").iterdir():
         path.unlink()
     assert page.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=9).total == 0
+
+
+def test_a_damaged_file_is_a_fault_on_the_page_and_the_others_are_shown(tmp_path):
+    folder = report_runs.write(tmp_path / "a", iterations=3, questions=2)
+    damaged = sorted((folder / "rollouts").iterdir())[1]
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    written = page.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=9)
+    assert (written.total, written.shown) == (4, 4) and len(written.faults) == 1
+    assert damaged.name in written.faults[0] and damaged.name in (tmp_path / "a.html").read_text()
+
+
+def test_a_file_whose_texts_are_damaged_is_listed_without_them(tmp_path):
+    folder = report_runs.write(tmp_path / "a", iterations=2, questions=2)
+    first = min((folder / "rollouts").iterdir())
+    metadata = parquet.ParquetFile(first).metadata.row_group(0)
+    columns = [metadata.column(number) for number in range(metadata.num_columns)]
+    tokens = next(one for one in columns if one.path_in_schema.startswith("token_ids"))
+    data = bytearray(first.read_bytes())
+    data[tokens.data_page_offset + tokens.total_compressed_size - 3] ^= 0xFF
+    first.write_bytes(data)
+    written = page.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=9)
+    assert (written.total, written.shown) == (4, 2) and first.name in written.faults[0]
+
+
+def test_a_name_that_is_no_text_has_a_page(tmp_path):
+    folder = report_runs.write(tmp_path / "a", iterations=1, questions=1)
+    named = folder.rename(tmp_path / "r\udcff")
+    page.write(run_folder.read_all([named]), tmp_path / "a.html", max_groups=9)
+    assert "<title>r?" in (tmp_path / "a.html").read_text()
+
+
+def test_a_folder_in_the_place_of_the_page_is_one_line_and_nothing_is_left(tmp_path):
+    run = run_folder.read(report_runs.write(tmp_path / "a", iterations=1, questions=1))
+    (tmp_path / "b.html").mkdir()
+    with pytest.raises(UserError, match=r"b\.html is a folder; give a file for the page"):
+        page.write([run], tmp_path / "b.html", max_groups=9)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b.html"]
 
 
 def test_libraries_of_others_are_those_that_are_stated():

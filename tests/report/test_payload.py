@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import gzip
 import json
 
@@ -20,10 +21,24 @@ def unpacked(text):
 
 
 def test_curves_are_the_rows_of_the_metrics(run):
-    (said,) = payload.of_runs([run])["runs"]
+    (said,) = payload.of_runs([run], groups.read(run)[0])["runs"]
     for name, values in said["metrics"].items():
         assert values == [pytest.approx(row[name]) if name in row else None for row in run.metrics]
     assert said["method"]["gamma"] == 0.01 and said["changed"]["objective.gamma"] == "0.01"
+
+
+def test_the_share_that_teaches_nothing_is_of_the_advantages_that_were_trained(run):
+    found, _ = groups.read(run)
+    dead = []
+    for path in run.files:
+        by_question = {}
+        for row in rollouts.read(path):
+            by_question.setdefault(row.rollout.index.question, []).append(row.train_row and row.train_row.advantage)
+        dead.append(sum(not any(one) for one in by_question.values()) / len(by_question))
+    assert payload.dead(run, found) == pytest.approx(dead) and 0 < sum(dead) < len(dead)
+    assert payload.dead(run, []) == [None] * 4
+    unrefined = dataclasses.replace(run, facts=dataclasses.replace(run.facts, refine="none"))
+    assert payload.dead(unrefined, []) == pytest.approx([row["frac_reward_zero_std"] for row in run.metrics])
 
 
 def test_held_out_accuracy_has_wilsons_interval_where_the_number_of_questions_is_known(run):
@@ -44,7 +59,7 @@ def test_arms_are_what_differs_besides_the_seed(tmp_path):
     folders = [tmp_path / str(n) for n in range(3)]
     for seed, (folder, change) in enumerate(zip(folders, changes, strict=True)):
         report_runs.write(folder, iterations=1, questions=1, seed=seed, changes=change)
-    said = payload.of_runs(run_folder.read_all(folders))
+    said = payload.of_runs(run_folder.read_all(folders), [])
     assert said["arms"] == ["refine.kind=policy", "refine.kind=none"]
     assert [one["arm"] for one in said["runs"]] == [0, 0, 1] and [one["seed"] for one in said["runs"]] == [0, 1, 2]
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -24,6 +25,13 @@ def test_a_run_that_goes_on_is_read_up_to_its_last_whole_line(tmp_path):
         "1 lines of metrics.jsonl can't be read",
         "the last line of metrics.jsonl is being written, or was cut short",
     ]
+
+
+def test_a_run_that_was_extended_has_not_ended(tmp_path):
+    run = run_folder.read(report_runs.write(tmp_path / "a", iterations=2, questions=1))
+    assert run.ended
+    longer = dataclasses.replace(run, facts=dataclasses.replace(run.facts, num_iterations=3))
+    assert not longer.ended and not dataclasses.replace(run, summary=None).ended
 
 
 def test_of_rows_with_one_step_the_last_counts(tmp_path):

@@ -3,7 +3,7 @@ from cgrpo_jax.report.groups import Flag, Group, Outcome
 
 
 def group(iteration, *flags, run=0):
-    return Group(run, iteration, 0, "x", (), 0, 0, 0, 0, 0, Outcome.MIXED, frozenset(flags), 0)
+    return Group(run, iteration, 0, "x", (), 0, 0, 0, 0, 0, Outcome.MIXED, frozenset(flags), 0, False)
 
 
 def test_all_are_shown_where_they_fit():

@@ -36,15 +36,11 @@ def test_rates_are_of_the_last_iterations():
     assert titles(*[{"entropy": 0.01}] * 3) == ["entropy is nearly gone"]
 
 
-def test_a_rescued_question_is_no_dead_one():
-    row = {"frac_reward_zero_std": 0.9, "frac_all_wrong": 0.8, "refine/questions_rescued": 0.5}
-    assert warnings.dead(row) == pytest.approx(0.5) and warnings.dead({}) is None
-    assert titles(*[row] * 10) == [] and titles(*[row | {"refine/questions_rescued": 0}] * 10) == [
-        "most questions teach nothing"
-    ]
-    assert titles(*[{"frac_reward_zero_std": 0.9, "frac_all_right": 0.8}] * 10) == [
-        "most questions are too easy by now"
-    ]
+def test_questions_that_teach_nothing_are_said():
+    said = lambda dead, **row: [one.title for one in warnings.find([CALM | row] * 10, dead)]  # noqa: E731
+    assert said([0.5] * 10) == said([]) == said([None] * 10) == []
+    assert said([None, 0.9]) == ["most questions teach nothing"]
+    assert said([0.9] * 10, frac_all_right=0.8) == ["most questions are too easy by now"]
 
 
 def test_a_metric_that_was_not_finite_says_nothing():

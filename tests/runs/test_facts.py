@@ -18,6 +18,10 @@ def test_what_a_configuration_says():
     assert found.values["num_responses"] == found.num_responses == 7
 
 
+def test_the_trainers_probabilities_are_kept_where_they_are_pi_old():
+    assert of(**{"objective.tis_cap": 2.0}).trainer_logp and of(**{"objective.old_logp": "trainer"}).trainer_logp
+
+
 def test_seeds_do_not_tell_arms_apart():
     runs = [of(seed=0), of(seed=1, num_responses=8), of(seed=2)]
     assert facts.differing(runs) == ["num_responses"] and facts.differing(runs, apart=()) == ["seed", "num_responses"]

@@ -38,7 +38,7 @@ function App() {
       const found = prepared(raw);
       found.rightShare = found.rewards.map((rewards, at) => {
         const threshold = about.runs[found.run[at]].method.pass_threshold;
-        return rewards.filter((r) => r != null && r >= threshold).length / Math.max(1, rewards.length);
+        return rewards.filter((r) => r != null && r >= threshold).length / Math.max(1, rewards.filter((r) => r != null).length);
       });
       const named = found.byPlace.get(location.hash.match(/^#group=(.*)$/)?.[1]);
       set({ at: named ?? telling(found) });
@@ -88,7 +88,7 @@ function useKeys({ index, state, set, list, switchTheme, dialog }) {
         const next = places[here < 0 ? 0 : Math.max(0, Math.min(places.length - 1, here + by))];
         if (next !== undefined) set({ at: next });
       };
-      const colourings = Object.keys(COLOURINGS);
+      const colourings = colouringsOf(about.runs[index?.run[state.at] ?? 0].method).map(([name]) => name);
       const does = {
         j: () => move(list, 1), k: () => move(list, -1), "[": () => index && state.at >= 0 && move(timesMet(index, state.at), -1), "]": () => index && state.at >= 0 && move(timesMet(index, state.at), 1),
         c: () => set({ colouring: colourings[(colourings.indexOf(state.colouring) + 1) % colourings.length] }), d: () => set({ diff: !state.diff }),

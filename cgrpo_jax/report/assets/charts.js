@@ -1,5 +1,5 @@
 // Curves: small multiples with one cursor, over iterations, tokens or seconds. A single run's noisy curves have their
-// running mean drawn thick; of several runs each arm has a colour, and its seeds a band from the least to the greatest.
+// running mean drawn thick; of several runs each arm has a colour, and its seeds a band, where all have got to.
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const ARM_COLOURS = ["--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7"];
@@ -20,8 +20,8 @@ const CHARTS = [
     lines: [["refine/mentions_critique", "kept refinements", "--c4"]], range: "share" },
   { title: "Entropy", about: "nats a token: how undecided the policy is when it writes; near 0 it always says the same",
     lines: [["entropy", "responses", "--c1"], ["refined/entropy", "refinements", "--c4"]] },
-  { title: "Probability of refinements", about: "what the policy gives their tokens without the critique, and the shaped ratio ρ made of it",
-    lines: [["refined/prob", "probability π", "--c4"], ["refined/shaped_ratio", "ρ = π/(π+γ)", "--c5"]], range: "share" },
+  { title: "Probability of refinements", about: "what the policy gives their tokens without the critique, and the ratio that the objective makes of it, where it is shaped ρ = π/(π+γ)",
+    lines: [["refined/prob", "probability π", "--c4"], ["refined/shaped_ratio", "ratio", "--c5"]], range: "share" },
   { title: "Ratio of responses", about: "π / π_old of their tokens: 1 means that the policy has not moved since it wrote them",
     lines: [["ratio", "mean ratio", "--c1"]] },
   { title: "Clipped tokens", about: "share whose ratio went too far, so that they no longer move the weights",
@@ -98,24 +98,24 @@ function seriesOf(lines, runs, axis) {
   lines.forEach(([name, label], kind) => about.arms.forEach((_, number) => {
     const own = runs.filter((run) => run.arm === number && hasValues(run, name));
     if (!own.length) return;
-    const one = seeds(own.map((run) => [xsOf(run, axis), valuesOf(run, name)]));
-    found.push({ ...one, label: lines.length > 1 ? `${armName(number)} ${label}` : armName(number), colour: ARM_COLOURS[number % 7], dash: kind });
+    const one = seeds(own.map((run) => [run.metrics.step, xsOf(run, axis), valuesOf(run, name)]));
+    if (one) found.push({ ...one, label: lines.length > 1 ? `${armName(number)} ${label}` : armName(number), colour: ARM_COLOURS[number % 7], dash: kind });
   }));
   return found;
 }
 
-// The mean of curves and their least and greatest values, by their places in the run.
+// The mean of curves [steps, xs, ys] and their least and greatest values, step by step; only where all of them have one,
+// as a mean of other seeds than before would move though nothing has changed. None where they share no step.
 function seeds(curves) {
-  const longest = Math.max(...curves.map(([xs]) => xs.length));
-  const columns = Array.from({ length: longest }, (_, at) => curves.filter(([xs, ys]) => ys[at] != null && xs[at] != null));
-  const mean = (list) => (list.length ? list.reduce((a, b) => a + b, 0) / list.length : null);
-  const over = (at, pick) => columns[at].map(([xs, ys]) => pick(xs, ys));
-  const each = (f) => columns.map((_, at) => f(at));
+  const known = curves.map(([steps, xs, ys]) => new Map(steps.map((step, at) => [step, [xs[at], ys[at]]]).filter(([, [x, y]]) => x != null && y != null)));
+  const shared = [...known[0].keys()].filter((step) => known.every((one) => one.has(step))).sort((a, b) => a - b);
+  if (!shared.length) return null;
+  const over = (place) => shared.map((step) => known.map((one) => one.get(step)[place]));
+  const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
+  const several = curves.length > 1;
   return {
-    xs: each((at) => mean(over(at, (xs) => xs[at]))),
-    values: each((at) => mean(over(at, (xs, ys) => ys[at]))),
-    low: curves.length > 1 ? each((at) => (columns[at].length ? Math.min(...over(at, (xs, ys) => ys[at])) : null)) : null,
-    high: curves.length > 1 ? each((at) => (columns[at].length ? Math.max(...over(at, (xs, ys) => ys[at])) : null)) : null,
+    xs: over(0).map(mean), values: over(1).map(mean),
+    low: several ? over(1).map((ys) => Math.min(...ys)) : null, high: several ? over(1).map((ys) => Math.max(...ys)) : null,
   };
 }
 
@@ -125,8 +125,8 @@ function heldOutSeries(runs, axis) {
     return about.arms.flatMap((_, number) => {
       const own = runs.filter((run) => run.arm === number && run.heldOut.length);
       if (!own.length) return [];
-      const curves = own.map((run) => [run.heldOut.map((p) => xAfter(run, axis, p.iteration)), run.heldOut.map((p) => p["pass@1"])]);
-      return [{ ...seeds(curves), label: armName(number), colour: ARM_COLOURS[number % 7], points: true }];
+      const one = seeds(own.map((run) => [run.heldOut.map((p) => p.iteration), run.heldOut.map((p) => xAfter(run, axis, p.iteration)), run.heldOut.map((p) => p["pass@1"])]));
+      return !one ? [] : [{ ...one, label: armName(number), colour: ARM_COLOURS[number % 7], points: true }];
     });
   }
   const [run] = runs;

@@ -5,6 +5,8 @@ const passesRow = (row, run) => (row.reward == null ? null : row.reward >= about
 const DROPPED = {
   zero_advantage: "not trained: its reward is the group's mean", skipped_update: "not trained: the update was skipped",
   ungraded: "not trained: no verdict", mention: "not trained: it mentions the critique", not_selected: "not kept",
+  truncated: "not trained: it is cut off, and masked", sampler_cap: "not trained: sampler and trainer disagree beyond the cap",
+  replaced: "not trained: a refinement took its place",
 };
 
 function fate(row) {
@@ -61,13 +63,13 @@ function Tree({ group, index, at, colouring, diff }) {
   return responses.map((row) => html`<div class="branch" key=${row.row}><${TextCard} group=${group} row=${row} index=${index} at=${at} colouring=${colouring} title="Response ${(row.response_index ?? 0) + 1}" /><div class="under">${below(row)}</div></div>`);
 }
 
-function Trained({ group }) {
+function Trained({ group, method }) {
   const rows = group.rows.filter((row) => row.group_position != null).sort((a, b) => a.group_position - b.group_position);
   if (!rows.length) return html`<p class="note">Nothing of this question was trained.</p>`;
   const name = (row) => (row.stage === "response" ? `response ${(row.response_index ?? 0) + 1}` : `refinement of response ${(row.response_index ?? 0) + 1}`);
   const prompts = [...new Set(rows.map((row) => group.promptOf(row.context)))].filter(Boolean);
   return html`<div class="scroll" tabindex="0" role="region" aria-label="what was trained"><table><thead><tr><th scope="col">text</th><th scope="col">reward</th><th scope="col">advantage</th><th scope="col">tokens</th><th scope="col">ratio</th><th scope="col">became of it</th></tr></thead>
-    <tbody>${rows.map((row) => html`<tr key=${row.row}><th scope="row">${name(row)}</th><td>${short(row.reward)}</td><td>${signed(row.advantage)}</td><td>${row.pieces?.length ?? "–"}</td><td>${row.loss === "nll" ? "none: likelihood" : row.refined ? "ρ, shaped" : "r"}</td><td>${row.trained ? "moved the weights" : DROPPED[row.dropped] ?? row.dropped}</td></tr>`)}</tbody></table></div>
+    <tbody>${rows.map((row) => html`<tr key=${row.row}><th scope="row">${name(row)}</th><td>${short(row.reward)}</td><td>${signed(row.advantage)}</td><td>${row.pieces?.length ?? "–"}</td><td>${row.loss === "nll" ? "none: likelihood" : row.refined ? REFINED_RATIOS[method.refined_ratio][0] : INITIAL_RATIOS[method.initial_ratio][0]}</td><td>${row.trained ? "moved the weights" : DROPPED[row.dropped] ?? row.dropped}</td></tr>`)}</tbody></table></div>
     ${prompts.map((prompt, n) => html`<details key=${n} open=${prompts.length === 1}><summary>The prompt that all ${prompts.length === 1 ? "" : "of these "}are trained after, as the model sees it</summary><${Text} text=${prompt} /></details>`)}`;
 }
 
@@ -112,5 +114,5 @@ function Detail({ index, at, open, colouring, setColouring, diff, setDiff }) {
       <div class="part-head"><h4 class="part">All texts</h4>${group.rows.some((row) => row.stage === "refinement") && html`<label class="check"><input type="checkbox" checked=${diff} onChange=${(event) => setDiff(event.currentTarget.checked)} /> show refinements as changes</label>`}</div>
       <${ColouringBar} colouring=${colouring} setColouring=${setColouring} method=${methodOf(index, at)} group=${group} />
       <${Tree} group=${group} index=${index} at=${at} colouring=${colouring} diff=${diff} />
-      <h4 class="part">What was trained</h4><${Trained} group=${group} /><${Prompts} group=${group} />`}</div>`;
+      <h4 class="part">What was trained</h4><${Trained} group=${group} method=${methodOf(index, at)} /><${Prompts} group=${group} />`}</div>`;
 }

@@ -63,21 +63,50 @@ function Tiles({ run, found }) {
   return html`<dl class="tiles">${tiles.map(([name, value, words]) => html`<div key=${name}><dt>${name}</dt><dd><b>${value}</b><span>${words}</span></dd></div>`)}</dl>`;
 }
 
+// Of each ratio by its name in the configuration: what a table calls it, what is maximised where it is not clipped, and
+// what it is.
+const INITIAL_RATIOS = {
+  token: ["r", "r A", "r = π/π_old"],
+  sequence: ["s, of the response", "s A", "s = (π/π_old of the whole response)^(1/tokens)"],
+  cispo: ["r, held fixed", "sg(min(r, 1+ε)) A log π", "r = π/π_old, capped and held fixed"],
+};
+const REFINED_RATIOS = {
+  shaped: ["ρ, shaped", "ρ A", "ρ = π/(π + γ)"],
+  importance: ["r", "r A", "r = π/π_old"],
+  plain: ["π", "π A", "π itself, no ratio"],
+  logp: ["none: log π", "A log π", "no ratio"],
+};
+
+// What is maximised, and in words what of: of responses and of refinements.
+function equations(m) {
+  const clipped = (on, term) => {
+    const [ratio] = term.split(" ");
+    return on && !/log/.test(term) ? `min(${ratio} A, clip(${ratio}, 1−ε, 1+ε) A)` : term;
+  };
+  const capped = m.tis_cap > 0 ? (m.tis_level === "token" ? `min(w, ${m.tis_cap}) · ` : `w [w ≤ ${m.tis_cap}] · `) : "";
+  const [, term, words] = INITIAL_RATIOS[m.initial_ratio], [, refined, refinedWords] = REFINED_RATIOS[m.refined_ratio];
+  const epsilon = m.initial_ratio === "cispo" ? m.clip_high : `${m.clip_low}${m.clip_high !== m.clip_low ? ` and ${m.clip_high}` : ""}`;
+  return {
+    responses: [`${capped}${clipped(m.clip_initial, term)}`, `${words}${m.clip_initial || m.initial_ratio === "cispo" ? `, ε = ${epsilon}` : ", not clipped"}${capped ? `, w = π_old/π_sampler${m.tis_level === "token" ? "" : " of the whole response"}` : ""}`],
+    refinements: [clipped(m.clip_refined, refined), `${refinedWords}${m.refined_ratio === "shaped" ? `, γ = ${m.gamma}: an unlikely token still counts, most where π is near γ` : ""}`],
+  };
+}
+
 function Method({ run }) {
   const m = run.method;
   const refines = m.refine !== "none";
-  const clip = (on, ratio) => (on ? `min(${ratio} A, clip(${ratio}, 1−ε, 1+ε) A)` : `${ratio} A`);
+  const { responses, refinements } = equations(m);
   return html`<div class="method">
     <ol class="steps" aria-label="the steps of an iteration">
       <li><b>Answer</b><span>${m.num_responses} responses to each question</span></li>
       ${m.refine === "policy" && html`<li><b>Critique</b><span>of those that fail: ${CRITIQUES[m.critique] ?? m.critique}</span></li>
       <li><b>Refine</b><span>with the critique in view; ${m.num_kept} kept for a question</span></li>`}
       ${m.refine === "solution" && html`<li><b>Insert</b><span>the data's solution where all fail</span></li>`}
-      <li><b>Compare</b><span>advantage A = reward − mean of the group${m.scale_by_std ? ", over its deviation" : ""}</span></li>
+      <li><b>Compare</b><span>advantage A = reward − mean of ${refines && m.baseline === "initial" ? "the responses alone" : "the group"}${m.scale_by_std ? ", over its deviation" : ""}</span></li>
       <li><b>Train</b><span>on each text as an answer to the question alone</span></li>
     </ol>
-    <p class="equation"><span><i>responses</i> <var>${clip(m.clip_initial, "r")}</var>, r = π/π<sub>old</sub>, ε = ${m.clip_low}${m.clip_high !== m.clip_low ? ` and ${m.clip_high}` : ""}</span>
-    ${refines && html`<span><i>refinements</i> <var>${clip(m.clip_refined, "ρ")}</var>, ρ = π/(π + γ), γ = ${m.gamma}: an unlikely token still counts, most where π is near γ</span>`}</p></div>`;
+    <p class="equation"><span><i>responses</i> <var>${responses[0]}</var>, ${responses[1]}</span>
+    ${refines && html`<span><i>refinements</i> <var>${refinements[0]}</var>, ${refinements[1]}</span>`}</p></div>`;
 }
 
 function Lesson({ index, open }) {
@@ -112,12 +141,14 @@ function Configuration({ run }) {
 }
 
 function Compared() {
-  const rows = about.runs.map((run) => ({ run, first: run.heldOut[0]?.["pass@1"], last: run.heldOut.at(-1)?.["pass@1"] }));
+  const rows = about.runs.map((run) => ({
+    run, before: run.heldOut.find((p) => p.iteration === 0)?.["pass@1"], after: run.heldOut.findLast((p) => p.iteration > 0)?.["pass@1"],
+  }));
   return html`<div class="scroll" tabindex="0" role="region" aria-label="the runs"><table class="compared"><thead><tr><th scope="col">run</th><th scope="col">seed</th>${about.differing.map(([key]) => html`<th key=${key} scope="col">${key}</th>`)}
     <th scope="col">iterations</th><th scope="col">before</th><th scope="col">after</th><th scope="col">tokens</th><th scope="col">time</th><th scope="col">to look at</th></tr></thead>
-    <tbody>${rows.map(({ run, first, last }, at) => html`<tr key=${at}><th scope="row"><span class="key block" style=${{ color: `var(${ARM_COLOURS[run.arm % 7]})` }}></span>${armName(run.arm)} ${visible(run.name)}</th><td>${run.seed}</td>
+    <tbody>${rows.map(({ run, before, after }, at) => html`<tr key=${at}><th scope="row"><span class="key block" style=${{ color: `var(${ARM_COLOURS[run.arm % 7]})` }}></span>${armName(run.arm)} ${visible(run.name)}</th><td>${run.seed}</td>
       ${about.differing.map(([key, values]) => html`<td key=${key}>${visible(oneLine(values[at]).slice(0, 60))}</td>`)}
-      <td>${run.done}${run.ended ? "" : ` of ${run.planned}`}</td><td>${percent(first)}</td><td><b>${percent(last)}</b></td><td>${short(run.metrics.num_tokens?.at(-1))}</td><td>${duration(run.summary?.seconds)}</td>
+      <td>${run.done}${run.ended ? "" : ` of ${run.planned}`}</td><td class="before">${percent(before)}</td><td><b>${percent(after)}</b></td><td>${short(run.metrics.num_tokens?.at(-1))}</td><td>${duration(run.summary?.seconds)}</td>
       <td>${run.warnings.map((w) => w.title).join("; ") || "–"}</td></tr>`)}</tbody></table></div>`;
 }
 

@@ -7,10 +7,12 @@ const COLOURINGS = {
   none: ["plain", ""],
   probability: ["probability", "The darker, the less likely the policy found a token."],
   ratio: ["ratio", "The trainer's probability over the sampler's, before any update: of a response their rounding alone, of a refinement what the critique had added. Blue: above 1; orange: below."],
-  rho: ["ρ", "ρ = π/(π+γ), the shaped ratio of a refinement's tokens. The darker, the nearer to 1. Responses have none."],
-  weight: ["weight", "γπ/(π+γ)², how much a refinement's token moves the weights: most, a quarter, where π = γ. The darker, the more. Responses have none."],
-  push: ["advantage", "The advantage times r for a response, times the weight for a refinement: blue tokens become likelier, orange ones less likely."],
+  rho: ["ρ", "ρ = π/(π+γ), the shaped ratio of a refinement's tokens. The darker, the nearer to 1. Responses have none.", true],
+  weight: ["weight", "γπ/(π+γ)², how much a refinement's token moves the weights: most, a quarter, where π = γ. The darker, the more. Responses have none.", true],
+  push: ["advantage", "The advantage times what the objective's ratio lets through of it: blue tokens become likelier, orange ones less likely."],
 };
+// Of all objectives, or of the shaped ratio alone.
+const colouringsOf = (method) => Object.entries(COLOURINGS).filter(([, [, , shaped]]) => !shaped || method.refined_ratio === "shaped");
 
 // The numbers of a row's token; what was not computed is null, and never guessed.
 //   p: π of the policy given the question alone, which of a refinement the sampler did not see
@@ -20,13 +22,26 @@ function numbers(row, at, method) {
   const own = trainer ?? (refinement ? null : sampler);
   const p = own == null ? null : Math.exp(own);
   const ratio = trainer == null || sampler == null ? null : Math.exp(Math.min(trainer - sampler, 20));
-  const shaped = refinement && p != null;
+  const shaped = refinement && p != null && method.refined_ratio === "shaped";
   const rho = shaped ? p / (p + method.gamma) : null;
   const weight = shaped ? (method.gamma * p) / (p + method.gamma) ** 2 : null;
   const A = row.advantage ?? null;
-  const clipped = isClipped({ refinement, ratio: refinement ? rho : ratio ?? 1, A }, method);
-  const moves = refinement ? weight : 1; // at the first update r is 1
+  // pi_old is the sampler's where the trainer has none of its own; else r is 1 at the first update, and nothing is clipped.
+  // One ratio of a whole response (sequence) is no token's, and cispo takes no token's gradient.
+  const r = method.trainer_logp || method.initial_ratio !== "token" ? 1 : ratio ?? 1;
+  const clipped = isClipped({ refinement, ratio: refinement ? rho : r, A }, method);
+  // d/d log π of the ratio at the first update, where r is 1; of refinements by its name.
+  const moves = refinement ? { shaped: weight, importance: 1, plain: p, logp: 1 }[method.refined_ratio] : samplerWeight(row, ratio, method);
   return { sampler: sampler == null ? null : Math.exp(sampler), p, ratio, rho, weight, A, clipped, push: A == null || moves == null ? null : clipped ? 0 : A * moves };
+}
+
+// What a response's token is weighed by for what its sampler did otherwise: w of a token, or of a whole response.
+function samplerWeight(row, ratio, { tis_cap, tis_level }) {
+  if (!tis_cap) return 1;
+  if (tis_level === "token") return ratio == null ? null : Math.min(ratio, tis_cap);
+  if (!row.logp || !row.trainer_logp) return null;
+  row.w ??= Math.exp(Math.min(row.trainer_logp.reduce((sum, one, at) => sum + one - row.logp[at], 0) / SCALE, 20));
+  return row.w <= tis_cap ? row.w : 0;
 }
 
 // Whether the objective's clip takes the gradient of a token, at its ratio before the updates.
@@ -88,7 +103,7 @@ function Tip({ box, at, piece, n, row }) {
   const lines = [
     [refinement ? "probability when written, critique in view" : "probability when written", n.sampler],
     [refinement ? "π, given the question alone" : "π, in the trainer", row.trainer_logp ? n.p : null],
-    ["ratio of the two", n.ratio], ["ρ = π/(π+γ)", n.rho], ["weight γπ/(π+γ)²", n.weight], ["advantage A", n.A], ["A × weight", refinement ? n.push : null],
+    ["ratio of the two", n.ratio], ["ρ = π/(π+γ)", n.rho], ["weight γπ/(π+γ)²", n.weight], ["advantage A", n.A], ["A × weight", n.weight == null ? null : n.push],
   ].filter(([, value]) => value != null);
   const unknown = refinement && !row.trainer_logp;
   return html`<div class="tip" ref=${tip} role="status" style=${{ visibility: "hidden" }}><code>${visible(JSON.stringify(piece))}</code> <span class="muted">token ${at + 1}</span>
@@ -100,8 +115,8 @@ function ColouringBar({ colouring, setColouring, method, group }) {
   const refined = group.rows.some((row) => row.stage === "refinement");
   const unknown = refined && !method.trainer_logp && ["ratio", "rho", "weight", "push"].includes(colouring);
   const note = COLOURINGS[colouring][1];
-  return html`<div class="colouring"><div class="segments" role="group" aria-label="colour tokens by">${Object.entries(COLOURINGS).map(([key, [words]]) => html`<button key=${key} aria-pressed=${colouring === key} onClick=${() => setColouring(key)}>${words}</button>`)}</div>
-    <p class="note">${note || "Colour the tokens by a number; point at one to read all of its numbers. A crossed-out token is clipped."}${unknown && html` <b>Not recorded here for refinements</b>: their probability without the critique is kept where objective.old_logp is "trainer".`}</p></div>`;
+  return html`<div class="colouring"><div class="segments" role="group" aria-label="colour tokens by">${colouringsOf(method).map(([key, [words]]) => html`<button key=${key} aria-pressed=${colouring === key} onClick=${() => setColouring(key)}>${words}</button>`)}</div>
+    <p class="note">${note || "Colour the tokens by a number; point at one to read all of its numbers. A crossed-out token is clipped."}${unknown && html` <b>Not recorded here for refinements</b>: their probability without the critique is kept where objective.old_logp is "trainer" or objective.tis_cap above 0.`}</p></div>`;
 }
 
 // --- differences ------------------------------------------------------------------------------------------------------
