@@ -21,6 +21,11 @@ if "XDG_CACHE_HOME" not in os.environ:  # of the user's own compiled programs no
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cgrpo_tests_")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
+# What nohup has started, or a script in its background, ignores these, and all that tests start would.
+for ignored, usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, usual)
+
 TESTS = pathlib.Path(__file__).parent
 KINDS = ("integration", "launch", "tpu", "parity", "benchmarks", "browser")  # the folders of all that is no unit test
 UNIT_SECONDS = 2.0

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import paths
 import pytest
+import share
 import tiny_run
 from tiny_run import metrics, rollouts, run
 
@@ -46,7 +47,7 @@ def changes_of(name):
 ALWAYS = ("data.num_eval", "num_iterations", "critique.kind", "num_responses", "optimizer.updates_per_batch")
 
 
-@pytest.mark.parametrize("name", sorted(FILES.keys() - SAME))
+@pytest.mark.parametrize("name", share.of(sorted(FILES.keys() - SAME)))
 def test_a_method_in_miniature(name, tmp_path, monkeypatch):
     seen = tiny_run.watch(monkeypatch)
     changes = changes_of(name)
