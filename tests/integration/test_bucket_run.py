@@ -11,6 +11,7 @@ import interrupted_runs
 import paths
 import pod
 import pytest
+import share
 import tiny_run
 from bucket_fixtures import bucket  # noqa: F401 - a fixture
 
@@ -68,7 +69,7 @@ def start(changes, moment, server):
 
 
 def test_killed_at_requests_it_ends_as_on_a_disk(bucket, on_disk, tmp_path):  # noqa: F811
-    for moment in MOMENTS:
+    for moment in share.of(MOMENTS):
         status, said = start(CHANGES, moment, bucket)
         assert status == -signal.SIGKILL, (moment, said)
     status, said = start(CHANGES, "", bucket)

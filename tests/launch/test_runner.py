@@ -6,6 +6,7 @@ import sys
 import paths
 import pytest
 
+from cgrpo_jax.datasets import problems
 from cgrpo_jax.runs import config as config_lib
 
 sys.path.insert(0, str(paths.ROOT / "launch"))  # as `python launch/sweep.py` has it
@@ -17,7 +18,8 @@ NOW = config_lib.to_json(config_lib.load(paths.CONFIGS / "quickstart.py"))
 def finished(folder, values, now=NOW, overridden=()):
     """Returns whether the run of a config.json has finished with a configuration of now."""
     (folder / "config.json").write_text(json.dumps(values))
-    (folder / "summary.json").write_text(json.dumps({"iterations": now["num_iterations"]}))
+    summary = {"iterations": now["num_iterations"], "task": problems.task_of(now["data"]["kind"])}
+    (folder / "summary.json").write_text(json.dumps(summary))
     return runner.summary(folder, now, overridden) is not None
 
 
