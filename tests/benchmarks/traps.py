@@ -93,7 +93,7 @@ TRAPS = (
     Trap(
         "advantages of equal rewards that are not exactly 0",
         "objective.py",
-        "    reward_B = reward_B - jax.ops.segment_min(reward_B, group_B, num_segments=num_groups + 1)[group_B]\n",
+        "    reward_B = from_lowest(reward_B)\n",
         "",
         ADVANTAGES,
     ),
@@ -163,7 +163,7 @@ TRAPS = (
     ),
     Trap(
         "the KL term the wrong way round",
-        "objective.py",
+        "ratios.py",
         "    difference = ref_logp - logp\n",
         "    difference = logp - ref_logp\n",
         OBJECTIVE,
@@ -207,8 +207,8 @@ TRAPS = (
     Trap(
         "rows of advantage 0 dropped although the KL term needs them",
         "training/train_step.py",
-        "(regularised or row.loss",
-        "(row.loss",
+        "    return regularised or (row.advantage",
+        "    return (row.advantage",
         ("tests/training/test_train_step.py",),
     ),
     Trap(
