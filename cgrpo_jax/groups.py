@@ -160,6 +160,11 @@ def reanchor(responses: Sequence[Sequence[Rollout]], kept: Sequence[Rollout], *,
 
 # --- 6. advantage -------------------------------------------------------------------------------------------------
 
+# One program: operation by operation, each would be compiled by itself.
+_advantages = jax.jit(
+    objective.weighted_advantages, static_argnames=("weights", "normalize_each", "num_groups", "scale_by_std")
+)
+
 
 def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRow]]:
     """Returns each group as train rows, with their advantages over it. The tokens are the sampled ones.
@@ -179,7 +184,7 @@ def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRo
     group_B[: len(rows)] = [q for q, group in enumerate(groups) for _ in group.rows]
     baseline_B[: len(rows)] = [grouping.baseline == "group" or row.stage == Stage.RESPONSE for row in rows]
     penalty_B = objective.length_penalty(length_B, max_length=grouping.max_length, buffer=grouping.length_buffer)
-    found_B = objective.weighted_advantages(
+    found_B = _advantages(
         jnp.asarray(reward_KB),
         jnp.asarray(group_B),
         weights=grouping.weights,
