@@ -32,7 +32,7 @@ def get_config():
     c.grader.kind = "trace"
     c.critique.step_checker = "chain"
 
-    c.warm_start.num_updates = 600
+    c.warm_start.num_updates = 400
     c.warm_start.rows_per_update = 64
 
     c.num_iterations = 80

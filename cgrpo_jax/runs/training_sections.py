@@ -37,7 +37,8 @@ class Optimizer:
 
     kind: str = key(
         "adamw",
-        "adamw, or adafactor: statistics of rows and columns in the place of two of every weight",
+        "adamw; adafactor: statistics of rows and columns in the place of two of every weight; muon: one statistic of "
+        "a matrix, whose step has singular values that are all alike",
         one_of(*optimizer.OPTIMIZERS),
     )
     learning_rate: float = key(1e-6, "the peak of the schedule", not_negative)
@@ -58,7 +59,7 @@ class Optimizer:
     b2: float = key(0.999, "of Adam", decay)
     mu_dtype: str = key(
         "",
-        "of Adam's first moment: float32, bfloat16; empty: float32, as weights and gradients are",
+        "of the first moment: float32, bfloat16; empty: float32, as weights and gradients are",
         one_of("", "float32", "bfloat16"),
     )
     offload: bool = key(
@@ -165,7 +166,7 @@ class WarmStart:
 
     num_updates: int = key(0, "0: none", not_negative)
     rows_per_update: int = key(64, "lessons of an update", at_least_one)
-    learning_rate: float = key(3e-3, "of AdamW", not_negative)
+    learning_rate: float = key(5e-3, "of Muon, at its peak", not_negative)
     chain_lengths: tuple[int, ...] = key((2, 3), "of the lessons in solving")
     rare_rate: float = key(0.0, "share of the lessons in solving that contain what is held out after all", share)
 
