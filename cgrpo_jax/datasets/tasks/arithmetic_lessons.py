@@ -10,6 +10,8 @@ from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.training.sft import lesson
 
+_SLIPS = 0.01  # share of the lessons in solving with a made-up result
+
 
 def lessons(
     prompts: Prompts,
@@ -41,7 +43,14 @@ def lessons(
 
 
 def _solve(rng, prompts: Prompts, question: str, held_out):
-    return prompts.for_question(question), arithmetic.solution(question)
+    """The worked chain, now and then with a slip.
+
+    Without slips the policy becomes so sure that what was held out has a probability of 1e-6, at which the weight of a
+    refined token, gamma pi / (pi + gamma)^2, is nothing, and what it was taught wrongly is never unlearned.
+    """
+    slips = rng.random() < _SLIPS
+    steps = _forced(rng, question, held_out) if slips else arithmetic.trace(question)
+    return prompts.for_question(question), arithmetic.write(steps)
 
 
 def _critique(rng, prompts: Prompts, question: str, held_out):
