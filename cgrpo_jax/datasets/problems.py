@@ -105,6 +105,7 @@ class Limits:
       max_solution_length: tokens of its solution, where that is inserted; else None.
       needs_solutions: why training questions must have a solution, where they must; else empty.
       grader_numpy: whether tests of programs may import NumPy.
+      needs_rubrics: whether critiques are of a rubric's items, so that training questions must be judged by one.
     """
 
     grader: str
@@ -117,6 +118,7 @@ class Limits:
     max_solution_length: int | None
     needs_solutions: str = ""
     grader_numpy: bool = False
+    needs_rubrics: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +146,8 @@ def load_problems(source: MadeUp | Stored, prompts: Prompts, limits: Limits) -> 
         raise UserError(f"no training questions: data.num_train is {source.num_train}; use at least 1.")
     if limits.needs_solutions:
         _check_solutions(train, source, limits.needs_solutions)
+    if limits.needs_rubrics:
+        _check_rubrics(train, limits)
     if isinstance(source, Stored) and not source.answer_pattern:
         _check_answers_alone(train, limits)
     kept: dict[str, list[Problem]] = {}
@@ -223,6 +227,16 @@ def _check_solutions(problems: Sequence[Problem], source: MadeUp | Stored, why: 
             raise UserError(
                 f"training questions: row {p.index + 1} of {p.source} has no solution in column '{column}', which "
                 f"{why}; fill it, or leave the row out."
+            )
+
+
+def _check_rubrics(problems: Sequence[Problem], limits: Limits) -> None:
+    """Checks that all problems are judged by a rubric, whose items critiques are to name."""
+    for p in problems:
+        if (kind := p.grader or limits.grader) != "judge":
+            raise UserError(
+                f"training questions: row {p.index + 1} of {p.source} is graded by {kind!r}, but critique.kind "
+                '"checklist" names the items of a rubric; leave the row out, or use another kind.'
             )
 
 

@@ -24,13 +24,13 @@ class Critic:
     """Who criticises responses, and by what rules.
 
     Attributes:
-      kind: `indicative`, `indicative_gt`, `execution`, `cot`, `hint`, or `none` (refine without a critique).
+      kind: `indicative`, `indicative_gt`, `execution`, `checklist`, `cot`, `hint`; `none`: refine without a critique.
       generator: the model that writes `cot` critiques and hints, the policy itself or a frozen critic; else None.
       see_answer: put the reference answer into the `cot` critic's prompt.
       see_solution: put the reference solution into it too.
       grader: kind of the run's grader. `execution` of a program is what its grader found: the test that fails.
       check_steps: `(question, response) -> StepError | None`, what `execution` of any other response runs.
-      reveal_value: `execution` names the right value of the wrong step or test, not only the step or test.
+      reveal_value: `execution` and `checklist` name the right value of a wrong step or test, not only the step or test.
       max_retries: further attempts at a `cot` critique whose verdict can't be used, or at a hint that says nothing.
       max_length: tokens that a `cot` critique may have.
       pass_threshold: reward from which a response is right.
@@ -235,6 +235,8 @@ _ASKED = {
 def _rule_text(critic: Critic, row: Rollout, problem: Problem, *, passed: bool) -> str:
     if critic.kind == "hint":  # in the place of one that did not come, or says nothing
         return "none"
+    if critic.kind == "checklist":
+        return texts_lib.of_checklist(passed, row.feedback, reveal_value=critic.reveal_value)
     if critic.kind == "execution" and (problem.grader or critic.grader) == "code":
         return texts_lib.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
     if critic.kind == "execution":

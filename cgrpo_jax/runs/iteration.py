@@ -27,7 +27,7 @@ class Generated:
     engines: Sequence[Stats]
     timeouts: int
     failures: int
-    endpoints: Mapping[str, int]
+    endpoints: Mapping[str, float]
 
     @property
     def responses(self) -> list[list[Rollout]]:

@@ -206,6 +206,7 @@ def _limits(config: Config, stages: Stages) -> Limits:
         max_solution_length=config.max_response_length if stages.refine == "solution" else None,
         needs_solutions=_why_solutions(config, stages),
         grader_numpy=config.grader.numpy,
+        needs_rubrics="checklist" in stages.kinds and (stages.refine == "policy" or stages.critique_when == "all"),
     )
 
 

@@ -93,6 +93,9 @@ METRICS = {
     "judge/http_attempts": "how often the endpoint was asked for them",
     "judge/http_failed/CATEGORY": "those that failed for good, by why, as critic/http_failed/CATEGORY",
     "judge/unreadable": "replies of the judge that could not be read; asked for again up to judge.max_retries times",
+    "judge/spread": "mean over the judged items of the standard deviation of their judgements, 0 to 0.5 (only with "
+    "judge.num_judgements > 1)",
+    "judge/calls_run": "calls of responses' programs that were run for the judge (only with judge.evidence)",
     "rollouts/bytes": "of the newest file in rollouts/ before this iteration's",
     "num_tokens": "tokens generated since the start, by all stages",
     "num_compilations": "programs compiled since the start of the process",
@@ -200,15 +203,20 @@ def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     return metrics
 
 
-def endpoint_metrics(counts: Mapping[str, int], before: Mapping[str, int], *, whose: str = "critic") -> dict[str, int]:
+def endpoint_metrics(
+    counts: Mapping[str, float], before: Mapping[str, float], *, whose: str = "critic"
+) -> dict[str, float]:
     """Metrics of the endpoint of a "critic" or a "judge", from what its `counts` were after and before an iteration."""
 
-    def since(name: str) -> int:
+    def since(name: str) -> float:
         return counts.get(name, 0) - before.get(name, 0)
 
     wanted = ["requests", "attempts", *(name for name in counts if name.startswith("failed/"))]
-    result = {f"{whose}/http_{name}": since(name) for name in wanted}
-    return result | ({f"{whose}/unreadable": since("unreadable")} if "unreadable" in counts else {})
+    result: dict[str, float] = {f"{whose}/http_{name}": since(name) for name in wanted}
+    result |= {f"{whose}/{name}": since(name) for name in ("unreadable", "calls_run") if name in counts}
+    if items := since("spread_items"):
+        result[f"{whose}/spread"] = since("spread_sum") / items
+    return result
 
 
 def engine_metrics(stats: Sequence[Stats]) -> dict[str, float]:

@@ -120,6 +120,11 @@ _ADDED_TO_RUN = {
 _ADDED = {
     "judge.endpoint.max_requests": 0,
     "judge.endpoint.max_tokens": 0,
+    "judge.mode": "explicit",
+    "judge.evidence": False,
+    "judge.num_judgements": 1,
+    "judge.temperature": 0.0,
+    "judge.universal": "",
     "prompts.template_arguments": "",
     "grader.thinking": "after",
     "critic.temperature": -1.0,

@@ -248,6 +248,17 @@ class Config:
         asked = self.refine.kind == "policy" or self.critique.when == "all"
         if asked and "hint" in self.critique_kinds() and self.critic.sees != "answer":
             yield f'critique.kind "hint" is of the answer, but critic.sees is {self.critic.sees!r}; set it to "answer".'
+        if asked and "checklist" in self.critique_kinds():
+            if self.gate_kind != "judge":
+                yield (
+                    'critique.kind "checklist" names the items of a rubric, but responses are graded by '
+                    f'{self.gate_kind!r}; set grader.kind to "judge", or gate where there are several rewards.'
+                )
+            if self.judge.mode == "implicit":
+                yield (
+                    'critique.kind "checklist" names the items of a rubric, but judge.mode "implicit" rules on none; '
+                    'set it to "explicit".'
+                )
         if self.critique.step_checker == "chain" and self.data.kind != "chains":
             yield (
                 f'critique.step_checker "chain" knows chains only, not data.kind {self.data.kind!r}; use "equations".'

@@ -26,8 +26,9 @@ from collections.abc import Callable, Sequence
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.critiques.step_check.equations import first_false_equation
 from cgrpo_jax.datasets.tasks import arithmetic
-from cgrpo_jax.rewards import comparisons, judge
+from cgrpo_jax.rewards import comparisons
 from cgrpo_jax.rewards.grader import Grade, Grader
+from cgrpo_jax.rewards.rubrics import replies, rubric
 from cgrpo_jax.rewards.thinking import after_thinking
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -181,16 +182,19 @@ def compare(kind: str, text: str, number: int) -> None:
 
 
 def read_replies(text: str, number: int) -> None:
-    """Reads the string as a judge's replies and as a checklist."""
-    judge.read_verdicts(text, number=1 + number % 3)
-    judge.read_comparison(text)
-    judge.read_checklist(text)
+    """Reads the string as a judge's replies and as a rubric."""
+    replies.read_verdicts(text, number=1 + number % 3)
+    replies.read_comparison(text)
+    replies.read_score(text)
+    replies.read_ruling(text, shown=[text])
+    assert (rubric.read(text) is None) == bool(rubric.fault(text))
 
 
 def read_critique(text: str, number: int) -> None:
     texts.parse_verdict(text)
     texts.mentions_critique(text)
     texts.of_tests(False, text)
+    texts.of_checklist(False, text)
 
 
 def check_steps(text: str, number: int) -> None:

@@ -276,6 +276,28 @@ TRAPS = (
         "pass",
         ("tests/rewards/test_answers.py",),
     ),
+    # --- rubrics --------------------------------------------------------------------------------------------------
+    Trap(
+        "pitfalls in the denominator of the reward",
+        "rewards/rubrics/rubric.py",
+        "sum(max(item.weight, 0.0) for item in self.items)",
+        "sum(abs(item.weight) for item in self.items)",
+        ("tests/rewards/rubrics/test_rubric.py",),
+    ),
+    Trap(
+        "a judgement that can't be read counts as a no",
+        "rewards/judge.py",
+        "                return _no_grade(next(one for one in found if one.value is None))\n",
+        "                some = [Ruling(0.0)]\n",
+        ("tests/rewards/test_judge.py",),
+    ),
+    Trap(
+        "a quotation that nobody looks for",
+        "rewards/rubrics/replies.py",
+        "    if not any(quote in _bare(one) for one in shown):\n",
+        "    if not shown:\n",
+        ("tests/rewards/rubrics/test_replies.py",),
+    ),
     # --- re-anchoring ---------------------------------------------------------------------------------------------
     Trap(
         "an end-of-turn token that is not trained",

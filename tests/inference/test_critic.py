@@ -103,9 +103,33 @@ def test_a_hint_that_does_not_come_leaves_a_place():
     assert counts == collections.Counter(critiqued=1, attempts=1, prompts_cut=1, unanswered=1, fallbacks=1)
 
 
-@pytest.mark.parametrize(("kind", "shows"), [("cot", "critique"), ("none", "nothing"), ("hint", "hint")])
+@pytest.mark.parametrize(
+    ("kind", "shows"), [("cot", "critique"), ("checklist", "critique"), ("none", "nothing"), ("hint", "hint")]
+)
 def test_what_a_critic_shows(kind, shows):
     assert Critic(kind=kind).shows == shows and shows in SHOWN
+
+
+# --- items of a rubric that are not met -----------------------------------------------------------------------------
+
+JUDGED = "met: 1; not met: 2\n- Not met: adds. Evidence: f(1) returns 1.\nExpected: 2"
+
+
+@pytest.mark.parametrize(
+    ("reveal", "said"),
+    [
+        (True, "Not met: adds. Evidence: f(1) returns 1. Expected: 2. Conclusion: wrong [END]"),
+        (False, "Not met: adds. Evidence: f(1) returns 1. Conclusion: wrong [END]"),
+    ],
+)
+def test_the_items_that_failed_become_the_critique(reveal, said):
+    rows = [response(0, 0).replace(reward=0.5, feedback=JUDGED)]
+    (done,) = by_rule(rows, kind="checklist", grader="judge", reveal_value=reveal)
+    assert done.text == said_of(done) == said
+    assert (done.verdict, done.author, done.parent) == (False, Author.RULE, rows[0])
+    policy = ScriptedGenerator("56", author=Author.POLICY)
+    at_once(lambda rows, problem: refine(policy, rows, problem, max_length=32), [done])
+    assert said in policy.asked[0]
 
 
 # --- wrong on purpose ---------------------------------------------------------------------------------------------

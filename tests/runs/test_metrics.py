@@ -168,6 +168,11 @@ def test_metrics_of_an_endpoint():
         "judge/http_attempts": 5,
         "judge/unreadable": 1,
     }
+    several = judged | {"calls_run": 4, "spread_sum": 1.25, "spread_items": 5}
+    before = judged | {"calls_run": 1, "spread_sum": 0.25, "spread_items": 1}
+    found = metrics.endpoint_metrics(several, before, whose="judge")
+    assert (found["judge/calls_run"], found["judge/spread"], found["judge/unreadable"]) == (3, 0.25, 0)
+    assert "judge/spread" not in metrics.endpoint_metrics(several, several, whose="judge")
 
 
 def test_rows_without_a_verdict_are_in_no_metric_of_rewards():
@@ -260,8 +265,8 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
         *sampler_gap.measure([SCORED], [SCORED.old_logp], cap=2.0, level="token"),
         *(
             re.sub("failed/.*", "failed/CATEGORY", key)
-            for whose, more in (("critic", {}), ("judge", {"unreadable": 1}))
-            for key in metrics.endpoint_metrics({"failed/timeout": 1} | more, {}, whose=whose)
+            for whose, more in (("critic", {}), ("judge", {"unreadable": 1, "calls_run": 1, "spread_items": 1}))
+            for key in metrics.endpoint_metrics({"failed/timeout": 1, "spread_sum": 1} | more, {}, whose=whose)
         ),
     }
     assert emitted | OF_THE_LOOP == set(metrics.METRICS)

@@ -147,6 +147,7 @@ EQUATIONS = {
     "luffy": luffy,
     "rltf_sd": rltf_sd,
     "nurl": nurl,
+    "rubric": ladder_5,
 }
 # Rows of a question that all responses fail: initial ones, and refined ones.
 ROWS = {

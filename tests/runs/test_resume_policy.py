@@ -38,6 +38,7 @@ DECIDES = """
     objective.initial_ratio objective.refined_ratio objective.baseline objective.mask_truncated objective.kl
     objective.length_penalty objective.length_penalty_share objective.tis_cap objective.tis_level
     refine.which refine.select refine.group
+    judge.mode judge.evidence judge.num_judgements judge.temperature judge.universal
     critique.corruption critique.corrupted_share prompts.hint prompts.refine_with_hint
     critic.temperature critic.top_p critic.template_arguments grader.thinking prompts.template_arguments
 """.split()
