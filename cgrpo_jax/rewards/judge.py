@@ -160,12 +160,10 @@ class Judge:
         if not response:
             result.set_result(Grade(0.0, None, "no answer found"))
             return result
-        # A response can't write the line that ends it.
-        mark = "=" * 8 + hashlib.sha256(f"{question}\0{response}".encode(errors="replace")).hexdigest()[:16]
+        mark = _mark(question, response)
         asked = []
         if checklist.criteria:
-            criteria = "\n".join(f"{i}. {text}" for i, text in enumerate(checklist.criteria, 1))
-            prompt = _CHECK.format(question=question, response=response, criteria=criteria, mark=mark)
+            prompt = _check_prompt(question, response, checklist.criteria)
             asked.append((prompt, functools.partial(read_verdicts, number=len(checklist.criteria))))
         if checklist.reference:
             for first, second in ((response, checklist.reference), (checklist.reference, response)):
@@ -181,6 +179,15 @@ class Judge:
             result.set_result(grade)
 
         _gather([functools.partial(self._ask, *one) for one in asked], finish)
+        return result
+
+    def check(self, question: str, response: str, criteria: Sequence[str]) -> futures.Future[list[bool] | None]:
+        """Starts to ask which criteria a response meets; the future gets them in order, or None without a reply."""
+        result: futures.Future = futures.Future()
+        result.set_running_or_notify_cancel()
+        read = functools.partial(read_verdicts, number=len(criteria))
+        prompt = _check_prompt(question, after_thinking(response).strip(), criteria)
+        self._ask(prompt, read, lambda found: result.set_result(found[0]))
         return result
 
     def _ask(self, prompt: str, read: Callable[[str], Any], done: Callable[[tuple], None], attempt: int = 0) -> None:
@@ -212,6 +219,16 @@ class Judge:
         with self._lock:
             self._unreadable += 1
         return _UNREADABLE
+
+
+def _mark(question: str, response: str) -> str:
+    """Returns the line that a response stands between, which it can't write itself."""
+    return "=" * 8 + hashlib.sha256(f"{question}\0{response}".encode(errors="replace")).hexdigest()[:16]
+
+
+def _check_prompt(question: str, response: str, criteria: Sequence[str]) -> str:
+    numbered = "\n".join(f"{i}. {text}" for i, text in enumerate(criteria, 1))
+    return _CHECK.format(question=question, response=response, criteria=numbered, mark=_mark(question, response))
 
 
 def read_verdicts(text: str, *, number: int) -> list[bool] | None:
