@@ -13,8 +13,10 @@ import report_runs
 from cgrpo_jax.datasets import rollout_columns, rollouts
 from cgrpo_jax.ratios import shaped_ratio
 from cgrpo_jax.records import Stage
+from cgrpo_jax.report import groups as groups_lib
 from cgrpo_jax.report import page as page_lib
 from cgrpo_jax.report import run_folder
+from cgrpo_jax.report.groups import Flag, Outcome
 
 
 @pytest.fixture(scope="module")
@@ -326,12 +328,23 @@ def test_a_figure_is_saved_with_its_numbers(report, folder, opened):
     assert shown.faults == []
 
 
-def test_what_was_never_solved_is_listed_and_opens(report, opened):
-    shown = opened(report)
-    failed = shown.page.locator(".failed button")
-    shown.page.wait_for_selector(".failed, #matrix")
-    never = shown.page.locator(".chip", has_text="never solved")
-    assert (failed.count() > 0) == (never.count() > 0)
-    if failed.count():
-        failed.first.click()
-        assert shown.page.wait_for_selector(".detail .badge:has-text('never solved')")
+def test_what_was_learned_and_what_was_never_solved_is_listed_and_opens(tmp_path, opened):
+    folder = report_runs.write(tmp_path / "a", iterations=8, questions=8, problems=10)
+    page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=500)
+    shown = opened(tmp_path / "a.html")
+    shown.page.wait_for_selector(".outcomes .listed")
+    groups, _ = groups_lib.read(run_folder.read(folder))
+    never = {one.problem for one in groups if Flag.NEVER_SOLVED in one.flags}
+    learned = 0
+    for problem in {one.problem for one in groups}:
+        times = [one for one in groups if one.problem == problem]
+        rescue = next((n for n, one in enumerate(times) if one.outcome == Outcome.RESCUED), None)
+        if rescue is not None and not any(one.passed for one in times[:rescue]):
+            learned += any(one.passed for one in times[rescue + 1 :])
+    said = dict.fromkeys(("What was learned", "Where it failed"), 0)
+    for block in shown.page.locator(".listed").all():
+        said[block.locator("h3").inner_text()] = int(block.locator(".note").inner_text().split()[0])
+    assert said == {"What was learned": learned, "Where it failed": len(never)} and learned > 0
+    shown.page.locator(".listed button").first.click()
+    assert shown.page.wait_for_selector(".detail .badge.o-rescued")
+    assert "whose question was asked again" in shown.text(".story") and shown.faults == []

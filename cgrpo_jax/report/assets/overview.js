@@ -3,14 +3,13 @@
 // Of groups of which no response was right, what came of the question when it was asked the next time.
 function nextTime(index, number) {
   const found = { rescued: [0, 0], all_wrong: [0, 0] };
-  const solved = (at) => index.outcome[at] === OUTCOME.all_right || index.outcome[at] === OUTCOME.mixed;
   for (const times of index.byProblem.values()) {
     if (index.run[times[0]] !== number) continue;
     times.slice(0, -1).forEach((at, n) => {
       const counts = found[about.outcomes[index.outcome[at]]];
       if (!counts) return;
       counts[0]++;
-      counts[1] += solved(times[n + 1]);
+      counts[1] += solvedAt(index, times[n + 1]);
     });
   }
   return found;
@@ -89,16 +88,34 @@ function byStage({ response, critique, refinement }) {
   return total ? `${percent(response / total)} in responses, ${percent(critique / total)} in critiques, ${percent(refinement / total)} in refinements; ` : "";
 }
 
-// Where it failed: questions that nothing solved, each of which opens below.
-const MOST_FAILED = 6;
-function Failed({ index, open }) {
-  const found = useMemo(() => unsolved(index, 0), [index]);
-  if (!found.length) return null;
-  return html`<div class="failed"><h3>Where it failed</h3><p class="note">${plural(found.length, "question")} that no response and no refinement of the run solved${found.length > MOST_FAILED ? `, ${MOST_FAILED} of them, those asked most` : ""}:</p>
-    <ul>${found.slice(0, MOST_FAILED).map((times) => {
-      const at = times.findLast((one) => index.shard[one] >= 0) ?? times.at(-1);
-      return html`<li key=${at}><button class="link" onClick=${() => open(at)}>${oneLine(index.problems[index.problem[at]][2]).slice(0, 110)}</button> <span class="muted">asked ${times.length === 1 ? "once" : `${times.length} times`}, last in iteration ${index.iteration[times.at(-1)]}</span></li>`;
-    })}</ul></div>`;
+// What was learned: questions that nothing but a refinement solved, and that a response solves when asked again. Where it
+// failed: questions that nothing solved. Each opens below: of the former the rescue, of the latter the last time.
+const MOST_LISTED = 6;
+const solvedAt = (index, at) => index.outcome[at] === OUTCOME.all_right || index.outcome[at] === OUTCOME.mixed;
+function learned(index, number) {
+  const found = [];
+  for (const times of index.byProblem.values()) {
+    if (index.run[times[0]] !== number) continue;
+    const rescue = times.findIndex((at) => index.flags[at] & FLAG.rescued), after = times.slice(rescue + 1).find((at) => solvedAt(index, at));
+    if (rescue >= 0 && after !== undefined && !times.slice(0, rescue).some((at) => solvedAt(index, at))) found.push([times[rescue], after]);
+  }
+  return found.sort(([a], [b]) => (index.shard[b] >= 0) - (index.shard[a] >= 0) || index.iteration[a] - index.iteration[b]);
+}
+
+function Listed({ title, note, entries, index, open }) {
+  return html`<div class="listed"><h3>${title}</h3><p class="note">${note}</p>
+    <ul>${entries.slice(0, MOST_LISTED).map(([at, words]) => html`<li key=${at}><button class="link" onClick=${() => open(at)}>${oneLine(index.problems[index.problem[at]][2]).slice(0, 110)}</button> <span class="muted">${words}</span></li>`)}</ul></div>`;
+}
+
+function Outcomes({ index, open }) {
+  const [gained, failed] = useMemo(() => [learned(index, 0), unsolved(index, 0)], [index]);
+  const shown = (n) => (n > MOST_LISTED ? `, ${MOST_LISTED} of them` : "");
+  const whole = (times) => times.findLast((one) => index.shard[one] >= 0) ?? times.at(-1);
+  return html`<div class="outcomes">
+    ${gained.length > 0 && html`<${Listed} title="What was learned" index=${index} open=${open} note="${plural(gained.length, "question")} whose responses all failed, which a critique rescued, and which a response solved without one when they were asked again${shown(gained.length)}:"
+      entries=${gained.map(([at, after]) => [at, `rescued in iteration ${index.iteration[at]}, solved in ${index.iteration[after]}`])} />`}
+    ${failed.length > 0 && html`<${Listed} title="Where it failed" index=${index} open=${open} note="${plural(failed.length, "question")} that no response and no refinement of the run solved, those that were asked most${shown(failed.length)}:"
+      entries=${failed.map((times) => [whole(times), `asked ${times.length === 1 ? "once" : `${times.length} times`}, last in iteration ${index.iteration[times.at(-1)]}`])} />`}</div>`;
 }
 
 function Tiles({ run, found }) {
@@ -216,7 +233,7 @@ function Overview({ index, open }) {
     <h2>The method</h2><p class="note">${METHODS[run.method.refine]}.${!single && " Of the first run:"}</p><${Method} run=${run} />
     ${single && html`<h2>Worth a look</h2><${Warnings} run=${run} />`}
     ${index && html`<${Lesson} index=${index} open=${open} />`}
-    ${index && single && html`<${Failed} index=${index} open=${open} />`}
+    ${index && single && html`<${Outcomes} index=${index} open=${open} />`}
     ${single ? html`<${Configuration} run=${run} />` : html`<details class="configuration"><summary>Configurations</summary>${about.runs.map((one) => html`<div key=${one.name}><${Started} run=${one} /><${Configuration} run=${one} /></div>`)}</details>`}
   </section>`;
 }
