@@ -44,7 +44,8 @@ def of_runs(runs: Sequence[RunFolder], groups: Sequence[Group]) -> dict[str, Any
       groups: of all of them.
     """
     keys = facts.differing([run.facts for run in runs])
-    labels = [", ".join(f"{key}={_shown(run.facts.values.get(key))}" for key in keys) for run in runs]
+    told = [", ".join(f"{key}={_shown(run.facts.values.get(key))}" for key in keys) for run in runs]
+    labels = [run.arm or words for run, words in zip(runs, told, strict=True)]
     arms = list(dict.fromkeys(labels))
     shares = [dead(run, [one for one in groups if one.run == number]) for number, run in enumerate(runs)]
     each = zip(runs, labels, shares, strict=True)

@@ -29,6 +29,7 @@ class RunFolder:
       files: of rollouts, in the order of their iterations.
       faults: what could not be read, a sentence each.
       starts: with what it was started, each time; empty of a run of an older version.
+      arm: of a study; empty: keys that differ tell arms apart.
     """
 
     path: pathlib.Path
@@ -39,6 +40,7 @@ class RunFolder:
     files: Sequence[pathlib.Path]
     faults: Sequence[str] = ()
     starts: Sequence[Start] = ()
+    arm: str = ""
 
     @property
     def ended(self) -> bool:
@@ -47,12 +49,13 @@ class RunFolder:
         return isinstance(done, int) and done >= self.facts.num_iterations
 
 
-def read(path: str | pathlib.Path, *, name: str | None = None) -> RunFolder:
+def read(path: str | pathlib.Path, *, name: str | None = None, arm: str = "") -> RunFolder:
     """Returns what a run's folder knows; nothing is locked, written or waited for.
 
     Args:
       path: the folder.
       name: of the run; by default the folder's.
+      arm: of a study that it belongs to.
 
     Raises:
       UserError: it is not the folder of a run.
@@ -70,7 +73,7 @@ def read(path: str | pathlib.Path, *, name: str | None = None) -> RunFolder:
     if not isinstance(summary, dict):
         summary = None
     name = text_lib.clean(name or run.path.resolve().name)  # which on a disk may be bytes that are no UTF-8
-    return RunFolder(run.path, name, facts, metrics, summary, files, faults, starts_lib.read(path))
+    return RunFolder(run.path, name, facts, metrics, summary, files, faults, starts_lib.read(path), arm)
 
 
 def read_all(paths: Sequence[str | pathlib.Path]) -> list[RunFolder]:
