@@ -143,6 +143,16 @@ class Judge:
             gather(requests, functools.partial(finish, graded=self._graded))
         return result
 
+    def check(self, question: str, response: str, criteria: Sequence[str]) -> futures.Future[list[bool] | None]:
+        """Starts to ask which criteria a response meets; the future gets them in order, or None without a reply."""
+        result: futures.Future = futures.Future()
+        result.set_running_or_notify_cancel()
+        read = functools.partial(replies.read_verdicts, number=len(criteria))
+        case = prompts.Case(question, after_thinking(response).strip())
+        prompt = prompts.to_check(case, [rubric_lib.Item(text) for text in criteria])
+        self._ask(prompt, read, lambda found: result.set_result(found.value))
+        return result
+
     # --- what is asked ----------------------------------------------------------------------------------------------
 
     def _tested(self, case: prompts.Case, place: int, tests: str) -> Request:

@@ -43,7 +43,7 @@ def show(bar: tqdm.tqdm, progress: Status) -> None:
 def bar_text(row: Mapping[str, float]) -> str:
     """Returns what is shown beside the progress bar after an iteration."""
     parts = [f"reward {row['reward']:.2f}", f"all wrong {row['frac_all_wrong']:.2f}"]
-    if row.get("refine/attempted"):
+    if "refine/questions_rescued" in row:
         parts.append(f"rescued {row['refine/questions_rescued']:.2f}")
     if "tokens_per_second/rollout" in row:
         parts.append(f"{row['tokens_per_second/rollout']:.0f} tok/s")

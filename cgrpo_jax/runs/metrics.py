@@ -67,7 +67,8 @@ METRICS = {
     "completions/mean_terminated_length": "the same over those that ended by themselves",
     "completions/clipped_ratio": "share of the initial responses that were cut off",
     "refine/attempted": "number of refinements sampled",
-    "refine/success": "share of the refinements that pass (the paper's successful refinements)",
+    "refine/success": "share of the refinements that pass (the paper's successful refinements); this and the other "
+    "shares and means of refinements are left out where there are none",
     "refine/questions_rescued": "share of the questions with refined failures of which a refinement of one passes "
     "(questions refined)",
     "refine/mean_length": "mean length (tokens) of the refinements",
@@ -154,20 +155,20 @@ def reward_metrics(responses: Sequence[Sequence[Rollout]], *, gate: str) -> dict
 def refinement_metrics(
     refinements: Sequence[Rollout], kept: Sequence[Rollout], *, pass_threshold: float
 ) -> dict[str, float]:
-    """Metrics of the refinements, those sampled and those kept."""
+    """Metrics of the refinements, those sampled and those kept; a mean or share of none is left out, for it is no 0."""
     passed = [reward_of(row) >= pass_threshold for row in refinements if not row.ungraded]
     by_question = collections.defaultdict(bool)
     for row in refinements:
         if _refines_right(row, pass_threshold):  # with refine.which all
             continue
         by_question[row.index.question] |= not row.ungraded and reward_of(row) >= pass_threshold
-    return {
-        "refine/attempted": len(refinements),
-        "refine/success": _mean(passed),
-        "refine/questions_rescued": _mean(by_question.values()),
-        "refine/mean_length": _mean(len(row.token_ids) for row in refinements),
-        "refine/mentions_critique": _mean(mentions_critique(row.text) for row in kept),
+    shares = {
+        "refine/success": passed,
+        "refine/questions_rescued": list(by_question.values()),
+        "refine/mean_length": [len(row.token_ids) for row in refinements],
+        "refine/mentions_critique": [mentions_critique(row.text) for row in kept],
     }
+    return {"refine/attempted": len(refinements)} | {name: _mean(some) for name, some in shares.items() if some}
 
 
 def _refines_right(refinement: Rollout, pass_threshold: float) -> bool:

@@ -34,6 +34,7 @@ from cgrpo_jax.runs import (
     resume_policy,
     saved_config,
     start_weights,
+    starts,
     validate,
 )
 from cgrpo_jax.runs import config as config_lib
@@ -313,6 +314,7 @@ def _make_folder(opened: OpenRun, held: contextlib.ExitStack) -> bool:
     if config.optimizer.schedule != "constant":
         why_not["num_iterations"] = f"optimizer.schedule {config.optimizer.schedule!r} falls over them"
     resumed = run.open(config_lib.to_json(config), ignore=resume_policy.TRAINING, why_not=why_not)
+    starts.write(run, starts.of_now("train", opened.settings.mesh.devices))
     folder.write(run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source)
     return resumed
 

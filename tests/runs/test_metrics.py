@@ -113,7 +113,13 @@ def test_metrics_of_refinements():
         "refine/mean_length": 12 / 4,
         "refine/mentions_critique": 1 / 2,
     }
-    assert set(metrics.refinement_metrics([], [], pass_threshold=1.0).values()) == {0.0}
+
+
+def test_of_no_refinements_there_is_no_share():
+    assert metrics.refinement_metrics([], [], pass_threshold=1.0) == {"refine/attempted": 0}
+    ungraded = [REFINEMENTS[0].replace(reward=0.0, ungraded=True)]
+    found = metrics.refinement_metrics(ungraded, [], pass_threshold=1.0)
+    assert "refine/success" not in found and found["refine/questions_rescued"] == 0.0
 
 
 def test_a_question_is_rescued_by_refinements_of_what_failed():
