@@ -85,8 +85,8 @@ def _of_question(
     rows: Sequence[Mapping[str, Any]], file: Sequence[Mapping[str, Any]], pass_threshold: float, have_verdicts: bool
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Returns numerators and denominators of `_RATIOS` of a question; `file` holds all rows by their numbers."""
-    part: collections.Counter[str] = collections.Counter()
-    whole: collections.Counter[str] = collections.Counter()
+    part: dict[str, float] = collections.defaultdict(float)
+    whole: dict[str, float] = collections.defaultdict(float)
 
     def count(name: str, value: float) -> None:
         part[name] += value
