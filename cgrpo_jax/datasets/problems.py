@@ -92,6 +92,13 @@ class Stored:
 
 
 @dataclasses.dataclass(frozen=True)
+class Given:
+    """Questions that are there already, such as those of rows collected before."""
+
+    problems: Sequence[Problem]
+
+
+@dataclasses.dataclass(frozen=True)
 class Limits:
     """What a question must meet to be asked.
 
@@ -135,17 +142,21 @@ class Problems:
     skipped: dict[str, int]
 
 
-def load_problems(source: MadeUp | Stored, prompts: Prompts, limits: Limits) -> Problems:
-    """Makes up, or reads, the problems of a run.
+def load_problems(source: MadeUp | Stored | Given, prompts: Prompts, limits: Limits) -> Problems:
+    """Makes up, or reads, the problems of a run; what is given already is all for training, and none is left out.
 
     Raises:
       UserError: there are none, a file or a row of it is damaged, or a gold answer can't be read.
     """
-    train, test = _made_up(source) if isinstance(source, MadeUp) else _stored(source)
-    if not train:
+    if isinstance(source, Given):
+        train, test = list(source.problems), []
+        limits = dataclasses.replace(limits, on_long_question="error")
+    else:
+        train, test = _made_up(source) if isinstance(source, MadeUp) else _stored(source)
+    if not train and not isinstance(source, Given):
         raise UserError(f"no training questions: data.num_train is {source.num_train}; use at least 1.")
     if limits.needs_solutions:
-        _check_solutions(train, source, limits.needs_solutions)
+        check_solutions(train, source, limits.needs_solutions)
     if limits.needs_rubrics:
         _check_rubrics(train, limits)
     if isinstance(source, Stored) and not source.answer_pattern:
@@ -219,13 +230,24 @@ def _prompt_length(problem: Problem, prompts: Prompts) -> int:
         raise UserError(f"problem {problem.index} of {problem.source or 'the data'}: {error}") from error
 
 
-def _check_solutions(problems: Sequence[Problem], source: MadeUp | Stored, why: str) -> None:
-    """Checks that all problems have a solution, of which files may have an empty one, and prepared data sets none."""
+def check_solutions(
+    problems: Sequence[Problem], source: MadeUp | Stored | Given, why: str, *, whose: str = "training"
+) -> None:
+    """Checks that all problems have a solution, of which files may have an empty one, and prepared data sets none.
+
+    Args:
+      problems, source: what is checked, and where it comes from.
+      why: what needs the solutions.
+      whose: which questions they are, "training" or "held-out".
+
+    Raises:
+      UserError: one has none.
+    """
     column = (source.solution_key if isinstance(source, Stored) else None) or "solution"
     for p in problems:
         if not (p.solution or "").strip():
             raise UserError(
-                f"training questions: row {p.index + 1} of {p.source} has no solution in column '{column}', which "
+                f"{whose} questions: row {p.index + 1} of {p.source} has no solution in column '{column}', which "
                 f"{why}; fill it, or leave the row out."
             )
 

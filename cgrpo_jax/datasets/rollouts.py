@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from cgrpo_jax.runtime import files, local_copies
 from cgrpo_jax.runtime import text as text_lib
 
 NAMES = "step_*.parquet"  # of the files, which sort
+PROBLEM_COLUMNS = ("problem_index", "source", "problem_grader", "turns", "question", "answer", "solution")
+PROBLEM_COLUMNS += ("problem_columns",)
 _LISTS = ("prompt_ids", "token_ids", "logp", "trainer_logp")
 # Numbers as they are, which zstd compresses better than a dictionary's; of floats, each byte's place by itself.
 _PLAIN = {f"{name}.list.element": "BYTE_STREAM_SPLIT" if "logp" in name else "PLAIN" for name in _LISTS}
@@ -237,7 +239,7 @@ def read(path: str | pathlib.Path) -> list[Row]:
     rows: list[Row] = []
     for number in range(table.num_rows):
         one = {name: values[number] for name, values in cells.items()}
-        problem = problems.setdefault(one["question_index"], _problem(one))
+        problem = problems.setdefault(one["question_index"], problem_of(one))
         index = RowIndex(
             question=one["question_index"],
             response=one["response_index"],
@@ -321,7 +323,8 @@ def _ndarrays(column: pa.ChunkedArray) -> list[np.ndarray | None]:
     return found
 
 
-def _problem(one: dict[str, Any]) -> Problem:
+def problem_of(one: Mapping[str, Any]) -> Problem:
+    """Returns the problem of a row, of which `PROBLEM_COLUMNS` are enough."""
     return Problem(
         index=one["problem_index"],
         question=one["question"],

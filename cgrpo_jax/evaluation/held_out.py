@@ -50,7 +50,7 @@ class HeldOut:
         opened = self._opened
         if not opened.questions.held_out:
             return None, None
-        with self._clock("evaluate"), log.evaluating() as bar:
+        with self._clock("evaluate"), log.stage_bar("evaluating") as bar:
             result, groups = benchmark.evaluate(
                 opened.policy(params, iteration=benchmark.STREAM),
                 opened.questions.held_out,

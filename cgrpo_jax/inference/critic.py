@@ -92,6 +92,51 @@ async def critique(
     return [row for row, _ in done], sum((counts for _, counts in done), collections.Counter())
 
 
+async def critique_once(
+    critic: Critic,
+    row: Rollout,
+    problem: Problem,
+    *,
+    number: int,
+    num_critiques: int,
+    encode: Callable[[str], list[int]],
+) -> Rollout:
+    """Returns a critique of a scored row as its author writes it first, with the verdict that it has.
+
+    It is not written again, replaced, or made wrong on purpose, as `critique` does: the critic is measured, or taught.
+    What an endpoint leaves out has no text, and is `ungraded`.
+
+    Args:
+      critic: who criticises.
+      row: what is criticised.
+      problem: what the row answers.
+      number: of the critique, of `num_critiques` of the row; it enters the random key.
+      num_critiques: of each row.
+      encode: text to token ids, for critiques that no model writes.
+    """
+    index = _critique_index(row, number, num_critiques)
+    if critic.kind not in _ASKED:
+        written, _ = await _critique_one(critic, row, index, problem, encode)
+        return written
+    written, _ = await _ASKED[critic.kind].write(critic, problem, row, index)
+    return _left_out(row, index) if written is None else written
+
+
+def _left_out(row: Rollout, index: RowIndex) -> Rollout:
+    none = np.zeros(0, np.int32)
+    return Rollout(
+        index=index,
+        author=Author.CRITIC,
+        weights_step=0,
+        prompt_ids=none,
+        token_ids=none,
+        logp=np.zeros(0, np.float32),
+        text="",
+        parent=row,
+        ungraded=True,
+    )
+
+
 async def _one(
     critic: Critic, row: Rollout, index: RowIndex, problem: Problem, encode: Callable[[str], list[int]]
 ) -> tuple[Rollout, Counts]:

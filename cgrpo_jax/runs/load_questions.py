@@ -7,9 +7,19 @@ from typing import Any
 
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.critiques.prompts import Prompts
-from cgrpo_jax.datasets import filters
+from cgrpo_jax.datasets import filters, rollout_questions
 from cgrpo_jax.datasets import mixture as mixture_lib
-from cgrpo_jax.datasets.problems import MADE_UP, Limits, MadeUp, Problems, Stored, check_quotable, load_problems
+from cgrpo_jax.datasets.problems import (
+    MADE_UP,
+    Given,
+    Limits,
+    MadeUp,
+    Problems,
+    Stored,
+    check_quotable,
+    check_solutions,
+    load_problems,
+)
 from cgrpo_jax.datasets.tasks import arithmetic, snippets
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.critic import Critic
@@ -52,16 +62,20 @@ def load_questions(
       stages: that ask them.
       prompts: of the policy.
       critic: of the critic, None for one behind an endpoint.
-      choose: `to_train_on`, `to_evaluate_on` or `to_diagnose`.
+      choose: `to_train_on`, `to_evaluate_on`, `to_diagnose` or `to_collect`.
 
     Raises:
       UserError: there are none, a file or a row of it is damaged, a gold answer can't be read, or the longest question
         leaves no room for a critique in a refine prompt.
     """
-    found = load_problems(source(config), prompts, _limits(config, stages))
-    _check_refine_prompt(config, stages, prompts, found.training, critic=critic)
+    given = _given(config, stages) if stages.rows else source(config)
+    found = load_problems(given, prompts, _limits(config, stages))
+    chosen = choose(config, found)
+    if why := _why_solutions(config, stages):  # of those that are asked, which may be held out
+        check_solutions(chosen.training, given, why, whose="chosen")
+    _check_refine_prompt(config, stages, prompts, chosen.training or found.training, critic=critic)
     _say_system_turns(config, [*found.training, *found.held_out])
-    return choose(config, found)
+    return chosen
 
 
 def _say_system_turns(config: Config, problems: Sequence[Problem]) -> None:
@@ -114,6 +128,18 @@ def to_diagnose(config: Config, found: Problems) -> Questions:
     if "indicative_gt" in config.diagnosis.kinds:
         check_quotable(training, grader=config.gate_kind)
     return Questions(training, [], found.skipped)
+
+
+def to_collect(config: Config, found: Problems) -> Questions:
+    """Returns the questions to collect rows of, as the training ones; raises a `UserError` where there are none."""
+    c = config.collect
+    held_out = c.questions == "held_out" and not c.rows
+    some = (found.held_out if held_out else found.training)[: c.num_questions or None]
+    if not some:
+        of_data = 'collect.questions "held_out" needs data.eval, of made-up questions data.num_eval'
+        why = "collect.rows has no question" if c.rows else of_data if held_out else "all questions are too long"
+        raise UserError(f"there is nothing to collect rows of: {why}.")
+    return Questions(some, [], {"training": found.skipped["held-out" if held_out else "training"]})
 
 
 def by_hand(
@@ -192,6 +218,22 @@ def source(config: Config) -> MadeUp | Stored:
         num_train=d.num_train,
         num_eval=d.num_eval,
     )
+
+
+def _given(config: Config, stages: Stages) -> Given:
+    """Returns the questions of the rows that stages begin with.
+
+    Raises:
+      UserError: there are no such rows, or they lack critiques that are to be refined.
+    """
+    paths = rollout_questions.files(stages.rows)
+    if not config.collect.num_critiques and not any(map(rollout_questions.has_critiques, paths)):
+        raise UserError(
+            f"collect.num_critiques 0 takes the critiques of collect.rows {stages.rows}, which has none; set it, or "
+            "give rows that have some."
+        )
+    problems = [one for path in paths for one in rollout_questions.problems(path)]
+    return Given(problems[: config.collect.num_questions or None])
 
 
 def _limits(config: Config, stages: Stages) -> Limits:

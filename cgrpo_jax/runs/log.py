@@ -19,9 +19,9 @@ from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.training import flops
 
 
-def evaluating() -> tqdm.tqdm:
-    """Returns a bar that has only what `show` writes beside it."""
-    return console.progress_bar(desc="evaluating", leave=False, bar_format="{desc} [{elapsed}{postfix}]")
+def stage_bar(doing: str) -> tqdm.tqdm:
+    """Returns a bar that has only what `show` writes beside it, such as "evaluating"."""
+    return console.progress_bar(desc=doing, leave=False, bar_format="{desc} [{elapsed}{postfix}]")
 
 
 def show(bar: tqdm.tqdm, progress: Status) -> None:

@@ -116,6 +116,15 @@ _ADDED_TO_RUN = {
     "trackers": ["tensorboard"],
     "tracking.project": "cgrpo_jax",
     "tracking.group": "",
+    "collect.rows": "",
+    "collect.questions": "training",
+    "collect.num_questions": 0,
+    "collect.num_responses": 0,
+    "collect.which": "all",
+    "collect.num_critiques": 1,
+    "collect.num_refinements": 1,
+    "collect.utility": "verifier",
+    "collect.questions_per_file": 128,
 }
 _ADDED = {
     "judge.endpoint.max_requests": 0,

@@ -1,6 +1,7 @@
 """Opens a run for a command: all that a user can get wrong is checked before the first weight is read.
 
-`train`, `evaluate`, `diagnose` and `sample` all begin with `open_run`; what differs between them are its arguments.
+`train`, `evaluate`, `diagnose`, `collect` and `sample` all begin with `open_run`; what differs between them are its
+arguments.
 """
 
 import contextlib
@@ -256,7 +257,10 @@ def _agreed_inputs(
     same: dict[str, str] = {}
     with processes.agree("reading the run's files"):
         inputs = fingerprints.of_all(
-            config.gate_kind, problems, also=config.other_rewards, task=task_of(config.data.kind)
+            config.gate_kind,
+            problems,
+            also=config.other_rewards,
+            task=None if settings.stages.rows else task_of(config.data.kind),
         )
         if key_values.place()[1] > 1:
             same = hosts.of_inputs(problems, inputs)

@@ -13,7 +13,14 @@ from typing import Any
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.rewards import grader, user_functions
-from cgrpo_jax.runs import model_sections, objective_section, refinement_sections, sections, training_sections
+from cgrpo_jax.runs import (
+    collection_section,
+    model_sections,
+    objective_section,
+    refinement_sections,
+    sections,
+    training_sections,
+)
 from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, each_of, key, not_negative, one_of, refused, section
 
 # Sections that no other command than `train` and `plan` reads.
@@ -100,6 +107,7 @@ class Config:
     warm_start: training_sections.WarmStart = section(training_sections.WarmStart)
     eval: training_sections.Eval = section(training_sections.Eval)
     diagnosis: training_sections.Diagnosis = section(training_sections.Diagnosis)
+    collect: collection_section.Collect = section(collection_section.Collect)
 
     @property
     def gate_kind(self) -> str:
@@ -232,6 +240,8 @@ class Config:
             yield f"normalize_rewards divides each of several rewards, but rewards is {self.rewards}; give two or more."
         if "judge" in self.rewards and not self.judge.endpoint.url:
             yield 'rewards has "judge", which asks an endpoint; give its address in judge.endpoint.url.'
+        if self.collect.utility == "judge" and not self.judge.endpoint.url:
+            yield 'collect.utility "judge" asks an endpoint; give its address in judge.endpoint.url.'
 
     def critique_kinds(self) -> frozenset[str]:
         """Returns the kinds of critique that the run uses; without the schedule where that can't be read."""

@@ -76,6 +76,29 @@ class DiagnosisSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class CollectionSettings:
+    """What `collect` writes.
+
+    Attributes:
+      num_responses: to a question.
+      which: of these, a name of `rollout.REFINED`: those that are critiqued and refined.
+      num_critiques: of such a response; 0: those that are there.
+      num_refinements: after a critique.
+      utility: who compares a refinement with its response, the `verifier` or the `judge`.
+      num_questions: the first ones; 0: all.
+      questions_per_file: of a file.
+    """
+
+    num_responses: int
+    which: str
+    num_critiques: int
+    num_refinements: int
+    utility: str
+    num_questions: int
+    questions_per_file: int
+
+
+@dataclasses.dataclass(frozen=True)
 class KeptSettings:
     """What a training run keeps: iterations between checkpoints and between files of rollouts (0: none), traces.
 
@@ -110,7 +133,7 @@ class RunSettings:
       method: what is done with a question, steps 1 to 3.
       grouping: how its rows become a group that trains, steps 4 to 6.
       learner: how the policy is trained, steps 7 and 8.
-      evaluation, diagnosis, kept: of what a run does besides the algorithm.
+      evaluation, diagnosis, collection, kept: of what a run, or a command on it, does besides the algorithm.
     """
 
     seed: int
@@ -137,6 +160,7 @@ class RunSettings:
     learner: LearnerSettings
     evaluation: EvaluationSettings
     diagnosis: DiagnosisSettings
+    collection: CollectionSettings
     kept: KeptSettings
 
     @property
@@ -246,7 +270,21 @@ def run_settings(
             texts_per_slot=config.eval.texts_per_slot,
         ),
         diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
+        collection=_collection(config),
         kept=_kept(config),
+    )
+
+
+def _collection(config: Config) -> CollectionSettings:
+    c = config.collect
+    return CollectionSettings(
+        num_responses=c.num_responses or config.num_responses,
+        which=c.which,
+        num_critiques=c.num_critiques,
+        num_refinements=c.num_refinements,
+        utility=c.utility,
+        num_questions=c.num_questions,
+        questions_per_file=c.questions_per_file,
     )
 
 

@@ -10,6 +10,7 @@ import dataclasses
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Stage
+from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
 
 
@@ -54,6 +55,7 @@ class Stages:
       first_kind, kind_schedule: which kind of critique each iteration asks for, as for `schedule.kind_at`.
       critique_when: whether only responses that are refined are critiqued (`refining`), or all.
       refine: who refines: the `policy`; `solution` inserts the data's own, `none` is plain GRPO.
+      rows: folder or file of rollouts whose questions are asked, and whose responses are taken; empty: the data's.
     """
 
     response: StageSpec
@@ -66,6 +68,7 @@ class Stages:
     critique_when: str
     refine: str
     asks_critic: bool = True
+    rows: str = ""
 
     @property
     def all(self) -> tuple[StageSpec, ...]:
@@ -120,6 +123,34 @@ def of_diagnosis(config: Config) -> Stages:
     if "cot" in kinds:
         return _stages(config, "cot", (), "policy", _critic(config))
     return _stages(config, kinds[0], (), "policy", "policy")
+
+
+def of_collection(config: Config) -> Stages:
+    """Returns the stages of `collect`: critiques are of the kind that a run of a curriculum ends with.
+
+    Raises:
+      UserError: several critiques of a response would be the same text.
+    """
+    c = config.collect
+    kind = of_training(config).kind_at(config.num_iterations)
+    if c.num_critiques > 1 and kind not in schedule.WRITTEN:
+        raise UserError(
+            f"collect.num_critiques {c.num_critiques} of critique.kind {kind!r} would be the same text each time; use "
+            "1, or --config.critique.kind=cot."
+        )
+    numbers = {
+        "num_responses": c.num_responses or config.num_responses,
+        "critique.num_per_response": max(c.num_critiques, 1),
+        "refine.per_critique": max(c.num_refinements, 1),
+        "critique.when": "all",
+    }
+    asks = c.num_critiques > 0 and kind in schedule.WRITTEN
+    of_all = config_lib.replaced(config, numbers)
+    found = _stages(of_all, kind, (), "policy" if c.num_refinements else "none", _critic(config) if asks else "policy")
+    if not asks:
+        silent = dataclasses.replace(found.critique, num_prompts=0, num_texts=0)
+        found = dataclasses.replace(found, critique=silent, asks_critic=False)
+    return dataclasses.replace(found, rows=c.rows)
 
 
 def of_sample(config: Config) -> Stages:

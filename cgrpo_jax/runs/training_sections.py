@@ -182,8 +182,11 @@ def _at_least_ones(name: str, value: Any) -> str | None:
     return f"{name} {tuple(value)} must hold numbers of at least 1, such as (1, 8)."
 
 
-_RUNS = Resumed.TRAINING | Resumed.DIAGNOSIS
-_DIAGNOSES = "training and `evaluate` do not read it"
+_RUNS = Resumed.TRAINING | Resumed.DIAGNOSIS | Resumed.COLLECTION
+_WITHOUT_DIAGNOSIS = Resumed.TRAINING | Resumed.EVALUATION | Resumed.COLLECTION
+_DIAGNOSES = "no other command than `diagnose` reads it"
+_NOT_SAMPLED = Resumed.DIAGNOSIS | Resumed.COLLECTION
+_SAMPLED = "`diagnose` and `collect` do not read it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +198,7 @@ class Eval:
         "iterations; 0: before and after only",
         not_negative,
         unread_with=_NOT_MEASURED,
-        may_change=Resumed.EVALUATION | Resumed.DIAGNOSIS,
+        may_change=Resumed.EVALUATION | Resumed.DIAGNOSIS | Resumed.COLLECTION,
         because="training alone reads it",
     )
     keep_best: str = key(
@@ -210,18 +213,12 @@ class Eval:
         "a question, for pass@k",
         at_least_one,
         at_most(_MOST_SAMPLES, "is too large"),
-        may_change=Resumed.DIAGNOSIS,
-        because="`diagnose` does not read it",
+        may_change=_NOT_SAMPLED,
+        because=_SAMPLED,
     )
-    temperature: float = key(
-        0.6, "of these samples", not_negative, may_change=Resumed.DIAGNOSIS, because="`diagnose` does not read it"
-    )
-    top_p: float = key(
-        0.95, "of these samples", mass, may_change=Resumed.DIAGNOSIS, because="`diagnose` does not read it"
-    )
-    k: tuple[int, ...] = key(
-        (1, 8), "of pass@k", _at_least_ones, may_change=Resumed.DIAGNOSIS, because="`diagnose` does not read it"
-    )
+    temperature: float = key(0.6, "of these samples", not_negative, may_change=_NOT_SAMPLED, because=_SAMPLED)
+    top_p: float = key(0.95, "of these samples", mass, may_change=_NOT_SAMPLED, because=_SAMPLED)
+    k: tuple[int, ...] = key((1, 8), "of pass@k", _at_least_ones, may_change=_NOT_SAMPLED, because=_SAMPLED)
     oracle: bool = key(
         False,
         "`evaluate --refine` also refines what the grader calls wrong, as a column of its own",
@@ -268,14 +265,14 @@ class Diagnosis:
         0,
         "of the training questions, the first ones; 0: all",
         not_negative,
-        may_change=Resumed.TRAINING | Resumed.EVALUATION,
+        may_change=_WITHOUT_DIAGNOSIS,
         because=_DIAGNOSES,
     )
     num_responses: int = key(
         4,
         "a question fails persistently if none of them passes",
         at_least_one,
-        may_change=Resumed.TRAINING | Resumed.EVALUATION,
+        may_change=_WITHOUT_DIAGNOSIS,
         because=_DIAGNOSES,
     )
     kinds: tuple[str, ...] = key(
@@ -283,5 +280,5 @@ class Diagnosis:
         "of critiques",
         _kinds,
         may_change=ALL,
-        because=f"{_DIAGNOSES}, and `diagnose` adds a kind more to those that are there",
+        because=f"{_DIAGNOSES}, which adds a kind more to those that are there",
     )

@@ -3,7 +3,7 @@
 import re
 
 _LINE = re.compile(
-    r"(?:train|evaluate|diagnose): starting in .*|devices: .*|lengths from the model's context .*|model: .*"
+    r"(?:train|evaluate|diagnose|collect): starting in .*|devices: .*|lengths from the model's context .*|model: .*"
     r"|reading and checking the questions|questions: .*|folder: .*"
     r"|\d+ (?:training|held-out) questions are longer than .*"
 )

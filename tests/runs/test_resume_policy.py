@@ -47,6 +47,7 @@ HELD = {
     "TRAINING": [*EVALUATING, "eval.every"],
     "EVALUATION": [*EVALUATING, "eval.oracle"],
     "DIAGNOSIS": ["diagnosis.num_questions", "diagnosis.num_responses"],
+    "COLLECTION": [key for key in KEYS if key.startswith("collect.")],
 }
 
 

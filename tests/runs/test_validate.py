@@ -114,6 +114,24 @@ ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", 
             "prompts.critique_with_solution: prompt template '{question} {response} {solution}' lacks {answer}",
         ),
         ({"diagnosis__kinds": ("none",)}, "diagnosis.kinds ('none',) must be kinds of critiques; use some of indica"),
+        ({"collect__which": "right"}, "collect.which 'right' is unknown; use one of failed, all."),
+        ({"collect__questions_per_file": 0}, "collect.questions_per_file 0 is too small; use at least 1."),
+        (
+            {"collect__num_critiques": 0},
+            "collect.num_refinements 1 follow critiques, but collect.num_critiques is 0 and collect.rows names no",
+        ),
+        (
+            {"collect__num_critiques": 0, "collect__num_refinements": 0, "collect__rows": "rows"},
+            "collect.rows has responses, but collect.num_critiques and collect.num_refinements are 0: nothing",
+        ),
+        (
+            {"collect__num_responses": 3, "collect__rows": "rows"},
+            "collect.num_responses 3 changes nothing: the responses are those of collect.rows; leave it at 0.",
+        ),
+        (
+            {"collect__utility": "judge"},
+            'collect.utility "judge" asks an endpoint; give its address in judge.endpoint.url.',
+        ),
         ({"data__mixture": "a"}, "'a' is not NAME:WEIGHT"),
         ({"data__mixture": "a:1", "data__kind": "chains"}, "data.mixture mixes data sets that are read"),
         (
