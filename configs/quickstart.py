@@ -34,6 +34,7 @@ def get_config():
 
     c.warm_start.num_updates = 400
     c.warm_start.rows_per_update = 64
+    c.warm_start.learning_rate = 5e-3
 
     c.num_iterations = 80
     c.questions_per_iteration = 32

@@ -166,7 +166,7 @@ class WarmStart:
 
     num_updates: int = key(0, "0: none", not_negative)
     rows_per_update: int = key(64, "lessons of an update", at_least_one)
-    learning_rate: float = key(5e-3, "of Muon, at its peak", not_negative)
+    learning_rate: float = key(3e-3, "of Muon, at its peak", not_negative)
     chain_lengths: tuple[int, ...] = key((2, 3), "of the lessons in solving")
     rare_rate: float = key(0.0, "share of the lessons in solving that contain what is held out after all", share)
 
