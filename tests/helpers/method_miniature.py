@@ -1,0 +1,162 @@
+"""A method of configs/methods in miniature: a run of it, and what each of its updates was given and came to.
+
+Log-probabilities and entropies are those of `tiny.plain_logits`, in float64, not of the code that trains.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import re
+import threading
+from unittest import mock
+
+import jax
+import numpy as np
+import tiny
+import tiny_run
+from chat_server import Server, good
+from method_equations import EQUATIONS, Batch, values_of
+
+from cgrpo_jax import sharding
+from cgrpo_jax.records import Stage
+from cgrpo_jax.runs.settings import run_settings
+from cgrpo_jax.training import train_step
+
+# What a miniature has in the place of the paper's sizes. A rule writes critiques: the policy's own take longer.
+ALWAYS = {
+    "data.num_eval": 0,
+    "num_iterations": 2,
+    "critique.kind": "execution",
+    "num_responses": 4,
+    "optimizer.updates_per_batch": 1,
+}
+SMALL = ALWAYS | {"refine.num_kept": 1, "max_extra_questions": 4}
+HINT = {
+    "critique.kind": "hint",
+    "prompts.hint": "{question}\nThe answer is {answer}.\nCheck.",
+    "prompts.refine_with_hint": "{question}\nCritique: {hint}\nTry again.",
+    "refine.num_kept": 3,
+}
+MORE = {
+    "nurl": HINT,
+    "rltf_sd": {"refine.num_kept": 4},
+    "gspo": {"optimizer.updates_per_batch": 4},
+    "critique_coder": {"max_prompt_length": 48, "verdict_share": 0.25},
+}
+
+
+def changes_of(name):
+    """Returns the keys of a method's miniature: its values, but for sizes and the data's columns."""
+    keep = {key: value for key, value in values_of(name).items() if key != "data.solution_key"}
+    return keep | {key: value for key, value in SMALL.items() if key in keep or key in ALWAYS} | MORE.get(name, {})
+
+
+@contextlib.contextmanager
+def hints():
+    """An endpoint that hints as the lessons speak: it tells the question's one step. Yields the keys of its critic."""
+
+    def reply(handler):
+        message = handler.server.seen.get()[2]["messages"][-1]["content"]
+        question, answer = re.fullmatch(r"(.*)\nThe answer is (\d+)\.\nCheck\.", message).groups()
+        handler.send(good(f"Step 1 is wrong: {question}={answer}, not 0. Conclusion: wrong [END]"))
+
+    with Server() as server:
+        server.reply = reply
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            one_at_a_time = {"critic.endpoint.concurrency": 1}  # each reply takes the newest request
+            keys = {"critic.kind": "endpoint", "critic.endpoint.url": server.url, "critic.endpoint.model": "m"}
+            yield keys | one_at_a_time
+        finally:
+            server.over.set()
+            server.shutdown()
+            thread.join()
+
+
+@dataclasses.dataclass
+class Update:
+    """One update: its rows, the weights before and after it, its loss."""
+
+    rows: list
+    before: dict
+    after: dict
+    loss: float
+
+
+def train(name, workdir, **more):
+    """Trains a method's miniature; returns its folder, its configuration and its updates."""
+    tiny_run.start()  # whose warm start is none of these
+    updates, apply = [], train_step.update
+
+    def weights(state):
+        return jax.tree.map(np.array, state.params)  # a copy: the buffers are donated
+
+    def watched(state, rows, **keywords):
+        before = weights(state)
+        state, stats = apply(state, rows, **keywords)
+        updates.append(Update(list(rows), before, weights(state), stats["policy_loss"]))
+        return state, stats
+
+    with contextlib.ExitStack() as stack:
+        scripted = stack.enter_context(hints()) if name == "nurl" else {}
+        stack.enter_context(mock.patch.object(train_step, "update", watched))
+        changes = changes_of(name) | scripted | more
+        folder = tiny_run.run(workdir, changes)
+    return folder, tiny_run.config(changes), updates
+
+
+def groups_of(files):
+    """Returns the rows of each question that stand in its group, of all iterations."""
+    found = []
+    for rows in files:
+        for _, group in itertools.groupby(rows, lambda row: row.rollout.index.question):
+            if placed := [row for row in group if row.place is not None]:
+                found.append(sorted(placed, key=lambda row: row.place))
+    return found
+
+
+def objectives(name, folder, config, updates):
+    """Yields of each update what it maximises by the equation, before and after it, and the program's own loss."""
+    model = run_settings(config, sharding.one_device()).policy
+    rollouts = (row for group in groups_of(tiny_run.rollouts(folder)) for row in group)
+    for number, update in enumerate(updates):
+        texts = list(itertools.islice(rollouts, len(update.rows)))
+        before, after = (
+            _batch(config, model, update.rows, texts, weights) for weights in (update.before, update.after)
+        )
+        yield number, EQUATIONS[name](before), EQUATIONS[name](after), update.loss
+
+
+def _batch(config, model, rows, texts, weights):
+    length = np.array([len(row.target_ids) for row in rows])
+    shape = len(rows), int(length.max())
+    arrays = collections.defaultdict(lambda: np.full(shape, -1.0))
+    for at, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        np.testing.assert_array_equal(row.target_ids, text.rollout.token_ids)
+        logp, entropy = _scored(weights, model, row)
+        own = {"logp": logp, "old": row.old_logp, "entropy": entropy}
+        own |= {} if row.ref_logp is None else {"ref": row.ref_logp}
+        for key, values in own.items():
+            arrays[key][at, : length[at]] = values
+    return Batch(
+        reward=np.array([text.rollout.reward for text in texts]),
+        question=np.array([text.rollout.index.question for text in texts]),
+        length=length,
+        refined=np.array([text.rollout.stage == Stage.REFINEMENT for text in texts]),
+        truncated=np.array([text.rollout.truncated for text in texts]),
+        **{key: arrays[key] for key in ("logp", "old", "ref", "entropy")},
+        max_length=config.max_response_length,
+        num_responses=config.num_responses,
+        num_kept=config.refine.num_kept,
+    )
+
+
+def _scored(weights, model, row):
+    """Returns log-probabilities and entropies of a row's targets, given its context."""
+    tokens = np.concatenate([row.context_ids, row.target_ids])
+    logits = tiny.plain_logits(weights, model, tokens)[len(row.context_ids) - 1 : -1]
+    logits = logits - logits.max(-1, keepdims=True)
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return logs[np.arange(len(row.target_ids)), row.target_ids], -np.sum(np.exp(logs) * logs, axis=-1)
