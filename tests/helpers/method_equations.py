@@ -22,7 +22,8 @@ def values_of(name):
 class Batch:
     """Rows as a method has them: rewards, lengths and what they are, and logs of probabilities `[B, T]`.
 
-    `question` is whose group a row is in, `num_responses` and `num_kept` are the paper's n and k.
+    `question` is whose group a row is in, `num_responses` and `num_kept` are the paper's n and k. `held` is the ratio
+    where a gradient holds it fixed, None for as it is.
     """
 
     reward: np.ndarray
@@ -37,6 +38,7 @@ class Batch:
     max_length: int
     num_responses: int
     num_kept: int
+    held: np.ndarray | None = None
 
     @property
     def mask(self):
@@ -111,7 +113,8 @@ def gspo(b):
 
 
 def cispo(b):
-    return mean_a_token(b, np.minimum(b.ratio, 5) * b.deviations(scale=True) * b.logp, b.mask)
+    held = b.ratio if b.held is None else b.held
+    return mean_a_token(b, np.minimum(held, 5) * b.deviations(scale=True) * b.logp, b.mask)
 
 
 def critique_grpo(b):

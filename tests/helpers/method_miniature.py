@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import re
 import threading
+from typing import NamedTuple
 from unittest import mock
 
 import jax
@@ -23,6 +24,7 @@ from cgrpo_jax.records import Stage
 from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.training import train_step
 
+STEP = 1e-5  # of the weights, in float64
 # What a miniature has in the place of the paper's sizes. A rule writes critiques: the policy's own take longer.
 ALWAYS = {
     "data.num_eval": 0,
@@ -77,31 +79,36 @@ def hints():
 
 @dataclasses.dataclass
 class Update:
-    """One update: its rows, the weights before and after it, its loss."""
+    """One update: its rows, the weights before it, and the program's own loss and gradient of it."""
 
     rows: list
-    before: dict
-    after: dict
+    weights: dict
     loss: float
+    gradient: dict
 
 
 def train(name, workdir, **more):
     """Trains a method's miniature; returns its folder, its configuration and its updates."""
     tiny_run.start()  # whose warm start is none of these
-    updates, apply = [], train_step.update
+    updates, given, apply, accumulate = [], [], train_step.update, train_step.accumulate_gradients
 
-    def weights(state):
-        return jax.tree.map(np.array, state.params)  # a copy: the buffers are donated
+    def copied(tree):
+        return jax.tree.map(np.array, tree)  # the buffers are donated
+
+    def watch_gradient(params, rows, **keywords):
+        grads, stats = accumulate(params, rows, **keywords)
+        given.append((copied(params), copied(grads)))
+        return grads, stats
 
     def watched(state, rows, **keywords):
-        before = weights(state)
         state, stats = apply(state, rows, **keywords)
-        updates.append(Update(list(rows), before, weights(state), stats["policy_loss"]))
+        updates.append(Update(list(rows), given[-1][0], stats["policy_loss"], given[-1][1]))
         return state, stats
 
     with contextlib.ExitStack() as stack:
         scripted = stack.enter_context(hints()) if name == "nurl" else {}
         stack.enter_context(mock.patch.object(train_step, "update", watched))
+        stack.enter_context(mock.patch.object(train_step, "accumulate_gradients", watch_gradient))
         changes = changes_of(name) | scripted | more
         folder = tiny_run.run(workdir, changes)
     return folder, tiny_run.config(changes), updates
@@ -117,16 +124,35 @@ def groups_of(files):
     return found
 
 
-def objectives(name, folder, config, updates):
-    """Yields of each update what it maximises by the equation, before and after it, and the program's own loss."""
+class Compared(NamedTuple):
+    """An equation at an update, and its slope along the program's gradient, beside the program's own numbers."""
+
+    value: float
+    loss: float
+    slope: float
+    norm: float
+
+
+def compared(name, folder, config, updates):
+    """Yields of each update its equation and the program, which agree where value = -loss and slope = norm.
+
+    The slope is (J(w + e d) - J(w - e d)) / 2e along d = -g / |g|, g the program's gradient of its loss: it is |g|
+    where g has as much along d as the gradient of -J.
+    """
     model = run_settings(config, sharding.one_device()).policy
     rollouts = (row for group in groups_of(tiny_run.rollouts(folder)) for row in group)
-    for number, update in enumerate(updates):
+    for update in updates:
         texts = list(itertools.islice(rollouts, len(update.rows)))
-        before, after = (
-            _batch(config, model, update.rows, texts, weights) for weights in (update.before, update.after)
-        )
-        yield number, EQUATIONS[name](before), EQUATIONS[name](after), update.loss
+        norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(update.gradient)))
+        here = _batch(config, model, update.rows, texts, update.weights)
+
+        def along(step, update=update, texts=texts, here=here, norm=norm):
+            moved = jax.tree.map(lambda w, g: np.float64(w) - step * g / norm, update.weights, update.gradient)
+            there = _batch(config, model, update.rows, texts, moved)
+            return EQUATIONS[name](dataclasses.replace(there, held=here.ratio))
+
+        slope = (along(STEP) - along(-STEP)) / (2 * STEP) if norm else 0.0
+        yield Compared(EQUATIONS[name](here), update.loss, slope, norm)
 
 
 def _batch(config, model, rows, texts, weights):

@@ -5,7 +5,7 @@ import pytest
 import share
 import tiny_run
 from method_equations import FILES
-from method_miniature import changes_of, groups_of, objectives, train
+from method_miniature import changes_of, compared, groups_of, train
 from tiny_run import metrics, rollouts, run
 
 from cgrpo_jax.records import Stage
@@ -19,8 +19,9 @@ def test_a_method_in_miniature(name, tmp_path, monkeypatch):
     folder, config, updates = train(name, tmp_path)
     first, second = metrics(folder)
     assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in (first, second)) and first != second
-    for _, before, _, loss in objectives(name, folder, config, updates):
-        assert -loss == pytest.approx(before, rel=2e-4, abs=1e-6)
+    for one in compared(name, folder, config, updates):
+        assert -one.loss == pytest.approx(one.value, rel=2e-4, abs=1e-6)
+        assert one.slope == pytest.approx(one.norm, rel=1e-3, abs=1e-6)
     refines = changes["refine.kind"] != "none"
     assert all(("refine/attempted" in row) == refines for row in (first, second))
     rows = [row for update in seen.updates for row in update]
