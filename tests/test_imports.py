@@ -24,7 +24,7 @@ ROOMS = (
     ("rewards",),
     ("critiques",),
     ("inference",),
-    ("rollout", "groups"),
+    ("rollout", "groups", "batches"),
     ("training",),
     ("datasets",),
     ("runs",),

@@ -48,7 +48,8 @@ class Row:
         computed.
       dropped: why it did not train: `zero_advantage`, `truncated` (it is masked), `sampler_cap` (as a whole beyond
         objective.tis_cap), `skipped_update` (the gradient was not finite), `ungraded`, `mention` (of the critique),
-        `not_selected`, or `replaced` by a refinement; empty where it did, and for critiques.
+        `not_selected`, `replaced` by a refinement, or `drawn_on`: its question's group has no gradient, and another
+        question's trained in its place; empty where it did, and for critiques.
     """
 
     rollout: Rollout
@@ -282,11 +283,16 @@ def read_columns(path: str | pathlib.Path, names: Sequence[str]) -> pa.Table:
 def train_groups(rows: Iterable[Row]) -> list[list[TrainRow]]:
     """Returns the group of each question, in their order: what `Learner.update` was given."""
     groups: dict[int, list[tuple[int, TrainRow]]] = collections.defaultdict(list)
+    left_out = set()
     for row in rows:
-        group = groups[row.rollout.index.question]
+        question = row.rollout.index.question
+        group = groups[question]
         if row.train_row is not None and row.place is not None:
             group.append((row.place, row.train_row))
-    return [[one for _, one in sorted(groups[q], key=lambda placed: placed[0])] for q in sorted(groups)]
+        if row.dropped == "drawn_on":
+            left_out.add(question)
+    numbers = sorted(groups.keys() - left_out)
+    return [[one for _, one in sorted(groups[q], key=lambda placed: placed[0])] for q in numbers]
 
 
 def _checked(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:

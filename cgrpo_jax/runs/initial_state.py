@@ -18,6 +18,7 @@ from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runs import start_weights, warm_start
+from cgrpo_jax.runs.iteration import Iteration
 from cgrpo_jax.runs.open_run import OpenRun, TrainingFolder
 from cgrpo_jax.runtime import console, files, processes
 from cgrpo_jax.runtime import text as text_lib
@@ -42,6 +43,14 @@ class Progress:
     evaluation_due: bool = False  # the last iteration's was cut short by a signal
     base_step: int | None = None  # as `start_weights.base_step` returns it
     inputs: dict = dataclasses.field(default_factory=dict)  # `fingerprints.of_all` of what it reads
+    extra_questions: int = 0  # that its iterations have drawn beyond their batches
+
+    def add(self, done: Iteration, *, all_failed: float) -> None:
+        """Counts an iteration, all of whose responses to this share of its questions have failed."""
+        if done.number == 0:
+            self.all_failed_start = all_failed
+        self.num_tokens += done.sampled_tokens
+        self.extra_questions += done.num_extra
 
 
 _MOST = 2**63 - 1
@@ -58,6 +67,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "evaluation_due": lambda value: isinstance(value, bool),
     "base_step": lambda value: value is None or _is_count(value),
     "inputs": lambda value: _is_of(value, str, str),
+    "extra_questions": lambda value: _is_count(value),
     "questions": lambda value: True,  # of earlier versions, in the place of `inputs`
 }
 _REQUIRED = ("iteration", "num_tokens", "seconds")  # which every version has written

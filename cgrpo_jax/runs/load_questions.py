@@ -273,6 +273,8 @@ def _check_refine_prompt(
     A critique is shown whole; how much is left of one without its thinking is not known, and what is too long is cut.
     """
     longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question, problem.turns)))
+    if config.num_verdicts:
+        prompts.for_verdict(transcript(longest), "")
     if stages.critique.num_texts and stages.critic != "folder":
         answer = None if config.critic.sees == "nothing" else longest.answer
         solution = "" if config.critic.sees == "solution" else None

@@ -72,7 +72,14 @@ def untrained(done: Iteration, row: Mapping[str, float]) -> str:
 
 
 def metrics_row(
-    done: Iteration, *, pass_threshold: float, model: ModelConfig, adapters: bool, refines: bool, gate: str
+    done: Iteration,
+    *,
+    pass_threshold: float,
+    model: ModelConfig,
+    adapters: bool,
+    refines: bool,
+    gate: str,
+    draws_on: bool = False,
 ) -> dict[str, float]:
     """Returns an iteration's metrics that do not depend on the clock; `metrics.METRICS` says what each means.
 
@@ -83,9 +90,14 @@ def metrics_row(
       adapters: whether adapters are trained, or all weights.
       refines: whether refinement is part of the method.
       gate: kind of grader that decides what passes.
+      draws_on: whether further questions are drawn for those that teach nothing.
     """
-    row = metrics.response_metrics(done.responses, pass_threshold=pass_threshold)
-    row |= metrics.reward_metrics(done.responses, gate=gate)
+    row = metrics.response_metrics(done.answers, pass_threshold=pass_threshold)
+    row |= metrics.reward_metrics(done.answers, gate=gate)
+    cut = done.counts["verdict_prompts_cut"]
+    row |= metrics.verdict_metrics(done.verdicts, done.verdict_problems, cut=cut)
+    if draws_on:
+        row |= metrics.batch_metrics(done.rows, num_extra=done.num_extra)
     if refines:
         row |= metrics.refinement_metrics(done.refinements, done.kept, pass_threshold=pass_threshold)
         row["refine/prompts_cut"] = done.counts["refine_prompts_cut"]

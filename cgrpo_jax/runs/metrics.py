@@ -12,7 +12,7 @@ import numpy as np
 from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import Rollout, Stage
+from cgrpo_jax.records import Problem, Rollout, Stage, TrainRow
 from cgrpo_jax.rewards.user_functions import short_name
 from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.training import flops
@@ -27,6 +27,14 @@ METRICS = {
     "frac_all_right": "share of the questions of which all initial responses pass",
     "frac_all_wrong": "share of the questions of which none passes: where refinement helps",
     "group_reward": "mean reward of the rows that train, kept refinements included",
+    "batch/extra_questions": "questions drawn beyond the batch, in the place of others whose group has no gradient "
+    "(as the next one only with max_extra_questions > 0)",
+    "batch/frac_with_gradient": "share of the batch's groups of which a row has an advantage and is not masked",
+    "verdicts/reward": "share of the answers to verdict problems that judge rightly (as the next ones only with "
+    "verdict_share > 0; all other metrics of responses leave these answers out)",
+    "verdicts/malformed_rate": "share of them without a readable verdict",
+    "verdicts/frac_right": "share of the verdict problems whose response is right: what always to say so would reach",
+    "verdicts/prompts_cut": "verdict problems in which the response was cut in its middle",
     "loss": "the objective's negative; its value says little (advantages sum to about 0), its gradient is what trains",
     "grad_norm": "global norm of the gradient before clipping",
     "skipped_updates": "updates that changed nothing, because their gradient was not finite; what is said of losses, "
@@ -218,6 +226,39 @@ def endpoint_metrics(
     if items := since("spread_items"):
         result[f"{whose}/spread"] = since("spread_sum") / items
     return result
+
+
+def endpoints_metrics(counts: Mapping[str, Mapping], before: Mapping[str, Mapping]) -> dict[str, int]:
+    """Metrics of all endpoints that an iteration asked, by whose they are, as `endpoint_metrics`."""
+    return {k: v for whose in before for k, v in endpoint_metrics(counts[whose], before[whose], whose=whose).items()}
+
+
+def batch_metrics(rows: Sequence[Sequence[TrainRow]], *, num_extra: int) -> dict[str, float]:
+    """Metrics of what was drawn for a batch of groups."""
+    found = [any(row.advantage and not row.masked for row in group) for group in rows]
+    return {"batch/extra_questions": num_extra, "batch/frac_with_gradient": _mean(found)}
+
+
+def verdict_metrics(
+    verdicts: Sequence[Sequence[Rollout]], problems: Sequence[Problem], *, cut: int
+) -> dict[str, float]:
+    """Metrics of the answers to verdict problems, those of a response without a verdict left out; empty without any.
+
+    Args:
+      verdicts: the answers to each of them.
+      problems: themselves.
+      cut: how many hold a response that was cut.
+    """
+    known = [(rows, one) for rows, one in zip(verdicts, problems, strict=True) if not rows[0].ungraded]
+    if not verdicts:
+        return {}
+    answers = [row for rows, _ in known for row in rows]
+    return {
+        "verdicts/reward": _mean(reward_of(row) for row in answers),
+        "verdicts/malformed_rate": _mean(row.extracted is None for row in answers),
+        "verdicts/frac_right": _mean(one.answer == "right" for _, one in known),
+        "verdicts/prompts_cut": cut,
+    }
 
 
 def engine_metrics(stats: Sequence[Stats]) -> dict[str, float]:

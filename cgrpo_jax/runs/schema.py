@@ -42,6 +42,12 @@ def _numbers(name: str, value: tuple[Any, ...]) -> str | None:
     return None if good else f"{name} {value} must hold finite numbers; give one for each of rewards."
 
 
+def _verdict_share(name: str, value: float) -> str | None:
+    if 0 <= value <= 0.5:
+        return None
+    return f"{name} {value} asks about more responses than there are questions; use a value from 0 to 0.5."
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What a run does. Symbols in brackets are the paper's (arXiv 2506.03106); lengths are in tokens."""
@@ -56,6 +62,16 @@ class Config:
         because="how long training goes on, unless the learning rate falls over them",
     )
     questions_per_iteration: int = key(128, "questions of an iteration", at_least_one)
+    max_extra_questions: int = key(
+        0,
+        "most that are drawn beyond them, each for one whose group, refinements included, has no gradient (DAPO)",
+        not_negative,
+    )
+    verdict_share: float = key(
+        0.0,
+        "of questions_per_iteration: is a response of this iteration right? (Critique-Coder)",
+        _verdict_share,
+    )
     num_responses: int = key(7, "[n] responses to a question", at_least_one)
     max_prompt_length: int = key(2048, "tokens of a question; 0: from the model's context (lengths.py)", not_negative)
     max_response_length: int = key(6144, "tokens of a response or a refinement; 0: likewise", not_negative)
@@ -120,6 +136,11 @@ class Config:
         return tuple(kind for kind in self.rewards if kind != self.gate_kind)
 
     @property
+    def num_verdicts(self) -> int:
+        """The questions of an iteration that ask whether a response is right."""
+        return round(self.verdict_share * self.questions_per_iteration)
+
+    @property
     def weights(self) -> tuple[float, ...]:
         """The weights of the gate and of the other rewards, in their order."""
         given = dict(zip(self.rewards, self.reward_weights, strict=False))
@@ -131,6 +152,7 @@ class Config:
         yield from self._schedule()
         yield from self._grading()
         yield from self._rewards()
+        yield from self._verdicts()
         yield from self._critiques()
         yield from self._made_up()
 
@@ -238,10 +260,34 @@ class Config:
             )
         if self.normalize_rewards and len(self.rewards) < 2:
             yield f"normalize_rewards divides each of several rewards, but rewards is {self.rewards}; give two or more."
+        if self.reward_source == "critic" and self.rewards:
+            yield (
+                f'reward_source "critic" rewards by verdicts in the place of graders, but rewards is {self.rewards}; '
+                'leave rewards empty, or set reward_source to "verifier".'
+            )
         if "judge" in self.rewards and not self.judge.endpoint.url:
             yield 'rewards has "judge", which asks an endpoint; give its address in judge.endpoint.url.'
         if self.collect.utility == "judge" and not self.judge.endpoint.url:
             yield 'collect.utility "judge" asks an endpoint; give its address in judge.endpoint.url.'
+
+    def _verdicts(self) -> Iterator[str]:
+        if not 0 < self.verdict_share <= 0.5:  # its own rule says so
+            return
+        if not self.num_verdicts:
+            yield (
+                f"verdict_share {self.verdict_share:g} of questions_per_iteration {self.questions_per_iteration} is "
+                "less than half a question; raise one of them."
+            )
+        if self.rewards:
+            yield (
+                f"verdict_share {self.verdict_share:g} rewards verdicts by one number, but rewards is {self.rewards}; "
+                "leave rewards empty, or set verdict_share to 0."
+            )
+        if self.reward_source == "critic":
+            yield (
+                f"verdict_share {self.verdict_share:g} needs to know which responses are right, but reward_source is "
+                '"critic"; set reward_source to "verifier", or verdict_share to 0.'
+            )
 
     def critique_kinds(self) -> frozenset[str]:
         """Returns the kinds of critique that the run uses; without the schedule where that can't be read."""

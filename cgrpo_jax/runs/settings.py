@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cgrpo_jax import groups, rollout, sharding
+from cgrpo_jax.batches import Batch
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import kv_cache, weights
@@ -120,6 +121,7 @@ class RunSettings:
     Attributes:
       seed: of all that is random.
       num_iterations, questions_per_iteration: how long it is.
+      batch: what an iteration trains on.
       grader: kind of grader of the problems that name none.
       mesh: what policy, reference and critic lie on.
       dtype: what generation, forward and backward pass compute in.
@@ -139,6 +141,7 @@ class RunSettings:
     seed: int
     num_iterations: int
     questions_per_iteration: int
+    batch: Batch
     grader: str
     mesh: jax.sharding.Mesh
     dtype: str
@@ -240,6 +243,7 @@ def run_settings(
         seed=config.seed,
         num_iterations=config.num_iterations,
         questions_per_iteration=config.questions_per_iteration,
+        batch=Batch(config.questions_per_iteration, config.num_verdicts, config.max_extra_questions),
         grader=config.gate_kind,
         mesh=mesh,
         dtype=dtype,

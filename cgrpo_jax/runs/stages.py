@@ -178,7 +178,8 @@ def _critic(config: Config) -> str:
 
 
 def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine: str, critic: str) -> Stages:
-    questions, responses = config.questions_per_iteration, config.questions_per_iteration * config.num_responses
+    questions = config.questions_per_iteration + config.max_extra_questions
+    responses = questions * config.num_responses
     refines = refine == "policy"
     critiqued = responses * config.critique.num_per_response if refines or config.critique.when == "all" else 0
     refined = critiqued if refines else 0  # critiques, or their places where a rule writes them

@@ -345,6 +345,35 @@ TRAPS = (
         '            weights = vars(self).setdefault("first", weights)\n',
         ("tests/integration/test_train.py", "tests/integration/test_methods.py"),
     ),
+    # --- batches --------------------------------------------------------------------------------------------------
+    Trap(
+        "questions that are rescued left out of the batch",
+        "groups.py",
+        "reanchor([solved.responses], kept, join=grouping.join)",
+        "reanchor([solved.responses], [], join=grouping.join)",
+        ("tests/test_batches.py",),
+    ),
+    Trap(
+        "a batch of the questions that came first, whatever they teach",
+        "batches.py",
+        "sorted(solved, key=lambda one: not (is_verdict(one) or teaches(one)))[:num_groups]",
+        "list(solved)[:num_groups]",
+        ("tests/test_batches.py",),
+    ),
+    Trap(
+        "questions that were drawn on and come again in the next iteration",
+        "train.py",
+        "before=self.progress.extra_questions",
+        "before=0",
+        ("tests/integration/test_named_methods.py",),
+    ),
+    Trap(
+        "verdicts that are rewarded where they praise",
+        "batches.py",
+        "Grade(float(verdict == right)",
+        "Grade(float(verdict is True)",
+        ("tests/test_batches.py",),
+    ),
     # --- keys -----------------------------------------------------------------------------------------------------
     Trap(
         "the same noise in every iteration",
@@ -458,8 +487,8 @@ TRAPS = (
     Trap(
         "the same questions in every iteration",
         "datasets/mixture.py",
-        "    positions = range(step * batch_size, (step + 1) * batch_size)\n",
-        "    positions = range(batch_size)\n",
+        "    first = step * batch_size + before\n",
+        "    first = before\n",
         ("tests/datasets/test_mixture.py",),
     ),
     Trap(

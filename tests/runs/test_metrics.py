@@ -8,7 +8,7 @@ import pytest
 
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import Author, Rollout, RowIndex, Stage, TrainRow
+from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
 from cgrpo_jax.runs import metrics
 from cgrpo_jax.training import sampler_gap
 
@@ -257,6 +257,22 @@ def test_the_work_of_updates_and_their_speed():
 SCORED = TrainRow(np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.float32), 1.0)
 
 
+def test_what_was_drawn_for_a_batch():
+    masked, equal = SCORED.replace(masked=True), SCORED.replace(advantage=0.0)
+    found = metrics.batch_metrics([[equal, SCORED], [equal, masked], [], [SCORED]], num_extra=3)
+    assert found == {"batch/extra_questions": 3, "batch/frac_with_gradient": 0.5}
+
+
+def test_verdicts_on_responses():
+    assert metrics.verdict_metrics([], [], cut=0) == {}
+    read = rollout(0, 1.0, 1).replace(extracted="right")
+    answers = [[read, read], [rollout(0, 0.0, 1), read], [read.replace(ungraded=True)] * 2]
+    problems = [Problem(0, "", "right"), Problem(1, "", "wrong"), Problem(2, "", "wrong")]
+    assert metrics.verdict_metrics(answers, problems, cut=1) == {
+        "verdicts/reward": 0.75, "verdicts/malformed_rate": 0.25, "verdicts/frac_right": 0.5, "verdicts/prompts_cut": 1,
+    }  # fmt: skip
+
+
 def test_every_metric_is_documented_and_every_documented_one_exists():
     emitted = {
         *metrics.response_metrics(RESPONSES, pass_threshold=1.0),
@@ -266,6 +282,8 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
         *metrics.update_work(WORK, MODEL, adapters=False),
         *metrics.update_speed(1.0, 1.0, num_devices=1, peak=1.0),
         *metrics.engine_metrics([]),
+        *metrics.batch_metrics([[SCORED]], num_extra=0),
+        *metrics.verdict_metrics([RESPONSES[0]], [Problem(0, "", "right")], cut=0),
         "rewards/NAME/mean",
         "rewards/NAME/std",
         *sampler_gap.measure([SCORED], [SCORED.old_logp], cap=2.0, level="token"),

@@ -40,6 +40,12 @@ def test_each_stage_has_its_prompts_and_texts():
     assert [one.num_tokens for one in found.all] == [12 * 16, 48 * 16, 24 * 16]
 
 
+def test_questions_that_may_be_drawn_on_count():
+    assert numbers(of(max_extra_questions=2))[Stage.RESPONSE] == ("policy", 6, 18)
+    assert numbers(of(max_extra_questions=2))[Stage.CRITIQUE] == ("policy", 36, 36)
+    assert numbers(of({"verdict_share": 0.5}))[Stage.RESPONSE] == ("policy", 4, 12)  # these are of the four
+
+
 @pytest.mark.parametrize("critic, who", [(FOLDER, "folder"), (ENDPOINT, "endpoint")])
 def test_a_critic_takes_critiques_from_the_policy(critic, who):
     found = of(critic)
