@@ -103,6 +103,8 @@ def test_a_number_that_nobody_can_write_out_is_compared_at_once(gold):
         "1E99999",
     ):
         assert mathematics.grade(rf"so \boxed{{{one}}}", gold)[0] == 0, one
+    for one in (rf"so \boxed{{10^{{{nines * 34}}}}}", f"10^{nines * 34}"):
+        assert mathematics.grade(one, gold)[0] == 0, one
 
 
 def test_a_number_that_nobody_can_write_out_equals_itself_however_it_is_spelled():

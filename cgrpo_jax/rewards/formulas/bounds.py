@@ -13,6 +13,7 @@ from typing import Any
 
 BITS = 1 << 19  # of a number that is written out
 LARGEST_FACTORIAL = 20_000
+EXPONENT_BITS = 512  # of a whole exponent: with more, even the first digits of a power take seconds
 
 
 class ImmenseError(OverflowError):
@@ -30,7 +31,7 @@ def install() -> None:
       ImmenseError: a number has too many digits
     """
     import sympy
-    from sympy.core import numbers
+    from sympy.core import evalf, numbers
 
     if hasattr(numbers.Integer._eval_power, "__wrapped__"):
         return
@@ -38,6 +39,7 @@ def install() -> None:
     numbers.Rational._eval_power = _unless(_is_immense, numbers.Rational._eval_power)
     _bound(sympy.factorial, _is_immense_factorial)
     _bound(sympy.binomial, _is_immense_choice)
+    evalf.evalf_table[sympy.Pow] = _unless(_has_immense_exponent, evalf.evalf_table[sympy.Pow])
 
 
 def _bound(function: Any, condition: Callable[..., bool]) -> None:
@@ -63,6 +65,10 @@ def _is_immense(base: Any, exponent: Any) -> bool:
         return False
     size = max(abs(base.p), base.q).bit_length() - 1
     return size * abs(exponent.p) > BITS * exponent.q
+
+
+def _has_immense_exponent(power: Any, *_: Any) -> bool:
+    return power.exp.is_Integer and power.exp.p.bit_length() > EXPONENT_BITS
 
 
 def _is_immense_factorial(_: Any, number: Any) -> bool:

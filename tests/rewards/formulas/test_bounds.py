@@ -24,6 +24,7 @@ def _installed():
         lambda: sympy.factorial(20_001),
         lambda: sympy.binomial(50_000, 25_000),
         lambda: sympy.Pow(TEN, MANY, evaluate=False) + 1,
+        lambda: sympy.Pow(TEN, 10**200, evaluate=False).evalf(5),
     ],
 )
 def test_an_immense_number_is_not_written_out(write):
