@@ -51,16 +51,27 @@ class Trap:
     tests: tuple[str, ...]
     more: tuple[tuple[str, str], ...] = ()
 
-    def put_in(self, package: pathlib.Path) -> None:
-        """Changes the module of a package."""
-        path = package / self.file
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    def put_into(self, text: str) -> str:
+        """Returns a module's text with the mistake.
+
+        Raises:
+          ValueError: it does not hold what the mistake replaces exactly once.
+        """
         for old, new in ((self.old, self.new), *self.more):
             if (found := text.count(old)) != 1:
-                raise SystemExit(
+                raise ValueError(
                     f"trap {self.name!r}: {self.file} holds {old!r} {found} times, not once; write it again"
                 )
             text = text.replace(old, new)
+        return text
+
+    def put_in(self, package: pathlib.Path) -> None:
+        """Changes the module of a package."""
+        path = package / self.file
+        try:
+            text = self.put_into(path.read_text(encoding="utf-8") if path.exists() else "")
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
         path.write_text(text, encoding="utf-8")
 
     def key(self) -> str:
