@@ -31,7 +31,7 @@ ROOMS = (
     ("evaluation",),
     ("report",),
     ("planning",),
-    ("train", "evaluate", "diagnose", "sample", "show", "plan", "convert", "data", "init", "__main__"),
+    ("train", "finetune", "evaluate", "diagnose", "sample", "show", "plan", "convert", "data", "init", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 MODULES = {

@@ -29,6 +29,7 @@ from cgrpo_jax.records import Author, LossKind, Problem, Rollout, RowIndex, Stag
 
 WHICH = ("right", "all")
 CONTEXTS = ("question", "prompt")
+UTILITY = "utility"  # among the rewards of a refinement: what it is worth beside its response
 
 
 def files_of(path: pathlib.Path) -> list[pathlib.Path]:
@@ -104,20 +105,26 @@ class Reader:
         return None if one.ungraded or one.reward is None else one.reward >= self.pass_threshold
 
     def _utilities(self, texts: Sequence[Rollout]) -> dict[RowIndex, float]:
-        """Returns of each critique, by its index, the mean over its refinements: 1 fixed, 0.5 as before, 0 broken.
-
-        A preference score by the grader, in the place of RCO's judge of both orders (arXiv 2506.22157).
-        """
+        """Returns of each critique, by its index, the mean of what the refinements after it are worth."""
         scores: dict[RowIndex, list[float]] = collections.defaultdict(list)
         for one in texts:
             critique = one.parent
             if one.stage != Stage.REFINEMENT or critique is None or critique.stage != Stage.CRITIQUE:
                 continue
-            response = critique.parent
-            after, before = self._passes(one), None if response is None else self._passes(response)
-            if after is not None and before is not None:
-                scores[critique.index].append((1 + after - before) / 2)
+            if (score := self._worth(one, critique.parent)) is not None:
+                scores[critique.index].append(score)
         return {index: sum(some) / len(some) for index, some in scores.items()}
+
+    def _worth(self, refinement: Rollout, response: Rollout | None) -> float | None:
+        """Returns what a refinement is worth beside its response: 1 fixed, 0.5 as before, 0 broken; None if not known.
+
+        It is a reward of this name where it was collected with one, by a judge of both orders as in RCO (arXiv
+        2506.22157); else a preference score by the grader.
+        """
+        if UTILITY in (named := dict(refinement.rewards)):
+            return named[UTILITY]
+        after, before = self._passes(refinement), None if response is None else self._passes(response)
+        return None if after is None or before is None else (1 + after - before) / 2
 
     # --- units --------------------------------------------------------------------------------------------------
 

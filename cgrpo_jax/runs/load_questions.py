@@ -58,10 +58,24 @@ def load_questions(
       UserError: there are none, a file or a row of it is damaged, a gold answer can't be read, or the longest question
         leaves no room for a critique in a refine prompt.
     """
-    found = load_problems(source(config), prompts, _limits(config, stages))
+    asked = source(config)
+    if isinstance(asked, Stored) and not stages.samples:
+        asked = dataclasses.replace(asked, train=None)  # data.train may be of rows to learn from
+    found = _load(asked, prompts, _limits(config, stages), learns_rows=not stages.samples)
     _check_refine_prompt(config, stages, prompts, found.training, critic=critic)
     _say_system_turns(config, [*found.training, *found.held_out])
     return choose(config, found)
+
+
+def _load(source: MadeUp | Stored, prompts: Prompts, limits: Limits, *, learns_rows: bool) -> Problems:
+    try:
+        return load_problems(source, prompts, limits)
+    except UserError as error:
+        if not learns_rows or "data.question_key" not in str(error) and "data.answer_key" not in str(error):
+            raise
+        text = str(error).rstrip(".")
+        hint = "data.eval is of questions to grade; rows to measure the loss on are finetune.eval_rows"
+        raise UserError(f"{text} ({hint}).") from error
 
 
 def _say_system_turns(config: Config, problems: Sequence[Problem]) -> None:
@@ -101,6 +115,16 @@ def to_evaluate_on(config: Config, found: Problems) -> Questions:
     """Returns the held-out questions; raises a `UserError` where there are none."""
     if not found.held_out:
         raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
+    return Questions([], found.held_out, found.skipped)
+
+
+def of_finetuning(config: Config) -> Choose | None:
+    """Returns what chooses the questions that `finetune` is graded on; None where the configuration has none."""
+    d = config.data
+    return _to_grade if (d.num_eval if d.kind in MADE_UP else d.eval) else None
+
+
+def _to_grade(config: Config, found: Problems) -> Questions:
     return Questions([], found.held_out, found.skipped)
 
 
@@ -229,6 +253,8 @@ def _check_refine_prompt(
 
     A critique is shown whole; how much is left of one without its thinking is not known, and what is too long is cut.
     """
+    if not questions:
+        return
     longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question, problem.turns)))
     if stages.critique.num_texts and stages.critic != "folder":
         answer = None if config.critic.sees == "nothing" else longest.answer

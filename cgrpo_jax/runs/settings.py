@@ -145,6 +145,8 @@ class RunSettings:
 
         An iteration has several where the policy criticises itself in another way than it answers.
         """
+        if not self.stages.samples:
+            return self.evaluation_sampling
         criticises = self.stages.critic == "policy" and self.stages.critique.num_texts > 0
         apart = criticises and self.critic_sampling != self.sampling
         return ((self.sampling, self.critic_sampling) if apart else self.sampling, *self.evaluation_sampling)
@@ -247,6 +249,25 @@ def run_settings(
         ),
         diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
         kept=_kept(config),
+    )
+
+
+def of_finetuning(config: Config, settings: RunSettings, *, num_rows: int) -> RunSettings:
+    """Returns the settings of a run that learns from rows: an iteration is one update of `finetune.rows_per_update`.
+
+    Args:
+      config: the configuration.
+      settings: of the run, as `run_settings` returns them.
+      num_rows: rows, chats or pairs that there are.
+    """
+    c = config.finetune
+    num_updates = -(-c.epochs * num_rows // c.rows_per_update) if c.epochs else config.num_iterations
+    return dataclasses.replace(
+        settings,
+        num_iterations=num_updates,
+        questions_per_iteration=c.rows_per_update,
+        learner=build_training.of_finetuning(config, num_updates=num_updates),
+        kept=dataclasses.replace(settings.kept, rollouts_every=0),
     )
 
 

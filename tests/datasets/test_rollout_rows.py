@@ -55,10 +55,10 @@ class Made:
         index = of.index.replace(stage=CRITIQUE, critique=number)
         return self.add(CRITIQUE, text, prompt, of, verdict=verdict, index=index, **fields)
 
-    def refinement(self, of, number, reward, text):
+    def refinement(self, of, number, reward, text, **fields):
         prompt = self.prompts.for_refinement("2+3?", of.parent.text, of.text)[0]
         index = of.index.replace(stage=REFINEMENT, refinement=number)
-        return self.add(REFINEMENT, text, prompt, of, reward=reward, index=index)
+        return self.add(REFINEMENT, text, prompt, of, reward=reward, index=index, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,19 @@ def test_utilities_are_what_refinements_made_of_it(folder, tokenizer):
     assert [unit.utility for unit in units] == [1.0, 0.75, 0.5, 0.5, 0.25]
     assert len({unit.group for unit in units}) == 2 and len({unit.question for unit in units}) == 1
     assert all(unit.rows[0].loss == LossKind.RCO for unit in units)
+
+
+def test_a_utility_that_was_collected_is_taken_as_it_is(tmp_path, tokenizer):
+    """By a judge, say; one that is not known counts for nothing."""
+    made = Made(tokenizer)
+    wrong = made.response(0, 0.0, "six")
+    for number, utilities in enumerate([(0.25, 0.75, None), (None,), (1.0,)]):
+        critique = made.critique(wrong, number, False, f"wrong {number}")
+        for m, utility in enumerate(utilities):
+            made.refinement(critique, m, 0.0, f"so {number} {m}", rewards=(("utility", utility),))
+    rollouts.write(tmp_path / rollouts.file_name(0), made.rows, iteration=0, spell=tokenizer.spell)
+    units = read(tmp_path, tokenizer, LossKind.RCO, stages=(CRITIQUE,))
+    assert [unit.utility for unit in units] == [0.5, 1.0]
 
 
 def test_the_best_and_the_worst_critique_of_a_response_are_a_pair(folder, tokenizer):

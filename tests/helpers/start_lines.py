@@ -3,8 +3,9 @@
 import re
 
 _LINE = re.compile(
-    r"(?:train|evaluate|diagnose): starting in .*|devices: .*|lengths from the model's context .*|model: .*"
+    r"(?:train|finetune|evaluate|diagnose): starting in .*|devices: .*|lengths from the model's context .*|model: .*"
     r"|reading and checking the questions|questions: .*|folder: .*"
+    r"|reading and tokenising the rows|(?:training|held-out) rows: .*"
     r"|\d+ (?:training|held-out) questions are longer than .*"
 )
 
