@@ -92,7 +92,7 @@ def test_changed_rows_are_another_run(tmp_path):
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
-    given = changes(tmp_path / "rows")
+    given = changes(tmp_path / "rows", **{"eval.every": 1})
     arguments = tiny_run.arguments(tmp_path / "run", given)
     for flag, message in {
         "--config.objective.gamma=0.5": "cgrpo finetune does not read it",
