@@ -38,10 +38,12 @@ class Author(enum.StrEnum):
 
 
 class LossKind(enum.IntEnum):
-    """How a train row enters the loss: by the policy objective, or as plain negative log-likelihood."""
+    """How a train row enters the loss: by the policy objective, as negative log-likelihood, by RCO, in a DPO pair."""
 
     POLICY = 0
     NLL = 1
+    RCO = 2
+    DPO = 3
 
 
 # What was said before a question: a role (system, user, assistant) and a text.
@@ -188,13 +190,18 @@ class TrainRow(struct.PyTreeNode):
         the critique.
       target_ids: `[T]` int32, the tokens to learn.
       old_logp: `[T]` float32, log-probabilities under the policy that sampled the row; zeros where unused.
-      advantage: group-relative advantage (policy rows) or weight (nll rows).
+      advantage: group-relative advantage (policy rows), weight (nll rows; of a dpo pair, the same in both), or
+        CU/beta - log Z (rco rows).
       refined: the row uses the ratio of the refined rows, pi / (pi + gamma) by default.
       loss: how the row enters the loss.
-      ref_logp: `[T]` float32, log-probabilities under the reference; None when the KL coefficient is 0.
+      ref_logp: `[T]` float32, log-probabilities under the reference; None where no loss needs it.
       sampler_logp: `[T]` float32, log-probabilities in the sampler, where `old_logp` is the trainer's and both are
         needed; else None.
       masked: no token of it trains, though it was in its group's baseline and is counted as a row.
+      pair: of a dpo row, the number of its pair within an update, from 1: positive of the chosen one, negative of the
+        rejected one; else 0.
+      counted: `[T]` bool, of a chat in one row, the targets that the loss counts: the assistant's, not what users say
+        between; None counts all.
     """
 
     context_ids: np.ndarray
@@ -206,6 +213,8 @@ class TrainRow(struct.PyTreeNode):
     ref_logp: np.ndarray | None = None
     sampler_logp: np.ndarray | None = None
     masked: bool = struct.field(pytree_node=False, default=False)
+    pair: int = struct.field(pytree_node=False, default=0)
+    counted: np.ndarray | None = None
 
 
 class TrainBatch(struct.PyTreeNode):
@@ -231,6 +240,9 @@ class TrainBatch(struct.PyTreeNode):
       refined_B: bool.
       nll_B: bool, True for `LossKind.NLL`.
       sampler_logp_BT: float32; None where nothing weighs by it.
+      rco_B: bool, True for `LossKind.RCO`; as the next two, None where a batch is not made for these kinds.
+      pair_B: int32, +p of the chosen row and -p of the rejected one of pair p = 1, 2, ...; 0 for none.
+      counted_BT: bool, the targets that the loss counts.
     """
 
     tokens_RS: Array
@@ -247,6 +259,9 @@ class TrainBatch(struct.PyTreeNode):
     refined_B: Array
     nll_B: Array
     sampler_logp_BT: Array | None = None
+    rco_B: Array | None = None
+    pair_B: Array | None = None
+    counted_BT: Array | None = None
 
 
 class TrainState(struct.PyTreeNode):

@@ -31,7 +31,20 @@ ROOMS = (
     ("evaluation",),
     ("report",),
     ("planning",),
-    ("train", "evaluate", "diagnose", "collect", "sample", "show", "plan", "convert", "data", "init", "__main__"),
+    (
+        "train",
+        "finetune",
+        "evaluate",
+        "diagnose",
+        "collect",
+        "sample",
+        "show",
+        "plan",
+        "convert",
+        "data",
+        "init",
+        "__main__",
+    ),
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 MODULES = {

@@ -70,7 +70,7 @@ class Stored:
 
     Attributes:
       kind: of the files: jsonl, parquet or tfds.
-      train, eval: files, or TFDS names, separated by commas; empty for none.
+      train, eval: files, or TFDS names, separated by commas; empty for none. No `train` (None): held-out ones alone.
       train_split, eval_split: of TFDS data sets, one for all or one each.
       tfds_dir: where these lie; None for the default.
       question_key, answer_key, solution_key, answer_pattern: columns, as for `readers`.
@@ -78,7 +78,7 @@ class Stored:
     """
 
     kind: str
-    train: str
+    train: str | None
     eval: str
     train_split: str
     eval_split: str
@@ -153,7 +153,8 @@ def load_problems(source: MadeUp | Stored | Given, prompts: Prompts, limits: Lim
         limits = dataclasses.replace(limits, on_long_question="error")
     else:
         train, test = _made_up(source) if isinstance(source, MadeUp) else _stored(source)
-    if not train and not isinstance(source, Given):
+    held_out_alone = isinstance(source, Stored) and source.train is None
+    if not train and not isinstance(source, Given) and not held_out_alone:
         raise UserError(f"no training questions: data.num_train is {source.num_train}; use at least 1.")
     if limits.needs_solutions:
         check_solutions(train, source, limits.needs_solutions)
@@ -184,6 +185,8 @@ def _made_up(source: MadeUp) -> tuple[list[Problem], list[Problem]]:
 
 
 def _stored(source: Stored) -> tuple[list[Problem], list[Problem]]:
+    if source.train is None:
+        return [], _held_out(source)
     if not source.train:
         raise UserError("no training data: set data.train to a file or a TFDS name.")
     return _read_all(source, source.train, source.train_split, limit=source.num_train), _held_out(source)

@@ -53,6 +53,8 @@ class Progress:
         self.extra_questions += done.num_extra
 
 
+# Among the `inputs` of a run: what `finetune` learns, and what its loss is measured on. No other command has any.
+TRAINING_ROWS, HELD_OUT_ROWS = "the training rows", "the held-out rows"
 _MOST = 2**63 - 1
 # What each value of `Progress` may be in a checkpoint.
 _RULES: dict[str, Callable[[Any], bool]] = {
@@ -188,10 +190,15 @@ def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
             f"{opened.run.path} began with another version of its task: {was}, not {now}; resume it with the package "
             "that began it, or give another --workdir."
         )
+    if (TRAINING_ROWS in kept["inputs"]) != (TRAINING_ROWS in opened.inputs):
+        command = "finetune" if TRAINING_ROWS in kept["inputs"] else "train"
+        raise UserError(
+            f"{opened.run.path} is a run of cgrpo {command}; resume it with that, or give another --workdir."
+        )
     if others := [name for name in changed if not fingerprints.is_function(name)]:
         raise UserError(
             f"changed since {opened.run.path} began: {', '.join(others)}; restore the files (data.train, data.eval, "
-            "data.pass_rates), or give another --workdir."
+            "data.pass_rates, finetune.rows, finetune.eval_rows), or give another --workdir."
         )
     if changed:
         console.say(f"changed since {opened.run.path} began, and used as it is now: {', '.join(changed)}")

@@ -68,14 +68,27 @@ def load_questions(
       UserError: there are none, a file or a row of it is damaged, a gold answer can't be read, or the longest question
         leaves no room for a critique in a refine prompt.
     """
-    given = _given(config, stages) if stages.rows else source(config)
-    found = load_problems(given, prompts, _limits(config, stages))
+    asked = _given(config, stages) if stages.rows else source(config)
+    if isinstance(asked, Stored) and not stages.samples:
+        asked = dataclasses.replace(asked, train=None)  # data.train may be of rows to learn from
+    found = _load(asked, prompts, _limits(config, stages), learns_rows=not stages.samples)
     chosen = choose(config, found)
     if why := _why_solutions(config, stages):  # of those that are asked, which may be held out
-        check_solutions(chosen.training, given, why, whose="chosen")
+        check_solutions(chosen.training, asked, why, whose="chosen")
     _check_refine_prompt(config, stages, prompts, chosen.training or found.training, critic=critic)
     _say_system_turns(config, [*found.training, *found.held_out])
     return chosen
+
+
+def _load(source: MadeUp | Stored, prompts: Prompts, limits: Limits, *, learns_rows: bool) -> Problems:
+    try:
+        return load_problems(source, prompts, limits)
+    except UserError as error:
+        if not learns_rows or "data.question_key" not in str(error) and "data.answer_key" not in str(error):
+            raise
+        text = str(error).rstrip(".")
+        hint = "data.eval is of questions to grade; rows to measure the loss on are finetune.eval_rows"
+        raise UserError(f"{text} ({hint}).") from error
 
 
 def _say_system_turns(config: Config, problems: Sequence[Problem]) -> None:
@@ -115,6 +128,16 @@ def to_evaluate_on(config: Config, found: Problems) -> Questions:
     """Returns the held-out questions; raises a `UserError` where there are none."""
     if not found.held_out:
         raise UserError("nothing to evaluate on: the configuration has no held-out problems; set data.eval.")
+    return Questions([], found.held_out, found.skipped)
+
+
+def of_finetuning(config: Config) -> Choose | None:
+    """Returns what chooses the questions that `finetune` is graded on; None where the configuration has none."""
+    d = config.data
+    return _to_grade if (d.num_eval if d.kind in MADE_UP else d.eval) else None
+
+
+def _to_grade(config: Config, found: Problems) -> Questions:
     return Questions([], found.held_out, found.skipped)
 
 
@@ -272,6 +295,8 @@ def _check_refine_prompt(
 
     A critique is shown whole; how much is left of one without its thinking is not known, and what is too long is cut.
     """
+    if not questions:
+        return
     longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question, problem.turns)))
     if config.num_verdicts:
         prompts.for_verdict(transcript(longest), "")

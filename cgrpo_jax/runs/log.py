@@ -12,7 +12,7 @@ from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Stage
 from cgrpo_jax.rollout import reward_of
-from cgrpo_jax.runs import metrics
+from cgrpo_jax.runs import best_checkpoint, metrics
 from cgrpo_jax.runs.initial_state import Progress
 from cgrpo_jax.runs.iteration import Iteration
 from cgrpo_jax.runtime import console, processes
@@ -172,13 +172,14 @@ def summary(
     }
 
 
-def table(summary: Mapping) -> str:
-    """Returns a summary as the short table that a run ends with."""
-    lines = [f"{summary['updates']} updates, {summary['num_tokens']} tokens generated, {summary['seconds']:.0f} s"]
+def table(summary: Mapping, *, tokens: str = "generated") -> str:
+    """Returns a summary as the short table that a run ends with; `tokens` says what its number of tokens is of."""
+    lines = [f"{summary['updates']} updates, {summary['num_tokens']} tokens {tokens}, {summary['seconds']:.0f} s"]
     before, after = summary["eval_before"], summary["eval_after"]
     if after:
         lines += ["", f"{'held-out':<12}{'before':>8}{'after':>8}"]
-        lines += [f"{name:<12}{before[name]:>8.3f}{after[name]:>8.3f}" for name in after if name.startswith("pass")]
+        shown = [name for name in after if name.startswith("pass") or name == best_checkpoint.LOSS]
+        lines += [f"{name:<12}{before[name]:>8.3f}{after[name]:>8.3f}" for name in shown]
         lines.append("")
     if best := summary["best"]:
         lines.append(f"best {best['metric']}: {best['value']:.3f}, checkpoint {best['step']}, kept (--step=best)")

@@ -1,7 +1,6 @@
 """Opens a run for a command: all that a user can get wrong is checked before the first weight is read.
 
-`train`, `evaluate`, `diagnose`, `collect` and `sample` all begin with `open_run`; what differs between them are its
-arguments.
+All commands that run a model begin with `open_run`; what differs between them are its arguments.
 """
 
 import contextlib
@@ -27,6 +26,7 @@ from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.runs import (
     announce,
+    best_checkpoint,
     build_inference,
     build_model,
     hosts,
@@ -184,7 +184,7 @@ def open_run(
         model_source.check_places(config)
         config = settings_lib.with_lengths(config, trains=trains)
         settings = settings_lib.run_settings(config, mesh, stages=stages(config), num_slots=num_slots)
-        if trains:
+        if trains and settings.stages.samples:  # else how long it is follows from the rows
             check_training(settings)
         model = build_model.load_policy(config, settings, now=now)
         trained = load_weights and run.checkpoints.exists()
@@ -274,14 +274,20 @@ def _agreed_inputs(
 # --- training's own -----------------------------------------------------------------------------------------------
 
 
-def check_training(settings: RunSettings) -> None:
-    """Checks what training alone needs: questions that find its best checkpoint, iterations that can be traced, host
-    memory for the optimiser's state.
+def check_training(settings: RunSettings, *, held_out_rows: bool = False) -> None:
+    """Checks what training alone needs: questions, or held-out rows, that find its best checkpoint, iterations that can
+    be traced, host memory for the optimiser's state.
 
     Raises:
       UserError: it is not so.
     """
-    if settings.evaluation.keep_best and not settings.evaluation_sampling:
+    of_rows = settings.evaluation.keep_best.removeprefix("-") == best_checkpoint.LOSS
+    if of_rows and not held_out_rows:
+        raise UserError(
+            f"eval.keep_best {settings.evaluation.keep_best!r} compares the losses of held-out rows, which `finetune` "
+            "measures; give it some in finetune.eval_rows, or leave it empty."
+        )
+    if settings.evaluation.keep_best and not of_rows and not settings.evaluation_sampling:
         raise UserError(
             f"eval.keep_best {settings.evaluation.keep_best!r} compares evaluations on held-out questions; "
             "set data.eval, of made-up questions data.num_eval, or leave it empty."
@@ -314,9 +320,8 @@ def open_folder(opened: OpenRun, held: contextlib.ExitStack) -> TrainingFolder:
 def _make_folder(opened: OpenRun, held: contextlib.ExitStack) -> bool:
     config, run, model = opened.config, opened.run, opened.model
     held.enter_context(run.locked())
-    why_not = {}
-    if config.optimizer.schedule != "constant":
-        why_not["num_iterations"] = f"optimizer.schedule {config.optimizer.schedule!r} falls over them"
+    schedule, falls = config.optimizer.schedule, ("num_iterations", "finetune.epochs")
+    why_not = {} if schedule == "constant" else dict.fromkeys(falls, f"optimizer.schedule {schedule!r} falls over them")
     resumed = run.open(config_lib.to_json(config), ignore=resume_policy.TRAINING, why_not=why_not)
     starts.write(run, starts.of_now("train", opened.settings.mesh.devices))
     folder.write(run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source)
@@ -370,6 +375,8 @@ def compile_engines(
       going_on: called before each program; may raise.
     """
     settings = opened.settings
+    if not settings.policy_samplings and not opened.critic_model:
+        return  # nothing is ever generated
     console.say(f"engine: {build_inference.describe_slots(settings)}")
     number, read, started = processes.compilations(), processes.programs_read(), time.monotonic()
     engines = [("the engine", opened.model.engine, params, settings.policy_samplings)]

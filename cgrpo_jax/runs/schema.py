@@ -15,6 +15,7 @@ from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.rewards import grader, user_functions
 from cgrpo_jax.runs import (
     collection_section,
+    finetune_section,
     model_sections,
     objective_section,
     refinement_sections,
@@ -23,8 +24,11 @@ from cgrpo_jax.runs import (
 )
 from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, each_of, key, not_negative, one_of, refused, section
 
-# Sections that no other command than `train` and `plan` reads.
-TRAINING_ALONE = ("checkpoints", "rollouts", "tracking", "profile", "objective", "optimizer", "packing")
+# Sections that no other command than `train`, `finetune` and `plan` reads.
+TRAINING_ALONE = ("checkpoints", "rollouts", "tracking", "profile", "objective", "optimizer", "packing", "finetune")
+# Of these, and of the others, what `finetune` does not read, and what it alone reads.
+NOT_FINETUNING = ("rollouts", "objective", "critique", "refine")
+FINETUNING_ALONE = ("finetune",)
 
 
 def _several(name: str, value: tuple[Any, ...]) -> str | None:
@@ -121,6 +125,7 @@ class Config:
     lora: model_sections.Lora = section(model_sections.Lora)
     data: training_sections.Data = section(training_sections.Data)
     warm_start: training_sections.WarmStart = section(training_sections.WarmStart)
+    finetune: finetune_section.Finetune = section(finetune_section.Finetune)
     eval: training_sections.Eval = section(training_sections.Eval)
     diagnosis: training_sections.Diagnosis = section(training_sections.Diagnosis)
     collect: collection_section.Collect = section(collection_section.Collect)

@@ -17,7 +17,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import kv_cache, weights
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.runs import build_training, lengths, model_source, validate
+from cgrpo_jax.runs import build_training, collection_settings, lengths, model_source, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import stages as stages_lib
 from cgrpo_jax.runs.config import Config
@@ -74,29 +74,6 @@ class DiagnosisSettings:
 
     num_responses: int
     kinds: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class CollectionSettings:
-    """What `collect` writes.
-
-    Attributes:
-      num_responses: to a question.
-      which: of these, a name of `rollout.REFINED`: those that are critiqued and refined.
-      num_critiques: of such a response; 0: those that are there.
-      num_refinements: after a critique.
-      utility: who compares a refinement with its response, the `verifier` or the `judge`.
-      num_questions: the first ones; 0: all.
-      questions_per_file: of a file.
-    """
-
-    num_responses: int
-    which: str
-    num_critiques: int
-    num_refinements: int
-    utility: str
-    num_questions: int
-    questions_per_file: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +140,7 @@ class RunSettings:
     learner: LearnerSettings
     evaluation: EvaluationSettings
     diagnosis: DiagnosisSettings
-    collection: CollectionSettings
+    collection: collection_settings.CollectionSettings
     kept: KeptSettings
 
     @property
@@ -172,6 +149,8 @@ class RunSettings:
 
         An iteration has several where the policy criticises itself in another way than it answers.
         """
+        if not self.stages.samples:
+            return self.evaluation_sampling
         criticises = self.stages.critic == "policy" and self.stages.critique.num_texts > 0
         apart = criticises and self.critic_sampling != self.sampling
         return ((self.sampling, self.critic_sampling) if apart else self.sampling, *self.evaluation_sampling)
@@ -274,21 +253,27 @@ def run_settings(
             texts_per_slot=config.eval.texts_per_slot,
         ),
         diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
-        collection=_collection(config),
+        collection=collection_settings.of_config(config),
         kept=_kept(config),
     )
 
 
-def _collection(config: Config) -> CollectionSettings:
-    c = config.collect
-    return CollectionSettings(
-        num_responses=c.num_responses or config.num_responses,
-        which=c.which,
-        num_critiques=c.num_critiques,
-        num_refinements=c.num_refinements,
-        utility=c.utility,
-        num_questions=c.num_questions,
-        questions_per_file=c.questions_per_file,
+def of_finetuning(config: Config, settings: RunSettings, *, num_rows: int) -> RunSettings:
+    """Returns the settings of a run that learns from rows: an iteration is one update of `finetune.rows_per_update`.
+
+    Args:
+      config: the configuration.
+      settings: of the run, as `run_settings` returns them.
+      num_rows: rows, chats or pairs that there are.
+    """
+    c = config.finetune
+    num_updates = -(-c.epochs * num_rows // c.rows_per_update) if c.epochs else config.num_iterations
+    return dataclasses.replace(
+        settings,
+        num_iterations=num_updates,
+        questions_per_iteration=c.rows_per_update,
+        learner=build_training.of_finetuning(config, num_updates=num_updates),
+        kept=dataclasses.replace(settings.kept, rollouts_every=0),
     )
 
 

@@ -56,6 +56,7 @@ class Stages:
       critique_when: whether only responses that are refined are critiqued (`refining`), or all.
       refine: who refines: the `policy`; `solution` inserts the data's own, `none` is plain GRPO.
       rows: folder or file of rollouts whose questions are asked, and whose responses are taken; empty: the data's.
+      samples: whether an iteration generates at all; one that learns from rows does not.
     """
 
     response: StageSpec
@@ -69,6 +70,7 @@ class Stages:
     refine: str
     asks_critic: bool = True
     rows: str = ""
+    samples: bool = True
 
     @property
     def all(self) -> tuple[StageSpec, ...]:
@@ -94,6 +96,16 @@ class Stages:
 def of_training(config: Config) -> Stages:
     """Returns the stages of a training run."""
     return _stages(config, config.critique.kind, config.critique.schedule, config.refine.kind, _critic(config))
+
+
+def of_finetuning(config: Config) -> Stages:
+    """Returns the stages of `finetune`: responses to held-out questions, and none in an iteration."""
+    found = of_training(config)
+    refinement, critique = (
+        dataclasses.replace(one, num_prompts=0, num_texts=0) for one in (found.refinement, found.critique)
+    )
+    none = {"refinement": refinement, "critique": critique, "critic": "policy", "critic_folder": "", "refine": "none"}
+    return dataclasses.replace(found, asks_critic=False, samples=False, **none)
 
 
 def of_evaluation(config: Config) -> Stages:

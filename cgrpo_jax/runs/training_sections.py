@@ -26,7 +26,7 @@ from cgrpo_jax.training import optimizer
 _READ = {"data.kind": ("jsonl", "parquet", "tfds")}
 _NO_SET = {"data.kind": (*MADE_UP, "jsonl", "parquet")}
 _MADE = {"data.kind": MADE_UP}
-_NOT_MEASURED = _READ | {"data.eval": ("",)}
+_NOT_MEASURED = _READ | {"data.eval": ("",), "finetune.eval_rows": ("",)}
 
 _MOST_SAMPLES = 1024  # of a question, for maj@k: the evaluation's own limit, which a test compares with this one
 
@@ -204,7 +204,7 @@ class Eval:
     keep_best: str = key(
         "",
         "number of the evaluation, such as pass@1: the checkpoint with its highest value stays beside the newest ones; "
-        "-mean_length: with the lowest; empty: none",
+        "-mean_length, or -loss of held-out rows: with the lowest; empty: none",
         may_change=ALL,
         because="saving changes nothing",
     )
@@ -242,7 +242,8 @@ class Eval:
         """Yields what training alone has against them; an evaluation keeps no checkpoint."""
         if _at_least_ones(name, self.k):
             return
-        if text := best_checkpoint.check(self.keep_best, best_checkpoint.metrics(self.k, self.num_samples)):
+        known = (*best_checkpoint.metrics(self.k, self.num_samples), best_checkpoint.LOSS)
+        if text := best_checkpoint.check(self.keep_best, known):
             yield f"{name}.keep_best {text}"
         if self.keep_best and not self.every:
             yield f"{name}.keep_best {self.keep_best!r} compares evaluations, but {name}.every is 0; set it, to 50 say."

@@ -26,13 +26,15 @@ WORK = ("packed_positions", "packed_tokens", "targets", "attention_pairs", "loca
 class PackShape:
     """The static shape of a data group's packed batch: R token rows of S tokens, holding at most B train rows.
 
-    With `sampler_logp` the log-probabilities of the sampler are among its arrays.
+    With `sampler_logp` the log-probabilities of the sampler are among its arrays, with `from_rows` what `finetune`
+    needs besides: which rows are of RCO and of which pairs, and which targets count.
     """
 
     num_token_rows: int
     pack_length: int
     num_slots: int
     sampler_logp: bool = False
+    from_rows: bool = False
 
 
 def pack(
@@ -44,6 +46,7 @@ def pack(
     max_length: int,
     num_groups: int = 1,
     sampler_logp: bool = False,
+    from_rows: bool = False,
 ) -> list[TrainBatch]:
     """Packs rows first-fit, longest first, into as many batches of one static shape as they need.
 
@@ -59,13 +62,15 @@ def pack(
       max_length: T, targets that a row may have.
       num_groups: G, data groups.
       sampler_logp: whether batches have the sampler's log-probabilities.
+      from_rows: whether they have what `finetune` needs; only then may rows be of RCO, or of a pair, whose two rows
+        lie in one token row.
 
     Returns:
       Batches of NumPy arrays; every row is in exactly one. The first axes are G times as long as `TrainBatch` says:
       the parts of the data groups follow each other, and `row_B` counts token rows within a part.
 
     Raises:
-      UserError: a row does not fit `pack_length` or `max_length`, or has no context or no target.
+      UserError: a row or a pair does not fit `pack_length` or `max_length`, or has no context or no target.
 
     Example:
       The contexts [5, 6, 7] with targets [1, 2] and [3, 4, 2] share one token row of S = 8 so: tokens
@@ -74,10 +79,22 @@ def pack(
     """
     for row in rows:
         _check(row, pack_length, max_length)
-    token_rows = assign(_by_context(rows), num_token_rows=num_token_rows, pack_length=pack_length, num_slots=num_slots)
+    groups = _by_context(rows)
+    if from_rows:
+        _check_pairs(groups, pack_length, num_slots)
+    token_rows = assign(groups, num_token_rows=num_token_rows, pack_length=pack_length, num_slots=num_slots)
     step = num_groups * num_token_rows
     return [
-        fill(token_rows[j : j + step], num_groups, num_token_rows, pack_length, num_slots, max_length, sampler_logp)
+        fill(
+            token_rows[j : j + step],
+            num_groups,
+            num_token_rows,
+            pack_length,
+            num_slots,
+            max_length,
+            sampler_logp,
+            from_rows,
+        )
         for j in range(0, len(token_rows), step)
     ]
 
@@ -92,6 +109,7 @@ def pack_onto(mesh: Mesh, rows: Sequence[TrainRow], shape: PackShape, *, max_len
         num_slots=shape.num_slots,
         max_length=max_length,
         sampler_logp=shape.sampler_logp,
+        from_rows=shape.from_rows,
     )
 
 
@@ -106,7 +124,7 @@ def batch_shapes(shape: PackShape, *, max_length: int, mesh: Mesh) -> TrainBatch
 def empty_batch(shape: PackShape, *, max_length: int, num_groups: int) -> TrainBatch:
     """Returns a batch that holds nothing but padding."""
     sizes = (num_groups, shape.num_token_rows, shape.pack_length, shape.num_slots, max_length)
-    return fill([], *sizes, sampler_logp=shape.sampler_logp)
+    return fill([], *sizes, sampler_logp=shape.sampler_logp, from_rows=shape.from_rows)
 
 
 def assign(
@@ -152,6 +170,33 @@ def _size(group: Sequence[TrainRow]) -> int:
     return len(group[0].context_ids) - 1 + sum(len(row.target_ids) for row in group)
 
 
+def _units(group: Sequence[TrainRow]) -> list[list[TrainRow]]:
+    """Returns what is placed as one: the two rows of a pair, every other row by itself."""
+    units: list[list[TrainRow]] = []
+    pairs: dict[int, list[TrainRow]] = {}
+    for row in group:
+        unit = pairs.setdefault(abs(row.pair), []) if row.pair else []
+        if not unit:
+            units.append(unit)
+        unit.append(row)
+    return units
+
+
+def _check_pairs(groups: Sequence[Sequence[TrainRow]], pack_length: int, num_slots: int) -> None:
+    """Checks that the two rows of each pair have one context, and fit one token row together."""
+    for group in groups:
+        for first, *others in (unit for unit in _units(group) if unit[0].pair):
+            if [first.pair, *(row.pair for row in others)] not in ([first.pair, -first.pair],):
+                raise ValueError(f"pair {abs(first.pair)} needs a chosen and a rejected row after the same context.")
+            size = _size([first, *others])
+            if size > pack_length or num_slots < 2:
+                raise UserError(
+                    f"a pair of {len(first.context_ids)} + {len(first.target_ids)} + {len(others[0].target_ids)} "
+                    f"tokens takes {size} positions and 2 slots, and has to fit one token row of {pack_length} "
+                    f"(packing.length) with {num_slots} slots (packing.slots); raise them."
+                )
+
+
 class _Packer:
     """Token rows that are being filled, R of each batch, with B slots for train rows."""
 
@@ -165,21 +210,22 @@ class _Packer:
     def add(self, group: Sequence[TrainRow]) -> None:
         """Places rows of one context: together if a token row has room for them all, else as they come."""
         context, beside = _context(group[0]), []  # token rows that have the context already
-        for i, row in enumerate(group):
-            targets, rest = len(row.target_ids), group[i:]
-            j = self._first(beside, targets)
+        units = _units(group)
+        for i, unit in enumerate(units):
+            targets, rest = sum(len(row.target_ids) for row in unit), [row for one in units[i:] for row in one]
+            j = self._first(beside, targets, len(unit))
             if j is None:
                 j = self._first(self.open, _size(rest), len(rest))
             if j is None:
-                j = self._first(self.open, _size([row]))
+                j = self._first(self.open, _size(unit), len(unit))
             if j is None:
-                j = self._new()
+                j = self._new(len(unit))
             if j not in beside:
                 beside.append(j)
-                self.free[j] -= len(row.context_ids) - 1
+                self.free[j] -= len(unit[0].context_ids) - 1
             self.free[j] -= targets
-            self.slots[j // self.num_token_rows] -= 1
-            self.token_rows[j].setdefault(context, []).append(row)
+            self.slots[j // self.num_token_rows] -= len(unit)
+            self.token_rows[j].setdefault(context, []).extend(unit)
         self.open = [j for j in self.open if self.free[j] and self.slots[j // self.num_token_rows]]
 
     def _first(self, among: Sequence[int], size: int, num_rows: int = 1) -> int | None:
@@ -187,9 +233,9 @@ class _Packer:
         enough = (j for j in among if self.free[j] >= size and self.slots[j // self.num_token_rows] >= num_rows)
         return next(enough, None)
 
-    def _new(self) -> int:
+    def _new(self, num_rows: int) -> int:
         # A batch that is out of slots takes no new token row either: its remaining ones stay empty.
-        while len(self.token_rows) % self.num_token_rows and not self.slots[-1]:
+        while len(self.token_rows) % self.num_token_rows and self.slots[-1] < num_rows:
             self.token_rows.append({})
             self.free.append(0)
         if len(self.token_rows) % self.num_token_rows == 0:
@@ -201,18 +247,31 @@ class _Packer:
 
 
 def fill(
-    token_rows: Sequence[TokenRow], G: int, R: int, S: int, B: int, T: int, sampler_logp: bool = False
+    token_rows: Sequence[TokenRow],
+    G: int,
+    R: int,
+    S: int,
+    B: int,
+    T: int,
+    sampler_logp: bool = False,
+    from_rows: bool = False,
 ) -> TrainBatch:
     """Returns the batch whose token row r holds `token_rows[r]`; what they do not fill is padding."""
-    parts = [_fill_part(token_rows[g * R : (g + 1) * R], R, S, B, T, sampler_logp) for g in range(G)]
+    kept = sampler_logp, from_rows
+    parts = [_fill_part(token_rows[g * R : (g + 1) * R], R, S, B, T, *kept) for g in range(G)]
     return parts[0] if G == 1 else jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _fill_part(token_rows: Sequence[TokenRow], R: int, S: int, B: int, T: int, sampler_logp: bool) -> TrainBatch:
+def _fill_part(
+    token_rows: Sequence[TokenRow], R: int, S: int, B: int, T: int, sampler_logp: bool, from_rows: bool
+) -> TrainBatch:
     batch = _empty(R, S, B, T)
     if sampler_logp:
         batch = batch.replace(sampler_logp_BT=np.zeros((B, T), np.float32))
-    b = 0
+    if from_rows:
+        rco, pair, counted = np.zeros(B, bool), np.zeros(B, np.int32), np.zeros((B, T), bool)
+        batch = batch.replace(rco_B=rco, pair_B=pair, counted_BT=counted)
+    b, pairs = 0, {}
     for r, held in enumerate(token_rows):
         at = segment = 0
 
@@ -233,6 +292,9 @@ def _fill_part(token_rows: Sequence[TokenRow], R: int, S: int, B: int, T: int, s
             for row in rows:
                 start = write(np.concatenate([row.context_ids[-1:], row.target_ids[:-1]]), len(shared), prompt)
                 _fill_slot(batch, b, row, r, start)
+                if batch.pair_B is not None and row.pair:
+                    number = pairs.setdefault(abs(row.pair), len(pairs) + 1)
+                    batch.pair_B[b] = number if row.pair > 0 else -number
                 b += 1
     return batch
 
@@ -245,6 +307,9 @@ def _fill_slot(batch: TrainBatch, b: int, row: TrainRow, r: int, start: int) -> 
         batch.ref_logp_BT[b, :n] = row.ref_logp
     if batch.sampler_logp_BT is not None and row.sampler_logp is not None:
         batch.sampler_logp_BT[b, :n] = row.sampler_logp
+    if batch.rco_B is not None and batch.counted_BT is not None:
+        batch.rco_B[b] = row.loss == LossKind.RCO
+        batch.counted_BT[b, :n] = True if row.counted is None else row.counted
     batch.advantage_B[b], batch.refined_B[b], batch.nll_B[b] = row.advantage, row.refined, row.loss == LossKind.NLL
 
 

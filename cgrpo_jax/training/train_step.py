@@ -22,6 +22,7 @@ from cgrpo_jax.records import LossKind, TrainBatch, TrainRow, TrainState
 from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training.optimizer import apply_program
 from cgrpo_jax.training.packing import WORK, PackShape, batch_shapes, empty_batch, pack_onto, work
+from cgrpo_jax.training.row_losses import dpo_loss, rco_loss
 from cgrpo_jax.training.scoring import Kernels, base_specs, forward_weights, row_logprobs, weight_specs
 
 AT_ONCE = 8  # packed batches that one run of `accumulate` takes
@@ -29,7 +30,10 @@ AT_ONCE = 8  # packed batches that one run of `accumulate` takes
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-    """Arguments of the loss that do not change during a run; see `objective.policy_loss` for their meaning."""
+    """Arguments of the loss that do not change during a run; see `objective.policy_loss` for their meaning.
+
+    `beta` is that of `row_losses.dpo_loss`.
+    """
 
     max_length: int
     aggregate: str = "constant"
@@ -46,6 +50,7 @@ class LossSettings:
     tis_cap: float = 0.0
     tis_level: str = "token"
     temperature: float = 1.0
+    beta: float = 0.1
     num_responses: int | None = None
     num_refinements: int | None = None
 
@@ -140,7 +145,7 @@ def accumulate_program(
         lambda x: placed(jax.ShapeDtypeStruct((AT_ONCE, *x.shape), x.dtype), sharding.STACKED_BY_ROWS), batch
     )
     count = placed(np.float32(0), sharding.WHOLE)
-    counts = dict.fromkeys(("rows", "tokens", "nll_tokens", "questions"), count)
+    counts = dict.fromkeys(("rows", "tokens", "nll_tokens", "rco_rows", "pairs", "questions"), count)
     keywords = {"config": config, "settings": settings, "remat": remat, "dtype": dtype, "mesh": mesh}
     return Program("update", accumulate, (stacked, placed(np.int32(0), sharding.WHOLE), counts), keywords)
 
@@ -180,11 +185,13 @@ def _loss(
         kernels=kernels,
     )
     mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
+    if batch.counted_BT is not None:
+        mask_BT = mask_BT & batch.counted_BT
     loss, stats = objective.policy_loss(
         logp_BT,
         batch.old_logp_BT,
         batch.advantage_B,
-        mask_BT & ~batch.nll_B[:, None],
+        mask_BT & _of_policy(batch)[:, None],
         batch.refined_B,
         initial_ratio=settings.initial_ratio,
         refined_ratio=settings.refined_ratio,
@@ -211,7 +218,26 @@ def _loss(
     )
     nll_mask_BT = mask_BT & batch.nll_B[:, None]
     nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
-    return loss + nll, stats | {"policy_loss": loss, "nll_loss": nll}
+    of_rows, more = _of_rows(batch, logp_BT, mask_BT, counts, beta=settings.beta)
+    return loss + nll + of_rows, stats | more | {"policy_loss": loss, "nll_loss": nll}
+
+
+def _of_rows(batch: TrainBatch, logp_BT, mask_BT, counts, *, beta: float):
+    """Returns the losses of RCO and of pairs, and their statistics; exactly 0 of a batch that is not made for them."""
+    if batch.rco_B is None or batch.pair_B is None:
+        return 0.0, {}
+    arrays = (logp_BT, batch.ref_logp_BT, batch.advantage_B)
+    rco, of_rco = rco_loss(*arrays, batch.rco_B, mask_BT, num_rows=counts["rco_rows"])
+    dpo, of_dpo = dpo_loss(*arrays, batch.pair_B, mask_BT, beta=beta, num_pairs=counts["pairs"])
+    return rco + dpo, of_rco | of_dpo | {"rco_loss": rco, "dpo_loss": dpo}
+
+
+def _of_policy(batch: TrainBatch) -> jax.Array:
+    """Returns `[B]` bool, which rows are of `LossKind.POLICY`."""
+    policy_B = jnp.asarray(~batch.nll_B)
+    if batch.rco_B is not None and batch.pair_B is not None:
+        policy_B = policy_B & ~batch.rco_B & (batch.pair_B == 0)
+    return policy_B
 
 
 def accumulate_gradients(
@@ -233,7 +259,7 @@ def accumulate_gradients(
 
     Args:
       params: the weights; with `base`, its adapters.
-      rows: the rows to learn from, policy and nll rows alike; may be empty. Masked ones are counted and left out.
+      rows: the rows to learn from, of all kinds of loss; may be empty. Masked ones are counted and left out.
       config, settings, shape, remat: model, loss, packed shape, rematerialisation.
       num_rows: rows of the minibatch that the `constant` and `sequence_mean` aggregations divide by, those dropped
         before the update included. Defaults to the number of policy rows given.
@@ -248,7 +274,7 @@ def accumulate_gradients(
 
     Raises:
       ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, `tis_cap` is not 0 and one has no
-        `sampler_logp`, or `paper` lacks a count.
+        `sampler_logp`, an rco or dpo row has no `ref_logp` or the shape is not made for it, or `paper` lacks a count.
     """
     policy_rows = [row for row in rows if row.loss == LossKind.POLICY]
     rows = [row for row in rows if not row.masked]
@@ -256,10 +282,13 @@ def accumulate_gradients(
         raise ValueError(f"kl_coef={settings.kl_coef} needs ref_logp in every policy row; score them, or set it to 0.")
     if settings.tis_cap and any(row.sampler_logp is None for row in policy_rows):
         raise ValueError(f"tis_cap={settings.tis_cap} needs sampler_logp in every policy row; give it, or set it to 0.")
+    _check_kinds(rows, shape)
     counts = {
         "rows": np.float32(len(policy_rows) if num_rows is None else num_rows),
         "tokens": np.float32(_num_tokens(policy_rows) if num_tokens is None else num_tokens),
-        "nll_tokens": np.float32(max(1, sum(len(r.target_ids) for r in rows if r.loss == LossKind.NLL))),
+        "nll_tokens": np.float32(sum(num_counted(row) for row in rows if row.loss == LossKind.NLL)),
+        "rco_rows": np.float32(sum(row.loss == LossKind.RCO for row in rows)),
+        "pairs": np.float32(sum(row.pair > 0 for row in rows)),
     }
     counts = {name: np.maximum(value, np.float32(1)) for name, value in counts.items()}
     counts["questions"] = None if num_questions is None else np.float32(num_questions)
@@ -298,7 +327,7 @@ def has_gradient(row: TrainRow, settings: LossSettings) -> bool:
 
     A masked one does not, nor without KL and entropy terms one of advantage 0, or `beyond_cap`.
     """
-    if row.masked or row.loss == LossKind.NLL:
+    if row.masked or row.loss != LossKind.POLICY:
         return not row.masked
     regularised = bool(settings.kl_coef or settings.entropy_coef)
     return regularised or (row.advantage != 0 and not beyond_cap(row, settings))
@@ -346,6 +375,21 @@ def update(
     )
     state, grad_norm = apply_program(optimizer)(state, grads)
     return state, stats | {"grad_norm": float(grad_norm), "rows_trained": len(rows)}
+
+
+def _check_kinds(rows: Sequence[TrainRow], shape: PackShape) -> None:
+    of_rows = [row for row in rows if row.loss in (LossKind.RCO, LossKind.DPO)]
+    if (of_rows or any(row.counted is not None for row in rows)) and not shape.from_rows:
+        raise ValueError(
+            "rows of rco and dpo, and those of which some targets count, need a shape with from_rows=True."
+        )
+    if any(row.ref_logp is None for row in of_rows):
+        raise ValueError("rows of rco and dpo need ref_logp; score them.")
+
+
+def num_counted(row: TrainRow) -> int:
+    """Returns how many targets of a row its loss counts."""
+    return len(row.target_ids) if row.counted is None else int(np.sum(row.counted))
 
 
 def _num_tokens(rows: Sequence[TrainRow]) -> int:

@@ -15,18 +15,25 @@ CHATML = (
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
 
 
-def write(folder, template=CHATML):
-    """Writes the files of the tokenizer, and returns the folder."""
+# Control tokens of three families, the end of a turn first.
+CHATML_TOKENS = ("<|im_end|>", "<|im_start|>")
+LLAMA3_TOKENS = ("<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>")
+GEMMA_TOKENS = ("<end_of_turn>", "<bos>", "<start_of_turn>")
+
+
+def write(folder, template=CHATML, tokens=CHATML_TOKENS[::-1], *, eos="<|im_end|>", **names):
+    """Writes the files of the tokenizer, with such control tokens, and returns the folder."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
-    model.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    model.add_special_tokens(list(tokens))
     folder.mkdir(exist_ok=True)
     model.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>", "chat_template": template}))
+    settings = {"eos_token": eos, "chat_template": template} | names
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
-def make(folder, template=CHATML):
-    return load_tokenizer(write(folder, template))
+def make(folder, template=CHATML, *args, **kw):
+    return load_tokenizer(write(folder, template, *args, **kw))

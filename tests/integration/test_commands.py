@@ -63,7 +63,7 @@ def test_cgrpo_of_an_unknown_command():
     done = cgrpo("trian", "--config=x")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(
-        "error: unknown command trian (did you mean train?); commands are init, train, evaluate"
+        "error: unknown command trian (did you mean train?); commands are init, train, finetune"
     )
 
 

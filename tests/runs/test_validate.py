@@ -102,7 +102,7 @@ ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", 
         (
             {"eval__keep_best": "eval/pass@1", "eval__every": 5},
             "eval.keep_best 'eval/pass@1' is no number of the evaluation; use one of pass@1, pass@8, mean@8, "
-            "mean_length, truncated, ungraded, with a - before it for the lowest.",
+            "mean_length, truncated, ungraded, loss, with a - before it for the lowest.",
         ),
         ({"critic__sees": "all"}, "critic.sees 'all' is unknown; use one of nothing, answer, solution."),
         (
@@ -279,7 +279,11 @@ def test_every_condition_of_being_read_names_a_key_and_values_that_it_may_have()
             {"critique__reveals_value": False},
             "changes nothing while critique.kind is 'cot' and critique.schedule is ()",
         ),
-        ({"eval__every": 5}, "eval.every 5 changes nothing while data.kind is 'jsonl' and data.eval is ''"),
+        (
+            {"eval__every": 5},
+            "eval.every 5 changes nothing while data.kind is 'jsonl' and data.eval is '' and finetune.eval_rows is ''",
+        ),
+        ({"finetune__epochs": 5}, "finetune.epochs 5 changes nothing: cgrpo finetune alone reads it; leave it out."),
         ({"critique__reveals_value": False, "critique__schedule": ((3, "execution"),)}, None),
         ({"eval__every": 5, "data__eval": "f"}, None),
         ({"eval__every": 5, "data__kind": "chains"}, None),
