@@ -64,6 +64,8 @@ def test_the_paths_are_those_keys():
         "data.eval",
         "data.tfds_dir",
         "data.pass_rates",
+        "finetune.rows",
+        "finetune.eval_rows",
         "collect.rows",
     ]
 

@@ -38,6 +38,7 @@ DECIDES = """
     objective.initial_ratio objective.refined_ratio objective.baseline objective.mask_truncated objective.kl
     objective.length_penalty objective.length_penalty_share objective.tis_cap objective.tis_level
     refine.which refine.select refine.group
+    max_extra_questions verdict_share
     judge.mode judge.evidence judge.num_judgements judge.temperature judge.universal
     critique.corruption critique.corrupted_share prompts.hint prompts.refine_with_hint
     finetune.loss finetune.beta finetune.rows finetune.eval_rows finetune.rows_per_update finetune.on_long
