@@ -308,7 +308,7 @@ class Run:
             self.held_out.resume(self._weights, self.progress)
             self.folder.checkpoints.tidy()
         warm_start.forget(self.opened, self.folder.checkpoints)
-        open_run.say_rollouts(self.opened)
+        open_run.note_start(self.opened)
         open_run.compile_engines(self.opened, self._weights(), clock=self.clock, going_on=self._stop_if_asked)
 
     def stop(self, number: int) -> None:

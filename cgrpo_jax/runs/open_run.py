@@ -323,7 +323,6 @@ def _make_folder(opened: OpenRun, held: contextlib.ExitStack) -> bool:
     schedule, falls = config.optimizer.schedule, ("num_iterations", "finetune.epochs")
     why_not = {} if schedule == "constant" else dict.fromkeys(falls, f"optimizer.schedule {schedule!r} falls over them")
     resumed = run.open(config_lib.to_json(config), ignore=resume_policy.TRAINING, why_not=why_not)
-    starts.write(run, starts.of_now("train", opened.settings.mesh.devices))
     folder.write(run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source)
     return resumed
 
@@ -353,14 +352,15 @@ def trackers(opened: OpenRun) -> trackers_lib.Trackers:
     return trackers_lib.Trackers(made if processes.is_first() else {})
 
 
-def say_rollouts(opened: OpenRun) -> None:
-    """Says where a run's rollouts are, and how large a file may be."""
-    settings = opened.settings
+def note_start(opened: OpenRun) -> None:
+    """Notes a start in the run's folder; says where its rollouts are, and how large a file may be."""
+    settings, run = opened.settings, opened.run
+    command = "train" if settings.stages.samples else "finetune"
+    processes.decide(lambda: starts.write(run, starts.of_now(command, settings.mesh.devices)), f"writing {run.path}")
     if every := settings.kept.rollouts_every:
         size = rollout_writer_lib.most_bytes(settings.stages, rescore=settings.learner.rescore)
         often = "each iteration" if every == 1 else f"one in {every} iterations"
-        where = f"rollouts of {often} in {opened.run.rollouts}"
-        console.say(f"{where}: up to about {size / 1e6:.3g} MB a file (rollouts.every {every})")
+        console.say(f"rollouts of {often} in {run.rollouts}: up to about {size / 1e6:.3g} MB a file (rollouts.every {every})")
 
 
 def compile_engines(
