@@ -1,7 +1,6 @@
 """Opens a run for a command: all that a user can get wrong is checked before the first weight is read.
 
-All commands that run a model begin with `open_run`; what differs between them are its arguments.
-"""
+All commands that run a model begin with `open_run`; its arguments are what differs between them."""
 
 import contextlib
 import dataclasses
@@ -358,9 +357,10 @@ def note_start(opened: OpenRun) -> None:
     command = "train" if settings.stages.samples else "finetune"
     processes.decide(lambda: starts.write(run, starts.of_now(command, settings.mesh.devices)), f"writing {run.path}")
     if every := settings.kept.rollouts_every:
-        size = rollout_writer_lib.most_bytes(settings.stages, rescore=settings.learner.rescore)
+        most = rollout_writer_lib.most_bytes(settings.stages, rescore=settings.learner.rescore)
         often = "each iteration" if every == 1 else f"one in {every} iterations"
-        console.say(f"rollouts of {often} in {run.rollouts}: up to about {size / 1e6:.3g} MB a file (rollouts.every {every})")
+        size = f"up to about {most / 1e6:.3g} MB a file (rollouts.every {every})"
+        console.say(f"rollouts of {often} in {run.rollouts}: {size}")
 
 
 def compile_engines(
