@@ -8,7 +8,6 @@ same, near ties aside, however many a file has and whatever the mesh.
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -195,14 +194,10 @@ async def _judged(rows: Sequence[Rollout], response: Rollout, problem: Problem) 
 
     What stands in a thinking part is no answer; beside a response that says nothing else, any answer is better.
     """
-    before = after_thinking(response.text, opened=bool(response.opening)).strip()
+    before, *said = [after_thinking(row.text, opened=bool(row.opening)).strip() for row in [response, *rows]]
     if not before:
-        said = [after_thinking(row.text, opened=bool(row.opening)).strip() for row in rows]
         return [verifier_utility(False, bool(one)) for one in said]
-    compared = problem.replace(grader="judge", answer=json.dumps({"criteria": [], "reference": before}))
-    texts, opened = [row.text for row in rows], [bool(row.opening) for row in rows]
-    grades = await orchestrator_lib.grade(texts, compared, opened)
-    return [None if one.failed else float(one.score) for one in grades]
+    return await orchestrator_lib.prefer(said, problem, before)
 
 
 # --- all questions, file by file ----------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ read when depends on what was asked when, never on how long grading takes; so th
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 
 import jax
 
-from cgrpo_jax.errors import GradingError
+from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.records import Problem, Turn, transcript
 from cgrpo_jax.rewards.grader import Grade, Grader, Pending
 from cgrpo_jax.runtime import processes, watchdog
@@ -144,3 +145,21 @@ def submit(grader: Grader, response: str, problem: Problem, thinking_opened: boo
         columns=problem.columns,
         thinking_opened=thinking_opened,
     )
+
+
+def compare(grader: Grader, response: str, problem: Problem, reference: str) -> futures.Future[Grade]:
+    """Begins to ask a grader's judge how much better a response is than a reference; the score says it."""
+    if grader.judge is None:
+        raise UserError("a comparison has no endpoint to ask; set judge.endpoint.url and judge.endpoint.model.")
+    result: futures.Future = futures.Future()
+
+    def arrived(future: futures.Future) -> None:
+        try:
+            worth = future.result()
+            why = "judge failed: it gave no comparison" if worth is None else "compared"
+            result.set_result(Grade(worth or 0.0, None, why, failed=worth is None))
+        except Exception as error:  # noqa: BLE001 - raised where all processes read this answer
+            result.set_exception(error)
+
+    grader.judge.compare(transcript(problem), response, reference).add_done_callback(arrived)
+    return result

@@ -18,7 +18,7 @@ from typing import Any
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.engine import Engine, Sampled
-from cgrpo_jax.inference.grade_exchange import GradeExchange, submit
+from cgrpo_jax.inference.grade_exchange import GradeExchange, compare, submit
 from cgrpo_jax.inference.grader_health import GraderHealth
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import Problem, Stage
@@ -74,6 +74,17 @@ def grade(responses: Sequence[str], problem: Problem, thinking_opened: Sequence[
     """
     opened = thinking_opened or [False] * len(responses)
     return _Wait(lambda orchestrator, waiting: orchestrator._grade(waiting, responses, problem, opened))
+
+
+def prefer(responses: Sequence[str], problem: Problem, reference: str) -> Awaitable[list[float | None]]:
+    """Awaits how much better than a reference the judge finds each response, from 0 to 1; None where it does not say.
+
+    Args:
+      responses: what models wrote, without thinking that the prompt opened.
+      problem: what they answer.
+      reference: another answer.
+    """
+    return _Wait(lambda orchestrator, waiting: orchestrator._prefer(waiting, responses, problem, reference))
 
 
 def record_grades(
@@ -311,6 +322,18 @@ class Orchestrator:
         else:
             due = self._tick + _GRADE_TICKS
             exchange.submit(responses, problem, due=due, deliver=deliver, thinking_opened=opened)
+
+    def _prefer(self, waiting: _Running, responses: Sequence[str], problem: Problem, reference: str) -> None:
+        grader = self.grader
+        if grader is None:
+            raise ValueError("a judge is asked through an orchestrator's grader; give it one.")
+
+        async def prefer(response: str) -> float | None:
+            found = Grade(**await await_future(lambda: compare(grader, response, problem, reference)))
+            self.health.record([found], [response], problem, kind="judge")
+            return None if found.failed else float(found.score)
+
+        self._spawn(waiting, [prefer(response) for response in responses])
 
     def _record(
         self,

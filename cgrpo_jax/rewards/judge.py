@@ -153,6 +153,31 @@ class Judge:
         self._ask(prompt, read, lambda found: result.set_result(found.value))
         return result
 
+    def compare(self, question: str, response: str, reference: str) -> futures.Future[float | None]:
+        """Starts to ask whether a response is better than a reference, 1, or worse, 0, with no other item in view.
+
+        The future gets the mean over both orders and all judgements; None where none of these can be read.
+
+        Args:
+          question: that both answer.
+          response: what the model wrote; what follows its thinking is compared. One that says nothing is worse.
+          reference: a text as it is.
+        """
+        response = after_thinking(response).strip()
+        result: futures.Future = futures.Future()
+        result.set_running_or_notify_cancel()
+        if not response:
+            result.set_result(0.0)
+            return result
+
+        def finish(found: Sequence[Found]) -> None:
+            shares = [one.value[0].share for one in found if one.value is not None]
+            self._note_spread(shares)
+            result.set_result(statistics.fmean(shares) if shares else None)
+
+        gather(self._compared(prompts.Case(question, response), Rubric((), reference)), finish)
+        return result
+
     # --- what is asked ----------------------------------------------------------------------------------------------
 
     def _tested(self, case: prompts.Case, place: int, tests: str) -> Request:

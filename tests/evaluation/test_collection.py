@@ -1,7 +1,7 @@
 """Collecting on scripted texts: which rows there are, what is taken from rows before, what refinements are worth."""
 
 import dataclasses
-import json
+from concurrent import futures
 
 import chat_server
 import numpy as np
@@ -249,17 +249,19 @@ class Judging(grader_lib.Grader):
         super().__init__("trace")
         self.prefers, self.asked = prefers, []
 
-    def is_remote(self, kind=""):
-        return False
+    @property
+    def judge(self):
+        return self
 
-    def submit(self, response, answer, *, kind="", **options):
-        if kind != "judge":
-            return super().submit(response, answer, kind=kind, **options)
-        compared = json.loads(answer)
-        assert compared.keys() == {"criteria", "reference"} and not compared["criteria"]
-        self.asked.append((response, compared["reference"]))
-        score = self.prefers(response, compared["reference"])
-        return grader_lib.Pending(lambda: grader_lib.Grade(score or 0.0, None, "", failed=score is None))
+    @judge.setter
+    def judge(self, _):
+        pass
+
+    def compare(self, question, response, reference):
+        self.asked.append((response, reference))
+        future = futures.Future()
+        future.set_result(self.prefers(response, reference))
+        return future
 
 
 def test_a_judge_compares_each_refinement_with_its_response(tmp_path):
@@ -281,6 +283,18 @@ def test_a_judge_that_prefers_a_place_can_not_decide(tmp_path, server, says, wor
     asked = [server.seen.get()[2]["messages"][-1]["content"] for _ in range(6)]
     # Each of three pairs in both orders; one is of the same text twice.
     assert server.seen.empty() and len(set(asked)) == 5
+
+
+def test_a_judges_other_settings_and_the_length_of_a_response_play_no_part(server):  # noqa: F811
+    server.replies({"body": chat_server.good("Better: same")})
+    response = scripted_rollouts.response(0, 0).replace(text="x" * 200_000)
+    refinement = scripted_rollouts.row(response.index, "Answer: 62")
+    with chat_server.make(server, name="judge") as endpoint:
+        judge = Judge(endpoint, mode="implicit", universal='[{"criterion": "rambles", "weight": -1}]')
+        orchestrator = Orchestrator(grader_lib.Grader("trace", judge=judge))
+        assert orchestrator.run([collection._judged([refinement], response, PROBLEMS[0])]) == [[0.5]]
+    asked = [server.seen.get()[2]["messages"][-1]["content"] for _ in range(2)]
+    assert server.seen.empty() and all(response.text in one and "rambles" not in one for one in asked)
 
 
 def test_beside_a_response_that_never_ends_to_think_any_answer_is_better():

@@ -100,6 +100,22 @@ def test_a_comparison_is_made_with_positions_swapped(server, prefers, score):
     assert grade.score == score and grade.reason.split("\n")[0] == f"against the reference: {score:g}"
 
 
+@pytest.mark.parametrize("options", [{}, {"mode": "implicit"}, {"evidence": True}, {"num_judgements": 3}])
+def test_a_preference_is_of_two_texts_alone(server, options):
+    by_prompt(server, lambda prompt: "Better: A" if prompt.index("My text") < prompt.index("Rome") else "Better: same")
+    with make(server, concurrency=1) as endpoint:
+        judge = Judge(endpoint, universal='[{"criterion": "rambles", "weight": -1}]', **options)
+        reference = "Rome " * 30_000  # more than a rubric may have
+        assert judge.compare("What?", "<think>hm</think>My text", reference).result(timeout=20) == 0.75
+        assert judge.compare("What?", "<think>hm", reference).result(timeout=20) == 0.0
+
+
+def test_a_preference_that_can_not_be_read_is_none(server):
+    server.replies({"body": good("I like both")})
+    with make(server) as endpoint:
+        assert Judge(endpoint, max_retries=0).compare("What?", "My text", "Rome").result(timeout=20) is None
+
+
 def test_criteria_and_a_comparison_count_alike(server):
     by_prompt(server, lambda prompt: "1: no" if "Criteria:" in prompt else "Better: same")
     with make(server, concurrency=1) as endpoint:
