@@ -144,11 +144,14 @@ class Judge:
         return result
 
     def check(self, question: str, response: str, criteria: Sequence[str]) -> futures.Future[list[bool] | None]:
-        """Starts to ask which criteria a response meets; the future gets them in order, or None without a reply."""
+        """Starts to ask which criteria a text meets, its thinking included, for how it was written counts as well.
+
+        The future gets them in order, or None without a reply.
+        """
         result: futures.Future = futures.Future()
         result.set_running_or_notify_cancel()
         read = functools.partial(replies.read_verdicts, number=len(criteria))
-        case = prompts.Case(question, after_thinking(response).strip())
+        case = prompts.Case(question, response)
         prompt = prompts.to_check(case, [rubric_lib.Item(text) for text in criteria])
         self._ask(prompt, read, lambda found: result.set_result(found.value))
         return result

@@ -100,6 +100,16 @@ def test_a_comparison_is_made_with_positions_swapped(server, prefers, score):
     assert grade.score == score and grade.reason.split("\n")[0] == f"against the reference: {score:g}"
 
 
+@pytest.mark.parametrize("text", ["<think>London? Wait.</think>Paris", "<think>London? Wait.", " Paris\n"])
+def test_a_text_is_checked_as_it_is(server, text):
+    server.replies({"body": good("1: yes")})
+    with make(server) as endpoint:
+        assert Judge(endpoint).check("What?", text, ["goes back"]).result(timeout=20) == [True]
+    (prompt,) = asked(server)
+    (mark,) = re.findall(r"between two lines of (\S+):", prompt)
+    assert prompt.split(f"\n{mark}\n")[1] == text
+
+
 @pytest.mark.parametrize("options", [{}, {"mode": "implicit"}, {"evidence": True}, {"num_judgements": 3}])
 def test_a_preference_is_of_two_texts_alone(server, options):
     by_prompt(server, lambda prompt: "Better: A" if prompt.index("My text") < prompt.index("Rome") else "Better: same")
