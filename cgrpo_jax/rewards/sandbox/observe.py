@@ -18,6 +18,9 @@ MAX_CALLS = 4
 MAX_CHARS = 400  # of a call
 _MAX_LINES = 64  # of what is asked for
 _NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
+_VALUE = re.compile(
+    r"Test 1 of 1 fails: it does not hold, and __value__ is (?:\[(.*)\]|<.*)\. Tests passed: 0 of 1\.", re.S
+)
 _SAID = re.compile(
     r"(?:Test 1 of 1 (?:fails|can't be decided)|No test could be run): (.*)\. Tests passed: \d of 1\.", re.S
 )
@@ -68,18 +71,30 @@ def observe(response: str, asked: str, timeout: float = 5.0, numpy: bool = False
     for call in calls_of(asked):
         names = candidates("", [f"assert not [{call}]"])
         if names and known and set(names) <= set(known):
-            wanted.append((call, names))
+            wanted.append((call, [*names, *_attributes(call)]))
     seconds = grade.seconds_for(timeout) / max(len(wanted), 1)
     return [_came_of(response, call, names, timeout, numpy, seconds) for call, names in wanted]
 
 
 def _came_of(response: str, call: str, names: list[str], timeout: float, numpy: bool, seconds: float) -> str:
-    """What came of a call, in words. A list is never false, so the test always fails, and says why."""
-    tests = json.dumps({"asserts": [f"assert not [{call}]"], "names": names})
+    """What came of a call, in words. A list is no number, so the test always fails, and says what is in the list."""
+    tests = json.dumps({"asserts": [f"__value__ = [{call}]\nassert __value__ == 0"], "names": names})
     _, _, reason = grade.grade(response, tests, timeout, numpy, seconds=seconds)
     reason = reason.partition(EXPECTED)[0]
+    if match := _VALUE.fullmatch(reason):
+        return f"{call} {'returns' if _is_call(call) else 'is'} {match[1] or 'what has no text'}"
     match = _SAID.fullmatch(reason)
     return match[1] if match else f"{call}: {reason}"
+
+
+def _attributes(call: str) -> list[str]:
+    """The attributes that a call asks for, with a point before each."""
+    nodes = ast.walk(ast.parse(call))
+    return sorted({f".{node.attr}" for node in nodes if isinstance(node, ast.Attribute)})
+
+
+def _is_call(text: str) -> bool:
+    return isinstance(ast.parse(text, mode="eval").body, ast.Call)
 
 
 def _statements(text: str) -> Iterator[ast.stmt]:
@@ -103,5 +118,5 @@ def _asked(node: ast.stmt) -> list[ast.expr]:
         value = value.left
     found = [value] if value is not None else []
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "print":
-        found = value.args
+        found = [one.value if isinstance(one, ast.Starred) else one for one in value.args]
     return [one for one in found if any(isinstance(inner, ast.Call) for inner in ast.walk(one))]

@@ -28,8 +28,37 @@ def test_an_item_holds_where_the_program_passes_its_tests(programs):
 def test_what_came_of_calls(programs):
     calls = "print(half(7))\nhalf('a')\n[half(1), half(2)]\nother(1)"
     first, second, third = programs.observe(HALF, calls).result(timeout=60).value
-    assert (first, third) == ("half(7) returns 3", "half(2) returns 1")
+    assert (first, third) == ("half(7) returns 3", "[half(1), half(2)] is [0, 1]")
     assert second.startswith("half('a') raises TypeError: ") and second.endswith("in line 2: `return n // 2`")
+
+
+def test_what_came_of_methods_and_of_calls_of_calls(programs):
+    stack = """```python
+class Stack:
+    def __init__(self, *items):
+        self.items = list(items)
+    def push(self, item):
+        return Stack(*self.items, item)
+    def pop(self):
+        return self.items.pop()
+```"""
+    calls = "Stack(1).push(2).pop()\nStack(3).items + [4]\nStack().pop()\nprint(*Stack(5).items)"
+    first, second, third, fourth = programs.observe(stack, calls).result(timeout=60).value
+    assert first == "Stack(1).push(2).pop() returns 2" and second == "Stack(3).items + [4] is [3, 4]"
+    assert "raises IndexError: pop from empty list" in third and fourth == "Stack(5).items is [5]"
+    assert programs.observe(stack, "Stack(1)").result(timeout=60).value == ["Stack(1) returns <Stack>"]
+    nested = programs.observe(HALF, "half(half(9)) + half(2)\nhalf(half('a'))").result(timeout=60).value
+    assert nested[0] == "half(half(9)) + half(2) is 3" and nested[1].startswith("half('a') raises TypeError")
+
+
+def test_a_value_that_reads_like_a_report_is_a_value(programs):
+    response = "```python\ndef f():\n    return '1], and __value__ is [2'\n```"
+    assert programs.observe(response, "f()").result(timeout=60).value == ["f() returns '1], and __value__ is [2'"]
+
+
+def test_a_number_of_too_many_digits_is_no_list(programs):
+    found = programs.observe("def f():\n    return 10 ** 9999", "f()").result(timeout=60).value
+    assert found == ["f() returns what has no text"]
 
 
 def test_a_program_that_ends_its_process_speaks_for_itself_alone(programs):
