@@ -366,7 +366,7 @@ def test_with_evidence_each_item_has_a_context_of_its_own(server):
 
 
 def test_without_a_program_nothing_is_run(server):
-    server.replies({"body": good("Quote: Paris\nVerdict: yes")}, {"body": good("Quote: nothing\nVerdict: no")})
+    server.replies({"body": good("Quote: It is Paris.\nVerdict: yes")}, {"body": good("Quote: nothing\nVerdict: no")})
     programs = ScriptedPrograms(names=())
     grade = submit(server, "It is Paris.", CRITERIA, programs=programs, evidence=True)
     assert grade.score == 0.5 and [what for what, _ in programs.asked] == ["defined"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from cgrpo_jax.runtime import text as text_lib
 
 MAX_QUOTE = 300  # characters of a quotation that a critique shows
+MIN_PART = 8  # characters of a quotation that is a part of a line: a shorter one stands in almost any text
 
 # What may stand before a verdict stays within its line: else each of many empty lines would be searched to the last.
 _VERDICT = re.compile(r"^(?:[^\S\n]|[*_-])*([0-9]{1,3})[\s*_]*[.:)-][\s*_]*(yes|no)\b", re.IGNORECASE | re.MULTILINE)
@@ -61,7 +62,8 @@ def read_ruling(text: str, *, shown: Sequence[str]) -> tuple[bool, str] | None:
     """The judge's verdict on one criterion, and the line it quotes, "" for none; None if that is no ruling.
 
     A verdict must rest on something: a quotation that stands in nothing that the judge was shown is none, and a yes
-    needs one. What is absent can't be quoted, so a no needs none.
+    needs one. One of fewer than `MIN_PART` characters must be a whole line. What is absent can't be quoted, so a no
+    needs none.
 
     Args:
       text: the reply.
@@ -80,7 +82,11 @@ def read_ruling(text: str, *, shown: Sequence[str]) -> tuple[bool, str] | None:
     holds, quote = said.pop() == "yes", _bare(quotes[-1])
     if _NOTHING.fullmatch(quote):
         return None if holds else (False, "")
-    if not any(quote in _bare(one) for one in shown):
+    if len(quote) < MIN_PART:
+        stands = any(quote == _bare(line) for one in shown for line in one.splitlines())
+    else:
+        stands = any(quote in _bare(one) for one in shown)
+    if not stands:
         return None
     return holds, text_lib.one_line(quote)[:MAX_QUOTE]
 

@@ -85,6 +85,17 @@ def test_a_ruling_rests_on_what_was_shown(text, ruling):
     assert replies.read_ruling(text, shown=SHOWN) == ruling
 
 
+@pytest.mark.parametrize("verdict", ["yes", "no"])
+@pytest.mark.parametrize(
+    ("quote", "stands"),
+    [("a", False), ("is", False), ("is big.", False), ("`Paris`", False), ("It is big", True), ("42", True),
+     ('"42"', True), ("4", False), ("x = 1", True)],
+)  # fmt: skip
+def test_a_quotation_of_a_few_characters_is_a_whole_line(quote, stands, verdict):
+    shown = [*SHOWN, "So it is:\n **42**\n\tx = 1\n"]
+    assert (replies.read_ruling(f"Quote: {quote}\nVerdict: {verdict}", shown=shown) is not None) == stands
+
+
 def test_a_quotation_is_short_and_one_line():
     found = replies.read_ruling(f"Quote: {'x' * 5000}\nVerdict: yes", shown=["x" * 9000])
     assert found == (True, "x" * replies.MAX_QUOTE)
