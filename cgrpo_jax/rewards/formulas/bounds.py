@@ -76,7 +76,15 @@ def _is_immense_factorial(_: Any, number: Any) -> bool:
 
 
 def _is_immense_choice(_: Any, number: Any, chosen: Any) -> bool:
-    """Has a binomial coefficient too many factors?"""
-    if not getattr(chosen, "is_Integer", False) or chosen.p <= LARGEST_FACTORIAL:
+    """Has a binomial coefficient too many factors, or factors of too many bits together?"""
+    if not getattr(chosen, "is_Integer", False) or chosen.p <= 0:
         return False
-    return not getattr(number, "is_Integer", False) or number.p - chosen.p > LARGEST_FACTORIAL
+    factors, largest = chosen.p, 1
+    if getattr(number, "is_Integer", False):
+        if 0 <= number.p <= chosen.p:  # 0 or 1
+            return False
+        factors = min(factors, number.p - chosen.p) if number.p > 0 else factors
+        largest = number.p if number.p > 0 else chosen.p - number.p
+    elif getattr(number, "is_Rational", False):
+        largest = max(abs(number.p), number.q) + chosen.p * number.q
+    return factors > LARGEST_FACTORIAL or factors * largest.bit_length() > BITS

@@ -23,6 +23,12 @@ def _installed():
         lambda: sympy.Integer(4) ** sympy.Rational(10 * MANY + 1, 2),
         lambda: sympy.factorial(20_001),
         lambda: sympy.binomial(50_000, 25_000),
+        lambda: sympy.binomial(-5, 10**9),
+        lambda: sympy.binomial(-(10**300), 15_000),
+        lambda: sympy.binomial(10**300, 15_000),
+        lambda: sympy.binomial(10**300, 10**300 - 15_000),
+        lambda: sympy.binomial(sympy.Rational(10**300, 7), 15_000),
+        lambda: sympy.binomial(sympy.Integer(2) ** 400_000, 2),
         lambda: sympy.Pow(TEN, MANY, evaluate=False) + 1,
         lambda: sympy.Pow(TEN, 10**200, evaluate=False).evalf(5),
     ],
@@ -36,6 +42,9 @@ def test_what_is_no_larger_is_as_it_was():
     assert TEN**1000 == 10**1000 and TEN**-2 == sympy.Rational(1, 100)
     assert sympy.factorial(20) == 2432902008176640000
     assert sympy.binomial(1_000_000, 2) == sympy.binomial(1_000_000, 999_998) == 499999500000
+    assert sympy.binomial(5, 10**9) == 0 and sympy.binomial(10**9, 10**9) == 1 and sympy.binomial(-3, 2) == 6
+    assert sympy.binomial(10**300, 2) == 10**300 * (10**300 - 1) // 2 and sympy.binomial(10**9, -1) == 0
+    assert sympy.binomial(sympy.Rational(1, 2), 2) == sympy.Rational(-1, 8) and sympy.binomial(40_000, 20_000) > 0
     assert sympy.Integer(1) ** 10**9 == 1 and sympy.Integer(-1) ** (10**9 + 1) == -1
     assert sympy.sqrt(8) == 2 * sympy.sqrt(2) and sympy.Symbol("x") ** 10**9 != 1
 
