@@ -31,7 +31,7 @@ METRICS = {
     "(as the next one only with max_extra_questions > 0)",
     "batch/frac_with_gradient": "share of the batch's groups of which a row has an advantage and is not masked",
     "verdicts/reward": "share of the answers to verdict problems that judge rightly (as the next ones only with "
-    "verdict_share > 0; all other metrics of responses leave these answers out)",
+    "verdict_share > 0; all other metrics of responses leave these answers out); a share of none is left out",
     "verdicts/malformed_rate": "share of them without a readable verdict",
     "verdicts/frac_right": "share of the verdict problems whose response is right: what always to say so would reach",
     "verdicts/prompts_cut": "verdict problems in which the response was cut in its middle",
@@ -253,12 +253,12 @@ def verdict_metrics(
     if not verdicts:
         return {}
     answers = [row for rows, _ in known for row in rows]
-    return {
-        "verdicts/reward": _mean(reward_of(row) for row in answers),
-        "verdicts/malformed_rate": _mean(row.extracted is None for row in answers),
-        "verdicts/frac_right": _mean(one.answer == "right" for _, one in known),
-        "verdicts/prompts_cut": cut,
+    shares = {
+        "verdicts/reward": [reward_of(row) for row in answers],
+        "verdicts/malformed_rate": [row.extracted is None for row in answers],
+        "verdicts/frac_right": [one.answer == "right" for _, one in known],
     }
+    return {name: _mean(some) for name, some in shares.items() if some} | {"verdicts/prompts_cut": cut}
 
 
 def engine_metrics(stats: Sequence[Stats]) -> dict[str, float]:

@@ -271,6 +271,7 @@ def test_verdicts_on_responses():
     assert metrics.verdict_metrics(answers, problems, cut=1) == {
         "verdicts/reward": 0.75, "verdicts/malformed_rate": 0.25, "verdicts/frac_right": 0.5, "verdicts/prompts_cut": 1,
     }  # fmt: skip
+    assert metrics.verdict_metrics(answers[2:], problems[2:], cut=1) == {"verdicts/prompts_cut": 1}  # none is no 0
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists():
