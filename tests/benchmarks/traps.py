@@ -305,7 +305,7 @@ TRAPS = (
     Trap(
         "a quotation that nobody looks for",
         "rewards/rubrics/replies.py",
-        "    if not any(quote in _bare(one) for one in shown):\n",
+        "    if not stands:\n",
         "    if not shown:\n",
         ("tests/rewards/rubrics/test_replies.py",),
     ),
