@@ -21,6 +21,10 @@ def test_the_defaults_have_nothing_against_them():
     validate.check(config_lib.Config())
 
 
+def test_the_first_moment_of_muon_may_be_smaller():
+    assert not found(optimizer__kind="muon", optimizer__mu_dtype="bfloat16")
+
+
 JUDGE = {"judge__endpoint__url": "http://x/v1", "judge__endpoint__model": "m"}
 ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", "critic__endpoint__model": "m"}
 
