@@ -75,6 +75,7 @@ def open_rows(opened: OpenRun) -> tuple[OpenRun, Rows]:
         for line in rows.said:
             console.say(line)
         decided = settings.of_finetuning(config, opened.settings, num_rows=len(rows.training))
+        check_warm_up(config, num_updates=decided.num_iterations, num_rows=len(rows.training))
         open_run_lib.check_training(decided, held_out_rows=bool(rows.held_out))
         read = {TRAINING_ROWS: rows.training, HELD_OUT_ROWS: rows.held_out}
         inputs = {name: _digest(units) for name, units in read.items() if units}
@@ -121,6 +122,18 @@ def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, max_context
             "it."
         )
     return Rows(training=found[0], held_out=found[1], said=said)
+
+
+def check_warm_up(config: Config, *, num_updates: int, num_rows: int) -> None:
+    """Raises a `UserError` where all updates of a run are of its warm-up, whose first one learns nothing."""
+    c, warmup = config.finetune, config.optimizer.warmup_updates
+    if 0 < num_updates <= warmup:
+        length = f"finetune.epochs {c.epochs}" if c.epochs else f"num_iterations {num_updates}, as finetune.epochs is 0"
+        raise UserError(
+            f"optimizer.warmup_updates {warmup} leaves none of the run's {num_updates} updates to learn at its rate "
+            f"({length}; {num_rows} rows, finetune.rows_per_update {c.rows_per_update} of them an update); lower it or "
+            "finetune.rows_per_update, or raise finetune.epochs."
+        )
 
 
 def _read(config: Config, prompts: Prompts, paths: str) -> Iterator[Unit]:

@@ -10,10 +10,12 @@ import tiny_run
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runs import load_rows
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import load_rows, validate
 from cgrpo_jax.runs import settings as settings_lib
 from cgrpo_jax.training.packing import PackShape
 from cgrpo_jax.training.row_losses import rco_targets
+from configs import sft
 
 SHAPE = PackShape(num_token_rows=1, pack_length=64, num_slots=4, from_rows=True)
 OWN = {"data.kind": "jsonl", "max_response_length": 32, "finetune.rows_per_update": 2}
@@ -99,6 +101,33 @@ def test_a_pair_that_no_token_row_holds_is_an_error(prompts, tmp_path):
 def test_fewer_rows_than_an_update_needs(prompts, tmp_path):
     with pytest.raises(UserError, match="finetune.rows_per_update 2 is more than the 1 rows that there are; lower it"):
         load(prompts, written(tmp_path / "rows.jsonl", *answers("x")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [
+        ({"finetune.epochs": 3}, "finetune.epochs 3; 20 rows, finetune.rows_per_update 8 of them an update"),
+        ({"finetune.epochs": 0, "num_iterations": 8}, "num_iterations 8, as finetune.epochs is 0; 20 rows"),
+    ],
+)
+def test_a_warm_up_leaves_updates_to_learn_in(changes, length):
+    def check(warmup, num_updates=8):
+        changed = {"optimizer.warmup_updates": warmup, "finetune.rows_per_update": 8} | changes
+        load_rows.check_warm_up(tiny_run.config(changed), num_updates=num_updates, num_rows=20)
+
+    check(7)
+    check(8, num_updates=0)
+    with pytest.raises(UserError, match="optimizer.warmup_updates 8 leaves none of the run's 8 updates .*" + length):
+        check(8)
+
+
+def test_the_recipe_learns_from_few_rows():
+    config = config_lib.freeze(sft.get_config())
+    c = config.finetune
+    num_updates = -(-20 * c.epochs // c.rows_per_update)
+    assert c.rows_per_update <= 20
+    load_rows.check_warm_up(config, num_updates=num_updates, num_rows=20)
+    validate.check(config, finetunes=True)
 
 
 def test_what_a_question_has_too_many_of_is_drawn_without_repeats(prompts, tmp_path):
