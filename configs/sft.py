@@ -28,7 +28,7 @@ def get_config():
 
     c.finetune.loss = "nll"
     c.finetune.epochs = 3
-    c.finetune.rows_per_update = 32
+    c.finetune.rows_per_update = 8  # so that 20 rows are 8 updates
 
     # Lengths in tokens: a row's context and targets together fill at most one token row. A longer one is an error that
     # names it; finetune.on_long="skip" leaves it out and counts it.
@@ -40,7 +40,7 @@ def get_config():
 
     c.optimizer.learning_rate = 1e-5
     c.optimizer.schedule = "cosine"
-    c.optimizer.warmup_updates = 10
+    c.optimizer.warmup_updates = 5
     c.optimizer.b2 = 0.95
     c.compute.remat = "layer"
 

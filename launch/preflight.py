@@ -22,9 +22,11 @@ PACKAGE = "cgrpo_jax"
 # The programs that run on a slice with a configuration, and the flags of each beside --config and --workdir.
 RUNS = {
     "train": {"distributed": cli.DISTRIBUTED},
+    "finetune": {"distributed": cli.DISTRIBUTED},
     "evaluate": {
         "distributed": cli.DISTRIBUTED,
         "refine": cli.Flag("or not", kind=bool, default=False),
+        "behaviours": cli.Flag("how many", kind=int, default=0),
         "out": cli.Flag("a folder"),
         "step": cli.STEP,
     },
@@ -38,6 +40,7 @@ RUNS = {
         "step": cli.STEP,
     },
 }
+TRAINING = ("train", "finetune")  # of these
 WRITTEN = ("workdir", "out", "to", "to_hf", "to_peft")  # flags of folders that a program writes
 
 
@@ -138,7 +141,7 @@ def check_command(
     path = (_value(arguments, "config") or "") if program in RUNS else ""
     inputs: list[tuple[str, str]] = []
     # A configuration, or a run's folder, on a volume that is mounted on the hosts alone can't be read here.
-    of_a_run = program != "train" and not path
+    of_a_run = program not in TRAINING and not path
     if program in RUNS and not of_a_run and (not posixpath.isabs(path) or pathlib.Path(path).is_file()):
         inputs = _check_run(program, arguments, where=where, root=root)
     workdir = _value(arguments, "workdir")
@@ -193,11 +196,12 @@ def _check_run(
 ) -> list[tuple[str, str]]:
     """Checks a command with its configuration; returns the files and folders that this names, each with its flag."""
     flags = {"config": cli.CONFIG, "workdir": cli.WORKDIR, **RUNS[program]}
+    reads = {"trains": program in TRAINING, "finetunes": program == "finetune"}
     try:
         with contextlib.chdir(root), places.elsewhere():
-            given = cli.parse(arguments, flags=flags, require=("config", "workdir"), trains=program == "train")
+            given = cli.parse(arguments, flags=flags, require=("config", "workdir"), **reads)
             config = given["config"]
-            validate.check(config, trains=program == "train")
+            validate.check(config, **reads)
         devices = where.chips * chips.CHIPS[where.name.partition(":")[0]].devices_per_chip
         mesh = config.mesh
         sharding.make_mesh(replica=mesh.replica, fsdp=mesh.fsdp, tensor=mesh.tensor, devices=range(devices))

@@ -32,22 +32,26 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """How long a row may be, in tokens: its targets, and context and targets together, in a token row."""
+    """How long a row may be, in tokens: its targets, and context and targets together, in a token row and the model."""
 
     max_target: int
     pack_length: int
+    max_context: int
 
     def fault(self, unit: Unit) -> str:
-        """Returns why a unit is too long, as the end of a sentence about it; empty where it fits."""
+        """Returns why a unit is too long, as a sentence about it to which what to do is added; empty where it fits."""
         sizes = [(len(row.context_ids), len(row.target_ids)) for row in unit.rows]
         for context, target in sizes:
             if target > self.max_target:
-                return f"has {target} tokens to learn, more than max_response_length {self.max_target}"
+                return f"has {target} tokens to learn, more than max_response_length {self.max_target}; raise it,"
             if context + target - 1 > self.pack_length:
-                return f"has {context} + {target} tokens, more than packing.length {self.pack_length}"
+                return f"has {context} + {target} tokens, more than packing.length {self.pack_length}; raise it,"
+            if context + target - 1 > self.max_context:
+                return f"has {context} + {target} tokens, more than the {self.max_context} of the model's context;"
         if unit.rows[0].pair and sizes[0][0] - 1 + sum(target for _, target in sizes) > self.pack_length:
             targets = " + ".join(str(target) for _, target in sizes)
-            return f"is a pair of {sizes[0][0]} + {targets} tokens, more than one token row of {self.pack_length}"
+            tokens = f"{sizes[0][0]} + {targets} tokens"
+            return f"is a pair of {tokens}, more than one token row of {self.pack_length}; raise it,"
         return ""
 
 
@@ -64,7 +68,7 @@ def fitting(units: Iterable[Unit], lengths: Lengths, *, on_long: str) -> tuple[l
         elif on_long == "skip":
             skipped += 1
         else:
-            raise UserError(f'{unit.where}: {why}; raise it, shorten the row, or set finetune.on_long to "skip".')
+            raise UserError(f'{unit.where}: {why} shorten the row, or set finetune.on_long to "skip".')
     return kept, skipped
 
 

@@ -256,7 +256,7 @@ def _configured(
     found = []
     if not trains and not path:  # with a file, the flags may be those with which the run was started
         found = list(validate.unread_without_training(changed))
-    elif trains and not any(validate.violations(frozen)):  # else the program says these first
+    elif trains and not any(validate.violations(frozen, finetunes=finetunes)):  # else the program says these first
         found = list(validate.unread(frozen, changed, finetunes=finetunes))
     keys.raise_together("keys that nothing reads", found)
     return frozen, positional

@@ -249,7 +249,8 @@ def start(
         going_on()
     else:
         params = initial_params()
-    progress.eval_before, solved = evaluate(model.to_generate(params))
+    # Else nothing generates, and no device needs the whole weights.
+    progress.eval_before, solved = evaluate(model.to_generate(params)) if opened.questions.held_out else (None, None)
     if solved is not None:
         progress.unsolved_before = [q for q, one in enumerate(solved) if one is False]
     init = functools.partial(optimizer_lib.init_state, optimizer=learner.optimizer, offload=learner.offload_optimizer)

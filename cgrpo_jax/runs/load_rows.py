@@ -18,7 +18,7 @@ from cgrpo_jax.runs import settings
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.initial_state import HELD_OUT_ROWS, TRAINING_ROWS
 from cgrpo_jax.runs.open_run import OpenRun
-from cgrpo_jax.runtime import agreement, console, key_values, local_copies, processes
+from cgrpo_jax.runtime import agreement, console, key_values, local_copies, processes, watchdog
 from cgrpo_jax.training import row_losses
 from cgrpo_jax.training.packing import PackShape
 from cgrpo_jax.training.train_step import num_counted
@@ -65,10 +65,17 @@ def open_rows(opened: OpenRun) -> tuple[OpenRun, Rows]:
     config = opened.config
     with processes.agree("reading the rows"):
         console.say("reading and tokenising the rows")
-        rows = load_rows(config, opened.model.prompts, shape=opened.settings.learner.shape, seed=opened.settings.seed)
+        rows = load_rows(
+            config,
+            opened.model.prompts,
+            shape=opened.settings.learner.shape,
+            max_context=opened.model.config.max_context,
+            seed=opened.settings.seed,
+        )
         for line in rows.said:
             console.say(line)
         decided = settings.of_finetuning(config, opened.settings, num_rows=len(rows.training))
+        check_warm_up(config, num_updates=decided.num_iterations, num_rows=len(rows.training))
         open_run_lib.check_training(decided, held_out_rows=bool(rows.held_out))
         read = {TRAINING_ROWS: rows.training, HELD_OUT_ROWS: rows.held_out}
         inputs = {name: _digest(units) for name, units in read.items() if units}
@@ -77,13 +84,14 @@ def open_rows(opened: OpenRun) -> tuple[OpenRun, Rows]:
     return dataclasses.replace(opened, settings=decided, inputs={**opened.inputs, **inputs}), rows
 
 
-def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, seed: int) -> Rows:
+def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, max_context: int, seed: int) -> Rows:
     """Returns the rows of a configuration.
 
     Args:
       config: the configuration.
       prompts: of the model that learns.
       shape: of packed batches.
+      max_context: of that model, in tokens.
       seed: with which rows are drawn where a question has too many.
 
     Raises:
@@ -96,11 +104,11 @@ def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, seed: int) 
         why = f"data.kind {config.data.kind!r} makes up questions, not rows; set finetune.rows"
         where = why if made_up else "set data.train to JSON lines, Parquet, or a folder of rollouts"
         raise UserError(f"no rows to learn from: {where}.")
-    lengths = Lengths(config.max_response_length, shape.pack_length)
+    lengths = Lengths(config.max_response_length, shape.pack_length, max_context)
     found = []
     for what, paths in (("training", named), ("held-out", c.eval_rows)):
         units = list(_with_targets(_read(config, prompts, paths), beta=c.beta)) if paths else []
-        units, skipped = fitting(units, lengths, on_long=c.on_long)
+        units, skipped = fitting(_seen(units), lengths, on_long=c.on_long)
         if what == "training" and c.max_per_question:
             units = _drawn(units, c.max_per_question, seed=seed)
         if paths and not units:
@@ -114,6 +122,18 @@ def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, seed: int) 
             "it."
         )
     return Rows(training=found[0], held_out=found[1], said=said)
+
+
+def check_warm_up(config: Config, *, num_updates: int, num_rows: int) -> None:
+    """Raises a `UserError` where all updates of a run are of its warm-up, whose first one learns nothing."""
+    c, warmup = config.finetune, config.optimizer.warmup_updates
+    if 0 < num_updates <= warmup:
+        length = f"finetune.epochs {c.epochs}" if c.epochs else f"num_iterations {num_updates}, as finetune.epochs is 0"
+        raise UserError(
+            f"optimizer.warmup_updates {warmup} leaves none of the run's {num_updates} updates to learn at its rate "
+            f"({length}; {num_rows} rows, finetune.rows_per_update {c.rows_per_update} of them an update); lower it or "
+            "finetune.rows_per_update, or raise finetune.epochs."
+        )
 
 
 def _read(config: Config, prompts: Prompts, paths: str) -> Iterator[Unit]:
@@ -144,9 +164,16 @@ def _read(config: Config, prompts: Prompts, paths: str) -> Iterator[Unit]:
         files = rollout_rows.files_of(path)
         if files:
             for file in console.progress_bar(files, desc="reading rollouts", unit="file", leave=False):
-                yield from collected.units(file)
+                yield from _seen(collected.units(file))
         else:
-            yield from console.progress_bar(own.units(path), desc="reading rows", unit="row", leave=False)
+            yield from _seen(console.progress_bar(own.units(path), desc="reading rows", unit="row", leave=False))
+
+
+def _seen(units: Iterable[Unit]) -> Iterator[Unit]:
+    """Yields units; the watchdog sees each."""
+    for unit in units:
+        watchdog.alive()
+        yield unit
 
 
 def _with_targets(units: Iterable[Unit], *, beta: float) -> Iterator[Unit]:
@@ -166,12 +193,12 @@ def _with_targets(units: Iterable[Unit], *, beta: float) -> Iterator[Unit]:
 
 
 def _drawn(units: Sequence[Unit], most: int, *, seed: int) -> list[Unit]:
-    """Returns at most so many units of each question, no two of which teach the same, in their order."""
+    """Returns at most so many units of each question, no two of which are the same, in their order."""
     seen: dict[str, set[bytes]] = collections.defaultdict(set)
     kept = []
     for number in np.random.default_rng(seed).permutation(len(units)):
         unit = units[number]
-        taught = b"".join(row.target_ids.tobytes() for row in unit.rows)
+        taught = repr([(row.context_ids.tolist(), row.target_ids.tolist()) for row in unit.rows]).encode()
         if taught not in seen[unit.question] and len(seen[unit.question]) < most:
             seen[unit.question].add(taught)
             kept.append(int(number))
@@ -200,7 +227,7 @@ def _why_none(config: Config, skipped: int) -> str:
 def _digest(units: Sequence[Unit]) -> str:
     """Returns 16 hexadecimal digits of units in their order: all that an update reads of them."""
     whole = hashlib.sha256()
-    for row in (row for unit in units for row in unit.rows):
+    for row in (row for unit in _seen(units) for row in unit.rows):
         counted = None if row.counted is None else row.counted.tobytes()
         read = (row.loss.name, row.pair, row.advantage, row.context_ids.tolist(), row.target_ids.tolist(), counted)
         whole.update(repr(read).encode())

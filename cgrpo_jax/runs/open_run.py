@@ -46,7 +46,7 @@ from cgrpo_jax.runs.load_questions import Questions
 from cgrpo_jax.runs.rollout_writer import RolloutWriter
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runs.settings import RunSettings
-from cgrpo_jax.runs.stages import Stages
+from cgrpo_jax.runs.stages import Stages, of_finetuning
 from cgrpo_jax.runtime import agreement, console, key_values, processes, profiling, watchdog
 from cgrpo_jax.training.checkpoint import Checkpoints
 from cgrpo_jax.training.checkpoint_steps import Step
@@ -171,7 +171,7 @@ def open_run(
       UserError: something of it can't be used.
     """
     hosts.check_given(config, writes)
-    mesh = _begin(config, held, trains=trains)
+    mesh = _begin(config, held, trains=trains, finetunes=stages is of_finetuning)
     # Prompts may print the date, and must be the same on all processes.
     date = processes.decide(lambda: started() or RunDir(workdir).started().isoformat(), f"reading {workdir}")
     now = datetime.datetime.fromisoformat(date)
@@ -181,7 +181,7 @@ def open_run(
         if load_weights:
             saved_config.check_same_model(config, run)
         model_source.check_places(config)
-        config = settings_lib.with_lengths(config, trains=trains)
+        config = settings_lib.with_lengths(config, trains=trains, finetunes=stages is of_finetuning)
         settings = settings_lib.run_settings(config, mesh, stages=stages(config), num_slots=num_slots)
         if trains and settings.stages.samples:  # else how long it is follows from the rows
             check_training(settings)
@@ -213,10 +213,10 @@ def open_run(
     )
 
 
-def _begin(config: Config, held: contextlib.ExitStack, *, trains: bool) -> jax.sharding.Mesh:
+def _begin(config: Config, held: contextlib.ExitStack, *, trains: bool, finetunes: bool) -> jax.sharding.Mesh:
     """Checks the configuration by itself, sets the process up as it says, and returns the mesh of its devices."""
     with processes.agree("starting"):
-        validate.check(config, trains=trains)
+        validate.check(config, trains=trains, finetunes=finetunes)
         processes.keep_programs(config.compute.keep_programs)
         limits = watchdog.limits(stall=config.compute.stall_timeout, compile=config.compute.compile_timeout)
         held.enter_context(limits)

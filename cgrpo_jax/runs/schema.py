@@ -26,8 +26,23 @@ from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, each_of, key, not_ne
 
 # Sections that no other command than `train`, `finetune` and `plan` reads.
 TRAINING_ALONE = ("checkpoints", "rollouts", "tracking", "profile", "objective", "optimizer", "packing", "finetune")
-# Of these, and of the others, what `finetune` does not read, and what it alone reads.
-NOT_FINETUNING = ("rollouts", "objective", "critique", "refine")
+# Of these, and of the others, sections and keys that `finetune` does not read, and what it alone reads.
+NOT_FINETUNING = (
+    "rollouts",
+    "objective",
+    "critique",
+    "refine",
+    "questions_per_iteration",
+    "max_extra_questions",
+    "verdict_share",
+    "num_responses",
+    "optimizer.updates_per_batch",
+    "data.num_train",
+    "data.mixture",
+    "data.pass_rates",
+    "data.min_pass_rate",
+    "data.max_pass_rate",
+)
 FINETUNING_ALONE = ("finetune",)
 
 
@@ -154,7 +169,6 @@ class Config:
     def violations(self) -> Iterator[str]:
         """Yields what keys of several sections have against each other."""
         yield from self._engine()
-        yield from self._schedule()
         yield from self._grading()
         yield from self._rewards()
         yield from self._verdicts()
@@ -162,7 +176,11 @@ class Config:
         yield from self._made_up()
 
     def training_violations(self) -> Iterator[str]:
-        """Yields what they have against training: an evaluation of the run, say with other lengths, is not refused."""
+        """Yields what they have against learning from what is generated.
+
+        An evaluation of the run, say with other lengths, is not refused, nor is learning from rows.
+        """
+        yield from self._schedule()
         yield from self._updates()
         yield from self._teaches_nothing()
 

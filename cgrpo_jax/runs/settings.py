@@ -161,12 +161,12 @@ class RunSettings:
         return (self.critic_sampling,)
 
 
-def with_lengths(config: Config, *, trains: bool = True) -> Config:
+def with_lengths(config: Config, *, trains: bool = True, finetunes: bool = False) -> Config:
     """Returns the configuration with all lengths, and says which of them the models' contexts gave (`lengths`).
 
     Args:
       config: the configuration, checked.
-      trains: whether it is to train, as for `validate.check`.
+      trains, finetunes: whether it is to train, or to learn from rows, as for `validate.check`.
 
     Raises:
       UserError: with these lengths no run can have it, or the model's shape can't be read.
@@ -179,7 +179,7 @@ def with_lengths(config: Config, *, trains: bool = True) -> Config:
     if stages.critic == "folder":
         critic = model_source.read_shape(config, model_source.of_critic(stages.critic_folder)).max_context
     config, said = lengths.filled(config, context=context, critic_context=critic)
-    validate.check(config, trains=trains)
+    validate.check(config, trains=trains, finetunes=finetunes)
     console.say(said)
     return config
 

@@ -80,10 +80,10 @@ class Optimizer:
 
     def violations(self, name: str) -> Iterator[str]:
         """Yields what keys of the section have against each other."""
-        if self.kind != "adamw" and self.mu_dtype:
+        if self.kind == "adafactor" and self.mu_dtype:
             yield (
-                f"{name}.mu_dtype {self.mu_dtype!r} is of AdamW's first moment, which optimizer {self.kind!r} has "
-                "not; leave it empty."
+                f"{name}.mu_dtype {self.mu_dtype!r} is of the first moment, which optimizer {self.kind!r} has not; "
+                "leave it empty."
             )
 
 

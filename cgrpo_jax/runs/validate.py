@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys, old_keys
 from cgrpo_jax.runs.objective_section import Objective
@@ -16,21 +17,26 @@ _READ_OF_ROLLOUTS = ("critic.sees",)
 _UNREAD_WHERE = {name: known.unread_where for name, known, _ in keys.items(Config())}
 
 
-def check(config: Config, *, trains: bool = True) -> None:
+def check(config: Config, *, trains: bool = True, finetunes: bool = False) -> None:
     """Checks a configuration by itself: without its models, its data and the machine.
 
     Args:
       config: the configuration.
       trains: whether it is to train, and so to teach something.
+      finetunes: whether it is to learn from rows, whose number is not known yet, and not from what it generates.
 
     Raises:
       UserError: values, or combinations of values, that no run can have: all of them at once.
     """
-    keys.raise_together("problems in the configuration", list(violations(config, trains=trains)))
+    found = list(violations(config, trains=trains, finetunes=finetunes))
+    keys.raise_together("problems in the configuration", found)
 
 
-def violations(config: Config, *, trains: bool = True) -> Iterator[str]:
-    """Yields all that no run can have, each in one line: what was given, what is allowed, what to do."""
+def violations(config: Config, *, trains: bool = True, finetunes: bool = False) -> Iterator[str]:
+    """Yields all that no run can have, each in one line: what was given, what is allowed, what to do.
+
+    Arguments are those of `check`.
+    """
     values = {}
     for name, known, value in keys.items(config):
         values[name] = value
@@ -45,7 +51,7 @@ def violations(config: Config, *, trains: bool = True) -> Iterator[str]:
         if trains and hasattr(section, "training_violations"):
             yield from section.training_violations(name)
     yield from config.violations()
-    if trains:
+    if trains and not finetunes:
         yield from config.training_violations()
 
 
@@ -72,11 +78,17 @@ def unread(config: Config, changed: Mapping[str, Any], *, finetunes: bool = Fals
     for name, _, default in keys.items(Config()):
         if name not in changed or changed[name] == default:
             continue
-        if name.partition(".")[0] in (NOT_FINETUNING if finetunes else FINETUNING_ALONE):
+        if finetunes and name == "data.num_train" and config.data.kind in MADE_UP:
+            continue  # held-out questions are made up beside the others
+        if {name, name.partition(".")[0]} & {*(NOT_FINETUNING if finetunes else FINETUNING_ALONE)}:
             command = "cgrpo finetune does not read it" if finetunes else "cgrpo finetune alone reads it"
             yield f"{name} {changed[name]!r} changes nothing: {command}; leave it out."
             continue
         if finetunes and name in _READ_OF_ROLLOUTS:
+            continue
+        if finetunes and name == "num_iterations" and config.finetune.epochs:
+            why = f"while finetune.epochs is {config.finetune.epochs}; leave it out, or set finetune.epochs to 0."
+            yield f"{name} {changed[name]!r} changes nothing {why}"
             continue
         if with_these := unread_here(name, values):
             why = " and ".join(f"{other} is {values[other]!r}" for other in with_these)

@@ -99,6 +99,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         "--config.finetune.rows=none.jsonl": "data file 'none.jsonl' does not exist",
         "--config.finetune.beta=0.5": "changes nothing while finetune.loss is 'nll'",
         "--config.eval.keep_best=-los": "is no number of the evaluation",
+        "--config.optimizer.warmup_updates=5": "warmup_updates 5 leaves none of the run's 5 updates",
     }.items():
         _, err = refused(capsys, call, *arguments, flag)
         assert message in err, err

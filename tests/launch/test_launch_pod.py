@@ -12,7 +12,7 @@ import paths
 import patience
 import pytest
 
-from cgrpo_jax import collect, diagnose, evaluate, sample
+from cgrpo_jax import collect, diagnose, evaluate, finetune, sample
 from cgrpo_jax.errors import UserError
 
 ROOT = paths.ROOT
@@ -518,11 +518,26 @@ def test_a_command_without_dashes_before_it_is_told_where_it_goes(capsys, argv):
     assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize("program", [evaluate, diagnose, collect, sample])
+@pytest.mark.parametrize("program", [finetune, evaluate, diagnose, collect, sample])
 def test_the_flags_of_a_program_are_those_that_it_has(program):
     name = program.__name__.rpartition(".")[2]
     known = {flag: spec.kind for flag, spec in preflight.RUNS[name].items()}
     assert known == {flag: spec.kind for flag, spec in program.FLAGS.items()}
+
+
+def test_finetune_is_checked_as_what_learns_from_rows(launch):
+    """So are its keys and those that it does not read, and so is no length of a run that follows from the rows."""
+    command = ["python", "-m", "cgrpo_jax.finetune", "--config=configs/sft.py", WORKDIR]
+    command += ["--config.finetune.epochs=1", "--config.optimizer.warmup_updates=500"]
+    launch({}, command=command, dry_run=True)
+    for change, message in {
+        "--config.objective.gamma=0.5": "objective.gamma .* cgrpo finetune does not read it",
+        "--config.num_responses=3": "num_responses 3 .* cgrpo finetune does not read it",
+        "--config.finetune.los=dpo": "unknown config key --config.finetune.los",
+        "--refine": "unknown flag --refine",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            launch({}, command=[*command, change], dry_run=True)
 
 
 def test_what_trains_alone_may_not_have_is_no_mistake_of_an_evaluation(launch):

@@ -67,3 +67,24 @@ def test_a_run_does_not_go_on_with_another_version_of_its_task(was):
         initial_state._progress(begun, opened)
     opened.inputs = begun["inputs"]
     assert initial_state._progress(begun, opened).inputs == begun["inputs"]
+
+
+@pytest.mark.parametrize("held_out", [[], ["a question"]])
+def test_weights_are_made_to_generate_where_questions_are_held_out_alone(monkeypatch, held_out):
+    made = []
+    monkeypatch.setattr(initial_state.start_weights, "initial_params", lambda *args, **kwargs: {"w": 1})
+    monkeypatch.setattr(initial_state.start_weights, "base_step", lambda config: None)
+    monkeypatch.setattr(initial_state.optimizer_lib, "init_state", lambda params, **kwargs: params)
+    model = types.SimpleNamespace(to_generate=lambda params: made.append(params) or params)
+    learner = types.SimpleNamespace(adapters=None, has_reference=False, optimizer=None, offload_optimizer=False)
+    opened = types.SimpleNamespace(
+        config=types.SimpleNamespace(warm_start=types.SimpleNamespace(num_updates=0)),
+        model=model,
+        run=None,
+        settings=types.SimpleNamespace(learner=learner),
+        questions=types.SimpleNamespace(held_out=held_out),
+        inputs={},
+    )
+    going = {"clock": None, "going_on": lambda: None}
+    found = initial_state.start(opened, evaluate=lambda params: ({"pass@1": 0.5}, [False]), **going)
+    assert len(made) == len(held_out) and found.progress.eval_before == ({"pass@1": 0.5} if held_out else None)

@@ -1,5 +1,6 @@
 """The rows of a run: which are read, drawn, left out and refused, and the order of its updates."""
 
+import dataclasses
 import json
 
 import chain_prompts
@@ -9,10 +10,12 @@ import tiny_run
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runs import load_rows
+from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import load_rows, validate
 from cgrpo_jax.runs import settings as settings_lib
 from cgrpo_jax.training.packing import PackShape
 from cgrpo_jax.training.row_losses import rco_targets
+from configs import sft
 
 SHAPE = PackShape(num_token_rows=1, pack_length=64, num_slots=4, from_rows=True)
 OWN = {"data.kind": "jsonl", "max_response_length": 32, "finetune.rows_per_update": 2}
@@ -32,9 +35,9 @@ def answers(*texts, prompt="a"):
     return [{"prompt": prompt, "completion": text} for text in texts]
 
 
-def load(prompts, train, changes=None, /, **more):
+def load(prompts, train, changes=None, /, *, max_context=128, **more):
     config = tiny_run.config(OWN | {"data.train": train} | (changes or {}), **more)
-    return load_rows.load_rows(config, prompts, shape=SHAPE, seed=config.seed)
+    return load_rows.load_rows(config, prompts, shape=SHAPE, max_context=max_context, seed=config.seed)
 
 
 def targets(units, prompts):
@@ -70,6 +73,24 @@ def test_what_is_too_long_is_an_error_or_left_out(prompts, tmp_path):
         load(prompts, written(tmp_path / "long.jsonl", *answers("y" * 40, "x" * 50)), {"finetune.on_long": "skip"})
 
 
+def test_a_row_longer_than_the_models_context_is_too_long(prompts, tmp_path):
+    file = written(tmp_path / "rows.jsonl", *answers("x", "z"), *answers("w" * 5, prompt="q" * 20))
+    why = r'line 3: has \d+ \+ 6 tokens, more than the 24 of the model\'s context; shorten the row, or set .* "skip"'
+    with pytest.raises(UserError, match=why):
+        load(prompts, file, max_context=24)
+    rows = load(prompts, file, {"finetune.on_long": "skip"}, max_context=24)
+    assert targets(rows.training, prompts) == ["x", "z"] and rows.said[0].endswith("1 too long and left out")
+
+
+def test_the_watchdog_sees_every_row_that_is_read(prompts, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(load_rows.watchdog, "alive", lambda: seen.append(1))
+    rows = load(prompts, written(tmp_path / "rows.jsonl", *answers("x", "y", "z")))
+    read = len(seen)
+    load_rows._digest(rows.training)
+    assert read >= 3 and len(seen) == read + 3
+
+
 def test_a_pair_that_no_token_row_holds_is_an_error(prompts, tmp_path):
     pairs = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b" * 28, "rejected": "c" * 28}]
     file = written(tmp_path / "rows.jsonl", *pairs)
@@ -82,6 +103,33 @@ def test_fewer_rows_than_an_update_needs(prompts, tmp_path):
         load(prompts, written(tmp_path / "rows.jsonl", *answers("x")))
 
 
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [
+        ({"finetune.epochs": 3}, "finetune.epochs 3; 20 rows, finetune.rows_per_update 8 of them an update"),
+        ({"finetune.epochs": 0, "num_iterations": 8}, "num_iterations 8, as finetune.epochs is 0; 20 rows"),
+    ],
+)
+def test_a_warm_up_leaves_updates_to_learn_in(changes, length):
+    def check(warmup, num_updates=8):
+        changed = {"optimizer.warmup_updates": warmup, "finetune.rows_per_update": 8} | changes
+        load_rows.check_warm_up(tiny_run.config(changed), num_updates=num_updates, num_rows=20)
+
+    check(7)
+    check(8, num_updates=0)
+    with pytest.raises(UserError, match="optimizer.warmup_updates 8 leaves none of the run's 8 updates .*" + length):
+        check(8)
+
+
+def test_the_recipe_learns_from_few_rows():
+    config = config_lib.freeze(sft.get_config())
+    c = config.finetune
+    num_updates = -(-20 * c.epochs // c.rows_per_update)
+    assert c.rows_per_update <= 20
+    load_rows.check_warm_up(config, num_updates=num_updates, num_rows=20)
+    validate.check(config, finetunes=True)
+
+
 def test_what_a_question_has_too_many_of_is_drawn_without_repeats(prompts, tmp_path):
     file = written(tmp_path / "rows.jsonl", *answers(*"xyxyzw"), *answers("x", prompt="b"))
     limited = {"finetune.max_per_question": 2}
@@ -90,6 +138,16 @@ def test_what_a_question_has_too_many_of_is_drawn_without_repeats(prompts, tmp_p
     assert len({tuple(one) for one in drawn}) > 1  # the seed draws them
     assert drawn[0] == targets(load(prompts, file, limited, seed=0).training, prompts)
     assert len(load(prompts, file, {"finetune.max_per_question": 9}).training) == 5
+
+
+def test_rows_of_a_question_after_other_contexts_are_not_the_same(prompts, tmp_path):
+    one = [{"role": "user", "content": "a"}]
+    more = [{"role": "system", "content": "s"}, *one]
+    chats = [{"messages": [*turns, {"role": "assistant", "content": "x"}]} for turns in (one, more, one)]
+    units = list(load(prompts, written(tmp_path / "rows.jsonl", *chats)).training)
+    units = [dataclasses.replace(unit, question="a") for unit in units]
+    kept = [unit.where.rpartition(" ")[2] for unit in load_rows._drawn(units, 9, seed=0)]
+    assert kept in (["1", "2"], ["2", "3"])
 
 
 def test_rco_compares_critiques_of_one_response(prompts, tmp_path):

@@ -21,6 +21,10 @@ def test_the_defaults_have_nothing_against_them():
     validate.check(config_lib.Config())
 
 
+def test_the_first_moment_of_muon_may_be_smaller():
+    assert not found(optimizer__kind="muon", optimizer__mu_dtype="bfloat16")
+
+
 JUDGE = {"judge__endpoint__url": "http://x/v1", "judge__endpoint__model": "m"}
 ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", "critic__endpoint__model": "m"}
 
@@ -299,6 +303,33 @@ def test_keys_that_nothing_reads(changes, unread):
     said = list(validate.unread(changed(**changes), given))
     assert (len(said) == 1 and unread in said[0]) if unread else not said
     assert not list(validate.unread(changed(**changes), {}))
+
+
+@pytest.mark.parametrize(
+    "changes, unread",
+    [
+        ({"finetune__epochs": 5, "critic__sees": "answer", "data__num_eval": 4}, None),
+        ({"objective__gamma": 0.5}, "objective.gamma 0.5 changes nothing: cgrpo finetune does not read it; leave it"),
+        ({"num_responses": 3}, "num_responses 3 changes nothing: cgrpo finetune does not read it; leave it out."),
+        ({"optimizer__updates_per_batch": 4}, "optimizer.updates_per_batch 4 changes nothing: cgrpo finetune does not"),
+        ({"data__mixture": "a:1,b:1"}, "data.mixture 'a:1,b:1' changes nothing: cgrpo finetune does not read it"),
+        ({"data__num_train": 4}, "data.num_train 4 changes nothing: cgrpo finetune does not read it"),
+        ({"data__pass_rates": "f"}, "data.pass_rates 'f' changes nothing: cgrpo finetune does not read it"),
+        ({"num_iterations": 5}, "num_iterations 5 changes nothing while finetune.epochs is 3; leave it out, or set"),
+        ({"num_iterations": 5, "finetune__epochs": 0}, None),
+        ({"data__num_train": 4, "data__kind": "chains"}, None),
+    ],
+)
+def test_keys_that_finetune_does_not_read(changes, unread):
+    given = {key.replace("__", "."): value for key, value in changes.items()}
+    said = list(validate.unread(changed(**changes), given, finetunes=True))
+    assert (len(said) == 1 and unread in said[0]) if unread else not said
+
+
+def test_what_is_against_training_is_not_against_learning_from_rows():
+    changes = {"optimizer__schedule": "cosine", "optimizer__warmup_updates": 200, "questions_per_iteration": 7}
+    assert len(found(**changes)) == 2 and not list(validate.violations(changed(**changes), finetunes=True))
+    assert len(list(validate.violations(changed(**changes, num_responses=0), finetunes=True))) == 1
 
 
 @pytest.mark.parametrize("known", [key for key in keys.items(config_lib.Config())], ids=lambda key: key[0])

@@ -53,7 +53,11 @@ def test_adafactor_never_factors_over_the_layers():
     assert np.abs(found - step({"unembed": grads})["unembed"]).max() > 0.1
 
 
-@pytest.mark.parametrize("kind, more", [("adamw", {"mu_dtype": "bfloat16"}), ("adafactor", {}), ("muon", {})], ids=str)
+@pytest.mark.parametrize(
+    "kind, more",
+    [("adamw", {"mu_dtype": "bfloat16"}), ("adafactor", {}), ("muon", {}), ("muon", {"mu_dtype": "bfloat16"})],
+    ids=str,
+)
 def test_the_state_stays_where_it_is_on_any_mesh(kind, more):
     """Statistics are cut as their weights are, before and after steps, and these are those of one device."""
     states = {}
