@@ -88,6 +88,7 @@ def _of_run(run: RunFolder, dead_shares: Sequence[float | None]) -> dict[str, An
 def dead(run: RunFolder, groups: Sequence[Group]) -> list[float | None]:
     """Returns of each row of the metrics the share of questions whose texts have no advantage, refinements included.
 
+    Of the batch: questions that others were drawn for, and verdict problems, are not counted.
     None where the iteration's texts were not written: metrics say it of a run without refinements alone.
 
     Args:
@@ -96,6 +97,8 @@ def dead(run: RunFolder, groups: Sequence[Group]) -> list[float | None]:
     """
     by_iteration: dict[int, list[bool]] = {}
     for one in groups:
+        if one.drawn_on:
+            continue
         by_iteration.setdefault(one.iteration, []).append(one.dead)
     shares = {iteration: statistics.fmean(values) for iteration, values in by_iteration.items()}
     unrefined = run.facts.refine == "none"

@@ -256,6 +256,8 @@ def _given(config: Config, stages: Stages) -> Given:
             "give rows that have some."
         )
     problems = [one for path in paths for one in rollout_questions.problems(path)]
+    if verdicts := sum(rollout_questions.num_verdicts(path)[0] for path in paths):
+        console.say(f"collect.rows {stages.rows}: {verdicts} verdict problems are left out")
     return Given(problems[: config.collect.num_questions or None])
 
 

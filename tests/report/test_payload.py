@@ -41,6 +41,12 @@ def test_the_share_that_teaches_nothing_is_of_the_advantages_that_were_trained(r
     assert payload.dead(unrefined, []) == pytest.approx([row["frac_reward_zero_std"] for row in run.metrics])
 
 
+def test_questions_that_others_were_drawn_for_do_not_count_as_teaching_nothing(run):
+    found, _ = groups.read(run)
+    out = [dataclasses.replace(one, drawn_on=one.dead) for one in found]
+    assert payload.dead(run, out) == [0.0] * 4
+
+
 def test_held_out_accuracy_has_wilsons_interval_where_the_number_of_questions_is_known(run):
     found = payload.held_out(run)
     assert [one["iteration"] for one in found] == [0, 2, 4]
