@@ -300,7 +300,7 @@ def _check_refine_prompt(
     if not questions:
         return
     longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question, problem.turns)))
-    if config.num_verdicts:
+    if stages.judges:
         prompts.for_verdict(transcript(longest), "")
     if stages.critique.num_texts and stages.critic != "folder":
         answer = None if config.critic.sees == "nothing" else longest.answer
