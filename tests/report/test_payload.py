@@ -60,6 +60,14 @@ def test_an_impossible_share_has_no_interval(run):
     assert "interval" not in payload.held_out(run)[0]
 
 
+def test_a_run_that_learns_rows_has_done_what_its_epochs_plan(tmp_path):
+    changes = {"num_iterations": 100, "finetune.epochs": 1, "finetune.rows_per_update": 4}
+    folder = report_runs.write(tmp_path / "a", iterations=2, questions=1, changes=changes)
+    (folder / "metrics.jsonl").write_text('{"step": 0, "epoch": 0.5}\n{"step": 1, "epoch": 1.0}\n')
+    (said,) = payload.of_runs([run_folder.read(folder)], [])["runs"]
+    assert (said["planned"], said["done"], said["ended"]) == (2, 2, True)
+
+
 def test_arms_are_what_differs_besides_the_seed(tmp_path):
     changes = ({}, {}, {"refine.kind": "none"})
     folders = [tmp_path / str(n) for n in range(3)]
