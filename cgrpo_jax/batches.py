@@ -15,12 +15,10 @@ from cgrpo_jax.critiques.texts import parse_verdict
 from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import gather
-from cgrpo_jax.records import Problem, Rollout, RowIndex, transcript
+from cgrpo_jax.records import VERDICT, Problem, Rollout, RowIndex, transcript
 from cgrpo_jax.rewards.grader import Grade
 from cgrpo_jax.rewards.thinking import after_thinking
 from cgrpo_jax.rollout import Method, Solved, reward_of, score
-
-VERDICT = "verdict"  # what grades a verdict problem
 
 
 @dataclasses.dataclass(frozen=True)

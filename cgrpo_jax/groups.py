@@ -76,6 +76,7 @@ class Group:
 
     prompt_ids: np.ndarray
     rows: list[Rollout]
+    question: int  # its number in the iteration
 
 
 # --- 4. select ----------------------------------------------------------------------------------------------------
@@ -153,8 +154,8 @@ def reanchor(responses: Sequence[Sequence[Rollout]], kept: Sequence[Rollout], *,
     groups = []
     for group in responses:
         graded = [row for row in group if not row.ungraded]
-        of_it = refined[group[0].index.question]
-        groups.append(Group(group[0].prompt_ids, JOINS[join](graded, of_it)))
+        question = group[0].index.question
+        groups.append(Group(group[0].prompt_ids, JOINS[join](graded, refined[question]), question))
     return groups
 
 

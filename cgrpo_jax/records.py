@@ -49,6 +49,8 @@ class LossKind(enum.IntEnum):
 # What was said before a question: a role (system, user, assistant) and a text.
 Turn = tuple[str, str]
 
+VERDICT = "verdict"  # the grader of a problem that asks whether a response to another one is right
+
 
 class Problem(struct.PyTreeNode):
     """One question with its gold answer.

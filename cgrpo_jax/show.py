@@ -81,6 +81,10 @@ def asked_in(run: RunFolder, question: str, iteration: str | None) -> list[Group
 
 
 def _files(run: RunFolder, iteration: str | None) -> list:
+    if not run.files and run.learns_rows:
+        raise UserError(
+            f"{run.path} has no rollouts: `cgrpo finetune` learns from rows; `cgrpo report` shows its curves."
+        )
     if not run.files:
         raise UserError(f"{run.path} has no rollouts yet; they are written after each iteration (rollouts.every).")
     if iteration is None:

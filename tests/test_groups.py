@@ -17,7 +17,7 @@ def refined(question, number, reward=1.0, **fields):
 
 
 def advantages(rows, **values):
-    (trained,) = train_rows([Group(rows[0].prompt_ids, rows)], Grouping(len(rows), **values))
+    (trained,) = train_rows([Group(rows[0].prompt_ids, rows, 0)], Grouping(len(rows), **values))
     return [one.advantage for one in trained]
 
 
@@ -127,10 +127,10 @@ def test_of_questions_that_all_rows_solve_or_none_does_length_teaches_nothing(re
 
 def test_what_was_cut_off_is_in_the_baseline_and_trains_nothing():
     rows = [response(0, 0), response(0, 1, 1.0), response(0, 2).replace(truncated=True)]
-    (trained,) = train_rows([Group(rows[0].prompt_ids, rows)], Grouping(3, mask_truncated=True))
+    (trained,) = train_rows([Group(rows[0].prompt_ids, rows, 0)], Grouping(3, mask_truncated=True))
     assert [one.masked for one in trained] == [False, False, True]
     np.testing.assert_allclose([one.advantage for one in trained], [-1 / 3, 2 / 3, -1 / 3], rtol=1e-6)
-    (plain,) = train_rows([Group(rows[0].prompt_ids, rows)], Grouping(3))
+    (plain,) = train_rows([Group(rows[0].prompt_ids, rows, 0)], Grouping(3))
     assert not any(one.masked for one in plain)
 
 

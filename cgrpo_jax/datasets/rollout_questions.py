@@ -1,5 +1,7 @@
 """Questions out of rollouts that were written before: each with its responses, and what was said of these.
 
+Verdict problems, which ask about a response to another question, are none, and are left out.
+
 for path in files("runs/a/collected"):
     for one in questions(path): ...      # one.problem, one.responses, one.critiques
 """
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from cgrpo_jax.datasets import fingerprints, rollouts
 from cgrpo_jax.datasets.rollouts import Row
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import Problem, Rollout, Stage
+from cgrpo_jax.records import VERDICT, Problem, Rollout, Stage
 from cgrpo_jax.runtime import local_copies, places
 
 
@@ -59,8 +61,16 @@ def problems(path: str | pathlib.Path) -> list[Problem]:
     """
     found: dict[int, Problem] = {}
     for one in rollouts.read_columns(path, ("question_index", *rollouts.PROBLEM_COLUMNS)).to_pylist():
-        found.setdefault(one["question_index"], rollouts.problem_of(one))
+        if one["problem_grader"] != VERDICT:
+            found.setdefault(one["question_index"], rollouts.problem_of(one))
     return list(found.values())
+
+
+def num_verdicts(path: str | pathlib.Path) -> tuple[int, int]:
+    """Returns how many verdict problems a file has, which are left out, and how many rows; errors as of `problems`."""
+    columns = rollouts.read_columns(path, ("question_index", "problem_grader")).to_pylist()
+    found = [one["question_index"] for one in columns if one["problem_grader"] == VERDICT]
+    return len(set(found)), len(found)
 
 
 def has_critiques(path: str | pathlib.Path) -> bool:
@@ -79,6 +89,8 @@ def questions(path: str | pathlib.Path) -> list[Question]:
     asked: dict[int, Problem] = {}
     for row in rollouts.read(path):
         number, of = row.rollout.index.question, row.rollout.parent
+        if row.problem.grader == VERDICT:
+            continue
         asked.setdefault(number, row.problem)
         if row.rollout.stage == Stage.RESPONSE:
             responses.setdefault(number, []).append(row)

@@ -9,7 +9,8 @@
 | RCO | `rco` | `critique` | |
 | DPCO | `dpo` | `critique` | |
 
-Token ids stay as they were sampled where they are this model's; else the texts are encoded again.
+Token ids stay as they were sampled where they are this model's; else the texts are encoded again. Verdict problems,
+whose answers are verdicts, are left out.
 """
 
 import collections
@@ -25,7 +26,7 @@ from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.datasets.rollout_columns import VERSION_KEY
 from cgrpo_jax.datasets.units import Unit, row_of, target_ids
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import Author, LossKind, Problem, Rollout, RowIndex, Stage, problem_id, transcript
+from cgrpo_jax.records import VERDICT, Author, LossKind, Problem, Rollout, RowIndex, Stage, problem_id, transcript
 
 WHICH = ("right", "all")
 CONTEXTS = ("question", "prompt")
@@ -93,7 +94,9 @@ class Reader:
 
     def _is_learnt(self, row: rollouts.Row) -> bool:
         one = row.rollout
-        return one.stage in self.stages and not row.is_rejected and not one.ungraded and one.author != Author.RULE
+        is_verdict = row.problem.grader == VERDICT
+        usable = not (row.is_rejected or one.ungraded or is_verdict)
+        return one.stage in self.stages and usable and one.author != Author.RULE
 
     def _is_right(self, one: Rollout) -> bool:
         if one.stage != Stage.CRITIQUE:

@@ -4,6 +4,7 @@ They are of the files alone, one after the other, so a collection that was inter
 """
 
 import collections
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -46,8 +47,9 @@ def summarize(
       `questions`, `responses`, `critiques`, `refinements`: how many; `ungraded`: of the second and the last, those
       without a verdict, because their grader failed; `unanswered`: critiques that their endpoint left out. `solved`,
       the share of the questions with a right response, as `{"value", "low", "high"}` (Wilson's interval), and so, with
-      the bootstrap's over questions, those of `_RATIOS` whose denominator is not 0. In `pass@1` and `solved` responses
-      without a verdict count as wrong; elsewhere what has none, or whose response has none, is left out.
+      the bootstrap's over questions, those of `_RATIOS` whose denominator is not 0; `low` and `high` are None where it
+      is of one question. In `pass@1` and `solved` responses without a verdict count as wrong; elsewhere what has none,
+      or whose response has none, is left out.
     """
     counts: collections.Counter[str] = collections.Counter()
     parts: list[dict[str, float]] = []
@@ -124,7 +126,7 @@ def _utility(row: Mapping[str, Any]) -> float | None:
 
 def _ratios(
     parts: Sequence[Mapping[str, float]], wholes: Sequence[Mapping[str, float]], *, seed: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     names = [name for name in _RATIOS if any(whole[name] for whole in wholes)]
     if not names:
         return {}
@@ -133,9 +135,13 @@ def _ratios(
     low_M, high_M = bootstrap_ratios(part_MQ, whole_MQ, seed=seed)
     values_M = part_MQ.sum(axis=1) / whole_MQ.sum(axis=1)
     return {
-        name: {"value": float(values_M[m]), "low": float(low_M[m]), "high": float(high_M[m])}
+        name: {"value": float(values_M[m]), "low": _known(low_M[m]), "high": _known(high_M[m])}
         for m, name in enumerate(names)
     }
+
+
+def _known(end: float) -> float | None:
+    return None if math.isnan(end) else float(end)
 
 
 def table(summary: Mapping[str, Any]) -> str:

@@ -235,7 +235,8 @@ def bootstrap_ratios(
 
     What belongs to one question is drawn together: eight responses to it are not eight independent trials. Draws in
     which a ratio is of nothing are left out of its interval. Where all of the parts are 0, or all the whole, draws are
-    alike, and the interval is Wilson's of the questions that have any, none or all of which succeed.
+    alike, and the interval is Wilson's of the questions that have any, none or all of which succeed. Where only one
+    question has any there is no interval, and both ends are NaN: nothing is known of how questions differ.
 
     Example:
       >>> low, high = bootstrap_ratios(np.array([[0.0, 2.0]]), np.array([[2.0, 2.0]]), seed=0)
@@ -266,6 +267,8 @@ def bootstrap_ratios(
     for metric in range(metrics):
         any_of_it = whole_MQ[metric] > 0
         number, part = int(any_of_it.sum()), part_MQ[metric][any_of_it]
-        if not part.any() or (part == whole_MQ[metric][any_of_it]).all():
+        if number < 2:
+            low_M[metric] = high_M[metric] = np.nan
+        elif not part.any() or (part == whole_MQ[metric][any_of_it]).all():
             low_M[metric], high_M[metric] = wilson(number if part.any() else 0, number, level=level)
     return low_M, high_M

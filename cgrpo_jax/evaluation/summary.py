@@ -147,10 +147,15 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
 
 
 def cell(number: Any) -> str:
-    """Returns a number, with its interval if it has one, as a cell of a table; a dash for what there is not."""
+    """Returns a number, with its interval if it has one, as a cell of a table; a dash for what there is not.
+
+    An interval whose ends are None is of one question, and is said to be.
+    """
     if number is None:
         return "-"
     if isinstance(number, Mapping):
+        if number["low"] is None:
+            return f"{number['value']:.3f} (of one question: no interval)"
         return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
     return str(number) if isinstance(number, int) else f"{number:.3f}"
 

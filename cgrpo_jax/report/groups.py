@@ -1,6 +1,7 @@
 """What became of each question of each iteration, without its texts: what a report lists, filters and counts.
 
-A group is a question's responses, their critiques and their refinements in one iteration.
+A group is a question's responses, their critiques and their refinements in one iteration. Verdict problems, which ask
+about a response to another question, are left out.
 """
 
 import dataclasses
@@ -14,10 +15,12 @@ import pyarrow as pa
 from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import VERDICT
 from cgrpo_jax.report.run_folder import RunFolder
 
 _COLUMNS = ("stage", "question_index", "problem_id", "problem_index", "question", "answer", "parent", "author")
 _COLUMNS += ("verdict", "rejected", "reward", "ungraded", "truncated", "dropped", "kept", "trained", "advantage")
+_COLUMNS += ("problem_grader",)
 _SHOWN = 240  # characters of a question in a list
 
 
@@ -60,6 +63,7 @@ class Group:
       flags: by which it is found.
       trained: texts that moved the weights.
       dead: whether none of its texts has an advantage, refinements included: there is no gradient.
+      drawn_on: whether another question was drawn in its place, so that it is not in the batch.
     """
 
     run: int
@@ -76,6 +80,7 @@ class Group:
     flags: frozenset[Flag]
     trained: int
     dead: bool
+    drawn_on: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +154,8 @@ def _of_file(path: pathlib.Path, run: RunFolder, number: int, asked: dict[str, A
     iteration = rollouts.iteration_of(path)
     for question, places in by_question.items():
         first = rows[places[0]]
+        if first["problem_grader"] == VERDICT:
+            continue
         problem = first["problem_id"]
         asked.setdefault(problem, Asked(first["problem_index"], first["question"][:_SHOWN], first["answer"][:_SHOWN]))
         yield _group(rows, places, mentions, run, {"run": number, "iteration": iteration, "question": question})
@@ -205,6 +212,7 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: s
         flags=frozenset(flags),
         trained=sum(row["trained"] for row in own),
         dead=not any(row["advantage"] for row in own),
+        drawn_on=any(row["dropped"] == "drawn_on" for row in own),
     )
 
 

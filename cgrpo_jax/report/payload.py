@@ -66,7 +66,7 @@ def _of_run(run: RunFolder, dead_shares: Sequence[float | None]) -> dict[str, An
     return {
         "name": run.name,
         "seed": run.facts.seed,
-        "planned": run.facts.num_iterations,
+        "planned": run.planned,
         "done": run.metrics[-1]["step"] + 1 if run.metrics else 0,
         "ended": run.ended,
         "model": model or f"{values['model.num_layers']} layers of width {values['model.embed_dim']}, drawn at random",
@@ -88,6 +88,7 @@ def _of_run(run: RunFolder, dead_shares: Sequence[float | None]) -> dict[str, An
 def dead(run: RunFolder, groups: Sequence[Group]) -> list[float | None]:
     """Returns of each row of the metrics the share of questions whose texts have no advantage, refinements included.
 
+    Of the batch: questions that others were drawn for, and verdict problems, are not counted.
     None where the iteration's texts were not written: metrics say it of a run without refinements alone.
 
     Args:
@@ -96,6 +97,8 @@ def dead(run: RunFolder, groups: Sequence[Group]) -> list[float | None]:
     """
     by_iteration: dict[int, list[bool]] = {}
     for one in groups:
+        if one.drawn_on:
+            continue
         by_iteration.setdefault(one.iteration, []).append(one.dead)
     shares = {iteration: statistics.fmean(values) for iteration, values in by_iteration.items()}
     unrefined = run.facts.refine == "none"
@@ -117,7 +120,7 @@ def held_out(run: RunFolder) -> list[dict[str, Any]]:
         if numbers := {name.removeprefix("eval/"): row[name] for name in row if name.startswith("eval/")}:
             found[row["step"] + 1] = numbers
     if after := summary.get("eval_after"):
-        iterations = summary.get("iterations", run.facts.num_iterations)
+        iterations = summary.get("iterations", run.planned)
         found[iterations] = found.get(iterations, {}) | after
     asked = summary.get("eval_questions") or next((one["questions"] for one in found.values() if "questions" in one), 0)
     points = []

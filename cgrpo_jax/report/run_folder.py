@@ -43,10 +43,29 @@ class RunFolder:
     arm: str = ""
 
     @property
+    def learns_rows(self) -> bool:
+        """Whether it is one of `finetune`, whose iterations are updates."""
+        started = (one.command.split()[:2] for one in self.starts)
+        return any("epoch" in row for row in self.metrics) or ["cgrpo", "finetune"] in started
+
+    @property
+    def planned(self) -> int:
+        """How many iterations it is to do; of `finetune` by its epochs, once a row of its metrics says how long one is.
+
+        Example: 10 rows, 4 an update, 2 epochs: the first update is 0.4 of an epoch, and 5 updates are both.
+        """
+        epochs, size = (self.facts.values[f"finetune.{name}"] for name in ("epochs", "rows_per_update"))
+        last = next((row for row in reversed(self.metrics) if row.get("epoch")), None)
+        if last is None or not epochs:
+            return self.facts.num_iterations
+        num_rows = round((last["step"] + 1) * size / last["epoch"])
+        return -(-epochs * num_rows // size)
+
+    @property
     def ended(self) -> bool:
-        """Whether it has done all iterations of its configuration; a run that was extended has an older summary."""
+        """Whether it has done all that is planned; a run that was extended has an older summary."""
         done = (self.summary or {}).get("iterations")
-        return isinstance(done, int) and done >= self.facts.num_iterations
+        return isinstance(done, int) and done >= self.planned
 
 
 def read(path: str | pathlib.Path, *, name: str | None = None, arm: str = "") -> RunFolder:

@@ -97,7 +97,8 @@ def of(config: Config) -> RunFacts:
 def differing(runs: Sequence[RunFacts], *, apart: Sequence[str] = ("seed",)) -> list[str]:
     """Returns the keys of which runs have not all the same value, `apart` aside: what tells arms of a study apart.
 
-    `model.init` tells none apart where seed and other keys decide it: each seed of a study has a warm start of its own.
+    `model.init` tells none apart where starts are one to one with seeds: each seed of a study has a warm start of its
+    own, the same in all arms.
 
     Example: of two runs with seeds 0 and 1, and `num_responses` 7 and 8:
       >>> differing([of(a), of(b)])
@@ -107,10 +108,7 @@ def differing(runs: Sequence[RunFacts], *, apart: Sequence[str] = ("seed",)) -> 
     keys = [*first, *(key for run in runs[1:] for key in run.values if key not in first)]
     unlike = {key: any(run.values.get(key) != first.get(key) for run in runs) for key in keys}
     found = [key for key, differs in unlike.items() if differs and key not in apart]
-    others = [key for key in found if key != _START]
-    seen: dict[tuple, set] = {}
-    for run in runs:
-        of_seed = (run.seed, *(repr(run.values.get(key)) for key in others))
-        seen.setdefault(of_seed, set()).add(run.values.get(_START))
-    several = len({run.seed for run in runs}) > 1
-    return others if several and all(len(starts) == 1 for starts in seen.values()) else found
+    pairs = {(run.seed, run.values.get(_START)) for run in runs}
+    seeds, starts = ({pair[place] for pair in pairs} for place in range(2))
+    one_to_one = len(pairs) == len(seeds) == len(starts) > 1
+    return [key for key in found if key != _START] if one_to_one else found

@@ -127,7 +127,7 @@ class Iteration:
         """
         placed = self._placed()
         candidates = {id(row) for row in self.candidates}
-        trained = {index.question for index in placed}
+        in_batch = {group.question for group in self.groups}
         rows = []
         for problem, one in zip(self.problems, self.generated.solved, strict=True):
             by = "critic" if reward_source == "critic" else problem.grader or grader
@@ -136,7 +136,7 @@ class Iteration:
                 if rollout.stage != Stage.CRITIQUE:
                     row = dataclasses.replace(row, grader=by, **placed.get(rollout.index, {}))
                     if row.train_row is None:
-                        drawn_on = self.num_extra > 0 and rollout.index.question not in trained
+                        drawn_on = rollout.index.question not in in_batch
                         row = dataclasses.replace(row, dropped=_why_outside(rollout, candidates, drawn_on))
                 rows.append(row)
         return rows
@@ -164,10 +164,10 @@ class Iteration:
 
 def _why_outside(rollout: Rollout, candidates: Set[int], drawn_on: bool) -> str:
     """Returns why a response or refinement is in no group; `drawn_on` where its question is not in the batch."""
+    if drawn_on:  # first: a question whose rows all lack a verdict is drawn on too
+        return "drawn_on"
     if rollout.ungraded:
         return "ungraded"
-    if drawn_on:
-        return "drawn_on"
     if rollout.stage == Stage.RESPONSE:
         return "replaced"
     return "not_selected" if id(rollout) in candidates else "mention"

@@ -256,6 +256,8 @@ def _given(config: Config, stages: Stages) -> Given:
             "give rows that have some."
         )
     problems = [one for path in paths for one in rollout_questions.problems(path)]
+    if verdicts := sum(rollout_questions.num_verdicts(path)[0] for path in paths):
+        console.say(f"collect.rows {stages.rows}: {verdicts} verdict problems are left out")
     return Given(problems[: config.collect.num_questions or None])
 
 
@@ -298,7 +300,7 @@ def _check_refine_prompt(
     if not questions:
         return
     longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question, problem.turns)))
-    if config.num_verdicts:
+    if stages.judges:
         prompts.for_verdict(transcript(longest), "")
     if stages.critique.num_texts and stages.critic != "folder":
         answer = None if config.critic.sees == "nothing" else longest.answer

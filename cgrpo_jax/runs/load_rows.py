@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from cgrpo_jax.critiques.prompts import Prompts
-from cgrpo_jax.datasets import chat_rows, mixture, rollout_rows, tables
+from cgrpo_jax.datasets import chat_rows, mixture, rollout_questions, rollout_rows, tables
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.datasets.units import Lengths, Unit, fitting
 from cgrpo_jax.errors import UserError
@@ -165,6 +165,8 @@ def _read(config: Config, prompts: Prompts, paths: str) -> Iterator[Unit]:
         if files:
             for file in console.progress_bar(files, desc="reading rollouts", unit="file", leave=False):
                 yield from _seen(collected.units(file))
+            if verdicts := sum(rollout_questions.num_verdicts(file)[1] for file in files):
+                console.say(f"{name}: {verdicts} rows of verdict problems are left out")
         else:
             yield from _seen(console.progress_bar(own.units(path), desc="reading rows", unit="row", leave=False))
 

@@ -57,6 +57,7 @@ class Stages:
       refine: who refines: the `policy`; `solution` inserts the data's own, `none` is plain GRPO.
       rows: folder or file of rollouts whose questions are asked, and whose responses are taken; empty: the data's.
       samples: whether an iteration generates at all; one that learns from rows does not.
+      judges: whether some questions ask whether a response is right (`verdict_share`), which training alone has.
     """
 
     response: StageSpec
@@ -71,6 +72,7 @@ class Stages:
     asks_critic: bool = True
     rows: str = ""
     samples: bool = True
+    judges: bool = False
 
     @property
     def all(self) -> tuple[StageSpec, ...]:
@@ -95,7 +97,8 @@ class Stages:
 
 def of_training(config: Config) -> Stages:
     """Returns the stages of a training run."""
-    return _stages(config, config.critique.kind, config.critique.schedule, config.refine.kind, _critic(config))
+    found = _stages(config, config.critique.kind, config.critique.schedule, config.refine.kind, _critic(config))
+    return dataclasses.replace(found, judges=config.num_verdicts > 0)
 
 
 def of_finetuning(config: Config) -> Stages:
@@ -105,12 +108,12 @@ def of_finetuning(config: Config) -> Stages:
         dataclasses.replace(one, num_prompts=0, num_texts=0) for one in (found.refinement, found.critique)
     )
     none = {"refinement": refinement, "critique": critique, "critic": "policy", "critic_folder": "", "refine": "none"}
-    return dataclasses.replace(found, asks_critic=False, samples=False, **none)
+    return dataclasses.replace(found, asks_critic=False, samples=False, judges=False, **none)
 
 
 def of_evaluation(config: Config) -> Stages:
     """Returns the stages that an evaluation has room for, which are those of training; it asks no critic."""
-    return dataclasses.replace(of_training(config), asks_critic=False)
+    return dataclasses.replace(of_training(config), asks_critic=False, judges=False)
 
 
 def of_test_time_refinement(config: Config) -> Stages:
@@ -141,7 +144,7 @@ def of_collection(config: Config) -> Stages:
     """Returns the stages of `collect`: critiques are of the kind that a run of a curriculum ends with.
 
     Raises:
-      UserError: several critiques of a response would be the same text.
+      UserError: several critiques of a response would be the same text, or those of `collect.rows` are not shown.
     """
     c = config.collect
     kind = of_training(config).kind_at(config.num_iterations)
@@ -149,6 +152,11 @@ def of_collection(config: Config) -> Stages:
         raise UserError(
             f"collect.num_critiques {c.num_critiques} of critique.kind {kind!r} would be the same text each time; use "
             "1, or --config.critique.kind=cot."
+        )
+    if not c.num_critiques and c.num_refinements and kind in ("none", "hint"):
+        raise UserError(
+            f"collect.num_critiques 0 refines after the critiques of collect.rows, but critique.kind {kind!r} shows no "
+            "critique; use --config.critique.kind=cot."
         )
     numbers = {
         "num_responses": c.num_responses or config.num_responses,

@@ -68,3 +68,13 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys):
         path.unlink()
     with pytest.raises(UserError, match="has no rollouts yet"):
         shown(capsys, folder)
+
+
+@pytest.mark.parametrize("has_metrics", [True, False])
+def test_a_run_that_learns_rows_is_said_to_have_no_rollouts(folder, capsys, has_metrics):
+    for path in (folder / "rollouts").iterdir():
+        path.unlink()
+    (folder / "metrics.jsonl").write_text('{"step": 0, "epoch": 0.5}\n' if has_metrics else "")
+    (folder / "starts.jsonl").write_text("" if has_metrics else '{"command": "cgrpo finetune --workdir=a"}\n')
+    with pytest.raises(UserError, match="has no rollouts: `cgrpo finetune` learns from rows"):
+        shown(capsys, folder)

@@ -43,6 +43,15 @@ def test_problems_are_those_of_the_questions_without_their_texts(folder, monkeyp
     assert not {"text", "token_ids", "logp", "prompt_ids"} & set(asked)
 
 
+def test_verdict_problems_are_left_out_and_counted(tmp_path):
+    path = tmp_path / "step_00000000.parquet"
+    rows = [*rollout_cases.make(), rollout_cases.verdict(2), rollout_cases.verdict(3)]
+    rollouts.write(path, rows, iteration=0, spell=rollout_cases.spell)
+    assert rollout_questions.problems(path) == rollout_cases.PROBLEMS
+    assert [one.problem for one in rollout_questions.questions(path)] == rollout_cases.PROBLEMS
+    assert rollout_questions.num_verdicts(path) == (2, 2)
+
+
 def test_whether_a_file_has_critiques(folder, tmp_path):
     assert rollout_questions.has_critiques(folder / "step_00000000.parquet")
     alone = [row for row in rollout_cases.make() if row.rollout.stage == Stage.RESPONSE]

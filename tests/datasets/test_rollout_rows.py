@@ -4,6 +4,7 @@ import chain_prompts
 import chat_tokenizer
 import numpy as np
 import pytest
+import rollout_cases
 
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.datasets.rollout_rows import Reader, files_of
@@ -176,3 +177,12 @@ def test_other_files_are_no_rollouts(folder, tmp_path):
     assert files_of(tmp_path) == files_of(tmp_path / "chat.jsonl") == []
     (file,) = files_of(folder)
     assert files_of(file) == [file]
+
+
+def test_answers_to_verdict_problems_are_left_out(tmp_path, tokenizer):
+    made = Made(tokenizer)
+    made.response(0, 1.0, "5")
+    made.rows.append(rollout_cases.verdict(1))
+    rollouts.write(tmp_path / rollouts.file_name(0), made.rows, iteration=0, spell=tokenizer.spell)
+    for which in ("right", "all"):
+        assert len(read(tmp_path, tokenizer, stages=(RESPONSE,), which=which)) == 1

@@ -308,3 +308,9 @@ def test_the_bootstrap_of_ratios_where_none_or_all_succeed_is_wilsons_of_the_que
     whole = np.array([[4.0, 0.0, 2.0, 7.0]])
     low, high = bootstrap_ratios(whole * all_right, whole, seed=0)
     assert (low[0], high[0]) == wilson(3 * all_right, 3)
+
+
+@pytest.mark.parametrize("part", [0.0, 3.0, 8.0])
+def test_the_bootstrap_of_ratios_has_no_interval_of_one_question(part):
+    low, high = bootstrap_ratios(np.array([[part, 0.0], [1.0, 2.0]]), np.array([[8.0, 0.0], [4.0, 4.0]]), seed=0)
+    assert np.isnan([low[0], high[0]]).all() and (low[1], high[1]) == (0.25, 0.5)

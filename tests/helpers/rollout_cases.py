@@ -59,5 +59,11 @@ def make():
     ]
 
 
+def verdict(question=2, reward=1.0):
+    """Returns a row of a verdict problem about a response to the first question."""
+    problem = Problem(PROBLEMS[0].index, "Is it right?", "wrong", None, "sums", "verdict")
+    return Row(rollout(RowIndex(question=question), "wrong", prompt=(1, 4, 2), reward=reward), problem, "verdict")
+
+
 def spell(ids):
     return " ".join(map(str, ids))

@@ -63,3 +63,16 @@ def test_forgotten_is_what_was_solved_before_and_never_solved_what_nothing_solve
         ("x", 0): set(), ("x", 1): {Flag.FORGOTTEN}, ("y", 0): {Flag.NEVER_SOLVED}, ("y", 2): {Flag.NEVER_SOLVED},
     }  # fmt: skip
     assert groups.with_history([group(0, 0, refined_passed=1), group(1, 0)])[1].flags == frozenset()
+
+
+def test_verdict_problems_are_no_groups(run, tmp_path):
+    rows = make().all_rows(grader="math", reward_source="verifier")
+    before, _ = of_rows(run, tmp_path, rows)
+    after, asked = of_rows(run, tmp_path, [*rows, rollout_cases.verdict(3, reward=0.0)])
+    assert after == before and len(asked) == 3
+
+
+def test_a_question_that_another_one_was_drawn_for_is_said_so(run, tmp_path):
+    rows = make().all_rows(grader="math", reward_source="verifier")
+    out = [dataclasses.replace(row, dropped="drawn_on") if row.rollout.index.question == 2 else row for row in rows]
+    assert [one.drawn_on for one in of_rows(run, tmp_path, out)[0]] == [False, False, True]

@@ -41,6 +41,12 @@ def test_the_share_that_teaches_nothing_is_of_the_advantages_that_were_trained(r
     assert payload.dead(unrefined, []) == pytest.approx([row["frac_reward_zero_std"] for row in run.metrics])
 
 
+def test_questions_that_others_were_drawn_for_do_not_count_as_teaching_nothing(run):
+    found, _ = groups.read(run)
+    out = [dataclasses.replace(one, drawn_on=one.dead) for one in found]
+    assert payload.dead(run, out) == [0.0] * 4
+
+
 def test_held_out_accuracy_has_wilsons_interval_where_the_number_of_questions_is_known(run):
     found = payload.held_out(run)
     assert [one["iteration"] for one in found] == [0, 2, 4]
@@ -52,6 +58,14 @@ def test_held_out_accuracy_has_wilsons_interval_where_the_number_of_questions_is
 def test_an_impossible_share_has_no_interval(run):
     run.summary["eval_before"]["pass@1"] = 7.0
     assert "interval" not in payload.held_out(run)[0]
+
+
+def test_a_run_that_learns_rows_has_done_what_its_epochs_plan(tmp_path):
+    changes = {"num_iterations": 100, "finetune.epochs": 1, "finetune.rows_per_update": 4}
+    folder = report_runs.write(tmp_path / "a", iterations=2, questions=1, changes=changes)
+    (folder / "metrics.jsonl").write_text('{"step": 0, "epoch": 0.5}\n{"step": 1, "epoch": 1.0}\n')
+    (said,) = payload.of_runs([run_folder.read(folder)], [])["runs"]
+    assert (said["planned"], said["done"], said["ended"]) == (2, 2, True)
 
 
 def test_arms_are_what_differs_besides_the_seed(tmp_path):

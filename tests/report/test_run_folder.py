@@ -34,6 +34,26 @@ def test_a_run_that_was_extended_has_not_ended(tmp_path):
     assert not longer.ended and not dataclasses.replace(run, summary=None).ended
 
 
+def finetuned(path, *, ended=True, **changes):
+    """Returns the folder of a run that has learnt 10 rows in five updates of 4: two epochs."""
+    changes = {"finetune.epochs": 2, "finetune.rows_per_update": 4} | changes
+    folder = report_runs.write(path, iterations=5, questions=1, ended=ended, changes={"num_iterations": 100} | changes)
+    rows = [json.dumps({"step": n, "loss": 1.0, "epoch": (n + 1) * 4 / 10}) + "\n" for n in range(5)]
+    (folder / "metrics.jsonl").write_text("".join(rows))
+    return folder
+
+
+def test_a_run_that_learns_rows_has_as_many_updates_as_its_epochs(tmp_path):
+    run = run_folder.read(finetuned(tmp_path / "a"))
+    assert (run.learns_rows, run.planned, run.ended) == (True, 5, True)
+    for number in range(1, 5):
+        assert dataclasses.replace(run, metrics=run.metrics[:number]).planned == 5
+    more = run_folder.read(finetuned(tmp_path / "b", **{"finetune.epochs": 3}))
+    assert (more.planned, more.ended) == (8, False)
+    assert run_folder.read(finetuned(tmp_path / "c", **{"finetune.epochs": 0})).planned == 100
+    assert not run_folder.read(report_runs.write(tmp_path / "d", iterations=1, questions=1)).learns_rows
+
+
 def test_of_rows_with_one_step_the_last_counts(tmp_path):
     folder = report_runs.write(tmp_path / "a", iterations=2, questions=2)
     with (folder / "metrics.jsonl").open("a") as file:

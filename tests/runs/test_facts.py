@@ -31,6 +31,10 @@ def test_the_warm_start_of_a_seed_tells_no_arms_apart():
     seeds = [of(**{"seed": seed, "model.init": f"warm_start/seed{seed}"}) for seed in range(2)]
     arms = [of(**{"seed": seed, "model.init": f"warm_start/seed{seed}", "num_responses": 8}) for seed in range(2)]
     assert facts.differing(seeds) == [] and facts.differing([*seeds, *arms]) == ["num_responses"]
+    shared = [of(**{"seed": seed, "model.init": "ab"[seed // 2]}) for seed in range(4)]
+    assert facts.differing(shared) == ["model.init"]  # two arms, of seeds of their own
+    other = [of(**{"seed": seed, "model.init": f"other/seed{seed}", "num_responses": 8}) for seed in range(2)]
+    assert set(facts.differing([*seeds, *other])) == {"model.init", "num_responses"}
     two = [of(**{"model.init": name}) for name in ("a", "b")]
     assert facts.differing(two) == ["model.init"]  # of one seed
 

@@ -3,9 +3,12 @@ import dataclasses
 import iteration_cases
 import pytest
 
+from cgrpo_jax import groups as groups_lib
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.records import Stage
 from cgrpo_jax.runs import initial_state, log
+from cgrpo_jax.runs.iteration import Generated, Iteration
+from cgrpo_jax.training.learner import Updates
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,25 @@ def test_a_question_that_another_one_was_drawn_for_is_written_and_not_trained(do
     assert progress.extra_questions == 5 and progress.all_failed_start is None and progress.num_tokens > 0
     progress.add(dataclasses.replace(done, number=0), all_failed=0.5)
     assert progress.extra_questions == 5 and progress.all_failed_start == 0.5
+
+
+@pytest.mark.parametrize("out", [0, 1, 2])
+def test_what_was_trained_is_read_back_where_rows_have_no_verdict(tmp_path, out):
+    """Of three questions one is drawn on, and one, of either kind, has no row with a verdict."""
+    rewards = [(0.0, 1.0), (None, None), (1.0, 0.0)]
+    solved = [iteration_cases.solved(n, rewards=one) for n, one in enumerate(rewards)]
+    trained = [one for n, one in enumerate(solved) if n != out]
+    groups = groups_lib.reanchor([one.responses for one in trained], [])
+    rows = groups_lib.train_rows(groups, groups_lib.Grouping(3))
+    updates = Updates([], [[True] * len(group) for group in rows], None)
+    done = Iteration(0, iteration_cases.PROBLEMS, Generated(solved, [], 0, 0, {}), [], [], groups, rows, updates)
+    path = tmp_path / "rows.parquet"
+    all_rows = done.all_rows(grader="exact", reward_source="verifier")
+    rollouts.write(path, all_rows, iteration=0, spell=str)
+    given = [len(group) for group in rows]
+    assert given == ([2, 2] if out == 1 else [0, 2] if out == 0 else [2, 0])
+    assert [len(group) for group in rollouts.train_groups(rollouts.read(path))] == given
+    assert {row.dropped for row in all_rows if row.rollout.index.question == out and row.grader} == {"drawn_on"}
 
 
 def test_who_rewarded(done, rows):

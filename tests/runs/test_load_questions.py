@@ -1,9 +1,13 @@
 """Whether the longest question's prompts fit is known before a run starts, with each kind of critique."""
 
+import dataclasses
+
 import pytest
+import rollout_cases
 from chain_prompts import CHAINS, make
 from scripted_rollouts import PROBLEMS, TOKENIZER
 
+from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import load_questions, stages
@@ -41,3 +45,21 @@ def test_a_refine_prompt_without_room_is_refused_at_the_start(kind, later):
 )
 def test_what_the_run_never_shows_needs_no_room(kind, other):
     check(kind, TEMPLATES[other])
+
+
+def test_the_room_of_a_verdict_prompt_is_checked_by_training_alone():
+    prompts = dataclasses.replace(make(TOKENIZER, 200, **CHAINS), max_prompt_length=8)
+    values = {"critique.kind": "none", "verdict_share": 0.5, "questions_per_iteration": 2}
+    config = config_lib.replaced(config_lib.Config(), values)
+    for of in (stages.of_evaluation, stages.of_sample):
+        load_questions._check_refine_prompt(config, of(config), prompts, PROBLEMS, critic=None)
+    with pytest.raises(UserError, match="max_prompt_length"):
+        load_questions._check_refine_prompt(config, stages.of_training(config), prompts, PROBLEMS, critic=None)
+
+
+def test_verdict_problems_of_rows_are_said_to_be_left_out(tmp_path, capsys):
+    rows = [*rollout_cases.make(), rollout_cases.verdict()]
+    rollouts.write(tmp_path / rollouts.file_name(0), rows, iteration=0, spell=rollout_cases.spell)
+    config = config_lib.replaced(config_lib.Config(), {"collect.rows": str(tmp_path)})
+    assert load_questions._given(config, stages.of_collection(config)).problems == rollout_cases.PROBLEMS
+    assert "1 verdict problems are left out" in capsys.readouterr().err

@@ -6,9 +6,11 @@ import json
 import chain_prompts
 import chat_tokenizer
 import pytest
+import rollout_cases
 import tiny_run
 
 from cgrpo_jax import sharding
+from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import load_rows, validate
@@ -51,6 +53,18 @@ def test_files_are_read_in_their_order(prompts, tmp_path):
     assert targets(rows.training, prompts) == ["2a", "2b", "1a", "1b"]
     assert targets(rows.held_out, prompts) == ["c"] and [len(one.target_ids) for one in rows.measured] == [2]
     assert rows.said[0].startswith("training rows: 4, ") and rows.said[1].startswith("held-out rows: 1, ")
+
+
+def test_verdict_problems_are_said_to_be_left_out(prompts, tmp_path, capsys):
+    rows = [
+        rollouts.Row(rollout_cases.rollout(rollout_cases.RowIndex(n), "5", reward=1.0), one)
+        for n, one in enumerate(rollout_cases.PROBLEMS)
+    ]
+    rollouts.write(
+        tmp_path / rollouts.file_name(0), [*rows, rollout_cases.verdict()], iteration=0, spell=rollout_cases.spell
+    )
+    assert len(load(prompts, str(tmp_path), {"finetune.stages": ("response",)}).training) == 2
+    assert f"{tmp_path}: 1 rows of verdict problems are left out" in capsys.readouterr().err
 
 
 def test_rows_in_the_place_of_a_made_up_tasks(prompts, tmp_path):

@@ -140,6 +140,23 @@ def test_several_critiques_by_a_rule_are_refused():
         of(changes, make=stages_lib.of_collection)
 
 
+@pytest.mark.parametrize("kind", ["none", "hint"])
+def test_critiques_of_rows_that_would_not_be_shown_are_refused(kind):
+    changes = {"critique.kind": kind, "critic.sees": "answer", "collect.rows": "rows", "collect.num_critiques": 0}
+    said = f"collect.num_critiques 0 refines after the critiques of collect.rows, but critique.kind '{kind}' shows no"
+    with pytest.raises(UserError, match=said):
+        of(changes, make=stages_lib.of_collection)
+    responses = changes | {"collect.rows": "", "collect.num_refinements": 0}
+    assert not of(responses, make=stages_lib.of_collection).refinement.num_texts
+
+
+def test_training_alone_has_verdict_problems():
+    changes = {"verdict_share": 0.5}
+    assert of(changes).judges and not of().judges
+    for make in ("finetuning", "evaluation", "test_time_refinement", "diagnosis", "collection", "sample"):
+        assert not of(changes, make=getattr(stages_lib, f"of_{make}")).judges
+
+
 def test_a_stage_that_exceeds_the_context_is_named():
     with pytest.raises(UserError, match=r"is 48 \+ 16, more than the 63 tokens of context that the critic has; lower"):
         stages_lib.check_lengths(of().all, "the critic", 63)
