@@ -80,7 +80,7 @@ def load_questions(
     return chosen
 
 
-def _load(source: MadeUp | Stored, prompts: Prompts, limits: Limits, *, learns_rows: bool) -> Problems:
+def _load(source: MadeUp | Stored | Given, prompts: Prompts, limits: Limits, *, learns_rows: bool) -> Problems:
     try:
         return load_problems(source, prompts, limits)
     except UserError as error:

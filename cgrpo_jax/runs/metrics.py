@@ -228,7 +228,7 @@ def endpoint_metrics(
     return result
 
 
-def endpoints_metrics(counts: Mapping[str, Mapping], before: Mapping[str, Mapping]) -> dict[str, int]:
+def endpoints_metrics(counts: Mapping[str, Mapping], before: Mapping[str, Mapping]) -> dict[str, float]:
     """Metrics of all endpoints that an iteration asked, by whose they are, as `endpoint_metrics`."""
     return {k: v for whose in before for k, v in endpoint_metrics(counts[whose], before[whose], whose=whose).items()}
 

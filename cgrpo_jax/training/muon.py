@@ -41,11 +41,11 @@ def _sized(updates):
 
 
 def _all_axes(params):
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: optax.MaskedNode() if _is_masked(x) else optax.contrib.MuonDimensionNumbers(*_axes(path, x)),
-        params,
-        is_leaf=_is_masked,
-    )
+    def of_matrix(path, x):
+        axes = _axes(path, x)
+        return optax.contrib.MuonDimensionNumbers(*axes) if axes else optax.MaskedNode()
+
+    return jax.tree_util.tree_map_with_path(of_matrix, params, is_leaf=_is_masked)
 
 
 def _is_masked(x: Any) -> bool:
