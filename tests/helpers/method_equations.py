@@ -1,6 +1,7 @@
 """The equations of the docstrings in configs/methods, in NumPy: what each maximises, of the rows of some questions."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import paths
@@ -13,8 +14,11 @@ EPSILON = 1e-6
 
 def values_of(name):
     """Returns the VALUES of a file of configs/methods."""
-    scope = {}
+    scope, before = {}, set(sys.modules)
     exec(compile(FILES[name].read_text(), str(FILES[name]), "exec"), scope)
+    for module in set(sys.modules) - before:
+        if module.partition(".")[0] == "configs":  # another folder of that name may be asked for later
+            del sys.modules[module]
     return scope["VALUES"]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import chain_prompts
 import chat_tokenizer
@@ -17,7 +18,6 @@ from cgrpo_jax.runs import load_rows, validate
 from cgrpo_jax.runs import settings as settings_lib
 from cgrpo_jax.training.packing import PackShape
 from cgrpo_jax.training.row_losses import rco_targets
-from configs import sft
 
 SHAPE = PackShape(num_token_rows=1, pack_length=64, num_slots=4, from_rows=True)
 OWN = {"data.kind": "jsonl", "max_response_length": 32, "finetune.rows_per_update": 2}
@@ -136,7 +136,7 @@ def test_a_warm_up_leaves_updates_to_learn_in(changes, length):
 
 
 def test_the_recipe_learns_from_few_rows():
-    config = config_lib.freeze(sft.get_config())
+    config = config_lib.freeze(config_lib.load(pathlib.Path(__file__).parents[2] / "configs" / "sft.py"))
     c = config.finetune
     num_updates = -(-20 * c.epochs // c.rows_per_update)
     assert c.rows_per_update <= 20
