@@ -16,7 +16,7 @@ import numpy as np
 
 from cgrpo_jax import objective
 from cgrpo_jax.critiques.texts import mentions_critique
-from cgrpo_jax.records import Rollout, Stage, TrainRow
+from cgrpo_jax.records import LossKind, Rollout, Stage, TrainRow
 from cgrpo_jax.rollout import reward_of
 
 # What refinements are kept by, highest first; ties at random.
@@ -44,6 +44,7 @@ class Grouping:
         not all equal; 0 for none.
       length_buffer: over how many of the last tokens of a row it rises; a fraction is no mistake.
       max_length: tokens that a row may have.
+      loss: how rows enter the loss.
     """
 
     num_responses: int
@@ -59,6 +60,7 @@ class Grouping:
     length_penalty: float = 0.0
     length_buffer: float = 1.0
     max_length: int = 1
+    loss: LossKind = LossKind.POLICY
 
     @property
     def max_rows(self) -> int:
@@ -203,7 +205,9 @@ def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRo
                 old_logp=row.logp,
                 advantage=float(next(advantage_B)),
                 refined=row.stage == Stage.REFINEMENT,
+                loss=grouping.loss,
                 masked=grouping.mask_truncated and row.truncated,
+                feedback_ids=row.feedback_ids,
             )
             for row in group.rows
         ]

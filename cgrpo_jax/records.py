@@ -29,19 +29,23 @@ class Stage(enum.IntEnum):
 
 
 class Author(enum.StrEnum):
-    """Who wrote a rollout: the trained policy, a frozen critic, a rule, or the data set's own solution."""
+    """Who wrote a rollout: the trained policy, a frozen critic or refiner, a rule, or the data set's own solution."""
 
     POLICY = "policy"
     CRITIC = "critic"
+    REFINER = "refiner"
     RULE = "rule"
     SOLUTION = "solution"
 
 
 class LossKind(enum.IntEnum):
-    """How a train row enters the loss: by the policy objective, or as plain negative log-likelihood."""
+    """How a train row enters the loss: by the policy objective, as plain negative log-likelihood, or by nothing but its
+    distance from a teacher that has seen feedback.
+    """
 
     POLICY = 0
     NLL = 1
+    DISTIL = 2
 
 
 # What was said before a question: a role (system, user, assistant) and a text.
@@ -136,7 +140,7 @@ class Rollout(struct.PyTreeNode):
         "<think>" and a line end: the text goes on within it. Empty for none.
       truncated: the row reached its maximum length without an end-of-turn token.
       prompt_cut: what the prompt quotes was cut in its middle to fit.
-      asked: of what an endpoint wrote, its prompt as text; empty where `prompt_ids` says it.
+      asked: of what an endpoint or a frozen refiner wrote, its prompt as text; empty where `prompt_ids` says it.
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
       reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
       rewards: names and values of the run's other rewards, which only add to the advantage; None for a null one.
@@ -147,6 +151,8 @@ class Rollout(struct.PyTreeNode):
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
       rejected: of a critique, the attempts before it whose verdict could not be used, oldest first.
       shown: of a critique that was made wrong on purpose, what a refinement sees in the place of its text; else None.
+      feedback_ids: `[P]` int32, of a response that is distilled the prompt after which a teacher scores it: question,
+        response and critique; else None.
     """
 
     index: RowIndex
@@ -169,6 +175,7 @@ class Rollout(struct.PyTreeNode):
     feedback: str = struct.field(pytree_node=False, default="")
     rejected: "tuple[Rollout, ...]" = ()
     shown: str | None = struct.field(pytree_node=False, default=None)
+    feedback_ids: np.ndarray | None = None
 
     @property
     def stage(self) -> Stage:
@@ -195,6 +202,9 @@ class TrainRow(struct.PyTreeNode):
       sampler_logp: `[T]` float32, log-probabilities in the sampler, where `old_logp` is the trainer's and both are
         needed; else None.
       masked: no token of it trains, though it was in its group's baseline and is counted as a row.
+      feedback_ids: `[P]` int32, what a teacher is conditioned on that scores the row's targets; None for no teacher.
+      top_ids: `[T, C]` int32, at each target the tokens that policy and teacher are compared by; None likewise.
+      teacher_logp: `[T, C + 1]` float32, the teacher's log-probabilities of these, and of all others together.
     """
 
     context_ids: np.ndarray
@@ -206,6 +216,9 @@ class TrainRow(struct.PyTreeNode):
     ref_logp: np.ndarray | None = None
     sampler_logp: np.ndarray | None = None
     masked: bool = struct.field(pytree_node=False, default=False)
+    feedback_ids: np.ndarray | None = None
+    top_ids: np.ndarray | None = None
+    teacher_logp: np.ndarray | None = None
 
 
 class TrainBatch(struct.PyTreeNode):
@@ -231,6 +244,10 @@ class TrainBatch(struct.PyTreeNode):
       refined_B: bool.
       nll_B: bool, True for `LossKind.NLL`.
       sampler_logp_BT: float32; None where nothing weighs by it.
+      distil_B: bool, the rows that have a teacher; this and the next ones are None where none has.
+      alone_B: bool, True for `LossKind.DISTIL`.
+      top_ids_RSC: int32, the tokens that policy and teacher are compared by, at the position that predicts a target.
+      teacher_logp_RSG: float32, the teacher's log-probabilities of these, and of all others together (G = C + 1).
     """
 
     tokens_RS: Array
@@ -247,6 +264,10 @@ class TrainBatch(struct.PyTreeNode):
     refined_B: Array
     nll_B: Array
     sampler_logp_BT: Array | None = None
+    distil_B: Array | None = None
+    alone_B: Array | None = None
+    top_ids_RSC: Array | None = None
+    teacher_logp_RSG: Array | None = None
 
 
 class TrainState(struct.PyTreeNode):
@@ -256,8 +277,10 @@ class TrainState(struct.PyTreeNode):
       step: number of optimiser updates applied.
       params: pytree of weights.
       opt_state: optax state; None for a frozen model.
+      average: exponential mean of `params` over the updates; None where nothing asks for it.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
+    average: Any = None

@@ -14,8 +14,8 @@ import numpy as np
 
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.critic import CountedRows, Critic, critique, critiques_of, said_of
-from cgrpo_jax.inference.generators import Generator
+from cgrpo_jax.inference.critic import CountedRows, Critic, critique, critiques_of, said_of, with_feedback
+from cgrpo_jax.inference.generators import Generator, Refiner
 from cgrpo_jax.inference.orchestrator import gather
 from cgrpo_jax.models.hf.thinking_tags import without_thought
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
@@ -46,6 +46,7 @@ class Method:
       refine_which: of a question's responses, a name of `REFINED`: those that `failed`, or `all`.
       refine_max_pass: share of a question's responses that may pass where it is refined.
       refinements_per_critique: of each critique.
+      taught: of the responses that have a critique, a name of `critic.TAUGHT`: which a teacher scores that has seen it.
     """
 
     num_responses: int
@@ -59,6 +60,7 @@ class Method:
     refine_which: str = "failed"
     refine_max_pass: float = 0.0
     refinements_per_critique: int = 1
+    taught: str = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +74,45 @@ class Solved:
 
 
 async def solve(
-    policy: Generator, critic: Critic, problem: Problem, *, question: int, method: Method, tokenizer: Tokenizer
+    policy: Generator,
+    critic: Critic,
+    problem: Problem,
+    *,
+    question: int,
+    method: Method,
+    tokenizer: Tokenizer,
+    refiner: Generator | Refiner | None = None,
 ) -> Solved:
     """Takes one question through steps 1 to 3.
 
     Args:
-      policy: who responds and refines [pi_old].
+      policy: who responds [pi_old].
       critic: who critiques.
       problem: the question.
       question: its number in the iteration.
       method: what is done with it.
       tokenizer: of texts that no model wrote.
+      refiner: who refines; by default the policy.
     """
+    solved = await _solve(
+        policy, critic, problem, question=question, method=method, tokenizer=tokenizer, refiner=refiner or policy
+    )
+    # What a teacher of a response is shown, where responses are distilled.
+    responses, new = with_feedback(
+        solved.responses,
+        solved.critiques,
+        problem,
+        policy.prompts,
+        taught=method.taught,
+        pass_threshold=method.pass_threshold,
+    )
+    return dataclasses.replace(solved, responses=responses, counts=solved.counts + new)
+
+
+async def _solve(
+    policy: Generator, critic: Critic, problem: Problem, *, question: int, method: Method, tokenizer: Tokenizer,
+    refiner: Generator | Refiner,
+) -> Solved:  # fmt: skip
     counts: Counts = collections.Counter()
     shown = critic.kind != "none"
     written: list[Rollout] = []  # all critiques
@@ -136,7 +165,7 @@ async def solve(
         else:
             critiqued, new = critiques_of([row], critiques), collections.Counter()
         refinements, more = await refine(  # 3. Refine.
-            policy,
+            refiner,
             critiqued,
             problem,
             max_length=method.max_length,
@@ -273,7 +302,7 @@ def _response_of(critique: Rollout) -> str:
 
 
 async def refine(
-    policy: Generator,
+    refiner: Generator | Refiner,
     critiqued: Sequence[Rollout],
     problem: Problem,
     *,
@@ -284,7 +313,7 @@ async def refine(
     """Samples refinements, each from its question, failed response and critique.
 
     Args:
-      policy: who refines.
+      refiner: who refines: the policy, or a frozen model.
       critiqued: critiques; their parents are the failed responses.
       problem: what they answer.
       max_length: tokens that a refinement may have.
@@ -297,14 +326,14 @@ async def refine(
     """
 
     def prompt_of(row: Rollout) -> tuple[np.ndarray, bool]:
-        return SHOWN[shows](policy.prompts, problem, row)
+        return SHOWN[shows](refiner.prompts, problem, row)
 
     prompts = [prompt_of(row) for row in critiqued]  # all, before the first is asked for: one may raise
     writing = []
     for row, (prompt, _) in zip(critiqued, prompts, strict=True):
         at = row.index.replace(stage=Stage.REFINEMENT, attempt=0)
         indices = [at.replace(refinement=r) for r in range(refinements_per_critique)]
-        writing.append(policy.write(prompt, indices, max_length=max_length, parent=row))
+        writing.append(refiner.write(prompt, indices, max_length=max_length, parent=row))
     counts = collections.Counter(refine_prompts_cut=sum(cut for _, cut in prompts))
     written = zip(await gather(writing), prompts, strict=True)
     return [row.replace(prompt_cut=cut) for rows, (_, cut) in written for row in rows], counts

@@ -23,7 +23,8 @@ from cgrpo_jax.runtime import files, local_copies
 from cgrpo_jax.runtime import text as text_lib
 
 NAMES = "step_*.parquet"  # of the files, which sort
-_LISTS = ("prompt_ids", "token_ids", "logp", "trainer_logp")
+_UNSAMPLED = (Author.SOLUTION, Author.REFINER)  # whose tokens no model sampled as they are
+_LISTS = ("prompt_ids", "token_ids", "feedback_ids", "logp", "trainer_logp")
 # Numbers as they are, which zstd compresses better than a dictionary's; of floats, each byte's place by itself.
 _PLAIN = {f"{name}.list.element": "BYTE_STREAM_SPLIT" if "logp" in name else "PLAIN" for name in _LISTS}
 _REPEATED = ("stage", "author", "problem_id", "source", "problem_grader", "question", "answer", "solution")
@@ -46,7 +47,8 @@ class Row:
         computed.
       dropped: why it did not train: `zero_advantage`, `truncated` (it is masked), `sampler_cap` (as a whole beyond
         objective.tis_cap), `skipped_update` (the gradient was not finite), `ungraded`, `mention` (of the critique),
-        `not_selected`, or `replaced` by a refinement; empty where it did, and for critiques.
+        `not_selected`, `replaced` by a refinement, or `no_feedback` (it would be distilled alone); empty where it did,
+        and for critiques.
     """
 
     rollout: Rollout
@@ -106,7 +108,11 @@ def _table(rows: Sequence[Row], iteration: int, spell: Callable[[np.ndarray], st
     for number, row in enumerate(rows):
         asked.setdefault(row.rollout.prompt_ids.tobytes(), number)
     # The responses to a question share its prompt.
-    spelled = {key: spell(rows[number].rollout.prompt_ids) for key, number in asked.items() if key}
+    spelled = {
+        key: spell(rows[number].rollout.prompt_ids)
+        for key, number in asked.items()
+        if key and not rows[number].rollout.asked  # else of another tokenizer, and known as text
+    }
     cells = {
         "row": list(range(len(rows))),
         "parent": [_parent(row.rollout, numbers) for row in rows],
@@ -161,12 +167,13 @@ def _rollout_cells(texts: Sequence[Rollout], spelled: dict[bytes, str]) -> dict[
         "text": [one.text for one in texts],
         "token_ids": [one.token_ids for one in texts],
         "truncated": [one.truncated for one in texts],
-        "logp": [one.logp if len(one.prompt_ids) and one.author != Author.SOLUTION else None for one in texts],
+        "logp": [one.logp if len(one.prompt_ids) and one.author not in _UNSAMPLED else None for one in texts],
         "ungraded": [one.ungraded for one in texts],
         "extracted": [one.extracted for one in texts],
         "feedback": [one.feedback for one in texts],
         "verdict": [one.verdict for one in texts],
         "shown": [one.shown for one in texts],
+        "feedback_ids": [one.feedback_ids for one in texts],
     }
 
 
@@ -348,7 +355,7 @@ def _rollout(one: dict[str, Any], index: RowIndex, parent: Rollout | None) -> Ro
         opening=one["opening"],
         truncated=one["truncated"],
         prompt_cut=one["prompt_cut"],
-        asked=one["prompt"] or "" if one["prompt_ids"] is None else "",
+        asked=one["prompt"] or "" if one["prompt_ids"] is None or one["author"] == Author.REFINER else "",
         parent=parent,
         reward=unjudged if one["reward"] is None else one["reward"],
         rewards=tuple((other["name"], other["reward"]) for other in (one["rewards"] or ())[1:]),
@@ -357,6 +364,7 @@ def _rollout(one: dict[str, Any], index: RowIndex, parent: Rollout | None) -> Ro
         extracted=one["extracted"],
         feedback=one["feedback"],
         shown=one["shown"],
+        feedback_ids=one["feedback_ids"],
     )
 
 
@@ -373,4 +381,5 @@ def _train_row(one: dict[str, Any], rollout: Rollout, prompts: Sequence[np.ndarr
         refined=one["refined"],
         loss=LossKind[one["loss"].upper()],
         masked=one["dropped"] == "truncated",
+        feedback_ids=rollout.feedback_ids,
     )

@@ -67,18 +67,20 @@ def of_inputs(problems: Mapping[str, Sequence[Problem]], inputs: Mapping[str, st
     return numbers | {f"the hash of {name}": value for name, value in files.items()}
 
 
-def of_models(config: Config, critic_folder: str) -> dict[str, str]:
-    """Returns the hashes of the files that policy and frozen critic are read from.
+def of_models(config: Config, folders: Mapping[str, str]) -> dict[str, str]:
+    """Returns the hashes of the files that policy and frozen models are read from.
 
     Args:
       config: the configuration.
-      critic_folder: of the critic; empty without one.
+      folders: of the frozen models, by what they are.
 
     Raises:
       UserError: `model.init` holds no checkpoint.
     """
     found = _of_source(model_source.of_policy(config), "model")
-    return found | (_of_source(model_source.of_critic(critic_folder), "critic") if critic_folder else {})
+    for whose, folder in folders.items():
+        found |= _of_source(model_source.of_frozen(folder), whose)
+    return found
 
 
 def _of_source(source: ModelSource, whose: str) -> dict[str, str]:

@@ -43,7 +43,13 @@ Choose = Callable[[Config, Problems], Questions]
 
 
 def load_questions(
-    config: Config, stages: Stages, prompts: Prompts, choose: Choose, *, critic: Prompts | None
+    config: Config,
+    stages: Stages,
+    prompts: Prompts,
+    choose: Choose,
+    *,
+    critic: Prompts | None,
+    refiner: Prompts | None = None,
 ) -> Questions:
     """Returns the questions of a command.
 
@@ -52,6 +58,7 @@ def load_questions(
       stages: that ask them.
       prompts: of the policy.
       critic: of the critic, None for one behind an endpoint.
+      refiner: of a frozen refiner; None without one.
       choose: `to_train_on`, `to_evaluate_on` or `to_diagnose`.
 
     Raises:
@@ -59,7 +66,7 @@ def load_questions(
         leaves no room for a critique in a refine prompt.
     """
     found = load_problems(source(config), prompts, _limits(config, stages))
-    _check_refine_prompt(config, stages, prompts, found.training, critic=critic)
+    _check_refine_prompt(config, stages, prompts, found.training, critic=critic, refiner=refiner)
     _say_system_turns(config, [*found.training, *found.held_out])
     return choose(config, found)
 
@@ -223,7 +230,13 @@ def _why_solutions(config: Config, stages: Stages) -> str:
 
 
 def _check_refine_prompt(
-    config: Config, stages: Stages, prompts: Prompts, questions: Sequence[Problem], *, critic: Prompts | None
+    config: Config,
+    stages: Stages,
+    prompts: Prompts,
+    questions: Sequence[Problem],
+    *,
+    critic: Prompts | None,
+    refiner: Prompts | None,
 ) -> None:
     """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not.
 
@@ -237,9 +250,9 @@ def _check_refine_prompt(
             (critic or prompts).for_critique(transcript(longest), "", answer, solution)
         if "hint" in stages.kinds:
             (critic or prompts).for_hint(transcript(longest), longest.answer)
-    if stages.refine != "policy":
+    if stages.refine != "policy" and config.distil.kind == "none":  # a teacher sees what a refinement sees
         return
-    unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
+    unlimited = dataclasses.replace(refiner or prompts, max_refinement_prompt_length=sys.maxsize)
     thinks = critic is None or critic.tokenizer.may_think
     for kind in sorted(stages.kinds):
         shows = Critic(kind=kind).shows

@@ -43,6 +43,11 @@ METRICS = {
     "refined/clip_ratio/high_mean": "share of refined tokens whose shaped ratio is clipped from above",
     "refined/frac_tokens": "share of the trained tokens that belong to refinements",
     "kl": "mean estimate of KL(pi_theta || pi_ref) per token, by objective.kl (only with objective.kl_coef > 0)",
+    "distil/divergence": "mean divergence (nats) of the policy from its teacher, a token (only with distil.kind)",
+    "distil/rest": "mean probability of all but the distil.top_tokens tokens that they are compared by",
+    "distil/tokens": "tokens that a teacher scored and that trained",
+    "distil/prompts_cut": "prompts of teachers in which the response, or also the critique, was cut in its middle",
+    "distil/loss": "the term of distillation, which loss leaves out",
     "sampling/sampling_logp_difference/mean": "mean |log pi_sampler - log pi_trainer| (nats) of the same weights over "
     "the initial tokens that train in an iteration's first update (objective.old_logp trainer: over all of them)",
     "sampling/sampling_logp_difference/max": "the greatest of these; as the next ones only where the trainer scores "
@@ -53,8 +58,8 @@ METRICS = {
     "sampling/importance_sampling_ratio/max": "the greatest of these",
     "sampling/effective_sample_size": "(sum w)^2 / (n sum w^2) of these n ratios w: 1 where sampler and trainer agree",
     "sampling/frac_capped": "share of these above objective.tis_cap",
-    "rows_trained": "rows that went through the update: not those of advantage 0, cut off (objective.mask_truncated), "
-    "or beyond objective.tis_cap (objective.tis_level sequence_mask), which have no gradient",
+    "rows_trained": "rows that went through the update: not those of advantage 0 without a teacher, cut off (objective."
+    "mask_truncated), or beyond objective.tis_cap (objective.tis_level sequence_mask), which have no gradient",
     "tokens_trained": "targets of these rows",
     "update/model_flops": "FLOPs that the iteration's updates need by the model's equations (`flops.of_update`): "
     "nothing for padding and recomputation, each prompt once",
@@ -242,7 +247,7 @@ def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
         "grad_norm": total["grad_norm"] / len(stats),
         "skipped_updates": len(skipped),
         "rows_trained": total["rows_trained"],
-        "tokens_trained": total["initial/tokens"] + total["refined/tokens"],
+        "tokens_trained": total["initial/tokens"] + total["refined/tokens"] + total["distil/alone_tokens"],
         "entropy": share("initial/entropy_sum", "initial/tokens"),
         "ratio": share("initial/ratio_sum", "initial/tokens"),
         "clip_ratio/low_mean": share("initial/clip_low", "initial/tokens"),
@@ -258,6 +263,13 @@ def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
             "refined/clip_ratio/low_mean": share("refined/clip_low", "refined/tokens"),
             "refined/clip_ratio/high_mean": share("refined/clip_high", "refined/tokens"),
             "refined/frac_tokens": total["refined/tokens"] / (total["refined/tokens"] + total["initial/tokens"]),
+        }
+    if "distil_loss" in total:
+        metrics |= {
+            "distil/divergence": share("distil/divergence_sum", "distil/tokens"),
+            "distil/rest": share("distil/rest_sum", "distil/tokens"),
+            "distil/tokens": total["distil/tokens"],
+            "distil/loss": total["distil_loss"] / len(stats),
         }
     if "kl_sum" in total:
         metrics["kl"] = total["kl_sum"] / max(total["initial/tokens"] + total["refined/tokens"], 1)

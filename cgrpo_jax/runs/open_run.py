@@ -19,7 +19,7 @@ from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.chat_client import ChatClient
 from cgrpo_jax.inference.critic import Critic
-from cgrpo_jax.inference.generators import Generator, RemoteGenerator
+from cgrpo_jax.inference.generators import Generator, Refiner, RemoteGenerator
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.hf import folder
 from cgrpo_jax.records import Problem
@@ -63,7 +63,7 @@ class OpenRun:
       params, weights: its weights as generation reads them, and where they come from; both empty where the command
         reads its own.
       step: which checkpoint's they are; the newest one's by default.
-      critic_model: the frozen critic and its weights, if one is asked.
+      frozen: the frozen models that are asked, `critic` and `refiner`, with their weights.
       endpoint: that writes critiques, on process 0, if one is asked.
       questions: what is asked; empty where a person asks.
       inputs: `fingerprints.of_all` of what is read besides the configuration.
@@ -76,7 +76,7 @@ class OpenRun:
     model: build_model.Model
     params: dict
     weights: str
-    critic_model: tuple[build_model.Model, dict] | None
+    frozen: Mapping[str, build_model.Frozen]
     endpoint: ChatClient | None
     questions: Questions
     inputs: Mapping[str, str]
@@ -109,11 +109,16 @@ class OpenRun:
         return build_inference.critic_generator(
             policy,
             kind=stages.critic,
-            model=self.critic_model,
+            model=self.frozen.get("critic"),
             endpoint=self.endpoint,
             prompts=self.model.critic_prompts,
             sampling=sampling or self.settings.critic_sampling,
         )
+
+    def refiner(self, policy: Generator) -> Generator | Refiner:
+        """Returns who refines beside a policy."""
+        model = self.frozen.get("refiner")
+        return build_inference.refiner_generator(policy, model, sampling=self.settings.refiner_sampling)
 
     def problem(self, question: str, answer: str | None, columns: Mapping[str, Any]) -> Problem:
         """Returns what a person asks as a problem; arguments and errors of `load_questions.by_hand`."""
@@ -187,10 +192,10 @@ def open_run(
         model = build_model.load_policy(config, settings, now=now)
         trained = load_weights and run.checkpoints.exists()
         announce.model(model, model_source.of_policy(config), trained=trained)
-        critic_model = build_model.load_critic(config, settings, now=now)
+        frozen = build_model.load_frozen(config, settings, now=now)
         if questions:
-            critic = critic_model[0].prompts if critic_model else model.critic_prompts
-            found = _read_questions(config, settings, questions, prompts=model.prompts, critic=critic)
+            prompts = {"critic": model.critic_prompts} | {whose: one.prompts for whose, (one, _) in frozen.items()}
+            found = _read_questions(config, settings, questions, model.prompts, **prompts)
     problems = {"training": found.training, "held-out": found.held_out}
     inputs = _agreed_inputs(
         config, settings, problems, checkpoints=run.checkpoints if load_weights else None, step=step
@@ -203,7 +208,7 @@ def open_run(
         model=model,
         params=params,
         weights=weights,
-        critic_model=critic_model,
+        frozen=frozen,
         endpoint=build_inference.open_endpoint(config, settings, held),
         questions=found,
         inputs=inputs,
@@ -225,11 +230,16 @@ def _begin(config: Config, held: contextlib.ExitStack, *, trains: bool) -> jax.s
 
 
 def _read_questions(
-    config: Config, settings: RunSettings, choose: load_questions.Choose, *, prompts: Prompts, critic: Prompts
+    config: Config,
+    settings: RunSettings,
+    choose: load_questions.Choose,
+    prompts: Prompts,
+    **frozen: Prompts | None,
 ) -> Questions:
     console.say("reading and checking the questions")
-    asked = None if settings.stages.critic == "endpoint" else critic
-    found = load_questions.load_questions(config, settings.stages, prompts, choose, critic=asked)
+    if settings.stages.critic == "endpoint":
+        frozen["critic"] = None
+    found = load_questions.load_questions(config, settings.stages, prompts, choose, **frozen)
     announce.questions(found, max_prompt_length=config.max_prompt_length)
     return found
 
@@ -259,7 +269,7 @@ def _agreed_inputs(
         )
         if key_values.place()[1] > 1:
             same = hosts.of_inputs(problems, inputs)
-            same |= hosts.of_models(config, settings.stages.critic_folder if settings.critic else "")
+            same |= hosts.of_models(config, settings.frozen_folders)
             if checkpoints and checkpoints.exists():
                 same |= hosts.of_checkpoint(checkpoints, step, "the run's checkpoint")
     agreement.check_same("files", same)
@@ -367,9 +377,8 @@ def compile_engines(
     console.say(f"engine: {build_inference.describe_slots(settings)}")
     number, read, started = processes.compilations(), processes.programs_read(), time.monotonic()
     engines = [("the engine", opened.model.engine, params, settings.policy_samplings)]
-    if opened.critic_model:
-        critic, critic_params = opened.critic_model
-        engines.append(("the critic's engine", critic.engine, critic_params, settings.critic_samplings))
+    for whose, (one, frozen) in opened.frozen.items():
+        engines.append((f"the {whose}'s engine", one.engine, frozen, settings.frozen_samplings[whose]))
     with clock("compile"):
         for name, engine, weights, samplings in engines:
             with console.progress_reports(f"compiling {name}") as report:

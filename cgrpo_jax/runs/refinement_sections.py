@@ -18,8 +18,10 @@ KINDS = (*CRITIQUES, "hint", "none")
 _NOT_REFINED = {"refine.kind": ("none",)}
 _NOT_WRITTEN = {"critique.kind": ("indicative", "indicative_gt", "execution", "none"), "critique.schedule": ((),)}
 _NOT_EXECUTED = {"critique.kind": ("indicative", "indicative_gt", "cot", "hint", "none"), "critique.schedule": ((),)}
+_ITSELF = {"refiner.kind": ("policy",)}
 _NO_POLICY = {"refine.kind": ("none", "solution")}
-_NOT_SHOWN = (_NO_POLICY, {"critique.kind": ("none",), "critique.schedule": ((),)})
+# Refinements see critiques, and teachers.
+_NOT_SHOWN = ({**_NO_POLICY, "distil.kind": ("none",)}, {"critique.kind": ("none",), "critique.schedule": ((),)})
 # A question has one solution, beside which no k of them is in the mean of aggregate "paper".
 _NOT_CHOSEN = (
     _NOT_REFINED,
@@ -88,6 +90,42 @@ class Critic:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Refiner:
+    """Who refines, of refine.kind policy."""
+
+    kind: Literal["policy", "folder"] = key(
+        "policy",
+        "policy: the policy itself; folder: a frozen model (weak to strong), in training alone",
+        one_of("policy", "folder"),
+        unread_with=_NO_POLICY,
+    )
+    folder: str = key("", "Hugging Face folder of a frozen refiner", is_path=True, unread_with=_NO_POLICY)
+    temperature: float = key(
+        -1.0,
+        "of a frozen refiner; 0: the most likely tokens; -1: sampling.temperature",
+        _temperature,
+        unread_with=(_NO_POLICY, _ITSELF),
+    )
+    top_p: float = key(0.0, "of a frozen refiner; 0: sampling.top_p", share, unread_with=(_NO_POLICY, _ITSELF))
+    template_arguments: str = key(
+        "",
+        "as prompts.template_arguments, of a frozen refiner; empty: none",
+        arguments_rule,
+        unread_with=(_NO_POLICY, _ITSELF),
+    )
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        if self.kind == "folder" and not self.folder:
+            yield f'{name}.kind "folder" needs {name}.folder; give it, or set {name}.kind to "policy".'
+        if self.kind == "policy" and self.folder:
+            yield (
+                f'{name}.folder {self.folder!r} is given, but {name}.kind is "policy"; set {name}.kind to "folder", or '
+                f"leave {name}.folder empty."
+            )
+
+
 def _schedule(name: str, value: Any) -> str | None:
     return refused(schedule.check, value, KINDS)
 
@@ -143,7 +181,7 @@ class Refine:
 
     kind: str = key(
         "policy",
-        "policy: it refines; solution: insert the data's own instead (an ablation); none: plain GRPO",
+        "policy: it, or refiner.folder, refines; solution: insert the data's own (an ablation); none: plain GRPO",
         one_of("policy", "solution", "none"),
     )
     max_pass: float = key(

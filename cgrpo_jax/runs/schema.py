@@ -13,11 +13,18 @@ from typing import Any
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.rewards import grader, user_functions
-from cgrpo_jax.runs import model_sections, objective_section, refinement_sections, sections, training_sections
+from cgrpo_jax.runs import (
+    distillation_section,
+    model_sections,
+    objective_section,
+    refinement_sections,
+    sections,
+    training_sections,
+)
 from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, each_of, key, not_negative, one_of, refused, section
 
 # Sections that no other command than `train` and `plan` reads.
-TRAINING_ALONE = ("checkpoints", "rollouts", "tracking", "profile", "objective", "optimizer", "packing")
+TRAINING_ALONE = ("checkpoints", "rollouts", "tracking", "profile", "objective", "distil", "optimizer", "packing")
 
 
 def _several(name: str, value: tuple[Any, ...]) -> str | None:
@@ -89,7 +96,9 @@ class Config:
     critique: refinement_sections.Critique = section(refinement_sections.Critique)
     critic: refinement_sections.Critic = section(refinement_sections.Critic)
     refine: refinement_sections.Refine = section(refinement_sections.Refine)
+    refiner: refinement_sections.Refiner = section(refinement_sections.Refiner)
     objective: objective_section.Objective = section(objective_section.Objective)
+    distil: distillation_section.Distil = section(distillation_section.Distil)
     optimizer: training_sections.Optimizer = section(training_sections.Optimizer)
     packing: training_sections.Packing = section(training_sections.Packing)
     compute: model_sections.Compute = section(model_sections.Compute)
@@ -138,6 +147,8 @@ class Config:
         function = any(user_functions.is_name(kind) for kind in kinds if isinstance(kind, str))
         never_fails = self.pass_threshold <= 0 and not function
         if not self.num_iterations or not (self.refine.kind == "none" or never_fails):
+            return
+        if self.distil.kind != "none" and not never_fails:  # a teacher compares a response with no other
             return
         why = 'refine.kind is "none"' if self.refine.kind == "none" else (
             f"pass_threshold is {self.pass_threshold:g}, below which no reward is"
@@ -248,6 +259,17 @@ class Config:
         asked = self.refine.kind == "policy" or self.critique.when == "all"
         if asked and "hint" in self.critique_kinds() and self.critic.sees != "answer":
             yield f'critique.kind "hint" is of the answer, but critic.sees is {self.critic.sees!r}; set it to "answer".'
+        if self.distil.kind == "added" and self.refine.kind != "policy" and self.critique.when != "all":
+            yield (
+                f'distil.kind "added" needs critiques, which critique.when "refining" leaves out where refine.kind is '
+                f'{self.refine.kind!r}; set critique.when to "all".'
+            )
+        refined_alone = self.critique.when == "refining" and self.refine.which == "failed"
+        if self.distil.kind == "added" and self.distil.which == "all" and refined_alone:
+            yield (
+                'distil.which "all" is of responses that pass too, of which critique.when "refining" has no critique; '
+                'set that to "all", or distil.which to "failed".'
+            )
         if self.critique.step_checker == "chain" and self.data.kind != "chains":
             yield (
                 f'critique.step_checker "chain" knows chains only, not data.kind {self.data.kind!r}; use "equations".'

@@ -5,7 +5,7 @@ A real run is built from it (`open_run`, `train`), and a plan of a run on a slic
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import kv_cache, weights
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.params import ModelConfig
+from cgrpo_jax.records import LossKind
 from cgrpo_jax.runs import build_training, lengths, model_source, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import stages as stages_lib
 from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.refinement_sections import Critic, Refiner
 from cgrpo_jax.runs.stages import Stages, StageSpec
 from cgrpo_jax.runtime import console
 from cgrpo_jax.training.learner import LearnerSettings
@@ -98,13 +100,14 @@ class RunSettings:
       seed: of all that is random.
       num_iterations, questions_per_iteration: how long it is.
       grader: kind of grader of the problems that name none.
-      mesh: what policy, reference and critic lie on.
+      mesh: what policy, reference, critic and refiner lie on.
       dtype: what generation, forward and backward pass compute in.
-      policy, critic: shapes of the models; no critic unless it is a frozen one.
+      policy, critic, refiner: shapes of the models; no critic and no refiner unless it is a frozen one.
       stages: what is generated, and who generates it.
-      slots, critic_slots: of the engines of both.
+      slots, critic_slots, refiner_slots: of the engines of each.
       prompt_bucket, decode_chunk, cache_dtype, stop: of the engines, as for `Engine`.
       sampling: of an iteration's texts.
+      refiner_sampling: of what a frozen refiner writes.
       critic_sampling, greedy_critic_sampling: of critiques, in training and where the policy is greedy.
       evaluation_sampling: of an evaluation's, in their order; empty without held-out questions.
       method: what is done with a question, steps 1 to 3.
@@ -121,14 +124,17 @@ class RunSettings:
     dtype: str
     policy: ModelConfig
     critic: ModelConfig | None
+    refiner: ModelConfig | None
     stages: Stages
     slots: SlotBudget
     critic_slots: SlotBudget | None
+    refiner_slots: SlotBudget | None
     prompt_bucket: int
     decode_chunk: int
     cache_dtype: str
     stop: tuple[str, ...]
     sampling: Sampling
+    refiner_sampling: Sampling
     critic_sampling: Sampling
     greedy_critic_sampling: Sampling
     evaluation_sampling: tuple[Sampling, ...]
@@ -150,9 +156,15 @@ class RunSettings:
         return ((self.sampling, self.critic_sampling) if apart else self.sampling, *self.evaluation_sampling)
 
     @property
-    def critic_samplings(self) -> tuple[Sampling, ...]:
-        """All that a frozen critic's engine is compiled for."""
-        return (self.critic_sampling,)
+    def frozen_samplings(self) -> Mapping[str, tuple[Sampling, ...]]:
+        """All that the engines of a frozen critic and refiner are compiled for."""
+        return {"critic": (self.critic_sampling,), "refiner": (self.refiner_sampling,)}
+
+    @property
+    def frozen_folders(self) -> Mapping[str, str]:
+        """Folders of the frozen models that are asked, by what they are: `critic`, `refiner`."""
+        both = ("critic", self.critic, self.stages.critic_folder), ("refiner", self.refiner, self.stages.refiner_folder)
+        return {whose: folder for whose, shape, folder in both if shape}
 
 
 def with_lengths(config: Config, *, trains: bool = True) -> Config:
@@ -171,8 +183,11 @@ def with_lengths(config: Config, *, trains: bool = True) -> Config:
     stages = stages_lib.of_training(config)
     critic: int | None = context if stages.critic == "policy" else None
     if stages.critic == "folder":
-        critic = model_source.read_shape(config, model_source.of_critic(stages.critic_folder)).max_context
-    config, said = lengths.filled(config, context=context, critic_context=critic)
+        critic = model_source.read_shape(config, model_source.of_frozen(stages.critic_folder)).max_context
+    refiner: int | None = None
+    if stages.refiner_folder:
+        refiner = model_source.read_shape(config, model_source.of_frozen(stages.refiner_folder)).max_context
+    config, said = lengths.filled(config, context=context, critic_context=critic, refiner_context=refiner)
     validate.check(config, trains=trains)
     console.say(said)
     return config
@@ -186,6 +201,7 @@ def run_settings(
     num_slots: int | None = None,
     policy: ModelConfig | None = None,
     critic: ModelConfig | None = None,
+    refiner: ModelConfig | None = None,
 ) -> RunSettings:
     """Decides all that a run is made with.
 
@@ -194,7 +210,7 @@ def run_settings(
       mesh: of real or of described devices.
       stages: what is generated; by default what training generates.
       num_slots: of a data group, in the place of what the configuration asks for.
-      policy, critic: shapes in the place of those that the configuration names, such as of fewer layers.
+      policy, critic, refiner: shapes in the place of those that the configuration names, such as of fewer layers.
 
     Raises:
       UserError: the configuration names no model, a file is missing or damaged, a stage exceeds a model's context, or
@@ -203,9 +219,9 @@ def run_settings(
     stages = stages or stages_lib.of_training(config)
     policy = policy or model_source.read_shape(config, model_source.of_policy(config))
     stages_lib.check_lengths(stages.by("policy"), "the model", policy.max_context)
-    if stages.critic == "folder" and stages.asks_critic:
-        critic = critic or model_source.read_shape(config, model_source.of_critic(stages.critic_folder))
-        stages_lib.check_lengths(stages.by("folder"), f"the critic {stages.critic_folder}", critic.max_context)
+    critic = _frozen_shape(config, stages, "critic", stages.critic_folder, critic)
+    refiner = _frozen_shape(config, stages, "refiner", stages.refiner_folder, refiner)
+    _check_teacher(config, stages, policy)
     dtype = compute_dtype(config, mesh)
     sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.top_k)
 
@@ -221,16 +237,19 @@ def run_settings(
         dtype=dtype,
         policy=policy,
         critic=critic,
+        refiner=refiner,
         stages=stages,
         slots=slots(policy, stages.by("policy")),
         critic_slots=slots(critic, stages.by("folder")) if critic else None,
+        refiner_slots=slots(refiner, stages.by("refiner")) if refiner else None,
         prompt_bucket=config.engine.prompt_bucket,
         decode_chunk=config.engine.decode_chunk,
         cache_dtype=config.cache.dtype,
         stop=tuple(config.sampling.stop),
         sampling=sampling,
-        critic_sampling=_critic_sampling(config, sampling),
-        greedy_critic_sampling=_critic_sampling(config, Sampling(0.0)),
+        refiner_sampling=_frozen_sampling(config.refiner, sampling),
+        critic_sampling=_frozen_sampling(config.critic, sampling),
+        greedy_critic_sampling=_frozen_sampling(config.critic, Sampling(0.0)),
         evaluation_sampling=_evaluation_sampling(config),
         method=_method(config, stages),
         grouping=grouping(config),
@@ -248,6 +267,30 @@ def run_settings(
         diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
         kept=_kept(config),
     )
+
+
+def _frozen_shape(
+    config: Config, stages: Stages, whose: str, folder: str, shape: ModelConfig | None
+) -> ModelConfig | None:
+    """Returns the shape of a frozen critic or refiner, if it is asked; `shape` in the place of its folder's."""
+    if not folder or not stages.asks_critic:
+        return None
+    shape = shape or model_source.read_shape(config, model_source.of_frozen(folder))
+    specs = stages.by({"critic": "folder"}.get(whose, whose))
+    stages_lib.check_lengths(specs, f"the {whose} {folder}", shape.max_context)
+    return shape
+
+
+def _check_teacher(config: Config, stages: Stages, policy: ModelConfig) -> None:
+    """Raises a `UserError` where a teacher can't score a response after its feedback, or compare so many tokens."""
+    if config.distil.kind == "none":
+        return
+    stages_lib.check_lengths((stages.refinement,), "the model", policy.max_context)
+    if config.distil.top_tokens >= policy.vocab_size:
+        raise UserError(
+            f"distil.top_tokens {config.distil.top_tokens} leaves no other of the model's {policy.vocab_size} tokens; "
+            "use fewer."
+        )
 
 
 def _kept(config: Config) -> KeptSettings:
@@ -279,6 +322,7 @@ def _method(config: Config, stages: Stages) -> rollout.Method:
         refine_which=config.refine.which,
         refine_max_pass=config.refine.max_pass,
         refinements_per_critique=config.refine.per_critique,
+        taught="none" if config.distil.kind == "none" else config.distil.which,
     )
 
 
@@ -298,14 +342,14 @@ def grouping(config: Config) -> groups.Grouping:
         length_penalty=config.objective.length_penalty,
         length_buffer=config.objective.length_penalty_share * config.max_response_length,
         max_length=config.max_response_length,
+        loss=LossKind.DISTIL if config.distil.kind == "alone" else LossKind.POLICY,
     )
 
 
-def _critic_sampling(config: Config, sampling: Sampling) -> Sampling:
-    """Returns how critiques are drawn: as the configuration says of them, else as another sampling."""
-    c = config.critic
-    temperature = sampling.temperature if c.temperature < 0 else c.temperature
-    return dataclasses.replace(sampling, temperature=temperature, top_p=c.top_p or sampling.top_p)
+def _frozen_sampling(section: Critic | Refiner, sampling: Sampling) -> Sampling:
+    """Returns how critiques, or refinements, are drawn: as their section says, else as another sampling."""
+    temperature = sampling.temperature if section.temperature < 0 else section.temperature
+    return dataclasses.replace(sampling, temperature=temperature, top_p=section.top_p or sampling.top_p)
 
 
 def _evaluation_sampling(config: Config) -> tuple[Sampling, ...]:

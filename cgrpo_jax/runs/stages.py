@@ -19,7 +19,8 @@ class StageSpec:
 
     Attributes:
       stage: which.
-      by: who generates it: the `policy`, a frozen critic (`folder`), or a model behind an HTTP `endpoint`.
+      by: who generates it: the `policy`, a frozen critic (`folder`), a frozen `refiner`, or a model behind an HTTP
+        `endpoint`.
       prompt_key, length_key: keys of its two lengths, for messages.
       max_prompt_length, max_length: tokens that a prompt, and what follows it, may have.
       num_prompts, num_texts: that an iteration has at most, every question failed and no critique written twice;
@@ -46,14 +47,15 @@ class Stages:
     """The stages of a run, or of a command that shares its models.
 
     Attributes:
-      response, refinement: what the policy generates.
+      response, refinement: what the policy generates, or of the latter a frozen refiner.
       critique: what a critic that is a model generates.
       critic: who that is: the `policy` itself, a frozen model on its devices (`folder`), or an HTTP `endpoint`.
       critic_folder: of a frozen critic; empty for another.
-      asks_critic: whether critiques are asked for at all; without that no critic is loaded or opened.
+      asks_critic: whether critiques are asked for at all; without that no critic or refiner is loaded or opened.
       first_kind, kind_schedule: which kind of critique each iteration asks for, as for `schedule.kind_at`.
       critique_when: whether only responses that are refined are critiqued (`refining`), or all.
-      refine: who refines: the `policy`; `solution` inserts the data's own, `none` is plain GRPO.
+      refine: whether the `policy` refines; `solution` inserts the data's own, `none` is plain GRPO.
+      refiner_folder: of a frozen refiner, which does so in its place; empty for none.
     """
 
     response: StageSpec
@@ -65,6 +67,7 @@ class Stages:
     kind_schedule: schedule.Schedule
     critique_when: str
     refine: str
+    refiner_folder: str = ""
     asks_critic: bool = True
 
     @property
@@ -90,7 +93,9 @@ class Stages:
 
 def of_training(config: Config) -> Stages:
     """Returns the stages of a training run."""
-    return _stages(config, config.critique.kind, config.critique.schedule, config.refine.kind, _critic(config))
+    kind, refine, r = config.critique.kind, config.refine.kind, config.refiner
+    folder = r.folder if refine == "policy" and r.kind == "folder" else ""
+    return _stages(config, kind, config.critique.schedule, refine, _critic(config), refiner_folder=folder)
 
 
 def of_evaluation(config: Config) -> Stages:
@@ -146,7 +151,15 @@ def _critic(config: Config) -> str:
     return config.critic.kind
 
 
-def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine: str, critic: str) -> Stages:
+def _stages(
+    config: Config,
+    kind: str,
+    kind_schedule: schedule.Schedule,
+    refine: str,
+    critic: str,
+    *,
+    refiner_folder: str = "",
+) -> Stages:
     questions, responses = config.questions_per_iteration, config.questions_per_iteration * config.num_responses
     refines = refine == "policy"
     critiqued = responses * config.critique.num_per_response if refines or config.critique.when == "all" else 0
@@ -170,7 +183,7 @@ def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine:
         ),
         refinement=StageSpec(
             Stage.REFINEMENT,
-            "policy",
+            "refiner" if refiner_folder else "policy",
             "refine.max_prompt_length",
             "max_response_length",
             config.refine.max_prompt_length,
@@ -194,4 +207,5 @@ def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine:
         kind_schedule=tuple(kind_schedule),
         critique_when=config.critique.when,
         refine=refine,
+        refiner_folder=refiner_folder,
     )

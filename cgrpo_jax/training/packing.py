@@ -26,13 +26,15 @@ WORK = ("packed_positions", "packed_tokens", "targets", "attention_pairs", "loca
 class PackShape:
     """The static shape of a data group's packed batch: R token rows of S tokens, holding at most B train rows.
 
-    With `sampler_logp` the log-probabilities of the sampler are among its arrays.
+    With `sampler_logp` the log-probabilities of the sampler are among its arrays, with `top_tokens` those of a teacher,
+    of so many tokens at each position.
     """
 
     num_token_rows: int
     pack_length: int
     num_slots: int
     sampler_logp: bool = False
+    top_tokens: int = 0
 
 
 def pack(
@@ -44,6 +46,7 @@ def pack(
     max_length: int,
     num_groups: int = 1,
     sampler_logp: bool = False,
+    top_tokens: int = 0,
 ) -> list[TrainBatch]:
     """Packs rows first-fit, longest first, into as many batches of one static shape as they need.
 
@@ -59,6 +62,7 @@ def pack(
       max_length: T, targets that a row may have.
       num_groups: G, data groups.
       sampler_logp: whether batches have the sampler's log-probabilities.
+      top_tokens: C, of how many tokens at each target they have a teacher's; 0: of none.
 
     Returns:
       Batches of NumPy arrays; every row is in exactly one. The first axes are G times as long as `TrainBatch` says:
@@ -75,9 +79,10 @@ def pack(
     for row in rows:
         _check(row, pack_length, max_length)
     token_rows = assign(_by_context(rows), num_token_rows=num_token_rows, pack_length=pack_length, num_slots=num_slots)
+    sizes = (num_groups, num_token_rows, pack_length, num_slots, max_length)
     step = num_groups * num_token_rows
     return [
-        fill(token_rows[j : j + step], num_groups, num_token_rows, pack_length, num_slots, max_length, sampler_logp)
+        fill(token_rows[j : j + step], *sizes, sampler_logp=sampler_logp, top_tokens=top_tokens)
         for j in range(0, len(token_rows), step)
     ]
 
@@ -92,6 +97,7 @@ def pack_onto(mesh: Mesh, rows: Sequence[TrainRow], shape: PackShape, *, max_len
         num_slots=shape.num_slots,
         max_length=max_length,
         sampler_logp=shape.sampler_logp,
+        top_tokens=shape.top_tokens,
     )
 
 
@@ -106,7 +112,7 @@ def batch_shapes(shape: PackShape, *, max_length: int, mesh: Mesh) -> TrainBatch
 def empty_batch(shape: PackShape, *, max_length: int, num_groups: int) -> TrainBatch:
     """Returns a batch that holds nothing but padding."""
     sizes = (num_groups, shape.num_token_rows, shape.pack_length, shape.num_slots, max_length)
-    return fill([], *sizes, sampler_logp=shape.sampler_logp)
+    return fill([], *sizes, sampler_logp=shape.sampler_logp, top_tokens=shape.top_tokens)
 
 
 def assign(
@@ -201,17 +207,24 @@ class _Packer:
 
 
 def fill(
-    token_rows: Sequence[TokenRow], G: int, R: int, S: int, B: int, T: int, sampler_logp: bool = False
+    token_rows: Sequence[TokenRow],
+    G: int,
+    R: int,
+    S: int,
+    B: int,
+    T: int,
+    *,
+    sampler_logp: bool = False,
+    top_tokens: int = 0,
 ) -> TrainBatch:
     """Returns the batch whose token row r holds `token_rows[r]`; what they do not fill is padding."""
-    parts = [_fill_part(token_rows[g * R : (g + 1) * R], R, S, B, T, sampler_logp) for g in range(G)]
+    parts = [
+        _fill_part(token_rows[g * R : (g + 1) * R], _empty(R, S, B, T, sampler_logp, top_tokens)) for g in range(G)
+    ]
     return parts[0] if G == 1 else jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _fill_part(token_rows: Sequence[TokenRow], R: int, S: int, B: int, T: int, sampler_logp: bool) -> TrainBatch:
-    batch = _empty(R, S, B, T)
-    if sampler_logp:
-        batch = batch.replace(sampler_logp_BT=np.zeros((B, T), np.float32))
+def _fill_part(token_rows: Sequence[TokenRow], batch: TrainBatch) -> TrainBatch:
     b = 0
     for r, held in enumerate(token_rows):
         at = segment = 0
@@ -246,13 +259,27 @@ def _fill_slot(batch: TrainBatch, b: int, row: TrainRow, r: int, start: int) -> 
     if batch.sampler_logp_BT is not None and row.sampler_logp is not None:
         batch.sampler_logp_BT[b, :n] = row.sampler_logp
     batch.advantage_B[b], batch.refined_B[b], batch.nll_B[b] = row.advantage, row.refined, row.loss == LossKind.NLL
+    if batch.distil_B is not None and batch.alone_B is not None:
+        batch.distil_B[b], batch.alone_B[b] = row.teacher_logp is not None, row.loss == LossKind.DISTIL
+    if batch.top_ids_RSC is not None and row.top_ids is not None:
+        batch.top_ids_RSC[r, start : start + n] = row.top_ids
+    if batch.teacher_logp_RSG is not None and row.teacher_logp is not None:
+        batch.teacher_logp_RSG[r, start : start + n] = row.teacher_logp
 
 
-def _empty(R: int, S: int, B: int, T: int) -> TrainBatch:
+def _empty(R: int, S: int, B: int, T: int, sampler_logp: bool, C: int) -> TrainBatch:
     tokens, positions, segments, prompts = (np.zeros((R, S), np.int32) for _ in range(4))
     row_B, start_B, length_B = (np.zeros(B, np.int32) for _ in range(3))
     old_logp, ref_logp = (np.zeros((B, T), np.float32) for _ in range(2))
     refined, nll = (np.zeros(B, bool) for _ in range(2))
+    taught = {}
+    if C:  # C different tokens, all others, and each as likely: what no row fills has a distribution all the same
+        taught = {
+            "distil_B": np.zeros(B, bool),
+            "alone_B": np.zeros(B, bool),
+            "top_ids_RSC": np.tile(np.arange(C, dtype=np.int32), (R, S, 1)),
+            "teacher_logp_RSG": np.full((R, S, C + 1), -np.log(C + 1), np.float32),
+        }
     return TrainBatch(
         tokens_RS=tokens,
         positions_RS=positions,
@@ -267,6 +294,8 @@ def _empty(R: int, S: int, B: int, T: int) -> TrainBatch:
         advantage_B=np.zeros(B, np.float32),
         refined_B=refined,
         nll_B=nll,
+        sampler_logp_BT=np.zeros((B, T), np.float32) if sampler_logp else None,
+        **taught,
     )
 
 

@@ -18,18 +18,30 @@ import optax
 from cgrpo_jax import objective, sharding
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
-from cgrpo_jax.records import LossKind, TrainBatch, TrainRow, TrainState
+from cgrpo_jax.records import Array, LossKind, TrainBatch, TrainRow, TrainState
 from cgrpo_jax.runtime.program import Program
+from cgrpo_jax.training import distillation
 from cgrpo_jax.training.optimizer import apply_program
 from cgrpo_jax.training.packing import WORK, PackShape, batch_shapes, empty_batch, pack_onto, work
-from cgrpo_jax.training.scoring import Kernels, base_specs, forward_weights, row_logprobs, weight_specs
+from cgrpo_jax.training.scoring import (
+    Kernels,
+    base_specs,
+    forward_weights,
+    target_logprobs,
+    target_states,
+    weight_specs,
+)
 
 AT_ONCE = 8  # packed batches that one run of `accumulate` takes
 
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-    """Arguments of the loss that do not change during a run; see `objective.policy_loss` for their meaning."""
+    """Arguments of the loss that do not change during a run; see `objective.policy_loss` for their meaning.
+
+    `distil_coef` is the coefficient of `distillation.distil_loss`, 0 for none; `divergence` a name of
+    `ratios.DIVERGENCES`.
+    """
 
     max_length: int
     aggregate: str = "constant"
@@ -45,6 +57,8 @@ class LossSettings:
     entropy_coef: float = 0.0
     tis_cap: float = 0.0
     tis_level: str = "token"
+    distil_coef: float = 0.0
+    divergence: str = "reverse_kl"
     temperature: float = 1.0
     num_responses: int | None = None
     num_refinements: int | None = None
@@ -170,21 +184,26 @@ def _loss(
     dtype,
     kernels,
 ):
-    logp_BT, entropy_BT = row_logprobs(
-        forward_weights(params, base),
-        config,
-        batch,
-        temperature=settings.temperature,
-        remat=remat,
-        dtype=dtype,
-        kernels=kernels,
+    weights, temperature = forward_weights(params, base), settings.temperature
+    hidden_ND, targets = target_states(weights, config, batch, remat=remat, dtype=dtype, kernels=kernels)
+    logp_BT, entropy_BT = target_logprobs(
+        weights, config, hidden_ND, targets, temperature=temperature, dtype=dtype, kernels=kernels
     )
     mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
+    weighing = {
+        "aggregate": settings.aggregate,
+        "max_length": settings.max_length,
+        "num_rows": counts["rows"],
+        "num_tokens": counts["tokens"],
+        "num_questions": counts["questions"],
+        "num_responses": settings.num_responses,
+        "num_refinements": settings.num_refinements,
+    }
     loss, stats = objective.policy_loss(
         logp_BT,
         batch.old_logp_BT,
         batch.advantage_B,
-        mask_BT & ~batch.nll_B[:, None],
+        mask_BT & ~_outside_policy(batch)[:, None],
         batch.refined_B,
         initial_ratio=settings.initial_ratio,
         refined_ratio=settings.refined_ratio,
@@ -193,13 +212,6 @@ def _loss(
         clip_high=settings.clip_high,
         clip_initial=settings.clip_initial,
         clip_refined=settings.clip_refined,
-        aggregate=settings.aggregate,
-        max_length=settings.max_length,
-        num_rows=counts["rows"],
-        num_tokens=counts["tokens"],
-        num_questions=counts["questions"],
-        num_responses=settings.num_responses,
-        num_refinements=settings.num_refinements,
         ref_logp_BT=batch.ref_logp_BT if settings.kl_coef else None,
         kl_coef=settings.kl_coef,
         kl=settings.kl,
@@ -208,10 +220,22 @@ def _loss(
         sampler_logp_BT=batch.sampler_logp_BT if settings.tis_cap else None,
         tis_cap=settings.tis_cap,
         tis_level=settings.tis_level,
+        **weighing,
     )
     nll_mask_BT = mask_BT & batch.nll_B[:, None]
     nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
-    return loss + nll, stats | {"policy_loss": loss, "nll_loss": nll}
+    stats |= {"policy_loss": loss, "nll_loss": nll}
+    if not settings.distil_coef:
+        return loss + nll, stats
+    arguments = {"divergence": settings.divergence, "temperature": temperature, "dtype": dtype}
+    both_BT = distillation.distances(weights, config, batch, hidden_ND, targets, **arguments)
+    distil, more = distillation.distil_loss(batch, mask_BT, *both_BT, coef=settings.distil_coef, **weighing)
+    return loss + nll + distil, stats | more
+
+
+def _outside_policy(batch: TrainBatch) -> Array:
+    """Returns `[B]` bool, the rows that the policy objective leaves out."""
+    return batch.nll_B if batch.alone_B is None else batch.nll_B | batch.alone_B
 
 
 def accumulate_gradients(
@@ -233,10 +257,10 @@ def accumulate_gradients(
 
     Args:
       params: the weights; with `base`, its adapters.
-      rows: the rows to learn from, policy and nll rows alike; may be empty. Masked ones are counted and left out.
+      rows: the rows to learn from, of every kind; may be empty. Masked ones are counted and left out.
       config, settings, shape, remat: model, loss, packed shape, rematerialisation.
       num_rows: rows of the minibatch that the `constant` and `sequence_mean` aggregations divide by, those dropped
-        before the update included. Defaults to the number of policy rows given.
+        before the update included. Defaults to the number of rows given that are not nll rows.
       num_tokens: likewise for `token_mean`, those of masked rows aside.
       num_questions: Q, for `paper`.
       dtype: what the forward and backward pass compute in; by default the weights' own. The gradient has theirs.
@@ -250,7 +274,7 @@ def accumulate_gradients(
       ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, `tis_cap` is not 0 and one has no
         `sampler_logp`, or `paper` lacks a count.
     """
-    policy_rows = [row for row in rows if row.loss == LossKind.POLICY]
+    policy_rows = [row for row in rows if row.loss != LossKind.NLL]
     rows = [row for row in rows if not row.masked]
     if settings.kl_coef and any(row.ref_logp is None for row in policy_rows):
         raise ValueError(f"kl_coef={settings.kl_coef} needs ref_logp in every policy row; score them, or set it to 0.")
@@ -296,10 +320,14 @@ def _stacked(batches: Sequence[TrainBatch], mesh: jax.sharding.Mesh) -> TrainBat
 def has_gradient(row: TrainRow, settings: LossSettings) -> bool:
     """Whether a row moves the weights.
 
-    A masked one does not, nor without KL and entropy terms one of advantage 0, or `beyond_cap`.
+    A masked one does not, nor without teacher, KL and entropy terms one of advantage 0, or `beyond_cap`.
     """
     if row.masked or row.loss == LossKind.NLL:
         return not row.masked
+    if settings.distil_coef and row.teacher_logp is not None:
+        return True
+    if row.loss == LossKind.DISTIL:
+        return False
     regularised = bool(settings.kl_coef or settings.entropy_coef)
     return regularised or (row.advantage != 0 and not beyond_cap(row, settings))
 
@@ -335,7 +363,7 @@ def update(
     Returns:
       (new state, statistics; `grad_norm` is the norm before clipping)
     """
-    policy = [row for row in rows if row.loss == LossKind.POLICY]
+    policy = [row for row in rows if row.loss != LossKind.NLL]
     num_rows = len(policy) if num_rows is None else num_rows
     num_tokens = _num_tokens(policy) if num_tokens is None else num_tokens
     rows = [row for row in rows if not row.masked]

@@ -92,7 +92,10 @@ def test_a_model_by_its_files(tmp_path):
 
     def found():
         return agreement.differences(
-            [hosts.of_models(tiny_run.config({"model.folder": str(folder)}), str(folder)) for folder in folders]
+            [
+                hosts.of_models(tiny_run.config({"model.folder": str(folder)}), {"critic": str(folder)})
+                for folder in folders
+            ]
         )
 
     (folders[1] / "README.md").write_text("of another author")

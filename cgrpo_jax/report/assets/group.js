@@ -6,7 +6,7 @@ const DROPPED = {
   zero_advantage: "not trained: its reward is the group's mean", skipped_update: "not trained: the update was skipped",
   ungraded: "not trained: no verdict", mention: "not trained: it mentions the critique", not_selected: "not kept",
   truncated: "not trained: it is cut off, and masked", sampler_cap: "not trained: sampler and trainer disagree beyond the cap",
-  replaced: "not trained: a refinement took its place",
+  replaced: "not trained: a refinement took its place", no_feedback: "not trained: no teacher has seen a critique of it",
 };
 
 function fate(row) {
