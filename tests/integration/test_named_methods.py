@@ -14,7 +14,7 @@ from cgrpo_jax.records import Stage
 
 FILES = {path.stem: path for path in sorted((paths.CONFIGS / "methods").glob("*.py"))}
 SAME = ("ladder_1", "ladder_2")  # as r1_grpo and dr_grpo
-OTHER_MODELS = ("weak_to_strong",)  # of which test_refiner_runs has a miniature
+OTHER_MODELS = ("weak_to_strong",)  # see test_refiner_runs
 # What a miniature has in the place of the paper's sizes. A rule writes critiques: the policy's own take longer.
 SMALL = {
     "data.num_eval": 0,
