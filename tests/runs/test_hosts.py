@@ -57,6 +57,7 @@ def test_the_paths_are_those_keys():
         "gate",
         "grader.kind",
         "critic.folder",
+        "refiner.folder",
         "model.folder",
         "model.tokenizer",
         "model.init",
