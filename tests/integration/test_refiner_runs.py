@@ -6,10 +6,14 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+from chain_prompts import arithmetic_tokenizer
 from meshes import make_mesh
+from tiny_run import metrics, rollouts, run
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf import config as hf_config
+from cgrpo_jax.models.hf.tokenizer import load_tokenizer
+from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.runs import build_model
 from cgrpo_jax.runs.settings import run_settings
 
@@ -35,6 +39,43 @@ def changes(folder, **more):
         "refine.max_prompt_length": 192,
         **more,
     }
+
+
+def test_what_a_frozen_model_refines_trains_the_policy(tmp_path, folder, monkeypatch):
+    seen = tiny_run.watch(monkeypatch)
+    # Wrong refinements beside right responses train, too.
+    done = run(tmp_path, changes(folder, **{"refine.max_pass": 0.75}))
+    written = [row for row, generator in seen.written if generator.author == Author.REFINER]
+    models = {id(g.params["embed"]) for _, g in seen.written if g.author == Author.REFINER}
+    assert written and len(models) == 1 and {row.stage for row in written} == {Stage.REFINEMENT}
+    assert {row.author for row in seen.of(Stage.RESPONSE)} == {Author.POLICY}
+    ours, theirs = arithmetic_tokenizer(), load_tokenizer(folder)
+    # By hand: its text, of its own tokens, becomes ours, with our end of turn where its own was sampled.
+    expected = {}
+    for row in written:
+        assert theirs.decode(row.prompt_ids).startswith("user: ") and "bot: " in theirs.spell(row.prompt_ids)
+        ended = row.token_ids[-1] == theirs.end_of_turn_id
+        assert ended != row.truncated
+        ids = ours.encode_turn(theirs.decode(row.token_ids))
+        ids = [*ids, ours.end_of_turn_id] if ended and len(ids) < 16 else ids[:16]
+        expected[row.index, row.prompt_ids.tobytes()] = ids
+    refined = [row for update in seen.updates for row in update if row.refined]
+    assert refined and all(list(row.target_ids) in expected.values() for row in refined)
+    questions = {row.prompt_ids.tobytes() for row in seen.of(Stage.RESPONSE)}
+    assert all(row.context_ids.tobytes() in questions for row in refined)
+    kept = 0
+    for rows in rollouts(done):
+        for row in rows:
+            one = row.rollout
+            if one.stage != Stage.REFINEMENT:
+                continue
+            assert one.author == Author.REFINER and one.weights_step == 0 and not one.logp.any()
+            assert list(one.token_ids) == expected[one.index, one.prompt_ids.tobytes()]
+            assert one.asked == theirs.spell(one.prompt_ids) and one.text == ours.decode(one.token_ids)
+            kept += row.train_row is not None
+    assert kept == len(refined)
+    assert all(np.isfinite(row["loss"]) and row["refine/attempted"] for row in metrics(done))
+    assert any(row.get("refined/prob", 0) > 0 for row in metrics(done))
 
 
 def test_it_lies_in_the_policys_mesh_cut_as_generation_reads_it(tmp_path, folder):
