@@ -7,7 +7,20 @@ import runpy
 import sys
 
 # In the order in which one meets them.
-COMMANDS = ("init", "train", "evaluate", "diagnose", "sample", "report", "show", "plan", "convert", "data")
+COMMANDS = (
+    "init",
+    "train",
+    "finetune",
+    "evaluate",
+    "diagnose",
+    "collect",
+    "sample",
+    "report",
+    "show",
+    "plan",
+    "convert",
+    "data",
+)
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ import json
 import sys
 from collections.abc import Mapping
 
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.evaluation import behaviours as behaviours_lib
 from cgrpo_jax.evaluation import benchmark, session, summary
 from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.inference.orchestrator import Orchestrator
@@ -32,6 +34,7 @@ from cgrpo_jax.runtime import console, places, processes, signals
 FLAGS = {
     "distributed": cli.DISTRIBUTED,
     "refine": cli.Flag("also critique and refine at test time", kind=bool, default=False),
+    "behaviours": cli.Flag("right answers, one a question, of which a judge says what they show", kind=int, default=0),
     "out": cli.Flag("folder of the results; by default WORKDIR/evaluation", is_path=True, in_bucket=True),
     "step": cli.STEP,
 }
@@ -42,6 +45,7 @@ def main(
     workdir: str,
     distributed: bool = False,
     refine: bool = False,
+    behaviours: int = 0,
     out: str | None = None,
     step: str | None = None,
 ) -> None:
@@ -67,6 +71,10 @@ def main(
             started=results.started,
             step=cli.step_of(step),
         )
+        judge = opened.grader.judge
+        with processes.agree("looking for the judge"):
+            if behaviours and judge is None and processes.is_first():
+                raise UserError("--behaviours asks a judge; give judge.endpoint.url and judge.endpoint.model.")
         of = session.open_results(results, opened, held, more={"refine": refine})
         policy = opened.policy(opened.params, iteration=benchmark.STREAM)
         sampling = opened.settings.greedy_critic_sampling
@@ -87,6 +95,8 @@ def main(
             left_out = f" ({skipped} were too long and left out)" if skipped else ""
             console.say(f"{len(problems)} questions{left_out}, weights from {opened.weights}", sys.stdout)
             _report(results, opened.settings, of)
+            if behaviours and judge is not None:
+                _judge_behaviours(results, opened.settings, judge, most=behaviours)
 
 
 def _report(results: Results, settings: RunSettings, of: Mapping[str, str]) -> None:
@@ -98,6 +108,14 @@ def _report(results: Results, settings: RunSettings, of: Mapping[str, str]) -> N
     )
     results.write("summary.json", json.dumps({**of, **numbers}, indent=2) + "\n")
     console.say(f"{summary.table(numbers)}numbers and every sample are in {results.path}", sys.stdout)
+
+
+def _judge_behaviours(results: Results, settings: RunSettings, judge: behaviours_lib.Judge, *, most: int) -> None:
+    threshold = settings.method.pass_threshold
+    answers = behaviours_lib.right_answers(results.lines("samples"), threshold=threshold, most=most)
+    records = behaviours_lib.judge_all(answers, judge)
+    results.write(behaviours_lib.FILE, "".join(json.dumps(record) + "\n" for record in records))
+    console.say(behaviours_lib.table(behaviours_lib.judged(results.path)), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from cgrpo_jax import objective
 from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.records import LossKind, Rollout, Stage, TrainRow
-from cgrpo_jax.rollout import reward_of
+from cgrpo_jax.rollout import Solved, reward_of
 
 # What refinements are kept by, highest first; ties at random.
 ORDERS = {"best": reward_of, "random": lambda row: 0.0}
@@ -83,9 +83,9 @@ class Group:
 # --- 4. select ----------------------------------------------------------------------------------------------------
 
 
-def without_mentions(refinements: Sequence[Rollout]) -> list[Rollout]:
-    """Returns the refinements that do not mention the critique or the earlier attempt."""
-    return [row for row in refinements if not mentions_critique(row.text)]
+def candidates(refinements: Sequence[Rollout], *, drop_mentions: bool = False) -> list[Rollout]:
+    """Returns the refinements to select from: all, or those that mention neither critique nor earlier attempt."""
+    return [row for row in refinements if not (drop_mentions and mentions_critique(row.text))]
 
 
 def select(
@@ -213,6 +213,23 @@ def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRo
         ]
         for group in groups
     ]
+
+
+def has_gradient(solved: Solved, grouping: Grouping, *, seed: int, iteration: int) -> bool:
+    """Whether the group of a question teaches anything, whether a row of it does (`teaches`).
+
+    It is that of steps 4 to 6, and so after refinement: one right refinement of failed responses is enough.
+    """
+    found = candidates(solved.refinements, drop_mentions=grouping.drop_mentions)
+    kept = select(found, num_kept=grouping.num_kept, order=grouping.select, seed=seed, iteration=iteration)
+    (rows,) = train_rows(reanchor([solved.responses], kept, join=grouping.join), grouping)
+    return any(teaches(row) for row in rows)
+
+
+def teaches(row: TrainRow) -> bool:
+    """Whether a row of a group teaches by itself: it has an advantage that trains, or a teacher."""
+    rewarded = bool(row.advantage) and row.loss != LossKind.DISTIL
+    return not row.masked and (rewarded or row.feedback_ids is not None)
 
 
 def _rewards(row: Rollout) -> list[float]:

@@ -39,13 +39,15 @@ class Author(enum.StrEnum):
 
 
 class LossKind(enum.IntEnum):
-    """How a train row enters the loss: by the policy objective, as plain negative log-likelihood, or by nothing but its
-    distance from a teacher that has seen feedback.
+    """How a train row enters the loss: by the policy objective, as negative log-likelihood, by RCO, in a DPO pair, or
+    by nothing but its distance from a teacher that has seen feedback.
     """
 
     POLICY = 0
     NLL = 1
-    DISTIL = 2
+    RCO = 2
+    DPO = 3
+    DISTIL = 4
 
 
 # What was said before a question: a role (system, user, assistant) and a text.
@@ -195,13 +197,18 @@ class TrainRow(struct.PyTreeNode):
         the critique.
       target_ids: `[T]` int32, the tokens to learn.
       old_logp: `[T]` float32, log-probabilities under the policy that sampled the row; zeros where unused.
-      advantage: group-relative advantage (policy rows) or weight (nll rows).
+      advantage: group-relative advantage (policy rows), weight (nll rows; of a dpo pair, the same in both), or
+        CU/beta - log Z (rco rows).
       refined: the row uses the ratio of the refined rows, pi / (pi + gamma) by default.
       loss: how the row enters the loss.
-      ref_logp: `[T]` float32, log-probabilities under the reference; None when the KL coefficient is 0.
+      ref_logp: `[T]` float32, log-probabilities under the reference; None where no loss needs it.
       sampler_logp: `[T]` float32, log-probabilities in the sampler, where `old_logp` is the trainer's and both are
         needed; else None.
       masked: no token of it trains, though it was in its group's baseline and is counted as a row.
+      pair: of a dpo row, the number of its pair within an update, from 1: positive of the chosen one, negative of the
+        rejected one; else 0.
+      counted: `[T]` bool, of a chat in one row, the targets that the loss counts: the assistant's, not what users say
+        between; None counts all.
       feedback_ids: `[P]` int32, what a teacher is conditioned on that scores the row's targets; None for no teacher.
       top_ids: `[T, C]` int32, at each target the tokens that policy and teacher are compared by; None likewise.
       teacher_logp: `[T, C + 1]` float32, the teacher's log-probabilities of these, and of all others together.
@@ -216,6 +223,8 @@ class TrainRow(struct.PyTreeNode):
     ref_logp: np.ndarray | None = None
     sampler_logp: np.ndarray | None = None
     masked: bool = struct.field(pytree_node=False, default=False)
+    pair: int = struct.field(pytree_node=False, default=0)
+    counted: np.ndarray | None = None
     feedback_ids: np.ndarray | None = None
     top_ids: np.ndarray | None = None
     teacher_logp: np.ndarray | None = None
@@ -244,6 +253,9 @@ class TrainBatch(struct.PyTreeNode):
       refined_B: bool.
       nll_B: bool, True for `LossKind.NLL`.
       sampler_logp_BT: float32; None where nothing weighs by it.
+      rco_B: bool, True for `LossKind.RCO`; as the next two, None where a batch is not made for these kinds.
+      pair_B: int32, +p of the chosen row and -p of the rejected one of pair p = 1, 2, ...; 0 for none.
+      counted_BT: bool, the targets that the loss counts.
       distil_B: bool, the rows that have a teacher; this and the next ones are None where none has.
       alone_B: bool, True for `LossKind.DISTIL`.
       top_ids_RSC: int32, the tokens that policy and teacher are compared by, at the position that predicts a target.
@@ -264,6 +276,9 @@ class TrainBatch(struct.PyTreeNode):
     refined_B: Array
     nll_B: Array
     sampler_logp_BT: Array | None = None
+    rco_B: Array | None = None
+    pair_B: Array | None = None
+    counted_BT: Array | None = None
     distil_B: Array | None = None
     alone_B: Array | None = None
     top_ids_RSC: Array | None = None

@@ -71,6 +71,12 @@ class Solved:
     refinements: list[Rollout]
     counts: Counts
     critiques: list[Rollout]
+    problem: Problem
+
+    @property
+    def question(self) -> int:
+        """Its number in the iteration."""
+        return self.responses[0].index.question
 
 
 async def solve(
@@ -153,11 +159,11 @@ async def _solve(
         which=method.refine_which,
     )
     if method.refine == "none" or not chosen:
-        return Solved(responses, [], counts, in_order(written))
+        return Solved(responses, [], counts, in_order(written), problem)
     if method.refine == "solution":
         inserted = insert_solution(chosen, problem, encode=tokenizer.encode_turn, end_of_turn=tokenizer.end_of_turn_id)
         refinements, judged = await score_refined(inserted)
-        return Solved(responses, refinements, counts + judged, in_order(written))
+        return Solved(responses, refinements, counts + judged, in_order(written), problem)
 
     async def refine_one(row: Rollout) -> CountedRows:
         if critiques is None:
@@ -177,7 +183,7 @@ async def _solve(
 
     refined = await gather([refine_one(row) for row in chosen])
     refinements = [row for rows, _ in refined for row in rows]
-    return Solved(responses, refinements, sum((new for _, new in refined), counts), in_order(written))
+    return Solved(responses, refinements, sum((new for _, new in refined), counts), in_order(written), problem)
 
 
 def in_order(rows: Sequence[Rollout]) -> list[Rollout]:

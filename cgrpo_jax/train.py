@@ -30,6 +30,7 @@ if __name__ == "__main__":  # Ctrl-C while all below is imported ends the progra
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import sys
 import time
@@ -37,8 +38,8 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
 import tqdm
 
+from cgrpo_jax import batches, rollout
 from cgrpo_jax import groups as groups_lib
-from cgrpo_jax import rollout
 from cgrpo_jax.datasets import mixture
 from cgrpo_jax.errors import GradingError, Stopped, UserError
 from cgrpo_jax.evaluation.held_out import HeldOut
@@ -93,7 +94,7 @@ def main(config: Config, workdir: str, distributed: bool = False) -> None:
 
 def train(run: "Run") -> None:
     """Runs all iterations that are left: the algorithm, in the order of its steps."""
-    seed, method, grouping = run.settings.seed, run.settings.method, run.settings.grouping
+    seed, batch, method, grouping = run.settings.seed, run.settings.batch, run.settings.method, run.settings.grouping
     for number in run.iterations():
         with run.iteration(number):
             problems = run.questions(number)
@@ -103,36 +104,35 @@ def train(run: "Run") -> None:
             # 2. Critique: of the responses that will be refined, or of all.
             # 3. Refine: each failed response with its critique in context.
             # Responses and refinements are scored as they end. All questions are solved at once (`rollout.solve`): none
-            # waits for another.
-            solving = (
-                rollout.solve(
-                    policy, critic, problem, question=q, method=method, tokenizer=run.tokenizer, refiner=refiner
-                )
-                for q, problem in enumerate(problems)
+            # waits for another. Others are drawn for those that teach nothing (`max_extra_questions`).
+            solve = functools.partial(
+                rollout.solve, policy, critic, method=method, tokenizer=run.tokenizer, refiner=refiner
             )
+            judge = functools.partial(batches.judge, policy, method=method)
+            teaches = functools.partial(groups_lib.has_gradient, grouping=grouping, seed=seed, iteration=number)
+            solving = batches.solve_all(problems, batch, solve=solve, judge=judge, teaches=teaches)
             generated = run.generate(policy, critic, refiner, solving)
+            trained = batches.in_batch(generated.solved, batch.num_groups, teaches=teaches)
 
             # 4. Select: k refinements a question, the highest reward first, ties at random.
-            candidates = generated.refinements
-            if grouping.drop_mentions:
-                candidates = groups_lib.without_mentions(candidates)
+            candidates = groups_lib.candidates(generated.refinements, drop_mentions=grouping.drop_mentions)
             kept = groups_lib.select(
                 candidates, num_kept=grouping.num_kept, order=grouping.select, seed=seed, iteration=number
             )
 
             # 5. Re-anchor: a kept refinement joins its group as an answer to the question alone, pi(y' | q).
-            groups = groups_lib.reanchor(generated.responses, kept, join=grouping.join)
+            groups = groups_lib.reanchor([one.responses for one in trained], kept, join=grouping.join)
 
             # 6. Advantage: one baseline for the whole group, A = R - mean R.
             rows = groups_lib.train_rows(groups, grouping)
             # And with them the weights that generate: the update needs their memory.
-            del policy, critic, refiner, solving
+            del policy, critic, refiner, solve, judge, solving
 
             # 7. Objective (`objective.policy_loss`): of initial tokens min(r A, clip(r) A), r = pi / pi_old; of refined
             #    ones rho A, rho = pi / (pi + gamma), or min(rho A, clip(rho) A) with `clip_refined`.
             # 8. Update (`Learner.update`): AdamW, in `optimizer.updates_per_batch` minibatches of questions.
             updates = run.update(rows)
-        run.end_iteration(Iteration(number, problems, generated, candidates, kept, groups, rows, updates))
+        run.end_iteration(Iteration(number, generated.problems, generated, candidates, kept, groups, rows, updates))
     run.finish()
 
 
@@ -217,13 +217,15 @@ class Run:
             self._step_time = time.monotonic() - started
 
     def questions(self, number: int) -> list[Problem]:
-        """Returns the questions of an iteration, the same on all processes."""
+        """Returns the questions of an iteration, then those that it may draw on, the same on all processes."""
         return mixture.draw(
             self.asked.training,
             self.asked.mixture,
             seed=self.settings.seed,
             step=number,
-            batch_size=self.settings.questions_per_iteration,
+            batch_size=self.settings.batch.num_questions,
+            before=self.progress.extra_questions,
+            more=self.settings.batch.max_extra,
         )
 
     def generators(self, number: int) -> tuple[Generator, Critic, Generator | Refiner]:
@@ -242,13 +244,11 @@ class Run:
         endpoints = {"critic": self.opened.endpoint, "judge": self.opened.grader.judge}
         before = {whose: one.counts for whose, one in endpoints.items() if one}
         with self.clock("rollout"), running_engines(policy, critic.generator, refiner) as engines:
-            solved = orchestrator.run(list(solving), engines=engines, on_tick=self._tick)
+            found = orchestrator.run(list(solving), engines=engines, on_tick=self._tick)
             stats = [engine.take_stats() for engine in engines]
         self.clock.add("grade", orchestrator.grade_seconds)
-        asked = {}
-        for whose, counts in before.items():
-            asked |= metrics.endpoint_metrics(endpoints[whose].counts, counts, whose=whose)
-        return Generated(solved, stats, orchestrator.timeouts, orchestrator.failures, asked)
+        asked = metrics.endpoints_metrics({whose: endpoints[whose].counts for whose in before}, before)
+        return Generated(batches.in_order(found), stats, orchestrator.timeouts, orchestrator.failures, asked)
 
     def update(self, rows: Sequence[Sequence[TrainRow]]) -> Updates:
         """Applies the updates of an iteration to the state; pi_old stays fixed meanwhile."""
@@ -358,11 +358,10 @@ class Run:
             adapters=self.learner.base is not None,
             refines=self.settings.method.refine != "none",
             gate=self.settings.grader,
+            draws_on=self.settings.batch.max_extra > 0,
         )
         row |= {"learning_rate": self.learner.learning_rate(int(self.state.step)), "step_time": self._step_time}
-        if done.number == 0:
-            self.progress.all_failed_start = row["frac_all_wrong"]
-        self.progress.num_tokens += done.sampled_tokens
+        self.progress.add(done, all_failed=row["frac_all_wrong"])
         row |= self.held_out.row(self._weights, self.progress, step=done.number + 1)
         row |= {"step": done.number, "num_tokens": self.progress.num_tokens}
         row["num_compilations"] = processes.compilations()

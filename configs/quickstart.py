@@ -32,8 +32,9 @@ def get_config():
     c.grader.kind = "trace"
     c.critique.step_checker = "chain"
 
-    c.warm_start.num_updates = 600
+    c.warm_start.num_updates = 400
     c.warm_start.rows_per_update = 64
+    c.warm_start.learning_rate = 5e-3
 
     c.num_iterations = 80
     c.questions_per_iteration = 32
@@ -56,8 +57,8 @@ def get_config():
     c.optimizer.learning_rate = 5e-4
     c.optimizer.warmup_updates = 10
     # The weight of a refined token, gamma pi / (pi + gamma)^2, peaks at pi = gamma. What this small model has to learn
-    # has probabilities of 1e-5 to 1e-3 at first, far below what a pretrained one gives its refinements.
-    c.objective.gamma = 0.01
+    # has probabilities of 1e-6 to 1e-3 at first, far below what a pretrained one gives its refinements.
+    c.objective.gamma = 0.003
     # As Eq. 4 has it: k = 1 refinement weighs as much as n = 7 responses. "constant" gives it a seventh of that, and
     # 80 iterations then teach about half of the facts instead of nearly all.
     c.objective.aggregate = "paper"

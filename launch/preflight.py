@@ -29,6 +29,7 @@ RUNS = {
         "step": cli.STEP,
     },
     "diagnose": {"distributed": cli.DISTRIBUTED, "out": cli.Flag("a folder"), "step": cli.STEP},
+    "collect": {"distributed": cli.DISTRIBUTED, "out": cli.Flag("a folder"), "step": cli.STEP},
     "sample": {
         "distributed": cli.DISTRIBUTED,
         "question": cli.Flag("one"),

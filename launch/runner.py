@@ -25,7 +25,7 @@ import study_report
 from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs import lengths, old_keys, validate
+from cgrpo_jax.runs import lengths, old_keys, starts, validate
 from cgrpo_jax.runs.run_dir import RunDir
 
 TRAIN = (sys.executable, "-m", "cgrpo_jax.train")
@@ -142,7 +142,7 @@ def run_all(runs: Sequence[Run], *, slots: Sequence[Slot], workdir: pathlib.Path
     print(f"{len(done)} of {len(runs)} runs are done", flush=True)
     failed, running, live = [], {}, set()
     workdir.mkdir(parents=True, exist_ok=True)
-    machine = {"commit": _commit(), "cpus": os.cpu_count()}
+    machine = {"commit": starts.commit() or "unknown", "cpus": os.cpu_count()}
     free: queue.SimpleQueue = queue.SimpleQueue()
     for slot in slots:
         free.put(slot)
@@ -214,16 +214,3 @@ def _outcome(run: Run, process: Mapping, summary: Mapping | None) -> str:
     before, after = (study_report.number(summary, (when, "pass@1")) for when in ("eval_before", "eval_after"))
     accuracy = "" if after is None else f"pass@1 {before:.3f} -> {after:.3f}, "
     return f"{accuracy}{process['seconds']:.0f} s"
-
-
-def _commit() -> str:
-    """Returns the commit of this file's repository, with `+` if files differ from it."""
-
-    def git(*arguments: str) -> str:
-        here = pathlib.Path(__file__).parent
-        return subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, check=True).stdout
-
-    try:
-        return git("rev-parse", "--short", "HEAD").strip() + "+" * bool(git("status", "--porcelain", "-uno"))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -9,7 +9,8 @@
   --report     train nothing, print the table of what is done
 
 The same command again resumes where the last one stopped: finished runs stay, an interrupted one resumes. The table is
-also written to DIR/table.md, every number to DIR/results.json and, with matplotlib, the entropy to DIR/entropy.png.
+also written to DIR/table.md, every number to DIR/results.json, the page of all runs (`cgrpo report`) to DIR/report.html
+and, with matplotlib, the entropy to DIR/entropy.png.
 """
 
 import contextlib
@@ -158,6 +159,7 @@ def main(study: str, workdir: str, jobs: int, only: str, report: bool, command: 
     with contextlib.nullcontext() if report else runner.locked(folder):
         failed = [] if report else runner.run_all(chosen, slots=runner.local_slots(jobs, command), workdir=folder)
         print("\n" + study_report.write(arms, runs, folder))
+        study_report.write_page(arms, runs, folder / "report.html")
         study_report.plot_entropy(arms, runs, folder / "entropy.png")
     if failed:
         print(f"{len(failed)} runs failed: {', '.join(run.name for run in failed)}")

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cgrpo_jax.report import page, run_folder
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime.files import write_atomically
 
@@ -111,6 +112,20 @@ def curve(runs: Sequence[Any], key: str) -> list[tuple[int, float, float, float]
             if row.get("rows_trained") and row.get(key) is not None:
                 values[row["step"]].append(row[key])
     return [(step, sum(v) / len(v), min(v), max(v)) for step, v in sorted(values.items())]
+
+
+def write_page(study: Mapping, runs: Sequence[Any], path: pathlib.Path) -> None:
+    """Writes the page of the runs that are done, warm starts aside: arms as colours, seeds as bands."""
+    done = [run for run in runs if run.needs and run.summary() is not None]
+    if not done:
+        return
+    labels = {arm["name"]: arm["label"] for arm in study["arms"]}
+    folders = [
+        run_folder.read(run.folder, name=run.name, arm=f"{labels[run.arm]} ({run.setting.replace('_', ' ')})")
+        for run in done
+    ]
+    written = page.write(folders, path, max_groups=500)
+    print(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB), the page of {len(done)} runs")
 
 
 def plot_entropy(study: Mapping, runs: Sequence[Any], path: pathlib.Path) -> None:

@@ -6,7 +6,7 @@ import pathlib
 import cgrpo_jax
 
 PACKAGE = pathlib.Path(cgrpo_jax.__file__).parent
-CONFIGURED = ("settings", "method", "grouping", "critic")  # names that hold values of the configuration
+CONFIGURED = ("settings", "method", "grouping", "critic", "batch")  # names that hold values of the configuration
 # As many as before the neighbours of Critique-GRPO were values of the same loop: 6 of `rollout`, 2 of `train`.
 MOST = 8
 
@@ -31,7 +31,9 @@ def reads_configuration(test):
 
 def test_the_loop_has_no_more_branches_on_the_configuration_than_it_had():
     found = [
-        branch for name in ("train", "rollout", "groups") for branch in branches((PACKAGE / f"{name}.py").read_text())
+        branch
+        for name in ("train", "rollout", "groups", "batches")
+        for branch in branches((PACKAGE / f"{name}.py").read_text())
     ]
     assert len(found) <= MOST, found
 

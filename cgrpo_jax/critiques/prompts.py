@@ -19,6 +19,7 @@ _CUT = "\n[...]\n"
 _CRITICISED = ("solution", "response")  # what of a critique prompt is cut where it is too long, in this order
 # What the configuration calls the limits, for messages.
 _KEYS = {
+    "max_prompt_length": "max_prompt_length",
     "max_critique_prompt_length": "critic.max_prompt_length",
     "max_refinement_prompt_length": "refine.max_prompt_length",
 }
@@ -96,6 +97,16 @@ class Prompts:
         template, fields = self._of_critique(question, response, answer, solution)
         fields, cut = self._fitting(template, fields, _CRITICISED, "max_critique_prompt_length")
         return texts.fill(template, **fields), cut
+
+    def for_verdict(self, question: str, response: str) -> tuple[np.ndarray, str, bool]:
+        """Returns the prompt of a verdict problem, its user's turn as text, and whether the response in it was cut.
+
+        It is that of a critic that sees no answer, and trains as a question does: `max_prompt_length` is its limit too.
+        """
+        template, fields = self._of_critique(question, response, None, None)
+        fields, cut = self._fitting(template, fields, ("response",), "max_prompt_length")
+        message = texts.fill(template, **fields)
+        return self._ids(message), message, cut
 
     def for_hint(self, question: str, answer: str) -> tuple[np.ndarray, bool]:
         """Returns the prompt that asks for a hint, and whether it was cut. No response is in it."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cgrpo_jax.critiques.step_check.equations import StepError
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.rewards.rubrics import rubric
 from cgrpo_jax.rewards.sandbox.values import EXPECTED
 from cgrpo_jax.rewards.thinking import after_thinking
 
@@ -215,10 +216,34 @@ def of_tests(passed: bool, feedback: str, *, reveal_value: bool = True) -> str:
       >>> of_tests(False, "Test 1 of 1 fails: add(1, 2) returns -1. Tests passed: 0 of 1.\nExpected: 3")
       'Test 1 of 1 fails: add(1, 2) returns -1. Tests passed: 0 of 1. Expected: 3. Conclusion: wrong [END]'
     """
-    said, _, expected = re.sub(r"\[(?=END\])", "", feedback, flags=re.IGNORECASE).partition(EXPECTED)
+    said, _, expected = _without_end(feedback).partition(EXPECTED)
     said = said.strip().removesuffix(".") or f"The tests {'' if passed else 'do not '}pass"
     revealed = f"Expected: {expected.strip()}." if reveal_value and expected else None
     return _conclude(passed, f"{said[0].upper()}{said[1:]}.", revealed)
+
+
+def of_checklist(passed: bool, feedback: str, *, reveal_value: bool = True) -> str:
+    """A critique grounded in a rubric: the items that cost the response reward, each with its evidence.
+
+    Args:
+      passed: the verdict.
+      feedback: the judge's reason. The response and its program are quoted in it, so it may hold anything.
+      reveal_value: also say what the tests of an item expected.
+
+    Example:
+      >>> of_checklist(False, "met: 1; not met: 2\\n- Not met: names Paris. Evidence: It is Rome.")
+      'Not met: names Paris. Evidence: It is Rome. Conclusion: wrong [END]'
+    """
+    said = _without_end(feedback).strip()
+    found = rubric.findings(said, reveal=reveal_value)
+    if not found:  # of a response that says nothing, or whose judge has failed
+        found = ["All criteria are met" if passed else f"{said[:1].upper()}{said[1:]}"]
+    return _conclude(passed, *(f"{one.removesuffix('.')}." for one in found))
+
+
+def _without_end(feedback: str) -> str:
+    """What a grader says, without what would look like a verdict of its own."""
+    return re.sub(r"\[+(?=END\])", "", feedback, flags=re.IGNORECASE)
 
 
 _MENTION = re.compile(

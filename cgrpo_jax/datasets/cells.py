@@ -20,6 +20,8 @@ _MAX_TEXT = 1 << 24  # characters of a cell that is asked, or compared
 _MAX_DEPTH = 64  # lists and objects within each other
 # A role and a text of a chat; None where a message has none: it calls a tool, say, or shows a picture.
 Message = tuple[str | None, str | None]
+# Whom ShareGPT's chats call otherwise.
+_SHAREGPT = {"human": "user", "gpt": "assistant"}
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf)", re.IGNORECASE)  # as programs write them
 
 
@@ -89,6 +91,27 @@ def turns_before(value: Any) -> list[Message]:
     """Returns the turns of a chat before the user's last one; none of what is no chat."""
     messages = _messages(_unpacked(value))
     return [] if messages is None else messages[: _last(messages, "user")]
+
+
+def chat(value: Any) -> list[Message] | None:
+    """Returns all messages of a chat, contents as they stand; None of what is no chat.
+
+    Example:
+      >>> chat([{"role": "user", "content": " 2 + 3? "}, {"from": "gpt", "value": "5"}])
+      [('user', ' 2 + 3? '), ('assistant', '5')]
+    """
+    value = _unpacked(value)
+    if isinstance(value, list | tuple):
+        value = [_named_as_ours(one) for one in value]
+    return _messages(value)
+
+
+def _named_as_ours(message: Any) -> Any:
+    """Returns a message of ShareGPT's names as one of ours; what is none stays as it is."""
+    if not isinstance(message, Mapping) or "role" in message or not {"from", "value"} <= message.keys():
+        return message
+    who = message["from"]
+    return {"role": _SHAREGPT.get(who, who) if isinstance(who, str) else who, "content": message["value"]}
 
 
 def check_text(text: str, where: str) -> str:

@@ -1,8 +1,9 @@
 """The order in which training reads problems: a pure function of (seed, step), so a resumed run reads the same.
 
 There is no position to save and nothing to restore: step s reads the same problems whoever asks, however often the run
-was stopped before, and on every process. All processes hold all problems and compute the same order; what they divide
-is the work on them.
+was stopped before, and on every process. Only where steps draw on beyond their batch does a run keep how many problems
+those before have read so. All processes hold all problems and compute the same order; what they divide is the work on
+them.
 """
 
 import collections
@@ -18,10 +19,18 @@ from cgrpo_jax.records import Problem
 _BLOCK = 1000  # questions over which the weights of a mixture are kept exactly
 
 
-def batch_indices(*, seed: int, step: int, batch_size: int, num_problems: int) -> list[int]:
+def batch_indices(
+    *, seed: int, step: int, batch_size: int, num_problems: int, before: int = 0, more: int = 0
+) -> list[int]:
     """Which problems step `step` (from 0) reads: a pure function of its arguments, so a resumed run reads the same.
 
     Steps read on in an endless stream of epochs, each its own permutation from (seed, epoch). A batch may span epochs.
+    A step that reads beyond its batch moves those after it on by as many.
+
+    Args:
+      seed, step, batch_size, num_problems: the stream, and where a step is in it.
+      before: problems that the steps before have read beyond their batches.
+      more: problems after the batch that are returned too.
 
     Example:
       >>> sorted(batch_indices(seed=0, step=0, batch_size=2, num_problems=4)
@@ -29,14 +38,21 @@ def batch_indices(*, seed: int, step: int, batch_size: int, num_problems: int) -
       [0, 1, 2, 3]
     """
     _check(seed, step, batch_size, [num_problems])
-    positions = range(step * batch_size, (step + 1) * batch_size)
+    positions = _positions(step, batch_size, before, more)
     epochs = {position // num_problems for position in positions}
     order = {epoch: np.random.default_rng([seed, epoch]).permutation(num_problems) for epoch in epochs}
     return [int(order[position // num_problems][position % num_problems]) for position in positions]
 
 
 def mixture_indices(
-    *, seed: int, step: int, batch_size: int, sizes: Sequence[int], weights: Sequence[float]
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    sizes: Sequence[int],
+    weights: Sequence[float],
+    before: int = 0,
+    more: int = 0,
 ) -> list[tuple[int, int]]:
     """Which problems of which sets step `step` reads, where the sets have shares: as pure a function.
 
@@ -51,17 +67,17 @@ def mixture_indices(
       300
 
     Args:
-      seed, step, batch_size: as for `batch_indices`.
+      seed, step, batch_size, before, more: as for `batch_indices`.
       sizes: problems of each set.
       weights: share of each set, positive; they are divided by their sum.
 
     Returns:
-      `batch_size` pairs (set, index within the set).
+      `batch_size + more` pairs (set, index within the set).
     """
     _check(seed, step, batch_size, sizes)
     counts = _shares(tuple(weights))
     picked = []
-    for position in range(step * batch_size, (step + 1) * batch_size):
+    for position in _positions(step, batch_size, before, more):
         block, offset = divmod(position, _BLOCK)
         sets, ranks = _block(seed, block, counts)
         which = int(sets[offset])
@@ -70,24 +86,38 @@ def mixture_indices(
     return picked
 
 
+def _positions(step: int, batch_size: int, before: int, more: int) -> range:
+    """The places in the stream that a step reads."""
+    first = step * batch_size + before
+    return range(first, first + batch_size + more)
+
+
 def draw(
-    problems: Sequence[Problem], mixture: Mapping[str, float], *, seed: int, step: int, batch_size: int
+    problems: Sequence[Problem],
+    mixture: Mapping[str, float],
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    before: int = 0,
+    more: int = 0,
 ) -> list[Problem]:
-    """Returns the problems of a step.
+    """Returns the problems of a step, then those that it may draw on.
 
     Args:
       problems: all of them, of one or several sources.
       mixture: share of each source, from `parse_mixture`; empty: all problems are one set.
-      seed, step, batch_size: as for `batch_indices`.
+      seed, step, batch_size, before, more: as for `batch_indices`.
     """
+    read: dict[str, int] = {"seed": seed, "step": step, "batch_size": batch_size, "before": before, "more": more}
     if not mixture:
-        indices = batch_indices(seed=seed, step=step, batch_size=batch_size, num_problems=len(problems))
+        indices = batch_indices(num_problems=len(problems), **read)
         return [problems[i] for i in indices]
     sets = collections.defaultdict(list)
     for problem in problems:
         sets[problem.source].append(problem)
     sizes, weights = [len(sets[name]) for name in mixture], list(mixture.values())
-    picked = mixture_indices(seed=seed, step=step, batch_size=batch_size, sizes=sizes, weights=weights)
+    picked = mixture_indices(sizes=sizes, weights=weights, **read)
     names = list(mixture)
     return [sets[names[which]][index] for which, index in picked]
 

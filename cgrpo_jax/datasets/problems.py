@@ -29,7 +29,7 @@ def task_of(kind: str) -> str | None:
 
     Example:
       >>> task_of("snippets"), task_of("jsonl")
-      ('snippets 1', None)
+      ('snippets 2', None)
     """
     return f"{kind} {_VERSIONS[kind]}" if kind in MADE_UP else None
 
@@ -70,7 +70,7 @@ class Stored:
 
     Attributes:
       kind: of the files: jsonl, parquet or tfds.
-      train, eval: files, or TFDS names, separated by commas; empty for none.
+      train, eval: files, or TFDS names, separated by commas; empty for none. No `train` (None): held-out ones alone.
       train_split, eval_split: of TFDS data sets, one for all or one each.
       tfds_dir: where these lie; None for the default.
       question_key, answer_key, solution_key, answer_pattern: columns, as for `readers`.
@@ -78,7 +78,7 @@ class Stored:
     """
 
     kind: str
-    train: str
+    train: str | None
     eval: str
     train_split: str
     eval_split: str
@@ -89,6 +89,13 @@ class Stored:
     answer_pattern: str | None
     num_train: int
     num_eval: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Questions that are there already, such as those of rows collected before."""
+
+    problems: Sequence[Problem]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +112,7 @@ class Limits:
       max_solution_length: tokens of its solution, where that is inserted; else None.
       needs_solutions: why training questions must have a solution, where they must; else empty.
       grader_numpy: whether tests of programs may import NumPy.
+      needs_rubrics: whether critiques are of a rubric's items, so that training questions must be judged by one.
     """
 
     grader: str
@@ -117,6 +125,7 @@ class Limits:
     max_solution_length: int | None
     needs_solutions: str = ""
     grader_numpy: bool = False
+    needs_rubrics: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,17 +142,24 @@ class Problems:
     skipped: dict[str, int]
 
 
-def load_problems(source: MadeUp | Stored, prompts: Prompts, limits: Limits) -> Problems:
-    """Makes up, or reads, the problems of a run.
+def load_problems(source: MadeUp | Stored | Given, prompts: Prompts, limits: Limits) -> Problems:
+    """Makes up, or reads, the problems of a run; what is given already is all for training, and none is left out.
 
     Raises:
       UserError: there are none, a file or a row of it is damaged, or a gold answer can't be read.
     """
-    train, test = _made_up(source) if isinstance(source, MadeUp) else _stored(source)
-    if not train:
+    if isinstance(source, Given):
+        train, test = list(source.problems), []
+        limits = dataclasses.replace(limits, on_long_question="error")
+    else:
+        train, test = _made_up(source) if isinstance(source, MadeUp) else _stored(source)
+    held_out_alone = isinstance(source, Stored) and source.train is None
+    if not train and not isinstance(source, Given) and not held_out_alone:
         raise UserError(f"no training questions: data.num_train is {source.num_train}; use at least 1.")
     if limits.needs_solutions:
-        _check_solutions(train, source, limits.needs_solutions)
+        check_solutions(train, source, limits.needs_solutions)
+    if limits.needs_rubrics:
+        _check_rubrics(train, limits)
     if isinstance(source, Stored) and not source.answer_pattern:
         _check_answers_alone(train, limits)
     kept: dict[str, list[Problem]] = {}
@@ -169,6 +185,8 @@ def _made_up(source: MadeUp) -> tuple[list[Problem], list[Problem]]:
 
 
 def _stored(source: Stored) -> tuple[list[Problem], list[Problem]]:
+    if source.train is None:
+        return [], _held_out(source)
     if not source.train:
         raise UserError("no training data: set data.train to a file or a TFDS name.")
     return _read_all(source, source.train, source.train_split, limit=source.num_train), _held_out(source)
@@ -215,14 +233,35 @@ def _prompt_length(problem: Problem, prompts: Prompts) -> int:
         raise UserError(f"problem {problem.index} of {problem.source or 'the data'}: {error}") from error
 
 
-def _check_solutions(problems: Sequence[Problem], source: MadeUp | Stored, why: str) -> None:
-    """Checks that all problems have a solution, of which files may have an empty one, and prepared data sets none."""
+def check_solutions(
+    problems: Sequence[Problem], source: MadeUp | Stored | Given, why: str, *, whose: str = "training"
+) -> None:
+    """Checks that all problems have a solution, of which files may have an empty one, and prepared data sets none.
+
+    Args:
+      problems, source: what is checked, and where it comes from.
+      why: what needs the solutions.
+      whose: which questions they are, "training" or "held-out".
+
+    Raises:
+      UserError: one has none.
+    """
     column = (source.solution_key if isinstance(source, Stored) else None) or "solution"
     for p in problems:
         if not (p.solution or "").strip():
             raise UserError(
-                f"training questions: row {p.index + 1} of {p.source} has no solution in column '{column}', which "
+                f"{whose} questions: row {p.index + 1} of {p.source} has no solution in column '{column}', which "
                 f"{why}; fill it, or leave the row out."
+            )
+
+
+def _check_rubrics(problems: Sequence[Problem], limits: Limits) -> None:
+    """Checks that all problems are judged by a rubric, whose items critiques are to name."""
+    for p in problems:
+        if (kind := p.grader or limits.grader) != "judge":
+            raise UserError(
+                f"training questions: row {p.index + 1} of {p.source} is graded by {kind!r}, but critique.kind "
+                '"checklist" names the items of a rubric; leave the row out, or use another kind.'
             )
 
 

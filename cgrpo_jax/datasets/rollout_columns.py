@@ -78,7 +78,7 @@ COLUMNS = (
         "dropped",
         pa.string(),
         "why not: `zero_advantage`, `truncated`, `sampler_cap`, `skipped_update`, `ungraded`, `mention`, "
-        "`not_selected`, `replaced`, `no_feedback`; null of critiques",
+        "`not_selected`, `replaced`, `drawn_on`, `no_feedback`; null of critiques",
     ),
 )
 SCHEMA = pa.schema([column[:2] for column in COLUMNS], metadata={VERSION_KEY: str(VERSION)})

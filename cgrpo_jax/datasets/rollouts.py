@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from cgrpo_jax.runtime import files, local_copies
 from cgrpo_jax.runtime import text as text_lib
 
 NAMES = "step_*.parquet"  # of the files, which sort
+PROBLEM_COLUMNS = ("problem_index", "source", "problem_grader", "turns", "question", "answer", "solution")
+PROBLEM_COLUMNS += ("problem_columns",)
 _UNSAMPLED = (Author.SOLUTION, Author.REFINER)  # whose tokens no model sampled as they are
 _LISTS = ("prompt_ids", "token_ids", "feedback_ids", "logp", "trainer_logp")
 # Numbers as they are, which zstd compresses better than a dictionary's; of floats, each byte's place by itself.
@@ -47,8 +49,9 @@ class Row:
         computed.
       dropped: why it did not train: `zero_advantage`, `truncated` (it is masked), `sampler_cap` (as a whole beyond
         objective.tis_cap), `skipped_update` (the gradient was not finite), `ungraded`, `mention` (of the critique),
-        `not_selected`, `replaced` by a refinement, or `no_feedback` (it would be distilled alone); empty where it did,
-        and for critiques.
+        `not_selected`, `replaced` by a refinement, `drawn_on` (its question's group has no gradient, and another
+        question's trained in its place), or `no_feedback` (it would be distilled alone); empty where it did, and for
+        critiques.
     """
 
     rollout: Rollout
@@ -244,7 +247,7 @@ def read(path: str | pathlib.Path) -> list[Row]:
     rows: list[Row] = []
     for number in range(table.num_rows):
         one = {name: values[number] for name, values in cells.items()}
-        problem = problems.setdefault(one["question_index"], _problem(one))
+        problem = problems.setdefault(one["question_index"], problem_of(one))
         index = RowIndex(
             question=one["question_index"],
             response=one["response_index"],
@@ -287,11 +290,16 @@ def read_columns(path: str | pathlib.Path, names: Sequence[str]) -> pa.Table:
 def train_groups(rows: Iterable[Row]) -> list[list[TrainRow]]:
     """Returns the group of each question, in their order: what `Learner.update` was given."""
     groups: dict[int, list[tuple[int, TrainRow]]] = collections.defaultdict(list)
+    left_out = set()
     for row in rows:
-        group = groups[row.rollout.index.question]
+        question = row.rollout.index.question
+        group = groups[question]
         if row.train_row is not None and row.place is not None:
             group.append((row.place, row.train_row))
-    return [[one for _, one in sorted(groups[q], key=lambda placed: placed[0])] for q in sorted(groups)]
+        if row.dropped == "drawn_on":
+            left_out.add(question)
+    numbers = sorted(groups.keys() - left_out)
+    return [[one for _, one in sorted(groups[q], key=lambda placed: placed[0])] for q in numbers]
 
 
 def _checked(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
@@ -328,7 +336,8 @@ def _ndarrays(column: pa.ChunkedArray) -> list[np.ndarray | None]:
     return found
 
 
-def _problem(one: dict[str, Any]) -> Problem:
+def problem_of(one: Mapping[str, Any]) -> Problem:
+    """Returns the problem of a row, of which `PROBLEM_COLUMNS` are enough."""
     return Problem(
         index=one["problem_index"],
         question=one["question"],

@@ -13,10 +13,10 @@ from typing import Any
 from cgrpo_jax import rollout
 from cgrpo_jax.evaluation import benchmark, resumable_results
 from cgrpo_jax.evaluation.summary import aligned, cell, said_of_ungraded, share
+from cgrpo_jax.inference.critic import Critic, critique_once
 from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
-from cgrpo_jax.records import Problem, Rollout, RowIndex, Stage
-from cgrpo_jax.rollout import Critic
+from cgrpo_jax.records import Problem, Rollout, RowIndex
 from cgrpo_jax.runtime import processes
 
 STREAM = benchmark.STREAM + 1  # of random keys, which training and evaluation don't draw from
@@ -170,29 +170,14 @@ def _fields(row: Rollout) -> dict:
 
 async def _critiques(critic: Critic, rows: Sequence[Rollout], problem: Problem, encode, p: Protocol) -> list[Rollout]:
     """Returns the critiques of scored responses, with their verdicts; one that an endpoint left out has no text."""
-    if critic.kind != "cot":
-        critic = dataclasses.replace(critic, corruption="none")
-        written, _ = await rollout.critique(critic, rows, problem, encode=encode, num_critiques=p.num_critiques)
-        return written
-
-    generator = critic.generator
-    assert generator is not None, "a critic that writes has a generator"
-
-    async def write(row: Rollout, number: int) -> Rollout:
-        index = row.index.replace(critique=number, stage=Stage.CRITIQUE)
-        critique, _ = await generator.write_critique(
-            problem,
-            row,
-            index,
-            see_answer=critic.see_answer,
-            see_solution=critic.see_solution,
-            max_length=critic.max_length,
-        )
-        if critique is None:
-            return benchmark.text_row("", index, parent=row)
-        return critique
-
-    return await gather([write(row, number) for row in rows for number in range(p.num_critiques)])
+    number = p.num_critiques
+    return await gather(
+        [
+            critique_once(critic, row, problem, number=c, num_critiques=number, encode=encode)
+            for row in rows
+            for c in range(number)
+        ]
+    )
 
 
 # --- its summary --------------------------------------------------------------------------------------------------

@@ -224,3 +224,48 @@ def bootstrap(
                 total_RM[first : first + size, metric] += values_Q[drawn_RQ].mean(axis=1)
     low_M, high_M = np.quantile(total_RM / len(groups), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low_M, high_M
+
+
+def bootstrap_ratios(
+    part_MQ: np.ndarray, whole_MQ: np.ndarray, *, seed: int, num_resamples: int = 2000, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """The percentile interval of ratios of sums over questions (Efron, 1979): shares of what a question has several of.
+
+        theta* = sum_q part_q / sum_q whole_q,  Q questions q drawn with replacement
+
+    What belongs to one question is drawn together: eight responses to it are not eight independent trials. Draws in
+    which a ratio is of nothing are left out of its interval. Where all of the parts are 0, or all the whole, draws are
+    alike, and the interval is Wilson's of the questions that have any, none or all of which succeed.
+
+    Example:
+      >>> low, high = bootstrap_ratios(np.array([[0.0, 2.0]]), np.array([[2.0, 2.0]]), seed=0)
+      >>> low.tolist(), high.tolist()
+      ([0.0], [1.0])
+
+    Args:
+      part_MQ, whole_MQ: of M metrics, each question's share in the numerator and in the denominator; of each metric at
+        least one denominator is positive.
+      seed: of the draws; the same seed gives the same interval.
+      num_resamples: how many times all questions are drawn.
+      level: the share of such intervals that hold the true ratio.
+
+    Returns:
+      (`[M]` lower ends, `[M]` upper ends)
+    """
+    metrics, questions = part_MQ.shape
+    drawn_MR = np.empty((metrics, num_resamples))
+    rng, at_once = np.random.default_rng([seed, questions]), max(1, _AT_ONCE // questions)
+    for first in range(0, num_resamples, at_once):
+        size = min(at_once, num_resamples - first)
+        drawn_RQ = rng.integers(questions, size=(size, questions))
+        with np.errstate(invalid="ignore"):
+            for metric in range(metrics):
+                parts, wholes = part_MQ[metric, drawn_RQ].sum(axis=1), whole_MQ[metric, drawn_RQ].sum(axis=1)
+                drawn_MR[metric, first : first + size] = parts / wholes
+    low_M, high_M = np.nanquantile(drawn_MR, [(1 - level) / 2, (1 + level) / 2], axis=1)
+    for metric in range(metrics):
+        any_of_it = whole_MQ[metric] > 0
+        number, part = int(any_of_it.sum()), part_MQ[metric][any_of_it]
+        if not part.any() or (part == whole_MQ[metric][any_of_it]).all():
+            low_M[metric], high_M[metric] = wilson(number if part.any() else 0, number, level=level)
+    return low_M, high_M

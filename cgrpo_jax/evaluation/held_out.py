@@ -39,9 +39,11 @@ class HeldOut:
         orchestrator: Orchestrator,
         clock: console.Clock,
         on_tick: Callable[[Status, tqdm.tqdm], None],
+        also: Callable[[], Mapping[str, float]] | None = None,
     ):
         self._opened, self._checkpoints = opened, checkpoints
         self._orchestrator, self._clock, self._on_tick = orchestrator, clock, on_tick
+        self._also = also
         self._settings = opened.settings.evaluation
         self._last: tuple[int, Found] | None = None  # after how many iterations, and what was found
 
@@ -50,7 +52,7 @@ class HeldOut:
         opened = self._opened
         if not opened.questions.held_out:
             return None, None
-        with self._clock("evaluate"), log.evaluating() as bar:
+        with self._clock("evaluate"), log.stage_bar("evaluating") as bar:
             result, groups = benchmark.evaluate(
                 opened.policy(params, iteration=benchmark.STREAM),
                 opened.questions.held_out,
@@ -93,16 +95,22 @@ class HeldOut:
             return {}
         if result is None:
             return {}
-        result = {**result, "questions": len(self._opened.questions.held_out)}
+        if number := len(self._opened.questions.held_out):
+            result = {**result, "questions": number}
         return {f"eval/{name}": value for name, value in result.items()}
 
     def final(self, weights: Weights, *, step: int) -> Found:
         """Evaluates the final weights, those after so many iterations; what was found of the same ones stays so."""
-        return self._last[1] if self._last and self._last[0] == step else self.measure(weights())
+        return self._last[1] if self._last and self._last[0] == step else self._measure_all(weights)
+
+    def _measure_all(self, weights: Weights) -> Found:
+        """Returns `measure` of the weights, where there are questions, with the other numbers of them."""
+        result, solved = self.measure(weights()) if self._opened.questions.held_out else (None, None)
+        return (result, solved) if self._also is None else ({**(result or {}), **self._also()}, solved)
 
     def _evaluate(self, weights: Weights, progress: Progress, *, step: int) -> dict | None:
         try:
-            found = self.measure(weights())
+            found = self._measure_all(weights)
         except GradingError as error:
             console.say(f"the evaluation after iteration {step - 1} is left out: {error}")
             return None

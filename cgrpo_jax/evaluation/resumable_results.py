@@ -37,7 +37,8 @@ class Results:
       may_change: dotted keys of the configuration, or groups of them, that may change when the results resume.
 
     Attributes:
-      whole: of each file that has been worked at, how many questions are in parts that stay, and of how many.
+      whole: of each file, or kind of files, that has been worked at, how many questions are in parts that stay, and of
+        how many.
     """
 
     def __init__(self, path: str | pathlib.Path, *, may_change: Sequence[str] = ()):
@@ -65,8 +66,9 @@ class Results:
         with self._folder.locked():
             if self.about.exists():
                 self._check_same(self._read_about(), about)
-            elif strays := sorted(path.name for path in self.path.glob("*.jsonl")):
-                raise UserError(f"{self.path} has {', '.join(strays)} but no about.json; give another --out.")
+            elif strays := sorted(path.name for end in ("jsonl", "parquet") for path in self.path.glob(f"*.{end}")):
+                more = f" and {len(strays) - 3} more" if len(strays) > 3 else ""
+                raise UserError(f"{self.path} has {', '.join(strays[:3])}{more} but no about.json; give another --out.")
             else:
                 self.write("about.json", json.dumps(about, indent=2) + "\n")
             yield
@@ -91,6 +93,14 @@ class Results:
             raise UserError(
                 f"{self.about} can't be read ({error}); give another --out, or remove the folder."
             ) from error
+
+    def check_owned(self) -> None:
+        """Checks that the folder, once open, is still this program's.
+
+        Raises:
+          UserError: another one has begun to write it.
+        """
+        self._folder.check_owned()
 
     def write(self, name: str, text: str) -> None:
         """Writes a file, whole or not at all."""
@@ -204,7 +214,7 @@ def run_parts(
     total = len(numbered)
     numbers = [number for number, _ in numbered]
     done = processes.decide(lambda: results.resume(name, size=size, numbers=numbers), f"reading {results.path}")
-    results.whole[name] = done, total
+    results.whole[f"{name}.jsonl"] = done, total
     for first in range(done, total, size):
         part = numbered[first : first + size]
         before = processes.decide(lambda first=first: list(known(first, first + size)), f"reading {results.path}")
@@ -220,7 +230,7 @@ def run_parts(
                 on_tick=on_tick
                 and (lambda at, first=first: on_tick(dataclasses.replace(at, done=first + at.done, total=total))),
             )
-        results.whole[name] = min(first + size, total), total
+        results.whole[f"{name}.jsonl"] = min(first + size, total), total
 
 
 class _InOrder:

@@ -1,4 +1,4 @@
-"""What `evaluate` and `diagnose` share: the folder of their results, and how a signal stops them."""
+"""What `evaluate`, `diagnose` and `collect` share: the folder of their results, and how a signal stops them."""
 
 import contextlib
 import signal
@@ -39,18 +39,21 @@ def open_results(
 
 
 @contextlib.contextmanager
-def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Status], None]]:
+def stoppable(
+    results: Results, stopped_status: int, *, doing: str = "evaluating"
+) -> Iterator[Callable[[Status], None]]:
     """Gives an `on_tick` that shows how far the block is, and ends the program there if SIGTERM or Ctrl-C has come.
 
     Args:
       results: what the block writes; the last line says what of it stays.
       stopped_status: exit status after SIGTERM, as `signals.stopped_status` returns it; Ctrl-C's is 130.
+      doing: what the block does, in a word.
 
     Raises:
       SystemExit: it was stopped.
     """
     try:
-        with signals.catch_stop() as stopping, log.evaluating() as bar:
+        with signals.catch_stop() as stopping, log.stage_bar(doing) as bar:
 
             def tick(status: Status) -> None:
                 log.show(bar, status)
@@ -59,9 +62,7 @@ def stoppable(results: Results, stopped_status: int) -> Iterator[Callable[[Statu
 
             yield tick
     except Stopped as stopped:
-        kept = " and ".join(
-            f"{done} of {total} questions in {name}.jsonl" for name, (done, total) in results.whole.items()
-        )
+        kept = " and ".join(f"{done} of {total} questions in {name}" for name, (done, total) in results.whole.items())
         name = signal.Signals(stopped.number).name
         console.say(f"stopped by {name}; {results.path} keeps {kept}; the same command resumes it")
         sys.exit(signals.STATUS if stopped.number == signal.SIGINT else stopped_status)

@@ -25,13 +25,13 @@ class Critic:
     """Who criticises responses, and by what rules.
 
     Attributes:
-      kind: `indicative`, `indicative_gt`, `execution`, `cot`, `hint`, or `none` (refine without a critique).
+      kind: `indicative`, `indicative_gt`, `execution`, `checklist`, `cot`, `hint`; `none`: refine without a critique.
       generator: the model that writes `cot` critiques and hints, the policy itself or a frozen critic; else None.
       see_answer: put the reference answer into the `cot` critic's prompt.
       see_solution: put the reference solution into it too.
       grader: kind of the run's grader. `execution` of a program is what its grader found: the test that fails.
       check_steps: `(question, response) -> StepError | None`, what `execution` of any other response runs.
-      reveal_value: `execution` names the right value of the wrong step or test, not only the step or test.
+      reveal_value: `execution` and `checklist` name the right value of a wrong step or test, not only the step or test.
       max_retries: further attempts at a `cot` critique whose verdict can't be used, or at a hint that says nothing.
       max_length: tokens that a `cot` critique may have.
       pass_threshold: reward from which a response is right.
@@ -91,6 +91,51 @@ async def critique(
         ]
     )
     return [row for row, _ in done], sum((counts for _, counts in done), collections.Counter())
+
+
+async def critique_once(
+    critic: Critic,
+    row: Rollout,
+    problem: Problem,
+    *,
+    number: int,
+    num_critiques: int,
+    encode: Callable[[str], list[int]],
+) -> Rollout:
+    """Returns a critique of a scored row as its author writes it first, with the verdict that it has.
+
+    It is not written again, replaced, or made wrong on purpose, as `critique` does: the critic is measured, or taught.
+    What an endpoint leaves out has no text, and is `ungraded`.
+
+    Args:
+      critic: who criticises.
+      row: what is criticised.
+      problem: what the row answers.
+      number: of the critique, of `num_critiques` of the row; it enters the random key.
+      num_critiques: of each row.
+      encode: text to token ids, for critiques that no model writes.
+    """
+    index = _critique_index(row, number, num_critiques)
+    if critic.kind not in _ASKED:
+        written, _ = await _critique_one(critic, row, index, problem, encode)
+        return written
+    written, _ = await _ASKED[critic.kind].write(critic, problem, row, index)
+    return _left_out(row, index) if written is None else written
+
+
+def _left_out(row: Rollout, index: RowIndex) -> Rollout:
+    none = np.zeros(0, np.int32)
+    return Rollout(
+        index=index,
+        author=Author.CRITIC,
+        weights_step=0,
+        prompt_ids=none,
+        token_ids=none,
+        logp=np.zeros(0, np.float32),
+        text="",
+        parent=row,
+        ungraded=True,
+    )
 
 
 async def _one(
@@ -285,6 +330,8 @@ _ASKED = {
 def _rule_text(critic: Critic, row: Rollout, problem: Problem, *, passed: bool) -> str:
     if critic.kind == "hint":  # in the place of one that did not come, or says nothing
         return "none"
+    if critic.kind == "checklist":
+        return texts_lib.of_checklist(passed, row.feedback, reveal_value=critic.reveal_value)
     if critic.kind == "execution" and (problem.grader or critic.grader) == "code":
         return texts_lib.of_tests(passed, row.feedback, reveal_value=critic.reveal_value)
     if critic.kind == "execution":

@@ -30,6 +30,7 @@ from cgrpo_jax.runtime import console
 from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import packing, train_step
 from cgrpo_jax.training.learner import Learner, state_shapes
+from cgrpo_jax.training.token_rows import assign
 
 PHASES = ("prefill", "decode", "critique", "refinement", "reference", "reshard", "update")
 GENERATING = PHASES[:4]
@@ -295,7 +296,7 @@ class _ShapedRun:
         prompts = [np.full(length, q, np.int32) for q in range(num_contexts)]
         target = np.zeros(self.settings.stages.response.max_length, np.int32)
         groups = [[TrainRow(prompt, target, target, 1.0)] * rows_each for prompt in prompts]
-        token_rows = packing.assign(
+        token_rows = assign(
             groups, num_token_rows=shape.num_token_rows, pack_length=shape.pack_length, num_slots=shape.num_slots
         )
         return -(-len(token_rows) // (shape.num_token_rows * sharding.num_groups(self.settings.mesh)))

@@ -52,7 +52,7 @@ def said(written: page.Written) -> str:
     beside = ""
     if written.shards:
         folder = f"{written.path.stem}_texts"
-        beside = f", and {written.shards} files of texts, {written.shard_bytes / 1e6:.1f} MB, in {folder}"
+        beside = f", and {written.shards} files of texts and rows, {written.shard_bytes / 1e6:.1f} MB, in {folder}"
     left = written.total - written.shown
     return (
         f"wrote {written.path} ({written.bytes / 1e6:.1f} MB){beside}; {written.shown} of {written.total} questions "

@@ -77,7 +77,7 @@ def _detail(table: pa.Table, pieces: "Pieces | None") -> dict[str, Any]:
         if row["verdict"] is not None:
             one["verdict"] = row["verdict"]
         if row["prompt"]:
-            one["prompt"] = prompts.setdefault(_cut(row["prompt"]), len(prompts))
+            one["prompt"] = prompts.setdefault(shortened(row["prompt"]), len(prompts))
         shown.append(one | _text(row, pieces))
     first = rows[0]
     return {name: first[name] for name in _QUESTION} | {"prompts": list(prompts), "rows": shown}
@@ -87,10 +87,10 @@ def _text(row: Mapping[str, Any], pieces: "Pieces | None") -> dict[str, Any]:
     """Returns a text, or the pieces that it is made of, with the numbers of each."""
     text = row["text"]
     if row["logp"] is None or pieces is None or row["stage"] == "critique" or len(text) > MOST_CHARACTERS:
-        return {"text": _cut(text)}
+        return {"text": shortened(text)}
     parted = pieces.of(row["token_ids"], text)
     if parted is None:
-        return {"text": _cut(text)}
+        return {"text": shortened(text)}
     found: dict[str, Any] = {"pieces": parted, "end": len("".join(parted)) - len(text)}
     for name in ("logp", "trainer_logp"):
         if row[name] is not None:
@@ -149,7 +149,8 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _cut(text: str) -> str:
-    if len(text) <= MOST_CHARACTERS:
+def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    """Returns a text, or its beginning and how much is left out."""
+    if len(text) <= most:
         return text
-    return f"{text[:MOST_CHARACTERS]} ... [{len(text) - MOST_CHARACTERS} characters more]"
+    return f"{text[:most]} ... [{len(text) - most} characters more]"

@@ -25,7 +25,8 @@ from cgrpo_jax.runtime import files
 ASSETS = pathlib.Path(__file__).parent / "assets"
 STYLES = ("vendor/uPlot-1.6.32.css", "report.css")
 SCRIPTS = ("vendor/htm-preact-3.1.1.js", "vendor/uPlot-1.6.32.js")
-SCRIPTS += ("store.js", "format.js", "charts.js", "overview.js", "tokens.js", "group.js", "questions.js", "app.js")
+SCRIPTS += ("store.js", "format.js", "export.js", "charts.js", "overview.js", "tokens.js", "group.js", "measured.js")
+SCRIPTS += ("questions.js", "app.js")
 INLINE_BYTES = 3 << 20  # of compressed texts; more lie beside the page
 
 
@@ -75,7 +76,8 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
         asked |= questions
     chosen = selection.choose(found, max_groups=max_groups, seed=seed)
     texts = payload.texts(runs, found, chosen)
-    shards, places, faults = texts.shards, texts.places, [*damaged, *texts.faults]
+    more = payload.beside(runs, [*damaged, *texts.faults], first=len(texts.shards))
+    shards, places, faults = [*texts.shards, *more.shards], texts.places, [*damaged, *texts.faults, *more.faults]
     beside = sum(map(len, shards)) > INLINE_BYTES
     folder = out.with_name(f"{out.stem}_texts")
     about = payload.of_runs(runs, found) | {
@@ -86,6 +88,9 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
         "reasons": chosen.reasons,
         "faults": faults,
         "lesson": texts.lesson,
+        "rows": more.rows,
+        "measured": more.measured,
+        "sums": more.sums,
     }
     text = _page(
         title=", ".join(run.name for run in runs),

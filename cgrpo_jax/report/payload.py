@@ -12,7 +12,8 @@ from typing import Any
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import estimators
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-from cgrpo_jax.report import details, warnings
+from cgrpo_jax.report import details, measured, warnings
+from cgrpo_jax.report import rows as rows_lib
 from cgrpo_jax.report.groups import Asked, Flag, Group, Outcome
 from cgrpo_jax.report.run_folder import RunFolder
 from cgrpo_jax.report.selection import Selection
@@ -43,7 +44,8 @@ def of_runs(runs: Sequence[RunFolder], groups: Sequence[Group]) -> dict[str, Any
       groups: of all of them.
     """
     keys = facts.differing([run.facts for run in runs])
-    labels = [", ".join(f"{key}={_shown(run.facts.values.get(key))}" for key in keys) for run in runs]
+    told = [", ".join(f"{key}={_shown(run.facts.values.get(key))}" for key in keys) for run in runs]
+    labels = [run.arm or words for run, words in zip(runs, told, strict=True)]
     arms = list(dict.fromkeys(labels))
     shares = [dead(run, [one for one in groups if one.run == number]) for number, run in enumerate(runs)]
     each = zip(runs, labels, shares, strict=True)
@@ -77,6 +79,7 @@ def _of_run(run: RunFolder, dead_shares: Sequence[float | None]) -> dict[str, An
         "dead": dead_shares,
         "heldOut": held_out(run),
         "summary": run.summary if run.ended else None,
+        "starts": [dataclasses.asdict(one) for one in run.starts],
         "warnings": [dataclasses.asdict(one) for one in warnings.find(run.metrics, dead_shares)],
         "faults": list(run.faults),
     }
@@ -179,30 +182,20 @@ class Texts:
 
 def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selection) -> Texts:
     """Returns the texts of the groups that were selected."""
-    made: list[str] = []
+    shards = Shards()
     places: dict[int, tuple[int, int]] = {}
     faults: list[str] = []
-    held: list[str] = []
     best: tuple[float, tuple[int, int, int] | None] = (0.0, None)
-
-    def close() -> None:
-        made.append(packed(f"[{','.join(held)}]"))
-        held.clear()
-
     for number, run in enumerate(runs):
         spell = _spell(run, faults)
         of_run = [one for one in selection.chosen if groups[one].run == number]
         where = {(groups[one].iteration, groups[one].question): one for one in of_run}
         for detail in details.of_groups(run, [groups[one] for one in of_run], spell, faults):
             at = where[detail["iteration"], detail["question_index"]]
-            places[at] = len(made), len(held)
             best = max(best, *_helped(detail, at, run.facts.pass_threshold), key=lambda one: one[0])
-            held.append(as_json(detail))
-            if sum(map(len, held)) >= SHARD_BYTES:
-                close()
-    if held:
-        close()
-    return Texts(made, places, faults, best[1])
+            places[at] = shards.add(detail)
+    shards.close()
+    return Texts(shards.made, places, faults, best[1])
 
 
 def _helped(detail: Mapping[str, Any], at: int, threshold: float) -> list[tuple[float, tuple[int, int, int] | None]]:
@@ -221,6 +214,77 @@ def _helped(detail: Mapping[str, Any], at: int, threshold: float) -> list[tuple[
         if token is not None:
             found.append((gained[token], (at, row["row"], token)))
     return found
+
+
+@dataclasses.dataclass
+class Beside:
+    """What lies beside the texts, and is read when it is asked for.
+
+    Attributes:
+      shards: as of `Texts`, after these.
+      rows: of each run and iteration, `RUN/ITERATION`, the shard with its rows, and the place in it.
+      measured: the shard with what `evaluate` and `diagnose` have found of the runs, in their order.
+      sums: of each run the tokens written by stage, and what critiques of each length gained.
+      faults: what could not be read.
+    """
+
+    shards: list[str]
+    rows: dict[str, tuple[int, int]]
+    measured: int
+    sums: list[dict[str, Any]]
+    faults: list[str]
+
+
+def beside(runs: Sequence[RunFolder], faults: Sequence[str], *, first: int) -> Beside:
+    """Returns the rows of all groups without their texts, and what was measured of the runs.
+
+    Args:
+      runs: in their order.
+      faults: that are known.
+      first: number of the first shard.
+    """
+    shards, rows, known = Shards(first), {}, list(faults)
+    sums, found = [], []
+    for number, run in enumerate(runs):
+        of_run = rows_lib.Sums()
+        for iteration, columns in rows_lib.read(run, of_run, known):
+            rows[f"{number}/{iteration}"] = shards.add(columns)
+        sums.append({"tokens": of_run.tokens, "gains": of_run.gains()})
+        found.append(measured.of_run(run, known))
+    shards.close()
+    (place, _) = shards.add(found)
+    shards.close()
+    return Beside(shards.made, rows, place, sums, known[len(faults) :])
+
+
+class Shards:
+    """Values as JSON in shards of some size, each packed as it is full.
+
+    Args:
+      first: number of the first shard.
+
+    Attributes:
+      made: those that are closed.
+    """
+
+    def __init__(self, first: int = 0):
+        self.made: list[str] = []
+        self._first, self._held, self._size = first, list[str](), 0
+
+    def add(self, value: Any) -> tuple[int, int]:
+        """Adds a value; returns in which shard it is, and where in it."""
+        place = self._first + len(self.made), len(self._held)
+        self._held.append(as_json(value))
+        self._size += len(self._held[-1])
+        if self._size >= SHARD_BYTES:
+            self.close()
+        return place
+
+    def close(self) -> None:
+        """Ends the shard that is being filled."""
+        if self._held:
+            self.made.append(packed(f"[{','.join(self._held)}]"))
+        self._held, self._size = [], 0
 
 
 def packed(text: str) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.runs import facts as facts_lib
+from cgrpo_jax.runs import starts as starts_lib
 from cgrpo_jax.runs.facts import RunFacts
 from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runs.starts import Start
 from cgrpo_jax.runtime import places
 from cgrpo_jax.runtime import text as text_lib
 
@@ -26,6 +28,8 @@ class RunFolder:
       summary: what the run wrote when it last ended; None before that.
       files: of rollouts, in the order of their iterations.
       faults: what could not be read, a sentence each.
+      starts: with what it was started, each time; empty of a run of an older version.
+      arm: of a study; empty: keys that differ tell arms apart.
     """
 
     path: pathlib.Path
@@ -35,6 +39,8 @@ class RunFolder:
     summary: Mapping[str, Any] | None
     files: Sequence[pathlib.Path]
     faults: Sequence[str] = ()
+    starts: Sequence[Start] = ()
+    arm: str = ""
 
     @property
     def ended(self) -> bool:
@@ -43,12 +49,13 @@ class RunFolder:
         return isinstance(done, int) and done >= self.facts.num_iterations
 
 
-def read(path: str | pathlib.Path, *, name: str | None = None) -> RunFolder:
+def read(path: str | pathlib.Path, *, name: str | None = None, arm: str = "") -> RunFolder:
     """Returns what a run's folder knows; nothing is locked, written or waited for.
 
     Args:
       path: the folder.
       name: of the run; by default the folder's.
+      arm: of a study that it belongs to.
 
     Raises:
       UserError: it is not the folder of a run.
@@ -66,7 +73,7 @@ def read(path: str | pathlib.Path, *, name: str | None = None) -> RunFolder:
     if not isinstance(summary, dict):
         summary = None
     name = text_lib.clean(name or run.path.resolve().name)  # which on a disk may be bytes that are no UTF-8
-    return RunFolder(run.path, name, facts, metrics, summary, files, faults)
+    return RunFolder(run.path, name, facts, metrics, summary, files, faults, starts_lib.read(path), arm)
 
 
 def read_all(paths: Sequence[str | pathlib.Path]) -> list[RunFolder]:

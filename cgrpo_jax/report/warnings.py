@@ -1,7 +1,6 @@
 """What in a run deserves a look: each with its evidence, what it means, and what to try."""
 
 import dataclasses
-import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,8 +33,7 @@ def find(metrics: Sequence[Row], dead: Sequence[float | None] = ()) -> list[Warn
       metrics: its rows.
       dead: of each row, the share of questions whose texts have no advantage; None where that is not known.
     """
-    checks = (*_LOST, functools.partial(_dead, dead=dead), *_CHECKS)
-    return [found for check in checks if metrics and (found := check(metrics))]
+    return [found for check in _CHECKS if metrics and (found := check(metrics, dead))]
 
 
 def recent(metrics: Sequence[Row], name: str) -> float | None:
@@ -44,32 +42,41 @@ def recent(metrics: Sequence[Row], name: str) -> float | None:
     return statistics.fmean(values) if values else None
 
 
+def total(metrics: Sequence[Row], name: str) -> int:
+    """Returns the sum of a metric over all iterations."""
+    return int(sum(_values(metrics, name)))
+
+
 def _values(metrics: Sequence[Row], name: str) -> list[float]:
     return [row[name] for row in metrics if isinstance(row.get(name), int | float)]
 
 
-def _total(metrics: Sequence[Row], name: str) -> int:
-    return int(sum(_values(metrics, name)))
+@dataclasses.dataclass(frozen=True)
+class _Limit:
+    """A warning where what is made of some metrics, added up, reaches a limit.
 
+    Attributes:
+      names: of the metrics.
+      of: what is made of each: `recent` or `total`.
+      limit: from which it warns, or where `below` is set, below which.
+      title, evidence, means, remedy: of the warning; in `evidence` the numbers stand for {0}, {1} ...
+    """
 
-def _skipped(metrics: Sequence[Row]) -> Warning | None:
-    number = _total(metrics, "skipped_updates")
-    return None if not number else Warning(
-        "updates were skipped",
-        f"{number} updates had a gradient that was not finite",
-        "Nothing was learned from their questions.",
-        "Lower optimizer.learning_rate; where a run stopped of it, nonfinite_rows.jsonl has the rows.",
-    )  # fmt: skip
+    names: Sequence[str]
+    of: Callable[[Sequence[Row], str], float | None]
+    limit: float
+    title: str
+    evidence: str
+    means: str
+    remedy: str
+    below: bool = False
 
-
-def _graders(metrics: Sequence[Row]) -> Warning | None:
-    failed, late = _total(metrics, "grade/failures"), _total(metrics, "grade/timeouts")
-    return None if not failed + late else Warning(
-        "the grader failed",
-        f"{failed} texts got no verdict, {late} ran into the time limit",
-        "Texts without a verdict train nothing; those that ran out of time count as wrong.",
-        "Filter by \"no verdict\" and read what the grader said; raise the grader's time limit.",
-    )  # fmt: skip
+    def __call__(self, metrics: Sequence[Row], dead: Sequence[float | None]) -> Warning | None:
+        del dead
+        numbers = [number for name in self.names if (number := self.of(metrics, name)) is not None]
+        if not numbers or (sum(numbers) >= self.limit) == self.below:
+            return None
+        return Warning(self.title, self.evidence.format(*numbers), self.means, self.remedy)
 
 
 def _dead(metrics: Sequence[Row], dead: Sequence[float | None]) -> Warning | None:
@@ -86,7 +93,8 @@ def _dead(metrics: Sequence[Row], dead: Sequence[float | None]) -> Warning | Non
     return Warning("most questions teach nothing", evidence, means, remedy)
 
 
-def _entropy(metrics: Sequence[Row]) -> Warning | None:
+def _entropy(metrics: Sequence[Row], dead: Sequence[float | None]) -> Warning | None:
+    del dead
     values = _values(metrics, "entropy")
     if len(values) < 5:
         return None
@@ -108,63 +116,57 @@ def _entropy(metrics: Sequence[Row]) -> Warning | None:
     )  # fmt: skip
 
 
-def _critic(metrics: Sequence[Row]) -> Warning | None:
-    valid = recent(metrics, "critic/valid")
-    return None if valid is None or valid >= 0.2 else Warning(
+_CHECKS: Sequence[Callable[[Sequence[Row], Sequence[float | None]], Warning | None]] = (
+    _Limit(
+        ("skipped_updates",), total, 1,
+        "updates were skipped",
+        "{0} updates had a gradient that was not finite",
+        "Nothing was learned from their questions.",
+        "Lower optimizer.learning_rate; where a run stopped of it, nonfinite_rows.jsonl has the rows.",
+    ),
+    _Limit(
+        ("grade/failures", "grade/timeouts"), total, 1,
+        "the grader failed",
+        "{0} texts got no verdict, {1} ran into the time limit",
+        "Texts without a verdict train nothing; those that ran out of time count as wrong.",
+        "Filter by \"no verdict\" and read what the grader said; raise the grader's time limit.",
+    ),
+    _dead,
+    _entropy,
+    _Limit(
+        ("critic/valid",), recent, 0.2,
         "the critic is hardly ever right",
-        f"{valid:.0%} of its first critiques agree with the verifier",
+        "{0:.0%} of its first critiques agree with the verifier",
         "Refinements are led by verdicts that are wrong or can't be read.",
         "Let the critic see the answer (critic.sees), give it more tokens (critic.max_length), or use another.",
-    )  # fmt: skip
-
-
-def _mentions(metrics: Sequence[Row]) -> Warning | None:
-    share = recent(metrics, "refine/mentions_critique")
-    return None if share is None or share < 0.1 else Warning(
+        below=True,
+    ),
+    _Limit(
+        ("refine/mentions_critique",), recent, 0.1,
         "trained texts speak of the critique",
-        f"{share:.0%} of the kept refinements of the last iterations",
+        "{0:.0%} of the kept refinements of the last iterations",
         "The policy learns to answer as if it had seen a critique that is not there.",
         "refine.drop_critique_mentions, or another prompts.refine.",
-    )  # fmt: skip
-
-
-def _cut_off(metrics: Sequence[Row]) -> Warning | None:
-    share = recent(metrics, "completions/clipped_ratio")
-    return None if share is None or share < 0.2 else Warning(
+    ),
+    _Limit(
+        ("completions/clipped_ratio",), recent, 0.2,
         "many responses are cut off",
-        f"{share:.0%} of the last iterations' reach the greatest length",
+        "{0:.0%} of the last iterations' reach the greatest length",
         "They are graded without their end, most often as wrong.",
         "Raise max_response_length, or ask for shorter answers.",
-    )  # fmt: skip
-
-
-def _gap(metrics: Sequence[Row]) -> Warning | None:
-    gap = recent(metrics, "sampling/sampling_logp_difference/mean")
-    return None if gap is None or gap < 0.05 else Warning(
+    ),
+    _Limit(
+        ("sampling/sampling_logp_difference/mean",), recent, 0.05,
         "sampler and trainer disagree",
-        f"by {gap:.3f} nats at a token, of the same weights",
+        "by {0:.3f} nats at a token, of the same weights",
         "Ratios differ from 1 before anything was learned, and clipping acts on that.",
         "objective.old_logp='trainer'; compute in float32 to see whether rounding is the cause.",
-    )  # fmt: skip
-
-
-def _unanswered(metrics: Sequence[Row]) -> Warning | None:
-    number = _total(metrics, "critic/unanswered")
-    return None if not number else Warning(
+    ),
+    _Limit(
+        ("critic/unanswered",), total, 1,
         "critiques that nobody wrote",
-        f"the endpoint did not answer {number} times",
+        "the endpoint did not answer {0} times",
         "A rule's critique stood in for them.",
         "Look at critic/http_failed/... in metrics.jsonl for the reason.",
-    )  # fmt: skip
-
-
-Check = Callable[[Sequence[Row]], Warning | None]
-_LOST: Sequence[Check] = (_skipped, _graders)  # whole texts
-_CHECKS: Sequence[Check] = (
-    _entropy,
-    _critic,
-    _mentions,
-    _cut_off,
-    _gap,
-    _unanswered,
-)
+    ),
+)  # fmt: skip

@@ -3,7 +3,7 @@
   - `math`: LaTeX or plain mathematics, by math-verify, in worker processes with a hard time limit.
   - `numeric`, `choice`, `exact`, `trace`: without a parser, see `comparisons`.
   - `code`: unit tests, run in a sandbox, in worker processes.
-  - `judge`: a checklist that a model behind an HTTP endpoint goes through, see `judge`.
+  - `judge`: a rubric by which a model behind an HTTP endpoint judges, see `judge`.
   - "FILE.py:name" or "package.module:name": a user's own function, in worker processes, see `user_functions`.
 
 Whatever a model writes, grading a row gives a `Grade`. It is a zero, and `timed_out`, where reading a response, or
@@ -24,16 +24,16 @@ from typing import Any
 from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.rewards import comparisons, mathematics, user_functions
 from cgrpo_jax.rewards.answers import Grade
-from cgrpo_jax.rewards.judge import Judge, read_checklist
+from cgrpo_jax.rewards.judge import Judge
 from cgrpo_jax.rewards.known_grades import KnownGrades
+from cgrpo_jax.rewards.rubrics import rubric
 from cgrpo_jax.rewards.sandbox import sandbox
 from cgrpo_jax.rewards.thinking import after_thinking
-from cgrpo_jax.rewards.worker_pool import Outcome, Task, Workers, each
+from cgrpo_jax.rewards.worker_pool import MEMORY_LIMIT, Outcome, Task, Workers, each
 
 __all__ = ["KINDS", "Grade", "Grader", "Pending", "check_gold", "check_kind", "grade"]
 
 KINDS = ("math", *comparisons.COMPARE, "code", "judge")
-MEMORY_LIMIT = 8 << 30  # bytes of address space of one worker
 _BATCH = 8  # responses to one question that a worker takes at once
 _GOLD_BATCH = 32  # gold answers likewise
 _NO_COLUMNS: Mapping[str, Any] = {}
@@ -108,8 +108,8 @@ def check_gold(
 
 
 def said_of_unreadable(grader: "Grader", answer: str, kind: str) -> str:
-    """Returns the beginning of a gold answer that `grader` can't read and, where tests lack `names`, what they use."""
-    why = None
+    """Returns the beginning of a gold answer that `grader` can't read, and why, of kinds that say so."""
+    why = rubric.fault(answer) or "tests of a program in it can't be read" if kind == "judge" else None
     if kind == "code":
         why = grader._pool(kind).call(_module(kind).unclear_names, answer, grader._numpy).outcome().value
     return f"{answer[:80]!r}" + (f", {why}" if why else "")
@@ -264,7 +264,7 @@ class Grader:
         if kind in self._compare:
             return [comparisons.READABLE[kind](answer) for answer in answers]
         if kind == "judge":
-            return [read_checklist(answer) is not None for answer in answers]
+            return rubric.readable(answers, functools.partial(self.readable, kind="code"))
         if user_functions.is_name(kind):
             found = self._pool(kind).call(user_functions.problem_with, user_functions.resolved(kind)).outcome()
             if found.failure or found.value:

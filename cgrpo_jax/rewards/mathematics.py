@@ -9,7 +9,7 @@ import re
 import sys
 
 from cgrpo_jax.rewards import answers
-from cgrpo_jax.rewards.formulas import decimals, equality, normalize, real_sets, unicode_signs, units
+from cgrpo_jax.rewards.formulas import bounds, decimals, equality, normalize, real_sets, unicode_signs, units
 
 TAIL_CHARS = 4000  # without a box only the end is searched: math-verify's patterns are slower than linear
 _KEPT = 4096  # parsed gold answers, and verdicts on pairs of final answers, that a worker remembers
@@ -41,6 +41,7 @@ def start(memory_limit):
     import math_verify  # noqa: F401
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that its own time limits are off
+    bounds.install()
     if memory_limit and sys.platform == "linux":
         import resource
 

@@ -19,6 +19,8 @@ import pebble
 
 from cgrpo_jax.errors import GradingError
 
+MEMORY_LIMIT = 8 << 30  # bytes of address space of one worker that grades
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -50,7 +52,7 @@ class Outcome:
 
 
 class Workers:
-    """A pool of processes, started at the first call.
+    """A pool of processes, started at the first call. Several threads may call.
 
     Example:
       with Workers(2, timeout=5.0) as workers:
@@ -67,6 +69,7 @@ class Workers:
         self._number, self._timeout = number, timeout
         self._start, self._arguments = start, tuple(arguments)
         self._pool: pebble.ProcessPool | None = None
+        self._lock = threading.RLock()  # guards the pool
 
     def __enter__(self):
         return self
@@ -76,10 +79,11 @@ class Workers:
 
     def close(self) -> None:
         """Ends the processes; calls under way are dropped."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
-            self._pool = None
+        with self._lock:
+            if self._pool is not None:
+                self._pool.stop()
+                self._pool.join()
+                self._pool = None
 
     def call(self, function: Callable, *arguments, timeout: float | None = None) -> Task:
         """Starts a call of a module's function; arguments and result are pickled. `timeout` replaces the pool's."""
@@ -87,16 +91,17 @@ class Workers:
         return Task(self, (function, arguments), timeout, self._schedule((function, arguments), timeout))
 
     def _schedule(self, call: tuple[Callable, tuple], timeout: float) -> futures.Future:
-        if self._pool is not None and not self._pool.active:
-            self.close()  # spoiled: see _outcome
-        if self._pool is None:
-            self._pool = pebble.ProcessPool(
-                max_workers=self._number,
-                initializer=self._start,
-                initargs=self._arguments,
-                context=_SpawnWithoutMain(),
-            )
-        return self._pool.schedule(_outcome_of, args=call, timeout=timeout)
+        with self._lock:
+            if self._pool is not None and not self._pool.active:
+                self.close()  # spoiled: see _outcome
+            if self._pool is None:
+                self._pool = pebble.ProcessPool(
+                    max_workers=self._number,
+                    initializer=self._start,
+                    initargs=self._arguments,
+                    context=_SpawnWithoutMain(),
+                )
+            return self._pool.schedule(_outcome_of, args=call, timeout=timeout)
 
     def _outcome(self, task: Task) -> Outcome:
         try:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+LOSS = "loss"  # of held-out rows, which `finetune` alone has
+
 
 def metrics(ks: Sequence[int], num_samples: int) -> tuple[str, ...]:
     """Returns the names of the numbers of an evaluation; see `benchmark.evaluate`.

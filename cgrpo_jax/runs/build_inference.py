@@ -19,6 +19,7 @@ from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import Author
 from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.rewards.judge import Judge
+from cgrpo_jax.rewards.rubrics.programs import Programs
 from cgrpo_jax.runs.build_model import Frozen, Model
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.endpoint_section import Endpoint
@@ -172,15 +173,14 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
     Raises:
       UserError: the judge's address or its key can't be used, or there is no file of a user's function.
     """
-    j, judge = config.judge, None
+    judge, num_workers = None, num_workers or config.grader.num_workers
     with processes.agree("opening the grader"):
-        if j.endpoint.url and processes.is_first():
-            endpoint = held.enter_context(_chat_client(j.endpoint, name="judge"))
-            judge = Judge(endpoint, max_length=j.max_length, max_retries=j.max_retries)
+        if config.judge.endpoint.url and processes.is_first():
+            judge = _open_judge(config, held, num_workers=num_workers)
         return held.enter_context(
             Grader(
                 config.gate_kind,
-                num_workers=num_workers or config.grader.num_workers,
+                num_workers=num_workers,
                 timeout=config.grader.timeout,
                 tolerance=config.grader.tolerance,
                 numpy=config.grader.numpy,
@@ -189,3 +189,20 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
                 judge=judge,
             )
         )
+
+
+def _open_judge(config: Config, held: contextlib.ExitStack, *, num_workers: int) -> Judge:
+    j = config.judge
+    endpoint = held.enter_context(_chat_client(j.endpoint, name="judge"))
+    programs = Programs(num_workers=num_workers, timeout=config.grader.timeout, numpy=config.grader.numpy)
+    return Judge(
+        endpoint,
+        programs=held.enter_context(programs),
+        mode=j.mode,
+        evidence=j.evidence,
+        num_judgements=j.num_judgements,
+        temperature=j.temperature,
+        universal=j.universal,
+        max_length=j.max_length,
+        max_retries=j.max_retries,
+    )

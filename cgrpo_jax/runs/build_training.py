@@ -1,5 +1,7 @@
 """From a configuration to what trains the policy: optimiser, rate, loss, packed shape, adapters."""
 
+import dataclasses
+
 from cgrpo_jax.models import lora
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.training import optimizer as optimizer_lib
@@ -11,11 +13,31 @@ from cgrpo_jax.training.train_step import LossSettings
 
 def learner_settings(config: Config) -> LearnerSettings:
     """Returns how the policy is trained, steps 7 and 8 of the algorithm."""
+    return _learner(config, num_updates=config.num_iterations * config.optimizer.updates_per_batch)
+
+
+def of_finetuning(config: Config, *, num_updates: int) -> LearnerSettings:
+    """Returns how a model learns from rows: so many updates, each of which a batch is drawn for.
+
+    A target's log-probability is of `softmax(logits)`: nothing is sampled, and no temperature divides.
+    """
+    loss = LossSettings(max_length=config.max_response_length, beta=config.finetune.beta)
+    return dataclasses.replace(
+        _learner(config, num_updates=num_updates),
+        loss=loss,
+        shape=dataclasses.replace(_pack_shape(config), sampler_logp=False, from_rows=True),
+        updates_per_batch=1,
+        rescore=False,
+        compares=config.finetune.loss != "nll",
+    )
+
+
+def _learner(config: Config, *, num_updates: int) -> LearnerSettings:
     learning_rate = optimizer_lib.make_schedule(
         config.optimizer.schedule,
         peak=config.optimizer.learning_rate,
         warmup_steps=config.optimizer.warmup_updates,
-        num_steps=config.num_iterations * config.optimizer.updates_per_batch,
+        num_steps=num_updates,
         final_share=config.optimizer.final_learning_rate_share,
     )
     optimizer = optimizer_lib.make_optimizer(

@@ -85,6 +85,7 @@ def run(
     arguments: Sequence[str] = (),
     several: bool = False,
     trains: bool = True,
+    finetunes: bool = False,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Parses the command line, calls `main` with one keyword argument per flag, and exits on a user's mistake.
@@ -98,6 +99,7 @@ def run(
       arguments: names of the positional arguments; all of them must be given.
       several: whether the last of these may be given several times; it then arrives as a list.
       trains: whether the program trains, or plans to; others refuse keys that training alone reads.
+      finetunes: whether it learns from rows; it then reads other keys than one that generates what it learns from.
       argv: the arguments after the program's name; those of the process by default.
 
     Raises:
@@ -118,8 +120,8 @@ def run(
             _flush()
             sys.exit(0)
         with signals.raised():
-            given = parse(argv, flags=known, require=require, arguments=arguments, several=several, trains=trains)
-            main(**given)
+            reads = {"trains": trains, "finetunes": finetunes}
+            main(**parse(argv, flags=known, require=require, arguments=arguments, several=several, **reads))
             _flush()
     except UserError as error:
         watchdog.leave_to_main_thread()
@@ -187,6 +189,7 @@ def parse(
     arguments: Sequence[str] = (),
     several: bool = False,
     trains: bool = True,
+    finetunes: bool = False,
 ) -> dict[str, Any]:
     """Returns the keyword arguments that a command line gives to `main` (see `run`).
 
@@ -214,7 +217,7 @@ def parse(
         raise UserError(f"missing {' and '.join(missing)}{enough}; {_allowed(flags)}")
     positional = rest
     if values.get("config") or (runs and missing):
-        values["config"], positional = _configured(values, rest, trains=trains)
+        values["config"], positional = _configured(values, rest, trains=trains, finetunes=finetunes)
         positional = positional if folder is None else positional[1:]
     too_few = len(positional) < len(arguments)
     if too_few or (len(positional) > len(arguments) and not several) or any(one.startswith("-") for one in positional):
@@ -229,7 +232,7 @@ def parse(
 
 
 def _configured(
-    values: Mapping[str, Any], rest: Sequence[str], *, trains: bool
+    values: Mapping[str, Any], rest: Sequence[str], *, trains: bool, finetunes: bool
 ) -> tuple[config_lib.Config, Sequence[str]]:
     """Returns the configuration of a file, or else of the run in the folder, with its overrides; what is left of these.
 
@@ -254,7 +257,7 @@ def _configured(
     if not trains and not path:  # with a file, the flags may be those with which the run was started
         found = list(validate.unread_without_training(changed))
     elif trains and not any(validate.violations(frozen)):  # else the program says these first
-        found = list(validate.unread(frozen, changed))
+        found = list(validate.unread(frozen, changed, finetunes=finetunes))
     keys.raise_together("keys that nothing reads", found)
     return frozen, positional
 

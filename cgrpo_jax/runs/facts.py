@@ -14,6 +14,8 @@ from cgrpo_jax.runs import base, saved_config
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
 
+_START = "model.init"
+
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
@@ -95,6 +97,8 @@ def of(config: Config) -> RunFacts:
 def differing(runs: Sequence[RunFacts], *, apart: Sequence[str] = ("seed",)) -> list[str]:
     """Returns the keys of which runs have not all the same value, `apart` aside: what tells arms of a study apart.
 
+    `model.init` tells none apart where seed and other keys decide it: each seed of a study has a warm start of its own.
+
     Example: of two runs with seeds 0 and 1, and `num_responses` 7 and 8:
       >>> differing([of(a), of(b)])
       ['num_responses']
@@ -102,4 +106,11 @@ def differing(runs: Sequence[RunFacts], *, apart: Sequence[str] = ("seed",)) -> 
     first = runs[0].values
     keys = [*first, *(key for run in runs[1:] for key in run.values if key not in first)]
     unlike = {key: any(run.values.get(key) != first.get(key) for run in runs) for key in keys}
-    return [key for key, differs in unlike.items() if differs and key not in apart]
+    found = [key for key, differs in unlike.items() if differs and key not in apart]
+    others = [key for key in found if key != _START]
+    seen: dict[tuple, set] = {}
+    for run in runs:
+        of_seed = (run.seed, *(repr(run.values.get(key)) for key in others))
+        seen.setdefault(of_seed, set()).add(run.values.get(_START))
+    several = len({run.seed for run in runs}) > 1
+    return others if several and all(len(starts) == 1 for starts in seen.values()) else found

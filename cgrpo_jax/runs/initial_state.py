@@ -18,6 +18,7 @@ from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runs import start_weights, warm_start
+from cgrpo_jax.runs.iteration import Iteration
 from cgrpo_jax.runs.open_run import OpenRun, TrainingFolder
 from cgrpo_jax.runtime import console, files, processes
 from cgrpo_jax.runtime import text as text_lib
@@ -41,8 +42,18 @@ class Progress:
     evaluation_due: bool = False  # the last iteration's was cut short by a signal
     base_step: int | None = None  # as `start_weights.base_step` returns it
     inputs: dict = dataclasses.field(default_factory=dict)  # `fingerprints.of_all` of what it reads
+    extra_questions: int = 0  # that its iterations have drawn beyond their batches
+
+    def add(self, done: Iteration, *, all_failed: float) -> None:
+        """Counts an iteration, all of whose responses to this share of its questions have failed."""
+        if done.number == 0:
+            self.all_failed_start = all_failed
+        self.num_tokens += done.sampled_tokens
+        self.extra_questions += done.num_extra
 
 
+# Among the `inputs` of a run: what `finetune` learns, and what its loss is measured on. No other command has any.
+TRAINING_ROWS, HELD_OUT_ROWS = "the training rows", "the held-out rows"
 _MOST = 2**63 - 1
 # What each value of `Progress` may be in a checkpoint.
 _RULES: dict[str, Callable[[Any], bool]] = {
@@ -57,6 +68,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "evaluation_due": lambda value: isinstance(value, bool),
     "base_step": lambda value: value is None or _is_count(value),
     "inputs": lambda value: _is_of(value, str, str),
+    "extra_questions": lambda value: _is_count(value),
     "questions": lambda value: True,  # of earlier versions, in the place of `inputs`
 }
 _REQUIRED = ("iteration", "num_tokens", "seconds")  # which every version has written
@@ -177,10 +189,15 @@ def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
             f"{opened.run.path} began with another version of its task: {was}, not {now}; resume it with the package "
             "that began it, or give another --workdir."
         )
+    if (TRAINING_ROWS in kept["inputs"]) != (TRAINING_ROWS in opened.inputs):
+        command = "finetune" if TRAINING_ROWS in kept["inputs"] else "train"
+        raise UserError(
+            f"{opened.run.path} is a run of cgrpo {command}; resume it with that, or give another --workdir."
+        )
     if others := [name for name in changed if not fingerprints.is_function(name)]:
         raise UserError(
             f"changed since {opened.run.path} began: {', '.join(others)}; restore the files (data.train, data.eval, "
-            "data.pass_rates), or give another --workdir."
+            "data.pass_rates, finetune.rows, finetune.eval_rows), or give another --workdir."
         )
     if changed:
         console.say(f"changed since {opened.run.path} began, and used as it is now: {', '.join(changed)}")

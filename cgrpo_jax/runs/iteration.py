@@ -4,6 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
+from cgrpo_jax import batches
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.groups import Group
 from cgrpo_jax.inference.engine import Stats
@@ -27,7 +28,7 @@ class Generated:
     engines: Sequence[Stats]
     timeouts: int
     failures: int
-    endpoints: Mapping[str, int]
+    endpoints: Mapping[str, float]
 
     @property
     def responses(self) -> list[list[Rollout]]:
@@ -39,6 +40,11 @@ class Generated:
         """Those of all questions."""
         return [row for one in self.solved for row in one.refinements]
 
+    @property
+    def problems(self) -> list[Problem]:
+        """What was asked: the questions, and verdict problems about their responses."""
+        return [one.problem for one in self.solved]
+
 
 @dataclasses.dataclass(frozen=True)
 class Iteration:
@@ -49,7 +55,7 @@ class Iteration:
       problems: its questions.
       generated: what steps 1 to 3 have made of them.
       candidates, kept: the refinements that were selected from, and those that entered the groups.
-      groups, rows: of each question, the rollouts that train, and what they train as.
+      groups, rows: of each question of the batch, the rollouts that train, and what they train as.
       updates: what the updates counted.
     """
 
@@ -64,8 +70,28 @@ class Iteration:
 
     @property
     def responses(self) -> list[list[Rollout]]:
-        """The responses to each question."""
+        """The responses to each question, and to each verdict problem."""
         return self.generated.responses
+
+    @property
+    def answers(self) -> list[list[Rollout]]:
+        """The responses to each question of the data."""
+        return [one.responses for one in self.generated.solved if not batches.is_verdict(one)]
+
+    @property
+    def verdicts(self) -> list[list[Rollout]]:
+        """The responses to each verdict problem."""
+        return [one.responses for one in self.generated.solved if batches.is_verdict(one)]
+
+    @property
+    def verdict_problems(self) -> list[Problem]:
+        """These problems."""
+        return [one.problem for one in self.generated.solved if batches.is_verdict(one)]
+
+    @property
+    def num_extra(self) -> int:
+        """Questions that were drawn beyond the batch, in the place of others."""
+        return len(self.generated.solved) - len(self.groups)
 
     @property
     def refinements(self) -> list[Rollout]:
@@ -101,6 +127,7 @@ class Iteration:
         """
         placed = self._placed()
         candidates = {id(row) for row in self.candidates}
+        trained = {index.question for index in placed}
         rows = []
         for problem, one in zip(self.problems, self.generated.solved, strict=True):
             by = "critic" if reward_source == "critic" else problem.grader or grader
@@ -109,7 +136,8 @@ class Iteration:
                 if rollout.stage != Stage.CRITIQUE:
                     row = dataclasses.replace(row, grader=by, **placed.get(rollout.index, {}))
                     if row.train_row is None:
-                        row = dataclasses.replace(row, dropped=_why_outside(rollout, candidates))
+                        drawn_on = self.num_extra > 0 and rollout.index.question not in trained
+                        row = dataclasses.replace(row, dropped=_why_outside(rollout, candidates, drawn_on))
                 rows.append(row)
         return rows
 
@@ -145,10 +173,12 @@ def _why_untrained(row: TrainRow, *, is_capped: bool) -> str:
     return "sampler_cap" if is_capped else "skipped_update"
 
 
-def _why_outside(rollout: Rollout, candidates: Set[int]) -> str:
-    """Returns why a response or refinement is in no group."""
+def _why_outside(rollout: Rollout, candidates: Set[int], drawn_on: bool) -> str:
+    """Returns why a response or refinement is in no group; `drawn_on` where its question is not in the batch."""
     if rollout.ungraded:
         return "ungraded"
+    if drawn_on:
+        return "drawn_on"
     if rollout.stage == Stage.RESPONSE:
         return "replaced"
     return "not_selected" if id(rollout) in candidates else "mention"

@@ -25,15 +25,16 @@ _Section = TypeVar("_Section")
 
 
 class Resumed(enum.Flag):
-    """What resumes after it was stopped: a training run, or the results of `evaluate` or of `diagnose`."""
+    """What resumes after it was stopped: a training run, or the results of `evaluate`, `diagnose` or `collect`."""
 
     TRAINING = enum.auto()
     EVALUATION = enum.auto()
     DIAGNOSIS = enum.auto()
+    COLLECTION = enum.auto()
 
 
 NEVER = Resumed(0)
-ALL = Resumed.TRAINING | Resumed.EVALUATION | Resumed.DIAGNOSIS
+ALL = Resumed.TRAINING | Resumed.EVALUATION | Resumed.DIAGNOSIS | Resumed.COLLECTION
 
 
 @dataclasses.dataclass(frozen=True)

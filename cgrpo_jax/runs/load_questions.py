@@ -7,9 +7,19 @@ from typing import Any
 
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.critiques.prompts import Prompts
-from cgrpo_jax.datasets import filters
+from cgrpo_jax.datasets import filters, rollout_questions
 from cgrpo_jax.datasets import mixture as mixture_lib
-from cgrpo_jax.datasets.problems import MADE_UP, Limits, MadeUp, Problems, Stored, check_quotable, load_problems
+from cgrpo_jax.datasets.problems import (
+    MADE_UP,
+    Given,
+    Limits,
+    MadeUp,
+    Problems,
+    Stored,
+    check_quotable,
+    check_solutions,
+    load_problems,
+)
 from cgrpo_jax.datasets.tasks import arithmetic, snippets
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.critic import Critic
@@ -59,16 +69,34 @@ def load_questions(
       prompts: of the policy.
       critic: of the critic, None for one behind an endpoint.
       refiner: of a frozen refiner; None without one.
-      choose: `to_train_on`, `to_evaluate_on` or `to_diagnose`.
+      choose: `to_train_on`, `to_evaluate_on`, `to_diagnose` or `to_collect`.
 
     Raises:
       UserError: there are none, a file or a row of it is damaged, a gold answer can't be read, or the longest question
         leaves no room for a critique in a refine prompt.
     """
-    found = load_problems(source(config), prompts, _limits(config, stages))
-    _check_refine_prompt(config, stages, prompts, found.training, critic=critic, refiner=refiner)
+    asked = _given(config, stages) if stages.rows else source(config)
+    if isinstance(asked, Stored) and not stages.samples:
+        asked = dataclasses.replace(asked, train=None)  # data.train may be of rows to learn from
+    found = _load(asked, prompts, _limits(config, stages), learns_rows=not stages.samples)
+    chosen = choose(config, found)
+    if why := _why_solutions(config, stages):  # of those that are asked, which may be held out
+        check_solutions(chosen.training, asked, why, whose="chosen")
+    shown = chosen.training or found.training
+    _check_refine_prompt(config, stages, prompts, shown, critic=critic, refiner=refiner)
     _say_system_turns(config, [*found.training, *found.held_out])
-    return choose(config, found)
+    return chosen
+
+
+def _load(source: MadeUp | Stored | Given, prompts: Prompts, limits: Limits, *, learns_rows: bool) -> Problems:
+    try:
+        return load_problems(source, prompts, limits)
+    except UserError as error:
+        if not learns_rows or "data.question_key" not in str(error) and "data.answer_key" not in str(error):
+            raise
+        text = str(error).rstrip(".")
+        hint = "data.eval is of questions to grade; rows to measure the loss on are finetune.eval_rows"
+        raise UserError(f"{text} ({hint}).") from error
 
 
 def _say_system_turns(config: Config, problems: Sequence[Problem]) -> None:
@@ -111,6 +139,16 @@ def to_evaluate_on(config: Config, found: Problems) -> Questions:
     return Questions([], found.held_out, found.skipped)
 
 
+def of_finetuning(config: Config) -> Choose | None:
+    """Returns what chooses the questions that `finetune` is graded on; None where the configuration has none."""
+    d = config.data
+    return _to_grade if (d.num_eval if d.kind in MADE_UP else d.eval) else None
+
+
+def _to_grade(config: Config, found: Problems) -> Questions:
+    return Questions([], found.held_out, found.skipped)
+
+
 def to_diagnose(config: Config, found: Problems) -> Questions:
     """Returns the training questions to diagnose; all kinds of critiques must be possible of them.
 
@@ -121,6 +159,18 @@ def to_diagnose(config: Config, found: Problems) -> Questions:
     if "indicative_gt" in config.diagnosis.kinds:
         check_quotable(training, grader=config.gate_kind)
     return Questions(training, [], found.skipped)
+
+
+def to_collect(config: Config, found: Problems) -> Questions:
+    """Returns the questions to collect rows of, as the training ones; raises a `UserError` where there are none."""
+    c = config.collect
+    held_out = c.questions == "held_out" and not c.rows
+    some = (found.held_out if held_out else found.training)[: c.num_questions or None]
+    if not some:
+        of_data = 'collect.questions "held_out" needs data.eval, of made-up questions data.num_eval'
+        why = "collect.rows has no question" if c.rows else of_data if held_out else "all questions are too long"
+        raise UserError(f"there is nothing to collect rows of: {why}.")
+    return Questions(some, [], {"training": found.skipped["held-out" if held_out else "training"]})
 
 
 def by_hand(
@@ -201,6 +251,22 @@ def source(config: Config) -> MadeUp | Stored:
     )
 
 
+def _given(config: Config, stages: Stages) -> Given:
+    """Returns the questions of the rows that stages begin with.
+
+    Raises:
+      UserError: there are no such rows, or they lack critiques that are to be refined.
+    """
+    paths = rollout_questions.files(stages.rows)
+    if not config.collect.num_critiques and not any(map(rollout_questions.has_critiques, paths)):
+        raise UserError(
+            f"collect.num_critiques 0 takes the critiques of collect.rows {stages.rows}, which has none; set it, or "
+            "give rows that have some."
+        )
+    problems = [one for path in paths for one in rollout_questions.problems(path)]
+    return Given(problems[: config.collect.num_questions or None])
+
+
 def _limits(config: Config, stages: Stages) -> Limits:
     return Limits(
         grader=config.gate_kind,
@@ -213,6 +279,7 @@ def _limits(config: Config, stages: Stages) -> Limits:
         max_solution_length=config.max_response_length if stages.refine == "solution" else None,
         needs_solutions=_why_solutions(config, stages),
         grader_numpy=config.grader.numpy,
+        needs_rubrics="checklist" in stages.kinds and (stages.refine == "policy" or stages.critique_when == "all"),
     )
 
 
@@ -236,13 +303,17 @@ def _check_refine_prompt(
     questions: Sequence[Problem],
     *,
     critic: Prompts | None,
-    refiner: Prompts | None,
+    refiner: Prompts | None = None,
 ) -> None:
     """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not.
 
     A critique is shown whole; how much is left of one without its thinking is not known, and what is too long is cut.
     """
+    if not questions:
+        return
     longest = max(questions, key=lambda problem: len(prompts.for_question(problem.question, problem.turns)))
+    if config.num_verdicts:
+        prompts.for_verdict(transcript(longest), "")
     if stages.critique.num_texts and stages.critic != "folder":
         answer = None if config.critic.sees == "nothing" else longest.answer
         solution = "" if config.critic.sees == "solution" else None

@@ -12,16 +12,16 @@ from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import LossKind, Stage
 from cgrpo_jax.rollout import reward_of
-from cgrpo_jax.runs import metrics
+from cgrpo_jax.runs import best_checkpoint, metrics
 from cgrpo_jax.runs.initial_state import Progress
 from cgrpo_jax.runs.iteration import Iteration
 from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.training import flops
 
 
-def evaluating() -> tqdm.tqdm:
-    """Returns a bar that has only what `show` writes beside it."""
-    return console.progress_bar(desc="evaluating", leave=False, bar_format="{desc} [{elapsed}{postfix}]")
+def stage_bar(doing: str) -> tqdm.tqdm:
+    """Returns a bar that has only what `show` writes beside it, such as "evaluating"."""
+    return console.progress_bar(desc=doing, leave=False, bar_format="{desc} [{elapsed}{postfix}]")
 
 
 def show(bar: tqdm.tqdm, progress: Status) -> None:
@@ -43,7 +43,7 @@ def show(bar: tqdm.tqdm, progress: Status) -> None:
 def bar_text(row: Mapping[str, float]) -> str:
     """Returns what is shown beside the progress bar after an iteration."""
     parts = [f"reward {row['reward']:.2f}", f"all wrong {row['frac_all_wrong']:.2f}"]
-    if row.get("refine/attempted"):
+    if "refine/questions_rescued" in row:
         parts.append(f"rescued {row['refine/questions_rescued']:.2f}")
     if "tokens_per_second/rollout" in row:
         parts.append(f"{row['tokens_per_second/rollout']:.0f} tok/s")
@@ -77,7 +77,14 @@ def untrained(done: Iteration, row: Mapping[str, float]) -> str:
 
 
 def metrics_row(
-    done: Iteration, *, pass_threshold: float, model: ModelConfig, adapters: bool, refines: bool, gate: str
+    done: Iteration,
+    *,
+    pass_threshold: float,
+    model: ModelConfig,
+    adapters: bool,
+    refines: bool,
+    gate: str,
+    draws_on: bool = False,
 ) -> dict[str, float]:
     """Returns an iteration's metrics that do not depend on the clock; `metrics.METRICS` says what each means.
 
@@ -88,9 +95,14 @@ def metrics_row(
       adapters: whether adapters are trained, or all weights.
       refines: whether refinement is part of the method.
       gate: kind of grader that decides what passes.
+      draws_on: whether further questions are drawn for those that teach nothing.
     """
-    row = metrics.response_metrics(done.responses, pass_threshold=pass_threshold)
-    row |= metrics.reward_metrics(done.responses, gate=gate)
+    row = metrics.response_metrics(done.answers, pass_threshold=pass_threshold)
+    row |= metrics.reward_metrics(done.answers, gate=gate)
+    cut = done.counts["verdict_prompts_cut"]
+    row |= metrics.verdict_metrics(done.verdicts, done.verdict_problems, cut=cut)
+    if draws_on:
+        row |= metrics.batch_metrics(done.rows, num_extra=done.num_extra)
     if refines:
         row |= metrics.refinement_metrics(done.refinements, done.kept, pass_threshold=pass_threshold)
         row["refine/prompts_cut"] = done.counts["refine_prompts_cut"]
@@ -168,13 +180,14 @@ def summary(
     }
 
 
-def table(summary: Mapping) -> str:
-    """Returns a summary as the short table that a run ends with."""
-    lines = [f"{summary['updates']} updates, {summary['num_tokens']} tokens generated, {summary['seconds']:.0f} s"]
+def table(summary: Mapping, *, tokens: str = "generated") -> str:
+    """Returns a summary as the short table that a run ends with; `tokens` says what its number of tokens is of."""
+    lines = [f"{summary['updates']} updates, {summary['num_tokens']} tokens {tokens}, {summary['seconds']:.0f} s"]
     before, after = summary["eval_before"], summary["eval_after"]
     if after:
         lines += ["", f"{'held-out':<12}{'before':>8}{'after':>8}"]
-        lines += [f"{name:<12}{before[name]:>8.3f}{after[name]:>8.3f}" for name in after if name.startswith("pass")]
+        shown = [name for name in after if name.startswith("pass") or name == best_checkpoint.LOSS]
+        lines += [f"{name:<12}{before[name]:>8.3f}{after[name]:>8.3f}" for name in shown]
         lines.append("")
     if best := summary["best"]:
         lines.append(f"best {best['metric']}: {best['value']:.3f}, checkpoint {best['step']}, kept (--step=best)")

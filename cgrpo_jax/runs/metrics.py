@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cgrpo_jax.critiques.texts import mentions_critique
+from cgrpo_jax.groups import teaches
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import Rollout, Stage
+from cgrpo_jax.records import Problem, Rollout, Stage, TrainRow
 from cgrpo_jax.rewards.user_functions import short_name
 from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.training import flops
@@ -27,6 +28,15 @@ METRICS = {
     "frac_all_right": "share of the questions of which all initial responses pass",
     "frac_all_wrong": "share of the questions of which none passes: where refinement helps",
     "group_reward": "mean reward of the rows that train, kept refinements included",
+    "batch/extra_questions": "questions drawn beyond the batch, in the place of others whose group has no gradient "
+    "(as the next one only with max_extra_questions > 0)",
+    "batch/frac_with_gradient": "share of the batch's groups of which a row has an advantage, or a teacher, and is not "
+    "masked",
+    "verdicts/reward": "share of the answers to verdict problems that judge rightly (as the next ones only with "
+    "verdict_share > 0; all other metrics of responses leave these answers out)",
+    "verdicts/malformed_rate": "share of them without a readable verdict",
+    "verdicts/frac_right": "share of the verdict problems whose response is right: what always to say so would reach",
+    "verdicts/prompts_cut": "verdict problems in which the response was cut in its middle",
     "loss": "the objective's negative; its value says little (advantages sum to about 0), its gradient is what trains",
     "grad_norm": "global norm of the gradient before clipping",
     "skipped_updates": "updates that changed nothing, because their gradient was not finite; what is said of losses, "
@@ -72,7 +82,8 @@ METRICS = {
     "completions/mean_terminated_length": "the same over those that ended by themselves",
     "completions/clipped_ratio": "share of the initial responses that were cut off",
     "refine/attempted": "number of refinements sampled",
-    "refine/success": "share of the refinements that pass (the paper's successful refinements)",
+    "refine/success": "share of the refinements that pass (the paper's successful refinements); this and the other "
+    "shares and means of refinements are left out where there are none",
     "refine/questions_rescued": "share of the questions with refined failures of which a refinement of one passes "
     "(questions refined)",
     "refine/mean_length": "mean length (tokens) of the refinements",
@@ -98,6 +109,9 @@ METRICS = {
     "judge/http_attempts": "how often the endpoint was asked for them",
     "judge/http_failed/CATEGORY": "those that failed for good, by why, as critic/http_failed/CATEGORY",
     "judge/unreadable": "replies of the judge that could not be read; asked for again up to judge.max_retries times",
+    "judge/spread": "mean over the judged items of the standard deviation of their judgements, 0 to 0.5 (only with "
+    "judge.num_judgements > 1)",
+    "judge/calls_run": "calls of responses' programs that were run for the judge (only with judge.evidence)",
     "rollouts/bytes": "of the newest file in rollouts/ before this iteration's",
     "num_tokens": "tokens generated since the start, by all stages",
     "num_compilations": "programs compiled since the start of the process",
@@ -156,20 +170,20 @@ def reward_metrics(responses: Sequence[Sequence[Rollout]], *, gate: str) -> dict
 def refinement_metrics(
     refinements: Sequence[Rollout], kept: Sequence[Rollout], *, pass_threshold: float
 ) -> dict[str, float]:
-    """Metrics of the refinements, those sampled and those kept."""
+    """Metrics of the refinements, those sampled and those kept; a mean or share of none is left out, for it is no 0."""
     passed = [reward_of(row) >= pass_threshold for row in refinements if not row.ungraded]
     by_question = collections.defaultdict(bool)
     for row in refinements:
         if _refines_right(row, pass_threshold):  # with refine.which all
             continue
         by_question[row.index.question] |= not row.ungraded and reward_of(row) >= pass_threshold
-    return {
-        "refine/attempted": len(refinements),
-        "refine/success": _mean(passed),
-        "refine/questions_rescued": _mean(by_question.values()),
-        "refine/mean_length": _mean(len(row.token_ids) for row in refinements),
-        "refine/mentions_critique": _mean(mentions_critique(row.text) for row in kept),
+    shares = {
+        "refine/success": passed,
+        "refine/questions_rescued": list(by_question.values()),
+        "refine/mean_length": [len(row.token_ids) for row in refinements],
+        "refine/mentions_critique": [mentions_critique(row.text) for row in kept],
     }
+    return {"refine/attempted": len(refinements)} | {name: _mean(some) for name, some in shares.items() if some}
 
 
 def _refines_right(refinement: Rollout, pass_threshold: float) -> bool:
@@ -205,15 +219,53 @@ def critic_metrics(counts: Mapping[str, int]) -> dict[str, float]:
     return metrics
 
 
-def endpoint_metrics(counts: Mapping[str, int], before: Mapping[str, int], *, whose: str = "critic") -> dict[str, int]:
+def endpoint_metrics(
+    counts: Mapping[str, float], before: Mapping[str, float], *, whose: str = "critic"
+) -> dict[str, float]:
     """Metrics of the endpoint of a "critic" or a "judge", from what its `counts` were after and before an iteration."""
 
-    def since(name: str) -> int:
+    def since(name: str) -> float:
         return counts.get(name, 0) - before.get(name, 0)
 
     wanted = ["requests", "attempts", *(name for name in counts if name.startswith("failed/"))]
-    result = {f"{whose}/http_{name}": since(name) for name in wanted}
-    return result | ({f"{whose}/unreadable": since("unreadable")} if "unreadable" in counts else {})
+    result: dict[str, float] = {f"{whose}/http_{name}": since(name) for name in wanted}
+    result |= {f"{whose}/{name}": since(name) for name in ("unreadable", "calls_run") if name in counts}
+    if items := since("spread_items"):
+        result[f"{whose}/spread"] = since("spread_sum") / items
+    return result
+
+
+def endpoints_metrics(counts: Mapping[str, Mapping], before: Mapping[str, Mapping]) -> dict[str, float]:
+    """Metrics of all endpoints that an iteration asked, by whose they are, as `endpoint_metrics`."""
+    return {k: v for whose in before for k, v in endpoint_metrics(counts[whose], before[whose], whose=whose).items()}
+
+
+def batch_metrics(rows: Sequence[Sequence[TrainRow]], *, num_extra: int) -> dict[str, float]:
+    """Metrics of what was drawn for a batch of groups."""
+    found = [any(teaches(row) for row in group) for group in rows]
+    return {"batch/extra_questions": num_extra, "batch/frac_with_gradient": _mean(found)}
+
+
+def verdict_metrics(
+    verdicts: Sequence[Sequence[Rollout]], problems: Sequence[Problem], *, cut: int
+) -> dict[str, float]:
+    """Metrics of the answers to verdict problems, those of a response without a verdict left out; empty without any.
+
+    Args:
+      verdicts: the answers to each of them.
+      problems: themselves.
+      cut: how many hold a response that was cut.
+    """
+    known = [(rows, one) for rows, one in zip(verdicts, problems, strict=True) if not rows[0].ungraded]
+    if not verdicts:
+        return {}
+    answers = [row for rows, _ in known for row in rows]
+    return {
+        "verdicts/reward": _mean(reward_of(row) for row in answers),
+        "verdicts/malformed_rate": _mean(row.extracted is None for row in answers),
+        "verdicts/frac_right": _mean(one.answer == "right" for _, one in known),
+        "verdicts/prompts_cut": cut,
+    }
 
 
 def engine_metrics(stats: Sequence[Stats]) -> dict[str, float]:

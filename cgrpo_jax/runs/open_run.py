@@ -1,6 +1,6 @@
 """Opens a run for a command: all that a user can get wrong is checked before the first weight is read.
 
-`train`, `evaluate`, `diagnose` and `sample` all begin with `open_run`; what differs between them are its arguments.
+All commands that run a model begin with `open_run`; what differs between them are its arguments.
 """
 
 import contextlib
@@ -8,14 +8,12 @@ import dataclasses
 import datetime
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from cgrpo_jax.critiques.prompts import Prompts
-from cgrpo_jax.datasets import fingerprints
-from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.chat_client import ChatClient
 from cgrpo_jax.inference.critic import Critic
@@ -26,6 +24,7 @@ from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.runs import (
     announce,
+    best_checkpoint,
     build_inference,
     build_model,
     hosts,
@@ -34,6 +33,7 @@ from cgrpo_jax.runs import (
     resume_policy,
     saved_config,
     start_weights,
+    starts,
     validate,
 )
 from cgrpo_jax.runs import config as config_lib
@@ -46,7 +46,7 @@ from cgrpo_jax.runs.rollout_writer import RolloutWriter
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runs.stages import Stages
-from cgrpo_jax.runtime import agreement, console, key_values, processes, profiling, watchdog
+from cgrpo_jax.runtime import console, processes, profiling, watchdog
 from cgrpo_jax.training.checkpoint import Checkpoints
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -187,7 +187,7 @@ def open_run(
         model_source.check_places(config)
         config = settings_lib.with_lengths(config, trains=trains)
         settings = settings_lib.run_settings(config, mesh, stages=stages(config), num_slots=num_slots)
-        if trains:
+        if trains and settings.stages.samples:  # else how long it is follows from the rows
             check_training(settings)
         model = build_model.load_policy(config, settings, now=now)
         trained = load_weights and run.checkpoints.exists()
@@ -197,7 +197,7 @@ def open_run(
             prompts = {"critic": model.critic_prompts} | {whose: one.prompts for whose, (one, _) in frozen.items()}
             found = _read_questions(config, settings, questions, model.prompts, **prompts)
     problems = {"training": found.training, "held-out": found.held_out}
-    inputs = _agreed_inputs(
+    inputs = hosts.agreed_inputs(
         config, settings, problems, checkpoints=run.checkpoints if load_weights else None, step=step
     )
     params, weights = start_weights.trained_params(config, model, run, step=step) if load_weights else ({}, "")
@@ -244,49 +244,23 @@ def _read_questions(
     return found
 
 
-def _agreed_inputs(
-    config: Config,
-    settings: RunSettings,
-    problems: Mapping[str, Sequence[Problem]],
-    *,
-    checkpoints: pathlib.Path | None,
-    step: Step,
-) -> dict[str, str]:
-    """Returns `fingerprints.of_all`, once all processes have found the same in all files that the run reads.
-
-    Args:
-      config, settings: of the run.
-      problems: by kind.
-      checkpoints: of the run, where its weights are read; `step` of them.
-
-    Raises:
-      UserError: they have not, or one can't read a file.
-    """
-    same: dict[str, str] = {}
-    with processes.agree("reading the run's files"):
-        inputs = fingerprints.of_all(
-            config.gate_kind, problems, also=config.other_rewards, task=task_of(config.data.kind)
-        )
-        if key_values.place()[1] > 1:
-            same = hosts.of_inputs(problems, inputs)
-            same |= hosts.of_models(config, settings.frozen_folders)
-            if checkpoints and checkpoints.exists():
-                same |= hosts.of_checkpoint(checkpoints, step, "the run's checkpoint")
-    agreement.check_same("files", same)
-    return processes.share(inputs)[0]  # in which functions have the names that process 0 knows them by
-
-
 # --- training's own -----------------------------------------------------------------------------------------------
 
 
-def check_training(settings: RunSettings) -> None:
-    """Checks what training alone needs: questions that find its best checkpoint, iterations that can be traced, host
-    memory for the optimiser's state.
+def check_training(settings: RunSettings, *, held_out_rows: bool = False) -> None:
+    """Checks what training alone needs: questions, or held-out rows, that find its best checkpoint, iterations that can
+    be traced, host memory for the optimiser's state.
 
     Raises:
       UserError: it is not so.
     """
-    if settings.evaluation.keep_best and not settings.evaluation_sampling:
+    of_rows = settings.evaluation.keep_best.removeprefix("-") == best_checkpoint.LOSS
+    if of_rows and not held_out_rows:
+        raise UserError(
+            f"eval.keep_best {settings.evaluation.keep_best!r} compares the losses of held-out rows, which `finetune` "
+            "measures; give it some in finetune.eval_rows, or leave it empty."
+        )
+    if settings.evaluation.keep_best and not of_rows and not settings.evaluation_sampling:
         raise UserError(
             f"eval.keep_best {settings.evaluation.keep_best!r} compares evaluations on held-out questions; "
             "set data.eval, of made-up questions data.num_eval, or leave it empty."
@@ -319,10 +293,10 @@ def open_folder(opened: OpenRun, held: contextlib.ExitStack) -> TrainingFolder:
 def _make_folder(opened: OpenRun, held: contextlib.ExitStack) -> bool:
     config, run, model = opened.config, opened.run, opened.model
     held.enter_context(run.locked())
-    why_not = {}
-    if config.optimizer.schedule != "constant":
-        why_not["num_iterations"] = f"optimizer.schedule {config.optimizer.schedule!r} falls over them"
+    schedule, falls = config.optimizer.schedule, ("num_iterations", "finetune.epochs")
+    why_not = {} if schedule == "constant" else dict.fromkeys(falls, f"optimizer.schedule {schedule!r} falls over them")
     resumed = run.open(config_lib.to_json(config), ignore=resume_policy.TRAINING, why_not=why_not)
+    starts.write(run, starts.of_now("train", opened.settings.mesh.devices))
     folder.write(run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source)
     return resumed
 
@@ -374,6 +348,8 @@ def compile_engines(
       going_on: called before each program; may raise.
     """
     settings = opened.settings
+    if not settings.policy_samplings and not opened.frozen:
+        return  # nothing is ever generated
     console.say(f"engine: {build_inference.describe_slots(settings)}")
     number, read, started = processes.compilations(), processes.programs_read(), time.monotonic()
     engines = [("the engine", opened.model.engine, params, settings.policy_samplings)]

@@ -74,6 +74,8 @@ KEYS = {
     "lora_alpha": "lora.alpha",
     "target_modules": "lora.targets",
     "lora_target_modules": "lora.targets",
+    "assistant_only_loss": "finetune.turns",
+    "max_seq_length": "packing.length",
     "dataset": "data.train",
     "dataset_name": "data.train",
     "train_files": "data.train",

@@ -14,9 +14,10 @@ from cgrpo_jax.runs.keys import Need, at_least_one, key, not_negative, one_of, r
 from cgrpo_jax.runs.sections import arguments_rule
 
 CRITIQUES = ("indicative", "indicative_gt", "execution", "cot")
-KINDS = (*CRITIQUES, "hint", "none")
+KINDS = (*CRITIQUES, "checklist", "hint", "none")
 _NOT_REFINED = {"refine.kind": ("none",)}
-_NOT_WRITTEN = {"critique.kind": ("indicative", "indicative_gt", "execution", "none"), "critique.schedule": ((),)}
+_BY_RULE = ("indicative", "indicative_gt", "execution", "checklist")
+_NOT_WRITTEN = {"critique.kind": (*_BY_RULE, "none"), "critique.schedule": ((),)}
 _NOT_EXECUTED = {"critique.kind": ("indicative", "indicative_gt", "cot", "hint", "none"), "critique.schedule": ((),)}
 _ITSELF = {"refiner.kind": ("policy",)}
 _NO_POLICY = {"refine.kind": ("none", "solution")}
@@ -96,7 +97,7 @@ class Refiner:
 
     kind: Literal["policy", "folder"] = key(
         "policy",
-        "policy: the policy itself; folder: a frozen model (weak to strong), in training alone",
+        "policy: the policy itself; folder: a frozen model (weak to strong), in training and collect",
         one_of("policy", "folder"),
         unread_with=_NO_POLICY,
     )
@@ -136,8 +137,8 @@ class Critique:
 
     kind: str = key(
         "cot",
-        "indicative, indicative_gt, execution, cot; hint: of the answer, without the response (NuRL); none: refine "
-        "without a critique",
+        "indicative, indicative_gt, execution, cot; checklist: the items of the rubric that the judge finds not met; "
+        "hint: of the answer, without the response (NuRL); none: refine without a critique",
         one_of(*KINDS),
     )
     schedule: tuple[tuple[int, str], ...] = key(
@@ -158,7 +159,7 @@ class Critique:
     )
     reveals_value: bool = key(
         True,
-        "of execution; False: the wrong step, or the failing test, without what is expected",
+        "of execution and checklist; False: the wrong step, or the failing test, without what is expected",
         unread_with=_NOT_EXECUTED,
     )
     corruption: str = key(

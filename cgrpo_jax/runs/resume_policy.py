@@ -1,4 +1,4 @@
-"""Which keys of a configuration may change when a run, or the results of an evaluation, resume. All others may not.
+"""Which keys of a configuration may change when a run, or the results of another command, resume. All others may not.
 
 Each key says so itself, and why (`may_change` and `because` in schema.py and the sections).
 """
@@ -15,3 +15,4 @@ def may_change(resumed: Resumed) -> tuple[str, ...]:
 TRAINING = may_change(Resumed.TRAINING)
 EVALUATION = may_change(Resumed.EVALUATION)
 DIAGNOSIS = may_change(Resumed.DIAGNOSIS)
+COLLECTION = may_change(Resumed.COLLECTION)

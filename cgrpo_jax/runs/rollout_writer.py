@@ -1,7 +1,8 @@
 """Writes the rollouts of iterations to the run's folder, each while the next one is computed."""
 
+import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 
 import numpy as np
@@ -58,7 +59,17 @@ class RolloutWriter:
         if self.bytes is None and (before := sorted(self.folder.glob(rollouts.NAMES))):  # of the run that is resumed
             self.bytes = before[-1].stat().st_size
         if self.every and done.number % self.every == 0:
-            self._pending = self._thread.submit(self._write, done)
+            rows = functools.partial(done.all_rows, grader=self._grader, reward_source=self._reward_source)
+            self._pending = self._thread.submit(self._write, done.number, rows)
+
+    def put_rows(self, number: int, rows: Sequence[rollouts.Row]) -> None:
+        """Begins to write rows as the file of a number, once what came before is written.
+
+        Raises:
+          UserError: that could not be written.
+        """
+        self.wait()
+        self._pending = self._thread.submit(self._write, number, lambda: rows)
 
     def wait(self) -> None:
         """Waits until all that was put is on disk.
@@ -72,11 +83,10 @@ class RolloutWriter:
         with files.checked(self.folder):
             self.bytes = pending.result()
 
-    def _write(self, done: Iteration) -> int:
+    def _write(self, number: int, rows: Callable[[], Sequence[rollouts.Row]]) -> int:
         self.folder.mkdir(exist_ok=True)
-        rows = done.all_rows(grader=self._grader, reward_source=self._reward_source)
-        path = self.folder / rollouts.file_name(done.number)
-        return rollouts.write(path, rows, iteration=done.number, spell=self._spell)
+        path = self.folder / rollouts.file_name(number)
+        return rollouts.write(path, rows(), iteration=number, spell=self._spell)
 
 
 def most_bytes(stages: Stages, *, rescore: bool) -> int:

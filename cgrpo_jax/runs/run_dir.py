@@ -46,6 +46,7 @@ class RunDir:
         self.rollouts = self.path / "rollouts"
         self.summary = self.path / "summary.json"
         self.date = self.path / "date"  # the start, as ISO 8601: what prompts that print the date print, later too
+        self.starts = self.path / "starts.jsonl"  # command, code and devices of each start
         self.nonfinite_rows = self.path / "nonfinite_rows.jsonl"  # of the update that a run gave up at
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"  # config.json and tokenizer of the model, as Hugging Face has them
@@ -168,6 +169,16 @@ class RunDir:
         """
         self.check_owned()
         _append(self.metrics, [metrics])
+
+    def append_start(self, start: Mapping[str, str]) -> None:
+        """Appends one line to `starts.jsonl`.
+
+        Raises:
+          UserError: another run has begun to write the folder, or it can't be written.
+        """
+        self.check_owned()
+        with files.checked(self.starts):
+            files.append(self.starts, json.dumps(dict(start)) + "\n")
 
     def drop_after(self, step: int, *, expected: int = 0) -> list[str]:
         """Drops what was written of steps after `step`, lines of `metrics.jsonl` and rollouts, and what was cut short.

@@ -14,7 +14,9 @@ from cgrpo_jax.critiques import schedule
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.rewards import grader, user_functions
 from cgrpo_jax.runs import (
+    collection_section,
     distillation_section,
+    finetune_section,
     model_sections,
     objective_section,
     refinement_sections,
@@ -23,8 +25,12 @@ from cgrpo_jax.runs import (
 )
 from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, each_of, key, not_negative, one_of, refused, section
 
-# Sections that no other command than `train` and `plan` reads.
+# Sections that no other command than `train`, `finetune` and `plan` reads.
 TRAINING_ALONE = ("checkpoints", "rollouts", "tracking", "profile", "objective", "distil", "optimizer", "packing")
+TRAINING_ALONE += ("finetune",)
+# Of these, and of the others, what `finetune` does not read, and what it alone reads.
+NOT_FINETUNING = ("rollouts", "objective", "distil", "critique", "refine", "refiner")
+FINETUNING_ALONE = ("finetune",)
 
 
 def _several(name: str, value: tuple[Any, ...]) -> str | None:
@@ -42,6 +48,12 @@ def _numbers(name: str, value: tuple[Any, ...]) -> str | None:
     return None if good else f"{name} {value} must hold finite numbers; give one for each of rewards."
 
 
+def _verdict_share(name: str, value: float) -> str | None:
+    if 0 <= value <= 0.5:
+        return None
+    return f"{name} {value} asks about more responses than there are questions; use a value from 0 to 0.5."
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What a run does. Symbols in brackets are the paper's (arXiv 2506.03106); lengths are in tokens."""
@@ -56,6 +68,16 @@ class Config:
         because="how long training goes on, unless the learning rate falls over them",
     )
     questions_per_iteration: int = key(128, "questions of an iteration", at_least_one)
+    max_extra_questions: int = key(
+        0,
+        "most that are drawn beyond them, each for one whose group, refinements included, has no gradient (DAPO)",
+        not_negative,
+    )
+    verdict_share: float = key(
+        0.0,
+        "of questions_per_iteration: is a response of this iteration right? (Critique-Coder)",
+        _verdict_share,
+    )
     num_responses: int = key(7, "[n] responses to a question", at_least_one)
     max_prompt_length: int = key(2048, "tokens of a question; 0: from the model's context (lengths.py)", not_negative)
     max_response_length: int = key(6144, "tokens of a response or a refinement; 0: likewise", not_negative)
@@ -107,8 +129,10 @@ class Config:
     lora: model_sections.Lora = section(model_sections.Lora)
     data: training_sections.Data = section(training_sections.Data)
     warm_start: training_sections.WarmStart = section(training_sections.WarmStart)
+    finetune: finetune_section.Finetune = section(finetune_section.Finetune)
     eval: training_sections.Eval = section(training_sections.Eval)
     diagnosis: training_sections.Diagnosis = section(training_sections.Diagnosis)
+    collect: collection_section.Collect = section(collection_section.Collect)
 
     @property
     def gate_kind(self) -> str:
@@ -119,6 +143,11 @@ class Config:
     def other_rewards(self) -> tuple[str, ...]:
         """The kinds of rewards that add to the advantage alone."""
         return tuple(kind for kind in self.rewards if kind != self.gate_kind)
+
+    @property
+    def num_verdicts(self) -> int:
+        """The questions of an iteration that ask whether a response is right."""
+        return round(self.verdict_share * self.questions_per_iteration)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -132,6 +161,7 @@ class Config:
         yield from self._schedule()
         yield from self._grading()
         yield from self._rewards()
+        yield from self._verdicts()
         yield from self._critiques()
         yield from self._made_up()
 
@@ -241,8 +271,39 @@ class Config:
             )
         if self.normalize_rewards and len(self.rewards) < 2:
             yield f"normalize_rewards divides each of several rewards, but rewards is {self.rewards}; give two or more."
+        if self.reward_source == "critic" and self.rewards:
+            yield (
+                f'reward_source "critic" rewards by verdicts in the place of graders, but rewards is {self.rewards}; '
+                'leave rewards empty, or set reward_source to "verifier".'
+            )
         if "judge" in self.rewards and not self.judge.endpoint.url:
             yield 'rewards has "judge", which asks an endpoint; give its address in judge.endpoint.url.'
+        if self.collect.utility == "judge" and not self.judge.endpoint.url:
+            yield 'collect.utility "judge" asks an endpoint; give its address in judge.endpoint.url.'
+
+    def _verdicts(self) -> Iterator[str]:
+        if not 0 < self.verdict_share <= 0.5:  # its own rule says so
+            return
+        if not self.num_verdicts:
+            yield (
+                f"verdict_share {self.verdict_share:g} of questions_per_iteration {self.questions_per_iteration} is "
+                "less than half a question; raise one of them."
+            )
+        if self.rewards:
+            yield (
+                f"verdict_share {self.verdict_share:g} rewards verdicts by one number, but rewards is {self.rewards}; "
+                "leave rewards empty, or set verdict_share to 0."
+            )
+        if self.distil.kind == "alone":
+            yield (
+                f"verdict_share {self.verdict_share:g} trains verdicts by the policy loss, in whose place distil.kind "
+                '"alone" is; set that to "added", or verdict_share to 0.'
+            )
+        if self.reward_source == "critic":
+            yield (
+                f"verdict_share {self.verdict_share:g} needs to know which responses are right, but reward_source is "
+                '"critic"; set reward_source to "verifier", or verdict_share to 0.'
+            )
 
     def critique_kinds(self) -> frozenset[str]:
         """Returns the kinds of critique that the run uses; without the schedule where that can't be read."""
@@ -270,6 +331,17 @@ class Config:
                 'distil.which "all" is of responses that pass too, of which critique.when "refining" has no critique; '
                 'set that to "all", or distil.which to "failed".'
             )
+        if asked and "checklist" in self.critique_kinds():
+            if self.gate_kind != "judge":
+                yield (
+                    'critique.kind "checklist" names the items of a rubric, but responses are graded by '
+                    f'{self.gate_kind!r}; set grader.kind to "judge", or gate where there are several rewards.'
+                )
+            if self.judge.mode == "implicit":
+                yield (
+                    'critique.kind "checklist" names the items of a rubric, but judge.mode "implicit" rules on none; '
+                    'set it to "explicit".'
+                )
         if self.critique.step_checker == "chain" and self.data.kind != "chains":
             yield (
                 f'critique.step_checker "chain" knows chains only, not data.kind {self.data.kind!r}; use "equations".'

@@ -4,10 +4,14 @@ import ast
 import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader, thinking
+from cgrpo_jax.rewards import judge as judge_lib
+from cgrpo_jax.rewards.rubrics import rubric
+from cgrpo_jax.rewards.sandbox import gold
 from cgrpo_jax.runs.endpoint_section import Endpoint
 from cgrpo_jax.runs.keys import (
     ALL,
@@ -212,10 +216,55 @@ class Grader:
     messages: bool = key(False, "your function gets lists of messages, as TRL's do with conversational data, not texts")
 
 
+def _universal(name: str, value: str) -> str | None:
+    if not value:
+        return None
+    found = rubric.read(value, only_pitfalls=True)
+    if found is None:
+        return (
+            f"{name} {value[:60]!r} is no rubric: {rubric.fault(value, only_pitfalls=True)}; give a list of criteria."
+        )
+    if found.reference:
+        return f"{name} {value[:60]!r} has a reference, which is of one question alone; leave it out."
+    if not all(gold.readable(item.program) for item in found.items if item.program):
+        return f"{name} {value[:60]!r} has a program whose tests can't be read; see cgrpo_jax/rewards/sandbox."
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """The model of grader.kind judge, which goes through checklists."""
+    """The model of grader.kind judge, which goes through rubrics."""
 
     endpoint: Endpoint = section(Endpoint)
+    mode: Literal["explicit", "implicit"] = key(
+        "explicit",
+        "explicit: it rules on each criterion, whose weights make the reward; implicit: it gives one score, 1 to 10, "
+        "with the rubric in view",
+        one_of(*judge_lib.MODES),
+    )
+    evidence: bool = key(
+        False,
+        "each criterion by itself: calls of the response's program are run, and it quotes what decides, then rules",
+    )
+    num_judgements: int = key(1, "of all that it is asked; their mean counts", at_least_one)
+    temperature: float = key(0.0, "of its replies; above 0 where num_judgements is above 1", not_negative)
+    universal: str = key(
+        "",
+        "criteria that stand behind those of every rubric, spelt as a rubric: JSON, or one a line; empty: none",
+        _universal,
+    )
     max_retries: int = key(2, "of a reply that can't be read", not_negative)
     max_length: int = key(1024, "tokens of a reply", at_least_one)
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        if self.num_judgements > 1 and not self.temperature:
+            yield (
+                f"{name}.num_judgements {self.num_judgements} at {name}.temperature 0 are {self.num_judgements} times "
+                f"the same; set {name}.temperature, to 1 say."
+            )
+        if self.evidence and self.mode == "implicit":
+            yield (
+                f'{name}.evidence is of each criterion, but {name}.mode "implicit" asks for one score; set {name}.mode '
+                f'to "explicit", or {name}.evidence to False.'
+            )

@@ -4,46 +4,26 @@ A real run is built from it (`open_run`, `train`), and a plan of a run on a slic
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 
-from cgrpo_jax import groups, rollout, sharding
+from cgrpo_jax import groups, rollout
+from cgrpo_jax.batches import Batch
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference import kv_cache, weights
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import LossKind
-from cgrpo_jax.runs import build_training, lengths, model_source, validate
+from cgrpo_jax.runs import build_training, collection_settings, lengths, model_source, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import stages as stages_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.refinement_sections import Critic, Refiner
+from cgrpo_jax.runs.slot_budget import SlotBudget, slot_budget
 from cgrpo_jax.runs.stages import Stages, StageSpec
 from cgrpo_jax.runtime import console
 from cgrpo_jax.training.learner import LearnerSettings
-
-
-@dataclasses.dataclass(frozen=True)
-class SlotBudget:
-    """The slots of an engine.
-
-    Attributes:
-      num_slots: of a data group.
-      longest_prompt: tokens of the longest prompt of its stages.
-      length: tokens of the longest prompt with its continuation; each slot has room for them.
-      dtype: of keys and values.
-      bytes: of the whole cache, on one device.
-    """
-
-    num_slots: int
-    longest_prompt: int
-    length: int
-    dtype: str
-    bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +79,7 @@ class RunSettings:
     Attributes:
       seed: of all that is random.
       num_iterations, questions_per_iteration: how long it is.
+      batch: what an iteration trains on.
       grader: kind of grader of the problems that name none.
       mesh: what policy, reference, critic and refiner lie on.
       dtype: what generation, forward and backward pass compute in.
@@ -113,12 +94,13 @@ class RunSettings:
       method: what is done with a question, steps 1 to 3.
       grouping: how its rows become a group that trains, steps 4 to 6.
       learner: how the policy is trained, steps 7 and 8.
-      evaluation, diagnosis, kept: of what a run does besides the algorithm.
+      evaluation, diagnosis, collection, kept: of what a run, or a command on it, does besides the algorithm.
     """
 
     seed: int
     num_iterations: int
     questions_per_iteration: int
+    batch: Batch
     grader: str
     mesh: jax.sharding.Mesh
     dtype: str
@@ -143,6 +125,7 @@ class RunSettings:
     learner: LearnerSettings
     evaluation: EvaluationSettings
     diagnosis: DiagnosisSettings
+    collection: collection_settings.CollectionSettings
     kept: KeptSettings
 
     @property
@@ -151,6 +134,8 @@ class RunSettings:
 
         An iteration has several where the policy criticises itself in another way than it answers.
         """
+        if not self.stages.samples:
+            return self.evaluation_sampling
         criticises = self.stages.critic == "policy" and self.stages.critique.num_texts > 0
         apart = criticises and self.critic_sampling != self.sampling
         return ((self.sampling, self.critic_sampling) if apart else self.sampling, *self.evaluation_sampling)
@@ -226,12 +211,13 @@ def run_settings(
     sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.top_k)
 
     def slots(model: ModelConfig, specs: Sequence[StageSpec]) -> SlotBudget:
-        return _slot_budget(config, model, specs, mesh=mesh, dtype=dtype, num_slots=num_slots)
+        return slot_budget(config, model, specs, mesh=mesh, dtype=dtype, num_slots=num_slots)
 
     return RunSettings(
         seed=config.seed,
         num_iterations=config.num_iterations,
         questions_per_iteration=config.questions_per_iteration,
+        batch=Batch(config.questions_per_iteration, config.num_verdicts, config.max_extra_questions),
         grader=config.gate_kind,
         mesh=mesh,
         dtype=dtype,
@@ -254,17 +240,9 @@ def run_settings(
         method=_method(config, stages),
         grouping=grouping(config),
         learner=build_training.learner_settings(config),
-        evaluation=EvaluationSettings(
-            every=config.eval.every,
-            keep_best=config.eval.keep_best,
-            num_samples=config.eval.num_samples,
-            temperature=config.eval.temperature,
-            top_p=config.eval.top_p,
-            ks=tuple(config.eval.k),
-            oracle=config.eval.oracle,
-            texts_per_slot=config.eval.texts_per_slot,
-        ),
+        evaluation=_evaluation(config),
         diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
+        collection=collection_settings.of_config(config),
         kept=_kept(config),
     )
 
@@ -291,6 +269,38 @@ def _check_teacher(config: Config, stages: Stages, policy: ModelConfig) -> None:
             f"distil.top_tokens {config.distil.top_tokens} leaves no other of the model's {policy.vocab_size} tokens; "
             "use fewer."
         )
+
+
+def of_finetuning(config: Config, settings: RunSettings, *, num_rows: int) -> RunSettings:
+    """Returns the settings of a run that learns from rows: an iteration is one update of `finetune.rows_per_update`.
+
+    Args:
+      config: the configuration.
+      settings: of the run, as `run_settings` returns them.
+      num_rows: rows, chats or pairs that there are.
+    """
+    c = config.finetune
+    num_updates = -(-c.epochs * num_rows // c.rows_per_update) if c.epochs else config.num_iterations
+    return dataclasses.replace(
+        settings,
+        num_iterations=num_updates,
+        questions_per_iteration=c.rows_per_update,
+        learner=build_training.of_finetuning(config, num_updates=num_updates),
+        kept=dataclasses.replace(settings.kept, rollouts_every=0),
+    )
+
+
+def _evaluation(config: Config) -> EvaluationSettings:
+    return EvaluationSettings(
+        every=config.eval.every,
+        keep_best=config.eval.keep_best,
+        num_samples=config.eval.num_samples,
+        temperature=config.eval.temperature,
+        top_p=config.eval.top_p,
+        ks=tuple(config.eval.k),
+        oracle=config.eval.oracle,
+        texts_per_slot=config.eval.texts_per_slot,
+    )
 
 
 def _kept(config: Config) -> KeptSettings:
@@ -357,38 +367,3 @@ def _evaluation_sampling(config: Config) -> tuple[Sampling, ...]:
     if not (config.data.eval or config.data.kind in MADE_UP and config.data.num_eval):
         return ()
     return (Sampling(0.0), *([Sampling(e.temperature, e.top_p)] if max(e.k) > 1 else []))
-
-
-def _slot_budget(
-    config: Config,
-    model: ModelConfig,
-    specs: Sequence[StageSpec],
-    *,
-    mesh: jax.sharding.Mesh,
-    dtype: str,
-    num_slots: int | None,
-) -> SlotBudget:
-    """Returns the slots that a configuration asks for: `engine.num_slots`, or as many as `cache.gib` a device holds.
-
-    An iteration's texts are the most that the latter gives.
-    """
-    longest = max(one.max_prompt_length for one in specs)
-    length = max(one.max_prompt_length + one.max_length for one in specs)
-    cached = config.cache.dtype or dtype
-    tensor, split = mesh.shape[sharding.TENSOR], weights.splits(mesh)
-    cut = tensor if model.num_heads % tensor == 0 else 1
-    one = jax.eval_shape(
-        lambda: kv_cache.empty_cache(model, slots=1, length=length, tensor=cut, dtype=jnp.dtype(cached), split=split)
-    )
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(one)) // cut
-    # More than the texts that an iteration can have at a time would stay empty.
-    texts = config.questions_per_iteration * config.num_responses
-    texts *= max(1, config.critique.num_per_response * config.refine.per_critique)
-    most = -(-texts // sharding.num_groups(mesh))
-    number = num_slots or config.engine.num_slots or min(most, int(config.cache.gib * 2**30 // size))
-    if number < 1:
-        raise UserError(
-            f"cache.gib {config.cache.gib:g} does not hold one slot of {length} tokens, which takes "
-            f"{size / 2**30:.3g} GiB per device; raise it, lower the lengths, or set engine.num_slots."
-        )
-    return SlotBudget(number, longest, length, cached, number * size)

@@ -10,6 +10,7 @@ import dataclasses
 from cgrpo_jax.critiques import schedule
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Stage
+from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
 
 
@@ -54,8 +55,10 @@ class Stages:
       asks_critic: whether critiques are asked for at all; without that no critic or refiner is loaded or opened.
       first_kind, kind_schedule: which kind of critique each iteration asks for, as for `schedule.kind_at`.
       critique_when: whether only responses that are refined are critiqued (`refining`), or all.
-      refine: whether the `policy` refines; `solution` inserts the data's own, `none` is plain GRPO.
-      refiner_folder: of a frozen refiner, which does so in its place; empty for none.
+      refine: who refines: the `policy`; `solution` inserts the data's own, `none` is plain GRPO.
+      refiner_folder: of a frozen refiner, which refines in the policy's place; empty for none.
+      rows: folder or file of rollouts whose questions are asked, and whose responses are taken; empty: the data's.
+      samples: whether an iteration generates at all; one that learns from rows does not.
     """
 
     response: StageSpec
@@ -69,6 +72,8 @@ class Stages:
     refine: str
     refiner_folder: str = ""
     asks_critic: bool = True
+    rows: str = ""
+    samples: bool = True
 
     @property
     def all(self) -> tuple[StageSpec, ...]:
@@ -93,9 +98,20 @@ class Stages:
 
 def of_training(config: Config) -> Stages:
     """Returns the stages of a training run."""
-    kind, refine, r = config.critique.kind, config.refine.kind, config.refiner
-    folder = r.folder if refine == "policy" and r.kind == "folder" else ""
+    kind, refine = config.critique.kind, config.refine.kind
+    folder = _refiner_folder(config, refine)
     return _stages(config, kind, config.critique.schedule, refine, _critic(config), refiner_folder=folder)
+
+
+def of_finetuning(config: Config) -> Stages:
+    """Returns the stages of `finetune`: responses to held-out questions, and none in an iteration."""
+    found = of_training(config)
+    refinement, critique = (
+        dataclasses.replace(one, num_prompts=0, num_texts=0) for one in (found.refinement, found.critique)
+    )
+    none = {"critic": "policy", "critic_folder": "", "refine": "none", "refiner_folder": ""}
+    none |= {"refinement": refinement, "critique": critique}
+    return dataclasses.replace(found, asks_critic=False, samples=False, **none)
 
 
 def of_evaluation(config: Config) -> Stages:
@@ -127,6 +143,35 @@ def of_diagnosis(config: Config) -> Stages:
     return _stages(config, kinds[0], (), "policy", "policy")
 
 
+def of_collection(config: Config) -> Stages:
+    """Returns the stages of `collect`: critiques are of the kind that a run of a curriculum ends with.
+
+    Raises:
+      UserError: several critiques of a response would be the same text.
+    """
+    c = config.collect
+    kind = of_training(config).kind_at(config.num_iterations)
+    if c.num_critiques > 1 and kind not in schedule.WRITTEN:
+        raise UserError(
+            f"collect.num_critiques {c.num_critiques} of critique.kind {kind!r} would be the same text each time; use "
+            "1, or --config.critique.kind=cot."
+        )
+    numbers = {
+        "num_responses": c.num_responses or config.num_responses,
+        "critique.num_per_response": max(c.num_critiques, 1),
+        "refine.per_critique": max(c.num_refinements, 1),
+        "critique.when": "all",
+    }
+    asks = c.num_critiques > 0 and kind in schedule.WRITTEN
+    refine, critic = "policy" if c.num_refinements else "none", _critic(config) if asks else "policy"
+    refiner = _refiner_folder(config, refine)
+    found = _stages(config_lib.replaced(config, numbers), kind, (), refine, critic, refiner_folder=refiner)
+    if not asks:
+        silent = dataclasses.replace(found.critique, num_prompts=0, num_texts=0)
+        found = dataclasses.replace(found, critique=silent, asks_critic=bool(refiner))
+    return dataclasses.replace(found, rows=c.rows)
+
+
 def of_sample(config: Config) -> Stages:
     """Returns the stages of `sample`: critiques are of the kind that a run of a curriculum ends with."""
     last = of_training(config).kind_at(config.num_iterations)
@@ -151,6 +196,11 @@ def _critic(config: Config) -> str:
     return config.critic.kind
 
 
+def _refiner_folder(config: Config, refine: str) -> str:
+    """Returns the folder of the frozen model that refines, if any."""
+    return config.refiner.folder if refine == "policy" and config.refiner.kind == "folder" else ""
+
+
 def _stages(
     config: Config,
     kind: str,
@@ -160,7 +210,8 @@ def _stages(
     *,
     refiner_folder: str = "",
 ) -> Stages:
-    questions, responses = config.questions_per_iteration, config.questions_per_iteration * config.num_responses
+    questions = config.questions_per_iteration + config.max_extra_questions
+    responses = questions * config.num_responses
     refines = refine == "policy"
     critiqued = responses * config.critique.num_per_response if refines or config.critique.when == "all" else 0
     refined = critiqued if refines else 0  # critiques, or their places where a rule writes them

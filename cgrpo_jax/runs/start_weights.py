@@ -15,7 +15,7 @@ from cgrpo_jax.runs.build_training import lora_settings
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import console, local_copies, places, watchdog
-from cgrpo_jax.training import checkpoint_steps
+from cgrpo_jax.training import checkpoint_steps, updates_seen
 from cgrpo_jax.training.checkpoint import read_extra, restore_params
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -101,6 +101,11 @@ def trained_params(config: Config, model: Model, run: RunDir, *, step: Step = No
     base_step = read_extra(run.checkpoints, step=step).get("base_step")
     base = lora.Base(frozen_params(config, model, run, step=base_step), settings.scale)
     return model.to_generate(adapters, base), str(run.checkpoints)
+
+
+def num_updates(run: RunDir, *, step: Step = None) -> int:
+    """Returns how many updates the weights of `trained_params` have seen; 0 of those that a run starts from."""
+    return updates_seen.read(run.checkpoints, step=step) if run.checkpoints.exists() else 0
 
 
 def name_of_weights(config: Config, run: RunDir, *, beside: pathlib.Path, step: Step = None) -> str:

@@ -26,7 +26,7 @@ from cgrpo_jax.training import optimizer
 _READ = {"data.kind": ("jsonl", "parquet", "tfds")}
 _NO_SET = {"data.kind": (*MADE_UP, "jsonl", "parquet")}
 _MADE = {"data.kind": MADE_UP}
-_NOT_MEASURED = _READ | {"data.eval": ("",)}
+_NOT_MEASURED = _READ | {"data.eval": ("",), "finetune.eval_rows": ("",)}
 
 _MOST_SAMPLES = 1024  # of a question, for maj@k: the evaluation's own limit, which a test compares with this one
 
@@ -37,7 +37,8 @@ class Optimizer:
 
     kind: str = key(
         "adamw",
-        "adamw, or adafactor: statistics of rows and columns in the place of two of every weight",
+        "adamw; adafactor: statistics of rows and columns in the place of two of every weight; muon: one statistic of "
+        "a matrix, whose step has singular values that are all alike",
         one_of(*optimizer.OPTIMIZERS),
     )
     learning_rate: float = key(1e-6, "the peak of the schedule", not_negative)
@@ -58,7 +59,7 @@ class Optimizer:
     b2: float = key(0.999, "of Adam", decay)
     mu_dtype: str = key(
         "",
-        "of Adam's first moment: float32, bfloat16; empty: float32, as weights and gradients are",
+        "of the first moment: float32, bfloat16; empty: float32, as weights and gradients are",
         one_of("", "float32", "bfloat16"),
     )
     offload: bool = key(
@@ -165,7 +166,7 @@ class WarmStart:
 
     num_updates: int = key(0, "0: none", not_negative)
     rows_per_update: int = key(64, "lessons of an update", at_least_one)
-    learning_rate: float = key(3e-3, "of AdamW", not_negative)
+    learning_rate: float = key(3e-3, "of Muon, at its peak", not_negative)
     chain_lengths: tuple[int, ...] = key((2, 3), "of the lessons in solving")
     rare_rate: float = key(0.0, "share of the lessons in solving that contain what is held out after all", share)
 
@@ -181,8 +182,11 @@ def _at_least_ones(name: str, value: Any) -> str | None:
     return f"{name} {tuple(value)} must hold numbers of at least 1, such as (1, 8)."
 
 
-_RUNS = Resumed.TRAINING | Resumed.DIAGNOSIS
-_DIAGNOSES = "training and `evaluate` do not read it"
+_RUNS = Resumed.TRAINING | Resumed.DIAGNOSIS | Resumed.COLLECTION
+_WITHOUT_DIAGNOSIS = Resumed.TRAINING | Resumed.EVALUATION | Resumed.COLLECTION
+_DIAGNOSES = "no other command than `diagnose` reads it"
+_NOT_SAMPLED = Resumed.DIAGNOSIS | Resumed.COLLECTION
+_SAMPLED = "`diagnose` and `collect` do not read it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,13 +198,13 @@ class Eval:
         "iterations; 0: before and after only",
         not_negative,
         unread_with=_NOT_MEASURED,
-        may_change=Resumed.EVALUATION | Resumed.DIAGNOSIS,
+        may_change=Resumed.EVALUATION | Resumed.DIAGNOSIS | Resumed.COLLECTION,
         because="training alone reads it",
     )
     keep_best: str = key(
         "",
         "number of the evaluation, such as pass@1: the checkpoint with its highest value stays beside the newest ones; "
-        "-mean_length: with the lowest; empty: none",
+        "-mean_length, or -loss of held-out rows: with the lowest; empty: none",
         may_change=ALL,
         because="saving changes nothing",
     )
@@ -209,18 +213,12 @@ class Eval:
         "a question, for pass@k",
         at_least_one,
         at_most(_MOST_SAMPLES, "is too large"),
-        may_change=Resumed.DIAGNOSIS,
-        because="`diagnose` does not read it",
+        may_change=_NOT_SAMPLED,
+        because=_SAMPLED,
     )
-    temperature: float = key(
-        0.6, "of these samples", not_negative, may_change=Resumed.DIAGNOSIS, because="`diagnose` does not read it"
-    )
-    top_p: float = key(
-        0.95, "of these samples", mass, may_change=Resumed.DIAGNOSIS, because="`diagnose` does not read it"
-    )
-    k: tuple[int, ...] = key(
-        (1, 8), "of pass@k", _at_least_ones, may_change=Resumed.DIAGNOSIS, because="`diagnose` does not read it"
-    )
+    temperature: float = key(0.6, "of these samples", not_negative, may_change=_NOT_SAMPLED, because=_SAMPLED)
+    top_p: float = key(0.95, "of these samples", mass, may_change=_NOT_SAMPLED, because=_SAMPLED)
+    k: tuple[int, ...] = key((1, 8), "of pass@k", _at_least_ones, may_change=_NOT_SAMPLED, because=_SAMPLED)
     oracle: bool = key(
         False,
         "`evaluate --refine` also refines what the grader calls wrong, as a column of its own",
@@ -244,7 +242,8 @@ class Eval:
         """Yields what training alone has against them; an evaluation keeps no checkpoint."""
         if _at_least_ones(name, self.k):
             return
-        if text := best_checkpoint.check(self.keep_best, best_checkpoint.metrics(self.k, self.num_samples)):
+        known = (*best_checkpoint.metrics(self.k, self.num_samples), best_checkpoint.LOSS)
+        if text := best_checkpoint.check(self.keep_best, known):
             yield f"{name}.keep_best {text}"
         if self.keep_best and not self.every:
             yield f"{name}.keep_best {self.keep_best!r} compares evaluations, but {name}.every is 0; set it, to 50 say."
@@ -267,14 +266,14 @@ class Diagnosis:
         0,
         "of the training questions, the first ones; 0: all",
         not_negative,
-        may_change=Resumed.TRAINING | Resumed.EVALUATION,
+        may_change=_WITHOUT_DIAGNOSIS,
         because=_DIAGNOSES,
     )
     num_responses: int = key(
         4,
         "a question fails persistently if none of them passes",
         at_least_one,
-        may_change=Resumed.TRAINING | Resumed.EVALUATION,
+        may_change=_WITHOUT_DIAGNOSIS,
         because=_DIAGNOSES,
     )
     kinds: tuple[str, ...] = key(
@@ -282,5 +281,5 @@ class Diagnosis:
         "of critiques",
         _kinds,
         may_change=ALL,
-        because=f"{_DIAGNOSES}, and `diagnose` adds a kind more to those that are there",
+        because=f"{_DIAGNOSES}, which adds a kind more to those that are there",
     )

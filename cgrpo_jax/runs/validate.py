@@ -8,10 +8,12 @@ from cgrpo_jax.runs import keys, old_keys
 from cgrpo_jax.runs.distillation_section import Distil
 from cgrpo_jax.runs.objective_section import Objective
 from cgrpo_jax.runs.refinement_sections import Refine
-from cgrpo_jax.runs.schema import TRAINING_ALONE, Config
+from cgrpo_jax.runs.schema import FINETUNING_ALONE, NOT_FINETUNING, TRAINING_ALONE, Config
 
 # The allowed combinations of keys, of refinements, objective and distillation; every other one is refused.
 NEEDS = (*Refine.NEEDS, *Objective.NEEDS, *Distil.NEEDS)
+# Whatever is generated: prompts of critiques that `finetune` writes again.
+_READ_OF_ROLLOUTS = ("critic.sees",)
 _UNREAD_WHERE = {name: known.unread_where for name, known, _ in keys.items(Config())}
 
 
@@ -59,16 +61,23 @@ def _unmet(need: keys.Need, values: Mapping[str, Any], kinds: Iterable[str]) -> 
     return next((text for one in of_each_kind if (text := need.unmet(one))), None)
 
 
-def unread(config: Config, changed: Mapping[str, Any]) -> Iterator[str]:
+def unread(config: Config, changed: Mapping[str, Any], *, finetunes: bool = False) -> Iterator[str]:
     """Yields which keys training would ignore, of those that a command line has changed, and why.
 
     Args:
       config: the configuration.
       changed: the keys and their values; a default asks for nothing.
+      finetunes: whether it learns from rows, or from what it generates.
     """
     values = {name: value for name, _, value in keys.items(config)}
     for name, _, default in keys.items(Config()):
         if name not in changed or changed[name] == default:
+            continue
+        if name.partition(".")[0] in (NOT_FINETUNING if finetunes else FINETUNING_ALONE):
+            command = "cgrpo finetune does not read it" if finetunes else "cgrpo finetune alone reads it"
+            yield f"{name} {changed[name]!r} changes nothing: {command}; leave it out."
+            continue
+        if finetunes and name in _READ_OF_ROLLOUTS:
             continue
         if with_these := unread_here(name, values):
             why = " and ".join(f"{other} is {values[other]!r}" for other in with_these)

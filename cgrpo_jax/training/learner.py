@@ -21,7 +21,7 @@ from cgrpo_jax.runtime import console, watchdog
 from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import distillation as distillation_lib
 from cgrpo_jax.training import optimizer as optimizer_lib
-from cgrpo_jax.training import packing, sampler_gap, scoring
+from cgrpo_jax.training import packing, row_losses, sampler_gap, scoring
 from cgrpo_jax.training import train_step as train_step_lib
 
 
@@ -41,6 +41,7 @@ class LearnerSettings:
       max_nonfinite_updates: updates in a row that may be skipped because their gradient is not finite.
       adapters: that are trained; None where all weights are.
       offload_optimizer: whether the optimiser's state lies in the hosts' memory between updates.
+      compares: whether rows (of rco, of dpo) are compared with the weights that training began with.
       distillation: how responses are scored by a teacher that has seen feedback; None where none is.
     """
 
@@ -54,12 +55,13 @@ class LearnerSettings:
     max_nonfinite_updates: int
     adapters: lora.LoraSettings | None = None
     offload_optimizer: bool = False
+    compares: bool = False
     distillation: distillation_lib.Distillation | None = None
 
     @property
     def has_reference(self) -> bool:
-        """Whether the KL term compares with a reference."""
-        return self.loss.kl_coef != 0
+        """Whether the KL term, or a row's loss, compares with a reference."""
+        return self.loss.kl_coef != 0 or self.compares
 
     @property
     def average_rate(self) -> float:
@@ -114,7 +116,7 @@ class Learner:
 
     Attributes:
       base: what the adapters belong to, where these are trained.
-      reference: what the KL term compares with; None without that term.
+      reference: what the KL term, or a row's loss, compares with; None without these.
       skipped_in_a_row: updates, up to the last one, whose gradient was not finite.
       skipped: the rows of the newest of these; None without one since the run was started.
     """
@@ -176,6 +178,15 @@ class Learner:
         logps = [[row.old_logp for row in group] for group in groups]
         capped = [[train_step_lib.beyond_cap(row, self.settings.loss) for row in group] for group in groups]
         return state, Updates(stats, trained, logps, sampling, capped)
+
+    def losses(self, params: dict, rows: Sequence[TrainRow]) -> dict[str, float]:
+        """Returns `row_losses.measured` of rows under weights that are trained, or adapters; nothing is updated."""
+        with self.clock("evaluate"):
+            logps = scoring.score_rows(params, rows, base=self.base, **self._scoring())
+            references = None
+            if self.reference is not None:
+                references = scoring.score_rows(self.reference, rows, layout=self._reference_layout, **self._scoring())
+        return row_losses.measured(rows, logps, references, beta=self.settings.loss.beta)
 
     def has_given_up(self) -> bool:
         """Returns whether more updates in a row were skipped than may be, so that the run is to stop."""

@@ -13,8 +13,9 @@ from jax.sharding import NamedSharding
 from cgrpo_jax import sharding
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runtime.program import Program
+from cgrpo_jax.training import muon
 
-OPTIMIZERS = ("adamw", "adafactor")
+OPTIMIZERS = ("adamw", "adafactor", "muon")
 SCHEDULES = ("constant", "linear", "cosine")
 HOST = "pinned_host"  # the memory kind of a state that is offloaded
 _SMALLEST_FACTORED = 32  # of the two axes that a factored statistic is of; a head has 64 or more
@@ -70,7 +71,7 @@ def make_optimizer(
     b2: float = 0.95,
     mu_dtype: str | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW or Adafactor behind a clip of the gradient's global norm; norms and biases are not decayed.
+    """AdamW, Adafactor or Muon behind a clip of the gradient's global norm; norms and biases are not decayed.
 
     Adafactor (arXiv 1804.04235) keeps, of the squares of a matrix's gradient, the means along its rows and along its
     columns in the place of Adam's two statistics of every weight, and no momentum. Here the learning rate is that of
@@ -82,8 +83,8 @@ def make_optimizer(
       learning_rate: a constant, or from `make_schedule`.
       max_grad_norm: gradients of a larger global norm are scaled to it; 0 never clips.
       weight_decay: as in AdamW.
-      b1, b2: AdamW's; Adafactor has its own decay, 1 - t^-0.8 after t updates.
-      mu_dtype: of AdamW's first moment; None keeps the weights'.
+      b1, b2: AdamW's, and those of what Muon leaves to it; Adafactor has its own decay, 1 - t^-0.8 after t updates.
+      mu_dtype: of the first moments, which Adafactor has not; None keeps the weights'.
 
     Raises:
       ValueError: an unknown kind.
@@ -94,6 +95,8 @@ def make_optimizer(
         scale = optax.scale_by_adam(b1=b1, b2=b2, mu_dtype=mu_dtype)
     elif kind == "adafactor":
         scale = _scale_by_factored_rms()
+    elif kind == "muon":
+        scale = muon.scale_by_muon(b1=b1, b2=b2, mu_dtype=mu_dtype)
     else:
         raise ValueError(f"optimizer {kind!r} is unknown; use one of {', '.join(OPTIMIZERS)}.")
     decay = optax.add_decayed_weights(weight_decay, mask=decayed)
@@ -196,7 +199,8 @@ def state_shapes(trained: dict, optimizer: optax.GradientTransformation, *, offl
     weights = {_names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
     def place(path, leaf):
-        of = weights.get(_names(path))
+        names = _names(path)  # before those of the weight may stand that of a part of the optimiser
+        of = next((weights[names[i:]] for i in range(len(names)) if names[i:] in weights), None)
         where = whole if of is None else _beside(leaf, of, path)
         if offload and of is not None:
             where = where.with_memory_kind(HOST)

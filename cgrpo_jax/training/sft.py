@@ -19,11 +19,15 @@ from cgrpo_jax.training import train_step as train_step_lib
 
 
 def make_optimizer(*, num_updates: int, learning_rate: float) -> optax.GradientTransformation:
-    """Returns AdamW, whose rate rises to `learning_rate` over a tenth of the updates and falls to 0 along a cosine."""
+    """Returns Muon, whose rate rises to `learning_rate` over a tenth of the updates and falls to 0 along a cosine.
+
+    Reading a value out of a critique is learned late and from few tokens of a lesson. With AdamW it had hardly begun
+    when the lessons ended, in one of eight draws not at all; with Muon it has after a quarter of them.
+    """
     rate = optimizer_lib.make_schedule(
         "cosine", peak=learning_rate, warmup_steps=num_updates // 10, num_steps=num_updates
     )
-    return optimizer_lib.make_optimizer(learning_rate=rate, weight_decay=0.01)
+    return optimizer_lib.make_optimizer("muon", learning_rate=rate)
 
 
 def updates(

@@ -5,7 +5,6 @@ them: memory is bounded by the shape, and the number of compilations does not de
 group has its own share of the rows; denominators are those of the whole minibatch, so the gradients simply add up.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -15,53 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cgrpo_jax import objective, sharding
+from cgrpo_jax import sharding
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
-from cgrpo_jax.records import Array, LossKind, TrainBatch, TrainRow, TrainState
+from cgrpo_jax.records import LossKind, TrainBatch, TrainRow, TrainState
 from cgrpo_jax.runtime.program import Program
-from cgrpo_jax.training import distillation
+from cgrpo_jax.training import loss as loss_lib
+from cgrpo_jax.training.loss import WEIGHED, LossSettings
 from cgrpo_jax.training.optimizer import apply_program
 from cgrpo_jax.training.packing import WORK, PackShape, batch_shapes, empty_batch, pack_onto, work
-from cgrpo_jax.training.scoring import (
-    Kernels,
-    base_specs,
-    forward_weights,
-    target_logprobs,
-    target_states,
-    weight_specs,
-)
+from cgrpo_jax.training.scoring import Kernels, base_specs, weight_specs
 
 AT_ONCE = 8  # packed batches that one run of `accumulate` takes
-
-
-@dataclasses.dataclass(frozen=True)
-class LossSettings:
-    """Arguments of the loss that do not change during a run; see `objective.policy_loss` for their meaning.
-
-    `distil_coef` is the coefficient of `distillation.distil_loss`, 0 for none; `divergence` a name of
-    `ratios.DIVERGENCES`.
-    """
-
-    max_length: int
-    aggregate: str = "constant"
-    initial_ratio: str = "token"
-    refined_ratio: str = "shaped"
-    gamma: float = 0.1
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    clip_initial: bool = True
-    clip_refined: bool = False
-    kl_coef: float = 0.0
-    kl: str = "k3"
-    entropy_coef: float = 0.0
-    tis_cap: float = 0.0
-    tis_level: str = "token"
-    distil_coef: float = 0.0
-    divergence: str = "reverse_kl"
-    temperature: float = 1.0
-    num_responses: int | None = None
-    num_refinements: int | None = None
 
 
 @functools.partial(
@@ -97,7 +61,7 @@ def accumulate(
         # Each data group adds up a gradient of its own, and those of weights that lie whole in several groups are
         # summed over these once, after the last batch.
         own = jax.tree.map(sharding.varying_over_data, params)
-        loss_fn = functools.partial(_loss, counts=counts, base=base, config=config, settings=settings)
+        loss_fn = functools.partial(loss_lib.loss_of, counts=counts, base=base, config=config, settings=settings)
         loss_fn = functools.partial(loss_fn, remat=remat, dtype=dtype, kernels=kernels)
 
         def loss_of(i):
@@ -154,7 +118,7 @@ def accumulate_program(
         lambda x: placed(jax.ShapeDtypeStruct((AT_ONCE, *x.shape), x.dtype), sharding.STACKED_BY_ROWS), batch
     )
     count = placed(np.float32(0), sharding.WHOLE)
-    counts = dict.fromkeys(("rows", "tokens", "nll_tokens", "questions"), count)
+    counts = dict.fromkeys(("rows", "tokens", "nll_tokens", "rco_rows", "pairs", "questions"), count)
     keywords = {"config": config, "settings": settings, "remat": remat, "dtype": dtype, "mesh": mesh}
     return Program("update", accumulate, (stacked, placed(np.int32(0), sharding.WHOLE), counts), keywords)
 
@@ -170,72 +134,6 @@ def _plus_pulled_back(grads, pull_back, cotangent, *, in_place: bool):
     sums = jax.tree.map(jax.new_ref, grads)
     pull_back.with_refs(sums)(cotangent)
     return jax.tree.map(jax.freeze, sums)
-
-
-def _loss(
-    params,
-    *,
-    batch: TrainBatch,
-    counts,
-    base,
-    config: params_lib.ModelConfig,
-    settings: LossSettings,
-    remat,
-    dtype,
-    kernels,
-):
-    weights, temperature = forward_weights(params, base), settings.temperature
-    hidden_ND, targets = target_states(weights, config, batch, remat=remat, dtype=dtype, kernels=kernels)
-    logp_BT, entropy_BT = target_logprobs(
-        weights, config, hidden_ND, targets, temperature=temperature, dtype=dtype, kernels=kernels
-    )
-    mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
-    weighing = {
-        "aggregate": settings.aggregate,
-        "max_length": settings.max_length,
-        "num_rows": counts["rows"],
-        "num_tokens": counts["tokens"],
-        "num_questions": counts["questions"],
-        "num_responses": settings.num_responses,
-        "num_refinements": settings.num_refinements,
-    }
-    loss, stats = objective.policy_loss(
-        logp_BT,
-        batch.old_logp_BT,
-        batch.advantage_B,
-        mask_BT & ~_outside_policy(batch)[:, None],
-        batch.refined_B,
-        initial_ratio=settings.initial_ratio,
-        refined_ratio=settings.refined_ratio,
-        gamma=settings.gamma,
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
-        clip_initial=settings.clip_initial,
-        clip_refined=settings.clip_refined,
-        ref_logp_BT=batch.ref_logp_BT if settings.kl_coef else None,
-        kl_coef=settings.kl_coef,
-        kl=settings.kl,
-        entropy_BT=entropy_BT,
-        entropy_coef=settings.entropy_coef,
-        sampler_logp_BT=batch.sampler_logp_BT if settings.tis_cap else None,
-        tis_cap=settings.tis_cap,
-        tis_level=settings.tis_level,
-        **weighing,
-    )
-    nll_mask_BT = mask_BT & batch.nll_B[:, None]
-    nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
-    stats |= {"policy_loss": loss, "nll_loss": nll}
-    if not settings.distil_coef:
-        return loss + nll, stats
-    arguments = {"divergence": settings.divergence, "temperature": temperature, "dtype": dtype}
-    both_BT = distillation.distances(weights, config, batch, hidden_ND, targets, **arguments)
-    distil, more = distillation.distil_loss(batch, mask_BT, *both_BT, coef=settings.distil_coef, **weighing)
-    return loss + nll + distil, stats | more
-
-
-def _outside_policy(batch: TrainBatch) -> Array:
-    """Returns `[B]` bool, the rows that the policy objective leaves out."""
-    return batch.nll_B if batch.alone_B is None else batch.nll_B | batch.alone_B
 
 
 def accumulate_gradients(
@@ -257,7 +155,7 @@ def accumulate_gradients(
 
     Args:
       params: the weights; with `base`, its adapters.
-      rows: the rows to learn from, of every kind; may be empty. Masked ones are counted and left out.
+      rows: the rows to learn from, of all kinds of loss; may be empty. Masked ones are counted and left out.
       config, settings, shape, remat: model, loss, packed shape, rematerialisation.
       num_rows: rows of the minibatch that the `constant` and `sequence_mean` aggregations divide by, those dropped
         before the update included. Defaults to the number of rows given that are not nll rows.
@@ -272,18 +170,21 @@ def accumulate_gradients(
 
     Raises:
       ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, `tis_cap` is not 0 and one has no
-        `sampler_logp`, or `paper` lacks a count.
+        `sampler_logp`, an rco or dpo row has no `ref_logp` or the shape is not made for it, or `paper` lacks a count.
     """
-    policy_rows = [row for row in rows if row.loss != LossKind.NLL]
+    policy_rows = [row for row in rows if row.loss in WEIGHED]
     rows = [row for row in rows if not row.masked]
     if settings.kl_coef and any(row.ref_logp is None for row in policy_rows):
         raise ValueError(f"kl_coef={settings.kl_coef} needs ref_logp in every policy row; score them, or set it to 0.")
     if settings.tis_cap and any(row.sampler_logp is None for row in policy_rows):
         raise ValueError(f"tis_cap={settings.tis_cap} needs sampler_logp in every policy row; give it, or set it to 0.")
+    _check_kinds(rows, shape)
     counts = {
         "rows": np.float32(len(policy_rows) if num_rows is None else num_rows),
         "tokens": np.float32(_num_tokens(policy_rows) if num_tokens is None else num_tokens),
-        "nll_tokens": np.float32(max(1, sum(len(r.target_ids) for r in rows if r.loss == LossKind.NLL))),
+        "nll_tokens": np.float32(sum(num_counted(row) for row in rows if row.loss == LossKind.NLL)),
+        "rco_rows": np.float32(sum(row.loss == LossKind.RCO for row in rows)),
+        "pairs": np.float32(sum(row.pair > 0 for row in rows)),
     }
     counts = {name: np.maximum(value, np.float32(1)) for name, value in counts.items()}
     counts["questions"] = None if num_questions is None else np.float32(num_questions)
@@ -322,7 +223,7 @@ def has_gradient(row: TrainRow, settings: LossSettings) -> bool:
 
     A masked one does not, nor without teacher, KL and entropy terms one of advantage 0, or `beyond_cap`.
     """
-    if row.masked or row.loss == LossKind.NLL:
+    if row.masked or row.loss not in WEIGHED:
         return not row.masked
     if settings.distil_coef and row.teacher_logp is not None:
         return True
@@ -363,7 +264,7 @@ def update(
     Returns:
       (new state, statistics; `grad_norm` is the norm before clipping)
     """
-    policy = [row for row in rows if row.loss != LossKind.NLL]
+    policy = [row for row in rows if row.loss in WEIGHED]
     num_rows = len(policy) if num_rows is None else num_rows
     num_tokens = _num_tokens(policy) if num_tokens is None else num_tokens
     rows = [row for row in rows if not row.masked]
@@ -374,6 +275,21 @@ def update(
     )
     state, grad_norm = apply_program(optimizer)(state, grads)
     return state, stats | {"grad_norm": float(grad_norm), "rows_trained": len(rows)}
+
+
+def _check_kinds(rows: Sequence[TrainRow], shape: PackShape) -> None:
+    of_rows = [row for row in rows if row.loss in (LossKind.RCO, LossKind.DPO)]
+    if (of_rows or any(row.counted is not None for row in rows)) and not shape.from_rows:
+        raise ValueError(
+            "rows of rco and dpo, and those of which some targets count, need a shape with from_rows=True."
+        )
+    if any(row.ref_logp is None for row in of_rows):
+        raise ValueError("rows of rco and dpo need ref_logp; score them.")
+
+
+def num_counted(row: TrainRow) -> int:
+    """Returns how many targets of a row its loss counts."""
+    return len(row.target_ids) if row.counted is None else int(np.sum(row.counted))
 
 
 def _num_tokens(rows: Sequence[TrainRow]) -> int:

@@ -1,4 +1,4 @@
-"""DAPO (arXiv 2503.14476) without its dynamic sampling: clip higher, token mean, overlong filtering and punishment.
+"""DAPO (arXiv 2503.14476): clip higher, dynamic sampling, token mean, overlong filtering and punishment.
 
     A = (R' - mean R') / (std R' + 1e-6);   R' = R + 0.5 clip((L - B - |y|) / B, -1, 0)
     J = 1/(sum_i |y_i|) sum_i sum_t min(r A, clip(r, 0.8, 1.28) A)   over responses that were not cut off,   G = 16
@@ -6,12 +6,15 @@
     cgrpo train --config=configs/methods/dapo.py --workdir=DIR --config.model.folder=MODEL --config.data.train=FILE
 
 Rewards are 0 and 1 here, -1 and 1 there: the punishment of at most 1 there is 0.5 here. Its B is 4,096 of 20,480
-tokens; here as large a share of `max_response_length`. Differs: groups without a gradient are not drawn again.
+tokens; here as large a share of `max_response_length`. Questions are drawn on until every group of the batch has a
+gradient, ten batches of the paper's 128 in all: its recipe allows ten times of drawing, of three batches each, and ends
+the run after these, where here the batch is filled up with groups without a gradient.
 """
 
 from configs import paper
 
 VALUES = {
+    "max_extra_questions": 1152,
     "refine.kind": "none",
     "num_responses": 16,
     "objective.scale_by_std": True,

@@ -6,8 +6,9 @@ Each kind gets 10,000 strings, `code` 1,000 programs: pieces of real answers, of
 surrogates and control characters among them), cut, doubled, swapped, nested and repeated; every 50th has 100,000
 characters. A string is a pure function of the seed, its kind and its number, so that a fault can be had again.
 
-A fault is an exception, a grade that has failed, or a long string that takes more than 10 times the median of its kind
-(and more than 0.2 s). A program may run into its time limit: that is its own doing.
+A fault is an exception, a grade that has failed or timed out, or a long string that takes more than 10 times the median
+of its kind (and more than 0.2 s). Each is printed with its number and the ends of its string. A program may run into
+its time limit: that is its own doing.
 
 With `--json`, results are written after every part of a kind, and those that a file holds of the same modules are not
 computed again. With `--share`, that much of each kind is graded. It ends with 1 where there is a fault.
@@ -26,8 +27,9 @@ from collections.abc import Callable, Sequence
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.critiques.step_check.equations import first_false_equation
 from cgrpo_jax.datasets.tasks import arithmetic
-from cgrpo_jax.rewards import comparisons, judge
+from cgrpo_jax.rewards import comparisons
 from cgrpo_jax.rewards.grader import Grade, Grader
+from cgrpo_jax.rewards.rubrics import replies, rubric
 from cgrpo_jax.rewards.thinking import after_thinking
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -35,6 +37,7 @@ LENGTH, EVERY = 100_000, 50  # characters of a long string, and how many strings
 PART = 500  # strings between two times that results are written
 MOST, LEAST_SECONDS = 10.0, 0.2  # times the median, and what is never too long
 TIMEOUT = 10.0
+SHOWN = 240  # characters of a string that are printed
 
 # A line a piece, with "|" for an end of line and "␣" for a space at its end.
 PROSE = """So the answer is␣
@@ -159,6 +162,13 @@ def mutated(rng: random.Random, text: str, pieces: Sequence[str]) -> str:
     return rng.choice(changes)
 
 
+def shown(text: str) -> str:
+    """Returns a string as people can read it: escaped, and of a long one both ends."""
+    if len(text) <= SHOWN:
+        return ascii(text)
+    return f"{ascii(text[: SHOWN // 2])} ... {ascii(text[-SHOWN // 2 :])}, {len(text):,} characters"
+
+
 # --- kinds --------------------------------------------------------------------------------------------------------
 
 GOLDS = {
@@ -181,16 +191,19 @@ def compare(kind: str, text: str, number: int) -> None:
 
 
 def read_replies(text: str, number: int) -> None:
-    """Reads the string as a judge's replies and as a checklist."""
-    judge.read_verdicts(text, number=1 + number % 3)
-    judge.read_comparison(text)
-    judge.read_checklist(text)
+    """Reads the string as a judge's replies and as a rubric."""
+    replies.read_verdicts(text, number=1 + number % 3)
+    replies.read_comparison(text)
+    replies.read_score(text)
+    replies.read_ruling(text, shown=[text])
+    assert (rubric.read(text) is None) == bool(rubric.fault(text))
 
 
 def read_critique(text: str, number: int) -> None:
     texts.parse_verdict(text)
     texts.mentions_critique(text)
     texts.of_tests(False, text)
+    texts.of_checklist(False, text)
 
 
 def check_steps(text: str, number: int) -> None:
@@ -214,10 +227,12 @@ def part_of(kind: str, numbers: Sequence[int], seed: str, grader: Grader | None 
     for number in numbers:
         text = text_of(seed, kind, number)
         took, grade = graded(kind, text, number, grader)
+        if grade.timed_out and kind != "code":  # a busy machine is no fault
+            took, grade = graded(kind, text, number, grader)
         timeouts += grade.timed_out
-        if grade.failed:
-            faults.append({"number": number, "fault": grade.reason[:500], "text": ascii(text[:200])})
-        elif number % EVERY == 0 and not (grade.timed_out and kind == "code"):
+        if grade.failed or (grade.timed_out and kind != "code"):
+            faults.append({"number": number, "fault": grade.reason[:500], "text": shown(text)})
+        elif number % EVERY == 0 and not grade.timed_out:
             seconds[number] = round(took, 4)
     took = round(time.monotonic() - began, 1)
     return {"strings": len(numbers), "faults": faults, "timeouts": timeouts, "long": seconds, "seconds": took}
@@ -250,7 +265,7 @@ def too_slow(kind: str, parts: Sequence[dict], seed: str, grader: Grader | None 
         # A busy machine is no fault. A grade that is remembered says nothing.
         took = min(graded(kind, text + " " * attempt, number, grader)[0] for attempt in (1, 2))
         if took > limit:
-            slow.append({"number": number, "fault": f"{took:.2f} s, median {median:.3f} s", "text": ascii(text[:200])})
+            slow.append({"number": number, "fault": f"{took:.2f} s, median {median:.3f} s", "text": shown(text)})
     return median, slow
 
 

@@ -11,10 +11,11 @@ measurements, with the least and the greatest; the two are measured in turn, so 
     distinct   the 8 responses to a question end in 8 different answers, four of them right
     sampled    as a model samples them: some end in the same answer
 
-Gold answers are made up in the proportions of MATH-500, or taken from the `answer` column of `--data`.
-Each comes with the verdicts that differ from the plain process's (none may, of what is made up), and with the processor
-time that the calling thread spends on a response. `--changes` lists them, with the rules that rewrote their answers.
-Exits with 1 where a target is missed.
+Gold answers are made up in the proportions of MATH-500, or taken from the `answer` column of `--data`. Each workload
+comes with the processor time that the calling thread spends on a response; with the verdicts that are wrong, since a
+response is made to be right or not; and with those that differ from the plain process's (none may, of what is made up).
+`--changes` lists the latter by workload, beside those that the file holds of others: what is right, and the rules that
+rewrote their answers. Exits with 1 where a target is missed.
 """
 
 import argparse
@@ -37,6 +38,7 @@ TARGET = 1.7  # times the speed of one plain process, on two cores
 THREAD_MS = 2.0  # at most, of the calling thread a response
 RESPONSES = 8
 CORES = 2
+PATIENCE = 60  # seconds for an answer: its own limits are a busy machine's verdicts
 _WORDS = (
     "we first note that the given value must satisfy both conditions so substitute it into the second equation and "
     "collect terms which leaves a simpler expression to factor then check each of the cases in turn"
@@ -99,13 +101,15 @@ def read_answers(path: pathlib.Path, number: int, rng: random.Random) -> list[tu
     ]
 
 
-def endings(gold: str, spellings: Sequence[str], name: str, rng: random.Random) -> list[str]:
-    """Returns the final answers of the responses to a question."""
+def endings(gold: str, spellings: Sequence[str], name: str, rng: random.Random) -> list[tuple[str, bool]]:
+    """Returns the final answers of the responses to a question, and whether each is right."""
     whole = gold.lstrip("-").isdecimal()
     wrong = [str(int(gold) + k) if whole else f"{gold}+{k}" for k in rng.sample(range(1, 100), 4)]
     if name == "sampled":
-        return [gold, gold, gold, spellings[0], spellings[0], wrong[0], wrong[0], wrong[1]]
-    return [gold, *spellings, *wrong]
+        right, wrong = [gold, gold, gold, spellings[0], spellings[0]], [wrong[0], wrong[0], wrong[1]]
+    else:
+        right = [gold, *spellings]
+    return [*((final, True) for final in right), *((final, False) for final in wrong)]
 
 
 def response(final: str, rng: random.Random) -> str:
@@ -118,9 +122,12 @@ def response(final: str, rng: random.Random) -> str:
     return "\n".join([*lines, f"The final answer is $\\boxed{{{final}}}$."])
 
 
-def workload(golds: Sequence[tuple[str, list[str]]], name: str, rng: random.Random) -> list[tuple[str, str]]:
-    """Returns the rows (response, gold answer), those of a question beside each other."""
-    return [(response(final, rng), gold) for gold, others in golds for final in endings(gold, others, name, rng)]
+def workload(
+    golds: Sequence[tuple[str, list[str]]], name: str, rng: random.Random
+) -> tuple[list[tuple[str, str]], list[bool]]:
+    """Returns the rows (response, gold answer), those of a question beside each other, and which of them are right."""
+    made = [(gold, final, right) for gold, others in golds for final, right in endings(gold, others, name, rng)]
+    return [(response(final, rng), gold) for gold, final, _ in made], [right for *_, right in made]
 
 
 def plain(rows: Sequence[tuple[str, str]]) -> tuple[float, list[bool]]:
@@ -134,8 +141,9 @@ def plain(rows: Sequence[tuple[str, str]]) -> tuple[float, list[bool]]:
     began, parsed, verdicts = time.monotonic(), {}, []
     for text, gold in rows:
         if gold not in parsed:
-            parsed[gold] = math_verify.parse(f"\\boxed{{{gold}}}")
-        verdicts.append(math_verify.verify(parsed[gold], math_verify.parse(text)))
+            parsed[gold] = math_verify.parse(f"\\boxed{{{gold}}}", parsing_timeout=PATIENCE)
+        own = math_verify.parse(text, parsing_timeout=PATIENCE)
+        verdicts.append(math_verify.verify(parsed[gold], own, timeout_seconds=PATIENCE))
     return time.monotonic() - began, verdicts
 
 
@@ -165,21 +173,31 @@ def reason(gold: str, final: str) -> str:
     return f"rewritten: {', '.join(rules)}" if rules else "compared by value"
 
 
-def changed(rows: Sequence[tuple[str, str]], ours: Sequence[bool], theirs: Sequence[bool]) -> Iterator[dict]:
+def changed(
+    rows: Sequence[tuple[str, str]], rights: Sequence[bool], ours: Sequence[bool], theirs: Sequence[bool]
+) -> Iterator[dict]:
     """Yields one row for each pair of gold and final answer whose verdicts differ."""
     seen = set()
-    for (text, gold), verdict, plain_verdict in zip(rows, ours, theirs, strict=True):
+    for (text, gold), right, verdict, plain_verdict in zip(rows, rights, ours, theirs, strict=True):
         final = answers.boxed(text) or ""
         if verdict != plain_verdict and (gold, final) not in seen:
             seen.add((gold, final))
-            verdicts = {"verdict": verdict, "math_verify": plain_verdict}
+            verdicts = {"right": right, "verdict": verdict, "math_verify": plain_verdict}
             yield {"gold": gold, "answer": final, **verdicts, "reason": reason(gold, final)}
 
 
-def measure(name: str, rows: Sequence[tuple[str, str]], pairs: int, changes: list[dict]) -> Iterator[dict]:
+def measure(
+    name: str,
+    rows: Sequence[tuple[str, str]],
+    rights: Sequence[bool],
+    *,
+    pairs: int,
+    changes: list[dict],
+    most_differing: int | None,
+) -> Iterator[dict]:
     """Yields the rows of one workload; adds to `changes` the verdicts that differ."""
     what = f"{len(rows)} responses, {len({gold for _, gold in rows})} gold answers"
-    ratios, speeds, theirs, threads, differing = [], [], [], [], []
+    ratios, speeds, theirs, threads, differing, wrong = [], [], [], [], [], []
     for pair in range(pairs):
         plain_seconds, plain_verdicts = in_own_process(rows)
         seconds, thread, verdicts = ours(rows)
@@ -188,16 +206,18 @@ def measure(name: str, rows: Sequence[tuple[str, str]], pairs: int, changes: lis
         theirs.append(len(rows) / plain_seconds)
         threads.append(1e3 * thread / len(rows))
         differing.append(sum(a != b for a, b in zip(verdicts, plain_verdicts, strict=True)))
+        wrong.append(sum(a != b for a, b in zip(verdicts, rights, strict=True)))
         progress(f"{name}: {pair + 1} of {pairs}, {ratios[-1]:.2f} times {theirs[-1]:.0f} responses/s")
-        for (text, gold), ours_says, theirs_says in zip(rows, verdicts, plain_verdicts, strict=True):
-            if ours_says != theirs_says:
-                progress(f"differs: gold {gold!r}, {text[-80:]!r}: {ours_says}, math-verify {theirs_says}")
-        changes += [one for one in changed(rows, verdicts, plain_verdicts) if one not in changes]
+        for (text, gold), right, verdict in zip(rows, rights, verdicts, strict=True):
+            if verdict != right:
+                progress(f"wrong: gold {gold!r}, answer {answers.boxed(text)!r}: {verdict}")
+        changes += [one for one in changed(rows, rights, verdicts, plain_verdicts) if one not in changes]
     yield row(f"{name}/plain", theirs, f"{what}, one plain process", unit="1/s")
     yield row(f"{name}/ours", speeds, f"{what}, {CORES} workers", unit="1/s")
     yield row(f"{name}/ratio", ratios, what, target=TARGET)
     yield row(f"{name}/right", [sum(plain_verdicts) / len(rows)], what)
-    yield row(f"{name}/differing", differing, f"{what}, other verdicts", target=0, most=True)
+    yield row(f"{name}/wrong", wrong, f"{what}, wrong verdicts", target=0, most=True)
+    yield row(f"{name}/differing", differing, f"{what}, other verdicts", target=most_differing, most=True)
     yield row(f"{name}/thread", threads, f"{what}, calling thread", unit="ms", target=THREAD_MS, most=True)
 
 
@@ -212,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    found, changes = [], []
+    found, listed = [], {}
     for name in given.only.split(","):
         rng = random.Random(f"grading {name}")
         golds = (
@@ -220,12 +240,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.data
             else list(dict(gold_answers(2 * given.answers, rng)).items())[: given.answers]
         )
-        found += measure(name, workload(golds, name, rng), given.pairs, changes)
+        changes = listed[f"{given.data.stem if given.data else 'made-up'}/{name}"] = []
+        most = None if given.data else 0
+        found += measure(name, *workload(golds, name, rng), pairs=given.pairs, changes=changes, most_differing=most)
     if "sympy" in sys.modules or "math_verify" in sys.modules:
         sys.exit("the calling process has imported the parser")
     print(table(found))
     if given.changes:
-        given.changes.write_text(json.dumps(changes, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        kept = json.loads(given.changes.read_text(encoding="utf-8")) if given.changes.exists() else {}
+        given.changes.write_text(json.dumps(kept | listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return int(any(one["met"] is False for one in found))

@@ -82,9 +82,15 @@ class Room:
     tuning: bool = False
 
     def key(self) -> dict:
-        """Returns the version of the task, and a hash of the settings: results of others are not compared."""
-        values = config_lib.to_json(config_lib.freeze(config_lib.load(self.config)))
-        text = json.dumps([values, ARMS, self.tuning], sort_keys=True)
+        """Returns the version of the task, and a hash of the settings: results of others are not compared.
+
+        Of settings that are not the defaults: a key that is new and at its default changes nothing.
+        """
+        values, defaults = (
+            config_lib.to_json(config)
+            for config in (config_lib.freeze(config_lib.load(self.config)), config_lib.Config())
+        )
+        text = json.dumps([config_lib.differences(defaults, values), ARMS, self.tuning], sort_keys=True)
         settings = hashlib.sha256(text.encode()).hexdigest()[:16]
         return {"config": self.config.stem, "task": task_of(values["data"]["kind"]), "settings": settings}
 

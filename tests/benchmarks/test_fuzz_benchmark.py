@@ -6,6 +6,7 @@ import fuzz_graders
 import pytest
 
 from cgrpo_jax.rewards import comparisons
+from cgrpo_jax.rewards.answers import Grade
 
 
 def test_a_string_is_a_pure_function_of_seed_kind_and_number():
@@ -40,6 +41,21 @@ def test_faults_are_seen(monkeypatch, capsys):
     monkeypatch.setitem(comparisons.COMPARE, "numeric", numeric)
     assert fuzz_graders.main(["--share=1", "--kinds=numeric"]) == 1
     assert "ValueError: no digit" in capsys.readouterr().out
+
+
+def test_a_string_that_times_out_is_a_fault_and_a_program_is_none(monkeypatch):
+    late = Grade(0.0, None, "timed out after 10 s", timed_out=True)
+    monkeypatch.setattr(fuzz_graders, "graded", lambda kind, text, number, grader: (10.0, late))
+    part = fuzz_graders.part_of("math", [0, 7], "0")
+    assert part["timeouts"] == 2 and part["long"] == {}
+    assert [(one["number"], one["fault"]) for one in part["faults"]] == [(0, late.reason), (7, late.reason)]
+    assert fuzz_graders.part_of("code", [0, 7], "0")["faults"] == []
+
+
+def test_of_a_string_both_ends_are_shown():
+    assert fuzz_graders.shown("x\ud800") == r"'x\ud800'"
+    text = fuzz_graders.shown("a" * 50_000 + "é" * 50_000)
+    assert text == "'" + "a" * 120 + "' ... '" + r"\xe9" * 120 + "', 100,000 characters"
 
 
 def test_a_string_that_takes_far_longer_than_others_is_a_fault(monkeypatch):

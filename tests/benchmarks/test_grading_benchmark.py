@@ -15,9 +15,10 @@ BENCHMARK = pathlib.Path(grading.__file__)
 def test_responses_are_distinct_and_so_are_the_answers_where_it_is_said():
     rng = random.Random(0)
     golds = grading.gold_answers(50, rng)
-    for name, answers in (("distinct", 8), ("sampled", 4)):
-        rows = grading.workload(golds, name, rng)
-        assert len(rows) == len({text for text, _ in rows}) == 400
+    for name, answers, num_right in (("distinct", 8, 4), ("sampled", 4, 5)):
+        rows, rights = grading.workload(golds, name, rng)
+        assert len(rows) == len(rights) == len({text for text, _ in rows}) == 400
+        assert rights == ([True] * num_right + [False] * (8 - num_right)) * 50
         boxes = [text.rpartition("boxed{")[2] for text, _ in rows]
         assert {len(set(boxes[i : i + 8])) for i in range(0, 400, 8)} == {answers}
         assert all(600 < len(text) < 1500 for text, _ in rows)
@@ -31,10 +32,10 @@ def test_gold_answers_of_a_file(tmp_path):
 
 def test_changes_are_listed_once_with_their_reason():
     rows = [(r"so \boxed{0.\dot3}", "1/3"), (r"thus \boxed{0.\dot3}", "1/3"), (r"\boxed{7}", "7"), (r"\boxed{7}", "8")]
-    found = list(grading.changed(rows, [True, True, True, False], [False, False, False, False]))
-    assert [(one["gold"], one["answer"], one["reason"]) for one in found] == [
-        ("1/3", r"0.\dot3", "rewritten: repeating decimals"),
-        ("7", "7", "the gold answer itself"),
+    found = list(grading.changed(rows, [True] * 3 + [False], [True, True, True, False], [False] * 4))
+    assert [(one["gold"], one["answer"], one["right"], one["reason"]) for one in found] == [
+        ("1/3", r"0.\dot3", True, "rewritten: repeating decimals"),
+        ("7", "7", True, "the gold answer itself"),
     ]
 
 
@@ -45,6 +46,7 @@ def test_a_whole_run_has_math_verifys_verdicts(tmp_path):
     assert done.returncode in (0, 1), done.stderr[-3000:]  # so few rows say nothing of the speed
     rows = {row["name"]: row for row in json.loads((tmp_path / "out.json").read_text())}
     for name in ("distinct", "sampled"):
-        assert rows[f"{name}/differing"]["value"] == 0
+        assert rows[f"{name}/differing"]["value"] == rows[f"{name}/wrong"]["value"] == 0
+        assert rows[f"{name}/differing"]["target"] == rows[f"{name}/wrong"]["target"] == 0
         assert 0.4 < rows[f"{name}/right"]["value"] < 0.8
         assert rows[f"{name}/ratio"]["value"] > 0 and rows[f"{name}/ratio"]["target"] == 1.7

@@ -51,16 +51,27 @@ class Trap:
     tests: tuple[str, ...]
     more: tuple[tuple[str, str], ...] = ()
 
-    def put_in(self, package: pathlib.Path) -> None:
-        """Changes the module of a package."""
-        path = package / self.file
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    def put_into(self, text: str) -> str:
+        """Returns a module's text with the mistake.
+
+        Raises:
+          ValueError: it does not hold what the mistake replaces exactly once.
+        """
         for old, new in ((self.old, self.new), *self.more):
             if (found := text.count(old)) != 1:
-                raise SystemExit(
+                raise ValueError(
                     f"trap {self.name!r}: {self.file} holds {old!r} {found} times, not once; write it again"
                 )
             text = text.replace(old, new)
+        return text
+
+    def put_in(self, package: pathlib.Path) -> None:
+        """Changes the module of a package."""
+        path = package / self.file
+        try:
+            text = self.put_into(path.read_text(encoding="utf-8") if path.exists() else "")
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
         path.write_text(text, encoding="utf-8")
 
     def key(self) -> str:
@@ -157,8 +168,8 @@ TRAPS = (
     Trap(
         "masked rows that no longer count",
         "training/train_step.py",
-        "    policy = [row for row in rows if row.loss == LossKind.POLICY]\n",
-        "    policy = [row for row in rows if row.loss == LossKind.POLICY and not row.masked]\n",
+        "    policy = [row for row in rows if row.loss in WEIGHED]\n",
+        "    policy = [row for row in rows if row.loss in WEIGHED and not row.masked]\n",
         ("tests/training/test_train_step.py",),
     ),
     Trap(
@@ -213,7 +224,7 @@ TRAPS = (
     ),
     Trap(
         "a mask of what is not the padding token",
-        "training/train_step.py",
+        "training/loss.py",
         "    mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]\n",
         "    mask_BT = batch.target_BT != 0\n",
         ("tests/training/test_train_step.py",),
@@ -276,6 +287,28 @@ TRAPS = (
         "pass",
         ("tests/rewards/test_answers.py",),
     ),
+    # --- rubrics --------------------------------------------------------------------------------------------------
+    Trap(
+        "pitfalls in the denominator of the reward",
+        "rewards/rubrics/rubric.py",
+        "sum(max(item.weight, 0.0) for item in self.items)",
+        "sum(abs(item.weight) for item in self.items)",
+        ("tests/rewards/rubrics/test_rubric.py",),
+    ),
+    Trap(
+        "a judgement that can't be read counts as a no",
+        "rewards/judge.py",
+        "                return _no_grade(next(one for one in found if one.value is None))\n",
+        "                some = [Ruling(0.0)]\n",
+        ("tests/rewards/test_judge.py",),
+    ),
+    Trap(
+        "a quotation that nobody looks for",
+        "rewards/rubrics/replies.py",
+        "    if not any(quote in _bare(one) for one in shown):\n",
+        "    if not shown:\n",
+        ("tests/rewards/rubrics/test_replies.py",),
+    ),
     # --- re-anchoring ---------------------------------------------------------------------------------------------
     Trap(
         "an end-of-turn token that is not trained",
@@ -322,6 +355,35 @@ TRAPS = (
         '            weights = __import__("jax").tree.map(lambda x: x.copy(), self._weights())\n'
         '            weights = vars(self).setdefault("first", weights)\n',
         ("tests/integration/test_train.py", "tests/integration/test_methods.py"),
+    ),
+    # --- batches --------------------------------------------------------------------------------------------------
+    Trap(
+        "questions that are rescued left out of the batch",
+        "groups.py",
+        "reanchor([solved.responses], kept, join=grouping.join)",
+        "reanchor([solved.responses], [], join=grouping.join)",
+        ("tests/test_batches.py",),
+    ),
+    Trap(
+        "a batch of the questions that came first, whatever they teach",
+        "batches.py",
+        "sorted(solved, key=lambda one: not (is_verdict(one) or teaches(one)))[:num_groups]",
+        "list(solved)[:num_groups]",
+        ("tests/test_batches.py",),
+    ),
+    Trap(
+        "questions that were drawn on and come again in the next iteration",
+        "train.py",
+        "before=self.progress.extra_questions",
+        "before=0",
+        ("tests/integration/test_named_methods.py",),
+    ),
+    Trap(
+        "verdicts that are rewarded where they praise",
+        "batches.py",
+        "Grade(float(verdict == right)",
+        "Grade(float(verdict is True)",
+        ("tests/test_batches.py",),
     ),
     # --- keys -----------------------------------------------------------------------------------------------------
     Trap(
@@ -394,15 +456,15 @@ TRAPS = (
     Trap(
         "an optimiser that starts again",
         "training/checkpoint.py",
-        'opt_state=rest["opt_state"])\n',
-        "opt_state=template.opt_state)\n",
+        '**unflatten(restored["rest"], rest))\n',
+        '**unflatten(restored["rest"], rest) | {"opt_state": template.opt_state})\n',
         ("tests/training/test_checkpoint.py",),
     ),
     Trap(
         "a count of updates that starts again",
         "training/checkpoint.py",
-        'step=rest["step"], params=params',
-        "step=template.step, params=params",
+        '**unflatten(restored["rest"], rest))\n',
+        '**unflatten(restored["rest"], rest) | {"step": template.step})\n',
         ("tests/training/test_checkpoint.py",),
     ),
     Trap(
@@ -436,8 +498,8 @@ TRAPS = (
     Trap(
         "the same questions in every iteration",
         "datasets/mixture.py",
-        "    positions = range(step * batch_size, (step + 1) * batch_size)\n",
-        "    positions = range(batch_size)\n",
+        "    first = step * batch_size + before\n",
+        "    first = before\n",
         ("tests/datasets/test_mixture.py",),
     ),
     Trap(

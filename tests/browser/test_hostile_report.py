@@ -1,6 +1,7 @@
 """What a run wrote is shown as text, whatever it says: no script of it runs, and nothing in it hides its neighbours."""
 
 import json
+import pathlib
 
 import report_runs
 
@@ -26,6 +27,11 @@ def written(tmp_path, name="run"):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows[-1] |= {SCRIPT: 1.0, "half \ud83d": 2.0, "reward": None, "entropy": SCRIPT, "grade/failures": 3}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "starts.jsonl").write_text(json.dumps({"command": SCRIPT, "devices": HIDING}) + "\n")
+    report_runs.measure(folder)
+    for path in (folder / "evaluation").iterdir():
+        text = path.read_text().replace('"Look again."', json.dumps(SCRIPT + HIDING))
+        path.write_text(text.replace('"tables"', json.dumps(SCRIPT)))
     return folder
 
 
@@ -40,6 +46,12 @@ def test_no_script_of_a_run_executes_and_all_of_it_is_shown(tmp_path, opened):
         page.click(f".colouring button:text-is('{name}')")
     page.check(".check input")
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    page.wait_for_selector("#measured .case[open]")
+    assert SCRIPT in shown.text("#measured") and SCRIPT in shown.text(".started")
+    with page.expect_download() as saved:
+        page.click("button[aria-label='save pass@k as SVG']")
+    drawn = pathlib.Path(saved.value.path()).read_text()
+    assert "<script" not in drawn and "onerror=" in drawn  # as text
     assert page.evaluate("window.hurt") is None
     assert page.locator("main img, main svg, main script").count() == 0
     assert SCRIPT in page.inner_text(".detail .asked") and shown.text("h1") == folder.name

@@ -1,7 +1,10 @@
 """A report in a real browser, from a disk and without a network: it is read, filtered, searched, and walked by keys."""
 
+import csv
 import json
+import pathlib
 import re
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
@@ -10,13 +13,17 @@ import report_runs
 from cgrpo_jax.datasets import rollout_columns, rollouts
 from cgrpo_jax.ratios import shaped_ratio
 from cgrpo_jax.records import Stage
+from cgrpo_jax.report import groups as groups_lib
 from cgrpo_jax.report import page as page_lib
 from cgrpo_jax.report import run_folder
+from cgrpo_jax.report.groups import Flag, Outcome
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return report_runs.write(tmp_path_factory.mktemp("run") / "table", iterations=8, questions=8)
+    folder = report_runs.write(tmp_path_factory.mktemp("run") / "table", iterations=8, questions=8)
+    report_runs.measure(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +43,8 @@ def test_it_opens_from_disk_without_a_network_and_without_a_fault(report, opened
     assert shown.page.locator(".chart canvas").count() >= 12
     assert shown.page.wait_for_selector(".lesson .chain li") and shown.page.locator(".lesson .chain li").count() == 3
     assert "With the critique in view the policy wrote" in shown.text(".lesson .helped")
+    started = shown.text(".started")
+    assert "cgrpo train --config.seed=0" in started and "1a2b3c4+ (files differ" in started and "2 x cpu" in started
     assert shown.faults == [] and shown.asked == [report.absolute().as_uri()]
 
 
@@ -232,7 +241,8 @@ def test_texts_beside_a_large_report_are_loaded_when_they_are_looked_at(folder, 
     written = page_lib.write([run_folder.read(folder)], tmp_path / "large.html", max_groups=30)
     shown = opened(tmp_path / "large.html")
     shown.page.wait_for_selector(".detail .card")
-    assert len(shown.asked) <= 3 < written.shards  # the page, the texts of the lesson, those of what is open
+    # The page, the texts of the lesson, those of what is open, and what was measured.
+    assert len(shown.asked) <= 4 < written.shards
     place = shown.page.evaluate(
         """async () => {
           const index = prepared(await unpacked(document.getElementById("index").textContent));
@@ -241,6 +251,12 @@ def test_texts_beside_a_large_report_are_loaded_when_they_are_looked_at(folder, 
     )
     other = opened(tmp_path / "large.html", fragment=f"#group={place}")
     other.page.wait_for_selector(".detail code:has-text('cgrpo show RUN')")
+    _, iteration, question = place.split("/")
+    rows = [row.rollout for row in rollouts.read(folder / "rollouts" / rollouts.file_name(int(iteration)))]
+    rows = [row for row in rows if row.index.question == int(question)]
+    other.page.wait_for_selector(".detail [aria-label='rows of the group'] td")
+    cells = other.page.locator(".detail [aria-label='rows of the group'] tbody tr").all_inner_texts()
+    assert [cell.split("\t")[2] for cell in cells] == [str(len(row.token_ids)) for row in rows]
     assert "30 of them with their texts" in other.text("#questions .head") and shown.faults == other.faults == []
 
 
@@ -273,3 +289,62 @@ def test_seeds_are_joined_by_iteration_and_only_where_all_have_got_to(tmp_path, 
     (reward,) = shown.page.evaluate("seriesOf([['reward', 'responses', '--c1']], about.runs, 'iteration')")
     assert reward["xs"] == [0, 1, 2, 3]
     assert shown.page.locator(".compared .before").all_inner_texts() == ["40 %", "–"] and shown.faults == []
+
+
+def test_what_was_measured_afterwards_is_shown(report, opened):
+    shown = opened(report)
+    shown.page.wait_for_selector("#measured table")
+    text = shown.text("#measured")
+    assert "tables, 5 questions" in text and "Of 4 training questions 75 %" in text
+    assert shown.page.locator("#measured .case").count() == 3 + 4
+    shown.page.locator("#measured .case summary").first.click()
+    assert shown.page.locator("#measured .case[open] .chain li").count() == 3
+    curve = shown.page.evaluate("loadShard(about.measured).then(([found]) => passSeries(found))")
+    assert [one["label"] for one in curve] == ["tables"] and curve[0]["xs"] == [1, 2, 4]
+    charts = shown.page.locator("#measured .chart").all_inner_texts()
+    assert any("pass@k" in one for one in charts) and any("Length of critiques" in one for one in charts)
+    assert shown.faults == []
+
+
+def test_a_figure_is_saved_with_its_numbers(report, folder, opened):
+    shown = opened(report)
+
+    def saved(title, kind):
+        with shown.page.expect_download() as download:
+            shown.page.click(f"button[aria-label='save {title} as {kind}']")
+        return download.value.suggested_filename, pathlib.Path(download.value.path())
+
+    name, path = saved("Reward", "CSV")
+    lines = list(csv.reader(path.read_text().splitlines()))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert name == "reward.csv" and lines[0] == ["iterations", "responses", "all that trains"]
+    assert [float(line[1]) for line in lines[1:]] == pytest.approx([row["reward"] for row in rows])
+    name, path = saved("What became of the questions", "SVG")
+    drawn = xml.etree.ElementTree.parse(path).getroot()
+    assert name == "what_became_of_the_questions.svg" and drawn.tag.endswith("svg")
+    assert len(drawn.findall("{http://www.w3.org/2000/svg}polygon")) >= 3
+    name, path = saved("Held-out accuracy", "PNG")
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 5000
+    assert shown.faults == []
+
+
+def test_what_was_learned_and_what_was_never_solved_is_listed_and_opens(tmp_path, opened):
+    folder = report_runs.write(tmp_path / "a", iterations=8, questions=8, problems=10)
+    page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=500)
+    shown = opened(tmp_path / "a.html")
+    shown.page.wait_for_selector(".outcomes .listed")
+    groups, _ = groups_lib.read(run_folder.read(folder))
+    never = {one.problem for one in groups if Flag.NEVER_SOLVED in one.flags}
+    learned = 0
+    for problem in {one.problem for one in groups}:
+        times = [one for one in groups if one.problem == problem]
+        rescue = next((n for n, one in enumerate(times) if one.outcome == Outcome.RESCUED), None)
+        if rescue is not None and not any(one.passed for one in times[:rescue]):
+            learned += any(one.passed for one in times[rescue + 1 :])
+    said = dict.fromkeys(("What was learned", "Where it failed"), 0)
+    for block in shown.page.locator(".listed").all():
+        said[block.locator("h3").inner_text()] = int(block.locator(".note").inner_text().split()[0])
+    assert said == {"What was learned": learned, "Where it failed": len(never)} and learned > 0
+    shown.page.locator(".listed button").first.click()
+    assert shown.page.wait_for_selector(".detail .badge.o-rescued")
+    assert "whose question was asked again" in shown.text(".story") and shown.faults == []

@@ -68,6 +68,16 @@ def test_a_step_depends_on_nothing_but_seed_and_step():
     assert drawn(range(10), mixture={}) != whole[:80]
 
 
+@pytest.mark.parametrize("mixture", [MIXTURE, {}])
+def test_steps_that_draw_on_move_those_after_them(mixture):
+    whole = drawn(range(5), mixture=mixture)
+    read = [mixture_lib.draw(PROBLEMS, mixture, seed=3, step=0, batch_size=8, more=4)]
+    assert read[0] == whole[:12]  # of which two of the last four were drawn
+    read.append(mixture_lib.draw(PROBLEMS, mixture, seed=3, step=1, batch_size=8, before=2, more=4))
+    assert read[1] == whole[10:22]
+    assert mixture_lib.draw(PROBLEMS, mixture, seed=3, step=2, batch_size=8, before=2) == whole[18:26]
+
+
 def test_shares_of_three_are_rounded_to_a_thousandth():
     picked = mixture_lib.mixture_indices(seed=0, step=0, batch_size=1000, sizes=[3, 3, 3], weights=[1, 1, 1])
     assert sorted(collections.Counter(which for which, _ in picked).values()) == [333, 333, 334]

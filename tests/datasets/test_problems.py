@@ -1,12 +1,14 @@
 """Which columns the training questions and the held-out ones need."""
 
 import json
+import types
 
 import pytest
 
 from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.datasets import problems as problems_lib
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Problem
 
 
 def stored(tmp_path, *, train, held_out, solution_key="worked"):
@@ -42,3 +44,15 @@ def test_a_held_out_solution_that_is_there_is_read_as_earlier_versions_did(tmp_p
     assert held_out.solution is None
     with pytest.raises(UserError, match="column 'a'"):
         problems_lib._stored(stored(tmp_path, train=row, held_out=row | {"a": None}))
+
+
+def test_critiques_of_rubrics_need_rubrics():
+    limits = types.SimpleNamespace(grader="judge")
+    judged = [Problem(0, "Who?", '["names her"]', source="a"), Problem(1, "What?", "- is short", grader="judge")]
+    problems_lib._check_rubrics(judged, limits)
+    with pytest.raises(UserError) as refused:
+        problems_lib._check_rubrics([*judged, Problem(6, "1+1", "2", source="b", grader="math")], limits)
+    assert str(refused.value) == (
+        "training questions: row 7 of b is graded by 'math', but critique.kind \"checklist\" names the items of a "
+        "rubric; leave the row out, or use another kind."
+    )

@@ -11,6 +11,7 @@ import pytest
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation.estimators import (
     bootstrap,
+    bootstrap_ratios,
     by_votes,
     group_sizes,
     is_number,
@@ -271,3 +272,39 @@ def test_the_bootstrap_of_nothing():
     for groups in ([], [np.zeros((1, 0))]):
         with pytest.raises(ValueError, match="at least one group, and a question in each"):
             bootstrap(groups, seed=0)
+
+
+def test_the_bootstrap_of_ratios_is_that_of_means_where_all_questions_have_as_many():
+    part_MQ = np.random.default_rng(3).integers(0, 5, (2, 40)).astype(float)
+    low, high = bootstrap_ratios(part_MQ, np.full((2, 40), 4.0), seed=5)
+    low_of_mean, high_of_mean = bootstrap([part_MQ / 4], seed=5, num_resamples=20_000)
+    np.testing.assert_allclose([low, high], [low_of_mean, high_of_mean], atol=0.02)
+
+
+def test_the_bootstrap_of_ratios_draws_what_is_of_a_question_together():
+    """Eight answers to each of twelve questions that are all alike tell no more than twelve answers."""
+    right = np.array([[1.0] * 6 + [0.0] * 6])
+    one = bootstrap_ratios(right, np.ones((1, 12)), seed=0)
+    eight = bootstrap_ratios(8 * right, np.full((1, 12), 8.0), seed=0)
+    np.testing.assert_array_equal(one, eight)
+    low, high = wilson(48, 96)
+    assert high - low < eight[1][0] - eight[0][0]
+
+
+def test_the_bootstrap_of_ratios_weighs_questions_by_what_they_have():
+    # Two draws of two questions: both the first (1 of 1), both the second (0 of 3), or one each (1 of 4).
+    low, high = bootstrap_ratios(np.array([[1.0, 0.0]]), np.array([[1.0, 3.0]]), seed=0, level=0.4)
+    assert (low[0], high[0]) == (0.25, 0.25)
+
+
+def test_the_bootstrap_of_ratios_leaves_draws_of_nothing_out():
+    part, whole = np.array([[1.0, 1.0, 0.0]]), np.array([[1.0, 2.0, 0.0]])
+    low, high = bootstrap_ratios(part, whole, seed=0)
+    assert (low[0], high[0]) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("all_right", [False, True])
+def test_the_bootstrap_of_ratios_where_none_or_all_succeed_is_wilsons_of_the_questions(all_right):
+    whole = np.array([[4.0, 0.0, 2.0, 7.0]])
+    low, high = bootstrap_ratios(whole * all_right, whole, seed=0)
+    assert (low[0], high[0]) == wilson(3 * all_right, 3)

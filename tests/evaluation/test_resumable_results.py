@@ -54,9 +54,17 @@ def test_other_results_are_not_mixed(tmp_path, changes, message):
     assert (tmp_path / "about.json").read_text() == before
 
 
-def test_lines_of_nobody_knows_what(tmp_path):
-    (tmp_path / "samples.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="has samples.jsonl but no about.json; give another --out"):
+@pytest.mark.parametrize("name", ["samples.jsonl", "step_00000000.parquet"])
+def test_lines_of_nobody_knows_what(tmp_path, name):
+    (tmp_path / name).write_text("{}\n")
+    with pytest.raises(UserError, match=f"has {name} but no about.json; give another --out"):
+        opened(tmp_path)
+
+
+def test_of_many_such_files_a_few_are_named(tmp_path):
+    for number in range(5):
+        (tmp_path / f"step_{number}.parquet").write_text("")
+    with pytest.raises(UserError, match="has step_0.parquet, step_1.parquet, step_2.parquet and 2 more but no about"):
         opened(tmp_path)
 
 

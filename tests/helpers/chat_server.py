@@ -21,7 +21,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         data = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.put((self.path, self.headers, json.loads(data), time.monotonic()))
+        self.body = json.loads(data)
+        self.server.seen.put((self.path, self.headers, self.body, time.monotonic()))
         with contextlib.suppress(ConnectionError):
             self.server.reply(self)
 

@@ -15,26 +15,35 @@ CHATML = (
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
 
 
+# Control tokens of three families, the end of a turn first.
+CHATML_TOKENS = ("<|im_end|>", "<|im_start|>")
+LLAMA3_TOKENS = ("<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>")
+GEMMA_TOKENS = ("<end_of_turn>", "<bos>", "<start_of_turn>")
 # Of another model: other ids, other tokens that frame a turn.
 OTHER = {
     "template": "{% for m in messages %}{{ '[T]' + m.role + ': ' + m.content + '[/T]' }}{% endfor %}[T]bot: ",
-    "special": ("[T]", "[/T]"),
+    "tokens": ("[T]", "[/T]"),
+    "eos": "[/T]",
     "backwards": True,
 }
 
 
-def write(folder, template=CHATML, *, special=("<|im_start|>", "<|im_end|>"), backwards=False):
-    """Writes the files of the tokenizer, its bytes numbered from the last one if `backwards`; returns the folder."""
+def write(folder, template=CHATML, tokens=CHATML_TOKENS[::-1], *, eos="<|im_end|>", backwards=False, **names):
+    """Writes the files of the tokenizer, with such control tokens, and returns the folder.
+
+    Its bytes are numbered from the last one if `backwards`.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=backwards)
     model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
-    model.add_special_tokens(list(special))
+    model.add_special_tokens(list(tokens))
     folder.mkdir(exist_ok=True)
     model.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": special[1], "chat_template": template}))
+    settings = {"eos_token": eos, "chat_template": template} | names
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
-def make(folder, template=CHATML, **changes):
-    return load_tokenizer(write(folder, template, **changes))
+def make(folder, template=CHATML, *args, **kw):
+    return load_tokenizer(write(folder, template, *args, **kw))

@@ -31,7 +31,7 @@ def solved(question, *, rewards, refined=()):
     ]
     judged = rollout(of.replace(refinement=1), "right", prompt=(5,), parent=refinements[0]) if refined else None
     critiques = [critique, judged] if refined else []
-    return rollout_lib.Solved(responses, refinements, collections.Counter(), critiques)
+    return rollout_lib.Solved(responses, refinements, collections.Counter(), critiques, PROBLEMS[question])
 
 
 def make(number=4, *, trained=((True, True, True), (True, False), (False, False)), scored=True):

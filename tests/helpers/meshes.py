@@ -41,6 +41,27 @@ def rows(vocab_size=61, count=13):
     return out
 
 
+def finetune_rows(vocab_size=61, count=5):
+    """Returns pairs, critiques, and chats of which some targets count."""
+    rng = np.random.default_rng(2)
+    draw = lambda n: rng.integers(0, vocab_size, n).astype(np.int32)  # noqa: E731
+
+    def row(context, kind, **fields):
+        target = draw(rng.integers(2, 9))
+        ref = rng.uniform(-4, -3, len(target)).astype(np.float32)
+        fields = {"advantage": 1.0, "ref_logp": ref} | fields
+        return TrainRow(context, target, np.zeros(len(target), np.float32), loss=kind, **fields)
+
+    out = []
+    for number in range(1, count + 1):
+        context = draw(rng.integers(1, 6))
+        out += [row(context, LossKind.DPO, pair=pair) for pair in (number, -number)]
+        out.append(row(draw(5), LossKind.RCO, advantage=float(rng.normal())))
+        chat = row(draw(4), LossKind.NLL)
+        out.append(chat.replace(counted=np.arange(len(chat.target_ids)) % 2 == 0))
+    return out
+
+
 def assert_close(actual, expected, rtol):
     """Every array within `rtol` of its own largest entry."""
 

@@ -15,7 +15,7 @@ from cgrpo_jax.training.optimizer import init_state, make_optimizer, make_schedu
 CONFIG = dataclasses.replace(
     FAMILIES["qwen2.5"], vocab_size=64, embed_dim=64, num_heads=8, num_kv_heads=2, head_dim=32, mlp_dim=128
 )
-KINDS = ("adamw", "adafactor")
+KINDS = ("adamw", "adafactor", "muon")
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import numpy as np
 import paths
 
 from cgrpo_jax.datasets import rollouts
+from cgrpo_jax.evaluation import diagnosis, summary
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
 from cgrpo_jax.runs import config as config_lib
@@ -51,12 +52,14 @@ def write(
     given |= {"objective.old_logp": "trainer" if trainer else "sampler", "data.num_eval": HELD_OUT}
     config.update_from_flattened_dict(given | (changes or {}))
     (folder / "config.json").write_text(json.dumps(config_lib.to_json(config_lib.freeze(config)), indent=2) + "\n")
+    started = {"time": "2026-11-30T12:00:00", "command": f"cgrpo train --config.seed={seed}", "commit": "1a2b3c4+"}
+    (folder / "starts.jsonl").write_text(json.dumps(started | {"version": "0.1.0", "devices": "2 x cpu"}) + "\n")
     shutil.copytree(TOKENIZER, folder / "model")
     maker = _Maker(random.Random(seed), texts, trainer, problems, load_tokenizer(TOKENIZER))
     rows = [maker.iteration(step, iterations, questions, folder) for step in range(iterations)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if ended:
-        summary = {
+        ended_with = {
             "eval_before": {"pass@1": 51 / HELD_OUT, "pass@8": 0.8},
             "eval_after": {"pass@1": 120 / HELD_OUT, "pass@8": 1.0},
             "eval_questions": HELD_OUT,
@@ -68,7 +71,7 @@ def write(
             "unsolved_before_solved_after": 0.75,
             "best": None,
         }
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (folder / "summary.json").write_text(json.dumps(ended_with, indent=2) + "\n")
     return folder
 
 
@@ -150,9 +153,9 @@ class _Maker:
             text = "Conclusion: right [END]"
             rejected.append((self._text(where, text, [*prompt, 7], step, parent=response, verdict=True), True))
         where = where.replace(attempt=len(rejected))
-        last = self._text(
-            where, self.texts.critique.format(**words), [*prompt, 7], step, parent=response, verdict=False
-        )
+        text = self.texts.critique.format(**words)
+        text = f"{text} {text}" if response.index.response % 2 else text  # of two lengths
+        last = self._text(where, text, [*prompt, 7], step, parent=response, verdict=False)
         return [*rejected, (last.replace(rejected=tuple(one for one, _ in rejected)), False)]
 
     def _known(self, text):
@@ -200,9 +203,6 @@ class _Maker:
             "completions/mean_length": 12 + noise(0.3),
             "completions/clipped_ratio": 0.02,
             "refine/attempted": 4 * wrong,
-            "refine/success": 0.45,
-            "refine/questions_rescued": counts["rescued"] / wrong if wrong else 0.0,
-            "refine/mentions_critique": 0.0,
             "critic/valid": min(1, 0.6 + 0.05 * step),
             "critic/false_right_rate": 0.2,
             "critic/malformed_rate": 0.05,
@@ -216,6 +216,9 @@ class _Maker:
         }  # fmt: skip
         if wrong:
             row |= {
+                "refine/success": 0.45,
+                "refine/questions_rescued": counts["rescued"] / wrong,
+                "refine/mentions_critique": 0.0,
                 "refined/prob": min(0.9, 0.2 + 0.1 * step),
                 "refined/shaped_ratio": min(0.95, 0.5 + 0.06 * step),
                 "refined/entropy": 0.5,
@@ -228,3 +231,48 @@ class _Maker:
                 "eval/questions": HELD_OUT,
             }
         return row
+
+
+def measure(folder, *, samples=4, seed=0):
+    """Writes what `evaluate --refine` and `diagnose` leave in a run's folder, of made-up texts, and returns its lines.
+
+    Of five questions the first is right, the second is fixed, the third broken, the fourth still wrong, the fifth kept.
+    """
+    rng = random.Random(seed)
+    outcomes = [(1, True, None), (0, False, 1), (1, False, 0), (0, False, 0), (0, True, None)]
+    lines = []
+    for number, (greedy, verdict, refined) in enumerate(outcomes):
+        rewards = [float(rng.random() < 0.5) for _ in range(samples)]
+        line = {"number": number, "source": "tables", "id": f"{number:016x}", "problem": number}
+        line |= {"question": f"{number}*9", "answer": str(9 * number)}
+        line |= {"greedy": f"First, try. Wait, check it. {9 * number}", "greedy_reward": float(greedy)}
+        line |= {"greedy_length": 9, "greedy_truncated": False}
+        line |= {"critique": "Look again.", "verdict": verdict, "refined_ungraded": False}
+        line |= {"refined_reward": float(greedy if refined is None else refined)}
+        if refined is not None:
+            line |= {"refinement": f"Answer: {9 * number}", "refinement_reward": float(refined)}
+        line |= {"samples": [f"Sample {n}" for n in range(samples)], "rewards": rewards, "lengths": [9] * samples}
+        lines.append(line | {"truncated": [False] * samples, "votes": None, "ungraded": 0})
+    found = summary.summarize(lines, ks=(1, samples), pass_threshold=1.0, seed=0)
+    _results(folder / "evaluation", {"samples": lines}, {"weights": "checkpoints, step 6"} | found)
+    responses = [{"number": n, "rewards": [0.0, float(n == 2)], "ungraded": 0} for n in range(4)]
+    responses = [one | {"responses": [f"response {n} of {one['number']}" for n in range(2)]} for one in responses]
+    kinds = {"execution": [_criticised(n, passes=n < 3) for n in (0, 1, 3)], "cot": [_criticised(0, passes=False)]}
+    found = diagnosis.summarize(responses, kinds, pass_threshold=1.0)
+    _results(folder / "diagnosis", {"responses": responses, **kinds}, {"weights": "the same"} | found)
+    return lines
+
+
+def _criticised(number, *, passes):
+    critiques = [{"response": n, "critique": 0, "text": f"critique {n}", "verdict": bool(n)} for n in range(2)]
+    refined = [{"response": 0, "critique": 0, "text": "refined", "reward": float(passes), "extracted": None}]
+    question = {"number": number, "id": f"{number:016x}", "question": f"{number}*7", "answer": str(7 * number)}
+    return question | {"critiques": critiques, "refinements": refined, "ungraded": 0}
+
+
+def _results(folder, lines, found):
+    folder.mkdir()
+    (folder / "about.json").write_text("{}\n")
+    for name, some in lines.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in some))
+    (folder / "summary.json").write_text(json.dumps(found) + "\n")

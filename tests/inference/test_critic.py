@@ -19,7 +19,8 @@ from scripted_rollouts import (
 )
 
 from cgrpo_jax.critiques import texts
-from cgrpo_jax.inference.critic import Critic, said_of
+from cgrpo_jax.inference.critic import Critic, critique_once, said_of
+from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.models.hf import thinking_tags
 from cgrpo_jax.records import Author, RowIndex, Stage
 from cgrpo_jax.rollout import SHOWN, refine
@@ -103,9 +104,33 @@ def test_a_hint_that_does_not_come_leaves_a_place():
     assert counts == collections.Counter(critiqued=1, attempts=1, prompts_cut=1, unanswered=1, fallbacks=1)
 
 
-@pytest.mark.parametrize(("kind", "shows"), [("cot", "critique"), ("none", "nothing"), ("hint", "hint")])
+@pytest.mark.parametrize(
+    ("kind", "shows"), [("cot", "critique"), ("checklist", "critique"), ("none", "nothing"), ("hint", "hint")]
+)
 def test_what_a_critic_shows(kind, shows):
     assert Critic(kind=kind).shows == shows and shows in SHOWN
+
+
+# --- items of a rubric that are not met -----------------------------------------------------------------------------
+
+JUDGED = "met: 1; not met: 2\n- Not met: adds. Evidence: f(1) returns 1.\nExpected: 2"
+
+
+@pytest.mark.parametrize(
+    ("reveal", "said"),
+    [
+        (True, "Not met: adds. Evidence: f(1) returns 1. Expected: 2. Conclusion: wrong [END]"),
+        (False, "Not met: adds. Evidence: f(1) returns 1. Conclusion: wrong [END]"),
+    ],
+)
+def test_the_items_that_failed_become_the_critique(reveal, said):
+    rows = [response(0, 0).replace(reward=0.5, feedback=JUDGED)]
+    (done,) = by_rule(rows, kind="checklist", grader="judge", reveal_value=reveal)
+    assert done.text == said_of(done) == said
+    assert (done.verdict, done.author, done.parent) == (False, Author.RULE, rows[0])
+    policy = ScriptedGenerator("56", author=Author.POLICY)
+    at_once(lambda rows, problem: refine(policy, rows, problem, max_length=32), [done])
+    assert said in policy.asked[0]
 
 
 # --- wrong on purpose ---------------------------------------------------------------------------------------------
@@ -173,3 +198,46 @@ def test_a_share_of_the_critiques_is_drawn_by_seed_iteration_and_row():
     assert first == drawn() and first != drawn(seed=1) and first != drawn(iteration=1)
     nothing = by_rule(rows[:9], corruption="shuffled", corrupted_share=0.0)
     assert not any(one.shown for one in nothing)
+
+
+# --- once ---------------------------------------------------------------------------------------------------------
+
+
+def once(critic, row, **numbers):
+    numbers = {"number": 0, "num_critiques": 1} | numbers
+    asked = critique_once(critic, row, PROBLEMS[row.index.question], encode=TOKENIZER.encode, **numbers)
+    return Orchestrator().run([asked])[0]
+
+
+@pytest.mark.parametrize("text, verdict", [(RIGHT, True), (WRONG, False), ("Conclusion: perhaps [END]", None)])
+def test_a_critique_is_taken_as_it_is_whatever_it_says(text, verdict):
+    generator = ScriptedGenerator(text)
+    row = response(0, 1)
+    found = once(
+        Critic("cot", generator=generator, max_length=30, corruption="inverted"), row, number=2, num_critiques=3
+    )
+    assert (found.text, found.verdict, found.shown, found.rejected) == (text, verdict, None, ())
+    assert found.parent is row and len(generator.calls) == 1
+    assert found.index == RowIndex(0, response=1, critique=2, stage=Stage.CRITIQUE)
+
+
+def test_a_hint_that_says_nothing_is_taken_too():
+    generator = ScriptedGenerator("", prompts=make(TOKENIZER, **HINTS))
+    assert once(Critic("hint", generator=generator, max_length=30), response(0, 0)).text == ""
+    assert len(generator.calls) == 1
+
+
+def test_a_rule_says_once_what_it_always_says():
+    for kind in ("indicative", "none"):
+        found = once(Critic(kind, corruption="inverted"), response(0, 0))
+        assert (found.author, found.shown, found.verdict) == (Author.RULE, None, False)
+    assert found.text == by_rule([response(0, 0)], kind="indicative")[0].text
+
+
+def test_what_an_endpoint_leaves_out_has_a_place_without_words():
+    class Silent(ScriptedGenerator):
+        async def write_critique(self, *_, **__):
+            return None, False
+
+    found = once(Critic("cot", generator=Silent(WRONG)), response(0, 0))
+    assert found.ungraded and (found.text, found.verdict, len(found.token_ids)) == ("", None, 0)

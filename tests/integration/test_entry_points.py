@@ -17,6 +17,7 @@ from cgrpo_jax import convert, diagnose, evaluate, sample, train
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.records import Author, Stage
+from cgrpo_jax.report import measured, run_folder
 from cgrpo_jax.runs import log
 from cgrpo_jax.training.checkpoint import restore_params
 
@@ -54,6 +55,11 @@ def test_evaluate_writes_every_sample(trained):
     assert after["pass@8"] == sum(max(row["rewards"]) for row in rows) / 8  # all 8 drawn: any that is right
     assert after["mean@8"] == pytest.approx(sum(sum(row["rewards"]) for row in rows) / 64)
     assert summary["mean"]["maj@8"]["value"] <= after["pass@8"]
+    faults = []
+    shown = measured.of_run(run_folder.read(trained), faults)["evaluation"]
+    (curve,) = shown["curves"].values()
+    assert faults == [] and curve["ks"] == [1, 2, 4, 8] and curve["value"][-1] == after["pass@8"]
+    assert shown["behaviours"]["answers"] == sum(sum(row["rewards"]) for row in rows)
 
 
 class Killed(BaseException):
@@ -258,6 +264,10 @@ def test_diagnose_writes_texts_numbers_and_pass_rates(trained, capsys, monkeypat
     summary_of_three = json.loads((folder / "summary.json").read_text())
     assert list(summary_of_three["kinds"]) == ["indicative_gt", "execution", "cot"]
     assert summary_of_three["kinds"] | {"cot": None} == summary["kinds"] | {"cot": None}
+    faults = []
+    shown = measured.of_run(run_folder.read(trained), faults)["diagnosis"]
+    assert faults == [] and shown["kinds"] == summary_of_three["kinds"]
+    assert {case["kind"] for case in shown["cases"]} == {"indicative_gt", "execution", "cot"}
 
 
 def test_diagnose_refuses_kinds_that_are_none(trained, capsys):

@@ -152,7 +152,7 @@ def test_a_schedule_keeps_the_number_of_iterations(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"optimizer.kind": "sgd"}, "optimizer.kind 'sgd' is unknown; use one of adamw, adafactor."),
+        ({"optimizer.kind": "sgd"}, "optimizer.kind 'sgd' is unknown; use one of adamw, adafactor, muon."),
         ({"optimizer.schedule": "step"}, "optimizer.schedule 'step' is unknown; use one of constant, linear, cosine."),
         ({"optimizer.mu_dtype": "float16"}, "optimizer.mu_dtype 'float16' is unknown; use one of , float32, bfloat16."),
         ({"compute.remat": "True"}, "compute.remat 'True' is unknown; use one of none, mlp, layer."),

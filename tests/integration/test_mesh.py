@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from meshes import ADAPTERS, MESHES, ONE, assert_close, make_mesh, place, rows
+from meshes import ADAPTERS, MESHES, ONE, assert_close, finetune_rows, make_mesh, place, rows
 from tiny import EVERYTHING, FAMILIES, random_params
 
 from cgrpo_jax import sharding
@@ -360,3 +360,22 @@ def test_devices_without_coordinates_keep_their_order():
     mesh = sharding.make_mesh(replica=2, fsdp=2, tensor=2)
     assert mesh.axis_names == ("replica", "fsdp", "tensor")
     assert list(mesh.devices.flat) == jax.devices()
+
+
+@pytest.mark.parametrize("mesh", [mesh for mesh in MESHES if mesh != ONE])
+def test_losses_of_rows_are_the_same_on_eight_devices(mesh):
+    """Pairs, critiques and chats, dealt out to data groups: each pair lies in one of them."""
+    some = finetune_rows(MODELS["divisible"].vocab_size)
+    shape = dataclasses.replace(SHAPE, num_slots=4, from_rows=True)
+
+    def gradients(name):
+        where = make_mesh(name)
+        placed = place(params("divisible"), MODELS["divisible"], where)
+        return train_step_lib.accumulate_gradients(
+            placed, some, config=MODELS["divisible"], settings=LossSettings(max_length=8), shape=shape, mesh=where
+        )
+
+    (expected, stats), (found, ours) = gradients(ONE), gradients(mesh)
+    assert_close(found, expected, rtol=2e-4)
+    for name in ("nll_loss", "rco_loss", "dpo_loss", "rewards/accuracies_sum", "rco/residual_sum"):
+        assert ours[name] == pytest.approx(stats[name], rel=1e-4)

@@ -1,60 +1,28 @@
 """Each method of configs/methods in miniature: it runs, and its weights move as its loss says."""
 
-import importlib.util
-import itertools
-
 import numpy as np
-import paths
 import pytest
 import share
 import tiny_run
+from method_equations import FILES
+from method_miniature import changes_of, compared, groups_of, train
 from tiny_run import metrics, rollouts, run
 
 from cgrpo_jax.records import Stage
 
-FILES = {path.stem: path for path in sorted((paths.CONFIGS / "methods").glob("*.py"))}
-SAME = ("ladder_1", "ladder_2")  # as r1_grpo and dr_grpo
-OTHER_MODELS = ("weak_to_strong",)  # see test_refiner_runs
-# What a miniature has in the place of the paper's sizes. A rule writes critiques: the policy's own take longer.
-SMALL = {
-    "data.num_eval": 0,
-    "num_iterations": 2,
-    "critique.kind": "execution",
-    "num_responses": 4,
-    "refine.num_kept": 1,
-    "optimizer.updates_per_batch": 1,
-}
-HINT = {
-    "critique.kind": "hint",
-    "prompts.hint": "{question}\nThe answer is {answer}.\nCheck.",
-    "prompts.refine_with_hint": "{question}\nCritique: {hint}\nTry again.",
-    "refine.num_kept": 3,
-}
-MORE = {"nurl": HINT, "rltf_sd": {"refine.num_kept": 4}, "gspo": {"optimizer.updates_per_batch": 4}}
+# As r1_grpo and dr_grpo; in test_rubric_runs.py; in test_distil_runs.py; in test_refiner_runs.py.
+ELSEWHERE = ("ladder_1", "ladder_2", "rubric", "sdpo", "weak_to_strong")
 
 
-def values_of(name):
-    spec = importlib.util.spec_from_file_location(name, FILES[name])
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.VALUES
-
-
-def changes_of(name):
-    keep = {key: value for key, value in values_of(name).items() if key != "data.solution_key"}
-    return keep | {key: value for key, value in SMALL.items() if key in keep or key in ALWAYS} | MORE.get(name, {})
-
-
-ALWAYS = ("data.num_eval", "num_iterations", "critique.kind", "num_responses", "optimizer.updates_per_batch")
-
-
-@pytest.mark.parametrize("name", share.of(sorted(FILES.keys() - {*SAME, *OTHER_MODELS})))
+@pytest.mark.parametrize("name", share.of(sorted(FILES.keys() - set(ELSEWHERE))))
 def test_a_method_in_miniature(name, tmp_path, monkeypatch):
-    seen = tiny_run.watch(monkeypatch)
-    changes = changes_of(name)
-    folder = run(tmp_path, changes)
+    seen, changes = tiny_run.watch(monkeypatch), changes_of(name)
+    folder, config, updates = train(name, tmp_path)
     first, second = metrics(folder)
     assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in (first, second)) and first != second
+    for one in compared(name, folder, config, updates):
+        assert -one.loss == pytest.approx(one.value, rel=2e-4, abs=1e-6)
+        assert one.slope == pytest.approx(one.norm, rel=1e-3, abs=1e-6)
     refines = changes["refine.kind"] != "none"
     assert all(("refine/attempted" in row) == refines for row in (first, second))
     rows = [row for update in seen.updates for row in update]
@@ -75,18 +43,13 @@ def test_a_method_in_miniature(name, tmp_path, monkeypatch):
             first_turn = np.mean([one.rollout.reward for one in group if one.rollout.stage == Stage.RESPONSE])
             for one in group:
                 assert one.train_row.advantage == pytest.approx(one.rollout.reward - first_turn, abs=1e-6)
+    if name == "critique_coder":
+        assert sum("Tried: " in text and "Check." in text for text in seen.asked(Stage.RESPONSE)) == 2 * 4
+        assert all(0 <= row["verdicts/reward"] <= 1 for row in (first, second))
     if name == "dapo":
+        assert any(row["batch/extra_questions"] > 0 for row in (first, second))
         dropped = {one.dropped for group in groups for one in group if one.rollout.truncated}
         assert dropped <= {"truncated", "zero_advantage"}
-
-
-def groups_of(files):
-    """Returns the rows of each question that stand in its group, of all iterations."""
-    found = []
-    for rows in files:
-        for _, group in itertools.groupby(rows, lambda row: row.rollout.index.question):
-            found.append([row for row in group if row.place is not None])
-    return found
 
 
 def test_replaced_responses_are_kept_in_the_rollouts(tmp_path):
@@ -148,6 +111,37 @@ def test_several_rewards(tmp_path):
             assert one.grader == "trace" and one.rollout.rewards[0][0].endswith("style.py:short")
             assert one.rollout.rewards[0][1] == pytest.approx(sum(map(ord, one.rollout.text)) % 7 / 7)
             assert one.train_row.advantage == pytest.approx(value - np.mean(total), abs=1e-6)
+
+
+@pytest.mark.parametrize("refine", share.of(["none", "policy"], at_least=1))
+def test_questions_are_drawn_on_and_the_run_resumes_where_it_was(tmp_path, refine):
+    """The stream of questions has no gap, however it was stopped and however many texts decode at once."""
+    changes = {
+        "refine.kind": refine,
+        "data.num_eval": 0,
+        "max_extra_questions": 6,
+        "verdict_share": 0.25,
+        "max_prompt_length": 48,
+    }
+    whole = run(tmp_path / "whole", changes, num_iterations=3)
+    run(tmp_path / "parts", changes, num_iterations=1)
+    parts = run(tmp_path / "parts", changes, num_iterations=3)
+    assert tiny_run.repeatable(parts) == tiny_run.repeatable(whole)
+    few = run(tmp_path / "few", changes, num_iterations=3, **{"engine.num_slots": 2})
+    asked = []
+    for folder in (whole, parts, few):
+        asked.append([])
+        for rows, row in zip(rollouts(folder), metrics(folder), strict=True):
+            questions = {one.rollout.index.question: one.problem for one in rows}
+            groups = groups_of([rows])
+            assert len(questions) == 4 + row["batch/extra_questions"]
+            teach = [any(one.train_row.advantage for one in group) for group in groups]
+            assert np.mean(teach) == row["batch/frac_with_gradient"] and len(groups) == 4
+            out = {one.rollout.index.question for one in rows if one.dropped == "drawn_on"}
+            assert len(out) == row["batch/extra_questions"]
+            asked[-1] += [problem.index for _, problem in sorted(questions.items()) if problem.grader != "verdict"]
+    assert asked[0] == asked[1] == asked[2] and len(asked[0]) > 9
+    assert len(set(asked[0][:12])) == min(12, len(asked[0]))  # the first epoch, of twelve questions
 
 
 def test_a_run_of_many_new_values_resumes_as_if_it_had_not_stopped(tmp_path):

@@ -30,7 +30,8 @@ from cgrpo_jax.training.checkpoint import restore_params
 # Appear only where the configuration, or what was sampled, gives them a meaning.
 SOMETIMES = ("kl", "judge/", "critic/", "refined/", "eval/", "tokens_per_second/", "time/", "update/mfu", "rollouts/")
 SOMETIMES += ("rewards/", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/")
-SOMETIMES += ("sampling/effective_sample_size", "sampling/frac_capped")
+SOMETIMES += ("sampling/effective_sample_size", "sampling/frac_capped", "batch/", "verdicts/")
+SOMETIMES += ("refine/success", "refine/questions_rescued", "refine/mean_length", "refine/mentions_critique")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,7 @@ def test_the_folder_of_a_run(plain):
         "rollouts",
         "summary.json",
         "date",
+        "starts.jsonl",
         "model",
         "checkpoints",
     }
@@ -107,7 +109,7 @@ def test_the_samples_show_all_three_stages(plain):
 def test_group_reward_counts_kept_refinements(plain):
     for row in metrics(plain):
         kept = round(row["frac_all_wrong"] * 4)
-        rescued = row["refine/questions_rescued"] * kept
+        rescued = row["refine/questions_rescued"] * kept if kept else 0
         assert row["group_reward"] == pytest.approx((row["reward"] * 16 + rescued) / (16 + kept))
 
 

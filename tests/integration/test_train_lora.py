@@ -166,7 +166,7 @@ def test_the_base_is_the_warm_started_model_and_stays_it(tmp_path, monkeypatch):
 
 
 def test_the_folder_of_a_run(warmed, started):
-    files = {"config.json", "date", "metrics.jsonl", "rollouts", "summary.json", "model", "checkpoints"}
+    files = {"config.json", "date", "starts.jsonl", "metrics.jsonl", "rollouts", "summary.json", "model", "checkpoints"}
     assert {path.name for path in warmed.iterdir()} == files | {"base"}
     assert {path.name for path in (warmed / "base").iterdir() if path.name.isdigit()} == {"0"}
     assert {path.name for path in started.iterdir()} == files  # another run has the base, and the reference with it

@@ -12,7 +12,7 @@ import paths
 import patience
 import pytest
 
-from cgrpo_jax import diagnose, evaluate, sample
+from cgrpo_jax import collect, diagnose, evaluate, sample
 from cgrpo_jax.errors import UserError
 
 ROOT = paths.ROOT
@@ -391,7 +391,7 @@ def test_a_training_command_that_can_not_run_creates_nothing(launch, arguments, 
 
 def test_a_program_that_is_not_there_is_named(launch):
     for name in ("trian", "config"):  # the second is a module, and does nothing when it is run
-        known = "there are convert, data, diagnose, eval"
+        known = "there are collect, convert, data, diagnose, eval"
         with pytest.raises(UserError, match=f"cgrpo_jax.{name} is no program of this project.*{known}"):
             launch({}, command=["python", "-m", f"cgrpo_jax.{name}", CONFIG, WORKDIR])
     assert launch.calls() == []
@@ -518,7 +518,7 @@ def test_a_command_without_dashes_before_it_is_told_where_it_goes(capsys, argv):
     assert capsys.readouterr().err == expected
 
 
-@pytest.mark.parametrize("program", [evaluate, diagnose, sample])
+@pytest.mark.parametrize("program", [evaluate, diagnose, collect, sample])
 def test_the_flags_of_a_program_are_those_that_it_has(program):
     name = program.__name__.rpartition(".")[2]
     known = {flag: spec.kind for flag, spec in preflight.RUNS[name].items()}

@@ -373,6 +373,15 @@ def test_entropy_is_plotted_where_matplotlib_is_installed(start, tmp_path):
     start(entropy=["top"])
     installed = importlib.util.find_spec("matplotlib") is not None
     assert (tmp_path / "runs/entropy.png").exists() == installed
+    page = (tmp_path / "runs/report.html").read_text()
+    about = json.loads(re.search(r'<script type="application/json" id="about">(.*?)</script>', page).group(1))
+    assert {run["name"]: about["arms"][run["arm"]] for run in about["runs"]} == {
+        "hard/plain/seed0": "Plain (hard)",
+        "hard/top/seed0": "Top (hard)",
+        "hard/top/seed1": "Top (hard)",
+        "easy/top/seed0": "Top (easy)",
+        "easy/top/seed1": "Top (easy)",
+    }
 
 
 def test_without_matplotlib_the_plot_is_left_out_and_a_line_says_how_to_get_it(start, tmp_path, monkeypatch, capsys):

@@ -24,7 +24,7 @@ def test_curves_are_the_rows_of_the_metrics(run):
     (said,) = payload.of_runs([run], groups.read(run)[0])["runs"]
     for name, values in said["metrics"].items():
         assert values == [pytest.approx(row[name]) if name in row else None for row in run.metrics]
-    assert said["method"]["gamma"] == 0.01 and said["changed"]["objective.gamma"] == "0.01"
+    assert said["method"]["gamma"] == 0.003 and said["changed"]["objective.gamma"] == "0.003"
 
 
 def test_the_share_that_teaches_nothing_is_of_the_advantages_that_were_trained(run):
@@ -117,3 +117,23 @@ def test_without_the_trainers_probabilities_there_is_no_such_token(tmp_path):
     run = run_folder.read(report_runs.write(tmp_path / "b", iterations=2, questions=3, trainer=False))
     found, _ = groups.read(run)
     assert payload.texts([run], found, selection.choose(found, max_groups=9)).lesson is None
+
+
+def test_the_rows_of_every_group_and_what_was_measured_lie_beside_the_texts(run, monkeypatch):
+    report_runs.measure(run.path)
+    monkeypatch.setattr(payload, "SHARD_BYTES", 2000)
+    found = payload.beside([run, run], [], first=7)
+    shards = {7 + number: unpacked(shard) for number, shard in enumerate(found.shards)}
+    assert found.rows.keys() == {f"{number}/{iteration}" for number in range(2) for iteration in range(4)}
+    for name, (shard, place) in found.rows.items():
+        path = run.files[int(name.partition("/")[2])]
+        assert len(shards[shard][place]["stage"]) == len(rollouts.read(path))
+    ((first, second),) = shards[found.measured]
+    assert first == second and first["evaluation"]["weights"] == "checkpoints, step 6"
+    assert len({shard for shard, _ in found.rows.values()} | {found.measured}) == len(shards) > 2
+    assert found.sums[0]["tokens"]["response"] > found.sums[0]["tokens"]["critique"] > 0
+
+
+def test_what_a_run_was_started_with_is_said(run):
+    (said,) = payload.of_runs([run], [])["runs"]
+    assert said["starts"][0]["commit"] == "1a2b3c4+" and said["starts"][0]["command"] == "cgrpo train --config.seed=0"

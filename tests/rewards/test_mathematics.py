@@ -88,3 +88,28 @@ def test_an_answer_without_a_box(response, gold, score):
 @pytest.mark.parametrize("answer", ["???", "2 3", r"\frac{", "x foo = ,", r"\{x\mid", "平方"])
 def test_unreadable_gold_answers(answer):
     assert not mathematics.readable(answer)
+
+
+@pytest.mark.parametrize("gold", ["12", "0.5", "(3, 5)", r"[1,2]\cup[3,4]", r"\{1,2\}", "x>1", "x^2+1", r"\sqrt{2}"])
+def test_a_number_that_nobody_can_write_out_is_compared_at_once(gold):
+    """In an interval, beside a decimal, in a formula: SymPy would compute all of its digits."""
+    nines = "9" * 40
+    immense = (rf"10^{{{nines}}}", rf"2^{{-{nines}}}", rf"(3/2)^{{{nines}}}", f"{nines}!", "99999999!")
+    for one in (
+        *immense,
+        rf"\binom{{{nines}}}{{{nines[1:]}}}",
+        rf"(1,10^{{{nines}}})",
+        rf"x>10^{{{nines}}}",
+        "1E99999",
+    ):
+        assert mathematics.grade(rf"so \boxed{{{one}}}", gold)[0] == 0, one
+    for one in (rf"so \boxed{{10^{{{nines * 34}}}}}", f"10^{nines * 34}"):
+        assert mathematics.grade(one, gold)[0] == 0, one
+
+
+def test_a_number_that_nobody_can_write_out_equals_itself_however_it_is_spelled():
+    power = "10^{" + "9" * 40 + "}"
+    assert mathematics.grade(rf"\boxed{{1 \cdot {power}}}", power)[0] == 1
+    assert mathematics.grade(rf"\boxed{{x = {power}}}", f"x = 1 {power}")[0] == 0  # beside each other: unreadable
+    assert mathematics.grade(rf"\boxed{{{power}}}", power.replace("10", "11", 1))[0] == 0
+    assert mathematics.grade(r"\boxed{100000000!}", "99999999!")[0] == 0

@@ -1,9 +1,11 @@
 """Which values go together: every pair of choices is allowed and computed, or refused by a row of a table."""
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
+from method_equations import loss_of
 from scripted_rollouts import response, row
 
 from cgrpo_jax import groups, objective, ratios
@@ -20,6 +22,7 @@ BASE = {
     "rewards": ("math", "exact"),
     "reward_weights": (1.0, 0.5),
     "refine.max_pass": 0.5,
+    "data.solution_key": "solution",
 }
 CHOICES = {
     "objective.initial_ratio": ("token", "sequence", "cispo"),
@@ -28,14 +31,28 @@ CHOICES = {
     "objective.scale_by_std": (False, True),
     "objective.mask_truncated": (False, True),
     "objective.length_penalty": (0.0, 0.5),
+    "objective.length_penalty_share": (0.2, 1.0),
     "objective.clip_initial": (True, False),
     "objective.clip_refined": (False, True),
     "objective.aggregate": objective.AGGREGATES,
-    "objective.kl": ("k1", "k2", "k3"),
+    "objective.kl": ("k3", "k1", "k2"),
+    "objective.kl_coef": (0.1, 0.0),
+    "objective.entropy_coef": (0.0, 0.01),
     "objective.old_logp": ("trainer", "sampler"),
+    "objective.tis_cap": (0.0, 2.0),
+    "objective.tis_level": ("token", "sequence_mask"),
+    "objective.gamma": (0.1, 0.5),
+    "objective.clip_low": (0.2, 0.0),
+    "objective.clip_high": (0.2, 0.3),
+    "refine.kind": ("policy", "solution", "none"),
+    "refine.max_pass": (0.5, 0.0),
     "refine.which": ("failed", "all"),
+    "refine.per_critique": (1, 2),
+    "refine.num_kept": (1, 2),
     "refine.select": ("best", "random"),
     "refine.group": ("append", "replace"),
+    "refine.max_prompt_length": (10240, 0),
+    "refine.drop_critique_mentions": (False, True),
     "normalize_rewards": (False, True),
     "critique.kind": ("cot", "indicative", "hint"),
     "critique.corruption": ("none", "inverted", "shuffled"),
@@ -43,6 +60,8 @@ CHOICES = {
     "distil.which": ("failed", "all"),
     "distil.divergence": tuple(ratios.DIVERGENCES),
 }
+VERDICTS = {"critique.kind": "cot", "critique.when": "all"}
+ONE_REWARD = {"rewards": (), "reward_weights": ()}
 REFUSED = [
     {"objective.refined_ratio": "importance", "objective.old_logp": "sampler"},
     {"objective.refined_ratio": "plain", "objective.clip_refined": True},
@@ -54,8 +73,8 @@ REFUSED = [
     {"critique.kind": "hint", "critique.corruption": "inverted"},
     {"normalize_rewards": True, "objective.scale_by_std": True},
     {"normalize_rewards": True, "objective.length_penalty": 0.5},
-    {"critique.corruption": "inverted", "reward_source": "critic"},
-    {"critique.corruption": "shuffled", "reward_source": "critic"},
+    {"critique.corruption": "inverted", "reward_source": "critic", **ONE_REWARD},
+    {"critique.corruption": "shuffled", "reward_source": "critic", **ONE_REWARD},
     {"critique.kind": "hint", "distil.kind": "added"},
 ]
 # With it most of what trains otherwise is refused; BASE has a KL term and refinements.
@@ -70,6 +89,8 @@ REFUSED_ALONE = [
     {"critique.kind": "hint"},
     {"critique.kind": "none"},
 ]
+# By a rule of its section, which is no pair of names.
+REFUSED_BY_RULE = [{"refine.which": "all", "refine.max_pass": 0.0}]
 
 
 def config(changes):
@@ -78,40 +99,28 @@ def config(changes):
 
 def compute(config):
     """Takes a group of four to its loss; returns it."""
-    grouping, loss = settings.grouping(config), build_training.loss_settings(config)
+    return computed(settings.grouping(config), build_training.loss_settings(config))
+
+
+@functools.cache
+def computed(grouping, loss):
     also = (("exact", 0.5),)
     responses = [response(0, n, reward).replace(rewards=also) for n, reward in enumerate((0.0, 1.0, 0.0))]
     kept = [row(RowIndex(0, 2, stage=Stage.REFINEMENT), "56", reward=0.0, truncated=True, rewards=(("exact", None),))]
     (group,) = groups.reanchor([responses], kept, join=grouping.join)
     (rows,) = groups.train_rows([group], grouping)
     shape = len(rows), max(len(one.target_ids) for one in rows)
-    mask = np.zeros(shape, bool)
-    for number, one in enumerate(rows):
-        mask[number, : len(one.target_ids)] = not one.masked
-    logp = np.random.default_rng(0).uniform(-4, -0.2, shape).astype(np.float32)
     old = np.full(shape, -1.3, np.float32)
-    return objective.policy_loss(
-        logp,
-        old,
-        np.array([one.advantage for one in rows], np.float32),
-        mask,
-        np.array([one.refined for one in rows]),
-        initial_ratio=loss.initial_ratio,
-        refined_ratio=loss.refined_ratio,
-        gamma=loss.gamma,
-        clip_low=loss.clip_low,
-        clip_high=loss.clip_high,
-        clip_initial=loss.clip_initial,
-        clip_refined=loss.clip_refined,
-        aggregate=loss.aggregate,
-        max_length=loss.max_length,
-        num_questions=1,
-        num_responses=loss.num_responses,
-        num_refinements=loss.num_refinements,
-        ref_logp_BT=old,
-        kl_coef=loss.kl_coef,
-        kl=loss.kl,
-    )[0]
+    logp = np.random.default_rng(0).uniform(-4, -0.2, shape)
+    sampler = np.random.default_rng(1).uniform(-2.6, -0.6, shape)
+    return float(loss_of(loss, rows, logp, old, ref=old, entropy=-logp, sampler=sampler))
+
+
+def test_the_pairs_are_of_every_key_of_both_sections():
+    known = {name for name, _, _ in validate.keys.items(config({})) if name.startswith(("refine.", "objective."))}
+    assert known <= CHOICES.keys() and all(len(set(some)) > 1 for some in CHOICES.values())
+    values = _values(config({}))
+    assert [name for name, some in CHOICES.items() if values[name] != some[0]] == []
 
 
 @pytest.mark.parametrize("one, two", itertools.combinations(CHOICES, 2), ids=lambda key: key.split(".")[-1])
@@ -122,6 +131,8 @@ def test_a_pair_of_choices_is_computed_or_refused(one, two):
         if pair in REFUSED:
             assert len(found) == 1 and found[0] in {need.unmet(_values(config(pair))) for need in validate.NEEDS}
             assert all(f"{key} {value!r}" in found[0] or f"not {value!r}" in found[0] for key, value in pair.items())
+        elif pair in REFUSED_BY_RULE:
+            assert len(found) == 1 and all(key in found[0] for key in pair)
         else:
             assert not found
             assert np.isfinite(compute(config(pair)))
@@ -269,6 +280,24 @@ def test_a_need_says_what_was_given_what_is_allowed_and_why():
             {"refine.which": "all", "refine.max_pass": 0.0},
             'refine.which "all" is of responses that pass too, but refine.max_pass 0 refines no question that has one',
         ),
+        (
+            {"reward_source": "critic", **VERDICTS},
+            "reward_source \"critic\" rewards by verdicts in the place of graders, but rewards is ('math', 'exact');",
+        ),
+        (
+            {"verdict_share": 0.2},
+            "verdict_share 0.2 rewards verdicts by one number, but rewards is ('math', 'exact'); leave rewards empty",
+        ),
+        ({"verdict_share": 0.6, **ONE_REWARD}, "verdict_share 0.6 asks about more responses than there are questions"),
+        (
+            {"verdict_share": 0.1, "questions_per_iteration": 4, **ONE_REWARD},
+            "verdict_share 0.1 of questions_per_iteration 4 is less than half a question; raise one of them",
+        ),
+        (
+            {"verdict_share": 0.2, "reward_source": "critic", **VERDICTS, **ONE_REWARD},
+            'verdict_share 0.2 needs to know which responses are right, but reward_source is "critic"; set',
+        ),
+        ({"max_extra_questions": -1}, "max_extra_questions -1 is negative; use 0 or more"),
         (
             {"critique.kind": "hint", "critic.sees": "nothing"},
             'critique.kind "hint" is of the answer, but critic.sees is \'nothing\'; set it to "answer".',

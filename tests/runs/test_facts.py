@@ -27,6 +27,14 @@ def test_seeds_do_not_tell_arms_apart():
     assert facts.differing(runs) == ["num_responses"] and facts.differing(runs, apart=()) == ["seed", "num_responses"]
 
 
+def test_the_warm_start_of_a_seed_tells_no_arms_apart():
+    seeds = [of(**{"seed": seed, "model.init": f"warm_start/seed{seed}"}) for seed in range(2)]
+    arms = [of(**{"seed": seed, "model.init": f"warm_start/seed{seed}", "num_responses": 8}) for seed in range(2)]
+    assert facts.differing(seeds) == [] and facts.differing([*seeds, *arms]) == ["num_responses"]
+    two = [of(**{"model.init": name}) for name in ("a", "b")]
+    assert facts.differing(two) == ["model.init"]  # of one seed
+
+
 def test_a_folder_without_a_run_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"there is no run in .*; give the folder of a run\."):
         facts.read(tmp_path)

@@ -65,6 +65,9 @@ def test_the_paths_are_those_keys():
         "data.eval",
         "data.tfds_dir",
         "data.pass_rates",
+        "finetune.rows",
+        "finetune.eval_rows",
+        "collect.rows",
     ]
 
 

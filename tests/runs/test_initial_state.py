@@ -39,6 +39,7 @@ BAD = {
     "evaluation_due": [0, None, "no"],
     "base_step": [-1, "0", 0.5],
     "inputs": [None, [], {"a": 1}],
+    "extra_questions": [None, -1, 1.5],
 }
 
 

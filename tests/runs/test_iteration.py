@@ -3,8 +3,9 @@ import dataclasses
 import iteration_cases
 import pytest
 
+from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.records import Stage
-from cgrpo_jax.runs import log
+from cgrpo_jax.runs import initial_state, log
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,21 @@ def test_rows_stand_in_their_groups_as_they_train(done, rows):
     assert [row.train_row.refined for row in placed[:3]] == [False, False, True]
     without = iteration_cases.make(scored=False).all_rows(grader="exact", reward_source="verifier")
     assert all(row.trainer_logp is None for row in without)
+
+
+def test_a_question_that_another_one_was_drawn_for_is_written_and_not_trained(done):
+    """The third, of four, had no gradient, and the fourth trains in its place."""
+    drawn = dataclasses.replace(done, groups=done.groups[:2], rows=done.rows[:2])
+    rows = drawn.all_rows(grader="exact", reward_source="verifier")
+    said = {row.dropped for row in rows if row.rollout.index.question == 2}
+    assert said == {"drawn_on"} and drawn.num_extra == 1
+    assert [row.dropped for row in rows if row.rollout.index.question == 1] == ["", "ungraded", "skipped_update"]
+    assert [len(group) for group in rollouts.train_groups(rows)] == [3, 2]
+    progress = initial_state.Progress(extra_questions=4)
+    progress.add(drawn, all_failed=0.5)
+    assert progress.extra_questions == 5 and progress.all_failed_start is None and progress.num_tokens > 0
+    progress.add(dataclasses.replace(done, number=0), all_failed=0.5)
+    assert progress.extra_questions == 5 and progress.all_failed_start == 0.5
 
 
 def test_who_rewarded(done, rows):

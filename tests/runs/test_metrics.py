@@ -8,7 +8,7 @@ import pytest
 
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import Author, Rollout, RowIndex, Stage, TrainRow
+from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
 from cgrpo_jax.runs import metrics
 from cgrpo_jax.training import sampler_gap
 
@@ -117,7 +117,13 @@ def test_metrics_of_refinements():
         "refine/mean_length": 12 / 4,
         "refine/mentions_critique": 1 / 2,
     }
-    assert set(metrics.refinement_metrics([], [], pass_threshold=1.0).values()) == {0.0}
+
+
+def test_of_no_refinements_there_is_no_share():
+    assert metrics.refinement_metrics([], [], pass_threshold=1.0) == {"refine/attempted": 0}
+    ungraded = [REFINEMENTS[0].replace(reward=0.0, ungraded=True)]
+    found = metrics.refinement_metrics(ungraded, [], pass_threshold=1.0)
+    assert "refine/success" not in found and found["refine/questions_rescued"] == 0.0
 
 
 def test_a_question_is_rescued_by_refinements_of_what_failed():
@@ -172,6 +178,11 @@ def test_metrics_of_an_endpoint():
         "judge/http_attempts": 5,
         "judge/unreadable": 1,
     }
+    several = judged | {"calls_run": 4, "spread_sum": 1.25, "spread_items": 5}
+    before = judged | {"calls_run": 1, "spread_sum": 0.25, "spread_items": 1}
+    found = metrics.endpoint_metrics(several, before, whose="judge")
+    assert (found["judge/calls_run"], found["judge/spread"], found["judge/unreadable"]) == (3, 0.25, 0)
+    assert "judge/spread" not in metrics.endpoint_metrics(several, several, whose="judge")
 
 
 def test_rows_without_a_verdict_are_in_no_metric_of_rewards():
@@ -258,6 +269,22 @@ def test_what_is_distilled_is_of_the_tokens_that_a_teacher_scored():
     assert not any(name.startswith("distil/") for name in metrics.update_metrics(UPDATES))
 
 
+def test_what_was_drawn_for_a_batch():
+    masked, equal = SCORED.replace(masked=True), SCORED.replace(advantage=0.0)
+    found = metrics.batch_metrics([[equal, SCORED], [equal, masked], [], [SCORED]], num_extra=3)
+    assert found == {"batch/extra_questions": 3, "batch/frac_with_gradient": 0.5}
+
+
+def test_verdicts_on_responses():
+    assert metrics.verdict_metrics([], [], cut=0) == {}
+    read = rollout(0, 1.0, 1).replace(extracted="right")
+    answers = [[read, read], [rollout(0, 0.0, 1), read], [read.replace(ungraded=True)] * 2]
+    problems = [Problem(0, "", "right"), Problem(1, "", "wrong"), Problem(2, "", "wrong")]
+    assert metrics.verdict_metrics(answers, problems, cut=1) == {
+        "verdicts/reward": 0.75, "verdicts/malformed_rate": 0.25, "verdicts/frac_right": 0.5, "verdicts/prompts_cut": 1,
+    }  # fmt: skip
+
+
 def test_every_metric_is_documented_and_every_documented_one_exists():
     emitted = {
         *metrics.response_metrics(RESPONSES, pass_threshold=1.0),
@@ -268,13 +295,15 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
         *metrics.update_work(WORK, MODEL, adapters=False),
         *metrics.update_speed(1.0, 1.0, num_devices=1, peak=1.0),
         *metrics.engine_metrics([]),
+        *metrics.batch_metrics([[SCORED]], num_extra=0),
+        *metrics.verdict_metrics([RESPONSES[0]], [Problem(0, "", "right")], cut=0),
         "rewards/NAME/mean",
         "rewards/NAME/std",
         *sampler_gap.measure([SCORED], [SCORED.old_logp], cap=2.0, level="token"),
         *(
             re.sub("failed/.*", "failed/CATEGORY", key)
-            for whose, more in (("critic", {}), ("judge", {"unreadable": 1}))
-            for key in metrics.endpoint_metrics({"failed/timeout": 1} | more, {}, whose=whose)
+            for whose, more in (("critic", {}), ("judge", {"unreadable": 1, "calls_run": 1, "spread_items": 1}))
+            for key in metrics.endpoint_metrics({"failed/timeout": 1, "spread_sum": 1} | more, {}, whose=whose)
         ),
     }
     assert emitted | OF_THE_LOOP == set(metrics.METRICS)

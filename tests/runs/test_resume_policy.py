@@ -40,7 +40,11 @@ DECIDES = """
     objective.initial_ratio objective.refined_ratio objective.baseline objective.mask_truncated objective.kl
     objective.length_penalty objective.length_penalty_share objective.tis_cap objective.tis_level
     refine.which refine.select refine.group
+    max_extra_questions verdict_share
+    judge.mode judge.evidence judge.num_judgements judge.temperature judge.universal
     critique.corruption critique.corrupted_share prompts.hint prompts.refine_with_hint
+    finetune.loss finetune.beta finetune.rows finetune.eval_rows finetune.rows_per_update finetune.on_long
+    finetune.turns finetune.stages finetune.which finetune.context finetune.max_per_question
     critic.temperature critic.top_p critic.template_arguments grader.thinking prompts.template_arguments
 """.split()
 EVALUATING = ["eval.num_samples", "eval.temperature", "eval.top_p", "eval.k"]
@@ -48,6 +52,7 @@ HELD = {
     "TRAINING": [*EVALUATING, "eval.every"],
     "EVALUATION": [*EVALUATING, "eval.oracle"],
     "DIAGNOSIS": ["diagnosis.num_questions", "diagnosis.num_responses"],
+    "COLLECTION": [key for key in KEYS if key.startswith("collect.")],
 }
 
 

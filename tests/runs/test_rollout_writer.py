@@ -48,6 +48,15 @@ def test_what_was_put_is_there_when_the_writer_ends(tmp_path):
     assert names(tmp_path / "rollouts") == ["step_00000000.parquet"]
 
 
+def test_rows_that_are_of_no_iteration(tmp_path):
+    with writer(tmp_path / "rows") as one:
+        for number in (0, 7):
+            one.put_rows(number, rollout_cases.make())
+    assert names(tmp_path / "rows") == ["step_00000000.parquet", "step_00000007.parquet"]
+    rows = rollouts.read(tmp_path / "rows" / "step_00000007.parquet")
+    assert [row.rollout.text for row in rows] == [row.rollout.text for row in rollout_cases.make()]
+
+
 def test_one_in_so_many_iterations_or_none(tmp_path):
     for every, expected in ((2, [0, 2, 4]), (0, [])):
         with writer(tmp_path / str(every), every) as one:

@@ -40,6 +40,12 @@ def test_each_stage_has_its_prompts_and_texts():
     assert [one.num_tokens for one in found.all] == [12 * 16, 48 * 16, 24 * 16]
 
 
+def test_questions_that_may_be_drawn_on_count():
+    assert numbers(of(max_extra_questions=2))[Stage.RESPONSE] == ("policy", 6, 18)
+    assert numbers(of(max_extra_questions=2))[Stage.CRITIQUE] == ("policy", 36, 36)
+    assert numbers(of({"verdict_share": 0.5}))[Stage.RESPONSE] == ("policy", 4, 12)  # these are of the four
+
+
 @pytest.mark.parametrize("critic, who", [(FOLDER, "folder"), (ENDPOINT, "endpoint")])
 def test_a_critic_takes_critiques_from_the_policy(critic, who):
     found = of(critic)
@@ -99,6 +105,39 @@ def test_a_diagnosis_asks_the_critic_only_for_what_it_writes():
     assert both.critic == "endpoint" and both.kinds == {"cot"} and both.refine == "policy"
     rules = of(ENDPOINT | {"diagnosis.kinds": ("execution", "indicative")}, make=stages_lib.of_diagnosis)
     assert rules.critic == "policy" and rules.kinds == {"execution"}
+
+
+def test_a_collection_has_its_own_numbers_and_the_last_kind_of_critique():
+    changes = {"collect.num_responses": 3, "collect.num_critiques": 4, "collect.num_refinements": 5}
+    changes |= {"critique.kind": "execution", "critique.schedule": ((50, "cot"),), "refine.kind": "none"}
+    found = of(FOLDER | changes | {"num_iterations": 100}, make=stages_lib.of_collection)
+    questions = found.response.num_prompts
+    assert found.kinds == {"cot"} and found.critic == "folder" and found.asks_critic and not found.rows
+    numbers = [one.num_texts // questions for one in (found.response, found.critique, found.refinement)]
+    assert numbers == [3, 3 * 4, 3 * 4 * 5]
+    assert of(make=stages_lib.of_collection).response.num_texts == of().response.num_texts  # as in training
+
+
+def test_a_collection_asks_nobody_for_what_it_does_not_write():
+    none = {"collect.num_critiques": 0, "collect.num_refinements": 0}
+    for changes in (none, none | {"collect.rows": "rows", "collect.num_refinements": 1}):
+        found = of(FOLDER | {"critique.kind": "cot"} | changes, make=stages_lib.of_collection)
+        assert (found.asks_critic, found.critic, found.critic_folder, found.critique.num_texts) == (
+            False,
+            "policy",
+            "",
+            0,
+        )
+        assert bool(found.refinement.num_texts) == bool(changes["collect.num_refinements"])
+    assert found.rows == "rows"
+    rules = of(FOLDER | {"critique.kind": "execution"}, make=stages_lib.of_collection)
+    assert (rules.asks_critic, rules.critic, rules.kinds) == (False, "policy", {"execution"})
+
+
+def test_several_critiques_by_a_rule_are_refused():
+    changes = {"critique.kind": "execution", "collect.num_critiques": 2}
+    with pytest.raises(UserError, match="collect.num_critiques 2 of critique.kind 'execution' would be the same text"):
+        of(changes, make=stages_lib.of_collection)
 
 
 def test_a_stage_that_exceeds_the_context_is_named():

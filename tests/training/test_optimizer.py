@@ -62,6 +62,26 @@ def test_the_gradient_is_clipped_by_its_global_norm(kind):
     assert abs(never["embed"] - clipped["embed"]).min() > 1e-3
 
 
+def test_a_step_of_muon_has_singular_values_that_are_all_alike():
+    """0.2 sqrt(max(m, n)) U V^T of each layer's matrix, all heads in one; an adapter's halves are matrices too."""
+    rng = np.random.default_rng(0)
+    shapes = {"q": (2, 8, 2, 3), "o": (2, 2, 3, 8), "gate": (2, 8, 12), "o_lora_a": (2, 2, 3, 4), "o_lora_b": (2, 4, 8)}
+    weights = {"layers": {name: jnp.zeros(shape) for name, shape in shapes.items()} | {"q_norm": jnp.zeros((2, 3))}}
+    gradients = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 5, x.shape)), weights)
+    muon = make_optimizer("muon", learning_rate=1.0, max_grad_norm=0)
+    updates, _ = muon.update(gradients, muon.init(weights), weights)
+    inputs = {"q": 8, "o": 6, "gate": 8, "o_lora_a": 6, "o_lora_b": 4}
+    for name, rows in inputs.items():
+        for update, gradient in zip(updates["layers"][name], gradients["layers"][name], strict=True):
+            step, (u, _, v) = update.reshape(rows, -1), np.linalg.svd(gradient.reshape(rows, -1), full_matrices=False)
+            values = np.diag(u.T @ step @ v.T) / (-0.2 * np.sqrt(max(step.shape)))
+            assert np.all((values > 0.6) & (values < 1.3)), name  # five steps of Newton and Schulz come so near to 1
+            np.testing.assert_allclose(
+                np.linalg.norm(step) ** 2, np.sum((values * 0.2) ** 2) * max(step.shape), rtol=1e-4
+            )
+    np.testing.assert_allclose(abs(updates["layers"]["q_norm"]), 1.0, rtol=1e-3)  # Adam's first step
+
+
 # --- schedules ----------------------------------------------------------------------------------------------------
 
 
@@ -88,7 +108,7 @@ def test_schedules(kind, more, expected):
 def test_what_is_unknown():
     with pytest.raises(ValueError, match="schedule 'step' is unknown; use one of constant, linear, cosine."):
         make_schedule("step", peak=0.1)
-    with pytest.raises(ValueError, match="optimizer 'adam' is unknown; use one of adamw, adafactor."):
+    with pytest.raises(ValueError, match="optimizer 'adam' is unknown; use one of adamw, adafactor, muon."):
         make_optimizer("adam", learning_rate=0.1)
 
 
@@ -126,7 +146,7 @@ def test_the_bytes_of_a_state():
 # --- gradients that are not finite --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind, offload", [("adamw", False), ("adafactor", False), ("adamw", True)])
+@pytest.mark.parametrize("kind, offload", [("adamw", False), ("adafactor", False), ("muon", False), ("adamw", True)])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38], ids=str)
 def test_a_step_along_a_gradient_that_is_not_finite_is_not_taken(kind, offload, bad):
     """3e38 is finite, its square is not: clipped by that norm, all would become 0."""
@@ -154,8 +174,9 @@ def test_skipping_keeps_no_second_state(kind):
     """The results take their arguments' places; beside these a program for Adam needs next to nothing.
 
     Adafactor's, on a CPU, holds the squares of gradients that it takes the means of: not the state, which is far less.
+    Muon's holds the matrices whose singular values it makes alike, those of all layers at once, and two products.
     """
     state = started(kind)
     memory = apply.lower(state, gradients(state), optimizer=made(kind)).compile().memory_analysis()
     assert memory.alias_size_in_bytes >= size((state.params, state.opt_state))
-    assert memory.temp_size_in_bytes < {"adamw": 0.05, "adafactor": 1.05}[kind] * size(state.params)
+    assert memory.temp_size_in_bytes < {"adamw": 0.05, "adafactor": 1.05, "muon": 4.0}[kind] * size(state.params)

@@ -295,3 +295,75 @@ def test_tokens_in_padding_change_nothing():
     for before, after in zip(_logprobs(params(), batch), _logprobs(params(), noisy), strict=True):
         np.testing.assert_array_equal(np.asarray(before)[live], np.asarray(after)[live])
         assert np.isfinite(np.asarray(after)).all()
+
+
+# Pairs, and targets of which some count.
+
+
+def paired(number, context, chosen, rejected):
+    rows = [row_of(context, target) for target in (chosen, rejected)]
+    return [row.replace(loss=LossKind.DPO, pair=pair) for row, pair in zip(rows, (number, -number), strict=True)]
+
+
+def test_a_pair_by_hand():
+    """One of its rows would fill the first token row; both lie in the second."""
+    rows = [*paired(7, [5], [1], [2]), row_of([4], [8, 9, 8, 9])]
+    (batch,) = pack(rows, num_token_rows=2, pack_length=5, num_slots=3, max_length=4, from_rows=True)
+    np.testing.assert_array_equal(batch.tokens_RS, [[4, 8, 9, 8, 0], [5, 5, 0, 0, 0]])
+    np.testing.assert_array_equal(batch.row_B, [0, 1, 1])
+    np.testing.assert_array_equal(batch.pair_B, [0, 1, -1])
+    np.testing.assert_array_equal(batch.nll_B, [False] * 3)
+    np.testing.assert_array_equal(batch.rco_B, [False] * 3)
+    np.testing.assert_array_equal(batch.counted_BT, [[True] * 4, [True] + [False] * 3, [True] + [False] * 3])
+    apart = pack([row.replace(pair=0) for row in rows], num_token_rows=2, pack_length=5, num_slots=3, max_length=4)
+    np.testing.assert_array_equal(apart[0].row_B, [0, 0, 1])
+
+
+def test_no_pair_is_parted():
+    """Pairs of all sizes, and rows between: the two rows of each lie in one token row, and have a number there."""
+    rng, rows = np.random.default_rng(3), random_rows(4, 20, max_context=6)
+    for number in range(1, 31):
+        context = rng.integers(0, 40, rng.integers(1, 8))
+        rows += paired(number, context, *(rng.integers(0, 40, rng.integers(1, 9)) for _ in range(2)))
+    order = rng.permutation(len(rows))
+    batches = pack([rows[i] for i in order], **SHAPE, num_groups=2, from_rows=True)
+    assert len(placed(batches)) == len(rows)
+    seen = 0
+    for batch in batches:
+        for part in range(2):
+            here = slice(part * SHAPE["num_slots"], (part + 1) * SHAPE["num_slots"])
+            pairs, token_rows = batch.pair_B[here], batch.row_B[here]
+            numbers = sorted(set(pairs[pairs > 0]))
+            assert numbers == list(range(1, len(numbers) + 1)) and sorted(-pairs[pairs < 0]) == numbers
+            for number in numbers:
+                assert token_rows[pairs == number] == token_rows[pairs == -number]
+            seen += len(numbers)
+    assert seen == 30
+
+
+def test_without_pairs_nothing_is_packed_otherwise():
+    rows = random_rows(5, 40)
+    for plain, other in zip(pack(rows, **SHAPE), pack(rows, **SHAPE, from_rows=True), strict=True):
+        without = other.replace(rco_B=None, pair_B=None, counted_BT=None)
+        jax.tree.map(np.testing.assert_array_equal, plain, without)
+
+
+@pytest.mark.parametrize(
+    ("targets", "changes", "message"),
+    [
+        (([1] * 4, [2] * 4), {}, r"a pair of 3 \+ 4 \+ 4 tokens takes 10 positions and 2 slots, .* row of 9 .*raise"),
+        (([1], [2]), {"num_slots": 1}, "with 1 slots .packing.slots.; raise them"),
+    ],
+)
+def test_a_pair_that_fits_no_token_row_is_refused(targets, changes, message):
+    shape = dict(num_token_rows=2, pack_length=9, num_slots=4, max_length=4) | changes
+    with pytest.raises(UserError, match=message):
+        pack(paired(1, [7, 8, 9], *targets), **shape, from_rows=True)
+
+
+def test_half_a_pair_is_no_pair():
+    chosen, rejected = paired(1, [7, 8], [1], [2])
+    elsewhere = rejected.replace(context_ids=np.array([7, 9], np.int32))
+    for rows in ([chosen], [chosen, elsewhere], [chosen, chosen], [chosen, rejected, rejected]):
+        with pytest.raises(ValueError, match="pair 1 needs a chosen and a rejected row after the same context"):
+            pack(rows, num_token_rows=1, pack_length=9, num_slots=4, max_length=4, from_rows=True)

@@ -10,6 +10,8 @@ from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.training.sft import lesson
 
+_SLIPS = 0.01  # share of the lessons in solving with a made-up result
+
 
 def lessons(
     prompts: Prompts,
@@ -19,7 +21,7 @@ def lessons(
     held_out: frozenset[arithmetic.Fact],
     rare_rate: float = 0.0,
 ) -> Iterator[TrainRow]:
-    """Yields an endless stream of supervised rows: two in five solve, one in ten critique, half refine.
+    """Yields an endless stream of supervised rows: a quarter solve, one in ten critique, the others refine.
 
     Args:
       prompts: the same prompts that reinforcement learning uses.
@@ -32,7 +34,7 @@ def lessons(
     rng = random.Random(f"lessons {seed}")
     chains = arithmetic.taught_chains(rng, lengths, held_out)
     rare_chains = arithmetic.rare_chains(rng, lengths, held_out)
-    makers, weights = (_solve, _critique, _refine), (0.4, 0.1, 0.5)
+    makers, weights = (_solve, _critique, _refine), (0.25, 0.1, 0.65)
     while True:
         (make,) = rng.choices(makers, weights)
         rare = make is _solve and rng.random() < rare_rate
@@ -41,7 +43,14 @@ def lessons(
 
 
 def _solve(rng, prompts: Prompts, question: str, held_out):
-    return prompts.for_question(question), arithmetic.solution(question)
+    """The worked chain, now and then with a slip.
+
+    Without slips the policy becomes so sure that what was held out has a probability of 1e-6, at which the weight of a
+    refined token, gamma pi / (pi + gamma)^2, is nothing, and what it was taught wrongly is never unlearned.
+    """
+    slips = rng.random() < _SLIPS
+    steps = _forced(rng, question, held_out) if slips else arithmetic.trace(question)
+    return prompts.for_question(question), arithmetic.write(steps)
 
 
 def _critique(rng, prompts: Prompts, question: str, held_out):
@@ -61,7 +70,7 @@ def _refine(rng, prompts: Prompts, question: str, held_out):
     response = arithmetic.write(attempt)
     error = arithmetic.check_steps(question, response)
     assert error is not None, "an attempt with a made-up result has a wrong step"
-    (kind,) = rng.choices(("value", "step", "verdict", "answer", "own", "none"), (4, 1, 1, 2, 1, 1))
+    (kind,) = rng.choices(("value", "step", "verdict", "answer", "own", "none"), (6, 1, 1, 3, 1, 1))
     target = arithmetic.trace(question)
     if kind in ("value", "answer"):
         target = _forced(rng, question, held_out, error.step)

@@ -22,7 +22,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.sandbox.values import EXPECTED
 
-VERSION = 1  # of the task and of the lessons of its warm start, as in `arithmetic`
+VERSION = 2  # of the task and of the lessons of its warm start, as in `arithmetic`
 
 # What is done to an argument: ("+", 3).
 Step = tuple[str, int]

@@ -51,7 +51,7 @@ function App() {
   useEffect(() => { if (index && state.at >= 0) history.replaceState(null, "", `#group=${placeOf(index, state.at)}`); }, [index, state.at]);
   useKeys({ index, state, set, list, switchTheme, dialog });
   // What does not depend on the filters is not drawn again with them.
-  const above = useMemo(() => html`<${Overview} index=${index} open=${open} /><${Curves} index=${index} theme=${theme} />`, [index, theme]);
+  const above = useMemo(() => html`<${Overview} index=${index} open=${open} /><${Curves} index=${index} theme=${theme} /><${Measured} theme=${theme} />`, [index, theme]);
   const below = useMemo(() => html`${index && html`<${Matrix} index=${index} theme=${theme} open=${open} />`}<${Glossary} />`, [index, theme]);
   return html`<header class="bar"><a class="brand" href="#overview" onClick=${(event) => { event.preventDefault(); scrollToSection("overview"); }}>cgrpo<span> report</span></a>
       <nav aria-label="sections">${[["overview", "Overview"], ["curves", "Curves"], ["questions", "Questions"]].map(([id, name]) => html`<button key=${id} onClick=${() => scrollToSection(id)}>${name}</button>`)}</nav>

@@ -67,7 +67,7 @@ function xAfter(run, axis, iterations) {
   return at < 0 ? 0 : xs[at];
 }
 
-// Where nothing was refined, shares of refinements are no 0: there is none.
+// Where nothing was refined, shares of refinements are no 0: there is none. Runs of earlier versions wrote one.
 const OF_REFINEMENTS = new Set(["refine/success", "refine/questions_rescued", "refine/mean_length", "refine/mentions_critique"]);
 function valuesOf(run, name) {
   if (name === "dead") return run.dead;
@@ -175,7 +175,7 @@ function columns(series) {
   return { xs, spread };
 }
 
-function options(series, { width, height, range, axisLabel, onCursor }) {
+function options(series, { width, height, range, onCursor, log, apart }) {
   const { xs, spread } = columns(series);
   const data = [xs];
   const drawn = [{}];
@@ -208,10 +208,10 @@ function options(series, { width, height, range, axisLabel, onCursor }) {
   const fixed = { share: [0, 1], zero: (u, low, high) => [0, high > 0 ? high * 1.05 : 1] }[range];
   return [{
     width, height, legend: { show: false }, padding: [8, 10, 0, 0],
-    cursor: { sync: { key: "cgrpo" }, drag: { x: true, y: false }, points: { size: 6 } },
-    scales: { x: { time: false }, y: fixed ? { range: fixed } : {} },
+    cursor: { ...(apart || log ? {} : { sync: { key: "cgrpo" } }), drag: { x: true, y: false }, points: { size: 6 } },
+    scales: { x: { time: false, ...(log ? { distr: 3, log: 2 } : {}) }, y: fixed ? { range: fixed } : {} },
     axes: [
-      { ...axis, size: 30, values: (u, ticks) => ticks.map((t) => short(t)) },
+      { ...axis, size: 30, values: (u, ticks) => ticks.map((t) => (t == null ? "" : short(t))) },
       { ...axis, size: 46, values: (u, ticks) => ticks.map((t) => (range === "share" ? `${Math.round(100 * t)} %` : short(t))) },
     ],
     series: drawn, bands,
@@ -219,13 +219,13 @@ function options(series, { width, height, range, axisLabel, onCursor }) {
   }, data];
 }
 
-function Chart({ title, about: words, series, range, axis, theme, tall }) {
+function Chart({ title, about: words, series, range, axis, theme, tall, xName, log, apart }) {
   const holder = useRef(null);
   const [at, setAt] = useState(null);
   useEffect(() => {
     if (!series.length) return undefined;
     const size = () => ({ width: holder.current.clientWidth, height: tall ? 230 : 150 });
-    const [settings, data] = options(series, { ...size(), range, onCursor: setAt });
+    const [settings, data] = options(series, { ...size(), range, onCursor: setAt, log, apart });
     const plot = new uPlot(settings, data, holder.current);
     const watch = new ResizeObserver(() => plot.setSize(size()));
     watch.observe(holder.current);
@@ -240,9 +240,9 @@ function Chart({ title, about: words, series, range, axis, theme, tall }) {
   const said = (v) => (range === "share" ? percent(v) : short(v));
   const summary = series.map((s) => `${s.label} ${said(value(s))}`).join(", ");
   return html`<figure class="chart ${tall ? "tall" : ""}">
-    <figcaption><h3>${title}</h3><p>${words}</p></figcaption>
+    <figcaption><h3>${title}<${Saving} title=${title} series=${series} range=${range} xName=${xName ?? AXES[axis]} log=${log} /></h3><p>${words}</p></figcaption>
     <ul class="legend">${series.map((s) => html`<li key=${s.label}><span class="key ${s.stacked ? "block" : s.dash ? "dashed" : ""}" style=${{ color: `var(${s.colour})` }}></span>${s.label} <b>${said(value(s))}</b></li>`)}</ul>
-    <div class="plot" ref=${holder} style=${{ height: `${tall ? 230 : 150}px` }} role="img" aria-label="${title} over ${AXES[axis]}; last values: ${summary}"></div>
+    <div class="plot" ref=${holder} style=${{ height: `${tall ? 230 : 150}px` }} role="img" aria-label="${title} over ${xName ?? AXES[axis]}; last values: ${summary}"></div>
   </figure>`;
 }
 

@@ -6,7 +6,8 @@ const DROPPED = {
   zero_advantage: "not trained: its reward is the group's mean", skipped_update: "not trained: the update was skipped",
   ungraded: "not trained: no verdict", mention: "not trained: it mentions the critique", not_selected: "not kept",
   truncated: "not trained: it is cut off, and masked", sampler_cap: "not trained: sampler and trainer disagree beyond the cap",
-  replaced: "not trained: a refinement took its place", no_feedback: "not trained: no teacher has seen a critique of it",
+  replaced: "not trained: a refinement took its place", drawn_on: "not trained: its question taught nothing, and another one was drawn",
+  no_feedback: "not trained: no teacher has seen a critique of it",
 };
 
 function fate(row) {
@@ -73,6 +74,22 @@ function Trained({ group, method }) {
     ${prompts.map((prompt, n) => html`<details key=${n} open=${prompts.length === 1}><summary>The prompt that all ${prompts.length === 1 ? "" : "of these "}are trained after, as the model sees it</summary><${Text} text=${prompt} /></details>`)}`;
 }
 
+// The rows of a group whose texts are not in the page.
+function Rows({ index, at }) {
+  const [found, setFound] = useState(null);
+  useEffect(() => {
+    let gone = false;
+    loadRows(index, at).then((rows) => !gone && setFound(rows), () => !gone && setFound(null));
+    return () => { gone = true; };
+  }, [index, at]);
+  if (!found) return null;
+  const { pass_threshold: threshold } = methodOf(index, at);
+  const said = (row) => (row.stage === "critique" ? (row.verdict == null ? "no verdict" : row.verdict ? "says right" : "says wrong") : row.reward == null ? "no verdict" : html`<${Mark} right=${row.reward >= threshold} /> ${short(row.reward)}`);
+  const became = (row) => ({ trained: "moved the weights", rejected: "not used", "": row.stage === "critique" ? "" : "not trained" })[row.fate] ?? DROPPED[row.fate] ?? row.fate;
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="rows of the group"><table><thead><tr><th scope="col">text</th><th scope="col">reward, or verdict</th><th scope="col">tokens</th><th scope="col">advantage</th><th scope="col">became of it</th></tr></thead>
+    <tbody>${found.map((row, n) => html`<tr key=${n}><th scope="row">${row.stage === "response" ? `response ${row.response_index + 1}` : `${row.stage} of response ${row.response_index + 1}`}</th><td>${said(row)}</td><td>${row.tokens.toLocaleString("en")}</td><td>${signed(row.advantage)}</td><td>${became(row)}</td></tr>`)}</tbody></table></div>`;
+}
+
 function Prompts({ group }) {
   const rows = group.rows.filter((row) => row.stage !== "response" && row.prompt !== undefined);
   if (!rows.length) return null;
@@ -108,7 +125,7 @@ function Detail({ index, at, open, colouring, setColouring, diff, setDiff }) {
       <span class="label">question</span><${Text} text=${group?.question ?? question} /><p class="gold"><span class="label">gold answer</span> <code>${visible(group?.answer ?? answer)}</code></p>
       ${group?.solution && html`<details><summary>Worked solution of the data</summary><${Text} text=${group.solution} /></details>`}</div>
     ${found.at === at && found.error && html`<p class="fault">Its texts can't be read: ${found.error}.</p>`}
-    ${found.at === at && group === null && html`<p class="note">Its texts are not in this page, which shows ${about.shown.toLocaleString("en")} questions whole. In a terminal: <code>cgrpo show RUN --question=${id} --iteration=${index.iteration[at]}</code></p>`}
+    ${found.at === at && group === null && html`<p class="note">Its texts are not in this page, which shows ${about.shown.toLocaleString("en")} questions whole. In a terminal: <code>cgrpo show RUN --question=${id} --iteration=${index.iteration[at]}</code></p><${Rows} index=${index} at=${at} />`}
     ${group && html`
       ${kept && html`<h4 class="part">The lesson</h4><${Chain} group=${group} refinement=${kept} run=${index.run[at]} />`}
       <div class="part-head"><h4 class="part">All texts</h4>${group.rows.some((row) => row.stage === "refinement") && html`<label class="check"><input type="checkbox" checked=${diff} onChange=${(event) => setDiff(event.currentTarget.checked)} /> show refinements as changes</label>`}</div>

@@ -1,5 +1,20 @@
 // The head of the report: what was run, what came of it, one lesson as an example, and what deserves a look.
 
+// Of groups of which no response was right, what came of the question when it was asked the next time.
+function nextTime(index, number) {
+  const found = { rescued: [0, 0], all_wrong: [0, 0] };
+  for (const times of index.byProblem.values()) {
+    if (index.run[times[0]] !== number) continue;
+    times.slice(0, -1).forEach((at, n) => {
+      const counts = found[about.outcomes[index.outcome[at]]];
+      if (!counts) return;
+      counts[0]++;
+      counts[1] += solvedAt(index, times[n + 1]);
+    });
+  }
+  return found;
+}
+
 function stats(index, number) {
   const found = { groups: 0, rescued: 0, trained: 0, problems: new Set(), never: new Set(), forgotten: 0, wrong: 0 };
   for (let at = 0; at < index.size; at++) {
@@ -12,7 +27,13 @@ function stats(index, number) {
     if (index.flags[at] & FLAG.forgotten) found.forgotten++;
     if (index.outcome[at] === OUTCOME.rescued || index.outcome[at] === OUTCOME.all_wrong) found.wrong++;
   }
-  return found;
+  return { ...found, next: nextTime(index, number) };
+}
+
+// The questions that nothing ever solved, those that were asked most first; the times that each was asked.
+function unsolved(index, number) {
+  const found = [...index.byProblem.values()].filter((times) => index.run[times[0]] === number && index.flags[times[0]] & FLAG.never_solved);
+  return found.sort((a, b) => b.length - a.length || b.at(-1) - a.at(-1));
 }
 
 const METHODS = {
@@ -43,10 +64,58 @@ function Story({ run, found }) {
     if (run.method.refine === "policy" && found.wrong) {
       parts.push(html`In <b>${found.wrong.toLocaleString("en")}</b> of ${plural(found.groups, "group")} of responses none was right, where plain GRPO learns nothing; critiques rescued <b>${percent(found.rescued / found.wrong)}</b> of them. `);
     }
+    const [again, solved] = found.next.rescued, [others, alone] = found.next.all_wrong;
+    if (again && run.method.refine === "policy") {
+      parts.push(html`Of ${plural(again, "rescued group")} whose question was asked again, <b>${percent(solved / again)}</b> were solved the next time, without a critique${others ? html` (of those that nothing had rescued, ${percent(alone / others)})` : ""}. `);
+    }
     if (found.never.size) parts.push(html`<b>${plural(found.never.size, "question")}</b> of ${found.problems.size.toLocaleString("en")} ${found.never.size === 1 ? "was" : "were"} never solved. `);
     else if (found.problems.size) parts.push("Every question that was asked was solved at least once. ");
   }
   return html`<p class="story">${parts}${done}</p>`;
+}
+
+// With what a run was started: its last command, the code, the machine.
+function Started({ run }) {
+  const last = run.starts.at(-1);
+  if (!last) return null;
+  const parts = [last.devices, `cgrpo_jax ${last.version}${last.commit && ` at ${last.commit}`}${last.commit.endsWith("+") ? " (files differ from that commit)" : ""}`, `started ${last.time.replace("T", " ")}`, run.starts.length > 1 && `in all ${run.starts.length} times`].filter(Boolean);
+  return html`<p class="started">${last.command && html`<code>${visible(last.command)}</code><br />`}<span class="muted">${parts.map((part, n) => html`${n > 0 && html`<span class="dot">·</span>`}${visible(part)}`)}</span></p>`;
+}
+
+// Tokens by stage, where the rollouts that say so are there.
+function byStage({ response, critique, refinement }) {
+  const total = response + critique + refinement;
+  return total ? `${percent(response / total)} in responses, ${percent(critique / total)} in critiques, ${percent(refinement / total)} in refinements; ` : "";
+}
+
+// What was learned: questions that nothing but a refinement solved, and that a response solves when asked again. Where it
+// failed: questions that nothing solved. Each opens below: of the former the rescue, of the latter the last time.
+const MOST_LISTED = 6;
+const solvedAt = (index, at) => index.outcome[at] === OUTCOME.all_right || index.outcome[at] === OUTCOME.mixed;
+function learned(index, number) {
+  const found = [];
+  for (const times of index.byProblem.values()) {
+    if (index.run[times[0]] !== number) continue;
+    const rescue = times.findIndex((at) => index.flags[at] & FLAG.rescued), after = times.slice(rescue + 1).find((at) => solvedAt(index, at));
+    if (rescue >= 0 && after !== undefined && !times.slice(0, rescue).some((at) => solvedAt(index, at))) found.push([times[rescue], after]);
+  }
+  return found.sort(([a], [b]) => (index.shard[b] >= 0) - (index.shard[a] >= 0) || index.iteration[a] - index.iteration[b]);
+}
+
+function Listed({ title, note, entries, index, open }) {
+  return html`<div class="listed"><h3>${title}</h3><p class="note">${note}</p>
+    <ul>${entries.slice(0, MOST_LISTED).map(([at, words]) => html`<li key=${at}><button class="link" onClick=${() => open(at)}>${oneLine(index.problems[index.problem[at]][2]).slice(0, 110)}</button> <span class="muted">${words}</span></li>`)}</ul></div>`;
+}
+
+function Outcomes({ index, open }) {
+  const [gained, failed] = useMemo(() => [learned(index, 0), unsolved(index, 0)], [index]);
+  const shown = (n) => (n > MOST_LISTED ? `, ${MOST_LISTED} of them` : "");
+  const whole = (times) => times.findLast((one) => index.shard[one] >= 0) ?? times.at(-1);
+  return html`<div class="outcomes">
+    ${gained.length > 0 && html`<${Listed} title="What was learned" index=${index} open=${open} note="${plural(gained.length, "question")} whose responses all failed, which a critique rescued, and which a response solved without one when they were asked again${shown(gained.length)}:"
+      entries=${gained.map(([at, after]) => [at, `rescued in iteration ${index.iteration[at]}, solved in ${index.iteration[after]}`])} />`}
+    ${failed.length > 0 && html`<${Listed} title="Where it failed" index=${index} open=${open} note="${plural(failed.length, "question")} that no response and no refinement of the run solved, those that were asked most${shown(failed.length)}:"
+      entries=${failed.map((times) => [whole(times), `asked ${times.length === 1 ? "once" : `${times.length} times`}, last in iteration ${index.iteration[times.at(-1)]}`])} />`}</div>`;
 }
 
 function Tiles({ run, found }) {
@@ -57,7 +126,7 @@ function Tiles({ run, found }) {
     found && ["rescued", found.rescued.toLocaleString("en"), `groups in which every response failed and a refinement passed, of ${found.wrong.toLocaleString("en")}`],
     found && ["never solved", found.never.size.toLocaleString("en"), `questions of ${found.problems.size.toLocaleString("en")} that were asked`],
     ["iterations", `${run.done}`, run.ended ? "the run has ended" : `of ${run.planned}; it goes on, or was stopped`],
-    run.metrics.num_tokens && ["tokens written", short(run.metrics.num_tokens.at(-1)), `and ${short((run.metrics.tokens_trained ?? []).reduce((a, b) => a + (b ?? 0), 0))} trained`],
+    run.metrics.num_tokens && ["tokens written", short(run.metrics.num_tokens.at(-1)), `${byStage(about.sums[0].tokens)}and ${short((run.metrics.tokens_trained ?? []).reduce((a, b) => a + (b ?? 0), 0))} trained`],
     ["time", duration(run.summary?.seconds ?? (run.metrics.step_time ?? []).reduce((a, b) => a + (b ?? 0), 0)), run.summary ? "evaluations and compilation included" : "of the iterations"],
   ].filter(Boolean);
   return html`<dl class="tiles">${tiles.map(([name, value, words]) => html`<div key=${name}><dt>${name}</dt><dd><b>${value}</b><span>${words}</span></dd></div>`)}</dl>`;
@@ -159,10 +228,12 @@ function Overview({ index, open }) {
   return html`<section id="overview" aria-label="overview">
     <h1>${single ? visible(run.name) : `${about.runs.length} runs, ${plural(about.arms.length, "arm")}`}</h1>
     <p class="sub">${single ? html`${visible(oneLine(run.model))}<span class="dot">·</span>${visible(oneLine(run.data))}<span class="dot">·</span>seed ${run.seed}` : `they differ in ${about.differing.map(([key]) => key).join(", ") || "their seeds alone"}`}<span class="dot">·</span>made ${about.made}</p>
+    ${single && html`<${Started} run=${run} />`}
     ${single ? html`<${Story} run=${run} found=${found} /><${Tiles} run=${run} found=${found} />` : html`<${Compared} />`}
     <h2>The method</h2><p class="note">${METHODS[run.method.refine]}.${!single && " Of the first run:"}</p><${Method} run=${run} />
     ${single && html`<h2>Worth a look</h2><${Warnings} run=${run} />`}
     ${index && html`<${Lesson} index=${index} open=${open} />`}
-    ${single ? html`<${Configuration} run=${run} />` : html`<details class="configuration"><summary>Configurations</summary>${about.runs.map((one) => html`<${Configuration} key=${one.name} run=${one} />`)}</details>`}
+    ${index && single && html`<${Outcomes} index=${index} open=${open} />`}
+    ${single ? html`<${Configuration} run=${run} />` : html`<details class="configuration"><summary>Configurations</summary>${about.runs.map((one) => html`<div key=${one.name}><${Started} run=${one} /><${Configuration} run=${one} /></div>`)}</details>`}
   </section>`;
 }

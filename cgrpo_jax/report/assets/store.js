@@ -65,6 +65,20 @@ async function loadGroup(index, at) {
   return arranged(group);
 }
 
+// What became of each row of a group, of which every group has some: see rows.py. Null where its rollouts are damaged.
+const STAGES = ["response", "critique", "refinement"];
+async function loadRows(index, at) {
+  const place = about.rows[`${index.run[at]}/${index.iteration[at]}`];
+  if (!place) return null;
+  const of = (await loadShard(place[0]))[place[1]];
+  const rows = [];
+  of.question.forEach((question, n) => {
+    if (question !== index.question[at]) return;
+    rows.push({ stage: STAGES[of.stage[n]], response_index: of.response[n], reward: of.reward[n], verdict: of.verdict[n], tokens: of.tokens[n], advantage: of.advantage[n], fate: of.fates[of.fate[n]] });
+  });
+  return rows;
+}
+
 function arranged(group) {
   const byRow = new Map(group.rows.map((row) => [row.row, row]));
   const children = new Map();

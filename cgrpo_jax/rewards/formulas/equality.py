@@ -12,11 +12,9 @@ import functools
 import math
 from typing import Any
 
-from cgrpo_jax.rewards.formulas import decimals
+from cgrpo_jax.rewards.formulas import bounds, decimals
 
-_BITS = 1 << 19  # of an exact number's numerator or denominator
 _INTEGER_BITS = 1 << 23  # of a whole number, whose parts need no common divisor
-_LARGEST_FACTORIAL = 20_000
 _DIGITS, _MORE_DIGITS = 60, 320
 _LARGEST_FLOAT = 10**6  # in a formula: as an exact number it may be an exponent
 _MOST_NODES = 300  # of a formula whose values are compared
@@ -156,7 +154,7 @@ def _combined(value: Any, parts: list[fractions.Fraction]) -> fractions.Fraction
     import sympy
 
     if isinstance(value, sympy.factorial | sympy.binomial):
-        if any(part.denominator != 1 or not 0 <= part <= _LARGEST_FACTORIAL for part in parts):
+        if any(part.denominator != 1 or not 0 <= part <= bounds.LARGEST_FACTORIAL for part in parts):
             return None
         return fractions.Fraction((math.factorial if len(parts) == 1 else math.comb)(*map(int, parts)))
     if value.is_Pow:
@@ -164,12 +162,12 @@ def _combined(value: Any, parts: list[fractions.Fraction]) -> fractions.Fraction
         size = max(abs(base.numerator).bit_length(), base.denominator.bit_length())
         if exponent.denominator != 1 or not base and exponent < 0:
             return None
-        if size * abs(exponent) > (_BITS if base.denominator != 1 or exponent < 0 else _INTEGER_BITS):
+        if size * abs(exponent) > (bounds.BITS if base.denominator != 1 or exponent < 0 else _INTEGER_BITS):
             return None
         return base ** int(exponent)
     whole = all(part.denominator == 1 for part in parts)
     bits = sum(max(part.numerator.bit_length(), part.denominator.bit_length()) for part in parts)
-    if bits > (_INTEGER_BITS if whole else _BITS):
+    if bits > (_INTEGER_BITS if whole else bounds.BITS):
         return None
     return sum(parts, fractions.Fraction(0)) if value.is_Add else math.prod(parts, start=fractions.Fraction(1))
 
@@ -202,7 +200,10 @@ def _compare_irrational(gold: Any, own: Any) -> bool | None:
             return None
         if not _close(first, second, digits - 25) and not (_vanishes(first, digits) and _vanishes(second, digits)):
             return False
-    difference = exact_value(gold - own)  # what is irrational may cancel
+    try:
+        difference = exact_value(gold - own)  # what is irrational may cancel
+    except bounds.ImmenseError:
+        return True
     return True if difference is None else difference == 0
 
 
@@ -218,9 +219,10 @@ def _compare_decimals(gold: Any, own: Any) -> bool | None:
             found = _numeric(value, 40)
             if found is None or found[1] != 0:
                 return None
-            exact[number] = fractions.Fraction(str(found[0]))
+            exact[number] = exact_value(found[0])
     first, second = exact
-    assert first is not None and second is not None
+    if first is None or second is None:
+        return False  # one of them is far larger, or smaller, than a decimal can be
     return decimals.same_decimal(first, second)
 
 

@@ -1,0 +1,207 @@
+"""The rows of a `finetune` run: from its configuration to units that fit an update, each with its targets' weights."""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from cgrpo_jax.critiques.prompts import Prompts
+from cgrpo_jax.datasets import chat_rows, mixture, rollout_rows, tables
+from cgrpo_jax.datasets.problems import MADE_UP
+from cgrpo_jax.datasets.units import Lengths, Unit, fitting
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import LossKind, Stage, TrainRow
+from cgrpo_jax.runs import open_run as open_run_lib
+from cgrpo_jax.runs import settings
+from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.initial_state import HELD_OUT_ROWS, TRAINING_ROWS
+from cgrpo_jax.runs.open_run import OpenRun
+from cgrpo_jax.runtime import agreement, console, key_values, local_copies, processes
+from cgrpo_jax.training import row_losses
+from cgrpo_jax.training.packing import PackShape
+from cgrpo_jax.training.train_step import num_counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a run learns from.
+
+    Attributes:
+      training, held_out: what is learnt, and what its loss is measured on; the latter may be empty.
+      said: what is to be said of them, a line each.
+    """
+
+    training: list[Unit]
+    held_out: list[Unit]
+    said: list[str]
+
+    def batch(self, *, seed: int, step: int, batch_size: int) -> list[list[TrainRow]]:
+        """Returns the rows of each unit of an update, a pure function of (seed, step); pairs are numbered from 1."""
+        indices = mixture.batch_indices(seed=seed, step=step, batch_size=batch_size, num_problems=len(self.training))
+        return _numbered([self.training[i] for i in indices])
+
+    @property
+    def measured(self) -> list[TrainRow]:
+        """The held-out rows."""
+        return [row for unit in _numbered(self.held_out) for row in unit]
+
+
+def _numbered(units: Sequence[Unit]) -> list[list[TrainRow]]:
+    """Returns the rows of units, their pairs numbered: a batch may hold a unit twice, as the next epoch begins."""
+    return [
+        [dataclasses.replace(row, pair=row.pair * number) if row.pair else row for row in unit.rows]
+        for number, unit in enumerate(units, start=1)
+    ]
+
+
+def open_rows(opened: OpenRun) -> tuple[OpenRun, Rows]:
+    """Reads the rows of a run, and returns it with the settings that follow from their number.
+
+    Raises:
+      UserError: there are none, one can't be used, or processes have read others.
+    """
+    config = opened.config
+    with processes.agree("reading the rows"):
+        console.say("reading and tokenising the rows")
+        rows = load_rows(config, opened.model.prompts, shape=opened.settings.learner.shape, seed=opened.settings.seed)
+        for line in rows.said:
+            console.say(line)
+        decided = settings.of_finetuning(config, opened.settings, num_rows=len(rows.training))
+        open_run_lib.check_training(decided, held_out_rows=bool(rows.held_out))
+        read = {TRAINING_ROWS: rows.training, HELD_OUT_ROWS: rows.held_out}
+        inputs = {name: _digest(units) for name, units in read.items() if units}
+    if key_values.place()[1] > 1:
+        agreement.check_same("rows", inputs)
+    return dataclasses.replace(opened, settings=decided, inputs={**opened.inputs, **inputs}), rows
+
+
+def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, seed: int) -> Rows:
+    """Returns the rows of a configuration.
+
+    Args:
+      config: the configuration.
+      prompts: of the model that learns.
+      shape: of packed batches.
+      seed: with which rows are drawn where a question has too many.
+
+    Raises:
+      UserError: there are none, too few for an update, or one can't be used; it is named.
+    """
+    c, said = config.finetune, []
+    made_up = config.data.kind in MADE_UP
+    named = c.rows or ("" if made_up else config.data.train)
+    if not named:
+        why = f"data.kind {config.data.kind!r} makes up questions, not rows; set finetune.rows"
+        where = why if made_up else "set data.train to JSON lines, Parquet, or a folder of rollouts"
+        raise UserError(f"no rows to learn from: {where}.")
+    lengths = Lengths(config.max_response_length, shape.pack_length)
+    found = []
+    for what, paths in (("training", named), ("held-out", c.eval_rows)):
+        units = list(_with_targets(_read(config, prompts, paths), beta=c.beta)) if paths else []
+        units, skipped = fitting(units, lengths, on_long=c.on_long)
+        if what == "training" and c.max_per_question:
+            units = _drawn(units, c.max_per_question, seed=seed)
+        if paths and not units:
+            raise UserError(f"{what} rows: {paths} has none{_why_none(config, skipped)}.")
+        if units:
+            said.append(f"{what} rows: {_counted(units)}{f', {skipped} too long and left out' if skipped else ''}")
+        found.append(units)
+    if len(found[0]) < c.rows_per_update:
+        raise UserError(
+            f"finetune.rows_per_update {c.rows_per_update} is more than the {len(found[0])} rows that there are; lower "
+            "it."
+        )
+    return Rows(training=found[0], held_out=found[1], said=said)
+
+
+def _read(config: Config, prompts: Prompts, paths: str) -> Iterator[Unit]:
+    """Yields the units of files or folders of rollouts, or of a user's own rows."""
+    loss = LossKind[config.finetune.loss.upper()]
+    own = chat_rows.Reader(
+        prompts,
+        loss,
+        turns=config.finetune.turns,
+        max_target=config.max_response_length,
+        question_key=config.data.question_key,
+        solution_key=config.data.solution_key,
+    )
+    collected = rollout_rows.Reader(
+        prompts,
+        loss,
+        stages=(Stage.CRITIQUE,)
+        if loss == LossKind.RCO
+        else tuple(Stage[one.upper()] for one in config.finetune.stages),
+        which=config.finetune.which,
+        context=config.finetune.context,
+        pass_threshold=config.pass_threshold,
+        sees=config.critic.sees,
+    )
+    for name in filter(None, map(str.strip, paths.split(","))):
+        tables.check_exists(name)
+        path = local_copies.local(name)
+        files = rollout_rows.files_of(path)
+        if files:
+            for file in console.progress_bar(files, desc="reading rollouts", unit="file", leave=False):
+                yield from collected.units(file)
+        else:
+            yield from console.progress_bar(own.units(path), desc="reading rows", unit="row", leave=False)
+
+
+def _with_targets(units: Iterable[Unit], *, beta: float) -> Iterator[Unit]:
+    """Yields units, those of RCO with their targets, and without what has nothing to be compared with."""
+    groups: dict[str, list[Unit]] = collections.defaultdict(list)
+    for unit in units:
+        if unit.utility is None:
+            yield unit
+        else:
+            groups[unit.group].append(unit)
+    several = [group for group in groups.values() if len(group) > 1]
+    utilities = [[unit.utility or 0.0 for unit in group] for group in several]
+    for group, targets in zip(several, row_losses.rco_targets(utilities, beta=beta), strict=True):
+        for unit, target in zip(group, targets, strict=True):
+            rows = tuple(dataclasses.replace(row, advantage=float(target)) for row in unit.rows)
+            yield dataclasses.replace(unit, rows=rows)
+
+
+def _drawn(units: Sequence[Unit], most: int, *, seed: int) -> list[Unit]:
+    """Returns at most so many units of each question, no two of which teach the same, in their order."""
+    seen: dict[str, set[bytes]] = collections.defaultdict(set)
+    kept = []
+    for number in np.random.default_rng(seed).permutation(len(units)):
+        unit = units[number]
+        taught = b"".join(row.target_ids.tobytes() for row in unit.rows)
+        if taught not in seen[unit.question] and len(seen[unit.question]) < most:
+            seen[unit.question].add(taught)
+            kept.append(int(number))
+    return [units[number] for number in sorted(kept)]
+
+
+def _counted(units: Sequence[Unit]) -> str:
+    """Returns how many units there are, and how many tokens they have."""
+    rows = [row for unit in units for row in unit.rows]
+    targets = sum(map(num_counted, rows))
+    whole = sum(len(row.context_ids) + len(row.target_ids) for row in rows)
+    return f"{len(units)}, {whole} tokens, {targets} of them learnt"
+
+
+def _why_none(config: Config, skipped: int) -> str:
+    c = config.finetune
+    if skipped:
+        return f", {skipped} too long aside; raise max_response_length and packing.length"
+    if c.loss == "rco":
+        return " with two critiques of one response whose refinements are graded"
+    if c.loss == "dpo":
+        return " of which one is better than another after the same prompt"
+    return f" that finetune.stages {tuple(c.stages)} and finetune.which {c.which!r} ask for, of rollouts"
+
+
+def _digest(units: Sequence[Unit]) -> str:
+    """Returns 16 hexadecimal digits of units in their order: all that an update reads of them."""
+    whole = hashlib.sha256()
+    for row in (row for unit in units for row in unit.rows):
+        counted = None if row.counted is None else row.counted.tobytes()
+        read = (row.loss.name, row.pair, row.advantage, row.context_ids.tolist(), row.target_ids.tolist(), counted)
+        whole.update(repr(read).encode())
+    return whole.hexdigest()[:16]

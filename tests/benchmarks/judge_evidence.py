@@ -1,0 +1,117 @@
+"""A judge with and without its evidence step, against the tests' own verdicts on programs that look right and fail.
+
+    python tests/benchmarks/local_endpoint.py --model=FOLDER --port=8001
+    python tests/benchmarks/judge_evidence.py --url=http://127.0.0.1:8001/v1 --model=NAME --json=FILE [--snippets=200]
+
+Each snippet is a response whose program has one thing changed (failing_snippets.py), judged by one criterion: that the
+function does what is asked. Beside them stand the right programs of the same tasks: a judge that says no to all would
+agree with the tests on every failing one. The judge never sees the tests. Every judgement is written to FILE when it
+comes, and what FILE holds of the same model and settings is not asked for again. It ends with the table.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import failing_snippets
+from failing_snippets import Snippet
+from scipy import stats
+
+from cgrpo_jax.inference.chat_client import ChatClient
+from cgrpo_jax.rewards.judge import Judge
+from cgrpo_jax.rewards.rubrics.programs import Programs
+
+CRITERION = "for all inputs that the question allows, the function returns what the question asks for"
+MODES = {"plain": False, "evidence": True}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", required=True, help="of an OpenAI-like endpoint")
+    parser.add_argument("--model", required=True, help="its name there, and in the table")
+    parser.add_argument("--json", required=True, type=pathlib.Path, help="a line a judgement")
+    parser.add_argument("--snippets", type=int, default=200, help="that fail")
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds of a reply")
+    parser.add_argument("--max-length", type=int, default=384, help="tokens of a reply")
+    options = parser.parse_args(arguments)
+    snippets = [*failing_snippets.failing(options.snippets), *failing_snippets.right()]
+    known = _read(options.json)
+    with (
+        ChatClient(
+            options.url,
+            model=options.model,
+            name="judge",
+            concurrency=options.concurrency,
+            timeout=options.timeout,
+            max_attempts=1,
+        ) as endpoint,
+        Programs(num_workers=1, timeout=20.0) as programs,
+        options.json.open("a") as file,
+    ):
+        for mode, evidence in MODES.items():
+            judge = Judge(endpoint, programs=programs, evidence=evidence, max_length=options.max_length)
+            about = f"{options.model} {options.max_length} {mode}"
+            left = [one for one in snippets if (one.key, about) not in known]
+            known |= _judged(judge, left, about, file, at_once=options.concurrency)
+    print(table(snippets, known, f"{options.model} {options.max_length}"))
+    return 0
+
+
+def _read(path: pathlib.Path) -> dict[tuple[str, str], dict]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return {(row["key"], row["about"]): row for row in rows}
+
+
+def _judged(judge: Judge, snippets: Sequence[Snippet], about: str, file, *, at_once: int) -> dict:
+    """Judges snippets, some at a time, and writes what was said of each."""
+    found, rubric = {}, json.dumps([CRITERION])
+    for first in range(0, len(snippets), at_once):
+        began, before = time.monotonic(), judge.counts
+        some = snippets[first : first + at_once]
+        grades = [one.result() for one in [judge.submit(s.question, s.response, rubric) for s in some]]
+        tokens = judge.counts["completion_tokens"] - before["completion_tokens"]
+        for snippet, grade in zip(some, grades, strict=True):
+            row = {
+                "key": snippet.key,
+                "about": about,
+                "passes": snippet.passes,
+                "says": None if grade.failed else grade.score == 1,
+                "reason": grade.reason,
+            }
+            file.write(json.dumps(row) + "\n")
+            found[snippet.key, about] = row
+        file.flush()
+        seconds = time.monotonic() - began
+        print(f"{about}: {first + len(some)} of {len(snippets)}, {tokens} tokens, {seconds:.0f} s", flush=True)
+    return found
+
+
+def table(snippets: Sequence[Snippet], known: dict, about: str) -> str:
+    """Returns how often the judge disagrees with the tests, with 95 % intervals, by what they say and by its mode.
+
+    A judgement that can't be read is neither; the intervals (Wilson) are of the others.
+    """
+    lines = [
+        "| judge | programs | judged | no judgement | disagrees with the tests | 95 % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for mode in MODES:
+        for passes, name in ((False, "fail"), (True, "right")):
+            rows = [known[one.key, f"{about} {mode}"] for one in snippets if one.passes == passes]
+            said = [row["says"] for row in rows if row["says"] is not None]
+            wrong = sum(one != passes for one in said)
+            share, interval = "-", "-"
+            if said:
+                low, high = stats.binomtest(wrong, len(said)).proportion_ci(method="wilson")
+                share, interval = f"{wrong} ({wrong / len(said):.0%})", f"{low:.0%} to {high:.0%}"
+            lines.append(f"| {mode} | {name} | {len(said)} | {len(rows) - len(said)} | {share} | {interval} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""A model of a Hugging Face folder behind an OpenAI-like endpoint of this machine, by transformers, for benchmarks.
+
+    python tests/benchmarks/local_endpoint.py --model=FOLDER --port=8001 [--batch=16]
+
+Requests that wait are answered in batches: on a CPU a batch of 16 takes little longer than one. Answers are greedy at
+temperature 0; the seed of a request is not read, since rows of a batch share one.
+"""
+
+import argparse
+import http.server
+import json
+import queue
+import threading
+from concurrent import futures
+
+import torch
+import transformers
+
+
+class Model:
+    """Completes chats in batches, in a thread of its own.
+
+    Args:
+      folder: of the model.
+      batch: requests that are answered together at most.
+    """
+
+    def __init__(self, folder: str, *, batch: int):
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._batch = batch
+        self._waiting: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def complete(self, body: dict) -> dict:
+        """Returns the reply to a request, after those that came before it."""
+        future: futures.Future = futures.Future()
+        self._waiting.put((body, future))
+        return future.result()
+
+    def _serve(self) -> None:
+        left: list = []
+        while True:
+            left = left or [self._waiting.get()]
+            while not self._waiting.empty():
+                left.append(self._waiting.get())
+            # Short replies would wait for long ones: those that may be as long go together.
+            first, _ = left[0]
+            alike = [one for one in left if _kind(one[0]) == _kind(first)][: self._batch]
+            taken = {id(one) for one in alike}
+            left = [one for one in left if id(one) not in taken]
+            try:
+                replies = self._generate([body for body, _ in alike])
+            except Exception as error:  # noqa: BLE001 - said to those who asked
+                replies = [{"error": {"message": f"{type(error).__name__}: {error}"}}] * len(alike)
+            for (_, future), reply in zip(alike, replies, strict=True):
+                future.set_result(reply)
+
+    @torch.inference_mode()
+    def _generate(self, bodies: list[dict]) -> list[dict]:
+        texts = [
+            self._tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
+            for body in bodies
+        ]
+        inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        temperature, most = bodies[0].get("temperature", 1.0), bodies[0]["max_tokens"]
+        sampling = dict(do_sample=True, temperature=temperature, top_p=bodies[0].get("top_p", 1.0), top_k=0)
+        written = self._model.generate(
+            **inputs,
+            max_new_tokens=most,
+            pad_token_id=self._tokenizer.pad_token_id,
+            **(sampling if temperature else dict(do_sample=False, temperature=None, top_p=None, top_k=None)),
+        )[:, inputs["input_ids"].shape[1] :]
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        return [self._reply(row, length, most) for row, length in zip(written, lengths, strict=True)]
+
+    def _reply(self, row: torch.Tensor, prompt_tokens: int, most: int) -> dict:
+        ended = self._model.generation_config.eos_token_id
+        ended = set(ended if isinstance(ended, list) else [ended])
+        number = next((k + 1 for k, token in enumerate(row.tolist()) if token in ended), most)
+        number = min(number, len(row))
+        text = self._tokenizer.decode(row[:number], skip_special_tokens=True)
+        stopped = bool(number) and int(row[number - 1]) in ended
+        return {
+            "choices": [{"message": {"content": text}, "finish_reason": "stop" if stopped else "length"}],
+            "usage": {"completion_tokens": number, "prompt_tokens": prompt_tokens},
+        }
+
+
+def _kind(body: dict) -> tuple:
+    return body["max_tokens"], body.get("temperature"), body.get("top_p")
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers POST requests by a model."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, model: Model, port: int):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                reply = model.complete(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                data = json.dumps(reply).encode()
+                self.send_response(500 if "error" in reply else 200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        super().__init__(("127.0.0.1", port), Handler)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a Hugging Face folder")
+    parser.add_argument("--port", type=int, default=8001)
+    parser.add_argument("--batch", type=int, default=16)
+    options = parser.parse_args()
+    with Server(Model(options.model, batch=options.batch), options.port) as server:
+        print(f"serving {options.model} at http://127.0.0.1:{server.server_port}/v1", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

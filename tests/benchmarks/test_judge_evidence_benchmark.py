@@ -1,0 +1,58 @@
+"""The judge with and without its evidence, on a few programs, with a judge that believes what it is shown."""
+
+import re
+
+import chat_server
+import failing_snippets
+import judge_evidence
+import pytest
+from chat_server import good
+
+from cgrpo_jax.rewards.grader import Grader
+
+server = chat_server.server  # the fixture
+
+
+def believe(handler):
+    """Says yes to all programs, but where one was run, no to those of which a call returns another value than asked."""
+    prompt = handler.body["messages"][0]["content"]
+    if "Write at most" in prompt:
+        handler.send(good("clamp(12, 1, 9)\nclamp(0, 1, 9)"))
+    elif "this came of it" in prompt:
+        wrong = re.findall(r"^clamp\(12, 1, 9\) returns (?!9$).*$|^clamp\(0, 1, 9\) returns (?!1$).*$", prompt, re.M)
+        line = wrong[0] if wrong else "return"
+        handler.send(good(f"Quote: {line}\nVerdict: {'no' if wrong else 'yes'}"))
+    else:
+        handler.send(good("1: yes"))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The programs of one task."""
+    first = failing_snippets.right()[:1]
+    monkeypatch.setattr(failing_snippets, "right", lambda: first)
+
+
+def test_evidence_shows_what_looks_right_and_fails_and_nothing_is_asked_twice(few, server, tmp_path, capsys):
+    server.reply = believe
+    command = [f"--url={server.url}", "--model=m", f"--json={tmp_path}/out.jsonl", "--snippets=1", "--concurrency=2"]
+    assert judge_evidence.main(command) == 0
+    out = capsys.readouterr().out
+    assert "| plain | fail | 1 | 0 | 1 (100%) |" in out and "| plain | right | 1 | 0 | 0 (0%) |" in out
+    assert "| evidence | fail | 1 | 0 | 0 (0%) |" in out and "| evidence | right | 1 | 0 | 0 (0%) |" in out
+    server.reply = lambda handler: pytest.fail("asked again")
+    assert judge_evidence.main(command) == 0
+
+
+def test_the_programs_look_right_and_fail(few):
+    (snippet,) = failing_snippets.failing(1)
+    with Grader("code", timeout=20.0) as grader:
+        wrong, right = grader.grade([snippet.response, failing_snippets.right()[0].response], [snippet.tests] * 2)
+    assert (wrong.score, right.score) == (0.0, 1.0) and "Tests passed: 0 of" not in wrong.reason
+
+
+def test_tasks_differ_and_each_can_be_changed():
+    tasks = failing_snippets.right()
+    assert len({one.question for one in tasks}) == len(tasks) == 30
+    changes = [list(failing_snippets._changed(one.program)) for one in tasks]
+    assert sum(map(len, changes)) > 330 and all(len(set(some)) == len(some) >= 1 for some in changes)

@@ -1,0 +1,178 @@
+"""Rollouts as rows to learn: which of them, after what, with which tokens; utilities and pairs of critiques."""
+
+import chain_prompts
+import chat_tokenizer
+import numpy as np
+import pytest
+
+from cgrpo_jax.datasets import rollouts
+from cgrpo_jax.datasets.rollout_rows import Reader, files_of
+from cgrpo_jax.datasets.rollouts import Row
+from cgrpo_jax.records import Author, LossKind, Problem, Rollout, RowIndex, Stage
+
+END = "<|im_end|>"
+RESPONSE, CRITIQUE, REFINEMENT = Stage.RESPONSE, Stage.CRITIQUE, Stage.REFINEMENT
+PROBLEM = Problem(0, "2+3?", "5", source="sums")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return chat_tokenizer.make(tmp_path_factory.mktemp("chatml") / "model")
+
+
+class Made:
+    """Rows of an iteration, in their order."""
+
+    def __init__(self, tokenizer):
+        self.prompts, self.rows = chain_prompts.make(tokenizer), []
+        self.tokenizer = tokenizer
+
+    def add(self, stage, text, prompt, parent=None, author=Author.POLICY, is_rejected=False, ends=True, **fields):
+        index = fields.pop("index", None) or RowIndex(question=fields.pop("question", 0), stage=stage)
+        ids = [*self.tokenizer.encode_turn(text), *([self.tokenizer.end_of_turn_id] if ends else [])]
+        rollout = Rollout(
+            index,
+            author,
+            weights_step=0,
+            prompt_ids=np.asarray(prompt, np.int32),
+            token_ids=np.asarray(ids, np.int32),
+            logp=np.zeros(len(ids), np.float32),
+            text=text,
+            parent=parent,
+            truncated=not ends,
+            **fields,
+        )
+        self.rows.append(Row(rollout, PROBLEM, grader="" if stage == CRITIQUE else "math", is_rejected=is_rejected))
+        return rollout
+
+    def response(self, number, reward, text, **fields):
+        index = RowIndex(question=0, response=number, stage=RESPONSE)
+        return self.add(RESPONSE, text, self.prompts.for_question("2+3?"), reward=reward, index=index, **fields)
+
+    def critique(self, of, number, verdict, text, **fields):
+        prompt = fields.pop("prompt", None)
+        prompt = self.prompts.for_critique("2+3?", of.text, None)[0] if prompt is None else prompt
+        index = of.index.replace(stage=CRITIQUE, critique=number)
+        return self.add(CRITIQUE, text, prompt, of, verdict=verdict, index=index, **fields)
+
+    def refinement(self, of, number, reward, text, **fields):
+        prompt = self.prompts.for_refinement("2+3?", of.parent.text, of.text)[0]
+        index = of.index.replace(stage=REFINEMENT, refinement=number)
+        return self.add(REFINEMENT, text, prompt, of, reward=reward, index=index, **fields)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    """A wrong response with three critiques, a right one with two, and one that was cut off and is not graded."""
+    made, path = Made(tokenizer), tmp_path_factory.mktemp("rollouts")
+    wrong, right = made.response(0, 0.0, "six"), made.response(1, 1.0, "5")
+    made.response(2, None, "five minus", ends=False, ungraded=True)
+    helps = made.critique(wrong, 0, False, "It is less: wrong")
+    vague = made.critique(wrong, 1, False, "wrong")
+    praises = made.critique(wrong, 2, True, "right")
+    agrees = made.critique(right, 0, True, "All right")
+    breaks = made.critique(right, 1, False, "It is more: wrong")
+    for critique, rewards in ((helps, (1, 1)), (vague, (1, 0)), (praises, (0, 0)), (agrees, (1, 1)), (breaks, (0, 1))):
+        for number, reward in enumerate(rewards):
+            made.refinement(critique, number, float(reward), f"so {5 if reward else 'six'} {critique.text} {number}")
+    rollouts.write(path / rollouts.file_name(0), made.rows, iteration=0, spell=tokenizer.spell)
+    return path
+
+
+def read(folder, tokenizer, loss=LossKind.NLL, stages=(RESPONSE, REFINEMENT), **changes):
+    values = {"which": "right", "context": "question", "pass_threshold": 1.0, "sees": "nothing"} | changes
+    (file,) = files_of(folder)
+    return list(Reader(chain_prompts.make(tokenizer), loss, stages=stages, **values).units(file))
+
+
+def texts(units, tokenizer):
+    return [
+        [(tokenizer.spell(row.context_ids), tokenizer.spell(row.target_ids)) for row in unit.rows] for unit in units
+    ]
+
+
+def test_right_answers_and_right_refinements_after_the_question_alone(folder, tokenizer):
+    asked = f"<|im_start|>user\n2+3?{END}\n<|im_start|>assistant\n"
+    found = texts(read(folder, tokenizer), tokenizer)
+    assert found[0] == [(asked, f"5{END}")]
+    assert {context for ((context, _),) in found} == {asked}
+    assert len(found) == 1 + 6 and all(target.startswith("so 5 ") for ((_, target),) in found[1:])
+    assert len(read(folder, tokenizer, stages=(RESPONSE,))) == 1
+    assert (
+        len(read(folder, tokenizer, stages=(RESPONSE,), which="all")) == 2
+    )  # without a verdict nothing is known of it
+
+
+def test_a_refinement_as_it_was_written(folder, tokenizer):
+    found = texts(read(folder, tokenizer, stages=(REFINEMENT,), context="prompt"), tokenizer)
+    assert all("six" in context or "5" in context for ((context, _),) in found)
+    assert "It is less: wrong" in found[0][0][0]
+
+
+def test_critiques_whose_verdict_is_right(folder, tokenizer):
+    targets = [target for ((_, target),) in texts(read(folder, tokenizer, stages=(CRITIQUE,)), tokenizer)]
+    assert targets == [f"{text}{END}" for text in ("It is less: wrong", "wrong", "All right")]
+
+
+def test_utilities_are_what_refinements_made_of_it(folder, tokenizer):
+    """1 where it was fixed, 0.5 where it is as before, 0 where it was broken."""
+    units = read(folder, tokenizer, LossKind.RCO, stages=(CRITIQUE,))
+    assert [unit.utility for unit in units] == [1.0, 0.75, 0.5, 0.5, 0.25]
+    assert len({unit.group for unit in units}) == 2 and len({unit.question for unit in units}) == 1
+    assert all(unit.rows[0].loss == LossKind.RCO for unit in units)
+
+
+def test_a_utility_that_was_collected_is_taken_as_it_is(tmp_path, tokenizer):
+    """By a judge, say; one that is not known counts for nothing."""
+    made = Made(tokenizer)
+    wrong = made.response(0, 0.0, "six")
+    for number, utilities in enumerate([(0.25, 0.75, None), (None,), (1.0,)]):
+        critique = made.critique(wrong, number, False, f"wrong {number}")
+        for m, utility in enumerate(utilities):
+            made.refinement(critique, m, 0.0, f"so {number} {m}", rewards=(("utility", utility),))
+    rollouts.write(tmp_path / rollouts.file_name(0), made.rows, iteration=0, spell=tokenizer.spell)
+    units = read(tmp_path, tokenizer, LossKind.RCO, stages=(CRITIQUE,))
+    assert [unit.utility for unit in units] == [0.5, 1.0]
+
+
+def test_the_best_and_the_worst_critique_of_a_response_are_a_pair(folder, tokenizer):
+    units = read(folder, tokenizer, LossKind.DPO, stages=(CRITIQUE,))
+    pairs = [tuple(tokenizer.spell(row.target_ids) for row in unit.rows) for unit in units]
+    assert pairs == [(f"It is less: wrong{END}", f"right{END}"), (f"All right{END}", f"It is more: wrong{END}")]
+    assert [[row.pair for row in unit.rows] for unit in units] == [[1, -1]] * 2
+
+
+def test_a_right_and_a_wrong_answer_are_a_pair(folder, tokenizer):
+    (unit,) = read(folder, tokenizer, LossKind.DPO, stages=(RESPONSE,))
+    assert [tokenizer.spell(row.target_ids) for row in unit.rows] == [f"5{END}", f"six{END}"]
+
+
+def test_sampled_tokens_stay_as_they_are(folder, tokenizer):
+    """Also those that no text would be encoded as: nothing is decoded on the way."""
+    (file,) = files_of(folder)
+    sampled = [row.rollout for row in rollouts.read(file)]
+    (unit,) = read(folder, tokenizer, stages=(RESPONSE,))
+    assert unit.rows[0].target_ids.tolist() == sampled[1].token_ids.tolist()
+    assert unit.rows[0].context_ids.tolist() == sampled[1].prompt_ids.tolist()
+
+
+def test_another_models_tokens_are_written_again(folder, tmp_path):
+    """With its template, its end of turn where the text ended by itself, and its own prompts of critiques."""
+    tokens = chat_tokenizer.GEMMA_TOKENS
+    template = "{% for m in messages %}{{ '<start_of_turn>' + m.role + ' ' + m.content + '<end_of_turn>' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ '<start_of_turn>model ' }}{% endif %}"
+    other = chat_tokenizer.make(tmp_path / "other", template, tokens, eos=tokens[0])
+    asked = "<start_of_turn>user 2+3?<end_of_turn><start_of_turn>model "
+    ((first,), *_) = texts(read(folder, other), other)
+    assert first == (asked, "5<end_of_turn>")
+    ((critique,), *_) = texts(read(folder, other, stages=(CRITIQUE,), sees="answer"), other)
+    assert critique[1] == "It is less: wrong<end_of_turn>"
+    assert critique[0] == other.spell(chain_prompts.make(other).for_critique("2+3?", "six", "5")[0])
+
+
+def test_other_files_are_no_rollouts(folder, tmp_path):
+    (tmp_path / "chat.parquet").write_bytes(b"PAR1")
+    (tmp_path / "chat.jsonl").write_text("{}\n")
+    assert files_of(tmp_path) == files_of(tmp_path / "chat.jsonl") == []
+    (file,) = files_of(folder)
+    assert files_of(file) == [file]

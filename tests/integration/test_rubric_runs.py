@@ -1,0 +1,119 @@
+"""Whole runs that are judged by a rubric: its rewards, and what of it becomes critiques, behind a scripted endpoint."""
+
+import importlib.util
+import itertools
+import json
+import re
+
+import chat_server
+import numpy as np
+import paths
+import pytest
+import tiny_run
+from chat_server import good
+from tiny_run import metrics, rollouts, run
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Author, Stage
+
+server = chat_server.server  # the fixture
+HOLDS = {
+    "names the answer": lambda text: "Answer" in text,
+    "has an even number of characters": lambda text: len(text) % 2 == 0,
+    "begins with 7": lambda text: text.startswith("7"),
+}
+WEIGHTS = (3, 1, -2)
+RUBRIC = [{"text": text, "weight": weight} for text, weight in zip(HOLDS, WEIGHTS, strict=True)]
+
+
+def response_in(prompt):
+    (mark,) = re.findall(r"between two lines of (\S+):", prompt)
+    return prompt.split(f"\n{mark}\n")[1]
+
+
+def check(handler):
+    """Says of all items whether they hold of the response that stands in the prompt."""
+    response = response_in(handler.body["messages"][0]["content"])
+    verdicts = ["yes" if holds(response) else "no" for holds in HOLDS.values()]
+    handler.send(good("\n".join(f"{number}: {verdict}" for number, verdict in enumerate(verdicts, 1))))
+
+
+def rule(handler):
+    """Says it of one item, and quotes the first line of the response."""
+    prompt = handler.body["messages"][0]["content"]
+    (criterion,) = re.findall(r"^Criterion: (.*)$", prompt, re.MULTILINE)
+    response = response_in(prompt)
+    verdict = "yes" if HOLDS[criterion](response) else "no"
+    handler.send(good(f"Quote: {response.splitlines()[0]}\nVerdict: {verdict}"))
+
+
+def options(tmp_path, server, **more):
+    rows = [
+        {"question": f"{a}*{b}", "answer": json.dumps(RUBRIC)} for a, b in itertools.product((3, 4, 7), (2, 5, 8, 9))
+    ]
+    file = tmp_path / "rubrics.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = importlib.util.spec_from_file_location("rubric", paths.CONFIGS / "methods" / "rubric.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    small = {
+        "data.kind": "jsonl",
+        "data.train": str(file),
+        "data.num_eval": 0,
+        "critique.step_checker": "equations",
+        "num_responses": 4,
+        "judge.endpoint.url": server.url,
+        "refine.max_pass": 0.5,
+    }
+    return module.VALUES | small | more
+
+
+def expected(text, *, evidence):
+    """Returns the reward of a response and its critique, by hand."""
+    held = [holds(text) for holds in HOLDS.values()]
+    reward = sum(weight * ok for weight, ok in zip(WEIGHTS, held, strict=True)) / 4
+    shown = f" Evidence: {text.splitlines()[0]}" if evidence else ""
+    said = [
+        f"{'Not met' if weight > 0 else 'To be avoided'}: {name}.{shown}".removesuffix(".") + "."
+        for name, weight, ok in zip(HOLDS, WEIGHTS, held, strict=True)
+        if ok != (weight > 0)
+    ]
+    return reward, " ".join([*(said or ["All criteria are met."]), f"Conclusion: {'wrong' if said else 'right'} [END]"])
+
+
+@pytest.mark.parametrize("evidence", [False, True])
+def test_the_items_that_a_response_fails_are_its_reward_and_its_critique(tmp_path, server, monkeypatch, evidence):
+    seen = tiny_run.watch(monkeypatch)
+    server.reply = rule if evidence else check
+    folder = run(tmp_path / "run", options(tmp_path, server, **{"judge.evidence": evidence}), num_iterations=1)
+    (line,) = metrics(folder)
+    (rows,) = rollouts(folder)
+    assert np.isfinite(line["loss"]) and line["grad_norm"] > 0
+    judged = [row.rollout for row in rows if row.rollout.stage != Stage.CRITIQUE]
+    critiques = [row.rollout for row in rows if row.rollout.stage == Stage.CRITIQUE]
+    assert line["judge/http_requests"] == len(judged) * (len(RUBRIC) if evidence else 1)
+    for one in judged:
+        assert (one.reward, one.ungraded) == (pytest.approx(expected(one.text.strip(), evidence=evidence)[0]), False)
+    for one in critiques:
+        said = expected(one.parent.text.strip(), evidence=evidence)[1]
+        assert (one.text, one.verdict, one.author) == (said, False, Author.RULE)
+    assert len({one.reward for one in judged}) > 2 and len(critiques) == line["refine/attempted"] > 0
+    asked = seen.asked(Stage.REFINEMENT)
+    assert len(asked) == len(critiques) and all("Critique: " in text for text in asked)
+    for _, group in itertools.groupby(rows, lambda row: row.rollout.index.question):
+        trained = [row for row in group if row.place is not None]
+        mean = np.mean([row.rollout.reward for row in trained])
+        for row in trained:
+            assert row.train_row.advantage == pytest.approx(row.rollout.reward - mean, abs=1e-6)
+            assert row.train_row.refined == (row.rollout.stage == Stage.REFINEMENT)
+
+
+def test_a_hostile_rubric_is_refused_with_its_row_before_anything_runs(tmp_path, server):
+    changes = options(tmp_path, server)
+    file = tmp_path / "rubrics.jsonl"
+    lines = file.read_text().splitlines()
+    lines[4] = json.dumps({"question": "2*2", "answer": '[{"text": "is short", "weight": NaN}]'})
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"grader 'judge' \(row 5: .*weight nan of criterion 1 is no number"):
+        run(tmp_path / "run", changes)
+    assert server.seen.empty()
