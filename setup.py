@@ -22,7 +22,7 @@ setuptools.setup(
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12,<0.14",
-        "optax>=0.2.5,<0.4",
+        "optax>=0.2.6,<0.4",
         "orbax-checkpoint>=0.11,<0.14",
         "sentencepiece>=0.2,<0.4",
         "tensorflow-datasets>=4.9.9,<5",
