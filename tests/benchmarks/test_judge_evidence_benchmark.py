@@ -20,7 +20,7 @@ def believe(handler):
         handler.send(good("clamp(12, 1, 9)\nclamp(0, 1, 9)"))
     elif "this came of it" in prompt:
         wrong = re.findall(r"^clamp\(12, 1, 9\) returns (?!9$).*$|^clamp\(0, 1, 9\) returns (?!1$).*$", prompt, re.M)
-        line = wrong[0] if wrong else "return"
+        line = wrong[0] if wrong else "clamp(12, 1, 9) returns"
         handler.send(good(f"Quote: {line}\nVerdict: {'no' if wrong else 'yes'}"))
     else:
         handler.send(good("1: yes"))
@@ -37,7 +37,7 @@ def test_evidence_shows_what_looks_right_and_fails_and_nothing_is_asked_twice(fe
     server.reply = believe
     command = [f"--url={server.url}", "--model=m", f"--json={tmp_path}/out.jsonl", "--snippets=1", "--concurrency=2"]
     assert judge_evidence.main(command) == 0
-    out = capsys.readouterr().out
+    out = capsys.readouterr().out + (tmp_path / "out.jsonl").read_text()  # with the reasons, should it fail
     assert "| plain | fail | 1 | 0 | 1 (100%) |" in out and "| plain | right | 1 | 0 | 0 (0%) |" in out
     assert "| evidence | fail | 1 | 0 | 0 (0%) |" in out and "| evidence | right | 1 | 0 | 0 (0%) |" in out
     server.reply = lambda handler: pytest.fail("asked again")

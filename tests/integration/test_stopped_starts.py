@@ -68,7 +68,7 @@ def test_a_run_that_dies_after_its_warm_start_goes_on_from_there(tmp_path, monke
     """With another configuration it begins again: what it has learned so far was of the first one."""
     changes = {"warm_start.num_updates": 3}
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(HeldOut, "measure", lambda *_: crash())
+        patch.setattr(HeldOut, "start", lambda *_: crash())
         run(tmp_path / "run", changes, num_iterations=0)
     assert [path.name for path in (tmp_path / "run" / "warm_start").iterdir()] == ["3"]
     shutil.copytree(tmp_path / "run", tmp_path / "other")
