@@ -100,11 +100,12 @@ def train(run: "Run") -> None:
             problems = run.questions(number)
             policy, critic = run.generators(number)  # the policy that samples is pi_old
 
-            # 1. Respond: n responses to each question.
+            # 1. Respond: n responses to each question, each scored as it ends [R].
             # 2. Critique: of the responses that will be refined, or of all.
-            # 3. Refine: each failed response with its critique in context.
-            # Responses and refinements are scored as they end. All questions are solved at once (`rollout.solve`): none
-            # waits for another. Others are drawn for those that teach nothing (`max_extra_questions`).
+            # 3. Refine: of a question of which at most `refine.max_pass` pass, each failed response with its critique.
+            # `rollout.solve` takes one question through these, refinements scored too; `run.generate` runs all of them
+            # at once. `solve_all` draws others for those that teach nothing (`max_extra_questions`); `in_batch` leaves
+            # as many as train. `batches.judge` asks the policy whether a response is right: a problem as well.
             solve = functools.partial(rollout.solve, policy, critic, method=method, tokenizer=run.tokenizer)
             judge = functools.partial(batches.judge, policy, method=method)
             teaches = functools.partial(groups_lib.has_gradient, grouping=grouping, seed=seed, iteration=number)
@@ -112,7 +113,7 @@ def train(run: "Run") -> None:
             generated = run.generate(policy, critic, solving)
             trained = batches.in_batch(generated.solved, batch.num_groups, teaches=teaches)
 
-            # 4. Select: k refinements a question, the highest reward first, ties at random.
+            # 4. Select: k refinements a question, the highest R first, ties at random; of those that may be trained.
             candidates = groups_lib.candidates(generated.refinements, drop_mentions=grouping.drop_mentions)
             kept = groups_lib.select(
                 candidates, num_kept=grouping.num_kept, order=grouping.select, seed=seed, iteration=number
