@@ -285,7 +285,7 @@ def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
         total.update(one)
 
     def share(name: str, tokens: str) -> float:
-        return total[name] / total[tokens] if total[tokens] else 0.0
+        return total[name] / total[tokens]
 
     metrics = {
         "loss": total["policy_loss"] / len(stats),
@@ -293,13 +293,18 @@ def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
         "skipped_updates": len(skipped),
         "rows_trained": total["rows_trained"],
         "tokens_trained": total["initial/tokens"] + total["refined/tokens"],
-        "entropy": share("initial/entropy_sum", "initial/tokens"),
-        "ratio": share("initial/ratio_sum", "initial/tokens"),
-        "clip_ratio/low_mean": share("initial/clip_low", "initial/tokens"),
-        "clip_ratio/high_mean": share("initial/clip_high", "initial/tokens"),
-        # Of the first update alone: after it the weights are others than those that sampled.
-        "sampling/sampling_logp_difference/mean": stats[0]["logp_difference_sum"] / max(stats[0]["initial/tokens"], 1),
     }
+    if stats[0]["initial/tokens"]:
+        # Of the first update alone: after it the weights are others than those that sampled.
+        gap = stats[0]["logp_difference_sum"] / stats[0]["initial/tokens"]
+        metrics["sampling/sampling_logp_difference/mean"] = gap
+    if total["initial/tokens"]:  # a mean of nothing is no number, and 0 would be one
+        metrics |= {
+            "entropy": share("initial/entropy_sum", "initial/tokens"),
+            "ratio": share("initial/ratio_sum", "initial/tokens"),
+            "clip_ratio/low_mean": share("initial/clip_low", "initial/tokens"),
+            "clip_ratio/high_mean": share("initial/clip_high", "initial/tokens"),
+        }
     if total["refined/tokens"]:
         metrics |= {
             "refined/entropy": share("refined/entropy_sum", "refined/tokens"),
