@@ -9,7 +9,7 @@ A verdict problem asks the policy whether a response to another question of the 
 import collections
 import dataclasses
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
 from cgrpo_jax.critiques.texts import parse_verdict
 from cgrpo_jax.inference import orchestrator
@@ -153,8 +153,10 @@ async def judge(policy: Generator, solved: Solved, *, question: int, method: Met
     rows = await policy.write(prompt, indices, max_length=method.max_length)
     grades = [_grade(one, right, known=not row.ungraded) for one in rows]
 
-    def grade(texts: list[str], problem: Problem, thinking_opened: list[bool]) -> Awaitable[list[Grade]]:
-        return orchestrator.record_grades(grades, texts, problem, by=VERDICT)
+    async def grade(texts: list[str], problem: Problem, thinking_opened: list[bool]) -> list[Grade]:
+        if row.ungraded:  # what failed is the grader of the response, and that is counted
+            return grades
+        return await orchestrator.record_grades(grades, texts, problem, by=VERDICT)
 
     scored = await score(rows, problem, grade)
     counts = collections.Counter(verdict_prompts_cut=int(cut))

@@ -28,7 +28,7 @@ from cgrpo_jax.datasets.prepare import prepare
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
 from cgrpo_jax.runs import cli
-from cgrpo_jax.runtime import local_copies
+from cgrpo_jax.runtime import local_copies, places
 
 __doc__ = f"""{__doc__}{formats.describe()}
   jsonl, parquet: any other file of that kind; the columns are named by --question_key, --answer_key, ...
@@ -36,7 +36,11 @@ __doc__ = f"""{__doc__}{formats.describe()}
 
 FLAGS = {
     "source": cli.Flag("the file to read, or one for each split: train=FILE,test=FILE"),
-    "out": cli.Flag("folder of data sets (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)", is_path=True),
+    "out": cli.Flag(
+        "folder of data sets, also gs:// (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)",
+        is_path=True,
+        in_bucket=True,
+    ),
     "format": cli.Flag("format of the file; by default the one that is called like the data set"),
     "grader": cli.Flag("kind of grader of the answers; by default the format's, of jsonl and parquet the run's"),
     "question_key": cli.Flag('of jsonl and parquet: column of the question, "Body,Question" for several'),
@@ -80,7 +84,7 @@ def main(
     if grader is not None:
         grader_lib.check_kind(grader)
         one = dataclasses.replace(one, grader=grader)
-    folder = pathlib.Path(out) if out else array_record.default_folder()
+    folder = places.place(out) if out else array_record.default_folder()
     found = prepare(
         name, one, _sources(source, one.splits), folder,
         format_name=format or name, override=grader is not None, drop_unreadable=drop_unreadable,

@@ -139,7 +139,7 @@ class Run(train.Run):
         row["num_compilations"] = processes.compilations()
         row |= finetune_log.clocked_row(row, clock=self.clock, devices=self.model.mesh.devices)
         self._write(self.opened.run.append_metrics, row)
-        self.trackers.log(Iteration(number, [], _NOTHING, [], [], [], batch, updates), row)
+        self.trackers.log(Iteration(number, [], _NOTHING, [], [], batch, updates), row)
         self._keep(number + 1, always=self.learner.has_given_up())
         if self.learner.has_given_up():
             self._give_up()

@@ -22,10 +22,10 @@ from cgrpo_jax.runs import cli, first_config, refinement_sections
 from cgrpo_jax.runtime import console, files, processes
 
 FLAGS = {
-    "data": cli.Flag("file of training questions, .jsonl or .parquet", is_path=True),
-    "model": cli.Flag("Hugging Face folder", is_path=True),
+    "data": cli.Flag("file of training questions, .jsonl or .parquet, also gs://", is_path=True, in_bucket=True),
+    "model": cli.Flag("Hugging Face folder, also gs://", is_path=True, in_bucket=True),
     "out": cli.Flag("file to write, such as my_run.py; one that is there is not overwritten", is_path=True),
-    "eval": cli.Flag("file of held-out questions", is_path=True),
+    "eval": cli.Flag("file of held-out questions, also gs://", is_path=True, in_bucket=True),
     "reward": cli.Flag("your own reward, FILE.py:function with the signature of TRL's; by default by the gold answers"),
     "question_key": cli.Flag("column of the question; by default by its name"),
     "answer_key": cli.Flag("column of the gold answer; by default by its name"),

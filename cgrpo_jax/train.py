@@ -130,7 +130,7 @@ def train(run: "Run") -> None:
             #    ones rho A, rho = pi / (pi + gamma), or min(rho A, clip(rho) A) with `clip_refined`.
             # 8. Update (`Learner.update`): AdamW, in `optimizer.updates_per_batch` minibatches of questions.
             updates = run.update(rows)
-        run.end_iteration(Iteration(number, generated.problems, generated, candidates, kept, groups, rows, updates))
+        run.end_iteration(Iteration(number, generated.problems, generated, candidates, groups, rows, updates))
     run.finish()
 
 

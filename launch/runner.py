@@ -6,7 +6,7 @@ What is done stays, what was interrupted resumes, and what fails does not stop t
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import study_report
@@ -27,6 +27,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import lengths, old_keys, starts, validate
 from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime import files, folder_lock, local_copies, places
 
 TRAIN = (sys.executable, "-m", "cgrpo_jax.train")
 _mine = threading.local()  # the slot of a thread
@@ -103,45 +104,49 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def locked(workdir: pathlib.Path) -> Iterator[Callable[[], None]]:
     """Makes a folder of runs, and keeps other sweeps and studies out of it within the block.
+
+    Yields:
+      A check that it is still this one's, which raises a `UserError`: a bucket has no locks, and the later one goes on.
 
     Raises:
       UserError: another one works in it, or it can't be made.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(workdir, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UserError(f"--workdir {workdir} can't be written ({error}); give another --workdir") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(
-            f"another sweep or study works in {workdir}; wait for it to end, or give another --workdir"
-        ) from None
-    except OSError:  # some file systems know no locks
-        pass
-    try:
-        yield
-    finally:
-        os.close(descriptor)
+    busy = f"another sweep or study works in {workdir}; wait for it to end, or give another --workdir"
+    with contextlib.ExitStack() as held:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            check = held.enter_context(folder_lock.owned(workdir, busy=busy))
+        except OSError as error:
+            raise UserError(f"--workdir {workdir} can't be written ({error}); give another --workdir") from error
+        yield check
 
 
-def run_all(runs: Sequence[Run], *, slots: Sequence[Slot], workdir: pathlib.Path) -> list[Run]:
+def logs_of(workdir: pathlib.Path) -> pathlib.Path:
+    """Returns the folder on this machine of what processes print: that of the runs, or of one in a bucket a cache."""
+    if not places.is_bucket(workdir):
+        return workdir
+    return local_copies.folder().with_name("logs") / hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
+
+
+def run_all(
+    runs: Sequence[Run], *, slots: Sequence[Slot], workdir: pathlib.Path, check: Callable[[], None] = lambda: None
+) -> list[Run]:
     """Runs what is not done, one run a slot at a time, and returns what failed. A run waits for the one that it needs.
 
     Args:
       runs: in the order in which they are to start, a run after the one that it needs.
       slots: where they run.
       workdir: of all of them; every process that ends adds a line to its processes.jsonl.
+      check: called before a run starts; what it raises ends all.
     """
     done = [run for run in runs if run.summary() is not None]
     waiting = [run for run in runs if run not in done]
     print(f"{len(done)} of {len(runs)} runs are done", flush=True)
     failed, running, live = [], {}, set()
     workdir.mkdir(parents=True, exist_ok=True)
+    logs_of(workdir).mkdir(parents=True, exist_ok=True)
     machine = {"commit": starts.commit() or "unknown", "cpus": os.cpu_count()}
     free: queue.SimpleQueue = queue.SimpleQueue()
     for slot in slots:
@@ -155,6 +160,7 @@ def run_all(runs: Sequence[Run], *, slots: Sequence[Slot], workdir: pathlib.Path
                         failed.append(run)
                         waiting.remove(run)
                     elif len(running) < len(slots) and (run.needs is None or run.needs in done):
+                        check()
                         running[pool.submit(_execute, run, live, workdir, machine)] = run
                         waiting.remove(run)
                 ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
@@ -162,7 +168,7 @@ def run_all(runs: Sequence[Run], *, slots: Sequence[Slot], workdir: pathlib.Path
                     run, process = running.pop(future), future.result()
                     summary = run.summary() if process["exit_code"] == 0 else None
                     (failed if summary is None else done).append(run)
-                    print(f"{run.name}: {_outcome(run, process, summary)}", flush=True)
+                    print(f"{run.name}: {_outcome(run, process, summary, workdir)}", flush=True)
         finally:
             for pid in list(live):  # only after Ctrl-C or SIGTERM
                 os.kill(pid, signal.SIGTERM)
@@ -179,8 +185,8 @@ def _take(free: queue.SimpleQueue) -> None:
 def _execute(run: Run, live: set[int], workdir: pathlib.Path, machine: Mapping) -> dict:
     """Runs one process to its end, whatever that is, and returns what it adds to processes.jsonl."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with _log(run).open("a") as log:
+    started, path = time.monotonic(), _log(run, workdir)
+    with path.open("a") as log:
         process = subprocess.Popen(
             [*_mine.slot.command, *run.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
@@ -195,18 +201,20 @@ def _execute(run: Run, live: set[int], workdir: pathlib.Path, machine: Mapping) 
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         **machine,
     }
-    with (workdir / "processes.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    if there := places.in_bucket(workdir):  # a program can't print into a bucket
+        (there / path.relative_to(logs_of(workdir)).as_posix()).upload(path)
+    files.append(workdir / "processes.jsonl", json.dumps(record) + "\n")
     return record
 
 
-def _log(run: Run) -> pathlib.Path:
-    return run.folder.with_name(f"{run.folder.name}.log")  # not with_suffix: gamma=0.1 has no suffix
+def _log(run: Run, workdir: pathlib.Path) -> pathlib.Path:
+    folder = logs_of(workdir) / run.folder.parent.relative_to(workdir)
+    return folder / f"{run.folder.name}.log"  # not with_suffix: gamma=0.1 has no suffix
 
 
-def _outcome(run: Run, process: Mapping, summary: Mapping | None) -> str:
+def _outcome(run: Run, process: Mapping, summary: Mapping | None, workdir: pathlib.Path) -> str:
     if summary is None:
-        log = _log(run)
+        log = _log(run, workdir)
         lines = re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace").strip())
         # A progress bar that closes may stand after the error.
         why = next((line for line in reversed(lines) if re.match(r"error:|[\w.]+(Error|Exception):", line)), lines[-1])

@@ -176,6 +176,7 @@ if __name__ == "__main__":
         require=("study", "workdir"),
         flags={
             "study": cli.Flag("study file"),
+            "workdir": cli.Flag("folder of the study, on a disk", is_path=True),  # its page is written there
             "jobs": cli.Flag("runs at once", int, 2),
             "only": cli.Flag("regular expression of the runs", str, ""),
             "report": cli.Flag("only report", bool, False),

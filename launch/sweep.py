@@ -4,13 +4,15 @@
     python launch/sweep.py --sweep=FILE --workdir=SHARED/DIR --slices=a,b -- --topology=v6e:8x8 --zone=Z --project=P
 
   --sweep      file whose get_sweep() returns `config` and `points`; launch/points.py has what builds points
-  --workdir    folder of the sweep: DIR/POINT holds one run, DIR/POINT.log what it printed; of a point whose name is
-               too long for a folder, its beginning and a digest. One sweep at a time works in it
+  --workdir    folder of the sweep, also gs://: DIR/POINT holds one run, DIR/POINT.log what it printed (in a bucket
+               when it has ended; until then it lies under ~/.cache/cgrpo_jax/logs); of a point whose name is too long
+               for a folder, its beginning and a digest. One sweep at a time works in it
   --jobs       runs at once on this machine, each on its share of the cores (default: 1)
   --slices     names of TPU slices instead: each takes one point at a time, through launch/tpu_pod.py with the flags
                after --; it is created when its first point starts and, unless --keep is among these, deleted at the
-               end. DIR must be a folder that this machine and all hosts of the slices see under the same path;
-               DIR/pods/NAME holds what the hosts of a slice print. What tpu_pod.py refuses is refused at once
+               end. DIR must be a folder that this machine and all hosts of the slices see under the same path, or a
+               bucket; DIR/pods/NAME (beside the logs, where DIR is in a bucket) holds what the hosts of a slice print.
+               What tpu_pod.py refuses is refused at once
   --only       regular expression of the points to run; the table has all that are done
   --dry-run    say of every point whether it is done and what would be started
 
@@ -29,7 +31,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import command_line
@@ -41,6 +43,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime import places
 from cgrpo_jax.runtime.files import write_atomically
 
 TPU_POD = (sys.executable, str(pathlib.Path(__file__).with_name("tpu_pod.py")))
@@ -161,7 +164,8 @@ def slots_on(slices: Sequence[str], pod_flags: Sequence[str], workdir: pathlib.P
             raise UserError(f"{flag} after -- is set for each slice: --slices names them, DIR/pods has their logs")
     flags = [flag for flag in pod_flags if flag != "--keep"]
     train = ["python", *runner.TRAIN[1:]]
-    own = {name: [f"--name={name}", f"--logs={workdir / 'pods' / name}"] for name in slices}
+    logs = runner.logs_of(workdir) / "pods"
+    own = {name: [f"--name={name}", f"--logs={logs / name}"] for name in slices}
     return [runner.Slot([*TPU_POD, *own[name], "--keep", *flags, "--", *train]) for name in slices]
 
 
@@ -188,6 +192,14 @@ def report(points: Sequence[Point], workdir: pathlib.Path) -> str:
     return text
 
 
+def _is_ours(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except UserError:  # of another sweep, in a bucket, which may have the slices now
+        return False
+    return True
+
+
 def main(
     sweep: str,
     workdir: str,
@@ -204,9 +216,9 @@ def main(
     names = [name for name in slices.split(",") if name]
     if command and not names:
         raise UserError("flags after -- are those of the slices; give --slices=NAME,NAME too")
-    if names and not pathlib.Path(workdir).is_absolute():
+    if names and not places.place(workdir).is_absolute():
         raise UserError(f"--workdir={workdir} is not shared with the slices; give the absolute path of a shared folder")
-    folder = pathlib.Path(workdir).resolve()
+    folder = places.place(workdir).resolve()
     points = plan(load(sweep), folder)
     chosen = select(points, only)
     slots = slots_on(names, command, folder) if names else runner.local_slots(jobs, train)
@@ -217,11 +229,11 @@ def main(
             line = shlex.join([*slots[at % len(slots)].command, *point.arguments])
             print(f"{point.name}: {point.state()}" + ("" if point.state() == "done" else f"\n  {line}"))
         return
-    with runner.locked(folder):
+    with runner.locked(folder) as check:
         try:
-            failed = runner.run_all(chosen, slots=slots, workdir=folder)
+            failed = runner.run_all(chosen, slots=slots, workdir=folder, check=check)
         finally:
-            if "--keep" not in command:
+            if "--keep" not in command and _is_ours(check):
                 for name in names:
                     flags = [f"--name={name}", "--delete", *command]
                     subprocess.run([*TPU_POD, *flags], check=False)  # what it says is for the user to read

@@ -169,6 +169,18 @@ def test_of_a_question_without_verdicts_none_is_known():
     assert not group.rows
 
 
+def test_a_problem_about_a_response_without_a_verdict_says_nothing_of_the_policy_as_a_grader():
+    """However many there are: the grader that failed is that of the response, and it alone is counted."""
+    orchestrator, policy = Orchestrator(), ScriptedGenerator(WRONG, make(TOKENIZER, **CHAINS))
+    judging = []
+    for number in range(6):
+        one = solved(0, problem=Problem(number, "7*8", "56"))
+        one.responses[:] = [row.replace(ungraded=True, reward=0.0) for row in one.responses]
+        judging.append(batches.judge(policy, one, question=number % 2, method=Method(3, 32)))
+    found = orchestrator.run(judging)
+    assert all(row.ungraded for one in found for row in one.responses) and orchestrator.health.failures == 0
+
+
 def test_a_response_is_shown_without_its_thinking_and_cut_to_fit():
     one = solved(0, (0.0, 0.0))
     one.responses[:] = [row.replace(text="7*8</think>54", opening="<think>") for row in one.responses]

@@ -20,7 +20,7 @@ import numpy as np
 
 from cgrpo_jax.datasets.examples import Example
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runtime import digests
+from cgrpo_jax.runtime import digests, places
 
 VERSION = "1.0.0"  # of the folder; sets from before there were turns have no column for them
 _LISTED = 10  # names that an error lists
@@ -221,7 +221,7 @@ def default_folder() -> pathlib.Path:
     """Returns where TensorFlow Datasets keeps data sets by default."""
     from tensorflow_datasets.core import constants
 
-    return pathlib.Path(constants.DATA_DIR).expanduser()
+    return places.place(constants.DATA_DIR)
 
 
 def digest(path: pathlib.Path) -> str:

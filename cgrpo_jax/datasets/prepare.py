@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from cgrpo_jax.datasets import array_record, examples, formats, tables
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
-from cgrpo_jax.runtime import console, files
+from cgrpo_jax.runtime import console, digests, files
 
 _SHOWN = 5  # rows named in an error
 # Why rows are left out.
@@ -40,7 +40,7 @@ def prepare(
       name: of the data set.
       one: how its rows are read.
       sources: the file, or folder of files, of each split.
-      out: folder of data sets; the set becomes a folder in it, which must not be there yet.
+      out: folder of data sets, on a disk or in a bucket; the set becomes a folder in it, which must not be there yet.
       format_name: what its description calls the format.
       override: all rows have the format's grader, whatever it says of single ones.
       drop_unreadable: leave rows out whose gold answer is missing or can't be read, or whose text is not valid Unicode;
@@ -57,7 +57,7 @@ def prepare(
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"data set name {name!r} can't be used; use lower-case letters, digits and _, such as my_set.")
-    if os.path.lexists(out / name):  # said at once, not after an hour of reading
+    if os.path.lexists(out / name) or (out / name).exists():  # said at once, not after an hour of reading
         raise UserError(f"{out / name} exists already; give another --out, or remove it.")
     for path in sources.values():
         tables.check_exists(path)
@@ -91,6 +91,7 @@ def prepare(
     with (
         files.new_folder(out / name) as folder,
         files.checked(out / name),
+        files.filled_folder(folder, last=digests.FILE) as made,
         console.progress_bar(total=total, desc=f"writing {name}", unit=" rows") as bar,
     ):
 
@@ -101,7 +102,7 @@ def prepare(
                     yield example
 
         splits = {split: functools.partial(kept, split) for split in sources}
-        array_record.build(folder, name, splits=splits, about=one.about, description=description)
+        array_record.build(made, name, splits=splits, about=one.about, description=description)
     return description
 
 

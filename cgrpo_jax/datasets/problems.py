@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cgrpo_jax.critiques.prompts import Prompts
-from cgrpo_jax.datasets import filters, readers
+from cgrpo_jax.datasets import array_record, filters, readers
 from cgrpo_jax.datasets.tasks import arithmetic, snippets
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf.thinking_tags import without_thought
@@ -347,8 +347,7 @@ def _read(source: Stored, name: str, split: str, goes_by: str) -> list[Problem]:
     )
 
 
-def _folder_of_sets(source: Stored, name: str) -> pathlib.Path | None:
+def _folder_of_sets(source: Stored, name: str) -> pathlib.Path:
     """Returns the folder in which a data set lies; of one in a bucket the folder of its copy, which has no other."""
-    if not source.tfds_dir or not places.is_bucket(source.tfds_dir):
-        return places.place(source.tfds_dir) if source.tfds_dir else None
-    return local_copies.local(places.place(source.tfds_dir) / re.split("[/:]", name)[0]).parent
+    folder = places.place(source.tfds_dir) if source.tfds_dir else array_record.default_folder()
+    return local_copies.local(folder / re.split("[/:]", name)[0]).parent if places.is_bucket(folder) else folder

@@ -22,6 +22,7 @@ from cgrpo_jax.rewards import comparisons, grader
 from cgrpo_jax.rewards.sandbox import gold
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import load_questions, open_run, stages
+from cgrpo_jax.runtime import local_copies
 
 # Names of columns, the likeliest first; a name in other letters' case counts too.
 QUESTIONS = ("question", "problem", "prompt", "query", "instruction", "input", "messages", "conversations")
@@ -121,18 +122,19 @@ def look_at(
     """Looks at data and a model, and chooses what a first run of them needs.
 
     Args:
-      data, eval: files of training and of held-out questions; the latter may be empty.
-      model: Hugging Face folder.
+      data, eval: files of training and of held-out questions, also in a bucket; the latter may be empty.
+      model: Hugging Face folder, also in a bucket.
       reward: FILE.py:name of the user's own function; empty: by what the gold answers look like.
       question_key, answer_key: columns; empty: by their names.
 
     Raises:
       UserError: something can't be read, no column or grader fits, or the model's context is too short.
     """
-    shape = hf_config.read_config(model)
-    tokenizer = load_tokenizer(model)
+    folder = local_copies.local(model, suffixes=local_copies.MODEL)
+    shape = hf_config.read_config(folder)
+    tokenizer = load_tokenizer(folder)
     load.check_vocab(tokenizer, shape)
-    load.check_weights(pathlib.Path(model), shape)
+    load.check_weights(folder, shape)
     kind = _kind_of(data)
     columns = _columns(_first_rows(data, kind), data, question_key, answer_key)
     problems = _read(data, kind, columns)
@@ -211,7 +213,8 @@ def _kind_of(path: str) -> str:
 
 def _first_rows(path: str, kind: str) -> list[dict]:
     rows = []
-    for _, row in tables.jsonl_rows(path) if kind == "jsonl" else tables.parquet_rows(path):
+    here = local_copies.local(path)
+    for _, row in tables.jsonl_rows(here) if kind == "jsonl" else tables.parquet_rows(here):
         rows.append(row)
         if len(rows) == 100:
             break
@@ -253,7 +256,10 @@ def _columns(rows: Sequence[dict], path: str, question_key: str, answer_key: str
 def _read(path: str, kind: str, columns: Columns) -> list[Problem]:
     read = readers.read_jsonl if kind == "jsonl" else readers.read_parquet
     problems = read(
-        path, question_key=columns.question, answer_key=columns.answer, answer_pattern=columns.pattern or None
+        local_copies.local(path),
+        question_key=columns.question,
+        answer_key=columns.answer,
+        answer_pattern=columns.pattern or None,
     )
     return problems[:_READ]
 

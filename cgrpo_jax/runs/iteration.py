@@ -54,7 +54,7 @@ class Iteration:
       number: of the iteration, from 0.
       problems: its questions.
       generated: what steps 1 to 3 have made of them.
-      candidates, kept: the refinements that were selected from, and those that entered the groups.
+      candidates: the refinements that were selected from.
       groups, rows: of each question of the batch, the rollouts that train, and what they train as.
       updates: what the updates counted.
     """
@@ -63,7 +63,6 @@ class Iteration:
     problems: Sequence[Problem]
     generated: Generated
     candidates: Sequence[Rollout]
-    kept: Sequence[Rollout]
     groups: Sequence[Group]
     rows: Sequence[Sequence[TrainRow]]
     updates: Updates
@@ -97,6 +96,11 @@ class Iteration:
     def refinements(self) -> list[Rollout]:
         """Those of all questions."""
         return self.generated.refinements
+
+    @property
+    def kept(self) -> list[Rollout]:
+        """The refinements that entered the groups: none of a question that another one was drawn for."""
+        return [row for group in self.groups for row in group.rows if row.stage == Stage.REFINEMENT]
 
     @property
     def counts(self) -> collections.Counter:

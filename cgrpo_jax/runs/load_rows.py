@@ -229,8 +229,11 @@ def _why_none(config: Config, skipped: int) -> str:
 def _digest(units: Sequence[Unit]) -> str:
     """Returns 16 hexadecimal digits of units in their order: all that an update reads of them."""
     whole = hashlib.sha256()
-    for row in (row for unit in _seen(units) for row in unit.rows):
-        counted = None if row.counted is None else row.counted.tobytes()
-        read = (row.loss.name, row.pair, row.advantage, row.context_ids.tolist(), row.target_ids.tolist(), counted)
-        whole.update(repr(read).encode())
+    for unit in _seen(units):
+        if len(unit.rows) > 1:  # two rows of one unit are not two units: an update draws units
+            whole.update(f"{len(unit.rows)} rows".encode())
+        for row in unit.rows:
+            counted = None if row.counted is None else row.counted.tobytes()
+            read = (row.loss.name, row.pair, row.advantage, row.context_ids.tolist(), row.target_ids.tolist(), counted)
+            whole.update(repr(read).encode())
     return whole.hexdigest()[:16]

@@ -216,7 +216,8 @@ def run_settings(
     sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.top_k)
 
     def slots(model: ModelConfig, specs: Sequence[StageSpec]) -> SlotBudget:
-        return _slot_budget(config, model, specs, mesh=mesh, dtype=dtype, num_slots=num_slots)
+        samples = stages.samples
+        return _slot_budget(config, model, specs, mesh=mesh, dtype=dtype, num_slots=num_slots, samples=samples)
 
     return RunSettings(
         seed=config.seed,
@@ -350,10 +351,11 @@ def _slot_budget(
     mesh: jax.sharding.Mesh,
     dtype: str,
     num_slots: int | None,
+    samples: bool,
 ) -> SlotBudget:
     """Returns the slots that a configuration asks for: `engine.num_slots`, or as many as `cache.gib` a device holds.
 
-    An iteration's texts are the most that the latter gives.
+    An iteration's texts are the most that the latter gives, where an iteration samples: what learns from rows does not.
     """
     longest = max(one.max_prompt_length for one in specs)
     length = max(one.max_prompt_length + one.max_length for one in specs)
@@ -364,11 +366,12 @@ def _slot_budget(
         lambda: kv_cache.empty_cache(model, slots=1, length=length, tensor=cut, dtype=jnp.dtype(cached), split=split)
     )
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(one)) // cut
-    # More than the texts that an iteration can have at a time would stay empty.
-    texts = config.questions_per_iteration * config.num_responses
-    texts *= max(1, config.critique.num_per_response * config.refine.per_critique)
-    most = -(-texts // sharding.num_groups(mesh))
-    number = num_slots or config.engine.num_slots or min(most, int(config.cache.gib * 2**30 // size))
+    held = int(config.cache.gib * 2**30 // size)
+    if samples:  # more than the texts that an iteration can have at a time would stay empty
+        texts = config.questions_per_iteration * config.num_responses
+        texts *= max(1, config.critique.num_per_response * config.refine.per_critique)
+        held = min(held, -(-texts // sharding.num_groups(mesh)))
+    number = num_slots or config.engine.num_slots or held
     if number < 1:
         raise UserError(
             f"cache.gib {config.cache.gib:g} does not hold one slot of {length} tokens, which takes "

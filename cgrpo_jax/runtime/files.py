@@ -32,6 +32,7 @@ _CAUSES = {
 
 PARTIAL = ".partial"  # in a bucket's folder that is not whole
 _STORAGE = ("gcsfs", "google", "aiohttp", "requests")  # packages whose errors are of writing into a bucket
+_OF_BUCKET = re.compile(r"\b[A-Z_]+: Error [a-z]+ \"?gs://")  # so TensorStore says it, as a ValueError
 
 _REMOVE_SECONDS = 10.0  # in which a folder is gone, or stays
 _AWAY = 5  # times in a row that it is not there again
@@ -58,7 +59,8 @@ def is_of_writing(error: BaseException | None) -> bool:
     while error is not None:
         if type(error).__module__.partition(".")[0] in _STORAGE:
             return True
-        if isinstance(error, OSError) or any(os.strerror(code) in str(error) for code in codes):
+        text = str(error)
+        if isinstance(error, OSError) or _OF_BUCKET.search(text) or any(os.strerror(code) in text for code in codes):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -10,7 +10,13 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runtime import files, processes
 
 # Of lines, with stack traces, that Orbax logs of what it raises when it is waited for.
-_RAISED_TOO = ("in background save thread", "Save Finalize thread", "_SignalingThread.run() raised", "write metadata=")
+_RAISED_TOO = (
+    "in background save thread",
+    "Save Finalize thread",
+    "_SignalingThread.run() raised",
+    "write metadata=",
+    "update metadata=",
+)
 
 
 def _said_otherwise(record: logging.LogRecord) -> bool:

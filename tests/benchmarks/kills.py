@@ -16,8 +16,8 @@ Variants: `plain`, `lora` (adapters, with a KL term), `adafactor` (all weights, 
 The same are: the last checkpoint's arrays, metrics but for the clock's, samples, and the summary.
 
 A case is a pure function of the seed and its number. Each run is a fork of a process that has imported all, which
-computes nothing itself. With `--json`, results are written after every case, and those that a file holds are gone on
-with. It ends with 1 where a run is another one.
+computes nothing itself. With `--json`, results are written after every case, each with its commit, and those that a
+file holds are gone on with. It ends with 1 where a run is another one.
 """
 
 import argparse
@@ -42,6 +42,7 @@ import tiny_run
 
 from cgrpo_jax import train
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import starts
 
 LENGTH = interrupted_runs.LENGTH
 COMMON = {"num_iterations": LENGTH, "data.num_eval": 4, "eval.num_samples": 1, "eval.k": (1,)}
@@ -251,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     rows = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     rows = [row for row in rows if row["seed"] == options.seed]
-    began = time.monotonic()
+    began, commit = time.monotonic(), starts.commit() or "unknown"
     with tempfile.TemporaryDirectory() as name, bucket_server.serve() as server:
         server.make_bucket("mine")
         os.environ.update(bucket_server.environment(server.url))
@@ -260,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in range(options.kills):
             if number in done or time.monotonic() - began > options.seconds:
                 continue
-            rows.append({"seed": options.seed} | case(room, options.seed, number))
+            rows.append({"seed": options.seed, "commit": commit} | case(room, options.seed, number))
             if options.json:
                 rows.sort(key=lambda row: row["case"])
                 options.json.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")

@@ -47,4 +47,4 @@ def make(number=4, *, trained=((True, True, True), (True, False), (False, False)
     rows = groups_lib.train_rows(groups, groups_lib.Grouping(3))
     logps = [[row.old_logp - 1 for row in group] for group in rows] if scored else None
     updates = Updates([], [list(group) for group in trained], logps)
-    return Iteration(number, PROBLEMS, Generated(done, [], 0, 0, {}), candidates, kept, groups, rows, updates)
+    return Iteration(number, PROBLEMS, Generated(done, [], 0, 0, {}), candidates, groups, rows, updates)

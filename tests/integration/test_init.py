@@ -6,6 +6,7 @@ import converted
 import hf_folders
 import pytest
 import tiny_run
+from bucket_fixtures import bucket  # noqa: F401 - a fixture
 
 from cgrpo_jax import init, train
 from cgrpo_jax.runs import cli, first_config
@@ -49,3 +50,20 @@ def test_mathematics_and_boxes(tmp_path):
     model = converted.make_folder(tmp_path / "small", hf_folders.LLAMA | {"max_position_embeddings": 256})
     found = first_config.look_at(data=str(tmp_path / "train.jsonl"), model=str(model))
     assert (found.grader, found.critique) == ("math", "execution") and found.written_critique > 256
+
+
+def test_data_and_model_in_a_bucket(bucket, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """They are looked at in their copies, and the file names the bucket, as the run on another machine needs it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = {"max_position_embeddings": 160, "num_hidden_layers": 1}
+    bucket.load("mine", "model", converted.make_folder(tmp_path / "model", hf_folders.LLAMA | small))
+    rows = "".join(json.dumps({"question": f"{n}+{n}", "answer": str(2 * n)}) + "\n" for n in range(4))
+    bucket.write("mine", "train.jsonl", rows.encode())
+    run_init("--data=gs://mine/train.jsonl", "--eval=gs://mine/train.jsonl", "--model=gs://mine/model", "--out=mine.py")
+    written = (tmp_path / "mine.py").read_text()
+    assert "c.model.folder = 'gs://mine/model'" in written and "c.data.train = 'gs://mine/train.jsonl'" in written
+    assert "questions: 4, of up to" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run_init("--data=gs://mine/none.jsonl", "--model=gs://mine/model", "--out=other.py")
+    assert "gs://mine/none.jsonl" in capsys.readouterr().err and not (tmp_path / "other.py").exists()

@@ -9,6 +9,7 @@ import sys
 
 import paths
 import pytest
+from bucket_fixtures import bucket  # noqa: F401 - a fixture
 
 from cgrpo_jax.errors import UserError
 
@@ -239,6 +240,46 @@ def test_a_second_sweep_in_a_folder_is_refused(start, tmp_path, monkeypatch):
                 start(**more)
     assert not ended  # the first one's slice stays
     assert start() == (NAMES, False)
+
+
+# Does the same to a folder in a bucket, and is then in the way of the sweep where a file says so.
+BUCKET_STAND_IN = """
+import json, os, pathlib, sys, urllib.request
+here = pathlib.Path(__file__).parent
+folder = next(a for a in sys.argv if a.startswith("--workdir=")).partition("=")[2]
+name = os.path.basename(folder)
+with (here / "started").open("a") as file:
+    file.write(name + chr(10))
+print("log of", name)
+def put(path, data):
+    url = os.environ["STORAGE_EMULATOR_HOST"] + "/upload/storage/v1/b/mine/o?uploadType=media&name=" + path
+    urllib.request.urlopen(urllib.request.Request(url, json.dumps(data).encode(), method="POST")).read()
+config = json.loads((here / "expected.json").read_text())[name]
+where = folder.removeprefix("gs://mine/")
+put(where + "/config.json", config)
+results = {"eval_before": {"pass@1": 0.0}, "eval_after": {"pass@1": config["objective"]["gamma"]}, "iterations": 6}
+put(where + "/summary.json", results)
+if (here / "bad").exists():
+    put("runs/.writer", {"host": "other", "process": 7, "token": "another"})
+"""
+
+
+def test_a_sweep_in_a_bucket_is_one_on_a_disk(start, bucket, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "bench" / "stand_in.py").write_text(BUCKET_STAND_IN)
+    two = {"objective.gamma": (0.01, 0.1)}
+    names = [f"objective.gamma={gamma}" for gamma in (0.01, 0.1)]
+    with pytest.raises(UserError, match="gs://mine/runs is written by process 7 on other now, which began after"):
+        start(two, bad="a later sweep has begun", workdir="gs://mine/runs")  # the second point is left to it
+    assert start(two, workdir="gs://mine/runs") == (names[1:], False)
+    assert start(two, workdir="gs://mine/runs") == ([], False)
+    assert "2 of 2 points done." in capsys.readouterr().out and b"| 0.100 |" in bucket.read("mine", "runs/table.md")
+    assert [bucket.read("mine", f"runs/{name}.log").decode() for name in names] == [
+        f"log of {name}\n" for name in names
+    ]
+    lines = bucket.read("mine", "runs/processes.jsonl").decode().splitlines()
+    assert [json.loads(line)["run"] for line in lines] == names
+    assert not (tmp_path / "runs").exists() and not pathlib.Path("gs:").exists()
 
 
 # --- slices -------------------------------------------------------------------------------------------------------

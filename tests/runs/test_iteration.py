@@ -84,6 +84,9 @@ def test_a_question_that_another_one_was_drawn_for_is_written_and_not_trained(do
     rows = drawn.all_rows(grader="exact", reward_source="verifier")
     said = {row.dropped for row in rows if row.rollout.index.question == 2}
     assert said == {"drawn_on"} and drawn.num_extra == 1
+    assert [row.text for row in drawn.kept] == ["fine"]
+    without = dataclasses.replace(done, groups=done.groups[1:], rows=done.rows[1:])
+    assert without.kept == [] and len(without.refinements) == 3
     assert [row.dropped for row in rows if row.rollout.index.question == 1] == ["", "ungraded", "skipped_update"]
     assert [len(group) for group in rollouts.train_groups(rows)] == [3, 2]
     progress = initial_state.Progress(extra_questions=4)
@@ -102,7 +105,7 @@ def test_what_was_trained_is_read_back_where_rows_have_no_verdict(tmp_path, out)
     groups = groups_lib.reanchor([one.responses for one in trained], [])
     rows = groups_lib.train_rows(groups, groups_lib.Grouping(3))
     updates = Updates([], [[True] * len(group) for group in rows], None)
-    done = Iteration(0, iteration_cases.PROBLEMS, Generated(solved, [], 0, 0, {}), [], [], groups, rows, updates)
+    done = Iteration(0, iteration_cases.PROBLEMS, Generated(solved, [], 0, 0, {}), [], groups, rows, updates)
     path = tmp_path / "rows.parquet"
     all_rows = done.all_rows(grader="exact", reward_source="verifier")
     rollouts.write(path, all_rows, iteration=0, spell=str)

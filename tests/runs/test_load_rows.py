@@ -105,6 +105,13 @@ def test_the_watchdog_sees_every_row_that_is_read(prompts, tmp_path, monkeypatch
     assert read >= 3 and len(seen) == read + 3
 
 
+def test_the_digest_of_rows_is_of_the_units_that_they_are(prompts, tmp_path):
+    units = load(prompts, written(tmp_path / "rows.jsonl", *answers("x", "y"))).training
+    joined = dataclasses.replace(units[0], rows=(*units[0].rows, *units[1].rows))
+    digests = {load_rows._digest(one) for one in (units, [joined], units[::-1])}
+    assert len(digests) == 3 and load_rows._digest(list(units)) in digests
+
+
 def test_a_pair_that_no_token_row_holds_is_an_error(prompts, tmp_path):
     pairs = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b" * 28, "rejected": "c" * 28}]
     file = written(tmp_path / "rows.jsonl", *pairs)

@@ -42,6 +42,9 @@ def test_memory_holds_so_many_slots_and_not_more_than_texts():
     assert settings(gib(1000)).slots.num_slots == 16  # 4 questions, 4 responses
     with pytest.raises(UserError, match="does not hold one slot of 64 tokens"):
         settings(gib(0.5))
+    # What learns from rows has no iterations of questions and responses: their numbers are not read.
+    rows = lambda **more: settings(gib(40), make=stages.of_finetuning, **more).slots.num_slots  # noqa: E731
+    assert rows() == rows(num_responses=2) >= 40
 
 
 def test_the_method_is_that_of_the_stages():

@@ -154,3 +154,13 @@ def test_a_lock_whose_file_was_removed_is_taken_again(tmp_path, monkeypatch):
 def test_causes(error, message):
     with pytest.raises(UserError, match=message):
         raise files.fault("out", error)
+
+
+def test_what_tensorstore_says_of_a_bucket_is_of_writing():
+    refused = "PERMISSION_DENIED: Error writing gs://mine/run/checkpoints/6/params/_sharding: a fault"
+    assert files.is_of_writing(ValueError(refused)) and files.is_of_writing(RuntimeError("x")) is False
+    raised = RuntimeError("a thread")
+    raised.__cause__ = ValueError(refused)
+    assert files.is_of_writing(raised) and not files.is_of_writing(
+        ValueError("Error writing gs://mine: a step is there")
+    )

@@ -2,8 +2,12 @@
 
 import json
 
+import pytest
 import tiny_run
+from bucket_fixtures import bucket  # noqa: F401 - a fixture
 from data_cases import MINE, run, write
+
+from cgrpo_jax.datasets import problems
 
 
 def test_trains_on_prepared_sets_mixed(tmp_path):
@@ -22,3 +26,20 @@ def test_trains_on_prepared_sets_mixed(tmp_path):
     seen = [row["question"] for row in tiny_run.samples(folder)]
     assert len(seen) == len(set(enumerate(seen))) and {q for q in seen if "*" in q} == {"2*3", "3*4"}
     assert "eval_after" in json.loads((folder / "summary.json").read_text())
+
+
+def test_a_set_that_is_prepared_in_a_bucket_is_what_is_read_there(bucket, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write(tmp_path / "adds.jsonl", *[{"q": row, "a": str(eval(row))} for row in ("1+2", "2+3")])
+    run("gs://mine/sets", "adds", f"--source={path}", *MINE)
+    assert "wrote gs://mine/sets/adds; it is used with\n" in capsys.readouterr().out
+    names = bucket.names("mine")
+    assert "sets/adds/1.0.0/digests.json" in names and not any("partial" in name or "work" in name for name in names)
+    keys = {"question_key": "question", "answer_key": "answer", "solution_key": None, "answer_pattern": None}
+    splits = {"train": None, "eval": "", "train_split": "train", "eval_split": "test", "num_train": 0, "num_eval": 0}
+    source = problems.Stored(kind="tfds", tfds_dir="gs://mine/sets", **keys, **splits)
+    read = problems._read_all(source, "adds", "train", limit=0)
+    assert [(one.question, one.answer) for one in read] == [("1+2", "3"), ("2+3", "5")]
+    with pytest.raises(SystemExit):
+        run("gs://mine/sets", "adds", f"--source={path}", *MINE)
+    assert "gs://mine/sets/adds exists already" in capsys.readouterr().err and bucket.names("mine") == names

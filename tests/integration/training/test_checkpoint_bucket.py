@@ -117,9 +117,17 @@ def test_a_bucket_that_takes_no_more_is_one_line(bucket, at_once):  # noqa: F811
     assert restored()[0][0] == 4
 
 
-def test_digests_that_are_not_taken_are_one_line(bucket, at_once, caplog):  # noqa: F811
+@pytest.mark.parametrize("name, number", [("digests.json", 1), ("_CHECKPOINT_METADATA", 2), ("params", 1)])
+def test_what_is_not_taken_of_a_checkpoint_is_one_line(bucket, at_once, caplog, name, number):  # noqa: F811
     """Orbax would log the same, with stack traces, from its threads."""
-    bucket.faults = lambda method, what, number: 403 if "writes run/checkpoints/6/digests.json" in what else None
-    with pytest.raises(UserError, match=f"{FOLDER} can't be written: .*digests.json"):
+    asked = []
+
+    def fault(method, what, _):
+        asked.extend([what] if f"writes run/checkpoints/6/{name}" in what else [])
+        return 403 if len(asked) >= number and " writes " in what else None  # and nothing from there on
+
+    bucket.faults = fault
+    with pytest.raises(UserError, match=f"{FOLDER} can't be written: "):
         save(6)
+    assert len(asked) >= number
     assert not [one.msg for one in caplog.records if one.name == "absl" and one.exc_info]
