@@ -30,6 +30,7 @@ _RATIOS = {
     "false_wrong": "of these, of right responses, those that call them wrong",
     "malformed": "of these, those whose verdict can't be read",
 }
+SHOWN = ("solved", *_RATIOS)  # of a summary, in this order
 
 
 def summarize(
