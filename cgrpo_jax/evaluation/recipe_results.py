@@ -49,4 +49,3 @@ def _table(title: str, columns: Mapping[str, Mapping[str, Any]]) -> str:
         *([name.replace("_", " "), *(cell(numbers.get(name)) for numbers in columns.values())] for name in names),
     ]
     return aligned(rows)
-

@@ -241,8 +241,8 @@ def _check_given(step: Step, config: Config, known: Mapping[str, Any]) -> None:
         is_own = key.startswith(("collect.", "finetune."))
         if is_own and given not in (known[key], config_lib.tuples(wanted)) and given != wanted:
             raise UserError(
-                f"--config.{key}={given} changes nothing: step {step.name!r} of the recipe sets it to {wanted!r}; leave "
-                "it out, or give the recipe's argument."
+                f"--config.{key}={given} changes nothing: step {step.name!r} of the recipe sets it to {wanted!r}; "
+                "leave it out, or give the recipe's argument."
             )
 
 

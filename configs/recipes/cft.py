@@ -2,7 +2,8 @@
 
     L = - 1/T sum_t log pi(c_t | [q; y], c_<t)
 
-    cgrpo recipe --recipe=configs/recipes/cft.py --config=MY_CONFIG.py --workdir=DIR --config.finetune.rows=critiques.jsonl
+    cgrpo recipe --recipe=configs/recipes/cft.py --config=MY_CONFIG.py --workdir=DIR \\
+        --config.finetune.rows=critiques.jsonl
 
 A row of critiques.jsonl has the question (`data.question_key`), `response` and `critique`, and the context is this
 model's critique prompt; or `prompt` and `completion`; or, as the release has them (WebInstruct-CFT), columns that

@@ -5,8 +5,8 @@
     cgrpo recipe --recipe=configs/recipes/critique_ft.py --config=MY_CONFIG.py --workdir=DIR
 
 kept: critiques whose verdict is right, of right and of wrong responses; context: the critique's prompt, with q and y;
-target: c; weight: 1. At test time the model answers directly. The critic is the configuration's (`critic.*`; the paper's
-is GPT-4o), and must write: critiques of rules are not learnt. `cft.py` learns critiques that are given.
+target: c; weight: 1. At test time the model answers directly. The critic is the configuration's (`critic.*`; GPT-4o in
+the paper), and must write: critiques of rules are not learnt. `cft.py` learns critiques that are given.
 """
 
 from cgrpo_jax.runs.recipes import Step

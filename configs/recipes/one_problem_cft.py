@@ -2,12 +2,13 @@
 
     L = - 1/T sum_t log pi(c_t | [q; y], c_<t)   over c by several critics, of 100 solutions y of one q
 
-    cgrpo recipe --recipe=configs/recipes/one_problem_cft.py:critics=FOLDER1,critics=FOLDER2 --config=MY_CONFIG.py --workdir=DIR
+    cgrpo recipe --recipe=configs/recipes/one_problem_cft.py:critics=FOLDER1,critics=FOLDER2 --config=MY_CONFIG.py \\
+        --workdir=DIR
 
-The question is the first one of the data: give one of middling difficulty. kept: critiques whose verdict is right, 600
-drawn at random; context: the critique's prompt; target: c; weight: 1. Departures: by default the configuration's model
-writes all solutions, at its temperature; the paper's come from ten models (`solutions=ROLLOUTS`, rows collected before).
-Its critics are seven, here `critics=FOLDER` each; without one the configuration's (`critic.*`) writes several of each.
+The question is the first one of the data: give one of middling difficulty. kept: critiques whose verdict is right,
+600 drawn at random; context: the critique's prompt; target: c; weight: 1. Departures: by default the configuration's
+model writes all solutions; the paper's come from ten models (`solutions=ROLLOUTS`, rows collected before). Its critics
+are seven, here `critics=FOLDER` each; without one the configuration's (`critic.*`) writes several of each.
 """
 
 from cgrpo_jax.runs.recipes import Step

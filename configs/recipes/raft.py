@@ -4,9 +4,9 @@
 
     cgrpo recipe --recipe=configs/recipes/raft.py --config=MY_CONFIG.py --workdir=DIR
 
-kept: right responses; context: q; target: y; weight: 1. Departure: samples are drawn once, from the first weights, and
-not in rounds (`self_training.py:with_critic=False` has rounds); all different right ones are learnt and not the best alone,
-unless max_per_question says so.
+kept: right responses; context: q; target: y; weight: 1. Departure: samples are drawn once, from the first weights,
+and not in rounds (`self_training.py:with_critic=False` has rounds); all different right ones are learnt and not the
+best alone, unless max_per_question says so.
 """
 
 from cgrpo_jax.runs.recipes import Step

@@ -5,13 +5,14 @@
 
     cgrpo recipe --recipe=configs/recipes/rco.py --config=MY_CONFIG.py --workdir=DIR
 
-The critic to be trained writes N critiques of each response, a fixed actor M refinements after each. kept: all critiques
-of responses that have two at least; context: the critique's prompt; target: c; weight: CU_i / beta - log Z, what its
-log-ratio is to be. The actor is the configuration's model; the critic starts as its copy, or from `critic=FOLDER`. The
-last steps collect on held-out questions with the critic before and after: utility, fix rate, break rate, verdicts.
+The critic to be trained writes N critiques of each response, a fixed actor M refinements after each. kept: all
+critiques of responses that have two at least; context: the critique's prompt; target: c; weight: CU_i / beta - log Z,
+what its log-ratio is to be. The actor is the configuration's model; the critic starts as its copy, or from
+`critic=FOLDER`. The last steps collect on held-out questions with the critic before and after: utility, fix rate, break
+rate, verdicts.
 
-Departures: by default the grader compares a refinement with its response; `--config.collect.utility=judge` asks a judge in
-both orders, as the paper does. Right responses are criticised too, else a critic learns to call everything wrong.
+Departures: by default the grader compares a refinement with its response; `--config.collect.utility=judge` asks a judge
+in both orders, as the paper does. Right responses are criticised too, else a critic learns to call everything wrong.
 """
 
 from cgrpo_jax.runs.recipes import Step

@@ -5,11 +5,10 @@
 
     cgrpo recipe --recipe=configs/recipes/self_training.py:rounds=3,num_responses=5 --config=MY_CONFIG.py --workdir=DIR
 
-kept: right responses and right refinements of wrong ones, no two alike, drawn down to max_per_question; context: q alone;
-target: y or y'; weight: 1. Each round learns from the first weights, on its own rows and on D_0, the original data
-(`original=rows.jsonl`), as the release does. with_critic=False is plain rejection sampling (STaR without hints). Only failures
-cost critiques and refinements. The results say how many rows each round keeps, by how hard their questions are.
-Departure: nothing by itself; the paper's critic is a model tuned on annotated errors (`critic.*`).
+kept: right responses and right refinements of wrong ones, no two alike, drawn down to max_per_question; context: q
+alone; target: y or y'; weight: 1. Each round learns from the first weights, on its own rows and on D_0, the original
+data (`original=rows.jsonl`), as the release does. with_critic=False is plain rejection sampling. Only failures cost
+critiques and refinements. The paper's critic is a model tuned on annotated errors; here it is the configuration's.
 """
 
 from cgrpo_jax.runs.recipes import Step

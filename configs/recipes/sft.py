@@ -2,7 +2,8 @@
 
     L = - 1/T sum_t log pi(s_t | q, s_<t),   s the solution that the data give, T the targets of an update
 
-    cgrpo recipe --recipe=configs/recipes/sft.py --config=MY_CONFIG.py --workdir=DIR --config.finetune.rows=solutions.jsonl
+    cgrpo recipe --recipe=configs/recipes/sft.py --config=MY_CONFIG.py --workdir=DIR \\
+        --config.finetune.rows=solutions.jsonl
 
 A row of solutions.jsonl is as `configs/sft.py` says. kept: all rows; context: q; target: s; weight: 1. The paper's are
 4,000 prompts of OpenR1 with DeepSeek-R1's solutions; its learning rate and epochs are not known.
