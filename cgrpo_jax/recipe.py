@@ -24,7 +24,8 @@ import sys
 from collections.abc import Sequence
 
 from cgrpo_jax import collect, evaluate, finetune, train
-from cgrpo_jax.evaluation import recipe_results
+from cgrpo_jax.datasets import rollout_questions
+from cgrpo_jax.evaluation import diversity, recipe_results
 from cgrpo_jax.runs import cli, recipes
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.conversion import export_hf
@@ -79,10 +80,22 @@ def _run(one: Planned) -> None:
 
 
 def _report(planned: Sequence[Planned], folder: RunDir) -> None:
-    numbers = [(one.step.name, one.step.command, one.summary()) for one in planned]
+    rates = _first_pass_rates(planned)
+    numbers = []
+    for one in planned:
+        kept = {} if one.step.command != "finetune" else diversity.by_difficulty(one.kept_rows(), rates)
+        numbers.append((one.step.name, one.step.command, one.summary() | ({"kept": kept} if kept else {})))
     written = [{"step": name, "command": command, **summary} for name, command, summary in numbers]
     files.write_atomically(folder.path / "results.json", json.dumps(written, indent=1) + "\n")
     console.say(f"{recipe_results.tables(numbers)}the numbers of all steps are in {folder.path}", sys.stdout)
+
+
+def _first_pass_rates(planned: Sequence[Planned]) -> dict[str, float]:
+    """Returns of each question the pass rate in what the recipe collects first: how hard it is."""
+    first = next((one for one in planned if one.step.command == "collect"), None)
+    if first is None:
+        return {}
+    return diversity.pass_rates(rollout_questions.files(first.folder), pass_threshold=first.pass_threshold)
 
 
 if __name__ == "__main__":

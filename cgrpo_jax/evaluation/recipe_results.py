@@ -20,6 +20,7 @@ def tables(steps: Iterable[tuple[str, str, Mapping[str, Any]]]) -> str:
     columns = {
         "collected": {name: _collected(one) for name, command, one in steps if command == "collect"},
         "learnt": {name: _learnt(one) for name, command, one in steps if command in ("train", "finetune")},
+        "kept rows, by first pass rate": {name: one["kept"] for name, _, one in steps if "kept" in one},
         "held-out": {name: _evaluated(one) for name, command, one in steps if command == "evaluate"},
     }
     return "".join(f"{_table(title, some)}\n" for title, some in columns.items() if some)

@@ -43,6 +43,11 @@ class Rows:
         return _numbered([self.training[i] for i in indices])
 
     @property
+    def kept(self) -> dict[str, int]:
+        """How many units of each question, by its `problem_id`, are learnt, of those that were collected."""
+        return dict(collections.Counter(unit.question for unit in self.training if unit.is_collected))
+
+    @property
     def measured(self) -> list[TrainRow]:
         """The held-out rows."""
         return [row for unit in _numbered(self.held_out) for row in unit]
@@ -166,7 +171,7 @@ def _read(config: Config, prompts: Prompts, paths: str) -> Iterator[Unit]:
         files = rollout_rows.files_of(path)
         if files:
             for file in console.progress_bar(files, desc="reading rollouts", unit="file", leave=False):
-                yield from _seen(collected.units(file))
+                yield from (dataclasses.replace(one, is_collected=True) for one in _seen(collected.units(file)))
             if verdicts := sum(rollout_questions.num_verdicts(file)[1] for file in files):
                 console.say(f"{name}: {verdicts} rows of verdict problems are left out")
         else:

@@ -28,6 +28,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import base, keys, load_questions, resume_policy, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import files, places
 from cgrpo_jax.runtime.json_files import read_json_object
 
@@ -93,6 +94,21 @@ class Planned:
             return {}
         fix = f"remove {self.folder}, and give the same command again"
         return read_json_object(self.folder / "summary.json", missing=fix, broken=fix)
+
+    def kept_rows(self) -> dict[str, int]:
+        """Returns how many rows of each question `finetune` learns, of those that were collected; empty without any.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        path = RunDir(self.folder).kept_rows
+        fix = f"remove {self.folder}, and give the same command again"
+        return read_json_object(path, missing=fix, broken=fix) if path.exists() else {}
+
+    @property
+    def pass_threshold(self) -> float:
+        """The reward from which a response is right."""
+        return self.config.pass_threshold
 
 
 # --- a recipe's file ----------------------------------------------------------------------------------------------
