@@ -14,6 +14,7 @@ COMMANDS = (
     "evaluate",
     "diagnose",
     "collect",
+    "recipe",
     "sample",
     "report",
     "show",

@@ -119,6 +119,8 @@ class Run(train.Run):
             on_tick=self._tick,
             also=self._losses if rows.held_out else None,
         )
+        if rows.kept:
+            self._write(opened.run.write_kept_rows, rows.kept)
 
     def batch(self, number: int) -> list[list[TrainRow]]:
         """Returns the rows of an update, the same on all processes."""
@@ -154,7 +156,7 @@ class Run(train.Run):
         self.folder.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self._since
         found = {"after": after, "solved_after": solved_after, "questions": len(self.asked.held_out)}
-        summary = log.summary(self.progress, updates=int(self.state.step), **found)
+        summary = log.summary(self.progress, updates=int(self.state.step), **found) | {"rows": len(self.rows.training)}
         self._write(self.opened.run.write_summary, summary)
         where = f"metrics, checkpoints and summary are in {self.opened.run.path}"
         console.say(f"{log.table(summary, tokens='learnt')}{where}", sys.stdout)

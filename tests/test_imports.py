@@ -37,6 +37,7 @@ ROOMS = (
         "evaluate",
         "diagnose",
         "collect",
+        "recipe",
         "sample",
         "show",
         "plan",

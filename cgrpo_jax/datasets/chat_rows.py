@@ -5,6 +5,7 @@
 | `messages` (or `conversations`) | a chat: all turns of the assistant are learnt, or the last |
 | `prompt`, `completion` | what is asked, and what is learnt |
 | the question's and the solution's, by their keys | likewise |
+| the question's by its key, `response`, `critique` | a critique, after the prompt that asks for one of the response |
 | `prompt`, `chosen`, `rejected` | a pair |
 | `chosen`, `rejected` | a pair of chats that part at the assistant's last turn |
 | `prompt`, `completion`, `utility` | a critique, and what it achieved |
@@ -26,7 +27,7 @@ from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.datasets import cells, tables
 from cgrpo_jax.datasets.units import Unit, row_of, target_ids
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import LossKind, TrainRow, Turn, has_system_turn
+from cgrpo_jax.records import LossKind, Problem, TrainRow, Turn, has_system_turn, transcript
 
 TURNS = ("all", "last")
 _CHATS = ("messages", "conversations")
@@ -87,6 +88,8 @@ class Reader:
             if {"prompt", "completion"} <= names:
                 return self._completion
             asked = {key.strip() for key in self.question_key.split(",")}
+            if {"response", "critique"} | asked <= names:
+                return self._given_critique
             if self.solution_key and asked <= names:
                 return self._solution
         given = ", ".join(repr(name) for name in row) or "none"
@@ -129,6 +132,15 @@ class Reader:
             raise UserError(f"column '{self.solution_key}' is empty; fill it, or leave the row out.")
         context, target = self._piece(self.prompts.for_question(question, turns).tolist(), text)
         return Unit((row_of(context, target),), where, question=_key([*turns, ("user", question)]))
+
+    def _given_critique(self, row: Mapping[str, Any], where: str) -> Unit:
+        question = tables.column(row, self.question_key, where, named_by="data.question_key")
+        turns = tables.turns(row, self.question_key, where)
+        response, critique = (_completion(row[name], name) for name in ("response", "critique"))
+        asked = [*turns, ("user", question)]
+        whole = transcript(Problem(0, question, "", None, turns=tuple(turns)))
+        context = self.prompts.for_critique(whole, response, None)[0].tolist()
+        return Unit((row_of(*self._piece(context, critique)),), where, question=_key(asked))
 
     def _critique(self, row: Mapping[str, Any], where: str) -> Unit:
         utility = row["utility"]

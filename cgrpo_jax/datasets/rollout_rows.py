@@ -28,7 +28,7 @@ from cgrpo_jax.datasets.units import Unit, row_of, target_ids
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import VERDICT, Author, LossKind, Problem, Rollout, RowIndex, Stage, problem_id, transcript
 
-WHICH = ("right", "all")
+WHICH = ("right", "agreeing", "all")
 CONTEXTS = ("question", "prompt")
 UTILITY = "utility"  # among the rewards of a refinement: what it is worth beside its response
 
@@ -59,7 +59,7 @@ class Reader:
       loss: kind of loss that the rows are for.
       stages: that are learnt.
       which: all of them, or the `right` ones: whose reward is at least `pass_threshold`, of critiques whose verdict
-        agrees with that of what they criticise.
+        agrees with that of what they criticise; or `agreeing`: of these, refinements after such critiques alone.
       context: what a refinement is learnt after: the `question` alone, or the `prompt` that it was sampled after.
       pass_threshold: reward from which a text is right.
       sees: what the prompt of a critique that is written again shows: `nothing`, `answer` or `solution`.
@@ -100,7 +100,8 @@ class Reader:
 
     def _is_right(self, one: Rollout) -> bool:
         if one.stage != Stage.CRITIQUE:
-            return self._passes(one) is True
+            after = one.parent if one.stage == Stage.REFINEMENT and self.which == "agreeing" else None
+            return self._passes(one) is True and (after is None or self._is_right(after))
         return one.verdict is not None and one.parent is not None and one.verdict == self._passes(one.parent)
 
     def _passes(self, one: Rollout) -> bool | None:

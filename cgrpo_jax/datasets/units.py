@@ -18,9 +18,10 @@ class Unit:
     Attributes:
       rows: a row; of a chat, a row or several; of a pair, the chosen one and the rejected one.
       where: its place in its file, for messages: "chat.jsonl, line 3".
-      question: what units of one question have in common; empty where that is not known.
+      question: what units of one question have in common; empty where that is not known. Of rollouts its `problem_id`.
       utility: of a critique that RCO learns from: how good what it achieved was, from 0 to 1; else None.
       group: what is criticised, whose critiques are compared with each other.
+      is_collected: whether it is of rollouts, and not a user's own.
     """
 
     rows: tuple[TrainRow, ...]
@@ -28,6 +29,7 @@ class Unit:
     question: str = ""
     utility: float | None = None
     group: str = ""
+    is_collected: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

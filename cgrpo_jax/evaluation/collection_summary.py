@@ -13,11 +13,13 @@ import numpy as np
 
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.evaluation.collection import UTILITY
+from cgrpo_jax.evaluation.diversity import distinct_ngrams
 from cgrpo_jax.evaluation.estimators import bootstrap_ratios
 from cgrpo_jax.evaluation.summary import aligned, cell, said_of_ungraded, share
 from cgrpo_jax.records import Author, Stage
 
 _COLUMNS = ("row", "parent", "stage", "question_index", "author", "reward", "rewards", "ungraded", "verdict")
+_COLUMNS += ("extracted", "token_ids")
 _RESPONSE, _CRITIQUE, _REFINEMENT = (stage.name.lower() for stage in Stage)
 # What is counted of each question: of how many (the second) it is so of how many (the first).
 _RATIOS = {
@@ -29,7 +31,10 @@ _RATIOS = {
     "false_right": "of these, of wrong responses, those that call them right",
     "false_wrong": "of these, of right responses, those that call them wrong",
     "malformed": "of these, those whose verdict can't be read",
+    "distinct_answers": "of a question's responses, how many different final answers",
+    "distinct_4grams": "of the runs of 4 tokens in a question's responses, those that are different",
 }
+SHOWN = ("solved", *_RATIOS)  # of a summary, in this order
 
 
 def summarize(
@@ -117,6 +122,10 @@ def _of_question(
                 utilities[parent["row"]].append(worth)
     for values in utilities.values():
         count("utility", sum(values) / len(values))
+    responses = [row for row in rows if row["stage"] == _RESPONSE]
+    if answers := {row["extracted"] for row in responses} - {None}:
+        count("distinct_answers", len(answers))
+    part["distinct_4grams"], whole["distinct_4grams"] = distinct_ngrams([row["token_ids"] for row in responses], n=4)
     return {name: part[name] for name in _RATIOS}, {name: whole[name] for name in _RATIOS}
 
 

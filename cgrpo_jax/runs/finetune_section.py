@@ -60,7 +60,8 @@ class Finetune:
     )
     which: str = key(
         "right",
-        "of these: right ones, of critiques those whose verdict is; all",
+        "of these: right ones, of critiques those whose verdict is; agreeing: of these, refinements after such "
+        "critiques alone; all",
         one_of(*rollout_rows.WHICH),
         unread_with=_NOT_NLL,
     )

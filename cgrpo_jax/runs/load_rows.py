@@ -43,6 +43,11 @@ class Rows:
         return _numbered([self.training[i] for i in indices])
 
     @property
+    def kept(self) -> dict[str, int]:
+        """How many units of each question, by its `problem_id`, are learnt, of those that were collected."""
+        return dict(collections.Counter(unit.question for unit in self.training if unit.is_collected))
+
+    @property
     def measured(self) -> list[TrainRow]:
         """The held-out rows."""
         return [row for unit in _numbered(self.held_out) for row in unit]
@@ -107,14 +112,16 @@ def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, max_context
     lengths = Lengths(config.max_response_length, shape.pack_length, max_context)
     found = []
     for what, paths in (("training", named), ("held-out", c.eval_rows)):
-        units = list(_with_targets(_read(config, prompts, paths), beta=c.beta)) if paths else []
-        units, skipped = fitting(_seen(units), lengths, on_long=c.on_long)
+        read, alone = _with_targets(_read(config, prompts, paths), beta=c.beta) if paths else ([], 0)
+        units, skipped = fitting(_seen(read), lengths, on_long=c.on_long)
         if what == "training" and c.max_per_question:
             units = _drawn(units, c.max_per_question, seed=seed)
         if paths and not units:
             raise UserError(f"{what} rows: {paths} has none{_why_none(config, skipped)}.")
         if units:
-            said.append(f"{what} rows: {_counted(units)}{f', {skipped} too long and left out' if skipped else ''}")
+            too_long = f", {skipped} too long and left out" if skipped else ""
+            single = f", {alone} left out that are alone, with no other critique of their response" if alone else ""
+            said.append(f"{what} rows: {_counted(units)}{too_long}{single}")
         found.append(units)
     if len(found[0]) < c.rows_per_update:
         raise UserError(
@@ -164,7 +171,7 @@ def _read(config: Config, prompts: Prompts, paths: str) -> Iterator[Unit]:
         files = rollout_rows.files_of(path)
         if files:
             for file in console.progress_bar(files, desc="reading rollouts", unit="file", leave=False):
-                yield from _seen(collected.units(file))
+                yield from (dataclasses.replace(one, is_collected=True) for one in _seen(collected.units(file)))
             if verdicts := sum(rollout_questions.num_verdicts(file)[1] for file in files):
                 console.say(f"{name}: {verdicts} rows of verdict problems are left out")
         else:
@@ -178,12 +185,13 @@ def _seen(units: Iterable[Unit]) -> Iterator[Unit]:
         yield unit
 
 
-def _with_targets(units: Iterable[Unit], *, beta: float) -> Iterator[Unit]:
-    """Yields units, those of RCO with their targets, and without what has nothing to be compared with."""
+def _with_targets(units: Iterable[Unit], *, beta: float) -> tuple[list[Unit], int]:
+    """Returns units, those of RCO with their targets, and how many of these have nothing to be compared with."""
     groups: dict[str, list[Unit]] = collections.defaultdict(list)
+    found = []
     for unit in units:
         if unit.utility is None:
-            yield unit
+            found.append(unit)
         else:
             groups[unit.group].append(unit)
     several = [group for group in groups.values() if len(group) > 1]
@@ -191,7 +199,8 @@ def _with_targets(units: Iterable[Unit], *, beta: float) -> Iterator[Unit]:
     for group, targets in zip(several, row_losses.rco_targets(utilities, beta=beta), strict=True):
         for unit, target in zip(group, targets, strict=True):
             rows = tuple(dataclasses.replace(row, advantage=float(target)) for row in unit.rows)
-            yield dataclasses.replace(unit, rows=rows)
+            found.append(dataclasses.replace(unit, rows=rows))
+    return found, len(groups) - len(several)
 
 
 def _drawn(units: Sequence[Unit], most: int, *, seed: int) -> list[Unit]:

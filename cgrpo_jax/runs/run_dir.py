@@ -44,6 +44,7 @@ class RunDir:
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.jsonl"
         self.rollouts = self.path / "rollouts"
+        self.kept_rows = self.path / "kept_rows.json"  # of `finetune`: rows of each question that were collected
         self.summary = self.path / "summary.json"
         self.date = self.path / "date"  # the start, as ISO 8601: what prompts that print the date print, later too
         self.starts = self.path / "starts.jsonl"  # command, code and devices of each start
@@ -230,6 +231,12 @@ class RunDir:
         """Writes `summary.json`, whole or not at all."""
         self.check_owned()
         files.write_atomically(self.summary, json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n")
+
+    def write_kept_rows(self, kept: Mapping[str, int]) -> None:
+        """Writes how many rows of each question are learnt, by its `problem_id`; whole or not at all."""
+        self.check_owned()
+        with files.checked(self.kept_rows):
+            files.write_atomically(self.kept_rows, json.dumps(dict(kept), indent=1) + "\n")
 
     def write_nonfinite_rows(self, rows: Sequence[TrainRow]) -> None:
         """Writes rows whose gradient was not finite to `nonfinite_rows.jsonl`, one a line, whole or not at all.

@@ -3,10 +3,11 @@
 import json
 
 import chain_prompts
+import chat_families
 import chat_tokenizer
 import numpy as np
 import pytest
-from chats import GEMMA2, LLAMA3, QWEN3
+from chats import QWEN3
 
 from cgrpo_jax.datasets.chat_rows import Reader
 from cgrpo_jax.errors import UserError
@@ -15,41 +16,29 @@ from cgrpo_jax.records import LossKind
 U, A = (lambda text: {"role": "user", "content": text}), (lambda text: {"role": "assistant", "content": text})
 CHAT = [U("2+3?"), A("5"), U("And 4?"), A("It is 9.")]
 END = "<|im_end|>"
-# Each family's template, its control tokens, and how two questions with their answers look in it: what is learnt stands
-# in brackets.
+# How two questions with their answers look in each family's template: what is learnt stands in brackets.
 FAMILIES = {
     "chatml": (
-        chat_tokenizer.CHATML,
-        chat_tokenizer.CHATML_TOKENS,
         "<|im_start|>user\n2+3?<|im_end|>\n<|im_start|>assistant\n[5<|im_end|>]\n<|im_start|>user\nAnd 4?<|im_end|>\n"
-        "<|im_start|>assistant\n[It is 9.<|im_end|>]",
+        "<|im_start|>assistant\n[It is 9.<|im_end|>]"
     ),
     "llama3": (
-        LLAMA3.replace('strftime_now("%d %b %Y") if strftime_now is defined else ', ""),
-        chat_tokenizer.LLAMA3_TOKENS,
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nToday: 1 Jan 2024\n\n<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\n2+3?<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n[5<|eot_id|>]"
         "<|start_header_id|>user<|end_header_id|>\n\nAnd 4?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n[It is 9.<|eot_id|>]",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n[It is 9.<|eot_id|>]"
     ),
     "gemma": (
-        GEMMA2,
-        chat_tokenizer.GEMMA_TOKENS,
         "<bos><start_of_turn>user\n2+3?<end_of_turn>\n<start_of_turn>model\n[5<end_of_turn>]\n"
-        "<start_of_turn>user\nAnd 4?<end_of_turn>\n<start_of_turn>model\n[It is 9.<end_of_turn>]",
+        "<start_of_turn>user\nAnd 4?<end_of_turn>\n<start_of_turn>model\n[It is 9.<end_of_turn>]"
     ),
 }
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory):
-    made = {}
-    for name, (template, tokens, _) in FAMILIES.items():
-        bos = {"bos_token": tokens[1]} if name != "chatml" else {}
-        folder = tmp_path_factory.mktemp(name) / "model"
-        made[name] = chat_tokenizer.make(folder, template, tokens, eos=tokens[0], **bos)
-    return made
+    return {name: chat_families.make(tmp_path_factory.mktemp(name) / "model", name) for name in FAMILIES}
 
 
 def reader(tokenizer, loss=LossKind.NLL, **changes):
@@ -79,7 +68,7 @@ def counted(row):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_turns_of_the_assistant_are_learnt_and_nothing_else(family, tmp_path, tokenizers):
-    tokenizer, text = tokenizers[family], FAMILIES[family][2]
+    tokenizer, text = tokenizers[family], FAMILIES[family]
     (unit,) = units(tmp_path, tokenizer, {"messages": CHAT, "id": 3})
     (row,) = unit.rows
     assert marked(tokenizer, row) == text
@@ -96,7 +85,7 @@ def test_all_turns_of_the_assistant_are_learnt_and_nothing_else(family, tmp_path
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_last_turn_alone(family, tmp_path, tokenizers):
-    tokenizer, text = tokenizers[family], FAMILIES[family][2]
+    tokenizer, text = tokenizers[family], FAMILIES[family]
     (unit,) = units(tmp_path, tokenizer, {"messages": CHAT}, turns="last")
     head, _, tail = text.rpartition("[")
     assert marked(tokenizer, unit.rows[0]) == head.replace("[", "").replace("]", "") + "[" + tail
@@ -114,9 +103,27 @@ def test_a_prompt_with_its_completion_is_a_chat_of_one_turn(family, tmp_path, to
     ]
     found = units(tmp_path, tokenizer, *same, solution_key="solution")
     texts = {marked(tokenizer, row) for unit in found for row in unit.rows}
-    assert texts == {FAMILIES[family][2].partition("]")[0] + "]"}
+    assert texts == {FAMILIES[family].partition("]")[0] + "]"}
     assert [unit.where for unit in found] == [f"{tmp_path / 'rows.jsonl'}, line {n}" for n in range(1, 6)]
     assert len({unit.question for unit in found}) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_critique_that_is_given_is_learnt_after_the_prompt_that_asks_for_one(family, tmp_path, tokenizers):
+    tokenizer = tokenizers[family]
+    row = {"problem": "2+3?", "response": "six", "critique": "Less: wrong", "solution": "5"}
+    (unit,) = units(
+        tmp_path, tokenizer, row, question_key="problem", solution_key="solution", prompts=chain_prompts.CHAINS
+    )
+    asked = chat_families.ASKED[family].format("2+3?\nTried: six\nCheck.")
+    assert marked(tokenizer, unit.rows[0]) == f"{asked}[Less: wrong{chat_families.END[family]}]"
+
+
+def test_a_critique_that_is_given_is_of_the_whole_chat(tmp_path, tokenizers):
+    row = {"question": [U("2+3?"), A("5"), U("And 4?")], "response": "10", "critique": "wrong"}
+    (unit,) = units(tmp_path, tokenizers["chatml"], row, prompts=chain_prompts.CHAINS)
+    said = tokenizers["chatml"].spell(unit.rows[0].context_ids)
+    assert "User: 2+3?\n\nAssistant: 5\n\nUser: And 4?\nTried: 10\nCheck." in said
 
 
 def test_thoughts_that_a_template_leaves_out_of_earlier_turns_part_the_chat(tmp_path):

@@ -2,18 +2,16 @@
 
 import chain_prompts
 import chat_tokenizer
-import numpy as np
+import made_rollouts
 import pytest
 import rollout_cases
+from made_rollouts import CRITIQUE, REFINEMENT, RESPONSE, Made
 
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.datasets.rollout_rows import Reader, files_of
-from cgrpo_jax.datasets.rollouts import Row
-from cgrpo_jax.records import Author, LossKind, Problem, Rollout, RowIndex, Stage
+from cgrpo_jax.records import LossKind
 
 END = "<|im_end|>"
-RESPONSE, CRITIQUE, REFINEMENT = Stage.RESPONSE, Stage.CRITIQUE, Stage.REFINEMENT
-PROBLEM = Problem(0, "2+3?", "5", source="sums")
 
 
 @pytest.fixture(scope="module")
@@ -21,63 +19,10 @@ def tokenizer(tmp_path_factory):
     return chat_tokenizer.make(tmp_path_factory.mktemp("chatml") / "model")
 
 
-class Made:
-    """Rows of an iteration, in their order."""
-
-    def __init__(self, tokenizer):
-        self.prompts, self.rows = chain_prompts.make(tokenizer), []
-        self.tokenizer = tokenizer
-
-    def add(self, stage, text, prompt, parent=None, author=Author.POLICY, is_rejected=False, ends=True, **fields):
-        index = fields.pop("index", None) or RowIndex(question=fields.pop("question", 0), stage=stage)
-        ids = [*self.tokenizer.encode_turn(text), *([self.tokenizer.end_of_turn_id] if ends else [])]
-        rollout = Rollout(
-            index,
-            author,
-            weights_step=0,
-            prompt_ids=np.asarray(prompt, np.int32),
-            token_ids=np.asarray(ids, np.int32),
-            logp=np.zeros(len(ids), np.float32),
-            text=text,
-            parent=parent,
-            truncated=not ends,
-            **fields,
-        )
-        self.rows.append(Row(rollout, PROBLEM, grader="" if stage == CRITIQUE else "math", is_rejected=is_rejected))
-        return rollout
-
-    def response(self, number, reward, text, **fields):
-        index = RowIndex(question=0, response=number, stage=RESPONSE)
-        return self.add(RESPONSE, text, self.prompts.for_question("2+3?"), reward=reward, index=index, **fields)
-
-    def critique(self, of, number, verdict, text, **fields):
-        prompt = fields.pop("prompt", None)
-        prompt = self.prompts.for_critique("2+3?", of.text, None)[0] if prompt is None else prompt
-        index = of.index.replace(stage=CRITIQUE, critique=number)
-        return self.add(CRITIQUE, text, prompt, of, verdict=verdict, index=index, **fields)
-
-    def refinement(self, of, number, reward, text, **fields):
-        prompt = self.prompts.for_refinement("2+3?", of.parent.text, of.text)[0]
-        index = of.index.replace(stage=REFINEMENT, refinement=number)
-        return self.add(REFINEMENT, text, prompt, of, reward=reward, index=index, **fields)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
     """A wrong response with three critiques, a right one with two, and one that was cut off and is not graded."""
-    made, path = Made(tokenizer), tmp_path_factory.mktemp("rollouts")
-    wrong, right = made.response(0, 0.0, "six"), made.response(1, 1.0, "5")
-    made.response(2, None, "five minus", ends=False, ungraded=True)
-    helps = made.critique(wrong, 0, False, "It is less: wrong")
-    vague = made.critique(wrong, 1, False, "wrong")
-    praises = made.critique(wrong, 2, True, "right")
-    agrees = made.critique(right, 0, True, "All right")
-    breaks = made.critique(right, 1, False, "It is more: wrong")
-    for critique, rewards in ((helps, (1, 1)), (vague, (1, 0)), (praises, (0, 0)), (agrees, (1, 1)), (breaks, (0, 1))):
-        for number, reward in enumerate(rewards):
-            made.refinement(critique, number, float(reward), f"so {5 if reward else 'six'} {critique.text} {number}")
-    rollouts.write(path / rollouts.file_name(0), made.rows, iteration=0, spell=tokenizer.spell)
-    return path
+    return made_rollouts.write(tmp_path_factory.mktemp("rollouts"), tokenizer)
 
 
 def read(folder, tokenizer, loss=LossKind.NLL, stages=(RESPONSE, REFINEMENT), **changes):
@@ -113,6 +58,15 @@ def test_a_refinement_as_it_was_written(folder, tokenizer):
 def test_critiques_whose_verdict_is_right(folder, tokenizer):
     targets = [target for ((_, target),) in texts(read(folder, tokenizer, stages=(CRITIQUE,)), tokenizer)]
     assert targets == [f"{text}{END}" for text in ("It is less: wrong", "wrong", "All right")]
+
+
+def test_refinements_after_critiques_that_agree(folder, tokenizer):
+    """That of the right response which a critique called wrong is right by itself, and left out."""
+    found = texts(read(folder, tokenizer, stages=(REFINEMENT,), which="agreeing"), tokenizer)
+    assert len(found) == 5 and not any("It is more" in target for ((_, target),) in found)
+    assert texts(read(folder, tokenizer, stages=(RESPONSE, CRITIQUE), which="agreeing"), tokenizer) == texts(
+        read(folder, tokenizer, stages=(RESPONSE, CRITIQUE)), tokenizer
+    )
 
 
 def test_utilities_are_what_refinements_made_of_it(folder, tokenizer):

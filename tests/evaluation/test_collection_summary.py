@@ -115,3 +115,17 @@ def test_the_table_names_each_number_and_what_has_no_verdict(summary):
     ]  # fmt: skip
     assert lines[11] == "1 critiques did not come from their endpoint"
     assert lines[12].startswith("2 texts have no verdict, because their grader failed (responses and refinements: 2)")
+
+
+def test_diversity_of_the_responses_to_a_question(tmp_path):
+    """Answers that differ, of a question; runs of four tokens that differ, of all such runs."""
+    ids = ([1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2], [1, 2, 3, 4, 5])
+    texts = []
+    for number, (some, answer) in enumerate(zip(ids, ("7", "7", None, "8"), strict=True)):
+        one = response(0, number, WRONG).replace(extracted=answer)
+        texts.append(one.replace(token_ids=np.array(some, np.int32), logp=np.zeros(len(some), np.float32)))
+    texts.append(response(1, 0, WRONG).replace(extracted="7"))
+    write(tmp_path / "step_00000000.parquet", texts)
+    found = collection_summary.summarize(sorted(tmp_path.iterdir()), pass_threshold=1.0, seed=0)
+    assert found["distinct_answers"]["value"] == (2 + 1) / 2
+    assert found["distinct_4grams"]["value"] == 3 / 6
