@@ -118,6 +118,7 @@ _ADDED_TO_RUN = {
     "tracking.group": "",
     "max_extra_questions": 0,
     "verdict_share": 0.0,
+    "code.modules": [],
     "finetune.loss": "nll",
     "finetune.beta": 0.1,
     "finetune.rows": "",

@@ -23,6 +23,7 @@ from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.hf import folder
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.grader import Grader
+from cgrpo_jax.rewards.sandbox.modules import Modules
 from cgrpo_jax.runs import (
     announce,
     best_checkpoint,
@@ -193,9 +194,9 @@ def open_run(
             critic = critic_model[0].prompts if critic_model else model.critic_prompts
             found = _read_questions(config, settings, questions, prompts=model.prompts, critic=critic)
     problems = {"training": found.training, "held-out": found.held_out}
-    inputs = _agreed_inputs(
-        config, settings, problems, checkpoints=run.checkpoints if load_weights else None, step=step
-    )
+    grader = build_inference.open_grader(config, held, num_workers=num_graders)
+    checkpoints = run.checkpoints if load_weights else None
+    inputs = _agreed_inputs(config, settings, problems, grader.modules, checkpoints=checkpoints, step=step)
     params, weights = start_weights.trained_params(config, model, run, step=step) if load_weights else ({}, "")
     return OpenRun(
         config=config,
@@ -208,7 +209,7 @@ def open_run(
         endpoint=build_inference.open_endpoint(config, settings, held),
         questions=found,
         inputs=inputs,
-        grader=build_inference.open_grader(config, held, num_workers=num_graders),
+        grader=grader,
         step=step,
     )
 
@@ -239,6 +240,7 @@ def _agreed_inputs(
     config: Config,
     settings: RunSettings,
     problems: Mapping[str, Sequence[Problem]],
+    modules: Modules,
     *,
     checkpoints: pathlib.Path | None,
     step: Step,
@@ -247,7 +249,7 @@ def _agreed_inputs(
 
     Args:
       config, settings: of the run.
-      problems: by kind.
+      problems, modules: by kind; that programs import.
       checkpoints: of the run, where its weights are read; `step` of them.
 
     Raises:
@@ -255,12 +257,9 @@ def _agreed_inputs(
     """
     same: dict[str, str] = {}
     with processes.agree("reading the run's files"):
-        inputs = fingerprints.of_all(
-            config.gate_kind,
-            problems,
-            also=config.other_rewards,
-            task=None if settings.stages.rows else task_of(config.data.kind),
-        )
+        task = None if settings.stages.rows else task_of(config.data.kind)
+        inputs = fingerprints.of_all(config.gate_kind, problems, also=config.other_rewards, task=task)
+        inputs |= modules.digests()
         if key_values.place()[1] > 1:
             same = hosts.of_inputs(problems, inputs)
             same |= hosts.of_models(config, settings.stages.critic_folder if settings.critic else "")
