@@ -27,6 +27,7 @@ from cgrpo_jax.datasets import array_record, formats
 from cgrpo_jax.datasets.prepare import prepare
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
+from cgrpo_jax.rewards import user_modules
 from cgrpo_jax.runs import cli
 from cgrpo_jax.runtime import local_copies, places
 
@@ -55,6 +56,7 @@ FLAGS = {
         default=False,
     ),
     "drop_unsolved": cli.Flag("leave rows out whose own solution fails their tests", kind=bool, default=False),
+    "modules": cli.Flag("modules of your own that programs may import: lib/hydro.py,lib/pumps, files or folders"),
 }
 # What JSON lines and parquet files are read with where nothing is said.
 _KEYS = {"question_key": "question", "answer_key": "answer", "solution_key": None, "answer_pattern": None}
@@ -73,6 +75,7 @@ def main(
     answer_pattern: str | None,
     drop_unreadable: bool,
     drop_unsolved: bool,
+    modules: str | None,
 ) -> None:
     """Prepares one data set."""
     jax.config.update("jax_platforms", "cpu")  # reading files needs no accelerator, and takes none from a run
@@ -89,6 +92,7 @@ def main(
         name, one, _sources(source, one.splits), folder,
         format_name=format or name, override=grader is not None, drop_unreadable=drop_unreadable,
         drop_unsolved=drop_unsolved,
+        modules=user_modules.load([local_copies.local(path) for path in (modules or "").split(",") if path]),
     )  # fmt: skip
     for split, what in found["splits"].items():
         left = "".join(f"; {number} left out: {reason}" for reason, number in what["left_out"].items())

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from cgrpo_jax.datasets import array_record, examples, formats, tables
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader as grader_lib
+from cgrpo_jax.rewards.sandbox.modules import NONE, Modules
 from cgrpo_jax.runtime import console, digests, files
 
 _SHOWN = 5  # rows named in an error
@@ -33,6 +34,7 @@ def prepare(
     override: bool = False,
     drop_unreadable: bool = False,
     drop_unsolved: bool = False,
+    modules: Modules = NONE,
 ) -> dict:
     """Writes a data set, or nothing.
 
@@ -47,6 +49,7 @@ def prepare(
         otherwise they are an error.
       drop_unsolved: leave rows out whose own solution fails their tests, where the format has such solutions; otherwise
         they are an error.
+      modules: of the user's own, which programs may import.
 
     Returns:
       The description that the set keeps of itself (see `array_record.description`).
@@ -80,7 +83,7 @@ def prepare(
     if not drop_unreadable:
         _refuse(unreadable, "gold answers can't be read", "fix these rows, choose another --grader", "drop_unreadable")
     solved = {split: _solutions(rows(split), unreadable[split]) if one.solved else [] for split in sources}
-    unsolved = _unsolved(solved)
+    unsolved = _unsolved(solved, modules)
     if not drop_unsolved:
         _refuse(unsolved, "rows' own solutions fail their tests", "fix these rows", "drop_unsolved")
     bad = {split: unreadable[split] | unsolved[split] for split in sources}
@@ -169,7 +172,7 @@ def _solutions(rows: _Rows, unreadable: Mapping[str, str]) -> list:
     ]
 
 
-def _unsolved(solved: Mapping[str, list[tuple[str, examples.Example]]]) -> dict[str, dict[str, str]]:
+def _unsolved(solved: Mapping[str, list[tuple[str, examples.Example]]], modules: Modules) -> dict[str, dict[str, str]]:
     """Returns for each split where rows are whose own solution gets no reward, and what is said of them.
 
     Each has the time that training gives a response by default: a row that needs more can't be solved there.
@@ -182,7 +185,7 @@ def _unsolved(solved: Mapping[str, list[tuple[str, examples.Example]]]) -> dict[
     if not total:
         return found
     with (
-        grader_lib.Grader("code", num_workers=os.cpu_count() or 1, numpy=True) as grader,
+        grader_lib.Grader("code", num_workers=os.cpu_count() or 1, numpy=True, modules=modules) as grader,
         console.progress_bar(total=total, desc="running the rows' own solutions", unit=" rows") as bar,
     ):
         for split, rows in solved.items():

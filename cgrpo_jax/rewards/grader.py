@@ -28,6 +28,7 @@ from cgrpo_jax.rewards.judge import Judge
 from cgrpo_jax.rewards.known_grades import KnownGrades
 from cgrpo_jax.rewards.rubrics import rubric
 from cgrpo_jax.rewards.sandbox import sandbox
+from cgrpo_jax.rewards.sandbox.modules import NONE, Modules
 from cgrpo_jax.rewards.thinking import after_thinking
 from cgrpo_jax.rewards.worker_pool import MEMORY_LIMIT, Outcome, Task, Workers, each
 
@@ -82,27 +83,24 @@ def grade(
         return grader.grade(responses, answers, thinking_opened=thinking_opened)
 
 
-def check_gold(
-    kind: str, answers: Sequence[str], *, timeout: float = 5.0, num_workers: int = 2, numpy: bool = False
-) -> None:
+def check_gold(kind: str, answers: Sequence[str], **options) -> None:
     """Checks that every gold answer can be read, so that no row is rewarded or failed for the parser's sake.
 
     Args:
       kind: of grader.
       answers: the gold answers.
-      timeout, num_workers, numpy: as for `Grader`.
+      **options: of `Grader`.
 
     Raises:
       UserError: unknown kind, a function that can't be loaded, or answers that can't be read: the first five rows and
         how many there are.
     """
-    with Grader(kind, timeout=timeout, num_workers=num_workers, numpy=numpy) as grader:
+    with Grader(kind, **options) as grader:
         bad = [row for row, ok in enumerate(grader.readable(answers)) if not ok]
         named = [f"row {row + 1}: {said_of_unreadable(grader, answers[row], kind)}" for row in bad[:5]]
     if bad:
-        rows = "; ".join(named)
         raise UserError(
-            f"{len(bad)} of {len(answers)} gold answers can't be read by grader '{kind}' ({rows}"
+            f"{len(bad)} of {len(answers)} gold answers can't be read by grader '{kind}' ({'; '.join(named)}"
             f"{'; ...' if len(bad) > 5 else ''}); fix or drop these rows, or choose another grader."
         )
 
@@ -129,6 +127,7 @@ class Grader:
         several at once, has as much for each.
       tolerance: of `numeric`, relative.
       numpy: programs and their tests may import NumPy.
+      modules: of the user's own, which programs may import.
       messages: a user's function gets lists of messages, see `user_functions.score`.
       judge: who grades kind `judge`.
       thinking: where answers count: `after` the thinking, or `anywhere`. A judge reads what comes after it in either
@@ -146,13 +145,14 @@ class Grader:
         timeout: float = 5.0,
         tolerance: float = 1e-6,
         numpy: bool = False,
+        modules: Modules = NONE,
         messages: bool = False,
         judge: Judge | None = None,
         thinking: str = "after",
     ):
         check_kind(kind)
         self.kind, self._num_workers, self._timeout, self._numpy = kind, num_workers, timeout, numpy
-        self._messages, self.judge, self._thinking = messages, judge, thinking
+        self.modules, self._messages, self.judge, self._thinking = modules, messages, judge, thinking
         self._compare = dict(comparisons.COMPARE)
         self._compare["numeric"] = functools.partial(comparisons.numeric, tolerance=tolerance)
         self._workers: dict[str, Workers] = {}
@@ -306,7 +306,8 @@ class Grader:
             given = (batch.answer, batch.prompt, dict(batch.columns), self._messages)
             timeout = self._timeout * len(responses)
             return workers.call(user_functions.score, kind, responses, *given, timeout=timeout)
-        more = (self._timeout, self._numpy) if batch.kind == "code" else ()  # its programs get what the time leaves
+        # Programs get what the time leaves.
+        more = (self._timeout, self._numpy, self.modules) if batch.kind == "code" else ()
         rows = [(response, batch.answer, *more) for response in responses]
         return workers.call(each, _module(batch.kind).grade, rows)
 

@@ -17,14 +17,16 @@ from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.inference.generators import Generator, Refiner, RemoteGenerator
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import Author
+from cgrpo_jax.rewards import user_modules
 from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.rewards.judge import Judge
 from cgrpo_jax.rewards.rubrics.programs import Programs
+from cgrpo_jax.rewards.sandbox.modules import Modules
 from cgrpo_jax.runs.build_model import Frozen, Model
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.endpoint_section import Endpoint
 from cgrpo_jax.runs.settings import RunSettings
-from cgrpo_jax.runtime import processes
+from cgrpo_jax.runtime import local_copies, processes
 
 
 def describe_slots(settings: RunSettings) -> str:
@@ -171,12 +173,15 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
       num_workers: worker processes; 0: `grader.num_workers`.
 
     Raises:
-      UserError: the judge's address or its key can't be used, or there is no file of a user's function.
+      UserError: the judge's address or its key can't be used, there is no file of a user's function, or a program
+        can't import one of `code.modules`.
     """
     judge, num_workers = None, num_workers or config.grader.num_workers
     with processes.agree("opening the grader"):
+        paths = [local_copies.local(one) for one in config.code.modules]
+        modules = user_modules.load(paths, timeout=config.grader.timeout, numpy=config.grader.numpy)
         if config.judge.endpoint.url and processes.is_first():
-            judge = _open_judge(config, held, num_workers=num_workers)
+            judge = _open_judge(config, held, modules, num_workers=num_workers)
         return held.enter_context(
             Grader(
                 config.gate_kind,
@@ -184,6 +189,7 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
                 timeout=config.grader.timeout,
                 tolerance=config.grader.tolerance,
                 numpy=config.grader.numpy,
+                modules=modules,
                 messages=config.grader.messages,
                 thinking=config.grader.thinking,
                 judge=judge,
@@ -191,10 +197,12 @@ def open_grader(config: Config, held: contextlib.ExitStack, *, num_workers: int 
         )
 
 
-def _open_judge(config: Config, held: contextlib.ExitStack, *, num_workers: int) -> Judge:
+def _open_judge(config: Config, held: contextlib.ExitStack, modules: Modules, *, num_workers: int) -> Judge:
     j = config.judge
     endpoint = held.enter_context(_chat_client(j.endpoint, name="judge"))
-    programs = Programs(num_workers=num_workers, timeout=config.grader.timeout, numpy=config.grader.numpy)
+    programs = Programs(
+        num_workers=num_workers, timeout=config.grader.timeout, numpy=config.grader.numpy, modules=modules
+    )
     return Judge(
         endpoint,
         programs=held.enter_context(programs),

@@ -11,6 +11,7 @@ from typing import Any
 from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.records import Problem
+from cgrpo_jax.rewards.sandbox.modules import Modules
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys, model_source
 from cgrpo_jax.runs.config import Config
@@ -58,6 +59,7 @@ def agreed_inputs(
     config: Config,
     settings: RunSettings,
     problems: Mapping[str, Sequence[Problem]],
+    modules: Modules,
     *,
     checkpoints: pathlib.Path | None,
     step: Step,
@@ -66,7 +68,7 @@ def agreed_inputs(
 
     Args:
       config, settings: of the run.
-      problems: by kind.
+      problems, modules: by kind; that programs import.
       checkpoints: of the run, where its weights are read; `step` of them.
 
     Raises:
@@ -80,6 +82,7 @@ def agreed_inputs(
             also=config.other_rewards,
             task=None if settings.stages.rows else task_of(config.data.kind),
         )
+        inputs |= modules.digests()
         if key_values.place()[1] > 1:
             same = of_inputs(problems, inputs)
             same |= of_models(config, settings.frozen_folders)

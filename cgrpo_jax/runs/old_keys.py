@@ -122,6 +122,7 @@ _ADDED_TO_RUN = {
     "refiner.temperature": -1.0,
     "refiner.top_p": 0.0,
     "refiner.template_arguments": "",
+    "code.modules": [],
     "finetune.loss": "nll",
     "finetune.beta": 0.1,
     "finetune.rows": "",

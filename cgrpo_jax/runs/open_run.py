@@ -196,9 +196,9 @@ def open_run(
             prompts = {"critic": model.critic_prompts} | {whose: one.prompts for whose, (one, _) in frozen.items()}
             found = _read_questions(config, settings, questions, model.prompts, **prompts)
     problems = {"training": found.training, "held-out": found.held_out}
-    inputs = hosts.agreed_inputs(
-        config, settings, problems, checkpoints=run.checkpoints if load_weights else None, step=step
-    )
+    grader = build_inference.open_grader(config, held, num_workers=num_graders)
+    checkpoints = run.checkpoints if load_weights else None
+    inputs = hosts.agreed_inputs(config, settings, problems, grader.modules, checkpoints=checkpoints, step=step)
     params, weights = start_weights.trained_params(config, model, run, step=step) if load_weights else ({}, "")
     return OpenRun(
         config=config,
@@ -211,7 +211,7 @@ def open_run(
         endpoint=build_inference.open_endpoint(config, settings, held),
         questions=found,
         inputs=inputs,
-        grader=build_inference.open_grader(config, held, num_workers=num_graders),
+        grader=grader,
         step=step,
     )
 

@@ -128,6 +128,7 @@ class Config:
     engine: sections.Engine = section(sections.Engine)
     cache: sections.Cache = section(sections.Cache)
     grader: sections.Grader = section(sections.Grader)
+    code: sections.Code = section(sections.Code)
     judge: sections.Judge = section(sections.Judge)
     critique: refinement_sections.Critique = section(refinement_sections.Critique)
     critic: refinement_sections.Critic = section(refinement_sections.Critic)

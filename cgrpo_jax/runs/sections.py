@@ -216,6 +216,17 @@ class Grader:
     messages: bool = key(False, "your function gets lists of messages, as TRL's do with conversational data, not texts")
 
 
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """What programs find that grader.kind code runs."""
+
+    modules: tuple[str, ...] = key(
+        (),
+        'modules of your own that programs may import: ("lib/hydro.py", "lib/pumps"), files or folders of Python',
+        is_path=True,
+    )
+
+
 def _universal(name: str, value: str) -> str | None:
     if not value:
         return None

@@ -178,6 +178,19 @@ def test_rows_whose_own_solution_fails_their_tests(tmp_path, capsys, name):
     assert len(problems(tmp_path / "out", name, split=split)) == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
+def test_solutions_over_a_library_of_ones_own(tmp_path, capsys):
+    code = "import hydro\ndef add(a, b): return hydro.poured(a, b)"
+    path = write(tmp_path / "a.jsonl", {"task_id": 601, "text": "Add.", "code": code, "test_list": [ADD]})
+    library = tmp_path / "hydro.py"
+    library.write_text("def poured(a, b): return a + b\n")
+    given = (tmp_path / "out", "mbpp", f"--source=train={path}")
+    assert "gone.py' does not exist; give a file" in refused(capsys, *given, f"--modules={tmp_path / 'gone.py'}")
+    assert "No module named 'hydro'" in refused(capsys, *given)
+    run(*given, f"--modules={library}")
+    assert "mbpp, split train: 1 rows\n" in capsys.readouterr().out
+
+
 MBPP = {"task_id": 601, "text": "Add.", "code": "def add(a, b): return a + b", "test_list": [ADD]}
 
 

@@ -11,6 +11,7 @@ from cgrpo_jax import sample as sample_lib
 from cgrpo_jax import train
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.datasets.tasks import snippets
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import load_questions, model_source, validate
@@ -70,3 +71,16 @@ def test_the_configuration_leaves_room():
     tokenizer = load_tokenizer(model_source.tokenizer_folder("snippets"))
     longest = snippets.write([("+", 20)] * c.data.chain_length)
     assert len(tokenizer.encode(longest)) < c.max_response_length
+
+
+def test_a_run_with_a_library_of_ones_own_is_resumed_with_that_alone(tmp_path):
+    library = tmp_path / "hydro.py"
+    library.write_text("def level(n): return n\n")
+    c = config(**{"code.modules": (str(library),), "num_iterations": 0, "warm_start.num_updates": 0})
+    train.main(c, str(tmp_path / "run"))
+    library.write_text("def level(n): return n + 1\n")
+    with pytest.raises(UserError, match="changed since .* began: the module hydro; restore the files"):
+        train.main(c, str(tmp_path / "run"))
+    library.unlink()
+    with pytest.raises(UserError, match="hydro.py' does not exist; give a file"):
+        train.main(c, str(tmp_path / "run"))

@@ -37,12 +37,18 @@ def test_no_key_is_left_out():
     assert values.keys() == {name for name, _, _ in keys.items(config_lib.Config())}
 
 
-@pytest.mark.parametrize("key", [key for key in PATHS if key != "rewards"])
+@pytest.mark.parametrize("key", [key for key in PATHS if key not in ("rewards", "code.modules")])
 def test_a_file_may_lie_elsewhere_but_has_one_name(key):
     here, there = "/mnt/a/one.jsonl,/mnt/a/two.jsonl", "/disk/one.jsonl,/disk/two.jsonl"
     assert not differ({key: here}, {key: there})
     assert len(differ({key: here}, {key: "/mnt/a/one.jsonl"})) == 1
     assert len(differ({key: here}, {key: ""})) == 1
+
+
+def test_so_may_each_of_several_modules():
+    here, there = ("/mnt/a/hydro.py", "/mnt/a/pumps"), ("/disk/hydro.py", "/disk/pumps")
+    assert not differ({"code.modules": here}, {"code.modules": there})
+    assert len(differ({"code.modules": here}, {"code.modules": there[:1]})) == 1
 
 
 def test_so_may_each_of_several_functions():
@@ -56,6 +62,7 @@ def test_the_paths_are_those_keys():
         "rewards",
         "gate",
         "grader.kind",
+        "code.modules",
         "critic.folder",
         "refiner.folder",
         "model.folder",

@@ -20,7 +20,7 @@ DECIDES = """
     data.eval data.solution_key data.eval_split data.train data.seed data.kind data.train_split data.pass_rates
     data.mixture data.min_pass_rate data.num_train data.hard_share data.max_pass_rate data.question_key
     data.answer_key data.num_eval data.chain_length grader.timeout grader.tolerance grader.messages grader.kind
-    grader.numpy
+    grader.numpy code.modules
     critic.endpoint.extra_body critic.endpoint.send_temperature
     judge.endpoint.extra_body judge.endpoint.send_temperature
     model.family model.head_dim model.rope_theta model.window model.tie_embeddings

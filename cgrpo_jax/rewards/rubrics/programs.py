@@ -11,6 +11,7 @@ from cgrpo_jax.rewards.rubrics.rubric import Ruling
 from cgrpo_jax.rewards.sandbox import grade as tests_lib
 from cgrpo_jax.rewards.sandbox import observe as observe_lib
 from cgrpo_jax.rewards.sandbox import sandbox
+from cgrpo_jax.rewards.sandbox.modules import NONE, Modules
 from cgrpo_jax.rewards.sandbox.values import EXPECTED
 from cgrpo_jax.rewards.worker_pool import MEMORY_LIMIT, Outcome, Workers
 from cgrpo_jax.runtime import text as text_lib
@@ -31,10 +32,11 @@ class Programs:
       num_workers: worker processes.
       timeout: seconds of one program with its tests, or its calls; at the limit its worker is killed.
       numpy: programs, tests and calls may import NumPy.
+      modules: of the user's own, which programs may import.
     """
 
-    def __init__(self, *, num_workers: int = 2, timeout: float = 5.0, numpy: bool = False):
-        self._timeout, self._numpy = timeout, numpy
+    def __init__(self, *, num_workers: int = 2, timeout: float = 5.0, numpy: bool = False, modules: Modules = NONE):
+        self._limits = timeout, numpy, modules
         self._workers = Workers(num_workers, timeout=timeout, start=tests_lib.start, arguments=(MEMORY_LIMIT,))
         self._threads = futures.ThreadPoolExecutor(num_workers, thread_name_prefix="programs")
         self._lock, self._checked = threading.Lock(), False
@@ -63,7 +65,7 @@ class Programs:
         return self._threads.submit(self._observe, response, asked)
 
     def _test(self, response: str, tests: str) -> Outcome:
-        found = self._run(tests_lib.grade, response, tests, self._timeout, self._numpy)
+        found = self._run(tests_lib.grade, response, tests, *self._limits)
         if found.timed_out:  # which is the response's own doing
             return Outcome(Ruling(0.0, evidence=found.failure or ""), timed_out=True)
         if found.failure is not None:
@@ -74,7 +76,7 @@ class Programs:
         return Outcome(Ruling(float(score), evidence=evidence))
 
     def _observe(self, response: str, asked: str) -> Outcome:
-        found = self._run(observe_lib.observe, response, asked, self._timeout, self._numpy)
+        found = self._run(observe_lib.observe, response, asked, *self._limits)
         if found.timed_out:
             return Outcome([f"running the program {found.failure}"])
         return found if found.failure else Outcome([text_lib.one_line(one) for one in found.value])

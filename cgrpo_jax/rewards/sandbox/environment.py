@@ -1,4 +1,4 @@
-"""What a program finds beside Python itself: standard files by name, time zones, packages, stacks that fit.
+"""What a program finds beside Python itself: standard files by name, time zones, packages, the user's own modules.
 
 `paths` and `wanted` are asked from the outside, `prepare` is called inside.
 """
@@ -11,6 +11,8 @@ import io
 import os
 import resource
 import sys
+
+from cgrpo_jax.rewards.sandbox.modules import NONE, Modules
 
 # Its files can't be opened by these names: there is no /proc, and they are another user's.
 _STANDARD = {
@@ -51,15 +53,21 @@ def packages(numpy: bool) -> dict[str, str]:
     return {"numpy": os.path.dirname(os.path.dirname(found.origin))} if found and found.origin else {}
 
 
-def wanted(text: str, numpy: bool) -> dict:
+def wanted(program: str, tests: str, numpy: bool, modules: Modules = NONE) -> dict:
     """Returns what a program and its tests want of this, for `prepare`: each path that is shown takes a moment.
 
     Args:
-      text: their sources.
+      program, tests: their sources.
       numpy: they may import NumPy.
+      modules: of the user's own, which the program may import.
     """
+    text = program + tests
     found = {name: folder for name, folder in packages(numpy).items() if name in text}
-    return {"zones": zones() if "zoneinfo" in text else None, "packages": found}
+    return {
+        "zones": zones() if "zoneinfo" in text else None,
+        "packages": found,
+        "modules": modules.wanted(program),
+    }
 
 
 def wanted_paths(wanted: dict) -> list[str]:
@@ -80,6 +88,29 @@ class _Finder:
         return folder and importlib.machinery.PathFinder.find_spec(name, [folder])
 
 
+class _Importer:
+    """Finds and runs modules whose text it holds, `modules.Modules.sources`."""
+
+    def __init__(self, sources):
+        self._sources = sources
+
+    def find_spec(self, name, path=None, target=None):
+        """Returns what is to be imported by a name, None if it is none of these."""
+        if name not in self._sources:
+            return None
+        is_package = bool(self._sources[name][1])
+        origin = name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
+        return importlib.machinery.ModuleSpec(name, self, origin=origin, is_package=is_package)
+
+    def create_module(self, spec):
+        """Returns None: the module is made as by default."""
+
+    def exec_module(self, module):
+        """Runs the text in a module."""
+        name, module.__file__ = module.__spec__.name, module.__spec__.origin
+        exec(compile(self._sources[name][0], module.__file__, "exec"), module.__dict__)
+
+
 def prepare(job):
     """Prepares a process for a program or its tests."""
     builtins.exit = builtins.quit = sys.exit  # Python has been started without `site`, which defines them
@@ -91,6 +122,8 @@ def prepare(job):
     if job["packages"]:
         os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
         sys.meta_path.append(_Finder(job["packages"]))
+    if job["modules"]:
+        sys.meta_path.insert(0, _Importer(job["modules"]))  # before all others
     opened = builtins.open
     builtins.open = io.open = _by_name(open, lambda number, *args, **kwargs: opened(os.dup(number), *args, **kwargs))
     os.open = _by_name(os.open, lambda number, *_, **__: os.dup(number))

@@ -35,7 +35,7 @@ def unclear_names(answer: str, numpy: bool = True) -> str:
     try:
         tests = json.loads(answer)
         if foreign := _foreign(tests):
-            return f"its tests import {' and '.join(foreign)}, which no program has: beside Python's own there is numpy"
+            return f"its tests import {' and '.join(foreign)}, which no tests have: beside Python's own there is numpy"
         if not numpy and _foreign(tests, numpy=False):
             return "its tests import numpy: allow it, by grader.numpy"
         if read(answer) is not None or read(json.dumps(tests | {"names": ["name"]})) is None:

@@ -21,8 +21,9 @@ import time
 from cgrpo_jax.rewards.sandbox import environment, gold, sandbox
 from cgrpo_jax.rewards.sandbox.extraction import bound_names, defines, program_of
 from cgrpo_jax.rewards.sandbox.gold import readable, unclear_names
-from cgrpo_jax.rewards.sandbox.names import modules
-from cgrpo_jax.rewards.sandbox.values import EXPECTED, cut
+from cgrpo_jax.rewards.sandbox.modules import NONE, Modules
+from cgrpo_jax.rewards.sandbox.names import modules as modules_used
+from cgrpo_jax.rewards.sandbox.values import EXPECTED, MAX_SAID, MAX_SHOWN, cut
 
 __all__ = ["grade", "program_of", "readable", "seconds_for", "start", "unclear_names"]
 
@@ -72,7 +73,13 @@ def _start_seconds(timeout):
 
 
 def grade(
-    response: str, answer: str, timeout: float = 5.0, numpy: bool = False, *, seconds: float | None = None
+    response: str,
+    answer: str,
+    timeout: float = 5.0,
+    numpy: bool = False,
+    modules: Modules = NONE,
+    *,
+    seconds: float | None = None,
 ) -> tuple[float, str | None, str]:
     """Runs the program in `response` against the tests in `answer`.
 
@@ -81,6 +88,7 @@ def grade(
       answer: JSON, see above.
       timeout: seconds after which the worker is killed.
       numpy: programs and tests may import NumPy.
+      modules: of the user's own, which programs may import; their tests see none of them.
       seconds: of wall-clock time, for all tests; by default what the time limit leaves, see `seconds_for`.
 
     Returns:
@@ -101,8 +109,20 @@ def grade(
         return 0.0, None, "no program found"
     run = _run_scripts if "stdin" in tests else _run_asserts
     seconds = seconds_for(timeout) if seconds is None else seconds
-    passed, reason = run(program, tests, seconds, _start_seconds(timeout), environment.wanted(program + answer, numpy))
+    wanted = environment.wanted(program, answer, numpy, modules)
+    passed, reason = run(program, tests, seconds, _start_seconds(timeout), wanted)
     return float(passed), _written(program), _written(reason)
+
+
+def unimportable(modules: Modules, timeout: float = 5.0, numpy: bool = False) -> str:
+    """Returns the first of the modules that a program can't import, and why; "" if it can import all."""
+    for name in modules.names:
+        program, tests = f"import {name}\n\n\ndef imported():\n    return True", '{"asserts": ["assert imported()"]}'
+        score, _, reason = grade(program, tests, timeout, numpy, modules)
+        if not score:
+            said = " ".join(reason.split()).removeprefix("No test could be run: ")
+            return f"{name} ({said.removesuffix(' Tests passed: 0 of 1.').removesuffix('.')})"
+    return ""
 
 
 def _written(text):
@@ -124,19 +144,20 @@ def _run_asserts(program, tests, seconds, start, wanted):
     job = _program_job(program, tests) | {"script": False, "seconds": seconds}
     before = [tests.get("setup", "")] + ([tests["prompt"]] if _compiles(tests.get("prompt", "")) else [])
     sources, names = tests.get("asserts") or [tests["check"]], gold.names(tests)
-    forgotten = [f"import {name}" for name in modules([*before, *sources]) if name not in names]
+    forgotten = [f"import {name}" for name in modules_used([*before, *sources]) if name not in names]
     asked = dict(
         names=names,
         before=forgotten + before,
         tests=sources,
         entry_point=tests.get("entry_point", "") if "check" in tests else "",
     )
+    tests_want = wanted | {"modules": {}}
     deadline = time.monotonic() + seconds + start
     with contextlib.ExitStack() as stack:
         ours, theirs = [stack.enter_context(end) for end in socket.socketpair()]
         read, write = _pipe(stack, stack)
         tester = stack.enter_context(
-            _sandbox(_TESTS, asked, wanted, seconds, fds=[ours.fileno(), write.fileno()], deadline=deadline)
+            _sandbox(_TESTS, asked, tests_want, seconds, fds=[ours.fileno(), write.fileno()], deadline=deadline)
         )
         runner = stack.enter_context(_sandbox(_PROGRAM, job, wanted, seconds, fds=[theirs.fileno()], deadline=deadline))
         for end in (ours, theirs, write):
@@ -299,7 +320,8 @@ class _Script:
 def _failed_script(given, error, status, seconds):
     try:
         found = json.loads(error)  # written by the program's process: no more than words
-        found = {key: found[key] and cut(str(found[key])) for key in ("type", "message", "line", "text")}
+        most = {"type": MAX_SHOWN, "message": MAX_SAID, "line": MAX_SHOWN, "text": MAX_SHOWN}
+        found = {key: found[key] and cut(str(found[key]), most[key]) for key in most}
         found["line"] = found["line"] if len(found["line"] or "") < _LINE_DIGITS else None
         return _exception(given, found, seconds)
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -4,13 +4,15 @@ Each call is run as a test is (`grade`): in another sandbox than the program, wh
 """
 
 import ast
+import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cgrpo_jax.rewards.sandbox import grade
 from cgrpo_jax.rewards.sandbox.extraction import bound_names, program_of
 from cgrpo_jax.rewards.sandbox.markdown import blocks_of
+from cgrpo_jax.rewards.sandbox.modules import NONE, Modules
 from cgrpo_jax.rewards.sandbox.names import candidates
 from cgrpo_jax.rewards.sandbox.values import EXPECTED
 
@@ -53,7 +55,7 @@ def calls_of(asked: str) -> list[str]:
     return [one for one in dict.fromkeys(found) if len(one) <= MAX_CHARS][:MAX_CALLS]
 
 
-def observe(response: str, asked: str, timeout: float = 5.0, numpy: bool = False) -> list[str]:
+def observe(response: str, asked: str, timeout: float = 5.0, numpy: bool = False, modules: Modules = NONE) -> list[str]:
     """Returns what came of each call, in words; nothing where no call of the program's is asked for.
 
     Args:
@@ -61,6 +63,7 @@ def observe(response: str, asked: str, timeout: float = 5.0, numpy: bool = False
       asked: Python that calls what its program defines.
       timeout: seconds after which the worker is killed.
       numpy: the program and the calls may import NumPy.
+      modules: of the user's own, which the program may import.
 
     Example:
       >>> observe("def half(n):\\n    return n // 2", "half(7)\\nhalf('a')")[0]
@@ -73,13 +76,14 @@ def observe(response: str, asked: str, timeout: float = 5.0, numpy: bool = False
         if names and known and set(names) <= set(known):
             wanted.append((call, [*names, *_attributes(call)]))
     seconds = grade.seconds_for(timeout) / max(len(wanted), 1)
-    return [_came_of(response, call, names, timeout, numpy, seconds) for call, names in wanted]
+    run = functools.partial(grade.grade, timeout=timeout, numpy=numpy, modules=modules, seconds=seconds)
+    return [_came_of(run, response, call, names) for call, names in wanted]
 
 
-def _came_of(response: str, call: str, names: list[str], timeout: float, numpy: bool, seconds: float) -> str:
+def _came_of(run: Callable[..., tuple], response: str, call: str, names: list[str]) -> str:
     """What came of a call, in words. A list is no number, so the test always fails, and says what is in the list."""
     tests = json.dumps({"asserts": [f"__value__ = [{call}]\nassert __value__ == 0"], "names": names})
-    _, _, reason = grade.grade(response, tests, timeout, numpy, seconds=seconds)
+    _, _, reason = run(response, tests)
     reason = reason.partition(EXPECTED)[0]
     if match := _VALUE.fullmatch(reason):
         return f"{call} {'returns' if _is_call(call) else 'is'} {match[1] or 'what has no text'}"

@@ -17,7 +17,7 @@ import types
 
 from cgrpo_jax.rewards.sandbox import environment
 from cgrpo_jax.rewards.sandbox.operations import BY_NAME
-from cgrpo_jax.rewards.sandbox.values import Writer, cut, decode
+from cgrpo_jax.rewards.sandbox.values import MAX_SAID, Writer, cut, decode
 
 MAX_MESSAGE = 2 << 20  # bytes of one answer
 _CHANNEL = 3
@@ -62,7 +62,7 @@ def _found(error, job):
         message = error.msg if isinstance(error, SyntaxError) else str(error)
     except Exception:  # noqa: BLE001 - an exception of the program's own making
         message = ""
-    return error_of(type(error).__name__, cut(" ".join(message.split())), number, cut(text))
+    return error_of(type(error).__name__, cut(" ".join(message.split()), MAX_SAID), number, cut(text))
 
 
 def error_of(kind: str, message: str, line: int | None = None, text: str = "") -> dict:

@@ -20,7 +20,7 @@ from cgrpo_jax.rewards.sandbox.remote import (
     raised_class,
     reference_of,
 )
-from cgrpo_jax.rewards.sandbox.values import Writer, cut, decode, from_library
+from cgrpo_jax.rewards.sandbox.values import MAX_SAID, Writer, cut, decode, from_library
 
 _CHANNEL = 3
 _MOST_ITEMS = 1 << 20  # of an iterator that is passed to the program
@@ -211,7 +211,7 @@ class Session:
         except Exception:  # noqa: BLE001 - its class is made in a way of its own
             error = raised.__new__(raised)
             error.args = tuple(args)
-        error.text, error.found = str(text), error_of(kind.__name__, cut(" ".join(str(text).split())))
+        error.text, error.found = str(text), error_of(kind.__name__, cut(" ".join(str(text).split()), MAX_SAID))
         error.reference = Reference(self, int(number), f"<{kind.__name__}>", self._trusted)
         return error
 
@@ -221,5 +221,5 @@ class Session:
             raised = {"exception": [0, f"builtins.{type}", str(message), []]}
         error = decode(raised, self._find)
         line = line if isinstance(line, int) and 0 < line <= _MOST_LINES else None
-        error.found = error_of(str(type), cut(str(message)), line, cut(str(text)))
+        error.found = error_of(str(type), cut(str(message), MAX_SAID), line, cut(str(text)))
         return error

@@ -17,6 +17,7 @@ from typing import Any
 from cgrpo_jax.rewards.sandbox import operations
 
 MAX_SHOWN = 200  # characters of a value in a report
+MAX_SAID = 600  # of an exception's message: a good library's lists what there is instead
 FIRST_ITEMS = 8  # of an iterator that are sent along; a later request is for twice as many
 _MOST_ITEMS = 100_000
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -35,12 +36,12 @@ def shown(value):
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
-def cut(text):
+def cut(text, most=MAX_SHOWN):
     """The text without its middle where it is long, and without addresses, which differ from run to run."""
     text = _ADDRESS.sub("", text)
-    if len(text) <= MAX_SHOWN:
+    if len(text) <= most:
         return text
-    return f"{text[: MAX_SHOWN - 50]} ... {text[-40:]}"
+    return f"{text[: most - 50]} ... {text[-40:]}"
 
 
 def _factory(value):
