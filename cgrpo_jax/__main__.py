@@ -18,6 +18,7 @@ COMMANDS = (
     "report",
     "show",
     "plan",
+    "simulate",
     "convert",
     "data",
 )

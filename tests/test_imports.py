@@ -40,6 +40,7 @@ ROOMS = (
         "sample",
         "show",
         "plan",
+        "simulate",
         "convert",
         "data",
         "init",

@@ -130,6 +130,12 @@ def of(settings: RunSettings) -> Programs:
     return Programs(tuple(map(run.with_beside, calls)), run.buffers, sampled, settings.slots.num_slots)
 
 
+def engines(settings: RunSettings) -> dict[str, "ShapedEngine"]:
+    """Returns the engines that generate in an iteration, by who writes: `policy`, and `folder` for a frozen critic."""
+    run = _ShapedRun(settings)
+    return {"policy": run.policy_engine()} | dict(zip(("folder",), run.critic_engines(), strict=False))
+
+
 def shallow(config: ModelConfig, depth: int) -> ModelConfig:
     """Returns the model with fewer layers, of both kinds still if it has local ones."""
     local = (True,) + (False,) * (depth - 1) if any(config.local_layers) else ()
@@ -187,12 +193,12 @@ class _ShapedRun:
 
     # --- generation ---------------------------------------------------------------------------------------------
 
-    def policy_engine(self) -> "_ShapedEngine":
+    def policy_engine(self) -> "ShapedEngine":
         """Returns the engine of the policy, and adds its slots to the buffers."""
         engine = make_engine(self.settings, "policy", eos_ids=_EOS_IDS, decode=None)
         names = {Stage.RESPONSE: "prefill", Stage.CRITIQUE: "critique_prefill", Stage.REFINEMENT: "refine_prefill"}
         specs = sorted((one for one in self.settings.stages.all if one.by == "policy"), key=lambda one: one.stage)
-        made = _ShapedEngine(
+        made = ShapedEngine(
             "",
             engine,
             self.generation,
@@ -203,12 +209,12 @@ class _ShapedRun:
         self.buffers["slots"] = Buffer("kv_cache", made.slots.cache)
         return made
 
-    def critic_engines(self) -> list["_ShapedEngine"]:
+    def critic_engines(self) -> list["ShapedEngine"]:
         """Returns the engine of a frozen critic, if there is one, and adds its slots to the buffers."""
         critiques = self.settings.stages.critique
         if not critiques.num_texts or critiques.by != "folder":
             return []
-        made = _ShapedEngine(
+        made = ShapedEngine(
             "critic_",
             make_engine(self.settings, "critic", eos_ids=_EOS_IDS, decode=None),
             self.buffers["critic"].shapes,
@@ -279,7 +285,7 @@ class _ShapedRun:
         return self.settings.grouping.num_rows(found)
 
 
-class _ShapedEngine:
+class ShapedEngine:
     """An engine with shapes in the place of weights and slots. Of its programs the largest of each kind are planned.
 
     Args:
@@ -291,7 +297,9 @@ class _ShapedEngine:
       own: names of the buffers of its weights and its slots.
 
     Attributes:
+      settings: what its programs are compiled for.
       slots: their shapes.
+      programs: all that it can call.
     """
 
     def __init__(
