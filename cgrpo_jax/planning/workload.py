@@ -5,6 +5,7 @@ lengths = draw(np.random.default_rng(0), 896)
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -111,17 +112,18 @@ def parse(text: str) -> Draw:
         if kind == "uniform" and set(given) == {"min", "max"} and given["min"] <= given["max"]:
             return lambda rng, number: rng.integers(int(given["min"]), int(given["max"]) + 1, number)
         if kind == "lognormal" and {"mean", "sigma"} <= set(given) <= {"mean", "sigma", "max"}:
-            mu = math.log(given["mean"]) - given["sigma"] ** 2 / 2
-            most = given.get("max", math.inf)
-            return lambda rng, number: np.clip(np.exp(rng.normal(mu, given["sigma"], number)), _SHORTEST, most).astype(
-                int
-            )
+            return functools.partial(_lognormal, given["mean"], given["sigma"], given.get("max", math.inf))
         raise ValueError
     except ValueError:
         raise UserError(
             f"lengths {text!r} are no distribution; write lognormal(mean=1500, sigma=0.8, max=6144), "
             "uniform(min=8, max=64) or fixed(1000)."
         ) from None
+
+
+def _lognormal(mean: float, sigma: float, most: float, rng: np.random.Generator, number: int) -> np.ndarray:
+    """Returns lengths whose mean is that before they are cut."""
+    return np.clip(np.exp(rng.normal(math.log(mean) - sigma**2 / 2, sigma, number)), _SHORTEST, most).astype(int)
 
 
 def drawn(shape: Shape, *, prompts: Draw, texts: Draw, critiques: Draw, failed: float, seed: int) -> list[Question]:
@@ -171,11 +173,8 @@ def drawn(shape: Shape, *, prompts: Draw, texts: Draw, critiques: Draw, failed: 
         responses, refines = Asked(ids, lengths, most[Stage.RESPONSE]), q in failing and R > 0
         rows, critiqued = range(N), shape.num_critiques > 0
         if shape.critiques_all and critiqued:
-            phases = (
-                tuple((critique(q, n),) for n in rows),
-                *([tuple((refine(q, n),) for n in rows)] if refines else []),
-            )
-            return Question(responses, phases)
+            after = (tuple((refine(q, n),) for n in rows),) if refines else ()
+            return Question(responses, (tuple((critique(q, n),) for n in rows), *after))
         if not refines:
             return Question(responses)
         return Question(responses, (tuple((*([critique(q, n)] if critiqued else []), refine(q, n)) for n in rows),))
