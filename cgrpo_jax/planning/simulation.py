@@ -17,6 +17,7 @@ import numpy as np
 from cgrpo_jax.inference import kv_cache, orchestrator, slot_writes, slots
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.orchestrator import Orchestrator, gather
+from cgrpo_jax.inference.running_slots import RunningSlots
 from cgrpo_jax.inference.sampling import Sampling, index_array
 from cgrpo_jax.inference.slot_scheduler import Placed, Request
 from cgrpo_jax.planning.workload import Asked, Chain, Question
@@ -177,27 +178,9 @@ def simulate(
     Raises:
       UserError: a prompt and its continuation exceed a slot.
     """
-    writers = writers or dict.fromkeys(Stage, "policy")
     asked = [asked for question in questions for asked in question.all]
     lengths = {tuple(map(int, index_array([index])[0])): n for one in asked for index, n in one.tokens.items()}
     calls: dict[str, list[Call]] = {name: [] for name in engines}
-    nothing_to_solve = Problem(0, "", "")
-
-    async def write(one: Asked) -> None:
-        if (writer := writers[one.stage]) is not None:
-            request = Request(one.prompt_ids, list(one.tokens), one.max_length)
-            await orchestrator.write(engines[writer], request)
-
-    async def follow(chain: Chain) -> None:
-        for step in chain:
-            await gather([write(one) for one in step])
-
-    async def solve(question: Question) -> None:
-        await write(question.responses)
-        await orchestrator.grade([""] * len(question.responses.tokens), nothing_to_solve)
-        for phase in question.phases:
-            await gather([follow(chain) for chain in phase])
-
     began: list[Engine] = []
     try:
         for name, engine in engines.items():
@@ -210,11 +193,40 @@ def simulate(
             )
             engine.begin(params[name], seed=0, iteration=0)
             began.append(engine)
-        Orchestrator(cast(Grader, _Grades())).run([solve(one) for one in questions], engines=began)
+        ask(questions, engines, writers=writers)
     finally:
         for engine in began:
             engine.end()
+            engine.make_running = RunningSlots
     return calls
+
+
+def ask(
+    questions: Sequence[Question], engines: Mapping[str, Engine], *, writers: Mapping[Stage, str | None] | None = None
+) -> None:
+    """Asks engines at work, real or simulated, for all texts of an iteration, each when a run would.
+
+    Args:
+      questions, engines, writers: as for `simulate`.
+    """
+    by = writers or dict.fromkeys(Stage, "policy")
+    nothing_to_solve = Problem(0, "", "")
+
+    async def write(one: Asked) -> None:
+        if (writer := by[one.stage]) is not None:
+            await orchestrator.write(engines[writer], Request(one.prompt_ids, list(one.tokens), one.max_length))
+
+    async def follow(chain: Chain) -> None:
+        for step in chain:
+            await gather([write(one) for one in step])
+
+    async def solve(question: Question) -> None:
+        await write(question.responses)
+        await orchestrator.grade([""] * len(question.responses.tokens), nothing_to_solve)
+        for phase in question.phases:
+            await gather([follow(chain) for chain in phase])
+
+    Orchestrator(cast(Grader, _Grades())).run([solve(one) for one in questions], engines=list(engines.values()))
 
 
 def prefilled(calls: Sequence[Call]) -> tuple[int, int]:
