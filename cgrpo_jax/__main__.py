@@ -19,6 +19,7 @@ COMMANDS = (
     "report",
     "show",
     "plan",
+    "simulate",
     "convert",
     "data",
 )

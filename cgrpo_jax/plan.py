@@ -41,14 +41,14 @@ def main(config: Config, topology: str, json: str | None, costs: bool = True) ->
     validate.check(config)
     names = topology.split(",")
     if json:
-        _check_target(pathlib.Path(json))
+        check_target(pathlib.Path(json))
     # All mistakes come to light before the first minute of compiling.
     config = with_lengths(config)
     planners = [planner_lib.Planner(Variants(config), name, say=console.say) for name in names]
     plans = [planner.plan(costs=costs) for planner in planners]
     console.say(table(plans), sys.stdout)
     if json:
-        _write(json, plans)
+        write_json(json, [record(one) for one in plans])
     if not all(plan.fits for plan in plans):
         sys.exit(_DOES_NOT_FIT)
 
@@ -76,7 +76,8 @@ def record(plan: Plan) -> dict:
     }
 
 
-def _check_target(file: pathlib.Path) -> None:
+def check_target(file: pathlib.Path) -> None:
+    """Raises a `UserError` where `--json` names what can't be written."""
     if not file.absolute().parent.is_dir():
         raise UserError(f"--json {file} is in no folder; make {file.parent} first.")
     if file.is_dir():
@@ -85,8 +86,8 @@ def _check_target(file: pathlib.Path) -> None:
         raise UserError(f"--json {file} can't be written; give another file.")
 
 
-def _write(file: str, plans: Sequence[Plan]) -> None:
-    records = [record(plan) for plan in plans]
+def write_json(file: str, records: Sequence[dict]) -> None:
+    """Writes a record a topology as `--json` asks for it: one alone as it is."""
     text = json.dumps(records[0] if len(records) == 1 else records, indent=2)
     try:
         pathlib.Path(file).write_text(text + "\n", encoding="utf-8")

@@ -41,6 +41,7 @@ ROOMS = (
         "sample",
         "show",
         "plan",
+        "simulate",
         "convert",
         "data",
         "init",

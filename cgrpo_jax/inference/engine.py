@@ -18,7 +18,7 @@ import numpy as np
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import slots
-from cgrpo_jax.inference.running_slots import RunningSlots
+from cgrpo_jax.inference.running_slots import Running, RunningSlots
 from cgrpo_jax.inference.sampling import Sampling, index_array
 from cgrpo_jax.inference.slot_scheduler import Placed, Request, Scheduler, rows_at_once, widths_up_to
 from cgrpo_jax.inference.slot_texts import Sampled, SlotTexts
@@ -75,6 +75,9 @@ class Engine:
       decode: token ids to text.
       mesh: where it runs; by default one device.
 
+    Attributes:
+      make_running: makes what holds the slots from `begin` to `end`: `RunningSlots`, or a simulation's (planning).
+
     Example:
       engine = Engine(config, eos_ids=(2,), num_slots=64)
       engine.begin(params, seed=0, iteration=0)
@@ -109,8 +112,9 @@ class Engine:
         self.cache_dtype = cache_dtype
         self.stop, self.decode = tuple(stop), decode
         self.stats = Stats()
+        self.make_running: Callable[..., Running] = RunningSlots
         self._num_groups = sharding.num_groups(self.mesh)
-        self._running: RunningSlots | None = None
+        self._running: Running | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -143,7 +147,7 @@ class Engine:
         if self._running is not None:
             raise ValueError("the engine is at work; call end() before another begin().")
         self._samplings = (sampling or Sampling(), *others)
-        self._running = RunningSlots(
+        self._running = self.make_running(
             params,
             self.settings(params),
             widths=self.widths,
@@ -157,7 +161,7 @@ class Engine:
         self._running = None
         self._reset()
 
-    def _at_work(self) -> RunningSlots:
+    def _at_work(self) -> Running:
         if self._running is None:
             raise ValueError("the engine is not at work; call begin() before requests are added.")
         return self._running
@@ -213,6 +217,7 @@ class Engine:
         self.begin(params, seed=0, iteration=0)
         try:
             running = self._at_work()
+            assert isinstance(running, RunningSlots), "a simulation has nothing to compile"
             for number, program in enumerate(programs):
                 on_program(number, len(programs), program.name)
                 running.run_idle(program)

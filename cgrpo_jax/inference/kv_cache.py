@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cgrpo_jax.models.params import ModelConfig
 
@@ -50,6 +51,31 @@ def cache_length(length: int, *, split: bool) -> int:
     """Returns the positions that a slot for texts of `length` tokens has."""
     read = read_at_once(split=split)
     return length if length <= read else -(-length // read) * read
+
+
+def positions_read(length_NS: np.ndarray, live_NS: np.ndarray, *, length: int, split: bool) -> np.ndarray:
+    """Returns `[N]`: how many positions of S slots a decoding step reads, each slot as far as the longest text reaches.
+
+    What a step costs follows from it (planning); a cache that reads otherwise has its own.
+
+    Args:
+      length_NS: tokens that each slot holds without the newest, in N steps.
+      live_NS: bool, which slots decode.
+      length: tokens that a slot can hold.
+      split: whether weights and cache have one dict a layer.
+
+    Example:
+      positions_read(np.array([[100, 600, 9000]]), np.array([[True, True, False]]), length=16384, split=False) == [3072]
+    """
+    S, T, read = length_NS.shape[-1], cache_length(length, split=split), read_at_once(split=split)
+    if T <= read:
+        return np.full(len(length_NS), S * T)
+    return S * read * (np.where(live_NS, length_NS, 0).max(-1) // read + 1)
+
+
+def positions_needed(length_NS: np.ndarray, live_NS: np.ndarray) -> np.ndarray:
+    """Returns `[N]`: how many positions the texts that decode have, the newest token's included."""
+    return np.where(live_NS, length_NS + 1, 0).sum(-1)
 
 
 def empty_cache(config: ModelConfig, *, slots: int, length: int, tensor: int, dtype, split: bool) -> Cache:

@@ -1,15 +1,23 @@
 """An engine's slots on the devices, from its `begin` to its `end`: what is placed is written to them, and they tick."""
 
-import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import jax
 import numpy as np
 
-from cgrpo_jax.inference import slots
+from cgrpo_jax.inference import slot_writes, slots
 from cgrpo_jax.inference.sampling import Sampling
-from cgrpo_jax.inference.slot_scheduler import Placed, rows_at_once, width_of
+from cgrpo_jax.inference.slot_scheduler import Placed
 from cgrpo_jax.runtime.program import Program
+
+
+class Running(Protocol):
+    """What an engine needs of its slots from `begin` to `end`."""
+
+    def write(self, placed: Sequence[Placed]) -> None: ...
+
+    def tick(self, orders: slots.Orders, until: int) -> slots.Report: ...
 
 
 class RunningSlots:
@@ -39,10 +47,13 @@ class RunningSlots:
         self._tick = slots.tick_program(settings, *sampling)
 
     def write(self, placed: Sequence[Placed]) -> None:
-        """Writes prompts: prefills those that share nothing, then copies, then prefills what comes after a copy."""
-        self._prefill([one for one in placed if one.source is None and len(one.rest)], continued=False)
-        self._share([one for one in placed if one.is_copied])
-        self._prefill([one for one in placed if one.source is not None and len(one.rest)], continued=True)
+        """Writes the prompts of what is placed, or what of them is not in a slot already."""
+        groups, num_slots = self.settings.num_groups, self.settings.num_slots
+        for one in slot_writes.writes(placed, widths=self.widths, num_groups=groups, num_slots=num_slots):
+            if isinstance(one, slot_writes.Prefill):
+                self._prefill(one)
+            else:
+                self._copy(one)
 
     def tick(self, orders: slots.Orders, until: int) -> slots.Report:
         """Begins and ends the texts that are ordered, decodes, and returns what was done, as NumPy arrays."""
@@ -55,42 +66,24 @@ class RunningSlots:
         done = program(*weights, self.slots, *program.zeros())
         self.slots = done if isinstance(done, slots.Slots) else done[0]
 
-    def _prefill(self, placed: Sequence[Placed], *, continued: bool) -> None:
-        for width, groups in self._by_width(placed, lambda one: len(one.rest)):
-            first, longest = 0, max(map(len, groups))
-            while first < longest:
-                rows = rows_at_once(width) if not continued else 1
-                rows = rows if longest - first > rows // 2 else 1
-                self._call_prefill([group[first : first + rows] for group in groups], rows, width, continued)
-                first += rows
-
-    def _call_prefill(self, groups: Sequence[Sequence[Placed]], rows: int, width: int, continued: bool) -> None:
-        prefill = slots.prefill_program(self.settings, rows=rows, width=width, continued=continued)
+    def _prefill(self, call: slot_writes.Prefill) -> None:
+        rows, width = call.rows, call.width
+        prefill = slots.prefill_program(self.settings, rows=rows, width=width, continued=call.continued)
         tokens, length, start, slot, number = inputs = prefill.zeros()
-        length[:], number[:] = 1, [len(group) for group in groups]
-        for g, group in enumerate(groups):
+        length[:], number[:] = 1, [len(group) for group in call.groups]
+        for g, group in enumerate(call.groups):
             for i, one in enumerate(group, start=g * rows):
                 tokens[i, : len(one.rest)], length[i] = one.rest, len(one.rest)
                 start[i], slot[i] = one.shared, one.slot % self.settings.num_slots
         self.slots = prefill(self.params, self.slots, *inputs)
 
-    def _share(self, placed: Sequence[Placed]) -> None:
+    def _copy(self, call: slot_writes.Copy) -> None:
         S = self.settings.num_slots
-        for width, groups in self._by_width(placed, lambda one: one.shared):
-            share = slots.share_program(self.settings, width=width)
-            source, target, number = inputs = share.zeros()
-            number[:] = [len(group) for group in groups]
-            for g, group in enumerate(groups):
-                for i, one in enumerate(group, start=g * S):
-                    assert one.source is not None  # it is copied
-                    source[i], target[i] = one.source % S, one.slot % S
-            self.slots = share(self.slots, *inputs)
-
-    def _by_width(
-        self, placed: Sequence[Placed], tokens: Callable[[Placed], int]
-    ) -> list[tuple[int, list[list[Placed]]]]:
-        """Returns, for each width that numbers of tokens are padded to, what each data group writes or copies."""
-        by_width = collections.defaultdict(lambda: [[] for _ in range(self.settings.num_groups)])
-        for one in placed:
-            by_width[width_of(tokens(one), self.widths)][one.slot // self.settings.num_slots].append(one)
-        return sorted(by_width.items())
+        share = slots.share_program(self.settings, width=call.width)
+        source, target, number = inputs = share.zeros()
+        number[:] = [len(group) for group in call.groups]
+        for g, group in enumerate(call.groups):
+            for i, one in enumerate(group, start=g * S):
+                assert one.source is not None  # it is copied
+                source[i], target[i] = one.source % S, one.slot % S
+        self.slots = share(self.slots, *inputs)

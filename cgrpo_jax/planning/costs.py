@@ -61,20 +61,25 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """FLOPs, bytes moved to and from HBM, and bytes sent over the network by kind of collective; all of one device."""
+    """FLOPs, bytes moved to and from HBM, and bytes sent over the network by kind of collective; all of one device.
+
+    `operations` are those that run one after another (hlo.py); 0 where they are not counted.
+    """
 
     flops: float = 0.0
     bytes: float = 0.0
     collectives: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    operations: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
         kinds = sorted({*self.collectives, *other.collectives})
         sent = {kind: self.collectives.get(kind, 0.0) + other.collectives.get(kind, 0.0) for kind in kinds}
-        return Cost(self.flops + other.flops, self.bytes + other.bytes, sent)
+        operations = self.operations + other.operations
+        return Cost(self.flops + other.flops, self.bytes + other.bytes, sent, operations)
 
     def __mul__(self, times: float) -> "Cost":
         sent = {kind: times * sent for kind, sent in self.collectives.items()}
-        return Cost(times * self.flops, times * self.bytes, sent)
+        return Cost(times * self.flops, times * self.bytes, sent, times * self.operations)
 
     __rmul__ = __mul__
 
@@ -146,13 +151,13 @@ def compile_for(
       compile_for(jnp.dot, (a, b)).cost.flops == 2 * m * k * n   # of one device's share
     """
     keywords = dict(keywords or {})
-    _check_placed((args, keywords))
+    check_placed((args, keywords))
     if not isinstance(function, jax.stages.Wrapped) or jit_options:
         function = jax.jit(function, **jit_options)
     lowered = function.lower(*args, **keywords)
     start = time.monotonic()
     try:
-        with _nothing_cached():
+        with nothing_cached():
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         figures = out_of_memory(str(error))
@@ -260,7 +265,7 @@ def seconds_bound(cost: Cost, chip: Chip) -> Bound:
 
 
 @contextmanager
-def _nothing_cached() -> Iterator[None]:
+def nothing_cached() -> Iterator[None]:
     """Keeps JAX from writing to its cache what only a TPU could read: read here, it would warn and compile anyway."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
@@ -271,7 +276,7 @@ def _nothing_cached() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-def _check_placed(arguments) -> None:
+def check_placed(arguments) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(arguments):
         # Numbers, strings and meshes may be static arguments; what has a dtype is data, and must lie somewhere.
         if hasattr(leaf, "dtype") and getattr(leaf, "sharding", None) is None:

@@ -17,12 +17,6 @@ from cgrpo_jax.planning.hlo import Instruction
 # An array: dtype, sizes and, in braces, its layout: axes from the fastest to the slowest, tiles, memory space.
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _TILE, _SPACE = re.compile(r"T\(([\d,]+)\)"), re.compile(r"S\((\d+)\)")
-# What moves nothing itself: other names for what is there already.
-_FREE = {
-    "parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "opt-barrier", "add-dependency",
-    "partition-id", "replica-id", "domain",
-}  # fmt: skip
-_FREE_CALLS = ("AllocateBuffer", "ConcatBitcast")
 _SLICES = ("dynamic-slice", "slice", "gather")
 _MOVES = ("bitcast", "copy", "reshape", "transpose")  # in a fusion: a slice of the result is a slice of the operand
 
@@ -70,9 +64,7 @@ def hbm_bytes(text: str, *, unknown_trips: Sequence[int] = ()) -> int | None:
 
 def _moved(program: Mapping[str, _Computation], here: _Computation, one: Instruction, called: list[str]) -> int:
     """Returns the bytes that an instruction moves which is no loop, conditional or call."""
-    if one.opcode in _FREE or one.opcode.endswith(("-done", "-update")):
-        return 0
-    if one.opcode == "custom-call" and any(f'custom_call_target="{name}"' in one.attributes for name in _FREE_CALLS):
+    if hlo.is_free(one):
         return 0
     if called and one.opcode in ("fusion", "async-start"):
         return _moved_by_fusion(program, here, one, program[called[0]])

@@ -1,4 +1,4 @@
-"""Reads in a compiled program's text (optimised HLO) its collectives and Pallas calls, loops multiplied out.
+"""Reads in a compiled program's text (optimised HLO) collectives, Pallas calls and operations, loops multiplied out.
 
 for found in hlo.collectives(compiled.as_text()):
     ...  # Collective(kind="all-gather", results=(("bf16", (256, 512)),), group_size=4, times=36)
@@ -14,6 +14,12 @@ from cgrpo_jax.models.kernels.cost import KernelCall, num_bytes
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 # Named in the attributes of an instruction that runs other computations.
 _CALLED = re.compile(r"\b(?:calls|body|true_computation|false_computation)=%?([\w.\-]+)")
+# What runs nothing itself: other names for what is there already.
+_FREE = {
+    "parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "opt-barrier", "add-dependency",
+    "partition-id", "replica-id", "domain",
+}  # fmt: skip
+_FREE_CALLS = ("AllocateBuffer", "ConcatBitcast")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
 
@@ -107,6 +113,67 @@ def kernel_calls(text: str, *, unknown_trips: Sequence[int] = ()) -> list[Kernel
             path = op_name[1].removesuffix("/pallas_call") if op_name else instruction.name
             found.append(KernelCall(path.split("/")[-1], tuple(operands), tuple(_shapes(instruction.types)), times))
     return found
+
+
+def is_free(instruction: Instruction) -> bool:
+    """Returns whether an instruction runs nothing: another name for what is there, or the end of what was started."""
+    if instruction.opcode in _FREE or instruction.opcode.endswith(("-done", "-update")):
+        return True
+    return instruction.opcode == "custom-call" and any(
+        f'custom_call_target="{name}"' in instruction.attributes for name in _FREE_CALLS
+    )
+
+
+def operations(text: str, *, unknown_trips: Sequence[int] = ()) -> int | None:
+    """Returns how many operations a program runs one after another, all loops multiplied out.
+
+    A fusion is one operation, whatever is in it; a loop, a conditional and a call are those within. Of a conditional
+    the branch counts that has the most.
+
+    Args:
+      text, unknown_trips: as for `collectives`.
+
+    Returns:
+      None if how often a loop runs is neither in the program nor given.
+    """
+    program = computations(text)
+
+    def visit(name: str, given: tuple[int, ...]) -> int | None:
+        total = 0
+        for one in program[name]:
+            if one.opcode not in ("while", "conditional", "call"):
+                total += not is_free(one)
+                continue
+            trips, inside = trip_count(program, name, one) if one.opcode == "while" else 1, given
+            if trips is None:
+                trips, inside = given[0] if given else None, given[1:]
+            found = [visit(callee, inside) for callee in called(program, one)]
+            known = [number for number in found if number is not None]
+            if trips is None or len(known) < len(found):
+                return None
+            total += trips * max(known, default=0)
+        return total
+
+    return visit("", tuple(unknown_trips))
+
+
+def body_operations(text: str, trips: int) -> int | None:
+    """Returns how many operations the body of the loop that runs so many times has, those of loops in it left out.
+
+    Args:
+      text: as for `collectives`.
+      trips: how often it runs, such as the model's layers.
+
+    Returns:
+      the most, where several loops run as often; None where none does.
+    """
+    program, found = computations(text), []
+    for name in program:
+        for loop in program[name]:
+            if loop.opcode == "while" and trip_count(program, name, loop) == trips:
+                body = program[first_match(r"\bbody=%?([\w.\-]+)", loop.attributes)]
+                found.append(sum(one.opcode != "while" and not is_free(one) for one in body))
+    return max(found, default=None)
 
 
 def computations(text: str) -> dict[str, list[Instruction]]:

@@ -119,7 +119,7 @@ class Programs:
 def of(settings: RunSettings) -> Programs:
     """Returns the programs of a run, on the real or described devices that its settings are of."""
     run = _ShapedRun(settings)
-    engines = [run.policy_engine(), *run.frozen_engines()]
+    engines = [run.policy_engine(), *run.frozen_engines().values()]
     calls = [
         *(call for engine in engines for call in (*engine.prefills(), engine.share(), engine.decode())),
         *engines[0].evaluate(),
@@ -129,6 +129,12 @@ def of(settings: RunSettings) -> Programs:
     ]
     sampled = sum(one.num_tokens for one in settings.stages.all if one.by != "endpoint")
     return Programs(tuple(map(run.with_beside, calls)), run.buffers, sampled, settings.slots.num_slots)
+
+
+def engines(settings: RunSettings) -> dict[str, "ShapedEngine"]:
+    """Returns the engines that generate in an iteration, by who writes: policy, folder (a critic's), refiner."""
+    run = _ShapedRun(settings)
+    return {"policy": run.policy_engine()} | run.frozen_engines()
 
 
 def shallow(config: ModelConfig, depth: int) -> ModelConfig:
@@ -189,12 +195,12 @@ class _ShapedRun:
 
     # --- generation ---------------------------------------------------------------------------------------------
 
-    def policy_engine(self) -> "_ShapedEngine":
+    def policy_engine(self) -> "ShapedEngine":
         """Returns the engine of the policy, and adds its slots to the buffers."""
         engine = make_engine(self.settings, "policy", eos_ids=_EOS_IDS, decode=None)
         names = {Stage.RESPONSE: "prefill", Stage.CRITIQUE: "critique_prefill", Stage.REFINEMENT: "refine_prefill"}
         specs = sorted((one for one in self.settings.stages.all if one.by == "policy"), key=lambda one: one.stage)
-        made = _ShapedEngine(
+        made = ShapedEngine(
             "",
             engine,
             self.generation,
@@ -205,16 +211,16 @@ class _ShapedRun:
         self.buffers["slots"] = Buffer("kv_cache", made.slots.cache)
         return made
 
-    def frozen_engines(self) -> Iterator["_ShapedEngine"]:
-        """Yields the engines of a frozen critic and of a frozen refiner that write, and adds their slots to buffers."""
-        stages = self.settings.stages
+    def frozen_engines(self) -> dict[str, "ShapedEngine"]:
+        """Returns the engines of a frozen critic and refiner that write, and adds their slots to the buffers."""
+        made, stages = {}, self.settings.stages
         for whose, phase, stage, by in (
             ("critic", "critique", stages.critique, "folder"),
             ("refiner", "refinement", stages.refinement, "refiner"),
         ):
             if not stage.num_texts or stage.by != by:
                 continue
-            made = _ShapedEngine(
+            made[by] = ShapedEngine(
                 f"{whose}_",
                 make_engine(self.settings, whose, eos_ids=_EOS_IDS, decode=None),
                 self.buffers[whose].shapes,
@@ -223,8 +229,8 @@ class _ShapedRun:
                 own=(whose, f"{whose}_slots"),
                 phases=(phase, phase),
             )
-            self.buffers[f"{whose}_slots"] = Buffer("kv_cache", made.slots.cache)
-            yield made
+            self.buffers[f"{whose}_slots"] = Buffer("kv_cache", made[by].slots.cache)
+        return made
 
     # --- scoring, resharding, updating ----------------------------------------------------------------------------
 
@@ -286,7 +292,7 @@ class _ShapedRun:
         return self.settings.grouping.num_rows(found)
 
 
-class _ShapedEngine:
+class ShapedEngine:
     """An engine with shapes in the place of weights and slots. Of its programs the largest of each kind are planned.
 
     Args:
@@ -299,7 +305,9 @@ class _ShapedEngine:
       phases: of its prefills, and of its decoding.
 
     Attributes:
+      settings: what its programs are compiled for.
       slots: their shapes.
+      programs: all that it can call.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 RUNS = {name for name in MODULES if name.startswith("runs.")}
-COMMANDS = ("train", "finetune", "evaluate", "diagnose", "collect", "recipe", "sample", "plan")
+COMMANDS = ("train", "finetune", "evaluate", "diagnose", "collect", "recipe", "sample", "plan", "simulate")
 OPENING = ("train", "finetune", "evaluate", "diagnose", "collect", "sample")
 BASE = config_lib.load(pathlib.Path(__file__).parents[2] / "configs" / "base.py")
 KEYS = set(BASE)  # the flat keys, and the sections

@@ -1,0 +1,197 @@
+"""What the calls of a simulated iteration take: seconds by what bounds them and by stage.
+
+The constants are fixed here, before anything is compared by them. A chip reaches a share of its published peaks;
+each operation that a program runs one after another takes a microsecond besides what it moves and computes, and each
+call five. No TPU has confirmed them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from cgrpo_jax.inference import slot_writes
+from cgrpo_jax.planning.costs import Cost
+from cgrpo_jax.planning.simulation import Call, Tick
+from cgrpo_jax.records import Stage
+from cgrpo_jax.runtime.chips import Chip
+
+# Of the published peaks: HBM and matrix units; links are at their peak.
+HBM_SHARE, MATRIX_SHARE = 0.8, 0.6
+OPERATION_SECONDS, DISPATCH_SECONDS = 1e-6, 5e-6
+HBM_SHARES = (1.0, 0.8, 0.4)  # of the table
+# Into which seconds are divided.
+PARTS = ("prefill", "copies", "decode: weights", "decode: keys and values", "operations", "dispatch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """What a device does in a second, and what an operation and a call take besides."""
+
+    hbm: float
+    flops: float
+    links: float
+    operation: float
+    dispatch: float
+
+    def seconds(self, cost: Cost) -> float:
+        """Returns the seconds of what a program moves, computes and sends, the three at once; without operations."""
+        sent = sum(cost.collectives.values())
+        return max(cost.bytes / self.hbm, cost.flops / self.flops, sent / self.links)
+
+
+def rates(chip: Chip, *, hbm: float = HBM_SHARE, peaks: bool = False) -> Rates:
+    """Returns the rates of a chip by the constants above.
+
+    Args:
+      chip: with its published limits.
+      hbm: share of its HBM's bandwidth.
+      peaks: matrix units at their peak too, and operations and calls for nothing: the floor.
+    """
+    if peaks:
+        return Rates(hbm * chip.hbm_bandwidth, chip.flops, chip.ici_bandwidth, 0.0, 0.0)
+    flops = MATRIX_SHARE * chip.flops
+    return Rates(hbm * chip.hbm_bandwidth, flops, chip.ici_bandwidth, OPERATION_SECONDS, DISPATCH_SECONDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeCosts:
+    """What decoding costs: a call, each of its steps, and each position of the cache that a step reads.
+
+    How many positions that are, the cache says (`kv_cache.positions_read`).
+    """
+
+    call: Cost
+    step: Cost
+    position: Cost
+
+
+class Costs(Protocol):
+    """What the programs of an engine cost on one device."""
+
+    @property
+    def decode(self) -> DecodeCosts: ...
+
+    def prefill(self, call: slot_writes.Prefill) -> Cost: ...
+
+    def copy(self, call: slot_writes.Copy) -> Cost: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Priced:
+    """What one call takes.
+
+    Attributes:
+      parts: seconds, by `PARTS`.
+      needed: seconds of the keys and values that the texts have, beside those that are read.
+      stages: seconds, by stage.
+    """
+
+    parts: Mapping[str, float]
+    needed: float
+    stages: np.ndarray
+
+
+def price(call: Call, costs: Costs, rate: Rates) -> Priced:
+    """Returns what a call takes."""
+    if not isinstance(call, Tick):
+        name, cost = ("prefill", costs.prefill(call)) if isinstance(call, slot_writes.Prefill) else (
+            "copies", costs.copy(call))  # fmt: skip
+        parts = {name: rate.seconds(cost), "operations": cost.operations * rate.operation, "dispatch": rate.dispatch}
+        texts = [one.request.stage for group in call.groups for one in group]
+        shares = np.bincount(texts, minlength=len(Stage)) / len(texts)
+        return Priced(parts, 0.0, sum(parts.values()) * shares)
+    decode = costs.decode
+    bounds = [_bounds(one, rate) for one in (decode.step, decode.position)]
+    fixed, each = bounds[0].max(), bounds[1]
+    # The three at once, step by step; what the positions add to a step without any is theirs.
+    total_N = (bounds[0] + call.read_N[:, None] * each).max(-1)
+    needed_N = (bounds[0] + call.needed_N[:, None] * each).max(-1)
+    operations_N = rate.operation * (decode.step.operations + call.read_N * decode.position.operations)
+    around = rate.operation * decode.call.operations
+    parts = {
+        "decode: weights": call.steps * fixed + rate.seconds(decode.call),
+        "decode: keys and values": float((total_N - fixed).sum()),
+        "operations": float(operations_N.sum()) + around,
+        "dispatch": rate.dispatch,
+    }
+    live_N3 = call.live_N3 / np.maximum(1, call.live_N3.sum(-1, keepdims=True))
+    stages = ((total_N + operations_N)[:, None] * live_N3).sum(0)
+    rest = sum(parts.values()) - stages.sum()
+    return Priced(parts, float((needed_N - fixed).sum()), stages + rest * live_N3.mean(0) if call.steps else stages)
+
+
+def _bounds(cost: Cost, rate: Rates) -> np.ndarray:
+    return np.array([cost.bytes / rate.hbm, cost.flops / rate.flops, sum(cost.collectives.values()) / rate.links])
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """What an iteration's generation takes.
+
+    Attributes:
+      seconds: in all.
+      parts: of these, by `PARTS`.
+      needed: what the keys and values take that the texts have, beside those that are read.
+      stages: seconds by stage: of each step, by the texts of each that decode in it.
+      tail: seconds after the last prompt was written, while slots run empty.
+      occupancy: share of the slot-steps that sampled a token; `occupancy_waiting` while texts waited.
+      tokens, steps: sampled, and of all calls.
+      prompt_tokens, prompt_positions: of prompts that are prefilled, and with their padding.
+      calls: how many.
+    """
+
+    seconds: float
+    parts: Mapping[str, float]
+    needed: float
+    stages: Mapping[Stage, float]
+    tail: float
+    occupancy: float
+    occupancy_waiting: float
+    tokens: int
+    steps: int
+    prompt_tokens: int
+    prompt_positions: int
+    calls: int
+
+
+def generation(engines: Mapping[str, Sequence[Call]], costs: Mapping[str, Costs], rate: Rates) -> Generation:
+    """Returns what an iteration's generation takes: all calls of all engines one after another.
+
+    Args:
+      engines: calls, by engine.
+      costs: of the programs of each.
+      rate: of a device.
+    """
+    parts, needed, stages, tail = dict.fromkeys(PARTS, 0.0), 0.0, np.zeros(len(Stage)), 0.0
+    for name, calls in engines.items():
+        late = max((i for i, call in enumerate(calls) if not isinstance(call, Tick) or call.waiting), default=-1)
+        for i, call in enumerate(calls):
+            found = price(call, costs[name], rate)
+            for part, seconds in found.parts.items():
+                parts[part] += seconds
+            needed, stages = needed + found.needed, stages + found.stages
+            tail += sum(found.parts.values()) if i > late else 0.0
+    every = [call for calls in engines.values() for call in calls]
+    ticks = [call for call in every if isinstance(call, Tick)]
+    prefills = [call for call in every if isinstance(call, slot_writes.Prefill)]
+
+    def occupancy(some: Sequence[Tick]) -> float:
+        slot_steps = sum(one.steps * one.num_slots for one in some)
+        return sum(one.tokens for one in some) / slot_steps if slot_steps else 1.0
+
+    return Generation(
+        seconds=sum(parts.values()),
+        parts=parts,
+        needed=needed,
+        stages={stage: float(stages[stage]) for stage in Stage},
+        tail=tail,
+        occupancy=occupancy(ticks),
+        occupancy_waiting=occupancy([one for one in ticks if one.waiting]),
+        tokens=sum(one.tokens for one in ticks),
+        steps=sum(one.steps for one in ticks),
+        prompt_tokens=sum(one.tokens for one in prefills),
+        prompt_positions=sum(one.positions for one in prefills),
+        calls=len(every),
+    )

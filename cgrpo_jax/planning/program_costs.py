@@ -1,0 +1,126 @@
+"""What the programs of an engine cost on one device, from the compiler: each is compiled when it is first priced."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.inference import kv_cache, slot_writes, slots
+from cgrpo_jax.models.kernels import cost as cost_lib
+from cgrpo_jax.planning import costs, hbm_traffic, hlo, traced_flops
+from cgrpo_jax.planning.costs import Cost, KernelCost
+from cgrpo_jax.planning.pricing import DecodeCosts
+from cgrpo_jax.planning.programs import Buffer, ShapedEngine
+from cgrpo_jax.runtime import chips
+from cgrpo_jax.runtime.program import Program
+
+
+class CountedProgram:
+    """A compiled program in which bytes, collectives, operations and FLOPs are counted, loops multiplied out.
+
+    Args:
+      function, args, keywords: jitted; as for `costs.compile_for`.
+      kernel_cost: likewise.
+
+    Raises:
+      UserError: it does not fit the chip.
+    """
+
+    def __init__(self, function: jax.stages.Wrapped, args: tuple, keywords: Mapping[str, Any], kernel_cost: KernelCost):
+        costs.check_placed((args, dict(keywords)))
+        traced = function.trace(*args, **keywords)
+        self._jaxpr, self._kernel_cost = traced.jaxpr.jaxpr, kernel_cost
+        try:
+            with costs.nothing_cached():
+                compiled = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            if (figures := costs.out_of_memory(str(error))) is None:
+                raise
+            needed, there = (size / chips.GIB for size in figures)
+            raise UserError(f"it needs {needed:.2f} GiB of HBM, there are {there:.2f}; see `cgrpo plan`.") from error
+        self.text = compiled.as_text() or ""
+
+    def cost(self, *unknown_trips: int) -> Cost:
+        """Returns the cost of one run of it.
+
+        Args:
+          unknown_trips: how often loops run that end on data, the outermost first.
+        """
+        moved = hbm_traffic.hbm_bytes(self.text, unknown_trips=unknown_trips)
+        run = hlo.operations(self.text, unknown_trips=unknown_trips)
+        assert moved is not None and run is not None, "all loops of an engine's programs are given"
+        sent: dict[str, float] = {}
+        for one in hlo.collectives(self.text, unknown_trips=unknown_trips):
+            sent[one.kind] = sent.get(one.kind, 0.0) + (one.times or 1) * one.wire_bytes
+        flops = traced_flops.flops(self._jaxpr, unknown_trips=unknown_trips)
+        total = Cost(flops, float(moved), sent, float(run))
+        for call in hlo.kernel_calls(self.text, unknown_trips=unknown_trips):
+            more = self._kernel_cost(call)
+            once = sum(cost_lib.num_bytes(*array) for array in call.operands + call.results)
+            total += (call.times or 1) * Cost(more.flops, more.bytes - once)
+        return total
+
+
+class CompiledCosts:
+    """What an engine's programs cost (`pricing.Costs`).
+
+    Args:
+      engine: with shapes in the place of arrays.
+      kernel_cost: of one run of a Pallas kernel.
+      say: is called with a line before each program that is compiled.
+    """
+
+    def __init__(self, engine: ShapedEngine, kernel_cost: KernelCost, say: Callable[[str], None] = lambda text: None):
+        self.engine, self.kernel_cost, self.say = engine, kernel_cost, say
+        self._prefills: dict[tuple[int, int, bool], Cost] = {}
+        self._decode: DecodeCosts | None = None
+
+    @property
+    def decode(self) -> DecodeCosts:
+        """Costs of decoding: its loop over the cache runs once and twice, which shows what a block of it costs."""
+        if self._decode is None:
+            program = next(one for one in self.engine.programs if one.function is slots.tick)
+            counted, settings = self._counted(program), self.engine.settings
+            per_block = settings.num_slots * kv_cache.read_at_once(split=settings.split)
+            (one, two), (longer, _) = ([counted.cost(steps, blocks) for blocks in (1, 2)] for steps in (1, 2))
+            block, step = two - one, longer - one  # a step with one block
+            position = 1 / per_block * block
+            call = one - step
+            if blocks_are_read(settings):
+                step = step - block
+            self._decode = DecodeCosts(call, step, position)
+        return self._decode
+
+    def prefill(self, call: slot_writes.Prefill) -> Cost:
+        key = call.rows, call.width, call.continued
+        if key not in self._prefills:
+            rows = call.rows * self.engine.settings.num_groups
+            program = next(
+                one
+                for one in self.engine.programs
+                if one.function is slots.prefill
+                and (one.inputs[0].shape, one.keywords["continued"]) == ((rows, call.width), call.continued)
+            )
+            self._prefills[key] = self._counted(program).cost(call.rows)
+        return self._prefills[key]
+
+    def copy(self, call: slot_writes.Copy) -> Cost:
+        """By what is copied: not compiled. Each copy reads and writes each array of the cache."""
+        leaves, settings = jax.tree.leaves(self.engine.slots.cache), self.engine.settings
+        positions = settings.num_slots * kv_cache.cache_length(settings.length, split=settings.split)
+        position = Buffer("kv_cache", self.engine.slots.cache).bytes / positions
+        number = max(map(len, call.groups))
+        return Cost(0.0, 2.0 * number * call.width * position, {}, 2.0 * number * len(leaves))
+
+    def _counted(self, program: Program) -> CountedProgram:
+        self.say(f"compiling {program.name}")
+        weights = () if program.function is slots.share else (self.engine.weights,)
+        args = (*weights, self.engine.slots, *program.inputs)
+        return CountedProgram(program.function, args, program.keywords, self.kernel_cost)
+
+
+def blocks_are_read(settings: slots.EngineSettings) -> bool:
+    """Returns whether decoding reads the cache block by block, or all of it at each step."""
+    read = kv_cache.read_at_once(split=settings.split)
+    return kv_cache.cache_length(settings.length, split=settings.split) > read

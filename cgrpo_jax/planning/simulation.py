@@ -1,0 +1,249 @@
+"""An iteration's generation without devices: the run's own engine, queue and coroutines, with lengths for a model.
+
+    calls = simulate(questions, {"policy": engine}, {"policy": weights})["policy"]
+
+What is scheduled depends on lengths alone, never on what anything costs: so it is simulated once, and priced as often
+as there are chips to compare (pricing.py). On the same lengths a real engine makes the same calls (tests).
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from cgrpo_jax.inference import kv_cache, orchestrator, slot_writes, slots
+from cgrpo_jax.inference.engine import Engine
+from cgrpo_jax.inference.orchestrator import Orchestrator, gather
+from cgrpo_jax.inference.running_slots import RunningSlots
+from cgrpo_jax.inference.sampling import Sampling, index_array
+from cgrpo_jax.inference.slot_scheduler import Placed, Request
+from cgrpo_jax.planning.workload import Asked, Chain, Question
+from cgrpo_jax.records import Problem, Stage
+from cgrpo_jax.rewards.grader import Grade, Grader, Pending
+
+# How many positions of the cache a step reads: `(length_NS, live_NS) -> [N]`, of one data group.
+Reads = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """One call that decodes, of N steps. All data groups take as many, each as long as the one that reads the most.
+
+    Attributes:
+      read_N: positions of the cache that a step reads, in the data group in which these are the most.
+      needed_N: likewise, those that the texts have.
+      live_N3: texts that decode, of all data groups, by their stage.
+      waiting: whether texts waited for a slot.
+      num_slots: of all data groups.
+    """
+
+    read_N: np.ndarray
+    needed_N: np.ndarray
+    live_N3: np.ndarray
+    waiting: bool
+    num_slots: int
+
+    @property
+    def steps(self) -> int:
+        return len(self.read_N)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are sampled."""
+        return int(self.live_N3.sum())
+
+
+Call = slot_writes.Write | Tick
+
+
+class SimulatedSlots:
+    """Slots of texts whose lengths are known, in the place of `RunningSlots`: what it is asked for, it records.
+
+    Args:
+      params: not looked at.
+      settings, widths: as for `RunningSlots`.
+      seed, iteration, sampling: not looked at.
+      lengths: tokens of each text, by its index.
+      reads: positions that a step reads; by default as the engine's cache does.
+      calls: to which calls are added.
+      waiting: how many texts wait for a slot.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        settings: slots.EngineSettings,
+        *,
+        widths: Sequence[int],
+        seed: int,
+        iteration: int,
+        sampling: Sequence[Sampling],
+        lengths: Mapping[tuple[int, ...], int],
+        reads: Reads | None,
+        calls: list[Call],
+        waiting: Callable[[], int],
+    ):
+        del params, seed, iteration, sampling
+        self.settings, self.widths, self.lengths = settings, widths, lengths
+        self.calls, self.waiting = calls, waiting
+        self.reads = reads or functools.partial(kv_cache.positions_read, length=settings.length, split=settings.split)
+        S = settings.num_groups * settings.num_slots
+        self._length_S, self._left_S, self._sampled_S, self._stage_S = np.zeros((4, S), int)
+        self._ends_S = np.zeros(S, bool)  # whether a text ends by itself
+        self._end = settings.eos_ids[0] if settings.eos_ids else 0
+        self._token = next(i for i in range(len(settings.eos_ids) + 1) if i not in settings.eos_ids)
+
+    def write(self, placed: Sequence[Placed]) -> None:
+        """Records the calls that write what is placed."""
+        groups, num_slots = self.settings.num_groups, self.settings.num_slots
+        self.calls += slot_writes.writes(placed, widths=self.widths, num_groups=groups, num_slots=num_slots)
+
+    def tick(self, orders: slots.Orders, until: int) -> slots.Report:
+        """Decodes as `slots.tick` does, with texts that end when their lengths say so."""
+        self._begin(orders)
+        live_S = self._left_S > 0
+        ends = np.sort(self._left_S[live_S])  # after so many steps
+        steps = int(min(self.settings.chunk, ends[min(until, len(ends)) - 1])) if len(ends) else 0
+        step_N1 = np.arange(steps)[:, None]
+        live_NS = step_N1 < self._left_S
+        self._record(self._length_S + step_N1, live_NS)
+        gained_S = np.minimum(self._left_S, steps)
+        tokens_CS = np.full((self.settings.chunk, len(live_S)), self._token, np.int32)
+        over = np.flatnonzero(live_S & (gained_S == self._left_S) & self._ends_S)
+        tokens_CS[gained_S[over] - 1, over] = self._end
+        self._length_S += gained_S
+        self._sampled_S += gained_S
+        self._left_S -= gained_S
+        logp_CS = np.zeros(tokens_CS.shape, np.float32)
+        return slots.Report(tokens_CS, logp_CS, self._sampled_S.copy(), self._left_S > 0, np.int32(steps))
+
+    def _begin(self, orders: slots.Orders) -> None:
+        self._left_S[np.asarray(orders.stop_S)] = 0
+        for s in np.flatnonzero(orders.begin_S):
+            index = tuple(map(int, orders.index_S6[s]))
+            limit, tokens = int(orders.limit_S[s]), self.lengths[index]
+            self._length_S[s], self._sampled_S[s], self._stage_S[s] = orders.length_S[s], 0, index[4]
+            self._left_S[s], self._ends_S[s] = min(tokens, limit), tokens <= limit
+
+    def _record(self, length_NS: np.ndarray, live_NS: np.ndarray) -> None:
+        groups, num_slots = self.settings.num_groups, self.settings.num_slots
+        parts = [slice(g * num_slots, (g + 1) * num_slots) for g in range(groups)]
+        read, needed = (
+            np.max([of(length_NS[:, part], live_NS[:, part]) for part in parts], axis=0)
+            for of in (self.reads, kv_cache.positions_needed)
+        )
+        live_N3 = np.stack([live_NS[:, self._stage_S == stage].sum(-1) for stage in Stage], axis=-1)
+        self.calls.append(Tick(read, needed, live_N3, self.waiting() > 0, groups * num_slots))
+
+
+class _Grades:
+    """A grader whose grades come when a run's own would, and say nothing: what fails is known beforehand."""
+
+    kind, judge = "simulated", None
+
+    def is_remote(self, kind: str) -> bool:
+        return False
+
+    def takes_groups(self, kind: str) -> bool:
+        return False
+
+    def submit(self, *_: Any, **__: Any) -> Pending:
+        return Pending(lambda: Grade(0.0, None, ""))
+
+    def send(self) -> None:
+        pass
+
+
+def simulate(
+    questions: Sequence[Question],
+    engines: Mapping[str, Engine],
+    params: Mapping[str, Any],
+    *,
+    writers: Mapping[Stage, str | None] | None = None,
+    reads: Reads | None = None,
+) -> dict[str, list[Call]]:
+    """Returns the calls that each engine makes in an iteration, in their order.
+
+    Args:
+      questions: what is written.
+      engines: of a run, by who writes.
+      params: their weights, as arrays or as shapes.
+      writers: who writes each stage, by default the policy; None for what no engine writes, such as an endpoint, which
+        takes no time here.
+      reads: positions that a step reads; by default as the engines' cache does.
+
+    Raises:
+      UserError: a prompt and its continuation exceed a slot.
+    """
+    asked = [asked for question in questions for asked in question.all]
+    lengths = {tuple(map(int, index_array([index])[0])): n for one in asked for index, n in one.tokens.items()}
+    calls: dict[str, list[Call]] = {name: [] for name in engines}
+    began: list[Engine] = []
+    try:
+        for name, engine in engines.items():
+            engine.make_running = functools.partial(
+                SimulatedSlots,
+                lengths=lengths,
+                reads=reads,
+                calls=calls[name],
+                waiting=lambda engine=engine: engine.waiting,
+            )
+            engine.begin(params[name], seed=0, iteration=0)
+            began.append(engine)
+        ask(questions, engines, writers=writers)
+    finally:
+        for engine in began:
+            engine.end()
+            engine.make_running = RunningSlots
+    return calls
+
+
+def ask(
+    questions: Sequence[Question], engines: Mapping[str, Engine], *, writers: Mapping[Stage, str | None] | None = None
+) -> None:
+    """Asks engines at work, real or simulated, for all texts of an iteration, each when a run would.
+
+    Args:
+      questions, engines, writers: as for `simulate`.
+    """
+    by = writers or dict.fromkeys(Stage, "policy")
+    nothing_to_solve = Problem(0, "", "")
+
+    async def write(one: Asked) -> None:
+        if (writer := by[one.stage]) is not None:
+            await orchestrator.write(engines[writer], Request(one.prompt_ids, list(one.tokens), one.max_length))
+
+    async def follow(chain: Chain) -> None:
+        for step in chain:
+            await gather([write(one) for one in step])
+
+    async def solve(question: Question) -> None:
+        await write(question.responses)
+        await orchestrator.grade([""] * len(question.responses.tokens), nothing_to_solve)
+        for phase in question.phases:
+            await gather([follow(chain) for chain in phase])
+
+    Orchestrator(cast(Grader, _Grades())).run([solve(one) for one in questions], engines=list(engines.values()))
+
+
+def prefilled(calls: Sequence[Call]) -> tuple[int, int]:
+    """Returns the positions that prefills compute, padding included, and the tokens of prompts among them."""
+    found = [call for call in calls if isinstance(call, slot_writes.Prefill)]
+    return sum(call.positions for call in found), sum(call.tokens for call in found)
+
+
+def counts(calls: Sequence[Call]) -> collections.Counter[str]:
+    """Returns how often each program is called, by its name."""
+    return collections.Counter(map(program_name, calls))
+
+
+def program_name(call: Call) -> str:
+    """Returns the name of the program that a call runs."""
+    if isinstance(call, Tick):
+        return "decoding"
+    if isinstance(call, slot_writes.Copy):
+        return f"copy of {call.width} tokens"
+    return f"prefill of {call.rows} x {call.width} tokens" + (" after others" if call.continued else "")

@@ -1,0 +1,131 @@
+"""What a simulated engine's devices do, by hand, and what an iteration writes; a real engine beside it: integration."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tiny import EVERYTHING
+
+from cgrpo_jax import sharding
+from cgrpo_jax.inference import slots
+from cgrpo_jax.planning import simulation, workload
+from cgrpo_jax.records import Stage
+
+
+def tick(lengths, *, num_slots=4, until=1, chunk=8, split=False, length=2048, started=100, reads=None):
+    """One tick of one data group: the texts begin at `started` tokens and end after `lengths`."""
+    settings = slots.EngineSettings(EVERYTHING, sharding.one_device(), (0,), num_slots, length, chunk, "float32", split)
+    calls, known = [], {(q, 0, 0, 0, 0, 0): tokens for q, tokens in enumerate(lengths)}
+    held = simulation.SimulatedSlots(
+        None, settings, widths=(64,), seed=0, iteration=0, sampling=(), lengths=known, reads=reads, calls=calls,
+        waiting=lambda: 0,
+    )  # fmt: skip
+    begin = np.arange(num_slots) < len(lengths)
+    index = np.zeros((num_slots, 6), np.int32)
+    index[: len(lengths), 0] = range(len(lengths))
+    full = np.full(num_slots, started, np.int32)
+    report = held.tick(slots.Orders(begin, ~begin, full, full, full, index), until)
+    return calls[0], report
+
+
+def test_a_tick_ends_with_the_text_that_is_waited_for():
+    assert tick([3, 7, 5])[0].steps == 3
+    assert tick([3, 7, 5], until=2)[0].steps == 5
+    assert tick([3, 7, 5], until=9)[0].steps == 7  # when all have ended
+    assert tick([30, 70], until=1)[0].steps == 8  # a chunk
+    assert tick([])[0].steps == 0
+
+
+def test_what_a_step_reads_is_what_the_cache_says():
+    """By hand: four slots are read 512 positions at a time, as far as the longest text reaches; two have 511 each."""
+    found, report = tick([2, 3], started=511)
+    assert found.read_N.tolist() == [4 * 512, 4 * 1024]  # the second token lies at position 512
+    assert found.needed_N.tolist() == [2 * 512, 2 * 513]
+    assert found.live_N3.tolist() == [[2, 0, 0], [2, 0, 0]]
+    assert report.live_S.tolist() == [False, True, False, False] and report.sampled_S.tolist() == [2, 2, 0, 0]
+    assert report.tokens_CS[1, 0] == 0 and report.tokens_CS[0, 0] != 0  # it ends by itself
+
+
+@pytest.mark.parametrize(("split", "length"), [(False, 300), (True, 2000)])
+def test_a_short_slot_is_read_whole(split, length):
+    assert tick([2, 2], split=split, length=length)[0].read_N.tolist() == [4 * length] * 2
+
+
+def test_another_cache_is_read_as_it_says():
+    def pages(length_NS, live_NS):  # of 4 positions
+        return np.where(live_NS, -(-(length_NS + 1) // 4) * 4, 0).sum(-1)
+
+    found, _ = tick([2, 9], started=11, reads=pages)
+    assert found.read_N.tolist() == [12 + 12, 16 + 16] and found.needed_N.tolist() == [24, 26]
+
+
+# --- what an iteration writes -------------------------------------------------------------------------------------
+
+SHAPE = workload.Shape(
+    num_questions=20,
+    num_responses=3,
+    num_critiques=1,
+    num_refinements=1,
+    critiques_all=False,
+    max_prompt=dict.fromkeys(Stage, 1000),
+    max_length=dict.fromkeys(Stage, 400),
+)
+
+
+def drawn(shape=SHAPE, failed=0.25, seed=0):
+    draws = {name: workload.parse("lognormal(mean=100, sigma=0.8)") for name in ("prompts", "texts", "critiques")}
+    return workload.drawn(shape, **draws, failed=failed, seed=seed)
+
+
+def texts(questions, stage):
+    return [n for one in questions for each in one.all if each.stage == stage for n in each.tokens.values()]
+
+
+def test_a_share_of_the_questions_is_refined():
+    found = drawn()
+    assert [len(texts(found, stage)) for stage in Stage] == [60, 15, 15]
+    assert sum(bool(one.phases) for one in found) == 5
+    every = [n for stage in Stage for n in texts(found, stage)]
+    assert max(every) <= 400 and min(every) >= 16 and len(set(every)) > 20
+    assert [texts(drawn(), stage) for stage in Stage] == [texts(found, stage) for stage in Stage]
+    assert texts(drawn(seed=1), Stage.RESPONSE) != texts(found, Stage.RESPONSE)
+
+
+def test_all_responses_are_critiqued_where_a_run_does():
+    found = drawn(dataclasses.replace(SHAPE, critiques_all=True))
+    assert [len(texts(found, stage)) for stage in Stage] == [60, 60, 15]
+    assert {len(one.phases) for one in found} == {1, 2}
+
+
+def test_a_rule_writes_no_critique():
+    assert [len(texts(drawn(dataclasses.replace(SHAPE, num_critiques=0)), stage)) for stage in Stage] == [60, 0, 15]
+    assert [len(texts(drawn(dataclasses.replace(SHAPE, num_refinements=0)), stage)) for stage in Stage] == [60, 0, 0]
+
+
+def test_a_prompt_has_what_it_quotes():
+    question = next(one for one in drawn() if one.phases)
+    ((critique,), (refinement,)) = question.phases[0][1]
+    asks, response = len(question.responses.prompt_ids), list(question.responses.tokens.values())[1]
+    (said,) = critique.tokens.values()
+    assert len(critique.prompt_ids) == asks + 120 + response
+    assert len(refinement.prompt_ids) == len(critique.prompt_ids) + 100 + said
+
+
+def test_distributions():
+    rng = np.random.default_rng(0)
+    assert workload.parse("fixed(1000)")(rng, 3).tolist() == [1000] * 3
+    found = workload.parse("uniform(min=8, max=10)")(rng, 1000)
+    assert set(found.tolist()) == {8, 9, 10}
+    found = workload.parse("lognormal(mean=1500, sigma=0.8)")(rng, 200_000)
+    assert found.mean() == pytest.approx(1500, rel=0.02) and np.std(np.log(found)) == pytest.approx(0.8, rel=0.02)
+    assert workload.parse("lognormal(mean=1500,sigma=0.8,max=600)")(rng, 1000).max() == 600
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "normal(mean=1)", "lognormal(mean=1500)", "fixed()", "fixed(0)", "fixed(nan)", "uniform(min=9, max=8)",
+     "lognormal(mean=1, sigma=1, mean=2)", "lognormal(mean=1, sigma=1, least=2)", "fixed(=3)", "uniform(8, 64)"],
+)  # fmt: skip
+def test_what_is_no_distribution(text):
+    with pytest.raises(workload.UserError, match=r"are no distribution; write lognormal\(mean=1500"):
+        workload.parse(text)
