@@ -9,7 +9,17 @@ import re
 import sys
 
 from cgrpo_jax.rewards import answers
-from cgrpo_jax.rewards.formulas import bounds, decimals, equality, normalize, real_sets, unicode_signs, units
+from cgrpo_jax.rewards.formulas import (
+    attempts,
+    bounds,
+    decimals,
+    equality,
+    long_sums,
+    normalize,
+    real_sets,
+    unicode_signs,
+    units,
+)
 
 TAIL_CHARS = 4000  # without a box only the end is searched: math-verify's patterns are slower than linear
 _KEPT = 4096  # parsed gold answers, and verdicts on pairs of final answers, that a worker remembers
@@ -52,6 +62,7 @@ def parse(text):
     """math-verify's reading of `text`: SymPy expressions, then the string that they came from; empty if none."""
     import math_verify
 
+    attempts.begin()
     # The pool enforces the time limit: math-verify's own rests on SIGALRM, which compiled code can ignore.
     return math_verify.parse(text, parsing_timeout=None)  # pyright: ignore[reportArgumentType]  (None: none)
 
@@ -67,7 +78,7 @@ def _read(latex):
     for one in dict.fromkeys((text, get_last_eq(text))):
         try:
             value = latex2sympy(one, is_real=True, normalization_config=None)
-            return equality.with_real_roots(_with_imaginary_unit(value, one))
+            return equality.with_real_roots(_with_imaginary_unit(long_sums.settled(value), one))
         except (MemoryError, RecursionError):
             raise
         except Exception:  # noqa: BLE001, S112  (ANTLR's listeners raise plain exceptions)

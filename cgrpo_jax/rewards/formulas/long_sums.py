@@ -1,0 +1,177 @@
+r"""Sums, products and integrals that SymPy would work on for ever: in closed form, written out, or refused.
+
+SymPy adds the terms of a sum one by one where it knows no closed form, and looks for digits by hundreds of derivatives.
+What is read is settled before it is compared: a sum of a polynomial or of a rational function becomes its closed form,
+however many terms it has; another is written out if it is short; what is left has no value that can be compared.
+
+Run inside workers: SymPy is imported where it is needed.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from cgrpo_jax.rewards.formulas import bounds, equality
+
+MOST_TERMS = 2500  # that are added or multiplied one by one, those of nested sums together
+FEW_TERMS = 100  # so many are left to SymPy
+MOST_NODES = 120  # of a term with a closed form
+LARGEST_DEGREE, LARGEST_POLE = 40, 6  # of a polynomial, and of a denominator, with a closed form
+LARGEST_EXPONENT = 300  # of more than a letter, in what is added, multiplied or integrated
+LARGEST_BOUND = 10**6  # of an integral that is not of a polynomial
+
+
+def settled(value: Any) -> Any:
+    r"""An expression without sums and products that nobody can write out.
+
+    Example:
+      >>> k = sympy.Symbol("k")
+      >>> settled(sympy.Sum(k, (k, 1, 10**40))) == 10**40 * (10**40 + 1) // 2
+      True
+
+    Raises:
+      ImmenseError: there is a long sum or product without a closed form, or an integral over too much.
+    """
+    import sympy
+
+    if not isinstance(value, sympy.Basic | sympy.MatrixBase):
+        return value
+    if not value.has(sympy.Sum, sympy.Product, sympy.Integral):
+        return value
+    found = _outermost(value)
+    for one in found:
+        for power in one.atoms(sympy.Pow):
+            if not power.base.is_Symbol and power.base.free_symbols and _is_large(power.exp, LARGEST_EXPONENT):
+                raise bounds.ImmenseError("a power within a sum or an integral is too large")
+    return value.xreplace({one: _settled(one, ()) for one in found})
+
+
+def _outermost(value: Any) -> list[Any]:
+    """Sums, products and integrals that stand in no other."""
+    import sympy
+
+    found, walk = [], sympy.preorder_traversal(value)
+    for node in walk:
+        if isinstance(node, sympy.Sum | sympy.Product | sympy.Integral):
+            found.append(node)
+            walk.skip()
+    return found
+
+
+def _settled(value: Any, around: tuple[Any, ...]) -> Any:
+    """A sum, product or integral within others, whose limits are `around` it, from the innermost on."""
+    import sympy
+
+    limits = (*value.limits, *around)
+    function = value.function.xreplace({one: _settled(one, limits) for one in _outermost(value.function)})
+    if isinstance(value, sympy.Integral):
+        return _integral(value.func(function, *value.limits))
+    counts = _counts(limits)
+    count = math.prod(number for number in counts if number is not None)
+    if count <= FEW_TERMS:
+        return value.func(function, *value.limits)
+    rest = value.limits
+    while isinstance(value, sympy.Sum) and rest and (closed := _closed(function, rest[0])) is not None:
+        function, rest = closed, rest[1:]
+    if not rest:
+        return function
+    if around and count <= MOST_TERMS:
+        return value.func(function, *rest)
+    if count > MOST_TERMS or None in counts or value.free_symbols or function.has(sympy.Integral, sympy.Limit):
+        raise bounds.ImmenseError("a sum or product has too many terms")
+    return (sympy.Add if isinstance(value, sympy.Sum) else sympy.Mul)(*_terms(function, rest))
+
+
+def _terms(function: Any, limits: tuple[Any, ...]) -> Iterator[Any]:
+    """Terms, one by one."""
+    import sympy
+
+    if not limits:
+        yield function
+        return
+    *inner, (index, first, last) = limits
+    if _known(last) < _known(first) - 1:
+        raise bounds.ImmenseError("a sum or product runs backwards")
+    for number in range(_known(first), _known(last) + 1):
+        known = {index: sympy.Integer(number)}
+        yield from _terms(function.xreplace(known), tuple(_with(limit, known) for limit in inner))
+
+
+def _with(limit: Any, known: dict[Any, Any]) -> tuple[Any, ...]:
+    """A limit whose bounds have known values in the place of letters."""
+    return (limit[0], *(bound.xreplace(known) for bound in limit[1:]))
+
+
+def _counts(limits: tuple[Any, ...]) -> list[int | None]:
+    """How many terms each limit has at most; None where that depends on a free letter, or is infinite."""
+    counts: list[int | None] = []
+    lower: dict[Any, Any] = {}
+    upper: dict[Any, Any] = {}
+    for limit in reversed(limits):  # what stands around comes first
+        if len(limit) != 3:
+            counts.append(None)
+            continue
+        ends = [_with(limit, known)[1:] for known in (lower, upper)]
+        lower[limit[0]], upper[limit[0]] = ends[0][0], ends[1][1]
+        if any(bound.free_symbols or bound.is_infinite for pair in ends for bound in pair):
+            counts.append(None)
+        else:
+            counts.append(max(max(abs(_known(last) - _known(first)) + 1, 1) for first, last in ends))
+    return counts
+
+
+def _known(number: Any) -> int:
+    if (whole := _whole(number)) is None:
+        raise bounds.ImmenseError("a bound is too large to be written out")
+    return whole
+
+
+def _is_large(number: Any, largest: int) -> bool:
+    """Is a number larger than `largest` in absolute value, or too large to be known?"""
+    return not (number.free_symbols or number.is_infinite) and abs(_known(number)) > largest
+
+
+def _whole(number: Any) -> int | None:
+    """The whole part of a number, None if it has none that can be written out."""
+    exact = equality.exact_value(number)
+    if exact is None and number.is_number:
+        digits = number.evalf(15, maxn=50)
+        exact = equality.exact_value(digits) if digits.is_Float else None
+    return None if exact is None else math.floor(exact)
+
+
+def _closed(function: Any, limit: Any) -> Any:
+    """A sum's closed form: of polynomials by Faulhaber's formula, of rational functions by Gosper's; else None."""
+    import sympy
+    from sympy.concrete import gosper
+
+    index, *ends = limit
+    if len(ends) != 2 or any(end.is_infinite for end in ends) or not function.is_rational_function(index):
+        return None
+    if sum(1 for _ in sympy.preorder_traversal(function)) > MOST_NODES:
+        return None
+    first, last = (end if end.free_symbols else sympy.Integer(_known(end)) for end in ends)
+    above, below = (sympy.Poly(part, index) for part in sympy.together(function).as_numer_denom())
+    if above.degree() > LARGEST_DEGREE or below.degree() > LARGEST_DEGREE:
+        return None
+    if not below.degree():
+        sums = [
+            factor * (sympy.bernoulli(power + 1, last + 1) - sympy.bernoulli(power + 1, first)) / (power + 1)
+            for power, factor in enumerate(above.all_coeffs()[::-1])
+        ]
+        return sympy.Add(*(sympy.expand(one / below.as_expr()) for one in sums))
+    # Where the denominator vanishes, a term has no value, which a closed form does not show.
+    if function.free_symbols != {index} or first.free_symbols or last.free_symbols or below.degree() > LARGEST_POLE:
+        return None
+    if any(first <= root <= last for root in sympy.ground_roots(below) if root.is_Integer):
+        raise bounds.ImmenseError("a term of a sum has no value")
+    return gosper.gosper_sum(function, (index, first, last))
+
+
+def _integral(value: Any) -> Any:
+    """An integral: over much only of a polynomial."""
+    letters = [limit[0] for limit in value.limits]
+    large = any(_is_large(end, LARGEST_BOUND) for limit in value.limits for end in limit[1:])
+    if large and not value.function.is_polynomial(*letters):
+        raise bounds.ImmenseError("an integral is over too much")
+    return value

@@ -1,0 +1,78 @@
+"""Sums with many terms: in closed form, written out or refused, in time that does not depend on their number."""
+
+import pytest
+import sympy
+from sympy import Integral, Product, Sum, oo, sin
+
+from cgrpo_jax.rewards.formulas import bounds, long_sums
+
+k, j, n, x = sympy.symbols("k j n x", real=True)
+MANY = sympy.Pow(10, 40, evaluate=False)
+N = sympy.Integer(10) ** 40
+
+
+@pytest.mark.parametrize(
+    ("value", "closed"),
+    [
+        (Sum(k, (k, 1, MANY)), N * (N + 1) / 2),
+        (Sum(k, (k, -MANY, MANY)), 0),
+        (Sum(k * x, (k, 1, MANY)), x * N * (N + 1) / 2),
+        (Sum(k**3 / 2, (k, 1, MANY)), (N * (N + 1) / 2) ** 2 / 2),
+        (Sum(1 / (k * (k + 1)), (k, 1, MANY)), N / (N + 1)),
+        (Sum(1 / ((2 * k - 1) * (2 * k + 1)), (k, 1, 1012)), sympy.Rational(1012, 2025)),
+        (Sum(j, (j, 1, k), (k, 1, MANY)), N * (N + 1) * (N + 2) / 6),
+        (Sum(j * k, (j, 1, MANY), (k, 1, MANY)), (N * (N + 1) / 2) ** 2),
+        (Sum(1 / k, (k, 1, 400)), sum(sympy.Rational(1, number) for number in range(1, 401))),
+        (Product(k, (k, 1, 400)), sympy.factorial(400)),
+        (Sum(j**2 % 7, (j, 1, k), (k, 1, 20)), sum(a**2 % 7 for b in range(1, 21) for a in range(1, b + 1))),
+        (sympy.Matrix([Sum(k, (k, 1, MANY)), 1]), sympy.Matrix([N * (N + 1) / 2, 1])),
+    ],
+)
+def test_a_long_sum_has_a_value(value, closed):
+    assert sympy.expand(long_sums.settled(value) - closed) == 0 * closed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Sum(sin(k), (k, 1, MANY)),
+        Sum(1 / k**2, (k, 1, MANY)),
+        Sum(2**k, (k, 0, MANY)),
+        Sum(x**k, (k, 0, MANY)),
+        Sum(sympy.factorial(k), (k, 1, MANY)),
+        Sum(sin(k), (k, 1, n), (n, 1, MANY)),
+        Sum(1 / (j + k), (j, 1, 100), (k, 1, 100)),
+        Sum(1 / (k**2 - 4), (k, 1, MANY)),
+        Sum(sin(k), (k, 1000, 1)),
+        Sum(k, (k, 1, sympy.Pow(10, MANY, evaluate=False))),
+        Sum((k + 1) ** 1000, (k, 1, n)),
+        Sum(Product(j, (j, 1, k)), (k, 1, 5000)),
+        Sum(Product(j, (j, 1, MANY)), (k, 1, 3)),
+        Product((k + 1) / k, (k, 1, MANY)),
+        Integral(sin(x**2), (x, 0, MANY)),
+        Integral((x + 1) ** 1000, (x, 0, 1)),
+        Integral(sin(x), (x, 0, sympy.factorial(10**6, evaluate=False))),
+    ],
+)
+def test_what_nobody_can_write_out_is_refused(value):
+    bounds.install()
+    with pytest.raises(bounds.ImmenseError):
+        long_sums.settled(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Sum(k, (k, 1, n)),
+        Sum(1 / k**2, (k, 1, oo)),
+        Sum(x**k, (k, 0, 50)),
+        Sum(k**2, (k, 1, 10)),
+        Sum(Product(j, (j, 1, k)), (k, 1, 20)),
+        Integral(x**100, (x, 0, MANY)),
+        Integral(sin(x), (x, 0, sympy.pi)),
+        sympy.Symbol("y") + 1,
+        "no formula",
+    ],
+)
+def test_what_is_short_or_symbolic_is_as_it_was(value):
+    assert long_sums.settled(value) == value
