@@ -5,11 +5,11 @@ is imported into them: neither its main module nor JAX. Ctrl-C does not reach th
 """
 
 import dataclasses
+import importlib.machinery
 import multiprocessing.context
 import signal
 import sys
 import threading
-import types
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
@@ -136,7 +136,7 @@ class _ProcessWithoutMain(multiprocessing.context.SpawnProcess):
         main = sys.modules["__main__"]
         with self._lock:
             spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-            main.__spec__, main.__file__ = types.SimpleNamespace(name=_FIRST), None
+            main.__spec__, main.__file__ = importlib.machinery.ModuleSpec(_FIRST, None), None
             resource_tracker.ensure_running()  # which would unblock what is blocked here
             # Inherited: Ctrl-C goes to the whole group, and who started the workers ends them.
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
