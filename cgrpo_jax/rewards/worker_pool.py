@@ -5,6 +5,7 @@ is imported into them: neither its main module nor JAX. Ctrl-C does not reach th
 """
 
 import dataclasses
+import importlib.machinery
 import multiprocessing.context
 import signal
 import sys
@@ -19,6 +20,7 @@ import pebble
 
 from cgrpo_jax.errors import GradingError
 
+_FIRST = "cgrpo_jax.rewards.worker_start"  # by its name: the module that a worker runs as its main one
 MEMORY_LIMIT = 8 << 30  # bytes of address space of one worker that grades
 
 
@@ -124,7 +126,8 @@ class _ProcessWithoutMain(multiprocessing.context.SpawnProcess):
     """A spawned process that does not import the parent's main module again.
 
     Spawn looks for `__main__.__spec__` and `__main__.__file__` and runs what they name; for `python -m
-    cgrpo_jax.train` that would be JAX and the model code in each worker. The workers need nothing of it.
+    cgrpo_jax.train` that would be JAX and the model code in each worker. The workers need nothing of it, and run
+    `worker_start` in its place.
     """
 
     _lock = threading.Lock()
@@ -133,7 +136,7 @@ class _ProcessWithoutMain(multiprocessing.context.SpawnProcess):
         main = sys.modules["__main__"]
         with self._lock:
             spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-            main.__spec__ = main.__file__ = None
+            main.__spec__, main.__file__ = importlib.machinery.ModuleSpec(_FIRST, None), None
             resource_tracker.ensure_running()  # which would unblock what is blocked here
             # Inherited: Ctrl-C goes to the whole group, and who started the workers ends them.
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -27,11 +27,13 @@ import multiprocessing
 import os
 import pathlib
 import random
+import re
 import resource
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -54,16 +56,21 @@ VARIANTS = {
 WAYS = ("kill", "twice", "term", "full")
 ENDED = {"kill": (-signal.SIGKILL,), "twice": (-signal.SIGKILL,), "term": (-signal.SIGKILL, 0), "full": (2,)}
 MOST = 6  # runs until one ends well
+LAST_WORDS = 10.0  # seconds in which workers that outlive a killed run end
 Actions = dict[int, int | str]  # at an event, by its number: a signal, or "full"
 _EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree")
 
 
 def forked(work: Callable[[], None], log: pathlib.Path, on_start: Callable[[int], None] = lambda pid: None) -> int:
-    """Does work in a fork; returns its status, or minus the signal that has killed it. What it prints is in `log`."""
+    """Does work in a fork; returns its status, or minus the signal that has killed it. What it prints is in `log`.
+
+    It prints into a pipe: a file would take nothing either, where the disk is full.
+    """
+    reading, writing = os.pipe()
 
     def child() -> None:
-        with log.open("w") as file:
-            os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        os.dup2(writing, 1), os.dup2(writing, 2)
+        os.close(reading), os.close(writing)
         status = 1
         try:
             work()
@@ -79,9 +86,20 @@ def forked(work: Callable[[], None], log: pathlib.Path, on_start: Callable[[int]
         os._exit(status)  # without what the parent would do at its end
 
     process = multiprocessing.get_context("fork").Process(target=child)
+    log.write_bytes(b"")
     process.start()
+    os.close(writing)
+
+    def keep() -> None:
+        with open(reading, "rb", buffering=0) as said, log.open("ab", buffering=0) as file:
+            while data := said.read(1 << 16):
+                file.write(data)
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
     on_start(process.pid or 0)
     process.join()
+    thread.join(LAST_WORDS)
     return process.exitcode or 0
 
 
@@ -91,6 +109,7 @@ class Counter:
     def __init__(self, folder: pathlib.Path, actions: Actions):
         self.count, self._folder, self._actions = 0, str(folder), actions
         tick = train.Run._tick
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # here: the event of a full disk may be another thread's
         sys.addaudithook(self._on_event)
 
         def counted(run, *args) -> None:
@@ -113,7 +132,6 @@ class Counter:
 
 
 def fill_disk() -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
 
@@ -230,8 +248,8 @@ def case(room: Room, seed: str, number: int) -> dict:
         said = room.log.read_text().strip()
         if status not in ENDED[way] or not found["events"][-1]:
             return found | {"fault": f"status {status}: {said[-400:]}"}
-        if status == 2 and "Traceback" in said:
-            return found | {"fault": f"more than a line: {said[-400:]}"}
+        if status == 2 and ("Traceback" in said or len(re.findall(r"^error: ", said.replace("\r", "\n"), re.M)) != 1):
+            return found | {"fault": f"not one line: {said[-400:]}"}
     else:
         return found | {"fault": f"not done after {MOST} runs"}
     difference = room.differs(variant, folder)

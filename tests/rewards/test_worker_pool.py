@@ -2,6 +2,9 @@
 
 import signal
 
+import pytest
+
+from cgrpo_jax.rewards import worker_pool
 from cgrpo_jax.rewards.worker_pool import Workers
 
 
@@ -12,3 +15,22 @@ def test_ctrl_c_reaches_no_worker_from_its_start_on():
         blocked = workers.call(signal.pthread_sigmask, signal.SIG_BLOCK, ()).outcome().value
     assert signal.SIGINT in blocked
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+class Argument:
+    """What fails where a worker that starts reads it, as a lock does that a closed pool has taken away."""
+
+    def __init__(self, function, given):
+        self.call = function, (given,)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("function, given, said", [(open, "/none", ""), (int, "x", "ValueError: invalid literal")])
+def test_a_worker_whose_pool_is_closed_while_it_starts_says_nothing(capfd, function, given, said):
+    process = worker_pool._SpawnWithoutMain().Process(target=print, args=(Argument(function, given),))
+    process.start()
+    process.join()
+    err = capfd.readouterr().err
+    assert process.exitcode == 1 and (said in err if said else not err)
