@@ -88,6 +88,7 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
         "reasons": chosen.reasons,
         "faults": faults,
         "lesson": texts.lesson,
+        "critiques": texts.critiques,
         "rows": more.rows,
         "measured": more.measured,
         "sums": more.sums,
@@ -95,7 +96,7 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
     text = _page(
         title=", ".join(run.name for run in runs),
         about=payload.as_json(about),
-        index=payload.packed(payload.as_json(payload.index(found, asked, places))),
+        index=payload.packed(payload.as_json(payload.index(found, asked, places, texts.said))),
         shards=[] if beside else shards,
     )
     with files.checked(out):
