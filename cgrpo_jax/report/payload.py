@@ -184,6 +184,7 @@ class Texts:
         trained refinement has the trainer's log-probabilities.
       said: of each group, by its number, its critique (`lessons.Lessons`).
       critiques: of each run, the critiques that led to most right refinements (`lessons.Lessons.most`).
+      search: shards with the texts alone, lists of a group's number and its texts as one: what a search reads.
     """
 
     shards: list[str]
@@ -192,11 +193,12 @@ class Texts:
     lesson: lessons.Place | None = None
     said: Mapping[int, str] = dataclasses.field(default_factory=dict)
     critiques: Sequence[list[list[Any]]] = ()
+    search: Sequence[str] = ()
 
 
 def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selection) -> Texts:
     """Returns the texts of the groups that were selected."""
-    shards = Shards()
+    shards, search = Shards(), Shards()
     places: dict[int, tuple[int, int]] = {}
     faults: list[str] = []
     learned = [lessons.Lessons(run.facts.pass_threshold) for run in runs]
@@ -208,10 +210,12 @@ def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selecti
             at = where[detail["iteration"], detail["question_index"]]
             learned[number].add(at, detail)
             places[at] = shards.add(detail)
+            search.add([at, "\n".join([detail["question"], *map(details.text_of, detail["rows"])])])
     shards.close()
+    search.close()
     _, best = max((one.token for one in learned), key=lambda one: one[0], default=(0.0, None))
     said = {at: text for one in learned for at, text in one.said.items()}
-    return Texts(shards.made, places, faults, best, said, [one.most() for one in learned])
+    return Texts(shards.made, places, faults, best, said, [one.most() for one in learned], search.made)
 
 
 @dataclasses.dataclass

@@ -36,6 +36,13 @@ function unsolved(index, number) {
   return found.sort((a, b) => b.length - a.length || b.at(-1) - a.at(-1));
 }
 
+// Questions that something has solved, but no response the last time that they were asked.
+function unsure(index, number) {
+  const last = [...index.byProblem.values()].filter((times) => index.run[times[0]] === number && !(index.flags[times[0]] & FLAG.never_solved));
+  const found = last.filter((times) => [OUTCOME.rescued, OUTCOME.all_wrong].includes(index.outcome[times.at(-1)]));
+  return found.sort((a, b) => index.iteration[b.at(-1)] - index.iteration[a.at(-1)] || b.length - a.length);
+}
+
 const METHODS = {
   none: "plain GRPO: responses are compared with each other, and nothing is critiqued",
   solution: "GRPO with the data's own solution put into groups in which every response fails",
@@ -121,7 +128,7 @@ function Critiques({ most }) {
 }
 
 function Outcomes({ index, open }) {
-  const [gained, failed] = useMemo(() => [learned(index, 0), unsolved(index, 0)], [index]);
+  const [gained, failed, still] = useMemo(() => [learned(index, 0), unsolved(index, 0), unsure(index, 0)], [index]);
   const most = about.critiques[0].slice(0, MOST_LISTED);
   const shown = (n) => (n > MOST_LISTED ? `, ${MOST_LISTED} of them` : "");
   const whole = (times) => times.findLast((one) => index.shard[one] >= 0) ?? times.at(-1);
@@ -131,8 +138,10 @@ function Outcomes({ index, open }) {
     ${gained.length > 0 && html`<${Listed} title="What was learned" note="${plural(gained.length, "question")} whose responses all failed, which a refinement rescued, and which a response solved without a critique when they were asked again${shown(gained.length)}, with what the critique said:">
       ${gained.slice(0, MOST_LISTED).map(([at, after]) => html`<${Met} key=${at} index=${index} at=${at} open=${open} words=${`rescued in iteration ${index.iteration[at]}, solved in ${index.iteration[after]}`} />`)}</${Listed}>`}
     ${most.length > 0 && html`<${Critiques} most=${most} />`}
-    ${failed.length > 0 && html`<${Listed} title="Where it failed" note="${plural(failed.length, "question")} that no response and no refinement of the run solved, those that were asked most${shown(failed.length)}:">
-      ${failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${whole(times)} open=${open} words=${asked(times) + tried(times)} />`)}</${Listed}>`}</div>`;
+    ${failed.length > 0 && html`<${Listed} title="Where it failed" note="${plural(failed.length, "question")} that no response and no refinement of the run solved, those that were asked most${shown(failed.length)}, with what the critique said:">
+      ${failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${whole(times)} open=${open} words=${asked(times) + tried(times)} />`)}</${Listed}>`}
+    ${still.length > 0 && html`<${Listed} title="What still fails without help" note="${plural(still.length, "question")} that something solved once, but no response the last time they were asked, the latest${shown(still.length)}:">
+      ${still.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${`${asked(times)}: ${OUTCOMES[about.outcomes[index.outcome[times.at(-1)]]][0]}`} />`)}</${Listed}>`}</div>`;
 }
 
 function Tiles({ run, found }) {
