@@ -75,6 +75,8 @@ def main(
         with processes.agree("looking for the judge"):
             if behaviours and judge is None and processes.is_first():
                 raise UserError("--behaviours asks a judge; give judge.endpoint.url and judge.endpoint.model.")
+        if not any(opened.grader.is_remote(one.grader) for one in opened.questions.held_out):
+            results.may_change = (*results.may_change, "judge")  # it grades nothing, and may be asked afterwards
         of = session.open_results(results, opened, held, more={"refine": refine})
         policy = opened.policy(opened.params, iteration=benchmark.STREAM)
         sampling = opened.settings.greedy_critic_sampling

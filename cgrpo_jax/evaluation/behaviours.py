@@ -114,6 +114,8 @@ def right_answers(lines: Iterable[Mapping[str, Any]], *, threshold: float, most:
 def judge_all(answers: Sequence[tuple[str, int, str]], judge: Judge) -> list[dict[str, Any]]:
     """Returns a record of each answer: `question`, `sample`, `words`, and `judge`, None where it gave no verdict.
 
+    `failure` says why it gave none.
+
     Args:
       answers: from `right_answers`.
       judge: whom to ask.
@@ -122,9 +124,10 @@ def judge_all(answers: Sequence[tuple[str, int, str]], judge: Judge) -> list[dic
     asked = [judge.check(question, text, criteria) for question, _, text in answers]
     records = []
     for (question, sample, text), future in zip(answers, asked, strict=True):
-        met = future.result()
-        said = None if met is None else dict(zip(BEHAVIOURS, met, strict=True))
-        records.append({"question": question, "sample": sample, "words": by_words(text), "judge": said})
+        found = future.result()
+        said = None if found.value is None else dict(zip(BEHAVIOURS, found.value, strict=True))
+        record = {"question": question, "sample": sample, "words": by_words(text), "judge": said}
+        records.append(record | ({} if said else {"failure": found.failure}))
     return records
 
 
@@ -132,14 +135,15 @@ def judged(folder: pathlib.Path) -> dict[str, Any]:
     """Returns what the judge of an evaluation's answers said, nothing where none was asked.
 
     `judged` is the number of answers with a verdict, `judge` the share of them that shows each behaviour, `agreement`
-    Cohen's kappa of judge and key words.
+    Cohen's kappa of judge and key words. Of none, `failure` is why the first has none.
     """
     if not (folder / FILE).is_file():
         return {}
     records = [json.loads(line) for line in (folder / FILE).read_text(encoding="utf-8").splitlines()]
     known = [record for record in records if record["judge"] is not None]
     if not known:
-        return {"judged": 0}
+        failures = [one["failure"] for one in records if one.get("failure")]
+        return {"judged": 0} | ({"failure": failures[0]} if failures else {})
     pairs = {name: [(one["judge"][name], one["words"][name]) for one in known] for name in BEHAVIOURS}
     return {
         "judged": len(known),
@@ -169,7 +173,8 @@ def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
 def table(found: Mapping[str, Any]) -> str:
     """Returns what a judge said, from `judged`, as a table."""
     if not found.get("judged"):
-        return "the judge gave no verdict on behaviours\n"
+        why = f": {found['failure']}" if found.get("failure") else ""
+        return f"the judge gave no verdict on behaviours{why}\n"
     rows = [["behaviour", "share", "agreement with key words"]]
     rows += [[name, cell(share), cell(found["agreement"][name])] for name, share in found["judge"].items()]
     return f"behaviours of {found['judged']} right answers\n{aligned(rows)}"

@@ -151,15 +151,4 @@ def compare(grader: Grader, response: str, problem: Problem, reference: str) -> 
     """Begins to ask a grader's judge how much better a response is than a reference; the score says it."""
     if grader.judge is None:
         raise UserError("a comparison has no endpoint to ask; set judge.endpoint.url and judge.endpoint.model.")
-    result: futures.Future = futures.Future()
-
-    def arrived(future: futures.Future) -> None:
-        try:
-            worth = future.result()
-            why = "judge failed: it gave no comparison" if worth is None else "compared"
-            result.set_result(Grade(worth or 0.0, None, why, failed=worth is None))
-        except Exception as error:  # noqa: BLE001 - raised where all processes read this answer
-            result.set_exception(error)
-
-    grader.judge.compare(transcript(problem), response, reference).add_done_callback(arrived)
-    return result
+    return grader.judge.compare(transcript(problem), response, reference)

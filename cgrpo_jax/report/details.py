@@ -139,6 +139,11 @@ class Pieces:
         return found
 
 
+def text_of(row: Mapping[str, Any]) -> str:
+    """Returns the text of a row of `of_groups`."""
+    return row["text"] if "text" in row else "".join(row["pieces"])
+
+
 def scaled(logp: float) -> int | None:
     """Returns a log-probability (nats) in whole units of 1 / LOGP_SCALE; None where it is not finite."""
     return round(logp * LOGP_SCALE) if math.isfinite(logp) else None

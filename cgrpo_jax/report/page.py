@@ -79,6 +79,8 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
     more = payload.beside(runs, [*damaged, *texts.faults], first=len(texts.shards))
     shards, places, faults = [*texts.shards, *more.shards], texts.places, [*damaged, *texts.faults, *more.faults]
     beside = sum(map(len, shards)) > INLINE_BYTES
+    search = range(len(shards), len(shards) + len(texts.search)) if beside else range(0)
+    shards += texts.search if beside else []
     folder = out.with_name(f"{out.stem}_texts")
     about = payload.of_runs(runs, found) | {
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -88,14 +90,16 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
         "reasons": chosen.reasons,
         "faults": faults,
         "lesson": texts.lesson,
+        "critiques": texts.critiques,
         "rows": more.rows,
         "measured": more.measured,
+        "search": list(search),
         "sums": more.sums,
     }
     text = _page(
         title=", ".join(run.name for run in runs),
         about=payload.as_json(about),
-        index=payload.packed(payload.as_json(payload.index(found, asked, places))),
+        index=payload.packed(payload.as_json(payload.index(found, asked, places, texts.said))),
         shards=[] if beside else shards,
     )
     with files.checked(out):

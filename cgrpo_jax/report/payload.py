@@ -12,7 +12,7 @@ from typing import Any
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import estimators
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-from cgrpo_jax.report import details, measured, warnings
+from cgrpo_jax.report import details, lessons, measured, warnings
 from cgrpo_jax.report import rows as rows_lib
 from cgrpo_jax.report.groups import Asked, Flag, Group, Outcome
 from cgrpo_jax.report.run_folder import RunFolder
@@ -134,13 +134,19 @@ def held_out(run: RunFolder) -> list[dict[str, Any]]:
     return points
 
 
-def index(groups: Sequence[Group], asked: Mapping[str, Asked], places: Mapping[int, tuple[int, int]]) -> dict[str, Any]:
+def index(
+    groups: Sequence[Group],
+    asked: Mapping[str, Asked],
+    places: Mapping[int, tuple[int, int]],
+    said: Mapping[int, str] | None = None,
+) -> dict[str, Any]:
     """Returns all groups by columns, one number of a list for each; small, as every group of a run is in it.
 
     Args:
       groups: of all runs.
       asked: their questions, by `problem_id`.
       places: of the groups that are shown whole, in which shard, and where in it.
+      said: of these, by their numbers, their critiques.
     """
     ids = {problem: number for number, problem in enumerate(asked)}
     flags = {flag: 1 << bit for bit, flag in enumerate(Flag)}
@@ -162,6 +168,7 @@ def index(groups: Sequence[Group], asked: Mapping[str, Asked], places: Mapping[i
         "trained": [one.trained for one in groups],
         "shard": [shard for shard, _ in shards],
         "at": [at for _, at in shards],
+        "said": {str(at): text for at, text in (said or {}).items()},
     }
 
 
@@ -175,48 +182,40 @@ class Texts:
       faults: what could not be told.
       lesson: the token that a critique has helped most with: group, `row` and place of the token; None where no
         trained refinement has the trainer's log-probabilities.
+      said: of each group, by its number, its critique (`lessons.Lessons`).
+      critiques: of each run, the critiques that led to most right refinements (`lessons.Lessons.most`).
+      search: shards with the texts alone, lists of a group's number and its texts as one: what a search reads.
     """
 
     shards: list[str]
     places: dict[int, tuple[int, int]]
     faults: list[str]
-    lesson: tuple[int, int, int] | None = None
+    lesson: lessons.Place | None = None
+    said: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    critiques: Sequence[list[list[Any]]] = ()
+    search: Sequence[str] = ()
 
 
 def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selection) -> Texts:
     """Returns the texts of the groups that were selected."""
-    shards = Shards()
+    shards, search = Shards(), Shards()
     places: dict[int, tuple[int, int]] = {}
     faults: list[str] = []
-    best: tuple[float, tuple[int, int, int] | None] = (0.0, None)
+    learned = [lessons.Lessons(run.facts.pass_threshold) for run in runs]
     for number, run in enumerate(runs):
         spell = _spell(run, faults)
         of_run = [one for one in selection.chosen if groups[one].run == number]
         where = {(groups[one].iteration, groups[one].question): one for one in of_run}
         for detail in details.of_groups(run, [groups[one] for one in of_run], spell, faults):
             at = where[detail["iteration"], detail["question_index"]]
-            best = max(best, *_helped(detail, at, run.facts.pass_threshold), key=lambda one: one[0])
+            learned[number].add(at, detail)
             places[at] = shards.add(detail)
+            search.add([at, "\n".join([detail["question"], *map(details.text_of, detail["rows"])])])
     shards.close()
-    return Texts(shards.made, places, faults, best[1])
-
-
-def _helped(detail: Mapping[str, Any], at: int, threshold: float) -> list[tuple[float, tuple[int, int, int] | None]]:
-    """Returns of each refinement that trained and passes by how many nats its critique helped with its hardest token.
-
-    That is log pi(token | question, response, critique) - log pi(token | question), of the same weights.
-    """
-    found: list[tuple[float, tuple[int, int, int] | None]] = [(0.0, None)]
-    for row in detail["rows"]:
-        scored = "logp" in row and "trainer_logp" in row and row["stage"] == "refinement"
-        if not scored or not row.get("trained") or (row["reward"] or 0.0) < threshold:
-            continue
-        pairs = zip(row["logp"], row["trainer_logp"], strict=True)
-        gained = [-1.0 if None in (a, b) else (a - b) / details.LOGP_SCALE for a, b in pairs]
-        token = max(range(len(gained)), key=gained.__getitem__, default=None)
-        if token is not None:
-            found.append((gained[token], (at, row["row"], token)))
-    return found
+    search.close()
+    _, best = max((one.token for one in learned), key=lambda one: one[0], default=(0.0, None))
+    said = {at: text for one in learned for at, text in one.said.items()}
+    return Texts(shards.made, places, faults, best, said, [one.most() for one in learned], search.made)
 
 
 @dataclasses.dataclass

@@ -143,23 +143,24 @@ class Judge:
             gather(requests, functools.partial(finish, graded=self._graded))
         return result
 
-    def check(self, question: str, response: str, criteria: Sequence[str]) -> futures.Future[list[bool] | None]:
+    def check(self, question: str, response: str, criteria: Sequence[str]) -> futures.Future[Found]:
         """Starts to ask which criteria a text meets, its thinking included, for how it was written counts as well.
 
-        The future gets them in order, or None without a reply.
+        The future gets a `Found`, whose value has them in order; without a reply it is None, and `failure` says why.
         """
         result: futures.Future = futures.Future()
         result.set_running_or_notify_cancel()
         read = functools.partial(replies.read_verdicts, number=len(criteria))
         case = prompts.Case(question, response)
         prompt = prompts.to_check(case, [rubric_lib.Item(text) for text in criteria])
-        self._ask(prompt, read, lambda found: result.set_result(found.value))
+        self._ask(prompt, read, result.set_result)
         return result
 
-    def compare(self, question: str, response: str, reference: str) -> futures.Future[float | None]:
+    def compare(self, question: str, response: str, reference: str) -> futures.Future[Grade]:
         """Starts to ask whether a response is better than a reference, 1, or worse, 0, with no other item in view.
 
-        The future gets the mean over both orders and all judgements; None where none of these can be read.
+        The grade's score is the mean over both orders and all judgements; where none of these was given, or can be
+        read, it has `failed`, and its reason says of what.
 
         Args:
           question: that both answer.
@@ -170,13 +171,13 @@ class Judge:
         result: futures.Future = futures.Future()
         result.set_running_or_notify_cancel()
         if not response:
-            result.set_result(0.0)
+            result.set_result(Grade(0.0, None, "it says nothing"))
             return result
 
         def finish(found: Sequence[Found]) -> None:
             shares = [one.value[0].share for one in found if one.value is not None]
             self._note_spread(shares)
-            result.set_result(statistics.fmean(shares) if shares else None)
+            result.set_result(Grade(statistics.fmean(shares), None, "compared") if shares else _no_grade(found[0]))
 
         gather(self._compared(prompts.Case(question, response), Rubric((), reference)), finish)
         return result

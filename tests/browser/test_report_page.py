@@ -329,7 +329,7 @@ def test_a_figure_is_saved_with_its_numbers(report, folder, opened):
 
 
 def test_what_was_learned_and_what_was_never_solved_is_listed_and_opens(tmp_path, opened):
-    folder = report_runs.write(tmp_path / "a", iterations=8, questions=8, problems=10)
+    folder = report_runs.write(tmp_path / "a", iterations=8, questions=8, problems=10, trainer=False)
     page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=500)
     shown = opened(tmp_path / "a.html")
     shown.page.wait_for_selector(".outcomes .listed")
@@ -341,10 +341,15 @@ def test_what_was_learned_and_what_was_never_solved_is_listed_and_opens(tmp_path
         rescue = next((n for n, one in enumerate(times) if one.outcome == Outcome.RESCUED), None)
         if rescue is not None and not any(one.passed for one in times[:rescue]):
             learned += any(one.passed for one in times[rescue + 1 :])
+    blocks = {block.locator("h3").inner_text(): block for block in shown.page.locator(".listed").all()}
     said = dict.fromkeys(("What was learned", "Where it failed"), 0)
-    for block in shown.page.locator(".listed").all():
-        said[block.locator("h3").inner_text()] = int(block.locator(".note").inner_text().split()[0])
+    for name in blocks.keys() & said:
+        said[name] = int(blocks[name].locator(".note").inner_text().split()[0])
     assert said == {"What was learned": learned, "Where it failed": len(never)} and learned > 0
+    quoted = blocks["What was learned"].locator("q").first.inner_text()
+    assert "Conclusion: wrong" in quoted  # what the critique of this question said
+    assert "refinements after it pass" in blocks["From which critiques"].inner_text()
+    assert shown.page.wait_for_selector(".lesson .helped:has-text('the question was asked again')")
     shown.page.locator(".listed button").first.click()
     assert shown.page.wait_for_selector(".detail .badge.o-rescued")
     assert "whose question was asked again" in shown.text(".story") and shown.faults == []

@@ -56,6 +56,7 @@ def test_a_judge_is_asked_for_all_six_and_what_it_says_is_kept(server, tmp_path)
     assert all(question in prompt for question, _ in behaviours.BEHAVIOURS.values()) and "First, 2." in prompt
     assert [name for name, met in records[0]["judge"].items() if met] == ["subgoals", "backtracking"]
     assert records[1]["judge"] is None and records[0]["words"]["subgoals"]
+    assert records[1]["failure"] == "its reply can't be read" and "failure" not in records[0]
     (tmp_path / behaviours.FILE).write_text("".join(json.dumps(one) + "\n" for one in records))
     found = behaviours.judged(tmp_path)
     assert found["judged"] == 1 and found["judge"]["subgoals"] == 1.0 and found["judge"]["summary"] == 0.0
@@ -68,6 +69,8 @@ def test_where_no_judge_was_asked_or_none_answered_nothing_is_made_up(tmp_path):
     (tmp_path / behaviours.FILE).write_text(json.dumps(record) + "\n")
     assert behaviours.judged(tmp_path) == {"judged": 0}
     assert behaviours.table({"judged": 0}) == "the judge gave no verdict on behaviours\n"
+    (tmp_path / behaviours.FILE).write_text(json.dumps(record | {"failure": "status 401"}) + "\n")
+    assert behaviours.table(behaviours.judged(tmp_path)) == "the judge gave no verdict on behaviours: status 401\n"
 
 
 def test_agreement_beyond_chance_is_cohens():

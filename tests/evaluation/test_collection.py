@@ -260,7 +260,8 @@ class Judging(grader_lib.Grader):
     def compare(self, question, response, reference):
         self.asked.append((response, reference))
         future = futures.Future()
-        future.set_result(self.prefers(response, reference))
+        score = self.prefers(response, reference)
+        future.set_result(grader_lib.Grade(score or 0.0, None, "compared", failed=score is None))
         return future
 
 

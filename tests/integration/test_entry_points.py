@@ -62,6 +62,18 @@ def test_evaluate_writes_every_sample(trained):
     assert shown["behaviours"]["answers"] == sum(sum(row["rewards"]) for row in rows)
 
 
+def test_a_judge_may_be_asked_of_behaviours_after_an_evaluation_that_knew_none(trained, capsys):
+    samples = trained / "evaluation" / "samples.jsonl"
+    before = samples.read_bytes()
+    judge = {"judge.endpoint.url": "http://127.0.0.1:9/v1", "judge.endpoint.model": "m"}
+    run_evaluate(trained, judge | {"judge.endpoint.max_attempts": 1}, "--behaviours=4")
+    assert "the judge gave no verdict on behaviours" in capsys.readouterr().out
+    assert samples.read_bytes() == before and (trained / "evaluation" / "behaviours.jsonl").exists()
+    run_evaluate(trained)  # which knows no judge
+    _, err = refused(capsys, run_evaluate, trained, judge | {"eval.num_samples": 4})
+    assert "eval.num_samples" in err and "judge" not in err
+
+
 class Killed(BaseException):
     pass
 

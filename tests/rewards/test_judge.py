@@ -104,7 +104,7 @@ def test_a_comparison_is_made_with_positions_swapped(server, prefers, score):
 def test_a_text_is_checked_as_it_is(server, text):
     server.replies({"body": good("1: yes")})
     with make(server) as endpoint:
-        assert Judge(endpoint).check("What?", text, ["goes back"]).result(timeout=20) == [True]
+        assert Judge(endpoint).check("What?", text, ["goes back"]).result(timeout=20).value == [True]
     (prompt,) = asked(server)
     (mark,) = re.findall(r"between two lines of (\S+):", prompt)
     assert prompt.split(f"\n{mark}\n")[1] == text
@@ -116,14 +116,25 @@ def test_a_preference_is_of_two_texts_alone(server, options):
     with make(server, concurrency=1) as endpoint:
         judge = Judge(endpoint, universal='[{"criterion": "rambles", "weight": -1}]', **options)
         reference = "Rome " * 30_000  # more than a rubric may have
-        assert judge.compare("What?", "<think>hm</think>My text", reference).result(timeout=20) == 0.75
-        assert judge.compare("What?", "<think>hm", reference).result(timeout=20) == 0.0
+        assert judge.compare("What?", "<think>hm</think>My text", reference).result(timeout=20).score == 0.75
+        nothing = judge.compare("What?", "<think>hm", reference).result(timeout=20)
+        assert nothing.score == 0.0 and not nothing.failed
 
 
-def test_a_preference_that_can_not_be_read_is_none(server):
-    server.replies({"body": good("I like both")})
-    with make(server) as endpoint:
-        assert Judge(endpoint, max_retries=0).compare("What?", "My text", "Rome").result(timeout=20) is None
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ({"body": good("I like both")}, "judge failed: its reply can't be read"),
+        ({"status": 401, "body": {"error": {"message": "no such key"}}}, "judge failed: status 401"),
+    ],
+)
+def test_without_a_preference_the_reason_is_said(server, reply, reason):
+    server.replies(reply)
+    with make(server, max_attempts=1) as endpoint:
+        found = Judge(endpoint, max_retries=0).compare("What?", "My text", "Rome").result(timeout=20)
+        checked = Judge(endpoint, max_retries=0).check("What?", "My text", ["goes back"]).result(timeout=20)
+    assert found.failed and found.reason.startswith(reason)
+    assert checked.value is None and checked.failure == found.reason.removeprefix("judge failed: ")
 
 
 def test_criteria_and_a_comparison_count_alike(server):

@@ -16,14 +16,14 @@ function nextTime(index, number) {
 }
 
 function stats(index, number) {
-  const found = { groups: 0, rescued: 0, trained: 0, problems: new Set(), never: new Set(), forgotten: 0, wrong: 0 };
+  const found = { groups: 0, rescued: 0, trained: 0, problems: new Set(), never: new Set(), lastFailed: 0, forgotten: 0, wrong: 0 };
   for (let at = 0; at < index.size; at++) {
     if (index.run[at] !== number) continue;
     found.groups++;
     found.trained += index.trained[at];
     found.problems.add(index.problem[at]);
     if (index.flags[at] & FLAG.rescued) found.rescued++;
-    if (index.flags[at] & FLAG.never_solved) found.never.add(index.problem[at]);
+    if (index.flags[at] & FLAG.never_solved) { found.never.add(index.problem[at]); found.lastFailed = Math.max(found.lastFailed, index.iteration[at]); }
     if (index.flags[at] & FLAG.forgotten) found.forgotten++;
     if (index.outcome[at] === OUTCOME.rescued || index.outcome[at] === OUTCOME.all_wrong) found.wrong++;
   }
@@ -34,6 +34,13 @@ function stats(index, number) {
 function unsolved(index, number) {
   const found = [...index.byProblem.values()].filter((times) => index.run[times[0]] === number && index.flags[times[0]] & FLAG.never_solved);
   return found.sort((a, b) => b.length - a.length || b.at(-1) - a.at(-1));
+}
+
+// Questions that something has solved, but no response the last time that they were asked.
+function unsure(index, number) {
+  const last = [...index.byProblem.values()].filter((times) => index.run[times[0]] === number && !(index.flags[times[0]] & FLAG.never_solved));
+  const found = last.filter((times) => [OUTCOME.rescued, OUTCOME.all_wrong].includes(index.outcome[times.at(-1)]));
+  return found.sort((a, b) => index.iteration[b.at(-1)] - index.iteration[a.at(-1)] || b.length - a.length);
 }
 
 const METHODS = {
@@ -66,12 +73,13 @@ function Story({ run, found }) {
     }
     const [again, solved] = found.next.rescued, [others, alone] = found.next.all_wrong;
     if (again && run.method.refine === "policy") {
-      parts.push(html`Of ${plural(again, "rescued group")} whose question was asked again, <b>${percent(solved / again)}</b> were solved the next time, without a critique${others ? html` (of those that nothing had rescued, ${percent(alone / others)})` : ""}. `);
+      parts.push(html`Of ${plural(again, "rescued group")} whose question was asked again, <b>${percent(solved / again)}</b> were solved the next time, without a critique${others ? html` (of ${others.toLocaleString("en")} that nothing had rescued, ${percent(alone / others)})` : ""}. `);
     }
-    if (found.never.size) parts.push(html`<b>${plural(found.never.size, "question")}</b> of ${found.problems.size.toLocaleString("en")} ${found.never.size === 1 ? "was" : "were"} never solved. `);
+    if (found.never.size) parts.push(html`<b>${plural(found.never.size, "question")}</b> of ${found.problems.size.toLocaleString("en")} ${found.never.size === 1 ? "was" : "were"} never solved, ${found.never.size === 1 ? "and not asked" : "none of them asked"} after iteration ${found.lastFailed}. `);
     else if (found.problems.size) parts.push("Every question that was asked was solved at least once. ");
   }
-  return html`<p class="story">${parts}${done}</p>`;
+  const look = run.warnings.length + run.faults.length;
+  return html`<p class="story">${parts}${done}${look > 0 && html` <button class="link" onClick=${() => scrollToSection("worth")}>${plural(look, "thing")} ${look === 1 ? "deserves" : "deserve"} a look</button>.`}</p>`;
 }
 
 // With what a run was started: its last command, the code, the machine.
@@ -102,20 +110,38 @@ function learned(index, number) {
   return found.sort(([a], [b]) => (index.shard[b] >= 0) - (index.shard[a] >= 0) || index.iteration[a] - index.iteration[b]);
 }
 
-function Listed({ title, note, entries, index, open }) {
-  return html`<div class="listed"><h3>${title}</h3><p class="note">${note}</p>
-    <ul>${entries.slice(0, MOST_LISTED).map(([at, words]) => html`<li key=${at}><button class="link" onClick=${() => open(at)}>${oneLine(index.problems[index.problem[at]][2]).slice(0, 110)}</button> <span class="muted">${words}</span></li>`)}</ul></div>`;
+function Listed({ title, note, children }) {
+  return html`<div class="listed"><h3>${title}</h3><p class="note">${note}</p><ul>${children}</ul></div>`;
+}
+
+function Met({ index, at, words, open }) {
+  const said = index.said[at];
+  return html`<li><button class="link" onClick=${() => open(at)}>${oneLine(index.problems[index.problem[at]][2]).slice(0, 110)}</button> <span class="muted">${words}</span>
+    ${said && html`<q class="said" dir="auto">${oneLine(said)}</q>`}</li>`;
+}
+
+// From which critiques: those that were said again and again, by the right refinements that came of them.
+function Critiques({ most }) {
+  const words = (written, right, trained) => `${right === written ? `all ${written}` : `${right} of ${written}`} refinements after it pass; ${trained} of them trained`;
+  return html`<${Listed} title="From which critiques" note="Those that led to most right refinements, of the critiques that were said more than once, in the groups whose texts are in this page:">
+    ${most.map(([text, written, right, trained]) => html`<li key=${text}><q class="said" dir="auto">${oneLine(text)}</q><span class="muted">${words(written, right, trained)}</span></li>`)}</${Listed}>`;
 }
 
 function Outcomes({ index, open }) {
-  const [gained, failed] = useMemo(() => [learned(index, 0), unsolved(index, 0)], [index]);
+  const [gained, failed, still] = useMemo(() => [learned(index, 0), unsolved(index, 0), unsure(index, 0)], [index]);
+  const most = about.critiques[0].slice(0, MOST_LISTED);
   const shown = (n) => (n > MOST_LISTED ? `, ${MOST_LISTED} of them` : "");
   const whole = (times) => times.findLast((one) => index.shard[one] >= 0) ?? times.at(-1);
+  const asked = (times) => `asked ${times.length === 1 ? "once" : `${times.length} times`}, last in iteration ${index.iteration[times.at(-1)]}`;
+  const tried = (times) => { const n = times.reduce((sum, at) => sum + index.refined[at], 0); return n ? `; ${plural(n, "refinement")}, none right` : ""; };
   return html`<div class="outcomes">
-    ${gained.length > 0 && html`<${Listed} title="What was learned" index=${index} open=${open} note="${plural(gained.length, "question")} whose responses all failed, which a critique rescued, and which a response solved without one when they were asked again${shown(gained.length)}:"
-      entries=${gained.map(([at, after]) => [at, `rescued in iteration ${index.iteration[at]}, solved in ${index.iteration[after]}`])} />`}
-    ${failed.length > 0 && html`<${Listed} title="Where it failed" index=${index} open=${open} note="${plural(failed.length, "question")} that no response and no refinement of the run solved, those that were asked most${shown(failed.length)}:"
-      entries=${failed.map((times) => [whole(times), `asked ${times.length === 1 ? "once" : `${times.length} times`}, last in iteration ${index.iteration[times.at(-1)]}`])} />`}</div>`;
+    ${gained.length > 0 && html`<${Listed} title="What was learned" note="${plural(gained.length, "question")} whose responses all failed, which a refinement rescued, and which a response solved without a critique when they were asked again${shown(gained.length)}, with what the critique said:">
+      ${gained.slice(0, MOST_LISTED).map(([at, after]) => html`<${Met} key=${at} index=${index} at=${at} open=${open} words=${`rescued in iteration ${index.iteration[at]}, solved in ${index.iteration[after]}`} />`)}</${Listed}>`}
+    ${most.length > 0 && html`<${Critiques} most=${most} />`}
+    ${failed.length > 0 && html`<${Listed} title="Where it failed" note="${plural(failed.length, "question")} that no response and no refinement of the run solved, those that were asked most${shown(failed.length)}, with what the critique said:">
+      ${failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${whole(times)} open=${open} words=${asked(times) + tried(times)} />`)}</${Listed}>`}
+    ${still.length > 0 && html`<${Listed} title="What still fails without help" note="${plural(still.length, "question")} that something solved once, but no response the last time they were asked, the latest${shown(still.length)}:">
+      ${still.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${`${asked(times)}: ${OUTCOMES[about.outcomes[index.outcome[times.at(-1)]]][0]}`} />`)}</${Listed}>`}</div>`;
 }
 
 function Tiles({ run, found }) {
@@ -182,19 +208,24 @@ function Lesson({ index, open }) {
   const [lesson, setLesson] = useState(null);
   const at = useMemo(() => {
     if (about.lesson) return about.lesson[0];
+    const whole = (i) => index.shard[i] >= 0 && index.kept[i];
+    const kept = learned(index, 0).map(([i]) => i).filter(whole);
+    if (kept.length) return kept[kept.length >> 1]; // each was solved when it was asked again
     let best = -1;
     for (let i = 0; i < index.size; i++) {
-      if (index.flags[i] & FLAG.rescued && index.shard[i] >= 0 && index.kept[i] && (best < 0 || index.iteration[i] >= index.iteration[best])) best = i;
+      if (index.flags[i] & FLAG.rescued && whole(i) && (best < 0 || index.iteration[i] >= index.iteration[best])) best = i;
     }
     return best;
   }, [index]);
   useEffect(() => { if (at >= 0) loadGroup(index, at).then((group) => setLesson({ at, group }), () => {}); }, [at]);
   if (at < 0) return null;
   const kept = lesson?.group.rows.find((row) => (about.lesson ? row.row === about.lesson[1] : row.kept && passesRow(row, index.run[at])));
+  const again = kept && timesMet(index, at).find((one) => index.iteration[one] > index.iteration[at] && solvedAt(index, one));
+  const rights = (one) => index.rewards[one].filter((r) => r != null && r >= methodOf(index, one).pass_threshold).length;
   const helped = about.lesson && kept?.pieces ? numbers(kept, about.lesson[2], methodOf(index, at)) : null;
   return html`<div class="lesson"><h3>One lesson of this run</h3>
     <p class="note">Iteration ${index.iteration[at]}: ${index.flags[at] & FLAG.rescued ? "every response to this question failed" : "responses to this question failed"}. Here is one, with its critique and its refinement. <button class="link" onClick=${() => open(at)}>Open it below</button></p>
-    ${kept ? html`<div class="asked"><span class="label">question</span><${Text} text=${lesson.group.question} /></div><${Chain} group=${lesson.group} refinement=${kept} run=${index.run[at]} compact />${helped && html`<p class="helped">With the critique in view the policy wrote <code>${visible(kept.pieces[about.lesson[2]])}</code> with a probability of <b>${chance(helped.sampler)}</b>. Without it, it would have had <b>${chance(helped.p)}</b>. That is what this text teaches.</p>`}` : html`<div class="waiting"></div>`}</div>`;
+    ${kept ? html`<div class="asked"><span class="label">question</span><${Text} text=${lesson.group.question} /></div><${Chain} group=${lesson.group} refinement=${kept} run=${index.run[at]} compact />${helped && html`<p class="helped">With the critique in view the policy wrote <code>${visible(kept.pieces[about.lesson[2]])}</code> with a probability of <b>${chance(helped.sampler)}</b>. Without it, it would have had <b>${chance(helped.p)}</b>. That is what this text teaches.</p>`}${again !== undefined && html`<p class="helped">In iteration ${index.iteration[again]} the question was asked again: <b>${rights(again)} of ${index.rewards[again].length}</b> responses were right, with no critique in view.</p>`}` : html`<div class="waiting"></div>`}</div>`;
 }
 
 function Warnings({ run }) {
@@ -231,9 +262,9 @@ function Overview({ index, open }) {
     ${single && html`<${Started} run=${run} />`}
     ${single ? html`<${Story} run=${run} found=${found} /><${Tiles} run=${run} found=${found} />` : html`<${Compared} />`}
     <h2>The method</h2><p class="note">${METHODS[run.method.refine]}.${!single && " Of the first run:"}</p><${Method} run=${run} />
-    ${single && html`<h2>Worth a look</h2><${Warnings} run=${run} />`}
     ${index && html`<${Lesson} index=${index} open=${open} />`}
     ${index && single && html`<${Outcomes} index=${index} open=${open} />`}
+    ${single && html`<h2 id="worth">Worth a look</h2><${Warnings} run=${run} />`}
     ${single ? html`<${Configuration} run=${run} />` : html`<details class="configuration"><summary>Configurations</summary>${about.runs.map((one) => html`<div key=${one.name}><${Started} run=${one} /><${Configuration} run=${one} /></div>`)}</details>`}
   </section>`;
 }

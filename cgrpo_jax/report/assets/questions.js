@@ -31,20 +31,34 @@ function filtered(index, { filters, run, sort, query, texts }) {
   return found.sort(SORTS[sort][1](index));
 }
 
-// All texts of the page in lower case, by group; read once, when something is searched for.
-let allTexts = null;
-function loadTexts(index) {
-  allTexts ??= Promise.all([...new Set(index.shard)].filter((n) => n >= 0).map(async (number) => [number, await loadShard(number)])).then((pairs) => {
-    const shards = new Map(pairs), texts = {};
-    for (let at = 0; at < index.size; at++) {
-      if (index.shard[at] < 0) continue;
-      const group = shards.get(index.shard[at])[index.at[at]];
-      texts[at] = [group.question, ...group.rows.map((row) => row.text ?? row.pieces.join(""))].join("\n").toLowerCase();
-    }
-    return texts;
-  });
-  return allTexts;
+// The texts of the page in lower case, by group: read once something is searched for, shard after shard, so that what is
+// found first is shown first and the page goes on answering. Large pages have shards with texts alone, for this.
+const reading = { texts: {}, begun: false, all: false, tell: () => {} };
+async function loadTexts(index, tell) {
+  reading.tell = tell;
+  if (reading.begun) return;
+  reading.begun = true;
+  const alone = about.search.length > 0;
+  const numbers = alone ? about.search : [...new Set(index.shard)].filter((number) => number >= 0);
+  const groups = new Map(numbers.map((number) => [number, []]));
+  for (let at = 0; !alone && at < index.size; at++) groups.get(index.shard[at])?.push(at);
+  let told = 0;
+  for (const [n, number] of numbers.entries()) {
+    const shard = await loadShard(number).catch(() => []);
+    if (n + 1 < numbers.length) loadShard(numbers[n + 1]).catch(() => {}); // while this one is gone through
+    if (alone) for (const [at, text] of shard) reading.texts[at] = text.toLowerCase();
+    else for (const at of groups.get(number)) if (shard[index.at[at]]) reading.texts[at] = textsOf(shard[index.at[at]]);
+    if (alone) shardPromises.delete(number); // its texts are kept in lower case
+    if (performance.now() - told < 120) continue;
+    reading.tell({ texts: { ...reading.texts } });
+    await new Promise((drawn) => setTimeout(drawn));
+    told = performance.now();
+  }
+  reading.all = true;
+  reading.tell({ texts: reading.texts });
 }
+
+const textsOf = (group) => [group.question, ...group.rows.map((row) => row.text ?? row.pieces.join(""))].join("\n").toLowerCase();
 
 function Marks({ index, at }) {
   const threshold = methodOf(index, at).pass_threshold;
@@ -76,7 +90,7 @@ function Questions({ index, state, set, at, list }) {
   }, [at]);
   const counts = useMemo(() => FILTERS.map((one) => { let n = 0; for (let i = 0; i < index.size; i++) if (one.test(index, i)) n++; return n; }), [index]);
   const toggle = (name) => { const filters = new Set(state.filters); filters.has(name) ? filters.delete(name) : filters.add(name); set({ filters }); };
-  const search = (event) => { set({ query: event.currentTarget.value }); if (event.currentTarget.value) loadTexts(index).then((texts) => set({ texts }), () => {}); };
+  const search = (event) => { set({ query: event.currentTarget.value }); if (event.currentTarget.value) loadTexts(index, set); };
   const whole = about.shown < index.size ? `, ${about.shown.toLocaleString("en")} of them with their texts` : "";
   return html`<section id="questions" aria-labelledby="questions-title">
     <div class="head"><h2 id="questions-title">Questions</h2><span class="note">${plural(index.size, "group")} of ${plural(index.problems.length, "question")}${whole}</span></div>
@@ -85,7 +99,7 @@ function Questions({ index, state, set, at, list }) {
     <div class="finding"><input id="search" type="search" placeholder="Search questions and texts  ( / )" aria-label="search" value=${state.query} onInput=${search} />
       ${about.runs.length > 1 && html`<select aria-label="run" value=${state.run} onChange=${(event) => set({ run: Number(event.currentTarget.value) })}><option value="-1">all runs</option>${about.runs.map((run, n) => html`<option key=${n} value=${n}>${oneLine(run.name)}</option>`)}</select>`}
       <select aria-label="sort" value=${state.sort} onChange=${(event) => set({ sort: event.currentTarget.value })}>${Object.entries(SORTS).map(([key, [words]]) => html`<option key=${key} value=${key}>${words}</option>`)}</select>
-      <span class="count" role="status">${list.length.toLocaleString("en")} found</span></div>
+      <span class="count" role="status" aria-busy=${state.query !== "" && !reading.all}>${list.length.toLocaleString("en")} found${state.query !== "" && !reading.all ? " so far" : ""}</span></div>
     <div class="explorer">
       <nav class="list" ref=${pane} aria-label="questions found"><ul>${list.slice(0, shown).map((one) => html`<${Entry} key=${one} index=${index} at=${one} current=${one === at} open=${(place) => set({ at: place })} />`)}</ul>
         ${list.length > shown && html`<button class="more" onClick=${() => setShown(shown + 5 * PAGE)}>${(list.length - shown).toLocaleString("en")} more</button>`}${!list.length && html`<p class="note none">Nothing matches. <button class="link" onClick=${() => set({ filters: new Set(), query: "", run: -1 })}>Show all</button></p>`}</nav>

@@ -6,9 +6,16 @@ const { html, render, useState, useEffect, useMemo, useRef, useCallback } = htmP
 const about = JSON.parse(document.getElementById("about").textContent);
 
 async function unpacked(base64) {
-  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  const bytes = bytesOf(base64);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
+}
+
+function bytesOf(base64) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
+  const read = atob(base64), bytes = new Uint8Array(read.length);
+  for (let at = 0; at < read.length; at++) bytes[at] = read.charCodeAt(at);
+  return bytes;
 }
 
 // --- texts: in the page, or in files beside it, which call `cgrpoTexts` -----------------------------------------------

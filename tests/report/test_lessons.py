@@ -1,0 +1,68 @@
+import pytest
+import report_runs
+
+from cgrpo_jax.report import details, groups, payload, run_folder, selection
+from cgrpo_jax.report.lessons import Lessons
+
+SAID, OTHER, WORDY = "Step 2 is wrong.", "Step 1 is wrong.", "x" * 301
+
+
+def row(number, stage, text="", parent=None, reward=None, **columns):
+    return {"row": number, "stage": stage, "text": text, "parent": parent, "reward": reward} | columns
+
+
+def detail(critique, *, first=0.0, refined=1.0, **columns):
+    rows = [row(0, "response", reward=first), row(1, "critique", critique, parent=0)]
+    return {"rows": [*rows, row(2, "refinement", parent=1, reward=refined, **columns)]}
+
+
+def test_critiques_are_counted_with_what_came_of_the_refinements_after_them():
+    lessons = Lessons(1.0)
+    lessons.add(0, detail(SAID, trained=True))
+    lessons.add(1, detail(SAID, refined=0.0))
+    lessons.add(2, detail(SAID, first=1.0))  # of a response that was right
+    lessons.add(3, detail(SAID, refined=None))  # without a verdict
+    lessons.add(4, detail(OTHER))  # said once
+    for at in (5, 6):
+        lessons.add(at, detail(WORDY))  # which nobody says twice in the same words
+    assert lessons.most() == [[SAID, 2, 1, 1]]
+
+
+def test_the_critiques_that_led_to_most_right_refinements_are_first():
+    lessons = Lessons(1.0)
+    for at, (text, refined) in enumerate([(OTHER, 1.0), (OTHER, 0.0), (SAID, 1.0), (SAID, 1.0)]):
+        lessons.add(at, detail(text, refined=refined))
+    assert [text for text, *_ in lessons.most()] == [SAID, OTHER]
+
+
+def test_a_group_has_the_critique_of_the_refinement_that_was_kept():
+    lessons = Lessons(1.0)
+    two = detail(OTHER, refined=0.0)
+    two["rows"] += [row(3, "critique", SAID, parent=0), row(4, "refinement", parent=3, reward=1.0, kept=True)]
+    lessons.add(0, two)
+    lessons.add(1, detail(OTHER, refined=0.0))
+    lessons.add(2, {"rows": [row(0, "response", reward=1.0)]})
+    assert lessons.said == {0: SAID, 1: OTHER}
+
+
+def test_the_token_that_a_critique_helped_most_is_of_a_trained_right_refinement():
+    scored = {"logp": [-100, -200, -300], "trainer_logp": [-100, -60_200, None]}
+    lessons = Lessons(1.0)
+    lessons.add(0, detail(SAID, **scored))  # not trained
+    lessons.add(1, detail(SAID, refined=0.0, trained=True, **scored))
+    assert lessons.token == (0.0, None)
+    lessons.add(2, detail(SAID, trained=True, **scored))
+    assert lessons.token == (pytest.approx(60_000 / details.LOGP_SCALE), (2, 2, 1))
+
+
+def test_texts_hand_on_what_the_critiques_of_a_run_said(tmp_path):
+    run = run_folder.read(report_runs.write(tmp_path / "a", iterations=4, questions=6))
+    found, asked = groups.read(run)
+    texts = payload.texts([run], found, selection.choose(found, max_groups=50))
+    refined = [at for at, group in enumerate(found) if group.refined]
+    assert sorted(texts.said) == refined and all("Conclusion: wrong" in text for text in texts.said.values())
+    assert payload.index(found, asked, texts.places, texts.said)["said"] == {
+        str(at): text for at, text in texts.said.items()
+    }
+    (most,) = texts.critiques
+    assert most and all(written >= passed >= trained for _, written, passed, trained in most)
