@@ -230,8 +230,7 @@ def _planned(step: Step, config: Config, folder: pathlib.Path, done: Mapping[str
     weights = folder
     if step.weights:
         weights = done[step.weights].folder
-        of_weights = base.thaw(done[step.weights].config)
-        values |= {f"model.{name}": value for name, value in of_weights.model.items()}
+        values |= {f"model.{name}": value for name, value in base.thaw(done[step.weights].config.model).items()}
         if step.command in TRAINS:
             values |= {"model.init": str(weights / "checkpoints")}
     if step.stream:
@@ -284,7 +283,7 @@ def _mistakes(one: Planned) -> list[str]:
 # --- the recipe's folder ------------------------------------------------------------------------------------------
 
 
-def described(planned: Sequence[Planned]) -> dict[str, Any]:
+def kept_of(planned: Sequence[Planned]) -> dict[str, Any]:
     """Returns what a recipe's folder keeps of it: each step's name, command, weights and configuration."""
     return {
         "steps": [
@@ -305,7 +304,7 @@ def open_folder(planned: Sequence[Planned], workdir: str | pathlib.Path) -> bool
     Raises:
       UserError: the folder holds another recipe, or can't be written.
     """
-    path, now = places.place(workdir) / "recipe.json", described(planned)
+    path, now = places.place(workdir) / "recipe.json", kept_of(planned)
     with files.checked(path):
         there = path.is_file()
         if not there:
