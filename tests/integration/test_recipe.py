@@ -9,7 +9,6 @@ import recipe_miniature
 from entry_points import refused
 from recipe_miniature import Killed, Writes, differences, moment, run
 
-
 SEED = os.environ.get("CGRPO_TEST_SEED", "")  # of the recipe, and of the moment; .ci/run gives the commit
 
 
