@@ -204,9 +204,10 @@ def summarize(
     Returns:
       `questions`; `accuracy` of all responses; `pass@k` for k = 1, 2, 4, ... and all responses, each with the
       bootstrap's interval over questions: what the policy can solve at all; `persistent_failures`, the share of the
-      questions that no response solves, with Wilson's interval. And for each of `kinds`: `critiques`, `valid_critiques` (share of these whose
-      verdict can be read and is right), `refinements` (one or more after each valid critique), `successful_refinements`
-      (share of these that pass), `critiqued_questions` and `questions_refined` (shares of the persistently failed
+      questions that no response solves, with Wilson's interval. And for each of `kinds`: `critiques`,
+      `valid_critiques` (share of these whose verdict can be read and is right), `refinements` (one or more after each
+      valid critique), `successful_refinements` (share of these that pass), `critiqued_questions` and
+      `questions_refined` (shares of the persistently failed
       questions with at least one valid critique, and with at least one successful refinement). A share of nothing is
       None. `ungraded` is the number of responses, and of refinements of each kind, without a verdict, because their
       grader failed: they count as wrong, and a question with such a response is none that fails persistently.
