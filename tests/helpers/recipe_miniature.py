@@ -24,11 +24,13 @@ SMALL = {
     "finetune.on_long": "skip",
     "collect.num_questions": 6,
     "packing.slots": 8,
-    "eval.k": (1, 4),
-    "eval.num_samples": 4,
+    "data.num_eval": 4,
+    "eval.k": (1,),
+    "eval.num_samples": 1,
     "optimizer.learning_rate": 1e-3,
     "optimizer.updates_per_batch": 1,
 }
+QUICK = ("cft", "raft", "sft")  # in which nothing but responses is written
 ARGUMENTS = {
     "raft": "num_responses=4",
     "refinement_ft": "num_responses=4,which=right",
