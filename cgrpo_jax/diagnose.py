@@ -94,7 +94,7 @@ def _protocol(settings: RunSettings) -> diagnosis.Protocol:
 def _report(results: Results, settings: RunSettings, of: Mapping[str, str]) -> None:
     threshold = settings.method.pass_threshold
     kinds = {kind: results.lines(kind) for kind in settings.diagnosis.kinds}
-    summary = diagnosis.summarize(results.lines("responses"), kinds, pass_threshold=threshold)
+    summary = diagnosis.summarize(results.lines("responses"), kinds, pass_threshold=threshold, seed=settings.seed)
     results.write("pass_rates.jsonl", diagnosis.pass_rates(results.lines("responses"), pass_threshold=threshold))
     results.write("summary.json", json.dumps({**of, **summary}, indent=2) + "\n")
     console.say(f"{diagnosis.table(summary)}numbers and every text are in {results.path}", sys.stdout)

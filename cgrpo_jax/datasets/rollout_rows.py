@@ -100,8 +100,9 @@ class Reader:
 
     def _is_right(self, one: Rollout) -> bool:
         if one.stage != Stage.CRITIQUE:
-            after = one.parent if one.stage == Stage.REFINEMENT and self.which == "agreeing" else None
-            return self._passes(one) is True and (after is None or self._is_right(after))
+            about = one.parent if one.stage == Stage.REFINEMENT and self.which == "agreeing" else None
+            agrees = about is None or about.stage != Stage.CRITIQUE or self._is_right(about)
+            return self._passes(one) is True and agrees
         return one.verdict is not None and one.parent is not None and one.verdict == self._passes(one.parent)
 
     def _passes(self, one: Rollout) -> bool | None:

@@ -31,8 +31,8 @@ _RATIOS = {
     "false_right": "of these, of wrong responses, those that call them right",
     "false_wrong": "of these, of right responses, those that call them wrong",
     "malformed": "of these, those whose verdict can't be read",
-    "distinct_answers": "of a question's responses, how many different final answers",
-    "distinct_4grams": "of the runs of 4 tokens in a question's responses, those that are different",
+    "distinct_answers": "of the final answers to a question, different ones",
+    "distinct_4grams": "of the runs of 4 tokens in the responses to a question, different ones",
 }
 SHOWN = ("solved", *_RATIOS)  # of a summary, in this order
 
@@ -123,8 +123,8 @@ def _of_question(
     for values in utilities.values():
         count("utility", sum(values) / len(values))
     responses = [row for row in rows if row["stage"] == _RESPONSE]
-    if answers := {row["extracted"] for row in responses} - {None}:
-        count("distinct_answers", len(answers))
+    answers = [row["extracted"] for row in responses if row["extracted"] is not None]
+    part["distinct_answers"], whole["distinct_answers"] = len(set(answers)), len(answers)
     part["distinct_4grams"], whole["distinct_4grams"] = distinct_ngrams([row["token_ids"] for row in responses], n=4)
     return {name: part[name] for name in _RATIOS}, {name: whole[name] for name in _RATIOS}
 

@@ -10,8 +10,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from cgrpo_jax import rollout
 from cgrpo_jax.evaluation import benchmark, resumable_results
+from cgrpo_jax.evaluation.estimators import bootstrap, pass_at_k
 from cgrpo_jax.evaluation.summary import aligned, cell, said_of_ungraded, share
 from cgrpo_jax.inference.critic import Critic, critique_once
 from cgrpo_jax.inference.generators import Generator
@@ -184,7 +187,11 @@ async def _critiques(critic: Critic, rows: Sequence[Rollout], problem: Problem, 
 
 
 def summarize(
-    responses: Iterable[Mapping[str, Any]], kinds: Mapping[str, Iterable[Mapping[str, Any]]], *, pass_threshold: float
+    responses: Iterable[Mapping[str, Any]],
+    kinds: Mapping[str, Iterable[Mapping[str, Any]]],
+    *,
+    pass_threshold: float,
+    seed: int = 0,
 ) -> dict:
     """Returns the numbers of a diagnosis.
 
@@ -192,12 +199,15 @@ def summarize(
       responses: lines of `responses.jsonl`.
       kinds: lines of each `KIND.jsonl`, by kind.
       pass_threshold: reward from which a response is right.
+      seed: of the bootstrap.
 
     Returns:
-      `questions`; `accuracy` of all responses; `persistent_failures`, the share of the questions that no response
-      solves, with Wilson's interval. And for each of `kinds`: `critiques`, `valid_critiques` (share of these whose
-      verdict can be read and is right), `refinements` (one or more after each valid critique), `successful_refinements`
-      (share of these that pass), `critiqued_questions` and `questions_refined` (shares of the persistently failed
+      `questions`; `accuracy` of all responses; `pass@k` for k = 1, 2, 4, ... and all responses, each with the
+      bootstrap's interval over questions: what the policy can solve at all; `persistent_failures`, the share of the
+      questions that no response solves, with Wilson's interval. And for each of `kinds`: `critiques`,
+      `valid_critiques` (share of these whose verdict can be read and is right), `refinements` (one or more after each
+      valid critique), `successful_refinements` (share of these that pass), `critiqued_questions` and
+      `questions_refined` (shares of the persistently failed
       questions with at least one valid critique, and with at least one successful refinement). A share of nothing is
       None. `ungraded` is the number of responses, and of refinements of each kind, without a verdict, because their
       grader failed: they count as wrong, and a question with such a response is none that fails persistently.
@@ -209,8 +219,24 @@ def summarize(
         "questions": len(lines),
         "accuracy": sum(right) / len(right),
         "ungraded": sum(line["ungraded"] for line in lines),
+        "pass@k": _pass_at_ks(lines, pass_threshold, seed),
         "persistent_failures": share(num_failed, len(lines)),
         "kinds": {kind: _of_kind(lines, num_failed, pass_threshold) for kind, lines in kinds.items()},
+    }
+
+
+def _pass_at_ks(lines: Sequence[Mapping[str, Any]], pass_threshold: float, seed: int) -> dict[str, dict[str, float]]:
+    """Returns pass@k by k, for powers of two below the number of responses, and for this; of questions with as many."""
+    number = max(len(line["rewards"]) for line in lines)
+    right_Q = [
+        sum(reward >= pass_threshold for reward in line["rewards"]) for line in lines if len(line["rewards"]) == number
+    ]
+    ks = [2**power for power in range(number.bit_length()) if 2**power < number] + [number]
+    values_MQ = np.array([[pass_at_k([right], number, k) for right in right_Q] for k in ks])
+    low_M, high_M = bootstrap([values_MQ], seed=seed)
+    return {
+        str(k): {"value": float(values.mean()), "low": float(low), "high": float(high)}
+        for k, values, low, high in zip(ks, values_MQ, low_M, high_M, strict=True)
     }
 
 
@@ -240,8 +266,10 @@ def table(summary: Mapping[str, Any]) -> str:
     failed = cell(summary["persistent_failures"])
     ungraded = {"responses": summary["ungraded"]}
     ungraded |= {f"refinements, {kind}": numbers["ungraded"] for kind, numbers in summary["kinds"].items()}
+    curve = aligned([[f"pass@{k}", cell(one)] for k, one in summary["pass@k"].items()])
     return (
-        f"{summary['questions']} questions, persistent failures {failed}\n{aligned(rows)}{said_of_ungraded(ungraded)}"
+        f"{summary['questions']} questions, persistent failures {failed}\n{aligned(rows)}{curve}"
+        f"{said_of_ungraded(ungraded)}"
     )
 
 

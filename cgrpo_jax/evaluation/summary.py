@@ -8,12 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from cgrpo_jax.evaluation.estimators import bootstrap, group_sizes, maj_at_k, pass_at_k, wilson
+from cgrpo_jax.evaluation.estimators import bootstrap, bootstrap_ratios, group_sizes, maj_at_k, pass_at_k, wilson
 
 _UNNAMED = "held-out"  # problems without a source, such as generated chains
 _SHARES = ("pass@1", "refined@1", "oracle")  # of questions: one trial each
 _COUNTS = ("questions", "fixed", "broken", "ungraded")
 _COLUMNS = 5  # benchmarks side by side
+# What a critic is worth at test time, of answers with a verdict of the grader before and after.
+CRITIC = {
+    "verdict_accuracy": "of the answers, those whose critique is right about them",
+    "false_right": "of the wrong answers, those that it calls right",
+    "false_wrong": "of the right answers, those that it calls wrong",
+    "fix_rate": "of the wrong answers, those that are right in the end",
+    "break_rate": "of the right answers, those that are wrong in the end",
+    "utility": "of the refinements, the mean: 1 better than the answer, 0.5 alike, 0 worse",
+}
 
 
 def summarize(lines: Iterable[Mapping[str, Any]], *, ks: Sequence[int], pass_threshold: float, seed: int) -> dict:
@@ -30,22 +39,28 @@ def summarize(lines: Iterable[Mapping[str, Any]], *, ks: Sequence[int], pass_thr
       "high"}`: `pass@1` (greedy), `pass@k`, `mean@n`, `maj@k`, `refined@1`, `oracle`; lengths in tokens and shares of
       truncated texts; of test-time refinement the shares `critiqued_wrong` and `malformed`, and how many answers it
       `fixed` (wrong to right) and `broken` (right to wrong), of those with a verdict before and after it; and how many
-      texts are `ungraded`, because their grader failed: in accuracies they count as wrong. The mean has what all
-      benchmarks have; it counts each benchmark once, whatever its number of questions, and adds up what is counted.
+      texts are `ungraded`, because their grader failed: in accuracies they count as wrong. What the critic is worth
+      (`CRITIC`) is of answers that have a verdict before and after. The mean has what all benchmarks have; it counts
+      each benchmark once, whatever its number of questions, and adds up what is counted; of several it has no `CRITIC`.
     """
     by_source: dict[str, list] = {}
     for line in lines:
         by_source.setdefault(line["source"] or _UNNAMED, []).append(_of_question(line, ks, pass_threshold))
+    critics = {name: _of_critic([row["critic"] for row in rows], seed) for name, rows in by_source.items()}
     accuracies = {name: _columns(rows, "accuracy") for name, rows in by_source.items()}
     others = {name: _others(rows) for name, rows in by_source.items()}
-    benchmarks = {name: _with_intervals([values], seed) | others[name] for name, values in accuracies.items()}
-    return {"benchmarks": benchmarks, "mean": _with_intervals(list(accuracies.values()), seed) | _mean(others.values())}
+    benchmarks = {
+        name: _with_intervals([values], seed) | critics[name] | others[name] for name, values in accuracies.items()
+    }
+    mean = _with_intervals(list(accuracies.values()), seed) | _mean(others.values())
+    return {"benchmarks": benchmarks, "mean": mean | (next(iter(critics.values())) if len(critics) == 1 else {})}
 
 
 def _of_question(line: Mapping[str, Any], ks: Sequence[int], pass_threshold: float) -> dict[str, dict[str, float]]:
     """Returns the accuracies of a question, and what else is averaged or counted, by name."""
     right = line["greedy_reward"] >= pass_threshold
     accuracy: dict[str, float] = {"pass@1": right}
+    critic: dict[str, float] = {}
     other: dict[str, float] = {
         "questions": 1, "mean_length": line["greedy_length"], "truncated": line["greedy_truncated"],
         "ungraded": line["ungraded"],
@@ -64,6 +79,7 @@ def _of_question(line: Mapping[str, Any], ks: Sequence[int], pass_threshold: flo
         after = line["refined_reward"] >= pass_threshold
         changed = after != right and not line["refined_ungraded"]
         accuracy["refined@1"] = after
+        critic = {} if line["refined_ungraded"] else _critic(line["verdict"], bool(right), bool(after))
         other |= {
             "critiqued_wrong": line["verdict"] is False,
             "malformed": line["verdict"] is None,
@@ -72,7 +88,31 @@ def _of_question(line: Mapping[str, Any], ks: Sequence[int], pass_threshold: flo
         }
     if "oracle_reward" in line:
         accuracy["oracle"] = line["oracle_reward"] >= pass_threshold
-    return {"accuracy": accuracy, "other": other}
+    return {"accuracy": accuracy, "other": other, "critic": critic}
+
+
+def _critic(verdict: bool | None, before: bool, after: bool) -> dict[str, float]:
+    """Returns what a critique of an answer says and achieves, by names of `CRITIC`: of what it counts for."""
+    found = {"verdict_accuracy": verdict is before}
+    found |= {"false_wrong" if before else "false_right": verdict is (not before)}
+    found |= {"break_rate" if before else "fix_rate": after != before}
+    return found | ({"utility": (1 + after - before) / 2} if verdict is False else {})
+
+
+def _of_critic(rows: Sequence[Mapping[str, float]], seed: int) -> dict[str, dict[str, float | None]]:
+    """Returns the shares of `CRITIC` with the bootstrap's interval over questions, of those that there are."""
+    names = [name for name in CRITIC if any(name in row for row in rows)]
+    if not names:
+        return {}
+    part_MQ = np.array([[row.get(name, 0.0) for row in rows] for name in names], np.float64)
+    whole_MQ = np.array([[name in row for row in rows] for name in names], np.float64)
+    low_M, high_M = bootstrap_ratios(part_MQ, whole_MQ, seed=seed)
+    ends = [[None if np.isnan(end) else float(end) for end in some] for some in (low_M, high_M)]
+    values_M = part_MQ.sum(axis=1) / whole_MQ.sum(axis=1)
+    return {
+        name: {"value": float(value), "low": low, "high": high}
+        for name, value, low, high in zip(names, values_M, *ends, strict=True)
+    }
 
 
 def _columns(rows: Sequence[Mapping], which: str) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ from cgrpo_jax.runs import base, keys, load_questions, resume_policy, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import files, places
+from cgrpo_jax.runtime import digests, files, places
 from cgrpo_jax.runtime.json_files import read_json_object
 
 TRAINS = ("train", "finetune")
@@ -82,7 +82,7 @@ class Planned:
 
     def is_done(self) -> bool:
         """Returns whether the step has ended: what a command writes last is there."""
-        return (self.folder / ("config.json" if self.step.command == "convert" else "summary.json")).exists()
+        return (self.folder / (digests.FILE if self.step.command == "convert" else "summary.json")).exists()
 
     def summary(self) -> dict[str, Any]:
         """Returns the numbers that the step's command has written; none of `convert`.
@@ -230,8 +230,7 @@ def _planned(step: Step, config: Config, folder: pathlib.Path, done: Mapping[str
     weights = folder
     if step.weights:
         weights = done[step.weights].folder
-        of_weights = base.thaw(done[step.weights].config)
-        values |= {f"model.{name}": value for name, value in of_weights.model.items()}
+        values |= {f"model.{name}": value for name, value in base.thaw(done[step.weights].config.model).items()}
         if step.command in TRAINS:
             values |= {"model.init": str(weights / "checkpoints")}
     if step.stream:
@@ -274,8 +273,11 @@ def _mistakes(one: Planned) -> list[str]:
     """Returns why the command of a step would refuse what it is given."""
     command, config = one.step.command, one.config
     found = list(validate.violations(config, trains=command in TRAINS, finetunes=command == "finetune"))
-    if command == "evaluate" and load_questions.of_finetuning(config) is None:
-        found.append("nothing to evaluate on: set data.eval, of made-up questions data.num_eval.")
+    asks_held_out = command == "evaluate" or (command == "collect" and config.collect.questions == "held_out")
+    if asks_held_out and load_questions.of_finetuning(config) is None:
+        found.append(
+            f"there are no held-out questions to {command}: set data.eval, of made-up questions data.num_eval."
+        )
     if command in TRAINS and one.step.weights and config.lora.rank:
         found.append("it starts from weights of a run, which has adapters (lora.rank); train all weights.")
     return found
@@ -284,7 +286,7 @@ def _mistakes(one: Planned) -> list[str]:
 # --- the recipe's folder ------------------------------------------------------------------------------------------
 
 
-def described(planned: Sequence[Planned]) -> dict[str, Any]:
+def kept_of(planned: Sequence[Planned]) -> dict[str, Any]:
     """Returns what a recipe's folder keeps of it: each step's name, command, weights and configuration."""
     return {
         "steps": [
@@ -305,7 +307,7 @@ def open_folder(planned: Sequence[Planned], workdir: str | pathlib.Path) -> bool
     Raises:
       UserError: the folder holds another recipe, or can't be written.
     """
-    path, now = places.place(workdir) / "recipe.json", described(planned)
+    path, now = places.place(workdir) / "recipe.json", kept_of(planned)
     with files.checked(path):
         there = path.is_file()
         if not there:

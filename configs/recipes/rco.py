@@ -37,7 +37,7 @@ def get_steps(num_responses: int = 4, num_critiques: int = 4, num_refinements: i
         "collect.num_critiques": num_critiques,
         "collect.num_refinements": num_refinements,
     }
-    untrained = {"critic.kind": "folder", "critic.folder": critic} if critic else {}
+    untrained = {"critic.kind": "folder" if critic else "policy", "critic.folder": critic}
     trained = {"critic.kind": "folder", "critic.folder": "{exported}"}
     start = {"model.folder": critic, "model.init": ""} if critic else {}
     rows = {"finetune.loss": loss, "finetune.rows": "{samples}"}

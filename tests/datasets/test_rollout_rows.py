@@ -69,6 +69,15 @@ def test_refinements_after_critiques_that_agree(folder, tokenizer):
     )
 
 
+def test_a_refinement_without_a_critique_has_none_to_agree(tmp_path, tokenizer):
+    made = Made(tokenizer)
+    wrong = made.response(0, 0.0, "six")
+    index = wrong.index.replace(stage=REFINEMENT)
+    made.add(REFINEMENT, "so 5", made.prompts.for_question("2+3?"), wrong, reward=1.0, index=index)
+    rollouts.write(tmp_path / rollouts.file_name(0), made.rows, iteration=0, spell=tokenizer.spell)
+    assert len(read(tmp_path, tokenizer, stages=(REFINEMENT,), which="agreeing")) == 1
+
+
 def test_utilities_are_what_refinements_made_of_it(folder, tokenizer):
     """1 where it was fixed, 0.5 where it is as before, 0 where it was broken."""
     units = read(folder, tokenizer, LossKind.RCO, stages=(CRITIQUE,))

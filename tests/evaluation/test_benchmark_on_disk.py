@@ -10,6 +10,7 @@ from fake_engine import FakeEngine
 
 from cgrpo_jax.evaluation import benchmark, summary
 from cgrpo_jax.evaluation.resumable_results import Results
+from cgrpo_jax.evaluation.summary import CRITIC
 from cgrpo_jax.inference.engine import Sampled
 from cgrpo_jax.inference.generators import Generator
 from cgrpo_jax.inference.orchestrator import Orchestrator
@@ -171,6 +172,26 @@ def test_refinement_by_hand(tmp_path):
     assert [numbers["mean"][name] for name in wanted] == [5, pytest.approx(1 / 3), 0.5, 1, 1]
 
 
+def test_what_a_critic_is_worth_by_hand(tmp_path):
+    """Of three answers a wrong one is called wrong and fixed, of two right ones one is called wrong and broken."""
+    numbers, _ = answer(tmp_path, refine=True, ks=(1,))
+    easy, hard = (numbers["benchmarks"][name] for name in ("easy", "hard"))
+    assert {name: easy[name]["value"] for name in CRITIC} == pytest.approx(
+        {
+            "verdict_accuracy": 2 / 3,
+            "false_right": 0,
+            "false_wrong": 1 / 2,
+            "fix_rate": 1,
+            "break_rate": 1 / 2,
+            "utility": 1 / 2,
+        }
+    )
+    assert easy["false_right"]["low"] is None  # one wrong answer says nothing of how questions differ
+    assert 0 <= easy["verdict_accuracy"]["low"] < 2 / 3 < easy["verdict_accuracy"]["high"] <= 1
+    assert "utility" not in hard and hard["fix_rate"]["value"] == 0  # of two answers none was called wrong
+    assert not CRITIC.keys() & numbers["mean"].keys()  # of several benchmarks, each has its own
+
+
 def test_texts_without_a_verdict_count_as_wrong_and_are_told(tmp_path):
     """They are: greedy, the refinement of the oracle and two samples of 6+6, and a refinement of 2+3."""
     failing = Failing("Answer: 12", "Answer: 0", "Try")
@@ -188,7 +209,7 @@ def test_texts_without_a_verdict_count_as_wrong_and_are_told(tmp_path):
     said = "14 texts have no verdict, because their grader failed (easy: 6, hard: 8); they count as wrong"
     assert summary.table(numbers).splitlines()[-1] == said
     whole, _ = answer(tmp_path / "whole", refine=True, oracle=True)
-    assert "verdict" not in summary.table(whole) and "ungraded" not in summary.table(whole)
+    assert "no verdict" not in summary.table(whole) and "ungraded" not in summary.table(whole)
 
 
 def test_what_refinement_changes_is_counted_where_there_is_a_verdict_before_and_after(tmp_path):

@@ -127,5 +127,5 @@ def test_diversity_of_the_responses_to_a_question(tmp_path):
     texts.append(response(1, 0, WRONG).replace(extracted="7"))
     write(tmp_path / "step_00000000.parquet", texts)
     found = collection_summary.summarize(sorted(tmp_path.iterdir()), pass_threshold=1.0, seed=0)
-    assert found["distinct_answers"]["value"] == (2 + 1) / 2
+    assert found["distinct_answers"]["value"] == (2 + 1) / (3 + 1)
     assert found["distinct_4grams"]["value"] == 3 / 6

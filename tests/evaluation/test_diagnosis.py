@@ -149,7 +149,7 @@ def test_nothing_fails(tmp_path, monkeypatch):
         "critiques": 0, "valid_critiques": None, "refinements": 0, "successful_refinements": None,
         "critiqued_questions": None, "questions_refined": None, "ungraded": 0,
     }  # fmt: skip
-    assert diagnosis.table(summary).splitlines()[-1].split() == ["cot", "-", "-", "-", "-"]
+    assert diagnosis.table(summary).splitlines()[3].split() == ["cot", "-", "-", "-", "-"]
 
 
 def test_the_table_has_the_papers_columns(tmp_path):
@@ -157,6 +157,20 @@ def test_the_table_has_the_papers_columns(tmp_path):
     assert table[0] == "4 questions, persistent failures 0.750 (0.301 to 0.954)"
     assert table[1].split("  ")[0] == "critique" and table[1].endswith("questions refined")
     assert table[2].startswith("indicative_gt            1.000") and table[3].startswith("cot ")
+    assert [line.split()[0] for line in table[4:]] == ["pass@1", "pass@2"]
+
+
+def test_pass_at_k_of_all_responses():
+    """For powers of two below their number, and for that: 1, 2, 4 and 6 of six."""
+    rights = (0, 1, 6)
+    lines = [{"rewards": [1.0] * right + [0.0] * (6 - right), "ungraded": 0} for right in rights]
+    found = diagnosis.summarize(lines, {}, pass_threshold=1.0)["pass@k"]
+    assert list(found) == ["1", "2", "4", "6"]
+    values = [found[k]["value"] for k in found]
+    assert values == pytest.approx([7 / 18, (0 + 2 / 6 + 1) / 3, (0 + 4 / 6 + 1) / 3, 2 / 3])
+    assert all(one["low"] <= one["value"] <= one["high"] for one in found.values())
+    lines.append({"rewards": [1.0], "ungraded": 0})  # fewer responses: of no such curve
+    assert diagnosis.summarize(lines, {}, pass_threshold=1.0)["pass@k"] == found
 
 
 def test_texts_without_a_verdict_are_told_and_make_no_question_a_failure(tmp_path):

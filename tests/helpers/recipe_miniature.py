@@ -24,11 +24,12 @@ SMALL = {
     "finetune.on_long": "skip",
     "collect.num_questions": 6,
     "packing.slots": 8,
-    "eval.k": (1, 4),
-    "eval.num_samples": 4,
-    "optimizer.learning_rate": 1e-3,
+    "data.num_eval": 4,
+    "eval.k": (1,),
+    "eval.num_samples": 1,
     "optimizer.updates_per_batch": 1,
 }
+QUICK = ("cft", "raft", "sft")  # in which nothing but responses is written
 ARGUMENTS = {
     "raft": "num_responses=4",
     "refinement_ft": "num_responses=4,which=right",
@@ -121,6 +122,7 @@ class Writes:
         self.number, self._at, self._action = 0, at, action
 
     def __enter__(self) -> "Writes":
+        tiny_run.start()  # what it writes is no recipe's
         self._patches = [
             mock.patch.object(files, name, self._counted(getattr(files, name)))
             for name in ("write_atomically", "append", "whole_file")

@@ -195,6 +195,8 @@ def test_a_critic_of_its_own_is_what_is_trained(tmp_path):
     assert (steps["critic"].config.model.folder, steps["critic"].config.model.init) == ("mine", "")
     assert steps["samples"].config.critic.folder == steps["untrained"].config.critic.folder == "mine"
     assert steps["trained"].config.critic.folder == str(tmp_path / "exported")
+    given = planned("rco.py", tmp_path, {"critic.kind": "folder", "critic.folder": "other"})[0]
+    assert (given.config.critic.kind, given.config.critic.folder) == ("policy", "")  # whose critiques it then learns
     assert steps["samples"].config.model.init == steps["trained"].config.model.init == "actor"
 
 
@@ -209,7 +211,12 @@ def test_a_critic_of_its_own_is_what_is_trained(tmp_path):
         ([Step("a", "collect", {"colect.rows": "x"})], {}, "sets colect.rows, which is no key (did you mean collect"),
         ([Step("a", "collect", {"collect.num_responses": "many"})], {}, "step 'a' of the recipe: "),
         ([Step("a", "finetune", {"finetune.beta": -1.0})], {}, "step a: finetune.beta -1.0"),
-        ([Step("a", "evaluate")], {"data.num_eval": 0}, "step a: nothing to evaluate on"),
+        ([Step("a", "evaluate")], {"data.num_eval": 0}, "step a: there are no held-out questions to evaluate: set"),
+        (
+            [Step("a", "collect", {"collect.questions": "held_out"})],
+            {"data.num_eval": 0},
+            "no held-out questions to coll",
+        ),
         (
             [Step("a", "finetune"), Step("b", "finetune", weights="a")],
             {"lora.rank": 2},
