@@ -259,7 +259,7 @@ def _agreed_inputs(
     with processes.agree("reading the run's files"):
         task = None if settings.stages.rows else task_of(config.data.kind)
         inputs = fingerprints.of_all(config.gate_kind, problems, also=config.other_rewards, task=task)
-        inputs |= modules.digests()
+        inputs |= modules.digests() | build_inference.others_digest(config)
         if key_values.place()[1] > 1:
             same = hosts.of_inputs(problems, inputs)
             same |= hosts.of_models(config, settings.stages.critic_folder if settings.critic else "")
