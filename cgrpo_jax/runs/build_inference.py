@@ -30,6 +30,7 @@ from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.endpoint_section import Endpoint
 from cgrpo_jax.runs.settings import RunSettings
+from cgrpo_jax.runs.stages import Stages
 from cgrpo_jax.runtime import local_copies, processes
 
 
@@ -87,17 +88,19 @@ def critic_generator(
     return dataclasses.replace(policy, prompts=prompts, sampling=sampling)
 
 
-def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *, kind: str) -> Critic:
+def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *, kind: str, stages: Stages) -> Critic:
     """Returns who criticises responses, and by what rules.
 
     Args:
       config: the configuration.
       generator: the model that writes `cot` critiques.
       kind: of critique.
+      stages: of the run.
     """
     check_steps: Callable = arithmetic.check_steps
     if config.critique.step_checker == "equations":
         check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
+    shows_others = config.critique.corruption == texts.ANOTHER and stages.refine == "policy"
     return Critic(
         kind=kind,
         generator=generator,
@@ -111,17 +114,17 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
         pass_threshold=config.pass_threshold,
         corruption=config.critique.corruption,
         corrupted_share=config.critique.corrupted_share,
-        others=_others(config.critique.others) if config.critique.corruption == texts.ANOTHER else (),
+        others=_others(config.critique.others) if shows_others else (),
     )
 
 
-def others_digest(config: Config) -> dict[str, str]:
-    """Returns the digest of the rows of `critique.others`, by what is said of them; nothing where it isn't read.
+def others_digest(config: Config, stages: Stages) -> dict[str, str]:
+    """Returns the digest of the rows of `critique.others`, by what is said of them; nothing where they aren't read.
 
     Raises:
       UserError: there are none, or none has a critique of a wrong response.
     """
-    if config.critique.corruption != texts.ANOTHER:
+    if config.critique.corruption != texts.ANOTHER or stages.refine != "policy":
         return {}
     _others(config.critique.others)
     return {"what critique.others holds": rollout_questions.digest(rollout_questions.files(config.critique.others))}

@@ -132,7 +132,7 @@ class OpenRun:
 
     def critic(self, generator: Generator | RemoteGenerator | None, *, kind: str) -> Critic:
         """Returns who criticises, by one kind of critique; a `cot` critique is written by the generator."""
-        return build_inference.make_critic(self.config, generator, kind=kind)
+        return build_inference.make_critic(self.config, generator, kind=kind, stages=self.settings.stages)
 
 
 def open_run(
@@ -259,7 +259,7 @@ def _agreed_inputs(
     with processes.agree("reading the run's files"):
         task = None if settings.stages.rows else task_of(config.data.kind)
         inputs = fingerprints.of_all(config.gate_kind, problems, also=config.other_rewards, task=task)
-        inputs |= modules.digests() | build_inference.others_digest(config)
+        inputs |= modules.digests() | build_inference.others_digest(config, settings.stages)
         if key_values.place()[1] > 1:
             same = hosts.of_inputs(problems, inputs)
             same |= hosts.of_models(config, settings.stages.critic_folder if settings.critic else "")
