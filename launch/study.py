@@ -32,7 +32,7 @@ from cgrpo_jax.runs import config as config_lib
 
 WARM_START = "warm_start"
 
-# What a study file must name.
+# What a study file must name. It may also have `warm_start`, False where no run starts from another's weights.
 KEYS = {
     "study": {"config", "settings", "arms", "entropy"},
     "settings": {"name", "label", "overrides", "headline_only"},
@@ -56,6 +56,11 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.setting}/{self.arm}/seed{self.seed}"
+
+    @property
+    def is_arm(self) -> bool:
+        """Is it one that is compared, not one that others start from?"""
+        return self.arm != WARM_START
 
     def summary(self) -> dict | None:
         """Returns the results, or None unless the run has finished with the configuration that the study now has."""
@@ -125,6 +130,9 @@ def plan(study: Mapping, workdir: pathlib.Path) -> list[Run]:
         if arm["headline"] or not setting["headline_only"]
     ]
     for seed, _, setting, arm in sorted(jobs, key=lambda job: job[:2]):  # stable: otherwise in the file's order
+        if not study.get("warm_start", True):  # each starts from the weights of its configuration
+            runs.append(make(setting, arm["name"], seed, arm["overrides"]))
+            continue
         at = setting["name"], seed
         if at not in warm_starts:
             # Each arm evaluates these weights itself before it trains.
@@ -138,11 +146,11 @@ def plan(study: Mapping, workdir: pathlib.Path) -> list[Run]:
 def select(runs: Sequence[Run], only: str) -> list[Run]:
     """Returns the arms' runs whose name the regular expression matches, and the warm starts that they need."""
     try:
-        chosen = [run for run in runs if run.needs and re.search(only, run.name)]
+        chosen = [run for run in runs if run.is_arm and re.search(only, run.name)]
     except re.error as error:
         raise UserError(f"--only={only} is not a regular expression ({error}); give one such as seed0") from error
     if not chosen:
-        raise UserError(f"--only={only} matches no run; the first is {runs[1].name}")
+        raise UserError(f"--only={only} matches no run; the first is {next(run for run in runs if run.is_arm).name}")
     return [run for run in runs if run in chosen or any(run is arm.needs for arm in chosen)]
 
 

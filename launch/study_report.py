@@ -45,7 +45,7 @@ def write(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> str:
 
 def _rows(study: Mapping, setting: str, done: Mapping[Any, Mapping]) -> list[list[str]]:
     """Returns the cells of one setting's table: where the arms start, then each arm with at least one run done."""
-    trained = {run: summary for run, summary in done.items() if run.setting == setting and run.needs}
+    trained = {run: summary for run, summary in done.items() if run.setting == setting and run.is_arm}
     if not trained:
         return []
     # All arms of a seed start from the same weights: any of them says what these were worth.
@@ -116,7 +116,7 @@ def curve(runs: Sequence[Any], key: str) -> list[tuple[int, float, float, float]
 
 def write_page(study: Mapping, runs: Sequence[Any], path: pathlib.Path) -> None:
     """Writes the page of the runs that are done, warm starts aside: arms as colours, seeds as bands."""
-    done = [run for run in runs if run.needs and run.summary() is not None]
+    done = [run for run in runs if run.is_arm and run.summary() is not None]
     if not done:
         return
     labels = {arm["name"]: arm["label"] for arm in study["arms"]}
@@ -135,7 +135,7 @@ def plot_entropy(study: Mapping, runs: Sequence[Any], path: pathlib.Path) -> Non
     except ImportError:
         print("no entropy.png: matplotlib is not installed; pip install -e '.[report]'")
         return
-    done = [run for run in runs if run.needs and run.summary() is not None]
+    done = [run for run in runs if run.is_arm and run.summary() is not None]
     settings = [s for s in study["settings"] if any(run.setting == s["name"] for run in done)]
     arms = [a for a in study["arms"] if a["name"] in study["entropy"] and any(run.arm == a["name"] for run in done)]
     if not arms:

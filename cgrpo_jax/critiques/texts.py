@@ -166,6 +166,7 @@ def shuffled(critique: str, rng: random.Random) -> str:
 
 
 CORRUPTIONS: dict[str, Callable[[str, random.Random], str]] = {"inverted": inverted, "shuffled": shuffled}
+ANOTHER = "another"  # a corruption that takes its text from elsewhere: what was said of another response
 
 
 def _conclude(passed, *sentences):

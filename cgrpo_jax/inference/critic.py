@@ -34,8 +34,10 @@ class Critic:
       max_retries: further attempts at a `cot` critique whose verdict can't be used, or at a hint that says nothing.
       max_length: tokens that a `cot` critique may have.
       pass_threshold: reward from which a response is right.
-      corruption: a name of `texts.CORRUPTIONS`: critiques are shown wrong on purpose; `none` for as they are.
+      corruption: a name of `texts.CORRUPTIONS`: critiques are shown wrong on purpose; `texts.ANOTHER`: one of `others`
+        is shown in their place; `none` for as they are.
       corrupted_share: of the critiques, drawn at random.
+      others: what was said of other responses.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Critic:
     pass_threshold: float = 1.0
     corruption: str = "none"
     corrupted_share: float = 1.0
+    others: Sequence[str] = ()
 
     @property
     def shows(self) -> str:
@@ -175,6 +178,8 @@ async def _critique_one(
 def _as_shown(critic: Critic, row: Rollout) -> Rollout:
     """Returns a critique as it is, or of those that are drawn a wrong one; (seed, iteration, row) decide the draw."""
     corrupt = texts_lib.CORRUPTIONS.get(critic.corruption)
+    if critic.corruption == texts_lib.ANOTHER:
+        corrupt = lambda said, rng: rng.choice(critic.others)  # noqa: E731
     if corrupt is None:
         return row
     generator = critic.generator

@@ -5,18 +5,22 @@ Every generator of every command is made by `policy_generator`, `critic_generato
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 
 from cgrpo_jax import sharding
+from cgrpo_jax.critiques import texts
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.critiques.step_check import equations
+from cgrpo_jax.datasets import rollout_questions, rollouts
 from cgrpo_jax.datasets.tasks import arithmetic
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import chat_protocol
 from cgrpo_jax.inference.chat_client import ChatClient
 from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.inference.generators import Generator, Refiner, RemoteGenerator
 from cgrpo_jax.inference.sampling import Sampling
-from cgrpo_jax.records import Author
+from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.rewards import user_modules
 from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.rewards.judge import Judge
@@ -26,6 +30,7 @@ from cgrpo_jax.runs.build_model import Frozen, Model
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.endpoint_section import Endpoint
 from cgrpo_jax.runs.settings import RunSettings
+from cgrpo_jax.runs.stages import Stages
 from cgrpo_jax.runtime import local_copies, processes
 
 
@@ -99,17 +104,19 @@ def refiner_generator(policy: Generator, model: Frozen | None, *, sampling: Samp
     return Refiner(generator, policy.prompts.tokenizer)
 
 
-def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *, kind: str) -> Critic:
+def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *, kind: str, stages: Stages) -> Critic:
     """Returns who criticises responses, and by what rules.
 
     Args:
       config: the configuration.
       generator: the model that writes `cot` critiques.
       kind: of critique.
+      stages: of the run.
     """
     check_steps: Callable = arithmetic.check_steps
     if config.critique.step_checker == "equations":
         check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
+    shows_others = config.critique.corruption == texts.ANOTHER and stages.refine == "policy"
     return Critic(
         kind=kind,
         generator=generator,
@@ -123,7 +130,31 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
         pass_threshold=config.pass_threshold,
         corruption=config.critique.corruption,
         corrupted_share=config.critique.corrupted_share,
+        others=_others(config.critique.others) if shows_others else (),
     )
+
+
+def others_digest(config: Config, stages: Stages) -> dict[str, str]:
+    """Returns the digest of the rows of `critique.others`, by what is said of them; nothing where they aren't read.
+
+    Raises:
+      UserError: there are none, or none has a critique of a wrong response.
+    """
+    if config.critique.corruption != texts.ANOTHER or stages.refine != "policy":
+        return {}
+    _others(config.critique.others)
+    return {"what critique.others holds": rollout_questions.digest(rollout_questions.files(config.critique.others))}
+
+
+@functools.cache  # what a run reads stays as it was when it was read first
+def _others(where: str) -> tuple[str, ...]:
+    columns = ("stage", "text", "verdict")
+    rows = [row for path in rollout_questions.files(where) for row in rollouts.read_columns(path, columns).to_pylist()]
+    critique = Stage.CRITIQUE.name.lower()
+    found = tuple(row["text"] for row in rows if row["stage"] == critique and row["verdict"] is False)
+    if not found:
+        raise UserError(f"critique.others {where} has no critique of a wrong response; give rows that hold some.")
+    return found
 
 
 # --- endpoints and graders ----------------------------------------------------------------------------------------

@@ -164,6 +164,7 @@ _ADDED = {
     "prompts.refine_with_hint": "",
     "critique.corruption": "none",
     "critique.corrupted_share": 1.0,
+    "critique.others": "",
     "refine.which": "failed",
     "refine.select": "best",
     "refine.group": "append",

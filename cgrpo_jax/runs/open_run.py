@@ -134,7 +134,7 @@ class OpenRun:
 
     def critic(self, generator: Generator | RemoteGenerator | None, *, kind: str) -> Critic:
         """Returns who criticises, by one kind of critique; a `cot` critique is written by the generator."""
-        return build_inference.make_critic(self.config, generator, kind=kind)
+        return build_inference.make_critic(self.config, generator, kind=kind, stages=self.settings.stages)
 
 
 def open_run(

@@ -152,8 +152,9 @@ class Critique:
     )
     corruption: str = key(
         "none",
-        "what refinements see is made wrong, as a control: inverted, the verdict; shuffled, the order of the words",
-        one_of("none", *texts.CORRUPTIONS),
+        "what refinements see is made wrong, as a control: inverted, the verdict; shuffled, the order of the words; "
+        "another, what was said of a response in critique.others",
+        one_of("none", *texts.CORRUPTIONS, texts.ANOTHER),
         unread_with=_NOT_SHOWN,
     )
     corrupted_share: float = key(
@@ -162,6 +163,18 @@ class Critique:
         share,
         unread_with=({"critique.corruption": ("none",)}, *_NOT_SHOWN),
     )
+    others: str = key(
+        "",
+        "of critique.corruption another: rows collected before (folder of step_*.parquet), of whose critiques of wrong "
+        "responses one is drawn each time",
+        unread_with=({"critique.corruption": ("none", *texts.CORRUPTIONS)}, *_NOT_SHOWN),
+        is_path=True,
+    )
+
+    def violations(self, name: str) -> Iterator[str]:
+        """Yields what keys of the section have against each other."""
+        if self.corruption == texts.ANOTHER and not self.others:
+            yield f'{name}.corruption "another" shows other critiques; give rows that hold some in {name}.others.'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +236,7 @@ class Refine:
         Need("critique.kind", ("hint",), "critique.corruption", ("none", "shuffled"), "a hint has no verdict"),
         Need(
             "critique.corruption",
-            ("inverted", "shuffled"),
+            ("inverted", "shuffled", "another"),
             "reward_source",
             ("verifier",),
             "what is wrong on purpose would be a reward",

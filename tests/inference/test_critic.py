@@ -176,6 +176,15 @@ def test_a_refinement_sees_the_wrong_critique_and_its_row_keeps_both(corruption)
     assert [one.shown in asked for one, asked in zip(wrong, policy.asked, strict=True)] == [True, True]
 
 
+def test_another_critique_is_shown_that_was_said_of_another_response():
+    rows = [response(0, number) for number in range(40)]
+    done = by_rule(rows, corruption=texts.ANOTHER, others=("Say a.", "Say b."))
+    assert {one.shown for one in done} == {"Say a.", "Say b."} and all(one.text != one.shown for one in done)
+    assert [one.shown for one in done] == [
+        one.shown for one in by_rule(rows, corruption=texts.ANOTHER, others=("Say a.", "Say b."))
+    ]
+
+
 def test_a_critique_is_judged_before_it_is_made_wrong():
     generator = ScriptedGenerator(WRONG)
     critic = Critic(kind="cot", generator=generator, corruption="inverted")

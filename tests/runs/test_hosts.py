@@ -63,6 +63,7 @@ def test_the_paths_are_those_keys():
         "gate",
         "grader.kind",
         "code.modules",
+        "critique.others",
         "critic.folder",
         "refiner.folder",
         "model.folder",

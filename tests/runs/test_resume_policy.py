@@ -41,7 +41,7 @@ DECIDES = """
     refine.which refine.select refine.group
     max_extra_questions verdict_share
     judge.mode judge.evidence judge.num_judgements judge.temperature judge.universal
-    critique.corruption critique.corrupted_share prompts.hint prompts.refine_with_hint
+    critique.corruption critique.corrupted_share critique.others prompts.hint prompts.refine_with_hint
     finetune.loss finetune.beta finetune.rows finetune.eval_rows finetune.rows_per_update finetune.on_long
     finetune.turns finetune.stages finetune.which finetune.context finetune.max_per_question
     critic.temperature critic.top_p critic.template_arguments grader.thinking prompts.template_arguments

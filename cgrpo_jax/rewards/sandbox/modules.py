@@ -95,7 +95,7 @@ def _package(folder: pathlib.Path, name: str) -> dict[str, tuple[str, bool]]:
             found.setdefault(".".join([name, *parts[:depth]]), ("", True))
         if parts[-1] == "__init__":
             found[".".join([name, *parts[:-1]])] = (_text(file), True)
-        else:
+        elif not found.get(".".join([name, *parts]), ("", False))[1]:  # of a folder and a file, Python takes the folder
             found[".".join([name, *parts])] = (_text(file), False)
     if not found:
         raise UserError(f"module {str(folder)!r} holds no Python file; give a folder that has some.")

@@ -100,6 +100,7 @@ def test_a_package_with_modules_that_import_each_other(tmp_path):
     (folder / "__init__.py").write_text("from pumps.rotary import Pump\n")
     (folder / "rotary.py").write_text("from .inner import parts\nclass Pump:\n    blades = parts.BLADES\n")
     (folder / "inner" / "parts.py").write_text("BLADES = 6\n")
+    (folder / "inner.py").write_text("raise ValueError\n")  # beside the folder, which Python takes
     (folder / ".hidden" / "other.py").write_text("BLADES = 7\n")
     found = modules.read([folder])
     assert found.names == ("pumps",)
