@@ -29,7 +29,7 @@ from cgrpo_jax.runs.variants import Variants
 from cgrpo_jax.runtime import chips, console
 
 FLAGS = {
-    "topology": cli.Flag("TPU slice, or several: v5p:2x2x4,v6e:4x4"),
+    "topology": cli.Flag("TPU slices, or several to compare: v5p:2x2x4,2xv6e:16x16"),
     "json": cli.Flag("file to write the plan to", is_path=True),
     "costs": cli.Flag("plan memory alone, without FLOPs, bytes and collectives: a third of the time", bool, True),
 }
@@ -67,6 +67,7 @@ def record(plan: Plan) -> dict:
                 "flops": one.cost and one.cost.flops,
                 "bytes": one.cost and one.cost.bytes,
                 "collectives": one.cost and dict(one.cost.collectives),
+                "dcn_bytes": one.cost and one.cost.dcn,
                 "seconds_bound": one.seconds_bound,
                 "runs": one.per_iteration,
             }
@@ -126,6 +127,8 @@ def _programs(plan: Plan) -> str:
         if one.cost and one.cost.collectives:
             sent = ", ".join(f"{kind} {size / 1e9:.3f}" for kind, size in one.cost.collectives.items() if size)
             lines.append(f"{'':<20}GB sent: {sent}")
+        if one.cost and one.cost.dcn:
+            lines.append(f"{'':<20}GB sent to other slices (DCN): {one.cost.dcn / 1e9:.3f}; not in its bound")
     return "\n".join(lines) + "\n"
 
 

@@ -38,9 +38,10 @@ def make_mesh(*, replica: int = 1, fsdp: int = 0, tensor: int = 1, devices: Sequ
     """Returns the mesh over all devices of all processes; `fsdp=0` takes what the other axes leave.
 
     On TPUs the tensor axis gets whole axes of the network, or a block of neighbours; other devices keep their order.
+    Of several slices each holds whole replicas: only what `replica` exchanges goes over the network between them.
 
     Raises:
-      UserError: an axis is no size, or the axes do not multiply to the number of devices.
+      UserError: an axis is no size, the axes do not multiply to the number of devices, or slices cut a replica.
     """
     devices = jax.devices() if devices is None else list(devices)
     for name, size in (("replica", replica), ("tensor", tensor), ("fsdp", fsdp or 1)):
@@ -53,7 +54,16 @@ def make_mesh(*, replica: int = 1, fsdp: int = 0, tensor: int = 1, devices: Sequ
             f"a mesh of replica {sizes[0]} x fsdp {sizes[1]} x tensor {sizes[2]} takes {np.prod(sizes)} devices, there "
             f"are {len(devices)}; change mesh.replica, mesh.fsdp or mesh.tensor."
         )
-    if hasattr(devices[0], "coords"):
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.replica {sizes[0]} does not divide among {slices} slices, each of which holds whole replicas; use a "
+            f"multiple of {slices}."
+        )
+    if slices > 1:
+        within = (sizes[0] // slices, *sizes[1:])
+        laid_out = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    elif hasattr(devices[0], "coords"):
         laid_out = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     else:
         laid_out = np.asarray(devices).reshape(sizes)

@@ -63,23 +63,25 @@ class Memory:
 class Cost:
     """FLOPs, bytes moved to and from HBM, and bytes sent over the network by kind of collective; all of one device.
 
-    `operations` are those that run one after another (hlo.py); 0 where they are not counted.
+    `operations` are those that run one after another (hlo.py), 0 where they are not counted; `dcn` bytes sent to other
+    slices.
     """
 
     flops: float = 0.0
     bytes: float = 0.0
     collectives: Mapping[str, float] = dataclasses.field(default_factory=dict)
     operations: float = 0.0
+    dcn: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
         kinds = sorted({*self.collectives, *other.collectives})
         sent = {kind: self.collectives.get(kind, 0.0) + other.collectives.get(kind, 0.0) for kind in kinds}
         operations = self.operations + other.operations
-        return Cost(self.flops + other.flops, self.bytes + other.bytes, sent, operations)
+        return Cost(self.flops + other.flops, self.bytes + other.bytes, sent, operations, self.dcn + other.dcn)
 
     def __mul__(self, times: float) -> "Cost":
         sent = {kind: times * sent for kind, sent in self.collectives.items()}
-        return Cost(times * self.flops, times * self.bytes, sent, times * self.operations)
+        return Cost(times * self.flops, times * self.bytes, sent, times * self.operations, times * self.dcn)
 
     __rmul__ = __mul__
 
@@ -169,9 +171,10 @@ def compile_for(
     text = compiled.as_text()
     assert text is not None, "XLA gives a program of any TPU as text"
     found = tuple(hlo.collectives(text, unknown_trips=unknown_trips))
+    between = tuple(hlo.transfers_between_slices(text, unknown_trips=unknown_trips))
     kernels = tuple(hlo.kernel_calls(text, unknown_trips=unknown_trips))
     memory, kernel_costs = _memory(compiled.memory_analysis()), _kernel_costs(kernels, kernel_cost)
-    cost = _cost(compiled.cost_analysis() or {}, found, kernels, kernel_costs)
+    cost = _cost(compiled.cost_analysis() or {}, found, between, kernels, kernel_costs)
     moved = hbm_traffic.hbm_bytes(text, unknown_trips=unknown_trips) if count_moved else None
     if moved is not None:  # a kernel may read an operand more than once
         more = (
@@ -313,6 +316,7 @@ def _kernel_costs(kernels: Sequence[cost_lib.KernelCall], kernel_cost: KernelCos
 def _cost(
     reported: Mapping[str, float],
     found: Sequence[hlo.Collective],
+    between: Sequence[hlo.Collective],
     kernels: Sequence[cost_lib.KernelCall],
     kernel_costs: Sequence[Cost],
 ) -> Cost:
@@ -320,7 +324,8 @@ def _cost(
     for collective in found:
         sent[collective.kind] = sent.get(collective.kind, 0.0) + (collective.times or 1) * collective.wire_bytes
     # What is 0 the compiler leaves out, as the FLOPs of moving an array.
-    cost = Cost(reported.get("flops", 0.0), reported.get("bytes accessed", 0.0), sent)
+    dcn = sum((one.times or 1) * one.wire_bytes for one in between)
+    cost = Cost(reported.get("flops", 0.0), reported.get("bytes accessed", 0.0), sent, dcn=dcn)
     for kernel, one in zip(kernels, kernel_costs, strict=True):
         cost += (kernel.times or 1) * one
     return cost

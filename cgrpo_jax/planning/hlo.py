@@ -97,6 +97,25 @@ def collectives(text: str, *, unknown_trips: Sequence[int] = ()) -> list[Collect
     return found
 
 
+def transfers_between_slices(text: str, *, unknown_trips: Sequence[int] = ()) -> list[Collective]:
+    """Returns what goes over the data centre's network (DCN) where a program runs on several slices.
+
+    The compiler splits a collective that spans slices: within each it is one of `collectives`, and each device sends
+    its share of the result to the others through its host.
+
+    Args:
+      text, unknown_trips: as for `collectives`.
+    """
+    found = []
+    for _, instruction, times in _walk(computations(text), unknown_trips):
+        kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+        if instruction.opcode == "send" and kind:
+            slices = first_match(r'_xla_megascale_target="\{([\d,]+)\}', instruction.attributes).count(",") + 1
+            name = kind[1].lower().replace("_", "-")
+            found.append(Collective(name, tuple(_shapes(instruction.types)[:1]), slices, times))
+    return found
+
+
 def kernel_calls(text: str, *, unknown_trips: Sequence[int] = ()) -> list[KernelCall]:
     """Returns every call of a Pallas kernel in a program, once per place it is called from.
 

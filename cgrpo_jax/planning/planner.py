@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
+from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models.kernels import cost as cost_lib
 from cgrpo_jax.models.kernels import logprobs_pallas, splash_attention
@@ -97,6 +98,8 @@ class Planner:
         self.variants, self.name, self.say = variants, name, say
         self.chip, _ = tpu_topology.parse(name)
         self.settings = variants.settings(self._mesh)
+        if (slices := tpu_topology.num_slices(name)) > 1:
+            say(f"{name}: {slices} slices, mesh.replica={self.settings.mesh.shape[sharding.REPLICA]}")
         self.programs = programs.of(self.settings)
         self.compiled: dict[tuple, Compiled] = {}
 
@@ -206,7 +209,7 @@ class Planner:
         if program.moved_bytes is not None:
             cost = dataclasses.replace(cost, bytes=program.moved_bytes)
         if program.cost and all(collective.times is not None for collective in program.collectives):
-            cost = dataclasses.replace(cost, collectives=program.cost.collectives)
+            cost = dataclasses.replace(cost, collectives=program.cost.collectives, dcn=program.cost.dcn)
         return cost
 
     # --- what to change -----------------------------------------------------------------------------------------

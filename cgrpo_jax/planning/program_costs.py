@@ -41,6 +41,10 @@ class CountedProgram:
             raise UserError(f"it needs {needed:.2f} GiB of HBM, there are {there:.2f}; see `cgrpo plan`.") from error
         self.text = compiled.as_text() or ""
 
+    def layer_operations(self, layers: int) -> int | None:
+        """Returns the operations in the body of its loop over the layers (`hlo.body_operations`)."""
+        return hlo.body_operations(self.text, layers)
+
     def cost(self, *unknown_trips: int) -> Cost:
         """Returns the cost of one run of it.
 

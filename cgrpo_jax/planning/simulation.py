@@ -21,7 +21,7 @@ from cgrpo_jax.inference.running_slots import RunningSlots
 from cgrpo_jax.inference.sampling import Sampling, index_array
 from cgrpo_jax.inference.slot_scheduler import Placed, Request
 from cgrpo_jax.planning.workload import Asked, Chain, Question
-from cgrpo_jax.records import Problem, Stage
+from cgrpo_jax.records import Problem, RowIndex, Stage
 from cgrpo_jax.rewards.grader import Grade, Grader, Pending
 
 # How many positions of the cache a step reads: `(length_NS, live_NS) -> [N]`, of one data group.
@@ -164,6 +164,7 @@ def simulate(
     *,
     writers: Mapping[Stage, str | None] | None = None,
     reads: Reads | None = None,
+    apart: bool = False,
 ) -> dict[str, list[Call]]:
     """Returns the calls that each engine makes in an iteration, in their order.
 
@@ -174,6 +175,7 @@ def simulate(
       writers: who writes each stage, by default the policy; None for what no engine writes, such as an endpoint, which
         takes no time here.
       reads: positions that a step reads; by default as the engines' cache does.
+      apart: as for `ask`.
 
     Raises:
       UserError: a prompt and its continuation exceed a slot.
@@ -193,7 +195,7 @@ def simulate(
             )
             engine.begin(params[name], seed=0, iteration=0)
             began.append(engine)
-        ask(questions, engines, writers=writers)
+        ask(questions, engines, writers=writers, apart=apart)
     finally:
         for engine in began:
             engine.end()
@@ -202,19 +204,32 @@ def simulate(
 
 
 def ask(
-    questions: Sequence[Question], engines: Mapping[str, Engine], *, writers: Mapping[Stage, str | None] | None = None
+    questions: Sequence[Question],
+    engines: Mapping[str, Engine],
+    *,
+    writers: Mapping[Stage, str | None] | None = None,
+    apart: bool = False,
 ) -> None:
     """Asks engines at work, real or simulated, for all texts of an iteration, each when a run would.
 
     Args:
       questions, engines, writers: as for `simulate`.
+      apart: each text as a request of its own, whose limit is its length: so a real engine, whose texts end where they
+        will, writes texts of the lengths given.
     """
     by = writers or dict.fromkeys(Stage, "policy")
     nothing_to_solve = Problem(0, "", "")
 
     async def write(one: Asked) -> None:
-        if (writer := by[one.stage]) is not None:
+        if (writer := by[one.stage]) is None:
+            return
+        if apart:
+            await gather([write_one(engines[writer], one.prompt_ids, *text) for text in one.tokens.items()])
+        else:
             await orchestrator.write(engines[writer], Request(one.prompt_ids, list(one.tokens), one.max_length))
+
+    async def write_one(engine: Engine, prompt_ids: np.ndarray, index: RowIndex, tokens: int) -> None:
+        await orchestrator.write(engine, Request(prompt_ids, [index], tokens))
 
     async def follow(chain: Chain) -> None:
         for step in chain:

@@ -37,11 +37,21 @@ _RULE = {
 }
 
 
+def num_slices(name: str) -> int:
+    """Returns how many slices a topology's name asks for: 2 of "2xv6e:16x16", 1 of "v6e:16x16"."""
+    match = re.match(r"([1-9]\d{0,3})x(?=[a-z])", name)
+    return int(match[1]) if match else 1
+
+
+def _one_slice(name: str) -> str:
+    return re.sub(r"^[1-9]\d{0,3}x(?=[a-z])", "", name)
+
+
 def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
-    """Returns the chip and the shape in chips that a topology's name gives.
+    """Returns the chip and the shape in chips of a slice that a topology's name gives.
 
     Args:
-      name: CHIP:AxB or CHIP:AxBxC, as "v6e:4x4" or "v5p:4x4x4".
+      name: CHIP:AxB or CHIP:AxBxC, as "v6e:4x4" or "v5p:4x4x4"; before it how many slices, as "2xv6e:16x16".
 
     Raises:
       UserError: no such chip, or no such slice of it.
@@ -49,7 +59,7 @@ def parse(name: str) -> tuple[Chip, tuple[int, ...]]:
     Example:
       parse("v5p:4x4x4") == (CHIPS["v5p"], (4, 4, 4))
     """
-    match = re.fullmatch(r"([a-z0-9]+):([1-9]\d{0,4}(?:x[1-9]\d{0,4})*)", name)
+    match = re.fullmatch(r"([a-z][a-z0-9]*):([1-9]\d{0,4}(?:x[1-9]\d{0,4})*)", _one_slice(name))
     if not match:
         raise UserError(f"topology {name!r} is no CHIP:AxB or CHIP:AxBxC; write it like v6e:4x4 or v5p:4x4x4.")
     kind, shape = match[1], tuple(map(int, match[2].split("x")))
@@ -79,8 +89,8 @@ def prepare() -> None:
 def devices(name: str) -> list[Any]:
     """Returns the devices of a slice, in the order in which JAX gives them on the real one.
 
-    That is host by host, hosts along x first, then y, then z; within a host (2x2 chips) x, then y; then, on chips of
-    two devices, the device. They can be compiled for; nothing can be put on them.
+    That is slice by slice, host by host, hosts along x first, then y, then z; within a host (2x2 chips) x, then y;
+    then, on chips of two devices, the device. They can be compiled for; nothing can be put on them.
 
     Args:
       name: as `parse` takes it.
@@ -92,14 +102,16 @@ def devices(name: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu, the compiler for TPUs, is not installed; run: pip install 'cgrpo_jax[tpu]'.")
     prepare()
-    return list(_described(name, one_chip=shape == (1, 1)))
+    return list(_described(_one_slice(name), one_chip=shape == (1, 1), slices=num_slices(name)))
 
 
 @functools.cache  # a second description's devices would not equal the first's, and arrays on both would not go together
-def _described(name: str, *, one_chip: bool) -> tuple[Any, ...]:
+def _described(name: str, *, one_chip: bool, slices: int) -> tuple[Any, ...]:
     options = dict(CHIPS[name.split(":")[0]].options)
     if one_chip:
         options["chips_per_host_bounds"] = [1, 1, 1]  # libtpu otherwise takes a host of 2x2
+    if slices > 1:
+        options["num_slices"] = slices
     try:
         description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except jax.errors.JaxRuntimeError as error:
@@ -111,9 +123,14 @@ def _described(name: str, *, one_chip: bool) -> tuple[Any, ...]:
 def mesh(name: str, *, replica: int = 1, fsdp: int = 0, tensor: int = 1) -> Mesh:
     """Returns the mesh of a slice, laid out as on the real one.
 
+    Of several slices each has as many replicas as are asked for, where these do not divide among them: `replica=1` is a
+    whole copy a slice.
+
     Raises:
       UserError: no such topology, libtpu is not installed, or the axes do not multiply to the number of devices.
     """
+    slices = num_slices(name)
+    replica *= slices if replica % slices else 1
     return sharding.make_mesh(replica=replica, fsdp=fsdp, tensor=tensor, devices=devices(name))
 
 

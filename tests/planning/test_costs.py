@@ -17,6 +17,11 @@ def test_costs_add_and_scale():
     assert total - total == Cost(0.0, 0.0, {"all-gather": 0.0, "all-reduce": 0.0})
 
 
+def test_operations_and_bytes_to_other_slices_add_and_scale():
+    total = Cost(operations=3.0, dcn=5.0) + 2 * Cost(operations=10.0, dcn=100.0)
+    assert total == Cost(operations=23.0, dcn=205.0)
+
+
 def test_a_layer_costs_what_every_layer_costs():
     outside, layer = Cost(5.0, 7.0, {"all-reduce": 2.0}), Cost(3.0, 4.0, {"all-gather": 8.0})
     at = {depth: outside + depth * layer for depth in (2, 3)}

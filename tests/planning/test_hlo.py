@@ -211,6 +211,39 @@ def test_all_branches_are_taken():
     assert [found.results[0][1] for found in hlo.collectives(in_entry(line, *branches))] == [(1,), (2,)]
 
 
+def test_operations_are_counted_with_their_loops():
+    """By hand: a copy before the loop; in its body an addition and an all-reduce, tuples and constants free."""
+    assert hlo.operations(SCAN) == 1 + 36 * 2
+    assert hlo.body_operations(SCAN, 36) == 2 and hlo.body_operations(SCAN, 35) is None
+    endless = SCAN.replace("direction=LT", "direction=GT")
+    assert hlo.operations(endless) is None and hlo.operations(endless, unknown_trips=(9,)) == 1 + 9 * 2
+
+
+def test_operations_of_the_longest_branch_count():
+    branches = [
+        "\n".join([f"%{name} () -> f32[] {{", *(f"  %a{i} = f32[8]{{0}} negate(%x)" for i in range(size)), "}"])
+        for name, size in (("one", 1), ("two", 3))
+    ]
+    line = "%c = f32[] conditional(%i, %x, %x), branch_computations={%one, %two}"
+    assert hlo.operations(in_entry(line, *branches)) == 3
+
+
+def test_what_is_sent_to_other_slices_is_of_the_host_transfers():
+    attributes = (
+        'is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2,3}x{0:3}",'
+        '_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    lines = [
+        f"%s = (f32[256,8]{{1,0}}, u32[], token[]) send(%x, %t), channel_id=2, {attributes}",
+        f"  %r = (f32[256,8]{{1,0}}, u32[], token[]) recv(%t), channel_id=1, {attributes}",
+        "  %other = (f32[16]{0}, u32[], token[]) send(%y, %t), channel_id=3, is_host_transfer=true",
+    ]
+    (found,) = hlo.transfers_between_slices(in_entry("\n".join(lines)))
+    assert found == hlo.Collective("all-reduce", (("f32", (256, 8)),), group_size=3, times=1)
+    assert found.wire_bytes == 2 * 256 * 8 * 4 * 2 / 3
+    assert not hlo.collectives(in_entry("\n".join(lines)))
+
+
 def test_a_kernel_call_names_its_shapes():
     lines = [
         "%x = bf16[256,128]{1,0} parameter(0)",

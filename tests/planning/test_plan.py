@@ -263,6 +263,17 @@ def test_what_generating_moves_is_counted_in_the_programs_themselves(model, monk
     assert all(counted or not trips for trips, counted in asked)
 
 
+def test_what_slices_send_each_other_is_said(model, monkeypatch):
+    planned.pretend(monkeypatch)
+    made = planner_lib.Planner(Variants(planned.config(model)), planned.NAME).plan()
+    *others, last = made.programs
+    assert "(DCN)" not in plan.table([made])
+    last = dataclasses.replace(last, cost=dataclasses.replace(last.cost, dcn=5.25e9))
+    made = dataclasses.replace(made, programs=(*others, last))
+    assert "GB sent to other slices (DCN): 5.250; not in its bound" in plan.table([made])
+    assert plan.record(made)["programs"][-1]["dcn_bytes"] == 5.25e9
+
+
 def test_an_iteration_takes_all_its_runs(model, monkeypatch):
     planned.pretend(monkeypatch)
     held_out = {"data.eval": "questions.jsonl"}  # whose evaluation takes none of its time
@@ -366,7 +377,7 @@ def check_schema(record):
         assert list(phase) == ["name", "peak_bytes"] and isinstance(phase["peak_bytes"], int)
         assert phase["name"] in programs.PHASES
     for one in record["programs"]:
-        assert list(one) == ["name", "hbm_bytes", "flops", "bytes", "collectives", "seconds_bound", "runs"]
+        assert list(one) == ["name", "hbm_bytes", "flops", "bytes", "collectives", "dcn_bytes", "seconds_bound", "runs"]
         assert list(one["hbm_bytes"]) == ["weights", "optimizer", "kv_cache", "temporaries"]
 
 

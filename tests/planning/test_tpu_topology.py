@@ -34,6 +34,14 @@ def test_slices_that_do_not_exist(name):
     assert "\n" not in str(said.value)
 
 
+def test_a_number_of_slices_comes_first():
+    assert tpu_topology.parse("2xv6e:16x16") == (chips.CHIPS["v6e"], (16, 16))
+    assert [tpu_topology.num_slices(name) for name in ("2xv6e:16x16", "12xtpu7x:2x2x1", "v6e:4x4")] == [2, 12, 1]
+    for name in ("0xv6e:4x4", "2x2xv6e:4x4", "xv6e:4x4", "2x:4x4"):
+        with pytest.raises(UserError, match="topology|unknown chip"):
+            tpu_topology.parse(name)
+
+
 @pytest.mark.parametrize("name", ["h100:2x2", "v5:2x2x1", "tpu:4x4"])
 def test_an_unknown_chip(name):
     with pytest.raises(UserError, match="unknown chip .*; use one of v4, v5e, v5p, v6e, tpu7x"):
