@@ -85,6 +85,7 @@ def main(
                 writer=writer,
                 protocol=collection.protocol_of(settings),
                 encode=tokenizer.encode,
+                refiner=opened.refiner(policy),
                 orchestrator=Orchestrator(opened.grader),
                 on_tick=tick,
             )

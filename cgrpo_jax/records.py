@@ -29,10 +29,11 @@ class Stage(enum.IntEnum):
 
 
 class Author(enum.StrEnum):
-    """Who wrote a rollout: the trained policy, a frozen critic, a rule, or the data set's own solution."""
+    """Who wrote a rollout: the trained policy, a frozen critic or refiner, a rule, or the data set's own solution."""
 
     POLICY = "policy"
     CRITIC = "critic"
+    REFINER = "refiner"
     RULE = "rule"
     SOLUTION = "solution"
 
@@ -140,7 +141,7 @@ class Rollout(struct.PyTreeNode):
         "<think>" and a line end: the text goes on within it. Empty for none.
       truncated: the row reached its maximum length without an end-of-turn token.
       prompt_cut: what the prompt quotes was cut in its middle to fit.
-      asked: of what an endpoint wrote, its prompt as text; empty where `prompt_ids` says it.
+      asked: of what an endpoint or a frozen refiner wrote, its prompt as text; empty where `prompt_ids` says it.
       parent: the row that this one answers (refinement -> critique -> response); None for a response.
       reward: 1.0 or 0.0 once scored, or what a user's own reward function gave; else None. Critiques carry none.
       rewards: names and values of the run's other rewards, which only add to the advantage; None for a null one.

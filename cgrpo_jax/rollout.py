@@ -15,7 +15,7 @@ import numpy as np
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.critic import CountedRows, Critic, critique, critiques_of, said_of
-from cgrpo_jax.inference.generators import Generator
+from cgrpo_jax.inference.generators import Generator, Refiner
 from cgrpo_jax.inference.orchestrator import gather
 from cgrpo_jax.models.hf.thinking_tags import without_thought
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
@@ -78,17 +78,19 @@ class Solved:
 
 
 async def solve(
-    policy: Generator, critic: Critic, problem: Problem, *, question: int, method: Method, tokenizer: Tokenizer
-) -> Solved:
+    policy: Generator, critic: Critic, problem: Problem, *, question: int, method: Method, tokenizer: Tokenizer,
+    refiner: Generator | Refiner | None = None,
+) -> Solved:  # fmt: skip
     """Takes one question through steps 1 to 3.
 
     Args:
-      policy: who responds and refines [pi_old].
+      policy: who responds [pi_old].
       critic: who critiques.
       problem: the question.
       question: its number in the iteration.
       method: what is done with it.
       tokenizer: of texts that no model wrote.
+      refiner: who refines; by default the policy.
     """
     counts: Counts = collections.Counter()
     shown = critic.kind != "none"
@@ -142,7 +144,7 @@ async def solve(
         else:
             critiqued, new = critiques_of([row], critiques), collections.Counter()
         refinements, more = await refine(  # 3. Refine.
-            policy,
+            refiner or policy,
             critiqued,
             problem,
             max_length=method.max_length,
@@ -279,7 +281,7 @@ def _response_of(critique: Rollout) -> str:
 
 
 async def refine(
-    policy: Generator,
+    refiner: Generator | Refiner,
     critiqued: Sequence[Rollout],
     problem: Problem,
     *,
@@ -290,7 +292,7 @@ async def refine(
     """Samples refinements, each from its question, failed response and critique.
 
     Args:
-      policy: who refines.
+      refiner: who refines: the policy, or a frozen model.
       critiqued: critiques; their parents are the failed responses.
       problem: what they answer.
       max_length: tokens that a refinement may have.
@@ -303,14 +305,14 @@ async def refine(
     """
 
     def prompt_of(row: Rollout) -> tuple[np.ndarray, bool]:
-        return SHOWN[shows](policy.prompts, problem, row)
+        return SHOWN[shows](refiner.prompts, problem, row)
 
     prompts = [prompt_of(row) for row in critiqued]  # all, before the first is asked for: one may raise
     writing = []
     for row, (prompt, _) in zip(critiqued, prompts, strict=True):
         at = row.index.replace(stage=Stage.REFINEMENT, attempt=0)
         indices = [at.replace(refinement=r) for r in range(refinements_per_critique)]
-        writing.append(policy.write(prompt, indices, max_length=max_length, parent=row))
+        writing.append(refiner.write(prompt, indices, max_length=max_length, parent=row))
     counts = collections.Counter(refine_prompts_cut=sum(cut for _, cut in prompts))
     written = zip(await gather(writing), prompts, strict=True)
     return [row.replace(prompt_cut=cut) for rows, (_, cut) in written for row in rows], counts

@@ -44,7 +44,7 @@ from cgrpo_jax.datasets import mixture
 from cgrpo_jax.errors import GradingError, Stopped, UserError
 from cgrpo_jax.evaluation.held_out import HeldOut
 from cgrpo_jax.inference.critic import Critic
-from cgrpo_jax.inference.generators import Generator, running_engines
+from cgrpo_jax.inference.generators import Generator, Refiner, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator, Status
 from cgrpo_jax.records import Problem, TrainRow, TrainState
 from cgrpo_jax.runs import cli, initial_state, load_questions, log, metrics, open_run, stages, warm_start
@@ -98,18 +98,20 @@ def train(run: "Run") -> None:
     for number in run.iterations():
         with run.iteration(number):
             problems = run.questions(number)
-            policy, critic = run.generators(number)  # the policy that samples is pi_old
+            policy, critic, refiner = run.generators(number)  # the policy that samples is pi_old
 
             # 1. Respond: n responses to each question.
             # 2. Critique: of the responses that will be refined, or of all.
             # 3. Refine: each failed response with its critique in context.
             # Responses and refinements are scored as they end. All questions are solved at once (`rollout.solve`): none
             # waits for another. Others are drawn for those that teach nothing (`max_extra_questions`).
-            solve = functools.partial(rollout.solve, policy, critic, method=method, tokenizer=run.tokenizer)
+            solve = functools.partial(
+                rollout.solve, policy, critic, method=method, tokenizer=run.tokenizer, refiner=refiner
+            )
             judge = functools.partial(batches.judge, policy, method=method)
             teaches = functools.partial(groups_lib.has_gradient, grouping=grouping, seed=seed, iteration=number)
             solving = batches.solve_all(problems, batch, solve=solve, judge=judge, teaches=teaches)
-            generated = run.generate(policy, critic, solving)
+            generated = run.generate(policy, critic, refiner, solving)
             trained = batches.in_batch(generated.solved, batch.num_groups, teaches=teaches)
 
             # 4. Select: k refinements a question, the highest reward first, ties at random.
@@ -123,7 +125,8 @@ def train(run: "Run") -> None:
 
             # 6. Advantage: one baseline for the whole group, A = R - mean R.
             rows = groups_lib.train_rows(groups, grouping)
-            del policy, critic, solve, judge, solving  # and with them the weights that generate, whose memory is needed
+            # And with them the weights that generate: the update needs their memory.
+            del policy, critic, refiner, solve, judge, solving
 
             # 7. Objective (`objective.policy_loss`): of initial tokens min(r A, clip(r) A), r = pi / pi_old; of refined
             #    ones rho A, rho = pi / (pi + gamma), or min(rho A, clip(rho) A) with `clip_refined`.
@@ -161,12 +164,9 @@ class Run:
     ):
         settings = opened.settings
         self.opened, self.settings, self.model, self.folder = opened, settings, opened.model, folder
-        self.asked = opened.questions
-        self.tokenizer = opened.model.tokenizer
-        self.writer, self.trackers = writer, trackers
-        self.stopping = stopping
-        self.orchestrator = Orchestrator(opened.grader)
-        self.progress = initial_state.Progress()
+        self.asked, self.tokenizer = opened.questions, opened.model.tokenizer
+        self.writer, self.trackers, self.stopping = writer, trackers, stopping
+        self.orchestrator, self.progress = Orchestrator(opened.grader), initial_state.Progress()
         self._state: TrainState | None = None
         self.clock = console.Clock()
         self.held_out = HeldOut(
@@ -174,15 +174,10 @@ class Run:
         )
         self.profiler = profiling.Profiler(opened.run.path / "profile", settings.kept.profile_steps)
         self.learner = Learner(
-            self.model.config,
-            mesh=self.model.mesh,
-            dtype=self.model.dtype,
-            settings=settings.learner,
-            clock=self.clock,
+            self.model.config, mesh=self.model.mesh, dtype=self.model.dtype, settings=settings.learner, clock=self.clock
         )
         self._bar: tqdm.tqdm | None = None  # of the iterations
-        self._since = time.monotonic()
-        self._step_time = 0.0  # of the last iteration
+        self._since, self._step_time = time.monotonic(), 0.0  # the latter of the last iteration
         self._said_untrained = False
 
     @property
@@ -233,20 +228,22 @@ class Run:
             more=self.settings.batch.max_extra,
         )
 
-    def generators(self, number: int) -> tuple[Generator, Critic]:
-        """Returns the policy that samples this iteration, pi_old, and the critic."""
+    def generators(self, number: int) -> tuple[Generator, Critic, Generator | Refiner]:
+        """Returns the policy that samples this iteration, pi_old, the critic, and who refines."""
         with self.clock("reshard"):
             weights = self._weights()
-        policy = self.opened.policy(weights, iteration=number, step=int(self.state.step))
-        kind = self.settings.stages.kind_at(number)
-        return policy, self.opened.critic(self.opened.critic_generator(policy), kind=kind)
+        opened, kind = self.opened, self.settings.stages.kind_at(number)
+        policy = opened.policy(weights, iteration=number, step=int(self.state.step))
+        return policy, opened.critic(opened.critic_generator(policy), kind=kind), opened.refiner(policy)
 
-    def generate(self, policy: Generator, critic: Critic, solving: Iterable[Coroutine]) -> Generated:
+    def generate(
+        self, policy: Generator, critic: Critic, refiner: Generator | Refiner, solving: Iterable[Coroutine]
+    ) -> Generated:
         """Runs steps 1 to 3 of all questions together, each a coroutine."""
         orchestrator = self.orchestrator
         endpoints = {"critic": self.opened.endpoint, "judge": self.opened.grader.judge}
         before = {whose: one.counts for whose, one in endpoints.items() if one}
-        with self.clock("rollout"), running_engines(policy, critic.generator) as engines:
+        with self.clock("rollout"), running_engines(policy, critic.generator, refiner) as engines:
             found = orchestrator.run(list(solving), engines=engines, on_tick=self._tick)
             stats = [engine.take_stats() for engine in engines]
         self.clock.add("grade", orchestrator.grade_seconds)

@@ -31,7 +31,7 @@ COLUMNS = (
     Column("critique_index", pa.int32(), "number of the critique of that"),
     Column("refinement_index", pa.int32(), "number of the refinement by that; of a refinement's critique one more"),
     Column("attempt", pa.int32(), "how often this critique was written before"),
-    Column("author", pa.string(), "`policy`, `critic`, `rule`, or `solution` of the data"),
+    Column("author", pa.string(), "`policy`, `critic`, `refiner`, `rule`, or `solution` of the data"),
     Column("weights_step", pa.int32(), "updates that its author's weights had seen"),
     Column("problem_id", pa.string(), "16 hexadecimal digits: of source, question and turns, whatever their file"),
     Column("problem_index", pa.int64(), "number of the problem in its data set"),

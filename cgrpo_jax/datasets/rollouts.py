@@ -25,6 +25,7 @@ from cgrpo_jax.runtime import text as text_lib
 NAMES = "step_*.parquet"  # of the files, which sort
 PROBLEM_COLUMNS = ("problem_index", "source", "problem_grader", "turns", "question", "answer", "solution")
 PROBLEM_COLUMNS += ("problem_columns",)
+_UNSAMPLED = (Author.SOLUTION, Author.REFINER)  # whose tokens no model sampled as they are
 _LISTS = ("prompt_ids", "token_ids", "logp", "trainer_logp")
 # Numbers as they are, which zstd compresses better than a dictionary's; of floats, each byte's place by itself.
 _PLAIN = {f"{name}.list.element": "BYTE_STREAM_SPLIT" if "logp" in name else "PLAIN" for name in _LISTS}
@@ -109,7 +110,11 @@ def _table(rows: Sequence[Row], iteration: int, spell: Callable[[np.ndarray], st
     for number, row in enumerate(rows):
         asked.setdefault(row.rollout.prompt_ids.tobytes(), number)
     # The responses to a question share its prompt.
-    spelled = {key: spell(rows[number].rollout.prompt_ids) for key, number in asked.items() if key}
+    spelled = {
+        key: spell(rows[number].rollout.prompt_ids)
+        for key, number in asked.items()
+        if key and not rows[number].rollout.asked  # else of another tokenizer, and known as text
+    }
     cells = {
         "row": list(range(len(rows))),
         "parent": [_parent(row.rollout, numbers) for row in rows],
@@ -164,7 +169,7 @@ def _rollout_cells(texts: Sequence[Rollout], spelled: dict[bytes, str]) -> dict[
         "text": [one.text for one in texts],
         "token_ids": [one.token_ids for one in texts],
         "truncated": [one.truncated for one in texts],
-        "logp": [one.logp if len(one.prompt_ids) and one.author != Author.SOLUTION else None for one in texts],
+        "logp": [one.logp if len(one.prompt_ids) and one.author not in _UNSAMPLED else None for one in texts],
         "ungraded": [one.ungraded for one in texts],
         "extracted": [one.extracted for one in texts],
         "feedback": [one.feedback for one in texts],
@@ -357,7 +362,7 @@ def _rollout(one: dict[str, Any], index: RowIndex, parent: Rollout | None) -> Ro
         opening=one["opening"],
         truncated=one["truncated"],
         prompt_cut=one["prompt_cut"],
-        asked=one["prompt"] or "" if one["prompt_ids"] is None else "",
+        asked=one["prompt"] or "" if one["prompt_ids"] is None or one["author"] == Author.REFINER else "",
         parent=parent,
         reward=unjudged if one["reward"] is None else one["reward"],
         rewards=tuple((other["name"], other["reward"]) for other in (one["rewards"] or ())[1:]),

@@ -19,7 +19,7 @@ from cgrpo_jax.evaluation import benchmark
 from cgrpo_jax.evaluation.resumable_results import Results
 from cgrpo_jax.inference import orchestrator as orchestrator_lib
 from cgrpo_jax.inference.critic import Critic, critique_once, critiques_of
-from cgrpo_jax.inference.generators import Generator, running_engines
+from cgrpo_jax.inference.generators import Generator, Refiner, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator, Status, gather
 from cgrpo_jax.records import Problem, Rollout, Stage
 from cgrpo_jax.rewards.thinking import after_thinking
@@ -85,7 +85,7 @@ async def collect(
     number: int,
     protocol: Protocol,
     encode: Callable[[str], list[int]],
-    refiner: Generator | None = None,
+    refiner: Generator | Refiner | None = None,
 ) -> list[rollouts.Row]:
     """Returns the rows of a question: its responses, their critiques, the refinements after these.
 
@@ -252,7 +252,7 @@ def collect_on_disk(
     protocol: Protocol,
     encode: Callable[[str], list[int]],
     orchestrator: Orchestrator,
-    refiner: Generator | None = None,
+    refiner: Generator | Refiner | None = None,
     on_tick: Callable[[Status], None] | None = None,
 ) -> None:
     """Writes the rows of each part to a file of its number, but those that are there, while the next is computed.

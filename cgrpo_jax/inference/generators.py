@@ -1,4 +1,4 @@
-"""Who writes rollouts: a model on the devices (the policy, a frozen critic), or one behind an HTTP endpoint."""
+"""Who writes rollouts: a model on the devices (policy, frozen critic, frozen refiner), or one behind an endpoint."""
 
 import contextlib
 import dataclasses
@@ -15,6 +15,7 @@ from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.models.hf import thinking_tags
+from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, transcript
 from cgrpo_jax.rewards.thinking import after_thinking
 
@@ -88,6 +89,56 @@ class Generator:
         prompt, cut = self.prompts.for_hint(transcript(problem), problem.answer)
         (written,) = await self.write(prompt, [index], max_length=max_length, parent=row)
         return written.replace(prompt_cut=cut), cut
+
+
+@dataclasses.dataclass(frozen=True)
+class Refiner:
+    """A frozen model that refines in the policy's place (weak to strong): its texts become the policy's tokens.
+
+    Attributes:
+      generator: the model, with its own tokenizer and chat template.
+      tokenizer: the policy's.
+    """
+
+    generator: Generator
+    tokenizer: Tokenizer
+
+    @property
+    def prompts(self) -> Prompts:
+        """Its own."""
+        return self.generator.prompts
+
+    async def write(
+        self, prompt_ids: np.ndarray, indices: Sequence[RowIndex], *, max_length: int, parent: Rollout | None = None
+    ) -> list[Rollout]:
+        """Samples as `Generator.write` does, and returns what the policy would train; what leaves it no token is not.
+
+        Args:
+          prompt_ids: of its own prompt.
+          indices: of the rows.
+          max_length: tokens that a text may have, of its own, and encoded again of the policy's.
+          parent: the critique, whose parent is the policy's response.
+        """
+        rows = await self.generator.write(prompt_ids, indices, max_length=max_length, parent=parent)
+        asked = self.prompts.tokenizer.spell(prompt_ids)
+        encoded = [self._as_the_policys(row, asked, max_length=max_length) for row in rows]
+        return [row for row in encoded if len(row.token_ids)]
+
+    def _as_the_policys(self, row: Rollout, asked: str, *, max_length: int) -> Rollout:
+        """Returns a row encoded for the policy; its turn ends where the refiner ended it, and all of it fits."""
+        response = row.parent and row.parent.parent
+        opening = response.opening if response else ""
+        ids = self.tokenizer.encode_turn(thinking_tags.gone_on(row.whole_text, opening))
+        ended = not row.truncated and len(ids) < max_length
+        ids = [*ids, self.tokenizer.end_of_turn_id] if ended else ids[:max_length]
+        return row.replace(
+            token_ids=np.asarray(ids, np.int32),
+            logp=np.zeros(len(ids), np.float32),  # which the policy does not know
+            text=self.tokenizer.decode(ids),
+            opening=opening,
+            truncated=not ended,
+            asked=asked,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,13 +239,14 @@ def _shown_solution(problem: Problem) -> str | None:
 
 
 @contextlib.contextmanager
-def running_engines(*generators: Generator | RemoteGenerator | None) -> Iterator[list[Engine]]:
+def running_engines(*generators: Generator | Refiner | RemoteGenerator | None) -> Iterator[list[Engine]]:
     """Sets the engines of generators to work, each once, and yields them; a remote generator, or None, has none.
 
     Those that share an engine, as a policy that criticises itself does, share weights and keys, but not the sampling.
     """
     by_engine: dict[int, list[Generator]] = {}
-    for generator in generators:
+    for given in generators:
+        generator = given.generator if isinstance(given, Refiner) else given
         if isinstance(generator, Generator):
             by_engine.setdefault(id(generator.engine), []).append(generator)
     begun: list[Engine] = []

@@ -24,7 +24,7 @@ from cgrpo_jax.runtime import chips
 KINDS = ("weights", "optimizer", "kv_cache", "temporaries")
 # Two depths that show what a layer costs, and two numbers of tokens; see `costs.extrapolate`.
 _DEPTHS, _TOKENS = (2, 3), (1, 2)
-_GENERATING, _TRAINING = ("prefill", "decode", "critique"), ("reference", "update")
+_TRAINING = ("reference", "update")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +116,9 @@ class Planner:
 
     def _shallow(self, depth: int) -> RunSettings:
         """Returns the settings of a run of models with so many layers."""
-        policy, critic = programs.shallow(self.settings.policy, depth), self.settings.critic
-        return self.variants.settings(self._mesh, policy=policy, critic=critic and programs.shallow(critic, depth))
+        s = self.settings
+        policy, *frozen = (one and programs.shallow(one, depth) for one in (s.policy, s.critic, s.refiner))
+        return self.variants.settings(self._mesh, policy=policy, critic=frozen[0], refiner=frozen[1])
 
     # --- memory -------------------------------------------------------------------------------------------------
 
@@ -189,8 +190,9 @@ class Planner:
                     return None
                 found[depth, tokens] = compiled.cost
                 self.say(f"{self.name}: cost of {call.name}, {depth} layers; compiled in {compiled.seconds:.0f} s")
-        model = self.settings.critic if call.phase == "critique" else self.settings.policy
-        assert model, "only a run with a frozen critic has programs of that phase"
+        frozen = {"critique": self.settings.critic, "refinement": self.settings.refiner}
+        model = frozen.get(call.phase, self.settings.policy)
+        assert model, "only a run with such a frozen model has programs of that phase"
         layers = model.num_layers
         if decodes:
             cost = costs.extrapolate_decode(found, layers, call.trips[0])
@@ -214,7 +216,7 @@ class Planner:
         for mesh in self.variants.meshes(len(tpu_topology.devices(self.name))):
             changes = dict(mesh)
             fewer, smaller = self.variants.fewer_slots(self.settings.slots.num_slots), self.variants.smaller_batches()
-            for phases, steps in ((_GENERATING, fewer), (_TRAINING, smaller)):
+            for phases, steps in ((programs.GENERATING, fewer), (_TRAINING, smaller)):
                 step = next((step for step in steps if self._fit({**mesh, **step}, phases)), None)
                 if step is None:
                     break

@@ -31,7 +31,8 @@ from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import packing, train_step
 from cgrpo_jax.training.learner import Learner, state_shapes
 
-PHASES = ("prefill", "decode", "critique", "reference", "reshard", "update")
+PHASES = ("prefill", "decode", "critique", "refinement", "reference", "reshard", "update")
+GENERATING = PHASES[:4]
 _EOS_IDS = (0, 1)  # any two: a comparison with each
 
 
@@ -118,7 +119,7 @@ class Programs:
 def of(settings: RunSettings) -> Programs:
     """Returns the programs of a run, on the real or described devices that its settings are of."""
     run = _ShapedRun(settings)
-    engines = [run.policy_engine(), *run.critic_engines()]
+    engines = [run.policy_engine(), *run.frozen_engines()]
     calls = [
         *(call for engine in engines for call in (*engine.prefills(), engine.share(), engine.decode())),
         *engines[0].evaluate(),
@@ -167,9 +168,10 @@ class _ShapedRun:
             self.buffers["generation"] = Buffer("weights", self.generation)
         if training.has_reference and not training.adapters:  # these start at 0: their base is the reference
             self.buffers["reference"] = Buffer("weights", self._laid_out(policy, weights, split=False))
-        if settings.critic:
-            shapes = params_lib.param_shapes(settings.critic)
-            self.buffers["critic"] = Buffer("weights", self._laid_out(settings.critic, shapes, split=self.split))
+        for whose, frozen in (("critic", settings.critic), ("refiner", settings.refiner)):
+            if frozen:
+                shapes = params_lib.param_shapes(frozen)
+                self.buffers[whose] = Buffer("weights", self._laid_out(frozen, shapes, split=self.split))
         self.buffers["gradients"] = Buffer("temporaries", self.state.params)
 
     def _laid_out(self, model: ModelConfig, shapes: dict, *, split: bool) -> dict:
@@ -179,8 +181,8 @@ class _ShapedRun:
     def with_beside(self, call: Call) -> Call:
         """Returns a call that names the buffers that lie beside it."""
         absent = {*call.own, "gradients"}  # which are made and used by the update alone
-        if call.phase not in ("prefill", "decode", "critique"):  # both engines have theirs while either works
-            absent |= {"slots", "critic_slots"}
+        if call.phase not in GENERATING:  # all engines have theirs while one works
+            absent |= {"slots", "critic_slots", "refiner_slots"}
         if call.phase in ("reference", "update"):  # training lets go of the weights that generate before these
             absent.add("generation")
         return dataclasses.replace(call, beside=tuple(name for name in self.buffers if name not in absent))
@@ -203,21 +205,26 @@ class _ShapedRun:
         self.buffers["slots"] = Buffer("kv_cache", made.slots.cache)
         return made
 
-    def critic_engines(self) -> list["_ShapedEngine"]:
-        """Returns the engine of a frozen critic, if there is one, and adds its slots to the buffers."""
-        critiques = self.settings.stages.critique
-        if not critiques.num_texts or critiques.by != "folder":
-            return []
-        made = _ShapedEngine(
-            "critic_",
-            make_engine(self.settings, "critic", eos_ids=_EOS_IDS, decode=None),
-            self.buffers["critic"].shapes,
-            samplings=self.settings.critic_samplings,
-            stages=[("critic_prefill", critiques)],
-            own=("critic", "critic_slots"),
-        )
-        self.buffers["critic_slots"] = Buffer("kv_cache", made.slots.cache)
-        return [made]
+    def frozen_engines(self) -> Iterator["_ShapedEngine"]:
+        """Yields the engines of a frozen critic and of a frozen refiner that write, and adds their slots to buffers."""
+        stages = self.settings.stages
+        for whose, phase, stage, by in (
+            ("critic", "critique", stages.critique, "folder"),
+            ("refiner", "refinement", stages.refinement, "refiner"),
+        ):
+            if not stage.num_texts or stage.by != by:
+                continue
+            made = _ShapedEngine(
+                f"{whose}_",
+                make_engine(self.settings, whose, eos_ids=_EOS_IDS, decode=None),
+                self.buffers[whose].shapes,
+                samplings=self.settings.frozen_samplings[whose],
+                stages=[(f"{whose}_prefill", stage)],
+                own=(whose, f"{whose}_slots"),
+                phases=(phase, phase),
+            )
+            self.buffers[f"{whose}_slots"] = Buffer("kv_cache", made.slots.cache)
+            yield made
 
     # --- scoring, resharding, updating ----------------------------------------------------------------------------
 
@@ -283,12 +290,13 @@ class _ShapedEngine:
     """An engine with shapes in the place of weights and slots. Of its programs the largest of each kind are planned.
 
     Args:
-      prefix: of the names of its programs; that of a critic's is not empty.
+      prefix: of the names of its programs; that of a frozen model's is not empty.
       engine: the run's own.
       weights: in the layout of generation.
       samplings: all that it samples with, an iteration's first.
       stages: that it generates, each with the name of its prefill.
       own: names of the buffers of its weights and its slots.
+      phases: of its prefills, and of its decoding.
 
     Attributes:
       slots: their shapes.
@@ -303,12 +311,13 @@ class _ShapedEngine:
         samplings: Sequence[Sampling | Sequence[Sampling]],
         stages: Sequence[tuple[str, StageSpec]],
         own: tuple[str, str],
+        phases: tuple[str, str] = ("prefill", "decode"),
     ):
         self.prefix, self.engine, self.weights, self.stages, self.own = prefix, engine, weights, stages, own
         self.settings = engine.settings(weights)
         self.slots = slots.slots_shapes(self.settings)
         self.programs = engine.programs(weights, samplings)
-        self.prefilling, self.decoding = ("critique", "critique") if prefix else ("prefill", "decode")
+        self.prefilling, self.decoding = phases
 
     def prefills(self) -> Iterator[Call]:
         """Yields what writes the prompts of each stage, and what comes after a beginning that another slot holds."""

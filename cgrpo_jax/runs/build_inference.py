@@ -1,6 +1,6 @@
 """From a configuration to what a run has besides the models: endpoints, graders, and the generator of critiques.
 
-Every generator of every command is made by `policy_generator` or `critic_generator`.
+Every generator of every command is made by `policy_generator`, `critic_generator` or `refiner_generator`.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.inference import chat_protocol
 from cgrpo_jax.inference.chat_client import ChatClient
 from cgrpo_jax.inference.critic import Critic
-from cgrpo_jax.inference.generators import Generator, RemoteGenerator
+from cgrpo_jax.inference.generators import Generator, Refiner, RemoteGenerator
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import Author
 from cgrpo_jax.rewards.grader import Grader
 from cgrpo_jax.rewards.judge import Judge
 from cgrpo_jax.rewards.rubrics.programs import Programs
-from cgrpo_jax.runs.build_model import Model
+from cgrpo_jax.runs.build_model import Frozen, Model
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.endpoint_section import Endpoint
 from cgrpo_jax.runs.settings import RunSettings
@@ -57,7 +57,7 @@ def critic_generator(
     policy: Generator,
     *,
     kind: str,
-    model: tuple[Model, dict] | None,
+    model: Frozen | None,
     endpoint: ChatClient | None,
     prompts: Prompts,
     sampling: Sampling,
@@ -79,6 +79,22 @@ def critic_generator(
         critic, params = model
         return Generator(critic.engine, params, critic.prompts, Author.CRITIC, 0, *about)
     return dataclasses.replace(policy, prompts=prompts, sampling=sampling)
+
+
+def refiner_generator(policy: Generator, model: Frozen | None, *, sampling: Sampling) -> Generator | Refiner:
+    """Returns who refines: the frozen refiner that the run has, or the policy itself.
+
+    Args:
+      policy: as it writes beside it: the refiner has its seed and its iteration.
+      model: the frozen refiner and its weights; None without one.
+      sampling: how a frozen refiner's tokens are drawn.
+    """
+    if model is None:
+        return policy
+    refiner, params = model
+    about = (policy.seed, policy.iteration, sampling)
+    generator = Generator(refiner.engine, params, refiner.prompts, Author.REFINER, 0, *about)
+    return Refiner(generator, policy.prompts.tokenizer)
 
 
 def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *, kind: str) -> Critic:

@@ -1,4 +1,4 @@
-"""From a run's settings to the models on its devices: mesh, policy, frozen critic, their tokenizers and prompts."""
+"""From a run's settings to the models on its devices: mesh, policy, frozen ones, their tokenizers and prompts."""
 
 import dataclasses
 import datetime
@@ -32,7 +32,7 @@ class Model:
 
     Attributes:
       config: its shape.
-      mesh: where it lies; policy, reference and critic share one.
+      mesh: where it lies; policy, reference, critic and refiner share one.
       dtype: what it computes in.
       prompts: its tokenizer and chat template, with the run's templates and limits.
       critic_prompts: likewise, of the model as a critic, where its chat template is given other arguments.
@@ -73,7 +73,7 @@ class Model:
 
 
 def make_mesh(config: Config) -> jax.sharding.Mesh:
-    """Returns the mesh that policy, reference and critic share, over all devices of all processes."""
+    """Returns the mesh that policy, reference and frozen models share, over all devices of all processes."""
     m = config.mesh
     return sharding.make_mesh(replica=m.replica, fsdp=m.fsdp, tensor=m.tensor)
 
@@ -131,17 +131,27 @@ def load_policy(config: Config, settings: RunSettings, *, now: datetime.datetime
     )
 
 
-def load_critic(
-    config: Config, settings: RunSettings, *, now: datetime.datetime | None = None
-) -> tuple[Model, dict] | None:
-    """Loads the frozen critic, if the run asks one, and its weights as generation reads them."""
-    shape = settings.critic
-    if shape is None:
-        return None
-    folder = local_copies.local(settings.stages.critic_folder, suffixes=local_copies.MODEL)
-    tokenizer = _tokenizer(folder, config.critic.template_arguments, now=now)
+Frozen = tuple[Model, dict]  # a model whose weights stay as they are, and these as generation reads them
+
+
+def load_frozen(config: Config, settings: RunSettings, *, now: datetime.datetime | None = None) -> dict[str, Frozen]:
+    """Loads the frozen models that the run asks, by what they are: `critic`, `refiner`."""
+    arguments = {"critic": config.critic.template_arguments, "refiner": config.refiner.template_arguments}
+    return {
+        whose: _load_frozen(config, settings, whose, folder, arguments[whose], now=now)
+        for whose, folder in settings.frozen_folders.items()
+    }
+
+
+def _load_frozen(
+    config: Config, settings: RunSettings, whose: str, name: str, arguments: str, *, now: datetime.datetime | None
+) -> Frozen:
+    shape = {"critic": settings.critic, "refiner": settings.refiner}[whose]
+    assert shape, "its folder is among those of the settings"
+    folder = local_copies.local(name, suffixes=local_copies.MODEL)
+    tokenizer = _tokenizer(folder, arguments, now=now)
     load.check_vocab(tokenizer, shape)
-    engine = make_engine(settings, "critic", eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)
+    engine = make_engine(settings, whose, eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)
     prompts = _prompts(config, tokenizer)
     model = Model(shape, settings.mesh, settings.dtype, prompts, prompts, engine, folder, folder)
     template = weights_lib.generation_shapes(
@@ -164,19 +174,20 @@ def make_engine(
     eos_ids: Sequence[int],
     decode: Callable[[Sequence[int]], str] | None,
 ) -> Engine:
-    """Makes what samples the texts of a run's policy or frozen critic. It holds no weight and nothing on a device.
+    """Makes what samples the texts of a run's policy or of a frozen model. It holds no weight, nothing on a device.
 
     Args:
       settings: of the run.
-      whose: `policy` or `critic`.
+      whose: `policy`, `critic` or `refiner`.
       eos_ids: tokens that end a text.
       decode: token ids to text; None where no text is read, as in a plan.
     """
     shape, slots = {
         "policy": (settings.policy, settings.slots),
         "critic": (settings.critic, settings.critic_slots),
+        "refiner": (settings.refiner, settings.refiner_slots),
     }[whose]
-    assert shape and slots, "only a run with a frozen critic has an engine for it"
+    assert shape and slots, "only a run with such a frozen model has an engine for it"
     return Engine(
         shape,
         eos_ids=eos_ids,

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cgrpo_jax.datasets import fingerprints
+from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.records import Problem
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys, model_source
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.model_source import ModelSource
-from cgrpo_jax.runtime import agreement, local_copies
+from cgrpo_jax.runs.settings import RunSettings
+from cgrpo_jax.runtime import agreement, key_values, local_copies, processes
 from cgrpo_jax.training import checkpoint_steps
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -52,6 +54,41 @@ def _file_names(value: str | Sequence[str]) -> str | list[str]:
     return ",".join(pathlib.PurePath(one).name for one in value.split(","))
 
 
+def agreed_inputs(
+    config: Config,
+    settings: RunSettings,
+    problems: Mapping[str, Sequence[Problem]],
+    *,
+    checkpoints: pathlib.Path | None,
+    step: Step,
+) -> dict[str, str]:
+    """Returns `fingerprints.of_all`, once all processes have found the same in all files that the run reads.
+
+    Args:
+      config, settings: of the run.
+      problems: by kind.
+      checkpoints: of the run, where its weights are read; `step` of them.
+
+    Raises:
+      UserError: they have not, or one can't read a file.
+    """
+    same: dict[str, str] = {}
+    with processes.agree("reading the run's files"):
+        inputs = fingerprints.of_all(
+            config.gate_kind,
+            problems,
+            also=config.other_rewards,
+            task=None if settings.stages.rows else task_of(config.data.kind),
+        )
+        if key_values.place()[1] > 1:
+            same = of_inputs(problems, inputs)
+            same |= of_models(config, settings.frozen_folders)
+            if checkpoints and checkpoints.exists():
+                same |= of_checkpoint(checkpoints, step, "the run's checkpoint")
+    agreement.check_same("files", same)
+    return processes.share(inputs)[0]  # in which functions have the names that process 0 knows them by
+
+
 def of_inputs(problems: Mapping[str, Sequence[Problem]], inputs: Mapping[str, str]) -> dict[str, str]:
     """Returns what `fingerprints.of_all` returned of problems as all processes must have it.
 
@@ -67,18 +104,20 @@ def of_inputs(problems: Mapping[str, Sequence[Problem]], inputs: Mapping[str, st
     return numbers | {f"the hash of {name}": value for name, value in files.items()}
 
 
-def of_models(config: Config, critic_folder: str) -> dict[str, str]:
-    """Returns the hashes of the files that policy and frozen critic are read from.
+def of_models(config: Config, folders: Mapping[str, str]) -> dict[str, str]:
+    """Returns the hashes of the files that policy and frozen models are read from.
 
     Args:
       config: the configuration.
-      critic_folder: of the critic; empty without one.
+      folders: of the frozen models, by what they are.
 
     Raises:
       UserError: `model.init` holds no checkpoint.
     """
     found = _of_source(model_source.of_policy(config), "model")
-    return found | (_of_source(model_source.of_critic(critic_folder), "critic") if critic_folder else {})
+    for whose, folder in folders.items():
+        found |= _of_source(model_source.of_frozen(folder), whose)
+    return found
 
 
 def _of_source(source: ModelSource, whose: str) -> dict[str, str]:

@@ -115,7 +115,7 @@ class Iteration:
     def sampled_tokens(self) -> int:
         """Tokens that models sampled, critiques included."""
         written = [row for group in self.responses for row in group]
-        written += [row for row in self.refinements if row.author == Author.POLICY]
+        written += [row for row in self.refinements if row.author != Author.SOLUTION]
         return sum(len(row.token_ids) for row in written) + self.counts["tokens"]
 
     def all_rows(self, *, grader: str, reward_source: str) -> list[rollouts.Row]:

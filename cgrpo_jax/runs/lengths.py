@@ -8,7 +8,7 @@ The rule is the paper's shares, whose longest stage takes 16384 tokens:
 | `max_response_length` | 3/8 of it; no more than the refine prompt leaves, where that is given |
 | `critic.max_length` | 1/16 of it |
 | `critic.max_prompt_length` | question, response and 1024 tokens around them, as far as the critic's context goes |
-| `refine.max_prompt_length` | question, response, critique and 1024 tokens, as far as the model's context goes |
+| `refine.max_prompt_length` | question, response, critique and 1024 tokens, as far as the refiner's context goes |
 """
 
 from typing import Any
@@ -26,13 +26,16 @@ KEYS = (
 _WORDS = 1024  # tokens of a prompt besides what it quotes
 
 
-def chosen(config: Config, *, context: int, critic_context: int | None) -> dict[str, Any]:
+def chosen(
+    config: Config, *, context: int, critic_context: int | None, refiner_context: int | None = None
+) -> dict[str, Any]:
     """Returns the lengths that the configuration leaves at 0, by key; empty where it gives all.
 
     Args:
       config: the configuration, checked.
       context: tokens that the policy was made for.
       critic_context: likewise, of the model that writes critiques; None where it is not known, as behind an endpoint.
+      refiner_context: likewise, of a frozen refiner; None where the policy refines.
 
     Example:
       of a configuration with all of them at 0, and a context of 16384 tokens
@@ -46,18 +49,20 @@ def chosen(config: Config, *, context: int, critic_context: int | None) -> dict[
     asked = question + response + _WORDS
     if critic_context is not None:
         asked = min(asked, critic_context - critique)
-    refined = min(question + response + critique + _WORDS, context - response)
+    refined = min(question + response + critique + _WORDS, (refiner_context or context) - response)
     values = dict(zip(KEYS, (question, response, critique, max(1, asked), max(1, refined)), strict=True))
     return {key: value for key, value in values.items() if not config_lib.value(config, key)}
 
 
-def filled(config: Config, *, context: int, critic_context: int | None) -> tuple[Config, str]:
+def filled(
+    config: Config, *, context: int, critic_context: int | None, refiner_context: int | None = None
+) -> tuple[Config, str]:
     """Returns the configuration with all lengths, and a line that says which were chosen; empty where none was.
 
     Args:
-      config, context, critic_context: as for `chosen`.
+      config, context, critic_context, refiner_context: as for `chosen`.
     """
-    found = chosen(config, context=context, critic_context=critic_context)
+    found = chosen(config, context=context, critic_context=critic_context, refiner_context=refiner_context)
     if not found:
         return config, ""
     listed = ", ".join(f"{key} {value}" for key, value in found.items())

@@ -53,7 +53,13 @@ Choose = Callable[[Config, Problems], Questions]
 
 
 def load_questions(
-    config: Config, stages: Stages, prompts: Prompts, choose: Choose, *, critic: Prompts | None
+    config: Config,
+    stages: Stages,
+    prompts: Prompts,
+    choose: Choose,
+    *,
+    critic: Prompts | None,
+    refiner: Prompts | None = None,
 ) -> Questions:
     """Returns the questions of a command.
 
@@ -62,6 +68,7 @@ def load_questions(
       stages: that ask them.
       prompts: of the policy.
       critic: of the critic, None for one behind an endpoint.
+      refiner: of a frozen refiner; None without one.
       choose: `to_train_on`, `to_evaluate_on`, `to_diagnose` or `to_collect`.
 
     Raises:
@@ -75,7 +82,8 @@ def load_questions(
     chosen = choose(config, found)
     if why := _why_solutions(config, stages):  # of those that are asked, which may be held out
         check_solutions(chosen.training, asked, why, whose="chosen")
-    _check_refine_prompt(config, stages, prompts, chosen.training or found.training, critic=critic)
+    shown = chosen.training or found.training
+    _check_refine_prompt(config, stages, prompts, shown, critic=critic, refiner=refiner)
     _say_system_turns(config, [*found.training, *found.held_out])
     return chosen
 
@@ -291,7 +299,13 @@ def _why_solutions(config: Config, stages: Stages) -> str:
 
 
 def _check_refine_prompt(
-    config: Config, stages: Stages, prompts: Prompts, questions: Sequence[Problem], *, critic: Prompts | None
+    config: Config,
+    stages: Stages,
+    prompts: Prompts,
+    questions: Sequence[Problem],
+    *,
+    critic: Prompts | None,
+    refiner: Prompts | None = None,
 ) -> None:
     """Checks that the longest question fits the prompts that hold more, lest a run end at the first that does not.
 
@@ -311,7 +325,7 @@ def _check_refine_prompt(
             (critic or prompts).for_hint(transcript(longest), longest.answer)
     if stages.refine != "policy":
         return
-    unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
+    unlimited = dataclasses.replace(refiner or prompts, max_refinement_prompt_length=sys.maxsize)
     thinks = critic is None or critic.tokenizer.may_think
     for kind in sorted(stages.kinds):
         shows = Critic(kind=kind).shows

@@ -64,8 +64,8 @@ def of_policy(config: Config) -> ModelSource:
     raise UserError(_NO_MODEL)
 
 
-def of_critic(folder: str) -> ModelSource:
-    """Returns where a frozen critic comes from: all of it from one Hugging Face folder."""
+def of_frozen(folder: str) -> ModelSource:
+    """Returns where a frozen critic, or refiner, comes from: all of it from one Hugging Face folder."""
     path = local_copies.local(folder, suffixes=local_copies.DESCRIPTION)
     return ModelSource(path, None, path, places.place(folder))
 
@@ -75,7 +75,7 @@ def read_shape(config: Config, source: ModelSource, tokenizer: Tokenizer | None 
 
     Args:
       config: the configuration, which may describe the policy.
-      source: from `of_policy` or `of_critic`.
+      source: from `of_policy` or `of_frozen`.
       tokenizer: its own, where it has been loaded already.
 
     Raises:

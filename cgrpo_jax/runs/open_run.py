@@ -7,18 +7,16 @@ import dataclasses
 import datetime
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from cgrpo_jax.critiques.prompts import Prompts
-from cgrpo_jax.datasets import fingerprints
-from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.chat_client import ChatClient
 from cgrpo_jax.inference.critic import Critic
-from cgrpo_jax.inference.generators import Generator, RemoteGenerator
+from cgrpo_jax.inference.generators import Generator, Refiner, RemoteGenerator
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.hf import folder
 from cgrpo_jax.records import Problem
@@ -47,7 +45,7 @@ from cgrpo_jax.runs.rollout_writer import RolloutWriter
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runs.stages import Stages, of_finetuning
-from cgrpo_jax.runtime import agreement, console, key_values, processes, profiling, watchdog
+from cgrpo_jax.runtime import console, processes, profiling, watchdog
 from cgrpo_jax.training.checkpoint import Checkpoints
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -64,7 +62,7 @@ class OpenRun:
       params, weights: its weights as generation reads them, and where they come from; both empty where the command
         reads its own.
       step: which checkpoint's they are; the newest one's by default.
-      critic_model: the frozen critic and its weights, if one is asked.
+      frozen: the frozen models that are asked, `critic` and `refiner`, with their weights.
       endpoint: that writes critiques, on process 0, if one is asked.
       questions: what is asked; empty where a person asks.
       inputs: `fingerprints.of_all` of what is read besides the configuration.
@@ -77,7 +75,7 @@ class OpenRun:
     model: build_model.Model
     params: dict
     weights: str
-    critic_model: tuple[build_model.Model, dict] | None
+    frozen: Mapping[str, build_model.Frozen]
     endpoint: ChatClient | None
     questions: Questions
     inputs: Mapping[str, str]
@@ -110,11 +108,16 @@ class OpenRun:
         return build_inference.critic_generator(
             policy,
             kind=stages.critic,
-            model=self.critic_model,
+            model=self.frozen.get("critic"),
             endpoint=self.endpoint,
             prompts=self.model.critic_prompts,
             sampling=sampling or self.settings.critic_sampling,
         )
+
+    def refiner(self, policy: Generator) -> Generator | Refiner:
+        """Returns who refines beside a policy."""
+        model = self.frozen.get("refiner")
+        return build_inference.refiner_generator(policy, model, sampling=self.settings.refiner_sampling)
 
     def problem(self, question: str, answer: str | None, columns: Mapping[str, Any]) -> Problem:
         """Returns what a person asks as a problem; arguments and errors of `load_questions.by_hand`."""
@@ -188,12 +191,12 @@ def open_run(
         model = build_model.load_policy(config, settings, now=now)
         trained = load_weights and run.checkpoints.exists()
         announce.model(model, model_source.of_policy(config), trained=trained)
-        critic_model = build_model.load_critic(config, settings, now=now)
+        frozen = build_model.load_frozen(config, settings, now=now)
         if questions:
-            critic = critic_model[0].prompts if critic_model else model.critic_prompts
-            found = _read_questions(config, settings, questions, prompts=model.prompts, critic=critic)
+            prompts = {"critic": model.critic_prompts} | {whose: one.prompts for whose, (one, _) in frozen.items()}
+            found = _read_questions(config, settings, questions, model.prompts, **prompts)
     problems = {"training": found.training, "held-out": found.held_out}
-    inputs = _agreed_inputs(
+    inputs = hosts.agreed_inputs(
         config, settings, problems, checkpoints=run.checkpoints if load_weights else None, step=step
     )
     params, weights = start_weights.trained_params(config, model, run, step=step) if load_weights else ({}, "")
@@ -204,7 +207,7 @@ def open_run(
         model=model,
         params=params,
         weights=weights,
-        critic_model=critic_model,
+        frozen=frozen,
         endpoint=build_inference.open_endpoint(config, settings, held),
         questions=found,
         inputs=inputs,
@@ -226,48 +229,18 @@ def _begin(config: Config, held: contextlib.ExitStack, *, trains: bool, finetune
 
 
 def _read_questions(
-    config: Config, settings: RunSettings, choose: load_questions.Choose, *, prompts: Prompts, critic: Prompts
-) -> Questions:
-    console.say("reading and checking the questions")
-    asked = None if settings.stages.critic == "endpoint" else critic
-    found = load_questions.load_questions(config, settings.stages, prompts, choose, critic=asked)
-    announce.questions(found, max_prompt_length=config.max_prompt_length)
-    return found
-
-
-def _agreed_inputs(
     config: Config,
     settings: RunSettings,
-    problems: Mapping[str, Sequence[Problem]],
-    *,
-    checkpoints: pathlib.Path | None,
-    step: Step,
-) -> dict[str, str]:
-    """Returns `fingerprints.of_all`, once all processes have found the same in all files that the run reads.
-
-    Args:
-      config, settings: of the run.
-      problems: by kind.
-      checkpoints: of the run, where its weights are read; `step` of them.
-
-    Raises:
-      UserError: they have not, or one can't read a file.
-    """
-    same: dict[str, str] = {}
-    with processes.agree("reading the run's files"):
-        inputs = fingerprints.of_all(
-            config.gate_kind,
-            problems,
-            also=config.other_rewards,
-            task=None if settings.stages.rows else task_of(config.data.kind),
-        )
-        if key_values.place()[1] > 1:
-            same = hosts.of_inputs(problems, inputs)
-            same |= hosts.of_models(config, settings.stages.critic_folder if settings.critic else "")
-            if checkpoints and checkpoints.exists():
-                same |= hosts.of_checkpoint(checkpoints, step, "the run's checkpoint")
-    agreement.check_same("files", same)
-    return processes.share(inputs)[0]  # in which functions have the names that process 0 knows them by
+    choose: load_questions.Choose,
+    prompts: Prompts,
+    **frozen: Prompts | None,
+) -> Questions:
+    console.say("reading and checking the questions")
+    if settings.stages.critic == "endpoint":
+        frozen["critic"] = None
+    found = load_questions.load_questions(config, settings.stages, prompts, choose, **frozen)
+    announce.questions(found, max_prompt_length=config.max_prompt_length)
+    return found
 
 
 # --- training's own -----------------------------------------------------------------------------------------------
@@ -375,14 +348,13 @@ def compile_engines(
       going_on: called before each program; may raise.
     """
     settings = opened.settings
-    if not settings.policy_samplings and not opened.critic_model:
+    if not settings.policy_samplings and not opened.frozen:
         return  # nothing is ever generated
     console.say(f"engine: {build_inference.describe_slots(settings)}")
     number, read, started = processes.compilations(), processes.programs_read(), time.monotonic()
     engines = [("the engine", opened.model.engine, params, settings.policy_samplings)]
-    if opened.critic_model:
-        critic, critic_params = opened.critic_model
-        engines.append(("the critic's engine", critic.engine, critic_params, settings.critic_samplings))
+    for whose, (one, frozen) in opened.frozen.items():
+        engines.append((f"the {whose}'s engine", one.engine, frozen, settings.frozen_samplings[whose]))
     with clock("compile"):
         for name, engine, weights, samplings in engines:
             with console.progress_reports(f"compiling {name}") as report:

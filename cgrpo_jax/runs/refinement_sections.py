@@ -19,6 +19,7 @@ _NOT_REFINED = {"refine.kind": ("none",)}
 _BY_RULE = ("indicative", "indicative_gt", "execution", "checklist")
 _NOT_WRITTEN = {"critique.kind": (*_BY_RULE, "none"), "critique.schedule": ((),)}
 _NOT_EXECUTED = {"critique.kind": ("indicative", "indicative_gt", "cot", "hint", "none"), "critique.schedule": ((),)}
+_ITSELF = {"refiner.folder": ("",)}
 _NO_POLICY = {"refine.kind": ("none", "solution")}
 _NOT_SHOWN = (_NO_POLICY, {"critique.kind": ("none",), "critique.schedule": ((),)})
 # A question has one solution, beside which no k of them is in the mean of aggregate "paper".
@@ -89,6 +90,31 @@ class Critic:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Refiner:
+    """Who refines, of refine.kind policy: the policy itself, or a frozen model (weak to strong)."""
+
+    folder: str = key(
+        "",
+        "Hugging Face folder of a frozen model that refines in training and collect; empty: the policy does",
+        is_path=True,
+        unread_with=_NO_POLICY,
+    )
+    temperature: float = key(
+        -1.0,
+        "of a frozen refiner; 0: the most likely tokens; -1: sampling.temperature",
+        _temperature,
+        unread_with=(_NO_POLICY, _ITSELF),
+    )
+    top_p: float = key(0.0, "of a frozen refiner; 0: sampling.top_p", share, unread_with=(_NO_POLICY, _ITSELF))
+    template_arguments: str = key(
+        "",
+        "as prompts.template_arguments, of a frozen refiner; empty: none",
+        arguments_rule,
+        unread_with=(_NO_POLICY, _ITSELF),
+    )
+
+
 def _schedule(name: str, value: Any) -> str | None:
     return refused(schedule.check, value, KINDS)
 
@@ -144,7 +170,7 @@ class Refine:
 
     kind: str = key(
         "policy",
-        "policy: it refines; solution: insert the data's own instead (an ablation); none: plain GRPO",
+        "policy: it, or refiner.folder, refines; solution: insert the data's own (an ablation); none: plain GRPO",
         one_of("policy", "solution", "none"),
     )
     max_pass: float = key(

@@ -32,6 +32,7 @@ NOT_FINETUNING = (
     "objective",
     "critique",
     "refine",
+    "refiner",
     "questions_per_iteration",
     "max_extra_questions",
     "verdict_share",
@@ -131,6 +132,7 @@ class Config:
     critique: refinement_sections.Critique = section(refinement_sections.Critique)
     critic: refinement_sections.Critic = section(refinement_sections.Critic)
     refine: refinement_sections.Refine = section(refinement_sections.Refine)
+    refiner: refinement_sections.Refiner = section(refinement_sections.Refiner)
     objective: objective_section.Objective = section(objective_section.Objective)
     optimizer: training_sections.Optimizer = section(training_sections.Optimizer)
     packing: training_sections.Packing = section(training_sections.Packing)

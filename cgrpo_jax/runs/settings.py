@@ -4,45 +4,24 @@ A real run is built from it (`open_run`, `train`), and a plan of a run on a slic
 """
 
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 
-from cgrpo_jax import groups, rollout, sharding
+from cgrpo_jax import groups, rollout
 from cgrpo_jax.batches import Batch
 from cgrpo_jax.datasets.problems import MADE_UP
-from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference import kv_cache, weights
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.runs import build_training, collection_settings, lengths, model_source, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import stages as stages_lib
 from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.refinement_sections import Critic, Refiner
+from cgrpo_jax.runs.slot_budget import SlotBudget, slot_budget
 from cgrpo_jax.runs.stages import Stages, StageSpec
 from cgrpo_jax.runtime import console
 from cgrpo_jax.training.learner import LearnerSettings
-
-
-@dataclasses.dataclass(frozen=True)
-class SlotBudget:
-    """The slots of an engine.
-
-    Attributes:
-      num_slots: of a data group.
-      longest_prompt: tokens of the longest prompt of its stages.
-      length: tokens of the longest prompt with its continuation; each slot has room for them.
-      dtype: of keys and values.
-      bytes: of the whole cache, on one device.
-    """
-
-    num_slots: int
-    longest_prompt: int
-    length: int
-    dtype: str
-    bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +79,14 @@ class RunSettings:
       num_iterations, questions_per_iteration: how long it is.
       batch: what an iteration trains on.
       grader: kind of grader of the problems that name none.
-      mesh: what policy, reference and critic lie on.
+      mesh: what policy, reference, critic and refiner lie on.
       dtype: what generation, forward and backward pass compute in.
-      policy, critic: shapes of the models; no critic unless it is a frozen one.
+      policy, critic, refiner: shapes of the models; no critic and no refiner unless it is a frozen one.
       stages: what is generated, and who generates it.
-      slots, critic_slots: of the engines of both.
+      slots, critic_slots, refiner_slots: of the engines of each.
       prompt_bucket, decode_chunk, cache_dtype, stop: of the engines, as for `Engine`.
       sampling: of an iteration's texts.
+      refiner_sampling: of what a frozen refiner writes.
       critic_sampling, greedy_critic_sampling: of critiques, in training and where the policy is greedy.
       evaluation_sampling: of an evaluation's, in their order; empty without held-out questions.
       method: what is done with a question, steps 1 to 3.
@@ -124,14 +104,17 @@ class RunSettings:
     dtype: str
     policy: ModelConfig
     critic: ModelConfig | None
+    refiner: ModelConfig | None
     stages: Stages
     slots: SlotBudget
     critic_slots: SlotBudget | None
+    refiner_slots: SlotBudget | None
     prompt_bucket: int
     decode_chunk: int
     cache_dtype: str
     stop: tuple[str, ...]
     sampling: Sampling
+    refiner_sampling: Sampling
     critic_sampling: Sampling
     greedy_critic_sampling: Sampling
     evaluation_sampling: tuple[Sampling, ...]
@@ -156,9 +139,15 @@ class RunSettings:
         return ((self.sampling, self.critic_sampling) if apart else self.sampling, *self.evaluation_sampling)
 
     @property
-    def critic_samplings(self) -> tuple[Sampling, ...]:
-        """All that a frozen critic's engine is compiled for."""
-        return (self.critic_sampling,)
+    def frozen_samplings(self) -> Mapping[str, tuple[Sampling, ...]]:
+        """All that the engines of a frozen critic and refiner are compiled for."""
+        return {"critic": (self.critic_sampling,), "refiner": (self.refiner_sampling,)}
+
+    @property
+    def frozen_folders(self) -> Mapping[str, str]:
+        """Folders of the frozen models that are asked, by what they are: `critic`, `refiner`."""
+        both = ("critic", self.critic, self.stages.critic_folder), ("refiner", self.refiner, self.stages.refiner_folder)
+        return {whose: folder for whose, shape, folder in both if shape}
 
 
 def with_lengths(config: Config, *, trains: bool = True, finetunes: bool = False) -> Config:
@@ -177,8 +166,11 @@ def with_lengths(config: Config, *, trains: bool = True, finetunes: bool = False
     stages = stages_lib.of_training(config)
     critic: int | None = context if stages.critic == "policy" else None
     if stages.critic == "folder":
-        critic = model_source.read_shape(config, model_source.of_critic(stages.critic_folder)).max_context
-    config, said = lengths.filled(config, context=context, critic_context=critic)
+        critic = model_source.read_shape(config, model_source.of_frozen(stages.critic_folder)).max_context
+    refiner: int | None = None
+    if stages.refiner_folder:
+        refiner = model_source.read_shape(config, model_source.of_frozen(stages.refiner_folder)).max_context
+    config, said = lengths.filled(config, context=context, critic_context=critic, refiner_context=refiner)
     validate.check(config, trains=trains, finetunes=finetunes)
     console.say(said)
     return config
@@ -192,6 +184,7 @@ def run_settings(
     num_slots: int | None = None,
     policy: ModelConfig | None = None,
     critic: ModelConfig | None = None,
+    refiner: ModelConfig | None = None,
 ) -> RunSettings:
     """Decides all that a run is made with.
 
@@ -200,7 +193,7 @@ def run_settings(
       mesh: of real or of described devices.
       stages: what is generated; by default what training generates.
       num_slots: of a data group, in the place of what the configuration asks for.
-      policy, critic: shapes in the place of those that the configuration names, such as of fewer layers.
+      policy, critic, refiner: shapes in the place of those that the configuration names, such as of fewer layers.
 
     Raises:
       UserError: the configuration names no model, a file is missing or damaged, a stage exceeds a model's context, or
@@ -209,14 +202,13 @@ def run_settings(
     stages = stages or stages_lib.of_training(config)
     policy = policy or model_source.read_shape(config, model_source.of_policy(config))
     stages_lib.check_lengths(stages.by("policy"), "the model", policy.max_context)
-    if stages.critic == "folder" and stages.asks_critic:
-        critic = critic or model_source.read_shape(config, model_source.of_critic(stages.critic_folder))
-        stages_lib.check_lengths(stages.by("folder"), f"the critic {stages.critic_folder}", critic.max_context)
+    critic = _frozen_shape(config, stages, "critic", stages.critic_folder, critic)
+    refiner = _frozen_shape(config, stages, "refiner", stages.refiner_folder, refiner)
     dtype = compute_dtype(config, mesh)
     sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.top_k)
 
     def slots(model: ModelConfig, specs: Sequence[StageSpec]) -> SlotBudget:
-        return _slot_budget(config, model, specs, mesh=mesh, dtype=dtype, num_slots=num_slots)
+        return slot_budget(config, model, specs, mesh=mesh, dtype=dtype, num_slots=num_slots)
 
     return RunSettings(
         seed=config.seed,
@@ -228,34 +220,40 @@ def run_settings(
         dtype=dtype,
         policy=policy,
         critic=critic,
+        refiner=refiner,
         stages=stages,
         slots=slots(policy, stages.by("policy")),
         critic_slots=slots(critic, stages.by("folder")) if critic else None,
+        refiner_slots=slots(refiner, stages.by("refiner")) if refiner else None,
         prompt_bucket=config.engine.prompt_bucket,
         decode_chunk=config.engine.decode_chunk,
         cache_dtype=config.cache.dtype,
         stop=tuple(config.sampling.stop),
         sampling=sampling,
-        critic_sampling=_critic_sampling(config, sampling),
-        greedy_critic_sampling=_critic_sampling(config, Sampling(0.0)),
+        refiner_sampling=_frozen_sampling(config.refiner, sampling),
+        critic_sampling=_frozen_sampling(config.critic, sampling),
+        greedy_critic_sampling=_frozen_sampling(config.critic, Sampling(0.0)),
         evaluation_sampling=_evaluation_sampling(config),
         method=_method(config, stages),
         grouping=grouping(config),
         learner=build_training.learner_settings(config),
-        evaluation=EvaluationSettings(
-            every=config.eval.every,
-            keep_best=config.eval.keep_best,
-            num_samples=config.eval.num_samples,
-            temperature=config.eval.temperature,
-            top_p=config.eval.top_p,
-            ks=tuple(config.eval.k),
-            oracle=config.eval.oracle,
-            texts_per_slot=config.eval.texts_per_slot,
-        ),
+        evaluation=_evaluation(config),
         diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
         collection=collection_settings.of_config(config),
         kept=_kept(config),
     )
+
+
+def _frozen_shape(
+    config: Config, stages: Stages, whose: str, folder: str, shape: ModelConfig | None
+) -> ModelConfig | None:
+    """Returns the shape of a frozen critic or refiner, if it is asked; `shape` in the place of its folder's."""
+    if not folder or not stages.asks_critic:
+        return None
+    shape = shape or model_source.read_shape(config, model_source.of_frozen(folder))
+    specs = stages.by({"critic": "folder"}.get(whose, whose))
+    stages_lib.check_lengths(specs, f"the {whose} {folder}", shape.max_context)
+    return shape
 
 
 def of_finetuning(config: Config, settings: RunSettings, *, num_rows: int) -> RunSettings:
@@ -274,6 +272,19 @@ def of_finetuning(config: Config, settings: RunSettings, *, num_rows: int) -> Ru
         questions_per_iteration=c.rows_per_update,
         learner=build_training.of_finetuning(config, num_updates=num_updates),
         kept=dataclasses.replace(settings.kept, rollouts_every=0),
+    )
+
+
+def _evaluation(config: Config) -> EvaluationSettings:
+    return EvaluationSettings(
+        every=config.eval.every,
+        keep_best=config.eval.keep_best,
+        num_samples=config.eval.num_samples,
+        temperature=config.eval.temperature,
+        top_p=config.eval.top_p,
+        ks=tuple(config.eval.k),
+        oracle=config.eval.oracle,
+        texts_per_slot=config.eval.texts_per_slot,
     )
 
 
@@ -328,11 +339,10 @@ def grouping(config: Config) -> groups.Grouping:
     )
 
 
-def _critic_sampling(config: Config, sampling: Sampling) -> Sampling:
-    """Returns how critiques are drawn: as the configuration says of them, else as another sampling."""
-    c = config.critic
-    temperature = sampling.temperature if c.temperature < 0 else c.temperature
-    return dataclasses.replace(sampling, temperature=temperature, top_p=c.top_p or sampling.top_p)
+def _frozen_sampling(section: Critic | Refiner, sampling: Sampling) -> Sampling:
+    """Returns how critiques, or refinements, are drawn: as their section says, else as another sampling."""
+    temperature = sampling.temperature if section.temperature < 0 else section.temperature
+    return dataclasses.replace(sampling, temperature=temperature, top_p=section.top_p or sampling.top_p)
 
 
 def _evaluation_sampling(config: Config) -> tuple[Sampling, ...]:
@@ -340,38 +350,3 @@ def _evaluation_sampling(config: Config) -> tuple[Sampling, ...]:
     if not (config.data.eval or config.data.kind in MADE_UP and config.data.num_eval):
         return ()
     return (Sampling(0.0), *([Sampling(e.temperature, e.top_p)] if max(e.k) > 1 else []))
-
-
-def _slot_budget(
-    config: Config,
-    model: ModelConfig,
-    specs: Sequence[StageSpec],
-    *,
-    mesh: jax.sharding.Mesh,
-    dtype: str,
-    num_slots: int | None,
-) -> SlotBudget:
-    """Returns the slots that a configuration asks for: `engine.num_slots`, or as many as `cache.gib` a device holds.
-
-    An iteration's texts are the most that the latter gives.
-    """
-    longest = max(one.max_prompt_length for one in specs)
-    length = max(one.max_prompt_length + one.max_length for one in specs)
-    cached = config.cache.dtype or dtype
-    tensor, split = mesh.shape[sharding.TENSOR], weights.splits(mesh)
-    cut = tensor if model.num_heads % tensor == 0 else 1
-    one = jax.eval_shape(
-        lambda: kv_cache.empty_cache(model, slots=1, length=length, tensor=cut, dtype=jnp.dtype(cached), split=split)
-    )
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(one)) // cut
-    # More than the texts that an iteration can have at a time would stay empty.
-    texts = config.questions_per_iteration * config.num_responses
-    texts *= max(1, config.critique.num_per_response * config.refine.per_critique)
-    most = -(-texts // sharding.num_groups(mesh))
-    number = num_slots or config.engine.num_slots or min(most, int(config.cache.gib * 2**30 // size))
-    if number < 1:
-        raise UserError(
-            f"cache.gib {config.cache.gib:g} does not hold one slot of {length} tokens, which takes "
-            f"{size / 2**30:.3g} GiB per device; raise it, lower the lengths, or set engine.num_slots."
-        )
-    return SlotBudget(number, longest, length, cached, number * size)

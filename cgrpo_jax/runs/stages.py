@@ -20,7 +20,8 @@ class StageSpec:
 
     Attributes:
       stage: which.
-      by: who generates it: the `policy`, a frozen critic (`folder`), or a model behind an HTTP `endpoint`.
+      by: who generates it: the `policy`, a frozen critic (`folder`), a frozen `refiner`, or a model behind an HTTP
+        `endpoint`.
       prompt_key, length_key: keys of its two lengths, for messages.
       max_prompt_length, max_length: tokens that a prompt, and what follows it, may have.
       num_prompts, num_texts: that an iteration has at most, every question failed and no critique written twice;
@@ -47,14 +48,15 @@ class Stages:
     """The stages of a run, or of a command that shares its models.
 
     Attributes:
-      response, refinement: what the policy generates.
+      response, refinement: what the policy generates, or of the latter a frozen refiner.
       critique: what a critic that is a model generates.
       critic: who that is: the `policy` itself, a frozen model on its devices (`folder`), or an HTTP `endpoint`.
       critic_folder: of a frozen critic; empty for another.
-      asks_critic: whether critiques are asked for at all; without that no critic is loaded or opened.
+      asks_critic: whether critiques are asked for at all; without that no critic or refiner is loaded or opened.
       first_kind, kind_schedule: which kind of critique each iteration asks for, as for `schedule.kind_at`.
       critique_when: whether only responses that are refined are critiqued (`refining`), or all.
       refine: who refines: the `policy`; `solution` inserts the data's own, `none` is plain GRPO.
+      refiner_folder: of a frozen refiner, which refines in the policy's place; empty for none.
       rows: folder or file of rollouts whose questions are asked, and whose responses are taken; empty: the data's.
       samples: whether an iteration generates at all; one that learns from rows does not.
       judges: whether some questions ask whether a response is right (`verdict_share`), which training alone has.
@@ -69,6 +71,7 @@ class Stages:
     kind_schedule: schedule.Schedule
     critique_when: str
     refine: str
+    refiner_folder: str = ""
     asks_critic: bool = True
     rows: str = ""
     samples: bool = True
@@ -97,7 +100,9 @@ class Stages:
 
 def of_training(config: Config) -> Stages:
     """Returns the stages of a training run."""
-    found = _stages(config, config.critique.kind, config.critique.schedule, config.refine.kind, _critic(config))
+    kind, refine = config.critique.kind, config.refine.kind
+    folder = _refiner_folder(config, refine)
+    found = _stages(config, kind, config.critique.schedule, refine, _critic(config), refiner_folder=folder)
     return dataclasses.replace(found, judges=config.num_verdicts > 0)
 
 
@@ -107,7 +112,8 @@ def of_finetuning(config: Config) -> Stages:
     refinement, critique = (
         dataclasses.replace(one, num_prompts=0, num_texts=0) for one in (found.refinement, found.critique)
     )
-    none = {"refinement": refinement, "critique": critique, "critic": "policy", "critic_folder": "", "refine": "none"}
+    none = {"critic": "policy", "critic_folder": "", "refine": "none", "refiner_folder": ""}
+    none |= {"refinement": refinement, "critique": critique}
     return dataclasses.replace(found, asks_critic=False, samples=False, judges=False, **none)
 
 
@@ -165,11 +171,12 @@ def of_collection(config: Config) -> Stages:
         "critique.when": "all",
     }
     asks = c.num_critiques > 0 and kind in schedule.WRITTEN
-    of_all = config_lib.replaced(config, numbers)
-    found = _stages(of_all, kind, (), "policy" if c.num_refinements else "none", _critic(config) if asks else "policy")
+    refine, critic = "policy" if c.num_refinements else "none", _critic(config) if asks else "policy"
+    refiner = _refiner_folder(config, refine)
+    found = _stages(config_lib.replaced(config, numbers), kind, (), refine, critic, refiner_folder=refiner)
     if not asks:
         silent = dataclasses.replace(found.critique, num_prompts=0, num_texts=0)
-        found = dataclasses.replace(found, critique=silent, asks_critic=False)
+        found = dataclasses.replace(found, critique=silent, asks_critic=bool(refiner))
     return dataclasses.replace(found, rows=c.rows)
 
 
@@ -197,7 +204,20 @@ def _critic(config: Config) -> str:
     return config.critic.kind
 
 
-def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine: str, critic: str) -> Stages:
+def _refiner_folder(config: Config, refine: str) -> str:
+    """Returns the folder of the frozen model that refines, if any."""
+    return config.refiner.folder if refine == "policy" else ""
+
+
+def _stages(
+    config: Config,
+    kind: str,
+    kind_schedule: schedule.Schedule,
+    refine: str,
+    critic: str,
+    *,
+    refiner_folder: str = "",
+) -> Stages:
     questions = config.questions_per_iteration + config.max_extra_questions
     responses = questions * config.num_responses
     refines = refine == "policy"
@@ -222,7 +242,7 @@ def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine:
         ),
         refinement=StageSpec(
             Stage.REFINEMENT,
-            "policy",
+            "refiner" if refiner_folder else "policy",
             "refine.max_prompt_length",
             "max_response_length",
             config.refine.max_prompt_length,
@@ -246,4 +266,5 @@ def _stages(config: Config, kind: str, kind_schedule: schedule.Schedule, refine:
         kind_schedule=tuple(kind_schedule),
         critique_when=config.critique.when,
         refine=refine,
+        refiner_folder=refiner_folder,
     )

@@ -36,13 +36,14 @@ class Variants:
         *,
         policy: ModelConfig | None = None,
         critic: ModelConfig | None = None,
+        refiner: ModelConfig | None = None,
     ) -> RunSettings:
         """Returns the settings of the run, or of one with other values at some keys.
 
         Args:
           make_mesh: from sizes named `replica`, `fsdp` and `tensor`, a mesh of real or of described devices.
           changes: keys and their other values.
-          policy, critic: shapes in the place of those that the configuration names.
+          policy, critic, refiner: shapes in the place of those that the configuration names.
 
         Raises:
           UserError: as of `run_settings`, or no run can have these changes.
@@ -53,7 +54,7 @@ class Variants:
             validate.check(config, trains=False)  # what it teaches is no matter of the devices
         m = config.mesh
         mesh = make_mesh(replica=m.replica, fsdp=m.fsdp, tensor=m.tensor)
-        return run_settings(config, mesh, policy=policy, critic=critic)
+        return run_settings(config, mesh, policy=policy, critic=critic, refiner=refiner)
 
     def meshes(self, num_devices: int) -> Iterator[Changes]:
         """Yields meshes with larger and larger tensor groups, from the run's own on."""

@@ -19,11 +19,21 @@ NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System rol
 CHATML_TOKENS = ("<|im_end|>", "<|im_start|>")
 LLAMA3_TOKENS = ("<|eot_id|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>")
 GEMMA_TOKENS = ("<end_of_turn>", "<bos>", "<start_of_turn>")
+# Of another model: other ids, other tokens that frame a turn.
+OTHER = {
+    "template": "{% for m in messages %}{{ '[T]' + m.role + ': ' + m.content + '[/T]' }}{% endfor %}[T]bot: ",
+    "tokens": ("[T]", "[/T]"),
+    "eos": "[/T]",
+    "backwards": True,
+}
 
 
-def write(folder, template=CHATML, tokens=CHATML_TOKENS[::-1], *, eos="<|im_end|>", **names):
-    """Writes the files of the tokenizer, with such control tokens, and returns the folder."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+def write(folder, template=CHATML, tokens=CHATML_TOKENS[::-1], *, eos="<|im_end|>", backwards=False, **names):
+    """Writes the files of the tokenizer, with such control tokens, and returns the folder.
+
+    Its bytes are numbered from the last one if `backwards`.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=backwards)
     model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()

@@ -173,6 +173,7 @@ EQUATIONS = {
     "rltf_sd": rltf_sd,
     "nurl": nurl,
     "rubric": ladder_5,
+    "weak_to_strong": ladder_5,
 }
 
 

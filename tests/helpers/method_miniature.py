@@ -6,7 +6,9 @@ Log-probabilities and entropies are those of `tiny.plain_logits`, in float64, no
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
+import pathlib
 import re
 import threading
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from method_equations import EQUATIONS, Batch, values_of
 
 from cgrpo_jax import sharding
 from cgrpo_jax.records import Stage
+from cgrpo_jax.runs import conversion
 from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.training import train_step
 
@@ -77,6 +80,15 @@ def hints():
             thread.join()
 
 
+@functools.cache
+def weak_model() -> str:
+    """Returns the Hugging Face folder of a frozen model: the weights that every miniature begins from."""
+    folder = tiny_run.shared() / "weak"
+    if not folder.exists():
+        conversion.export_hf(pathlib.Path(tiny_run.start()), folder)
+    return str(folder)
+
+
 @dataclasses.dataclass
 class Update:
     """One update: its rows, the weights before it, and the program's own loss and gradient of it."""
@@ -106,10 +118,11 @@ def train(name, workdir, **more):
         return state, stats
 
     with contextlib.ExitStack() as stack:
-        scripted = stack.enter_context(hints()) if name == "nurl" else {}
+        others = stack.enter_context(hints()) if name == "nurl" else {}
+        others |= {"refiner.folder": weak_model()} if name == "weak_to_strong" else {}
         stack.enter_context(mock.patch.object(train_step, "update", watched))
         stack.enter_context(mock.patch.object(train_step, "accumulate_gradients", watch_gradient))
-        changes = changes_of(name) | scripted | more
+        changes = changes_of(name) | others | more
         folder = tiny_run.run(workdir, changes)
     return folder, tiny_run.config(changes), updates
 

@@ -8,7 +8,7 @@ from method_equations import FILES
 from method_miniature import changes_of, compared, groups_of, train
 from tiny_run import metrics, rollouts, run
 
-from cgrpo_jax.records import Stage
+from cgrpo_jax.records import Author, Stage
 
 ELSEWHERE = ("ladder_1", "ladder_2", "rubric")  # as r1_grpo and dr_grpo; in test_rubric_runs.py
 
@@ -31,6 +31,9 @@ def test_a_method_in_miniature(name, tmp_path, monkeypatch):
     assert any(row.refined for row in rows) == refines == any(refined)
     if name in ("critique_grpo_release", "luffy"):
         assert set(refined) == {1}  # of every question, also of those that all responses pass
+    if name == "weak_to_strong":
+        refinements = [one.rollout for group in groups for one in group if one.rollout.stage == Stage.REFINEMENT]
+        assert {one.author for one in refinements} == {Author.REFINER} and any(one.reward == 1 for one in refinements)
     if name in ("critique_grpo_release", "nurl"):
         assert set(sizes) == {4}
     if name == "nurl":

@@ -18,9 +18,9 @@ from cgrpo_jax.critiques.step_check.equations import first_false_equation
 from cgrpo_jax.datasets import problems as problems_lib
 from cgrpo_jax.datasets import readers
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference.critic import Critic
+from cgrpo_jax.inference.critic import Critic, said_of
 from cgrpo_jax.inference.engine import Sampled
-from cgrpo_jax.inference.generators import Generator, running_engines
+from cgrpo_jax.inference.generators import Generator, Refiner, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Problem, Stage
 from cgrpo_jax.rewards.grader import Grader
@@ -141,6 +141,61 @@ def test_a_template_that_knows_no_system_turn_refuses_the_problem_in_one_line(tm
     said = str(caught.value)
     assert said.startswith("training questions: problem 1 of chats: The chat template of ") and "\n" not in said
     assert said.endswith("refused messages of roles system, user, assistant, user: System role not supported")
+
+
+# --- a frozen refiner ---------------------------------------------------------------------------------------------
+
+
+OPENS = chat_tokenizer.CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
+
+
+@pytest.mark.parametrize(
+    "template, said, ended, expected, text",
+    [
+        (chat_tokenizer.CHATML, "7*8=56, 6+6=12. Answer: 56 12", True, "7*8=56, 6+6=12. Answer: 56 12", None),
+        (chat_tokenizer.CHATML, "7*8=56, 6+6=1", False, "7*8=56, 6+6=1", None),
+        # What the policy's template has opened: it thinks there, or has not thought.
+        (OPENS, "<think>\nhm.</think>\n56", True, "hm.</think>\n56", None),
+        (OPENS, "56", True, "\n</think>\n\n56", None),
+        (OPENS, "<think>\nhm", False, "hm", None),
+        # Its spelling of the policy's end of turn is text.
+        (chat_tokenizer.CHATML, "5<|im_end|>6", True, "5< |im_end|>6", "5< |im_end|>6"),
+    ],
+)
+def test_what_a_refiner_writes_becomes_the_policys_tokens(tmp_path, template, said, ended, expected, text):
+    """Both have tokenizers and chat templates of their own."""
+    ours = chat_tokenizer.make(tmp_path / "policy", template)
+    own = chat_tokenizer.make(tmp_path / "refiner", **chat_tokenizer.OTHER)
+    problem = Problem(0, "7*8+6", "56 12")
+
+    def by(tokenizer, words, author, ends=True):
+        ids = np.asarray([*tokenizer.encode(words), *[tokenizer.end_of_turn_id] * ends], np.int32)
+        engine = FakeEngine(lambda index: Sampled(ids, -np.ones(len(ids), np.float32), not ends))
+        return Generator(engine, {}, make(tokenizer, 4000, **CHAINS), author, weights_step=3, seed=0, iteration=0)
+
+    policy = by(ours, "7*8=54. Answer: 54 10", Author.POLICY)
+    refiner = Refiner(by(own, said, Author.REFINER, ended), ours)
+    with Grader("trace", num_workers=1, timeout=20.0) as held, running_engines(policy, refiner) as engines:
+        solving = rollout.solve(
+            policy, Critic(kind="indicative"), problem, question=0, method=Method(num_responses=1, max_length=400),
+            tokenizer=ours, refiner=refiner,
+        )  # fmt: skip
+        (solved,) = Orchestrator(held).run([solving], engines=engines)
+    kept = groups.select(solved.refinements, num_kept=1, seed=0, iteration=0)
+    (rows,) = groups.train_rows(groups.reanchor([solved.responses], kept), groups.Grouping(1))
+    context = ours.chat_ids([{"role": "user", "content": "7*8+6"}])
+    end = [ours.end_of_turn_id] if ended else []
+    assert [row.refined for row in rows] == [False, True]
+    assert all(list(row.context_ids) == context for row in rows)
+    assert list(rows[1].target_ids) == [*ours.encode(expected), *end]
+    (refinement,) = solved.refinements
+    assert (refinement.author, refinement.truncated, refinement.weights_step) == (Author.REFINER, not ended, 3)
+    assert refinement.text == (text or expected) and not refinement.logp.any()
+    # It was asked by its own template and in its own tokens, about the policy's response.
+    asked, _ = refiner.prompts.for_refinement(problem.question, solved.responses[0].whole_text, said_of(kept[0].parent))
+    np.testing.assert_array_equal(refinement.prompt_ids, asked)
+    assert refinement.asked == own.spell(asked) and refinement.asked.startswith("[T]user: 7*8+6\nTried: ")
+    assert not set(ours.encode("56")) & set(own.encode("56"))
 
 
 # --- programs -------------------------------------------------------------------------------------------------------

@@ -158,6 +158,16 @@ def test_a_frozen_critic_has_programs_of_its_own(model, tmp_path):
     assert not {"slots", "critic_slots"} & {*found["update"].beside, *found["reshard"].beside}
 
 
+def test_a_frozen_refiner_has_programs_of_its_own(model, tmp_path):
+    refiner = planned.describe(tmp_path / "refiner", num_hidden_layers=3, hidden_size=16)
+    found = {call.name: call for call in programs_of(planned.config(model, **{"refiner.folder": refiner})).calls}
+    names = ("refiner_prefill", "refiner_continue", "refiner_share", "refiner_decode")
+    assert {found[name].phase for name in names} == {"refinement"} and "refine_prefill" not in found
+    assert found["refiner_prefill"].args[0]["layers"]["q"].shape == (3, 16, 4, 8)
+    assert {"refiner", "refiner_slots"} < {*found["decode"].beside} and "slots" in found["refiner_decode"].beside
+    assert "refiner" in found["update"].beside and "refiner_slots" not in found["update"].beside
+
+
 # --- memory -------------------------------------------------------------------------------------------------------
 
 

@@ -56,6 +56,9 @@ CHOICES = {
     "normalize_rewards": (False, True),
     "critique.kind": ("cot", "indicative", "hint"),
     "critique.corruption": ("none", "inverted", "shuffled"),
+    "refiner.folder": ("", "weak"),
+    "refiner.temperature": (-1.0, 0.0),
+    "refiner.top_p": (0.0, 0.9),
 }
 VERDICTS = {"critique.kind": "cot", "critique.when": "all"}
 ONE_REWARD = {"rewards": (), "reward_weights": ()}
@@ -188,6 +191,9 @@ def test_a_cap_on_the_samplers_weight_needs_the_trainers_log_probabilities_too()
         ({"refine.kind": "solution", "refine.select": "random"}, "refine.select"),
         ({"refine.kind": "solution", "refine.per_critique": 3}, "refine.per_critique"),
         ({"critique.kind": "hint", "critique.max_retries": 3}, None),
+        ({"refine.kind": "solution", "refiner.folder": "weak"}, "refiner.folder"),
+        ({"refiner.temperature": 0.5}, "refiner.temperature"),
+        ({"refiner.folder": "weak", "refiner.temperature": 0.5}, None),
     ],
 )
 def test_a_key_that_the_other_values_leave_without_effect_is_unread(changes, key):

@@ -57,6 +57,7 @@ def test_the_paths_are_those_keys():
         "gate",
         "grader.kind",
         "critic.folder",
+        "refiner.folder",
         "model.folder",
         "model.tokenizer",
         "model.init",
@@ -95,7 +96,10 @@ def test_a_model_by_its_files(tmp_path):
 
     def found():
         return agreement.differences(
-            [hosts.of_models(tiny_run.config({"model.folder": str(folder)}), str(folder)) for folder in folders]
+            [
+                hosts.of_models(tiny_run.config({"model.folder": str(folder)}), {"critic": str(folder)})
+                for folder in folders
+            ]
         )
 
     (folders[1] / "README.md").write_text("of another author")

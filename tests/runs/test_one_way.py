@@ -105,7 +105,7 @@ def test_the_critic_is_decided_in_one_place():
     assert modules_that_read("critic.kind") == modules_that_read("critic.folder") == {"runs.stages"}
 
 
-@pytest.mark.parametrize("name", ["Generator", "RemoteGenerator"])
+@pytest.mark.parametrize("name", ["Generator", "Refiner", "RemoteGenerator"])
 def test_generators_are_made_in_one_place(name):
     assert modules_that_call(name) == {"runs.build_inference"}
 
@@ -117,6 +117,6 @@ def test_the_models_shape_is_read_in_one_place(name):
 
 
 def test_a_run_is_opened_in_one_place():
-    for name in ("load_policy", "load_critic", "open_endpoint", "open_grader", "load_questions"):
+    for name in ("load_policy", "load_frozen", "open_endpoint", "open_grader", "load_questions"):
         assert modules_that_call(name) == {"runs.open_run"}, name
     assert {name: calls(MODULES[name], "open_run") for name in OPENING} == dict.fromkeys(OPENING, 1)

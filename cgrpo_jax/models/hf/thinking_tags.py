@@ -39,6 +39,19 @@ def opening_of(text: str, tags: Collection[str] = ALL) -> str:
     return text[found[-1].start() :] if found and found[-1].group() in TAGS else ""
 
 
+def gone_on(text: str, opening: str) -> str:
+    r"""Returns a whole text as it goes on after a prompt that ends in `opening`: it thinks there, or has not thought.
+
+    Example:
+      >>> gone_on("<think>\n2+3", "<think>\n"), gone_on("5", "<think>\n"), gone_on("<think>\n2+3", "")
+      ('2+3', '\n</think>\n\n5', '<think>\n2+3')
+    """
+    tag = next((tag for tag in TAGS if opening.startswith(tag)), "")
+    if tag and text.lstrip().startswith(tag):
+        return text.lstrip().removeprefix(tag).removeprefix(opening.removeprefix(tag))
+    return without_thought(text, opening)
+
+
 def without_thought(text: str, opening: str) -> str:
     r"""Returns a text as an answer after a prompt that ends in `opening`: nothing was thought, or what the text thinks.
 
