@@ -183,7 +183,8 @@ def _closed(function: Any, limit: Any) -> Any:
     if sum(1 for _ in sympy.preorder_traversal(function)) > MOST_NODES:
         return None
     first, last = (end if end.free_symbols else sympy.Integer(_known(end)) for end in ends)
-    above, below = (sympy.Poly(part, index) for part in sympy.together(function).as_numer_denom())
+    joined: Any = sympy.together(function)
+    above, below = (sympy.Poly(part, index) for part in joined.as_numer_denom())
     if above.degree() > LARGEST_DEGREE or below.degree() > LARGEST_DEGREE:
         return None
     if not below.degree():
