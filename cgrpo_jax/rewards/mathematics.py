@@ -14,6 +14,7 @@ from cgrpo_jax.rewards.formulas import (
     bounds,
     decimals,
     equality,
+    latex_groups,
     long_sums,
     normalize,
     real_sets,
@@ -73,6 +74,8 @@ def _read(latex):
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, latex2sympy, normalize_latex
     from math_verify.parser import get_last_eq
 
+    if latex_groups.deepest(latex) > latex_groups.MOST_OPEN:
+        return None
     plain = NormalizationConfig(basic_latex=True, units=False, malformed_operators=False, nits=False, boxed="none")
     text = normalize_latex(latex, plain)
     for one in dict.fromkeys((text, get_last_eq(text))):

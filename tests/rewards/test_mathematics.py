@@ -113,3 +113,33 @@ def test_a_number_that_nobody_can_write_out_equals_itself_however_it_is_spelled(
     assert mathematics.grade(rf"\boxed{{x = {power}}}", f"x = 1 {power}")[0] == 0  # beside each other: unreadable
     assert mathematics.grade(rf"\boxed{{{power}}}", power.replace("10", "11", 1))[0] == 0
     assert mathematics.grade(r"\boxed{100000000!}", "99999999!")[0] == 0
+
+
+@pytest.mark.parametrize("gold", ["12", "0.5", "x^2+1"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"\sum_{k=1}^{10^{40}} \frac{1}{k^2}",
+        r"\sum_{k=1}^{1000} \sin k",
+        r"\sum_{k=1}^{\infty} \frac{\sin k}{k}",
+        r"\prod_{k=1}^{10^{40}} \frac{k+1}{k}",
+        r"\int_0^{10^{40}} \sin(x^2) dx",
+        r"\sum_{k=1}^{10^{6}!} \sum_{j=1}^{k} \binom{k}{j}",
+    ],
+)
+def test_a_long_sum_without_a_closed_form_is_unreadable(answer, gold):
+    assert mathematics.grade(rf"\boxed{{{answer}}}", gold) == (0.0, answer, "no answer found")
+    assert mathematics.grade(f"so ${answer}$", gold)[0] == 0 and not mathematics.readable(answer)
+
+
+def test_a_long_sum_with_a_closed_form_has_its_value():
+    assert mathematics.grade(r"\boxed{\sum_{k=1}^{10^{40}} k}", r"\frac{10^{40}(10^{40}+1)}{2}")[0] == 1
+    assert mathematics.grade(r"so $\sum_{k=1}^{10^{40}} k$", r"\frac{10^{40}(10^{40}+2)}{2}")[0] == 0
+    assert mathematics.grade(r"\boxed{\sum_{n=1}^{2023} \frac{1}{n(n+1)}}", r"\frac{2023}{2024}")[0] == 1
+    assert mathematics.grade(r"\boxed{\int_0^{10^{40}} x dx}", r"\frac{10^{80}}{2}")[0] == 1
+
+
+def test_a_fraction_of_many_levels_is_one_number():
+    golden = r"\frac{1}{1+" * 20 + "1" + "}" * 20
+    assert mathematics.grade(rf"\boxed{{{golden}}}", r"\frac{10946}{17711}")[0] == 1
+    assert mathematics.grade(rf"\boxed{{{golden}}}", r"\frac{10947}{17711}")[0] == 0

@@ -8,7 +8,7 @@ Run inside workers: math-verify is imported where it is needed.
 
 import functools
 
-from cgrpo_jax.rewards.formulas import long_sums
+from cgrpo_jax.rewards.formulas import latex_groups, long_sums
 
 MOST_UNREAD = 100  # formulas of one response that can't be read
 
@@ -38,6 +38,8 @@ def _tried_once(read):
         if latex in _unread.formulas or len(_unread.formulas) >= MOST_UNREAD:
             raise ValueError("formulas of this response can't be read")
         try:
+            if latex_groups.deepest(latex) > latex_groups.MOST_OPEN:
+                raise ValueError("too many brackets within each other")
             return long_sums.settled(read(latex))
         except Exception:
             _unread.formulas.add(latex)

@@ -88,6 +88,7 @@ def _compare(gold: Any, own: Any) -> bool | None:
 
     if not isinstance(gold, sympy.Expr) or not isinstance(own, sympy.Expr) or gold.is_Matrix or own.is_Matrix:
         return None
+    gold, own = _worked_out(gold), _worked_out(own)
     if gold.is_infinite or own.is_infinite or gold is sympy.nan or own is sympy.nan:
         return None
     letters = gold.free_symbols | own.free_symbols
@@ -102,6 +103,16 @@ def _compare(gold: Any, own: Any) -> bool | None:
         if _compare_numbers(*plain):
             return True
     return _compare_numbers(gold, own)
+
+
+def _worked_out(value: Any) -> Any:
+    """A sum, product or power of whole numbers as one number: what SymPy asks of a nested fraction doubles by level."""
+    import sympy
+
+    if value.is_Atom or value.has(sympy.Float, sympy.UnevaluatedExpr):
+        return value
+    exact = exact_value(value)
+    return value if exact is None else sympy.Rational(exact.numerator, exact.denominator)
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------

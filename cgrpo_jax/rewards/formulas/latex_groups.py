@@ -3,6 +3,7 @@ r"""Brackets, arguments and commands in LaTeX, found without a parser; what the 
 import re
 from collections.abc import Callable
 
+MOST_OPEN = 30  # brackets within each other in what is parsed: the parser's time doubles by level
 _CLOSING = {"{": "}", "(": ")", "[": "]"}
 _ARGUMENT = re.compile(r"\s*(?:\\[a-zA-Z]+|[^\s{}\\])")
 
@@ -107,6 +108,20 @@ def balanced(text: str) -> bool:
         if depth < 0 or braces < 0:
             return False
     return not depth and not braces
+
+
+def deepest(text: str) -> int:
+    r"""How many brackets are open at once, at most; those that are escaped are counted too.
+
+    Example:
+      >>> deepest(r"\frac{1}{(2+x)}")
+      2
+    """
+    depth = most = 0
+    for letter in text:
+        depth = depth + 1 if letter in "([{" else max(depth - 1, 0) if letter in ")]}" else depth
+        most = max(most, depth)
+    return most
 
 
 def split_top(text: str, separator: re.Pattern) -> list[str]:

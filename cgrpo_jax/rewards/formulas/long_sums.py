@@ -14,10 +14,11 @@ from typing import Any
 from cgrpo_jax.rewards.formulas import bounds, equality
 
 MOST_TERMS = 2500  # that are added or multiplied one by one, those of nested sums together
-FEW_TERMS = 100  # so many are left to SymPy
+MOST_IRRATIONAL = 200  # likewise, of terms that are no rational functions
+FEW_TERMS = 100  # so many are left to SymPy where a letter is left in them
 MOST_NODES = 120  # of a term with a closed form
 LARGEST_DEGREE, LARGEST_POLE = 40, 6  # of a polynomial, and of a denominator, with a closed form
-LARGEST_EXPONENT = 300  # of more than a letter, in what is added, multiplied or integrated
+LARGEST_EXPONENT, LARGEST_OF_LETTER = 300, 3000  # of a power in what is added, multiplied or integrated
 LARGEST_BOUND = 10**6  # of an integral that is not of a polynomial
 
 
@@ -41,7 +42,8 @@ def settled(value: Any) -> Any:
     found = _outermost(value)
     for one in found:
         for power in one.atoms(sympy.Pow):
-            if not power.base.is_Symbol and power.base.free_symbols and _is_large(power.exp, LARGEST_EXPONENT):
+            largest = LARGEST_OF_LETTER if power.base.is_Symbol else LARGEST_EXPONENT
+            if power.base.free_symbols and _is_large(power.exp, largest):
                 raise bounds.ImmenseError("a power within a sum or an integral is too large")
     return value.xreplace({one: _settled(one, ()) for one in found})
 
@@ -66,10 +68,16 @@ def _settled(value: Any, around: tuple[Any, ...]) -> Any:
     function = value.function.xreplace({one: _settled(one, limits) for one in _outermost(value.function)})
     if isinstance(value, sympy.Integral):
         return _integral(value.func(function, *value.limits))
+    value = value.func(function, *value.limits)
+    if any(end.is_infinite for limit in value.limits for end in limit[1:]) and not _may_be_known(value):
+        raise bounds.ImmenseError("an infinite sum or product has no closed form")
     counts = _counts(limits)
+    if None in counts and any(_is_large(power.exp, LARGEST_DEGREE) for power in function.atoms(sympy.Pow)):
+        raise bounds.ImmenseError("a power within a sum of any number of terms is too large")
     count = math.prod(number for number in counts if number is not None)
-    if count <= FEW_TERMS:
-        return value.func(function, *value.limits)
+    is_open = None in counts or bool(value.free_symbols) or function.has(*_unevaluated())
+    if count <= FEW_TERMS and is_open:
+        return value
     rest = value.limits
     while isinstance(value, sympy.Sum) and rest and (closed := _closed(function, rest[0])) is not None:
         function, rest = closed, rest[1:]
@@ -77,9 +85,33 @@ def _settled(value: Any, around: tuple[Any, ...]) -> Any:
         return function
     if around and count <= MOST_TERMS:
         return value.func(function, *rest)
-    if count > MOST_TERMS or None in counts or value.free_symbols or function.has(sympy.Integral, sympy.Limit):
+    most = MOST_TERMS if function.is_rational_function() else MOST_IRRATIONAL
+    if count > most or is_open:
         raise bounds.ImmenseError("a sum or product has too many terms")
     return (sympy.Add if isinstance(value, sympy.Sum) else sympy.Mul)(*_terms(function, rest))
+
+
+def _unevaluated() -> tuple[type, ...]:
+    import sympy
+
+    return sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative
+
+
+def _may_be_known(value: Any) -> bool:
+    """May an infinite sum or product have a closed form that SymPy knows: of powers, factorials and their quotients?"""
+    import sympy
+
+    index = {limit[0] for limit in value.limits}
+    if isinstance(value, sympy.Product):
+        return value.function.is_rational_function(*index)
+    kinds = (sympy.Add, sympy.Mul, sympy.Pow, sympy.Symbol, sympy.factorial, sympy.binomial, sympy.exp, *_unevaluated())
+    for node in sympy.preorder_traversal(value.function):
+        if node.free_symbols & index:
+            if not isinstance(node, kinds):
+                return False
+            if node.is_Pow and node.base.free_symbols & index and node.exp.free_symbols & index:
+                return False
+    return True
 
 
 def _terms(function: Any, limits: tuple[Any, ...]) -> Iterator[Any]:
@@ -151,7 +183,8 @@ def _closed(function: Any, limit: Any) -> Any:
     if sum(1 for _ in sympy.preorder_traversal(function)) > MOST_NODES:
         return None
     first, last = (end if end.free_symbols else sympy.Integer(_known(end)) for end in ends)
-    above, below = (sympy.Poly(part, index) for part in sympy.together(function).as_numer_denom())
+    joined: Any = sympy.together(function)
+    above, below = (sympy.Poly(part, index) for part in joined.as_numer_denom())
     if above.degree() > LARGEST_DEGREE or below.degree() > LARGEST_DEGREE:
         return None
     if not below.degree():
@@ -171,7 +204,8 @@ def _closed(function: Any, limit: Any) -> Any:
 def _integral(value: Any) -> Any:
     """An integral: over much only of a polynomial."""
     letters = [limit[0] for limit in value.limits]
-    large = any(_is_large(end, LARGEST_BOUND) for limit in value.limits for end in limit[1:])
-    if large and not value.function.is_polynomial(*letters):
+    if not any(_is_large(end, LARGEST_BOUND) for limit in value.limits for end in limit[1:]):
+        return value
+    if not value.function.is_polynomial(*letters):
         raise bounds.ImmenseError("an integral is over too much")
-    return value
+    return value.doit()

@@ -37,3 +37,9 @@ def test_after_many_that_cannot_be_read_no_other_is_tried(tried):
     tried.clear()
     many = " ".join(f"$$a_{{{number}}}-$$" for number in range(400))
     assert 7 not in mathematics.parse(f"so $x$ or {many}") and len(tried) == attempts.MOST_UNREAD
+
+
+def test_brackets_nested_too_deep_are_not_parsed(tried):
+    assert 7 not in mathematics.parse("so $" + "x^{" * 31 + "2" + "}" * 31 + "$")
+    assert tried == []
+    assert mathematics.parse("so $" + "x^{" * 30 + "2" + "}" * 30 + "$")[0] == 7
