@@ -9,11 +9,13 @@ import argparse
 import json
 import pathlib
 import shutil
+import sys
 import tempfile
 
 from cgrpo_jax.report import page, run_folder
 from cgrpo_jax.report.run_folder import RunFolder
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runtime import console
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1]
 ARMS = {
@@ -50,7 +52,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         written = page.write(runs(pathlib.Path(folder)), out, max_groups=0)
-    print(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)")
+    console.say(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB)", sys.stdout)
 
 
 if __name__ == "__main__":
