@@ -203,8 +203,8 @@ def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selecti
     faults: list[str] = []
     learned = [lessons.Lessons(run.facts.pass_threshold) for run in runs]
     for number, run in enumerate(runs):
-        spell = _spell(run, faults)
         of_run = [one for one in selection.chosen if groups[one].run == number]
+        spell = _spell(run, faults) if of_run else None
         where = {(groups[one].iteration, groups[one].question): one for one in of_run}
         for detail in details.of_groups(run, [groups[one] for one in of_run], spell, faults):
             at = where[detail["iteration"], detail["question_index"]]

@@ -113,7 +113,7 @@ def test_tokens_are_coloured_and_say_their_numbers(report, opened):
 
 def test_numbers_of_tokens_are_those_of_the_equations(report, folder, opened):
     shown = opened(report)
-    gamma, seen = 0.01, 0
+    gamma, seen = run_folder.read(folder).facts.gamma, 0
     for path in sorted((folder / "rollouts").iterdir())[:3]:
         for number, row in enumerate(rollouts.read(path)):
             if row.trainer_logp is None or row.rollout.stage != Stage.REFINEMENT:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -28,18 +29,21 @@ with trackers.Trackers(made) as tracked:
 print(tracked.faults["tensorboard"], "torch" in sys.modules)
 """
 
-_OFFLINE = """
-import pathlib, sys, types
+_HOSTED = """
+import os, pathlib, sys, time, types
 import numpy as np
 from cgrpo_jax.runs import trackers
 
 trackers.histograms, trackers.sample = lambda done: {"lengths": np.arange(9.0)}, lambda done: "<script>a text</script>"
-folder, first, last = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-made = trackers.make(("wandb",), folder, config={"seed": 7}, project="p", group="study")
+name, folder, first, last = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+made = trackers.make((name,), folder, config={"seed": 7}, project="p", group="study")
 with trackers.Trackers(made) as tracked:
     for step in range(first, last):
         tracked.log(types.SimpleNamespace(number=step), {"step": step, "reward": step / 4, "eval/pass@1": 0.5})
-print(tracked.faults["wandb"])
+    if sys.argv[5:] == ["killed"]:
+        time.sleep(3)  # as an iteration takes: what is logged is sent in the background
+        os._exit(9)
+print(tracked.faults[name])
 """
 
 
@@ -114,7 +118,7 @@ def test_files_of_wandb_offline_hold_each_step_of_a_resumed_run_once_under_one_n
     environment = os.environ | {"PYTHONPATH": paths.python_path(), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     environment |= {f"WANDB_{one}_DIR": str(tmp_path / "home") for one in ("CACHE", "CONFIG", "DATA")}
     for first, last in ((0, 3), (1, 5)):  # its newest checkpoint was of step 1
-        command = [sys.executable, "-c", _OFFLINE, str(tmp_path / "run"), str(first), str(last)]
+        command = [sys.executable, "-c", _HOSTED, "wandb", str(tmp_path / "run"), str(first), str(last)]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert (ended.returncode, ended.stdout.splitlines()[-1:]) == (0, ["0"]), ended.stderr
     rows, names = {}, set()
@@ -131,3 +135,21 @@ def test_files_of_wandb_offline_hold_each_step_of_a_resumed_run_once_under_one_n
     assert sorted(rows) == list(range(5))
     assert all(rows[step]["reward"] == step / 4 and rows[step]["eval/pass@1"] == 0.5 for step in rows)
     assert all(any(key.startswith("lengths") for key in items) for items in rows.values())
+
+
+def test_the_store_of_trackio_holds_each_step_of_a_killed_and_resumed_run_once_under_one_name(tmp_path):
+    pytest.importorskip("trackio", reason="trackio is not installed (extra trackio)")
+    store = {"TRACKIO_DIR": str(tmp_path / "store"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | store | {"PYTHONPATH": paths.python_path()}
+    for first, last, *killed in ((0, 3, "killed"), (1, 5)):  # its newest checkpoint was of step 1
+        command = [sys.executable, "-c", _HOSTED, "trackio", str(tmp_path / "run"), str(first), str(last), *killed]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert ended.returncode == (9 if killed else 0), ended.stderr
+    assert ended.stdout.splitlines()[-1] == "0"
+    with sqlite3.connect(tmp_path / "store" / "p.db") as opened:
+        rows = opened.execute("SELECT run_name, step, metrics FROM metrics ORDER BY step").fetchall()
+        ((config,),) = opened.execute("SELECT config FROM configs").fetchall()
+    name = json.loads((tmp_path / "run" / "trackio_run").read_text())["name"]
+    expected = [(name, step, {"reward": step / 4, "eval/pass@1": 0.5}) for step in range(5)]
+    assert [(run, step, json.loads(values)) for run, step, values in rows] == expected
+    assert json.loads(config)["seed"] == 7 and json.loads(config)["_Group"] == "study"

@@ -151,3 +151,13 @@ def test_the_rows_of_every_group_and_what_was_measured_lie_beside_the_texts(run,
 def test_what_a_run_was_started_with_is_said(run):
     (said,) = payload.of_runs([run], [])["runs"]
     assert said["starts"][0]["commit"] == "1a2b3c4+" and said["starts"][0]["command"] == "cgrpo train --config.seed=0"
+
+
+def test_of_a_run_whose_texts_are_not_shown_no_tokenizer_is_wanted(tmp_path):
+    folder = report_runs.write(tmp_path / "a", iterations=1, questions=2)
+    (folder / "model" / "tokenizer.model").unlink()
+    run = run_folder.read(folder)
+    found, _ = groups.read(run)
+    assert payload.texts([run], found, selection.choose(found, max_groups=0)).faults == []
+    (fault,) = payload.texts([run], found, selection.choose(found, max_groups=1)).faults
+    assert "tokenizer can't be read" in fault
