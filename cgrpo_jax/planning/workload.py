@@ -155,7 +155,7 @@ def drawn(shape: Shape, *, prompts: Draw, texts: Draw, critiques: Draw, failed: 
     def critique(q: int, n: int) -> tuple[Asked, ...]:
         ids = prompt(Stage.CRITIQUE, int(asked[q] + 120 + first_QN[q, n]))
         index = RowIndex(q, n, stage=Stage.CRITIQUE)
-        lengths = [{index.replace(critique=c): int(second_QNC[q, n, c])} for c in range(shape.num_critiques)]
+        lengths = [dict([(index.replace(critique=c), int(second_QNC[q, n, c]))]) for c in range(shape.num_critiques)]
         return tuple(Asked(ids, one, most[Stage.CRITIQUE]) for one in lengths)
 
     def refine(q: int, n: int) -> tuple[Asked, ...]:
