@@ -15,7 +15,7 @@ import numpy as np
 
 from cgrpo_jax.datasets import rollout_questions, rollouts
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import RowIndex, Stage
+from cgrpo_jax.records import Author, RowIndex, Stage
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 _SHORTEST = 16  # tokens of a text that is drawn
@@ -199,7 +199,8 @@ def of_rollouts(where: str | pathlib.Path, shape: Shape) -> tuple[list[Question]
     """
     file = rollout_questions.files(where)[-1]
     rows = [row.rollout for row in rollouts.read(file)]
-    written = [row for row in rows if row.prompt_ids is not None and len(row.prompt_ids) and len(row.logp)]
+    models = (Author.POLICY, Author.CRITIC)
+    written = [row for row in rows if row.author in models and len(row.prompt_ids) and len(row.logp)]
     most = shape.max_length
     # One prompt for all that share it: a scheduler finds the samples of a prompt by it.
     prompts: dict[tuple[Stage, bytes], np.ndarray] = {}
