@@ -108,11 +108,11 @@ class Report(struct.PyTreeNode):
       steps: int32 scalar, steps of the tick.
     """
 
-    tokens_CS: jax.Array
-    logp_CS: jax.Array
-    sampled_S: jax.Array
-    live_S: jax.Array
-    steps: jax.Array
+    tokens_CS: jax.Array | np.ndarray
+    logp_CS: jax.Array | np.ndarray
+    sampled_S: jax.Array | np.ndarray
+    live_S: jax.Array | np.ndarray
+    steps: jax.Array | np.ndarray
 
 
 def slots_specs(settings: EngineSettings) -> Slots:

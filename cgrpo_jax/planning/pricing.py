@@ -22,7 +22,7 @@ HBM_SHARE, MATRIX_SHARE = 0.8, 0.6
 OPERATION_SECONDS, DISPATCH_SECONDS = 1e-6, 5e-6
 HBM_SHARES = (1.0, 0.8, 0.4)  # of the table
 # Into which seconds are divided.
-PARTS = ("prefill", "copies", "decode: weights", "decode: keys and values", "operations", "dispatch")
+PARTS: tuple[str, ...] = ("prefill", "copies", "decode: weights", "decode: keys and values", "operations", "dispatch")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,17 +82,17 @@ class CompiledCosts:
 
     @property
     def decode(self) -> DecodeCosts:
-        """Costs of decoding: its loop over the cache runs once and twice, which shows what a block of it costs."""
+        """Costs of decoding: from its loops, over steps and over the cache, run once and twice."""
         if self._decode is None:
             program = next(one for one in self.engine.programs if one.function is slots.tick)
             counted, settings = self._counted(program), self.engine.settings
-            per_block = settings.num_slots * kv_cache.read_at_once(split=settings.split)
             (one, two), (longer, _) = ([counted.cost(steps, blocks) for blocks in (1, 2)] for steps in (1, 2))
-            block, step = two - one, longer - one  # a step with one block
-            position = 1 / per_block * block
+            step, position = longer - one, Cost()  # a step that reads one block
             call = one - step
             if blocks_are_read(settings):
-                step = step - block
+                step -= two - one
+                per_block = settings.num_slots * kv_cache.read_at_once(split=settings.split)
+                position = 1 / per_block * (two - one)
             self._decode = DecodeCosts(call, step, position)
         return self._decode
 

@@ -118,7 +118,7 @@ class SimulatedSlots:
         self._sampled_S += gained_S
         self._left_S -= gained_S
         logp_CS = np.zeros(tokens_CS.shape, np.float32)
-        return slots.Report(tokens_CS, logp_CS, self._sampled_S.copy(), self._left_S > 0, np.int32(steps))
+        return slots.Report(tokens_CS, logp_CS, self._sampled_S.copy(), self._left_S > 0, np.array(steps, np.int32))
 
     def _begin(self, orders: slots.Orders) -> None:
         self._left_S[np.asarray(orders.stop_S)] = 0

@@ -6,7 +6,9 @@ not counted, nor are Pallas kernels, whose formulas are their own.
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
+from jax.core import ShapedArray
 from jax.extend import core
 
 
@@ -29,8 +31,8 @@ def flops(jaxpr: core.Jaxpr, *, unknown_trips: Sequence[int] = ()) -> float:
         inner = _inner(eqn)
         if name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
-            sizes = [eqn.invars[0].aval.shape[axis] for axis in contracted]
-            total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(sizes)
+            read, made = cast(ShapedArray, eqn.invars[0].aval), cast(ShapedArray, eqn.outvars[0].aval)
+            total += 2.0 * math.prod(made.shape) * math.prod(read.shape[axis] for axis in contracted)
         elif name == "while":
             body = eqn.params["body_jaxpr"].jaxpr
             if not flops(body, unknown_trips=[1] * 8):

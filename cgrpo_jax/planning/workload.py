@@ -15,7 +15,7 @@ import numpy as np
 
 from cgrpo_jax.datasets import rollout_questions, rollouts
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import RowIndex, Stage
+from cgrpo_jax.records import Author, RowIndex, Stage
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 _SHORTEST = 16  # tokens of a text that is drawn
@@ -155,7 +155,7 @@ def drawn(shape: Shape, *, prompts: Draw, texts: Draw, critiques: Draw, failed: 
     def critique(q: int, n: int) -> tuple[Asked, ...]:
         ids = prompt(Stage.CRITIQUE, int(asked[q] + 120 + first_QN[q, n]))
         index = RowIndex(q, n, stage=Stage.CRITIQUE)
-        lengths = [{index.replace(critique=c): int(second_QNC[q, n, c])} for c in range(shape.num_critiques)]
+        lengths = [dict([(index.replace(critique=c), int(second_QNC[q, n, c]))]) for c in range(shape.num_critiques)]
         return tuple(Asked(ids, one, most[Stage.CRITIQUE]) for one in lengths)
 
     def refine(q: int, n: int) -> tuple[Asked, ...]:
@@ -199,7 +199,8 @@ def of_rollouts(where: str | pathlib.Path, shape: Shape) -> tuple[list[Question]
     """
     file = rollout_questions.files(where)[-1]
     rows = [row.rollout for row in rollouts.read(file)]
-    written = [row for row in rows if row.prompt_ids is not None and len(row.prompt_ids) and len(row.logp)]
+    models = (Author.POLICY, Author.CRITIC)
+    written = [row for row in rows if row.author in models and len(row.prompt_ids) and len(row.logp)]
     most = shape.max_length
     # One prompt for all that share it: a scheduler finds the samples of a prompt by it.
     prompts: dict[tuple[Stage, bytes], np.ndarray] = {}

@@ -4,9 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import rollout_cases
 from tiny import EVERYTHING
 
 from cgrpo_jax import sharding
+from cgrpo_jax.datasets import rollouts
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import slots
 from cgrpo_jax.planning import simulation, workload
 from cgrpo_jax.records import Stage
@@ -111,6 +114,31 @@ def test_a_prompt_has_what_it_quotes():
     assert len(refinement.prompt_ids) == len(critique.prompt_ids) + 100 + said
 
 
+def test_rollouts_give_their_last_iteration_attempt_by_attempt(tmp_path):
+    for number in (0, 3):
+        path = tmp_path / rollouts.file_name(number)
+        rollouts.write(path, rollout_cases.make(), iteration=number, spell=rollout_cases.spell)
+    (question,), file = workload.of_rollouts(tmp_path, SHAPE)  # of the other question no text was sampled
+    assert file == path
+    assert list(question.responses.tokens.values()) == [6, 2] and question.responses.prompt_ids.tolist() == [1, 7, 2]
+    ((chain,),) = question.phases  # what a rule or an endpoint wrote is left out
+    steps = [[(one.stage, one.prompt_ids.tolist(), list(one.tokens.values())) for one in step] for step in chain]
+    assert steps == [
+        [(Stage.CRITIQUE, [1, 8, 8, 2], [2])],
+        [(Stage.CRITIQUE, [1, 8, 8, 2], [2])],  # written again
+        [(Stage.REFINEMENT, [1, 9, 2], [2, 2])],
+        [(Stage.CRITIQUE, [1, 6, 2], [2])],  # of a refinement
+    ]
+
+
+def test_rollouts_that_no_model_sampled_are_refused(tmp_path):
+    made = rollout_cases.make()[-1:]
+    made = [dataclasses.replace(made[0], rollout=made[0].rollout.replace(parent=None))]
+    rollouts.write(tmp_path / rollouts.file_name(0), made, iteration=0, spell=rollout_cases.spell)
+    with pytest.raises(UserError, match="holds no response that a model sampled"):
+        workload.of_rollouts(tmp_path, SHAPE)
+
+
 def test_distributions():
     rng = np.random.default_rng(0)
     assert workload.parse("fixed(1000)")(rng, 3).tolist() == [1000] * 3
@@ -127,5 +155,5 @@ def test_distributions():
      "lognormal(mean=1, sigma=1, mean=2)", "lognormal(mean=1, sigma=1, least=2)", "fixed(=3)", "uniform(8, 64)"],
 )  # fmt: skip
 def test_what_is_no_distribution(text):
-    with pytest.raises(workload.UserError, match=r"are no distribution; write lognormal\(mean=1500"):
+    with pytest.raises(UserError, match=r"are no distribution; write lognormal\(mean=1500"):
         workload.parse(text)
