@@ -116,7 +116,6 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
     check_steps: Callable = arithmetic.check_steps
     if config.critique.step_checker == "equations":
         check_steps = lambda question, response: equations.first_false_equation(response)  # noqa: E731
-    shows_others = config.critique.corruption == texts.ANOTHER and stages.refine == "policy"
     return Critic(
         kind=kind,
         generator=generator,
@@ -130,7 +129,7 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
         pass_threshold=config.pass_threshold,
         corruption=config.critique.corruption,
         corrupted_share=config.critique.corrupted_share,
-        others=_others(config.critique.others) if shows_others else (),
+        others=_others(config.critique.others) if _shows_others(config, stages) else (),
     )
 
 
@@ -140,10 +139,15 @@ def others_digest(config: Config, stages: Stages) -> dict[str, str]:
     Raises:
       UserError: there are none, or none has a critique of a wrong response.
     """
-    if config.critique.corruption != texts.ANOTHER or stages.refine != "policy":
+    if not _shows_others(config, stages):
         return {}
     _others(config.critique.others)
     return {"what critique.others holds": rollout_questions.digest(rollout_questions.files(config.critique.others))}
+
+
+def _shows_others(config: Config, stages: Stages) -> bool:
+    refines = stages.asks_critic and stages.refinement.num_texts > 0
+    return refines and config.critique.corruption == texts.ANOTHER
 
 
 @functools.cache  # what a run reads stays as it was when it was read first

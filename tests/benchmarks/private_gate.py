@@ -27,6 +27,7 @@ from pyarrow import parquet
 
 from cgrpo_jax import collect
 from cgrpo_jax.datasets import rollout_questions, rollouts
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation.estimators import wilson
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runtime import console
@@ -121,7 +122,7 @@ def run(trial: Trial) -> dict:
     if not rows.exists():
         shuffle(first, trial.workdir / "shuffled_rows.part")
         shutil.move(trial.workdir / "shuffled_rows.part", rows)
-    again = {"collect.rows": str(rows), "collect.num_critiques": 0}
+    again = {"collect.rows": str(rows), "collect.num_critiques": 0, "collect.num_responses": 0}
     collect.main(trial.config(**again), str(trial.workdir), out=str(trial.workdir / "second"))
     return {
         "first_answers": counts(first, "response"),
@@ -160,4 +161,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"error: {error}")

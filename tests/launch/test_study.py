@@ -12,6 +12,7 @@ import pytest
 from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import validate
 
 ROOT = paths.ROOT
 ARITHMETIC = ROOT / "configs" / "studies" / "arithmetic.py"
@@ -178,7 +179,7 @@ def test_the_committed_study_of_code_changes_what_its_arms_are_named_after(tmp_p
 def test_the_committed_settings_leave_room_for_a_solution(tmp_path):
     from cgrpo_jax.datasets.tasks import arithmetic
     from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-    from cgrpo_jax.runs import model_source, validate
+    from cgrpo_jax.runs import model_source
 
     encode = load_tokenizer(model_source.tokenizer_folder("arithmetic")).encode
     for run in study_lib.plan(study_lib.load(str(ARITHMETIC)), tmp_path):
@@ -189,6 +190,23 @@ def test_the_committed_settings_leave_room_for_a_solution(tmp_path):
         validate.check(config_lib.freeze(config))
         question = "7" + "+8" * config.data.chain_length
         assert len(encode(arithmetic.solution(question))) < config.max_response_length
+
+
+def test_the_committed_study_of_a_private_library(tmp_path):
+    runs = study_lib.plan(study_lib.load(str(ARITHMETIC.with_name("private_api.py"))), tmp_path)
+    assert all(run.is_arm and run.needs is None and not run.config["model"]["init"] for run in runs)
+    first = {run.arm for run in runs[:3]}
+    assert first == {"grpo", "execution", "shuffled"} and len(runs) == 3 * 3 + 4
+    free = ["refine.kind", "num_responses", "objective.scale_by_std", "critique.kind", "critique.corruption"]
+    free += ["critique.others", "seed"]
+    assert all(config_lib.differences(runs[0].config, run.config, free) == [] for run in runs)
+    for run in runs:
+        config = config_lib.load(ROOT / "configs" / "private_api.py")
+        config_lib.override(config, [argument for argument in run.arguments if argument.startswith("--config.")])
+        validate.check(config_lib.freeze(config))
+    assert [run.name for run in study_lib.select(runs, "execution/seed1")] == ["private/execution/seed1"]
+    with pytest.raises(UserError, match="matches no run; the first is private/grpo/seed0"):
+        study_lib.select(runs, "nothing")
 
 
 def test_order_is_seed_by_seed_with_headline_arms_first_and_a_warm_start_before_its_arms(study, tmp_path):

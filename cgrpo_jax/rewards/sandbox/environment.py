@@ -11,6 +11,7 @@ import io
 import os
 import resource
 import sys
+from typing import Any
 
 from cgrpo_jax.rewards.sandbox.modules import NONE, Modules
 
@@ -100,7 +101,8 @@ class _Importer:
             return None
         is_package = bool(self._sources[name][1])
         origin = name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
-        return importlib.machinery.ModuleSpec(name, self, origin=origin, is_package=is_package)
+        loader: Any = self
+        return importlib.machinery.ModuleSpec(name, loader, origin=origin, is_package=is_package)
 
     def create_module(self, spec):
         """Returns None: the module is made as by default."""
