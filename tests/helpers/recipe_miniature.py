@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from unittest import mock
 
+import jax
 import numpy as np
 import tiny_run
 from finetune_cases import questions
@@ -178,5 +179,6 @@ def differences(folder: pathlib.Path, other: pathlib.Path) -> list[str]:
 
 def weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a run's newest checkpoint, by name."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with SavedWeights(folder) as saved:
-        return {name: np.asarray(saved.read(name)) for name in saved.shapes}
+        return {name: np.asarray(saved.read(name, here)) for name in saved.shapes}
