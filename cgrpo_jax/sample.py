@@ -141,6 +141,9 @@ def _stages(
     passed = None if response.reward is None else response.reward >= method.pass_threshold
     if method.refine != "policy":
         return _note(f"no critique, no refinement: refine.kind is {method.refine!r}")
+    if not problem.answer and (critic.kind == "indicative_gt" or critic.see_answer):
+        needs = f"a critique of kind {critic.kind!r} shows or sees the gold answer"
+        return _note(f"no critique, no refinement: {needs}; give it with --answer")
     if passed is None and critic.kind not in ("cot", "none"):
         needs = f"a critique of kind {critic.kind!r} needs to know whether the response is right"
         return _note(f"no critique, no refinement: {needs}{'' if graded else '; give its gold answer with --answer'}")

@@ -186,7 +186,7 @@ def by_hand(
       columns: other columns of its row. A row that is read has the gold answer under `data.answer_key` too.
 
     Raises:
-      UserError: the question is too long or none of the task's, the answer can't be read, or a critique needs one.
+      UserError: the question is too long or none of the task's, the answer can't be read, or a critic needs a solution.
     """
     text_lib.check(question, "the question")
     text_lib.check(answer or "", "the answer")
@@ -209,8 +209,6 @@ def by_hand(
         grader.check_gold(
             config.gate_kind, [answer], timeout=config.grader.timeout, num_workers=1, numpy=config.grader.numpy
         )
-    elif stages.first_kind == "indicative_gt" or sees != "nothing":
-        raise UserError("the critique of this configuration shows or sees the gold answer; give it with --answer.")
     length = len(prompts.for_question(question))
     if length > config.max_prompt_length:
         raise UserError(

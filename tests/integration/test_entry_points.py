@@ -390,10 +390,12 @@ def test_sample_on_other_data_takes_the_answer_from_the_command_line(trained, ca
     assert out.startswith("response (reward ") and "no gold answer" not in out
     _, err = refused(capsys, run_sample, trained, "--question=7+2", "--answer=nine", changes=other)
     assert "1 of 1 gold answers can't be read" in err and "'nine'" in err
-    out, err = refused(
-        capsys, run_sample, trained, "--question=7+2", changes=other | {"critique.kind": "indicative_gt"}
+    run_sample(trained, "--question=7+2", changes=other | {"critique.kind": "indicative_gt"})
+    out = capsys.readouterr().out
+    assert out.startswith("response (no gold answer: give it with --answer):\n")
+    assert (
+        "no critique, no refinement: a critique of kind 'indicative_gt' shows or sees the gold answer; give it" in out
     )
-    assert out == "" and "shows or sees the gold answer; give it with --answer" in err
 
 
 REWARD = """
