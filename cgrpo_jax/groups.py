@@ -16,7 +16,7 @@ import numpy as np
 
 from cgrpo_jax import objective
 from cgrpo_jax.critiques.texts import mentions_critique
-from cgrpo_jax.records import Rollout, Stage, TrainRow
+from cgrpo_jax.records import LossKind, Rollout, Stage, TrainRow
 from cgrpo_jax.rollout import Solved, reward_of
 
 # What refinements are kept by, highest first; ties at random.
@@ -44,6 +44,7 @@ class Grouping:
         not all equal; 0 for none.
       length_buffer: over how many of the last tokens of a row it rises; a fraction is no mistake.
       max_length: tokens that a row may have.
+      loss: how rows enter the loss.
     """
 
     num_responses: int
@@ -59,6 +60,7 @@ class Grouping:
     length_penalty: float = 0.0
     length_buffer: float = 1.0
     max_length: int = 1
+    loss: LossKind = LossKind.POLICY
 
     @property
     def max_rows(self) -> int:
@@ -204,7 +206,9 @@ def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRo
                 old_logp=row.logp,
                 advantage=float(next(advantage_B)),
                 refined=row.stage == Stage.REFINEMENT,
+                loss=grouping.loss,
                 masked=grouping.mask_truncated and row.truncated,
+                feedback_ids=row.feedback_ids,
             )
             for row in group.rows
         ]
@@ -213,14 +217,20 @@ def train_rows(groups: Sequence[Group], grouping: Grouping) -> list[list[TrainRo
 
 
 def has_gradient(solved: Solved, grouping: Grouping, *, seed: int, iteration: int) -> bool:
-    """Whether the group of a question teaches anything: whether a row of it that trains has an advantage.
+    """Whether the group of a question teaches anything, whether a row of it does (`teaches`).
 
     It is that of steps 4 to 6, and so after refinement: one right refinement of failed responses is enough.
     """
     found = candidates(solved.refinements, drop_mentions=grouping.drop_mentions)
     kept = select(found, num_kept=grouping.num_kept, order=grouping.select, seed=seed, iteration=iteration)
     (rows,) = train_rows(reanchor([solved.responses], kept, join=grouping.join), grouping)
-    return any(row.advantage and not row.masked for row in rows)
+    return any(teaches(row) for row in rows)
+
+
+def teaches(row: TrainRow) -> bool:
+    """Whether a row of a group teaches by itself: it has an advantage that trains, or a teacher."""
+    rewarded = bool(row.advantage) and row.loss != LossKind.DISTIL
+    return not row.masked and (rewarded or row.feedback_ids is not None)
 
 
 def _rewards(row: Rollout) -> list[float]:

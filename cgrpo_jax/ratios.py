@@ -3,7 +3,7 @@
 One pure function a ratio, `(logp, old_logp, advantage, mask, bounds) -> (ratio, surrogate)`, all `[B, T]`: the ratio is
 what statistics show, the surrogate what the objective sums. `objective.policy_loss` chooses by name.
 
-The estimators of the KL divergence from the reference policy stand here too.
+The estimators of the KL divergence from the reference policy stand here too, and the divergences from a teacher.
 
     INITIAL_RATIOS["token"](logp_BT, old_logp_BT, advantage_BT, mask_BT, Bounds())
 """
@@ -178,3 +178,54 @@ def kl_k3(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
 
 
 KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+
+
+# --- how far the policy is from its teacher -------------------------------------------------------------------------
+
+
+def reverse_kl(logp: jax.Array, teacher_logp: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`KL(p || q) = sum_g p_g log(p_g / q_g)` of distributions over the last axis, and its slope `log(p_g / q_g)`.
+
+    The slope is the derivative by `p_g` up to a constant, which no distribution can follow. Of what the teacher q gives
+    little, the policy p learns to give less.
+
+        p = [1/2, 1/2], q = [1/4, 3/4]  ->  log(2) / 2 + log(2/3) / 2 = 0.1438
+    """
+    slope = logp - teacher_logp
+    return jnp.sum(jnp.exp(logp) * slope, axis=-1), slope
+
+
+def jensen_shannon(logp: jax.Array, teacher_logp: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Likewise `KL(p || m) / 2 + KL(q || m) / 2`, `m = (p + q) / 2`, at most log 2; its slope is `log(p_g / m_g) / 2`.
+
+    p = [1/2, 1/2], q = [1/4, 3/4], m = [3/8, 5/8]  ->  0.0338
+    """
+    above_m = -_log_mean(teacher_logp - logp)  # log(p / m)
+    teacher_above_m = -_log_mean(logp - teacher_logp)
+    terms = jnp.exp(logp) * above_m + jnp.exp(teacher_logp) * teacher_above_m
+    return 0.5 * jnp.sum(terms, axis=-1), 0.5 * above_m
+
+
+def _log_mean(x: jax.Array) -> jax.Array:
+    """Returns `log((1 + e^x) / 2)`, exactly 0 at 0."""
+    return jnp.maximum(x, 0) + jnp.log1p(0.5 * jnp.expm1(-jnp.abs(x)))
+
+
+DIVERGENCES = {"reverse_kl": reverse_kl, "jensen_shannon": jensen_shannon}
+
+
+def distance(logits: jax.Array, teacher_logp: jax.Array, divergence: str) -> jax.Array:
+    """The divergence of `softmax(logits)` from a teacher's distribution, which is held fixed.
+
+    Its gradient is `d z_j = p_j (s_j - sum_i p_i s_i)`, s the divergence's slope: exactly 0 where both are equal.
+
+    Args:
+      logits: `[..., G]`, of tokens, or of groups of tokens (`top_logits.linear_group_logits`).
+      teacher_logp: `[..., G]` log-probabilities (nats) of the same.
+      divergence: a name of `DIVERGENCES`.
+    """
+    logp = jax.nn.log_softmax(logits, axis=-1)
+    value, slope = DIVERGENCES[divergence](logp, teacher_logp)
+    # Differentiated term by term, p log(p / q) would leave the rounding of 1 - sum p in the gradient.
+    pulled = jnp.sum(jax.lax.stop_gradient(jnp.exp(logp) * slope) * logp, axis=-1)
+    return jax.lax.stop_gradient(value) + (pulled - jax.lax.stop_gradient(pulled))

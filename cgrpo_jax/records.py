@@ -39,12 +39,15 @@ class Author(enum.StrEnum):
 
 
 class LossKind(enum.IntEnum):
-    """How a train row enters the loss: by the policy objective, as negative log-likelihood, by RCO, in a DPO pair."""
+    """How a train row enters the loss: by the policy objective, as negative log-likelihood, by RCO, in a DPO pair, or
+    by nothing but its distance from a teacher that has seen feedback.
+    """
 
     POLICY = 0
     NLL = 1
     RCO = 2
     DPO = 3
+    DISTIL = 4
 
 
 # What was said before a question: a role (system, user, assistant) and a text.
@@ -152,6 +155,8 @@ class Rollout(struct.PyTreeNode):
       verdict: for a critique, True if it says "right", False if "wrong", None if it can't be read.
       rejected: of a critique, the attempts before it whose verdict could not be used, oldest first.
       shown: of a critique that was made wrong on purpose, what a refinement sees in the place of its text; else None.
+      feedback_ids: `[P]` int32, of a response that is distilled the prompt after which a teacher scores it: question,
+        response and critique; else None.
     """
 
     index: RowIndex
@@ -174,6 +179,7 @@ class Rollout(struct.PyTreeNode):
     feedback: str = struct.field(pytree_node=False, default="")
     rejected: "tuple[Rollout, ...]" = ()
     shown: str | None = struct.field(pytree_node=False, default=None)
+    feedback_ids: np.ndarray | None = None
 
     @property
     def stage(self) -> Stage:
@@ -205,6 +211,9 @@ class TrainRow(struct.PyTreeNode):
         rejected one; else 0.
       counted: `[T]` bool, of a chat in one row, the targets that the loss counts: the assistant's, not what users say
         between; None counts all.
+      feedback_ids: `[P]` int32, what a teacher is conditioned on that scores the row's targets; None for no teacher.
+      top_ids: `[T, C]` int32, at each target the tokens that policy and teacher are compared by; None likewise.
+      teacher_logp: `[T, C + 1]` float32, the teacher's log-probabilities of these, and of all others together.
     """
 
     context_ids: np.ndarray
@@ -218,6 +227,9 @@ class TrainRow(struct.PyTreeNode):
     masked: bool = struct.field(pytree_node=False, default=False)
     pair: int = struct.field(pytree_node=False, default=0)
     counted: np.ndarray | None = None
+    feedback_ids: np.ndarray | None = None
+    top_ids: np.ndarray | None = None
+    teacher_logp: np.ndarray | None = None
 
 
 class TrainBatch(struct.PyTreeNode):
@@ -246,6 +258,10 @@ class TrainBatch(struct.PyTreeNode):
       rco_B: bool, True for `LossKind.RCO`; as the next two, None where a batch is not made for these kinds.
       pair_B: int32, +p of the chosen row and -p of the rejected one of pair p = 1, 2, ...; 0 for none.
       counted_BT: bool, the targets that the loss counts.
+      distil_B: bool, the rows that have a teacher; this and the next ones are None where none has.
+      alone_B: bool, True for `LossKind.DISTIL`.
+      top_ids_RSC: int32, the tokens that policy and teacher are compared by, at the position that predicts a target.
+      teacher_logp_RSG: float32, the teacher's log-probabilities of these, and of all others together (G = C + 1).
     """
 
     tokens_RS: Array
@@ -265,6 +281,10 @@ class TrainBatch(struct.PyTreeNode):
     rco_B: Array | None = None
     pair_B: Array | None = None
     counted_BT: Array | None = None
+    distil_B: Array | None = None
+    alone_B: Array | None = None
+    top_ids_RSC: Array | None = None
+    teacher_logp_RSG: Array | None = None
 
 
 class TrainState(struct.PyTreeNode):
@@ -274,8 +294,10 @@ class TrainState(struct.PyTreeNode):
       step: number of optimiser updates applied.
       params: pytree of weights.
       opt_state: optax state; None for a frozen model.
+      average: exponential mean of `params` over the updates; None where nothing asks for it.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
+    average: Any = None

@@ -14,7 +14,7 @@ import numpy as np
 
 from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.inference import orchestrator
-from cgrpo_jax.inference.critic import CountedRows, Critic, critique, critiques_of, said_of
+from cgrpo_jax.inference.critic import CountedRows, Critic, critique, critiques_of, said_of, with_feedback
 from cgrpo_jax.inference.generators import Generator, Refiner
 from cgrpo_jax.inference.orchestrator import gather
 from cgrpo_jax.models.hf.thinking_tags import without_thought
@@ -46,6 +46,7 @@ class Method:
       refine_which: of a question's responses, a name of `REFINED`: those that `failed`, or `all`.
       refine_max_pass: share of a question's responses that may pass where it is refined.
       refinements_per_critique: of each critique.
+      taught: of the responses that have a critique, a name of `critic.TAUGHT`: which a teacher scores that has seen it.
     """
 
     num_responses: int
@@ -59,6 +60,7 @@ class Method:
     refine_which: str = "failed"
     refine_max_pass: float = 0.0
     refinements_per_critique: int = 1
+    taught: str = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,25 @@ async def solve(
       tokenizer: of texts that no model wrote.
       refiner: who refines; by default the policy.
     """
+    solved = await _solve(
+        policy, critic, problem, question=question, method=method, tokenizer=tokenizer, refiner=refiner or policy
+    )
+    # What a teacher of a response is shown, where responses are distilled.
+    responses, new = with_feedback(
+        solved.responses,
+        solved.critiques,
+        problem,
+        policy.prompts,
+        taught=method.taught,
+        pass_threshold=method.pass_threshold,
+    )
+    return dataclasses.replace(solved, responses=responses, counts=solved.counts + new)
+
+
+async def _solve(
+    policy: Generator, critic: Critic, problem: Problem, *, question: int, method: Method, tokenizer: Tokenizer,
+    refiner: Generator | Refiner,
+) -> Solved:  # fmt: skip
     counts: Counts = collections.Counter()
     shown = critic.kind != "none"
     written: list[Rollout] = []  # all critiques
@@ -144,7 +165,7 @@ async def solve(
         else:
             critiqued, new = critiques_of([row], critiques), collections.Counter()
         refinements, more = await refine(  # 3. Refine.
-            refiner or policy,
+            refiner,
             critiqued,
             problem,
             max_length=method.max_length,

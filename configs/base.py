@@ -1,7 +1,7 @@
 """The base configuration, for files of this folder; `cgrpo train --help` lists every key.
 
 Defaults and rules are in cgrpo_jax/runs: keys without a section in schema.py, sections in sections.py,
-refinement_sections.py, objective_section.py, training_sections.py and model_sections.py.
+refinement_sections.py, objective_section.py, distillation_section.py, training_sections.py and model_sections.py.
 
 from configs import base
 

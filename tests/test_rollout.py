@@ -30,7 +30,7 @@ from scripted_rollouts import (
 from cgrpo_jax import rollout
 from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.errors import GradingError, UserError
-from cgrpo_jax.inference.critic import Critic, critique
+from cgrpo_jax.inference.critic import Critic, critique, with_feedback
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Author, Problem, RowIndex, Stage
 from cgrpo_jax.rewards import grader as grader_lib
@@ -447,3 +447,50 @@ def test_solutions_may_be_inserted_in_the_place_of_refinements():
     scoring = [rollout.score([one], problem, grade_traces) for one, problem in zip(rows, PROBLEMS, strict=True)]
     scored = [one for (one,) in Orchestrator().run(scoring)]
     assert [(one.reward, one.feedback) for one in scored] == [(1.0, "equal")] * 2 and rows[0].feedback == ""
+
+
+# A teacher's feedback.
+
+
+def feedback(rows, critiques, taught="failed"):
+    found, counts = with_feedback(rows, critiques, PROBLEMS[0], PROMPTS, taught=taught, pass_threshold=1.0)
+    assert not counts["feedback_prompts_cut"]
+    return found
+
+
+def test_a_failed_response_is_scored_after_its_question_itself_and_its_critique():
+    rows = [response(0, 0), response(0, 1, 1.0), response(0, 2)]
+    critiques, _ = critiqued_by(Critic(kind="indicative"), rows, 2)
+    found = feedback(rows, critiques[:4])  # the last has none
+    assert [row.feedback_ids is not None for row in found] == [True, False, False]
+    expected, _ = PROMPTS.for_refinement(PROBLEMS[0].question, WRONG_TEXTS[0], INDICATIVE)
+    np.testing.assert_array_equal(found[0].feedback_ids, expected)
+    assert [row.text for row in found] == [row.text for row in rows] and found[1] is rows[1]
+    assert [row.feedback_ids is not None for row in feedback(rows, critiques, "all")] == [True, True, True]
+    assert all(row.feedback_ids is None for row in feedback(rows, critiques, "none"))
+
+
+def test_a_response_without_a_verdict_has_no_teacher_and_a_refinements_critique_is_not_its_responses():
+    row = response(0, 0).replace(ungraded=True)
+    critiques, _ = critiqued_by(Critic(kind="indicative"), [response(0, 0)])
+    assert feedback([row], critiques)[0].feedback_ids is None
+    of_refinement = [one.replace(index=one.index.replace(refinement=1)) for one in critiques]
+    assert feedback([response(0, 0)], of_refinement)[0].feedback_ids is None
+
+
+def test_a_teachers_prompt_that_is_cut_is_counted():
+    critiques, _ = critiqued_by(Critic(kind="indicative"), [response(0, 0)])
+    expected, _ = PROMPTS.for_refinement(PROBLEMS[0].question, WRONG_TEXTS[0], INDICATIVE)
+    short = make(TOKENIZER, len(expected) - 3, **CHAINS)
+    (found,), counts = with_feedback(
+        [response(0, 0)], critiques, PROBLEMS[0], short, taught="failed", pass_threshold=1.0
+    )
+    assert counts == {"feedback_prompts_cut": 1} and len(found.feedback_ids) <= len(expected) - 3
+
+
+def test_a_teacher_sees_what_a_wrong_critique_shows():
+    critiques, _ = critiqued_by(Critic(kind="indicative"), [response(0, 0)])
+    shown = [one.replace(shown="All right.") for one in critiques]
+    (found,) = feedback([response(0, 0)], shown)
+    text = TOKENIZER.decode(found.feedback_ids)
+    assert "All right." in text and INDICATIVE not in text

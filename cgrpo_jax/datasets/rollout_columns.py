@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-VERSION = 2  # of the columns and of their meaning
-READABLE = (1, 2)  # what a version does not have is null
+VERSION = 3  # of the columns and of their meaning
+READABLE = (1, 2, 3)  # what a version does not have is null
 VERSION_KEY = b"cgrpo_jax.rollouts"  # of the file's metadata
 
 
@@ -61,18 +61,24 @@ COLUMNS = (
     Column("verdict", pa.bool_(), "of a critique: right or wrong; null where it can't be read"),
     Column("rejected", pa.bool_(), "an attempt at a critique whose verdict could not be used"),
     Column("shown", pa.string(), "of a critique that was made wrong on purpose: what refinements saw; null of others"),
+    Column(
+        "feedback_ids",
+        IDS,
+        "of a response that is distilled: tokens of the prompt, critique and all, after which a teacher scored it; "
+        "null of others",
+    ),
     Column("kept", pa.bool_(), "of a refinement: it was selected; null of others"),
     Column("group_position", pa.int32(), "number in the group of its question; null where it is in none"),
     Column("context", pa.int32(), "`row` whose prompt it is trained after"),
     Column("advantage", pa.float32(), "reward less the group's mean, or as configured; null outside a group"),
-    Column("loss", pa.string(), "what it trains as: `policy` or `nll`; null outside a group"),
+    Column("loss", pa.string(), "what it trains as: `policy`, `distil` or `nll`; null outside a group"),
     Column("refined", pa.bool_(), "it trains by the ratio of the refined rows; null outside a group"),
     Column("trained", pa.bool_(), "it moved the weights"),
     Column(
         "dropped",
         pa.string(),
         "why not: `zero_advantage`, `truncated`, `sampler_cap`, `skipped_update`, `ungraded`, `mention`, "
-        "`not_selected`, `replaced`, `drawn_on`; null of critiques",
+        "`not_selected`, `replaced`, `drawn_on`, `no_feedback`; null of critiques",
     ),
 )
 SCHEMA = pa.schema([column[:2] for column in COLUMNS], metadata={VERSION_KEY: str(VERSION)})

@@ -26,7 +26,7 @@ NAMES = "step_*.parquet"  # of the files, which sort
 PROBLEM_COLUMNS = ("problem_index", "source", "problem_grader", "turns", "question", "answer", "solution")
 PROBLEM_COLUMNS += ("problem_columns",)
 _UNSAMPLED = (Author.SOLUTION, Author.REFINER)  # whose tokens no model sampled as they are
-_LISTS = ("prompt_ids", "token_ids", "logp", "trainer_logp")
+_LISTS = ("prompt_ids", "token_ids", "feedback_ids", "logp", "trainer_logp")
 # Numbers as they are, which zstd compresses better than a dictionary's; of floats, each byte's place by itself.
 _PLAIN = {f"{name}.list.element": "BYTE_STREAM_SPLIT" if "logp" in name else "PLAIN" for name in _LISTS}
 _REPEATED = ("stage", "author", "problem_id", "source", "problem_grader", "question", "answer", "solution")
@@ -49,8 +49,9 @@ class Row:
         computed.
       dropped: why it did not train: `zero_advantage`, `truncated` (it is masked), `sampler_cap` (as a whole beyond
         objective.tis_cap), `skipped_update` (the gradient was not finite), `ungraded`, `mention` (of the critique),
-        `not_selected`, `replaced` by a refinement, or `drawn_on`: its question's group has no gradient, and another
-        question's trained in its place; empty where it did, and for critiques.
+        `not_selected`, `replaced` by a refinement, `drawn_on` (its question's group has no gradient, and another
+        question's trained in its place), or `no_feedback` (it would be distilled alone); empty where it did, and for
+        critiques.
     """
 
     rollout: Rollout
@@ -175,6 +176,7 @@ def _rollout_cells(texts: Sequence[Rollout], spelled: dict[bytes, str]) -> dict[
         "feedback": [one.feedback for one in texts],
         "verdict": [one.verdict for one in texts],
         "shown": [one.shown for one in texts],
+        "feedback_ids": [one.feedback_ids for one in texts],
     }
 
 
@@ -371,6 +373,7 @@ def _rollout(one: dict[str, Any], index: RowIndex, parent: Rollout | None) -> Ro
         extracted=one["extracted"],
         feedback=one["feedback"],
         shown=one["shown"],
+        feedback_ids=one["feedback_ids"],
     )
 
 
@@ -387,4 +390,5 @@ def _train_row(one: dict[str, Any], rollout: Rollout, prompts: Sequence[np.ndarr
         refined=one["refined"],
         loss=LossKind[one["loss"].upper()],
         masked=one["dropped"] == "truncated",
+        feedback_ids=rollout.feedback_ids,
     )

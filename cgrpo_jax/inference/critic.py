@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cgrpo_jax.critiques import texts as texts_lib
+from cgrpo_jax.critiques.prompts import Prompts
 from cgrpo_jax.critiques.step_check.equations import StepError
 from cgrpo_jax.inference.generators import Generator, RemoteGenerator
 from cgrpo_jax.inference.orchestrator import gather
@@ -202,6 +203,55 @@ def critiques_of(rows: Sequence[Rollout], critiques: Sequence[Rollout]) -> list[
     wanted = {(row.index.question, row.index.response): row for row in rows}
     at = [(critique.index.question, critique.index.response) for critique in critiques]
     return [one.replace(parent=wanted[key]) for one, key in zip(critiques, at, strict=True) if key in wanted]
+
+
+# Which responses with a critique a teacher scores that has seen it, by whether they pass.
+TAUGHT: dict[str, Callable[[bool], bool]] = {
+    "none": lambda passed: False,
+    "failed": lambda passed: not passed,
+    "all": lambda passed: True,
+}
+
+
+def with_feedback(
+    responses: Sequence[Rollout],
+    critiques: Sequence[Rollout],
+    problem: Problem,
+    prompts: Prompts,
+    *,
+    taught: str,
+    pass_threshold: float,
+) -> CountedRows:
+    """Returns the responses, those that are distilled with the prompt of their teacher, a refinement's; and counts.
+
+    The teacher (SDPO, arXiv 2601.20802) sees question, response and critique, and scores the response's own tokens.
+    Departure: a sibling's right answer is not in its prompt.
+
+    Args:
+      responses: scored; those without a verdict, or a critique, have no teacher.
+      critiques: in the order of their indices; of several of a response the first counts.
+      problem: what all of them are about.
+      prompts: the policy's.
+      taught: which responses, a name of `TAUGHT`.
+      pass_threshold: reward from which a response is right.
+    """
+    first: dict[int, Rollout] = {}
+    for one in critiques:
+        if not one.index.refinement:
+            first.setdefault(one.index.response, one)
+
+    counts: Counts = collections.Counter()
+
+    def with_prompt(row: Rollout) -> Rollout:
+        feedback = first.get(row.index.response)
+        passed = _passed(row, pass_threshold)
+        if feedback is None or passed is None or not TAUGHT[taught](passed):
+            return row
+        ids, cut = prompts.for_refinement(problem.question, row.whole_text, said_of(feedback), problem.turns)
+        counts["feedback_prompts_cut"] += cut
+        return row.replace(feedback_ids=ids)
+
+    return [with_prompt(row) for row in responses], counts
 
 
 def _critique_index(row: Rollout, c: int, num_critiques: int) -> RowIndex:

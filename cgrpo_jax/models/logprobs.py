@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cgrpo_jax import sharding
+from cgrpo_jax.models import vocab_blocks
 from cgrpo_jax.models.kernels import logit_tiles, logprobs_pallas
 from cgrpo_jax.models.kernels.logit_tiles import Settings
 
@@ -157,21 +158,21 @@ def _parts(settings, hidden_ND, unembed_VD, target_N, num_live):
     N, dtype = hidden_ND.shape[0], logit_tiles.sum_dtype(hidden_ND, unembed_VD)
 
     def vocab_step(parts_4N, index):
-        block_KD, _, id_K, valid_K = _vocab_block(settings, unembed_VD, index)
+        block_KD, _, id_K, valid_K = vocab_blocks.of_vocab(settings, unembed_VD, index)
 
         def row_step(row, parts_4N):
-            start, live_R = _row_block(settings, N, row, num_live)
-            hidden_RD, target_R, old_4R = _rows(settings, start, (hidden_ND, target_N, parts_4N), (0, 0, 1))
-            logit_RK, _ = _logits(settings, hidden_RD, block_KD)
+            start, live_R = vocab_blocks.of_rows(settings, N, row, num_live)
+            hidden_RD, target_R, old_4R = vocab_blocks.take(settings, start, (hidden_ND, target_N, parts_4N), (0, 0, 1))
+            logit_RK, _ = vocab_blocks.logits(settings, hidden_RD, block_KD)
             is_target_RK = id_K == target_R[:, None]
             new = logit_tiles.fold(tuple(old_4R[:, :, None]), logit_RK, is_target_RK, valid_K, axis=1)
             new_4R = jnp.where(live_R, jnp.stack(new)[:, :, 0], old_4R)
             return lax.dynamic_update_slice_in_dim(parts_4N, new_4R, start, 1)
 
-        return _for_live_blocks(settings, N, num_live, row_step, parts_4N), None
+        return vocab_blocks.for_live(settings, N, num_live, row_step, parts_4N), None
 
     parts_4N = sharding.varying_like(logit_tiles.empty_parts(N, dtype), hidden_ND)
-    return lax.scan(vocab_step, parts_4N, jnp.arange(_num_blocks(settings, unembed_VD)))[0]
+    return lax.scan(vocab_step, parts_4N, jnp.arange(vocab_blocks.num_blocks(settings, unembed_VD)))[0]
 
 
 def _gradients(settings, hidden_ND, unembed_VD, target_N, stats_4N, num_live):
@@ -181,15 +182,15 @@ def _gradients(settings, hidden_ND, unembed_VD, target_N, stats_4N, num_live):
 
     def vocab_step(carry, index):
         d_hidden_ND, d_unembed_VD = carry
-        block_KD, first, id_K, valid_K = _vocab_block(settings, unembed_VD, index)
+        block_KD, first, id_K, valid_K = vocab_blocks.of_vocab(settings, unembed_VD, index)
 
         def row_step(row, carry):
             d_hidden_ND, d_block_KD = carry
-            start, live_R = _row_block(settings, N, row, num_live)
+            start, live_R = vocab_blocks.of_rows(settings, N, row, num_live)
             arrays = (hidden_ND, target_N, stats_4N, d_hidden_ND)
-            hidden_RD, target_R, stats_4R, d_hidden_RD = _rows(settings, start, arrays, (0, 0, 1, 0))
+            hidden_RD, target_R, stats_4R, d_hidden_RD = vocab_blocks.take(settings, start, arrays, (0, 0, 1, 0))
             hidden_RD = jnp.where(live_R[:, None], hidden_RD, 0)  # a dead row may hold NaN
-            logit_RK, slope = _logits(settings, hidden_RD, block_KD)
+            logit_RK, slope = vocab_blocks.logits(settings, hidden_RD, block_KD)
             is_target_RK = id_K == target_R[:, None]
             d_RK = logit_tiles.d_product(logit_RK, slope, is_target_RK, tuple(stats_4R[:, :, None]))
             # bfloat16 inputs stay bfloat16 in the matrix products, whose sums are float32, as in the forward pass.
@@ -199,7 +200,7 @@ def _gradients(settings, hidden_ND, unembed_VD, target_N, stats_4N, num_live):
             return lax.dynamic_update_slice_in_dim(d_hidden_ND, d_hidden_RD, start, 0), d_block_KD
 
         d_block_KD = sharding.varying_like(jnp.zeros(block_KD.shape, dtype), unembed_VD)
-        d_hidden_ND, d_block_KD = _for_live_blocks(settings, N, num_live, row_step, (d_hidden_ND, d_block_KD))
+        d_hidden_ND, d_block_KD = vocab_blocks.for_live(settings, N, num_live, row_step, (d_hidden_ND, d_block_KD))
         # Each row of the vocabulary is valid in one block and gets 0 from any other, so adding in the input's dtype
         # rounds once. Carried and updated in place: as a stacked output of the scan it would exist twice.
         d_block_KD = d_block_KD.astype(unembed_VD.dtype) + lax.dynamic_slice_in_dim(
@@ -209,45 +210,7 @@ def _gradients(settings, hidden_ND, unembed_VD, target_N, stats_4N, num_live):
 
     zeros = (jnp.zeros(hidden_ND.shape, dtype), jnp.zeros(unembed_VD.shape, unembed_VD.dtype))
     carry = sharding.varying_like(zeros, unembed_VD)
-    (d_hidden_ND, d_unembed_VD), _ = lax.scan(vocab_step, carry, jnp.arange(_num_blocks(settings, unembed_VD)))
+    (d_hidden_ND, d_unembed_VD), _ = lax.scan(
+        vocab_step, carry, jnp.arange(vocab_blocks.num_blocks(settings, unembed_VD))
+    )
     return d_hidden_ND.astype(hidden_ND.dtype), d_unembed_VD
-
-
-def _num_blocks(settings: Settings, unembed_VD):
-    return -(-unembed_VD.shape[0] // settings.block_size)
-
-
-def _vocab_block(settings: Settings, unembed_VD, index):
-    """Returns a block of the table, where it begins, its rows' vocabulary ids and which of them count.
-
-    The last block starts early enough to be whole: its first rows may repeat, and then do not count.
-    """
-    start = jnp.minimum(index * settings.block_size, unembed_VD.shape[0] - settings.block_size)
-    id_K = start + jnp.arange(settings.block_size)
-    block_KD = lax.dynamic_slice_in_dim(unembed_VD, start, settings.block_size)
-    return block_KD, start, id_K, id_K >= index * settings.block_size
-
-
-def _row_block(settings: Settings, num_rows: int, index, num_live):
-    """Returns where a block of rows begins, and which of them count: live ones that no block before it held."""
-    start = jnp.minimum(index * settings.row_block, num_rows - settings.row_block)
-    row_R = start + jnp.arange(settings.row_block)
-    return start, (row_R >= index * settings.row_block) & (row_R < (num_rows if num_live is None else num_live))
-
-
-def _rows(settings: Settings, start, arrays, axes):
-    return (lax.dynamic_slice_in_dim(x, start, settings.row_block, axis) for x, axis in zip(arrays, axes, strict=True))
-
-
-def _for_live_blocks(settings: Settings, num_rows: int, num_live, step, carry):
-    """Runs `step(index, carry)` for each block that holds a live row."""
-    if num_live is None:
-        return lax.fori_loop(0, -(-num_rows // settings.row_block), step, carry)
-    # The count varies between data groups, so the counter must.
-    stop = (num_live + settings.row_block - 1) // settings.row_block
-    return lax.fori_loop(sharding.varying_like(jnp.int32(0), stop), stop, step, carry)
-
-
-def _logits(settings: Settings, hidden_RD, block_KD):
-    dtype = logit_tiles.sum_dtype(hidden_RD, block_KD)
-    return logit_tiles.bend(settings, jnp.einsum("rd,kd->rk", hidden_RD, block_KD, preferred_element_type=dtype))

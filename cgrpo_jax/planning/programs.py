@@ -30,6 +30,7 @@ from cgrpo_jax.runtime import console
 from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import packing, train_step
 from cgrpo_jax.training.learner import Learner, state_shapes
+from cgrpo_jax.training.token_rows import assign
 
 PHASES = ("prefill", "decode", "critique", "refinement", "reference", "reshard", "update")
 GENERATING = PHASES[:4]
@@ -178,6 +179,8 @@ class _ShapedRun:
             if frozen:
                 shapes = params_lib.param_shapes(frozen)
                 self.buffers[whose] = Buffer("weights", self._laid_out(frozen, shapes, split=self.split))
+        if training.average_rate:
+            self.buffers["average"] = Buffer("weights", self.state.average)
         self.buffers["gradients"] = Buffer("temporaries", self.state.params)
 
     def _laid_out(self, model: ModelConfig, shapes: dict, *, split: bool) -> dict:
@@ -245,6 +248,14 @@ class _ShapedRun:
             name = "base" if base else "reference"
             args = (self.buffers[name].shapes, None)
             yield Call("reference", "reference", self.learner.reference_program(), args, (name,), per_iteration=times)
+        if settings.distillation:
+            choose, teach = self.learner.distillation_programs()
+            args, own = (self.state.params, base), ("trained", *self._base)
+            yield Call("top_tokens", "update", choose, args, own, per_iteration=times)
+            teacher = "average" if settings.average_rate else "trained"
+            args = (self.state.average if settings.average_rate else self.state.params, base)
+            times = self._num_teacher_batches()
+            yield Call("teacher", "update", teach, args, (teacher, *self._base), per_iteration=times)
 
     def reshard(self) -> Iterator[Call]:
         """Yields what lays the weights out for generation, where they have to be."""
@@ -276,11 +287,22 @@ class _ShapedRun:
 
     def _num_batches(self, num_questions: int) -> int:
         """Packed batches that the rows of so many questions take, all at full length."""
-        response, shape = self.settings.stages.response, self.settings.learner.shape
-        prompts = [np.full(response.max_prompt_length, q, np.int32) for q in range(num_questions)]
-        target = np.zeros(response.max_length, np.int32)
-        groups = [[TrainRow(prompt, target, target, 1.0)] * self._rows_a_question() for prompt in prompts]
-        token_rows = packing.assign(
+        length = self.settings.stages.response.max_prompt_length
+        return self._num_packed(num_questions, self._rows_a_question(), length, self.settings.learner.shape)
+
+    def _num_teacher_batches(self) -> int:
+        """Packed batches that an iteration's responses take, each after a feedback prompt of its own."""
+        distillation, m = self.settings.learner.distillation, self.settings.method
+        assert distillation
+        length = self.settings.stages.refinement.max_prompt_length
+        return self._num_packed(self.settings.questions_per_iteration * m.num_responses, 1, length, distillation.shape)
+
+    def _num_packed(self, num_contexts: int, rows_each: int, length: int, shape: packing.PackShape) -> int:
+        """Packed batches that so many contexts of a length take, with as many full responses to each."""
+        prompts = [np.full(length, q, np.int32) for q in range(num_contexts)]
+        target = np.zeros(self.settings.stages.response.max_length, np.int32)
+        groups = [[TrainRow(prompt, target, target, 1.0)] * rows_each for prompt in prompts]
+        token_rows = assign(
             groups, num_token_rows=shape.num_token_rows, pack_length=shape.pack_length, num_slots=shape.num_slots
         )
         return -(-len(token_rows) // (shape.num_token_rows * sharding.num_groups(self.settings.mesh)))

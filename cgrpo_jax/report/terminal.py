@@ -31,6 +31,7 @@ _DROPPED = {
     "sampler_cap": "not trained, as sampler and trainer disagree beyond the cap",
     "replaced": "not trained, as a refinement took its place",
     "drawn_on": "not trained, as its question taught nothing, and another one was drawn",
+    "no_feedback": "not trained, as no teacher has seen a critique of it",
 }
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 

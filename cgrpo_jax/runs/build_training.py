@@ -5,6 +5,7 @@ import dataclasses
 from cgrpo_jax.models import lora
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.training import optimizer as optimizer_lib
+from cgrpo_jax.training.distillation import Distillation
 from cgrpo_jax.training.learner import LearnerSettings
 from cgrpo_jax.training.packing import PackShape
 from cgrpo_jax.training.train_step import LossSettings
@@ -59,6 +60,7 @@ def _learner(config: Config, *, num_updates: int) -> LearnerSettings:
         max_nonfinite_updates=config.optimizer.max_nonfinite_updates,
         adapters=lora_settings(config),
         offload_optimizer=config.optimizer.offload,
+        distillation=distillation(config),
     )
 
 
@@ -66,6 +68,16 @@ def lora_settings(config: Config) -> lora.LoraSettings | None:
     """Returns what adapters are trained; None where all weights are."""
     c = config.lora
     return lora.LoraSettings(rank=c.rank, alpha=c.alpha, targets=tuple(c.targets)) if c.rank else None
+
+
+def distillation(config: Config) -> Distillation | None:
+    """Returns how responses are scored by a teacher that has seen feedback; None where none is."""
+    d = config.distil
+    if d.kind == "none":
+        return None
+    length = config.refine.max_prompt_length + config.max_response_length
+    shape = PackShape(config.packing.rows, length, num_slots=_num_slots(config))
+    return Distillation(d.top_tokens, shape, average_rate=d.average_rate if d.teacher == "average" else 0.0)
 
 
 def loss_settings(config: Config) -> LossSettings:
@@ -85,6 +97,8 @@ def loss_settings(config: Config) -> LossSettings:
         entropy_coef=config.objective.entropy_coef,
         tis_cap=config.objective.tis_cap,
         tis_level=config.objective.tis_level,
+        distil_coef=0.0 if config.distil.kind == "none" else config.distil.coef,
+        divergence=config.distil.divergence,
         temperature=config.sampling.temperature,
         num_responses=config.num_responses,
         num_refinements=config.refine.num_kept,
@@ -95,6 +109,10 @@ def _pack_shape(config: Config) -> PackShape:
     return PackShape(
         num_token_rows=config.packing.rows,
         pack_length=config.packing.length or config.max_prompt_length + config.max_response_length,
-        num_slots=config.packing.slots or 64 * config.packing.rows,
+        num_slots=_num_slots(config),
         sampler_logp=config.objective.tis_cap > 0,
     )
+
+
+def _num_slots(config: Config) -> int:
+    return config.packing.slots or 64 * config.packing.rows

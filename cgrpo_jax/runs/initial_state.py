@@ -23,9 +23,8 @@ from cgrpo_jax.runs.open_run import OpenRun, TrainingFolder
 from cgrpo_jax.runtime import console, files, processes
 from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.runtime.digests import Damaged
-from cgrpo_jax.training import optimizer as optimizer_lib
+from cgrpo_jax.training import learner as learner_lib
 from cgrpo_jax.training.checkpoint import restore_params, save_params
-from cgrpo_jax.training.learner import state_shapes
 
 
 @dataclasses.dataclass
@@ -149,7 +148,7 @@ def resume(opened: OpenRun, folder: TrainingFolder) -> InitialState | None:
         console.say(f"checkpoint {step} can't be read ({why}); using the one before")
 
     found = folder.checkpoints.restore_latest(
-        state_shapes(model.config, model.mesh, learner), check=check_progress, on_skip=on_skip
+        learner_lib.state_shapes(model.config, model.mesh, learner), check=check_progress, on_skip=on_skip
     )
     if not found:
         return None
@@ -253,7 +252,7 @@ def start(
     progress.eval_before, solved = evaluate(model.to_generate(params)) if opened.questions.held_out else (None, None)
     if solved is not None:
         progress.unsolved_before = [q for q, one in enumerate(solved) if one is False]
-    init = functools.partial(optimizer_lib.init_state, optimizer=learner.optimizer, offload=learner.offload_optimizer)
+    init = functools.partial(learner_lib.init_state, settings=learner)
     if learner.adapters:
         if start_weights.keeps_base(config):
             _save(run.base, params)

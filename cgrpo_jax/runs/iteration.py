@@ -8,7 +8,7 @@ from cgrpo_jax import batches
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.groups import Group
 from cgrpo_jax.inference.engine import Stats
-from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
+from cgrpo_jax.records import Author, LossKind, Problem, Rollout, RowIndex, Stage, TrainRow
 from cgrpo_jax.rollout import Solved
 from cgrpo_jax.training.learner import Updates
 
@@ -154,9 +154,7 @@ class Iteration:
         updates, placed = self.updates, {}
         for q, (group, trained_as) in enumerate(zip(self.groups, self.rows, strict=True)):
             for place, (rollout, train_row) in enumerate(zip(group.rows, trained_as, strict=True)):
-                reason = "sampler_cap" if self.is_capped(q, place) else "skipped_update"
-                reason = reason if train_row.advantage else "zero_advantage"
-                reason = "truncated" if train_row.masked else reason
+                reason = _why_untrained(train_row, is_capped=self.is_capped(q, place))
                 placed[rollout.index] = {
                     "train_row": train_row,
                     "place": place,
@@ -164,6 +162,19 @@ class Iteration:
                     "dropped": "" if updates.trained[q][place] else reason,
                 }
         return placed
+
+
+def _why_untrained(row: TrainRow, *, is_capped: bool) -> str:
+    """Returns why a row of a group did not train, if it did not."""
+    if row.masked:
+        return "truncated"
+    if row.feedback_ids is not None:
+        return "skipped_update"
+    if row.loss == LossKind.DISTIL:
+        return "no_feedback"
+    if not row.advantage:
+        return "zero_advantage"
+    return "sampler_cap" if is_capped else "skipped_update"
 
 
 def _why_outside(rollout: Rollout, candidates: Set[int], drawn_on: bool) -> str:

@@ -321,7 +321,7 @@ def _check_refine_prompt(
             (critic or prompts).for_critique(transcript(longest), "", answer, solution)
         if "hint" in stages.kinds:
             (critic or prompts).for_hint(transcript(longest), longest.answer)
-    if stages.refine != "policy":
+    if stages.refine != "policy" and config.distil.kind == "none":  # a teacher sees what a refinement sees
         return
     unlimited = dataclasses.replace(refiner or prompts, max_refinement_prompt_length=sys.maxsize)
     thinks = critic is None or critic.tokenizer.may_think

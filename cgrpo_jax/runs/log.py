@@ -10,7 +10,7 @@ import tqdm
 from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.inference.orchestrator import Status
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import Stage
+from cgrpo_jax.records import LossKind, Stage
 from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.runs import best_checkpoint, metrics
 from cgrpo_jax.runs.initial_state import Progress
@@ -52,6 +52,11 @@ def bar_text(row: Mapping[str, float]) -> str:
 
 def untrained(done: Iteration, row: Mapping[str, float]) -> str:
     """Returns what is said of the first iteration that trains nothing, of it and its metrics."""
+    if all(one.loss == LossKind.DISTIL and one.feedback_ids is None for group in done.rows for one in group):
+        return (
+            f"iteration {done.number} trained nothing, for no response has a critique that a teacher could see, by "
+            "distil.which (said once)"
+        )
     with_one = [
         (one, done.is_capped(q, place))
         for q, group in enumerate(done.rows)
@@ -106,7 +111,10 @@ def metrics_row(
     row["group_reward"] = sum(reward_of(one) for one in trained) / max(len(trained), 1)
     row |= metrics.critic_metrics(done.counts) | metrics.engine_metrics(done.generated.engines)
     stats = done.updates.stats
-    return row | metrics.update_metrics(stats) | metrics.update_work(stats, model, adapters=adapters)
+    row |= metrics.update_metrics(stats)
+    if "distil/tokens" in row:
+        row["distil/prompts_cut"] = done.counts["feedback_prompts_cut"]
+    return row | metrics.update_work(stats, model, adapters=adapters)
 
 
 def clocked_row(done: Iteration, row: Mapping[str, float], *, clock: console.Clock, devices: np.ndarray) -> dict:

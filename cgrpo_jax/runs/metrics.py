@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cgrpo_jax.critiques.texts import mentions_critique
+from cgrpo_jax.groups import teaches
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Problem, Rollout, Stage, TrainRow
@@ -29,7 +30,8 @@ METRICS = {
     "group_reward": "mean reward of the rows that train, kept refinements included",
     "batch/extra_questions": "questions drawn beyond the batch, in the place of others whose group has no gradient "
     "(as the next one only with max_extra_questions > 0)",
-    "batch/frac_with_gradient": "share of the batch's groups of which a row has an advantage and is not masked",
+    "batch/frac_with_gradient": "share of the batch's groups of which a row has an advantage, or a teacher, and is not "
+    "masked",
     "verdicts/reward": "share of the answers to verdict problems that judge rightly (as the next ones only with "
     "verdict_share > 0; all other metrics of responses leave these answers out); a share of none is left out",
     "verdicts/malformed_rate": "share of them without a readable verdict",
@@ -51,6 +53,12 @@ METRICS = {
     "refined/clip_ratio/high_mean": "share of refined tokens whose shaped ratio is clipped from above",
     "refined/frac_tokens": "share of the trained tokens that belong to refinements",
     "kl": "mean estimate of KL(pi_theta || pi_ref) per token, by objective.kl (only with objective.kl_coef > 0)",
+    "distil/divergence": "mean divergence (nats) of the policy from its teacher, a token, before the updates (only "
+    "with distil.kind); of fresh texts that fail, so that it falls less than that of any row it learns from",
+    "distil/rest": "mean probability of all but the distil.top_tokens tokens that they are compared by",
+    "distil/tokens": "tokens that a teacher scored and that trained",
+    "distil/prompts_cut": "prompts of teachers in which the response, or also the critique, was cut in its middle",
+    "distil/loss": "the term of distillation, which loss leaves out",
     "sampling/sampling_logp_difference/mean": "mean |log pi_sampler - log pi_trainer| (nats) of the same weights over "
     "the initial tokens that train in an iteration's first update (objective.old_logp trainer: over all of them)",
     "sampling/sampling_logp_difference/max": "the greatest of these; as the next ones only where the trainer scores "
@@ -61,8 +69,8 @@ METRICS = {
     "sampling/importance_sampling_ratio/max": "the greatest of these",
     "sampling/effective_sample_size": "(sum w)^2 / (n sum w^2) of these n ratios w: 1 where sampler and trainer agree",
     "sampling/frac_capped": "share of these above objective.tis_cap",
-    "rows_trained": "rows that went through the update: not those of advantage 0, cut off (objective.mask_truncated), "
-    "or beyond objective.tis_cap (objective.tis_level sequence_mask), which have no gradient",
+    "rows_trained": "rows that went through the update: not those of advantage 0 without a teacher, cut off (objective."
+    "mask_truncated), or beyond objective.tis_cap (objective.tis_level sequence_mask), which have no gradient",
     "tokens_trained": "targets of these rows",
     "update/model_flops": "FLOPs that the iteration's updates need by the model's equations (`flops.of_update`): "
     "nothing for padding and recomputation, each prompt once",
@@ -235,7 +243,7 @@ def endpoints_metrics(counts: Mapping[str, Mapping], before: Mapping[str, Mappin
 
 def batch_metrics(rows: Sequence[Sequence[TrainRow]], *, num_extra: int) -> dict[str, float]:
     """Metrics of what was drawn for a batch of groups."""
-    found = [any(row.advantage and not row.masked for row in group) for group in rows]
+    found = [any(teaches(row) for row in group) for group in rows]
     return {"batch/extra_questions": num_extra, "batch/frac_with_gradient": _mean(found)}
 
 
@@ -292,7 +300,7 @@ def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
         "grad_norm": total["grad_norm"] / len(stats),
         "skipped_updates": len(skipped),
         "rows_trained": total["rows_trained"],
-        "tokens_trained": total["initial/tokens"] + total["refined/tokens"],
+        "tokens_trained": total["initial/tokens"] + total["refined/tokens"] + total["distil/alone_tokens"],
     }
     if stats[0]["initial/tokens"]:
         # Of the first update alone: after it the weights are others than those that sampled.
@@ -313,6 +321,13 @@ def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
             "refined/clip_ratio/low_mean": share("refined/clip_low", "refined/tokens"),
             "refined/clip_ratio/high_mean": share("refined/clip_high", "refined/tokens"),
             "refined/frac_tokens": total["refined/tokens"] / (total["refined/tokens"] + total["initial/tokens"]),
+        }
+    if "distil_loss" in total:
+        metrics |= {
+            "distil/divergence": share("distil/divergence_sum", "distil/tokens"),
+            "distil/rest": share("distil/rest_sum", "distil/tokens"),
+            "distil/tokens": total["distil/tokens"],
+            "distil/loss": total["distil_loss"] / len(stats),
         }
     if "kl_sum" in total:
         metrics["kl"] = total["kl_sum"] / max(total["initial/tokens"] + total["refined/tokens"], 1)

@@ -8,6 +8,7 @@ from cgrpo_jax.ratios import INITIAL_RATIOS, REFINED_RATIOS, SAMPLER_WEIGHTS
 from cgrpo_jax.runs.keys import Need, key, not_negative, one_of, positive, share
 
 _NOT_REFINED = {"refine.kind": ("none",)}
+_ALONE = {"distil.kind": ("alone",)}  # no response has a ratio or an advantage that trains
 _NOT_CLIPPED = {"objective.clip_refined": (False,)}
 _NOT_SHAPED = {"objective.refined_ratio": ("importance", "plain", "logp")}
 # Of responses clip_initial alone says whether they are clipped; those of cispo have no lower bound.
@@ -37,6 +38,7 @@ class Objective:
         "token",
         "of responses: token, pi / pi_old; sequence, one of a whole response (GSPO); cispo, capped and held fixed",
         one_of(*INITIAL_RATIOS),
+        unread_with=_ALONE,
     )
     refined_ratio: str = key(
         "shaped",
@@ -56,24 +58,27 @@ class Objective:
         one_of(*objective.BASELINES),
         unread_with=_NOT_REFINED,
     )
-    scale_by_std: bool = key(False, "divide advantages by the group's standard deviation")
+    scale_by_std: bool = key(False, "divide advantages by the group's standard deviation", unread_with=_ALONE)
     mask_truncated: bool = key(False, "what was cut off trains nothing, but is in the baseline (DAPO)")
     length_penalty: float = key(
         0.0,
         "taken from the reward at max_response_length, of groups whose rewards are not all equal (DAPO); 0: none",
         not_negative,
+        unread_with=_ALONE,
     )
     length_penalty_share: float = key(
         0.2,
         "of max_response_length: the last tokens, over which it rises",
         positive("leaves no tokens for it to rise over", "0.2"),
         share,
-        unread_with={"objective.length_penalty": (0.0,)},
+        unread_with=({"objective.length_penalty": (0.0,)}, _ALONE),
     )
-    clip_low: float = key(0.2, "[eps] ratios stay above 1 - clip_low", not_negative, unread_with=_NO_LOWER_BOUND)
-    clip_high: float = key(0.2, "[eps] and below 1 + clip_high", not_negative, unread_with=_NO_UPPER_BOUND)
+    clip_low: float = key(
+        0.2, "[eps] ratios stay above 1 - clip_low", not_negative, unread_with=(*_NO_LOWER_BOUND, _ALONE)
+    )
+    clip_high: float = key(0.2, "[eps] and below 1 + clip_high", not_negative, unread_with=(*_NO_UPPER_BOUND, _ALONE))
     # Departure: the paper's equations clip both, the released code neither.
-    clip_initial: bool = key(True, "clip the ratio of responses")
+    clip_initial: bool = key(True, "clip the ratio of responses", unread_with=_ALONE)
     clip_refined: bool = key(
         False,
         "clip that of refinements (Eq. 4): takes all gradient from wrong ones' tokens of pi < 0.4",

@@ -21,7 +21,8 @@ _NOT_WRITTEN = {"critique.kind": (*_BY_RULE, "none"), "critique.schedule": ((),)
 _NOT_EXECUTED = {"critique.kind": ("indicative", "indicative_gt", "cot", "hint", "none"), "critique.schedule": ((),)}
 _ITSELF = {"refiner.folder": ("",)}
 _NO_POLICY = {"refine.kind": ("none", "solution")}
-_NOT_SHOWN = (_NO_POLICY, {"critique.kind": ("none",), "critique.schedule": ((),)})
+# Refinements see critiques, and teachers.
+_NOT_SHOWN = ({**_NO_POLICY, "distil.kind": ("none",)}, {"critique.kind": ("none",), "critique.schedule": ((),)})
 # A question has one solution, beside which no k of them is in the mean of aggregate "paper".
 _NOT_CHOSEN = (
     _NOT_REFINED,

@@ -15,6 +15,7 @@ from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.rewards import grader, user_functions
 from cgrpo_jax.runs import (
     collection_section,
+    distillation_section,
     finetune_section,
     model_sections,
     objective_section,
@@ -25,11 +26,13 @@ from cgrpo_jax.runs import (
 from cgrpo_jax.runs.keys import ALL, at_least_one, at_most, each_of, key, not_negative, one_of, refused, section
 
 # Sections that no other command than `train`, `finetune` and `plan` reads.
-TRAINING_ALONE = ("checkpoints", "rollouts", "tracking", "profile", "objective", "optimizer", "packing", "finetune")
+TRAINING_ALONE = ("checkpoints", "rollouts", "tracking", "profile", "objective", "distil", "optimizer", "packing")
+TRAINING_ALONE += ("finetune",)
 # Of these, and of the others, sections and keys that `finetune` does not read, and what it alone reads.
 NOT_FINETUNING = (
     "rollouts",
     "objective",
+    "distil",
     "critique",
     "refine",
     "refiner",
@@ -135,6 +138,7 @@ class Config:
     refine: refinement_sections.Refine = section(refinement_sections.Refine)
     refiner: refinement_sections.Refiner = section(refinement_sections.Refiner)
     objective: objective_section.Objective = section(objective_section.Objective)
+    distil: distillation_section.Distil = section(distillation_section.Distil)
     optimizer: training_sections.Optimizer = section(training_sections.Optimizer)
     packing: training_sections.Packing = section(training_sections.Packing)
     compute: model_sections.Compute = section(model_sections.Compute)
@@ -194,6 +198,8 @@ class Config:
         function = any(user_functions.is_name(kind) for kind in kinds if isinstance(kind, str))
         never_fails = self.pass_threshold <= 0 and not function
         if not self.num_iterations or not (self.refine.kind == "none" or never_fails):
+            return
+        if self.distil.kind != "none" and not never_fails:  # a teacher compares a response with no other
             return
         why = 'refine.kind is "none"' if self.refine.kind == "none" else (
             f"pass_threshold is {self.pass_threshold:g}, below which no reward is"
@@ -309,6 +315,11 @@ class Config:
                 f"verdict_share {self.verdict_share:g} rewards verdicts by one number, but rewards is {self.rewards}; "
                 "leave rewards empty, or set verdict_share to 0."
             )
+        if self.distil.kind == "alone":
+            yield (
+                f"verdict_share {self.verdict_share:g} trains verdicts by the policy loss, in whose place distil.kind "
+                '"alone" is; set that to "added", or verdict_share to 0.'
+            )
         if self.reward_source == "critic":
             yield (
                 f"verdict_share {self.verdict_share:g} needs to know which responses are right, but reward_source is "
@@ -330,6 +341,17 @@ class Config:
         asked = self.refine.kind == "policy" or self.critique.when == "all"
         if asked and "hint" in self.critique_kinds() and self.critic.sees != "answer":
             yield f'critique.kind "hint" is of the answer, but critic.sees is {self.critic.sees!r}; set it to "answer".'
+        if self.distil.kind == "added" and self.refine.kind != "policy" and self.critique.when != "all":
+            yield (
+                f'distil.kind "added" needs critiques, which critique.when "refining" leaves out where refine.kind is '
+                f'{self.refine.kind!r}; set critique.when to "all".'
+            )
+        refined_alone = self.critique.when == "refining" and self.refine.which == "failed"
+        if self.distil.kind == "added" and self.distil.which == "all" and refined_alone:
+            yield (
+                'distil.which "all" is of responses that pass too, of which critique.when "refining" has no critique; '
+                'set that to "all", or distil.which to "failed".'
+            )
         if asked and "checklist" in self.critique_kinds():
             if self.gate_kind != "judge":
                 yield (

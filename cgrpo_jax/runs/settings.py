@@ -11,8 +11,10 @@ import jax
 from cgrpo_jax import groups, rollout
 from cgrpo_jax.batches import Batch
 from cgrpo_jax.datasets.problems import MADE_UP
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models.params import ModelConfig
+from cgrpo_jax.records import LossKind
 from cgrpo_jax.runs import build_training, collection_settings, lengths, model_source, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import stages as stages_lib
@@ -170,6 +172,7 @@ def with_lengths(config: Config, *, trains: bool = True, finetunes: bool = False
     refiner: int | None = None
     if stages.refiner_folder:
         refiner = model_source.read_shape(config, model_source.of_frozen(stages.refiner_folder)).max_context
+        refiner = min(refiner, context) if config.distil.kind != "none" else refiner  # a teacher has that prompt too
     config, said = lengths.filled(config, context=context, critic_context=critic, refiner_context=refiner)
     validate.check(config, trains=trains, finetunes=finetunes)
     console.say(said)
@@ -204,6 +207,7 @@ def run_settings(
     stages_lib.check_lengths(stages.by("policy"), "the model", policy.max_context)
     critic = _frozen_shape(config, stages, "critic", stages.critic_folder, critic)
     refiner = _frozen_shape(config, stages, "refiner", stages.refiner_folder, refiner)
+    _check_teacher(config, stages, policy)
     dtype = compute_dtype(config, mesh)
     sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.top_k)
 
@@ -255,6 +259,18 @@ def _frozen_shape(
     specs = stages.by({"critic": "folder"}.get(whose, whose))
     stages_lib.check_lengths(specs, f"the {whose} {folder}", shape.max_context)
     return shape
+
+
+def _check_teacher(config: Config, stages: Stages, policy: ModelConfig) -> None:
+    """Raises a `UserError` where a teacher can't score a response after its feedback, or compare so many tokens."""
+    if config.distil.kind == "none":
+        return
+    stages_lib.check_lengths((stages.refinement,), "the model", policy.max_context)
+    if config.distil.top_tokens >= policy.vocab_size:
+        raise UserError(
+            f"distil.top_tokens {config.distil.top_tokens} leaves no other of the model's {policy.vocab_size} tokens; "
+            "use fewer."
+        )
 
 
 def of_finetuning(config: Config, settings: RunSettings, *, num_rows: int) -> RunSettings:
@@ -318,6 +334,7 @@ def _method(config: Config, stages: Stages) -> rollout.Method:
         refine_which=config.refine.which,
         refine_max_pass=config.refine.max_pass,
         refinements_per_critique=config.refine.per_critique,
+        taught="none" if config.distil.kind == "none" else config.distil.which,
     )
 
 
@@ -337,6 +354,7 @@ def grouping(config: Config) -> groups.Grouping:
         length_penalty=config.objective.length_penalty,
         length_buffer=config.objective.length_penalty_share * config.max_response_length,
         max_length=config.max_response_length,
+        loss=LossKind.DISTIL if config.distil.kind == "alone" else LossKind.POLICY,
     )
 
 

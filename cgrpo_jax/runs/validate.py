@@ -6,12 +6,13 @@ from typing import Any
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys, old_keys
+from cgrpo_jax.runs.distillation_section import Distil
 from cgrpo_jax.runs.objective_section import Objective
 from cgrpo_jax.runs.refinement_sections import Refine
 from cgrpo_jax.runs.schema import FINETUNING_ALONE, NOT_FINETUNING, TRAINING_ALONE, Config
 
-# The allowed combinations of keys, of the refinements and of the objective; every other one is refused.
-NEEDS = (*Refine.NEEDS, *Objective.NEEDS)
+# The allowed combinations of keys, of refinements, objective and distillation; every other one is refused.
+NEEDS = (*Refine.NEEDS, *Objective.NEEDS, *Distil.NEEDS)
 # Whatever is generated: prompts of critiques that `finetune` writes again.
 _READ_OF_ROLLOUTS = ("critic.sees",)
 _UNREAD_WHERE = {name: known.unread_where for name, known, _ in keys.items(Config())}

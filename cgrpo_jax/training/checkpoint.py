@@ -110,7 +110,7 @@ class Checkpoints:
         json.dumps(extra)  # fails here, before anything is written
         self.wait()  # until then the step before is the one that is sealed
         self._writing = step, uuid.uuid4().hex
-        rest = {"step": state.step, "opt_state": state.opt_state}
+        rest = {"step": state.step, "opt_state": state.opt_state, "average": state.average}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(_to_save(state.params)),
             rest=ocp.args.StandardSave(_to_save(rest)),
@@ -209,7 +209,8 @@ class Checkpoints:
         return extra
 
     def _restore(self, step: int, template: TrainState) -> TrainState:
-        rest, where = {"step": template.step, "opt_state": template.opt_state}, self._directory / str(step)
+        rest = {"step": template.step, "opt_state": template.opt_state, "average": template.average}
+        where = self._directory / str(step)
         metadata = self._manager.item_metadata(step)
         check_same(metadata["params"].tree, template.params, where, same_dtype=True)
         check_same(metadata["rest"].tree, rest, where, same_dtype=True)
@@ -219,9 +220,8 @@ class Checkpoints:
         )
         with watchdog.stage("reading a checkpoint"):
             restored = self._manager.restore(step, args=items)
-        rest = unflatten(restored["rest"], rest)
         params = unflatten(restored["params"], template.params)
-        return dataclasses.replace(template, step=rest["step"], params=params, opt_state=rest["opt_state"])
+        return dataclasses.replace(template, params=params, **unflatten(restored["rest"], rest))
 
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0:

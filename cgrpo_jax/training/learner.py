@@ -19,6 +19,7 @@ from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import TrainRow, TrainState
 from cgrpo_jax.runtime import console, watchdog
 from cgrpo_jax.runtime.program import Program
+from cgrpo_jax.training import distillation as distillation_lib
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import packing, row_losses, sampler_gap, scoring
 from cgrpo_jax.training import train_step as train_step_lib
@@ -41,6 +42,7 @@ class LearnerSettings:
       adapters: that are trained; None where all weights are.
       offload_optimizer: whether the optimiser's state lies in the hosts' memory between updates.
       compares: whether rows (of rco, of dpo) are compared with the weights that training began with.
+      distillation: how responses are scored by a teacher that has seen feedback; None where none is.
     """
 
     optimizer: optax.GradientTransformation
@@ -54,11 +56,17 @@ class LearnerSettings:
     adapters: lora.LoraSettings | None = None
     offload_optimizer: bool = False
     compares: bool = False
+    distillation: distillation_lib.Distillation | None = None
 
     @property
     def has_reference(self) -> bool:
         """Whether the KL term, or a row's loss, compares with a reference."""
         return self.loss.kl_coef != 0 or self.compares
+
+    @property
+    def average_rate(self) -> float:
+        """Of the exponential mean of the weights that the state holds; 0 where it holds none."""
+        return self.distillation.average_rate if self.distillation else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +93,16 @@ def state_shapes(config: ModelConfig, mesh: jax.sharding.Mesh, settings: Learner
     """Returns the shapes of what is trained, and of the optimiser's state, that say where each array lies."""
     shapes = lora.adapter_shapes(config, settings.adapters) if settings.adapters else params_lib.param_shapes(config)
     trained = sharding.placed(params_lib.axes_like(config, shapes), shapes, mesh)
-    return optimizer_lib.state_shapes(trained, settings.optimizer, offload=settings.offload_optimizer)
+    shapes = optimizer_lib.state_shapes(trained, settings.optimizer, offload=settings.offload_optimizer)
+    return dataclasses.replace(shapes, average=shapes.params if settings.average_rate else None)
+
+
+def init_state(params: dict, settings: LearnerSettings) -> TrainState:
+    """Returns the state of what is trained before the first update; `params` is part of it."""
+    state = optimizer_lib.init_state(params, settings.optimizer, offload=settings.offload_optimizer)
+    # A copy: updates take the buffers of the state.
+    average = jax.tree.map(jax.numpy.copy, params) if settings.average_rate else None
+    return dataclasses.replace(state, average=average)
 
 
 class Learner:
@@ -130,7 +147,7 @@ class Learner:
         One whose gradient is not finite changes nothing, and is counted; too many in a row end it.
         """
         with self.clock("update"):
-            groups, sampling = self._with_logps(state.params, groups)
+            groups, sampling = self._with_logps(state, groups)
             stats, trained = [], [[False] * len(group) for group in groups]
             per_update = len(groups) // self.settings.updates_per_batch
             for first in range(0, len(groups), per_update):
@@ -148,6 +165,7 @@ class Learner:
                 stats.append(one)
                 if math.isfinite(one["grad_norm"]):
                     self.skipped_in_a_row = 0
+                    state = self._averaged(state)
                     for number, group in enumerate(minibatch, first):
                         trained[number] = [train_step_lib.has_gradient(row, self.settings.loss) for row in group]
                     continue
@@ -178,10 +196,17 @@ class Learner:
         """Returns the rate of the last of `num_updates` updates: the first of a warm-up has rate 0."""
         return float(np.asarray(self.settings.learning_rate(max(0, num_updates - 1))))
 
+    def _averaged(self, state: TrainState) -> TrainState:
+        """Returns the state with the mean of its weights, where it has one, a step on."""
+        if state.average is None:
+            return state
+        average = optimizer_lib.toward(state.average, state.params, rate=self.settings.average_rate)
+        return dataclasses.replace(state, average=average)
+
     def _with_logps(
-        self, params: dict, groups: Sequence[Sequence[TrainRow]]
+        self, state: TrainState, groups: Sequence[Sequence[TrainRow]]
     ) -> tuple[Sequence[Sequence[TrainRow]], dict[str, float]]:
-        """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, the reference's.
+        """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, reference's, teacher's.
 
         Returns:
           (the rows with these; how far sampler and trainer differ, empty where one is not known)
@@ -191,7 +216,7 @@ class Learner:
             return groups, {}
         sampling, loss = {}, self.settings.loss
         if self.settings.rescore:
-            logps = scoring.score_rows(params, rows, base=self.base, **self._scoring())
+            logps = scoring.score_rows(state.params, rows, base=self.base, **self._scoring())
             sampling = sampler_gap.measure(rows, logps, cap=loss.tis_cap, level=loss.tis_level)
             rows = [
                 dataclasses.replace(row, old_logp=logp, sampler_logp=row.old_logp if loss.tis_cap else None)
@@ -200,6 +225,10 @@ class Learner:
         if self.reference is not None:
             logps = scoring.score_rows(self.reference, rows, layout=self._reference_layout, **self._scoring())
             rows = [dataclasses.replace(row, ref_logp=logp) for row, logp in zip(rows, logps, strict=True)]
+        if self.settings.distillation is not None:
+            teacher = state.params if state.average is None else state.average
+            keywords = {"settings": self.settings.distillation, "base": self.base, **self._scoring()}
+            rows = distillation_lib.add_teacher(rows, state.params, teacher, **keywords)
         it = iter(rows)
         return [[next(it) for _ in group] for group in groups], sampling
 
@@ -212,6 +241,20 @@ class Learner:
     def reference_program(self) -> Program:
         """Returns what scores rows with the reference; called with (reference, None, batch)."""
         return scoring.score_program(layout=self._reference_layout, **self._scoring())
+
+    def distillation_programs(self) -> tuple[Program, Program]:
+        """Returns what chooses the tokens that are compared, and what the teacher scores; of a learner that distils.
+
+        Called with (params, base, batch), the latter with the teacher's weights.
+        """
+        assert self.settings.distillation
+        scoring_of = self._scoring()
+        temperature, shape = scoring_of.pop("temperature"), scoring_of.pop("shape")
+        d = self.settings.distillation
+        return (
+            distillation_lib.choose_program(shape, num_tokens=d.num_tokens, **scoring_of),
+            distillation_lib.teach_program(d.teacher_shape, temperature=temperature, **scoring_of),
+        )
 
     def update_programs(self) -> tuple[Program, Program]:
         """Returns `train_step.accumulate` and `optimizer.apply`, which make an update."""
@@ -232,7 +275,9 @@ class Learner:
 
     def _updating(self) -> dict[str, Any]:
         """Returns the arguments of `train_step.update` and of its program."""
-        return self._packed() | {"settings": self.settings.loss, "remat": self.settings.remat}
+        shape, d = self.settings.shape, self.settings.distillation
+        shape = dataclasses.replace(shape, top_tokens=d.num_tokens) if d else shape
+        return self._packed() | {"shape": shape, "settings": self.settings.loss, "remat": self.settings.remat}
 
     def _packed(self) -> dict[str, Any]:
         return {"config": self.config, "shape": self.settings.shape, "mesh": self.mesh, "dtype": self.dtype}

@@ -239,6 +239,12 @@ def init_state(params: dict, optimizer: optax.GradientTransformation, *, offload
 # --- a step -------------------------------------------------------------------------------------------------------
 
 
+@functools.partial(jax.jit, static_argnames=("rate",), donate_argnames=("average",))
+def toward(average, params, *, rate: float):
+    """Returns the exponential mean of weights after these: `average + rate (params - average)`."""
+    return jax.tree.map(lambda mean, new: mean + rate * (new - mean), average, params)
+
+
 @functools.partial(jax.jit, static_argnames=("optimizer",), donate_argnames=("state",))
 def apply(state: TrainState, grads, *, optimizer):
     """Returns the state after a step along `grads`, and the norm of these.
@@ -251,7 +257,8 @@ def apply(state: TrainState, grads, *, optimizer):
 
     def step(state: TrainState) -> TrainState:
         updates, opt_state = update(grads, state.opt_state, state.params, grad_norm=grad_norm)
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        params = optax.apply_updates(state.params, updates)
+        return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
 
     # A condition, in which each result takes its old value's place. Choosing between the two weight by weight, XLA:CPU
     # would hold a second state, and so would XLA:TPU of one that it has fetched.

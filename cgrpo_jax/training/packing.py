@@ -15,9 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import LossKind, TrainBatch, TrainRow
+from cgrpo_jax.training.token_rows import TokenRow, assign, by_context, check_pairs
 
-# What a token row holds: by the bytes of each context, the rows that share it.
-TokenRow = dict[bytes, list[TrainRow]]
 # What `work` counts.
 WORK = ("packed_positions", "packed_tokens", "targets", "attention_pairs", "local_attention_pairs")
 
@@ -27,7 +26,8 @@ class PackShape:
     """The static shape of a data group's packed batch: R token rows of S tokens, holding at most B train rows.
 
     With `sampler_logp` the log-probabilities of the sampler are among its arrays, with `from_rows` what `finetune`
-    needs besides: which rows are of RCO and of which pairs, and which targets count.
+    needs besides: which rows are of RCO and of which pairs, and which targets count; with `top_tokens` those of a
+    teacher, of so many tokens at each position.
     """
 
     num_token_rows: int
@@ -35,6 +35,7 @@ class PackShape:
     num_slots: int
     sampler_logp: bool = False
     from_rows: bool = False
+    top_tokens: int = 0
 
 
 def pack(
@@ -47,6 +48,7 @@ def pack(
     num_groups: int = 1,
     sampler_logp: bool = False,
     from_rows: bool = False,
+    top_tokens: int = 0,
 ) -> list[TrainBatch]:
     """Packs rows first-fit, longest first, into as many batches of one static shape as they need.
 
@@ -64,6 +66,7 @@ def pack(
       sampler_logp: whether batches have the sampler's log-probabilities.
       from_rows: whether they have what `finetune` needs; only then may rows be of RCO, or of a pair, whose two rows
         lie in one token row.
+      top_tokens: C, of how many tokens at each target they have a teacher's; 0: of none.
 
     Returns:
       Batches of NumPy arrays; every row is in exactly one. The first axes are G times as long as `TrainBatch` says:
@@ -79,24 +82,14 @@ def pack(
     """
     for row in rows:
         _check(row, pack_length, max_length)
-    groups = _by_context(rows)
+    groups = by_context(rows)
     if from_rows:
-        _check_pairs(groups, pack_length, num_slots)
+        check_pairs(groups, pack_length, num_slots)
     token_rows = assign(groups, num_token_rows=num_token_rows, pack_length=pack_length, num_slots=num_slots)
+    sizes = (num_groups, num_token_rows, pack_length, num_slots, max_length)
+    more = {"sampler_logp": sampler_logp, "from_rows": from_rows, "top_tokens": top_tokens}
     step = num_groups * num_token_rows
-    return [
-        fill(
-            token_rows[j : j + step],
-            num_groups,
-            num_token_rows,
-            pack_length,
-            num_slots,
-            max_length,
-            sampler_logp,
-            from_rows,
-        )
-        for j in range(0, len(token_rows), step)
-    ]
+    return [fill(token_rows[j : j + step], *sizes, **more) for j in range(0, len(token_rows), step)]
 
 
 def pack_onto(mesh: Mesh, rows: Sequence[TrainRow], shape: PackShape, *, max_length: int) -> list[TrainBatch]:
@@ -110,6 +103,7 @@ def pack_onto(mesh: Mesh, rows: Sequence[TrainRow], shape: PackShape, *, max_len
         max_length=max_length,
         sampler_logp=shape.sampler_logp,
         from_rows=shape.from_rows,
+        top_tokens=shape.top_tokens,
     )
 
 
@@ -124,17 +118,8 @@ def batch_shapes(shape: PackShape, *, max_length: int, mesh: Mesh) -> TrainBatch
 def empty_batch(shape: PackShape, *, max_length: int, num_groups: int) -> TrainBatch:
     """Returns a batch that holds nothing but padding."""
     sizes = (num_groups, shape.num_token_rows, shape.pack_length, shape.num_slots, max_length)
-    return fill([], *sizes, sampler_logp=shape.sampler_logp, from_rows=shape.from_rows)
-
-
-def assign(
-    groups: Sequence[Sequence[TrainRow]], *, num_token_rows: int, pack_length: int, num_slots: int
-) -> list[TokenRow]:
-    """Returns what each token row holds; the rows of a group have one context. Other arguments as for `pack`."""
-    packer = _Packer(num_token_rows, pack_length, num_slots)
-    for group in groups:
-        packer.add(group)
-    return packer.token_rows
+    more = {"sampler_logp": shape.sampler_logp, "from_rows": shape.from_rows, "top_tokens": shape.top_tokens}
+    return fill([], *sizes, **more)
 
 
 def _check(row: TrainRow, pack_length: int, max_length: int) -> None:
@@ -151,101 +136,6 @@ def _check(row: TrainRow, pack_length: int, max_length: int) -> None:
         )
 
 
-def _by_context(rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
-    """Returns the rows of each context, longest first; the contexts that take the most positions first."""
-    groups: dict[bytes, list[TrainRow]] = {}
-    for row in rows:
-        groups.setdefault(_context(row), []).append(row)
-    for group in groups.values():
-        group.sort(key=lambda row: -len(row.target_ids))
-    return sorted(groups.values(), key=lambda group: -_size(group))
-
-
-def _context(row: TrainRow) -> bytes:
-    return np.asarray(row.context_ids, np.int32).tobytes()
-
-
-def _size(group: Sequence[TrainRow]) -> int:
-    """Returns the positions that rows of one context take in a token row of their own."""
-    return len(group[0].context_ids) - 1 + sum(len(row.target_ids) for row in group)
-
-
-def _units(group: Sequence[TrainRow]) -> list[list[TrainRow]]:
-    """Returns what is placed as one: the two rows of a pair, every other row by itself."""
-    units: list[list[TrainRow]] = []
-    pairs: dict[int, list[TrainRow]] = {}
-    for row in group:
-        unit = pairs.setdefault(abs(row.pair), []) if row.pair else []
-        if not unit:
-            units.append(unit)
-        unit.append(row)
-    return units
-
-
-def _check_pairs(groups: Sequence[Sequence[TrainRow]], pack_length: int, num_slots: int) -> None:
-    """Checks that the two rows of each pair have one context, and fit one token row together."""
-    for group in groups:
-        for first, *others in (unit for unit in _units(group) if unit[0].pair):
-            if [first.pair, *(row.pair for row in others)] not in ([first.pair, -first.pair],):
-                raise ValueError(f"pair {abs(first.pair)} needs a chosen and a rejected row after the same context.")
-            size = _size([first, *others])
-            if size > pack_length or num_slots < 2:
-                raise UserError(
-                    f"a pair of {len(first.context_ids)} + {len(first.target_ids)} + {len(others[0].target_ids)} "
-                    f"tokens takes {size} positions and 2 slots, and has to fit one token row of {pack_length} "
-                    f"(packing.length) with {num_slots} slots (packing.slots); raise them."
-                )
-
-
-class _Packer:
-    """Token rows that are being filled, R of each batch, with B slots for train rows."""
-
-    def __init__(self, num_token_rows: int, pack_length: int, num_slots: int):
-        self.num_token_rows, self.pack_length, self.num_slots = num_token_rows, pack_length, num_slots
-        self.token_rows: list[TokenRow] = []
-        self.free: list[int] = []  # positions left in each token row
-        self.slots: list[int] = []  # train rows that each batch still takes
-        self.open: list[int] = []  # token rows that may still take one, in order
-
-    def add(self, group: Sequence[TrainRow]) -> None:
-        """Places rows of one context: together if a token row has room for them all, else as they come."""
-        context, beside = _context(group[0]), []  # token rows that have the context already
-        units = _units(group)
-        for i, unit in enumerate(units):
-            targets, rest = sum(len(row.target_ids) for row in unit), [row for one in units[i:] for row in one]
-            j = self._first(beside, targets, len(unit))
-            if j is None:
-                j = self._first(self.open, _size(rest), len(rest))
-            if j is None:
-                j = self._first(self.open, _size(unit), len(unit))
-            if j is None:
-                j = self._new(len(unit))
-            if j not in beside:
-                beside.append(j)
-                self.free[j] -= len(unit[0].context_ids) - 1
-            self.free[j] -= targets
-            self.slots[j // self.num_token_rows] -= len(unit)
-            self.token_rows[j].setdefault(context, []).extend(unit)
-        self.open = [j for j in self.open if self.free[j] and self.slots[j // self.num_token_rows]]
-
-    def _first(self, among: Sequence[int], size: int, num_rows: int = 1) -> int | None:
-        """Returns the first token row with so many positions and slots left."""
-        enough = (j for j in among if self.free[j] >= size and self.slots[j // self.num_token_rows] >= num_rows)
-        return next(enough, None)
-
-    def _new(self, num_rows: int) -> int:
-        # A batch that is out of slots takes no new token row either: its remaining ones stay empty.
-        while len(self.token_rows) % self.num_token_rows and self.slots[-1] < num_rows:
-            self.token_rows.append({})
-            self.free.append(0)
-        if len(self.token_rows) % self.num_token_rows == 0:
-            self.slots.append(self.num_slots)
-        self.token_rows.append({})
-        self.free.append(self.pack_length)
-        self.open.append(len(self.token_rows) - 1)
-        return self.open[-1]
-
-
 def fill(
     token_rows: Sequence[TokenRow],
     G: int,
@@ -253,24 +143,18 @@ def fill(
     S: int,
     B: int,
     T: int,
+    *,
     sampler_logp: bool = False,
     from_rows: bool = False,
+    top_tokens: int = 0,
 ) -> TrainBatch:
     """Returns the batch whose token row r holds `token_rows[r]`; what they do not fill is padding."""
-    kept = sampler_logp, from_rows
-    parts = [_fill_part(token_rows[g * R : (g + 1) * R], R, S, B, T, *kept) for g in range(G)]
+    more = (sampler_logp, from_rows, top_tokens)
+    parts = [_fill_part(token_rows[g * R : (g + 1) * R], _empty(R, S, B, T, *more)) for g in range(G)]
     return parts[0] if G == 1 else jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _fill_part(
-    token_rows: Sequence[TokenRow], R: int, S: int, B: int, T: int, sampler_logp: bool, from_rows: bool
-) -> TrainBatch:
-    batch = _empty(R, S, B, T)
-    if sampler_logp:
-        batch = batch.replace(sampler_logp_BT=np.zeros((B, T), np.float32))
-    if from_rows:
-        rco, pair, counted = np.zeros(B, bool), np.zeros(B, np.int32), np.zeros((B, T), bool)
-        batch = batch.replace(rco_B=rco, pair_B=pair, counted_BT=counted)
+def _fill_part(token_rows: Sequence[TokenRow], batch: TrainBatch) -> TrainBatch:
     b, pairs = 0, {}
     for r, held in enumerate(token_rows):
         at = segment = 0
@@ -311,13 +195,33 @@ def _fill_slot(batch: TrainBatch, b: int, row: TrainRow, r: int, start: int) -> 
         batch.rco_B[b] = row.loss == LossKind.RCO
         batch.counted_BT[b, :n] = True if row.counted is None else row.counted
     batch.advantage_B[b], batch.refined_B[b], batch.nll_B[b] = row.advantage, row.refined, row.loss == LossKind.NLL
+    if batch.distil_B is not None and batch.alone_B is not None:
+        batch.distil_B[b], batch.alone_B[b] = row.teacher_logp is not None, row.loss == LossKind.DISTIL
+    if batch.top_ids_RSC is not None and row.top_ids is not None:
+        batch.top_ids_RSC[r, start : start + n] = row.top_ids
+    if batch.teacher_logp_RSG is not None and row.teacher_logp is not None:
+        batch.teacher_logp_RSG[r, start : start + n] = row.teacher_logp
 
 
-def _empty(R: int, S: int, B: int, T: int) -> TrainBatch:
+def _empty(R: int, S: int, B: int, T: int, sampler_logp: bool, from_rows: bool, C: int) -> TrainBatch:
     tokens, positions, segments, prompts = (np.zeros((R, S), np.int32) for _ in range(4))
     row_B, start_B, length_B = (np.zeros(B, np.int32) for _ in range(3))
     old_logp, ref_logp = (np.zeros((B, T), np.float32) for _ in range(2))
     refined, nll = (np.zeros(B, bool) for _ in range(2))
+    more = {}
+    if from_rows:
+        more |= {
+            "rco_B": np.zeros(B, bool),
+            "pair_B": np.zeros(B, np.int32),
+            "counted_BT": np.zeros((B, T), bool),
+        }
+    if C:  # C different tokens, all others, and each as likely: what no row fills has a distribution all the same
+        more |= {
+            "distil_B": np.zeros(B, bool),
+            "alone_B": np.zeros(B, bool),
+            "top_ids_RSC": np.tile(np.arange(C, dtype=np.int32), (R, S, 1)),
+            "teacher_logp_RSG": np.full((R, S, C + 1), -np.log(C + 1), np.float32),
+        }
     return TrainBatch(
         tokens_RS=tokens,
         positions_RS=positions,
@@ -332,6 +236,8 @@ def _empty(R: int, S: int, B: int, T: int) -> TrainBatch:
         advantage_B=np.zeros(B, np.float32),
         refined_B=refined,
         nll_B=nll,
+        sampler_logp_BT=np.zeros((B, T), np.float32) if sampler_logp else None,
+        **more,
     )
 
 

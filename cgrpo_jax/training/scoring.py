@@ -7,6 +7,7 @@ term).
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from cgrpo_jax import sharding
 from cgrpo_jax.models import lora, transformer
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.logprobs import linear_logprobs
-from cgrpo_jax.records import TrainBatch, TrainRow
+from cgrpo_jax.records import Array, TrainBatch, TrainRow
 from cgrpo_jax.runtime import watchdog
 from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training.packing import PackShape, batch_shapes, pack_onto
@@ -61,20 +62,43 @@ def base_specs(
     return dataclasses.replace(base, params=weight_specs(base.params, config, mesh, layout))
 
 
-def row_logprobs(
+class Targets(NamedTuple):
+    """The targets of a packed batch, one after the other: N at most, row b's begin where those of the rows before end.
+
+    Attributes:
+      n_BT: which of the N a target is; out of range past a row's length.
+      position_N: packed position, counted over all token rows, that predicts it; out of range where there is none.
+      id_N: the target.
+      num_live: how many there are.
+    """
+
+    n_BT: jax.Array
+    position_N: jax.Array
+    id_N: jax.Array
+    num_live: jax.Array
+
+    def by_row(self, x_N: jax.Array) -> jax.Array:
+        """Returns `[B, T]` of what was computed of each target; 0 past a row's length."""
+        return x_N.at[self.n_BT].get(mode="fill", fill_value=0)
+
+    def at_positions(self, x_RS: Array | None) -> jax.Array:
+        """Returns `[N, ...]` of what a batch has at each packed position, `[R, S, ...]`; 0 where there is no target."""
+        assert x_RS is not None, "the shape of the batch has it"
+        return jnp.asarray(x_RS).reshape(-1, *x_RS.shape[2:]).at[self.position_N].get(mode="fill", fill_value=0)
+
+
+def target_states(
     params,
     config: params_lib.ModelConfig,
     batch: TrainBatch,
     *,
-    temperature: float,
     remat: str,
     dtype: jax.typing.DTypeLike | None = None,
     kernels: Kernels = PLAIN,
-):
-    """Returns `[B, T]` log-probabilities (nats) of a packed batch's targets, and the entropies at those positions.
+) -> tuple[jax.Array, Targets]:
+    """Returns `[N, D]` hidden states that predict the targets of a packed batch, and what these are.
 
-    Both are of `softmax(logits / temperature)`; entries past a row's length are 0. Only positions that predict a target
-    go through the unembedding.
+    Only these positions go through the unembedding.
     """
     hidden_RSD = transformer.hidden_states(
         params,
@@ -87,27 +111,59 @@ def row_logprobs(
         kernel=kernels.attention,
         dtype=dtype,
     )
-    R, S, D = hidden_RSD.shape
+    R, S, _ = hidden_RSD.shape
     T = batch.target_BT.shape[1]
     live_BT = jnp.arange(T) < batch.length_B[:, None]
-    # N targets at most, one after the other: row b's begin where those of the rows before it end.
     N, nowhere = min(R * S, live_BT.size), R * S  # nowhere is out of range: neither read nor written
     end_B = jnp.cumsum(batch.length_B)
     n_BT = jnp.where(live_BT, (end_B - batch.length_B)[:, None] + jnp.arange(T), nowhere)
     position_BT = batch.row_B[:, None] * S + batch.start_B[:, None] + jnp.arange(T)
     position_N = jnp.full(N, nowhere).at[n_BT].set(position_BT, mode="drop")
-    target_N = jnp.zeros(N, jnp.int32).at[n_BT].set(batch.target_BT, mode="drop")
+    id_N = jnp.zeros(N, jnp.int32).at[n_BT].set(batch.target_BT, mode="drop")
+    targets = Targets(n_BT, position_N, id_N, end_B[-1])
+    return targets.at_positions(hidden_RSD), targets
+
+
+def target_logprobs(
+    params,
+    config: params_lib.ModelConfig,
+    hidden_ND: jax.Array,
+    targets: Targets,
+    *,
+    temperature: float,
+    dtype: jax.typing.DTypeLike | None = None,
+    kernels: Kernels = PLAIN,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns `[B, T]` log-probabilities (nats) of the targets of a packed batch, and the entropies where they are.
+
+    Both are of `softmax(logits / temperature)`; entries past a row's length are 0. Arguments are from `target_states`.
+    """
     logp_N, entropy_N = linear_logprobs(
-        hidden_RSD.reshape(-1, D).at[position_N].get(mode="fill", fill_value=0),
+        hidden_ND,
         transformer.unembedding(params, config, dtype),
-        target_N,
+        targets.id_N,
         temperature=temperature,
         softcap=config.logit_softcap,
         vocab_size=config.vocab_size,
-        num_live=end_B[-1],
+        num_live=targets.num_live,
         kernel=kernels.output,
     )
-    return tuple(x.at[n_BT].get(mode="fill", fill_value=0) for x in (logp_N, entropy_N))
+    return targets.by_row(logp_N), targets.by_row(entropy_N)
+
+
+def row_logprobs(
+    params,
+    config: params_lib.ModelConfig,
+    batch: TrainBatch,
+    *,
+    temperature: float,
+    remat: str,
+    dtype: jax.typing.DTypeLike | None = None,
+    kernels: Kernels = PLAIN,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns `target_logprobs` of a packed batch."""
+    hidden_ND, targets = target_states(params, config, batch, remat=remat, dtype=dtype, kernels=kernels)
+    return target_logprobs(params, config, hidden_ND, targets, temperature=temperature, dtype=dtype, kernels=kernels)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "temperature", "dtype", "mesh", "layout"))

@@ -5,7 +5,6 @@ them: memory is bounded by the shape, and the number of compilations does not de
 group has its own share of the rows; denominators are those of the whole minibatch, so the gradients simply add up.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -15,44 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cgrpo_jax import objective, sharding
+from cgrpo_jax import sharding
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import LossKind, TrainBatch, TrainRow, TrainState
 from cgrpo_jax.runtime.program import Program
+from cgrpo_jax.training import loss as loss_lib
+from cgrpo_jax.training.loss import WEIGHED, LossSettings
 from cgrpo_jax.training.optimizer import apply_program
 from cgrpo_jax.training.packing import WORK, PackShape, batch_shapes, empty_batch, pack_onto, work
-from cgrpo_jax.training.row_losses import dpo_loss, rco_loss
-from cgrpo_jax.training.scoring import Kernels, base_specs, forward_weights, row_logprobs, weight_specs
+from cgrpo_jax.training.scoring import Kernels, base_specs, weight_specs
 
 AT_ONCE = 8  # packed batches that one run of `accumulate` takes
-
-
-@dataclasses.dataclass(frozen=True)
-class LossSettings:
-    """Arguments of the loss that do not change during a run; see `objective.policy_loss` for their meaning.
-
-    `beta` is that of `row_losses.dpo_loss`.
-    """
-
-    max_length: int
-    aggregate: str = "constant"
-    initial_ratio: str = "token"
-    refined_ratio: str = "shaped"
-    gamma: float = 0.1
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    clip_initial: bool = True
-    clip_refined: bool = False
-    kl_coef: float = 0.0
-    kl: str = "k3"
-    entropy_coef: float = 0.0
-    tis_cap: float = 0.0
-    tis_level: str = "token"
-    temperature: float = 1.0
-    beta: float = 0.1
-    num_responses: int | None = None
-    num_refinements: int | None = None
 
 
 @functools.partial(
@@ -88,7 +61,7 @@ def accumulate(
         # Each data group adds up a gradient of its own, and those of weights that lie whole in several groups are
         # summed over these once, after the last batch.
         own = jax.tree.map(sharding.varying_over_data, params)
-        loss_fn = functools.partial(_loss, counts=counts, base=base, config=config, settings=settings)
+        loss_fn = functools.partial(loss_lib.loss_of, counts=counts, base=base, config=config, settings=settings)
         loss_fn = functools.partial(loss_fn, remat=remat, dtype=dtype, kernels=kernels)
 
         def loss_of(i):
@@ -163,83 +136,6 @@ def _plus_pulled_back(grads, pull_back, cotangent, *, in_place: bool):
     return jax.tree.map(jax.freeze, sums)
 
 
-def _loss(
-    params,
-    *,
-    batch: TrainBatch,
-    counts,
-    base,
-    config: params_lib.ModelConfig,
-    settings: LossSettings,
-    remat,
-    dtype,
-    kernels,
-):
-    logp_BT, entropy_BT = row_logprobs(
-        forward_weights(params, base),
-        config,
-        batch,
-        temperature=settings.temperature,
-        remat=remat,
-        dtype=dtype,
-        kernels=kernels,
-    )
-    mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
-    if batch.counted_BT is not None:
-        mask_BT = mask_BT & batch.counted_BT
-    loss, stats = objective.policy_loss(
-        logp_BT,
-        batch.old_logp_BT,
-        batch.advantage_B,
-        mask_BT & _of_policy(batch)[:, None],
-        batch.refined_B,
-        initial_ratio=settings.initial_ratio,
-        refined_ratio=settings.refined_ratio,
-        gamma=settings.gamma,
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
-        clip_initial=settings.clip_initial,
-        clip_refined=settings.clip_refined,
-        aggregate=settings.aggregate,
-        max_length=settings.max_length,
-        num_rows=counts["rows"],
-        num_tokens=counts["tokens"],
-        num_questions=counts["questions"],
-        num_responses=settings.num_responses,
-        num_refinements=settings.num_refinements,
-        ref_logp_BT=batch.ref_logp_BT if settings.kl_coef else None,
-        kl_coef=settings.kl_coef,
-        kl=settings.kl,
-        entropy_BT=entropy_BT,
-        entropy_coef=settings.entropy_coef,
-        sampler_logp_BT=batch.sampler_logp_BT if settings.tis_cap else None,
-        tis_cap=settings.tis_cap,
-        tis_level=settings.tis_level,
-    )
-    nll_mask_BT = mask_BT & batch.nll_B[:, None]
-    nll = objective.nll_loss(logp_BT, batch.advantage_B, nll_mask_BT, num_tokens=counts["nll_tokens"])
-    of_rows, more = _of_rows(batch, logp_BT, mask_BT, counts, beta=settings.beta)
-    return loss + nll + of_rows, stats | more | {"policy_loss": loss, "nll_loss": nll}
-
-
-def _of_rows(batch: TrainBatch, logp_BT, mask_BT, counts, *, beta: float):
-    """Returns the losses of RCO and of pairs, and their statistics; exactly 0 of a batch that is not made for them."""
-    if batch.rco_B is None or batch.pair_B is None:
-        return 0.0, {}
-    arrays = (logp_BT, batch.ref_logp_BT, batch.advantage_B)
-    rco, of_rco = rco_loss(*arrays, batch.rco_B, mask_BT, num_rows=counts["rco_rows"])
-    dpo, of_dpo = dpo_loss(*arrays, batch.pair_B, mask_BT, beta=beta, num_pairs=counts["pairs"])
-    return rco + dpo, of_rco | of_dpo | {"rco_loss": rco, "dpo_loss": dpo}
-
-
-def _of_policy(batch: TrainBatch) -> jax.Array:
-    """Returns `[B]` bool, which rows are of `LossKind.POLICY`."""
-    policy_B = jnp.asarray(~batch.nll_B)
-    if batch.rco_B is not None and batch.pair_B is not None:
-        policy_B = policy_B & ~batch.rco_B & (batch.pair_B == 0)
-    return policy_B
-
-
 def accumulate_gradients(
     params,
     rows: Sequence[TrainRow],
@@ -262,7 +158,7 @@ def accumulate_gradients(
       rows: the rows to learn from, of all kinds of loss; may be empty. Masked ones are counted and left out.
       config, settings, shape, remat: model, loss, packed shape, rematerialisation.
       num_rows: rows of the minibatch that the `constant` and `sequence_mean` aggregations divide by, those dropped
-        before the update included. Defaults to the number of policy rows given.
+        before the update included. Defaults to the number of rows given that are not nll rows.
       num_tokens: likewise for `token_mean`, those of masked rows aside.
       num_questions: Q, for `paper`.
       dtype: what the forward and backward pass compute in; by default the weights' own. The gradient has theirs.
@@ -276,7 +172,7 @@ def accumulate_gradients(
       ValueError: `kl_coef` is not 0 and a policy row has no `ref_logp`, `tis_cap` is not 0 and one has no
         `sampler_logp`, an rco or dpo row has no `ref_logp` or the shape is not made for it, or `paper` lacks a count.
     """
-    policy_rows = [row for row in rows if row.loss == LossKind.POLICY]
+    policy_rows = [row for row in rows if row.loss in WEIGHED]
     rows = [row for row in rows if not row.masked]
     if settings.kl_coef and any(row.ref_logp is None for row in policy_rows):
         raise ValueError(f"kl_coef={settings.kl_coef} needs ref_logp in every policy row; score them, or set it to 0.")
@@ -325,10 +221,14 @@ def _stacked(batches: Sequence[TrainBatch], mesh: jax.sharding.Mesh) -> TrainBat
 def has_gradient(row: TrainRow, settings: LossSettings) -> bool:
     """Whether a row moves the weights.
 
-    A masked one does not, nor without KL and entropy terms one of advantage 0, or `beyond_cap`.
+    A masked one does not, nor without teacher, KL and entropy terms one of advantage 0, or `beyond_cap`.
     """
-    if row.masked or row.loss != LossKind.POLICY:
+    if row.masked or row.loss not in WEIGHED:
         return not row.masked
+    if settings.distil_coef and row.teacher_logp is not None:
+        return True
+    if row.loss == LossKind.DISTIL:
+        return False
     regularised = bool(settings.kl_coef or settings.entropy_coef)
     return regularised or (row.advantage != 0 and not beyond_cap(row, settings))
 
@@ -364,7 +264,7 @@ def update(
     Returns:
       (new state, statistics; `grad_norm` is the norm before clipping)
     """
-    policy = [row for row in rows if row.loss == LossKind.POLICY]
+    policy = [row for row in rows if row.loss in WEIGHED]
     num_rows = len(policy) if num_rows is None else num_rows
     num_tokens = _num_tokens(policy) if num_tokens is None else num_tokens
     rows = [row for row in rows if not row.masked]

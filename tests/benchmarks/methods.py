@@ -24,13 +24,15 @@ from collections.abc import Sequence
 import method_miniature
 import numpy as np
 import tiny_run
-from method_equations import EQUATIONS
+from method_equations import DISTILLED, EQUATIONS
 
 from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.runtime import console
 
 # Relative, and absolute where the number is about 0.
 LOSS, SLOPE, FLOOR = 2e-4, 1e-3, 1e-6
+# Metrics that a result has where the run has them.
+MORE = ("batch/extra_questions", "verdicts/reward", "distil/divergence", "distil/loss")
 
 
 def settings_of(name: str, iterations: int) -> dict:
@@ -54,7 +56,7 @@ def measure(name: str, workdir: pathlib.Path, iterations: int) -> dict:
         "trained": [row["rows_trained"] for row in rows],
         "reward": [row["reward"] for row in rows],
         "loss": [row["loss"] for row in rows],
-        **{key: [row[key] for row in rows] for key in ("batch/extra_questions", "verdicts/reward") if key in rows[0]},
+        **{key: [row[key] for row in rows] for key in MORE if key in rows[0]},
     }
 
 
@@ -69,7 +71,7 @@ def faults(name: str, result: dict) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--methods", default=",".join(EQUATIONS))
+    parser.add_argument("--methods", default=",".join(EQUATIONS | DISTILLED))
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--json", type=pathlib.Path)
     given = parser.parse_args(arguments)

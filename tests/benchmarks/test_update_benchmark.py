@@ -92,7 +92,8 @@ def test_the_whole_program(tmp_path):
     assert list(rows) == [
         "step", "step/trl", "step/memory", "step/memory/trl", "realistic/trl",
         *(f"machine/{part}" for part in ("share", "rate", "matrix", "update", "gradients", "output")),
-        "memory/output", "memory/share", "memory/flat", "growth/tokens", "growth/tokens/memory",
+        *(f"memory/{part}" for part in ("output", "share", "flat", "distil", "distil_share", "distil_flat")),
+        "growth/tokens", "growth/tokens/memory",
     ]  # fmt: skip
     assert rows["step/trl"]["target"] == 2.2 and rows["step/trl"]["met"]
     assert rows["step/trl"]["value"] == pytest.approx(1e4 / rows["step"]["value"])

@@ -168,8 +168,8 @@ TRAPS = (
     Trap(
         "masked rows that no longer count",
         "training/train_step.py",
-        "    policy = [row for row in rows if row.loss == LossKind.POLICY]\n",
-        "    policy = [row for row in rows if row.loss == LossKind.POLICY and not row.masked]\n",
+        "    policy = [row for row in rows if row.loss in WEIGHED]\n",
+        "    policy = [row for row in rows if row.loss in WEIGHED and not row.masked]\n",
         ("tests/training/test_train_step.py",),
     ),
     Trap(
@@ -224,7 +224,7 @@ TRAPS = (
     ),
     Trap(
         "a mask of what is not the padding token",
-        "training/train_step.py",
+        "training/loss.py",
         "    mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]\n",
         "    mask_BT = batch.target_BT != 0\n",
         ("tests/training/test_train_step.py",),
@@ -456,15 +456,15 @@ TRAPS = (
     Trap(
         "an optimiser that starts again",
         "training/checkpoint.py",
-        'opt_state=rest["opt_state"])\n',
-        "opt_state=template.opt_state)\n",
+        '**unflatten(restored["rest"], rest))\n',
+        '**unflatten(restored["rest"], rest) | {"opt_state": template.opt_state})\n',
         ("tests/training/test_checkpoint.py",),
     ),
     Trap(
         "a count of updates that starts again",
         "training/checkpoint.py",
-        'step=rest["step"], params=params',
-        "step=template.step, params=params",
+        '**unflatten(restored["rest"], rest))\n',
+        '**unflatten(restored["rest"], rest) | {"step": template.step})\n',
         ("tests/training/test_checkpoint.py",),
     ),
     Trap(

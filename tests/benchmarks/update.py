@@ -12,7 +12,7 @@ the least and the greatest; what is compared is measured in turn, so a ratio is 
                  peers, which compute all rows at full length, as they are in `step`
     machine      model FLOPs of an update (training/flops.py) in a second, against those of a large matrix product
     memory       what the compiled output layer, loss and gradients, needs beside arguments and results, against whole
-                 logits, and how that grows with the vocabulary
+                 logits, and how that grows with the vocabulary; of distillation from a teacher likewise
     growth       time and temporaries of an update against tokens, vocabulary, depth and width of a small model: the
                  exponent of the power law that fits best
 
@@ -53,13 +53,14 @@ from workloads import (
     UpdateWorkload,
 )
 
-from cgrpo_jax import sharding
-from cgrpo_jax.models import logprobs
+from cgrpo_jax import ratios, sharding
+from cgrpo_jax.models import logprobs, top_logits
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.runtime import processes
 from cgrpo_jax.training import flops, optimizer, train_step
 
+TOP = 20  # tokens that distillation compares
 _STEP = pathlib.Path(__file__).with_name("grpo_step.py")
 
 
@@ -286,6 +287,24 @@ def whole_loss(hidden_ND, unembed_VD, target_N, advantage_N):
     return -jnp.sum(advantage_N * jnp.take_along_axis(logp_NV, target_N[:, None], axis=1)[:, 0])
 
 
+def distilled_loss(hidden_ND, unembed_VD, target_N, advantage_N):
+    """The distance from a teacher that says the same of all tokens, by 20 tokens that are found and all others."""
+    id_NC = top_logits.linear_top_tokens(hidden_ND, unembed_VD, num_tokens=TOP)
+    logits_NG = top_logits.linear_group_logits(hidden_ND, unembed_VD, id_NC)
+    teacher_NG = jnp.full(logits_NG.shape, -jnp.log(TOP + 1))
+    return jnp.sum(advantage_N * ratios.distance(logits_NG, teacher_NG, "reverse_kl"))
+
+
+def whole_distilled_loss(hidden_ND, unembed_VD, target_N, advantage_N):
+    """The same from all logits at once."""
+    logits_NV = hidden_ND @ unembed_VD.T
+    id_NC, row_N1 = jax.lax.top_k(logits_NV, TOP)[1], jnp.arange(len(hidden_ND))[:, None]
+    rest_N = jax.nn.logsumexp(logits_NV.at[row_N1, id_NC].set(-jnp.inf), axis=1)
+    logits_NG = jnp.concatenate([logits_NV[row_N1, id_NC], rest_N[:, None]], axis=1)
+    teacher_NG = jnp.full(logits_NG.shape, -jnp.log(TOP + 1))
+    return jnp.sum(advantage_N * ratios.distance(logits_NG, teacher_NG, "reverse_kl"))
+
+
 def output_temporaries(loss: Callable, tokens: int, vocab: int, width: int) -> int:
     """Returns the bytes that a loss and its gradients need beside arguments and results; nothing is computed."""
     shapes = (
@@ -312,11 +331,21 @@ def memory(bench: Bench) -> Iterator[dict]:
         large, small = (bytes_a_token(tokens, v, width) for v in (vocab, vocab // 4))
         named = f"bytes that a token more needs: {large:.0f} at V = {vocab}, {small:.0f} at {vocab // 4}"
         yield row("memory/flat", [large / small], named, target=FLAT, most=True)
+    if bench.wanted("memory/distil"):
+        progress("memory: compiling distillation")
+        losses = distilled_loss, whole_distilled_loss
+        ours, whole = (output_temporaries(loss, tokens, vocab, width) for loss in losses)
+        named = f"distillation, {what}"
+        yield row("memory/distil", [ours / 2**30], f"{named}; temporaries", unit="GiB")
+        yield row("memory/distil_share", [ours / whole], f"{named}; of whole logits'", target=OF_LOGITS, most=True)
+        large, small = (bytes_a_token(tokens, v, width, loss=distilled_loss) for v in (vocab, vocab // 4))
+        named = f"bytes that a token more needs: {large:.0f} at V = {vocab}, {small:.0f} at {vocab // 4}"
+        yield row("memory/distil_flat", [large / small], named, target=FLAT, most=True)
 
 
-def bytes_a_token(tokens: int, vocab: int, width: int) -> float:
-    """Returns by how much the temporaries of the project's output layer grow with a token."""
-    most, half = (output_temporaries(blockwise_loss, number, vocab, width) for number in (tokens, tokens // 2))
+def bytes_a_token(tokens: int, vocab: int, width: int, *, loss: Callable = blockwise_loss) -> float:
+    """Returns by how much the temporaries of a loss of the project's output layer grow with a token."""
+    most, half = (output_temporaries(loss, number, vocab, width) for number in (tokens, tokens // 2))
     return (most - half) / (tokens - tokens // 2)
 
 

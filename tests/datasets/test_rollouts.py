@@ -161,16 +161,18 @@ def test_what_can_not_be_read_is_refused_in_one_line(file, tmp_path):
         rollouts.read(tmp_path / "other.parquet")
     newer = table.replace_schema_metadata({rollouts.VERSION_KEY: "99"})
     parquet.write_table(newer, tmp_path / "newer.parquet")
-    with pytest.raises(UserError, match="rollouts of version 99; this program reads .1, 2.; use the other"):
+    with pytest.raises(UserError, match="rollouts of version 99; this program reads .1, 2, 3.; use the other"):
         rollouts.read(tmp_path / "newer.parquet")
 
 
-def test_a_file_of_the_version_before_is_read(file, tmp_path):
-    table = parquet.read_table(file).drop_columns(["shown"]).replace_schema_metadata({rollouts.VERSION_KEY: "1"})
+@pytest.mark.parametrize("version, lacks", [("1", ["shown", "feedback_ids"]), ("2", ["feedback_ids"])])
+def test_a_file_of_a_version_before_is_read(file, tmp_path, version, lacks):
+    table = parquet.read_table(file).drop_columns(lacks).replace_schema_metadata({rollouts.VERSION_KEY: version})
     parquet.write_table(table, tmp_path / "older.parquet")
     before, now = rollouts.read(tmp_path / "older.parquet"), rollouts.read(file)
     assert [row.rollout.text for row in before] == [row.rollout.text for row in now]
-    assert {row.rollout.shown for row in before} == {None}
+    assert {row.rollout.feedback_ids for row in before} == {None}
+    assert "shown" not in lacks or {row.rollout.shown for row in before} == {None}
 
 
 def test_a_byte_that_has_changed_is_found(file, tmp_path):

@@ -27,7 +27,7 @@ class Batch:
     """Rows as a method has them: rewards, lengths and what they are, and logs of probabilities `[B, T]`.
 
     `question` is whose group a row is in, `num_responses` and `num_kept` are the paper's n and k. `held` is the ratio
-    where a gradient holds it fixed, None for as it is.
+    where a gradient holds it fixed, None for as it is. `distance` is from a teacher, 0 of what none scored.
     """
 
     reward: np.ndarray
@@ -43,6 +43,7 @@ class Batch:
     num_responses: int
     num_kept: int
     held: np.ndarray | None = None
+    distance: np.ndarray | None = None
 
     @property
     def mask(self):
@@ -155,6 +156,10 @@ def nurl(b):
     return mean_a_row(b, clipped(b.ratio, b.deviations(scale=True)))
 
 
+def sdpo(b):
+    return -np.sum(b.distance * (b.mask & (b.reward < 1)[:, None])) / b.length.sum()
+
+
 EQUATIONS = {
     "r1_grpo": r1_grpo,
     "dr_grpo": dr_grpo,
@@ -175,6 +180,8 @@ EQUATIONS = {
     "rubric": ladder_5,
     "weak_to_strong": ladder_5,
 }
+# Of distances from a teacher, in the place of ratios.
+DISTILLED = {"sdpo": sdpo}
 
 
 def loss_of(loss, rows, logp, old, *, ref, entropy, sampler=None):

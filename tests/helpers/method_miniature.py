@@ -19,7 +19,7 @@ import numpy as np
 import tiny
 import tiny_run
 from chat_server import Server, good
-from method_equations import EQUATIONS, Batch, values_of
+from method_equations import DISTILLED, EQUATIONS, Batch, values_of
 
 from cgrpo_jax import sharding
 from cgrpo_jax.records import Stage
@@ -114,7 +114,8 @@ def train(name, workdir, **more):
 
     def watched(state, rows, **keywords):
         state, stats = apply(state, rows, **keywords)
-        updates.append(Update(list(rows), given[-1][0], stats["policy_loss"], given[-1][1]))
+        loss = stats["distil_loss" if name in DISTILLED else "policy_loss"]
+        updates.append(Update(list(rows), given[-1][0], loss, given[-1][1]))
         return state, stats
 
     with contextlib.ExitStack() as stack:
@@ -154,29 +155,43 @@ def compared(name, folder, config, updates):
     """
     model = run_settings(config, sharding.one_device()).policy
     rollouts = (row for group in groups_of(tiny_run.rollouts(folder)) for row in group)
+    equation, teacher = (EQUATIONS | DISTILLED)[name], None
     for update in updates:
+        teacher = _averaged(teacher, update.weights, config.distil)
         texts = list(itertools.islice(rollouts, len(update.rows)))
         norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(update.gradient)))
-        here = _batch(config, model, update.rows, texts, update.weights)
+        here = _batch(config, model, update.rows, texts, update.weights, teacher)
 
-        def along(step, update=update, texts=texts, here=here, norm=norm):
+        def along(step, update=update, texts=texts, here=here, norm=norm, teacher=teacher):
             moved = jax.tree.map(lambda w, g: np.float64(w) - step * g / norm, update.weights, update.gradient)
-            there = _batch(config, model, update.rows, texts, moved)
-            return EQUATIONS[name](dataclasses.replace(there, held=here.ratio))
+            there = _batch(config, model, update.rows, texts, moved, teacher)
+            return equation(dataclasses.replace(there, held=here.ratio))
 
         slope = (along(STEP) - along(-STEP)) / (2 * STEP) if norm else 0.0
-        yield Compared(EQUATIONS[name](here), update.loss, slope, norm)
+        yield Compared(equation(here), update.loss, slope, norm)
 
 
-def _batch(config, model, rows, texts, weights):
+def _averaged(teacher, weights, distil):
+    """Returns the weights of the teacher, in float64, when these are about to learn: themselves, or their mean."""
+    exact = jax.tree.map(np.float64, weights)
+    if teacher is None or distil.teacher == "policy":
+        return exact
+    return jax.tree.map(lambda mean, new: mean + distil.average_rate * (new - mean), teacher, exact)
+
+
+def _batch(config, model, rows, texts, weights, teacher):
     length = np.array([len(row.target_ids) for row in rows])
     shape = len(rows), int(length.max())
-    arrays = collections.defaultdict(lambda: np.full(shape, -1.0))
+    arrays = collections.defaultdict(lambda: np.full(shape, -1.0), distance=np.zeros(shape))
     for at, (row, text) in enumerate(zip(rows, texts, strict=True)):
         np.testing.assert_array_equal(row.target_ids, text.rollout.token_ids)
         logp, entropy = _scored(weights, model, row)
         own = {"logp": logp, "old": row.old_logp, "entropy": entropy}
         own |= {} if row.ref_logp is None else {"ref": row.ref_logp}
+        if row.feedback_ids is not None:
+            own["distance"] = reverse_kl(
+                _groups(weights, model, row, row.context_ids), _groups(teacher, model, row, row.feedback_ids)
+            )
         for key, values in own.items():
             arrays[key][at, : length[at]] = values
     return Batch(
@@ -185,7 +200,7 @@ def _batch(config, model, rows, texts, weights):
         length=length,
         refined=np.array([text.rollout.stage == Stage.REFINEMENT for text in texts]),
         truncated=np.array([text.rollout.truncated for text in texts]),
-        **{key: arrays[key] for key in ("logp", "old", "ref", "entropy")},
+        **{key: arrays[key] for key in ("logp", "old", "ref", "entropy", "distance")},
         max_length=config.max_response_length,
         num_responses=config.num_responses,
         num_kept=config.refine.num_kept,
@@ -194,8 +209,27 @@ def _batch(config, model, rows, texts, weights):
 
 def _scored(weights, model, row):
     """Returns log-probabilities and entropies of a row's targets, given its context."""
-    tokens = np.concatenate([row.context_ids, row.target_ids])
-    logits = tiny.plain_logits(weights, model, tokens)[len(row.context_ids) - 1 : -1]
-    logits = logits - logits.max(-1, keepdims=True)
-    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    logs = _logs(weights, model, row, row.context_ids)
     return logs[np.arange(len(row.target_ids)), row.target_ids], -np.sum(np.exp(logs) * logs, axis=-1)
+
+
+def _groups(weights, model, row, context_ids):
+    """Returns log-probabilities of the tokens that are compared, and of all others together, after a context."""
+    logs = _logs(weights, model, row, context_ids)
+    others = np.ones(logs.shape, bool)
+    np.put_along_axis(others, row.top_ids, False, axis=1)
+    rest = np.log(np.sum(np.exp(logs) * others, axis=1, keepdims=True))
+    return np.concatenate([np.take_along_axis(logs, row.top_ids, axis=1), rest], axis=1)
+
+
+def _logs(weights, model, row, context_ids):
+    """Returns log-probabilities of all tokens where a row's targets are predicted, after a context."""
+    tokens = np.concatenate([context_ids, row.target_ids])
+    logits = tiny.plain_logits(weights, model, tokens)[len(context_ids) - 1 : -1]
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def reverse_kl(logs, teacher_logs):
+    """Returns KL(p || q) of the rows of two arrays of log-probabilities."""
+    return np.sum(np.exp(logs) * (logs - teacher_logs), axis=-1)

@@ -126,6 +126,7 @@ def test_an_evaluation_is_planned_and_no_part_of_an_iteration(model):
         ),
         ({"objective.kl_coef": 0.1}, {"reference"}, set()),
         ({"objective.old_logp": "trainer"}, {"old_logp"}, set()),
+        ({"distil.kind": "added"}, {"top_tokens", "teacher"}, set()),
         ({"compute.dtype": "float32", "mesh.fsdp": 1, "mesh.tensor": 4}, set(), {"reshard"}),
     ],
 )
@@ -166,6 +167,18 @@ def test_a_frozen_refiner_has_programs_of_its_own(model, tmp_path):
     assert found["refiner_prefill"].args[0]["layers"]["q"].shape == (3, 16, 4, 8)
     assert {"refiner", "refiner_slots"} < {*found["decode"].beside} and "slots" in found["refiner_decode"].beside
     assert "refiner" in found["update"].beside and "refiner_slots" not in found["update"].beside
+
+
+def test_an_average_lies_beside_the_weights_and_scores_longer_rows(model):
+    changes = {"distil.kind": "added", "distil.teacher": "average", "distil.top_tokens": 7}
+    programs = programs_of(planned.config(model, **changes))
+    found, run = {call.name: call for call in programs.calls}, planned.config(model)
+    assert programs.buffers["average"].bytes == TRAINED - 4 and "average" in found["update"].beside
+    assert found["teacher"].own == ("average",) and found["top_tokens"].own == ("trained",)
+    (batch,) = found["teacher"].program.inputs
+    assert batch.tokens_RS.shape[1] == run.refine.max_prompt_length + run.max_response_length
+    assert batch.top_ids_RSC.shape == (*batch.tokens_RS.shape, 7)
+    assert found["update"].function is not None and found["top_tokens"].program.inputs[0].top_ids_RSC is None
 
 
 # --- memory -------------------------------------------------------------------------------------------------------

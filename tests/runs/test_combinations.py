@@ -8,7 +8,7 @@ import pytest
 from method_equations import loss_of
 from scripted_rollouts import response, row
 
-from cgrpo_jax import groups, objective
+from cgrpo_jax import groups, objective, ratios
 from cgrpo_jax.records import RowIndex, Stage
 from cgrpo_jax.runs import build_training, settings, validate
 from cgrpo_jax.runs import config as config_lib
@@ -59,6 +59,9 @@ CHOICES = {
     "refiner.folder": ("", "weak"),
     "refiner.temperature": (-1.0, 0.0),
     "refiner.top_p": (0.0, 0.9),
+    "distil.kind": ("none", "added"),
+    "distil.which": ("failed", "all"),
+    "distil.divergence": tuple(ratios.DIVERGENCES),
 }
 VERDICTS = {"critique.kind": "cot", "critique.when": "all"}
 ONE_REWARD = {"rewards": (), "reward_weights": ()}
@@ -75,6 +78,19 @@ REFUSED = [
     {"normalize_rewards": True, "objective.length_penalty": 0.5},
     {"critique.corruption": "inverted", "reward_source": "critic", **ONE_REWARD},
     {"critique.corruption": "shuffled", "reward_source": "critic", **ONE_REWARD},
+    {"critique.kind": "hint", "distil.kind": "added"},
+]
+# With it most of what trains otherwise is refused; BASE has a KL term and refinements.
+ALONE = {"distil.kind": "alone", "refine.kind": "none", "objective.kl_coef": 0.0}
+REFUSED_ALONE = [
+    {"refine.kind": "policy"},
+    {"refine.kind": "solution"},
+    {"objective.kl_coef": 0.1},
+    {"objective.entropy_coef": 0.01},
+    {"objective.tis_cap": 2.0},
+    {"critique.when": "refining"},
+    {"critique.kind": "hint"},
+    {"critique.kind": "none"},
 ]
 # By a rule of its section, which is no pair of names.
 REFUSED_BY_RULE = [{"refine.which": "all", "refine.max_pass": 0.0}]
@@ -127,14 +143,40 @@ def test_a_pair_of_choices_is_computed_or_refused(one, two):
 
 def test_every_row_of_the_tables_refuses_something():
     for need in validate.NEEDS:
-        assert any(need.unmet(_values(config(pair))) for pair in REFUSED), need
+        pairs = [*REFUSED, *(ALONE | one for one in REFUSED_ALONE)]
+        assert any(need.unmet(_values(config(pair))) for pair in pairs), need
+
+
+def test_what_distils_alone_goes_with_nothing_of_the_policys_loss():
+    assert not list(validate.violations(config(ALONE)))
+    for one in REFUSED_ALONE:
+        (found,) = [text for text in validate.violations(config(ALONE | one)) if text.startswith("distil.kind 'alone'")]
+        assert all(key in found for key in one)
+    changes = {"objective.initial_ratio": "cispo", "objective.clip_low": 0.3, "objective.scale_by_std": True}
+    found = list(validate.unread(config(ALONE | changes), changes))
+    assert [text.partition(" ")[0] for text in found] == sorted(changes, key=list(_values(config({}))).index)
+
+
+def test_what_distils_needs_critiques():
+    values = {"distil.kind": "added", "critique.when": "refining"}
+    assert not list(validate.violations(config(values)))
+    (found,) = validate.violations(config(values | {"refine.kind": "none"}))
+    assert found == (
+        'distil.kind "added" needs critiques, which critique.when "refining" leaves out where refine.kind is \'none\'; '
+        'set critique.when to "all".'
+    )
+    (found,) = validate.violations(config(values | {"distil.which": "all"}))
+    assert found.startswith(
+        'distil.which "all" is of responses that pass too, of which critique.when "refining" has no'
+    )
+    assert not list(validate.violations(config(values | {"distil.which": "all", "refine.which": "all"})))
 
 
 def test_what_nothing_reads_is_not_refused():
     """An arm without refinements keeps the other arms' values of them."""
     for pair in REFUSED:
         found = list(validate.violations(config(pair | {"refine.kind": "none"})))
-        read = {"objective.initial_ratio", "normalize_rewards"}
+        read = {"objective.initial_ratio", "normalize_rewards", "distil.kind"}
         assert bool(found) == bool(read & pair.keys())
 
 

@@ -74,7 +74,7 @@ def test_weights_are_made_to_generate_where_questions_are_held_out_alone(monkeyp
     made = []
     monkeypatch.setattr(initial_state.start_weights, "initial_params", lambda *args, **kwargs: {"w": 1})
     monkeypatch.setattr(initial_state.start_weights, "base_step", lambda config: None)
-    monkeypatch.setattr(initial_state.optimizer_lib, "init_state", lambda params, **kwargs: params)
+    monkeypatch.setattr(initial_state.learner_lib, "init_state", lambda params, **kwargs: params)
     model = types.SimpleNamespace(to_generate=lambda params: made.append(params) or params)
     learner = types.SimpleNamespace(adapters=None, has_reference=False, optimizer=None, offload_optimizer=False)
     opened = types.SimpleNamespace(

@@ -16,7 +16,11 @@ from cgrpo_jax.training import sampler_gap
 OF_THE_LOOP = {
     "learning_rate", "num_tokens", "num_compilations", "step_time", "time/STAGE", "tokens_per_second/STAGE",
     "grade/timeouts", "grade/failures", "refine/prompts_cut", "refine/dropped_mentions", "group_reward", "eval/NAME",
-    "rollouts/bytes",
+    "rollouts/bytes", "distil/prompts_cut",
+}  # fmt: skip
+DISTILLED = {
+    "distil_loss": 2.0, "distil/tokens": 4.0, "distil/alone_tokens": 3.0, "distil/divergence_sum": 2.0,
+    "distil/rest_sum": 1.0,
 }  # fmt: skip
 COUNTS = collections.Counter(
     critiqued=8, attempts=11, fallbacks=1, prompts_cut=2, malformed=1, unanswered=3,
@@ -260,6 +264,14 @@ def test_the_work_of_updates_and_their_speed():
 SCORED = TrainRow(np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.float32), 1.0)
 
 
+def test_what_is_distilled_is_of_the_tokens_that_a_teacher_scored():
+    found = metrics.update_metrics([UPDATES[0] | DISTILLED])
+    named = {name: value for name, value in found.items() if name.startswith("distil/")}
+    assert named == {"distil/divergence": 0.5, "distil/rest": 0.25, "distil/tokens": 4.0, "distil/loss": 2.0}
+    assert found["tokens_trained"] == 13.0  # those of rows that are distilled alone are counted nowhere else
+    assert not any(name.startswith("distil/") for name in metrics.update_metrics(UPDATES))
+
+
 def test_what_was_drawn_for_a_batch():
     masked, equal = SCORED.replace(masked=True), SCORED.replace(advantage=0.0)
     found = metrics.batch_metrics([[equal, SCORED], [equal, masked], [], [SCORED]], num_extra=3)
@@ -283,6 +295,7 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
         *metrics.refinement_metrics(REFINEMENTS, REFINEMENTS, pass_threshold=1.0),
         *metrics.critic_metrics(COUNTS),
         *metrics.update_metrics(UPDATES),
+        *metrics.update_metrics([UPDATES[0] | DISTILLED]),
         *metrics.update_work(WORK, MODEL, adapters=False),
         *metrics.update_speed(1.0, 1.0, num_devices=1, peak=1.0),
         *metrics.engine_metrics([]),

@@ -4,13 +4,14 @@ import ml_collections
 import numpy as np
 import paths
 import pytest
-from method_equations import EQUATIONS, FILES, Batch, loss_of, values_of
+from method_equations import DISTILLED, EQUATIONS, FILES, Batch, loss_of, values_of
 from scripted_rollouts import response, row
 
 from cgrpo_jax import groups
-from cgrpo_jax.records import RowIndex, Stage
+from cgrpo_jax.records import LossKind, RowIndex, Stage
 from cgrpo_jax.runs import build_training, settings, validate
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.training import distillation, packing
 
 # Rows of a question that all responses fail: initial ones, and refined ones.
 ROWS = {
@@ -59,7 +60,7 @@ def batch_of(config, rows, trained):
 
 
 def test_every_file_has_its_equation():
-    assert FILES.keys() == EQUATIONS.keys()
+    assert FILES.keys() == EQUATIONS.keys() | DISTILLED.keys()
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -92,7 +93,7 @@ def test_the_first_steps_of_the_ladder_are_the_baselines(step, name):
     assert values_of(step) == values_of(name)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", EQUATIONS)
 def test_the_loss_is_the_equations(name):
     c = config(name)
     grouping = settings.grouping(c)
@@ -109,3 +110,28 @@ def test_the_loss_is_the_equations(name):
         b = batch_of(c, group.rows, trained)
     value = loss_of(build_training.loss_settings(c), trained, b.logp, b.old, ref=b.ref, entropy=b.entropy)
     np.testing.assert_allclose(-value, EQUATIONS[name](b), rtol=2e-5, atol=1e-7)
+
+
+def test_what_is_distilled_is_the_equations():
+    """Two failed responses of eight, of distances that are not the policy's to choose here."""
+    c = config("sdpo")
+    grouping, loss = settings.grouping(c), build_training.loss_settings(c)
+    responses = [response(0, number, float(number > 1)) for number in range(8)]
+    for number in (0, 1):
+        responses[number] = responses[number].replace(feedback_ids=np.arange(9))
+    (group,) = groups.reanchor([responses], [], join=grouping.join)
+    (trained,) = groups.train_rows([group], grouping)
+    assert {one.loss for one in trained} == {LossKind.DISTIL}
+    assert [one.feedback_ids is not None for one in trained] == [True] * 2 + [False] * 6
+    length = np.array([len(one.target_ids) for one in trained])
+    mask = np.arange(length.max()) < length[:, None]
+    distance = np.random.default_rng(0).uniform(0, 1, mask.shape).astype(np.float32)
+    shape = packing.PackShape(1, 16, len(trained), top_tokens=c.distil.top_tokens)
+    batch = packing.empty_batch(shape, max_length=mask.shape[1], num_groups=1)
+    batch = batch.replace(distil_B=np.arange(8) < 2, alone_B=np.ones(8, bool))
+    counts = dict(num_rows=8, num_tokens=length.sum(), num_questions=1, num_responses=8, num_refinements=1)
+    value, _ = distillation.distil_loss(
+        batch, mask, distance, distance, coef=loss.distil_coef, aggregate=loss.aggregate, max_length=99, **counts
+    )
+    np.testing.assert_allclose(value, np.sum((distance * mask)[:2]) / mask.sum(), rtol=1e-6)
+    assert (loss.divergence, build_training.distillation(c).average_rate) == ("reverse_kl", 0.01)

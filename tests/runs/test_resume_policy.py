@@ -10,6 +10,7 @@ KEYS = config_lib.flatten(config_lib.to_json(config_lib.Config()))
 # A new key belongs into this list or, where nothing that is sampled, graded or learnt depends on it, says so in its
 # section (`may_change`).
 DECIDES = """
+    distil.kind distil.which distil.coef distil.divergence distil.top_tokens distil.teacher distil.average_rate
     refiner.folder refiner.temperature refiner.top_p refiner.template_arguments
     rewards reward_weights gate normalize_rewards
     max_prompt_length max_response_length num_responses pass_threshold questions_per_iteration reward_source

@@ -7,6 +7,7 @@ const DROPPED = {
   ungraded: "not trained: no verdict", mention: "not trained: it mentions the critique", not_selected: "not kept",
   truncated: "not trained: it is cut off, and masked", sampler_cap: "not trained: sampler and trainer disagree beyond the cap",
   replaced: "not trained: a refinement took its place", drawn_on: "not trained: its question taught nothing, and another one was drawn",
+  no_feedback: "not trained: no teacher has seen a critique of it",
 };
 
 function fate(row) {
