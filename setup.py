@@ -55,6 +55,8 @@ setuptools.setup(
             "tensorboard>=2.18,<3",  # reads the event files of runs
             "playwright>=1.50,<2",  # drives the system's Chromium (tests/browser)
             "axe-playwright-python>=0.1.4,<0.2",
+            "wandb>=0.18,<1",  # its offline files, and trackio's store, are read (tests/integration/test_trackers.py)
+            "trackio>=0.5,<1",
         ],
         "dev": ["pre-commit>=4,<5"],  # beside `test`
         # trl and guidance carry published chat templates, mistral-common published SentencePiece models: files to read.
