@@ -101,11 +101,13 @@ def _may_be_known(value: Any) -> bool:
     """May an infinite sum or product have a closed form that SymPy knows: of powers, factorials and their quotients?"""
     import sympy
 
-    index = {limit[0] for limit in value.limits}
+    index: set[Any] = {limit[0] for limit in value.limits}
+    function: Any = value.function
     if isinstance(value, sympy.Product):
-        return value.function.is_rational_function(*index)
+        return function.is_rational_function(*index)
     kinds = (sympy.Add, sympy.Mul, sympy.Pow, sympy.Symbol, sympy.factorial, sympy.binomial, sympy.exp, *_unevaluated())
-    for node in sympy.preorder_traversal(value.function):
+    node: Any
+    for node in sympy.preorder_traversal(function):
         if node.free_symbols & index:
             if not isinstance(node, kinds):
                 return False
