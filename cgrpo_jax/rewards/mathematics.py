@@ -70,7 +70,20 @@ def parse(text):
 
 @functools.lru_cache(_KEPT)
 def _read(latex):
-    """The SymPy expression of an answer in normal form, None if the grammar has none."""
+    """The SymPy expression of an answer in normal form; None if the grammar has none, or it can't be compared."""
+    return _expression(
+        latex, lambda value, text: equality.with_real_roots(_with_imaginary_unit(long_sums.settled(value), text))
+    )
+
+
+@functools.lru_cache(_KEPT)
+def _as_written(latex):
+    """The SymPy expression of an answer in normal form as it is written: no sum in it is worked out."""
+    return _expression(latex, lambda value, _: value)
+
+
+def _expression(latex, finish):
+    """What `finish(value, text)` makes of an answer's expression, or of the last side of an equation; else None."""
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, latex2sympy, normalize_latex
     from math_verify.parser import get_last_eq
 
@@ -80,8 +93,7 @@ def _read(latex):
     text = normalize_latex(latex, plain)
     for one in dict.fromkeys((text, get_last_eq(text))):
         try:
-            value = latex2sympy(one, is_real=True, normalization_config=None)
-            return equality.with_real_roots(_with_imaginary_unit(long_sums.settled(value), one))
+            return finish(latex2sympy(one, is_real=True, normalization_config=None), one)
         except (MemoryError, RecursionError):
             raise
         except Exception:  # noqa: BLE001, S112  (ANTLR's listeners raise plain exceptions)
@@ -118,7 +130,9 @@ def readable(answer):
     if _INTEGER.fullmatch(answer) or words(answer):
         return True
     latex = _normal(answer)
-    return latex is not None and (_read(latex) is not None or real_sets.is_set(latex, _read))
+    if latex is None:
+        return False
+    return _read(latex) is not None or real_sets.is_set(latex, _read) or _as_written(latex) is not None
 
 
 def grade(response, answer):
@@ -188,10 +202,13 @@ def _compared(answer, box):
         decided = real_sets.equal(gold, own, _read)
         if decided is not None:
             return _graded(decided, box)
-    predicted = _read(own)
-    if predicted is None:
+    values = _read(gold), _read(own)
+    if None not in values:
+        return _graded(_verify(*values), box)
+    written = _as_written(gold), _as_written(own)
+    if values[1] is None and written[1] is None:
         return 0.0, box[:200], "no answer found"
-    return _graded(_verify(_read(gold), predicted), box)
+    return _graded(None not in written and long_sums.same_as_written(*written), box)
 
 
 def _verify(gold, predicted):

@@ -124,10 +124,16 @@ def test_a_number_that_nobody_can_write_out_equals_itself_however_it_is_spelled(
         r"\sum_{k=1}^{\infty} \frac{\sin k}{k}",
         r"\prod_{k=1}^{10^{40}} \frac{k+1}{k}",
         r"\int_0^{10^{40}} \sin(x^2) dx",
-        r"\sum_{k=1}^{10^{6}!} \sum_{j=1}^{k} \binom{k}{j}",
     ],
 )
-def test_a_long_sum_without_a_closed_form_is_unreadable(answer, gold):
+def test_a_long_sum_without_a_closed_form_equals_no_other_answer(answer, gold):
+    assert mathematics.grade(rf"\boxed{{{answer}}}", gold) == (0.0, answer, "not equal")
+    assert mathematics.grade(f"so ${answer}$", gold)[0] == 0
+
+
+@pytest.mark.parametrize("gold", ["12", "0.5", "x^2+1"])
+def test_a_sum_with_an_immense_bound_is_unreadable(gold):
+    answer = r"\sum_{k=1}^{10^{6}!} \sum_{j=1}^{k} \binom{k}{j}"
     assert mathematics.grade(rf"\boxed{{{answer}}}", gold) == (0.0, answer, "no answer found")
     assert mathematics.grade(f"so ${answer}$", gold)[0] == 0 and not mathematics.readable(answer)
 
@@ -137,6 +143,48 @@ def test_a_long_sum_with_a_closed_form_has_its_value():
     assert mathematics.grade(r"so $\sum_{k=1}^{10^{40}} k$", r"\frac{10^{40}(10^{40}+2)}{2}")[0] == 0
     assert mathematics.grade(r"\boxed{\sum_{n=1}^{2023} \frac{1}{n(n+1)}}", r"\frac{2023}{2024}")[0] == 1
     assert mathematics.grade(r"\boxed{\int_0^{10^{40}} x dx}", r"\frac{10^{80}}{2}")[0] == 1
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        r"\sum_{k=0}^{200} x^k",
+        r"\sum_{k=1}^{2024} \frac{x^k}{k}",
+        r"\sum_{k=1}^{10000} \frac{1}{k}",
+        r"\sum_{k=1}^{5000} 2^k",
+        r"\sum_{k=1}^{10^{40}} \frac{1}{k^2}",
+        r"\sum_{k=1}^{10^{40}} \sin k",
+        r"\sum_{k=1}^\infty \frac{\sin k}{k}",
+        r"\sum_{n=1}^\infty\sum_{k=1}^{200}\frac{1}{n^k}",
+        r"\prod_{k=1}^{200}(1+x^k)",
+        r"\int_0^1 (1-x)^{2024} dx",
+        r"\int_0^{2\pi}(1+\cos x)^{500} dx",
+        r"\int_0^{1000}\sum_{k=1}^{10} x^k dx",
+    ],
+)
+def test_a_gold_answer_that_can_be_parsed_accepts_itself(gold):
+    assert mathematics.readable(gold)
+    assert mathematics.grade(rf"so \boxed{{{gold}}}", gold)[0] == 1
+    assert mathematics.grade(rf"\boxed{{{gold.replace('k', 'j')}}}", gold)[0] == 1
+    assert mathematics.grade(rf"The answer is ${gold}$.", gold)[0] == 1
+    assert mathematics.grade(rf"\boxed{{{gold}+1}}", gold)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        (r"\sum_{k=0}^{200} x^k", r"\frac{x^{201}-1}{x-1}", r"\frac{x^{200}-1}{x-1}"),
+        (r"\sum_{k=1}^{2024} \frac{3}{2^k}", r"3-\frac{3}{2^{2024}}", r"3-\frac{3}{2^{2023}}"),
+        (r"\sum_{k=1}^{5000} 2^k", "2^{5001}-2", "2^{5001}-1"),
+        (r"\sum_{k=1}^{10000} \frac{1}{k}", "9.787606", "9.787607"),
+        (r"\sum_{i=1}^{10000} \frac{1}{i}", r"\sum_{n=1}^{10000} \frac{1}{n}", r"\sum_{n=1}^{9999} \frac{1}{n}"),
+        (r"\int_0^1 (1-x)^{2024} dx", r"\frac{1}{2025}", r"\frac{1}{2024}"),
+        (r"\int_0^{1000}\sum_{k=1}^{2} x^k dx", r"\frac{1000^2}{2}+\frac{1000^3}{3}", r"\frac{1000^2}{2}"),
+    ],
+)
+def test_a_long_sum_or_integral_equals_its_value(gold, right, wrong):
+    assert [mathematics.grade(rf"\boxed{{{answer}}}", gold)[0] for answer in (right, wrong)] == [1, 0]
+    assert mathematics.grade(rf"\boxed{{{gold}}}", right)[0] == 1
 
 
 def test_a_fraction_of_many_levels_is_one_number():
