@@ -198,7 +198,8 @@ def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
     if others := [name for name in changed if not fingerprints.is_function(name)]:
         raise UserError(
             f"changed since {opened.run.path} began: {', '.join(others)}; restore the files (data.train, data.eval, "
-            "data.pass_rates, code.modules, finetune.rows, finetune.eval_rows), or give another --workdir."
+            "data.pass_rates, code.modules, critique.others, finetune.rows, finetune.eval_rows), or give another "
+            "--workdir."
         )
     if changed:
         console.say(f"changed since {opened.run.path} began, and used as it is now: {', '.join(changed)}")
