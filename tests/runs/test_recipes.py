@@ -74,7 +74,7 @@ def test_every_recipe_says_what_it_keeps_and_where_it_is_from():
     assert NAMES == sorted(LEARNT)
     for name in NAMES:
         text = (FOLDER / f"{name}.py").read_text().split('"""')[1]
-        assert "arXiv" in text and " L = " in text or "argmin" in text, name
+        assert "arXiv" in text and (" L = " in text or "argmin" in text), name
         assert "context:" in text and "target" in text and "weight:" in text and f"recipes/{name}.py" in text, name
 
 
