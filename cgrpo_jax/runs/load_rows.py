@@ -102,13 +102,9 @@ def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, max_context
     Raises:
       UserError: there are none, too few for an update, or one can't be used; it is named.
     """
-    c, said = config.finetune, []
-    made_up = config.data.kind in MADE_UP
-    named = c.rows or ("" if made_up else config.data.train)
+    c, said, named = config.finetune, [], place(config)
     if not named:
-        why = f"data.kind {config.data.kind!r} makes up questions, not rows; set finetune.rows"
-        where = why if made_up else "set data.train to JSON lines, Parquet, or a folder of rollouts"
-        raise UserError(f"no rows to learn from: {where}.")
+        raise UserError(f"no rows to learn from: {why_no_place(config)}.")
     lengths = Lengths(config.max_response_length, shape.pack_length, max_context)
     found = []
     for what, paths in (("training", named), ("held-out", c.eval_rows)):
@@ -129,6 +125,18 @@ def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, max_context
             "it."
         )
     return Rows(training=found[0], held_out=found[1], said=said)
+
+
+def place(config: Config) -> str:
+    """Returns the files or folders of the rows of a configuration; empty where it names none."""
+    return config.finetune.rows or ("" if config.data.kind in MADE_UP else config.data.train)
+
+
+def why_no_place(config: Config) -> str:
+    """Returns what to do where a configuration names no rows."""
+    if config.data.kind in MADE_UP:
+        return f"data.kind {config.data.kind!r} makes up questions, not rows; set finetune.rows"
+    return "set data.train to JSON lines, Parquet, or a folder of rollouts"
 
 
 def check_warm_up(config: Config, *, num_updates: int, num_rows: int) -> None:
