@@ -110,14 +110,16 @@ def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, max_context
     for what, paths in (("training", named), ("held-out", c.eval_rows)):
         read, alone = _with_targets(_read(config, prompts, paths), beta=c.beta) if paths else ([], 0)
         units, skipped = fitting(_seen(read), lengths, on_long=c.on_long)
-        if what == "training" and c.max_per_question:
-            units = _drawn(units, c.max_per_question, seed=seed)
+        alike = 0
+        if what == "training":
+            units, alike = _kept(units, c.max_per_question, seed=seed, loss=LossKind[c.loss.upper()])
         if paths and not units:
             raise UserError(f"{what} rows: {paths} has none{_why_none(config, skipped)}.")
         if units:
             too_long = f", {skipped} too long and left out" if skipped else ""
             single = f", {alone} left out that are alone, with no other critique of their response" if alone else ""
-            said.append(f"{what} rows: {_counted(units)}{too_long}{single}")
+            same = f", {alike} collected ones left out that are the same as others" if alike else ""
+            said.append(f"{what} rows: {_counted(units)}{too_long}{single}{same}")
         found.append(units)
     if len(found[0]) < c.rows_per_update:
         raise UserError(
@@ -209,6 +211,23 @@ def _with_targets(units: Iterable[Unit], *, beta: float) -> tuple[list[Unit], in
             rows = tuple(dataclasses.replace(row, advantage=float(target)) for row in unit.rows)
             found.append(dataclasses.replace(unit, rows=rows))
     return found, len(groups) - len(several)
+
+
+def _kept(units: Sequence[Unit], most: int, *, seed: int, loss: LossKind) -> tuple[list[Unit], int]:
+    """Returns the units that are learnt, in their order, and how many collected ones were left out as repeats.
+
+    At most so many of a question, 0 for all; where some are collected, the limit is theirs, and one's own all stay.
+    Repeats of what is collected are left out without a limit too, but not of RCO and DPO, where each counts by itself.
+    """
+    collected = [unit for unit in units if unit.is_collected]
+    if not collected:
+        return (_drawn(units, most, seed=seed) if most else list(units)), 0
+    if not most and loss != LossKind.NLL:
+        return list(units), 0
+    drawn = _drawn(collected, most or len(collected), seed=seed)
+    kept = {id(unit) for unit in drawn}
+    alike = 0 if most else len(collected) - len(drawn)
+    return [unit for unit in units if not unit.is_collected or id(unit) in kept], alike
 
 
 def _drawn(units: Sequence[Unit], most: int, *, seed: int) -> list[Unit]:
