@@ -183,6 +183,10 @@ def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
     if "inputs" not in kept:
         console.say("an older version began this run: whether its questions are still the same is not known")
         kept["inputs"] = opened.inputs
+    kept["inputs"] = {
+        name: opened.inputs[name] if digest == opened.earlier_inputs.get(name) else digest
+        for name, digest in kept["inputs"].items()
+    }
     changed = fingerprints.changed(kept["inputs"], opened.inputs)
     if fingerprints.TASK in changed:
         was, now = (inputs.get(fingerprints.TASK, "an unknown one") for inputs in (kept["inputs"], opened.inputs))

@@ -84,9 +84,11 @@ def open_rows(opened: OpenRun) -> tuple[OpenRun, Rows]:
         open_run_lib.check_training(decided, held_out_rows=bool(rows.held_out))
         read = {TRAINING_ROWS: rows.training, HELD_OUT_ROWS: rows.held_out}
         inputs = {name: _digest(units) for name, units in read.items() if units}
+        earlier = {name: _digest(units, with_sizes=False) for name, units in read.items() if units}
     if key_values.place()[1] > 1:
         agreement.check_same("rows", inputs)
-    return dataclasses.replace(opened, settings=decided, inputs={**opened.inputs, **inputs}), rows
+    inputs = {**opened.inputs, **inputs}
+    return dataclasses.replace(opened, settings=decided, inputs=inputs, earlier_inputs=earlier), rows
 
 
 def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, max_context: int, seed: int) -> Rows:
@@ -262,11 +264,14 @@ def _why_none(config: Config, skipped: int) -> str:
     return f" that finetune.stages {tuple(c.stages)} and finetune.which {c.which!r} ask for, of rollouts"
 
 
-def _digest(units: Sequence[Unit]) -> str:
-    """Returns 16 hexadecimal digits of units in their order: all that an update reads of them."""
+def _digest(units: Sequence[Unit], *, with_sizes: bool = True) -> str:
+    """Returns 16 hexadecimal digits of units in their order: all that an update reads of them.
+
+    Earlier versions hashed their rows alone, `with_sizes=False`.
+    """
     whole = hashlib.sha256()
     for unit in _seen(units):
-        if len(unit.rows) > 1:  # two rows of one unit are not two units: an update draws units
+        if with_sizes and len(unit.rows) > 1:  # two rows of one unit are not two units: an update draws units
             whole.update(f"{len(unit.rows)} rows".encode())
         for row in unit.rows:
             counted = None if row.counted is None else row.counted.tobytes()

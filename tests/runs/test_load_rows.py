@@ -111,6 +111,8 @@ def test_the_digest_of_rows_is_of_the_units_that_they_are(prompts, tmp_path):
     joined = dataclasses.replace(units[0], rows=(*units[0].rows, *units[1].rows))
     digests = {load_rows._digest(one) for one in (units, [joined], units[::-1])}
     assert len(digests) == 3 and load_rows._digest(list(units)) in digests
+    earlier = [load_rows._digest(one, with_sizes=False) for one in (units, [joined])]
+    assert earlier == [load_rows._digest(units)] * 2  # of units of one row it is the same
 
 
 def test_a_pair_that_no_token_row_holds_is_an_error(prompts, tmp_path):
