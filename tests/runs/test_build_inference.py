@@ -32,7 +32,7 @@ def test_other_critiques_are_those_of_wrong_responses_in_rows_that_are_there(tmp
 
 def test_a_critique_that_calls_a_right_response_wrong_is_none_of_a_wrong_one(tmp_path):
     rows = rollout_cases.make()
-    right = [one if one.rollout.stage != Stage.RESPONSE else regraded(one, 1.0) for one in rows]
+    right = [one if one.rollout.stage != Stage.RESPONSE else graded_again(one, 1.0) for one in rows]
     for name, made in {"wrong": rows, "right": right}.items():
         where = written(tmp_path / name, made)
         config = tiny_run.config({"critique.corruption": "another", "critique.others": where})
@@ -43,7 +43,7 @@ def test_a_critique_that_calls_a_right_response_wrong_is_none_of_a_wrong_one(tmp
             build_inference.others_digest(config, stages.of_training(config))
 
 
-def regraded(row, reward):
+def graded_again(row, reward):
     return dataclasses.replace(row, rollout=row.rollout.replace(reward=reward))
 
 

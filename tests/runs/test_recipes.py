@@ -175,9 +175,9 @@ def test_a_step_that_starts_from_weights_has_their_model_where_a_checkpoint_alon
     steps = plan(*given, changes=bare | {"warm_start.num_updates": lessons}, workdir=tmp_path)
     for folder in (tmp_path / "converted", *(one.folder for one in steps)):
         (folder / "model").mkdir(parents=True)
-    froms = [tmp_path / "converted", *([tmp_path / "start"] if lessons else []), tmp_path / "learnt"]
-    assert [model_source.of_policy(one.config).description for one in steps] == [one / "model" for one in froms]
-    assert [model_source.of_policy(one.config).init for one in steps] == froms
+    starts = [tmp_path / "converted", *([tmp_path / "start"] if lessons else []), tmp_path / "learnt"]
+    assert [model_source.of_policy(one.config).description for one in steps] == [one / "model" for one in starts]
+    assert [model_source.of_policy(one.config).init for one in steps] == starts
 
 
 def test_another_stream_draws_other_texts():
