@@ -91,7 +91,7 @@ def _report(planned: Sequence[Planned], folder: RunDir) -> None:
 
 
 def _first_pass_rates(planned: Sequence[Planned]) -> dict[str, float]:
-    """Returns of each question the pass rate in what the recipe collects first: how hard it is."""
+    """Returns of each question the pass rate in what the recipe collects first: how hard it is to who wrote that."""
     first = next((one for one in planned if one.step.command == "collect"), None)
     if first is None:
         return {}

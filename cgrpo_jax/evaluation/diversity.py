@@ -50,7 +50,7 @@ def by_difficulty(kept: Mapping[str, int], rates: Mapping[str, float]) -> dict[s
 
     Args:
       kept: rows of each question, by its `problem_id`.
-      rates: the questions' pass rates before anything was learnt.
+      rates: the questions' pass rates in what was collected first.
 
     Returns:
       The bins that are not empty, `unknown` for questions without a rate, and `hard share`: of the rows whose question

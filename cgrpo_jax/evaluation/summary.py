@@ -16,7 +16,7 @@ _COUNTS = ("questions", "fixed", "broken", "ungraded")
 _COLUMNS = 5  # benchmarks side by side
 # What a critic is worth at test time, of answers with a verdict of the grader before and after.
 CRITIC = {
-    "verdict_accuracy": "of the answers, those whose critique is right about them",
+    "verdict_accuracy": "of the answers that have a critique, those about which it is right",
     "false_right": "of the wrong answers, those that it calls right",
     "false_wrong": "of the right answers, those that it calls wrong",
     "fix_rate": "of the wrong answers, those that are right in the end",
@@ -79,10 +79,10 @@ def _of_question(line: Mapping[str, Any], ks: Sequence[int], pass_threshold: flo
         after = line["refined_reward"] >= pass_threshold
         changed = after != right and not line["refined_ungraded"]
         accuracy["refined@1"] = after
-        critic = {} if line["refined_ungraded"] else _critic(line["verdict"], bool(right), bool(after))
+        critic = {} if line["refined_ungraded"] else _critic(line, bool(right), bool(after))
         other |= {
             "critiqued_wrong": line["verdict"] is False,
-            "malformed": line["verdict"] is None,
+            "malformed": line["verdict"] is None and line["critique"] is not None,
             "fixed": changed and after,
             "broken": changed and right,
         }
@@ -91,10 +91,15 @@ def _of_question(line: Mapping[str, Any], ks: Sequence[int], pass_threshold: flo
     return {"accuracy": accuracy, "other": other, "critic": critic}
 
 
-def _critic(verdict: bool | None, before: bool, after: bool) -> dict[str, float]:
-    """Returns what a critique of an answer says and achieves, by names of `CRITIC`: of what it counts for."""
-    found = {"verdict_accuracy": verdict is before}
-    found |= {"false_wrong" if before else "false_right": verdict is (not before)}
+def _critic(line: Mapping[str, Any], before: bool, after: bool) -> dict[str, float]:
+    """Returns what a critique of an answer says and achieves, by names of `CRITIC`: of what it counts for.
+
+    One that its endpoint has left out says nothing, and has no verdict that could be wrong.
+    """
+    verdict, found = line["verdict"], {}
+    if line["critique"] is not None:
+        found |= {"verdict_accuracy": verdict is before}
+        found |= {"false_wrong" if before else "false_right": verdict is (not before)}
     found |= {"break_rate" if before else "fix_rate": after != before}
     return found | ({"utility": (1 + after - before) / 2} if verdict is False else {})
 

@@ -6,7 +6,8 @@ Every generator of every command is made by `policy_generator`, `critic_generato
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Iterator
 
 from cgrpo_jax import sharding
 from cgrpo_jax.critiques import texts
@@ -127,9 +128,9 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
         max_retries=config.critique.max_retries,
         max_length=config.critic.max_length,
         pass_threshold=config.pass_threshold,
-        corruption=config.critique.corruption,
+        corruption=config.critique.corruption if stages.corrupts else "none",
         corrupted_share=config.critique.corrupted_share,
-        others=_others(config.critique.others) if _shows_others(config, stages) else (),
+        others=_others(config.critique.others, config.pass_threshold) if _shows_others(config, stages) else (),
     )
 
 
@@ -137,28 +138,42 @@ def others_digest(config: Config, stages: Stages) -> dict[str, str]:
     """Returns the digest of the rows of `critique.others`, by what is said of them; nothing where they aren't read.
 
     Raises:
-      UserError: there are none, or none has a critique of a wrong response.
+      UserError: there are none, or none has a critique of a wrong response that says so.
     """
     if not _shows_others(config, stages):
         return {}
-    _others(config.critique.others)
+    _others(config.critique.others, config.pass_threshold)
     return {"what critique.others holds": rollout_questions.digest(rollout_questions.files(config.critique.others))}
 
 
 def _shows_others(config: Config, stages: Stages) -> bool:
-    refines = stages.asks_critic and stages.refinement.num_texts > 0
-    return refines and config.critique.corruption == texts.ANOTHER
+    return stages.corrupts and config.critique.corruption == texts.ANOTHER
 
 
 @functools.cache  # what a run reads stays as it was when it was read first
-def _others(where: str) -> tuple[str, ...]:
-    columns = ("stage", "text", "verdict")
-    rows = [row for path in rollout_questions.files(where) for row in rollouts.read_columns(path, columns).to_pylist()]
-    critique = Stage.CRITIQUE.name.lower()
-    found = tuple(row["text"] for row in rows if row["stage"] == critique and row["verdict"] is False)
+def _others(where: str, pass_threshold: float) -> tuple[str, ...]:
+    """Returns the critiques of wrong responses that call them wrong, without the attempts that were rejected."""
+    found = tuple(text for path in rollout_questions.files(where) for text in _right_of_wrong(path, pass_threshold))
     if not found:
-        raise UserError(f"critique.others {where} has no critique of a wrong response; give rows that hold some.")
+        raise UserError(
+            f"critique.others {where} has no critique of a wrong response that says so; give rows that hold some."
+        )
     return found
+
+
+def _right_of_wrong(path: pathlib.Path, pass_threshold: float) -> Iterator[str]:
+    columns = ("row", "parent", "stage", "text", "verdict", "rejected", "reward", "ungraded")
+    rows = rollouts.read_columns(path, columns).to_pylist()
+    response, critique = (one.name.lower() for one in (Stage.RESPONSE, Stage.CRITIQUE))
+    wrong = {
+        row["row"]
+        for row in rows
+        if row["stage"] == response and row["reward"] is not None and row["reward"] < pass_threshold
+    }
+    for row in rows:
+        is_shown = row["stage"] == critique and not row["rejected"]
+        if is_shown and row["verdict"] is False and row["parent"] in wrong:
+            yield row["text"]
 
 
 # --- endpoints and graders ----------------------------------------------------------------------------------------

@@ -70,4 +70,9 @@ class Finetune:
         "what a refinement is learnt after: the question alone; prompt: as it was written",
         one_of(*rollout_rows.CONTEXTS),
     )
-    max_per_question: int = key(0, "different rows (pairs) of a question, drawn at random; 0: all", not_negative)
+    max_per_question: int = key(
+        0,
+        "different rows (pairs) of a question, drawn at random, where there are rollouts of these alone; 0: all, of "
+        "rollouts all different ones (nll)",
+        not_negative,
+    )

@@ -12,8 +12,8 @@ from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.sandbox.modules import Modules
+from cgrpo_jax.runs import build_inference, keys, model_source
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs import keys, model_source
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.model_source import ModelSource
 from cgrpo_jax.runs.settings import RunSettings
@@ -82,7 +82,7 @@ def agreed_inputs(
             also=config.other_rewards,
             task=None if settings.stages.rows else task_of(config.data.kind),
         )
-        inputs |= modules.digests()
+        inputs |= modules.digests() | build_inference.others_digest(config, settings.stages)
         if key_values.place()[1] > 1:
             same = of_inputs(problems, inputs)
             same |= of_models(config, settings.frozen_folders)

@@ -182,6 +182,10 @@ def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
     if "inputs" not in kept:
         console.say("an older version began this run: whether its questions are still the same is not known")
         kept["inputs"] = opened.inputs
+    kept["inputs"] = {
+        name: opened.inputs[name] if digest == opened.earlier_inputs.get(name) else digest
+        for name, digest in kept["inputs"].items()
+    }
     changed = fingerprints.changed(kept["inputs"], opened.inputs)
     if fingerprints.TASK in changed:
         was, now = (inputs.get(fingerprints.TASK, "an unknown one") for inputs in (kept["inputs"], opened.inputs))
@@ -197,7 +201,8 @@ def _progress(extra: dict[str, Any], opened: OpenRun) -> Progress:
     if others := [name for name in changed if not fingerprints.is_function(name)]:
         raise UserError(
             f"changed since {opened.run.path} began: {', '.join(others)}; restore the files (data.train, data.eval, "
-            "data.pass_rates, code.modules, finetune.rows, finetune.eval_rows), or give another --workdir."
+            "data.pass_rates, code.modules, critique.others, finetune.rows, finetune.eval_rows), or give another "
+            "--workdir."
         )
     if changed:
         console.say(f"changed since {opened.run.path} began, and used as it is now: {', '.join(changed)}")

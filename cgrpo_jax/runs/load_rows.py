@@ -84,9 +84,11 @@ def open_rows(opened: OpenRun) -> tuple[OpenRun, Rows]:
         open_run_lib.check_training(decided, held_out_rows=bool(rows.held_out))
         read = {TRAINING_ROWS: rows.training, HELD_OUT_ROWS: rows.held_out}
         inputs = {name: _digest(units) for name, units in read.items() if units}
+        earlier = {name: _digest(units, with_sizes=False) for name, units in read.items() if units}
     if key_values.place()[1] > 1:
         agreement.check_same("rows", inputs)
-    return dataclasses.replace(opened, settings=decided, inputs={**opened.inputs, **inputs}), rows
+    inputs = {**opened.inputs, **inputs}
+    return dataclasses.replace(opened, settings=decided, inputs=inputs, earlier_inputs=earlier), rows
 
 
 def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, max_context: int, seed: int) -> Rows:
@@ -102,26 +104,24 @@ def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, max_context
     Raises:
       UserError: there are none, too few for an update, or one can't be used; it is named.
     """
-    c, said = config.finetune, []
-    made_up = config.data.kind in MADE_UP
-    named = c.rows or ("" if made_up else config.data.train)
+    c, said, named = config.finetune, [], place(config)
     if not named:
-        why = f"data.kind {config.data.kind!r} makes up questions, not rows; set finetune.rows"
-        where = why if made_up else "set data.train to JSON lines, Parquet, or a folder of rollouts"
-        raise UserError(f"no rows to learn from: {where}.")
+        raise UserError(f"no rows to learn from: {why_no_place(config)}.")
     lengths = Lengths(config.max_response_length, shape.pack_length, max_context)
     found = []
     for what, paths in (("training", named), ("held-out", c.eval_rows)):
         read, alone = _with_targets(_read(config, prompts, paths), beta=c.beta) if paths else ([], 0)
         units, skipped = fitting(_seen(read), lengths, on_long=c.on_long)
-        if what == "training" and c.max_per_question:
-            units = _drawn(units, c.max_per_question, seed=seed)
+        alike = 0
+        if what == "training":
+            units, alike = _kept(units, c.max_per_question, seed=seed, loss=LossKind[c.loss.upper()])
         if paths and not units:
             raise UserError(f"{what} rows: {paths} has none{_why_none(config, skipped)}.")
         if units:
             too_long = f", {skipped} too long and left out" if skipped else ""
             single = f", {alone} left out that are alone, with no other critique of their response" if alone else ""
-            said.append(f"{what} rows: {_counted(units)}{too_long}{single}")
+            same = f", {alike} collected ones left out that are the same as others" if alike else ""
+            said.append(f"{what} rows: {_counted(units)}{too_long}{single}{same}")
         found.append(units)
     if len(found[0]) < c.rows_per_update:
         raise UserError(
@@ -129,6 +129,18 @@ def load_rows(config: Config, prompts: Prompts, *, shape: PackShape, max_context
             "it."
         )
     return Rows(training=found[0], held_out=found[1], said=said)
+
+
+def place(config: Config) -> str:
+    """Returns the files or folders of the rows of a configuration; empty where it names none."""
+    return config.finetune.rows or ("" if config.data.kind in MADE_UP else config.data.train)
+
+
+def why_no_place(config: Config) -> str:
+    """Returns what to do where a configuration names no rows."""
+    if config.data.kind in MADE_UP:
+        return f"data.kind {config.data.kind!r} makes up questions, not rows; set finetune.rows"
+    return "set data.train to JSON lines, Parquet, or a folder of rollouts"
 
 
 def check_warm_up(config: Config, *, num_updates: int, num_rows: int) -> None:
@@ -203,6 +215,23 @@ def _with_targets(units: Iterable[Unit], *, beta: float) -> tuple[list[Unit], in
     return found, len(groups) - len(several)
 
 
+def _kept(units: Sequence[Unit], most: int, *, seed: int, loss: LossKind) -> tuple[list[Unit], int]:
+    """Returns the units that are learnt, in their order, and how many collected ones were left out as repeats.
+
+    At most so many of a question, 0 for all; where some are collected, the limit is theirs, and one's own all stay.
+    Repeats of what is collected are left out without a limit too, but not of RCO and DPO, where each counts by itself.
+    """
+    collected = [unit for unit in units if unit.is_collected]
+    if not collected:
+        return (_drawn(units, most, seed=seed) if most else list(units)), 0
+    if not most and loss != LossKind.NLL:
+        return list(units), 0
+    drawn = _drawn(collected, most or len(collected), seed=seed)
+    kept = {id(unit) for unit in drawn}
+    alike = 0 if most else len(collected) - len(drawn)
+    return [unit for unit in units if not unit.is_collected or id(unit) in kept], alike
+
+
 def _drawn(units: Sequence[Unit], most: int, *, seed: int) -> list[Unit]:
     """Returns at most so many units of each question, no two of which are the same, in their order."""
     seen: dict[str, set[bytes]] = collections.defaultdict(set)
@@ -235,11 +264,14 @@ def _why_none(config: Config, skipped: int) -> str:
     return f" that finetune.stages {tuple(c.stages)} and finetune.which {c.which!r} ask for, of rollouts"
 
 
-def _digest(units: Sequence[Unit]) -> str:
-    """Returns 16 hexadecimal digits of units in their order: all that an update reads of them."""
+def _digest(units: Sequence[Unit], *, with_sizes: bool = True) -> str:
+    """Returns 16 hexadecimal digits of units in their order: all that an update reads of them.
+
+    Earlier versions hashed their rows alone, `with_sizes=False`.
+    """
     whole = hashlib.sha256()
     for unit in _seen(units):
-        if len(unit.rows) > 1:  # two rows of one unit are not two units: an update draws units
+        if with_sizes and len(unit.rows) > 1:  # two rows of one unit are not two units: an update draws units
             whole.update(f"{len(unit.rows)} rows".encode())
         for row in unit.rows:
             counted = None if row.counted is None else row.counted.tobytes()

@@ -67,6 +67,7 @@ class OpenRun:
       questions: what is asked; empty where a person asks.
       inputs: `fingerprints.of_all` of what is read besides the configuration.
       grader: of responses and refinements.
+      earlier_inputs: the hashes in `inputs` that an earlier version gave the same, where they were others.
     """
 
     config: Config
@@ -81,6 +82,7 @@ class OpenRun:
     inputs: Mapping[str, str]
     grader: Grader
     step: Step = None
+    earlier_inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def policy(self, params: dict, *, iteration: int, sampling: Sampling | None = None, step: int = 0) -> Generator:
         """Returns the policy as it writes with some weights, which have seen `step` updates.

@@ -21,11 +21,11 @@ import json
 import pathlib
 import re
 import runpy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runs import base, keys, load_questions, resume_policy, validate
+from cgrpo_jax.runs import base, keys, load_questions, load_rows, resume_policy, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.run_dir import RunDir
@@ -226,13 +226,13 @@ def _planned(step: Step, config: Config, folder: pathlib.Path, done: Mapping[str
     if step.name != START and START in done:
         values |= {"warm_start.num_updates": 0}
         if "model.folder" not in step.keys:
-            values |= {"model.init": str(done[START].folder / "checkpoints")}
+            values |= {"model.init": str(done[START].folder)}
     weights = folder
     if step.weights:
         weights = done[step.weights].folder
         values |= {f"model.{name}": value for name, value in base.thaw(done[step.weights].config.model).items()}
         if step.command in TRAINS:
-            values |= {"model.init": str(weights / "checkpoints")}
+            values |= {"model.init": str(weights)}  # a run's folder, which describes its model too
     if step.stream:
         values |= {"seed": (config.seed + 7919 * step.stream) % 2**32}
     values |= {key: _with_folders(value, done) for key, value in step.keys.items()}
@@ -250,10 +250,13 @@ def _planned(step: Step, config: Config, folder: pathlib.Path, done: Mapping[str
 
 
 def _check_given(step: Step, config: Config, known: Mapping[str, Any]) -> None:
-    """Refuses a key of what is collected or learnt that the configuration sets, and the recipe to something else."""
+    """Refuses a key of critic, collection or learning that the configuration sets, and the recipe to something else.
+
+    Not `critique.kind`, which configurations of training have: what a step sets it to is said as the step begins.
+    """
     for key, wanted in step.keys.items():
         given = config_lib.value(config, key)
-        is_own = key.startswith(("collect.", "finetune."))
+        is_own = key.startswith(("collect.", "finetune.", "critic."))
         if is_own and given not in (known[key], config_lib.tuples(wanted)) and given != wanted:
             raise UserError(
                 f"--config.{key}={given} changes nothing: step {step.name!r} of the recipe sets it to {wanted!r}; "
@@ -280,7 +283,21 @@ def _mistakes(one: Planned) -> list[str]:
         )
     if command in TRAINS and one.step.weights and config.lora.rank:
         found.append("it starts from weights of a run, which has adapters (lora.rank); train all weights.")
+    if one.step.name == START and config.lora.rank:
+        found.append(
+            "lessons (warm_start.num_updates) before a recipe would leave adapters (lora.rank), which no other step "
+            "starts from; train all weights, or set warm_start.num_updates to 0."
+        )
+    if command == "finetune":
+        found += _no_rows(config)
     return found
+
+
+def _no_rows(config: Config) -> list[str]:
+    c = config.finetune
+    if not c.rows and c.loss == "nll" and set(c.stages) == {"critique"}:
+        return ["it learns critiques, and data.train is of questions; set finetune.rows to critiques that are given."]
+    return [] if load_rows.place(config) else [f"no rows to learn from: {load_rows.why_no_place(config)}."]
 
 
 # --- the recipe's folder ------------------------------------------------------------------------------------------
@@ -315,24 +332,42 @@ def open_folder(planned: Sequence[Planned], workdir: str | pathlib.Path) -> bool
             return False
     fix = "restore it from a copy, or give another --workdir"
     old = read_json_object(path, missing=fix, broken=fix)
-    if changed := _changed(old.get("steps", []), now["steps"]):
+    if changed := _changed(
+        old.get("steps", []), now["steps"], done={one.step.name for one in planned if one.is_done()}
+    ):
         raise UserError(
             f"{path.parent} holds another recipe ({'; '.join(changed[:3])}); give another --workdir, or the command "
             "that it was started with."
         )
+    with files.checked(path):  # how long the steps that are left go on may have changed; they end as it says now
+        files.write_atomically(path, json.dumps(now, indent=1) + "\n")
     return True
 
 
-def _changed(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[str]:
+def _changed(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], *, done: Collection[str]) -> list[str]:
     names = [[(one["name"], one["command"], one["weights"]) for one in some] for some in (old, new)]
     if names[0] != names[1]:
         shown = [", ".join(name for name, *_ in some) for some in names]
         return [f"its steps: {shown[0]} -> {shown[1]}"]
     return [
-        f"{after['name']}: {text}"
+        f"{after['name']}{', which is done' if after['name'] in done else ''}: {text}"
         for before, after in zip(old, new, strict=True)
-        for text in config_lib.differences(before["config"], after["config"], _MAY_CHANGE[after["command"]])
+        for text in config_lib.differences(
+            before["config"], after["config"], _may_change(after, is_done=after["name"] in done)
+        )
     ]
+
+
+def _may_change(step: Mapping[str, Any], *, is_done: bool) -> tuple[str, ...]:
+    """Returns the keys of a step that may change: how long it learns only until it is done, as others read its weights.
+
+    `num_iterations` is not how long `finetune` learns, where `finetune.epochs` says so.
+    """
+    fixed: dict[str, tuple[str, ...]] = {"train": ("num_iterations",), "finetune": ("finetune.epochs",)}
+    if not step["config"]["finetune"]["epochs"]:
+        fixed["finetune"] += ("num_iterations",)
+    length = fixed.get(step["command"], ()) if is_done else ()
+    return tuple(key for key in _MAY_CHANGE[step["command"]] if key not in length)
 
 
 def said(one: Planned) -> str:

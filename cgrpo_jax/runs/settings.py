@@ -253,7 +253,8 @@ def _frozen_shape(
     config: Config, stages: Stages, whose: str, folder: str, shape: ModelConfig | None
 ) -> ModelConfig | None:
     """Returns the shape of a frozen critic or refiner, if it is asked; `shape` in the place of its folder's."""
-    if not folder or not stages.asks_critic:
+    asked = stages.asks_critic if whose == "critic" else stages.asks_refiner
+    if not folder or not asked:
         return None
     shape = shape or model_source.read_shape(config, model_source.of_frozen(folder))
     specs = stages.by({"critic": "folder"}.get(whose, whose))

@@ -52,7 +52,9 @@ class Stages:
       critique: what a critic that is a model generates.
       critic: who that is: the `policy` itself, a frozen model on its devices (`folder`), or an HTTP `endpoint`.
       critic_folder: of a frozen critic; empty for another.
-      asks_critic: whether critiques are asked for at all; without that no critic or refiner is loaded or opened.
+      asks_critic: whether critiques are asked for at all; without that no critic is loaded or opened.
+      asks_refiner: likewise of refinements and a frozen refiner.
+      corrupts: whether what refinements see of a critique may be made wrong (`critique.corruption`).
       first_kind, kind_schedule: which kind of critique each iteration asks for, as for `schedule.kind_at`.
       critique_when: whether only responses that are refined are critiqued (`refining`), or all.
       refine: who refines: the `policy`; `solution` inserts the data's own, `none` is plain GRPO.
@@ -73,6 +75,8 @@ class Stages:
     refine: str
     refiner_folder: str = ""
     asks_critic: bool = True
+    asks_refiner: bool = True
+    corrupts: bool = False
     rows: str = ""
     samples: bool = True
     judges: bool = False
@@ -98,12 +102,15 @@ class Stages:
         return schedule.kind_at(iteration, critique=self.first_kind, schedule=self.kind_schedule)
 
 
+_ASKS_NOBODY = {"asks_critic": False, "asks_refiner": False, "corrupts": False, "judges": False}
+
+
 def of_training(config: Config) -> Stages:
     """Returns the stages of a training run."""
     kind, refine = config.critique.kind, config.refine.kind
     folder = _refiner_folder(config, refine)
     found = _stages(config, kind, config.critique.schedule, refine, _critic(config), refiner_folder=folder)
-    return dataclasses.replace(found, judges=config.num_verdicts > 0)
+    return dataclasses.replace(found, judges=config.num_verdicts > 0, corrupts=refine == "policy")
 
 
 def of_finetuning(config: Config) -> Stages:
@@ -113,13 +120,13 @@ def of_finetuning(config: Config) -> Stages:
         dataclasses.replace(one, num_prompts=0, num_texts=0) for one in (found.refinement, found.critique)
     )
     none = {"critic": "policy", "critic_folder": "", "refine": "none", "refiner_folder": ""}
-    none |= {"refinement": refinement, "critique": critique}
-    return dataclasses.replace(found, asks_critic=False, samples=False, judges=False, **none)
+    none |= {"refinement": refinement, "critique": critique} | _ASKS_NOBODY
+    return dataclasses.replace(found, samples=False, **none)
 
 
 def of_evaluation(config: Config) -> Stages:
     """Returns the stages that an evaluation has room for, which are those of training; it asks no critic."""
-    return dataclasses.replace(of_training(config), asks_critic=False, judges=False)
+    return dataclasses.replace(of_training(config), **_ASKS_NOBODY)
 
 
 def of_test_time_refinement(config: Config) -> Stages:
@@ -176,14 +183,15 @@ def of_collection(config: Config) -> Stages:
     found = _stages(config_lib.replaced(config, numbers), kind, (), refine, critic, refiner_folder=refiner)
     if not asks:
         silent = dataclasses.replace(found.critique, num_prompts=0, num_texts=0)
-        found = dataclasses.replace(found, critique=silent, asks_critic=bool(refiner))
+        found = dataclasses.replace(found, critique=silent, asks_critic=False)
     return dataclasses.replace(found, rows=c.rows)
 
 
 def of_sample(config: Config) -> Stages:
     """Returns the stages of `sample`: critiques are of the kind that a run of a curriculum ends with."""
     last = of_training(config).kind_at(config.num_iterations)
-    return _stages(config, last, (), config.refine.kind, _critic(config))
+    found = _stages(config, last, (), config.refine.kind, _critic(config))
+    return dataclasses.replace(found, corrupts=found.refine == "policy")
 
 
 def check_lengths(specs: tuple[StageSpec, ...], whose: str, max_context: int) -> None:

@@ -15,6 +15,7 @@ Departures: by default the grader compares a refinement with its response; `--co
 in both orders, as the paper does. Right responses are criticised too, else a critic learns to call everything wrong.
 """
 
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs.recipes import Step
 
 
@@ -30,6 +31,8 @@ def get_steps(num_responses: int = 4, num_critiques: int = 4, num_refinements: i
       critic: Hugging Face folder of the critic, with the actor's tokenizer; empty: the actor's own weights.
       loss: rco, or dpo (`dpco.py`).
     """
+    if num_critiques < 2:
+        raise UserError(f"num_critiques {num_critiques} leaves a critique nothing to be compared with; use at least 2.")
     asked = {
         "critique.kind": "cot",
         "collect.num_responses": num_responses,

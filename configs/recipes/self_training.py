@@ -11,6 +11,7 @@ data (`original=rows.jsonl`), as the release does. with_critic=False is plain re
 critiques and refinements. The paper's critic is a model tuned on annotated errors; here it is the configuration's.
 """
 
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs.recipes import Step
 
 
@@ -26,6 +27,8 @@ def get_steps(rounds: int = 3, num_responses: int = 5, num_refinements: int = 1,
       with_critic: whether wrong responses are criticised and refined.
       original: file of rows that every round learns too; empty for none.
     """
+    if rounds < 1:
+        raise UserError(f"rounds {rounds} learns nothing; use at least 1.")
     steps, learnt = [Step("before", "evaluate")], ""
     for number in range(1, rounds + 1):
         collected = {

@@ -192,6 +192,18 @@ def test_what_a_critic_is_worth_by_hand(tmp_path):
     assert not CRITIC.keys() & numbers["mean"].keys()  # of several benchmarks, each has its own
 
 
+@pytest.mark.parametrize("missing, accuracy", [(0, 1 / 2), (1, 1 / 2), (2, 1)])
+def test_a_critique_that_its_endpoint_left_out_has_no_wrong_verdict(tmp_path, missing, accuracy):
+    """Of the verdicts of three answers two are right; the answer keeps as it is without one."""
+    answer(tmp_path, refine=True, ks=(1,))
+    rows = [row for row in lines(tmp_path) if row["source"] == "easy"]
+    rows[missing] |= {"critique": None, "verdict": None, "refined_reward": rows[missing]["greedy_reward"]}
+    found = summary.summarize(rows, ks=(1,), pass_threshold=1.0, seed=0)["benchmarks"]["easy"]
+    assert found["verdict_accuracy"]["value"] == accuracy and found["malformed"] == 0
+    wrong = [row for row in rows if row["greedy_reward"] < 1]
+    assert ("false_right" in found) == any(row["critique"] is not None for row in wrong) and "fix_rate" in found
+
+
 def test_texts_without_a_verdict_count_as_wrong_and_are_told(tmp_path):
     """They are: greedy, the refinement of the oracle and two samples of 6+6, and a refinement of 2+3."""
     failing = Failing("Answer: 12", "Answer: 0", "Try")

@@ -1,5 +1,6 @@
 """What critics are made of besides their keys."""
 
+import dataclasses
 import json
 
 import pytest
@@ -29,11 +30,56 @@ def test_other_critiques_are_those_of_wrong_responses_in_rows_that_are_there(tmp
     assert build_inference.make_critic(tiny_run.config({}), None, kind="indicative", stages=of).others == ()
 
 
+def test_a_critique_that_calls_a_right_response_wrong_is_none_of_a_wrong_one(tmp_path):
+    rows = rollout_cases.make()
+    right = [one if one.rollout.stage != Stage.RESPONSE else graded_again(one, 1.0) for one in rows]
+    for name, made in {"wrong": rows, "right": right}.items():
+        where = written(tmp_path / name, made)
+        config = tiny_run.config({"critique.corruption": "another", "critique.others": where})
+        if name == "wrong":
+            assert build_inference.others_digest(config, stages.of_training(config))
+            continue
+        with pytest.raises(UserError, match="no critique of a wrong response"):
+            build_inference.others_digest(config, stages.of_training(config))
+
+
+def graded_again(row, reward):
+    return dataclasses.replace(row, rollout=row.rollout.replace(reward=reward))
+
+
+@pytest.mark.parametrize("corruption", ["inverted", "shuffled", "another"])
+@pytest.mark.parametrize(
+    "make, changes",
+    [
+        (stages.of_training, {"refine.kind": "none", "critique.when": "all"}),
+        (stages.of_training, {"refine.kind": "solution", "critique.when": "all"}),
+        (stages.of_evaluation, {}),
+        (stages.of_finetuning, {}),
+        (stages.of_collection, {}),
+        (stages.of_diagnosis, {}),
+        (stages.of_test_time_refinement, {"critique.kind": "cot"}),
+    ],
+)
+def test_nothing_is_made_wrong_that_no_refinement_of_training_sees(make, changes, corruption):
+    """Nor are the rows read that another critique would be of: there are none."""
+    config = tiny_run.config(changes | {"critique.corruption": corruption, "critique.others": "nowhere"})
+    critic = build_inference.make_critic(config, None, kind="indicative", stages=make(config))
+    assert (critic.corruption, critic.others) == ("none", ())
+    assert build_inference.others_digest(config, make(config)) == {}
+
+
+def test_training_and_a_sample_show_what_is_made_wrong():
+    config = tiny_run.config({"critique.corruption": "inverted"})
+    for make in (stages.of_training, stages.of_sample):
+        critic = build_inference.make_critic(config, None, kind="indicative", stages=make(config))
+        assert critic.corruption == "inverted"
+
+
 def test_rows_without_such_critiques_are_refused(tmp_path):
     rows = [row for row in rollout_cases.make() if row.rollout.stage == Stage.RESPONSE]
     where = written(tmp_path / "rows", rows)
     config = tiny_run.config({"critique.corruption": "another", "critique.others": where})
-    with pytest.raises(UserError, match="has no critique of a wrong response; give rows that hold some"):
+    with pytest.raises(UserError, match="has no critique of a wrong response that says so; give rows that hold some"):
         build_inference.others_digest(config, stages.of_training(config))
 
 

@@ -3,12 +3,16 @@
 import shutil
 
 import pytest
+import rollout_cases
 import tiny_run
 
-from cgrpo_jax.datasets import fingerprints
+from cgrpo_jax import sharding
+from cgrpo_jax.datasets import fingerprints, rollouts
 from cgrpo_jax.records import Problem
+from cgrpo_jax.rewards.sandbox.modules import Modules
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import hosts, keys
+from cgrpo_jax.runs import settings as settings_lib
 from cgrpo_jax.runtime import agreement
 
 PATHS = [name for name, key, _ in keys.items(config_lib.Config()) if key.is_path]
@@ -93,6 +97,24 @@ def test_questions_and_functions_by_what_they_hold(tmp_path):
     assert line.startswith("the hash of the training questions is ")
     (line,) = agreement.differences([one, of(tmp_path / "b", reward="0.5")])
     assert line.startswith("the hash of the file of mine.py:reward is ")
+
+
+def test_other_critiques_are_among_what_a_run_reads(tmp_path):
+    """Else a run would go on with other rows, and hosts would show their refinements different ones."""
+
+    def of(name, changes=None, rows=()):
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [*rollout_cases.make(), *rows]
+        rollouts.write(folder / rollouts.file_name(0), rows, iteration=0, spell=rollout_cases.spell)
+        shown = {"critique.corruption": "another", "critique.others": str(folder)} | (changes or {})
+        config = tiny_run.config(shown, **{"grader.kind": "exact"})
+        settings = settings_lib.run_settings(config, sharding.one_device())
+        return hosts.agreed_inputs(config, settings, {}, Modules(), checkpoints=None, step=None)
+
+    one, same, another = of("a"), of("b"), of("c", rows=[rollout_cases.verdict()])
+    assert one == same and fingerprints.changed(one, another) == ["what critique.others holds"]
+    assert fingerprints.changed(one, of("d", {"critique.corruption": "inverted"})) == ["what critique.others holds"]
 
 
 def test_a_model_by_its_files(tmp_path):

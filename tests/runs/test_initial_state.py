@@ -62,11 +62,30 @@ def test_what_is_missing_or_unknown():
 def test_a_run_does_not_go_on_with_another_version_of_its_task(was):
     inputs = {"the training questions": "e3b0"}
     begun = dataclasses.asdict(FULL) | {"inputs": inputs | ({"the task": was} if was[0] == "c" else {})}
-    opened = types.SimpleNamespace(run=types.SimpleNamespace(path="runs/x"), inputs=inputs | {"the task": "chains 2"})
+    opened = types.SimpleNamespace(
+        run=types.SimpleNamespace(path="runs/x"), inputs=inputs | {"the task": "chains 2"}, earlier_inputs={}
+    )
     with pytest.raises(UserError, match=f"^runs/x began with another version of its task: {was}, not chains 2; resume"):
         initial_state._progress(begun, opened)
     opened.inputs = begun["inputs"]
     assert initial_state._progress(begun, opened).inputs == begun["inputs"]
+
+
+def test_rows_that_an_earlier_version_hashed_otherwise_are_the_same_rows():
+    def resumed(digest):
+        opened = types.SimpleNamespace(
+            run=types.SimpleNamespace(path="runs/x"),
+            inputs={initial_state.TRAINING_ROWS: "now", "the task": "chains 2"},
+            earlier_inputs={initial_state.TRAINING_ROWS: "then"},
+        )
+        inputs = opened.inputs | {initial_state.TRAINING_ROWS: digest}
+        return initial_state._progress(dataclasses.asdict(FULL) | {"inputs": inputs}, opened).inputs, opened.inputs
+
+    for digest in ("now", "then"):
+        found, now = resumed(digest)
+        assert found == now  # the next checkpoint has this version's
+    with pytest.raises(UserError, match="changed since runs/x began: the training rows; restore the files"):
+        resumed("others")
 
 
 @pytest.mark.parametrize("held_out", [[], ["a question"]])

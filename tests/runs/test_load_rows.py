@@ -6,6 +6,7 @@ import pathlib
 
 import chain_prompts
 import chat_tokenizer
+import made_rollouts
 import pytest
 import rollout_cases
 import tiny_run
@@ -110,6 +111,8 @@ def test_the_digest_of_rows_is_of_the_units_that_they_are(prompts, tmp_path):
     joined = dataclasses.replace(units[0], rows=(*units[0].rows, *units[1].rows))
     digests = {load_rows._digest(one) for one in (units, [joined], units[::-1])}
     assert len(digests) == 3 and load_rows._digest(list(units)) in digests
+    earlier = [load_rows._digest(one, with_sizes=False) for one in (units, [joined])]
+    assert earlier == [load_rows._digest(units)] * 2  # of units of one row it is the same
 
 
 def test_a_pair_that_no_token_row_holds_is_an_error(prompts, tmp_path):
@@ -159,6 +162,31 @@ def test_what_a_question_has_too_many_of_is_drawn_without_repeats(prompts, tmp_p
     assert len({tuple(one) for one in drawn}) > 1  # the seed draws them
     assert drawn[0] == targets(load(prompts, file, limited, seed=0).training, prompts)
     assert len(load(prompts, file, {"finetune.max_per_question": 9}).training) == 5
+
+
+def collected(folder, prompts, *texts):
+    """Writes right responses to the question "a"."""
+    folder.mkdir()
+    made = made_rollouts.Made(prompts.tokenizer)
+    for number, text in enumerate(texts):
+        made.response(number, 1.0, text)
+    rollouts.write(folder / rollouts.file_name(0), made.rows, iteration=0, spell=prompts.tokenizer.spell)
+    return str(folder)
+
+
+@pytest.mark.parametrize("most, number", [(0, 3), (2, 2), (9, 3)])
+def test_of_collected_rows_different_ones_are_learnt_and_of_ones_own_all(prompts, tmp_path, most, number):
+    """RAFT learns all different right ones; self-training limits what it collects, not the original data."""
+    rollouts_alone = collected(tmp_path / "rows", prompts, *"xyxyzx")
+    own = written(tmp_path / "own.jsonl", *answers(*"uvuv"))
+    changes = {"finetune.stages": ("response",), "finetune.max_per_question": most}
+    for train, mine in ((rollouts_alone, []), (f"{own},{rollouts_alone}", list("uvuv"))):
+        rows = load(prompts, train, changes)
+        found = targets(rows.training, prompts)
+        assert found[: len(mine)] == mine and len(found) - len(mine) == number
+        assert len({*found[len(mine) :]}) == number and {*found[len(mine) :]} <= {*"xyz"}
+        alike = "3 collected ones left out that are the same as others"
+        assert rows.said[0].endswith(alike) == (most == 0)
 
 
 def test_rows_of_a_question_after_other_contexts_are_not_the_same(prompts, tmp_path):

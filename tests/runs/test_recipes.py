@@ -13,7 +13,7 @@ import tiny_run
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import LossKind
-from cgrpo_jax.runs import load_rows, recipes
+from cgrpo_jax.runs import load_rows, model_source, recipes
 from cgrpo_jax.runs.recipes import Step
 from cgrpo_jax.training.packing import PackShape
 
@@ -74,7 +74,7 @@ def test_every_recipe_says_what_it_keeps_and_where_it_is_from():
     assert NAMES == sorted(LEARNT)
     for name in NAMES:
         text = (FOLDER / f"{name}.py").read_text().split('"""')[1]
-        assert "arXiv" in text and " L = " in text or "argmin" in text, name
+        assert "arXiv" in text and (" L = " in text or "argmin" in text), name
         assert "context:" in text and "target" in text and "weight:" in text and f"recipes/{name}.py" in text, name
 
 
@@ -139,8 +139,8 @@ def file(path, body, signature=""):
     return str(path)
 
 
-def plan(*steps, changes=None):
-    return recipes.plan(list(steps), tiny_run.config(changes or {}), "work")
+def plan(*steps, changes=None, workdir="work"):
+    return recipes.plan(list(steps), tiny_run.config(changes or {}), workdir)
 
 
 def test_steps_refer_to_folders_and_weights_of_steps_before():
@@ -155,7 +155,7 @@ def test_steps_refer_to_folders_and_weights_of_steps_before():
     assert learns.config.finetune.rows == f"mine.jsonl,{work / 'samples'}"
     assert samples.weights == samples.folder == work / "samples" and after.weights == learns.folder
     assert samples.config.model.init == learns.config.model.init == after.config.model.init == "first"
-    assert again.config.model.init == str(work / "learnt" / "checkpoints")
+    assert again.config.model.init == str(work / "learnt")
     assert recipes.said(after) == "after: evaluate from learnt"
     assert recipes.said(samples) == "samples: collect with collect.num_responses=3"
 
@@ -164,7 +164,20 @@ def test_lessons_are_given_once():
     start, samples = plan(Step("samples", "collect"), changes={"warm_start.num_updates": 5})
     assert (start.step.name, start.step.command, start.config.num_iterations) == ("start", "train", 0)
     assert start.config.warm_start.num_updates == 5 and not samples.config.warm_start.num_updates
-    assert samples.config.model.init == str(start.folder / "checkpoints")
+    assert samples.config.model.init == str(start.folder)
+
+
+@pytest.mark.parametrize("lessons", [0, 5])
+def test_a_step_that_starts_from_weights_has_their_model_where_a_checkpoint_alone_is_given(tmp_path, lessons):
+    """A run's folder describes its model beside its checkpoints, as that of a converted one does."""
+    bare = {"model.init": str(tmp_path / "converted"), "model.tokenizer": "", "model.num_layers": 0}
+    given = [Step("learnt", "finetune", {"finetune.rows": "x"}), Step("again", "train", weights="learnt")]
+    steps = plan(*given, changes=bare | {"warm_start.num_updates": lessons}, workdir=tmp_path)
+    for folder in (tmp_path / "converted", *(one.folder for one in steps)):
+        (folder / "model").mkdir(parents=True)
+    starts = [tmp_path / "converted", *([tmp_path / "start"] if lessons else []), tmp_path / "learnt"]
+    assert [model_source.of_policy(one.config).description for one in steps] == [one / "model" for one in starts]
+    assert [model_source.of_policy(one.config).init for one in steps] == starts
 
 
 def test_another_stream_draws_other_texts():
@@ -195,9 +208,43 @@ def test_a_critic_of_its_own_is_what_is_trained(tmp_path):
     assert (steps["critic"].config.model.folder, steps["critic"].config.model.init) == ("mine", "")
     assert steps["samples"].config.critic.folder == steps["untrained"].config.critic.folder == "mine"
     assert steps["trained"].config.critic.folder == str(tmp_path / "exported")
-    given = planned("rco.py", tmp_path, {"critic.kind": "folder", "critic.folder": "other"})[0]
-    assert (given.config.critic.kind, given.config.critic.folder) == ("policy", "")  # whose critiques it then learns
     assert steps["samples"].config.model.init == steps["trained"].config.model.init == "actor"
+
+
+@pytest.mark.parametrize("name", ["rco.py", "dpco.py", "one_problem_cft.py:critics=mine"])
+def test_a_critic_that_a_recipe_would_not_ask_is_refused(name, tmp_path):
+    """RCO learns its own critic's critiques; one-problem CFT those of the critics that it is given."""
+    other = {"critic.kind": "folder", "critic.folder": "other"}
+    with pytest.raises(
+        UserError, match=r"--config.critic.\w+=\w+ changes nothing: step '\w+' of the recipe sets it to"
+    ):
+        planned(name, tmp_path, other)
+    assert planned("one_problem_cft.py", tmp_path, other)[2].config.critic.folder == "other"
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("rco.py:num_critiques=1", "num_critiques 1 leaves a critique nothing to be compared with; use at least 2"),
+        ("dpco.py:num_critiques=1", "num_critiques 1 leaves a critique nothing to be compared with; use at least 2"),
+        ("self_training.py:rounds=0", "rounds 0 learns nothing; use at least 1"),
+    ],
+)
+def test_numbers_of_which_nothing_is_learnt_are_refused(name, message, tmp_path):
+    with pytest.raises(UserError, match=f"recipe .*{name}: {message}"):
+        planned(name, tmp_path)
+
+
+def test_rows_that_a_recipe_needs_are_asked_for(tmp_path):
+    own = {"data.kind": "jsonl", "data.train": "questions.jsonl", "data.eval": "held.jsonl"}
+    own |= {"grader.kind": "exact", "critique.step_checker": "equations"}
+    with pytest.raises(UserError, match="step learnt: no rows to learn from: data.kind 'chains' makes up questions"):
+        planned("sft.py", tmp_path)
+    assert planned("sft.py", tmp_path, own)  # their solutions
+    for changes in ({}, own):  # of which solutions would be learnt
+        with pytest.raises(UserError, match="step learnt: it learns critiques, and data.train is of questions; set fi"):
+            planned("cft.py", tmp_path, changes)
+    assert planned("cft.py", tmp_path, {"finetune.rows": "critiques.jsonl"})
 
 
 @pytest.mark.parametrize(
@@ -221,6 +268,11 @@ def test_a_critic_of_its_own_is_what_is_trained(tmp_path):
             [Step("a", "finetune"), Step("b", "finetune", weights="a")],
             {"lora.rank": 2},
             "step b: it starts from weights of a run, which has adapters",
+        ),
+        (
+            [Step("a", "collect")],
+            {"lora.rank": 2, "warm_start.num_updates": 5},
+            "step start: lessons (warm_start.num_updates) before a recipe would leave adapters (lora.rank)",
         ),
         (
             [Step("a", "finetune", {"finetune.which": "right"})],
@@ -284,3 +336,50 @@ def test_another_recipe_in_the_folder_is_refused(tmp_path):
         opened(a, b, seed=3)
     with pytest.raises(UserError, match="a: collect.num_responses: 3 -> 4"):
         opened(dataclasses.replace(a, keys={"collect.num_responses": 4}), b)
+
+
+def test_a_step_that_is_done_is_not_done_again_by_a_longer_command(tmp_path):
+    """Its numbers would be those of before, and said to be the new command's."""
+    work = tmp_path / "work"
+    work.mkdir()
+    given = [
+        Step("a", "train"),
+        Step("b", "finetune", {"finetune.rows": "x"}, weights="a"),
+        Step("c", "evaluate", weights="b"),
+    ]
+
+    def opened(**changes):
+        return recipes.open_folder(recipes.plan(given, tiny_run.config(changes), work), work)
+
+    def ended(name):
+        (work / name).mkdir()
+        (work / name / "summary.json").write_text("{}")
+
+    opened(num_iterations=2)
+    assert opened(num_iterations=3) and opened(num_iterations=2)  # what is not done goes on
+    opened(num_iterations=3)
+    ended("a")
+    assert opened(num_iterations=3)
+    with pytest.raises(UserError, match="another recipe .a, which is done: num_iterations: 3 -> 2.; give another"):
+        opened(num_iterations=2)
+    longer = {"finetune.epochs": 5}
+    assert opened(num_iterations=3, **longer)
+    ended("b")
+    assert opened(num_iterations=3, **longer, trackers=("tensorboard",))
+    with pytest.raises(UserError, match="another recipe .b, which is done: finetune.epochs: 5 -> 3.; give another"):
+        opened(num_iterations=3)
+
+
+def test_num_iterations_is_the_length_of_finetuning_without_epochs(tmp_path):
+    for epochs, fails in ((3, False), (0, True)):
+        work = tmp_path / str(epochs)
+        (work / "a").mkdir(parents=True)
+        given = [Step("a", "finetune", {"finetune.rows": "x", "finetune.epochs": epochs})]
+        now, later = (recipes.plan(given, tiny_run.config(num_iterations=n), work) for n in (2, 3))
+        recipes.open_folder(now, work)
+        (work / "a" / "summary.json").write_text("{}")
+        if not fails:
+            assert recipes.open_folder(later, work)
+            continue
+        with pytest.raises(UserError, match="a, which is done: num_iterations: 2 -> 3"):
+            recipes.open_folder(later, work)

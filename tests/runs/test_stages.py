@@ -130,6 +130,8 @@ def test_a_collection_asks_nobody_for_what_it_does_not_write():
         )
         assert bool(found.refinement.num_texts) == bool(changes["collect.num_refinements"])
     assert found.rows == "rows"
+    refined = of({"refiner.folder": "strong", "collect.num_critiques": 0}, make=stages_lib.of_collection)
+    assert refined.asks_refiner and refined.refiner_folder == "strong" and not refined.asks_critic
     rules = of(FOLDER | {"critique.kind": "execution"}, make=stages_lib.of_collection)
     assert (rules.asks_critic, rules.critic, rules.kinds) == (False, "policy", {"execution"})
 
