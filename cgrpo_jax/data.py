@@ -92,7 +92,9 @@ def main(
         name, one, _sources(source, one.splits), folder,
         format_name=format or name, override=grader is not None, drop_unreadable=drop_unreadable,
         drop_unsolved=drop_unsolved,
-        modules=user_modules.load([local_copies.local(path) for path in (modules or "").split(",") if path]),
+        modules=user_modules.load(
+            [local_copies.local(path) for path in (modules or "").split(",") if path], numpy=True
+        ),
     )  # fmt: skip
     for split, what in found["splits"].items():
         left = "".join(f"; {number} left out: {reason}" for reason, number in what["left_out"].items())

@@ -17,11 +17,13 @@ import itertools
 import json
 import pathlib
 import random
+import re
+import statistics
 from collections.abc import Iterator
 from typing import NamedTuple
 
-NUM_TRAIN, NUM_TEST = 210, 120  # tasks over the libraries that are trained on
-_SPLITS = 20250  # seed of the division
+NUM_TRAIN = 210  # tasks over the libraries that are trained on; the other 120 are held out
+_SPLITS = 22161  # seed of the division: in 80 draws, with seeds 0 to 2, each method is needed by at least four tasks
 
 
 class Method(NamedTuple):
@@ -167,6 +169,10 @@ def _called(library: Library, method: Method, x: object, y: object) -> str:
     return f"{library.name}.{library.kind}({library.argument}={x}).{method.name}({method.argument}={y})"
 
 
+def _value(method: Method, x: int, y: int) -> int:
+    return eval(method.rule, {"x": x, "y": y})
+
+
 def _of_method(library: Library, method: Method, rng: random.Random) -> Iterator[Task]:
     """Yields the tasks that need one method."""
 
@@ -208,21 +214,24 @@ def _of_method(library: Library, method: Method, rng: random.Random) -> Iterator
         f"{called('n', 'k')} - {called('n', 'm')}", (40, 2, 9), (67, 5, 12), (82, 4, 6),
     )  # fmt: skip
     yield task("n, m", f"twice {worded('n', 'm')}", f"2 * {called('n', 'm')}", (x(), y()), (x(), y()), (x(), y()))
-    limit = rng.randint(40, 90)
-    yield task(
-        "n, m", f"{worded('n', 'm')}, but {limit} at most", f"min({called('n', 'm')}, {limit})",
-        (20, 2), (90, 12), (41, 5), (62, 3), (75, 7),
-    )  # fmt: skip
+    calls = (20, 2), (90, 12), (41, 5), (62, 3), (75, 7)
+    limit = statistics.median(_value(method, n, m) for n, m in calls)
+    yield task("n, m", f"{worded('n', 'm')}, but {limit} at most", f"min({called('n', 'm')}, {limit})", *calls)
 
 
 def _of_two(library: Library, first: Method, second: Method, rng: random.Random) -> Iterator[Task]:
     """Yields the tasks that need two methods."""
-    for word, sign, thing in (("plus", "+", "n"), ("minus", "-", rng.randint(20, 90))):
+    calls = (28, 3), (53, 7), (85, 10)
+
+    def varies(x: int) -> bool:
+        return len({_value(first, x, y) - _value(second, x, y) for _, y in calls}) > 1
+
+    size = next(x for x in rng.sample(range(20, 90), 70) if varies(x))  # no one number is right for all tests
+    for word, sign, thing in (("plus", "+", "n"), ("minus", "-", size)):
         asked = f"{_worded(library, first, thing, 'm')}, {word} {_worded(library, second, thing, 'm')}"
         body = f"{_called(library, first, thing, 'm')} {sign} {_called(library, second, thing, 'm')}"
-        one = (28, 3), (53, 7), (85, 10)
-        signature, calls = ("n, m", one) if thing == "n" else ("m", tuple(call[1:] for call in one))
-        yield Task(library, (first.name, second.name), signature, asked, body, calls)
+        signature, given = ("n, m", calls) if thing == "n" else ("m", tuple(call[1:] for call in calls))
+        yield Task(library, (first.name, second.name), signature, asked, body, given)
 
 
 def tasks(library: Library) -> list[Task]:
@@ -254,15 +263,27 @@ def row(task: Task) -> dict[str, str]:
 
 
 def parts() -> dict[str, list[Task]]:
-    """Returns the tasks of each file: train, test, control, tune."""
+    """Returns the tasks of each file: train, test, control, tune; none of test is one of train but for its numbers."""
     found: dict[str, list[Task]] = {"train": [], "control": [], "tune": []}
     for library in LIBRARIES:
         found[library.part] += tasks(library)
     rng = random.Random(_SPLITS)
-    for some in found.values():
+    rng.shuffle(found["train"])
+    alike: dict[str, list[Task]] = {}
+    for task in found["train"]:
+        alike.setdefault(without_numbers(task.question), []).append(task)
+    train: list[Task] = []
+    test: list[Task] = []
+    for some in alike.values():
+        (train if len(train) + len(some) <= NUM_TRAIN else test).extend(some)
+    for some in (train, test, found["control"], found["tune"]):
         rng.shuffle(some)
-    trained = found["train"]
-    return found | {"train": trained[:NUM_TRAIN], "test": trained[NUM_TRAIN : NUM_TRAIN + NUM_TEST]}
+    return found | {"train": train, "test": test}
+
+
+def without_numbers(question: str) -> str:
+    """Returns a question with its numbers masked: tasks that differ in these alone have the same."""
+    return re.sub(r"\d+", "#", question)
 
 
 def main(out: str) -> None:

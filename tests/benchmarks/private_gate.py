@@ -20,7 +20,7 @@ import random
 import runpy
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -62,6 +62,7 @@ class Trial:
             "lora.rank": 0,
             "collect.num_questions": self.tasks,
             "collect.num_responses": self.responses,
+            "collect.which": "failed",  # as in training
             "collect.questions_per_file": 8,
         }
         config.update_from_flattened_dict(tuning | changes)
@@ -70,28 +71,33 @@ class Trial:
 
 
 def shuffle(source: pathlib.Path, target: pathlib.Path, *, seed: int = _SEED) -> None:
-    """Copies rows; each critique is shown as what was said of an attempt at another library.
+    """Copies rows; each critique is shown as what was said of a failed attempt at another library.
 
     Args:
       source, target: folders of rows.
       seed: of the choice.
 
     Raises:
-      ValueError: there are rows of one library alone.
+      UserError: a critique has no critique of a failed attempt at another library beside it.
     """
     paths = rollout_questions.files(source)
     tables = [parquet.read_table(path) for path in paths]
-    rows = [row for table in tables for row in table.select(["stage", "text", "problem_columns"]).to_pylist()]
-    said = [(_library(row), row["text"]) for row in rows if row["stage"] == "critique"]
+    rows = [
+        row for table in tables for row in table.select(["stage", "text", "verdict", "problem_columns"]).to_pylist()
+    ]
+    said = [(_library(row), row["text"]) for row in rows if row["stage"] == "critique" and row["verdict"] is False]
     rng, target = random.Random(seed), pathlib.Path(target)
     target.mkdir(parents=True, exist_ok=True)
     for path, table in zip(paths, tables, strict=True):
         shown = []
         for row in table.select(["stage", "problem_columns"]).to_pylist():
+            if row["stage"] != "critique":
+                shown.append(None)
+                continue
             others = [text for library, text in said if library != _library(row)]
             if not others:
-                raise ValueError("all rows are of one library: take more tasks")
-            shown.append(rng.choice(others) if row["stage"] == "critique" else None)
+                raise UserError(f"{source}: no attempt at another library failed; give more --tasks.")
+            shown.append(rng.choice(others))
         at = table.schema.get_field_index("shown")
         table = table.set_column(at, table.schema.field(at), pa.array(shown, pa.string()))  # noqa: PLW2901
         parquet.write_table(table, target / path.name)
@@ -112,16 +118,23 @@ def counts(folder: pathlib.Path, stage: str) -> dict:
     return {"texts": len(rewards), "pass": passed, "share": passed / len(rewards), "low": low, "high": high}
 
 
+def _whole(folder: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
+    """Writes a folder beside its place, and moves it there once it is whole; what a call left undone is removed."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    write(part)
+    part.rename(folder)
+
+
 def run(trial: Trial) -> dict:
     """Collects what is left to collect, and returns the numbers."""
     data, first = trial.workdir / "data", trial.workdir / "first"
     if not data.exists():
-        MADE["main"](str(data))
+        _whole(data, lambda part: MADE["main"](str(part)))
     collect.main(trial.config(), str(trial.workdir), out=str(first))
     rows = trial.workdir / "shuffled_rows"
     if not rows.exists():
-        shuffle(first, trial.workdir / "shuffled_rows.part")
-        shutil.move(trial.workdir / "shuffled_rows.part", rows)
+        _whole(rows, lambda part: shuffle(first, part))
     again = {"collect.rows": str(rows), "collect.num_critiques": 0, "collect.num_responses": 0}
     collect.main(trial.config(**again), str(trial.workdir), out=str(trial.workdir / "second"))
     return {

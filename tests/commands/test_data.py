@@ -183,7 +183,7 @@ def test_solutions_over_a_library_of_ones_own(tmp_path, capsys):
     code = "import hydro\ndef add(a, b): return hydro.poured(a, b)"
     path = write(tmp_path / "a.jsonl", {"task_id": 601, "text": "Add.", "code": code, "test_list": [ADD]})
     library = tmp_path / "hydro.py"
-    library.write_text("def poured(a, b): return a + b\n")
+    library.write_text("import numpy\ndef poured(a, b): return int(numpy.add(a, b))\n")
     given = (tmp_path / "out", "mbpp", f"--source=train={path}")
     assert "gone.py' does not exist; give a file" in refused(capsys, *given, f"--modules={tmp_path / 'gone.py'}")
     assert "No module named 'hydro'" in refused(capsys, *given)

@@ -9,6 +9,7 @@ import graded
 import paths
 import pytest
 
+from cgrpo_jax.datasets import mixture
 from cgrpo_jax.rewards.sandbox import modules
 from cgrpo_jax.rewards.sandbox.grade import grade
 from cgrpo_jax.rewards.sandbox.values import MAX_SAID
@@ -52,6 +53,36 @@ def test_what_a_held_out_task_needs_is_in_five_training_tasks_at_least():
     seen = collections.Counter((task.library.name, name) for task in PARTS["train"] for name in task.methods)
     needed = {(task.library.name, name) for task in PARTS["test"] for name in task.methods}
     assert len(needed) == 15 and min(seen[one] for one in needed) >= 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_held_out_task_needs_is_drawn_four_times_in_a_run(seed):
+    """Of 80 draws 15 methods have six each on average; no division of 9,000 had five of each with all three seeds."""
+    train = PARTS["train"]
+    drawn = [
+        train[at]
+        for step in range(20)
+        for at in mixture.batch_indices(seed=seed, step=step, batch_size=4, num_problems=len(train))
+    ]
+    seen = collections.Counter((task.library.name, name) for task in drawn for name in task.methods)
+    needed = {(task.library.name, name) for task in PARTS["test"] for name in task.methods}
+    assert len(drawn) == 80 and min(seen[one] for one in needed) >= 4
+
+
+def test_no_held_out_task_is_a_training_task_but_for_a_number():
+    train, test = ({re.sub(r"[0-9]+", "#", task.question) for task in PARTS[part]} for part in ("train", "test"))
+    assert not train & test and len(test) >= 100
+
+
+def test_no_one_number_is_right_for_all_tests_and_a_limit_is_reached_and_not_reached():
+    limits = 0
+    for row in (row for rows in ROWS.values() for row in rows):
+        expected = [one.rpartition(" == ")[2] for one in json.loads(row["answer"])["asserts"]]
+        assert len(set(expected)) > 1, row["question"]
+        if limit := re.search(r"but (\d+) at most", row["question"]):
+            limits += 1
+            assert 0 < expected.count(limit[1]) < len(expected), row["question"]
+    assert limits == sum(len(one.methods) for one in LIBRARIES)
 
 
 def test_a_question_has_the_librarys_name_and_nothing_of_its_contents():

@@ -60,14 +60,15 @@ def wanted(program: str, tests: str, numpy: bool, modules: Modules = NONE) -> di
     Args:
       program, tests: their sources.
       numpy: they may import NumPy.
-      modules: of the user's own, which the program may import.
+      modules: of the user's own, which the program may import; what they import themselves is wanted too.
     """
-    text = program + tests
+    imported = modules.wanted(program)
+    text = "\n".join([program, tests, *(source for source, _ in imported.values())])
     found = {name: folder for name, folder in packages(numpy).items() if name in text}
     return {
         "zones": zones() if "zoneinfo" in text else None,
         "packages": found,
-        "modules": modules.wanted(program),
+        "modules": imported,
     }
 
 

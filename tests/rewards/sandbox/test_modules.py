@@ -8,7 +8,7 @@ import pytest
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader, user_modules
-from cgrpo_jax.rewards.sandbox import modules
+from cgrpo_jax.rewards.sandbox import environment, modules
 from cgrpo_jax.rewards.sandbox.grade import grade, unimportable
 from cgrpo_jax.rewards.sandbox.observe import observe
 
@@ -68,6 +68,30 @@ def test_a_graders_workers_have_it(hydro):
 
 def test_calls_that_a_judge_asks_for_have_it(hydro):
     assert observe(RIGHT, "level(7)", 20.0, modules=hydro) == ["level(7) returns 7"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import numpy\ndef litres(n):\n    return int(numpy.ones(n).sum())",
+        "def litres(n):\n    import numpy\n    return int(numpy.ones(n).sum())",
+        "import zoneinfo\ndef litres(n):\n    return n * (zoneinfo.ZoneInfo('Asia/Tokyo').key == 'Asia/Tokyo')",
+    ],
+    ids=["eager", "lazy", "zone"],
+)
+def test_a_module_has_what_it_imports_itself(tmp_path, text):
+    (tmp_path / "hydro.py").write_text(text)
+    found = modules.read([tmp_path / "hydro.py"])
+    program = "import hydro\n\n\ndef level(n):\n    return hydro.litres(n)"
+    assert grade(program, LEVEL, 20.0, True, found)[2] == "passes all 2 tests"
+
+
+def test_what_a_module_imports_is_wanted_where_a_program_imports_the_module(tmp_path):
+    (tmp_path / "hydro.py").write_text("def litres(n):\n    import numpy, zoneinfo\n")
+    found = modules.read([tmp_path / "hydro.py"])
+    with_it, without = (environment.wanted(one, LEVEL, True, found) for one in ("import hydro", "import json"))
+    assert with_it["packages"] == environment.packages(True) and with_it["zones"] == environment.zones()
+    assert not without["packages"] and not without["zones"] and not without["modules"]
 
 
 def test_the_tests_see_none_of_it(hydro):
