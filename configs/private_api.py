@@ -23,6 +23,15 @@ Running it says:
 
 Do not repeat the attempt. Write the program again with exactly the names and arguments that the message lists.
 {question}"""
+# The same without what is said: the arm that has no critique changes this alone.
+REFINE_WITHOUT_CRITIQUE = """\
+{question}
+
+This attempt fails:
+{response}
+
+Do not repeat the attempt. Write the program again.
+{question}"""
 
 
 def get_config():
@@ -48,6 +57,7 @@ def get_config():
     c.critique.kind = "execution"
     c.critique.reveals_value = False  # what a test expects could be copied; the message alone is to teach
     c.prompts.refine = REFINE
+    c.prompts.refine_without_critique = REFINE_WITHOUT_CRITIQUE
     c.refine.max_prompt_length = 640
 
     c.lora.rank = 16

@@ -190,7 +190,12 @@ class Reader:
         return context, target_ids(self.prompts.tokenizer, context, one.whole_text, ends=not one.truncated)
 
     def _is_ours(self, one: Rollout) -> bool:
-        """Whether a text's token ids are of the tokenizer here: they decode to it, and its prompt ends as all do."""
+        """Whether a text's token ids are of the tokenizer here: they decode to it, and its prompt ends as all do.
+
+        Those of a frozen refiner's prompt are of its own tokenizer, however they end.
+        """
+        if one.author == Author.REFINER:
+            return False
         tokenizer, length = self.prompts.tokenizer, len(one.prompt_ids)
         if not length or max(one.prompt_ids.max(), one.token_ids.max(initial=0)) >= tokenizer.vocab_size:
             return False

@@ -199,7 +199,7 @@ def of_rollouts(where: str | pathlib.Path, shape: Shape) -> tuple[list[Question]
     """
     file = rollout_questions.files(where)[-1]
     rows = [row.rollout for row in rollouts.read(file)]
-    models = (Author.POLICY, Author.CRITIC)
+    models = (Author.POLICY, Author.CRITIC, Author.REFINER)
     written = [row for row in rows if row.author in models and len(row.prompt_ids) and len(row.logp)]
     most = shape.max_length
     # One prompt for all that share it: a scheduler finds the samples of a prompt by it.

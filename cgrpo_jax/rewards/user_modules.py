@@ -15,11 +15,12 @@ def load(paths: Sequence[str | pathlib.Path], *, timeout: float = 5.0, numpy: bo
 
     Args:
       paths: of each its file, or its folder.
-      timeout: seconds of a program; the import of a module may take as long, and 30 at the least.
+      timeout: seconds of a program, in which a module must be imported. The check itself waits 30 at the least, so that
+        it can say how long an import takes.
       numpy: programs may import NumPy.
 
     Raises:
-      UserError: one can't be read or imported; the message is one line.
+      UserError: one can't be read or imported, or not in the time of a program; the message is one line.
 
     Example:
       >>> load(["lib/hydro.py"]).names
@@ -29,8 +30,10 @@ def load(paths: Sequence[str | pathlib.Path], *, timeout: float = 5.0, numpy: bo
     if found.names:
         sandbox.check()
         seconds = max(timeout, _LEAST_SECONDS)
-        with Workers(1, timeout=seconds * len(found.names), start=grade.start, arguments=(MEMORY_LIMIT,)) as workers:
-            outcome = workers.call(grade.unimportable, found, seconds, numpy).outcome()
+        with Workers(
+            1, timeout=2 * seconds * len(found.names), start=grade.start, arguments=(MEMORY_LIMIT,)
+        ) as workers:
+            outcome = workers.call(grade.unimportable, found, seconds, numpy, timeout).outcome()
         if why := outcome.failure or outcome.value:
             raise UserError(f"code.modules: a program can't import {why}; fix the module, or leave it out.")
     return found

@@ -323,7 +323,18 @@ def _check_refine_prompt(
             (critic or prompts).for_hint(transcript(longest), longest.answer)
     if stages.refine != "policy" and config.distil.kind == "none":  # a teacher sees what a refinement sees
         return
-    unlimited = dataclasses.replace(refiner or prompts, max_refinement_prompt_length=sys.maxsize)
+    asked = [(refiner or prompts, "")] if stages.refine == "policy" else []
+    if config.distil.kind != "none" and (refiner or not asked):  # the policy's own tokens, whoever refines
+        asked.append((prompts, "of the teacher, "))
+    for whose, name in asked:
+        _check_room(config, stages, whose, longest, critic=critic, name=name)
+
+
+def _check_room(
+    config: Config, stages: Stages, prompts: Prompts, longest: Problem, *, critic: Prompts | None, name: str
+) -> None:
+    """Checks that a refine prompt has room for what it shows beside the longest question."""
+    unlimited = dataclasses.replace(prompts, max_refinement_prompt_length=sys.maxsize)
     thinks = critic is None or critic.tokenizer.may_think
     for kind in sorted(stages.kinds):
         shows = Critic(kind=kind).shows
@@ -331,8 +342,8 @@ def _check_refine_prompt(
         shown = config.critic.max_length if kind in schedule.WRITTEN and not thinks else 0
         if len(ids) + shown > config.refine.max_prompt_length:
             raise UserError(
-                f"the refine prompt of the longest question, problem {longest.index}, needs {len(ids) + shown} tokens, "
-                f"{shown} of them for a {shows if shows == 'hint' else 'critique, without the response'}; "
+                f"the refine prompt {name}of the longest question, problem {longest.index}, needs {len(ids) + shown} "
+                f"tokens, {shown} of them for a {shows if shows == 'hint' else 'critique, without the response'}; "
                 f"refine.max_prompt_length is {config.refine.max_prompt_length}; raise it."
             )
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import Rollout
+from cgrpo_jax.records import Author, Rollout
 from cgrpo_jax.rollout import reward_of
 from cgrpo_jax.runs.iteration import Iteration
 from cgrpo_jax.runtime import console, event_files, files, places
@@ -229,12 +229,12 @@ def histograms(done: Iteration) -> dict[str, np.ndarray]:
     }
     if done.updates.trainer_logps:
         for name, refined in (("ratios/responses", False), ("ratios/refinements", True)):
-            pairs = zip(done.rows, done.updates.trainer_logps, strict=True)
+            groups = zip(done.groups, done.rows, done.updates.trainer_logps, strict=True)
             moved = [
                 np.exp(logp - row.old_logp)
-                for rows, logps in pairs
-                for row, logp in zip(rows, logps, strict=True)
-                if row.refined == refined
+                for group, rows, logps in groups
+                for text, row, logp in zip(group.rows, rows, logps, strict=True)
+                if row.refined == refined and text.author == Author.POLICY  # others have no ratio to the policy
             ]
             found[name] = np.concatenate(moved) if moved else np.zeros(0)
     return {name: values[np.isfinite(values)] for name, values in found.items() if values.size}

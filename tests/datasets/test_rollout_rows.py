@@ -1,5 +1,7 @@
 """Rollouts as rows to learn: which of them, after what, with which tokens; utilities and pairs of critiques."""
 
+import dataclasses
+
 import chain_prompts
 import chat_tokenizer
 import made_rollouts
@@ -9,7 +11,7 @@ from made_rollouts import CRITIQUE, REFINEMENT, RESPONSE, Made
 
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.datasets.rollout_rows import Reader, files_of
-from cgrpo_jax.records import LossKind
+from cgrpo_jax.records import Author, LossKind
 
 END = "<|im_end|>"
 
@@ -118,6 +120,21 @@ def test_sampled_tokens_stay_as_they_are(folder, tokenizer):
     (unit,) = read(folder, tokenizer, stages=(RESPONSE,))
     assert unit.rows[0].target_ids.tolist() == sampled[1].token_ids.tolist()
     assert unit.rows[0].context_ids.tolist() == sampled[1].prompt_ids.tolist()
+
+
+def test_the_prompt_of_a_frozen_refiner_is_written_again(folder, tokenizer, tmp_path):
+    """Its ids are of another tokenizer, even where they end as prompts do here."""
+    (file,) = files_of(folder)
+    rows = rollouts.read(file)
+    for number, row in enumerate(rows):
+        if (one := row.rollout).stage == REFINEMENT:
+            swapped = one.prompt_ids.copy()
+            swapped[:2] = swapped[1::-1]
+            rows[number] = dataclasses.replace(row, rollout=one.replace(author=Author.REFINER, prompt_ids=swapped))
+    rollouts.write(tmp_path / rollouts.file_name(0), rows, iteration=0, spell=tokenizer.spell)
+    as_prompted = {"stages": (REFINEMENT,), "context": "prompt"}
+    found = texts(read(tmp_path, tokenizer, **as_prompted), tokenizer)
+    assert found and found == texts(read(folder, tokenizer, **as_prompted), tokenizer)
 
 
 def test_another_models_tokens_are_written_again(folder, tmp_path):

@@ -12,7 +12,7 @@ from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import slots
 from cgrpo_jax.planning import simulation, workload
-from cgrpo_jax.records import Stage
+from cgrpo_jax.records import Author, Stage
 
 
 def tick(lengths, *, num_slots=4, until=1, chunk=8, split=False, length=2048, started=100, reads=None):
@@ -129,6 +129,18 @@ def test_rollouts_give_their_last_iteration_attempt_by_attempt(tmp_path):
         [(Stage.REFINEMENT, [1, 9, 2], [2, 2])],
         [(Stage.CRITIQUE, [1, 6, 2], [2])],  # of a refinement
     ]
+
+
+def test_refinements_of_a_frozen_refiner_are_simulated_too(tmp_path):
+    def of_refiner(row):
+        one = row.rollout
+        refined = one.stage == Stage.REFINEMENT and one.author == Author.POLICY
+        return dataclasses.replace(row, rollout=one.replace(author=Author.REFINER)) if refined else row
+
+    made = [of_refiner(row) for row in rollout_cases.make()]
+    rollouts.write(tmp_path / rollouts.file_name(0), made, iteration=0, spell=rollout_cases.spell)
+    (question,), _ = workload.of_rollouts(tmp_path, SHAPE)
+    assert len(texts([question], Stage.REFINEMENT)) == 2
 
 
 def test_rollouts_that_no_model_sampled_are_refused(tmp_path):

@@ -47,6 +47,24 @@ def test_what_the_run_never_shows_needs_no_room(kind, other):
     check(kind, TEMPLATES[other])
 
 
+@pytest.mark.parametrize(
+    ("refiner", "policy", "said"),
+    [
+        (True, False, "the refine prompt of the longest"),
+        (False, True, "the refine prompt of the teacher, of the longest"),
+    ],
+)
+def test_prompts_of_a_refiner_and_of_a_teacher_are_each_checked(refiner, policy, said):
+    prompts, other = (
+        make(TOKENIZER, 200, **(CHAINS | (TEMPLATES["indicative"] if is_long else {}))) for is_long in (policy, refiner)
+    )
+    values = {"critique.kind": "indicative", "distil.kind": "alone", "refine.max_prompt_length": 200}
+    config = config_lib.replaced(config_lib.Config(), values)
+    asks = stages.of_training(config)
+    with pytest.raises(UserError, match=said):
+        load_questions._check_refine_prompt(config, asks, prompts, PROBLEMS, critic=None, refiner=other)
+
+
 def test_the_room_of_a_verdict_prompt_is_checked_by_training_alone():
     prompts = dataclasses.replace(make(TOKENIZER, 200, **CHAINS), max_prompt_length=8)
     values = {"critique.kind": "none", "verdict_share": 0.5, "questions_per_iteration": 2}

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 import types
@@ -8,6 +9,7 @@ import pytest
 from bucket_fixtures import bucket  # noqa: F401 - a fixture
 
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.records import Author, Stage
 from cgrpo_jax.runs import base, trackers, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runtime import places
@@ -194,6 +196,20 @@ def test_ratios_are_those_of_trainer_and_sampler():
     found = trackers.histograms(iteration_cases.make())
     assert np.allclose(found["ratios/responses"], np.exp(-1)) and found["ratios/responses"].size > 0
     assert "ratios/responses" not in trackers.histograms(iteration_cases.make(scored=False))
+
+
+@pytest.mark.parametrize("author", [Author.REFINER, Author.SOLUTION])
+def test_what_the_policy_did_not_write_has_no_ratio(author):
+    done = iteration_cases.make()
+    assert trackers.histograms(done)["ratios/refinements"].size > 0
+    groups = [
+        dataclasses.replace(
+            group, rows=[row.replace(author=author) if row.stage == Stage.REFINEMENT else row for row in group.rows]
+        )
+        for group in done.groups
+    ]
+    found = trackers.histograms(dataclasses.replace(done, groups=groups))
+    assert "ratios/refinements" not in found and found["ratios/responses"].size > 0
 
 
 @pytest.mark.parametrize("value", [("tensorbord",), ("wandb", "wandb")])

@@ -114,14 +114,24 @@ def grade(
     return float(passed), _written(program), _written(reason)
 
 
-def unimportable(modules: Modules, timeout: float = 5.0, numpy: bool = False) -> str:
-    """Returns the first of the modules that a program can't import, and why; "" if it can import all."""
+def unimportable(modules: Modules, timeout: float = 5.0, numpy: bool = False, limit: float | None = None) -> str:
+    """Returns the first of the modules that a program can't import, and why; "" if it can import all.
+
+    Args:
+      modules, numpy: as for `grade`.
+      timeout: seconds of the check of one.
+      limit: time limit of a program, where that is less: one that takes longer to be imported is tried again within it.
+    """
     for name in modules.names:
         program, tests = f"import {name}\n\n\ndef imported():\n    return True", '{"asserts": ["assert imported()"]}'
+        started = time.monotonic()
         score, _, reason = grade(program, tests, timeout, numpy, modules)
+        taken = time.monotonic() - started
         if not score:
             said = " ".join(reason.split()).removeprefix("No test could be run: ")
             return f"{name} ({said.removesuffix(' Tests passed: 0 of 1.').removesuffix('.')})"
+        if limit is not None and taken > seconds_for(limit) and not grade(program, tests, limit, numpy, modules)[0]:
+            return f"{name} (it takes {taken:.1f} s, of which grader.timeout {limit:g} leaves {seconds_for(limit):.1f})"
     return ""
 
 

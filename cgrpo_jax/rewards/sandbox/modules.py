@@ -111,4 +111,7 @@ def _text(file: pathlib.Path) -> str:
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise UserError(f"module {str(file)!r} is no Python ({error.__class__.__name__}{line}); fix it.") from error
+    except (RecursionError, MemoryError) as error:
+        why = f"is nested too deeply to be compiled ({error.__class__.__name__})"
+        raise UserError(f"module {str(file)!r} {why}; simplify it.") from error
     return text

@@ -1,6 +1,7 @@
 """Modules of the user's own that programs import: what is read, what is hashed, and what reaches a critique."""
 
 import json
+import re
 
 import graded
 import pytest
@@ -185,6 +186,21 @@ def test_a_module_that_can_not_be_imported_is_refused_in_one_line(tmp_path):
         "code.modules: a program can't import needy (the program raises ModuleNotFoundError: No module named 'yaml' in "
         "line 1: `import needy`); fix the module, or leave it out."
     )
+
+
+def test_a_module_that_takes_longer_than_a_program_may_is_refused(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(1.1)\n")
+    found = modules.read([tmp_path / "slow.py"])
+    said = unimportable(found, 30.0, limit=1.0)
+    assert re.fullmatch(r"slow \(it takes \d+\.\d s, of which grader.timeout 1 leaves 0\.6\)", said)
+    assert unimportable(found, 30.0, limit=30.0) == ""
+
+
+@pytest.mark.parametrize("text", ["x = " + "-" * 100_000 + "1", "x = " + "1+" * 100_000 + "1"])
+def test_a_module_that_is_too_deep_for_python_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "deep.py").write_text(text)
+    with pytest.raises(UserError, match=r"deep.py' is nested too deeply to be compiled \(\w+Error\); simplify it\.$"):
+        modules.read([tmp_path / "deep.py"])
 
 
 def test_all_are_imported_and_none_is_no_work(hydro, monkeypatch):
