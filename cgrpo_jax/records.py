@@ -198,7 +198,9 @@ class TrainRow(struct.PyTreeNode):
       context_ids: `[P]` int32, what the row is conditioned on. For a refinement this is the original prompt, never
         the critique.
       target_ids: `[T]` int32, the tokens to learn.
-      old_logp: `[T]` float32, log-probabilities under the policy that sampled the row; zeros where unused.
+      old_logp: `[T]` float32, log-probabilities under the policy that sampled the row; zeros where there is
+        none. Of a refined row the sampler's, with the critique in view, unless the trainer scored it again; the ratio
+        `importance` alone reads it.
       advantage: group-relative advantage (policy rows), weight (nll rows; of a dpo pair, the same in both), or
         CU/beta - log Z (rco rows).
       refined: the row uses the ratio of the refined rows, pi / (pi + gamma) by default.

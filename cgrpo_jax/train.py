@@ -5,7 +5,7 @@ Departures, from the paper or from its released code (as a table: configs/README
   times an initial one (`"paper"`).
 - Initial rows are clipped, refined ones are not (`objective.clip_initial`, `objective.clip_refined`). The paper's
   equations clip both, its code neither. A clip of the shaped ratio changes nothing of a right refinement, and takes all
-  gradient from a wrong one's tokens of pi < 0.4, which the paper wants to penalise (appendix F.2).
+  gradient from a wrong one's tokens of pi < 0.4 (gamma 0.1, clip 0.2), which the paper penalises (appendix F.2).
 - No reference model and no KL term unless `objective.kl_coef` is set, no entropy bonus unless `objective.entropy_coef`
   is; the released code adds 0.001 of the entropy's token mean of a microbatch, about 2e-4 on the scale here.
 - The released code refines every question; here those of which at most `refine.max_pass` of the responses pass. A group
@@ -100,12 +100,13 @@ def train(run: "Run") -> None:
             problems = run.questions(number)
             policy, critic, refiner = run.generators(number)  # the policy that samples is pi_old
 
-            # 1. Respond: n responses to each question, each scored as it ends [R].
-            # 2. Critique: of the responses that will be refined, or of all.
-            # 3. Refine: of a question of which at most `refine.max_pass` pass, each failed response with its critique.
-            # `rollout.solve` takes one question through these, refinements scored too; `run.generate` runs all of them
-            # at once. `solve_all` draws others for those that teach nothing (`max_extra_questions`); `in_batch` leaves
-            # as many as train. `batches.judge` asks the policy whether a response is right: a problem as well.
+            # 1. Respond: n responses to each question, scored once all n have ended.
+            # 2. Critique (`inference.critic`): of each response that will be refined, or of all (`critique.when`).
+            # 3. Refine: where all n failed (or as many as `refine.max_pass` says), each failed response is rewritten
+            #    with its critique in view, and scored.
+            # `rollout.solve` takes one question through these; nothing runs before `run.generate`, which runs all.
+            # Off by default: `solve_all` draws another question where one teaches nothing, and `in_batch` takes a batch
+            # of those solved (`max_extra_questions`); `judge` asks whether a response is right (`verdict_share`).
             solve = functools.partial(
                 rollout.solve, policy, critic, method=method, tokenizer=run.tokenizer, refiner=refiner
             )
@@ -115,7 +116,8 @@ def train(run: "Run") -> None:
             generated = run.generate(policy, critic, refiner, solving)
             trained = batches.in_batch(generated.solved, batch.num_groups, teaches=teaches)
 
-            # 4. Select: k refinements a question, the highest R first, ties at random; of those that may be trained.
+            # 4. Select: k refinements a question, the highest R first, ties at random; of those with a verdict that do
+            #    not speak of the critique (where `drop_mentions`).
             candidates = groups_lib.candidates(generated.refinements, drop_mentions=grouping.drop_mentions)
             kept = groups_lib.select(
                 candidates, num_kept=grouping.num_kept, order=grouping.select, seed=seed, iteration=number
@@ -124,14 +126,14 @@ def train(run: "Run") -> None:
             # 5. Re-anchor: a kept refinement joins its group as an answer to the question alone, pi(y' | q).
             groups = groups_lib.reanchor([one.responses for one in trained], kept, join=grouping.join)
 
-            # 6. Advantage: one baseline for the whole group, A = R - mean R.
+            # 6. Advantage (`objective.group_advantages`): one baseline for the whole group, A = R - mean R.
             rows = groups_lib.train_rows(groups, grouping)
-            # And with them the weights that generate: the update needs their memory.
+            # The copy of the weights that generates goes: the update needs its memory.
             del policy, critic, refiner, solve, judge, solving
 
             # 7. Objective (`objective.policy_loss`): of initial tokens min(r A, clip(r) A), r = pi / pi_old; of refined
             #    ones rho A, rho = pi / (pi + gamma), or min(rho A, clip(rho) A) with `clip_refined`.
-            # 8. Update (`Learner.update`): AdamW, in `optimizer.updates_per_batch` minibatches of questions.
+            # 8. Update (`Learner.update`): AdamW (`optimizer.kind`), in `optimizer.updates_per_batch` minibatches.
             updates = run.update(rows)
         run.end_iteration(Iteration(number, generated.problems, generated, candidates, groups, rows, updates))
     run.finish()

@@ -1,4 +1,4 @@
-"""The columns of a file of rollouts: their names, types, units and meaning. This room's README has the same table."""
+"""The columns of a file of rollouts: their names, types, units and meaning. ROLLOUTS.md has the same table."""
 
 from typing import NamedTuple
 

@@ -278,7 +278,7 @@ class _ShapedRun:
             "update", "update", accumulate, (params, self.learner.base, params), ("trained", "gradients", *self._base),
             times=runs, per_iteration=times, trips=(at_once,), repeated=at_once,
         )  # fmt: skip
-        own = tuple(name for name in ("trained", "optimizer", "gradients") if name in self.buffers)
+        own = tuple(name for name in ("trained", "optimizer", "average", "gradients") if name in self.buffers)
         yield Call("update", "update", apply, (self.state, params), own, per_iteration=times)
 
     @property

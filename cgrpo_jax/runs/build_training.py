@@ -28,6 +28,7 @@ def of_finetuning(config: Config, *, num_updates: int) -> LearnerSettings:
         shape=dataclasses.replace(_pack_shape(config), sampler_logp=False, from_rows=True),
         updates_per_batch=1,
         rescore=False,
+        distillation=None,
         compares=config.finetune.loss != "nll",
     )
 

@@ -52,7 +52,8 @@ def bar_text(row: Mapping[str, float]) -> str:
 
 def untrained(done: Iteration, row: Mapping[str, float]) -> str:
     """Returns what is said of the first iteration that trains nothing, of it and its metrics."""
-    if all(one.loss == LossKind.DISTIL and one.feedback_ids is None for group in done.rows for one in group):
+    rows = [one for group in done.rows for one in group]
+    if rows and all(one.loss == LossKind.DISTIL and one.feedback_ids is None for one in rows):
         return (
             f"iteration {done.number} trained nothing, for no response has a critique that a teacher could see, by "
             "distil.which (said once)"

@@ -323,12 +323,12 @@ def update_metrics(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
             "refined/frac_tokens": total["refined/tokens"] / (total["refined/tokens"] + total["initial/tokens"]),
         }
     if "distil_loss" in total:
-        metrics |= {
-            "distil/divergence": share("distil/divergence_sum", "distil/tokens"),
-            "distil/rest": share("distil/rest_sum", "distil/tokens"),
-            "distil/tokens": total["distil/tokens"],
-            "distil/loss": total["distil_loss"] / len(stats),
-        }
+        metrics |= {"distil/tokens": total["distil/tokens"], "distil/loss": total["distil_loss"] / len(stats)}
+        if total["distil/tokens"]:  # no response had a critique that its teacher could see, where there are none
+            metrics |= {
+                "distil/divergence": share("distil/divergence_sum", "distil/tokens"),
+                "distil/rest": share("distil/rest_sum", "distil/tokens"),
+            }
     if "kl_sum" in total:
         metrics["kl"] = total["kl_sum"] / max(total["initial/tokens"] + total["refined/tokens"], 1)
     return metrics

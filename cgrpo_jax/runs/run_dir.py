@@ -241,11 +241,12 @@ class RunDir:
     def write_nonfinite_rows(self, rows: Sequence[TrainRow]) -> None:
         """Writes rows whose gradient was not finite to `nonfinite_rows.jsonl`, one a line, whole or not at all.
 
-        Numbers that are not finite, for which JSON has none, are the strings "inf", "-inf" and "nan".
+        Numbers that are not finite, for which JSON has none, are the strings "inf", "-inf" and "nan". What a teacher
+        said of each token is left out.
         """
         lines = []
         for row in rows:
-            fields = dataclasses.asdict(row) | {"loss": row.loss.name.lower()}
+            fields = dataclasses.asdict(row.replace(top_ids=None, teacher_logp=None)) | {"loss": row.loss.name.lower()}
             lines.append(json.dumps(_spelt_out(fields), allow_nan=False) + "\n")
         files.write_atomically(self.nonfinite_rows, "".join(lines))
 

@@ -264,7 +264,7 @@ def _frozen_shape(
 
 def _check_teacher(config: Config, stages: Stages, policy: ModelConfig) -> None:
     """Raises a `UserError` where a teacher can't score a response after its feedback, or compare so many tokens."""
-    if config.distil.kind == "none":
+    if config.distil.kind == "none" or not stages.teaches:
         return
     stages_lib.check_lengths((stages.refinement,), "the model", policy.max_context)
     if config.distil.top_tokens >= policy.vocab_size:

@@ -54,7 +54,8 @@ class Stages:
       critic_folder: of a frozen critic; empty for another.
       asks_critic: whether critiques are asked for at all; without that no critic is loaded or opened.
       asks_refiner: likewise of refinements and a frozen refiner.
-      corrupts: whether what refinements see of a critique may be made wrong (`critique.corruption`).
+      corrupts: whether what refinements or a teacher see of a critique may be made wrong (`critique.corruption`).
+      teaches: whether a teacher may score responses after their feedback (`distil`), which training alone has.
       first_kind, kind_schedule: which kind of critique each iteration asks for, as for `schedule.kind_at`.
       critique_when: whether only responses that are refined are critiqued (`refining`), or all.
       refine: who refines: the `policy`; `solution` inserts the data's own, `none` is plain GRPO.
@@ -77,6 +78,7 @@ class Stages:
     asks_critic: bool = True
     asks_refiner: bool = True
     corrupts: bool = False
+    teaches: bool = False
     rows: str = ""
     samples: bool = True
     judges: bool = False
@@ -102,15 +104,16 @@ class Stages:
         return schedule.kind_at(iteration, critique=self.first_kind, schedule=self.kind_schedule)
 
 
-_ASKS_NOBODY = {"asks_critic": False, "asks_refiner": False, "corrupts": False, "judges": False}
+_ASKS_NOBODY = {"asks_critic": False, "asks_refiner": False, "corrupts": False, "teaches": False, "judges": False}
 
 
 def of_training(config: Config) -> Stages:
     """Returns the stages of a training run."""
     kind, refine = config.critique.kind, config.refine.kind
     folder = _refiner_folder(config, refine)
+    corrupts = refine == "policy" or config.distil.kind != "none"
     found = _stages(config, kind, config.critique.schedule, refine, _critic(config), refiner_folder=folder)
-    return dataclasses.replace(found, judges=config.num_verdicts > 0, corrupts=refine == "policy")
+    return dataclasses.replace(found, judges=config.num_verdicts > 0, corrupts=corrupts, teaches=True)
 
 
 def of_finetuning(config: Config) -> Stages:

@@ -56,7 +56,7 @@ def measure(name: str, workdir: pathlib.Path, iterations: int) -> dict:
         "trained": [row["rows_trained"] for row in rows],
         "reward": [row["reward"] for row in rows],
         "loss": [row["loss"] for row in rows],
-        **{key: [row[key] for row in rows] for key in MORE if key in rows[0]},
+        **{key: [row.get(key) for row in rows] for key in MORE if any(key in row for row in rows)},
     }
 
 

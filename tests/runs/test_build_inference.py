@@ -68,6 +68,14 @@ def test_nothing_is_made_wrong_that_no_refinement_of_training_sees(make, changes
     assert build_inference.others_digest(config, make(config)) == {}
 
 
+@pytest.mark.parametrize("kind", ["alone", "added"])
+def test_a_teacher_sees_what_is_made_wrong(kind):
+    changes = {"distil.kind": kind, "refine.kind": "none", "critique.when": "all", "critique.corruption": "inverted"}
+    config = tiny_run.config(changes)
+    critic = build_inference.make_critic(config, None, kind="indicative", stages=stages.of_training(config))
+    assert critic.corruption == "inverted"
+
+
 def test_training_and_a_sample_show_what_is_made_wrong():
     config = tiny_run.config({"critique.corruption": "inverted"})
     for make in (stages.of_training, stages.of_sample):

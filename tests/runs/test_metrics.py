@@ -272,6 +272,13 @@ def test_what_is_distilled_is_of_the_tokens_that_a_teacher_scored():
     assert not any(name.startswith("distil/") for name in metrics.update_metrics(UPDATES))
 
 
+def test_an_iteration_in_which_no_response_has_a_teacher_has_no_divergence():
+    found = metrics.update_metrics([UPDATES[0] | dict.fromkeys(DISTILLED, 0.0)])
+    assert {name: value for name, value in found.items() if name.startswith("distil/")} == {
+        "distil/tokens": 0.0, "distil/loss": 0.0,
+    }  # fmt: skip
+
+
 def test_what_was_drawn_for_a_batch():
     masked, equal = SCORED.replace(masked=True), SCORED.replace(advantage=0.0)
     found = metrics.batch_metrics([[equal, SCORED], [equal, masked], [], [SCORED]], num_extra=3)

@@ -2,6 +2,7 @@
 
 const methodOf = (index, at) => about.runs[index.run[at]].method;
 const passesRow = (row, run) => (row.reward == null ? null : row.reward >= about.runs[run].method.pass_threshold);
+const NO_RATIO = { nll: "none: likelihood", distil: "none: distilled" };
 const DROPPED = {
   zero_advantage: "not trained: its reward is the group's mean", skipped_update: "not trained: the update was skipped",
   ungraded: "not trained: no verdict", mention: "not trained: it mentions the critique", not_selected: "not kept",
@@ -70,7 +71,7 @@ function Trained({ group, method }) {
   const name = (row) => (row.stage === "response" ? `response ${(row.response_index ?? 0) + 1}` : `refinement of response ${(row.response_index ?? 0) + 1}`);
   const prompts = [...new Set(rows.map((row) => group.promptOf(row.context)))].filter(Boolean);
   return html`<div class="scroll" tabindex="0" role="region" aria-label="what was trained"><table><thead><tr><th scope="col">text</th><th scope="col">reward</th><th scope="col">advantage</th><th scope="col">tokens</th><th scope="col">ratio</th><th scope="col">became of it</th></tr></thead>
-    <tbody>${rows.map((row) => html`<tr key=${row.row}><th scope="row">${name(row)}</th><td>${short(row.reward)}</td><td>${signed(row.advantage)}</td><td>${row.pieces?.length ?? "–"}</td><td>${row.loss === "nll" ? "none: likelihood" : row.refined ? REFINED_RATIOS[method.refined_ratio][0] : INITIAL_RATIOS[method.initial_ratio][0]}</td><td>${row.trained ? "moved the weights" : DROPPED[row.dropped] ?? row.dropped}</td></tr>`)}</tbody></table></div>
+    <tbody>${rows.map((row) => html`<tr key=${row.row}><th scope="row">${name(row)}</th><td>${short(row.reward)}</td><td>${signed(row.advantage)}</td><td>${row.pieces?.length ?? "–"}</td><td>${NO_RATIO[row.loss] ?? (row.refined ? REFINED_RATIOS[method.refined_ratio][0] : INITIAL_RATIOS[method.initial_ratio][0])}</td><td>${row.trained ? "moved the weights" : DROPPED[row.dropped] ?? row.dropped}</td></tr>`)}</tbody></table></div>
     ${prompts.map((prompt, n) => html`<details key=${n} open=${prompts.length === 1}><summary>The prompt that all ${prompts.length === 1 ? "" : "of these "}are trained after, as the model sees it</summary><${Text} text=${prompt} /></details>`)}`;
 }
 
