@@ -127,4 +127,4 @@ def test_mistakes_are_one_line_and_nothing_is_written(commands, tmp_path, capsys
         assert message in err and not (tmp_path / "work").exists()
     run(tmp_path)
     _, err = refused(capsys, run, tmp_path, ":number=4")
-    assert "holds another recipe (samples: collect.num_responses: 3 -> 4); give another --workdir" in err
+    assert "holds another recipe (samples, which is done: collect.num_responses: 3 -> 4); give another --workdir" in err
