@@ -82,7 +82,7 @@ def _of_question(line: Mapping[str, Any], ks: Sequence[int], pass_threshold: flo
         critic = {} if line["refined_ungraded"] else _critic(line, bool(right), bool(after))
         other |= {
             "critiqued_wrong": line["verdict"] is False,
-            "malformed": line["verdict"] is None and line["critique"] is not None,
+            "malformed": line["verdict"] is None,
             "fixed": changed and after,
             "broken": changed and right,
         }

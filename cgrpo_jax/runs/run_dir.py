@@ -246,7 +246,9 @@ class RunDir:
         """
         lines = []
         for row in rows:
-            fields = dataclasses.asdict(row.replace(top_ids=None, teacher_logp=None)) | {"loss": row.loss.name.lower()}
+            fields = dataclasses.asdict(row) | {"loss": row.loss.name.lower()}
+            for name in ("top_ids", "teacher_logp"):
+                del fields[name]
             lines.append(json.dumps(_spelt_out(fields), allow_nan=False) + "\n")
         files.write_atomically(self.nonfinite_rows, "".join(lines))
 

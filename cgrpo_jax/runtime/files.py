@@ -32,7 +32,8 @@ _CAUSES = {
 
 PARTIAL = ".partial"  # in a bucket's folder that is not whole
 _STORAGE = ("gcsfs", "google", "aiohttp", "requests")  # packages whose errors are of writing into a bucket
-_OF_BUCKET = re.compile(r"\b[A-Z_]+: Error [a-z]+ \"?gs://")  # so TensorStore says it, as a ValueError
+# So TensorStore says it, as a ValueError: the second where a transaction can't be committed.
+_OF_BUCKET = re.compile(r"\b[A-Z_]+: (Error [a-z]+ \"?gs://|.*\[http_response_code=)")
 
 _REMOVE_SECONDS = 10.0  # in which a folder is gone, or stays
 _AWAY = 5  # times in a row that it is not there again

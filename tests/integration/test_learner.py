@@ -80,9 +80,9 @@ def test_too_many_in_a_row_end_the_run_which_then_goes_on(tmp_path, monkeypatch,
     first, *others = lines(folder / "nonfinite_rows.jsonl")
     assert len(others) == 7  # two questions of four responses
     assert first["advantage"] == "inf" and set(first["old_logp"]) == {"nan"}
-    logps = {"old_logp", "ref_logp", "sampler_logp"}
+    arrays_too = {"old_logp", "ref_logp", "sampler_logp", "feedback_ids"}
     others_too = {"context_ids", "target_ids", "advantage", "refined", "loss", "masked", "pair", "counted"}
-    assert first.keys() == others_too | logps
+    assert first.keys() == others_too | arrays_too
     for row in others:
         assert len(row["target_ids"]) == len(row["old_logp"]) > 0 and row["loss"] == "policy"
         assert all(isinstance(token, int) for token in row["context_ids"] + row["target_ids"])

@@ -31,7 +31,7 @@ from cgrpo_jax.training.checkpoint import restore_params
 SOMETIMES = ("kl", "judge/", "critic/", "refined/", "eval/", "tokens_per_second/", "time/", "update/mfu", "rollouts/")
 SOMETIMES += ("rewards/", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/")
 SOMETIMES += ("sampling/effective_sample_size", "sampling/frac_capped", "batch/", "verdicts/")
-SOMETIMES += ("refine/success", "refine/questions_rescued", "refine/mean_length", "refine/mentions_critique")
+SOMETIMES += ("distil/", "refine/success", "refine/questions_rescued", "refine/mean_length", "refine/mentions_critique")
 
 
 @pytest.fixture(scope="module")

@@ -158,6 +158,8 @@ def test_causes(error, message):
 
 def test_what_tensorstore_says_of_a_bucket_is_of_writing():
     refused = "PERMISSION_DENIED: Error writing gs://mine/run/checkpoints/6/params/_sharding: a fault"
+    committed = "PERMISSION_DENIED: a fault [http_response_code='403'] [http_response_body='{}']"
+    assert files.is_of_writing(ValueError(committed))
     assert files.is_of_writing(ValueError(refused)) and files.is_of_writing(RuntimeError("x")) is False
     raised = RuntimeError("a thread")
     raised.__cause__ = ValueError(refused)
