@@ -46,6 +46,7 @@ class Flag:
       default: value when the flag is not given.
       is_path: it names a file or folder; `~` is expanded.
       in_bucket: which may lie in a bucket (gs://).
+      is_folder: it names a folder, which is there or can be made.
     """
 
     help: str
@@ -53,6 +54,7 @@ class Flag:
     default: Any = None
     is_path: bool = False
     in_bucket: bool = False
+    is_folder: bool = False
 
 
 CONFIG = Flag(
@@ -63,6 +65,7 @@ WORKDIR = Flag(
     "folder of the run, also gs://: metrics, rollouts, checkpoints, summary; a run's may stand without --workdir=",
     is_path=True,
     in_bucket=True,
+    is_folder=True,
 )
 DISTRIBUTED = Flag("one of several processes that work together, each with the same command", kind=bool, default=False)
 STEP = Flag("which checkpoint of the run: its number, or best, with eval.keep_best; the newest by default")
@@ -199,7 +202,7 @@ def parse(
     values, rest = _parse_known(argv, flags)
     for name, flag in flags.items():
         if flag.is_path and values[name]:
-            values[name] = _path(f"--{name}", values[name], in_bucket=flag.in_bucket)
+            values[name] = _path(f"--{name}", values[name], in_bucket=flag.in_bucket, is_folder=flag.is_folder)
     # absl takes --undefok from the arguments by itself, and lets the flags it names pass in silence.
     for argument in [*rest, *(argument for argument in argv if argument.lstrip("-").startswith("undefok"))]:
         name = argument.lstrip("-").partition("=")[0]
@@ -271,7 +274,7 @@ def _run_named(rest: Sequence[str]) -> str | None:
     alone = config_lib.override(base.get_config(), old_keys.translate_flags(rest)[0])
     if len(alone) != 1 or alone[0].startswith("-"):
         return None
-    folder = _path("the run", alone[0], in_bucket=True)
+    folder = _path("the run", alone[0], in_bucket=True, is_folder=True)
     if saved_config.read(folder) is None:
         raise UserError(
             f"there is no run in {folder} (no config.json); give the folder of a run, or --config and --workdir."
@@ -279,13 +282,16 @@ def _run_named(rest: Sequence[str]) -> str | None:
     return folder
 
 
-def _path(whose: str, value: str, *, in_bucket: bool) -> str:
+def _path(whose: str, value: str, *, in_bucket: bool, is_folder: bool) -> str:
     """Returns a path that was given, with its `~` expanded; raises a `UserError` where it lies where it can't be."""
     if why := places.fault(value):
         raise UserError(f"{whose}: {why}")
     if places.is_bucket(value) and not in_bucket:
         raise UserError(f"{whose} {value} is in a bucket; give a path on a disk.")
-    return places.expanded(value)
+    path = places.expanded(value)
+    if is_folder and (what := places.in_the_way(path)):
+        raise UserError(f"{whose} {value} can't be a folder, since {what} is none; give another.")
+    return path
 
 
 def _meant(argument: str, flags: Mapping[str, Flag]) -> str:
