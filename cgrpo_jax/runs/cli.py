@@ -16,7 +16,6 @@ keeps its stack trace.
 import contextlib
 import dataclasses
 import keyword
-import os
 import pathlib
 import re
 import shutil
@@ -31,7 +30,7 @@ from absl import flags as absl_flags
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import base, keys, old_keys, other_names, saved_config, validate
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runtime import files, places, processes, signals, watchdog
+from cgrpo_jax.runtime import console, places, processes, signals, watchdog
 from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -119,20 +118,19 @@ def run(
         for argument in argv:
             text_lib.check(argument, f"argument {argument!r}")
         if any(argument in ("--help", "-help", "-h") for argument in argv):
-            sys.stdout.write(_usage(main, known, require, arguments, several))
-            _flush()
+            with console.output():
+                sys.stdout.write(_usage(main, known, require, arguments, several))
             sys.exit(0)
-        with signals.raised():
+        with signals.raised(), console.output():
             reads = {"trains": trains, "finetunes": finetunes}
             main(**parse(argv, flags=known, require=require, arguments=arguments, several=several, **reads))
-            _flush()
     except UserError as error:
         watchdog.leave_to_main_thread()
         _say(_lines(error))
         processes.tell_others(text_lib.one_line(str(error)), joins=True if "--distributed" in argv else None)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
-        _drop_output()
+        console.drop_output()
         sys.exit(0)
     except Exception as error:
         processes.tell_others(text_lib.one_line(f"{type(error).__name__}: {error}")[:_MOST_TOLD], joins=False)
@@ -140,22 +138,6 @@ def run(
     except KeyboardInterrupt:
         _say("interrupted; the same command starts again, or resumes from what was written\n")
         sys.exit(signals.STATUS)
-
-
-def _flush() -> None:
-    """Writes what waits for standard output, which may be a file on a full disk."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_output()
-        raise files.fault("standard output", error) from error
-
-
-def _drop_output() -> None:
-    """Lets what still waits for standard output go nowhere: Python would try again at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text: str) -> None:
