@@ -1,7 +1,7 @@
 """Kills runs at random moments: resumed, each must be bitwise the run that nothing has interrupted.
 
     PYTHONPATH=.:tests/helpers python tests/benchmarks/kills.py [--kills=N] [--places=disk,bucket,hosts] [--seconds=S]
-        [--seed=TEXT] [--first=N] [--json=FILE]
+        [--seed=TEXT] [--cases=N,...] [--json=FILE]
 
 A tiny run of four iterations has a few thousand events: what it does with files in its folder (opens, renames, makes,
 removes), and the ticks of its engine, from its start to its end, its compilation, saves and logs included. One of them
@@ -179,7 +179,7 @@ def actions_of(way: str, rng: random.Random, events: int) -> Actions:
 
 
 class Room:
-    """Where the runs lie: the weights that they start from, and of each variant the run that nothing interrupts."""
+    """Where the runs lie, all from the miniature's weights, and of each variant the run that nothing interrupts."""
 
     processes = 1
 
@@ -187,16 +187,14 @@ class Room:
         self.folder = folder
         folder.mkdir(parents=True)
         self.logs = [folder / f"log{number}" for number in range(self.processes)]
-        self.start = folder.with_name("start")  # of all rooms
         self.events: dict[str, list[int]] = {}  # of each variant: those of each process
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder.with_name("programs"))
-        changes = {"warm_start.num_updates": 300, "data.num_eval": 0, "num_iterations": 0}
-        work = functools.partial(train.main, tiny_run.config(changes), str(self.start))
-        if not self.start.exists() and Fork(work, self.logs[0]).wait():
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(tiny_run.shared() / "programs"))
+        if Fork(lambda: print(tiny_run.start()), self.logs[0]).wait():
             raise RuntimeError(self.logs[0].read_text())
+        self.start = self.logs[0].read_text().split()[-1]
 
     def changes(self, variant: str) -> dict:
-        return COMMON | {"model.init": str(self.start)} | VARIANTS[variant]
+        return COMMON | {"model.init": self.start} | VARIANTS[variant]
 
     def clear(self, folder: pathlib.Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -230,7 +228,6 @@ class Room:
 
     def differs(self, variant: str, folder: pathlib.Path) -> str:
         """Returns what is not the same in a run as in the uninterrupted one; "" where all is."""
-        tiny_run.start = lambda: str(self.start)
         work = lambda: interrupted_runs.assert_same_run(  # noqa: E731
             folder, self.whole(variant), LENGTH, COMMON | VARIANTS[variant]
         )
@@ -362,7 +359,7 @@ def case(room: Room, seed: str, number: int) -> dict:
     return found | ({"fault": f"checkpoints {sorted(left_over)}"} if sorted(left_over) != sorted(kept) else {})
 
 
-def numbers_of(place: str, kills: int) -> range:
+def numbers_of(place: str, kills: int) -> Sequence[int]:
     """Returns the numbers of the cases in a place, of so many in all."""
     elsewhere = {name: kills * percent // 100 for name, percent in PLACES.items() if name != "disk"}
     return range(elsewhere.get(place, kills - sum(elsewhere.values())))
@@ -391,7 +388,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=100, help="cases, in all places")
     parser.add_argument("--places", default=",".join(PLACES), help="which, with commas between")
-    parser.add_argument("--first", type=int, default=0, help="number in each place before which no case is tried")
+    parser.add_argument("--cases", default="", help="their numbers in each place, with commas between, instead")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no other case begins")
     parser.add_argument("--seed", default="0", help="by which they are drawn")
     parser.add_argument("--json", type=pathlib.Path, help="where results are kept")
@@ -404,9 +401,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         server.make_bucket("mine")
         os.environ.update(bucket_server.environment(server.url))
         for place in options.places.split(","):
-            left = [
-                one for one in numbers_of(place, options.kills) if one >= options.first and (place, one) not in done
-            ]
+            numbers = list(map(int, options.cases.split(","))) if options.cases else numbers_of(place, options.kills)
+            left = [one for one in numbers if (place, one) not in done]
             room = room_in(place, pathlib.Path(name) / place, server) if left else None
             for number in left:
                 if room is None or time.monotonic() - began > options.seconds:
