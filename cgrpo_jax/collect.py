@@ -35,7 +35,7 @@ from cgrpo_jax.runtime import agreement, console, places, processes, signals
 
 FLAGS = {
     "distributed": cli.DISTRIBUTED,
-    "out": cli.Flag("folder of the rows; by default WORKDIR/collected", is_path=True, in_bucket=True),
+    "out": cli.Flag("folder of the rows; by default WORKDIR/collected", is_path=True, in_bucket=True, is_folder=True),
     "step": cli.STEP,
 }
 

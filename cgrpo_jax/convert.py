@@ -31,10 +31,10 @@ _WAYS = "--from_hf and --to, --from and --to_hf, or --from and --to_peft"
 _SHARD_GB = 5.0
 FLAGS = {
     "from_hf": cli.Flag("Hugging Face model folder to read", is_path=True, in_bucket=True),
-    "to": cli.Flag("checkpoint folder to write", is_path=True, in_bucket=True),
+    "to": cli.Flag("checkpoint folder to write", is_path=True, in_bucket=True, is_folder=True),
     "from": cli.Flag("folder of a run, or of a converted checkpoint, to read", is_path=True, in_bucket=True),
-    "to_hf": cli.Flag("Hugging Face model folder to write", is_path=True, in_bucket=True),
-    "to_peft": cli.Flag("adapter folder to write", is_path=True, in_bucket=True),
+    "to_hf": cli.Flag("Hugging Face model folder to write", is_path=True, in_bucket=True, is_folder=True),
+    "to_peft": cli.Flag("adapter folder to write", is_path=True, in_bucket=True, is_folder=True),
     "dtype": cli.Flag("float32, bfloat16, for --to_hf also float16 (default: --to, float32; --to_hf, as given)"),
     "step": cli.STEP,
     "base": cli.Flag("folder of the weights that adapters belong to, if it has moved", is_path=True, in_bucket=True),

@@ -30,7 +30,9 @@ from cgrpo_jax.runtime import console, places, processes, signals
 
 FLAGS = {
     "distributed": cli.DISTRIBUTED,
-    "out": cli.Flag("folder of the results; by default WORKDIR/diagnosis", is_path=True, in_bucket=True),
+    "out": cli.Flag(
+        "folder of the results; by default WORKDIR/diagnosis", is_path=True, in_bucket=True, is_folder=True
+    ),
     "step": cli.STEP,
 }
 

@@ -35,7 +35,9 @@ FLAGS = {
     "distributed": cli.DISTRIBUTED,
     "refine": cli.Flag("also critique and refine at test time", kind=bool, default=False),
     "behaviours": cli.Flag("right answers, one a question, of which a judge says what they show", kind=int, default=0),
-    "out": cli.Flag("folder of the results; by default WORKDIR/evaluation", is_path=True, in_bucket=True),
+    "out": cli.Flag(
+        "folder of the results; by default WORKDIR/evaluation", is_path=True, in_bucket=True, is_folder=True
+    ),
     "step": cli.STEP,
 }
 

@@ -7,9 +7,12 @@ it is not known whether a response does. The configuration is the run's own, whi
 """
 
 if __name__ == "__main__":  # Ctrl-C while all below is imported ends the program with one line
-    from cgrpo_jax.runtime import signals
+    import sys
+
+    from cgrpo_jax.runtime import first_line, signals
 
     signals.end_while_importing()
+    first_line.say_start("sample", sys.argv[1:])
 
 import contextlib
 import io

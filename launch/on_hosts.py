@@ -96,6 +96,16 @@ def environment(text: str, here: Mapping[str, str] = os.environ) -> dict[str, st
     return found
 
 
+def check_unassigned(command: Sequence[str]) -> None:
+    """Raises a `UserError` if a command begins with variables, which would be printed, and kept in logs.
+
+    Example: ["env", "HF_TOKEN=...", "python", "-m", "cgrpo_jax.train"].
+    """
+    first = next((word for word in command if word != "env"), "")
+    if match := re.match(r"([A-Za-z_][A-Za-z0-9_]*)=", first):
+        raise UserError(f"{match[1]}=... before the command would be printed and logged; give --env={match[1]}")
+
+
 def environment_file(variables: Mapping[str, str]) -> str:
     """Returns what a host's shell reads to have variables."""
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())

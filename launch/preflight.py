@@ -137,6 +137,8 @@ def check_command(
         raise UserError("no command to run; write it after --, such as -- python -m cgrpo_jax.train --config=...")
     if len(command) == 1 and " " in command[0]:
         raise UserError(f"the command {command[0]!r} is one word, of a program that isn't there; leave its quotes out")
+    if re.match(r"[A-Za-z_][A-Za-z0-9_]*=", command[0]):
+        raise UserError(f"{command[0].partition('=')[0]}=... is no program; write env before it, as no shell reads it")
     program, arguments = _program(command)
     path = (_value(arguments, "config") or "") if program in RUNS else ""
     inputs: list[tuple[str, str]] = []

@@ -28,6 +28,7 @@ from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import lengths, old_keys, starts, validate
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import files, folder_lock, local_copies, places
+from cgrpo_jax.runtime.json_files import read_json_object
 
 TRAIN = (sys.executable, "-m", "cgrpo_jax.train")
 _mine = threading.local()  # the slot of a thread
@@ -79,6 +80,8 @@ def expect_overrides(what: str, overrides: Any) -> None:
 def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequence[str]) -> dict | None:
     """Returns the results of a run, or None unless it has finished with this configuration and version of its task.
 
+    One whose files can't be read has not: it is started again, and goes on, or says what is wrong with them.
+
     Args:
       folder: of the run.
       config: what its config.json must hold.
@@ -87,7 +90,10 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
     paths = RunDir(folder)
     if not paths.summary.exists():
         return None
-    written = json.loads(paths.config.read_text(encoding="utf-8"))
+    try:
+        written, results = (read_json_object(path) for path in (paths.config, paths.summary))
+    except UserError:
+        return None
     was = old_keys.translate(written)
     flat = config_lib.flatten(config)
     # Keys that came into being after the run don't outdate it, unless they are set; lengths at 0 are the run's choice.
@@ -97,10 +103,9 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
     unread = validate.never_read(was, config)
     if config_lib.differences(was, config, sorted(added | chosen | kept | unread)):
         return None
-    results = json.loads(paths.summary.read_text(encoding="utf-8"))
     # A run that was made longer keeps its old summary until it ends.
-    same = results["iterations"] == config["num_iterations"] and results.get("task") == task_of(config["data"]["kind"])
-    return results if same else None
+    wanted = {"iterations": config["num_iterations"], "task": task_of(config["data"]["kind"])}
+    return results if all(results.get(key) == value for key, value in wanted.items()) else None
 
 
 @contextlib.contextmanager
@@ -140,13 +145,14 @@ def run_all(
       slots: where they run.
       workdir: of all of them; every process that ends adds a line to its processes.jsonl.
       check: called before a run starts; what it raises ends all.
+
+    Raises:
+      UserError: the folder can't be written; what runs is stopped.
     """
     done = [run for run in runs if run.summary() is not None]
     waiting = [run for run in runs if run not in done]
     print(f"{len(done)} of {len(runs)} runs are done", flush=True)
     failed, running, live = [], {}, set()
-    workdir.mkdir(parents=True, exist_ok=True)
-    logs_of(workdir).mkdir(parents=True, exist_ok=True)
     machine = {"commit": starts.commit() or "unknown", "cpus": os.cpu_count()}
     free: queue.SimpleQueue = queue.SimpleQueue()
     for slot in slots:
@@ -166,6 +172,7 @@ def run_all(
                 ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
                 for future in ended:
                     run, process = running.pop(future), future.result()
+                    _keep(run, process, workdir)
                     summary = run.summary() if process["exit_code"] == 0 else None
                     (failed if summary is None else done).append(run)
                     print(f"{run.name}: {_outcome(run, process, summary, workdir)}", flush=True)
@@ -183,10 +190,12 @@ def _take(free: queue.SimpleQueue) -> None:
 
 
 def _execute(run: Run, live: set[int], workdir: pathlib.Path, machine: Mapping) -> dict:
-    """Runs one process to its end, whatever that is, and returns what it adds to processes.jsonl."""
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    """Runs one process to its end, whatever that is, and returns what is kept of it."""
     started, path = time.monotonic(), _log(run, workdir)
-    with path.open("a") as log:
+    with files.checked(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = path.open("a")
+    with log:
         process = subprocess.Popen(
             [*_mine.slot.command, *run.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
@@ -201,10 +210,20 @@ def _execute(run: Run, live: set[int], workdir: pathlib.Path, machine: Mapping) 
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         **machine,
     }
-    if there := places.in_bucket(workdir):  # a program can't print into a bucket
-        (there / path.relative_to(logs_of(workdir)).as_posix()).upload(path)
-    files.append(workdir / "processes.jsonl", json.dumps(record) + "\n")
     return record
+
+
+def _keep(run: Run, process: Mapping, workdir: pathlib.Path) -> None:
+    """Keeps what has become of a process; called by one thread, since a bucket takes one line at a time.
+
+    Raises:
+      UserError: the folder can't be written.
+    """
+    with files.checked(workdir):
+        if there := places.in_bucket(workdir):  # a program can't print into a bucket
+            path = _log(run, workdir)
+            (there / path.relative_to(logs_of(workdir)).as_posix()).upload(path)
+        files.append(workdir / "processes.jsonl", json.dumps(process) + "\n")
 
 
 def _log(run: Run, workdir: pathlib.Path) -> pathlib.Path:
@@ -219,6 +238,7 @@ def _outcome(run: Run, process: Mapping, summary: Mapping | None, workdir: pathl
         # A progress bar that closes may stand after the error.
         why = next((line for line in reversed(lines) if re.match(r"error:|[\w.]+(Error|Exception):", line)), lines[-1])
         return f"failed with exit code {process['exit_code']}: {why or 'it printed nothing'} (see {log})"
-    before, after = (study_report.number(summary, (when, "pass@1")) for when in ("eval_before", "eval_after"))
-    accuracy = "" if after is None else f"pass@1 {before:.3f} -> {after:.3f}, "
+    measured = (study_report.number(summary, (when, "pass@1")) for when in ("eval_before", "eval_after"))
+    before, after = ("?" if value is None else f"{value:.3f}" for value in measured)
+    accuracy = "" if before == after == "?" else f"pass@1 {before} -> {after}, "
     return f"{accuracy}{process['seconds']:.0f} s"

@@ -3,7 +3,9 @@
     python launch/study.py --study=configs/studies/arithmetic.py --workdir=DIR
 
   --study      file whose get_study() returns the arms, such as configs/studies/arithmetic.py
-  --workdir    folder of the study: DIR/SETTING/ARM/seedN holds one run, DIR/SETTING/ARM/seedN.log what it printed
+  --workdir    folder of the study, also gs://: DIR/SETTING/ARM/seedN holds one run, DIR/SETTING/ARM/seedN.log what it
+               printed (in a bucket when it has ended; until then it lies under ~/.cache/cgrpo_jax/logs). One study at a
+               time works in it
   --jobs       runs at once, each on its share of the cores (default: 2); 1 on an accelerator
   --only       regular expression: of all runs, those whose SETTING/ARM/seedN it matches, and their warm starts
   --report     train nothing, print the table of what is done
@@ -27,8 +29,9 @@ import runner
 import study_report
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runs import cli
+from cgrpo_jax.runs import cli, validate
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runtime import files, places
 
 WARM_START = "warm_start"
 
@@ -104,11 +107,16 @@ def _check_kinds(study: Mapping) -> None:
             runner.expect(f"one of {arm['name']}'s seeds", seed, int, "a whole number")
 
 
-def plan(study: Mapping, workdir: pathlib.Path) -> list[Run]:
+def plan(study: Mapping, workdir: pathlib.Path, *, trains: bool = True) -> list[Run]:
     """Returns all runs in the order in which they start: seed by seed, in each the headline arms first.
 
+    Args:
+      study: from `load`.
+      workdir: of the study.
+      trains: whether they must be such as can start; a report is also of runs that a later version would refuse.
+
     Raises:
-      UserError: an override names a key that no configuration has, or a value of a wrong type.
+      UserError: an override names a key that no configuration has, a value of a wrong type, or what no run can have.
     """
 
     def make(setting: Mapping, arm: str, seed: int, overrides: Mapping, needs: Run | None = None) -> Run:
@@ -118,8 +126,14 @@ def plan(study: Mapping, workdir: pathlib.Path) -> list[Run]:
         config = config_lib.load(study["config"])
         config_lib.override(config, changes)
         arguments = [f"--config={study['config']}", f"--workdir={folder}", *changes]
-        held = config_lib.to_json(config_lib.freeze(config))
-        return Run(setting["name"], arm, seed, folder, overrides, arguments, held, needs)
+        frozen = config_lib.freeze(config)
+        run = Run(setting["name"], arm, seed, folder, overrides, arguments, config_lib.to_json(frozen), needs)
+        try:
+            if trains:
+                validate.check(frozen)
+        except UserError as error:
+            raise UserError(f"{run.name}: {error}") from error
+        return run
 
     runs, warm_starts = [], {}
     jobs = [
@@ -158,17 +172,19 @@ def main(study: str, workdir: str, jobs: int, only: str, report: bool, command: 
     """Trains what is left, unless only the report is asked for, and reports."""
     if jobs < 1:
         raise UserError(f"--jobs={jobs} runs nothing; use at least 1")
-    folder = pathlib.Path(workdir).resolve()
+    folder = places.place(workdir).resolve()
     arms = load(study)
-    runs = plan(arms, folder)
+    runs = plan(arms, folder, trains=not report)
     chosen = select(runs, only)
     if report and not folder.is_dir():
         raise UserError(f"--workdir {workdir} does not exist; leave --report out to train")
-    with contextlib.nullcontext() if report else runner.locked(folder):
-        failed = [] if report else runner.run_all(chosen, slots=runner.local_slots(jobs, command), workdir=folder)
-        print("\n" + study_report.write(arms, runs, folder))
-        study_report.write_page(arms, runs, folder / "report.html")
-        study_report.plot_entropy(arms, runs, folder / "entropy.png")
+    with contextlib.nullcontext(lambda: None) if report else runner.locked(folder) as check:
+        slots = runner.local_slots(jobs, command)
+        failed = [] if report else runner.run_all(chosen, slots=slots, workdir=folder, check=check)
+        with files.checked(folder):
+            print("\n" + study_report.write(arms, runs, folder))
+            study_report.write_page(arms, runs, folder)
+            study_report.plot_entropy(arms, runs, folder)
     if failed:
         print(f"{len(failed)} runs failed: {', '.join(run.name for run in failed)}")
         sys.exit(1)
@@ -184,7 +200,7 @@ if __name__ == "__main__":
         require=("study", "workdir"),
         flags={
             "study": cli.Flag("study file"),
-            "workdir": cli.Flag("folder of the study, on a disk", is_path=True),  # its page is written there
+            "workdir": cli.WORKDIR,
             "jobs": cli.Flag("runs at once", int, 2),
             "only": cli.Flag("regular expression of the runs", str, ""),
             "report": cli.Flag("only report", bool, False),

@@ -1,15 +1,16 @@
 """What a study found: its table, its numbers and its entropy plot. Used by study.py."""
 
 import collections
+import contextlib
 import json
 import pathlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cgrpo_jax.report import page, run_folder
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime.files import write_atomically
+from cgrpo_jax.runtime import files
 
 # Numbers of a row: heading, path in summary.json, unit, decimals.
 COLUMNS = (
@@ -31,15 +32,15 @@ def write(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> str:
     parts.append(_cost(workdir, num_done=len(done), num_runs=len(runs)))
     outdated = [run.name for run in runs if run not in done and RunDir(run.folder).summary.exists()]
     if outdated:
-        other = "of another configuration or version of the task"
+        other = "of another configuration or version of the task, or damaged"
         parts.append(f"Left out: {len(outdated)} runs {other}, such as {outdated[0]}.")
     text = "\n".join(parts) + "\n"
-    write_atomically(workdir / "table.md", text)
+    files.write_atomically(workdir / "table.md", text)
     results = [
         {"setting": run.setting, "arm": run.arm, "seed": run.seed, "overrides": run.overrides, "summary": summary}
         for run, summary in done.items()
     ]
-    write_atomically(workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    files.write_atomically(workdir / "results.json", json.dumps(results, indent=1) + "\n")
     return text
 
 
@@ -49,7 +50,7 @@ def _rows(study: Mapping, setting: str, done: Mapping[Any, Mapping]) -> list[lis
     if not trained:
         return []
     # All arms of a seed start from the same weights: any of them says what these were worth.
-    start = {run.seed: {"eval_after": summary["eval_before"]} for run, summary in trained.items()}
+    start = {run.seed: {"eval_after": summary.get("eval_before")} for run, summary in trained.items()}
     rows = [["before training", "", str(len(start)), *_cells(list(start.values()))]]
     for arm in study["arms"]:
         summaries = [summary for run, summary in trained.items() if run.arm == arm["name"]]
@@ -75,11 +76,11 @@ def _cells(summaries: Sequence[Mapping]) -> list[str]:
 
 
 def number(summary: Mapping, path: Sequence[str]) -> float | None:
-    """Returns what a path in summary.json leads to, or None."""
+    """Returns the number that a path in summary.json leads to, or None: what was not measured is not there, or null."""
     value: Any = summary
     for key in path:
-        value = None if value is None else value.get(key)
-    return value
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, int | float) else None
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -93,29 +94,37 @@ def _cost(workdir: pathlib.Path, *, num_done: int, num_runs: int) -> str:
         "Mean (min-max) over seeds, on held-out questions: pass@1 greedy, pass@8 sampled; of the questions that no "
         f"sample solved before training, the share that one solves after it.\n\n{num_done} of {num_runs} runs done"
     )
-    log = workdir / "processes.jsonl"
-    processes = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    processes = list(_rows_of(workdir / "processes.jsonl"))
     if processes:
-        commits, cpus = (", ".join(dict.fromkeys(str(p[key]) for p in processes)) for key in ("commit", "cpus"))
-        hours = sum(process["cpu_seconds"] for process in processes) / 3600
+        commits, cpus = (", ".join(dict.fromkeys(str(p.get(key)) for p in processes)) for key in ("commit", "cpus"))
+        hours = sum(number(process, ("cpu_seconds",)) or 0.0 for process in processes) / 3600
         text += f"; commit {commits}; {cpus} CPUs; {hours:.1f} hours of CPU time"
     return text + "."
+
+
+def _rows_of(path: pathlib.Path) -> Iterator[Mapping]:
+    """Yields the rows of a file of JSON lines, but for one that was cut short; none where it is missing."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, Mapping):
+                yield row
 
 
 def curve(runs: Sequence[Any], key: str) -> list[tuple[int, float, float, float]]:
     """Returns (iteration, mean, least, greatest) of a metric over runs, for the iterations that have it."""
     values = collections.defaultdict(list)
     for run in runs:
-        for line in RunDir(run.folder).metrics.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for row in _rows_of(RunDir(run.folder).metrics):
             # Without a trained row there is no entropy, though its column holds a 0.
-            if row.get("rows_trained") and row.get(key) is not None:
-                values[row["step"]].append(row[key])
+            step, value = number(row, ("step",)), number(row, (key,))
+            if row.get("rows_trained") and step is not None and value is not None:
+                values[int(step)].append(value)
     return [(step, sum(v) / len(v), min(v), max(v)) for step, v in sorted(values.items())]
 
 
-def write_page(study: Mapping, runs: Sequence[Any], path: pathlib.Path) -> None:
-    """Writes the page of the runs that are done, warm starts aside: arms as colours, seeds as bands."""
+def write_page(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> None:
+    """Writes report.html, the page of the runs that are done, warm starts aside: arms as colours, seeds as bands."""
     done = [run for run in runs if run.is_arm and run.summary() is not None]
     if not done:
         return
@@ -124,12 +133,14 @@ def write_page(study: Mapping, runs: Sequence[Any], path: pathlib.Path) -> None:
         run_folder.read(run.folder, name=run.name, arm=f"{labels[run.arm]} ({run.setting.replace('_', ' ')})")
         for run in done
     ]
-    written = page.write(folders, path, max_groups=500)
-    print(f"wrote {written.path} ({written.bytes / 1e6:.1f} MB), the page of {len(done)} runs")
+    with files.filled_folder(workdir, last="report.html") as here:
+        written = page.write(folders, here / "report.html", max_groups=500)
+    size = f"{written.bytes / 1e6:.1f} MB"
+    print(f"wrote {workdir / written.path.name} ({size}), the page of {len(done)} runs")
 
 
-def plot_entropy(study: Mapping, runs: Sequence[Any], path: pathlib.Path) -> None:
-    """Draws the entropy of initial and of refined rows over the run, an arm a panel, a setting a row."""
+def plot_entropy(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> None:
+    """Draws entropy.png: that of initial and of refined rows over the run, an arm a panel, a setting a row."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -164,4 +175,5 @@ def plot_entropy(study: Mapping, runs: Sequence[Any], path: pathlib.Path) -> Non
     figure.supxlabel("iteration", fontsize=9)
     figure.supylabel("entropy (nats a token)", fontsize=9)
     figure.legend(handles.values(), handles.keys(), loc="outside lower right", ncols=2, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=150)
+    with files.filled_folder(workdir, last="entropy.png") as here:
+        figure.savefig(here / "entropy.png", dpi=150)

@@ -43,8 +43,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import cli, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.run_dir import RunDir
-from cgrpo_jax.runtime import places
-from cgrpo_jax.runtime.files import write_atomically
+from cgrpo_jax.runtime import files, places
 
 TPU_POD = (sys.executable, str(pathlib.Path(__file__).with_name("tpu_pod.py")))
 _LONGEST_NAME, _DIGITS = 200, 12  # of a folder: file systems have 255 bytes at most, and files beside it add to it
@@ -186,9 +185,9 @@ def report(points: Sequence[Point], workdir: pathlib.Path) -> str:
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
     text += f"\n\n{len(done)} of {len(points)} points done.\n"
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(workdir / "table.md", text)
+    files.write_atomically(workdir / "table.md", text)
     results = [{"point": p.name, "overrides": p.overrides, "summary": summary} for p, summary in done.items()]
-    write_atomically(workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    files.write_atomically(workdir / "results.json", json.dumps(results, indent=1) + "\n")
     return text
 
 
@@ -237,7 +236,8 @@ def main(
                 for name in names:
                     flags = [f"--name={name}", "--delete", *command]
                     subprocess.run([*TPU_POD, *flags], check=False)  # what it says is for the user to read
-        print("\n" + report(points, folder), end="")
+        with files.checked(folder):
+            print("\n" + report(points, folder), end="")
     if failed:
         print(f"{len(failed)} points failed: {', '.join(point.name for point in failed)}")
         sys.exit(1)

@@ -268,6 +268,7 @@ def check(
     preflight.check_not_negative("--max-restarts", max_restarts)
     preflight.check_not_negative("--poll", poll)
     on_hosts.environment(env)
+    on_hosts.check_unassigned(command)
     targets = [one.target for one in on_hosts.mounts(mount)]
     outlives = functools.partial(preflight.check_outlives_slice, targets=targets)
     given = preflight.check_command(command, where=found, root=ROOT, check_folder=outlives)

@@ -16,7 +16,6 @@ keeps its stack trace.
 import contextlib
 import dataclasses
 import keyword
-import os
 import pathlib
 import re
 import shutil
@@ -31,7 +30,7 @@ from absl import flags as absl_flags
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import base, keys, old_keys, other_names, saved_config, validate
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runtime import files, places, processes, signals, watchdog
+from cgrpo_jax.runtime import console, places, processes, signals, watchdog
 from cgrpo_jax.runtime import text as text_lib
 from cgrpo_jax.training.checkpoint_steps import Step
 
@@ -46,6 +45,7 @@ class Flag:
       default: value when the flag is not given.
       is_path: it names a file or folder; `~` is expanded.
       in_bucket: which may lie in a bucket (gs://).
+      is_folder: it names a folder, which is there or can be made.
     """
 
     help: str
@@ -53,6 +53,7 @@ class Flag:
     default: Any = None
     is_path: bool = False
     in_bucket: bool = False
+    is_folder: bool = False
 
 
 CONFIG = Flag(
@@ -63,6 +64,7 @@ WORKDIR = Flag(
     "folder of the run, also gs://: metrics, rollouts, checkpoints, summary; a run's may stand without --workdir=",
     is_path=True,
     in_bucket=True,
+    is_folder=True,
 )
 DISTRIBUTED = Flag("one of several processes that work together, each with the same command", kind=bool, default=False)
 STEP = Flag("which checkpoint of the run: its number, or best, with eval.keep_best; the newest by default")
@@ -116,20 +118,19 @@ def run(
         for argument in argv:
             text_lib.check(argument, f"argument {argument!r}")
         if any(argument in ("--help", "-help", "-h") for argument in argv):
-            sys.stdout.write(_usage(main, known, require, arguments, several))
-            _flush()
+            with console.output():
+                sys.stdout.write(_usage(main, known, require, arguments, several))
             sys.exit(0)
-        with signals.raised():
+        with signals.raised(), console.output():
             reads = {"trains": trains, "finetunes": finetunes}
             main(**parse(argv, flags=known, require=require, arguments=arguments, several=several, **reads))
-            _flush()
     except UserError as error:
         watchdog.leave_to_main_thread()
         _say(_lines(error))
         processes.tell_others(text_lib.one_line(str(error)), joins=True if "--distributed" in argv else None)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` does
-        _drop_output()
+        console.drop_output()
         sys.exit(0)
     except Exception as error:
         processes.tell_others(text_lib.one_line(f"{type(error).__name__}: {error}")[:_MOST_TOLD], joins=False)
@@ -137,22 +138,6 @@ def run(
     except KeyboardInterrupt:
         _say("interrupted; the same command starts again, or resumes from what was written\n")
         sys.exit(signals.STATUS)
-
-
-def _flush() -> None:
-    """Writes what waits for standard output, which may be a file on a full disk."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_output()
-        raise files.fault("standard output", error) from error
-
-
-def _drop_output() -> None:
-    """Lets what still waits for standard output go nowhere: Python would try again at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text: str) -> None:
@@ -199,7 +184,7 @@ def parse(
     values, rest = _parse_known(argv, flags)
     for name, flag in flags.items():
         if flag.is_path and values[name]:
-            values[name] = _path(f"--{name}", values[name], in_bucket=flag.in_bucket)
+            values[name] = _path(f"--{name}", values[name], in_bucket=flag.in_bucket, is_folder=flag.is_folder)
     # absl takes --undefok from the arguments by itself, and lets the flags it names pass in silence.
     for argument in [*rest, *(argument for argument in argv if argument.lstrip("-").startswith("undefok"))]:
         name = argument.lstrip("-").partition("=")[0]
@@ -271,7 +256,7 @@ def _run_named(rest: Sequence[str]) -> str | None:
     alone = config_lib.override(base.get_config(), old_keys.translate_flags(rest)[0])
     if len(alone) != 1 or alone[0].startswith("-"):
         return None
-    folder = _path("the run", alone[0], in_bucket=True)
+    folder = _path("the run", alone[0], in_bucket=True, is_folder=True)
     if saved_config.read(folder) is None:
         raise UserError(
             f"there is no run in {folder} (no config.json); give the folder of a run, or --config and --workdir."
@@ -279,13 +264,16 @@ def _run_named(rest: Sequence[str]) -> str | None:
     return folder
 
 
-def _path(whose: str, value: str, *, in_bucket: bool) -> str:
+def _path(whose: str, value: str, *, in_bucket: bool, is_folder: bool) -> str:
     """Returns a path that was given, with its `~` expanded; raises a `UserError` where it lies where it can't be."""
     if why := places.fault(value):
         raise UserError(f"{whose}: {why}")
     if places.is_bucket(value) and not in_bucket:
         raise UserError(f"{whose} {value} is in a bucket; give a path on a disk.")
-    return places.expanded(value)
+    path = places.expanded(value)
+    if is_folder and (what := places.in_the_way(path)):
+        raise UserError(f"{whose} {value} can't be a folder, since {what} is none; give another.")
+    return path
 
 
 def _meant(argument: str, flags: Mapping[str, Flag]) -> str:

@@ -376,9 +376,11 @@ def _check_elements(key: str, value: tuple, current: Any) -> None:
         return
     (kind,) = kinds
     allowed = (int, float) if kind is float else kind
-    for element in value:
-        if not isinstance(element, allowed) or isinstance(element, bool) != (kind is bool):
-            raise UserError(f"--config.{key}: {element!r} is not {_TYPE_NAMES.get(kind, kind)}; it is now {current!r}")
+    wrong = [one for one in value if not isinstance(one, allowed) or isinstance(one, bool) != (kind is bool)]
+    if wrong:
+        # What is no number makes text of the numbers beside it, too.
+        element = next((one for one in wrong if not re.fullmatch(r"[-+.\deE]+", str(one))), wrong[0])
+        raise UserError(f"--config.{key}: {element!r} is not {_TYPE_NAMES.get(kind, kind)}; it is now {current!r}")
 
 
 def _to_json(value: Any, key: str) -> Any:

@@ -2,15 +2,16 @@
 
 import collections
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 import jax
 import tqdm
 
-from cgrpo_jax.runtime import processes, watchdog
+from cgrpo_jax.runtime import files, processes, watchdog
 from cgrpo_jax.runtime import text as text_lib
 
 
@@ -122,3 +123,46 @@ def write(text: str, file: TextIO) -> None:
     except UnicodeEncodeError:
         encoding = file.encoding or "ascii"
         file.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+
+
+class _Output:
+    """Standard output, of which a write that fails says so, and what comes after it goes nowhere."""
+
+    def __init__(self, file: TextIO):
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        return self._checked(self._file.write, text)
+
+    def flush(self) -> None:
+        self._checked(self._file.flush)
+
+    def _checked(self, do: Callable[..., Any], *given: str) -> Any:
+        try:
+            return do(*given)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            drop_output()
+            raise files.fault("standard output", error) from error
+
+
+@contextlib.contextmanager
+def output() -> Iterator[None]:
+    """Within the block standard output that takes no more is an error of one line; all is written at its end.
+
+    Raises:
+      UserError: it can't be written, as a file on a full disk.
+      BrokenPipeError: whoever read it has seen enough.
+    """
+    with contextlib.redirect_stdout(cast(TextIO, _Output(sys.stdout))):
+        yield
+        sys.stdout.flush()
+
+
+def drop_output() -> None:
+    """Lets what still waits for standard output go nowhere: Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

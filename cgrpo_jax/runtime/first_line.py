@@ -12,7 +12,7 @@ def say_start(command: str, arguments: Sequence[str]) -> None:
 
     Args:
       command: its name.
-      arguments: of the command line. Without a --workdir, or with --help, nothing is said: nothing starts.
+      arguments: of the command line. Without a folder, or with --help, nothing is said: nothing starts.
 
     Example:
       >>> say_start("train", ["--config=c.py", "--workdir=runs/a"])
@@ -22,6 +22,10 @@ def say_start(command: str, arguments: Sequence[str]) -> None:
         return
     joined = "\n".join(arguments)
     found = re.findall(r"^--?workdir[=\n](.+)$", joined, re.MULTILINE)
+    if not found:  # a run's folder may stand without its flag; a word after a flag may be the flag's value
+        follows_flag = [False, *(one.startswith("-") and "=" not in one for one in arguments)]
+        words = zip(arguments, follows_flag, strict=False)
+        found = [one for one, follows in words if one[:1] not in ("", "-") and not follows]
     if not found or os.environ.get("JAX_PROCESS_ID", "") not in ("", "0"):
         return
     shown = "".join(c if c.isprintable() else "?" for c in found[-1])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cgrpo_jax.runtime.bucket import BucketPath
 
 _BUCKET = "gs://"
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/(/?)")  # one slash is a slip, and no folder of that name
 _here = True  # whether paths are for this machine
 _EXTRA = "pip install 'cgrpo_jax[gcs]'"
 
@@ -83,6 +83,8 @@ def fault(text: str) -> str | None:
     match = _SCHEME.match(text)
     if not match:
         return None
+    if match[1] == "gs" and not match[2]:
+        return f"{text} has one slash where two must be; write {_BUCKET}{text[match.end() :]}."
     if not text.startswith(_BUCKET):
         return f"{text} is on {match[1]}://, which is not supported; give a path on a disk, or gs://BUCKET/NAME."
     bucket = text.removeprefix(_BUCKET).partition("/")[0]
@@ -91,6 +93,18 @@ def fault(text: str) -> str | None:
     if _here and importlib.util.find_spec("gcsfs") is None:
         return f"{text} is on Google Cloud Storage, which needs more packages: {_EXTRA}."
     return None
+
+
+def in_the_way(path: str) -> str | None:
+    """Returns what is no folder where a folder on this machine's disk, or one that it lies in, is due; None if nothing.
+
+    Example: "train.jsonl" of "train.jsonl/run", where that is a file.
+    """
+    if is_bucket(path) or not _here:
+        return None
+    tried = pathlib.Path(path)
+    nearest = next((one for one in (tried, *tried.parents) if os.path.lexists(one)), None)
+    return None if nearest is None or os.path.isdir(nearest) else str(nearest)
 
 
 def faults(value: Any) -> str | None:

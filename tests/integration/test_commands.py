@@ -38,7 +38,7 @@ def test_ctrl_c_while_a_command_is_imported(ctrl_c, tmp_path, command):
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted; nothing was begun\n")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "diagnose", "collect", "recipe"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "diagnose", "collect", "recipe", "sample"])
 def test_a_run_says_that_it_starts_before_jax_is_imported(tmp_path, command):
     """JAX takes seconds to import; its stand-in ends the process instead."""
     (tmp_path / "jax.py").write_text("raise SystemExit(7)")

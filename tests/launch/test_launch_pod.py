@@ -335,6 +335,11 @@ def test_networks_accounts_and_versions_are_handed_on(launch, capsys):
         ({"env": "2A"}, "--env: '2A' can't name a variable; write NAME, or NAME=VALUE"),
         ({"env": "HF_TOKEN,NOT_SET_HERE"}, "--env=NOT_SET_HERE: there is no such variable here; set it"),
         ({"command": [" ".join(COMMAND)]}, "the command .python -m .* is one word.*; leave its quotes out"),
+        (
+            {"command": ["HF_TOKEN=secret", *COMMAND]},
+            "^HF_TOKEN=... before .* printed and logged; give --env=HF_TOKEN$",
+        ),
+        ({"command": ["env", "A_KEY=secret", *COMMAND]}, "^A_KEY=... before .* printed and logged; give --env=A_KEY$"),
         ({"poll": -1.0}, "^--poll=-1.0 is negative; use 0 or more$"),
         ({"name": "My_Run"}, "--name=My_Run can't name a slice; use at most 63 of a-z, 0-9 and -, a letter first"),
         ({"name": "1run"}, "--name=1run can't name a slice"),

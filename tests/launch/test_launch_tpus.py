@@ -196,6 +196,7 @@ def test_apply_hands_the_manifest_to_kubectl_and_a_dry_run_only_says_so(capfd, t
         ({"command": []}, "no command to run; write it after --"),
         ({"name": "a-"}, "--name=a- can't name a JobSet"),
         ({"command": ["python", "-m", "cgrpo_jax.trian"]}, "cgrpo_jax.trian is no program .*did you mean cgrpo_jax.tr"),
+        ({"command": ["A=b", *TRAIN]}, "A=... is no program; write env before it, as no shell reads it"),
         ({"command": [*TRAIN]}, "cgrpo_jax.train would fail on v6e:4x8: missing --workdir"),
         ({"command": [*COMMAND, "--config.mesh.tensor=3"]}, "tensor 3 takes 30 devices, there are 32"),
         (

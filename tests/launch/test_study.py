@@ -8,11 +8,13 @@ import sys
 
 import paths
 import pytest
+from bucket_fixtures import bucket  # noqa: F401 - a fixture
 
 from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import validate
+from cgrpo_jax.runtime import places
 
 ROOT = paths.ROOT
 ARITHMETIC = ROOT / "configs" / "studies" / "arithmetic.py"
@@ -43,8 +45,16 @@ with (here / "started").open("a") as file:
     file.write(folder + chr(10))
 if (here / "bad").exists() and (here / "bad").read_text() in folder:
     sys.exit("error: no luck" + chr(13) + "training: 0%")
-os.makedirs(folder, exist_ok=True)
 expected = json.loads((here / "expected.json").read_text())
+if folder.startswith("gs://mine/"):
+    import urllib.request
+    print("log of", folder)
+    url = os.environ["STORAGE_EMULATOR_HOST"] + "/upload/storage/v1/b/mine/o?uploadType=media&name="
+    for name, content in expected[folder].items():
+        to = url + folder.removeprefix("gs://mine/") + "/" + name
+        urllib.request.urlopen(urllib.request.Request(to, content.encode(), method="POST")).read()
+    sys.exit()
+os.makedirs(folder, exist_ok=True)
 for name, content in expected[folder].items():
     pathlib.Path(folder, name).write_text(content)
 """
@@ -106,11 +116,8 @@ def start(tmp_path, study):
     bench = tmp_path / "bench"
     bench.mkdir()
     (bench / "stand_in.py").write_text(STAND_IN)
-    runs = study_lib.plan(study, tmp_path / "runs")
-    results = {run: summary() if run.needs else summary(None, None, None, 0) for run in runs}
-    (bench / "expected.json").write_text(json.dumps({str(r.folder): files_of(r, results[r]) for r in runs}))
 
-    def start(bad=None, entropy=(), **flags):
+    def start(bad=None, entropy=(), result=summary, **flags):
         (bench / "study.py").write_text(f"def get_study():\n    return {study | {'entropy': entropy}!r}\n")
         if bad:
             (bench / "bad").write_text(bad)
@@ -118,6 +125,9 @@ def start(tmp_path, study):
             (bench / "bad").unlink(missing_ok=True)
         (bench / "started").write_text("")
         flags = {"jobs": 2, "only": "", "report": False, "workdir": str(tmp_path / "runs")} | flags
+        runs = study_lib.plan(study, places.place(flags["workdir"]))
+        results = {run: result() if run.needs else summary(None, None, None, 0) for run in runs}
+        (bench / "expected.json").write_text(json.dumps({str(r.folder): files_of(r, results[r]) for r in runs}))
         command = (sys.executable, "-S", str(bench / "stand_in.py"))
         try:
             study_lib.main(study=str(bench / "study.py"), command=command, **flags)
@@ -127,7 +137,7 @@ def start(tmp_path, study):
         else:
             failed = False
         folders = (bench / "started").read_text().split()
-        return [str(pathlib.Path(f).relative_to(tmp_path / "runs")) for f in folders], failed
+        return [str(pathlib.Path(f).relative_to(pathlib.Path(flags["workdir"]))) for f in folders], failed
 
     return start
 
@@ -273,6 +283,28 @@ def test_an_unfinished_run_and_one_of_another_configuration_run_again(start, stu
         assert start()[0] == again
 
 
+def test_what_a_run_has_not_measured_is_no_mistake(start, tmp_path, capsys):
+    """Of a summary any part may be missing or null, but for what says that it is of this study."""
+    for missing, shown in (("eval_before", "? -> 0.500"), ("eval_after", "0.250 -> ?"), ("num_tokens", "0.250 -> 0.5")):
+        for lacks in (dict.pop, lambda values, key: values.update({key: None})):
+            workdir = str(tmp_path / f"runs{len(list(tmp_path.glob('runs*')))}")
+            result = summary()
+            lacks(result, missing)
+            assert start(only="hard/top/seed0", workdir=workdir, result=lambda values=result: values)[1] is False
+            assert f"hard/top/seed0: pass@1 {shown}" in capsys.readouterr().out
+            assert "| Top | all | 1 of 2 |" in pathlib.Path(workdir, "table.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json", "metrics.jsonl"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"iterations": {}}', "\0" * 9])
+def test_a_damaged_run_is_one_that_is_not_done(start, tmp_path, name, content):
+    start(only="hard/top/seed0", entropy=["top"])
+    (tmp_path / "runs/hard/top/seed0" / name).write_text(content)
+    (tmp_path / "runs/processes.jsonl").write_text(content)
+    again = [] if name == "metrics.jsonl" else ["hard/top/seed0"]
+    assert start(only="hard/top/seed0", entropy=["top"]) == (again, False)
+
+
 def test_arms_of_an_outdated_warm_start_are_outdated(study, tmp_path):
     runs = study_lib.plan(study, tmp_path)
     for run in runs:
@@ -323,6 +355,28 @@ def test_arms_whose_warm_start_failed_do_not_start(start, capsys):
     started, failed = start(bad="hard/warm_start/seed0")
     assert failed and len(started) == 7 and not {"hard/top/seed0", "hard/plain/seed0"} & set(started)
     assert "hard/plain/seed0: not started, it needs hard/warm_start/seed0" in capsys.readouterr().out
+
+
+def report_of(out):
+    """Returns what is printed after the lines of runs, without what a clock and compression decide."""
+    return re.sub("[0-9.]+ (hours|MB)", "", out.partition("\n\n")[2])
+
+
+def test_a_study_in_a_bucket_is_one_on_a_disk(start, bucket, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    start(entropy=["top"])
+    here = report_of(capsys.readouterr().out)
+    assert "9 of 9 runs done" in here and "report.html" in here
+    where = {"workdir": "gs://mine/runs"}
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert start(entropy=["top"], **where)[1] is False
+    assert report_of(capsys.readouterr().out.replace("gs://mine", str(tmp_path))) == here
+    assert start(**where) == ([], False) and start(report=True, **where) == ([], False)
+    written = {name.removeprefix("runs/") for name in bucket.names("mine", "runs/") if name.count("/") == 1}
+    assert written >= {path.name for path in (tmp_path / "runs").iterdir() if path.is_file()} - {".lock"}
+    assert bucket.read("mine", "runs/hard/top/seed0.log") == b"log of gs://mine/runs/hard/top/seed0\n"
+    assert not (tmp_path / "gs:").exists()
 
 
 def test_only_takes_the_warm_starts_along(start):
@@ -459,6 +513,11 @@ def test_a_study_file_that_can_not_be_used_is_named(study, tmp_path):
         path.write_text(f"def get_study():\n    return {changed!r}\n")
         with pytest.raises(UserError, match=message):
             study_lib.load(str(path))
+    for overrides, message in (({"num_responses": 0}, "num_responses 0"), ({"objective.gamma": -1.0}, "gamma -1")):
+        study["arms"][0]["overrides"] = overrides
+        with pytest.raises(UserError, match=f"hard/plain/seed0: .*{message}"):
+            study_lib.plan(study, tmp_path)
+        assert len(study_lib.plan(study, tmp_path, trains=False)) == 9
     study["arms"][0]["overrides"] = {"gama": 0.2}
     with pytest.raises(UserError, match="unknown config key --config.gama .did you mean --config.objective.gamma"):
         study_lib.plan(study, tmp_path)

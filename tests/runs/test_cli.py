@@ -266,12 +266,22 @@ def test_a_mistake_is_shown_without_control_characters(capsys):
     assert capsys.readouterr().err == "error: 2 problems:\n  a\\x07 is wrong\n  b \\x9b is\n"
 
 
-def test_output_on_a_full_disk_is_one_line(monkeypatch, capsys):
+@pytest.mark.parametrize("argv", [[], ["--help"]])
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_output_on_a_full_disk_is_one_line(monkeypatch, capsys, unbuffered, argv):
+    """When it is written, as Python does with PYTHONUNBUFFERED=1 and of long texts, or at the end."""
+
+    def say():
+        console.say("result", sys.stdout)
+        assert not unbuffered
+
     with open("/dev/full", "w") as full, pytest.raises(SystemExit) as caught:
+        full.reconfigure(write_through=unbuffered, line_buffering=unbuffered)
         monkeypatch.setattr(sys, "stdout", full)
-        cli.run(lambda: sys.stdout.write("result"), argv=[])
+        cli.run(say, argv=argv)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("error: standard output can't be written: the disk is full;")
+    said = capsys.readouterr().err
+    assert said.startswith("error: standard output can't be written: the disk is full;") and said.count("\n") == 1
 
 
 def test_a_line_that_nobody_reads_ends_nothing(monkeypatch):

@@ -188,6 +188,7 @@ def test_override_takes_a_value_after_a_space_and_returns_positional_arguments(c
         ("--config.names=b", r"names can't be set from the command line"),
         ("--config.buckets=abc", r"buckets: 'abc' is not an int; it is now \(64, 128\)"),
         ("--config.buckets=(1.5, 2)", r"buckets: 1.5 is not an int"),
+        ("--config.buckets=1,x", r"buckets: 'x' is not an int"),
         ("--config.scales=(True,)", r"scales: True is not a number"),
         ("--config.lr", r"Missing value for flag --config.lr"),
     ],

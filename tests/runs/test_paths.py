@@ -95,6 +95,20 @@ def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path, bucket):  # noqa: 
                 pass
 
 
+def test_a_file_in_the_place_of_a_folder_is_refused_on_the_command_line(tmp_path, file):
+    """Before anything is read, and so also where the model takes minutes to load."""
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    for given in (taken, taken / "a" / "b", tmp_path / "dangling"):
+        with pytest.raises(UserError, match=f"--workdir {given} can't be a folder, since {tmp_path}/[a-z]+ is none"):
+            cli.parse([f"--config={file}", f"--workdir={given}"], flags=RUN)
+    for given in (tmp_path, tmp_path / "new" / "er"):
+        assert cli.parse([f"--config={file}", f"--workdir={given}"], flags=RUN)["workdir"] == str(given)
+    with places.elsewhere():
+        assert cli.parse([f"--config={file}", f"--workdir={taken}"], flags=RUN)["workdir"] == str(taken)
+
+
 # --- a run's folder in a bucket -----------------------------------------------------------------------------------
 
 

@@ -10,16 +10,24 @@ SAID = "train: starting in runs/a; loading JAX and the package takes some second
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--workdir=runs/a"], ["-workdir", "runs/a"], ["--workdir=b", "--workdir=runs/a"]]
+    "arguments",
+    [
+        ["--workdir=runs/a"],
+        ["-workdir", "runs/a"],
+        ["--workdir=b", "--workdir=runs/a"],
+        ["runs/a"],  # a run's folder alone
+        ["--config.seed", "3", "runs/a", "--config.eval.every=2"],
+    ],
 )
 def test_a_run_that_starts(arguments, capsys, monkeypatch):
     monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
-    first_line.say_start("train", ["--config=c.py", *arguments])
+    first_line.say_start("train", [*arguments, "--config=c.py"])
     assert capsys.readouterr() == ("", SAID)
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["--workdir=runs/a", "-h"], ["--config.x=workdir=y"], ["--workdir"]]
+    "arguments",
+    [[], ["--help"], ["--workdir=runs/a", "-h"], ["--config.x=workdir=y"], ["--workdir"], ["--config", "a"], [""]],
 )
 def test_nothing_starts(arguments, capsys):
     first_line.say_start("train", arguments)

@@ -27,11 +27,13 @@ def test_home_is_expanded(monkeypatch):
         ("gs:///a", "names no bucket"),
         ("gs://", "names no bucket"),
         ("gs://My Bucket/a", "names no bucket"),
+        ("gs:/mine/a", "has one slash where two must be; write gs://mine/a"),
+        ("s3:/mine/a", "is on s3://, which is not supported"),
     ],
 )
 def test_what_can_not_be_read_is_refused(text, why):
     assert why in (places.fault(text) or "")
-    with pytest.raises(UserError, match="s3|hdfs|http|file|bucket"):
+    with pytest.raises(UserError, match="s3|hdfs|http|file|bucket|slash"):
         places.place(text)
 
 
