@@ -270,6 +270,34 @@ def mentions_critique(text: str) -> bool:
     return _MENTION.search(text) is not None
 
 
+_NUMBERED = re.compile(r"\b(?:steps?|lines?|tests?|items?)\s+\d+", re.IGNORECASE)
+
+
+def states_answer(critique: str, golds: Sequence[str]) -> bool:
+    """Does a critique give the answer away: does a gold answer, or a whole solution, stand in it word for word?
+
+    White space aside, and not within a longer word or number. What is short may stand there by chance, but numbers of
+    steps, lines, tests and items are none.
+
+    Args:
+      critique: what refinements see.
+      golds: the gold answer, and the solution where the data have one; empty ones stand nowhere.
+
+    Example:
+      >>> states_answer("Step 2 is wrong: 6*7=42, not 56.", ["42"]), states_answer("Step 2 is wrong.", ["2"])
+      (True, False)
+    """
+    said = " ".join(_NUMBERED.sub("", critique).split())
+    wanted = (" ".join(gold.split()) for gold in golds)
+    return any(_stands_in(said, gold) for gold in wanted if gold)
+
+
+def _stands_in(said: str, gold: str) -> bool:
+    if gold not in said:  # which is fast, and true of most
+        return False
+    return re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(gold)}(?!\w|[.,]\d)", said) is not None
+
+
 def cut_middle(ids: Sequence[int], limit: int, marker: Sequence[int]) -> list[int]:
     """Cuts a sequence to `limit` tokens by replacing its middle by `marker` (dropped where it would not fit).
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cgrpo_jax.critiques.texts import states_answer
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.report.groups import Group
@@ -33,7 +34,7 @@ def of_groups(
     A group has `iteration` and `question_index`, its question's columns, `prompts` and `rows`: the columns of the
     rollouts by name, numbers in the file in `row`, `parent` and `context`, prompts by their number in `prompts`, and
     where tokens can be told apart `pieces`, their texts, with `logp` and `trainer_logp` in units of 1 / LOGP_SCALE
-    nats.
+    nats. A critique has `states`, whether the gold answer stands in it.
 
     Args:
       run: the run.
@@ -76,6 +77,8 @@ def _detail(table: pa.Table, pieces: "Pieces | None") -> dict[str, Any]:
             one["rewards"] = [[reward["name"], finite(reward["reward"])] for reward in row["rewards"]]
         if row["verdict"] is not None:
             one["verdict"] = row["verdict"]
+        if row["stage"] == "critique":
+            one["states"] = states_answer(row["text"], [row["answer"], row["solution"] or ""])
         if row["prompt"]:
             one["prompt"] = prompts.setdefault(shortened(row["prompt"]), len(prompts))
         shown.append(one | _text(row, pieces))

@@ -7,12 +7,12 @@ about a response to another question, are left out.
 import dataclasses
 import enum
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from cgrpo_jax.critiques.texts import mentions_critique
+from cgrpo_jax.critiques.texts import mentions_critique, states_answer
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import VERDICT
@@ -20,7 +20,7 @@ from cgrpo_jax.report.run_folder import RunFolder
 
 _COLUMNS = ("stage", "question_index", "problem_id", "problem_index", "question", "answer", "parent", "author")
 _COLUMNS += ("verdict", "rejected", "reward", "ungraded", "truncated", "dropped", "kept", "trained", "advantage")
-_COLUMNS += ("problem_grader",)
+_COLUMNS += ("problem_grader", "solution")
 _SHOWN = 240  # characters of a question in a list
 
 
@@ -64,6 +64,7 @@ class Group:
       trained: texts that moved the weights.
       dead: whether none of its texts has an advantage, refinements included: there is no gradient.
       drawn_on: whether another question was drawn in its place, so that it is not in the batch.
+      critics: what its critiques were worth.
     """
 
     run: int
@@ -81,6 +82,36 @@ class Group:
     trained: int
     dead: bool
     drawn_on: bool = False
+    critics: "Critics" = dataclasses.field(default_factory=lambda: Critics())
+
+
+@dataclasses.dataclass(frozen=True)
+class Critics:
+    """What critiques were worth, rejected attempts aside: of a group, or added up.
+
+    Attributes:
+      written: how many.
+      judged: with a verdict on a response that the grader has one on.
+      agreed: of these, those whose verdict is the grader's.
+      stated: in which the gold answer, or the whole solution, stands (`states_answer`).
+      rescued: right refinements that were kept, of groups in which every response failed.
+      rescued_stated: of these, those whose critique states the answer.
+
+    Example:
+      >>> Critics(written=2, judged=2, agreed=1) + Critics(written=1, stated=1)
+      Critics(written=3, judged=2, agreed=1, stated=1, rescued=0, rescued_stated=0)
+    """
+
+    written: int = 0
+    judged: int = 0
+    agreed: int = 0
+    stated: int = 0
+    rescued: int = 0
+    rescued_stated: int = 0
+
+    def __add__(self, other: "Critics") -> "Critics":
+        one, two = dataclasses.astuple(self), dataclasses.astuple(other)
+        return Critics(*(a + b for a, b in zip(one, two, strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +176,7 @@ def with_history(found: Sequence[Group]) -> list[Group]:
 
 def _of_file(path: pathlib.Path, run: RunFolder, number: int, asked: dict[str, Asked]) -> Iterable[Group]:
     table = rollouts.read_columns(path, _COLUMNS)
-    mentions = _mentions(path, table)
+    texts = _texts(path, table)
     cells = {name: table[name].to_pylist() for name in _COLUMNS}
     rows = [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
     by_question: dict[int, list[int]] = {}
@@ -158,19 +189,36 @@ def _of_file(path: pathlib.Path, run: RunFolder, number: int, asked: dict[str, A
             continue
         problem = first["problem_id"]
         asked.setdefault(problem, Asked(first["problem_index"], first["question"][:_SHOWN], first["answer"][:_SHOWN]))
-        yield _group(rows, places, mentions, run, {"run": number, "iteration": iteration, "question": question})
+        yield _group(rows, places, texts, run, {"run": number, "iteration": iteration, "question": question})
 
 
-def _mentions(path: pathlib.Path, table: pa.Table) -> set[int]:
-    """Returns the rows that trained as refinements and mention their critique."""
-    kept = [row for row, is_kept in enumerate(table["kept"].to_pylist()) if is_kept]
-    if not kept:
-        return set()
-    texts = rollouts.read_columns(path, ("text",))["text"].take(kept).to_pylist()
-    return {row for row, text in zip(kept, texts, strict=True) if mentions_critique(text)}
+@dataclasses.dataclass(frozen=True)
+class _Texts:
+    """Rows of a file by what their texts say: refinements that were kept and mention their critique, critiques that
+    state the answer.
+    """
+
+    mention: frozenset[int]
+    state: frozenset[int]
 
 
-def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: set[int], run: RunFolder, at) -> Group:
+def _texts(path: pathlib.Path, table: pa.Table) -> _Texts:
+    cells = zip(*(table[name].to_pylist() for name in ("kept", "stage", "answer", "solution")), strict=True)
+    looked_at = [(row, *cell) for row, cell in enumerate(cells) if cell[0] or cell[1] == "critique"]
+    if not looked_at:
+        return _Texts(frozenset(), frozenset())
+    rows = pa.array([row for row, *_ in looked_at])
+    texts = rollouts.read_columns(path, ("text",))["text"].take(rows).to_pylist()
+    mention, state = set(), set()
+    for (row, kept, stage, answer, solution), text in zip(looked_at, texts, strict=True):
+        if kept and mentions_critique(text):
+            mention.add(row)
+        if stage == "critique" and states_answer(text, [answer, solution or ""]):
+            state.add(row)
+    return _Texts(frozenset(mention), frozenset(state))
+
+
+def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], texts: _Texts, run: RunFolder, at) -> Group:
     threshold = run.facts.pass_threshold
     own = [rows[place] for place in places]
     by_stage = {stage: [row for row in own if row["stage"] == stage] for stage in ("response", "critique")}
@@ -183,15 +231,14 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: s
 
     passed, refined_passed = sum(map(passes, responses)), sum(map(passes, refinements))
     graded = sum(row["reward"] is not None for row in responses)
-    texts = [*responses, *refinements]
     tests = {
         Flag.CRITIC_WRONG: any(
             row["author"] != "rule" and row["verdict"] is not None and row["verdict"] != passes(rows[row["parent"]])
             for row in by_stage["critique"]
             if rows[row["parent"]]["reward"] is not None
         ),
-        Flag.CUT_OFF: any(row["truncated"] for row in texts),
-        Flag.MENTIONS: any(place in mentions for place in places) or any(r["dropped"] == "mention" for r in own),
+        Flag.CUT_OFF: any(row["truncated"] for row in (*responses, *refinements)),
+        Flag.MENTIONS: any(place in texts.mention for place in places) or any(r["dropped"] == "mention" for r in own),
         Flag.UNGRADED: any(row["ungraded"] for row in own),
         Flag.SKIPPED: any(row["dropped"] == "skipped_update" for row in own),
     }
@@ -213,6 +260,31 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: s
         trained=sum(row["trained"] for row in own),
         dead=not any(row["advantage"] for row in own),
         drawn_on=any(row["dropped"] == "drawn_on" for row in own),
+        critics=_critics(rows, places, texts, passes, rescued=outcome == Outcome.RESCUED),
+    )
+
+
+def _critics(
+    rows: Sequence[Mapping[str, Any]],
+    places: Sequence[int],
+    texts: _Texts,
+    passes: Callable[[Mapping[str, Any]], bool],
+    *,
+    rescued: bool,
+) -> Critics:
+    """Returns what the critiques of a group were worth."""
+    used = [place for place in places if rows[place]["stage"] == "critique" and not rows[place]["rejected"]]
+    pairs = [(rows[place]["verdict"], rows[rows[place]["parent"]]) for place in used]
+    known = [(verdict, of) for verdict, of in pairs if verdict is not None and of["reward"] is not None]
+    own = [rows[place] for place in places if rescued and rows[place]["kept"]]
+    after = [row["parent"] for row in own if passes(row) and rows[row["parent"]]["stage"] == "critique"]
+    return Critics(
+        written=len(used),
+        judged=len(known),
+        agreed=sum(verdict == passes(of) for verdict, of in known),
+        stated=sum(place in texts.state for place in used),
+        rescued=len(after),
+        rescued_stated=sum(place in texts.state for place in after),
     )
 
 

@@ -2,12 +2,12 @@
 
 lessons = Lessons(pass_threshold=1.0)
 lessons.add(4, detail)        # of `details.of_groups`
-lessons.said[4]               # "Step 2 is wrong: 6*5=30, not 15."
-lessons.most()                # [["Step 2 is wrong: ...", 38, 36, 6], ...]
+lessons.said[4]               # Said("Step 2 is wrong: 6*5=30, not 15.", agrees=True, states=False)
+lessons.most()                # [["Step 2 is wrong: ...", 38, 36, 6, 38, 0], ...]
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cgrpo_jax.report import details
 
@@ -17,6 +17,20 @@ _SAID = 200  # characters of one beside its question
 
 Row = Mapping[str, Any]
 Place = tuple[int, int, int]  # group, `row`, token
+
+
+class Said(NamedTuple):
+    """What a critique said.
+
+    Attributes:
+      text: cut short.
+      agrees: whether its verdict is the grader's; None where one of them has none.
+      states: whether the gold answer stands in it.
+    """
+
+    text: str
+    agrees: bool | None
+    states: bool
 
 
 class Lessons:
@@ -35,7 +49,7 @@ class Lessons:
     def __init__(self, pass_threshold: float):
         self._threshold = pass_threshold
         self._counts: dict[str, list[int]] = {}
-        self.said: dict[int, str] = {}
+        self.said: dict[int, Said] = {}
         self.token: tuple[float, Place | None] = (0.0, None)
 
     def add(self, at: int, detail: Mapping[str, Any]) -> None:
@@ -50,18 +64,20 @@ class Lessons:
         led = [(row, critique) for row, critique in pairs if critique and critique["stage"] == "critique"]
         if led:
             kept = next((critique for row, critique in led if row.get("kept") and self._passes(row)), led[0][1])
-            self.said[at] = details.shortened(kept["text"], _SAID)
+            agrees, states = self._agrees(kept, rows.get(kept.get("parent"))), bool(kept.get("states"))
+            self.said[at] = Said(details.shortened(kept["text"], _SAID), agrees, states)
         for refinement, critique in led:
             response = rows.get(critique.get("parent"))
             if response and refinement.get("reward") is not None and self._passes(response) is False:
-                self._count(critique["text"], refinement)
+                self._count(critique, response, refinement)
         for row, _ in pairs:
             self.token = max(self.token, self._helped(row, at), key=lambda one: one[0])
 
     def most(self) -> list[list[Any]]:
         """Returns the critiques of failed responses that led to most right refinements, of those said more than once.
 
-        Of each its text, the refinements written after it, how many of these pass, and how many were trained.
+        Of each its text, the refinements written after it, how many of these pass, how many were trained, and how many
+        were written after one whose verdict is the grader's, and after one that states the answer of its question.
         """
         found = [[text, *numbers] for text, numbers in self._counts.items() if numbers[0] > 1]
         return sorted(found, key=lambda one: (-one[2], -one[3], one[0]))[:MOST_SHOWN]
@@ -69,10 +85,15 @@ class Lessons:
     def _passes(self, row: Row) -> bool | None:
         return None if row.get("reward") is None else row["reward"] >= self._threshold
 
-    def _count(self, text: str, refinement: Row) -> None:
-        if len(text) <= _LONGEST:
-            numbers = self._counts.setdefault(text, [0, 0, 0])
-            for n, counts in enumerate((True, self._passes(refinement), refinement.get("trained"))):
+    def _agrees(self, critique: Row, response: Row | None) -> bool | None:
+        verdict, right = critique.get("verdict"), self._passes(response) if response else None
+        return None if verdict is None or right is None else verdict == right
+
+    def _count(self, critique: Row, response: Row, refinement: Row) -> None:
+        if len(critique["text"]) <= _LONGEST:
+            numbers = self._counts.setdefault(critique["text"], [0, 0, 0, 0, 0])
+            came = (True, self._passes(refinement), refinement.get("trained"))
+            for n, counts in enumerate((*came, self._agrees(critique, response), critique.get("states"))):
                 numbers[n] += bool(counts)
 
     def _helped(self, row: Row, at: int) -> tuple[float, Place | None]:

@@ -25,8 +25,8 @@ from cgrpo_jax.runtime import files
 ASSETS = pathlib.Path(__file__).parent / "assets"
 STYLES = ("vendor/uPlot-1.6.32.css", "report.css")
 SCRIPTS = ("vendor/htm-preact-3.1.1.js", "vendor/uPlot-1.6.32.js")
-SCRIPTS += ("store.js", "format.js", "export.js", "charts.js", "overview.js", "tokens.js", "group.js", "measured.js")
-SCRIPTS += ("questions.js", "app.js")
+SCRIPTS += ("store.js", "format.js", "export.js", "charts.js", "overview.js", "outcomes.js", "tokens.js", "group.js")
+SCRIPTS += ("measured.js", "questions.js", "app.js")
 INLINE_BYTES = 3 << 20  # of compressed texts; more lie beside the page
 
 
@@ -91,6 +91,7 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
         "faults": faults,
         "lesson": texts.lesson,
         "critiques": texts.critiques,
+        "examples": texts.examples,
         "rows": more.rows,
         "measured": more.measured,
         "search": list(search),

@@ -2,9 +2,11 @@
 
 import base64
 import dataclasses
+import functools
 import gzip
 import itertools
 import json
+import operator
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +14,9 @@ from typing import Any
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import estimators
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-from cgrpo_jax.report import details, lessons, measured, warnings
+from cgrpo_jax.report import details, lessons, measured, task, warnings
 from cgrpo_jax.report import rows as rows_lib
-from cgrpo_jax.report.groups import Asked, Flag, Group, Outcome
+from cgrpo_jax.report.groups import Asked, Critics, Flag, Group, Outcome
 from cgrpo_jax.report.run_folder import RunFolder
 from cgrpo_jax.report.selection import Selection
 from cgrpo_jax.runs import facts
@@ -47,33 +49,34 @@ def of_runs(runs: Sequence[RunFolder], groups: Sequence[Group]) -> dict[str, Any
     told = [", ".join(f"{key}={_shown(run.facts.values.get(key))}" for key in keys) for run in runs]
     labels = [run.arm or words for run, words in zip(runs, told, strict=True)]
     arms = list(dict.fromkeys(labels))
-    shares = [dead(run, [one for one in groups if one.run == number]) for number, run in enumerate(runs)]
-    each = zip(runs, labels, shares, strict=True)
+    own = [[one for one in groups if one.run == number] for number in range(len(runs))]
+    each = zip(runs, labels, own, strict=True)
     return {
         "arms": [label or "all runs" for label in arms],
         "differing": [[key, [_shown(run.facts.values.get(key)) for run in runs]] for key in keys],
         "help": METRICS,
-        "runs": [_of_run(run, share) | {"arm": arms.index(label)} for run, label, share in each],
+        "runs": [_of_run(run, its) | {"arm": arms.index(label)} for run, label, its in each],
         "outcomes": list(Outcome),
         "flags": list(Flag),
     }
 
 
-def _of_run(run: RunFolder, dead_shares: Sequence[float | None]) -> dict[str, Any]:
+def _of_run(run: RunFolder, groups: Sequence[Group]) -> dict[str, Any]:
     names = list(dict.fromkeys(itertools.chain.from_iterable(run.metrics)))
-    values = run.facts.values
-    model = values["model.folder"] or values["model.init"] or values["model.architecture"]
+    values, dead_shares = run.facts.values, dead(run, groups)
     return {
         "name": run.name,
         "seed": run.facts.seed,
         "planned": run.planned,
         "done": run.metrics[-1]["step"] + 1 if run.metrics else 0,
         "ended": run.ended,
-        "model": model or f"{values['model.num_layers']} layers of width {values['model.embed_dim']}, drawn at random",
+        "task": task.of_run(run),
+        "critics": dataclasses.asdict(functools.reduce(operator.add, (one.critics for one in groups), Critics())),
         "data": values["data.train"] or values["data.kind"],
         "method": {name: getattr(run.facts, name) for name in _METHOD}
         | {"aggregate": values["objective.aggregate"], "scale_by_std": values["objective.scale_by_std"]}
-        | {"tis_level": values["objective.tis_level"]},
+        | {"tis_level": values["objective.tis_level"], "select": values["refine.select"]}
+        | {"sees": values["critic.sees"], "warm_start": values["warm_start.num_updates"]},
         "changed": {key: _shown(value) for key, value in run.facts.changed.items()},
         "metrics": {name: [_number(row.get(name)) for row in run.metrics] for name in names},
         "dead": dead_shares,
@@ -138,7 +141,7 @@ def index(
     groups: Sequence[Group],
     asked: Mapping[str, Asked],
     places: Mapping[int, tuple[int, int]],
-    said: Mapping[int, str] | None = None,
+    said: Mapping[int, lessons.Said] | None = None,
 ) -> dict[str, Any]:
     """Returns all groups by columns, one number of a list for each; small, as every group of a run is in it.
 
@@ -146,7 +149,7 @@ def index(
       groups: of all runs.
       asked: their questions, by `problem_id`.
       places: of the groups that are shown whole, in which shard, and where in it.
-      said: of these, by their numbers, their critiques.
+      said: of these, by their numbers, what their critiques said.
     """
     ids = {problem: number for number, problem in enumerate(asked)}
     flags = {flag: 1 << bit for bit, flag in enumerate(Flag)}
@@ -182,18 +185,21 @@ class Texts:
       faults: what could not be told.
       lesson: the token that a critique has helped most with: group, `row` and place of the token; None where no
         trained refinement has the trainer's log-probabilities.
-      said: of each group, by its number, its critique (`lessons.Lessons`).
+      said: of each group, by its number, what its critique said (`lessons.Lessons`).
       critiques: of each run, the critiques that led to most right refinements (`lessons.Lessons.most`).
       search: shards with the texts alone, lists of a group's number and its texts as one: what a search reads.
+      examples: of each run, a question with its answer (`task.example`): of a rescued group, if there is one; None
+        without texts.
     """
 
     shards: list[str]
     places: dict[int, tuple[int, int]]
     faults: list[str]
     lesson: lessons.Place | None = None
-    said: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    said: Mapping[int, lessons.Said] = dataclasses.field(default_factory=dict)
     critiques: Sequence[list[list[Any]]] = ()
     search: Sequence[str] = ()
+    examples: Sequence[dict[str, str] | None] = ()
 
 
 def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selection) -> Texts:
@@ -202,20 +208,24 @@ def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selecti
     places: dict[int, tuple[int, int]] = {}
     faults: list[str] = []
     learned = [lessons.Lessons(run.facts.pass_threshold) for run in runs]
+    examples: list[dict[str, str] | None] = [None] * len(runs)
     for number, run in enumerate(runs):
         of_run = [one for one in selection.chosen if groups[one].run == number]
+        example = next((one for one in of_run if groups[one].outcome == Outcome.RESCUED), next(iter(of_run), None))
         spell = _spell(run, faults) if of_run else None
         where = {(groups[one].iteration, groups[one].question): one for one in of_run}
         for detail in details.of_groups(run, [groups[one] for one in of_run], spell, faults):
             at = where[detail["iteration"], detail["question_index"]]
             learned[number].add(at, detail)
+            if at == example:
+                examples[number] = task.example(detail)
             places[at] = shards.add(detail)
             search.add([at, "\n".join([detail["question"], *map(details.text_of, detail["rows"])])])
     shards.close()
     search.close()
     _, best = max((one.token for one in learned), key=lambda one: one[0], default=(0.0, None))
     said = {at: text for one in learned for at, text in one.said.items()}
-    return Texts(shards.made, places, faults, best, said, [one.most() for one in learned], search.made)
+    return Texts(shards.made, places, faults, best, said, [one.most() for one in learned], search.made, examples)
 
 
 @dataclasses.dataclass

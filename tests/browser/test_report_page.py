@@ -39,13 +39,46 @@ def found(shown):
 
 def test_it_opens_from_disk_without_a_network_and_without_a_fault(report, opened):
     shown = opened(report)
-    assert "Before training the model solved 40 %" in shown.text(".story") and shown.text("h1") == "table"
+    assert "Before training, after its warm start, the model solved 40 %" in shown.text(".story")
+    assert "which are never trained on" in shown.text(".story") and shown.text("h1") == "table"
     assert shown.page.locator(".chart canvas").count() >= 12
     assert shown.page.wait_for_selector(".lesson .chain li") and shown.page.locator(".lesson .chain li").count() == 3
     assert "With the critique in view the policy wrote" in shown.text(".lesson .helped")
     started = shown.text(".started")
     assert "cgrpo train --config.seed=0" in started and "1a2b3c4+ (files differ" in started and "2 x cpu" in started
     assert shown.faults == [] and shown.asked == [report.absolute().as_uri()]
+
+
+def test_it_says_what_is_asked_what_is_right_and_what_the_model_had_learned(report, folder, opened):
+    shown = opened(report)
+    task = shown.text(".task")
+    assert "Chains of sums and products" in task and "equals the gold answer" in task
+    assert "a warm start of 400 updates then taught it" in task and "no lesson held these 16 products" in task
+    (example,) = shown.page.evaluate("about.examples")
+    asked = next(row.problem for path in run_folder.read(folder).files for row in rollouts.read(path)
+                 if row.problem.question == example["question"])  # fmt: skip
+    assert (example["answer"], example["solution"]) == (asked.answer, asked.solution)
+    assert all(text in task for text in example.values())
+    assert "then taught by a warm start" in shown.text(".sub")
+    assert "reward of the group" in shown.text(".steps") and "A group is" in shown.text(".story")
+    assert "--config.refine.kind=none" in shown.text(".alone") and shown.faults == []
+
+
+def test_a_filter_opens_its_first_hit_and_a_search_what_it_finds(report, opened):
+    shown = opened(report)
+    for name in ("all right", "rescued"):  # which no group is both
+        shown.page.locator(".chip", has_text=name).first.click()
+        shown.page.wait_for_selector(f".detail .badge:text-is('{name}')")
+        assert shown.page.locator(".list .entry").first.get_attribute("aria-current") == "true"
+        shown.page.locator(".chip", has_text=name).first.click()
+    here = shown.at()
+    question = shown.page.locator(".detail .asked .text").first.inner_text()
+    shown.page.fill("#search", question)
+    shown.page.evaluate("new Promise((drawn) => setTimeout(drawn, 100))")
+    assert found(shown) < 64 and shown.at() == here  # it is among what is found
+    shown.page.fill("#search", next(text for text in ("2*3", "2*4") if text != question))
+    shown.page.wait_for_function("here => location.hash !== here", arg=here)
+    assert shown.page.locator(".list .entry[aria-current=true]").count() == 1 and shown.faults == []
 
 
 def test_every_filter_finds_as_many_as_it_says(report, opened):
@@ -219,6 +252,73 @@ def test_curves_are_those_of_the_metrics(report, folder, opened):
     assert shares[0][1] == [row["num_tokens"] for row in rows]
 
 
+def test_numbers_over_a_curve_are_those_at_the_cursor_or_the_last(report, folder, opened):
+    shown = opened(report)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    chart = shown.page.locator(".chart", has=shown.page.locator("h3", has_text=re.compile("^Reward")))
+    legend = chart.locator(".legend")
+    last = [f"{rows[-1][name]:.0%}".removesuffix("%") for name in ("reward", "group_reward")]
+    assert legend.inner_text().split() == ["last:", "responses", last[0], "%", "all", "that", "trains", last[1], "%"]
+    plot = chart.locator(".u-over")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    shown.page.mouse.move(box["x"] + 2, box["y"] + 20)
+    chart.locator(".place:text-is('iteration 0:')").wait_for()
+    assert f"responses {rows[0]['reward']:.0%}".replace("%", " %") in legend.inner_text().replace("\n", " ")
+    other = shown.page.locator(".chart", has=shown.page.locator("h3", has_text=re.compile("^Entropy")))
+    assert "iteration 0:" in other.inner_text()  # all curves at that place
+    shown.page.mouse.move(5, 5)
+    chart.locator(".place:text-is('last:')").wait_for()
+    assert shown.faults == []
+
+
+def test_a_mean_over_nothing_that_was_trained_is_a_gap(tmp_path, opened):
+    folder = report_runs.write(tmp_path / "a", iterations=4, questions=2)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows[1] |= {"tokens_trained": 0, "ratio": 0.0, "entropy": 0.0}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=9)
+    shown = opened(tmp_path / "a.html")
+    for name in ("ratio", "entropy"):
+        (one,) = shown.page.evaluate("name => seriesOf([[name, name, '--c1']], about.runs, 'iteration')", name)
+        assert one["values"] == [None if at == 1 else pytest.approx(row[name]) for at, row in enumerate(rows)]
+    assert shown.faults == []
+
+
+def test_changes_are_told_word_by_word(report, opened):
+    shown = opened(report)
+    change = "([before, after]) => difference(before, after)"
+    before, after = "4*7=11, 1+4=5. Answer: 11 5", "4*7=28, 8+4=12. Answer: 28 12"
+    assert shown.page.evaluate(change, [before, after]) == [
+        ["gone", "4*7=11, 1+4=5"], ["new", "4*7=28, 8+4=12"], ["same", ". Answer: "], ["gone", "11 5"],
+        ["new", "28 12"],
+    ]  # fmt: skip
+    prose = ["It is 12, so no.", "It is 13, so yes."]
+    assert shown.page.evaluate(change, prose) == [
+        ["same", "It is "], ["gone", "12"], ["new", "13"], ["same", ", so "], ["gone", "no"], ["new", "yes"],
+        ["same", "."],
+    ]  # fmt: skip
+    for texts in ([before, after], prose, ["", "a b"], ["a, b", ""], ["二加三是六", "二加三是五"], ["same", "same"]):
+        parts = shown.page.evaluate(change, texts)
+        for kind, text in zip(("new", "gone"), texts, strict=True):
+            assert "".join(part for one, part in parts if one != kind) == text
+    assert ["gone", "六"] in shown.page.evaluate(change, ["二加三是六", "二加三是五"])
+
+
+def test_what_a_run_did_not_record_is_no_choice(tmp_path, opened):
+    folder = report_runs.write(tmp_path / "a", iterations=4, questions=6, trainer=False)
+    page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=99)
+    shown = opened(tmp_path / "a.html")
+    shown.page.wait_for_selector(".colouring")
+    assert shown.page.locator(".colouring button").all_inner_texts() == ["plain", "probability", "advantage"]
+    assert "--config.objective.old_logp=trainer" in shown.text(".unrecorded")
+    shown.page.click(".colouring button:text-is('advantage')")
+    assert shown.page.locator(".card.response .tokens span[style]").count() > 0
+    for _ in range(4):
+        shown.page.keyboard.press("c")
+    assert shown.faults == []
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (400, False)])
 def test_it_is_accessible_and_fits_its_width(report, opened, width, dark):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -267,9 +367,39 @@ def test_arms_and_seeds_of_several_runs(tmp_path, opened):
     page_lib.write(runs, tmp_path / "study.html", max_groups=500)
     shown = opened(tmp_path / "study.html")
     assert shown.text("h1") == "3 runs, 2 arms" and "refine.kind" in shown.text(".compared thead")
-    assert shown.page.locator(".chart").first.locator(".legend li").count() == 2
+    assert shown.page.locator(".chart").first.locator(".legend .key").count() == 2
     shown.page.select_option("select[aria-label=run]", "2")
+    shown.page.wait_for_function("() => location.hash.startsWith('#group=2/')")  # the first that is found is open
     assert found(shown) == 16 and shown.faults == []
+    assert "A (refine.kind=policy) solves 94 % after training" in shown.text(".story")
+    cells = shown.page.locator(".arms-compared tbody tr").all_inner_texts()
+    groups, _ = zip(*(groups_lib.read(run, number=number) for number, run in enumerate(runs)), strict=True)
+    failed = [[one for one in some if one.outcome in (Outcome.RESCUED, Outcome.ALL_WRONG)] for some in groups]
+    shares = [(len(failed[0]) + len(failed[1]), 32), (len(failed[2]), 16)]
+    said = [f"{n / m:.0%}, {n} of {m}".replace("%", " %") for n, m in shares]
+    assert cells[0].split("\t") == ["groups without a right response", *said]
+
+
+def test_what_one_arm_alone_learned_is_listed(tmp_path, opened):
+    for number, kind in enumerate(("policy", "none")):
+        report_runs.write(tmp_path / f"r{number}", iterations=9, questions=8, changes={"refine.kind": kind})
+    runs = run_folder.read_all([tmp_path / f"r{number}" for number in range(2)])
+    page_lib.write(runs, tmp_path / "study.html", max_groups=500)
+    shown = opened(tmp_path / "study.html")
+    lists = shown.page.locator(".outcomes .listed")
+    assert [text.split("\n")[0] for text in lists.all_inner_texts()] == ["Learned by A alone", "Learned by B alone"]
+    assert all("No question that another arm asked" in text for text in lists.all_inner_texts())  # they are alike
+    alone = """async (outcome) => {
+      const index = prepared(await unpacked(document.getElementById("index").textContent));
+      for (let at = 0; at < index.size; at++) if (index.run[at] === 1) index.outcome[at] = OUTCOME[outcome];
+      return learnedAlone(index, 0).map(({ at }) => index.problems[index.problem[at]][0]);
+    }"""
+    times = {}
+    for one in groups_lib.read(runs[0])[0]:
+        times.setdefault(one.problem, []).append(one)
+    gained = {problem for problem, some in times.items() if not some[0].passed and some[-1].passed}
+    assert set(shown.page.evaluate(alone, "all_wrong")) == gained and gained
+    assert shown.page.evaluate(alone, "mixed") == [] and shown.faults == []
 
 
 def test_seeds_are_joined_by_iteration_and_only_where_all_have_got_to(tmp_path, opened):
@@ -329,7 +459,7 @@ def test_a_figure_is_saved_with_its_numbers(report, folder, opened):
 
 
 def test_what_was_learned_and_what_was_never_solved_is_listed_and_opens(tmp_path, opened):
-    folder = report_runs.write(tmp_path / "a", iterations=8, questions=8, problems=10, trainer=False)
+    folder = report_runs.write(tmp_path / "a", iterations=8, questions=8, problems=40, trainer=False)
     page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=500)
     shown = opened(tmp_path / "a.html")
     shown.page.wait_for_selector(".outcomes .listed")
@@ -342,14 +472,37 @@ def test_what_was_learned_and_what_was_never_solved_is_listed_and_opens(tmp_path
         if rescue is not None and not any(one.passed for one in times[:rescue]):
             learned += any(one.passed for one in times[rescue + 1 :])
     blocks = {block.locator("h3").inner_text(): block for block in shown.page.locator(".listed").all()}
-    said = dict.fromkeys(("What was learned", "Where it failed"), 0)
+    last = {one.problem: one for one in groups}
+    solved = {one.problem: [] for one in groups}
+    for one in groups:
+        solved[one.problem].append(bool(one.passed or one.refined_passed))
+    open_ones = {problem for problem, one in last.items() if not one.passed and problem not in never}
+    again = {problem for problem in open_ones if any(solved[problem][:-1])}
+    counts = {"What was learned": learned, "Never solved": len(never), "Asked again, and failed": len(again)}
+    counts["Rescued, not asked again"] = len(open_ones - again)
+    said = dict.fromkeys(counts, 0)
     for name in blocks.keys() & said:
-        said[name] = int(blocks[name].locator(".note").inner_text().split()[0])
-    assert said == {"What was learned": learned, "Where it failed": len(never)} and learned > 0
+        number = blocks[name].locator(".note").first.inner_text().split()[0]
+        said[name] = 0 if number == "No" else int(number)
+    assert said == counts and all(counts.values())
     quoted = blocks["What was learned"].locator("q").first.inner_text()
     assert "Conclusion: wrong" in quoted  # what the critique of this question said
-    assert "refinements after it pass" in blocks["From which critiques"].inner_text()
+    assert "verdict right" in blocks["What was learned"].locator(".worth").first.inner_text()
+    critiques = blocks["From which critiques"].inner_text()
+    assert "refinements after it pass" in critiques and "states the gold answer" in critiques
+    worth = [one.critics for one in groups]
+    written, rescued = sum(one.written for one in worth), sum(one.rescued for one in worth)
+    assert f"Of {written} critiques that refinements saw" in critiques
+    assert f"of the {rescued} refinements that rescued a group" in critiques
+    shares = blocks["From which critiques"].locator(".critics-worth th").all_inner_texts()
+    of = [
+        sum(one.agreed for one in worth) / sum(one.judged for one in worth),
+        sum(one.stated for one in worth) / written,
+    ]
+    of.append(sum(one.rescued_stated for one in worth) / rescued)
+    assert shares == [f"{share:.0%}".replace("%", " %") for share in of]
     assert shown.page.wait_for_selector(".lesson .helped:has-text('the question was asked again')")
     shown.page.locator(".listed button").first.click()
     assert shown.page.wait_for_selector(".detail .badge.o-rescued")
-    assert "whose question was asked again" in shown.text(".story") and shown.faults == []
+    story = shown.text(".story")
+    assert "whose question was asked again" in story and "were not asked again" in story and shown.faults == []

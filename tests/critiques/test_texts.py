@@ -152,6 +152,23 @@ def test_long_texts_take_linear_time():
     assert time.perf_counter() - start < 30
 
 
+@pytest.mark.parametrize(
+    ("critique", "golds", "states"),
+    [
+        ("Step 2 is wrong: 6*7=42, not 56.", ["42"], True),
+        ("Step 2 is wrong: 6*7=42, not 56.", ["2"], False),  # a number of a step, and a digit of another number
+        ("It is 1.42, -42.5 or 42,000, x42 or 42nd.", ["42"], False),
+        ("It is 42. Conclusion: wrong [END]", ["42"], True),
+        ("The results are 28,  12\nand 10", ["28, 12 and 10"], True),
+        (r"It should be $\\frac{1}{2}$.", [r"\\frac{1}{2}"], True),
+        ("Write def f(a): return [a+3].", ["", "def f(a): return [a+3]"], True),
+        ("Nothing.", ["", ""], False),
+    ],
+)
+def test_a_critique_states_the_answer_where_it_stands_in_it_word_for_word(critique, golds, states):
+    assert texts.states_answer(critique, golds) is states
+
+
 def test_cut_middle():
     ids = list(range(10))
     assert texts.cut_middle(ids, 10, [99]) == ids

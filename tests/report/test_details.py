@@ -27,6 +27,7 @@ def test_a_groups_texts_and_numbers_are_those_of_the_file(run):
             assert row["stage"] == whole.rollout.stage.name.lower()
             if row["stage"] == "critique":
                 assert row["text"] == whole.rollout.text and "pieces" not in row
+                assert row["states"] is not row.get("rejected", False)  # those say no more than "Conclusion: right"
                 continue
             text = "".join(row["pieces"])
             assert text[: len(text) - row["end"]] == whole.rollout.text and len(row["pieces"]) == len(row["logp"])

@@ -7,7 +7,7 @@ from iteration_cases import make
 
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.report import groups, run_folder
-from cgrpo_jax.report.groups import Flag, Group, Outcome
+from cgrpo_jax.report.groups import Critics, Flag, Group, Outcome
 
 
 @pytest.fixture
@@ -50,6 +50,26 @@ def test_a_critic_that_calls_wrong_what_passes_is_wrong_and_a_rule_never_is(run,
     ruled = dataclasses.replace(said, rollout=critique.replace(author="rule"))
     (found,), _ = of_rows(run, tmp_path, [first, second, ruled])
     assert Flag.CRITIC_WRONG not in found.flags
+
+
+def test_critiques_are_compared_with_the_grader_and_with_the_gold_answer(tmp_path):
+    texts = report_runs.Texts(critique="It is {n}.")
+    run = run_folder.read(report_runs.write(tmp_path / "a", iterations=4, questions=6, texts=texts))
+    found, _ = groups.read(run)
+    one = sum((group.critics for group in found), Critics())
+    rescued = sum(group.outcome == Outcome.RESCUED for group in found)
+    assert one == Critics(one.written, one.written, one.written, one.written, rescued, rescued)
+    assert one.written == sum(group.critiques for group in found) > rescued > 0
+
+
+def test_a_critique_that_is_wrong_or_says_nothing_of_the_answer_is_counted_so(run, tmp_path):
+    first, second, *others = rollout_cases.make()
+    of = others[2].rollout.replace(author="policy", parent=first.rollout, rejected=(), ungraded=False)
+    said = [of.replace(verdict=True, text="It is 5."), of.replace(verdict=False), of.replace(verdict=None)]
+    said = [one.replace(index=of.index.replace(critique=number)) for number, one in enumerate(said)]
+    rows = [dataclasses.replace(others[2], rollout=one) for one in said]
+    (found,), _ = of_rows(run, tmp_path, [first, second, *rows])  # the first fails; the gold answer is 5
+    assert found.critics == Critics(written=3, judged=2, agreed=1, stated=1)
 
 
 def group(iteration, passed, *, problem="x", refined_passed=0):

@@ -2,7 +2,7 @@ import pytest
 import report_runs
 
 from cgrpo_jax.report import details, groups, payload, run_folder, selection
-from cgrpo_jax.report.lessons import Lessons
+from cgrpo_jax.report.lessons import Lessons, Said
 
 SAID, OTHER, WORDY = "Step 2 is wrong.", "Step 1 is wrong.", "x" * 301
 
@@ -25,7 +25,7 @@ def test_critiques_are_counted_with_what_came_of_the_refinements_after_them():
     lessons.add(4, detail(OTHER))  # said once
     for at in (5, 6):
         lessons.add(at, detail(WORDY))  # which nobody says twice in the same words
-    assert lessons.most() == [[SAID, 2, 1, 1]]
+    assert lessons.most() == [[SAID, 2, 1, 1, 0, 0]]
 
 
 def test_the_critiques_that_led_to_most_right_refinements_are_first():
@@ -42,7 +42,17 @@ def test_a_group_has_the_critique_of_the_refinement_that_was_kept():
     lessons.add(0, two)
     lessons.add(1, detail(OTHER, refined=0.0))
     lessons.add(2, {"rows": [row(0, "response", reward=1.0)]})
-    assert lessons.said == {0: SAID, 1: OTHER}
+    assert {at: said.text for at, said in lessons.said.items()} == {0: SAID, 1: OTHER}
+
+
+def test_a_critique_is_compared_with_the_grader_and_with_the_gold_answer():
+    lessons = Lessons(1.0)
+    for at, (verdict, first, states) in enumerate([(False, 0.0, True), (True, 0.0, False), (None, 0.0, False)]):
+        one = detail(SAID, first=first)
+        one["rows"][1] |= {"verdict": verdict, "states": states}
+        lessons.add(at, one)
+    assert lessons.said == {0: Said(SAID, True, True), 1: Said(SAID, False, False), 2: Said(SAID, None, False)}
+    assert lessons.most() == [[SAID, 3, 3, 0, 1, 1]]
 
 
 def test_the_token_that_a_critique_helped_most_is_of_a_trained_right_refinement():
@@ -60,9 +70,13 @@ def test_texts_hand_on_what_the_critiques_of_a_run_said(tmp_path):
     found, asked = groups.read(run)
     texts = payload.texts([run], found, selection.choose(found, max_groups=50))
     refined = [at for at, group in enumerate(found) if group.refined]
-    assert sorted(texts.said) == refined and all("Conclusion: wrong" in text for text in texts.said.values())
+    assert sorted(texts.said) == refined and all("Conclusion: wrong" in one.text for one in texts.said.values())
+    assert all(one.agrees and one.states for one in texts.said.values())  # "2*3 is 6, not 7. Conclusion: wrong"
     assert payload.index(found, asked, texts.places, texts.said)["said"] == {
-        str(at): text for at, text in texts.said.items()
+        str(at): said for at, said in texts.said.items()
     }
     (most,) = texts.critiques
-    assert most and all(written >= passed >= trained for _, written, passed, trained in most)
+    assert most and all(written >= passed >= trained for _, written, passed, trained, *_ in most)
+    assert all(agreeing == stating == written for _, written, _, _, agreeing, stating in most)
+    (example,) = texts.examples
+    assert example and example["solution"].endswith(f"is {example['answer']}")

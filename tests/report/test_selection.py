@@ -2,8 +2,8 @@ from cgrpo_jax.report import selection
 from cgrpo_jax.report.groups import Flag, Group, Outcome
 
 
-def group(iteration, *flags, run=0):
-    return Group(run, iteration, 0, "x", (), 0, 0, 0, 0, 0, Outcome.MIXED, frozenset(flags), 0, False)
+def group(iteration, *flags, run=0, problem="x"):
+    return Group(run, iteration, 0, problem, (), 0, 0, 0, 0, 0, Outcome.MIXED, frozenset(flags), 0, False)
 
 
 def test_all_are_shown_where_they_fit():
@@ -19,8 +19,18 @@ def test_the_last_iterations_come_first_then_what_tells_most():
     found = selection.choose(groups, max_groups=7, seed=1)
     assert {3, 4, 5, 18, 19} < set(found.chosen) and len(found.chosen) == 7
     assert found.reasons == {
-        "last iterations": (2, 2), "rescued": (1, 1), "forgotten": (1, 1), "flagged": (3, 3), "others": (20, 7),
+        "last iterations": (2, 2), "never solved": (0, 0), "rescued": (1, 1), "forgotten": (1, 1), "flagged": (3, 3),
+        "others": (20, 7),
     }  # fmt: skip
+
+
+def test_of_what_was_never_solved_each_question_is_shown_once_as_it_was_asked_last():
+    groups = [group(n, Flag.RESCUED) for n in range(40)]
+    for n, problem in ((3, "y"), (9, "y"), (5, "z"), (6, "w")):
+        groups[n] = group(n, Flag.NEVER_SOLVED, problem=problem)
+    found = selection.choose(groups, max_groups=30)
+    assert {5, 6, 9} < set(found.chosen) and found.reasons["never solved"] == (3, 3)
+    assert len({5, 6, 9} & set(selection.choose(groups, max_groups=20).chosen)) == 2  # a tenth of all, at most
 
 
 def test_each_run_has_its_last_iterations_and_a_seed_its_sample():

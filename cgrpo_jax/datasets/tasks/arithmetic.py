@@ -25,6 +25,11 @@ from cgrpo_jax.records import Problem
 # Of the task and its warm start. It changes with whatever changes what is asked, taught or graded, and stands in every
 # result: numbers of different versions are not compared.
 VERSION = 2
+# What is asked, for those who read of a run.
+ASKED = (
+    "Chains of sums and products of digits, worked from left to right; of each step's result only the last digit is "
+    "carried to the next step. The answer lists the result of every step"
+)
 
 Fact = tuple[int, str, int]
 

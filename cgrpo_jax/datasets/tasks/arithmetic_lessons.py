@@ -10,6 +10,7 @@ from cgrpo_jax.datasets.tasks import arithmetic
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.training.sft import lesson
 
+TAUGHT = "chains worked out, checked, and corrected after a critique"  # for those who read of a run
 _SLIPS = 0.01  # share of the lessons in solving with a made-up result
 
 

@@ -13,6 +13,7 @@ from cgrpo_jax.datasets.tasks import snippets
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.training.sft import lesson
 
+TAUGHT = "programs for such questions, and wrong ones corrected after a failing test"  # for those who read of a run
 _ANSWER = 0.3  # share of the lessons in answering
 _COINED = 0.6  # of the operations in lessons in refining
 # Formats of a critique, as often as this. The same lessons come in each, so that no arm of a comparison has seen the

@@ -23,6 +23,10 @@ from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.sandbox.values import EXPECTED
 
 VERSION = 2  # of the task and of the lessons of its warm start, as in `arithmetic`
+ASKED = (  # for those who read of a run
+    "One-line programs: a question lists what a function does to each of its arguments, in plain operations and in "
+    "words coined for the task, each of which means one operation with one number"
+)
 
 # What is done to an argument: ("+", 3).
 Step = tuple[str, int]

@@ -47,6 +47,15 @@ function App() {
     }).catch((error) => setFault(`This browser can't open the report's data: ${error.message}`));
   }, []);
   const list = useMemo(() => (index ? filtered(index, state) : []), [index, state.filters, state.run, state.sort, state.query, state.texts]);
+  // A filter that is applied opens its first hit, and so does a search that does not find what is open.
+  const applied = useRef(state);
+  useEffect(() => {
+    const before = applied.current;
+    applied.current = state;
+    const changed = ["filters", "run", "query", "texts"].some((name) => before[name] !== state[name]);
+    if (!changed || !list.length) return;
+    if (state.filters.size > before.filters.size || !list.includes(state.at)) set({ at: list[0] });
+  }, [list]);
   const open = useCallback((at) => { set({ at }); scrollToSection("questions"); }, []);
   useEffect(() => { if (index && state.at >= 0) history.replaceState(null, "", `#group=${placeOf(index, state.at)}`); }, [index, state.at]);
   useKeys({ index, state, set, list, switchTheme, dialog });

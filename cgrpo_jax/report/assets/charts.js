@@ -43,6 +43,7 @@ const CHARTS = [
   { title: "Use of the chips", about: "model FLOPs as a share of the published peak", lines: [["update/mfu", "MFU", "--c3"]], range: "zero" },
 ];
 
+const AXIS_AT = { iteration: "iteration", tokens: "tokens", seconds: "second" };
 const AXES = { iteration: "iterations", tokens: "tokens written", seconds: "seconds" };
 
 // Where each iteration of a run lies on an axis. Iteration k is written by the weights after k iterations, which the
@@ -71,9 +72,12 @@ function xAfter(run, axis, iterations) {
 const OF_REFINEMENTS = new Set(["refine/success", "refine/questions_rescued", "refine/mean_length", "refine/mentions_critique"]);
 function valuesOf(run, name) {
   if (name === "dead") return run.dead;
+  if (OF_TRAINED.has(name) && run.metrics.tokens_trained) return run.metrics[name]?.map((v, at) => (run.metrics.tokens_trained[at] === 0 ? null : v));
   const attempted = OF_REFINEMENTS.has(name) && run.metrics["refine/attempted"];
   return attempted ? run.metrics[name]?.map((v, at) => (attempted[at] === 0 ? null : v)) : run.metrics[name];
 }
+// A mean over what was trained is no 0 where nothing was.
+const OF_TRAINED = new Set(["ratio", "clip_ratio/low_mean", "clip_ratio/high_mean", "entropy", "kl"]);
 const hasValues = (run, name) => (valuesOf(run, name) ?? []).some((v) => v != null);
 
 function runningMean(values, width) {
@@ -232,16 +236,18 @@ function Chart({ title, about: words, series, range, axis, theme, tall, xName, l
     return () => { watch.disconnect(); plot.destroy(); };
   }, [series, range, theme, tall]);
   if (!series.length) return null;
+  // At the cursor, else the last. Of an evaluation that of the place before it; where there is no number, none.
   const value = (s) => {
     const known = s.values.map((v, i) => i).filter((i) => s.values[i] != null);
-    const found = at == null ? known.at(-1) : known.findLast((i) => s.xs[i] <= at) ?? known[0];
-    return s.values[found];
+    if (at == null) return s.values[known.at(-1)];
+    return s.points ? s.values[known.findLast((i) => s.xs[i] <= at) ?? known[0]] : s.values[s.xs.indexOf(at)];
   };
+  const place = at == null ? "last" : `${xName ?? AXIS_AT[axis]} ${short(at)}`;
   const said = (v) => (range === "share" ? percent(v) : short(v));
   const summary = series.map((s) => `${s.label} ${said(value(s))}`).join(", ");
   return html`<figure class="chart ${tall ? "tall" : ""}">
     <figcaption><h3>${title}<${Saving} title=${title} series=${series} range=${range} xName=${xName ?? AXES[axis]} log=${log} /></h3><p>${words}</p></figcaption>
-    <ul class="legend">${series.map((s) => html`<li key=${s.label}><span class="key ${s.stacked ? "block" : s.dash ? "dashed" : ""}" style=${{ color: `var(${s.colour})` }}></span>${s.label} <b>${said(value(s))}</b></li>`)}</ul>
+    <ul class="legend"><li class="place">${place}:</li>${series.map((s) => html`<li key=${s.label}><span class="key ${s.stacked ? "block" : s.dash ? "dashed" : ""}" style=${{ color: `var(${s.colour})` }}></span>${s.label} <b>${said(value(s))}</b></li>`)}</ul>
     <div class="plot" ref=${holder} style=${{ height: `${tall ? 230 : 150}px` }} role="img" aria-label="${title} over ${xName ?? AXES[axis]}; last values: ${summary}"></div>
   </figure>`;
 }
@@ -263,7 +269,7 @@ function Curves({ index, theme }) {
   return html`<section id="curves" aria-labelledby="curves-title">
     <div class="head"><h2 id="curves-title">Curves</h2>
       <div class="segments" role="group" aria-label="horizontal axis">${Object.entries(AXES).map(([key, words]) => html`<button key=${key} aria-pressed=${axis === key} onClick=${() => setAxis(key)}>${words}</button>`)}</div></div>
-    <p class="note">Point at a curve to read all of them at that place; drag to enlarge, click twice to go back.${smoothed && " Thin: each iteration; thick: a running mean."}${runs.length > 1 && " A band reaches from the least to the greatest of an arm's seeds."}</p>
+    <p class="note">Numbers over a curve are its last ones; point at one to read all curves at that place. Drag to enlarge, click twice to go back.${smoothed && " Thin: each iteration; thick: a running mean."}${runs.length > 1 && " A band reaches from the least to the greatest of an arm's seeds."}</p>
     ${runs.length > 1 && html`<${Arms} />`}
     <div class="charts">
       <${Chart} title="Held-out accuracy" about=${runs.length > 1 ? "greedy answers to questions that are never trained on" : "questions that are never trained on; pass@k: one of k tries is right. Band: 95 % interval of pass@1"} series=${top.heldOut} range="share" axis=${axis} theme=${theme} tall />

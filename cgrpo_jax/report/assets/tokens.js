@@ -11,8 +11,9 @@ const COLOURINGS = {
   weight: ["weight", "γπ/(π+γ)², how much a refinement's token moves the weights: most, a quarter, where π = γ. The darker, the more. Responses have none.", true],
   push: ["advantage", "The advantage times what the objective's ratio lets through of it: blue tokens become likelier, orange ones less likely."],
 };
-// Of all objectives, or of the shaped ratio alone.
-const colouringsOf = (method) => Object.entries(COLOURINGS).filter(([, [, , shaped]]) => !shaped || method.refined_ratio === "shaped");
+const FROM_TRAINER = new Set(["ratio", "rho", "weight"]); // numbers that take the trainer's probabilities
+// Of all objectives, or of the shaped ratio alone; what a run has not recorded is no choice.
+const colouringsOf = (method) => Object.entries(COLOURINGS).filter(([name, [, , shaped]]) => (!shaped || method.refined_ratio === "shaped") && (method.trainer_logp || !FROM_TRAINER.has(name)));
 
 // The numbers of a row's token; what was not computed is null, and never guessed.
 //   p: π of the policy given the question alone, which of a refinement the sampler did not see
@@ -113,15 +114,18 @@ function Tip({ box, at, piece, n, row }) {
 
 function ColouringBar({ colouring, setColouring, method, group }) {
   const refined = group.rows.some((row) => row.stage === "refinement");
-  const unknown = refined && !method.trainer_logp && ["ratio", "rho", "weight", "push"].includes(colouring);
+  const unknown = refined && !method.trainer_logp && colouring === "push" && method.refined_ratio !== "importance" && method.refined_ratio !== "logp";
   const note = COLOURINGS[colouring][1];
   return html`<div class="colouring"><div class="segments" role="group" aria-label="colour tokens by">${colouringsOf(method).map(([key, [words]]) => html`<button key=${key} aria-pressed=${colouring === key} onClick=${() => setColouring(key)}>${words}</button>`)}</div>
-    <p class="note">${note || "Colour the tokens by a number; point at one to read all of its numbers. A crossed-out token is clipped."}${unknown && html` <b>Not recorded here for refinements</b>: their probability without the critique is kept where objective.old_logp is "trainer" or objective.tis_cap above 0.`}</p></div>`;
+    <p class="note">${note || "Colour the tokens by a number; point at one to read all of its numbers. A crossed-out token is clipped."}${unknown && " Refinements have no colour: what moves them is not known here."}</p>
+    ${!method.trainer_logp && html`<p class="note unrecorded">Ratio${method.refined_ratio === "shaped" && ", ρ and weight"} of a token take its probability without the critique, which this run did not compute: <code>--config.objective.old_logp=trainer</code> records it, by one more forward pass over what is trained.</p>`}</div>`;
 }
 
 // --- differences ------------------------------------------------------------------------------------------------------
 
-const words = (text) => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) ?? [];
+// Words as they stand between white space, so that 4*7=28 is one, with the marks after them apart; a character of a
+// script without spaces is one by itself.
+const words = (text) => text.match(/\s+|[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]|[^\s\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]+?(?=[,.;:!?]*(?:\s|$|[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}]))|[,.;:!?]+/gu) ?? [];
 
 // The longest common subsequence of words; of long texts only what lies between their equal ends is compared.
 function difference(before, after) {
@@ -134,7 +138,31 @@ function difference(before, after) {
   if (x.length * y.length > 4e6) parts.push(["gone", x.join("")], ["new", y.join("")]);
   else parts.push(...common(x, y));
   parts.push(["same", a.slice(a.length - end).join("")]);
-  return parts.filter(([, text]) => text);
+  return joined(parts.filter(([, text]) => text));
+}
+
+// Changes between which nothing but marks and spaces stayed are one change: what is gone, then what is new.
+function joined(parts) {
+  const found = [];
+  let gone = "", fresh = "", kept = ""; // of the change that is being put together, and equal text after it
+  const close = () => {
+    if (gone) found.push(["gone", gone]);
+    if (fresh) found.push(["new", fresh]);
+    if (kept) found.push(["same", kept]);
+    gone = fresh = kept = "";
+  };
+  for (const [kind, text] of parts) {
+    if (kind === "same") {
+      kept += text;
+      if ((!gone && !fresh) || /[\p{L}\p{N}]/u.test(kept)) close();
+      continue;
+    }
+    gone += kept + (kind === "gone" ? text : "");
+    fresh += kept + (kind === "new" ? text : "");
+    kept = "";
+  }
+  close();
+  return found;
 }
 
 function common(x, y) {

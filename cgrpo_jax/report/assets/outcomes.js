@@ -1,0 +1,197 @@
+// What was learned, from which critiques, and where it failed: of one run as lists of questions, of several by their arms.
+
+const solvedAt = (index, at) => index.outcome[at] === OUTCOME.all_right || index.outcome[at] === OUTCOME.mixed;
+const failedAt = (index, at) => index.outcome[at] === OUTCOME.rescued || index.outcome[at] === OUTCOME.all_wrong;
+const questionsOf = (index, number) => [...index.byProblem.values()].filter((times) => index.run[times[0]] === number);
+const whole = (index, at) => index.shard[at] >= 0;
+
+// Of groups of which no response was right: how many were asked again, were solved the next time, were not asked again.
+function nextTime(index, number) {
+  const found = { rescued: [0, 0, 0], all_wrong: [0, 0, 0] };
+  for (const times of questionsOf(index, number)) {
+    times.forEach((at, n) => {
+      const counts = found[about.outcomes[index.outcome[at]]];
+      if (!counts) return;
+      if (n + 1 === times.length) counts[2]++;
+      else { counts[0]++; counts[1] += solvedAt(index, times[n + 1]); }
+    });
+  }
+  return found;
+}
+
+function stats(index, number) {
+  const found = { groups: 0, rescued: 0, trained: 0, problems: new Set(), never: new Set(), lastFailed: 0, forgotten: 0, wrong: 0 };
+  for (let at = 0; at < index.size; at++) {
+    if (index.run[at] !== number) continue;
+    found.groups++;
+    found.trained += index.trained[at];
+    found.problems.add(index.problem[at]);
+    if (index.flags[at] & FLAG.rescued) found.rescued++;
+    if (index.flags[at] & FLAG.never_solved) { found.never.add(index.problem[at]); found.lastFailed = Math.max(found.lastFailed, index.iteration[at]); }
+    if (index.flags[at] & FLAG.forgotten) found.forgotten++;
+    if (failedAt(index, at)) found.wrong++;
+  }
+  return { ...found, next: nextTime(index, number) };
+}
+
+// Questions that nothing but a refinement solved, and that a response solves when asked again: [rescue, solved].
+function learned(index, number) {
+  const found = [];
+  for (const times of questionsOf(index, number)) {
+    const rescue = times.findIndex((at) => index.flags[at] & FLAG.rescued), after = times.slice(rescue + 1).find((at) => solvedAt(index, at));
+    if (rescue >= 0 && after !== undefined && !times.slice(0, rescue).some((at) => solvedAt(index, at))) found.push([times[rescue], after]);
+  }
+  return found.sort(([a], [b]) => whole(index, b) - whole(index, a) || index.iteration[a] - index.iteration[b]);
+}
+
+// Those with texts in the page first.
+const withTexts = (index) => (a, b) => b.some((at) => whole(index, at)) - a.some((at) => whole(index, at));
+
+// The questions that nothing ever solved, those that were asked most first; the times that each was asked.
+function unsolved(index, number) {
+  const found = questionsOf(index, number).filter((times) => index.flags[times[0]] & FLAG.never_solved);
+  return found.sort((a, b) => withTexts(index)(a, b) || b.length - a.length || b.at(-1) - a.at(-1));
+}
+
+// Questions that something has solved, but no response the last time that they were asked: those that had been solved
+// before, by a response or a refinement, and those whose first solution was this last refinement.
+function unsure(index, number) {
+  const open = questionsOf(index, number).filter((times) => !(index.flags[times[0]] & FLAG.never_solved) && failedAt(index, times.at(-1)));
+  const before = (times) => times.slice(0, -1).some((at) => solvedAt(index, at) || index.flags[at] & FLAG.rescued);
+  const latest = (a, b) => withTexts(index)(a, b) || index.iteration[b.at(-1)] - index.iteration[a.at(-1)] || b.length - a.length;
+  return { failed: open.filter(before).sort(latest), once: open.filter((times) => !before(times)).sort(latest) };
+}
+
+// --- one run --------------------------------------------------------------------------------------------------------
+
+const MOST_LISTED = 6;
+
+function Listed({ title, note, children }) {
+  return html`<div class="listed"><h3>${title}</h3><p class="note">${note}</p><ul>${children}</ul></div>`;
+}
+
+// Whether a critique is right, and gives the answer away, as far as that is known.
+const verdictWords = (agrees) => (agrees == null ? "no verdict to compare" : agrees ? "verdict right" : "verdict wrong");
+const answerWords = (states) => (states ? "states the gold answer" : "does not state the gold answer");
+const Worth = ({ agrees, states }) => html`<span class="worth"><${Mark} right=${agrees} /> ${verdictWords(agrees)}<span class="dot">·</span>${answerWords(states)}</span>`;
+
+function Met({ index, at, words, open }) {
+  const said = index.said[at];
+  return html`<li><button class="link" onClick=${() => open(at)}>${oneLine(index.problems[index.problem[at]][2]).slice(0, 110)}</button> <span class="muted">${words}</span>
+    ${said && html`<q class="said" dir="auto">${oneLine(said[0])}</q><${Worth} agrees=${said[1]} states=${said[2]} />`}</li>`;
+}
+
+const TRUE = {
+  indicative: "A rule writes them: their verdicts are the grader's own, and they say nothing else.",
+  indicative_gt: "A rule writes them: their verdicts are the grader's own, and each names the gold answer.",
+  execution: "A rule writes them: their verdicts are the grader's own, and the values that they name are computed, not guessed.",
+  checklist: "A rule writes them, of what the grader found of each item.",
+  cot: "A model writes them: verdicts are compared with the grader's; what else they say is not checked.",
+  hint: "A model that sees the answer writes them, and is asked not to give it away; what they say is not checked.",
+};
+
+// What all critiques of a run were worth.
+function CriticsWorth({ run }) {
+  const c = run.critics;
+  if (!c.written) return null;
+  const rows = [
+    [percent(c.judged ? c.agreed / c.judged : null), `have the right verdict on their response${c.judged < c.written ? ` (of ${c.judged.toLocaleString("en")} with a verdict)` : ""}`],
+    [percent(c.stated / c.written), "state the gold answer word for word, which a short one may do by chance"],
+    [percent(c.rescued ? c.rescued_stated / c.rescued : null), `of the ${plural(c.rescued, "refinement")} that rescued a group were written after one that does`],
+  ];
+  return html`<p class="note">Of ${plural(c.written, "critique")} that refinements saw:</p><table class="critics-worth"><tbody>${rows.map(([share, words]) => html`<tr key=${words}><th scope="row">${share}</th><td>${words}</td></tr>`)}</tbody></table><p class="note">${TRUE[run.method.critique]}</p>`;
+}
+
+// From which critiques: those that were said again and again, by the right refinements that came of them.
+function Critiques({ run, most }) {
+  const words = (written, right, trained) => `${right === written ? `all ${written}` : `${right} of ${written}`} refinements after it pass; ${trained} of them trained`;
+  const times = (some, written) => (some === written ? "" : ` in ${some} of ${written}`);
+  return html`<div class="listed"><h3>From which critiques</h3><${CriticsWorth} run=${run} />
+    ${most.length > 0 && html`<p class="note">Those that led to most right refinements, of the critiques that were said more than once, in the groups whose texts are in this page:</p>
+    <ul>${most.map(([text, written, right, trained, agreeing, stating]) => html`<li key=${text}><q class="said" dir="auto">${oneLine(text)}</q><span class="muted">${words(written, right, trained)}</span><span class="worth"><${Mark} right=${agreeing > 0} /> ${verdictWords(agreeing > 0)}${agreeing > 0 && times(agreeing, written)}<span class="dot">·</span>${answerWords(stating > 0)}${stating > 0 && times(stating, written)}</span></li>`)}</ul>`}</div>`;
+}
+
+function Outcomes({ index, open }) {
+  const [gained, failed, still] = useMemo(() => [learned(index, 0), unsolved(index, 0), unsure(index, 0)], [index]);
+  const [run] = about.runs;
+  const most = about.critiques[0].slice(0, MOST_LISTED);
+  const shown = (n) => (n > MOST_LISTED ? `; ${MOST_LISTED} of them` : "");
+  const seen = (times) => times.findLast((one) => whole(index, one)) ?? times.at(-1);
+  const asked = (times) => `asked ${times.length === 1 ? "once" : `${times.length} times`}, last in iteration ${index.iteration[times.at(-1)]}`;
+  const tried = (times) => { const n = times.reduce((sum, at) => sum + index.refined[at], 0); return n ? `; ${plural(n, "refinement")}, none right` : ""; };
+  const refines = run.method.refine !== "none";
+  if (!refines && !failed.length && !still.failed.length) return null;
+  return html`<h2 id="learned">${refines ? "What was learned, from which critiques, and where it failed" : "Where it failed"}</h2>
+    <p class="note">Of the questions that were trained on. Held-out questions are counted, not kept: <code>cgrpo evaluate</code> keeps their texts.</p>
+    <div class="outcomes">
+    ${refines && html`<${Listed} title="What was learned" note=${gained.length ? `${plural(gained.length, "question")} whose responses all failed, which a refinement rescued, and which a response solved without a critique when they were asked again${shown(gained.length)}, with what the critique said:` : "No question that a refinement rescued was asked again and solved by a response."}>
+      ${gained.slice(0, MOST_LISTED).map(([at, after]) => html`<${Met} key=${at} index=${index} at=${at} open=${open} words=${`rescued in iteration ${index.iteration[at]}, solved in ${index.iteration[after]}`} />`)}</${Listed}>`}
+    ${(most.length > 0 || run.critics.written > 0) && html`<${Critiques} run=${run} most=${most} />`}
+    <div class="stack"><${Listed} title="Never solved" note=${failed.length ? `${plural(failed.length, "question")} that no response and no refinement of the run solved, those that were asked most${shown(failed.length)}, with what the critique said:` : "No question: each that was asked was solved at least once."}>
+      ${failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${seen(times)} open=${open} words=${asked(times) + tried(times)} />`)}</${Listed}>
+    <${Listed} title="Asked again, and failed" note=${still.failed.length ? `${plural(still.failed.length, "question")} that ${refines ? "a response or a refinement" : "a response"} had solved, but no response the last time they were asked, the latest${shown(still.failed.length)}:` : "No question: each that had been solved or rescued, and was asked again, was solved by a response the last time."}>
+      ${still.failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${`${asked(times)}: ${OUTCOMES[about.outcomes[index.outcome[times.at(-1)]]][0]}`} />`)}</${Listed}></div>
+    ${still.once.length > 0 && html`<${Listed} title="Rescued, not asked again" note=${`${plural(still.once.length, "question")} whose last answer was a refinement: whether ${still.once.length === 1 ? "it was" : "they were"} learned was not seen, as the run did not ask again. The latest${shown(still.once.length)}:`}>
+      ${still.once.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${asked(times)} />`)}</${Listed}>`}</div>`;
+}
+
+// --- several runs -----------------------------------------------------------------------------------------------------
+
+const runsOf = (arm) => about.runs.map((run, number) => [run, number]).filter(([run]) => run.arm === arm);
+
+// Questions that every run of an arm which asked them failed at first and solved by a response at last, and no run of
+// another arm ever solved by a response, though one asked them: [rescue or first time, how the others did].
+function learnedAlone(index, arm) {
+  const byProblem = new Map();
+  for (const times of index.byProblem.values()) {
+    const problem = index.problem[times[0]];
+    if (!byProblem.has(problem)) byProblem.set(problem, [[], []]);
+    byProblem.get(problem)[about.runs[index.run[times[0]]].arm === arm ? 0 : 1].push(times);
+  }
+  const found = [];
+  for (const [own, others] of byProblem.values()) {
+    const gained = own.length && own.every((times) => failedAt(index, times[0]) && solvedAt(index, times.at(-1)));
+    if (!gained || !others.length || others.some((times) => times.some((at) => solvedAt(index, at)))) continue;
+    const [times] = own;
+    const at = times.find((one) => index.flags[one] & FLAG.rescued && whole(index, one)) ?? times.find((one) => whole(index, one)) ?? times[0];
+    found.push({ at, times, others: others.flat() });
+  }
+  return found.sort((a, b) => whole(index, b.at) - whole(index, a.at) || b.others.length - a.others.length);
+}
+
+function ArmsCompared({ index, open }) {
+  const arms = useMemo(() => about.arms.map((_, arm) => {
+    const own = runsOf(arm), found = own.map(([, number]) => stats(index, number));
+    const sum = (of) => found.reduce((total, one) => total + of(one), 0);
+    const critics = (name) => own.reduce((total, [run]) => total + run.critics[name], 0);
+    const share = (some, all) => (all ? `${percent(some / all)}, ${some.toLocaleString("en")} of ${all.toLocaleString("en")}` : "–");
+    return {
+      arm, alone: learnedAlone(index, arm),
+      cells: [
+        share(sum((one) => one.wrong), sum((one) => one.groups)), share(sum((one) => one.rescued), sum((one) => one.wrong)),
+        share(sum((one) => one.next.rescued[1] + one.next.all_wrong[1]), sum((one) => one.next.rescued[0] + one.next.all_wrong[0])),
+        share(sum((one) => one.never.size), sum((one) => one.problems.size)),
+        share(critics("agreed"), critics("judged")), share(critics("stated"), critics("written")),
+      ],
+    };
+  }), [index]);
+  const heads = ["groups without a right response", "of these rescued by a refinement", "groups without a right response that were asked again: solved by a response", "questions never solved", "critiques with the right verdict", "critiques that state the gold answer"];
+  const name = (arm) => html`<span class="key block" style=${{ color: `var(${ARM_COLOURS[arm % 7]})` }}></span>${armName(arm)}`;
+  return html`<h2 id="learned">What each arm learned</h2><p class="note">Of the questions that were trained on, over the runs of an arm. Arms that wrote other responses met other failures: held-out accuracy, above, is what is measured alike.</p>
+    <div class="scroll" tabindex="0" role="region" aria-label="arms compared"><table class="arms-compared"><thead><tr><th scope="col"></th>${arms.map(({ arm }) => html`<th key=${arm} scope="col">${name(arm)}</th>`)}</tr></thead>
+      <tbody>${heads.map((head, n) => html`<tr key=${head}><th scope="row">${head}</th>${arms.map(({ arm, cells }) => html`<td key=${arm}>${cells[n]}</td>`)}</tr>`)}</tbody></table></div>
+    <div class="outcomes">${arms.map(({ arm, alone }) => html`<${Listed} key=${arm} title=${html`Learned by ${name(arm)} alone`} note=${alone.length ? `${plural(alone.length, "question")} that it failed at first and solved at last, and that no run of another arm which asked ${alone.length === 1 ? "it" : "them"} solved by a response${alone.length > MOST_LISTED ? `; ${MOST_LISTED} of them` : ""}:` : "No question that another arm asked, too, and never solved by a response."}>
+      ${alone.slice(0, MOST_LISTED).map(({ at, times, others }) => html`<${Met} key=${at} index=${index} at=${at} open=${open} words=${`failed in iteration ${index.iteration[times[0]]}, solved in ${index.iteration[times.at(-1)]}; the others asked it ${plural(others.length, "time")}, last in iteration ${Math.max(...others.map((one) => index.iteration[one]))}`} />`)}</${Listed}>`)}</div>`;
+}
+
+// Where each arm began and ended on held-out questions.
+function ArmsStory() {
+  const lines = about.arms.map((words, arm) => {
+    const own = runsOf(arm).map(([run]) => [run.heldOut.find((p) => p.iteration === 0)?.["pass@1"], run.heldOut.findLast((p) => p.iteration > 0)?.["pass@1"]]);
+    const known = (place) => own.map((pair) => pair[place]).filter((x) => x != null);
+    const mean = (list) => (list.length ? list.reduce((a, b) => a + b, 0) / list.length : null);
+    return { arm, words, runs: own.length, before: mean(known(0)), after: mean(known(1)), range: known(1) };
+  }).filter((one) => one.after != null);
+  if (lines.length < 2) return null;
+  return html`<p class="story">Of the held-out questions, which are never trained on, ${lines.map(({ arm, words, runs, before, after, range }, n) => html`${n > 0 && (n + 1 === lines.length ? ", and " : ", ")}${armName(arm)} (${visible(oneLine(words).slice(0, 60))}) solves <b>${percent(after)}</b> after training${before != null && ` (${percent(before)} before${runs > 1 ? `; ${plural(runs, "run")}, ${percent(Math.min(...range))} to ${percent(Math.max(...range))}` : ""})`}`)}.</p>`;
+}
