@@ -5,8 +5,8 @@
 Questions such as `f(a, b): a plus 3, b dofu` ask for one-line programs. The warm start explains 24 coined words such as
 `dofu` but not 8 others, and three in five questions need one of these: they all fail at first. The test that fails says
 what was expected, the refinement uses it, and training on the refinement as an answer to the question alone makes it
-knowledge: held-out pass@1 goes from 0.42 to 0.99 (three seeds: 0.97 to 1.00), in five minutes on two cores, half of
-them for the warm start. See configs/studies/code.py for what it is compared with. Most of an iteration's time goes into
+knowledge (what seeds it was tried with, and where held-out pass@1 went: configs/results/README.md). Half of a run is
+the warm start. See configs/studies/code.py for what it is compared with. Most of an iteration's time goes into
 grading: up to 180 programs, each in a sandbox of its own.
 """
 
@@ -28,6 +28,9 @@ def get_config():
     c.critique.step_checker = "equations"
 
     c.warm_start.chain_lengths = (2,)
+    # What a coined word means has a probability of 0.05 or so at first, among 19 numbers: gamma where these lie, not
+    # where the chains' held-out products do.
+    c.objective.gamma = 0.1
 
     c.num_iterations = 60
     c.questions_per_iteration = 16

@@ -29,7 +29,7 @@ def task_of(kind: str) -> str | None:
 
     Example:
       >>> task_of("snippets"), task_of("jsonl")
-      ('snippets 2', None)
+      ('snippets 3', None)
     """
     return f"{kind} {_VERSIONS[kind]}" if kind in MADE_UP else None
 

@@ -123,12 +123,15 @@ class Room:
         self.run([*command, f"--config={self.config}"], devices)
         return folder, json.loads((folder / "summary.json").read_text())
 
+    def train_warm(self, seed: int, devices: str) -> tuple[pathlib.Path, dict]:
+        return self.train("warm", seed, devices, {"num_iterations": 0, "data.num_eval": 0})
+
     def warm(self, seed: int, devices: str) -> dict:
         """Trains a warm start; returns its seconds, and what refinements after true critiques reach.
 
         The measurement is of the weights, so one device does it.
         """
-        folder, summary = self.train("warm", seed, devices, {"num_iterations": 0, "data.num_eval": 0})
+        folder, summary = self.train_warm(seed, devices)
         changes = {"diagnosis.kinds": "execution", "diagnosis.num_questions": REFINED, "mesh.fsdp": 1, "mesh.tensor": 1}
         self.run(self.command("diagnose", folder, changes), "1")
         found = json.loads((folder / "diagnosis" / "summary.json").read_text())
@@ -138,6 +141,8 @@ class Room:
     def arm(self, arm: str, seed: int, devices: str, warm: dict) -> dict:
         """Trains an arm from the warm start; returns its numbers."""
         start = self.folder("warm", seed, devices) / "checkpoints"
+        if not start.exists():  # its numbers are kept, its folder is not: the same weights again
+            self.train_warm(seed, devices)
         changes = ARMS[arm] | {"model.init": start, "warm_start.num_updates": 0}
         folder, summary = self.train(arm, seed, devices, changes)
         before, after = (summary[name]["pass@1"] for name in ("eval_before", "eval_after"))

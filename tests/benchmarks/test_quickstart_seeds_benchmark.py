@@ -1,6 +1,8 @@
 """Seeds of the quickstart: which runs are done again, and which are out of their bounds."""
 
 import json
+import pathlib
+import shutil
 
 import pytest
 import quickstart_seeds as seeds
@@ -83,9 +85,10 @@ def test_a_run_is_the_configurations(tmp_path, config, monkeypatch):
         summary |= {"unsolved_before": 64, "all_failed_start": 0.5}
         files = {"summary.json": summary, "config.json": {"data": {"num_eval": 128}}, "diagnosis/summary.json": numbers}
         for name, content in files.items():
-            path = tmp_path.__class__(folder) / name
+            path = pathlib.Path(folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content))
+        (pathlib.Path(folder) / "checkpoints").mkdir(exist_ok=True)
 
     monkeypatch.setattr(seeds.Room, "run", run)
     room = seeds.Room(config, tmp_path)
@@ -101,6 +104,9 @@ def test_a_run_is_the_configurations(tmp_path, config, monkeypatch):
     assert {"--config.mesh.fsdp=1", "--config.diagnosis.kinds=execution"} < diagnosing
     changes = {"--config.refine.kind=none", "--config.num_responses=8", "--config.warm_start.num_updates=0"}
     assert training == mesh | changes | {start}
+    shutil.rmtree(room.folder("warm", 3, "2x4"))  # kept numbers may outlive it
+    room.arm("grpo", 3, "2x4", warm)
+    assert [(name, told) for name, told, _ in commands[3:]] == [("train", warming), ("train", training)]
 
 
 def test_tuning_draws_other_questions(tmp_path, config):

@@ -22,7 +22,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.sandbox.values import EXPECTED
 
-VERSION = 2  # of the task and of the lessons of its warm start, as in `arithmetic`
+VERSION = 3  # of the task and of the lessons of its warm start, as in `arithmetic`
 ASKED = (  # for those who read of a run
     "One-line programs: a question lists what a function does to each of its arguments, in plain operations and in "
     "words coined for the task, each of which means one operation with one number"
@@ -36,6 +36,7 @@ ARGUMENTS = "abcd"
 NUM_TESTS = 3
 NUM_TAUGHT = 24  # words
 _NUMBERS = range(2, 21)  # that an operation may have
+_DECIDES = 21  # the least number on which no two operations agree
 _INPUTS = range(3, 10)  # of a program's last test
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 _DO = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
@@ -162,16 +163,17 @@ def run(operations: Sequence[Step], values: Sequence[int]) -> list[int]:
 
 
 def pick_inputs(question: str) -> list[tuple[int, ...]]:
-    """Returns what the programs of a question are tested on, always the same: ones, twos, then anything.
+    """Returns what the programs of a question are tested on, always the same: 21 everywhere, twos, then anything.
 
-    Two operations that agree on 1 and on 2 are the same, so a program that passes is right.
+    No two operations agree on 21, so a program that passes is right, and one failing test says what is meant. (On 1,
+    `a*17` and `a+16` agree: a policy that has come to prefer the sum refines it wrongly for ever.)
 
     Example:
       >>> pick_inputs("f(a, b): a plus 3, b times 7")[:2]
-      [(1, 1), (2, 2)]
+      [(21, 21), (2, 2)]
     """
     number, rng = len(names_in(question)), random.Random(question)
-    return [(1,) * number, (2,) * number, tuple(rng.choice(_INPUTS) for _ in range(number))]
+    return [(_DECIDES,) * number, (2,) * number, tuple(rng.choice(_INPUTS) for _ in range(number))]
 
 
 def answer(question: str, words: Mapping[str, Step]) -> str:

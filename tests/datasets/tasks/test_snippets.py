@@ -64,15 +64,14 @@ def test_there_are_as_many_held_out_words_as_operations(count):
         snippets.make_glossary(count)
 
 
-def test_the_tests_tell_any_two_operations_apart():
-    inputs = snippets.pick_inputs("f(a): a dofu")
-    results = {tuple(snippets.run([step], values)[0] for values in inputs) for step in snippets.operations()}
-    assert len(results) == len(snippets.operations())
+def test_the_first_test_alone_tells_any_two_operations_apart():
+    first = snippets.pick_inputs("f(a): a dofu")[0]
+    assert len({snippets.run([step], first)[0] for step in snippets.operations()}) == len(snippets.operations())
 
 
 def test_the_answer_is_three_asserts():
     asserts = json.loads(snippets.answer("f(a, b): a plus 3, b dofu", WORDS))["asserts"]
-    assert asserts[:2] == ["assert f(1, 1) == [4, 7]", "assert f(2, 2) == [5, 14]"]
+    assert asserts[:2] == ["assert f(21, 21) == [24, 147]", "assert f(2, 2) == [5, 14]"]
     (a, b, c, d) = map(int, re.fullmatch(r"assert f\((\d), (\d)\) == \[(\d+), (\d+)\]", asserts[2]).groups())
     assert (c, d) == (a + 3, 7 * b)
     assert snippets.answer("f(a, b): a plus 3, b dofu", WORDS) == json.dumps({"asserts": asserts})
