@@ -12,7 +12,7 @@ than the model's configuration says is a part of it. So the same code runs where
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -222,6 +222,27 @@ def varying_like(x: Any, *others: jax.Array) -> Any:
         return jax.lax.pcast(leaf, new, to="varying") if new else leaf
 
     return jax.tree.map(mark, x)
+
+
+def unchecked(function: Callable, *args: Any) -> Any:
+    """Runs a function that has Pallas calls in it inside a `jax.shard_map` that checks what varies between devices.
+
+    A kernel's results don't say over which axes they vary, which that check wants to know. So it runs in a shard_map
+    of its own, which takes no further axes and does not check, and its results are marked afterwards: whatever comes
+    from arguments that vary does.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return function(*args)
+    leaves, tree = jax.tree.flatten(args)
+
+    def unmarked(longer):
+        # Reshaped where nothing is checked, arrays lose their marks: derivatives then have the types of what they are
+        # derivatives of, none marked. An axis of 1 costs nothing.
+        return function(*jax.tree.unflatten(tree, [x.reshape(x.shape[1:]) for x in longer]))
+
+    longer = [leaf[None] for leaf in leaves]
+    out = jax.shard_map(unmarked, in_specs=(WHOLE,), out_specs=WHOLE, check_vma=False)(longer)
+    return varying_like(out, *leaves)
 
 
 def varying_over_data(x: jax.Array) -> jax.Array:

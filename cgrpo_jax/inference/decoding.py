@@ -3,6 +3,9 @@
 Attention reads the keys and values that a slot holds (kv_cache.py says how they lie), and writes those of its tokens.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -121,8 +124,19 @@ def _attend_prompt(config: ModelConfig, q_QWHd, new: dict, entry: dict, index, s
 # --- many tokens of a prompt, or one of every text ------------------------------------------------------------------
 
 
-def _run_layers(params: dict, config: ModelConfig, x, cache: Cache, apply):
-    """Runs `apply(x, weights, local, entry, index) -> (x, entry)` over the layers, each with its cache."""
+def run_layers(params: dict, config: ModelConfig, x, cache: Any, apply: Callable, *, stride: int = 1):
+    """Runs `apply(x, weights, local, entry, index) -> (x, entry)` over the layers, each with its cache.
+
+    Args:
+      params, config: the model.
+      x: what enters the first layer.
+      cache: stacked, or one entry a layer, as the weights are.
+      apply: as above; the index is None where the entry is the layer's own, else the layer's number times `stride`.
+      stride: as above.
+
+    Returns:
+      (what the last layer gives, the cache in its own buffers)
+    """
     if isinstance(params["layers"], tuple):
         out = []
         for i, p in enumerate(params["layers"]):
@@ -136,7 +150,7 @@ def _run_layers(params: dict, config: ModelConfig, x, cache: Cache, apply):
         p, local, index = xs
         return apply(carry[0], p, local, carry[1], index), None
 
-    xs = (params["layers"], transformer.local_layers(config), jnp.arange(config.num_layers))
+    xs = (params["layers"], transformer.local_layers(config), stride * jnp.arange(config.num_layers))
     return jax.lax.scan(layer, (x, cache), xs)[0]
 
 
@@ -176,7 +190,7 @@ def prefill(
 
         return transformer.apply_layer(config, p, x, rope(local), attend, as_stored=index is not None)
 
-    return _run_layers(params, config, transformer.embed(params, config, tokens_QW), cache, apply)[1]
+    return run_layers(params, config, transformer.embed(params, config, tokens_QW), cache, apply)[1]
 
 
 def step(
@@ -211,5 +225,5 @@ def step(
 
         return transformer.apply_layer(config, p, x, rope(local), attend, as_stored=index is not None)
 
-    x, cache = _run_layers(params, config, transformer.embed(params, config, token_S)[:, None], cache, apply)
+    x, cache = run_layers(params, config, transformer.embed(params, config, token_S)[:, None], cache, apply)
     return transformer.rms_norm(config, x[:, 0], params["final_norm"]), cache

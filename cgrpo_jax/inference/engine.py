@@ -8,54 +8,30 @@ What is sampled depends on a text's `RowIndex`, never on when it was scheduled o
 depends on the tokens alone: all processes compute the same one.
 """
 
-import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference import slots
-from cgrpo_jax.inference.running_slots import Running, RunningSlots
-from cgrpo_jax.inference.sampling import Sampling, index_array
-from cgrpo_jax.inference.slot_scheduler import Placed, Request, Scheduler, rows_at_once, widths_up_to
+from cgrpo_jax.inference import page_scheduler, slot_programs, slots
+from cgrpo_jax.inference.engine_stats import Stats
+from cgrpo_jax.inference.filling import PageFilling, SlotFilling
+from cgrpo_jax.inference.page_scheduler import PageScheduler
+from cgrpo_jax.inference.paged_cache import Pages
+from cgrpo_jax.inference.request_queue import Request
+from cgrpo_jax.inference.running_pages import RunningPages
+from cgrpo_jax.inference.running_slots import RunningSlots
+from cgrpo_jax.inference.sampling import Sampling
+from cgrpo_jax.inference.slot_scheduler import Scheduler, rows_at_once, widths_up_to
 from cgrpo_jax.inference.slot_texts import Sampled, SlotTexts
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import RowIndex, Stage
 from cgrpo_jax.runtime.program import Program
-
-_IDLE_SHARE = 16  # at most one slot in so many idles while requests wait
-
-
-@dataclasses.dataclass
-class Stats:
-    """Totals since the last `Engine.take_stats`.
-
-    Attributes:
-      tokens: tokens sampled.
-      prompt_tokens: prompt tokens prefilled; what was shared is not counted again.
-      shared_tokens: prompt tokens that were copied instead.
-      prefills: prompts prefilled, whole or in part.
-      slot_steps: slots times decoding steps.
-      slot_steps_waiting, tokens_waiting: the same, and the tokens sampled, while requests waited for a slot.
-      seconds: of all steps.
-    """
-
-    tokens: int = 0
-    prompt_tokens: int = 0
-    shared_tokens: int = 0
-    prefills: int = 0
-    slot_steps: int = 0
-    slot_steps_waiting: int = 0
-    tokens_waiting: int = 0
-    seconds: float = 0.0
-
-    @property
-    def occupancy(self) -> float:
-        """Share of the slot-steps that sampled a token, while requests waited."""
-        return self.tokens_waiting / self.slot_steps_waiting if self.slot_steps_waiting else 1.0
 
 
 class Engine:
@@ -74,9 +50,11 @@ class Engine:
       stop: a text ends after any of these strings, which it keeps; needs `decode`.
       decode: token ids to text.
       mesh: where it runs; by default one device.
+      pages: of a data group, where the cache has pages: then these say how many texts it decodes at once, `num_slots`
+        at most. By default the cache is contiguous.
 
     Attributes:
-      make_running: makes what holds the slots from `begin` to `end`: `RunningSlots`, or a simulation's (planning).
+      make_running: makes what holds the slots from `begin` to `end`: `RunningSlots`, `RunningPages`, or a simulation's.
 
     Example:
       engine = Engine(config, eos_ids=(2,), num_slots=64)
@@ -102,6 +80,7 @@ class Engine:
         stop: Sequence[str] = (),
         decode: Callable[[Sequence[int]], str] | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        pages: Pages | None = None,
     ):
         self.config = config
         self.mesh = mesh or sharding.one_device()
@@ -112,18 +91,26 @@ class Engine:
         self.cache_dtype = cache_dtype
         self.stop, self.decode = tuple(stop), decode
         self.stats = Stats()
-        self.make_running: Callable[..., Running] = RunningSlots
+        self.pages = pages
+        if pages and self.length > pages.longest:
+            raise UserError(
+                f"{pages.number - 1} pages of {pages.size} tokens hold texts of at most {pages.longest} tokens, not of "
+                f"{self.length}; use more memory for keys and values, or shorter prompts and responses."
+            )
+        self.make_running: Callable[..., Any] = RunningPages if pages else RunningSlots
         self._num_groups = sharding.num_groups(self.mesh)
-        self._running: Running | None = None
+        self._running: Any = None
         self._reset()
 
     def _reset(self) -> None:
-        self._scheduler = Scheduler(
-            num_groups=self._num_groups, num_slots=self.num_slots, widths=self.widths, length=self.length
-        )
-        self._samplings: tuple[Sampling, ...] = ()
-        self._sampling_S = np.zeros(self.total_slots, np.int32)  # which of them draws the text of each slot
         self._texts = SlotTexts(self.total_slots, eos_ids=self.eos_ids, stop=self.stop, decode=self.decode)
+        sizes = {"num_groups": self._num_groups, "num_slots": self.num_slots, "length": self.length}
+        self._filling: SlotFilling | PageFilling
+        if self.pages:
+            self._filling = PageFilling(PageScheduler(pages=self.pages, **sizes), self._texts, chunk=self.chunk)
+        else:
+            self._filling = SlotFilling(Scheduler(widths=self.widths, **sizes), self._texts)
+        self._scheduler = self._filling.scheduler
 
     # --- a run ------------------------------------------------------------------------------------------------------
 
@@ -146,14 +133,14 @@ class Engine:
         """
         if self._running is not None:
             raise ValueError("the engine is at work; call end() before another begin().")
-        self._samplings = (sampling or Sampling(), *others)
+        self._filling.samplings = (sampling or Sampling(), *others)
         self._running = self.make_running(
             params,
             self.settings(params),
             widths=self.widths,
             seed=seed,
             iteration=iteration,
-            sampling=self._samplings,
+            sampling=self._filling.samplings,
         )
 
     def end(self) -> None:
@@ -161,7 +148,7 @@ class Engine:
         self._running = None
         self._reset()
 
-    def _at_work(self) -> Running:
+    def _at_work(self) -> Any:
         if self._running is None:
             raise ValueError("the engine is not at work; call begin() before requests are added.")
         return self._running
@@ -179,6 +166,7 @@ class Engine:
             self.chunk,
             self.cache_dtype or str(params["embed"].dtype),
             isinstance(params["layers"], tuple),
+            self.pages,
         )
 
     def programs(self, params: dict, samplings: Sequence[Sampling | Sequence[Sampling]]) -> list[Program]:
@@ -192,12 +180,17 @@ class Engine:
           samplings: all that `begin` will be given, several where some requests name others.
         """
         settings = self.settings(params)
+        ways = [[one] if isinstance(one, Sampling) else one for one in samplings]
+        if self.pages:
+            counts = (*page_scheduler.token_counts(self.pages.tokens), 0)
+            return [slot_programs.paged_program(settings, tokens, *way) for way in ways for tokens in counts]
+        prefill = functools.partial(slot_programs.prefill_program, settings)
         fresh = [(rows, width) for width in self.widths for rows in sorted({1, rows_at_once(width)})]
         return [
-            *(slots.prefill_program(settings, rows=rows, width=width, continued=False) for rows, width in fresh),
-            *(slots.prefill_program(settings, rows=1, width=width, continued=True) for width in self.widths[:-1]),
-            *(slots.share_program(settings, width=width) for width in self.widths),
-            *(slots.tick_program(settings, *([one] if isinstance(one, Sampling) else one)) for one in samplings),
+            *(prefill(rows=rows, width=width, continued=False) for rows, width in fresh),
+            *(prefill(rows=1, width=width, continued=True) for width in self.widths[:-1]),
+            *(slot_programs.share_program(settings, width=width) for width in self.widths),
+            *(slot_programs.tick_program(settings, *way) for way in ways),
         ]
 
     def compile(
@@ -217,7 +210,7 @@ class Engine:
         self.begin(params, seed=0, iteration=0)
         try:
             running = self._at_work()
-            assert isinstance(running, RunningSlots), "a simulation has nothing to compile"
+            assert isinstance(running, RunningSlots | RunningPages), "a simulation has nothing to compile"
             for number, program in enumerate(programs):
                 on_program(number, len(programs), program.name)
                 running.run_idle(program)
@@ -263,7 +256,7 @@ class Engine:
             sampling that it names.
         """
         self._at_work()
-        if request.sampling not in (None, *self._samplings):
+        if request.sampling not in (None, *self._filling.samplings):
             raise ValueError(f"a request is drawn with {request.sampling}, which begin() was not given.")
         if not len(request.indices) or request.max_length < 1:
             raise ValueError(f"a request asks for no text: {len(request.indices)} of {request.max_length} tokens.")
@@ -281,18 +274,14 @@ class Engine:
         """Refills free slots, decodes for a while, returns the continuations that have ended: whose, which, what."""
         if not self.busy:
             return []
-        began = time.monotonic()
-        orders = self._refill()
-        waiting, num_slots = self.waiting, self.total_slots
-        # Where nothing waits, slots idle anyway: whoever asked should hear at once, it may ask for more.
-        until = max(1, num_slots // _IDLE_SHARE) if waiting else 1
-        report = self._at_work().tick(orders, until)
+        began, s = time.monotonic(), self.stats
+        report = self._filling.run(self._at_work(), s)
+        waiting = self.waiting > 0
         finished, tokens = self._read(report)
-        s = self.stats
         s.tokens += tokens
-        s.slot_steps += int(report.steps) * num_slots
+        s.slot_steps += int(report.steps) * self.total_slots
         if waiting:
-            s.slot_steps_waiting += int(report.steps) * num_slots
+            s.slot_steps_waiting += int(report.steps) * self.total_slots
             s.tokens_waiting += tokens
         s.seconds += time.monotonic() - began
         return finished
@@ -346,36 +335,3 @@ class Engine:
         finally:
             self.end()
         return [[out[id(request)][number] for number in range(len(request.indices))] for request in requests]
-
-    # --- refilling --------------------------------------------------------------------------------------------------
-
-    def _refill(self) -> slots.Orders:
-        """Puts waiting continuations into free slots, prompts and all; returns what the next tick begins and ends."""
-        S = self.total_slots
-        orders = slots.Orders(
-            begin_S=np.zeros(S, bool),
-            stop_S=self._texts.take_stopped(),
-            token_S=np.zeros(S, np.int32),
-            length_S=np.zeros(S, np.int32),
-            limit_S=np.zeros(S, np.int32),
-            index_S6=np.zeros((S, 6), np.int32),
-            sampling_S=self._sampling_S if self._samplings[1:] else None,
-        )
-        while placed := self._scheduler.place():
-            self._at_work().write(placed)
-            self._count(placed)
-            for one in placed:
-                s, request = one.slot, one.request
-                self._texts.begin(s)
-                orders.begin_S[s] = True
-                orders.token_S[s] = request.prompt_ids[-1]
-                orders.length_S[s] = len(request.prompt_ids) - 1
-                orders.limit_S[s] = request.max_length
-                orders.index_S6[s] = index_array([request.indices[one.number]])[0]
-                self._sampling_S[s] = self._samplings.index(request.sampling) if request.sampling else 0
-        return orders
-
-    def _count(self, placed: Sequence[Placed]) -> None:
-        self.stats.prompt_tokens += sum(len(one.rest) for one in placed)
-        self.stats.prefills += sum(bool(len(one.rest)) for one in placed)
-        self.stats.shared_tokens += sum(one.shared for one in placed if one.is_copied)

@@ -12,8 +12,8 @@ from cgrpo_jax.critiques.texts import parse_verdict
 from cgrpo_jax.inference import chat_client, orchestrator
 from cgrpo_jax.inference.chat_client import Answer, ChatClient
 from cgrpo_jax.inference.engine import Engine
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.inference.sampling import Sampling
-from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.models.hf import thinking_tags
 from cgrpo_jax.models.hf.tokenizer import Tokenizer
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, transcript

@@ -20,7 +20,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.engine import Engine, Sampled
 from cgrpo_jax.inference.grade_exchange import GradeExchange, compare, submit
 from cgrpo_jax.inference.grader_health import GraderHealth
-from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.records import Problem, Stage
 from cgrpo_jax.rewards.grader import Grade, Grader
 from cgrpo_jax.runtime import processes, watchdog

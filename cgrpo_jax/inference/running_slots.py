@@ -6,7 +6,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from cgrpo_jax.inference import slot_writes, slots
+from cgrpo_jax.inference import slot_programs, slot_writes, slots
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Placed
 from cgrpo_jax.runtime.program import Program
@@ -44,7 +44,7 @@ class RunningSlots:
         self.params, self.settings, self.widths = params, settings, widths
         self.key = np.uint32(seed), np.uint32(iteration)
         self.slots = slots.empty(settings)
-        self._tick = slots.tick_program(settings, *sampling)
+        self._tick = slot_programs.tick_program(settings, *sampling)
 
     def write(self, placed: Sequence[Placed]) -> None:
         """Writes the prompts of what is placed, or what of them is not in a slot already."""
@@ -68,7 +68,7 @@ class RunningSlots:
 
     def _prefill(self, call: slot_writes.Prefill) -> None:
         rows, width = call.rows, call.width
-        prefill = slots.prefill_program(self.settings, rows=rows, width=width, continued=call.continued)
+        prefill = slot_programs.prefill_program(self.settings, rows=rows, width=width, continued=call.continued)
         tokens, length, start, slot, number = inputs = prefill.zeros()
         length[:], number[:] = 1, [len(group) for group in call.groups]
         for g, group in enumerate(call.groups):
@@ -79,7 +79,7 @@ class RunningSlots:
 
     def _copy(self, call: slot_writes.Copy) -> None:
         S = self.settings.num_slots
-        share = slots.share_program(self.settings, width=call.width)
+        share = slot_programs.share_program(self.settings, width=call.width)
         source, target, number = inputs = share.zeros()
         number[:] = [len(group) for group in call.groups]
         for g, group in enumerate(call.groups):

@@ -5,47 +5,15 @@ share their beginning where that spares work. No slot of any group is free while
 depends on the requests and on which texts have ended, so all processes decide the same.
 """
 
-import collections
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from cgrpo_jax.inference.sampling import Sampling
-from cgrpo_jax.records import RowIndex, Stage
+from cgrpo_jax.inference.request_queue import Request, RequestQueue
+from cgrpo_jax.records import Stage
 
 _MOST_ROWS, _PREFILL_TOKENS = 4, 512  # of one call that prefills several prompts
-# Responses go first: what follows one that fails is known only at its end, and a long one that begins late would be
-# critiqued and refined by itself, after all else. Where the prompts of a critique and a refinement begin alike, the
-# latter finds that in the slot of the former if it comes right after.
-_TURNS = {Stage.RESPONSE: 0, Stage.REFINEMENT: 1, Stage.CRITIQUE: 2}
-
-
-@dataclasses.dataclass(eq=False)
-class Request:
-    """Continuations of one prompt that are asked for.
-
-    Attributes:
-      prompt_ids: `[P]` int32.
-      indices: one a continuation; they key the randomness.
-      max_length: tokens that a continuation may have.
-      sampling: how its tokens are drawn, one of those that the engine has begun with; None for the first.
-    """
-
-    prompt_ids: np.ndarray
-    indices: Sequence[RowIndex]
-    max_length: int
-    sampling: Sampling | None = None
-
-    @property
-    def stage(self) -> Stage:
-        """The stage of its continuations, which is the same for all."""
-        return self.indices[0].stage
-
-    @property
-    def turn(self) -> int:
-        """Requests of a lower turn go first, of equal ones in the order in which they came."""
-        return _TURNS[self.stage]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,19 +42,6 @@ class Placed:
     def is_copied(self) -> bool:
         """Whether the shared tokens come from another slot."""
         return self.source is not None and self.source != self.slot and self.shared > 0
-
-
-@dataclasses.dataclass
-class _Begun:
-    """Continuations of a request that a group has yet to place: those from `number` up to `end`."""
-
-    request: Request
-    number: int
-    end: int
-
-    @property
-    def left(self) -> int:
-        return self.end - self.number
 
 
 @dataclasses.dataclass
@@ -133,16 +88,14 @@ class Scheduler:
 
     def __init__(self, *, num_groups: int, num_slots: int, widths: Sequence[int], length: int):
         self.num_groups, self.num_slots, self.widths, self.length = num_groups, num_slots, tuple(widths), length
-        self._queue: list[Request] = []
+        self._queue = RequestQueue(num_groups)
         self._slots = [_Slot() for _ in range(num_groups * num_slots)]
         self._free = [num_slots] * num_groups
-        # A group hands out all of a request before it begins another: so its prompt is in one of the slots until then.
-        self._begun: dict[int, _Begun] = {}  # by group
 
     @property
     def waiting(self) -> int:
         """Continuations that wait for a slot."""
-        return sum(self.waiting_by_stage().values())
+        return self._queue.waiting
 
     @property
     def live(self) -> int:
@@ -151,19 +104,11 @@ class Scheduler:
 
     def waiting_by_stage(self) -> dict[Stage, int]:
         """Returns the continuations that wait, by their stage."""
-        left = [(begun.request, begun.left) for _, begun in sorted(self._begun.items())]
-        left += [(request, len(request.indices)) for request in self._queue]
-        waiting: collections.Counter = collections.Counter()
-        for request, number in left:
-            waiting[request.stage] += number
-        return dict(waiting)
+        return self._queue.waiting_by_stage()
 
     def add(self, request: Request) -> None:
         """Puts a request into the queue."""
-        at = len(self._queue)
-        while at and self._queue[at - 1].turn > request.turn:
-            at -= 1
-        self._queue.insert(at, request)
+        self._queue.add(request)
 
     def occupant(self, slot: int) -> tuple[Request, int] | None:
         """Returns whose continuation goes on in a slot, and which; None if it is free."""
@@ -185,9 +130,8 @@ class Scheduler:
         copies: dict[int, int] = {}  # slots that will hold the same as another
         continued: set[int] = set()  # slots with something after what they copied
         later: set[int] = set()  # groups that place no more in this call
-        while (group := self._next(later)) is not None:
-            begun = self._begun[group]
-            request = begun.request
+        while (group := self._queue.next(self._free, later)) is not None:
+            request = self._queue.begun[group].request
             source, shared = self._source(group, request.prompt_ids)
             source = source if source is None else copies.get(source, source)
             if source in continued:
@@ -200,44 +144,14 @@ class Scheduler:
                 if shared < len(request.prompt_ids) - 1:
                     continued.add(slot)
                     copies.pop(slot, None)
-            self._slots[slot] = _Slot(request.prompt_ids, request, begun.number)
+            _, number = self._queue.take(group)
+            self._slots[slot] = _Slot(request.prompt_ids, request, number)
             self._free[group] -= 1
-            placed.append(Placed(slot, request, begun.number, source, shared))
-            begun.number += 1
-            if not begun.left:
-                del self._begun[group]
+            placed.append(Placed(slot, request, number, source, shared))
         return placed
 
     def _of_group(self, group: int) -> range:
         return range(group * self.num_slots, (group + 1) * self.num_slots)
-
-    def _next(self, later: Collection[int]) -> int | None:
-        """Returns the data group that places next, which has begun something and has a free slot; None if none has.
-
-        A group goes on with what it has begun. Else the one with the most free slots begins what waits first, so that
-        prompts that come together are prefilled together; or, where nothing waits to begin, takes over some of what is
-        left of a request in a group that is full.
-        """
-        able = [group for group in range(self.num_groups) if self._free[group] and group not in later]
-        going_on = next((group for group in able if group in self._begun), None)
-        if going_on is not None or not able:
-            return going_on
-        group = max(able, key=lambda group: self._free[group])
-        if self._queue:
-            request = self._queue.pop(0)
-            self._begun[group] = _Begun(request, 0, len(request.indices))
-            return group
-        full = [other for other in range(self.num_groups) if other in self._begun and not self._free[other]]
-        if not full:
-            return None
-        giver = max(full, key=lambda other: self._begun[other].left)
-        given = self._begun[giver]
-        first = max(given.number, given.end - self._free[group])
-        self._begun[group] = _Begun(given.request, first, given.end)
-        given.end = first
-        if not given.left:
-            del self._begun[giver]
-        return group
 
     def _target(self, group: int, source: int | None) -> int:
         """Returns the free slot to use: the one that holds the prompt already, else one that holds nothing of use."""

@@ -18,7 +18,9 @@ class Sampled:
 
 
 @dataclasses.dataclass
-class _Text:
+class SoFar:
+    """What has been sampled of a text: its tokens, and their log-probabilities."""
+
     tokens: list[int] = dataclasses.field(default_factory=list)
     logp: list[float] = dataclasses.field(default_factory=list)
 
@@ -43,13 +45,18 @@ class SlotTexts:
     ):
         if stop and decode is None:
             raise ValueError(f"stop strings {list(stop)} need `decode`; give what turns token ids into text.")
+        self.num_slots = num_slots
         self._eos_ids, self._stop, self._decode = eos_ids, stop, decode
-        self._texts = [_Text() for _ in range(num_slots)]
+        self._texts = [SoFar() for _ in range(num_slots)]
         self._stopped = np.zeros(num_slots, bool)
 
-    def begin(self, slot: int) -> None:
-        """Begins an empty text in a slot."""
-        self._texts[slot] = _Text()
+    def begin(self, slot: int, so_far: SoFar | None = None) -> None:
+        """Begins a text in a slot: an empty one, or what another slot had of it."""
+        self._texts[slot] = so_far or SoFar()
+
+    def of(self, slot: int) -> SoFar:
+        """Returns what the text in a slot has."""
+        return self._texts[slot]
 
     def read(self, slot: int, report: Report) -> tuple[int, Sampled | None]:
         """Adds what a tick has sampled in a slot.

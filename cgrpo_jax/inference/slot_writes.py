@@ -17,7 +17,7 @@ class Prefill:
     """One call that prefills up to `rows` prompts of a data group, padded to `width` tokens.
 
     Attributes:
-      rows, width, continued: as for `slots.prefill_program`.
+      rows, width, continued: as for `slot_programs.prefill_program`.
       groups: what each data group writes.
     """
 
@@ -42,7 +42,7 @@ class Copy:
     """One call that copies `width` positions between slots.
 
     Attributes:
-      width: as for `slots.share_program`.
+      width: as for `slot_programs.share_program`.
       groups: what each data group copies.
     """
 

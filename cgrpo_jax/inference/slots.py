@@ -2,8 +2,8 @@
 
 Three programs, of static shapes, work on the slots in place: `prefill` writes prompts into slots, `share` copies what
 one slot holds to others, `tick` decodes a token of all slots again and again. What the host must know of a tick, the
-tokens sampled and which slots have ended, is returned; all else stays on the devices. `prefill_program` and its like
-say what each is called with: the engine calls them with arrays, a plan with shapes.
+tokens sampled and which slots have ended, is returned; all else stays on the devices. slot_programs.py says what each
+is called with: the engine calls them with arrays, a plan with shapes.
 
 Each data group has S slots of its own and sees only these; all groups decode for as many steps.
 """
@@ -20,12 +20,13 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import decoding, kv_cache
+from cgrpo_jax.inference import decoding, kv_cache, paged_cache
 from cgrpo_jax.inference import sampling as sampling_lib
+from cgrpo_jax.inference.paged_cache import Pages
+from cgrpo_jax.inference.paged_decoding import PageOrders
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models import transformer
-from cgrpo_jax.runtime.program import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class EngineSettings:
       chunk: C, the most tokens a tick samples for a slot.
       cache_dtype: of keys and values.
       split: whether weights and cache have one dict a layer (kv_cache.py).
+      pages: of a data group, where the cache has pages; None: it is contiguous.
     """
 
     config: params_lib.ModelConfig
@@ -50,6 +52,7 @@ class EngineSettings:
     chunk: int
     cache_dtype: str
     split: bool
+    pages: Pages | None = None
 
     @property
     def num_groups(self) -> int:
@@ -60,7 +63,7 @@ class Slots(struct.PyTreeNode):
     """What the devices keep of G * S slots from program to program.
 
     Attributes:
-      cache: keys and values; the newest token is not in it yet.
+      cache: keys and values, contiguous or a pool of pages; the newest token is not in it yet.
       token_S: int32, the newest token.
       length_S: int32, tokens in the cache.
       keys_S: PRNG key of each text, as data.
@@ -69,7 +72,7 @@ class Slots(struct.PyTreeNode):
       live_S: bool, whether the text goes on.
     """
 
-    cache: kv_cache.Cache
+    cache: kv_cache.Cache | paged_cache.Pool
     token_S: jax.Array
     length_S: jax.Array
     keys_S: jax.Array
@@ -87,6 +90,7 @@ class Orders(struct.PyTreeNode):
       token_S, length_S, limit_S: as in `Slots`.
       index_S6: int32, the fields of its `RowIndex`.
       sampling_S: int32, which of several samplings draws the text that is here; None where there is one.
+      pages: of the texts, where the cache has pages.
     """
 
     begin_S: jax.Array | np.ndarray
@@ -96,6 +100,7 @@ class Orders(struct.PyTreeNode):
     limit_S: jax.Array | np.ndarray
     index_S6: jax.Array | np.ndarray
     sampling_S: jax.Array | np.ndarray | None = None
+    pages: PageOrders | None = None
 
 
 class Report(struct.PyTreeNode):
@@ -115,14 +120,18 @@ class Report(struct.PyTreeNode):
     steps: jax.Array | np.ndarray
 
 
+REPORT_SPECS = (*[PartitionSpec(None, sharding.DATA)] * 2, *[sharding.BY_ROWS] * 2, sharding.WHOLE)
+
+
 def slots_specs(settings: EngineSettings) -> Slots:
     """Returns how each array of `Slots` is cut."""
     tensor = settings.mesh.shape[sharding.TENSOR]
     head_axis = sharding.TENSOR if tensor > 1 and settings.config.num_heads % tensor == 0 else None
-    names = {"s": sharding.DATA, "k": head_axis}
+    names = {"s": sharding.DATA, "p": sharding.DATA, "k": head_axis}
     shapes = jax.eval_shape(functools.partial(_empty, settings))
     specs = jax.tree.map(lambda _: sharding.BY_ROWS, shapes)
-    cache = jax.tree.map(lambda axes: PartitionSpec(*map(names.get, axes)), kv_cache.cache_axes(shapes.cache))
+    axes = (paged_cache.pool_axes if settings.pages else kv_cache.cache_axes)(shapes.cache)
+    cache = jax.tree.map(lambda axes: PartitionSpec(*map(names.get, axes)), axes)
     return specs.replace(cache=cache)
 
 
@@ -133,16 +142,16 @@ def _empty(settings: EngineSettings) -> Slots:
     return Slots(_empty_cache(settings), number, number, keys, number, number, jnp.zeros(S, jnp.bool_))
 
 
-def _empty_cache(settings: EngineSettings) -> kv_cache.Cache:
-    tensor = settings.mesh.shape[sharding.TENSOR]
-    return kv_cache.empty_cache(
-        settings.config,
-        slots=settings.num_groups * settings.num_slots,
-        length=settings.length,
-        tensor=1 if settings.config.num_heads % tensor else tensor,
-        dtype=settings.cache_dtype,
-        split=settings.split,
-    )
+def _empty_cache(settings: EngineSettings) -> Any:
+    tensor, groups = settings.mesh.shape[sharding.TENSOR], settings.num_groups
+    sizes = {
+        "tensor": 1 if settings.config.num_heads % tensor else tensor,
+        "dtype": settings.cache_dtype,
+        "split": settings.split,
+    }
+    if settings.pages:
+        return paged_cache.empty_pool(settings.config, settings.pages, groups=groups, **sizes)
+    return kv_cache.empty_cache(settings.config, slots=groups * settings.num_slots, length=settings.length, **sizes)
 
 
 def _shardings(settings: EngineSettings, specs):
@@ -168,7 +177,7 @@ def slots_shapes(settings: EngineSettings) -> Slots:
     )
 
 
-def _param_specs(params: dict, settings: EngineSettings):
+def param_specs(params: dict, settings: EngineSettings):
     axes = params_lib.axes_like(settings.config, params)
     return sharding.param_specs(axes, params, settings.mesh, layout=sharding.GENERATION)
 
@@ -188,7 +197,7 @@ def prefill(
     cache = jax.shard_map(
         part,
         mesh=settings.mesh,
-        in_specs=(_param_specs(params, settings), cache, rows, rows, rows, rows, rows),
+        in_specs=(param_specs(params, settings), cache, rows, rows, rows, rows, rows),
         out_specs=cache,
     )(params, slots.cache, tokens_QW, length_Q, start_Q, slot_Q, number_G)
     return slots.replace(cache=cache)
@@ -237,57 +246,88 @@ def tick(
     Returns:
       (the slots, in their own buffers; what was done)
     """
-    C = settings.chunk
-    draw = _drawing(sampling, others, settings.config.vocab_size)
 
     def part(params, slots, orders, seed, iteration, until):
-        slots = _begin(slots, orders, seed, iteration)
-        S = len(slots.token_S)
-
-        def counted(live_S, began_S):
-            both = jnp.stack([live_S.sum(), (began_S & ~live_S).sum()]).astype(jnp.int32)
-            return jax.lax.psum(both, sharding.DATA)
-
-        def going(state):
-            i, counts = state[0], state[1]
-            return (i < C) & (counts[0] > 0) & (counts[1] < until)
-
-        def step(state):
-            i, _, slots, tokens_CS, logp_CS = state
-            hidden_SD, cache = decoding.step(
+        def step(slots):
+            return decoding.step(
                 params, settings.config, slots.cache, slots.token_S, slots.length_S, slots.live_S, blocks=blocks
             )
-            token_S, logp_S = draw(
-                transformer.logits(params, settings.config, hidden_SD),
-                sampling_lib.token_keys(jax.random.wrap_key_data(slots.keys_S), slots.sampled_S),
-                orders.sampling_S,
-            )
-            slots = _advance(slots.replace(cache=cache), token_S, settings.eos_ids)
-            tokens_CS = jax.lax.dynamic_update_slice_in_dim(tokens_CS, token_S[None], i, axis=0)
-            logp_CS = jax.lax.dynamic_update_slice_in_dim(logp_CS, logp_S[None], i, axis=0)
-            return i + 1, counted(slots.live_S, began_S), slots, tokens_CS, logp_CS
 
-        began_S = slots.live_S
-        nothing = sharding.varying_like((jnp.zeros((C, S), jnp.int32), jnp.zeros((C, S))), slots.live_S)
-        state = (jnp.int32(0), counted(began_S, began_S), slots, *nothing)
-        i, _, slots, tokens_CS, logp_CS = jax.lax.while_loop(going, step, state)
-        return slots, (tokens_CS, logp_CS, slots.sampled_S, slots.live_S, i)
+        slots = begin(slots, orders, seed, iteration)
+        return decode(params, slots, orders, step, until=until, settings=settings, samplings=(sampling, *others))
 
     rows, whole, specs = sharding.BY_ROWS, sharding.WHOLE, slots_specs(settings)
-    by_column = PartitionSpec(None, sharding.DATA)
     slots, report = jax.shard_map(
         part,
         mesh=settings.mesh,
-        in_specs=(_param_specs(params, settings), specs, jax.tree.map(lambda _: rows, orders), whole, whole, whole),
-        out_specs=(specs, (by_column, by_column, rows, rows, whole)),
+        in_specs=(param_specs(params, settings), specs, jax.tree.map(lambda _: rows, orders), whole, whole, whole),
+        out_specs=(specs, REPORT_SPECS),
     )(params, slots, orders, seed, iteration, until)
     return slots, sharding.replicate(Report(*report), settings.mesh)
 
 
-def _drawing(sampling: Sampling, others: tuple[Sampling, ...], vocab_size: int) -> Callable:
+def decode(
+    params,
+    slots: Slots,
+    orders: Orders,
+    step: Callable[[Slots], tuple],
+    *,
+    until,
+    settings: EngineSettings,
+    samplings: tuple[Sampling, ...],
+    most=None,
+    once: bool = False,
+) -> tuple[Slots, tuple]:
+    """Samples a token of every live slot of a data group, again and again.
+
+    Args:
+      params, orders, until, settings: as for `tick`.
+      slots: with what begins.
+      step: gives the hidden states that predict the next tokens, and the cache.
+      samplings: how tokens are drawn.
+      most: int32 scalar, steps at most, up to `chunk`, which it is by default.
+      once: take one step, whatever is live.
+
+    Returns:
+      (the slots, the fields of a `Report`)
+    """
+    C = settings.chunk
+    draw, most = _drawing(samplings, settings.config.vocab_size), C if most is None else most
+    S = len(slots.token_S)
+
+    def counted(live_S, began_S):
+        both = jnp.stack([live_S.sum(), (began_S & ~live_S).sum()]).astype(jnp.int32)
+        return jax.lax.psum(both, sharding.DATA)
+
+    def going(state):
+        i, counts = state[0], state[1]
+        return (i < most) & (counts[0] > 0) & (counts[1] < until)
+
+    def one(state):
+        i, _, slots, tokens_CS, logp_CS = state
+        hidden_SD, cache = step(slots)
+        token_S, logp_S = draw(
+            transformer.logits(params, settings.config, hidden_SD),
+            sampling_lib.token_keys(jax.random.wrap_key_data(slots.keys_S), slots.sampled_S),
+            orders.sampling_S,
+        )
+        slots = _advance(slots.replace(cache=cache), token_S, settings.eos_ids)
+        tokens_CS = jax.lax.dynamic_update_slice_in_dim(tokens_CS, token_S[None], i, axis=0)
+        logp_CS = jax.lax.dynamic_update_slice_in_dim(logp_CS, logp_S[None], i, axis=0)
+        return i + 1, counted(slots.live_S, began_S), slots, tokens_CS, logp_CS
+
+    began_S = slots.live_S
+    nothing = sharding.varying_like((jnp.zeros((C, S), jnp.int32), jnp.zeros((C, S))), slots.live_S)
+    state = (jnp.int32(0), counted(began_S, began_S), slots, *nothing)
+    i, _, slots, tokens_CS, logp_CS = one(state) if once else jax.lax.while_loop(going, one, state)
+    return slots, (tokens_CS, logp_CS, slots.sampled_S, slots.live_S, i)
+
+
+def _drawing(samplings: tuple[Sampling, ...], vocab_size: int) -> Callable:
     """Returns what draws tokens: `(logits_SV, keys_S, sampling_S) -> (token_S, logp_S)`."""
-    if others:
-        return functools.partial(sampling_lib.sample_each, samplings=(sampling, *others), vocab_size=vocab_size)
+    if samplings[1:]:
+        return functools.partial(sampling_lib.sample_each, samplings=samplings, vocab_size=vocab_size)
+    (sampling,) = samplings
 
     def draw(logits_SV, keys_S, _):
         return sampling_lib.sample(
@@ -302,7 +342,7 @@ def _drawing(sampling: Sampling, others: tuple[Sampling, ...], vocab_size: int) 
     return draw
 
 
-def _begin(slots: Slots, orders: Orders, seed, iteration) -> Slots:
+def begin(slots: Slots, orders: Orders, seed, iteration) -> Slots:
     """Puts the texts that are ordered into their slots."""
     begin_S = orders.begin_S
     keys_S = jax.random.key_data(sampling_lib.row_keys(seed, iteration, orders.index_S6))
@@ -314,7 +354,7 @@ def _begin(slots: Slots, orders: Orders, seed, iteration) -> Slots:
         token_S=new(orders.token_S, slots.token_S),
         length_S=new(orders.length_S, slots.length_S),
         keys_S=jnp.where(begin_S[:, None], keys_S, slots.keys_S),
-        sampled_S=new(0, slots.sampled_S),
+        sampled_S=new(orders.pages.sampled_S if orders.pages else 0, slots.sampled_S),
         limit_S=new(orders.limit_S, slots.limit_S),
         live_S=begin_S | (slots.live_S & ~orders.stop_S),
     )
@@ -331,47 +371,3 @@ def _advance(slots: Slots, token_S, eos_ids: tuple[int, ...]) -> Slots:
         sampled_S=sampled_S,
         live_S=live_S & ~ended_S,
     )
-
-
-# --- what each is called with -------------------------------------------------------------------------------------
-
-
-def prefill_program(settings: EngineSettings, *, rows: int, width: int, continued: bool) -> Program:
-    """Returns `prefill` of up to `rows` prompts of `width` tokens a data group; called with (params, slots, *inputs).
-
-    The inputs are (tokens_QW, length_Q, start_Q, slot_Q, number_G).
-    """
-    Q, G = settings.num_groups * rows, settings.num_groups
-    row = _by_rows(settings, Q)
-    name = f"prefill of {rows} x {width} tokens" + (" after others" if continued else "")
-    inputs = (_by_rows(settings, Q, width), row, row, row, _by_rows(settings, G))
-    return Program(name, prefill, inputs, {"settings": settings, "continued": continued})
-
-
-def share_program(settings: EngineSettings, *, width: int) -> Program:
-    """Returns `share` of `width` positions; called with (slots, *inputs), which are (source_S, target_S, number_G)."""
-    slot, number = _by_rows(settings, settings.num_groups * settings.num_slots), _by_rows(settings, settings.num_groups)
-    return Program(f"copy of {width} tokens", share, (slot, slot, number), {"settings": settings, "width": width})
-
-
-def tick_program(settings: EngineSettings, sampling: Sampling, *others: Sampling) -> Program:
-    """Returns `tick` that draws tokens so, or in one of several ways each text.
-
-    It is called with (params, slots, *inputs), which are (orders, seed, iteration, until).
-    """
-    S = settings.num_groups * settings.num_slots
-    flag, number = _by_rows(settings, S, dtype=np.bool_), _by_rows(settings, S)
-    orders = Orders(flag, flag, number, number, number, _by_rows(settings, S, 6), number if others else None)
-    seed, until = (_placed(settings, (), dtype, sharding.WHOLE) for dtype in (np.uint32, np.int32))
-    name = f"decoding, {' and '.join(map(str, (sampling, *others)))}"
-    keywords = {"settings": settings, "sampling": sampling} | ({"others": others} if others else {})
-    return Program(name, tick, (orders, seed, seed, until), keywords)
-
-
-def _by_rows(settings: EngineSettings, *shape: int, dtype: Any = np.int32) -> Any:
-    return _placed(settings, shape, dtype, sharding.BY_ROWS)
-
-
-def _placed(settings: EngineSettings, shape: tuple[int, ...], dtype: Any, spec: PartitionSpec) -> Any:
-    """Returns the shape that stands for an array in `Program.inputs`."""
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(settings.mesh, spec))

@@ -17,9 +17,10 @@ import numpy as np
 from cgrpo_jax.inference import kv_cache, orchestrator, slot_writes, slots
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.orchestrator import Orchestrator, gather
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.inference.running_slots import RunningSlots
 from cgrpo_jax.inference.sampling import Sampling, index_array
-from cgrpo_jax.inference.slot_scheduler import Placed, Request
+from cgrpo_jax.inference.slot_scheduler import Placed
 from cgrpo_jax.planning.workload import Asked, Chain, Question
 from cgrpo_jax.records import Problem, RowIndex, Stage
 from cgrpo_jax.rewards.grader import Grade, Grader, Pending

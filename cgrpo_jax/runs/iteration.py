@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from cgrpo_jax import batches
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.groups import Group
-from cgrpo_jax.inference.engine import Stats
+from cgrpo_jax.inference.engine_stats import Stats
 from cgrpo_jax.records import Author, LossKind, Problem, Rollout, RowIndex, Stage, TrainRow
 from cgrpo_jax.rollout import Solved
 from cgrpo_jax.training.learner import Updates

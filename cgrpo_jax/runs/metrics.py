@@ -11,7 +11,7 @@ import numpy as np
 
 from cgrpo_jax.critiques.texts import mentions_critique
 from cgrpo_jax.groups import teaches
-from cgrpo_jax.inference.engine import Stats
+from cgrpo_jax.inference.engine_stats import Stats
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Problem, Rollout, Stage, TrainRow
 from cgrpo_jax.rewards.user_functions import short_name

@@ -53,7 +53,7 @@ from workloads import (
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import decoding, kv_cache, sampling, slots, weights
 from cgrpo_jax.inference.engine import Engine
-from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models import transformer
 from cgrpo_jax.records import RowIndex

@@ -26,7 +26,7 @@ from cgrpo_jax import sharding
 from cgrpo_jax.groups import Grouping
 from cgrpo_jax.inference import weights as weights_lib
 from cgrpo_jax.inference.engine import Engine
-from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import Author, Rollout, RowIndex, TrainState
 from cgrpo_jax.runtime import processes

@@ -30,7 +30,7 @@ from report import progress, row, table
 from workloads import WORKLOADS, Workload, lengths
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import kv_cache, slot_writes, slots, weights
+from cgrpo_jax.inference import kv_cache, slot_programs, slot_writes, slots, weights
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.running_slots import RunningSlots
 from cgrpo_jax.inference.sampling import Sampling, index_array
@@ -67,7 +67,7 @@ class MeasuredCosts:
 
     @functools.cache  # noqa: B019 - lives as long as the benchmark
     def _prefill(self, rows: int, width: int, continued: bool) -> float:
-        program = slots.prefill_program(self.settings, rows=rows, width=width, continued=continued)
+        program = slot_programs.prefill_program(self.settings, rows=rows, width=width, continued=continued)
         _, length, _, slot, number = inputs = program.zeros()
         length[:], slot[:], number[:] = width, np.arange(rows) % self.settings.num_slots, rows
 
@@ -78,7 +78,7 @@ class MeasuredCosts:
 
     @functools.cache  # noqa: B019
     def _copy(self, width: int, number: int) -> float:
-        program = slots.share_program(self.settings, width=width)
+        program = slot_programs.share_program(self.settings, width=width)
         _, target, count = inputs = program.zeros()
         target[:], count[:] = np.arange(len(target)), number
 

@@ -18,7 +18,7 @@ import numpy as np
 from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.engine import Engine, Sampled, Stats
 from cgrpo_jax.inference.orchestrator import Orchestrator, gather
-from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.records import RowIndex, Stage
 
 

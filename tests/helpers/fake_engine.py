@@ -5,7 +5,8 @@ import types
 
 import numpy as np
 
-from cgrpo_jax.inference.engine import Sampled, Stats
+from cgrpo_jax.inference.engine_stats import Stats
+from cgrpo_jax.inference.slot_texts import Sampled
 
 
 def key_of(index):

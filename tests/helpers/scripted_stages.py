@@ -4,7 +4,7 @@ import numpy as np
 
 from cgrpo_jax.inference import orchestrator
 from cgrpo_jax.inference.orchestrator import Orchestrator
-from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.records import RowIndex, Stage
 
 PROMPT = np.array([1, 2], np.int32)

@@ -24,7 +24,7 @@ from tiny import EVERYTHING, plain_logprobs
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference.engine import Engine
-from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.records import RowIndex, Stage
 
 compiled = small_engine.compiled  # the fixture

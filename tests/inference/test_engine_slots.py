@@ -27,8 +27,8 @@ from tiny import EVERYTHING
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import slots
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.inference.sampling import Sampling
-from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.runtime.program import Program
 
 compiled = small_engine.compiled  # the fixture

@@ -5,7 +5,8 @@ import collections
 import numpy as np
 import pytest
 
-from cgrpo_jax.inference.slot_scheduler import Request, Scheduler, width_of, widths_up_to
+from cgrpo_jax.inference.request_queue import Request
+from cgrpo_jax.inference.slot_scheduler import Scheduler, width_of, widths_up_to
 from cgrpo_jax.records import RowIndex, Stage
 
 GARBAGE = -1  # what padding leaves in a slot

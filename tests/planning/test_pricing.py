@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cgrpo_jax.inference.slot_scheduler import Placed, Request
+from cgrpo_jax.inference.request_queue import Request
+from cgrpo_jax.inference.slot_scheduler import Placed
 from cgrpo_jax.inference.slot_writes import Copy, Prefill
 from cgrpo_jax.planning import pricing
 from cgrpo_jax.planning.costs import Cost

@@ -280,41 +280,19 @@ def _rows(plan: _Plan, masks, q_BHPK, k_BGPK, v_BGPK):
     return jax.lax.map(row, (masks, q_BHPK, k_BGPK, v_BGPK))
 
 
-def _unchecked(function, *args):
-    """Runs a function that has Pallas calls in it inside a `jax.shard_map` that checks what varies between devices.
-
-    The kernel's results don't say over which axes they vary, which that check wants to know. So it runs in a shard_map
-    of its own, which takes no further axes and does not check, and its results are marked afterwards: whatever comes
-    from arguments that vary does.
-    """
-    if not jax.sharding.get_abstract_mesh().manual_axes:
-        return function(*args)
-    leaves, tree = jax.tree.flatten(args)
-    spec = jax.sharding.PartitionSpec()
-
-    def unmarked(longer):
-        # Reshaped where nothing is checked, arrays lose their marks: derivatives then have the types of what they are
-        # derivatives of, none marked. An axis of 1 costs nothing.
-        return function(*jax.tree.unflatten(tree, [x.reshape(x.shape[1:]) for x in longer]))
-
-    longer = [leaf[None] for leaf in leaves]
-    out = jax.shard_map(unmarked, in_specs=(spec,), out_specs=spec, check_vma=False)(longer)
-    return sharding.varying_like(out, *leaves)
-
-
 def _all_rows(plan: _Plan, masks, q_BHPK, k_BGPK, v_BGPK) -> jax.Array:
-    return _unchecked(functools.partial(_rows, plan), masks, q_BHPK, k_BGPK, v_BGPK)
+    return sharding.unchecked(functools.partial(_rows, plan), masks, q_BHPK, k_BGPK, v_BGPK)
 
 
 def _attend_forward(plan, masks, *arrays):
     def forward(masks, *arrays):
         return jax.vjp(functools.partial(_rows, plan, masks), *arrays)
 
-    return _unchecked(forward, masks, *arrays)
+    return sharding.unchecked(forward, masks, *arrays)
 
 
 def _attend_backward(plan, pull_back, gradient):
-    return None, *_unchecked(lambda pull_back, gradient: pull_back(gradient), pull_back, gradient)
+    return None, *sharding.unchecked(lambda pull_back, gradient: pull_back(gradient), pull_back, gradient)
 
 
 _attend = jax.custom_vjp(_all_rows, nondiff_argnums=(0,))

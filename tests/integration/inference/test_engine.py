@@ -23,7 +23,7 @@ from tiny import EVERYTHING, FAMILIES, plain_logprobs, random_params
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache
-from cgrpo_jax.inference.slot_scheduler import Request
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.records import RowIndex, Stage, TrainRow
 from cgrpo_jax.training.packing import PackShape
 from cgrpo_jax.training.scoring import score_rows

@@ -28,8 +28,8 @@ from tiny import EVERYTHING, FAMILIES, plain_logprobs, random_params
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache, slots
+from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.inference.sampling import Sampling
-from cgrpo_jax.inference.slot_scheduler import Request
 from cgrpo_jax.records import RowIndex
 
 # For what depends on lengths alone: compiled in no time.

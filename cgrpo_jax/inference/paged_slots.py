@@ -1,0 +1,75 @@
+"""The program of an engine whose cache has pages: texts decode, and parts of prompts enter beside them.
+
+Where nothing enters it decodes again and again, as `slots.tick` does. Where something does, it takes one step, in which
+the products with the weights are made for both. A text may begin in the step in which the end of its prompt enters.
+"""
+
+import functools
+
+import jax
+
+from cgrpo_jax import sharding
+from cgrpo_jax.inference import paged_cache, paged_decoding
+from cgrpo_jax.inference import slots as slots_lib
+from cgrpo_jax.inference.paged_decoding import Chunks
+from cgrpo_jax.inference.sampling import Sampling
+from cgrpo_jax.inference.slots import EngineSettings, Orders, Report, Slots
+
+
+@functools.partial(jax.jit, static_argnames=("settings", "sampling", "others"), donate_argnames=("slots",))
+def tick(
+    params,
+    slots: Slots,
+    orders: Orders,
+    chunks: Chunks | None,
+    seed,
+    iteration,
+    until,
+    most,
+    *,
+    settings: EngineSettings,
+    sampling: Sampling,
+    others: tuple[Sampling, ...] = (),
+) -> tuple[Slots, Report]:
+    """Copies pages and begins texts as ordered, then samples a token of every live slot, again and again.
+
+    Args:
+      params: the weights, on the mesh in the generation layout.
+      slots: their state.
+      orders: what begins and what ends, with `pages`.
+      chunks: parts of prompts, by data group, which enter in the one step that is then taken; None: there are none.
+      seed, iteration, until: as for `slots.tick`.
+      most: int32 scalar, the steps that the texts' pages are enough for, at most `chunk`.
+      settings, sampling, others: static, as for `slots.tick`.
+
+    Returns:
+      (the slots, in their own buffers; what was done)
+    """
+    pages = settings.pages
+    assert pages, "a contiguous cache has slots.tick"
+
+    def part(params, slots, orders, chunks, seed, iteration, until, most):
+        own = orders.pages
+        pool = paged_cache.copy(slots.cache, own.source_M, own.target_M, own.number_G[0])
+
+        def step(slots):
+            return paged_decoding.step(
+                params, settings.config, slots.cache, slots.token_S, slots.length_S, slots.live_S, own.table_SP, chunks,
+                pages=pages,
+            )  # fmt: skip
+
+        slots = slots_lib.begin(slots.replace(cache=pool), orders, seed, iteration)
+        return slots_lib.decode(
+            params, slots, orders, step, until=until, settings=settings, samplings=(sampling, *others), most=most,
+            once=chunks is not None,
+        )  # fmt: skip
+
+    rows, whole, specs = sharding.BY_ROWS, sharding.WHOLE, slots_lib.slots_specs(settings)
+    of_rows = [jax.tree.map(lambda _: rows, one) for one in (orders, chunks)]
+    slots, report = jax.shard_map(
+        part,
+        mesh=settings.mesh,
+        in_specs=(slots_lib.param_specs(params, settings), specs, *of_rows, *[whole] * 4),
+        out_specs=(specs, slots_lib.REPORT_SPECS),
+    )(params, slots, orders, chunks, seed, iteration, until, most)
+    return slots, sharding.replicate(Report(*report), settings.mesh)

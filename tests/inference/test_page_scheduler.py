@@ -1,0 +1,243 @@
+"""The scheduler of pages, played against pages that hold tokens: each text finds all of itself, and nothing leaks."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from cgrpo_jax.inference.page_scheduler import PageScheduler, token_counts
+from cgrpo_jax.inference.paged_cache import Pages
+from cgrpo_jax.inference.request_queue import Request
+from cgrpo_jax.records import RowIndex, Stage
+
+ORDER = [Stage.RESPONSE, Stage.REFINEMENT, Stage.CRITIQUE]
+
+
+def request(prompt, samples=1, stage=Stage.RESPONSE, most=9):
+    indices = [RowIndex(question=0, response=n, stage=stage) for n in range(samples)]
+    return Request(np.array(prompt, np.int32), indices, most)
+
+
+def scheduler(*, num_groups=1, num_slots=4, number=20, size=4, tokens=16, prompts=3, length=64):
+    pages = Pages(number, size, tokens, prompts, kernel=False)
+    return PageScheduler(num_groups=num_groups, num_slots=num_slots, pages=pages, length=length)
+
+
+class Devices:
+    """What the pages hold, as tokens; a call copies, writes what enters, and then decodes."""
+
+    def __init__(self, made: PageScheduler, rng):
+        self.made, self.rng, size = made, rng, made.pages.size
+        self.held = np.full((made.num_groups, made.pages.number, size), -1)
+        self.texts = {}  # slot -> its tokens
+        self.so_far = {}
+        self.entered = collections.Counter()
+
+    def at(self, text, position):
+        size = self.made.pages.size
+        return text.group, text.pages[position // size], position % size
+
+    def put(self, text, position, token):
+        group, page, _ = at = self.at(text, position)
+        assert page and self.made._groups[group].pool._holders[page]
+        size = self.made.pages.size
+        for other in self.made._groups[group].texts:  # what others that decode have read stays as it is
+            if other is not text and other.slot in self.texts and page in other.pages:
+                assert self.held[at] == token or other.pages.index(page) * size + at[2] >= other.length
+        self.held[at] = token
+
+    def run(self, call):
+        made = self.made
+        assert call.tokens in (0, *token_counts(made.pages.tokens))
+        for text in call.set_back:
+            if text.begun:
+                self.so_far[text] = self.texts.pop(text.slot)
+                text.context = np.array(self.so_far[text], np.int32)
+        for text in call.begin:
+            if text.copied is not None:
+                page = text.pages[text.length // made.pages.size]
+                self.held[text.group, page] = self.held[text.group, text.copied]
+        for text in call.begin:
+            made.copied(text)
+        for parts in call.parts:
+            assert sum(part.end - part.start for part in parts) <= call.tokens and len(parts) <= made.pages.prompts
+            for part in parts:
+                self.entered[part.text.request] += part.end - part.start
+                for position in range(part.start, part.end):
+                    self.put(part.text, position, int(part.text.context[position]))
+        for text in call.begin:
+            assert text.slot not in self.texts
+            self.texts[text.slot] = list(text.context)
+            assert call.steps == 1 or not call.tokens
+        for text in made.begun():
+            self.decode(text, call.steps)
+        sampled = np.zeros(made.num_groups * made.num_slots, int)
+        for slot, tokens in self.texts.items():
+            sampled[slot] = len(tokens) - len(made.text(slot).request.prompt_ids)
+        made.record(sampled)
+
+    def decode(self, text, steps):
+        tokens = self.texts[text.slot]
+        most = len(text.request.prompt_ids) + text.request.max_length
+        for _ in range(min(steps, most - len(tokens))):
+            self.put(text, len(tokens) - 1, tokens[-1])
+            np.testing.assert_array_equal([self.held[self.at(text, i)] for i in range(len(tokens))], tokens)
+            tokens.append(int(self.rng.integers(50, 60)))
+
+    def end(self, share):
+        """Ends the texts that are as long as they may be, and some others."""
+        for slot, tokens in list(self.texts.items()):
+            text = self.made.text(slot)
+            if len(tokens) == text.most + 1 or self.rng.random() < share:
+                assert self.made.occupant(slot) == (text.request, text.number)
+                self.made.free(slot)
+                del self.texts[slot]
+
+
+def workload(rng, number, longest):
+    """Prompts that often begin alike, and that come again."""
+    made = []
+    for _ in range(number):
+        prompt = rng.integers(0, 4, rng.integers(1, longest + 1))
+        if made and rng.random() < 0.7:
+            other = made[rng.integers(len(made))].prompt_ids
+            prompt = np.concatenate([other[: rng.integers(0, len(other) + 1)], prompt])[:longest]
+        if made and rng.random() < 0.1:
+            prompt = made[rng.integers(len(made))].prompt_ids.copy()
+        most = int(rng.integers(1, 40))
+        made.append(request(prompt, int(rng.integers(1, 7)), ORDER[rng.integers(0, 3)], most))
+    return made
+
+
+def play(seed):
+    """Lets a random workload through; returns the scheduler, and what each call began."""
+    rng = np.random.default_rng(seed)
+    size, longest = int(rng.choice([1, 3, 8, 40])), int(rng.integers(4, 60))
+    length = longest + 40
+    made = scheduler(
+        num_groups=int(rng.integers(1, 4)), num_slots=int(rng.integers(1, 8)), size=size, length=length,
+        number=1 + -(-length // size) + int(rng.integers(0, 2 + 100 // size)),
+        tokens=int(rng.integers(1, 80)), prompts=int(rng.integers(1, 5)),
+    )  # fmt: skip
+    devices, coming, began = Devices(made, rng), workload(rng, 25, longest), collections.Counter()
+    every, history, idle = list(coming), [], 0
+    while coming or made.waiting or made.live:
+        for _ in range(min(len(coming), rng.integers(0, 4))):
+            made.add(coming.pop())
+        if not made.waiting and not made.live:
+            continue
+        call = made.next_call(int(rng.integers(1, 9)))
+        idle = 0 if call.begin or call.set_back or any(call.parts) or made.begun() else idle + 1
+        assert idle < 2, "nothing goes on"
+        history.append([(text.slot, every.index(text.request), text.number, tuple(text.pages)) for text in call.begin])
+        began.update((text.request, text.number) for text in call.begin)
+        devices.run(call)
+        devices.end(rng.choice([0.02, 0.2]))
+    assert made.held() == [0] * made.num_groups
+    assert set(began) == {(one, number) for one in every for number in range(len(one.indices))}
+    assert sum(began.values()) <= len(began) + made.num_set_back
+    return made, history
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_text_finds_all_of_itself_whatever_comes(seed):
+    play(seed)
+
+
+def test_the_same_requests_and_lengths_give_the_same_calls():
+    """Processes decide each for itself."""
+    assert play(3)[1] == play(3)[1]
+
+
+def test_random_workloads_set_texts_back():
+    assert sum(play(seed)[0].num_set_back > 0 for seed in range(10)) > 3
+
+
+# --- by hand ------------------------------------------------------------------------------------------------------
+
+
+def begun(call):
+    return [(text.request.prompt_ids[0], text.number, text.slot) for text in call.begin]
+
+
+def entered(call):
+    return [[(part.start, part.end) for part in parts] for parts in call.parts]
+
+
+def test_samples_share_one_prefill_and_the_last_page_is_copied():
+    """10 tokens, of which 9 enter: two pages of 4, and one token of the third, which all but the first copy."""
+    made = scheduler(tokens=9)
+    made.add(request(range(10), samples=3))
+    first, second = made.next_call(8), made.next_call(8)
+    assert (first.steps, first.tokens, entered(first), begun(first)) == (1, 9, [[(0, 9)]], [(0, 0, 0)])
+    assert (second.steps, second.tokens, entered(second)) == (8, 0, [[]])
+    assert begun(second) == [(0, 1, 1), (0, 2, 2)]
+    texts = made.begun()
+    assert len({tuple(text.pages[:2]) for text in texts}) == 1 and len({text.pages[2] for text in texts}) == 3
+    assert [text.copied for text in texts] == [None, texts[0].pages[2], texts[0].pages[2]]
+    assert made.held() == [2 + 3 * 3]  # and each has pages for eight more
+
+
+def test_a_prompt_enters_in_parts_and_others_wait_for_it():
+    made = scheduler(tokens=8, number=40)
+    made.add(request(range(20)))
+    made.add(request(range(30, 34)))
+    made.add(request(range(40, 42)))
+    first, second, third = (made.next_call(8) for _ in range(3))
+    assert [entered(call) for call in (first, second, third)] == [[[(0, 8)]], [[(8, 16)]], [[(16, 19), (0, 3), (0, 1)]]]
+    assert [begun(call) for call in (first, second)] == [[], []]
+    assert begun(third) == [(0, 0, 0), (30, 0, 1), (40, 0, 2)]  # each in the call in which its last part enters
+    assert (third.steps, made.next_call(8).steps) == (1, 8)
+
+
+def test_the_last_to_come_is_set_back_and_goes_on_first():
+    """Five pages of 4: each of two texts of 6 tokens has two; the first then wants another, and another."""
+    made = scheduler(number=6, size=4, length=16)
+    made.add(request(range(6), most=10))
+    made.add(request(range(10, 16), most=10))
+    devices = Devices(made, np.random.default_rng(0))
+    made.add(request(range(20, 22), stage=Stage.CRITIQUE))
+    calls = []
+    for _ in range(6):
+        calls.append(made.next_call(2))
+        devices.run(calls[-1])
+    back = [text.request.prompt_ids[0] for call in calls for text in call.set_back]
+    assert back == [10] and made.waiting == 2 and made.live == 1
+    devices.end(1.0)
+    call = made.next_call(2)
+    assert [part.text.request.prompt_ids[0] for parts in call.parts for part in parts][0] == 10
+    (text,) = [part.text for part in call.parts[0] if part.text.request.prompt_ids[0] == 10]
+    assert len(text.context) > 6  # with what it had sampled
+
+
+def test_a_text_without_pages_waits():
+    made = scheduler(number=4, size=4, length=12)
+    made.add(request(range(8), most=4))
+    made.add(request(range(20, 28), most=4))
+    made.next_call(4)
+    assert (made.live, made.waiting) == (1, 1)
+    assert made.waiting_by_stage() == {Stage.RESPONSE: 1}
+
+
+def test_few_tokens_are_taken_where_most_would_be_padding():
+    """20 tokens in one of two groups: of calls of 64, 16 and 4 tokens a group only the last are half real at least."""
+    made = scheduler(num_groups=2, tokens=64, number=40)
+    made.add(request(range(21)))
+    assert made.next_call(8).tokens == 4
+    both = scheduler(num_groups=2, tokens=64, number=40)
+    both.add(request(range(21)))
+    both.add(request(range(30, 51)))
+    assert both.next_call(8).tokens == 16
+
+
+def test_responses_go_before_refinements_and_these_before_critiques():
+    made = scheduler(num_slots=1, number=40, size=64)
+    stages = [Stage.CRITIQUE, Stage.REFINEMENT, Stage.CRITIQUE, Stage.RESPONSE, Stage.REFINEMENT]
+    for n, stage in enumerate(stages):
+        made.add(request([n], stage=stage))
+    order = []
+    for _ in stages:
+        (text,) = made.next_call(1).begin
+        order.append(int(text.request.prompt_ids[0]))
+        made.free(0)
+    assert order == [3, 1, 4, 0, 2]
