@@ -66,7 +66,8 @@ VARIANTS = {
 }
 WAYS = ("kill", "twice", "term", "full")
 PLACES = {"disk": 60, "bucket": 24, "hosts": 16}  # percent of the cases
-ENDED = {"kill": (-signal.SIGKILL,), "twice": (-signal.SIGKILL,), "term": (-signal.SIGKILL, 0), "full": (2,)}
+ENDED = {"kill": (-signal.SIGKILL,), "twice": (-signal.SIGKILL,), "full": (2,)}
+ENDED["term"] = (0, -signal.SIGKILL, -signal.SIGTERM)  # the last: while it starts, before it catches it
 # Another process than the one that met the event: nothing was left to do, one line, the watchdog's line, JAX's abort.
 OTHERS_ENDED = (0, 2, watchdog.STATUS, -signal.SIGABRT)
 MOST = 6  # runs until one ends well
@@ -419,5 +420,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    jax.config.update("jax_platforms", "cpu")  # the forks': none of them looks for another one
     sys.exit(main())
