@@ -80,11 +80,10 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
     shards, places, faults = [*texts.shards, *more.shards], texts.places, [*damaged, *texts.faults, *more.faults]
     beside = sum(map(len, shards)) > INLINE_BYTES
     search = range(len(shards), len(shards) + len(texts.search)) if beside else range(0)
-    shards += texts.search if beside else []
     folder = out.with_name(f"{out.stem}_texts")
     about = payload.of_runs(runs, found) | {
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "shards": len(shards),
+        "shards": len(shards) + len(search),
         "folder": folder.name if beside else "",
         "shown": len(places),
         "reasons": chosen.reasons,
@@ -103,13 +102,14 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
         index=payload.packed(payload.as_json(payload.index(found, asked, places, texts.said))),
         shards=[] if beside else shards,
     )
+    # As JavaScript has them: what is packed as a text, the others as they are.
+    values = [*(f'"{one}"' for one in shards), *texts.search] if beside else []
     with files.checked(out):
-        _write_shards(folder, shards if beside else [])
+        _write_shards(folder, values)
         with files.whole_file(out) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    size = sum(map(len, shards)) if beside else 0
-    count = len(shards) if beside else 0
-    return Written(out, len(text.encode()), count, size, len(places), len(found), chosen.reasons, faults)
+    size = sum(len(one.encode()) for one in values)
+    return Written(out, len(text.encode()), len(values), size, len(places), len(found), chosen.reasons, faults)
 
 
 def _page(*, title: str, about: str, index: str, shards: Sequence[str]) -> str:
@@ -131,8 +131,12 @@ def _page(*, title: str, about: str, index: str, shards: Sequence[str]) -> str:
     )
 
 
-def _write_shards(folder: pathlib.Path, shards: Sequence[str]) -> None:
+def _write_shards(folder: pathlib.Path, values: Sequence[str]) -> None:
     """Replaces the texts beside a page; a folder that holds anything else stays as it is.
+
+    Args:
+      folder: beside the page.
+      values: of its files, in JavaScript.
 
     Raises:
       UserError: it holds something else.
@@ -142,7 +146,7 @@ def _write_shards(folder: pathlib.Path, shards: Sequence[str]) -> None:
         if others:
             raise UserError(f"{folder} holds {others[0]}, which is of no report; give another --out.")
         shutil.rmtree(folder)
-    if shards:
+    if values:
         folder.mkdir(parents=True)
-    for number, text in enumerate(shards):
-        (folder / f"texts_{number:03d}.js").write_text(f'cgrpoTexts({number}, "{text}");\n', encoding="ascii")
+    for number, value in enumerate(values):
+        (folder / f"texts_{number:03d}.js").write_text(f"cgrpoTexts({number}, {value});\n", encoding="utf-8")

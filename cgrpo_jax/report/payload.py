@@ -187,7 +187,8 @@ class Texts:
         trained refinement has the trainer's log-probabilities.
       said: of each group, by its number, what its critique said (`lessons.Lessons`).
       critiques: of each run, the critiques that led to most right refinements (`lessons.Lessons.most`).
-      search: shards with the texts alone, lists of a group's number and its texts as one: what a search reads.
+      search: shards with the texts alone, JSON as it is, lists of a group's number and its texts as one, in lower case:
+        what a search reads.
       examples: of each run, a question with its answer (`task.example`): of a rescued group, if there is one; None
         without texts.
     """
@@ -204,7 +205,7 @@ class Texts:
 
 def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selection) -> Texts:
     """Returns the texts of the groups that were selected."""
-    shards, search = Shards(), Shards()
+    shards, search = Shards(), Shards(packs=False)
     places: dict[int, tuple[int, int]] = {}
     faults: list[str] = []
     learned = [lessons.Lessons(run.facts.pass_threshold) for run in runs]
@@ -220,7 +221,7 @@ def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selecti
             if at == example:
                 examples[number] = task.example(detail)
             places[at] = shards.add(detail)
-            search.add([at, "\n".join([detail["question"], *map(details.text_of, detail["rows"])])])
+            search.add([at, "\n".join([detail["question"], *map(details.text_of, detail["rows"])]).lower()])
     shards.close()
     search.close()
     _, best = max((one.token for one in learned), key=lambda one: one[0], default=(0.0, None))
@@ -270,17 +271,19 @@ def beside(runs: Sequence[RunFolder], faults: Sequence[str], *, first: int) -> B
 
 
 class Shards:
-    """Values as JSON in shards of some size, each packed as it is full.
+    """Values as JSON in shards of some size, each closed as it is full.
 
     Args:
       first: number of the first shard.
+      packs: whether they are compressed.
 
     Attributes:
       made: those that are closed.
     """
 
-    def __init__(self, first: int = 0):
+    def __init__(self, first: int = 0, *, packs: bool = True):
         self.made: list[str] = []
+        self._packs = packs
         self._first, self._held, self._size = first, list[str](), 0
 
     def add(self, value: Any) -> tuple[int, int]:
@@ -295,7 +298,8 @@ class Shards:
     def close(self) -> None:
         """Ends the shard that is being filled."""
         if self._held:
-            self.made.append(packed(f"[{','.join(self._held)}]"))
+            text = f"[{','.join(self._held)}]"
+            self.made.append(packed(text) if self._packs else text)
         self._held, self._size = [], 0
 
 

@@ -65,6 +65,20 @@ def test_no_script_of_a_run_executes_and_all_of_it_is_shown(tmp_path, opened):
     assert shown.faults == [] and shown.asked == [out.absolute().as_uri()]
 
 
+def test_no_script_of_a_run_executes_in_texts_beside_the_page(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr(page_lib, "INLINE_BYTES", 10)
+    out = tmp_path / "report.html"
+    page_lib.write([run_folder.read(written(tmp_path))], out, max_groups=100)
+    shown = opened(out)
+    shown.page.wait_for_selector(".detail .card.refinement")
+    for text in (SCRIPT.upper(), "\\x1b[8mhidden", "HIDDEN"):  # the second stands only in what is shown
+        shown.page.fill("#search", text)
+        shown.page.wait_for_selector(".count[aria-busy=false]")
+        assert int(shown.text(".count").split()[0]) == (0 if text.startswith("\\") else 6)
+    assert shown.page.evaluate("window.hurt") is None and shown.faults == []
+    assert any("report_texts/" in one for one in shown.asked)
+
+
 def test_a_script_that_got_into_the_page_would_not_run_either(tmp_path, opened):
     """The content security policy: what has no place in the page is refused, were it ever to get there."""
     out = tmp_path / "report.html"

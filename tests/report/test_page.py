@@ -1,5 +1,4 @@
 import base64
-import gzip
 import hashlib
 import html.parser
 import json
@@ -70,9 +69,10 @@ def test_texts_that_do_not_fit_lie_beside_the_page(tmp_path, monkeypatch):
     assert written.shards == len(beside) == 4 and beside[0].read_text().startswith('cgrpoTexts(0, "')
     about = json.loads(Page(out.read_text()).scripts[0][2])
     assert about["folder"] == "report_texts" and about["search"] == [3]
-    packed = beside[3].read_text().partition('"')[2].partition('"')[0]
-    texts = json.loads(gzip.decompress(base64.b64decode(packed)))  # the texts alone, which a search reads
-    assert [at for at, _ in texts] == [0, 1, 2, 3] and all("Answer: " in text for _, text in texts)
+    texts = json.loads(beside[3].read_text().removeprefix("cgrpoTexts(3, ").removesuffix(");\n"))
+    assert [at for at, _ in texts] == [0, 1, 2, 3]  # the texts alone, as a search reads them
+    assert all("answer: " in text and text == text.lower() for _, text in texts)
+    assert written.shard_bytes == sum(path.stat().st_size for path in beside) - len("cgrpoTexts(0, );\n") * 4
     monkeypatch.setattr(page, "INLINE_BYTES", 1 << 20)
     page.write([run_folder.read(tmp_path / "a")], out, max_groups=1)
     assert not (tmp_path / "report_texts").exists()

@@ -25,14 +25,23 @@ function filtered(index, { filters, run, sort, query, texts }) {
   for (let at = 0; at < index.size; at++) {
     if (run >= 0 && index.run[at] !== run) continue;
     if (!tests.every((test) => test(index, at))) continue;
-    if (wanted && !asked[index.problem[at]] && !texts?.[at]?.includes(wanted)) continue;
+    if (wanted && !asked[index.problem[at]] && !isIn(texts?.[at], at, wanted)) continue;
     found.push(at);
   }
   return found.sort(SORTS[sort][1](index));
 }
 
+// Whether a group's texts hold what is searched for; each is looked through once, however often more of them are read.
+const looked = { wanted: null, found: [] };
+function isIn(text, at, wanted) {
+  if (text === undefined) return false;
+  if (looked.wanted !== wanted) Object.assign(looked, { wanted, found: [] });
+  return (looked.found[at] ??= text.includes(wanted));
+}
+
 // The texts of the page in lower case, by group: read once something is searched for, shard after shard, so that what is
-// found first is shown first and the page goes on answering. Large pages have shards with texts alone, for this.
+// found first is shown first and the page goes on answering. Large pages have shards with texts alone, for this, which
+// are in lower case and not compressed: unpacking them took longer than all else.
 const reading = { texts: {}, begun: false, all: false, tell: () => {} };
 async function loadTexts(index, tell) {
   reading.tell = tell;
@@ -45,11 +54,11 @@ async function loadTexts(index, tell) {
   let told = 0;
   for (const [n, number] of numbers.entries()) {
     const shard = await loadShard(number).catch(() => []);
-    if (n + 1 < numbers.length) loadShard(numbers[n + 1]).catch(() => {}); // while this one is gone through
-    if (alone) for (const [at, text] of shard) reading.texts[at] = text.toLowerCase();
+    for (const next of numbers.slice(n + 1, n + 4)) loadShard(next).catch(() => {}); // while this one is gone through
+    if (alone) for (const [at, text] of shard) reading.texts[at] = text;
     else for (const at of groups.get(number)) if (shard[index.at[at]]) reading.texts[at] = textsOf(shard[index.at[at]]);
-    if (alone) shardPromises.delete(number); // its texts are kept in lower case
-    if (performance.now() - told < 120) continue;
+    if (alone) shardPromises.delete(number); // its texts are kept
+    if (performance.now() - told < 250) continue;
     reading.tell({ texts: { ...reading.texts } });
     await new Promise((drawn) => setTimeout(drawn));
     told = performance.now();

@@ -6,8 +6,8 @@ const { html, render, useState, useEffect, useMemo, useRef, useCallback } = htmP
 const about = JSON.parse(document.getElementById("about").textContent);
 
 async function unpacked(base64) {
-  const bytes = bytesOf(base64);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  // Not by way of a Blob, which lies in another process: its bytes would go there and back.
+  const stream = new Response(bytesOf(base64)).body.pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
 
@@ -18,17 +18,17 @@ function bytesOf(base64) {
   return bytes;
 }
 
-// --- texts: in the page, or in files beside it, which call `cgrpoTexts` -----------------------------------------------
+// --- texts: in the page, or in files beside it, which call `cgrpoTexts` with what is packed, or with values as they are
 
 const shardPromises = new Map();
 const shardWaiting = new Map();
-globalThis.cgrpoTexts = (number, base64) => shardWaiting.get(number)?.(base64);
+globalThis.cgrpoTexts = (number, found) => shardWaiting.get(number)?.(found);
 
 function loadShard(number) {
   if (!shardPromises.has(number)) {
     const inPage = document.getElementById(`texts-${number}`);
     const source = inPage ? Promise.resolve(inPage.textContent) : beside(number);
-    shardPromises.set(number, source.then(unpacked));
+    shardPromises.set(number, source.then((one) => (typeof one === "string" ? unpacked(one) : one)));
   }
   return shardPromises.get(number);
 }
