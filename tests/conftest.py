@@ -1,6 +1,7 @@
 """Eight fake CPU devices for every test, chosen before JAX is imported; a test's kind, which is its folder's name."""
 
 import atexit
+import collections
 import gc
 import importlib.util
 import itertools
@@ -13,9 +14,11 @@ import tempfile
 import cpu_limit
 import leftovers
 import pytest
+import share
+import xla_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags.flags(devices=8)}"
 
 if "XDG_CACHE_HOME" not in os.environ:  # of the user's own compiled programs none is read, and none is added
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cgrpo_tests_")
@@ -55,10 +58,25 @@ def kind_of(path):
     return folder if folder in KINDS else "unit"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     for item in items:
         item.add_marker(kind_of(item.path))
+    if share.percent() < 100:
+        leave_out(config, items)
     items.sort(key=lambda item: kind_of(item.path) != "unit")  # fast programs are thrown away once
+
+
+def leave_out(config, items):
+    """Leaves all unit tests, and of every other file the tests that are drawn: one at least."""
+    names = collections.defaultdict(list)
+    for item in items:
+        if kind_of(item.path) != "unit":
+            names[item.path].append(item.nodeid)
+    without_case = lambda name: name.partition("[")[0]  # noqa: E731
+    drawn = {name for some in names.values() for name in share.of(some, kind=without_case)}
+    kept = [item for item in items if kind_of(item.path) == "unit" or item.nodeid in drawn]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ def get_config():
 """
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import config_dict
@@ -26,8 +27,14 @@ def get_config() -> config_dict.ConfigDict:
     return thaw(Config())
 
 
-def thaw(section: Any) -> config_dict.ConfigDict:
-    """Returns a configuration, or a section of one, whose values can be changed, but which takes no other keys."""
-    values = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
+def thaw(section: Any, names: Collection[str] | None = None) -> config_dict.ConfigDict:
+    """Returns a configuration, or a section of one, whose values can be changed, but which takes no other keys.
+
+    Args:
+      section: the configuration or section.
+      names: the keys and sections of it that are wanted; None: all.
+    """
+    fields = [field.name for field in dataclasses.fields(section)]
+    values = {name: getattr(section, name) for name in fields if names is None or name in names}
     inner = {name: thaw(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
     return config_dict.ConfigDict(inner).lock()

@@ -125,22 +125,22 @@ def freeze(config: config_dict.ConfigDict | Config) -> Config:
 
 def _frozen(kind: Any, values: Any, prefix: str) -> Any:
     """Returns the section of a kind, whose dotted name begins with `prefix`, that a `ConfigDict` holds."""
-    fields = [field.name for field in dataclasses.fields(kind)]
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     strange = [f"{prefix}{name}" for name in values if name not in fields]
     if missing := [f"{prefix}{name}" for name in fields if name not in values]:
         raise UserError(f"the configuration has no {', '.join(missing)}; start it from base.get_config().")
     if strange:
         raise UserError(f"the configuration has {strange[0]}, which is no key; start it from base.get_config().")
     known = kind()
-    keys_of = {field.name: field.metadata["key"] for field in dataclasses.fields(kind) if field.metadata}
-    found = {}
-    for name in fields:
-        value, inner = values[name], getattr(known, name)
-        if dataclasses.is_dataclass(inner):
-            found[name] = _frozen(type(inner), value, f"{prefix}{name}.")
-        else:
-            found[name] = _spelt(keys_of[name], tuples(value))
-    return kind(**found)
+    return kind(**{name: _frozen_field(field, known, values[name], prefix) for name, field in fields.items()})
+
+
+def _frozen_field(field: dataclasses.Field, section: Any, value: Any, prefix: str) -> Any:
+    """Returns a key's value, or a section within a section of that kind, of what a `ConfigDict` has there."""
+    inner = getattr(section, field.name)
+    if dataclasses.is_dataclass(inner):
+        return _frozen(type(inner), value, f"{prefix}{field.name}.")
+    return _spelt(field.metadata["key"], tuples(value))
 
 
 def _spelt(known: keys.Key, value: Any) -> Any:
@@ -159,9 +159,11 @@ def tuples(value: Any) -> Any:
 
 def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
     """Returns an unchangeable copy with other values at dotted keys."""
-    copy = base.thaw(config)
+    named = {key.partition(".")[0] for key in changes}
+    fields = [field for field in dataclasses.fields(config) if field.name in named]
+    copy = base.thaw(config, {field.name for field in fields})
     copy.update_from_flattened_dict(changes)
-    return freeze(copy)
+    return dataclasses.replace(config, **{one.name: _frozen_field(one, config, copy[one.name], "") for one in fields})
 
 
 def value(config: Config, key: str) -> Any:

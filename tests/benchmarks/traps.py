@@ -29,8 +29,13 @@ from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COPIED = ("cgrpo_jax", "configs", "launch", "tests", ".pytest.ini", "setup.py", "README.md")
-# A trap may be slow, which is no way to be caught.
-ENVIRONMENT = {"CGRPO_TEST_SECONDS_FACTOR": "1000", "PYTHONDONTWRITEBYTECODE": "1"}
+# A trap may be slow, which is no way to be caught; and all the tests that it names are run, not a share of them.
+ENVIRONMENT = {
+    "CGRPO_TEST_SECONDS_FACTOR": "1000",
+    "CGRPO_TEST_SHARE": "100",
+    "CGRPO_TEST_AS_USERS": "",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import textwrap
 import patience
 import pytest
 import safetensors.numpy
+import xla_flags
 from hf_folders import (
     LLAMA,
     random_params,
@@ -41,7 +42,7 @@ def file_contents(folder):
 
 def run_python(code, *arguments):
     """Runs a program with one device and returns what it wrote."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XLA_FLAGS": xla_flags.flags()}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         env=environment,

@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 import tiny_run
+import xla_flags
 
 # Draws steps from a given one on and waits to be killed: what is left is its file.
 PROCESS = """
@@ -37,7 +38,7 @@ def steps(folder, name, first, last, mixture, *, processes):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XLA_FLAGS": xla_flags.flags()}
     if processes > 1:
         environment |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(processes)}
     command = [sys.executable, "-c", textwrap.dedent(PROCESS), str(first), str(last), str(folder / name), mixture]

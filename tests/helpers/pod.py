@@ -9,6 +9,7 @@ import time
 import paths
 import patience
 import tiny_run
+import xla_flags
 
 LOCAL_POD = paths.LOCAL_POD
 CUT = {"mesh.tensor": 2, "eval.num_samples": 1, "eval.k": (1,), "engine.num_slots": 2}
@@ -23,7 +24,8 @@ class Pod:
         command = [sys.executable, "-m", "cgrpo_jax.train", *arguments, "--distributed"]
         self.pod = subprocess.Popen(
             ["bash", str(LOCAL_POD), str(processes), f"--devices={devices}", "--", *command],
-            env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(LOCAL_POD.parent.parent), "XLA_FLAGS": ""},
+            env=os.environ
+            | {"PYTHON": sys.executable, "PYTHONPATH": str(LOCAL_POD.parent.parent), "XLA_FLAGS": xla_flags.flags()},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -63,6 +63,15 @@ def gradient(rows, settings=PLAIN, **keywords):
     return accumulate_gradients(params(), rows, settings=settings, num_questions=3, **MODEL, **keywords)[0]
 
 
+def relative_difference(a, b):
+    difference = jax.tree.map(lambda x, y: np.asarray(x, np.float64) - np.asarray(y, np.float64), a, b)
+    return norm(difference) / norm(b)
+
+
+def norm(tree):
+    return np.sqrt(sum(np.sum(np.asarray(x, np.float64) ** 2) for x in jax.tree.leaves(tree)))
+
+
 def make_row(rng, context, target, *, drift=0.1, **fields):
     """A row whose old policy differs from the current one by `drift` nats a token, at random.
 

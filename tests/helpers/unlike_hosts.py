@@ -12,6 +12,7 @@ import time
 
 import paths
 import tiny_run
+import xla_flags
 
 DEVICES = 2  # of each process
 
@@ -76,7 +77,7 @@ class Hosts:
         for number, (host, out) in enumerate(zip(hosts, self._outputs, strict=True)):
             arguments = tiny_run.arguments(host.workdir or workdir, (changes or {}) | more | host.changes)
             environment = os.environ | {
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={host.devices}",
+                "XLA_FLAGS": xla_flags.flags(host.devices),
                 "JAX_PLATFORMS": "cpu",
                 "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
                 "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",

@@ -6,6 +6,7 @@ import sys
 
 import paths
 import pytest
+import xla_flags
 
 pytest.importorskip("gcsfs", reason="buckets need the extra [gcs]")
 pytest.importorskip("gcp_storage_emulator", reason="it comes with the extra [test]")
@@ -47,6 +48,7 @@ print("all of it")
 
 
 def test_a_run_s_folder_on_another_implementation():
-    environment = os.environ | {"PYTHONPATH": paths.python_path(), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHONPATH": paths.python_path(), "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = xla_flags.flags()
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.endswith("all of it\n"), done.stderr[-3000:]

@@ -10,6 +10,7 @@ import numpy as np
 import paths
 import patience
 import pytest
+import xla_flags
 from small_engine import MANY, many, reference, responses
 
 from cgrpo_jax.inference.engine import Sampled
@@ -43,7 +44,7 @@ PROCESS = """
 @pytest.mark.parametrize("tensor", [1, 4], ids=["four data groups", "tensor across processes"])
 def test_two_processes_sample_what_one_does(tmp_path, tensor):
     python_path = paths.python_path()
-    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": python_path, "XLA_FLAGS": ""}
+    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": python_path, "XLA_FLAGS": xla_flags.flags()}
     command = [sys.executable, "-c", textwrap.dedent(PROCESS), str(tensor), str(tmp_path)]
     ended = subprocess.run(
         ["bash", str(LOCAL_POD), "2", "--devices=2", "--", *command],

@@ -8,6 +8,7 @@ import paths
 import patience
 import pytest
 import tiny_run
+import xla_flags
 
 LOCAL_POD = paths.LOCAL_POD
 CHANGES = {
@@ -36,7 +37,8 @@ def run(program, workdir, processes, *flags):
             *flags,
             "--distributed",
         ],
-        env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(LOCAL_POD.parent.parent), "XLA_FLAGS": ""},
+        env=os.environ
+        | {"PYTHON": sys.executable, "PYTHONPATH": str(LOCAL_POD.parent.parent), "XLA_FLAGS": xla_flags.flags()},
         capture_output=True,
         text=True,
         timeout=patience.seconds(240),

@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pytest
-import share
 import tiny_run
 from entry_points import evaluated, refused, run_evaluate
 from finetune_cases import assert_same, call, changes, rows, run, write
@@ -58,7 +57,7 @@ def test_it_learns_its_rows_and_measures_others(whole, name):
         assert lines[-1]["rco/residual"] < lines[0]["rco/residual"]
 
 
-@pytest.mark.parametrize("name", share.of(list(CASES), at_least=1))
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("when", [1, 3, 6])
 def test_a_crash_at_a_save_changes_nothing(whole, name, when, tmp_path, monkeypatch):
     folder, given = whole(name)

@@ -17,6 +17,7 @@ import converted
 import paths
 import patience
 import pytest
+import xla_flags
 from hf_folders import LLAMA
 
 from cgrpo_jax import convert
@@ -44,7 +45,7 @@ def together(*arguments, faults=("", ""), usual=60):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": xla_flags.flags(devices=4),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": "2",
         "PYTHONPATH": paths.python_path(),

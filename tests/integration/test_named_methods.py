@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import share
 import tiny_run
 from method_equations import FILES
 from method_miniature import changes_of, compared, groups_of, train
@@ -13,7 +12,7 @@ from cgrpo_jax.records import Author, Stage
 ELSEWHERE = ("ladder_1", "ladder_2", "rubric")  # as r1_grpo and dr_grpo; in test_rubric_runs.py
 
 
-@pytest.mark.parametrize("name", share.of(sorted(FILES.keys() - set(ELSEWHERE))))
+@pytest.mark.parametrize("name", sorted(FILES.keys() - set(ELSEWHERE)))
 def test_a_method_in_miniature(name, tmp_path, monkeypatch):
     seen, changes = tiny_run.watch(monkeypatch), changes_of(name)
     folder, config, updates = train(name, tmp_path)
@@ -115,7 +114,7 @@ def test_several_rewards(tmp_path):
             assert one.train_row.advantage == pytest.approx(value - np.mean(total), abs=1e-6)
 
 
-@pytest.mark.parametrize("refine", share.of(["none", "policy"], at_least=1))
+@pytest.mark.parametrize("refine", ["none", "policy"])
 def test_questions_are_drawn_on_and_the_run_resumes_where_it_was(tmp_path, refine):
     """The stream of questions has no gap, however it was stopped and however many texts decode at once."""
     changes = {

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import share
 from distillation_cases import SETTINGS, WITH_TEACHER, gradient, loss_by_definition, rows, taught
 from meshes import assert_close, make_mesh, place
 from train_step_cases import AGGREGATES, CONFIG, PLAIN, params
@@ -30,7 +29,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", share.of(list(CASES), at_least=1))
+@pytest.mark.parametrize("name", CASES)
 def test_the_gradient_is_that_of_the_loss_by_its_definition(name):
     """Along a random direction of every tensor, against central differences of a float64 loss."""
     settings, kind = CASES[name]
@@ -71,7 +70,7 @@ def test_steps_on_fixed_rows_bring_the_policy_to_its_teacher():
 SHAPES = {"one row": dict(num_token_rows=1, pack_length=60), "one slot": dict(pack_length=13, num_slots=1)}
 
 
-@pytest.mark.parametrize("name", share.of(list(SHAPES), at_least=1))
+@pytest.mark.parametrize("name", SHAPES)
 def test_packing_microbatches_and_dropping_change_nothing(name):
     given = taught(rows())
     expected, stats = gradient(given, DISTIL)
@@ -85,7 +84,7 @@ def test_packing_microbatches_and_dropping_change_nothing(name):
         assert other_stats[name] == pytest.approx(stats[name], rel=1e-5)
 
 
-@pytest.mark.parametrize("mesh", share.of(["1x8x1", "2x2x2", "1x1x8"], at_least=1))
+@pytest.mark.parametrize("mesh", ["1x8x1", "2x2x2", "1x1x8"])
 def test_eight_devices_against_one(mesh):
     config = dataclasses.replace(CONFIG, vocab_size=48)
     weights = jax.tree.map(np.asarray, params())

@@ -18,12 +18,14 @@ from train_step_cases import (
     make_row,
     mixed_rows,
     params,
+    relative_difference,
     score,
     update,
 )
 
 from cgrpo_jax import sharding
 from cgrpo_jax.models.params import axes_like, init_params, param_shapes
+from cgrpo_jax.objective import AGGREGATES
 from cgrpo_jax.records import LossKind, TrainRow
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import train_step as train_step_lib
@@ -55,6 +57,61 @@ def test_the_gradient_is_that_of_the_loss_by_its_definition(settings):
         scale = np.linalg.norm(g)
         assert scale > 1e-4, name
         assert abs(np.sum(np.asarray(g, np.float64) * direction) - slope) < 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_neither_packing_nor_dropping_changes_what_another_ratio_gives(name):
+    """A ratio of a whole response is of its own tokens alone, whatever shares its token row or batch."""
+    settings = NEIGHBOURS[name]
+    rows = [row for row in mixed_rows() if row.loss == LossKind.POLICY]
+    counts = dict(num_rows=len(rows), num_tokens=sum(len(row.target_ids) for row in rows))
+    total = jax.tree.map(np.zeros_like, params())
+    for row in rows:
+        total = jax.tree.map(np.add, total, gradient([row], settings, **counts))
+    assert relative_difference(gradient(rows, settings), total) < 1e-5
+    dropped, stats = update(rows, settings=settings)
+    kept, _ = update(rows, settings=settings, drop_zero=False)
+    without = 0 if settings.kl_coef else 2 + (name == "sequence_masked")  # of advantage 0, and beyond the cap
+    assert stats["rows_trained"] == len(rows) - without
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), dropped.params, kept.params)
+    np.testing.assert_allclose(
+        stats["policy_loss"], loss_by_definition(params(), rows, settings, num_questions=3), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_a_masked_row_counts_as_a_row_without_tokens(aggregate):
+    """As the definition's row whose mask is 0: the others' weights are those beside such a row."""
+    rows = [row for row in mixed_rows() if row.loss == LossKind.POLICY]
+    rows = [row.replace(masked=number % 4 == 0) for number, row in enumerate(rows)]
+    for settings in (SETTINGS[aggregate], dataclasses.replace(REGULARISED, aggregate=aggregate)):
+        _, stats = update(rows, settings=settings)
+        loss = loss_by_definition(params(), rows, settings, num_questions=3)
+        np.testing.assert_allclose(stats["policy_loss"], loss, rtol=1e-4, atol=1e-6)
+        assert stats["rows_trained"] == sum(train_step_lib.has_gradient(row, settings) for row in rows) < len(rows)
+    _, everything = update(rows, settings=SETTINGS[aggregate], drop_zero=False)
+    assert everything["rows_trained"] == sum(not row.masked for row in rows)
+
+
+def test_a_row_beyond_the_cap_of_what_the_sampler_did_otherwise_is_dropped():
+    settings = dataclasses.replace(PLAIN, tis_cap=1.5, tis_level="sequence_mask")
+    rows = [row for row in mixed_rows() if row.loss == LossKind.POLICY]
+    # Over the whole row 0.3 nats more than the sampler, or 0.5, which is beyond log 1.5; a refinement is not weighed.
+    rows = [
+        row.replace(sampler_logp=row.old_logp - (0.5 if n % 2 else 0.3) / len(row.old_logp))
+        for n, row in enumerate(rows)
+    ]
+    beyond = [n for n, row in enumerate(rows) if train_step_lib.beyond_cap(row, settings)]
+    assert beyond == [n for n, row in enumerate(rows) if n % 2 and not row.refined]
+    assert not any(train_step_lib.has_gradient(rows[n], settings) for n in beyond)
+    assert all(train_step_lib.has_gradient(rows[n], dataclasses.replace(settings, entropy_coef=0.1)) for n in beyond)
+    kept, kept_stats = update(rows, settings=settings, drop_zero=False)
+    dropped, stats = update(rows, settings=settings)
+    with_advantage = sum(row.advantage != 0 for n, row in enumerate(rows) if n not in beyond)
+    assert (kept_stats["rows_trained"], stats["rows_trained"]) == (len(rows), with_advantage)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), dropped.params, kept.params)
+    for other in (PLAIN, dataclasses.replace(settings, tis_level="token")):
+        assert not any(train_step_lib.beyond_cap(row, other) for row in rows)
 
 
 @pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 2, 2)])
