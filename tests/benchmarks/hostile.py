@@ -8,7 +8,8 @@ number (tests/helpers/hostile_*.py), so that a fault can be had again.
 
 Cases run in a worker process, which is replaced where it dies or hangs. A fault is an exception that is no `UserError`,
 a message of more than a line or 1,000 characters, anything on the standard streams, a secret in a log, more than 10 s,
-or more than 1 GB of memory: of the worker, and of the process in which templates run.
+be they of the clock or of the processor, or more than 1 GB of memory: of the worker, and of the process in which
+templates run. Where a machine has other work, CGRPO_TEST_SECONDS_FACTOR lengthens the clock's seconds alone.
 
 With `--json`, results are written after every part of a kind, and those that a file holds of the same modules are not
 computed again. With `--share`, that much of each kind is tried. It ends with 1 where there is a fault.
@@ -289,13 +290,17 @@ class Process:
 
 
 def part_of(kind: str, numbers: Sequence[int], process: Process) -> dict:
-    """Returns what became of some cases of a kind: faults, what was refused, the longest time and the most memory."""
+    """Returns what became of some cases of a kind: faults, what was refused, the longest time and the most memory.
+
+    Beside seconds stand those of the processor, and the machine's load: a busy machine is told from a slow program.
+    """
     found = {number: process.one(number) for number in numbers}
     return {
         "cases": len(numbers),
         "refused": sum(one["refused"] for one in found.values()),
         "seconds": max(one["seconds"] for one in found.values()),
         "cpu": max(one["cpu"] for one in found.values()),
+        "load": round(os.getloadavg()[0], 1),
         "mib": max(one["mib"] for one in found.values()),
         "faults": [{"number": number, "fault": one["fault"]} for number, one in found.items() if one["fault"]],
     }

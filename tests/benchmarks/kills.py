@@ -14,9 +14,9 @@ is drawn at random, and there the process is killed; then the same command is gi
 Variants: `plain`, `lora` (adapters, with a KL term), `adafactor` (all weights, saved at every other iteration). Places,
 with the percent of the cases that lie there:
 
-- `disk` (60).
+- `disk` (64).
 - `bucket` (24): an event is a request to it; `full`: it takes no more from there on.
-- `hosts` (16): two processes with a device each, of which one, drawn too, meets the event; the other must end by
+- `hosts` (12): two processes with a device each, of which one, drawn too, meets the event; the other must end by
   itself, with one line or by JAX's own abort, within two minutes. A full disk is full for both.
 
 The same are: the last checkpoint's arrays, metrics but for the clock's, samples, and the summary.
@@ -65,7 +65,7 @@ VARIANTS = {
     "adafactor": {"optimizer.kind": "adafactor", "checkpoints.every": 2},
 }
 WAYS = ("kill", "twice", "term", "full")
-PLACES = {"disk": 60, "bucket": 24, "hosts": 16}  # percent of the cases
+PLACES = {"disk": 64, "bucket": 24, "hosts": 12}  # percent of the cases
 ENDED = {"kill": (-signal.SIGKILL,), "twice": (-signal.SIGKILL,), "full": (2,)}
 ENDED["term"] = (0, -signal.SIGKILL, -signal.SIGTERM)  # the last: while it starts, before it catches it
 # Another process than the one that met the event: nothing was left to do, one line, the watchdog's line, JAX's abort.
