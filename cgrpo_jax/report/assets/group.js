@@ -37,10 +37,9 @@ function TextCard({ group, row, index, at, colouring, title, children }) {
 
 function Critique({ row, right }) {
   const agrees = row.verdict == null || right == null ? null : row.verdict === right;
-  const judged = agrees == null ? "" : agrees ? ", which is right" : ", which is mistaken";
   const said = row.verdict == null ? "no verdict that can be read" : `says ${row.verdict ? "right" : "wrong"}`;
   const by = { rule: "by a rule", policy: "by the policy", critic: "by the critic" }[row.author] ?? `by ${row.author}`;
-  return html`<article class="card critique ${row.rejected ? "rejected" : ""}"><header><b>Critique</b><span class="muted">${by}<span class="dot">·</span>${said}${judged}<span class="dot">·</span>${answerWords(row.states)}</span>${row.rejected && html`<${Badge} kind="plain">attempt ${(row.attempt ?? 0) + 1}, not used</${Badge}>`}</header>
+  return html`<article class="card critique ${row.rejected ? "rejected" : ""}"><header><b>Critique</b><span class="muted">${by}<span class="dot">·</span>${said}${agrees != null && html`<span class="dot">·</span>${verdictWords(agrees)}`}<span class="dot">·</span>${answerWords(row.states)}</span>${row.rejected && html`<${Badge} kind="plain">attempt ${(row.attempt ?? 0) + 1}, not used</${Badge}>`}</header>
     <${Text} text=${row.text} /><${Meta} row=${row} /></article>`;
 }
 

@@ -123,7 +123,7 @@ function Method({ run }) {
   const { responses, refinements } = equations(m);
   return html`<div class="method">
     <ol class="steps" aria-label="the steps of an iteration">
-      <li><b>Answer</b><span>${m.num_responses} responses to each question${refines ? ", which with what is kept below are its group" : ": its group"}</span></li>
+      <li><b>Answer</b><span>${m.num_responses} responses to each question; ${{ policy: `they and what is kept of the refinements`, solution: "they and the solution" }[m.refine] ?? "they"} are its group</span></li>
       ${m.refine === "policy" && html`<li><b>Critique</b><span>of those that fail: ${CRITIQUES[m.critique] ?? m.critique}${m.critique === "cot" ? SEES[m.sees] : ""}</span></li>
       <li><b>Refine</b><span>with the critique in view; ${m.num_kept} kept for a question${m.select === "random" ? ", at random" : ", of the highest reward"}</span></li>`}
       ${m.refine === "solution" && html`<li><b>Insert</b><span>the data's solution where all fail</span></li>`}
