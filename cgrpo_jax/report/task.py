@@ -79,6 +79,10 @@ def _start(values: Mapping[str, Any]) -> str:
     return f"{begun}; a warm start of {updates:,} updates then taught it {lessons}. {_held_out(values)}".rstrip()
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
 def _held_out(values: Mapping[str, Any]) -> str:
     """Returns what no lesson of a warm start holds, and how many questions need it; empty for nothing."""
     number, share = values["data.num_held_out"], values["warm_start.rare_rate"]
@@ -92,5 +96,7 @@ def _held_out(values: Mapping[str, Any]) -> str:
         names = [f"{word} ({op}{n})" for word, (op, n) in sorted(source.glossary().held_out.items())]
         what = f"{number} words"
     listed = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
-    shown = f"only {share:.1%} of the lessons in solving hold" if share else "no lesson held"
-    return f"But {shown} these {what}: {listed}. Of the questions {values['data.hard_share']:.0%} need one of them."
+    shown = f"only {_percent(share)} of the lessons in solving hold" if share else "no lesson held"
+    return (
+        f"But {shown} these {what}: {listed}. Of the questions {_percent(values['data.hard_share'])} need one of them."
+    )

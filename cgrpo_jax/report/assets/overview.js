@@ -10,7 +10,7 @@ const CRITIQUES = {
 function methodWords(m) {
   if (m.refine === "none") return "Plain GRPO: responses to a question are compared with each other, and nothing is critiqued";
   if (m.refine === "solution") return "GRPO with the data's own solution put into groups in which every response fails";
-  const which = m.select === "random" ? "drawn at random" : "with the highest reward, drawn among equals";
+  const which = m.select === "random" ? "drawn at random" : "with the highest reward (of equals at random)";
   const kept = m.num_kept === 1 ? `the refinement ${which}` : `the ${m.num_kept} refinements ${which}`;
   return `Critique-GRPO: where responses fail, a critique says why, and the policy (the model that is trained) writes each again with its critique in view: a refinement. It is trained on ${kept}, as an answer to the question alone`;
 }
