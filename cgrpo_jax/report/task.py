@@ -33,6 +33,8 @@ def of_run(run: RunFolder) -> dict[str, str]:
     """
     values = run.facts.values
     graded = _GRADED.get(values["grader.kind"], f"graded by the user's own function {values['grader.kind']}")
+    if graded.startswith("right"):
+        graded += "; its reward is 1 then, else 0"
     if run.facts.pass_threshold != 1:
         graded += f"; it passes with a reward of {run.facts.pass_threshold:g} or more"
     return {"asked": _asked(values), "graded": graded, "start": _start(values), "model": _model(values)}

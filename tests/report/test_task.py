@@ -14,7 +14,7 @@ def about(tmp_path, **changes):
 def test_a_made_up_task_says_what_is_asked_and_what_its_warm_start_left_out(tmp_path):
     said = about(tmp_path)
     assert said["asked"].startswith(arithmetic.ASKED) and "2,048 to train on and 128 held out" in said["asked"]
-    assert "equals the gold answer" in said["graded"]
+    assert "equals the gold answer" in said["graded"] and said["graded"].endswith("its reward is 1 then, else 0")
     assert said["model"] == "2 layers of width 192, drawn at random, then taught by a warm start"
     assert "400 updates then taught it 25,600 lessons" in said["start"]
     listed = said["start"].partition("16 products: ")[2].partition(". ")[0].split(", ")
