@@ -76,7 +76,8 @@ def _of_run(run: RunFolder, groups: Sequence[Group]) -> dict[str, Any]:
         "method": {name: getattr(run.facts, name) for name in _METHOD}
         | {"aggregate": values["objective.aggregate"], "scale_by_std": values["objective.scale_by_std"]}
         | {"tis_level": values["objective.tis_level"], "select": values["refine.select"]}
-        | {"sees": values["critic.sees"], "warm_start": values["warm_start.num_updates"]},
+        | {"sees": values["critic.sees"], "warm_start": values["warm_start.num_updates"]}
+        | {"reveals": values["critique.reveals_value"], "questions": values["questions_per_iteration"]},
         "changed": {key: _shown(value) for key, value in run.facts.changed.items()},
         "metrics": {name: [_number(row.get(name)) for row in run.metrics] for name in names},
         "dead": dead_shares,

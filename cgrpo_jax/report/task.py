@@ -33,6 +33,8 @@ def of_run(run: RunFolder) -> dict[str, str]:
     """
     values = run.facts.values
     graded = _GRADED.get(values["grader.kind"], f"graded by the user's own function {values['grader.kind']}")
+    if graded.startswith("right"):
+        graded += "; its reward is 1 then, else 0"
     if run.facts.pass_threshold != 1:
         graded += f"; it passes with a reward of {run.facts.pass_threshold:g} or more"
     return {"asked": _asked(values), "graded": graded, "start": _start(values), "model": _model(values)}
@@ -79,6 +81,10 @@ def _start(values: Mapping[str, Any]) -> str:
     return f"{begun}; a warm start of {updates:,} updates then taught it {lessons}. {_held_out(values)}".rstrip()
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
 def _held_out(values: Mapping[str, Any]) -> str:
     """Returns what no lesson of a warm start holds, and how many questions need it; empty for nothing."""
     number, share = values["data.num_held_out"], values["warm_start.rare_rate"]
@@ -92,5 +98,7 @@ def _held_out(values: Mapping[str, Any]) -> str:
         names = [f"{word} ({op}{n})" for word, (op, n) in sorted(source.glossary().held_out.items())]
         what = f"{number} words"
     listed = ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
-    shown = f"only {share:.1%} of the lessons in solving hold" if share else "no lesson held"
-    return f"But {shown} these {what}: {listed}. Of the questions {values['data.hard_share']:.0%} need one of them."
+    shown = f"only {_percent(share)} of the lessons in solving hold" if share else "no lesson held"
+    return (
+        f"But {shown} these {what}: {listed}. Of the questions {_percent(values['data.hard_share'])} need one of them."
+    )

@@ -179,6 +179,16 @@ function columns(series) {
   return { xs, spread };
 }
 
+// The heights that are drawn: at least a fiftieth of the values, or their rounding would fill the chart, and uPlot finds
+// no marks between numbers that differ by less than it can add.
+function around(u, low, high) {
+  if (low == null) return [null, null];
+  const least = Math.max(Math.abs(low), Math.abs(high)) / 50;
+  if (high - low >= least) return uPlot.rangeNum(low, high, 0.1, true);
+  const middle = (low + high) / 2;
+  return least ? [middle - least / 2, middle + least / 2] : [-1, 1];
+}
+
 function options(series, { width, height, range, onCursor, log, apart }) {
   const { xs, spread } = columns(series);
   const data = [xs];
@@ -209,11 +219,11 @@ function options(series, { width, height, range, onCursor, log, apart }) {
   }
   const ink = css("--muted"), line = css("--grid");
   const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
-  const fixed = { share: [0, 1], zero: (u, low, high) => [0, high > 0 ? high * 1.05 : 1] }[range];
+  const fixed = { share: [0, 1], zero: (u, low, high) => [0, high > 0 ? high * 1.05 : 1] }[range] ?? around;
   return [{
     width, height, legend: { show: false }, padding: [8, 10, 0, 0],
     cursor: { ...(apart || log ? {} : { sync: { key: "cgrpo" } }), drag: { x: true, y: false }, points: { size: 6 } },
-    scales: { x: { time: false, ...(log ? { distr: 3, log: 2 } : {}) }, y: fixed ? { range: fixed } : {} },
+    scales: { x: { time: false, ...(log ? { distr: 3, log: 2 } : {}) }, y: { range: fixed } },
     axes: [
       { ...axis, size: 30, values: (u, ticks) => ticks.map((t) => (t == null ? "" : short(t))) },
       { ...axis, size: 46, values: (u, ticks) => ticks.map((t) => (range === "share" ? `${Math.round(100 * t)} %` : short(t))) },

@@ -37,10 +37,9 @@ function TextCard({ group, row, index, at, colouring, title, children }) {
 
 function Critique({ row, right }) {
   const agrees = row.verdict == null || right == null ? null : row.verdict === right;
-  const judged = agrees == null ? "" : agrees ? ", which is right" : ", which is mistaken";
   const said = row.verdict == null ? "no verdict that can be read" : `says ${row.verdict ? "right" : "wrong"}`;
   const by = { rule: "by a rule", policy: "by the policy", critic: "by the critic" }[row.author] ?? `by ${row.author}`;
-  return html`<article class="card critique ${row.rejected ? "rejected" : ""}"><header><b>Critique</b><span class="muted">${by}<span class="dot">·</span>${said}${judged}<span class="dot">·</span>${answerWords(row.states)}</span>${row.rejected && html`<${Badge} kind="plain">attempt ${(row.attempt ?? 0) + 1}, not used</${Badge}>`}</header>
+  return html`<article class="card critique ${row.rejected ? "rejected" : ""}"><header><b>Critique</b><span class="muted">${by}<span class="dot">·</span>${said}${agrees != null && html`<span class="dot">·</span>${verdictWords(agrees)}`}<span class="dot">·</span>${answerWords(row.states)}</span>${row.rejected && html`<${Badge} kind="plain">attempt ${(row.attempt ?? 0) + 1}, not used</${Badge}>`}</header>
     <${Text} text=${row.text} /><${Meta} row=${row} /></article>`;
 }
 
@@ -48,7 +47,7 @@ function Critique({ row, right }) {
 function Chain({ group, refinement, run, compact }) {
   const { response, critique } = chainOf(group, refinement);
   return html`<ol class="chain ${critique ? "" : "two"}">
-    <li class="wrong"><h4><span class="number">1</span> A response <span class="muted">${passesRow(response ?? {}, run) ? "right" : "wrong"}</span></h4>${response ? html`<${Text} text=${response.text} />` : html`<p class="empty">not recorded</p>`}${response?.feedback && !compact && html`<p class="muted">${visible(response.feedback.slice(0, 300))}</p>`}</li>
+    <li class="wrong"><h4><span class="number">1</span> A response <span class="muted">${passesRow(response ?? {}, run) ? "right" : "wrong"}</span></h4>${response ? html`<${Text} text=${response.text} />` : html`<p class="empty">not recorded</p>`}${response?.feedback && !compact && html`<p class="worth">grader: ${visible(response.feedback.slice(0, 300))}</p>`}</li>
     ${critique && html`<li class="critique"><h4><span class="number">2</span> Its critique <span class="muted">${critique.author === "rule" ? "by a rule" : `by the ${critique.author}`}</span></h4><${Text} text=${critique.text} /><${Worth} agrees=${critique.verdict == null || response?.reward == null ? null : critique.verdict === passesRow(response, run)} states=${critique.states} /></li>`}
     <li class="right"><h4><span class="number">${critique ? 3 : 2}</span> The refinement <span class="muted">passes${refinement.trained && ", is trained"}</span></h4><${Text} text=${refinement.text} /></li></ol>
   ${response && html`<div class="diff"><span class="label">from the response to the refinement: <del>removed</del> <ins>added</ins></span><${Difference} before=${response.text} after=${refinement.text} /></div>`}

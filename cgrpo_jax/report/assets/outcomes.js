@@ -66,8 +66,8 @@ function unsure(index, number) {
 
 const MOST_LISTED = 6;
 
-function Listed({ title, note, children }) {
-  return html`<div class="listed"><h3>${title}</h3><p class="note">${note}</p><ul>${children}</ul></div>`;
+function Listed({ title, note, wide, children }) {
+  return html`<div class="listed ${wide ? "wide" : ""}"><h3>${title}</h3><p class="note">${note}</p><ul>${children}</ul></div>`;
 }
 
 // Whether a critique is right, and gives the answer away, as far as that is known.
@@ -81,10 +81,12 @@ function Met({ index, at, words, open }) {
     ${said && html`<q class="said" dir="auto">${oneLine(said[0])}</q><${Worth} agrees=${said[1]} states=${said[2]} />`}</li>`;
 }
 
+// What kinds of critiques are worth by what they are.
+const truth = (m) => (m.critique === "execution" ? `${TRUE.execution} ${m.reveals ? "Each names what the first wrong step, or the failing test, should have given: a part of the answer, where that is made of such steps" : "None names what should have come out"}.` : TRUE[m.critique]);
 const TRUE = {
   indicative: "A rule writes them: their verdicts are the grader's own, and they say nothing else.",
   indicative_gt: "A rule writes them: their verdicts are the grader's own, and each names the gold answer.",
-  execution: "A rule writes them: their verdicts are the grader's own, and the values that they name are computed, not guessed.",
+  execution: "A rule writes them: their verdicts are the grader's own, and what they say is computed, not guessed.",
   checklist: "A rule writes them, of what the grader found of each item.",
   cot: "A model writes them: verdicts are compared with the grader's; what else they say is not checked.",
   hint: "A model that sees the answer writes them, and is asked not to give it away; what they say is not checked.",
@@ -99,7 +101,7 @@ function CriticsWorth({ run }) {
     [percent(c.stated / c.written), "state the gold answer word for word, which a short one may do by chance"],
     [percent(c.rescued ? c.rescued_stated / c.rescued : null), `of the ${plural(c.rescued, "refinement")} that rescued a group were written after one that does`],
   ];
-  return html`<p class="note">Of ${plural(c.written, "critique")} that refinements saw:</p><table class="critics-worth"><tbody>${rows.map(([share, words]) => html`<tr key=${words}><th scope="row">${share}</th><td>${words}</td></tr>`)}</tbody></table><p class="note">${TRUE[run.method.critique]}</p>`;
+  return html`<p class="note">Of ${plural(c.written, "critique")} that refinements saw:</p><table class="critics-worth"><tbody>${rows.map(([share, words]) => html`<tr key=${words}><th scope="row">${share}</th><td>${words}</td></tr>`)}</tbody></table><p class="note">${truth(run.method)}</p>`;
 }
 
 // From which critiques: those that were said again and again, by the right refinements that came of them.
@@ -131,7 +133,7 @@ function Outcomes({ index, open }) {
       ${failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${seen(times)} open=${open} words=${asked(times) + tried(times)} />`)}</${Listed}>
     <${Listed} title="Asked again, and failed" note=${still.failed.length ? `${plural(still.failed.length, "question")} that ${refines ? "a response or a refinement" : "a response"} had solved, but no response the last time they were asked, the latest${shown(still.failed.length)}:` : "No question: each that had been solved or rescued, and was asked again, was solved by a response the last time."}>
       ${still.failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${`${asked(times)}: ${OUTCOMES[about.outcomes[index.outcome[times.at(-1)]]][0]}`} />`)}</${Listed}></div>
-    ${still.once.length > 0 && html`<${Listed} title="Rescued, not asked again" note=${`${plural(still.once.length, "question")} whose last answer was a refinement: whether ${still.once.length === 1 ? "it was" : "they were"} learned was not seen, as the run did not ask again. The latest${shown(still.once.length)}:`}>
+    ${still.once.length > 0 && html`<${Listed} wide title="Rescued, not asked again" note=${`${plural(still.once.length, "question")} whose last answer was a refinement: whether ${still.once.length === 1 ? "it was" : "they were"} learned was not seen, as the run did not ask again; how such questions fare, held-out accuracy says. The latest${shown(still.once.length)}:`}>
       ${still.once.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${asked(times)} />`)}</${Listed}>`}</div>`;
 }
 

@@ -10,7 +10,7 @@ const CRITIQUES = {
 function methodWords(m) {
   if (m.refine === "none") return "Plain GRPO: responses to a question are compared with each other, and nothing is critiqued";
   if (m.refine === "solution") return "GRPO with the data's own solution put into groups in which every response fails";
-  const which = m.select === "random" ? "drawn at random" : "with the highest reward, drawn among equals";
+  const which = m.select === "random" ? "drawn at random" : "with the highest reward (of equals at random)";
   const kept = m.num_kept === 1 ? `the refinement ${which}` : `the ${m.num_kept} refinements ${which}`;
   return `Critique-GRPO: where responses fail, a critique says why, and the policy (the model that is trained) writes each again with its critique in view: a refinement. It is trained on ${kept}, as an answer to the question alone`;
 }
@@ -41,7 +41,7 @@ function Story({ run, found }) {
     else if (found.problems.size) parts.push("Every question that was asked was solved at least once. ");
   }
   const look = run.warnings.length + run.faults.length;
-  return html`<p class="story">${parts}${done}${look > 0 && html` <button class="link" onClick=${() => scrollToSection("worth")}>${plural(look, "thing")} ${look === 1 ? "deserves" : "deserve"} a look</button>.`}</p><${Alone} run=${run} />`;
+  return html`<p class="story">${parts}${done}${look > 0 && html` <button class="link" onClick=${() => scrollToSection("worth")}>${plural(look, "thing")} ${look === 1 ? "deserves" : "deserve"} a look</button>.`}</p>${found?.groups > 0 && html`<${Alone} run=${run} />`}`;
 }
 
 // What one run can't say, and what it takes to say it.
@@ -55,7 +55,7 @@ function Task({ run, example, index }) {
   const one = example ?? (index?.problems.length ? { question: index.problems[0][2], answer: index.problems[0][3] } : null);
   return html`<h2 id="task">The task</h2><div class="task">
     <dl><div><dt>questions</dt><dd>${visible(run.task.asked)}.</dd></div><div><dt>a response is</dt><dd>${visible(run.task.graded)}.</dd></div><div><dt>before the first iteration</dt><dd>${visible(run.task.start)}</dd></div></dl>
-    ${one && html`<div class="asked"><span class="label">an example: question</span><${Text} text=${one.question} /><span class="label">gold answer, which no response is shown</span><${Text} text=${one.answer} className="text code" />${one.solution && html`<span class="label">worked solution, which the data have</span><${Text} text=${one.solution} className="text code" />`}</div>`}</div>`;
+    ${one && html`<div class="asked"><span class="label">an example: question</span><${Text} text=${one.question} /><span class="label">gold answer: the data's right one, which no response is shown</span><${Text} text=${one.answer} className="text code" />${one.solution && html`<span class="label">worked solution, which the data have</span><${Text} text=${one.solution} className="text code" />`}</div>`}</div>`;
 }
 
 // With what a run was started: its last command, the code, the machine.
@@ -123,7 +123,7 @@ function Method({ run }) {
   const { responses, refinements } = equations(m);
   return html`<div class="method">
     <ol class="steps" aria-label="the steps of an iteration">
-      <li><b>Answer</b><span>${m.num_responses} responses to each question${refines ? ", which with what is kept below are its group" : ": its group"}</span></li>
+      <li><b>Answer</b><span>${m.num_responses} responses to each of ${m.questions} questions an iteration; ${{ policy: `they and what is kept of the refinements`, solution: "they and the solution" }[m.refine] ?? "they"} are its group</span></li>
       ${m.refine === "policy" && html`<li><b>Critique</b><span>of those that fail: ${CRITIQUES[m.critique] ?? m.critique}${m.critique === "cot" ? SEES[m.sees] : ""}</span></li>
       <li><b>Refine</b><span>with the critique in view; ${m.num_kept} kept for a question${m.select === "random" ? ", at random" : ", of the highest reward"}</span></li>`}
       ${m.refine === "solution" && html`<li><b>Insert</b><span>the data's solution where all fail</span></li>`}
@@ -131,7 +131,8 @@ function Method({ run }) {
       <li><b>Train</b><span>on each text as an answer to the question alone</span></li>
     </ol>
     <p class="equation"><span><i>responses</i> <var>${responses[0]}</var>, ${responses[1]}</span>
-    ${refines && html`<span><i>refinements</i> <var>${refinements[0]}</var>, ${refinements[1]}</span>`}</p></div>`;
+    ${refines && html`<span><i>refinements</i> <var>${refinements[0]}</var>, ${refinements[1]}</span>`}</p>
+    <p class="note">This is maximised, token by token. A is the advantage; π is the probability that the model gives a token after the question and the tokens before it${refines ? " (of a refinement, too, without its critique)" : ""}, π_old what it was before the update.</p></div>`;
 }
 
 function Lesson({ index, open }) {

@@ -118,7 +118,7 @@ function ColouringBar({ colouring, setColouring, method, group }) {
   const note = COLOURINGS[colouring][1];
   return html`<div class="colouring"><div class="segments" role="group" aria-label="colour tokens by">${colouringsOf(method).map(([key, [words]]) => html`<button key=${key} aria-pressed=${colouring === key} onClick=${() => setColouring(key)}>${words}</button>`)}</div>
     <p class="note">${note || "Colour the tokens by a number; point at one to read all of its numbers. A crossed-out token is clipped."}${unknown && " Refinements have no colour: what moves them is not known here."}</p>
-    ${!method.trainer_logp && html`<p class="note unrecorded">Ratio${method.refined_ratio === "shaped" && ", ρ and weight"} of a token take its probability without the critique, which this run did not compute: <code>--config.objective.old_logp=trainer</code> records it, by one more forward pass over what is trained.</p>`}</div>`;
+    ${!method.trainer_logp && html`<p class="note unrecorded">Ratio${method.refined_ratio === "shaped" && ", ρ and weight"} of a token take its probability without the critique, which this run did not compute: <code>--config.objective.old_logp=trainer</code> records it, by one more forward pass over every response and every kept refinement.</p>`}</div>`;
 }
 
 // --- differences ------------------------------------------------------------------------------------------------------
