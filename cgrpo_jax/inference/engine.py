@@ -18,13 +18,14 @@ import numpy as np
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference import page_scheduler, slot_programs, slots
+from cgrpo_jax.inference import slot_programs, slots
 from cgrpo_jax.inference.engine_stats import Stats
 from cgrpo_jax.inference.filling import PageFilling, SlotFilling
-from cgrpo_jax.inference.page_scheduler import PageScheduler
-from cgrpo_jax.inference.paged_cache import Pages
+from cgrpo_jax.inference.paged import scheduler as page_scheduler
+from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.running import RunningPages
+from cgrpo_jax.inference.paged.scheduler import PageScheduler
 from cgrpo_jax.inference.request_queue import Request
-from cgrpo_jax.inference.running_pages import RunningPages
 from cgrpo_jax.inference.running_slots import RunningSlots
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slot_scheduler import Scheduler, rows_at_once, widths_up_to

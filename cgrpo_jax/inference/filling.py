@@ -9,10 +9,10 @@ import numpy as np
 
 from cgrpo_jax.inference import slots
 from cgrpo_jax.inference.engine_stats import Stats
-from cgrpo_jax.inference.page_scheduler import PagedCall, PageScheduler, Text
-from cgrpo_jax.inference.paged_decoding import PageOrders
+from cgrpo_jax.inference.paged.decoding import PageOrders
+from cgrpo_jax.inference.paged.running import RunningPaged
+from cgrpo_jax.inference.paged.scheduler import PagedCall, PageScheduler, Text
 from cgrpo_jax.inference.request_queue import Request
-from cgrpo_jax.inference.running_pages import RunningPaged
 from cgrpo_jax.inference.running_slots import Running
 from cgrpo_jax.inference.sampling import Sampling, index_array
 from cgrpo_jax.inference.slot_scheduler import Placed, Scheduler

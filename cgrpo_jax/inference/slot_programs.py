@@ -7,8 +7,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import paged_slots, slots
-from cgrpo_jax.inference.paged_decoding import Chunks, PageOrders
+from cgrpo_jax.inference import slots
+from cgrpo_jax.inference.paged import slots as paged_slots
+from cgrpo_jax.inference.paged.decoding import Chunks, PageOrders
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.runtime.program import Program
 

@@ -20,10 +20,11 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import decoding, kv_cache, paged_cache
+from cgrpo_jax.inference import decoding, kv_cache
 from cgrpo_jax.inference import sampling as sampling_lib
-from cgrpo_jax.inference.paged_cache import Pages
-from cgrpo_jax.inference.paged_decoding import PageOrders
+from cgrpo_jax.inference.paged import cache as paged_cache
+from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.decoding import PageOrders
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models import transformer

@@ -6,9 +6,11 @@ import jax
 import numpy as np
 from tiny import EVERYTHING, random_params
 
-from cgrpo_jax.inference import kv_cache, paged_cache, paged_decoding
-from cgrpo_jax.inference.paged_cache import Pages
-from cgrpo_jax.inference.paged_decoding import Chunks
+from cgrpo_jax.inference import kv_cache
+from cgrpo_jax.inference.paged import cache as paged_cache
+from cgrpo_jax.inference.paged import decoding as paged_decoding
+from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.decoding import Chunks
 from cgrpo_jax.models import transformer
 
 

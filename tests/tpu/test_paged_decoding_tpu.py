@@ -10,9 +10,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import paged_cache, paged_decoding, weights
-from cgrpo_jax.inference.paged_cache import Pages
-from cgrpo_jax.inference.paged_decoding import Chunks
+from cgrpo_jax.inference import weights
+from cgrpo_jax.inference.paged import cache as paged_cache
+from cgrpo_jax.inference.paged import decoding as paged_decoding
+from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.decoding import Chunks
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.planning import hlo, tpu_topology

@@ -7,8 +7,8 @@ import pytest
 from paged_cases import Paged
 from tiny import EVERYTHING, plain_logits, random_params
 
-from cgrpo_jax.inference import paged_cache
-from cgrpo_jax.inference.paged_cache import Pages
+from cgrpo_jax.inference.paged import cache as paged_cache
+from cgrpo_jax.inference.paged.cache import Pages
 
 PARAMS = random_params(EVERYTHING)
 forms = pytest.mark.parametrize("split", [False, True], ids=["stacked", "split"])

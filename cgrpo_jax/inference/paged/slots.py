@@ -9,9 +9,10 @@ import functools
 import jax
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import paged_cache, paged_decoding
 from cgrpo_jax.inference import slots as slots_lib
-from cgrpo_jax.inference.paged_decoding import Chunks
+from cgrpo_jax.inference.paged import cache as paged_cache
+from cgrpo_jax.inference.paged import decoding as paged_decoding
+from cgrpo_jax.inference.paged.decoding import Chunks
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.inference.slots import EngineSettings, Orders, Report, Slots
 

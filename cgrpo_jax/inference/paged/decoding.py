@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from cgrpo_jax.inference import paged_cache
 from cgrpo_jax.inference.decoding import run_layers
-from cgrpo_jax.inference.kernels import ragged_attention
-from cgrpo_jax.inference.kernels.ragged_attention import Sequences
-from cgrpo_jax.inference.paged_cache import Pages, Pool
+from cgrpo_jax.inference.paged import cache as paged_cache
+from cgrpo_jax.inference.paged import ragged_attention
+from cgrpo_jax.inference.paged.cache import Pages, Pool
+from cgrpo_jax.inference.paged.ragged_attention import Sequences
 from cgrpo_jax.models import transformer
 from cgrpo_jax.models.params import ModelConfig
 

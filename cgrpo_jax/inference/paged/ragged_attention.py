@@ -15,7 +15,6 @@ Elsewhere it is plain JAX, which gathers pages block by block, as far as the lon
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -25,6 +24,7 @@ from flax import struct
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 
 from cgrpo_jax import sharding
+from cgrpo_jax.inference import kv_cache
 from cgrpo_jax.models import attention as attention_lib
 from cgrpo_jax.models.kernels import cost
 from cgrpo_jax.models.params import ModelConfig
@@ -82,7 +82,8 @@ def lacks(config: ModelConfig, tensor: int, dtype: jax.typing.DTypeLike) -> str 
     if jnp.dtype(dtype) == jnp.int8:
         return "it has no scale for each position, which keys and values in int8 need"
     packed = 4 // jnp.dtype(dtype).itemsize
-    heads = 2 * config.num_kv_heads // math.gcd(tensor, config.num_kv_heads)  # keys and values of a device
+    tensor = tensor if config.num_heads % tensor == 0 else 1
+    heads = 2 * kv_cache.num_heads(config, tensor) // tensor  # keys and values of a device
     tiles = heads // packed
     if heads % packed or not (tiles in (1, 2, 4, 8) or tiles % 8 == 0):
         return f"it takes no {heads // 2} key/value heads a device in {jnp.dtype(dtype).name}"

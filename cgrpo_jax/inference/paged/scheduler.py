@@ -13,8 +13,8 @@ import dataclasses
 
 import numpy as np
 
-from cgrpo_jax.inference.page_pool import PagePool
-from cgrpo_jax.inference.paged_cache import Pages
+from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.pool import PagePool
 from cgrpo_jax.inference.request_queue import Request, RequestQueue
 from cgrpo_jax.records import Stage
 

@@ -1,7 +1,7 @@
 """The KV cache as pages: a pool of pages of keys and values, which texts hold in any order and share.
 
 A page has T positions of one text, or of the beginning that several have in common. Which pages a text has, the host
-says with every call (page_pool.py); on the devices there is the pool alone. Page 0 belongs to no text: what is written
+says with every call (pool.py); on the devices there is the pool alone. Page 0 belongs to no text: what is written
 for nobody goes there.
 
 The pool has the form of the weights, as the contiguous cache does (kv_cache.py): stacked `[L, pages, T, 2K, head_dim]`,
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cgrpo_jax.inference import kv_cache
-from cgrpo_jax.inference.kernels import ragged_attention
+from cgrpo_jax.inference.paged import ragged_attention
 from cgrpo_jax.models.params import ModelConfig
 
 # Stacked or a tuple, as above.

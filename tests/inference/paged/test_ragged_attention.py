@@ -9,8 +9,8 @@ import pytest
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ref_ragged_paged_attention
 from tiny import EVERYTHING
 
-from cgrpo_jax.inference.kernels import ragged_attention
-from cgrpo_jax.inference.kernels.ragged_attention import Form, Sequences
+from cgrpo_jax.inference.paged import ragged_attention
+from cgrpo_jax.inference.paged.ragged_attention import Form, Sequences
 from cgrpo_jax.models import attention
 from cgrpo_jax.models.kernels.cost import KernelCall
 
@@ -35,7 +35,25 @@ def case(seed, *, sequences=5, queries_at_most=40):
 
 
 def by_definition(config, q, pages, sequences, *, window=None):
-    """JAX's definition of its kernel."""
+    """Each query by itself, in float64."""
+    out = []
+    for m in range(int(sequences.number_1[0])):
+        start, end, length = int(sequences.start_M1[m]), int(sequences.start_M1[m + 1]), int(sequences.length_M[m])
+        held = np.asarray(pages, np.float64)[sequences.table_MP[m]].reshape(-1, KV_HEADS, 2, HEAD)
+        for n in range(start, end):
+            at = length - end + n
+            seen = np.arange(0 if window is None else max(0, at - window + 1), at + 1)
+            k, v = (np.repeat(held[seen, :, i], HEADS // KV_HEADS, axis=1) for i in range(2))
+            score = np.einsum("hd,thd->ht", np.asarray(q[n], np.float64), k) * attention.query_scale(config)
+            cap = config.attention_softcap
+            score = cap * np.tanh(score / cap) if cap else score
+            weight = np.exp(score - score.max(-1, keepdims=True))
+            out.append(np.einsum("ht,thd->hd", weight / weight.sum(-1, keepdims=True), v))
+    return np.stack(out)
+
+
+def by_jax(config, q, pages, sequences, *, window=None):
+    """JAX's own definition of its kernel."""
     return ref_ragged_paged_attention(
         jnp.asarray(q),
         jnp.asarray(pages),
@@ -54,14 +72,22 @@ _attend = jax.jit(ragged_attention.attend, static_argnames=("config", "form"))
 
 
 @pytest.mark.parametrize("softcap, pages_at_once", [(0.0, 1), (0.0, 3), (3.0, 2)])
-def test_plain_jax_is_the_definition_of_the_kernel(softcap, pages_at_once):
+def test_plain_jax_is_the_definition(softcap, pages_at_once):
     config = dataclasses.replace(WHOLE, attention_softcap=softcap)
-    for seed in range(5):
+    for seed in range(3):
         q, pages, sequences = case(seed)
         end = int(sequences.start_M1[-1])
         for local, window in ((None, None), (jnp.bool_(True), config.window), (jnp.bool_(False), None)):
             out = attended(config, q, pages, sequences, local=local, pages_at_once=pages_at_once)
             np.testing.assert_allclose(out[:end], by_definition(config, q, pages, sequences, window=window), atol=1e-5)
+
+
+def test_jax_defines_its_kernel_so():
+    config = dataclasses.replace(WHOLE, attention_softcap=3.0)
+    q, pages, sequences = case(2, sequences=2)
+    expected = by_definition(config, q, pages, sequences, window=config.window)
+    found = by_jax(config, q, pages, sequences, window=config.window)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_bfloat16_is_within_its_rounding_of_float32():
@@ -134,9 +160,10 @@ def test_a_prompt_is_read_again_by_each_block_of_queries():
 def test_what_the_kernel_lacks_is_said():
     assert ragged_attention.lacks(WHOLE, 1, "float32") is None
     assert "int8" in (ragged_attention.lacks(WHOLE, 1, "int8") or "")
-    three = dataclasses.replace(WHOLE, num_kv_heads=3)
+    three = dataclasses.replace(WHOLE, num_heads=6, num_kv_heads=3)
     assert "no 3 key/value heads a device in bfloat16" in (ragged_attention.lacks(three, 1, "bfloat16") or "")
     assert ragged_attention.lacks(three, 3, "bfloat16") is None  # one each
+    assert ragged_attention.lacks(three, 4, "bfloat16") is not None  # which does not divide the heads
     assert ragged_attention.head_size(64, kernel=True) == 128 and ragged_attention.head_size(64, kernel=False) == 64
 
 

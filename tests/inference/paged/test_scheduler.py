@@ -5,8 +5,8 @@ import collections
 import numpy as np
 import pytest
 
-from cgrpo_jax.inference.page_scheduler import PageScheduler, token_counts
-from cgrpo_jax.inference.paged_cache import Pages
+from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.scheduler import PageScheduler, token_counts
 from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.records import RowIndex, Stage
 

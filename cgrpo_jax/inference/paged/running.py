@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from cgrpo_jax.inference import slot_programs, slots
-from cgrpo_jax.inference.page_scheduler import PagedCall, token_counts
-from cgrpo_jax.inference.paged_cache import Pages
-from cgrpo_jax.inference.paged_decoding import Chunks
+from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.decoding import Chunks
+from cgrpo_jax.inference.paged.scheduler import PagedCall, token_counts
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.runtime.program import Program
 

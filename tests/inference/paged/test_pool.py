@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cgrpo_jax.inference.page_pool import PagePool
+from cgrpo_jax.inference.paged.pool import PagePool
 
 
 def test_pages_are_held_and_free_again_at_once():

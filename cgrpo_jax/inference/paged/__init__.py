@@ -1,0 +1,1 @@
+"""A KV cache of pages: who holds which, attention over them, and the engine's slots with them; see README.md."""
