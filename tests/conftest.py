@@ -74,8 +74,10 @@ def leave_out(config, items):
             names[item.path].append(item.nodeid)
     without_case = lambda name: name.partition("[")[0]  # noqa: E731
     drawn = {name for some in names.values() for name in share.of(some, kind=without_case)}
-    kept = [item for item in items if kind_of(item.path) == "unit" or item.nodeid in drawn]
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    kept, left_out = [], []
+    for item in items:
+        (kept if kind_of(item.path) == "unit" or item.nodeid in drawn else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
     items[:] = kept
 
 
