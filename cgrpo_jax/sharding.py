@@ -136,12 +136,16 @@ def whole_beside(array: Any) -> jax.sharding.Sharding:
 
 def deal(tree: Any, mesh: Mesh, *, spec: PartitionSpec = BY_ROWS) -> Any:
     """Returns host arrays, the same on every process, on the mesh: `spec` says what is dealt out to the data groups."""
-    where = NamedSharding(mesh, spec)
+    return put(tree, jax.tree.map(lambda _: NamedSharding(mesh, spec), tree))
 
-    def put(x):
-        return jax.make_array_from_callback(x.shape, where, x.__getitem__)
 
-    return jax.tree.map(put, tree)
+def put(tree: Any, shardings: Any) -> Any:
+    """Returns host arrays, the same on every process, where `shardings` say.
+
+    Not `jax.device_put`: of an array on one device it makes one without shards (JAX 0.10) where it is to be whole on
+    each of several processes with one device each, as with a GPU a process.
+    """
+    return jax.tree.map(lambda x, where: jax.make_array_from_callback(x.shape, where, x.__getitem__), tree, shardings)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

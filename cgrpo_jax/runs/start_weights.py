@@ -35,7 +35,7 @@ def initial_params(config: Config, model: Model, *, step: int | None = None) -> 
 def initial_adapters(settings: lora.LoraSettings, model: Model, *, seed: int) -> dict:
     """Returns the adapters that a run starts from."""
     shardings = sharding.shardings_of(model.placed(lora.adapter_shapes(model.config, settings)))
-    return jax.device_put(lora.init_adapters(model.config, settings, seed=seed), shardings)
+    return sharding.put(jax.device_get(lora.init_adapters(model.config, settings, seed=seed)), shardings)
 
 
 def keeps_base(config: Config) -> bool:
