@@ -192,8 +192,13 @@ function ArmsStory() {
     const own = runsOf(arm).map(([run]) => [run.heldOut.find((p) => p.iteration === 0)?.["pass@1"], run.heldOut.findLast((p) => p.iteration > 0)?.["pass@1"]]);
     const known = (place) => own.map((pair) => pair[place]).filter((x) => x != null);
     const mean = (list) => (list.length ? list.reduce((a, b) => a + b, 0) / list.length : null);
-    return { arm, words, runs: own.length, before: mean(known(0)), after: mean(known(1)), range: known(1) };
+    const done = [...new Set(runsOf(arm).map(([run]) => run.done))].sort((a, b) => a - b);
+    return { arm, words, runs: own.length, before: mean(known(0)), after: mean(known(1)), range: known(1), done };
   }).filter((one) => one.after != null);
   if (lines.length < 2) return null;
-  return html`<p class="story">Of the held-out questions, which are never trained on, ${lines.map(({ arm, words, runs, before, after, range }, n) => html`${n > 0 && (n + 1 === lines.length ? ", and " : ", ")}${armName(arm)} (${visible(oneLine(words).slice(0, 60))}) solves <b>${percent(after)}</b> after training${before != null && ` (${percent(before)} before${runs > 1 ? `; ${plural(runs, "run")}, ${percent(Math.min(...range))} to ${percent(Math.max(...range))}` : ""})`}`)}.</p>`;
+  const said = (before, runs, range) => {
+    const parts = [before != null && `${percent(before)} before`, runs > 1 && `${plural(runs, "run")}, ${percent(Math.min(...range))} to ${percent(Math.max(...range))}`].filter(Boolean);
+    return parts.length ? ` (${parts.join("; ")})` : "";
+  };
+  return html`<p class="story">Of the held-out questions, which are never trained on, ${lines.map(({ arm, words, runs, before, after, range, done }, n) => html`${n > 0 && (n + 1 === lines.length ? ", and " : ", ")}${armName(arm)} (${visible(oneLine(words).slice(0, 60))}) solves <b>${percent(after)}</b> after ${done.length > 1 ? `${done[0]} to ${done.at(-1)} iterations` : plural(done[0], "iteration")}${said(before, runs, range)}`)}.</p>`;
 }
