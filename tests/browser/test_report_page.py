@@ -373,7 +373,7 @@ def test_arms_and_seeds_of_several_runs(tmp_path, opened):
     shown.page.select_option("select[aria-label=run]", "2")
     shown.page.wait_for_function("() => location.hash.startsWith('#group=2/')")  # the first that is found is open
     assert found(shown) == 16 and shown.faults == []
-    assert "A (refine.kind=policy) solves 94 % after training" in shown.text(".story")
+    assert "A (refine.kind=policy) solves 94 % after 4 iterations (40 % before; 2 runs, 94 %" in shown.text(".story")
     cells = shown.page.locator(".arms-compared tbody tr").all_inner_texts()
     groups, _ = zip(*(groups_lib.read(run, number=number) for number, run in enumerate(runs)), strict=True)
     failed = [[one for one in some if one.outcome in (Outcome.RESCUED, Outcome.ALL_WRONG)] for some in groups]
@@ -402,6 +402,19 @@ def test_what_one_arm_alone_learned_is_listed(tmp_path, opened):
     gained = {problem for problem, some in times.items() if not some[0].passed and some[-1].passed}
     assert set(shown.page.evaluate(alone, "all_wrong")) == gained and gained
     assert shown.page.evaluate(alone, "mixed") == [] and shown.faults == []
+
+
+def test_runs_without_rollouts_are_compared_by_what_is_known(tmp_path, opened):
+    for number, kind in enumerate(("none", "policy")):
+        folder = report_runs.write(tmp_path / f"r{number}", iterations=2, questions=2, changes={"refine.kind": kind})
+        for path in (folder / "rollouts").iterdir():
+            path.unlink()
+    runs = run_folder.read_all([tmp_path / f"r{number}" for number in range(2)])
+    page_lib.write(runs, tmp_path / "study.html", max_groups=500)
+    shown = opened(tmp_path / "study.html")
+    assert shown.page.locator(".arms-compared").count() == 0 and shown.page.locator(".task").count() == 1
+    assert "Of arm B. Critique-GRPO" in shown.text("#overview")  # the arm that has a method to tell
+    assert "A (refine.kind=none) solves 94 %" in shown.text(".story") and shown.faults == []
 
 
 def test_seeds_are_joined_by_iteration_and_only_where_all_have_got_to(tmp_path, opened):

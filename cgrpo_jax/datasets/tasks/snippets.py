@@ -23,10 +23,6 @@ from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards.sandbox.values import EXPECTED
 
 VERSION = 3  # of the task and of the lessons of its warm start, as in `arithmetic`
-ASKED = (  # for those who read of a run
-    "One-line programs: a question lists what a function does to each of its arguments, in plain operations and in "
-    "words coined for the task, each of which means one operation with one number"
-)
 
 # What is done to an argument: ("+", 3).
 Step = tuple[str, int]
@@ -40,6 +36,12 @@ _DECIDES = 21  # the least number on which no two operations agree
 _INPUTS = range(3, 10)  # of a program's last test
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 _DO = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+
+# What is asked, for those who read of a run.
+ASKED = (
+    "One-line programs: a question lists what a function does to each of its arguments, in plain operations and in "
+    "words coined for the task, each of which means one operation with one number"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,7 +98,7 @@ function CriticsWorth({ run }) {
   if (!c.written) return null;
   const rows = [
     [percent(c.judged ? c.agreed / c.judged : null), `have the right verdict on their response${c.judged < c.written ? ` (of ${c.judged.toLocaleString("en")} with a verdict)` : ""}`],
-    [percent(c.stated / c.written), "state the gold answer word for word, which a short one may do by chance"],
+    [percent(c.stated / c.written), "state the gold answer word for word (a short one may stand there by chance)"],
     [percent(c.rescued ? c.rescued_stated / c.rescued : null), `of the ${plural(c.rescued, "refinement")} that rescued a group were written after one that does`],
   ];
   return html`<p class="note">Of ${plural(c.written, "critique")} that refinements saw:</p><table class="critics-worth"><tbody>${rows.map(([share, words]) => html`<tr key=${words}><th scope="row">${share}</th><td>${words}</td></tr>`)}</tbody></table><p class="note">${truth(run.method)}</p>`;
@@ -129,7 +129,7 @@ function Outcomes({ index, open }) {
     ${refines && html`<${Listed} title="What was learned" note=${gained.length ? `${plural(gained.length, "question")} whose responses all failed, which a refinement rescued, and which a response solved without a critique when they were asked again${shown(gained.length)}, with what the critique said:` : "No question that a refinement rescued was asked again and solved by a response."}>
       ${gained.slice(0, MOST_LISTED).map(([at, after]) => html`<${Met} key=${at} index=${index} at=${at} open=${open} words=${`rescued in iteration ${index.iteration[at]}, solved in ${index.iteration[after]}`} />`)}</${Listed}>`}
     ${(most.length > 0 || run.critics.written > 0) && html`<${Critiques} run=${run} most=${most} />`}
-    <div class="stack"><${Listed} title="Never solved" note=${failed.length ? `${plural(failed.length, "question")} that no response and no refinement of the run solved, those that were asked most${shown(failed.length)}, with what the critique said:` : "No question: each that was asked was solved at least once."}>
+    <div class="stack"><${Listed} title="Never solved" note=${failed.length ? `${plural(failed.length, "question")} that no response and no refinement of the run solved, those that were asked most${shown(failed.length)}, with what the critique said; open one to see what was written after it:` : "No question: each that was asked was solved at least once."}>
       ${failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${seen(times)} open=${open} words=${asked(times) + tried(times)} />`)}</${Listed}>
     <${Listed} title="Asked again, and failed" note=${still.failed.length ? `${plural(still.failed.length, "question")} that ${refines ? "a response or a refinement" : "a response"} had solved, but no response the last time they were asked, the latest${shown(still.failed.length)}:` : "No question: each that had been solved or rescued, and was asked again, was solved by a response the last time."}>
       ${still.failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${`${asked(times)}: ${OUTCOMES[about.outcomes[index.outcome[times.at(-1)]]][0]}`} />`)}</${Listed}></div>
@@ -192,8 +192,13 @@ function ArmsStory() {
     const own = runsOf(arm).map(([run]) => [run.heldOut.find((p) => p.iteration === 0)?.["pass@1"], run.heldOut.findLast((p) => p.iteration > 0)?.["pass@1"]]);
     const known = (place) => own.map((pair) => pair[place]).filter((x) => x != null);
     const mean = (list) => (list.length ? list.reduce((a, b) => a + b, 0) / list.length : null);
-    return { arm, words, runs: own.length, before: mean(known(0)), after: mean(known(1)), range: known(1) };
+    const done = [...new Set(runsOf(arm).map(([run]) => run.done))].sort((a, b) => a - b);
+    return { arm, words, runs: own.length, before: mean(known(0)), after: mean(known(1)), range: known(1), done };
   }).filter((one) => one.after != null);
   if (lines.length < 2) return null;
-  return html`<p class="story">Of the held-out questions, which are never trained on, ${lines.map(({ arm, words, runs, before, after, range }, n) => html`${n > 0 && (n + 1 === lines.length ? ", and " : ", ")}${armName(arm)} (${visible(oneLine(words).slice(0, 60))}) solves <b>${percent(after)}</b> after training${before != null && ` (${percent(before)} before${runs > 1 ? `; ${plural(runs, "run")}, ${percent(Math.min(...range))} to ${percent(Math.max(...range))}` : ""})`}`)}.</p>`;
+  const said = (before, runs, range) => {
+    const parts = [before != null && `${percent(before)} before`, runs > 1 && `${plural(runs, "run")}, ${percent(Math.min(...range))} to ${percent(Math.max(...range))}`].filter(Boolean);
+    return parts.length ? ` (${parts.join("; ")})` : "";
+  };
+  return html`<p class="story">Of the held-out questions, which are never trained on, ${lines.map(({ arm, words, runs, before, after, range, done }, n) => html`${n > 0 && (n + 1 === lines.length ? ", and " : ", ")}${armName(arm)} (${visible(oneLine(words).slice(0, 60))}) solves <b>${percent(after)}</b> after ${done.length > 1 ? `${done[0]} to ${done.at(-1)} iterations` : plural(done[0], "iteration")}${said(before, runs, range)}`)}.</p>`;
 }

@@ -187,15 +187,16 @@ function Overview({ index, open }) {
   const single = about.runs.length === 1;
   const [run] = about.runs;
   const found = useMemo(() => (index && single ? stats(index, 0) : null), [index]);
+  const told = Math.max(0, about.runs.findIndex((one) => one.method.refine === "policy")); // of several, whose method is told
   return html`<section id="overview" aria-label="overview">
     <h1>${single ? visible(run.name) : `${about.runs.length} runs, ${plural(about.arms.length, "arm")}`}</h1>
     <p class="sub">${single ? html`${visible(oneLine(run.task.model))}<span class="dot">·</span>${visible(oneLine(run.data))}<span class="dot">·</span>seed ${run.seed}` : `they differ in ${about.differing.map(([key]) => key).join(", ") || "their seeds alone"}`}<span class="dot">·</span>made ${about.made}</p>
     ${single && html`<${Started} run=${run} />`}
     ${single ? html`<${Story} run=${run} found=${found} /><${Tiles} run=${run} found=${found} />` : html`<${ArmsStory} /><${Compared} />`}
-    <${Task} run=${run} example=${about.examples[0]} index=${index} />
-    <h2>The method</h2><p class="note">${methodWords(run.method)}.${!single && " Task and method are those of the first run."}</p><${Method} run=${run} />
+    <${Task} run=${about.runs[told]} example=${about.examples[told]} index=${index} />
+    <h2>The method</h2><p class="note">${!single && `Of arm ${armName(about.runs[told].arm)}. `}${methodWords(about.runs[told].method)}.</p><${Method} run=${about.runs[told]} />
     ${index && html`<${Lesson} index=${index} open=${open} />`}
-    ${index && (single ? html`<${Outcomes} index=${index} open=${open} />` : html`<${ArmsCompared} index=${index} open=${open} />`)}
+    ${index?.size > 0 && (single ? html`<${Outcomes} index=${index} open=${open} />` : html`<${ArmsCompared} index=${index} open=${open} />`)}
     ${single && html`<h2 id="worth">Worth a look</h2><${Warnings} run=${run} />`}
     ${single ? html`<${Configuration} run=${run} />` : html`<details class="configuration"><summary>Configurations</summary>${about.runs.map((one) => html`<div key=${one.name}><${Started} run=${one} /><${Configuration} run=${one} /></div>`)}</details>`}
   </section>`;
