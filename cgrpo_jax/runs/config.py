@@ -376,8 +376,7 @@ def _check_elements(key: str, value: tuple, current: Any) -> None:
     kinds = {type(element) for element in current or ()}
     if len(kinds) != 1:
         return
-    (kind,) = kinds
-    allowed = (int, float) if kind is float else kind
+    allowed = (int, float) if (kind := kinds.pop()) is float else kind
     wrong = [one for one in value if not isinstance(one, allowed) or isinstance(one, bool) != (kind is bool)]
     if wrong:
         # What is no number makes text of the numbers beside it, too.
