@@ -381,7 +381,7 @@ TRAPS = (
         "train.py",
         "before=self.progress.extra_questions",
         "before=0",
-        ("tests/integration/test_named_methods.py",),
+        ("tests/integration/test_named_methods.py::test_questions_are_drawn_on_and_the_run_resumes_where_it_was",),
     ),
     Trap(
         "verdicts that are rewarded where they praise",

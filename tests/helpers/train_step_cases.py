@@ -163,5 +163,17 @@ def loss_by_definition(params, rows, settings, *, num_questions):
     return loss
 
 
+def hold_masked_rows(settings):
+    """A masked row counts as the definition's whose mask is 0: the others' weights are those beside such a row."""
+    rows = [row for row in mixed_rows() if row.loss == LossKind.POLICY]
+    rows = [row.replace(masked=number % 4 == 0) for number, row in enumerate(rows)]
+    _, stats = update(rows, settings=settings)
+    loss = loss_by_definition(params(), rows, settings, num_questions=3)
+    np.testing.assert_allclose(stats["policy_loss"], loss, rtol=1e-4, atol=1e-6)
+    assert stats["rows_trained"] == sum(train_step_lib.has_gradient(row, settings) for row in rows) < len(rows)
+    _, everything = update(rows, settings=settings, drop_zero=False)
+    assert everything["rows_trained"] == sum(not row.masked for row in rows)
+
+
 def score(params, rows, **keywords):
     return score_rows(params, rows, config=CONFIG, shape=SHAPE, max_length=8, temperature=0.8, **keywords)

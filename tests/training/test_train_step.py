@@ -11,6 +11,7 @@ from train_step_cases import (
     REGULARISED,
     SETTINGS,
     gradient,
+    hold_masked_rows,
     loss_by_definition,
     make_row,
     mixed_rows,
@@ -55,6 +56,11 @@ def test_packing_and_microbatching_do_not_change_the_gradient(aggregate):
     assert relative_difference(gradient(rows, settings), total) < 1e-5
     shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
     assert relative_difference(gradient(shuffled, settings), total) < 1e-5
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS.values(), REGULARISED], ids=[*SETTINGS, "kl and entropy"])
+def test_a_masked_row_counts_as_a_row_without_tokens(settings):
+    hold_masked_rows(settings)
 
 
 def test_statistics_are_sums_over_the_whole_minibatch():

@@ -14,6 +14,7 @@ from train_step_cases import (
     SHAPE,
     fresh_state,
     gradient,
+    hold_masked_rows,
     loss_by_definition,
     make_row,
     mixed_rows,
@@ -25,7 +26,6 @@ from train_step_cases import (
 
 from cgrpo_jax import sharding
 from cgrpo_jax.models.params import axes_like, init_params, param_shapes
-from cgrpo_jax.objective import AGGREGATES
 from cgrpo_jax.records import LossKind, TrainRow
 from cgrpo_jax.training import optimizer as optimizer_lib
 from cgrpo_jax.training import train_step as train_step_lib
@@ -79,18 +79,9 @@ def test_neither_packing_nor_dropping_changes_what_another_ratio_gives(name):
     )
 
 
-@pytest.mark.parametrize("aggregate", AGGREGATES)
+@pytest.mark.parametrize("aggregate", sorted(SETTINGS.keys() - {REGULARISED.aggregate}))
 def test_a_masked_row_counts_as_a_row_without_tokens(aggregate):
-    """As the definition's row whose mask is 0: the others' weights are those beside such a row."""
-    rows = [row for row in mixed_rows() if row.loss == LossKind.POLICY]
-    rows = [row.replace(masked=number % 4 == 0) for number, row in enumerate(rows)]
-    for settings in (SETTINGS[aggregate], dataclasses.replace(REGULARISED, aggregate=aggregate)):
-        _, stats = update(rows, settings=settings)
-        loss = loss_by_definition(params(), rows, settings, num_questions=3)
-        np.testing.assert_allclose(stats["policy_loss"], loss, rtol=1e-4, atol=1e-6)
-        assert stats["rows_trained"] == sum(train_step_lib.has_gradient(row, settings) for row in rows) < len(rows)
-    _, everything = update(rows, settings=SETTINGS[aggregate], drop_zero=False)
-    assert everything["rows_trained"] == sum(not row.masked for row in rows)
+    hold_masked_rows(dataclasses.replace(REGULARISED, aggregate=aggregate))
 
 
 def test_a_row_beyond_the_cap_of_what_the_sampler_did_otherwise_is_dropped():
