@@ -289,13 +289,33 @@ def states_answer(critique: str, golds: Sequence[str]) -> bool:
     """
     said = " ".join(_NUMBERED.sub("", critique).split())
     wanted = (" ".join(gold.split()) for gold in golds)
-    return any(_stands_in(said, gold) for gold in wanted if gold)
+    return any(stands_in(said, gold) for gold in wanted if gold)
 
 
-def _stands_in(said: str, gold: str) -> bool:
-    if gold not in said:  # which is fast, and true of most
+def stands_in(text: str, what: str) -> bool:
+    """Does something stand in a text, not within a longer word or number?
+
+    Example:
+      >>> stands_in("4*7=28, 8+4=12", "4*7=28"), stands_in("14*7=28", "4*7=28")
+      (True, False)
+    """
+    if what not in text:  # which is fast, and true of most
         return False
-    return re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(gold)}(?!\w|[.,]\d)", said) is not None
+    return re.search(rf"(?<!\w)(?<!\d[.,]){re.escape(what)}(?!\w|[.,]\d)", text) is not None
+
+
+_NAMED = re.compile(r"\bStep \d+ is wrong: (.{1,200}?), not ")
+
+
+def named_step(critique: str) -> str | None:
+    """Returns the step that a critique of `execution` names, as it should be; None where it names none.
+
+    Example:
+      >>> named_step("Step 2 is wrong: 6+6=12, not 13. Conclusion: wrong [END]")
+      '6+6=12'
+    """
+    found = _NAMED.search(critique)
+    return found and found[1]
 
 
 def cut_middle(ids: Sequence[int], limit: int, marker: Sequence[int]) -> list[int]:

@@ -144,7 +144,10 @@ class Pieces:
 
 def text_of(row: Mapping[str, Any]) -> str:
     """Returns the text of a row of `of_groups`."""
-    return row["text"] if "text" in row else "".join(row["pieces"])
+    if "text" in row:
+        return row["text"]
+    whole = "".join(row["pieces"])
+    return whole[: len(whole) - row["end"]]
 
 
 def scaled(logp: float) -> int | None:

@@ -22,6 +22,7 @@ _COLUMNS = ("stage", "question_index", "problem_id", "problem_index", "question"
 _COLUMNS += ("verdict", "rejected", "reward", "ungraded", "truncated", "dropped", "kept", "trained", "advantage")
 _COLUMNS += ("problem_grader", "solution")
 _SHOWN = 240  # characters of a question in a list
+_SEARCHED = 2000  # of a solution, in which steps are looked for
 
 
 class Outcome(enum.StrEnum):
@@ -116,11 +117,12 @@ class Critics:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A question as a list shows it: its number in its data set, and the beginning of its text and of its answer."""
+    """A question as a list shows it: its number in its data set, and the beginning of its text, answer and solution."""
 
     index: int
     question: str
     answer: str
+    solution: str = ""
 
 
 def read(
@@ -188,7 +190,9 @@ def _of_file(path: pathlib.Path, run: RunFolder, number: int, asked: dict[str, A
         if first["problem_grader"] == VERDICT:
             continue
         problem = first["problem_id"]
-        asked.setdefault(problem, Asked(first["problem_index"], first["question"][:_SHOWN], first["answer"][:_SHOWN]))
+        if problem not in asked:
+            texts_of = first["question"][:_SHOWN], first["answer"][:_SHOWN], (first["solution"] or "")[:_SEARCHED]
+            asked[problem] = Asked(first["problem_index"], *texts_of)
         yield _group(rows, places, texts, run, {"run": number, "iteration": iteration, "question": question})
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.report import groups as groups_lib
-from cgrpo_jax.report import payload, selection
+from cgrpo_jax.report import lessons, payload, selection
 from cgrpo_jax.report.groups import Asked, Group
 from cgrpo_jax.report.run_folder import RunFolder
 from cgrpo_jax.runtime import files
@@ -91,15 +91,21 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
         "lesson": texts.lesson,
         "critiques": texts.critiques,
         "examples": texts.examples,
+        "took": [one.took for one in texts.learned],
+        "steps": [
+            lessons.solved_by_step(one.steps, [group for group in found if group.run == number], asked)
+            for number, one in enumerate(texts.learned)
+        ],
         "rows": more.rows,
         "measured": more.measured,
         "search": list(search),
         "sums": more.sums,
     }
+    failed = {at: one for learned in texts.learned for at, one in learned.failed.items()}
     text = _page(
         title=", ".join(run.name for run in runs),
         about=payload.as_json(about),
-        index=payload.packed(payload.as_json(payload.index(found, asked, places, texts.said))),
+        index=payload.packed(payload.as_json(payload.index(found, asked, places, texts.said, failed))),
         shards=[] if beside else shards,
     )
     # As JavaScript has them: what is packed as a text, the others as they are.

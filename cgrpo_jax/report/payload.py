@@ -37,6 +37,20 @@ _METHOD += (
     "trainer_logp",
 )
 
+_KEYS = {
+    "aggregate": "objective.aggregate",
+    "scale_by_std": "objective.scale_by_std",
+    "tis_level": "objective.tis_level",
+    "select": "refine.select",
+    "max_pass": "refine.max_pass",
+    "refined": "refine.which",
+    "critiqued": "critique.when",
+    "sees": "critic.sees",
+    "reveals": "critique.reveals_value",
+    "warm_start": "warm_start.num_updates",
+    "questions": "questions_per_iteration",
+}
+
 
 def of_runs(runs: Sequence[RunFolder], groups: Sequence[Group]) -> dict[str, Any]:
     """Returns what is said of runs as wholes: their methods, arms and seeds, curves, warnings and summaries.
@@ -74,10 +88,7 @@ def _of_run(run: RunFolder, groups: Sequence[Group]) -> dict[str, Any]:
         "critics": dataclasses.asdict(functools.reduce(operator.add, (one.critics for one in groups), Critics())),
         "data": values["data.train"] or values["data.kind"],
         "method": {name: getattr(run.facts, name) for name in _METHOD}
-        | {"aggregate": values["objective.aggregate"], "scale_by_std": values["objective.scale_by_std"]}
-        | {"tis_level": values["objective.tis_level"], "select": values["refine.select"]}
-        | {"sees": values["critic.sees"], "warm_start": values["warm_start.num_updates"]}
-        | {"reveals": values["critique.reveals_value"], "questions": values["questions_per_iteration"]},
+        | {name: values[key] for name, key in _KEYS.items()},
         "changed": {key: _shown(value) for key, value in run.facts.changed.items()},
         "metrics": {name: [_number(row.get(name)) for row in run.metrics] for name in names},
         "dead": dead_shares,
@@ -143,6 +154,7 @@ def index(
     asked: Mapping[str, Asked],
     places: Mapping[int, tuple[int, int]],
     said: Mapping[int, lessons.Said] | None = None,
+    failed: Mapping[int, lessons.Failed] | None = None,
 ) -> dict[str, Any]:
     """Returns all groups by columns, one number of a list for each; small, as every group of a run is in it.
 
@@ -151,6 +163,7 @@ def index(
       asked: their questions, by `problem_id`.
       places: of the groups that are shown whole, in which shard, and where in it.
       said: of these, by their numbers, what their critiques said.
+      failed: likewise, what became of refinements that are all wrong; of questions that nothing solved it is kept.
     """
     ids = {problem: number for number, problem in enumerate(asked)}
     flags = {flag: 1 << bit for bit, flag in enumerate(Flag)}
@@ -173,6 +186,7 @@ def index(
         "shard": [shard for shard, _ in shards],
         "at": [at for _, at in shards],
         "said": {str(at): text for at, text in (said or {}).items()},
+        "failed": {str(at): one for at, one in (failed or {}).items() if Flag.NEVER_SOLVED in groups[at].flags},
     }
 
 
@@ -188,6 +202,7 @@ class Texts:
         trained refinement has the trainer's log-probabilities.
       said: of each group, by its number, what its critique said (`lessons.Lessons`).
       critiques: of each run, the critiques that led to most right refinements (`lessons.Lessons.most`).
+      learned: the lessons of each run.
       search: shards with the texts alone, JSON as it is, lists of a group's number and its texts as one, in lower case:
         what a search reads.
       examples: of each run, a question with its answer (`task.example`): of a rescued group, if there is one; None
@@ -200,6 +215,7 @@ class Texts:
     lesson: lessons.Place | None = None
     said: Mapping[int, lessons.Said] = dataclasses.field(default_factory=dict)
     critiques: Sequence[list[list[Any]]] = ()
+    learned: Sequence[lessons.Lessons] = ()
     search: Sequence[str] = ()
     examples: Sequence[dict[str, str] | None] = ()
 
@@ -227,7 +243,9 @@ def texts(runs: Sequence[RunFolder], groups: Sequence[Group], selection: Selecti
     search.close()
     _, best = max((one.token for one in learned), key=lambda one: one[0], default=(0.0, None))
     said = {at: text for one in learned for at, text in one.said.items()}
-    return Texts(shards.made, places, faults, best, said, [one.most() for one in learned], search.made, examples)
+    return Texts(
+        shards.made, places, faults, best, said, [one.most() for one in learned], learned, search.made, examples
+    )
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cgrpo_jax.report.groups import Flag, Group
 
 LAST_ITERATIONS = 2
-NEVER_SOLVED_SHARE = 10  # one in so many of the groups that fit, at most: the questions that a page says it failed on
+ONCE_EACH_SHARE = 10  # one in so many of the groups that fit, at most: what a page lists as learned, or as failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,12 @@ class Selection:
 
 
 def choose(groups: Sequence[Group], *, max_groups: int, seed: int = 0) -> Selection:
-    """Chooses groups: of the last two iterations, of what was never solved, rescued, forgotten, otherwise flagged, and
-    of the rest a sample.
+    """Chooses groups: of the last two iterations, of what was never solved, of what was solved after a rescue, rescued,
+    forgotten, otherwise flagged, and of the rest a sample.
 
-    Of what was never solved, it is each question once, as it was asked last, and no more than a tenth of all. A kind
-    that does not fit gets what room is left, drawn with the seed, so that every iteration has the same chance.
+    Of what was never solved, it is each question once, as it was asked last; of what was solved after a rescue
+    likewise, as it was solved first. Of either no more than a tenth of all. A kind that does not fit gets what room is
+    left, drawn with the seed, so that every iteration has the same chance.
 
     Args:
       groups: of all runs.
@@ -39,6 +40,7 @@ def choose(groups: Sequence[Group], *, max_groups: int, seed: int = 0) -> Select
     kinds = {
         "last iterations": [one.iteration in last[one.run] for one in groups],
         "never solved": _unsolved(groups),
+        "solved again": _solved_again(groups),
         "rescued": [Flag.RESCUED in one.flags for one in groups],
         "forgotten": [Flag.FORGOTTEN in one.flags for one in groups],
         "flagged": [bool(one.flags) for one in groups],
@@ -49,8 +51,8 @@ def choose(groups: Sequence[Group], *, max_groups: int, seed: int = 0) -> Select
         of_kind = [number for number, wants in enumerate(wanted) if wants]
         left = [number for number in of_kind if number not in chosen]
         room = max_groups - len(chosen)
-        if kind == "never solved":
-            room = min(room, max_groups // NEVER_SOLVED_SHARE)
+        if kind in ("never solved", "solved again"):
+            room = min(room, max_groups // ONCE_EACH_SHARE)
         chosen.update(left if len(left) <= room else rng.sample(left, room))
         reasons[kind] = len(of_kind), sum(number in chosen for number in of_kind)
     return Selection(sorted(chosen), reasons)
@@ -61,3 +63,17 @@ def _unsolved(groups: Sequence[Group]) -> list[bool]:
     # Groups are in the order of iterations.
     last = {(one.run, one.problem): number for number, one in enumerate(groups)}
     return [Flag.NEVER_SOLVED in one.flags and last[one.run, one.problem] == n for n, one in enumerate(groups)]
+
+
+def _solved_again(groups: Sequence[Group]) -> list[bool]:
+    """Returns which groups are the first of a question, after a refinement had rescued it, that a response solves."""
+    rescued: set[tuple[int, str]] = set()
+    found = []
+    for one in groups:
+        key = one.run, one.problem
+        found.append(bool(one.passed) and key in rescued)
+        if one.passed:
+            rescued.discard(key)
+        elif Flag.RESCUED in one.flags:
+            rescued.add(key)
+    return found

@@ -76,7 +76,16 @@ class _Limit:
         numbers = [number for name in self.names if (number := self.of(metrics, name)) is not None]
         if not numbers or (sum(numbers) >= self.limit) == self.below:
             return None
-        return Warning(self.title, self.evidence.format(*numbers), self.means, self.remedy)
+        return Warning(self.title, _spaced(self.evidence.format(*numbers)), self.means, self.remedy)
+
+
+def _percent(share: float) -> str:
+    return _spaced(f"{share:.0%}")
+
+
+def _spaced(text: str) -> str:
+    """Writes percentages as the rest of the page does: "5 %"."""
+    return text.replace("%", " %")
 
 
 def _dead(metrics: Sequence[Row], dead: Sequence[float | None]) -> Warning | None:
@@ -85,8 +94,9 @@ def _dead(metrics: Sequence[Row], dead: Sequence[float | None]) -> Warning | Non
     if share < 0.6:
         return None
     easy = recent(metrics, "frac_all_right") or 0.0
-    evidence = f"{share:.0%} of the questions of the last {len(values)} iterations; all responses right: {easy:.0%}"
-    means = "All their texts have the same reward, so no advantage is left."
+    evidence = f"{_percent(share)} of the questions of the last {len(values)} iterations"
+    evidence += f", while {_percent(easy)} had right responses alone" if easy else ""
+    means = "All texts of such a question have the same reward, so no advantage is left."
     if easy > share / 2:
         return Warning("most questions are too easy by now", evidence, means, "Harder ones (data.pass_rates), or stop.")
     remedy = "Questions nearer to what the model can do (data.pass_rates), more responses, or a critic that says more."

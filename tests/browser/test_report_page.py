@@ -61,6 +61,7 @@ def test_it_says_what_is_asked_what_is_right_and_what_the_model_had_learned(repo
     assert all(text in task for text in example.values())
     assert "then taught by a warm start" in shown.text(".sub")
     assert "reward of the group" in shown.text(".steps") and "A group is" in shown.text(".story")
+    assert "responses, where all to a question fail" in shown.text(".steps")
     assert "--config.refine.kind=none" in shown.text(".alone") and shown.faults == []
 
 
@@ -78,7 +79,10 @@ def test_a_filter_opens_its_first_hit_and_a_search_what_it_finds(report, opened)
     assert found(shown) < 64 and shown.at() == here  # it is among what is found
     shown.page.fill("#search", next(text for text in ("2*3", "2*4") if text != question))
     shown.page.wait_for_function("here => location.hash !== here", arg=here)
-    assert shown.page.locator(".list .entry[aria-current=true]").count() == 1 and shown.faults == []
+    assert shown.page.locator(".list .entry[aria-current=true]").count() == 1
+    shown.page.fill("#search", "no text says this")
+    shown.page.wait_for_selector(".none")
+    assert shown.page.locator(".detail .card").count() == 0 and shown.faults == []
 
 
 def test_every_filter_finds_as_many_as_it_says(report, opened):
@@ -362,6 +366,29 @@ def test_texts_beside_a_large_report_are_loaded_when_they_are_looked_at(folder, 
     assert "30 of them with their texts" in other.text("#questions .head") and shown.faults == other.faults == []
 
 
+def test_it_says_why_refinements_failed_and_what_became_of_the_steps_that_critiques_named(tmp_path, opened):
+    named = report_runs.Texts(critique="Step 1 is wrong: {a} times {b} is {n}, not {m}. Conclusion: wrong [END]")
+    folder = report_runs.write(
+        tmp_path / "a", iterations=8, questions=8, problems=40, seed=4, texts=named, trainer=False
+    )
+    page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=500)
+    shown = opened(tmp_path / "a.html")
+    shown.page.wait_for_selector(".steps-named")
+    steps = shown.page.evaluate("about.steps[0]")
+    rows = shown.page.locator(".steps-named tbody tr").all_inner_texts()
+    assert [line.split("\t")[0] for line in rows] == [step for step, *_ in steps] and len(steps) > 3
+    for line, (_, written, right, questions, *thirds) in zip(rows, steps, strict=True):
+        cells = line.split("\t")[1:]
+        assert cells[0].endswith(f"{right} of {written}") and cells[1] == str(questions) == "1"
+        for cell, (passed, responses) in zip(cells[2:], thirds, strict=True):
+            assert cell.endswith(f"{passed} of {responses}" if responses else "–")
+    never = shown.page.locator(".listed", has=shown.page.locator("h3:text-is('Never solved')"))
+    tried = never.locator(".tried").all_inner_texts()
+    assert tried and all("none of which has the step that its critique names" in text for text in tried)
+    assert never.locator("del").count() == 0 and "Conclusion" not in never.inner_text()  # they repeat the response
+    assert shown.faults == []
+
+
 def test_arms_and_seeds_of_several_runs(tmp_path, opened):
     for seed, kind in enumerate(("policy", "policy", "none")):
         report_runs.write(tmp_path / f"r{seed}", iterations=4, questions=4, seed=seed, changes={"refine.kind": kind})
@@ -501,7 +528,13 @@ def test_what_was_learned_and_what_was_never_solved_is_listed_and_opens(tmp_path
         said[name] = 0 if number == "No" else int(number)
     assert said == counts and all(counts.values())
     quoted = blocks["What was learned"].locator("q").first.inner_text()
-    assert "Conclusion: wrong" in quoted  # what the critique of this question said
+    a, b = re.findall(r"\d+", quoted)[:2]
+    assert quoted.startswith(f"{a}*{b} is {int(a) * int(b)}, not ")  # what the critique of this question said
+    assert "[END]" not in quoted  # its verdict is said in words beside it
+    shown.page.locator(".chip", has_text="learned").click()
+    assert found(shown) == learned
+    assert shown.page.locator(".list .entry").first.get_attribute("aria-current") == "true"
+    shown.page.locator(".chip", has_text="learned").click()
     assert "verdict right" in blocks["What was learned"].locator(".worth").first.inner_text()
     critiques = blocks["From which critiques"].inner_text()
     assert "refinements after it pass" in critiques and "states the gold answer" in critiques

@@ -169,6 +169,19 @@ def test_a_critique_states_the_answer_where_it_stands_in_it_word_for_word(critiq
     assert texts.states_answer(critique, golds) is states
 
 
+@pytest.mark.parametrize(
+    ("critique", "step"),
+    [
+        (texts.execution(False, first_false_equation("7*8=56 6+6=13")), "6+6=12"),
+        ("4*7=28, 8+4=12. Step 3 is wrong: 2*5=10, not 2*6=12. Conclusion: wrong [END]", "2*5=10"),
+        (texts.execution(False, first_false_equation("6+6=13"), reveal_value=False), None),
+        (texts.indicative(False, answer="12"), None),
+    ],
+)
+def test_the_step_that_a_critique_names_is_as_it_should_be(critique, step):
+    assert texts.named_step(critique) == step
+
+
 def test_cut_middle():
     ids = list(range(10))
     assert texts.cut_middle(ids, 10, [99]) == ids

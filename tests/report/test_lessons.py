@@ -2,7 +2,8 @@ import pytest
 import report_runs
 
 from cgrpo_jax.report import details, groups, payload, run_folder, selection
-from cgrpo_jax.report.lessons import Lessons, Said
+from cgrpo_jax.report.groups import Asked
+from cgrpo_jax.report.lessons import Failed, Lessons, Said, solved_by_step
 
 SAID, OTHER, WORDY = "Step 2 is wrong.", "Step 1 is wrong.", "x" * 301
 
@@ -53,6 +54,40 @@ def test_a_critique_is_compared_with_the_grader_and_with_the_gold_answer():
         lessons.add(at, one)
     assert lessons.said == {0: Said(SAID, True, True), 1: Said(SAID, False, False), 2: Said(SAID, None, False)}
     assert lessons.most() == [[SAID, 3, 3, 0, 1, 1]]
+
+
+def test_wrong_refinements_are_told_by_whether_they_have_the_step_that_the_critique_names():
+    lessons = Lessons(1.0)
+    named = "Step 2 is wrong: 4*7=28, not 11. Conclusion: wrong [END]"
+    one = detail(named, refined=0.0)
+    one["rows"][0]["text"], one["rows"][2]["text"] = "4*7=11", "4*7=28, 8*3=11"
+    one["rows"] += [
+        row(3, "critique", named, parent=0),
+        row(4, "refinement", "14*7=28", parent=3, reward=0.0, kept=True),
+    ]
+    lessons.add(0, one)
+    lessons.add(1, detail(SAID, refined=0.0))  # which names none
+    right = detail(named)
+    right["rows"][2]["text"] = "4*7=28"
+    lessons.add(2, right)
+    assert lessons.failed == {0: Failed(2, 2, 1, "4*7=11", named, "14*7=28"), 1: Failed(1, 0, 0, "", SAID, "")}
+    assert lessons.steps == {"4*7=28": [3, 1]} and lessons.took == [[2, 1], [1, 1]]
+
+
+def test_a_step_is_followed_through_the_questions_whose_solution_has_it(tmp_path):
+    run = run_folder.read(report_runs.write(tmp_path / "a", iterations=9, questions=6))
+    found, asked = groups.read(run)
+    late = {group.problem for group in found if group.iteration >= 6}
+    problem = next(group.problem for group in found if group.problem in late and group.iteration < 3)
+    one, own = asked[problem], [group for group in found if group.problem == problem]
+    shares = []
+    for third in (range(3), range(6, 9)):
+        some = [group for group in own if group.iteration in third]
+        shares.append([sum(group.passed for group in some), 4 * len(some)])
+    steps = {one.solution: [5, 4], "nowhere": [9, 9]}
+    assert solved_by_step(steps, found, asked) == [[one.solution, 5, 4, 1, *shares]]
+    assert [0, 0] not in shares
+    assert solved_by_step({}, [], {"x": Asked(0, "", "")}) == []
 
 
 def test_the_token_that_a_critique_helped_most_is_of_a_trained_right_refinement():

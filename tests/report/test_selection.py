@@ -1,3 +1,5 @@
+import dataclasses
+
 from cgrpo_jax.report import selection
 from cgrpo_jax.report.groups import Flag, Group, Outcome
 
@@ -19,7 +21,8 @@ def test_the_last_iterations_come_first_then_what_tells_most():
     found = selection.choose(groups, max_groups=7, seed=1)
     assert {3, 4, 5, 18, 19} < set(found.chosen) and len(found.chosen) == 7
     assert found.reasons == {
-        "last iterations": (2, 2), "never solved": (0, 0), "rescued": (1, 1), "forgotten": (1, 1), "flagged": (3, 3),
+        "last iterations": (2, 2), "never solved": (0, 0), "solved again": (0, 0), "rescued": (1, 1),
+        "forgotten": (1, 1), "flagged": (3, 3),
         "others": (20, 7),
     }  # fmt: skip
 
@@ -38,3 +41,11 @@ def test_each_run_has_its_last_iterations_and_a_seed_its_sample():
     assert selection.choose(groups, max_groups=4).chosen == [8, 9, 17, 18]
     drawn = [selection.choose(groups, max_groups=8, seed=seed).chosen for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_the_first_time_that_a_rescued_question_is_solved_is_shown():
+    groups = [group(n, problem=str(n)) for n in range(40)]
+    for n, flags, passed in ((3, [Flag.RESCUED], 0), (5, [], 0), (8, [], 2), (9, [], 3)):
+        groups[n] = dataclasses.replace(group(n, *flags, problem="y"), passed=passed)
+    found = selection.choose(groups, max_groups=10)
+    assert {3, 8} < set(found.chosen) and found.reasons["solved again"] == (1, 1)

@@ -44,7 +44,7 @@ const CHARTS = [
 ];
 
 const AXIS_AT = { iteration: "iteration", tokens: "tokens", seconds: "second" };
-const AXES = { iteration: "iterations", tokens: "tokens written", seconds: "seconds" };
+const AXES = { iteration: "iterations", tokens: "tokens written", seconds: "seconds of iterations" };
 
 // Where each iteration of a run lies on an axis. Iteration k is written by the weights after k iterations, which the
 // evaluation after k iterations is of.
@@ -213,7 +213,7 @@ function options(series, { width, height, range, onCursor, log, apart }) {
     }
     data.push(spread(s, s.values));
     drawn.push({
-      stroke: s.smooth ? faded(colour, 0.35) : colour, width: s.smooth ? 1 : 2, dash: dashes[s.dash ?? 0], spanGaps,
+      stroke: s.smooth ? faded(colour, 0.35) : colour, width: s.smooth ? 1 : 2, dash: s.points && !s.dash && s.values.length < 4 ? [2, 5] : dashes[s.dash ?? 0], spanGaps, // of few points the way between is not known
       points: { show: Boolean(s.points) || sparse || xs.length === 1, size: s.points ? 6 : 4, fill: colour },
     });
   }
@@ -247,17 +247,20 @@ function Chart({ title, about: words, series, range, axis, theme, tall, xName, l
   }, [series, range, theme, tall]);
   if (!series.length) return null;
   // At the cursor, else the last. Of an evaluation that of the place before it; where there is no number, none.
-  const value = (s) => {
+  const placeOf = (s) => {
     const known = s.values.map((v, i) => i).filter((i) => s.values[i] != null);
-    if (at == null) return s.values[known.at(-1)];
-    return s.points ? s.values[known.findLast((i) => s.xs[i] <= at) ?? known[0]] : s.values[s.xs.indexOf(at)];
+    if (at == null) return known.at(-1);
+    return s.points ? known.findLast((i) => s.xs[i] <= at) ?? known[0] : s.xs.indexOf(at);
   };
+  const value = (s) => s.values[placeOf(s)];
+  const last = series.flatMap((s) => s.xs).reduce((a, b) => Math.max(a, b ?? a), 0);
+  const elsewhere = (s) => { const x = s.xs[placeOf(s)]; return x != null && x !== (at ?? last) && value(s) != null ? ` at ${short(x)}` : ""; }; // a number of another place
   const place = at == null ? "last" : `${xName ?? AXIS_AT[axis]} ${short(at)}`;
   const said = (v) => (range === "share" ? percent(v) : short(v));
   const summary = series.map((s) => `${s.label} ${said(value(s))}`).join(", ");
   return html`<figure class="chart ${tall ? "tall" : ""}">
     <figcaption><h3>${title}<${Saving} title=${title} series=${series} range=${range} xName=${xName ?? AXES[axis]} log=${log} /></h3><p>${words}</p></figcaption>
-    <ul class="legend"><li class="place">${place}:</li>${series.map((s) => html`<li key=${s.label}><span class="key ${s.stacked ? "block" : s.dash ? "dashed" : ""}" style=${{ color: `var(${s.colour})` }}></span>${s.label} <b>${said(value(s))}</b></li>`)}</ul>
+    <ul class="legend"><li class="place">${place}:</li>${series.map((s) => html`<li key=${s.label}><span class="key ${s.stacked ? "block" : s.dash ? "dashed" : ""}" style=${{ color: `var(${s.colour})` }}></span>${s.label} <b>${said(value(s))}</b>${elsewhere(s)}</li>`)}</ul>
     <div class="plot" ref=${holder} style=${{ height: `${tall ? 230 : 150}px` }} role="img" aria-label="${title} over ${xName ?? AXES[axis]}; last values: ${summary}"></div>
   </figure>`;
 }
@@ -279,10 +282,10 @@ function Curves({ index, theme }) {
   return html`<section id="curves" aria-labelledby="curves-title">
     <div class="head"><h2 id="curves-title">Curves</h2>
       <div class="segments" role="group" aria-label="horizontal axis">${Object.entries(AXES).map(([key, words]) => html`<button key=${key} aria-pressed=${axis === key} onClick=${() => setAxis(key)}>${words}</button>`)}</div></div>
-    <p class="note">Numbers over a curve are its last ones; point at one to read all curves at that place. Drag to enlarge, click twice to go back.${smoothed && " Thin: each iteration; thick: a running mean."}${runs.length > 1 && " A band reaches from the least to the greatest of an arm's seeds."}</p>
+    <p class="note">Numbers over a curve are its last ones; point at one to read all curves at that place. Drag to enlarge, click twice to go back. A gap is an iteration in which nothing of the kind was written or trained.${smoothed && " Thin: each iteration; thick: a running mean."}${runs.length > 1 && " A band reaches from the least to the greatest of an arm's seeds."}</p>
     ${runs.length > 1 && html`<${Arms} />`}
     <div class="charts">
-      <${Chart} title="Held-out accuracy" about=${runs.length > 1 ? "greedy answers to questions that are never trained on" : "questions that are never trained on; pass@k: one of k tries is right. Band: 95 % interval of pass@1"} series=${top.heldOut} range="share" axis=${axis} theme=${theme} tall />
+      <${Chart} title="Held-out accuracy" about=${runs.length > 1 ? "greedy answers to questions that are never trained on" : "of questions that are never trained on: pass@1, the most likely answer is right; pass@k, one of k drawn ones is. Band: 95 % interval of pass@1"} series=${top.heldOut} range="share" axis=${axis} theme=${theme} tall />
       <${Chart} title=${runs.length > 1 ? "Questions that no response solves" : "What became of the questions"} about=${runs.length > 1 ? "share of an iteration's questions: where plain GRPO learns nothing" : "of each iteration: all responses right, some, none but a refinement (rescued), nothing"} series=${top.outcomes} range="share" axis=${axis} theme=${theme} tall />
       ${charts.map((chart) => html`<${Chart} key=${chart.title} ...${chart} axis=${axis} theme=${theme} />`)}
     </div></section>`;

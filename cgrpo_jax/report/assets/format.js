@@ -70,7 +70,7 @@ const OUTCOMES = {
   all_right: ["all right", "every response passes"],
   mixed: ["mixed", "some responses pass"],
   rescued: ["rescued", "every response fails, a refinement passes"],
-  all_wrong: ["still unsolved", "neither a response nor a refinement passes"],
+  all_wrong: ["still unsolved", "neither a response nor a refinement passes in this iteration"],
   unknown: ["no verdict", "the grader failed"],
 };
 const FLAGS = {

@@ -71,7 +71,7 @@ function Trained({ group, method }) {
   if (!rows.length) return html`<p class="note">Nothing of this question was trained.</p>`;
   const name = (row) => (row.stage === "response" ? `response ${(row.response_index ?? 0) + 1}` : `refinement of response ${(row.response_index ?? 0) + 1}`);
   const prompts = [...new Set(rows.map((row) => group.promptOf(row.context)))].filter(Boolean);
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="what was trained"><table><thead><tr><th scope="col">text</th><th scope="col">reward</th><th scope="col">advantage</th><th scope="col">tokens</th><th scope="col">ratio</th><th scope="col">became of it</th></tr></thead>
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="what was trained"><table><thead><tr><th scope="col">text</th><th scope="col">reward</th><th scope="col">advantage</th><th scope="col">tokens</th><th scope="col">weighed by</th><th scope="col">became of it</th></tr></thead>
     <tbody>${rows.map((row) => html`<tr key=${row.row}><th scope="row">${name(row)}</th><td>${short(row.reward)}</td><td>${signed(row.advantage)}</td><td>${row.pieces?.length ?? "–"}</td><td>${NO_RATIO[row.loss] ?? (row.refined ? REFINED_RATIOS[method.refined_ratio][0] : INITIAL_RATIOS[method.initial_ratio][0])}</td><td>${row.trained ? "moved the weights" : DROPPED[row.dropped] ?? row.dropped}</td></tr>`)}</tbody></table></div>
     ${prompts.map((prompt, n) => html`<details key=${n} open=${prompts.length === 1}><summary>The prompt that all ${prompts.length === 1 ? "" : "of these "}are trained after, as the model sees it</summary><${Text} text=${prompt} /></details>`)}`;
 }
@@ -127,7 +127,7 @@ function Detail({ index, at, open, colouring, setColouring, diff, setDiff }) {
       <span class="label">question</span><${Text} text=${group?.question ?? question} /><p class="gold"><span class="label">gold answer</span> <code>${visible(group?.answer ?? answer)}</code></p>
       ${group?.solution && html`<details><summary>Worked solution of the data</summary><${Text} text=${group.solution} /></details>`}</div>
     ${found.at === at && found.error && html`<p class="fault">Its texts can't be read: ${found.error}.</p>`}
-    ${found.at === at && group === null && html`<p class="note">Its texts are not in this page, which shows ${about.shown.toLocaleString("en")} questions whole. In a terminal: <code>cgrpo show RUN --question=${id} --iteration=${index.iteration[at]}</code></p><${Rows} index=${index} at=${at} />`}
+    ${found.at === at && group === null && html`<p class="note">Its texts are not in this page, which has those of ${about.shown.toLocaleString("en")} groups. In a terminal: <code>cgrpo show RUN --question=${id} --iteration=${index.iteration[at]}</code></p><${Rows} index=${index} at=${at} />`}
     ${group && html`
       ${kept && html`<h4 class="part">The lesson</h4><${Chain} group=${group} refinement=${kept} run=${index.run[at]} />`}
       <div class="part-head"><h4 class="part">All texts</h4>${group.rows.some((row) => row.stage === "refinement") && html`<label class="check"><input type="checkbox" checked=${diff} onChange=${(event) => setDiff(event.currentTarget.checked)} /> show refinements as changes</label>`}</div>

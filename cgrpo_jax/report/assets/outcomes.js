@@ -64,7 +64,7 @@ function unsure(index, number) {
 
 // --- one run --------------------------------------------------------------------------------------------------------
 
-const MOST_LISTED = 6;
+const MOST_LISTED = 6, MOST_FAILED = 12;
 
 function Listed({ title, note, wide, children }) {
   return html`<div class="listed ${wide ? "wide" : ""}"><h3>${title}</h3><p class="note">${note}</p><ul>${children}</ul></div>`;
@@ -75,10 +75,23 @@ const verdictWords = (agrees) => (agrees == null ? "no verdict to compare" : agr
 const answerWords = (states) => (states ? "states the gold answer" : "does not state the gold answer");
 const Worth = ({ agrees, states }) => html`<span class="worth"><${Mark} right=${agrees} /> ${verdictWords(agrees)}<span class="dot">·</span>${answerWords(states)}</span>`;
 
+// A critique without the formula of its verdict, which is said beside it.
+const quoted = (text) => oneLine(text.replaceAll(/\s*Conclusion:\s*\w+[.\s]*\[END\]/gi, "") || text);
+
+// What became of refinements that are all wrong: whether they have the step that their critique names.
+function Tried({ failed: [number, named, took, response, , refinement] }) {
+  const all = (n) => (n === number ? `all ${number}` : `${n} of ${number}`);
+  const without = named - took;
+  const why = !named ? `${plural(number, "refinement")}, none right.`
+    : took === 0 ? `${plural(number, "refinement")}, none of which has the step that its critique names.`
+      : `${plural(number, "refinement")}: ${all(took)} ${took === 1 ? "has" : "have"} the step that the critique names, and another one wrong${without ? `; ${without} ${without === 1 ? "has" : "have"} not even that` : ""}.`;
+  return html`<p class="tried">${why} One of them, as it changed the response:</p><${Difference} before=${response} after=${refinement} />`;
+}
+
 function Met({ index, at, words, open }) {
-  const said = index.said[at];
+  const said = index.said[at], failed = index.failed[at];
   return html`<li><button class="link" onClick=${() => open(at)}>${oneLine(index.problems[index.problem[at]][2]).slice(0, 110)}</button> <span class="muted">${words}</span>
-    ${said && html`<q class="said" dir="auto">${oneLine(said[0])}</q><${Worth} agrees=${said[1]} states=${said[2]} />`}</li>`;
+    ${said && html`<q class="said" dir="auto">${quoted(failed ? failed[4] : said[0])}</q><${Worth} agrees=${said[1]} states=${said[2]} />`}${failed && html`<${Tried} failed=${failed} />`}</li>`;
 }
 
 // What kinds of critiques are worth by what they are.
@@ -101,16 +114,28 @@ function CriticsWorth({ run }) {
     [percent(c.stated / c.written), "state the gold answer word for word (a short one may stand there by chance)"],
     [percent(c.rescued ? c.rescued_stated / c.rescued : null), `of the ${plural(c.rescued, "refinement")} that rescued a group were written after one that does`],
   ];
+  const [[wrong, wrongTook], [right, rightTook]] = about.took[about.runs.indexOf(run)];
+  if (right) rows.push([percent(rightTook / right), `of ${plural(right, "right refinement")} in this page after a critique that names a step have that step`]);
+  if (wrong) rows.push([percent(wrongTook / wrong), `of ${plural(wrong, "wrong refinement")} after one have it, and another step wrong`]);
   return html`<p class="note">Of ${plural(c.written, "critique")} that refinements saw:</p><table class="critics-worth"><tbody>${rows.map(([share, words]) => html`<tr key=${words}><th scope="row">${share}</th><td>${words}</td></tr>`)}</tbody></table><p class="note">${truth(run.method)}</p>`;
 }
 
 // From which critiques: those that were said again and again, by the right refinements that came of them.
 function Critiques({ run, most }) {
-  const words = (written, right, trained) => `${right === written ? `all ${written}` : `${right} of ${written}`} refinements after it pass; ${trained} of them trained`;
+  const words = (written, right, trained) => `${right === written ? `all ${written}` : `${right} of ${written} (${percent(right / written)})`} refinements after it pass; ${trained} of them trained`;
   const times = (some, written) => (some === written ? "" : ` in ${some} of ${written}`);
   return html`<div class="listed"><h3>From which critiques</h3><${CriticsWorth} run=${run} />
-    ${most.length > 0 && html`<p class="note">Those that led to most right refinements, of the critiques that were said more than once, in the groups whose texts are in this page:</p>
-    <ul>${most.map(([text, written, right, trained, agreeing, stating]) => html`<li key=${text}><q class="said" dir="auto">${oneLine(text)}</q><span class="muted">${words(written, right, trained)}</span><span class="worth"><${Mark} right=${agreeing > 0} /> ${verdictWords(agreeing > 0)}${agreeing > 0 && times(agreeing, written)}<span class="dot">·</span>${answerWords(stating > 0)}${stating > 0 && times(stating, written)}</span></li>`)}</ul>`}</div>`;
+    ${most.length > 0 && html`<p class="note">Those after which most refinements were right, by their number, so that what was said often comes first; of the groups whose texts are in this page:</p>
+    <ul>${most.map(([text, written, right, trained, agreeing, stating]) => html`<li key=${text}><q class="said" dir="auto">${quoted(text)}</q><span class="muted">${words(written, right, trained)}</span><span class="worth"><${Mark} right=${agreeing > 0} /> ${verdictWords(agreeing > 0)}${agreeing > 0 && times(agreeing, written)}<span class="dot">·</span>${answerWords(stating > 0)}${stating > 0 && times(stating, written)}</span></li>`)}</ul>`}</div>`;
+}
+
+// The steps that critiques named, and how responses to the questions that need them fared, early and late in the run.
+function Steps({ steps }) {
+  const share = ([passed, all]) => (all ? html`<b>${percent(passed / all)}</b> <span class="muted">${passed.toLocaleString("en")} of ${all.toLocaleString("en")}</span>` : "–");
+  return html`<h3 class="steps-title">The steps that critiques named, and what became of them</h3>
+    <p class="note">Those that most right refinements came of. The responses are to all questions whose worked solution has the step, with no critique in view: where more are right in the last third of the run than in the first, the step, or what goes with it, was learned.</p>
+    <div class="scroll" tabindex="0" role="region" aria-label="steps that critiques named"><table class="steps-named"><thead><tr><th scope="col">step</th><th scope="col">refinements right after a critique named it</th><th scope="col">questions with it</th><th scope="col">responses right, first third of the run</th><th scope="col">last third</th></tr></thead>
+      <tbody>${steps.map(([step, written, right, questions, first, last]) => html`<tr key=${step}><th scope="row"><code>${oneLine(step)}</code></th><td>${share([right, written])}</td><td>${questions.toLocaleString("en")}</td><td>${share(first)}</td><td>${share(last)}</td></tr>`)}</tbody></table></div>`;
 }
 
 function Outcomes({ index, open }) {
@@ -120,17 +145,17 @@ function Outcomes({ index, open }) {
   const shown = (n) => (n > MOST_LISTED ? `; ${MOST_LISTED} of them` : "");
   const seen = (times) => times.findLast((one) => whole(index, one)) ?? times.at(-1);
   const asked = (times) => `asked ${times.length === 1 ? "once" : `${times.length} times`}, last in iteration ${index.iteration[times.at(-1)]}`;
-  const tried = (times) => { const n = times.reduce((sum, at) => sum + index.refined[at], 0); return n ? `; ${plural(n, "refinement")}, none right` : ""; };
   const refines = run.method.refine !== "none";
   if (!refines && !failed.length && !still.failed.length) return null;
   return html`<h2 id="learned">${refines ? "What was learned, from which critiques, and where it failed" : "Where it failed"}</h2>
     <p class="note">Of the questions that were trained on. Held-out questions are counted, not kept: <code>cgrpo evaluate</code> keeps their texts.</p>
+    ${about.steps[0].length > 0 && html`<${Steps} steps=${about.steps[0]} />`}
     <div class="outcomes">
     ${refines && html`<${Listed} title="What was learned" note=${gained.length ? `${plural(gained.length, "question")} whose responses all failed, which a refinement rescued, and which a response solved without a critique when they were asked again${shown(gained.length)}, with what the critique said:` : "No question that a refinement rescued was asked again and solved by a response."}>
       ${gained.slice(0, MOST_LISTED).map(([at, after]) => html`<${Met} key=${at} index=${index} at=${at} open=${open} words=${`rescued in iteration ${index.iteration[at]}, solved in ${index.iteration[after]}`} />`)}</${Listed}>`}
     ${(most.length > 0 || run.critics.written > 0) && html`<${Critiques} run=${run} most=${most} />`}
-    <div class="stack"><${Listed} title="Never solved" note=${failed.length ? `${plural(failed.length, "question")} that no response and no refinement of the run solved, those that were asked most${shown(failed.length)}, with what the critique said; open one to see what was written after it:` : "No question: each that was asked was solved at least once."}>
-      ${failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${seen(times)} open=${open} words=${asked(times) + tried(times)} />`)}</${Listed}>
+    <div class="stack"><${Listed} title="Never solved" note=${failed.length ? `${plural(failed.length, "question")} that no response and no refinement of the run solved${failed.length > MOST_FAILED ? `; ${MOST_FAILED} of them` : ""}. With each a critique of it, and what the refinements made of theirs; open one for all of them:` : "No question: each that was asked was solved at least once."}>
+      ${failed.slice(0, MOST_FAILED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${seen(times)} open=${open} words=${asked(times)} />`)}</${Listed}>
     <${Listed} title="Asked again, and failed" note=${still.failed.length ? `${plural(still.failed.length, "question")} that ${refines ? "a response or a refinement" : "a response"} had solved, but no response the last time they were asked, the latest${shown(still.failed.length)}:` : "No question: each that had been solved or rescued, and was asked again, was solved by a response the last time."}>
       ${still.failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${`${asked(times)}: ${OUTCOMES[about.outcomes[index.outcome[times.at(-1)]]][0]}`} />`)}</${Listed}></div>
     ${still.once.length > 0 && html`<${Listed} wide title="Rescued, not asked again" note=${`${plural(still.once.length, "question")} whose last answer was a refinement: whether ${still.once.length === 1 ? "it was" : "they were"} learned was not seen, as the run did not ask again; how such questions fare, held-out accuracy says. The latest${shown(still.once.length)}:`}>

@@ -12,7 +12,13 @@ function methodWords(m) {
   if (m.refine === "solution") return "GRPO with the data's own solution put into groups in which every response fails";
   const which = m.select === "random" ? "drawn at random" : "with the highest reward (of equals at random)";
   const kept = m.num_kept === 1 ? `the refinement ${which}` : `the ${m.num_kept} refinements ${which}`;
-  return `Critique-GRPO: where responses fail, a critique says why, and the policy (the model that is trained) writes each again with its critique in view: a refinement. It is trained on ${kept}, as an answer to the question alone`;
+  return `Critique-GRPO: where ${m.max_pass > 0 ? "responses" : "all responses to a question"} fail, a critique says why of each, and the policy (the model that is trained) writes each again with its critique in view: a refinement. It is trained on ${kept}, as an answer to the question alone`;
+}
+
+// Which responses are refined.
+function whichRefined(m) {
+  if (!(m.max_pass > 0)) return "responses, where all to a question fail";
+  return `${m.refined === "all" ? "all responses" : "those that fail"}, where at most ${percent(m.max_pass)} of the responses to a question are right`;
 }
 
 function Story({ run, found }) {
@@ -30,7 +36,7 @@ function Story({ run, found }) {
   }
   if (found) {
     if (m.refine === "policy" && found.wrong) {
-      parts.push(html`A <i>group</i> is the ${plural(m.num_responses, "response")} to a question in an iteration. In <b>${found.wrong.toLocaleString("en")}</b> of ${plural(found.groups, "group")} none was right, where plain GRPO, which compares them with each other, learns nothing; with a critique in view a refinement was right in <b>${percent(found.rescued / found.wrong)}</b> of these: they were <i>rescued</i>. `);
+      parts.push(html`A <i>group</i> is the ${plural(m.num_responses, "response")} to a question in an iteration, and what is kept of their refinements. In <b>${found.wrong.toLocaleString("en")}</b> of ${plural(found.groups, "group")} no response was right, where plain GRPO, which compares them with each other, learns nothing; with a critique in view a refinement was right in <b>${percent(found.rescued / found.wrong)}</b> of these: they were <i>rescued</i>. `);
     }
     const [again, solved, not] = found.next.rescued, [others, alone] = found.next.all_wrong;
     if (m.refine === "policy" && found.rescued) {
@@ -62,7 +68,7 @@ function Task({ run, example, index }) {
 function Started({ run }) {
   const last = run.starts.at(-1);
   if (!last) return null;
-  const parts = [last.devices, `cgrpo_jax ${last.version}${last.commit && ` at ${last.commit}`}${last.commit.endsWith("+") ? " (files differ from that commit)" : ""}`, `started ${last.time.replace("T", " ")}`, run.starts.length > 1 && `in all ${run.starts.length} times`].filter(Boolean);
+  const parts = [last.devices, `cgrpo_jax ${last.version}${last.commit && ` at ${last.commit}`}${last.commit.endsWith("+") ? " (files differ from that commit)" : ""}`, `iterations began ${last.time.replace("T", " ")} by the machine's clock`, run.starts.length > 1 && `in all ${run.starts.length} times`].filter(Boolean);
   return html`<p class="started">${last.command && html`<code>${visible(last.command)}</code><br />`}<span class="muted">${parts.map((part, n) => html`${n > 0 && html`<span class="dot">·</span>`}${visible(part)}`)}</span></p>`;
 }
 
@@ -81,7 +87,7 @@ function Tiles({ run, found }) {
     found && ["never solved", found.never.size.toLocaleString("en"), `questions of ${found.problems.size.toLocaleString("en")} that were asked`],
     ["iterations", `${run.done}`, run.ended ? "the run has ended" : `of ${run.planned}; it goes on, or was stopped`],
     run.metrics.num_tokens && ["tokens written", short(run.metrics.num_tokens.at(-1)), `${byStage(about.sums[0].tokens)}and ${short((run.metrics.tokens_trained ?? []).reduce((a, b) => a + (b ?? 0), 0))} trained`],
-    ["time", duration(run.summary?.seconds ?? (run.metrics.step_time ?? []).reduce((a, b) => a + (b ?? 0), 0)), run.summary ? "evaluations and compilation included" : "of the iterations"],
+    ["time", duration(run.summary?.seconds ?? (run.metrics.step_time ?? []).reduce((a, b) => a + (b ?? 0), 0)), run.summary ? `${run.method.warm_start ? "warm start, " : ""}compilation and evaluations included` : "of the iterations"],
   ].filter(Boolean);
   return html`<dl class="tiles">${tiles.map(([name, value, words]) => html`<div key=${name}><dt>${name}</dt><dd><b>${value}</b><span>${words}</span></dd></div>`)}</dl>`;
 }
@@ -124,8 +130,8 @@ function Method({ run }) {
   return html`<div class="method">
     <ol class="steps" aria-label="the steps of an iteration">
       <li><b>Answer</b><span>${m.num_responses} responses to each of ${m.questions} questions an iteration; ${{ policy: `they and what is kept of the refinements`, solution: "they and the solution" }[m.refine] ?? "they"} are its group</span></li>
-      ${m.refine === "policy" && html`<li><b>Critique</b><span>of those that fail: ${CRITIQUES[m.critique] ?? m.critique}${m.critique === "cot" ? SEES[m.sees] : ""}</span></li>
-      <li><b>Refine</b><span>with the critique in view; ${m.num_kept} kept for a question${m.select === "random" ? ", at random" : ", of the highest reward"}</span></li>`}
+      ${m.refine === "policy" && html`<li><b>Critique</b><span>of ${m.critiqued === "all" ? "all responses" : whichRefined(m)}: ${CRITIQUES[m.critique] ?? m.critique}${m.critique === "cot" ? SEES[m.sees] : ""}</span></li>
+      <li><b>Refine</b><span>${m.critiqued === "all" ? `of ${whichRefined(m)}, ` : ""}with the critique in view; ${m.num_kept} kept for a question${m.select === "random" ? ", at random" : ", of the highest reward"}</span></li>`}
       ${m.refine === "solution" && html`<li><b>Insert</b><span>the data's solution where all fail</span></li>`}
       <li><b>Compare</b><span>a text's advantage A = its reward − mean reward of ${refines && m.baseline === "initial" ? "the responses alone" : "the group"}${m.scale_by_std ? ", over its deviation" : ""}; above 0 it becomes likelier, below 0 less likely</span></li>
       <li><b>Train</b><span>on each text as an answer to the question alone</span></li>

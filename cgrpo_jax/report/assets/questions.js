@@ -1,9 +1,16 @@
 // All questions of all iterations: filters, search, sorting; and the one that is looked at.
 
+const REASONS = {
+  "last iterations": "groups of the last two iterations", "never solved": "questions that nothing solved, once each", "solved again": "questions that were rescued and then solved, as they were solved",
+  rescued: "rescued groups", forgotten: "groups of questions that had been solved before and failed again", flagged: "groups that some filter finds", others: "all groups, those included",
+};
 const PAGE = 60; // list entries that are drawn at once
 
+// What was learned tells more than what was never solved, and that more than what was rescued and not asked again.
+const rank = (index, at) => (index.learned.has(at) ? 3 : index.flags[at] & FLAG.never_solved ? 2 : index.flags[at] & FLAG.rescued ? 1 : 0);
+
 const SORTS = {
-  telling: ["most telling first", (index) => (a, b) => (index.flags[b] & FLAG.rescued) - (index.flags[a] & FLAG.rescued) || (index.shard[b] >= 0) - (index.shard[a] >= 0) || index.iteration[b] - index.iteration[a] || index.question[a] - index.question[b]],
+  telling: ["most telling first", (index) => (a, b) => rank(index, b) - rank(index, a) || (index.shard[b] >= 0) - (index.shard[a] >= 0) || index.iteration[b] - index.iteration[a] || index.question[a] - index.question[b]],
   newest: ["newest first", (index) => (a, b) => index.iteration[b] - index.iteration[a] || index.question[a] - index.question[b]],
   oldest: ["oldest first", (index) => (a, b) => index.iteration[a] - index.iteration[b] || index.question[a] - index.question[b]],
   wrong: ["fewest right", (index) => (a, b) => index.rightShare[a] - index.rightShare[b] || index.iteration[b] - index.iteration[a]],
@@ -12,6 +19,7 @@ const SORTS = {
 };
 
 const FILTERS = [
+  { name: "learned", label: "learned", title: "rescued here for the first time, and solved by a response when it was asked again", test: (index, at) => index.learned.has(at) },
   ...["rescued", "never_solved", "forgotten", "critic_wrong", "cut_off", "mentions", "ungraded", "skipped"].map((name) => ({ name, label: FLAGS[name][0], title: FLAGS[name][1], test: (index, at) => (index.flags[at] & FLAG[name]) !== 0 })),
   ...["all_right", "mixed", "all_wrong"].map((name) => ({ name, label: OUTCOMES[name][0], title: OUTCOMES[name][1], test: (index, at) => index.outcome[at] === OUTCOME[name] })),
   { name: "whole", label: "with texts", title: "those whose texts are in this page", test: (index, at) => index.shard[at] >= 0 },
@@ -88,7 +96,9 @@ function Entry({ index, at, current, open }) {
 
 function Questions({ index, state, set, at, list }) {
   const [shown, setShown] = useState(PAGE);
-  useEffect(() => setShown(PAGE), [list]);
+  const needed = PAGE * Math.max(1, Math.ceil((list.indexOf(at) + 1) / PAGE)); // up to what is open
+  useEffect(() => setShown(needed), [list]);
+  useEffect(() => setShown((before) => Math.max(before, needed)), [at]);
   const detail = useMemo(() => at >= 0 && html`<${Detail} index=${index} at=${at} open=${(place) => set({ at: place })} colouring=${state.colouring} setColouring=${(colouring) => set({ colouring })} diff=${state.diff} setDiff=${(diff) => set({ diff })} />`, [index, at, state.colouring, state.diff]);
   const pane = useRef(null);
   useEffect(() => {  // the entry of what is open stays in sight; the page itself does not move
@@ -96,23 +106,26 @@ function Questions({ index, state, set, at, list }) {
     if (!entry) return;
     const [box, own] = [pane.current.getBoundingClientRect(), entry.getBoundingClientRect()];
     if (own.top < box.top || own.bottom > box.bottom) pane.current.scrollTop += own.top - box.top - box.height / 3;
-  }, [at]);
+  }, [at, shown]);
+  // Where list and question lie below each other, the question that is chosen comes into sight.
+  const chosen = (place) => { set({ at: place }); if (matchMedia("(max-width: 1000px)").matches) scrollToSection("detail"); };
   const counts = useMemo(() => FILTERS.map((one) => { let n = 0; for (let i = 0; i < index.size; i++) if (one.test(index, i)) n++; return n; }), [index]);
   const toggle = (name) => { const filters = new Set(state.filters); filters.has(name) ? filters.delete(name) : filters.add(name); set({ filters }); };
   const search = (event) => { set({ query: event.currentTarget.value }); if (event.currentTarget.value) loadTexts(index, set); };
   const whole = about.shown < index.size ? `, ${about.shown.toLocaleString("en")} of them with their texts` : "";
   return html`<section id="questions" aria-labelledby="questions-title">
     <div class="head"><h2 id="questions-title">Questions</h2><span class="note">${plural(index.size, "group")} of ${plural(index.problems.length, "question")}${whole}</span></div>
-    ${whole && html`<details class="left-out"><summary>Which have their texts here</summary><p class="note">${Object.entries(about.reasons).map(([kind, [number, got]]) => `${kind}: ${got.toLocaleString("en")} of ${number.toLocaleString("en")}`).join("; ")}. The texts of the others: <code>cgrpo show RUN --question=ID</code>, or a report with more --max_groups.</p></details>`}
-    <div class="filters" role="group" aria-label="filters">${FILTERS.map((one, n) => (counts[n] || state.filters.has(one.name)) && (one.name !== "whole" || whole) ? html`<button key=${one.name} class="chip" title=${one.title} aria-pressed=${state.filters.has(one.name)} onClick=${() => toggle(one.name)}>${one.label} <span>${counts[n].toLocaleString("en")}</span></button>` : null)}</div>
+    ${whole && html`<details class="left-out"><summary>Which have their texts here</summary><p class="note">${Object.entries(about.reasons).map(([kind, [number, got]]) => `${REASONS[kind] ?? kind}: ${got.toLocaleString("en")} of ${number.toLocaleString("en")}`).join("; ")}. The texts of the others: <code>cgrpo show RUN --question=ID</code>, or a report with more --max_groups.</p></details>`}
+    ${about.runs.some((run) => !run.method.trainer_logp && run.method.refine !== "none") && html`<p class="note unrecorded">A token's ratio, ρ and weight take its probability without the critique, which was not computed: <code>--config.objective.old_logp=trainer</code> records it, by one more forward pass over every response and every kept refinement.</p>`}
+    <div class="filters" role="group" aria-label="filters, of which all that are on must hold">${FILTERS.map((one, n) => (counts[n] || state.filters.has(one.name)) && (one.name !== "whole" || whole) ? html`<button key=${one.name} class="chip" title="${one.title}; filters that are on must all hold" aria-pressed=${state.filters.has(one.name)} onClick=${() => toggle(one.name)}>${one.label} <span>${counts[n].toLocaleString("en")}</span></button>` : null)}</div>
     <div class="finding"><input id="search" type="search" placeholder="Search questions and texts  ( / )" aria-label="search" value=${state.query} onInput=${search} />
       ${about.runs.length > 1 && html`<select aria-label="run" value=${state.run} onChange=${(event) => set({ run: Number(event.currentTarget.value) })}><option value="-1">all runs</option>${about.runs.map((run, n) => html`<option key=${n} value=${n}>${oneLine(run.name)}</option>`)}</select>`}
       <select aria-label="sort" value=${state.sort} onChange=${(event) => set({ sort: event.currentTarget.value })}>${Object.entries(SORTS).map(([key, [words]]) => html`<option key=${key} value=${key}>${words}</option>`)}</select>
       <span class="count" role="status" aria-busy=${state.query !== "" && !reading.all}>${list.length.toLocaleString("en")} found${state.query !== "" && !reading.all ? " so far" : ""}</span></div>
     <div class="explorer">
-      <nav class="list" ref=${pane} aria-label="questions found"><ul>${list.slice(0, shown).map((one) => html`<${Entry} key=${one} index=${index} at=${one} current=${one === at} open=${(place) => set({ at: place })} />`)}</ul>
-        ${list.length > shown && html`<button class="more" onClick=${() => setShown(shown + 5 * PAGE)}>${(list.length - shown).toLocaleString("en")} more</button>`}${!list.length && html`<p class="note none">Nothing matches. <button class="link" onClick=${() => set({ filters: new Set(), query: "", run: -1 })}>Show all</button></p>`}</nav>
-      ${detail || html`<div class="detail"><p class="note">Choose a question.</p></div>`}
+      <nav class="list" ref=${pane} aria-label="questions found"><ul>${list.slice(0, shown).map((one) => html`<${Entry} key=${one} index=${index} at=${one} current=${one === at} open=${chosen} />`)}</ul>
+        ${list.length > shown && html`<button class="more" onClick=${() => setShown(shown + 5 * PAGE)}>${(list.length - shown).toLocaleString("en")} more</button>`}${!list.length && html`<p class="note none">Nothing matches${state.filters.size > 1 && " all of the filters that are on"}. <button class="link" onClick=${() => set({ filters: new Set(), query: "", run: -1 })}>Show all</button></p>`}</nav>
+      ${(list.length > 0 && detail) || html`<div class="detail"><p class="note">Choose a question.</p></div>`}
     </div></section>`;
 }
 

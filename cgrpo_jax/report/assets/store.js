@@ -59,7 +59,9 @@ function prepared(index) {
   }
   const byPlace = new Map(index.run.map((run, at) => [`${run}/${index.iteration[at]}/${index.question[at]}`, at]));
   const lower = index.problems.map(([id, number, question, answer]) => `${question}\n${answer}\n#${number}\n${id}`.toLowerCase());
-  return { ...index, size: index.run.length, byProblem, byPlace, lower };
+  const found = { ...index, size: index.run.length, byProblem, byPlace, lower };
+  found.learned = new Set(about.runs.flatMap((_, number) => learned(found, number).map(([at]) => at)));
+  return found;
 }
 
 const placeOf = (index, at) => `${index.run[at]}/${index.iteration[at]}/${index.question[at]}`;

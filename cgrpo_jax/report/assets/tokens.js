@@ -55,7 +55,7 @@ function isClipped({ refinement, ratio, A }, method) {
 function shade(colouring, n) {
   const between = (x) => Math.max(0, Math.min(1, x));
   switch (colouring) {
-    case "probability": { const p = n.p ?? n.sampler; return p == null ? null : ["low", between(-Math.log10(Math.max(p, 1e-9)) / 4)]; }
+    case "probability": { const p = n.p ?? n.sampler; return p == null ? null : ["low", between(Math.sqrt(-Math.log10(Math.max(p, 1e-9)) / 4))]; }
     case "ratio": return n.ratio == null ? null : [n.ratio >= 1 ? "high" : "low", between(Math.abs(Math.log2(Math.max(n.ratio, 1e-9))) / 3)];
     case "rho": return n.rho == null ? null : ["high", between(n.rho)];
     case "weight": return n.weight == null ? null : ["high", between(4 * n.weight)];
@@ -117,8 +117,7 @@ function ColouringBar({ colouring, setColouring, method, group }) {
   const unknown = refined && !method.trainer_logp && colouring === "push" && method.refined_ratio !== "importance" && method.refined_ratio !== "logp";
   const note = COLOURINGS[colouring][1];
   return html`<div class="colouring"><div class="segments" role="group" aria-label="colour tokens by">${colouringsOf(method).map(([key, [words]]) => html`<button key=${key} aria-pressed=${colouring === key} onClick=${() => setColouring(key)}>${words}</button>`)}</div>
-    <p class="note">${note || "Colour the tokens by a number; point at one to read all of its numbers. A crossed-out token is clipped."}${unknown && " Refinements have no colour: what moves them is not known here."}</p>
-    ${!method.trainer_logp && html`<p class="note unrecorded">Ratio${method.refined_ratio === "shaped" && ", ρ and weight"} of a token take its probability without the critique, which this run did not compute: <code>--config.objective.old_logp=trainer</code> records it, by one more forward pass over every response and every kept refinement.</p>`}</div>`;
+    <p class="note">${note || "Colour the tokens by a number; point at one to read all of its numbers. A crossed-out token is clipped."}${unknown && ` Refinements have no colour: their advantage is weighed by ${method.refined_ratio === "plain" ? "π" : "γπ/(π+γ)²"}, and π was not recorded.`}</p></div>`;
 }
 
 // --- differences ------------------------------------------------------------------------------------------------------
@@ -194,5 +193,5 @@ function Difference({ before, after }) {
 
 function Changes({ before, after }) {
   const parts = useMemo(() => difference(before, after), [before, after]);
-  return html`<div class="text" dir="auto">${parts.map(([kind, text], at) => (kind === "same" ? html`<span key=${at}>${visible(text)}</span>` : kind === "new" ? html`<ins key=${at}>${visible(text)}</ins>` : html`<del key=${at}>${visible(text)}</del>`))}</div>`;
+  return html`<div class="text" dir="auto">${parts.map(([kind, text], at) => (kind === "same" ? html`<span key=${at}>${visible(text)}</span>` : kind === "new" ? html`<span key=${at}>${parts[at - 1]?.[0] === "gone" && " "}<ins>${visible(text)}</ins></span>` : html`<del key=${at}>${visible(text)}</del>`))}</div>`;
 }
