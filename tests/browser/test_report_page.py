@@ -119,7 +119,7 @@ def test_keys_walk_through_the_list_and_the_run(report, opened):
     first = shown.at()
     second = shown.move("j")
     assert first != second and shown.move("k") == first
-    assert shown.move("[") != first and shown.move("]") == first
+    assert shown.move("]") != first and shown.move("[") == first  # what was learned is solved when it is asked again
     assert shown.page.locator(".times .cell[aria-current=true]").count() == 1
     shown.page.keyboard.press("?")
     assert shown.page.locator("dialog[open]").count() == 1

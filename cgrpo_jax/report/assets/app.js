@@ -18,12 +18,10 @@ function useTheme() {
   return [theme, () => setTheme((now) => (now === "dark" ? "light" : "dark"))];
 }
 
-// The group that tells most: of the last iteration that has one with texts, rescued before others.
+// The group that tells most, which the list begins with: of those with texts, if there are any.
 function telling(index) {
-  let best = -1;
-  const rank = (at) => (index.shard[at] < 0 ? -1 : (index.flags[at] & FLAG.rescued ? 1e9 : 0) + index.iteration[at]);
-  for (let at = 0; at < index.size; at++) if (best < 0 || rank(at) > rank(best)) best = at;
-  return best;
+  const order = SORTS.telling[1](index), all = index.run.map((_, at) => at), shown = all.filter((at) => index.shard[at] >= 0);
+  return (shown.length ? shown : all).reduce((best, at) => (best < 0 || order(at, best) < 0 ? at : best), -1);
 }
 
 function App() {
