@@ -21,6 +21,7 @@ DOCUMENTS = [
     ROOT / "tests" / "README.md",
     *ROOM_READMES,
     PACKAGE / "datasets" / "ROLLOUTS.md",
+    PACKAGE / "training" / "CRITICS.md",
     *sorted((ROOT / "configs").rglob("README.md")),
     *sorted((ROOT / "launch").rglob("README.md")),
 ]

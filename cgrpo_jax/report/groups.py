@@ -193,7 +193,7 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: s
         Flag.CUT_OFF: any(row["truncated"] for row in texts),
         Flag.MENTIONS: any(place in mentions for place in places) or any(r["dropped"] == "mention" for r in own),
         Flag.UNGRADED: any(row["ungraded"] for row in own),
-        Flag.SKIPPED: any(row["dropped"] == "skipped_update" for row in own),
+        Flag.SKIPPED: any(row["dropped"] == "skipped_update" for row in texts),
     }
     outcome = _outcome(graded, passed, refined_passed)
     flags = {flag for flag, holds in tests.items() if holds}
@@ -210,8 +210,8 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], mentions: s
         critiques=len(critiques),
         outcome=outcome,
         flags=frozenset(flags),
-        trained=sum(row["trained"] for row in own),
-        dead=not any(row["advantage"] for row in own),
+        trained=sum(row["trained"] for row in texts),
+        dead=not any(row["advantage"] for row in texts),
         drawn_on=any(row["dropped"] == "drawn_on" for row in own),
     )
 

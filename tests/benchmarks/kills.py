@@ -1,7 +1,7 @@
 """Kills runs at random moments: resumed, each must be bitwise the run that nothing has interrupted.
 
     PYTHONPATH=.:tests/helpers python tests/benchmarks/kills.py [--kills=N] [--seconds=S] [--seed=TEXT] [--json=FILE]
-        [--bucket]
+        [--bucket] [--variants=NAME,...]
 
 A tiny run of four iterations has a few thousand events: what it does with files in its folder (opens, renames, makes,
 removes), and the ticks of its engine, from its start to its end, its compilation, saves and logs included. One of them
@@ -11,8 +11,9 @@ is drawn at random, and there the process is killed; then the same command is gi
 - `term`: SIGTERM, which saves and ends, and SIGKILL some events later.
 - `full`: from there on no file takes another byte (RLIMIT_FSIZE), as on a full disk: one line, status 2.
 
-Variants: `plain`, `lora` (adapters, with a KL term), `adafactor` (all weights, saved at every other iteration). With
-`--bucket` they lie in a bucket, and an event is a request to it; `full`: it takes no more from there on.
+Variants: `plain`, `lora` (adapters, with a KL term), `adafactor` (all weights, saved at every other iteration); where
+--variants names it, `critic` (an adapter of a critic learns beside the policy). With `--bucket` they lie in a bucket,
+and an event is a request to it; `full`: it takes no more from there on.
 The same are: the last checkpoint's arrays, metrics but for the clock's, samples, and the summary.
 
 A case is a pure function of the seed and its number. Each run is a fork of a process that has imported all, which
@@ -52,7 +53,16 @@ VARIANTS = {
     "plain": {},
     "lora": {"lora.rank": 2, "objective.kl_coef": 0.05, "warm_start.num_updates": 2, "checkpoints.every": 2},
     "adafactor": {"optimizer.kind": "adafactor", "checkpoints.every": 2},
+    "critic": {
+        "critic.train": True,
+        "critic.training.weights": "adapter",
+        "critic.training.learning_rate": 1e-3,
+        "critique.kind": "cot",
+        "critique.when": "all",
+        "critique.num_per_response": 2,
+    },
 }
+DRAWN = ("plain", "lora", "adafactor")  # which a case's number decides by default
 WAYS = ("kill", "twice", "term", "full")
 ENDED = {"kill": (-signal.SIGKILL,), "twice": (-signal.SIGKILL,), "term": (-signal.SIGKILL, 0), "full": (2,)}
 MOST = 6  # runs until one ends well
@@ -228,11 +238,11 @@ class BucketRoom(Room):
         return status
 
 
-def case(room: Room, seed: str, number: int) -> dict:
-    """Interrupts a run; returns where, and what became of it."""
+def case(room: Room, seed: str, number: int, variants: Sequence[str]) -> dict:
+    """Interrupts a run of one of the variants; returns where, and what became of it."""
     rng = random.Random(f"{seed}/{number}")
-    variant = list(VARIANTS)[number % len(VARIANTS)]
-    way = WAYS[number // len(VARIANTS) % len(WAYS)]
+    variant = variants[number % len(variants)]
+    way = WAYS[number // len(variants) % len(WAYS)]
     whole = room.whole(variant)
     folder = room.folder / "case"
     room.clear(folder)
@@ -267,7 +277,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", default="0", help="by which they are drawn")
     parser.add_argument("--json", type=pathlib.Path, help="where results are kept")
     parser.add_argument("--bucket", action="store_true", help="runs lie in a bucket")
+    parser.add_argument("--variants", default=",".join(DRAWN), help="of the runs, in whose turn cases are")
     options = parser.parse_args(argv)
+    variants = options.variants.split(",")
+    if unknown := [one for one in variants if one not in VARIANTS]:
+        parser.error(f"--variants {unknown[0]} is unknown; use some of {', '.join(VARIANTS)}")
     rows = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     rows = [row for row in rows if row["seed"] == options.seed]
     began, commit = time.monotonic(), starts.commit() or "unknown"
@@ -279,12 +293,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in range(options.kills):
             if number in done or time.monotonic() - began > options.seconds:
                 continue
-            rows.append({"seed": options.seed, "commit": commit} | case(room, options.seed, number))
+            rows.append({"seed": options.seed, "commit": commit} | case(room, options.seed, number, variants))
             if options.json:
                 rows.sort(key=lambda row: row["case"])
                 options.json.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     faults = [row for row in rows if row["fault"]]
-    for variant in VARIANTS:
+    for variant in variants:
         ways = [row["way"] for row in rows if row["variant"] == variant]
         print(f"{variant}: " + ", ".join(f"{way} {ways.count(way)}" for way in WAYS))
     for row in faults:
