@@ -142,9 +142,7 @@ class Run(train.Run):
         row |= finetune_log.clocked_row(row, clock=self.clock, devices=self.model.mesh.devices)
         self._write(self.opened.run.append_metrics, row)
         self.trackers.log(Iteration(number, [], _NOTHING, [], [], batch, updates), row)
-        self._keep(number + 1, always=self.learner.has_given_up())
-        if self.learner.has_given_up():
-            self._give_up()
+        self._end(number + 1)
         if "loss" in row:
             self._shown.set_postfix_str(f"loss {row['loss']:.4f}, epoch {row['epoch']:.2f}")
         self._shown.update()

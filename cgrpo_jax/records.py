@@ -297,9 +297,12 @@ class TrainState(struct.PyTreeNode):
       params: pytree of weights.
       opt_state: optax state; None for a frozen model.
       average: exponential mean of `params` over the updates; None where nothing asks for it.
+      critic: of a policy, the state of the critic that is trained beside it, whose params are None where it trains the
+        policy's own; None for no such critic.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     average: Any = None
+    critic: "TrainState | None" = None

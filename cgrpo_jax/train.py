@@ -47,13 +47,14 @@ from cgrpo_jax.inference.critic import Critic
 from cgrpo_jax.inference.generators import Generator, Refiner, running_engines
 from cgrpo_jax.inference.orchestrator import Orchestrator, Status
 from cgrpo_jax.records import Problem, TrainRow, TrainState
-from cgrpo_jax.runs import cli, initial_state, load_questions, log, metrics, open_run, stages, warm_start
+from cgrpo_jax.runs import cli, initial_state, learners, load_questions, log, metrics, open_run, stages, warm_start
+from cgrpo_jax.runs import engines as engines_lib
 from cgrpo_jax.runs.config import Config
-from cgrpo_jax.runs.iteration import Generated, Iteration
+from cgrpo_jax.runs.iteration import Generated, Iteration, Taught
 from cgrpo_jax.runs.rollout_writer import RolloutWriter
 from cgrpo_jax.runs.trackers import Trackers
 from cgrpo_jax.runtime import console, files, processes, profiling, signals, watchdog
-from cgrpo_jax.training.learner import Learner, Updates
+from cgrpo_jax.training.learner import Updates
 
 
 def main(config: Config, workdir: str, distributed: bool = False) -> None:
@@ -130,12 +131,15 @@ def train(run: "Run") -> None:
             rows = groups_lib.train_rows(groups, grouping)
             # The copy of the weights that generates goes: the update needs its memory.
             del policy, critic, refiner, solve, judge, solving
+            lessons = run.critic.lessons(run.state, generated)  # of a critic that learns, by the weights that wrote
 
             # 7. Objective (`objective.policy_loss`): of initial tokens min(r A, clip(r) A), r = pi / pi_old; of refined
             #    ones rho A, rho = pi / (pi + gamma), or min(rho A, clip(rho) A) with `clip_refined`.
             # 8. Update (`Learner.update`): AdamW (`optimizer.kind`), in `optimizer.updates_per_batch` minibatches.
             updates = run.update(rows)
-        run.end_iteration(Iteration(number, generated.problems, generated, candidates, groups, rows, updates))
+            # Off by default (`critic.train`): the critic learns too, by what its critiques achieved (`critic_rows`).
+            taught = run.teach(lessons)
+        run.end_iteration(Iteration(number, generated.problems, generated, candidates, groups, rows, updates, taught))
     run.finish()
 
 
@@ -154,6 +158,7 @@ class Run:
       state: what the last whole iteration left.
       held_out: evaluates the weights.
       learner: applies the updates.
+      critic: is trained beside the policy, where one learns.
     """
 
     def __init__(
@@ -176,9 +181,8 @@ class Run:
             opened, folder.checkpoints, orchestrator=self.orchestrator, clock=self.clock, on_tick=self._tick
         )
         self.profiler = profiling.Profiler(opened.run.path / "profile", settings.kept.profile_steps)
-        self.learner = Learner(
-            self.model.config, mesh=self.model.mesh, dtype=self.model.dtype, settings=settings.learner, clock=self.clock
-        )
+        self.learner = learners.of_policy(settings, clock=self.clock)
+        self.critic = learners.CriticRun(opened, clock=self.clock)
         self._bar: tqdm.tqdm | None = None  # of the iterations
         self._since, self._step_time = time.monotonic(), 0.0  # the latter of the last iteration
         self._said_untrained = False
@@ -234,23 +238,22 @@ class Run:
     def generators(self, number: int) -> tuple[Generator, Critic, Generator | Refiner]:
         """Returns the policy that samples this iteration, pi_old, the critic, and who refines."""
         with self.clock("reshard"):
-            weights = self._weights()
-        opened, kind = self.opened, self.settings.stages.kind_at(number)
-        policy = opened.policy(weights, iteration=number, step=int(self.state.step))
-        return policy, opened.critic(opened.critic_generator(policy), kind=kind), opened.refiner(policy)
+            weights, trained = self._weights(), self.critic.writer(self.state)
+        policy = self.opened.policy(weights, iteration=number, step=int(self.state.step))
+        critic = self.opened.critic_generator(policy, trained=trained, step=self.critic.num_updates)
+        kind = self.settings.stages.kind_at(number)
+        return policy, self.opened.critic(critic, kind=kind), self.opened.refiner(policy)
 
     def generate(
         self, policy: Generator, critic: Critic, refiner: Generator | Refiner, solving: Iterable[Coroutine]
     ) -> Generated:
         """Runs steps 1 to 3 of all questions together, each a coroutine."""
-        orchestrator = self.orchestrator
-        endpoints = {"critic": self.opened.endpoint, "judge": self.opened.grader.judge}
-        before = {whose: one.counts for whose, one in endpoints.items() if one}
+        orchestrator, before = self.orchestrator, self.opened.endpoint_counts()
         with self.clock("rollout"), running_engines(policy, critic.generator, refiner) as engines:
             found = orchestrator.run(list(solving), engines=engines, on_tick=self._tick)
             stats = [engine.take_stats() for engine in engines]
         self.clock.add("grade", orchestrator.grade_seconds)
-        asked = metrics.endpoints_metrics({whose: endpoints[whose].counts for whose in before}, before)
+        asked = metrics.endpoints_metrics(self.opened.endpoint_counts(), before)
         return Generated(batches.in_order(found), stats, orchestrator.timeouts, orchestrator.failures, asked)
 
     def update(self, rows: Sequence[Sequence[TrainRow]]) -> Updates:
@@ -258,13 +261,16 @@ class Run:
         self._state, updates = self.learner.update(self.state, rows)
         return updates
 
+    def teach(self, lessons: learners.Lessons | None) -> Taught | None:
+        """Applies the updates of a critic that learns, whose weights may be the policy's."""
+        self._state, taught = self.critic.teach(self.state, lessons)
+        return taught
+
     def end_iteration(self, done: Iteration) -> None:
         """Logs an iteration, saves it where that is due, and ends the run where too many updates were skipped."""
         self._write(self.writer.put, done)
         row = self._log(done)
-        self._keep(done.number + 1, always=self.learner.has_given_up())
-        if self.learner.has_given_up():
-            self._give_up()
+        self._end(done.number + 1)
         if not (row["rows_trained"] or row["skipped_updates"] or self._said_untrained):
             self._said_untrained = True
             console.say(log.untrained(done, row))
@@ -278,9 +284,8 @@ class Run:
         self._write(self.writer.wait)
         self.folder.checkpoints.wait()
         self.progress.seconds += time.monotonic() - self._since
-        updates = int(self.state.step)
         found = {"after": after, "solved_after": solved_after, "questions": len(self.asked.held_out)}
-        summary = log.summary(self.progress, updates=updates, **found)
+        summary = log.summary(self.progress, updates=int(self.state.step), **found)
         self._write(self.opened.run.write_summary, summary)
         where = f"metrics, rollouts, checkpoints and summary are in {self.opened.run.path}"
         console.say(f"{log.table(summary)}{where}", sys.stdout)
@@ -289,16 +294,14 @@ class Run:
 
     def _begin(self) -> None:
         """Takes the state that the iterations start from: what the folder holds of it, or what a new run has."""
-        initial = None
+        initial = initial_state.resume(self.opened, self.folder) if self.folder.resumed else None
         if self.folder.resumed:
-            initial = initial_state.resume(self.opened, self.folder)
             initial_state.drop_after(self.opened, initial)
-        fresh = initial is None
+        fresh, going_on = initial is None, self._stop_if_asked
         if initial is None:
-            initial = initial_state.start(
-                self.opened, evaluate=self.held_out.measure, clock=self.clock, going_on=self._stop_if_asked
-            )
-        self._state, self.progress = initial.state, initial.progress
+            evaluate = self.held_out.measure
+            initial = initial_state.start(self.opened, evaluate=evaluate, clock=self.clock, going_on=going_on)
+        self._state, self.progress = self.critic.begin(initial), initial.progress
         self.learner.skipped_in_a_row = initial.progress.skipped_in_a_row
         self.learner.base, self.learner.reference = initial.base, initial.reference
         if fresh:
@@ -309,33 +312,36 @@ class Run:
             self.folder.checkpoints.tidy()
         warm_start.forget(self.opened, self.folder.checkpoints)
         open_run.note_start(self.opened)
-        open_run.compile_engines(self.opened, self._weights(), clock=self.clock, going_on=self._stop_if_asked)
+        trained = self.critic.writer(self.state)
+        engines_lib.compile_engines(self.opened, self._weights(), clock=self.clock, going_on=going_on, critic=trained)
 
     def stop(self, number: int) -> None:
         """Saves what the last whole iteration left, once a signal has come."""
         self.close()
-        name, iteration = signal.Signals(number).name, self.progress.iteration
-        if self._state is None:
-            console.say(f"stopped by {name} before the first iteration; the same command starts it again")
-            return
-        self._keep(iteration, always=True)
-        self.folder.checkpoints.wait()
-        console.say(f"stopped by {name} after iteration {iteration}; the same command resumes it")
+        begun, iteration = self._state is not None, self.progress.iteration
+        if begun:
+            self._keep(iteration, always=True)
+            self.folder.checkpoints.wait()
+        console.say(log.stopped(signal.Signals(number).name, iteration if begun else None))
 
     def close(self) -> None:
         """Ends the progress bar, so that what is said next stands on a line of its own."""
         if self._bar is not None:
             self._bar.close()
 
+    def _end(self, iteration: int) -> None:
+        """Saves after so many iterations, where that is due; ends the run where too many updates were skipped."""
+        gave_up = any(one.has_given_up() for one in (self.learner, *self.critic.learners))
+        self._keep(iteration, always=gave_up)
+        if gave_up:
+            self._give_up()
+
     def _give_up(self) -> None:
         """Stops after updates whose gradients were not finite; the iteration is done and saved, with what they left."""
-        self._write(self.opened.run.write_nonfinite_rows, self.learner.skipped)
+        learner = next(one for one in (self.learner, *self.critic.learners) if one.has_given_up())
+        self._write(self.opened.run.write_nonfinite_rows, learner.skipped)
         self.folder.checkpoints.wait()
-        raise UserError(
-            f"the gradient was not finite in {self.learner.skipped_in_a_row} updates in a row, which were skipped "
-            f"(optimizer.max_nonfinite_updates {self.settings.learner.max_nonfinite_updates}); the last one's rows are "
-            f"in {self.opened.run.nonfinite_rows}. The same command resumes after iteration {self.progress.iteration}."
-        )
+        raise UserError(log.gave_up(learner, self.opened.run.nonfinite_rows, self.progress.iteration))
 
     def _stop_if_asked(self) -> None:
         if number := self.stopping():
@@ -354,23 +360,13 @@ class Run:
 
     def _log(self, done: Iteration) -> dict:
         """Writes and returns an iteration's metrics."""
-        row = log.metrics_row(
-            done,
-            pass_threshold=self.settings.method.pass_threshold,
-            model=self.model.config,
-            adapters=self.learner.base is not None,
-            refines=self.settings.method.refine != "none",
-            gate=self.settings.grader,
-            draws_on=self.settings.batch.max_extra > 0,
-        )
+        row = log.metrics_row(done, self.settings, adapters=self.learner.base is not None)
         row |= {"learning_rate": self.learner.learning_rate(int(self.state.step)), "step_time": self._step_time}
         self.progress.add(done, all_failed=row["frac_all_wrong"])
         row |= self.held_out.row(self._weights, self.progress, step=done.number + 1)
         row |= {"step": done.number, "num_tokens": self.progress.num_tokens}
-        row["num_compilations"] = processes.compilations()
+        row |= {"num_compilations": processes.compilations(), **self.writer.metrics}
         row |= log.clocked_row(done, row, clock=self.clock, devices=self.model.mesh.devices)
-        if self.writer.bytes is not None:
-            row["rollouts/bytes"] = self.writer.bytes
         self._write(self.opened.run.append_metrics, row)
         self.trackers.log(done, row)
         return row
@@ -386,13 +382,15 @@ class Run:
         now = time.monotonic()
         self.progress.iteration = iteration
         self.progress.skipped_in_a_row = self.learner.skipped_in_a_row
+        self.progress.critic_skipped_in_a_row = self.critic.skipped_in_a_row
         self.progress.seconds, self._since = self.progress.seconds + now - self._since, now
         last, every = self.settings.num_iterations, self.settings.kept.checkpoint_every
         is_best = self.progress.best is not None and self.progress.best["step"] == iteration
         due = always or is_best or iteration % every == 0 or iteration == last
         if due and self.folder.checkpoints.latest_step != iteration:
             self._write(self.writer.wait)  # a run that resumes from it finds the rollouts of all iterations before
-            self.folder.checkpoints.save(iteration, self.state, dataclasses.asdict(self.progress))
+            extra = dataclasses.asdict(self.progress)
+            self.folder.checkpoints.save(iteration, self.critic.beside(self.state), extra)
 
 
 if __name__ == "__main__":

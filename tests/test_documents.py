@@ -22,6 +22,7 @@ DOCUMENTS = [
     *ROOM_READMES,
     PACKAGE / "datasets" / "ROLLOUTS.md",
     PACKAGE / "runs" / "FOLDER.md",
+    PACKAGE / "training" / "CRITICS.md",
     *sorted((ROOT / "configs").rglob("README.md")),
     *sorted((ROOT / "launch").rglob("README.md")),
 ]

@@ -68,17 +68,32 @@ COLUMNS = (
         "null of others",
     ),
     Column("kept", pa.bool_(), "of a refinement: it was selected; null of others"),
-    Column("group_position", pa.int32(), "number in the group of its question; null where it is in none"),
+    Column("group_position", pa.int32(), "number in the group of its question; null where it is in none, as critiques"),
     Column("context", pa.int32(), "`row` whose prompt it is trained after"),
-    Column("advantage", pa.float32(), "reward less the group's mean, or as configured; null outside a group"),
-    Column("loss", pa.string(), "what it trains as: `policy`, `distil` or `nll`; null outside a group"),
+    Column(
+        "advantage",
+        pa.float32(),
+        "reward less the group's mean, or as configured; of a critique that trains its critic likewise, of `rco` its "
+        "target in nats; null of what trains nothing",
+    ),
+    Column(
+        "loss",
+        pa.string(),
+        "what it trains as: `policy`, `distil` or `nll`; a critique its critic: `rco` or `policy`; null of others",
+    ),
     Column("refined", pa.bool_(), "it trains by the ratio of the refined rows; null outside a group"),
     Column("trained", pa.bool_(), "it moved the weights"),
     Column(
         "dropped",
         pa.string(),
         "why not: `zero_advantage`, `truncated`, `sampler_cap`, `skipped_update`, `ungraded`, `mention`, "
-        "`not_selected`, `replaced`, `drawn_on`, `no_feedback`; null of critiques",
+        "`not_selected`, `replaced`, `drawn_on`, `no_feedback`; null of critiques that train no critic",
+    ),
+    Column(
+        "utility",
+        pa.float64(),
+        "of a critique that a critic learns from: the mean worth of its refinements, 1 fixed, 0.5 as before, 0 broken; "
+        "null of others",
     ),
 )
 SCHEMA = pa.schema([column[:2] for column in COLUMNS], metadata={VERSION_KEY: str(VERSION)})

@@ -27,6 +27,7 @@ from cgrpo_jax.datasets.rollout_columns import VERSION_KEY
 from cgrpo_jax.datasets.units import Unit, row_of, target_ids
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import VERDICT, Author, LossKind, Problem, Rollout, RowIndex, Stage, problem_id, transcript
+from cgrpo_jax.training import critic_rows
 
 WHICH = ("right", "agreeing", "all")
 CONTEXTS = ("question", "prompt")
@@ -129,7 +130,7 @@ class Reader:
         if UTILITY in (named := dict(refinement.rewards)):
             return named[UTILITY]
         after, before = self._passes(refinement), None if response is None else self._passes(response)
-        return None if after is None or before is None else (1 + after - before) / 2
+        return None if after is None or before is None else critic_rows.worth(after, before)
 
     # --- units --------------------------------------------------------------------------------------------------
 

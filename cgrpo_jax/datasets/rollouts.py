@@ -51,7 +51,9 @@ class Row:
         objective.tis_cap), `skipped_update` (the gradient was not finite), `ungraded`, `mention` (of the critique),
         `not_selected`, `replaced` by a refinement, `drawn_on` (its question's group has no gradient, and another
         question's trained in its place), or `no_feedback` (it would be distilled alone); empty where it did, and for
-        critiques.
+        critiques that train nobody.
+      utility: of a critique that a critic learns from, what the refinements after it are worth, from 0 to 1; None of
+        others, and where that is not known.
     """
 
     rollout: Rollout
@@ -62,6 +64,8 @@ class Row:
     place: int | None = None
     trainer_logp: np.ndarray | None = None
     dropped: str = ""
+    utility: float | None = None
+    utility: float | None = None
 
 
 def file_name(iteration: int) -> str:
@@ -209,6 +213,7 @@ def _fate_cells(rows: Sequence[Row], asked: dict[bytes, int]) -> dict[str, list]
         "refined": [one and one.refined for one in trains],
         "trained": [row.train_row is not None and not row.dropped for row in rows],
         "dropped": [row.dropped or None for row in rows],
+        "utility": [row.utility for row in rows],
     }
 
 
@@ -273,6 +278,7 @@ def read(path: str | pathlib.Path) -> list[Row]:
                 place=one["group_position"],
                 trainer_logp=one["trainer_logp"],
                 dropped=one["dropped"] or "",
+                utility=one["utility"],
             )
         )
     return rows

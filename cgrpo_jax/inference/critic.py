@@ -39,6 +39,8 @@ class Critic:
         is shown in their place; `none` for as they are.
       corrupted_share: of the critiques, drawn at random.
       others: what was said of other responses.
+      as_written: show each `cot` critique as it was written first, whatever its verdict: the critic learns from what it
+        achieves.
     """
 
     kind: str
@@ -54,6 +56,7 @@ class Critic:
     corruption: str = "none"
     corrupted_share: float = 1.0
     others: Sequence[str] = ()
+    as_written: bool = False
 
     @property
     def shows(self) -> str:
@@ -167,7 +170,7 @@ async def _critique_one(
             counts["tokens"] += len(written.token_ids)
             if attempt == 0:
                 counts.update(asked.counts(written, row, critic.pass_threshold))
-            if asked.usable(written, row, critic.pass_threshold):
+            if critic.as_written or asked.usable(written, row, critic.pass_threshold):
                 return written.replace(rejected=tuple(rejected)), counts
             rejected.append(written)
         counts["fallbacks"] += 1

@@ -194,7 +194,7 @@ class Planner:
                 found[depth, tokens] = compiled.cost
                 self.say(f"{self.name}: cost of {call.name}, {depth} layers; compiled in {compiled.seconds:.0f} s")
         frozen = {"critique": self.settings.critic, "refinement": self.settings.refiner}
-        model = frozen.get(call.phase, self.settings.policy)
+        model = self.settings.critic if call.is_critics else frozen.get(call.phase, self.settings.policy)
         assert model, "only a run with such a frozen model has programs of that phase"
         layers = model.num_layers
         if decodes:

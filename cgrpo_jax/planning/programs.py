@@ -7,12 +7,7 @@ failed by all responses, so that each is critiqued once and refined, and no row 
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
-
-import jax
-import numpy as np
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache, slot_scheduler, slots
@@ -22,7 +17,11 @@ from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.records import Stage, TrainRow
+from cgrpo_jax.planning.calls import Buffer as Buffer
+from cgrpo_jax.planning.calls import Call as Call
+from cgrpo_jax.planning.calls import num_batches
+from cgrpo_jax.planning.shaped_critic import ShapedCritic
+from cgrpo_jax.records import Stage
 from cgrpo_jax.runs.build_model import make_engine
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runs.stages import StageSpec
@@ -30,81 +29,10 @@ from cgrpo_jax.runtime import console
 from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import packing, train_step
 from cgrpo_jax.training.learner import Learner, state_shapes
-from cgrpo_jax.training.token_rows import assign
 
 PHASES = ("prefill", "decode", "critique", "refinement", "reference", "reshard", "update")
 GENERATING = PHASES[:4]
 _EOS_IDS = (0, 1)  # any two: a comparison with each
-
-
-@dataclasses.dataclass(frozen=True)
-class Buffer:
-    """Arrays that stay on the devices from one program to the next.
-
-    Attributes:
-      kind: weights, optimizer, kv_cache, or temporaries (gradients).
-      shapes: pytree of `jax.ShapeDtypeStruct`s with shardings.
-    """
-
-    kind: str
-    shapes: Any
-
-    @property
-    def bytes(self) -> int:
-        """Bytes on one device."""
-        return sum(
-            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-            for leaf in jax.tree.leaves(self.shapes)
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """One program, as training calls it.
-
-    Attributes:
-      name: what it is reported as; calls of one name are added up.
-      phase: one of `PHASES`.
-      program: as the run makes it.
-      on_devices: its first arguments, which lie on the devices before it runs, as shapes.
-      own: names of the buffers that are among its arguments and results.
-      beside: names of those that are on the devices meanwhile, and are not.
-      times: how often it runs in one run of what it is reported as.
-      per_iteration: how often that runs in an iteration; 0 if in evaluations only, or if the prompts decide it.
-      trips: how often the loops run that end on data, where the bytes it moves are counted in the program itself:
-        prompts written; tokens and, within that, blocks of the cache that are read; packed batches. Empty for others.
-      repeated: how often a run does what one trip of its outermost loop computes.
-      counted: of a program that decodes, further keywords that leave it one loop that ends on data.
-      unused_end: whether nothing uses what the last layer makes of its keys and values, which is computed all the same.
-    """
-
-    name: str
-    phase: str
-    program: Program
-    on_devices: tuple
-    own: tuple[str, ...]
-    beside: tuple[str, ...] = ()
-    times: int = 1
-    per_iteration: int = 1
-    trips: tuple[int, ...] = ()
-    repeated: int = 1
-    counted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    unused_end: bool = False
-
-    @property
-    def function(self) -> jax.stages.Wrapped:
-        """The jitted function."""
-        return self.program.function
-
-    @property
-    def args(self) -> tuple:
-        """Its arguments, shapes in the place of arrays."""
-        return (*self.on_devices, *self.program.inputs)
-
-    @property
-    def keywords(self) -> Mapping[str, Any]:
-        """Its static arguments."""
-        return self.program.keywords
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +55,7 @@ def of(settings: RunSettings) -> Programs:
         *run.score(),
         *run.reshard(),
         *run.update(),
+        *(run.critic.calls() if run.critic else ()),
     ]
     sampled = sum(one.num_tokens for one in settings.stages.all if one.by != "endpoint")
     return Programs(tuple(map(run.with_beside, calls)), run.buffers, sampled, settings.slots.num_slots)
@@ -179,6 +108,11 @@ class _ShapedRun:
             if frozen:
                 shapes = params_lib.param_shapes(frozen)
                 self.buffers[whose] = Buffer("weights", self._laid_out(frozen, shapes, split=self.split))
+        self.critic = ShapedCritic.of(settings, self.state, self.learner.base)
+        if self.critic:
+            self.buffers |= self.critic.buffers()
+            if not self.critic.writes_apart:
+                self.buffers.pop("critic", None)
         if training.average_rate:
             self.buffers["average"] = Buffer("weights", self.state.average)
         self.buffers["gradients"] = Buffer("temporaries", self.state.params)
@@ -189,11 +123,11 @@ class _ShapedRun:
 
     def with_beside(self, call: Call) -> Call:
         """Returns a call that names the buffers that lie beside it."""
-        absent = {*call.own, "gradients"}  # which are made and used by the update alone
+        absent = {*call.own, "gradients", "critic_gradients"}  # which are made and used by an update alone
         if call.phase not in GENERATING:  # all engines have theirs while one works
             absent |= {"slots", "critic_slots", "refiner_slots"}
         if call.phase in ("reference", "update"):  # training lets go of the weights that generate before these
-            absent.add("generation")
+            absent |= {"generation"} | ({"critic"} if self.critic else set())
         return dataclasses.replace(call, beside=tuple(name for name in self.buffers if name not in absent))
 
     # --- generation ---------------------------------------------------------------------------------------------
@@ -223,13 +157,15 @@ class _ShapedRun:
         ):
             if not stage.num_texts or stage.by != by:
                 continue
+            name = whose if whose in self.buffers else "critic_trained"  # what generates is what is trained
+            weights = self.buffers[name].shapes
             made[by] = ShapedEngine(
                 f"{whose}_",
                 make_engine(self.settings, whose, eos_ids=_EOS_IDS, decode=None),
-                self.buffers[whose].shapes,
+                weights if name == whose else weights[0],
                 samplings=self.settings.frozen_samplings[whose],
                 stages=[(f"{whose}_prefill", stage)],
-                own=(whose, f"{whose}_slots"),
+                own=(name, f"{whose}_slots"),
                 phases=(phase, phase),
             )
             self.buffers[f"{whose}_slots"] = Buffer("kv_cache", made[by].slots.cache)
@@ -299,13 +235,8 @@ class _ShapedRun:
 
     def _num_packed(self, num_contexts: int, rows_each: int, length: int, shape: packing.PackShape) -> int:
         """Packed batches that so many contexts of a length take, with as many full responses to each."""
-        prompts = [np.full(length, q, np.int32) for q in range(num_contexts)]
-        target = np.zeros(self.settings.stages.response.max_length, np.int32)
-        groups = [[TrainRow(prompt, target, target, 1.0)] * rows_each for prompt in prompts]
-        token_rows = assign(
-            groups, num_token_rows=shape.num_token_rows, pack_length=shape.pack_length, num_slots=shape.num_slots
-        )
-        return -(-len(token_rows) // (shape.num_token_rows * sharding.num_groups(self.settings.mesh)))
+        target, mesh = self.settings.stages.response.max_length, self.settings.mesh
+        return num_batches(num_contexts, rows_each, context=length, target=target, shape=shape, mesh=mesh)
 
     def _rows_a_question(self) -> int:
         """Rows that a question of an iteration leaves to learn from."""

@@ -244,7 +244,7 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], texts: _Tex
         Flag.CUT_OFF: any(row["truncated"] for row in (*responses, *refinements)),
         Flag.MENTIONS: any(place in texts.mention for place in places) or any(r["dropped"] == "mention" for r in own),
         Flag.UNGRADED: any(row["ungraded"] for row in own),
-        Flag.SKIPPED: any(row["dropped"] == "skipped_update" for row in own),
+        Flag.SKIPPED: any(row["dropped"] == "skipped_update" for row in texts),
     }
     outcome = _outcome(graded, passed, refined_passed)
     flags = {flag for flag, holds in tests.items() if holds}
@@ -261,8 +261,8 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], texts: _Tex
         critiques=len(critiques),
         outcome=outcome,
         flags=frozenset(flags),
-        trained=sum(row["trained"] for row in own),
-        dead=not any(row["advantage"] for row in own),
+        trained=sum(row["trained"] for row in texts),
+        dead=not any(row["advantage"] for row in texts),
         drawn_on=any(row["dropped"] == "drawn_on" for row in own),
         critics=_critics(rows, places, texts, passes, rescued=outcome == Outcome.RESCUED),
     )

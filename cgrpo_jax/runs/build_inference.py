@@ -69,23 +69,25 @@ def critic_generator(
     endpoint: ChatClient | None,
     prompts: Prompts,
     sampling: Sampling,
+    weights_step: int = 0,
 ) -> Generator | RemoteGenerator:
     """Returns the generator of critiques: the critic that the run has, or the policy itself.
 
     Args:
       policy: as it writes beside it: the critic has its seed and its iteration.
       kind: of the critic: `Stages.critic`.
-      model: the frozen critic and its weights; None for others.
+      model: a critic of weights of its own, and these; None for others.
       endpoint: the critic's, on process 0; None elsewhere, and for others.
       prompts: the policy's as a critic.
       sampling: how tokens are drawn.
+      weights_step: updates that the critic's weights have seen, where they are trained beside the policy.
     """
     about = (policy.seed, policy.iteration, sampling)
     if kind == "endpoint":
         return RemoteGenerator(endpoint, policy.prompts, *about)
     if model:
         critic, params = model
-        return Generator(critic.engine, params, critic.prompts, Author.CRITIC, 0, *about)
+        return Generator(critic.engine, params, critic.prompts, Author.CRITIC, weights_step, *about)
     return dataclasses.replace(policy, prompts=prompts, sampling=sampling)
 
 
@@ -131,6 +133,7 @@ def make_critic(config: Config, generator: Generator | RemoteGenerator | None, *
         corruption=config.critique.corruption if stages.corrupts else "none",
         corrupted_share=config.critique.corrupted_share,
         others=_others(config.critique.others, config.pass_threshold) if _shows_others(config, stages) else (),
+        as_written=stages.critic_learns,
     )
 
 

@@ -107,7 +107,7 @@ def load_policy(config: Config, settings: RunSettings, *, now: datetime.datetime
         )
     tokenizer = _tokenizer(source.tokenizer, config.prompts.template_arguments, now=now)
     prompts = critic_prompts = _prompts(config, tokenizer)
-    criticises = settings.stages.critic == "policy" and settings.stages.critique.num_texts > 0
+    criticises = settings.stages.critic in ("policy", "adapter") and settings.stages.critique.num_texts > 0
     if criticises and config.critic.template_arguments:
         own = _tokenizer(source.tokenizer, config.critic.template_arguments, now=now)
         critic_prompts = _prompts(config, own)
@@ -136,35 +136,65 @@ Frozen = tuple[Model, dict]  # a model whose weights stay as they are, and these
 
 def load_frozen(config: Config, settings: RunSettings, *, now: datetime.datetime | None = None) -> dict[str, Frozen]:
     """Loads the frozen models that the run asks, by what they are: `critic`, `refiner`."""
-    arguments = {"critic": config.critic.template_arguments, "refiner": config.refiner.template_arguments}
+    trained = {"critic"} if settings.trains_own_critic else set()
     return {
-        whose: _load_frozen(config, settings, whose, folder, arguments[whose], now=now)
+        whose: _load_frozen(_model_of(config, settings, whose, folder, now=now))
         for whose, folder in settings.frozen_folders.items()
+        if whose not in trained
     }
 
 
-def _load_frozen(
-    config: Config, settings: RunSettings, whose: str, name: str, arguments: str, *, now: datetime.datetime | None
-) -> Frozen:
+def load_own_critic(
+    config: Config, settings: RunSettings, policy: Model, *, now: datetime.datetime | None = None
+) -> Model | None:
+    """Makes a critic that is trained and has weights of its own, without these; None where there is none.
+
+    Args:
+      config: the configuration.
+      settings: of the run.
+      policy: which an adapter is on.
+      now: the date that chat templates print.
+    """
+    if not settings.trains_own_critic:
+        return None
+    if folder := settings.stages.critic_folder:
+        model = _model_of(config, settings, "critic", folder, now=now)
+        assert model.source
+        load.check_weights(model.source, model.config)
+        return model
+    tokenizer = policy.critic_prompts.tokenizer
+    engine = make_engine(settings, "critic", eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)
+    return dataclasses.replace(policy, prompts=policy.critic_prompts, engine=engine)
+
+
+def _model_of(config: Config, settings: RunSettings, whose: str, name: str, *, now: datetime.datetime | None) -> Model:
+    """Makes the model of a folder, without its weights: the `critic` or the `refiner`."""
+    arguments = {"critic": config.critic.template_arguments, "refiner": config.refiner.template_arguments}
     shape = {"critic": settings.critic, "refiner": settings.refiner}[whose]
     assert shape, "its folder is among those of the settings"
     folder = local_copies.local(name, suffixes=local_copies.MODEL)
-    tokenizer = _tokenizer(folder, arguments, now=now)
+    tokenizer = _tokenizer(folder, arguments[whose], now=now)
     load.check_vocab(tokenizer, shape)
     engine = make_engine(settings, whose, eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)
     prompts = _prompts(config, tokenizer)
-    model = Model(shape, settings.mesh, settings.dtype, prompts, prompts, engine, folder, folder)
+    return Model(shape, settings.mesh, settings.dtype, prompts, prompts, engine, folder, folder)
+
+
+def _load_frozen(model: Model) -> Frozen:
     template = weights_lib.generation_shapes(
-        params_lib.param_shapes(shape), config=shape, mesh=model.mesh, dtype=model.dtype, split=False
+        params_lib.param_shapes(model.config), config=model.config, mesh=model.mesh, dtype=model.dtype, split=False
     )
-    params = load.load_params(
-        folder,
-        shape,
-        dtype=model.dtype,
-        shardings=sharding.shardings_of(template),
-        progress=lambda *_: watchdog.alive(),
+    params = load_weights(model, template, dtype=model.dtype)
+    return model, weights_lib.split_if_needed(params, config=model.config, mesh=model.mesh)
+
+
+def load_weights(model: Model, template: dict, *, dtype: str = "float32") -> dict:
+    """Returns the weights of a model's folder, where the shapes of `template` say."""
+    assert model.source, "it is of a folder"
+    shardings = sharding.shardings_of(template)
+    return load.load_params(
+        model.source, model.config, dtype=dtype, shardings=shardings, progress=lambda *_: watchdog.alive()
     )
-    return model, weights_lib.split_if_needed(params, config=shape, mesh=model.mesh)
 
 
 def make_engine(

@@ -5,6 +5,8 @@ import dataclasses
 from cgrpo_jax.models import lora
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.training import optimizer as optimizer_lib
+from cgrpo_jax.training.critic_learner import CriticSettings
+from cgrpo_jax.training.critic_rows import CriticTraining
 from cgrpo_jax.training.distillation import Distillation
 from cgrpo_jax.training.learner import LearnerSettings
 from cgrpo_jax.training.packing import PackShape
@@ -33,17 +35,63 @@ def of_finetuning(config: Config, *, num_updates: int) -> LearnerSettings:
     )
 
 
-def _learner(config: Config, *, num_updates: int) -> LearnerSettings:
-    learning_rate = optimizer_lib.make_schedule(
+def critic_settings(config: Config) -> CriticSettings | None:
+    """Returns how a critic learns beside the policy; None where none does.
+
+    Its optimiser is the policy's, with a rate of its own, its ratio is clipped as the policy's is, and what it trains
+    is scored at the temperature that it samples with.
+    """
+    c, sampling = config.critic.training, config.sampling
+    if not config.critic.train:
+        return None
+    is_rco = c.loss == "rco"
+    temperature = sampling.temperature if config.critic.temperature < 0 else config.critic.temperature
+    loss = LossSettings(
+        max_length=config.critic.max_length,
+        clip_low=config.objective.clip_low,
+        clip_high=config.objective.clip_high,
+        kl_coef=0.0 if is_rco else c.beta,
+        temperature=temperature,
+    )
+    shape = PackShape(
+        config.packing.rows,
+        config.critic.max_prompt_length + config.critic.max_length,
+        _num_slots(config),
+        from_rows=is_rco,
+    )
+    num_updates = config.num_iterations * c.num_updates
+    adapters = {"policy": lora_settings(config), "adapter": _adapter(config), "model": None}
+    learner = dataclasses.replace(
+        _learner(config, num_updates=num_updates, learning_rate=c.learning_rate),
+        loss=loss,
+        shape=shape,
+        updates_per_batch=c.num_updates,
+        rescore=True,
+        proximal=True,
+        adapters=adapters[c.weights],
+        distillation=None,
+    )
+    training = CriticTraining(c.loss, c.weights, c.beta, c.verdict_weight, config.pass_threshold)
+    return CriticSettings(training, learner)
+
+
+def _adapter(config: Config) -> lora.LoraSettings:
+    """Returns the adapter of a critic on the policy's weights."""
+    c = config.critic.training
+    return lora.LoraSettings(rank=c.rank, alpha=c.alpha, targets=tuple(lora.TARGETS))
+
+
+def _learner(config: Config, *, num_updates: int, learning_rate: float | None = None) -> LearnerSettings:
+    schedule = optimizer_lib.make_schedule(
         config.optimizer.schedule,
-        peak=config.optimizer.learning_rate,
+        peak=config.optimizer.learning_rate if learning_rate is None else learning_rate,
         warmup_steps=config.optimizer.warmup_updates,
         num_steps=num_updates,
         final_share=config.optimizer.final_learning_rate_share,
     )
     optimizer = optimizer_lib.make_optimizer(
         config.optimizer.kind,
-        learning_rate=learning_rate,
+        learning_rate=schedule,
         max_grad_norm=config.optimizer.max_grad_norm,
         weight_decay=config.optimizer.weight_decay,
         b1=config.optimizer.b1,
@@ -52,7 +100,7 @@ def _learner(config: Config, *, num_updates: int) -> LearnerSettings:
     )
     return LearnerSettings(
         optimizer=optimizer,
-        learning_rate=learning_rate,
+        learning_rate=schedule,
         loss=loss_settings(config),
         shape=_pack_shape(config),
         updates_per_batch=config.optimizer.updates_per_batch,

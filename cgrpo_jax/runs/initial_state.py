@@ -4,7 +4,6 @@ Either way with the weights that stay as they are: what adapters belong to, and 
 """
 
 import dataclasses
-import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import TrainState
-from cgrpo_jax.runs import start_weights, warm_start
+from cgrpo_jax.runs import critic_weights, start_weights, warm_start
 from cgrpo_jax.runs.iteration import Iteration
 from cgrpo_jax.runs.open_run import OpenRun, TrainingFolder
 from cgrpo_jax.runtime import console, files, processes
@@ -43,6 +42,7 @@ class Progress:
     base_step: int | None = None  # as `start_weights.base_step` returns it
     inputs: dict = dataclasses.field(default_factory=dict)  # `fingerprints.of_all` of what it reads
     extra_questions: int = 0  # that its iterations have drawn beyond their batches
+    critic_skipped_in_a_row: int = 0  # likewise, of a critic that learns
 
     def add(self, done: Iteration, *, all_failed: float) -> None:
         """Counts an iteration, all of whose responses to this share of its questions have failed."""
@@ -69,6 +69,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "base_step": lambda value: value is None or _is_count(value),
     "inputs": lambda value: _is_of(value, str, str),
     "extra_questions": lambda value: _is_count(value),
+    "critic_skipped_in_a_row": lambda value: _is_count(value),
     "questions": lambda value: True,  # of earlier versions, in the place of `inputs`
 }
 _REQUIRED = ("iteration", "num_tokens", "seconds")  # which every version has written
@@ -115,7 +116,7 @@ class InitialState:
     """All that iterations start from.
 
     Attributes:
-      state: what is trained.
+      state: what is trained, that of a critic that learns included.
       progress: how far it is.
       base: what the adapters belong to, where these are trained.
       reference: what the KL term compares with, in the layout of generation; where adapters are trained, the base's
@@ -147,9 +148,11 @@ def resume(opened: OpenRun, folder: TrainingFolder) -> InitialState | None:
         skipped.append(step)
         console.say(f"checkpoint {step} can't be read ({why}); using the one before")
 
-    found = folder.checkpoints.restore_latest(
-        learner_lib.state_shapes(model.config, model.mesh, learner), check=check_progress, on_skip=on_skip
-    )
+    shapes = learner_lib.state_shapes(model.config, model.mesh, learner)
+    if learning := opened.settings.critic_learning:
+        critic = critic_weights.state_shapes(shapes, opened.own_critic, learning)
+        shapes = dataclasses.replace(shapes, critic=critic)
+    found = folder.checkpoints.restore_latest(shapes, check=check_progress, on_skip=on_skip)
     if not found:
         return None
     _, restored, extra = found
@@ -257,7 +260,14 @@ def start(
     progress.eval_before, solved = evaluate(model.to_generate(params)) if opened.questions.held_out else (None, None)
     if solved is not None:
         progress.unsolved_before = [q for q, one in enumerate(solved) if one is False]
-    init = functools.partial(learner_lib.init_state, settings=learner)
+
+    def init(trained: dict) -> TrainState:
+        state = learner_lib.init_state(trained, settings=learner)
+        if not (learning := opened.settings.critic_learning):
+            return state
+        critic = critic_weights.initial_state(state, opened.own_critic, learning, seed=opened.settings.seed)
+        return dataclasses.replace(state, critic=critic)
+
     if learner.adapters:
         if start_weights.keeps_base(config):
             _save(run.base, params)

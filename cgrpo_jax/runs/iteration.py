@@ -10,6 +10,7 @@ from cgrpo_jax.groups import Group
 from cgrpo_jax.inference.engine_stats import Stats
 from cgrpo_jax.records import Author, LossKind, Problem, Rollout, RowIndex, Stage, TrainRow
 from cgrpo_jax.rollout import Solved
+from cgrpo_jax.training.critic_rows import CriticRows
 from cgrpo_jax.training.learner import Updates
 
 
@@ -47,6 +48,15 @@ class Generated:
 
 
 @dataclasses.dataclass(frozen=True)
+class Taught:
+    """What a critic has learnt in an iteration: from which critiques, what its updates counted, the last one's rate."""
+
+    critiques: CriticRows
+    updates: Updates
+    learning_rate: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Iteration:
     """What an iteration has generated, learnt and counted.
 
@@ -57,6 +67,7 @@ class Iteration:
       candidates: the refinements that were selected from.
       groups, rows: of each question of the batch, the rollouts that train, and what they train as.
       updates: what the updates counted.
+      taught: what the critic has learnt; None where none learns.
     """
 
     number: int
@@ -66,6 +77,7 @@ class Iteration:
     groups: Sequence[Group]
     rows: Sequence[Sequence[TrainRow]]
     updates: Updates
+    taught: Taught | None = None
 
     @property
     def responses(self) -> list[list[Rollout]]:
@@ -129,7 +141,7 @@ class Iteration:
           grader: who rewards the problems that name no grader of their own.
           reward_source: what rewards a row, the `verifier` or the verdict of its `critic`.
         """
-        placed = self._placed()
+        placed, taught = self._placed(), self._taught_as()
         candidates = {id(row) for row in self.candidates}
         in_batch = {group.question for group in self.groups}
         rows = []
@@ -142,12 +154,29 @@ class Iteration:
                     if row.train_row is None:
                         drawn_on = rollout.index.question not in in_batch
                         row = dataclasses.replace(row, dropped=_why_outside(rollout, candidates, drawn_on))
+                else:
+                    row = dataclasses.replace(row, **taught.get(rollout.index, {}))
                 rows.append(row)
         return rows
 
     def is_capped(self, q: int, place: int) -> bool:
         """Whether a row of a group is beyond `objective.tis_cap` as a whole (`train_step.beyond_cap`)."""
         return bool(self.updates.capped) and self.updates.capped[q][place]
+
+    def _taught_as(self) -> dict[RowIndex, dict]:
+        """Returns of each critique that a critic learns from the fields of its `rollouts.Row` that this decides."""
+        if self.taught is None:
+            return {}
+        critiques, updates = self.taught.critiques, self.taught.updates
+        found: dict[RowIndex, dict] = {one.critique.index: {"utility": one.utility} for one in critiques.judged}
+        for g, (group, rows) in enumerate(zip(critiques.groups, critiques.rows, strict=True)):
+            for place, (one, row) in enumerate(zip(group, rows, strict=True)):
+                found[one.critique.index] |= {
+                    "train_row": row,
+                    "trainer_logp": updates.trainer_logps and updates.trainer_logps[g][place],
+                    "dropped": "" if updates.trained[g][place] else _why_untrained(row, is_capped=False),
+                }
+        return found
 
     def _placed(self) -> dict[RowIndex, dict]:
         """Returns of each rollout that stands in a group the fields of its `rollouts.Row` that this decides."""

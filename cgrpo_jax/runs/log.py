@@ -1,6 +1,7 @@
 """What a run reports: an iteration's row of metrics, put together here; a summary at the end."""
 
 import math
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
@@ -9,14 +10,15 @@ import tqdm
 
 from cgrpo_jax.datasets import fingerprints
 from cgrpo_jax.inference.orchestrator import Status
-from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import LossKind, Stage
 from cgrpo_jax.rollout import reward_of
-from cgrpo_jax.runs import best_checkpoint, metrics
+from cgrpo_jax.runs import best_checkpoint, critic_metrics, metrics
 from cgrpo_jax.runs.initial_state import Progress
 from cgrpo_jax.runs.iteration import Iteration
+from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runtime import console, processes
 from cgrpo_jax.training import flops
+from cgrpo_jax.training.learner import Learner
 
 
 def stage_bar(doing: str) -> tqdm.tqdm:
@@ -77,45 +79,50 @@ def untrained(done: Iteration, row: Mapping[str, float]) -> str:
     )
 
 
-def metrics_row(
-    done: Iteration,
-    *,
-    pass_threshold: float,
-    model: ModelConfig,
-    adapters: bool,
-    refines: bool,
-    gate: str,
-    draws_on: bool = False,
-) -> dict[str, float]:
+def metrics_row(done: Iteration, settings: RunSettings, *, adapters: bool) -> dict[str, float]:
     """Returns an iteration's metrics that do not depend on the clock; `metrics.METRICS` says what each means.
 
     Args:
       done: the iteration.
-      pass_threshold: reward from which a row is right.
-      model: the policy's shape.
+      settings: of the run.
       adapters: whether adapters are trained, or all weights.
-      refines: whether refinement is part of the method.
-      gate: kind of grader that decides what passes.
-      draws_on: whether further questions are drawn for those that teach nothing.
     """
+    pass_threshold = settings.method.pass_threshold
     row = metrics.response_metrics(done.answers, pass_threshold=pass_threshold)
-    row |= metrics.reward_metrics(done.answers, gate=gate)
+    row |= metrics.reward_metrics(done.answers, gate=settings.grader)
     cut = done.counts["verdict_prompts_cut"]
     row |= metrics.verdict_metrics(done.verdicts, done.verdict_problems, cut=cut)
-    if draws_on:
+    if settings.batch.max_extra:  # further questions are drawn for those that teach nothing
         row |= metrics.batch_metrics(done.rows, num_extra=done.num_extra)
-    if refines:
+    if settings.method.refine != "none":
         row |= metrics.refinement_metrics(done.refinements, done.kept, pass_threshold=pass_threshold)
         row["refine/prompts_cut"] = done.counts["refine_prompts_cut"]
         row["refine/dropped_mentions"] = done.dropped_mentions
     trained = [one for group in done.groups for one in group.rows]
     row["group_reward"] = sum(reward_of(one) for one in trained) / max(len(trained), 1)
-    row |= metrics.critic_metrics(done.counts) | metrics.engine_metrics(done.generated.engines)
+    row |= metrics.critic_metrics(done.counts) | critic_metrics.learning_metrics(done.taught)
+    row |= metrics.engine_metrics(done.generated.engines)
     stats = done.updates.stats
     row |= metrics.update_metrics(stats)
     if "distil/tokens" in row:
         row["distil/prompts_cut"] = done.counts["feedback_prompts_cut"]
-    return row | metrics.update_work(stats, model, adapters=adapters)
+    return row | metrics.update_work(stats, settings.policy, adapters=adapters)
+
+
+def stopped(signal: str, iteration: int | None) -> str:
+    """Returns what is said where a signal ends a run after so many iterations; None: before it has begun."""
+    if iteration is None:
+        return f"stopped by {signal} before the first iteration; the same command starts it again"
+    return f"stopped by {signal} after iteration {iteration}; the same command resumes it"
+
+
+def gave_up(learner: Learner, where: pathlib.Path, iteration: int) -> str:
+    """Returns what is said where a run ends because updates were skipped, whose last rows are in a file."""
+    return (
+        f"the gradient was not finite in {learner.skipped_in_a_row} updates in a row, which were skipped "
+        f"(optimizer.max_nonfinite_updates {learner.settings.max_nonfinite_updates}); the last one's rows are "
+        f"in {where}. The same command resumes after iteration {iteration}."
+    )
 
 
 def clocked_row(done: Iteration, row: Mapping[str, float], *, clock: console.Clock, devices: np.ndarray) -> dict:

@@ -103,6 +103,17 @@ METRICS = {
     "critic/http_attempts": "how often the endpoint was asked for them",
     "critic/http_failed/CATEGORY": "those that failed for good, by why: timeout, unreachable, garbage, status 500, ...",
     "critic/prompts_cut": "critique prompts in which a response was cut in its middle",
+    "critic/utility": "mean utility of the critiques: the worth of their refinements, 1 fixed, 0.5 as before, 0 broken "
+    "(this and the next ones only with critic.train)",
+    "critic/fix_rate": "share of the refinements of failed responses that pass; a share of none is left out",
+    "critic/break_rate": "share of the refinements of passing responses that fail",
+    "critic/verdict_accuracy": "share of the critiques whose verdict agrees with the verifier; unreadable ones do not",
+    "critic/loss": "of the critic's updates, by critic.training.loss: policy_gradient's value says little",
+    "critic/grad_norm": "global norm of their gradient before clipping",
+    "critic/kl": "estimate (nats a critique) of KL(p || critic), p the critic that wrote them, before the last update",
+    "critic/rows_trained": "critiques that went through its updates, each as often as it did",
+    "critic/skipped_updates": "of its updates, as skipped_updates",
+    "critic/learning_rate": "of its last update",
     "grade/timeouts": "rows whose grading ran into its time limit (reward 0)",
     "grade/failures": "rows without a verdict, because their grader failed, or (reward_source critic) their critic's "
     "endpoint gave no answer: they are neither trained nor refined (of several rewards, also null ones)",

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime
 import pathlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +25,7 @@ from cgrpo_jax.runs import (
     best_checkpoint,
     build_inference,
     build_model,
+    critic_weights,
     hosts,
     load_questions,
     model_source,
@@ -62,7 +62,8 @@ class OpenRun:
       params, weights: its weights as generation reads them, and where they come from; both empty where the command
         reads its own.
       step: which checkpoint's they are; the newest one's by default.
-      frozen: the frozen models that are asked, `critic` and `refiner`, with their weights.
+      frozen: the models that are asked, `critic` and `refiner`, with weights of their own; without what is trained.
+      own_critic: a critic that is trained and has weights of its own.
       endpoint: that writes critiques, on process 0, if one is asked.
       questions: what is asked; empty where a person asks.
       inputs: `fingerprints.of_all` of what is read besides the configuration.
@@ -77,6 +78,7 @@ class OpenRun:
     params: dict
     weights: str
     frozen: Mapping[str, build_model.Frozen]
+    own_critic: build_model.Model | None
     endpoint: ChatClient | None
     questions: Questions
     inputs: Mapping[str, str]
@@ -102,19 +104,38 @@ class OpenRun:
             weights_step=step,
         )
 
-    def critic_generator(self, policy: Generator, *, sampling: Sampling | None = None) -> Generator | RemoteGenerator:
-        """Returns the generator of critiques beside a policy; by default its tokens are drawn as in training."""
+    def critic_generator(
+        self,
+        policy: Generator,
+        *,
+        sampling: Sampling | None = None,
+        trained: build_model.Frozen | None = None,
+        step: int = 0,
+    ) -> Generator | RemoteGenerator:
+        """Returns the generator of critiques beside a policy.
+
+        Args:
+          policy: as it writes.
+          sampling: how tokens are drawn; by default as in training.
+          trained: the critic that is trained, where it has weights of its own, which have seen `step` updates.
+        """
         stages = self.settings.stages
         if stages.critic == "policy" and not stages.critique.num_texts:
             return policy  # which writes none
         return build_inference.critic_generator(
             policy,
             kind=stages.critic,
-            model=self.frozen.get("critic"),
+            model=trained or self.frozen.get("critic"),
             endpoint=self.endpoint,
             prompts=self.model.critic_prompts,
             sampling=sampling or self.settings.critic_sampling,
+            weights_step=step,
         )
+
+    def endpoint_counts(self) -> dict[str, Mapping]:
+        """Returns what endpoints have counted, on the process that asks them, by whose they are."""
+        both = {"critic": self.endpoint, "judge": self.grader.judge}
+        return {whose: one.counts for whose, one in both.items() if one}
 
     def refiner(self, policy: Generator) -> Generator | Refiner:
         """Returns who refines beside a policy."""
@@ -194,14 +215,18 @@ def open_run(
         trained = load_weights and run.checkpoints.exists()
         announce.model(model, model_source.of_policy(config), trained=trained)
         frozen = build_model.load_frozen(config, settings, now=now)
+        own_critic = build_model.load_own_critic(config, settings, model, now=now)
         if questions:
-            prompts = {"critic": model.critic_prompts} | {whose: one.prompts for whose, (one, _) in frozen.items()}
+            prompts = {"critic": (own_critic or model).critic_prompts}
+            prompts |= {whose: one.prompts for whose, (one, _) in frozen.items()}
             found = _read_questions(config, settings, questions, model.prompts, **prompts)
     problems = {"training": found.training, "held-out": found.held_out}
     grader = build_inference.open_grader(config, held, num_workers=num_graders)
     checkpoints = run.checkpoints if load_weights else None
     inputs = hosts.agreed_inputs(config, settings, problems, grader.modules, checkpoints=checkpoints, step=step)
     params, weights = start_weights.trained_params(config, model, run, step=step) if load_weights else ({}, "")
+    if load_weights:
+        frozen |= critic_weights.trained(params, own_critic, settings.critic_learning, run, step=step)
     return OpenRun(
         config=config,
         settings=settings,
@@ -210,6 +235,7 @@ def open_run(
         params=params,
         weights=weights,
         frozen=frozen,
+        own_critic=own_critic,
         endpoint=build_inference.open_endpoint(config, settings, held),
         questions=found,
         inputs=inputs,
@@ -336,39 +362,3 @@ def note_start(opened: OpenRun) -> None:
         often = "each iteration" if every == 1 else f"one in {every} iterations"
         size = f"up to about {most / 1e6:.3g} MB a file (rollouts.every {every})"
         console.say(f"rollouts of {often} in {run.rollouts}: {size}")
-
-
-def compile_engines(
-    opened: OpenRun, params: dict, *, clock: console.Clock, going_on: Callable[[], None] = lambda: None
-) -> None:
-    """Compiles all that generates before the first iteration: what the data bring compiles nothing then.
-
-    Args:
-      opened: the run.
-      params: the policy's weights, as generation reads them.
-      clock: times it.
-      going_on: called before each program; may raise.
-    """
-    settings = opened.settings
-    if not settings.policy_samplings and not opened.frozen:
-        return  # nothing is ever generated
-    console.say(f"engine: {build_inference.describe_slots(settings)}")
-    number, read, started = processes.compilations(), processes.programs_read(), time.monotonic()
-    engines = [("the engine", opened.model.engine, params, settings.policy_samplings)]
-    for whose, (one, frozen) in opened.frozen.items():
-        engines.append((f"the {whose}'s engine", one.engine, frozen, settings.frozen_samplings[whose]))
-    with clock("compile"):
-        for name, engine, weights, samplings in engines:
-            with console.progress_reports(f"compiling {name}") as report:
-
-                def before(*progress, report=report) -> None:
-                    report(*progress)
-                    going_on()
-
-                engine.compile(weights, samplings, on_program=before)
-    announce.compiled(
-        number=processes.compilations() - number,
-        read=processes.programs_read() - read,
-        seconds=time.monotonic() - started,
-        kept=opened.config.compute.keep_programs,
-    )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from cgrpo_jax.critiques import schedule, texts
 from cgrpo_jax.inference import chat_protocol
+from cgrpo_jax.runs.critic_training_section import CriticTraining
 from cgrpo_jax.runs.endpoint_section import Endpoint
 from cgrpo_jax.runs.keys import Need, at_least_one, key, not_negative, one_of, refused, section, share
 from cgrpo_jax.runs.sections import arguments_rule
@@ -69,6 +70,8 @@ class Critic:
         1024, "tokens of a critique, its thinking included; 0: from its model's context", not_negative
     )
     max_prompt_length: int = key(9216, "tokens of what it is asked; 0: likewise", not_negative)
+    train: bool = key(False, "it learns beside the policy, by what its critiques achieve (critic.training)")
+    training: CriticTraining = section(CriticTraining)
 
     def violations(self, name: str) -> Iterator[str]:
         """Yields what keys of the section have against each other."""
@@ -88,6 +91,11 @@ class Critic:
             yield (
                 f"{name}.template_arguments {self.template_arguments!r} is given, but the endpoint renders its chat "
                 f"template itself; set them where it is served, and leave {name}.template_arguments empty."
+            )
+        if self.train and self.temperature == 0:
+            yield (
+                f"{name}.temperature 0 writes the same critique of a response each time, so that {name}.train has none "
+                "to compare; use 1, or -1 for that of sampling.temperature."
             )
 
 
@@ -137,9 +145,10 @@ class Critique:
     num_per_response: int = key(1, "critiques of a response", at_least_one)
     max_retries: int = key(
         2,
-        "of a cot critique whose verdict is malformed or disagrees with the grader, or of a hint that says nothing",
+        "of a cot critique whose verdict is malformed or disagrees with the grader, or of a hint that says nothing; "
+        "critic.train: none, all are shown as they are",
         not_negative,
-        unread_with=_NOT_WRITTEN,
+        unread_with=(_NOT_WRITTEN, {"critic.train": (True,)}),
     )
     step_checker: str = key(
         "equations",

@@ -49,6 +49,11 @@ class RolloutWriter:
     def __exit__(self, *_) -> None:
         self._thread.shutdown()
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What an iteration's metrics say of it."""
+        return {} if self.bytes is None else {"rollouts/bytes": self.bytes}
+
     def put(self, done: Iteration) -> None:
         """Begins to write an iteration, if that is due, once what came before is written.
 

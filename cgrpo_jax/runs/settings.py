@@ -23,6 +23,7 @@ from cgrpo_jax.runs.refinement_sections import Critic, Refiner
 from cgrpo_jax.runs.slot_budget import SlotBudget, slot_budget
 from cgrpo_jax.runs.stages import Stages, StageSpec
 from cgrpo_jax.runtime import console
+from cgrpo_jax.training.critic_learner import CriticSettings
 from cgrpo_jax.training.learner import LearnerSettings
 
 
@@ -83,7 +84,7 @@ class RunSettings:
       grader: kind of grader of the problems that name none.
       mesh: what policy, reference, critic and refiner lie on.
       dtype: what generation, forward and backward pass compute in.
-      policy, critic, refiner: shapes of the models; no critic and no refiner unless it is a frozen one.
+      policy, critic, refiner: shapes of the models; no critic and no refiner unless it has weights of its own.
       stages: what is generated, and who generates it.
       slots, critic_slots, refiner_slots: of the engines of each.
       prompt_bucket, decode_chunk, cache_dtype, stop: of the engines, as for `Engine`.
@@ -94,6 +95,7 @@ class RunSettings:
       method: what is done with a question, steps 1 to 3.
       grouping: how its rows become a group that trains, steps 4 to 6.
       learner: how the policy is trained, steps 7 and 8.
+      critic_learning: how the critic is trained beside it; None where it is not.
       evaluation, diagnosis, collection, kept: of what a run, or a command on it, does besides the algorithm.
     """
 
@@ -123,6 +125,7 @@ class RunSettings:
     method: rollout.Method
     grouping: groups.Grouping
     learner: LearnerSettings
+    critic_learning: CriticSettings | None
     evaluation: EvaluationSettings
     diagnosis: DiagnosisSettings
     collection: collection_settings.CollectionSettings
@@ -147,9 +150,15 @@ class RunSettings:
 
     @property
     def frozen_folders(self) -> Mapping[str, str]:
-        """Folders of the frozen models that are asked, by what they are: `critic`, `refiner`."""
+        """Folders of the models that are asked beside the policy, by what they are: `critic`, `refiner`."""
         both = ("critic", self.critic, self.stages.critic_folder), ("refiner", self.refiner, self.stages.refiner_folder)
-        return {whose: folder for whose, shape, folder in both if shape}
+        return {whose: folder for whose, shape, folder in both if shape and folder}
+
+    @property
+    def trains_own_critic(self) -> bool:
+        """Whether a critic is asked whose weights are trained, and are not the policy's."""
+        learning = self.critic_learning
+        return self.critic is not None and learning is not None and learning.training.weights != "policy"
 
 
 def with_lengths(config: Config, *, trains: bool = True, finetunes: bool = False) -> Config:
@@ -166,7 +175,7 @@ def with_lengths(config: Config, *, trains: bool = True, finetunes: bool = False
         return config
     context = model_source.read_shape(config, model_source.of_policy(config)).max_context
     stages = stages_lib.of_training(config)
-    critic: int | None = context if stages.critic == "policy" else None
+    critic: int | None = context if stages.critic in ("policy", "adapter") else None
     if stages.critic == "folder":
         critic = model_source.read_shape(config, model_source.of_frozen(stages.critic_folder)).max_context
     refiner: int | None = None
@@ -205,7 +214,7 @@ def run_settings(
     stages = stages or stages_lib.of_training(config)
     policy = policy or model_source.read_shape(config, model_source.of_policy(config))
     stages_lib.check_lengths(stages.by("policy"), "the model", policy.max_context)
-    critic = _frozen_shape(config, stages, "critic", stages.critic_folder, critic)
+    critic = _critic_shape(config, stages, policy, critic)
     refiner = _frozen_shape(config, stages, "refiner", stages.refiner_folder, refiner)
     _check_teacher(config, stages, policy)
     dtype = compute_dtype(config, mesh)
@@ -242,6 +251,7 @@ def run_settings(
         method=_method(config, stages),
         grouping=grouping(config),
         learner=build_training.learner_settings(config),
+        critic_learning=build_training.critic_settings(config),
         evaluation=_evaluation(config),
         diagnosis=DiagnosisSettings(config.diagnosis.num_responses, tuple(config.diagnosis.kinds)),
         collection=collection_settings.of_config(config),
@@ -249,10 +259,20 @@ def run_settings(
     )
 
 
+def _critic_shape(config: Config, stages: Stages, policy: ModelConfig, given: ModelConfig | None) -> ModelConfig | None:
+    """Returns the shape of a critic with weights of its own, if it is asked: of an adapter's, the policy's."""
+    if stages.critic != "adapter":
+        return _frozen_shape(config, stages, "critic", stages.critic_folder, given)
+    if not stages.asks_critic:
+        return None
+    stages_lib.check_lengths(stages.by("folder"), "the model", policy.max_context)
+    return policy
+
+
 def _frozen_shape(
     config: Config, stages: Stages, whose: str, folder: str, shape: ModelConfig | None
 ) -> ModelConfig | None:
-    """Returns the shape of a frozen critic or refiner, if it is asked; `shape` in the place of its folder's."""
+    """Returns the shape of a critic or refiner of a folder, if it is asked; `shape` in the place of its folder's."""
     asked = stages.asks_critic if whose == "critic" else stages.asks_refiner
     if not folder or not asked:
         return None
@@ -289,6 +309,7 @@ def of_finetuning(config: Config, settings: RunSettings, *, num_rows: int) -> Ru
         num_iterations=num_updates,
         questions_per_iteration=c.rows_per_update,
         learner=build_training.of_finetuning(config, num_updates=num_updates),
+        critic_learning=None,
         kept=dataclasses.replace(settings.kept, rollouts_every=0),
     )
 

@@ -20,8 +20,8 @@ class StageSpec:
 
     Attributes:
       stage: which.
-      by: who generates it: the `policy`, a frozen critic (`folder`), a frozen `refiner`, or a model behind an HTTP
-        `endpoint`.
+      by: who generates it: the `policy`, a critic of weights of its own (`folder`), a frozen `refiner`, or a model
+        behind an HTTP `endpoint`.
       prompt_key, length_key: keys of its two lengths, for messages.
       max_prompt_length, max_length: tokens that a prompt, and what follows it, may have.
       num_prompts, num_texts: that an iteration has at most, every question failed and no critique written twice;
@@ -50,11 +50,13 @@ class Stages:
     Attributes:
       response, refinement: what the policy generates, or of the latter a frozen refiner.
       critique: what a critic that is a model generates.
-      critic: who that is: the `policy` itself, a frozen model on its devices (`folder`), or an HTTP `endpoint`.
-      critic_folder: of a frozen critic; empty for another.
+      critic: who that is: the `policy` itself, an `adapter` on it that is trained, a model on its devices (`folder`),
+        or an HTTP `endpoint`.
+      critic_folder: of such a model; empty for another.
       asks_critic: whether critiques are asked for at all; without that no critic is loaded or opened.
       asks_refiner: likewise of refinements and a frozen refiner.
       corrupts: whether what refinements or a teacher see of a critique may be made wrong (`critique.corruption`).
+      critic_learns: whether the critic is trained beside the policy (`critic.train`), which training alone does.
       teaches: whether a teacher may score responses after their feedback (`distil`), which training alone has.
       first_kind, kind_schedule: which kind of critique each iteration asks for, as for `schedule.kind_at`.
       critique_when: whether only responses that are refined are critiqued (`refining`), or all.
@@ -78,6 +80,7 @@ class Stages:
     asks_critic: bool = True
     asks_refiner: bool = True
     corrupts: bool = False
+    critic_learns: bool = False
     teaches: bool = False
     rows: str = ""
     samples: bool = True
@@ -104,7 +107,8 @@ class Stages:
         return schedule.kind_at(iteration, critique=self.first_kind, schedule=self.kind_schedule)
 
 
-_ASKS_NOBODY = {"asks_critic": False, "asks_refiner": False, "corrupts": False, "teaches": False, "judges": False}
+_ASKS_NOBODY = {"asks_critic": False, "asks_refiner": False, "corrupts": False, "critic_learns": False}
+_ASKS_NOBODY |= {"teaches": False, "judges": False}
 
 
 def of_training(config: Config) -> Stages:
@@ -113,7 +117,8 @@ def of_training(config: Config) -> Stages:
     folder = _refiner_folder(config, refine)
     corrupts = refine == "policy" or config.distil.kind != "none"
     found = _stages(config, kind, config.critique.schedule, refine, _critic(config), refiner_folder=folder)
-    return dataclasses.replace(found, judges=config.num_verdicts > 0, corrupts=corrupts, teaches=True)
+    found = dataclasses.replace(found, judges=config.num_verdicts > 0, corrupts=corrupts, teaches=True)
+    return dataclasses.replace(found, critic_learns=config.critic.train)
 
 
 def of_finetuning(config: Config) -> Stages:
@@ -212,7 +217,9 @@ def check_lengths(specs: tuple[StageSpec, ...], whose: str, max_context: int) ->
 
 
 def _critic(config: Config) -> str:
-    return config.critic.kind
+    """Returns who criticises: the critic that is named, or an adapter on the policy that is trained in its place."""
+    adapts = config.critic.train and config.critic.training.weights == "adapter"
+    return "adapter" if adapts else config.critic.kind
 
 
 def _refiner_folder(config: Config, refine: str) -> str:
@@ -263,7 +270,7 @@ def _stages(
         ),
         critique=StageSpec(
             Stage.CRITIQUE,
-            critic,
+            "folder" if critic == "adapter" else critic,
             "critic.max_prompt_length",
             "critic.max_length",
             config.critic.max_prompt_length,

@@ -6,13 +6,14 @@ from typing import Any
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys, old_keys
+from cgrpo_jax.runs.critic_training_section import CriticTraining
 from cgrpo_jax.runs.distillation_section import Distil
 from cgrpo_jax.runs.objective_section import Objective
 from cgrpo_jax.runs.refinement_sections import Refine
 from cgrpo_jax.runs.schema import FINETUNING_ALONE, NOT_FINETUNING, TRAINING_ALONE, Config
 
-# The allowed combinations of keys, of refinements, objective and distillation; every other one is refused.
-NEEDS = (*Refine.NEEDS, *Objective.NEEDS, *Distil.NEEDS)
+# The allowed combinations of keys, of refinements, objective, distillation, and critics that learn; others are refused.
+NEEDS = (*Refine.NEEDS, *Objective.NEEDS, *Distil.NEEDS, *CriticTraining.NEEDS)
 # Whatever is generated: prompts of critiques that `finetune` writes again.
 _READ_OF_ROLLOUTS = ("critic.sees",)
 _UNREAD_WHERE = {name: known.unread_where for name, known, _ in keys.items(Config())}

@@ -1,21 +1,20 @@
 """Checkpoints: a train state and the run's position, saved by Orbax in the background and restored bitwise.
 
 A step's folder holds three items: `params`, `rest` (step and optimiser state) and `extra` (JSON: how far the run
-is, `runs.initial_state.Progress`). Each array is saved under its path in the tree, such as `layers.q`; weights are an
-item of their own so that an evaluation reads nothing else. Orbax writes into a temporary folder, gets the digests of
-its files there (`checkpoint_seal`), and renames it when all is there, in a bucket marks it. What is read is compared.
+is, `runs.initial_state.Progress`); where a critic of its own is trained, its weights are a fourth, `critic`. Each array
+is saved under its path in the tree, such as `layers.q`; weights are an item of their own so that an evaluation reads
+nothing else. Orbax writes into a temporary folder, gets the digests of its files there (`checkpoint_seal`), and renames
+it when all is there, in a bucket marks it. What is read is compared.
 """
 
-import dataclasses
 import json
 import logging
 import pathlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -25,9 +24,9 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runtime import files, places, processes, watchdog
 from cgrpo_jax.runtime.digests import Damaged
-from cgrpo_jax.training import checkpoint_seal, checkpoint_steps, orbax_faults
+from cgrpo_jax.training import checkpoint_items, checkpoint_seal, checkpoint_steps, orbax_faults
 from cgrpo_jax.training.checkpoint_steps import Step
-from cgrpo_jax.training.named_arrays import by_path, check_same, dtype_of, unflatten
+from cgrpo_jax.training.named_arrays import by_path, check_same, unflatten
 
 _log = logging.getLogger(__name__)
 # In which a checkpoint is on disk, its digests included, which process 0 computes alone. Orbax's own 20 minutes are few
@@ -54,7 +53,7 @@ class Checkpoints:
         self._directory = places.place(directory).absolute()
         self._max_to_keep = max_to_keep
         self._best = checkpoint_steps.Kept()
-        self._writing = (-1, "")  # the step that is being written, and which save that is
+        self._writing = (-1, "", ())  # the step that is being written, which save that is, and its items
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [checkpoint_managers.LatestN(max_to_keep), self._best]
@@ -109,21 +108,20 @@ class Checkpoints:
             raise ValueError(f"step {step} is not above the newest checkpoint, {self.latest_step}")
         json.dumps(extra)  # fails here, before anything is written
         self.wait()  # until then the step before is the one that is sealed
-        self._writing = step, uuid.uuid4().hex
-        rest = {"step": state.step, "opt_state": state.opt_state, "average": state.average}
+        arrays = checkpoint_items.of_state(state)
+        self._writing = step, uuid.uuid4().hex, tuple(arrays)
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(_to_save(state.params)),
-            rest=ocp.args.StandardSave(_to_save(rest)),
             extra=ocp.args.JsonSave(checkpoint_seal.sealed(extra, step=step, save=self._writing[1])),
+            **{name: ocp.args.StandardSave(checkpoint_items.to_save(tree)) for name, tree in arrays.items()},
         )
         with watchdog.stage("saving a checkpoint"), orbax_faults.one_line(self._directory):
             self._manager.save(step, args=items)
 
     def _seal(self) -> None:
         """Writes the digests of the step that is being written, on process 0, before it takes its name."""
-        step, save = self._writing
+        step, save, items = self._writing
         folder = checkpoint_steps.being_written(self._directory, step)
-        checkpoint_seal.write(folder, ("params", "rest"), step=step, save=save)
+        checkpoint_seal.write(folder, items, step=step, save=save)
 
     def wait(self) -> None:
         """Blocks until everything saved is on disk.
@@ -174,7 +172,7 @@ class Checkpoints:
         skipped = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                extra = self._checked(step, check)
+                extra = self._checked(step, check, tuple(checkpoint_items.of_state(template)))
                 state = self._restore(step, template)
             except UserError:
                 raise
@@ -195,13 +193,13 @@ class Checkpoints:
             )
         return None
 
-    def _checked(self, step: int, check: Callable[[int, dict[str, Any]], None]) -> dict[str, Any]:
+    def _checked(self, step: int, check: Callable[[int, dict[str, Any]], None], items: Sequence[str]) -> dict[str, Any]:
         """Returns `extra` of a checkpoint whose files are those that were written; each process reads its part."""
         fault, extra, folder = None, {}, self._directory / str(step)
         try:
             extra = checkpoint_seal.extra(folder)
             check(step, extra)
-            checkpoint_seal.check(folder, ("params", "rest"), divided=True)
+            checkpoint_seal.check(folder, items, divided=True)
         except (Damaged, OSError) as error:
             fault = [checkpoint_steps.first_line(error), checkpoint_steps.is_of_service(folder, error)]
         if faults := [one for one in processes.share(fault) if one]:
@@ -209,19 +207,14 @@ class Checkpoints:
         return extra
 
     def _restore(self, step: int, template: TrainState) -> TrainState:
-        rest = {"step": template.step, "opt_state": template.opt_state, "average": template.average}
-        where = self._directory / str(step)
+        wanted, where = checkpoint_items.of_state(template), self._directory / str(step)
         metadata = self._manager.item_metadata(step)
-        check_same(metadata["params"].tree, template.params, where, same_dtype=True)
-        check_same(metadata["rest"].tree, rest, where, same_dtype=True)
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(_to_restore(template.params)),
-            rest=ocp.args.StandardRestore(_to_restore(rest)),
-        )
+        for name, tree in wanted.items():
+            check_same(metadata[name].tree, tree, where, same_dtype=True)
+        items = {name: ocp.args.StandardRestore(checkpoint_items.to_restore(tree)) for name, tree in wanted.items()}
         with watchdog.stage("reading a checkpoint"):
-            restored = self._manager.restore(step, args=items)
-        params = unflatten(restored["params"], template.params)
-        return dataclasses.replace(template, params=params, **unflatten(restored["rest"], rest))
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        return checkpoint_items.state_of({name: unflatten(restored[name], tree) for name, tree in wanted.items()})
 
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0:
@@ -286,7 +279,7 @@ def save_params(directory: str | pathlib.Path, params: Any) -> None:
         handler.close()
 
 
-def restore_params(directory: str | pathlib.Path, template: Any, *, step: Step = None) -> Any:
+def restore_params(directory: str | pathlib.Path, template: Any, *, step: Step = None, item: str = "params") -> Any:
     """Restores only the weights of a checkpoint: to evaluate, to sample, or to start from.
 
     Args:
@@ -294,6 +287,7 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: Step =
       template: pytree of arrays or `jax.ShapeDtypeStruct`s; a leaf's sharding says where the restored array goes.
         Weights saved in another dtype are cast to its dtype.
       step: which checkpoint, as for `checkpoint_steps.find`; the newest by default.
+      item: whose: `params`, or those of the `critic`.
 
     Raises:
       UserError: no such checkpoint, it can't be read, or a weight's name or shape is not the template's.
@@ -302,12 +296,12 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: Step =
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
         with processes.agree(f"reading {folder / str(step)}"), checkpoint_steps.readable(folder / str(step), others):
-            checkpoint_seal.check(folder / str(step), ("params",), divided=True)
+            checkpoint_seal.check(folder / str(step), (item,), divided=True)
         with checkpoint_steps.readable(folder / str(step), others):
-            check_same(manager.item_metadata(step)["params"].tree, template, folder / str(step), same_dtype=False)
-            args = ocp.args.Composite(params=ocp.args.StandardRestore(_to_restore(template)))
+            check_same(manager.item_metadata(step)[item].tree, template, folder / str(step), same_dtype=False)
+            args = ocp.args.Composite(**{item: ocp.args.StandardRestore(checkpoint_items.to_restore(template))})
             with watchdog.stage("reading a checkpoint"):
-                restored = manager.restore(step, args=args)["params"]
+                restored = manager.restore(step, args=args)[item]
             return unflatten(restored, template)
 
 
@@ -381,20 +375,6 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
     return {
         "params": standard(),
         "rest": standard(),
+        "critic": standard(),
         "extra": ocp.JsonCheckpointHandler(filename=checkpoint_seal.EXTRA),
     }
-
-
-def _to_save(tree: Any) -> dict[str, Any]:
-    # Orbax copies device arrays before `save` returns; a NumPy array it may only refer to.
-    return {name: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for name, leaf in by_path(tree).items()}
-
-
-def _to_restore(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes, dtypes and shardings by name; a leaf without a sharding goes to the first device."""
-    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def struct(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(np.shape(leaf), dtype_of(leaf), sharding=getattr(leaf, "sharding", None) or first)
-
-    return {name: struct(leaf) for name, leaf in by_path(tree).items()}

@@ -5,7 +5,7 @@ Steps 7 and 8 of the algorithm.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +42,8 @@ class LearnerSettings:
       adapters: that are trained; None where all weights are.
       offload_optimizer: whether the optimiser's state lies in the hosts' memory between updates.
       compares: whether rows (of rco, of dpo) are compared with the weights that training began with.
+      proximal: whether rows are compared with the weights as they are before the iteration's updates, each of which
+        then takes all of its rows, and not a share.
       distillation: how responses are scored by a teacher that has seen feedback; None where none is.
     """
 
@@ -56,12 +58,13 @@ class LearnerSettings:
     adapters: lora.LoraSettings | None = None
     offload_optimizer: bool = False
     compares: bool = False
+    proximal: bool = False
     distillation: distillation_lib.Distillation | None = None
 
     @property
     def has_reference(self) -> bool:
-        """Whether the KL term, or a row's loss, compares with a reference."""
-        return self.loss.kl_coef != 0 or self.compares
+        """Whether the KL term, or a row's loss, compares with a reference of other weights."""
+        return not self.proximal and (self.loss.kl_coef != 0 or self.compares)
 
     @property
     def average_rate(self) -> float:
@@ -105,14 +108,28 @@ def init_state(params: dict, settings: LearnerSettings) -> TrainState:
     return dataclasses.replace(state, average=average)
 
 
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Rows with all that their loss needs: log-probabilities under weights that may be others by their update.
+
+    Attributes:
+      groups: the rows.
+      sampling: how far sampler and trainer differ on them; empty where one is not known.
+    """
+
+    groups: Sequence[Sequence[TrainRow]]
+    sampling: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
 class Learner:
-    """Trains the policy.
+    """Trains the policy, or a critic.
 
     Args:
-      config: the policy's shape.
+      config: the model's shape.
       mesh, dtype: where it is computed, and in what.
       settings: how.
       clock: times the updates.
+      stage: what it times them as.
 
     Attributes:
       base: what the adapters belong to, where these are trained.
@@ -129,11 +146,12 @@ class Learner:
         dtype: str,
         settings: LearnerSettings,
         clock: console.Clock,
+        stage: str = "update",
     ):
         self.config = config
         self.mesh, self.dtype = mesh, dtype
         self.settings = settings
-        self.clock = clock
+        self.clock, self.stage = clock, stage
         self.base: lora.Base | None = None
         self.reference: dict | None = None
         self.skipped_in_a_row = 0
@@ -146,12 +164,14 @@ class Learner:
 
         One whose gradient is not finite changes nothing, and is counted; too many in a row end it.
         """
-        with self.clock("update"):
-            groups, sampling = self._with_logps(state, groups)
+        return self.learn(state, self.score(state, groups))
+
+    def learn(self, state: TrainState, scored: Scored) -> tuple[TrainState, Updates]:
+        """Applies the updates of `update` to rows that have been scored before."""
+        groups = scored.groups
+        with self.clock(self.stage):
             stats, trained = [], [[False] * len(group) for group in groups]
-            per_update = len(groups) // self.settings.updates_per_batch
-            for first in range(0, len(groups), per_update):
-                minibatch = groups[first : first + per_update]
+            for first, minibatch in self._minibatches(groups):
                 rows = [row for group in minibatch for row in group]
                 state, one = train_step_lib.update(
                     state,
@@ -177,7 +197,18 @@ class Learner:
             return state, Updates(stats, trained)
         logps = [[row.old_logp for row in group] for group in groups]
         capped = [[train_step_lib.beyond_cap(row, self.settings.loss) for row in group] for group in groups]
-        return state, Updates(stats, trained, logps, sampling, capped)
+        return state, Updates(stats, trained, logps, scored.sampling, capped)
+
+    def _minibatches(self, groups: Sequence[Sequence[TrainRow]]) -> Iterator[tuple[int, Sequence[Sequence[TrainRow]]]]:
+        """Yields the groups of each update, and the number of the first: an equal share, or all of them each time."""
+        if not groups:
+            return
+        if self.settings.proximal:
+            yield from [(0, groups)] * self.settings.updates_per_batch
+            return
+        per_update = len(groups) // self.settings.updates_per_batch
+        for first in range(0, len(groups), per_update):
+            yield first, groups[first : first + per_update]
 
     def losses(self, params: dict, rows: Sequence[TrainRow]) -> dict[str, float]:
         """Returns `row_losses.measured` of rows under weights that are trained, or adapters; nothing is updated."""
@@ -203,34 +234,31 @@ class Learner:
         average = optimizer_lib.toward(state.average, state.params, rate=self.settings.average_rate)
         return dataclasses.replace(state, average=average)
 
-    def _with_logps(
-        self, state: TrainState, groups: Sequence[Sequence[TrainRow]]
-    ) -> tuple[Sequence[Sequence[TrainRow]], dict[str, float]]:
-        """Adds what the loss needs beside the sampler's log-probabilities: the trainer's own, reference's, teacher's.
-
-        Returns:
-          (the rows with these; how far sampler and trainer differ, empty where one is not known)
-        """
+    def score(self, state: TrainState, groups: Sequence[Sequence[TrainRow]]) -> Scored:
+        """Returns rows with what their loss needs: log-probabilities under trainer, reference and teacher."""
         rows = [row for group in groups for row in group]
         if not rows:
-            return groups, {}
+            return Scored(groups)
         sampling, loss = {}, self.settings.loss
-        if self.settings.rescore:
-            logps = scoring.score_rows(state.params, rows, base=self.base, **self._scoring())
-            sampling = sampler_gap.measure(rows, logps, cap=loss.tis_cap, level=loss.tis_level)
-            rows = [
-                dataclasses.replace(row, old_logp=logp, sampler_logp=row.old_logp if loss.tis_cap else None)
-                for row, logp in zip(rows, logps, strict=True)
-            ]
-        if self.reference is not None:
-            logps = scoring.score_rows(self.reference, rows, layout=self._reference_layout, **self._scoring())
-            rows = [dataclasses.replace(row, ref_logp=logp) for row, logp in zip(rows, logps, strict=True)]
-        if self.settings.distillation is not None:
-            teacher = state.params if state.average is None else state.average
-            keywords = {"settings": self.settings.distillation, "base": self.base, **self._scoring()}
-            rows = distillation_lib.add_teacher(rows, state.params, teacher, **keywords)
+        with self.clock(self.stage):
+            if self.settings.rescore:
+                logps = scoring.score_rows(state.params, rows, base=self.base, **self._scoring())
+                sampling = sampler_gap.measure(rows, logps, cap=loss.tis_cap, level=loss.tis_level)
+                rows = [
+                    dataclasses.replace(row, old_logp=logp, sampler_logp=row.old_logp if loss.tis_cap else None)
+                    for row, logp in zip(rows, logps, strict=True)
+                ]
+            if self.settings.proximal:
+                rows = [dataclasses.replace(row, ref_logp=row.old_logp) for row in rows]
+            if self.reference is not None:
+                logps = scoring.score_rows(self.reference, rows, layout=self._reference_layout, **self._scoring())
+                rows = [dataclasses.replace(row, ref_logp=logp) for row, logp in zip(rows, logps, strict=True)]
+            if self.settings.distillation is not None:
+                teacher = state.params if state.average is None else state.average
+                keywords = {"settings": self.settings.distillation, "base": self.base, **self._scoring()}
+                rows = distillation_lib.add_teacher(rows, state.params, teacher, **keywords)
         it = iter(rows)
-        return [[next(it) for _ in group] for group in groups], sampling
+        return Scored([[next(it) for _ in group] for group in groups], sampling)
 
     # --- its programs -----------------------------------------------------------------------------------------------
 

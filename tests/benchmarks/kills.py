@@ -1,7 +1,7 @@
 """Kills runs at random moments: resumed, each must be bitwise the run that nothing has interrupted.
 
     PYTHONPATH=.:tests/helpers python tests/benchmarks/kills.py [--kills=N] [--places=disk,bucket,hosts] [--seconds=S]
-        [--seed=TEXT] [--cases=N,...] [--json=FILE]
+        [--seed=TEXT] [--cases=N,...] [--variants=NAME,...] [--json=FILE]
 
 A tiny run of four iterations has a few thousand events: what it does with files in its folder (opens, renames, makes,
 removes), and the ticks of its engine, from its start to its end, its compilation, saves and logs included. One of them
@@ -11,8 +11,9 @@ is drawn at random, and there the process is killed; then the same command is gi
 - `term`: SIGTERM, which saves and ends, and SIGKILL some events later.
 - `full`: from there on no file takes another byte (RLIMIT_FSIZE), as on a full disk: one line, status 2.
 
-Variants: `plain`, `lora` (adapters, with a KL term), `adafactor` (all weights, saved at every other iteration). Places,
-with the percent of the cases that lie there:
+Variants: `plain`, `lora` (adapters, with a KL term), `adafactor` (all weights, saved at every other iteration); where
+--variants names it, `critic` (an adapter of a critic learns beside the policy). Places, with the percent of the cases
+that lie there:
 
 - `disk` (64).
 - `bucket` (24): an event is a request to it; `full`: it takes no more from there on.
@@ -63,7 +64,16 @@ VARIANTS = {
     "plain": {},
     "lora": {"lora.rank": 2, "objective.kl_coef": 0.05, "warm_start.num_updates": 2, "checkpoints.every": 2},
     "adafactor": {"optimizer.kind": "adafactor", "checkpoints.every": 2},
+    "critic": {
+        "critic.train": True,
+        "critic.training.weights": "adapter",
+        "critic.training.learning_rate": 1e-3,
+        "critique.kind": "cot",
+        "critique.when": "all",
+        "critique.num_per_response": 2,
+    },
 }
+DRAWN = ("plain", "lora", "adafactor")  # which a case's number decides by default
 WAYS = ("kill", "twice", "term", "full")
 PLACES = {"disk": 64, "bucket": 24, "hosts": 12}  # percent of the cases
 ENDED = {"kill": (-signal.SIGKILL,), "twice": (-signal.SIGKILL,), "full": (2,)}
@@ -329,11 +339,11 @@ def mistake(way: str, ended: Ended, at: int, *, interrupted: bool) -> str:
     return ""
 
 
-def case(room: Room, seed: str, number: int) -> dict:
-    """Interrupts a run; returns where, and what became of it."""
+def case(room: Room, seed: str, number: int, variants: Sequence[str]) -> dict:
+    """Interrupts a run of one of the variants; returns where, and what became of it."""
     rng = random.Random(f"{seed}/{number}")
-    variant = list(VARIANTS)[number % len(VARIANTS)]
-    way = WAYS[number // len(VARIANTS) % len(WAYS)]
+    variant = variants[number % len(variants)]
+    way = WAYS[number // len(variants) % len(WAYS)]
     whole = room.whole(variant)
     folder = room.folder / "case"
     room.clear(folder)
@@ -393,7 +403,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no other case begins")
     parser.add_argument("--seed", default="0", help="by which they are drawn")
     parser.add_argument("--json", type=pathlib.Path, help="where results are kept")
+    parser.add_argument("--variants", default=",".join(DRAWN), help="of the runs, in whose turn cases are")
     options = parser.parse_args(argv)
+    variants = options.variants.split(",")
+    if unknown := [one for one in variants if one not in VARIANTS]:
+        parser.error(f"--variants {unknown[0]} is unknown; use some of {', '.join(VARIANTS)}")
     rows = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
     rows = [row for row in rows if row["seed"] == options.seed]
     began, commit = time.monotonic(), starts.commit() or "unknown"
@@ -409,7 +423,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if room is None or time.monotonic() - began > options.seconds:
                     break
                 head = {"seed": options.seed, "commit": commit, "place": place}
-                rows.append(head | case(room, options.seed, number))
+                rows.append(head | case(room, options.seed, number, variants))
                 if options.json:
                     rows.sort(key=lambda row: (list(PLACES).index(row["place"]), row["case"]))
                     options.json.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")

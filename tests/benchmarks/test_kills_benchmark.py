@@ -15,7 +15,7 @@ from cgrpo_jax.runtime import watchdog
 
 
 def test_a_run_that_is_killed_somewhere():
-    number = random.Random(os.environ.get("CGRPO_TEST_SEED", "")).randrange(len(kills.VARIANTS) * len(kills.WAYS))
+    number = random.Random(os.environ.get("CGRPO_TEST_SEED", "")).randrange(len(kills.DRAWN) * len(kills.WAYS))
     command = [sys.executable, kills.__file__, "--places=disk", f"--cases={number}"]
     shared = {"CGRPO_TEST_SHARED": str(tiny_run.shared()), "PYTHONPATH": paths.python_path()}
     done = subprocess.run(command, env=os.environ | shared, capture_output=True, text=True, check=False)
@@ -25,7 +25,7 @@ def test_a_run_that_is_killed_somewhere():
 def test_a_hundred_cases_are_in_all_places_and_of_all_ways():
     numbers = {place: kills.numbers_of(place, 100) for place in kills.PLACES}
     assert {place: len(some) for place, some in numbers.items()} == {"disk": 64, "bucket": 24, "hosts": 12}
-    assert all(len(some) >= len(kills.VARIANTS) * len(kills.WAYS) for some in numbers.values())
+    assert all(len(some) >= len(kills.DRAWN) * len(kills.WAYS) for some in numbers.values())
 
 
 @pytest.mark.parametrize(

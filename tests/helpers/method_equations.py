@@ -129,6 +129,11 @@ def critique_grpo(b):
     return (first + then) / len(set(b.question))
 
 
+def rco(logp, ref, target, mask):
+    """What a critic's update maximises, of `[B, T]` log-probabilities and `[B]` targets v."""
+    return -np.mean((np.sum((logp - ref) * mask, axis=1) - target) ** 2) / 2
+
+
 def critique_grpo_release(b):
     weighed = np.where(b.refined[:, None], shaped(b), b.ratio)
     return constant(b, weighed * b.deviations(scale=True) + 2e-4 * b.entropy)
@@ -169,6 +174,7 @@ EQUATIONS = {
     "critique_coder": critique_coder,
     "critique_grpo": critique_grpo,
     "critique_grpo_release": critique_grpo_release,
+    "joint_critic": critique_grpo,
     "ladder_1": r1_grpo,
     "ladder_2": dr_grpo,
     "ladder_3": unshaped,

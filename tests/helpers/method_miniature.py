@@ -19,10 +19,10 @@ import numpy as np
 import tiny
 import tiny_run
 from chat_server import Server, good
-from method_equations import DISTILLED, EQUATIONS, Batch, values_of
+from method_equations import DISTILLED, EQUATIONS, Batch, rco, values_of
 
 from cgrpo_jax import sharding
-from cgrpo_jax.records import Stage
+from cgrpo_jax.records import LossKind, Stage
 from cgrpo_jax.runs import conversion
 from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.training import train_step
@@ -47,6 +47,7 @@ MORE = {
     "nurl": HINT,
     "rltf_sd": {"refine.num_kept": 4},
     "gspo": {"optimizer.updates_per_batch": 4},
+    "joint_critic": {"critique.kind": "cot", "critique.num_per_response": 2},
     "critique_coder": {"max_prompt_length": 48, "verdict_share": 0.25},
 }
 
@@ -99,8 +100,11 @@ class Update:
     gradient: dict
 
 
-def train(name, workdir, **more):
-    """Trains a method's miniature; returns its folder, its configuration and its updates."""
+def train(name, workdir, critics=None, **more):
+    """Trains a method's miniature; returns its folder, its configuration and its updates.
+
+    Those of a critic that learns by RCO are added to `critics`.
+    """
     tiny_run.start()  # whose warm start is none of these
     updates, given, apply, accumulate = [], [], train_step.update, train_step.accumulate_gradients
 
@@ -114,8 +118,10 @@ def train(name, workdir, **more):
 
     def watched(state, rows, **keywords):
         state, stats = apply(state, rows, **keywords)
-        loss = stats["distil_loss" if name in DISTILLED else "policy_loss"]
-        updates.append(Update(list(rows), given[-1][0], loss, given[-1][1]))
+        of_critic = rows[0].loss == LossKind.RCO
+        loss = stats["rco_loss" if of_critic else "distil_loss" if name in DISTILLED else "policy_loss"]
+        found = updates if not of_critic else [] if critics is None else critics
+        found.append(Update(list(rows), given[-1][0], loss, given[-1][1]))
         return state, stats
 
     with contextlib.ExitStack() as stack:
@@ -169,6 +175,30 @@ def compared(name, folder, config, updates):
 
         slope = (along(STEP) - along(-STEP)) / (2 * STEP) if norm else 0.0
         yield Compared(equation(here), update.loss, slope, norm)
+
+
+def critic_compared(config, updates):
+    """Yields of each update of a critic what `compared` does of the policy's: `rco` of its rows, in float64."""
+    model = run_settings(config, sharding.one_device()).policy
+    for update in updates:
+        mask = np.array([[t < len(row.target_ids) for t in range(config.critic.max_length)] for row in update.rows])
+        ref, target = np.zeros(mask.shape), np.array([row.advantage for row in update.rows])
+        for at, row in enumerate(update.rows):
+            ref[at, : len(row.target_ids)] = row.ref_logp
+
+        def value(weights, update=update, mask=mask, ref=ref, target=target):
+            logp = np.zeros(mask.shape)
+            for at, row in enumerate(update.rows):
+                logp[at, : len(row.target_ids)] = _scored(weights, model, row)[0]
+            return rco(logp, ref, target, mask)
+
+        norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(update.gradient)))
+
+        def along(step, update=update, norm=norm, value=value):
+            return value(jax.tree.map(lambda w, g: np.float64(w) - step * g / norm, update.weights, update.gradient))
+
+        slope = (along(STEP) - along(-STEP)) / (2 * STEP)
+        yield Compared(value(update.weights), update.loss, slope, norm)
 
 
 def _averaged(teacher, weights, distil):

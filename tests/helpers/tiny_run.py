@@ -24,7 +24,7 @@ from cgrpo_jax.datasets import rollouts as rollouts_lib
 from cgrpo_jax.inference import generators
 from cgrpo_jax.models import lora, params
 from cgrpo_jax.records import Stage, TrainState
-from cgrpo_jax.runs import build_model
+from cgrpo_jax.runs import build_model, critic_weights
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.settings import run_settings
 from cgrpo_jax.training import checkpoint, train_step
@@ -189,8 +189,12 @@ def restore(workdir, cfg) -> tuple[int, TrainState]:
     settings = run_settings(cfg, sharding.one_device())
     learner, adapters = settings.learner, settings.learner.adapters
     trained = lora.adapter_shapes(settings.policy, adapters) if adapters else params.param_shapes(settings.policy)
-    placed = build_model.load_policy(cfg, settings).placed(trained)
+    policy = build_model.load_policy(cfg, settings)
+    placed = policy.placed(trained)
     template = optimizer_lib.state_shapes(placed, learner.optimizer, offload=learner.offload_optimizer)
+    if learning := settings.critic_learning:
+        own = build_model.load_own_critic(cfg, settings, policy)
+        template = dataclasses.replace(template, critic=critic_weights.state_shapes(template, own, learning))
     with checkpoint.Checkpoints(pathlib.Path(workdir) / "checkpoints") as checkpoints:
         step, restored, _ = checkpoints.restore_latest(template)
     return step, restored

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tiny_run
 from method_equations import FILES
-from method_miniature import changes_of, compared, groups_of, train
+from method_miniature import changes_of, compared, critic_compared, groups_of, train
 from tiny_run import metrics, rollouts, run
 
-from cgrpo_jax.records import Author, Stage
+from cgrpo_jax.records import Author, LossKind, Stage
 
 ELSEWHERE = ("ladder_1", "ladder_2", "rubric")  # as r1_grpo and dr_grpo; in test_rubric_runs.py
 
@@ -23,12 +23,12 @@ def test_a_method_in_miniature(name, tmp_path, monkeypatch):
         assert one.slope == pytest.approx(one.norm, rel=1e-3, abs=1e-6)
     refines = changes["refine.kind"] != "none"
     assert all(("refine/attempted" in row) == refines for row in (first, second))
-    rows = [row for update in seen.updates for row in update]
+    rows = [row for update in seen.updates for row in update if row.loss != LossKind.RCO]
     groups = groups_of(tiny_run.rollouts(folder))
     refined = [sum(one.rollout.stage == Stage.REFINEMENT for one in group) for group in groups]
     sizes = [len(group) for group in groups]
     assert any(row.refined for row in rows) == refines == any(refined)
-    if name in ("critique_grpo_release", "luffy"):
+    if name in ("critique_grpo_release", "luffy", "joint_critic"):
         assert set(refined) == {1}  # of every question, also of those that all responses pass
     if name == "weak_to_strong":
         refinements = [one.rollout for group in groups for one in group if one.rollout.stage == Stage.REFINEMENT]
@@ -51,6 +51,22 @@ def test_a_method_in_miniature(name, tmp_path, monkeypatch):
         assert any(row["batch/extra_questions"] > 0 for row in (first, second))
         dropped = {one.dropped for group in groups for one in group if one.rollout.truncated}
         assert dropped <= {"truncated", "zero_advantage"}
+
+
+def test_the_critic_of_the_joint_loop_moves_as_its_loss_says(tmp_path):
+    """Ten iterations, two updates each: value and slope of every one, in float64 from its rows and weights alone."""
+    critics = []
+    more = {"num_iterations": 10, "critic.training.learning_rate": 2e-3}
+    folder, config, _ = train("joint_critic", tmp_path, critics, **more)
+    assert len(critics) == 20
+    for one in critic_compared(config, critics):
+        assert -one.loss == pytest.approx(one.value, rel=2e-4, abs=1e-6)
+        assert one.slope == pytest.approx(one.norm, rel=2e-3, abs=1e-6)
+    rows = metrics(folder)
+    assert all(row["critic/kl"] != 0 and 0 <= row["critic/utility"] <= 1 for row in rows)
+    # The second of an iteration's updates starts nearer to its targets than the first.
+    nearer = [later.loss < first.loss for first, later in zip(critics[::2], critics[1::2], strict=True)]
+    assert np.mean(nearer) > 0.5
 
 
 def test_replaced_responses_are_kept_in_the_rollouts(tmp_path):

@@ -92,6 +92,17 @@ REFUSED_ALONE = [
     {"critique.kind": "hint"},
     {"critique.kind": "none"},
 ]
+# What a critic that learns goes without; other cases are in test_critic_training_section.py.
+LEARNS = {"critic.train": True, "critique.num_per_response": 4}
+REFUSED_LEARNING = [
+    {"critique.kind": "indicative"},
+    {"refine.kind": "none"},
+    {"reward_source": "critic", **ONE_REWARD},
+    {"critique.corruption": "shuffled"},
+    {"critic.kind": "folder", "critic.folder": "other"},
+    {"critic.training.weights": "model"},
+    {"critic.training.weights": "adapter", "lora.rank": 8},
+]
 # By a rule of its section, which is no pair of names.
 REFUSED_BY_RULE = [{"refine.which": "all", "refine.max_pass": 0.0}]
 
@@ -156,8 +167,14 @@ def test_a_pair_of_choices_is_computed_or_refused(one, two):
 
 def test_every_row_of_the_tables_refuses_something():
     for need in validate.NEEDS:
-        pairs = [*REFUSED, *(ALONE | one for one in REFUSED_ALONE)]
+        pairs = [*REFUSED, *(ALONE | one for one in REFUSED_ALONE), *(LEARNS | one for one in REFUSED_LEARNING)]
         assert any(need.unmet(_values(config(pair))) for pair in pairs), need
+
+
+@pytest.mark.parametrize("changes", REFUSED_LEARNING, ids=str)
+def test_a_critic_that_learns_is_refused_what_teaches_it_nothing(changes):
+    assert not list(validate.violations(config(LEARNS)))
+    assert any(text.startswith("critic.train") for text in validate.violations(config(LEARNS | changes)))
 
 
 def test_what_distils_alone_goes_with_nothing_of_the_policys_loss():

@@ -40,6 +40,7 @@ BAD = {
     "base_step": [-1, "0", 0.5],
     "inputs": [None, [], {"a": 1}],
     "extra_questions": [None, -1, 1.5],
+    "critic_skipped_in_a_row": [None, -1, 1.5],
 }
 
 
@@ -100,7 +101,7 @@ def test_weights_are_made_to_generate_where_questions_are_held_out_alone(monkeyp
         config=types.SimpleNamespace(warm_start=types.SimpleNamespace(num_updates=0)),
         model=model,
         run=None,
-        settings=types.SimpleNamespace(learner=learner),
+        settings=types.SimpleNamespace(learner=learner, critic_learning=None),
         questions=types.SimpleNamespace(held_out=held_out),
         inputs={},
     )

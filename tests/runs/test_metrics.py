@@ -5,11 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from critic_cases import FIRST, taught
 
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
 from cgrpo_jax.records import Author, Problem, Rollout, RowIndex, Stage, TrainRow
-from cgrpo_jax.runs import metrics
+from cgrpo_jax.runs import critic_metrics, metrics
 from cgrpo_jax.training import sampler_gap
 
 # What the training loop adds to a row by itself.
@@ -301,6 +302,7 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
         *metrics.response_metrics(RESPONSES, pass_threshold=1.0),
         *metrics.refinement_metrics(REFINEMENTS, REFINEMENTS, pass_threshold=1.0),
         *metrics.critic_metrics(COUNTS),
+        *critic_metrics.learning_metrics(taught(FIRST)),
         *metrics.update_metrics(UPDATES),
         *metrics.update_metrics([UPDATES[0] | DISTILLED]),
         *metrics.update_work(WORK, MODEL, adapters=False),

@@ -1,0 +1,196 @@
+"""Runs in which the critic learns beside the policy: what it learns, whose weights write, how a run resumes."""
+
+import chat_tokenizer
+import entry_points
+import hf_folders
+import jax
+import numpy as np
+import pytest
+import tiny_run
+from interrupted_runs import Crash, assert_same_run, crash, interrupt
+from method_miniature import weak_model
+from tiny_run import metrics, rollouts, run
+
+from cgrpo_jax.inference import generators
+from cgrpo_jax.models import lora
+from cgrpo_jax.models.hf import config as hf_config
+from cgrpo_jax.records import Author, LossKind, Stage
+from cgrpo_jax.training import train_step
+
+LENGTH = 3
+NUMBER = 3  # critiques of a response
+CRITIC = {
+    "data.num_eval": 0,
+    "critic.train": True,
+    "critic.training.learning_rate": 1e-3,
+    "critique.kind": "cot",
+    "critique.when": "all",
+    "critique.num_per_response": NUMBER,
+    "refine.which": "all",
+    "refine.max_pass": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def folder():
+    """A model that criticises as the policy does at first."""
+    return weak_model()
+
+
+@pytest.fixture(scope="module")
+def babbling(tmp_path_factory):
+    """A random model of another shape and tokenizer than the policy's."""
+    path = tmp_path_factory.mktemp("critic") / "model"
+    settings = hf_folders.QWEN3 | {"vocab_size": 258, "max_position_embeddings": 256}
+    settings |= {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 12}
+    hf_folders.write_folder(path, settings, {})
+    shape = hf_config.read_config(path)
+    hf_folders.write_folder(path, settings, hf_folders.stored_tensors(hf_folders.random_params(shape), shape))
+    return chat_tokenizer.write(path, **chat_tokenizer.OTHER)
+
+
+def changes(weights, folder, **more):
+    own = {"critic.kind": "folder", "critic.folder": str(folder)}
+    return CRITIC | {"critic.training.weights": weights} | (own if weights == "model" else {}) | more
+
+
+KINDS = [("policy", "rco"), ("adapter", "policy_gradient"), ("model", "rco")]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda one: "-".join(one))
+def given(request, folder):
+    weights, loss = request.param
+    return changes(weights, folder, **{"critic.training.loss": loss})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, given):
+    return run(tmp_path_factory.mktemp("whole"), given, num_iterations=LENGTH)
+
+
+def test_what_each_critique_was_trained_as(whole, given):
+    """All critiques of an iteration, each as its rewards say: found again from the file of rollouts alone."""
+    kind = {"rco": LossKind.RCO, "policy_gradient": LossKind.POLICY}[given["critic.training.loss"]]
+    for row, rows in zip(metrics(whole), rollouts(whole), strict=True):
+        critiques = [one for one in rows if one.rollout.stage == Stage.CRITIQUE]
+        author = Author.POLICY if given["critic.training.weights"] == "policy" else Author.CRITIC
+        assert len(critiques) == 4 * 4 * NUMBER and {one.rollout.author for one in critiques} == {author}
+        refinements = [one.rollout for one in rows if one.rollout.stage == Stage.REFINEMENT]
+        assert len(refinements) == len(critiques) and not any(one.is_rejected for one in critiques)
+        worth = {one.parent.index: (1 + one.reward - one.parent.parent.reward) / 2 for one in refinements}
+        for first in range(0, len(critiques), NUMBER):
+            group = critiques[first : first + NUMBER]
+            assert [one.utility for one in group] == [worth[one.rollout.index] for one in group]
+            agree = [one.rollout.verdict is (one.rollout.parent.reward == 1.0) for one in group]
+            rewards = np.array([one.utility + 0.5 * yes for one, yes in zip(group, agree, strict=True)])
+            expected = rewards - rewards.mean()
+            if kind == LossKind.RCO:
+                expected = rewards / 0.1 - np.log(np.exp(rewards / 0.1).mean())
+            found = [one.train_row for one in group]
+            np.testing.assert_allclose([one.advantage for one in found], expected, rtol=1e-5, atol=1e-6)
+            assert {one.loss for one in found} == {kind} and not any(one.dropped for one in group)
+            for one in group:
+                np.testing.assert_array_equal(one.train_row.context_ids, one.rollout.prompt_ids)
+                assert one.place is None and len(one.trainer_logp) == len(one.rollout.token_ids)
+        assert row["critic/utility"] == pytest.approx(np.mean([one.utility for one in critiques]))
+        assert row["critic/rows_trained"] == 2 * len(critiques) and row["critic/fallback_rate"] == 0
+
+
+def test_the_policys_rows_are_what_they_were(whole):
+    """Critiques are in no group of the policy's."""
+    for rows in rollouts(whole):
+        placed = [one for one in rows if one.place is not None]
+        assert {one.rollout.stage for one in placed} <= {Stage.RESPONSE, Stage.REFINEMENT}
+        assert {one.train_row.loss for one in placed} == {LossKind.POLICY}
+
+
+def test_a_run_that_crashed_and_resumed_is_the_same_bitwise(tmp_path, given, whole, monkeypatch):
+    """Weights, both optimisers' states, metrics, rollouts; it crashes between the policy's and the critic's update."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, "teach", 2, crash)
+        with pytest.raises(Crash):
+            run(tmp_path, given, num_iterations=LENGTH)
+    run(tmp_path, given, num_iterations=LENGTH)
+    assert_same_run(tmp_path, whole, LENGTH, given)
+
+
+def test_the_critic_moves_and_its_own_weights_write(tmp_path, given, monkeypatch):
+    """In iteration 1 another critic writes than in iteration 0; of its own weights, the policy's are as without it."""
+    seen = tiny_run.watch(monkeypatch)
+    done = run(tmp_path, given, num_iterations=2)
+    step, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
+    assert int(state.critic.step) == 4 and int(state.step) == 2 == step
+    critics = {g.iteration: g for row, g in seen.written if row.stage == Stage.CRITIQUE}
+    shares = given["critic.training.weights"] == "policy"
+    assert [critics[i].weights_step for i in (0, 1)] == ([0, 1] if shares else [0, 2])
+    first, second = (jax.tree.leaves(critics[i].params) for i in (0, 1))
+    assert any(np.abs(np.asarray(a) - np.asarray(b)).max() > 1e-4 for a, b in zip(first, second, strict=True))
+    assert (state.critic.params is None) == shares
+    own = {row.loss for rows in seen.updates for row in rows if row.loss == LossKind.RCO}
+    assert bool(own) == (given["critic.training.loss"] == "rco")
+    policy = {id(g.params) for row, g in seen.written if row.stage == Stage.RESPONSE}
+    assert ({id(one.params) for one in critics.values()} <= policy) == shares
+
+
+def test_the_first_update_of_rco_starts_where_the_critic_wrote(tmp_path, folder, monkeypatch):
+    """Of weights of its own: its log-ratio is exactly 0 before the first update, and what is left is the target."""
+    found, update = [], train_step.update
+
+    def watch(state, rows, **keywords):
+        state, stats = update(state, rows, **keywords)
+        if rows[0].loss == LossKind.RCO:
+            found.append(([row.advantage for row in rows], stats))
+        return state, stats
+
+    monkeypatch.setattr(train_step, "update", watch)
+    run(tmp_path, changes("model", folder), num_iterations=1)
+    (targets, first), (again, second) = found
+    assert targets == again and first["rco/log_ratio_sum"] == 0.0 != second["rco/log_ratio_sum"]
+    np.testing.assert_allclose(first["rco/residual_sum"], np.abs(targets).sum(), rtol=1e-5)
+    np.testing.assert_allclose(first["rco_loss"], np.mean(np.square(targets)) / 2, rtol=1e-5)
+    assert second["rco_loss"] < first["rco_loss"]
+
+
+def test_critiques_that_achieve_alike_move_nothing(tmp_path, babbling):
+    """Of a model whose critiques are noise all rewards of a group are equal: its weights stay bitwise the same."""
+    given = changes("model", babbling, **{"critic.max_prompt_length": 192})
+    done = run(tmp_path, given, num_iterations=1)
+    (row,), (rows,) = metrics(done), rollouts(done)
+    trained = [one.train_row for one in rows if one.rollout.stage == Stage.CRITIQUE]
+    assert {one.advantage for one in trained} == {0.0} and row["critic/loss"] == row["critic/grad_norm"] == 0.0
+    _, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
+    before = hf_folders.random_params(hf_config.read_config(babbling))
+    for ours, theirs in zip(jax.tree.leaves(state.critic.params), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_evaluation_asks_the_critic_that_was_trained(tmp_path, folder, monkeypatch):
+    """`evaluate --refine` of a run whose critic is an adapter: critiques are of the policy's weights with it."""
+    given = changes("adapter", folder, **{"critic.training.learning_rate": 3e-2, "data.num_eval": 4})
+    done = run(tmp_path, given, num_iterations=1)
+    asked, write = [], generators.Generator.write_critique
+
+    async def watch(self, *args, **keywords):
+        asked.append(self.params)
+        return await write(self, *args, **keywords)
+
+    monkeypatch.setattr(generators.Generator, "write_critique", watch)
+    entry_points.run_evaluate(done, given | {"model.init": tiny_run.start()}, "--refine")
+    _, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
+    merged = lora.Base(state.params, 32.0 / 16).merge(state.critic.params)
+    assert asked
+    for written in asked:
+        stacked = np.stack([np.asarray(layer["q"]) for layer in written["layers"]])
+        np.testing.assert_allclose(stacked, np.asarray(merged["layers"]["q"]), rtol=1e-6)
+    assert np.abs(np.asarray(merged["layers"]["q"]) - np.asarray(state.params["layers"]["q"])).max() > 1e-4
+
+
+def test_eight_devices_agree_with_one(tmp_path, folder):
+    """The same critiques, up to rounding: what an iteration says of both."""
+    given, mesh = changes("adapter", folder), {"mesh.replica": 2, "mesh.fsdp": 2, "mesh.tensor": 2}
+    one = metrics(run(tmp_path / "one", given, num_iterations=1))[0]
+    other = metrics(run(tmp_path / "eight", given | mesh, num_iterations=1))[0]
+    for name in ("critic/utility", "critic/rows_trained", "critic/verdict_accuracy", "reward"):
+        assert one[name] == other[name]
+    for name in ("critic/loss", "critic/grad_norm", "loss"):
+        assert other[name] == pytest.approx(one[name], rel=1e-3)
