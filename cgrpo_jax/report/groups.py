@@ -228,6 +228,7 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], texts: _Tex
     by_stage = {stage: [row for row in own if row["stage"] == stage] for stage in ("response", "critique")}
     responses = by_stage["response"]
     refinements = [row for row in own if row["stage"] == "refinement"]
+    answers = [*responses, *refinements]
     critiques = [row for row in by_stage["critique"] if not row["rejected"]]
 
     def passes(row: Mapping[str, Any]) -> bool:
@@ -241,10 +242,10 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], texts: _Tex
             for row in by_stage["critique"]
             if rows[row["parent"]]["reward"] is not None
         ),
-        Flag.CUT_OFF: any(row["truncated"] for row in (*responses, *refinements)),
+        Flag.CUT_OFF: any(row["truncated"] for row in answers),
         Flag.MENTIONS: any(place in texts.mention for place in places) or any(r["dropped"] == "mention" for r in own),
         Flag.UNGRADED: any(row["ungraded"] for row in own),
-        Flag.SKIPPED: any(row["dropped"] == "skipped_update" for row in texts),
+        Flag.SKIPPED: any(row["dropped"] == "skipped_update" for row in answers),
     }
     outcome = _outcome(graded, passed, refined_passed)
     flags = {flag for flag, holds in tests.items() if holds}
@@ -261,8 +262,8 @@ def _group(rows: Sequence[Mapping[str, Any]], places: Sequence[int], texts: _Tex
         critiques=len(critiques),
         outcome=outcome,
         flags=frozenset(flags),
-        trained=sum(row["trained"] for row in texts),
-        dead=not any(row["advantage"] for row in texts),
+        trained=sum(row["trained"] for row in answers),
+        dead=not any(row["advantage"] for row in answers),
         drawn_on=any(row["dropped"] == "drawn_on" for row in own),
         critics=_critics(rows, places, texts, passes, rescued=outcome == Outcome.RESCUED),
     )
