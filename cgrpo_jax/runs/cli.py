@@ -121,7 +121,7 @@ def run(
             with console.output():
                 sys.stdout.write(_usage(main, known, require, arguments, several))
             sys.exit(0)
-        with signals.raised(), console.output():
+        with signals.raised(), console.output(), processes.noticed():
             reads = {"trains": trains, "finetunes": finetunes}
             main(**parse(argv, flags=known, require=require, arguments=arguments, several=several, **reads))
     except UserError as error:

@@ -30,6 +30,7 @@ _SHUTDOWN_SECONDS = 20  # that a process waits at its end for the others
 HEARTBEAT_SECONDS = 100
 _JOIN_SECONDS = 300  # that processes may start one after the other
 _TELL_SECONDS = 20  # that a process which ends with a mistake waits for the others, to say so
+_GONE = re.compile(r"\bGloo \w+ failed: ")  # how a program ends whose other processes don't take part any more
 _PLATFORMS, _KEEPS = "jax_platforms", "jax_enable_compilation_cache"  # of JAX's configuration
 _compilations = 0
 _read = 0  # of the compilations, from the cache
@@ -206,9 +207,33 @@ def _failed_processes(failed: bool) -> list[int]:
     try:
         flags = multihost_utils.process_allgather(np.array([failed], np.int32))
     except jax.errors.JaxRuntimeError as error:
-        first = str(error).strip().partition("\n")[0]
-        raise UserError(f"another process has ended ({first[:160]}); its own message says why.") from error
+        raise _ended(error) from error
     return np.flatnonzero(flags.reshape(-1)).tolist()
+
+
+def _ended(error: BaseException) -> UserError:
+    first = str(error).strip().partition("\n")[0]
+    return UserError(f"another process has ended ({first[:160]}); its own message says why.")
+
+
+@contextmanager
+def noticed() -> Iterator[None]:
+    """Makes a `UserError` of what fails within the block because another process is gone, as where it was killed.
+
+    JAX raises a `JaxRuntimeError` of a program whose processes don't all take part, or a `ValueError`, and libraries
+    errors of their own after it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if _GONE.search(str(cause)):
+                raise _ended(cause) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 def is_first() -> bool:

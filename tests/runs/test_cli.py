@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 from config_files import derived, write_configs
 
@@ -264,6 +265,24 @@ def test_a_mistake_is_shown_without_control_characters(capsys):
     with pytest.raises(SystemExit):
         call([], several)
     assert capsys.readouterr().err == "error: 2 problems:\n  a\\x07 is wrong\n  b \\x9b is\n"
+
+
+@pytest.mark.parametrize("kind", [ValueError, jax.errors.JaxRuntimeError, OSError])
+def test_another_process_that_is_gone_is_one_line(capsys, kind):
+    """Whatever of JAX or of a library meets it first, and what they raise after it."""
+    said = "UNKNOWN: Gloo AllGather failed: [pair.cc:538] Read error [127.0.0.1]:62113: Connection reset by peer\nmore"
+
+    def main():
+        try:
+            raise kind(said)
+        except kind as error:
+            raise RuntimeError("could not be saved") from error
+
+    error = one_line_error(capsys, [], main)
+    assert error.startswith("error: another process has ended (UNKNOWN: Gloo AllGather failed: ")
+    assert error.endswith("Connection reset by peer); its own message says why.\n")
+    with pytest.raises(ValueError, match="^Gloo is a game$"):
+        call([], lambda: (_ for _ in ()).throw(ValueError("Gloo is a game")))
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"]])
