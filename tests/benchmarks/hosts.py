@@ -70,6 +70,7 @@ def differences(folder: pathlib.Path) -> dict[str, Difference]:
     package = folder / "package"
     if not package.exists():
         shutil.copytree(ROOT / "cgrpo_jax", package / "cgrpo_jax", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "configs", package / "configs", ignore=shutil.ignore_patterns("results"))
         with (package / "cgrpo_jax" / "objective.py").open("a") as file:
             file.write("# another commit\n")
     start = tiny_run.start()
