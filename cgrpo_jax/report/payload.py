@@ -256,7 +256,7 @@ class Beside:
       shards: as of `Texts`, after these.
       rows: of each run and iteration, `RUN/ITERATION`, the shard with its rows, and the place in it.
       measured: the shard with what `evaluate` and `diagnose` have found of the runs, in their order.
-      sums: of each run the tokens written by stage, and what critiques of each length gained.
+      sums: of each run the tokens that models wrote, by stage, and what critiques of each length gained.
       faults: what could not be read.
     """
 

@@ -17,7 +17,8 @@ from cgrpo_jax.report.run_folder import RunFolder
 STAGES = ("response", "critique", "refinement")
 MOST_BINS = 8  # of critiques by their lengths
 _COLUMNS = ("question_index", "stage", "response_index", "parent", "reward", "verdict", "rejected", "truncated")
-_COLUMNS += ("kept", "advantage", "trained", "dropped", "token_ids")
+_COLUMNS += ("kept", "advantage", "trained", "dropped", "token_ids", "author")
+_MODELS = ("policy", "critic", "refiner")  # authors whose tokens are generated
 
 
 @dataclasses.dataclass
@@ -25,7 +26,7 @@ class Sums:
     """What the rows of a run add up to.
 
     Attributes:
-      tokens: written, by stage.
+      tokens: that models wrote, by stage; what a rule says, or the data's solution, is none of them.
       critiques: of each refinement of a response that fails: tokens of its critique, and whether it passes.
     """
 
@@ -79,8 +80,9 @@ def _columns(table: pa.Table, sums: Sums, threshold: float) -> dict[str, Any]:
     tokens = pc.list_value_length(table["token_ids"]).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
     cells = {name: table[name].to_pylist() for name in _COLUMNS if name != "token_ids"}
     stages = np.array([STAGES.index(stage) for stage in cells["stage"]], np.int64)
+    written = np.isin(cells["author"], _MODELS)
     for number, stage in enumerate(STAGES):
-        sums.tokens[stage] += int(tokens[stages == number].sum())
+        sums.tokens[stage] += int(tokens[written & (stages == number)].sum())
     _add_critiques(cells, tokens, sums, threshold)
     rows = [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
     fates = [_fate(row) for row in rows]

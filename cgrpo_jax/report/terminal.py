@@ -17,7 +17,7 @@ _WORDS = {
     Outcome.ALL_RIGHT: "all right",
     Outcome.MIXED: "mixed",
     Outcome.RESCUED: "rescued",
-    Outcome.ALL_WRONG: "still unsolved",
+    Outcome.ALL_WRONG: "unsolved this time",
     Outcome.UNKNOWN: "without a verdict",
 }
 _TELLING = (Outcome.RESCUED, Outcome.ALL_WRONG, Outcome.MIXED, Outcome.ALL_RIGHT, Outcome.UNKNOWN)

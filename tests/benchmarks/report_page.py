@@ -239,7 +239,7 @@ def in_browser(out: pathlib.Path) -> dict[str, list[float]]:
         page.wait_for_selector("#questions .entry")
         paint = page.evaluate(_PAINT)
         page.wait_for_selector(".detail .card")
-        names = ("rescued", "never solved", "critic wrong", "all right", "mixed", "still unsolved", "with texts")
+        names = ("rescued", "never solved", "critic wrong", "all right", "mixed", "unsolved this time", "with texts")
         filters = [page.evaluate(_FILTER, name) for name in names for _ in range(2)]
         word = page.locator(".card.response").locator(".text, .tokens").first.inner_text()[:12]
         first, searched = page.evaluate(_SEARCH, word)

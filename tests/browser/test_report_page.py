@@ -106,7 +106,7 @@ def test_search_reads_questions_and_texts(report, opened):
     shown.page.wait_for_function("parseInt(document.querySelector('.count').textContent) > 0")
     shown.page.wait_for_function("parseInt(document.querySelector('.count').textContent) < 64")
     rescued = int(shown.page.locator(".chip", has_text="rescued").locator("span").inner_text())
-    unsolved = shown.page.locator(".chip", has_text="still unsolved")
+    unsolved = shown.page.locator(".chip", has_text="unsolved this time")
     assert found(shown) == rescued + (int(unsolved.locator("span").inner_text()) if unsolved.count() else 0)
     shown.page.fill("#search", "no text says this")
     shown.page.wait_for_selector(".none")
@@ -208,6 +208,12 @@ def test_the_equation_is_that_of_the_ratios_by_name(report, opened, method, resp
     )
     shaped = method.get("refined_ratio", "shaped") == "shaped"
     assert ("rho" in names, "weight" in names) == (shaped, shaped)
+
+
+def test_a_share_is_all_or_none_only_where_it_is(report, opened):
+    shares = [None, 0, 1e-4, 0.02, 0.5, 0.994, 0.9964, 1469 / 1470, 1 - 1e-9, 1]
+    said = ["–", "0 %", "under 0.1 %", "2.0 %", "50 %", "99 %", "99.6 %", "99.9 %", "99.9 %", "100 %"]
+    assert opened(report).page.evaluate("shares => shares.map(percent)", shares) == said
 
 
 def test_every_reason_not_to_train_has_words(report, opened):
@@ -501,27 +507,36 @@ def test_a_figure_is_saved_with_its_numbers(report, folder, opened):
 
 
 def test_what_was_learned_and_what_was_never_solved_is_listed_and_opens(tmp_path, opened):
-    folder = report_runs.write(tmp_path / "a", iterations=8, questions=8, problems=40, trainer=False)
+    folder = report_runs.write(tmp_path / "a", iterations=8, questions=8, problems=40, seed=25, trainer=False)
     page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=500)
     shown = opened(tmp_path / "a.html")
     shown.page.wait_for_selector(".outcomes .listed")
     groups, _ = groups_lib.read(run_folder.read(folder))
     never = {one.problem for one in groups if Flag.NEVER_SOLVED in one.flags}
-    learned = 0
+    learned = before = 0
     for problem in {one.problem for one in groups}:
         times = [one for one in groups if one.problem == problem]
         rescue = next((n for n, one in enumerate(times) if one.outcome == Outcome.RESCUED), None)
-        if rescue is not None and not any(one.passed for one in times[:rescue]):
-            learned += any(one.passed for one in times[rescue + 1 :])
+        if rescue is not None and any(one.passed for one in times[rescue + 1 :]):
+            learned += 1
+            before += any(one.passed for one in times[:rescue])
     blocks = {block.locator("h3").inner_text(): block for block in shown.page.locator(".listed").all()}
     last = {one.problem: one for one in groups}
-    solved = {one.problem: [] for one in groups}
-    for one in groups:
-        solved[one.problem].append(bool(one.passed or one.refined_passed))
+    answered = {one.problem for one in groups if one.passed}
     open_ones = {problem for problem, one in last.items() if not one.passed and problem not in never}
-    again = {problem for problem in open_ones if any(solved[problem][:-1])}
-    counts = {"What was learned": learned, "Never solved": len(never), "Asked again, and failed": len(again)}
-    counts["Rescued, not asked again"] = len(open_ones - again)
+    rescued_before = {one.problem for one in groups if one.outcome == Outcome.RESCUED and one is not last[one.problem]}
+    counts = {"What was learned": learned, "Never solved": len(never)}
+    counts["No more solved at the end"] = len(open_ones & answered)
+    counts["Solved by refinements alone"] = len((open_ones - answered) & rescued_before)
+    counts["Rescued, not asked again"] = len(open_ones - answered - rescued_before)
+    alone = len(last) - len(answered) - len(never)
+    overview = shown.text("#overview").replace(",", "")
+    assert f"No response ever solved {len(last) - len(answered)} of the {len(last)} questions" in overview
+    assert f": {len(never)} no refinement either {alone} a refinement did." in overview
+    assert f"by no response and no refinement; {alone} by a refinement alone" in overview
+    assert f"of these {before} had been solved by a response before they failed" in overview and before
+    matrix = shown.text("#matrix .note")
+    assert f"and {counts['No more solved at the end']} once or more, but not the last time" in matrix
     said = dict.fromkeys(counts, 0)
     for name in blocks.keys() & said:
         number = blocks[name].locator(".note").first.inner_text().split()[0]
@@ -553,4 +568,8 @@ def test_what_was_learned_and_what_was_never_solved_is_listed_and_opens(tmp_path
     shown.page.locator(".listed button").first.click()
     assert shown.page.wait_for_selector(".detail .badge.o-rescued")
     story = shown.text(".story")
+    again = [one for one in groups if one.outcome == Outcome.RESCUED and one is not last[one.problem]]
+    share = sum(bool(last[one.problem].passed) for one in again) / len(again)
+    said = f"in {share:.0%} a response solved it, without a critique, the last time".replace("%", " %")
+    assert f"Of {len(again)} rescued groups" in story and said in story
     assert "whose question was asked again" in story and "were not asked again" in story and shown.faults == []

@@ -1,8 +1,10 @@
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
 import report_runs
+import rollout_cases
 
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.evaluation import estimators
@@ -33,6 +35,19 @@ def test_rows_are_those_of_the_rollouts(run):
         for row in read:
             tokens[row.rollout.stage.name.lower()] += len(row.rollout.token_ids)
     assert faults == [] and sums.tokens == tokens
+
+
+def test_tokens_that_a_rule_says_are_not_counted_as_written(run, tmp_path):
+    path = tmp_path / rollouts.file_name(0)
+    read = [row for row in rollouts.read(run.files[0]) if row.rollout.stage == Stage.CRITIQUE]
+    assert len(read) > 1
+    ruled = dataclasses.replace(read[0], rollout=read[0].rollout.replace(author="rule", parent=None))
+    others = [dataclasses.replace(row, rollout=row.rollout.replace(parent=None)) for row in read[1:]]
+    rollouts.write(path, [ruled, *others], iteration=0, spell=rollout_cases.spell)
+    sums = rows.Sums()
+    list(rows.read(dataclasses.replace(run, files=[path]), sums, []))
+    written = sum(len(row.rollout.token_ids) for row in others)
+    assert sums.tokens == {"response": 0, "critique": written, "refinement": 0}
 
 
 def test_what_critiques_gain_is_counted_by_their_length(run):

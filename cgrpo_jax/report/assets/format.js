@@ -1,6 +1,12 @@
 // How numbers and texts are shown. Text of a run is always a text node; what it hides is spelled out.
 
-const percent = (x) => (x == null ? "–" : `${(100 * x).toFixed(x > 0 && x < 0.1 ? 1 : 0)} %`);
+// A share; 100 % is all, and 0 % is none.
+function percent(x) {
+  if (x == null) return "–";
+  if (x >= 0.995 && x < 1) return `${(Math.floor(1000 * x) / 10).toFixed(1)} %`;
+  if (x > 0 && x < 0.0005) return "under 0.1 %";
+  return `${(100 * x).toFixed(x > 0 && x < 0.1 ? 1 : 0)} %`;
+}
 const signed = (x) => (x == null ? "–" : `${x > 0 ? "+" : x < 0 ? "−" : ""}${short(Math.abs(x))}`);
 
 // A probability for people: 68 %, 1 in 4.3 million.
@@ -70,7 +76,7 @@ const OUTCOMES = {
   all_right: ["all right", "every response passes"],
   mixed: ["mixed", "some responses pass"],
   rescued: ["rescued", "every response fails, a refinement passes"],
-  all_wrong: ["still unsolved", "neither a response nor a refinement passes in this iteration"],
+  all_wrong: ["unsolved this time", "neither a response nor a refinement passes in this iteration"],
   unknown: ["no verdict", "the grader failed"],
 };
 const FLAGS = {

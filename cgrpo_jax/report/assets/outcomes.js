@@ -5,15 +5,16 @@ const failedAt = (index, at) => index.outcome[at] === OUTCOME.rescued || index.o
 const questionsOf = (index, number) => [...index.byProblem.values()].filter((times) => index.run[times[0]] === number);
 const whole = (index, at) => index.shard[at] >= 0;
 
-// Of groups of which no response was right: how many were asked again, were solved the next time, were not asked again.
-function nextTime(index, number) {
+// Of groups of which no response was right: how many were asked again, were solved by a response the last time that they
+// were asked, were not asked again.
+function lastTime(index, number) {
   const found = { rescued: [0, 0, 0], all_wrong: [0, 0, 0] };
   for (const times of questionsOf(index, number)) {
     times.forEach((at, n) => {
       const counts = found[about.outcomes[index.outcome[at]]];
       if (!counts) return;
       if (n + 1 === times.length) counts[2]++;
-      else { counts[0]++; counts[1] += solvedAt(index, times[n + 1]); }
+      else { counts[0]++; counts[1] += solvedAt(index, times.at(-1)); }
     });
   }
   return found;
@@ -31,15 +32,19 @@ function stats(index, number) {
     if (index.flags[at] & FLAG.forgotten) found.forgotten++;
     if (failedAt(index, at)) found.wrong++;
   }
-  return { ...found, next: nextTime(index, number) };
+  return { ...found, last: lastTime(index, number), unanswered: unanswered(index, number) };
 }
 
-// Questions that nothing but a refinement solved, and that a response solves when asked again: [rescue, solved].
+// Questions that no response ever solved: how many.
+const unanswered = (index, number) => questionsOf(index, number).filter((times) => times.some((at) => failedAt(index, at)) && !times.some((at) => solvedAt(index, at))).length;
+
+// Questions whose responses all failed, which a refinement rescued then, and which a response solved when they were asked
+// again: [first rescue, first solution after it]. Also those that a response had solved before they failed.
 function learned(index, number) {
   const found = [];
   for (const times of questionsOf(index, number)) {
     const rescue = times.findIndex((at) => index.flags[at] & FLAG.rescued), after = times.slice(rescue + 1).find((at) => solvedAt(index, at));
-    if (rescue >= 0 && after !== undefined && !times.slice(0, rescue).some((at) => solvedAt(index, at))) found.push([times[rescue], after]);
+    if (rescue >= 0 && after !== undefined) found.push([times[rescue], after]);
   }
   return found.sort(([a], [b]) => whole(index, b) - whole(index, a) || index.iteration[a] - index.iteration[b]);
 }
@@ -53,13 +58,15 @@ function unsolved(index, number) {
   return found.sort((a, b) => withTexts(index)(a, b) || b.length - a.length || b.at(-1) - a.at(-1));
 }
 
-// Questions that something has solved, but no response the last time that they were asked: those that had been solved
-// before, by a response or a refinement, and those whose first solution was this last refinement.
+// Questions that something has solved, but no response the last time that they were asked: `failed`, which a response had
+// solved before; `alone`, which refinements alone solved, before that time too; and `once`, whose first solution was the
+// refinement of the last time.
 function unsure(index, number) {
   const open = questionsOf(index, number).filter((times) => !(index.flags[times[0]] & FLAG.never_solved) && failedAt(index, times.at(-1)));
-  const before = (times) => times.slice(0, -1).some((at) => solvedAt(index, at) || index.flags[at] & FLAG.rescued);
+  const kind = (times) => (times.some((at) => solvedAt(index, at)) ? "failed" : times.slice(0, -1).some((at) => index.flags[at] & FLAG.rescued) ? "alone" : "once");
   const latest = (a, b) => withTexts(index)(a, b) || index.iteration[b.at(-1)] - index.iteration[a.at(-1)] || b.length - a.length;
-  return { failed: open.filter(before).sort(latest), once: open.filter((times) => !before(times)).sort(latest) };
+  const of = (name) => open.filter((times) => kind(times) === name).sort(latest);
+  return { failed: of("failed"), alone: of("alone"), once: of("once") };
 }
 
 // --- one run --------------------------------------------------------------------------------------------------------
@@ -146,19 +153,23 @@ function Outcomes({ index, open }) {
   const seen = (times) => times.findLast((one) => whole(index, one)) ?? times.at(-1);
   const asked = (times) => `asked ${times.length === 1 ? "once" : `${times.length} times`}, last in iteration ${index.iteration[times.at(-1)]}`;
   const refines = run.method.refine !== "none";
+  const before = gained.filter(([at]) => timesMet(index, at).slice(0, timesMet(index, at).indexOf(at)).some((one) => solvedAt(index, one))).length;
+  const open_ones = failed.length + still.alone.length + still.once.length;
   if (!refines && !failed.length && !still.failed.length) return null;
   return html`<h2 id="learned">${refines ? "What was learned, from which critiques, and where it failed" : "Where it failed"}</h2>
-    <p class="note">Of the questions that were trained on. Held-out questions are counted, not kept: <code>cgrpo evaluate</code> keeps their texts.</p>
+    <p class="note">Of the questions that were trained on. Held-out questions are counted, not kept: <code>cgrpo evaluate</code> keeps their texts.${open_ones > 0 && ` No response ever solved ${open_ones.toLocaleString("en")} of the ${plural(questionsOf(index, 0).length, "question")} that were asked: ${failed.length.toLocaleString("en")} no refinement either, ${(still.alone.length + still.once.length).toLocaleString("en")} a refinement did.`}</p>
     ${about.steps[0].length > 0 && html`<${Steps} steps=${about.steps[0]} />`}
     <div class="outcomes">
-    ${refines && html`<${Listed} title="What was learned" note=${gained.length ? `${plural(gained.length, "question")} whose responses all failed, which a refinement rescued, and which a response solved without a critique when they were asked again${shown(gained.length)}, with what the critique said:` : "No question that a refinement rescued was asked again and solved by a response."}>
+    ${refines && html`<${Listed} title="What was learned" note=${gained.length ? `${plural(gained.length, "question")} whose responses all failed, which a refinement rescued, and which a response solved without a critique when they were asked again${before ? `; of these ${before} had been solved by a response before they failed` : ""}${shown(gained.length)}, with what the critique said:` : "No question that a refinement rescued was asked again and solved by a response."}>
       ${gained.slice(0, MOST_LISTED).map(([at, after]) => html`<${Met} key=${at} index=${index} at=${at} open=${open} words=${`rescued in iteration ${index.iteration[at]}, solved in ${index.iteration[after]}`} />`)}</${Listed}>`}
     ${(most.length > 0 || run.critics.written > 0) && html`<${Critiques} run=${run} most=${most} />`}
-    <div class="stack"><${Listed} title="Never solved" note=${failed.length ? `${plural(failed.length, "question")} that no response and no refinement of the run solved${failed.length > MOST_FAILED ? `; ${MOST_FAILED} of them` : ""}. With each a critique of it, and what the refinements made of theirs; open one for all of them:` : "No question: each that was asked was solved at least once."}>
+    <div class="stack"><${Listed} title="Never solved" note=${failed.length ? `${plural(failed.length, "question")} that no response and no refinement of the run solved${failed.length > MOST_FAILED ? `; ${MOST_FAILED} of them` : ""}. With each a critique of it, and what the refinements made of theirs; open one for all of them:` : "No question: each that was asked was solved at least once, by a response or a refinement."}>
       ${failed.slice(0, MOST_FAILED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${seen(times)} open=${open} words=${asked(times)} />`)}</${Listed}>
-    <${Listed} title="Asked again, and failed" note=${still.failed.length ? `${plural(still.failed.length, "question")} that ${refines ? "a response or a refinement" : "a response"} had solved, but no response the last time they were asked, the latest${shown(still.failed.length)}:` : "No question: each that had been solved or rescued, and was asked again, was solved by a response the last time."}>
-      ${still.failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${`${asked(times)}: ${OUTCOMES[about.outcomes[index.outcome[times.at(-1)]]][0]}`} />`)}</${Listed}></div>
-    ${still.once.length > 0 && html`<${Listed} wide title="Rescued, not asked again" note=${`${plural(still.once.length, "question")} whose last answer was a refinement: whether ${still.once.length === 1 ? "it was" : "they were"} learned was not seen, as the run did not ask again; how such questions fare, held-out accuracy says. The latest${shown(still.once.length)}:`}>
+    <${Listed} title="No more solved at the end" note=${still.failed.length ? `${plural(still.failed.length, "question")} that a response had solved, but none the last time that ${still.failed.length === 1 ? "it was" : "they were"} asked (forgotten then), the latest${shown(still.failed.length)}:` : "No question: each that a response had solved was solved by one the last time, too."}>
+      ${still.failed.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${`${asked(times)}: ${OUTCOMES[about.outcomes[index.outcome[times.at(-1)]]][0]}`} />`)}</${Listed}>
+    ${still.alone.length > 0 && html`<${Listed} title="Solved by refinements alone" note=${`${plural(still.alone.length, "question")} that a refinement solved, and that no response ever did when ${still.alone.length === 1 ? "it was" : "they were"} asked again, the latest${shown(still.alone.length)}:`}>
+      ${still.alone.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${`${asked(times)}: ${OUTCOMES[about.outcomes[index.outcome[times.at(-1)]]][0]}`} />`)}</${Listed}>`}</div>
+    ${still.once.length > 0 && html`<${Listed} wide title="Rescued, not asked again" note=${`${plural(still.once.length, "question")} that a refinement solved the last time that ${still.once.length === 1 ? "it was" : "they were"} asked, and nothing before: whether ${still.once.length === 1 ? "it was" : "they were"} learned was not seen, as the run did not ask again; how such questions fare, held-out accuracy says. The latest${shown(still.once.length)}:`}>
       ${still.once.slice(0, MOST_LISTED).map((times) => html`<${Met} key=${times[0]} index=${index} at=${times.at(-1)} open=${open} words=${asked(times)} />`)}</${Listed}>`}</div>`;
 }
 
@@ -196,13 +207,13 @@ function ArmsCompared({ index, open }) {
       arm, alone: learnedAlone(index, arm),
       cells: [
         share(sum((one) => one.wrong), sum((one) => one.groups)), share(sum((one) => one.rescued), sum((one) => one.wrong)),
-        share(sum((one) => one.next.rescued[1] + one.next.all_wrong[1]), sum((one) => one.next.rescued[0] + one.next.all_wrong[0])),
+        share(sum((one) => one.last.rescued[1] + one.last.all_wrong[1]), sum((one) => one.last.rescued[0] + one.last.all_wrong[0])),
         share(sum((one) => one.never.size), sum((one) => one.problems.size)),
         share(critics("agreed"), critics("judged")), share(critics("stated"), critics("written")),
       ],
     };
   }), [index]);
-  const heads = ["groups without a right response", "of these rescued by a refinement", "groups without a right response that were asked again: solved by a response", "questions never solved", "critiques with the right verdict", "critiques that state the gold answer"];
+  const heads = ["groups without a right response", "of these rescued by a refinement", "groups without a right response that were asked again: question solved by a response the last time", "questions never solved, by a response or a refinement", "critiques with the right verdict", "critiques that state the gold answer"];
   const name = (arm) => html`<span class="key block" style=${{ color: `var(${ARM_COLOURS[arm % 7]})` }}></span>${armName(arm)}`;
   return html`<h2 id="learned">What each arm learned</h2><p class="note">Of the questions that were trained on, over the runs of an arm. Arms that wrote other responses met other failures: held-out accuracy, above, is what is measured alike.</p>
     <div class="scroll" tabindex="0" role="region" aria-label="arms compared"><table class="arms-compared"><thead><tr><th scope="col"></th>${arms.map(({ arm }) => html`<th key=${arm} scope="col">${name(arm)}</th>`)}</tr></thead>

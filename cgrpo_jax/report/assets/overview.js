@@ -38,13 +38,13 @@ function Story({ run, found }) {
     if (m.refine === "policy" && found.wrong) {
       parts.push(html`A <i>group</i> is the ${plural(m.num_responses, "response")} to a question in an iteration, and what is kept of their refinements. In <b>${found.wrong.toLocaleString("en")}</b> of ${plural(found.groups, "group")} no response was right, where plain GRPO, which compares them with each other, learns nothing; with a critique in view a refinement was right in <b>${percent(found.rescued / found.wrong)}</b> of these: they were <i>rescued</i>. `);
     }
-    const [again, solved, not] = found.next.rescued, [others, alone] = found.next.all_wrong;
+    const [again, solved, not] = found.last.rescued, [others, alone] = found.last.all_wrong;
     if (m.refine === "policy" && found.rescued) {
-      if (again) parts.push(html`Of ${plural(again, "rescued group")} whose question was asked again later, <b>${percent(solved / again)}</b> were then solved without a critique${others ? html` (of ${others.toLocaleString("en")} that nothing had rescued, ${percent(alone / others)})` : ""}. `);
+      if (again) parts.push(html`Of ${plural(again, "rescued group")} whose question was asked again later, in <b>${percent(solved / again)}</b> a response solved it, without a critique, the last time that it was asked${others ? html` (of ${others.toLocaleString("en")} that nothing had rescued, in ${percent(alone / others)})` : ""}. `);
       if (not) parts.push(html`${again ? html`<b>${not.toLocaleString("en")}</b> were not asked again` : "No rescued question was asked again"}, so this run does not show whether ${not === 1 && again ? "its question was" : "their questions were"} learned. `);
     }
-    if (found.never.size) parts.push(html`<b>${plural(found.never.size, "question")}</b> of ${found.problems.size.toLocaleString("en")} ${found.never.size === 1 ? "was" : "were"} never solved, ${found.never.size === 1 ? "and not asked" : "none of them asked"} after iteration ${found.lastFailed}. `);
-    else if (found.problems.size) parts.push("Every question that was asked was solved at least once. ");
+    if (found.never.size) parts.push(html`<b>${plural(found.never.size, "question")}</b> of ${found.problems.size.toLocaleString("en")} ${found.never.size === 1 ? "was" : "were"} solved by no response and no refinement, ${found.never.size === 1 ? "and not asked" : "none of them asked"} after iteration ${found.lastFailed}. `);
+    else if (found.problems.size) parts.push("Every question that was asked was solved at least once, by a response or a refinement. ");
   }
   const look = run.warnings.length + run.faults.length;
   return html`<p class="story">${parts}${done}${look > 0 && html` <button class="link" onClick=${() => scrollToSection("worth")}>${plural(look, "thing")} ${look === 1 ? "deserves" : "deserve"} a look</button>.`}</p>${found?.groups > 0 && html`<${Alone} run=${run} />`}`;
@@ -72,10 +72,11 @@ function Started({ run }) {
   return html`<p class="started">${last.command && html`<code>${visible(last.command)}</code><br />`}<span class="muted">${parts.map((part, n) => html`${n > 0 && html`<span class="dot">·</span>`}${visible(part)}`)}</span></p>`;
 }
 
-// Tokens by stage, where the rollouts that say so are there.
+// Tokens that models wrote, by stage, where the rollouts that say so are there.
 function byStage({ response, critique, refinement }) {
   const total = response + critique + refinement;
-  return total ? `${percent(response / total)} in responses, ${percent(critique / total)} in critiques, ${percent(refinement / total)} in refinements; ` : "";
+  const parts = [[response, "responses"], [critique, "critiques"], [refinement, "refinements"]].filter(([number]) => number);
+  return total ? `by models, ${parts.map(([number, words]) => `${percent(number / total)} in ${words}`).join(", ")}; ` : "";
 }
 
 function Tiles({ run, found }) {
@@ -84,7 +85,7 @@ function Tiles({ run, found }) {
   const tiles = [
     last?.["pass@1"] != null && ["held-out pass@1", percent(last["pass@1"]), `${first !== last ? `${percent(first["pass@1"])} ${first.iteration ? `after ${first.iteration} iterations` : "before"}; ` : ""}${interval ? `95 % interval ${percent(interval[0])} to ${percent(interval[1])}, ${last.questions} questions` : "number of questions not recorded: no interval"}`],
     found && run.method.refine !== "none" && ["rescued", found.rescued.toLocaleString("en"), `groups in which every response failed and a refinement passed, of ${found.wrong.toLocaleString("en")}`],
-    found && ["never solved", found.never.size.toLocaleString("en"), `questions of ${found.problems.size.toLocaleString("en")} that were asked`],
+    found && ["never solved", found.never.size.toLocaleString("en"), `questions of ${found.problems.size.toLocaleString("en")} that were asked: by no response and no refinement${run.method.refine !== "none" ? `; ${(found.unanswered - found.never.size).toLocaleString("en")} by a refinement alone` : ""}`],
     ["iterations", `${run.done}`, run.ended ? "the run has ended" : `of ${run.planned}; it goes on, or was stopped`],
     run.metrics.num_tokens && ["tokens written", short(run.metrics.num_tokens.at(-1)), `${byStage(about.sums[0].tokens)}and ${short((run.metrics.tokens_trained ?? []).reduce((a, b) => a + (b ?? 0), 0))} trained`],
     ["time", duration(run.summary?.seconds ?? (run.metrics.step_time ?? []).reduce((a, b) => a + (b ?? 0), 0)), run.summary ? `${run.method.warm_start ? "warm start, " : ""}compilation and evaluations included` : "of the iterations"],

@@ -1,8 +1,8 @@
 // All questions of all iterations: filters, search, sorting; and the one that is looked at.
 
 const REASONS = {
-  "last iterations": "groups of the last two iterations", "never solved": "questions that nothing solved, once each", "solved again": "questions that were rescued and then solved, as they were solved",
-  rescued: "rescued groups", forgotten: "groups of questions that had been solved before and failed again", flagged: "groups that some filter finds", others: "all groups, those included",
+  "last iterations": "groups of the last two iterations", "never solved": "questions that no response and no refinement solved, once each", "solved again": "questions that were rescued and then solved by a response, as they were solved",
+  rescued: "rescued groups", forgotten: "groups of questions that a response had solved before, and none in these", flagged: `groups found by one of the filters ${Object.values(FLAGS).map(([words]) => words).join(", ")}`, others: "all groups, those included",
 };
 const PAGE = 60; // list entries that are drawn at once
 
@@ -19,7 +19,7 @@ const SORTS = {
 };
 
 const FILTERS = [
-  { name: "learned", label: "learned", title: "rescued here for the first time, and solved by a response when it was asked again", test: (index, at) => index.learned.has(at) },
+  { name: "learned", label: "learned", title: "rescued here for the first time, and solved by a response, without a critique, when it was asked again", test: (index, at) => index.learned.has(at) },
   ...["rescued", "never_solved", "forgotten", "critic_wrong", "cut_off", "mentions", "ungraded", "skipped"].map((name) => ({ name, label: FLAGS[name][0], title: FLAGS[name][1], test: (index, at) => (index.flags[at] & FLAG[name]) !== 0 })),
   ...["all_right", "mixed", "all_wrong"].map((name) => ({ name, label: OUTCOMES[name][0], title: OUTCOMES[name][1], test: (index, at) => index.outcome[at] === OUTCOME[name] })),
   { name: "whole", label: "with texts", title: "those whose texts are in this page", test: (index, at) => index.shard[at] >= 0 },
@@ -182,8 +182,8 @@ function Matrix({ index, theme, open }) {
   };
   const count = (kind) => all.filter((row) => row.kind === kind).length;
   return html`<section id="matrix" aria-labelledby="matrix-title"><h2 id="matrix-title">Through the run</h2>
-    <p class="note">Each row is a question that was asked more than once, from the first iteration on the left to the last on the right: <b>${count(0)}</b> solved at first and at last, <b>${count(1)}</b> learned, <b>${count(2)}</b> never solved by a response, <b>${count(3)}</b> solved once and then no more. ${rows.length < all.length && html`Shown are ${rows.length} of them, and of these all that changed. `}Click to open.</p>
+    <p class="note">Each row is a question that was asked more than once, from the first iteration on the left to the last on the right: of these a response solved <b>${count(0)}</b> the first time and the last, <b>${count(1)}</b> not the first time, but the last, <b>${count(2)}</b> never, and <b>${count(3)}</b> once or more, but not the last time: no more solved at the end${count(3) > 0 && html` (<button class="link" onClick=${() => scrollToSection("learned")}>listed above</button>; each time that they failed after having been solved has the flag <i>${FLAGS.forgotten[0]}</i>)`}. ${rows.length < all.length && html`Shown are ${rows.length} of them, and of these all that changed. `}Click to open.</p>
     <ul class="legend">${["all_right", "mixed", "rescued", "all_wrong"].map((name) => html`<li key=${name}><span class="key block" style=${{ color: `var(--o-${name})` }}></span>${OUTCOMES[name][0]}</li>`)}</ul>
-    <canvas ref=${canvas} style=${{ height: `${rows.length * height}px` }} role="img" aria-label="${plural(rows.length, "question")} through ${plural(last + 1, "iteration")}; ${count(1)} learned" onMouseMove=${(event) => setHover(at(event))} onMouseLeave=${() => setHover(null)} onClick=${(event) => { const one = at(event); if (one != null) open(one); }}></canvas>
+    <canvas ref=${canvas} style=${{ height: `${rows.length * height}px` }} role="img" aria-label="${plural(rows.length, "question")} through ${plural(last + 1, "iteration")}; ${count(1)} not solved by a response the first time, but the last" onMouseMove=${(event) => setHover(at(event))} onMouseLeave=${() => setHover(null)} onClick=${(event) => { const one = at(event); if (one != null) open(one); }}></canvas>
     <p class="note matrix-tip">${hover == null ? " " : `iteration ${index.iteration[hover]}, ${OUTCOMES[about.outcomes[index.outcome[hover]]][0]}: ${oneLine(index.problems[index.problem[hover]][2]).slice(0, 120)}`}</p></section>`;
 }
