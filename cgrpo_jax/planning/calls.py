@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from cgrpo_jax import sharding
+from cgrpo_jax.planning.costs import Cost
 from cgrpo_jax.records import TrainRow
 from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import packing
@@ -52,7 +53,9 @@ class Call:
       trips: how often the loops run that end on data, where the bytes it moves are counted in the program itself:
         prompts written; tokens and, within that, blocks of the cache that are read; packed batches. Empty for others.
       repeated: how often a run does what one trip of its outermost loop computes.
+      decodes: whether it decodes, so that its first loop runs a token at a time.
       counted: of a program that decodes, further keywords that leave it one loop that ends on data.
+      pages: what it reads of the cache's pages, which is not in its text.
       unused_end: whether nothing uses what the last layer makes of its keys and values, which is computed all the same.
       is_critics: whether it is of the shape of a critic that is trained, and not of the policy's.
     """
@@ -67,7 +70,9 @@ class Call:
     per_iteration: int = 1
     trips: tuple[int, ...] = ()
     repeated: int = 1
+    decodes: bool = False
     counted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pages: Cost = Cost()
     unused_end: bool = False
     is_critics: bool = False
 

@@ -77,10 +77,17 @@ def _moved(program: Mapping[str, _Computation], here: _Computation, one: Instruc
     if one.opcode.removesuffix("-start") in _SLICES:
         source = _arrays(operands[one.operands[0]])[0]
         return _size(results) * source[1] + _in_hbm(results)
-    if one.opcode == "dynamic-update-slice":
-        update = _arrays(operands[one.operands[1]])
+    if name := _update_of(one):
+        update = _arrays(operands[name])
         return 2 * _size(update) * results[0][1] + _in_hbm(update)
     return sum(_in_hbm(_arrays(types)) for types in operands.values()) + _in_hbm(results)
+
+
+def _update_of(one: Instruction) -> str | None:
+    """Returns which operand is what updates one array in place; None where an instruction does no such thing."""
+    if one.opcode == "dynamic-update-slice":
+        return one.operands[1]
+    return one.operands[2] if one.opcode == "scatter" and len(one.operands) == 3 else None
 
 
 def _arrays(types: str) -> list[tuple[int, bool]]:
@@ -137,8 +144,8 @@ def _written(program: Mapping[str, _Computation], inside: _Computation, result: 
     """Returns what a result of a fusion moves: all of it, or of an array that is updated in place, the update twice."""
     while result.opcode == "bitcast":
         result = inside[result.operands[0]]
-    if result.opcode == "dynamic-update-slice":
-        return 2 * _size(_arrays(inside[result.operands[1]].types))
+    if name := _update_of(result):
+        return 2 * _size(_arrays(inside[name].types))
     if result.opcode == "fusion" and result.types.count("[") == 1:
         nested = program[_callee(result)]
         return _written(program, nested, next(one for one in nested.values() if one.root), size)
@@ -172,7 +179,7 @@ def _read(
         first = user.operands[0] == value.name
         if user.opcode in _SLICES and first:
             total += _size(_arrays(user.types))
-        elif user.opcode == "dynamic-update-slice" and first:
+        elif _update_of(user) and first:
             total += _read(program, inside, user, whole, True)
         elif user.opcode in _MOVES:
             total += _read(program, inside, user, whole, updated)

@@ -13,6 +13,7 @@ import jax
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.inference.paged import ragged_attention
 from cgrpo_jax.models.kernels import cost as cost_lib
 from cgrpo_jax.models.kernels import logprobs_pallas, splash_attention
 from cgrpo_jax.planning import costs, programs, tpu_topology
@@ -181,7 +182,7 @@ class Planner:
         program = self._compile(call)
         if not unroll(call.function, call.args, call.keywords).loops:
             return program.cost
-        decodes = bool(call.counted)
+        decodes = call.decodes
         found: dict[tuple[int, int], Cost] = {}
         for depth, one in shallow.items():
             for tokens in _TOKENS if decodes else (1,):
@@ -210,7 +211,7 @@ class Planner:
             cost = dataclasses.replace(cost, bytes=program.moved_bytes)
         if program.cost and all(collective.times is not None for collective in program.collectives):
             cost = dataclasses.replace(cost, collectives=program.cost.collectives, dcn=program.cost.dcn)
-        return cost
+        return cost + call.pages
 
     # --- what to change -----------------------------------------------------------------------------------------
 
@@ -238,10 +239,12 @@ class Planner:
 
 
 def kernel_cost(call: cost_lib.KernelCall) -> Cost:
-    """Returns the cost of one run of a Pallas kernel, by its own formula; rows are taken to be full.
+    """Returns the cost of one run of a Pallas kernel, by its own formula; rows are taken to be full, pages not counted.
 
     Raises:
       ValueError: there is no formula for it.
     """
     ours = any(name in call.name for name in logprobs_pallas.KERNELS)
-    return Cost(*(logprobs_pallas if ours else splash_attention).flops_and_bytes(call))
+    over_pages = ragged_attention.NAME in call.name
+    kernels = logprobs_pallas if ours else ragged_attention if over_pages else splash_attention
+    return Cost(*kernels.flops_and_bytes(call))

@@ -13,7 +13,7 @@ import numpy as np
 
 from cgrpo_jax.inference import slot_writes
 from cgrpo_jax.planning.costs import Cost
-from cgrpo_jax.planning.simulation import Call, Tick
+from cgrpo_jax.planning.simulation import Call, Tick, prefilled
 from cgrpo_jax.records import Stage
 from cgrpo_jax.runtime.chips import Chip
 
@@ -59,7 +59,7 @@ def rates(chip: Chip, *, hbm: float = HBM_SHARE, peaks: bool = False) -> Rates:
 class DecodeCosts:
     """What decoding costs: a call, each of its steps, and each position of the cache that a step reads.
 
-    How many positions that are, the cache says (`kv_cache.positions_read`).
+    How many positions that are, the cache says (`simulation.reads_of`).
     """
 
     call: Cost
@@ -72,6 +72,8 @@ class Costs(Protocol):
 
     @property
     def decode(self) -> DecodeCosts: ...
+
+    def beside(self, tokens: int) -> DecodeCosts: ...
 
     def prefill(self, call: slot_writes.Prefill) -> Cost: ...
 
@@ -102,7 +104,7 @@ def price(call: Call, costs: Costs, rate: Rates) -> Priced:
         texts = [one.request.stage for group in call.groups for one in group]
         shares = np.bincount(texts, minlength=len(Stage)) / len(texts)
         return Priced(parts, 0.0, sum(parts.values()) * shares)
-    decode = costs.decode
+    decode = costs.beside(call.entering) if call.entering else costs.decode
     bounds = [_bounds(one, rate) for one in (decode.step, decode.position)]
     fixed, each = bounds[0].max(), bounds[1]
     # The three at once, step by step; what the positions add to a step without any is theirs.
@@ -110,12 +112,20 @@ def price(call: Call, costs: Costs, rate: Rates) -> Priced:
     needed_N = (bounds[0] + call.needed_N[:, None] * each).max(-1)
     operations_N = rate.operation * (decode.step.operations + call.read_N * decode.position.operations)
     around = rate.operation * decode.call.operations
+    entering = max(0.0, fixed - _bounds(costs.decode.step, rate).max()) if call.entering else 0.0
     parts = {
-        "decode: weights": call.steps * fixed + rate.seconds(decode.call),
+        "decode: weights": call.steps * (fixed - entering) + rate.seconds(decode.call),
         "decode: keys and values": float((total_N - fixed).sum()),
         "operations": float(operations_N.sum()) + around,
         "dispatch": rate.dispatch,
     }
+    if call.entering:
+        parts["prefill"] = call.steps * entering
+        total = sum(parts.values())
+        entered_3 = np.array(call.entered_3) / max(1, call.prompt_tokens)
+        live_3 = call.live_N3[0] / call.live_N3[0].sum() if call.live_N3.any() else entered_3
+        stages = parts["prefill"] * entered_3 + (total - parts["prefill"]) * live_3
+        return Priced(parts, float((needed_N - fixed).sum()), stages)
     live_N3 = call.live_N3 / np.maximum(1, call.live_N3.sum(-1, keepdims=True))
     stages = ((total_N + operations_N)[:, None] * live_N3).sum(0)
     rest = sum(parts.values()) - stages.sum()
@@ -175,7 +185,7 @@ def generation(engines: Mapping[str, Sequence[Call]], costs: Mapping[str, Costs]
             tail += sum(found.parts.values()) if i > late else 0.0
     every = [call for calls in engines.values() for call in calls]
     ticks = [call for call in every if isinstance(call, Tick)]
-    prefills = [call for call in every if isinstance(call, slot_writes.Prefill)]
+    positions, prompt_tokens = prefilled(every)
 
     def occupancy(some: Sequence[Tick]) -> float:
         slot_steps = sum(one.steps * one.num_slots for one in some)
@@ -191,7 +201,7 @@ def generation(engines: Mapping[str, Sequence[Call]], costs: Mapping[str, Costs]
         occupancy_waiting=occupancy([one for one in ticks if one.waiting]),
         tokens=sum(one.tokens for one in ticks),
         steps=sum(one.steps for one in ticks),
-        prompt_tokens=sum(one.tokens for one in prefills),
-        prompt_positions=sum(one.positions for one in prefills),
+        prompt_tokens=prompt_tokens,
+        prompt_positions=positions,
         calls=len(every),
     )

@@ -5,8 +5,12 @@ from typing import Any
 
 import jax
 
+from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import kv_cache, slot_writes, slots
+from cgrpo_jax.inference.paged import ragged_attention
+from cgrpo_jax.inference.paged import slots as paged_slots
+from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.models.kernels import cost as cost_lib
 from cgrpo_jax.planning import costs, hbm_traffic, hlo, traced_flops
 from cgrpo_jax.planning.costs import Cost, KernelCost
@@ -79,10 +83,13 @@ class CompiledCosts:
         self.engine, self.kernel_cost, self.say = engine, kernel_cost, say
         self._prefills: dict[tuple[int, int, bool], Cost] = {}
         self._decode: DecodeCosts | None = None
+        self._beside: dict[int, DecodeCosts] = {}
 
     @property
     def decode(self) -> DecodeCosts:
         """Costs of decoding: from its loops, over steps and over the cache, run once and twice."""
+        if self._decode is None and self.engine.settings.pages:
+            self._decode = self._over_pages(0)
         if self._decode is None:
             program = next(one for one in self.engine.programs if one.function is slots.tick)
             counted, settings = self._counted(program), self.engine.settings
@@ -95,6 +102,38 @@ class CompiledCosts:
                 position = 1 / per_block * (two - one)
             self._decode = DecodeCosts(call, step, position)
         return self._decode
+
+    def beside(self, tokens: int) -> DecodeCosts:
+        """Costs of a step of a cache with pages that takes so many tokens of prompts as well."""
+        if tokens not in self._beside:
+            self._beside[tokens] = self._over_pages(tokens)
+        return self._beside[tokens]
+
+    def _over_pages(self, tokens: int) -> DecodeCosts:
+        settings, pages = self.engine.settings, self.engine.settings.pages
+        assert pages
+        program = next(
+            one
+            for one in self.engine.programs
+            if one.function is paged_slots.tick and entering(one) == settings.num_groups * tokens
+        )
+        counted = self._counted(program)
+        if tokens:
+            call, step = Cost(), counted.cost(1)
+        else:
+            once, twice = counted.cost(1), counted.cost(2)
+            call, step = once - (twice - once), twice - once
+        return DecodeCosts(call, step, self._position(pages, tokens))
+
+    def _position(self, pages: Pages, tokens: int) -> Cost:
+        """Returns what a position of the pages costs: its bytes, and two products with all queries of a block."""
+        settings, pool = self.engine.settings, Buffer("kv_cache", self.engine.slots.cache)
+        tensor = settings.mesh.shape[sharding.TENSOR]
+        heads = settings.config.num_heads // (tensor if settings.config.num_heads % tensor == 0 else 1)
+        queries = ragged_attention.QUERIES if tokens else ragged_attention.ONE_QUERY_EACH
+        width = ragged_attention.head_size(settings.config.head_dim, kernel=pages.kernel)
+        flops = 4.0 * queries * heads * width * settings.config.num_layers
+        return Cost(flops, pool.bytes / (pages.number * pages.size))
 
     def prefill(self, call: slot_writes.Prefill) -> Cost:
         key = call.rows, call.width, call.continued
@@ -122,6 +161,12 @@ class CompiledCosts:
         weights = () if program.function is slots.share else (self.engine.weights,)
         args = (*weights, self.engine.slots, *program.inputs)
         return CountedProgram(program.function, args, program.keywords, self.kernel_cost)
+
+
+def entering(program: Program) -> int:
+    """Returns how many tokens of prompts a program over pages takes, of all data groups."""
+    chunks = program.inputs[1]
+    return chunks.token_N.size if chunks else 0
 
 
 def blocks_are_read(settings: slots.EngineSettings) -> bool:

@@ -7,13 +7,10 @@ failed by all responses, so that each is critiqued once and refined, and no row 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import kv_cache, slot_scheduler, slots
 from cgrpo_jax.inference import weights as weights_lib
-from cgrpo_jax.inference.engine import Engine
-from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.params import ModelConfig
@@ -21,12 +18,11 @@ from cgrpo_jax.planning.calls import Buffer as Buffer
 from cgrpo_jax.planning.calls import Call as Call
 from cgrpo_jax.planning.calls import num_batches
 from cgrpo_jax.planning.shaped_critic import ShapedCritic
+from cgrpo_jax.planning.shaped_engine import ShapedEngine
 from cgrpo_jax.records import Stage
 from cgrpo_jax.runs.build_model import make_engine
 from cgrpo_jax.runs.settings import RunSettings
-from cgrpo_jax.runs.stages import StageSpec
 from cgrpo_jax.runtime import console
-from cgrpo_jax.runtime.program import Program
 from cgrpo_jax.training import packing, train_step
 from cgrpo_jax.training.learner import Learner, state_shapes
 
@@ -50,7 +46,7 @@ def of(settings: RunSettings) -> Programs:
     run = _ShapedRun(settings)
     engines = [run.policy_engine(), *run.frozen_engines().values()]
     calls = [
-        *(call for engine in engines for call in (*engine.prefills(), engine.share(), engine.decode())),
+        *(call for engine in engines for call in (*engine.prefills(), *engine.shares(), engine.decode())),
         *engines[0].evaluate(),
         *run.score(),
         *run.reshard(),
@@ -61,7 +57,7 @@ def of(settings: RunSettings) -> Programs:
     return Programs(tuple(map(run.with_beside, calls)), run.buffers, sampled, settings.slots.num_slots)
 
 
-def engines(settings: RunSettings) -> dict[str, "ShapedEngine"]:
+def engines(settings: RunSettings) -> dict[str, ShapedEngine]:
     """Returns the engines that generate in an iteration, by who writes: policy, folder (a critic's), refiner."""
     run = _ShapedRun(settings)
     return {"policy": run.policy_engine()} | run.frozen_engines()
@@ -132,7 +128,7 @@ class _ShapedRun:
 
     # --- generation ---------------------------------------------------------------------------------------------
 
-    def policy_engine(self) -> "ShapedEngine":
+    def policy_engine(self) -> ShapedEngine:
         """Returns the engine of the policy, and adds its slots to the buffers."""
         engine = make_engine(self.settings, "policy", eos_ids=_EOS_IDS, decode=None)
         names = {Stage.RESPONSE: "prefill", Stage.CRITIQUE: "critique_prefill", Stage.REFINEMENT: "refine_prefill"}
@@ -148,7 +144,7 @@ class _ShapedRun:
         self.buffers["slots"] = Buffer("kv_cache", made.slots.cache)
         return made
 
-    def frozen_engines(self) -> dict[str, "ShapedEngine"]:
+    def frozen_engines(self) -> dict[str, ShapedEngine]:
         """Returns the engines of a frozen critic and refiner that write, and adds their slots to the buffers."""
         made, stages = {}, self.settings.stages
         for whose, phase, stage, by in (
@@ -243,87 +239,3 @@ class _ShapedRun:
         m = self.settings.method
         found = {"none": 0, "solution": 1}.get(m.refine, m.num_responses * m.num_critiques * m.refinements_per_critique)
         return self.settings.grouping.num_rows(found)
-
-
-class ShapedEngine:
-    """An engine with shapes in the place of weights and slots. Of its programs the largest of each kind are planned.
-
-    Args:
-      prefix: of the names of its programs; that of a frozen model's is not empty.
-      engine: the run's own.
-      weights: in the layout of generation.
-      samplings: all that it samples with, an iteration's first.
-      stages: that it generates, each with the name of its prefill.
-      own: names of the buffers of its weights and its slots.
-      phases: of its prefills, and of its decoding.
-
-    Attributes:
-      settings: what its programs are compiled for.
-      slots: their shapes.
-      programs: all that it can call.
-    """
-
-    def __init__(
-        self,
-        prefix: str,
-        engine: Engine,
-        weights: dict,
-        *,
-        samplings: Sequence[Sampling | Sequence[Sampling]],
-        stages: Sequence[tuple[str, StageSpec]],
-        own: tuple[str, str],
-        phases: tuple[str, str] = ("prefill", "decode"),
-    ):
-        self.prefix, self.engine, self.weights, self.stages, self.own = prefix, engine, weights, stages, own
-        self.settings = engine.settings(weights)
-        self.slots = slots.slots_shapes(self.settings)
-        self.programs = engine.programs(weights, samplings)
-        self.prefilling, self.decoding = phases
-
-    def prefills(self) -> Iterator[Call]:
-        """Yields what writes the prompts of each stage, and what comes after a beginning that another slot holds."""
-        for name, one in self.stages:
-            width = slot_scheduler.width_of(max(1, one.max_prompt_length - 1), self.engine.widths)
-            yield self._prefill(name, width, one.num_prompts, continued=False)
-        if len(self.engine.widths) > 1:  # how much comes after a shared beginning, the prompts decide
-            yield self._prefill(f"{self.prefix}continue", self.engine.widths[-2], 0, continued=True)
-
-    def _prefill(self, name: str, width: int, num_prompts: int, *, continued: bool) -> Call:
-        """Returns the prefill of one width that takes the most prompts at once."""
-        found = [
-            one
-            for one in self._of(slots.prefill)
-            if one.keywords["continued"] == continued and one.inputs[0].shape[1] == width
-        ]
-        program = max(found, key=lambda one: one.inputs[0].shape[0])
-        rows = program.inputs[0].shape[0]
-        return Call(
-            name, self.prefilling, program, (self.weights, self.slots), self.own,
-            per_iteration=-(-num_prompts // rows), trips=(rows // self.settings.num_groups,), unused_end=True,
-        )  # fmt: skip
-
-    def share(self) -> Call:
-        """Returns what copies the longest prompt between slots."""
-        program = max(self._of(slots.share), key=lambda one: one.keywords["width"])
-        return Call(f"{self.prefix}share", self.prefilling, program, (self.slots,), self.own[1:], per_iteration=0)
-
-    def decode(self) -> Call:
-        """Returns what decodes in an iteration, for as many tokens as all its texts have."""
-        at_once = self.settings.num_groups * self.settings.num_slots * self.settings.chunk
-        tokens = sum(one.num_tokens for _, one in self.stages)
-        return self._tick(f"{self.prefix}decode", self._of(slots.tick)[0], -(-tokens // at_once))
-
-    def evaluate(self) -> list[Call]:
-        """Returns what an evaluation has besides the programs of an iteration: its own sampling."""
-        names = ("eval_decode", "eval_sample_decode")
-        return [self._tick(name, one, 0) for name, one in zip(names, self._of(slots.tick)[1:], strict=False)]
-
-    def _tick(self, name: str, program: Program, per_iteration: int) -> Call:
-        blocks = -(-self.settings.length // kv_cache.read_at_once(split=self.settings.split))
-        return Call(
-            name, self.decoding, program, (self.weights, self.slots), self.own, per_iteration=per_iteration,
-            trips=(self.settings.chunk, blocks), counted={"blocks": blocks},
-        )  # fmt: skip
-
-    def _of(self, function: Callable) -> list[Program]:
-        return [one for one in self.programs if one.function is function]

@@ -17,6 +17,9 @@ import numpy as np
 from cgrpo_jax.inference import kv_cache, orchestrator, slot_writes, slots
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.orchestrator import Orchestrator, gather
+from cgrpo_jax.inference.paged import ragged_attention
+from cgrpo_jax.inference.paged.running import RunningPages
+from cgrpo_jax.inference.paged.scheduler import PagedCall
 from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.inference.running_slots import RunningSlots
 from cgrpo_jax.inference.sampling import Sampling, index_array
@@ -39,6 +42,9 @@ class Tick:
       live_N3: texts that decode, of all data groups, by their stage.
       waiting: whether texts waited for a slot.
       num_slots: of all data groups.
+      entering: tokens of prompts that the call takes of each data group, with pages; 0: none enters.
+      entered_3: tokens of prompts that enter, of all data groups, by stage.
+      groups: data groups.
     """
 
     read_N: np.ndarray
@@ -46,10 +52,18 @@ class Tick:
     live_N3: np.ndarray
     waiting: bool
     num_slots: int
+    entering: int = 0
+    entered_3: tuple[int, ...] = (0, 0, 0)
+    groups: int = 1
 
     @property
     def steps(self) -> int:
         return len(self.read_N)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of prompts that enter."""
+        return sum(self.entered_3)
 
     @property
     def tokens(self) -> int:
@@ -61,7 +75,7 @@ Call = slot_writes.Write | Tick
 
 
 class SimulatedSlots:
-    """Slots of texts whose lengths are known, in the place of `RunningSlots`: what it is asked for, it records.
+    """Slots of texts whose lengths are known, in the place of `RunningSlots`, or `RunningPages`: it records the calls.
 
     Args:
       params: not looked at.
@@ -90,7 +104,7 @@ class SimulatedSlots:
         del params, seed, iteration, sampling
         self.settings, self.widths, self.lengths = settings, widths, lengths
         self.calls, self.waiting = calls, waiting
-        self.reads = reads or functools.partial(kv_cache.positions_read, length=settings.length, split=settings.split)
+        self.reads = reads or reads_of(settings)
         S = settings.num_groups * settings.num_slots
         self._length_S, self._left_S, self._sampled_S, self._stage_S = np.zeros((4, S), int)
         self._ends_S = np.zeros(S, bool)  # whether a text ends by itself
@@ -102,15 +116,21 @@ class SimulatedSlots:
         groups, num_slots = self.settings.num_groups, self.settings.num_slots
         self.calls += slot_writes.writes(placed, widths=self.widths, num_groups=groups, num_slots=num_slots)
 
-    def tick(self, orders: slots.Orders, until: int) -> slots.Report:
+    def run(self, call: PagedCall, orders: slots.Orders, until: int) -> slots.Report:
+        """Does with pages what `tick` does, beside what enters of prompts."""
+        return self.tick(orders, until, call)
+
+    def tick(self, orders: slots.Orders, until: int, call: PagedCall | None = None) -> slots.Report:
         """Decodes as `slots.tick` does, with texts that end when their lengths say so."""
         self._begin(orders)
         live_S = self._left_S > 0
         ends = np.sort(self._left_S[live_S])  # after so many steps
-        steps = int(min(self.settings.chunk, ends[min(until, len(ends)) - 1])) if len(ends) else 0
+        most = call.steps if call else self.settings.chunk
+        steps = int(min(most, ends[min(until, len(ends)) - 1])) if len(ends) else 0
+        steps = 1 if call and call.tokens else steps
         step_N1 = np.arange(steps)[:, None]
         live_NS = step_N1 < self._left_S
-        self._record(self._length_S + step_N1, live_NS)
+        self._record(self._length_S + step_N1, live_NS, call)
         gained_S = np.minimum(self._left_S, steps)
         tokens_CS = np.full((self.settings.chunk, len(live_S)), self._token, np.int32)
         over = np.flatnonzero(live_S & (gained_S == self._left_S) & self._ends_S)
@@ -126,18 +146,54 @@ class SimulatedSlots:
         for s in np.flatnonzero(orders.begin_S):
             index = tuple(map(int, orders.index_S6[s]))
             limit, tokens = int(orders.limit_S[s]), self.lengths[index]
-            self._length_S[s], self._sampled_S[s], self._stage_S[s] = orders.length_S[s], 0, index[4]
-            self._left_S[s], self._ends_S[s] = min(tokens, limit), tokens <= limit
+            sampled = int(orders.pages.sampled_S[s]) if orders.pages else 0
+            self._length_S[s], self._sampled_S[s], self._stage_S[s] = orders.length_S[s], sampled, index[4]
+            self._left_S[s], self._ends_S[s] = min(tokens, limit) - sampled, tokens <= limit
 
-    def _record(self, length_NS: np.ndarray, live_NS: np.ndarray) -> None:
+    def _record(self, length_NS: np.ndarray, live_NS: np.ndarray, call: PagedCall | None) -> None:
         groups, num_slots = self.settings.num_groups, self.settings.num_slots
         parts = [slice(g * num_slots, (g + 1) * num_slots) for g in range(groups)]
-        read, needed = (
-            np.max([of(length_NS[:, part], live_NS[:, part]) for part in parts], axis=0)
+        read_GN, needed_GN = (
+            np.stack([of(length_NS[:, part], live_NS[:, part]) for part in parts])
             for of in (self.reads, kv_cache.positions_needed)
         )
+        entering, entered_3 = 0, (0, 0, 0)
+        if call and call.tokens:
+            ends, entered = (
+                [[of(part) for part in group] for group in call.parts]
+                for of in (lambda part: part.end, lambda part: part.end - part.start)
+            )
+            read_GN = read_GN + self._read_by_parts(ends, entered)[:, None]
+            needed_GN = needed_GN + np.array([sum(group) for group in ends])[:, None]
+            every = [part for group in call.parts for part in group]
+            of = {stage: [part for part in every if part.text.request.stage == stage] for stage in Stage}
+            entering = call.tokens
+            entered_3 = tuple(sum(part.end - part.start for part in of[stage]) for stage in Stage)
+        read, needed = read_GN.max(0), needed_GN.max(0)
         live_N3 = np.stack([live_NS[:, self._stage_S == stage].sum(-1) for stage in Stage], axis=-1)
-        self.calls.append(Tick(read, needed, live_N3, self.waiting() > 0, groups * num_slots))
+        counts = (groups * num_slots, entering, entered_3, groups)
+        self.calls.append(Tick(read, needed, live_N3, self.waiting() > 0, *counts))
+
+    def _read_by_parts(self, ends: Sequence[Sequence[int]], entered: Sequence[Sequence[int]]) -> np.ndarray:
+        """Returns the positions that the parts of prompts of each data group read."""
+        pages = self.settings.pages
+        assert pages
+        fetched = functools.partial(ragged_attention.positions_fetched_again, page_size=pages.size)
+        both = zip(ends, entered, strict=True)
+        return np.array([fetched(np.array(end, int), np.array(n, int)).sum() for end, n in both])
+
+
+def reads_of(settings: slots.EngineSettings) -> Reads:
+    """Returns how many positions a step reads with an engine's own cache."""
+    pages = settings.pages
+    if not pages:
+        return functools.partial(kv_cache.positions_read, length=settings.length, split=settings.split)
+
+    def read(length_NS: np.ndarray, live_NS: np.ndarray) -> np.ndarray:
+        fetched = ragged_attention.positions_fetched(length_NS + 1, page_size=pages.size)
+        return np.where(live_NS, fetched, 0).sum(-1)
+
+    return read
 
 
 class _Grades:
@@ -200,7 +256,7 @@ def simulate(
     finally:
         for engine in began:
             engine.end()
-            engine.make_running = RunningSlots
+            engine.make_running = RunningPages if engine.pages else RunningSlots
     return calls
 
 
@@ -248,7 +304,9 @@ def ask(
 def prefilled(calls: Sequence[Call]) -> tuple[int, int]:
     """Returns the positions that prefills compute, padding included, and the tokens of prompts among them."""
     found = [call for call in calls if isinstance(call, slot_writes.Prefill)]
-    return sum(call.positions for call in found), sum(call.tokens for call in found)
+    ticks = [call for call in calls if isinstance(call, Tick)]
+    positions = sum(call.positions for call in found) + sum(call.groups * call.entering for call in ticks)
+    return positions, sum(call.tokens for call in found) + sum(call.prompt_tokens for call in ticks)
 
 
 def counts(calls: Sequence[Call]) -> collections.Counter[str]:
@@ -259,7 +317,7 @@ def counts(calls: Sequence[Call]) -> collections.Counter[str]:
 def program_name(call: Call) -> str:
     """Returns the name of the program that a call runs."""
     if isinstance(call, Tick):
-        return "decoding"
+        return f"decoding beside {call.entering} tokens of prompts" if call.entering else "decoding"
     if isinstance(call, slot_writes.Copy):
         return f"copy of {call.width} tokens"
     return f"prefill of {call.rows} x {call.width} tokens" + (" after others" if call.continued else "")

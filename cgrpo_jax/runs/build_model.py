@@ -230,6 +230,7 @@ def make_engine(
         stop=settings.stop if decode else (),
         decode=decode,
         mesh=settings.mesh,
+        pages=slots.pages,
     )
 
 

@@ -222,7 +222,7 @@ class Config:
         slots, gib = self.engine.num_slots, self.cache.gib
         if not slots and not gib:
             yield "engine.num_slots 0 takes as many slots as cache.gib holds; set one of them."
-        if slots and gib:
+        if slots and gib and self.cache.kind != "paged":
             yield f"engine.num_slots {slots} and cache.gib {gib:g} are both set; set one of them to 0."
 
     def _schedule(self) -> Iterator[str]:

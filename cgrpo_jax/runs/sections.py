@@ -157,6 +157,13 @@ class Engine:
         may_change=ALL,
         because="padding changes no log-probability",
     )
+    prompt_tokens: int = key(
+        512,
+        "with pages: tokens of prompts that enter in a step beside the texts, at most",
+        at_least_one,
+        may_change=ALL,
+        because="sampling does not depend on when a prompt enters",
+    )
     decode_chunk: int = key(
         64,
         "tokens per text, after which the host looks again even if no text has ended",
@@ -172,10 +179,26 @@ class Cache:
 
     gib: float = key(
         0.0,
-        "GiB per device, where engine.num_slots is 0: as many slots as it holds",
+        "GiB per device, where engine.num_slots is 0: as many slots as it holds; or of pages, which otherwise hold "
+        "num_slots of the longest texts",
         not_negative,
         may_change=ALL,
         because="sampling does not depend on how many texts are sampled at a time",
+    )
+    kind: str = key(
+        "contiguous",
+        "contiguous: each text has room for the longest; paged: each has pages as it needs them, and memory says how "
+        "many texts there are (compiled for TPUs, never run on one)",
+        one_of("contiguous", "paged"),
+        may_change=ALL,
+        because="sampling does not depend on where keys and values lie",
+    )
+    page_size: int = key(
+        64,
+        "positions of a page",
+        at_least_one,
+        may_change=ALL,
+        because="sampling does not depend on where keys and values lie",
     )
     dtype: str = key(
         "",

@@ -65,13 +65,19 @@ class Variants:
             times *= 2
 
     def fewer_slots(self, num_slots: int) -> Iterator[Changes]:
-        """Yields fewer and fewer slots; `num_slots` are those of a run that takes as many as memory holds."""
+        """Yields fewer and fewer slots; `num_slots` are those of a run that takes as many as memory holds.
+
+        Of a cache that may have pages, where memory says how many texts there are, less and less memory.
+        """
         config = self._config
+        if config.cache.gib and config.cache.kind != "contiguous":
+            yield from ({"cache.gib": config.cache.gib / 2**halved} if halved else {} for halved in range(8))
+            return
         slots = config.engine.num_slots or num_slots
         yield {}
         while slots > 1:
             slots //= 2
-            changes = {"engine.num_slots": slots}
+            changes: Changes = {"engine.num_slots": slots}
             if config.cache.gib:
                 changes = {**changes, "cache.gib": 0.0}
             yield changes

@@ -2,18 +2,23 @@
 
     python tests/benchmarks/decode_bytes.py [--config=FILE] [--topology=NAME] [--slots=16,64,224] [--json=FILE]
                                             [--lengths='lognormal(mean=1500, sigma=0.8, max=6144)'] [--count]
+                                            [--kind=paged|contiguous] [--gib=18]
 
 Compiles the tick of the engine as training calls it, for each number of slots, and counts in the compiled program what
 it moves, with every loop multiplied out, and the operations that it runs in a layer's body.
 
-Without `--lengths` all slots are half full. A token must read all weights, but for single rows of the embedding, and
-the half of the cache that is in use. Targets: at most 1.25 times that, and at most 5 % of the cache in temporaries.
+Without `--lengths` all slots of a contiguous cache are half full. A token must read all weights, but for single rows of
+the embedding, and the half of the cache that is in use. Targets: at most 1.25 times that, and at most 5 % of the cache
+in temporaries.
 
 With `--lengths`, a distribution or a folder of rollouts, slots hold texts of such lengths after prompts of 190 tokens,
 each somewhere between its first and its last token, as slots that are refilled do. What is read is what the cache
-itself says (`kv_cache.positions_read`), and what is needed are the weights and each text's own positions. Targets: at
+itself says (`simulation.reads_of`), and what is needed are the weights and each text's own positions. Targets: at
 most 1.1 times that, and at most 40 operations in a layer's body. The share of the programs' own count that the cache's
 word comes to is told too, within 2 %. `--count` compiles nothing: bytes by the cache's word alone, for any number.
+
+With pages, `--gib` of these, the compiler counts what attention reads as nothing: it is counted page
+by page as the kernel's text says (`ragged_attention.copies`).
 
 A number of slots that does not fit is a row that says so. Exits with 1 where a target is not met. Takes minutes.
 """
@@ -29,7 +34,9 @@ import numpy as np
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import kv_cache
-from cgrpo_jax.planning import costs, planner, program_costs, programs, workload
+from cgrpo_jax.inference.paged import ragged_attention
+from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.planning import costs, planner, program_costs, programs, simulation, workload
 from cgrpo_jax.records import Stage
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.variants import Variants
@@ -45,10 +52,11 @@ def row(name: str, value: float | None, workload: str, target: float | None = No
     return {"name": name, "value": value, "target": target, "met": met, "workload": workload}
 
 
-def planned(config: str, topology: str, num_slots: int) -> tuple[programs.Call, int]:
+def planned(config: str, topology: str, num_slots: int, kind: str, gib: float) -> tuple[programs.Call, int]:
     """Returns what decodes in a run with so many slots, and how many those are."""
     c = config_lib.load(config)
-    c.engine.num_slots = num_slots or c.engine.num_slots
+    c.engine.num_slots = num_slots or c.engine.num_slots or 16
+    c.cache.kind, c.cache.gib = kind, gib if kind == "paged" else 0.0
     found = planner.Planner(Variants(config_lib.freeze(c)), topology).programs
     return next(one for one in found.calls if one.name == "decode"), c.engine.num_slots
 
@@ -62,7 +70,7 @@ def weights_read(call: programs.Call) -> int:
 
 def half_full(config: str, topology: str, num_slots: int) -> Iterator[dict]:
     """Yields the measurements of one number of slots, all of them half full."""
-    call, num_slots = planned(config, topology, num_slots)
+    call, num_slots = planned(config, topology, num_slots, "contiguous", 0.0)
     state = call.args[1]
     tokens, blocks = call.trips
     half = math.ceil(blocks / 2)
@@ -84,32 +92,60 @@ def half_full(config: str, topology: str, num_slots: int) -> Iterator[dict]:
     yield row("decode_temporaries_over_cache", program.memory.temporary / cache, what, TEMPORARIES)
 
 
-def uneven(config: str, topology: str, num_slots: int, lengths: str, *, count: bool) -> Iterator[dict]:
+def uneven(given: argparse.Namespace, num_slots: int) -> Iterator[dict]:
     """Yields the measurements of one number of slots that hold texts of uneven lengths."""
-    call, num_slots = planned(config, topology, num_slots)
+    lengths = given.lengths
+    call, num_slots = planned(given.config, given.topology, num_slots, given.kind, given.gib)
     settings, cache = call.keywords["settings"], call.args[1].cache
-    length = settings.length
+    length, pages = settings.length, settings.pages
     room = kv_cache.cache_length(length, split=False)
-    what = f"{config}, {topology}, {num_slots} slots of {room} tokens, texts of {lengths}"
+    of = f"pages of {pages.size} for {num_slots} texts" if pages else f"{num_slots} slots of {room} tokens"
+    what = f"{given.config}, {given.topology}, {of}, texts of {lengths}"
     length_NS = fillings(texts_of(lengths), num_slots, length)
     live_NS = np.ones_like(length_NS, bool)
-    read_N = kv_cache.positions_read(length_NS, live_NS, length=length, split=settings.split)
+    read_N = simulation.reads_of(settings)(length_NS, live_NS)
     needed_N = kv_cache.positions_needed(length_NS, live_NS)
-    position = programs.Buffer("kv_cache", cache).bytes / (num_slots * room)
+    position = programs.Buffer("kv_cache", cache).bytes / (pages.number * pages.size if pages else num_slots * room)
     weights = weights_read(call)
     said, must = weights + position * read_N.mean(), weights + position * needed_N.mean()
     yield row("decode_bytes_by_the_cache", said, what)
     yield row("decode_bytes_needed", must, what)
     yield row("decode_bytes_over_needed", said / must, what, UNEVEN)
     yield row("decode_keys_and_values_over_needed", float(read_N.mean() / needed_N.mean()), what)
-    if count:
+    if given.count:
         return
     try:
         counted = program_costs.CountedProgram(call.function, call.args, call.keywords, planner.kernel_cost)
     except UserError as error:
         yield row("decode_fits", None, f"{what}: {error}", 1.0)
         return
-    yield from compiled(counted, settings.config.num_layers, what, said, read_N / (num_slots * kv_cache.READ_STACKED))
+    layers = settings.config.num_layers
+    if pages:
+        yield from over_pages(counted, layers, what, said, [position * copied(row, pages) for row in length_NS + 1])
+    else:
+        yield from compiled(counted, layers, what, said, read_N / (num_slots * kv_cache.READ_STACKED))
+
+
+def copied(length_S: np.ndarray, pages: Pages) -> int:
+    """Returns the positions of the pages that the kernel copies for texts with a query each."""
+    form = ragged_attention.form(pages.size, 2**20, kernel=True, queries=ragged_attention.ONE_QUERY_EACH)
+    one_each = [1] * len(length_S)
+    found = ragged_attention.copies(
+        length_S.tolist(), one_each, num_queries=len(length_S), pages_each=2**20, page_size=pages.size, form=form
+    )
+    return pages.size * sum(1 for _ in found)
+
+
+def over_pages(
+    counted: program_costs.CountedProgram, layers: int, what: str, said: float, copied: list[float]
+) -> Iterator[dict]:
+    """Yields the bytes of the compiled program and of the pages that its kernel copies, and its operations."""
+    step = counted.cost(2) - counted.cost(1)
+    moved = step.bytes + float(np.mean(copied))
+    yield row("decode_bytes_counted", moved, what)
+    yield row("decode_bytes_cache_over_counted", abs(said / moved - 1), f"{what}: share that differs", AGREE)
+    yield row("operations_in_a_layer", counted.layer_operations(layers), what, OPERATIONS)
+    yield row("operations_of_a_step", step.operations, what)
 
 
 def compiled(
@@ -154,6 +190,8 @@ def main() -> None:
     parser.add_argument("--slots", help="numbers of slots; by default that of the configuration, or 16,64,224")
     parser.add_argument("--lengths", help="a distribution of texts' lengths, or a folder of rollouts")
     parser.add_argument("--count", action="store_true", help="with --lengths: compile nothing")
+    parser.add_argument("--kind", choices=("paged", "contiguous"), default="paged", help="of the cache, with lengths")
+    parser.add_argument("--gib", type=float, default=18.0, help="that pages take")
     parser.add_argument("--json", type=pathlib.Path)
     given = parser.parse_args()
     if given.count and not given.lengths:
@@ -161,7 +199,7 @@ def main() -> None:
     found = []
     for number in map(int, (given.slots or ("16,64,224" if given.lengths else "0")).split(",")):
         if given.lengths:
-            rows = uneven(given.config, given.topology, number, given.lengths, count=given.count)
+            rows = uneven(given, number)
         else:
             rows = half_full(given.config, given.topology, number)
         for one in rows:

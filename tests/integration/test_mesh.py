@@ -15,6 +15,7 @@ from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import sampling
 from cgrpo_jax.inference.engine import Engine
+from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.models import lora, transformer
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.logprobs import linear_logprobs
@@ -250,11 +251,11 @@ PROMPTS = [np.random.default_rng(i).integers(0, 61, n).astype(np.int32) for i, n
 
 
 @functools.cache
-def sampled(name, mesh, **sampling):
+def sampled(name, mesh, pages=None, **sampling):
     config = MODELS[name]
     weights = place(params(name), config, make_mesh(mesh), GENERATION)
     keywords = dict(longest_prompt=16, length=32, prompt_bucket=16)
-    engine = Engine(config, eos_ids=(0, 7, 19), num_slots=3, chunk=4, mesh=make_mesh(mesh), **keywords)
+    engine = Engine(config, eos_ids=(0, 7, 19), num_slots=3, chunk=4, mesh=make_mesh(mesh), pages=pages, **keywords)
     indices = [[RowIndex(question=q, response=n) for n in range(3)] for q in range(len(PROMPTS))]
     return engine.generate(weights, PROMPTS, indices, seed=3, iteration=5, max_length=10, **sampling)
 
@@ -267,6 +268,15 @@ def test_texts_of_policy_and_critic(name, mesh):
 @pytest.mark.parametrize("how", [{"temperature": 0.0}, {"top_k": 5, "temperature": 2.0, "top_p": 0.8}], ids=str)
 def test_texts_however_they_are_drawn(how):
     assert_same_texts(sampled("divisible", "2x2x2", **how), sampled("divisible", ONE, **how))
+
+
+@pytest.mark.parametrize(
+    "name, mesh", [("divisible", ONE), ("divisible", "2x2x2"), ("odd groups", "1x1x8"), ("gemma2", "2x2x2")]
+)
+def test_texts_with_pages(name, mesh):
+    """Pages of 4 for a text and a half in each data group, and 12 tokens of prompts in a step."""
+    pages = Pages(13, 4, tokens=12, prompts=2, kernel=False)
+    assert_same_texts(sampled(name, mesh, pages), sampled(name, ONE))
 
 
 def assert_same_texts(groups, expected):

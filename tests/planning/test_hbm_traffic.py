@@ -113,6 +113,19 @@ def test_a_fusion_that_ends_in_an_update_moves_the_update():
     assert moved(BIG, INDEX, fusion("updated", result="f32[]{:T(128)S(6)}"), computations=[summed]) == 64 * 8192
 
 
+def test_a_fusion_that_ends_in_a_scatter_moves_what_is_scattered():
+    scattered = computation(
+        "scattered",
+        "%p = f32[64,16,128]{2,1,0:T(8,128)} parameter(0)",
+        "%q = s32[]{:T(128)S(6)} parameter(1)",
+        "%at = s32[2,1]{1,0:T(8,128)S(1)} broadcast(%q), dimensions={}",
+        "%u = f32[2,16,128]{2,1,0:T(8,128)} broadcast(%q), dimensions={}",
+        "ROOT %out = f32[64,16,128]{2,1,0:T(8,128)} scatter(%p, %at, %u), to_apply=%add",
+    )
+    result = "f32[64,16,128]{2,1,0:T(8,128)}"
+    assert moved(BIG, INDEX, fusion("scattered", result=result), computations=[scattered]) == 2 * 2 * 8192
+
+
 def test_a_fusion_may_end_in_one_operation_of_several_results():
     """A maximum and its place: both are written, and what they are of is read."""
     shapes = "f32[16]{0:T(256)}, s32[16]{0:T(256)S(1)}"

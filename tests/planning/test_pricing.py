@@ -26,6 +26,9 @@ class Costs:
         position=Cost(bytes=1.0, flops=4.0, operations=0.1),
     )
 
+    def beside(self, tokens):
+        return pricing.DecodeCosts(Cost(), Cost(bytes=20.0 + tokens, operations=4.0), self.decode.position)
+
     def prefill(self, call):
         return Cost(bytes=10.0, flops=300.0, operations=4.0)
 
@@ -56,6 +59,22 @@ def test_a_step_takes_what_bounds_it_and_its_operations():
     shares = [1.5 * step + 0.75 * around, 0.0, 0.5 * step + 0.25 * around]
     assert found.stages.tolist() == pytest.approx(shares)
     assert sum(found.parts.values()) == pytest.approx(found.stages.sum())
+
+
+def test_what_enters_beside_a_step_takes_what_it_adds():
+    """By hand: 30 bytes more than a step, for a critique's prompt, and 10 positions read; one response decodes."""
+    both = Tick(np.array([10]), np.array([8]), np.array([[1, 0, 0]]), False, 4, 30, (0, 25, 0), 2)
+    found = pricing.price(both, Costs(), RATE)
+    assert found.parts == {
+        "prefill": pytest.approx(3.0),
+        "decode: weights": pytest.approx(2.0),
+        "decode: keys and values": pytest.approx(1.0),
+        "operations": pytest.approx(0.5 * (4 + 1)),
+        "dispatch": 0.25,
+    }
+    assert found.stages.tolist() == pytest.approx([2.0 + 1.0 + 2.5 + 0.25, 3.0, 0.0])
+    alone = pricing.price(dataclasses.replace(both, live_N3=np.zeros((1, 3), int)), Costs(), RATE)
+    assert alone.stages.tolist() == pytest.approx([0.0, sum(alone.parts.values()), 0.0])
 
 
 def test_products_bound_a_step_that_has_many_positions():

@@ -11,13 +11,16 @@ from cgrpo_jax import sharding
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import slots
+from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.planning import simulation, workload
 from cgrpo_jax.records import Author, Stage
 
 
-def tick(lengths, *, num_slots=4, until=1, chunk=8, split=False, length=2048, started=100, reads=None):
+def tick(lengths, *, num_slots=4, until=1, chunk=8, split=False, length=2048, started=100, reads=None, pages=None):
     """One tick of one data group: the texts begin at `started` tokens and end after `lengths`."""
-    settings = slots.EngineSettings(EVERYTHING, sharding.one_device(), (0,), num_slots, length, chunk, "float32", split)
+    settings = slots.EngineSettings(
+        EVERYTHING, sharding.one_device(), (0,), num_slots, length, chunk, "float32", split, pages
+    )
     calls, known = [], {(q, 0, 0, 0, 0, 0): tokens for q, tokens in enumerate(lengths)}
     held = simulation.SimulatedSlots(
         None, settings, widths=(64,), seed=0, iteration=0, sampling=(), lengths=known, reads=reads, calls=calls,
@@ -60,6 +63,12 @@ def test_another_cache_is_read_as_it_says():
 
     found, _ = tick([2, 9], started=11, reads=pages)
     assert found.read_N.tolist() == [12 + 12, 16 + 16] and found.needed_N.tolist() == [24, 26]
+
+
+def test_with_pages_a_step_reads_each_text_as_far_as_it_goes():
+    pages = Pages(100, 64, tokens=64, prompts=3, kernel=False)
+    found, _ = tick([2, 3], started=255, num_slots=2, until=2, pages=pages)
+    assert found.read_N.tolist() == [2 * 256, 2 * 512, 512] and found.needed_N.tolist() == [2 * 256, 2 * 257, 258]
 
 
 # --- what an iteration writes -------------------------------------------------------------------------------------

@@ -96,6 +96,27 @@ def test_a_frozen_critic_has_its_own_engine(model, pretended, tmp_path):
     assert found.at(0.8).seconds > 0
 
 
+def test_with_pages_a_position_has_its_own_cost(model, pretended):
+    """By hand, on a device: heads of 8 numbers, one for keys and values in bfloat16; 8 queries at a time, or 64."""
+    costs = made(model, **{"cache.kind": "paged"}).costs["policy"]
+    config = costs.engine.settings.config
+    assert costs.decode.call == Cost(operations=2.0) and costs.decode.step == Cost(bytes=50.0)
+    products = 4.0 * config.num_heads / 2 * 8 * config.num_layers
+    assert costs.decode.position == Cost(8 * products, bytes=2 * 2 * 8.0 * config.num_layers)
+    beside = costs.beside(32)
+    assert beside.step == Cost(bytes=50.0, operations=2.0) and beside.position.flops == 64 * products
+
+
+def test_prompts_enter_beside_what_decodes(model, pretended):
+    paged = made(model, **{"cache.kind": "paged", "cache.page_size": 8})
+    found = paged.simulate(Lengths("uniform(min=2, max=16)", failed=0.25))
+    seconds = found.at(0.8)
+    assert seconds.seconds == pytest.approx(sum(seconds.parts.values())) and not seconds.parts["copies"]
+    assert seconds.seconds == pytest.approx(sum(seconds.stages.values())) and all(seconds.stages.values())
+    assert 0 < seconds.prompt_tokens < seconds.prompt_positions
+    assert seconds.tokens == sum(n for one in found.questions for each in one.all for n in each.tokens.values())
+
+
 def test_engines_are_those_that_are_planned(model, pretended):
     settings = made(model).settings
     planned_calls = programs.of(settings).calls

@@ -6,6 +6,7 @@ import tiny_run
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
+from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.runs import build_model, stages
 from cgrpo_jax.runs.settings import run_settings
@@ -45,6 +46,26 @@ def test_memory_holds_so_many_slots_and_not_more_than_texts():
     # What learns from rows has no iterations of questions and responses: their numbers are not read.
     rows = lambda **more: settings(gib(40), make=stages.of_finetuning, **more).slots.num_slots  # noqa: E731
     assert rows() == rows(num_responses=2) >= 40
+
+
+def test_a_cache_with_pages_is_asked_for():
+    paged = lambda **more: settings({"cache.kind": "paged", "cache.page_size": 8, **more})  # noqa: E731
+    one = paged(**{"engine.num_slots": 5}).slots
+    assert one.pages == Pages(1 + 5 * 64 // 8, 8, tokens=512, prompts=8, kernel=False) and one.num_slots == 5
+    page = one.bytes / one.pages.number
+    gib = lambda pages, slots=0: {"engine.num_slots": slots, "cache.gib": (pages + 0.5) * page / 2**30}  # noqa: E731
+    held = paged(**gib(17)).slots  # 128 tokens, of which each text takes an eighth of the longest, 8
+    assert (held.pages and held.pages.number, held.num_slots, held.bytes) == (17, 16, 17 * page)
+    assert paged(**gib(1000)).slots.num_slots == 16  # 4 questions, 4 responses
+    assert paged(**gib(17, 3)).slots.num_slots == 3
+    with pytest.raises(UserError, match="does not hold the pages of one text of 64 tokens, which take"):
+        paged(**gib(8))
+    with pytest.raises(UserError, match='cache.kind "paged" does not do here: attention over pages has no scale'):
+        paged(**{"cache.dtype": "int8"})
+    assert settings().slots.pages is None
+    config = tiny_run.config({"cache.kind": "paged"})
+    model = build_model.load_policy(config, decided := run_settings(config, sharding.one_device()))
+    assert model.engine.pages == decided.slots.pages is not None
 
 
 def test_the_method_is_that_of_the_stages():

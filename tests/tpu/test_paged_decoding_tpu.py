@@ -5,11 +5,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import planned
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cgrpo_jax import sharding
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import weights
 from cgrpo_jax.inference.paged import cache as paged_cache
 from cgrpo_jax.inference.paged import decoding as paged_decoding
@@ -17,7 +19,8 @@ from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.inference.paged.decoding import Chunks
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models.params import ModelConfig
-from cgrpo_jax.planning import hlo, tpu_topology
+from cgrpo_jax.planning import hlo, planner, tpu_topology
+from cgrpo_jax.runs.variants import Variants
 
 LAYERS, TENSOR, SIZE, EACH = 3, 4, 64, 256
 QWEN3_8B = ModelConfig(
@@ -82,6 +85,36 @@ def test_parts_of_prompts_enter_beside_the_texts():
     (call,) = [one for one in hlo.kernel_calls(program.as_text()) if "ragged_paged_attention" in one.name]
     assert call.times == LAYERS and call.results[0][1] == (576, QWEN3_8B.num_heads // TENSOR, 128)
     assert program.memory_analysis().temp_size_in_bytes < 64 * 2**20
+
+
+def test_tpus_have_pages_where_the_kernel_takes_the_model(tmp_path):
+    def slots(**shape):
+        model = planned.describe(tmp_path / f"model{len(list(tmp_path.iterdir()))}", **shape)
+        config = planned.config(model, **{"engine.num_slots": 4, "cache.kind": "paged"})
+        return Variants(config).settings(lambda **sizes: tpu_topology.mesh("v5e:2x2", **sizes)).slots
+
+    pages = slots(num_attention_heads=4, num_key_value_heads=2, head_dim=64).pages
+    assert pages and pages.kernel and pages.size == 64
+    with pytest.raises(UserError, match='cache.kind "paged" does not do here'):
+        slots(num_attention_heads=6, num_key_value_heads=3, head_dim=64)
+
+
+def test_a_plan_counts_what_a_step_reads_of_pages(tmp_path):
+    model = planned.describe(tmp_path / "model", num_attention_heads=4, num_key_value_heads=2, head_dim=128)
+    small = {
+        "cache.kind": "paged",
+        "refine.kind": "none",
+        "engine.num_slots": 0,
+        "cache.gib": 0.25,
+        "engine.decode_chunk": 4,
+    }
+    plan = planner.Planner(Variants(planned.config(model, **small)), "v5e:2x2").plan()
+    found = {one.name: one for one in plan.programs}
+    assert {"prefill", "decode"} < {*found} and not {"continue", "share"} & {*found}
+    pages = found["decode"].hbm_bytes["kv_cache"]
+    assert pages > 0 and plan.fits
+    assert 4 * pages < found["decode"].cost.bytes < 8 * pages
+    assert pages < found["prefill"].cost.bytes < 8 * pages
 
 
 def test_layers_with_a_window_run_a_kernel_of_their_own():

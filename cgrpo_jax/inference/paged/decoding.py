@@ -83,9 +83,10 @@ def step(
     Returns:
       (`[S, D]` hidden states after the final norm, of slots that are not live anything; the pool in its own buffers)
     """
-    batch, back_S = _batch(pool, token_S, length_S, live_S, table_SP, chunks, size=pages.size)
-    split, sequences = isinstance(pool, tuple), batch.sequences
-    needed = sequences.number_1[0] > 0 if split else None
+    batch, back_S = _batch(token_S, length_S, live_S, table_SP, chunks, size=pages.size)
+    sequences = batch.sequences
+    # As in `decoding.step`: without a condition around them, XLA:CPU computes the cosines again and again.
+    needed = sequences.number_1[0] > 0 if isinstance(pool, tuple) else None
     rope = transformer.rotations(config, batch.position_N[None], needed=needed)
     queries = ragged_attention.ONE_QUERY_EACH if chunks is None else ragged_attention.QUERIES
     form = ragged_attention.form(pages.size, table_SP.shape[1], kernel=pages.kernel, queries=queries)
@@ -107,20 +108,24 @@ def step(
     return transformer.rms_norm(config, x[0, back_S], params["final_norm"]), pool
 
 
-def _batch(pool: Pool, token_S, length_S, live_S, table_SP, chunks: Chunks | None, *, size: int):
-    """Returns the tokens of a call with those of live slots and parts first, and where the token of each slot is."""
+def _batch(token_S, length_S, live_S, table_SP, chunks: Chunks | None, *, size: int):
+    """Returns the tokens of a call with those of live slots and parts first, and where the token of each slot is.
+
+    Where there is none at all, as in a data group that has no work while another has, slot 0 is computed in vain: the
+    kernel begins to fetch the first sequence before it looks how many there are.
+    """
     S = len(token_S)
+    length_S = jnp.where(live_S, length_S, 0)
+    nothing = ~live_S.any() if chunks is None else ~(live_S.any() | (chunks.queries_Q > 0).any())
+    computed_S = live_S | (nothing & (jnp.arange(S) == 0))
     page_S = jnp.take_along_axis(table_SP, (length_S // size)[:, None], axis=1)[:, 0]
     place_S = jnp.where(live_S, page_S * size + length_S % size, 0)
-    queries_S, length_S1 = live_S.astype(jnp.int32), length_S + 1
-    if chunks is None:
-        parts = (token_S, length_S, place_S, live_S, queries_S, length_S1, table_SP)
-    else:
+    parts = (token_S, length_S, place_S, computed_S, computed_S.astype(jnp.int32), length_S + 1, table_SP)
+    if chunks is not None:
         used_N = jnp.arange(len(chunks.token_N)) < chunks.queries_Q.sum()
         ours = (chunks.token_N, chunks.position_N, chunks.place_N, used_N)
         of_each = (chunks.queries_Q, chunks.length_Q, chunks.table_QP)
-        slots = (token_S, length_S, place_S, live_S, queries_S, length_S1, table_SP)
-        parts = tuple(jnp.concatenate(both) for both in zip((*ours, *of_each), slots, strict=True))
+        parts = tuple(jnp.concatenate(both) for both in zip((*ours, *of_each), parts, strict=True))
     token_N, position_N, place_N, real_N, queries_M, length_M, table_MP = parts
     order_N, order_M = (jnp.argsort(~real, stable=True) for real in (real_N, queries_M > 0))
     start_M1 = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(queries_M[order_M])])

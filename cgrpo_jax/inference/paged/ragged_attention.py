@@ -34,7 +34,7 @@ FETCHED = 256
 # Queries that it takes at once, where prompts enter and where each text has one query.
 QUERIES, ONE_QUERY_EACH = 64, 8
 _LANES = 128  # of a vector register: the least size of a head
-_NAME = "ragged_paged_attention"
+NAME = "ragged_paged_attention"  # in that of the kernel
 _MASKED = -1e30  # finite: a block in which a query sees nothing must not give nan
 
 
@@ -77,16 +77,18 @@ def head_size(head_dim: int, *, kernel: bool) -> int:
     return -(-head_dim // _LANES) * _LANES if kernel else head_dim
 
 
-def lacks(config: ModelConfig, tensor: int, dtype: jax.typing.DTypeLike) -> str | None:
-    """Returns what JAX's kernel lacks for a model on so many devices of a tensor group; None where it has all."""
+def lacks(config: ModelConfig, tensor: int, dtype: jax.typing.DTypeLike, *, kernel: bool = True) -> str | None:
+    """Returns what is missing for a model on so many devices of a tensor group, in words; None: nothing."""
     if jnp.dtype(dtype) == jnp.int8:
-        return "it has no scale for each position, which keys and values in int8 need"
+        return "has no scale for each position, which keys and values in int8 need"
+    if not kernel:
+        return None
     packed = 4 // jnp.dtype(dtype).itemsize
     tensor = tensor if config.num_heads % tensor == 0 else 1
     heads = 2 * kv_cache.num_heads(config, tensor) // tensor  # keys and values of a device
     tiles = heads // packed
     if heads % packed or not (tiles in (1, 2, 4, 8) or tiles % 8 == 0):
-        return f"it takes no {heads // 2} key/value heads a device in {jnp.dtype(dtype).name}"
+        return f"takes no {heads // 2} key/value heads a device in {jnp.dtype(dtype).name}"
     return None
 
 
@@ -127,7 +129,7 @@ def _kernel(config: ModelConfig, q_NHd, pages_PTKd, sequences: Sequences, local,
             sliding_window=window,
             soft_cap=config.attention_softcap or None,
             num_kv_pages_per_block=form.pages,
-            num_queries_per_block=form.queries,
+            num_queries_per_block=min(form.queries, len(q_NHd)),
         )
         tables = sequences.length_M, sequences.table_MP, sequences.start_M1, sequences.number_1
         return sharding.unchecked(call, q_NHd, pages_PTKd, *tables)
@@ -206,6 +208,19 @@ def positions_fetched(length_M: np.ndarray, *, page_size: int) -> np.ndarray:
     return -(-length_M // width) * width
 
 
+def positions_fetched_again(length_M: np.ndarray, queries_M: np.ndarray, *, page_size: int) -> np.ndarray:
+    """Returns the same of parts of prompts, which come first in a call: again for each block of their queries.
+
+    Args:
+      length_M: tokens of each text up to the end of its part.
+      queries_M: tokens of each part.
+      page_size: positions of a page.
+    """
+    end_M = np.cumsum(queries_M)
+    blocks_M = (end_M - 1) // QUERIES - (end_M - queries_M) // QUERIES + 1
+    return blocks_M * positions_fetched(length_M, page_size=page_size)
+
+
 def copies(
     length_M: Sequence[int], queries_M: Sequence[int], *, num_queries: int, pages_each: int, page_size: int, form: Form
 ) -> Iterator[tuple[int, int]]:
@@ -245,7 +260,7 @@ def flops_and_bytes(call: cost.KernelCall) -> tuple[float, float]:
     Raises:
       ValueError: it is a call of another kernel.
     """
-    if _NAME not in call.name:
+    if NAME not in call.name:
         raise ValueError(f"{call.name} is no ragged paged attention; give it its own formula.")
     pages = max(call.operands, key=lambda one: cost.num_bytes(*one))
     moved = sum(cost.num_bytes(*one) for one in (*call.operands, *call.results)) - cost.num_bytes(*pages)

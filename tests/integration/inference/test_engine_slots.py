@@ -28,6 +28,7 @@ from tiny import EVERYTHING, FAMILIES, plain_logprobs, random_params
 
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache, slots
+from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.records import RowIndex
@@ -187,14 +188,17 @@ def test_each_request_is_drawn_in_its_own_way():
             np.testing.assert_allclose(row.logp, other.logp, atol=1e-4)
 
 
-def test_nothing_is_compiled_after_the_engine_has_compiled_all():
+@pytest.mark.parametrize("pages", [None, Pages(12, 4, tokens=16, prompts=3, kernel=False)], ids=["slots", "pages"])
+def test_nothing_is_compiled_after_the_engine_has_compiled_all(pages):
     """Every program that this workload and any other can come to need."""
     rng, said, hot = np.random.default_rng(1), [], Sampling(temperature=2.0)
-    made = engine(config=SMALL, num_slots=6, prompt_bucket=3, longest_prompt=12)
+    made = engine(config=SMALL, num_slots=6, prompt_bucket=3, longest_prompt=12, pages=pages)
     made.compile(SMALL_PARAMS, [Sampling(), hot], on_program=lambda *program: said.append(program))
-    assert len(made.widths) == 3 and len(said) == 3 * 2 + 2 + 3 + 2 and not made.busy
+    number = 2 * (3 + 1) if pages else 3 * 2 + 2 + 3 + 2  # with pages: 16, 4 and 1 tokens of prompts in a step, or none
+    assert len(made.widths) == 3 and len(said) == number and not made.busy
     assert [program[:2] for program in said] == [(i, len(said)) for i in range(len(said))]
-    assert said[0][2] == "prefill of 1 x 3 tokens" and said[-1][2].startswith("decoding")
+    assert said[0][2].startswith("decoding beside 16 tokens of prompts" if pages else "prefill of 1 x 3 tokens")
+    assert said[-1][2].startswith("decoding, ")
     stats = made.take_stats()
     assert not stats.tokens and not stats.prefills and not stats.slot_steps
     with compilations() as compiled:

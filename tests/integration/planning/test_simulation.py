@@ -9,6 +9,8 @@ import pytest
 import small_engine
 
 from cgrpo_jax import sharding
+from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.running import RunningPages
 from cgrpo_jax.planning import simulation
 from cgrpo_jax.planning.workload import Asked, Question
 from cgrpo_jax.records import RowIndex, Stage
@@ -76,3 +78,47 @@ def test_calls_ticks_and_tokens_are_those_of_a_real_engine(work):
     simulated = engine.take_stats()
     for field in ("tokens", "prompt_tokens", "shared_tokens", "prefills", "slot_steps", "tokens_waiting"):
         assert getattr(simulated, field) == getattr(stats, field), field
+
+
+def seen(call, report):
+    """What a call over pages did: its program, steps, what enters, and what begins and is set back."""
+    parts = [[(part.text.slot, part.start, part.end) for part in group] for group in call.parts]
+    began, back = ([text.slot for text in texts] for texts in (call.begin, call.set_back))
+    return call.tokens, int(report.steps), parts, began, back
+
+
+def runs_of(kind, calls):
+    """Returns the `run` of a class with a record of its calls."""
+    real = kind.run
+
+    def run(self, call, orders, until):
+        report = real(self, call, orders, until)
+        calls.append(seen(call, report))
+        return report
+
+    return run
+
+
+def test_calls_over_pages_are_those_of_a_real_engine(monkeypatch):
+    """Pages of 4 for a text and a half in each of two groups, so that some are set back."""
+    mesh = sharding.make_mesh(fsdp=2, devices=jax.devices()[:2])
+    engine = small_engine.engine(num_slots=4, mesh=mesh, pages=Pages(12, 4, tokens=16, prompts=3, kernel=False))
+    work, real, found = refined(small_engine.MANY[:6], 3), [], []
+    monkeypatch.setattr(RunningPages, "run", runs_of(RunningPages, real))
+    monkeypatch.setattr(simulation.SimulatedSlots, "run", runs_of(simulation.SimulatedSlots, found))
+
+    def run():
+        engine.begin(small_engine.SPLIT, seed=17, iteration=5)
+        simulation.ask(work, {"policy": engine})
+        engine.end()
+
+    _, lengths = engine_calls.watched(engine, run)
+    stats = engine.take_stats()
+    calls = simulation.simulate(with_lengths(work, lengths), {"policy": engine}, {"policy": small_engine.SPLIT})
+    assert found == real and len(calls["policy"]) == len(real)
+    simulated = engine.take_stats()
+    for field in ("tokens", "prompt_tokens", "shared_tokens", "prefills", "slot_steps", "tokens_waiting", "set_back"):
+        assert getattr(simulated, field) == getattr(stats, field), field
+    assert stats.set_back > 0
+    positions, tokens = simulation.prefilled(calls["policy"])
+    assert tokens == stats.prompt_tokens < positions == sum(2 * call[0] for call in real)
