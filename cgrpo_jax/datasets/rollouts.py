@@ -65,7 +65,6 @@ class Row:
     trainer_logp: np.ndarray | None = None
     dropped: str = ""
     utility: float | None = None
-    utility: float | None = None
 
 
 def file_name(iteration: int) -> str:

@@ -174,7 +174,8 @@ class Iteration:
                 found[one.critique.index] |= {
                     "train_row": row,
                     "trainer_logp": updates.trainer_logps and updates.trainer_logps[g][place],
-                    "dropped": "" if updates.trained[g][place] else _why_untrained(row, is_capped=False),
+                    # A target or an advantage of 0 trains too, by what the critic has moved since.
+                    "dropped": "" if updates.trained[g][place] else "skipped_update",
                 }
         return found
 

@@ -64,9 +64,6 @@ def test_the_critic_of_the_joint_loop_moves_as_its_loss_says(tmp_path):
         assert one.slope == pytest.approx(one.norm, rel=2e-3, abs=1e-6)
     rows = metrics(folder)
     assert all(row["critic/kl"] != 0 and 0 <= row["critic/utility"] <= 1 for row in rows)
-    # The second of an iteration's updates starts nearer to its targets than the first.
-    nearer = [later.loss < first.loss for first, later in zip(critics[::2], critics[1::2], strict=True)]
-    assert np.mean(nearer) > 0.5
 
 
 def test_replaced_responses_are_kept_in_the_rollouts(tmp_path):
