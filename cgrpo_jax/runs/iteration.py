@@ -169,12 +169,14 @@ class Iteration:
             return {}
         critiques, updates = self.taught.critiques, self.taught.updates
         found: dict[RowIndex, dict] = {one.critique.index: {"utility": one.utility} for one in critiques.judged}
-        for g, (group, rows) in enumerate(zip(critiques.groups, critiques.rows, strict=True)):
-            for place, (one, row) in enumerate(zip(group, rows, strict=True)):
+        for group, rows in zip(critiques.groups, critiques.rows, strict=True):
+            for one, row in zip(group, rows, strict=True):
+                found[one.critique.index] |= {"train_row": row, "dropped": "zero_advantage"}
+        for g, number in enumerate(critiques.training):
+            for place, one in enumerate(critiques.groups[number]):
                 found[one.critique.index] |= {
-                    "train_row": row,
                     "trainer_logp": updates.trainer_logps and updates.trainer_logps[g][place],
-                    # A target or an advantage of 0 trains too, by what the critic has moved since.
+                    # Beside others, a target of 0 trains too: it holds the critic where it was.
                     "dropped": "" if updates.trained[g][place] else "skipped_update",
                 }
         return found

@@ -63,11 +63,13 @@ class CriticLearner:
         self._base = base
 
     def score(self, policy: TrainState, rows: CriticRows) -> Scored:
-        """Returns an iteration's rows with log-probabilities under the critic that wrote them."""
-        return self.learner.score(self._taken(policy), rows.rows)
+        """Returns the rows that train, with log-probabilities under the critic that wrote them."""
+        return self.learner.score(self._taken(policy), [rows.rows[number] for number in rows.training])
 
     def update(self, policy: TrainState, scored: Scored) -> tuple[TrainState, Updates]:
         """Applies an iteration's updates; returns the policy's state, with new weights where the critic shares them.
+
+        Where no group trains there is no update, and nothing moves.
 
         The policy's weights have been updated since `score`: what that has changed of the critic is in the ratios.
         """

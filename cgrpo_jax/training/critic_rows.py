@@ -80,17 +80,26 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True)
 class CriticRows:
-    """An iteration's critiques, and the groups of those that train.
+    """An iteration's critiques, and the groups of those that are compared.
 
     Attributes:
       judged: all that a model has written of responses.
-      groups: of each response the critiques that train.
+      groups: of each response the critiques that are compared.
       rows: what these train as.
     """
 
     judged: list[Judged]
     groups: list[list[Judged]]
     rows: list[list[TrainRow]]
+
+    @property
+    def training(self) -> list[int]:
+        """Returns the numbers of the groups that train: whose rewards are not all equal.
+
+        One of equal rewards prefers no critique. Its loss would still draw weights that have moved since it was
+        scored, as shared ones have, back to p.
+        """
+        return [number for number, group in enumerate(self.rows) if any(row.advantage for row in group)]
 
 
 def worth(after: bool, before: bool) -> float:
