@@ -12,12 +12,13 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import base, old_keys
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.refinement_sections import Critic
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import console, files, places
 from cgrpo_jax.runtime.json_files import read_json_object
 
 # Where a model lies, which may have moved since; all else of it is what the run's weights are of.
-_PLACES = ("model.folder", "model.init", "model.tokenizer")
+_PLACES = ("model.folder", "model.init", "model.tokenizer", "critic.folder")
 
 
 def read(workdir: str | pathlib.Path) -> config_dict.ConfigDict | None:
@@ -74,7 +75,7 @@ def check_same_model(config: Config, run: RunDir) -> None:
     A folder, checkpoint or tokenizer may lie elsewhere than when the run started: if the old place is empty.
 
     Raises:
-      UserError: keys of the model, or of its adapters, are not those of the run.
+      UserError: keys of the model, of its adapters or of a critic that learns are not those of the run.
     """
     if not run.checkpoints.exists():
         return
@@ -107,4 +108,16 @@ def _is_of_the_weights(key: str, old: Config, new: Config) -> bool:
         return adapters or not (old.model.folder or old.model.num_layers)
     if key == "warm_start.num_updates":  # which say where the adapters' base lies
         return adapters and bool(was) != bool(now)
+    if key.startswith("critic."):
+        return _is_of_the_critic(key, old.critic, new.critic)
     return key == "lora.rank" or key.startswith("model.") or (adapters and key.startswith("lora."))
+
+
+def _is_of_the_critic(key: str, old: Critic, new: Critic) -> bool:
+    """Whether a key says which weights of a critic that learns are read: those of its own, beside the policy's."""
+    was, now = (one.training.weights if one.train else "policy" for one in (old, new))
+    if key in ("critic.train", "critic.training.weights"):
+        return was != now
+    if key in ("critic.training.rank", "critic.training.alpha"):
+        return was == now == "adapter"
+    return key == "critic.folder" and was == now == "model"

@@ -296,6 +296,8 @@ def restore_params(directory: str | pathlib.Path, template: Any, *, step: Step =
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(folder, options=options, item_handlers=_handlers()) as manager:
         with processes.agree(f"reading {folder / str(step)}"), checkpoint_steps.readable(folder / str(step), others):
+            if item == "critic" and not (folder / str(step) / item).exists():
+                raise UserError(f"checkpoint {folder / str(step)} has no critic: leave critic.train as the run had it.")
             checkpoint_seal.check(folder / str(step), (item,), divided=True)
         with checkpoint_steps.readable(folder / str(step), others):
             check_same(manager.item_metadata(step)[item].tree, template, folder / str(step), same_dtype=False)

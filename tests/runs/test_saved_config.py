@@ -76,6 +76,10 @@ def test_where_there_is_no_run_there_is_no_configuration(tmp_path):
 
 LORA = {"lora__rank": 4, "model__init": "start"}
 
+LEARNS = {"critic__train": True}
+ADAPTER = LEARNS | {"critic__training__weights": "adapter"}
+OWN = LEARNS | {"critic__training__weights": "model", "critic__kind": "folder", "critic__folder": "start"}
+
 
 @pytest.mark.parametrize(
     "was, now, named",
@@ -88,7 +92,19 @@ LORA = {"lora__rank": 4, "model__init": "start"}
         ({"model__folder": "start"}, {"model__folder": "other"}, ["model.folder: 'start' -> 'other'"]),
         ({"model__init": "start"}, {}, ["model.init: 'start' -> ''"]),
         ({"model__tokenizer": "arithmetic"}, {"model__tokenizer": "snippets"}, ["model.tokenizer: 'arithmetic' -> "]),
+        ({}, ADAPTER, ["critic.train: False -> True", "critic.training.weights: 'policy' -> 'adapter'"]),
+        (ADAPTER, {}, ["critic.train: True -> False", "critic.training.weights: 'adapter' -> 'policy'"]),
+        (ADAPTER, ADAPTER | {"critic__training__alpha": 8.0}, ["critic.training.alpha: 32.0 -> 8.0"]),
+        (ADAPTER, ADAPTER | {"critic__training__rank": 4}, ["critic.training.rank: 16 -> 4"]),
+        (ADAPTER, ADAPTER | {"critic__train": False}, ["critic.train: True -> False"]),
+        (ADAPTER, LEARNS, ["critic.training.weights: 'adapter' -> 'policy'"]),
+        (OWN, OWN | {"critic__folder": "other"}, ["critic.folder: 'start' -> 'other'"]),
         # What is read all the same.
+        ({}, LEARNS | {"critic__training__alpha": 8.0}, []),
+        (LEARNS, {}, []),
+        (ADAPTER, ADAPTER | {"critic__training__beta": 0.3, "critic__temperature": 0.5}, []),
+        (OWN, OWN | {"critic__folder": "./start"}, []),
+        ({"critic__folder": "start"}, {"critic__folder": "other"}, []),
         ({}, {"objective__gamma": 0.3, "seed": 3, "lora__alpha": 8.0, "warm_start__num_updates": 3}, []),
         ({"model__init": "start", "model__num_layers": 2}, {"model__num_layers": 2}, []),
         ({"model__folder": "moved"}, {"model__folder": "other"}, []),
