@@ -38,8 +38,8 @@ def of_finetuning(config: Config, *, num_updates: int) -> LearnerSettings:
 def critic_settings(config: Config) -> CriticSettings | None:
     """Returns how a critic learns beside the policy; None where none does.
 
-    Its optimiser is the policy's, with a rate of its own, its ratio is clipped as the policy's is, and what it trains
-    is scored at the temperature that it samples with.
+    Its optimiser is the policy's, with a rate of its own. The ratio of each of its tokens is clipped to bounds of its
+    own, and what it trains is scored at the temperature that it samples with.
     """
     c, sampling = config.critic.training, config.sampling
     if not config.critic.train:
@@ -48,8 +48,8 @@ def critic_settings(config: Config) -> CriticSettings | None:
     temperature = sampling.temperature if config.critic.temperature < 0 else config.critic.temperature
     loss = LossSettings(
         max_length=config.critic.max_length,
-        clip_low=config.objective.clip_low,
-        clip_high=config.objective.clip_high,
+        clip_low=c.clip_low,
+        clip_high=c.clip_high,
         kl_coef=0.0 if is_rco else c.beta,
         temperature=temperature,
     )

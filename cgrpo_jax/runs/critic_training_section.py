@@ -7,7 +7,13 @@ from cgrpo_jax.runs.keys import Need, at_least_one, key, not_negative, one_of, p
 from cgrpo_jax.training.critic_rows import LOSSES, WEIGHTS
 
 _NOT_TRAINED = {"critic.train": (False,)}
+_NO_RATIO = {"critic.training.loss": ("rco",)}
 _NO_ADAPTER = {"critic.training.weights": ("policy", "model")}
+
+
+def _learning(other: str, allowed: str, because: str) -> Need:
+    """Returns what learning needs: a critic that has learnt is also evaluated, or asked, otherwise."""
+    return Need("critic.train", (True,), other, (allowed,), because, of_training=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +44,14 @@ class CriticTraining:
         not_negative,
         unread_with=_NOT_TRAINED,
     )
+    # Of a token's ratio, as here: those of objective.* may be of a sequence's, which are a thousand times closer.
+    clip_low: float = key(
+        0.2,
+        "of policy_gradient: a token's ratio stays above 1 - clip_low",
+        not_negative,
+        unread_with=(_NOT_TRAINED, _NO_RATIO),
+    )
+    clip_high: float = key(0.2, "and below 1 + clip_high", not_negative, unread_with=(_NOT_TRAINED, _NO_RATIO))
     learning_rate: float = key(
         1e-6, "of the critic, the peak of optimizer.schedule", not_negative, unread_with=_NOT_TRAINED
     )
@@ -52,10 +66,10 @@ class CriticTraining:
 
     # Where a key has one of these values, another must have one of those.
     NEEDS: ClassVar = (
-        Need("critic.train", (True,), "critique.kind", ("cot",), "a rule that writes critiques learns nothing"),
-        Need("critic.train", (True,), "refine.kind", ("policy",), "it learns from what refinements achieve"),
-        Need("critic.train", (True,), "reward_source", ("verifier",), "it would be rewarded by itself"),
-        Need("critic.train", (True,), "critique.corruption", ("none",), "what is shown would not be what it wrote"),
+        _learning("critique.kind", "cot", "a rule that writes critiques learns nothing"),
+        _learning("refine.kind", "policy", "it learns from what refinements achieve"),
+        _learning("reward_source", "verifier", "it would be rewarded by itself"),
+        _learning("critique.corruption", "none", "what is shown would not be what it wrote"),
         Need("critic.training.weights", ("policy", "adapter"), "critic.kind", ("policy",), "they are the policy's"),
         Need("critic.training.weights", ("model",), "critic.kind", ("folder",), "they are of a folder"),
         Need("critic.training.weights", ("adapter",), "lora.rank", (0,), "one adapter can't lie on another"),

@@ -72,7 +72,7 @@ class Need(NamedTuple):
     """A row of a table of combinations: where `key` has one of `values`, `other` must have one of `allowed`.
 
     Keys are dotted names of the whole configuration; `because` says why, and stands in the message. `unless` is a key
-    that does as well where it is not 0.
+    that does as well where it is not 0. What holds `of_training` alone is not asked of other commands.
     """
 
     key: str
@@ -81,6 +81,7 @@ class Need(NamedTuple):
     allowed: tuple[Any, ...]
     because: str
     unless: str = ""
+    of_training: bool = False
 
     def unmet(self, values: Mapping[str, Any]) -> str | None:
         """Returns what is wrong with the values of all keys, in one line, or None."""

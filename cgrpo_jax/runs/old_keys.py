@@ -129,6 +129,8 @@ _ADDED_TO_RUN = {
     "critic.training.weights": "policy",
     "critic.training.beta": 0.1,
     "critic.training.verdict_weight": 0.5,
+    "critic.training.clip_low": 0.2,
+    "critic.training.clip_high": 0.2,
     "critic.training.learning_rate": 1e-6,
     "critic.training.num_updates": 2,
     "critic.training.rank": 16,

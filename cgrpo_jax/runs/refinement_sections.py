@@ -92,11 +92,6 @@ class Critic:
                 f"{name}.template_arguments {self.template_arguments!r} is given, but the endpoint renders its chat "
                 f"template itself; set them where it is served, and leave {name}.template_arguments empty."
             )
-        if self.train and self.temperature == 0:
-            yield (
-                f"{name}.temperature 0 writes the same critique of a response each time, so that {name}.train has none "
-                "to compare; use 1, or -1 for that of sampling.temperature."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,3 +247,25 @@ class Refine:
             "what is wrong on purpose would be a reward",
         ),
     )
+
+
+def violations_of_learning(critic: Critic, critique: Critique, refine: Refine) -> Iterator[str]:
+    """Yields what sections have against a critic that learns (critic.train), each in one line; nothing without one."""
+    if not critic.train:
+        return
+    if critique.num_per_response < 2:
+        yield (
+            "critic.train compares critiques of one response, but critique.num_per_response is "
+            f"{critique.num_per_response}; use at least 2, such as 4."
+        )
+    if critic.temperature == 0:
+        yield (
+            "critic.temperature 0 writes the same critique of a response each time, so that critic.train has none to "
+            "compare; use 1, or -1 for that of sampling.temperature."
+        )
+    weight = critic.training.verdict_weight
+    if weight and critique.when == "refining" and refine.which == "failed":
+        yield (
+            f"critic.training.verdict_weight {weight:g} rewards verdicts on failed responses alone, and so to call all "
+            'of them wrong; set critique.when to "all", or it to 0.'
+        )

@@ -191,6 +191,7 @@ class Config:
         yield from self._schedule()
         yield from self._updates()
         yield from self._teaches_nothing()
+        yield from refinement_sections.violations_of_learning(self.critic, self.critique, self.refine)
 
     def _teaches_nothing(self) -> Iterator[str]:
         """Yields why all advantages would be 0, whatever the policy writes."""
@@ -342,7 +343,6 @@ class Config:
         asked = self.refine.kind == "policy" or self.critique.when == "all"
         if asked and "hint" in self.critique_kinds() and self.critic.sees != "answer":
             yield f'critique.kind "hint" is of the answer, but critic.sees is {self.critic.sees!r}; set it to "answer".'
-        yield from self._critic_that_learns()
         if self.distil.kind == "added" and self.refine.kind != "policy" and self.critique.when != "all":
             yield (
                 f'distil.kind "added" needs critiques, which critique.when "refining" leaves out where refine.kind is '
@@ -374,21 +374,6 @@ class Config:
                 yield 'refine.kind "solution" inserts the data\'s solutions; name their column in data.solution_key.'
             if self.critic.sees == "solution" and "cot" in self.critique_kinds():
                 yield 'critic.sees "solution" shows the data\'s solutions; name their column in data.solution_key.'
-
-    def _critic_that_learns(self) -> Iterator[str]:
-        if not self.critic.train:
-            return
-        if self.critique.num_per_response < 2:
-            yield (
-                "critic.train compares critiques of one response, but critique.num_per_response is "
-                f"{self.critique.num_per_response}; use at least 2, such as 4."
-            )
-        failed_alone = self.critique.when == "refining" and self.refine.which == "failed"
-        if self.critic.training.verdict_weight and failed_alone:
-            yield (
-                f"critic.training.verdict_weight {self.critic.training.verdict_weight:g} rewards verdicts on failed "
-                'responses alone, and so to call all of them wrong; set critique.when to "all", or it to 0.'
-            )
 
     def _made_up(self) -> Iterator[str]:
         if self.warm_start.num_updates > 0 and self.data.kind not in MADE_UP:

@@ -45,6 +45,8 @@ def violations(config: Config, *, trains: bool = True, finetunes: bool = False) 
         if text := keys.wrong(name, known, value):
             yield text
     for need in NEEDS:
+        if need.of_training and (finetunes or not trains):
+            continue
         if text := _unmet(need, values, config.critique_kinds()):
             yield text
     for name, section in keys.sections(config):

@@ -72,6 +72,30 @@ def test_what_does_not_is_refused_in_one_line(changes, message):
     assert message in found and "\n" not in found
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"critic.temperature": 0.0},
+        {"critique.num_per_response": 1},
+        {"refine.kind": "none"},
+        {"critique.kind": "indicative"},
+        {"critique.when": "refining"},
+        {"reward_source": "critic"},
+    ],
+    ids=str,
+)
+def test_a_critic_that_has_learnt_is_asked_otherwise_too(changes):
+    """An evaluation at temperature 0, a sample without refinements: what learning needs is asked of training alone."""
+    assert not list(validate.violations(changed(changes), trains=False))
+    (found,) = validate.violations(changed(changes))
+    assert "critic." in found
+
+
+def test_whose_weights_they_are_is_asked_of_every_command():
+    (found,) = validate.violations(changed(FOLDER), trains=False)
+    assert "critic.training.weights 'policy' needs critic.kind 'policy'" in found
+
+
 def test_flags_that_nothing_reads_are_refused():
     off = config_lib.replaced(config_lib.Config(), {"critic.training.beta": 1.0})
     (found,) = validate.unread(off, {"critic.training.beta": 1.0})
@@ -107,10 +131,21 @@ def test_what_its_learner_is_made_of():
     shape, loss = rco.learner.shape, rco.learner.loss
     assert (shape.pack_length, shape.from_rows, loss.max_length, loss.temperature) == (1000, True, 100, 0.7)
     assert loss.kl_coef == 0 and rco.learner.proximal and not rco.learner.has_reference
-    more = {"critic.training.loss": "policy_gradient", "critic.training.beta": 0.3, "objective.clip_high": 0.4}
+    more = {"critic.training.loss": "policy_gradient", "critic.training.beta": 0.3}
     gradient = build_training.critic_settings(changed(changes | more)).learner
-    assert (gradient.loss.kl_coef, gradient.loss.clip_high, gradient.shape.from_rows) == (0.3, 0.4, False)
-    assert not gradient.has_reference
+    assert (gradient.loss.kl_coef, gradient.shape.from_rows, gradient.has_reference) == (0.3, False, False)
+
+
+def test_its_ratio_has_bounds_of_its_own():
+    """It is each token's, whatever the policy's: GSPO's bounds are of a sequence's mean, and would stop its tokens."""
+    bounds = {"objective.clip_low": 3e-4, "objective.clip_high": 4e-4}
+    gspo = {"objective.initial_ratio": "sequence", "objective.aggregate": "sequence_mean"} | bounds
+    gspo |= {"critic.training.loss": "policy_gradient"}
+    loss = build_training.critic_settings(changed(gspo)).learner.loss
+    assert (loss.initial_ratio, loss.clip_low, loss.clip_high) == ("token", 0.2, 0.2)
+    assert loss.clip_initial
+    own = build_training.critic_settings(changed(gspo | {"critic.training.clip_high": 0.28})).learner.loss
+    assert (own.clip_low, own.clip_high) == (0.2, 0.28)
 
 
 def test_whose_adapters_are_trained():

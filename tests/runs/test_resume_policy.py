@@ -12,7 +12,8 @@ KEYS = config_lib.flatten(config_lib.to_json(config_lib.Config()))
 DECIDES = """
     distil.kind distil.which distil.coef distil.divergence distil.top_tokens distil.teacher distil.average_rate
     critic.train critic.training.loss critic.training.weights critic.training.beta critic.training.verdict_weight
-    critic.training.learning_rate critic.training.num_updates critic.training.rank critic.training.alpha
+    critic.training.clip_low critic.training.clip_high critic.training.learning_rate critic.training.num_updates
+    critic.training.rank critic.training.alpha
     refiner.folder refiner.temperature refiner.top_p refiner.template_arguments
     rewards reward_weights gate normalize_rewards
     max_prompt_length max_response_length num_responses pass_threshold questions_per_iteration reward_source
