@@ -135,7 +135,8 @@ class Rollout(struct.PyTreeNode):
     Attributes:
       index: question, response, critique, refinement, stage and attempt of this row.
       author: who wrote it.
-      weights_step: number of updates that the weights which wrote it had seen.
+      weights_step: number of updates by its own optimiser, the policy's or its critic's, that the model which wrote it
+        had seen: of weights that both share the policy's.
       prompt_ids: `[P]` int32, the prompt as it was fed to the model.
       token_ids: `[T]` int32, the sampled tokens, end-of-turn included when the row ended by itself.
       logp: `[T]` float32, log-probabilities (nats) of `token_ids` under `softmax(logits / temperature)`, untruncated.

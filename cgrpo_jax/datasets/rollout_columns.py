@@ -32,7 +32,11 @@ COLUMNS = (
     Column("refinement_index", pa.int32(), "number of the refinement by that; of a refinement's critique one more"),
     Column("attempt", pa.int32(), "how often this critique was written before"),
     Column("author", pa.string(), "`policy`, `critic`, `refiner`, `rule`, or `solution` of the data"),
-    Column("weights_step", pa.int32(), "updates that its author's weights had seen"),
+    Column(
+        "weights_step",
+        pa.int32(),
+        "updates that its author's weights had seen by their own optimiser: the policy's where a critic shares them",
+    ),
     Column("problem_id", pa.string(), "16 hexadecimal digits: of source, question and turns, whatever their file"),
     Column("problem_index", pa.int64(), "number of the problem in its data set"),
     Column("source", pa.string(), "data set; empty where a run has one"),

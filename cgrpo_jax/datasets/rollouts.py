@@ -209,7 +209,7 @@ def _fate_cells(rows: Sequence[Row], asked: dict[bytes, int]) -> dict[str, list]
         "context": [one and asked[one.context_ids.tobytes()] for one in trains],
         "advantage": [one and one.advantage for one in trains],
         "loss": [one and one.loss.name.lower() for one in trains],
-        "refined": [one and one.refined for one in trains],
+        "refined": [row.train_row.refined if row.train_row and row.place is not None else None for row in rows],
         "trained": [row.train_row is not None and not row.dropped for row in rows],
         "dropped": [row.dropped or None for row in rows],
         "utility": [row.utility for row in rows],
@@ -392,7 +392,7 @@ def _train_row(one: dict[str, Any], rollout: Rollout, prompts: Sequence[np.ndarr
         target_ids=rollout.token_ids,
         old_logp=rollout.logp,
         advantage=one["advantage"],
-        refined=one["refined"],
+        refined=bool(one["refined"]),  # null of a critique, which is in no group
         loss=LossKind[one["loss"].upper()],
         masked=one["dropped"] == "truncated",
         feedback_ids=rollout.feedback_ids,

@@ -163,7 +163,7 @@ def summary(
 
     Args:
       progress: of the run.
-      updates: optimiser updates.
+      updates: by the policy's optimiser; those of a critic that learns are not counted, of shared weights either.
       after: held-out metrics of the final weights.
       solved_after: `benchmark.solved` of the final weights.
       questions: held out, which these numbers are of.

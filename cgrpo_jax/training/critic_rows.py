@@ -197,7 +197,7 @@ def _row(one: Judged, advantage: float, training: CriticTraining) -> TrainRow:
         context_ids=one.critique.prompt_ids,
         target_ids=one.critique.token_ids,
         old_logp=one.critique.logp,
-        advantage=float(advantage),
+        advantage=float(np.float32(advantage)),  # as the loss reads it, and a file of rollouts keeps it
         loss=LOSSES[training.loss],
     )
 

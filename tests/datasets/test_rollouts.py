@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 import json
 import os
@@ -14,7 +15,10 @@ from pyarrow import parquet
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.datasets.rollout_columns import COLUMNS, SCHEMA
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.records import Stage
+from cgrpo_jax.records import RowIndex, Stage
+from cgrpo_jax.rollout import Solved
+from cgrpo_jax.training import critic_rows
+from cgrpo_jax.training.critic_rows import CriticTraining
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,34 @@ def test_rows_come_back_as_they_were_bit_for_bit(file):
     assert [bits(row) for row in read] == [bits(row) for row in written]
     assert read[7].rollout.parent.parent is read[0].rollout and read[0].problem is read[1].problem
     assert all(len(row.rollout.rejected) == (2 if i == 4 else 0) for i, row in enumerate(read))
+
+
+@pytest.mark.parametrize("loss", ["rco", "policy_gradient"])
+def test_critiques_that_train_their_critic_come_back_bit_for_bit(tmp_path, loss):
+    """Their targets, 1/0.3 - log Z say, are of float32 before they are written."""
+    response = rollout_cases.rollout(RowIndex(0), reward=0.0)
+    critiques = [
+        rollout_cases.rollout(RowIndex(0, critique=n, stage=Stage.CRITIQUE), prompt=(1, 8, 2), parent=response)
+        for n in range(3)
+    ]
+    at = RowIndex(0, stage=Stage.REFINEMENT)
+    refinements = [
+        rollout_cases.rollout(at.replace(critique=n), prompt=(1, 9, 2), parent=one, reward=float(n == 1))
+        for n, one in enumerate(critiques)
+    ]
+    problem = rollout_cases.PROBLEMS[0]
+    solved = Solved([response], refinements, collections.Counter(), critiques, problem)
+    found = critic_rows.critic_rows([solved], CriticTraining(loss, "policy", beta=0.3, verdict_weight=0.1))
+    written = [rollouts.Row(response, problem, "mine", dropped="replaced")]
+    for one, row in zip(found.groups[0], found.rows[0], strict=True):
+        more = {"train_row": row, "trainer_logp": rollout_cases.HARD[:2].copy(), "utility": one.utility}
+        written.append(rollouts.Row(one.critique, problem, **more))
+    path = tmp_path / rollouts.file_name(0)
+    rollouts.write(path, written, iteration=0, spell=rollout_cases.spell)
+    assert [bits(row) for row in rollouts.read(path)] == [bits(row) for row in written]
+    assert len({row.advantage for row in found.rows[0]}) == 2
+    refined = parquet.read_table(path).column("refined").to_pylist()
+    assert refined == [None] * 4  # none is in a group
 
 
 def test_the_same_rows_are_the_same_bytes(file, tmp_path):

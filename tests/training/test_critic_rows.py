@@ -98,7 +98,7 @@ def test_rows_of_a_refined_and_of_an_unrefined_response():
     mean = (1.5 + 0.75 + 0.5) / 3
     expected = [[1.5 - mean, 0.75 - mean, 0.5 - mean], [0.25, -0.25]]
     for group, row, want in zip(found.groups, found.rows, expected, strict=True):
-        np.testing.assert_allclose([one.advantage for one in row], want, rtol=1e-12)
+        np.testing.assert_allclose([one.advantage for one in row], np.float32(want), rtol=1e-12)
         for one, trained in zip(group, row, strict=True):
             assert trained.loss == LossKind.POLICY and not trained.refined
             np.testing.assert_array_equal(trained.context_ids, one.critique.prompt_ids)
@@ -111,9 +111,12 @@ def test_rows_of_a_refined_and_of_an_unrefined_response():
 def test_the_verdict_adds_what_it_weighs_to_the_target():
     """The optimum is p exp((U + w V) / beta) / Z: between two critiques the targets differ by that of their rewards."""
     question = solved((0.0, [(False, [1.0]), (True, [1.0])]))
-    (group,) = critic_rows([question], CriticTraining("rco", "policy", beta=0.5, verdict_weight=0.3)).rows
-    np.testing.assert_allclose(group[0].advantage - group[1].advantage, 0.3 / 0.5, rtol=1e-12)
-    np.testing.assert_allclose(np.mean(np.exp([row.advantage for row in group])), 1, rtol=1e-12)
+    training = CriticTraining("rco", "policy", beta=0.5, verdict_weight=0.3)
+    (group,) = critic_rows([question], training).rows
+    (v,) = advantages([[1.3, 1.0]], training)
+    np.testing.assert_allclose(v[0] - v[1], 0.3 / 0.5, rtol=1e-12)
+    np.testing.assert_allclose(np.mean(np.exp(v)), 1, rtol=1e-12)
+    np.testing.assert_array_equal([row.advantage for row in group], np.float32(v))
 
 
 LENGTHS = np.array([4, 2, 3])
