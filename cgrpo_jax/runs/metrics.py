@@ -129,9 +129,9 @@ METRICS = {
     "num_compilations": "programs compiled since the start of the process",
     "step_time": "seconds of the whole iteration",
     "eval/NAME": "held-out metrics of the weights after this iteration, every `eval.every`: pass@k, mean@n, ...",
-    "time/STAGE": "seconds of one stage: reshard, rollout (respond, critique and refine at once), update; of the "
-    "rollout, grade is what was spent waiting for grades alone; and warm_start, compile, evaluate where they ran "
-    "just before",
+    "time/STAGE": "seconds of one stage: reshard, rollout (respond, critique and refine at once), update, and "
+    "critic_update of a critic that learns; of the rollout, grade is what was spent waiting for grades alone; and "
+    "warm_start, compile, evaluate where they ran just before",
     "tokens_per_second/STAGE": "tokens sampled (update: tokens trained) by it each second",
     "engine/occupancy": "share of the slots' decoding steps that sampled a token, while requests waited for a slot",
     "engine/prompt_tokens": "prompt tokens prefilled",

@@ -227,12 +227,16 @@ class Config:
             yield f"engine.num_slots {slots} and cache.gib {gib:g} are both set; set one of them to 0."
 
     def _schedule(self) -> Iterator[str]:
-        updates = self.num_iterations * self.optimizer.updates_per_batch
-        if self.optimizer.schedule != "constant" and 0 < updates <= self.optimizer.warmup_updates:
-            yield (
-                f"optimizer.warmup_updates {self.optimizer.warmup_updates} leaves optimizer.schedule "
-                f"{self.optimizer.schedule!r} none of the run's {updates} updates to fall over; use fewer."
-            )
+        per_iteration = {"the run's": self.optimizer.updates_per_batch}
+        if self.critic.train:  # with a rate of its own, over its own updates
+            per_iteration["the critic's"] = self.critic.training.num_updates
+        for whose, number in per_iteration.items():
+            updates = self.num_iterations * number
+            if self.optimizer.schedule != "constant" and 0 < updates <= self.optimizer.warmup_updates:
+                yield (
+                    f"optimizer.warmup_updates {self.optimizer.warmup_updates} leaves optimizer.schedule "
+                    f"{self.optimizer.schedule!r} none of {whose} {updates} updates to fall over; use fewer."
+                )
 
     def _updates(self) -> Iterator[str]:
         places = self.refine.kind == "policy" and self.refine.group == "replace"

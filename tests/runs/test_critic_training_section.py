@@ -61,6 +61,15 @@ def test_what_goes_together(changes, loss):
         ),
         ({"critic.training.weights": "adapter", "lora.rank": 8}, "weights 'adapter' needs lora.rank 0, not 8"),
         ({"critic.temperature": 0.0}, "critic.temperature 0 writes the same critique of a response each time"),
+        (
+            {
+                "num_iterations": 5,
+                "optimizer.updates_per_batch": 8,
+                "optimizer.warmup_updates": 10,
+                "optimizer.schedule": "cosine",
+            },
+            "warmup_updates 10 leaves optimizer.schedule 'cosine' none of the critic's 10 updates to fall over",
+        ),
         ({"critic.training.beta": 0.0}, "critic.training.beta 0.0 can't divide; use a positive one, such as 0.1."),
         ({"critic.training.loss": "dpo"}, "critic.training.loss 'dpo' is unknown; use one of rco, policy_gradient."),
         ({"critic.training.verdict_weight": -1.0}, "critic.training.verdict_weight -1.0 is negative"),
