@@ -6,7 +6,7 @@ lessons.said[4]               # Said("Step 2 is wrong: 6*5=30, not 15.", agrees=
 lessons.most()                # [["Step 2 is wrong: ...", 38, 36, 6, 38, 0], ...]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cgrpo_jax.critiques.texts import named_step, stands_in
@@ -171,13 +171,40 @@ def solved_by_step(
       groups: of the run.
       asked: its questions, by `problem_id`.
     """
-    last = max((one.iteration for one in groups), default=0) + 1
     found = []
     for step, (written, right) in sorted(steps.items(), key=lambda one: (-one[1][1], one[0]))[:MOST_STEPS]:
         problems = {problem for problem, one in asked.items() if stands_in(one.solution, step)}
-        own = [one for one in groups if one.problem in problems]
-        thirds = [one for one in own if 3 * one.iteration < last], [one for one in own if 3 * one.iteration >= 2 * last]
-        shares = [[sum(one.passed for one in some), sum(len(one.rewards) for one in some)] for some in thirds]
         if problems:
-            found.append([step, written, right, len({one.problem for one in own}), *shares])
+            found.append([step, written, right, *_followed(problems, groups)])
     return found
+
+
+def solved_by_unseen(
+    unseen: Mapping[str, Collection[str]], steps: Mapping[str, Sequence[int]], groups: Sequence[Group]
+) -> list[list[Any]]:
+    """Returns what the warm start never showed, with what became of the questions that need it, by what was gained.
+
+    Args:
+      unseen: of each name the problems that need it (`task.unseen`).
+      steps: of `Lessons`.
+      groups: of the run.
+
+    Returns:
+      Rows as of `solved_by_step`; of what no critique named, there are no refinements after one that did.
+    """
+    found = [[name, *steps.get(name, (0, 0)), *_followed(set(some), groups)] for name, some in unseen.items()]
+
+    def gained(row: Sequence[Any]) -> float:
+        first, last = (passed / max(1, responses) for passed, responses in row[-2:])
+        return last - first
+
+    return sorted(found, key=lambda row: (-gained(row), row[0]))
+
+
+def _followed(problems: Collection[str], groups: Sequence[Group]) -> list[Any]:
+    """Returns how many of the problems were asked, and of responses to them those that pass and all, early and late."""
+    last = max((one.iteration for one in groups), default=0) + 1
+    own = [one for one in groups if one.problem in problems]
+    thirds = [one for one in own if 3 * one.iteration < last], [one for one in own if 3 * one.iteration >= 2 * last]
+    shares = [[sum(one.passed for one in some), sum(len(one.rewards) for one in some)] for some in thirds]
+    return [len({one.problem for one in own}), *shares]

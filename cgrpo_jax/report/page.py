@@ -10,14 +10,14 @@ import datetime
 import hashlib
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jinja2
 from markupsafe import Markup
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.report import groups as groups_lib
-from cgrpo_jax.report import lessons, payload, selection
+from cgrpo_jax.report import lessons, payload, selection, task
 from cgrpo_jax.report.groups import Asked, Group
 from cgrpo_jax.report.run_folder import RunFolder
 from cgrpo_jax.runtime import files
@@ -81,6 +81,7 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
     beside = sum(map(len, shards)) > INLINE_BYTES
     search = range(len(shards), len(shards) + len(texts.search)) if beside else range(0)
     folder = out.with_name(f"{out.stem}_texts")
+    by_run = [[group for group in found if group.run == number] for number in range(len(runs))]
     about = payload.of_runs(runs, found) | {
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "shards": len(shards) + len(search),
@@ -93,9 +94,9 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
         "examples": texts.examples,
         "took": [one.took for one in texts.learned],
         "steps": [
-            lessons.solved_by_step(one.steps, [group for group in found if group.run == number], asked)
-            for number, one in enumerate(texts.learned)
+            lessons.solved_by_step(one.steps, own, asked) for one, own in zip(texts.learned, by_run, strict=True)
         ],
+        "unseen": [_unseen(run, one, own, asked) for run, one, own in zip(runs, texts.learned, by_run, strict=True)],
         "rows": more.rows,
         "measured": more.measured,
         "search": list(search),
@@ -116,6 +117,11 @@ def write(runs: Sequence[RunFolder], out: pathlib.Path, *, max_groups: int, seed
             temporary.write_text(text, encoding="utf-8")
     size = sum(len(one.encode()) for one in values)
     return Written(out, len(text.encode()), len(values), size, len(places), len(found), chosen.reasons, faults)
+
+
+def _unseen(run: RunFolder, learned: lessons.Lessons, groups: Sequence[Group], asked: Mapping[str, Asked]) -> list:
+    own = {group.problem: asked[group.problem].question for group in groups}
+    return lessons.solved_by_unseen(task.unseen(run, own), learned.steps, groups)
 
 
 def _page(*, title: str, about: str, index: str, shards: Sequence[str]) -> str:

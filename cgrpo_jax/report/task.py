@@ -3,11 +3,13 @@
 of_run(run)["graded"]        # "right where its program passes every test; it is run in a sandbox"
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cgrpo_jax.datasets.problems import MADE_UP, MadeUp
 from cgrpo_jax.datasets.tasks import arithmetic, arithmetic_lessons, snippet_lessons, snippets
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.report import details
 from cgrpo_jax.report.run_folder import RunFolder
 
@@ -16,6 +18,11 @@ _EXAMPLE = 600  # characters of each text of an example
 
 _ASKED = {"chains": arithmetic.ASKED, "snippets": snippets.ASKED}
 _TAUGHT = {"chains": arithmetic_lessons.TAUGHT, "snippets": snippet_lessons.TAUGHT}
+# Of a task's source, the names in a question of what its warm start never shows.
+_UNSEEN: dict[str, Callable[[MadeUp], Callable[[str], list[str]]]] = {
+    "chains": lambda source: functools.partial(arithmetic.unseen, held_out=source.held_out_facts()),
+    "snippets": lambda source: functools.partial(snippets.unseen, held_out=source.glossary().held_out),
+}
 _GRADED = {
     "trace": "right where everything after its last “Answer:” equals the gold answer, white space aside",
     "exact": "right where the line after its last “Answer:”, else its last box, equals the gold answer",
@@ -48,6 +55,35 @@ def example(detail: Mapping[str, Any]) -> dict[str, str]:
     """
     texts = {name: detail[name] or "" for name in ("question", "answer", "solution")}
     return {name: details.shortened(text, _EXAMPLE) for name, text in texts.items()}
+
+
+def unseen(run: RunFolder, questions: Mapping[str, str]) -> dict[str, list[str]]:
+    """Returns what the warm start never showed (or hardly: `warm_start.rare_rate`), and which questions need it.
+
+    Args:
+      run: its task; nothing is found where it is not made up, or had no warm start.
+      questions: by `problem_id`. A text that is no question of the task, as one that is cut short, needs nothing.
+
+    Returns:
+      Of each name, such as `7*8=56` or `dofu (*7)`, the problems that need it.
+    """
+    values, found = run.facts.values, dict[str, list[str]]()
+    if values["data.kind"] not in MADE_UP or not values["warm_start.num_updates"]:
+        return found
+    source = _source(values)
+    names_in = _UNSEEN[source.kind](source)
+    for problem, question in questions.items():
+        try:
+            names = names_in(question)
+        except UserError:
+            continue
+        for name in names:
+            found.setdefault(name, []).append(problem)
+    return found
+
+
+def _source(values: Mapping[str, Any]) -> MadeUp:
+    return MadeUp(values["data.kind"], values["data.seed"], 0, 0, 1, 0.0, values["data.num_held_out"])
 
 
 def _asked(values: Mapping[str, Any]) -> str:
@@ -90,7 +126,7 @@ def _held_out(values: Mapping[str, Any]) -> str:
     number, share = values["data.num_held_out"], values["warm_start.rare_rate"]
     if not number:
         return ""
-    source = MadeUp(values["data.kind"], values["data.seed"], 0, 0, 1, 0.0, number)
+    source = _source(values)
     if source.kind == "chains":
         names = [f"{left}{op}{right}" for left, op, right in sorted(source.held_out_facts())]
         what = f"{number} products"

@@ -163,6 +163,9 @@ _ADDED_TO_RUN = {
     "collect.questions_per_file": 128,
 }
 _ADDED = {
+    "cache.kind": "contiguous",
+    "cache.page_size": 64,
+    "engine.prompt_tokens": 512,
     "judge.endpoint.max_requests": 0,
     "judge.endpoint.max_tokens": 0,
     "judge.mode": "explicit",

@@ -379,13 +379,21 @@ def test_it_says_why_refinements_failed_and_what_became_of_the_steps_that_critiq
     )
     page_lib.write([run_folder.read(folder)], tmp_path / "a.html", max_groups=500)
     shown = opened(tmp_path / "a.html")
-    shown.page.wait_for_selector(".steps-named")
+    shown.page.wait_for_selector(".steps-named.said")
     steps = shown.page.evaluate("about.steps[0]")
-    rows = shown.page.locator(".steps-named tbody tr").all_inner_texts()
+    rows = shown.page.locator(".steps-named.said tbody tr").all_inner_texts()
     assert [line.split("\t")[0] for line in rows] == [step for step, *_ in steps] and len(steps) > 3
     for line, (_, written, right, questions, *thirds) in zip(rows, steps, strict=True):
         cells = line.split("\t")[1:]
         assert cells[0].endswith(f"{right} of {written}") and cells[1] == str(questions) == "1"
+        for cell, (passed, responses) in zip(cells[2:], thirds, strict=True):
+            assert cell.endswith(f"{passed} of {responses}" if responses else "–")
+    unseen = shown.page.evaluate("about.unseen[0]")
+    rows = shown.page.locator(".steps-named.unseen tbody tr").all_inner_texts()
+    assert len(rows) == len(unseen) > 1
+    for line, (name, _, _, questions, *thirds) in zip(rows, unseen, strict=True):
+        cells = line.split("\t")
+        assert cells[:2] == [name, str(questions)]  # no critique names these: there is no column for it
         for cell, (passed, responses) in zip(cells[2:], thirds, strict=True):
             assert cell.endswith(f"{passed} of {responses}" if responses else "–")
     never = shown.page.locator(".listed", has=shown.page.locator("h3:text-is('Never solved')"))
@@ -532,7 +540,7 @@ def test_what_was_learned_and_what_was_never_solved_is_listed_and_opens(tmp_path
     alone = len(last) - len(answered) - len(never)
     overview = shown.text("#overview").replace(",", "")
     assert f"No response ever solved {len(last) - len(answered)} of the {len(last)} questions" in overview
-    assert f": {len(never)} no refinement either {alone} a refinement did." in overview
+    assert f": {len(never)} nothing solved {alone} a refinement did." in overview
     assert f"by no response and no refinement; {alone} by a refinement alone" in overview
     assert f"of these {before} had been solved by a response before they failed" in overview and before
     matrix = shown.text("#matrix .note")

@@ -2,8 +2,8 @@ import pytest
 import report_runs
 
 from cgrpo_jax.report import details, groups, payload, run_folder, selection
-from cgrpo_jax.report.groups import Asked
-from cgrpo_jax.report.lessons import Failed, Lessons, Said, solved_by_step
+from cgrpo_jax.report.groups import Asked, Group, Outcome
+from cgrpo_jax.report.lessons import Failed, Lessons, Said, solved_by_step, solved_by_unseen
 
 SAID, OTHER, WORDY = "Step 2 is wrong.", "Step 1 is wrong.", "x" * 301
 
@@ -88,6 +88,20 @@ def test_a_step_is_followed_through_the_questions_whose_solution_has_it(tmp_path
     assert solved_by_step(steps, found, asked) == [[one.solution, 5, 4, 1, *shares]]
     assert [0, 0] not in shares
     assert solved_by_step({}, [], {"x": Asked(0, "", "")}) == []
+
+
+def test_what_was_never_shown_is_followed_through_the_questions_that_need_it_by_what_was_gained():
+    def group(iteration, problem, passed):
+        rest = Outcome.MIXED, frozenset(), 0, False
+        return Group(0, iteration, 0, problem, (0.0, 1.0), passed, 0, 0, 0, 0, *rest)
+
+    found = [group(0, "x", 0), group(0, "y", 1), group(1, "x", 1), group(2, "x", 2), group(2, "y", 1), group(2, "z", 0)]
+    unseen = {"9*9=81": ["z"], "dofu (*7)": ["y"], "6*7=42": ["x", "y"]}
+    assert solved_by_unseen(unseen, {"6*7=42": [5, 4]}, found) == [
+        ["6*7=42", 5, 4, 2, [1, 4], [3, 4]],
+        ["9*9=81", 0, 0, 1, [0, 0], [0, 2]],
+        ["dofu (*7)", 0, 0, 1, [1, 2], [1, 2]],
+    ]
 
 
 def test_the_token_that_a_critique_helped_most_is_of_a_trained_right_refinement():

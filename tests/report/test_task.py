@@ -36,6 +36,22 @@ def test_words_that_no_lesson_explains_are_named_with_what_they_mean(tmp_path):
     assert "only 1 % of the lessons in solving hold these 8 words" in said["start"]
 
 
+def test_what_the_warm_start_never_showed_is_found_in_questions(tmp_path):
+    a, op, b = min(arithmetic.held_out_facts(16))
+    (word, (does, number)), *_ = snippets.make_glossary(8).held_out.items()
+    changes = {"data.kind": "snippets", "grader.kind": "code", "data.num_held_out": 8}
+    changes |= {"critique.step_checker": "equations"}
+    cases = [
+        ({}, {"p": f"{a}*{b}", "q": f"{a}*{b}+2", "r": "2+2", "s": "cut sh"}, {f"{a}{op}{b}={a * b}": ["p", "q"]}),
+        (changes, {"p": f"f(a, b): a {word}, b {word}", "q": "f(a): a plus 3"}, {f"{word} ({does}{number})": ["p"]}),
+        ({"warm_start.num_updates": 0}, {"p": f"{a}*{b}"}, {}),
+        ({"data.kind": "jsonl", "data.train": "mine.jsonl", "model.folder": "Qwen"}, {"p": f"{a}*{b}"}, {}),
+    ]
+    for number, (changed, questions, found) in enumerate(cases):
+        folder = report_runs.write(tmp_path / str(number), iterations=1, questions=1, changes=changed)
+        assert task.unseen(run_folder.read(folder), questions) == found
+
+
 def test_data_and_weights_of_ones_own_are_named(tmp_path):
     changes = {"data.kind": "jsonl", "data.train": "mine.jsonl", "grader.kind": "mine.py:score", "model.folder": "Qwen"}
     changes |= {"warm_start.num_updates": 0, "data.num_train": 0, "data.num_eval": 0, "pass_threshold": 0.5}

@@ -15,7 +15,7 @@ import itertools
 import pathlib
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from cgrpo_jax.critiques import texts
 from cgrpo_jax.critiques.step_check.equations import StepError
@@ -138,6 +138,20 @@ def solution(question: str) -> str:
 def answer(question: str) -> str:
     """Returns the gold answer."""
     return results(trace(question))
+
+
+def unseen(question: str, held_out: Collection[Fact]) -> list[str]:
+    """Returns the steps of a chain whose facts the warm start never shows, each once.
+
+    Example:
+      >>> unseen("7*8+6", {(7, "*", 8)})
+      ['7*8=56']
+
+    Raises:
+      UserError: it is no chain.
+    """
+    found = [(fact, value) for fact, value in trace(question) if fact in held_out]
+    return [f"{left}{op}{right}={value}" for (left, op, right), value in dict.fromkeys(found)]
 
 
 def check_steps(question: str, response: str) -> StepError | None:

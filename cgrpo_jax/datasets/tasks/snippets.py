@@ -129,6 +129,20 @@ def names_in(question: str) -> list[str]:
     return names
 
 
+def unseen(question: str, held_out: Mapping[str, Step]) -> list[str]:
+    """Returns the words of a question that the warm start never shows, each once, with what they mean.
+
+    Example:
+      >>> unseen("f(a, b): a plus 3, b dofu", {"dofu": ("*", 7)})
+      ['dofu (*7)']
+
+    Raises:
+      UserError: it is no question of this task.
+    """
+    found = [name for name in dict.fromkeys(names_in(question)) if name in held_out]
+    return [f"{name} ({held_out[name][0]}{held_out[name][1]})" for name in found]
+
+
 def steps(question: str, words: Mapping[str, Step]) -> list[Step]:
     """Returns the operations that a question asks for, one an argument.
 

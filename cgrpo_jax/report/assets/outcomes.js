@@ -136,18 +136,19 @@ function Critiques({ run, most }) {
     <ul>${most.map(([text, written, right, trained, agreeing, stating]) => html`<li key=${text}><q class="said" dir="auto">${quoted(text)}</q><span class="muted">${words(written, right, trained)}</span><span class="worth"><${Mark} right=${agreeing > 0} /> ${verdictWords(agreeing > 0)}${agreeing > 0 && times(agreeing, written)}<span class="dot">·</span>${answerWords(stating > 0)}${stating > 0 && times(stating, written)}</span></li>`)}</ul>`}</div>`;
 }
 
-// The steps that critiques named, and how responses to the questions that need them fared, early and late in the run.
-function Steps({ steps }) {
+// Steps, or words, and how responses to the questions that need them fared, early and late in the run.
+function Steps({ title, note, head, rows, kind }) {
   const share = ([passed, all]) => (all ? html`<b>${percent(passed / all)}</b> <span class="muted">${passed.toLocaleString("en")} of ${all.toLocaleString("en")}</span>` : "–");
-  return html`<h3 class="steps-title">The steps that critiques named, and what became of them</h3>
-    <p class="note">Those that most right refinements came of. The responses are to all questions whose worked solution has the step, with no critique in view: where more are right in the last third of the run than in the first, the step, or what goes with it, was learned.</p>
-    <div class="scroll" tabindex="0" role="region" aria-label="steps that critiques named"><table class="steps-named"><thead><tr><th scope="col">step</th><th scope="col">refinements right after a critique named it</th><th scope="col">questions with it</th><th scope="col">responses right, first third of the run</th><th scope="col">last third</th></tr></thead>
-      <tbody>${steps.map(([step, written, right, questions, first, last]) => html`<tr key=${step}><th scope="row"><code>${oneLine(step)}</code></th><td>${share([right, written])}</td><td>${questions.toLocaleString("en")}</td><td>${share(first)}</td><td>${share(last)}</td></tr>`)}</tbody></table></div>`;
+  const named = rows.some(([, written]) => written);
+  return html`<h3 class="steps-title">${title}</h3><p class="note">${note}</p>
+    <div class="scroll" tabindex="0" role="region" aria-label=${title}><table class="steps-named ${kind}"><thead><tr><th scope="col">${head}</th>${named && html`<th scope="col">refinements right after a critique named it</th>`}<th scope="col">questions with it</th><th scope="col">responses right, first third of the run</th><th scope="col">last third</th></tr></thead>
+      <tbody>${rows.map(([step, written, right, questions, first, last]) => html`<tr key=${step}><th scope="row"><code>${oneLine(step)}</code></th>${named && html`<td>${share([right, written])}</td>`}<td>${questions.toLocaleString("en")}</td><td>${share(first)}</td><td>${share(last)}</td></tr>`)}</tbody></table></div>`;
 }
 
 function Outcomes({ index, open }) {
   const [gained, failed, still] = useMemo(() => [learned(index, 0), unsolved(index, 0), unsure(index, 0)], [index]);
   const [run] = about.runs;
+  const unseen = about.unseen[0], known = new Set(unseen.map(([name]) => name)), steps = about.steps[0].filter(([step]) => !known.has(step));
   const most = about.critiques[0].slice(0, MOST_LISTED);
   const shown = (n) => (n > MOST_LISTED ? `; ${MOST_LISTED} of them` : "");
   const seen = (times) => times.findLast((one) => whole(index, one)) ?? times.at(-1);
@@ -157,8 +158,9 @@ function Outcomes({ index, open }) {
   const open_ones = failed.length + still.alone.length + still.once.length;
   if (!refines && !failed.length && !still.failed.length) return null;
   return html`<h2 id="learned">${refines ? "What was learned, from which critiques, and where it failed" : "Where it failed"}</h2>
-    <p class="note">Of the questions that were trained on. Held-out questions are counted, not kept: <code>cgrpo evaluate</code> keeps their texts.${open_ones > 0 && ` No response ever solved ${open_ones.toLocaleString("en")} of the ${plural(questionsOf(index, 0).length, "question")} that were asked: ${failed.length.toLocaleString("en")} no refinement either, ${(still.alone.length + still.once.length).toLocaleString("en")} a refinement did.`}</p>
-    ${about.steps[0].length > 0 && html`<${Steps} steps=${about.steps[0]} />`}
+    <p class="note">Of the questions that were trained on. Held-out questions are counted, not kept: <code>cgrpo evaluate</code> keeps their texts.${open_ones > 0 && ` No response ever solved ${open_ones.toLocaleString("en")} of the ${plural(questionsOf(index, 0).length, "question")} that were asked: ${[failed.length && `${failed.length.toLocaleString("en")} nothing solved`, failed.length < open_ones && `${(open_ones - failed.length).toLocaleString("en")} a refinement did`].filter(Boolean).join(", ")}.`}</p>
+    ${unseen.length > 0 && html`<${Steps} title="What the warm start did not teach, and what became of it" kind="unseen" head="what a question needs" rows=${unseen} note="By what was gained. The responses are to all questions that need it, with no critique in view: where more are right in the last third of the run than in the first, it, or what goes with it, was learned." />`}
+    ${steps.length > 0 && html`<${Steps} title=${`The${unseen.length ? " other" : ""} steps that critiques named, and what became of them`} kind="said" head="step" rows=${steps} note="Those that most right refinements came of. The responses are to all questions whose worked solution has the step, with no critique in view: where more are right in the last third of the run than in the first, the step, or what goes with it, was learned." />`}
     <div class="outcomes">
     ${refines && html`<${Listed} title="What was learned" note=${gained.length ? `${plural(gained.length, "question")} whose responses all failed, which a refinement rescued, and which a response solved without a critique when they were asked again${before ? `; of these ${before} had been solved by a response before they failed` : ""}${shown(gained.length)}, with what the critique said:` : "No question that a refinement rescued was asked again and solved by a response."}>
       ${gained.slice(0, MOST_LISTED).map(([at, after]) => html`<${Met} key=${at} index=${index} at=${at} open=${open} words=${`rescued in iteration ${index.iteration[at]}, solved in ${index.iteration[after]}`} />`)}</${Listed}>`}

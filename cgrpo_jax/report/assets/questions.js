@@ -1,7 +1,7 @@
 // All questions of all iterations: filters, search, sorting; and the one that is looked at.
 
 const REASONS = {
-  "last iterations": "groups of the last two iterations", "never solved": "questions that no response and no refinement solved, once each", "solved again": "questions that were rescued and then solved by a response, as they were solved",
+  "last iterations": "groups of the last two iterations", "never solved": "questions that no response and no refinement solved, once each", "solved again": "groups in which a response was the first to solve a question after a rescue",
   rescued: "rescued groups", forgotten: "groups of questions that a response had solved before, and none in these", flagged: `groups found by one of the filters ${Object.values(FLAGS).map(([words]) => words).join(", ")}`, others: "all groups, those included",
 };
 const PAGE = 60; // list entries that are drawn at once
