@@ -286,11 +286,12 @@ class Engine:
         began, s = time.monotonic(), self.stats
         report = self._filling.run(self._at_work(), s)
         waiting = self.waiting > 0
+        slot_steps = int(report.steps) * (self.live if self.pages else self.total_slots)
         finished, tokens = self._read(report)
         s.tokens += tokens
-        s.slot_steps += int(report.steps) * self.total_slots
+        s.slot_steps += slot_steps
         if waiting:
-            s.slot_steps_waiting += int(report.steps) * self.total_slots
+            s.slot_steps_waiting += slot_steps
             s.tokens_waiting += tokens
         s.seconds += time.monotonic() - began
         return finished

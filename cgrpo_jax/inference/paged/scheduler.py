@@ -46,6 +46,7 @@ class Text:
       length: tokens that it has in its pages, once it has begun: all but the newest.
       shared: tokens of its context that it found in pages of others, or copied.
       begun: whether it decodes, or did until it was set back.
+      again: whether it was set back before, so that what enters of it is no new prompt.
     """
 
     request: Request
@@ -59,6 +60,7 @@ class Text:
     length: int = 0
     shared: int = 0
     begun: bool = False
+    again: bool = False
 
     @property
     def most(self) -> int:
@@ -97,6 +99,7 @@ class PagedCall:
       parts: what enters, by group.
       begin: texts that decode from this call on; those with `copied` have that page copied first.
       set_back: texts that are taken out of their slots before.
+      texts: that have a slot, of all data groups.
     """
 
     steps: int
@@ -104,6 +107,7 @@ class PagedCall:
     parts: tuple[tuple[Part, ...], ...]
     begin: tuple[Text, ...]
     set_back: tuple[Text, ...]
+    texts: int
 
 
 class _Group:
@@ -243,7 +247,7 @@ class PageScheduler:
         before = [group.next_to_enter for group in self._groups]
         parts = tuple(self._parts(group, tokens) for group in self._groups)
         begin = [text for group, at in zip(self._groups, before, strict=True) for text in self._begin(group, at)]
-        return PagedCall(steps, tokens, parts, tuple(begin), tuple(set_back))
+        return PagedCall(steps, tokens, parts, tuple(begin), tuple(set_back), self.live)
 
     def copied(self, text: Text) -> None:
         """Records that the call that copies the last page of a text's beginning has been made."""
@@ -335,11 +339,12 @@ class PageScheduler:
         return steps, back
 
     def _set_back(self, group: _Group) -> Text:
-        """Takes the text that came last out of its slot; nobody has pages that it would yet have filled."""
+        """Takes the text that came last out of its slot; no other has pages that it would yet have filled."""
         text = group.texts[-1]
         assert len(group.texts) > 1, "one text alone has pages enough: the engine takes no longer ones"
         self._slots[text.slot] = None
         group.remove(text)
+        text.again = True
         return text
 
     def _tokens(self) -> int:

@@ -29,7 +29,9 @@ def test_texts_are_those_of_a_contiguous_cache(pages, slots, chunk):
     made = engine(pages=pages, num_slots=slots, chunk=chunk)
     hold_to_many(sample(MANY, make=made))
     stats = made.take_stats()
-    assert (stats.set_back > 0) == (pages is FEW)
+    assert (stats.set_back > 0) == (stats.reentered_tokens > 0) == (pages is FEW)
+    assert stats.tokens <= stats.slot_steps
+    assert stats.prefills <= len(MANY) and stats.prompt_tokens <= sum(len(prompt) - 1 for prompt in MANY)
     assert stats.tokens == sum(len(row.token_ids) for group in small_engine.many() for row in group)
 
 
