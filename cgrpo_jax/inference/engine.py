@@ -21,6 +21,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import slot_programs, slots
 from cgrpo_jax.inference.engine_stats import Stats
 from cgrpo_jax.inference.filling import PageFilling, SlotFilling
+from cgrpo_jax.inference.paged import ragged_attention
 from cgrpo_jax.inference.paged import scheduler as page_scheduler
 from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.inference.paged.running import RunningPages
@@ -157,7 +158,14 @@ class Engine:
     # --- its programs -----------------------------------------------------------------------------------------------
 
     def settings(self, params: dict) -> slots.EngineSettings:
-        """Returns what the programs are compiled for, with weights that are given as arrays or as shapes."""
+        """Returns what the programs are compiled for, with weights that are given as arrays or as shapes.
+
+        Raises:
+          UserError: keys and values are to have pages, and attention over these can't have the model or their type.
+        """
+        dtype = self.cache_dtype or str(params["embed"].dtype)
+        if self.pages:
+            ragged_attention.check(self.config, self.mesh.shape[sharding.TENSOR], dtype, kernel=self.pages.kernel)
         return slots.EngineSettings(
             self.config,
             self.mesh,
@@ -165,7 +173,7 @@ class Engine:
             self.num_slots,
             self.length,
             self.chunk,
-            self.cache_dtype or str(params["embed"].dtype),
+            dtype,
             isinstance(params["layers"], tuple),
             self.pages,
         )
@@ -278,11 +286,12 @@ class Engine:
         began, s = time.monotonic(), self.stats
         report = self._filling.run(self._at_work(), s)
         waiting = self.waiting > 0
+        slot_steps = int(report.steps) * (self.live if self.pages else self.total_slots)
         finished, tokens = self._read(report)
         s.tokens += tokens
-        s.slot_steps += int(report.steps) * self.total_slots
+        s.slot_steps += slot_steps
         if waiting:
-            s.slot_steps_waiting += int(report.steps) * self.total_slots
+            s.slot_steps_waiting += slot_steps
             s.tokens_waiting += tokens
         s.seconds += time.monotonic() - began
         return finished

@@ -9,13 +9,14 @@ class Stats:
 
     Attributes:
       tokens: tokens sampled.
-      prompt_tokens: prompt tokens prefilled; what was shared is not counted again.
+      prompt_tokens: prompt tokens prefilled; neither what was shared nor what was set back is counted again.
       shared_tokens: prompt tokens that were copied instead.
       prefills: prompts prefilled, whole or in part.
-      slot_steps: slots times decoding steps.
+      slot_steps: slots times decoding steps; with pages only those that have a text, of which memory says how many.
       slot_steps_waiting, tokens_waiting: the same, and the tokens sampled, while requests waited for a slot.
       seconds: of all steps.
       set_back: texts that gave up their pages to older ones, and were written on later.
+      reentered_tokens: tokens that entered of these afterwards, sampled ones among them; in none of the other counts.
     """
 
     tokens: int = 0
@@ -27,6 +28,7 @@ class Stats:
     tokens_waiting: int = 0
     seconds: float = 0.0
     set_back: int = 0
+    reentered_tokens: int = 0
 
     @property
     def occupancy(self) -> float:

@@ -160,7 +160,10 @@ class PageFilling:
 
     def _count(self, call: PagedCall, stats: Stats) -> None:
         parts = [part for group in call.parts for part in group]
-        stats.prompt_tokens += sum(part.end - part.start for part in parts)
-        stats.prefills += len({part.text for part in parts if part.end == len(part.text.context) - 1})
-        stats.shared_tokens += sum(text.shared for text in call.begin)
+        first = [part for part in parts if not part.text.again]
+        entered, in_all = (sum(part.end - part.start for part in some) for some in (first, parts))
+        stats.prompt_tokens += entered
+        stats.reentered_tokens += in_all - entered
+        stats.prefills += len({part.text for part in first if part.end == len(part.text.context) - 1})
+        stats.shared_tokens += sum(text.shared for text in call.begin if not text.again)
         stats.set_back += len(call.set_back)

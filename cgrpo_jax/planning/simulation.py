@@ -41,7 +41,7 @@ class Tick:
       needed_N: likewise, those that the texts have.
       live_N3: texts that decode, of all data groups, by their stage.
       waiting: whether texts waited for a slot.
-      num_slots: of all data groups.
+      num_slots: of all data groups; with pages, only those that have a text.
       entering: tokens of prompts that the call takes of each data group, with pages; 0: none enters.
       entered_3: tokens of prompts that enter, of all data groups, by stage.
       groups: data groups.
@@ -171,7 +171,7 @@ class SimulatedSlots:
             entered_3 = tuple(sum(part.end - part.start for part in of[stage]) for stage in Stage)
         read, needed = read_GN.max(0), needed_GN.max(0)
         live_N3 = np.stack([live_NS[:, self._stage_S == stage].sum(-1) for stage in Stage], axis=-1)
-        counts = (groups * num_slots, entering, entered_3, groups)
+        counts = (call.texts if call else groups * num_slots, entering, entered_3, groups)
         self.calls.append(Tick(read, needed, live_N3, self.waiting() > 0, *counts))
 
     def _read_by_parts(self, ends: Sequence[Sequence[int]], entered: Sequence[Sequence[int]]) -> np.ndarray:

@@ -136,6 +136,9 @@ METRICS = {
     "engine/occupancy": "share of the slots' decoding steps that sampled a token, while requests waited for a slot",
     "engine/prompt_tokens": "prompt tokens prefilled",
     "engine/shared_tokens": "prompt tokens that were copied from another slot instead",
+    "engine/set_back": "texts that gave up their pages to older ones and were written on later (0 with a contiguous "
+    "cache)",
+    "engine/reentered_tokens": "tokens of these that were prefilled again",
 }
 
 
@@ -287,6 +290,8 @@ def engine_metrics(stats: Sequence[Stats]) -> dict[str, float]:
         "engine/occupancy": sum(one.tokens_waiting for one in stats) / steps if steps else 1.0,
         "engine/prompt_tokens": sum(one.prompt_tokens for one in stats),
         "engine/shared_tokens": sum(one.shared_tokens for one in stats),
+        "engine/set_back": sum(one.set_back for one in stats),
+        "engine/reentered_tokens": sum(one.reentered_tokens for one in stats),
     }
 
 

@@ -94,8 +94,7 @@ def has_pages(config: Config, model: ModelConfig, *, mesh: jax.sharding.Mesh, dt
     """
     if config.cache.kind != "paged":
         return False
-    if lacks := ragged_attention.lacks(model, mesh.shape[sharding.TENSOR], dtype, kernel=_is_tpu(mesh)):
-        raise UserError(f'cache.kind "paged" does not do here: attention over pages {lacks}; use "contiguous".')
+    ragged_attention.check(model, mesh.shape[sharding.TENSOR], dtype, kernel=_is_tpu(mesh))
     return True
 
 

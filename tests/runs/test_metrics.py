@@ -199,11 +199,14 @@ def test_rows_without_a_verdict_are_in_no_metric_of_rewards():
 
 def test_metrics_of_engines():
     first = Stats(tokens=9, prompt_tokens=20, shared_tokens=3, slot_steps=30, slot_steps_waiting=8, tokens_waiting=6)
+    first.set_back, first.reentered_tokens = 2, 50
     second = Stats(tokens=9, prompt_tokens=10, shared_tokens=4, slot_steps=30, slot_steps_waiting=2, tokens_waiting=2)
     assert metrics.engine_metrics([first, second]) == {
         "engine/occupancy": 8 / 10,
         "engine/prompt_tokens": 30,
         "engine/shared_tokens": 7,
+        "engine/set_back": 2,
+        "engine/reentered_tokens": 50,
     }
     assert metrics.engine_metrics([Stats(tokens=4, slot_steps=8)])["engine/occupancy"] == 1.0  # nothing waited
 

@@ -24,6 +24,7 @@ from flax import struct
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 
 from cgrpo_jax import sharding
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import kv_cache
 from cgrpo_jax.models import attention as attention_lib
 from cgrpo_jax.models.kernels import cost
@@ -90,6 +91,16 @@ def lacks(config: ModelConfig, tensor: int, dtype: jax.typing.DTypeLike, *, kern
     if heads % packed or not (tiles in (1, 2, 4, 8) or tiles % 8 == 0):
         return f"takes no {heads // 2} key/value heads a device in {jnp.dtype(dtype).name}"
     return None
+
+
+def check(config: ModelConfig, tensor: int, dtype: jax.typing.DTypeLike, *, kernel: bool) -> None:
+    """Refuses what `lacks` says of the same.
+
+    Raises:
+      UserError: something is missing.
+    """
+    if missing := lacks(config, tensor, dtype, kernel=kernel):
+        raise UserError(f'cache.kind "paged" does not do here: attention over pages {missing}; use "contiguous".')
 
 
 def attend(

@@ -2,8 +2,9 @@
 
 A text is placed as soon as a slot and pages for its prompt are free. Of its beginning, full pages that other texts hold
 are its own as well, and the last, if it is not full, is copied. What is left of the prompt enters in parts, in the
-order of the texts. Pages for what it samples come call by call. Where there are none, the text that came last is set
-back: it gives its pages up and waits again, with what it has sampled as part of its prompt.
+order of the texts. Pages for what it samples come call by call. Where they are few, a call takes fewer steps; where
+there are none for one step, the text that was placed last in its group is set back: it gives its pages up and waits
+again, with what it has sampled as part of its prompt.
 
 A decision depends on the requests and on what has been sampled, so all processes decide the same.
 """
@@ -45,6 +46,7 @@ class Text:
       length: tokens that it has in its pages, once it has begun: all but the newest.
       shared: tokens of its context that it found in pages of others, or copied.
       begun: whether it decodes, or did until it was set back.
+      again: whether it was set back before, so that what enters of it is no new prompt.
     """
 
     request: Request
@@ -58,6 +60,7 @@ class Text:
     length: int = 0
     shared: int = 0
     begun: bool = False
+    again: bool = False
 
     @property
     def most(self) -> int:
@@ -96,6 +99,7 @@ class PagedCall:
       parts: what enters, by group.
       begin: texts that decode from this call on; those with `copied` have that page copied first.
       set_back: texts that are taken out of their slots before.
+      texts: that have a slot, of all data groups.
     """
 
     steps: int
@@ -103,6 +107,7 @@ class PagedCall:
     parts: tuple[tuple[Part, ...], ...]
     begin: tuple[Text, ...]
     set_back: tuple[Text, ...]
+    texts: int
 
 
 class _Group:
@@ -131,6 +136,14 @@ class _Group:
     def next_to_enter(self) -> int:
         """How many of the texts come before the first whose prompt has yet to enter."""
         return self.texts.index(self.rest[0].text) if self.rest else len(self.texts)
+
+    def wanted_by(self, text: Text, steps: int) -> int:
+        """Returns how many pages a text lacks for so many tokens more."""
+        return max(0, self.pool.of(min(text.length + steps, text.most)) - len(text.pages))
+
+    def wanted(self, steps: int) -> int:
+        """Returns how many pages all texts lack for so many tokens more of each."""
+        return sum(self.wanted_by(text, steps) for text in self.texts)
 
     def let_go_of_prompt(self) -> bool:
         """Releases the pages held for continuations to come; returns whether there were any."""
@@ -227,15 +240,14 @@ class PageScheduler:
         Args:
           chunk: the most steps.
         """
-        self._place()
+        self._place(chunk)
         self._let_go_of_prompts()
-        steps = 1 if any(group.rest for group in self._groups) else chunk
-        set_back = self._cover(steps)
+        steps, set_back = self._cover(1 if any(group.rest for group in self._groups) else chunk)
         tokens = self._tokens()
         before = [group.next_to_enter for group in self._groups]
         parts = tuple(self._parts(group, tokens) for group in self._groups)
         begin = [text for group, at in zip(self._groups, before, strict=True) for text in self._begin(group, at)]
-        return PagedCall(steps, tokens, parts, tuple(begin), tuple(set_back))
+        return PagedCall(steps, tokens, parts, tuple(begin), tuple(set_back), self.live)
 
     def copied(self, text: Text) -> None:
         """Records that the call that copies the last page of a text's beginning has been made."""
@@ -243,8 +255,8 @@ class PageScheduler:
             self._groups[text.group].pool.release([text.copied])
             text.copied = None
 
-    def _place(self) -> None:
-        """Places texts until none waits, or no group has a slot and pages for the next."""
+    def _place(self, chunk: int) -> None:
+        """Places texts until none waits, or no group has a slot and pages for the next beside `chunk` steps."""
         full: set[int] = set()  # groups without pages for what comes next
         while True:
             room = [0 if g in full else len(group.free_slots) for g, group in enumerate(self._groups)]
@@ -253,7 +265,7 @@ class PageScheduler:
                 if not able:
                     return
                 group = max(able, key=lambda g: self._groups[g].pool.free)
-                if self._enter(self._returned[0], group):
+                if self._enter(self._returned[0], group, chunk):
                     del self._returned[0]
                 else:
                     full.add(group)
@@ -262,21 +274,21 @@ class PageScheduler:
                 return
             begun = self._queue.begun[group]
             text = Text(begun.request, begun.number, self._serial, begun.request.prompt_ids)
-            if not self._enter(text, group):
+            if not self._enter(text, group, chunk):
                 full.add(group)
                 continue
             self._serial += 1
             self._queue.take(group)
             self._hold_prompt(text)
 
-    def _enter(self, text: Text, g: int) -> bool:
+    def _enter(self, text: Text, g: int, chunk: int) -> bool:
         """Gives a text a slot and the pages of its context in a group; returns whether there were enough."""
         group, whole = self._groups[g], len(text.context) - 1
         shared, last = group.pool.beginning(text.context[:whole])
         wanted = group.pool.of(whole + 1) - len(shared)
-        # Each text that is there may soon want a page: else one would be placed to be set back at once.
-        if wanted + len(group.texts) > group.pool.free:
-            return not group.texts and group.let_go_of_prompt() and self._enter(text, g)
+        # Each text that is there may soon want pages for a whole call: else one would be placed to be set back at once.
+        if wanted + group.pool.of(chunk) * len(group.texts) > group.pool.free:
+            return not group.texts and group.let_go_of_prompt() and self._enter(text, g, chunk)
         group.pool.hold([*shared, *([] if last is None else [last])])
         text.pages = [*shared, *group.pool.allocate(wanted)]
         text.group, text.slot, text.copied, text.length, text.begun = g, group.free_slots[0], last, whole, False
@@ -306,28 +318,33 @@ class PageScheduler:
             if begun is None or begun.request is not group.held_of:
                 group.let_go_of_prompt()
 
-    def _cover(self, steps: int) -> list[Text]:
-        """Gives all texts pages for so many tokens more; returns those that were set back for it."""
+    def _cover(self, steps: int) -> tuple[int, list[Text]]:
+        """Gives all texts pages for the next steps; texts are set back only where one step lacks pages.
+
+        Returns:
+          (how many steps, at most those given; the texts that were set back)
+        """
         back: list[Text] = []
         for group in self._groups:
-            for text in list(group.texts):
-                while text in group.texts:
-                    wanted = group.pool.of(min(text.length + steps, text.most)) - len(text.pages)
-                    if wanted <= group.pool.free:
-                        text.pages += group.pool.allocate(max(0, wanted))
-                        break
-                    if not group.let_go_of_prompt():
-                        back.append(self._set_back(group))
+            while group.wanted(1) > group.pool.free:
+                if not group.let_go_of_prompt():
+                    back.append(self._set_back(group))
+        while any(group.wanted(steps) > group.pool.free for group in self._groups):
+            steps //= 2
+        for group in self._groups:
+            for text in group.texts:
+                text.pages += group.pool.allocate(group.wanted_by(text, steps))
         self._returned = sorted({*self._returned, *back}, key=lambda text: text.serial)
         self.num_set_back += len(back)
-        return back
+        return steps, back
 
     def _set_back(self, group: _Group) -> Text:
-        """Takes the text that came last out of its slot; nobody has pages that it would yet have filled."""
+        """Takes the text that came last out of its slot; no other has pages that it would yet have filled."""
         text = group.texts[-1]
         assert len(group.texts) > 1, "one text alone has pages enough: the engine takes no longer ones"
         self._slots[text.slot] = None
         group.remove(text)
+        text.again = True
         return text
 
     def _tokens(self) -> int:

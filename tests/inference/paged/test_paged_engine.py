@@ -29,7 +29,9 @@ def test_texts_are_those_of_a_contiguous_cache(pages, slots, chunk):
     made = engine(pages=pages, num_slots=slots, chunk=chunk)
     hold_to_many(sample(MANY, make=made))
     stats = made.take_stats()
-    assert (stats.set_back > 0) == (pages is FEW)
+    assert (stats.set_back > 0) == (stats.reentered_tokens > 0) == (pages is FEW)
+    assert stats.tokens <= stats.slot_steps
+    assert stats.prefills <= len(MANY) and stats.prompt_tokens <= sum(len(prompt) - 1 for prompt in MANY)
     assert stats.tokens == sum(len(row.token_ids) for group in small_engine.many() for row in group)
 
 
@@ -65,3 +67,12 @@ def test_a_string_ends_a_text_and_its_pages_are_free_for_others():
 def test_the_longest_text_that_fits_is_said():
     with pytest.raises(UserError, match="8 pages of 4 tokens hold texts of at most 32 tokens, not of 34; use more"):
         engine(pages=Pages(9, 4, tokens=16, prompts=3, kernel=False))
+
+
+def test_what_attention_over_pages_lacks_is_refused_whoever_builds_the_engine():
+    """Values in int8 without a scale would all be -1, 0 or 1."""
+    made = engine(pages=ENOUGH, cache_dtype="int8")
+    with pytest.raises(UserError, match='attention over pages has no scale for each position.*use "contiguous"'):
+        made.begin(SPLIT, seed=0, iteration=0)
+    with pytest.raises(UserError, match="has no scale"):
+        made.programs(SPLIT, [])

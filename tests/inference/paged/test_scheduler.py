@@ -109,17 +109,22 @@ def workload(rng, number, longest):
     return made
 
 
-def play(seed):
-    """Lets a random workload through; returns the scheduler, and what each call began."""
+def play(seed, *, tight=False):
+    """Lets a random workload through; returns the scheduler, and what each call began.
+
+    Args:
+      tight: the pages hold the longest text and no more.
+    """
     rng = np.random.default_rng(seed)
     size, longest = int(rng.choice([1, 3, 8, 40])), int(rng.integers(4, 60))
-    length = longest + 40
+    coming = workload(rng, 25, longest)
+    length = max(len(one.prompt_ids) + one.max_length for one in coming) if tight else longest + 40
     made = scheduler(
         num_groups=int(rng.integers(1, 4)), num_slots=int(rng.integers(1, 8)), size=size, length=length,
-        number=1 + -(-length // size) + int(rng.integers(0, 2 + 100 // size)),
+        number=1 + -(-length // size) + (0 if tight else int(rng.integers(0, 2 + 100 // size))),
         tokens=int(rng.integers(1, 80)), prompts=int(rng.integers(1, 5)),
     )  # fmt: skip
-    devices, coming, began = Devices(made, rng), workload(rng, 25, longest), collections.Counter()
+    devices, began = Devices(made, rng), collections.Counter()
     every, history, idle = list(coming), [], 0
     while coming or made.waiting or made.live:
         for _ in range(min(len(coming), rng.integers(0, 4))):
@@ -144,13 +149,19 @@ def test_every_text_finds_all_of_itself_whatever_comes(seed):
     play(seed)
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_every_text_finds_all_of_itself_where_pages_hold_one(seed):
+    play(seed, tight=True)
+
+
 def test_the_same_requests_and_lengths_give_the_same_calls():
     """Processes decide each for itself."""
     assert play(3)[1] == play(3)[1]
 
 
-def test_random_workloads_set_texts_back():
-    assert sum(play(seed)[0].num_set_back > 0 for seed in range(10)) > 3
+@pytest.mark.parametrize("tight", [False, True])
+def test_random_workloads_set_texts_back(tight):
+    assert sum(play(seed, tight=tight)[0].num_set_back > 0 for seed in range(10, 20)) > 3
 
 
 # --- by hand ------------------------------------------------------------------------------------------------------
@@ -208,6 +219,37 @@ def test_the_last_to_come_is_set_back_and_goes_on_first():
     assert [part.text.request.prompt_ids[0] for parts in call.parts for part in parts][0] == 10
     (text,) = [part.text for part in call.parts[0] if part.text.request.prompt_ids[0] == 10]
     assert len(text.context) > 6  # with what it had sampled
+
+
+def test_a_text_alone_that_copies_a_page_has_pages_enough():
+    """Three pages of 4, for texts of 12 tokens: what a sample copies is held beside its own two until it is copied."""
+    made = scheduler(num_slots=1, number=4, size=4, length=12)
+    made.add(request(range(6), samples=3, most=6))
+    devices, copied, steps = Devices(made, np.random.default_rng(0)), 0, []
+    while made.waiting or made.live:
+        call = made.next_call(8)
+        copied += sum(text.copied is not None for text in call.begin)
+        steps.append(call.steps)
+        devices.run(call)
+        devices.end(0)
+    assert copied and made.num_set_back == 0
+    assert min(steps[1:]) < 8  # of a call in which the copied page is held as well
+
+
+def test_fewer_steps_are_taken_before_a_text_is_set_back():
+    """Six pages of 4, two texts of 5 tokens with two each: both have pages for 7 steps more, none for 8."""
+    made = scheduler(number=7, size=4, length=24, tokens=8)
+    for first in (0, 10):
+        made.add(request(range(first, first + 5), most=16))
+    devices = Devices(made, np.random.default_rng(0))
+    steps = []
+    for _ in range(4):
+        call = made.next_call(8)
+        assert not call.set_back
+        steps.append(call.steps)
+        devices.run(call)
+    assert steps[0] == 1 and steps[1:] == [4, 2, 1]
+    assert len(made.next_call(8).set_back) == 1
 
 
 def test_a_text_without_pages_waits():

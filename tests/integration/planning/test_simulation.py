@@ -121,4 +121,5 @@ def test_calls_over_pages_are_those_of_a_real_engine(monkeypatch):
         assert getattr(simulated, field) == getattr(stats, field), field
     assert stats.set_back > 0
     positions, tokens = simulation.prefilled(calls["policy"])
-    assert tokens == stats.prompt_tokens < positions == sum(2 * call[0] for call in real)
+    assert stats.reentered_tokens == simulated.reentered_tokens > 0
+    assert tokens == stats.prompt_tokens + stats.reentered_tokens < positions == sum(2 * call[0] for call in real)
