@@ -356,9 +356,9 @@ TRAPS = (
     Trap(
         "an old policy that is never refreshed",
         "train.py",
-        "            weights = self._weights()\n",
+        "            weights, trained = self._weights(), self.critic.writer(self.state)\n",
         '            weights = __import__("jax").tree.map(lambda x: x.copy(), self._weights())\n'
-        '            weights = vars(self).setdefault("first", weights)\n',
+        '            weights, trained = vars(self).setdefault("first", weights), self.critic.writer(self.state)\n',
         ("tests/integration/test_train.py", "tests/integration/test_methods.py"),
     ),
     # --- batches --------------------------------------------------------------------------------------------------
@@ -461,15 +461,15 @@ TRAPS = (
     Trap(
         "an optimiser that starts again",
         "training/checkpoint.py",
-        '**unflatten(restored["rest"], rest))\n',
-        '**unflatten(restored["rest"], rest) | {"opt_state": template.opt_state})\n',
+        "for name, tree in wanted.items()})\n\n    def",
+        "for name, tree in wanted.items()}).replace(opt_state=template.opt_state)\n\n    def",
         ("tests/training/test_checkpoint.py",),
     ),
     Trap(
         "a count of updates that starts again",
         "training/checkpoint.py",
-        '**unflatten(restored["rest"], rest))\n',
-        '**unflatten(restored["rest"], rest) | {"step": template.step})\n',
+        "for name, tree in wanted.items()})\n\n    def",
+        "for name, tree in wanted.items()}).replace(step=template.step)\n\n    def",
         ("tests/training/test_checkpoint.py",),
     ),
     Trap(

@@ -234,8 +234,9 @@ def test_adapters_of_a_multimodal_base(tmp_path, monkeypatch):
 def test_targets_that_cannot_be_written(tmp_path, checkpoint, source, capsys):
     (tmp_path / "file").write_text("")
     for flags in ((f"--from={checkpoint}", "--to_hf"), (f"--from_hf={source}", "--to")):
-        assert "exists already; give a new folder" in refused(capsys, flags[0], f"{flags[1]}={tmp_path / 'file'}")
-        assert "can't be written" in refused(capsys, flags[0], f"{flags[1]}={tmp_path / 'file' / 'out'}")
+        for target in (tmp_path / "file", tmp_path / "file" / "out"):
+            said = f"{flags[1]} {target} can't be a folder, since {tmp_path / 'file'} is none; give another."
+            assert said in refused(capsys, flags[0], f"{flags[1]}={target}")
         assert "error: / exists already" in refused(capsys, flags[0], f"{flags[1]}=/")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
