@@ -2,7 +2,7 @@
 
 A page has T positions of one text, or of the beginning that several have in common. Which pages a text has, the host
 says with every call (pool.py); on the devices there is the pool alone. Page 0 belongs to no text: what is written
-for nobody goes there.
+for none goes there.
 
 The pool has the form of the weights, as the contiguous cache does (kv_cache.py): stacked `[L, pages, T, 2K, head_dim]`,
 or a tuple of one `[pages, T, 2K, head_dim]` a layer; keys at even of 2K, values at odd, as JAX's kernel reads them.

@@ -13,7 +13,7 @@ _NOTHING = 0  # the page before the first: page 0, which no text has
 
 
 class PagePool:
-    """Pages 1 to `number` - 1 of `size` positions; page 0 belongs to nobody.
+    """Pages 1 to `number` - 1 of `size` positions; page 0 belongs to no text.
 
     Args:
       number: pages, page 0 among them.
@@ -40,7 +40,7 @@ class PagePool:
 
     @property
     def free(self) -> int:
-        """How many pages nobody holds."""
+        """How many pages no text holds."""
         return len(self._free)
 
     @property
@@ -76,7 +76,7 @@ class PagePool:
             self._holders[page] += 1
 
     def release(self, pages: Sequence[int]) -> None:
-        """Records that one less holds pages; those that nobody holds are free, and what they held is forgotten.
+        """Records that one less holds pages; those that none holds are free, and what they held is forgotten.
 
         Raises:
           ValueError: one of them is free already.
@@ -91,7 +91,7 @@ class PagePool:
 
     def _check_held(self, pages: Sequence[int]) -> None:
         if free := [page for page in pages if not self._holders[page]]:
-            raise ValueError(f"pages {free} are held by nobody.")
+            raise ValueError(f"pages {free} are free: no text holds them.")
 
     # --- what pages begin with --------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ scale for each position, and some numbers of heads, are not in it (`lacks`), and
 cache; in layers with a window it reads all pages and masks most, so it is given only those that the window reaches
 into; and its interpreter fails on its reshaped references, so on CPUs it is compared by its text alone.
 
-Elsewhere it is plain JAX, which gathers pages block by block, as far as the longest text reaches.
+Elsewhere it is plain JAX, which gathers pages block by block, as far as the longest text reaches, for each query: it is
+for tests.
 """
 
 import dataclasses

@@ -24,7 +24,7 @@ def test_mistakes_are_errors():
     pages = pool.allocate(1)
     pool.release(pages)
     for wrong in (pool.release, pool.hold):
-        with pytest.raises(ValueError, match="held by nobody"):
+        with pytest.raises(ValueError, match="are free: no text holds them"):
             wrong(pages)
 
 
