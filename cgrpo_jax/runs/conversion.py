@@ -86,6 +86,10 @@ def export_hf(
             config = hf_config.read_config(run.model)
             dtype = dtype or folder_lib.stored_dtype(run.model)
             weights = opened.enter_context(checkpoint.SavedWeights(run.path, step=step))
+            if weights.has_critic:
+                console.say(
+                    f"the policy of {source} is exported; its critic, with weights of its own, stays in the run"
+                )
             read = _reader(run, config, weights, opened, base=base)
             about = _about(run, step=weights.step, dtype=dtype, adapter=False)
             _check_target(target)

@@ -321,6 +321,7 @@ class SavedWeights:
     Attributes:
       step: the checkpoint's step.
       shapes: shape of each array by its dotted name, such as `"layers.q"`.
+      has_critic: whether weights of a critic lie beside them.
 
     Example:
       with SavedWeights("runs/a") as weights:
@@ -339,6 +340,7 @@ class SavedWeights:
         with checkpoint_steps.readable(self._path.parent, self._others):
             checkpoint_seal.check(self._path.parent, ("params",), heads=True)
             self._tree = self._reader.metadata(epath.Path(self._path)).tree
+        self.has_critic = (self._path.parent / "critic").exists()
         self.shapes = {name: tuple(leaf.shape) for name, leaf in self._tree.items()}
 
     def __enter__(self) -> "SavedWeights":

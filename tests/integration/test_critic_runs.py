@@ -15,6 +15,7 @@ from cgrpo_jax.inference import generators
 from cgrpo_jax.models import lora
 from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.records import Author, LossKind, Stage
+from cgrpo_jax.runs import conversion
 from cgrpo_jax.training import train_step
 
 LENGTH = 3
@@ -119,7 +120,7 @@ def test_a_run_that_crashed_and_resumed_is_the_same_bitwise(tmp_path, given, who
 
 
 def test_the_critic_moves_and_its_own_weights_write(tmp_path, given, monkeypatch):
-    """In iteration 1 another critic writes than in iteration 0; of its own weights, the policy's are as without it."""
+    """In iteration 1 another critic writes than in iteration 0, which is the policy where it shares its weights."""
     seen = tiny_run.watch(monkeypatch)
     done = run(tmp_path, given, num_iterations=2)
     step, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
@@ -134,6 +135,21 @@ def test_the_critic_moves_and_its_own_weights_write(tmp_path, given, monkeypatch
     assert bool(own) == (given["critic.training.loss"] == "rco")
     policy = {id(g.params) for row, g in seen.written if row.stage == Stage.RESPONSE}
     assert ({id(one.params) for one in critics.values()} <= policy) == shares
+
+
+@pytest.mark.parametrize("weights", ["adapter", "model"])
+def test_weights_of_its_own_leave_the_policys_alone(tmp_path, folder, weights):
+    """An iteration's policy is bitwise the same however far its critic moves; what differs is the critic."""
+    states = []
+    for rate in (0.0, 1e-3):
+        given = changes(weights, folder, **{"critic.training.learning_rate": rate})
+        done = run(tmp_path / str(rate), given, num_iterations=1)
+        _, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
+        states.append(state)
+    still, moved = ([np.asarray(x).tobytes() for x in jax.tree.leaves(one.params)] for one in states)
+    assert still == moved
+    still, moved = ([np.asarray(x).tobytes() for x in jax.tree.leaves(one.critic.params)] for one in states)
+    assert still != moved
 
 
 def test_the_first_update_of_rco_starts_where_the_critic_wrote(tmp_path, folder, monkeypatch):
@@ -168,7 +184,7 @@ def test_critiques_that_achieve_alike_move_nothing(tmp_path, babbling):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_evaluation_asks_the_critic_that_was_trained(tmp_path, folder, monkeypatch):
+def test_evaluation_asks_the_critic_that_was_trained(tmp_path, folder, monkeypatch, capsys):
     """`evaluate --refine` of a run whose critic is an adapter: critiques are of the policy's weights with it."""
     given = changes("adapter", folder, **{"critic.training.learning_rate": 3e-2, "data.num_eval": 4})
     done = run(tmp_path, given, num_iterations=1)
@@ -187,6 +203,8 @@ def test_evaluation_asks_the_critic_that_was_trained(tmp_path, folder, monkeypat
         stacked = np.stack([np.asarray(layer["q"]) for layer in written["layers"]])
         np.testing.assert_allclose(stacked, np.asarray(merged["layers"]["q"]), rtol=1e-6)
     assert np.abs(np.asarray(merged["layers"]["q"]) - np.asarray(state.params["layers"]["q"])).max() > 1e-4
+    conversion.export_hf(done, tmp_path / "exported")
+    assert f"the policy of {done} is exported; its critic, with weights of its own, stays" in capsys.readouterr().err
 
 
 def test_eight_devices_agree_with_one(tmp_path, folder):

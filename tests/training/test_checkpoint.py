@@ -191,6 +191,13 @@ def test_restore_params_casts_to_the_templates_dtype(tmp_path):
     assert_bitwise(restore_params(tmp_path, template), expected)
 
 
+def test_a_critic_that_a_checkpoint_does_not_have_is_one_line(tmp_path):
+    save_steps(tmp_path, 2)
+    with pytest.raises(UserError) as caught:
+        restore_params(tmp_path, make_state(0).params, item="critic")
+    assert str(caught.value) == f"checkpoint {tmp_path / '2'} has no critic: leave critic.train as the run had it."
+
+
 def test_restore_params_names_what_does_not_fit(tmp_path):
     (tmp_path / "empty").mkdir()
     params = make_state(0).params
