@@ -60,7 +60,7 @@ class Prompts:
         texts.check_template(self.critique, ("question", "response"))
         texts.check_template(self.critique_with_answer, ("question", "response", "answer"))
         texts.check_template(self.critique_with_solution, ("question", "response", "answer", "solution"))
-        texts.check_template(self.refine, ("question", "response", "critique"))
+        texts.check_template(self.refine, ("question", "critique"))
         texts.check_template(self.refine_without_critique, ("question", "response"))
         texts.check_template(self.hint, ("question", "answer"))
         texts.check_template(self.refine_with_hint, ("question", "hint"))
@@ -134,7 +134,8 @@ class Prompts:
         """Returns the prompt that asks for a refinement (without a critique if None), and whether it was cut.
 
         It holds the question as the policy was asked it, with the instructions on form of the question's template:
-        what is trained is an answer to that.
+        what is trained is an answer to that. Where `refine` has no `{response}`, it shows the critique alone: a small
+        model that sees its attempt may only repeat it.
 
         Args:
           question, turns: as for `for_question`.
@@ -143,7 +144,8 @@ class Prompts:
         """
         template = self.refine_without_critique if critique is None else self.refine
         asked = texts.fill(self.question, question=question)
-        fields = {"question": asked, "response": response} | ({} if critique is None else {"critique": critique})
+        fields = {"question": asked} | ({"response": response} if "{response}" in template else {})
+        fields |= {} if critique is None else {"critique": critique}
         # A sampled critique can take more tokens when its text is encoded again than it had when it was sampled.
         cuttable = ("response",) if critique is None else ("response", "critique")
         return self._fitted(template, fields, cuttable, "max_refinement_prompt_length", turns)

@@ -107,8 +107,8 @@ class Prompts:
     )
     refine: str = key(
         "",
-        "what a refinement answers; {question} in it is what the policy was asked",
-        template("question", "response", "critique"),
+        "what a refinement answers; {question} in it is what the policy was asked; it may leave {response} out",
+        template("question", "critique"),
     )
     refine_without_critique: str = key("", "likewise, where there is no critique", template("question", "response"))
     hint: str = key("", "what asks for a hint", template("question", "answer"))

@@ -306,3 +306,17 @@ def test_which_system_turn_opens_a_prompt(template, turns, says):
     prompts = make(tokenizer, system="=x=", **CHAINS)
     for ids in (prompts.for_question(QUESTION, turns), prompts.for_refinement(QUESTION, RESPONSE, None, turns)[0]):
         assert [one for one in ("=x=", "=s=") if one in tokenizer.decode(ids)] == says
+
+
+def test_a_refinement_may_see_the_critique_alone():
+    template, tokenizer = "{question}\nCritique: {critique}\nTry again.", arithmetic_tokenizer()
+    bare = make(tokenizer, **CHAINS | {"refine": template})
+    ids, cut = bare.for_refinement(QUESTION, RESPONSE, CRITIQUE)
+    assert not cut and tokenizer.decode(ids).endswith(f"{QUESTION}\nCritique: {CRITIQUE}\nTry again.")
+    assert (bare.for_refinement(QUESTION, RESPONSE * 20, CRITIQUE)[0] == ids).all()
+    short, cut = make(tokenizer, len(ids) - 4, **CHAINS | {"refine": template}).for_refinement(
+        QUESTION, RESPONSE, CRITIQUE
+    )
+    assert cut and len(short) <= len(ids) - 4
+    with_response = make(tokenizer, **CHAINS)
+    assert RESPONSE in tokenizer.decode(with_response.for_refinement(QUESTION, RESPONSE, CRITIQUE)[0])

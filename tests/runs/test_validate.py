@@ -45,7 +45,7 @@ ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", 
         ({"prompts__question": ""}, "prompts.question: prompt template '' lacks {question}"),
         (
             {"prompts__refine": "{question}"},
-            "prompts.refine: prompt template '{question}' lacks {response}, {critique}",
+            "prompts.refine: prompt template '{question}' lacks {critique}",
         ),
         ({"prompts__system": "a\ud800"}, "prompts.system is not valid Unicode: character 2 of 2 is U+D800"),
         ({"prompts__question": "{question}\udfff"}, "prompts.question is not valid Unicode"),
