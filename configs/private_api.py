@@ -12,26 +12,40 @@ cgrpo_jax/rewards/sandbox/MODULES.md.
 from configs import base
 
 DATA = "runs/private"
-REFINE = """\
-{question}
+SYSTEM = """\
+You write short Python programs. Reply with one block of code that imports the library and defines the function, and \
+with nothing else. For example, asked to use the library `math` for `solve(n)`, which returns the square root of n:
+```python
+import math
 
-This attempt fails:
-{response}
+def solve(n):
+    return math.sqrt(n)
+```"""
+# The attempt is not shown: this model repeats it. Prompts that were tried before: configs/results/README.md.
+_HOW = """\
+Make an object of the library, and call one of its methods, each argument by its name. For example, where a message \
+says "Use shedwork.Cart(wheels=...) and its methods .grease(winters=...), .hire(miles=...).", the pence that a cart of \
+n wheels costs for k miles are:
+```python
+import shedwork
 
-Running it says:
-{critique}
+def solve(n, k):
+    return shedwork.Cart(wheels=n).hire(miles=k)
+```
+Now write the program that is asked for: {question}"""
+REFINE = f"""\
+{{question}}
 
-Do not repeat the attempt. Write the program again with exactly the names and arguments that the message lists.
-{question}"""
+Another program failed: {{critique}}
+
+The library has only what this message lists after "Use". {_HOW}"""
 # The same without what is said: the arm that has no critique changes this alone.
-REFINE_WITHOUT_CRITIQUE = """\
-{question}
+REFINE_WITHOUT_CRITIQUE = f"""\
+{{question}}
 
-This attempt fails:
-{response}
+This program fails: {{response}}
 
-Do not repeat the attempt. Write the program again.
-{question}"""
+{_HOW}"""
 
 
 def get_config():
@@ -48,11 +62,13 @@ def get_config():
     c.num_iterations = 20
     c.questions_per_iteration = 4
     c.num_responses = 6
-    c.prompts.question = "{question} Answer with a short Python program alone."
-    c.max_prompt_length = 192
+    c.prompts.system = SYSTEM
+    c.max_prompt_length = 256
     c.max_response_length = 96
     c.engine.num_slots = 24
     c.engine.prompt_bucket = 64
+
+    c.sampling.temperature = 0.8
 
     c.critique.kind = "execution"
     c.critique.reveals_value = False  # what a test expects could be copied; the message alone is to teach
