@@ -357,7 +357,7 @@ def test_a_folder_of_something_else(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text("mine")
     assert "has metrics.jsonl but no config.json; give another --workdir" in refused(capsys, tmp_path)
     (tmp_path / "file").write_text("mine")
-    assert "can't be written" in refused(capsys, tmp_path / "file")
+    assert "can't be a folder, since" in refused(capsys, tmp_path / "file")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"metrics.jsonl": "mine", "file": "mine"}
 
 
