@@ -267,8 +267,8 @@ TRAPS = (
     Trap(
         "a form that is asked of responses and not of refinements",
         "critiques/prompts.py",
-        '{"question": asked, "response": response}',
-        '{"question": question, "response": response}',
+        'fields = {"question": asked} | ({"response"',
+        'fields = {"question": question} | ({"response"',
         ("tests/critiques/test_prompts.py",),
     ),
     Trap(
