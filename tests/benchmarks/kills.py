@@ -330,7 +330,7 @@ def mistake(way: str, ended: Ended, at: int, *, interrupted: bool) -> str:
         return ""
     if not interrupted or ended.statuses[at] not in ENDED[way]:
         return f"status {ended.statuses}: {said}"
-    if ended.statuses[at] == -signal.SIGTERM and "devices: " in ended.said[at]:
+    if ended.statuses[at] == -signal.SIGTERM and "folder: " in ended.said[at]:
         return f"SIGTERM is not heeded: {said}"
     for number, (status, text) in enumerate(zip(ended.statuses, ended.said, strict=True)):
         if number != at and status not in (OTHERS_ENDED if ended.statuses[at] else (0,)):

@@ -44,7 +44,7 @@ def test_a_hundred_cases_are_in_all_places_and_of_all_ways():
         ("term", (0, 0), ("", ""), ""),
         ("term", (0, 1), ("", ""), "process 1 ends with 1"),
         ("term", (-signal.SIGTERM,), ("starting",), ""),
-        ("term", (-signal.SIGTERM,), ("starting\ndevices: 1 x cpu",), "SIGTERM is not heeded"),
+        ("term", (-signal.SIGTERM,), ("starting\nfolder: run, new",), "SIGTERM is not heeded"),
     ],
 )
 def test_what_is_a_mistake(way, statuses, said, wrong):
