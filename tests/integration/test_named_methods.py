@@ -58,12 +58,20 @@ def test_the_critic_of_the_joint_loop_moves_as_its_loss_says(tmp_path):
     critics = []
     more = {"num_iterations": 10, "critic.training.learning_rate": 2e-3}
     folder, config, _ = train("joint_critic", tmp_path, critics, **more)
-    assert len(critics) == 20
+    learns = [any(_teaches(row.train_row) for row in rows) for rows in rollouts(folder)]
+    assert len(learns) == 10 and len(critics) == 2 * sum(learns) >= 10  # none where all critiques are worth the same
     for one in critic_compared(config, critics):
         assert -one.loss == pytest.approx(one.value, rel=2e-4, abs=1e-6)
         assert one.slope == pytest.approx(one.norm, rel=2e-3, abs=1e-6)
     rows = metrics(folder)
-    assert all(row["critic/kl"] != 0 and 0 <= row["critic/utility"] <= 1 for row in rows)
+    assert [row["critic/rows_trained"] > 0 for row in rows] == learns
+    assert [row.get("critic/kl", 0) != 0 for row in rows] == learns
+    assert all(0 <= row["critic/utility"] <= 1 for row in rows)
+
+
+def _teaches(row):
+    """Returns whether a row's critique is preferred to, or less than, the others of its response."""
+    return row is not None and row.loss == LossKind.RCO and row.advantage != 0
 
 
 def test_replaced_responses_are_kept_in_the_rollouts(tmp_path):
