@@ -22,30 +22,27 @@ def solve(n):
     return math.sqrt(n)
 ```"""
 # The attempt is not shown: this model repeats it. Prompts that were tried before: configs/results/README.md.
-_HOW = """\
-Make an object of the library, and call one of its methods, each argument by its name. For example, where a message \
-says "Use shedwork.Cart(wheels=...) and its methods .grease(winters=...), .hire(miles=...).", the pence that a cart of \
-n wheels costs for k miles are:
+_EXAMPLE = """\
+For example, after the message
+"shedwork has no 'solve'. It has: shedwork.Cart(wheels=x).grease(winters=y); shedwork.Cart(wheels=x).axle_wear(stones=\
+y); shedwork.Cart(wheels=x).hire(miles=y)."
+the program `solve(k)`, which returns the pence that it costs to hire a cart of 40 wheels for k miles, is
 ```python
 import shedwork
 
-def solve(n, k):
-    return shedwork.Cart(wheels=n).hire(miles=k)
+def solve(k):
+    return shedwork.Cart(wheels=40).hire(miles=k)
 ```
-Now write the program that is asked for: {question}"""
+"""
 REFINE = f"""\
-{{question}}
+{_EXAMPLE}Now a program failed: {{critique}}
 
-Another program failed: {{critique}}
-
-The library has only what this message lists after "Use". {_HOW}"""
+Take what fits from this message, and write the right program. {{question}}"""
 # The same without what is said: the arm that has no critique changes this alone.
 REFINE_WITHOUT_CRITIQUE = f"""\
-{{question}}
+{_EXAMPLE}Now a program failed: {{response}}
 
-This program fails: {{response}}
-
-{_HOW}"""
+Write the right program. {{question}}"""
 
 
 def get_config():

@@ -97,19 +97,19 @@ LIBRARIES = (
 _SOURCE = '''\
 """{name}: made up."""
 
-_USE = "{use}"
+_HAS = "{has}"
 
 
 def __getattr__(name):
     if name.startswith("__"):
         raise AttributeError(name)
-    raise ImportError(f"{name} has no {{name!r}}. {{_USE}}")
+    raise ImportError(f"{name} has no {{name!r}}. It has: {{_HAS}}")
 
 
 def _only(what, name, args, given):
     if args or set(given) != {{name}}:
         got = [repr(one) for one in args] + [f"{{key}}=..." for key in given]
-        raise TypeError(f"{{what}} takes {{name}}=... alone, not ({{', '.join(got)}}). {{_USE}}")
+        raise TypeError(f"{{what}} takes {{name}}=... alone, not ({{', '.join(got)}}). {name} has: {{_HAS}}")
     return given[name]
 
 
@@ -118,7 +118,7 @@ class {kind}:
         self._x = _only("{kind}", "{argument}", args, given)
 
     def __getattr__(self, name):
-        raise AttributeError(f"{kind} has no {{name!r}}. {{_USE}}")
+        raise AttributeError(f"{kind} has no {{name!r}}. {name} has: {{_HAS}}")
 '''
 _METHOD = """
     def {name}(self, *args, **given):
@@ -127,15 +127,15 @@ _METHOD = """
 """
 
 
-def use(library: Library) -> str:
-    """Returns what every error of a library says of it."""
-    methods = ", ".join(f".{one.name}({one.argument}=...)" for one in library.methods)
-    return f"Use {library.name}.{library.kind}({library.argument}=...) and its methods {methods}."
+def has(library: Library) -> str:
+    """Returns what every error of a library lists: a call of each method, of an object made of x, with y."""
+    made = f"{library.name}.{library.kind}({library.argument}=x)"
+    return "; ".join(f"{made}.{one.name}({one.argument}=y)" for one in library.methods) + "."
 
 
 def source(library: Library) -> str:
     """Returns the text of a library's module."""
-    head = _SOURCE.format(name=library.name, kind=library.kind, argument=library.argument, use=use(library))
+    head = _SOURCE.format(name=library.name, kind=library.kind, argument=library.argument, has=has(library))
     return head + "".join(_METHOD.format(**one._asdict()) for one in library.methods)
 
 
