@@ -215,8 +215,8 @@ def test_the_committed_study_of_a_private_library(tmp_path):
         config_lib.override(config, [argument for argument in run.arguments if argument.startswith("--config.")])
         validate.check(config_lib.freeze(config))
     prompts = runs[0].config["prompts"]
-    said = 'Another program failed: {critique}\n\nThe library has only what this message lists after "Use". '
-    frame = prompts["refine"].replace(said, "This program fails: {response}\n\n")
+    said = "{critique}\n\nTake what fits from this message, and write the"
+    frame = prompts["refine"].replace(said, "{response}\n\nWrite the")
     assert said in prompts["refine"] and prompts["refine_without_critique"] == frame
     assert [run.name for run in study_lib.select(runs, "execution/seed1")] == ["private/execution/seed1"]
     with pytest.raises(UserError, match="matches no run; the first is private/grpo/seed0"):
