@@ -5,8 +5,9 @@
 
 Each snippet is a response whose program has one thing changed (failing_snippets.py), judged by one criterion: that the
 function does what is asked. Beside them stand the right programs of the same tasks: a judge that says no to all would
-agree with the tests on every failing one. The judge never sees the tests. Every judgement is written to FILE when it
-comes, and what FILE holds of the same model and settings is not asked for again. It ends with the table.
+agree with the tests on every failing one. The judge never sees the tests. FILE gets the programs that fail, once they
+are known, and every judgement when it comes; neither is run, or asked of the same model and settings, again. It ends
+with the table.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from cgrpo_jax.rewards.rubrics.programs import Programs
 
 CRITERION = "for all inputs that the question allows, the function returns what the question asks for"
 MODES = {"plain": False, "evidence": True}
+FAILING = "fails its tests"  # what rows of programs are about; those of judgements name the judge
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds of a reply")
     parser.add_argument("--max-length", type=int, default=384, help="tokens of a reply")
     options = parser.parse_args(arguments)
-    snippets = [*failing_snippets.failing(options.snippets), *failing_snippets.right()]
     known = _read(options.json)
+    snippets = [*_failing(options.snippets, known, options.json), *failing_snippets.right()]
     with (
         ChatClient(
             options.url,
@@ -65,6 +67,22 @@ def _read(path: pathlib.Path) -> dict[tuple[str, str], dict]:
     lines = path.read_text().splitlines() if path.exists() else []
     rows = [json.loads(line) for line in lines]
     return {(row["key"], row["about"]): row for row in rows}
+
+
+def _failing(number: int, known: dict, path: pathlib.Path) -> list[Snippet]:
+    """Returns programs that fail, from the file where it has as many; else all are run, a minute each endless one."""
+    found = [
+        Snippet(row["question"], row["program"], row["tests"], False)
+        for (_, about), row in known.items()
+        if about == FAILING
+    ]
+    if len(found) < number:
+        found = failing_snippets.failing(number)
+        with path.open("a") as file:
+            for one in found:
+                row = {"key": one.key, "about": FAILING, "question": one.question, "program": one.program}
+                file.write(json.dumps(row | {"tests": one.tests}) + "\n")
+    return found[:number]
 
 
 def _judged(judge: Judge, snippets: Sequence[Snippet], about: str, file, *, at_once: int) -> dict:

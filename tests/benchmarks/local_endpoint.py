@@ -1,6 +1,6 @@
 """A model of a Hugging Face folder behind an OpenAI-like endpoint of this machine, by transformers, for benchmarks.
 
-    python tests/benchmarks/local_endpoint.py --model=FOLDER --port=8001 [--batch=16]
+    python tests/benchmarks/local_endpoint.py --model=FOLDER --port=8001 [--batch=16] [--dtype=bfloat16]
 
 Requests that wait are answered in batches: on a CPU a batch of 16 takes little longer than one. Answers are greedy at
 temperature 0; the seed of a request is not read, since rows of a batch share one.
@@ -11,10 +11,13 @@ import http.server
 import json
 import queue
 import threading
+import time
 from concurrent import futures
 
 import torch
 import transformers
+
+GATHER = 0.2  # seconds in which requests come that are answered together
 
 
 class Model:
@@ -23,11 +26,12 @@ class Model:
     Args:
       folder: of the model.
       batch: requests that are answered together at most.
+      dtype: of the weights, a name of torch's.
     """
 
-    def __init__(self, folder: str, *, batch: int):
+    def __init__(self, folder: str, *, batch: int, dtype: str):
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._batch = batch
@@ -44,6 +48,7 @@ class Model:
         left: list = []
         while True:
             left = left or [self._waiting.get()]
+            time.sleep(GATHER)
             while not self._waiting.empty():
                 left.append(self._waiting.get())
             # Short replies would wait for long ones: those that may be as long go together.
@@ -122,8 +127,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a Hugging Face folder")
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
-    with Server(Model(options.model, batch=options.batch), options.port) as server:
+    with Server(Model(options.model, batch=options.batch, dtype=options.dtype), options.port) as server:
         print(f"serving {options.model} at http://127.0.0.1:{server.server_port}/v1", flush=True)
         server.serve_forever()
 
