@@ -47,6 +47,7 @@ MORE = {
     "nurl": HINT,
     "rltf_sd": {"refine.num_kept": 4},
     "gspo": {"optimizer.updates_per_batch": 4},
+    "sdpo": {"prompts.teacher": "{question}\nCritique: {critique}\nTry again."},
     "joint_critic": {"critique.kind": "cot", "critique.num_per_response": 2},
     "critique_coder": {"max_prompt_length": 48, "verdict_share": 0.25},
 }

@@ -10,6 +10,7 @@ import numpy as np
 import paths
 import pytest
 import tiny_run
+from chain_prompts import arithmetic_tokenizer
 from chat_server import good
 from tiny_run import metrics, rollouts, run
 
@@ -17,6 +18,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Author, Stage
 
 server = chat_server.server  # the fixture
+TOKENIZER = arithmetic_tokenizer()
 HOLDS = {
     "names the answer": lambda text: "Answer" in text,
     "has an even number of characters": lambda text: len(text) % 2 == 0,
@@ -106,6 +108,20 @@ def test_the_items_that_a_response_fails_are_its_reward_and_its_critique(tmp_pat
         for row in trained:
             assert row.train_row.advantage == pytest.approx(row.rollout.reward - mean, abs=1e-6)
             assert row.train_row.refined == (row.rollout.stage == Stage.REFINEMENT)
+
+
+def test_the_items_that_a_response_fails_are_what_its_teacher_sees(tmp_path, server):
+    server.reply = check
+    alone = {"judge.evidence": False, "refine.kind": "none", "critique.when": "all", "distil.kind": "alone"}
+    folder = run(tmp_path / "run", options(tmp_path, server, **alone, **{"distil.top_tokens": 8}), num_iterations=1)
+    (line,) = metrics(folder)
+    (rows,) = rollouts(folder)
+    assert line["distil/divergence"] > 0 and line["grad_norm"] > 0
+    failed = [row.rollout for row in rows if row.rollout.stage == Stage.RESPONSE and row.rollout.reward < 1]
+    said = [expected(one.text.strip(), evidence=False)[1] for one in failed]
+    assert len(failed) == line["rows_trained"] > 0
+    for one, text in zip(failed, said, strict=True):
+        assert text in TOKENIZER.decode(one.feedback_ids)
 
 
 def test_a_hostile_rubric_is_refused_with_its_row_before_anything_runs(tmp_path, server):
