@@ -2,8 +2,9 @@
 
     python tests/benchmarks/local_endpoint.py --model=FOLDER --port=8001 [--batch=16] [--dtype=bfloat16]
 
-Requests that wait are answered in batches: on a CPU a batch of 16 takes little longer than one. Answers are greedy at
-temperature 0; the seed of a request is not read, since rows of a batch share one.
+Requests that wait are answered in batches: on a CPU a batch of 16 takes little longer than one. A row that has ended
+takes no more part in it. Answers are greedy at temperature 0; the seed of a request is not read, since rows of a batch
+share one.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent import futures
 
 import torch
@@ -70,28 +72,60 @@ class Model:
             for body in bodies
         ]
         inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        temperature, most = bodies[0].get("temperature", 1.0), bodies[0]["max_tokens"]
-        sampling = dict(do_sample=True, temperature=temperature, top_p=bodies[0].get("top_p", 1.0), top_k=0)
-        written = self._model.generate(
-            **inputs,
-            max_new_tokens=most,
-            pad_token_id=self._tokenizer.pad_token_id,
-            **(sampling if temperature else dict(do_sample=False, temperature=None, top_p=None, top_k=None)),
-        )[:, inputs["input_ids"].shape[1] :]
+        pick = _picks(bodies[0].get("temperature", 1.0), bodies[0].get("top_p", 1.0))
+        written = self._written(inputs["input_ids"], inputs["attention_mask"], pick, most=bodies[0]["max_tokens"])
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        return [self._reply(row, length, most) for row, length in zip(written, lengths, strict=True)]
+        return [self._reply(row, length) for row, length in zip(written, lengths, strict=True)]
 
-    def _reply(self, row: torch.Tensor, prompt_tokens: int, most: int) -> dict:
+    def _written(self, ids: torch.Tensor, mask: torch.Tensor, pick: Callable, *, most: int) -> list[list[int]]:
+        """Returns the tokens after each row of prompts, at most so many, the end of a turn included."""
+        rows: list[list[int]] = [[] for _ in ids]
+        alive = list(range(len(rows)))
+        positions, cache = (mask.cumsum(dim=1) - 1).clamp(min=0), transformers.DynamicCache()
+        for step in range(most):
+            found = self._model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            )
+            ids = pick(found.logits[:, -1].float())[:, None]
+            for row, token in zip(alive, ids[:, 0].tolist(), strict=True):
+                rows[row].append(token)
+            left = [k for k, row in enumerate(alive) if rows[row][-1] not in self._ends]
+            if not left or step + 1 == most:
+                break
+            if len(left) < len(alive):
+                alive, kept = [alive[k] for k in left], torch.tensor(left)
+                cache.batch_select_indices(kept)
+                ids, mask, positions = ids[kept], mask[kept], positions[kept]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            positions = positions[:, -1:] + 1
+        return rows
+
+    @property
+    def _ends(self) -> set[int]:
         ended = self._model.generation_config.eos_token_id
-        ended = set(ended if isinstance(ended, list) else [ended])
-        number = next((k + 1 for k, token in enumerate(row.tolist()) if token in ended), most)
-        number = min(number, len(row))
-        text = self._tokenizer.decode(row[:number], skip_special_tokens=True)
-        stopped = bool(number) and int(row[number - 1]) in ended
+        return set(ended if isinstance(ended, list) else [ended])
+
+    def _reply(self, row: list[int], prompt_tokens: int) -> dict:
+        text = self._tokenizer.decode(row, skip_special_tokens=True)
+        stopped = bool(row) and row[-1] in self._ends
         return {
             "choices": [{"message": {"content": text}, "finish_reason": "stop" if stopped else "length"}],
-            "usage": {"completion_tokens": number, "prompt_tokens": prompt_tokens},
+            "usage": {"completion_tokens": len(row), "prompt_tokens": prompt_tokens},
         }
+
+
+def _picks(temperature: float, top_p: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns what picks a token of each row of logits."""
+
+    def likeliest(logits: torch.Tensor) -> torch.Tensor:
+        return logits.argmax(dim=-1)
+
+    def drawn(logits: torch.Tensor) -> torch.Tensor:
+        p, order = torch.softmax(logits / temperature, dim=-1).sort(dim=-1, descending=True)
+        p = p.masked_fill(p.cumsum(dim=-1) - p >= top_p, 0.0)
+        return order.gather(-1, torch.multinomial(p, 1))[:, 0]
+
+    return drawn if temperature else likeliest
 
 
 def _kind(body: dict) -> tuple:
