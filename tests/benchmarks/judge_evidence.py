@@ -98,6 +98,8 @@ def _judged(judge: Judge, snippets: Sequence[Snippet], about: str, file) -> dict
     began, before, rubric = time.monotonic(), judge.counts, json.dumps([CRITERION])
     grades = [one.result() for one in [judge.submit(s.question, s.response, rubric) for s in snippets]]
     tokens = judge.counts["completion_tokens"] - before["completion_tokens"]
+    if not tokens:  # else it would count as no judgement, and not be asked again
+        raise SystemExit(f"the endpoint has answered nothing: {grades[0].reason}")
     found = {}
     for snippet, grade in zip(snippets, grades, strict=True):
         found[snippet.key, about] = {

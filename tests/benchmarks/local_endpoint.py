@@ -67,6 +67,7 @@ class Model:
 
     @torch.inference_mode()
     def _generate(self, bodies: list[dict]) -> list[dict]:
+        began = time.monotonic()
         texts = [
             self._tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
             for body in bodies
@@ -75,6 +76,8 @@ class Model:
         pick = _picks(bodies[0].get("temperature", 1.0), bodies[0].get("top_p", 1.0))
         written = self._written(inputs["input_ids"], inputs["attention_mask"], pick, most=bodies[0]["max_tokens"])
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        tokens, seconds = sum(map(len, written)), time.monotonic() - began
+        print(f"{len(bodies)} requests: {sum(lengths)} tokens read, {tokens} written, {seconds:.0f} s", flush=True)
         return [self._reply(row, length) for row, length in zip(written, lengths, strict=True)]
 
     def _written(self, ids: torch.Tensor, mask: torch.Tensor, pick: Callable, *, most: int) -> list[list[int]]:
