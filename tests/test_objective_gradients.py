@@ -126,7 +126,7 @@ def test_entropy_by_hand():
     ],
 )
 def test_weights_by_hand(aggregate, weights):
-    """A token of a response, where r = 1, adds w A to the objective and to its gradient; one of log pi A adds w A log pi."""
+    """Where r = 1 a token adds w A to the objective and to its gradient; one of log pi A adds w A log pi."""
     advantage, mask = np.array([1.0, -2.0, 3.0]), np.arange(3) < np.array([2, 3, 1])[:, None]
     with jax.enable_x64(True):
         logp = np.log([[0.5, 0.2, 0.9], [0.3, 0.4, 0.1], [0.25, 0.6, 0.7]])
