@@ -153,6 +153,26 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, WHOLE))
 
 
+def read(x: jax.Array, mesh: Mesh) -> np.ndarray:
+    """Returns the whole of an array that is dealt out over a mesh, on the host of every process.
+
+    Of what lies on other processes' devices one place of the last axis comes at a time, so that no device holds more
+    than that beside its own part, however many devices there are.
+    """
+    return np.asarray(x) if x.is_fully_addressable else read_by_places(x, mesh)
+
+
+def read_by_places(x: jax.Array, mesh: Mesh) -> np.ndarray:
+    """Returns what `read` does, as it does between processes."""
+    return np.stack([np.asarray(place_of(x, place, mesh=mesh)) for place in range(x.shape[-1])], axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def place_of(x: jax.Array, place: int, *, mesh: Mesh) -> jax.Array:
+    """Returns one place of the last axis, whole on every device."""
+    return replicate(jax.lax.dynamic_index_in_dim(x, place, axis=-1, keepdims=False), mesh)
+
+
 # --- inside a program, on one device's part -----------------------------------------------------------------------
 
 

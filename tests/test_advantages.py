@@ -101,6 +101,29 @@ def test_length_penalty(kind):
     close(length_penalty(kind([0, 12, 14, 20, 25]), max_length=20, buffer=8), [0, 0, -0.25, -1, -1])
 
 
+def test_baseline_deviation_and_penalty_in_float64():
+    # 1, 0, 0 and a refinement of 1: means 1/2 and, of the first three, 1/3; squares of deviations 1 and 2/3.
+    with jax.enable_x64(True):
+        reward, group = np.array([1.0, 0.0, 0.0, 1.0]), np.zeros(4, int)
+        initial = np.array([True, True, True, False])
+
+        def found(**keywords):
+            return np.asarray(group_advantages(reward, group, num_groups=1, **keywords))
+
+        half, third = 0.5 / (np.sqrt(1 / 3) + 1e-6), np.array([2, -1, -1, 2]) / 3
+        for actual, expected in (
+            (found(), [0.5, -0.5, -0.5, 0.5]),
+            (found(scale_by_std=True), [half, -half, -half, half]),
+            (found(baseline_B=initial), third),
+            (found(baseline_B=initial, scale_by_std=True), third / (np.sqrt(1 / 3) + 1e-6)),
+            (found(penalty_B=np.array([-0.4, 0, 0, 0])), [0.2, -0.4, -0.4, 0.6]),
+        ):
+            assert actual.dtype == np.float64
+            np.testing.assert_allclose(actual, expected, rtol=1e-13)
+        penalty = length_penalty(np.array([12, 14, 20]), max_length=20, buffer=8)
+        np.testing.assert_array_equal(penalty, [0, -0.25, -1])
+
+
 def test_advantages_refuse_a_column_of_rewards():
     with pytest.raises(AssertionError, match="reward_B has shape"):
         group_advantages(jnp.ones((2, 1)), jnp.zeros(2, int), num_groups=1)

@@ -78,6 +78,67 @@ def test_gradient_is_that_of_the_value(aggregate, clip_initial, clip_refined):
         np.testing.assert_array_equal(np.asarray(gradient)[:, ~np.asarray(b["mask"])], 0)
 
 
+def value_and_gradient(x, **keywords):
+    """The loss of rows without a ratio's effect, r = 1, and its gradient by the first argument, in float64."""
+    with jax.enable_x64(True):
+        return jax.jit(jax.value_and_grad(lambda x: policy_loss(x, **keywords)[0]))(x)
+
+
+@pytest.mark.parametrize(
+    ("kl", "value", "gradient"),
+    [  # log pi - log pi_ref = log 2 and -log 4; of k3 1 - pi_ref / pi
+        ("k1", np.log(2) - np.log(4), [1, 1]),
+        ("k2", (np.log(2) ** 2 + np.log(4) ** 2) / 2, [np.log(2), -np.log(4)]),
+        ("k3", (0.5 + np.log(2) - 1) + (4 - np.log(4) - 1), [0.5, -3]),
+    ],
+)
+def test_kl_by_hand(kl, value, gradient):
+    with jax.enable_x64(True):
+        logp, ref = np.log([[0.5, 0.2, 0.9]]), np.log([[0.25, 0.8, 0.1]])
+        rows = {"old_logp_BT": logp, "advantage_B": np.zeros(1), "mask_BT": np.array([[1, 1, 0]])}
+        more = {"refined_B": np.zeros(1, bool), "max_length": 4, "ref_logp_BT": ref, "kl_coef": 0.1, "kl": kl}
+        found, slope = value_and_gradient(logp, **rows, **more)
+    np.testing.assert_allclose(found, 0.1 * value / 4, rtol=1e-13)
+    np.testing.assert_allclose(slope, [[*(0.1 * np.array(gradient) / 4), 0]], rtol=1e-13)
+
+
+def test_entropy_by_hand():
+    # Its bonus lowers the loss by coef w H: 0.5 / (1 row * 4) a token, of 0.6 and 0.2; the third is masked.
+    with jax.enable_x64(True):
+        logp, entropy = np.log([[0.5, 0.2, 0.9]]), np.array([[0.6, 0.2, 9.0]])
+        rows = (logp, np.zeros(1), np.array([[1, 1, 0]]), np.zeros(1, bool))
+
+        def loss(entropy):
+            return policy_loss(logp, *rows, max_length=4, entropy_BT=entropy, entropy_coef=0.5)[0]
+
+        value, gradient = jax.value_and_grad(loss)(entropy)
+    np.testing.assert_allclose(value, -0.5 * 0.8 / 4, rtol=1e-13)
+    np.testing.assert_allclose(gradient, [[-0.125, -0.125, 0]], rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "weights"),
+    [  # rows of 2 and 3 tokens and a refinement of 1; 2 questions of 2 responses and 1 refinement
+        ("constant", [1 / (3 * 8)] * 3),
+        ("paper", [1 / (2 * 2), 1 / (2 * 2), 1 / (2 * 1)]),
+        ("token_mean", [1 / 6] * 3),
+        ("sequence_mean", [1 / (3 * 2), 1 / (3 * 3), 1 / (3 * 1)]),
+    ],
+)
+def test_weights_by_hand(aggregate, weights):
+    """Where r = 1 a token adds w A to the objective and to its gradient; one of log pi A adds w A log pi."""
+    advantage, mask = np.array([1.0, -2.0, 3.0]), np.arange(3) < np.array([2, 3, 1])[:, None]
+    with jax.enable_x64(True):
+        logp = np.log([[0.5, 0.2, 0.9], [0.3, 0.4, 0.1], [0.25, 0.6, 0.7]])
+        rows = {"old_logp_BT": logp, "advantage_B": advantage, "mask_BT": mask}
+        more = {"refined_B": np.array([False, False, True]), "refined_ratio": "logp", "max_length": 8}
+        value, gradient = value_and_gradient(logp, **rows, **more, aggregate=aggregate, **COUNTS)
+    w = np.array(weights)[:, None] * mask
+    expected = np.sum(w[:2] * advantage[:2, None]) + w[2, 0] * 3 * np.log(0.25)
+    np.testing.assert_allclose(value, -expected, rtol=1e-13)
+    np.testing.assert_allclose(gradient, -w * advantage[:, None], rtol=1e-13)
+
+
 def test_nll_gradient():
     with jax.enable_x64(True):
         b = batch()

@@ -2,6 +2,7 @@
 rest of the stages."""
 
 import collections
+import dataclasses
 import gc
 import types
 
@@ -476,6 +477,14 @@ def test_a_response_without_a_verdict_has_no_teacher_and_a_refinements_critique_
     assert feedback([row], critiques)[0].feedback_ids is None
     of_refinement = [one.replace(index=one.index.replace(refinement=1)) for one in critiques]
     assert feedback([response(0, 0)], of_refinement)[0].feedback_ids is None
+
+
+def test_a_teachers_own_prompt_may_leave_the_response_out():
+    critiques, _ = critiqued_by(Critic(kind="indicative"), [response(0, 0)])
+    prompts = dataclasses.replace(PROMPTS, teacher="{question}\nCritique: {critique}\nTry again.")
+    (found,), _ = with_feedback([response(0, 0)], critiques, PROBLEMS[0], prompts, taught="failed", pass_threshold=1.0)
+    text = TOKENIZER.decode(found.feedback_ids)
+    assert text.endswith(f"{PROBLEMS[0].question}\nCritique: {INDICATIVE}\nTry again.") and WRONG_TEXTS[0] not in text
 
 
 def test_a_teachers_prompt_that_is_cut_is_counted():

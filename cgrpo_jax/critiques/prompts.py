@@ -38,6 +38,7 @@ class Prompts:
       hint: template of the turn that asks for a hint, with `{question}` and `{answer}`.
       refine, refine_without_critique: templates of the refine turn, with `{question}`, `{response}` (and `{critique}`).
       refine_with_hint: likewise, with `{question}` and `{hint}`.
+      teacher: template of the turn after which a teacher scores a response, as `refine`; empty for that itself.
       max_prompt_length, max_critique_prompt_length, max_refinement_prompt_length: limits in tokens.
     """
 
@@ -54,6 +55,7 @@ class Prompts:
     refine: str = texts.REFINE_PROMPT
     refine_without_critique: str = texts.REFINE_PROMPT_WITHOUT_CRITIQUE
     refine_with_hint: str = texts.REFINE_PROMPT_WITH_HINT
+    teacher: str = ""
 
     def __post_init__(self):
         texts.check_template(self.question, ("question",))
@@ -61,6 +63,7 @@ class Prompts:
         texts.check_template(self.critique_with_answer, ("question", "response", "answer"))
         texts.check_template(self.critique_with_solution, ("question", "response", "answer", "solution"))
         texts.check_template(self.refine, ("question", "critique"))
+        texts.check_template(self.teacher or self.refine, ("question", "critique"))
         texts.check_template(self.refine_without_critique, ("question", "response"))
         texts.check_template(self.hint, ("question", "answer"))
         texts.check_template(self.refine_with_hint, ("question", "hint"))
@@ -143,6 +146,17 @@ class Prompts:
           critique: of the response.
         """
         template = self.refine_without_critique if critique is None else self.refine
+        return self._refinement(template, question, response, critique, turns)
+
+    def for_teacher(
+        self, question: str, response: str, critique: str, turns: Sequence[Turn] = ()
+    ) -> tuple[np.ndarray, bool]:
+        """Returns the prompt after which a teacher scores a response, and whether it was cut; as `for_refinement`."""
+        return self._refinement(self.teacher or self.refine, question, response, critique, turns)
+
+    def _refinement(
+        self, template: str, question: str, response: str, critique: str | None, turns: Sequence[Turn]
+    ) -> tuple[np.ndarray, bool]:
         asked = texts.fill(self.question, question=question)
         fields = {"question": asked} | ({"response": response} if "{response}" in template else {})
         fields |= {} if critique is None else {"critique": critique}

@@ -225,10 +225,10 @@ def with_feedback(
     taught: str,
     pass_threshold: float,
 ) -> CountedRows:
-    """Returns the responses, those that are distilled with the prompt of their teacher, a refinement's; and counts.
+    """Returns the responses, those that are distilled with the prompt of their teacher; and counts.
 
-    The teacher (SDPO, arXiv 2601.20802) sees question, response and critique, and scores the response's own tokens.
-    Departure: a sibling's right answer is not in its prompt.
+    The teacher (SDPO, arXiv 2601.20802) sees question, critique and, by a refinement's prompt, the response, and scores
+    the response's own tokens. Departure: a sibling's right answer is not in its prompt.
 
     Args:
       responses: scored; those without a verdict, or a critique, have no teacher.
@@ -250,7 +250,7 @@ def with_feedback(
         passed = _passed(row, pass_threshold)
         if feedback is None or passed is None or not TAUGHT[taught](passed):
             return row
-        ids, cut = prompts.for_refinement(problem.question, row.whole_text, said_of(feedback), problem.turns)
+        ids, cut = prompts.for_teacher(problem.question, row.whole_text, said_of(feedback), problem.turns)
         counts["feedback_prompts_cut"] += cut
         return row.replace(feedback_ids=ids)
 

@@ -252,5 +252,6 @@ def _prompts(config: Config, tokenizer: Tokenizer) -> Prompts:
         hint=config.prompts.hint or texts.HINT_PROMPT,
         refine_with_hint=config.prompts.refine_with_hint or texts.REFINE_PROMPT_WITH_HINT,
         refine=config.prompts.refine or texts.REFINE_PROMPT,
+        teacher=config.prompts.teacher,
         refine_without_critique=config.prompts.refine_without_critique or texts.REFINE_PROMPT_WITHOUT_CRITIQUE,
     )

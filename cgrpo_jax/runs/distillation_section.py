@@ -67,7 +67,7 @@ class Distil:
             "distil.kind",
             ("added", "alone"),
             "critique.kind",
-            ("cot", "indicative", "indicative_gt", "execution"),
+            ("cot", "indicative", "indicative_gt", "execution", "checklist"),
             "a teacher sees what is wrong with a response",
         ),
     )

@@ -324,8 +324,10 @@ def _check_refine_prompt(
     if stages.refine != "policy" and config.distil.kind == "none":  # a teacher sees what a refinement sees
         return
     asked = [(refiner or prompts, "")] if stages.refine == "policy" else []
-    if config.distil.kind != "none" and (refiner or not asked):  # the policy's own tokens, whoever refines
-        asked.append((prompts, "of the teacher, "))
+    if config.distil.kind != "none":
+        teacher = dataclasses.replace(prompts, refine=prompts.teacher or prompts.refine)
+        if teacher != prompts or refiner or not asked:  # else that is the prompt of a refinement
+            asked.append((teacher, "of the teacher, "))
     for whose, name in asked:
         _check_room(config, stages, whose, longest, critic=critic, name=name)
 

@@ -183,6 +183,7 @@ _ADDED = {
     "prompts.critique_with_solution": "",
     "prompts.hint": "",
     "prompts.refine_with_hint": "",
+    "prompts.teacher": "",
     "critique.corruption": "none",
     "critique.corrupted_share": 1.0,
     "critique.others": "",

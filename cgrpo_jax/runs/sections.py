@@ -113,6 +113,12 @@ class Prompts:
     refine_without_critique: str = key("", "likewise, where there is no critique", template("question", "response"))
     hint: str = key("", "what asks for a hint", template("question", "answer"))
     refine_with_hint: str = key("", "what a refinement answers that sees a hint alone", template("question", "hint"))
+    teacher: str = key(
+        "",
+        "what a teacher (distil) scores a response after; it may leave {response} out; empty: prompts.refine",
+        template("question", "critique"),
+        unread_with={"distil.kind": ("none",)},
+    )
     template_arguments: str = key(
         "",
         "of the model's chat template, such as '{\"enable_thinking\": False}'; empty: none",

@@ -131,7 +131,7 @@ def _group_logits(params, config, batch, hidden_ND, targets, *, temperature, dty
 
 @functools.partial(jax.jit, static_argnames=("num_tokens", "config", "dtype", "mesh"))
 def choose(params, base: lora.Base | None, batch: TrainBatch, *, num_tokens, config, dtype, mesh):
-    """Returns `[R, S, C]` int32, the C most likely tokens where a target is predicted, on every device."""
+    """Returns `[R, S, C]` int32, the C most likely tokens where a target is predicted; dealt out as the batch is."""
 
     def part(weights, hidden_ND, targets, batch):
         id_NC = linear_top_tokens(
@@ -148,7 +148,7 @@ def choose(params, base: lora.Base | None, batch: TrainBatch, *, num_tokens, con
 
 @functools.partial(jax.jit, static_argnames=("temperature", "config", "dtype", "mesh"))
 def teach(params, base: lora.Base | None, batch: TrainBatch, *, temperature, config, dtype, mesh):
-    """Returns `[R, S, C + 1]` log-probabilities of a batch's `top_ids_RSC` and of all others, on every device."""
+    """Returns `[R, S, C + 1]` log-probabilities of a batch's `top_ids_RSC` and of all others; dealt out likewise."""
 
     def part(weights, hidden_ND, targets, batch):
         logits_NG = _group_logits(weights, config, batch, hidden_ND, targets, temperature=temperature, dtype=dtype)
@@ -169,8 +169,7 @@ def _at_positions(part: Callable, params, base, batch, *, config, dtype, mesh):
         return empty.at[targets.position_N].set(x_NG, mode="drop").reshape(R, S, -1)
 
     in_specs = (weight_specs(params, config, mesh), base_specs(base, config, mesh), sharding.BY_ROWS)
-    found = jax.shard_map(placed, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)(params, base, batch)
-    return sharding.replicate(found, mesh)
+    return jax.shard_map(placed, mesh=mesh, in_specs=in_specs, out_specs=sharding.BY_ROWS)(params, base, batch)
 
 
 def choose_program(shape: PackShape, *, max_length: int, mesh: jax.sharding.Mesh, **keywords: Any) -> Program:
@@ -248,7 +247,7 @@ def _of_rows(
     numbered = [dataclasses.replace(row, advantage=float(i + 1)) for i, row in enumerate(rows)]
     out: list = [None] * len(rows)
     for batch in pack_onto(mesh, numbered, shape, max_length=max_length):
-        found_RS = np.asarray(program(params, base, sharding.deal(batch, mesh)))
+        found_RS = sharding.read(program(params, base, sharding.deal(batch, mesh)), mesh)
         watchdog.tick()
         for b in np.flatnonzero(batch.length_B):
             # `row_B` counts token rows within the part of a data group, which has so many slots.

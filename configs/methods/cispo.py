@@ -5,6 +5,8 @@
     cgrpo train --config=configs/methods/cispo.py --workdir=DIR --config.model.folder=MODEL --config.data.train=FILE
 
 MiniMax has no lower bound and does not give the upper one; 5 is ScaleRL's (arXiv 2510.13786). Nothing is refined.
+Differs: its Eq. 4 divides by the tokens of each question's responses, and means over questions; here i runs over all
+responses of the minibatch, those of advantage 0 too, so that every token weighs alike.
 """
 
 from configs import paper

@@ -7,7 +7,8 @@
     cgrpo train --config=configs/methods/critique_coder.py --workdir=DIR --config.model.folder=MODEL \\
         --config.data.train=FILE
 
-Numbers are of its release's scripts, which mask what is cut off, have no KL term, and update twice a batch of 128.
+Numbers are of its release's scripts, which mask what is cut off, have no KL term, and update twice a batch of 128. Its
+token mean, i over all responses of a minibatch, those of advantage 0 too, is one of answers and verdicts together.
 Differs: there other models wrote the responses to judge, before training; here they are this iteration's own, right and
 wrong ones as likely where there are both, without their thinking, cut in the middle where `max_prompt_length` does not
 hold them. Its script samples at temperature 0.6, top-p 0.95 and top-k 20.

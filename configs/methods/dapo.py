@@ -5,10 +5,12 @@
 
     cgrpo train --config=configs/methods/dapo.py --workdir=DIR --config.model.folder=MODEL --config.data.train=FILE
 
-Rewards are 0 and 1 here, -1 and 1 there: the punishment of at most 1 there is 0.5 here. Its B is 4,096 of 20,480
-tokens; here as large a share of `max_response_length`. Questions are drawn on until every group of the batch has a
-gradient, ten batches of the paper's 128 in all: its recipe allows ten times of drawing, of three batches each, and ends
-the run after these, where here the batch is filled up with groups without a gradient.
+Differs: i runs over all responses of the minibatch, those of advantage 0 too, so that every token weighs alike; its
+Eq. 8 divides by the tokens of each question's responses. Rewards are 0 and 1 here, -1 and 1 there: the punishment of at
+most 1 there is 0.5 here. Its B is 4,096 of 20,480 tokens; here as large a share of `max_response_length`. Questions are
+drawn on until every group of the batch has a gradient, ten batches of the paper's 128 in all: its recipe allows ten
+times of drawing, of three batches each, and ends the run after these, where here the batch is filled up with groups
+without a gradient.
 """
 
 from configs import paper

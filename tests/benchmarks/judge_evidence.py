@@ -2,14 +2,18 @@
 
     python tests/benchmarks/local_endpoint.py --model=FOLDER --port=8001
     python tests/benchmarks/judge_evidence.py --url=http://127.0.0.1:8001/v1 --model=NAME --json=FILE [--snippets=200]
+        [--right=30]
 
 Each snippet is a response whose program has one thing changed (failing_snippets.py), judged by one criterion: that the
 function does what is asked. Beside them stand the right programs of the same tasks: a judge that says no to all would
-agree with the tests on every failing one. The judge never sees the tests. Every judgement is written to FILE when it
-comes, and what FILE holds of the same model and settings is not asked for again. It ends with the table.
+agree with the tests on every failing one. The judge never sees the tests. FILE gets the programs that fail, once they
+are known, and every judgement when it comes; neither is run, or asked of the same model and settings, again. Programs
+that fail and right ones are asked about in turn, with and without evidence, so that what FILE holds when it is stopped
+is a sample of both. It ends with the table.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import sys
@@ -26,6 +30,7 @@ from cgrpo_jax.rewards.rubrics.programs import Programs
 
 CRITERION = "for all inputs that the question allows, the function returns what the question asks for"
 MODES = {"plain": False, "evidence": True}
+FAILING = "fails its tests"  # what rows of programs are about; those of judgements name the judge
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,12 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="its name there, and in the table")
     parser.add_argument("--json", required=True, type=pathlib.Path, help="a line a judgement")
     parser.add_argument("--snippets", type=int, default=200, help="that fail")
+    parser.add_argument("--right", type=int, default=30, help="right ones")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds of a reply")
     parser.add_argument("--max-length", type=int, default=384, help="tokens of a reply")
     options = parser.parse_args(arguments)
-    snippets = [*failing_snippets.failing(options.snippets), *failing_snippets.right()]
     known = _read(options.json)
+    both = _failing(options.snippets, known, options.json), failing_snippets.right()[: options.right]
+    snippets = [one for pair in itertools.zip_longest(*both) for one in pair if one]
     with (
         ChatClient(
             options.url,
@@ -52,11 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Programs(num_workers=1, timeout=20.0) as programs,
         options.json.open("a") as file,
     ):
-        for mode, evidence in MODES.items():
-            judge = Judge(endpoint, programs=programs, evidence=evidence, max_length=options.max_length)
-            about = f"{options.model} {options.max_length} {mode}"
-            left = [one for one in snippets if (one.key, about) not in known]
-            known |= _judged(judge, left, about, file, at_once=options.concurrency)
+        keywords = {"programs": programs, "max_length": options.max_length}
+        judges = {mode: Judge(endpoint, evidence=evidence, **keywords) for mode, evidence in MODES.items()}
+        for first in range(0, len(snippets), options.concurrency):
+            for mode, judge in judges.items():
+                about = f"{options.model} {options.max_length} {mode}"
+                some = snippets[first : first + options.concurrency]
+                if left := [one for one in some if (one.key, about) not in known]:
+                    known |= _judged(judge, left, about, file)
     print(table(snippets, known, f"{options.model} {options.max_length}"))
     return 0
 
@@ -67,27 +77,41 @@ def _read(path: pathlib.Path) -> dict[tuple[str, str], dict]:
     return {(row["key"], row["about"]): row for row in rows}
 
 
-def _judged(judge: Judge, snippets: Sequence[Snippet], about: str, file, *, at_once: int) -> dict:
-    """Judges snippets, some at a time, and writes what was said of each."""
-    found, rubric = {}, json.dumps([CRITERION])
-    for first in range(0, len(snippets), at_once):
-        began, before = time.monotonic(), judge.counts
-        some = snippets[first : first + at_once]
-        grades = [one.result() for one in [judge.submit(s.question, s.response, rubric) for s in some]]
-        tokens = judge.counts["completion_tokens"] - before["completion_tokens"]
-        for snippet, grade in zip(some, grades, strict=True):
-            row = {
-                "key": snippet.key,
-                "about": about,
-                "passes": snippet.passes,
-                "says": None if grade.failed else grade.score == 1,
-                "reason": grade.reason,
-            }
-            file.write(json.dumps(row) + "\n")
-            found[snippet.key, about] = row
-        file.flush()
-        seconds = time.monotonic() - began
-        print(f"{about}: {first + len(some)} of {len(snippets)}, {tokens} tokens, {seconds:.0f} s", flush=True)
+def _failing(number: int, known: dict, path: pathlib.Path) -> list[Snippet]:
+    """Returns programs that fail, from the file where it has as many; else all are run, a minute each endless one."""
+    found = [
+        Snippet(row["question"], row["program"], row["tests"], False)
+        for (_, about), row in known.items()
+        if about == FAILING
+    ]
+    if len(found) < number:
+        found = failing_snippets.failing(number)
+        with path.open("a") as file:
+            for one in found:
+                row = {"key": one.key, "about": FAILING, "question": one.question, "program": one.program}
+                file.write(json.dumps(row | {"tests": one.tests}) + "\n")
+    return found[:number]
+
+
+def _judged(judge: Judge, snippets: Sequence[Snippet], about: str, file) -> dict:
+    """Judges snippets, all at a time, and writes what was said of each."""
+    began, before, rubric = time.monotonic(), judge.counts, json.dumps([CRITERION])
+    grades = [one.result() for one in [judge.submit(s.question, s.response, rubric) for s in snippets]]
+    tokens = judge.counts["completion_tokens"] - before["completion_tokens"]
+    if not tokens:  # else it would count as no judgement, and not be asked again
+        raise SystemExit(f"the endpoint has answered nothing: {grades[0].reason}")
+    found = {}
+    for snippet, grade in zip(snippets, grades, strict=True):
+        found[snippet.key, about] = {
+            "key": snippet.key,
+            "about": about,
+            "passes": snippet.passes,
+            "says": None if grade.failed else grade.score == 1,
+            "reason": grade.reason,
+        }
+    file.write("".join(json.dumps(row) + "\n" for row in found.values()))
+    file.flush()
+    print(f"{about}: {len(found)}, {tokens} tokens, {time.monotonic() - began:.0f} s", flush=True)
     return found
 
 

@@ -1,9 +1,10 @@
 """A model of a Hugging Face folder behind an OpenAI-like endpoint of this machine, by transformers, for benchmarks.
 
-    python tests/benchmarks/local_endpoint.py --model=FOLDER --port=8001 [--batch=16]
+    python tests/benchmarks/local_endpoint.py --model=FOLDER --port=8001 [--batch=16] [--dtype=bfloat16]
 
-Requests that wait are answered in batches: on a CPU a batch of 16 takes little longer than one. Answers are greedy at
-temperature 0; the seed of a request is not read, since rows of a batch share one.
+Requests that wait are answered in batches: on a CPU a batch of 16 takes little longer than one. A row that has ended
+takes no more part in it. Answers are greedy at temperature 0; the seed of a request is not read, since rows of a batch
+share one.
 """
 
 import argparse
@@ -11,10 +12,14 @@ import http.server
 import json
 import queue
 import threading
+import time
+from collections.abc import Callable
 from concurrent import futures
 
 import torch
 import transformers
+
+GATHER = 0.2  # seconds in which requests come that are answered together
 
 
 class Model:
@@ -23,11 +28,12 @@ class Model:
     Args:
       folder: of the model.
       batch: requests that are answered together at most.
+      dtype: of the weights, a name of torch's.
     """
 
-    def __init__(self, folder: str, *, batch: int):
+    def __init__(self, folder: str, *, batch: int, dtype: str):
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._batch = batch
@@ -44,6 +50,7 @@ class Model:
         left: list = []
         while True:
             left = left or [self._waiting.get()]
+            time.sleep(GATHER)
             while not self._waiting.empty():
                 left.append(self._waiting.get())
             # Short replies would wait for long ones: those that may be as long go together.
@@ -60,33 +67,68 @@ class Model:
 
     @torch.inference_mode()
     def _generate(self, bodies: list[dict]) -> list[dict]:
+        began = time.monotonic()
         texts = [
             self._tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
             for body in bodies
         ]
         inputs = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        temperature, most = bodies[0].get("temperature", 1.0), bodies[0]["max_tokens"]
-        sampling = dict(do_sample=True, temperature=temperature, top_p=bodies[0].get("top_p", 1.0), top_k=0)
-        written = self._model.generate(
-            **inputs,
-            max_new_tokens=most,
-            pad_token_id=self._tokenizer.pad_token_id,
-            **(sampling if temperature else dict(do_sample=False, temperature=None, top_p=None, top_k=None)),
-        )[:, inputs["input_ids"].shape[1] :]
+        pick = _picks(bodies[0].get("temperature", 1.0), bodies[0].get("top_p", 1.0))
+        written = self._written(inputs["input_ids"], inputs["attention_mask"], pick, most=bodies[0]["max_tokens"])
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        return [self._reply(row, length, most) for row, length in zip(written, lengths, strict=True)]
+        tokens, seconds = sum(map(len, written)), time.monotonic() - began
+        print(f"{len(bodies)} requests: {sum(lengths)} tokens read, {tokens} written, {seconds:.0f} s", flush=True)
+        return [self._reply(row, length) for row, length in zip(written, lengths, strict=True)]
 
-    def _reply(self, row: torch.Tensor, prompt_tokens: int, most: int) -> dict:
+    def _written(self, ids: torch.Tensor, mask: torch.Tensor, pick: Callable, *, most: int) -> list[list[int]]:
+        """Returns the tokens after each row of prompts, at most so many, the end of a turn included."""
+        rows: list[list[int]] = [[] for _ in ids]
+        alive = list(range(len(rows)))
+        positions, cache = (mask.cumsum(dim=1) - 1).clamp(min=0), transformers.DynamicCache()
+        for step in range(most):
+            found = self._model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            )
+            ids = pick(found.logits[:, -1].float())[:, None]
+            for row, token in zip(alive, ids[:, 0].tolist(), strict=True):
+                rows[row].append(token)
+            left = [k for k, row in enumerate(alive) if rows[row][-1] not in self._ends]
+            if not left or step + 1 == most:
+                break
+            if len(left) < len(alive):
+                alive, kept = [alive[k] for k in left], torch.tensor(left)
+                cache.batch_select_indices(kept)
+                ids, mask, positions = ids[kept], mask[kept], positions[kept]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            positions = positions[:, -1:] + 1
+        return rows
+
+    @property
+    def _ends(self) -> set[int]:
         ended = self._model.generation_config.eos_token_id
-        ended = set(ended if isinstance(ended, list) else [ended])
-        number = next((k + 1 for k, token in enumerate(row.tolist()) if token in ended), most)
-        number = min(number, len(row))
-        text = self._tokenizer.decode(row[:number], skip_special_tokens=True)
-        stopped = bool(number) and int(row[number - 1]) in ended
+        return set(ended if isinstance(ended, list) else [ended])
+
+    def _reply(self, row: list[int], prompt_tokens: int) -> dict:
+        text = self._tokenizer.decode(row, skip_special_tokens=True)
+        stopped = bool(row) and row[-1] in self._ends
         return {
             "choices": [{"message": {"content": text}, "finish_reason": "stop" if stopped else "length"}],
-            "usage": {"completion_tokens": number, "prompt_tokens": prompt_tokens},
+            "usage": {"completion_tokens": len(row), "prompt_tokens": prompt_tokens},
         }
+
+
+def _picks(temperature: float, top_p: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns what picks a token of each row of logits."""
+
+    def likeliest(logits: torch.Tensor) -> torch.Tensor:
+        return logits.argmax(dim=-1)
+
+    def drawn(logits: torch.Tensor) -> torch.Tensor:
+        p, order = torch.softmax(logits / temperature, dim=-1).sort(dim=-1, descending=True)
+        p = p.masked_fill(p.cumsum(dim=-1) - p >= top_p, 0.0)
+        return order.gather(-1, torch.multinomial(p, 1))[:, 0]
+
+    return drawn if temperature else likeliest
 
 
 def _kind(body: dict) -> tuple:
@@ -122,8 +164,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a Hugging Face folder")
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
-    with Server(Model(options.model, batch=options.batch), options.port) as server:
+    with Server(Model(options.model, batch=options.batch, dtype=options.dtype), options.port) as server:
         print(f"serving {options.model} at http://127.0.0.1:{server.server_port}/v1", flush=True)
         server.serve_forever()
 

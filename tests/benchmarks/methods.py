@@ -3,8 +3,8 @@
     PYTHONPATH=.:tests/helpers python tests/benchmarks/methods.py --workdir=DIR [--methods=dapo,gspo] [--iterations=10]
         [--json=configs/results/methods.json]
 
-One seed, ten iterations of chains of one step, a transformer of one layer. NuRL's hints come from a scripted endpoint,
-weak to strong's refinements from the weights that the run begins with, frozen.
+One seed, ten iterations of chains of one step, a transformer of one layer. NuRL's hints and the rulings on rubrics come
+from scripted endpoints, weak to strong's refinements from the weights that the run begins with, frozen.
 Of each update the program's loss is compared with the equation in the docstring of the method's file, in float64 and
 with a transformer of its own (`method_equations`, `method_miniature`), and the equation's slope along the program's
 gradient with that gradient's norm: so the loss moves as the equation says.

@@ -52,3 +52,15 @@ def test_it_is_slower_or_compiles_more_or_neither(after, met):
     assert (rows["step/ratio"]["met"] and rows["programs"]["met"]) == met
     assert rows["step/ratio"]["value"] == after.seconds and rows["tokens/ratio"]["value"] == after.tokens / 100
     assert rows["programs"]["workload"] == f"{after.programs} after 20"
+
+
+def test_what_the_compiler_counts_is_compared_program_by_program():
+    def program(name, **more):
+        return {"name": name, "flops": 100.0, "bytes": 50.0, "held": 10.0} | more
+
+    before = [program("jit(prefill)"), program("jit(apply)")]
+    rows = default_path.counted(before, [before[0], program("jit(apply)", bytes=52.0)], most=1.02)
+    found = {one["name"]: (one["value"], one["met"]) for one in rows}
+    assert found.pop("bytes/2") == (1.04, False) and set(found.values()) == {(1.0, True)} and len(found) == 5
+    with pytest.raises(SystemExit, match=r"other programs: before jit\(prefill\), jit\(apply\); after jit\(apply\)"):
+        default_path.counted(before, before[1:], most=1.02)

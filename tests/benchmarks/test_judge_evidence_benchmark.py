@@ -40,6 +40,12 @@ def test_evidence_shows_what_looks_right_and_fails_and_nothing_is_asked_twice(fe
     out = capsys.readouterr().out + (tmp_path / "out.jsonl").read_text()  # with the reasons, should it fail
     assert "| plain | fail | 1 | 0 | 1 (100%) |" in out and "| plain | right | 1 | 0 | 0 (0%) |" in out
     assert "| evidence | fail | 1 | 0 | 0 (0%) |" in out and "| evidence | right | 1 | 0 | 0 (0%) |" in out
+    failed = (tmp_path / "out.jsonl").read_text().splitlines()[0]
+    (tmp_path / "other.jsonl").write_text(failed + "\n")
+    server.reply = lambda handler: handler.send(b"", 500)
+    with pytest.raises(SystemExit, match="the endpoint has answered nothing: "):
+        judge_evidence.main([*command, f"--json={tmp_path}/other.jsonl"])
+    assert (tmp_path / "other.jsonl").read_text() == failed + "\n"  # so that it is asked again
     server.reply = lambda handler: pytest.fail("asked again")
     assert judge_evidence.main(command) == 0
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import tokenizers
 from chain_prompts import CHAINS, arithmetic_tokenizer, make
@@ -308,7 +309,11 @@ def test_which_system_turn_opens_a_prompt(template, turns, says):
         assert [one for one in ("=x=", "=s=") if one in tokenizer.decode(ids)] == says
 
 
-def test_a_refinement_may_see_the_critique_alone():
+def sees_all(prompts):
+    return prompts.for_refinement(QUESTION, RESPONSE, CRITIQUE)[0]
+
+
+def test_a_refinement_and_a_teacher_may_see_the_critique_alone():
     template, tokenizer = "{question}\nCritique: {critique}\nTry again.", arithmetic_tokenizer()
     bare = make(tokenizer, **CHAINS | {"refine": template})
     ids, cut = bare.for_refinement(QUESTION, RESPONSE, CRITIQUE)
@@ -319,4 +324,8 @@ def test_a_refinement_may_see_the_critique_alone():
     )
     assert cut and len(short) <= len(ids) - 4
     with_response = make(tokenizer, **CHAINS)
+    np.testing.assert_array_equal(with_response.for_teacher(QUESTION, RESPONSE, CRITIQUE)[0], sees_all(with_response))
+    teacher = make(tokenizer, **CHAINS | {"teacher": template})  # and no other prompt
+    np.testing.assert_array_equal(teacher.for_teacher(QUESTION, RESPONSE, CRITIQUE)[0], ids)
+    np.testing.assert_array_equal(sees_all(teacher), sees_all(with_response))
     assert RESPONSE in tokenizer.decode(with_response.for_refinement(QUESTION, RESPONSE, CRITIQUE)[0])

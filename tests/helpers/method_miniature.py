@@ -10,12 +10,14 @@ import functools
 import itertools
 import pathlib
 import re
+import tempfile
 import threading
 from typing import NamedTuple
 from unittest import mock
 
 import jax
 import numpy as np
+import rubric_cases
 import tiny
 import tiny_run
 from chat_server import Server, good
@@ -47,8 +49,10 @@ MORE = {
     "nurl": HINT,
     "rltf_sd": {"refine.num_kept": 4},
     "gspo": {"optimizer.updates_per_batch": 4},
+    "sdpo": {"prompts.teacher": "{question}\nCritique: {critique}\nTry again."},
     "joint_critic": {"critique.kind": "cot", "critique.num_per_response": 2},
     "critique_coder": {"max_prompt_length": 48, "verdict_share": 0.25},
+    "rubric": {"critique.kind": "checklist", "refine.max_pass": 0.5, "grader.timeout": 60.0},
 }
 
 
@@ -58,23 +62,22 @@ def changes_of(name):
     return keep | {key: value for key, value in SMALL.items() if key in keep or key in ALWAYS} | MORE.get(name, {})
 
 
+def hint(handler):
+    """Hints as the lessons speak: it tells the question's one step."""
+    message = handler.body["messages"][-1]["content"]
+    question, answer = re.fullmatch(r"(.*)\nThe answer is (\d+)\.\nCheck\.", message).groups()
+    handler.send(good(f"Step 1 is wrong: {question}={answer}, not 0. Conclusion: wrong [END]"))
+
+
 @contextlib.contextmanager
-def hints():
-    """An endpoint that hints as the lessons speak: it tells the question's one step. Yields the keys of its critic."""
-
-    def reply(handler):
-        message = handler.server.seen.get()[2]["messages"][-1]["content"]
-        question, answer = re.fullmatch(r"(.*)\nThe answer is (\d+)\.\nCheck\.", message).groups()
-        handler.send(good(f"Step 1 is wrong: {question}={answer}, not 0. Conclusion: wrong [END]"))
-
+def scripted(reply):
+    """An endpoint that a script answers at; yields its address."""
     with Server() as server:
         server.reply = reply
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            one_at_a_time = {"critic.endpoint.concurrency": 1}  # each reply takes the newest request
-            keys = {"critic.kind": "endpoint", "critic.endpoint.url": server.url, "critic.endpoint.model": "m"}
-            yield keys | one_at_a_time
+            yield server.url
         finally:
             server.over.set()
             server.shutdown()
@@ -125,8 +128,13 @@ def train(name, workdir, critics=None, **more):
         return state, stats
 
     with contextlib.ExitStack() as stack:
-        others = stack.enter_context(hints()) if name == "nurl" else {}
-        others |= {"refiner.folder": weak_model()} if name == "weak_to_strong" else {}
+        others = {"refiner.folder": weak_model()} if name == "weak_to_strong" else {}
+        if name == "nurl":
+            url = stack.enter_context(scripted(hint))
+            others = {"critic.kind": "endpoint", "critic.endpoint.url": url, "critic.endpoint.model": "m"}
+        if name == "rubric":
+            url = stack.enter_context(scripted(rubric_cases.rule))
+            others = rubric_cases.questions(stack.enter_context(tempfile.TemporaryDirectory()), url)
         stack.enter_context(mock.patch.object(train_step, "update", watched))
         stack.enter_context(mock.patch.object(train_step, "accumulate_gradients", watch_gradient))
         changes = changes_of(name) | others | more

@@ -9,7 +9,7 @@ from tiny_run import metrics, rollouts, run
 
 from cgrpo_jax.records import Author, LossKind, Stage
 
-ELSEWHERE = ("ladder_1", "ladder_2", "rubric")  # as r1_grpo and dr_grpo; in test_rubric_runs.py
+ELSEWHERE = ("ladder_1", "ladder_2")  # as r1_grpo and dr_grpo
 
 
 @pytest.mark.parametrize("name", sorted(FILES.keys() - set(ELSEWHERE)))

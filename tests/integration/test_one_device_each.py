@@ -1,4 +1,4 @@
-"""Two processes with one device each, as where every GPU has a process: arrays that each of them holds whole."""
+"""Two processes with one device each, as where every GPU has a process: arrays that each holds whole, or reads so."""
 
 import os
 import socket
@@ -7,21 +7,26 @@ import sys
 
 import paths
 import patience
+import pytest
 
-PROCESS = """
-import sys, types
-
+START = """
 import jax
 import numpy as np
-import tiny
 
 from cgrpo_jax import sharding
-from cgrpo_jax.models import lora, params
-from cgrpo_jax.runs import start_weights
 from cgrpo_jax.runtime import processes
 
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 processes.start_distributed()
+"""
+ADAPTERS = """
+import types
+
+import tiny
+
+from cgrpo_jax.models import lora, params
+from cgrpo_jax.runs import start_weights
+
 config = tiny.FAMILIES["llama"]
 mesh = sharding.make_mesh(replica=1, fsdp=2, tensor=1)
 placed = lambda shapes: sharding.placed(params.axes_like(config, shapes), shapes, mesh)
@@ -35,9 +40,20 @@ for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=T
     kinds.add(ours.is_fully_replicated)
 assert kinds == {True, False}, kinds
 """
+READ = """
+mesh = sharding.make_mesh(replica=1, fsdp=2, tensor=1)
+for dtype in (np.int32, np.float32):
+    whole = np.arange(4 * 3 * 5).astype(dtype).reshape(4, 3, 5)
+    dealt = sharding.deal(whole, mesh)
+    assert not dealt.is_fully_addressable
+    read = sharding.read(dealt, mesh)
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, whole)
+"""
 
 
-def test_adapters_have_shards():
+@pytest.mark.parametrize("does", [ADAPTERS, READ], ids=["adapters", "read"])
+def test_arrays_of_two_processes(does):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -45,7 +61,7 @@ def test_adapters_have_shards():
     environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS],
+            [sys.executable, "-c", START + does],
             env=environment | {"JAX_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

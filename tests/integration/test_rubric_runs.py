@@ -1,71 +1,21 @@
 """Whole runs that are judged by a rubric: its rewards, and what of it becomes critiques, behind a scripted endpoint."""
 
-import importlib.util
 import itertools
 import json
-import re
 
 import chat_server
 import numpy as np
-import paths
 import pytest
 import tiny_run
-from chat_server import good
+from chain_prompts import arithmetic_tokenizer
+from rubric_cases import HOLDS, RUBRIC, WEIGHTS, check, options, rule
 from tiny_run import metrics, rollouts, run
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.records import Author, Stage
 
 server = chat_server.server  # the fixture
-HOLDS = {
-    "names the answer": lambda text: "Answer" in text,
-    "has an even number of characters": lambda text: len(text) % 2 == 0,
-    "begins with 7": lambda text: text.startswith("7"),
-}
-WEIGHTS = (3, 1, -2)
-RUBRIC = [{"text": text, "weight": weight} for text, weight in zip(HOLDS, WEIGHTS, strict=True)]
-
-
-def response_in(prompt):
-    (mark,) = re.findall(r"between two lines of (\S+):", prompt)
-    return prompt.split(f"\n{mark}\n")[1]
-
-
-def check(handler):
-    """Says of all items whether they hold of the response that stands in the prompt."""
-    response = response_in(handler.body["messages"][0]["content"])
-    verdicts = ["yes" if holds(response) else "no" for holds in HOLDS.values()]
-    handler.send(good("\n".join(f"{number}: {verdict}" for number, verdict in enumerate(verdicts, 1))))
-
-
-def rule(handler):
-    """Says it of one item, and quotes the first line of the response."""
-    prompt = handler.body["messages"][0]["content"]
-    (criterion,) = re.findall(r"^Criterion: (.*)$", prompt, re.MULTILINE)
-    response = response_in(prompt)
-    verdict = "yes" if HOLDS[criterion](response) else "no"
-    handler.send(good(f"Quote: {response.splitlines()[0]}\nVerdict: {verdict}"))
-
-
-def options(tmp_path, server, **more):
-    rows = [
-        {"question": f"{a}*{b}", "answer": json.dumps(RUBRIC)} for a, b in itertools.product((3, 4, 7), (2, 5, 8, 9))
-    ]
-    file = tmp_path / "rubrics.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = importlib.util.spec_from_file_location("rubric", paths.CONFIGS / "methods" / "rubric.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    small = {
-        "data.kind": "jsonl",
-        "data.train": str(file),
-        "data.num_eval": 0,
-        "critique.step_checker": "equations",
-        "num_responses": 4,
-        "judge.endpoint.url": server.url,
-        "refine.max_pass": 0.5,
-    }
-    return module.VALUES | small | more
+TOKENIZER = arithmetic_tokenizer()
 
 
 def expected(text, *, evidence):
@@ -85,7 +35,7 @@ def expected(text, *, evidence):
 def test_the_items_that_a_response_fails_are_its_reward_and_its_critique(tmp_path, server, monkeypatch, evidence):
     seen = tiny_run.watch(monkeypatch)
     server.reply = rule if evidence else check
-    folder = run(tmp_path / "run", options(tmp_path, server, **{"judge.evidence": evidence}), num_iterations=1)
+    folder = run(tmp_path / "run", options(tmp_path, server.url, **{"judge.evidence": evidence}), num_iterations=1)
     (line,) = metrics(folder)
     (rows,) = rollouts(folder)
     assert np.isfinite(line["loss"]) and line["grad_norm"] > 0
@@ -108,8 +58,22 @@ def test_the_items_that_a_response_fails_are_its_reward_and_its_critique(tmp_pat
             assert row.train_row.refined == (row.rollout.stage == Stage.REFINEMENT)
 
 
+def test_the_items_that_a_response_fails_are_what_its_teacher_sees(tmp_path, server):
+    server.reply = check
+    alone = {"judge.evidence": False, "refine.kind": "none", "critique.when": "all", "distil.kind": "alone"}
+    folder = run(tmp_path / "run", options(tmp_path, server.url, **alone, **{"distil.top_tokens": 8}), num_iterations=1)
+    (line,) = metrics(folder)
+    (rows,) = rollouts(folder)
+    assert line["distil/divergence"] > 0 and line["grad_norm"] > 0
+    failed = [row.rollout for row in rows if row.rollout.stage == Stage.RESPONSE and row.rollout.reward < 1]
+    said = [expected(one.text.strip(), evidence=False)[1] for one in failed]
+    assert len(failed) == line["rows_trained"] > 0
+    for one, text in zip(failed, said, strict=True):
+        assert text in TOKENIZER.decode(one.feedback_ids)
+
+
 def test_a_hostile_rubric_is_refused_with_its_row_before_anything_runs(tmp_path, server):
-    changes = options(tmp_path, server)
+    changes = options(tmp_path, server.url)
     file = tmp_path / "rubrics.jsonl"
     lines = file.read_text().splitlines()
     lines[4] = json.dumps({"question": "2*2", "answer": '[{"text": "is short", "weight": NaN}]'})

@@ -9,9 +9,11 @@ from method_equations import loss_of
 from scripted_rollouts import response, row
 
 from cgrpo_jax import groups, objective, ratios
-from cgrpo_jax.records import RowIndex, Stage
+from cgrpo_jax.inference.critic import TAUGHT
+from cgrpo_jax.records import LossKind, RowIndex, Stage
 from cgrpo_jax.runs import build_training, settings, validate
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.training import distillation, packing
 
 # Pairs are of a run that could have any of them.
 BASE = {
@@ -62,6 +64,8 @@ CHOICES = {
     "distil.kind": ("none", "added"),
     "distil.which": ("failed", "all"),
     "distil.divergence": tuple(ratios.DIVERGENCES),
+    "distil.coef": (1.0, 0.5),
+    "distil.top_tokens": (20, 3),
 }
 VERDICTS = {"critique.kind": "cot", "critique.when": "all"}
 ONE_REWARD = {"rewards": (), "reward_weights": ()}
@@ -125,13 +129,18 @@ def found_in(config):
 
 def compute(config):
     """Takes a group of four to its loss; returns it."""
-    return computed(settings.grouping(config), build_training.loss_settings(config))
+    taught = config.distil.which if config.distil.kind != "none" else "none"
+    loss = build_training.loss_settings(config)
+    return computed(settings.grouping(config), loss, taught, config.distil.top_tokens)
 
 
 @functools.cache
-def computed(grouping, loss):
+def computed(grouping, loss, taught, top_tokens):
     also = (("exact", 0.5),)
-    responses = [response(0, n, reward).replace(rewards=also) for n, reward in enumerate((0.0, 1.0, 0.0))]
+    responses = [
+        response(0, n, reward).replace(rewards=also, feedback_ids=np.arange(9) if TAUGHT[taught](reward >= 1) else None)
+        for n, reward in enumerate((0.0, 1.0, 0.0))
+    ]
     kept = [row(RowIndex(0, 2, stage=Stage.REFINEMENT), "56", reward=0.0, truncated=True, rewards=(("exact", None),))]
     (group,) = groups.reanchor([responses], kept, join=grouping.join)
     (rows,) = groups.train_rows([group], grouping)
@@ -139,7 +148,32 @@ def computed(grouping, loss):
     old = np.full(shape, -1.3, np.float32)
     logp = np.random.default_rng(0).uniform(-4, -0.2, shape)
     sampler = np.random.default_rng(1).uniform(-2.6, -0.6, shape)
-    return float(loss_of(loss, rows, logp, old, ref=old, entropy=-logp, sampler=sampler))
+    of_policy = 0.0
+    if any(one.loss == LossKind.POLICY for one in rows):
+        of_policy = float(loss_of(loss, rows, logp, old, ref=old, entropy=-logp, sampler=sampler))
+    return of_policy + (distilled(loss, rows, shape, top_tokens) if loss.distil_coef else 0.0)
+
+
+def distilled(loss, rows, shape, top_tokens):
+    """Returns the term of distillation of rows, from a policy and a teacher at random."""
+    rng = np.random.default_rng(2)
+    logits, teacher = rng.normal(size=(2, *shape, 1 + top_tokens)).astype(np.float32)
+    teacher -= np.log(np.exp(teacher).sum(axis=-1, keepdims=True))
+    distance = ratios.distance(logits, teacher, loss.divergence)
+    length = np.array([len(one.target_ids) for one in rows])
+    batch = packing.empty_batch(
+        packing.PackShape(1, 16, len(rows), top_tokens=top_tokens), max_length=shape[1], num_groups=1
+    ).replace(
+        distil_B=np.array([one.feedback_ids is not None and not one.masked for one in rows]),
+        alone_B=np.array([one.loss == LossKind.DISTIL for one in rows]),
+    )
+    value, stats = distillation.distil_loss(
+        batch, np.arange(shape[1]) < length[:, None], distance, distance, coef=loss.distil_coef,
+        aggregate=loss.aggregate, max_length=loss.max_length, num_rows=len(rows), num_tokens=int(length.sum()),
+        num_questions=1, num_responses=loss.num_responses, num_refinements=loss.num_refinements,
+    )  # fmt: skip
+    assert stats["distil/tokens"] > 0
+    return float(value)
 
 
 def test_the_pairs_are_of_every_key_of_both_sections():
@@ -185,6 +219,20 @@ def test_what_distils_alone_goes_with_nothing_of_the_policys_loss():
     changes = {"objective.initial_ratio": "cispo", "objective.clip_low": 0.3, "objective.scale_by_std": True}
     found = list(validate.unread(config(ALONE | changes), changes))
     assert [text.partition(" ")[0] for text in found] == sorted(changes, key=list(_values(config({}))).index)
+
+
+def test_what_distils_is_computed():
+    """Each key of it changes the loss; alone there is nothing of the policy's."""
+    plain, added = compute(config({})), compute(config({"distil.kind": "added"}))
+    found = {added}
+    for name in (one for one in CHOICES if one.startswith("distil.") and one != "distil.kind"):
+        changed = {name: CHOICES[name][1]}
+        assert compute(config(changed)) == plain
+        found.add(compute(config({"distil.kind": "added"} | changed)))
+    assert len(found) == 5 and all(one > plain for one in found)
+    assert compute(config({"distil.kind": "added", "distil.coef": 0.5})) - plain == pytest.approx((added - plain) / 2)
+    alone = compute(config(ALONE))
+    assert 0 < alone == compute(config(ALONE | {"objective.initial_ratio": "cispo"}))
 
 
 def test_what_distils_needs_critiques():

@@ -65,6 +65,17 @@ def test_prompts_of_a_refiner_and_of_a_teacher_are_each_checked(refiner, policy,
         load_questions._check_refine_prompt(config, asks, prompts, PROBLEMS, critic=None, refiner=other)
 
 
+def test_the_room_of_a_teachers_own_prompt_is_checked_beside_that_of_refinements():
+    prompts = make(TOKENIZER, 200, **CHAINS, teacher=LONG + "{critique}")
+    values = {"critique.kind": "indicative", "critique.when": "all", "refine.max_prompt_length": 200}
+    for kind, refine in (("added", "policy"), ("alone", "none")):
+        config = config_lib.replaced(config_lib.Config(), values | {"distil.kind": kind, "refine.kind": refine})
+        with pytest.raises(UserError, match="the refine prompt of the teacher, of the longest"):
+            load_questions._check_refine_prompt(config, stages.of_training(config), prompts, PROBLEMS, critic=None)
+    config = config_lib.replaced(config_lib.Config(), values)
+    load_questions._check_refine_prompt(config, stages.of_training(config), prompts, PROBLEMS, critic=None)
+
+
 def test_the_room_of_a_verdict_prompt_is_checked_by_training_alone():
     prompts = dataclasses.replace(make(TOKENIZER, 200, **CHAINS), max_prompt_length=8)
     values = {"critique.kind": "none", "verdict_share": 0.5, "questions_per_iteration": 2}

@@ -46,6 +46,7 @@ DECIDES = """
     max_extra_questions verdict_share
     judge.mode judge.evidence judge.num_judgements judge.temperature judge.universal
     critique.corruption critique.corrupted_share critique.others prompts.hint prompts.refine_with_hint
+    prompts.teacher
     finetune.loss finetune.beta finetune.rows finetune.eval_rows finetune.rows_per_update finetune.on_long
     finetune.turns finetune.stages finetune.which finetune.context finetune.max_per_question
     critic.temperature critic.top_p critic.template_arguments grader.thinking prompts.template_arguments

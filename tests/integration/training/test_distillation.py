@@ -9,6 +9,8 @@ from distillation_cases import SETTINGS, WITH_TEACHER, gradient, loss_by_definit
 from meshes import assert_close, make_mesh, place
 from train_step_cases import AGGREGATES, CONFIG, PLAIN, params
 
+from cgrpo_jax import sharding
+from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.records import LossKind
 from cgrpo_jax.training import distillation, train_step
 from cgrpo_jax.training.train_step import has_gradient
@@ -109,3 +111,26 @@ def test_eight_devices_against_one(mesh):
         np.testing.assert_allclose(row.teacher_logp, other.teacher_logp, atol=1e-5)
     assert_close(other_gradient, gradient_of_one, 2e-5)
     assert stats["distil_loss"] == pytest.approx(stats_of_one["distil_loss"], rel=1e-5)
+
+
+def test_what_a_device_holds_does_not_grow_with_the_devices():
+    """Of the tokens that are compared, and of what a teacher says of them, each holds what its own rows have."""
+    config, shape = dataclasses.replace(CONFIG, vocab_size=48), dataclasses.replace(WITH_TEACHER, top_tokens=0)
+    found = {name: _bytes_of(make_mesh(name), config, shape) for name in ("1x1x1", "1x8x1")}
+    floats = shape.num_token_rows * shape.pack_length * 4
+    assert found["1x8x1"] == found["1x1x1"] == [20 * floats, 21 * floats]
+
+
+def _bytes_of(mesh, config, shape):
+    """Returns bytes of a device's part of what the two programs before the updates return."""
+    weights = jax.eval_shape(lambda: params_lib.init_params(config, seed=0))
+    weights = sharding.placed(params_lib.axes_like(config, weights), weights, mesh)
+    about = {"max_length": 8, "mesh": mesh, "config": config, "dtype": None}
+    programs = [
+        distillation.choose_program(shape, num_tokens=20, **about),
+        distillation.teach_program(dataclasses.replace(shape, top_tokens=20), temperature=1.0, **about),
+    ]
+    return [
+        one.function.lower(weights, None, *one.inputs, **one.keywords).compile().memory_analysis().output_size_in_bytes
+        for one in programs
+    ]
