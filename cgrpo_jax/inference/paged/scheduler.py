@@ -21,6 +21,8 @@ from cgrpo_jax.records import Stage
 
 _REAL_SHARE = 0.7  # of the tokens that a call takes of prompts, where fewer would not do
 _SHORTER = (1, 4, 16)  # what a call may take of prompts: all, a fourth, a sixteenth
+_FEWER = (1, 2, 4)  # how many slots a call may compute: all, half of them, a fourth
+_FEWEST = 16  # what fewer rows than these take of a matrix unit is no less
 
 
 def token_counts(tokens: int) -> tuple[int, ...]:
@@ -30,6 +32,16 @@ def token_counts(tokens: int) -> tuple[int, ...]:
       token_counts(512) == (512, 128, 32)
     """
     return tuple(sorted({max(1, tokens // part) for part in _SHORTER}, reverse=True))
+
+
+def row_counts(num_slots: int) -> tuple[int, ...]:
+    """Returns how many slots of a data group a call may compute, the most first.
+
+    Example:
+      row_counts(120) == (120, 60, 30), row_counts(16) == (16,)
+    """
+    fewer = {-(-num_slots // part) for part in _FEWER}
+    return tuple(sorted({num_slots, *(number for number in fewer if number >= _FEWEST)}, reverse=True))
 
 
 @dataclasses.dataclass(eq=False)
@@ -100,6 +112,7 @@ class PagedCall:
       begin: texts that decode from this call on; those with `copied` have that page copied first.
       set_back: texts that are taken out of their slots before.
       texts: that have a slot, of all data groups.
+      rows: slots that it computes, of each data group: those that decode come first.
     """
 
     steps: int
@@ -108,6 +121,7 @@ class PagedCall:
     begin: tuple[Text, ...]
     set_back: tuple[Text, ...]
     texts: int
+    rows: int
 
 
 class _Group:
@@ -247,7 +261,9 @@ class PageScheduler:
         before = [group.next_to_enter for group in self._groups]
         parts = tuple(self._parts(group, tokens) for group in self._groups)
         begin = [text for group, at in zip(self._groups, before, strict=True) for text in self._begin(group, at)]
-        return PagedCall(steps, tokens, parts, tuple(begin), tuple(set_back), self.live)
+        decoding = max(sum(text.begun for text in group.texts) for group in self._groups)
+        rows = next(number for number in reversed(row_counts(self.num_slots)) if number >= decoding)
+        return PagedCall(steps, tokens, parts, tuple(begin), tuple(set_back), self.live, rows)
 
     def copied(self, text: Text) -> None:
         """Records that the call that copies the last page of a text's beginning has been made."""
