@@ -1,6 +1,5 @@
 """What takes longer than a unit test may, of tests/inference/test_engine_slots.py."""
 
-import contextlib
 import dataclasses
 import gc
 import weakref
@@ -8,6 +7,7 @@ import weakref
 import jax
 import numpy as np
 import pytest
+from compilations import compilations
 from engine_slots_cases import cut, decode, endless
 from small_engine import (
     LENGTH,
@@ -131,21 +131,6 @@ def test_slots_that_are_read_in_blocks_give_the_same(monkeypatch):
     monkeypatch.setattr(kv_cache, "READ_SPLIT", 8)
     hold_to_many(sample(MANY, make=engine(length=35)))
     assert kv_cache.cache_length(35, split=True) == 40 and kv_cache.cache_length(8, split=True) == 8
-
-
-@contextlib.contextmanager
-def compilations():
-    """Yields a list that grows by one entry a program compiled, of jax's own small ones as well."""
-    compiled = []
-
-    def count(event, seconds, **_):
-        compiled.extend([event] * event.endswith("backend_compile_duration"))
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        yield compiled
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
