@@ -8,8 +8,9 @@ import numpy as np
 
 from cgrpo_jax.inference import slot_programs, slots
 from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.call_sizes import row_counts, token_counts
 from cgrpo_jax.inference.paged.decoding import Chunks
-from cgrpo_jax.inference.paged.scheduler import PagedCall, row_counts, token_counts
+from cgrpo_jax.inference.paged.scheduler import PagedCall
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.runtime.program import Program
 
@@ -66,7 +67,7 @@ class RunningPages:
 def program_sizes(settings: slots.EngineSettings) -> list[tuple[int, int]]:
     """Returns the tokens of prompts and the slots that each program computes of a data group, the most first."""
     assert settings.pages, "a contiguous cache has other programs"
-    counts = (*token_counts(settings.pages.tokens), 0)
+    counts = (*token_counts(settings.pages.tokens, settings.num_groups), 0)
     return [(tokens, rows) for tokens in counts for rows in row_counts(settings.num_slots)]
 
 

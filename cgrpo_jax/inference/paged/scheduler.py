@@ -15,33 +15,12 @@ import dataclasses
 import numpy as np
 
 from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.call_sizes import row_counts, token_counts
 from cgrpo_jax.inference.paged.pool import PagePool
 from cgrpo_jax.inference.request_queue import Request, RequestQueue
 from cgrpo_jax.records import Stage
 
 _REAL_SHARE = 0.7  # of the tokens that a call takes of prompts, where fewer would not do
-_SHORTER = (1, 4, 16)  # what a call may take of prompts: all, a fourth, a sixteenth
-_FEWER = (1, 2, 4)  # how many slots a call may compute: all, half of them, a fourth
-_FEWEST = 16  # what fewer rows than these take of a matrix unit is no less
-
-
-def token_counts(tokens: int) -> tuple[int, ...]:
-    """Returns how many tokens of prompts a call may take, the most first.
-
-    Example:
-      token_counts(512) == (512, 128, 32)
-    """
-    return tuple(sorted({max(1, tokens // part) for part in _SHORTER}, reverse=True))
-
-
-def row_counts(num_slots: int) -> tuple[int, ...]:
-    """Returns how many slots of a data group a call may compute, the most first.
-
-    Example:
-      row_counts(120) == (120, 60, 30), row_counts(16) == (16,)
-    """
-    fewer = {-(-num_slots // part) for part in _FEWER}
-    return tuple(sorted({num_slots, *(number for number in fewer if number >= _FEWEST)}, reverse=True))
 
 
 @dataclasses.dataclass(eq=False)
@@ -368,7 +347,7 @@ class PageScheduler:
         left = [sum(one.left for one in group.rest) for group in self._groups]
         if not any(left):
             return 0
-        sizes = token_counts(self.pages.tokens)
+        sizes = token_counts(self.pages.tokens, self.num_groups)
         # The most of which enough is real; where none is, fewer are computed in vain with few.
         real = (size for size in sizes if sum(min(n, size) for n in left) >= _REAL_SHARE * size * self.num_groups)
         return next(real, sizes[-1])

@@ -179,7 +179,7 @@ def test_nothing_is_compiled_after_the_engine_has_compiled_all(pages):
     rng, said, hot = np.random.default_rng(1), [], Sampling(temperature=2.0)
     made = engine(config=SMALL, num_slots=6, prompt_bucket=3, longest_prompt=12, pages=pages)
     made.compile(SMALL_PARAMS, [Sampling(), hot], on_program=lambda *program: said.append(program))
-    number = 2 * (3 + 1) if pages else 3 * 2 + 2 + 3 + 2  # with pages: 16, 4 and 1 tokens of prompts in a step, or none
+    number = 2 * (2 + 1) if pages else 3 * 2 + 2 + 3 + 2  # with pages: 16 and 4 tokens of prompts in a step, or none
     assert len(made.widths) == 3 and len(said) == number and not made.busy
     assert [program[:2] for program in said] == [(i, len(said)) for i in range(len(said))]
     assert said[0][2].startswith("decoding beside 16 tokens of prompts" if pages else "prefill of 1 x 3 tokens")
