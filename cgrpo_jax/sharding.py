@@ -5,7 +5,8 @@ layer), `tensor` (heads, MLP and vocabulary cut up, each device computing its pa
 `replica` and `fsdp`; one coordinate of these two is a *data group*.
 
 Weights have two layouts. `TRAINING` cuts them along `fsdp` and `tensor`; `GENERATION` along `tensor` alone, so that a
-token costs no gathering.
+token costs no gathering. Generation may have a mesh of its own on the same devices, with larger tensor groups
+(`generation_mesh`): where few texts are left, each step reads each weight from more of them.
 
 Programs are written for one device's part (`jax.shard_map`), and see from shapes what is cut: an axis that is shorter
 than the model's configuration says is a part of it. So the same code runs where nothing is cut.
@@ -70,6 +71,28 @@ def make_mesh(*, replica: int = 1, fsdp: int = 0, tensor: int = 1, devices: Sequ
     return Mesh(laid_out, (REPLICA, FSDP, TENSOR))
 
 
+def generation_mesh(mesh: Mesh, tensor: int) -> Mesh:
+    """Returns the mesh of generation: tensor groups of `tensor` of the same devices, in their order; 0: as in `mesh`.
+
+    Raises:
+      UserError: it is no multiple of the tensor groups of `mesh`, or does not divide its devices.
+
+    Example:
+      # of fsdp 4 x tensor 4
+      generation_mesh(mesh, 8).shape == {"replica": 1, "fsdp": 2, "tensor": 8}
+    """
+    replica, fsdp, own = (mesh.shape[name] for name in (REPLICA, FSDP, TENSOR))
+    if tensor in (0, own):
+        return mesh
+    if tensor < 0 or tensor % own or fsdp % (tensor // own):
+        able = [own * times for times in range(1, fsdp + 1) if fsdp % times == 0]
+        raise UserError(
+            f"mesh.gen_tensor {tensor} cuts no mesh of fsdp {fsdp} x tensor {own}; use one of "
+            f"{', '.join(map(str, able))}, or 0 for mesh.tensor."
+        )
+    return Mesh(mesh.devices.reshape(replica, -1, tensor), mesh.axis_names)
+
+
 def one_device() -> Mesh:
     """Returns the mesh that holds this process's first device alone."""
     return make_mesh(devices=jax.local_devices()[:1])
@@ -100,7 +123,7 @@ def param_specs(axes: Any, shapes: Any, mesh: Mesh, *, layout: Sequence[str] = T
     return jax.tree.map(spec, shapes, axes)
 
 
-def spec_of(axes: Sequence[str | None]) -> PartitionSpec:
+def spec_of(axes: Sequence[Any]) -> PartitionSpec:
     """Returns a specification as programs write it of what they return: what takes that is not compiled again."""
     axes = list(axes)
     while axes and axes[-1] is None:
@@ -304,3 +327,73 @@ def _shared_by(x: jax.Array) -> tuple[str, ...]:
 
 def _varying(x) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
+
+
+# --- from one mesh to another ---------------------------------------------------------------------------------------
+
+
+class Groups:
+    """Tensor groups of a mesh, and the larger ones of another on the same devices, of several each.
+
+    Args:
+      mesh: the one, of training.
+      target: the other, from `generation_mesh`.
+
+    Attributes:
+      mesh: the devices as both have them: an axis more, of the tensor groups that become one.
+    """
+
+    _MEMBER = "member"  # of which of the tensor groups a device is, of those that become one
+
+    def __init__(self, mesh: Mesh, target: Mesh):
+        self.times, self._tensor = target.shape[TENSOR] // mesh.shape[TENSOR], mesh.shape[TENSOR]
+        sizes = (mesh.shape[REPLICA], mesh.shape[FSDP] // self.times, self.times, self._tensor)
+        self.mesh = Mesh(mesh.devices.reshape(sizes), (REPLICA, FSDP, self._MEMBER, TENSOR))
+
+    def before(self, spec: PartitionSpec) -> PartitionSpec:
+        """Returns how what is cut so on the one mesh is cut on that of both."""
+        return spec_of([(FSDP, self._MEMBER) if axis == FSDP else axis for axis in spec])
+
+    def after(self, spec: PartitionSpec) -> PartitionSpec:
+        """Returns how what is cut so on the other mesh is cut on that of both."""
+        return spec_of([(self._MEMBER, TENSOR) if axis == TENSOR else axis for axis in spec])
+
+    def dealt(
+        self, x: jax.Array, names: Sequence[str], before: PartitionSpec, after: PartitionSpec, *, embed_dim: int
+    ) -> jax.Array:
+        """Returns a weight, gathered over fsdp and dealt out over the larger tensor groups; within a program.
+
+        Args:
+          x: this device's part of it.
+          names: its axes, as `params.axes_like` names them.
+          before, after: how it is cut on the one mesh and on the other.
+          embed_dim: the whole size of the embed axis.
+        """
+        gather, member = functools.partial(jax.lax.all_gather, tiled=True), self._MEMBER
+        embed = names.index("embed") if "embed" in names and x.shape[names.index("embed")] < embed_dim else None
+        if self.times == 1:
+            return x if embed is None else gather(x, FSDP, axis=embed)
+        was, is_ = (next((i for i, axis in enumerate(spec) if axis == TENSOR), None) for spec in (before, after))
+        if was is None or is_ is None:
+            x = x if embed is None else gather(x, (FSDP, member), axis=embed)
+            if was is not None:
+                return gather(x, TENSOR, axis=was)
+            return x if is_ is None else _own_part(x, is_, jax.lax.axis_index((member, TENSOR)), self._parts)
+        # Each group keeps its share of what it has, so that no device holds more of a weight than it will; then these
+        # shares go to where the order of the larger group's devices has them.
+        if embed is None:
+            x = _own_part(x, was, jax.lax.axis_index(member), self.times)
+        else:
+            x = jax.lax.all_to_all(x, member, split_axis=was, concat_axis=embed, tiled=True)
+            x = gather(x, FSDP, axis=embed)
+        moves = [(m * self._tensor + t, t * self.times + m) for m in range(self.times) for t in range(self._tensor)]
+        return jax.lax.ppermute(x, (member, TENSOR), moves)
+
+    @property
+    def _parts(self) -> int:
+        return self.times * self._tensor
+
+
+def _own_part(x: jax.Array, axis: int, which: jax.Array, parts: int) -> jax.Array:
+    size = x.shape[axis] // parts
+    return jax.lax.dynamic_slice_in_dim(x, which * size, size, axis)

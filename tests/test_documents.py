@@ -21,6 +21,7 @@ DOCUMENTS = [
     ROOT / "tests" / "README.md",
     *ROOM_READMES,
     PACKAGE / "datasets" / "ROLLOUTS.md",
+    PACKAGE / "inference" / "paged" / "MEASUREMENTS.md",
     PACKAGE / "runs" / "FOLDER.md",
     PACKAGE / "training" / "CRITICS.md",
     *sorted((ROOT / "configs").rglob("README.md")),

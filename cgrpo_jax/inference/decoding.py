@@ -145,13 +145,14 @@ def run_layers(params: dict, config: ModelConfig, x, cache: Any, apply: Callable
             out.append(entry)
         return x, tuple(out)
 
-    # The cache is carried and updated in place: as an output of the scan, all of it would be copied.
+    # The cache is carried and updated in place: as an output of the scan, all of it would be copied. The index is
+    # carried as well: as an array to scan over, it would be moved and sliced in each layer.
     def layer(carry, xs):
-        p, local, index = xs
-        return apply(carry[0], p, local, carry[1], index), None
+        x, cache, index = carry
+        return (*apply(x, *xs, cache, index), index + stride), None
 
-    xs = (params["layers"], transformer.local_layers(config), stride * jnp.arange(config.num_layers))
-    return jax.lax.scan(layer, (x, cache), xs)[0]
+    start = (x, cache, jnp.int32(0))
+    return jax.lax.scan(layer, start, (params["layers"], transformer.local_layers(config)))[0][:2]
 
 
 def prefill(

@@ -21,8 +21,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import slot_programs, slots
 from cgrpo_jax.inference.engine_stats import Stats
 from cgrpo_jax.inference.filling import PageFilling, SlotFilling
-from cgrpo_jax.inference.paged import ragged_attention
-from cgrpo_jax.inference.paged import scheduler as page_scheduler
+from cgrpo_jax.inference.paged import ragged_attention, running
 from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.inference.paged.running import RunningPages
 from cgrpo_jax.inference.paged.scheduler import PageScheduler
@@ -191,8 +190,8 @@ class Engine:
         settings = self.settings(params)
         ways = [[one] if isinstance(one, Sampling) else one for one in samplings]
         if self.pages:
-            counts = (*page_scheduler.token_counts(self.pages.tokens), 0)
-            return [slot_programs.paged_program(settings, tokens, *way) for way in ways for tokens in counts]
+            sizes = running.program_sizes(settings)
+            return [slot_programs.paged_program(settings, *size, *way) for way in ways for size in sizes]
         prefill = functools.partial(slot_programs.prefill_program, settings)
         fresh = [(rows, width) for width in self.widths for rows in sorted({1, rows_at_once(width)})]
         return [
@@ -218,12 +217,12 @@ class Engine:
         programs = self.programs(params, samplings)
         self.begin(params, seed=0, iteration=0)
         try:
-            running = self._at_work()
-            assert isinstance(running, RunningSlots | RunningPages), "a simulation has nothing to compile"
+            ours = self._at_work()
+            assert isinstance(ours, RunningSlots | RunningPages), "a simulation has nothing to compile"
             for number, program in enumerate(programs):
                 on_program(number, len(programs), program.name)
-                running.run_idle(program)
-            jax.block_until_ready(running.slots)
+                ours.run_idle(program)
+            jax.block_until_ready(ours.slots)
         finally:
             self.end()
 

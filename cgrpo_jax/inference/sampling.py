@@ -40,15 +40,16 @@ def row_keys(seed, iteration, index_B6) -> jax.Array:
     The key does not depend on how rows are batched or scheduled, a retry has another one, and so has the same
     question drawn twice (it is at two places in its batch).
     """
-    base = jax.random.fold_in(jax.random.key(seed), iteration)
 
-    def fold(index_6):
-        key = base
+    def fold(seed, iteration, index_6):
+        key = jax.random.fold_in(jax.random.key(seed), iteration)
         for field in index_6:
             key = jax.random.fold_in(key, field)
         return key
 
-    return jax.vmap(fold)(index_B6)
+    # For each row, or XLA:TPU would compute what they give by a hundred operations on single numbers.
+    seed_B, iteration_B = jax.lax.optimization_barrier([jnp.broadcast_to(x, len(index_B6)) for x in (seed, iteration)])
+    return jax.vmap(fold)(seed_B, iteration_B, index_B6)
 
 
 def token_keys(keys_B, position_B) -> jax.Array:
@@ -85,7 +86,9 @@ class _Vocabulary:
         """`[B]` entries of one token a row, each from the device that has it."""
         own_B1 = (token_B - self.first())[:, None]
         here_B1 = (own_B1 >= 0) & (own_B1 < self.part)
-        return self.sum(jnp.where(here_B1, jnp.take_along_axis(x_BV, jnp.where(here_B1, own_B1, 0), axis=-1), 0))[:, 0]
+        own_B1 = jnp.where(here_B1, own_B1, 0)
+        found_B1 = jnp.take_along_axis(x_BV, own_B1, axis=-1, mode="promise_in_bounds")
+        return self.sum(jnp.where(here_B1, found_B1, 0))[:, 0]
 
 
 def _truncate(vocabulary: _Vocabulary, scaled_BV, top_p: float, top_k: int):
@@ -145,11 +148,11 @@ def _draw(vocabulary: _Vocabulary, weight_BV, keys_B):
     if vocabulary.cut:
         every_BN = jnp.zeros((len(weight_BV), num_blocks + total_BN.shape[-1]))  # the last may lie past the end
         every_BN = sharding.varying_like(every_BN, total_BN)
-        every_BN = jax.lax.dynamic_update_slice_in_dim(every_BN, total_BN, first, axis=1)
+        every_BN = jax.lax.dynamic_update_slice_in_dim(every_BN, total_BN, first, axis=1, allow_negative_indices=False)
         total_BN = jax.lax.psum(every_BN, sharding.TENSOR)[:, :num_blocks]
     block_B = _winner(wait_BN[:, :num_blocks], total_BN)
     own_B = jnp.clip(block_B - first, 0, blocks.shape[1] - 1)
-    entries = jnp.take_along_axis(blocks, own_B[:, None, None], axis=1)[:, 0]
+    entries = jnp.take_along_axis(blocks, own_B[:, None, None], axis=1, mode="promise_in_bounds")[:, 0]
     if vocabulary.cut:
         entries = jax.lax.psum(jnp.where((own_B == block_B - first)[:, None], entries, 0.0), sharding.TENSOR)
     return block_B * _BLOCK + _winner(wait_BN[:, num_blocks:], entries)
@@ -165,8 +168,10 @@ def _blocks(vocabulary: _Vocabulary, weight_BV):
         return padded.reshape(len(weight_BV), -1, _BLOCK), 0
     size = -(-(vocabulary.part + _BLOCK - 1) // _BLOCK) * _BLOCK  # wherever in a block the part begins
     padded = sharding.varying_like(jnp.zeros((len(weight_BV), size)), weight_BV)
-    padded = jax.lax.dynamic_update_slice_in_dim(padded, weight_BV, vocabulary.first() % _BLOCK, axis=1)
-    return padded.reshape(len(weight_BV), -1, _BLOCK), vocabulary.first() // _BLOCK
+    first = jnp.int32(vocabulary.first())  # never negative: `//` and `%` would look whether it is
+    at = jax.lax.rem(first, jnp.int32(_BLOCK))
+    padded = jax.lax.dynamic_update_slice_in_dim(padded, weight_BV, at, axis=1, allow_negative_indices=False)
+    return padded.reshape(len(weight_BV), -1, _BLOCK), jax.lax.div(first, jnp.int32(_BLOCK))
 
 
 def _waits(bits) -> jax.Array:

@@ -46,8 +46,10 @@ def tick_program(settings: slots.EngineSettings, sampling: Sampling, *others: Sa
     return Program(name, slots.tick, (orders, seed, seed, until), keywords)
 
 
-def paged_program(settings: slots.EngineSettings, tokens: int, sampling: Sampling, *others: Sampling) -> Program:
-    """Returns `paged_slots.tick`, which takes so many tokens of prompts as well, or none where `tokens` is 0.
+def paged_program(
+    settings: slots.EngineSettings, tokens: int, rows: int, sampling: Sampling, *others: Sampling
+) -> Program:
+    """Returns `paged_slots.tick` of so many slots of a data group, and tokens of prompts, or none where `tokens` is 0.
 
     It is called with (params, slots, *inputs), which are (orders, chunks, seed, iteration, until, most).
     """
@@ -63,9 +65,10 @@ def paged_program(settings: slots.EngineSettings, tokens: int, sampling: Samplin
     table = _by_rows(settings, G * pages.prompts, each)
     chunks = Chunks(token, token, token, part, part, table) if tokens else None
     seed, count = (_placed(settings, (), dtype, sharding.WHOLE) for dtype in (np.uint32, np.int32))
+    few = f" {rows} texts" if rows < settings.num_slots else ""
     beside = f" beside {tokens} tokens of prompts" if tokens else ""
-    name = f"decoding{beside}, {' and '.join(map(str, (sampling, *others)))}"
-    keywords = {"settings": settings, "sampling": sampling} | ({"others": others} if others else {})
+    name = f"decoding{few}{beside}, {' and '.join(map(str, (sampling, *others)))}"
+    keywords = {"settings": settings, "rows": rows, "sampling": sampling} | ({"others": others} if others else {})
     return Program(name, paged_slots.tick, (orders, chunks, seed, seed, count, count), keywords)
 
 

@@ -313,8 +313,10 @@ def decode(
             orders.sampling_S,
         )
         slots = _advance(slots.replace(cache=cache), token_S, settings.eos_ids)
-        tokens_CS = jax.lax.dynamic_update_slice_in_dim(tokens_CS, token_S[None], i, axis=0)
-        logp_CS = jax.lax.dynamic_update_slice_in_dim(logp_CS, logp_S[None], i, axis=0)
+        tokens_CS, logp_CS = (
+            jax.lax.dynamic_update_slice_in_dim(x_CS, x_S[None], i, axis=0, allow_negative_indices=False)
+            for x_CS, x_S in ((tokens_CS, token_S), (logp_CS, logp_S))
+        )
         return i + 1, counted(slots.live_S, began_S), slots, tokens_CS, logp_CS
 
     began_S = slots.live_S

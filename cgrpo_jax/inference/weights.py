@@ -1,7 +1,8 @@
 """Two layouts of one set of weights: training cuts them over fsdp and tensor, generation over tensor alone.
 
 Generation reads all weights at every token, so they are gathered once an iteration, in the dtype that it computes in,
-and dropped after. On a CPU they are also taken apart by layer (kv_cache.py says why).
+and dropped after. Its tensor groups may be several of training's (`sharding.generation_mesh`): the same program deals
+the weights out to them. On a CPU they are also taken apart by layer (kv_cache.py says why).
 """
 
 import functools
@@ -28,6 +29,7 @@ def to_generation(
     *,
     config: params_lib.ModelConfig,
     mesh: jax.sharding.Mesh,
+    target: jax.sharding.Mesh | None = None,
     dtype: jax.typing.DTypeLike,
     split: bool,
 ) -> dict:
@@ -37,19 +39,23 @@ def to_generation(
       params: the weights in the training layout; with `base`, its adapters, which are merged into it.
       base: the frozen model that `params` adapts.
       config, mesh: of the model.
+      target: the mesh of the result, from `sharding.generation_mesh`; by default that of the model.
       dtype: of the result; what is gathered has it already.
       split: take them apart by layer. What scores reads them stacked.
     """
     if reads_alike(params, base, mesh=mesh, dtype=dtype, split=split):
         return params
-    return generation_program(config=config, mesh=mesh, dtype=dtype, split=split)(params, base)
+    program = generation_program(config=config, mesh=mesh, target=target or mesh, dtype=dtype, split=split)
+    return program(params, base)
 
 
 def generation_program(
-    *, config: params_lib.ModelConfig, mesh: jax.sharding.Mesh, dtype: jax.typing.DTypeLike, split: bool
-) -> Program:
+    *, config: params_lib.ModelConfig, mesh: jax.sharding.Mesh, target: jax.sharding.Mesh,
+    dtype: jax.typing.DTypeLike, split: bool,
+) -> Program:  # fmt: skip
     """Returns `lay_out`; called with (params, base), as `to_generation` is where these are not `reads_alike`."""
-    return Program("reshard", lay_out, (), {"config": config, "mesh": mesh, "dtype": dtype, "split": split})
+    keywords = {"config": config, "mesh": mesh, "target": target, "dtype": dtype, "split": split}
+    return Program("reshard", lay_out, (), keywords)
 
 
 def generation_shapes(
@@ -78,20 +84,33 @@ def reads_alike(
     return base is None and whole and not split and all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "mesh", "dtype", "split"))
-def lay_out(params, base, *, config: params_lib.ModelConfig, mesh, dtype, split):
+@functools.partial(jax.jit, static_argnames=("config", "mesh", "target", "dtype", "split"))
+def lay_out(params, base, *, config: params_lib.ModelConfig, mesh, target, dtype, split):
     """The program of `to_generation`."""
     weights = params if base is None else base.merge(params)
     axes = params_lib.axes_like(config, weights)
     specs = sharding.param_specs(axes, weights, mesh, layout=sharding.TRAINING)
+    whole_specs, out_specs = (
+        generation_specs(weights, config=config, mesh=target, split=one) for one in (False, split)
+    )
+    groups = sharding.Groups(mesh, target)
 
     def part(weights):
-        whole = jax.tree.map(lambda x, names: sharding.gather(x.astype(dtype), names, config.embed_dim), weights, axes)
+        def gathered(x, names, before, after):
+            return groups.dealt(x.astype(dtype), names, before, after, embed_dim=config.embed_dim)
+
+        whole = jax.tree.map(gathered, weights, axes, specs, whole_specs)
         return kv_cache.split_layers(whole) if split else whole
 
     # Unchecked: that all devices hold the same after a gather is not in the types.
-    out_specs = generation_specs(weights, config=config, mesh=mesh, split=split)
-    return jax.shard_map(part, mesh=mesh, in_specs=(specs,), out_specs=out_specs, check_vma=False)(weights)
+    laid_out = jax.shard_map(
+        part,
+        mesh=groups.mesh,
+        in_specs=(jax.tree.map(groups.before, specs),),
+        out_specs=jax.tree.map(groups.after, out_specs),
+        check_vma=False,
+    )(weights)
+    return jax.lax.with_sharding_constraint(laid_out, jax.tree.map(lambda spec: NamedSharding(target, spec), out_specs))
 
 
 def generation_specs(shapes: dict, *, config: params_lib.ModelConfig, mesh: jax.sharding.Mesh, split: bool) -> dict:

@@ -79,7 +79,7 @@ def rope_frequencies(config: ModelConfig, *, local: bool = False):
     return frequency * (keep + (1 - keep) / s.factor)
 
 
-def _rotate(x_BSHK, cos_BSK, sin_BSK):
+def rotate(x_BSHK, cos_BSK, sin_BSK):
     """Applies rotary embeddings; the two halves of a head form the pairs, as in Llama's released weights."""
     left, right = jnp.split(x_BSHK.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos_BSK[:, :, None], sin_BSK[:, :, None]
@@ -140,9 +140,13 @@ def _project_to_heads(p: dict, name: str, x_BSD, *, as_stored: bool):
     """
     if not as_stored:
         return _project("bsd,dhk->bshk", p, name, x_BSD)
+    out = jax.lax.optimization_barrier(_flat_product(p, name, x_BSD))
+    return out.reshape(*out.shape[:2], *p[name].shape[1:])
+
+
+def _flat_product(p: dict, name: str, x_BSD):
     w_DHK = p[name]
-    out = jnp.einsum("bsd,df->bsf", x_BSD, w_DHK.reshape(len(w_DHK), -1))
-    return jax.lax.optimization_barrier(out).reshape(*out.shape[:2], *w_DHK.shape[1:])
+    return jnp.einsum("bsd,df->bsf", x_BSD, w_DHK.reshape(len(w_DHK), -1))
 
 
 def apply_layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable, *, as_stored: bool = False):
@@ -152,10 +156,8 @@ def apply_layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable, *, 
 
     With as_stored, for stacked weights without adapters, the weights of q, k and v are not laid out again.
     """
-    norm = functools.partial(rms_norm, config)
     p = _own_kv_heads(config, p)
-    rows = rope[0].shape[:2]
-    h = sharding.gather_tokens(norm(x_BSD, p["attn_norm"]), rows)
+    h = sharding.gather_tokens(rms_norm(config, x_BSD, p["attn_norm"]), rope[0].shape[:2])
     q = _project_to_heads(p, "q", h, as_stored=as_stored)
     k = _project_to_heads(p, "k", h, as_stored=as_stored)
     v = _project_to_heads(p, "v", h, as_stored=as_stored)
@@ -165,16 +167,36 @@ def apply_layer(config: ModelConfig, p: dict, x_BSD, rope, attend: Callable, *, 
         q, k = _normed_together(config, p, q, k, rope)
     else:
         if config.qk_norm:
-            q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
-        q, k = _rotate(q, *rope), _rotate(k, *rope)
+            q, k = rms_norm(config, q, p["q_norm"]), rms_norm(config, k, p["k_norm"])
+        q, k = rotate(q, *rope), rotate(k, *rope)
     out, aux = attend(q, k, v)
+    return _after_attention(config, p, x_BSD, out, rope[0].shape[:2]), aux
+
+
+def apply_flat_layer(config: ModelConfig, p: dict, x_BSD, attend: Callable):
+    """The same, for stacked weights without adapters, with an `attend` that norms and rotates by itself.
+
+    It is called with the layer's weights and its products as they are, `[B, S, heads * head_dim]`.
+    """
+    p = _own_kv_heads(config, p)
+    h = rms_norm(config, x_BSD, p["attn_norm"])
+    flat = [_flat_product(p, name, h) for name in "qkv"]
+    if config.attention_bias:
+        flat = [x + p[f"{name}_bias"].reshape(-1) for name, x in zip("qkv", flat, strict=True)]
+    out, aux = attend(p, *flat)
+    return _after_attention(config, p, x_BSD, out, x_BSD.shape[:2]), aux
+
+
+def _after_attention(config: ModelConfig, p: dict, x_BSD, out, rows):
+    """Returns what a layer gives, from what its attention does."""
+    norm = functools.partial(rms_norm, config)
     out = _sum_of_parts(_project("bshk,hkd->bsd", p, "o", out), p["o"].shape[0], config.num_heads, x_BSD)
     x_BSD = x_BSD + (norm(out, p["post_attn_norm"]) if config.post_norms else out)
     h = sharding.gather_tokens(norm(x_BSD, p["mlp_norm"]), rows)
     gate, up = (_project("bsd,df->bsf", p, name, h, stored_as=_WIDE) for name in ("gate", "up"))
     h = _ACTIVATIONS[config.activation](gate) * up
     out = _sum_of_parts(_project("bsf,fd->bsd", p, "down", h), p["down"].shape[0], config.mlp_dim, x_BSD)
-    return x_BSD + (norm(out, p["post_mlp_norm"]) if config.post_norms else out), aux
+    return x_BSD + (norm(out, p["post_mlp_norm"]) if config.post_norms else out)
 
 
 def _normed_together(config: ModelConfig, p: dict, q_BSHK, k_BSGK, rope):
@@ -183,7 +205,7 @@ def _normed_together(config: ModelConfig, p: dict, q_BSHK, k_BSGK, rope):
     if config.qk_norm:
         is_query = np.broadcast_to(np.arange(both.shape[2])[:, None] < H, both.shape[2:])
         both = rms_norm(config, both, jnp.where(is_query, p["q_norm"], p["k_norm"]))
-    both = _rotate(both, *rope)
+    both = rotate(both, *rope)
     return both[:, :, :H], both[:, :, H:]
 
 

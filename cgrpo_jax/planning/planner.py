@@ -13,7 +13,7 @@ import jax
 
 from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.inference.paged import ragged_attention
+from cgrpo_jax.inference.paged import heads, ragged_attention
 from cgrpo_jax.models.kernels import cost as cost_lib
 from cgrpo_jax.models.kernels import logprobs_pallas, splash_attention
 from cgrpo_jax.planning import costs, programs, tpu_topology
@@ -244,7 +244,8 @@ def kernel_cost(call: cost_lib.KernelCall) -> Cost:
     Raises:
       ValueError: there is no formula for it.
     """
-    ours = any(name in call.name for name in logprobs_pallas.KERNELS)
-    over_pages = ragged_attention.NAME in call.name
-    kernels = logprobs_pallas if ours else ragged_attention if over_pages else splash_attention
-    return Cost(*kernels.flops_and_bytes(call))
+    kernels = {heads.NAME: heads, ragged_attention.NAME: ragged_attention}
+    kernels |= dict.fromkeys(logprobs_pallas.KERNELS, logprobs_pallas)
+    own = next((kernel for name, kernel in kernels.items() if name in call.name), splash_attention)
+    flops, moved = own.flops_and_bytes(call)
+    return Cost(flops, moved)

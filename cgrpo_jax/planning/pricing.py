@@ -73,7 +73,7 @@ class Costs(Protocol):
     @property
     def decode(self) -> DecodeCosts: ...
 
-    def beside(self, tokens: int) -> DecodeCosts: ...
+    def over_pages(self, tokens: int, rows: int) -> DecodeCosts: ...
 
     def prefill(self, call: slot_writes.Prefill) -> Cost: ...
 
@@ -104,7 +104,7 @@ def price(call: Call, costs: Costs, rate: Rates) -> Priced:
         texts = [one.request.stage for group in call.groups for one in group]
         shares = np.bincount(texts, minlength=len(Stage)) / len(texts)
         return Priced(parts, 0.0, sum(parts.values()) * shares)
-    decode = costs.beside(call.entering) if call.entering else costs.decode
+    decode = costs.over_pages(call.entering, call.rows) if call.rows else costs.decode
     bounds = [_bounds(one, rate) for one in (decode.step, decode.position)]
     fixed, each = bounds[0].max(), bounds[1]
     # The three at once, step by step; what the positions add to a step without any is theirs.
@@ -112,7 +112,8 @@ def price(call: Call, costs: Costs, rate: Rates) -> Priced:
     needed_N = (bounds[0] + call.needed_N[:, None] * each).max(-1)
     operations_N = rate.operation * (decode.step.operations + call.read_N * decode.position.operations)
     around = rate.operation * decode.call.operations
-    entering = max(0.0, fixed - _bounds(costs.decode.step, rate).max()) if call.entering else 0.0
+    alone = costs.over_pages(0, call.rows) if call.entering else decode
+    entering = max(0.0, fixed - _bounds(alone.step, rate).max())
     parts = {
         "decode: weights": call.steps * (fixed - entering) + rate.seconds(decode.call),
         "decode: keys and values": float((total_N - fixed).sum()),

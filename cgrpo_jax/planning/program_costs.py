@@ -83,13 +83,11 @@ class CompiledCosts:
         self.engine, self.kernel_cost, self.say = engine, kernel_cost, say
         self._prefills: dict[tuple[int, int, bool], Cost] = {}
         self._decode: DecodeCosts | None = None
-        self._beside: dict[int, DecodeCosts] = {}
+        self._over_pages: dict[tuple[int, int], DecodeCosts] = {}
 
     @property
     def decode(self) -> DecodeCosts:
-        """Costs of decoding: from its loops, over steps and over the cache, run once and twice."""
-        if self._decode is None and self.engine.settings.pages:
-            self._decode = self._over_pages(0)
+        """Costs of decoding with a contiguous cache: from its loops, over steps and the cache, run once and twice."""
         if self._decode is None:
             program = next(one for one in self.engine.programs if one.function is slots.tick)
             counted, settings = self._counted(program), self.engine.settings
@@ -103,19 +101,20 @@ class CompiledCosts:
             self._decode = DecodeCosts(call, step, position)
         return self._decode
 
-    def beside(self, tokens: int) -> DecodeCosts:
-        """Costs of a step of a cache with pages that takes so many tokens of prompts as well."""
-        if tokens not in self._beside:
-            self._beside[tokens] = self._over_pages(tokens)
-        return self._beside[tokens]
+    def over_pages(self, tokens: int, rows: int) -> DecodeCosts:
+        """Costs of a step of a cache with pages that computes so many slots, and takes so many tokens of prompts."""
+        if (tokens, rows) not in self._over_pages:
+            self._over_pages[tokens, rows] = self._compiled_over_pages(tokens, rows)
+        return self._over_pages[tokens, rows]
 
-    def _over_pages(self, tokens: int) -> DecodeCosts:
+    def _compiled_over_pages(self, tokens: int, rows: int) -> DecodeCosts:
         settings, pages = self.engine.settings, self.engine.settings.pages
         assert pages
         program = next(
             one
             for one in self.engine.programs
-            if one.function is paged_slots.tick and entering(one) == settings.num_groups * tokens
+            if one.function is paged_slots.tick
+            and (entering(one), one.keywords["rows"]) == (settings.num_groups * tokens, rows)
         )
         counted = self._counted(program)
         if tokens:
@@ -130,7 +129,7 @@ class CompiledCosts:
         settings, pool = self.engine.settings, Buffer("kv_cache", self.engine.slots.cache)
         tensor = settings.mesh.shape[sharding.TENSOR]
         heads = settings.config.num_heads // (tensor if settings.config.num_heads % tensor == 0 else 1)
-        queries = ragged_attention.QUERIES if tokens else ragged_attention.ONE_QUERY_EACH
+        queries = ragged_attention.queries_at_once(tokens)
         width = ragged_attention.head_size(settings.config.head_dim, kernel=pages.kernel)
         flops = 4.0 * queries * heads * width * settings.config.num_layers
         return Cost(flops, pool.bytes / (pages.number * pages.size))

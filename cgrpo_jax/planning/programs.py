@@ -9,6 +9,8 @@ failed by all responses, so that each is critiqued once and refined, and no row 
 import dataclasses
 from collections.abc import Iterator, Mapping
 
+from jax.sharding import Mesh
+
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import weights as weights_lib
 from cgrpo_jax.models import lora
@@ -95,15 +97,16 @@ class _ShapedRun:
             self.buffers["base"] = Buffer("weights", weights)
         self.split = weights_lib.splits(mesh)
         self.generation, base = self.state.params, self.learner.base
+        writes_on = settings.generation_mesh
         if not weights_lib.reads_alike(self.generation, base, mesh=mesh, dtype=settings.dtype, split=self.split):
-            self.generation = self._laid_out(policy, weights, split=self.split)
+            self.generation = self._laid_out(policy, weights, writes_on, split=self.split)
             self.buffers["generation"] = Buffer("weights", self.generation)
         if training.has_reference and not training.adapters:  # these start at 0: their base is the reference
-            self.buffers["reference"] = Buffer("weights", self._laid_out(policy, weights, split=False))
+            self.buffers["reference"] = Buffer("weights", self._laid_out(policy, weights, mesh, split=False))
         for whose, frozen in (("critic", settings.critic), ("refiner", settings.refiner)):
             if frozen:
                 shapes = params_lib.param_shapes(frozen)
-                self.buffers[whose] = Buffer("weights", self._laid_out(frozen, shapes, split=self.split))
+                self.buffers[whose] = Buffer("weights", self._laid_out(frozen, shapes, writes_on, split=self.split))
         self.critic = ShapedCritic.of(settings, self.state, self.learner.base)
         if self.critic:
             self.buffers |= self.critic.buffers()
@@ -113,8 +116,8 @@ class _ShapedRun:
             self.buffers["average"] = Buffer("weights", self.state.average)
         self.buffers["gradients"] = Buffer("temporaries", self.state.params)
 
-    def _laid_out(self, model: ModelConfig, shapes: dict, *, split: bool) -> dict:
-        mesh, dtype = self.settings.mesh, self.settings.dtype
+    def _laid_out(self, model: ModelConfig, shapes: dict, mesh: Mesh, *, split: bool) -> dict:
+        dtype = self.settings.dtype
         return weights_lib.generation_shapes(shapes, config=model, mesh=mesh, dtype=dtype, split=split)
 
     def with_beside(self, call: Call) -> Call:
@@ -193,8 +196,9 @@ class _ShapedRun:
         """Yields what lays the weights out for generation, where they have to be."""
         if "generation" not in self.buffers:
             return
+        s = self.settings
         program = weights_lib.generation_program(
-            config=self.settings.policy, mesh=self.settings.mesh, dtype=self.settings.dtype, split=self.split
+            config=s.policy, mesh=s.mesh, target=s.generation_mesh, dtype=s.dtype, split=self.split
         )
         args = (self.state.params, self.learner.base)
         yield Call("reshard", "reshard", program, args, ("trained", *self._base, "generation"))

@@ -101,8 +101,9 @@ class ShapedCritic:
         learning, is_critics = self.learner.settings, self.own is not None
         if self.writes_apart:
             program = weights_lib.generation_program(
-                config=self.learner.config, mesh=s.mesh, dtype=s.dtype, split=weights_lib.splits(s.mesh)
-            )
+                config=self.learner.config, mesh=s.mesh, target=s.generation_mesh, dtype=s.dtype,
+                split=weights_lib.splits(s.mesh),
+            )  # fmt: skip
             args = (state.params, self.learner.base)
             yield Call("critic_reshard", "reshard", program, args, (*weights, "critic"), is_critics=True)
         args, batches = (state.params, self.learner.base), self._num_batches()

@@ -76,7 +76,7 @@ class ShapedEngine:
         """Yields what takes the most tokens of prompts beside the texts, as often as the prompts of a stage fill it."""
         pages = self.settings.pages
         assert pages
-        program = max(self._of(paged_slots.tick), key=lambda one: one.inputs[1].token_N.size if one.inputs[1] else 0)
+        program = max(self._of_all_slots(), key=lambda one: one.inputs[1].token_N.size if one.inputs[1] else 0)
         for name, one in self.stages:
             tokens = one.num_prompts * (one.max_prompt_length - 1)
             yield Call(
@@ -110,8 +110,12 @@ class ShapedEngine:
     def _ticks(self) -> list[Program]:
         """Returns what decodes, by the sampling."""
         if self.settings.pages:
-            return [one for one in self._of(paged_slots.tick) if one.inputs[1] is None]
+            return [one for one in self._of_all_slots() if one.inputs[1] is None]
         return self._of(slots.tick)
+
+    def _of_all_slots(self) -> list[Program]:
+        """Returns those over pages that compute all slots."""
+        return [one for one in self._of(paged_slots.tick) if one.keywords["rows"] == self.settings.num_slots]
 
     def _tick(self, name: str, program: Program, per_iteration: int) -> Call:
         if self.settings.pages:

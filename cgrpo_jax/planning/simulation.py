@@ -45,6 +45,7 @@ class Tick:
       entering: tokens of prompts that the call takes of each data group, with pages; 0: none enters.
       entered_3: tokens of prompts that enter, of all data groups, by stage.
       groups: data groups.
+      rows: slots that are computed of each data group, with pages; 0: all.
     """
 
     read_N: np.ndarray
@@ -55,6 +56,7 @@ class Tick:
     entering: int = 0
     entered_3: tuple[int, ...] = (0, 0, 0)
     groups: int = 1
+    rows: int = 0
 
     @property
     def steps(self) -> int:
@@ -163,7 +165,7 @@ class SimulatedSlots:
                 [[of(part) for part in group] for group in call.parts]
                 for of in (lambda part: part.end, lambda part: part.end - part.start)
             )
-            read_GN = read_GN + self._read_by_parts(ends, entered)[:, None]
+            read_GN = read_GN + self._read_by_parts(ends, entered, call.tokens)[:, None]
             needed_GN = needed_GN + np.array([sum(group) for group in ends])[:, None]
             every = [part for group in call.parts for part in group]
             of = {stage: [part for part in every if part.text.request.stage == stage] for stage in Stage}
@@ -171,14 +173,16 @@ class SimulatedSlots:
             entered_3 = tuple(sum(part.end - part.start for part in of[stage]) for stage in Stage)
         read, needed = read_GN.max(0), needed_GN.max(0)
         live_N3 = np.stack([live_NS[:, self._stage_S == stage].sum(-1) for stage in Stage], axis=-1)
-        counts = (call.texts if call else groups * num_slots, entering, entered_3, groups)
+        counts = (call.texts if call else groups * num_slots, entering, entered_3, groups, call.rows if call else 0)
         self.calls.append(Tick(read, needed, live_N3, self.waiting() > 0, *counts))
 
-    def _read_by_parts(self, ends: Sequence[Sequence[int]], entered: Sequence[Sequence[int]]) -> np.ndarray:
-        """Returns the positions that the parts of prompts of each data group read."""
+    def _read_by_parts(
+        self, ends: Sequence[Sequence[int]], entered: Sequence[Sequence[int]], tokens: int
+    ) -> np.ndarray:
+        """Returns the positions that the parts of prompts of each data group read, in a call that takes so many."""
         pages = self.settings.pages
         assert pages
-        fetched = functools.partial(ragged_attention.positions_fetched_again, page_size=pages.size)
+        fetched = functools.partial(ragged_attention.positions_fetched_again, page_size=pages.size, tokens=tokens)
         both = zip(ends, entered, strict=True)
         return np.array([fetched(np.array(end, int), np.array(n, int)).sum() for end, n in both])
 

@@ -37,16 +37,16 @@ from cgrpo_jax.runtime import local_copies, processes
 
 def describe_slots(settings: RunSettings) -> str:
     """Returns what slots the policy has, and the longest text that one takes, in a line."""
-    slots = settings.slots
+    slots, groups = settings.slots, sharding.num_groups(settings.generation_mesh)
     if pages := slots.pages:
         return (
-            f"{sharding.num_groups(settings.mesh)} x {pages.number - 1} pages of {pages.size} tokens for up to "
+            f"{groups} x {pages.number - 1} pages of {pages.size} tokens for up to "
             f"{slots.num_slots} texts of {slots.length} tokens (prompts of {slots.longest_prompt}), "
             f"{slots.bytes / 2**20:.1f} MiB of {slots.dtype} keys and values per device"
         )
     return (
-        f"{sharding.num_groups(settings.mesh)} x {slots.num_slots} slots of {slots.length} tokens (prompts of "
-        f"{slots.longest_prompt}), {slots.bytes / 2**20:.1f} MiB of {slots.dtype} keys and values per device"
+        f"{groups} x {slots.num_slots} slots of {slots.length} tokens (prompts of {slots.longest_prompt}), "
+        f"{slots.bytes / 2**20:.1f} MiB of {slots.dtype} keys and values per device"
     )
 
 

@@ -32,7 +32,8 @@ class Model:
 
     Attributes:
       config: its shape.
-      mesh: where it lies; policy, reference, critic and refiner share one.
+      mesh: where it lies as it is trained and scores; policy, reference, critic and refiner share one.
+      generation_mesh: the same devices, where it writes.
       dtype: what it computes in.
       prompts: its tokenizer and chat template, with the run's templates and limits.
       critic_prompts: likewise, of the model as a critic, where its chat template is given other arguments.
@@ -43,6 +44,7 @@ class Model:
 
     config: params_lib.ModelConfig
     mesh: jax.sharding.Mesh
+    generation_mesh: jax.sharding.Mesh
     dtype: str
     prompts: Prompts
     critic_prompts: Prompts
@@ -60,15 +62,15 @@ class Model:
 
     def to_generate(self, params: dict, base: lora.Base | None = None) -> dict:
         """Returns weights, or adapters merged into their base, as generation reads them."""
-        return self._laid_out(params, base, weights_lib.splits(self.mesh))
+        return self._laid_out(params, base, self.generation_mesh, weights_lib.splits(self.mesh))
 
     def to_score(self, params: dict) -> dict:
         """Returns weights as a frozen model that scores has them: in the layout of generation, stacked."""
-        return self._laid_out(params, None, False)
+        return self._laid_out(params, None, self.mesh, False)
 
-    def _laid_out(self, params: dict, base: lora.Base | None, split: bool) -> dict:
+    def _laid_out(self, params: dict, base: lora.Base | None, target: jax.sharding.Mesh, split: bool) -> dict:
         return weights_lib.to_generation(
-            params, base, config=self.config, mesh=self.mesh, dtype=self.dtype, split=split
+            params, base, config=self.config, mesh=self.mesh, target=target, dtype=self.dtype, split=split
         )
 
 
@@ -122,6 +124,7 @@ def load_policy(config: Config, settings: RunSettings, *, now: datetime.datetime
     return Model(
         settings.policy,
         settings.mesh,
+        settings.generation_mesh,
         settings.dtype,
         prompts,
         critic_prompts,
@@ -177,15 +180,17 @@ def _model_of(config: Config, settings: RunSettings, whose: str, name: str, *, n
     load.check_vocab(tokenizer, shape)
     engine = make_engine(settings, whose, eos_ids=tokenizer.eos_ids, decode=tokenizer.decode)
     prompts = _prompts(config, tokenizer)
-    return Model(shape, settings.mesh, settings.dtype, prompts, prompts, engine, folder, folder)
+    meshes = settings.mesh, settings.generation_mesh
+    return Model(shape, *meshes, settings.dtype, prompts, prompts, engine, folder, folder)
 
 
 def _load_frozen(model: Model) -> Frozen:
+    mesh = model.generation_mesh
     template = weights_lib.generation_shapes(
-        params_lib.param_shapes(model.config), config=model.config, mesh=model.mesh, dtype=model.dtype, split=False
+        params_lib.param_shapes(model.config), config=model.config, mesh=mesh, dtype=model.dtype, split=False
     )
     params = load_weights(model, template, dtype=model.dtype)
-    return model, weights_lib.split_if_needed(params, config=model.config, mesh=model.mesh)
+    return model, weights_lib.split_if_needed(params, config=model.config, mesh=mesh)
 
 
 def load_weights(model: Model, template: dict, *, dtype: str = "float32") -> dict:
@@ -229,7 +234,7 @@ def make_engine(
         cache_dtype=settings.cache_dtype,
         stop=settings.stop if decode else (),
         decode=decode,
-        mesh=settings.mesh,
+        mesh=settings.generation_mesh,
         pages=slots.pages,
     )
 

@@ -70,6 +70,12 @@ class Mesh:
         may_change=ALL,
         because="how the devices share the work",
     )
+    gen_tensor: int = key(
+        0,
+        "the same while texts are written, a multiple of mesh.tensor: fewer, larger data groups; 0: mesh.tensor",
+        may_change=ALL,
+        because="how the devices share the work",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -165,6 +165,7 @@ _ADDED_TO_RUN = {
 _ADDED = {
     "cache.kind": "contiguous",
     "cache.page_size": 64,
+    "mesh.gen_tensor": 0,
     "engine.prompt_tokens": 512,
     "judge.endpoint.max_requests": 0,
     "judge.endpoint.max_tokens": 0,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from cgrpo_jax import groups, rollout
+from cgrpo_jax import groups, rollout, sharding
 from cgrpo_jax.batches import Batch
 from cgrpo_jax.datasets.problems import MADE_UP
 from cgrpo_jax.errors import UserError
@@ -82,7 +82,8 @@ class RunSettings:
       num_iterations, questions_per_iteration: how long it is.
       batch: what an iteration trains on.
       grader: kind of grader of the problems that name none.
-      mesh: what policy, reference, critic and refiner lie on.
+      mesh: what policy and reference lie on, and all that is trained.
+      generation_mesh: the same devices as models that write lie on them.
       dtype: what generation, forward and backward pass compute in.
       policy, critic, refiner: shapes of the models; no critic and no refiner unless it has weights of its own.
       stages: what is generated, and who generates it.
@@ -105,6 +106,7 @@ class RunSettings:
     batch: Batch
     grader: str
     mesh: jax.sharding.Mesh
+    generation_mesh: jax.sharding.Mesh
     dtype: str
     policy: ModelConfig
     critic: ModelConfig | None
@@ -217,12 +219,12 @@ def run_settings(
     critic = _critic_shape(config, stages, policy, critic)
     refiner = _frozen_shape(config, stages, "refiner", stages.refiner_folder, refiner)
     _check_teacher(config, stages, policy)
-    dtype = compute_dtype(config, mesh)
+    dtype, writes_on = compute_dtype(config, mesh), sharding.generation_mesh(mesh, config.mesh.gen_tensor)
     sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.top_k)
 
     def slots(model: ModelConfig, specs: Sequence[StageSpec]) -> SlotBudget:
         samples = stages.samples
-        return slot_budget(config, model, specs, mesh=mesh, dtype=dtype, num_slots=num_slots, samples=samples)
+        return slot_budget(config, model, specs, mesh=writes_on, dtype=dtype, num_slots=num_slots, samples=samples)
 
     return RunSettings(
         seed=config.seed,
@@ -231,6 +233,7 @@ def run_settings(
         batch=Batch(config.questions_per_iteration, config.num_verdicts, config.max_extra_questions),
         grader=config.gate_kind,
         mesh=mesh,
+        generation_mesh=writes_on,
         dtype=dtype,
         policy=policy,
         critic=critic,

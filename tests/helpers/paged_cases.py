@@ -59,5 +59,7 @@ class Paged:
 
 @functools.partial(jax.jit, static_argnames=("config", "pages"))
 def _step(params, config, pool, token, length, live, table, chunks, *, pages):
-    hidden, pool = paged_decoding.step(params, config, pool, token, length, live, table, chunks, pages=pages)
+    hidden, pool = paged_decoding.step(
+        params, config, pool, token, length, live, table, chunks, pages=pages, number=live.sum()
+    )
     return transformer.logits(params, config, hidden), pool

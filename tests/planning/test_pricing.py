@@ -26,7 +26,9 @@ class Costs:
         position=Cost(bytes=1.0, flops=4.0, operations=0.1),
     )
 
-    def beside(self, tokens):
+    def over_pages(self, tokens, rows):
+        if not tokens:
+            return self.decode
         return pricing.DecodeCosts(Cost(), Cost(bytes=20.0 + tokens, operations=4.0), self.decode.position)
 
     def prefill(self, call):
@@ -63,7 +65,7 @@ def test_a_step_takes_what_bounds_it_and_its_operations():
 
 def test_what_enters_beside_a_step_takes_what_it_adds():
     """By hand: 30 bytes more than a step, for a critique's prompt, and 10 positions read; one response decodes."""
-    both = Tick(np.array([10]), np.array([8]), np.array([[1, 0, 0]]), False, 4, 30, (0, 25, 0), 2)
+    both = Tick(np.array([10]), np.array([8]), np.array([[1, 0, 0]]), False, 4, 30, (0, 25, 0), 2, 4)
     found = pricing.price(both, Costs(), RATE)
     assert found.parts == {
         "prefill": pytest.approx(3.0),

@@ -97,14 +97,16 @@ def test_a_frozen_critic_has_its_own_engine(model, pretended, tmp_path):
 
 
 def test_with_pages_a_position_has_its_own_cost(model, pretended):
-    """By hand, on a device: heads of 8 numbers, one for keys and values in bfloat16; 8 queries at a time, or 64."""
+    """By hand, on a device: heads of 8 numbers, one for keys and values in bfloat16; 8 queries at a time, or 16."""
     costs = made(model, **{"cache.kind": "paged"}).costs["policy"]
     config = costs.engine.settings.config
-    assert costs.decode.call == Cost(operations=2.0) and costs.decode.step == Cost(bytes=50.0)
+    slots = costs.engine.settings.num_slots
+    decode = costs.over_pages(0, slots)
+    assert decode.call == Cost(operations=2.0) and decode.step == Cost(bytes=50.0)
     products = 4.0 * config.num_heads / 2 * 8 * config.num_layers
-    assert costs.decode.position == Cost(8 * products, bytes=2 * 2 * 8.0 * config.num_layers)
-    beside = costs.beside(32)
-    assert beside.step == Cost(bytes=50.0, operations=2.0) and beside.position.flops == 64 * products
+    assert decode.position == Cost(8 * products, bytes=2 * 2 * 8.0 * config.num_layers)
+    beside = costs.over_pages(32, slots)
+    assert beside.step == Cost(bytes=50.0, operations=2.0) and beside.position.flops == 16 * products
 
 
 def test_prompts_enter_beside_what_decodes(model, pretended):

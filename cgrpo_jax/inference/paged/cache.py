@@ -79,18 +79,21 @@ def pages_of(entry: jax.Array) -> jax.Array:
     return entry.reshape(-1, *entry.shape[-3:])
 
 
-def put(entry: jax.Array, k_NKd: jax.Array, v_NKd: jax.Array, place_N: jax.Array) -> jax.Array:
+def beside(k_NKd: jax.Array, v_NKd: jax.Array) -> jax.Array:
+    """Returns `[N, 2K, head_dim]`: keys at even of 2K, values at odd."""
+    return jnp.concatenate([k_NKd, v_NKd], axis=-1).reshape(len(k_NKd), -1, k_NKd.shape[-1])
+
+
+def put(entry: jax.Array, both_NKd: jax.Array, place_N: jax.Array) -> jax.Array:
     """Writes keys and values of N tokens in place.
 
     Args:
       entry: of a layer, or stacked.
-      k_NKd, v_NKd: keys and values.
+      both_NKd: `[N, 2K, head_dim]`, keys at even of 2K, values at odd.
       place_N: int32, page * T + position in the page, of the pages that `pages_of` gives.
     """
-    N, K, head_dim = k_NKd.shape
-    padding = ((0, 0), (0, 0), (0, entry.shape[-1] - head_dim))
-    both = [jnp.pad(x, padding).astype(entry.dtype) for x in (k_NKd, v_NKd)]
-    new = jnp.concatenate(both, axis=-1).reshape(N, 2 * K, entry.shape[-1])
+    padding = ((0, 0), (0, 0), (0, entry.shape[-1] - both_NKd.shape[-1]))
+    new = jnp.pad(both_NKd, padding).astype(entry.dtype)
     flat = entry.reshape(-1, *entry.shape[-2:])
     return flat.at[place_N].set(new, mode="promise_in_bounds").reshape(entry.shape)
 

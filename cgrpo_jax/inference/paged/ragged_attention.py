@@ -33,8 +33,8 @@ from cgrpo_jax.models.params import ModelConfig
 
 # Positions that the kernel fetches at once: half of that is fetched in vain for a text, on average.
 FETCHED = 256
-# Queries that it takes at once, where prompts enter and where each text has one query.
-QUERIES, ONE_QUERY_EACH = 64, 8
+# Queries that it takes at once: where each text has one, and, at most, where prompts enter.
+ONE_QUERY_EACH, _MOST_QUERIES = 8, 32
 _LANES = 128  # of a vector register: the least size of a head
 NAME = "ragged_paged_attention"  # in that of the kernel
 _MASKED = -1e30  # finite: a block in which a query sees nothing must not give nan
@@ -72,6 +72,17 @@ def form(page_size: int, pages_each: int, *, kernel: bool, queries: int) -> Form
       form(64, 256, kernel=True, queries=8) == Form(True, pages=4, queries=8)
     """
     return Form(kernel, min(pages_each, max(1, FETCHED // page_size)), queries)
+
+
+def queries_at_once(tokens: int) -> int:
+    """Returns how many queries a call takes at once beside so many tokens of prompts.
+
+    The kernel computes as many for a text that decodes, which has one; each block of a prompt's reads its pages again.
+
+    Example:
+      [queries_at_once(n) for n in (0, 32, 512)] == [8, 16, 32]
+    """
+    return max(ONE_QUERY_EACH, min(_MOST_QUERIES, tokens // 2))
 
 
 def head_size(head_dim: int, *, kernel: bool) -> int:
@@ -220,16 +231,17 @@ def positions_fetched(length_M: np.ndarray, *, page_size: int) -> np.ndarray:
     return -(-length_M // width) * width
 
 
-def positions_fetched_again(length_M: np.ndarray, queries_M: np.ndarray, *, page_size: int) -> np.ndarray:
+def positions_fetched_again(length_M: np.ndarray, queries_M: np.ndarray, *, page_size: int, tokens: int) -> np.ndarray:
     """Returns the same of parts of prompts, which come first in a call: again for each block of their queries.
 
     Args:
       length_M: tokens of each text up to the end of its part.
       queries_M: tokens of each part.
       page_size: positions of a page.
+      tokens: of prompts that the call takes.
     """
-    end_M = np.cumsum(queries_M)
-    blocks_M = (end_M - 1) // QUERIES - (end_M - queries_M) // QUERIES + 1
+    end_M, queries = np.cumsum(queries_M), queries_at_once(tokens)
+    blocks_M = (end_M - 1) // queries - (end_M - queries_M) // queries + 1
     return blocks_M * positions_fetched(length_M, page_size=page_size)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from cgrpo_jax.inference import slot_programs, slots
 from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.call_sizes import row_counts, token_counts
 from cgrpo_jax.inference.paged.decoding import Chunks
-from cgrpo_jax.inference.paged.scheduler import PagedCall, token_counts
+from cgrpo_jax.inference.paged.scheduler import PagedCall
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.runtime.program import Program
 
@@ -43,12 +44,14 @@ class RunningPages:
         self.params, self.settings, self.pages = params, settings, settings.pages
         self.key = np.uint32(seed), np.uint32(iteration)
         self.slots = slots.empty(settings)
-        counts = (0, *token_counts(self.pages.tokens))
-        self._programs = {tokens: slot_programs.paged_program(settings, tokens, *sampling) for tokens in counts}
+        self._programs = {
+            (tokens, rows): slot_programs.paged_program(settings, tokens, rows, *sampling)
+            for tokens, rows in program_sizes(settings)
+        }
 
     def run(self, call: PagedCall, orders: slots.Orders, until: int) -> slots.Report:
         """Begins and ends the texts that are ordered, writes what enters, decodes; returns what was done."""
-        program = self._programs[call.tokens]
+        program = self._programs[call.tokens, call.rows]
         _, chunks, *_ = program.zeros()
         if chunks is not None:
             fill(chunks, call, self.pages)
@@ -59,6 +62,13 @@ class RunningPages:
     def run_idle(self, program: Program) -> None:
         """Runs a program with nothing to do, so that it is compiled."""
         self.slots, _ = program(self.params, self.slots, *program.zeros())
+
+
+def program_sizes(settings: slots.EngineSettings) -> list[tuple[int, int]]:
+    """Returns the tokens of prompts and the slots that each program computes of a data group, the most first."""
+    assert settings.pages, "a contiguous cache has other programs"
+    counts = (*token_counts(settings.pages.tokens, settings.num_groups), 0)
+    return [(tokens, rows) for tokens in counts for rows in row_counts(settings.num_slots)]
 
 
 def fill(chunks: Chunks, call: PagedCall, pages: Pages) -> None:

@@ -15,21 +15,12 @@ import dataclasses
 import numpy as np
 
 from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.paged.call_sizes import row_counts, token_counts
 from cgrpo_jax.inference.paged.pool import PagePool
 from cgrpo_jax.inference.request_queue import Request, RequestQueue
 from cgrpo_jax.records import Stage
 
 _REAL_SHARE = 0.7  # of the tokens that a call takes of prompts, where fewer would not do
-_SHORTER = (1, 4, 16)  # what a call may take of prompts: all, a fourth, a sixteenth
-
-
-def token_counts(tokens: int) -> tuple[int, ...]:
-    """Returns how many tokens of prompts a call may take, the most first.
-
-    Example:
-      token_counts(512) == (512, 128, 32)
-    """
-    return tuple(sorted({max(1, tokens // part) for part in _SHORTER}, reverse=True))
 
 
 @dataclasses.dataclass(eq=False)
@@ -100,6 +91,7 @@ class PagedCall:
       begin: texts that decode from this call on; those with `copied` have that page copied first.
       set_back: texts that are taken out of their slots before.
       texts: that have a slot, of all data groups.
+      rows: slots that it computes, of each data group: those that decode come first.
     """
 
     steps: int
@@ -108,6 +100,7 @@ class PagedCall:
     begin: tuple[Text, ...]
     set_back: tuple[Text, ...]
     texts: int
+    rows: int
 
 
 class _Group:
@@ -247,7 +240,9 @@ class PageScheduler:
         before = [group.next_to_enter for group in self._groups]
         parts = tuple(self._parts(group, tokens) for group in self._groups)
         begin = [text for group, at in zip(self._groups, before, strict=True) for text in self._begin(group, at)]
-        return PagedCall(steps, tokens, parts, tuple(begin), tuple(set_back), self.live)
+        decoding = max(sum(text.begun for text in group.texts) for group in self._groups)
+        rows = next(number for number in reversed(row_counts(self.num_slots)) if number >= decoding)
+        return PagedCall(steps, tokens, parts, tuple(begin), tuple(set_back), self.live, rows)
 
     def copied(self, text: Text) -> None:
         """Records that the call that copies the last page of a text's beginning has been made."""
@@ -352,7 +347,7 @@ class PageScheduler:
         left = [sum(one.left for one in group.rest) for group in self._groups]
         if not any(left):
             return 0
-        sizes = token_counts(self.pages.tokens)
+        sizes = token_counts(self.pages.tokens, self.num_groups)
         # The most of which enough is real; where none is, fewer are computed in vain with few.
         real = (size for size in sizes if sum(min(n, size) for n in left) >= _REAL_SHARE * size * self.num_groups)
         return next(real, sizes[-1])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cgrpo_jax.inference.paged.cache import Pages
-from cgrpo_jax.inference.paged.scheduler import PageScheduler, token_counts
+from cgrpo_jax.inference.paged.call_sizes import row_counts, token_counts
+from cgrpo_jax.inference.paged.scheduler import PageScheduler
 from cgrpo_jax.inference.request_queue import Request
 from cgrpo_jax.records import RowIndex, Stage
 
@@ -48,7 +49,7 @@ class Devices:
 
     def run(self, call):
         made = self.made
-        assert call.tokens in (0, *token_counts(made.pages.tokens))
+        assert call.tokens in (0, *token_counts(made.pages.tokens, made.num_groups))
         for text in call.set_back:
             if text.begun:
                 self.so_far[text] = self.texts.pop(text.slot)
@@ -259,6 +260,13 @@ def test_a_text_without_pages_waits():
     made.next_call(4)
     assert (made.live, made.waiting) == (1, 1)
     assert made.waiting_by_stage() == {Stage.RESPONSE: 1}
+
+
+def test_a_call_may_take_fewer_tokens_and_compute_fewer_slots():
+    found = {groups: token_counts(512, groups) for groups in (1, 2, 4, 64)}
+    assert found == {1: (512, 128), 2: (512, 128, 32), 4: (512, 32, 8), 64: (512, 32, 8)}
+    assert row_counts(248) == (248, 124, 62) and row_counts(40) == (40, 20) and row_counts(5) == (5,)
+    assert token_counts(1, 1) == (1,) and token_counts(16, 2) == (16, 4, 1)
 
 
 def test_few_tokens_are_taken_where_most_would_be_padding():

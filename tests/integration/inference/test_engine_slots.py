@@ -1,6 +1,5 @@
 """What takes longer than a unit test may, of tests/inference/test_engine_slots.py."""
 
-import contextlib
 import dataclasses
 import gc
 import weakref
@@ -8,6 +7,7 @@ import weakref
 import jax
 import numpy as np
 import pytest
+from compilations import compilations
 from engine_slots_cases import cut, decode, endless
 from small_engine import (
     LENGTH,
@@ -133,21 +133,6 @@ def test_slots_that_are_read_in_blocks_give_the_same(monkeypatch):
     assert kv_cache.cache_length(35, split=True) == 40 and kv_cache.cache_length(8, split=True) == 8
 
 
-@contextlib.contextmanager
-def compilations():
-    """Yields a list that grows by one entry a program compiled, of jax's own small ones as well."""
-    compiled = []
-
-    def count(event, seconds, **_):
-        compiled.extend([event] * event.endswith("backend_compile_duration"))
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        yield compiled
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
-
-
 @pytest.mark.parametrize("groups", [1, 2])
 def test_nothing_is_compiled_but_the_programs_of_each_width(groups):
     """Neither the number of requests nor their lengths, limits or what they share counts; nor that a run is the second.
@@ -194,7 +179,7 @@ def test_nothing_is_compiled_after_the_engine_has_compiled_all(pages):
     rng, said, hot = np.random.default_rng(1), [], Sampling(temperature=2.0)
     made = engine(config=SMALL, num_slots=6, prompt_bucket=3, longest_prompt=12, pages=pages)
     made.compile(SMALL_PARAMS, [Sampling(), hot], on_program=lambda *program: said.append(program))
-    number = 2 * (3 + 1) if pages else 3 * 2 + 2 + 3 + 2  # with pages: 16, 4 and 1 tokens of prompts in a step, or none
+    number = 2 * (2 + 1) if pages else 3 * 2 + 2 + 3 + 2  # with pages: 16 and 4 tokens of prompts in a step, or none
     assert len(made.widths) == 3 and len(said) == number and not made.busy
     assert [program[:2] for program in said] == [(i, len(said)) for i in range(len(said))]
     assert said[0][2].startswith("decoding beside 16 tokens of prompts" if pages else "prefill of 1 x 3 tokens")
