@@ -76,7 +76,7 @@ def _run(one: Planned) -> None:
     elif command == "evaluate":
         evaluate.main(one.config, weights, out=own)
     else:
-        export_hf(one.weights, one.folder)
+        export_hf(one.weights, one.folder, of=one.step.of)
 
 
 def _report(planned: Sequence[Planned], folder: RunDir) -> None:

@@ -50,7 +50,7 @@ from cgrpo_jax.records import Problem, TrainRow, TrainState
 from cgrpo_jax.runs import cli, initial_state, learners, load_questions, log, metrics, open_run, stages, warm_start
 from cgrpo_jax.runs import engines as engines_lib
 from cgrpo_jax.runs.config import Config
-from cgrpo_jax.runs.iteration import Generated, Iteration, Taught
+from cgrpo_jax.runs.iteration import CriticUpdates, Generated, Iteration
 from cgrpo_jax.runs.rollout_writer import RolloutWriter
 from cgrpo_jax.runs.trackers import Trackers
 from cgrpo_jax.runtime import console, files, processes, profiling, signals, watchdog
@@ -131,15 +131,17 @@ def train(run: "Run") -> None:
             rows = groups_lib.train_rows(groups, grouping)
             # The copy of the weights that generates goes: the update needs its memory.
             del policy, critic, refiner, solve, judge, solving
-            lessons = run.critic.lessons(run.state, generated)  # of a critic that learns, by the weights that wrote
+            critiques = run.critic.batch(run.state, generated)  # of a critic that learns, by the weights that wrote
 
             # 7. Objective (`objective.policy_loss`): of initial tokens min(r A, clip(r) A), r = pi / pi_old; of refined
             #    ones rho A, rho = pi / (pi + gamma), or min(rho A, clip(rho) A) with `clip_refined`.
             # 8. Update (`Learner.update`): AdamW (`optimizer.kind`), in `optimizer.updates_per_batch` minibatches.
             updates = run.update(rows)
             # Off by default (`critic.train`): the critic learns too, by what its critiques achieved (`critic_rows`).
-            taught = run.teach(lessons)
-        run.end_iteration(Iteration(number, generated.problems, generated, candidates, groups, rows, updates, taught))
+            of_critic = run.update_critic(critiques)
+        run.end_iteration(
+            Iteration(number, generated.problems, generated, candidates, groups, rows, updates, of_critic)
+        )
     run.finish()
 
 
@@ -261,10 +263,10 @@ class Run:
         self._state, updates = self.learner.update(self.state, rows)
         return updates
 
-    def teach(self, lessons: learners.Lessons | None) -> Taught | None:
+    def update_critic(self, batch: learners.CriticBatch | None) -> CriticUpdates | None:
         """Applies the updates of a critic that learns, whose weights may be the policy's."""
-        self._state, taught = self.critic.teach(self.state, lessons)
-        return taught
+        self._state, done = self.critic.update(self.state, batch)
+        return done
 
     def end_iteration(self, done: Iteration) -> None:
         """Logs an iteration, saves it where that is due, and ends the run where too many updates were skipped."""

@@ -30,6 +30,7 @@ from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import files, folder_lock, local_copies, places
 from cgrpo_jax.runtime.json_files import read_json_object
 
+CGRPO = (sys.executable, "-m", "cgrpo_jax")
 TRAIN = (sys.executable, "-m", "cgrpo_jax.train")
 _mine = threading.local()  # the slot of a thread
 

@@ -1,4 +1,4 @@
-"""Runs a study: trains every arm, seed and setting of a study file, and prints one table.
+"""Runs a study: trains every arm, seed and setting of a study file, or runs its recipe, and prints one table.
 
     python launch/study.py --study=configs/studies/arithmetic.py --workdir=DIR
 
@@ -29,13 +29,16 @@ import runner
 import study_report
 
 from cgrpo_jax.errors import UserError
-from cgrpo_jax.runs import cli, validate
+from cgrpo_jax.evaluation import recipe_results
+from cgrpo_jax.runs import cli, recipes, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runtime import files, places
 
 WARM_START = "warm_start"
 
-# What a study file must name. It may also have `warm_start`, False where no run starts from another's weights.
+# What a study file must name. It may also have `warm_start`, False where no run starts from another's weights. Where
+# its arms have a `recipe` each (as for `cgrpo recipe`), `columns` of the table are of the numbers of a recipe's steps,
+# in the form of `study_report.COLUMNS`, and `measured` says what these are.
 KEYS = {
     "study": {"config", "settings", "arms", "entropy"},
     "settings": {"name", "label", "overrides", "headline_only"},
@@ -45,7 +48,10 @@ KEYS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """One run of the study; `config` is what config.json must hold, `needs` the run whose weights it starts from."""
+    """One run of the study; `config` is what config.json must hold, `needs` the run whose weights it starts from.
+
+    Of a recipe `steps` are what recipe.json must hold; empty of a run that trains alone.
+    """
 
     setting: str
     arm: str
@@ -55,6 +61,7 @@ class Run:
     arguments: Sequence[str]
     config: Mapping[str, Any]
     needs: "Run | None" = None
+    steps: Sequence[recipes.Planned] = ()
 
     @property
     def name(self) -> str:
@@ -69,6 +76,8 @@ class Run:
         """Returns the results, or None unless the run has finished with the configuration that the study now has."""
         if self.needs and self.needs.summary() is None:
             return None
+        if self.steps:
+            return recipe_results.results(self.steps, self.folder)
         return runner.summary(self.folder, self.config, list(self.overrides))
 
 
@@ -101,6 +110,9 @@ def _check_kinds(study: Mapping) -> None:
             if key in item:
                 runner.expect(f"a {key}", item[key], str, "a string")
         runner.expect_overrides(item["name"], item["overrides"])
+        runner.expect(
+            f"{item['name']}'s recipe", item.get("recipe", ""), str, "a file, with its arguments after a colon"
+        )
     for arm in study["arms"]:
         runner.expect(f"{arm['name']}'s seeds", arm["seeds"], (list, tuple, range), "a list of numbers, such as [0, 1]")
         for seed in arm["seeds"]:
@@ -119,21 +131,25 @@ def plan(study: Mapping, workdir: pathlib.Path, *, trains: bool = True) -> list[
       UserError: an override names a key that no configuration has, a value of a wrong type, or what no run can have.
     """
 
-    def make(setting: Mapping, arm: str, seed: int, overrides: Mapping, needs: Run | None = None) -> Run:
+    def make(
+        setting: Mapping, arm: str, seed: int, overrides: Mapping, needs: Run | None = None, recipe: str = ""
+    ) -> Run:
         overrides = {**setting["overrides"], **overrides, "seed": seed}
         folder = workdir / setting["name"] / arm / f"seed{seed}"
         changes = [f"--config.{key}={value}" for key, value in overrides.items()]
         config = config_lib.load(study["config"])
         config_lib.override(config, changes)
-        arguments = [f"--config={study['config']}", f"--workdir={folder}", *changes]
-        frozen = config_lib.freeze(config)
-        run = Run(setting["name"], arm, seed, folder, overrides, arguments, config_lib.to_json(frozen), needs)
+        command = ["recipe", f"--recipe={recipe}"] if recipe else ["train"]
+        arguments = [*command, f"--config={study['config']}", f"--workdir={folder}", *changes]
+        frozen, steps = config_lib.freeze(config), []
         try:
-            if trains:
+            if recipe:
+                steps = recipes.plan(recipes.load(recipe), frozen, folder, runs=trains)
+            elif trains:
                 validate.check(frozen)
         except UserError as error:
-            raise UserError(f"{run.name}: {error}") from error
-        return run
+            raise UserError(f"{setting['name']}/{arm}/seed{seed}: {error}") from error
+        return Run(setting["name"], arm, seed, folder, overrides, arguments, config_lib.to_json(frozen), needs, steps)
 
     runs, warm_starts = [], {}
     jobs = [
@@ -145,7 +161,7 @@ def plan(study: Mapping, workdir: pathlib.Path, *, trains: bool = True) -> list[
     ]
     for seed, _, setting, arm in sorted(jobs, key=lambda job: job[:2]):  # stable: otherwise in the file's order
         if not study.get("warm_start", True):  # each starts from the weights of its configuration
-            runs.append(make(setting, arm["name"], seed, arm["overrides"]))
+            runs.append(make(setting, arm["name"], seed, arm["overrides"], recipe=arm.get("recipe", "")))
             continue
         at = setting["name"], seed
         if at not in warm_starts:
@@ -153,7 +169,8 @@ def plan(study: Mapping, workdir: pathlib.Path, *, trains: bool = True) -> list[
             warm_starts[at] = make(setting, WARM_START, seed, {"num_iterations": 0, "data.num_eval": 0})
             runs.append(warm_starts[at])
         init = {"model.init": str(warm_starts[at].folder / "checkpoints"), "warm_start.num_updates": 0}
-        runs.append(make(setting, arm["name"], seed, {**arm["overrides"], **init}, warm_starts[at]))
+        overrides = {**arm["overrides"], **init}
+        runs.append(make(setting, arm["name"], seed, overrides, warm_starts[at], arm.get("recipe", "")))
     return runs
 
 
@@ -168,7 +185,7 @@ def select(runs: Sequence[Run], only: str) -> list[Run]:
     return [run for run in runs if run in chosen or any(run is arm.needs for arm in chosen)]
 
 
-def main(study: str, workdir: str, jobs: int, only: str, report: bool, command: Sequence[str] = runner.TRAIN) -> None:
+def main(study: str, workdir: str, jobs: int, only: str, report: bool, command: Sequence[str] = runner.CGRPO) -> None:
     """Trains what is left, unless only the report is asked for, and reports."""
     if jobs < 1:
         raise UserError(f"--jobs={jobs} runs nothing; use at least 1")

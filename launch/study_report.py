@@ -19,6 +19,10 @@ COLUMNS = (
     ("unsolved then solved", ("unsolved_before_solved_after",), 1, 3),
     ("tokens generated (k)", ("num_tokens",), 1000, 0),
 )
+_MEASURED = (
+    "pass@1 greedy, pass@8 sampled; of the questions that no sample solved before training, the share that one solves "
+    "after it."
+)
 
 
 def write(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> str:
@@ -28,9 +32,10 @@ def write(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> str:
     for setting in study["settings"]:
         rows = _rows(study, setting["name"], done)
         if rows:
-            parts.append(f"### {setting['label']}\n\n{_markdown(rows)}\n")
-    parts.append(_cost(workdir, num_done=len(done), num_runs=len(runs)))
-    outdated = [run.name for run in runs if run not in done and RunDir(run.folder).summary.exists()]
+            parts.append(f"### {setting['label']}\n\n{_markdown(rows, columns_of(study))}\n")
+    parts.append(_cost(study, workdir, num_done=len(done), num_runs=len(runs)))
+    ends = ("summary.json", "results.json")
+    outdated = [run.name for run in runs if run not in done and any((run.folder / name).exists() for name in ends)]
     if outdated:
         other = "of another configuration or version of the task, or damaged"
         parts.append(f"Left out: {len(outdated)} runs {other}, such as {outdated[0]}.")
@@ -44,26 +49,33 @@ def write(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> str:
     return text
 
 
+def columns_of(study: Mapping) -> Sequence[tuple[str, Sequence[str], float, int]]:
+    """Returns the columns of a study's table: its own, else those of runs that train."""
+    return study.get("columns", COLUMNS)
+
+
 def _rows(study: Mapping, setting: str, done: Mapping[Any, Mapping]) -> list[list[str]]:
     """Returns the cells of one setting's table: where the arms start, then each arm with at least one run done."""
     trained = {run: summary for run, summary in done.items() if run.setting == setting and run.is_arm}
     if not trained:
         return []
-    # All arms of a seed start from the same weights: any of them says what these were worth.
-    start = {run.seed: {"eval_after": summary.get("eval_before")} for run, summary in trained.items()}
-    rows = [["before training", "", str(len(start)), *_cells(list(start.values()))]]
+    rows, columns = [], columns_of(study)
+    if columns is COLUMNS:
+        # All arms of a seed start from the same weights: any of them says what these were worth.
+        start = {run.seed: {"eval_after": summary.get("eval_before")} for run, summary in trained.items()}
+        rows.append(["before training", "", str(len(start)), *_cells(list(start.values()), columns)])
     for arm in study["arms"]:
         summaries = [summary for run, summary in trained.items() if run.arm == arm["name"]]
         if summaries:
             seeds = f"{len(summaries)}" + f" of {len(arm['seeds'])}" * (len(summaries) < len(arm["seeds"]))
-            rows.append([arm["label"], arm["sees"], seeds, *_cells(summaries)])
+            rows.append([arm["label"], arm["sees"], seeds, *_cells(summaries, columns)])
     return rows
 
 
-def _cells(summaries: Sequence[Mapping]) -> list[str]:
+def _cells(summaries: Sequence[Mapping], columns: Sequence[tuple[str, Sequence[str], float, int]]) -> list[str]:
     """Returns each column's mean over the runs, with the least and the greatest."""
     cells = []
-    for _, path, unit, digits in COLUMNS:
+    for _, path, unit, digits in columns:
         values = [value / unit for s in summaries if (value := number(s, path)) is not None]
         if not values:
             cells.append("")
@@ -83,17 +95,15 @@ def number(summary: Mapping, path: Sequence[str]) -> float | None:
     return value if isinstance(value, int | float) else None
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    heading = ["arm", "critic sees", "seeds", *(column[0] for column in COLUMNS)]
+def _markdown(rows: Sequence[Sequence[str]], columns: Sequence[tuple[str, Sequence[str], float, int]]) -> str:
+    heading = ["arm", "critic sees", "seeds", *(column[0] for column in columns)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [heading, ["---"] * len(heading), *rows])
 
 
-def _cost(workdir: pathlib.Path, *, num_done: int, num_runs: int) -> str:
+def _cost(study: Mapping, workdir: pathlib.Path, *, num_done: int, num_runs: int) -> str:
     """Returns the line under the tables: what the numbers were computed with, and for how long."""
-    text = (
-        "Mean (min-max) over seeds, on held-out questions: pass@1 greedy, pass@8 sampled; of the questions that no "
-        f"sample solved before training, the share that one solves after it.\n\n{num_done} of {num_runs} runs done"
-    )
+    measured = study.get("measured", _MEASURED)
+    text = f"Mean (min-max) over seeds, on held-out questions: {measured}\n\n{num_done} of {num_runs} runs done"
     processes = list(_rows_of(workdir / "processes.jsonl"))
     if processes:
         commits, cpus = (", ".join(dict.fromkeys(str(p.get(key)) for p in processes)) for key in ("commit", "cpus"))
@@ -124,8 +134,11 @@ def curve(runs: Sequence[Any], key: str) -> list[tuple[int, float, float, float]
 
 
 def write_page(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> None:
-    """Writes report.html, the page of the runs that are done, warm starts aside: arms as colours, seeds as bands."""
-    done = [run for run in runs if run.is_arm and run.summary() is not None]
+    """Writes report.html, the page of the runs that are done: arms as colours, seeds as bands.
+
+    Warm starts are left out, and recipes, each of whose steps has a page of its own.
+    """
+    done = [run for run in runs if run.is_arm and not run.steps and run.summary() is not None]
     if not done:
         return
     labels = {arm["name"]: arm["label"] for arm in study["arms"]}
@@ -141,6 +154,8 @@ def write_page(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> No
 
 def plot_entropy(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> None:
     """Draws entropy.png: that of initial and of refined rows over the run, an arm a panel, a setting a row."""
+    if not study["entropy"]:
+        return
     try:
         from matplotlib.figure import Figure
     except ImportError:

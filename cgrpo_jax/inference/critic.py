@@ -110,7 +110,7 @@ async def critique_once(
 ) -> Rollout:
     """Returns a critique of a scored row as its author writes it first, with the verdict that it has.
 
-    It is not written again, replaced, or made wrong on purpose, as `critique` does: the critic is measured, or taught.
+    It is not written again, replaced, or made wrong on purpose, as `critique` does: the critic is measured, or trained.
     What an endpoint leaves out has no text, and is `ungraded`.
 
     Args:

@@ -1,11 +1,15 @@
 """What a start says, a line for each step as it is done: machine, model, questions, folder, compiled programs."""
 
+import math
+
 import jax
 
+from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.runs.build_model import Model
 from cgrpo_jax.runs.load_questions import Questions
 from cgrpo_jax.runs.model_source import ModelSource
+from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runtime import console, processes
 
 
@@ -26,11 +30,35 @@ def model(made: Model, source: ModelSource, *, trained: bool) -> None:
       trained: whether a checkpoint of the run is read instead.
     """
     where = "trained by the run" if trained else source.init or source.weights or "drawn at random"
-    count = params_lib.num_params(made.config)
-    size = f"{count / 1e6:.1f} million" if count < 1e9 else f"{count / 1e9:.2f} billion"
+    size = _size(params_lib.num_params(made.config))
     console.say(
         f"model: {size} parameters, {where}; context {made.config.max_context} tokens, computed in {made.dtype}; "
         f"tokenizer {made.tokenizer_source}, {made.tokenizer.vocab_size} tokens"
+    )
+
+
+def critic(settings: RunSettings, *, rate: float) -> None:
+    """Says that a critic is trained beside the policy: whose weights, how many, by which loss and at which peak rate.
+
+    Args:
+      settings: of a run whose critic is.
+      rate: the peak of its schedule.
+    """
+    learning = settings.critic_learning
+    assert learning, "one is trained"
+    training, adapters, shape = learning.training, learning.learner.adapters, settings.critic or settings.policy
+    count = params_lib.num_params(shape)
+    if adapters:
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(lora.adapter_shapes(shape, adapters)))
+    whose = {
+        "policy": "the policy's own weights",
+        "adapter": "an adapter on the policy's weights",
+        "model": f"the weights of {settings.stages.critic_folder}",
+    }[training.weights]
+    console.say(
+        f"critic: trained beside the policy: {whose}, {_size(count)} parameters, by {training.loss} (beta "
+        f"{training.beta:g}, verdicts weigh {training.verdict_weight:g}), {learning.learner.updates_per_batch} updates "
+        f"an iteration, learning rate {rate:g}"
     )
 
 
@@ -57,3 +85,7 @@ def compiled(*, number: int, read: int, seconds: float, kept: bool) -> None:
     """
     where = f"kept in {processes.programs_folder()}" if kept else "not kept (compute.keep_programs)"
     console.say(f"compiled {number - read} programs and read {read} in {seconds:.0f} s; {where}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} million" if count < 1e9 else f"{count / 1e9:.2f} billion"

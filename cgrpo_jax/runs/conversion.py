@@ -5,14 +5,13 @@ and writes its part.
 """
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from cgrpo_jax import sharding
+from cgrpo_jax.critiques import texts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
@@ -20,16 +19,19 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import export, load, unchanged
 from cgrpo_jax.models.hf import folder as folder_lib
 from cgrpo_jax.models.hf.tokenizer import load_tokenizer
-from cgrpo_jax.runs import old_keys, sections
-from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runs import export_source, old_keys, sections
+from cgrpo_jax.runs.export_source import RESTORE, ExportSource
 from cgrpo_jax.runtime import console, digests, files, local_copies, places, processes
 from cgrpo_jax.runtime.json_files import read_json, read_json_object
-from cgrpo_jax.training import checkpoint, checkpoint_steps
+from cgrpo_jax.training import checkpoint
 from cgrpo_jax.training.checkpoint_steps import Step
 
-# Reads the parameter at a path into a given sharding.
-_Read = Callable[[tuple[str, ...], jax.sharding.Sharding], jax.Array]
-_RESTORE = "restore it from a copy"
+# The prompt of a critic by what it sees (critic.sees): its key of the section `prompts`, and what it is by default.
+_CRITIQUE_PROMPTS = {
+    "nothing": ("critique", texts.CRITIQUE_PROMPT),
+    "answer": ("critique_with_answer", texts.CRITIQUE_PROMPT_WITH_ANSWER),
+    "solution": ("critique_with_solution", texts.CRITIQUE_PROMPT_WITH_SOLUTION),
+}
 
 
 def import_hf(source: pathlib.Path, target: pathlib.Path, *, dtype: str = "float32") -> None:
@@ -54,7 +56,7 @@ def import_hf(source: pathlib.Path, target: pathlib.Path, *, dtype: str = "float
             if writes:
                 folder_lib.write(folder / "model", config, tokenizer, source=source, tokenizer_source=source)
         with processes.agree(f"reading {source}"), _bar(config, "reading") as bar:
-            params = weights.load(dtype=dtype, shardings=_shardings(config), progress=bar)
+            params = weights.load(dtype=dtype, shardings=export_source.spread(config), progress=bar)
         checkpoint.save_params(folder / "checkpoints", params)
 
 
@@ -62,6 +64,7 @@ def export_hf(
     source: pathlib.Path,
     target: pathlib.Path,
     *,
+    of: str = "policy",
     dtype: str | None = None,
     step: Step = None,
     base: str | None = None,
@@ -72,6 +75,7 @@ def export_hf(
     Args:
       source: a run's folder, or a converted checkpoint.
       target: a new folder.
+      of: whose weights, a name of `export_source.MODELS`. Of a critic that writes with the policy's own these.
       dtype: of the weights; None: the one in which the model was given.
       step: which checkpoint, as for `checkpoint_steps.find`; the newest by default.
       base: folder of the weights that adapters are merged into; None: where the run says that it took them from.
@@ -82,21 +86,17 @@ def export_hf(
     """
     with contextlib.ExitStack() as opened:
         with processes.agree(f"reading {source}"):
-            run = _run(source)
-            config = hf_config.read_config(run.model)
-            dtype = dtype or folder_lib.stored_dtype(run.model)
-            weights = opened.enter_context(checkpoint.SavedWeights(run.path, step=step))
-            if weights.has_critic:
-                console.say(
-                    f"the policy of {source} is exported; its critic, with weights of its own, stays in the run"
-                )
-            read = _reader(run, config, weights, opened, base=base)
-            about = _about(run, step=weights.step, dtype=dtype, adapter=False)
+            found = export_source.open_source(source, opened, of=of, step=step)
+            config = found.config
+            dtype = dtype or folder_lib.stored_dtype(found.folder)
+            _say_whose(found, source)
+            read = export_source.reader(found, opened, base=base)
+            about = _about(found, dtype=dtype, adapter=False)
             _check_target(target)
         with files.new_folder(target) as partial, files.filled_folder(partial, last=digests.FILE) as folder:
             with files.by_one(folder) as writes:
                 if writes:
-                    folder_lib.export(run.model, folder, config, dtype=dtype)
+                    folder_lib.export(found.folder, folder, config, dtype=dtype)
                     _write_card(folder, target.name, about)
             with _bar(config, "writing") as bar:
                 export.save_params(folder, config, read, dtype=dtype, max_shard_bytes=max_shard_bytes, progress=bar)
@@ -105,42 +105,49 @@ def export_hf(
                     unchanged.seal(folder)
 
 
-def export_peft(source: pathlib.Path, target: pathlib.Path, *, step: Step = None, base: str | None = None) -> None:
-    """Writes the adapters of a LoRA run as a folder that peft loads.
+def export_peft(
+    source: pathlib.Path, target: pathlib.Path, *, of: str = "policy", step: Step = None, base: str | None = None
+) -> None:
+    """Writes adapters as a folder that peft loads: of a run that trained no other weights, or of its critic.
 
     Args:
       source: the run's folder.
       target: a new folder.
+      of: whose, a name of `export_source.MODELS`.
       step: which checkpoint, as for `checkpoint_steps.find`; the newest by default.
-      base: the Hugging Face folder that the run started from, if it has moved.
+      base: the Hugging Face folder that the run started from, if it has moved; of a critic's adapter the exported
+        policy of the same checkpoint.
 
     Raises:
-      UserError: the run trained all weights, its base is not a folder that peft could load, or as `export_hf`.
+      UserError: all weights were trained, their base is not a folder that peft could load, or as `export_hf`.
     """
-    with processes.agree(f"reading {source}"):
-        run = _run(source)
-        config = hf_config.read_config(run.model)
-        with checkpoint.SavedWeights(run.path, step=step) as weights:
-            settings = _lora_settings(run, weights)
-            if settings is None:
-                raise UserError(f"{source} trained all weights, so it has no adapters; export it with --to_hf.")
-            weights.check(lora.adapter_shapes(config, settings))
-            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            layers = {name.removeprefix("layers."): weights.read(name, here) for name in weights.shapes}
-        trained = _adapters(run)
-        if trained.keeps_base or trained.init:
-            raise UserError(f"the base of {source} is in no Hugging Face folder; export it merged, with --to_hf.")
-        folder = _base_folder(base or trained.folder)
+    with processes.agree(f"reading {source}"), contextlib.ExitStack() as opened:
+        found = export_source.open_source(source, opened, of=of, step=step)
+        _say_whose(found, source)
+        settings, weights = found.adapters, found.weights
+        folder = export_source.peft_base(found, base)
+        assert settings, "it has a base"
+        weights.check(lora.adapter_shapes(found.config, settings))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        layers = {name.removeprefix("layers."): weights.read(name, here) for name in weights.shapes}
         # What the run has kept of its model says nothing of other parts that its base may have.
         multimodal = hf_config.is_multimodal(local_copies.local(folder, suffixes=local_copies.DESCRIPTION))
-        about = _about(run, step=weights.step, dtype="float32", adapter=True)
+        about = _about(found, dtype="float32", adapter=True)
     with files.new_folder(target) as partial, files.by_one(partial) as writes:
         if writes:
             with files.filled_folder(partial, last=digests.FILE) as made:
                 lora.write_peft(made, {"layers": layers}, settings, base_name=str(folder), multimodal=multimodal)
-                folder_lib.export_tokenizer(run.model, made)
+                folder_lib.export_tokenizer(found.folder, made)
                 _write_card(made, target.name, about)
                 unchanged.seal(made)
+
+
+def _say_whose(found: ExportSource, source: pathlib.Path) -> None:
+    """Says whose weights are exported, where a run has trained a critic too."""
+    if found.shares:
+        console.say(f"the critic of {source} is its policy: what is exported are the weights of both")
+    elif not found.is_critic and found.weights.has_critic:
+        console.say(f"the policy of {source} is exported; its critic has weights of its own, for --of=critic")
 
 
 def _check_target(target: pathlib.Path) -> None:
@@ -152,20 +159,31 @@ def _check_target(target: pathlib.Path) -> None:
         )
 
 
-def _about(run: RunDir, **about) -> dict[str, Any]:
+def _about(found: ExportSource, *, dtype: str, adapter: bool) -> dict[str, Any]:
     """Returns what the model card says of a run, or of a converted checkpoint, that is exported."""
-    restore = f"{_RESTORE}, or remove it"
+    run, restore = found.run, f"{RESTORE}, or remove it"
     config = read_json_object(run.config, broken=restore) if run.config.is_file() else {}
     start = config.get("model", {})
     if config and not (isinstance(start, dict) and isinstance(start.get("folder"), str)):
-        raise UserError(f"{run.config} is not the configuration of a run; {restore}.")
+        raise UserError(f"{run.config} is not the configuration of a run; {RESTORE}.")
     summary = read_json(run.summary, broken=restore) if run.summary.is_file() else None
     config = old_keys.translate(config)
-    prompts = config.get("prompts")
-    given = prompts.get("template_arguments") if isinstance(prompts, dict) else None
+    prompts, base = config.get("prompts"), start.get("folder", "")
+    prompts = prompts if isinstance(prompts, dict) else {}
+    given, asked = prompts.get("template_arguments"), prompts.get("question")
+    if found.is_critic:
+        critic = config["critic"]
+        base = str(critic.get("folder") or "") if found.kind == "model" else base
+        name, default = _CRITIQUE_PROMPTS.get(critic.get("sees"), _CRITIQUE_PROMPTS["nothing"])
+        given, asked = critic.get("template_arguments") or given, prompts.get(name) or default
     arguments = sections.template_arguments(given) if isinstance(given, str) else {}
-    return about | {
-        "base": start.get("folder", ""),
+    return {
+        "step": found.weights.step,
+        "dtype": dtype,
+        "adapter": adapter,
+        "base": base,
+        "critic": found.is_critic,
+        "asked": str(asked or "{question}"),
         "config": config,
         "summary": summary,
         "template_arguments": arguments,
@@ -174,151 +192,6 @@ def _about(run: RunDir, **about) -> dict[str, Any]:
 
 def _write_card(folder: pathlib.Path, name: str, about: dict[str, Any]) -> None:
     (folder / "README.md").write_text(folder_lib.model_card(name, folder=folder, **about), encoding="utf-8")
-
-
-# --- reading a run ------------------------------------------------------------------------------------------------
-
-
-def _run(path: pathlib.Path) -> RunDir:
-    """Returns the run, or converted checkpoint, that a path means; its `checkpoints` folder means it too."""
-    run = RunDir(path)
-    if not run.checkpoints.is_dir() and run.path.resolve().name == "checkpoints":
-        run = RunDir(run.path.resolve().parent)
-    if not run.checkpoints.is_dir():
-        raise UserError(f"{path} holds no checkpoints; give the --workdir of a run, or a converted checkpoint.")
-    if not run.model.is_dir():
-        raise UserError(f"{run.path} has no folder model, which says what model its checkpoints are of; restore it.")
-    for name in ("config.json", "generation_config.json"):
-        if not (run.model / name).is_file():
-            raise UserError(f"{run.model} has no {name}, which says what model it is; {_RESTORE}.")
-    run.model = local_copies.local(run.model)
-    return run
-
-
-@dataclasses.dataclass(frozen=True)
-class _Adapters:
-    """What the configuration of a run that trained adapters says of them.
-
-    Attributes:
-      settings: which projections have one, and how strong they are.
-      folder, init: the Hugging Face folder, or the checkpoint, that the run started from; empty where there was none.
-      warmed_up: the run had trained the weights that they belong to before it began with them.
-    """
-
-    settings: lora.LoraSettings
-    folder: str
-    init: str
-    warmed_up: bool
-
-    @property
-    def keeps_base(self) -> bool:
-        """Whether the run's own folder has the weights that they belong to; see `start_weights.keeps_base`."""
-        return self.warmed_up or not (self.init or self.folder)
-
-
-def _lora_settings(run: RunDir, weights: checkpoint.SavedWeights) -> lora.LoraSettings | None:
-    """Returns the settings of a checkpoint's adapters; None where it holds whole weights."""
-    return None if "embed" in weights.shapes else _adapters(run).settings
-
-
-def _adapters(run: RunDir) -> _Adapters:
-    """Reads what a run's `config.json` says of the adapters that it trained.
-
-    Raises:
-      UserError: the file is missing, damaged, or not that of such a run.
-    """
-    given = read_json_object(run.config, missing=_RESTORE, broken=_RESTORE)
-    try:
-        rank, alpha, targets = (given["lora"][key] for key in ("rank", "alpha", "targets"))
-        folder, init, num_updates = given["model"]["folder"], given["model"]["init"], given["warm_start"]["num_updates"]
-        whole = rank >= 1 and alpha > 0 and all(target in lora.TARGETS for target in targets)
-        whole &= isinstance(folder, str) and isinstance(init, str) and isinstance(num_updates, int)
-        if whole:
-            return _Adapters(lora.LoraSettings(rank, alpha, tuple(targets)), folder, init, bool(num_updates))
-    except (KeyError, TypeError, ValueError):  # a section or a key is missing, or another thing than it must be
-        pass
-    raise UserError(
-        f"{run.config} is not the configuration of a run that trained the adapters in {run.checkpoints}; {_RESTORE}."
-    )
-
-
-def _reader(
-    run: RunDir,
-    config: params_lib.ModelConfig,
-    weights: checkpoint.SavedWeights,
-    opened: contextlib.ExitStack,
-    *,
-    base: str | None,
-) -> Callable[[tuple[str, ...]], jax.Array]:
-    """Returns what reads a parameter of a checkpoint onto all devices, its adapter merged if it has one.
-
-    All processes must read together; where one can't, all raise a `UserError`. `opened` closes what it opens.
-    """
-    shardings = _shardings(config)
-    whole = jax.sharding.NamedSharding(sharding.make_mesh(), jax.sharding.PartitionSpec())
-    settings = _lora_settings(run, weights)
-    if settings is None:
-        if base:
-            raise UserError(f"{run.path} holds whole weights, no adapters; leave --base out.")
-        read = _saved(weights, config)
-    else:
-        weights.check(lora.adapter_shapes(config, settings))
-        step = checkpoint.read_extra(run.checkpoints, step=weights.step).get("base_step")
-        read = _base(run, config, opened, base=base, step=step)
-
-    def read_together(path: tuple[str, ...]) -> jax.Array:
-        name, adapter = ".".join(path), None
-        with processes.agree(f"reading {run.path}"):
-            weight = read(path, load.at(shardings, path))
-            if settings is not None and f"{name}_lora_a" in weights.shapes:
-                halves = [weights.read(f"{name}_lora_{half}", whole) for half in "ab"]
-                adapter = (*halves, settings.scale)
-        # Not within: devices may have to exchange for it, and those of a process that failed would not come.
-        return weight if adapter is None else lora.merge_one(weight, *adapter)
-
-    return read_together
-
-
-def _base(
-    run: RunDir, config: params_lib.ModelConfig, opened: contextlib.ExitStack, *, base: str | None, step: int | None
-) -> _Read:
-    """Returns what reads the weights that a run's adapters belong to; `step` is theirs in `model.init`."""
-    trained = _adapters(run)
-    folder = _base_folder(base or (run.base if trained.keeps_base else trained.init or trained.folder))
-    if (folder / "config.json").is_file() and not (folder / "checkpoints").is_dir():
-        weights = load.Weights(local_copies.local(folder, suffixes=local_copies.MODEL), config)
-        return lambda path, placed: weights.read(path, sharding=placed)
-    return _saved(opened.enter_context(checkpoint.SavedWeights(folder, step=step)), config)
-
-
-def _base_folder(path: str | pathlib.Path) -> pathlib.Path:
-    """Returns the folder that adapters belong to, absolute, so that it is found from elsewhere too."""
-    folder = places.place(path).absolute()
-    if not folder.exists():
-        raise UserError(f"the adapters' base {path} does not exist; name the folder that now holds it with --base.")
-    if not folder.is_dir():
-        raise UserError(f"the adapters' base {path} is not a folder; name the folder that holds it with --base.")
-    steps = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    if not (folder / "config.json").is_file() and not any(
-        checkpoint_steps.is_step(one.name) for one in steps.iterdir()
-    ):
-        raise UserError(
-            f"the adapters' base {path} is no Hugging Face folder and holds no checkpoint; name the folder that holds "
-            "it with --base."
-        )
-    return folder
-
-
-def _saved(weights: checkpoint.SavedWeights, config: params_lib.ModelConfig) -> _Read:
-    """Returns what reads whole weights from a checkpoint."""
-    weights.check(params_lib.param_shapes(config))
-    return lambda path, placed: weights.read(".".join(path), placed)
-
-
-def _shardings(config: params_lib.ModelConfig) -> dict:
-    """Spreads every parameter over all devices."""
-    mesh = sharding.make_mesh()
-    return sharding.param_shardings(params_lib.logical_axes(config), params_lib.param_shapes(config), mesh)
 
 
 @contextlib.contextmanager

@@ -48,8 +48,8 @@ class Generated:
 
 
 @dataclasses.dataclass(frozen=True)
-class Taught:
-    """What a critic has learnt in an iteration: from which critiques, what its updates counted, the last one's rate."""
+class CriticUpdates:
+    """How an iteration has trained the critic: on which critiques, what its updates counted, the last one's rate."""
 
     critiques: CriticRows
     updates: Updates
@@ -67,7 +67,7 @@ class Iteration:
       candidates: the refinements that were selected from.
       groups, rows: of each question of the batch, the rollouts that train, and what they train as.
       updates: what the updates counted.
-      taught: what the critic has learnt; None where none learns.
+      critic_updates: how the critic was trained; None where none is.
     """
 
     number: int
@@ -77,7 +77,7 @@ class Iteration:
     groups: Sequence[Group]
     rows: Sequence[Sequence[TrainRow]]
     updates: Updates
-    taught: Taught | None = None
+    critic_updates: CriticUpdates | None = None
 
     @property
     def responses(self) -> list[list[Rollout]]:
@@ -141,7 +141,7 @@ class Iteration:
           grader: who rewards the problems that name no grader of their own.
           reward_source: what rewards a row, the `verifier` or the verdict of its `critic`.
         """
-        placed, taught = self._placed(), self._taught_as()
+        placed, critiques = self._placed(), self._critiques_as_trained()
         candidates = {id(row) for row in self.candidates}
         in_batch = {group.question for group in self.groups}
         rows = []
@@ -155,7 +155,7 @@ class Iteration:
                         drawn_on = rollout.index.question not in in_batch
                         row = dataclasses.replace(row, dropped=_why_outside(rollout, candidates, drawn_on))
                 else:
-                    row = dataclasses.replace(row, **taught.get(rollout.index, {}))
+                    row = dataclasses.replace(row, **critiques.get(rollout.index, {}))
                 rows.append(row)
         return rows
 
@@ -163,11 +163,11 @@ class Iteration:
         """Whether a row of a group is beyond `objective.tis_cap` as a whole (`train_step.beyond_cap`)."""
         return bool(self.updates.capped) and self.updates.capped[q][place]
 
-    def _taught_as(self) -> dict[RowIndex, dict]:
-        """Returns of each critique that a critic learns from the fields of its `rollouts.Row` that this decides."""
-        if self.taught is None:
+    def _critiques_as_trained(self) -> dict[RowIndex, dict]:
+        """Returns of each critique that a critic is trained on the fields of its `rollouts.Row` that this decides."""
+        if self.critic_updates is None:
             return {}
-        critiques, updates = self.taught.critiques, self.taught.updates
+        critiques, updates = self.critic_updates.critiques, self.critic_updates.updates
         found: dict[RowIndex, dict] = {one.critique.index: {"utility": one.utility} for one in critiques.judged}
         for group, rows in zip(critiques.groups, critiques.rows, strict=True):
             for one, row in zip(group, rows, strict=True):

@@ -8,7 +8,7 @@ import dataclasses
 from cgrpo_jax.records import TrainState
 from cgrpo_jax.runs.build_model import Frozen
 from cgrpo_jax.runs.initial_state import InitialState
-from cgrpo_jax.runs.iteration import Generated, Taught
+from cgrpo_jax.runs.iteration import CriticUpdates, Generated
 from cgrpo_jax.runs.open_run import OpenRun
 from cgrpo_jax.runs.settings import RunSettings
 from cgrpo_jax.runtime import console
@@ -24,8 +24,8 @@ def of_policy(settings: RunSettings, *, clock: console.Clock) -> Learner:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lessons:
-    """What a critic is to learn from an iteration: its rows, scored by the critic that wrote them."""
+class CriticBatch:
+    """An iteration's critiques as rows that train a critic, scored by the one that wrote them."""
 
     rows: CriticRows
     scored: Scored
@@ -91,18 +91,18 @@ class CriticRun:
         """Its updates, up to the last one, whose gradient was not finite."""
         return self.learner.learner.skipped_in_a_row if self.learner else 0
 
-    def lessons(self, policy: TrainState, generated: Generated) -> Lessons | None:
-        """Returns what an iteration has to teach the critic; the policy has not been updated yet."""
+    def batch(self, policy: TrainState, generated: Generated) -> CriticBatch | None:
+        """Returns what an iteration trains the critic on; the policy has not been updated yet."""
         learning = self._opened.settings.critic_learning
         if self.learner is None or learning is None:
             return None
         rows = critic_rows.critic_rows(generated.solved, learning.training)
-        return Lessons(rows, self.learner.score(policy, rows))
+        return CriticBatch(rows, self.learner.score(policy, rows))
 
-    def teach(self, policy: TrainState, lessons: Lessons | None) -> tuple[TrainState, Taught | None]:
+    def update(self, policy: TrainState, batch: CriticBatch | None) -> tuple[TrainState, CriticUpdates | None]:
         """Applies the critic's updates, after the policy's; returns the policy's state, and what they counted."""
-        if self.learner is None or lessons is None:
+        if self.learner is None or batch is None:
             return policy, None
-        policy, updates = self.learner.update(policy, lessons.scored)
+        policy, updates = self.learner.update(policy, batch.scored)
         rate = self.learner.learner.learning_rate(self.num_updates)
-        return policy, Taught(lessons.rows, updates, rate)
+        return policy, CriticUpdates(batch.rows, updates, rate)

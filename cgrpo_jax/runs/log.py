@@ -100,7 +100,7 @@ def metrics_row(done: Iteration, settings: RunSettings, *, adapters: bool) -> di
         row["refine/dropped_mentions"] = done.dropped_mentions
     trained = [one for group in done.groups for one in group.rows]
     row["group_reward"] = sum(reward_of(one) for one in trained) / max(len(trained), 1)
-    row |= metrics.critic_metrics(done.counts) | critic_metrics.learning_metrics(done.taught)
+    row |= metrics.critic_metrics(done.counts) | critic_metrics.learning_metrics(done.critic_updates)
     row |= metrics.engine_metrics(done.generated.engines)
     stats = done.updates.stats
     row |= metrics.update_metrics(stats)

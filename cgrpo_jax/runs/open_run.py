@@ -214,8 +214,7 @@ def open_run(
         model = build_model.load_policy(config, settings, now=now)
         trained = load_weights and run.checkpoints.exists()
         announce.model(model, model_source.of_policy(config), trained=trained)
-        frozen = build_model.load_frozen(config, settings, now=now)
-        own_critic = build_model.load_own_critic(config, settings, model, now=now)
+        frozen, own_critic = _load_others(config, settings, model, now=now)
         if questions:
             prompts = {"critic": (own_critic or model).critic_prompts}
             prompts |= {whose: one.prompts for whose, (one, _) in frozen.items()}
@@ -254,6 +253,17 @@ def _begin(config: Config, held: contextlib.ExitStack, *, trains: bool, finetune
         mesh = build_model.make_mesh(config)
         announce.machine(mesh)
     return mesh
+
+
+def _load_others(
+    config: Config, settings: RunSettings, model: build_model.Model, *, now: datetime.datetime
+) -> tuple[dict[str, build_model.Frozen], build_model.Model | None]:
+    """Loads the models that are asked beside the policy, and makes a critic that is trained, as `OpenRun` has both."""
+    frozen = build_model.load_frozen(config, settings, now=now)
+    own_critic = build_model.load_own_critic(config, settings, model, now=now)
+    if settings.stages.critic_learns:
+        announce.critic(settings, rate=config.critic.training.learning_rate)
+    return frozen, own_critic
 
 
 def _read_questions(
@@ -323,7 +333,11 @@ def _make_folder(opened: OpenRun, held: contextlib.ExitStack) -> bool:
     schedule, falls = config.optimizer.schedule, ("num_iterations", "finetune.epochs")
     why_not = {} if schedule == "constant" else dict.fromkeys(falls, f"optimizer.schedule {schedule!r} falls over them")
     resumed = run.open(config_lib.to_json(config), ignore=resume_policy.TRAINING, why_not=why_not)
-    folder.write(run.model, model.config, model.tokenizer, source=model.source, tokenizer_source=model.tokenizer_source)
+    described = {run.model: model}
+    if opened.own_critic and opened.settings.stages.critic_folder:
+        described[run.critic_model] = opened.own_critic
+    for path, one in described.items():
+        folder.write(path, one.config, one.tokenizer, source=one.source, tokenizer_source=one.tokenizer_source)
     return resumed
 
 

@@ -55,6 +55,7 @@ class Step:
         the folder of that earlier step.
       weights: the step whose weights it reads, starts from or exports; empty: those that the configuration starts from.
       stream: of random numbers; with another one `collect` draws other texts.
+      of: what `convert` exports, a name of `export_source.MODELS`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Step:
     keys: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: str = ""
     stream: int = 0
+    of: str = "policy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _number(what: str, text: str, default: Any) -> Any:
 # --- from steps to configurations ---------------------------------------------------------------------------------
 
 
-def plan(steps: Sequence[Step], config: Config, workdir: str | pathlib.Path) -> list[Planned]:
+def plan(steps: Sequence[Step], config: Config, workdir: str | pathlib.Path, *, runs: bool = True) -> list[Planned]:
     """Returns the steps with their configurations, checked as their commands check them, before anything is run.
 
     Where the configuration has lessons (`warm_start`), a step that gives them alone is put first, and all others start
@@ -190,6 +192,7 @@ def plan(steps: Sequence[Step], config: Config, workdir: str | pathlib.Path) -> 
       steps: of the recipe.
       config: what all of them share.
       workdir: the recipe's folder, in which each step has its own.
+      runs: whether the steps must be such as can run; a report is also of those that a later version would refuse.
 
     Raises:
       UserError: a step refers to none before it, or what it would be given is refused by its command.
@@ -201,8 +204,8 @@ def plan(steps: Sequence[Step], config: Config, workdir: str | pathlib.Path) -> 
     for step in steps:
         _check(step, done)
         done[step.name] = _planned(step, config, folder / step.name, done)
-    mistakes = [f"step {one.step.name}: {text}" for one in done.values() for text in _mistakes(one)]
-    keys.raise_together("problems in the recipe", mistakes)
+    mistakes = (f"step {one.step.name}: {text}" for one in done.values() for text in _mistakes(one))
+    keys.raise_together("problems in the recipe", list(mistakes) if runs else [])
     return list(done.values())
 
 
@@ -230,7 +233,10 @@ def _planned(step: Step, config: Config, folder: pathlib.Path, done: Mapping[str
     weights = folder
     if step.weights:
         weights = done[step.weights].folder
-        values |= {f"model.{name}": value for name, value in base.thaw(done[step.weights].config.model).items()}
+        given = done[step.weights].config
+        # What its weights are of: its model, and a critic that is trained beside it.
+        critic = {"critic"} if given.critic.train and step.command not in TRAINS else set()
+        values |= config_lib.flatten(base.thaw(given, {"model", *critic}).to_dict())
         if step.command in TRAINS:
             values |= {"model.init": str(weights)}  # a run's folder, which describes its model too
     if step.stream:
@@ -332,11 +338,9 @@ def open_folder(planned: Sequence[Planned], workdir: str | pathlib.Path) -> bool
             return False
     fix = "restore it from a copy, or give another --workdir"
     old = read_json_object(path, missing=fix, broken=fix)
-    if changed := _changed(
-        old.get("steps", []), now["steps"], done={one.step.name for one in planned if one.is_done()}
-    ):
+    if found := changed(old.get("steps", []), now["steps"], done={one.step.name for one in planned if one.is_done()}):
         raise UserError(
-            f"{path.parent} holds another recipe ({'; '.join(changed[:3])}); give another --workdir, or the command "
+            f"{path.parent} holds another recipe ({'; '.join(found[:3])}); give another --workdir, or the command "
             "that it was started with."
         )
     with files.checked(path):  # how long the steps that are left go on may have changed; they end as it says now
@@ -344,7 +348,13 @@ def open_folder(planned: Sequence[Planned], workdir: str | pathlib.Path) -> bool
     return True
 
 
-def _changed(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], *, done: Collection[str]) -> list[str]:
+def changed(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], *, done: Collection[str]) -> list[str]:
+    """Returns in what a recipe differs from the one that a folder keeps, but for what may change, a text each.
+
+    Args:
+      old, new: `steps` of `kept_of`.
+      done: names of the steps that have ended.
+    """
     names = [[(one["name"], one["command"], one["weights"]) for one in some] for some in (old, new)]
     if names[0] != names[1]:
         shown = [", ".join(name for name, *_ in some) for some in names]

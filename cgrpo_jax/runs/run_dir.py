@@ -51,6 +51,7 @@ class RunDir:
         self.nonfinite_rows = self.path / "nonfinite_rows.jsonl"  # of the update that a run gave up at
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"  # config.json and tokenizer of the model, as Hugging Face has them
+        self.critic_model = self.path / "critic_model"  # likewise, of a critic of another model that is trained
         self.reference = self.path / "reference"  # weights that the KL term compares with
         self.warm_start = self.path / "warm_start"  # what the lessons have taught so far, until the first checkpoint
         self.base = self.path / "base"  # weights that adapters belong to, where no other folder has them

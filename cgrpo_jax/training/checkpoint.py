@@ -50,6 +50,7 @@ class Checkpoints:
           directory: folder of the checkpoints of one run, one subfolder a step.
           max_to_keep: number of newest checkpoints that stay; None keeps all.
         """
+        orbax_faults.ignore_closed_loops()
         self._directory = places.place(directory).absolute()
         self._max_to_keep = max_to_keep
         self._best = checkpoint_steps.Kept()
@@ -320,6 +321,7 @@ class SavedWeights:
 
     Attributes:
       step: the checkpoint's step.
+      item: whose they are: `params`, or those of the `critic`.
       shapes: shape of each array by its dotted name, such as `"layers.q"`.
       has_critic: whether weights of a critic lie beside them.
 
@@ -328,17 +330,17 @@ class SavedWeights:
           embed = weights.read("embed")
     """
 
-    def __init__(self, directory: str | pathlib.Path, *, step: Step = None):
+    def __init__(self, directory: str | pathlib.Path, *, step: Step = None, item: str = "params"):
         """Finds the checkpoint; arguments and errors as in `restore_params`."""
         folder, self.step, self._others = checkpoint_steps.find(directory, step)
-        self._path = folder / str(self.step) / "params"
+        self.item, self._path = item, folder / str(self.step) / item
         alone = ocp.options.MultiprocessingOptions(
             primary_host=jax.process_index(), active_processes={jax.process_index()}
         )
         self._reader = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
         self._checked = False
         with checkpoint_steps.readable(self._path.parent, self._others):
-            checkpoint_seal.check(self._path.parent, ("params",), heads=True)
+            checkpoint_seal.check(self._path.parent, (item,), heads=True)
             self._tree = self._reader.metadata(epath.Path(self._path)).tree
         self.has_critic = (self._path.parent / "critic").exists()
         self.shapes = {name: tuple(leaf.shape) for name, leaf in self._tree.items()}
@@ -368,7 +370,7 @@ class SavedWeights:
         )
         with checkpoint_steps.readable(self._path.parent, self._others):
             if not self._checked:  # once, not for each array
-                checkpoint_seal.check(self._path.parent, ("params",))
+                checkpoint_seal.check(self._path.parent, (self.item,))
                 self._checked = True
             return self._reader.restore(epath.Path(self._path), args=args)[name]
 

@@ -1,11 +1,11 @@
-"""What a critic learns in the loop: its critiques, each with what it achieved, as rows of RCO or of policy gradient.
+"""What trains a critic in the loop: its critiques, each with what it achieved, as rows of RCO or of policy gradient.
 
 The reward of critique i of a response is
 
     R_i = U_i + w V_i
 
 U_i is its utility: the mean of what the refinements after it are worth beside the response (RCO, arXiv 2506.22157). V_i
-is the verdict's own reward: 1 if it agrees with the verifier, else 0. Utility alone teaches a critic to help, not to
+is the verdict's own reward: 1 if it agrees with the verifier, else 0. By utility alone a critic learns to help, not to
 tell right from wrong, so V regularises it (Critique-RL, arXiv 2510.24320). Critiques of one response are a group.
 """
 
@@ -162,10 +162,10 @@ def advantages(rewards: Sequence[Sequence[float]], training: CriticTraining) -> 
 
 
 def critic_rows(solved: Iterable[Solved], training: CriticTraining) -> CriticRows:
-    """Returns what a critic learns from an iteration, in the order of its questions.
+    """Returns what an iteration trains a critic on, in the order of its questions.
 
     A response's critiques are compared with one another: where some have been followed by refinements, those of a known
-    utility; where none has, since the response is not refined, by their verdicts alone. One alone teaches nothing, nor
+    utility; where none has, since the response is not refined, by their verdicts alone. One alone trains nothing, nor
     do the verdicts where w is 0.
 
     Args:

@@ -1,10 +1,12 @@
 """What Orbax and TensorStore raise, and print, where they can't write: one line, on every process."""
 
 import contextlib
+import functools
 import logging
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runtime import files, processes
@@ -27,25 +29,33 @@ def _said_otherwise(record: logging.LogRecord) -> bool:
 logging.getLogger("absl").addFilter(_said_otherwise)
 
 
+@functools.cache  # once in a process: hooks are put around one another
+def ignore_closed_loops() -> None:
+    """Keeps from now on TensorStore's threads from printing that they report to a save that has failed, and so ended.
+
+    They may go on at any time after the error, of which a line has been said, so this stays.
+    """
+    hook = sys.unraisablehook
+
+    def of_others(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = of_others
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps Orbax's threads from printing each what `together` says in one line, when they can't write.
 
     Some of them go on after the error has been raised, so where there is one they stay silent.
     """
+    ignore_closed_loops()
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before, hook = [one.disabled for one in loggers], sys.unraisablehook
-
-    def other_than_closed_loops(unraisable):
-        # What TensorStore's threads meet when they report to a save that has ended.
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
+    before = [one.disabled for one in loggers]
     for one in loggers:
         one.disabled = True
-    sys.unraisablehook = other_than_closed_loops
     yield
-    sys.unraisablehook = hook
     for one, disabled in zip(loggers, before, strict=True):
         one.disabled = disabled
 

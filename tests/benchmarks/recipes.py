@@ -1,14 +1,15 @@
 """Each recipe of configs/recipes in miniature: what it learns and comes to; killed at a random moment, it is the same.
 
     PYTHONPATH=.:tests/helpers python tests/benchmarks/recipes.py --workdir=DIR [--recipes=raft,rco] [--seed=0]
-        [--json=configs/results/recipes.json]
+        [--kills=1] [--json=configs/results/recipes.json]
 
 One seed, chains of one step, a transformer of one layer: the numbers say that all of it works, not which recipe is
 best. Each recipe runs whole; another process runs it again and kills itself (SIGKILL) before a random one of its
-writes; the same command resumes that. Results, texts, metrics and last weights must be equal. The first two rows that
-each step learns are shown with their weight.
+writes; the same command resumes that, as often as --kills says. Results, texts, metrics and last weights must be equal.
+The first two rows that each step learns are shown with their weight.
 
-Each recipe is written to --json when it ends, under the version of the task and a hash of its keys, and not run again.
+Each recipe is written to --json when it ends, under the version of the task and a hash of its keys, and not run again
+unless more kills are asked for.
 Exits with 1 where a resumed recipe differs. A recipe takes about a minute of processor time.
 """
 
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,22 +41,26 @@ def settings_of(name: str, seed: int) -> dict:
     return {"task": task_of("chains"), "settings": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
-def measure(name: str, workdir: pathlib.Path, seed: int) -> dict:
-    """Runs a recipe whole, and killed and resumed; returns its numbers."""
+def measure(name: str, workdir: pathlib.Path, seed: int, kills: int = 1) -> dict:
+    """Runs a recipe whole, and killed and resumed so many times; returns its numbers."""
     workdir.mkdir(parents=True, exist_ok=True)
     with Writes() as whole:
         learnt = recipe_miniature.run(name, workdir / "whole")
-    at = moment(name, whole.number, str(seed))
-    killed = [sys.executable, __file__, f"--workdir={workdir}", f"--recipes={name}", f"--kill_at={at}"]
-    status = subprocess.run(killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
-    recipe_miniature.run(name, workdir / "killed")
+    found = []
+    for number in range(kills):
+        at = moment(name, whole.number, f"{seed} {number}" if number else str(seed))
+        killed = [sys.executable, __file__, f"--workdir={workdir}", f"--recipes={name}", f"--kill_at={at}"]
+        shutil.rmtree(workdir / "killed", ignore_errors=True)
+        status = subprocess.run(killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+        recipe_miniature.run(name, workdir / "killed")
+        differ = differences(workdir / "whole", workdir / "killed")
+        found.append({"before_write": at, "of": whole.number, "status": status, "differences": differ})
     return {
         "steps": [
             {key: one[key] for key in one if key not in ("inputs", "task")} for one in numbers(workdir / "whole")
         ],
         "rows": {step: {"number": len(rows), "first": rows[:SHOWN]} for step, rows in learnt.items()},
-        "killed": {"before_write": at, "of": whole.number, "status": status},
-        "differences": differences(workdir / "whole", workdir / "killed"),
+        "kills": found,
     }
 
 
@@ -66,9 +72,11 @@ def kill(name: str, workdir: pathlib.Path, at: int) -> None:
 
 def faults(name: str, result: dict) -> list[str]:
     """Returns what is wrong with a result, in words."""
-    found = [f"{name}: killed and resumed it differs in {what}" for what in result["differences"]]
-    if result["killed"]["status"] != -signal.SIGKILL:
-        found.append(f"{name}: it was not killed (status {result['killed']['status']})")
+    found = []
+    for one in result["kills"]:
+        found += [f"{name}: killed and resumed it differs in {what}" for what in one["differences"]]
+        if one["status"] != -signal.SIGKILL:
+            found.append(f"{name}: it was not killed (status {one['status']})")
     return found
 
 
@@ -77,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--recipes", default=",".join(NAMES))
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which they are killed")
+    parser.add_argument("--kills", type=int, default=1, help="times that each is killed and resumed")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--kill_at", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -89,13 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
     for name in names:
         settings = settings_of(name, given.seed)
-        if {key: done.get(name, {}).get(key) for key in settings} != settings:
-            done[name] = settings | measure(name, given.workdir / name, given.seed)
+        before = done.get(name, {})
+        if {key: before.get(key) for key in settings} != settings or len(before.get("kills", ())) < given.kills:
+            done[name] = settings | measure(name, given.workdir / name, given.seed, given.kills)
             if given.json:
                 given.json.write_text(json.dumps(done, indent=1) + "\n")
         rows = ", ".join(f"{one['number']} rows in {step}" for step, one in done[name]["rows"].items())
-        at = done[name]["killed"]
-        console.say(f"{name}: {rows}; killed before write {at['before_write']} of {at['of']}", sys.stdout)
+        at = ", ".join(f"{one['before_write']} of {one['of']}" for one in done[name]["kills"])
+        console.say(f"{name}: {rows}; killed before write {at}", sys.stdout)
     wrong = [fault for name in names for fault in faults(name, done[name])]
     for fault in wrong:
         console.say(fault, sys.stdout)

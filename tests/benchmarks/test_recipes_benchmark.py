@@ -5,17 +5,18 @@ import signal
 
 import recipes
 
-KILLED = {"before_write": 3, "of": 9, "status": -signal.SIGKILL}
-GOOD = {"rows": {"learnt": {"number": 4, "first": []}}, "killed": KILLED, "differences": []}
+KILLED = {"before_write": 3, "of": 9, "status": -signal.SIGKILL, "differences": []}
+GOOD = {"rows": {"learnt": {"number": 4, "first": []}}, "kills": [KILLED]}
 
 
 def test_recipes_are_kept_and_not_done_again(tmp_path, monkeypatch, capsys):
     done = []
-    results = {"rco": GOOD | {"differences": ["learnt: weights"]}, "sft": GOOD | {"killed": KILLED | {"status": 0}}}
+    differ, survived = KILLED | {"differences": ["learnt: weights"]}, KILLED | {"status": 0}
+    results = {"rco": GOOD | {"kills": [KILLED, differ]}, "sft": GOOD | {"kills": [survived]}}
 
-    def measure(name, workdir, seed):
+    def measure(name, workdir, seed, kills):
         done.append((name, seed))
-        return results.get(name, GOOD)
+        return results.get(name, GOOD | {"kills": kills * [KILLED]})
 
     monkeypatch.setattr(recipes, "measure", measure)
     command = [f"--workdir={tmp_path}", f"--json={tmp_path / 'out.json'}"]
@@ -27,6 +28,9 @@ def test_recipes_are_kept_and_not_done_again(tmp_path, monkeypatch, capsys):
     assert "rco: killed and resumed it differs in learnt: weights" in said
     assert "sft: it was not killed (status 0)" in said
     assert recipes.main([*command, "--recipes=raft", "--seed=1"]) == 0  # another moment: it is done again
+    assert recipes.main([*command, "--recipes=raft", "--seed=1", "--kills=2"]) == 0  # so it is for more kills
+    assert "raft: 4 rows in learnt; killed before write 3 of 9, 3 of 9" in capsys.readouterr().out
+    assert recipes.main([*command, "--recipes=raft", "--seed=1"]) == 0 and len(done) == 6
     assert done[-1] == ("raft", 1) and json.loads((tmp_path / "out.json").read_text()).keys() == {
         *("raft", "cft", "rco", "sft"),
     }

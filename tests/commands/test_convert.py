@@ -72,6 +72,8 @@ def test_a_folder_is_complete(source, checkpoint, tmp_path):
         (["--from=a", "--to_hf=b", "--to_peft=c"], "it is not clear what to convert"),
         (["--from_hf=a", "--to=b", "--step=1"], "--step means nothing to --to"),
         (["--from_hf=a", "--to=b", "--base=c"], "--base means nothing to --to"),
+        (["--from_hf=a", "--to=b", "--of=critic"], "--of means nothing to --to"),
+        (["--from=a", "--to_hf=b", "--of=judge"], "--of 'judge' is unknown; use one of policy, critic"),
         (["--from=a", "--to_peft=b", "--dtype=float32"], "--dtype means nothing to --to_peft"),
         (["--from=a", "--to_hf=b", "--dtype=int8"], "--dtype 'int8' is unknown; use one of float32, bfloat16"),
         (["--from_hf=a", "--to=b", "--dtype=float16"], "--dtype float16 may lack the values"),
@@ -209,6 +211,25 @@ def test_adapters_that_cannot_be_exported(tmp_path, source, capsys):
     assert "config.json does not exist; restore it from a copy" in refused(
         capsys, f"--from={run}", f"--to_hf={tmp_path / 'out'}"
     )
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (None, "trains no critic (critic.train); leave --of out, which exports its policy"),
+        ({"critic": {"train": False, "training": {"weights": "policy"}}}, "trains no critic"),
+        ({"critic": {"train": True, "training": {"weights": "mine"}}}, "trains no critic"),
+        ({"critic": {"train": True, "training": {"weights": "adapter", "rank": "2"}}}, "can't be read (digests.json"),
+        ({"critic": {"train": True, "training": {"weights": "model"}}}, "run has no folder critic_model, which says"),
+    ],
+)
+def test_critics_that_cannot_be_exported(tmp_path, checkpoint, capsys, config, message):
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    if config is not None:
+        (run / "config.json").write_text(json.dumps(config))
+    for way in ("--to_hf", "--to_peft"):
+        assert message in refused(capsys, f"--from={run}", f"{way}={tmp_path / 'out'}", "--of=critic")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_adapters_of_a_multimodal_base(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def commands(tmp_path, monkeypatch):
     """Commands in the place of the real ones: each notes its step, its weights' folder and where it writes."""
 
     class Commands:
-        called, stops, dies = [], "", ""
+        called, exported, stops, dies = [], [], "", ""
 
         def end(self, weights, folder):
             folder = pathlib.Path(folder)
@@ -59,12 +59,12 @@ def commands(tmp_path, monkeypatch):
                 (folder / "kept_rows.json").write_text(json.dumps({"a": 3, "b": 1}))
 
     made = Commands()
-    made.called = []
+    made.called, made.exported = [], []
     for name in ("collect", "evaluate"):
         monkeypatch.setattr(getattr(recipe, name), "main", lambda config, workdir, out: made.end(workdir, out))
     for name in ("train", "finetune"):
         monkeypatch.setattr(getattr(recipe, name), "main", lambda config, workdir: made.end(workdir, workdir))
-    monkeypatch.setattr(recipe, "export_hf", made.end)
+    monkeypatch.setattr(recipe, "export_hf", lambda run, to, of: made.exported.append(of) or made.end(run, to))
     monkeypatch.setattr(recipe.rollout_questions, "files", lambda folder: [])
     monkeypatch.setattr(recipe.diversity, "pass_rates", lambda paths, pass_threshold: {"a": 0.0, "b": 1.0})
     (tmp_path / "steps.py").write_text(STEPS)
@@ -93,8 +93,24 @@ def test_steps_follow_one_another_to_tables(commands, tmp_path, capsys):
     results = json.loads((tmp_path / "work" / "results.json").read_text())
     assert [one["step"] for one in results] == ["samples", "learnt", "exported", "after"]
     assert results[1]["kept"] == {"0": 3, "1": 1, "hard share": 0.75} and results[0]["responses"] == 6
+    assert commands.exported == ["policy"]
     run(tmp_path)  # all of it is done
     assert commands.called == ALL and "step 4 of 4 is done: after" in capsys.readouterr().err
+
+
+def test_a_step_may_export_the_critic_that_another_has_trained(commands, tmp_path):
+    text = STEPS.replace(
+        'weights="learnt"),\n        Step("after"', 'weights="learnt", of="critic"),\n        Step("after"'
+    )
+    (tmp_path / "steps.py").write_text(text)
+    run(tmp_path)
+    assert commands.called == ALL and commands.exported == ["critic"]
+
+
+def test_several_processes_are_refused_before_anything_starts(commands, tmp_path, capsys):
+    _, err = refused(capsys, run, tmp_path, "", "--distributed")
+    assert err.startswith("error: unknown flag --distributed") and not commands.called
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("number, name", enumerate(["samples", "learnt", "exported", "after"]))

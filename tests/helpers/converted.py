@@ -67,3 +67,36 @@ def made_up_lora_run(folder, base):
     }
     (folder / "config.json").write_text(json.dumps(trained))
     return adapters, settings
+
+
+CRITIC = lora.LoraSettings(2, 4.0, tuple(lora.TARGETS))
+
+
+def made_up_critic_run(folder, base, critic, *, weights):
+    """Writes what a run leaves that trained a critic beside its policy; returns the critic's own weights, or adapters.
+
+    Args:
+      folder: of the run.
+      base: Hugging Face folder of the policy, whose weights are drawn again.
+      critic: that of the critic, where `weights` is `model`.
+      weights: whose the critic has: `adapter`, `model`.
+    """
+    config, rng = hf_config.read_config(base), np.random.default_rng(7)
+    policy = jax.tree.map(lambda leaf: 0.2 * leaf, random_params(config, seed=6))
+    own = jax.tree.map(lambda leaf: 0.2 * leaf, random_params(hf_config.read_config(critic), seed=5))
+    if weights == "adapter":
+        shapes = lora.adapter_shapes(config, CRITIC)
+        own = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.2, leaf.shape), jnp.float32), shapes)
+    state = TrainState(step=jnp.int32(2), params=own, opt_state=None)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(1, TrainState(step=jnp.int32(1), params=policy, opt_state=None, critic=state), {})
+    for name, model in (("model", base), ("critic_model", critic)):
+        settings, tokenizer = hf_config.read_config(model), load_tokenizer(model)
+        folder_lib.write(folder / name, settings, tokenizer, source=model, tokenizer_source=model)
+    training = {"weights": weights, "rank": CRITIC.rank, "alpha": CRITIC.alpha}
+    trained = {
+        "model": {"folder": str(base), "init": ""},
+        "critic": {"train": True, "sees": "nothing", "folder": str(critic), "training": training},
+    }
+    (folder / "config.json").write_text(json.dumps(trained))
+    return own

@@ -1,9 +1,9 @@
-"""What a critic has learnt in an iteration: four critiques of a wrong response and of a right one, two updates."""
+"""How an iteration has trained a critic: four critiques of a wrong response and of a right one, two updates."""
 
 from rollout_cases import rollout
 
 from cgrpo_jax.records import RowIndex, Stage
-from cgrpo_jax.runs.iteration import Taught
+from cgrpo_jax.runs.iteration import CriticUpdates
 from cgrpo_jax.training.critic_rows import CriticRows, CriticTraining, Judged, advantages
 from cgrpo_jax.training.critic_rows import _row as row_of
 from cgrpo_jax.training.learner import Updates
@@ -26,7 +26,7 @@ def judged():
     return found
 
 
-def taught(*stats, training=RCO):
+def critic_updates(*stats, training=RCO):
     """Returns them with what updates counted."""
     all_of_them = judged()
     groups = [all_of_them[:2], all_of_them[2:]]
@@ -36,4 +36,4 @@ def taught(*stats, training=RCO):
     ]
     logps = [[row.old_logp - 1 for row in group] for group in rows]
     trained = [[True, True], [False, False]]
-    return Taught(CriticRows(all_of_them, groups, rows), Updates(list(stats), trained, logps), 1e-3)
+    return CriticUpdates(CriticRows(all_of_them, groups, rows), Updates(list(stats), trained, logps), 1e-3)

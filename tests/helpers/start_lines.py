@@ -3,7 +3,7 @@
 import re
 
 _LINE = re.compile(
-    r"(?:train|finetune|evaluate|diagnose|collect|sample): starting in .*|devices: .*|model: .*"
+    r"(?:train|finetune|evaluate|diagnose|collect|sample): starting in .*|devices: .*|model: .*|critic: .*"
     r"|lengths from the model's context .*"
     r"|reading and checking the questions|questions: .*|folder: .*"
     r"|reading and tokenising the rows| *(?:training|held-out) rows: .*|reading rows: .*"

@@ -1,5 +1,7 @@
 """Runs in which the critic learns beside the policy: what it learns, whose weights write, how a run resumes."""
 
+import pathlib
+
 import chat_tokenizer
 import entry_points
 import hf_folders
@@ -7,13 +9,17 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+from converted import same_bits
+from converted import weights as weights_of
 from interrupted_runs import Crash, assert_same_run, crash, interrupt
 from method_miniature import weak_model
 from tiny_run import metrics, rollouts, run
 
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import generators
 from cgrpo_jax.models import lora
 from cgrpo_jax.models.hf import config as hf_config
+from cgrpo_jax.models.hf import load
 from cgrpo_jax.records import Author, LossKind, Stage
 from cgrpo_jax.runs import conversion
 from cgrpo_jax.training import train_step
@@ -112,7 +118,7 @@ def test_the_policys_rows_are_what_they_were(whole):
 def test_a_run_that_crashed_and_resumed_is_the_same_bitwise(tmp_path, given, whole, monkeypatch):
     """Weights, both optimisers' states, metrics, rollouts; it crashes between the policy's and the critic's update."""
     with monkeypatch.context() as patch:
-        interrupt(patch, "teach", 2, crash)
+        interrupt(patch, "update_critic", 2, crash)
         with pytest.raises(Crash):
             run(tmp_path, given, num_iterations=LENGTH)
     run(tmp_path, given, num_iterations=LENGTH)
@@ -204,7 +210,80 @@ def test_evaluation_asks_the_critic_that_was_trained(tmp_path, folder, monkeypat
         np.testing.assert_allclose(stacked, np.asarray(merged["layers"]["q"]), rtol=1e-6)
     assert np.abs(np.asarray(merged["layers"]["q"]) - np.asarray(state.params["layers"]["q"])).max() > 1e-4
     conversion.export_hf(done, tmp_path / "exported")
-    assert f"the policy of {done} is exported; its critic, with weights of its own, stays" in capsys.readouterr().err
+    said = f"the policy of {done} is exported; its critic has weights of its own, for --of=critic"
+    assert said in capsys.readouterr().err
+
+
+def test_sample_asks_the_critic_that_was_trained(tmp_path, folder, monkeypatch):
+    """A model of its own: the critique of a question that a person asks is of the weights in the checkpoint."""
+    given = changes("model", folder, **{"critic.training.learning_rate": 3e-2})
+    done = run(tmp_path, given, num_iterations=1)
+    asked, write = [], generators.Generator.write_critique
+
+    async def watch(self, *args, **keywords):
+        asked.append(self.params)
+        return await write(self, *args, **keywords)
+
+    monkeypatch.setattr(generators.Generator, "write_critique", watch)
+    start = {"model.init": tiny_run.start()}
+    entry_points.run_sample(done, "--question=7*8", "--answer=57", changes=given | start)
+    _, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
+    before = load.load_params(folder, hf_config.read_config(folder))
+    assert np.abs(np.asarray(state.critic.params["layers"]["q"]) - before["layers"]["q"]).max() > 1e-4
+    for written in asked:
+        stacked = np.stack([np.asarray(layer["q"]) for layer in written["layers"]])
+        np.testing.assert_array_equal(stacked, state.critic.params["layers"]["q"])
+    assert asked
+
+
+@pytest.mark.parametrize("weights", ["policy", "adapter", "model"])
+def test_a_trained_critic_goes_out_and_criticises_elsewhere(tmp_path, folder, weights, monkeypatch, capsys):
+    """Exported, it is a folder that another run has as its critic, with the very weights that write in this one."""
+    given = changes(weights, folder, **{"critic.training.learning_rate": 3e-2})
+    done = run(tmp_path / "run", given, num_iterations=1)
+    out = tmp_path / "critic"
+    conversion.export_hf(done, out, of="critic")
+    shares = f"the critic of {done} is its policy: what is exported are the weights of both"
+    assert (shares in capsys.readouterr().err) == (weights == "policy")
+    _, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
+    expected = state.params if weights == "policy" else state.critic.params
+    if weights == "adapter":
+        expected = lora.Base(state.params, 32.0 / 16).merge(state.critic.params)
+    shape = hf_config.read_config(out)
+    exported = load.load_params(out, shape)
+    for ours, theirs in zip(jax.tree.leaves(exported), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7 if weights == "adapter" else 0)  # of its product
+    card = (out / "README.md").read_text()
+    assert "after iteration 1 of a run of its `train`, as the critic, weights in float32" in card
+    assert "Tried: {response}" in card and '.replace("{response}", "2 + 3 = 6. Answer: 6")' in card
+
+    seen = tiny_run.watch(monkeypatch)
+    asks = {"critique.kind": "cot", "critique.when": "all", "critic.kind": "folder", "critic.folder": str(out)}
+    run(tmp_path / "other", asks | {"data.num_eval": 0}, num_iterations=1)
+    critiques = seen.of(Stage.CRITIQUE)
+    assert critiques and {row.author for row in critiques} == {Author.CRITIC}
+    (written,) = {id(g.params): g.params for row, g in seen.written if row.stage == Stage.CRITIQUE}.values()
+    for layer, ours in enumerate(written["layers"]):
+        np.testing.assert_array_equal(ours["q"], exported["layers"]["q"][layer])
+
+
+def test_the_adapter_of_a_critic_goes_out_by_itself(tmp_path, folder):
+    """For peft, on the policy of the same checkpoint and on no other."""
+    given = changes("adapter", folder, **{"critic.training.learning_rate": 3e-2})
+    done = run(tmp_path / "run", given, num_iterations=1)
+    with pytest.raises(UserError, match="export that with --from=.* --step=1 --to_hf=DIR, and name DIR with --base"):
+        conversion.export_peft(done, tmp_path / "adapter", of="critic")
+    conversion.export_hf(pathlib.Path(tiny_run.start()), tmp_path / "start")
+    with pytest.raises(UserError, match="start is not the policy of .* at step 1, which the critic's adapter belongs"):
+        conversion.export_peft(done, tmp_path / "adapter", of="critic", base=str(tmp_path / "start"))
+    with pytest.raises(UserError, match="which is read there; leave --base out"):
+        conversion.export_hf(done, tmp_path / "merged", of="critic", base=str(tmp_path / "start"))
+    assert not (tmp_path / "adapter").exists()
+    for dtype in ("float32", "bfloat16"):
+        conversion.export_hf(done, tmp_path / dtype, dtype=dtype)
+        conversion.export_peft(done, tmp_path / f"of {dtype}", of="critic", base=str(tmp_path / dtype))
+        _, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
+        same_bits(weights_of(tmp_path / f"of {dtype}"), dict(lora.peft_tensors(state.critic.params)))
 
 
 def test_eight_devices_agree_with_one(tmp_path, folder):

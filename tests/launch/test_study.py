@@ -246,7 +246,8 @@ def test_arms_of_a_seed_start_from_one_warm_start(study, tmp_path):
         assert run.config["model"]["init"] == str(tmp_path / "hard" / "warm_start" / "seed0" / "checkpoints")
         assert run.config["warm_start"]["num_updates"] == 0
     assert runs["easy/top/seed1"].config["data"]["num_held_out"] == 0
-    assert runs["easy/top/seed1"].arguments[2:] == [
+    assert runs["easy/top/seed1"].arguments[0] == "train"
+    assert runs["easy/top/seed1"].arguments[3:] == [
         "--config.data.num_held_out=0",
         "--config.objective.gamma=0.2",
         f"--config.model.init={tmp_path / 'easy' / 'warm_start' / 'seed1' / 'checkpoints'}",
@@ -463,6 +464,8 @@ def test_entropy_is_plotted_where_matplotlib_is_installed(start, tmp_path):
 def test_without_matplotlib_the_plot_is_left_out_and_a_line_says_how_to_get_it(start, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     start(only="hard/top/seed0")
+    assert "pip install" not in capsys.readouterr().out  # a study that plots nothing needs none
+    start(only="hard/top/seed0", entropy=["top"])
     assert "pip install -e '.[report]'" in capsys.readouterr().out
     assert not (tmp_path / "runs/entropy.png").exists()
 

@@ -195,6 +195,32 @@ def test_exported_adapters_compute_the_same_in_peft(tmp_path):
     np.testing.assert_allclose(Ours(tmp_path / "merged", length=32).logits(ids), adapted, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers
+@pytest.mark.parametrize("weights", ["adapter", "model"])
+def test_an_exported_critic_computes_the_same(tmp_path, weights):
+    """A critic trained beside its policy: of another family than that one, or an adapter on it, merged and for peft."""
+    base = converted.make_folder(tmp_path / "base", hf_folders.LLAMA)
+    critic = converted.make_folder(tmp_path / "critic", hf_folders.FAMILIES["gemma2"])
+    own = converted.made_up_critic_run(tmp_path / "run", base, critic, weights=weights)
+    convert.export_hf(tmp_path / "run", tmp_path / "out", of="critic")
+    ids = np.random.default_rng(1).integers(4, 200, 24).tolist()
+    net = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager").eval()
+    ours, theirs = Ours(tmp_path / "out", length=32), their_logits(net, ids)
+    np.testing.assert_allclose(ours.logits(ids), theirs, atol=1e-4, rtol=1e-5)
+    if weights == "model":
+        assert net.config.model_type == "gemma2"
+        for mine, exported in zip(jax.tree.leaves(own), jax.tree.leaves(ours.params), strict=True):
+            np.testing.assert_array_equal(mine, exported)
+        return
+    convert.export_hf(tmp_path / "run", tmp_path / "policy")
+    convert.export_peft(tmp_path / "run", tmp_path / "adapter", of="critic", base=str(tmp_path / "policy"))
+    policy = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    plain = their_logits(policy, ids)
+    adapted = their_logits(peft.PeftModel.from_pretrained(policy, tmp_path / "adapter").eval(), ids)
+    assert np.abs(adapted - plain).max() > 0.1
+    np.testing.assert_allclose(theirs, adapted, atol=1e-4, rtol=1e-4)
+
+
 def test_a_quickstart_model(tmp_path):
     convert.export_hf(pathlib.Path(tiny_run.start()), tmp_path / "out")
     ours, net = Ours(tmp_path / "out", length=64), transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -456,6 +456,22 @@ def test_a_mistake_is_one_line_and_exits_with_2(model, argv, said, monkeypatch, 
     assert err.startswith("error: ") and err.count("\n") == 1 and said in err
 
 
+def test_a_configuration_of_finetuning_is_none_of_a_run_that_generates(model, monkeypatch, capsys):
+    planned.pretend(monkeypatch)
+    with pytest.raises(SystemExit) as caught:
+        run(
+            "--topology=v5e:2x2",
+            f"--config={planned.BASE.parent / 'sft.py'}",
+            f"--config.model.folder={model}",
+            "--config.data.train=x",
+        )
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and out == "" and err.count("\n") == 1
+    assert err.startswith(
+        "error: finetune.rows_per_update 8 is of cgrpo finetune, and a plan is of cgrpo train: its phase"
+    )
+
+
 # --- an architecture alone ----------------------------------------------------------------------------------------
 
 

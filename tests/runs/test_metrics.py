@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from critic_cases import FIRST, taught
+from critic_cases import FIRST, critic_updates
 
 from cgrpo_jax.inference.engine import Stats
 from cgrpo_jax.models.params import ModelConfig
@@ -305,7 +305,7 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
         *metrics.response_metrics(RESPONSES, pass_threshold=1.0),
         *metrics.refinement_metrics(REFINEMENTS, REFINEMENTS, pass_threshold=1.0),
         *metrics.critic_metrics(COUNTS),
-        *critic_metrics.learning_metrics(taught(FIRST)),
+        *critic_metrics.learning_metrics(critic_updates(FIRST)),
         *metrics.update_metrics(UPDATES),
         *metrics.update_metrics([UPDATES[0] | DISTILLED]),
         *metrics.update_work(WORK, MODEL, adapters=False),

@@ -180,6 +180,21 @@ def test_a_step_that_starts_from_weights_has_their_model_where_a_checkpoint_alon
     assert [model_source.of_policy(one.config).init for one in steps] == starts
 
 
+def test_a_step_with_the_weights_of_a_critic_that_was_trained_has_its_keys(tmp_path):
+    """What evaluates, or collects, asks that critic; what trains on from the policy's weights has none of it."""
+    keys = {"critic.train": True, "critic.training.weights": "adapter", "critic.training.rank": 3}
+    keys |= {"critique.kind": "cot", "critique.when": "all", "critique.num_per_response": 2}
+    joint, after, held_out, again = plan(
+        Step("joint", "train", keys),
+        Step("after", "evaluate", weights="joint"),
+        Step("held_out", "collect", {"collect.questions": "held_out"}, weights="joint"),
+        Step("again", "finetune", {"finetune.rows": "x"}, weights="joint"),
+        workdir=tmp_path,
+    )
+    assert joint.config.critic == after.config.critic == held_out.config.critic != again.config.critic
+    assert again.config.critic == tiny_run.config().critic and not again.config.critic.train
+
+
 def test_another_stream_draws_other_texts():
     one, two = plan(Step("one", "collect"), Step("two", "collect", stream=1), changes={"seed": 2**32 - 1})
     assert one.config.seed == 2**32 - 1 and 0 <= two.config.seed < one.config.seed

@@ -104,7 +104,7 @@ def test_rows_of_a_refined_and_of_an_unrefined_response():
             np.testing.assert_array_equal(trained.context_ids, one.critique.prompt_ids)
             np.testing.assert_array_equal(trained.target_ids, one.critique.token_ids)
     without = critic_rows([question], RCO)
-    assert [len(group) for group in without.groups] == [3]  # w is 0: verdicts alone teach nothing
+    assert [len(group) for group in without.groups] == [3]  # w is 0: verdicts alone train nothing
     assert {row.loss for group in without.rows for row in group} == {LossKind.RCO}
 
 

@@ -25,6 +25,13 @@ _TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "chat_template.jinja",
 )  # fmt: skip
 _GENERATION = "generation_config.json"
+# What a model card fills the fields of a prompt with.
+_EXAMPLE = {
+    "question": "What is 2 + 3?",
+    "response": "2 + 3 = 6. Answer: 6",
+    "answer": "5",
+    "solution": "2 + 3 = 5. Answer: 5",
+}
 
 
 def write(
@@ -133,6 +140,8 @@ def model_card(
     dtype: str,
     adapter: bool,
     base: str = "",
+    critic: bool = False,
+    asked: str = "{question}",
     config: Mapping[str, Any] | None = None,
     summary: Any = None,
     template_arguments: Mapping[str, Any] | None = None,
@@ -146,6 +155,8 @@ def model_card(
       dtype: of the weights.
       adapter: whether the folder holds adapters alone, for peft.
       base: the Hugging Face folder that training started from; empty where there was none.
+      critic: whether it is what a run has trained as its critic.
+      asked: template of the user's turn, with `{question}` and, of a critic's, others of `_EXAMPLE`.
       template_arguments: with which training rendered the chat template.
       config, summary: of the run that trained it, as in its `config.json` and `summary.json`; None where there is none.
     """
@@ -158,10 +169,15 @@ def model_card(
         "---\n" + "".join(f"{key}: {_yaml(value)}\n" for key, value in head.items()) + "---\n",
         f"# {name}\n",
         f"Written by cgrpo_jax {cgrpo_jax.__version__}"
-        + (f" after iteration {step} of a run of its `train`" if config else "")
+        + (f" after iteration {step} of a run of its `train`{', as the critic' if critic else ''}" if config else "")
         + f", weights in {dtype}.\n",
         *_usage(
-            name, folder, adapter=adapter, prompts=(config or {}).get("prompts", {}), arguments=template_arguments or {}
+            name,
+            folder,
+            adapter=adapter,
+            asked=asked,
+            prompts=(config or {}).get("prompts", {}),
+            arguments=template_arguments or {},
         ),
     ]
     if summary is not None:
@@ -171,7 +187,9 @@ def model_card(
     return "\n".join(parts)
 
 
-def _usage(name: str, folder: pathlib.Path | None, *, adapter: bool, prompts: Any, arguments: Mapping) -> list[str]:
+def _usage(
+    name: str, folder: pathlib.Path | None, *, adapter: bool, asked: str, prompts: Any, arguments: Mapping
+) -> list[str]:
     """Returns what to install, and a program that loads the model and asks it as it was asked in training."""
     fast = folder is None or (folder / "tokenizer.json").is_file()
     chats, settings = folder is None or (folder / "chat_template.jinja").is_file(), {}
@@ -193,13 +211,16 @@ def _usage(name: str, folder: pathlib.Path | None, *, adapter: bool, prompts: An
     ]
     if chats or settings.get("chat_template"):
         prompts = prompts if isinstance(prompts, dict) else {}
-        asked = {"role": "user", "content": str(prompts.get("question") or "{question}")}
         system = [{"role": "system", "content": str(prompts["system"])}] if prompts.get("system") else []
-        messages = json.dumps([*system, asked], ensure_ascii=False)
+        messages = json.dumps([*system, {"role": "user", "content": asked}], ensure_ascii=False)
         lines += [
             "",
             f"messages = {messages}",
-            'messages[-1]["content"] = messages[-1]["content"].replace("{question}", "What is 2 + 3?")',
+            *(
+                f'messages[-1]["content"] = messages[-1]["content"].replace("{{{field}}}", "{example}")'
+                for field, example in _EXAMPLE.items()
+                if "{" + field + "}" in asked
+            ),
             "prompt = tokenizer.apply_chat_template(",
             '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True'
             + "".join(f", {key}={value!r}" for key, value in arguments.items()),
