@@ -22,8 +22,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.planning import planner as planner_lib
 from cgrpo_jax.planning import programs
 from cgrpo_jax.planning.planner import KINDS, Plan
-from cgrpo_jax.runs import cli, keys, validate
-from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs import cli, validate
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.settings import with_lengths
 from cgrpo_jax.runs.variants import Variants
@@ -40,7 +39,7 @@ _DOES_NOT_FIT = 3
 def main(config: Config, topology: str, json: str | None, costs: bool = True) -> None:
     """Plans for each topology, prints the tables, and exits with 3 if one does not hold the run."""
     validate.check(config)
-    _check_generates(config)
+    validate.check_generates(config)
     names = topology.split(",")
     if json:
         check_target(pathlib.Path(json))
@@ -53,17 +52,6 @@ def main(config: Config, topology: str, json: str | None, costs: bool = True) ->
         write_json(json, [record(one) for one in plans])
     if not all(plan.fits for plan in plans):
         sys.exit(_DOES_NOT_FIT)
-
-
-def _check_generates(config: Config) -> None:
-    """Raises a `UserError` for a configuration of `finetune`: what would be planned is a run that generates."""
-    for name, _, default in keys.items(Config()):
-        if name.startswith("finetune.") and (given := config_lib.value(config, name)) != default:
-            raise UserError(
-                f"{name} {given!r} is of cgrpo finetune, and a plan is of cgrpo train: its phase update needs what "
-                "finetune does with the same model, mesh, packing.* and optimizer.*. To plan that, leave finetune.* at "
-                "its defaults."
-            )
 
 
 def record(plan: Plan) -> dict:

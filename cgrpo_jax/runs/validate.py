@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cgrpo_jax.datasets.problems import MADE_UP
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import keys, old_keys
 from cgrpo_jax.runs.critic_training_section import CriticTraining
@@ -32,6 +33,17 @@ def check(config: Config, *, trains: bool = True, finetunes: bool = False) -> No
     """
     found = list(violations(config, trains=trains, finetunes=finetunes))
     keys.raise_together("problems in the configuration", found)
+
+
+def check_generates(config: Config) -> None:
+    """Raises a `UserError` for a configuration of `finetune`: what would be planned is a run that generates."""
+    for name, _, default in keys.items(Config()):
+        if name.startswith("finetune.") and (given := config_lib.value(config, name)) != default:
+            raise UserError(
+                f"{name} {given!r} is of cgrpo finetune, and a plan is of cgrpo train: its phase update needs what "
+                "finetune does with the same model, mesh, packing.* and optimizer.*. To plan that, leave finetune.* at "
+                "its defaults."
+            )
 
 
 def violations(config: Config, *, trains: bool = True, finetunes: bool = False) -> Iterator[str]:
