@@ -107,10 +107,9 @@ def test_the_model_card_says_what_to_install_and_how_to_ask(tmp_path, monkeypatc
     folder_lib.export_tokenizer(folder, folder)
     if kind == "given":
         (folder / "tokenizer_config.json").write_text("{}")
-    asked = {"prompts": {"question": "{question}\nBox it.", "system": "Be brief."}}
     card = folder_lib.model_card(
-        "out", folder=folder, step=3, dtype="float32", adapter=adapter, config=asked,
-        template_arguments={"enable_thinking": False},
+        "out", folder=folder, step=3, dtype="float32", adapter=adapter, asked="{question}\nBox it.",
+        config={"prompts": {"system": "Be brief."}}, template_arguments={"enable_thinking": False},
     )  # fmt: skip
     installed = card.partition("pip install ")[2].partition("\n")[0].split()
     wanted = ["transformers", "torch", *(["peft"] if adapter else [])]
