@@ -39,7 +39,7 @@ _DOES_NOT_FIT = 3
 def main(config: Config, topology: str, json: str | None, costs: bool = True) -> None:
     """Plans for each topology, prints the tables, and exits with 3 if one does not hold the run."""
     validate.check(config)
-    validate.check_generates(config)
+    validate.check_generates(config, command="plan")
     names = topology.split(",")
     if json:
         check_target(pathlib.Path(json))

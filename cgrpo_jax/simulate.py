@@ -56,6 +56,7 @@ def main(
 ) -> None:
     """Simulates each topology and prints the tables."""
     validate.check(config, trains=False)  # what it teaches is no matter of generation
+    validate.check_generates(config, command="simulate")
     if json:
         plan.check_target(pathlib.Path(json))
     given = Lengths(lengths, prompts, critiques, failed, seed)

@@ -38,7 +38,8 @@ REFINE = f"""\
 {_EXAMPLE}Now a program failed: {{critique}}
 
 Take what fits from this message, and write the right program. {{question}}"""
-# The same without what is said: the arm that has no critique changes this alone.
+# The same without what is said, of the arm that has no critique: the attempt stands in the place of its critique, and
+# "Take what fits from this message, and" is left out, as there is no message.
 REFINE_WITHOUT_CRITIQUE = f"""\
 {_EXAMPLE}Now a program failed: {{response}}
 

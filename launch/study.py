@@ -17,6 +17,7 @@ and, with matplotlib, the entropy to DIR/entropy.png.
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import re
 import runpy
@@ -105,6 +106,10 @@ def _check_kinds(study: Mapping) -> None:
     """Raises a `UserError` if a part of the study is of another kind than the code that follows takes."""
     runner.expect("config", study["config"], (str, pathlib.Path), "a path")
     runner.expect("entropy", study["entropy"], (list, tuple), "a list of names of arms")
+    runner.expect("measured", study.get("measured", ""), str, "a text, of what the columns are")
+    runner.expect("columns", study.get("columns", ()), (list, tuple), "a list of columns of the table")
+    for column in study.get("columns", ()):
+        _check_column(column)
     for item in [*study["settings"], *study["arms"]]:
         for key in ("name", "label", "sees"):
             if key in item:
@@ -117,6 +122,23 @@ def _check_kinds(study: Mapping) -> None:
         runner.expect(f"{arm['name']}'s seeds", arm["seeds"], (list, tuple, range), "a list of numbers, such as [0, 1]")
         for seed in arm["seeds"]:
             runner.expect(f"one of {arm['name']}'s seeds", seed, int, "a whole number")
+
+
+def _check_column(column: Any) -> None:
+    """Raises a `UserError` unless a column is as those of `study_report.COLUMNS`."""
+    wanted = "a column, such as ('pass@1', ('after', 'mean', 'pass@1', 'value'), 1, 3): name, path, unit, digits"
+    runner.expect("one of columns", column, (list, tuple), wanted)
+    if len(column) != 4:
+        raise UserError(f"one of columns is {column!r:.60}, not {wanted}")
+    name, path, unit, digits = column
+    runner.expect("the name of a column", name, str, "a string")
+    runner.expect(f"column {name}'s path", path, (list, tuple), "a list of keys, of which a step's name is the first")
+    for key in path:
+        runner.expect(f"a key of column {name}'s path", key, str, "a string")
+    if isinstance(unit, bool) or not isinstance(unit, int | float) or not unit or not math.isfinite(unit):
+        raise UserError(f"column {name}'s unit is {unit!r:.60}, not a number by which values are divided, such as 1")
+    if isinstance(digits, bool) or not isinstance(digits, int) or digits < 0:
+        raise UserError(f"column {name}'s digits are {digits!r:.60}, not a whole number from 0")
 
 
 def plan(study: Mapping, workdir: pathlib.Path, *, trains: bool = True) -> list[Run]:

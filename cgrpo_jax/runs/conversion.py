@@ -133,6 +133,8 @@ def export_peft(
         # What the run has kept of its model says nothing of other parts that its base may have.
         multimodal = hf_config.is_multimodal(local_copies.local(folder, suffixes=local_copies.DESCRIPTION))
         about = _about(found, dtype="float32", adapter=True)
+        if found.policy is not None:  # not what training started from
+            about["base"] = str(folder)
     with files.new_folder(target) as partial, files.by_one(partial) as writes:
         if writes:
             with files.filled_folder(partial, last=digests.FILE) as made:

@@ -77,6 +77,8 @@ def open_source(path: pathlib.Path, held: contextlib.ExitStack, *, of: str, step
     Raises:
       UserError: there is none such, or a file is missing or damaged.
     """
+    if of not in MODELS:
+        raise UserError(f"a run has no model {of!r} to export; use one of {', '.join(MODELS)}.")
     run = _run(path)
     kind = _critic_weights(run) if of == "critic" else "policy"
     folder = _description(run.critic_model if kind == "model" else run.model)

@@ -321,7 +321,7 @@ def _check_refine_prompt(
             (critic or prompts).for_critique(transcript(longest), "", answer, solution)
         if "hint" in stages.kinds:
             (critic or prompts).for_hint(transcript(longest), longest.answer)
-    if stages.refine != "policy" and config.distil.kind == "none":  # a teacher sees what a refinement sees
+    if stages.refine != "policy" and config.distil.kind == "none":  # by default a teacher sees what a refinement sees
         return
     asked = [(refiner or prompts, "")] if stages.refine == "policy" else []
     if config.distil.kind != "none":

@@ -28,6 +28,7 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import base, keys, load_questions, load_rows, resume_policy, validate
 from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs.config import Config
+from cgrpo_jax.runs.export_source import MODELS
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import digests, files, places
 from cgrpo_jax.runtime.json_files import read_json_object
@@ -222,6 +223,12 @@ def _check(step: Step, done: Mapping[str, Planned]) -> None:
             f"{where} takes the weights of {step.weights!r}, which no step before it trains "
             f"({', '.join(trained) or 'none does'})."
         )
+    allowed = MODELS if step.command == "convert" else ("policy",)
+    if step.of not in allowed:
+        raise UserError(f"{where} is of {step.of!r}; of {step.command} it can be {' or '.join(allowed)}.")
+    made_by = done.get(step.weights)
+    if step.of == "critic" and not (made_by and made_by.step.command == "train" and made_by.config.critic.train):
+        raise UserError(f"{where} exports the critic of {step.weights!r}, which trains none (critic.train).")
 
 
 def _planned(step: Step, config: Config, folder: pathlib.Path, done: Mapping[str, Planned]) -> Planned:
@@ -310,13 +317,14 @@ def _no_rows(config: Config) -> list[str]:
 
 
 def kept_of(planned: Sequence[Planned]) -> dict[str, Any]:
-    """Returns what a recipe's folder keeps of it: each step's name, command, weights and configuration."""
+    """Returns what a recipe's folder keeps of it: each step's name, command, weights, `of` and configuration."""
     return {
         "steps": [
             {
                 "name": one.step.name,
                 "command": one.step.command,
                 "weights": one.step.weights,
+                "of": one.step.of,
                 "config": config_lib.to_json(one.config),
             }
             for one in planned
@@ -355,9 +363,10 @@ def changed(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], 
       old, new: `steps` of `kept_of`.
       done: names of the steps that have ended.
     """
-    names = [[(one["name"], one["command"], one["weights"]) for one in some] for some in (old, new)]
+    keys_of = ("name", "command", "weights", "of")
+    names = [[tuple({"of": "policy", **one}[key] for key in keys_of) for one in some] for some in (old, new)]
     if names[0] != names[1]:
-        shown = [", ".join(name for name, *_ in some) for some in names]
+        shown = [", ".join(f"{one[0]}{' of the critic' * (one[-1] == 'critic')}" for one in some) for some in names]
         return [f"its steps: {shown[0]} -> {shown[1]}"]
     return [
         f"{after['name']}{', which is done' if after['name'] in done else ''}: {text}"
@@ -384,4 +393,6 @@ def said(one: Planned) -> str:
     """Returns what a step does, in a line: its command, its weights, and the keys that the recipe sets."""
     given = ", ".join(f"{key}={value}" for key, value in one.step.keys.items())
     of = f" from {one.step.weights}" if one.step.weights else ""
+    if one.step.command == "convert":
+        of = f" the {one.step.of} of {one.step.weights}"
     return f"{one.step.name}: {one.step.command}{of}{f' with {given}' if given else ''}"

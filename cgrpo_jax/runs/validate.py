@@ -35,14 +35,19 @@ def check(config: Config, *, trains: bool = True, finetunes: bool = False) -> No
     keys.raise_together("problems in the configuration", found)
 
 
-def check_generates(config: Config) -> None:
-    """Raises a `UserError` for a configuration of `finetune`: what would be planned is a run that generates."""
+def check_generates(config: Config, *, command: str) -> None:
+    """Raises a `UserError` for a configuration of `finetune`, where a command is of runs that generate.
+
+    Args:
+      config: the configuration.
+      command: which, such as `plan`.
+    """
     for name, _, default in keys.items(Config()):
         if name.startswith("finetune.") and (given := config_lib.value(config, name)) != default:
             raise UserError(
-                f"{name} {given!r} is of cgrpo finetune, and a plan is of cgrpo train: its phase update needs what "
-                "finetune does with the same model, mesh, packing.* and optimizer.*. To plan that, leave finetune.* at "
-                "its defaults."
+                f"{name} {given!r} is of cgrpo finetune, and cgrpo {command} is of cgrpo train, which generates: leave "
+                "finetune.* at its defaults. What finetune needs, the phase update of cgrpo plan says of the same "
+                "model, mesh, packing.* and optimizer.*."
             )
 
 

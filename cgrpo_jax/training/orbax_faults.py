@@ -5,6 +5,7 @@ import functools
 import logging
 import pathlib
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,15 +34,26 @@ logging.getLogger("absl").addFilter(_said_otherwise)
 def ignore_closed_loops() -> None:
     """Keeps from now on TensorStore's threads from printing that they report to a save that has failed, and so ended.
 
-    They may go on at any time after the error, of which a line has been said, so this stays.
+    They may go on at any time after the error, of which a line has been said, so this stays. What other code does with
+    a loop that is closed is printed.
     """
     hook = sys.unraisablehook
 
     def of_others(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if str(unraisable.exc_value) != "Event loop is closed" or not _is_of_saves(unraisable):
             hook(unraisable)
 
     sys.unraisablehook = of_others
+
+
+def _is_of_saves(unraisable: Any) -> bool:
+    """Whether TensorStore or Orbax has raised what can't be raised: the first by no Python code, and of no object.
+
+    Other code's calls begin in a module of its own, or are of its object, such as a `__del__`.
+    """
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(unraisable.exc_traceback)]
+    packages = {name.partition(".")[0] for name in frames}
+    return bool(packages & {"tensorstore", "orbax"}) or (unraisable.object is None and packages == {"asyncio"})
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ function does what is asked. Beside them stand the right programs of the same ta
 agree with the tests on every failing one. The judge never sees the tests. FILE gets the programs that fail, once they
 are known, and every judgement when it comes; neither is run, or asked of the same model and settings, again. Programs
 that fail and right ones are asked about in turn, with and without evidence, so that what FILE holds when it is stopped
-is a sample of both. It ends with the table.
+is a sample of both. What the endpoint did not answer is not in FILE, so the same command asks it again; it ends at once
+where of all that it asked at a time nothing was. It ends with the table, and with 1 where answers are missing.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from cgrpo_jax.rewards.rubrics.programs import Programs
 
 CRITERION = "for all inputs that the question allows, the function returns what the question asks for"
 MODES = {"plain": False, "evidence": True}
+UNREADABLE = "judge failed: its reply can't be read"  # the reason of a grade that was answered, and has failed
 FAILING = "fails its tests"  # what rows of programs are about; those of judgements name the judge
 
 
@@ -67,8 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 some = snippets[first : first + options.concurrency]
                 if left := [one for one in some if (one.key, about) not in known]:
                     known |= _judged(judge, left, about, file)
-    print(table(snippets, known, f"{options.model} {options.max_length}"))
-    return 0
+    about = f"{options.model} {options.max_length}"
+    print(table(snippets, known, about))
+    missing = sum((one.key, f"{about} {mode}") not in known for one in snippets for mode in MODES)
+    if missing:
+        print(f"{missing} of {len(snippets) * len(MODES)} were not answered; the same command asks for them again")
+    return int(missing > 0)
 
 
 def _read(path: pathlib.Path) -> dict[tuple[str, str], dict]:
@@ -94,14 +100,16 @@ def _failing(number: int, known: dict, path: pathlib.Path) -> list[Snippet]:
 
 
 def _judged(judge: Judge, snippets: Sequence[Snippet], about: str, file) -> dict:
-    """Judges snippets, all at a time, and writes what was said of each."""
+    """Judges snippets, all at a time; returns, and writes, what was said of those that were answered."""
     began, before, rubric = time.monotonic(), judge.counts, json.dumps([CRITERION])
     grades = [one.result() for one in [judge.submit(s.question, s.response, rubric) for s in snippets]]
     tokens = judge.counts["completion_tokens"] - before["completion_tokens"]
-    if not tokens:  # else it would count as no judgement, and not be asked again
+    # Else it would count as no judgement, and not be asked again. A reply that can't be read is one.
+    answered = [not one.failed or one.reason == UNREADABLE for one in grades]
+    if not any(answered):
         raise SystemExit(f"the endpoint has answered nothing: {grades[0].reason}")
     found = {}
-    for snippet, grade in zip(snippets, grades, strict=True):
+    for snippet, grade in itertools.compress(zip(snippets, grades, strict=True), answered):
         found[snippet.key, about] = {
             "key": snippet.key,
             "about": about,
@@ -118,7 +126,8 @@ def _judged(judge: Judge, snippets: Sequence[Snippet], about: str, file) -> dict
 def table(snippets: Sequence[Snippet], known: dict, about: str) -> str:
     """Returns how often the judge disagrees with the tests, with 95 % intervals, by what they say and by its mode.
 
-    A judgement that can't be read is neither; the intervals (Wilson) are of the others.
+    A judgement that can't be read is neither; the intervals (Wilson) are of the others. Programs of which no answer
+    came are not in it.
     """
     lines = [
         "| judge | programs | judged | no judgement | disagrees with the tests | 95 % |",
@@ -126,7 +135,8 @@ def table(snippets: Sequence[Snippet], known: dict, about: str) -> str:
     ]
     for mode in MODES:
         for passes, name in ((False, "fail"), (True, "right")):
-            rows = [known[one.key, f"{about} {mode}"] for one in snippets if one.passes == passes]
+            places = [(one.key, f"{about} {mode}") for one in snippets if one.passes == passes]
+            rows = [known[place] for place in places if place in known]
             said = [row["says"] for row in rows if row["says"] is not None]
             wrong = sum(one != passes for one in said)
             share, interval = "-", "-"

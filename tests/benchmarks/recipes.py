@@ -10,7 +10,7 @@ The first two rows that each step learns are shown with their weight.
 
 Each recipe is written to --json when it ends, under the version of the task and a hash of its keys, and not run again
 unless more kills are asked for.
-Exits with 1 where a resumed recipe differs. A recipe takes about a minute of processor time.
+Exits with 1 where a resumed recipe differs, or a step learns no rows. A recipe takes about a minute of processor time.
 """
 
 import argparse
@@ -44,6 +44,7 @@ def settings_of(name: str, seed: int) -> dict:
 def measure(name: str, workdir: pathlib.Path, seed: int, kills: int = 1) -> dict:
     """Runs a recipe whole, and killed and resumed so many times; returns its numbers."""
     workdir.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(workdir / "whole", ignore_errors=True)  # one that has ended would write and learn nothing now
     with Writes() as whole:
         learnt = recipe_miniature.run(name, workdir / "whole")
     found = []
@@ -72,7 +73,8 @@ def kill(name: str, workdir: pathlib.Path, at: int) -> None:
 
 def faults(name: str, result: dict) -> list[str]:
     """Returns what is wrong with a result, in words."""
-    found = []
+    found = [] if result["rows"] else [f"{name}: no step learnt any rows"]
+    found += [f"{name}: {step} learnt no rows" for step, rows in result["rows"].items() if not rows["number"]]
     for one in result["kills"]:
         found += [f"{name}: killed and resumed it differs in {what}" for what in one["differences"]]
         if one["status"] != -signal.SIGKILL:

@@ -1,5 +1,6 @@
 """The judge with and without its evidence, on a few programs, with a judge that believes what it is shown."""
 
+import json
 import re
 
 import chat_server
@@ -48,6 +49,33 @@ def test_evidence_shows_what_looks_right_and_fails_and_nothing_is_asked_twice(fe
     assert (tmp_path / "other.jsonl").read_text() == failed + "\n"  # so that it is asked again
     server.reply = lambda handler: pytest.fail("asked again")
     assert judge_evidence.main(command) == 0
+
+
+def test_what_is_not_answered_is_asked_again_and_what_can_not_be_read_is_not(few, server, tmp_path, capsys):
+    """Of an endpoint that does not say how many tokens it wrote."""
+    path = tmp_path / "out.jsonl"
+    command = [f"--url={server.url}", "--model=m", f"--json={path}", "--snippets=1", "--concurrency=2"]
+
+    def says(text, fails):
+        def reply(handler):
+            prompt = handler.body["messages"][0]["content"]
+            fault = 500 if right.program in prompt and fails else 200
+            handler.send({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}, fault)
+
+        return reply
+
+    (right,) = failing_snippets.right()
+    server.reply = says("perhaps", fails=True)
+    assert judge_evidence.main(command) == 1
+    out = capsys.readouterr().out
+    assert "| plain | fail | 0 | 1 | - | - |" in out and "| plain | right | 0 | 0 | - | - |" in out
+    assert "2 of 4 were not answered; the same command asks for them again" in out
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [(row["about"], row["passes"], row["says"]) for row in rows if "says" in row]
+    assert kept == [("m 384 plain", False, None), ("m 384 evidence", False, None)]
+    server.reply = says("1: yes", fails=False)
+    assert judge_evidence.main(command) == 0
+    assert "| plain | right | 1 | 0 | 0 (0%) |" in capsys.readouterr().out
 
 
 def test_the_programs_look_right_and_fail(few):

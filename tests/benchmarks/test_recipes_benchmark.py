@@ -1,8 +1,11 @@
 """Recipes in miniature: which are run again, and what counts as a fault."""
 
+import contextlib
 import json
 import signal
+import types
 
+import pytest
 import recipes
 
 KILLED = {"before_write": 3, "of": 9, "status": -signal.SIGKILL, "differences": []}
@@ -34,3 +37,28 @@ def test_recipes_are_kept_and_not_done_again(tmp_path, monkeypatch, capsys):
     assert done[-1] == ("raft", 1) and json.loads((tmp_path / "out.json").read_text()).keys() == {
         *("raft", "cft", "rco", "sft"),
     }
+
+
+@pytest.mark.parametrize(
+    "rows, fault",
+    [({}, "raft: no step learnt any rows"), ({"a": {"number": 0, "first": []}}, "raft: a learnt no rows")],
+)
+def test_a_recipe_that_learns_no_rows_is_a_fault(rows, fault):
+    assert recipes.faults("raft", GOOD) == []
+    assert recipes.faults("raft", GOOD | {"rows": rows}) == [fault]
+
+
+def test_what_was_run_whole_before_is_run_again(tmp_path, monkeypatch):
+    """The command of a folder that has ended does nothing: no rows, and no writes before which to kill."""
+
+    def run(name, workdir):
+        assert not workdir.exists()
+        workdir.mkdir()
+        return {"learnt": [{"context": "2+3?"}]}
+
+    monkeypatch.setattr(recipes.recipe_miniature, "run", run)
+    monkeypatch.setattr(recipes, "Writes", lambda: contextlib.nullcontext(types.SimpleNamespace(number=5)))
+    monkeypatch.setattr(recipes, "numbers", lambda workdir: [{"step": "learnt", "task": "chains-1"}])
+    for _ in range(2):
+        found = recipes.measure("raft", tmp_path / "raft", 0, kills=0)
+        assert found["rows"] == {"learnt": {"number": 1, "first": [{"context": "2+3?"}]}}

@@ -1,5 +1,6 @@
 """A study of recipes (configs/studies) in miniature: one arm and seed, few questions, updates and iterations."""
 
+import json
 import pathlib
 import sys
 
@@ -13,7 +14,6 @@ import study as study_lib  # noqa: E402
 # What each recipe's arguments are, smaller; they follow those that the study gives.
 ARGUMENTS = {
     "critique_finetuning": "questions=4,responses=2,solutions=8,critiques=2,updates=2",
-    "self_training": "",
     "trained_critics": "questions=4,responses=2,critiques=2,refinements=1,updates=2,iterations=1",
 }
 # What the studies' own steps set is not set beside them.
@@ -34,7 +34,12 @@ def write(name: str, arm: str, folder: pathlib.Path) -> pathlib.Path:
     study = study_lib.load(str(CONFIGS / "studies" / f"{name}.py"))
     (found,) = (one for one in study["arms"] if one["name"] == arm)
     overrides = SMALL | {"model.init": tiny_run.start()} | MORE[name]
-    recipe = found["recipe"] + (f",{ARGUMENTS[name]}" if ARGUMENTS[name] else "")
+    given = ARGUMENTS.get(name)
+    if name == "self_training":  # so that each round has rows, whatever the policy solves
+        rows = folder / "original.jsonl"
+        rows.write_text("".join(f"{json.dumps(one)}\n" for one in recipe_miniature.rows_given("sft")))
+        given = f"original={rows}"
+    recipe = f"{found['recipe']},{given}"
     arms = [found | {"overrides": overrides, "recipe": recipe, "seeds": [2]}]
     settings = [study["settings"][0] | {"overrides": {}}]
     changed = study | {"config": str(tiny_run.file()), "arms": arms, "settings": settings, "warm_start": False}

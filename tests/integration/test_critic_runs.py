@@ -1,16 +1,15 @@
 """Runs in which the critic learns beside the policy: what it learns, whose weights write, how a run resumes."""
 
-import pathlib
+import json
 
 import chat_tokenizer
+import converted
 import entry_points
 import hf_folders
 import jax
 import numpy as np
 import pytest
 import tiny_run
-from converted import same_bits
-from converted import weights as weights_of
 from interrupted_runs import Crash, assert_same_run, crash, interrupt
 from method_miniature import weak_model
 from tiny_run import metrics, rollouts, run
@@ -22,7 +21,7 @@ from cgrpo_jax.models.hf import config as hf_config
 from cgrpo_jax.models.hf import load
 from cgrpo_jax.records import Author, LossKind, Stage
 from cgrpo_jax.runs import conversion
-from cgrpo_jax.training import train_step
+from cgrpo_jax.training import checkpoint, train_step
 
 LENGTH = 3
 NUMBER = 3  # critiques of a response
@@ -54,6 +53,21 @@ def babbling(tmp_path_factory):
     shape = hf_config.read_config(path)
     hf_folders.write_folder(path, settings, hf_folders.stored_tensors(hf_folders.random_params(shape), shape))
     return chat_tokenizer.write(path, **chat_tokenizer.OTHER)
+
+
+def trained_elsewhere(done, given):
+    """Gives a run a newer checkpoint, whose critic is another one than the run began with; returns its state.
+
+    Whether an iteration moves a critic hangs on what it samples; this one has surely moved.
+    """
+    step, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
+    rng = np.random.default_rng(3)
+    own = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.05, leaf.shape).astype(np.float32), state.critic.params)
+    state = state.replace(critic=state.critic.replace(params=own))
+    extra = checkpoint.read_extra(done / "checkpoints", step=step)
+    with checkpoint.Checkpoints(done / "checkpoints") as checkpoints:
+        checkpoints.save(step + 1, state, extra)
+    return state
 
 
 def changes(weights, folder, **more):
@@ -192,8 +206,9 @@ def test_critiques_that_achieve_alike_move_nothing(tmp_path, babbling):
 
 def test_evaluation_asks_the_critic_that_was_trained(tmp_path, folder, monkeypatch, capsys):
     """`evaluate --refine` of a run whose critic is an adapter: critiques are of the policy's weights with it."""
-    given = changes("adapter", folder, **{"critic.training.learning_rate": 3e-2, "data.num_eval": 4})
-    done = run(tmp_path, given, num_iterations=1)
+    given = changes("adapter", folder, **{"data.num_eval": 4})
+    done = run(tmp_path, given, num_iterations=0)
+    state = trained_elsewhere(done, given)
     asked, write = [], generators.Generator.write_critique
 
     async def watch(self, *args, **keywords):
@@ -202,7 +217,6 @@ def test_evaluation_asks_the_critic_that_was_trained(tmp_path, folder, monkeypat
 
     monkeypatch.setattr(generators.Generator, "write_critique", watch)
     entry_points.run_evaluate(done, given | {"model.init": tiny_run.start()}, "--refine")
-    _, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
     merged = lora.Base(state.params, 32.0 / 16).merge(state.critic.params)
     assert asked
     for written in asked:
@@ -216,8 +230,9 @@ def test_evaluation_asks_the_critic_that_was_trained(tmp_path, folder, monkeypat
 
 def test_sample_asks_the_critic_that_was_trained(tmp_path, folder, monkeypatch):
     """A model of its own: the critique of a question that a person asks is of the weights in the checkpoint."""
-    given = changes("model", folder, **{"critic.training.learning_rate": 3e-2})
-    done = run(tmp_path, given, num_iterations=1)
+    given = changes("model", folder)
+    done = run(tmp_path, given, num_iterations=0)
+    state = trained_elsewhere(done, given)
     asked, write = [], generators.Generator.write_critique
 
     async def watch(self, *args, **keywords):
@@ -227,7 +242,6 @@ def test_sample_asks_the_critic_that_was_trained(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(generators.Generator, "write_critique", watch)
     start = {"model.init": tiny_run.start()}
     entry_points.run_sample(done, "--question=7*8", "--answer=57", changes=given | start)
-    _, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
     before = load.load_params(folder, hf_config.read_config(folder))
     assert np.abs(np.asarray(state.critic.params["layers"]["q"]) - before["layers"]["q"]).max() > 1e-4
     for written in asked:
@@ -267,23 +281,26 @@ def test_a_trained_critic_goes_out_and_criticises_elsewhere(tmp_path, folder, we
         np.testing.assert_array_equal(ours["q"], exported["layers"]["q"][layer])
 
 
-def test_the_adapter_of_a_critic_goes_out_by_itself(tmp_path, folder):
-    """For peft, on the policy of the same checkpoint and on no other."""
-    given = changes("adapter", folder, **{"critic.training.learning_rate": 3e-2})
-    done = run(tmp_path / "run", given, num_iterations=1)
+def test_the_adapter_of_a_critic_goes_out_by_itself(tmp_path):
+    """For peft, on the policy of the same checkpoint and on no other; the run's policy began as `start`."""
+    start, done = converted.make_folder(tmp_path / "start", hf_folders.LLAMA), tmp_path / "run"
+    own = converted.made_up_critic_run(done, start, start, weights="adapter")
     with pytest.raises(UserError, match="export that with --from=.* --step=1 --to_hf=DIR, and name DIR with --base"):
         conversion.export_peft(done, tmp_path / "adapter", of="critic")
-    conversion.export_hf(pathlib.Path(tiny_run.start()), tmp_path / "start")
     with pytest.raises(UserError, match="start is not the policy of .* at step 1, which the critic's adapter belongs"):
-        conversion.export_peft(done, tmp_path / "adapter", of="critic", base=str(tmp_path / "start"))
+        conversion.export_peft(done, tmp_path / "adapter", of="critic", base=str(start))
     with pytest.raises(UserError, match="which is read there; leave --base out"):
-        conversion.export_hf(done, tmp_path / "merged", of="critic", base=str(tmp_path / "start"))
+        conversion.export_hf(done, tmp_path / "merged", of="critic", base=str(start))
     assert not (tmp_path / "adapter").exists()
     for dtype in ("float32", "bfloat16"):
         conversion.export_hf(done, tmp_path / dtype, dtype=dtype)
-        conversion.export_peft(done, tmp_path / f"of {dtype}", of="critic", base=str(tmp_path / dtype))
-        _, state = tiny_run.restore(done, tiny_run.config({"model.init": tiny_run.start()} | given))
-        same_bits(weights_of(tmp_path / f"of {dtype}"), dict(lora.peft_tensors(state.critic.params)))
+        adapter = tmp_path / f"of {dtype}"
+        conversion.export_peft(done, adapter, of="critic", base=str(tmp_path / dtype))
+        converted.same_bits(converted.weights(adapter), dict(lora.peft_tensors(own)))
+        assert f'base_model: "{dtype}"' in (adapter / "README.md").read_text()
+        assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+            tmp_path / dtype
+        )
 
 
 def test_eight_devices_agree_with_one(tmp_path, folder):

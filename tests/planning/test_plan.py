@@ -468,7 +468,7 @@ def test_a_configuration_of_finetuning_is_none_of_a_run_that_generates(model, mo
     out, err = capsys.readouterr()
     assert caught.value.code == 2 and out == "" and err.count("\n") == 1
     assert err.startswith(
-        "error: finetune.rows_per_update 8 is of cgrpo finetune, and a plan is of cgrpo train: its phase"
+        "error: finetune.rows_per_update 8 is of cgrpo finetune, and cgrpo plan is of cgrpo train, which g"
     )
 
 

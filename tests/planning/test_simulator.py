@@ -169,3 +169,16 @@ def test_a_mistake_is_one_line_and_exits_with_2(model, pretended, flag, said, ca
     out, err = capsys.readouterr()
     assert caught.value.code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and said in err
+
+
+def test_a_configuration_of_finetuning_is_none_of_a_run_that_generates(model, pretended, capsys):
+    config, lengths = planned.BASE.parent / "sft.py", f"--lengths={simulator.PROMPTS}"
+    given = [f"--config={config}", f"--config.model.folder={model}", "--config.data.train=x"]
+    with pytest.raises(SystemExit) as caught:
+        run("--topology=v5e:2x2", lengths, *given)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and out == "" and err.count("\n") == 1
+    said = (
+        "error: finetune.rows_per_update 8 is of cgrpo finetune, and cgrpo simulate is of cgrpo train, which generates"
+    )
+    assert err.startswith(said)

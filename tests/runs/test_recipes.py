@@ -270,6 +270,22 @@ def test_rows_that_a_recipe_needs_are_asked_for(tmp_path):
         ([Step("a/b", "collect")], {}, "'a/b' of the recipe needs a name of its own"),
         ([Step("a", "collect"), Step("b", "evaluate", weights="a")], {}, "weights of 'a', which no step before it"),
         ([Step("b", "convert")], {}, "takes the weights of '', which no step before it trains"),
+        (
+            [Step("a", "train"), Step("b", "convert", weights="a", of="judge")],
+            {},
+            "step 'b' of the recipe is of 'judge'; of convert it can be policy or critic",
+        ),
+        ([Step("a", "train", of="critic")], {}, "step 'a' of the recipe is of 'critic'; of train it can be policy."),
+        (
+            [Step("a", "train"), Step("b", "convert", weights="a", of="critic")],
+            {},
+            "exports the critic of 'a', which trains none (critic.train)",
+        ),
+        (
+            [Step("a", "finetune"), Step("b", "convert", weights="a", of="critic")],
+            {"critic.train": True},
+            "exports the critic of 'a', which trains none (critic.train)",
+        ),
         ([Step("a", "collect", {"colect.rows": "x"})], {}, "sets colect.rows, which is no key (did you mean collect"),
         ([Step("a", "collect", {"collect.num_responses": "many"})], {}, "step 'a' of the recipe: "),
         ([Step("a", "finetune", {"finetune.beta": -1.0})], {}, "step a: finetune.beta -1.0"),
@@ -398,3 +414,30 @@ def test_num_iterations_is_the_length_of_finetuning_without_epochs(tmp_path):
             continue
         with pytest.raises(UserError, match="a, which is done: num_iterations: 2 -> 3"):
             recipes.open_folder(later, work)
+
+
+def test_whose_weights_are_exported_is_kept(tmp_path):
+    """A folder that does not say it is from before critics were exported."""
+    keys = {"critic.train": True, "critique.kind": "cot", "critique.when": "all", "critique.num_per_response": 2}
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def given(of):
+        steps = [Step("joint", "train", keys), Step("out", "convert", weights="joint", of=of)]
+        return recipes.plan(steps, tiny_run.config(), work)
+
+    assert [recipes.said(given(of)[1]) for of in ("policy", "critic")] == [
+        "out: convert the policy of joint",
+        "out: convert the critic of joint",
+    ]
+    recipes.open_folder(given("critic"), work)
+    assert recipes.open_folder(given("critic"), work)
+    with pytest.raises(UserError, match="another recipe .its steps: joint, out of the critic -> joint, out.; give an"):
+        recipes.open_folder(given("policy"), work)
+    before = json.loads((work / "recipe.json").read_text())
+    for one in before["steps"]:
+        del one["of"]
+    (work / "recipe.json").write_text(json.dumps(before))
+    with pytest.raises(UserError, match="another recipe .its steps: joint, out -> joint, out of the critic.; give an"):
+        recipes.open_folder(given("critic"), work)
+    assert recipes.open_folder(given("policy"), work)

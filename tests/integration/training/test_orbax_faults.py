@@ -6,10 +6,10 @@ import textwrap
 
 import paths
 
-# An exception in a thread of TensorStore, as in any __del__, can't be raised: Python prints it. The first is of a save
-# that has ended, the second any other.
+# An exception in what TensorStore calls when it is done, as in any __del__, can't be raised: Python prints it.
 PROGRAM = """
     import asyncio, sys
+    import tensorstore
     from cgrpo_jax.training import checkpoint
 
     def reports(report):
@@ -21,12 +21,29 @@ PROGRAM = """
         loop.close()
         loop.call_soon_threadsafe(print)
 
-    reports(to_a_closed_loop)
+    def of_a_save():  # which TensorStore ends after the loop that waited for it
+        promise, future = tensorstore.Promise.new()
+        loop = asyncio.new_event_loop()
+
+        async def wait():
+            loop.create_task(ended())
+            await asyncio.sleep(0)
+
+        async def ended():
+            await future
+
+        loop.run_until_complete(wait())
+        loop.close()
+        promise.set_result(None)
+
+    of_a_save()
     print("before", file=sys.stderr)
     for _ in range(2):
         checkpoint.Checkpoints(sys.argv[1]).close()
-    reports(to_a_closed_loop)
+    of_a_save()
     print("after", file=sys.stderr)
+    reports(to_a_closed_loop)
+    print("then", file=sys.stderr)
     reports(lambda: {}["another"])
 """
 
@@ -37,5 +54,8 @@ def test_a_report_to_a_save_that_has_failed_is_not_printed(tmp_path):
     assert done.returncode == 0, done.stderr
     begun, _, rest = done.stderr.partition("before\n")
     quiet, _, others = rest.partition("after\n")
+    of_another, _, error = others.partition("then\n")
     assert "Event loop is closed" in begun  # as Python does by itself
-    assert "closed" not in quiet and "KeyError: 'another'" in others
+    assert "closed" not in quiet
+    assert "Event loop is closed" in of_another and "in to_a_closed_loop" in of_another
+    assert "KeyError: 'another'" in error
