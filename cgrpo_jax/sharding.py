@@ -374,6 +374,8 @@ class Groups:
         if self.times == 1:
             return x if embed is None else gather(x, FSDP, axis=embed)
         was, is_ = (next((i for i, axis in enumerate(spec) if axis == TENSOR), None) for spec in (before, after))
+        if self._tensor == 1:  # an axis of one device is not said to cut, yet it may be cut further like any other
+            was = is_
         if was is None or is_ is None:
             x = x if embed is None else gather(x, (FSDP, member), axis=embed)
             if was is not None:
@@ -386,6 +388,8 @@ class Groups:
         else:
             x = jax.lax.all_to_all(x, member, split_axis=was, concat_axis=embed, tiled=True)
             x = gather(x, FSDP, axis=embed)
+        if self._tensor == 1:  # they are there
+            return x
         moves = [(m * self._tensor + t, t * self.times + m) for m in range(self.times) for t in range(self._tensor)]
         return jax.lax.ppermute(x, (member, TENSOR), moves)
 

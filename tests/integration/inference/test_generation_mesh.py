@@ -29,7 +29,7 @@ def laid_out(config, params, *, fsdp, tensor, gen_tensor, split):
 
 
 @pytest.mark.parametrize("config", [WIDE, ODD], ids=["wide", "odd"])
-@pytest.mark.parametrize("fsdp, tensor, gen_tensor", [(4, 2, 4), (4, 2, 8), (8, 1, 4), (4, 1, 2), (2, 4, 8)])
+@pytest.mark.parametrize("fsdp, tensor, gen_tensor", [(4, 2, 4), (4, 2, 8), (8, 1, 4), (8, 1, 8), (4, 1, 2), (2, 4, 8)])
 @pytest.mark.parametrize("split", [False, True], ids=["stacked", "split"])
 def test_weights_are_dealt_out_over_the_larger_groups(config, fsdp, tensor, gen_tensor, split):
     params = random_params(config)
@@ -42,6 +42,18 @@ def test_weights_are_dealt_out_over_the_larger_groups(config, fsdp, tensor, gen_
     cut = found["layers"][0]["q"] if split else found["layers"]["q"]
     if config is WIDE:
         assert cut.addressable_shards[0].data.size * gen_tensor == cut.size
+
+
+@pytest.mark.parametrize("fsdp, tensor, gen_tensor", [(8, 1, 8), (8, 1, 4), (4, 2, 8), (4, 2, 4)])
+def test_no_device_holds_a_weight_whole_on_the_way(fsdp, tensor, gen_tensor):
+    """Also where training's tensor groups are of one device: all temporaries are less than the largest weight."""
+    config = dataclasses.replace(WIDE, vocab_size=2048, embed_dim=256, num_kv_heads=8, mlp_dim=1024)
+    shapes = params_lib.param_shapes(config)
+    mesh = sharding.make_mesh(fsdp=fsdp, tensor=tensor)
+    trained = sharding.placed(params_lib.axes_like(config, shapes), shapes, mesh)
+    sizes = dict(config=config, mesh=mesh, target=sharding.generation_mesh(mesh, gen_tensor), dtype="float32")
+    memory = weights.lay_out.lower(trained, None, split=False, **sizes).compile().memory_analysis()
+    assert 0 < memory.temp_size_in_bytes < max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def test_texts_are_the_same_on_either_mesh():
