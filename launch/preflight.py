@@ -206,7 +206,8 @@ def _check_run(
             validate.check(config, **reads)
         devices = where.chips * chips.CHIPS[where.name.partition(":")[0]].devices_per_chip
         mesh = config.mesh
-        sharding.make_mesh(replica=mesh.replica, fsdp=mesh.fsdp, tensor=mesh.tensor, devices=range(devices))
+        own = sharding.make_mesh(replica=mesh.replica, fsdp=mesh.fsdp, tensor=mesh.tensor, devices=range(devices))
+        sharding.generation_mesh(own, mesh.gen_tensor)
     except UserError as error:
         raise UserError(f"{PACKAGE}.{program} would fail on {where.name}: {error}") from error
     named = [(f"--config.{name}", value) for name, known, value in keys.items(config) if known.is_path and value]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from cgrpo_jax import sharding
-from cgrpo_jax.inference import kv_cache
+from cgrpo_jax.inference import kv_cache, tensor_groups
 from cgrpo_jax.models import lora
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.runtime.program import Program
@@ -93,7 +93,7 @@ def lay_out(params, base, *, config: params_lib.ModelConfig, mesh, target, dtype
     whole_specs, out_specs = (
         generation_specs(weights, config=config, mesh=target, split=one) for one in (False, split)
     )
-    groups = sharding.Groups(mesh, target)
+    groups = tensor_groups.Groups(mesh, target)
 
     def part(weights):
         def gathered(x, names, before, after):

@@ -188,14 +188,18 @@ class SimulatedSlots:
 
 
 def reads_of(settings: slots.EngineSettings) -> Reads:
-    """Returns how many positions a step reads with an engine's own cache."""
+    """Returns how many positions a step reads with an engine's own cache; the first step is that of a call.
+
+    Over pages a text that ends within a call stays in its attention, as one of a single token.
+    """
     pages = settings.pages
     if not pages:
         return functools.partial(kv_cache.positions_read, length=settings.length, split=settings.split)
 
     def read(length_NS: np.ndarray, live_NS: np.ndarray) -> np.ndarray:
         fetched = ragged_attention.positions_fetched(length_NS + 1, page_size=pages.size)
-        return np.where(live_NS, fetched, 0).sum(-1)
+        ended = ragged_attention.positions_fetched(np.array(1), page_size=pages.size)
+        return np.where(live_NS, fetched, live_NS[:1] * ended).sum(-1)
 
     return read
 

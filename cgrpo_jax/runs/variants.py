@@ -57,11 +57,19 @@ class Variants:
         return run_settings(config, mesh, policy=policy, critic=critic, refiner=refiner)
 
     def meshes(self, num_devices: int) -> Iterator[Changes]:
-        """Yields meshes with larger and larger tensor groups, from the run's own on."""
+        """Yields meshes with larger and larger tensor groups, from the run's own on.
+
+        Those of generation stay, where they are of several of these groups; else they become the same.
+        """
         m, times = self._config.mesh, 2
         yield {}
         while m.replica * m.tensor * times <= num_devices:
-            yield {"mesh.tensor": m.tensor * times} | ({"mesh.fsdp": m.fsdp // times} if m.fsdp else {})
+            changes: Changes = {"mesh.tensor": m.tensor * times}
+            if m.fsdp:
+                changes = {**changes, "mesh.fsdp": m.fsdp // times}
+            if m.gen_tensor % (m.tensor * times):
+                changes = {**changes, "mesh.gen_tensor": 0}
+            yield changes
             times *= 2
 
     def fewer_slots(self, num_slots: int) -> Iterator[Changes]:

@@ -200,6 +200,10 @@ def test_apply_hands_the_manifest_to_kubectl_and_a_dry_run_only_says_so(capfd, t
         ({"command": [*TRAIN]}, "cgrpo_jax.train would fail on v6e:4x8: missing --workdir"),
         ({"command": [*COMMAND, "--config.mesh.tensor=3"]}, "tensor 3 takes 30 devices, there are 32"),
         (
+            {"topology": "v6e:4x4", "command": [*COMMAND, "--config.mesh.gen_tensor=3"]},
+            "cgrpo_jax.train would fail on v6e:4x4: mesh.gen_tensor 3 cuts no mesh of fsdp 16 x tensor 1; use one of",
+        ),
+        (
             {"topology": "tpu7x:2x2x1", "command": [*COMMAND, "--config.mesh.fsdp=4"]},  # two devices a chip
             "takes 4 devices, there are 8",
         ),

@@ -66,9 +66,10 @@ def test_another_cache_is_read_as_it_says():
 
 
 def test_with_pages_a_step_reads_each_text_as_far_as_it_goes():
+    """One that has ended stays for the rest of the call, as a block; what was never there costs nothing."""
     pages = Pages(100, 64, tokens=64, prompts=3, kernel=False)
-    found, _ = tick([2, 3], started=255, num_slots=2, until=2, pages=pages)
-    assert found.read_N.tolist() == [2 * 256, 2 * 512, 512] and found.needed_N.tolist() == [2 * 256, 2 * 257, 258]
+    found, _ = tick([2, 3], started=255, num_slots=4, until=2, pages=pages)
+    assert found.read_N.tolist() == [2 * 256, 2 * 512, 512 + 256] and found.needed_N.tolist() == [2 * 256, 2 * 257, 258]
 
 
 # --- what an iteration writes -------------------------------------------------------------------------------------

@@ -111,6 +111,18 @@ def test_variants_need_less_memory_step_by_step(tmp_path):
     assert asked == [1, 2, 4]
 
 
+@pytest.mark.parametrize("gen_tensor, kept", [(0, [0, 0, 0, 0]), (2, [2, 2, 0, 0]), (4, [4, 4, 4, 0])])
+def test_larger_tensor_groups_leave_those_of_generation_where_these_are_of_several(gen_tensor, kept, tmp_path):
+    model = planned.describe(tmp_path / "model")
+    config = planned.config(model, **{"mesh.fsdp": 8, "mesh.tensor": 1, "mesh.gen_tensor": gen_tensor})
+    variants = Variants(config)
+    found = [variants.settings(sharding.make_mesh, changes) for changes in variants.meshes(8)]
+    assert [one.mesh.shape["tensor"] for one in found] == [1, 2, 4, 8]
+    assert [one.generation_mesh.shape["tensor"] for one in found] == [
+        size or own for size, own in zip(kept, [1, 2, 4, 8], strict=True)
+    ]
+
+
 def test_a_critic_samples_as_the_policy_unless_its_keys_say_otherwise():
     cot = {"critique.kind": "cot", "sampling.top_k": 5, "objective.old_logp": "trainer"}
     same = settings(cot)

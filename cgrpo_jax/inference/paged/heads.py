@@ -1,6 +1,6 @@
 """From a layer's products to queries, keys and values by heads: normed, rotated, and keys beside values.
 
-In plain JAX the compiler for TPUs makes some 15 operations of this, most of which lay out anew what the one before has
+In plain JAX the compiler for TPUs makes some 15 operations of this, most of which lay out again what the one before has
 made. So there it is one Pallas kernel. It is compiled, and run on no chip; tests run it in interpret mode.
 """
 

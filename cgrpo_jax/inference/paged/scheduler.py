@@ -348,6 +348,9 @@ class PageScheduler:
         if not any(left):
             return 0
         sizes = token_counts(self.pages.tokens, self.num_groups)
+        if not self.begun():
+            # Nothing gains a token meanwhile: as few calls as can be, the last no larger than need be.
+            return next((size for size in reversed(sizes) if size >= max(left)), sizes[0])
         # The most of which enough is real; where none is, fewer are computed in vain with few.
         real = (size for size in sizes if sum(min(n, size) for n in left) >= _REAL_SHARE * size * self.num_groups)
         return next(real, sizes[-1])

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call  # what it found of races has no public name
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from tiny import FAMILIES
 
@@ -31,6 +33,29 @@ def case(config, tokens, dtype, seed=0):
     return p, flat, rope
 
 
+def races_found():
+    """Returns whether there was a race in the kernel that ran last, with `detect_races`."""
+    assert interpret_pallas_call.races is not None
+    return interpret_pallas_call.races.races_found
+
+
+def test_a_race_is_found():
+    def early(x, out, semaphore):
+        copy = pltpu.make_async_copy(x, out, semaphore)
+        copy.start()
+        out[...] = jnp.ones_like(out)  # before the copy is there
+        copy.wait()
+
+    kernel = pl.pallas_call(
+        early,
+        out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
+        scratch_shapes=[pltpu.SemaphoreType.DMA],
+        interpret=pltpu.InterpretParams(detect_races=True),
+    )
+    jax.block_until_ready(kernel(jnp.zeros((8, 128))))
+    assert races_found()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tokens, dtype, close", [(5, "float32", 1e-5), (130, "bfloat16", 0.02)])
 def test_the_kernel_is_plain_jax(kind, tokens, dtype, close):
@@ -40,7 +65,8 @@ def test_the_kernel_is_plain_jax(kind, tokens, dtype, close):
     turns = heads.turns(rope)
     plain = heads.by_heads(config, p, *flat, turns, kernel=False)
     interpret = pltpu.InterpretParams(detect_races=True)
-    found = heads.by_heads(config, p, *flat, turns, kernel=True, interpret=interpret)
+    found = jax.block_until_ready(heads.by_heads(config, p, *flat, turns, kernel=True, interpret=interpret))
+    assert not races_found()
     for one, other in zip(found, plain, strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype == dtype
         np.testing.assert_allclose(np.asarray(one, np.float32), np.asarray(other, np.float32), atol=close, rtol=close)

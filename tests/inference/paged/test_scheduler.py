@@ -270,14 +270,30 @@ def test_a_call_may_take_fewer_tokens_and_compute_fewer_slots():
 
 
 def test_few_tokens_are_taken_where_most_would_be_padding():
-    """20 tokens in one of two groups: of calls of 64, 16 and 4 tokens a group only the last are half real at least."""
-    made = scheduler(num_groups=2, tokens=64, number=40)
-    made.add(request(range(21)))
-    assert made.next_call(8).tokens == 4
-    both = scheduler(num_groups=2, tokens=64, number=40)
-    both.add(request(range(21)))
-    both.add(request(range(30, 51)))
-    assert both.next_call(8).tokens == 16
+    """20 tokens in one of two groups: of calls of 64, 16 and 4 tokens a group only the last are half real at least.
+
+    So where a text decodes beside them.
+    """
+    for others, tokens in ((1, 4), (2, 16)):
+        made = scheduler(num_groups=2, tokens=64, number=40)
+        made.add(request([60]))
+        assert len(made.next_call(8).begin) == 1
+        for first in range(others):
+            made.add(request(range(first, first + 21)))
+        assert made.next_call(8).tokens == tokens
+
+
+@pytest.mark.parametrize("num_groups, least", [(1, 128), (2, 32), (4, 8)])
+def test_a_prompt_beside_which_nothing_decodes_enters_in_as_few_calls_as_can_be(num_groups, least):
+    """3,000 tokens are five calls of 512 and one of 440; a short prompt is one call, of the least that holds it."""
+    sizes = token_counts(512, num_groups)
+    assert sizes[-1] == least
+    for length, expected in ((3001, [512] * 6), (least + 1, [least]), (least + 2, [sizes[-2]])):
+        made, found = scheduler(num_groups=num_groups, tokens=512, number=800, length=3200), []
+        made.add(request(np.arange(length)))
+        while not made.begun():
+            found.append(made.next_call(8).tokens)
+        assert found == expected
 
 
 def test_responses_go_before_refinements_and_these_before_critiques():
