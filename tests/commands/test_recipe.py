@@ -99,9 +99,12 @@ def test_steps_follow_one_another_to_tables(commands, tmp_path, capsys):
 
 
 def test_a_step_may_export_the_critic_that_another_has_trained(commands, tmp_path):
-    text = STEPS.replace(
+    keys = {"critic.train": True, "critique.kind": "cot", "critique.when": "all", "critique.num_per_response": 2}
+    text = STEPS.replace('"finetune", {"finetune.rows": "{samples}"}', f'"train", {keys}')
+    text = text.replace(
         'weights="learnt"),\n        Step("after"', 'weights="learnt", of="critic"),\n        Step("after"'
     )
+    assert "of=" in text and "critic.train" in text
     (tmp_path / "steps.py").write_text(text)
     run(tmp_path)
     assert commands.called == ALL and commands.exported == ["critic"]

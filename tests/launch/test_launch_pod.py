@@ -408,7 +408,7 @@ def test_what_can_run_is_taken(launch, monkeypatch, tmp_path):
         [*TRAIN, CONFIG, "--workdir", "/mnt/shared/a"],
         [*TRAIN, CONFIG, "--workdir=gs://bucket/a"],
         [*TRAIN, "--config=/mnt/shared/not_here.py", WORKDIR],
-        ["env", "A=1", *COMMAND, "--distributed"],
+        ["env", *COMMAND, "--distributed"],
         ["python", "-m", "cgrpo_jax.evaluate", CONFIG, WORKDIR],
         ["python", "-m", "cgrpo_jax.sample", CONFIG, WORKDIR, "--question=1+1"],
         ["python", "-m", "cgrpo_jax.convert", "--from_hf=/mnt/a", "--to=/mnt/b"],
