@@ -26,9 +26,9 @@ def row(
       name, values, workload, unit, target: of what was measured.
       most: the target is the most that it may be, not the least.
     """
-    value = statistics.median(values)
-    met = None if target is None else (value <= target if most else value >= target)
-    spread = [min(values), max(values)]
+    value = float(statistics.median(values))
+    met = None if target is None else bool(value <= target if most else value >= target)  # not NumPy's, for JSON
+    spread = [float(min(values)), float(max(values))]
     return dict(name=name, value=value, target=target, met=met, workload=workload, unit=unit, spread=spread)
 
 
