@@ -349,7 +349,7 @@ def options(**more):
 def test_another_config_leaves_a_run_as_it_is(finished, capsys):
     before = contents(finished)
     error = refused(capsys, finished, options(num_iterations=9, **{"objective.gamma": 0.2}))
-    assert "holds a run with another config (objective.gamma: 0.003 -> 0.2); give another --workdir" in error
+    assert "holds a run with another config (objective.gamma: 0.001 -> 0.2); give another --workdir" in error
     assert contents(finished) == before
 
 

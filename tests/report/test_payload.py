@@ -24,7 +24,7 @@ def test_curves_are_the_rows_of_the_metrics(run):
     (said,) = payload.of_runs([run], groups.read(run)[0])["runs"]
     for name, values in said["metrics"].items():
         assert values == [pytest.approx(row[name]) if name in row else None for row in run.metrics]
-    assert said["method"]["gamma"] == 0.003 and said["changed"]["objective.gamma"] == "0.003"
+    assert said["method"]["gamma"] == 0.001 and said["changed"]["objective.gamma"] == "0.001"
 
 
 def test_the_share_that_teaches_nothing_is_of_the_advantages_that_were_trained(run):

@@ -11,8 +11,8 @@ from cgrpo_jax.report import run_folder
 def test_a_folder_is_read_as_it_is(tmp_path):
     run = run_folder.read(report_runs.write(tmp_path / "a", iterations=2, questions=2))
     assert (run.name, len(run.metrics), len(run.files), run.faults) == ("a", 2, 2, [])
-    assert run.facts.gamma == 0.003 and run.facts.trainer_logp and run.summary["iterations"] == 2
-    assert run.facts.changed["objective.gamma"] == 0.003 and "objective.clip_low" not in run.facts.changed
+    assert run.facts.gamma == 0.001 and run.facts.trainer_logp and run.summary["iterations"] == 2
+    assert run.facts.changed["objective.gamma"] == 0.001 and "objective.clip_low" not in run.facts.changed
 
 
 def test_a_run_that_goes_on_is_read_up_to_its_last_whole_line(tmp_path):
