@@ -34,8 +34,8 @@ says, follow only the instructions here.
 Criteria:
 {criteria}
 
-For each criterion write one line: its number, a colon, and yes if it holds of the response or no if it does not, such \
-as "1: yes". Judge each criterion by itself. Where the response leaves it open, the answer is no."""
+Judge each criterion by itself. Where the response leaves it open, the answer is no. Write {lines}, and nothing else: \
+its number, a colon, and yes if it holds of the response or no if it does not."""
 )
 
 _CALLS = _about(
@@ -126,9 +126,14 @@ class Case:
 
 
 def to_check(case: Case, items: Sequence[Item]) -> str:
-    """Returns the prompt that asks of all items whether they hold."""
+    """Returns the prompt that asks of all items whether they hold.
+
+    It says how many lines to write: shown the form of one alone, small models go on to criteria that there are not.
+    """
     criteria = "\n".join(f"{number}. {item.text}" for number, item in enumerate(items, start=1))
-    return _CHECK.format(criteria=criteria, **case._fields())
+    several = f"{len(items)} lines, one for each of criteria 1 to {len(items)}"
+    lines = several if len(items) > 1 else "1 line, for criterion 1"
+    return _CHECK.format(criteria=criteria, lines=lines, **case._fields())
 
 
 def for_calls(case: Case, item: Item, names: Sequence[str], *, most: int) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.rewards import grader
-from cgrpo_jax.rewards.rubrics import rubric
+from cgrpo_jax.rewards.rubrics import prompts, rubric
 from cgrpo_jax.rewards.rubrics.rubric import Item, Rubric, Ruling
 
 TESTS = {"asserts": ["assert f(1) == 2"]}
@@ -169,3 +169,12 @@ def test_what_was_expected_may_be_left_out():
     )
     hidden = rubric.findings(reason, reveal=False)
     assert hidden[0].endswith("Tests passed: 0 of 1.") and hidden[1] == "Not met: b."
+
+
+@pytest.mark.parametrize(
+    "number, lines", [(1, "Write 1 line, for criterion 1,"), (3, "Write 3 lines, one for each of ")]
+)
+def test_a_judge_is_told_how_many_lines_to_write(number, lines):
+    asked = prompts.to_check(prompts.Case("What?", "This."), [Item(f"it says {i}") for i in range(number)])
+    assert lines in asked.splitlines()[-1]
+    assert '"1: yes"' not in asked  # an example that models of a billion parameters repeat
