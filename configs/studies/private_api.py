@@ -18,7 +18,8 @@ Budget: 15 hours of two cores in all, counted from the first run. That is 13 run
 questions, 24 responses and at most 24 refinements of 96 tokens each, and 5 evaluations of 120 answers. The first three
 iterations of the first run are timed; if 20 do not fit, all arms get fewer iterations (at least 15), never fewer seeds
 in the headline. One learning rate for all arms, the best of three tries each of GRPO and execution, tried on the gate's
-libraries.
+libraries. Gamma follows from what the untrained model gives the tokens of right programs over these libraries
+(tests/benchmarks/private_probabilities.py), before anything is trained.
 """
 
 import pathlib
