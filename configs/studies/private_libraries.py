@@ -3,8 +3,9 @@
     python configs/studies/private_libraries.py --out=runs/private
 
 `lib/` holds the libraries, `train.jsonl` and `test.jsonl` tasks over three of them, `control.jsonl` tasks over one that
-no training task uses, and `tune.jsonl` tasks over two others, by which a prompt is chosen and no result is
-reported. The same version writes the same files.
+no training task uses, and `tune.jsonl` tasks over two others, by which a prompt and a learning rate are chosen and no
+result is reported; the same are divided into `tune_train.jsonl` and `tune_test.jsonl`. The same version writes the same
+files.
 
 A library is one class with a keyword-only argument and five methods with one each, all in units; what a method returns
 follows from a rule that nobody outside can guess. So a task can't be solved without the library, and its question has
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 NUM_TRAIN = 210  # tasks over the libraries that are trained on; the other 120 are held out
+NUM_TUNE = 150  # of the 220 over the two libraries that no result is reported of
 _SPLITS = 22161  # seed of the division: in 80 draws, with seeds 0 to 2, each method is needed by at least four tasks
 
 
@@ -268,17 +270,29 @@ def parts() -> dict[str, list[Task]]:
     for library in LIBRARIES:
         found[library.part] += tasks(library)
     rng = random.Random(_SPLITS)
-    rng.shuffle(found["train"])
-    alike: dict[str, list[Task]] = {}
-    for task in found["train"]:
-        alike.setdefault(without_numbers(task.question), []).append(task)
-    train: list[Task] = []
-    test: list[Task] = []
-    for some in alike.values():
-        (train if len(train) + len(some) <= NUM_TRAIN else test).extend(some)
+    train, test = _divided(found["train"], NUM_TRAIN, rng)
     for some in (train, test, found["control"], found["tune"]):
         rng.shuffle(some)
     return found | {"train": train, "test": test}
+
+
+def tune_parts(tune: list[Task]) -> dict[str, list[Task]]:
+    """Returns the tasks of tune as those of two more files: to train on, and held out."""
+    train, test = _divided(list(tune), NUM_TUNE, random.Random(_SPLITS))
+    return {"tune_train": train, "tune_test": test}
+
+
+def _divided(some: list[Task], number: int, rng: random.Random) -> tuple[list[Task], list[Task]]:
+    """Returns so many tasks, and the others; those that differ in numbers alone stay together."""
+    rng.shuffle(some)
+    alike: dict[str, list[Task]] = {}
+    for task in some:
+        alike.setdefault(without_numbers(task.question), []).append(task)
+    first: list[Task] = []
+    others: list[Task] = []
+    for group in alike.values():
+        (first if len(first) + len(group) <= number else others).extend(group)
+    return first, others
 
 
 def without_numbers(question: str) -> str:
@@ -292,7 +306,8 @@ def main(out: str) -> None:
     (folder / "lib").mkdir(parents=True, exist_ok=True)
     for library in LIBRARIES:
         (folder / "lib" / f"{library.name}.py").write_text(source(library), encoding="utf-8")
-    for name, some in parts().items():
+    found = parts()
+    for name, some in (found | tune_parts(found["tune"])).items():
         lines = [json.dumps(row(task)) + "\n" for task in some]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 

@@ -74,6 +74,16 @@ def test_no_held_out_task_is_a_training_task_but_for_a_number():
     assert not train & test and len(test) >= 100
 
 
+def test_what_tunes_is_divided_likewise():
+    train, test = MADE["tune_parts"](PARTS["tune"]).values()
+    assert len(train) == 150 and len(test) == 70
+    assert {task.question for task in train + test} == {task.question for task in PARTS["tune"]}
+    masked = [{re.sub(r"[0-9]+", "#", task.question) for task in some} for some in (train, test)]
+    assert not masked[0] & masked[1]
+    needed = {(task.library.name, name) for task in test for name in task.methods}
+    assert needed == {(task.library.name, name) for task in train for name in task.methods}
+
+
 def test_no_one_number_is_right_for_all_tests_and_a_limit_is_reached_and_not_reached():
     limits = 0
     for row in (row for rows in ROWS.values() for row in rows):
@@ -99,7 +109,7 @@ def test_targets_are_short():
 def test_the_same_files_are_written_again(written, tmp_path):
     MADE["main"](str(tmp_path))
     files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert len(files) == 4 + len(LIBRARIES)
+    assert len(files) == 6 + len(LIBRARIES)
     for path in files:
         assert (tmp_path / path).read_bytes() == (written / path).read_bytes()
 
