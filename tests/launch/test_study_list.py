@@ -484,6 +484,14 @@ def test_arms_of_one_name_are_one_run_in_all_studies(tmp_path):
     assert first["chains/shaped/seed0"] == first["chains/constant_7_1/seed0"]
 
 
+def test_the_readme_has_the_list_whose_first_seven_studies_fit_in_ten_hours(tmp_path):
+    listed = study_list.load(study_list.ORDER, tmp_path, study_lib.plan, trains=False)
+    table = study_list.prediction(listed)
+    assert table in study_list.ORDER.with_name("README.md").read_text()
+    so_far = [float(line.split(" | ")[-1].rstrip(" |")) for line in table.splitlines()[2:]]
+    assert so_far == sorted(so_far) and 0 < so_far[6] < 10
+
+
 def test_no_study_names_a_number_that_the_quickstart_has():
     """Iterations, learning rate and gamma are the quickstart's, or shares of them."""
     for path in [*LISTED, study_list.ORDER.with_name("arms.py"), study_list.ORDER.with_name("steps.py")]:
