@@ -6,6 +6,7 @@ What is done stays, what was interrupted resumes, and what fails does not stop t
 import concurrent.futures
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import json
 import os
@@ -137,7 +138,12 @@ def logs_of(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def run_all(
-    runs: Sequence[Run], *, slots: Sequence[Slot], workdir: pathlib.Path, check: Callable[[], None] = lambda: None
+    runs: Sequence[Run],
+    *,
+    slots: Sequence[Slot],
+    workdir: pathlib.Path,
+    check: Callable[[], None] = lambda: None,
+    may_start: Callable[[], bool] = lambda: True,
 ) -> list[Run]:
     """Runs what is not done, one run a slot at a time, and returns what failed. A run waits for the one that it needs.
 
@@ -146,6 +152,7 @@ def run_all(
       slots: where they run.
       workdir: of all of them; every process that ends adds a line to its processes.jsonl.
       check: called before a run starts; what it raises ends all.
+      may_start: whether another run may start; once it says no, those that run go on to their ends.
 
     Raises:
       UserError: the folder can't be written; what runs is stopped.
@@ -154,7 +161,7 @@ def run_all(
     waiting = [run for run in runs if run not in done]
     print(f"{len(done)} of {len(runs)} runs are done", flush=True)
     failed, running, live = [], {}, set()
-    machine = {"commit": starts.commit() or "unknown", "cpus": os.cpu_count()}
+    machine = {"commit": starts.commit() or "unknown", "cpus": os.cpu_count(), "jobs": len(slots)}
     free: queue.SimpleQueue = queue.SimpleQueue()
     for slot in slots:
         free.put(slot)
@@ -166,10 +173,12 @@ def run_all(
                         print(f"{run.name}: not started, it needs {run.needs.name}", flush=True)
                         failed.append(run)
                         waiting.remove(run)
-                    elif len(running) < len(slots) and (run.needs is None or run.needs in done):
+                    elif len(running) < len(slots) and (run.needs is None or run.needs in done) and may_start():
                         check()
                         running[pool.submit(_execute, run, live, workdir, machine)] = run
                         waiting.remove(run)
+                if not running:  # none may start
+                    break
                 ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
                 for future in ended:
                     run, process = running.pop(future), future.result()
@@ -180,6 +189,9 @@ def run_all(
         finally:
             for pid in list(live):  # only after Ctrl-C or SIGTERM
                 os.kill(pid, signal.SIGTERM)
+            for future, run in running.items():  # its seconds were spent
+                with contextlib.suppress(UserError):  # why the folder can't be written is raised already
+                    _keep(run, future.result(), workdir)
     return failed
 
 
@@ -193,6 +205,7 @@ def _take(free: queue.SimpleQueue) -> None:
 def _execute(run: Run, live: set[int], workdir: pathlib.Path, machine: Mapping) -> dict:
     """Runs one process to its end, whatever that is, and returns what is kept of it."""
     started, path = time.monotonic(), _log(run, workdir)
+    at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with files.checked(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         log = path.open("a")
@@ -206,6 +219,8 @@ def _execute(run: Run, live: set[int], workdir: pathlib.Path, machine: Mapping) 
     process.returncode = os.waitstatus_to_exitcode(status)
     record = {
         "run": run.name,
+        "folder": str(run.folder.relative_to(workdir)),
+        "started": at,
         "exit_code": process.returncode,
         "seconds": time.monotonic() - started,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,

@@ -1,33 +1,48 @@
-"""Runs a study: trains every arm, seed and setting of a study file, or runs its recipe, and prints one table.
+"""Runs studies: trains every arm, seed and setting of one or all, or runs its recipe; ends in tables, pages and JSON.
 
     python launch/study.py --study=configs/studies/arithmetic.py --workdir=DIR
+    python launch/study.py --all --workdir=DIR --hours=10
+    python launch/study.py --page
 
-  --study      file whose get_study() returns the arms, such as configs/studies/arithmetic.py
+  --study      file whose get_study() returns the arms (launch/study_file.py), such as configs/studies/arithmetic.py
+  --all        all studies of --order, one after the other; runs that several of them have are run once
   --workdir    folder of the study, also gs://: DIR/SETTING/ARM/seedN holds one run, DIR/SETTING/ARM/seedN.log what it
                printed (in a bucket when it has ended; until then it lies under ~/.cache/cgrpo_jax/logs). One study at a
-               time works in it
+               time works in it. With --all DIR/runs holds the runs, and DIR/NAME what is written of a study
   --jobs       runs at once, each on its share of the cores (default: 2); 1 on an accelerator
-  --only       regular expression: of all runs, those whose SETTING/ARM/seedN it matches, and their warm starts
+  --only       regular expression: of all runs, those whose SETTING/ARM/seedN it matches, and their warm starts; with
+               --all STUDY/SETTING/ARM/seedN
   --report     train nothing, print the table of what is done
+  --hours      with --all: of this machine; when the runs in DIR have taken them no further one starts (default: 10)
+  --order      with --all: file whose get_order() lists study files (default: configs/studies/order.py)
+  --predict    with --all: run nothing, print how many runs and hours each study is expected to take
+  --results    folder of NAME.json, a study's numbers with its registration: with --all and --page
+               configs/results/studies by default, with --study none is written without it
+  --page       run nothing, write README.md of --results from the JSON there; --all does so when it ends
 
 The same command again resumes where the last one stopped: finished runs stay, an interrupted one resumes. The table is
 also written to DIR/table.md, every number to DIR/results.json, the page of all runs (`cgrpo report`) to DIR/report.html
-and, with matplotlib, the entropy to DIR/entropy.png.
+and, with matplotlib, the entropy to DIR/entropy.png. With --all files that differ from what is committed are refused: a
+study is registered by the commit that its runs follow.
 """
 
 import contextlib
 import dataclasses
-import math
 import pathlib
 import re
-import runpy
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import registration
 import runner
+import study_list
+import study_page
 import study_report
+import study_results
+import study_sharing
+from study_file import load
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.evaluation import recipe_results
@@ -37,21 +52,13 @@ from cgrpo_jax.runtime import files, places
 
 WARM_START = "warm_start"
 
-# What a study file must name. It may also have `warm_start`, False where no run starts from another's weights. Where
-# its arms have a `recipe` each (as for `cgrpo recipe`), `columns` of the table are of the numbers of a recipe's steps,
-# in the form of `study_report.COLUMNS`, and `measured` says what these are.
-KEYS = {
-    "study": {"config", "settings", "arms", "entropy"},
-    "settings": {"name", "label", "overrides", "headline_only"},
-    "arms": {"name", "label", "sees", "overrides", "headline", "seeds"},
-}
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """One run of the study; `config` is what config.json must hold, `needs` the run whose weights it starts from.
 
-    Of a recipe `steps` are what recipe.json must hold; empty of a run that trains alone.
+    Of a recipe `steps` are what recipe.json must hold; empty of a run that trains alone. `result` is the step whose
+    numbers are the run's, empty: all by their names. `metrics` are those of which a mean is wanted too.
     """
 
     setting: str
@@ -63,6 +70,8 @@ class Run:
     config: Mapping[str, Any]
     needs: "Run | None" = None
     steps: Sequence[recipes.Planned] = ()
+    result: str = ""
+    metrics: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -77,140 +86,131 @@ class Run:
         """Returns the results, or None unless the run has finished with the configuration that the study now has."""
         if self.needs and self.needs.summary() is None:
             return None
-        if self.steps:
-            return recipe_results.results(self.steps, self.folder)
-        return runner.summary(self.folder, self.config, list(self.overrides))
+        if not self.steps:
+            found, folder = runner.summary(self.folder, self.config, list(self.overrides)), self.folder
+        else:
+            found, folder = recipe_results.results(self.steps, self.folder), self.folder / self.result
+            if found is not None and self.result:
+                found = dict(found[self.result])
+                if found["command"] == "finetune":
+                    found.pop("num_tokens", None)  # those that it has learned, not such as were generated
+        if found is not None and self.metrics:
+            found = found | {"metrics": study_report.spans(folder, self.metrics)}
+        return found
 
 
-def load(path: str) -> dict:
-    """Returns the study of a study file."""
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"study file {path} does not exist; give one like configs/studies/arithmetic.py")
-    try:
-        study = runpy.run_path(path)["get_study"]()
-        runner.expect("get_study()", study, Mapping, f"a dict of {', '.join(sorted(KEYS['study']))}")
-        for kind, keys in KEYS.items():
-            runner.expect(kind, study if kind == "study" else study[kind], (Mapping, list, tuple), "a list of dicts")
-            for item in [study] if kind == "study" else study[kind]:
-                runner.expect(f"one of {kind}", item, Mapping, "a dict")
-                if missing := sorted(keys - item.keys()):
-                    raise KeyError(f"{', '.join(missing)} in {item.get('name', 'get_study()')}")
-        _check_kinds(study)
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}".replace("KeyError:", "it lacks").replace("UserError: ", "")
-        raise UserError(f"study file {path} fails to load: {what}; see configs/studies/arithmetic.py") from error
-    return study
-
-
-def _check_kinds(study: Mapping) -> None:
-    """Raises a `UserError` if a part of the study is of another kind than the code that follows takes."""
-    runner.expect("config", study["config"], (str, pathlib.Path), "a path")
-    runner.expect("entropy", study["entropy"], (list, tuple), "a list of names of arms")
-    runner.expect("measured", study.get("measured", ""), str, "a text, of what the columns are")
-    runner.expect("columns", study.get("columns", ()), (list, tuple), "a list of columns of the table")
-    for column in study.get("columns", ()):
-        _check_column(column)
-    for item in [*study["settings"], *study["arms"]]:
-        for key in ("name", "label", "sees"):
-            if key in item:
-                runner.expect(f"a {key}", item[key], str, "a string")
-        runner.expect_overrides(item["name"], item["overrides"])
-        runner.expect(
-            f"{item['name']}'s recipe", item.get("recipe", ""), str, "a file, with its arguments after a colon"
-        )
-    for arm in study["arms"]:
-        runner.expect(f"{arm['name']}'s seeds", arm["seeds"], (list, tuple, range), "a list of numbers, such as [0, 1]")
-        for seed in arm["seeds"]:
-            runner.expect(f"one of {arm['name']}'s seeds", seed, int, "a whole number")
-
-
-def _check_column(column: Any) -> None:
-    """Raises a `UserError` unless a column is as those of `study_report.COLUMNS`."""
-    wanted = "a column, such as ('pass@1', ('after', 'mean', 'pass@1', 'value'), 1, 3): name, path, unit, digits"
-    runner.expect("one of columns", column, (list, tuple), wanted)
-    if len(column) != 4:
-        raise UserError(f"one of columns is {column!r:.60}, not {wanted}")
-    name, path, unit, digits = column
-    runner.expect("the name of a column", name, str, "a string")
-    runner.expect(f"column {name}'s path", path, (list, tuple), "a list of keys, of which a step's name is the first")
-    for key in path:
-        runner.expect(f"a key of column {name}'s path", key, str, "a string")
-    if isinstance(unit, bool) or not isinstance(unit, int | float) or not unit or not math.isfinite(unit):
-        raise UserError(f"column {name}'s unit is {unit!r:.60}, not a number by which values are divided, such as 1")
-    if isinstance(digits, bool) or not isinstance(digits, int) or digits < 0:
-        raise UserError(f"column {name}'s digits are {digits!r:.60}, not a whole number from 0")
-
-
-def plan(study: Mapping, workdir: pathlib.Path, *, trains: bool = True) -> list[Run]:
+def plan(study: Mapping, workdir: pathlib.Path, *, trains: bool = True, shared: bool = False) -> list[Run]:
     """Returns all runs in the order in which they start: seed by seed, in each the headline arms first.
 
     Args:
-      study: from `load`.
+      study: from `study_file.load`.
       workdir: of the study.
       trains: whether they must be such as can start; a report is also of runs that a later version would refuse.
+      shared: whether equal runs of several studies in this folder are one run: each has a folder that is named by a
+        digest of what makes it.
 
     Raises:
       UserError: an override names a key that no configuration has, a value of a wrong type, or what no run can have.
     """
+    metrics = sorted({path[1] for _, path, *_ in study.get("columns", ()) if path[0] == "metrics"})
+    known: dict[tuple, config_lib.Config] = {}  # to apply overrides takes time, and seeds differ in two of them alone
+
+    def configured(file: str, overrides: Mapping) -> config_lib.Config:
+        own = {key: value for key, value in overrides.items() if key in ("seed", "model.init")}
+        changes = tuple(f"--config.{key}={value}" for key, value in overrides.items() if key not in own)
+        if (file, changes) not in known:
+            values = config_lib.load(file)
+            config_lib.override(values, changes)
+            known[file, changes] = config_lib.freeze(values)
+        return config_lib.replaced(known[file, changes], own)
 
     def make(
-        setting: Mapping, arm: str, seed: int, overrides: Mapping, needs: Run | None = None, recipe: str = ""
+        setting: Mapping, name: str, seed: int, overrides: Mapping, needs: Run | None = None, arm: Mapping | None = None
     ) -> Run:
         overrides = {**setting["overrides"], **overrides, "seed": seed}
-        folder = workdir / setting["name"] / arm / f"seed{seed}"
-        changes = [f"--config.{key}={value}" for key, value in overrides.items()]
-        config = config_lib.load(study["config"])
-        config_lib.override(config, changes)
-        command = ["recipe", f"--recipe={recipe}"] if recipe else ["train"]
-        arguments = [*command, f"--config={study['config']}", f"--workdir={folder}", *changes]
-        frozen, steps = config_lib.freeze(config), []
+        recipe, result = ((arm or {}).get(key, "") for key in ("recipe", "result"))
+        file = setting.get("config", study["config"])
+        run = Run(
+            setting["name"], name, seed, workdir / setting["name"] / name / f"seed{seed}", overrides, (), {}, needs,
+            (), result, metrics if arm else (),
+        )  # fmt: skip
+        if shared:
+            run = dataclasses.replace(run, folder=workdir / study_sharing.FOLDER / "planned")
         try:
-            if recipe:
-                steps = recipes.plan(recipes.load(recipe), frozen, folder, runs=trains)
-            elif trains:
-                validate.check(frozen)
+            config = configured(file, overrides)
+            run = _with_steps(run, recipe, config, trains=trains)
+            if trains and not recipe:
+                validate.check(config)
         except UserError as error:
-            raise UserError(f"{setting['name']}/{arm}/seed{seed}: {error}") from error
-        return Run(setting["name"], arm, seed, folder, overrides, arguments, config_lib.to_json(frozen), needs, steps)
+            raise UserError(f"{run.name}: {error}") from error
+        run = dataclasses.replace(run, config=config_lib.to_json(config))
+        if shared:
+            run = dataclasses.replace(run, folder=study_sharing.folder_of(run, workdir))
+            run = _with_steps(run, recipe, config, trains=False)
+        command = ["recipe", f"--recipe={recipe}"] if recipe else ["train"]
+        changes = [f"--config.{key}={value}" for key, value in overrides.items()]
+        return dataclasses.replace(run, arguments=[*command, f"--config={file}", f"--workdir={run.folder}", *changes])
 
     runs, warm_starts = [], {}
     jobs = [
         (seed, not arm["headline"], setting, arm)
         for setting in study["settings"]
         for arm in study["arms"]
-        for seed in arm["seeds"]
+        for seed in (range(setting["seeds"]) if "seeds" in setting else arm["seeds"])
         if arm["headline"] or not setting["headline_only"]
     ]
     for seed, _, setting, arm in sorted(jobs, key=lambda job: job[:2]):  # stable: otherwise in the file's order
         if not study.get("warm_start", True):  # each starts from the weights of its configuration
-            runs.append(make(setting, arm["name"], seed, arm["overrides"], recipe=arm.get("recipe", "")))
+            runs.append(make(setting, arm["name"], seed, arm["overrides"], arm=arm))
             continue
         at = setting["name"], seed
         if at not in warm_starts:
             # Each arm evaluates these weights itself before it trains.
-            warm_starts[at] = make(setting, WARM_START, seed, {"num_iterations": 0, "data.num_eval": 0})
-            runs.append(warm_starts[at])
+            warm_start = make(setting, WARM_START, seed, {"num_iterations": 0, "data.num_eval": 0})
+            warm_starts[at] = next((one for one in warm_starts.values() if one.folder == warm_start.folder), warm_start)
+            if warm_starts[at] is warm_start:
+                runs.append(warm_start)
         init = {"model.init": str(warm_starts[at].folder / "checkpoints"), "warm_start.num_updates": 0}
-        overrides = {**arm["overrides"], **init}
-        runs.append(make(setting, arm["name"], seed, overrides, warm_starts[at], arm.get("recipe", "")))
+        runs.append(make(setting, arm["name"], seed, {**arm["overrides"], **init}, warm_starts[at], arm))
     return runs
 
 
-def select(runs: Sequence[Run], only: str) -> list[Run]:
-    """Returns the arms' runs whose name the regular expression matches, and the warm starts that they need."""
+def _with_steps(run: Run, recipe: str, config: config_lib.Config, *, trains: bool) -> Run:
+    """Returns a run with the steps of its recipe in its folder; as it is where it has none."""
+    if not recipe:
+        return run
+    steps = recipes.plan(recipes.load(recipe), config, run.folder, runs=trains)
+    if run.result and run.result not in [one.step.name for one in steps]:
+        raise UserError(f"result is {run.result!r}, which is no step of the recipe")
+    return dataclasses.replace(run, steps=steps)
+
+
+def select(runs: Sequence[Run], only: str, study: str = "") -> list[Run]:
+    """Returns the arms' runs whose name the regular expression matches, and the warm starts that they need.
+
+    Args:
+      runs: of a study.
+      only: regular expression.
+      study: its name, which stands before those of the runs and a slash; such a study may have none that matches.
+
+    Raises:
+      UserError: it is no regular expression, or matches no run.
+    """
+    prefix = f"{study}/" if study else ""
     try:
-        chosen = [run for run in runs if run.is_arm and re.search(only, run.name)]
+        chosen = [run for run in runs if run.is_arm and re.search(only, prefix + run.name)]
     except re.error as error:
         raise UserError(f"--only={only} is not a regular expression ({error}); give one such as seed0") from error
-    if not chosen:
+    if not chosen and not study:
         raise UserError(f"--only={only} matches no run; the first is {next(run for run in runs if run.is_arm).name}")
     return [run for run in runs if run in chosen or any(run is arm.needs for arm in chosen)]
 
 
-def main(study: str, workdir: str, jobs: int, only: str, report: bool, command: Sequence[str] = runner.CGRPO) -> None:
-    """Trains what is left, unless only the report is asked for, and reports."""
-    if jobs < 1:
-        raise UserError(f"--jobs={jobs} runs nothing; use at least 1")
+def run_study(
+    study: str, workdir: str, jobs: int, only: str, report: bool, results: str = "",
+    command: Sequence[str] = runner.CGRPO,
+) -> list[Run]:  # fmt: skip
+    """Trains what is left of a study, unless only the report is asked for, and reports; returns what failed."""
     folder = places.place(workdir).resolve()
     arms = load(study)
     runs = plan(arms, folder, trains=not report)
@@ -224,6 +224,68 @@ def main(study: str, workdir: str, jobs: int, only: str, report: bool, command: 
             print("\n" + study_report.write(arms, runs, folder))
             study_report.write_page(arms, runs, folder)
             study_report.plot_entropy(arms, runs, folder)
+            if results:
+                path = pathlib.Path(study)
+                registered = registration.of_study(path, arms)
+                study_results.write(arms, path.stem, runs, folder, pathlib.Path(results), registered, place=0)
+    return failed
+
+
+def run_list(
+    order: str, workdir: str, jobs: int, only: str, report: bool, predict: bool, hours: float, results: str,
+    command: Sequence[str] = runner.CGRPO,
+) -> list[Run]:  # fmt: skip
+    """Trains what is left of all studies, while the hours last, and reports; returns what failed."""
+    folder, into = places.place(workdir).resolve(), pathlib.Path(results)
+    listed = study_list.load(pathlib.Path(order), folder, plan, trains=not (report or predict))
+    if predict:
+        print(study_list.prediction(listed), end="")
+        return []
+    chosen = {one.name: select(one.runs, only, one.name) for one in listed}
+    if not any(chosen.values()):
+        raise UserError(f"--only={only} matches no run; the first study is {listed[0].name}")
+    if report and not folder.is_dir():
+        raise UserError(f"--workdir {workdir} does not exist; leave --report out to train")
+    with files.checked(into):
+        into.mkdir(parents=True, exist_ok=True)
+    if report:
+        study_list.report(listed, folder, into)
+        failed = []
+    else:
+        with runner.locked(folder) as check:
+            slots = runner.local_slots(jobs, command)
+            failed = study_list.run_all(
+                listed, folder, slots=slots, hours=hours, choose=lambda one: chosen[one.name], check=check, results=into
+            )
+    print(f"wrote {study_page.write(into)}; {study_list.used(folder):.2f} of {hours:g} hours are used")
+    for line in study_list.left_out(listed):
+        print(f"left out: {line}")
+    return failed
+
+
+def main(
+    study: str, workdir: str, jobs: int, only: str, report: bool, all: bool = False, hours: float = 10.0,
+    order: str = str(study_list.ORDER), predict: bool = False, results: str = "", page: bool = False,
+    command: Sequence[str] = runner.CGRPO,
+) -> None:  # fmt: skip
+    """Runs a study, all of them, or writes the page of what they found."""
+    wanted = [name for name, given in (("--study", study), ("--all", all), ("--page", page)) if given]
+    if len(wanted) != 1:
+        raise UserError(f"{' and '.join(wanted) or 'nothing to do'}: give one of --study=FILE, --all, --page")
+    of_all = results or str(study_results.RESULTS)
+    if page:
+        print(f"wrote {study_page.write(pathlib.Path(of_all))}")
+        return
+    if not workdir and not predict:
+        raise UserError("--workdir=DIR is missing: the folder of the runs")
+    if jobs < 1:
+        raise UserError(f"--jobs={jobs} runs nothing; use at least 1")
+    if not hours > 0:
+        raise UserError(f"--hours={hours:g} runs nothing; use more than 0")
+    if all:
+        failed = run_list(order, workdir or "runs", jobs, only, report, predict, hours, of_all, command)
+    else:
+        failed = run_study(study, workdir, jobs, only, report, results, command)
     if failed:
         print(f"{len(failed)} runs failed: {', '.join(run.name for run in failed)}")
         sys.exit(1)
@@ -236,12 +298,17 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the runs as Ctrl-C does
     cli.run(
         main,
-        require=("study", "workdir"),
         flags={
-            "study": cli.Flag("study file"),
-            "workdir": cli.WORKDIR,
+            "study": cli.Flag("study file", str, "", is_path=True),
+            "workdir": dataclasses.replace(cli.WORKDIR, default=""),
             "jobs": cli.Flag("runs at once", int, 2),
             "only": cli.Flag("regular expression of the runs", str, ""),
             "report": cli.Flag("only report", bool, False),
+            "all": cli.Flag("all studies", bool, False),
+            "hours": cli.Flag("of this machine", float, 10.0),
+            "order": cli.Flag("list of studies", str, str(study_list.ORDER), is_path=True),
+            "predict": cli.Flag("only print the expected hours", bool, False),
+            "results": cli.Flag("folder of the JSON", str, "", is_path=True),
+            "page": cli.Flag("only write the page", bool, False),
         },
     )

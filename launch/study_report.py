@@ -25,15 +25,25 @@ _MEASURED = (
 )
 
 
-def write(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> str:
-    """Writes table.md and results.json, and returns the table of what is done."""
+def write(
+    study: Mapping, runs: Sequence[Any], workdir: pathlib.Path, processes: Sequence[Mapping] | None = None
+) -> str:
+    """Writes table.md and results.json, and returns the table of what is done.
+
+    Args:
+      study, runs: what is done of.
+      workdir: where they are written.
+      processes: those that made the runs; None: the rows of processes.jsonl there.
+    """
     done = {run: summary for run in runs if (summary := run.summary()) is not None}
     parts = []
     for setting in study["settings"]:
         rows = _rows(study, setting["name"], done)
         if rows:
             parts.append(f"### {setting['label']}\n\n{_markdown(rows, columns_of(study))}\n")
-    parts.append(_cost(study, workdir, num_done=len(done), num_runs=len(runs)))
+    if processes is None:
+        processes = processes_of(workdir)
+    parts.append(_cost(study, processes, num_done=len(done), num_runs=len(runs)))
     ends = ("summary.json", "results.json")
     outdated = [run.name for run in runs if run not in done and any((run.folder / name).exists() for name in ends)]
     if outdated:
@@ -100,11 +110,15 @@ def _markdown(rows: Sequence[Sequence[str]], columns: Sequence[tuple[str, Sequen
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [heading, ["---"] * len(heading), *rows])
 
 
-def _cost(study: Mapping, workdir: pathlib.Path, *, num_done: int, num_runs: int) -> str:
+def processes_of(workdir: pathlib.Path) -> list[Mapping]:
+    """Returns what is kept of each process that has run in a folder of studies or sweeps."""
+    return list(_rows_of(workdir / "processes.jsonl"))
+
+
+def _cost(study: Mapping, processes: Sequence[Mapping], *, num_done: int, num_runs: int) -> str:
     """Returns the line under the tables: what the numbers were computed with, and for how long."""
     measured = study.get("measured", _MEASURED)
     text = f"Mean (min-max) over seeds, on held-out questions: {measured}\n\n{num_done} of {num_runs} runs done"
-    processes = list(_rows_of(workdir / "processes.jsonl"))
     if processes:
         commits, cpus = (", ".join(dict.fromkeys(str(p.get(key)) for p in processes)) for key in ("commit", "cpus"))
         hours = sum(number(process, ("cpu_seconds",)) or 0.0 for process in processes) / 3600
@@ -131,6 +145,26 @@ def curve(runs: Sequence[Any], key: str) -> list[tuple[int, float, float, float]
             if row.get("rows_trained") and step is not None and value is not None:
                 values[int(step)].append(value)
     return [(step, sum(v) / len(v), min(v), max(v)) for step, v in sorted(values.items())]
+
+
+def spans(folder: pathlib.Path, keys: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Returns of each metric that a run has its mean over the first and the last tenth of the iterations, and all.
+
+    Example: of a metric that was 0.5, 0.3 and 0.1 in three iterations `{"first": 0.5, "last": 0.1, "all": 0.3}`.
+    """
+    rows = list(_rows_of(RunDir(folder).metrics))
+    found = {}
+    for key in keys:
+        # What is of trained tokens alone is 0 in the row of an iteration that has trained none.
+        trained = "entropy" in key or key.startswith("refined/")
+        values = [
+            v for row in rows if (row.get("rows_trained") or not trained) and (v := number(row, (key,))) is not None
+        ]
+        if values:
+            part = max(1, len(values) // 10)
+            means = {"first": values[:part], "last": values[-part:], "all": values}
+            found[key] = {name: sum(some) / len(some) for name, some in means.items()}
+    return found
 
 
 def write_page(study: Mapping, runs: Sequence[Any], workdir: pathlib.Path) -> None:

@@ -61,7 +61,7 @@ def load(path: str | pathlib.Path) -> config_dict.ConfigDict:
     if not path.is_file():
         raise UserError(f"config file {path} does not exist{_neighbours(path)}")
     try:
-        with _configs_found(path.resolve()):
+        with configs_found(path.resolve()):
             get_config = runpy.run_path(str(path)).get("get_config")
             config = None if get_config is None else get_config()
     except Exception as error:
@@ -235,7 +235,7 @@ class _Configs(importlib.abc.MetaPathFinder):
 
 
 @contextlib.contextmanager
-def _configs_found(path: pathlib.Path) -> Iterator[None]:
+def configs_found(path: pathlib.Path) -> Iterator[None]:
     """Lets `configs` be the folder of this file, then the project's, while it loads.
 
     What is imported from there is forgotten afterwards: the next file may lie in another folder of that name. A program

@@ -1,0 +1,64 @@
+"""Runs that several studies share: a folder for each different run, named by a digest of what makes it. For study.py.
+
+A run of equal settings is made once, whatever the studies, arms and settings are called that it belongs to.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from cgrpo_jax.datasets.problems import task_of
+from cgrpo_jax.runs import base, recipes
+from cgrpo_jax.runs import config as config_lib
+
+FOLDER = "runs"
+_DIGITS = 16
+
+
+class Made(Protocol):
+    """What makes a run: its configuration, or the steps of its recipe, which name its folder."""
+
+    folder: pathlib.Path
+    config: Mapping[str, Any]
+    steps: Any
+
+
+def folder_of(run: Made, workdir: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of a run among the shared ones of `workdir`.
+
+    The digest is of the command, the version of the task, and the keys that differ from the defaults, so that a key
+    which comes into being later changes no name. Weights that a run starts from are in it by their own folder's name.
+
+    Args:
+      run: planned, in any folder.
+      workdir: of the studies.
+    """
+    alone = [{"command": "train", "config": run.config}]
+    made: list[dict[str, Any]] = recipes.kept_of(run.steps)["steps"] if run.steps else alone
+    for step in made:
+        step["config"] = _set(step["config"])
+        step["task"] = task_of(step["config"].get("data.kind", _defaults()["data.kind"]))
+    text = json.dumps(made, sort_keys=True).replace(str(run.folder), "RUN").replace(str(workdir), "DIR")
+    return workdir / FOLDER / hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def _set(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keys of a configuration that are not as the defaults have them."""
+    defaults = _defaults()
+    return {key: value for key, value in config_lib.flatten(config).items() if defaults.get(key) != value}
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return config_lib.flatten(config_lib.to_json(base.get_config().to_dict()))
+
+
+def distinct(runs: Iterable[Any]) -> list[Any]:
+    """Returns the runs in their order, of those with one folder the first alone."""
+    found: dict[pathlib.Path, Any] = {}
+    for run in runs:
+        found.setdefault(run.folder, run)
+    return list(found.values())
