@@ -22,12 +22,12 @@ A peer that fails is a row that says so, and is not asked again. With --json all
 
 Expected, before it was first run at full size, of a token of this shape, 60 % of which are targets: 0.64 GFLOP in the
 layers forward and backward, and 0.23 GFLOP a target in the output layer, whose logits both programs compute again in
-the backward pass: 0.77 GFLOP of matrix products. Ours computes 1.09: a pack of 512 is 87 % full, attention within it
-takes 0.10, and the output layer computes all 512 rows of a pack, of which 270 are targets. `grouped` computes 0.87
+the backward pass: 0.77 GFLOP of matrix products. Ours computes 1.00: a pack of 512 is 87 % full, attention within it
+takes 0.10, and the output layer computes 1.26 rows a target. `grouped` computes 0.87
 (padding 5 %), `padded` 1.3 (padding 65 %), `packed` 1.6, since its attention goes over the whole row. If all reached
-the same share of the processor the ratios would be 0.8, 1.2 and 1.4. On the processor of configs/results/README.md the
-update reached 169 GFLOP/s, and TRL, in what a GRPO step left after generation, about 55: times 3.1 that gives 2.5, 3.7
-and 4.5.
+the same share of the processor the ratios would be 0.87, 1.3 and 1.6. On the processor of configs/results/README.md the
+update reached 169 GFLOP/s, and TRL, in what a GRPO step left after generation, about 55: times 3.1 that gives 2.7, 4.0
+and 5.0.
 
 It takes half an hour a pair on two cores, a third of that with --modes=grouped. Exits with 1 where a target is missed.
 """
