@@ -32,6 +32,8 @@ def get_config():
 
     # Lengths in tokens: a row's context and targets together fill at most one token row. A longer one is an error that
     # names it; finetune.on_long="skip" leaves it out and counts it.
+    # A CPU computes less where a token row is no longer than the longest chat: chats of 200 tokens (417 at most) take
+    # SmolLM2-135M 1.0 GFLOP a token with packing.length 512, 1.4 with 2048 (padding, attention over the token row).
     c.max_prompt_length = 1024
     c.max_response_length = 1024
     c.packing.length = 2048

@@ -14,6 +14,8 @@ from cgrpo_jax.training.scoring import forward_weights, target_logprobs, target_
 
 # Kinds whose rows are weighed together, as `objective.aggregate` says: they share its denominators.
 WEIGHED = (LossKind.POLICY, LossKind.DISTIL)
+# Of the output layer, of rows of `finetune`: they share few prompts, so that targets fill about half of a packed batch.
+_PARTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +62,9 @@ def loss_of(
 ):
     weights, temperature = forward_weights(params, base), settings.temperature
     hidden_ND, targets = target_states(weights, config, batch, remat=remat, dtype=dtype, kernels=kernels)
+    num_parts = 1 if batch.counted_BT is None else _PARTS
     logp_BT, entropy_BT = target_logprobs(
-        weights, config, hidden_ND, targets, temperature=temperature, dtype=dtype, kernels=kernels
+        weights, config, hidden_ND, targets, temperature=temperature, dtype=dtype, kernels=kernels, num_parts=num_parts
     )
     mask_BT = jnp.arange(batch.target_BT.shape[1]) < batch.length_B[:, None]
     if batch.counted_BT is not None:

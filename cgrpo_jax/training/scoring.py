@@ -41,6 +41,7 @@ class Kernels:
 
 
 PLAIN = Kernels("blocks", "blocks")
+_ROW_BLOCK = 1024  # targets at most that plain JAX takes at a time
 
 
 def forward_weights(params: dict, base: lora.Base | None) -> dict:
@@ -133,11 +134,16 @@ def target_logprobs(
     temperature: float,
     dtype: jax.typing.DTypeLike | None = None,
     kernels: Kernels = PLAIN,
+    num_parts: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns `[B, T]` log-probabilities (nats) of the targets of a packed batch, and the entropies where they are.
 
     Both are of `softmax(logits / temperature)`; entries past a row's length are 0. Arguments are from `target_states`.
+    In plain JAX the N places of targets are taken in `num_parts` parts at least, and parts without a target are left
+    out.
     """
+    N = hidden_ND.shape[0]
+    parts = {"row_block": min(_ROW_BLOCK, -(-N // num_parts))} if kernels.output == "blocks" else {}
     logp_N, entropy_N = linear_logprobs(
         hidden_ND,
         transformer.unembedding(params, config, dtype),
@@ -147,6 +153,7 @@ def target_logprobs(
         vocab_size=config.vocab_size,
         num_live=targets.num_live,
         kernel=kernels.output,
+        **parts,
     )
     return targets.by_row(logp_N), targets.by_row(entropy_N)
 

@@ -32,11 +32,18 @@ def row(
     return dict(name=name, value=value, target=target, met=met, workload=workload, unit=unit, spread=spread)
 
 
+def missing(name: str, why: str, *, target: float | None = None) -> dict:
+    """Returns a row in the place of one that could not be measured; its target, where it has one, is missed."""
+    met = None if target is None else False
+    return dict(name=name, value=None, target=target, met=met, workload=why, unit="", spread=[None, None])
+
+
 def table(rows: Sequence[dict]) -> str:
     """Returns the rows as text."""
     lines = [f"{'':<34}{'median':>10}{'least':>10}{'greatest':>10}{'target':>9}  {'':<7}"]
     for one in rows:
-        numbers = "".join(f"{value:>10.4g}" for value in (one["value"], *one["spread"]))
+        values = (one["value"], *one["spread"])
+        numbers = "".join(f"{'-':>10}" if value is None else f"{value:>10.4g}" for value in values)
         target = "" if one["target"] is None else f"{one['target']:g}"
         verdict = {None: "", True: "met", False: "MISSED"}[one["met"]]
         lines.append(f"{one['name']:<34}{numbers}{target:>9}  {verdict:<7}{one['unit']:<6} {one['workload']}")

@@ -141,3 +141,84 @@ def permitted_gain(
     fixed = prefills * prefill_seconds
     batched, listed = (steps(lengths, num_slots) * step_seconds for steps in (batched_steps, listed_steps))
     return (batched + fixed) / (listed + fixed)
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectWorkload:
+    """Sizes of collect_speed.py's measurements.
+
+    Attributes:
+      config: the model.
+      questions, per_file: that are asked, and of a file.
+      words: least and greatest number of a question.
+      responses, critiques, refinements: of a question, of a response, after a critique.
+      response, critique: tokens that a response or refinement, and a critique, may have.
+      prompts: tokens of the longest prompt that responses, critiques and refinements have.
+      end_share: of the vocabulary that ends a text: of random weights, about one in so many tokens is the last.
+      num_slots, prompt_bucket: of the engine.
+    """
+
+    config: params_lib.ModelConfig
+    questions: int = 32
+    per_file: int = 16
+    words: tuple[int, int] = (30, 50)
+    responses: int = 4
+    critiques: int = 1
+    refinements: int = 1
+    response: int = 128
+    critique: int = 64
+    prompts: tuple[int, int, int] = (128, 512, 768)
+    end_share: float = 1 / 64
+    num_slots: int = 32
+    prompt_bucket: int = 64
+
+
+COLLECTIONS = {
+    "smollm2-135m": CollectWorkload(WORKLOADS["smollm2-135m"].config),
+    "tiny": CollectWorkload(_shape(512, 1, 16, 2, 1, 32), 4, 2, (4, 8), 2, 1, 1, 12, 8, (64, 512, 768), 1 / 8, 4),
+}
+OF_ENGINE = 0.97  # the least of the engine's rate that a collection has
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneWorkload:
+    """Sizes of finetune_speed.py's measurements.
+
+    Attributes:
+      config: the model.
+      chats: in all; an update learns `per_update` of them.
+      question, answer: median number of words of each.
+      spread: standard deviation of the lengths' logarithms.
+      longest: words that either may have.
+      pack: token rows, and tokens of each, of our packed batches.
+      packed: tokens of the row that a peer packs an update into: as many as `per_update` chats have.
+      warmup, updates: that are not measured, and those after them, which are one pass over the chats.
+    """
+
+    config: params_lib.ModelConfig
+    chats: int = 128
+    question: int = 40
+    answer: int = 80
+    spread: float = 0.45
+    longest: int = 200
+    per_update: int = 16
+    pack: tuple[int, int] = (1, 512)  # the longest chat has 417 tokens
+    packed: int = 3328
+    warmup: int = 2
+    updates: int = 8
+
+    @property
+    def sizes(self) -> dict[str, int | str]:
+        """As programs are told them."""
+        sizes = {"per_update": self.per_update, "packed": self.packed, "warmup": self.warmup, "updates": self.updates}
+        return sizes | {"pack": ",".join(map(str, self.pack))}
+
+
+FINETUNES = {
+    "smollm2-135m": FinetuneWorkload(WORKLOADS["smollm2-135m"].config),
+    "tiny": FinetuneWorkload(
+        _shape(512, 1, 16, 2, 1, 32), 8, 4, 8, 0.45, 12, per_update=4, pack=(1, 256), packed=256, warmup=1, updates=2
+    ),
+}
+FINETUNE_TARGET = 2.5  # the least ratio to each peer
+SAME_LOSS = 0.02  # the most that the losses before the first update may differ, of different rows of the same chats

@@ -11,6 +11,7 @@ from tiny import plain_logprobs
 from train_step_cases import CONFIG, params
 
 from cgrpo_jax.records import LossKind, TrainRow
+from cgrpo_jax.training import scoring
 from cgrpo_jax.training.packing import PackShape
 from cgrpo_jax.training.row_losses import rco_targets
 from cgrpo_jax.training.train_step import LossSettings, accumulate_gradients
@@ -116,6 +117,22 @@ def test_what_is_between_turns_teaches_nothing():
     ]
     first = [dataclasses.replace(row, counted=None) for row in first]
     assert_close(gradients(apart)[0], gradients(first)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("from_rows, row_block", [(True, 14), (False, 40)])
+def test_the_output_layer_takes_the_places_of_targets_in_parts(from_rows, row_block, monkeypatch):
+    """Of 5 rows of up to 8 targets 40 places: those of `finetune` in three parts, which are left out where empty."""
+    seen, whole = [], scoring.linear_logprobs
+
+    def noted(hidden_ND, *arrays, **keywords):
+        seen.append((len(hidden_ND), keywords["row_block"]))
+        return whole(hidden_ND, *arrays, **keywords)
+
+    monkeypatch.setattr(scoring, "linear_logprobs", noted)
+    chats = [dataclasses.replace(row, counted=None) for row in rows() if row.loss == LossKind.NLL]
+    shape = dataclasses.replace(SHAPE, pack_length=25, from_rows=from_rows)  # of which nothing is compiled yet
+    gradients(chats, shape)
+    assert set(seen) == {(40, row_block)}
 
 
 def test_what_it_needs_is_asked_for():
