@@ -36,7 +36,7 @@ def get_config():
     c.warm_start.rows_per_update = 64
     c.warm_start.learning_rate = 5e-3
 
-    c.num_iterations = 48
+    c.num_iterations = 40
     c.questions_per_iteration = 32
     c.num_responses = 7
     c.max_prompt_length = 32
