@@ -13,11 +13,13 @@ if __name__ == "__main__":  # Ctrl-C while all below is imported ends the progra
     signals.end_while_importing()
 
 import dataclasses
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from cgrpo_jax import plan
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.planning import pricing, simulator
 from cgrpo_jax.planning.pricing import Generation
 from cgrpo_jax.planning.simulator import Lengths, Simulated, Simulator
@@ -38,6 +40,7 @@ FLAGS = {
     "critiques": cli.Flag("of critiques, where lengths are drawn", default=simulator.CRITIQUES),
     "failed": cli.Flag("share of the questions that are refined, where lengths are drawn", float, 0.2),
     "seed": cli.Flag("of the draws", int, 0),
+    "host": cli.Flag("milliseconds in which the host reads a call and dispatches what follows", float, 0.0),
     "json": cli.Flag("file to write the simulation to", is_path=True),
 }
 # Each column of the table: its name, the share of HBM, and whether the rest is at its peak and for nothing.
@@ -52,6 +55,7 @@ def main(
     critiques: str = simulator.CRITIQUES,
     failed: float = 0.2,
     seed: int = 0,
+    host: float = 0.0,
     json: str | None = None,
 ) -> None:
     """Simulates each topology and prints the tables."""
@@ -61,9 +65,11 @@ def main(
         plan.check_target(pathlib.Path(json))
     given = Lengths(lengths, prompts, critiques, failed, seed)
     given.check()
+    if not 0 <= host < math.inf:
+        raise UserError(f"--host {host:g} is no time; use milliseconds, 0 or more.")
     config = with_lengths(config, trains=False)
     simulators = [Simulator(Variants(config), name, say=console.say) for name in topology.split(",")]
-    found = [one.simulate(given) for one in simulators]
+    found = [one.simulate(given, host=host / 1e3) for one in simulators]
     console.say(table(found), sys.stdout)
     if json:
         plan.write_json(json, [record(one) for one in found])
@@ -117,7 +123,8 @@ def _slice(one: Simulated) -> str:
     lines += [
         row("  in the tail", lambda each: each.tail),
         row("tokens/s a chip", lambda each: each.tokens / each.seconds / one.num_chips),
-        f"{first.steps} steps in {first.calls} calls; {first.occupancy:.1%} of slot-steps sample "
+        f"{first.steps} steps in {first.calls} calls, {first.ahead} of them dispatched before the last was read; "
+        f"{first.occupancy:.1%} of slot-steps sample "
         f"({first.occupancy_waiting:.1%} while texts wait); {first.prompt_tokens} tokens prefilled, "
         f"{first.prompt_tokens / max(1, first.prompt_positions):.1%} of the positions that prefills compute",
     ]
@@ -140,8 +147,8 @@ def _said() -> str:
     return (
         f"Simulated, on no chip: matrix units at {pricing.MATRIX_SHARE:g} of their peak, links at theirs, "
         f"{pricing.OPERATION_SECONDS * 1e6:g} microsecond an operation, {pricing.DISPATCH_SECONDS * 1e6:g} a call;\n"
-        "peaks: all at the chip's published peaks, operations and calls for nothing. Prompts that are drawn share no "
-        "beginning."
+        "peaks: all at the chip's published peaks, operations, calls and the host for nothing. Prompts that are drawn "
+        "share no beginning."
     )
 
 

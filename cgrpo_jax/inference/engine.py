@@ -4,10 +4,14 @@ A step of the engine refills the slots that are free, then decodes until a few t
 time fewer than one slot in sixteen idles while a request waits, whatever the lengths. All samples of a prompt share one
 prefill; so do prompts that begin alike, as far as that spares work.
 
+A step may give the devices the next call before it reads what the last has done (`overlap`). Then they do not wait for
+the host, which reads, decodes, grades and places meanwhile; and a slot whose text has ended is free one call later.
+
 What is sampled depends on a text's `RowIndex`, never on when it was scheduled or beside what. The schedule itself
 depends on the tokens alone: all processes compute the same one.
 """
 
+import collections
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +24,7 @@ from cgrpo_jax import sharding
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import slot_programs, slots
 from cgrpo_jax.inference.engine_stats import Stats
-from cgrpo_jax.inference.filling import PageFilling, SlotFilling
+from cgrpo_jax.inference.filling import InFlight, PageFilling, SlotFilling
 from cgrpo_jax.inference.paged import ragged_attention, running
 from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.inference.paged.running import RunningPages
@@ -53,6 +57,8 @@ class Engine:
       mesh: where it runs; by default one device.
       pages: of a data group, where the cache has pages: then these say how many texts it decodes at once, `num_slots`
         at most. By default the cache is contiguous.
+      overlap: whether a call is dispatched before the report of the one before is read. It pays where the host is none
+        of the devices.
 
     Attributes:
       make_running: makes what holds the slots from `begin` to `end`: `RunningSlots`, `RunningPages`, or a simulation's.
@@ -82,6 +88,7 @@ class Engine:
         decode: Callable[[Sequence[int]], str] | None = None,
         mesh: jax.sharding.Mesh | None = None,
         pages: Pages | None = None,
+        overlap: bool = False,
     ):
         self.config = config
         self.mesh = mesh or sharding.one_device()
@@ -92,7 +99,7 @@ class Engine:
         self.cache_dtype = cache_dtype
         self.stop, self.decode = tuple(stop), decode
         self.stats = Stats()
-        self.pages = pages
+        self.pages, self.overlap = pages, overlap
         if pages and self.length > pages.longest:
             raise UserError(
                 f"{pages.number - 1} pages of {pages.size} tokens hold texts of at most {pages.longest} tokens, not of "
@@ -107,11 +114,14 @@ class Engine:
         self._texts = SlotTexts(self.total_slots, eos_ids=self.eos_ids, stop=self.stop, decode=self.decode)
         sizes = {"num_groups": self._num_groups, "num_slots": self.num_slots, "length": self.length}
         self._filling: SlotFilling | PageFilling
+        calls = 2 if self.overlap else 1
         if self.pages:
-            self._filling = PageFilling(PageScheduler(pages=self.pages, **sizes), self._texts, chunk=self.chunk)
+            pages = PageScheduler(pages=self.pages, **sizes)
+            self._filling = PageFilling(pages, self._texts, chunk=self.chunk, calls=calls)
         else:
-            self._filling = SlotFilling(Scheduler(widths=self.widths, **sizes), self._texts)
+            self._filling = SlotFilling(Scheduler(widths=self.widths, **sizes), self._texts, calls=calls)
         self._scheduler = self._filling.scheduler
+        self._in_flight: collections.deque[InFlight] = collections.deque()
 
     # --- a run ------------------------------------------------------------------------------------------------------
 
@@ -251,6 +261,11 @@ class Engine:
         """Continuations that wait for a slot."""
         return self._scheduler.waiting
 
+    @property
+    def in_flight(self) -> int:
+        """Calls that are dispatched and not read."""
+        return len(self._in_flight)
+
     def waiting_by_stage(self) -> dict[Stage, int]:
         """Returns the continuations that wait, by their stage."""
         return self._scheduler.waiting_by_stage()
@@ -279,27 +294,50 @@ class Engine:
         self._scheduler.add(request)
 
     def step(self) -> list[tuple[Request, int, Sampled]]:
-        """Refills free slots, decodes for a while, returns the continuations that have ended: whose, which, what."""
+        """Refills free slots, decodes for a while, returns the continuations that have ended: whose, which, what.
+
+        With `overlap` these are those of the call before the one that is dispatched here.
+        """
         if not self.busy:
             return []
         began, s = time.monotonic(), self.stats
-        report = self._filling.run(self._at_work(), s)
-        waiting = self.waiting > 0
-        slot_steps = int(report.steps) * (self.live if self.pages else self.total_slots)
-        finished, tokens = self._read(report)
+        while self._has_more() and (made := self._filling.dispatch(self._at_work(), s)):
+            self._in_flight.append(made)
+        made = self._in_flight.popleft()
+        report: slots.Report = jax.device_get(made.report)
+        self._filling.record(made, report)
+        finished, tokens = self._read(made, report)
+        slot_steps = int(report.steps) * made.num_slots
         s.tokens += tokens
         s.slot_steps += slot_steps
-        if waiting:
+        if made.waiting:
             s.slot_steps_waiting += slot_steps
             s.tokens_waiting += tokens
         s.seconds += time.monotonic() - began
         return finished
 
-    def _read(self, report: slots.Report) -> tuple[list[tuple[Request, int, Sampled]], int]:
-        """Reads what a tick has sampled; returns the continuations that have ended, and the number of tokens."""
+    def _has_more(self) -> bool:
+        """Returns whether another call may be dispatched, and may find a text that goes on, whatever those before do.
+
+        Each of these takes a step at least, and with that a token of each text.
+        """
+        ahead = self.in_flight
+        if not ahead or ahead >= self._filling.calls:
+            return not ahead
+        most = {s: one[0].max_length for s in range(self.total_slots) if (one := self._scheduler.occupant(s))}
+        if self.waiting or self.live > len(most):  # what enters goes on
+            return True
+        return any(len(self._texts.of(slot).tokens) + ahead < number for slot, number in most.items())
+
+    def _read(self, made: InFlight, report: slots.Report) -> tuple[list[tuple[Request, int, Sampled]], int]:
+        """Reads what a call has sampled; returns the continuations that have ended, and the number of tokens.
+
+        Of a text that has ended before, as by a string, nothing is read.
+        """
         finished, total = [], 0
         for slot in range(self.total_slots):
-            if (occupant := self._scheduler.occupant(slot)) is None:
+            occupant = self._scheduler.occupant(slot)
+            if occupant is None or occupant != made.occupants[slot]:
                 continue
             new, text = self._texts.read(slot, report)
             total += new

@@ -3,6 +3,7 @@
 With a contiguous cache prompts are written by calls of their own; where the cache has pages, beside what decodes.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,26 @@ from cgrpo_jax.inference.slot_scheduler import Placed, Scheduler
 from cgrpo_jax.inference.slot_texts import SlotTexts, SoFar
 
 _IDLE_SHARE = 16  # at most one slot in so many idles while requests wait
+
+
+@dataclasses.dataclass(frozen=True)
+class InFlight:
+    """A call that the devices have been given, and of which nothing has been read.
+
+    Attributes:
+      report: what it will have done.
+      occupants: whose continuation decodes in each slot, and which; None where none does. In a slot of which the
+        scheduler says another by now, a text began later, and the report does not speak of it.
+      num_slots: that it takes each step with; over pages only those that have a text.
+      waiting: whether texts waited for a slot.
+      call: over pages, what it does.
+    """
+
+    report: slots.Report
+    occupants: tuple[tuple[Request, int] | None, ...]
+    num_slots: int
+    waiting: bool
+    call: PagedCall | None = None
 
 
 class _Orders:
@@ -43,7 +64,7 @@ class _Orders:
             length_S=np.zeros(S, np.int32),
             limit_S=np.zeros(S, np.int32),
             index_S6=np.zeros((S, 6), np.int32),
-            sampling_S=self._sampling_S if self.samplings[1:] else None,
+            sampling_S=self._sampling_S.copy() if self.samplings[1:] else None,  # a call in flight may yet read its own
         )
 
     def begin(
@@ -57,6 +78,8 @@ class _Orders:
         orders.limit_S[slot] = request.max_length
         orders.index_S6[slot] = index_array([request.indices[number]])[0]
         self._sampling_S[slot] = self.samplings.index(request.sampling) if request.sampling else 0
+        if orders.sampling_S is not None:
+            orders.sampling_S[slot] = self._sampling_S[slot]
 
 
 class SlotFilling:
@@ -65,13 +88,14 @@ class SlotFilling:
     Args:
       scheduler: of the slots.
       texts: that they hold.
+      calls: that are in flight at most.
 
     Attributes:
       samplings: how texts are drawn.
     """
 
-    def __init__(self, scheduler: Scheduler, texts: SlotTexts):
-        self.scheduler, self._orders = scheduler, _Orders(texts)
+    def __init__(self, scheduler: Scheduler, texts: SlotTexts, *, calls: int):
+        self.scheduler, self.calls, self._orders = scheduler, calls, _Orders(texts)
 
     @property
     def samplings(self) -> tuple[Sampling, ...]:
@@ -81,8 +105,8 @@ class SlotFilling:
     def samplings(self, samplings: tuple[Sampling, ...]) -> None:
         self._orders.samplings = samplings
 
-    def run(self, running: Running, stats: Stats) -> slots.Report:
-        """Puts waiting continuations into free slots, prompts and all, and decodes until a few texts have ended."""
+    def dispatch(self, running: Running, stats: Stats) -> InFlight:
+        """Puts waiting continuations into free slots, prompts and all; all decode until a few texts have ended."""
         orders = self._orders.empty()
         while placed := self.scheduler.place():
             running.write(placed)
@@ -90,8 +114,12 @@ class SlotFilling:
             for one in placed:
                 self._orders.begin(orders, one.slot, one.request, one.number, one.request.prompt_ids, None)
         # Where nothing waits, slots idle anyway: whoever asked should hear at once, it may ask for more.
-        total = self._orders.texts.num_slots
-        return running.tick(orders, max(1, total // _IDLE_SHARE) if self.scheduler.waiting else 1)
+        total, waiting = self._orders.texts.num_slots, self.scheduler.waiting > 0
+        report = running.tick(orders, _until(total, self.calls) if waiting else 1)
+        return InFlight(report, _occupants(self.scheduler, total), total, waiting)
+
+    def record(self, made: InFlight, report: slots.Report) -> None:
+        """Takes note of what a call has done: nothing that places texts depends on it."""
 
     def _count(self, placed: Sequence[Placed], stats: Stats) -> None:
         stats.prompt_tokens += sum(len(one.rest) for one in placed)
@@ -106,13 +134,14 @@ class PageFilling:
       scheduler: of the slots and pages.
       texts: that the slots hold.
       chunk: the most steps of a call.
+      calls: that are in flight at most.
 
     Attributes:
       samplings: how texts are drawn.
     """
 
-    def __init__(self, scheduler: PageScheduler, texts: SlotTexts, *, chunk: int):
-        self.scheduler, self.chunk, self._orders = scheduler, chunk, _Orders(texts)
+    def __init__(self, scheduler: PageScheduler, texts: SlotTexts, *, chunk: int, calls: int):
+        self.scheduler, self.chunk, self.calls, self._orders = scheduler, chunk, calls, _Orders(texts)
         self._so_far: dict[Text, SoFar] = {}  # of texts that were set back
 
     @property
@@ -123,16 +152,24 @@ class PageFilling:
     def samplings(self, samplings: tuple[Sampling, ...]) -> None:
         self._orders.samplings = samplings
 
-    def run(self, running: RunningPaged, stats: Stats) -> slots.Report:
-        """Makes the next call: parts of prompts enter and all texts decode one token, or these alone several."""
-        call = self.scheduler.next_call(self.chunk)
-        orders = self._ordered(call, stats)
-        live = self.scheduler.live
-        report = running.run(call, orders, max(1, live // _IDLE_SHARE) if self.scheduler.waiting else 1)
+    def dispatch(self, running: RunningPaged, stats: Stats) -> InFlight | None:
+        """Makes the next call: parts of prompts enter and all texts decode one token, or these alone several.
+
+        Returns:
+          None where the call in flight is to be read first (`PageScheduler.next_call`)
+        """
+        if (call := self.scheduler.next_call(self.chunk)) is None:
+            return None
+        orders, waiting = self._ordered(call, stats), self.scheduler.waiting > 0
+        report = running.run(call, orders, _until(call.texts, self.calls) if waiting else 1)
         for text in call.begin:
             self.scheduler.copied(text)
-        self.scheduler.record(np.asarray(report.sampled_S))
-        return report
+        return InFlight(report, _occupants(self.scheduler, self._orders.texts.num_slots), call.texts, waiting, call)
+
+    def record(self, made: InFlight, report: slots.Report) -> None:
+        """Takes note of how many tokens the texts of a call have."""
+        assert made.call
+        self.scheduler.record(made.call, np.asarray(report.sampled_S))
 
     def _ordered(self, call: PagedCall, stats: Stats) -> slots.Orders:
         orders, scheduler = self._orders.empty(), self.scheduler
@@ -167,3 +204,15 @@ class PageFilling:
         stats.prefills += len({part.text for part in first if part.end == len(part.text.context) - 1})
         stats.shared_tokens += sum(text.shared for text in call.begin if not text.again)
         stats.set_back += len(call.set_back)
+
+
+def _until(number: int, calls: int) -> int:
+    """Returns how many of so many texts end in a call before the next comes, where others wait for their slots.
+
+    What ends in a call is seen when as many calls as can be in flight have ended: so many fewer may end in each.
+    """
+    return max(1, number // (_IDLE_SHARE * calls))
+
+
+def _occupants(scheduler: Scheduler | PageScheduler, num_slots: int) -> tuple[tuple[Request, int] | None, ...]:
+    return tuple(scheduler.occupant(slot) for slot in range(num_slots))

@@ -111,14 +111,20 @@ class GradeExchange:
             return
         self._graded = [graded for graded in self._graded if not (everything or graded.due <= tick)]
         started = time.monotonic()
-        own, error = [], ""
-        with processes.agree("grading"):
-            try:
-                own = [graded.read() for graded in due]
-            except GradingError as raised:  # shared with the other processes, so that all say the same
-                error = str(raised)
-        shares, errors = zip(*processes.share([own, error]), strict=True)
+        own, error, failed = [], "", None
+        try:
+            own = [graded.read() for graded in due]
+        except GradingError as raised:  # shared with the other processes, so that all say the same
+            error = str(raised)
+        except Exception as raised:  # noqa: BLE001 - raised once the others have heard of it, so that all end
+            own, error, failed = [], None, raised
+        shares, errors = zip(*processes.share([own, error]), strict=True)  # in one: a tick has few collectives
         self.seconds += time.monotonic() - started
+        if failed is not None:
+            raise failed
+        if silent := [process for process, one in enumerate(errors) if one is None]:
+            names = ", ".join(map(str, silent))
+            raise UserError(f"grading failed on process {names}; its own message says why.")
         if any(errors):
             raise GradingError(next(filter(None, errors)))
         for i, graded in enumerate(due):

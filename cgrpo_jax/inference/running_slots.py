@@ -13,11 +13,18 @@ from cgrpo_jax.runtime.program import Program
 
 
 class Running(Protocol):
-    """What an engine needs of its slots from `begin` to `end`."""
+    """What an engine needs of its slots from `begin` to `end`. Nothing waits for the devices."""
 
     def write(self, placed: Sequence[Placed]) -> None: ...
 
     def tick(self, orders: slots.Orders, until: int) -> slots.Report: ...
+
+
+def sent(report: slots.Report) -> slots.Report:
+    """Returns a report that is copied to the host as soon as it is there, while the devices go on."""
+    for leaf in jax.tree.leaves(report):
+        leaf.copy_to_host_async()
+    return report
 
 
 class RunningSlots:
@@ -56,9 +63,9 @@ class RunningSlots:
                 self._copy(one)
 
     def tick(self, orders: slots.Orders, until: int) -> slots.Report:
-        """Begins and ends the texts that are ordered, decodes, and returns what was done, as NumPy arrays."""
+        """Begins and ends the texts that are ordered, decodes, and returns what will have been done."""
         self.slots, report = self._tick(self.params, self.slots, orders, *self.key, np.int32(until))
-        return jax.device_get(report)
+        return sent(report)
 
     def run_idle(self, program: Program) -> None:
         """Runs a program with nothing to do, so that it is compiled."""

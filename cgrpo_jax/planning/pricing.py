@@ -2,7 +2,8 @@
 
 The constants are fixed here, before anything is compared by them. A chip reaches a share of its published peaks;
 each operation that a program runs one after another takes a microsecond besides what it moves and computes, and each
-call five. No TPU has confirmed them.
+call five. No TPU has confirmed them. What the host takes between two calls, which the devices wait for where they have
+not been given the next one, is asked for (`rates`).
 """
 
 import dataclasses
@@ -22,18 +23,27 @@ HBM_SHARE, MATRIX_SHARE = 0.8, 0.6
 OPERATION_SECONDS, DISPATCH_SECONDS = 1e-6, 5e-6
 HBM_SHARES = (1.0, 0.8, 0.4)  # of the table
 # Into which seconds are divided.
-PARTS: tuple[str, ...] = ("prefill", "copies", "decode: weights", "decode: keys and values", "operations", "dispatch")
+PARTS: tuple[str, ...] = (
+    "prefill", "copies", "decode: weights", "decode: keys and values", "operations", "dispatch", "host",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """What a device does in a second, and what an operation and a call take besides."""
+    """What a device does in a second, and what an operation, a call and the host take besides.
+
+    Attributes:
+      hbm, flops, links: of a second.
+      operation, dispatch: seconds of an operation, and of a call.
+      host: seconds from the end of a call that decodes until the host has read it and dispatches what follows.
+    """
 
     hbm: float
     flops: float
     links: float
     operation: float
     dispatch: float
+    host: float = 0.0
 
     def seconds(self, cost: Cost) -> float:
         """Returns the seconds of what a program moves, computes and sends, the three at once; without operations."""
@@ -41,18 +51,19 @@ class Rates:
         return max(cost.bytes / self.hbm, cost.flops / self.flops, sent / self.links)
 
 
-def rates(chip: Chip, *, hbm: float = HBM_SHARE, peaks: bool = False) -> Rates:
+def rates(chip: Chip, *, hbm: float = HBM_SHARE, peaks: bool = False, host: float = 0.0) -> Rates:
     """Returns the rates of a chip by the constants above.
 
     Args:
       chip: with its published limits.
       hbm: share of its HBM's bandwidth.
-      peaks: matrix units at their peak too, and operations and calls for nothing: the floor.
+      peaks: matrix units at their peak too, and operations, calls and the host for nothing: the floor.
+      host: seconds, as in `Rates`.
     """
     if peaks:
         return Rates(hbm * chip.hbm_bandwidth, chip.flops, chip.ici_bandwidth, 0.0, 0.0)
     flops = MATRIX_SHARE * chip.flops
-    return Rates(hbm * chip.hbm_bandwidth, flops, chip.ici_bandwidth, OPERATION_SECONDS, DISPATCH_SECONDS)
+    return Rates(hbm * chip.hbm_bandwidth, flops, chip.ici_bandwidth, OPERATION_SECONDS, DISPATCH_SECONDS, host)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +162,7 @@ class Generation:
       tokens, steps: sampled, and of all calls.
       prompt_tokens, prompt_positions: of prompts that are prefilled, and with their padding.
       calls: how many.
+      ahead: how many of them were dispatched before the call before was read.
     """
 
     seconds: float
@@ -165,10 +177,14 @@ class Generation:
     prompt_tokens: int
     prompt_positions: int
     calls: int
+    ahead: int
 
 
 def generation(engines: Mapping[str, Sequence[Call]], costs: Mapping[str, Costs], rate: Rates) -> Generation:
     """Returns what an iteration's generation takes: all calls of all engines one after another.
+
+    A call that is dispatched after the last was read waits for the host. One that is dispatched ahead waits only for
+    what the host takes longer than the devices have to do, which is the call before.
 
     Args:
       engines: calls, by engine.
@@ -178,12 +194,21 @@ def generation(engines: Mapping[str, Sequence[Call]], costs: Mapping[str, Costs]
     parts, needed, stages, tail = dict.fromkeys(PARTS, 0.0), 0.0, np.zeros(len(Stage)), 0.0
     for name, calls in engines.items():
         late = max((i for i, call in enumerate(calls) if not isinstance(call, Tick) or call.waiting), default=-1)
+        before, own = 0.0, 0.0  # what the devices do in the last step of the engine, and in this one
+        shares = np.full(len(Stage), 1 / len(Stage))
         for i, call in enumerate(calls):
             found = price(call, costs[name], rate)
-            for part, seconds in found.parts.items():
+            taken = dict(found.parts)
+            own += sum(taken.values())
+            if isinstance(call, Tick):
+                taken["host"] = max(0.0, rate.host - (before if call.ahead else 0.0))
+                before, own = own, 0.0
+            for part, seconds in taken.items():
                 parts[part] += seconds
-            needed, stages = needed + found.needed, stages + found.stages
-            tail += sum(found.parts.values()) if i > late else 0.0
+            in_all, spread = sum(taken.values()), found.stages.sum()
+            shares = found.stages / spread if spread else shares  # a call without a step is of those before it
+            needed, stages = needed + found.needed, stages + in_all * shares
+            tail += in_all if i > late else 0.0
     every = [call for calls in engines.values() for call in calls]
     ticks = [call for call in every if isinstance(call, Tick)]
     positions, prompt_tokens = prefilled(every)
@@ -205,4 +230,5 @@ def generation(engines: Mapping[str, Sequence[Call]], costs: Mapping[str, Costs]
         prompt_tokens=prompt_tokens,
         prompt_positions=positions,
         calls=len(every),
+        ahead=sum(one.ahead for one in ticks),
     )

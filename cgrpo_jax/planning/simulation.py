@@ -46,6 +46,7 @@ class Tick:
       entered_3: tokens of prompts that enter, of all data groups, by stage.
       groups: data groups.
       rows: slots that are computed of each data group, with pages; 0: all.
+      ahead: whether it is dispatched before the report of the call before is read.
     """
 
     read_N: np.ndarray
@@ -57,6 +58,7 @@ class Tick:
     entered_3: tuple[int, ...] = (0, 0, 0)
     groups: int = 1
     rows: int = 0
+    ahead: bool = False
 
     @property
     def steps(self) -> int:
@@ -87,6 +89,7 @@ class SimulatedSlots:
       reads: positions that a step reads; by default as the engine's cache does.
       calls: to which calls are added.
       waiting: how many texts wait for a slot.
+      in_flight: how many calls are dispatched and not read.
     """
 
     def __init__(
@@ -102,10 +105,11 @@ class SimulatedSlots:
         reads: Reads | None,
         calls: list[Call],
         waiting: Callable[[], int],
+        in_flight: Callable[[], int] = lambda: 0,
     ):
         del params, seed, iteration, sampling
         self.settings, self.widths, self.lengths = settings, widths, lengths
-        self.calls, self.waiting = calls, waiting
+        self.calls, self.waiting, self.in_flight = calls, waiting, in_flight
         self.reads = reads or reads_of(settings)
         S = settings.num_groups * settings.num_slots
         self._length_S, self._left_S, self._sampled_S, self._stage_S = np.zeros((4, S), int)
@@ -174,7 +178,7 @@ class SimulatedSlots:
         read, needed = read_GN.max(0), needed_GN.max(0)
         live_N3 = np.stack([live_NS[:, self._stage_S == stage].sum(-1) for stage in Stage], axis=-1)
         counts = (call.texts if call else groups * num_slots, entering, entered_3, groups, call.rows if call else 0)
-        self.calls.append(Tick(read, needed, live_N3, self.waiting() > 0, *counts))
+        self.calls.append(Tick(read, needed, live_N3, self.waiting() > 0, *counts, ahead=self.in_flight() > 0))
 
     def _read_by_parts(
         self, ends: Sequence[Sequence[int]], entered: Sequence[Sequence[int]], tokens: int
@@ -257,6 +261,7 @@ def simulate(
                 reads=reads,
                 calls=calls[name],
                 waiting=lambda engine=engine: engine.waiting,
+                in_flight=lambda engine=engine: engine.in_flight,
             )
             engine.begin(params[name], seed=0, iteration=0)
             began.append(engine)

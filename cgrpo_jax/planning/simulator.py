@@ -77,6 +77,7 @@ class Simulated:
       questions: what was written.
       calls: of each engine.
       costs: of the programs of each.
+      host: seconds of the host, as in `pricing.Rates`.
     """
 
     topology: str
@@ -87,10 +88,13 @@ class Simulated:
     questions: Sequence[Question]
     calls: Mapping[str, Sequence[Call]]
     costs: Mapping[str, pricing.Costs]
+    host: float = 0.0
 
     def at(self, hbm: float, *, peaks: bool = False) -> Generation:
         """Returns what it takes at a share of the HBM's bandwidth; arguments of `pricing.rates`."""
-        return pricing.generation(self.calls, self.costs, pricing.rates(self.chip, hbm=hbm, peaks=peaks))
+        return pricing.generation(
+            self.calls, self.costs, pricing.rates(self.chip, hbm=hbm, peaks=peaks, host=self.host)
+        )
 
     def texts(self, stage: Stage) -> int:
         """Returns how many texts of a stage are written."""
@@ -123,8 +127,12 @@ class Simulator:
             for who, engine in self.engines.items()
         }
 
-    def simulate(self, lengths: Lengths) -> Simulated:
+    def simulate(self, lengths: Lengths, *, host: float = 0.0) -> Simulated:
         """Returns the iteration with such lengths; its programs are compiled once it is priced.
+
+        Args:
+          lengths: of its texts.
+          host: as in `pricing.Rates`.
 
         Raises:
           UserError: lengths that can't be read, or that exceed a slot.
@@ -147,6 +155,7 @@ class Simulator:
             questions=questions,
             calls=calls,
             costs=self.costs,
+            host=host,
         )
 
 

@@ -236,6 +236,7 @@ def make_engine(
         decode=decode,
         mesh=settings.generation_mesh,
         pages=slots.pages,
+        overlap=settings.overlap,
     )
 
 

@@ -167,6 +167,7 @@ _ADDED = {
     "cache.page_size": 64,
     "mesh.gen_tensor": 0,
     "engine.prompt_tokens": 512,
+    "engine.overlap": "auto",
     "judge.endpoint.max_requests": 0,
     "judge.endpoint.max_tokens": 0,
     "judge.mode": "explicit",

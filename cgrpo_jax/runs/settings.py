@@ -20,7 +20,7 @@ from cgrpo_jax.runs import config as config_lib
 from cgrpo_jax.runs import stages as stages_lib
 from cgrpo_jax.runs.config import Config
 from cgrpo_jax.runs.refinement_sections import Critic, Refiner
-from cgrpo_jax.runs.slot_budget import SlotBudget, slot_budget
+from cgrpo_jax.runs.slot_budget import SlotBudget, overlaps, slot_budget
 from cgrpo_jax.runs.stages import Stages, StageSpec
 from cgrpo_jax.runtime import console
 from cgrpo_jax.training.critic_learner import CriticSettings
@@ -88,7 +88,7 @@ class RunSettings:
       policy, critic, refiner: shapes of the models; no critic and no refiner unless it has weights of its own.
       stages: what is generated, and who generates it.
       slots, critic_slots, refiner_slots: of the engines of each.
-      prompt_bucket, decode_chunk, cache_dtype, stop: of the engines, as for `Engine`.
+      prompt_bucket, decode_chunk, overlap, cache_dtype, stop: of the engines, as for `Engine`.
       sampling: of an iteration's texts.
       refiner_sampling: of what a frozen refiner writes.
       critic_sampling, greedy_critic_sampling: of critiques, in training and where the policy is greedy.
@@ -117,6 +117,7 @@ class RunSettings:
     refiner_slots: SlotBudget | None
     prompt_bucket: int
     decode_chunk: int
+    overlap: bool
     cache_dtype: str
     stop: tuple[str, ...]
     sampling: Sampling
@@ -244,6 +245,7 @@ def run_settings(
         refiner_slots=slots(refiner, stages.by("refiner")) if refiner else None,
         prompt_bucket=config.engine.prompt_bucket,
         decode_chunk=config.engine.decode_chunk,
+        overlap=overlaps(config, writes_on),
         cache_dtype=config.cache.dtype,
         stop=tuple(config.sampling.stop),
         sampling=sampling,

@@ -98,6 +98,16 @@ def has_pages(config: Config, model: ModelConfig, *, mesh: jax.sharding.Mesh, dt
     return True
 
 
+def overlaps(config: Config, mesh: jax.sharding.Mesh) -> bool:
+    """Returns whether engines on a mesh dispatch a call before they read the last, by `engine.overlap`.
+
+    Where the devices are CPUs, the host and the devices are the same cores: nothing is gained.
+    """
+    if config.engine.overlap == "auto":
+        return mesh.devices.flat[0].platform != "cpu"
+    return config.engine.overlap == "on"
+
+
 def _is_tpu(mesh: jax.sharding.Mesh) -> bool:
     return mesh.devices.flat[0].platform == "tpu"
 

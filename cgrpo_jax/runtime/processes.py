@@ -5,6 +5,7 @@ only one may know or do (`decide`), exchange what they have divided (`share`), a
 """
 
 import ctypes
+import functools
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runtime import accelerators, agreement, key_values, watchdog
@@ -29,6 +31,7 @@ _SHUTDOWN_SECONDS = 20  # that a process waits at its end for the others
 # `watchdog.SILENT_SECONDS` is below that half: its one line comes first.
 HEARTBEAT_SECONDS = 100
 _JOIN_SECONDS = 300  # that processes may start one after the other
+_SIZE, _BLOCK = 8, 4096  # bytes that say how many are shared, and those that go with them
 _TELL_SECONDS = 20  # that a process which ends with a mistake waits for the others, to say so
 _GONE = re.compile(r"\bGloo \w+ failed: ")  # how a program ends whose other processes don't take part any more
 _PLATFORMS, _KEEPS = "jax_platforms", "jax_enable_compilation_cache"  # of JAX's configuration
@@ -248,17 +251,52 @@ def largest(number: int) -> int:
     return int(multihost_utils.process_allgather(np.array([number], np.int32)).max())
 
 
+class LateLargest:
+    """The largest of the numbers that the processes gave when they asked before; 0 at first.
+
+    All must ask together. Nothing waits for what the devices have been given since: `largest` would, so that the host
+    could not give them more meanwhile. One process alone has its answer at once.
+    """
+
+    def __init__(self):
+        self._sent: jax.Array | None = None
+
+    def __call__(self, number: int) -> int:
+        if jax.process_count() == 1:
+            return number
+        devices = np.array(jax.devices()).reshape(jax.process_count(), jax.local_device_count())
+        mesh = jax.sharding.Mesh(devices, ("processes", "local"))
+        own = np.array([number], np.int32)
+        each = multihost_utils.host_local_array_to_global_array(own, mesh, PartitionSpec("processes"))
+        before, self._sent = self._sent, _replicated(NamedSharding(mesh, PartitionSpec()))(each)
+        return 0 if before is None else int(np.asarray(before.addressable_data(0)).max())
+
+
+@functools.cache  # else it would be compiled at every call
+def _replicated(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=sharding)
+
+
 def share(value: Any) -> list:
-    """Returns what every process gives, a JSON value, in the order of the processes; all must call this together."""
+    """Returns what every process gives, a JSON value, in the order of the processes; all must call this together.
+
+    Takes one collective operation where all give up to `_BLOCK` bytes, and another for what is more.
+    """
     if jax.process_count() == 1:
         return [value]
-    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
-    length = 1 << int(sizes.max() - 1).bit_length()  # powers of two: few programs, whatever is shared
-    padded = np.zeros(length, np.uint8)
-    padded[: len(data)] = data
-    rows = multihost_utils.process_allgather(padded).reshape(-1, length)
-    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    data = json.dumps(value).encode()
+    rows = _gathered(len(data).to_bytes(_SIZE, "little") + data[:_BLOCK], _SIZE + _BLOCK)
+    sizes = [int.from_bytes(row[:_SIZE], "little") for row in rows]
+    if (more := max(sizes) - _BLOCK) > 0:
+        length = 1 << (more - 1).bit_length()  # powers of two: few programs, whatever is shared
+        rows = [one + other for one, other in zip(rows, _gathered(data[_BLOCK:], length), strict=True)]
+    return [json.loads(row[_SIZE : _SIZE + size]) for row, size in zip(rows, sizes, strict=True)]
+
+
+def _gathered(data: bytes, length: int) -> list[bytes]:
+    """Returns what every process gives, filled up to a length with zeros."""
+    row = np.frombuffer(data.ljust(length, b"\0"), np.uint8)
+    return [one.tobytes() for one in multihost_utils.process_allgather(row).reshape(-1, length)]
 
 
 def decide(make: Callable[[], Any], what: str) -> Any:

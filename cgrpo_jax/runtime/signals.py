@@ -71,10 +71,11 @@ def raised() -> Iterator[None]:
 def catch_stop() -> Iterator[Callable[[], int]]:
     """Gives a function that says, on all processes alike, which of SIGTERM and SIGINT (Ctrl-C) has reached one of them.
 
-    It returns the signal's number, 0 for none; all processes must call it. A second signal ends a process at once, as
-    usual. SIGINT stays ignored where it is, as in a shell's background job.
+    It returns the signal's number, 0 for none; all processes must call it. Several hear of what had come when they last
+    called it, so that none waits for the devices. A second signal ends a process at once, as usual. SIGINT stays
+    ignored where it is, as in a shell's background job.
     """
-    asked, before = 0, {}
+    asked, before, largest = 0, {}, None
 
     def on_signal(number, frame):
         nonlocal asked
@@ -86,9 +87,11 @@ def catch_stop() -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
     def any_asked() -> int:
+        nonlocal largest
         from cgrpo_jax.runtime import processes  # and with it JAX
 
-        return processes.largest(asked)
+        largest = largest or processes.LateLargest()
+        return largest(asked)
 
     if threading.current_thread() is not threading.main_thread():  # which alone may catch signals
         yield any_asked

@@ -248,9 +248,7 @@ def test_processes_divide_the_grading(monkeypatch):
         given.append(own)
         return [[[[[0.0, "first", "", False, True], [0.0, "third", "", True, False]]], ""], own]
 
-    failed = []
     monkeypatch.setattr(processes, "share", share)
-    monkeypatch.setattr(processes, "_failed_processes", failed.append)
     grader = Graded()
     shared = Orchestrator(grader)
 
@@ -262,24 +260,31 @@ def test_processes_divide_the_grading(monkeypatch):
     assert [grade.extracted for grade in grades] == ["first", "right", "third"]
     assert [grade.score for grade in grades] == [0.0, 1.0, 0.0]
     assert (shared.timeouts, shared.failures) == (1, 1)
-    assert failed == [False]
 
-    # Where the grader of this process fails, the others hear of it before they wait for what it would have shared.
+    # Where the grader of this process fails, the others hear of it in the place of what it would have shared.
     def broken():
         raise RuntimeError("no worker starts")
 
     monkeypatch.setattr(grader, "submit", lambda *_, **__: types.SimpleNamespace(result=broken))
     with pytest.raises(RuntimeError, match="no worker starts"):
         shared.run([graded()])
-    assert failed == [False, True] and len(given) == 1
+    assert given[1:] == [[[], None]]
+
+    # And where that of process 0 does, this one ends with a line that says so.
+    monkeypatch.setattr(processes, "share", lambda own: [[[], None], own])
+    monkeypatch.setattr(
+        grader, "submit", lambda *_, **__: types.SimpleNamespace(result=lambda: grader_lib.Grade(1.0, "right", ""))
+    )
+    with pytest.raises(UserError, match="^grading failed on process 0; its own message says why"):
+        shared.run([graded()])
 
 
 @pytest.mark.parametrize("at", ["submit", "send"])
 def test_what_fails_as_grading_begins_fails_on_all_processes(monkeypatch, at):
     """This process can't start its workers, say: it goes on with the others to where grades are read."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    failed, grader, engine = [], Graded(), FakeEngine(steps=lambda i: 9)
-    monkeypatch.setattr(processes, "_failed_processes", failed.append)
+    shared, grader, engine = [], Graded(), FakeEngine(steps=lambda i: 9)
+    monkeypatch.setattr(processes, "share", lambda value: shared.append(value) or [value, [[], ""]])
 
     def broken(*_, **__):
         raise OSError("no more processes")
@@ -291,7 +296,7 @@ def test_what_fails_as_grading_begins_fails_on_all_processes(monkeypatch, at):
 
     with pytest.raises(OSError, match="no more processes"):
         run(graded(), texts(ask(engine, 1)), engines=[engine], grader=grader)
-    assert failed == [True] and engine.events.count(("step",)) == orchestrator._GRADE_TICKS
+    assert shared == [[[], None]] and engine.events.count(("step",)) == orchestrator._GRADE_TICKS
 
 
 @pytest.mark.parametrize("here", [0, 1])
@@ -300,7 +305,6 @@ def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, 
     ranks = [[2.0, 0.0, 1.0], [0.0, 1.0, 2.0], [1.0, 0.0]]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: here)
-    monkeypatch.setattr(processes, "_failed_processes", lambda failed: [])
 
     def share(own):
         """The other process gives its share: the grades of its questions, in order."""
@@ -327,7 +331,6 @@ def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, 
 
 def test_what_a_function_raises_on_one_process_ends_all_with_the_same_words(monkeypatch):
     monkeypatch.setattr(processes, "share", lambda own: [own, [[], "grader 'f.py:f' raised ValueError"]])
-    monkeypatch.setattr(processes, "_failed_processes", lambda failed: [])
 
     async def graded():
         await orchestrator.grade(["right"], problem())

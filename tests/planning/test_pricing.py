@@ -110,8 +110,37 @@ def test_an_iteration_adds_up_its_calls():
     assert (found.prompt_tokens, found.prompt_positions) == (3 * 8, 2 * 64)
 
 
+def test_what_the_host_takes_is_hidden_behind_the_call_before():
+    """By hand: a call is 2.5 + 1 + 0.5 (2 + 1 + 3) + 0.25 = 6.75, a prefill 5.25.
+
+    Of a prefill that comes with a call the host must be done as well, so that it hides what comes after that call.
+    """
+    one, write = tick([10], [8], [[1, 0, 1]]), Prefill(4, 16, False, (placed(Stage.RESPONSE),))
+    ahead = dataclasses.replace(one, ahead=True)
+    for host, waited in ((5.0, 0.0), (6.75, 0.0), (10.0, 3.25), (13.0, 6.25 + 1.0)):
+        rate = dataclasses.replace(RATE, host=host)
+        apart = pricing.generation({"policy": [one, write, one, one]}, {"policy": Costs()}, rate)
+        assert apart.parts["host"] == pytest.approx(3 * host) and apart.ahead == 0
+        assert apart.seconds == pytest.approx(3 * 6.75 + 5.25 + 3 * host)
+        found = pricing.generation({"policy": [one, write, ahead, ahead]}, {"policy": Costs()}, rate)
+        assert found.parts["host"] == pytest.approx(host + waited) and found.ahead == 2
+        assert (
+            found.seconds == pytest.approx(3 * 6.75 + 5.25 + host + waited) == pytest.approx(sum(found.stages.values()))
+        )
+
+
+def test_a_call_without_a_step_is_of_the_stages_before_it():
+    """A call that is dispatched ahead may find that all texts have ended: 0.5 + 1.5 + 0.25."""
+    empty = tick(np.zeros(0), np.zeros(0), np.zeros((0, 3), int))
+    found = pricing.generation({"policy": [tick([10], [8], [[0, 1, 0]]), empty]}, {"policy": Costs()}, RATE)
+    assert found.steps == 1 and found.seconds == pytest.approx(6.75 + 2.25)
+    assert found.stages[Stage.CRITIQUE] == pytest.approx(found.seconds)
+
+
 def test_the_constants_are_fixed():
     rate, chip = pricing.rates(CHIPS["v6e"]), CHIPS["v6e"]
     assert rate == pricing.Rates(0.8 * chip.hbm_bandwidth, 0.6 * chip.flops, chip.ici_bandwidth, 1e-6, 5e-6)
     floor = pricing.rates(chip, hbm=1.0, peaks=True)
     assert floor == pricing.Rates(chip.hbm_bandwidth, chip.flops, chip.ici_bandwidth, 0.0, 0.0)
+    assert pricing.rates(chip, host=1e-3) == dataclasses.replace(rate, host=1e-3)
+    assert pricing.rates(chip, hbm=1.0, peaks=True, host=1e-3) == floor

@@ -11,9 +11,11 @@ from cgrpo_jax import sharding
 from cgrpo_jax.datasets import rollouts
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import slots
+from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.planning import simulation, workload
-from cgrpo_jax.records import Author, Stage
+from cgrpo_jax.records import Author, RowIndex, Stage
 
 
 def tick(lengths, *, num_slots=4, until=1, chunk=8, split=False, length=2048, started=100, reads=None, pages=None):
@@ -70,6 +72,36 @@ def test_with_pages_a_step_reads_each_text_as_far_as_it_goes():
     pages = Pages(100, 64, tokens=64, prompts=3, kernel=False)
     found, _ = tick([2, 3], started=255, num_slots=4, until=2, pages=pages)
     assert found.read_N.tolist() == [2 * 256, 2 * 512, 512 + 256] and found.needed_N.tolist() == [2 * 256, 2 * 257, 258]
+
+
+@pytest.mark.parametrize("pages", [None, Pages(400, 8, tokens=64, prompts=3, kernel=False)], ids=["slots", "pages"])
+@pytest.mark.parametrize("num_slots, most", [(4, 1.5), (64, 1.1)])
+def test_what_a_call_that_is_dispatched_ahead_costs(pages, num_slots, most):
+    """The slot of a text that has ended idles for a call more; where there are many, calls end after fewer texts."""
+    rng, params = np.random.default_rng(0), params_lib.param_shapes(EVERYTHING)
+    lengths = np.clip(np.exp(rng.normal(1.8, 0.9, 600)), 1, 40).astype(int)
+    prompts = rng.integers(0, EVERYTHING.vocab_size, (600, 4))
+    asked = [workload.Asked(prompts[q], {RowIndex(q): int(n)}, 40) for q, n in enumerate(lengths)]
+    steps = []
+    for overlap in (False, True):
+        engine = Engine(
+            EVERYTHING,
+            eos_ids=(),
+            num_slots=num_slots,
+            length=44,
+            longest_prompt=4,
+            chunk=16,
+            pages=pages,
+            overlap=overlap,
+        )
+        questions = [workload.Question(one) for one in asked]
+        calls = simulation.simulate(questions, {"policy": engine}, {"policy": params})["policy"]
+        stats = engine.take_stats()
+        assert stats.tokens == lengths.sum()
+        ticks = [one for one in calls if isinstance(one, simulation.Tick)]
+        assert sum(one.ahead for one in ticks) == (len(ticks) - 1 if overlap else 0)
+        steps.append(stats.slot_steps)
+    assert 1 < steps[1] / steps[0] < most
 
 
 # --- what an iteration writes -------------------------------------------------------------------------------------

@@ -152,9 +152,20 @@ def test_slices_are_compared_and_written(model, pretended, tmp_path, capsys):
     assert "Simulated, on no chip: matrix units at 0.6" in out
 
 
+def test_the_host_is_hidden_where_calls_are_dispatched_ahead(model, pretended):
+    lengths, seconds = Lengths("uniform(min=2, max=16)", failed=0.25), {}
+    for overlap in ("auto", "on", "off"):  # auto: these devices are CPUs
+        found = made(model, **{"engine.overlap": overlap}).simulate(lengths, host=1e-6).at(0.8)
+        seconds[overlap] = found.parts["host"]
+        assert (found.ahead > 0) is (overlap == "on")
+        assert found.seconds == pytest.approx(sum(found.stages.values()))
+    assert seconds["on"] < seconds["off"] == seconds["auto"]
+
+
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
+        ("--host=-1", "--host -1 is no time; use milliseconds, 0 or more"),
         ("--lengths=normal(3)", "lengths 'normal(3)' are no distribution"),
         ("--lengths=nowhere", "nowhere holds no rollouts"),
         ("--critiques=fixed(-1)", "lengths 'fixed(-1)' are no distribution"),

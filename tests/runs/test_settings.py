@@ -1,5 +1,8 @@
 """What a run is made with, decided without a weight; and what a plan changes of it."""
 
+import types
+
+import numpy as np
 import planned
 import pytest
 import tiny_run
@@ -10,6 +13,7 @@ from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.runs import build_model, stages
 from cgrpo_jax.runs.settings import run_settings
+from cgrpo_jax.runs.slot_budget import overlaps
 from cgrpo_jax.runs.variants import Variants
 
 
@@ -26,6 +30,17 @@ def test_a_run_is_built_from_its_settings():
     engine, slots = model.engine, decided.slots
     assert (engine.num_slots, engine.length, engine.widths[-1]) == (slots.num_slots, slots.length, slots.longest_prompt)
     assert engine.cache_dtype == slots.dtype == "int8"
+
+
+@pytest.mark.parametrize(
+    "value, on_cpus, elsewhere", [("auto", False, True), ("on", True, True), ("off", False, False)]
+)
+def test_engines_dispatch_ahead_where_the_devices_are_no_cpus(value, on_cpus, elsewhere):
+    config = tiny_run.config({"engine.overlap": value})
+    for platform, wanted in (("cpu", on_cpus), ("gpu", elsewhere), ("tpu", elsewhere)):
+        devices = np.array([types.SimpleNamespace(platform=platform)])
+        assert overlaps(config, types.SimpleNamespace(devices=devices)) is wanted
+    assert run_settings(config, sharding.one_device()).overlap is on_cpus
 
 
 def test_slots_are_those_of_the_longest_stage():

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-import jax
 import numpy as np
 
 from cgrpo_jax.inference import slot_programs, slots
@@ -11,12 +10,13 @@ from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.inference.paged.call_sizes import row_counts, token_counts
 from cgrpo_jax.inference.paged.decoding import Chunks
 from cgrpo_jax.inference.paged.scheduler import PagedCall
+from cgrpo_jax.inference.running_slots import sent
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.runtime.program import Program
 
 
 class RunningPaged(Protocol):
-    """What an engine whose cache has pages needs of its slots from `begin` to `end`."""
+    """What an engine whose cache has pages needs of its slots from `begin` to `end`. Nothing waits for the devices."""
 
     def run(self, call: PagedCall, orders: slots.Orders, until: int) -> slots.Report: ...
 
@@ -50,14 +50,14 @@ class RunningPages:
         }
 
     def run(self, call: PagedCall, orders: slots.Orders, until: int) -> slots.Report:
-        """Begins and ends the texts that are ordered, writes what enters, decodes; returns what was done."""
+        """Begins and ends the texts that are ordered, writes what enters, decodes; returns what will have been done."""
         program = self._programs[call.tokens, call.rows]
         _, chunks, *_ = program.zeros()
         if chunks is not None:
             fill(chunks, call, self.pages)
         steps = np.int32(until), np.int32(call.steps)
         self.slots, report = program(self.params, self.slots, orders, chunks, *self.key, *steps)
-        return jax.device_get(report)
+        return sent(report)
 
     def run_idle(self, program: Program) -> None:
         """Runs a program with nothing to do, so that it is compiled."""

@@ -6,6 +6,9 @@ order of the texts. Pages for what it samples come call by call. Where they are 
 there are none for one step, the text that was placed last in its group is set back: it gives its pages up and waits
 again, with what it has sampled as part of its prompt.
 
+A call may be asked for before it is known what the last has sampled. Then a text has pages for the most tokens that
+it can have by now, and none is set back before that is known.
+
 A decision depends on the requests and on what has been sampled, so all processes decide the same.
 """
 
@@ -34,7 +37,8 @@ class Text:
       group, slot: where it is.
       pages: that it holds, in the order of its positions.
       copied: the page that holds the end of its beginning, until that is copied; held as well.
-      length: tokens that it has in its pages, once it has begun: all but the newest.
+      length: tokens that it is known to have in its pages, once it has begun: all but the newest.
+      ahead: the most that it may have gained besides, in calls of which that is not known yet.
       shared: tokens of its context that it found in pages of others, or copied.
       begun: whether it decodes, or did until it was set back.
       again: whether it was set back before, so that what enters of it is no new prompt.
@@ -49,6 +53,7 @@ class Text:
     pages: list[int] = dataclasses.field(default_factory=list)
     copied: int | None = None
     length: int = 0
+    ahead: int = 0
     shared: int = 0
     begun: bool = False
     again: bool = False
@@ -89,6 +94,7 @@ class PagedCall:
       tokens: of prompts that it takes at most, of each data group; 0: none enters.
       parts: what enters, by group.
       begin: texts that decode from this call on; those with `copied` have that page copied first.
+      decoding: all that decode, unless they have ended in a call that is not recorded yet.
       set_back: texts that are taken out of their slots before.
       texts: that have a slot, of all data groups.
       rows: slots that it computes, of each data group: those that decode come first.
@@ -98,6 +104,7 @@ class PagedCall:
     tokens: int
     parts: tuple[tuple[Part, ...], ...]
     begin: tuple[Text, ...]
+    decoding: tuple[Text, ...]
     set_back: tuple[Text, ...]
     texts: int
     rows: int
@@ -131,8 +138,8 @@ class _Group:
         return self.texts.index(self.rest[0].text) if self.rest else len(self.texts)
 
     def wanted_by(self, text: Text, steps: int) -> int:
-        """Returns how many pages a text lacks for so many tokens more."""
-        return max(0, self.pool.of(min(text.length + steps, text.most)) - len(text.pages))
+        """Returns how many pages a text lacks for so many tokens more than it may have."""
+        return max(0, self.pool.of(min(text.length + text.ahead + steps, text.most)) - len(text.pages))
 
     def wanted(self, steps: int) -> int:
         """Returns how many pages all texts lack for so many tokens more of each."""
@@ -197,13 +204,11 @@ class PageScheduler:
 
     def occupant(self, slot: int) -> tuple[Request, int] | None:
         """Returns whose continuation decodes in a slot, and which; None if none does."""
-        text = self._slots[slot]
-        return (text.request, text.number) if text is not None and text.begun else None
+        return (text.request, text.number) if (text := self._slots[slot]) and text.begun else None
 
     def text(self, slot: int) -> Text:
         """Returns the text in a slot that has one."""
-        text = self._slots[slot]
-        assert text is not None
+        assert (text := self._slots[slot]) is not None
         return text
 
     def free(self, slot: int) -> None:
@@ -216,10 +221,12 @@ class PageScheduler:
         """Returns the texts that decode."""
         return [text for group in self._groups for text in group.texts if text.begun]
 
-    def record(self, sampled_S: np.ndarray) -> None:
-        """Records how many tokens the text in each slot has sampled."""
-        for text in self.begun():
-            text.length = len(text.request.prompt_ids) - 1 + int(sampled_S[text.slot])
+    def record(self, call: PagedCall, sampled_S: np.ndarray) -> None:
+        """Records how many tokens the texts that decoded in a call had sampled after it; calls come in their order."""
+        for text in call.decoding:
+            text.ahead -= call.steps
+            if self._slots[text.slot] is text:
+                text.length = len(text.request.prompt_ids) - 1 + int(sampled_S[text.slot])
 
     def held(self) -> list[int]:
         """Returns how many pages each data group holds."""
@@ -227,22 +234,30 @@ class PageScheduler:
 
     # --- the next call ----------------------------------------------------------------------------------------------
 
-    def next_call(self, chunk: int) -> PagedCall:
+    def next_call(self, chunk: int) -> PagedCall | None:
         """Places what can be placed and returns what the next call does.
 
         Args:
           chunk: the most steps.
+
+        Returns:
+          the call; None where a text may have to be set back, which calls that are not recorded yet would tell
         """
         self._place(chunk)
         self._let_go_of_prompts()
-        steps, set_back = self._cover(1 if any(group.rest for group in self._groups) else chunk)
+        if (covered := self._cover(1 if any(group.rest for group in self._groups) else chunk)) is None:
+            return None
+        steps, set_back = covered
         tokens = self._tokens()
         before = [group.next_to_enter for group in self._groups]
         parts = tuple(self._parts(group, tokens) for group in self._groups)
         begin = [text for group, at in zip(self._groups, before, strict=True) for text in self._begin(group, at)]
-        decoding = max(sum(text.begun for text in group.texts) for group in self._groups)
-        rows = next(number for number in reversed(row_counts(self.num_slots)) if number >= decoding)
-        return PagedCall(steps, tokens, parts, tuple(begin), tuple(set_back), self.live, rows)
+        decoding = tuple(self.begun())
+        for text in decoding:
+            text.ahead += steps
+        most = max(sum(text.begun for text in group.texts) for group in self._groups)
+        rows = next(number for number in reversed(row_counts(self.num_slots)) if number >= most)
+        return PagedCall(steps, tokens, parts, tuple(begin), decoding, tuple(set_back), self.live, rows)
 
     def copied(self, text: Text) -> None:
         """Records that the call that copies the last page of a text's beginning has been made."""
@@ -313,17 +328,21 @@ class PageScheduler:
             if begun is None or begun.request is not group.held_of:
                 group.let_go_of_prompt()
 
-    def _cover(self, steps: int) -> tuple[int, list[Text]]:
+    def _cover(self, steps: int) -> tuple[int, list[Text]] | None:
         """Gives all texts pages for the next steps; texts are set back only where one step lacks pages.
 
         Returns:
-          (how many steps, at most those given; the texts that were set back)
+          (how many steps, at most those given; the texts that were set back); None as for `next_call`
         """
         back: list[Text] = []
+        guessed = any(text.ahead for text in self.begun())
         for group in self._groups:
             while group.wanted(1) > group.pool.free:
-                if not group.let_go_of_prompt():
-                    back.append(self._set_back(group))
+                if group.let_go_of_prompt():
+                    continue
+                if guessed:
+                    return None
+                back.append(self._set_back(group))
         while any(group.wanted(steps) > group.pool.free for group in self._groups):
             steps //= 2
         for group in self._groups:

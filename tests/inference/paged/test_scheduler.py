@@ -1,4 +1,7 @@
-"""The scheduler of pages, played against pages that hold tokens: each text finds all of itself, and nothing leaks."""
+"""The scheduler of pages, played against pages that hold tokens: each text finds all of itself, and nothing leaks.
+
+Also where it hears what a call has sampled, and which texts it has ended, only after it has decided the next.
+"""
 
 import collections
 
@@ -44,7 +47,8 @@ class Devices:
         size = self.made.pages.size
         for other in self.made._groups[group].texts:  # what others that decode have read stays as it is
             if other is not text and other.slot in self.texts and page in other.pages:
-                assert self.held[at] == token or other.pages.index(page) * size + at[2] >= other.length
+                has = len(self.texts[other.slot]) - 1
+                assert self.held[at] == token or other.pages.index(page) * size + at[2] >= has
         self.held[at] = token
 
     def run(self, call):
@@ -70,12 +74,14 @@ class Devices:
             assert text.slot not in self.texts
             self.texts[text.slot] = list(text.context)
             assert call.steps == 1 or not call.tokens
-        for text in made.begun():
-            self.decode(text, call.steps)
+        assert set(call.decoding) == set(made.begun())
+        for text in call.decoding:
+            if text.slot in self.texts:  # else it has ended, of which the scheduler has not heard
+                self.decode(text, call.steps)
         sampled = np.zeros(made.num_groups * made.num_slots, int)
         for slot, tokens in self.texts.items():
             sampled[slot] = len(tokens) - len(made.text(slot).request.prompt_ids)
-        made.record(sampled)
+        return sampled
 
     def decode(self, text, steps):
         tokens = self.texts[text.slot]
@@ -86,13 +92,21 @@ class Devices:
             tokens.append(int(self.rng.integers(50, 60)))
 
     def end(self, share):
-        """Ends the texts that are as long as they may be, and some others."""
+        """Ends the texts that are as long as they may be, and some others; returns them."""
+        ended = []
         for slot, tokens in list(self.texts.items()):
             text = self.made.text(slot)
             if len(tokens) == text.most + 1 or self.rng.random() < share:
-                assert self.made.occupant(slot) == (text.request, text.number)
-                self.made.free(slot)
+                ended.append(text)
                 del self.texts[slot]
+        return ended
+
+    def tell(self, call, sampled, ended):
+        """Lets the scheduler hear what a call has done."""
+        self.made.record(call, sampled)
+        for text in ended:
+            assert self.made.occupant(text.slot) == (text.request, text.number)
+            self.made.free(text.slot)
 
 
 def workload(rng, number, longest):
@@ -110,11 +124,12 @@ def workload(rng, number, longest):
     return made
 
 
-def play(seed, *, tight=False):
+def play(seed, *, tight=False, ahead=False):
     """Lets a random workload through; returns the scheduler, and what each call began.
 
     Args:
       tight: the pages hold the longest text and no more.
+      ahead: each call is decided before the scheduler hears what the last has done.
     """
     rng = np.random.default_rng(seed)
     size, longest = int(rng.choice([1, 3, 8, 40])), int(rng.integers(4, 60))
@@ -126,33 +141,44 @@ def play(seed, *, tight=False):
         tokens=int(rng.integers(1, 80)), prompts=int(rng.integers(1, 5)),
     )  # fmt: skip
     devices, began = Devices(made, rng), collections.Counter()
-    every, history, idle = list(coming), [], 0
+    every, history, idle, untold, refused = list(coming), [], 0, [], 0
     while coming or made.waiting or made.live:
         for _ in range(min(len(coming), rng.integers(0, 4))):
             made.add(coming.pop())
         if not made.waiting and not made.live:
             continue
         call = made.next_call(int(rng.integers(1, 9)))
+        if call is None:
+            assert untold, "nothing is to be told"
+            devices.tell(*untold.pop())
+            refused += 1
+            continue
+        assert not (untold and call.set_back)
         idle = 0 if call.begin or call.set_back or any(call.parts) or made.begun() else idle + 1
         assert idle < 2, "nothing goes on"
         history.append([(text.slot, every.index(text.request), text.number, tuple(text.pages)) for text in call.begin])
         began.update((text.request, text.number) for text in call.begin)
-        devices.run(call)
-        devices.end(rng.choice([0.02, 0.2]))
+        sampled = devices.run(call)
+        untold.insert(0, (call, sampled, devices.end(rng.choice([0.02, 0.2]))))
+        while len(untold) > ahead:
+            devices.tell(*untold.pop())
     assert made.held() == [0] * made.num_groups
     assert set(began) == {(one, number) for one in every for number in range(len(one.indices))}
     assert sum(began.values()) <= len(began) + made.num_set_back
-    return made, history
+    assert ahead or not refused
+    return made, history, refused
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("seed", range(30))
-def test_every_text_finds_all_of_itself_whatever_comes(seed):
-    play(seed)
+def test_every_text_finds_all_of_itself_whatever_comes(seed, ahead):
+    play(seed, ahead=ahead)
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("seed", range(30))
-def test_every_text_finds_all_of_itself_where_pages_hold_one(seed):
-    play(seed, tight=True)
+def test_every_text_finds_all_of_itself_where_pages_hold_one(seed, ahead):
+    play(seed, tight=True, ahead=ahead)
 
 
 def test_the_same_requests_and_lengths_give_the_same_calls():
@@ -163,6 +189,11 @@ def test_the_same_requests_and_lengths_give_the_same_calls():
 @pytest.mark.parametrize("tight", [False, True])
 def test_random_workloads_set_texts_back(tight):
     assert sum(play(seed, tight=tight)[0].num_set_back > 0 for seed in range(10, 20)) > 3
+
+
+def test_random_workloads_wait_to_hear_before_a_text_is_set_back():
+    played = [play(seed, ahead=True) for seed in range(10, 20)]
+    assert sum(made.num_set_back > 0 and refused > 0 for made, _, refused in played) > 3
 
 
 # --- by hand ------------------------------------------------------------------------------------------------------
@@ -212,10 +243,10 @@ def test_the_last_to_come_is_set_back_and_goes_on_first():
     calls = []
     for _ in range(6):
         calls.append(made.next_call(2))
-        devices.run(calls[-1])
+        devices.tell(calls[-1], devices.run(calls[-1]), [])
     back = [text.request.prompt_ids[0] for call in calls for text in call.set_back]
     assert back == [10] and made.waiting == 2 and made.live == 1
-    devices.end(1.0)
+    devices.tell(call := made.next_call(2), devices.run(call), devices.end(1.0))
     call = made.next_call(2)
     assert [part.text.request.prompt_ids[0] for parts in call.parts for part in parts][0] == 10
     (text,) = [part.text for part in call.parts[0] if part.text.request.prompt_ids[0] == 10]
@@ -231,8 +262,7 @@ def test_a_text_alone_that_copies_a_page_has_pages_enough():
         call = made.next_call(8)
         copied += sum(text.copied is not None for text in call.begin)
         steps.append(call.steps)
-        devices.run(call)
-        devices.end(0)
+        devices.tell(call, devices.run(call), devices.end(0))
     assert copied and made.num_set_back == 0
     assert min(steps[1:]) < 8  # of a call in which the copied page is held as well
 
@@ -248,9 +278,40 @@ def test_fewer_steps_are_taken_before_a_text_is_set_back():
         call = made.next_call(8)
         assert not call.set_back
         steps.append(call.steps)
-        devices.run(call)
+        devices.tell(call, devices.run(call), [])
     assert steps[0] == 1 and steps[1:] == [4, 2, 1]
     assert len(made.next_call(8).set_back) == 1
+
+
+def test_pages_are_for_what_a_call_that_is_not_recorded_may_have_sampled():
+    """Of 4 positions. After a call of one step and two of 4, of 5 tokens: 4 enter, and up to 9 are sampled."""
+    made = scheduler(number=9, size=4, length=24, tokens=8)
+    made.add(request(range(5), most=16))
+    devices = Devices(made, np.random.default_rng(0))
+    first, second, third = ((call, devices.run(call)) for call in (made.next_call(4) for _ in range(3)))
+    (text,) = made.begun()
+    assert (text.length, text.ahead, len(text.pages)) == (4, 9, 4)
+    devices.tell(*first, [])
+    assert (text.length, text.ahead) == (5, 8)
+    devices.tell(*second, [])
+    devices.tell(*third, [])
+    assert (text.length, text.ahead) == (13, 0)
+
+
+def test_no_text_is_set_back_before_it_is_known_what_those_there_have():
+    """Six pages of 4, two texts: a call that may need a seventh waits for the last, which has ended one of them."""
+    made = scheduler(number=7, size=4, length=24, tokens=8)
+    for first in (0, 10):
+        made.add(request(range(first, first + 5), most=16))
+    devices, untold = Devices(made, np.random.default_rng(0)), None
+    while call := made.next_call(8):
+        if untold:
+            devices.tell(*untold)
+        untold = call, devices.run(call), []
+    assert untold and made.held() == [6] and made.live == 2 and not made.num_set_back
+    devices.tell(*untold[:2], devices.end(1.0)[:1])
+    after = made.next_call(8)
+    assert after and not after.set_back and len(after.decoding) == 1
 
 
 def test_a_text_without_pages_waits():

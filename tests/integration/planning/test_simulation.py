@@ -1,4 +1,4 @@
-"""A simulated engine makes the calls that a real one makes on the same lengths."""
+"""A simulated engine makes the calls that a real one makes on the same lengths, also where it dispatches ahead."""
 
 import dataclasses
 
@@ -58,10 +58,11 @@ def with_lengths(questions, lengths):
     ]
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("work", [alone(small_engine.MANY, 3), refined(small_engine.MANY[:6], 2)])
-def test_calls_ticks_and_tokens_are_those_of_a_real_engine(work):
+def test_calls_ticks_and_tokens_are_those_of_a_real_engine(work, overlap):
     mesh = sharding.make_mesh(fsdp=2, devices=jax.devices()[:2])
-    engine = small_engine.engine(num_slots=3, mesh=mesh)
+    engine = small_engine.engine(num_slots=3, mesh=mesh, overlap=overlap)
 
     def run():
         engine.begin(small_engine.SPLIT, seed=17, iteration=5)
@@ -75,6 +76,8 @@ def test_calls_ticks_and_tokens_are_those_of_a_real_engine(work):
     found = simulation.simulate(with_lengths(work, lengths), {"policy": engine}, {"policy": small_engine.SPLIT})
     assert engine_calls.summary(found["policy"]) == real
     assert {"prefill", "copy", "tick"} <= {one[0] for one in real}
+    ahead = [one.ahead for one in found["policy"] if isinstance(one, simulation.Tick)]
+    assert any(ahead) is overlap and not ahead[0]
     simulated = engine.take_stats()
     for field in ("tokens", "prompt_tokens", "shared_tokens", "prefills", "slot_steps", "tokens_waiting"):
         assert getattr(simulated, field) == getattr(stats, field), field
@@ -99,10 +102,12 @@ def runs_of(kind, calls):
     return run
 
 
-def test_calls_over_pages_are_those_of_a_real_engine(monkeypatch):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_calls_over_pages_are_those_of_a_real_engine(overlap, monkeypatch):
     """Pages of 4 for a text and a half in each of two groups, so that some are set back."""
     mesh = sharding.make_mesh(fsdp=2, devices=jax.devices()[:2])
-    engine = small_engine.engine(num_slots=4, mesh=mesh, pages=Pages(12, 4, tokens=16, prompts=3, kernel=False))
+    pages = Pages(12, 4, tokens=16, prompts=3, kernel=False)
+    engine = small_engine.engine(num_slots=4, mesh=mesh, pages=pages, overlap=overlap)
     work, real, found = refined(small_engine.MANY[:6], 3), [], []
     monkeypatch.setattr(RunningPages, "run", runs_of(RunningPages, real))
     monkeypatch.setattr(simulation.SimulatedSlots, "run", runs_of(simulation.SimulatedSlots, found))
@@ -119,7 +124,7 @@ def test_calls_over_pages_are_those_of_a_real_engine(monkeypatch):
     simulated = engine.take_stats()
     for field in ("tokens", "prompt_tokens", "shared_tokens", "prefills", "slot_steps", "tokens_waiting", "set_back"):
         assert getattr(simulated, field) == getattr(stats, field), field
-    assert stats.set_back > 0
+    assert stats.set_back > 0 and any(one.ahead for one in calls["policy"]) is overlap
     positions, tokens = simulation.prefilled(calls["policy"])
     assert stats.reentered_tokens == simulated.reentered_tokens > 0
     assert tokens == stats.prompt_tokens + stats.reentered_tokens < positions == sum(2 * call[0] for call in real)
