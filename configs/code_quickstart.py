@@ -33,6 +33,8 @@ def get_config():
     c.objective.gamma = 0.1
 
     c.num_iterations = 60
+    c.optimizer.learning_rate = 5e-4
+    c.optimizer.schedule = "constant"
     c.questions_per_iteration = 16
     c.max_prompt_length = 16
     c.max_response_length = 16
