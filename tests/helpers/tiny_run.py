@@ -58,6 +58,7 @@ SMALL = {
     "refine.max_prompt_length": 48,
     "packing.length": 64,
     "optimizer.learning_rate": 2e-4,
+    "optimizer.schedule": "constant",  # so that a run may go on for longer
     "optimizer.warmup_updates": 0,
     "checkpoints.every": 1,
     "trackers": (),
