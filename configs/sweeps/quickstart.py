@@ -12,5 +12,5 @@ def get_sweep():
     """Returns the configuration that all points share, and the points."""
     return {
         "config": "configs/quickstart.py",
-        "points": product({"objective.gamma": (0.001, 0.1), "objective.aggregate": ("constant", "paper")}),
+        "points": product({"objective.gamma": (0.01, 0.1), "objective.aggregate": ("constant", "paper")}),
     }

@@ -130,7 +130,7 @@ def test_the_committed_sweep_has_four_points_on_the_quickstart(tmp_path, monkeyp
     found = sweep_lib.plan(sweep_lib.load("configs/sweeps/quickstart.py"), tmp_path)
     assert [point.name for point in found] == NAMES
     assert {(point.config["objective"]["gamma"], point.config["objective"]["aggregate"]) for point in found} == {
-        (gamma, how) for gamma in (0.001, 0.1) for how in ("constant", "paper")
+        (gamma, how) for gamma in (0.01, 0.1) for how in ("constant", "paper")
     }
     assert all(point.config["model"]["embed_dim"] == 192 for point in found)
 
