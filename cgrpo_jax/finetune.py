@@ -107,7 +107,7 @@ class Run(train.Run):
         trackers: Trackers,
         *,
         rows: load_rows.Rows,
-        stopping: Callable[[], int],
+        stopping: Callable[..., int],
     ):
         super().__init__(opened, folder, writer, trackers, stopping=stopping)
         self.rows = rows

@@ -153,7 +153,7 @@ class Run:
       folder: where it is kept.
       writer: writes its rollouts.
       trackers: show its metrics elsewhere.
-      stopping: which of SIGTERM and SIGINT has reached a process, 0 for none; all of them ask together.
+      stopping: as `signals.catch_stop` gives it.
 
     Attributes:
       progress: how far the run is, as its checkpoints keep it.
@@ -170,7 +170,7 @@ class Run:
         writer: RolloutWriter,
         trackers: Trackers,
         *,
-        stopping: Callable[[], int],
+        stopping: Callable[..., int],
     ):
         settings = opened.settings
         self.opened, self.settings, self.model, self.folder = opened, settings, opened.model, folder
@@ -345,14 +345,14 @@ class Run:
         self.folder.checkpoints.wait()
         raise UserError(log.gave_up(learner, self.opened.run.nonfinite_rows, self.progress.iteration))
 
-    def _stop_if_asked(self) -> None:
-        if number := self.stopping():
+    def _stop_if_asked(self, *, late: bool = False) -> None:
+        if number := self.stopping(late=late):
             raise Stopped(number)
 
     def _tick(self, status: Status, bar: tqdm.tqdm | None = None) -> None:
         """Shows how far the iteration is; all processes stop here if one is asked to."""
         log.show(self._shown if bar is None else bar, status)
-        self._stop_if_asked()
+        self._stop_if_asked(late=True)
 
     # --- evaluating, logging, saving ------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def stoppable(
 
             def tick(status: Status) -> None:
                 log.show(bar, status)
-                if number := stopping():
+                if number := stopping(late=True):
                     raise Stopped(number)
 
             yield tick

@@ -5,7 +5,8 @@ time fewer than one slot in sixteen idles while a request waits, whatever the le
 prefill; so do prompts that begin alike, as far as that spares work.
 
 A step may give the devices the next call before it reads what the last has done (`overlap`). Then they do not wait for
-the host, which reads, decodes, grades and places meanwhile; and a slot whose text has ended is free one call later.
+the host, which reads, decodes, grades and places meanwhile; and a slot whose text has ended is free one call later: up
+to `chunk` steps more idle where many end in one call.
 
 What is sampled depends on a text's `RowIndex`, never on when it was scheduled or beside what. The schedule itself
 depends on the tokens alone: all processes compute the same one.

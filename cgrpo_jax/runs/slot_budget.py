@@ -101,10 +101,11 @@ def has_pages(config: Config, model: ModelConfig, *, mesh: jax.sharding.Mesh, dt
 def overlaps(config: Config, mesh: jax.sharding.Mesh) -> bool:
     """Returns whether engines on a mesh dispatch a call before they read the last, by `engine.overlap`.
 
-    Where the devices are CPUs, the host and the devices are the same cores: nothing is gained.
+    Where the devices are CPUs, the host and the devices are the same cores: nothing is gained. A contiguous cache has
+    no use for slots of texts that ended in the call in flight, which costs more than the host where many end together.
     """
     if config.engine.overlap == "auto":
-        return mesh.devices.flat[0].platform != "cpu"
+        return config.cache.kind == "paged" and mesh.devices.flat[0].platform != "cpu"
     return config.engine.overlap == "on"
 
 

@@ -296,7 +296,10 @@ def share(value: Any) -> list:
 def _gathered(data: bytes, length: int) -> list[bytes]:
     """Returns what every process gives, filled up to a length with zeros."""
     row = np.frombuffer(data.ljust(length, b"\0"), np.uint8)
-    return [one.tobytes() for one in multihost_utils.process_allgather(row).reshape(-1, length)]
+    try:
+        return [one.tobytes() for one in multihost_utils.process_allgather(row).reshape(-1, length)]
+    except jax.errors.JaxRuntimeError as error:
+        raise _ended(error) from error
 
 
 def decide(make: Callable[[], Any], what: str) -> Any:

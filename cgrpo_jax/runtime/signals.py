@@ -68,14 +68,14 @@ def raised() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def catch_stop() -> Iterator[Callable[[], int]]:
+def catch_stop() -> Iterator[Callable[..., int]]:
     """Gives a function that says, on all processes alike, which of SIGTERM and SIGINT (Ctrl-C) has reached one of them.
 
-    It returns the signal's number, 0 for none; all processes must call it. Several hear of what had come when they last
-    called it, so that none waits for the devices. A second signal ends a process at once, as usual. SIGINT stays
-    ignored where it is, as in a shell's background job.
+    It returns the signal's number, 0 for none; all processes must call it. Several that call it with `late=True` hear
+    of what had come when they last did, and none waits for the devices: for a tick, of which many follow. A second
+    signal ends a process at once, as usual. SIGINT stays ignored where it is, as in a shell's background job.
     """
-    asked, before, largest = 0, {}, None
+    asked, before, late_largest = 0, {}, None
 
     def on_signal(number, frame):
         nonlocal asked
@@ -86,12 +86,14 @@ def catch_stop() -> Iterator[Callable[[], int]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def any_asked() -> int:
-        nonlocal largest
+    def any_asked(*, late: bool = False) -> int:
+        nonlocal late_largest
         from cgrpo_jax.runtime import processes  # and with it JAX
 
-        largest = largest or processes.LateLargest()
-        return largest(asked)
+        if not late:
+            return processes.largest(asked)
+        late_largest = late_largest or processes.LateLargest()
+        return late_largest(asked)
 
     if threading.current_thread() is not threading.main_thread():  # which alone may catch signals
         yield any_asked

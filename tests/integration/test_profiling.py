@@ -66,7 +66,7 @@ def test_a_resumed_run_may_trace_others_and_a_stopped_one_leaves_its_trace(tmp_p
 
     @contextlib.contextmanager
     def stopping_within_an_iteration():
-        yield lambda: bool(begun)
+        yield lambda **_: bool(begun)
 
     monkeypatch.setattr(watchdog, "iteration", begun.append)
     monkeypatch.setattr(signals, "catch_stop", stopping_within_an_iteration)

@@ -33,13 +33,19 @@ def test_a_run_is_built_from_its_settings():
 
 
 @pytest.mark.parametrize(
-    "value, on_cpus, elsewhere", [("auto", False, True), ("on", True, True), ("off", False, False)]
+    "value, on_cpus, elsewhere, with_pages",
+    [("auto", False, False, True), ("on", True, True, True), ("off", False, False, False)],
 )
-def test_engines_dispatch_ahead_where_the_devices_are_no_cpus(value, on_cpus, elsewhere):
+def test_engines_dispatch_ahead_with_pages_where_the_devices_are_no_cpus(value, on_cpus, elsewhere, with_pages):
     config = tiny_run.config({"engine.overlap": value})
-    for platform, wanted in (("cpu", on_cpus), ("gpu", elsewhere), ("tpu", elsewhere)):
-        devices = np.array([types.SimpleNamespace(platform=platform)])
-        assert overlaps(config, types.SimpleNamespace(devices=devices)) is wanted
+    paged = tiny_run.config({"engine.overlap": value, "cache.kind": "paged", "cache.gib": 1.0})
+    for platform, wanted, paged_wanted in (
+        ("cpu", on_cpus, on_cpus),
+        ("gpu", elsewhere, with_pages),
+        ("tpu", elsewhere, with_pages),
+    ):
+        mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
+        assert overlaps(config, mesh) is wanted and overlaps(paged, mesh) is paged_wanted
     assert run_settings(config, sharding.one_device()).overlap is on_cpus
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
+from cgrpo_jax.errors import UserError
 from cgrpo_jax.runtime import processes
 
 
@@ -88,3 +89,13 @@ def test_what_is_shared_takes_one_collective_where_it_is_short(values, lengths, 
 def test_one_process_alone_hears_at_once():
     late = processes.LateLargest()
     assert [late(0), late(15), late(0)] == [0, 15, 0]
+
+
+def test_a_process_that_is_gone_while_values_are_shared_is_a_line(monkeypatch):
+    def gone(row):
+        raise jax.errors.JaxRuntimeError("NCCL: remote process exited\nstack")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", gone)
+    with pytest.raises(UserError, match=r"^another process has ended \(NCCL: remote process exited\); its own"):
+        processes.share("x")
