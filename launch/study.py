@@ -17,7 +17,8 @@
   --order      with --all: file whose get_order() lists study files (default: configs/studies/order.py)
   --predict    with --all: run nothing, print how many runs and hours each study is expected to take
   --results    folder of NAME.json, a study's numbers with its registration: with --all and --page
-               configs/results/studies by default, with --study none is written without it
+               configs/results/studies by default, with --study none is written without it. --all keeps the rows there
+               of runs that DIR has not, and leaves a study of which --only matches nothing as it is
   --page       run nothing, write README.md of --results from the JSON there; --all does so when it ends
 
 The same command again resumes where the last one stopped: finished runs stay, an interrupted one resumes. The table is
@@ -248,8 +249,9 @@ def run_list(
         raise UserError(f"--workdir {workdir} does not exist; leave --report out to train")
     with files.checked(into):
         into.mkdir(parents=True, exist_ok=True)
+    study_list.check_results(listed, into)
     if report:
-        study_list.report(listed, folder, into)
+        study_list.report(listed, folder, into, lambda one: chosen[one.name])
         failed = []
     else:
         with runner.locked(folder) as check:

@@ -123,15 +123,33 @@ def run_all(
             print(f"\n{one.name}: {one.study.get('question', '')}", flush=True)
             failed += runner.run_all(wanted, slots=slots, workdir=workdir, check=check, may_start=may_start)
             write_page(one, workdir)
-        study_results.write(one.study, one.name, one.runs, workdir, results, one.registered, place)
+        write_results(one, workdir, results, place, wanted=bool(wanted))
     return failed
 
 
-def report(listed: Sequence[Listed], workdir: pathlib.Path, results: pathlib.Path) -> None:
+def report(
+    listed: Sequence[Listed], workdir: pathlib.Path, results: pathlib.Path, choose: Callable[[Listed], Sequence[Any]]
+) -> None:
     """Writes all that `run_all` writes, of what is done, and runs nothing."""
     for place, one in enumerate(listed):
         write_page(one, workdir)
-        study_results.write(one.study, one.name, one.runs, workdir, results, one.registered, place)
+        write_results(one, workdir, results, place, wanted=bool(choose(one)))
+
+
+def write_results(one: Listed, workdir: pathlib.Path, results: pathlib.Path, place: int, *, wanted: bool) -> None:
+    """Writes a study's JSON; one of which no run is wanted is left as it is.
+
+    Rows of runs that the study has stay, also where this workdir has not run them (`study_results.write`).
+    """
+    if wanted or not (results / f"{one.name}.json").exists():
+        study_results.write(one.study, one.name, one.runs, workdir, results, one.registered, place, shared=True)
+
+
+def check_results(listed: Sequence[Listed], results: pathlib.Path) -> None:
+    """Raises a `UserError` if the JSON of a study is damaged: before anything runs, as rows of it are to stay."""
+    for one in listed:
+        if (results / f"{one.name}.json").exists():
+            study_results.read(results, one.name)
 
 
 def write_page(one: Listed, workdir: pathlib.Path) -> None:

@@ -189,10 +189,60 @@ def test_only_names_studies_too(start, tmp_path):
         start(only="third/")
 
 
+def test_another_folder_takes_no_rows_from_what_was_found(start, tmp_path, studies):
+    start()
+    before = {name: read(tmp_path, name) for name in ("first", "second")}
+    elsewhere = {"workdir": str(tmp_path / "other")}
+    (tmp_path / "other").mkdir()
+    assert start(report=True, only="^first/", **elsewhere) == ([], False)
+    assert {name: read(tmp_path, name) for name in before} == before  # neither what is asked for, nor what is not
+    assert start(report=True, **elsewhere) == ([], False)
+    assert {name: read(tmp_path, name) for name in before} == before
+    # What ran here is of here; a run that a study no longer has goes, and one of another name stays.
+    second = studies["second"]
+    second["arms"] = [second["arms"][0] | {"name": "higher", "against": {}}]
+    (tmp_path / "second.py").write_text(f"def get_study():\n    return {second!r}\n")
+    assert start(report=True, **elsewhere) == ([], False)
+    after = read(tmp_path, "second")
+    assert [(row["arm"], row["seed"]) for row in after["rows"]] == [("higher", 0), ("higher", 1)]
+    old = {row["run"]: row["numbers"] for row in before["second"]["rows"]}
+    assert [row["numbers"] for row in after["rows"]] == [old[row["run"]] for row in after["rows"]]
+    gone = [row for row in before["second"]["rows"] if row["arm"] == "other"]
+    cost = {name: one["cost"]["machine_seconds"] for name, one in (("before", before["second"]), ("after", after))}
+    assert cost["after"] == pytest.approx(cost["before"] - sum(row["machine_seconds"] for row in gone), abs=0.01)
+
+
+def test_results_with_what_ran_in_two_folders(start, tmp_path):
+    start(only="^first/.*/plain/")
+    first = read(tmp_path, "first")
+    taken, (own,) = first["cost"]["taken"], [row for row in first["rows"] if row["seed"] == 0]
+    kept = tmp_path / "work" / "processes.jsonl"
+    (tmp_path / "work" / own["run"] / "summary.json").unlink()  # as in a folder without it
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    others = [row | {"commit": "elsewhere"} for row in rows if row["folder"] != own["run"]]
+    kept.write_text("".join(json.dumps(row) + "\n" for row in others))
+    start(report=True)
+    again = read(tmp_path, "first")
+    assert again["rows"] == first["rows"] and again["cost"]["taken"] == taken
+    assert again["cost"]["machine_seconds"] == first["cost"]["machine_seconds"]
+    assert set(again["cost"]["commits"]) == {"elsewhere", *first["cost"]["commits"]}
+    start(report=True)
+    assert read(tmp_path, "first") == again  # nothing is counted twice
+
+
+def test_a_damaged_file_of_results_is_said_before_anything_runs(start, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "second.json").write_text("{")
+    with pytest.raises(UserError, match="second.json is not valid JSON"):
+        start()
+    assert (tmp_path / "bench" / "started").read_text() == ""
+
+
 def test_a_run_that_fails_stops_no_other_study(start, tmp_path):
     bad = start(only="first/hard/plain/seed0")[0][-1]
     for name in ("config.json", "summary.json"):
         (tmp_path / "work" / bad / name).unlink()
+    (tmp_path / "results" / "first.json").unlink()  # else its row would stay
     started, failed = start(bad=str(bad))
     assert failed and len(started) == 7
     assert len(read(tmp_path, "second")["rows"]) == 4 and len(read(tmp_path, "first")["rows"]) == 3
