@@ -412,6 +412,14 @@ def test_a_study_is_registered_by_the_last_commit_of_what_it_is_made_of(tmp_path
     assert found().changed == ("configs/base.py",) and found().commit == first
     git("commit", "--quiet", "--all", "--message=third")
     assert (found().commit, found().changed) == (git("rev-parse", "--short", "HEAD"), ())
+    # A file that no commit has differs, also where git is told to ignore it.
+    git("rm", "--quiet", "--cached", "configs/studies/one.py", "configs/recipe.py")
+    (tmp_path / ".gitignore").write_text("one.py\nrecipe.py\n")
+    git("commit", "--quiet", "--all", "--message=fourth")
+    assert found().changed == ("configs/recipe.py", "configs/studies/one.py")
+    (tmp_path / ".git" / "HEAD").write_text("nothing\n")
+    with pytest.raises(UserError, match=r"git rev-list fails in .* \(.*\); a study is registered by a commit: mend"):
+        found()
 
 
 def test_what_is_not_committed_does_not_run(start, monkeypatch):
