@@ -455,6 +455,36 @@ def test_a_mistake_in_a_study_file_is_named(tmp_path, changes, message):
         study_file.load(str(tmp_path / "a.py"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": "3"}, "hard's seeds is '3', not a number of seeds such as 3"),
+        ({"seeds": [0, 1]}, r"hard's seeds is \[0, 1\], not a number of seeds"),
+        ({"seeds": 0}, "hard's seeds is 0, not"),
+        ({"seeds": True}, "hard's seeds is True, not"),
+        ({"config": 3}, "hard's config is 3, not a path"),
+        ({"minutes": 3}, "hard's minutes is 3, not a dict of run and warm_start"),
+        ({"minutes": {"runs": 3}}, "hard's minutes have 'runs', which is neither run nor warm_start"),
+        ({"minutes": {"run": 0}}, "hard's minutes of a run is 0, not a number above 0"),
+    ],
+)
+def test_a_mistake_in_a_setting_is_named(tmp_path, changes, message):
+    study = study_of(tmp_path, PLAIN)
+    study["settings"] = [study["settings"][0] | changes]
+    (tmp_path / "a.py").write_text(f"def get_study():\n    return {study!r}\n")
+    with pytest.raises(UserError, match=message):
+        study_file.load(str(tmp_path / "a.py"))
+
+
+def test_a_table_counts_the_seeds_that_its_setting_has(start, tmp_path, studies):
+    for name, study in studies.items():
+        study["settings"] = [study["settings"][0] | {"seeds": 3 if name == "first" else 1}]
+        (tmp_path / f"{name}.py").write_text(f"def get_study():\n    return {study!r}\n")
+    start(only="seed0|seed1")
+    assert "| Plain | nothing | 2 of 3 |" in (tmp_path / "work" / "first" / "table.md").read_text()
+    assert "| Other | all | 1 |" in (tmp_path / "work" / "second" / "table.md").read_text()
+
+
 def test_the_papers_sign_is_above_below_or_none(tmp_path):
     study = study_of(tmp_path, PLAIN, TOP | {"against": {"plain": "better"}})
     (tmp_path / "a.py").write_text(f"def get_study():\n    return {study!r}\n")
