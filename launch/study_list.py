@@ -116,15 +116,34 @@ def run_all(
     def may_start() -> bool:
         return used(workdir) < hours
 
-    failed = []
+    failed: list[Any] = []
     for place, one in enumerate(listed):
         wanted = study_sharing.distinct(choose(one))
         if wanted:
             print(f"\n{one.name}: {one.study.get('question', '')}", flush=True)
-            failed += runner.run_all(wanted, slots=slots, workdir=workdir, check=check, may_start=may_start)
+            left = _without_failed(wanted, failed)
+            failed += runner.run_all(left, slots=slots, workdir=workdir, check=check, may_start=may_start)
             write_page(one, workdir)
         write_results(one, workdir, results, place, wanted=bool(wanted))
     return failed
+
+
+def _without_failed(wanted: Sequence[Any], failed: list[Any]) -> list[Any]:
+    """Returns the runs of a study but for those that have failed in an earlier one, or that need such a run.
+
+    The latter are added to `failed`; the former are there already.
+    """
+    folders = {run.folder: run for run in failed}
+    left = []
+    for run in wanted:
+        if run.folder in folders:
+            print(f"{run.name}: not started, it has failed as {folders[run.folder].name}", flush=True)
+        elif run.needs and run.needs.folder in folders and run.summary() is None:
+            print(f"{run.name}: not started, it needs {run.needs.name}", flush=True)
+            failed.append(run)
+        else:
+            left.append(run)
+    return left
 
 
 def report(

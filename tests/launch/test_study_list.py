@@ -248,6 +248,28 @@ def test_a_run_that_fails_stops_no_other_study(start, tmp_path):
     assert len(read(tmp_path, "second")["rows"]) == 4 and len(read(tmp_path, "first")["rows"]) == 3
 
 
+def test_a_run_of_two_studies_that_fails_is_started_and_told_of_once(start, tmp_path, studies, capsys):
+    runs = {run.name: run for run in study_lib.plan(studies["first"], (tmp_path / "work").resolve(), shared=True)}
+    bad = runs["hard/top/seed0"].folder.name
+    started, failed = start(bad=bad)
+    assert failed and [one.name for one in started].count(bad) == 1 and len(started) == 8
+    out = capsys.readouterr().out
+    assert "hard/high/seed0: not started, it has failed as hard/top/seed0" in out
+    assert out.endswith("1 runs failed: hard/top/seed0\n")
+    # The second study's own arms need the warm start that the first has started in vain.
+    bad = runs["hard/warm_start/seed1"].folder.name
+    for name in runs:
+        if name.endswith("seed1"):
+            for path in (tmp_path / "work" / "runs" / runs[name].folder.name).iterdir():
+                path.unlink()
+    started, failed = start(bad=bad)
+    assert failed and [one.name for one in started].count(bad) == 1
+    out = capsys.readouterr().out
+    assert "hard/other/seed1: not started, it needs hard/warm_start/seed1" in out
+    names = ", ".join(f"hard/{arm}/seed1" for arm in ("warm_start", "plain", "top", "other"))
+    assert out.endswith(f"4 runs failed: {names}\n")
+
+
 def test_a_report_writes_what_is_there_and_runs_nothing(start, tmp_path):
     start(only="first/")
     before = read(tmp_path, "first")
