@@ -218,6 +218,8 @@ def run_study(
     chosen = select(runs, only)
     if report and not folder.is_dir():
         raise UserError(f"--workdir {workdir} does not exist; leave --report out to train")
+    if results and (there := pathlib.Path(results) / f"{pathlib.Path(study).stem}.json").exists():
+        study_results.read(there.parent, there.stem)  # a damaged one is said before anything runs
     with contextlib.nullcontext(lambda: None) if report else runner.locked(folder) as check:
         slots = runner.local_slots(jobs, command)
         failed = [] if report else runner.run_all(chosen, slots=slots, workdir=folder, check=check)
@@ -228,7 +230,7 @@ def run_study(
             if results:
                 path = pathlib.Path(study)
                 registered = registration.of_study(path, arms)
-                study_results.write(arms, path.stem, runs, folder, pathlib.Path(results), registered, place=0)
+                study_results.write(arms, path.stem, runs, folder, pathlib.Path(results), registered)
     return failed
 
 

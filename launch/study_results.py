@@ -102,7 +102,7 @@ def _wrong(value: Any, form: Any, where: str) -> Iterator[str]:
 
 def write(
     study: Mapping, name: str, runs: Sequence[Any], workdir: pathlib.Path, folder: pathlib.Path,
-    registered: Registration, place: int, *, shared: bool = False,
+    registered: Registration, place: int | None = None, *, shared: bool = False,
 ) -> None:  # fmt: skip
     """Writes FOLDER/NAME.json.
 
@@ -113,16 +113,19 @@ def write(
       workdir: that they are in, with processes.jsonl.
       folder: of the results.
       registered: the study's registration.
-      place: in the list of studies, from 0.
+      place: in the list of studies, from 0; None: that of the file that is there, else 0.
       shared: whether the runs' folders are named by what makes them (`study_sharing`). Then rows of the file that is
         there stay where the study still has their run, and this workdir has not.
 
     Raises:
       UserError: the file that is there is damaged.
     """
+    old = read(folder, name) if (folder / f"{name}.json").exists() else None
+    if place is None:
+        place = old["place"] if old else 0
     found = numbers(study, runs, workdir, registered) | {"place": place}
-    if shared and (folder / f"{name}.json").exists():
-        found = _with_rows_of(read(folder, name), found, runs, workdir)
+    if shared and old:
+        found = _with_rows_of(old, found, runs, workdir)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_atomically(folder / f"{name}.json", json.dumps({"study": name, **found}, indent=1) + "\n")
 

@@ -287,7 +287,11 @@ def test_a_study_by_itself_writes_its_numbers_where_it_is_asked(start, tmp_path,
             (run.folder / name).write_text(content)
     given = {"study": str(tmp_path / "first.py"), "workdir": str(tmp_path / "alone"), "jobs": 1, "only": ""}
     study_lib.main(**given, report=True, results=str(tmp_path / "results"))
-    assert len(read(tmp_path, "first")["rows"]) == 4
+    assert len(read(tmp_path, "first")["rows"]) == 4 and read(tmp_path, "first")["place"] == 0
+    path = tmp_path / "results" / "first.json"
+    path.write_text(json.dumps(read(tmp_path, "first") | {"place": 5}))  # as a list has it
+    study_lib.main(**given, report=True, results=str(tmp_path / "results"))
+    assert read(tmp_path, "first")["place"] == 5
 
 
 @pytest.mark.parametrize(
