@@ -14,12 +14,13 @@
                --all STUDY/SETTING/ARM/seedN
   --report     train nothing, print the table of what is done
   --hours      with --all: of this machine; when the runs in DIR have taken them no further one starts (default: 10)
-  --order      with --all: file whose get_order() lists study files (default: configs/studies/order.py)
+  --order      with --all and --page: file whose get_order() lists study files (default: configs/studies/order.py)
   --predict    with --all: run nothing, print how many runs and hours each study is expected to take
   --results    folder of NAME.json, a study's numbers with its registration: with --all and --page
                configs/results/studies by default, with --study none is written without it. --all keeps the rows there
                of runs that DIR has not, and leaves a study of which --only matches nothing as it is
-  --page       run nothing, write README.md of --results from the JSON there; --all does so when it ends
+  --page       run nothing, write README.md of --results from the JSON there of the studies of --order; --all does so
+               when it ends
 
 The same command again resumes where the last one stopped: finished runs stay, an interrupted one resumes. The table is
 also written to DIR/table.md, every number to DIR/results.json, the page of all runs (`cgrpo report`) to DIR/report.html
@@ -261,10 +262,18 @@ def run_list(
             failed = study_list.run_all(
                 listed, folder, slots=slots, hours=hours, choose=lambda one: chosen[one.name], check=check, results=into
             )
-    print(f"wrote {study_page.write(into)}; {study_list.used(folder):.2f} of {hours:g} hours are used")
+    names = [one.name for one in listed]
+    print(f"wrote {study_page.write(into, names)}; {study_list.used(folder):.2f} of {hours:g} hours are used")
+    say_unlisted(into, names)
     for line in study_list.left_out(listed):
         print(f"left out: {line}")
     return failed
+
+
+def say_unlisted(results: pathlib.Path, names: Sequence[str]) -> None:
+    """Prints in a line which JSON files are of no listed study, if any."""
+    if found := study_page.unlisted(results, names):
+        print(f"left off the page, as no listed study has them: {', '.join(found)} in {results}; remove or rename them")
 
 
 def main(
@@ -278,7 +287,9 @@ def main(
         raise UserError(f"{' and '.join(wanted) or 'nothing to do'}: give one of --study=FILE, --all, --page")
     of_all = results or str(study_results.RESULTS)
     if page:
-        print(f"wrote {study_page.write(pathlib.Path(of_all))}")
+        names = [path.stem for path in study_list.paths_of(pathlib.Path(order))]
+        print(f"wrote {study_page.write(pathlib.Path(of_all), names)}")
+        say_unlisted(pathlib.Path(of_all), names)
         return
     if not workdir and not predict:
         raise UserError("--workdir=DIR is missing: the folder of the runs")

@@ -77,9 +77,26 @@ def read(folder: pathlib.Path, name: str) -> dict[str, Any]:
     found = read_json_object(path, missing=fix, broken=fix)
     if missing := sorted(_FORM.keys() - found.keys()):
         raise UserError(f"{path} is no study's: it lacks {', '.join(missing)}; {fix}")
-    if wrong := next(_wrong(found, _FORM, ""), ""):
+    if wrong := next(_wrong(found, _FORM, ""), "") or _unfit(found):
         raise UserError(f"{path} is no study's: {wrong}; {fix}")
     return found
+
+
+def _unfit(found: Mapping[str, Any]) -> str:
+    """Returns what of a study's file does not go with the rest of it; empty where all does."""
+    columns, arms = ({one["name"] for one in found[key]} for key in ("columns", "arms"))
+    if found["decides"] not in columns:
+        return f"decides is {found['decides']!r}, which is no column"
+    if others := {other for arm in found["arms"] for other in arm["against"]} - arms:
+        return f"an arm's against is {min(others)!r}, which is no arm"
+    for place, column in enumerate(found["columns"]):
+        if not column["unit"]:
+            return f"columns[{place}].unit is {column['unit']!r}"
+    for place, row in enumerate(found["rows"]):
+        for key, value in row["numbers"].items():
+            if value is not None and type(value) not in (int, float):
+                return f"rows[{place}].numbers.{key} is {value!r:.60}"
+    return ""
 
 
 def _wrong(value: Any, form: Any, where: str) -> Iterator[str]:
