@@ -7,6 +7,7 @@ found.changed                 # () or files that differ from it
 
 import ast
 import dataclasses
+import functools
 import os
 import pathlib
 import subprocess
@@ -64,6 +65,22 @@ def of_study(path: pathlib.Path, study: Mapping[str, Any], root: pathlib.Path = 
     tracked = set(git(root, "ls-files", "--", *inside).splitlines())  # status is silent on what is ignored
     changed = {line[3:] for line in status.splitlines()} | (set(inside) - tracked)
     return Registration(commit, time, inside, tuple(sorted(changed)))
+
+
+@functools.cache
+def code(root: pathlib.Path = ROOT) -> str:
+    """Returns the commit of the code that runs, with `+` if tracked files differ from it, as when it is first asked.
+
+    Files of configs/results are left out: the launcher writes them itself. Empty where there is no repository, and where
+    git can't read it, as sweeps run there too; `of_study` refuses that.
+    """
+    if not (root / ".git").exists():
+        return ""
+    try:
+        status = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)configs/results")
+        return git(root, "rev-parse", "--short", "HEAD") + "+" * bool(status)
+    except UserError:
+        return ""
 
 
 def _with_imports(files: Iterable[pathlib.Path]) -> set[pathlib.Path]:

@@ -21,12 +21,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import registration
 import study_report
 
 from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs import lengths, old_keys, starts, validate
+from cgrpo_jax.runs import lengths, old_keys, validate
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import files, folder_lock, local_copies, places
 from cgrpo_jax.runtime.json_files import read_json_object
@@ -161,7 +162,7 @@ def run_all(
     waiting = [run for run in runs if run not in done]
     print(f"{len(done)} of {len(runs)} runs are done", flush=True)
     failed, running, live = [], {}, set()
-    machine = {"commit": starts.commit() or "unknown", "cpus": os.cpu_count(), "jobs": len(slots)}
+    machine = {"commit": registration.code() or "unknown", "cpus": os.cpu_count(), "jobs": len(slots)}
     free: queue.SimpleQueue = queue.SimpleQueue()
     for slot in slots:
         free.put(slot)

@@ -116,6 +116,7 @@ def run_all(
     def may_start() -> bool:
         return used(workdir) < hours
 
+    registration.code()  # which commit runs, before anything is written
     failed: list[Any] = []
     for place, one in enumerate(listed):
         wanted = study_sharing.distinct(choose(one))

@@ -448,6 +448,31 @@ def test_a_study_is_registered_by_the_last_commit_of_what_it_is_made_of(tmp_path
         found()
 
 
+def test_what_the_launcher_writes_does_not_change_the_code(tmp_path):
+    def git(*arguments):
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def code():
+        registration.code.cache_clear()
+        return registration.code(tmp_path)
+
+    assert code() == ""  # no repository
+    results = tmp_path / "configs" / "results" / "studies"
+    results.mkdir(parents=True)
+    for path in (results / "one.json", tmp_path / "code.py"):
+        path.write_text("1\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message=first")
+    commit = git("rev-parse", "--short", "HEAD")
+    (results / "one.json").write_text("2\n")
+    assert code() == commit
+    (tmp_path / "code.py").write_text("2\n")
+    assert registration.code(tmp_path) == commit  # as when it was first asked
+    assert code() == f"{commit}+"
+
+
 def test_what_is_not_committed_does_not_run(start, monkeypatch):
     changed = registration.Registration("abc", "2026-01-01T00:00:00+00:00", ("x.py",), ("x.py",))
     monkeypatch.setattr(registration, "of_study", lambda *_: changed)

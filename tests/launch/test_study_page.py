@@ -157,7 +157,9 @@ def test_the_page_is_of_the_files_of_a_folder_in_the_order_of_their_list(tmp_pat
     out = capsys.readouterr().out
     assert "left off the page, as no listed study has them: dropped.json, renamed.json in" in out
     (tmp_path / "c.json").write_text("{}")
-    with pytest.raises(UserError, match="c.json is no study's: it lacks arms, columns, cost, decides, measured, paper, place"):
+    with pytest.raises(
+        UserError, match="c.json is no study's: it lacks arms, columns, cost, decides, measured, paper, place"
+    ):
         study_page.read(tmp_path)
     (tmp_path / "c.json").write_text("{")
     with pytest.raises(UserError, match="c.json"):
