@@ -71,8 +71,8 @@ def of_study(path: pathlib.Path, study: Mapping[str, Any], root: pathlib.Path = 
 def code(root: pathlib.Path = ROOT) -> str:
     """Returns the commit of the code that runs, with `+` if tracked files differ from it, as when it is first asked.
 
-    Files of configs/results are left out: the launcher writes them itself. Empty where there is no repository, and where
-    git can't read it, as sweeps run there too; `of_study` refuses that.
+    Files of configs/results are left out: the launcher writes them itself. Empty where there is no repository, and
+    where git can't read it, as sweeps run there too; `of_study` refuses that.
     """
     if not (root / ".git").exists():
         return ""

@@ -97,6 +97,23 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
         written, results = (read_json_object(path) for path in (paths.config, paths.summary))
     except UserError:
         return None
+    if differences(written, config, overridden):
+        return None
+    # A run that was made longer keeps its old summary until it ends.
+    wanted = {"iterations": config["num_iterations"], "task": task_of(config["data"]["kind"])}
+    return results if all(results.get(key) == value for key, value in wanted.items()) else None
+
+
+def differences(
+    written: Mapping[str, Any], config: Mapping[str, Any], overridden: Sequence[str], free: Sequence[str] = ()
+) -> list[str]:
+    """Returns the keys by which a run is of another configuration, such as `"seed: 0 -> 1"`.
+
+    Args:
+      written: what its config.json holds.
+      config, overridden: as in `summary`.
+      free: further keys that may differ.
+    """
     was = old_keys.translate(written)
     flat = config_lib.flatten(config)
     # Keys that came into being after the run don't outdate it, unless they are set; lengths at 0 are the run's choice.
@@ -104,11 +121,7 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
     chosen = {key for key in lengths.KEYS if flat.get(key) == 0}
     kept = old_keys.defaults_of_then(written, flat).keys() - set(overridden)
     unread = validate.never_read(was, config)
-    if config_lib.differences(was, config, sorted(added | chosen | kept | unread)):
-        return None
-    # A run that was made longer keeps its old summary until it ends.
-    wanted = {"iterations": config["num_iterations"], "task": task_of(config["data"]["kind"])}
-    return results if all(results.get(key) == value for key, value in wanted.items()) else None
+    return config_lib.differences(was, config, sorted({*added, *chosen, *kept, *unread, *free}))
 
 
 @contextlib.contextmanager

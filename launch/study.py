@@ -257,6 +257,8 @@ def run_list(
         study_list.report(listed, folder, into, lambda one: chosen[one.name])
         failed = []
     else:
+        for one in listed:
+            study_sharing.check_folders(one.name, chosen[one.name])
         with runner.locked(folder) as check:
             slots = runner.local_slots(jobs, command)
             failed = study_list.run_all(

@@ -337,6 +337,45 @@ def test_the_folder_of_a_run_is_of_what_makes_it_alone(tmp_path, studies):
     assert {name for name in one if one[name] != changed[name]} == {"hard/top/seed0", "hard/top/seed1"}
 
 
+def test_work_of_another_default_is_named_before_anything_starts(start, tmp_path, studies):
+    start()
+    runs = {run.name: run for run in study_lib.plan(studies["second"], (tmp_path / "work").resolve(), shared=True)}
+    folder = runs["hard/other/seed1"].folder
+    config = json.loads((folder / "config.json").read_text())
+    config["objective"]["clip_low"] = 0.15  # as a default was, which the digest leaves out
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "checkpoints" / "5").mkdir(parents=True)
+    wrong = r"study second: .*runs/\w+ holds hard/other/seed1 with another .* \(objective.clip_low: 0.15 -> 0.2\)"
+    with pytest.raises(UserError, match=wrong):
+        start()
+    assert (tmp_path / "bench" / "started").read_text() == ""
+    assert start(only="^first/") == ([], False)  # which has no such run
+    assert start(report=True) == ([], False)
+    # Without a checkpoint there is no work: the run starts again. One that goes on with what is free may go on.
+    (folder / "checkpoints" / "5").rmdir()
+    assert [one.name for one in start()[0]] == [folder.name]
+    (folder / "checkpoints" / "5").mkdir()
+    (folder / "summary.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["checkpoints"]["keep"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+    assert [one.name for one in start()[0]] == [folder.name]
+
+
+def test_a_recipe_of_another_default_is_named_too(tmp_path, studies):
+    recipe = f"{paths.CONFIGS / 'recipes' / 'raft.py'}:num_responses=4"
+    study = study_of(tmp_path, PLAIN | {"overrides": {}, "recipe": recipe}) | {"warm_start": False}
+    run = study_lib.plan(study, tmp_path / "w", trains=False, shared=True)[0]
+    run.folder.mkdir(parents=True)
+    kept = recipes.kept_of(run.steps)
+    (run.folder / "recipe.json").write_text(json.dumps(kept))
+    study_sharing.check_folders("one", [run])
+    kept["steps"][-1]["config"]["objective"]["clip_low"] = 0.15
+    (run.folder / "recipe.json").write_text(json.dumps(kept))
+    with pytest.raises(UserError, match=r"study one: .* holds hard/plain/seed0 with another .*clip_low: 0.15 -> 0.2"):
+        study_sharing.check_folders("one", [run])
+
+
 def test_another_warm_start_makes_other_runs_and_settings_with_one_share_it(tmp_path, studies):
     study = studies["first"]
     again = study["settings"][0] | {"name": "again"}
