@@ -7,11 +7,14 @@ found.changed                 # () or files that differ from it
 
 import ast
 import dataclasses
+import functools
 import os
 import pathlib
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from cgrpo_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -43,6 +46,9 @@ def of_study(path: pathlib.Path, study: Mapping[str, Any], root: pathlib.Path = 
       path: of the study file.
       study: what it holds.
       root: of the repository.
+
+    Raises:
+      UserError: there is a repository, and git can't read it.
     """
     recipes = [arm["recipe"].partition(":")[0] for arm in study["arms"] if arm.get("recipe")]
     configs = [study["config"], *(one["config"] for one in study["settings"] if "config" in one)]
@@ -51,10 +57,30 @@ def of_study(path: pathlib.Path, study: Mapping[str, Any], root: pathlib.Path = 
     if path.resolve() not in found or root not in path.resolve().parents or not (root / ".git").exists():
         return Registration("", "", (), ())
     inside = tuple(one.relative_to(root).as_posix() for one in found if root in one.parents)
-    said = _git(root, "log", "-1", "--date=format-local:%Y-%m-%dT%H:%M:%S+00:00", "--format=%h %cd", "--", *inside)
-    commit, _, time = said.partition(" ")
-    status = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *inside)
-    return Registration(commit, time, inside, tuple(line[3:] for line in status.splitlines()))
+    commit = time = ""
+    if git(root, "rev-list", "--max-count=1", "--all"):  # else there is no commit yet
+        said = git(root, "log", "-1", "--date=format-local:%Y-%m-%dT%H:%M:%S+00:00", "--format=%h %cd", "--", *inside)
+        commit, _, time = said.partition(" ")
+    status = git(root, "status", "--porcelain", "--untracked-files=all", "--", *inside)
+    tracked = set(git(root, "ls-files", "--", *inside).splitlines())  # status is silent on what is ignored
+    changed = {line[3:] for line in status.splitlines()} | (set(inside) - tracked)
+    return Registration(commit, time, inside, tuple(sorted(changed)))
+
+
+@functools.cache
+def code(root: pathlib.Path = ROOT) -> str:
+    """Returns the commit of the code that runs, with `+` if tracked files differ from it, as when it is first asked.
+
+    Files of configs/results are left out: the launcher writes them itself. Empty where there is no repository, and
+    where git can't read it, as sweeps run there too; `of_study` refuses that.
+    """
+    if not (root / ".git").exists():
+        return ""
+    try:
+        status = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)configs/results")
+        return git(root, "rev-parse", "--short", "HEAD") + "+" * bool(status)
+    except UserError:
+        return ""
 
 
 def _with_imports(files: Iterable[pathlib.Path]) -> set[pathlib.Path]:
@@ -83,11 +109,20 @@ def _imports(path: pathlib.Path) -> Iterator[pathlib.Path]:
                     yield folder.joinpath(*name.split(".")[1:]).with_suffix(".py")
 
 
-def _git(root: pathlib.Path, *arguments: str) -> str:
-    """Returns what git says, of paths as they are, of times in UTC; nothing where it fails, as without a commit."""
+def git(root: pathlib.Path, *arguments: str) -> str:
+    """Returns what git says of a repository, of paths as they are, of times in UTC.
+
+    Raises:
+      UserError: there is no git, or it fails.
+    """
     command = ["git", "-C", str(root), "-c", "core.quotePath=off", *arguments]
     environment = os.environ | {"TZ": "UTC", "LC_ALL": "C"}
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.rstrip("\n")
-    except (OSError, subprocess.SubprocessError):
-        return ""
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        raise UserError(
+            f"git {arguments[0]} fails in {root} ({said[-1] if said else error}); a study is registered by a commit: "
+            "mend the repository, or run a copy without its .git."
+        ) from error
+    return done.stdout.rstrip("\n")

@@ -21,12 +21,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import registration
 import study_report
 
 from cgrpo_jax.datasets.problems import task_of
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runs import config as config_lib
-from cgrpo_jax.runs import lengths, old_keys, starts, validate
+from cgrpo_jax.runs import lengths, old_keys, validate
 from cgrpo_jax.runs.run_dir import RunDir
 from cgrpo_jax.runtime import files, folder_lock, local_copies, places
 from cgrpo_jax.runtime.json_files import read_json_object
@@ -96,6 +97,23 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
         written, results = (read_json_object(path) for path in (paths.config, paths.summary))
     except UserError:
         return None
+    if differences(written, config, overridden):
+        return None
+    # A run that was made longer keeps its old summary until it ends.
+    wanted = {"iterations": config["num_iterations"], "task": task_of(config["data"]["kind"])}
+    return results if all(results.get(key) == value for key, value in wanted.items()) else None
+
+
+def differences(
+    written: Mapping[str, Any], config: Mapping[str, Any], overridden: Sequence[str], free: Sequence[str] = ()
+) -> list[str]:
+    """Returns the keys by which a run is of another configuration, such as `"seed: 0 -> 1"`.
+
+    Args:
+      written: what its config.json holds.
+      config, overridden: as in `summary`.
+      free: further keys that may differ.
+    """
     was = old_keys.translate(written)
     flat = config_lib.flatten(config)
     # Keys that came into being after the run don't outdate it, unless they are set; lengths at 0 are the run's choice.
@@ -103,11 +121,7 @@ def summary(folder: pathlib.Path, config: Mapping[str, Any], overridden: Sequenc
     chosen = {key for key in lengths.KEYS if flat.get(key) == 0}
     kept = old_keys.defaults_of_then(written, flat).keys() - set(overridden)
     unread = validate.never_read(was, config)
-    if config_lib.differences(was, config, sorted(added | chosen | kept | unread)):
-        return None
-    # A run that was made longer keeps its old summary until it ends.
-    wanted = {"iterations": config["num_iterations"], "task": task_of(config["data"]["kind"])}
-    return results if all(results.get(key) == value for key, value in wanted.items()) else None
+    return config_lib.differences(was, config, sorted({*added, *chosen, *kept, *unread, *free}))
 
 
 @contextlib.contextmanager
@@ -161,7 +175,7 @@ def run_all(
     waiting = [run for run in runs if run not in done]
     print(f"{len(done)} of {len(runs)} runs are done", flush=True)
     failed, running, live = [], {}, set()
-    machine = {"commit": starts.commit() or "unknown", "cpus": os.cpu_count(), "jobs": len(slots)}
+    machine = {"commit": registration.code() or "unknown", "cpus": os.cpu_count(), "jobs": len(slots)}
     free: queue.SimpleQueue = queue.SimpleQueue()
     for slot in slots:
         free.put(slot)

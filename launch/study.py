@@ -14,11 +14,13 @@
                --all STUDY/SETTING/ARM/seedN
   --report     train nothing, print the table of what is done
   --hours      with --all: of this machine; when the runs in DIR have taken them no further one starts (default: 10)
-  --order      with --all: file whose get_order() lists study files (default: configs/studies/order.py)
+  --order      with --all and --page: file whose get_order() lists study files (default: configs/studies/order.py)
   --predict    with --all: run nothing, print how many runs and hours each study is expected to take
   --results    folder of NAME.json, a study's numbers with its registration: with --all and --page
-               configs/results/studies by default, with --study none is written without it
-  --page       run nothing, write README.md of --results from the JSON there; --all does so when it ends
+               configs/results/studies by default, with --study none is written without it. --all keeps the rows there
+               of runs that DIR has not, and leaves a study of which --only matches nothing as it is
+  --page       run nothing, write README.md of --results from the JSON there of the studies of --order; --all does so
+               when it ends
 
 The same command again resumes where the last one stopped: finished runs stay, an interrupted one resumes. The table is
 also written to DIR/table.md, every number to DIR/results.json, the page of all runs (`cgrpo report`) to DIR/report.html
@@ -217,6 +219,8 @@ def run_study(
     chosen = select(runs, only)
     if report and not folder.is_dir():
         raise UserError(f"--workdir {workdir} does not exist; leave --report out to train")
+    if results and (there := pathlib.Path(results) / f"{pathlib.Path(study).stem}.json").exists():
+        study_results.read(there.parent, there.stem)  # a damaged one is said before anything runs
     with contextlib.nullcontext(lambda: None) if report else runner.locked(folder) as check:
         slots = runner.local_slots(jobs, command)
         failed = [] if report else runner.run_all(chosen, slots=slots, workdir=folder, check=check)
@@ -227,7 +231,7 @@ def run_study(
             if results:
                 path = pathlib.Path(study)
                 registered = registration.of_study(path, arms)
-                study_results.write(arms, path.stem, runs, folder, pathlib.Path(results), registered, place=0)
+                study_results.write(arms, path.stem, runs, folder, pathlib.Path(results), registered)
     return failed
 
 
@@ -248,19 +252,30 @@ def run_list(
         raise UserError(f"--workdir {workdir} does not exist; leave --report out to train")
     with files.checked(into):
         into.mkdir(parents=True, exist_ok=True)
+    study_list.check_results(listed, into)
     if report:
-        study_list.report(listed, folder, into)
+        study_list.report(listed, folder, into, lambda one: chosen[one.name])
         failed = []
     else:
+        for one in listed:
+            study_sharing.check_folders(one.name, chosen[one.name])
         with runner.locked(folder) as check:
             slots = runner.local_slots(jobs, command)
             failed = study_list.run_all(
                 listed, folder, slots=slots, hours=hours, choose=lambda one: chosen[one.name], check=check, results=into
             )
-    print(f"wrote {study_page.write(into)}; {study_list.used(folder):.2f} of {hours:g} hours are used")
+    names = [one.name for one in listed]
+    print(f"wrote {study_page.write(into, names)}; {study_list.used(folder):.2f} of {hours:g} hours are used")
+    say_unlisted(into, names)
     for line in study_list.left_out(listed):
         print(f"left out: {line}")
     return failed
+
+
+def say_unlisted(results: pathlib.Path, names: Sequence[str]) -> None:
+    """Prints in a line which JSON files are of no listed study, if any."""
+    if found := study_page.unlisted(results, names):
+        print(f"left off the page, as no listed study has them: {', '.join(found)} in {results}; remove or rename them")
 
 
 def main(
@@ -274,7 +289,9 @@ def main(
         raise UserError(f"{' and '.join(wanted) or 'nothing to do'}: give one of --study=FILE, --all, --page")
     of_all = results or str(study_results.RESULTS)
     if page:
-        print(f"wrote {study_page.write(pathlib.Path(of_all))}")
+        names = [path.stem for path in study_list.paths_of(pathlib.Path(order))]
+        print(f"wrote {study_page.write(pathlib.Path(of_all), names)}")
+        say_unlisted(pathlib.Path(of_all), names)
         return
     if not workdir and not predict:
         raise UserError("--workdir=DIR is missing: the folder of the runs")

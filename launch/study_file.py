@@ -4,7 +4,7 @@
 
 - `config`: the configuration file;
 - `settings`: dicts of `name`, `label`, `overrides`, `headline_only` (it runs headline arms alone). Further `config` and
-  `seeds` in the place of the study's, and `minutes`: what a `run` and its `warm_start` take of this machine;
+  `seeds`, how many, in the place of the study's, and `minutes`: what a `run` and its `warm_start` take of this machine;
 - `arms`: dicts of `name`, `label`, `sees` (what the critic does), `overrides`, `headline`, `seeds`. Further `recipe`,
   as for `cgrpo recipe`, with `result`, its step whose numbers count; `against`, from other arms to what the paper says
   of this one beside them: `above`, `below`, or an empty string; `times`, its minutes beside a plain run's;
@@ -81,12 +81,23 @@ def _check_kinds(study: Mapping) -> None:
         runner.expect(
             f"{item['name']}'s recipe", item.get("recipe", ""), str, "a file, with its arguments after a colon"
         )
+    for setting in study["settings"]:
+        _check_setting(setting)
     for arm in study["arms"]:
         runner.expect(f"{arm['name']}'s seeds", arm["seeds"], (list, tuple, range), "a list of numbers, such as [0, 1]")
         for seed in arm["seeds"]:
             runner.expect(f"one of {arm['name']}'s seeds", seed, int, "a whole number")
     _check_comparisons(study)
     _check_minutes(study)
+
+
+def _check_setting(setting: Mapping) -> None:
+    """Raises a `UserError` if what a setting has in the place of the study's is of another kind."""
+    name, seeds = setting["name"], setting.get("seeds", 1)
+    runner.expect(f"{name}'s config", setting.get("config", ""), (str, pathlib.Path), "a path")
+    runner.expect(f"{name}'s minutes", setting.get("minutes", {}), Mapping, "a dict of run and warm_start")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise UserError(f"{name}'s seeds is {seeds!r:.60}, not a number of seeds such as 3")
 
 
 def _check_comparisons(study: Mapping) -> None:
@@ -111,6 +122,8 @@ def _check_comparisons(study: Mapping) -> None:
 def _check_minutes(study: Mapping) -> None:
     """Raises a `UserError` if what runs take is no number of minutes."""
     for setting in study["settings"]:
+        if other := sorted(setting.get("minutes", {}).keys() - {"run", "warm_start"}):
+            raise UserError(f"{setting['name']}'s minutes have {other[0]!r}, which is neither run nor warm_start")
         for run in ("run", "warm_start"):
             _check_positive(f"{setting['name']}'s minutes of a {run}", setting.get("minutes", {}).get(run, 1.0))
     for arm in study["arms"]:

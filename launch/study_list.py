@@ -116,22 +116,60 @@ def run_all(
     def may_start() -> bool:
         return used(workdir) < hours
 
-    failed = []
+    registration.code()  # which commit runs, before anything is written
+    failed: list[Any] = []
     for place, one in enumerate(listed):
         wanted = study_sharing.distinct(choose(one))
         if wanted:
             print(f"\n{one.name}: {one.study.get('question', '')}", flush=True)
-            failed += runner.run_all(wanted, slots=slots, workdir=workdir, check=check, may_start=may_start)
+            left = _without_failed(wanted, failed)
+            failed += runner.run_all(left, slots=slots, workdir=workdir, check=check, may_start=may_start)
             write_page(one, workdir)
-        study_results.write(one.study, one.name, one.runs, workdir, results, one.registered, place)
+        write_results(one, workdir, results, place, wanted=bool(wanted))
     return failed
 
 
-def report(listed: Sequence[Listed], workdir: pathlib.Path, results: pathlib.Path) -> None:
+def _without_failed(wanted: Sequence[Any], failed: list[Any]) -> list[Any]:
+    """Returns the runs of a study but for those that have failed in an earlier one, or that need such a run.
+
+    The latter are added to `failed`; the former are there already.
+    """
+    folders = {run.folder: run for run in failed}
+    left = []
+    for run in wanted:
+        if run.folder in folders:
+            print(f"{run.name}: not started, it has failed as {folders[run.folder].name}", flush=True)
+        elif run.needs and run.needs.folder in folders and run.summary() is None:
+            print(f"{run.name}: not started, it needs {run.needs.name}", flush=True)
+            failed.append(run)
+        else:
+            left.append(run)
+    return left
+
+
+def report(
+    listed: Sequence[Listed], workdir: pathlib.Path, results: pathlib.Path, choose: Callable[[Listed], Sequence[Any]]
+) -> None:
     """Writes all that `run_all` writes, of what is done, and runs nothing."""
     for place, one in enumerate(listed):
         write_page(one, workdir)
-        study_results.write(one.study, one.name, one.runs, workdir, results, one.registered, place)
+        write_results(one, workdir, results, place, wanted=bool(choose(one)))
+
+
+def write_results(one: Listed, workdir: pathlib.Path, results: pathlib.Path, place: int, *, wanted: bool) -> None:
+    """Writes a study's JSON; one of which no run is wanted is left as it is.
+
+    Rows of runs that the study has stay, also where this workdir has not run them (`study_results.write`).
+    """
+    if wanted or not (results / f"{one.name}.json").exists():
+        study_results.write(one.study, one.name, one.runs, workdir, results, one.registered, place, shared=True)
+
+
+def check_results(listed: Sequence[Listed], results: pathlib.Path) -> None:
+    """Raises a `UserError` if the JSON of a study is damaged: before anything runs, as rows of it are to stay."""
+    for one in listed:
+        if (results / f"{one.name}.json").exists():
+            study_results.read(results, one.name)
 
 
 def write_page(one: Listed, workdir: pathlib.Path) -> None:

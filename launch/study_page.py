@@ -10,14 +10,14 @@ interval is above 0, it is as the paper; below 0, against it; with 0 in it, unde
 import dataclasses
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import study_results
 from scipy import stats
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.runtime import files
-from cgrpo_jax.runtime.json_files import read_json_object
 
 NAME = "README.md"
 AS, AGAINST, UNDECIDED, UNSAID = "as the paper", "against the paper", "undecided", "not in the paper"
@@ -81,24 +81,32 @@ def verdict(found: Difference, sign: str) -> str:
     return AS if (found.low > 0) == (sign == "above") else AGAINST
 
 
-def read(folder: pathlib.Path) -> list[dict[str, Any]]:
+def read(folder: pathlib.Path, names: Collection[str] | None = None) -> list[dict[str, Any]]:
     """Returns the studies of a folder of results, as they stand in their list.
+
+    Args:
+      folder: of the results.
+      names: of the studies that are listed, None: all are read.
 
     Raises:
       UserError: a file is damaged.
     """
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        fix = "restore it from a copy, or run its study again with --report"
-        one = read_json_object(path, missing=fix, broken=fix)
-        if missing := sorted({"study", "rows", "arms", "settings", "columns", "decides", "place"} - one.keys()):
-            raise UserError(f"{path} is no study's: it lacks {', '.join(missing)}; {fix}")
-        found.append(one)
+    paths = [path for path in sorted(folder.glob("*.json")) if names is None or path.stem in names]
+    found = [study_results.read(folder, path.stem) for path in paths]
     return sorted(found, key=lambda one: (one["place"], one["study"]))
 
 
-def write(folder: pathlib.Path) -> pathlib.Path:
+def unlisted(folder: pathlib.Path, names: Collection[str]) -> list[str]:
+    """Returns the names of the JSON files in a folder that are of no listed study, such as of one that was renamed."""
+    return sorted(path.name for path in folder.glob("*.json") if path.stem not in names)
+
+
+def write(folder: pathlib.Path, names: Collection[str] | None = None) -> pathlib.Path:
     """Writes the page beside the JSON files that it is of, and returns its path.
+
+    Args:
+      folder: of the results.
+      names: as in `read`.
 
     Raises:
       UserError: there is no such folder, or a file is damaged.
@@ -106,7 +114,7 @@ def write(folder: pathlib.Path) -> pathlib.Path:
     if not folder.is_dir():
         raise UserError(f"--results {folder} does not exist; run the studies first, or give their folder")
     path = folder / NAME
-    files.write_atomically(path, page(read(folder)))
+    files.write_atomically(path, page(read(folder, names)))
     return path
 
 

@@ -38,7 +38,7 @@ def write(
     done = {run: summary for run in runs if (summary := run.summary()) is not None}
     parts = []
     for setting in study["settings"]:
-        rows = _rows(study, setting["name"], done)
+        rows = _rows(study, setting, done)
         if rows:
             parts.append(f"### {setting['label']}\n\n{_markdown(rows, columns_of(study))}\n")
     if processes is None:
@@ -64,9 +64,9 @@ def columns_of(study: Mapping) -> Sequence[tuple[str, Sequence[str], float, int]
     return study.get("columns", COLUMNS)
 
 
-def _rows(study: Mapping, setting: str, done: Mapping[Any, Mapping]) -> list[list[str]]:
+def _rows(study: Mapping, setting: Mapping, done: Mapping[Any, Mapping]) -> list[list[str]]:
     """Returns the cells of one setting's table: where the arms start, then each arm with at least one run done."""
-    trained = {run: summary for run, summary in done.items() if run.setting == setting and run.is_arm}
+    trained = {run: summary for run, summary in done.items() if run.setting == setting["name"] and run.is_arm}
     if not trained:
         return []
     rows, columns = [], columns_of(study)
@@ -77,7 +77,8 @@ def _rows(study: Mapping, setting: str, done: Mapping[Any, Mapping]) -> list[lis
     for arm in study["arms"]:
         summaries = [summary for run, summary in trained.items() if run.arm == arm["name"]]
         if summaries:
-            seeds = f"{len(summaries)}" + f" of {len(arm['seeds'])}" * (len(summaries) < len(arm["seeds"]))
+            asked = setting.get("seeds", len(arm["seeds"]))
+            seeds = f"{len(summaries)}" + f" of {asked}" * (len(summaries) < asked)
             rows.append([arm["label"], arm["sees"], seeds, *_cells(summaries, columns)])
     return rows
 

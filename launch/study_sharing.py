@@ -10,9 +10,14 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+import runner
+
 from cgrpo_jax.datasets.problems import task_of
-from cgrpo_jax.runs import base, recipes
+from cgrpo_jax.errors import UserError
+from cgrpo_jax.runs import base, recipes, resume_policy
 from cgrpo_jax.runs import config as config_lib
+from cgrpo_jax.runs.run_dir import RunDir
+from cgrpo_jax.runtime.json_files import read_json_object
 
 FOLDER = "runs"
 _DIGITS = 16
@@ -43,6 +48,46 @@ def folder_of(run: Made, workdir: pathlib.Path) -> pathlib.Path:
         step["task"] = task_of(step["config"].get("data.kind", _defaults()["data.kind"]))
     text = json.dumps(made, sort_keys=True).replace(str(run.folder), "RUN").replace(str(workdir), "DIR")
     return workdir / FOLDER / hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def check_folders(study: str, runs: Iterable[Any]) -> None:
+    """Checks that the folders of runs which are not done hold them as they are now, so that they can go on there.
+
+    Since the digest leaves out keys at their defaults, a default that has changed gives another run the same folder.
+
+    Args:
+      study: its name.
+      runs: of it, those that are to be done.
+
+    Raises:
+      UserError: a folder has work of another configuration.
+    """
+    for run in distinct(runs):
+        if run.summary() is None and (found := _changed(run)):
+            raise UserError(
+                f"study {study}: {run.folder} holds {run.name} with another configuration ({'; '.join(found[:3])}), as "
+                "where a default has changed since; give another --workdir, or remove that folder"
+            )
+
+
+def _changed(run: Any) -> list[str]:
+    """Returns by which keys the work in a run's folder is of another run, as `cgrpo train` and `recipe` refuse it."""
+    paths = RunDir(run.folder)
+    recipe = run.folder / "recipe.json"
+    try:
+        if run.steps:
+            old = read_json_object(recipe).get("steps", []) if recipe.exists() else None
+        else:
+            begun = any(path.name.isdigit() for path in paths.checkpoints.glob("*"))
+            old = read_json_object(paths.config) if begun and paths.config.exists() else None
+    except UserError:  # whoever opens the folder says so
+        return []
+    if old is None:
+        return []
+    if run.steps:
+        done = {one.step.name for one in run.steps if one.is_done()}
+        return recipes.changed(old, recipes.kept_of(run.steps)["steps"], done=done)
+    return runner.differences(old, run.config, list(run.overrides), resume_policy.TRAINING)
 
 
 def _set(config: Mapping[str, Any]) -> dict[str, Any]:

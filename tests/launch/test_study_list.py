@@ -189,13 +189,85 @@ def test_only_names_studies_too(start, tmp_path):
         start(only="third/")
 
 
+def test_another_folder_takes_no_rows_from_what_was_found(start, tmp_path, studies):
+    start()
+    before = {name: read(tmp_path, name) for name in ("first", "second")}
+    elsewhere = {"workdir": str(tmp_path / "other")}
+    (tmp_path / "other").mkdir()
+    assert start(report=True, only="^first/", **elsewhere) == ([], False)
+    assert {name: read(tmp_path, name) for name in before} == before  # neither what is asked for, nor what is not
+    assert start(report=True, **elsewhere) == ([], False)
+    assert {name: read(tmp_path, name) for name in before} == before
+    # What ran here is of here; a run that a study no longer has goes, and one of another name stays.
+    second = studies["second"]
+    second["arms"] = [second["arms"][0] | {"name": "higher", "against": {}}]
+    (tmp_path / "second.py").write_text(f"def get_study():\n    return {second!r}\n")
+    assert start(report=True, **elsewhere) == ([], False)
+    after = read(tmp_path, "second")
+    assert [(row["arm"], row["seed"]) for row in after["rows"]] == [("higher", 0), ("higher", 1)]
+    old = {row["run"]: row["numbers"] for row in before["second"]["rows"]}
+    assert [row["numbers"] for row in after["rows"]] == [old[row["run"]] for row in after["rows"]]
+    gone = [row for row in before["second"]["rows"] if row["arm"] == "other"]
+    cost = {name: one["cost"]["machine_seconds"] for name, one in (("before", before["second"]), ("after", after))}
+    assert cost["after"] == pytest.approx(cost["before"] - sum(row["machine_seconds"] for row in gone), abs=0.01)
+
+
+def test_results_with_what_ran_in_two_folders(start, tmp_path):
+    start(only="^first/.*/plain/")
+    first = read(tmp_path, "first")
+    taken, (own,) = first["cost"]["taken"], [row for row in first["rows"] if row["seed"] == 0]
+    kept = tmp_path / "work" / "processes.jsonl"
+    (tmp_path / "work" / own["run"] / "summary.json").unlink()  # as in a folder without it
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    others = [row | {"commit": "elsewhere"} for row in rows if row["folder"] != own["run"]]
+    kept.write_text("".join(json.dumps(row) + "\n" for row in others))
+    start(report=True)
+    again = read(tmp_path, "first")
+    assert again["rows"] == first["rows"] and again["cost"]["taken"] == taken
+    assert again["cost"]["machine_seconds"] == first["cost"]["machine_seconds"]
+    assert set(again["cost"]["commits"]) == {"elsewhere", *first["cost"]["commits"]}
+    start(report=True)
+    assert read(tmp_path, "first") == again  # nothing is counted twice
+
+
+def test_a_damaged_file_of_results_is_said_before_anything_runs(start, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "second.json").write_text("{")
+    with pytest.raises(UserError, match="second.json is not valid JSON"):
+        start()
+    assert (tmp_path / "bench" / "started").read_text() == ""
+
+
 def test_a_run_that_fails_stops_no_other_study(start, tmp_path):
     bad = start(only="first/hard/plain/seed0")[0][-1]
     for name in ("config.json", "summary.json"):
         (tmp_path / "work" / bad / name).unlink()
+    (tmp_path / "results" / "first.json").unlink()  # else its row would stay
     started, failed = start(bad=str(bad))
     assert failed and len(started) == 7
     assert len(read(tmp_path, "second")["rows"]) == 4 and len(read(tmp_path, "first")["rows"]) == 3
+
+
+def test_a_run_of_two_studies_that_fails_is_started_and_told_of_once(start, tmp_path, studies, capsys):
+    runs = {run.name: run for run in study_lib.plan(studies["first"], (tmp_path / "work").resolve(), shared=True)}
+    bad = runs["hard/top/seed0"].folder.name
+    started, failed = start(bad=bad)
+    assert failed and [one.name for one in started].count(bad) == 1 and len(started) == 8
+    out = capsys.readouterr().out
+    assert "hard/high/seed0: not started, it has failed as hard/top/seed0" in out
+    assert out.endswith("1 runs failed: hard/top/seed0\n")
+    # The second study's own arms need the warm start that the first has started in vain.
+    bad = runs["hard/warm_start/seed1"].folder.name
+    for name in runs:
+        if name.endswith("seed1"):
+            for path in (tmp_path / "work" / "runs" / runs[name].folder.name).iterdir():
+                path.unlink()
+    started, failed = start(bad=bad)
+    assert failed and [one.name for one in started].count(bad) == 1
+    out = capsys.readouterr().out
+    assert "hard/other/seed1: not started, it needs hard/warm_start/seed1" in out
+    names = ", ".join(f"hard/{arm}/seed1" for arm in ("warm_start", "plain", "top", "other"))
+    assert out.endswith(f"4 runs failed: {names}\n")
 
 
 def test_a_report_writes_what_is_there_and_runs_nothing(start, tmp_path):
@@ -215,7 +287,11 @@ def test_a_study_by_itself_writes_its_numbers_where_it_is_asked(start, tmp_path,
             (run.folder / name).write_text(content)
     given = {"study": str(tmp_path / "first.py"), "workdir": str(tmp_path / "alone"), "jobs": 1, "only": ""}
     study_lib.main(**given, report=True, results=str(tmp_path / "results"))
-    assert len(read(tmp_path, "first")["rows"]) == 4
+    assert len(read(tmp_path, "first")["rows"]) == 4 and read(tmp_path, "first")["place"] == 0
+    path = tmp_path / "results" / "first.json"
+    path.write_text(json.dumps(read(tmp_path, "first") | {"place": 5}))  # as a list has it
+    study_lib.main(**given, report=True, results=str(tmp_path / "results"))
+    assert read(tmp_path, "first")["place"] == 5
 
 
 @pytest.mark.parametrize(
@@ -259,6 +335,45 @@ def test_the_folder_of_a_run_is_of_what_makes_it_alone(tmp_path, studies):
     other = TOP | {"overrides": TOP["overrides"] | {"objective.clip_low": 0.1}}
     changed = folders(study_of(tmp_path, PLAIN, other), tmp_path / "a")
     assert {name for name in one if one[name] != changed[name]} == {"hard/top/seed0", "hard/top/seed1"}
+
+
+def test_work_of_another_default_is_named_before_anything_starts(start, tmp_path, studies):
+    start()
+    runs = {run.name: run for run in study_lib.plan(studies["second"], (tmp_path / "work").resolve(), shared=True)}
+    folder = runs["hard/other/seed1"].folder
+    config = json.loads((folder / "config.json").read_text())
+    config["objective"]["clip_low"] = 0.15  # as a default was, which the digest leaves out
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "checkpoints" / "5").mkdir(parents=True)
+    wrong = r"study second: .*runs/\w+ holds hard/other/seed1 with another .* \(objective.clip_low: 0.15 -> 0.2\)"
+    with pytest.raises(UserError, match=wrong):
+        start()
+    assert (tmp_path / "bench" / "started").read_text() == ""
+    assert start(only="^first/") == ([], False)  # which has no such run
+    assert start(report=True) == ([], False)
+    # Without a checkpoint there is no work: the run starts again. One that goes on with what is free may go on.
+    (folder / "checkpoints" / "5").rmdir()
+    assert [one.name for one in start()[0]] == [folder.name]
+    (folder / "checkpoints" / "5").mkdir()
+    (folder / "summary.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["checkpoints"]["keep"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+    assert [one.name for one in start()[0]] == [folder.name]
+
+
+def test_a_recipe_of_another_default_is_named_too(tmp_path, studies):
+    recipe = f"{paths.CONFIGS / 'recipes' / 'raft.py'}:num_responses=4"
+    study = study_of(tmp_path, PLAIN | {"overrides": {}, "recipe": recipe}) | {"warm_start": False}
+    run = study_lib.plan(study, tmp_path / "w", trains=False, shared=True)[0]
+    run.folder.mkdir(parents=True)
+    kept = recipes.kept_of(run.steps)
+    (run.folder / "recipe.json").write_text(json.dumps(kept))
+    study_sharing.check_folders("one", [run])
+    kept["steps"][-1]["config"]["objective"]["clip_low"] = 0.15
+    (run.folder / "recipe.json").write_text(json.dumps(kept))
+    with pytest.raises(UserError, match=r"study one: .* holds hard/plain/seed0 with another .*clip_low: 0.15 -> 0.2"):
+        study_sharing.check_folders("one", [run])
 
 
 def test_another_warm_start_makes_other_runs_and_settings_with_one_share_it(tmp_path, studies):
@@ -362,6 +477,39 @@ def test_a_study_is_registered_by_the_last_commit_of_what_it_is_made_of(tmp_path
     assert found().changed == ("configs/base.py",) and found().commit == first
     git("commit", "--quiet", "--all", "--message=third")
     assert (found().commit, found().changed) == (git("rev-parse", "--short", "HEAD"), ())
+    # A file that no commit has differs, also where git is told to ignore it.
+    git("rm", "--quiet", "--cached", "configs/studies/one.py", "configs/recipe.py")
+    (tmp_path / ".gitignore").write_text("one.py\nrecipe.py\n")
+    git("commit", "--quiet", "--all", "--message=fourth")
+    assert found().changed == ("configs/recipe.py", "configs/studies/one.py")
+    (tmp_path / ".git" / "HEAD").write_text("nothing\n")
+    with pytest.raises(UserError, match=r"git rev-list fails in .* \(.*\); a study is registered by a commit: mend"):
+        found()
+
+
+def test_what_the_launcher_writes_does_not_change_the_code(tmp_path):
+    def git(*arguments):
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def code():
+        registration.code.cache_clear()
+        return registration.code(tmp_path)
+
+    assert code() == ""  # no repository
+    results = tmp_path / "configs" / "results" / "studies"
+    results.mkdir(parents=True)
+    for path in (results / "one.json", tmp_path / "code.py"):
+        path.write_text("1\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message=first")
+    commit = git("rev-parse", "--short", "HEAD")
+    (results / "one.json").write_text("2\n")
+    assert code() == commit
+    (tmp_path / "code.py").write_text("2\n")
+    assert registration.code(tmp_path) == commit  # as when it was first asked
+    assert code() == f"{commit}+"
 
 
 def test_what_is_not_committed_does_not_run(start, monkeypatch):
@@ -395,6 +543,36 @@ def test_a_mistake_in_a_study_file_is_named(tmp_path, changes, message):
     (tmp_path / "a.py").write_text(f"def get_study():\n    return {study_of(tmp_path, PLAIN) | changes!r}\n")
     with pytest.raises(UserError, match=message):
         study_file.load(str(tmp_path / "a.py"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": "3"}, "hard's seeds is '3', not a number of seeds such as 3"),
+        ({"seeds": [0, 1]}, r"hard's seeds is \[0, 1\], not a number of seeds"),
+        ({"seeds": 0}, "hard's seeds is 0, not"),
+        ({"seeds": True}, "hard's seeds is True, not"),
+        ({"config": 3}, "hard's config is 3, not a path"),
+        ({"minutes": 3}, "hard's minutes is 3, not a dict of run and warm_start"),
+        ({"minutes": {"runs": 3}}, "hard's minutes have 'runs', which is neither run nor warm_start"),
+        ({"minutes": {"run": 0}}, "hard's minutes of a run is 0, not a number above 0"),
+    ],
+)
+def test_a_mistake_in_a_setting_is_named(tmp_path, changes, message):
+    study = study_of(tmp_path, PLAIN)
+    study["settings"] = [study["settings"][0] | changes]
+    (tmp_path / "a.py").write_text(f"def get_study():\n    return {study!r}\n")
+    with pytest.raises(UserError, match=message):
+        study_file.load(str(tmp_path / "a.py"))
+
+
+def test_a_table_counts_the_seeds_that_its_setting_has(start, tmp_path, studies):
+    for name, study in studies.items():
+        study["settings"] = [study["settings"][0] | {"seeds": 3 if name == "first" else 1}]
+        (tmp_path / f"{name}.py").write_text(f"def get_study():\n    return {study!r}\n")
+    start(only="seed0|seed1")
+    assert "| Plain | nothing | 2 of 3 |" in (tmp_path / "work" / "first" / "table.md").read_text()
+    assert "| Other | all | 1 |" in (tmp_path / "work" / "second" / "table.md").read_text()
 
 
 def test_the_papers_sign_is_above_below_or_none(tmp_path):

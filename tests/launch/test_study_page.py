@@ -10,6 +10,7 @@ from cgrpo_jax.errors import UserError
 
 sys.path.insert(0, str(paths.ROOT / "launch"))  # as `python launch/study.py` has it
 import study as study_lib  # noqa: E402
+import study_list  # noqa: E402
 import study_page  # noqa: E402
 import study_report  # noqa: E402
 import study_results  # noqa: E402
@@ -136,14 +137,29 @@ def test_a_setting_of_which_one_arm_has_run_is_compared_with_nothing():
     assert "Differences" not in text and "| GRPO |" in text and "| Critiques |" not in text
 
 
-def test_the_page_is_of_the_files_of_a_folder_in_the_order_of_their_list(tmp_path):
+def test_the_page_is_of_the_files_of_a_folder_in_the_order_of_their_list(tmp_path, capsys):
     for name, place in (("a", 1), ("b", 0)):
         (tmp_path / f"{name}.json").write_text(json.dumps(made_up(name, place)))
     assert [one["study"] for one in study_page.read(tmp_path)] == ["b", "a"]
-    study_lib.main(study="", workdir="", jobs=2, only="", report=False, page=True, results=str(tmp_path))
+    (tmp_path / "order.py").write_text(
+        "def get_order():\n    return ['studies/a.py', 'studies/b.py', 'studies/z.py']\n"
+    )
+    given = {"study": "", "workdir": "", "jobs": 2, "only": "", "report": False, "page": True}
+    given |= {"results": str(tmp_path), "order": str(tmp_path / "order.py")}
+    study_lib.main(**given)
     assert (tmp_path / "README.md").read_text() == study_page.page(study_page.read(tmp_path))
+    assert "left off" not in capsys.readouterr().out
+    before = (tmp_path / "README.md").read_text()
+    for name in ("renamed", "dropped"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(made_up(name)))
+    study_lib.main(**given)
+    assert (tmp_path / "README.md").read_text() == before
+    out = capsys.readouterr().out
+    assert "left off the page, as no listed study has them: dropped.json, renamed.json in" in out
     (tmp_path / "c.json").write_text("{}")
-    with pytest.raises(UserError, match="c.json is no study's: it lacks arms, columns, decides"):
+    with pytest.raises(
+        UserError, match="c.json is no study's: it lacks arms, columns, cost, decides, measured, paper, place"
+    ):
         study_page.read(tmp_path)
     (tmp_path / "c.json").write_text("{")
     with pytest.raises(UserError, match="c.json"):
@@ -152,9 +168,45 @@ def test_the_page_is_of_the_files_of_a_folder_in_the_order_of_their_list(tmp_pat
         study_page.write(tmp_path / "nothing")
 
 
+def lacking(study, *path):
+    """Returns a made-up study without a key, which a path leads to."""
+    one = json.loads(json.dumps(study))
+    at = one
+    for key in path[:-1]:
+        at = at[key]
+    del at[path[-1]]
+    return one
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        (lacking(made_up(), "question"), "it lacks question"),
+        (lacking(made_up(), "cost", "cpus"), "it lacks cost.cpus"),
+        (lacking(made_up(), "arms", 1, "label"), r"it lacks arms\[1\].label"),
+        (lacking(made_up(), "rows", 2, "machine_seconds"), r"it lacks rows\[2\].machine_seconds"),
+        (lacking(made_up(), "registered", "time"), "it lacks registered.time"),
+        (made_up(runs="6"), "runs is '6'"),
+        (made_up(place=True), "place is True"),
+        (made_up(predicted_minutes=float("nan")), "predicted_minutes is nan"),
+        (made_up(rows={}), "rows is {}"),
+        (made_up(values=("much", 1, 1)), r"rows\[3\].numbers.pass@1 is 'much'"),
+        (made_up(columns=[{"name": "pass@1", "unit": 0, "digits": 3}]), r"columns\[0\].unit is 0"),
+        (made_up(decides="pass@2"), "decides is 'pass@2', which is no column"),
+        (made_up(arms=[made_up()["arms"][1]]), "an arm's against is 'grpo', which is no arm"),
+    ],
+)
+def test_a_file_that_the_page_cannot_be_of_is_named_with_its_key(tmp_path, study, message):
+    (tmp_path / "one.json").write_text(json.dumps(study))
+    with pytest.raises(UserError, match=f"one.json is no study's: {message}; restore it from a copy"):
+        study_page.read(tmp_path)
+
+
 def test_the_committed_page_is_that_of_the_committed_numbers():
     folder = study_results.RESULTS
-    assert (folder / study_page.NAME).read_text() == study_page.page(study_page.read(folder))
+    names = [path.stem for path in study_list.paths_of(study_list.ORDER)]
+    assert (folder / study_page.NAME).read_text() == study_page.page(study_page.read(folder, names))
+    assert study_page.unlisted(folder, names) == []
 
 
 def test_spans_are_means_over_tenths_of_what_was_trained(tmp_path):
