@@ -72,22 +72,23 @@ def check_folders(study: str, runs: Iterable[Any]) -> None:
 
 def _changed(run: Any) -> list[str]:
     """Returns by which keys the work in a run's folder is of another run, as `cgrpo train` and `recipe` refuse it."""
-    paths = RunDir(run.folder)
-    recipe = run.folder / "recipe.json"
     try:
         if run.steps:
-            old = read_json_object(recipe).get("steps", []) if recipe.exists() else None
-        else:
-            begun = any(path.name.isdigit() for path in paths.checkpoints.glob("*"))
-            old = read_json_object(paths.config) if begun and paths.config.exists() else None
+            path = run.folder / "recipe.json"
+            if not path.exists():
+                return []
+            done = {one.step.name for one in run.steps if one.is_done()}
+            return recipes.changed(
+                read_json_object(path).get("steps", []), recipes.kept_of(run.steps)["steps"], done=done
+            )
+        paths = RunDir(run.folder)
+        if not paths.config.exists() or not any(path.name.isdigit() for path in paths.checkpoints.glob("*")):
+            return []
+        return runner.differences(
+            read_json_object(paths.config), run.config, list(run.overrides), resume_policy.TRAINING
+        )
     except UserError:  # whoever opens the folder says so
         return []
-    if old is None:
-        return []
-    if run.steps:
-        done = {one.step.name for one in run.steps if one.is_done()}
-        return recipes.changed(old, recipes.kept_of(run.steps)["steps"], done=done)
-    return runner.differences(old, run.config, list(run.overrides), resume_policy.TRAINING)
 
 
 def _set(config: Mapping[str, Any]) -> dict[str, Any]:
