@@ -1,12 +1,12 @@
 """The generation engine: one queue of requests, a fixed number of slots, and no waiting for the slowest.
 
-A step of the engine refills the slots that are free, then decodes until a few texts have ended (slots.py). So at any
-time fewer than one slot in sixteen idles while a request waits, whatever the lengths. All samples of a prompt share one
+A step of the engine refills the slots that are free, then decodes until a few texts have ended (slots.py). So fewer
+than one slot in sixteen idles while a request waits, whatever the lengths. All samples of a prompt share one
 prefill; so do prompts that begin alike, as far as that spares work.
 
 A step may give the devices the next call before it reads what the last has done (`overlap`). Then they do not wait for
-the host, which reads, decodes, grades and places meanwhile; and a slot whose text has ended is free one call later: up
-to `chunk` steps more idle where many end in one call.
+the host, which reads, decodes, grades and places meanwhile; and a slot whose text has ended is free one call later. The
+devices count what ended in the call before: where that is one slot in sixteen, the next call takes a single step.
 
 What is sampled depends on a text's `RowIndex`, never on when it was scheduled or beside what. The schedule itself
 depends on the tokens alone: all processes compute the same one.

@@ -14,12 +14,13 @@ from cgrpo_jax.inference.paged.decoding import PageOrders
 from cgrpo_jax.inference.paged.running import RunningPaged
 from cgrpo_jax.inference.paged.scheduler import PagedCall, PageScheduler, Text
 from cgrpo_jax.inference.request_queue import Request
-from cgrpo_jax.inference.running_slots import Running
+from cgrpo_jax.inference.running_slots import Running, Until
 from cgrpo_jax.inference.sampling import Sampling, index_array
 from cgrpo_jax.inference.slot_scheduler import Placed, Scheduler
 from cgrpo_jax.inference.slot_texts import SlotTexts, SoFar
 
-_IDLE_SHARE = 16  # at most one slot in so many idles while requests wait
+_IDLE_SHARE = 16  # about one slot in so many idles, at most, while requests wait
+_AT_ONCE = Until(1, 1)  # where nothing waits, slots idle anyway: whoever asked should hear at once, it may ask for more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,7 @@ class _Orders:
         return slots.Orders(
             begin_S=np.zeros(S, bool),
             stop_S=self.texts.take_stopped(),
+            occupied_S=np.zeros(S, bool),
             token_S=np.zeros(S, np.int32),
             length_S=np.zeros(S, np.int32),
             limit_S=np.zeros(S, np.int32),
@@ -113,10 +115,11 @@ class SlotFilling:
             self._count(placed, stats)
             for one in placed:
                 self._orders.begin(orders, one.slot, one.request, one.number, one.request.prompt_ids, None)
-        # Where nothing waits, slots idle anyway: whoever asked should hear at once, it may ask for more.
         total, waiting = self._orders.texts.num_slots, self.scheduler.waiting > 0
-        report = running.tick(orders, _until(total, self.calls) if waiting else 1)
-        return InFlight(report, _occupants(self.scheduler, total), total, waiting)
+        occupants = _occupants(self.scheduler, total)
+        orders.occupied_S[:] = [one is not None for one in occupants]
+        report = running.tick(orders, _until(total, self.calls) if waiting else _AT_ONCE)
+        return InFlight(report, occupants, total, waiting)
 
     def record(self, made: InFlight, report: slots.Report) -> None:
         """Takes note of what a call has done: nothing that places texts depends on it."""
@@ -161,10 +164,12 @@ class PageFilling:
         if (call := self.scheduler.next_call(self.chunk)) is None:
             return None
         orders, waiting = self._ordered(call, stats), self.scheduler.waiting > 0
-        report = running.run(call, orders, _until(call.texts, self.calls) if waiting else 1)
+        occupants = _occupants(self.scheduler, self._orders.texts.num_slots)
+        orders.occupied_S[:] = [one is not None for one in occupants]
+        report = running.run(call, orders, _until(call.texts, self.calls) if waiting else _AT_ONCE)
         for text in call.begin:
             self.scheduler.copied(text)
-        return InFlight(report, _occupants(self.scheduler, self._orders.texts.num_slots), call.texts, waiting, call)
+        return InFlight(report, occupants, call.texts, waiting, call)
 
     def record(self, made: InFlight, report: slots.Report) -> None:
         """Takes note of how many tokens the texts of a call have."""
@@ -206,12 +211,12 @@ class PageFilling:
         stats.set_back += len(call.set_back)
 
 
-def _until(number: int, calls: int) -> int:
-    """Returns how many of so many texts end in a call before the next comes, where others wait for their slots.
+def _until(number: int, calls: int) -> Until:
+    """Returns what ends a call of so many texts, where others wait for their slots and so many calls may be in flight.
 
-    What ends in a call is seen when as many calls as can be in flight have ended: so many fewer may end in each.
+    What ends in a call is heard of when the next has been dispatched, so fewer may end in each.
     """
-    return max(1, number // (_IDLE_SHARE * calls))
+    return Until(max(1, number // (_IDLE_SHARE * calls)), max(1, number // _IDLE_SHARE))
 
 
 def _occupants(scheduler: Scheduler | PageScheduler, num_slots: int) -> tuple[tuple[Request, int] | None, ...]:

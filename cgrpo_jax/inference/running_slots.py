@@ -1,7 +1,7 @@
 """An engine's slots on the devices, from its `begin` to its `end`: what is placed is written to them, and they tick."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -12,12 +12,24 @@ from cgrpo_jax.inference.slot_scheduler import Placed
 from cgrpo_jax.runtime.program import Program
 
 
+class Until(NamedTuple):
+    """How many texts end a call of the devices, by their last token: of strings that end texts these know nothing.
+
+    Attributes:
+      ended: in this call.
+      unread: with those of the call before, where the host has not read it yet; not before this one has taken a step.
+    """
+
+    ended: int
+    unread: int
+
+
 class Running(Protocol):
     """What an engine needs of its slots from `begin` to `end`. Nothing waits for the devices."""
 
     def write(self, placed: Sequence[Placed]) -> None: ...
 
-    def tick(self, orders: slots.Orders, until: int) -> slots.Report: ...
+    def tick(self, orders: slots.Orders, until: Until) -> slots.Report: ...
 
 
 def sent(report: slots.Report) -> slots.Report:
@@ -62,9 +74,9 @@ class RunningSlots:
             else:
                 self._copy(one)
 
-    def tick(self, orders: slots.Orders, until: int) -> slots.Report:
+    def tick(self, orders: slots.Orders, until: Until) -> slots.Report:
         """Begins and ends the texts that are ordered, decodes, and returns what will have been done."""
-        self.slots, report = self._tick(self.params, self.slots, orders, *self.key, np.int32(until))
+        self.slots, report = self._tick(self.params, self.slots, orders, *self.key, np.array(until, np.int32))
         return sent(report)
 
     def run_idle(self, program: Program) -> None:

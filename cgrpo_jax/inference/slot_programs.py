@@ -39,8 +39,10 @@ def tick_program(settings: slots.EngineSettings, sampling: Sampling, *others: Sa
     """
     S = settings.num_groups * settings.num_slots
     flag, number = _by_rows(settings, S, dtype=np.bool_), _by_rows(settings, S)
-    orders = slots.Orders(flag, flag, number, number, number, _by_rows(settings, S, 6), number if others else None)
-    seed, until = (_placed(settings, (), dtype, sharding.WHOLE) for dtype in (np.uint32, np.int32))
+    orders = slots.Orders(
+        flag, flag, flag, number, number, number, _by_rows(settings, S, 6), number if others else None
+    )
+    seed, until = _whole(settings, dtype=np.uint32), _whole(settings, 2)
     name = f"decoding, {' and '.join(map(str, (sampling, *others)))}"
     keywords = {"settings": settings, "sampling": sampling} | ({"others": others} if others else {})
     return Program(name, slots.tick, (orders, seed, seed, until), keywords)
@@ -59,17 +61,21 @@ def paged_program(
     flag, number = _by_rows(settings, S, dtype=np.bool_), _by_rows(settings, S)
     of_pages = PageOrders(_by_rows(settings, S, each), number, number, number, _by_rows(settings, G))
     orders = slots.Orders(
-        flag, flag, number, number, number, _by_rows(settings, S, 6), number if others else None, of_pages
+        flag, flag, flag, number, number, number, _by_rows(settings, S, 6), number if others else None, of_pages
     )
     token, part = _by_rows(settings, G * tokens), _by_rows(settings, G * pages.prompts)
     table = _by_rows(settings, G * pages.prompts, each)
     chunks = Chunks(token, token, token, part, part, table) if tokens else None
-    seed, count = (_placed(settings, (), dtype, sharding.WHOLE) for dtype in (np.uint32, np.int32))
+    seed, until, most = _whole(settings, dtype=np.uint32), _whole(settings, 2), _whole(settings)
     few = f" {rows} texts" if rows < settings.num_slots else ""
     beside = f" beside {tokens} tokens of prompts" if tokens else ""
     name = f"decoding{few}{beside}, {' and '.join(map(str, (sampling, *others)))}"
     keywords = {"settings": settings, "rows": rows, "sampling": sampling} | ({"others": others} if others else {})
-    return Program(name, paged_slots.tick, (orders, chunks, seed, seed, count, count), keywords)
+    return Program(name, paged_slots.tick, (orders, chunks, seed, seed, until, most), keywords)
+
+
+def _whole(settings: slots.EngineSettings, *shape: int, dtype: Any = np.int32) -> Any:
+    return _placed(settings, shape, dtype, sharding.WHOLE)
 
 
 def _by_rows(settings: slots.EngineSettings, *shape: int, dtype: Any = np.int32) -> Any:

@@ -88,6 +88,7 @@ class Orders(struct.PyTreeNode):
     Attributes:
       begin_S: bool, whether a text begins here; the fields below are its own.
       stop_S: bool, whether the text that is here is to end.
+      occupied_S: bool, whether the host knows of a text here, one that begins or one whose end it has not read.
       token_S, length_S, limit_S: as in `Slots`.
       index_S6: int32, the fields of its `RowIndex`.
       sampling_S: int32, which of several samplings draws the text that is here; None where there is one.
@@ -96,6 +97,7 @@ class Orders(struct.PyTreeNode):
 
     begin_S: jax.Array | np.ndarray
     stop_S: jax.Array | np.ndarray
+    occupied_S: jax.Array | np.ndarray
     token_S: jax.Array | np.ndarray
     length_S: jax.Array | np.ndarray
     limit_S: jax.Array | np.ndarray
@@ -239,7 +241,7 @@ def tick(
       slots: their state.
       orders: what begins and what ends.
       seed, iteration: enter the random keys of the texts that begin.
-      until: int32 scalar. The tick ends when so many texts have ended in it, when none goes on, or after `chunk` steps.
+      until: int32[2], a `running_slots.Until`. The tick also ends when no text goes on, and after `chunk` steps.
       settings, sampling: static.
       others: static, further samplings, which some of the texts have (`Orders.sampling_S`).
       blocks: as in `decoding.step`.
@@ -255,7 +257,10 @@ def tick(
             )
 
         slots = begin(slots, orders, seed, iteration)
-        return decode(params, slots, orders, step, until=until, settings=settings, samplings=(sampling, *others))
+        return decode(
+            params, slots, orders, step, unread=count_unread(slots, orders), until=until, settings=settings,
+            samplings=(sampling, *others),
+        )  # fmt: skip
 
     rows, whole, specs = sharding.BY_ROWS, sharding.WHOLE, slots_specs(settings)
     slots, report = jax.shard_map(
@@ -273,6 +278,7 @@ def decode(
     orders: Orders,
     step: Callable[[Slots], tuple],
     *,
+    unread,
     until,
     settings: EngineSettings,
     samplings: tuple[Sampling, ...],
@@ -285,6 +291,7 @@ def decode(
       params, orders, until, settings: as for `tick`.
       slots: with what begins.
       step: gives the hidden states that predict the next tokens, and the cache.
+      unread: of the data group, from `count_unread`.
       samplings: how tokens are drawn.
       most: int32 scalar, steps at most, up to `chunk`, which it is by default.
       once: take one step, whatever is live.
@@ -294,7 +301,7 @@ def decode(
     """
     C = settings.chunk
     draw, most = _drawing(samplings, settings.config.vocab_size), C if most is None else most
-    S = len(slots.token_S)
+    S, unread = len(slots.token_S), jax.lax.psum(unread, sharding.DATA)
 
     def counted(live_S, began_S):
         both = jnp.stack([live_S.sum(), (began_S & ~live_S).sum()]).astype(jnp.int32)
@@ -302,7 +309,8 @@ def decode(
 
     def going(state):
         i, counts = state[0], state[1]
-        return (i < most) & (counts[0] > 0) & (counts[1] < until)
+        enough = (counts[1] >= until[0]) | ((unread + counts[1] >= until[1]) & (i > 0))
+        return (i < most) & (counts[0] > 0) & ~enough
 
     def one(state):
         i, _, slots, tokens_CS, logp_CS = state
@@ -324,6 +332,11 @@ def decode(
     state = (jnp.int32(0), counted(began_S, began_S), slots, *nothing)
     i, _, slots, tokens_CS, logp_CS = one(state) if once else jax.lax.while_loop(going, one, state)
     return slots, (tokens_CS, logp_CS, slots.sampled_S, slots.live_S, i)
+
+
+def count_unread(slots: Slots, orders: Orders) -> jax.Array:
+    """Returns how many texts of a data group had ended, unread by the host, when it gave orders; they have begun."""
+    return (orders.occupied_S & ~slots.live_S).sum(dtype=jnp.int32)
 
 
 def _drawing(samplings: tuple[Sampling, ...], vocab_size: int) -> Callable:

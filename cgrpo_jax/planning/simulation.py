@@ -21,7 +21,7 @@ from cgrpo_jax.inference.paged import ragged_attention
 from cgrpo_jax.inference.paged.running import RunningPages
 from cgrpo_jax.inference.paged.scheduler import PagedCall
 from cgrpo_jax.inference.request_queue import Request
-from cgrpo_jax.inference.running_slots import RunningSlots
+from cgrpo_jax.inference.running_slots import RunningSlots, Until
 from cgrpo_jax.inference.sampling import Sampling, index_array
 from cgrpo_jax.inference.slot_scheduler import Placed
 from cgrpo_jax.planning.workload import Asked, Chain, Question
@@ -122,17 +122,19 @@ class SimulatedSlots:
         groups, num_slots = self.settings.num_groups, self.settings.num_slots
         self.calls += slot_writes.writes(placed, widths=self.widths, num_groups=groups, num_slots=num_slots)
 
-    def run(self, call: PagedCall, orders: slots.Orders, until: int) -> slots.Report:
+    def run(self, call: PagedCall, orders: slots.Orders, until: Until) -> slots.Report:
         """Does with pages what `tick` does, beside what enters of prompts."""
         return self.tick(orders, until, call)
 
-    def tick(self, orders: slots.Orders, until: int, call: PagedCall | None = None) -> slots.Report:
+    def tick(self, orders: slots.Orders, until: Until, call: PagedCall | None = None) -> slots.Report:
         """Decodes as `slots.tick` does, with texts that end when their lengths say so."""
         self._begin(orders)
         live_S = self._left_S > 0
+        unread = int(np.sum(orders.occupied_S & ~live_S))
         ends = np.sort(self._left_S[live_S])  # after so many steps
         most = call.steps if call else self.settings.chunk
-        steps = int(min(most, ends[min(until, len(ends)) - 1])) if len(ends) else 0
+        enough = min(until.ended, until.unread - unread, len(ends))
+        steps = int(min(most, ends[enough - 1] if enough > 0 else 1)) if len(ends) else 0
         steps = 1 if call and call.tokens else steps
         step_N1 = np.arange(steps)[:, None]
         live_NS = step_N1 < self._left_S

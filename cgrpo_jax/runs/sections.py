@@ -179,8 +179,8 @@ class Engine:
     )
     overlap: str = key(
         "auto",
-        "whether the devices have the next call before the host reads the last: on, off; auto: on with pages, where "
-        "they are no CPUs",
+        "whether the devices have the next call before the host reads the last: on, off; auto: on, "
+        "except on CPUs and where sampling.stop ends texts",
         one_of("auto", "on", "off"),
         may_change=ALL,
         because="sampling does not depend on when the host looks",

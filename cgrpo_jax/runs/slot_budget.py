@@ -101,11 +101,11 @@ def has_pages(config: Config, model: ModelConfig, *, mesh: jax.sharding.Mesh, dt
 def overlaps(config: Config, mesh: jax.sharding.Mesh) -> bool:
     """Returns whether engines on a mesh dispatch a call before they read the last, by `engine.overlap`.
 
-    Where the devices are CPUs, the host and the devices are the same cores: nothing is gained. A contiguous cache has
-    no use for slots of texts that ended in the call in flight, which costs more than the host where many end together.
+    Where the devices are CPUs, the host and the devices are the same cores: nothing is gained. Where strings end texts,
+    the devices go on with these for a call more: that costs more than the host.
     """
     if config.engine.overlap == "auto":
-        return config.cache.kind == "paged" and mesh.devices.flat[0].platform != "cpu"
+        return mesh.devices.flat[0].platform != "cpu" and not config.sampling.stop
     return config.engine.overlap == "on"
 
 

@@ -54,6 +54,7 @@ from cgrpo_jax import sharding
 from cgrpo_jax.inference import decoding, kv_cache, sampling, slots, weights
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.request_queue import Request
+from cgrpo_jax.inference.running_slots import Until
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.models import transformer
 from cgrpo_jax.records import RowIndex
@@ -309,8 +310,8 @@ def step_timer(bench: Bench, settings: slots.EngineSettings) -> Callable[[], flo
     S, new = settings.num_slots, min(bench.work.new, settings.chunk)
     every, full = np.ones(S, bool), lambda value: np.full(S, value, np.int32)
     index_S6 = sampling.index_array([RowIndex(question=s) for s in range(S)])
-    orders = slots.Orders(every, ~every, full(1), full(bench.work.prompt - 1), full(new), index_S6)
-    rest = (orders, np.uint32(0), np.uint32(0), np.int32(S))
+    orders = slots.Orders(every, ~every, every, full(1), full(bench.work.prompt - 1), full(new), index_S6)
+    rest = (orders, np.uint32(0), np.uint32(0), np.array(Until(S, S), np.int32))
 
     def call(state):
         return slots.tick(bench.params, state[0], *rest, settings=settings, sampling=sampling.Sampling())

@@ -32,7 +32,7 @@ from workloads import WORKLOADS, Workload, lengths
 from cgrpo_jax import sharding
 from cgrpo_jax.inference import kv_cache, slot_programs, slot_writes, slots, weights
 from cgrpo_jax.inference.engine import Engine
-from cgrpo_jax.inference.running_slots import RunningSlots
+from cgrpo_jax.inference.running_slots import RunningSlots, Until
 from cgrpo_jax.inference.sampling import Sampling, index_array
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.planning import pricing, simulation, workload
@@ -91,8 +91,8 @@ class MeasuredCosts:
         S = self.settings.num_slots
         every, full = np.ones(S, bool), lambda value: np.full(S, value, np.int32)
         index_S6 = index_array([RowIndex(question=s) for s in range(S)])
-        orders = slots.Orders(every, ~every, full(1), full(held), full(steps), index_S6)
-        return self._seconds(lambda: void(self.running.tick(orders, S + 1)))
+        orders = slots.Orders(every, ~every, every, full(1), full(held), full(steps), index_S6)
+        return self._seconds(lambda: void(self.running.tick(orders, Until(S + 1, S + 1))))
 
     @functools.cached_property
     def decode(self) -> DecodeCosts:

@@ -12,7 +12,7 @@ from cgrpo_jax.inference.sampling import Sampling
 
 compiled = small_engine.compiled  # the fixture
 
-ENOUGH, FEW = Pages(40, 8, tokens=16, prompts=3, kernel=False), Pages(9, 8, tokens=16, prompts=3, kernel=False)
+ENOUGH, FEW = Pages(40, 8, tokens=16, prompts=3, kernel=False), Pages(7, 8, tokens=16, prompts=3, kernel=False)
 CACHES = pytest.mark.parametrize("pages", [None, ENOUGH, FEW], ids=["slots", "enough pages", "few pages"])
 
 

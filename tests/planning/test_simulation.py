@@ -13,18 +13,32 @@ from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import slots
 from cgrpo_jax.inference.engine import Engine
 from cgrpo_jax.inference.paged.cache import Pages
+from cgrpo_jax.inference.running_slots import Until
 from cgrpo_jax.models import params as params_lib
 from cgrpo_jax.planning import simulation, workload
 from cgrpo_jax.records import Author, RowIndex, Stage
 
 
-def tick(lengths, *, num_slots=4, until=1, chunk=8, split=False, length=2048, started=100, reads=None, pages=None):
-    """One tick of one data group: the texts begin at `started` tokens and end after `lengths`."""
+def tick(
+    lengths,
+    *,
+    num_slots=4,
+    until=1,
+    unread=9,
+    held=(),
+    chunk=8,
+    split=False,
+    length=2048,
+    started=100,
+    reads=None,
+    pages=None,
+):
+    """One tick of one data group: the texts begin at `started` tokens and end after `lengths`, `held` ended before."""
     settings = slots.EngineSettings(
         EVERYTHING, sharding.one_device(), (0,), num_slots, length, chunk, "float32", split, pages
     )
     calls, known = [], {(q, 0, 0, 0, 0, 0): tokens for q, tokens in enumerate(lengths)}
-    held = simulation.SimulatedSlots(
+    simulated = simulation.SimulatedSlots(
         None, settings, widths=(64,), seed=0, iteration=0, sampling=(), lengths=known, reads=reads, calls=calls,
         waiting=lambda: 0,
     )  # fmt: skip
@@ -32,7 +46,8 @@ def tick(lengths, *, num_slots=4, until=1, chunk=8, split=False, length=2048, st
     index = np.zeros((num_slots, 6), np.int32)
     index[: len(lengths), 0] = range(len(lengths))
     full = np.full(num_slots, started, np.int32)
-    report = held.tick(slots.Orders(begin, ~begin, full, full, full, index), until)
+    occupied = begin | np.isin(np.arange(num_slots), held)
+    report = simulated.tick(slots.Orders(begin, ~begin, occupied, full, full, full, index), Until(until, unread))
     return calls[0], report
 
 
@@ -42,6 +57,13 @@ def test_a_tick_ends_with_the_text_that_is_waited_for():
     assert tick([3, 7, 5], until=9)[0].steps == 7  # when all have ended
     assert tick([30, 70], until=1)[0].steps == 8  # a chunk
     assert tick([])[0].steps == 0
+
+
+def test_a_tick_counts_texts_that_ended_before_and_that_the_host_has_not_read():
+    assert tick([3, 7, 5], until=2, unread=2, held=[3])[0].steps == 3
+    assert tick([3, 7, 5], until=1, unread=3, held=[3])[0].steps == 3
+    assert tick([3, 7, 5], until=1, unread=1, held=[3])[0].steps == 1  # never none: the devices don't wait
+    assert tick([], held=[2, 3], unread=1)[0].steps == 0
 
 
 def test_what_a_step_reads_is_what_the_cache_says():
@@ -75,11 +97,12 @@ def test_with_pages_a_step_reads_each_text_as_far_as_it_goes():
 
 
 @pytest.mark.parametrize("pages", [None, Pages(400, 8, tokens=64, prompts=3, kernel=False)], ids=["slots", "pages"])
-@pytest.mark.parametrize("num_slots, most", [(4, 1.5), (64, 1.1)])
-def test_what_a_call_that_is_dispatched_ahead_costs(pages, num_slots, most):
-    """The slot of a text that has ended idles for a call more; where there are many, calls end after fewer texts."""
+@pytest.mark.parametrize("num_slots, most, together", [(4, 1.2, False), (64, 1.1, False), (64, 1.2, True)])
+def test_what_a_call_that_is_dispatched_ahead_costs(pages, num_slots, most, together):
+    """The slot of a text that has ended idles for a call more, or for a step where many end together."""
     rng, params = np.random.default_rng(0), params_lib.param_shapes(EVERYTHING)
     lengths = np.clip(np.exp(rng.normal(1.8, 0.9, 600)), 1, 40).astype(int)
+    lengths = np.where(np.arange(600) % 64, 24, 40) if together else lengths
     prompts = rng.integers(0, EVERYTHING.vocab_size, (600, 4))
     asked = [workload.Asked(prompts[q], {RowIndex(q): int(n)}, 40) for q, n in enumerate(lengths)]
     steps = []

@@ -33,19 +33,15 @@ def test_a_run_is_built_from_its_settings():
 
 
 @pytest.mark.parametrize(
-    "value, on_cpus, elsewhere, with_pages",
-    [("auto", False, False, True), ("on", True, True, True), ("off", False, False, False)],
+    "value, on_cpus, elsewhere", [("auto", False, True), ("on", True, True), ("off", False, False)]
 )
-def test_engines_dispatch_ahead_with_pages_where_the_devices_are_no_cpus(value, on_cpus, elsewhere, with_pages):
+def test_engines_dispatch_ahead_where_the_devices_are_no_cpus_and_know_what_ends(value, on_cpus, elsewhere):
     config = tiny_run.config({"engine.overlap": value})
-    paged = tiny_run.config({"engine.overlap": value, "cache.kind": "paged", "cache.gib": 1.0})
-    for platform, wanted, paged_wanted in (
-        ("cpu", on_cpus, on_cpus),
-        ("gpu", elsewhere, with_pages),
-        ("tpu", elsewhere, with_pages),
-    ):
+    by_strings = tiny_run.config({"engine.overlap": value, "sampling.stop": ("\n",)})
+    for platform, wanted in (("cpu", on_cpus), ("gpu", elsewhere), ("tpu", elsewhere)):
         mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
-        assert overlaps(config, mesh) is wanted and overlaps(paged, mesh) is paged_wanted
+        assert overlaps(config, mesh) is wanted
+        assert overlaps(by_strings, mesh) is (value == "on")
     assert run_settings(config, sharding.one_device()).overlap is on_cpus
 
 

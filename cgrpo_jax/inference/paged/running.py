@@ -10,7 +10,7 @@ from cgrpo_jax.inference.paged.cache import Pages
 from cgrpo_jax.inference.paged.call_sizes import row_counts, token_counts
 from cgrpo_jax.inference.paged.decoding import Chunks
 from cgrpo_jax.inference.paged.scheduler import PagedCall
-from cgrpo_jax.inference.running_slots import sent
+from cgrpo_jax.inference.running_slots import Until, sent
 from cgrpo_jax.inference.sampling import Sampling
 from cgrpo_jax.runtime.program import Program
 
@@ -18,7 +18,7 @@ from cgrpo_jax.runtime.program import Program
 class RunningPaged(Protocol):
     """What an engine whose cache has pages needs of its slots from `begin` to `end`. Nothing waits for the devices."""
 
-    def run(self, call: PagedCall, orders: slots.Orders, until: int) -> slots.Report: ...
+    def run(self, call: PagedCall, orders: slots.Orders, until: Until) -> slots.Report: ...
 
 
 class RunningPages:
@@ -49,13 +49,13 @@ class RunningPages:
             for tokens, rows in program_sizes(settings)
         }
 
-    def run(self, call: PagedCall, orders: slots.Orders, until: int) -> slots.Report:
+    def run(self, call: PagedCall, orders: slots.Orders, until: Until) -> slots.Report:
         """Begins and ends the texts that are ordered, writes what enters, decodes; returns what will have been done."""
         program = self._programs[call.tokens, call.rows]
         _, chunks, *_ = program.zeros()
         if chunks is not None:
             fill(chunks, call, self.pages)
-        steps = np.int32(until), np.int32(call.steps)
+        steps = np.array(until, np.int32), np.int32(call.steps)
         self.slots, report = program(self.params, self.slots, orders, chunks, *self.key, *steps)
         return sent(report)
 

@@ -61,6 +61,7 @@ def tick(
         slots = slots_lib.begin(slots.replace(cache=pool), orders, seed, iteration)
         number, order_R = slots.live_S.sum(), jnp.argsort(~slots.live_S, stable=True)[:rows]
         table_RP, sampling_R = jax.tree.map(lambda x: _rows(x, order_R), (own.table_SP, orders.sampling_S))
+        unread = slots_lib.count_unread(slots, orders)
         pool, state = slots.cache, slots.replace(cache=None)
 
         def step(slots):
@@ -71,7 +72,7 @@ def tick(
 
         first = jax.tree.map(lambda x: _rows(x, order_R), state).replace(cache=pool)
         first, (tokens_CR, logp_CR, _, _, steps) = slots_lib.decode(
-            params, first, orders.replace(sampling_S=sampling_R), step, until=until, settings=settings,
+            params, first, orders.replace(sampling_S=sampling_R), step, unread=unread, until=until, settings=settings,
             samplings=(sampling, *others), most=most, once=chunks is not None,
         )  # fmt: skip
         pool, first = first.cache, first.replace(cache=None)

@@ -59,10 +59,13 @@ def with_lengths(questions, lengths):
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-@pytest.mark.parametrize("work", [alone(small_engine.MANY, 3), refined(small_engine.MANY[:6], 2)])
-def test_calls_ticks_and_tokens_are_those_of_a_real_engine(work, overlap):
+@pytest.mark.parametrize(
+    "work, num_slots",
+    [(alone(small_engine.MANY, 3), 3), (refined(small_engine.MANY[:6], 2), 3), (alone(small_engine.MANY, 6), 16)],
+)
+def test_calls_ticks_and_tokens_are_those_of_a_real_engine(work, num_slots, overlap):
     mesh = sharding.make_mesh(fsdp=2, devices=jax.devices()[:2])
-    engine = small_engine.engine(num_slots=3, mesh=mesh, overlap=overlap)
+    engine = small_engine.engine(num_slots=num_slots, mesh=mesh, overlap=overlap)
 
     def run():
         engine.begin(small_engine.SPLIT, seed=17, iteration=5)
