@@ -5,7 +5,6 @@ read when depends on what was asked when, never on how long grading takes; so th
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
 
@@ -14,7 +13,7 @@ import jax
 from cgrpo_jax.errors import GradingError, UserError
 from cgrpo_jax.records import Problem, Turn, transcript
 from cgrpo_jax.rewards.grader import Grade, Grader, Pending
-from cgrpo_jax.runtime import processes, watchdog
+from cgrpo_jax.runtime import watchdog
 
 
 @dataclasses.dataclass(eq=False)
@@ -46,19 +45,56 @@ class _Graded:
         return grades
 
 
+class Due:
+    """Grades that are due: those of this process, to be shared, and who waits for those of all.
+
+    Args:
+      graded: what is due; the grades of this process are waited for.
+
+    Attributes:
+      own: what this process tells the others, a JSON value.
+    """
+
+    def __init__(self, graded: Sequence[_Graded]):
+        self._graded, self._failed = graded, None
+        own, error = [], ""
+        try:
+            own = [one.read() for one in graded]
+        except GradingError as raised:  # shared with the other processes, so that all say the same
+            error = str(raised)
+        except Exception as raised:  # noqa: BLE001 - raised once the others have heard of it, so that all end
+            own, error, self._failed = [], None, raised
+        self.own = [own, error]
+
+    def deliver(self, told: Sequence) -> None:
+        """Delivers the grades, from what each process tells (`own`), in the order of the processes.
+
+        Raises:
+          GradingError: on all processes alike, a user's reward function raised.
+        """
+        shares, errors = zip(*told, strict=True)
+        if self._failed is not None:
+            raise self._failed
+        if silent := [process for process, one in enumerate(errors) if one is None]:
+            names = ", ".join(map(str, silent))
+            raise UserError(f"grading failed on process {names}; its own message says why.")
+        if any(errors):
+            raise GradingError(next(filter(None, errors)))
+        for i, graded in enumerate(self._graded):
+            rows = [iter(share[i]) for share in shares]
+            graded.deliver([Grade(*next(rows[process])) for process in graded.graders])
+
+
 class GradeExchange:
     """What is being graded in a run.
 
     Args:
       grader: of this process.
 
-    Attributes:
-      seconds: in which nothing was done but wait for grades.
     """
 
     def __init__(self, grader: Grader):
         self.grader = grader
-        self.seconds = 0.0
         self._graded: list[_Graded] = []
         self._num_groups = 0
 
@@ -100,36 +136,15 @@ class GradeExchange:
             graded.error = error
         self._graded.append(graded)
 
-    def read(self, tick: int, *, everything: bool) -> None:
-        """Waits for the grades that are due, or for all, and delivers them; each has the grader's time limit.
+    def take(self, tick: int, *, everything: bool) -> Due | None:
+        """Waits for this process's grades of what is due, or of all; each has the grader's time limit.
 
-        Raises:
-          GradingError: on all processes alike, a user's reward function raised.
+        Returns:
+          what is to be shared and delivered; None where nothing is due, on all processes alike
         """
         due = [graded for graded in self._graded if everything or graded.due <= tick]
-        if not due:
-            return
-        self._graded = [graded for graded in self._graded if not (everything or graded.due <= tick)]
-        started = time.monotonic()
-        own, error, failed = [], "", None
-        try:
-            own = [graded.read() for graded in due]
-        except GradingError as raised:  # shared with the other processes, so that all say the same
-            error = str(raised)
-        except Exception as raised:  # noqa: BLE001 - raised once the others have heard of it, so that all end
-            own, error, failed = [], None, raised
-        shares, errors = zip(*processes.share([own, error]), strict=True)  # in one: a tick has few collectives
-        self.seconds += time.monotonic() - started
-        if failed is not None:
-            raise failed
-        if silent := [process for process, one in enumerate(errors) if one is None]:
-            names = ", ".join(map(str, silent))
-            raise UserError(f"grading failed on process {names}; its own message says why.")
-        if any(errors):
-            raise GradingError(next(filter(None, errors)))
-        for i, graded in enumerate(due):
-            rows = [iter(share[i]) for share in shares]
-            graded.deliver([Grade(*next(rows[process])) for process in graded.graders])
+        self._graded = [graded for graded in self._graded if graded not in due]
+        return Due(due) if due else None
 
     def clear(self) -> None:
         """Drops what is still being graded."""

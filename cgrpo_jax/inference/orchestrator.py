@@ -138,6 +138,7 @@ class Orchestrator:
 
     Attributes:
       health: what the graders of the last run failed at.
+      grade_seconds: of the last run, in which nothing was done but wait for grades.
 
     Example:
       async def answer(problem): ...
@@ -150,6 +151,7 @@ class Orchestrator:
         self.grader = grader
         self.health = GraderHealth()
         self._grades = GradeExchange(grader) if grader else None
+        self.grade_seconds = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -169,11 +171,6 @@ class Orchestrator:
     def failures(self) -> int:
         """Rows without a verdict, since the start of the last run."""
         return self.health.failures
-
-    @property
-    def grade_seconds(self) -> float:
-        """Seconds of the last run in which nothing was done but wait for grades."""
-        return self._grades.seconds if self._grades else 0.0
 
     def run(
         self,
@@ -196,6 +193,7 @@ class Orchestrator:
         self._reset()
         self.health.start_run()
         self._grades = GradeExchange(self.grader) if self.grader else None
+        self.grade_seconds = 0.0
         self._engines = list(engines)
         running = [_Running(coroutine, None, number) for number, coroutine in enumerate(coroutines)]
         self._results, self._left = [None] * len(running), len(running)
@@ -220,7 +218,7 @@ class Orchestrator:
             self._reset()
 
     def _run_tick(self) -> None:
-        """Steps every engine that has work, then reads the grades that are due and the remote answers there are."""
+        """Steps every engine that has work, then hands out the grades that are due and the remote answers there are."""
         busy = [engine for engine in self._engines if engine.busy]
         grading = self._grades is not None and self._grades.busy
         if not (busy or grading or self._remote):
@@ -228,8 +226,7 @@ class Orchestrator:
         for engine in busy:
             self._deliver(engine.step())
         self._tick += 1
-        self._read_grades(everything=not busy)
-        self._read_remote(wait=not busy and not self._ready)
+        self._hand_out(idle=not busy)
 
     def _advance(self) -> None:
         """Runs every coroutine that can go on, until all wait."""
@@ -351,10 +348,27 @@ class Orchestrator:
         self.health.record_reply(problem, failure=failure)
         self._resume(waiting, None)
 
-    def _read_grades(self, *, everything: bool) -> None:
-        """Hands out the grades that are due."""
-        if self._grades:
-            self._grades.read(self._tick, everything=everything)
+    # --- grades and remote answers, which processes share at once ---------------------------------------------------
+
+    def _hand_out(self, *, idle: bool) -> None:
+        """Hands out the grades that are due, all where no engine works, and the remote answers that have come."""
+        started = time.monotonic()
+        due = self._grades.take(self._tick, everything=idle) if self._grades else None
+        if due is None and not self._remote:
+            return
+        answers, errors = self._answers(wait=idle and due is None and not self._ready)
+        told = processes.share([due and due.own, answers])  # in one collective
+        if due is not None:
+            self.grade_seconds += time.monotonic() - started
+            due.deliver([grades for grades, _ in told])
+        _, answers = told[0]
+        for key, result in answers:
+            waiting, _ = self._remote.pop(key)
+            if error := errors.get(key):
+                raise error
+            if result is None:
+                raise UserError("asking an endpoint failed on process 0; its own message says why.")
+            self._resume(waiting, result)
 
     # --- remote answers ---------------------------------------------------------------------------------------------
 
@@ -362,23 +376,18 @@ class Orchestrator:
         self._remote[self._num_remote] = waiting, _submitted(submit) if processes.is_first() else None
         self._num_remote += 1
 
-    def _read_remote(self, *, wait: bool) -> None:
-        """Hands out the remote answers that have come."""
-        if not self._remote:
-            return
+    def _answers(self, *, wait: bool) -> tuple[list, dict[int, BaseException | None]]:
+        """Returns the remote answers that have come to this process, and the errors of those that are none.
+
+        Args:
+          wait: a while, for one at least.
+        """
         pending = [future for _, future in self._remote.values() if future is not None]
-        if wait:
+        if wait and pending:
             futures.wait(pending, timeout=_POLL_SECONDS, return_when=futures.FIRST_COMPLETED)
         done = {key: future for key, (_, future) in self._remote.items() if future is not None and future.done()}
         errors = {key: future.exception() for key, future in done.items()}
-        here = [[key, None if errors[key] else dataclasses.asdict(one.result())] for key, one in done.items()]
-        for key, result in processes.share(here)[0]:
-            waiting, _ = self._remote.pop(key)
-            if error := errors.get(key):
-                raise error
-            if result is None:
-                raise UserError("asking an endpoint failed on process 0; its own message says why.")
-            self._resume(waiting, result)
+        return [[key, None if errors[key] else dataclasses.asdict(one.result())] for key, one in done.items()], errors
 
 
 def _submitted(submit: Callable[[], futures.Future]) -> futures.Future:

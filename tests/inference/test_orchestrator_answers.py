@@ -202,7 +202,7 @@ def test_who_waits_for_an_answer_can_be_stopped(monkeypatch):
 def test_other_processes_do_not_ask(monkeypatch):
     """Process 1 takes the answer that process 0 shares, when process 0 has it."""
     monkeypatch.setattr(processes, "is_first", lambda: False)
-    shared = iter([[], [], [[0, {"text": "from process 0"}]]])
+    shared = iter([[None, []], [None, []], [None, [[0, {"text": "from process 0"}]]]])
     monkeypatch.setattr(processes, "share", lambda value: [next(shared), value])
 
     async def caller():
@@ -231,9 +231,9 @@ def test_asking_that_fails_on_process_0_fails_on_all(monkeypatch, submit):
 
     with pytest.raises(OSError, match="no more threads"):
         run(caller())
-    assert shared == [[[0, None]]]  # the other processes hear of it before this one ends
+    assert shared == [[None, [[0, None]]]]  # the other processes hear of it before this one ends
     monkeypatch.setattr(processes, "is_first", lambda: False)
-    monkeypatch.setattr(processes, "share", lambda value: [[[0, None]], value])
+    monkeypatch.setattr(processes, "share", lambda value: [[None, [[0, None]]], value])
     with pytest.raises(UserError, match="^asking an endpoint failed on process 0; its own message says why"):
         run(caller())
 
@@ -246,7 +246,8 @@ def test_processes_divide_the_grading(monkeypatch):
 
     def share(own):
         given.append(own)
-        return [[[[[0.0, "first", "", False, True], [0.0, "third", "", True, False]]], ""], own]
+        grades = [[[0.0, "first", "", False, True], [0.0, "third", "", True, False]]]
+        return [[[grades, ""], []], own]
 
     monkeypatch.setattr(processes, "share", share)
     grader = Graded()
@@ -256,7 +257,7 @@ def test_processes_divide_the_grading(monkeypatch):
         return await orchestrator.grade(["a", "right", "c"], problem())
 
     (grades,) = shared.run([graded()])
-    assert grader.asked == ["right"] and given == [[[[(1.0, "right", "compared", False, False)]], ""]]
+    assert grader.asked == ["right"] and given == [[[[[(1.0, "right", "compared", False, False)]], ""], []]]
     assert [grade.extracted for grade in grades] == ["first", "right", "third"]
     assert [grade.score for grade in grades] == [0.0, 1.0, 0.0]
     assert (shared.timeouts, shared.failures) == (1, 1)
@@ -268,10 +269,10 @@ def test_processes_divide_the_grading(monkeypatch):
     monkeypatch.setattr(grader, "submit", lambda *_, **__: types.SimpleNamespace(result=broken))
     with pytest.raises(RuntimeError, match="no worker starts"):
         shared.run([graded()])
-    assert given[1:] == [[[], None]]
+    assert given[1:] == [[[[], None], []]]
 
     # And where that of process 0 does, this one ends with a line that says so.
-    monkeypatch.setattr(processes, "share", lambda own: [[[], None], own])
+    monkeypatch.setattr(processes, "share", lambda own: [[[[], None], []], own])
     monkeypatch.setattr(
         grader, "submit", lambda *_, **__: types.SimpleNamespace(result=lambda: grader_lib.Grade(1.0, "right", ""))
     )
@@ -279,12 +280,27 @@ def test_processes_divide_the_grading(monkeypatch):
         shared.run([graded()])
 
 
+def test_grades_and_answers_of_a_tick_are_shared_together(monkeypatch):
+    shared, pending = [], futures.Future()
+    pending.set_result(Reply("ok"))
+    monkeypatch.setattr(processes, "share", lambda own: shared.append(own) or [own])
+
+    async def graded():
+        return [grade.score for grade in await orchestrator.grade(["right"], problem())]
+
+    async def caller():
+        return await orchestrator.await_future(lambda: pending)
+
+    assert run(graded(), caller(), grader=Graded()) == [[1.0], {"text": "ok"}]
+    assert shared == [[[[[(1.0, "right", "compared", False, False)]], ""], [[0, {"text": "ok"}]]]]
+
+
 @pytest.mark.parametrize("at", ["submit", "send"])
 def test_what_fails_as_grading_begins_fails_on_all_processes(monkeypatch, at):
     """This process can't start its workers, say: it goes on with the others to where grades are read."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     shared, grader, engine = [], Graded(), FakeEngine(steps=lambda i: 9)
-    monkeypatch.setattr(processes, "share", lambda value: shared.append(value) or [value, [[], ""]])
+    monkeypatch.setattr(processes, "share", lambda value: shared.append(value) or [value, [[[], ""], []]])
 
     def broken(*_, **__):
         raise OSError("no more processes")
@@ -296,7 +312,7 @@ def test_what_fails_as_grading_begins_fails_on_all_processes(monkeypatch, at):
 
     with pytest.raises(OSError, match="no more processes"):
         run(graded(), texts(ask(engine, 1)), engines=[engine], grader=grader)
-    assert shared == [[[], None]] and engine.events.count(("step",)) == orchestrator._GRADE_TICKS
+    assert shared == [[[[], None], []]] and engine.events.count(("step",)) == orchestrator._GRADE_TICKS
 
 
 @pytest.mark.parametrize("here", [0, 1])
@@ -310,7 +326,7 @@ def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, 
         """The other process gives its share: the grades of its questions, in order."""
         other = [[[rank, None, "", False, False] for rank in group] for group in ranks]
         other = [[] if i % 2 == here else group for i, group in enumerate(other)]
-        return [own, [other, ""]] if here == 0 else [[other, ""], own]
+        return [own, [[other, ""], []]] if here == 0 else [[[other, ""], []], own]
 
     monkeypatch.setattr(processes, "share", share)
     file = tmp_path / "ranks.py"
@@ -330,7 +346,7 @@ def test_a_function_gets_whole_questions_also_on_several_processes(monkeypatch, 
 
 
 def test_what_a_function_raises_on_one_process_ends_all_with_the_same_words(monkeypatch):
-    monkeypatch.setattr(processes, "share", lambda own: [own, [[], "grader 'f.py:f' raised ValueError"]])
+    monkeypatch.setattr(processes, "share", lambda own: [own, [[[], "grader 'f.py:f' raised ValueError"], []]])
 
     async def graded():
         await orchestrator.grade(["right"], problem())
@@ -346,7 +362,7 @@ def test_what_a_function_raises_on_one_process_ends_all_with_the_same_words(monk
     monkeypatch.setattr(processes, "share", lambda own: shared.append(own) or [own])
     with pytest.raises(GradingError, match="^here$"):
         run(graded(), grader=grader)
-    assert shared == [[[], "here"]]  # the other processes hear of it before this one ends
+    assert shared == [[[[], "here"], []]]  # the other processes hear of it before this one ends
 
 
 # --- graders that fail --------------------------------------------------------------------------------------------

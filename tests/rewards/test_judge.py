@@ -10,6 +10,7 @@ from chat_server import good, make
 
 from cgrpo_jax.errors import UserError
 from cgrpo_jax.inference import orchestrator
+from cgrpo_jax.inference.grade_exchange import GradeExchange
 from cgrpo_jax.inference.orchestrator import Orchestrator
 from cgrpo_jax.records import Problem
 from cgrpo_jax.rewards import grader
@@ -204,7 +205,7 @@ def test_a_grader_without_a_judge_says_so():
 
 def test_a_judge_is_waited_for_as_every_answer_from_afar(server, monkeypatch):
     """Not as grades of workers are, which stop the engines at a fixed tick."""
-    monkeypatch.setattr(Orchestrator, "_read_grades", lambda *_, **__: None)
+    monkeypatch.setattr(GradeExchange, "take", lambda *_, **__: None)
     server.replies({"body": good("1: yes\n2: no")})
     problem = Problem(0, "What is the capital?", CRITERIA, grader="judge")
 
