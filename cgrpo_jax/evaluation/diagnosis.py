@@ -2,7 +2,8 @@
 
 A question fails persistently if none of a few sampled responses passes. Each of these is critiqued, by every kind of
 critique, and refined where the critique is valid: its verdict can be read and agrees with the verifier's. None is
-written again, replaced, or made wrong on purpose, as training would: what is measured is the critic.
+written again, replaced, or made wrong on purpose, as training would: what is measured is the critic. The kind `none` is
+its control: each response is refined without a critique.
 """
 
 import dataclasses
@@ -135,11 +136,11 @@ def critique_on_disk(
         if valid:
             refinements, _ = await rollout.refine(
                 policy, valid, problem,
-                max_length=p.max_length, refinements_per_critique=p.refinements_per_critique,
+                max_length=p.max_length, refinements_per_critique=p.refinements_per_critique, shows=critic.shows,
             )  # fmt: skip
             refinements = await rollout.score(refinements, problem)
         return benchmark.header(q, problem) | {
-            "critiques": [_fields(row) | {"verdict": row.verdict} for row in critiques],
+            "critiques": [_fields(row) | {"verdict": row.verdict} for row in critiques if critic.shows != "nothing"],
             "refinements": [_fields(row) | {"reward": row.reward, "extracted": row.extracted} for row in refinements],
             "ungraded": benchmark.num_ungraded(refinements),
         }

@@ -158,7 +158,7 @@ def of_diagnosis(config: Config) -> Stages:
     kinds = config.diagnosis.kinds
     if "cot" in kinds:
         return _stages(config, "cot", (), "policy", _critic(config))
-    return _stages(config, kinds[0], (), "policy", "policy")
+    return _stages(config, next((one for one in kinds if one != "none"), "none"), (), "policy", "policy")
 
 
 def of_collection(config: Config) -> Stages:

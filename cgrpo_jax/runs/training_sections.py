@@ -250,10 +250,10 @@ class Eval:
 
 
 def _kinds(name: str, value: Any) -> str | None:
-    if value and set(value) <= set(CRITIQUES):
+    if value and set(value) <= {*CRITIQUES, "none"}:
         return None
     return (
-        f"{name} {tuple(value)} must be kinds of critiques; use some of {', '.join(CRITIQUES)}, as "
+        f"{name} {tuple(value)} must be kinds of critiques; use some of {', '.join((*CRITIQUES, 'none'))}, as "
         f'--config.{name}=\'("indicative", "cot")\'.'
     )
 
@@ -278,7 +278,7 @@ class Diagnosis:
     )
     kinds: tuple[str, ...] = key(
         CRITIQUES,
-        "of critiques",
+        "of critiques; none: refinements see none",
         _kinds,
         may_change=ALL,
         because=f"{_DIAGNOSES}, which adds a kind more to those that are there",

@@ -123,6 +123,17 @@ def test_what_is_asked(tmp_path):
     assert prompts_of(engine, Stage.CRITIQUE)[0] == "2+3\nTried: Answer: 0\nThe answer is 5.\nCheck."
 
 
+def test_without_a_critique_each_response_is_refined_alone(tmp_path):
+    """The control: 5, 81 and 12 of six are right, as after the answer; nothing was critiqued."""
+    summary, engine = diagnose(tmp_path, ("none",))
+    found = summary["kinds"]["none"]
+    assert (found["critiques"], found["valid_critiques"]) == (0, None)
+    assert (found["refinements"], found["successful_refinements"]) == (6, 1 / 2)
+    assert (found["critiqued_questions"]["value"], found["questions_refined"]["value"]) == (0, 1)
+    assert lines(tmp_path, "none")[0]["critiques"] == []
+    assert prompts_of(engine, Stage.REFINEMENT)[0] == "2+3\nTried: Answer: 0\nTry again."
+
+
 def test_execution_looks_at_every_failed_response(tmp_path):
     checked = []
     results = Results(tmp_path)

@@ -272,19 +272,21 @@ def test_diagnose_writes_texts_numbers_and_pass_rates(trained, capsys, monkeypat
     run_diagnose(trained, changes, f"--out={trained / 'again'}")
     for name in ("responses", "indicative_gt", "execution"):
         assert (trained / "again" / f"{name}.jsonl").read_bytes() == (folder / f"{name}.jsonl").read_bytes()
-    run_diagnose(trained, changes | {"diagnosis.kinds": "('indicative_gt','execution','cot')"})
-    summary_of_three = json.loads((folder / "summary.json").read_text())
-    assert list(summary_of_three["kinds"]) == ["indicative_gt", "execution", "cot"]
-    assert summary_of_three["kinds"] | {"cot": None} == summary["kinds"] | {"cot": None}
+    run_diagnose(trained, changes | {"diagnosis.kinds": "('indicative_gt','execution','cot','none')"})
+    summary_of_four = json.loads((folder / "summary.json").read_text())
+    assert list(summary_of_four["kinds"]) == ["indicative_gt", "execution", "cot", "none"]
+    more = {"cot": None, "none": None}
+    assert summary_of_four["kinds"] | more == summary["kinds"] | more
+    assert summary_of_four["kinds"]["none"]["refinements"] > summary_of_four["kinds"]["none"]["critiques"] == 0
     faults = []
     shown = measured.of_run(run_folder.read(trained), faults)["diagnosis"]
-    assert faults == [] and shown["kinds"] == summary_of_three["kinds"]
+    assert faults == [] and shown["kinds"] == summary_of_four["kinds"]
     assert {case["kind"] for case in shown["cases"]} == {"indicative_gt", "execution", "cot"}
 
 
-def test_diagnose_refuses_kinds_that_are_none(trained, capsys):
-    _, err = refused(capsys, run_diagnose, trained, {"diagnosis.kinds": "('cot','none')"})
-    assert "must be kinds of critiques; use some of indicative, indicative_gt, execution, cot" in err
+def test_diagnose_refuses_other_kinds(trained, capsys):
+    _, err = refused(capsys, run_diagnose, trained, {"diagnosis.kinds": "('cot','hint')"})
+    assert "must be kinds of critiques; use some of indicative, indicative_gt, execution, cot, none" in err
     assert not (trained / "diagnosis" / "about.json").exists() or (trained / "diagnosis" / "summary.json").exists()
 
 

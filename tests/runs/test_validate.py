@@ -117,7 +117,7 @@ ENDPOINT = {"critic__kind": "endpoint", "critic__endpoint__url": "http://x/v1", 
             {"prompts__critique_with_solution": "{question} {response} {solution}"},
             "prompts.critique_with_solution: prompt template '{question} {response} {solution}' lacks {answer}",
         ),
-        ({"diagnosis__kinds": ("none",)}, "diagnosis.kinds ('none',) must be kinds of critiques; use some of indica"),
+        ({"diagnosis__kinds": ("hint",)}, "diagnosis.kinds ('hint',) must be kinds of critiques; use some of indica"),
         ({"collect__which": "right"}, "collect.which 'right' is unknown; use one of failed, all."),
         ({"collect__questions_per_file": 0}, "collect.questions_per_file 0 is too small; use at least 1."),
         (
