@@ -87,4 +87,6 @@ def get_config():
     c.packing.slots = 16
     c.compute.remat = "none"
     c.checkpoints.every = 5
+    c.eval.num_samples = 1
+    c.eval.k = (1,)  # one greedy answer a task
     return c

@@ -27,4 +27,4 @@ def test_runs_differ_in_arm_and_rate_alone(tmp_path):
     execution = [run for run in runs if run.arm.startswith("execution")]
     configs = [{**run.config, "optimizer": {**run.config["optimizer"], "learning_rate": None}} for run in execution]
     assert len(execution) == 3 and configs[0] == configs[1] == configs[2]
-    assert sorted(run.config["optimizer"]["learning_rate"] for run in execution) == [1e-4, 3e-4, 1e-3]
+    assert sorted(run.config["optimizer"]["learning_rate"] for run in execution) == [3e-4, 1e-3, 3e-3]
