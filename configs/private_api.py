@@ -76,7 +76,7 @@ def get_config():
 
     c.lora.rank = 16
     c.lora.alpha = 32.0
-    c.optimizer.learning_rate = 2e-4
+    c.optimizer.learning_rate = 2e-4  # the study's own is found by configs/studies/private_tuning.py
     c.optimizer.updates_per_batch = 1
     # Where the tokens lie that this model has to learn: of a right program 7 are below 0.1, 3 of these below 0.001
     # (configs/results/private_probabilities.json). With 0.1, the paper's, those below 0.001 weigh under 0.004.

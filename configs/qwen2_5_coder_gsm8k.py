@@ -14,7 +14,7 @@ def get_config():
     """Returns the configuration; the model's folder and the data are given on the command line."""
     c = base.get_config()
 
-    c.data.num_eval = 0
+    c.data.answer_pattern = r"####\s*(.+)"
     c.grader.kind = "math"
     c.diagnosis.num_questions = 200
     c.diagnosis.num_responses = 4

@@ -207,8 +207,8 @@ def summarize(
       bootstrap's interval over questions: what the policy can solve at all; `persistent_failures`, the share of the
       questions that no response solves, with Wilson's interval. And for each of `kinds`: `critiques`,
       `valid_critiques` (share of these whose verdict can be read and is right), `refinements` (one or more after each
-      valid critique), `successful_refinements` (share of these that pass), `critiqued_questions` and
-      `questions_refined` (shares of the persistently failed
+      valid critique, or, of `none`, of each response), `successful_refinements` (share of these that pass),
+      `critiqued_questions` and `questions_refined` (shares of the persistently failed
       questions with at least one valid critique, and with at least one successful refinement). A share of nothing is
       None. `ungraded` is the number of responses, and of refinements of each kind, without a verdict, because their
       grader failed: they count as wrong, and a question with such a response is none that fails persistently.
@@ -254,7 +254,7 @@ def _of_kind(lines: Iterable[Mapping[str, Any]], num_failed: int, pass_threshold
         "refinements": refinements,
         "successful_refinements": sum(map(sum, passed)) / refinements if refinements else None,
         "ungraded": ungraded,
-        "critiqued_questions": share(sum(map(any, valid)), num_failed),
+        "critiqued_questions": share(sum(map(any, valid)), num_failed) if critiques else None,
         "questions_refined": share(sum(map(any, passed)), num_failed),
     }
 

@@ -90,7 +90,6 @@ class GradeExchange:
 
     Args:
       grader: of this process.
-
     """
 
     def __init__(self, grader: Grader):
@@ -140,10 +139,10 @@ class GradeExchange:
         """Waits for this process's grades of what is due, or of all; each has the grader's time limit.
 
         Returns:
-          what is to be shared and delivered; None where nothing is due, on all processes alike
+          what is to be shared and delivered; None where nothing is due, on all processes alike.
         """
         due = [graded for graded in self._graded if everything or graded.due <= tick]
-        self._graded = [graded for graded in self._graded if graded not in due]
+        self._graded = [graded for graded in self._graded if not (everything or graded.due <= tick)]
         return Due(due) if due else None
 
     def clear(self) -> None:
