@@ -49,8 +49,7 @@ class Bounds:
       unsolved: least share of the held-out questions that no sample solves before training.
       end: least after training with critiques.
       without: most after training without them.
-      seconds: most on one device, warm start included, on two cores of 174 GFLOP/s, of the fastest run of an arm: all
-        of an arm do the same work, and what runs beside one only adds to it.
+      seconds: most on one device, warm start included, on two cores of 174 GFLOP/s.
     """
 
     start: float
@@ -183,22 +182,8 @@ def faults(row: dict, bounds: Bounds) -> list[str]:
         check("end", least=bounds.end)
     else:
         check("end", most=bounds.without)
-    return said
-
-
-def slow(rows: Sequence[dict], bounds: Bounds) -> list[str]:
-    """Returns the arms whose fastest run on one device takes too long, as lines.
-
-    Example:
-      >>> rows = [{"arm": "grpo", "devices": "1", "seconds": seconds} for seconds in (380.0, 310.0)]
-      >>> slow(rows, BOUNDS["quickstart"])
-      ['grpo, devices 1: the fastest run takes 310 s, above 300']
-    """
-    said = []
-    for arm in dict.fromkeys(row["arm"] for row in rows):
-        seconds = [row["seconds"] for row in rows if (row["arm"], row["devices"]) == (arm, "1")]
-        if seconds and min(seconds) > bounds.seconds:
-            said.append(f"{arm}, devices 1: the fastest run takes {min(seconds):.0f} s, above {bounds.seconds:g}")
+    if row.get("devices") == "1":
+        check("seconds", most=bounds.seconds)
     return said
 
 
@@ -277,15 +262,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found = room.arm(arm, seed, devices, warm) if warm else room.warm(seed, devices)
                 rows.add(which | found)
                 progress(f"{which | found} ({time.monotonic() - began:.0f} s)")
-    said = [
-        f"{row['arm']}, seed {row['seed']}, devices {row['devices']}: {fault}"
-        for row in rows.rows
-        for fault in faults(row, bounds)
-    ]
-    said += slow(rows.rows, bounds)
+    said = [(row, fault) for row in rows.rows for fault in faults(row, bounds)]
     print(table(rows.rows))
-    for line in said:
-        print(line)
+    for row, fault in said:
+        print(f"{row['arm']}, seed {row['seed']}, devices {row['devices']}: {fault}")
     return 1 if said else 0
 
 
